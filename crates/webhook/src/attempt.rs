@@ -1,0 +1,136 @@
+//! What became of one request.
+//!
+//! Only what the endpoint did is an [`AttemptResult`]. What went wrong on our side (no file descriptor, no route, no
+//! name server) is an error of whoever sends, and is not charged to the endpoint.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+/// How much of a response's body is read, in bytes; the rest is not waited for.
+pub const RESPONSE_BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// What the endpoint did with one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// It answered.
+    Answered(Answer),
+    /// It did not.
+    Failed(Failure),
+}
+
+/// An HTTP response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status code.
+    pub status: u16,
+    /// The `Retry-After` header as it was sent, when there was one of readable text.
+    pub retry_after: Option<String>,
+    /// The body's first [`RESPONSE_BODY_BYTES_MAX`] bytes.
+    pub body: Bytes,
+}
+
+/// Why there was no response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How far the request got.
+    pub phase: Phase,
+    /// What went wrong.
+    pub kind: FailureKind,
+    /// The cause in words, for people; never the endpoint's path or query.
+    pub detail: String,
+}
+
+/// The phases of a request, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The host's name is looked up.
+    Resolve,
+    /// A TCP connection is made.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// The request is written.
+    Send,
+    /// The response's headers and body are read.
+    Response,
+}
+
+/// The closed set of ways in which an endpoint fails to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The URL cannot be used any more; it passed when the endpoint was registered.
+    BadUrl,
+    /// The name does not exist, or has no address.
+    NameNotFound,
+    /// The address is not public and not allowed by configuration.
+    AddressRefused,
+    /// Nothing listens there.
+    ConnectionRefused,
+    /// The connection ended early.
+    ConnectionReset,
+    /// No TLS session could be agreed on; most often the certificate is not valid for the host.
+    Tls,
+    /// The deadline of the whole attempt passed.
+    Timeout,
+    /// What came back is not HTTP.
+    Protocol,
+}
+
+impl AttemptResult {
+    /// The HTTP status, when there was a response.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answered(answer) => Some(answer.status),
+            Self::Failed(_) => None,
+        }
+    }
+
+    /// Whether the endpoint took the delivery: any 2xx.
+    pub fn is_success(&self) -> bool {
+        matches!(self.status(), Some(200..=299))
+    }
+}
+
+impl fmt::Display for AttemptResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered(answer) => write!(f, "status {}", answer.status),
+            Self::Failed(failure) => write!(f, "{} in {}: {}", failure.kind, failure.phase, failure.detail),
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Send => "send",
+            Self::Response => "response",
+        })
+    }
+}
+
+impl FailureKind {
+    /// The name in headers, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadUrl => "bad_url",
+            Self::NameNotFound => "name_not_found",
+            Self::AddressRefused => "address_refused",
+            Self::ConnectionRefused => "connection_refused",
+            Self::ConnectionReset => "connection_reset",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

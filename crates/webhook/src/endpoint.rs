@@ -1,0 +1,115 @@
+//! Where events are delivered to.
+
+use std::fmt;
+
+use signature::Secret;
+
+use crate::{EndpointId, Event, OrganizationId, ProjectId, Subscription};
+
+/// A customer's registered URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Unique over all organizations.
+    pub id: EndpointId,
+    /// Only events of this organization are delivered here.
+    pub organization_id: OrganizationId,
+    /// When set, only events of this project are.
+    pub project_id: Option<ProjectId>,
+    /// `http` or `https`, as the customer wrote it; whether it may be reached is checked when it is registered and
+    /// again at every attempt.
+    pub url: String,
+    /// The event types wanted.
+    pub subscription: Subscription,
+    /// Signs every request to this endpoint.
+    pub secret: Secret,
+    /// When and why deliveries are suspended; `None` while the endpoint is enabled.
+    pub disabled: Option<Disabled>,
+    /// The registry's counter at the last change of this endpoint: grows with every change.
+    pub version: i64,
+    /// Unix milliseconds.
+    pub created_at_ms: i64,
+    /// Unix milliseconds.
+    pub updated_at_ms: i64,
+}
+
+/// Since when and why an endpoint gets no deliveries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disabled {
+    /// Who or what disabled it.
+    pub reason: DisabledReason,
+    /// Unix milliseconds.
+    pub at_ms: i64,
+}
+
+/// Why an endpoint is disabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DisabledReason {
+    /// Someone disabled it by hand.
+    Manual,
+    /// It answered 410.
+    Gone,
+}
+
+/// A reason that this version does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown reason {0:?} for a disabled endpoint; known are manual and gone")]
+pub struct UnknownDisabledReason(pub String);
+
+/// Why an endpoint of the event's organization gets no delivery of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The endpoint belongs to another project.
+    Project,
+    /// The endpoint does not subscribe to the type.
+    EventType,
+    /// The endpoint is disabled; it would have matched.
+    Disabled,
+}
+
+impl Endpoint {
+    /// Whether this endpoint gets the event, and if not, why. The organization is not compared: whoever asks has
+    /// looked the endpoint up by it.
+    pub fn mismatch(&self, event: &Event) -> Option<Mismatch> {
+        if self
+            .project_id
+            .as_ref()
+            .is_some_and(|project| *project != event.project_id)
+        {
+            Some(Mismatch::Project)
+        } else if !self.subscription.matches(event.event_type) {
+            Some(Mismatch::EventType)
+        } else if self.disabled.is_some() {
+            Some(Mismatch::Disabled)
+        } else {
+            None
+        }
+    }
+}
+
+impl DisabledReason {
+    /// The name in the database and in listings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl fmt::Display for DisabledReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for DisabledReason {
+    type Err = UnknownDisabledReason;
+
+    fn from_str(name: &str) -> Result<Self, UnknownDisabledReason> {
+        match name {
+            "manual" => Ok(Self::Manual),
+            "gone" => Ok(Self::Gone),
+            _ => Err(UnknownDisabledReason(name.to_owned())),
+        }
+    }
+}

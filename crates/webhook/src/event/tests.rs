@@ -1,0 +1,177 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const GOOD: &str = r#"{"event":"lead.completed","timestamp":1703123456789,"organization_id":"org_1","project_id":"proj_1","lead_id":"lead_1","data":{"a":1}}"#;
+
+fn reason(body: impl AsRef<[u8]>) -> (&'static str, String) {
+    let rejection = Envelope::parse(body.as_ref()).unwrap_err();
+    (rejection.reason(), rejection.to_string())
+}
+
+#[test]
+fn a_good_envelope_is_read_and_its_strings_are_borrowed() {
+    let envelope = Envelope::parse(GOOD.as_bytes()).unwrap();
+    assert_eq!(envelope.event_type, EventType::LeadCompleted);
+    assert_eq!(envelope.timestamp_ms, 1_703_123_456_789);
+    assert!(matches!(envelope.organization_id, Cow::Borrowed("org_1")));
+    assert!(matches!(envelope.lead_id, Cow::Borrowed("lead_1")));
+}
+
+#[test]
+fn order_space_escapes_and_unknown_fields_do_not_matter() {
+    let body = "\n {\"data\" : {} , \"x\":[[1e400]], \"lead_id\":\"l\\u00e9\", \"project_id\":\"p\", \
+                \"organization_id\":\"o\", \"timestamp\": 0, \"event\":\"lead\\u002ecreated\"} \n";
+    let envelope = Envelope::parse(body.as_bytes()).unwrap();
+    assert_eq!(envelope.lead_id, "lé");
+    assert_eq!(envelope.event_type, EventType::LeadCreated);
+}
+
+#[test]
+fn each_broken_rule_has_its_reason_and_names_the_field() {
+    let replaced = |from: &str, to: &str| GOOD.replace(from, to).into_bytes();
+    let without = |field: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(GOOD).unwrap();
+        value.as_object_mut().unwrap().remove(field);
+        value.to_string().into_bytes()
+    };
+    let table: Vec<(Vec<u8>, &str, &str)> = vec![
+        (b"".to_vec(), "not_json", "EOF"),
+        (b"{".to_vec(), "not_json", "EOF"),
+        (replaced("}}", "}}x"), "not_json", "trailing"),
+        (replaced("\"a\":1", "\"a\":01"), "not_json", "number"),
+        (replaced("\"a\":1", "'a':1"), "not_json", "string"),
+        (b"[1]".to_vec(), "not_an_object", "object"),
+        (b"\"x\"".to_vec(), "not_an_object", "object"),
+        (b"null".to_vec(), "not_an_object", "object"),
+        (
+            replaced("org_1", "org\u{0}")
+                .iter()
+                .map(|b| if *b == 0 { 0xff } else { *b })
+                .collect(),
+            "invalid_utf8",
+            "offset",
+        ),
+        (
+            replaced("lead.completed", "lead.complete"),
+            "unknown_event_type",
+            "lead.completed",
+        ),
+        (replaced("\"lead.completed\"", "7"), "bad_field", "\"event\""),
+        (
+            replaced("1703123456789", "1703123456789.0"),
+            "bad_field",
+            "\"timestamp\"",
+        ),
+        (replaced("1703123456789", "1e12"), "bad_field", "integer"),
+        (replaced("1703123456789", "-1"), "bad_field", "\"timestamp\""),
+        (
+            replaced("1703123456789", "\"1703123456789\""),
+            "bad_field",
+            "\"timestamp\"",
+        ),
+        (
+            replaced("1703123456789", "9007199254740992"),
+            "bad_field",
+            "\"timestamp\"",
+        ),
+        (replaced("\"org_1\"", "\"\""), "bad_field", "\"organization_id\""),
+        (replaced("\"proj_1\"", "null"), "bad_field", "\"project_id\""),
+        (replaced("\"lead_1\"", "[\"lead_1\"]"), "bad_field", "\"lead_id\""),
+        (replaced("{\"a\":1}", "[]"), "bad_field", "\"data\""),
+        (without("event"), "missing_field", "\"event\""),
+        (without("timestamp"), "missing_field", "\"timestamp\""),
+        (without("organization_id"), "missing_field", "\"organization_id\""),
+        (without("project_id"), "missing_field", "\"project_id\""),
+        (without("lead_id"), "missing_field", "\"lead_id\""),
+        (without("data"), "missing_field", "\"data\""),
+        (
+            replaced("\"data\"", "\"lead_id\":\"x\",\"data\""),
+            "duplicate_key",
+            "lead_id",
+        ),
+        (
+            replaced("\"data\"", "\"x\":1,\"\\u0078\":2,\"data\""),
+            "duplicate_key",
+            "\"x\"",
+        ),
+        (vec![b' '; EVENT_BYTES_MAX + 1], "too_large", "262144"),
+    ];
+    for (body, expected, word) in table {
+        let (reason, text) = reason(&body);
+        let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        assert_eq!(reason, expected, "{shown}: {text}");
+        assert!(text.contains(word), "{shown}: {text}");
+    }
+}
+
+#[test]
+fn depth_is_counted_over_all_brackets_outside_strings() {
+    let nested = |levels: usize| {
+        GOOD.replace(
+            "{\"a\":1}",
+            &format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels)),
+        )
+    };
+    assert!(Envelope::parse(nested(DEPTH_MAX - 2).as_bytes()).is_ok());
+    assert_eq!(reason(nested(DEPTH_MAX - 1)).0, "too_deep");
+    let in_a_string = GOOD.replace("org_1", &format!("\\\"{}", "[".repeat(500)));
+    assert!(Envelope::parse(in_a_string.as_bytes()).is_ok());
+}
+
+#[test]
+fn a_body_of_exactly_the_limit_is_accepted() {
+    let filler = "x".repeat(EVENT_BYTES_MAX - GOOD.len());
+    let body = GOOD.replace("org_1", &format!("org_1{filler}"));
+    assert_eq!(body.len(), EVENT_BYTES_MAX);
+    assert!(Envelope::parse(body.as_bytes()).is_ok());
+}
+
+#[test]
+fn the_event_takes_its_id_from_the_message_or_else_from_the_body() {
+    let body = Bytes::from_static(GOOD.as_bytes());
+    let given = Event::from_message(Some("evt-1"), None, body.clone()).unwrap();
+    assert_eq!(given.id.as_str(), "evt-1");
+    let derived = Event::from_message(None, None, body.clone()).unwrap();
+    assert_eq!(derived.id, EventId::from_body(&body));
+    assert_eq!(
+        derived.body.as_ptr(),
+        body.as_ptr(),
+        "the body is shared, not copied"
+    );
+    for bad in ["", "has space", "ünïcode"] {
+        assert_eq!(
+            Event::from_message(Some(bad), None, body.clone()),
+            Err(Rejection::BadMessageId)
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_parser_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Envelope::parse(&body);
+    }
+
+    #[test]
+    fn a_damaged_envelope_never_panics_and_what_passes_is_still_json(at in 0..GOOD.len(), byte in any::<u8>()) {
+        let mut body = GOOD.as_bytes().to_vec();
+        body[at] = byte;
+        if Envelope::parse(&body).is_ok() {
+            prop_assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok());
+        }
+    }
+
+    #[test]
+    fn any_object_with_the_envelope_passes(
+        org in "[^\"\\\\\u{0}-\u{1f}]{1,40}", timestamp in 0..=TIMESTAMP_MS_MAX, extra in "[a-z]{1,8}",
+    ) {
+        let body = serde_json::json!({
+            "event": "magnet.viewed", "timestamp": timestamp, "organization_id": org, "project_id": "p",
+            "lead_id": "l", "data": {}, format!("x_{extra}"): [1, null],
+        }).to_string();
+        let envelope = Envelope::parse(body.as_bytes()).unwrap();
+        prop_assert_eq!(envelope.organization_id.as_ref(), org.as_str());
+        prop_assert_eq!(envelope.timestamp_ms, timestamp);
+    }
+}

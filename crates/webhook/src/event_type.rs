@@ -1,0 +1,81 @@
+//! The closed set of event types.
+
+use std::fmt;
+
+/// What happened to a lead or its magnet (public contract, "Event Types").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// `lead.created`: a generation request was received and queued.
+    LeadCreated,
+    /// `research.started`: the research agent began.
+    ResearchStarted,
+    /// `research.completed`: research is done, generation is about to begin.
+    ResearchCompleted,
+    /// `research.failed`: the research agent met an error.
+    ResearchFailed,
+    /// `magnet.generated`: the content was generated.
+    MagnetGenerated,
+    /// `lead.completed`: the magnet is ready to be viewed.
+    LeadCompleted,
+    /// `lead.failed`: generation failed for good.
+    LeadFailed,
+    /// `magnet.viewed`: a recipient opened the magnet.
+    MagnetViewed,
+}
+
+/// A type that is not one of [`EventType::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown event type {0:?}; known are {known}", known = EventType::ALL.map(EventType::as_str).join(", "))]
+pub struct UnknownEventType(pub String);
+
+impl EventType {
+    /// Every type, in the order of a lead's life.
+    pub const ALL: [Self; 8] = [
+        Self::LeadCreated,
+        Self::ResearchStarted,
+        Self::ResearchCompleted,
+        Self::ResearchFailed,
+        Self::MagnetGenerated,
+        Self::LeadCompleted,
+        Self::LeadFailed,
+        Self::MagnetViewed,
+    ];
+
+    /// The name on the wire, such as `lead.completed`; also the AMQP routing key.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LeadCreated => "lead.created",
+            Self::ResearchStarted => "research.started",
+            Self::ResearchCompleted => "research.completed",
+            Self::ResearchFailed => "research.failed",
+            Self::MagnetGenerated => "magnet.generated",
+            Self::LeadCompleted => "lead.completed",
+            Self::LeadFailed => "lead.failed",
+            Self::MagnetViewed => "magnet.viewed",
+        }
+    }
+
+    /// The part before the dot: `lead`, `research` or `magnet`.
+    pub fn family(self) -> &'static str {
+        self.as_str()
+            .split_once('.')
+            .map_or(self.as_str(), |(family, _)| family)
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for EventType {
+    type Err = UnknownEventType;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEventType> {
+        Self::ALL
+            .into_iter()
+            .find(|known| known.as_str() == name)
+            .ok_or_else(|| UnknownEventType(name.to_owned()))
+    }
+}

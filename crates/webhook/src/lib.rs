@@ -1,0 +1,38 @@
+//! The nouns of webhook delivery and the decisions made about them.
+//!
+//! An [`Event`] is published by the lead pipeline. Every [`Endpoint`] whose organization, project and
+//! [`Subscription`] match it gets a [`Delivery`]. A delivery is tried by [attempts](AttemptResult), one request
+//! each, until [`outcome`] says that it is delivered, dead or cancelled; the [`Schedule`] says when the next one
+//! is due.
+//!
+//! Everything here is a value or a pure function: no I/O, no async, no clock, no randomness. Time is always an
+//! argument. What survives a crash is not decided here but by whoever holds the broker's message: a delivery
+//! carries all of its state with it, so that nothing has to be looked up to retry it.
+//!
+//! Invariants:
+//! - [`Event::body`] is the AMQP body, byte for byte; nothing in this crate re-serializes it.
+//! - A [`Rejection`] is about the sender's bytes, never about us: it leads to quarantine, not to a retry.
+//! - [`outcome`] never returns a delay that is not one of the schedule's [tiers](Schedule::tiers): each tier is a
+//!   queue.
+
+mod ids;
+mod event_type;
+mod event;
+mod subscription;
+mod endpoint;
+mod delivery;
+mod attempt;
+mod retry_after;
+mod schedule;
+mod outcome;
+
+pub use attempt::{Answer, AttemptResult, Failure, FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
+pub use delivery::{Delivery, Trigger, UnknownTrigger};
+pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, UnknownDisabledReason};
+pub use event::{DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, Rejection, TIMESTAMP_MS_MAX};
+pub use event_type::{EventType, UnknownEventType};
+pub use ids::{DeliveryId, EndpointId, EventId, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId};
+pub use outcome::{CancelReason, DeadReason, Outcome, outcome};
+pub use retry_after::retry_after;
+pub use schedule::{DELAY_MAX, Schedule, ScheduleError};
+pub use subscription::{BadSubscription, Pattern, Subscription};

@@ -1,0 +1,234 @@
+//! What follows from an attempt.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use crate::{AttemptResult, Schedule, retry_after};
+
+/// What becomes of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The endpoint took it.
+    Delivered,
+    /// Another attempt is made after this delay, which is one of the schedule's tiers.
+    Retry {
+        /// From now.
+        after: Duration,
+    },
+    /// No more attempts; it stands in the dead letters and can be resent.
+    Dead {
+        /// Why.
+        reason: DeadReason,
+    },
+    /// Nobody is left to deliver it to.
+    Cancelled {
+        /// Why.
+        reason: CancelReason,
+    },
+}
+
+/// Why a delivery is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadReason {
+    /// Every attempt of the schedule failed.
+    Exhausted,
+    /// The endpoint answered 410.
+    Gone,
+    /// It came due while the endpoint was disabled.
+    EndpointDisabled,
+    /// The endpoint had no free slot for longer than the configured age.
+    NoSlot,
+}
+
+/// Why a delivery is cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelReason {
+    /// The endpoint was deleted.
+    EndpointDeleted,
+}
+
+/// Decides what follows from the result of attempt number `attempt` (1-based) at `now`.
+///
+/// 2xx is delivered. 410 is dead at once. Everything else, 3xx included, is tried again after the schedule's delay; on
+/// 429 and 503 a `Retry-After` can only lengthen it, up to the schedule's longest tier. After the schedule's last
+/// attempt the delivery is dead.
+pub fn outcome(result: &AttemptResult, schedule: &Schedule, attempt: u32, now: SystemTime) -> Outcome {
+    if result.is_success() {
+        return Outcome::Delivered;
+    }
+    if result.status() == Some(410) {
+        return Outcome::Dead {
+            reason: DeadReason::Gone,
+        };
+    }
+    let Some(scheduled) = schedule.delay_after(attempt) else {
+        return Outcome::Dead {
+            reason: DeadReason::Exhausted,
+        };
+    };
+    let asked = asked_delay(result, now).unwrap_or(Duration::ZERO);
+    Outcome::Retry {
+        after: schedule.tier_for(scheduled.max(asked)),
+    }
+}
+
+fn asked_delay(result: &AttemptResult, now: SystemTime) -> Option<Duration> {
+    match result {
+        AttemptResult::Answered(answer) if matches!(answer.status, 429 | 503) => {
+            retry_after(answer.retry_after.as_deref()?, now)
+        }
+        _ => None,
+    }
+}
+
+impl DeadReason {
+    /// The name in headers, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exhausted => "exhausted",
+            Self::Gone => "gone",
+            Self::EndpointDisabled => "endpoint_disabled",
+            Self::NoSlot => "no_slot",
+        }
+    }
+}
+
+impl CancelReason {
+    /// The name in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EndpointDeleted => "endpoint_deleted",
+        }
+    }
+}
+
+impl Outcome {
+    /// The name in logs and metrics, from a closed set.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Retry { .. } => "retry",
+            Self::Dead { .. } => "dead",
+            Self::Cancelled { .. } => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for DeadReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Answer, Failure, FailureKind, Phase};
+
+    fn answered(status: u16, retry_after: Option<&str>) -> AttemptResult {
+        AttemptResult::Answered(Answer {
+            status,
+            retry_after: retry_after.map(str::to_owned),
+            body: Bytes::new(),
+        })
+    }
+
+    fn timed_out() -> AttemptResult {
+        let detail = String::new();
+        AttemptResult::Failed(Failure {
+            phase: Phase::Response,
+            kind: FailureKind::Timeout,
+            detail,
+        })
+    }
+
+    fn decide(result: &AttemptResult, attempt: u32) -> Outcome {
+        outcome(result, &Schedule::default(), attempt, SystemTime::UNIX_EPOCH)
+    }
+
+    fn retry(seconds: u64) -> Outcome {
+        Outcome::Retry {
+            after: Duration::from_secs(seconds),
+        }
+    }
+
+    #[test]
+    fn any_2xx_is_delivered_and_nothing_else_is() {
+        for status in 100..=999 {
+            let delivered = decide(&answered(status, None), 1) == Outcome::Delivered;
+            assert_eq!(delivered, (200..300).contains(&status), "{status}");
+        }
+    }
+
+    #[test]
+    fn redirects_errors_and_silence_follow_the_schedule_to_its_end() {
+        for result in [
+            answered(301, None),
+            answered(404, None),
+            answered(500, None),
+            timed_out(),
+        ] {
+            let delays: Vec<_> = (1..=9).map(|attempt| decide(&result, attempt)).collect();
+            assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30, 30, 30].map(retry));
+            assert_eq!(
+                decide(&result, 10),
+                Outcome::Dead {
+                    reason: DeadReason::Exhausted
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn a_410_is_dead_at_once() {
+        assert_eq!(
+            decide(&answered(410, Some("5")), 1),
+            Outcome::Dead {
+                reason: DeadReason::Gone
+            }
+        );
+    }
+
+    #[test]
+    fn retry_after_lengthens_to_a_tier_on_429_and_503_only() {
+        for (status, header, attempt, seconds) in [
+            (429, "3", 1, 4),
+            (503, "3", 1, 4),
+            (503, "0", 3, 4),
+            (503, "3600", 1, 30),
+            (503, "Thu, 01 Jan 1970 00:00:05 GMT", 1, 8),
+            (503, "garbage", 1, 1),
+            (500, "3", 1, 1),
+            (404, "3", 1, 1),
+        ] {
+            assert_eq!(
+                decide(&answered(status, Some(header)), attempt),
+                retry(seconds),
+                "{status} {header}"
+            );
+        }
+        assert_eq!(
+            decide(&answered(503, Some("3")), 10),
+            Outcome::Dead {
+                reason: DeadReason::Exhausted
+            }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_retry_is_never_early_and_always_on_a_tier(status in 100_u16..600, header in "[0-9]{1,4}", attempt in 1_u32..20) {
+            let schedule = Schedule::default();
+            let result = answered(status, Some(&header));
+            if let Outcome::Retry { after } = decide(&result, attempt) {
+                prop_assert!(after >= schedule.delay_after(attempt).unwrap());
+                prop_assert!(schedule.tiers().contains(&after));
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The `Retry-After` header.
+
+use std::time::{Duration, SystemTime};
+
+/// Reads a `Retry-After` header: seconds, or an HTTP date of which the time left from `now` is taken (RFC 9110,
+/// section 10.2.3). Anything else is `None`: the header is ignored. A date in the past is zero.
+pub fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
+    let header = header.trim_ascii();
+    if !header.is_empty() && header.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit are a time that is longer than any delay here.
+        return Some(Duration::from_secs(header.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(header).ok()?;
+    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn seconds_and_dates_are_read_and_the_rest_is_ignored() {
+        let now = httpdate::parse_http_date("Mon, 23 Nov 2026 10:00:00 GMT").unwrap();
+        let s = |seconds| Some(Duration::from_secs(seconds));
+        for (header, expected) in [
+            ("0", s(0)),
+            ("120", s(120)),
+            (" 7 ", s(7)),
+            ("99999999999999999999999", s(u64::MAX)),
+            ("Mon, 23 Nov 2026 10:00:09 GMT", s(9)),
+            ("Monday, 23-Nov-26 10:00:09 GMT", s(9)),
+            ("Mon Nov 23 10:00:09 2026", s(9)),
+            ("Mon, 23 Nov 2026 09:00:00 GMT", s(0)),
+            ("", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("2026-11-23T10:00:09Z", None),
+        ] {
+            assert_eq!(retry_after(header, now), expected, "{header:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(header in ".{0,60}") {
+            let _ = retry_after(&header, SystemTime::UNIX_EPOCH);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Which event types an endpoint wants.
+
+use std::{fmt, str::FromStr};
+
+use crate::{EventType, UnknownEventType};
+
+/// One element of a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// `*`: every type, also those added later.
+    All,
+    /// `research.*`: every type of one family.
+    Family(&'static str),
+    /// `lead.completed`: one type.
+    Exact(EventType),
+}
+
+/// A set of patterns, written as a comma-separated list: `lead.completed,research.*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    patterns: Vec<Pattern>,
+    /// Bit n stands for `EventType::ALL[n]`: matching is one test on the delivery path.
+    mask: u16,
+}
+
+/// A subscription that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSubscription {
+    /// No pattern at all.
+    #[error("the subscription is empty; name event types, a family such as research.*, or * for all")]
+    Empty,
+    /// A `family.*` of which no type is known.
+    #[error("unknown event family {0:?}; known are lead.*, research.*, magnet.* and *")]
+    UnknownFamily(String),
+    /// An exact type that is not known.
+    #[error(transparent)]
+    UnknownType(#[from] UnknownEventType),
+}
+
+impl Subscription {
+    /// The subscription to everything, `*`.
+    pub fn all() -> Self {
+        Self::new(vec![Pattern::All])
+    }
+
+    fn new(patterns: Vec<Pattern>) -> Self {
+        let wanted = |event_type| patterns.iter().any(|pattern| pattern.matches(event_type));
+        let mask = EventType::ALL
+            .into_iter()
+            .filter(|event_type| wanted(*event_type))
+            .fold(0, |mask, event_type| mask | bit(event_type));
+        Self { patterns, mask }
+    }
+
+    /// Whether events of this type are wanted.
+    pub fn matches(&self, event_type: EventType) -> bool {
+        self.mask & bit(event_type) != 0
+    }
+
+    /// The patterns in the order they were given.
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+}
+
+const fn bit(event_type: EventType) -> u16 {
+    1 << event_type as u16
+}
+
+impl Pattern {
+    fn matches(self, event_type: EventType) -> bool {
+        match self {
+            Self::All => true,
+            Self::Family(family) => event_type.family() == family,
+            Self::Exact(exact) => event_type == exact,
+        }
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = BadSubscription;
+
+    fn from_str(text: &str) -> Result<Self, BadSubscription> {
+        if text == "*" {
+            return Ok(Self::All);
+        }
+        let Some(family) = text.strip_suffix(".*") else {
+            return Ok(Self::Exact(text.parse()?));
+        };
+        EventType::ALL
+            .into_iter()
+            .map(EventType::family)
+            .find(|known| *known == family)
+            .map(Self::Family)
+            .ok_or_else(|| BadSubscription::UnknownFamily(text.to_owned()))
+    }
+}
+
+impl FromStr for Subscription {
+    type Err = BadSubscription;
+
+    fn from_str(list: &str) -> Result<Self, BadSubscription> {
+        let mut patterns = Vec::new();
+        for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+            let pattern = text.parse()?;
+            if !patterns.contains(&pattern) {
+                patterns.push(pattern);
+            }
+        }
+        if patterns.is_empty() {
+            Err(BadSubscription::Empty)
+        } else {
+            Ok(Self::new(patterns))
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Family(family) => write!(f, "{family}.*"),
+            Self::Exact(event_type) => event_type.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{pattern}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matched(list: &str) -> Vec<&'static str> {
+        let subscription: Subscription = list.parse().unwrap();
+        EventType::ALL
+            .into_iter()
+            .filter(|event_type| subscription.matches(*event_type))
+            .map(EventType::as_str)
+            .collect()
+    }
+
+    #[test]
+    fn patterns_match_exact_types_families_and_everything() {
+        assert_eq!(matched("lead.completed"), ["lead.completed"]);
+        assert_eq!(
+            matched("research.*"),
+            ["research.started", "research.completed", "research.failed"]
+        );
+        assert_eq!(
+            matched(" magnet.viewed , lead.failed,"),
+            ["lead.failed", "magnet.viewed"]
+        );
+        assert_eq!(matched("*").len(), EventType::ALL.len());
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back_as_the_same_subscription() {
+        for list in [
+            "*",
+            "research.*",
+            "lead.created,magnet.*",
+            "lead.created,lead.created",
+        ] {
+            let read: Subscription = list.parse().unwrap();
+            assert_eq!(read.to_string().parse(), Ok(read), "{list}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_refused_and_the_error_names_the_known_ones() {
+        for (list, word) in [
+            ("", "empty"),
+            (" , ", "empty"),
+            ("lead.complete", "lead.completed"),
+            ("leads.*", "research.*"),
+            ("*.completed", "known are"),
+            ("lead.*.x", "known are"),
+            (".*", "family"),
+        ] {
+            let error = list.parse::<Subscription>().unwrap_err().to_string();
+            assert!(error.contains(word), "{list:?}: {error}");
+        }
+    }
+}
