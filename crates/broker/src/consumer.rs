@@ -1,0 +1,401 @@
+//! Consuming a queue, through every loss of the connection, and settling what came.
+//!
+//! Each channel that consumes has a [`Lane`]: it knows which delivery tags are open, and one task of it writes the acks.
+//! What piles up while it writes becomes one `multiple` ack for the settled prefix and single acks for what is settled
+//! behind an open tag, so that one attempt that hangs holds back nothing but itself.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future::join_all};
+use lapin::{
+    Channel,
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    DeclareError, Link, Message, Topology,
+    link::{ChannelError, backoff},
+};
+
+/// A message from a queue. (In AMQP's words a delivery; in ours that is something else.)
+#[derive(Debug)]
+pub struct Incoming {
+    /// What was published.
+    pub message: Message,
+    /// RabbitMQ handed it out before, to us or to someone else.
+    pub redelivered: bool,
+    /// The duty to settle it.
+    pub ack: AckHandle,
+}
+
+/// Settles one message. Dropping it settles nothing: the broker hands the message out again when the channel ends.
+#[derive(Clone, Debug)]
+pub struct AckHandle {
+    lane: Arc<Lane>,
+    tag: u64,
+}
+
+#[derive(Debug)]
+struct Lane {
+    channel: Channel,
+    /// Tags that were handed out and not yet settled.
+    open: Arc<Mutex<BTreeSet<u64>>>,
+    /// To the task that writes acks. Unbounded, but every tag is in it once at most: the prefetch bounds it.
+    settled: mpsc::UnboundedSender<Settle>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Settle {
+    Ack(u64),
+    Requeue(u64),
+}
+
+impl AckHandle {
+    /// Acks the message: the broker forgets it. Returns at once; the ack is written soon, together with others.
+    pub fn ack(&self) {
+        // Nobody listens any more when the channel is gone, and then the broker hands the message out again.
+        let _ = self.lane.settled.send(Settle::Ack(self.tag));
+    }
+
+    /// Hands the message back to the queue, for any worker. RabbitMQ counts it towards the delivery limit.
+    pub fn requeue(&self) {
+        let _ = self.lane.settled.send(Settle::Requeue(self.tag));
+    }
+
+    /// Whether an ack can still reach the broker. `false` means that the message will be or was handed out again.
+    pub fn is_live(&self) -> bool {
+        self.lane.channel.status().connected()
+    }
+}
+
+/// Consumes `queue` until `stop`, with at most `prefetch` unsettled messages, handing each to `take`, which must not
+/// block. Declares the topology before it consumes, so that a broker that lost everything is set up again.
+///
+/// After any fault (lost connection, closed channel, the queue deleted under us) it begins again with backoff, for ever.
+/// On `stop` it cancels the consumer, hands back what arrived and was not taken, and returns; handles that were given out
+/// stay good.
+pub async fn consume(
+    link: &Link,
+    topology: &Topology,
+    queue: &str,
+    prefetch: u16,
+    stop: &CancellationToken,
+    mut take: impl FnMut(Incoming),
+) {
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        let opened = match stop
+            .run_until_cancelled(open(link, topology, queue, prefetch))
+            .await
+        {
+            None | Some(Err(OpenError::Channel(ChannelError::Closed(_)))) => return,
+            Some(opened) => opened,
+        };
+        let error = match opened {
+            Ok((lane, mut consumer)) => {
+                tracing::info!(queue, prefetch, "consuming");
+                failures = 0;
+                match read(&lane, &mut consumer, stop, &mut take).await {
+                    Ended::Stopped => return hand_back(&lane, consumer).await,
+                    Ended::Lost(error) => error,
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        failures += 1;
+        tracing::warn!(queue, error, failures, "not consuming; trying again");
+        if stop
+            .run_until_cancelled(tokio::time::sleep(backoff(failures)))
+            .await
+            .is_none()
+        {
+            return;
+        }
+    }
+}
+
+enum Ended {
+    Stopped,
+    Lost(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("{0}: {detail}", detail = .0.detail())]
+    Declare(#[from] DeclareError),
+}
+
+async fn open(
+    link: &Link,
+    topology: &Topology,
+    queue: &str,
+    prefetch: u16,
+) -> Result<(Arc<Lane>, lapin::Consumer), OpenError> {
+    topology.declare_on(&link.channel().await?).await?;
+    let channel = link.channel().await?;
+    channel
+        .basic_qos(prefetch, BasicQosOptions::default())
+        .await
+        .map_err(ChannelError::from)?;
+    let consumer = channel
+        .basic_consume(
+            queue.into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .map_err(ChannelError::from)?;
+    let (settled, settles) = mpsc::unbounded_channel();
+    let open = Arc::default();
+    tokio::spawn(write_settles(channel.clone(), Arc::clone(&open), settles));
+    Ok((
+        Arc::new(Lane {
+            channel,
+            open,
+            settled,
+        }),
+        consumer,
+    ))
+}
+
+async fn read(
+    lane: &Arc<Lane>,
+    consumer: &mut lapin::Consumer,
+    stop: &CancellationToken,
+    take: &mut impl FnMut(Incoming),
+) -> Ended {
+    loop {
+        let Some(next) = stop.run_until_cancelled(consumer.next()).await else {
+            return Ended::Stopped;
+        };
+        match next {
+            Some(Ok(delivery)) => take(lane.incoming(delivery)),
+            Some(Err(error)) => return Ended::Lost(error.to_string()),
+            // Also what a server-sent basic.cancel looks like: a fault, not an end.
+            None => return Ended::Lost("the broker ended the consumer".to_owned()),
+        }
+    }
+}
+
+/// After the consumer is cancelled nothing new arrives; what did arrive goes back to the queue.
+async fn hand_back(lane: &Arc<Lane>, mut consumer: lapin::Consumer) {
+    let tag = consumer.tag();
+    if lane
+        .channel
+        .basic_cancel(tag, BasicCancelOptions::default())
+        .await
+        .is_err()
+    {
+        return;
+    }
+    while let Some(Ok(delivery)) = consumer.next().await {
+        lane.incoming(delivery).ack.requeue();
+    }
+}
+
+impl Lane {
+    fn incoming(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Incoming {
+        lock(&self.open).insert(delivery.delivery_tag);
+        Incoming {
+            message: Message {
+                body: Bytes::from(delivery.data),
+                properties: delivery.properties,
+            },
+            redelivered: delivery.redelivered,
+            ack: AckHandle {
+                lane: Arc::clone(self),
+                tag: delivery.delivery_tag,
+            },
+        }
+    }
+}
+
+fn lock(open: &Mutex<BTreeSet<u64>>) -> MutexGuard<'_, BTreeSet<u64>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes acks until every handle of the lane is gone or the channel is.
+async fn write_settles(
+    channel: Channel,
+    open: Arc<Mutex<BTreeSet<u64>>>,
+    mut settles: mpsc::UnboundedReceiver<Settle>,
+) {
+    let mut batch = Vec::new();
+    while settles.recv_many(&mut batch, usize::MAX).await > 0 {
+        let plan = plan(&mut lock(&open), &batch);
+        batch.clear();
+        let multiple = BasicAckOptions { multiple: true };
+        if let Some(tag) = plan.prefix
+            && channel.basic_ack(tag, multiple).await.is_err()
+        {
+            return;
+        }
+        let single = plan
+            .single
+            .into_iter()
+            .map(|tag| channel.basic_ack(tag, BasicAckOptions::default()));
+        let nack = BasicNackOptions {
+            multiple: false,
+            requeue: true,
+        };
+        let requeue = plan.requeue.into_iter().map(|tag| channel.basic_nack(tag, nack));
+        let (acked, requeued) = tokio::join!(join_all(single), join_all(requeue));
+        if acked.iter().chain(&requeued).any(Result::is_err) {
+            return;
+        }
+    }
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    /// Everything up to here that is still unacked is settled.
+    prefix: Option<u64>,
+    single: Vec<u64>,
+    requeue: Vec<u64>,
+}
+
+/// Takes settled tags off the open ones and says which frames to write, in this order: one ack for the prefix before the
+/// first open tag, and one each for the rest. A requeued tag counts as open for the prefix, which must not ack it.
+fn plan(open: &mut BTreeSet<u64>, batch: &[Settle]) -> Plan {
+    let mut plan = Plan::default();
+    let mut acked = Vec::with_capacity(batch.len());
+    for settle in batch {
+        match settle {
+            Settle::Ack(tag) if open.remove(tag) => acked.push(*tag),
+            Settle::Requeue(tag) if open.contains(tag) => plan.requeue.push(*tag),
+            // Settled before: a second ack of a tag would close the channel.
+            _ => {}
+        }
+    }
+    let first_open = open.first().copied().unwrap_or(u64::MAX);
+    for tag in acked {
+        if tag < first_open {
+            plan.prefix = plan.prefix.max(Some(tag));
+        } else {
+            plan.single.push(tag);
+        }
+    }
+    plan.requeue.sort_unstable();
+    plan.requeue.dedup();
+    for tag in &plan.requeue {
+        open.remove(tag);
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn acks(tags: &[u64]) -> Vec<Settle> {
+        tags.iter().map(|tag| Settle::Ack(*tag)).collect()
+    }
+
+    #[test]
+    fn a_settled_prefix_is_one_ack_and_what_is_behind_an_open_tag_is_acked_singly() {
+        let mut open: BTreeSet<u64> = (1..=6).collect();
+        let first = plan(&mut open, &acks(&[2, 1, 4]));
+        assert_eq!(
+            first,
+            Plan {
+                prefix: Some(2),
+                single: vec![4],
+                requeue: vec![]
+            }
+        );
+        let second = plan(&mut open, &acks(&[5]));
+        assert_eq!(
+            second,
+            Plan {
+                prefix: None,
+                single: vec![5],
+                requeue: vec![]
+            }
+        );
+        let third = plan(&mut open, &acks(&[3, 6]));
+        assert_eq!(
+            third,
+            Plan {
+                prefix: Some(6),
+                single: vec![],
+                requeue: vec![]
+            }
+        );
+        assert!(open.is_empty());
+    }
+
+    #[test]
+    fn a_tag_settled_twice_is_written_once() {
+        let mut open: BTreeSet<u64> = (1..=2).collect();
+        assert_eq!(plan(&mut open, &acks(&[1, 1])).prefix, Some(1));
+        assert_eq!(plan(&mut open, &acks(&[1])), Plan::default());
+        let requeued = plan(&mut open, &[Settle::Requeue(2), Settle::Requeue(2)]);
+        assert_eq!(requeued.requeue, [2]);
+    }
+
+    #[test]
+    fn a_requeued_tag_is_never_covered_by_the_prefix() {
+        let mut open: BTreeSet<u64> = (1..=3).collect();
+        let plan = plan(&mut open, &[Settle::Requeue(1), Settle::Ack(2), Settle::Ack(3)]);
+        assert_eq!(
+            plan,
+            Plan {
+                prefix: None,
+                single: vec![2, 3],
+                requeue: vec![1]
+            }
+        );
+    }
+
+    proptest! {
+        /// A broker that follows the protocol: every tag is acked or requeued exactly once, and none that is open.
+        #[test]
+        fn every_settled_tag_is_settled_exactly_once_at_the_broker(
+            order in Just((1_u64..=40).collect::<Vec<_>>()).prop_shuffle(),
+            cuts in prop::collection::vec(1_usize..10, 1..20),
+            requeued in prop::collection::hash_set(1_u64..=40, 0..8),
+        ) {
+            let mut open: BTreeSet<u64> = (1..=40).collect();
+            let mut unacked = open.clone();
+            let mut settled = BTreeSet::new();
+            let mut rest = order.as_slice();
+            for cut in cuts.into_iter().cycle() {
+                if rest.is_empty() { break; }
+                let (batch, after) = rest.split_at(cut.min(rest.len()));
+                rest = after;
+                settled.extend(batch.iter().copied());
+                let settles: Vec<_> = batch.iter()
+                    .map(|tag| if requeued.contains(tag) { Settle::Requeue(*tag) } else { Settle::Ack(*tag) })
+                    .collect();
+                let plan = plan(&mut open, &settles);
+                if let Some(prefix) = plan.prefix {
+                    prop_assert!(unacked.contains(&prefix));
+                    let covered: Vec<_> = unacked.range(..=prefix).copied().collect();
+                    for tag in covered {
+                        prop_assert!(settled.contains(&tag) && !requeued.contains(&tag));
+                        unacked.remove(&tag);
+                    }
+                }
+                for tag in plan.single {
+                    prop_assert!(unacked.remove(&tag) && !requeued.contains(&tag));
+                }
+                for tag in plan.requeue {
+                    prop_assert!(unacked.remove(&tag) && requeued.contains(&tag));
+                }
+            }
+            prop_assert!(unacked.is_empty() && open.is_empty());
+        }
+    }
+}

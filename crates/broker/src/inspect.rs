@@ -1,0 +1,246 @@
+//! What `topology` and `doctor` ask the broker.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{AsyncReadExt, AsyncWriteExt};
+use lapin::{
+    BasicProperties, Channel,
+    options::QueueDeleteOptions,
+    protocol::{AMQPClass, connection::AMQPMethod, parse_class},
+    tcp::AMQPUriTcpExt,
+};
+use tokio::time::timeout;
+
+use crate::{
+    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology,
+    link::ChannelError,
+};
+
+/// What the broker says of itself before anyone has logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Such as `RabbitMQ`.
+    pub product: String,
+    /// Such as `4.0.5`.
+    pub version: String,
+}
+
+/// How a queue stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueState {
+    /// The queue's full name.
+    pub name: String,
+    /// Messages that wait for a consumer; those in a consumer's hands are not counted.
+    pub ready: u32,
+    /// How many consumers read it.
+    pub consumers: u32,
+}
+
+/// An exchange or queue that is missing, or not as this version declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The exchange or queue.
+    pub name: String,
+    /// The broker's words.
+    pub detail: String,
+}
+
+/// A question that could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectError {
+    /// No TCP or TLS connection, or it ended.
+    #[error("cannot connect to the broker at {address}")]
+    Connect {
+        /// `host:port/vhost`.
+        address: String,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+    /// What answers there does not speak AMQP 0-9-1.
+    #[error("what listens at {address} does not answer as an AMQP 0-9-1 broker does")]
+    NotAmqp {
+        /// `host:port/vhost`.
+        address: String,
+    },
+    /// No channel.
+    #[error("cannot open a channel on the broker")]
+    Channel(#[source] lapin::Error),
+    /// The connection was closed by us.
+    #[error(transparent)]
+    Closed(#[from] crate::Closed),
+    /// A queue for the question could not be declared.
+    #[error(transparent)]
+    Declare(#[from] DeclareError),
+    /// A message for the question could not be published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+impl From<ChannelError> for InspectError {
+    fn from(error: ChannelError) -> Self {
+        match error {
+            ChannelError::Closed(closed) => Self::Closed(closed),
+            ChannelError::Refused(source) => Self::Channel(source),
+        }
+    }
+}
+
+impl Server {
+    /// Asks the broker for its product and version by beginning a handshake, which needs no credentials.
+    ///
+    /// # Errors
+    /// When nothing that speaks AMQP answers within the URL's connection timeout.
+    pub async fn of(config: &Config) -> Result<Self, InspectError> {
+        let address = config.address();
+        let start = match timeout(config.connect_timeout(), read_start(config)).await {
+            Ok(Ok(start)) => start,
+            Ok(Err(source)) => return Err(InspectError::Connect { address, source }),
+            Err(_) => {
+                let source = io::ErrorKind::TimedOut.into();
+                return Err(InspectError::Connect { address, source });
+            }
+        };
+        let Ok((_, AMQPClass::Connection(AMQPMethod::Start(start)))) = parse_class(start.as_slice()) else {
+            return Err(InspectError::NotAmqp { address });
+        };
+        let property = |name| match start.server_properties.inner().get(name) {
+            Some(lapin::types::AMQPValue::LongString(text)) => text.to_string(),
+            _ => "unknown".to_owned(),
+        };
+        Ok(Self {
+            product: property("product"),
+            version: property("version"),
+        })
+    }
+
+    /// The major version, when there is one.
+    pub fn major(&self) -> Option<u32> {
+        self.version.split('.').next()?.parse().ok()
+    }
+}
+
+/// The payload of the broker's first frame.
+async fn read_start(config: &Config) -> io::Result<Vec<u8>> {
+    /// A server's properties take a few hundred bytes.
+    const FRAME_BYTES_MAX: usize = 64 * 1024;
+    let runtime = lapin::runtime::default_runtime().map_err(io::Error::other)?;
+    let mut stream = config.uri().connect_async(&runtime).await?;
+    stream.write_all(b"AMQP\0\0\x09\x01").await?;
+    stream.flush().await?;
+    // Type (1 byte), channel (2), size (4).
+    let mut header = [0; 7];
+    stream.read_exact(&mut header).await?;
+    let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
+    let mut payload = vec![0; size.min(FRAME_BYTES_MAX)];
+    stream.read_exact(&mut payload).await?;
+    Ok(payload)
+}
+
+impl Topology {
+    /// Declares everything over `link`; what is there already and equal stays as it is.
+    ///
+    /// # Errors
+    /// When there is no channel, or the broker refuses a declaration; what came before it stays declared.
+    pub async fn declare(&self, link: &Link) -> Result<(), InspectError> {
+        Ok(self.declare_on(&link.channel().await?).await?)
+    }
+
+    /// Compares everything with what is on the broker and changes nothing: each queue's state, or what is wrong.
+    ///
+    /// Bindings are not compared: AMQP has no question for them.
+    ///
+    /// # Errors
+    /// When there is no channel.
+    pub async fn check(&self, link: &Link) -> Result<Vec<Result<QueueState, Problem>>, InspectError> {
+        let mut found = Vec::new();
+        for exchange in self.exchanges() {
+            // The broker closes the channel on every mismatch, hence a new one each.
+            if let Err(error) = exchange.declare(&link.channel().await?, true).await {
+                found.push(Err(Problem {
+                    name: exchange.name,
+                    detail: error.detail(),
+                }));
+            }
+        }
+        for queue in self.queues() {
+            found.push(queue.check(&link.channel().await?).await);
+        }
+        Ok(found)
+    }
+
+    /// Tests whether this broker dead-letters at least once, as the delay queues need, by letting a message expire towards
+    /// a queue that does not exist: it must stay. RabbitMQ 3.10 without the feature flag `stream_queue` drops it in silence.
+    ///
+    /// # Errors
+    /// When the queue for it cannot be declared or published to.
+    pub async fn dead_letters_at_least_once(
+        &self,
+        link: &Link,
+        publisher: &Publisher,
+    ) -> Result<bool, InspectError> {
+        let ttl = Duration::from_millis(1);
+        let mut probe =
+            Self::new(format!("{}.doctor.{}", self.prefix(), std::process::id()), &[ttl]).queues();
+        let mut probe = probe
+            .pop()
+            .expect("a topology with a tier ends with its delay queue");
+        let nowhere = Argument::Text(format!("{}.nowhere", probe.name));
+        for (key, value) in &mut probe.arguments {
+            match *key {
+                "x-dead-letter-exchange" => *value = Argument::Text(String::new()),
+                "x-dead-letter-routing-key" => *value = nowhere.clone(),
+                _ => {}
+            }
+        }
+        let channel = link.channel().await?;
+        probe.declare(&channel, false).await?;
+        let kept = outlives_expiry(&probe, &channel, publisher).await;
+        let deleted = channel
+            .queue_delete(probe.name.as_str().into(), QueueDeleteOptions::default())
+            .await;
+        deleted.map_err(InspectError::Channel)?;
+        kept
+    }
+}
+
+async fn outlives_expiry(
+    probe: &Queue,
+    channel: &Channel,
+    publisher: &Publisher,
+) -> Result<bool, InspectError> {
+    /// Expiry is at the queue's head and takes milliseconds.
+    const WATCHED: Duration = Duration::from_secs(1);
+    let message = Outgoing {
+        exchange: String::new(),
+        routing_key: probe.name.clone(),
+        properties: BasicProperties::default().with_delivery_mode(2),
+        body: Bytes::new(),
+    };
+    publisher.publish(&message).await?;
+    tokio::time::sleep(WATCHED).await;
+    let state = channel
+        .queue_delete(probe.name.as_str().into(), QueueDeleteOptions::default())
+        .await
+        .map_err(InspectError::Channel)?;
+    Ok(state > 0)
+}
+
+impl Queue {
+    async fn check(&self, channel: &Channel) -> Result<QueueState, Problem> {
+        let problem = |error: DeclareError| Problem {
+            name: self.name.clone(),
+            detail: error.detail(),
+        };
+        // Passive first: an active declaration would create what is missing, and only it compares the arguments.
+        self.declare(channel, true).await.map_err(problem)?;
+        let (ready, consumers) = self.declare(channel, false).await.map_err(problem)?;
+        Ok(QueueState {
+            name: self.name.clone(),
+            ready,
+            consumers,
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! One connection that comes back.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use rand::RngExt as _;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+
+/// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost. Clones share it.
+#[derive(Clone)]
+pub struct Link {
+    state: watch::Receiver<State>,
+    name: &'static str,
+}
+
+/// The link's process is shutting down: there will be no connection any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the connection to the broker was closed by us")]
+pub struct Closed;
+
+#[derive(Clone, Default)]
+struct State {
+    connection: Option<Arc<Connection>>,
+    /// The broker takes no publishes: memory or disk alarm.
+    blocked: bool,
+}
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Short enough that everything is back within seconds of the broker, long enough not to be a load on it.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
+/// A connection that ended without an event is noticed at this interval.
+const POLL: Duration = Duration::from_secs(1);
+
+impl Link {
+    /// Starts to connect and returns at once. `name` is shown in RabbitMQ's list of connections. Cancelling `stop` closes
+    /// the connection.
+    pub fn open(config: &Config, name: &'static str, stop: CancellationToken) -> Self {
+        let (sender, state) = watch::channel(State::default());
+        let supervisor = Supervisor {
+            config: config.clone(),
+            name,
+            state: sender,
+        };
+        tokio::spawn(async move {
+            stop.run_until_cancelled(supervisor.run()).await;
+            supervisor.close().await;
+        });
+        Self { state, name }
+    }
+
+    /// The name given to [`Link::open`].
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether there is a connection now.
+    pub fn is_up(&self) -> bool {
+        self.state.borrow().connection.is_some()
+    }
+
+    /// Whether the broker refuses publishes now.
+    pub fn is_blocked(&self) -> bool {
+        self.state.borrow().blocked
+    }
+
+    /// Waits until there is a connection.
+    ///
+    /// # Errors
+    /// When the link was stopped.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn connection(&self) -> Result<Arc<Connection>, Closed> {
+        let mut state = self.state.clone();
+        let up = state
+            .wait_for(|state| state.connection.is_some())
+            .await
+            .map_err(|_| Closed)?;
+        up.connection.clone().ok_or(Closed)
+    }
+
+    /// Waits until there is a connection and the broker takes publishes.
+    ///
+    /// # Errors
+    /// When the link was stopped.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn writable(&self) -> Result<(), Closed> {
+        let mut state = self.state.clone();
+        let writable = |state: &State| state.connection.is_some() && !state.blocked;
+        state.wait_for(writable).await.map(|_| ()).map_err(|_| Closed)
+    }
+
+    /// A new channel on the connection, once there is one.
+    pub(crate) async fn channel(&self) -> Result<Channel, ChannelError> {
+        Ok(self.connection().await?.create_channel().await?)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChannelError {
+    #[error(transparent)]
+    Closed(#[from] Closed),
+    #[error(transparent)]
+    Refused(#[from] lapin::Error),
+}
+
+struct Supervisor {
+    config: Config,
+    name: &'static str,
+    state: watch::Sender<State>,
+}
+
+impl Supervisor {
+    async fn run(&self) {
+        let mut failures = 0_u32;
+        loop {
+            match self.connect().await {
+                Ok(connection) => {
+                    tracing::info!(broker = %self.config.address(), connection = self.name, "connected to the broker");
+                    failures = 0;
+                    let why = self.watch(connection).await;
+                    tracing::warn!(
+                        broker = %self.config.address(), connection = self.name, error = %why,
+                        "lost the connection to the broker; reconnecting"
+                    );
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(
+                        broker = %self.config.address(), connection = self.name, error = %error, failures,
+                        "cannot connect to the broker; is it running, and is broker.url right? trying again"
+                    );
+                }
+            }
+            tokio::time::sleep(backoff(failures)).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<Arc<Connection>, String> {
+        let properties = ConnectionProperties::default().with_connection_name(self.name.into());
+        let connecting = Connection::connect_uri(self.config.uri(), properties);
+        match timeout(self.config.connect_timeout(), connecting).await {
+            Ok(Ok(connection)) => Ok(Arc::new(connection)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {:?}", self.config.connect_timeout())),
+        }
+    }
+
+    /// Publishes the connection's state until it ends, and returns why it did.
+    async fn watch(&self, connection: Arc<Connection>) -> String {
+        let mut events = std::pin::pin!(connection.events_listener());
+        self.state.send_replace(State {
+            connection: Some(Arc::clone(&connection)),
+            blocked: false,
+        });
+        metrics::gauge!("magnetite_broker_connected", "connection" => self.name).set(1.0);
+        let mut poll = tokio::time::interval(POLL);
+        let why = loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Event::ConnectionBlocked(reason)) => self.blocked(Some(&reason)),
+                    Some(Event::ConnectionUnblocked) => self.blocked(None),
+                    Some(Event::Error(error)) => break error.to_string(),
+                    Some(_) => {}
+                    None => break "the connection ended".to_owned(),
+                },
+                _ = poll.tick() => if !connection.status().connected() {
+                    break "the connection ended without a word".to_owned();
+                },
+            }
+        };
+        self.state.send_replace(State::default());
+        metrics::gauge!("magnetite_broker_connected", "connection" => self.name).set(0.0);
+        why
+    }
+
+    fn blocked(&self, reason: Option<&str>) {
+        self.state.send_modify(|state| state.blocked = reason.is_some());
+        metrics::gauge!("magnetite_broker_blocked", "connection" => self.name)
+            .set(f64::from(reason.is_some()));
+        if let Some(reason) = reason {
+            tracing::warn!(
+                connection = self.name,
+                reason,
+                "the broker blocks publishing until it has memory and disk again; what owes a publish waits"
+            );
+        } else {
+            tracing::info!(connection = self.name, "the broker takes publishes again");
+        }
+    }
+
+    async fn close(&self) {
+        let connection = self.state.send_replace(State::default()).connection;
+        if let Some(connection) = connection {
+            // The process is ending: whether the broker still answers does not matter.
+            let _ = timeout(Duration::from_millis(500), connection.close(200, "OK".into())).await;
+        }
+    }
+}
+
+/// The wait before the next attempt to connect: doubling from 100 ms to 3 s, of which a random half is taken off, so that
+/// a fleet does not come back in step.
+pub(crate) fn backoff(failures: u32) -> Duration {
+    let full = BACKOFF_FIRST
+        .saturating_mul(1 << failures.min(10))
+        .min(BACKOFF_MAX);
+    full.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_grows_is_jittered_and_has_a_bound() {
+        for failures in 0..40 {
+            let wait = backoff(failures);
+            assert!(
+                wait >= BACKOFF_FIRST / 2 && wait <= BACKOFF_MAX,
+                "{failures}: {wait:?}"
+            );
+        }
+        assert!(backoff(20) >= BACKOFF_MAX / 2);
+        assert!((0..50).map(|_| backoff(5)).any(|wait| wait != backoff(5)));
+    }
+}

@@ -1,0 +1,384 @@
+//! Our messages on the wire: which exchange and key, which properties, which headers.
+//!
+//! | message | goes to | body | headers |
+//! |---|---|---|---|
+//! | event | exchange `P.events`, key = event type | the event's JSON | `traceparent` |
+//! | delivery that is due | exchange `P.deliveries`, key `due` | the same bytes | delivery headers |
+//! | delivery that waits | queue `P.delay.MS` | the same bytes | delivery headers |
+//! | dead letter | queue `P.dead` | the same bytes | delivery headers and those of [`DeadLetter`] |
+//! | rejected | queue `P.rejected` | as it came | as it came, and `magnetite-reason`, `-detail`, `-source`, `-rejected-ms` |
+//!
+//! Delivery headers: `magnetite-endpoint` (text), `magnetite-run`, `magnetite-attempt` (the next, 1-based),
+//! `magnetite-deferrals`, `magnetite-first-attempt-ms` and `magnetite-no-slot-since-ms` (numbers, the last two only when
+//! set), `magnetite-trigger` (`event`, `resend`, `ping`), `traceparent` when the publisher sent one. Properties:
+//! `message_id` = event id, `type` = event type, persistent, `application/json`.
+//!
+//! RabbitMQ's `x-` headers are never copied: with `x-death` a message would look as if it went round in circles.
+
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable},
+};
+use webhook::{DeadReason, Delivery, EndpointId, Event, EventId, EventType, Rejection, Trigger};
+
+use crate::Topology;
+
+/// A message to be published: to a queue of ours or, for events, to the exchange that publishers use.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+    pub(crate) properties: BasicProperties,
+    pub(crate) body: Bytes,
+}
+
+/// A message as it came from a queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// As it was published.
+    pub body: Bytes,
+    pub(crate) properties: BasicProperties,
+}
+
+/// Which queue a message was consumed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// Published events.
+    Events,
+    /// Deliveries whose next attempt is due.
+    Due,
+}
+
+/// How a delivery ended in the dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Header `magnetite-reason`.
+    pub reason: DeadReason,
+    /// Header `magnetite-attempts`: how many attempts were made.
+    pub attempts: u32,
+    /// Header `magnetite-last-status`: the HTTP status of the last attempt, when it was answered.
+    pub last_status: Option<u16>,
+    /// Header `magnetite-last-error`: the last attempt's result in words; empty before any attempt.
+    pub last_error: String,
+    /// Header `magnetite-dead-ms`: when, in Unix milliseconds.
+    pub dead_ms: u64,
+}
+
+/// A message that is not what its queue holds; it is quarantined.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadMessage {
+    /// The body or the message id is not an event's.
+    #[error(transparent)]
+    Event(#[from] Rejection),
+    /// A delivery header is missing or not readable.
+    #[error("header {name} is not {expected}")]
+    Header {
+        /// The header.
+        name: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+const ENDPOINT: &str = "magnetite-endpoint";
+const RUN: &str = "magnetite-run";
+const ATTEMPT: &str = "magnetite-attempt";
+const DEFERRALS: &str = "magnetite-deferrals";
+const FIRST_ATTEMPT_MS: &str = "magnetite-first-attempt-ms";
+const NO_SLOT_SINCE_MS: &str = "magnetite-no-slot-since-ms";
+const TRIGGER: &str = "magnetite-trigger";
+const TRACEPARENT: &str = "traceparent";
+/// W3C trace context, version 00, has 55 characters; later versions may be longer.
+const TRACEPARENT_CHARS_MAX: usize = 256;
+/// Longer texts in headers are cut: a header must fit into a frame.
+const TEXT_CHARS_MAX: usize = 512;
+
+impl BadMessage {
+    /// The stable word for the `magnetite-reason` header and metrics.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Event(rejection) => rejection.reason(),
+            Self::Header { .. } => "bad_header",
+        }
+    }
+}
+
+impl Outgoing {
+    /// An event as the lead pipeline publishes it.
+    pub fn event(topology: &Topology, id: &EventId, event_type: EventType, body: Bytes) -> Self {
+        Self {
+            exchange: topology.events_exchange(),
+            routing_key: event_type.as_str().to_owned(),
+            properties: event_properties(id, event_type),
+            body,
+        }
+    }
+
+    /// A delivery to be attempted as soon as a worker takes it.
+    pub fn due(topology: &Topology, delivery: &Delivery) -> Self {
+        let (exchange, key) = (topology.deliveries_exchange(), "due".to_owned());
+        Self::delivery(exchange, key, delivery, delivery_headers(delivery))
+    }
+
+    /// A delivery that comes due after `tier`, which must be one of the topology's tiers.
+    pub fn delay(topology: &Topology, delivery: &Delivery, tier: Duration) -> Self {
+        Self::delivery(
+            String::new(),
+            topology.delay(tier),
+            delivery,
+            delivery_headers(delivery),
+        )
+    }
+
+    /// A delivery that is not attempted again.
+    pub fn dead(topology: &Topology, delivery: &Delivery, letter: &DeadLetter) -> Self {
+        let mut headers = delivery_headers(delivery);
+        let mut set = |name: &str, value| {
+            headers.insert(name.into(), value);
+        };
+        set("magnetite-delivery", text(delivery.id().as_str()));
+        set("magnetite-reason", text(letter.reason.as_str()));
+        set("magnetite-attempts", number(letter.attempts));
+        if let Some(status) = letter.last_status {
+            set("magnetite-last-status", number(status));
+        }
+        set("magnetite-last-error", text(&letter.last_error));
+        set("magnetite-dead-ms", number(letter.dead_ms));
+        Self::delivery(String::new(), topology.dead(), delivery, headers)
+    }
+
+    /// A message that nobody here can work on, as it came. `reason` is a stable word, `detail` is for people.
+    pub fn rejected(
+        topology: &Topology,
+        message: &Message,
+        source: Source,
+        reason: &str,
+        detail: &str,
+        now_ms: u64,
+    ) -> Self {
+        let mut headers = FieldTable::default();
+        for (name, value) in message.headers() {
+            if !name.as_str().starts_with("x-") {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        headers.insert("magnetite-reason".into(), text(reason));
+        headers.insert("magnetite-detail".into(), text(detail));
+        headers.insert("magnetite-source".into(), text(source.as_str()));
+        headers.insert("magnetite-rejected-ms".into(), number(now_ms));
+        let from = &message.properties;
+        let mut properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_headers(headers);
+        if let Some(message_id) = from.message_id() {
+            properties = properties.with_message_id(message_id.clone());
+        }
+        if let Some(kind) = from.kind() {
+            properties = properties.with_type(kind.clone());
+        }
+        Self {
+            exchange: String::new(),
+            routing_key: topology.rejected(),
+            properties,
+            body: message.body.clone(),
+        }
+    }
+
+    fn delivery(exchange: String, routing_key: String, delivery: &Delivery, headers: FieldTable) -> Self {
+        let event = &delivery.event;
+        let properties = event_properties(&event.id, event.event_type).with_headers(headers);
+        Self {
+            exchange,
+            routing_key,
+            properties,
+            body: event.body.clone(),
+        }
+    }
+
+    /// For errors and logs: where the message was going.
+    pub(crate) fn target(&self) -> &str {
+        if self.exchange.is_empty() {
+            &self.routing_key
+        } else {
+            &self.exchange
+        }
+    }
+}
+
+fn event_properties(id: &EventId, event_type: EventType) -> BasicProperties {
+    BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type("application/json".into())
+        .with_message_id(id.as_str().into())
+        .with_type(event_type.as_str().into())
+}
+
+fn delivery_headers(delivery: &Delivery) -> FieldTable {
+    let mut headers = FieldTable::default();
+    let mut set = |name: &str, value| {
+        headers.insert(name.into(), value);
+    };
+    set(ENDPOINT, text(delivery.endpoint_id.as_str()));
+    set(RUN, number(delivery.run));
+    set(ATTEMPT, number(delivery.attempt));
+    set(DEFERRALS, number(delivery.deferrals));
+    set(TRIGGER, text(delivery.trigger.as_str()));
+    if let Some(first_attempt_ms) = delivery.first_attempt_ms {
+        set(FIRST_ATTEMPT_MS, number(first_attempt_ms));
+    }
+    if let Some(no_slot_since_ms) = delivery.no_slot_since_ms {
+        set(NO_SLOT_SINCE_MS, number(no_slot_since_ms));
+    }
+    if let Some(traceparent) = &delivery.event.traceparent {
+        set(TRACEPARENT, text(traceparent));
+    }
+    headers
+}
+
+fn text(text: &str) -> AMQPValue {
+    let cut: String = text.chars().take(TEXT_CHARS_MAX).collect();
+    AMQPValue::LongString(cut.into())
+}
+
+fn number(number: impl TryInto<i64>) -> AMQPValue {
+    AMQPValue::LongLongInt(number.try_into().unwrap_or(i64::MAX))
+}
+
+impl Message {
+    /// Reads a message of the events queue.
+    ///
+    /// # Errors
+    /// When it is not a valid event.
+    pub fn event(&self) -> Result<Event, BadMessage> {
+        let message_id = self
+            .properties
+            .message_id()
+            .as_ref()
+            .map(lapin::types::ShortString::as_str);
+        let traceparent = self
+            .text(TRACEPARENT)
+            .filter(|text| text.len() <= TRACEPARENT_CHARS_MAX);
+        Ok(Event::from_message(message_id, traceparent, self.body.clone())?)
+    }
+
+    /// Reads a message of the due queue.
+    ///
+    /// # Errors
+    /// When the event is not valid, or a delivery header is missing or out of bounds.
+    pub fn delivery(&self) -> Result<Delivery, BadMessage> {
+        let endpoint_id = self.text(ENDPOINT).filter(|id| !id.is_empty());
+        let trigger = self.text(TRIGGER).and_then(|name| name.parse::<Trigger>().ok());
+        let attempt = self.counter(ATTEMPT)?;
+        if attempt == 0 {
+            return Err(BadMessage::Header {
+                name: ATTEMPT,
+                expected: COUNTER,
+            });
+        }
+        Ok(Delivery {
+            event: Arc::new(self.event()?),
+            endpoint_id: endpoint_id.map(EndpointId::new).ok_or(BadMessage::Header {
+                name: ENDPOINT,
+                expected: "an endpoint's id",
+            })?,
+            run: self.counter(RUN)?,
+            attempt,
+            deferrals: self.counter(DEFERRALS)?,
+            no_slot_since_ms: self
+                .number(NO_SLOT_SINCE_MS)
+                .and_then(|ms| u64::try_from(ms).ok()),
+            first_attempt_ms: self
+                .number(FIRST_ATTEMPT_MS)
+                .and_then(|ms| u64::try_from(ms).ok()),
+            trigger: trigger.ok_or(BadMessage::Header {
+                name: TRIGGER,
+                expected: "event, resend or ping",
+            })?,
+        })
+    }
+
+    /// Feeds everything into `state` by which two messages of one queue differ, apart from their being redelivered.
+    pub fn hash_content(&self, state: &mut impl Hasher) {
+        self.body.hash(state);
+        self.properties
+            .message_id()
+            .as_ref()
+            .map(lapin::types::ShortString::as_str)
+            .hash(state);
+        self.text(ENDPOINT).hash(state);
+        for name in [RUN, ATTEMPT, DEFERRALS] {
+            self.number(name).hash(state);
+        }
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&lapin::types::ShortString, &AMQPValue)> {
+        self.properties.headers().iter().flat_map(FieldTable::inner)
+    }
+
+    fn header(&self, name: &str) -> Option<&AMQPValue> {
+        self.properties.headers().as_ref()?.inner().get(name)
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        match self.header(name)? {
+            AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
+            AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+            _ => None,
+        }
+    }
+
+    fn number(&self, name: &str) -> Option<i64> {
+        match *self.header(name)? {
+            AMQPValue::LongLongInt(number) => Some(number),
+            AMQPValue::LongInt(number) => Some(number.into()),
+            AMQPValue::LongUInt(number) => Some(number.into()),
+            AMQPValue::ShortInt(number) => Some(number.into()),
+            AMQPValue::ShortUInt(number) => Some(number.into()),
+            AMQPValue::ShortShortInt(number) => Some(number.into()),
+            AMQPValue::ShortShortUInt(number) => Some(number.into()),
+            _ => None,
+        }
+    }
+
+    fn counter(&self, name: &'static str) -> Result<u32, BadMessage> {
+        let counter = self.number(name).and_then(|number| u32::try_from(number).ok());
+        counter
+            .filter(|counter| *counter <= COUNTER_MAX)
+            .ok_or(BadMessage::Header {
+                name,
+                expected: COUNTER,
+            })
+    }
+}
+
+/// No honest counter comes near it, and one more never overflows.
+const COUNTER_MAX: u32 = 1_000_000_000;
+const COUNTER: &str = "a number within its bounds";
+
+impl Source {
+    /// `events` or `due`, the value of the `magnetite-source` header.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Due => "due",
+        }
+    }
+
+    /// The queue's full name.
+    pub fn queue(self, topology: &Topology) -> String {
+        match self {
+            Self::Events => topology.events(),
+            Self::Due => topology.due(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

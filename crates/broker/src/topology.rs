@@ -1,0 +1,395 @@
+//! Exchanges, queues and bindings, as data.
+//!
+//! A queue's name holds what its arguments fix (`delay.1000` keeps messages for 1000 ms), and the arguments of all
+//! other names are constants: a changed configuration declares new queues and never meets 406 PRECONDITION_FAILED.
+//! Operators tune limits by policy.
+
+use std::{fmt, time::Duration};
+
+use lapin::{
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+/// Every name of one installation, from its prefix and its delay tiers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    prefix: String,
+    tiers: Vec<Duration>,
+}
+
+/// An exchange: durable, never deleted by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Its full name.
+    pub name: String,
+    /// `topic` or `direct`.
+    pub kind: &'static str,
+}
+
+/// A queue: durable, a quorum queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Its full name.
+    pub name: String,
+    /// Declaration arguments.
+    pub arguments: Vec<(&'static str, Argument)>,
+}
+
+/// A declaration argument's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// A string.
+    Text(String),
+    /// A number.
+    Number(i64),
+}
+
+/// What an exchange passes to a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The exchange's full name.
+    pub exchange: String,
+    /// The queue's full name.
+    pub queue: String,
+    /// `#` is everything on a topic exchange.
+    pub routing_key: &'static str,
+}
+
+/// A declaration that the broker refused.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot declare {name} on the broker")]
+pub struct DeclareError {
+    /// The exchange or queue.
+    pub name: String,
+    #[source]
+    source: lapin::Error,
+}
+
+/// How often a message may come back before it is taken for poison. RabbitMQ counts every return, also those of a lost
+/// connection or a shutdown, so this leaves room for a bad night.
+const DELIVERY_LIMIT: i64 = 100;
+const DUE_KEY: &str = "due";
+
+impl Topology {
+    /// The topology with this name prefix and one delay queue for each tier (whole milliseconds, shortest first).
+    pub fn new(prefix: impl Into<String>, tiers: &[Duration]) -> Self {
+        Self {
+            prefix: prefix.into(),
+            tiers: tiers.to_vec(),
+        }
+    }
+
+    /// The topic exchange that publishers send events to; its routing keys are event types.
+    pub fn events_exchange(&self) -> String {
+        self.named("events")
+    }
+
+    /// The direct exchange that delay queues dead-letter to.
+    pub fn deliveries_exchange(&self) -> String {
+        self.named("deliveries")
+    }
+
+    /// The queue of published events.
+    pub fn events(&self) -> String {
+        self.named("events")
+    }
+
+    /// The queue of deliveries whose next attempt is due.
+    pub fn due(&self) -> String {
+        self.named("due")
+    }
+
+    /// The queue in which a delivery waits for `delay`.
+    pub fn delay(&self, delay: Duration) -> String {
+        self.named(&format!("delay.{}", delay.as_millis()))
+    }
+
+    /// The queue of dead letters.
+    pub fn dead(&self) -> String {
+        self.named("dead")
+    }
+
+    /// The queue of messages that could not be read, or that kept coming back.
+    pub fn rejected(&self) -> String {
+        self.named("rejected")
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    fn named(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// The exchanges.
+    pub fn exchanges(&self) -> Vec<Exchange> {
+        vec![
+            Exchange {
+                name: self.events_exchange(),
+                kind: "topic",
+            },
+            Exchange {
+                name: self.deliveries_exchange(),
+                kind: "direct",
+            },
+        ]
+    }
+
+    /// The queues, in the order in which they are declared: whatever dead-letters comes after what it dead-letters to.
+    pub fn queues(&self) -> Vec<Queue> {
+        let plain = |name| Queue {
+            name,
+            arguments: vec![quorum()],
+        };
+        let work = |name| Queue {
+            name,
+            arguments: self.work_arguments(),
+        };
+        let mut queues = vec![
+            plain(self.rejected()),
+            plain(self.dead()),
+            work(self.due()),
+            work(self.events()),
+        ];
+        queues.extend(self.tiers.iter().map(|tier| self.delay_queue(*tier)));
+        queues
+    }
+
+    /// The bindings. Messages for other queues go through the default exchange, by the queue's name.
+    pub fn bindings(&self) -> Vec<Binding> {
+        vec![
+            Binding {
+                exchange: self.deliveries_exchange(),
+                queue: self.due(),
+                routing_key: DUE_KEY,
+            },
+            Binding {
+                exchange: self.events_exchange(),
+                queue: self.events(),
+                routing_key: "#",
+            },
+        ]
+    }
+
+    fn work_arguments(&self) -> Vec<(&'static str, Argument)> {
+        let mut arguments = vec![quorum(), ("x-delivery-limit", Argument::Number(DELIVERY_LIMIT))];
+        arguments.extend(dead_letter_to(String::new(), self.rejected()));
+        arguments
+    }
+
+    fn delay_queue(&self, tier: Duration) -> Queue {
+        let ttl = i64::try_from(tier.as_millis()).unwrap_or(i64::MAX);
+        let mut arguments = vec![quorum(), ("x-message-ttl", Argument::Number(ttl))];
+        arguments.extend(dead_letter_to(self.deliveries_exchange(), DUE_KEY.to_owned()));
+        Queue {
+            name: self.delay(tier),
+            arguments,
+        }
+    }
+
+    /// Declares everything; what is there already and equal stays as it is.
+    ///
+    /// # Errors
+    /// When the broker refuses one; what came before it stays declared. After an error the channel is closed.
+    pub(crate) async fn declare_on(&self, channel: &Channel) -> Result<(), DeclareError> {
+        for exchange in self.exchanges() {
+            exchange.declare(channel, false).await?;
+        }
+        let bindings = self.bindings();
+        for queue in self.queues() {
+            queue.declare(channel, false).await?;
+            // Bound at once: from the first delay queue on, something may be dead-lettered to it.
+            for binding in bindings.iter().filter(|binding| binding.queue == queue.name) {
+                binding.declare(channel).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn quorum() -> (&'static str, Argument) {
+    ("x-queue-type", Argument::Text("quorum".to_owned()))
+}
+
+/// RabbitMQ's default dead-lettering loses messages when the target does not take them; this one keeps them until it
+/// has. It works only together with `reject-publish`.
+fn dead_letter_to(exchange: String, routing_key: String) -> [(&'static str, Argument); 4] {
+    [
+        ("x-dead-letter-exchange", Argument::Text(exchange)),
+        ("x-dead-letter-routing-key", Argument::Text(routing_key)),
+        (
+            "x-dead-letter-strategy",
+            Argument::Text("at-least-once".to_owned()),
+        ),
+        ("x-overflow", Argument::Text("reject-publish".to_owned())),
+    ]
+}
+
+impl Exchange {
+    pub(crate) async fn declare(&self, channel: &Channel, passive: bool) -> Result<(), DeclareError> {
+        let kind = if self.kind == "topic" {
+            ExchangeKind::Topic
+        } else {
+            ExchangeKind::Direct
+        };
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            passive,
+            ..Default::default()
+        };
+        channel
+            .exchange_declare(self.name.as_str().into(), kind, options, FieldTable::default())
+            .await
+            .map_err(|source| DeclareError {
+                name: self.name.clone(),
+                source,
+            })
+    }
+}
+
+impl Queue {
+    /// Returns how many messages are ready and how many consumers there are.
+    pub(crate) async fn declare(&self, channel: &Channel, passive: bool) -> Result<(u32, u32), DeclareError> {
+        let options = QueueDeclareOptions {
+            durable: true,
+            passive,
+            ..Default::default()
+        };
+        let mut arguments = FieldTable::default();
+        for (key, value) in &self.arguments {
+            let value = match value {
+                Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+                Argument::Number(number) => AMQPValue::LongLongInt(*number),
+            };
+            arguments.insert((*key).into(), value);
+        }
+        let queue = channel
+            .queue_declare(self.name.as_str().into(), options, arguments)
+            .await
+            .map_err(|source| DeclareError {
+                name: self.name.clone(),
+                source,
+            })?;
+        Ok((queue.message_count(), queue.consumer_count()))
+    }
+}
+
+impl Binding {
+    async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
+        channel
+            .queue_bind(
+                self.queue.as_str().into(),
+                self.exchange.as_str().into(),
+                self.routing_key.into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .map_err(|source| DeclareError {
+                name: self.queue.clone(),
+                source,
+            })
+    }
+}
+
+impl DeclareError {
+    pub(crate) fn detail(&self) -> String {
+        self.source.to_string()
+    }
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for exchange in self.exchanges() {
+            writeln!(f, "exchange {} ({})", exchange.name, exchange.kind)?;
+        }
+        for queue in self.queues() {
+            writeln!(f, "queue    {}", queue.name)?;
+            for (key, value) in &queue.arguments {
+                writeln!(f, "           {key} = {value}")?;
+            }
+        }
+        for binding in self.bindings() {
+            writeln!(
+                f,
+                "binding  {} --{}--> {}",
+                binding.exchange, binding.routing_key, binding.queue
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topology() -> Topology {
+        Topology::new("magnetite", &[Duration::from_secs(1), Duration::from_secs(30)])
+    }
+
+    fn argument<'a>(queue: &'a Queue, key: &str) -> Option<&'a Argument> {
+        queue
+            .arguments
+            .iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value)
+    }
+
+    #[test]
+    fn every_queue_that_dead_letters_does_so_at_least_once_to_something_declared_before_it() {
+        let topology = topology();
+        let mut declared = Vec::new();
+        for queue in topology.queues() {
+            if let Some(Argument::Text(exchange)) = argument(&queue, "x-dead-letter-exchange") {
+                let text = |key| argument(&queue, key).unwrap().to_string();
+                assert_eq!(text("x-dead-letter-strategy"), "\"at-least-once\"");
+                assert_eq!(text("x-overflow"), "\"reject-publish\"");
+                let key = text("x-dead-letter-routing-key").replace('"', "");
+                let bindings = topology.bindings();
+                let bound = bindings
+                    .iter()
+                    .find(|b| b.exchange == *exchange && b.routing_key == key);
+                let target = if exchange.is_empty() {
+                    key
+                } else {
+                    bound.unwrap().queue.clone()
+                };
+                assert!(
+                    declared.contains(&target),
+                    "{target} is declared after {}",
+                    queue.name
+                );
+            }
+            declared.push(queue.name);
+        }
+    }
+
+    #[test]
+    fn a_tier_is_in_the_name_of_its_queue() {
+        let names: Vec<_> = topology().queues().into_iter().map(|queue| queue.name).collect();
+        assert_eq!(
+            names,
+            [
+                "magnetite.rejected",
+                "magnetite.dead",
+                "magnetite.due",
+                "magnetite.events",
+                "magnetite.delay.1000",
+                "magnetite.delay.30000"
+            ]
+        );
+    }
+}
