@@ -30,7 +30,7 @@ mod inspect;
 pub use config::{BadUrl, Config};
 pub use consumer::{AckHandle, Incoming, consume};
 pub use inspect::{InspectError, Problem, QueueState, Server};
-pub use link::{Closed, Link};
+pub use link::{Closed, Link, backoff};
 pub use message::{BadMessage, DeadLetter, Message, Outgoing, Source};
 pub use publisher::{PublishError, Publisher, WINDOW_MAX};
 pub use topology::{Argument, Binding, DeclareError, Exchange, Queue, Topology};

@@ -67,6 +67,15 @@ impl Link {
         self.state.borrow().blocked
     }
 
+    /// Waits until the link's state changes from what it was at the last call on this clone.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn changed(&mut self) {
+        // An error says that the link was stopped, which is its last change.
+        let _ = self.state.changed().await;
+    }
+
     /// Waits until there is a connection.
     ///
     /// # Errors
@@ -90,10 +99,19 @@ impl Link {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub(crate) async fn writable(&self) -> Result<(), Closed> {
+    pub async fn writable(&self) -> Result<(), Closed> {
         let mut state = self.state.clone();
         let writable = |state: &State| state.connection.is_some() && !state.blocked;
         state.wait_for(writable).await.map(|_| ()).map_err(|_| Closed)
+    }
+
+    /// Waits until the link was stopped and its connection is closed, so that a process that ends says goodbye.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn closed(&self) {
+        let mut state = self.state.clone();
+        while state.changed().await.is_ok() {}
     }
 
     /// A new channel on the connection, once there is one.
@@ -204,9 +222,9 @@ impl Supervisor {
     }
 }
 
-/// The wait before the next attempt to connect: doubling from 100 ms to 3 s, of which a random half is taken off, so that
+/// The wait before the next try after this many failures: doubling from 100 ms to 3 s, of which a random half is taken off, so that
 /// a fleet does not come back in step.
-pub(crate) fn backoff(failures: u32) -> Duration {
+pub fn backoff(failures: u32) -> Duration {
     let full = BACKOFF_FIRST
         .saturating_mul(1 << failures.min(10))
         .min(BACKOFF_MAX);

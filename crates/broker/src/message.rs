@@ -121,6 +121,15 @@ impl Outgoing {
         }
     }
 
+    /// The event with its publisher's W3C trace context, for workers to continue.
+    #[must_use]
+    pub fn with_traceparent(mut self, traceparent: &str) -> Self {
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        headers.insert(TRACEPARENT.into(), text(traceparent));
+        self.properties = self.properties.with_headers(headers);
+        self
+    }
+
     /// A delivery to be attempted as soon as a worker takes it.
     pub fn due(topology: &Topology, delivery: &Delivery) -> Self {
         let (exchange, key) = (topology.deliveries_exchange(), "due".to_owned());

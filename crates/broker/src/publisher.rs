@@ -199,6 +199,10 @@ impl Publisher {
             }),
             Ok(Confirmation::Nack(_)) => Err(PublishError::Nacked { target }),
             Ok(Confirmation::NotRequested) => unreachable!("the pool's channels are in confirm mode"),
+            // The alarm came while it was under way.
+            Err(SendError::TimedOut) if self.link.is_blocked() => Err(PublishError::Blocked {
+                after: self.publish_timeout,
+            }),
             Err(SendError::TimedOut) => Err(PublishError::Unconfirmed {
                 target,
                 after: self.publish_timeout,

@@ -1,0 +1,110 @@
+//! One request to one endpoint.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use broker::Outgoing;
+use webhook::{AttemptResult, Delivery, Outcome};
+
+use crate::{
+    Context,
+    admission::Slot,
+    now_ms,
+    outcome::{self, Deferral},
+    registry::{Registered, display_chain},
+};
+
+/// Makes the delivery's next attempt, if the endpoint has a slot free. Returns the message that has to be published before
+/// the delivery's own message may be acked; none when it was delivered.
+pub(crate) async fn attempt(
+    context: &Context,
+    delivery: Delivery,
+    registered: &Registered,
+) -> Option<Outgoing> {
+    let endpoint = &registered.endpoint;
+    let Some(slot) = context.admission.admit(&endpoint.id).await else {
+        return Some(outcome::refused(context, delivery));
+    };
+    let (began, began_ms) = (Instant::now(), now_ms());
+    let headers = headers(&delivery, registered, began_ms);
+    let posting = context
+        .egress
+        .post(&endpoint.url, headers, delivery.event.body.clone());
+    let posted = tokio::select! {
+        posted = posting => posted,
+        // Shutting down: whether the endpoint got it is not known, so it is not charged.
+        () = context.abort.cancelled() => return Some(Outgoing::due(&context.topology, &delivery)),
+    };
+    match posted {
+        Ok(result) => {
+            let decided = webhook::outcome(
+                &result,
+                &context.config.schedule,
+                delivery.attempt,
+                SystemTime::now(),
+            );
+            conclude(slot, &delivery, registered, &result, decided, began.elapsed());
+            outcome::publish(context, delivery, registered, &result, decided, began_ms)
+        }
+        Err(fault) => {
+            drop(slot);
+            tracing::warn!(
+                delivery.id = %delivery.id(), error = display_chain(&fault),
+                "no attempt could be made; the endpoint is not charged"
+            );
+            Some(outcome::defer(context, delivery, Deferral::Fault))
+        }
+    }
+}
+
+/// Everything a request says besides its body (public contract, "Webhook Headers", and Standard Webhooks 1.0).
+fn headers(delivery: &Delivery, registered: &Registered, now_ms: u64) -> Vec<(&'static str, String)> {
+    let event = &delivery.event;
+    let now_s = (now_ms / 1000) as i64;
+    vec![
+        (signature::SIGNATURE_HEADER, registered.key.sign(&event.body)),
+        ("x-magnetite-event", event.event_type.as_str().to_owned()),
+        ("x-magnetite-timestamp", event.timestamp_ms.to_string()),
+        ("x-magnetite-delivery", delivery.id().to_string()),
+        ("x-magnetite-attempt", delivery.attempt.to_string()),
+        (signature::WEBHOOK_ID_HEADER, event.id.to_string()),
+        (signature::WEBHOOK_TIMESTAMP_HEADER, now_s.to_string()),
+        (
+            signature::WEBHOOK_SIGNATURE_HEADER,
+            registered
+                .key
+                .sign_standard(event.id.as_str(), now_s, &event.body),
+        ),
+    ]
+}
+
+/// Gives the slot back with the endpoint's behaviour, and writes the attempt's one line.
+fn conclude(
+    slot: Slot,
+    delivery: &Delivery,
+    registered: &Registered,
+    result: &AttemptResult,
+    decided: Outcome,
+    took: Duration,
+) {
+    slot.concluded(result.is_success());
+    let outcome = decided.as_str();
+    metrics::counter!("magnetite_attempts_total", "outcome" => outcome).increment(1);
+    metrics::histogram!("magnetite_attempt_duration_seconds").record(took);
+    let delay_ms = match decided {
+        Outcome::Retry { after } => Some(after.as_millis() as u64),
+        _ => None,
+    };
+    let failure = (!result.is_success()).then(|| result.to_string());
+    tracing::info!(
+        event.id = %delivery.event.id,
+        endpoint.id = %registered.endpoint.id,
+        delivery.id = %delivery.id(),
+        attempt.number = delivery.attempt,
+        http.status = result.status(),
+        outcome,
+        delay_ms,
+        duration_ms = took.as_millis() as u64,
+        failure,
+        "delivery attempted"
+    );
+}

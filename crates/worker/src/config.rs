@@ -1,0 +1,61 @@
+//! The bounds and times of one worker.
+
+use std::time::Duration;
+
+use broker::Source;
+use webhook::Schedule;
+
+/// The bounds and times of one worker. The defaults are those of the documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// When failed attempts are repeated.
+    pub schedule: Schedule,
+    /// How many attempts are in flight at once, over all endpoints. One endpoint gets at most a quarter of what is free.
+    pub in_flight_max: usize,
+    /// How many event messages are held unacked.
+    pub prefetch_events: u16,
+    /// How many due messages are held unacked.
+    pub prefetch_due: u16,
+    /// An event that matches more endpoints than this is not attempted inline: each delivery becomes a message of its own.
+    pub inline_max: usize,
+    /// A delivery that was refused a slot for longer than this is dead-lettered as `no_slot`.
+    pub defer_age_max: Duration,
+    /// How long attempts in flight may go on after the shutdown began. The contract gives an attempt 30 s.
+    pub shutdown_deadline: Duration,
+    /// How often changed endpoints are looked for.
+    pub registry_refresh: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            schedule: Schedule::default(),
+            in_flight_max: 512,
+            prefetch_events: 512,
+            prefetch_due: 512,
+            inline_max: 16,
+            defer_age_max: Duration::from_mins(10),
+            shutdown_deadline: Duration::from_secs(25),
+            registry_refresh: Duration::from_millis(250),
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn prefetch(&self, source: Source) -> u16 {
+        match source {
+            Source::Events => self.prefetch_events,
+            Source::Due => self.prefetch_due,
+        }
+    }
+
+    /// How many messages can be unacked at once.
+    pub(crate) fn unacked_max(&self) -> usize {
+        usize::from(self.prefetch_events) + usize::from(self.prefetch_due)
+    }
+
+    /// The broker can hand out again only what it saw no ack for: at most the prefetch. Twice that outlives a second loss.
+    pub(crate) fn recall_max(&self) -> usize {
+        2 * self.unacked_max()
+    }
+}

@@ -1,0 +1,69 @@
+//! A delivery whose next attempt is due.
+
+use std::sync::Arc;
+
+use broker::{Message, Source};
+use store::Lookup;
+use webhook::{CancelReason, DeadReason, Delivery};
+
+use crate::{
+    Context,
+    attempt::attempt,
+    intake::quarantine,
+    outcome::{self, Deferral},
+    registry::{Registered, display_chain},
+    settle::Settlement,
+};
+
+/// Makes the attempt, with the endpoint's URL and secret of now.
+pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement {
+    let reject = |reason, detail: &str| quarantine(context, Source::Due, message, reason, detail);
+    let delivery = match message.delivery() {
+        Ok(delivery) => delivery,
+        Err(bad) => return reject(bad.reason(), &bad.to_string()),
+    };
+    match look_up(context, &delivery).await {
+        Found::Endpoint(registered) if registered.endpoint.disabled.is_some() => {
+            outcome::dead_untried(context, &delivery, DeadReason::EndpointDisabled).into()
+        }
+        Found::Endpoint(registered) => attempt(context, delivery, &registered)
+            .await
+            .into_iter()
+            .collect(),
+        Found::Deleted => {
+            outcome::cancelled(&delivery, CancelReason::EndpointDeleted);
+            Settlement::default()
+        }
+        Found::Unknown => reject(
+            "unknown_endpoint",
+            "the database has never had this endpoint; is it the right one?",
+        ),
+        Found::Unavailable => outcome::defer(context, delivery, Deferral::Database).into(),
+    }
+}
+
+enum Found {
+    Endpoint(Arc<Registered>),
+    Deleted,
+    Unknown,
+    Unavailable,
+}
+
+/// What memory does not have the store is asked for: the endpoint may be newer than the last refresh, or deleted.
+async fn look_up(context: &Context, delivery: &Delivery) -> Found {
+    if let Some(registered) = context.registry.get(&delivery.endpoint_id) {
+        return Found::Endpoint(registered);
+    }
+    match context.store.endpoint(&delivery.endpoint_id).await {
+        Ok(Lookup::Found(endpoint)) => Found::Endpoint(Arc::new(endpoint.into())),
+        Ok(Lookup::Deleted) => Found::Deleted,
+        Ok(Lookup::Unknown) => Found::Unknown,
+        Err(error) => {
+            tracing::warn!(
+                endpoint.id = %delivery.endpoint_id, error = display_chain(&error),
+                "cannot look up the endpoint of a due delivery"
+            );
+            Found::Unavailable
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! From an event to its deliveries.
+
+use std::sync::Arc;
+
+use broker::{Message, Outgoing, Source};
+use futures_util::future::join_all;
+use webhook::{Delivery, Event};
+
+use crate::{Context, attempt::attempt, intake::quarantine, registry::Registered, settle::Settlement};
+
+/// Makes the first attempt for every endpoint that gets this event.
+///
+/// What is not attempted here becomes a message of its own, for any worker: everything when more than
+/// [`inline_max`](crate::Config::inline_max) endpoints match, and among several matches those that failed or were slow
+/// last. The event's message is acked only when all of its attempts have ended, and after a crash all of them are made
+/// again: an endpoint that keeps them waiting would cost its healthy siblings copies.
+pub(crate) async fn event(context: &Context, message: &Message) -> Settlement {
+    let event = match message.event() {
+        Ok(event) => Arc::new(event),
+        Err(bad) => return quarantine(context, Source::Events, message, bad.reason(), &bad.to_string()),
+    };
+    let matches = context.registry.matches(&event);
+    metrics::counter!("magnetite_events_total", "type" => event.event_type.as_str()).increment(1);
+    tracing::debug!(event.id = %event.id, matches = matches.len(), "event fanned out");
+    let (inline, apart) = split(context, matches);
+    let attempts = inline
+        .iter()
+        .map(|endpoint| attempt(context, first(&event, endpoint), endpoint));
+    let mut settlement: Settlement = join_all(attempts).await.into_iter().flatten().collect();
+    settlement.extend(
+        apart
+            .iter()
+            .map(|endpoint| Outgoing::due(&context.topology, &first(&event, endpoint))),
+    );
+    settlement
+}
+
+type Endpoints = Vec<Arc<Registered>>;
+
+/// Who is attempted inline, and who by a message apart.
+fn split(context: &Context, matches: Endpoints) -> (Endpoints, Endpoints) {
+    match matches.len() {
+        0 | 1 => (matches, Vec::new()),
+        many if many > context.config.inline_max => (Vec::new(), matches),
+        _ => matches
+            .into_iter()
+            .partition(|registered| !context.admission.is_suspect(&registered.endpoint.id)),
+    }
+}
+
+fn first(event: &Arc<Event>, registered: &Registered) -> Delivery {
+    Delivery::first(Arc::clone(event), registered.endpoint.id.clone())
+}

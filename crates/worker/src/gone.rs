@@ -1,0 +1,87 @@
+//! Endpoints that answered 410 are disabled in the store, off the hot path.
+//!
+//! They are disabled here at once and written back as soon as the database takes it. If the worker dies before that, the
+//! endpoint answers 410 once more and is disabled then.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use store::Store;
+use tokio::sync::Notify;
+use webhook::{DisabledReason, Endpoint, EndpointId};
+
+use crate::{
+    now_ms,
+    registry::{Registry, display_chain},
+};
+
+/// Endpoints to be disabled, each with the version that answered 410: at most one entry for each endpoint.
+#[derive(Default)]
+pub(crate) struct Gone {
+    pending: Mutex<HashMap<EndpointId, i64>>,
+    added: Notify,
+}
+
+const RETRY: Duration = Duration::from_secs(1);
+const FLUSH: Duration = Duration::from_millis(500);
+
+impl Gone {
+    pub(crate) fn disable(&self, registry: &Registry, endpoint: &Endpoint) {
+        tracing::warn!(endpoint.id = %endpoint.id, "the endpoint answered 410 Gone and is disabled");
+        registry.disable_gone(&endpoint.id, endpoint.version, now_ms());
+        self.lock().insert(endpoint.id.clone(), endpoint.version);
+        self.added.notify_one();
+    }
+
+    /// Writes to the store what is pending, for ever.
+    pub(crate) async fn write_back(&self, store: &Store) {
+        loop {
+            self.added.notified().await;
+            while !self.write_pending(store).await {
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// One last try at the end of the process.
+    pub(crate) async fn flush(&self, store: &Store) {
+        let _ = tokio::time::timeout(FLUSH, self.write_pending(store)).await;
+    }
+
+    /// False when something is still pending.
+    async fn write_pending(&self, store: &Store) -> bool {
+        let pending: Vec<_> = self
+            .lock()
+            .iter()
+            .map(|(id, version)| (id.clone(), *version))
+            .collect();
+        for (id, version) in pending {
+            let now_ms = now_ms() as i64;
+            match store
+                .disable_endpoint_unless_changed(&id, version, DisabledReason::Gone, now_ms)
+                .await
+            {
+                Ok(disabled) => tracing::info!(endpoint.id = %id, disabled, "410 recorded"),
+                Err(error) if error.is_unavailable() => {
+                    tracing::warn!(endpoint.id = %id, error = display_chain(&error), "cannot record a 410; trying again");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::error!(endpoint.id = %id, error = display_chain(&error), "cannot record a 410");
+                }
+            }
+            let mut pending = self.lock();
+            if pending.get(&id) == Some(&version) {
+                pending.remove(&id);
+            }
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<EndpointId, i64>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

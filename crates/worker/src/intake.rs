@@ -1,0 +1,112 @@
+//! From a message to a task.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use broker::{Incoming, Message, Outgoing, Source};
+use futures_util::FutureExt as _;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    Context, due, fanout, now_ms,
+    recall::{Arrival, Recall, Work},
+    settle::{Finished, Settlement},
+};
+
+/// Starts one task for each message; the prefetch bounds how many there are.
+pub(crate) struct Intake {
+    context: Arc<Context>,
+    recall: Arc<Recall>,
+    submit: mpsc::Sender<Finished>,
+    tasks: TaskTracker,
+}
+
+impl Intake {
+    pub(crate) fn new(context: Arc<Context>, recall: Arc<Recall>, submit: mpsc::Sender<Finished>) -> Self {
+        Self {
+            context,
+            recall,
+            submit,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    pub(crate) fn take(&self, source: Source, incoming: Incoming) {
+        match self.recall.arrive(source, &incoming) {
+            Arrival::New(work) => {
+                let context = Arc::clone(&self.context);
+                self.spawn(work, async move {
+                    settlement(&context, source, &incoming.message).await
+                });
+            }
+            Arrival::Parked(work, settlement) => self.spawn(work, std::future::ready(settlement)),
+            Arrival::Settled => incoming.ack.ack(),
+            Arrival::Attached => {}
+        }
+    }
+
+    fn spawn(&self, work: Arc<Work>, settlement: impl Future<Output = Settlement> + Send + 'static) {
+        let submit = self.submit.clone();
+        self.tasks.spawn(async move {
+            let finished = Finished::new(work, settlement.await);
+            // The committer ends only after every task has.
+            let _ = submit.send(finished).await;
+        });
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Waits until no message is in work. Messages that arrive meanwhile are waited for as well.
+    pub(crate) async fn idle(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Works on one message. A panic is a bug in the work on this very message: it is set aside, so that it neither stops the
+/// others nor comes back for ever.
+async fn settlement(context: &Context, source: Source, message: &Message) -> Settlement {
+    let work = async {
+        match source {
+            Source::Events => fanout::event(context, message).await,
+            Source::Due => due::delivery(context, message).await,
+        }
+    };
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(settlement) => settlement,
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+            let text = text
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_default();
+            tracing::error!(
+                panic = text,
+                "a bug: the work on a message panicked; the message is set aside"
+            );
+            quarantine(context, source, message, "panic", &text)
+        }
+    }
+}
+
+/// Sets a message aside with the reason; the queue goes on.
+pub(crate) fn quarantine(
+    context: &Context,
+    source: Source,
+    message: &Message,
+    reason: &'static str,
+    detail: &str,
+) -> Settlement {
+    let topology = &context.topology;
+    tracing::warn!(
+        queue = source.queue(topology),
+        bytes = message.body.len(),
+        reason,
+        detail,
+        "message rejected; it is in the queue {}",
+        topology.rejected()
+    );
+    metrics::counter!("magnetite_rejected_total", "reason" => reason).increment(1);
+    Outgoing::rejected(topology, message, source, reason, detail, now_ms()).into()
+}

@@ -1,0 +1,240 @@
+//! The delivery worker: from a published event to a settled message.
+//!
+//! ```text
+//! [events] -> intake -> fanout -> admission -> attempt -> outcome -> settle -> ack
+//! [due]    -> intake -> due    -> admission -> attempt -> outcome -> settle -> ack
+//!                                 registry (who wants what)   recall (what is already done)
+//! ```
+//!
+//! An event message is one unit of work: [`fanout`] finds the endpoints that want it, makes the first attempts itself and
+//! publishes what has to wait. A due message is one delivery whose next attempt has come; [`due`] looks its endpoint up
+//! and makes that attempt. Both end as a [`settle::Settlement`]: the messages to publish before the ack. The committer in
+//! [`settle`] publishes them in groups, waits for every confirm, and acks.
+//!
+//! What survives a crash: what the broker holds. Every message that was not acked is handed out again, to anyone. A
+//! worker's memory only spares work: [`recall`] remembers what was settled when the connection was lost before the ack
+//! arrived, so that the endpoint is not asked twice by the same worker.
+//!
+//! Invariants:
+//! - A message is acked after everything it caused is confirmed, never before.
+//! - No step between a message and its attempt waits for the database, except for a due delivery whose endpoint is not
+//!   known here.
+//! - Our own faults (no descriptor, no name server, no database, shutdown) put a delivery off and spend no attempt.
+//! - A panic in the work on one message quarantines that message and nothing else.
+//! - Memory is bounded by the prefetch of the two queues, the registry's bound and [`recall`]'s capacity.
+//!
+//! Deliberately absent: reading state back from a database to retry (a delivery carries its own), timers (delay queues are
+//! the only clock), any knowledge of other workers.
+
+mod config;
+mod registry;
+mod recall;
+mod intake;
+mod fanout;
+mod due;
+mod admission;
+mod attempt;
+mod outcome;
+mod settle;
+mod gone;
+
+use std::{sync::Arc, time::Duration};
+
+use broker::{Link, Publisher, Source, Topology};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use config::Config;
+
+use crate::{admission::Admission, gone::Gone, intake::Intake, recall::Recall, registry::Registry};
+
+/// What a worker works with.
+#[derive(Debug)]
+pub struct Deps {
+    /// The broker to consume from and publish to.
+    pub broker: broker::Config,
+    /// Where endpoints are kept; its schema must be up to date.
+    pub store: store::Store,
+    /// The way to endpoints.
+    pub egress: egress::Egress,
+    /// Told what the worker waits for; `None` once it consumes.
+    pub readiness: watch::Sender<Option<String>>,
+}
+
+/// Why a worker cannot work at all. Faults that can pass (broker or database away) are waited for instead.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The endpoints cannot be read, and waiting will not help.
+    #[error("cannot load the endpoints")]
+    Registry(#[source] store::Error),
+}
+
+/// What every task of one worker shares.
+struct Context {
+    config: Config,
+    topology: Topology,
+    registry: Registry,
+    admission: Arc<Admission>,
+    store: store::Store,
+    egress: egress::Egress,
+    gone: Gone,
+    /// Cancelled when attempts in flight have to be given up.
+    abort: CancellationToken,
+}
+
+/// Cancelling `stop` ends with the attempts in flight given up at the deadline; this is how long the rest may take.
+const LAST_COMMIT: Duration = Duration::from_millis(800);
+
+/// Delivers until `stop` is cancelled, and then shuts down: takes nothing new, hands back what was not begun, lets
+/// attempts in flight end until [`Config::shutdown_deadline`], puts the rest off uncharged, commits, and returns.
+///
+/// Waits, with a line in the log, for a database or broker that is away.
+///
+/// # Errors
+/// Only what waiting cannot mend.
+pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<(), Error> {
+    let ready = deps.readiness;
+    ready.send_replace(Some("loading the endpoints from the database".to_owned()));
+    let registry = match stop.run_until_cancelled(Registry::load(&deps.store)).await {
+        None => return Ok(()),
+        Some(loaded) => loaded.map_err(Error::Registry)?,
+    };
+    let (links, background) = (CancellationToken::new(), TaskTracker::new());
+    let publishing = Link::open(&deps.broker, "magnetite worker, publishing", links.clone());
+    let consuming = Link::open(&deps.broker, "magnetite worker, consuming", links.clone());
+    let publisher = Publisher::new(publishing.clone(), &deps.broker);
+    let context = Arc::new(Context {
+        topology: Topology::new(&deps.broker.prefix, config.schedule.tiers()),
+        registry,
+        admission: Admission::new(config.in_flight_max),
+        store: deps.store,
+        egress: deps.egress,
+        gone: Gone::default(),
+        abort: CancellationToken::new(),
+        config,
+    });
+    background.spawn(refresh(Arc::clone(&context), links.clone()));
+    background.spawn(record_gone(Arc::clone(&context), links.clone()));
+    background.spawn(watch_readiness(
+        ready,
+        publishing.clone(),
+        consuming.clone(),
+        links.clone(),
+    ));
+
+    let recall = Arc::new(Recall::new(context.config.recall_max()));
+    let (submit, submitted) = settle::channel(&context.config);
+    let committer = settle::Committer::new(
+        publisher,
+        publishing,
+        context.topology.clone(),
+        Arc::clone(&recall),
+    );
+    let committer = tokio::spawn(committer.run(submitted));
+    let intake = Arc::new(Intake::new(Arc::clone(&context), recall, submit));
+    let consumers =
+        [Source::Events, Source::Due].map(|source| consume(&context, &consuming, &intake, source, &stop));
+
+    stop.cancelled().await;
+    shut_down(&context, intake, committer, consumers).await;
+    links.cancel();
+    background.close();
+    background.wait().await;
+    Ok(())
+}
+
+fn consume(
+    context: &Arc<Context>,
+    link: &Link,
+    intake: &Arc<Intake>,
+    source: Source,
+    stop: &CancellationToken,
+) -> JoinHandle<()> {
+    let (context, link, intake, stop) = (
+        Arc::clone(context),
+        link.clone(),
+        Arc::clone(intake),
+        stop.clone(),
+    );
+    tokio::spawn(async move {
+        let topology = &context.topology;
+        let prefetch = context.config.prefetch(source);
+        let take = |incoming| intake.take(source, incoming);
+        broker::consume(&link, topology, &source.queue(topology), prefetch, &stop, take).await;
+    })
+}
+
+/// The consumers stop by themselves; what they handed out is waited for, then given up, then committed.
+async fn shut_down(
+    context: &Context,
+    intake: Arc<Intake>,
+    committer: JoinHandle<()>,
+    consumers: [JoinHandle<()>; 2],
+) {
+    let deadline = context.config.shutdown_deadline;
+    tracing::info!(
+        in_flight = intake.in_flight(),
+        ?deadline,
+        "shutting down; no new messages are taken"
+    );
+    if timeout(deadline, intake.idle()).await.is_err() {
+        tracing::warn!(
+            in_flight = intake.in_flight(),
+            "the deadline passed; attempts in flight are put off, uncharged"
+        );
+        context.abort.cancel();
+    }
+    let finish = async {
+        intake.idle().await;
+        drop(intake);
+        // A consumer returns when every message it handed out is settled and the acks are written.
+        let _ = committer.await;
+        for consumer in consumers {
+            let _ = consumer.await;
+        }
+    };
+    if timeout(LAST_COMMIT, finish).await.is_err() {
+        tracing::warn!("not everything could be committed; the broker hands those messages out again");
+    }
+}
+
+async fn refresh(context: Arc<Context>, stop: CancellationToken) {
+    let every = context.config.registry_refresh;
+    stop.run_until_cancelled(context.registry.follow(&context.store, every))
+        .await;
+}
+
+async fn record_gone(context: Arc<Context>, stop: CancellationToken) {
+    stop.run_until_cancelled(context.gone.write_back(&context.store))
+        .await;
+    context.gone.flush(&context.store).await;
+}
+
+async fn watch_readiness(
+    ready: watch::Sender<Option<String>>,
+    mut publishing: Link,
+    mut consuming: Link,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        let waits_for = match (consuming.is_up(), publishing.is_up(), publishing.is_blocked()) {
+            (false, ..) | (_, false, _) => Some("connecting to the broker"),
+            (.., true) => Some("the broker blocks publishing: memory or disk alarm"),
+            _ => None,
+        };
+        ready.send_if_modified(|now| {
+            let changed = now.as_deref() != waits_for;
+            *now = waits_for.map(str::to_owned);
+            changed
+        });
+        let either = async {
+            tokio::select! { () = publishing.changed() => {} () = consuming.changed() => {} }
+        };
+        stop.run_until_cancelled(either).await;
+    }
+}
+
+fn now_ms() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_epoch.unwrap_or_default().as_millis() as u64
+}

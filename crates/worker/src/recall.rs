@@ -1,0 +1,166 @@
+//! What this worker is doing and has done, so that a message that comes back is not worked on twice.
+//!
+//! When the connection is lost, the broker hands every unacked message out again, often to the same worker. Three things
+//! may have become of it here. It is still being worked on: then the new handle takes the old one's place. Its work is
+//! done but what it owes could not be published, because its handle was dead: then it is committed with the new handle. It
+//! is settled and only the ack was lost: then it is acked. In none of them is the endpoint asked again.
+//!
+//! Only messages that RabbitMQ marks as redelivered are looked up: the same content published twice is two messages.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use broker::{AckHandle, Incoming, Source};
+
+use crate::settle::Settlement;
+
+/// One message in work.
+#[derive(Debug)]
+pub(crate) struct Work {
+    key: u64,
+    /// The handle of the latest copy that the broker handed out.
+    ack: Mutex<AckHandle>,
+}
+
+/// What to do with a message that arrived.
+pub(crate) enum Arrival {
+    /// Work on it.
+    New(Arc<Work>),
+    /// Its earlier copy is in work; nothing is left to do with this one.
+    Attached,
+    /// Commit what its earlier copy came to.
+    Parked(Arc<Work>, Settlement),
+    /// Ack it.
+    Settled,
+}
+
+pub(crate) struct Recall {
+    hasher: RandomState,
+    capacity: usize,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<u64, Entry>,
+    /// Keys of what is not in work any more, oldest first: what is forgotten next.
+    done: VecDeque<u64>,
+}
+
+enum Entry {
+    Working(Arc<Work>),
+    Parked(Arc<Work>, Settlement),
+    Settled,
+}
+
+impl Recall {
+    /// Remembers at most `capacity` messages besides those in work.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            capacity,
+            entries: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn arrive(&self, source: Source, incoming: &Incoming) -> Arrival {
+        let key = self.key(source, incoming);
+        let mut entries = self.lock();
+        if incoming.redelivered {
+            match entries.by_key.remove(&key) {
+                Some(Entry::Working(work)) => {
+                    *work.lock() = incoming.ack.clone();
+                    entries.by_key.insert(key, Entry::Working(work));
+                    return Arrival::Attached;
+                }
+                Some(Entry::Parked(work, settlement)) => {
+                    *work.lock() = incoming.ack.clone();
+                    entries.by_key.insert(key, Entry::Working(Arc::clone(&work)));
+                    return Arrival::Parked(work, settlement);
+                }
+                Some(Entry::Settled) => {
+                    entries.by_key.insert(key, Entry::Settled);
+                    return Arrival::Settled;
+                }
+                None => {}
+            }
+        }
+        let work = Arc::new(Work {
+            key,
+            ack: Mutex::new(incoming.ack.clone()),
+        });
+        entries.by_key.insert(key, Entry::Working(Arc::clone(&work)));
+        Arrival::New(work)
+    }
+
+    /// Everything the message caused is confirmed: acks the latest copy of it.
+    pub(crate) fn settled(&self, work: &Arc<Work>) {
+        let mut entries = self.lock();
+        if entries.is_working(work) {
+            entries.done(work.key, Entry::Settled, self.capacity);
+        }
+        work.lock().ack();
+    }
+
+    /// The message has to wait until the broker hands it out again, because its handle is dead. Gives the settlement back
+    /// when that has happened meanwhile.
+    pub(crate) fn park(&self, work: &Arc<Work>, settlement: Settlement) -> Result<(), Settlement> {
+        let mut entries = self.lock();
+        if work.is_live() {
+            return Err(settlement);
+        }
+        if entries.is_working(work) {
+            entries.done(
+                work.key,
+                Entry::Parked(Arc::clone(work), settlement),
+                self.capacity,
+            );
+        }
+        Ok(())
+    }
+
+    fn key(&self, source: Source, incoming: &Incoming) -> u64 {
+        let mut state = self.hasher.build_hasher();
+        source.hash(&mut state);
+        incoming.message.hash_content(&mut state);
+        state.finish()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Work {
+    /// Whether an ack would reach the broker.
+    pub(crate) fn is_live(&self) -> bool {
+        self.lock().is_live()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, AckHandle> {
+        self.ack.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    /// False when another message of the same content has taken its place.
+    fn is_working(&self, work: &Arc<Work>) -> bool {
+        matches!(self.by_key.get(&work.key), Some(Entry::Working(now)) if Arc::ptr_eq(now, work))
+    }
+
+    fn done(&mut self, key: u64, entry: Entry, capacity: usize) {
+        self.by_key.insert(key, entry);
+        self.done.push_back(key);
+        while self.done.len() > capacity {
+            let Some(oldest) = self.done.pop_front() else {
+                break;
+            };
+            if !matches!(self.by_key.get(&oldest), Some(Entry::Working(_))) {
+                self.by_key.remove(&oldest);
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! All endpoints, in memory.
+//!
+//! Loaded before anything is consumed and refreshed from the store's counter. While the database is away the worker goes
+//! on with what it knows.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
+};
+
+use signature::SigningKey;
+use store::Store;
+use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId};
+
+/// An endpoint with what signing needs worked out.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) key: SigningKey,
+}
+
+/// The endpoints that this worker knows.
+pub(crate) struct Registry {
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Everything up to this version of the store's counter is in here.
+    version: i64,
+    by_id: HashMap<EndpointId, Arc<Registered>>,
+    by_organization: HashMap<OrganizationId, Vec<Arc<Registered>>>,
+}
+
+/// The wait between two tries to load; long enough to read the log by, short enough not to be noticed after.
+const LOAD_RETRY: Duration = Duration::from_secs(1);
+
+impl Registry {
+    /// Loads every endpoint; waits for a database that is away.
+    pub(crate) async fn load(store: &Store) -> Result<Self, store::Error> {
+        loop {
+            match store.load_registry().await {
+                Ok(snapshot) => {
+                    let mut known = Known {
+                        version: snapshot.version,
+                        ..Known::default()
+                    };
+                    snapshot
+                        .endpoints
+                        .into_iter()
+                        .for_each(|endpoint| known.insert(endpoint));
+                    tracing::info!(
+                        endpoints = known.by_id.len(),
+                        version = known.version,
+                        "endpoints loaded"
+                    );
+                    known.report();
+                    return Ok(Self {
+                        known: RwLock::new(known),
+                    });
+                }
+                Err(error) if error.is_unavailable() => tracing::warn!(
+                    error = display_chain(&error),
+                    "the database is not there, and without endpoints nothing can be delivered; trying again"
+                ),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(LOAD_RETRY).await;
+        }
+    }
+
+    /// Takes over changes, for ever.
+    pub(crate) async fn follow(&self, store: &Store, every: Duration) {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failures = 0_u64;
+        loop {
+            ticks.tick().await;
+            match self.refresh(store).await {
+                Ok(()) if failures > 0 => {
+                    tracing::info!(
+                        failures,
+                        "the database answers again; the endpoints are up to date"
+                    );
+                    failures = 0;
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    if failures == 0 {
+                        tracing::warn!(
+                            error = display_chain(&error),
+                            "cannot look for changed endpoints; going on with those that are known"
+                        );
+                    }
+                    failures += 1;
+                    metrics::counter!("magnetite_registry_refresh_failures_total").increment(1);
+                }
+            }
+        }
+    }
+
+    async fn refresh(&self, store: &Store) -> Result<(), store::Error> {
+        let current = store.registry_version().await?;
+        let mut version = self.read().version;
+        if current < version {
+            return self.reload(store).await;
+        }
+        while version < current {
+            let changes = match store.registry_changes(version).await {
+                Err(store::Error::RegistryWentBack { .. }) => return self.reload(store).await,
+                changes => changes?,
+            };
+            version = changes.version;
+            let mut known = self.write();
+            changes.deleted.iter().for_each(|id| known.remove(id));
+            changes
+                .endpoints
+                .into_iter()
+                .for_each(|endpoint| known.insert(endpoint));
+            known.version = version;
+            known.report();
+        }
+        Ok(())
+    }
+
+    async fn reload(&self, store: &Store) -> Result<(), store::Error> {
+        tracing::warn!("the database went back in time (a restored backup?); loading all endpoints again");
+        let loaded = Self::load(store).await?;
+        *self.write() = loaded.known.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(())
+    }
+
+    /// The endpoints that get this event.
+    pub(crate) fn matches(&self, event: &Event) -> Vec<Arc<Registered>> {
+        let known = self.read();
+        let of_organization = known.by_organization.get(&event.organization_id);
+        let considered = of_organization.into_iter().flatten();
+        considered
+            .filter(|registered| registered.endpoint.mismatch(event).is_none())
+            .cloned()
+            .collect()
+    }
+
+    /// The endpoint as it is known now.
+    pub(crate) fn get(&self, id: &EndpointId) -> Option<Arc<Registered>> {
+        self.read().by_id.get(id).cloned()
+    }
+
+    /// Disables an endpoint here, before the store says so, if it is still at `version`.
+    pub(crate) fn disable_gone(&self, id: &EndpointId, version: i64, at_ms: u64) {
+        let mut known = self.write();
+        if let Some(registered) = known.by_id.get(id)
+            && registered.endpoint.version == version
+        {
+            let mut endpoint = registered.endpoint.clone();
+            endpoint.disabled = Some(Disabled {
+                reason: DisabledReason::Gone,
+                at_ms: at_ms as i64,
+            });
+            known.insert(endpoint);
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn insert(&mut self, endpoint: Endpoint) {
+        self.remove(&endpoint.id);
+        let registered = Arc::new(Registered::from(endpoint));
+        let organization = registered.endpoint.organization_id.clone();
+        self.by_organization
+            .entry(organization)
+            .or_default()
+            .push(Arc::clone(&registered));
+        self.by_id.insert(registered.endpoint.id.clone(), registered);
+    }
+
+    fn remove(&mut self, id: &EndpointId) {
+        let Some(removed) = self.by_id.remove(id) else {
+            return;
+        };
+        let organization = &removed.endpoint.organization_id;
+        if let Some(siblings) = self.by_organization.get_mut(organization) {
+            siblings.retain(|sibling| sibling.endpoint.id != *id);
+            if siblings.is_empty() {
+                self.by_organization.remove(organization);
+            }
+        }
+    }
+
+    fn report(&self) {
+        metrics::gauge!("magnetite_registry_endpoints").set(self.by_id.len() as f64);
+        metrics::gauge!("magnetite_registry_version").set(self.version as f64);
+    }
+}
+
+impl From<Endpoint> for Registered {
+    fn from(endpoint: Endpoint) -> Self {
+        Self {
+            key: SigningKey::new(&endpoint.secret),
+            endpoint,
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn display_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use signature::Secret;
+    use webhook::{ProjectId, Subscription};
+
+    use super::*;
+
+    fn endpoint(id: &str, organization: &str, project: Option<&str>, events: &str, version: i64) -> Endpoint {
+        Endpoint {
+            id: EndpointId::new(id),
+            organization_id: OrganizationId::new(organization),
+            project_id: project.map(ProjectId::new),
+            url: "https://example.com".to_owned(),
+            subscription: events.parse::<Subscription>().unwrap(),
+            secret: Secret::generate([7; 32]),
+            disabled: None,
+            version,
+            created_at_ms: 0,
+            updated_at_ms: 0,
+        }
+    }
+
+    fn event(organization: &str, project: &str, event_type: &str) -> Event {
+        let body = format!(
+            r#"{{"event":"{event_type}","timestamp":1,"organization_id":"{organization}","project_id":"{project}","lead_id":"l","data":{{}}}}"#
+        );
+        Event::from_message(None, None, Bytes::from(body)).unwrap()
+    }
+
+    fn registry(endpoints: Vec<Endpoint>) -> Registry {
+        let mut known = Known::default();
+        for endpoint in endpoints {
+            known.insert(endpoint);
+        }
+        Registry {
+            known: RwLock::new(known),
+        }
+    }
+
+    fn matched(registry: &Registry, event: &Event) -> Vec<String> {
+        registry
+            .matches(event)
+            .iter()
+            .map(|found| found.endpoint.id.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn organization_project_type_and_state_decide_who_gets_an_event() {
+        let mut off = endpoint("off", "org", None, "*", 1);
+        off.disabled = Some(Disabled {
+            reason: DisabledReason::Manual,
+            at_ms: 0,
+        });
+        let registry = registry(vec![
+            endpoint("all", "org", None, "*", 1),
+            endpoint("project", "org", Some("p1"), "*", 1),
+            endpoint("research", "org", None, "research.*", 1),
+            endpoint("stranger", "other", None, "*", 1),
+            off,
+        ]);
+        assert_eq!(
+            matched(&registry, &event("org", "p1", "lead.created")),
+            ["all", "project"]
+        );
+        assert_eq!(
+            matched(&registry, &event("org", "p2", "research.failed")),
+            ["all", "research"]
+        );
+        assert_eq!(
+            matched(&registry, &event("nobody", "p1", "lead.created")),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn a_changed_endpoint_replaces_the_old_one_and_a_removed_one_is_gone() {
+        let registry = registry(vec![
+            endpoint("a", "org", None, "*", 1),
+            endpoint("b", "org", None, "*", 2),
+        ]);
+        registry
+            .write()
+            .insert(endpoint("a", "org", None, "lead.failed", 3));
+        assert_eq!(matched(&registry, &event("org", "p", "lead.created")), ["b"]);
+        registry.write().remove(&EndpointId::new("b"));
+        assert!(registry.get(&EndpointId::new("b")).is_none());
+        assert_eq!(matched(&registry, &event("org", "p", "lead.failed")), ["a"]);
+    }
+
+    #[test]
+    fn a_410_disables_the_version_that_was_asked_and_no_later_one() {
+        let registry = registry(vec![endpoint("a", "org", None, "*", 5)]);
+        let id = EndpointId::new("a");
+        registry.disable_gone(&id, 4, 9);
+        assert_eq!(registry.get(&id).unwrap().endpoint.disabled, None);
+        registry.disable_gone(&id, 5, 9);
+        assert!(registry.get(&id).unwrap().endpoint.disabled.is_some());
+        assert_eq!(matched(&registry, &event("org", "p", "lead.created")), [""; 0]);
+    }
+}
