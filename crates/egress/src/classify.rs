@@ -1,0 +1,364 @@
+//! Whose fault it was: from an error of the HTTP client to a failure of the endpoint or a fault of ours.
+
+use std::error::Error;
+use std::io;
+use std::net::IpAddr;
+
+use webhook::{Failure, FailureKind, Phase};
+
+use crate::client::Fault;
+use crate::policy::Refusal;
+use crate::resolver::LookupError;
+use crate::tls;
+
+/// The longest detail, in bytes. Parts of it can come from the endpoint: a certificate's names, a parser's words.
+const DETAIL_BYTES_MAX: usize = 400;
+
+/// What is known of a request that failed, besides the error.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempted<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) phase: Phase,
+    /// Where it was connected to, if it got so far.
+    pub(crate) address: Option<IpAddr>,
+}
+
+/// A URL or an address that the policy does not allow: found before anything is connected to.
+pub(crate) fn refused(refusal: &Refusal) -> Failure {
+    let kind = match refusal {
+        Refusal::Address { .. } | Refusal::Resolved { .. } => FailureKind::AddressRefused,
+        Refusal::NameNotFound { .. } => FailureKind::NameNotFound,
+        _ => FailureKind::BadUrl,
+    };
+    failure(Phase::Resolve, kind, refusal.to_string())
+}
+
+/// The deadline of the whole attempt passed. While a name is being looked up that is the name servers' doing.
+pub(crate) fn out_of_time(
+    attempted: Attempted<'_>,
+    source: tokio::time::error::Elapsed,
+) -> Result<Failure, Fault> {
+    let Attempted { host, phase, .. } = attempted;
+    if phase == Phase::Resolve {
+        return Err(Fault::Resolver {
+            host: host.to_owned(),
+            source: Box::new(source),
+        });
+    }
+    let detail = match phase {
+        Phase::Connect => format!("{host} did not accept the connection in time"),
+        Phase::Tls => format!("{host} did not complete the TLS handshake in time"),
+        _ => format!("{host} did not answer in time, status, headers and body"),
+    };
+    Ok(failure(phase, FailureKind::Timeout, detail))
+}
+
+/// The client gave up.
+pub(crate) fn failed(
+    error: &reqwest::Error,
+    attempted: Attempted<'_>,
+    has_route: impl Fn(IpAddr) -> bool,
+) -> Result<Failure, Fault> {
+    let found = from_causes(&causes(error), attempted, has_route)?;
+    Ok(found.unwrap_or_else(|| without_cause(error, attempted)))
+}
+
+/// Whether a machine that has run out of something said no, rather than the network.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| {
+        [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::EADDRNOTAVAIL,
+            libc::EAGAIN,
+        ]
+        .contains(&code)
+    })
+}
+
+/// Whether the connection ended where a body without a length may end.
+pub(crate) fn is_end_of_stream(error: &reqwest::Error) -> bool {
+    causes(error)
+        .iter()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+}
+
+/// An error and all that it was caused by, outermost first. An I/O error hides the error it wraps from `source`, so
+/// that is looked up in its own way.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
+    let mut causes = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        causes.push(error);
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    causes
+}
+
+/// The most telling cause, if there is one that is known.
+fn from_causes(
+    causes: &[&(dyn Error + 'static)],
+    attempted: Attempted<'_>,
+    has_route: impl Fn(IpAddr) -> bool,
+) -> Result<Option<Failure>, Fault> {
+    let Attempted { host, phase, .. } = attempted;
+    if let Some(error) = find::<LookupError>(causes) {
+        return from_lookup(error, host).map(Some);
+    }
+    if let Some(error) = find::<rustls::Error>(causes) {
+        return Ok(Some(failure(phase, FailureKind::Tls, tls::explain(error, host))));
+    }
+    if let Some(error) = find::<hyper::Error>(causes).filter(|error| error.is_parse()) {
+        let detail = format!("{host} did not answer in HTTP: {error}");
+        return Ok(Some(failure(Phase::Response, FailureKind::Protocol, detail)));
+    }
+    if let Some(error) = find::<io::Error>(causes) {
+        return from_io(error, attempted, has_route).map(Some);
+    }
+    Ok(find::<hyper::Error>(causes)
+        .filter(|error| is_early_end(error))
+        .map(|_| {
+            failure(
+                phase,
+                FailureKind::ConnectionReset,
+                format!("{host} closed the connection before it answered"),
+            )
+        }))
+}
+
+/// The innermost cause of a type.
+fn find<'a, E: Error + 'static>(causes: &[&'a (dyn Error + 'static)]) -> Option<&'a E> {
+    causes.iter().rev().find_map(|cause| cause.downcast_ref::<E>())
+}
+
+fn is_early_end(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_canceled() || error.is_closed()
+}
+
+fn from_lookup(error: &LookupError, host: &str) -> Result<Failure, Fault> {
+    match error {
+        LookupError::NotFound => Ok(refused(&Refusal::NameNotFound {
+            host: host.to_owned(),
+        })),
+        LookupError::Refused(refusal) => Ok(refused(refusal)),
+        LookupError::Unanswered(source) => Err(Fault::Resolver {
+            host: host.to_owned(),
+            source: Box::new(source.clone()),
+        }),
+    }
+}
+
+fn from_io(
+    error: &io::Error,
+    attempted: Attempted<'_>,
+    has_route: impl Fn(IpAddr) -> bool,
+) -> Result<Failure, Fault> {
+    let Attempted { host, phase, address } = attempted;
+    if is_shortage(error) || error.raw_os_error() == Some(libc::EPERM) {
+        return Err(Fault::Socket {
+            host: host.to_owned(),
+            source: copy(error),
+        });
+    }
+    if is_unreachable(error) {
+        // Routers and firewalls near the endpoint send these as well ("host prohibited" is a common default). It is
+        // our fault only if our own routing table has no way to it.
+        return match address {
+            Some(address) if has_route(address) => {
+                let detail = format!("the network says that {host} ({address}) cannot be reached: {error}");
+                Ok(failure(phase, FailureKind::ConnectionRefused, detail))
+            }
+            _ => Err(Fault::NoRoute {
+                host: host.to_owned(),
+                source: copy(error),
+            }),
+        };
+    }
+    Ok(from_io_kind(error, host, phase))
+}
+
+fn from_io_kind(error: &io::Error, host: &str, phase: Phase) -> Failure {
+    use io::ErrorKind as E;
+    match error.kind() {
+        E::ConnectionRefused => failure(
+            phase,
+            FailureKind::ConnectionRefused,
+            format!("{host} refused the connection"),
+        ),
+        E::TimedOut => failure(
+            phase,
+            FailureKind::Timeout,
+            format!("the connection to {host} timed out"),
+        ),
+        E::BrokenPipe => {
+            let detail = format!("{host} closed the connection while the request was written");
+            failure(Phase::Send, FailureKind::ConnectionReset, detail)
+        }
+        E::InvalidData | E::InvalidInput => failure(
+            phase,
+            FailureKind::Protocol,
+            format!("{host} did not answer in HTTP: {error}"),
+        ),
+        _ if phase == Phase::Connect => {
+            let detail = format!("the connection to {host} could not be made: {error}");
+            failure(phase, FailureKind::ConnectionRefused, detail)
+        }
+        _ => {
+            let detail = format!("{host} ended the connection early: {error}");
+            failure(phase, FailureKind::ConnectionReset, detail)
+        }
+    }
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| {
+        [
+            libc::ENETUNREACH,
+            libc::ENETDOWN,
+            libc::EHOSTUNREACH,
+            libc::EHOSTDOWN,
+            libc::EACCES,
+        ]
+        .contains(&code)
+    })
+}
+
+/// No cause that is known: the client's own, or HTTP/2's, which keeps its causes to itself.
+fn without_cause(error: &reqwest::Error, Attempted { host, phase, .. }: Attempted<'_>) -> Failure {
+    if error.is_timeout() {
+        return failure(
+            phase,
+            FailureKind::Timeout,
+            format!("{host} did not answer in time"),
+        );
+    }
+    if error.is_builder() {
+        return failure(
+            Phase::Resolve,
+            FailureKind::BadUrl,
+            "no request can be made for the URL".to_owned(),
+        );
+    }
+    // The outermost error's text would contain the URL.
+    let words = causes(error)
+        .last()
+        .filter(|cause| !cause.is::<reqwest::Error>())
+        .map(ToString::to_string);
+    let words = words.unwrap_or_else(|| "unknown".to_owned());
+    failure(
+        phase,
+        FailureKind::Protocol,
+        format!("HTTP with {host} failed: {words}"),
+    )
+}
+
+fn failure(phase: Phase, kind: FailureKind, mut detail: String) -> Failure {
+    detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+    Failure { phase, kind, detail }
+}
+
+/// An I/O error that can be kept: the original belongs to the client's.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ATTEMPTED: Attempted<'static> = Attempted {
+        host: "hooks.example.com",
+        phase: Phase::Connect,
+        address: Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))),
+    };
+
+    fn errno(code: i32, routed: bool) -> Result<Failure, Fault> {
+        // As the client wraps it.
+        let error = io::Error::other(io::Error::from_raw_os_error(code));
+        from_causes(&causes(&error), ATTEMPTED, |_| routed).map(|found| found.expect("a known cause"))
+    }
+
+    #[test]
+    fn what_this_machine_ran_out_of_is_never_the_endpoints_fault() {
+        for code in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::EADDRNOTAVAIL,
+            libc::EPERM,
+        ] {
+            assert!(
+                matches!(errno(code, true), Err(Fault::Socket { .. })),
+                "errno {code}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_way_to_the_endpoint_is_our_fault_only_if_our_routing_table_has_none() {
+        for code in [
+            libc::ENETUNREACH,
+            libc::EHOSTUNREACH,
+            libc::EHOSTDOWN,
+            libc::EACCES,
+        ] {
+            assert!(
+                matches!(errno(code, false), Err(Fault::NoRoute { .. })),
+                "errno {code}"
+            );
+            let failure = errno(code, true).expect("the endpoint's");
+            assert_eq!(failure.kind, FailureKind::ConnectionRefused, "errno {code}");
+        }
+    }
+
+    #[test]
+    fn what_the_endpoint_did_to_the_connection_is_its_own_fault() {
+        for (code, kind) in [
+            (libc::ECONNREFUSED, FailureKind::ConnectionRefused),
+            (libc::ECONNRESET, FailureKind::ConnectionReset),
+            (libc::ECONNABORTED, FailureKind::ConnectionReset),
+            (libc::EPIPE, FailureKind::ConnectionReset),
+            (libc::ETIMEDOUT, FailureKind::Timeout),
+        ] {
+            let phase = if code == libc::ECONNREFUSED {
+                Phase::Connect
+            } else {
+                Phase::Response
+            };
+            let error = io::Error::from_raw_os_error(code);
+            let failure =
+                from_io(&error, Attempted { phase, ..ATTEMPTED }, |_| true).expect("the endpoint's");
+            assert_eq!(failure.kind, kind, "errno {code}");
+        }
+    }
+
+    #[test]
+    fn a_tls_error_is_found_under_two_io_errors() {
+        let inner = io::Error::new(
+            io::ErrorKind::InvalidData,
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Expired),
+        );
+        let error = io::Error::other(inner);
+        let failure = from_causes(&causes(&error), ATTEMPTED, |_| true)
+            .expect("not a fault")
+            .expect("known");
+        assert_eq!(failure.kind, FailureKind::Tls);
+        assert_eq!(failure.detail, "the certificate of hooks.example.com has expired");
+    }
+
+    #[test]
+    fn a_detail_is_cut_at_a_character() {
+        let long = failure(Phase::Tls, FailureKind::Tls, "é".repeat(DETAIL_BYTES_MAX));
+        assert_eq!(long.detail.len(), DETAIL_BYTES_MAX);
+    }
+}

@@ -1,0 +1,311 @@
+//! Names to addresses that may be reached.
+//!
+//! Not `getaddrinfo`, which does not tell a name that does not exist from name servers that do not answer, and
+//! cannot be given up on.
+//!
+//! A name with a dot is absolute: no search domain is appended to it, because a customer's name must not mean
+//! something else here, and because a chain of searches blurs why a lookup failed. A name without a dot is looked up
+//! in the system's search domains, as container platforms need it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::Name;
+use reqwest::dns::{Addrs, Resolve, Resolving};
+use tokio::time::timeout;
+use tracing::debug;
+use webhook::Phase;
+
+use crate::classify::is_shortage;
+use crate::client::SetupError;
+use crate::policy::{Policy, Refusal};
+use crate::progress;
+
+/// How long one try may take. With [`TRIES_EXTRA`] a dead name server is known as such after 4 s, within any sensible
+/// deadline of an attempt.
+const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a lookup that got no answer is tried again.
+const TRIES_EXTRA: usize = 1;
+/// How long the second family's answer is waited for once the first one has addresses (RFC 8305 section 3): name
+/// servers that never answer AAAA queries exist.
+const SECOND_FAMILY_WAIT: Duration = Duration::from_millis(50);
+/// How many responses are cached; one name takes two.
+const CACHED_RESPONSES_MAX: u64 = 8192;
+/// Names that forbid caching would otherwise cost two queries for every connection.
+const POSITIVE_TTL_MIN: Duration = Duration::from_secs(1);
+/// A receiver that moved is found again after at most this long.
+const POSITIVE_TTL_MAX: Duration = Duration::from_mins(5);
+/// A name that was just created is found again after at most this long.
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(2);
+/// How many addresses of a family are tried. The deadline for connecting is divided among them.
+const ADDRESSES_PER_FAMILY_MAX: usize = 4;
+
+/// Looks names up and lets only those addresses through that the policy allows.
+#[derive(Clone)]
+pub(crate) struct Resolver {
+    dns: TokioResolver,
+    policy: Arc<Policy>,
+    /// Where the next lookup's list of addresses begins, so that a retry begins with another one.
+    turn: Arc<AtomicUsize>,
+}
+
+/// Why there is no address to connect to.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum LookupError {
+    #[error("the name does not exist, or has neither an A nor an AAAA record")]
+    NotFound,
+    #[error("none of its addresses may be reached")]
+    Refused(#[source] Refusal),
+    #[error("no name server gave an answer")]
+    Unanswered(#[source] NetError),
+}
+
+type Answer = Result<Lookup, NetError>;
+
+impl Resolver {
+    /// With the given name servers, or the system's if there are none.
+    pub(crate) fn new(name_servers: &[SocketAddr], policy: Arc<Policy>) -> Result<Self, SetupError> {
+        let mut builder = if name_servers.is_empty() {
+            TokioResolver::builder_tokio().map_err(|source| SetupError::SystemResolver(Box::new(source)))?
+        } else {
+            TokioResolver::builder_with_config(
+                ResolverConfig::from_name_servers(name_servers.iter().map(name_server).collect()),
+                TokioRuntimeProvider::default(),
+            )
+        };
+        bound(builder.options_mut());
+        let dns = builder
+            .build()
+            .map_err(|source| SetupError::Resolver(Box::new(source)))?;
+        Ok(Self {
+            dns,
+            policy,
+            turn: Arc::default(),
+        })
+    }
+
+    /// The addresses of a name that may be connected to, in the order in which to try them: at least one, at most
+    /// [`ADDRESSES_PER_FAMILY_MAX`] of each family. Takes 4 s at most for one without a search list.
+    pub(crate) async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+        let found = self.query(host).await?;
+        let mut passed = Vec::with_capacity(found.len());
+        let mut refusal = None;
+        for address in found {
+            match self.policy.check_addr(address) {
+                Ok(()) => passed.push(address),
+                Err(reason) => refusal = refusal.or(Some(reason)),
+            }
+        }
+        match refusal {
+            Some(reason) if passed.is_empty() => return Err(LookupError::Refused(reason.of_name(host))),
+            Some(reason) => debug!(host, %reason, "an address is left out"),
+            None => {}
+        }
+        Ok(in_order(
+            passed,
+            self.turn.fetch_add(1, Ordering::Relaxed),
+            has_route,
+        ))
+    }
+
+    async fn query(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+        let mut name = Name::from_ascii(host).map_err(|_| LookupError::NotFound)?;
+        if host.contains('.') {
+            name.set_fqdn(true);
+        }
+        let (v6, v4) = both(self.dns.ipv6_lookup(name.clone()), self.dns.ipv4_lookup(name)).await;
+        merge(v6, v4)
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
+        let resolver = self.clone();
+        Box::pin(async move {
+            progress::enter(Phase::Resolve);
+            let addresses = resolver.lookup(name.as_str()).await?;
+            progress::connecting(addresses[0]);
+            // Port 0: the client fills in the URL's.
+            let addresses: Addrs = Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)));
+            Ok(addresses)
+        })
+    }
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = address.port();
+        connection
+    });
+    NameServerConfig::new(address.ip(), true, connections.into())
+}
+
+fn bound(options: &mut ResolverOpts) {
+    options.timeout = TRY_TIMEOUT;
+    options.attempts = TRIES_EXTRA;
+    options.cache_size = CACHED_RESPONSES_MAX;
+    options.positive_min_ttl = Some(POSITIVE_TTL_MIN);
+    options.positive_max_ttl = Some(POSITIVE_TTL_MAX);
+    options.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
+    options.use_hosts_file = ResolveHosts::Always;
+}
+
+/// Runs two lookups at once. Once one has addresses the other has [`SECOND_FAMILY_WAIT`] left.
+async fn both(
+    a: impl Future<Output = Answer>,
+    b: impl Future<Output = Answer>,
+) -> (Option<Answer>, Option<Answer>) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    tokio::select! {
+        first = &mut a => {
+            let second = rest(&first, b).await;
+            (Some(first), second)
+        }
+        first = &mut b => {
+            let second = rest(&first, a).await;
+            (second, Some(first))
+        }
+    }
+}
+
+async fn rest(first: &Answer, second: impl Future<Output = Answer>) -> Option<Answer> {
+    if addresses(first).next().is_some() {
+        timeout(SECOND_FAMILY_WAIT, second).await.ok()
+    } else {
+        Some(second.await)
+    }
+}
+
+/// Addresses if there are any. If not, one family's "there is no such name" is good for both; that the name has no
+/// address is only known if both families said so.
+fn merge(v6: Option<Answer>, v4: Option<Answer>) -> Result<Vec<IpAddr>, LookupError> {
+    let answers: Vec<Answer> = [v6, v4].into_iter().flatten().collect();
+    let found: Vec<IpAddr> = answers.iter().flat_map(addresses).collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let mut trouble = None;
+    for error in answers.into_iter().filter_map(Result::err) {
+        match error {
+            NetError::Dns(DnsError::NoRecordsFound(NoRecords {
+                response_code: ResponseCode::NXDomain,
+                ..
+            })) => return Err(LookupError::NotFound),
+            NetError::Dns(DnsError::NoRecordsFound(NoRecords {
+                response_code: ResponseCode::NoError,
+                ..
+            })) => {}
+            other => trouble = Some(other),
+        }
+    }
+    Err(trouble.map_or(LookupError::NotFound, LookupError::Unanswered))
+}
+
+fn addresses(answer: &Answer) -> impl Iterator<Item = IpAddr> {
+    answer
+        .iter()
+        .flat_map(Lookup::answers)
+        .filter_map(|record| record.data.ip_addr())
+}
+
+/// IPv6 first, as RFC 8305 wants it, but without a family that this machine has no route to, if the other has one:
+/// the client reports the failure of the family it tried last, and "no route" must not hide "connection refused".
+fn in_order(found: Vec<IpAddr>, turn: usize, has_route: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+    let (mut v6, mut v4): (Vec<_>, Vec<_>) = found.into_iter().partition(IpAddr::is_ipv6);
+    for family in [&mut v6, &mut v4] {
+        if !family.is_empty() {
+            let start = turn % family.len();
+            family.rotate_left(start);
+            family.truncate(ADDRESSES_PER_FAMILY_MAX);
+        }
+    }
+    if let ([first_v6, ..], [first_v4, ..]) = (&v6[..], &v4[..]) {
+        match (has_route(*first_v6), has_route(*first_v4)) {
+            (false, true) => v6.clear(),
+            (true, false) => v4.clear(),
+            _ => {}
+        }
+    }
+    v6.append(&mut v4);
+    v6
+}
+
+/// Whether the routing table knows a way to an address. Connecting a UDP socket asks the table and sends nothing.
+///
+/// True when there is no socket to ask with: then the connection will say what is wrong.
+pub(crate) fn has_route(address: IpAddr) -> bool {
+    let local: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // The discard port; nothing is sent to it.
+    match UdpSocket::bind((local, 0)).and_then(|socket| socket.connect((address, 9))) {
+        Ok(()) => true,
+        Err(error) => is_shortage(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ips(list: &[&str]) -> Vec<IpAddr> {
+        list.iter().map(|ip| ip.parse().expect("an address")).collect()
+    }
+
+    #[test]
+    fn both_families_are_tried_with_ipv6_first() {
+        let order = in_order(ips(&["192.0.2.1", "2001:db8::1"]), 0, |_| true);
+        assert_eq!(order, ips(&["2001:db8::1", "192.0.2.1"]));
+    }
+
+    #[test]
+    fn a_family_without_a_route_is_left_out_unless_it_is_the_only_one() {
+        let found = ips(&["2001:db8::1", "192.0.2.1"]);
+        assert_eq!(in_order(found.clone(), 0, |ip| ip.is_ipv4()), ips(&["192.0.2.1"]));
+        assert_eq!(
+            in_order(found.clone(), 0, |ip| ip.is_ipv6()),
+            ips(&["2001:db8::1"])
+        );
+        assert_eq!(in_order(found, 0, |_| false).len(), 2);
+        assert_eq!(
+            in_order(ips(&["2001:db8::1"]), 0, |_| false),
+            ips(&["2001:db8::1"])
+        );
+    }
+
+    #[test]
+    fn the_next_lookup_begins_with_the_next_address() {
+        let found = ips(&["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+        assert_eq!(
+            in_order(found.clone(), 1, |_| true),
+            ips(&["192.0.2.2", "192.0.2.3", "192.0.2.1"])
+        );
+        assert_eq!(in_order(found, 3, |_| true)[0], ips(&["192.0.2.1"])[0]);
+    }
+
+    #[test]
+    fn no_more_than_four_addresses_of_a_family_are_tried() {
+        let found: Vec<IpAddr> = (1..=100).map(|n| Ipv4Addr::new(192, 0, 2, n).into()).collect();
+        assert_eq!(
+            in_order(found, 98, |_| true),
+            ips(&["192.0.2.99", "192.0.2.100", "192.0.2.1", "192.0.2.2"])
+        );
+    }
+
+    #[test]
+    fn this_machine_has_a_route_to_itself() {
+        assert!(has_route(Ipv4Addr::LOCALHOST.into()));
+    }
+}

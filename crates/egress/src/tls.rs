@@ -1,0 +1,141 @@
+//! TLS as a client: whom to trust, and what to say when there is no trust.
+
+use std::sync::Arc;
+
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
+use rustls::client::{Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CertificateError, ClientConfig, NamedGroup, RootCertStore};
+use tracing::warn;
+use webhook::Phase;
+
+use crate::client::SetupError;
+use crate::progress;
+
+/// How many servers' sessions are kept for resumption.
+const SESSIONS_MAX: usize = 1024;
+/// How many of a certificate's names are told.
+const NAMES_TOLD_MAX: usize = 5;
+
+/// TLS 1.2 and 1.3, the system's root certificates and the given ones (PEM, one or more in each).
+///
+/// # Errors
+/// Without any root certificate every endpoint would look as if its certificate were bad.
+pub(crate) fn client_config(extra_roots_pem: &[Vec<u8>]) -> Result<ClientConfig, SetupError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        warn!(%error, "some root certificates cannot be read");
+    }
+    roots.add_parsable_certificates(system.certs);
+    for pem in extra_roots_pem {
+        add_pem(&mut roots, pem)?;
+    }
+    if roots.is_empty() {
+        return Err(SetupError::NoRootCertificates);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(SetupError::Tls)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.resumption = Resumption::store(Arc::new(Sessions(ClientSessionMemoryCache::new(SESSIONS_MAX))));
+    Ok(config)
+}
+
+fn add_pem(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), SetupError> {
+    let mut found = false;
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|source| SetupError::RootCertificate(Box::new(source)))?;
+        roots
+            .add(certificate)
+            .map_err(|source| SetupError::RootCertificate(Box::new(source)))?;
+        found = true;
+    }
+    if found {
+        Ok(())
+    } else {
+        Err(SetupError::RootCertificate("it contains no certificate".into()))
+    }
+}
+
+/// The sessions in memory, and the mark that a handshake began: a hint is asked for when the first message is written.
+#[derive(Debug)]
+struct Sessions(ClientSessionMemoryCache);
+
+impl ClientSessionStore for Sessions {
+    fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
+        self.0.set_kx_hint(server, group);
+    }
+
+    fn kx_hint(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
+        progress::enter(Phase::Tls);
+        self.0.kx_hint(server)
+    }
+
+    fn set_tls12_session(&self, server: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.0.set_tls12_session(server, value);
+    }
+
+    fn tls12_session(&self, server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.0.tls12_session(server)
+    }
+
+    fn remove_tls12_session(&self, server: &ServerName<'static>) {
+        self.0.remove_tls12_session(server);
+    }
+
+    fn insert_tls13_ticket(&self, server: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.0.insert_tls13_ticket(server, value);
+    }
+
+    fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.take_tls13_ticket(server)
+    }
+}
+
+/// A TLS error in words that the owner of the endpoint can act on.
+pub(crate) fn explain(error: &rustls::Error, host: &str) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(reason) => explain_certificate(reason, host),
+        rustls::Error::InvalidMessage(_) => format!("{host} does not speak TLS at this port"),
+        rustls::Error::AlertReceived(alert) => format!("{host} refused the TLS handshake: {alert:?}"),
+        rustls::Error::PeerIncompatible(reason) => {
+            format!("{host} and this client have no TLS version or cipher suite in common: {reason:?}")
+        }
+        other => format!("TLS with {host} failed: {other}"),
+    }
+}
+
+fn explain_certificate(reason: &CertificateError, host: &str) -> String {
+    match reason {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            format!("the certificate of {host} has expired")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            format!("the certificate of {host} is not valid yet")
+        }
+        CertificateError::UnknownIssuer => format!(
+            "the certificate of {host} is self-signed, or its issuer is unknown, or an intermediate certificate is \
+             not sent along"
+        ),
+        CertificateError::NotValidForName => format!("the certificate is not valid for {host}"),
+        CertificateError::NotValidForNameContext { presented, .. } => {
+            let names = &presented[..presented.len().min(NAMES_TOLD_MAX)];
+            format!(
+                "the certificate is not valid for {host}, only for {}",
+                names.join(", ")
+            )
+        }
+        CertificateError::Revoked => format!("the certificate of {host} has been revoked"),
+        // A certificate authority's own certificate, used by a server: what most tools make when asked for a
+        // self-signed one.
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            format!("the certificate of {host} is self-signed")
+        }
+        other => format!("the certificate of {host} is not valid: {other:?}"),
+    }
+}

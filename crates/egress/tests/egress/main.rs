@@ -1,0 +1,8 @@
+//! The way out against real sockets on the loopback network, which the tests' policy allows.
+
+mod support;
+
+mod certificates;
+mod names;
+mod sockets;
+mod urls;

@@ -1,0 +1,245 @@
+//! What name servers do.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use egress::{Class, Config, Egress, Fault, Refusal};
+use tokio::time::timeout;
+use webhook::{AttemptResult, FailureKind, Phase};
+
+use crate::support::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+
+fn ips(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|ip| ip.parse().expect("an address")).collect()
+}
+
+fn named(url: &str, host: &str) -> String {
+    url.replace("127.0.0.1", host)
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_as_it_is_without_search_domains() {
+    let names = NameServer::start(|name, _| match name {
+        "hooks.example.com." => Reply::Addresses(ips(&["127.0.0.1"])),
+        other => panic!("asked for {other}"),
+    })
+    .await;
+    let url = named(&responder(OK).await, "hooks.example.com");
+    assert_eq!(answer(&names.egress(), &url).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_is_the_endpoints_failure() {
+    let names = NameServer::start(|_, _| Reply::NoName).await;
+    let failure = failure(&names.egress(), "https://gone.example.com/secret").await;
+    assert_eq!(
+        (failure.kind, failure.phase),
+        (FailureKind::NameNotFound, Phase::Resolve)
+    );
+    assert!(
+        failure.detail.starts_with("gone.example.com has no address"),
+        "{}",
+        failure.detail
+    );
+}
+
+#[tokio::test]
+async fn a_name_without_an_address_is_the_endpoints_failure() {
+    let names = NameServer::start(|_, _| Reply::Addresses(Vec::new())).await;
+    let failure = failure(&names.egress(), "https://mail.example.com/secret").await;
+    assert_eq!(
+        (failure.kind, failure.phase),
+        (FailureKind::NameNotFound, Phase::Resolve)
+    );
+}
+
+#[tokio::test]
+async fn a_name_server_that_fails_is_our_fault() {
+    let names = NameServer::start(|_, _| Reply::ServerFailure).await;
+    let fault = post(&names.egress(), "https://hooks.example.com/secret")
+        .await
+        .expect_err("a fault");
+    assert!(
+        matches!(&fault, Fault::Resolver { host, .. } if host == "hooks.example.com"),
+        "{fault:?}"
+    );
+    assert!(!format!("{fault:?}").contains("secret"));
+}
+
+#[tokio::test]
+async fn a_name_server_that_says_nothing_is_our_fault_after_a_few_seconds() {
+    let names = NameServer::start(|_, _| Reply::Silence).await;
+    let begun = Instant::now();
+    let fault = post(&names.egress(), "https://hooks.example.com/")
+        .await
+        .expect_err("a fault");
+    assert!(matches!(fault, Fault::Resolver { .. }), "{fault:?}");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_name_server_that_is_not_there_is_our_fault() {
+    let fault = post(&egress(), "https://hooks.example.com/")
+        .await
+        .expect_err("a fault");
+    assert!(matches!(fault, Fault::Resolver { .. }), "{fault:?}");
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_during_the_lookup_is_our_fault() {
+    let names = NameServer::start(|_, _| Reply::Silence).await;
+    let config = Config {
+        attempt_timeout: Duration::from_millis(200),
+        ..names.config()
+    };
+    let egress = Egress::new(&config).expect("an egress");
+    let fault = post(&egress, "https://hooks.example.com/")
+        .await
+        .expect_err("a fault");
+    assert!(matches!(fault, Fault::Resolver { .. }), "{fault:?}");
+}
+
+#[tokio::test]
+async fn a_name_of_a_private_address_is_refused() {
+    for (address, class) in [
+        ("10.0.0.1", Class::Private),
+        ("169.254.169.254", Class::LinkLocal),
+        ("::1", Class::Loopback),
+        ("::ffff:192.168.0.1", Class::Private),
+        ("64:ff9b::7f00:1", Class::Nat64),
+        ("fd00:ec2::254", Class::UniqueLocal),
+    ] {
+        let names = NameServer::start(move |_, _| Reply::Addresses(ips(&[address]))).await;
+        let egress = names.egress();
+        let failure = failure(&egress, "https://hooks.example.com/secret").await;
+        assert_eq!(
+            (failure.kind, failure.phase),
+            (FailureKind::AddressRefused, Phase::Resolve),
+            "{address}"
+        );
+        let refusal = egress
+            .check_endpoint("https://hooks.example.com/")
+            .await
+            .expect_err("a refusal");
+        assert!(
+            matches!(refusal, Refusal::Resolved { class: found, .. } if found == class),
+            "{refusal}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn only_the_addresses_that_passed_are_connected_to() {
+    let list = ips(&["10.0.0.1", "127.0.0.1", "192.168.0.1", "fd00::1"]);
+    let names = NameServer::start(move |_, _| Reply::Addresses(list.clone())).await;
+    let egress = names.egress();
+    let url = named(&responder(OK).await, "hooks.example.com");
+    // The list is begun at another address each time.
+    for _ in 0..4 {
+        assert_eq!(answer(&egress, &url).await.status, 200);
+    }
+    egress
+        .check_endpoint(&url)
+        .await
+        .expect("one good address is enough");
+}
+
+#[tokio::test]
+async fn a_name_that_changes_its_mind_is_judged_again() {
+    let names = NameServer::start(|_, asked| {
+        // Two questions are one lookup: A and AAAA.
+        Reply::Addresses(ips(if asked < 2 { &["127.0.0.1"] } else { &["10.0.0.1"] }))
+    })
+    .await;
+    let egress = names.egress();
+    let url = named(&responder(OK).await, "rebind.example.com");
+    assert_eq!(answer(&egress, &url).await.status, 200);
+    let refused = async {
+        // Answers may be kept for a second, although these forbid it.
+        loop {
+            match post(&egress, &url).await.expect("no fault") {
+                AttemptResult::Answered(_) => {}
+                AttemptResult::Failed(failure) => break failure,
+            }
+        }
+    };
+    let failure = timeout(PATIENCE, refused).await.expect("it is looked up again");
+    assert_eq!(failure.kind, FailureKind::AddressRefused);
+    assert!(names.asked() >= 4);
+}
+
+#[tokio::test]
+async fn an_aaaa_query_that_is_never_answered_does_not_hold_up_the_rest() {
+    let names = NameServer::start(|_, _| Reply::Addresses(ips(&["127.0.0.1"]))).await;
+    // The reply to the other family is lost: here, by asking for a name that has only one.
+    let silent = NameServer::start(|_, asked| {
+        if asked == 0 {
+            Reply::Silence
+        } else {
+            Reply::Addresses(ips(&["127.0.0.1"]))
+        }
+    })
+    .await;
+    let url = named(&responder(OK).await, "hooks.example.com");
+    assert_eq!(answer(&names.egress(), &url).await.status, 200);
+    let begun = Instant::now();
+    assert_eq!(answer(&silent.egress(), &url).await.status, 200);
+    assert!(
+        begun.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn an_address_is_looked_up_once_for_many_connections() {
+    let names = NameServer::start(|_, _| Reply::Addresses(ips(&["127.0.0.1"]))).await;
+    let egress = names.egress();
+    let url = named(&responder(OK).await, "hooks.example.com");
+    let begun = Instant::now();
+    let mut attempts = 0;
+    while begun.elapsed() < Duration::from_millis(500) {
+        answer(&egress, &url).await;
+        attempts += 1;
+    }
+    assert!(
+        names.asked() <= 2,
+        "{} questions for {attempts} connections",
+        names.asked()
+    );
+}
+
+#[tokio::test]
+async fn the_hosts_file_is_honoured() {
+    // No name server is there: the answer can only come from this machine.
+    let url = named(&responder(OK).await, "localhost");
+    assert_eq!(answer(&egress(), &url).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_name_does_not_exist_cannot_be_registered() {
+    let names = NameServer::start(|_, _| Reply::NoName).await;
+    let refusal = names
+        .egress()
+        .check_endpoint("https://typo.example.com/x")
+        .await
+        .expect_err("a refusal");
+    assert_eq!(
+        refusal,
+        Refusal::NameNotFound {
+            host: "typo.example.com".to_owned()
+        }
+    );
+}
+
+#[tokio::test]
+async fn trouble_with_name_servers_does_not_keep_an_endpoint_from_being_registered() {
+    let names = NameServer::start(|_, _| Reply::ServerFailure).await;
+    names
+        .egress()
+        .check_endpoint("https://hooks.example.com/x")
+        .await
+        .expect("it is judged when it is used");
+}

@@ -1,0 +1,150 @@
+//! Where the database is: the URL, read once, and never shown whole.
+
+use std::{fmt, path::PathBuf};
+
+use sqlx::postgres::PgConnectOptions;
+
+use crate::Error;
+
+/// A database's URL, understood.
+pub(crate) enum Address {
+    /// The absolute path of the file.
+    Sqlite(PathBuf),
+    /// Host, credentials and TLS, some of them from libpq's environment variables.
+    Postgres(Box<PgConnectOptions>),
+}
+
+impl Address {
+    pub(crate) fn parse(url: &str) -> Result<Self, Error> {
+        match url.split_once(':') {
+            Some(("sqlite", rest)) => parse_sqlite(rest),
+            Some(("postgres" | "postgresql", rest)) => parse_postgres(url, rest),
+            _ => Err(Error::BadUrl(
+                "it begins with neither sqlite:///, postgres:// nor postgresql://",
+            )),
+        }
+    }
+}
+
+fn parse_sqlite(rest: &str) -> Result<Address, Error> {
+    let path = rest.strip_prefix("//").unwrap_or_default();
+    if !path.starts_with('/') || path.ends_with('/') {
+        return Err(Error::BadUrl(
+            "SQLite needs the absolute path of a file, as in sqlite:///var/lib/magnetite.db",
+        ));
+    }
+    // Parameters that would be ignored are refused instead of becoming part of the file's name.
+    if path.contains(['?', '#', '\0']) {
+        return Err(Error::BadUrl(
+            "SQLite's path must not contain ?, # or NUL: parameters are not supported",
+        ));
+    }
+    Ok(Address::Sqlite(PathBuf::from(path)))
+}
+
+fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
+    let rest = rest
+        .strip_prefix("//")
+        .ok_or(Error::BadUrl("PostgreSQL's begins with postgres://"))?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // A password with a bare / ends the authority early: its first half would be taken for the port, and shown.
+    if !authority.contains('@') && rest.contains('@') {
+        return Err(Error::BadUrl(
+            "an @ after the host; percent-encode /, ?, # and @ in user and password",
+        ));
+    }
+    let options = url
+        .parse::<PgConnectOptions>()
+        .map_err(|error| Error::BadPostgresUrl(error.into()))?;
+    let options = match options.get_application_name() {
+        Some(_) => options,
+        None => options.application_name("magnetite"),
+    };
+    Ok(Address::Postgres(Box::new(options)))
+}
+
+/// Without user and password.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Self::Postgres(options) => {
+                match options.get_socket() {
+                    Some(socket) => write!(f, "postgres://{}", socket.display())?,
+                    None => write!(f, "postgres://{}:{}", options.get_host(), options.get_port())?,
+                }
+                write!(f, "/{}", options.get_database().unwrap_or(options.get_username()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(url: &str) -> String {
+        match Address::parse(url) {
+            Ok(address) => address.to_string(),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                format!("{error}: {cause:?} {error:?}")
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_shown_without_its_credentials() {
+        assert_eq!(shown("sqlite:///var/lib/a b/m.db"), "sqlite:///var/lib/a b/m.db");
+        assert_eq!(
+            shown("postgres://u:hunter2@db.example:6543/hooks"),
+            "postgres://db.example:6543/hooks"
+        );
+        assert_eq!(
+            shown("postgresql://u:hunter2@db.example:6543/hooks?sslmode=require"),
+            "postgres://db.example:6543/hooks"
+        );
+        assert_eq!(
+            shown("postgres://u@db.example:6543/hooks?password=hunter2"),
+            "postgres://db.example:6543/hooks"
+        );
+    }
+
+    #[test]
+    fn no_malformed_url_gives_its_password_away() {
+        for url in [
+            "postgres://u:hunter2/x@h/db",
+            "postgres://u:2222/hunter2@h/db",
+            "postgres://u:hunter2@h:port/db",
+            "postgres://u:hunter2@h:5432/db?sslmode=maybe",
+            "postgres://u:hunter2@[::1/db",
+            "postgres:u:hunter2@h/db",
+            "mysql://u:hunter2@h/db",
+            "u:hunter2@h",
+            "hunter2",
+            "",
+        ] {
+            let shown = shown(url);
+            assert!(shown.contains("bad "), "{url}: {shown}");
+            assert!(
+                !shown.contains("hunter2") && !shown.contains("2222"),
+                "{url}: {shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn sqlite_takes_an_absolute_path_and_no_parameters() {
+        for url in [
+            "sqlite:",
+            "sqlite://",
+            "sqlite:///",
+            "sqlite://m.db",
+            "sqlite::memory:",
+            "sqlite:///m.db?mode=ro",
+            "sqlite:///dir/",
+        ] {
+            assert!(shown(url).contains("SQLite"), "{url}");
+        }
+    }
+}

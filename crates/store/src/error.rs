@@ -1,0 +1,353 @@
+//! What can go wrong, and whether trying again can help.
+
+use std::{error, fmt, io, path::PathBuf, time::Duration};
+
+use webhook::EndpointId;
+
+use crate::ENDPOINTS_MAX;
+
+/// What was being done. Reads as the end of "could not ...".
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// [`Store::migrate`](crate::Store::migrate).
+    Migrate,
+    /// [`Store::check`](crate::Store::check).
+    Check,
+    /// [`Store::create_endpoint`](crate::Store::create_endpoint).
+    CreateEndpoint(EndpointId),
+    /// [`Store::update_endpoint`](crate::Store::update_endpoint).
+    UpdateEndpoint(EndpointId),
+    /// [`Store::enable_endpoint`](crate::Store::enable_endpoint).
+    EnableEndpoint(EndpointId),
+    /// [`Store::disable_endpoint`](crate::Store::disable_endpoint) and its careful sibling.
+    DisableEndpoint(EndpointId),
+    /// [`Store::delete_endpoint`](crate::Store::delete_endpoint).
+    DeleteEndpoint(EndpointId),
+    /// [`Store::endpoint`](crate::Store::endpoint).
+    LookUpEndpoint(EndpointId),
+    /// [`Store::list_endpoints`](crate::Store::list_endpoints).
+    ListEndpoints,
+    /// [`Store::registry_version`](crate::Store::registry_version).
+    ReadRegistryVersion,
+    /// [`Store::load_registry`](crate::Store::load_registry).
+    LoadRegistry,
+    /// [`Store::registry_changes`](crate::Store::registry_changes).
+    ReadRegistryChanges {
+        /// The version that was asked from.
+        since: i64,
+    },
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Migrate => f.write_str("migrate the database"),
+            Self::Check => f.write_str("check the database"),
+            Self::CreateEndpoint(id) => write!(f, "create endpoint {id}"),
+            Self::UpdateEndpoint(id) => write!(f, "update endpoint {id}"),
+            Self::EnableEndpoint(id) => write!(f, "enable endpoint {id}"),
+            Self::DisableEndpoint(id) => write!(f, "disable endpoint {id}"),
+            Self::DeleteEndpoint(id) => write!(f, "delete endpoint {id}"),
+            Self::LookUpEndpoint(id) => write!(f, "look up endpoint {id}"),
+            Self::ListEndpoints => f.write_str("list endpoints"),
+            Self::ReadRegistryVersion => f.write_str("read the registry's version"),
+            Self::LoadRegistry => f.write_str("load the registry"),
+            Self::ReadRegistryChanges { since } => {
+                write!(f, "read the registry's changes since version {since}")
+            }
+        }
+    }
+}
+
+/// Why the store could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The database's URL makes no sense. The URL itself is not shown: it may hold a password.
+    #[error("bad database URL: {0}")]
+    BadUrl(&'static str),
+    /// The URL is meant for PostgreSQL but cannot be read.
+    #[error("bad PostgreSQL URL")]
+    BadPostgresUrl(#[source] Cause),
+    /// SQLite's file, or a directory above it, could not be created.
+    #[error("could not create the database file {}", path.display())]
+    CreateFile {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// SQLite's write-ahead log is refused where the file is: network filesystems cannot do it.
+    #[error("the database file {} is in journal mode {mode}, not wal: put it on a local disk", path.display())]
+    NoWriteAheadLog {
+        /// The file.
+        path: PathBuf,
+        /// The journal mode it stays in.
+        mode: String,
+    },
+    /// No connection.
+    #[error("could not connect to {address}")]
+    Connect {
+        /// Where to, without user or password.
+        address: String,
+        /// Why not.
+        #[source]
+        source: Cause,
+    },
+    /// The server took the connection and then said nothing.
+    #[error("{address} did not answer within {} s", limit.as_secs())]
+    ConnectTimedOut {
+        /// Who, without user or password.
+        address: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The database, or the way to it, failed.
+    #[error("could not {operation}")]
+    Query {
+        /// What was being done.
+        operation: Operation,
+        /// What the database said.
+        #[source]
+        source: Cause,
+    },
+    /// The database took too long. A write may have been applied nevertheless.
+    #[error("could not {operation} within {} s", limit.as_secs())]
+    TimedOut {
+        /// What was being done.
+        operation: Operation,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The database was migrated by a newer Magnetite, whose tables this one does not know.
+    #[error("the database has migrations that this version does not know ({}); use a newer magnetite", unknown.join(", "))]
+    SchemaNewer {
+        /// Names of the migrations.
+        unknown: Vec<String>,
+    },
+    /// A migration was applied with other statements than this binary has under its name.
+    #[error("the database was migrated with another text of {}; restore it, or begin with an empty one", altered.join(", "))]
+    SchemaAltered {
+        /// Names of the migrations.
+        altered: Vec<String>,
+    },
+    /// No such endpoint, or it was deleted.
+    #[error("endpoint {id} does not exist")]
+    EndpointNotFound {
+        /// The id asked for.
+        id: EndpointId,
+    },
+    /// There is, or was, an endpoint with the id of the new one.
+    #[error("endpoint {id} exists already")]
+    EndpointExists {
+        /// The id that is taken.
+        id: EndpointId,
+    },
+    /// One more endpoint than workers are ready to hold in memory.
+    #[error("there are {ENDPOINTS_MAX} endpoints already, the most that workers load; delete some")]
+    TooManyEndpoints,
+    /// A newer Magnetite, or somebody by hand, wrote what this version cannot read.
+    #[error("cannot read column {column} of endpoint {id}; was it written by a newer magnetite?")]
+    Undecodable {
+        /// Whose row.
+        id: EndpointId,
+        /// Which column.
+        column: &'static str,
+        /// Why, where saying so gives nothing away.
+        #[source]
+        source: Option<Box<dyn error::Error + Send + Sync>>,
+    },
+    /// The registry's counter is lower than it was: a backup was restored, or a replica without the last commits took over.
+    /// What was loaded before is not to be trusted: [load it again](crate::Store::load_registry).
+    #[error("the registry went back from version {since} to {version}: was a backup restored?")]
+    RegistryWentBack {
+        /// The version that the caller has seen.
+        since: i64,
+        /// The version now.
+        version: i64,
+    },
+}
+
+impl Error {
+    /// Whether the database is away, busy or overloaded, so that the same call may succeed later.
+    ///
+    /// `false` means that waiting helps nobody: a wrong password, a missing table, a broken constraint, an
+    /// endpoint that is not there.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } | Self::Query { source, .. } => source.is_transient(),
+            Self::ConnectTimedOut { .. } | Self::TimedOut { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// What the database or its driver said, causes included.
+///
+/// `Debug` is the same text as `Display`: the driver's own would add PostgreSQL's details, which can quote a whole
+/// row, secret included.
+pub struct Cause(Box<sqlx::Error>);
+
+impl Cause {
+    pub(crate) fn is_transient(&self) -> bool {
+        is_transient(&self.0)
+    }
+}
+
+impl From<sqlx::Error> for Cause {
+    fn from(error: sqlx::Error) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Without a source: sqlx's `Display` has printed it already.
+impl error::Error for Cause {}
+
+/// What the steps of an operation return: the database's error, which still lacks the operation's name, or ours.
+pub(crate) enum Failure {
+    Database(sqlx::Error),
+    Store(Error),
+}
+
+impl Failure {
+    pub(crate) fn during(self, operation: &Operation) -> Error {
+        match self {
+            Self::Database(error) => Error::Query {
+                operation: operation.clone(),
+                source: error.into(),
+            },
+            Self::Store(error) => error,
+        }
+    }
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for Failure {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn is_transient(error: &sqlx::Error) -> bool {
+    use sqlx::{Error as E, migrate::MigrateError};
+
+    match error {
+        E::Io(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
+        E::Database(error) => match error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+            Some(_) => is_transient_sqlite(
+                error
+                    .code()
+                    .and_then(|code| code.parse().ok())
+                    .unwrap_or_default(),
+            ),
+            None => is_transient_postgres(error.code().as_deref().unwrap_or_default()),
+        },
+        E::Migrate(error) => match &**error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => is_transient(error),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether SQLite's extended result code is one that goes away: busy, locked, out of memory, interrupted, I/O error, disk
+/// full, cannot open (also when out of file descriptors), locking protocol. Source: <https://www.sqlite.org/rescode.html>.
+fn is_transient_sqlite(extended_code: i32) -> bool {
+    matches!(extended_code & 0xff, 5 | 6 | 7 | 9 | 10 | 13 | 14 | 15)
+}
+
+/// Whether an SQLSTATE is one that goes away. Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn is_transient_postgres(sqlstate: &str) -> bool {
+    // Connection exceptions, insufficient resources, system errors outside of PostgreSQL.
+    let class = ["08", "53", "58"].iter().any(|class| sqlstate.starts_with(class));
+    class
+        || matches!(
+            sqlstate,
+            // Serialization failure, deadlock, lock timeout.
+            "40001" | "40P01" | "55P03"
+            // Statement timeout or cancel; shutdown by hand, by crash, while starting; idle session.
+            | "57014" | "57P01" | "57P02" | "57P03" | "57P05"
+            // Idle in a transaction; a server that became a replica.
+            | "25P03" | "25006"
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_away_by_itself_is_told_from_what_does_not() {
+        // SQLITE_BUSY, _BUSY_SNAPSHOT, _LOCKED_SHAREDCACHE, _IOERR_WRITE, _FULL, _CANTOPEN.
+        for code in [5, 517, 262, 778, 13, 14] {
+            assert!(is_transient_sqlite(code), "{code}");
+        }
+        // No such table, permission, read-only, corrupt, unique constraint, not a database.
+        for code in [0, 1, 3, 8, 11, 2067, 26] {
+            assert!(!is_transient_sqlite(code), "{code}");
+        }
+        for state in [
+            "08006", "53300", "53100", "57P01", "57P03", "40001", "40P01", "55P03", "57014", "25006",
+        ] {
+            assert!(is_transient_postgres(state), "{state}");
+        }
+        // Unique, no such table, wrong password, no such database, permission, none at all.
+        for state in ["23505", "42P01", "28P01", "3D000", "42501", ""] {
+            assert!(!is_transient_postgres(state), "{state}");
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_is_unavailable_and_a_missing_endpoint_is_not() {
+        let lost = Failure::from(sqlx::Error::from(io::Error::from(io::ErrorKind::ConnectionReset)));
+        assert!(lost.during(&Operation::LoadRegistry).is_unavailable());
+        assert!(
+            Error::TimedOut {
+                operation: Operation::Check,
+                limit: Duration::from_secs(1)
+            }
+            .is_unavailable()
+        );
+        assert!(
+            !Error::EndpointNotFound {
+                id: EndpointId::new("ep_1")
+            }
+            .is_unavailable()
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_operation_and_leaves_the_cause_to_its_source() {
+        let id = EndpointId::new("ep_1");
+        let error = Failure::from(sqlx::Error::PoolTimedOut).during(&Operation::DeleteEndpoint(id));
+        assert_eq!(error.to_string(), "could not delete endpoint ep_1");
+        let cause = error::Error::source(&error).unwrap();
+        assert!(cause.to_string().contains("pool timed out"));
+        assert!(cause.source().is_none());
+    }
+}

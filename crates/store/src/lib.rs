@@ -1,0 +1,119 @@
+//! What Magnetite keeps in a database: endpoints, in SQLite or in PostgreSQL.
+//!
+//! # Theory of operation
+//!
+//! The API and the command line write endpoints, one transaction each. Workers load all of them with
+//! [`Store::load_registry`] before they consume, and then follow them: they ask for
+//! [`Store::registry_version`] a few times a second and, when it has moved, for [`Store::registry_changes`]. No
+//! event waits for a query: workers deliver from memory, and a database that is away makes them deliver to the
+//! endpoints they knew last.
+//!
+//! **The counter.** The table `registry` has one row. Every transaction that writes an endpoint begins by adding one to
+//! the row's `version` and stamps the endpoint with the sum. The row's lock is held until the commit: the next
+//! writer gets the next number only after this one's endpoint can be seen. Hence a reader that sees version *n* sees
+//! every endpoint stamped with *n* or less, and whoever asks for "after *n*" misses nothing. Without that lock a
+//! slow transaction could commit number 7 after a reader has seen 8.
+//!
+//! **Two databases, one set of statements.** Every statement runs on both: `$1` placeholders, `RETURNING`, `TEXT` and
+//! `BIGINT` only. What differs (how a transaction begins, how to ask for the server's version) is data in one
+//! `Dialect` for each.
+//!
+//! | | SQLite | PostgreSQL |
+//! |---|---|---|
+//! | for | one host; several processes may share the file | several hosts |
+//! | connections | 1 that writes, 4 that read | 8 |
+//! | a write begins | `BEGIN IMMEDIATE` | `BEGIN ISOLATION LEVEL READ COMMITTED` |
+//! | a consistent read begins | `BEGIN` | `BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY` |
+//! | durability | WAL, `synchronous = FULL` | the server's `synchronous_commit` |
+//!
+//! # What survives a crash
+//!
+//! All that was answered with `Ok`. That is why SQLite syncs on every commit: with `NORMAL` a power cut could take back
+//! an endpoint whose secret was shown, and cannot be shown again.
+//!
+//! An `Err` of a write says that it was not applied, with two exceptions: [`Error::TimedOut`], and a connection lost
+//! during the commit, leave it open. Every write may be repeated. Should the first try have succeeded after all, the second
+//! is told so by [`Error::EndpointExists`] when creating, [`Error::EndpointNotFound`] when deleting, and `false` from
+//! [`Store::disable_endpoint_unless_changed`]; the others do the same thing once more.
+//!
+//! # Invariants
+//!
+//! - This is the only crate that names sqlx; no sqlx type is public.
+//! - An endpoint is returned whole or not at all: a row that this version cannot read is an
+//!   [`Error::Undecodable`], never a guess.
+//! - No error, in `Display` or `Debug`, contains a password, a secret or an endpoint's URL.
+//! - A deleted endpoint's URL and secret are gone from its row; the row itself stays for good.
+//! - Every wait is bounded: [`CONNECT_TIMEOUT`], [`ACQUIRE_TIMEOUT`], [`OPERATION_TIMEOUT`],
+//!   [`MIGRATION_LOCK_TIMEOUT`].
+//!
+//! # Deliberately absent
+//!
+//! - Encryption of secrets: they must be had in clear to sign. SQLite's file is made for its owner alone (mode 600, its
+//!   directory 700); on PostgreSQL that is the operator's.
+//! - A clock and a random source: ids and times are arguments.
+//! - Whether a URL may be reached, or a value is of a sensible length: whoever accepts it decides.
+//! - Retries: [`Error::is_unavailable`] tells the caller whether one can help.
+
+mod error;
+mod address;
+mod database;
+mod schema;
+mod endpoint;
+mod registry;
+
+use std::fmt;
+
+pub use database::{ACQUIRE_TIMEOUT, CONNECT_TIMEOUT, OPERATION_TIMEOUT};
+pub use endpoint::{EndpointChange, Lookup, NewEndpoint};
+pub use error::{Cause, Error, Operation};
+pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Snapshot};
+pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
+
+use address::Address;
+use database::Database;
+
+/// A handle to the database. Cheap to clone; all clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    database: Database,
+    /// Where the database is, without user or password.
+    address: String,
+}
+
+impl Store {
+    /// Connects to the database at `url`, without creating or changing any table: that is [`Store::migrate`]'s.
+    ///
+    /// - `sqlite:///var/lib/magnetite/magnetite.db`: an absolute path, taken literally (nothing is percent-decoded). A
+    ///   missing file is created with mode 600, missing directories with mode 700.
+    /// - `postgres://user:password@host:5432/database?sslmode=verify-full`, or `postgresql://`: with the parameters of
+    ///   libpq that sqlx knows. Without `sslmode`, TLS is used if the server offers it, and nobody is verified.
+    ///
+    /// One connection is made before this returns, so that a wrong address or password is known at once; later ones
+    /// are made when needed, at most as many as the pool holds.
+    ///
+    /// # Errors
+    ///
+    /// When the URL cannot be read, the file cannot be made or the server does not answer within [`CONNECT_TIMEOUT`].
+    /// No error shows the password.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        let address = Address::parse(url)?;
+        let database = Database::connect(&address).await?;
+        Ok(Self {
+            database,
+            address: address.to_string(),
+        })
+    }
+
+    /// Closes all connections, also those of every clone, after their operations have ended.
+    ///
+    /// SQLite then moves its write-ahead log into the database file.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.address).finish()
+    }
+}

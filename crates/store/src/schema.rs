@@ -1,0 +1,258 @@
+//! The tables: which migrations there are, which a database has, and how it gets the rest.
+
+use std::{borrow::Cow, time::Duration};
+
+use sqlx::{
+    Connection as _, SqlSafeStr as _,
+    migrate::{Migration, MigrationType, Migrator},
+};
+
+use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, error::Failure};
+
+/// How long [`Store::migrate`] waits for another process that is migrating; on SQLite only 10 s, the wait of every write.
+pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long all of [`Store::migrate`] may take: a bound against a host that hangs, not on honest work.
+const MIGRATE_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// Number, name and statements of every migration, in their order. Once released, none is ever changed.
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "endpoints", include_str!("../migrations/0001_endpoints.sql"))];
+
+/// A name of its own, so that a database may be shared with other programs that use sqlx.
+const MIGRATIONS_TABLE: &str = "magnetite_migrations";
+
+const SELECT_APPLIED: &str =
+    "SELECT version, description, checksum FROM magnetite_migrations ORDER BY version";
+
+/// What [`Store::check`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// Name and version of the database software: `SQLite 3.51.1`, `PostgreSQL 15.18 (Debian 15.18-0+deb12u1)`.
+    pub server: String,
+    /// Whether this binary can work with the tables as they are.
+    pub state: SchemaState,
+}
+
+/// How a database's tables compare with what this binary expects. Migrations are named as in `0001_endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchemaState {
+    /// All migrations are applied, and no others.
+    UpToDate,
+    /// [`Store::migrate`] has work to do.
+    NeedsMigration {
+        /// Not applied yet; all of them in an empty database.
+        pending: Vec<String>,
+    },
+    /// A newer binary has migrated this database.
+    Newer {
+        /// Applied, and not known here.
+        unknown: Vec<String>,
+    },
+    /// A migration was applied under a known number with another text: a development build, or another program.
+    Altered {
+        /// The migrations whose text differs.
+        altered: Vec<String>,
+    },
+}
+
+/// A migration as it is compared.
+#[derive(Clone, Debug)]
+struct Known {
+    version: i64,
+    name: String,
+    checksum: Vec<u8>,
+}
+
+impl Known {
+    fn new(version: i64, description: &str, checksum: &[u8]) -> Self {
+        Self {
+            version,
+            name: format!("{version:04}_{description}"),
+            checksum: checksum.to_vec(),
+        }
+    }
+}
+
+/// The migrations that the database has; steps of an [`on_connection!`].
+macro_rules! applied {
+    ($tx:ident, $dialect:ident) => {{
+        let tables: i64 = sqlx::query_scalar($dialect.count_migrations_tables)
+            .fetch_one(&mut *$tx)
+            .await?;
+        let rows: Vec<(i64, String, Vec<u8>)> = match tables {
+            0 => Vec::new(),
+            _ => sqlx::query_as(SELECT_APPLIED).fetch_all(&mut *$tx).await?,
+        };
+        rows.iter()
+            .map(|(version, description, checksum)| Known::new(*version, description, checksum))
+            .collect::<Vec<_>>()
+    }};
+}
+
+impl Store {
+    /// Brings the tables up to date and returns the names of the migrations that this call applied, none if it found
+    /// nothing to do.
+    ///
+    /// All of them are applied in one transaction, or none is. Any number of processes may call this at once: one works, the
+    /// others wait for it and then find nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SchemaNewer`] and [`Error::SchemaAltered`], and nothing is changed; an unavailable database, also when another
+    /// process has been migrating for [`MIGRATION_LOCK_TIMEOUT`].
+    pub async fn migrate(&self) -> Result<Vec<String>, Error> {
+        let operation = &Operation::Migrate;
+        let migrator = migrator();
+        let known = known(&migrator);
+        let migrator = &migrator;
+        on_connection!(
+            &self.database,
+            writer,
+            operation,
+            MIGRATE_TIMEOUT,
+            |connection, dialect| {
+                let mut tx = connection.begin_with(dialect.begin_write).await?;
+                for statement in dialect.lock_migrations {
+                    sqlx::query(*statement).execute(&mut *tx).await?;
+                }
+                let pending = match compare(&applied!(tx, dialect), &known) {
+                    SchemaState::UpToDate => return Ok(Vec::new()),
+                    SchemaState::NeedsMigration { pending } => pending,
+                    SchemaState::Newer { unknown } => return Err(Error::SchemaNewer { unknown }.into()),
+                    SchemaState::Altered { altered } => return Err(Error::SchemaAltered { altered }.into()),
+                };
+                migrator.run_direct(None, &mut *tx, false).await?;
+                tx.commit().await?;
+                Ok::<_, Failure>(pending)
+            }
+        )
+    }
+
+    /// Says which database this is and whether its tables fit this binary; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be asked. Tables that do not fit are no error.
+    pub async fn check(&self) -> Result<Schema, Error> {
+        let operation = &Operation::Check;
+        let known = known(&migrator());
+        on_connection!(
+            &self.database,
+            reader,
+            operation,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let server = sqlx::query_scalar(dialect.server_version)
+                    .fetch_one(&mut *connection)
+                    .await?;
+                let state = compare(&applied!(connection, dialect), &known);
+                Ok(Schema { server, state })
+            }
+        )
+    }
+}
+
+fn migrator() -> Migrator {
+    let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(
+            version,
+            Cow::Borrowed(name),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )
+    };
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.into_iter().map(migration).collect());
+    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    // sqlx's own lock does nothing on SQLite, and on PostgreSQL it stays with the connection after an error.
+    migrator.set_locking(false);
+    migrator
+}
+
+fn known(migrator: &Migrator) -> Vec<Known> {
+    let known =
+        |migration: &Migration| Known::new(migration.version, &migration.description, &migration.checksum);
+    migrator.iter().map(known).collect()
+}
+
+fn compare(applied: &[Known], known: &[Known]) -> SchemaState {
+    let find = |list: &[Known], version| list.iter().position(|migration| migration.version == version);
+    let names = |list: &[Known], wanted: &dyn Fn(&Known) -> bool| -> Vec<String> {
+        list.iter()
+            .filter(|migration| wanted(migration))
+            .map(|migration| migration.name.clone())
+            .collect()
+    };
+    let altered = names(applied, &|migration| {
+        find(known, migration.version).is_some_and(|at| known[at].checksum != migration.checksum)
+    });
+    let unknown = names(applied, &|migration| find(known, migration.version).is_none());
+    let pending = names(known, &|migration| find(applied, migration.version).is_none());
+    if !altered.is_empty() {
+        SchemaState::Altered { altered }
+    } else if !unknown.is_empty() {
+        SchemaState::Newer { unknown }
+    } else if !pending.is_empty() {
+        SchemaState::NeedsMigration { pending }
+    } else {
+        SchemaState::UpToDate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(migrations: &[(i64, u8)]) -> Vec<Known> {
+        migrations
+            .iter()
+            .map(|(version, checksum)| Known::new(*version, "m", &[*checksum]))
+            .collect()
+    }
+
+    #[test]
+    fn a_schema_is_compared_by_numbers_and_texts() {
+        let known = list(&[(1, 1), (2, 2)]);
+        let state = |applied: &[(i64, u8)]| compare(&list(applied), &known);
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+
+        assert_eq!(state(&[(1, 1), (2, 2)]), SchemaState::UpToDate);
+        assert_eq!(
+            state(&[]),
+            SchemaState::NeedsMigration {
+                pending: names(&["0001_m", "0002_m"])
+            }
+        );
+        assert_eq!(
+            state(&[(1, 1)]),
+            SchemaState::NeedsMigration {
+                pending: names(&["0002_m"])
+            }
+        );
+        assert_eq!(
+            state(&[(1, 1), (2, 2), (3, 3)]),
+            SchemaState::Newer {
+                unknown: names(&["0003_m"])
+            }
+        );
+        assert_eq!(
+            state(&[(1, 1), (3, 3)]),
+            SchemaState::Newer {
+                unknown: names(&["0003_m"])
+            }
+        );
+        assert_eq!(
+            state(&[(1, 9), (3, 3)]),
+            SchemaState::Altered {
+                altered: names(&["0001_m"])
+            }
+        );
+    }
+
+    #[test]
+    fn migrations_are_numbered_from_one_without_gaps() {
+        let numbers: Vec<i64> = MIGRATIONS.iter().map(|(number, ..)| *number).collect();
+        assert_eq!(numbers, (1..=MIGRATIONS.len() as i64).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,18 @@
+//! What the store promises, tried on SQLite and on PostgreSQL: every test runs on both, on a database of its own.
+//!
+//! PostgreSQL's address is a superuser's URL in `MAGNETITE_TEST_POSTGRES_URL`; `tests/run.sh` starts a server and sets it.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "the test functions are called by the ones that carry the attribute"
+)]
+
+mod conformance {
+    pub(crate) mod bed;
+    mod deletion;
+    mod endpoints;
+    mod outages;
+    mod registry;
+    mod schema;
+    mod sharing;
+}

@@ -1,0 +1,174 @@
+//! The test bed: a new database, a connection behind the store's back, and sample endpoints.
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
+use store::{NewEndpoint, Store};
+use webhook::{EndpointId, OrganizationId, ProjectId};
+
+const POSTGRES_URL: &str = "MAGNETITE_TEST_POSTGRES_URL";
+
+/// Declares one test for each function and database: `sqlite::name` and `postgres::name`.
+macro_rules! on_both_databases {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                $crate::conformance::bed::on_sqlite(super::$name).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                $crate::conformance::bed::on_postgres(super::$name).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both_databases;
+
+/// An empty database.
+#[derive(Clone, Debug)]
+pub(crate) struct Bed {
+    pub(crate) url: String,
+}
+
+impl Bed {
+    /// A store whose tables are not made yet.
+    pub(crate) async fn connect(&self) -> Store {
+        Store::connect(&self.url)
+            .await
+            .expect("the database was just made")
+    }
+
+    pub(crate) async fn migrated(&self) -> Store {
+        let store = self.connect().await;
+        store.migrate().await.expect("an empty database can be migrated");
+        store
+    }
+
+    pub(crate) fn sqlite_path(&self) -> Option<PathBuf> {
+        self.url.strip_prefix("sqlite://").map(PathBuf::from)
+    }
+
+    /// Runs statements past the store.
+    pub(crate) async fn execute(&self, sql: &str) {
+        let sql = AssertSqlSafe(sql.to_owned());
+        if self.sqlite_path().is_some() {
+            let mut connection = SqliteConnection::connect(&self.url).await.expect("connects");
+            sqlx::raw_sql(sql)
+                .execute(&mut connection)
+                .await
+                .expect("executes");
+            connection.close().await.expect("closes");
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.expect("connects");
+            sqlx::raw_sql(sql)
+                .execute(&mut connection)
+                .await
+                .expect("executes");
+            connection.close().await.expect("closes");
+        }
+    }
+
+    /// The first column of the first row, a number, read past the store.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let query = AssertSqlSafe(sql.to_owned());
+        if self.sqlite_path().is_some() {
+            let mut connection = SqliteConnection::connect(&self.url).await.expect("connects");
+            let number = sqlx::query_scalar(query)
+                .fetch_one(&mut connection)
+                .await
+                .expect("reads");
+            connection.close().await.expect("closes");
+            number
+        } else {
+            let mut connection = PgConnection::connect(&self.url).await.expect("connects");
+            let number = sqlx::query_scalar(query)
+                .fetch_one(&mut connection)
+                .await
+                .expect("reads");
+            connection.close().await.expect("closes");
+            number
+        }
+    }
+}
+
+pub(crate) async fn on_sqlite<F: Future<Output = ()>>(test: fn(Bed) -> F) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let url = format!("sqlite://{}/new/deep/magnetite.db", directory.path().display());
+    test(Bed { url }).await;
+}
+
+pub(crate) async fn on_postgres<F>(test: fn(Bed) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let server = std::env::var(POSTGRES_URL).unwrap_or_else(|_| {
+        panic!("{POSTGRES_URL} is not set: run tests/run.sh, which starts a PostgreSQL and sets it")
+    });
+    let name = format!("store_{}_{}", std::process::id(), next_number());
+    administer(&server, format!("CREATE DATABASE {name}")).await;
+    let (address, _) = server.rsplit_once('/').expect("the URL names a database");
+    // In a task, so that the database is dropped whatever the test does.
+    let result = tokio::spawn(test(Bed {
+        url: format!("{address}/{name}"),
+    }))
+    .await;
+    administer(&server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    if let Err(error) = result {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+async fn administer(server: &str, statement: String) {
+    let mut connection = PgConnection::connect(server)
+        .await
+        .expect("the server of the tests answers");
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(&mut connection)
+        .await
+        .expect("a superuser may do this");
+    connection.close().await.expect("closes");
+}
+
+/// Unique in this process.
+pub(crate) fn next_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// `whsec_` and the base64 of 32 bytes.
+pub(crate) const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+pub(crate) fn new_endpoint(organization: &str) -> NewEndpoint {
+    NewEndpoint {
+        organization_id: OrganizationId::new(organization),
+        project_id: Some(ProjectId::new("proj_1")),
+        url: "https://hooks.example/in?a=1&b='2'".to_owned(),
+        subscription: "lead.completed,research.*".parse().expect("known types"),
+        secret: signature::Secret::parse(SECRET).expect("a well-formed secret"),
+    }
+}
+
+/// Ids in the order of their numbers.
+pub(crate) fn endpoint_id(number: u32) -> EndpointId {
+    let mut bytes = [0; 16];
+    bytes[12..].copy_from_slice(&number.to_be_bytes());
+    EndpointId::generate(bytes)
+}
+
+/// The error's text and the texts of its causes, as a log would show them, and its `Debug`.
+pub(crate) fn all_of(error: &store::Error) -> String {
+    let mut text = format!("{error:?}");
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = next {
+        text = format!("{text}: {error}");
+        next = error.source();
+    }
+    text
+}

@@ -1,0 +1,290 @@
+//! The registry: its counter, loading it, and following it while others write.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use store::{CHANGES_MAX, Changes, ENDPOINTS_MAX, EndpointChange, Error, Store};
+use webhook::{Endpoint, EndpointId};
+
+use super::bed::{Bed, SECRET, endpoint_id, new_endpoint, on_both_databases};
+
+on_both_databases! {
+    every_write_advances_the_counter_by_one,
+    changes_are_those_after_the_given_version,
+    a_counter_that_went_back_is_noticed,
+    twenty_writers_get_increasing_versions_and_a_poller_misses_nothing,
+    a_loaded_registry_is_of_one_moment,
+    changes_come_in_bounded_pages_that_miss_nothing,
+    more_endpoints_than_workers_hold_are_refused,
+}
+
+const WRITERS: u32 = 20;
+const ENDPOINTS_PER_WRITER: u32 = 10;
+
+async fn every_write_advances_the_counter_by_one(bed: Bed) {
+    let store = bed.migrated().await;
+    assert_eq!(store.registry_version().await.unwrap(), 0);
+    assert_eq!(store.load_registry().await.unwrap().version, 0);
+
+    let id = endpoint_id(1);
+    store
+        .create_endpoint(new_endpoint("org_1"), id.clone(), 1)
+        .await
+        .unwrap();
+    assert_eq!(store.registry_version().await.unwrap(), 1);
+    let updated = store
+        .update_endpoint(&id, EndpointChange::default(), 2)
+        .await
+        .unwrap();
+    assert_eq!((updated.version, store.registry_version().await.unwrap()), (2, 2));
+    store.delete_endpoint(&id, 3).await.unwrap();
+    assert_eq!(store.registry_version().await.unwrap(), 3);
+}
+
+async fn changes_are_those_after_the_given_version(bed: Bed) {
+    let store = bed.migrated().await;
+    let none = |version| Changes {
+        version,
+        endpoints: vec![],
+        deleted: vec![],
+    };
+    assert_eq!(store.registry_changes(0).await.unwrap(), none(0));
+
+    let first = store
+        .create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1)
+        .await
+        .unwrap();
+    let second = store
+        .create_endpoint(new_endpoint("org_1"), endpoint_id(2), 1)
+        .await
+        .unwrap();
+    let first_again = store.enable_endpoint(&first.id, 2).await.unwrap();
+    assert_eq!(
+        store.registry_changes(0).await.unwrap().endpoints,
+        [second.clone(), first_again.clone()]
+    );
+    assert_eq!(
+        store.registry_changes(1).await.unwrap().endpoints,
+        [second.clone(), first_again.clone()]
+    );
+    assert_eq!(
+        store.registry_changes(2).await.unwrap().endpoints,
+        std::slice::from_ref(&first_again)
+    );
+    assert_eq!(store.registry_changes(3).await.unwrap(), none(3));
+
+    let snapshot = store.load_registry().await.unwrap();
+    assert_eq!(
+        (snapshot.version, snapshot.endpoints),
+        (3, vec![first_again, second])
+    );
+}
+
+async fn a_counter_that_went_back_is_noticed(bed: Bed) {
+    let store = bed.migrated().await;
+    store
+        .create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1)
+        .await
+        .unwrap();
+    let error = store.registry_changes(2).await.unwrap_err();
+    assert!(
+        matches!(error, Error::RegistryWentBack { since: 2, version: 1 }),
+        "{error:?}"
+    );
+}
+
+/// What a worker does: holds a copy and follows the changes.
+struct Follower {
+    version: i64,
+    endpoints: BTreeMap<EndpointId, Endpoint>,
+    deleted: BTreeSet<EndpointId>,
+    /// Every version that was seen on an endpoint.
+    versions: Vec<i64>,
+}
+
+impl Follower {
+    async fn follow(&mut self, store: &Store) {
+        let since = self.version;
+        let changes = store.registry_changes(since).await.unwrap();
+        assert!(changes.version >= since);
+        for endpoint in changes.endpoints {
+            assert!(since < endpoint.version && endpoint.version <= changes.version);
+            self.versions.push(endpoint.version);
+            self.endpoints.insert(endpoint.id.clone(), endpoint);
+        }
+        for id in changes.deleted {
+            assert!(self.deleted.insert(id.clone()), "{id} was deleted twice");
+            self.endpoints.remove(&id);
+        }
+        self.version = changes.version;
+    }
+}
+
+/// Creates endpoints, changes every second one, deletes every fourth; returns the versions in the order it got them.
+async fn write_some(store: Store, writer: u32) -> Vec<i64> {
+    let mut versions = Vec::new();
+    for number in 0..ENDPOINTS_PER_WRITER {
+        let id = endpoint_id(writer * 1000 + number);
+        versions.push(
+            store
+                .create_endpoint(new_endpoint("org_1"), id.clone(), 1)
+                .await
+                .unwrap()
+                .version,
+        );
+        if number % 2 == 0 {
+            versions.push(
+                store
+                    .update_endpoint(&id, EndpointChange::default(), 2)
+                    .await
+                    .unwrap()
+                    .version,
+            );
+        }
+        if number % 4 == 0 {
+            store.delete_endpoint(&id, 3).await.unwrap();
+        }
+    }
+    versions
+}
+
+async fn twenty_writers_get_increasing_versions_and_a_poller_misses_nothing(bed: Bed) {
+    let stores = [bed.migrated().await, bed.connect().await, bed.connect().await];
+    let done = Arc::new(AtomicBool::new(false));
+    let poller = tokio::spawn({
+        let (store, done) = (stores[2].clone(), done.clone());
+        async move {
+            let (endpoints, deleted) = (BTreeMap::new(), BTreeSet::new());
+            let mut follower = Follower {
+                version: 0,
+                endpoints,
+                deleted,
+                versions: Vec::new(),
+            };
+            loop {
+                // Asked before the last look, so that the last look is after the last write.
+                let last = done.load(Ordering::SeqCst);
+                follower.follow(&store).await;
+                if last {
+                    return follower;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| tokio::spawn(write_some(stores[writer as usize % 2].clone(), writer)))
+        .collect();
+    let mut versions = Vec::new();
+    for writer in writers {
+        let own = writer.await.unwrap();
+        assert!(own.is_sorted_by(|one, next| one < next), "{own:?}");
+        versions.extend(own);
+    }
+    done.store(true, Ordering::SeqCst);
+    let follower = poller.await.unwrap();
+
+    // Per ten endpoints: ten creations, five updates, three deletions.
+    let writes = i64::from(WRITERS * ENDPOINTS_PER_WRITER / 10 * 18);
+    versions.sort_unstable();
+    assert!(
+        versions.is_sorted_by(|one, next| one < next),
+        "two writes got one version"
+    );
+    assert_eq!(stores[0].registry_version().await.unwrap(), writes);
+
+    let snapshot = stores[0].load_registry().await.unwrap();
+    assert_eq!((snapshot.version, follower.version), (writes, writes));
+    assert_eq!(
+        follower.endpoints.into_values().collect::<Vec<_>>(),
+        snapshot.endpoints
+    );
+    assert_eq!(
+        follower.deleted.len(),
+        (WRITERS * ENDPOINTS_PER_WRITER / 10 * 3) as usize
+    );
+    // Versions came in the order of commits: none turned up after a later one had been seen.
+    assert!(
+        follower.versions.is_sorted_by(|one, next| one < next),
+        "{:?}",
+        follower.versions
+    );
+}
+
+async fn a_loaded_registry_is_of_one_moment(bed: Bed) {
+    let (writing, reading) = (bed.migrated().await, bed.connect().await);
+    let writer = tokio::spawn(async move {
+        for number in 0..60 {
+            writing
+                .create_endpoint(new_endpoint("org_1"), endpoint_id(number), 1)
+                .await
+                .unwrap();
+        }
+    });
+    loop {
+        let last = writer.is_finished();
+        let snapshot = reading.load_registry().await.unwrap();
+        // Only creations: as many endpoints as versions.
+        assert_eq!(snapshot.endpoints.len() as i64, snapshot.version);
+        if last {
+            assert_eq!(snapshot.version, 60);
+            return writer.await.unwrap();
+        }
+    }
+}
+
+/// Inserts endpoints with the versions 1 to `count`, faster than the store would.
+async fn fill(bed: &Bed, count: u32) {
+    bed.execute(&format!(
+        "INSERT INTO endpoints (id, organization_id, url, subscription, secret, version, created_at_ms, updated_at_ms) \
+         WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count}) \
+         SELECT 'ep_' || n, 'org_1', 'https://hooks.example', '*', '{SECRET}', n, 1, 1 FROM numbers; \
+         UPDATE registry SET version = {count}, endpoint_count = {count}"
+    ))
+    .await;
+}
+
+async fn changes_come_in_bounded_pages_that_miss_nothing(bed: Bed) {
+    let store = bed.migrated().await;
+    let count = 2 * CHANGES_MAX + 5;
+    fill(&bed, count).await;
+
+    let (mut version, mut sizes) = (0, Vec::new());
+    while version < store.registry_version().await.unwrap() {
+        let changes = store.registry_changes(version).await.unwrap();
+        assert_eq!(changes.endpoints.first().unwrap().version, version + 1);
+        version = changes.version;
+        sizes.push(changes.endpoints.len());
+    }
+    assert_eq!(sizes, [CHANGES_MAX as usize, CHANGES_MAX as usize, 5]);
+}
+
+async fn more_endpoints_than_workers_hold_are_refused(bed: Bed) {
+    let store = bed.migrated().await;
+    fill(&bed, ENDPOINTS_MAX).await;
+    assert_eq!(
+        store.load_registry().await.unwrap().endpoints.len(),
+        ENDPOINTS_MAX as usize
+    );
+
+    let error = store
+        .create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::TooManyEndpoints), "{error:?}");
+    assert!(error.to_string().contains("100000"), "{error}");
+
+    // Should one get in regardless, no worker loads a part as if it were all.
+    bed.execute("UPDATE registry SET endpoint_count = 0").await;
+    store
+        .create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1)
+        .await
+        .unwrap();
+    let error = store.load_registry().await.unwrap_err();
+    assert!(matches!(error, Error::TooManyEndpoints), "{error:?}");
+}
