@@ -9,7 +9,7 @@ use std::{
 use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult, Timeouts};
 use futures_util::future::join_all;
 use lapin::{
-    Channel, Confirmation,
+    Channel, Confirmation, ErrorKind,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
@@ -84,6 +84,17 @@ pub enum PublishError {
     /// The link was stopped.
     #[error(transparent)]
     Closed(#[from] crate::Closed),
+}
+
+impl PublishError {
+    /// Whether the channel broke because an exchange that was published to does not exist.
+    pub fn is_missing_exchange(&self) -> bool {
+        const NOT_FOUND: u16 = 404;
+        let Self::Broken { source, .. } = self else {
+            return false;
+        };
+        matches!(source.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND)
+    }
 }
 
 impl Publisher {

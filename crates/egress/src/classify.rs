@@ -34,21 +34,18 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
 }
 
 /// The deadline of the whole attempt passed. While a name is being looked up that is the name servers' doing.
-pub(crate) fn out_of_time(
-    attempted: Attempted<'_>,
-    source: tokio::time::error::Elapsed,
-) -> Result<Failure, Fault> {
-    let Attempted { host, phase, .. } = attempted;
-    if phase == Phase::Resolve {
-        return Err(Fault::Resolver {
-            host: host.to_owned(),
-            source: Box::new(source),
-        });
-    }
+pub(crate) fn out_of_time(Attempted { host, phase, .. }: Attempted<'_>) -> Result<Failure, Fault> {
     let detail = match phase {
+        Phase::Resolve => {
+            let source = Box::new(io::Error::from(io::ErrorKind::TimedOut));
+            return Err(Fault::Resolver {
+                host: host.to_owned(),
+                source,
+            });
+        }
         Phase::Connect => format!("{host} did not accept the connection in time"),
         Phase::Tls => format!("{host} did not complete the TLS handshake in time"),
-        _ => format!("{host} did not answer in time, status, headers and body"),
+        Phase::Send | Phase::Response => format!("{host} did not answer in time, status, headers and body"),
     };
     Ok(failure(phase, FailureKind::Timeout, detail))
 }
@@ -59,8 +56,12 @@ pub(crate) fn failed(
     attempted: Attempted<'_>,
     has_route: impl Fn(IpAddr) -> bool,
 ) -> Result<Failure, Fault> {
-    let found = from_causes(&causes(error), attempted, has_route)?;
-    Ok(found.unwrap_or_else(|| without_cause(error, attempted)))
+    match from_causes(&causes(error), attempted, has_route)? {
+        Some(failure) => Ok(failure),
+        // The client's limit for connecting is as long as the deadline, and can pass a moment before it.
+        None if error.is_timeout() => out_of_time(attempted),
+        None => Ok(without_cause(error, attempted)),
+    }
 }
 
 /// Whether a machine that has run out of something said no, rather than the network.
@@ -209,6 +210,10 @@ fn from_io_kind(error: &io::Error, host: &str, phase: Phase) -> Failure {
             let detail = format!("the connection to {host} could not be made: {error}");
             failure(phase, FailureKind::ConnectionRefused, detail)
         }
+        E::UnexpectedEof => {
+            let detail = format!("{host} closed the connection early");
+            failure(phase, FailureKind::ConnectionReset, detail)
+        }
         _ => {
             let detail = format!("{host} ended the connection early: {error}");
             failure(phase, FailureKind::ConnectionReset, detail)
@@ -231,13 +236,6 @@ fn is_unreachable(error: &io::Error) -> bool {
 
 /// No cause that is known: the client's own, or HTTP/2's, which keeps its causes to itself.
 fn without_cause(error: &reqwest::Error, Attempted { host, phase, .. }: Attempted<'_>) -> Failure {
-    if error.is_timeout() {
-        return failure(
-            phase,
-            FailureKind::Timeout,
-            format!("{host} did not answer in time"),
-        );
-    }
     if error.is_builder() {
         return failure(
             Phase::Resolve,

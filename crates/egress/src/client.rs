@@ -235,7 +235,7 @@ impl Egress {
             Ok(Err(error)) => {
                 classify::failed(&error, attempted, resolver::has_route).map(AttemptResult::Failed)
             }
-            Err(elapsed) => classify::out_of_time(attempted, elapsed).map(AttemptResult::Failed),
+            Err(_elapsed) => classify::out_of_time(attempted).map(AttemptResult::Failed),
         }
     }
 

@@ -46,8 +46,9 @@ const CACHED_RESPONSES_MAX: u64 = 8192;
 const POSITIVE_TTL_MIN: Duration = Duration::from_secs(1);
 /// A receiver that moved is found again after at most this long.
 const POSITIVE_TTL_MAX: Duration = Duration::from_mins(5);
-/// A name that was just created is found again after at most this long.
-const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(2);
+/// A name that was just created is found after at most this long. Not less, because most names have no IPv6 address,
+/// and that answer is cached for as long.
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(5);
 /// How many addresses of a family are tried. The deadline for connecting is divided among them.
 const ADDRESSES_PER_FAMILY_MAX: usize = 4;
 

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use egress::{Config, Egress, SetupError};
@@ -274,6 +275,48 @@ async fn silence_over_http_2_times_out_in_phase_response() {
         (failure.kind, failure.phase),
         (FailureKind::Timeout, Phase::Response)
     );
+}
+
+#[tokio::test]
+async fn an_http_2_connection_that_ends_without_an_answer_is_reset() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&params("localhost"), &["h2"]);
+    let url = tls_receiver(acceptor, |stream| async move {
+        let mut connection = h2::server::handshake(stream).await.expect("a preface");
+        let _ = connection.accept().await;
+    })
+    .await;
+    let failure = failure(&authority.trusted(), &url).await;
+    assert_eq!(
+        (failure.kind, failure.phase),
+        (FailureKind::ConnectionReset, Phase::Response)
+    );
+    assert_eq!(failure.detail, "localhost closed the connection early");
+}
+
+#[tokio::test]
+async fn a_refused_http_2_stream_is_a_protocol_failure_and_is_not_sent_again() {
+    let authority = Authority::new();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&requests);
+    let acceptor = authority.acceptor(&params("localhost"), &["h2"]);
+    let url = tls_receiver(acceptor, move |stream| {
+        let counter = Arc::clone(&counter);
+        async move {
+            let mut connection = h2::server::handshake(stream).await.expect("a preface");
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+        }
+    })
+    .await;
+    let failure = failure(&authority.trusted(), &url).await;
+    assert_eq!(
+        (failure.kind, failure.phase),
+        (FailureKind::Protocol, Phase::Response)
+    );
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
 #[test]

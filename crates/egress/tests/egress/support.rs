@@ -197,6 +197,14 @@ fn response(query: &[u8], reply: &Reply) -> Option<Vec<u8>> {
     message[2..4].copy_from_slice(&[0x81, 0x80 | code]);
     message[6..8].copy_from_slice(&u16::try_from(addresses.len()).expect("few").to_be_bytes());
     message[8..12].fill(0);
+    if addresses.is_empty() && code != 2 {
+        // A start of authority: it tells how long the negative answer may be kept (RFC 2308 section 5).
+        message[9] = 1;
+        message.extend([0xc0, 12, 0, 6, 0, 1, 0, 0, 0, 60, 0, 22, 0, 0]);
+        for seconds in [1_u32, 60, 60, 60, 60] {
+            message.extend(seconds.to_be_bytes());
+        }
+    }
     for address in addresses {
         // The question's name, the wanted type, class IN, a TTL of 0 s.
         message.extend([0xc0, 12]);

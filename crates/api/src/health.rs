@@ -1,0 +1,133 @@
+//! Is it alive, can it work, what does it count.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/livez` | 200 while the runtime turns, whatever else is wrong: a restart cures nothing but a hang |
+//! | `/readyz` | 200 `ready`, or 503 with one line for each thing that is waited for |
+//! | `/metrics` | Prometheus' text format, version 0.0.4 |
+
+use std::{fmt::Write as _, io, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::{net::TcpListener, sync::watch, time::interval};
+use tokio_util::sync::CancellationToken;
+
+/// Upper bounds of the buckets of every histogram of seconds: from a receiver on the same host to the 30 s of the
+/// contract.
+pub const DURATION_BUCKETS_S: [f64; 15] = [
+    0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0,
+];
+
+/// How often the recorder sorts what was recorded into its buckets; without it memory grows until the next scrape.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What the answers are made of.
+#[derive(Clone)]
+pub struct Health {
+    /// From [`install_recorder`].
+    pub metrics: PrometheusHandle,
+    /// Every role of this process.
+    pub roles: Vec<Role>,
+    /// Once it is cancelled the process is not ready, so that nobody counts on it while it drains.
+    pub stopping: CancellationToken,
+}
+
+/// One role of this process.
+#[derive(Clone, Debug)]
+pub struct Role {
+    /// Such as `worker`.
+    pub name: &'static str,
+    /// What the role waits for; `None` while it works. A dropped sender means that the role has ended.
+    pub readiness: watch::Receiver<Option<String>>,
+}
+
+/// Collects the metrics of the whole process from now on, durations in the buckets of [`DURATION_BUCKETS_S`].
+///
+/// # Errors
+/// When the process has a recorder already.
+pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
+    builder()?.install_recorder()
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS_S)
+}
+
+/// Serves until `stop` is cancelled, then finishes the answers under way.
+///
+/// # Errors
+/// The listener's.
+pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToken) -> io::Result<()> {
+    let upkeep = upkeep(health.metrics.clone());
+    let served = axum::serve(listener, router(health)).with_graceful_shutdown(stop.cancelled_owned());
+    tokio::select! {
+        served = served => served,
+        () = upkeep => unreachable!("the upkeep never ends"),
+    }
+}
+
+async fn upkeep(metrics: PrometheusHandle) {
+    let mut ticks = interval(UPKEEP);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+fn router(health: Health) -> Router {
+    Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(health)
+}
+
+async fn ready(State(health): State<Health>) -> impl IntoResponse {
+    let waits_for = health.waits_for();
+    if waits_for.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, waits_for)
+    }
+}
+
+async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (content_type, health.metrics.render())
+}
+
+impl Health {
+    /// One line for each reason not to be ready.
+    fn waits_for(&self) -> String {
+        let mut lines = String::new();
+        if self.stopping.is_cancelled() {
+            lines.push_str("shutting down\n");
+        }
+        for role in &self.roles {
+            if let Some(reason) = role.waits_for() {
+                let _ = writeln!(lines, "{}: {reason}", role.name);
+            }
+        }
+        lines
+    }
+}
+
+impl Role {
+    fn waits_for(&self) -> Option<String> {
+        match self.readiness.has_changed() {
+            Ok(_) => self.readiness.borrow().clone(),
+            Err(_) => Some("ended".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The broker, for commands: they cannot wait for ever.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use broker::{Link, Server};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// How long a login may take; a refused one is tried again in the meantime.
+const LOGIN_MAX: Duration = Duration::from_secs(5);
+
+/// A connection that is there.
+pub(crate) struct BrokerLink {
+    pub(crate) link: Link,
+    stop: CancellationToken,
+}
+
+impl BrokerLink {
+    /// Connects and logs in, or says which of the two failed.
+    pub(crate) async fn open(config: &broker::Config) -> anyhow::Result<Self> {
+        greet(config).await?;
+        Self::log_in(config).await
+    }
+
+    /// For who has greeted already.
+    pub(crate) async fn log_in(config: &broker::Config) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        let link = Link::open(config, "magnetite command", stop.clone());
+        if timeout(LOGIN_MAX, link.connection()).await.is_err() {
+            stop.cancel();
+            bail!(
+                "the broker at {} does not let us in within {LOGIN_MAX:?}: the warnings above say why; check the \
+                 user, the password and the vhost in broker.url",
+                config.address()
+            );
+        }
+        Ok(Self { link, stop })
+    }
+
+    /// Says goodbye, so that the broker logs no lost connection.
+    pub(crate) async fn close(self) {
+        self.stop.cancel();
+        self.link.closed().await;
+    }
+}
+
+/// What listens there; needs no login.
+pub(crate) async fn greet(config: &broker::Config) -> anyhow::Result<Server> {
+    Server::of(config)
+        .await
+        .context("check that the broker runs and that broker.url (MAGNETITE_BROKER__URL) is right")
+}

@@ -1,0 +1,98 @@
+//! The commands and their arguments.
+
+mod role;
+mod up;
+mod worker;
+mod publish;
+mod endpoint;
+mod listen;
+mod topology;
+mod migrate;
+mod doctor;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    configuration::{Configuration, Log, LogFormat},
+    telemetry,
+};
+
+/// Delivers the events of the lead pipeline to the webhook endpoints of customers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "magnetite",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration.\n\
+                  Configuration: magnetite.toml or --config FILE, then variables such as MAGNETITE_BROKER__URL."
+)]
+pub(crate) struct Arguments {
+    /// Configuration file, instead of magnetite.toml in the current directory
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run all roles in one process; creates and migrates its database
+    Up,
+    /// Run a delivery worker; scale by running more of them
+    Worker,
+    /// Publish events, one JSON object per line, and print their ids
+    Publish(publish::Arguments),
+    /// Manage the endpoints that events are delivered to
+    Endpoint(endpoint::Arguments),
+    /// Receive webhooks on this machine: verify and print them, or fail on purpose
+    Listen(listen::Arguments),
+    /// Print the broker's exchanges, queues and bindings, or declare or check them
+    Topology(topology::Arguments),
+    /// Bring the database's tables up to date
+    Migrate,
+    /// Check configuration, broker, database and limits, and say how to fix what is wrong
+    Doctor(doctor::Arguments),
+}
+
+/// What roles log unless configured otherwise.
+const ROLE_FILTER: &str = "info";
+/// What commands log: only what is wrong.
+const COMMAND_FILTER: &str = "warn";
+
+/// Runs one command to its end.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { config, command } = arguments;
+    // The receiver stands in for a customer's server, which has no configuration of ours.
+    if let Command::Listen(arguments) = command {
+        telemetry::start(
+            &Log {
+                format: LogFormat::Text,
+                filter: None,
+            },
+            COMMAND_FILTER,
+        );
+        return listen::run(arguments).await;
+    }
+    let configuration = Configuration::load(config.as_deref())?;
+    let is_role = matches!(command, Command::Up | Command::Worker);
+    telemetry::start(
+        &configuration.log,
+        if is_role { ROLE_FILTER } else { COMMAND_FILTER },
+    );
+    match command {
+        Command::Up => up::run(&configuration).await,
+        Command::Worker => worker::run(&configuration).await,
+        Command::Publish(arguments) => publish::run(arguments, &configuration).await,
+        Command::Endpoint(arguments) => endpoint::run(arguments, &configuration).await,
+        Command::Topology(arguments) => topology::run(arguments, &configuration).await,
+        Command::Migrate => migrate::run(&configuration).await,
+        Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
+        Command::Listen(_) => unreachable!("it was run above"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! `magnetite doctor`: everything that a role needs, one check a line.
+//!
+//! A check that builds on a failed one is left out: its cure is the first one's. The doctor changes nothing, but for a
+//! queue of its own on the broker that it deletes again.
+//!
+//! Not covered: bindings (AMQP has no question for them) and policies of the operator, except for what the probe of
+//! dead-lettering shows.
+
+mod check;
+mod broker_checks;
+mod database_checks;
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::{configuration::Configuration, limits, output};
+
+use check::{Check, Outcome};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print one JSON object a line for each check
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints each check as it is made.
+pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    let mut report = Report {
+        json: arguments.json,
+        failed: 0,
+    };
+    report.add(&configuration_check(configuration))?;
+    report.add(&descriptors_check(configuration.worker.in_flight_max))?;
+    broker_checks::run(configuration, &mut report).await?;
+    database_checks::run(configuration, &mut report).await?;
+    if report.failed > 0 {
+        bail!("{} checks failed: see the lines with \"fix\"", report.failed);
+    }
+    Ok(())
+}
+
+/// Prints and counts.
+struct Report {
+    json: bool,
+    failed: u32,
+}
+
+impl Report {
+    fn add(&mut self, check: &Check) -> Result<(), output::Closed> {
+        self.failed += u32::from(check.outcome == Outcome::Fail);
+        output::line(&if self.json {
+            output::json(check)
+        } else {
+            check.to_string()
+        })
+    }
+}
+
+/// A bad configuration ends every command before it begins, so what is left to tell is where it came from.
+fn configuration_check(configuration: &Configuration) -> Check {
+    let places = &configuration.read_from;
+    let from = if places.is_empty() {
+        "the defaults alone".to_owned()
+    } else {
+        places.join(", ")
+    };
+    Check::ok("configuration", format!("from {from}"))
+}
+
+fn descriptors_check(in_flight_max: usize) -> Check {
+    const WHAT: &str = "descriptors";
+    const FIX: &str = "raise the hard limit (ulimit -Hn, LimitNOFILE=), or lower worker.in_flight_max";
+    let needed = limits::descriptors_needed(in_flight_max);
+    match limits::descriptors_max() {
+        Ok(limit) if limit >= needed => Check::ok(WHAT, format!("{limit} allowed, {needed} needed")),
+        Ok(limit) => Check::warn(WHAT, format!("{limit} allowed, {needed} needed"), FIX),
+        Err(error) => Check::warn(WHAT, format!("the limit cannot be read: {error}"), FIX),
+    }
+}

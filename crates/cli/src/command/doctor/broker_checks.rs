@@ -1,0 +1,198 @@
+//! The broker: there, known, open to us, declared, safe, drained.
+
+use broker::{Publisher, QueueState, Server, Topology};
+
+use crate::{
+    broker_link::{self, BrokerLink},
+    command::topology,
+    configuration::Configuration,
+    output,
+};
+
+use super::{Report, check::Check};
+
+/// The oldest RabbitMQ that dead-letters at least once.
+const OLDEST: (u32, u32) = (3, 10);
+
+pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> Result<(), output::Closed> {
+    let config = configuration.broker.config();
+    match broker_link::greet(&config).await {
+        Ok(server) => report.add(&version_check(&server, &config.address()))?,
+        Err(error) => {
+            let fix = "start the broker, or correct broker.url (MAGNETITE_BROKER__URL)";
+            let detail = format!("{}: {}", config.address(), error.root_cause());
+            return report.add(&Check::fail("broker", detail, fix));
+        }
+    }
+    let broker = match BrokerLink::log_in(&config).await {
+        Ok(broker) => broker,
+        Err(error) => {
+            let fix = "correct user, password and vhost in broker.url, and grant the user configure, write and read";
+            return report.add(&Check::fail("login", error.to_string(), fix));
+        }
+    };
+    report.add(&Check::ok("login", config.address()))?;
+    topology_checks(&topology::of(configuration), &broker, report).await?;
+    report.add(&dead_lettering_check(configuration, &config, &broker).await)?;
+    broker.close().await;
+    Ok(())
+}
+
+fn version_check(server: &Server, address: &str) -> Check {
+    let Server { product, version } = server;
+    let detail = format!("{address}: {product} {version}");
+    let mut numbers = version
+        .split('.')
+        .map(|number| number.parse::<u32>().unwrap_or_default());
+    let version = (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    );
+    if product != "RabbitMQ" {
+        return Check::warn("broker", detail, "use RabbitMQ: nothing else was tried");
+    }
+    if version < OLDEST {
+        return Check::fail(
+            "broker",
+            detail,
+            "upgrade to RabbitMQ 3.10 or later: older ones can lose retries",
+        );
+    }
+    Check::ok("broker", detail)
+}
+
+async fn topology_checks(
+    topology: &Topology,
+    broker: &BrokerLink,
+    report: &mut Report,
+) -> Result<(), output::Closed> {
+    let found = match topology.check(&broker.link).await {
+        Ok(found) => found,
+        Err(error) => {
+            let detail = format!("{:#}", anyhow::Error::from(error));
+            return report.add(&Check::fail(
+                "topology",
+                detail,
+                "grant the user configure, write and read",
+            ));
+        }
+    };
+    let (states, problems): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
+    for problem in problems.into_iter().filter_map(Result::err) {
+        let detail = format!("{}: {}", problem.name, problem.detail);
+        report.add(&Check::fail("topology", detail, topology::fix(&problem)))?;
+    }
+    let states: Vec<QueueState> = states.into_iter().flatten().collect();
+    if states.len() == topology.queues().len() {
+        report.add(&Check::ok(
+            "topology",
+            format!("{} queues as they should be", states.len()),
+        ))?;
+    }
+    for state in &states {
+        report.add(&queue_check(topology, state))?;
+    }
+    Ok(())
+}
+
+fn queue_check(topology: &Topology, state: &QueueState) -> Check {
+    let QueueState {
+        name,
+        ready,
+        consumers,
+    } = state;
+    let detail = format!("{name}: {ready} ready, {consumers} consumers");
+    let is = |other: String| *name == other;
+    if is(topology.dead()) && *ready > 0 {
+        let fix = "look why deliveries died (header magnetite-reason), and resend them";
+        Check::warn("queue", detail, fix)
+    } else if is(topology.rejected()) && *ready > 0 {
+        let fix = "look what was refused (header magnetite-detail), and correct the publisher";
+        Check::warn("queue", detail, fix)
+    } else if (is(topology.events()) || is(topology.due())) && *consumers == 0 {
+        Check::warn(
+            "queue",
+            detail,
+            "start `magnetite worker` or `magnetite up`: nobody delivers",
+        )
+    } else {
+        Check::ok("queue", detail)
+    }
+}
+
+async fn dead_lettering_check(
+    configuration: &Configuration,
+    config: &broker::Config,
+    broker: &BrokerLink,
+) -> Check {
+    const WHAT: &str = "dead-lettering";
+    let publisher = Publisher::new(broker.link.clone(), config);
+    let topology = topology::of(configuration);
+    match topology
+        .dead_letters_at_least_once(&broker.link, &publisher)
+        .await
+    {
+        Ok(true) => Check::ok(WHAT, "at least once: a retry outlives an unavailable queue"),
+        Ok(false) => Check::fail(
+            WHAT,
+            "at most once: retries can be lost",
+            "rabbitmqctl enable_feature_flag all, and remove policies that set overflow or dead-letter-strategy",
+        ),
+        Err(error) => {
+            let detail = format!("cannot be tried: {:#}", anyhow::Error::from(error));
+            Check::fail(
+                WHAT,
+                detail,
+                "grant the user configure, write and read, and clear alarms",
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_and_foreign_brokers_are_told() {
+        let check = |product: &str, version: &str| {
+            let server = Server {
+                product: product.to_owned(),
+                version: version.to_owned(),
+            };
+            version_check(&server, "localhost:5672/").to_string()
+        };
+        assert!(check("RabbitMQ", "3.10.8").starts_with("ok "));
+        assert!(check("RabbitMQ", "4.0.5").starts_with("ok "));
+        assert!(check("RabbitMQ", "3.9.29").starts_with("fail"));
+        assert!(check("LavinMQ", "2.0.0").starts_with("warn"));
+    }
+
+    #[test]
+    fn what_waits_for_someone_is_a_warning() {
+        let topology = Topology::new("p", &[std::time::Duration::from_secs(1)]);
+        let check = |name: &str, ready, consumers| {
+            queue_check(
+                &topology,
+                &QueueState {
+                    name: name.to_owned(),
+                    ready,
+                    consumers,
+                },
+            )
+            .to_string()
+        };
+        for (name, ready, consumers, begins) in [
+            ("p.dead", 0, 0, "ok"),
+            ("p.dead", 1, 0, "warn"),
+            ("p.rejected", 1, 0, "warn"),
+            ("p.events", 5, 1, "ok"),
+            ("p.events", 0, 0, "warn"),
+            ("p.due", 0, 0, "warn"),
+            ("p.delay.1000", 7, 0, "ok"),
+        ] {
+            let line = check(name, ready, consumers);
+            assert!(line.starts_with(begins), "{line}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What one check found.
+
+use std::fmt;
+
+use serde::Serialize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Outcome {
+    Ok,
+    /// It works, and someone should look.
+    Warn,
+    /// Something will not work.
+    Fail,
+}
+
+/// One line of the report, and a second one with the cure.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Check {
+    #[serde(rename = "check")]
+    what: String,
+    pub(super) outcome: Outcome,
+    detail: String,
+    fix: Option<String>,
+}
+
+impl Check {
+    pub(super) fn ok(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            outcome: Outcome::Ok,
+            detail: detail.into(),
+            fix: None,
+        }
+    }
+
+    pub(super) fn warn(what: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Warn,
+            fix: Some(fix.into()),
+            ..Self::ok(what, detail)
+        }
+    }
+
+    pub(super) fn fail(what: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Fail,
+            fix: Some(fix.into()),
+            ..Self::ok(what, detail)
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match self.outcome {
+            Outcome::Ok => "ok",
+            Outcome::Warn => "warn",
+            Outcome::Fail => "fail",
+        };
+        write!(f, "{outcome:4}  {:16}  {}", self.what, self.detail)?;
+        match &self.fix {
+            Some(fix) => write!(f, "\n      fix: {fix}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! `magnetite listen`: a receiver as a customer would write it, for trying things out.
+//!
+//! Verifies both signatures as the contract asks and answers 401 when one is wrong; what is right is answered as
+//! `--fail` says, and then with 200. Keeps nothing. Not a server for production: no TLS, and it prints every body.
+
+mod answer;
+mod request;
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use signature::{Secret, Verifier};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Usage, limits, output, signals};
+
+use answer::{Answer, Plan};
+
+/// More connections than any worker opens to one endpoint.
+const CONNECTIONS_MAX: usize = 16_384;
+/// How long requests under way may take when the receiver ends.
+const GRACE: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The endpoint's secret, whsec_...; twice while it is rotated
+    #[arg(
+        long,
+        required = true,
+        env = "WEBHOOK_SECRET",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    secret: Vec<String>,
+    /// Where to listen; port 0 takes any that is free
+    #[arg(long, default_value = "127.0.0.1:9000")]
+    addr: SocketAddr,
+    /// Answers to give in turn, then 200: a status, ok, hang (never answer) or drop (close the connection)
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    fail: Vec<Answer>,
+    /// Begin --fail anew for every event, instead of once for all
+    #[arg(long, requires = "fail")]
+    fail_each: bool,
+    /// End after this many verified requests
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Print bodies as they came, on one line
+    #[arg(long)]
+    compact: bool,
+    /// Print one JSON object a line for each request
+    #[arg(long)]
+    json: bool,
+}
+
+type Print = dyn Fn(&str) -> Result<(), output::Closed> + Send + Sync;
+
+/// What every connection shares.
+struct Receiver {
+    verifier: Verifier,
+    plan: Plan,
+    json: bool,
+    compact: bool,
+    count: Option<u64>,
+    /// Requests so far, and those of them that were verified.
+    received: AtomicU64,
+    verified: AtomicU64,
+    /// Cancelled when enough were verified, or standard output is closed.
+    done: CancellationToken,
+    closed: OnceLock<output::Closed>,
+    /// Takes what is printed of one request.
+    print: Box<Print>,
+}
+
+/// Receives until a signal comes or `--count` is reached.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let secrets = secrets(&arguments.secret)?;
+    if let Err(error) = limits::raise_descriptors() {
+        tracing::warn!(%error, "cannot raise the limit of file descriptors");
+    }
+    let addr = arguments.addr;
+    let listener = TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("cannot listen on {addr}; choose another with --addr"))?;
+    let stop = signals::stop_on_signal()?;
+    let receiver = Arc::new(Receiver {
+        verifier: Verifier::new(&secrets),
+        plan: Plan::new(VecDeque::from(arguments.fail), arguments.fail_each),
+        json: arguments.json,
+        compact: arguments.compact,
+        count: arguments.count,
+        received: AtomicU64::new(0),
+        verified: AtomicU64::new(0),
+        done: stop,
+        closed: OnceLock::new(),
+        print: Box::new(output::line),
+    });
+    greet(listener.local_addr().unwrap_or(addr));
+    Arc::clone(&receiver).serve(listener).await;
+    match Arc::into_inner(receiver).and_then(|receiver| receiver.closed.into_inner()) {
+        Some(closed) => Err(closed.into()),
+        None => Ok(()),
+    }
+}
+
+/// Not parsed by clap, whose errors quote the value.
+fn secrets(texts: &[String]) -> anyhow::Result<Vec<Secret>> {
+    let parse = |text: &String| {
+        Secret::parse(text).map_err(|error| {
+            anyhow!(Usage(format!(
+                "--secret: {error}; `magnetite endpoint create` prints one"
+            )))
+        })
+    };
+    texts.iter().map(parse).collect()
+}
+
+fn greet(addr: SocketAddr) {
+    output::note(&format!("listening on http://{addr}/"));
+    output::note(&format!(
+        "register it:  magnetite endpoint create --org ORGANIZATION --url http://{addr}/webhook"
+    ));
+    if addr.ip().is_loopback() {
+        output::note("which needs:  MAGNETITE_EGRESS__ALLOW=127.0.0.0/8,::1/128 there and for the worker");
+    }
+}
+
+impl Receiver {
+    async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        while let Some(accepted) = self.done.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((stream, _)) => drop(connections.spawn(Arc::clone(&self).converse(stream))),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+            while connections.try_join_next().is_some() {}
+            if connections.len() >= CONNECTIONS_MAX {
+                connections.join_next().await;
+            }
+        }
+        let ended = async { while connections.join_next().await.is_some() {} };
+        // What hangs by order is cut off.
+        let _ = timeout(GRACE, ended).await;
+        connections.shutdown().await;
+    }
+
+    async fn converse(self: Arc<Self>, stream: TcpStream) {
+        // A receiver that batches its answers would only look slow.
+        let _ = stream.set_nodelay(true);
+        let service = service_fn(|request| self.answer(request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.done.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! One request: read, verified, printed, answered.
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::Ordering,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, header};
+use serde::Serialize;
+use signature::{
+    SIGNATURE_HEADER, TOLERANCE_S, Verifier, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER,
+    WEBHOOK_TIMESTAMP_HEADER,
+};
+
+use crate::output;
+
+use super::{Receiver, answer::Answer};
+
+/// Four times the largest event.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// What is printed of one request; with `--json` exactly this.
+#[derive(Debug, Serialize)]
+pub(super) struct Record {
+    /// Unix milliseconds.
+    pub(super) received_ms: u64,
+    pub(super) method: String,
+    pub(super) path: String,
+    /// `X-Magnetite-Event`.
+    pub(super) event: Option<String>,
+    /// `webhook-id`.
+    pub(super) event_id: Option<String>,
+    /// `X-Magnetite-Delivery`.
+    pub(super) delivery: Option<String>,
+    /// `X-Magnetite-Attempt`.
+    pub(super) attempt: Option<u32>,
+    /// `X-Magnetite-Timestamp`: when the event occurred, in Unix milliseconds.
+    pub(super) timestamp: Option<u64>,
+    /// `webhook-timestamp`: when the attempt was signed, in Unix seconds.
+    pub(super) signed_s: Option<i64>,
+    /// The body's `lead_id`.
+    pub(super) lead: Option<String>,
+    pub(super) verified: bool,
+    /// Why it was not verified.
+    pub(super) error: Option<String>,
+    /// `None` when there was no answer.
+    pub(super) status: Option<u16>,
+    /// The exact text; bytes that are no UTF-8 are replaced.
+    pub(super) body: String,
+}
+
+/// Ends the connection without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("dropped, as --fail has it")]
+pub(super) struct Dropped;
+
+/// What a request is refused with, and why.
+struct Refused {
+    status: StatusCode,
+    why: String,
+}
+
+impl Receiver {
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Dropped> {
+        let (parts, body) = request.into_parts();
+        let (body, read) = read(body).await;
+        let headers = &parts.headers;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let checked = read
+            .and_then(|()| check_method(&parts.method))
+            .and_then(|()| verify(&self.verifier, headers, &body, now.as_secs() as i64));
+        let event_id = text(headers, WEBHOOK_ID_HEADER);
+        let (answer, error) = match checked {
+            Ok(()) => (self.plan.next(event_id.as_deref().unwrap_or_default()), None),
+            Err(Refused { status, why }) => (Answer::Status(status), Some(why)),
+        };
+        let record = Record {
+            received_ms: now.as_millis() as u64,
+            method: parts.method.to_string(),
+            path: parts
+                .uri
+                .path_and_query()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            event: text(headers, "x-magnetite-event"),
+            event_id,
+            delivery: text(headers, "x-magnetite-delivery"),
+            attempt: text(headers, "x-magnetite-attempt").and_then(|text| text.parse().ok()),
+            timestamp: text(headers, "x-magnetite-timestamp").and_then(|text| text.parse().ok()),
+            signed_s: text(headers, WEBHOOK_TIMESTAMP_HEADER).and_then(|text| text.parse().ok()),
+            lead: lead(&body),
+            verified: error.is_none(),
+            error,
+            status: answer.status(),
+            body: String::from_utf8_lossy(&body).into_owned(),
+        };
+        self.print(&record, answer);
+        self.count(record.verified);
+        give(answer, record.error.as_deref()).await
+    }
+
+    fn print(&self, record: &Record, answer: Answer) {
+        let number = self.received.fetch_add(1, Ordering::Relaxed) + 1;
+        let text = if self.json {
+            output::json(record)
+        } else {
+            pretty(number, record, answer, self.compact)
+        };
+        if let Err(closed) = (self.print)(&text) {
+            // The first one is told; any ends the receiver.
+            let _ = self.closed.set(closed);
+            self.done.cancel();
+        }
+    }
+
+    /// The answer is still sent: connections end gracefully.
+    fn count(&self, verified: bool) {
+        if !verified {
+            return;
+        }
+        let verified = self.verified.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.count.is_some_and(|count| verified >= count) {
+            self.done.cancel();
+        }
+    }
+}
+
+async fn read(body: Incoming) -> (Bytes, Result<(), Refused>) {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(body) => (body.to_bytes(), Ok(())),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            let why = format!("the body has more than {BODY_BYTES_MAX} bytes");
+            (
+                Bytes::new(),
+                Err(Refused {
+                    status: StatusCode::PAYLOAD_TOO_LARGE,
+                    why,
+                }),
+            )
+        }
+        Err(error) => {
+            let why = format!("the body broke off: {error}");
+            (
+                Bytes::new(),
+                Err(Refused {
+                    status: StatusCode::BAD_REQUEST,
+                    why,
+                }),
+            )
+        }
+    }
+}
+
+fn check_method(method: &Method) -> Result<(), Refused> {
+    if method == Method::POST {
+        return Ok(());
+    }
+    let why = format!("webhooks are sent by POST, not {method}");
+    Err(Refused {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        why,
+    })
+}
+
+/// Both signatures, as a receiver would check one of them.
+fn verify(verifier: &Verifier, headers: &HeaderMap, body: &[u8], now_s: i64) -> Result<(), Refused> {
+    let required =
+        |name: &'static str| text(headers, name).ok_or_else(|| format!("the header {name} is missing"));
+    let verify = || {
+        let contract = required(SIGNATURE_HEADER)?;
+        let id = required(WEBHOOK_ID_HEADER)?;
+        let timestamp = required(WEBHOOK_TIMESTAMP_HEADER)?;
+        let standard = required(WEBHOOK_SIGNATURE_HEADER)?;
+        let told = |header| move |error| format!("{header} does not verify: {error}");
+        verifier.verify(body, &contract).map_err(told(SIGNATURE_HEADER))?;
+        verifier
+            .verify_standard(&id, &timestamp, &standard, body, now_s, TOLERANCE_S)
+            .map_err(told(WEBHOOK_SIGNATURE_HEADER))
+    };
+    verify().map_err(|why| Refused {
+        status: StatusCode::UNAUTHORIZED,
+        why,
+    })
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+fn lead(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    Some(body.get("lead_id")?.as_str()?.to_owned())
+}
+
+async fn give(answer: Answer, error: Option<&str>) -> Result<Response<Full<Bytes>>, Dropped> {
+    match answer {
+        Answer::Hang => std::future::pending().await,
+        Answer::Drop => Err(Dropped),
+        Answer::Status(status) => {
+            let text = error.map_or_else(|| status.to_string(), |error| format!("{status}: {error}"));
+            let mut response = Response::new(Full::new(Bytes::from(text + "\n")));
+            *response.status_mut() = status;
+            if status == StatusCode::METHOD_NOT_ALLOWED {
+                response
+                    .headers_mut()
+                    .insert(header::ALLOW, header::HeaderValue::from_static("POST"));
+            }
+            Ok(response)
+        }
+    }
+}
+
+/// Several lines for a person.
+pub(super) fn pretty(number: u64, record: &Record, answer: Answer, compact: bool) -> String {
+    let or_dash = |field: &Option<String>| printable(field.as_deref().unwrap_or("-"));
+    let time = UNIX_EPOCH + std::time::Duration::from_millis(record.received_ms);
+    let mut text = format!(
+        "#{number}  {}  {} {}  {}",
+        humantime::format_rfc3339_millis(time),
+        record.method,
+        printable(&record.path),
+        or_dash(&record.event),
+    );
+    let attempt = record
+        .attempt
+        .map_or_else(|| "-".to_owned(), |attempt| attempt.to_string());
+    let _ = write!(
+        text,
+        "\n    attempt {attempt}  event {}  delivery {}  lead {}",
+        or_dash(&record.event_id),
+        or_dash(&record.delivery),
+        or_dash(&record.lead),
+    );
+    let verified = match &record.error {
+        None => "verified".to_owned(),
+        Some(error) => format!("NOT VERIFIED: {}", printable(error)),
+    };
+    let _ = write!(text, "\n    {verified}; {answer}");
+    for line in body(&record.body, compact).lines() {
+        let _ = write!(text, "\n    {}", printable(line));
+    }
+    text
+}
+
+/// JSON is indented; anything else, and everything with `--compact`, stays as it came.
+fn body(body: &str, compact: bool) -> String {
+    if compact || serde_json::from_str::<serde::de::IgnoredAny>(body).is_err() {
+        return body.to_owned();
+    }
+    indented(body)
+}
+
+/// Moves white space alone: order of keys and spelling of numbers are the sender's.
+fn indented(json: &str) -> String {
+    let (mut text, mut depth, mut in_string, mut escaped) = (String::new(), 0_usize, false, false);
+    let mut chars = json.chars().peekable();
+    while let Some(c) = chars.next() {
+        if in_string {
+            text.push(c);
+            (in_string, escaped) = (escaped || c != '"', !escaped && c == '\\');
+            continue;
+        }
+        match c {
+            '{' | '[' => {
+                text.push(c);
+                while chars.next_if(char::is_ascii_whitespace).is_some() {}
+                if chars.peek().is_some_and(|c| matches!(c, '}' | ']')) {
+                    continue;
+                }
+                depth += 1;
+                new_line(&mut text, depth);
+            }
+            '}' | ']' => {
+                if !text.ends_with(['{', '[']) {
+                    depth = depth.saturating_sub(1);
+                    new_line(&mut text, depth);
+                }
+                text.push(c);
+            }
+            ',' => {
+                text.push(c);
+                new_line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            c if c.is_ascii_whitespace() => {}
+            c => {
+                in_string = c == '"';
+                text.push(c);
+            }
+        }
+    }
+    text
+}
+
+fn new_line(text: &mut String, depth: usize) {
+    text.push('\n');
+    text.extend(std::iter::repeat_n("  ", depth));
+}
+
+/// A stranger's text must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}

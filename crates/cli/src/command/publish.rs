@@ -1,0 +1,358 @@
+//! `magnetite publish`: events from a file, from standard input or by hand.
+//!
+//! ```text
+//! lines -> batch (256 lines or 8 MiB) -> producer: checked, published, confirmed -> ids, in order
+//! ```
+//!
+//! A batch is settled before the next is read, so that memory is bounded whatever the input's size. A line that is no
+//! event is told and left out; the others go on. A broker that is away is tried again for [`RETRY_FOR`]; then the
+//! command stops, and says from which line to go on. The same line is the same event whenever it is published: its id is
+//! derived from its bytes.
+
+mod lines;
+mod progress;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use producer::{Error, EventType, Producer, Serialized};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::{
+    io::AsyncRead,
+    time::{Instant, sleep},
+};
+
+use crate::{Usage, configuration::Configuration, output};
+
+use lines::{Content, Line, Lines};
+use progress::Progress;
+
+/// How many lines are published before their confirms are awaited.
+const BATCH_LINES: usize = 256;
+/// Large lines make smaller batches.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long the first connection may take.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long one batch is tried again: a broker restarts in less.
+const RETRY_FOR: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each line is the JSON of one event, and these bytes are what is signed and sent. Empty lines \
+                        are skipped."
+)]
+pub(super) struct Arguments {
+    /// Events, one JSON object a line; - or nothing for standard input
+    #[arg(conflicts_with = "event")]
+    file: Option<PathBuf>,
+    /// Leave out the lines before this one
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..),
+        conflicts_with = "event"
+    )]
+    from_line: u64,
+    /// Print one JSON object a line: the id and the line's number
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    by_hand: ByHand,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "One event by hand")]
+struct ByHand {
+    /// The event's type, such as lead.completed
+    #[arg(long, value_name = "TYPE", requires_all = ["org", "project", "lead"])]
+    event: Option<EventType>,
+    /// The organization
+    #[arg(long, value_name = "ORGANIZATION", requires = "event")]
+    org: Option<String>,
+    /// The project
+    #[arg(long, requires = "event")]
+    project: Option<String>,
+    /// The lead
+    #[arg(long, requires = "event")]
+    lead: Option<String>,
+    /// The event's data, a JSON object [default: {}]
+    #[arg(long, value_name = "JSON", requires = "event")]
+    data: Option<String>,
+    /// When it occurred, in Unix milliseconds [default: now]
+    #[arg(long, value_name = "MS", requires = "event")]
+    timestamp: Option<u64>,
+    /// The event's id, 1 to 128 characters of A-Z a-z 0-9 _ - [default: derived from the event]
+    #[arg(long, requires = "event")]
+    id: Option<String>,
+}
+
+/// An event in the contract's order of fields.
+#[derive(Serialize)]
+struct Body<'a> {
+    event: &'a str,
+    timestamp: u64,
+    organization_id: &'a str,
+    project_id: &'a str,
+    lead_id: &'a str,
+    data: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct Published<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
+}
+
+/// Publishes, and prints the ids of what was confirmed.
+pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    let by_hand = arguments.by_hand.serialized()?;
+    let producer = Producer::connect(configuration.broker.config());
+    producer
+        .ready(CONNECT_MAX)
+        .await
+        .context("nothing was published")?;
+    let published = match &by_hand {
+        Some(event) => publish_one(&producer, event, arguments.json).await,
+        None => publish_input(&producer, &arguments).await,
+    };
+    producer.shutdown().await;
+    published
+}
+
+impl ByHand {
+    /// The event, when there is one by hand.
+    fn serialized(&self) -> anyhow::Result<Option<Serialized>> {
+        let Some(event) = self.event else { return Ok(None) };
+        let data = self.data.as_deref().unwrap_or("{}");
+        let usage = |error: String| anyhow!(Usage(error));
+        let data: &RawValue = serde_json::from_str(data)
+            .map_err(|error| usage(format!("--data: expected a JSON object: {error}")))?;
+        let given = |text: &Option<String>| text.clone().unwrap_or_default();
+        let body = Body {
+            event: event.as_str(),
+            timestamp: self.timestamp.unwrap_or_else(now_ms),
+            organization_id: &given(&self.org),
+            project_id: &given(&self.project),
+            lead_id: &given(&self.lead),
+            data,
+        };
+        let body = serde_json::to_vec(&body).context("cannot write the event")?;
+        // Checked before the broker is asked for: what is wrong are the arguments.
+        webhook::Event::from_message(self.id.as_deref(), None, body.clone().into())
+            .map_err(|error| usage(format!("this is no event: {error}")))?;
+        Ok(Some(Serialized {
+            message_id: self.id.clone(),
+            ..Serialized::new(body)
+        }))
+    }
+}
+
+async fn publish_one(producer: &Producer, event: &Serialized, json: bool) -> anyhow::Result<()> {
+    let id = producer.publish_json(event).await?;
+    let published = Published {
+        id: id.as_str(),
+        line: None,
+    };
+    Ok(output::line(&if json {
+        output::json(&published)
+    } else {
+        id.to_string()
+    })?)
+}
+
+async fn publish_input(producer: &Producer, arguments: &Arguments) -> anyhow::Result<()> {
+    let file = arguments.file.as_ref().filter(|file| file.as_os_str() != "-");
+    let Some(path) = file else {
+        let progress = Progress::start(None);
+        return publish_lines(producer, arguments, tokio::io::stdin(), progress).await;
+    };
+    let named = || format!("cannot read {}", path.display());
+    let file = tokio::fs::File::open(path).await.with_context(named)?;
+    let bytes = file.metadata().await.with_context(named)?;
+    let progress = Progress::start(bytes.is_file().then_some(bytes.len()));
+    publish_lines(producer, arguments, file, progress).await
+}
+
+async fn publish_lines(
+    producer: &Producer,
+    arguments: &Arguments,
+    input: impl AsyncRead + Unpin,
+    mut progress: Progress,
+) -> anyhow::Result<()> {
+    let mut lines = Lines::new(input);
+    let (mut published, mut bad) = (0, 0);
+    loop {
+        let batch = lines
+            .batch(BATCH_LINES, BATCH_BYTES_MAX)
+            .await
+            .context("cannot read the events")?;
+        if batch.is_empty() {
+            break;
+        }
+        let read = batch.iter().map(Line::bytes).sum();
+        let wanted = batch
+            .into_iter()
+            .filter(|line| line.number >= arguments.from_line)
+            .collect();
+        let settled = Batch::publish(producer, wanted).await;
+        bad += settled.report_bad(&progress);
+        published += settled.print(arguments.json)?;
+        progress.advance(read, published);
+        if let Some(stopped) = settled.stopped {
+            progress.finish();
+            return Err(stopped.explain(arguments, published, bad));
+        }
+    }
+    progress.finish();
+    if bad > 0 {
+        bail!("{bad} lines are no events and were left out: see above; {published} events were published");
+    }
+    Ok(())
+}
+
+/// Lines that were published together, and what became of each.
+struct Batch {
+    lines: Vec<(u64, State)>,
+    stopped: Option<Stopped>,
+}
+
+enum State {
+    Waiting(Serialized),
+    Confirmed(String),
+    Bad(String),
+}
+
+/// Why no more is published.
+struct Stopped {
+    /// The first line that is not confirmed.
+    line: u64,
+    error: Error,
+}
+
+impl Batch {
+    /// Publishes until every line is confirmed or bad, or the broker was away for too long.
+    async fn publish(producer: &Producer, lines: Vec<Line>) -> Self {
+        let state = |content| match content {
+            Content::Whole(bytes) => State::Waiting(Serialized::new(bytes)),
+            Content::TooLong => State::Bad(format!("the line has more than {} bytes", lines::LINE_BYTES_MAX)),
+        };
+        let lines = lines
+            .into_iter()
+            .map(|line| (line.number, state(line.content)))
+            .collect();
+        let mut batch = Self { lines, stopped: None };
+        let deadline = Instant::now() + RETRY_FOR;
+        let mut failures = 0;
+        while let Some(stopped) = batch.attempt(producer).await {
+            failures += 1;
+            if is_lasting(&stopped.error) || Instant::now() >= deadline {
+                batch.stopped = Some(stopped);
+                break;
+            }
+            tracing::warn!(line = stopped.line, error = %stopped.error, failures, "not confirmed; trying again");
+            sleep(broker::backoff(failures)).await;
+        }
+        batch
+    }
+
+    /// Publishes what still waits. Returns the first failure.
+    async fn attempt(&mut self, producer: &Producer) -> Option<Stopped> {
+        let waiting: Vec<&mut (u64, State)> = self
+            .lines
+            .iter_mut()
+            .filter(|(_, state)| matches!(state, State::Waiting(_)))
+            .collect();
+        let events: Vec<Serialized> = waiting
+            .iter()
+            .filter_map(|(_, state)| state.event().cloned())
+            .collect();
+        let results = producer.publish_json_batch(&events).await;
+        let mut stopped = None;
+        for ((number, state), result) in waiting.into_iter().zip(results) {
+            match result {
+                Ok(id) => *state = State::Confirmed(id.to_string()),
+                Err(Error::Invalid { source, .. }) => *state = State::Bad(source.to_string()),
+                Err(error) => {
+                    stopped.get_or_insert(Stopped { line: *number, error });
+                }
+            }
+        }
+        stopped
+    }
+
+    /// Tells the lines that are no events, and returns how many there are.
+    fn report_bad(&self, progress: &Progress) -> u64 {
+        let mut count = 0;
+        for (number, state) in &self.lines {
+            if let State::Bad(why) = state {
+                progress.note(&format!("line {number}: {why}"));
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Prints the ids of what was confirmed, and returns how many there are.
+    fn print(&self, json: bool) -> Result<u64, output::Closed> {
+        let published = |(number, state): &(u64, State)| match state {
+            State::Confirmed(id) if json => Some(output::json(&Published {
+                id,
+                line: Some(*number),
+            })),
+            State::Confirmed(id) => Some(id.clone()),
+            _ => None,
+        };
+        let ids: Vec<String> = self.lines.iter().filter_map(published).collect();
+        let count = ids.len() as u64;
+        output::lines(ids)?;
+        Ok(count)
+    }
+}
+
+impl State {
+    fn event(&self) -> Option<&Serialized> {
+        match self {
+            Self::Waiting(event) => Some(event),
+            _ => None,
+        }
+    }
+}
+
+impl Stopped {
+    fn explain(self, arguments: &Arguments, published: u64, bad: u64) -> anyhow::Error {
+        let Self { line, error } = self;
+        let input = arguments
+            .file
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |file| file.display().to_string());
+        let left_out = if bad == 0 {
+            String::new()
+        } else {
+            format!(" and {bad} lines left out")
+        };
+        anyhow!(error).context(format!(
+            "stopped at line {line}, with {published} events confirmed{left_out}; every line before {line} is done. To \
+             go on: magnetite publish {input} --from-line {line}"
+        ))
+    }
+}
+
+/// Whether waiting will not help: nothing is bound, declared or allowed.
+fn is_lasting(error: &Error) -> bool {
+    let refused = ["NOT_FOUND", "ACCESS_REFUSED"];
+    let chain = || std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    matches!(error, Error::Unroutable { .. } | Error::Closed { .. })
+        || chain().any(|error| refused.iter().any(|word| error.to_string().contains(word)))
+}
+
+fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_epoch.as_millis() as u64
+}

@@ -1,0 +1,185 @@
+//! Lines of any input, in bounded memory.
+
+use std::io;
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use webhook::EVENT_BYTES_MAX;
+
+/// The longest line that is kept, in bytes: a little more than an event may have, so that one that is just too large is
+/// told its size.
+pub(super) const LINE_BYTES_MAX: usize = EVENT_BYTES_MAX + 1024;
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+/// A line that is not empty.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    /// 1-based; empty lines are counted.
+    pub(super) number: u64,
+    pub(super) content: Content,
+    /// With its end, for progress.
+    bytes: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Without the line's end.
+    Whole(Bytes),
+    /// Over [`LINE_BYTES_MAX`]; it was read and dropped.
+    TooLong,
+}
+
+pub(super) struct Lines<R> {
+    input: BufReader<R>,
+    number: u64,
+}
+
+impl Line {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    pub(super) fn new(input: R) -> Self {
+        Self {
+            input: BufReader::with_capacity(BUFFER_BYTES, input),
+            number: 0,
+        }
+    }
+
+    /// The next lines: as many as there are without waiting for the input, but at least one, and at most so many lines and
+    /// about so many bytes. None at the end.
+    pub(super) async fn batch(&mut self, lines_max: usize, bytes_max: usize) -> io::Result<Vec<Line>> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < lines_max && bytes < bytes_max as u64 {
+            let Some(line) = self.next().await? else { break };
+            bytes += line.bytes;
+            batch.push(line);
+            // Someone types, or a program writes now and then: they want what they wrote published.
+            if !self.input.buffer().contains(&b'\n') {
+                break;
+            }
+        }
+        Ok(batch)
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Line>> {
+        loop {
+            let mut kept = Vec::new();
+            let mut bytes = 0_u64;
+            loop {
+                let available = self.input.fill_buf().await?;
+                if available.is_empty() {
+                    break;
+                }
+                let end = available.iter().position(|byte| *byte == b'\n');
+                let taken = end.map_or(available.len(), |end| end + 1);
+                if kept.len() <= LINE_BYTES_MAX {
+                    let room = LINE_BYTES_MAX + 1 - kept.len();
+                    kept.extend_from_slice(&available[..end.unwrap_or(taken).min(room)]);
+                }
+                bytes += taken as u64;
+                self.input.consume(taken);
+                if end.is_some() {
+                    break;
+                }
+            }
+            if bytes == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            if kept.len() > LINE_BYTES_MAX {
+                return Ok(Some(Line {
+                    number: self.number,
+                    content: Content::TooLong,
+                    bytes,
+                }));
+            }
+            if kept.last() == Some(&b'\r') {
+                kept.pop();
+            }
+            if !kept.trim_ascii().is_empty() {
+                let content = Content::Whole(kept.into());
+                return Ok(Some(Line {
+                    number: self.number,
+                    content,
+                    bytes,
+                }));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    async fn all(input: &[u8]) -> Vec<(u64, Content)> {
+        let mut lines = Lines::new(input);
+        let mut all = Vec::new();
+        while let Some(line) = lines.next().await.unwrap() {
+            all.push((line.number, line.content));
+        }
+        all
+    }
+
+    fn whole(text: &'static [u8]) -> Content {
+        Content::Whole(Bytes::from_static(text))
+    }
+
+    #[tokio::test]
+    async fn line_ends_are_not_part_of_a_line_and_empty_lines_only_count() {
+        let lines = all(b"{\"a\": 1}\n\n \t\r\n{ }\r\nlast").await;
+        assert_eq!(
+            lines,
+            [(1, whole(b"{\"a\": 1}")), (4, whole(b"{ }")), (5, whole(b"last"))]
+        );
+        assert_eq!(all(b"").await, []);
+        assert_eq!(all(b"\n\n").await, []);
+    }
+
+    #[tokio::test]
+    async fn spaces_around_an_event_are_kept() {
+        assert_eq!(all(b"  {}  \n").await, [(1, whole(b"  {}  "))]);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_is_dropped_and_the_next_is_read() {
+        let mut input = vec![b'x'; 3 * BUFFER_BYTES];
+        input.extend_from_slice(b"\nnext\n");
+        input.extend_from_slice(&vec![b'y'; LINE_BYTES_MAX]);
+        let lines = all(&input).await;
+        assert_eq!(lines[0], (1, Content::TooLong));
+        assert_eq!(lines[1], (2, whole(b"next")));
+        assert_eq!(lines[2], (3, Content::Whole(vec![b'y'; LINE_BYTES_MAX].into())));
+    }
+
+    #[tokio::test]
+    async fn a_batch_has_its_bounds() {
+        let input = b"1\n2\n3\n4\n5\n".repeat(2);
+        let mut lines = Lines::new(&input[..]);
+        let sizes = async |lines: &mut Lines<_>| lines.batch(4, 100).await.unwrap().len();
+        assert_eq!(sizes(&mut lines).await, 4);
+        assert_eq!(sizes(&mut lines).await, 4);
+        assert_eq!(sizes(&mut lines).await, 2);
+        assert_eq!(sizes(&mut lines).await, 0);
+
+        let mut lines = Lines::new(&input[..]);
+        assert_eq!(lines.batch(100, 5).await.unwrap().len(), 3, "2 bytes each");
+    }
+
+    #[tokio::test]
+    async fn a_batch_does_not_wait_for_more_input() {
+        let (mut writer, reader) = tokio::io::duplex(64);
+        let mut lines = Lines::new(reader);
+        writer.write_all(b"one\ntwo\nthr").await.unwrap();
+        let batch = lines.batch(100, 100).await.unwrap();
+        assert_eq!(batch.iter().map(|line| line.number).collect::<Vec<_>>(), [1, 2]);
+        writer.write_all(b"ee\n").await.unwrap();
+        let batch = lines.batch(100, 100).await.unwrap();
+        assert_eq!(batch[0].content, whole(b"three"));
+    }
+}

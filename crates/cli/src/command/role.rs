@@ -1,0 +1,192 @@
+//! What every role does: limits, signals, health, database, work, shutdown.
+//!
+//! A broker or a database that is away is waited for, with a line in the log for each try. What waiting cannot mend
+//! ends the process with exit code 1.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use api::health::{self, Health, Role};
+use store::Store;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{configuration::Configuration, database, limits, signals};
+
+/// What to do about the tables before the work begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Schema {
+    /// Bring them up to date.
+    Migrate,
+    /// End if they are not.
+    Expect,
+}
+
+/// How long an answer to a probe may take after everything else has ended.
+const HEALTH_GRACE: Duration = Duration::from_secs(1);
+
+type Readiness = watch::Sender<Option<String>>;
+
+/// Runs the worker until a signal comes, and then shuts it down.
+pub(super) async fn run(configuration: &Configuration, schema: Schema) -> anyhow::Result<()> {
+    let egress = egress(configuration)?;
+    raise_descriptors(configuration.worker.in_flight_max);
+    let stop = signals::stop_on_signal()?;
+    let (readiness, waits_for) = watch::channel(Some("starting".to_owned()));
+    let probes = Probes::start(configuration.health_listen, waits_for, &stop).await?;
+    let worked = work(configuration, schema, egress, readiness, stop).await;
+    probes.end().await;
+    worked
+}
+
+async fn work(
+    configuration: &Configuration,
+    schema: Schema,
+    egress: egress::Egress,
+    readiness: Readiness,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let opening = open_store(configuration, schema, &readiness);
+    let Some(store) = stop.run_until_cancelled(opening).await.transpose()? else {
+        return Ok(());
+    };
+    let deps = worker::Deps {
+        broker: configuration.broker.config(),
+        store: store.clone(),
+        egress,
+        readiness,
+    };
+    let worked = worker::run(configuration.worker.clone(), deps, stop).await;
+    store.close().await;
+    Ok(worked?)
+}
+
+/// A root certificate that cannot be used is a bad configuration; the other errors name their cure themselves.
+pub(super) fn egress(configuration: &Configuration) -> anyhow::Result<egress::Egress> {
+    let config = configuration.egress.config()?;
+    egress::Egress::new(&config).map_err(|error| match error {
+        egress::SetupError::RootCertificate(source) => {
+            let detail = format!("expected PEM files of certificates: {source}");
+            configuration.egress.bad_root_certificate(detail).into()
+        }
+        error => error.into(),
+    })
+}
+
+fn raise_descriptors(in_flight_max: usize) {
+    let needed = limits::descriptors_needed(in_flight_max);
+    match limits::raise_descriptors() {
+        Ok(limit) if limit < needed => tracing::warn!(
+            limit,
+            needed,
+            "too few file descriptors for worker.in_flight_max; raise the hard limit (ulimit -Hn, LimitNOFILE=)"
+        ),
+        Ok(limit) => tracing::debug!(limit, needed, "file descriptors"),
+        Err(error) => tracing::warn!(%error, needed, "cannot raise the limit of file descriptors"),
+    }
+}
+
+async fn open_store(
+    configuration: &Configuration,
+    schema: Schema,
+    readiness: &Readiness,
+) -> anyhow::Result<Store> {
+    let database = &configuration.database;
+    let connect = async || database::connect(database).await;
+    let store = if database.is_sqlite() {
+        connect().await?
+    } else {
+        until_available(readiness, connect).await?
+    };
+    match schema {
+        Schema::Migrate => {
+            let applied = until_available(readiness, async || Ok(store.migrate().await?)).await?;
+            if !applied.is_empty() {
+                tracing::info!(migrations = applied.join(", "), "migrated the database");
+            }
+        }
+        Schema::Expect => {
+            let found = until_available(readiness, async || Ok(store.check().await?)).await?;
+            database::fits(&found.state)?;
+        }
+    }
+    Ok(store)
+}
+
+/// Repeats `operation` for as long as the database is away.
+async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
+    readiness: &Readiness,
+    operation: impl Fn() -> F,
+) -> anyhow::Result<T> {
+    let mut failures = 0;
+    loop {
+        let error = match operation().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        if !error
+            .downcast_ref::<store::Error>()
+            .is_some_and(store::Error::is_unavailable)
+        {
+            return Err(error);
+        }
+        failures += 1;
+        tracing::warn!(
+            error = format!("{error:#}"),
+            failures,
+            "the database is away; trying again"
+        );
+        readiness.send_replace(Some("connecting to the database".to_owned()));
+        sleep(broker::backoff(failures)).await;
+    }
+}
+
+/// The server of `/livez`, `/readyz` and `/metrics`, if there is one.
+struct Probes {
+    serving: Option<JoinHandle<std::io::Result<()>>>,
+    stop: CancellationToken,
+}
+
+impl Probes {
+    async fn start(
+        address: Option<SocketAddr>,
+        readiness: watch::Receiver<Option<String>>,
+        stopping: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        let Some(address) = address else {
+            return Ok(Self { serving: None, stop });
+        };
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address}: set health.listen to a free address, or to an empty text for none")
+        })?;
+        let address = listener.local_addr().unwrap_or(address);
+        tracing::info!(%address, "serving /livez, /readyz and /metrics");
+        let health = Health {
+            metrics: health::install_recorder().context("cannot collect metrics")?,
+            roles: vec![Role {
+                name: "worker",
+                readiness,
+            }],
+            stopping: stopping.clone(),
+        };
+        let serving = tokio::spawn(health::serve(listener, health, stop.clone()));
+        Ok(Self {
+            serving: Some(serving),
+            stop,
+        })
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        if let Some(serving) = self.serving {
+            // The process ends: an answer that is still being read is lost, and nobody minds.
+            let _ = timeout(HEALTH_GRACE, serving).await;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+use clap::{Command, CommandFactory as _};
+
+use super::*;
+
+/// Of this command and all below it, by their names.
+fn helps(command: &mut Command, path: &str, into: &mut Vec<(String, String)>) {
+    let path = format!("{path}{}", command.get_name());
+    into.push((path.clone(), command.render_long_help().to_string()));
+    for below in command
+        .get_subcommands_mut()
+        .filter(|below| below.get_name() != "help")
+    {
+        helps(below, &format!("{path}_"), into);
+    }
+}
+
+#[test]
+fn the_help_of_every_command() {
+    let mut command = Arguments::command();
+    command.build();
+    let mut found = Vec::new();
+    helps(&mut command, "", &mut found);
+    assert_eq!(found.len(), 18, "a new command needs a new snapshot");
+    for (path, help) in found {
+        insta::assert_snapshot!(path, help);
+    }
+}
+
+fn exit_of(arguments: &str) -> Result<Arguments, clap::Error> {
+    Arguments::try_parse_from(arguments.split(' '))
+}
+
+#[test]
+fn what_is_accepted() {
+    for arguments in [
+        "magnetite up --config m.toml",
+        "magnetite --config m.toml worker",
+        "magnetite publish",
+        "magnetite publish events.jsonl --from-line 7 --json",
+        "magnetite publish --event lead.completed --org o --project p --lead l",
+        "magnetite publish --event lead.completed --org o --project p --lead l --data {} --timestamp 1 --id e",
+        "magnetite endpoint create --org o --url https://e.example/ --events lead.completed,research.*",
+        "magnetite endpoint list --json",
+        "magnetite endpoint update ep_1 --no-project",
+        "magnetite listen --secret whsec_a --secret whsec_b --fail 500,hang,drop,ok,410 --fail-each --count 3",
+        "magnetite topology check --json",
+        "magnetite topology --json",
+        "magnetite doctor --json",
+    ] {
+        assert!(
+            exit_of(arguments).is_ok(),
+            "{arguments}: {}",
+            exit_of(arguments).unwrap_err()
+        );
+    }
+}
+
+#[test]
+fn what_is_refused_as_usage() {
+    for arguments in [
+        "magnetite",
+        "magnetite endpoint",
+        "magnetite publish --event lead.completed --org o --project p",
+        "magnetite publish --event lead.melted --org o --project p --lead l",
+        "magnetite publish events.jsonl --event lead.completed --org o --project p --lead l",
+        "magnetite publish --org o",
+        "magnetite publish --from-line 0",
+        "magnetite endpoint create --org o --url https://e.example/ --events lead.melted",
+        "magnetite endpoint update ep_1",
+        "magnetite endpoint update ep_1 --project p --no-project",
+        "magnetite listen --secret whsec_a --fail 99",
+        "magnetite listen --secret whsec_a --fail-each",
+        "magnetite listen --secret whsec_a --count 0",
+    ] {
+        assert_eq!(
+            exit_of(arguments).expect_err(arguments).exit_code(),
+            2,
+            "{arguments}"
+        );
+    }
+}
+
+#[test]
+fn a_secret_is_not_quoted_in_an_error() {
+    let error = exit_of("magnetite listen --secret whsec_hunter2 --fail-each").unwrap_err();
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}

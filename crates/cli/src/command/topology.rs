@@ -1,0 +1,193 @@
+//! `magnetite topology`: what is, or should be, on the broker.
+
+use anyhow::{Context as _, bail};
+use broker::{Problem, QueueState, Topology};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{broker_link::BrokerLink, configuration::Configuration, output};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print one JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Declare everything; what is there already and equal stays as it is
+    Declare,
+    /// Compare with what is on the broker, and change nothing; exits 1 if anything is missing or different
+    ///
+    /// Bindings are not compared: AMQP has no question for them.
+    Check,
+}
+
+/// One exchange or queue, as it stands on the broker.
+#[derive(Debug, Serialize)]
+struct Finding {
+    name: String,
+    /// `ok`, `missing` or `different`.
+    state: &'static str,
+    ready: Option<u32>,
+    consumers: Option<u32>,
+    detail: Option<String>,
+    fix: Option<&'static str>,
+}
+
+/// Prints the topology, declares it, or compares it with the broker.
+pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    let topology = of(configuration);
+    match arguments.action {
+        None => Ok(print(&topology, arguments.json)?),
+        Some(Action::Declare) => declare(&topology, configuration).await,
+        Some(Action::Check) => check(&topology, configuration, arguments.json).await,
+    }
+}
+
+/// The topology that this configuration needs.
+pub(super) fn of(configuration: &Configuration) -> Topology {
+    Topology::new(
+        configuration.broker.prefix.clone(),
+        configuration.worker.schedule.tiers(),
+    )
+}
+
+/// What to do about an exchange or queue.
+pub(super) fn fix(problem: &Problem) -> &'static str {
+    if is_missing(problem) {
+        "run `magnetite topology declare`, or start a worker"
+    } else {
+        "empty and delete it (rabbitmqctl delete_queue) and run `magnetite topology declare`, or set another \
+         broker.prefix"
+    }
+}
+
+fn is_missing(problem: &Problem) -> bool {
+    problem.detail.contains("NOT_FOUND")
+}
+
+fn print(topology: &Topology, as_json: bool) -> Result<(), output::Closed> {
+    if !as_json {
+        return output::line(topology.to_string().trim_end());
+    }
+    let exchanges = topology
+        .exchanges()
+        .into_iter()
+        .map(|exchange| json!({ "kind": "exchange", "name": exchange.name, "type": exchange.kind }));
+    let queues = topology.queues().into_iter().map(|queue| {
+        let arguments: serde_json::Map<_, _> = queue
+            .arguments
+            .into_iter()
+            .map(|(key, value)| match value {
+                broker::Argument::Text(text) => (key.to_owned(), json!(text)),
+                broker::Argument::Number(number) => (key.to_owned(), json!(number)),
+            })
+            .collect();
+        json!({ "kind": "queue", "name": queue.name, "arguments": arguments })
+    });
+    let bindings = topology.bindings().into_iter().map(|binding| {
+        let broker::Binding {
+            exchange,
+            queue,
+            routing_key,
+        } = binding;
+        json!({ "kind": "binding", "exchange": exchange, "queue": queue, "routing_key": routing_key })
+    });
+    output::lines(
+        exchanges
+            .chain(queues)
+            .chain(bindings)
+            .map(|value| output::json(&value)),
+    )
+}
+
+async fn declare(topology: &Topology, configuration: &Configuration) -> anyhow::Result<()> {
+    let broker = BrokerLink::open(&configuration.broker.config()).await?;
+    topology
+        .declare(&broker.link)
+        .await
+        .context("`magnetite topology check` lists all that is missing or different, and what to do")?;
+    broker.close().await;
+    output::note("declared; `magnetite topology` prints what");
+    Ok(())
+}
+
+async fn check(topology: &Topology, configuration: &Configuration, as_json: bool) -> anyhow::Result<()> {
+    let broker = BrokerLink::open(&configuration.broker.config()).await?;
+    let findings: Vec<Finding> = topology
+        .check(&broker.link)
+        .await?
+        .into_iter()
+        .map(finding)
+        .collect();
+    broker.close().await;
+    let bad = findings.iter().filter(|finding| finding.fix.is_some()).count();
+    let line = |finding: &Finding| {
+        if as_json {
+            output::json(finding)
+        } else {
+            text(finding)
+        }
+    };
+    output::lines(findings.iter().map(line))?;
+    if bad > 0 {
+        bail!("{bad} of the broker's exchanges and queues are missing or different: see above");
+    }
+    Ok(())
+}
+
+fn finding(found: Result<QueueState, Problem>) -> Finding {
+    match found {
+        Ok(QueueState {
+            name,
+            ready,
+            consumers,
+        }) => {
+            let (ready, consumers) = (Some(ready), Some(consumers));
+            Finding {
+                name,
+                state: "ok",
+                ready,
+                consumers,
+                detail: None,
+                fix: None,
+            }
+        }
+        Err(problem) => Finding {
+            state: if is_missing(&problem) {
+                "missing"
+            } else {
+                "different"
+            },
+            fix: Some(fix(&problem)),
+            name: problem.name,
+            ready: None,
+            consumers: None,
+            detail: Some(problem.detail),
+        },
+    }
+}
+
+fn text(finding: &Finding) -> String {
+    let Finding {
+        name,
+        state,
+        ready,
+        consumers,
+        detail,
+        fix,
+    } = finding;
+    match (ready, consumers, detail, fix) {
+        (Some(ready), Some(consumers), ..) => {
+            format!("{state:9}  {name}  {ready} ready, {consumers} consumers")
+        }
+        (.., Some(detail), Some(fix)) => format!("{state:9}  {name}  {detail}\n           fix: {fix}"),
+        _ => format!("{state:9}  {name}"),
+    }
+}

@@ -1,0 +1,354 @@
+//! What can be configured, its defaults and its bounds.
+//!
+//! Defaults < `magnetite.toml` or `--config FILE` < `MAGNETITE_*` variables, `__` for the dot of a key:
+//! `MAGNETITE_BROKER__URL` is `broker.url`. A key that is not known or a value out of its bounds is refused before
+//! anything is opened, with its name, where it stands and what was expected; all of them at once.
+//! `docs/configuration.md` has every key, and a test that compares it with what stands here.
+//!
+//! No error here quotes a URL: both of them hold passwords.
+
+mod sources;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use webhook::Schedule;
+
+use sources::Reader;
+
+/// Everything that can be configured, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Configuration {
+    pub(crate) broker: Broker,
+    pub(crate) database: Database,
+    pub(crate) worker: worker::Config,
+    pub(crate) egress: Egress,
+    /// Where `/livez`, `/readyz` and `/metrics` are served, if they are.
+    pub(crate) health_listen: Option<SocketAddr>,
+    pub(crate) log: Log,
+    /// Where it was read, for `doctor`.
+    pub(crate) read_from: Vec<String>,
+}
+
+#[derive(Clone, PartialEq)]
+pub(crate) struct Broker {
+    url: String,
+    pub(crate) prefix: String,
+}
+
+#[derive(Clone, PartialEq)]
+pub(crate) struct Database {
+    pub(crate) url: String,
+    /// Where the URL stands.
+    pub(crate) place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Egress {
+    allow: Vec<IpNet>,
+    attempt_timeout: Duration,
+    idle_per_host_max: usize,
+    idle_timeout: Duration,
+    name_servers: Vec<SocketAddr>,
+    root_certificates: Vec<PathBuf>,
+    root_certificates_place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    /// Directives as of `RUST_LOG`; without any, roles log at `info` and all other commands at `warn`.
+    pub(crate) filter: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Default,
+    File(PathBuf),
+    Variable(String),
+}
+
+/// Everything that is wrong with the configuration, at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problems(Vec<Problem>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// `None` when it is the file itself.
+    key: Option<String>,
+    place: Place,
+    /// Begins with "expected" or "unknown key", and is fit to be shown to anyone.
+    detail: String,
+}
+
+/// The file that is read, if it exists, when `--config` names none.
+const DEFAULT_FILE: &str = "magnetite.toml";
+const DEFAULT_BROKER_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
+const DEFAULT_HEALTH_LISTEN: &str = "127.0.0.1:8085";
+
+impl Configuration {
+    /// Reads the process's file and variables.
+    pub(crate) fn load(file: Option<&Path>) -> Result<Self, Problems> {
+        let default = Path::new(DEFAULT_FILE);
+        let file = file.or_else(|| default.exists().then_some(default));
+        Self::read(file, std::env::vars_os())
+    }
+
+    fn read(
+        file: Option<&Path>,
+        variables: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Problems> {
+        let mut reader = Reader::new(file, variables)?;
+        let read_from = reader.places();
+        let configuration = Self {
+            broker: broker(&mut reader),
+            database: database(&mut reader),
+            worker: worker(&mut reader),
+            egress: egress(&mut reader),
+            health_listen: reader.read("health.listen", value::listen, || {
+                DEFAULT_HEALTH_LISTEN.parse().ok()
+            }),
+            log: log(&mut reader),
+            read_from,
+        };
+        reader.finish()?;
+        Ok(configuration)
+    }
+}
+
+fn broker(reader: &mut Reader) -> Broker {
+    Broker {
+        url: reader.read("broker.url", value::broker_url, || DEFAULT_BROKER_URL.to_owned()),
+        prefix: reader.read("broker.prefix", value::prefix, || "magnetite".to_owned()),
+    }
+}
+
+fn database(reader: &mut Reader) -> Database {
+    let default = default_database_url(reader);
+    let key = "database.url";
+    let url = reader.read(key, value::database_url, || default.clone().unwrap_or_default());
+    let place = reader.place(key);
+    if place == Place::Default && default.is_none() {
+        reader.refuse(
+            key,
+            "expected a value, since neither XDG_STATE_HOME nor HOME says where state is kept; such as \
+             sqlite:///var/lib/magnetite/magnetite.db",
+        );
+    }
+    Database { url, place }
+}
+
+/// The specification of `XDG_STATE_HOME` has relative paths ignored.
+fn default_database_url(reader: &Reader) -> Option<String> {
+    let absolute = |name| {
+        reader
+            .variable(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(format!(
+        "sqlite://{}",
+        state.join("magnetite/magnetite.db").display()
+    ))
+}
+
+fn worker(reader: &mut Reader) -> worker::Config {
+    let default = worker::Config::default();
+    worker::Config {
+        schedule: schedule(reader),
+        in_flight_max: reader.read("worker.in_flight_max", value::number(1..=65_536), || {
+            default.in_flight_max as u64
+        }) as usize,
+        prefetch_events: reader.read("worker.prefetch_events", value::number(1..=65_535), || {
+            default.prefetch_events.into()
+        }) as u16,
+        prefetch_due: reader.read("worker.prefetch_due", value::number(1..=65_535), || {
+            default.prefetch_due.into()
+        }) as u16,
+        inline_max: reader.read("fanout.inline_max", value::number(0..=1024), || {
+            default.inline_max as u64
+        }) as usize,
+        defer_age_max: reader.read("defer.age_max", value::duration("1s", "24h"), || {
+            default.defer_age_max
+        }),
+        shutdown_deadline: reader.read("shutdown.deadline", value::duration("0s", "1h"), || {
+            default.shutdown_deadline
+        }),
+        registry_refresh: reader.read("registry.refresh", value::duration("10ms", "1m"), || {
+            default.registry_refresh
+        }),
+    }
+}
+
+/// Either the list or the four numbers it would be computed from.
+fn schedule(reader: &mut Reader) -> Schedule {
+    const COMPUTED: [&str; 4] = ["retry.initial", "retry.factor", "retry.max", "retry.attempts"];
+    let delays = reader.read("retry.delays", value::durations, Vec::new);
+    let initial = reader.read(COMPUTED[0], value::any_duration, || Duration::from_secs(1));
+    let factor = reader.read(COMPUTED[1], value::float, || 2.0);
+    let max = reader.read(COMPUTED[2], value::any_duration, || Duration::from_secs(30));
+    let attempts = reader.read(COMPUTED[3], value::number(2..=100), || 10) as u32;
+
+    let given = |key: &&str| reader.place(key) != Place::Default;
+    let (made, key) = if given(&"retry.delays") {
+        if let Some(other) = COMPUTED.into_iter().find(given) {
+            let detail = format!("expected nothing, since {other} is given too; remove one of them");
+            reader.refuse("retry.delays", &detail);
+        }
+        (Schedule::list(delays), "retry.delays")
+    } else {
+        let key = COMPUTED.into_iter().find(given).unwrap_or(COMPUTED[0]);
+        (Schedule::exponential(initial, factor, max, attempts), key)
+    };
+    made.unwrap_or_else(|error| {
+        reader.refuse(key, &format!("expected a schedule that can be: {error}"));
+        Schedule::default()
+    })
+}
+
+fn egress(reader: &mut Reader) -> Egress {
+    let default = egress::Config::default();
+    let list = "egress.root_certificates";
+    Egress {
+        allow: reader.read("egress.allow", value::networks, Vec::new),
+        attempt_timeout: reader.read("egress.attempt_timeout", value::duration("100ms", "30s"), || {
+            default.attempt_timeout
+        }),
+        idle_per_host_max: reader.read("egress.idle_per_host_max", value::number(0..=1024), || {
+            default.idle_per_host_max as u64
+        }) as usize,
+        idle_timeout: reader.read("egress.idle_timeout", value::duration("1s", "10m"), || {
+            default.idle_timeout
+        }),
+        name_servers: reader.read("egress.name_servers", value::name_servers, Vec::new),
+        root_certificates: reader.read(list, value::paths, Vec::new),
+        root_certificates_place: reader.place(list),
+    }
+}
+
+fn log(reader: &mut Reader) -> Log {
+    Log {
+        format: reader.read("log.format", value::log_format, || LogFormat::Text),
+        filter: reader.read("log.filter", value::log_filter, || None),
+    }
+}
+
+impl Broker {
+    pub(crate) fn config(&self) -> broker::Config {
+        broker::Config::new(&self.url, self.prefix.clone())
+            .expect("the URL was read by the same parser before")
+    }
+}
+
+impl Egress {
+    /// Reads the files that are named.
+    pub(crate) fn config(&self) -> Result<egress::Config, Problems> {
+        let read = |path: &PathBuf| {
+            fs::read(path).map_err(|error| {
+                self.bad_root_certificate(format!(
+                    "expected a readable file, and {}: {error}",
+                    path.display()
+                ))
+            })
+        };
+        Ok(egress::Config {
+            allow: self.allow.clone(),
+            attempt_timeout: self.attempt_timeout,
+            idle_per_host_max: self.idle_per_host_max,
+            idle_timeout: self.idle_timeout,
+            name_servers: self.name_servers.clone(),
+            root_certificates: self
+                .root_certificates
+                .iter()
+                .map(read)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(crate) fn bad_root_certificate(&self, detail: String) -> Problems {
+        Problems::one(
+            "egress.root_certificates",
+            self.root_certificates_place.clone(),
+            detail,
+        )
+    }
+}
+
+impl Problems {
+    pub(crate) fn one(key: &str, place: Place, detail: String) -> Self {
+        Self(vec![Problem {
+            key: Some(key.to_owned()),
+            place,
+            detail,
+        }])
+    }
+}
+
+/// Without the password.
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.config().fmt(f)
+    }
+}
+
+/// Without the URL, which may hold a password.
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("the defaults"),
+            Self::File(path) => path.display().fmt(f),
+            Self::Variable(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            Some(key) => write!(f, "{key} (in {}): {}", self.place, self.detail),
+            None => write!(f, "{}: {}", self.place, self.detail),
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bad configuration")?;
+        for problem in &self.0 {
+            write!(f, "\n  {problem}")?;
+        }
+        f.write_str("\ndocs/configuration.md has every key with its default and bounds")
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Keys with their values.
+type Values = BTreeMap<String, config::ValueKind>;
+
+#[cfg(test)]
+mod tests;

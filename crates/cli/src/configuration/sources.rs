@@ -1,0 +1,295 @@
+//! Where values come from, and who is told when one is wrong.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use config::{Config, Environment, File, FileFormat, Source as _, ValueKind};
+
+use super::{Place, Problem, Problems, Values};
+
+const PREFIX: &str = "MAGNETITE_";
+
+/// Hands out values one key after the other and collects what is wrong with them.
+pub(super) struct Reader {
+    values: Values,
+    file: Option<PathBuf>,
+    /// The variable that sets a key.
+    set_by: BTreeMap<String, String>,
+    /// All of the process's variables that are text.
+    variables: BTreeMap<String, String>,
+    /// Every key that was asked for.
+    known: BTreeSet<&'static str>,
+    /// Keys of the file, to find those that nobody asked for.
+    in_file: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    pub(super) fn new(
+        file: Option<&Path>,
+        variables: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Problems> {
+        let text = file.map(read_file).transpose()?.unwrap_or_default();
+        let (ours, variables) = text_variables(variables)?;
+        let set_by: BTreeMap<_, _> = ours
+            .iter()
+            .filter_map(|name| Some((key_of(name)?, name.clone())))
+            .collect();
+        let environment = Environment::with_prefix("MAGNETITE")
+            .prefix_separator("_")
+            .separator("__")
+            .source(Some(
+                set_by
+                    .values()
+                    .map(|name| (name.clone(), variables[name].clone()))
+                    .collect(),
+            ));
+        let in_file = File::from_str(&text, FileFormat::Toml);
+        let layered = Config::builder()
+            .add_source(in_file.clone())
+            .add_source(environment)
+            .build();
+        let unreadable = |_| {
+            // Its own words may quote a value.
+            Problems(vec![Problem {
+                key: None,
+                place: place_of(file),
+                detail: "expected TOML tables that fit the variables MAGNETITE_*".to_owned(),
+            }])
+        };
+        Ok(Self {
+            values: flatten(layered.map_err(unreadable)?.cache.kind),
+            file: file.map(Path::to_owned),
+            in_file: flatten(ValueKind::Table(in_file.collect().map_err(unreadable)?))
+                .into_keys()
+                .collect(),
+            set_by,
+            variables,
+            known: BTreeSet::new(),
+            problems: Vec::new(),
+        })
+    }
+
+    /// The value of `key`, or the default when there is none or it is refused: `finish` then tells.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&ValueKind) -> Result<T, String>,
+        default: impl FnOnce() -> T,
+    ) -> T {
+        self.known.insert(key);
+        let Some(value) = self.values.get(key) else {
+            return default();
+        };
+        match parse(value) {
+            Ok(value) => value,
+            Err(detail) => {
+                self.refuse(key, &detail);
+                default()
+            }
+        }
+    }
+
+    /// Only the first refusal of a key is told: the others follow from it.
+    pub(super) fn refuse(&mut self, key: &str, detail: &str) {
+        let is_told = |problem: &Problem| problem.key.as_deref() == Some(key);
+        if !self.problems.iter().any(is_told) {
+            self.problems.push(Problem {
+                key: Some(key.to_owned()),
+                place: self.place(key),
+                detail: detail.to_owned(),
+            });
+        }
+    }
+
+    /// Where the value of `key` comes from.
+    pub(super) fn place(&self, key: &str) -> Place {
+        match self.set_by.get(key) {
+            Some(variable) => Place::Variable(variable.clone()),
+            None if self.values.contains_key(key) => place_of(self.file.as_deref()),
+            None => Place::Default,
+        }
+    }
+
+    /// A variable of any name.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+
+    /// The file and the variables that were read.
+    pub(super) fn places(&self) -> Vec<String> {
+        let file = self.file.iter().map(|file| file.display().to_string());
+        file.chain(self.set_by.values().cloned()).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn known(&self) -> impl Iterator<Item = &'static str> {
+        self.known.iter().copied()
+    }
+
+    /// To be called after every key was read: what is left is unknown.
+    pub(super) fn finish(mut self) -> Result<(), Problems> {
+        let unknown = |key: &&String| !self.known.contains(key.as_str());
+        let in_file = self
+            .in_file
+            .iter()
+            .filter(unknown)
+            .map(|key| (key, place_of(self.file.as_deref())));
+        let variables = self.set_by.iter().filter(|(key, _)| unknown(key));
+        let variables = variables.map(|(key, name)| (key, Place::Variable(name.clone())));
+        let found: Vec<Problem> = in_file
+            .chain(variables)
+            .map(|(key, place)| Problem {
+                key: Some(key.clone()),
+                detail: self.unknown(key, &place),
+                place,
+            })
+            .collect();
+        self.problems.extend(found);
+        if self.problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Problems(self.problems))
+        }
+    }
+
+    fn unknown(&self, key: &str, place: &Place) -> String {
+        let Some(near) = nearest(key, &self.known) else {
+            return "unknown key".to_owned();
+        };
+        match place {
+            Place::Variable(_) => format!("unknown key; did you mean {}?", variable_of(near)),
+            _ => format!("unknown key; did you mean {near}?"),
+        }
+    }
+}
+
+fn place_of(file: Option<&Path>) -> Place {
+    file.map_or(Place::Default, |file| Place::File(file.to_owned()))
+}
+
+fn read_file(path: &Path) -> Result<String, Problems> {
+    let problem = |detail| {
+        Problems(vec![Problem {
+            key: None,
+            place: Place::File(path.to_owned()),
+            detail,
+        }])
+    };
+    let text = fs::read_to_string(path)
+        .map_err(|error| problem(format!("expected a readable file of TOML, and {error}")))?;
+    // Parsed here first because this error can be told without the line it stands in.
+    toml::from_str::<toml::Table>(&text).map_err(|error| {
+        let before = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        problem(format!("expected TOML; line {line} is not"))
+    })?;
+    Ok(text)
+}
+
+/// The names of ours, and all variables.
+fn text_variables(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(Vec<String>, BTreeMap<String, String>), Problems> {
+    let (mut ours, mut all, mut problems) = (Vec::new(), BTreeMap::new(), Vec::new());
+    for (name, value) in variables {
+        let Ok(name) = name.into_string() else { continue };
+        let is_ours = is_ours(&name);
+        match value.into_string() {
+            Ok(value) => {
+                all.insert(name.clone(), value);
+                if is_ours {
+                    ours.push(name);
+                }
+            }
+            Err(_) if is_ours => problems.push(Problem {
+                key: key_of(&name),
+                place: Place::Variable(name),
+                detail: "expected UTF-8".to_owned(),
+            }),
+            Err(_) => {}
+        }
+    }
+    if problems.is_empty() {
+        Ok((ours, all))
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+/// Whether a variable is meant to configure us. With `__` it is. With a section's name but single `_` it is a
+/// mistake, unless it looks like what Kubernetes sets for a service called `magnetite-...`. Others are not ours.
+fn is_ours(name: &str) -> bool {
+    const SECTIONS: [&str; 11] = [
+        "broker", "database", "retry", "worker", "fanout", "defer", "shutdown", "registry", "egress",
+        "health", "log",
+    ];
+    let Some(rest) = name.strip_prefix(PREFIX) else {
+        return false;
+    };
+    let rest = rest.to_lowercase();
+    let of_service = rest.contains("_service_") || rest.contains("_port_") || rest.ends_with("_port");
+    let first = rest.split('_').next().unwrap_or_default();
+    let of_section = SECTIONS.contains(&first);
+    rest.contains("__") || (of_section && !of_service)
+}
+
+fn key_of(variable: &str) -> Option<String> {
+    Some(variable.strip_prefix(PREFIX)?.to_lowercase().replace("__", "."))
+}
+
+fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
+}
+
+/// The leaves of nested tables, by their dotted keys.
+fn flatten(root: ValueKind) -> Values {
+    fn walk(prefix: &str, kind: ValueKind, into: &mut Values) {
+        let ValueKind::Table(table) = kind else {
+            into.insert(prefix.to_owned(), kind);
+            return;
+        };
+        for (name, value) in table {
+            let key = if prefix.is_empty() {
+                name
+            } else {
+                format!("{prefix}.{name}")
+            };
+            walk(&key, value.kind, into);
+        }
+    }
+    let mut values = Values::new();
+    walk("", root, &mut values);
+    values
+}
+
+/// The known key that was probably meant: fewest letters to change, at most a third of them.
+fn nearest<'a>(key: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
+    let plain = |key: &str| key.replace(['.', '-'], "_").to_lowercase();
+    let distance = |candidate: &&str| edits(&plain(key), &plain(candidate));
+    let near = known.iter().copied().min_by_key(distance)?;
+    (distance(&near) * 3 <= near.len()).then_some(near)
+}
+
+/// How many letters have to be added, removed or replaced (Levenshtein).
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,189 @@
+//! One function for each kind of value: what is accepted, and in words what would have been.
+//!
+//! Stricter than the `config` crate's own conversions, which take "yes" for 1 and round 1.5. A variable is always
+//! text, so a number may be written as one.
+
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+
+use config::ValueKind;
+use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
+
+use super::LogFormat;
+
+const DURATION: &str = "a duration such as 25s, 10m or 250ms";
+const PREFIX_CHARS_MAX: usize = 64;
+/// Of DNS.
+const NAME_SERVER_PORT: u16 = 53;
+
+fn text(value: &ValueKind) -> Result<&str, String> {
+    match value {
+        ValueKind::String(text) => Ok(text),
+        _ => Err("expected a text".to_owned()),
+    }
+}
+
+/// A list, or its elements in one text with commas between them.
+fn list(value: &ValueKind) -> Result<Vec<&str>, String> {
+    match value {
+        ValueKind::String(text) => Ok(text
+            .split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+            .collect()),
+        ValueKind::Array(values) => values.iter().map(|value| self::text(&value.kind)).collect(),
+        _ => Err("expected a list of texts".to_owned()),
+    }
+}
+
+fn list_of<T>(
+    value: &ValueKind,
+    expected: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Vec<T>, String> {
+    let parse = |text| parse(text).ok_or_else(|| format!("expected {expected}, and {text:?} is none"));
+    let texts = list(value).map_err(|_| format!("expected {expected}"))?;
+    texts.into_iter().map(parse).collect()
+}
+
+pub(super) fn broker_url(value: &ValueKind) -> Result<String, String> {
+    // The error's own text could quote a part of the URL.
+    let expected = |_| {
+        "expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /".to_owned()
+    };
+    let url = text(value).map_err(expected)?;
+    broker::Config::new(url, "").map_err(|error| expected(error.to_string()))?;
+    Ok(url.to_owned())
+}
+
+/// The form alone: the store reads the rest when it connects.
+pub(super) fn database_url(value: &ValueKind) -> Result<String, String> {
+    let url = text(value).unwrap_or_default();
+    let known = ["sqlite:///", "postgres://", "postgresql://"];
+    if known
+        .iter()
+        .any(|scheme| url.len() > scheme.len() && url.starts_with(scheme))
+    {
+        return Ok(url.to_owned());
+    }
+    Err(
+        "expected sqlite:///absolute/path/of/a/file or postgres://user:password@host:5432/database"
+            .to_owned(),
+    )
+}
+
+pub(super) fn prefix(value: &ValueKind) -> Result<String, String> {
+    let prefix = text(value).unwrap_or_default();
+    let fits = (1..=PREFIX_CHARS_MAX).contains(&prefix.len());
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if fits && prefix.bytes().all(allowed) {
+        return Ok(prefix.to_owned());
+    }
+    Err(format!(
+        "expected 1 to {PREFIX_CHARS_MAX} characters of A-Z a-z 0-9 . _ -"
+    ))
+}
+
+pub(super) fn number(bounds: RangeInclusive<u64>) -> impl Fn(&ValueKind) -> Result<u64, String> {
+    move |value| {
+        let number = match value {
+            ValueKind::I64(number) => u64::try_from(*number).ok(),
+            ValueKind::U64(number) => Some(*number),
+            ValueKind::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        let (least, most) = (bounds.start(), bounds.end());
+        number
+            .filter(|number| bounds.contains(number))
+            .ok_or_else(|| format!("expected an integer from {least} to {most}"))
+    }
+}
+
+pub(super) fn float(value: &ValueKind) -> Result<f64, String> {
+    let number = match value {
+        ValueKind::Float(number) => Some(*number),
+        ValueKind::I64(number) => Some(*number as f64),
+        ValueKind::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| "expected a number such as 2.0".to_owned())
+}
+
+pub(super) fn any_duration(value: &ValueKind) -> Result<Duration, String> {
+    let parsed = text(value)
+        .ok()
+        .and_then(|text| humantime::parse_duration(text).ok());
+    parsed.ok_or_else(|| format!("expected {DURATION}"))
+}
+
+/// Bounds are written as they are shown.
+pub(super) fn duration(
+    least: &'static str,
+    most: &'static str,
+) -> impl Fn(&ValueKind) -> Result<Duration, String> {
+    move |value| {
+        let bound = |text| humantime::parse_duration(text).expect("bounds are constants of this program");
+        any_duration(value)
+            .ok()
+            .filter(|duration| (bound(least)..=bound(most)).contains(duration))
+            .ok_or_else(|| format!("expected {DURATION}, from {least} to {most}"))
+    }
+}
+
+pub(super) fn durations(value: &ValueKind) -> Result<Vec<Duration>, String> {
+    list_of(value, "durations such as 1s, 5s, 1m", |text| {
+        humantime::parse_duration(text).ok()
+    })
+}
+
+pub(super) fn networks(value: &ValueKind) -> Result<Vec<IpNet>, String> {
+    list_of(value, "networks such as 127.0.0.0/8 or fd00::/8", |text| {
+        text.parse().ok()
+    })
+}
+
+/// The port may be left away.
+pub(super) fn name_servers(value: &ValueKind) -> Result<Vec<SocketAddr>, String> {
+    let parse = |text: &str| {
+        let with_port = SocketAddr::from_str(text);
+        with_port
+            .or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, NAME_SERVER_PORT)))
+            .ok()
+    };
+    list_of(value, "IP addresses such as 10.0.0.2 or 10.0.0.2:5353", parse)
+}
+
+pub(super) fn paths(value: &ValueKind) -> Result<Vec<PathBuf>, String> {
+    list_of(value, "paths of PEM files", |text| {
+        (!text.is_empty()).then(|| PathBuf::from(text))
+    })
+}
+
+/// Nothing but an address, lest a probe depend on a resolver.
+pub(super) fn listen(value: &ValueKind) -> Result<Option<SocketAddr>, String> {
+    match text(value) {
+        Ok("") => Some(None),
+        Ok(text) => text.parse().map(Some).ok(),
+        Err(_) => None,
+    }
+    .ok_or_else(|| {
+        "expected an IP address and a port such as 0.0.0.0:8085, or an empty text for none".to_owned()
+    })
+}
+
+pub(super) fn log_format(value: &ValueKind) -> Result<LogFormat, String> {
+    match text(value) {
+        Ok("text") => Ok(LogFormat::Text),
+        Ok("json") => Ok(LogFormat::Json),
+        _ => Err("expected text or json".to_owned()),
+    }
+}
+
+pub(super) fn log_filter(value: &ValueKind) -> Result<Option<String>, String> {
+    let filter = text(value)
+        .ok()
+        .filter(|text| EnvFilter::builder().parse(text).is_ok());
+    filter
+        .map(|filter| Some(filter.to_owned()))
+        .ok_or_else(|| "expected directives such as info or warn,worker=debug".to_owned())
+}

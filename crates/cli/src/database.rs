@@ -1,0 +1,68 @@
+//! The database, for roles and commands.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, bail};
+use store::{SchemaState, Store};
+
+use crate::configuration::{Database, Problems};
+
+const MIGRATE: &str = "run `magnetite migrate` (`magnetite up` does it by itself)";
+
+/// Connects once. A URL that the store cannot read is a bad configuration.
+pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
+    match Store::connect(&database.url).await {
+        Ok(store) => Ok(store),
+        Err(error @ (store::Error::BadUrl(_) | store::Error::BadPostgresUrl(_))) => {
+            let detail = format!("expected a URL that can be read: {error}");
+            Err(Problems::one("database.url", database.place.clone(), detail).into())
+        }
+        Err(error) => Err(error).context(format!(
+            "the database cannot be opened; check database.url (from {})",
+            database.place
+        )),
+    }
+}
+
+/// Connects, for a command that needs the tables.
+pub(crate) async fn open(database: &Database) -> anyhow::Result<Store> {
+    let store = connect(database).await?;
+    let schema = store.check().await?;
+    fits(&schema.state)?;
+    Ok(store)
+}
+
+/// Refuses tables that this binary cannot work with.
+pub(crate) fn fits(state: &SchemaState) -> anyhow::Result<()> {
+    match state {
+        SchemaState::UpToDate => Ok(()),
+        SchemaState::NeedsMigration { pending } => {
+            bail!(
+                "the database lacks the migrations {}: {MIGRATE}",
+                pending.join(", ")
+            )
+        }
+        SchemaState::Newer { unknown } => bail!(
+            "the database was migrated by a newer magnetite ({}): use that one",
+            unknown.join(", ")
+        ),
+        SchemaState::Altered { altered } => bail!(
+            "the database was migrated with another text of {}: restore it from a backup, or name an empty one in \
+             database.url",
+            altered.join(", ")
+        ),
+    }
+}
+
+impl Database {
+    /// Whether it is a file of this host: an error then seldom goes away by itself.
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.url.starts_with("sqlite:")
+    }
+
+    /// Whether connecting would make a new, empty file.
+    pub(crate) fn would_be_created(&self) -> bool {
+        let path = self.url.strip_prefix("sqlite://").map(Path::new);
+        path.is_some_and(|path| matches!(fs::exists(path), Ok(false)))
+    }
+}

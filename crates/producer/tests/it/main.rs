@@ -1,0 +1,5 @@
+//! The producer against a real broker.
+
+mod rig;
+mod publishing;
+mod outages;

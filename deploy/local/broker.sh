@@ -1,0 +1,429 @@
+#!/usr/bin/env bash
+# A private RabbitMQ node for one directory: for the demonstration and the tests, not for production.
+#
+#   broker.sh start DIR       start the node (or leave it running) and print its URL
+#   broker.sh find DIR        print the URL of a broker, starting one if need be (see below)
+#   broker.sh url DIR         print the URL of the node of DIR, running or not
+#   broker.sh stop DIR        end the node gracefully; its data stays
+#   broker.sh kill DIR        end it with SIGKILL, as a power cut would
+#                             (a quorum queue declared within the last 500 ms stays unusable afterwards: RabbitMQ
+#                             saves the names of its Raft members every 500 ms only)
+#   broker.sh remove DIR      stop, then delete DIR
+#   broker.sh ctl DIR ARG...  rabbitmqctl against the node, for example: ctl DIR list_queues
+#
+# Data, log, process ids, cookie, configuration and ports of the node are files in DIR, so nodes do not meet each
+# other or a system service. Ports and node name are chosen once per DIR: a later start finds its data and its
+# clients. Everything listens on 127.0.0.1 only. Standard output carries nothing but the URL (and what ctl prints).
+#
+# `find` takes the first of: MAGNETITE_BROKER__URL; an installed rabbitmq-server, started privately in DIR; a
+# running Docker engine (`stop` removes its container, data included); an installation with apt-get, then as above.
+# A broker given by MAGNETITE_BROKER__URL is never stopped: nothing about it is noted in DIR.
+#
+# MAGNETITE_RABBITMQ_ROOT=ROOT starts the RabbitMQ of another Debian by chroot (needs root), for instance 4.x from
+#   debootstrap --variant=minbase --include=rabbitmq-server trixie ROOT
+# The node's files are then in ROOT; DIR notes where. The variable only matters at the first start of DIR.
+set -euo pipefail
+
+readonly START_SECONDS_MAX=60
+readonly STOP_SECONDS_MAX=30
+readonly DOCKER_IMAGE=rabbitmq:4
+# While it exists and exits 101, packages are installed without starting their services (invoke-rc.d(8)).
+readonly POLICY=/usr/sbin/policy-rc.d
+
+say() { printf 'broker: %s\n' "$*" >&2; }
+
+die() {
+    say "$@"
+    exit 1
+}
+
+usage() {
+    sed -n '4,12s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+# ---- What is noted in DIR ------------------------------------------------------------------------------------
+
+# The absolute path of DIR. Fails if it does not exist.
+absolute() { (CDPATH='' cd -- "$1" 2>/dev/null && pwd -P); }
+
+# noted KEY: one value of DIR/node.
+noted() { sed -n "s/^$1=//p" "$dir/node"; }
+
+is_noted() { [[ -e $dir/node ]]; }
+
+# Reads DIR/node into the variables the other functions use.
+load() {
+    is_noted || die "$dir holds no broker: start one with: $0 start DIR"
+    kind=$(noted kind)
+    node=$(noted node)
+    amqp_port=$(noted amqp_port)
+    dist_port=$(noted dist_port)
+    epmd_port=$(noted epmd_port)
+    root=$(noted root)
+    # One directory under two names: `files` as we see it, `home` as the node does.
+    if [[ -n $root ]]; then
+        home=/var/lib/private-nodes/${node%@*}
+        files=$root$home
+    else
+        home=$dir/files
+        files=$home
+    fi
+}
+
+# create KIND: chooses name and ports for DIR, once. KIND is `node` or `docker`.
+create() {
+    local name ports chroot=${MAGNETITE_RABBITMQ_ROOT:-}
+    [[ -z $chroot ]] || chroot=$(absolute "$chroot") || die "MAGNETITE_RABBITMQ_ROOT: no directory $MAGNETITE_RABBITMQ_ROOT"
+    name=rabbit-$(printf '%s' "$dir" | sha256sum | cut -c 1-12)
+    ports=$(free_ports 3)
+    {
+        echo "kind=$1"
+        echo "node=$name@localhost"
+        # shellcheck disable=SC2086 # three words
+        printf 'amqp_port=%s\ndist_port=%s\nepmd_port=%s\n' $ports
+        echo "root=$chroot"
+    } >"$dir/node.new"
+    mv "$dir/node.new" "$dir/node"
+}
+
+# free_ports COUNT: ports that the kernel lets us bind now, on one line.
+# From below the range it gives to outgoing connections: a client that reconnects to a port of that range while the
+# broker is down can be given the same port as its source, be connected to itself, and keep the broker from starting.
+free_ports() {
+    perl -MSocket -e '
+        my ($count, $low) = @ARGV;
+        my ($from, $to) = $low >= 4096 ? ($low / 2, $low) : (20000, 60000);
+        my %held;
+        for (1 .. 10000) {
+            last if keys %held == $count;
+            my $port = int($from + rand($to - $from));
+            next if $held{$port};
+            socket(my $socket, PF_INET, SOCK_STREAM, 0) or die "socket: $!";
+            $held{$port} = $socket if bind($socket, sockaddr_in($port, INADDR_ANY));
+        }
+        die "no free TCP ports in $from..$to\n" if keys %held < $count;
+        print join(" ", keys %held), "\n";
+    ' "$1" "$(cut -f 1 /proc/sys/net/ipv4/ip_local_port_range 2>/dev/null || echo 32768)"
+}
+
+print_url() { echo "amqp://guest:guest@127.0.0.1:$amqp_port/%2f"; }
+
+# ---- Processes -----------------------------------------------------------------------------------------------
+
+# in_node COMMAND...: replaces this process by COMMAND in the environment of the node, and in no other.
+in_node() {
+    local enter=()
+    if [[ -n $root ]]; then
+        # RabbitMQ measures memory through /proc. Mounted in a namespace of its own, it goes when the process does.
+        # shellcheck disable=SC2016 # for the inner shell
+        enter=(unshare --mount bash -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$root")
+    fi
+    exec "${enter[@]}" /usr/bin/env -i -C "$home" \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        LANG=C.UTF-8 \
+        HOME="$home" \
+        ERL_EPMD_PORT="$epmd_port" \
+        ERL_EPMD_ADDRESS=127.0.0.1 \
+        ERL_CRASH_DUMP="$home/erl_crash.dump" \
+        RABBITMQ_NODENAME="$node" \
+        RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
+        RABBITMQ_NODE_PORT="$amqp_port" \
+        RABBITMQ_DIST_PORT="$dist_port" \
+        RABBITMQ_MNESIA_BASE="$home/data" \
+        RABBITMQ_LOG_BASE="$home/log" \
+        RABBITMQ_PID_FILE="$home/rabbitmq.pid" \
+        RABBITMQ_GENERATED_CONFIG_DIR="$home/config" \
+        RABBITMQ_FEATURE_FLAGS_FILE="$home/feature_flags" \
+        RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf" \
+        RABBITMQ_ADVANCED_CONFIG_FILE="$home/advanced.config" \
+        RABBITMQ_CONF_ENV_FILE="$home/rabbitmq-env.conf" \
+        RABBITMQ_ENABLED_PLUGINS_FILE="$home/enabled_plugins" \
+        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}' \
+        RUNNING_UNDER_SYSTEMD=true \
+        "$@"
+    # RUNNING_UNDER_SYSTEMD: the server's shell script then becomes the Erlang machine instead of waiting for it,
+    # so that the process we started is the process to signal. Nothing else depends on it.
+}
+
+# detach NAME COMMAND...: starts COMMAND in a session of its own, holding none of our files open; its id and
+# start time go to DIR/NAME.pid, its output to NAME.out.
+detach() {
+    local name=$1
+    shift
+    (
+        for fd in /proc/"$BASHPID"/fd/*; do
+            fd=${fd##*/}
+            # 255 is bash's own, closed on exec.
+            if ((fd > 2 && fd != 255)); then exec {fd}>&-; fi
+        done
+        exec </dev/null >>"$files/$name.out" 2>&1
+        ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"
+        # A background process of a script leads no group: setsid keeps its id, and so does every exec after it.
+        in_node_session "$@" &
+        echo "$! $(started $!)" >"$dir/$name.pid"
+    )
+}
+
+in_node_session() {
+    export -f in_node
+    export root home epmd_port node amqp_port dist_port
+    exec setsid bash -c 'in_node "$@"' in_node "$@"
+}
+
+# started PID: the kernel's start time of a process, in ticks; nothing for one that is gone or that nobody reaped.
+started() {
+    local line fields
+    read -r line <"/proc/$1/stat" || return 0
+    # The command's name, in brackets, may hold spaces: state and start time are the fields 1 and 20 after it.
+    read -r -a fields <<<"${line##*) }"
+    if [[ ${fields[0]} != Z ]]; then echo "${fields[19]}"; fi
+} 2>/dev/null
+
+# ours NAME: whether the process noted in DIR/NAME.pid is alive and the one we started: ids are reused.
+ours() {
+    local id start
+    read -r id start <"$dir/$1.pid" || return 1
+    [[ -n $start && $(started "$id") == "$start" ]]
+} 2>/dev/null
+
+# signal NAME SIGNAL: does nothing if the process is gone.
+signal() {
+    if ours "$1"; then kill -s "$2" "$(cut -d ' ' -f 1 "$dir/$1.pid")" 2>/dev/null || true; fi
+}
+
+gone() { ! ours "$1"; }
+
+# within SECONDS CONDITION...: polls ten times a second.
+within() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        if ((SECONDS >= deadline)); then return 1; fi
+        sleep 0.1
+    done
+}
+
+# end NAME SIGNAL: signals, waits, and kills what does not end in time.
+end() {
+    signal "$1" "$2"
+    if ! within "$STOP_SECONDS_MAX" gone "$1"; then
+        say "$1 did not end within ${STOP_SECONDS_MAX} s: killing it"
+        signal "$1" KILL
+        within 5 gone "$1" || die "$1 survives SIGKILL"
+    fi
+    rm -f "$dir/$1.pid"
+}
+
+# ---- Whether it answers --------------------------------------------------------------------------------------
+
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# Speaks the AMQP protocol header and expects the first octet of a method frame (Connection.Start). An open port
+# would not do: Docker's proxy listens before the broker in the container does.
+speaks_amqp() {
+    (
+        exec 3<>"/dev/tcp/127.0.0.1/$amqp_port"
+        printf 'AMQP\0\0\11\1' >&3
+        IFS= LC_ALL=C read -r -t 2 -N 1 octet <&3
+        [[ $octet == $'\1' ]]
+    ) 2>/dev/null
+}
+
+answers_or_ended() { gone broker || speaks_amqp; }
+
+# ---- A node of our own ---------------------------------------------------------------------------------------
+
+# The directory of the scripts that run as whoever calls them: those in PATH change to the user `rabbitmq`.
+# Empty if RabbitMQ is not installed (in ROOT, if given).
+server_scripts() {
+    local root=${1:-} server
+    if [[ -x $root/usr/lib/rabbitmq/bin/rabbitmq-server ]]; then
+        echo /usr/lib/rabbitmq/bin
+    elif [[ -z $root ]] && server=$(command -v rabbitmq-server); then
+        dirname -- "$(readlink -f -- "$server")"
+    fi
+}
+
+write_configuration() {
+    mkdir -p "$files/data" "$files/log" "$files/config"
+    cat >"$files/rabbitmq.conf" <<'CONF'
+log.file.level = warning
+log.console = false
+# The node refuses publishers when less is free; 50 MB suffice for tests on a nearly full disk.
+disk_free_limit.absolute = 50MB
+CONF
+    # Empty ones, so that the files under /etc/rabbitmq are not read instead.
+    echo '[].' >"$files/advanced.config"
+    echo '[].' >"$files/enabled_plugins"
+    : >"$files/rabbitmq-env.conf"
+}
+
+start_epmd() {
+    ours epmd || detach epmd epmd
+    within 10 listens "$epmd_port" || die "epmd does not listen on 127.0.0.1:$epmd_port: see $files/epmd.out"
+}
+
+start_node() {
+    local scripts
+    if ours broker && speaks_amqp; then return; fi
+    scripts=$(server_scripts "$root")
+    [[ -n $scripts ]] || die "rabbitmq-server is not installed${root:+ in $root}: apt-get install rabbitmq-server, or: $0 find DIR"
+    [[ -z $root || $EUID -eq 0 ]] || die "MAGNETITE_RABBITMQ_ROOT needs root (chroot)"
+    write_configuration
+    if ! ours broker; then
+        if listens "$amqp_port"; then die "port $amqp_port of $dir is taken by another process: end that, or: $0 remove $dir"; fi
+        start_epmd
+        detach broker "$scripts/rabbitmq-server"
+    fi
+    within "$START_SECONDS_MAX" answers_or_ended || die "no AMQP on 127.0.0.1:$amqp_port after ${START_SECONDS_MAX} s: see $files/log and $files/broker.out"
+    if gone broker; then
+        tail -n 20 "$files/broker.out" >&2 || true
+        end epmd TERM
+        die "RabbitMQ ended while starting: see $files/log and $files/broker.out"
+    fi
+}
+
+# ---- A container ---------------------------------------------------------------------------------------------
+
+container() { echo "magnetite-${node%@*}"; }
+
+docker_runs() { command -v docker >/dev/null && docker info >/dev/null 2>&1; }
+
+start_container() {
+    if speaks_amqp; then return; fi
+    if docker container inspect "$(container)" >/dev/null 2>&1; then
+        docker start "$(container)" >&2
+    else
+        say "starting $DOCKER_IMAGE with Docker as $(container)"
+        docker run --detach --name "$(container)" --hostname "${node%@*}" \
+            --publish "127.0.0.1:$amqp_port:5672" "$DOCKER_IMAGE" >&2
+    fi
+    within "$START_SECONDS_MAX" speaks_amqp || die "no AMQP on 127.0.0.1:$amqp_port after ${START_SECONDS_MAX} s: docker logs $(container)"
+}
+
+# stop_container SIGNAL
+stop_container() {
+    docker container inspect "$(container)" >/dev/null 2>&1 || return 0
+    if [[ $1 == KILL ]]; then
+        docker kill "$(container)" >&2
+    else
+        docker stop "$(container)" >&2
+        docker rm --volumes "$(container)" >&2
+    fi
+}
+
+# ---- Installation --------------------------------------------------------------------------------------------
+
+as_root() {
+    if [[ $EUID -eq 0 ]]; then "$@"; else sudo "$@"; fi
+}
+
+# Installs the package without starting its service: the node we need is a private one. A service that was there
+# before is not touched, because then nothing is installed.
+install_server() {
+    command -v apt-get >/dev/null || die "no broker found and no apt-get to install one: set MAGNETITE_BROKER__URL"
+    [[ $EUID -eq 0 ]] || command -v sudo >/dev/null ||
+        die "no broker found: set MAGNETITE_BROKER__URL, start Docker, or as root: apt-get install rabbitmq-server"
+    say "no MAGNETITE_BROKER__URL, no rabbitmq-server, no running Docker: installing rabbitmq-server with apt-get; its service stays off"
+    if [[ ! -e $POLICY ]]; then
+        trap 'as_root rm -f "$POLICY"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$POLICY" >/dev/null
+        as_root chmod 755 "$POLICY"
+    fi
+    as_root apt-get update -q >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends rabbitmq-server >&2
+    if [[ -d /run/systemd/system ]]; then as_root systemctl disable --now rabbitmq-server >&2; fi
+}
+
+# ---- Commands ------------------------------------------------------------------------------------------------
+
+# Holds DIR's lock until this script ends: two starts at once would be two nodes on the same data.
+lock() {
+    exec 9>"$dir/lock"
+    flock -w 120 9 || die "another $0 holds $dir/lock"
+}
+
+prepare() {
+    mkdir -p -- "$1"
+    dir=$(absolute "$1") || die "cannot enter $1"
+    if ! is_noted && [[ -n $(find "$dir" -mindepth 1 -maxdepth 1 ! -name lock ! -name 'node*') ]]; then
+        die "$dir is not empty and holds no broker: choose a new directory (remove deletes all of it)"
+    fi
+    lock
+    is_noted || create "$2"
+    load
+}
+
+start() {
+    prepare "$1" node
+    if [[ $kind == docker ]]; then start_container; else start_node; fi
+    print_url
+}
+
+find_broker() {
+    if [[ -n ${MAGNETITE_BROKER__URL:-} ]]; then
+        printf '%s\n' "$MAGNETITE_BROKER__URL"
+    elif [[ -e $1/node || -n $(server_scripts "${MAGNETITE_RABBITMQ_ROOT:-}") ]]; then
+        start "$1"
+    elif docker_runs; then
+        prepare "$1" docker
+        start_container
+        print_url
+    else
+        install_server
+        start "$1"
+    fi
+}
+
+# stop DIR SIGNAL: for a DIR without a broker there is nothing to do.
+stop() {
+    dir=$(absolute "$1") || return 0
+    is_noted || return 0
+    lock
+    load
+    if [[ $kind == docker ]]; then
+        stop_container "$2"
+    else
+        end broker "$2"
+        end epmd "$2"
+    fi
+}
+
+remove() {
+    stop "$1" TERM
+    dir=$(absolute "$1") || return 0
+    is_noted || return 0
+    load
+    rm -rf -- "$files" "$dir"
+}
+
+ctl() {
+    dir=$(absolute "$1") || die "$1 does not exist"
+    shift
+    load
+    if [[ $kind == docker ]]; then exec docker exec "$(container)" rabbitmqctl "$@"; fi
+    in_node "$(server_scripts "$root")/rabbitmqctl" "$@"
+}
+
+url() {
+    dir=$(absolute "$1") || die "$1 does not exist"
+    load
+    print_url
+}
+
+main() {
+    [[ $# -ge 2 && -n $2 ]] || usage
+    case $1 in
+        start) start "$2" ;;
+        find) find_broker "$2" ;;
+        url) url "$2" ;;
+        stop) stop "$2" TERM ;;
+        kill) stop "$2" KILL ;;
+        remove) remove "$2" ;;
+        ctl) ctl "${@:2}" ;;
+        *) usage ;;
+    esac
+}
+
+main "$@"

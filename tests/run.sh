@@ -1,0 +1,211 @@
+#!/usr/bin/env bash
+# Everything that CI checks, in the same way on a developer's machine: a Debian 12 with Rust is enough.
+#
+#   tests/run.sh                                 all checks, cheap ones first, up to the first that fails
+#   tests/run.sh ARG...                          only the tests that `cargo nextest run ARG...` selects,
+#                                                for example: tests/run.sh -E 'test(/rotate/)'
+#   tests/run.sh --servers-only -- COMMAND...    COMMAND with the servers up and the variables below set
+#
+# What is missing is installed, and said. The tests find their surroundings through these variables, and those that
+# name a server are left alone if they are set:
+#   MAGNETITE_BROKER__URL          otherwise the broker that deploy/local/broker.sh finds or starts
+#   MAGNETITE_TEST_POSTGRES_URL    otherwise a private PostgreSQL, from deploy/local/postgres.sh
+#   MAGNETITE_TEST_PYTHON          a Python with tests/receivers/python/requirements.txt
+#   MAGNETITE_TEST_NODE_PATH       NODE_PATH with tests/receivers/node/package-lock.json
+# Servers started here live in a temporary directory and end with this script.
+set -euo pipefail
+
+repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+readonly repository
+readonly cache=$repository/tests/.cache
+readonly broker=$repository/deploy/local/broker.sh
+readonly postgres=$repository/deploy/local/postgres.sh
+servers=
+results=()
+
+say() { printf 'run.sh: %s\n' "$*" >&2; }
+
+die() {
+    say "$@"
+    exit 1
+}
+
+# ---- Tools ---------------------------------------------------------------------------------------------------
+
+# apt_install REASON PACKAGE...
+apt_install() {
+    local reason=$1 as_root=()
+    shift
+    say "$reason: installing with apt-get: $*"
+    command -v apt-get >/dev/null || die "there is no apt-get: install by hand: $*"
+    if [[ $EUID -ne 0 ]]; then
+        command -v sudo >/dev/null || die "neither root nor sudo: install by hand: $*"
+        as_root=(sudo)
+    fi
+    "${as_root[@]}" apt-get update -q >&2
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2
+}
+
+need_rust() {
+    local component
+    [[ -n $(command -v cargo) || ! -x $HOME/.cargo/bin/cargo ]] || PATH=$HOME/.cargo/bin:$PATH
+    command -v cargo >/dev/null || die "there is no cargo: install Rust, see https://rustup.rs"
+    command -v cc >/dev/null || apt_install "no C compiler (SQLite and ring are compiled)" gcc libc6-dev
+    for component in fmt:rustfmt clippy:clippy; do
+        if ! cargo "${component%:*}" --version >/dev/null 2>&1; then
+            say "no cargo ${component%:*}: adding it with rustup"
+            rustup component add "${component#*:}" >&2
+        fi
+    done
+    if ! cargo nextest --version >/dev/null 2>&1; then
+        say "no cargo-nextest: compiling it with cargo install (some minutes, once)"
+        cargo install cargo-nextest --locked >&2
+    fi
+}
+
+need_shellcheck() {
+    command -v shellcheck >/dev/null || apt_install "no shellcheck" shellcheck
+}
+
+# fresh MARK FILE...: whether MARK was written for just these contents.
+fresh() { [[ -e $1 && $(cat -- "${@:2}" | sha256sum) == "$(cat -- "$1")" ]]; }
+
+# What the tests need of Python, in a virtual environment of the exact versions.
+need_python() {
+    local list=$repository/tests/receivers/python/requirements.txt venv=$cache/python
+    python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install "no Python with venv" python3-venv
+    export MAGNETITE_TEST_PYTHON=$venv/bin/python
+    if ! fresh "$venv/installed" "$list" || ! "$MAGNETITE_TEST_PYTHON" -c '' 2>/dev/null; then
+        say "installing the Python packages of the tests into tests/.cache/python"
+        rm -rf -- "$venv"
+        python3 -m venv "$venv" >&2
+        "$MAGNETITE_TEST_PYTHON" -m pip install --quiet --disable-pip-version-check --requirement "$list" >&2
+        sha256sum <"$list" >"$venv/installed"
+    fi
+}
+
+# What the tests need of Node.js: what the lock file says, and nothing else.
+need_node() {
+    local from=$repository/tests/receivers/node modules=$cache/node
+    [[ -n $(command -v node) && -n $(command -v npm) ]] || apt_install "no Node.js with npm" nodejs npm
+    export MAGNETITE_TEST_NODE_PATH=$modules/node_modules
+    if ! fresh "$modules/installed" "$from/package.json" "$from/package-lock.json"; then
+        say "installing the Node.js packages of the tests into tests/.cache/node"
+        rm -rf -- "$modules"
+        mkdir -p "$modules"
+        cp "$from/package.json" "$from/package-lock.json" "$modules"
+        npm ci --prefix "$modules" --no-audit --no-fund --ignore-scripts >&2
+        cat "$from/package.json" "$from/package-lock.json" | sha256sum >"$modules/installed"
+    fi
+}
+
+# ---- Servers -------------------------------------------------------------------------------------------------
+
+# Also called for what never started: every part of it does nothing then.
+stop_servers() {
+    [[ -n $servers ]] || return 0
+    "$broker" stop "$servers/broker" || say "the broker in $servers did not stop"
+    if [[ -d $servers/postgres/data ]]; then
+        "$postgres" stop "$servers/postgres" || say "the PostgreSQL in $servers did not stop"
+    fi
+    "$broker" remove "$servers/broker"
+    rm -rf -- "$servers"
+    servers=
+}
+
+start_servers() {
+    [[ -z $servers ]] || return 0
+    servers=$(mktemp -d "${TMPDIR:-/tmp}/magnetite-tests.XXXXXX")
+    # Started by root, PostgreSQL runs as another user, who has to pass through here.
+    chmod 711 "$servers"
+    MAGNETITE_BROKER__URL=$("$broker" find "$servers/broker")
+    export MAGNETITE_BROKER__URL
+    if [[ -z ${MAGNETITE_TEST_POSTGRES_URL:-} ]]; then
+        MAGNETITE_TEST_POSTGRES_URL=$("$postgres" start "$servers/postgres")
+        export MAGNETITE_TEST_POSTGRES_URL
+    fi
+    # Without the users and passwords.
+    say "broker ${MAGNETITE_BROKER__URL##*@}, PostgreSQL ${MAGNETITE_TEST_POSTGRES_URL##*@}"
+}
+
+# ---- Checks --------------------------------------------------------------------------------------------------
+
+# step NAME RERUN COMMAND...: runs COMMAND; if it fails, says so, and that RERUN runs it alone.
+step() {
+    local name=$1 rerun=$2 begun=$SECONDS status=0
+    shift 2
+    printf '\n==> %s\n' "$name" >&2
+    "$@" || status=$?
+    results+=("$(printf '%-12s %5d s' "$name" $((SECONDS - begun)))")
+    [[ $status -eq 0 ]] && return
+    results[-1]+="  FAILED"
+    summary
+    say "\"$name\" failed with $status; alone: $rerun"
+    exit "$status"
+}
+
+# check NAME COMMAND...: a step that needs nothing but its command.
+check() { step "$1" "${*:2}" "${@:2}"; }
+
+# tested NAME COMMAND...: a step that needs the servers.
+tested() { step "$1" "tests/run.sh --servers-only -- ${*:2}" "${@:2}"; }
+
+summary() {
+    printf '\n' >&2
+    printf '%s\n' "${results[@]}" >&2
+}
+
+check_scripts() {
+    local scripts script
+    mapfile -d '' scripts < <(find .ci/run . \( -name .git -o -name target -o -name .cache -o -name node_modules \) -prune \
+        -o -type f \( -name '*.sh' -o -path .ci/run \) -print0)
+    for script in "${scripts[@]}"; do bash -n "$script"; done
+    shellcheck "${scripts[@]}"
+}
+
+check_everything() {
+    check formatting cargo fmt --all --check
+    step scripts "shellcheck the scripts named above" check_scripts
+    check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
+    check build cargo build --workspace --locked
+    step servers "tests/run.sh --servers-only -- true" start_servers
+    tested tests cargo nextest run --workspace --locked
+    tested doc-tests cargo test --doc --workspace --locked
+    check docs env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace --locked
+}
+
+# The build comes first because the end-to-end tests run the built program, which a selection of tests may not build.
+check_selection() {
+    check build cargo build --workspace --locked
+    step servers "tests/run.sh --servers-only -- true" start_servers
+    tested tests cargo nextest run --workspace --locked "$@"
+}
+
+main() {
+    cd "$repository"
+    if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+        sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit
+    fi
+    if [[ ${1:-} == --servers-only ]]; then
+        [[ ${2:-} == -- && $# -ge 3 ]] || die "usage: tests/run.sh --servers-only -- COMMAND..."
+    fi
+    trap stop_servers EXIT
+    need_rust
+    need_python
+    need_node
+    if [[ ${1:-} == --servers-only ]]; then
+        start_servers
+        "${@:3}"
+        return
+    fi
+    if [[ $# -gt 0 ]]; then
+        check_selection "$@"
+    else
+        need_shellcheck
+        check_everything
+    fi
+    summary
+}
+
+main "$@"

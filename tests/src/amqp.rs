@@ -1,0 +1,161 @@
+//! The broker as a foreign publisher and an operator see it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    options::{
+        BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
+        QueueDeclareOptions, QueueDeleteOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+
+use crate::wait_for;
+
+/// One connection and a channel in confirm mode.
+pub struct Amqp {
+    channel: Channel,
+    _connection: Connection,
+    prefix: String,
+}
+
+/// A message that was found in a queue.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// As it was published.
+    pub body: Bytes,
+    /// Its properties.
+    pub properties: BasicProperties,
+}
+
+impl Amqp {
+    /// Connects to `url`; names begin with `prefix`.
+    pub async fn connect(url: &str, prefix: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default())
+            .await
+            .unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .unwrap();
+        Self {
+            channel,
+            _connection: connection,
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// Publishes events, one window, as `docs/protocol.md` says; panics unless each is confirmed and routed.
+    pub async fn publish(&self, bodies: &[impl AsRef<[u8]>]) {
+        for window in bodies.chunks(256) {
+            let confirms = window
+                .iter()
+                .map(|body| self.publish_raw(body.as_ref(), BasicProperties::default()));
+            for confirmation in join_all(confirms).await {
+                assert_eq!(
+                    confirmation,
+                    Confirmation::Ack(None),
+                    "a publish was refused or returned"
+                );
+            }
+        }
+    }
+
+    /// Publishes one message to the events exchange with these properties.
+    pub async fn publish_raw(&self, body: &[u8], properties: BasicProperties) -> Confirmation {
+        let exchange = format!("{}.events", self.prefix);
+        let options = BasicPublishOptions {
+            mandatory: true,
+            immediate: false,
+        };
+        let properties = properties.with_delivery_mode(2);
+        let published = self
+            .channel
+            .basic_publish(exchange.as_str().into(), "test".into(), options, body, properties)
+            .await;
+        published.unwrap().await.unwrap()
+    }
+
+    /// Messages that wait in the queue `prefix.name`.
+    pub async fn ready(&self, name: &str) -> u32 {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        };
+        let name = format!("{}.{name}", self.prefix);
+        let queue = self
+            .channel
+            .queue_declare(name.as_str().into(), options, FieldTable::default())
+            .await;
+        queue.unwrap().message_count()
+    }
+
+    /// Waits until `count` messages wait in the queue.
+    pub async fn wait_for_ready(&self, name: &str, count: u32, limit: Duration) {
+        wait_for(&format!("{count} messages in {name}"), limit, || async {
+            let ready = self.ready(name).await;
+            if ready == count {
+                Ok(())
+            } else {
+                Err(format!("{ready} messages"))
+            }
+        })
+        .await;
+    }
+
+    /// Takes every message out of a queue.
+    pub async fn drain(&self, name: &str) -> Vec<Found> {
+        let queue = format!("{}.{name}", self.prefix);
+        let mut found = Vec::new();
+        while let Some(got) = self
+            .channel
+            .basic_get(queue.as_str().into(), BasicGetOptions::default())
+            .await
+            .unwrap()
+        {
+            got.delivery.acker.ack(BasicAckOptions::default()).await.unwrap();
+            found.push(Found {
+                body: got.delivery.data.into(),
+                properties: got.delivery.properties,
+            });
+        }
+        found
+    }
+
+    /// Deletes the queues and exchanges of an installation with these delay queues.
+    pub async fn delete(&self, delays_ms: &[u64]) {
+        let mut names: Vec<String> = ["events", "due", "dead", "rejected"].map(str::to_owned).into();
+        names.extend(delays_ms.iter().map(|ms| format!("delay.{ms}")));
+        for name in names {
+            let name = format!("{}.{name}", self.prefix);
+            let _ = self
+                .channel
+                .queue_delete(name.as_str().into(), QueueDeleteOptions::default())
+                .await;
+        }
+        for name in ["events", "deliveries"] {
+            let name = format!("{}.{name}", self.prefix);
+            let _ = self
+                .channel
+                .exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default())
+                .await;
+        }
+    }
+}
+
+impl Found {
+    /// A header as text, numbers included; empty when it is not there.
+    pub fn header(&self, name: &str) -> String {
+        let headers = self.properties.headers().as_ref();
+        match headers.and_then(|headers| headers.inner().get(name)) {
+            Some(AMQPValue::LongString(text)) => text.to_string(),
+            Some(AMQPValue::LongLongInt(number)) => number.to_string(),
+            Some(other) => format!("{other:?}"),
+            None => String::new(),
+        }
+    }
+}

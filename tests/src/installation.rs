@@ -1,0 +1,336 @@
+//! One installation: configuration, database, processes.
+
+use std::{
+    path::PathBuf,
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    process::{Child, Command},
+};
+
+use crate::{Amqp, node::root, wait_for};
+
+/// A configured installation. Its database is migrated and its topology declared; no role runs until one is started.
+pub struct Installation {
+    directory: TempDir,
+    prefix: String,
+    broker_url: String,
+    settings: Vec<(String, String)>,
+    delays_ms: Vec<u64>,
+    amqp: Amqp,
+}
+
+/// A running role; killed when dropped.
+pub struct Role {
+    child: Child,
+    port: u16,
+}
+
+/// A registered endpoint.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its id.
+    pub id: String,
+    /// Its secret.
+    pub secret: String,
+}
+
+const READY: Duration = Duration::from_secs(30);
+
+impl Installation {
+    /// On the broker of `MAGNETITE_BROKER__URL`, with the retry schedule of the contract.
+    pub async fn new(name: &str) -> Self {
+        Self::with(
+            name,
+            &shared_broker(),
+            &[1000, 2000, 4000, 8000, 16000, 30000],
+            &[],
+        )
+        .await
+    }
+
+    /// With exactly these delays between attempts, in milliseconds.
+    pub async fn with_delays(name: &str, delays_ms: &[u64]) -> Self {
+        Self::with(name, &shared_broker(), delays_ms, &[]).await
+    }
+
+    /// With further settings, such as `("MAGNETITE_WORKER__IN_FLIGHT_MAX", "8")`. `delays_ms` is the retry schedule, or
+    /// the delay queues of the contract's.
+    pub async fn with(name: &str, broker_url: &str, delays_ms: &[u64], settings: &[(&str, &str)]) -> Self {
+        let directory = TempDir::with_prefix("magnetite-e2e-").unwrap();
+        let prefix = format!("e2e-{name}-{}", std::process::id());
+        let mut settings: Vec<_> = settings
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        if delays_ms != [1000, 2000, 4000, 8000, 16000, 30000] {
+            let list: Vec<_> = delays_ms.iter().map(|ms| format!("{ms}ms")).collect();
+            settings.push(("MAGNETITE_RETRY__DELAYS".to_owned(), list.join(",")));
+        }
+        let mut delays_ms = delays_ms.to_vec();
+        delays_ms.sort_unstable();
+        delays_ms.dedup();
+        let amqp = Amqp::connect(broker_url, &prefix).await;
+        let this = Self {
+            directory,
+            prefix,
+            broker_url: broker_url.to_owned(),
+            settings,
+            delays_ms,
+            amqp,
+        };
+        this.cli_ok(&["migrate"]).await;
+        this.cli_ok(&["topology", "declare"]).await;
+        this
+    }
+
+    /// The installation's connection to the broker.
+    pub fn amqp(&self) -> &Amqp {
+        &self.amqp
+    }
+
+    /// A new connection, after the broker was restarted.
+    pub async fn connect(&self) -> Amqp {
+        Amqp::connect(&self.broker_url, &self.prefix).await
+    }
+
+    /// The names' prefix on the broker.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The broker's URL.
+    pub fn broker_url(&self) -> &str {
+        &self.broker_url
+    }
+
+    /// A directory that is deleted with the installation.
+    pub fn directory(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
+    /// Changes a setting for what is started from now on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        self.settings.push((key.to_owned(), value.to_owned()));
+    }
+
+    /// `magnetite` with this installation's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(
+                ["PATH", "HOME", "RUST_BACKTRACE"]
+                    .into_iter()
+                    .filter_map(|key| Some((key, std::env::var(key).ok()?))),
+            )
+            .env("MAGNETITE_BROKER__URL", &self.broker_url)
+            .env("MAGNETITE_BROKER__PREFIX", &self.prefix)
+            .env(
+                "MAGNETITE_DATABASE__URL",
+                format!("sqlite://{}/magnetite.db", self.directory.path().display()),
+            )
+            .env("MAGNETITE_EGRESS__ALLOW", "127.0.0.0/8")
+            .env("MAGNETITE_HEALTH__LISTEN", "")
+            .envs(self.settings.iter().map(|(key, value)| (key, value)))
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs a command to its end, with `input` on standard input.
+    pub async fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut command = self.command(arguments);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
+        // An error is the command's not reading to the end.
+        let writing = tokio::spawn(async move { stdin.write_all(&input).await });
+        let output = child.wait_with_output().await.unwrap();
+        let _ = writing.await;
+        output
+    }
+
+    /// Runs a command to its end.
+    pub async fn cli(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().await.unwrap()
+    }
+
+    /// Runs a command that has to succeed, and returns its standard output.
+    pub async fn cli_ok(&self, arguments: &[&str]) -> String {
+        let output = self.cli(arguments).await;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "magnetite {arguments:?}: {}\n{stderr}",
+            output.status
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Registers an endpoint for everything of an organization.
+    pub async fn endpoint(&self, organization: &str, url: &str) -> Endpoint {
+        self.endpoint_with(organization, url, &[]).await
+    }
+
+    /// Registers an endpoint with further arguments of `endpoint create`.
+    pub async fn endpoint_with(&self, organization: &str, url: &str, more: &[&str]) -> Endpoint {
+        let mut arguments = vec![
+            "endpoint",
+            "create",
+            "--org",
+            organization,
+            "--url",
+            url,
+            "--json",
+        ];
+        arguments.extend(more);
+        let printed: Value = serde_json::from_str(&self.cli_ok(&arguments).await).unwrap();
+        let text = |key: &str| printed[key].as_str().unwrap().to_owned();
+        Endpoint {
+            id: text("id"),
+            secret: text("secret"),
+        }
+    }
+
+    /// What `endpoint show --json` prints.
+    pub async fn show(&self, endpoint: &Endpoint) -> Value {
+        serde_json::from_str(&self.cli_ok(&["endpoint", "show", &endpoint.id, "--json"]).await).unwrap()
+    }
+
+    /// Starts `magnetite worker` and waits until it is ready. Its log goes to this process's standard error, which the test
+    /// runner shows when the test fails.
+    pub async fn worker(&self) -> Role {
+        let role = self.start("worker");
+        role.wait_until_ready().await;
+        role
+    }
+
+    /// Starts a role without waiting for it.
+    pub fn start(&self, role: &str) -> Role {
+        let port = free_port();
+        let mut command = self.command(&[role]);
+        let child = command
+            .env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"))
+            .env(
+                "MAGNETITE_LOG__FILTER",
+                std::env::var("E2E_LOG").unwrap_or_else(|_| "warn".to_owned()),
+            )
+            .spawn()
+            .unwrap();
+        Role { child, port }
+    }
+
+    /// Waits until nothing of this installation is under way: every queue but `dead` and `rejected` is empty and stays so
+    /// after every worker has acked.
+    pub async fn wait_until_drained(&self, limit: Duration) {
+        for name in self.work_queues() {
+            self.amqp.wait_for_ready(&name, 0, limit).await;
+        }
+    }
+
+    /// Deletes what the installation has on the broker.
+    pub async fn delete(self) {
+        self.amqp.delete(&self.delays_ms).await;
+    }
+
+    /// Every queue in which deliveries are under way.
+    pub fn work_queues(&self) -> Vec<String> {
+        let fixed = ["events", "due"].map(str::to_owned);
+        fixed
+            .into_iter()
+            .chain(self.delays_ms.iter().map(|ms| format!("delay.{ms}")))
+            .collect()
+    }
+}
+
+impl Role {
+    /// Waits until `/readyz` says 200.
+    pub async fn wait_until_ready(&self) {
+        wait_for("the role is ready", READY, || async {
+            match self.get("/readyz").await {
+                Ok(response) if response.starts_with("HTTP/1.1 200") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// A metric's value, the sum over its labels that contain `label`.
+    pub async fn metric(&self, name: &str, label: &str) -> f64 {
+        let metrics = self.get("/metrics").await.unwrap();
+        let lines = metrics.lines().filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && line.contains(label)
+        });
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// An HTTP response of the health port, whole.
+    pub async fn get(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await?;
+        Ok(response)
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// SIGTERM, and waits for the end; returns whether the exit code was 0.
+    pub async fn terminate(mut self) -> bool {
+        let pid = self.child.id().expect("it has not ended yet").to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+        assert!(sent.success(), "kill -TERM {pid}");
+        self.child.wait().await.unwrap().success()
+    }
+}
+
+/// The broker that all tests share.
+fn shared_broker() -> String {
+    std::env::var("MAGNETITE_BROKER__URL").expect(
+        "MAGNETITE_BROKER__URL is not set: run tests/run.sh, or export the line that `deploy/local/broker.sh start DIR` prints",
+    )
+}
+
+/// The binary that was built together with this test.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).expect("a test is in target/PROFILE/deps");
+    let binary = profile.join("magnetite");
+    assert!(
+        binary.exists(),
+        "{} is not there: run `cargo build --workspace` in {}",
+        binary.display(),
+        root().display()
+    );
+    binary
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}

@@ -1,0 +1,83 @@
+//! What the end-to-end tests share: the built binary, receivers on real sockets, a real broker.
+//!
+//! The tests run `magnetite` as its users do and look at it from outside: requests at receivers, messages in queues, lines
+//! on standard output. Nothing here links the worker. Each test has an installation of its own ([`Installation`]): a name
+//! prefix on the broker, an SQLite file in a temporary directory, and processes that end with it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_errors_doc,
+    reason = "a test ends at the first surprise"
+)]
+
+mod amqp;
+mod installation;
+mod node;
+mod receiver;
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub use amqp::{Amqp, Found};
+pub use installation::{Endpoint, Installation, Role};
+pub use node::Node;
+pub use receiver::{Answer, Receiver, Request};
+
+/// Polls `condition` until it holds.
+///
+/// # Panics
+/// When it does not within `limit`; the message says what was waited for and how things stood last.
+pub async fn wait_for<T, F: Future<Output = Result<T, String>>>(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> F,
+) -> T {
+    /// Small against everything that is waited for, and not a busy loop.
+    const POLL: Duration = Duration::from_millis(10);
+    let until = Instant::now() + limit;
+    loop {
+        match condition().await {
+            Ok(value) => return value,
+            Err(state) => assert!(
+                Instant::now() < until,
+                "not within {limit:?}: {what}; last seen: {state}"
+            ),
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// [`wait_for`] with a condition that is a plain comparison.
+pub async fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    wait_for(what, limit, || {
+        std::future::ready(condition().then_some(()).ok_or_else(String::new))
+    })
+    .await;
+}
+
+/// Unix milliseconds.
+pub fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as u64
+}
+
+/// An event's JSON, of type `lead.completed`, about `lead`.
+pub fn event(organization: &str, lead: &str) -> String {
+    event_of("lead.completed", organization, lead)
+}
+
+/// An event's JSON of the given type.
+pub fn event_of(event_type: &str, organization: &str, lead: &str) -> String {
+    let timestamp = now_ms();
+    format!(
+        r#"{{"event":"{event_type}","timestamp":{timestamp},"organization_id":"{organization}","project_id":"proj_1","lead_id":"{lead}","data":{{"lead_id":"{lead}"}}}}"#
+    )
+}
+
+/// The p-th percentile (0 to 100) of the values.
+pub fn percentile(values: &mut [f64], p: f64) -> f64 {
+    assert!(!values.is_empty(), "no values to take a percentile of");
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * p / 100.0).round() as usize]
+}

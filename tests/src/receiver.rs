@@ -1,0 +1,234 @@
+//! An endpoint's server.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use signature::{Secret, TOLERANCE_S, Verifier};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
+
+use crate::now_ms;
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// When its body was complete.
+    pub at: Instant,
+    /// When its body was complete, in Unix milliseconds.
+    pub at_ms: u64,
+    /// Path and query.
+    pub path: String,
+    /// Names in lower case.
+    pub headers: HashMap<String, String>,
+    /// The bytes.
+    pub body: Bytes,
+}
+
+/// How the receiver answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// With this status and these headers.
+    Status(u16, Vec<(&'static str, String)>),
+    /// Not until [`Receiver::release`] is called, and then with 200.
+    Hang,
+}
+
+/// Listens on loopback, records every request, and answers as it was told. Dropping it closes the socket.
+pub struct Receiver {
+    address: SocketAddr,
+    state: Arc<State>,
+    serving: JoinHandle<()>,
+}
+
+type Respond = dyn Fn(&Request, usize) -> Answer + Send + Sync;
+
+struct State {
+    log: Mutex<Log>,
+    respond: Box<Respond>,
+    release: Notify,
+    released: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Default)]
+struct Log {
+    requests: Vec<Request>,
+    /// How many requests there were of each event.
+    by_event: HashMap<String, usize>,
+}
+
+impl Answer {
+    /// A status and nothing else.
+    pub fn status(status: u16) -> Self {
+        Self::Status(status, Vec::new())
+    }
+}
+
+impl Receiver {
+    /// Answers everything with 200.
+    pub async fn ok() -> Self {
+        Self::new(|_, _| Answer::status(200)).await
+    }
+
+    /// Answers as `respond` says, given the request and how many came before it with the same `webhook-id`.
+    pub async fn new(respond: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            log: Mutex::default(),
+            respond: Box::new(respond),
+            release: Notify::new(),
+            released: false.into(),
+        });
+        let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
+        Self {
+            address,
+            state,
+            serving,
+        }
+    }
+
+    /// The URL to register.
+    pub fn url(&self) -> String {
+        format!("http://{}/hook", self.address)
+    }
+
+    /// Everything that arrived so far, in order.
+    pub fn requests(&self) -> Vec<Request> {
+        self.state.log.lock().unwrap().requests.clone()
+    }
+
+    /// How many requests arrived so far.
+    pub fn count(&self) -> usize {
+        self.state.log.lock().unwrap().requests.len()
+    }
+
+    /// How many different events arrived so far.
+    pub fn distinct(&self) -> usize {
+        self.state.log.lock().unwrap().by_event.len()
+    }
+
+    /// Lets every request that hangs, and all later ones, be answered.
+    pub fn release(&self) {
+        self.state
+            .released
+            .store(true, std::sync::atomic::Ordering::SeqCst);
+        self.state.release.notify_waiters();
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Request {
+    /// A header's value; panics when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no header {name} in {:?}", self.headers))
+    }
+
+    /// Header `webhook-id`.
+    pub fn event_id(&self) -> String {
+        self.header("webhook-id").to_owned()
+    }
+
+    /// Header `x-magnetite-attempt`.
+    pub fn attempt(&self) -> u32 {
+        self.header("x-magnetite-attempt").parse().unwrap()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// Panics unless both signatures are right.
+    pub fn verify(&self, secret: &str) {
+        let verifier = Verifier::new(&[Secret::parse(secret).unwrap()]);
+        verifier
+            .verify(&self.body, self.header(signature::SIGNATURE_HEADER))
+            .unwrap();
+        let (id, timestamp) = (self.header("webhook-id"), self.header("webhook-timestamp"));
+        let now_s = (self.at_ms / 1000) as i64;
+        let signatures = self.header("webhook-signature");
+        verifier
+            .verify_standard(id, timestamp, signatures, &self.body, now_s, TOLERANCE_S)
+            .unwrap();
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let _ = stream.set_nodelay(true);
+        let state = Arc::clone(&state);
+        connections.spawn(async move {
+            let service = service_fn(|request| respond(Arc::clone(&state), request));
+            // An error is the client's going away.
+            let mut http = http1::Builder::new();
+            let _ = http
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+async fn respond(
+    state: Arc<State>,
+    request: hyper::Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    // A request that was cut off never arrived: nothing answers it.
+    let Ok(body) = body.collect().await else {
+        return Ok(Response::new(Full::default()));
+    };
+    let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let request = Request {
+        at: Instant::now(),
+        at_ms: now_ms(),
+        path: parts.uri.to_string(),
+        headers: parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), text(value)))
+            .collect(),
+        body: body.to_bytes(),
+    };
+    let answer = {
+        let mut log = state.log.lock().unwrap();
+        let seen = log.by_event.entry(request.event_id()).or_default();
+        let answer = (state.respond)(&request, *seen);
+        *seen += 1;
+        log.requests.push(request);
+        answer
+    };
+    Ok(match answer {
+        Answer::Status(status, headers) => {
+            let mut response = Response::builder().status(StatusCode::from_u16(status).unwrap());
+            for (name, value) in headers {
+                response = response.header(name, value);
+            }
+            response.body(Full::default()).unwrap()
+        }
+        Answer::Hang => {
+            let released = state.release.notified();
+            if !state.released.load(std::sync::atomic::Ordering::SeqCst) {
+                released.await;
+            }
+            Response::new(Full::default())
+        }
+    })
+}

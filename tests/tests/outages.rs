@@ -1,0 +1,339 @@
+//! Workers that are killed, a broker that restarts, endpoints that hang: nothing is lost.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at the first surprise and prints its figures"
+)]
+
+use std::{
+    collections::{HashMap, HashSet},
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use e2e::{Answer, Installation, Node, Receiver, event, wait_for, wait_until};
+use tokio::io::AsyncWriteExt as _;
+
+const SOON: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(90);
+
+/// The ids of a receiver's requests that it answered with success, that is all that were not told to fail.
+fn received(receiver: &Receiver) -> HashSet<String> {
+    receiver
+        .requests()
+        .iter()
+        .map(|request| request.json()["lead_id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Publishes through `magnetite publish`, line by line, until told to stop; returns the leads it was given.
+async fn publish_until(installation: &Installation, stop: Arc<AtomicBool>) -> (HashSet<String>, String) {
+    let mut child = installation
+        .command(&["publish"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let output = tokio::spawn(child.wait_with_output());
+    let mut leads = HashSet::new();
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    while !stop.load(Ordering::Relaxed) {
+        pace.tick().await;
+        let lead = format!("lead_{}", leads.len());
+        stdin
+            .write_all(format!("{}\n", event("org_1", &lead)).as_bytes())
+            .await
+            .unwrap();
+        leads.insert(lead);
+    }
+    drop(stdin);
+    let output = output.await.unwrap().unwrap();
+    assert!(
+        output.status.success(),
+        "publish did not get every event confirmed"
+    );
+    (leads, String::from_utf8(output.stdout).unwrap())
+}
+
+/// Two workers under load; one is killed in mid-flight, then the broker is, and both come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_and_a_restarted_broker_lose_nothing_and_everyone_is_back_within_10_s() {
+    let node = Node::start().await;
+    let installation =
+        Installation::with("kill", node.url(), &[200, 400, 800, 1000, 2000, 2000, 2000], &[]).await;
+    // A fifth of the first attempts fail; answers take their time, so that much is in flight at every moment.
+    let flaky = Receiver::new(|request, before| {
+        let lead = request.json()["lead_id"].as_str().unwrap().len();
+        Answer::status(if before == 0 && lead.is_multiple_of(5) {
+            500
+        } else {
+            200
+        })
+    })
+    .await;
+    let healthy = Receiver::ok().await;
+    let failing = Receiver::new(|_, _| Answer::status(503)).await;
+    for receiver in [&flaky, &healthy, &failing] {
+        installation.endpoint("org_1", &receiver.url()).await;
+    }
+    let (first, second) = (installation.worker().await, installation.worker().await);
+    let installation = Arc::new(installation);
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishing = tokio::spawn({
+        let (installation, stop) = (Arc::clone(&installation), Arc::clone(&stop));
+        async move { publish_until(&installation, stop).await }
+    });
+
+    wait_until("events flow", SOON, || healthy.distinct() > 200).await;
+    first.kill().await;
+    let first = installation.worker().await;
+    wait_until("events flow on", SOON, || healthy.distinct() > 500).await;
+    node.kill().await;
+    node.start_again().await;
+    let (back, before) = (Instant::now(), healthy.distinct());
+    // Both workers and the producer have to be back: what is published from now on has to arrive.
+    wait_until("deliveries go on", Duration::from_secs(10), || {
+        healthy.distinct() > before + 300
+    })
+    .await;
+    for worker in [&first, &second] {
+        worker.wait_until_ready().await;
+    }
+    println!("back {:?} after the broker", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+    stop.store(true, Ordering::Relaxed);
+    let (leads, _) = publishing.await.unwrap();
+
+    let amqp = installation.connect().await;
+    for (name, receiver) in [("healthy", &healthy), ("flaky", &flaky)] {
+        wait_for(&format!("everything at {name}"), LONG, || async {
+            let missing = leads.difference(&received(receiver)).count();
+            if missing == 0 {
+                Ok(())
+            } else {
+                Err(format!("{missing} of {} missing", leads.len()))
+            }
+        })
+        .await;
+    }
+    for queue in installation.work_queues() {
+        amqp.wait_for_ready(&queue, 0, LONG).await;
+    }
+    for worker in [first, second] {
+        assert!(worker.terminate().await, "a worker shuts down cleanly");
+    }
+    let dead: HashSet<String> = amqp
+        .drain("dead")
+        .await
+        .iter()
+        .map(|letter| {
+            serde_json::from_slice::<serde_json::Value>(&letter.body).unwrap()["lead_id"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    let lost: Vec<_> = leads.difference(&dead).collect();
+    assert!(lost.is_empty(), "neither delivered nor dead: {lost:?}");
+    let copies = healthy.count() - leads.len();
+    println!("{} events, {copies} copies at the healthy endpoint", leads.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_attempt_that_hangs_for_30_s_holds_back_none_of_10000_messages() {
+    const MESSAGES: usize = 10_000;
+    let installation = Installation::new("hang").await;
+    let hanging = Receiver::new(|_, _| Answer::Hang).await;
+    let healthy = Receiver::ok().await;
+    installation.endpoint("org_hangs", &hanging.url()).await;
+    installation.endpoint("org_1", &healthy.url()).await;
+    let worker = installation.worker().await;
+    installation.amqp().publish(&[event("org_hangs", "hangs")]).await;
+    wait_until("the attempt hangs", SOON, || hanging.count() == 1).await;
+    let began = hanging.requests()[0].at;
+    let events: Vec<_> = (0..MESSAGES)
+        .map(|lead| event("org_1", &lead.to_string()))
+        .collect();
+    installation.amqp().publish(&events).await;
+    wait_until("all the others arrive", Duration::from_secs(28), || {
+        healthy.distinct() == MESSAGES
+    })
+    .await;
+    // Acked as well: RabbitMQ has handed out everything, and a prefetch of 512 lets no more than that be unacked.
+    installation.amqp().wait_for_ready("events", 0, SOON).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(29), "{took:?}");
+    println!("{MESSAGES} delivered while one attempt hung, {took:?} after it began");
+    // The attempt ends at its deadline and is tried again.
+    wait_until("the second attempt", Duration::from_secs(40), || {
+        hanging.count() >= 2
+    })
+    .await;
+    let second = &hanging.requests()[1];
+    let gap = second.at - began;
+    assert!(
+        (31_000..33_000).contains(&gap.as_millis()),
+        "30 s of attempt and 1 s of delay, not {gap:?}"
+    );
+    assert_eq!(second.attempt(), 2);
+    assert_eq!(healthy.count(), MESSAGES, "nothing was delivered twice");
+    drop(worker);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_published_500_ms_after_its_endpoint_was_created_arrives_200_of_200_with_two_workers() {
+    const ENDPOINTS: usize = 200;
+    let installation = Arc::new(Installation::new("fresh").await);
+    let receiver = Arc::new(Receiver::ok().await);
+    let _workers = (installation.worker().await, installation.worker().await);
+    let slots = Arc::new(tokio::sync::Semaphore::new(8));
+    let creating: Vec<_> = (0..ENDPOINTS)
+        .map(|n| {
+            let (installation, receiver, slots) = (
+                Arc::clone(&installation),
+                Arc::clone(&receiver),
+                Arc::clone(&slots),
+            );
+            tokio::spawn(async move {
+                let organization = format!("org_{n}");
+                {
+                    let _slot = slots.acquire().await.unwrap();
+                    installation.endpoint(&organization, &receiver.url()).await;
+                }
+                // The promise itself, not a wait for something to settle.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                installation
+                    .amqp()
+                    .publish(&[event(&organization, &organization)])
+                    .await;
+            })
+        })
+        .collect();
+    for created in creating {
+        created.await.unwrap();
+    }
+    wait_until("200 of 200 arrive", SOON, || receiver.distinct() == ENDPOINTS).await;
+    Arc::into_inner(installation).unwrap().delete().await;
+}
+
+/// The connection is cut after the endpoint answered and before the ack is written: the broker hands the message out again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_comes_back_to_the_worker_that_settled_it_is_not_posted_again() {
+    let node = Node::start().await;
+    let installation = Installation::with("recall", node.url(), &[200, 400, 30_000], &[]).await;
+    let receiver = Receiver::new(
+        |request, before| match (request.json()["lead_id"].as_str(), before) {
+            (Some("hangs"), 0) => Answer::Hang,
+            _ => Answer::status(200),
+        },
+    )
+    .await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let worker = installation.worker().await;
+    installation.amqp().publish(&[event("org_1", "hangs")]).await;
+    wait_until("the attempt hangs", SOON, || receiver.count() == 1).await;
+    node.ctl(&["close_all_connections", "test"]).await;
+    // Back, and the message has been handed out again: it is unacked, not ready.
+    wait_for("the worker consumes again", SOON, || async {
+        let consumers = node
+            .ctl(&[
+                "list_queues",
+                "-q",
+                "name",
+                "consumers",
+                "messages_unacknowledged",
+            ])
+            .await;
+        let events = format!("{}.events", installation.prefix());
+        let line = consumers
+            .lines()
+            .find(|line| line.starts_with(&events))
+            .unwrap_or_default()
+            .to_owned();
+        if line.ends_with("\t1\t1") {
+            Ok(())
+        } else {
+            Err(line)
+        }
+    })
+    .await;
+    receiver.release();
+    let amqp = installation.connect().await;
+    wait_for("the message is acked", SOON, || async {
+        let unacked = node.ctl(&["list_queues", "-q", "messages"]).await;
+        if unacked
+            .lines()
+            .all(|line| line.trim() == "0" || line == "messages")
+        {
+            Ok(())
+        } else {
+            Err(unacked)
+        }
+    })
+    .await;
+    assert_eq!(receiver.count(), 1, "the endpoint was asked once");
+    amqp.publish(&[event("org_1", "after")]).await;
+    wait_until("deliveries go on", SOON, || receiver.count() == 2).await;
+    assert!(worker.terminate().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_loses_nothing_charges_nothing_and_ends_in_time() {
+    let mut installation = Installation::new("sigterm").await;
+    installation.set("MAGNETITE_SHUTDOWN__DEADLINE", "1s");
+    let hanging = Receiver::new(|_, before| {
+        if before == 0 {
+            Answer::Hang
+        } else {
+            Answer::status(200)
+        }
+    })
+    .await;
+    let healthy = Receiver::ok().await;
+    for receiver in [&hanging, &healthy] {
+        installation.endpoint("org_1", &receiver.url()).await;
+    }
+    let worker = installation.worker().await;
+    let events: Vec<_> = (0..2000).map(|lead| event("org_1", &lead.to_string())).collect();
+    installation.amqp().publish(&events).await;
+    wait_until("work is in flight", SOON, || {
+        healthy.count() > 100 && hanging.count() > 1
+    })
+    .await;
+    let before = Instant::now();
+    assert!(worker.terminate().await);
+    assert!(
+        before.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        before.elapsed()
+    );
+    hanging.release();
+    let next = installation.worker().await;
+    for receiver in [&hanging, &healthy] {
+        wait_until("everything arrives", LONG, || receiver.distinct() == events.len()).await;
+    }
+    // What was cut off was not charged: whoever was asked twice was asked for attempt 1 twice.
+    let mut attempts: HashMap<String, Vec<u32>> = HashMap::new();
+    for request in hanging.requests() {
+        attempts
+            .entry(request.event_id())
+            .or_default()
+            .push(request.attempt());
+    }
+    let given_up = attempts.values().filter(|attempts| attempts.len() > 1).count();
+    assert!(given_up > 0, "nothing was in flight: the test proves nothing");
+    assert!(
+        attempts.values().flatten().all(|attempt| *attempt == 1),
+        "an attempt was charged"
+    );
+    assert!(next.terminate().await);
+    installation.delete().await;
+}
