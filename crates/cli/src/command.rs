@@ -57,10 +57,11 @@ enum Command {
     Doctor(doctor::Arguments),
 }
 
-/// What roles log unless configured otherwise.
-const ROLE_FILTER: &str = "info";
+/// What roles log unless configured otherwise. lapin logs every closed channel as an error of its own, before whoever
+/// used the channel has said what it means.
+const ROLE_FILTER: &str = "info,lapin=off";
 /// What commands log: only what is wrong.
-const COMMAND_FILTER: &str = "warn";
+const COMMAND_FILTER: &str = "warn,lapin=off";
 
 /// Runs one command to its end.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {

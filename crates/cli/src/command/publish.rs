@@ -212,7 +212,14 @@ async fn publish_lines(
     }
     progress.finish();
     if bad > 0 {
-        bail!("{bad} lines are no events and were left out: see above; {published} events were published");
+        bail!(
+            "{} and left out: see above; {published} events were published",
+            if bad == 1 {
+                "1 line is no event".to_owned()
+            } else {
+                format!("{bad} lines are no events")
+            }
+        );
     }
     Ok(())
 }

@@ -68,6 +68,15 @@ pub(super) fn fix(problem: &Problem) -> &'static str {
     }
 }
 
+/// The broker's words, without those of the library around them.
+pub(super) fn words(problem: &Problem) -> &str {
+    let detail = problem.detail.as_str();
+    let begins = ["NOT_FOUND - ", "PRECONDITION_FAILED - ", "ACCESS_REFUSED - "]
+        .iter()
+        .filter_map(|word| detail.find(word));
+    begins.min().map_or(detail, |at| &detail[at..])
+}
+
 fn is_missing(problem: &Problem) -> bool {
     problem.detail.contains("NOT_FOUND")
 }
@@ -166,10 +175,10 @@ fn finding(found: Result<QueueState, Problem>) -> Finding {
                 "different"
             },
             fix: Some(fix(&problem)),
+            detail: Some(words(&problem).to_owned()),
             name: problem.name,
             ready: None,
             consumers: None,
-            detail: Some(problem.detail),
         },
     }
 }

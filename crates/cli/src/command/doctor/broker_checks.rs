@@ -79,7 +79,7 @@ async fn topology_checks(
     };
     let (states, problems): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
     for problem in problems.into_iter().filter_map(Result::err) {
-        let detail = format!("{}: {}", problem.name, problem.detail);
+        let detail = format!("{}: {}", problem.name, topology::words(&problem));
         report.add(&Check::fail("topology", detail, topology::fix(&problem)))?;
     }
     let states: Vec<QueueState> = states.into_iter().flatten().collect();
