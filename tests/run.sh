@@ -104,27 +104,28 @@ need_node() {
 # Also called for what never started: every part of it does nothing then.
 stop_servers() {
     [[ -n $servers ]] || return 0
-    "$broker" stop "$servers/broker" || say "the broker in $servers did not stop"
-    if [[ -d $servers/postgres/data ]]; then
-        "$postgres" stop "$servers/postgres" || say "the PostgreSQL in $servers did not stop"
+    if "$broker" remove "$servers/broker" && stop_postgres; then
+        rm -rf -- "$servers"
+    else
+        say "a server did not stop: its files are left in $servers"
     fi
-    "$broker" remove "$servers/broker"
-    rm -rf -- "$servers"
-    servers=
 }
 
+stop_postgres() {
+    if [[ -d $servers/postgres/data ]]; then "$postgres" stop "$servers/postgres"; fi
+}
+
+# Returns at the first failure by itself: `step` calls it where `set -e` is off.
 start_servers() {
-    [[ -z $servers ]] || return 0
-    servers=$(mktemp -d "${TMPDIR:-/tmp}/magnetite-tests.XXXXXX")
+    servers=$(mktemp -d "${TMPDIR:-/tmp}/magnetite-tests.XXXXXX") || return
     # Started by root, PostgreSQL runs as another user, who has to pass through here.
-    chmod 711 "$servers"
-    MAGNETITE_BROKER__URL=$("$broker" find "$servers/broker")
-    export MAGNETITE_BROKER__URL
+    chmod 711 "$servers" || return
+    MAGNETITE_BROKER__URL=$("$broker" find "$servers/broker") || return
     if [[ -z ${MAGNETITE_TEST_POSTGRES_URL:-} ]]; then
-        MAGNETITE_TEST_POSTGRES_URL=$("$postgres" start "$servers/postgres")
-        export MAGNETITE_TEST_POSTGRES_URL
+        MAGNETITE_TEST_POSTGRES_URL=$("$postgres" start "$servers/postgres") || return
     fi
-    # Without the users and passwords.
+    export MAGNETITE_BROKER__URL MAGNETITE_TEST_POSTGRES_URL
+    # Without users and passwords.
     say "broker ${MAGNETITE_BROKER__URL##*@}, PostgreSQL ${MAGNETITE_TEST_POSTGRES_URL##*@}"
 }
 
@@ -144,28 +145,36 @@ step() {
     exit "$status"
 }
 
+# quoted WORD...: as one would type it.
+quoted() {
+    local words
+    printf -v words ' %q' "$@"
+    echo "${words:1}"
+}
+
 # check NAME COMMAND...: a step that needs nothing but its command.
-check() { step "$1" "${*:2}" "${@:2}"; }
+check() { step "$1" "$(quoted "${@:2}")" "${@:2}"; }
 
 # tested NAME COMMAND...: a step that needs the servers.
-tested() { step "$1" "tests/run.sh --servers-only -- ${*:2}" "${@:2}"; }
+tested() { step "$1" "tests/run.sh --servers-only -- $(quoted "${@:2}")" "${@:2}"; }
 
 summary() {
     printf '\n' >&2
     printf '%s\n' "${results[@]}" >&2
 }
 
+# Returns at the first failure by itself, as start_servers does.
 check_scripts() {
     local scripts script
     mapfile -d '' scripts < <(find .ci/run . \( -name .git -o -name target -o -name .cache -o -name node_modules \) -prune \
         -o -type f \( -name '*.sh' -o -path .ci/run \) -print0)
-    for script in "${scripts[@]}"; do bash -n "$script"; done
+    for script in "${scripts[@]}"; do bash -n "$script" || return; done
     shellcheck "${scripts[@]}"
 }
 
 check_everything() {
     check formatting cargo fmt --all --check
-    step scripts "shellcheck the scripts named above" check_scripts
+    step scripts "shellcheck \$(git ls-files '*.sh' .ci/run)" check_scripts
     check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
     check build cargo build --workspace --locked
     step servers "tests/run.sh --servers-only -- true" start_servers

@@ -364,7 +364,7 @@ start() {
 find_broker() {
     if [[ -n ${MAGNETITE_BROKER__URL:-} ]]; then
         printf '%s\n' "$MAGNETITE_BROKER__URL"
-    elif [[ -e $1/node || -n $(server_scripts "${MAGNETITE_RABBITMQ_ROOT:-}") ]]; then
+    elif [[ -e $1/node || -n ${MAGNETITE_RABBITMQ_ROOT:-} || -n $(server_scripts) ]]; then
         start "$1"
     elif docker_runs; then
         prepare "$1" docker

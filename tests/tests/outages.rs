@@ -334,6 +334,11 @@ async fn sigterm_under_load_loses_nothing_charges_nothing_and_ends_in_time() {
         attempts.values().flatten().all(|attempt| *attempt == 1),
         "an attempt was charged"
     );
+    assert_eq!(
+        healthy.count(),
+        events.len(),
+        "what was delivered was acked before the end"
+    );
     assert!(next.terminate().await);
     installation.delete().await;
 }

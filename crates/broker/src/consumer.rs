@@ -16,7 +16,7 @@ use lapin::{
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::FieldTable,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -80,7 +80,7 @@ impl AckHandle {
 ///
 /// After any fault (lost connection, closed channel, the queue deleted under us) it begins again with backoff, for ever.
 /// On `stop` it cancels the consumer, hands back what arrived and was not taken, and returns; handles that were given out
-/// stay good.
+/// stay good, and the returned [`Unsettled`] waits for them.
 pub async fn consume(
     link: &Link,
     topology: &Topology,
@@ -88,26 +88,28 @@ pub async fn consume(
     prefetch: u16,
     stop: &CancellationToken,
     mut take: impl FnMut(Incoming),
-) {
+) -> Unsettled {
     let mut failures = 0;
     while !stop.is_cancelled() {
-        let opened = match stop
-            .run_until_cancelled(open(link, topology, queue, prefetch))
-            .await
-        {
-            None | Some(Err(OpenError::Channel(ChannelError::Closed(_)))) => return,
-            Some(opened) => opened,
-        };
-        let error = match opened {
-            Ok((lane, mut consumer)) => {
+        let opening = open(link, topology, queue, prefetch);
+        let error = match stop.run_until_cancelled(opening).await {
+            None | Some(Err(OpenError::Channel(ChannelError::Closed(_)))) => break,
+            Some(Ok(Opened {
+                lane,
+                mut consumer,
+                writing,
+            })) => {
                 tracing::info!(queue, prefetch, "consuming");
                 failures = 0;
                 match read(&lane, &mut consumer, stop, &mut take).await {
-                    Ended::Stopped => return hand_back(&lane, consumer).await,
+                    Ended::Stopped => {
+                        hand_back(&lane, consumer).await;
+                        return Unsettled(Some(writing));
+                    }
                     Ended::Lost(error) => error,
                 }
             }
-            Err(error) => error.to_string(),
+            Some(Err(error)) => error.to_string(),
         };
         failures += 1;
         tracing::warn!(queue, error, failures, "not consuming; trying again");
@@ -116,7 +118,23 @@ pub async fn consume(
             .await
             .is_none()
         {
-            return;
+            break;
+        }
+    }
+    Unsettled(None)
+}
+
+/// What a consumer that stopped had handed out.
+#[derive(Debug)]
+#[must_use = "acks that are not written yet are lost when the link is closed"]
+pub struct Unsettled(Option<JoinHandle<()>>);
+
+impl Unsettled {
+    /// Waits until every handle is settled or dropped and what was settled is written.
+    pub async fn settled(self) {
+        if let Some(writing) = self.0 {
+            // An error would be a panic of the writer, which has nothing left to write then.
+            let _ = writing.await;
         }
     }
 }
@@ -134,12 +152,14 @@ enum OpenError {
     Declare(#[from] DeclareError),
 }
 
-async fn open(
-    link: &Link,
-    topology: &Topology,
-    queue: &str,
-    prefetch: u16,
-) -> Result<(Arc<Lane>, lapin::Consumer), OpenError> {
+struct Opened {
+    lane: Arc<Lane>,
+    consumer: lapin::Consumer,
+    /// Ends when the lane's last handle is gone.
+    writing: JoinHandle<()>,
+}
+
+async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> Result<Opened, OpenError> {
     topology.declare_on(&link.channel().await?).await?;
     let channel = link.channel().await?;
     channel
@@ -157,15 +177,16 @@ async fn open(
         .map_err(ChannelError::from)?;
     let (settled, settles) = mpsc::unbounded_channel();
     let open = Arc::default();
-    tokio::spawn(write_settles(channel.clone(), Arc::clone(&open), settles));
-    Ok((
-        Arc::new(Lane {
+    let writing = tokio::spawn(write_settles(channel.clone(), Arc::clone(&open), settles));
+    Ok(Opened {
+        lane: Arc::new(Lane {
             channel,
             open,
             settled,
         }),
         consumer,
-    ))
+        writing,
+    })
 }
 
 async fn read(

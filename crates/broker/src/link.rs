@@ -184,7 +184,9 @@ impl Supervisor {
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => self.blocked(Some(&reason)),
                     Some(Event::ConnectionUnblocked) => self.blocked(None),
-                    Some(Event::Error(error)) => break error.to_string(),
+                    Some(Event::Error(error)) if !connection.status().connected() => break error.to_string(),
+                    // A channel's error, which is its user's business, or a connection's that the poll will see.
+                    Some(Event::Error(error)) => tracing::debug!(connection = self.name, %error, "channel closed"),
                     Some(_) => {}
                     None => break "the connection ended".to_owned(),
                 },

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail};
 use broker::{Link, Server};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,11 +19,17 @@ pub(crate) struct BrokerLink {
 impl BrokerLink {
     /// Connects and logs in, or says which of the two failed.
     pub(crate) async fn open(config: &broker::Config) -> anyhow::Result<Self> {
-        greet(config).await?;
+        // A refused connection is told at once; a link would go on trying.
+        Server::of(config).await.map_err(|error| {
+            anyhow!(
+                "{:#}; start the broker, or correct broker.url (MAGNETITE_BROKER__URL)",
+                anyhow!(error)
+            )
+        })?;
         Self::log_in(config).await
     }
 
-    /// For who has greeted already.
+    /// For who knows that a broker is there.
     pub(crate) async fn log_in(config: &broker::Config) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let link = Link::open(config, "magnetite command", stop.clone());
@@ -43,11 +49,4 @@ impl BrokerLink {
         self.stop.cancel();
         self.link.closed().await;
     }
-}
-
-/// What listens there; needs no login.
-pub(crate) async fn greet(config: &broker::Config) -> anyhow::Result<Server> {
-    Server::of(config)
-        .await
-        .context("check that the broker runs and that broker.url (MAGNETITE_BROKER__URL) is right")
 }

@@ -40,7 +40,7 @@ mod gone;
 
 use std::{sync::Arc, time::Duration};
 
-use broker::{Link, Publisher, Source, Topology};
+use broker::{Link, Publisher, Source, Topology, Unsettled};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -149,7 +149,7 @@ fn consume(
     intake: &Arc<Intake>,
     source: Source,
     stop: &CancellationToken,
-) -> JoinHandle<()> {
+) -> JoinHandle<Unsettled> {
     let (context, link, intake, stop) = (
         Arc::clone(context),
         link.clone(),
@@ -157,10 +157,9 @@ fn consume(
         stop.clone(),
     );
     tokio::spawn(async move {
-        let topology = &context.topology;
-        let prefetch = context.config.prefetch(source);
+        let (topology, prefetch) = (&context.topology, context.config.prefetch(source));
         let take = |incoming| intake.take(source, incoming);
-        broker::consume(&link, topology, &source.queue(topology), prefetch, &stop, take).await;
+        broker::consume(&link, topology, &source.queue(topology), prefetch, &stop, take).await
     })
 }
 
@@ -169,7 +168,7 @@ async fn shut_down(
     context: &Context,
     intake: Arc<Intake>,
     committer: JoinHandle<()>,
-    consumers: [JoinHandle<()>; 2],
+    consumers: [JoinHandle<Unsettled>; 2],
 ) {
     let deadline = context.config.shutdown_deadline;
     tracing::info!(
@@ -177,23 +176,31 @@ async fn shut_down(
         ?deadline,
         "shutting down; no new messages are taken"
     );
-    if timeout(deadline, intake.idle()).await.is_err() {
+    let mut unsettled = Vec::new();
+    let ending = async {
+        for consumer in consumers {
+            unsettled.extend(consumer.await);
+        }
+        intake.idle().await;
+    };
+    if timeout(deadline, ending).await.is_err() {
+        let in_flight = intake.in_flight();
         tracing::warn!(
-            in_flight = intake.in_flight(),
+            in_flight,
             "the deadline passed; attempts in flight are put off, uncharged"
         );
         context.abort.cancel();
     }
-    let finish = async {
+    let committing = async {
         intake.idle().await;
+        // The committer ends when nobody can submit to it any more.
         drop(intake);
-        // A consumer returns when every message it handed out is settled and the acks are written.
         let _ = committer.await;
-        for consumer in consumers {
-            let _ = consumer.await;
+        for handed_out in unsettled {
+            handed_out.settled().await;
         }
     };
-    if timeout(LAST_COMMIT, finish).await.is_err() {
+    if timeout(LAST_COMMIT, committing).await.is_err() {
         tracing::warn!("not everything could be committed; the broker hands those messages out again");
     }
 }

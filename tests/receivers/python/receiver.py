@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from standardwebhooks import Webhook
@@ -30,6 +31,10 @@ def check(body, headers):
         raise ValueError("x-magnetite-timestamp is not the timestamp")
 
 
+# Each connection has a thread; a line is written whole.
+printing = threading.Lock()
+
+
 class Receiver(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -41,7 +46,8 @@ class Receiver(BaseHTTPRequestHandler):
             status, line = 200, "ok " + headers["webhook-id"]
         except Exception as error:
             status, line = 401, f"refused: {error!r}"
-        print(line, flush=True)
+        with printing:
+            print(line, flush=True)
         self.send_response(status)
         self.send_header("content-length", "0")
         self.end_headers()

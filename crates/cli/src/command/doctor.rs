@@ -35,7 +35,10 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     broker_checks::run(configuration, &mut report).await?;
     database_checks::run(configuration, &mut report).await?;
     if report.failed > 0 {
-        bail!("{} checks failed: see the lines with \"fix\"", report.failed);
+        bail!(
+            "checks that failed: {}; each has a line that says how to fix it",
+            report.failed
+        );
     }
     Ok(())
 }

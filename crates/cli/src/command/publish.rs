@@ -126,6 +126,17 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     published
 }
 
+impl Arguments {
+    /// What is done, and the command that does the rest.
+    fn go_on(&self, line: u64) -> String {
+        let input = self
+            .file
+            .as_ref()
+            .map_or("-".into(), |file| file.to_string_lossy());
+        format!("Every line before {line} is done; to go on:\n  magnetite publish {input} --from-line {line}")
+    }
+}
+
 impl ByHand {
     /// The event, when there is one by hand.
     fn serialized(&self) -> anyhow::Result<Option<Serialized>> {
@@ -203,7 +214,7 @@ async fn publish_lines(
             .collect();
         let settled = Batch::publish(producer, wanted).await;
         bad += settled.report_bad(&progress);
-        published += settled.print(arguments.json)?;
+        published += settled.print(arguments)?;
         progress.advance(read, published);
         if let Some(stopped) = settled.stopped {
             progress.finish();
@@ -307,9 +318,11 @@ impl Batch {
     }
 
     /// Prints the ids of what was confirmed, and returns how many there are.
-    fn print(&self, json: bool) -> Result<u64, output::Closed> {
+    ///
+    /// Without a reader it fails, unlike a listing: not everything was published.
+    fn print(&self, arguments: &Arguments) -> anyhow::Result<u64> {
         let published = |(number, state): &(u64, State)| match state {
-            State::Confirmed(id) if json => Some(output::json(&Published {
+            State::Confirmed(id) if arguments.json => Some(output::json(&Published {
                 id,
                 line: Some(*number),
             })),
@@ -318,7 +331,12 @@ impl Batch {
         };
         let ids: Vec<String> = self.lines.iter().filter_map(published).collect();
         let count = ids.len() as u64;
-        output::lines(ids)?;
+        output::lines(ids).map_err(|output::Closed(error)| {
+            let undone = self.stopped.as_ref().map(|stopped| stopped.line);
+            let next = undone.or_else(|| Some(self.lines.last()?.0 + 1)).unwrap_or(1);
+            let go_on = arguments.go_on(next);
+            anyhow!("stopped before line {next}: the ids cannot be printed ({error}). {go_on}")
+        })?;
         Ok(count)
     }
 }
@@ -335,19 +353,14 @@ impl State {
 impl Stopped {
     fn explain(self, arguments: &Arguments, published: u64, bad: u64) -> anyhow::Error {
         let Self { line, error } = self;
-        let input = arguments
-            .file
-            .as_ref()
-            .map_or_else(|| "-".to_owned(), |file| file.display().to_string());
+        let error = anyhow!(error);
         let left_out = if bad == 0 {
             String::new()
         } else {
-            format!(" and {bad} lines left out")
+            format!("; lines left out: {bad}")
         };
-        anyhow!(error).context(format!(
-            "stopped at line {line}, with {published} events confirmed{left_out}; every line before {line} is done. To \
-             go on: magnetite publish {input} --from-line {line}"
-        ))
+        let go_on = arguments.go_on(line);
+        anyhow!("stopped at line {line}: {error:#}\nEvents published: {published}{left_out}. {go_on}")
     }
 }
 
@@ -362,4 +375,55 @@ fn is_lasting(error: &Error) -> bool {
 fn now_ms() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since_epoch.as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn by_hand(data: Option<&str>) -> ByHand {
+        ByHand {
+            event: Some(EventType::LeadCompleted),
+            org: Some("org_1".to_owned()),
+            project: Some("proj_1".to_owned()),
+            lead: Some("lead_1".to_owned()),
+            data: data.map(str::to_owned),
+            timestamp: Some(1_703_123_756_789),
+            id: None,
+        }
+    }
+
+    #[test]
+    fn an_event_by_hand_has_the_contracts_order_and_its_data_untouched() {
+        let event = by_hand(Some(r#"{"score": 1.50, "a":[]}"#))
+            .serialized()
+            .unwrap()
+            .unwrap();
+        insta::assert_snapshot!("by_hand", std::str::from_utf8(&event.body).unwrap());
+        assert_eq!(event.message_id, None);
+    }
+
+    #[test]
+    fn an_event_by_hand_that_is_none_is_a_usage_error() {
+        let mut too_late = by_hand(None);
+        too_late.timestamp = Some(u64::MAX);
+        let mut bad_id = by_hand(None);
+        bad_id.id = Some("a.b".to_owned());
+        let mut no_lead = by_hand(None);
+        no_lead.lead = Some(String::new());
+        let cases = [
+            (by_hand(Some("[]")), "\"data\""),
+            (by_hand(Some("{")), "--data"),
+            (too_late, "\"timestamp\""),
+            (bad_id, "message_id"),
+            (no_lead, "\"lead_id\""),
+        ];
+        for (event, names) in cases {
+            let error = event.serialized().unwrap_err();
+            assert!(
+                error.is::<Usage>() && error.to_string().contains(names),
+                "{names}: {error}"
+            );
+        }
+    }
 }

@@ -146,7 +146,7 @@ async fn check(topology: &Topology, configuration: &Configuration, as_json: bool
     };
     output::lines(findings.iter().map(line))?;
     if bad > 0 {
-        bail!("{bad} of the broker's exchanges and queues are missing or different: see above");
+        bail!("missing or different on the broker: {bad}; each has a line that says how to fix it");
     }
     Ok(())
 }

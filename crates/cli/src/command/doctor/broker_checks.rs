@@ -2,12 +2,7 @@
 
 use broker::{Publisher, QueueState, Server, Topology};
 
-use crate::{
-    broker_link::{self, BrokerLink},
-    command::topology,
-    configuration::Configuration,
-    output,
-};
+use crate::{broker_link::BrokerLink, command::topology, configuration::Configuration, output};
 
 use super::{Report, check::Check};
 
@@ -16,11 +11,11 @@ const OLDEST: (u32, u32) = (3, 10);
 
 pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> Result<(), output::Closed> {
     let config = configuration.broker.config();
-    match broker_link::greet(&config).await {
+    match Server::of(&config).await {
         Ok(server) => report.add(&version_check(&server, &config.address()))?,
         Err(error) => {
             let fix = "start the broker, or correct broker.url (MAGNETITE_BROKER__URL)";
-            let detail = format!("{}: {}", config.address(), error.root_cause());
+            let detail = format!("{:#}", anyhow::Error::from(error));
             return report.add(&Check::fail("broker", detail, fix));
         }
     }
