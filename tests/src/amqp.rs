@@ -126,6 +126,15 @@ impl Amqp {
         found
     }
 
+    /// Deletes an exchange, as somebody might by mistake.
+    pub async fn delete_exchange(&self, name: &str) {
+        let name = format!("{}.{name}", self.prefix);
+        self.channel
+            .exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default())
+            .await
+            .unwrap();
+    }
+
     /// Deletes the queues and exchanges of an installation with these delay queues.
     pub async fn delete(&self, delays_ms: &[u64]) {
         let mut names: Vec<String> = ["events", "due", "dead", "rejected"].map(str::to_owned).into();

@@ -75,3 +75,31 @@ async fn a_sibling_that_hangs_is_attempted_apart_once_it_is_known() {
     installation.wait_until_drained(SOON).await;
     installation.delete().await;
 }
+
+/// Publishing to an exchange that is not there costs the channel, and with it every publish beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_was_deleted_is_declared_again_and_nothing_is_lost() {
+    const ENDPOINTS: usize = 20;
+    let installation = Installation::with_delays("deleted", &[200]).await;
+    let receiver = Receiver::ok().await;
+    let failing = Receiver::new(|_, before| Answer::status(if before == 0 { 500 } else { 200 })).await;
+    for n in 0..ENDPOINTS {
+        installation
+            .endpoint("org_1", &format!("{}/{n}", receiver.url()))
+            .await;
+    }
+    installation.endpoint("org_2", &failing.url()).await;
+    let worker = installation.worker().await;
+    installation.amqp().delete_exchange("deliveries").await;
+    let events: Vec<_> = (0..50)
+        .map(|n| event(if n % 10 == 0 { "org_1" } else { "org_2" }, &n.to_string()))
+        .collect();
+    installation.amqp().publish(&events).await;
+    wait_until("all arrive", SOON, || {
+        receiver.count() >= 5 * ENDPOINTS && failing.count() >= 90
+    })
+    .await;
+    installation.wait_until_drained(SOON).await;
+    assert!(worker.terminate().await);
+    installation.delete().await;
+}

@@ -285,6 +285,32 @@ async fn a_message_that_comes_back_to_the_worker_that_settled_it_is_not_posted_a
     assert!(worker.terminate().await);
 }
 
+/// Two messages of the same content look alike when they come back; each of them has to be acked.
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_messages_that_come_back_together_are_both_settled() {
+    let node = Node::start().await;
+    let installation = Installation::with("equal", node.url(), &[200, 400], &[]).await;
+    let receiver = Receiver::new(|_, _| Answer::Hang).await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let worker = installation.worker().await;
+    let twice = event("org_1", "twice");
+    installation.amqp().publish(&[&twice, &twice]).await;
+    wait_until("both attempts hang", SOON, || receiver.count() == 2).await;
+    node.ctl(&["close_all_connections", "test"]).await;
+    wait_until("one of them is taken for new", SOON, || receiver.count() == 3).await;
+    receiver.release();
+    wait_for("both are acked", SOON, || async {
+        let left = node.ctl(&["list_queues", "-q", "messages"]).await;
+        if left.lines().all(|line| line.trim() == "0" || line == "messages") {
+            Ok(())
+        } else {
+            Err(left)
+        }
+    })
+    .await;
+    assert!(worker.terminate().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_loses_nothing_charges_nothing_and_ends_in_time() {
     let mut installation = Installation::new("sigterm").await;

@@ -12,6 +12,9 @@ pub struct Config {
     pub prefix: String,
     /// How long a publish may take from the call to its confirm.
     pub publish_timeout: Duration,
+    /// Whether a publish that is under way when a memory or disk alarm begins waits until it ends, however long, instead of
+    /// failing in time. For whoever would only publish the same again.
+    pub waits_out_alarms: bool,
     /// How many channels publish at once, at most.
     pub channels_max: usize,
 }
@@ -42,6 +45,7 @@ impl Config {
             uri,
             prefix: prefix.into(),
             publish_timeout: Duration::from_secs(10),
+            waits_out_alarms: false,
             channels_max: 8,
         })
     }

@@ -6,7 +6,8 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use lapin::{
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::FieldTable,
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -40,6 +41,17 @@ pub struct Incoming {
 pub struct AckHandle {
     lane: Arc<Lane>,
     tag: u64,
+}
+
+/// The channel that a message came over. Keeps nothing open.
+#[derive(Clone, Debug)]
+pub struct Origin(Weak<Lane>);
+
+impl Origin {
+    /// Whether the channel is still there. While it is, the broker hands none of its messages out again.
+    pub fn is_live(&self) -> bool {
+        self.0.upgrade().is_some_and(|lane| lane.is_live())
+    }
 }
 
 #[derive(Debug)]
@@ -69,9 +81,14 @@ impl AckHandle {
         let _ = self.lane.settled.send(Settle::Requeue(self.tag));
     }
 
+    /// Where the message came from, without the duty to settle it.
+    pub fn origin(&self) -> Origin {
+        Origin(Arc::downgrade(&self.lane))
+    }
+
     /// Whether an ack can still reach the broker. `false` means that the message will be or was handed out again.
     pub fn is_live(&self) -> bool {
-        self.lane.channel.status().connected()
+        self.lane.is_live()
     }
 }
 
@@ -91,7 +108,12 @@ pub async fn consume(
 ) -> Unsettled {
     let mut failures = 0;
     while !stop.is_cancelled() {
-        let opening = open(link, topology, queue, prefetch);
+        let opening = async {
+            link.connection().await.map_err(ChannelError::from)?;
+            timeout(OPEN_MAX, open(link, topology, queue, prefetch))
+                .await
+                .map_err(|_| OpenError::TimedOut)?
+        };
         let error = match stop.run_until_cancelled(opening).await {
             None | Some(Err(OpenError::Channel(ChannelError::Closed(_)))) => break,
             Some(Ok(Opened {
@@ -139,6 +161,9 @@ impl Unsettled {
     }
 }
 
+/// Declaring the topology and beginning to consume takes milliseconds.
+const OPEN_MAX: Duration = Duration::from_secs(30);
+
 enum Ended {
     Stopped,
     Lost(String),
@@ -150,6 +175,8 @@ enum OpenError {
     Channel(#[from] ChannelError),
     #[error("{0}: {detail}", detail = .0.detail())]
     Declare(#[from] DeclareError),
+    #[error("the broker did not answer within {OPEN_MAX:?}")]
+    TimedOut,
 }
 
 struct Opened {
@@ -200,6 +227,8 @@ async fn read(
             return Ended::Stopped;
         };
         match next {
+            // lapin still yields what had arrived before the loss; the broker has handed it to others by now.
+            Some(Ok(_)) if !lane.is_live() => {}
             Some(Ok(delivery)) => take(lane.incoming(delivery)),
             Some(Err(error)) => return Ended::Lost(error.to_string()),
             // Also what a server-sent basic.cancel looks like: a fault, not an end.
@@ -225,6 +254,10 @@ async fn hand_back(lane: &Arc<Lane>, mut consumer: lapin::Consumer) {
 }
 
 impl Lane {
+    fn is_live(&self) -> bool {
+        self.channel.status().connected()
+    }
+
     fn incoming(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Incoming {
         lock(&self.open).insert(delivery.delivery_tag);
         Incoming {

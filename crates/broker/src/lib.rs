@@ -28,7 +28,7 @@ mod consumer;
 mod inspect;
 
 pub use config::{BadUrl, Config};
-pub use consumer::{AckHandle, Incoming, Unsettled, consume};
+pub use consumer::{AckHandle, Incoming, Origin, Unsettled, consume};
 pub use inspect::{InspectError, Problem, QueueState, Server};
 pub use link::{Closed, Link, backoff};
 pub use message::{BadMessage, DeadLetter, Message, Outgoing, Source};

@@ -6,14 +6,15 @@
 //! | delivery that is due | exchange `P.deliveries`, key `due` | the same bytes | delivery headers |
 //! | delivery that waits | queue `P.delay.MS` | the same bytes | delivery headers |
 //! | dead letter | queue `P.dead` | the same bytes | delivery headers and those of [`DeadLetter`] |
-//! | rejected | queue `P.rejected` | as it came | as it came, and `magnetite-reason`, `-detail`, `-source`, `-rejected-ms` |
+//! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-reason`, `-detail`, `-source`, `-rejected-ms` |
 //!
 //! Delivery headers: `magnetite-endpoint` (text), `magnetite-run`, `magnetite-attempt` (the next, 1-based),
 //! `magnetite-deferrals`, `magnetite-first-attempt-ms` and `magnetite-no-slot-since-ms` (numbers, the last two only when
 //! set), `magnetite-trigger` (`event`, `resend`, `ping`), `traceparent` when the publisher sent one. Properties:
 //! `message_id` = event id, `type` = event type, persistent, `application/json`.
 //!
-//! RabbitMQ's `x-` headers are never copied: with `x-death` a message would look as if it went round in circles.
+//! A rejected message keeps those of its headers that are ours. Others are left out: a header frame has a bound, and one
+//! that is too large costs the connection. RabbitMQ's own are never copied: with `x-death` a message would look as if it went round in circles.
 
 use std::{
     hash::{Hash, Hasher},
@@ -97,6 +98,15 @@ const TRIGGER: &str = "magnetite-trigger";
 const TRACEPARENT: &str = "traceparent";
 /// W3C trace context, version 00, has 55 characters; later versions may be longer.
 const TRACEPARENT_CHARS_MAX: usize = 256;
+/// Whether a header of a foreign message is too long to be one of ours.
+fn is_long(value: &AMQPValue) -> bool {
+    match value {
+        AMQPValue::LongString(text) => text.as_bytes().len() > TEXT_CHARS_MAX,
+        AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) | AMQPValue::ByteArray(_) => true,
+        _ => false,
+    }
+}
+
 /// Longer texts in headers are cut: a header must fit into a frame.
 const TEXT_CHARS_MAX: usize = 512;
 
@@ -174,7 +184,8 @@ impl Outgoing {
     ) -> Self {
         let mut headers = FieldTable::default();
         for (name, value) in message.headers() {
-            if !name.as_str().starts_with("x-") {
+            let is_ours = name.as_str().starts_with("magnetite-") || name.as_str() == TRACEPARENT;
+            if is_ours && !is_long(value) {
                 headers.insert(name.clone(), value.clone());
             }
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult, Timeouts};
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lapin::{
     Channel, Confirmation, ErrorKind,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -27,6 +27,7 @@ pub struct Publisher {
     pool: Pool<Channels>,
     link: Link,
     publish_timeout: Duration,
+    waits_out_alarms: bool,
 }
 
 /// Why a message is not known to be in a queue. It may be there all the same, unless it was returned or nacked.
@@ -115,6 +116,7 @@ impl Publisher {
             pool,
             link,
             publish_timeout: config.publish_timeout,
+            waits_out_alarms: config.waits_out_alarms,
         }
     }
 
@@ -168,21 +170,64 @@ impl Publisher {
         };
         // Until everything is answered the channel is not for anyone else, even if this future is dropped.
         channel.answered = false;
-        let sent = join_all(window.iter().map(|message| channel.send(message, deadline))).await;
+        let sent = self.send_window(&channel, window, deadline).await;
         let returned: HashSet<&str> = sent
             .iter()
-            .filter_map(|(_, confirmation)| returned_id(confirmation.as_ref().ok()?))
+            .filter_map(|sent| returned_id(sent.answer.as_ref()?.as_ref().ok()?))
             .collect();
         let results: Vec<_> = window
             .iter()
             .zip(&sent)
-            .map(|(message, (id, confirmation))| self.result(message, id, confirmation, &returned))
+            .map(|(message, sent)| self.result(message, sent, &returned))
             .collect();
-        channel.answered = sent.iter().all(|(_, confirmation)| confirmation.is_ok());
+        channel.answered = sent.iter().all(|sent| matches!(sent.answer, Some(Ok(_))));
         if !channel.answered {
             drop(Object::take(channel));
         }
         Ok(results)
+    }
+
+    /// Sends the whole window and collects answers until all are there or time is up. No answer is waited for by itself: lapin
+    /// gives a return to whichever confirm comes next, also to one that nobody waits for any more.
+    async fn send_window(
+        &self,
+        channel: &ConfirmChannel,
+        window: &[Outgoing],
+        mut deadline: Instant,
+    ) -> Vec<Sent> {
+        let mut sent: Vec<_> = window
+            .iter()
+            .map(|_| Sent {
+                id: channel.next_id(),
+                answer: None,
+            })
+            .collect();
+        let mut answers: FuturesUnordered<_> = window
+            .iter()
+            .zip(&sent)
+            .enumerate()
+            .map(|(index, (message, sent))| {
+                let sending = channel.send(message, sent.id.clone());
+                async move { (index, sending.await) }
+            })
+            .collect();
+        let mut answered = Vec::with_capacity(window.len());
+        while !answers.is_empty() {
+            match timeout_at(deadline, answers.next()).await {
+                Ok(Some(answer)) => answered.push(answer),
+                // What is written is published when the alarm ends; to publish it again then would double it.
+                Err(_) if self.waits_out_alarms && self.link.is_blocked() => {
+                    let _ = self.link.writable().await;
+                    deadline = Instant::now() + self.publish_timeout;
+                }
+                Ok(None) | Err(_) => break,
+            }
+        }
+        drop(answers);
+        for (index, answer) in answered {
+            sent[index].answer = Some(answer);
+        }
+        sent
     }
 
     fn not_writable(&self) -> PublishError {
@@ -194,36 +239,31 @@ impl Publisher {
         }
     }
 
-    fn result(
-        &self,
-        message: &Outgoing,
-        id: &str,
-        confirmation: &Result<Confirmation, SendError>,
-        returned: &HashSet<&str>,
-    ) -> Result<(), PublishError> {
-        let target = message.target().to_owned();
-        match confirmation {
-            Ok(Confirmation::Ack(_)) if !returned.contains(id) => Ok(()),
-            Ok(Confirmation::Ack(_)) => Err(PublishError::Unroutable {
+    fn result(&self, message: &Outgoing, sent: &Sent, returned: &HashSet<&str>) -> Result<(), PublishError> {
+        let (target, after) = (message.target().to_owned(), self.publish_timeout);
+        match &sent.answer {
+            Some(Ok(Confirmation::Ack(_))) if !returned.contains(sent.id.as_str()) => Ok(()),
+            Some(Ok(Confirmation::Ack(_))) => Err(PublishError::Unroutable {
                 target,
                 reply: "NO_ROUTE".to_owned(),
             }),
-            Ok(Confirmation::Nack(_)) => Err(PublishError::Nacked { target }),
-            Ok(Confirmation::NotRequested) => unreachable!("the pool's channels are in confirm mode"),
+            Some(Ok(Confirmation::Nack(_))) => Err(PublishError::Nacked { target }),
             // The alarm came while it was under way.
-            Err(SendError::TimedOut) if self.link.is_blocked() => Err(PublishError::Blocked {
-                after: self.publish_timeout,
-            }),
-            Err(SendError::TimedOut) => Err(PublishError::Unconfirmed {
-                target,
-                after: self.publish_timeout,
-            }),
-            Err(SendError::Broken(source)) => Err(PublishError::Broken {
+            None if self.link.is_blocked() => Err(PublishError::Blocked { after }),
+            // A channel that is not in confirm mode confirms nothing.
+            None | Some(Ok(Confirmation::NotRequested)) => Err(PublishError::Unconfirmed { target, after }),
+            Some(Err(source)) => Err(PublishError::Broken {
                 target,
                 source: source.clone(),
             }),
         }
     }
+}
+
+/// A message that was sent under this `correlation_id`, and what became of it in time.
+struct Sent {
+    id: String,
+    answer: Option<Result<Confirmation, lapin::Error>>,
 }
 
 /// The `correlation_id` of the message that came back with this confirmation, which may be the confirmation of another.
@@ -239,11 +279,6 @@ fn returned_id(confirmation: &Confirmation) -> Option<&str> {
         .map(ShortString::as_str)
 }
 
-enum SendError {
-    TimedOut,
-    Broken(lapin::Error),
-}
-
 /// A channel in confirm mode, owned by one window at a time.
 struct ConfirmChannel {
     channel: Channel,
@@ -253,31 +288,24 @@ struct ConfirmChannel {
 }
 
 impl ConfirmChannel {
-    async fn send(&self, message: &Outgoing, deadline: Instant) -> (String, Result<Confirmation, SendError>) {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed).to_string();
+    fn next_id(&self) -> String {
+        self.next_id.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    async fn send(&self, message: &Outgoing, id: String) -> Result<Confirmation, lapin::Error> {
         let options = BasicPublishOptions {
             mandatory: true,
             immediate: false,
         };
-        let properties = message.properties.clone().with_correlation_id(id.as_str().into());
-        let confirmed = async {
-            let confirm = self
-                .channel
-                .basic_publish(
-                    message.exchange.as_str().into(),
-                    message.routing_key.as_str().into(),
-                    options,
-                    &message.body,
-                    properties,
-                )
-                .await?;
-            confirm.await
-        };
-        let result = match timeout_at(deadline, confirmed).await {
-            Ok(answer) => answer.map_err(SendError::Broken),
-            Err(_) => Err(SendError::TimedOut),
-        };
-        (id, result)
+        let properties = message.properties.clone().with_correlation_id(id.into());
+        let (exchange, key) = (
+            message.exchange.as_str().into(),
+            message.routing_key.as_str().into(),
+        );
+        self.channel
+            .basic_publish(exchange, key, options, &message.body, properties)
+            .await?
+            .await
     }
 }
 

@@ -30,9 +30,13 @@ pub(crate) async fn attempt(
         .egress
         .post(&endpoint.url, headers, delivery.event.body.clone());
     let posted = tokio::select! {
+        biased;
         posted = posting => posted,
         // Shutting down: whether the endpoint got it is not known, so it is not charged.
-        () = context.abort.cancelled() => return Some(Outgoing::due(&context.topology, &delivery)),
+        () = context.abort.cancelled() => {
+            let untried = Delivery { no_slot_since_ms: None, ..delivery };
+            return Some(Outgoing::due(&context.topology, &untried));
+        }
     };
     match posted {
         Ok(result) => {

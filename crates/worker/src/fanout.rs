@@ -1,9 +1,9 @@
 //! From an event to its deliveries.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use broker::{Message, Outgoing, Source};
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use webhook::{Delivery, Event};
 
 use crate::{Context, attempt::attempt, intake::quarantine, registry::Registered, settle::Settlement};
@@ -23,16 +23,16 @@ pub(crate) async fn event(context: &Context, message: &Message) -> Settlement {
     metrics::counter!("magnetite_events_total", "type" => event.event_type.as_str()).increment(1);
     tracing::debug!(event.id = %event.id, matches = matches.len(), "event fanned out");
     let (inline, apart) = split(context, matches);
-    let attempts = inline
-        .iter()
-        .map(|endpoint| attempt(context, first(&event, endpoint), endpoint));
-    let mut settlement: Settlement = join_all(attempts).await.into_iter().flatten().collect();
-    settlement.extend(
-        apart
-            .iter()
-            .map(|endpoint| Outgoing::due(&context.topology, &first(&event, endpoint))),
-    );
-    settlement
+    let attempts = inline.iter().map(|endpoint| guarded(context, &event, endpoint));
+    let settlement: Settlement = join_all(attempts).await.into_iter().flatten().collect();
+    settlement.and_apart(event, apart)
+}
+
+/// The first attempt. If it panics, that delivery becomes a message of its own, where a panic harms no sibling.
+async fn guarded(context: &Context, event: &Arc<Event>, endpoint: &Registered) -> Option<Outgoing> {
+    let attempting = AssertUnwindSafe(attempt(context, first(event, endpoint), endpoint));
+    let panicked = |_| Some(Outgoing::due(&context.topology, &first(event, endpoint)));
+    attempting.catch_unwind().await.unwrap_or_else(panicked)
 }
 
 type Endpoints = Vec<Arc<Registered>>;
@@ -48,6 +48,6 @@ fn split(context: &Context, matches: Endpoints) -> (Endpoints, Endpoints) {
     }
 }
 
-fn first(event: &Arc<Event>, registered: &Registered) -> Delivery {
+pub(crate) fn first(event: &Arc<Event>, registered: &Registered) -> Delivery {
     Delivery::first(Arc::clone(event), registered.endpoint.id.clone())
 }

@@ -32,7 +32,11 @@ impl Gone {
     pub(crate) fn disable(&self, registry: &Registry, endpoint: &Endpoint) {
         tracing::warn!(endpoint.id = %endpoint.id, "the endpoint answered 410 Gone and is disabled");
         registry.disable_gone(&endpoint.id, endpoint.version, now_ms());
-        self.lock().insert(endpoint.id.clone(), endpoint.version);
+        // An attempt of an earlier version may end after one of a later version.
+        let mut pending = self.lock();
+        let version = pending.entry(endpoint.id.clone()).or_insert(endpoint.version);
+        *version = endpoint.version.max(*version);
+        drop(pending);
         self.added.notify_one();
     }
 

@@ -67,6 +67,9 @@ pub enum Error {
     /// The endpoints cannot be read, and waiting will not help.
     #[error("cannot load the endpoints")]
     Registry(#[source] store::Error),
+    /// A part of the worker ended by itself: a bug. Nothing is lost, the broker hands out again what was not acked.
+    #[error("the worker's {0} ended unexpectedly, see the panic above; restart the worker")]
+    Ended(&'static str),
 }
 
 /// What every task of one worker shares.
@@ -100,11 +103,14 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         Some(loaded) => loaded.map_err(Error::Registry)?,
     };
     let (links, background) = (CancellationToken::new(), TaskTracker::new());
-    let publishing = Link::open(&deps.broker, "magnetite worker, publishing", links.clone());
-    let consuming = Link::open(&deps.broker, "magnetite worker, consuming", links.clone());
-    let publisher = Publisher::new(publishing.clone(), &deps.broker);
+    // A publish is only ever repeated here, never given up.
+    let mut broker = deps.broker;
+    broker.waits_out_alarms = true;
+    let publishing = Link::open(&broker, "magnetite worker, publishing", links.clone());
+    let consuming = Link::open(&broker, "magnetite worker, consuming", links.clone());
+    let publisher = Publisher::new(publishing.clone(), &broker);
     let context = Arc::new(Context {
-        topology: Topology::new(&deps.broker.prefix, config.schedule.tiers()),
+        topology: Topology::new(&broker.prefix, config.schedule.tiers()),
         registry,
         admission: Admission::new(config.in_flight_max),
         store: deps.store,
@@ -130,12 +136,19 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         context.topology.clone(),
         Arc::clone(&recall),
     );
-    let committer = tokio::spawn(committer.run(submitted));
+    let mut committer = tokio::spawn(committer.run(submitted));
     let intake = Arc::new(Intake::new(Arc::clone(&context), recall, submit));
-    let consumers =
+    let mut consumers =
         [Source::Events, Source::Due].map(|source| consume(&context, &consuming, &intake, source, &stop));
 
-    stop.cancelled().await;
+    let [events, due] = &mut consumers;
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        _ = &mut committer => return Err(Error::Ended("committer")),
+        _ = events => return Err(Error::Ended("consumer of events")),
+        _ = due => return Err(Error::Ended("consumer of due deliveries")),
+    }
     shut_down(&context, intake, committer, consumers).await;
     links.cancel();
     background.close();

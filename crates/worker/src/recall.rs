@@ -5,15 +5,18 @@
 //! done but what it owes could not be published, because its handle was dead: then it is committed with the new handle. It
 //! is settled and only the ack was lost: then it is acked. In none of them is the endpoint asked again.
 //!
-//! Only messages that RabbitMQ marks as redelivered are looked up: the same content published twice is two messages.
+//! The same content published twice is two messages, and looks the same here. So a copy is taken for an earlier one only if
+//! RabbitMQ marks it as redelivered and the channel of the earlier one is gone: while that is there, the broker hands none of
+//! its messages out again. And what was settled is remembered for a few minutes only.
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, Hash, Hasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use broker::{AckHandle, Incoming, Source};
+use broker::{AckHandle, Incoming, Origin, Source};
 
 use crate::settle::Settlement;
 
@@ -53,8 +56,12 @@ struct Entries {
 enum Entry {
     Working(Arc<Work>),
     Parked(Arc<Work>, Settlement),
-    Settled,
+    Settled { origin: Origin, at: Instant },
 }
+
+/// How long after its ack was handed over a message may come back. RabbitMQ hands out again what it saw no ack for as soon as
+/// there is a consumer, so this is the longest outage that is bridged.
+const SETTLED_AGE_MAX: Duration = Duration::from_mins(5);
 
 impl Recall {
     /// Remembers at most `capacity` messages besides those in work.
@@ -69,7 +76,7 @@ impl Recall {
     pub(crate) fn arrive(&self, source: Source, incoming: &Incoming) -> Arrival {
         let key = self.key(source, incoming);
         let mut entries = self.lock();
-        if incoming.redelivered {
+        if incoming.redelivered && entries.by_key.get(&key).is_some_and(Entry::may_come_back) {
             match entries.by_key.remove(&key) {
                 Some(Entry::Working(work)) => {
                     *work.lock() = incoming.ack.clone();
@@ -81,8 +88,14 @@ impl Recall {
                     entries.by_key.insert(key, Entry::Working(Arc::clone(&work)));
                     return Arrival::Parked(work, settlement);
                 }
-                Some(Entry::Settled) => {
-                    entries.by_key.insert(key, Entry::Settled);
+                Some(Entry::Settled { at, .. }) => {
+                    entries.by_key.insert(
+                        key,
+                        Entry::Settled {
+                            origin: incoming.ack.origin(),
+                            at,
+                        },
+                    );
                     return Arrival::Settled;
                 }
                 None => {}
@@ -99,10 +112,15 @@ impl Recall {
     /// Everything the message caused is confirmed: acks the latest copy of it.
     pub(crate) fn settled(&self, work: &Arc<Work>) {
         let mut entries = self.lock();
+        let ack = work.lock().clone();
         if entries.is_working(work) {
-            entries.done(work.key, Entry::Settled, self.capacity);
+            let settled = Entry::Settled {
+                origin: ack.origin(),
+                at: Instant::now(),
+            };
+            entries.done(work.key, settled, self.capacity);
         }
-        work.lock().ack();
+        ack.ack();
     }
 
     /// The message has to wait until the broker hands it out again, because its handle is dead. Gives the settlement back
@@ -142,6 +160,16 @@ impl Work {
 
     fn lock(&self) -> MutexGuard<'_, AckHandle> {
         self.ack.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// Whether the broker may hand this very message out again.
+    fn may_come_back(&self) -> bool {
+        match self {
+            Self::Working(work) | Self::Parked(work, _) => !work.is_live(),
+            Self::Settled { origin, at } => !origin.is_live() && at.elapsed() < SETTLED_AGE_MAX,
+        }
     }
 }
 

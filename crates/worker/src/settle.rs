@@ -3,23 +3,33 @@
 //! One committer for each worker. A message that owes nothing is acked at once. The others are committed in groups: while
 //! some groups are being confirmed the next one gathers, so an idle worker commits at once and a busy one in groups,
 //! without a timer. A message depends on its own publishes alone: when one of them fails, that message waits and is
-//! committed again, and its neighbours in the group are acked.
+//! committed again by itself, and its neighbours in the group are acked.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use broker::{Link, Outgoing, PublishError, Publisher, Topology};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use webhook::Event;
 
 use crate::{
-    Config,
+    Config, fanout,
     recall::{Recall, Work},
-    registry::display_chain,
+    registry::{Registered, display_chain},
 };
 
 /// What has to be confirmed before a message may be acked.
 #[derive(Debug, Default)]
 pub(crate) struct Settlement {
     publishes: Vec<Outgoing>,
+    apart: Option<Apart>,
+}
+
+/// First deliveries of an event that become messages of their own. There may be thousands of them; they are made a window at
+/// a time.
+#[derive(Debug)]
+struct Apart {
+    event: Arc<Event>,
+    endpoints: Vec<Arc<Registered>>,
 }
 
 /// A message whose work is done.
@@ -37,10 +47,14 @@ pub(crate) struct Committer {
     recall: Arc<Recall>,
 }
 
-/// Messages in a group, at most: about what one window of publishes holds.
+/// Publishes of a group, at most, unless one message alone owes more.
 const GROUP_MAX: usize = broker::WINDOW_MAX;
 /// Groups being confirmed at once. More than one, so that a confirm that never comes holds up no more than its group.
 const COMMITS_MAX: usize = 4;
+/// Messages being committed once more at once. Each alone: whatever failed may be what makes its neighbours fail.
+const REPEATS_MAX: usize = 4;
+/// A broker that answers declares a topology in milliseconds.
+const DECLARE_MAX: Duration = Duration::from_secs(10);
 
 /// The way to the committer, with room for every message that can be in work.
 pub(crate) fn channel(config: &Config) -> (mpsc::Sender<Finished>, mpsc::Receiver<Finished>) {
@@ -58,8 +72,28 @@ impl Finished {
 }
 
 impl Settlement {
-    pub(crate) fn extend(&mut self, publishes: impl IntoIterator<Item = Outgoing>) {
-        self.publishes.extend(publishes);
+    /// Also owes a message for the first delivery to each of these endpoints.
+    pub(crate) fn and_apart(self, event: Arc<Event>, endpoints: Vec<Arc<Registered>>) -> Self {
+        let apart = (!endpoints.is_empty()).then_some(Apart { event, endpoints });
+        Self { apart, ..self }
+    }
+
+    fn owed(&self) -> usize {
+        self.publishes.len() + self.apart.as_ref().map_or(0, |apart| apart.endpoints.len())
+    }
+
+    /// Takes out at most one window of what is owed.
+    fn take_window(&mut self, topology: &Topology) -> Vec<Outgoing> {
+        let mut window: Vec<_> = self
+            .publishes
+            .drain(..self.publishes.len().min(GROUP_MAX))
+            .collect();
+        if let Some(Apart { event, endpoints }) = &mut self.apart {
+            let rest = endpoints.len().saturating_sub(GROUP_MAX - window.len());
+            let due = endpoints.drain(rest..);
+            window.extend(due.map(|endpoint| Outgoing::due(topology, &fanout::first(event, &endpoint))));
+        }
+        window
     }
 }
 
@@ -67,6 +101,7 @@ impl From<Outgoing> for Settlement {
     fn from(publish: Outgoing) -> Self {
         Self {
             publishes: vec![publish],
+            apart: None,
         }
     }
 }
@@ -75,6 +110,7 @@ impl FromIterator<Outgoing> for Settlement {
     fn from_iter<I: IntoIterator<Item = Outgoing>>(publishes: I) -> Self {
         Self {
             publishes: publishes.into_iter().collect(),
+            apart: None,
         }
     }
 }
@@ -83,8 +119,17 @@ impl FromIterator<Outgoing> for Settlement {
 enum Done {
     /// A group was confirmed, except for these.
     Committed(Vec<Finished>),
+    /// A message that had failed before was committed, or failed again.
+    Repeated(Option<Finished>),
     /// This one has waited and is to be committed again.
     Rested(Finished),
+}
+
+/// What is to be committed. Bounded by the prefetch: each is an unacked message.
+#[derive(Default)]
+struct Owing {
+    fresh: VecDeque<Finished>,
+    failed: VecDeque<Finished>,
 }
 
 impl Committer {
@@ -104,80 +149,96 @@ impl Committer {
 
     /// Settles what is submitted until every sender is gone and nothing is left to commit.
     pub(crate) async fn run(self: Arc<Self>, mut submitted: mpsc::Receiver<Finished>) {
-        // Bounded by the prefetch: each is an unacked message.
-        let mut owing: Vec<Finished> = Vec::new();
-        let mut tasks = JoinSet::new();
-        let mut committing = 0;
+        let (mut owing, mut tasks) = (Owing::default(), JoinSet::new());
+        let (mut committing, mut repeating) = (0, 0);
         let mut open = true;
         while open || !tasks.is_empty() {
             tokio::select! {
-                finished = submitted.recv(), if open => match finished {
-                    Some(finished) => {
-                        self.ack_or_owe(finished, &mut owing);
-                        while let Ok(finished) = submitted.try_recv() {
-                            self.ack_or_owe(finished, &mut owing);
-                        }
-                    }
-                    None => open = false,
-                },
-                Some(done) = tasks.join_next() => match done.expect("a commit neither panics nor is aborted") {
-                    Done::Committed(failed) => {
-                        committing -= 1;
-                        for finished in failed {
-                            tasks.spawn(rest(finished));
-                        }
-                    }
-                    Done::Rested(finished) => owing.push(finished),
-                },
-            }
-            while committing < COMMITS_MAX && !owing.is_empty() {
-                let group: Vec<_> = owing.drain(..owing.len().min(GROUP_MAX)).collect();
+                                      finished = submitted.recv(), if open => match finished {
+                                          Some(finished) => {
+                                              self.ack_or_owe(finished, &mut owing);
+                                              while let Ok(finished) = submitted.try_recv() {
+                                                  self.ack_or_owe(finished, &mut owing);
+                                              }
+                                          }
+                                          None => open = false,
+                                      },
+                                      Some(done) = tasks.join_next() => match done.expect("a commit neither panics nor is aborted") {
+                                          Done::Committed(failed) => {
+                                              committing -= 1;
+                                              for finished in failed {
+                       tasks.spawn(rest(finished));
+                       }
+                                          }
+                                          Done::Repeated(failed) => {
+            repeating -= 1;
+            if let Some(finished) = failed {
+                       tasks.spawn(rest(finished));
+                       }
+                                          }
+                                          Done::Rested(finished) => owing.failed.push_back(finished),
+                                      },
+                                  }
+            while committing < COMMITS_MAX && !owing.fresh.is_empty() {
                 committing += 1;
-                tasks.spawn(Arc::clone(&self).commit(group));
+                let group = owing.group();
+                let this = Arc::clone(&self);
+                tasks.spawn(async move { Done::Committed(this.commit(group).await) });
+            }
+            while repeating < REPEATS_MAX
+                && let Some(finished) = owing.failed.pop_front()
+            {
+                repeating += 1;
+                let this = Arc::clone(&self);
+                tasks.spawn(async move { Done::Repeated(this.commit(vec![finished]).await.pop()) });
             }
         }
     }
 
-    fn ack_or_owe(&self, finished: Finished, owing: &mut Vec<Finished>) {
-        if finished.settlement.publishes.is_empty() {
+    fn ack_or_owe(&self, finished: Finished, owing: &mut Owing) {
+        if finished.settlement.owed() == 0 {
             self.recall.settled(&finished.work);
         } else {
-            owing.push(finished);
+            owing.fresh.push_back(finished);
         }
     }
 
-    /// Publishes what the group owes and acks those of whom everything was confirmed.
-    async fn commit(self: Arc<Self>, group: Vec<Finished>) -> Done {
-        let mut group: Vec<_> = group
+    /// Publishes what the group owes, a window at a time, acks those of whom everything was confirmed, and returns the others.
+    async fn commit(&self, group: Vec<Finished>) -> Vec<Finished> {
+        let mut failed = Vec::new();
+        let mut redeclare = false;
+        let mut owing: Vec<_> = group
             .into_iter()
             .filter_map(|finished| self.live(finished))
             .collect();
-        let (mut publishes, mut owed) = (Vec::new(), Vec::with_capacity(group.len()));
-        for finished in &mut group {
-            owed.push(finished.settlement.publishes.len());
-            publishes.append(&mut finished.settlement.publishes);
-        }
-        let results = self.publisher.publish_all(&publishes).await;
-        let mut answers = publishes.into_iter().zip(results);
-        let mut failed = Vec::new();
-        for (mut finished, owed) in group.into_iter().zip(owed) {
-            let mut error = None;
-            for (publish, result) in answers.by_ref().take(owed) {
-                if let Err(refused) = result {
-                    finished.settlement.publishes.push(publish);
-                    error = Some(refused);
+        while !owing.is_empty() {
+            let windows: Vec<_> = owing
+                .iter_mut()
+                .map(|finished| finished.settlement.take_window(&self.topology))
+                .collect();
+            let owed: Vec<_> = windows.iter().map(Vec::len).collect();
+            let publishes: Vec<_> = windows.into_iter().flatten().collect();
+            let results = self.publisher.publish_all(&publishes).await;
+            let mut answers = publishes.into_iter().zip(results);
+            let mut unfinished = Vec::new();
+            for (mut finished, owed) in owing.into_iter().zip(owed) {
+                match finished.refused(answers.by_ref().take(owed)) {
+                    Some(error) => {
+                        redeclare |=
+                            error.is_missing_exchange() || matches!(error, PublishError::Unroutable { .. });
+                        finished.report(&error);
+                        failed.push(finished);
+                    }
+                    None if finished.settlement.owed() == 0 => self.recall.settled(&finished.work),
+                    None => unfinished.push(finished),
                 }
             }
-            match error {
-                None => self.recall.settled(&finished.work),
-                Some(error) => {
-                    self.report(&finished, &error).await;
-                    finished.failures += 1;
-                    failed.push(finished);
-                }
-            }
+            owing = unfinished;
         }
-        Done::Committed(failed)
+        if redeclare {
+            self.redeclare().await;
+        }
+        failed
     }
 
     /// Publishing for a message that the broker hands out again anyway would double what it causes: it waits for that.
@@ -200,20 +261,57 @@ impl Committer {
         }
     }
 
-    async fn report(&self, finished: &Finished, error: &PublishError) {
-        metrics::counter!("magnetite_publish_failures_total")
-            .increment(finished.settlement.publishes.len() as u64);
+    /// Somebody deleted a queue or an exchange under us.
+    async fn redeclare(&self) {
+        match timeout(DECLARE_MAX, self.topology.declare(&self.link)).await {
+            Ok(Ok(())) => tracing::info!("the topology is declared again"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = display_chain(&error), "cannot declare the topology again");
+            }
+            Err(_) => tracing::warn!("cannot declare the topology again: no answer within {DECLARE_MAX:?}"),
+        }
+    }
+}
+
+impl Owing {
+    /// The oldest messages that owe about a window together, at least one.
+    fn group(&mut self) -> Vec<Finished> {
+        let (mut group, mut owed) = (Vec::new(), 0);
+        while let Some(next) = self.fresh.front() {
+            owed += next.settlement.owed();
+            if owed > GROUP_MAX && !group.is_empty() {
+                break;
+            }
+            group.extend(self.fresh.pop_front());
+        }
+        group
+    }
+}
+
+impl Finished {
+    /// Takes back what was not confirmed, and says why the last of it was not.
+    fn refused(
+        &mut self,
+        answers: impl Iterator<Item = (Outgoing, Result<(), PublishError>)>,
+    ) -> Option<PublishError> {
+        let mut why = None;
+        for (publish, result) in answers {
+            if let Err(error) = result {
+                self.settlement.publishes.push(publish);
+                why = Some(error);
+            }
+        }
+        why
+    }
+
+    fn report(&mut self, error: &PublishError) {
+        self.failures += 1;
+        metrics::counter!("magnetite_publish_failures_total").increment(1);
         tracing::warn!(
             error = display_chain(error),
-            failures = finished.failures + 1,
+            failures = self.failures,
             "cannot publish what a message owes; the message stays unacked and is committed again"
         );
-        // Somebody deleted a queue under us.
-        if matches!(error, PublishError::Unroutable { .. })
-            && let Err(error) = self.topology.declare(&self.link).await
-        {
-            tracing::warn!(error = display_chain(&error), "cannot declare the topology again");
-        }
     }
 }
 

@@ -194,6 +194,10 @@ impl Node {
         self.run("start", &[]).await;
     }
 
+    pub(crate) async fn stop(&self) {
+        self.run("stop", &[]).await;
+    }
+
     pub(crate) async fn kill(&self) {
         self.run("kill", &[]).await;
     }
