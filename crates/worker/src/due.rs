@@ -9,15 +9,15 @@ use webhook::{CancelReason, DeadReason, Delivery};
 use crate::{
     Context,
     attempt::attempt,
-    intake::quarantine,
     outcome::{self, Deferral},
     registry::{Registered, display_chain},
-    settle::Settlement,
+    settlement::Settlement,
 };
 
 /// Makes the attempt, with the endpoint's URL and secret of now.
 pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement {
-    let reject = |reason, detail: &str| quarantine(context, Source::Due, message, reason, detail);
+    let reject =
+        |reason, detail: &str| outcome::quarantine(context, Source::Due, message, reason, detail).into();
     let delivery = match message.delivery() {
         Ok(delivery) => delivery,
         Err(bad) => return reject(bad.reason(), &bad.to_string()),

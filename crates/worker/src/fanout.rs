@@ -6,7 +6,7 @@ use broker::{Message, Outgoing, Source};
 use futures_util::{FutureExt as _, future::join_all};
 use webhook::{Delivery, Event};
 
-use crate::{Context, attempt::attempt, intake::quarantine, registry::Registered, settle::Settlement};
+use crate::{Context, attempt::attempt, outcome, registry::Registered, settlement::Settlement};
 
 /// Makes the first attempt for every endpoint that gets this event.
 ///
@@ -17,7 +17,10 @@ use crate::{Context, attempt::attempt, intake::quarantine, registry::Registered,
 pub(crate) async fn event(context: &Context, message: &Message) -> Settlement {
     let event = match message.event() {
         Ok(event) => Arc::new(event),
-        Err(bad) => return quarantine(context, Source::Events, message, bad.reason(), &bad.to_string()),
+        Err(bad) => {
+            return outcome::quarantine(context, Source::Events, message, bad.reason(), &bad.to_string())
+                .into();
+        }
     };
     let matches = context.registry.matches(&event);
     metrics::counter!("magnetite_events_total", "type" => event.event_type.as_str()).increment(1);
@@ -48,6 +51,6 @@ fn split(context: &Context, matches: Endpoints) -> (Endpoints, Endpoints) {
     }
 }
 
-pub(crate) fn first(event: &Arc<Event>, registered: &Registered) -> Delivery {
+fn first(event: &Arc<Event>, registered: &Registered) -> Delivery {
     Delivery::first(Arc::clone(event), registered.endpoint.id.clone())
 }

@@ -2,15 +2,16 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use broker::{Incoming, Message, Outgoing, Source};
+use broker::{Incoming, Message, Source};
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    Context, due, fanout, now_ms,
+    Context, due, fanout, outcome,
     recall::{Arrival, Recall, Work},
-    settle::{Finished, Settlement},
+    settle::Finished,
+    settlement::Settlement,
 };
 
 /// Starts one task for each message; the prefetch bounds how many there are.
@@ -85,28 +86,7 @@ async fn settlement(context: &Context, source: Source, message: &Message) -> Set
                 panic = text,
                 "a bug: the work on a message panicked; the message is set aside"
             );
-            quarantine(context, source, message, "panic", &text)
+            outcome::quarantine(context, source, message, "panic", &text).into()
         }
     }
-}
-
-/// Sets a message aside with the reason; the queue goes on.
-pub(crate) fn quarantine(
-    context: &Context,
-    source: Source,
-    message: &Message,
-    reason: &'static str,
-    detail: &str,
-) -> Settlement {
-    let topology = &context.topology;
-    tracing::warn!(
-        queue = source.queue(topology),
-        bytes = message.body.len(),
-        reason,
-        detail,
-        "message rejected; it is in the queue {}",
-        topology.rejected()
-    );
-    metrics::counter!("magnetite_rejected_total", "reason" => reason).increment(1);
-    Outgoing::rejected(topology, message, source, reason, detail, now_ms()).into()
 }

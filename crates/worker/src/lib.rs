@@ -6,13 +6,13 @@
 //!                                 registry (who wants what)   recall (what is already done)
 //! ```
 //!
-//! An event message is one unit of work: [`fanout`] finds the endpoints that want it, makes the first attempts itself and
-//! publishes what has to wait. A due message is one delivery whose next attempt has come; [`due`] looks its endpoint up
-//! and makes that attempt. Both end as a [`settle::Settlement`]: the messages to publish before the ack. The committer in
-//! [`settle`] publishes them in groups, waits for every confirm, and acks.
+//! An event message is one unit of work: `fanout` finds the endpoints that want it, makes the first attempts itself and
+//! publishes what has to wait. A due message is one delivery whose next attempt has come; `due` looks its endpoint up
+//! and makes that attempt. Both end as a `settlement::Settlement`: the messages to publish before the ack. The committer in
+//! `settle` publishes them in groups, waits for every confirm, and acks.
 //!
 //! What survives a crash: what the broker holds. Every message that was not acked is handed out again, to anyone. A
-//! worker's memory only spares work: [`recall`] remembers what was settled when the connection was lost before the ack
+//! worker's memory only spares work: `recall` remembers what was settled when the connection was lost before the ack
 //! arrived, so that the endpoint is not asked twice by the same worker.
 //!
 //! Invariants:
@@ -21,7 +21,7 @@
 //!   known here.
 //! - Our own faults (no descriptor, no name server, no database, shutdown) put a delivery off and spend no attempt.
 //! - A panic in the work on one message quarantines that message and nothing else.
-//! - Memory is bounded by the prefetch of the two queues, the registry's bound and [`recall`]'s capacity.
+//! - Memory is bounded by the prefetch of the two queues, the registry's bound and `recall`'s capacity.
 //!
 //! Deliberately absent: reading state back from a database to retry (a delivery carries its own), timers (delay queues are
 //! the only clock), any knowledge of other workers.
@@ -35,6 +35,7 @@ mod due;
 mod admission;
 mod attempt;
 mod outcome;
+mod settlement;
 mod settle;
 mod gone;
 

@@ -1,6 +1,6 @@
 //! What is published for each way a delivery can go on.
 
-use broker::{DeadLetter, Outgoing};
+use broker::{DeadLetter, Message, Outgoing, Source};
 use webhook::{AttemptResult, CancelReason, DeadReason, Delivery, Outcome};
 
 use crate::{Context, now_ms, registry::Registered};
@@ -126,4 +126,25 @@ pub(crate) fn cancelled(delivery: &Delivery, reason: CancelReason) {
     let reason = reason.as_str();
     metrics::counter!("magnetite_cancelled_total", "reason" => reason).increment(1);
     tracing::info!(delivery.id = %delivery.id(), endpoint.id = %delivery.endpoint_id, reason, "delivery cancelled");
+}
+
+/// Sets a message aside with the reason; the queue goes on.
+pub(crate) fn quarantine(
+    context: &Context,
+    source: Source,
+    message: &Message,
+    reason: &'static str,
+    detail: &str,
+) -> Outgoing {
+    let topology = &context.topology;
+    tracing::warn!(
+        queue = source.queue(topology),
+        bytes = message.body.len(),
+        reason,
+        detail,
+        "message rejected; it is in the queue {}",
+        topology.rejected()
+    );
+    metrics::counter!("magnetite_rejected_total", "reason" => reason).increment(1);
+    Outgoing::rejected(topology, message, source, reason, detail, now_ms())
 }

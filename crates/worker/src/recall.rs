@@ -18,7 +18,7 @@ use std::{
 
 use broker::{AckHandle, Incoming, Origin, Source};
 
-use crate::settle::Settlement;
+use crate::settlement::Settlement;
 
 /// One message in work.
 #[derive(Debug)]

@@ -9,28 +9,13 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use broker::{Link, Outgoing, PublishError, Publisher, Topology};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
-use webhook::Event;
 
 use crate::{
-    Config, fanout,
+    Config,
     recall::{Recall, Work},
-    registry::{Registered, display_chain},
+    registry::display_chain,
+    settlement::Settlement,
 };
-
-/// What has to be confirmed before a message may be acked.
-#[derive(Debug, Default)]
-pub(crate) struct Settlement {
-    publishes: Vec<Outgoing>,
-    apart: Option<Apart>,
-}
-
-/// First deliveries of an event that become messages of their own. There may be thousands of them; they are made a window at
-/// a time.
-#[derive(Debug)]
-struct Apart {
-    event: Arc<Event>,
-    endpoints: Vec<Arc<Registered>>,
-}
 
 /// A message whose work is done.
 pub(crate) struct Finished {
@@ -38,6 +23,16 @@ pub(crate) struct Finished {
     settlement: Settlement,
     /// How often its commit failed.
     failures: u32,
+}
+
+impl Finished {
+    pub(crate) fn new(work: Arc<Work>, settlement: Settlement) -> Self {
+        Self {
+            work,
+            settlement,
+            failures: 0,
+        }
+    }
 }
 
 pub(crate) struct Committer {
@@ -59,60 +54,6 @@ const DECLARE_MAX: Duration = Duration::from_secs(10);
 /// The way to the committer, with room for every message that can be in work.
 pub(crate) fn channel(config: &Config) -> (mpsc::Sender<Finished>, mpsc::Receiver<Finished>) {
     mpsc::channel(config.unacked_max())
-}
-
-impl Finished {
-    pub(crate) fn new(work: Arc<Work>, settlement: Settlement) -> Self {
-        Self {
-            work,
-            settlement,
-            failures: 0,
-        }
-    }
-}
-
-impl Settlement {
-    /// Also owes a message for the first delivery to each of these endpoints.
-    pub(crate) fn and_apart(self, event: Arc<Event>, endpoints: Vec<Arc<Registered>>) -> Self {
-        let apart = (!endpoints.is_empty()).then_some(Apart { event, endpoints });
-        Self { apart, ..self }
-    }
-
-    fn owed(&self) -> usize {
-        self.publishes.len() + self.apart.as_ref().map_or(0, |apart| apart.endpoints.len())
-    }
-
-    /// Takes out at most one window of what is owed.
-    fn take_window(&mut self, topology: &Topology) -> Vec<Outgoing> {
-        let mut window: Vec<_> = self
-            .publishes
-            .drain(..self.publishes.len().min(GROUP_MAX))
-            .collect();
-        if let Some(Apart { event, endpoints }) = &mut self.apart {
-            let rest = endpoints.len().saturating_sub(GROUP_MAX - window.len());
-            let due = endpoints.drain(rest..);
-            window.extend(due.map(|endpoint| Outgoing::due(topology, &fanout::first(event, &endpoint))));
-        }
-        window
-    }
-}
-
-impl From<Outgoing> for Settlement {
-    fn from(publish: Outgoing) -> Self {
-        Self {
-            publishes: vec![publish],
-            apart: None,
-        }
-    }
-}
-
-impl FromIterator<Outgoing> for Settlement {
-    fn from_iter<I: IntoIterator<Item = Outgoing>>(publishes: I) -> Self {
-        Self {
-            publishes: publishes.into_iter().collect(),
-            apart: None,
-        }
-    }
 }
 
 /// What a task of the committer ended with.
@@ -297,7 +238,7 @@ impl Finished {
         let mut why = None;
         for (publish, result) in answers {
             if let Err(error) = result {
-                self.settlement.publishes.push(publish);
+                self.settlement.take_back(publish);
                 why = Some(error);
             }
         }
