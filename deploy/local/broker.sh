@@ -218,6 +218,7 @@ end() {
 # ---- Whether it answers --------------------------------------------------------------------------------------
 
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+is_silent() { ! listens "$1"; }
 
 # Speaks the AMQP protocol header and expects the first octet of a method frame (Connection.Start). An open port
 # would not do: Docker's proxy listens before the broker in the container does.
@@ -272,7 +273,8 @@ start_node() {
     [[ -z $root || $EUID -eq 0 ]] || die "MAGNETITE_RABBITMQ_ROOT needs root (chroot)"
     write_configuration
     if ! ours broker; then
-        if listens "$amqp_port"; then die "port $amqp_port of $dir is taken by another process: end that, or: $0 remove $dir"; fi
+        # A process that was killed a moment ago may hold its sockets a little longer than its process id.
+        if ! within 10 is_silent "$amqp_port"; then die "port $amqp_port of $dir is taken by another process: end that, or: $0 remove $dir"; fi
         start_epmd
         detach broker "$scripts/rabbitmq-server"
     fi
