@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -37,6 +37,8 @@ pub struct Request {
 pub enum Answer {
     /// With this status and these headers.
     Status(u16, Vec<(&'static str, String)>),
+    /// With 200, after this time.
+    Late(Duration),
     /// Not until [`Receiver::release`] is called, and then with 200.
     Hang,
 }
@@ -222,6 +224,10 @@ async fn respond(
                 response = response.header(name, value);
             }
             response.body(Full::default()).unwrap()
+        }
+        Answer::Late(after) => {
+            tokio::time::sleep(after).await;
+            Response::new(Full::default())
         }
         Answer::Hang => {
             let released = state.release.notified();
