@@ -14,7 +14,6 @@ use crate::Config;
 #[derive(Clone)]
 pub struct Link {
     state: watch::Receiver<State>,
-    name: &'static str,
 }
 
 /// The link's process is shutting down: there will be no connection any more.
@@ -49,12 +48,7 @@ impl Link {
             stop.run_until_cancelled(supervisor.run()).await;
             supervisor.close().await;
         });
-        Self { state, name }
-    }
-
-    /// The name given to [`Link::open`].
-    pub fn name(&self) -> &'static str {
-        self.name
+        Self { state }
     }
 
     /// Whether there is a connection now.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult, Timeouts};
+use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lapin::{
     Channel, Confirmation, ErrorKind,
@@ -101,28 +101,16 @@ impl PublishError {
 impl Publisher {
     /// Publishes over `link`, with `config`'s bounds on time and channels.
     pub fn new(link: Link, config: &Config) -> Self {
-        let timeouts = Timeouts {
-            wait: Some(config.publish_timeout),
-            create: Some(config.publish_timeout),
-            recycle: Some(config.publish_timeout),
-        };
         let pool = Pool::builder(Channels { link: link.clone() })
             .max_size(config.channels_max)
-            .timeouts(timeouts)
-            .runtime(deadpool::Runtime::Tokio1)
             .build()
-            .expect("a pool with timeouts has a runtime");
+            .expect("a pool without timeouts of its own needs no runtime");
         Self {
             pool,
             link,
             publish_timeout: config.publish_timeout,
             waits_out_alarms: config.waits_out_alarms,
         }
-    }
-
-    /// Whether the link is up and the broker takes publishes.
-    pub fn is_ready(&self) -> bool {
-        self.link.is_up() && !self.link.is_blocked()
     }
 
     /// Publishes one message and waits for its confirm.

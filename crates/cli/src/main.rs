@@ -14,6 +14,7 @@
 //! Nothing is kept in memory that anyone would miss: a command that was killed can be repeated.
 
 mod configuration;
+mod clock;
 mod telemetry;
 mod limits;
 mod signals;

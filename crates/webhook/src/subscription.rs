@@ -38,11 +38,6 @@ pub enum BadSubscription {
 }
 
 impl Subscription {
-    /// The subscription to everything, `*`.
-    pub fn all() -> Self {
-        Self::new(vec![Pattern::All])
-    }
-
     fn new(patterns: Vec<Pattern>) -> Self {
         let wanted = |event_type| patterns.iter().any(|pattern| pattern.matches(event_type));
         let mask = EventType::ALL

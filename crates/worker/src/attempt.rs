@@ -3,14 +3,12 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use broker::Outgoing;
-use webhook::{AttemptResult, Delivery, Outcome};
+use webhook::{AttemptResult, Delivery, DeliveryId, Outcome};
 
 use crate::{
-    Context,
-    admission::Slot,
-    now_ms,
+    Context, display_chain, now_ms,
     outcome::{self, Deferral},
-    registry::{Registered, display_chain},
+    registry::Registered,
 };
 
 /// Makes the delivery's next attempt, if the endpoint has a slot free. Returns the message that has to be published before
@@ -25,7 +23,8 @@ pub(crate) async fn attempt(
         return Some(outcome::refused(context, delivery));
     };
     let (began, began_ms) = (Instant::now(), now_ms());
-    let headers = headers(&delivery, registered, began_ms);
+    let id = delivery.id();
+    let headers = headers(&delivery, &id, registered, began_ms);
     let posting = context
         .egress
         .post(&endpoint.url, headers, delivery.event.body.clone());
@@ -46,13 +45,14 @@ pub(crate) async fn attempt(
                 delivery.attempt,
                 SystemTime::now(),
             );
-            conclude(slot, &delivery, registered, &result, decided, began.elapsed());
+            slot.concluded(result.is_success());
+            report(&delivery, &id, &result, decided, began.elapsed());
             outcome::publish(context, delivery, registered, &result, decided, began_ms)
         }
         Err(fault) => {
             drop(slot);
             tracing::warn!(
-                delivery.id = %delivery.id(), error = display_chain(&fault),
+                delivery.id = %id, error = display_chain(&fault),
                 "no attempt could be made; the endpoint is not charged"
             );
             Some(outcome::defer(context, delivery, Deferral::Fault))
@@ -61,14 +61,19 @@ pub(crate) async fn attempt(
 }
 
 /// Everything a request says besides its body (public contract, "Webhook Headers", and Standard Webhooks 1.0).
-fn headers(delivery: &Delivery, registered: &Registered, now_ms: u64) -> Vec<(&'static str, String)> {
+fn headers(
+    delivery: &Delivery,
+    id: &DeliveryId,
+    registered: &Registered,
+    now_ms: u64,
+) -> Vec<(&'static str, String)> {
     let event = &delivery.event;
     let now_s = (now_ms / 1000) as i64;
     vec![
         (signature::SIGNATURE_HEADER, registered.key.sign(&event.body)),
         ("x-magnetite-event", event.event_type.as_str().to_owned()),
         ("x-magnetite-timestamp", event.timestamp_ms.to_string()),
-        ("x-magnetite-delivery", delivery.id().to_string()),
+        ("x-magnetite-delivery", id.to_string()),
         ("x-magnetite-attempt", delivery.attempt.to_string()),
         (signature::WEBHOOK_ID_HEADER, event.id.to_string()),
         (signature::WEBHOOK_TIMESTAMP_HEADER, now_s.to_string()),
@@ -81,16 +86,8 @@ fn headers(delivery: &Delivery, registered: &Registered, now_ms: u64) -> Vec<(&'
     ]
 }
 
-/// Gives the slot back with the endpoint's behaviour, and writes the attempt's one line.
-fn conclude(
-    slot: Slot,
-    delivery: &Delivery,
-    registered: &Registered,
-    result: &AttemptResult,
-    decided: Outcome,
-    took: Duration,
-) {
-    slot.concluded(result.is_success());
+/// Counts the attempt and writes its one line.
+fn report(delivery: &Delivery, id: &DeliveryId, result: &AttemptResult, decided: Outcome, took: Duration) {
     let outcome = decided.as_str();
     metrics::counter!("magnetite_attempts_total", "outcome" => outcome).increment(1);
     metrics::histogram!("magnetite_attempt_duration_seconds").record(took);
@@ -101,8 +98,8 @@ fn conclude(
     let failure = (!result.is_success()).then(|| result.to_string());
     tracing::info!(
         event.id = %delivery.event.id,
-        endpoint.id = %registered.endpoint.id,
-        delivery.id = %delivery.id(),
+        endpoint.id = %delivery.endpoint_id,
+        delivery.id = %id,
         attempt.number = delivery.attempt,
         http.status = result.status(),
         outcome,

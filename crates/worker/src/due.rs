@@ -9,8 +9,9 @@ use webhook::{CancelReason, DeadReason, Delivery};
 use crate::{
     Context,
     attempt::attempt,
+    display_chain,
     outcome::{self, Deferral},
-    registry::{Registered, display_chain},
+    registry::Registered,
     settlement::Settlement,
 };
 

@@ -13,10 +13,7 @@ use store::Store;
 use tokio::sync::Notify;
 use webhook::{DisabledReason, Endpoint, EndpointId};
 
-use crate::{
-    now_ms,
-    registry::{Registry, display_chain},
-};
+use crate::{display_chain, now_ms, registry::Registry};
 
 /// Endpoints to be disabled, each with the version that answered 410: at most one entry for each endpoint.
 #[derive(Default)]

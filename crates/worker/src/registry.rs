@@ -13,6 +13,8 @@ use signature::SigningKey;
 use store::Store;
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId};
 
+use crate::display_chain;
+
 /// An endpoint with what signing needs worked out.
 #[derive(Debug)]
 pub(crate) struct Registered {
@@ -209,17 +211,6 @@ impl From<Endpoint> for Registered {
             endpoint,
         }
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn display_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

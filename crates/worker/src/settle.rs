@@ -11,9 +11,8 @@ use broker::{Link, Outgoing, PublishError, Publisher, Topology};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use crate::{
-    Config,
+    Config, display_chain,
     recall::{Recall, Work},
-    registry::display_chain,
     settlement::Settlement,
 };
 
@@ -58,10 +57,8 @@ pub(crate) fn channel(config: &Config) -> (mpsc::Sender<Finished>, mpsc::Receive
 
 /// What a task of the committer ended with.
 enum Done {
-    /// A group was confirmed, except for these.
-    Committed(Vec<Finished>),
-    /// A message that had failed before was committed, or failed again.
-    Repeated(Option<Finished>),
+    /// A group was confirmed, except for these. `repeated` when it was one message that had failed before.
+    Committed { repeated: bool, failed: Vec<Finished> },
     /// This one has waited and is to be committed again.
     Rested(Finished),
 }
@@ -95,44 +92,42 @@ impl Committer {
         let mut open = true;
         while open || !tasks.is_empty() {
             tokio::select! {
-                                      finished = submitted.recv(), if open => match finished {
-                                          Some(finished) => {
-                                              self.ack_or_owe(finished, &mut owing);
-                                              while let Ok(finished) = submitted.try_recv() {
-                                                  self.ack_or_owe(finished, &mut owing);
-                                              }
-                                          }
-                                          None => open = false,
-                                      },
-                                      Some(done) = tasks.join_next() => match done.expect("a commit neither panics nor is aborted") {
-                                          Done::Committed(failed) => {
-                                              committing -= 1;
-                                              for finished in failed {
-                       tasks.spawn(rest(finished));
-                       }
-                                          }
-                                          Done::Repeated(failed) => {
-            repeating -= 1;
-            if let Some(finished) = failed {
-                       tasks.spawn(rest(finished));
-                       }
-                                          }
-                                          Done::Rested(finished) => owing.failed.push_back(finished),
-                                      },
-                                  }
+                finished = submitted.recv(), if open => match finished {
+                    Some(finished) => {
+                        self.ack_or_owe(finished, &mut owing);
+                        while let Ok(finished) = submitted.try_recv() {
+                            self.ack_or_owe(finished, &mut owing);
+                        }
+                    }
+                    None => open = false,
+                },
+                Some(done) = tasks.join_next() => match done.expect("a commit neither panics nor is aborted") {
+                    Done::Committed { repeated, failed } => {
+                        *(if repeated { &mut repeating } else { &mut committing }) -= 1;
+                        for finished in failed {
+                            tasks.spawn(rest(finished));
+                        }
+                    }
+                    Done::Rested(finished) => owing.failed.push_back(finished),
+                },
+            }
             while committing < COMMITS_MAX && !owing.fresh.is_empty() {
                 committing += 1;
-                let group = owing.group();
-                let this = Arc::clone(&self);
-                tasks.spawn(async move { Done::Committed(this.commit(group).await) });
+                tasks.spawn(Arc::clone(&self).committed(false, owing.group()));
             }
             while repeating < REPEATS_MAX
                 && let Some(finished) = owing.failed.pop_front()
             {
                 repeating += 1;
-                let this = Arc::clone(&self);
-                tasks.spawn(async move { Done::Repeated(this.commit(vec![finished]).await.pop()) });
+                tasks.spawn(Arc::clone(&self).committed(true, vec![finished]));
             }
+        }
+    }
+
+    async fn committed(self: Arc<Self>, repeated: bool, group: Vec<Finished>) -> Done {
+        Done::Committed {
+            repeated,
+            failed: self.commit(group).await,
         }
     }
 

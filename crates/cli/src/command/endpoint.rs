@@ -1,7 +1,7 @@
 //! `magnetite endpoint`: create, list, show, update, delete, enable, disable. Needs the database and no broker:
 //! workers notice within `registry.refresh`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -10,7 +10,7 @@ use signature::Secret;
 use store::{EndpointChange, Lookup, NewEndpoint, Store};
 use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId, Subscription};
 
-use crate::{Usage, configuration::Configuration, database, output};
+use crate::{Usage, clock, configuration::Configuration, database, output};
 
 use super::role;
 
@@ -145,7 +145,10 @@ async fn on_store(action: Action, store: &Store, json: bool) -> anyhow::Result<(
         Action::Show { id } => show(store, &EndpointId::new(id), json).await,
         Action::Delete { id } => {
             let id = EndpointId::new(id);
-            store.delete_endpoint(&id, now_ms()).await.map_err(hint)?;
+            store
+                .delete_endpoint(&id, clock::now_ms() as i64)
+                .await
+                .map_err(hint)?;
             said(
                 json,
                 &serde_json::json!({ "id": id.as_str(), "deleted": true }),
@@ -154,7 +157,7 @@ async fn on_store(action: Action, store: &Store, json: bool) -> anyhow::Result<(
         }
         Action::Enable { id } => {
             let enabled = store
-                .enable_endpoint(&EndpointId::new(id), now_ms())
+                .enable_endpoint(&EndpointId::new(id), clock::now_ms() as i64)
                 .await
                 .map_err(hint)?;
             said(json, &shown(&enabled, None), &format!("enabled {}", enabled.id))
@@ -162,7 +165,7 @@ async fn on_store(action: Action, store: &Store, json: bool) -> anyhow::Result<(
         Action::Disable { id } => {
             let reason = DisabledReason::Manual;
             let disabled = store
-                .disable_endpoint(&EndpointId::new(id), reason, now_ms())
+                .disable_endpoint(&EndpointId::new(id), reason, clock::now_ms() as i64)
                 .await
                 .map_err(hint)?;
             said(
@@ -186,7 +189,7 @@ async fn create(new: Create, configuration: &Configuration, json: bool) -> anyho
         secret: Secret::generate(rand::random()),
     };
     let created = store
-        .create_endpoint(new, EndpointId::generate(rand::random()), now_ms())
+        .create_endpoint(new, EndpointId::generate(rand::random()), clock::now_ms() as i64)
         .await?;
     store.close().await;
     let secret = created.secret.expose();
@@ -213,7 +216,7 @@ async fn change(update: Update, configuration: &Configuration, json: bool) -> an
         subscription: change.events,
     };
     let updated = store
-        .update_endpoint(&EndpointId::new(id), change, now_ms())
+        .update_endpoint(&EndpointId::new(id), change, clock::now_ms() as i64)
         .await
         .map_err(hint)?;
     store.close().await;
@@ -359,11 +362,6 @@ fn state(endpoint: &Endpoint) -> String {
 fn time(unix_ms: i64) -> String {
     let since_epoch = Duration::from_millis(unix_ms.try_into().unwrap_or_default());
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string()
-}
-
-fn now_ms() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since_epoch.as_millis() as i64
 }
 
 /// An organization's or project's id: compared with what events carry, so anything that is text.

@@ -12,10 +12,7 @@
 mod lines;
 mod progress;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
@@ -27,7 +24,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{Usage, configuration::Configuration, output};
+use crate::{Usage, clock, configuration::Configuration, output};
 
 use lines::{Content, Line, Lines};
 use progress::Progress;
@@ -148,7 +145,7 @@ impl ByHand {
         let given = |text: &Option<String>| text.clone().unwrap_or_default();
         let body = Body {
             event: event.as_str(),
-            timestamp: self.timestamp.unwrap_or_else(now_ms),
+            timestamp: self.timestamp.unwrap_or_else(clock::now_ms),
             organization_id: &given(&self.org),
             project_id: &given(&self.project),
             lead_id: &given(&self.lead),
@@ -370,11 +367,6 @@ fn is_lasting(error: &Error) -> bool {
     let chain = || std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
     matches!(error, Error::Unroutable { .. } | Error::Closed { .. })
         || chain().any(|error| refused.iter().any(|word| error.to_string().contains(word)))
-}
-
-fn now_ms() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since_epoch.as_millis() as u64
 }
 
 #[cfg(test)]
