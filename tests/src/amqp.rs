@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{
-        BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
-        QueueDeclareOptions, QueueDeleteOptions,
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
+        ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -107,23 +107,44 @@ impl Amqp {
         .await;
     }
 
-    /// Takes every message out of a queue.
+    /// Takes out of a queue what is ready in it, until nothing is.
     pub async fn drain(&self, name: &str) -> Vec<Found> {
         let queue = format!("{}.{name}", self.prefix);
         let mut found = Vec::new();
-        while let Some(got) = self
-            .channel
-            .basic_get(queue.as_str().into(), BasicGetOptions::default())
-            .await
-            .unwrap()
-        {
-            got.delivery.acker.ack(BasicAckOptions::default()).await.unwrap();
-            found.push(Found {
-                body: got.delivery.data.into(),
-                properties: got.delivery.properties,
-            });
+        loop {
+            let ready = self.ready(name).await as usize;
+            if ready == 0 {
+                return found;
+            }
+            let mut consumer = self
+                .channel
+                .basic_consume(
+                    queue.as_str().into(),
+                    "".into(),
+                    BasicConsumeOptions::default(),
+                    FieldTable::default(),
+                )
+                .await
+                .unwrap();
+            for _ in 0..ready {
+                let delivery = consumer.next().await.unwrap().unwrap();
+                delivery.acker.ack(BasicAckOptions::default()).await.unwrap();
+                found.push(Found {
+                    body: delivery.data.into(),
+                    properties: delivery.properties,
+                });
+            }
+            let (tag, options) = (consumer.tag(), BasicCancelOptions::default());
+            self.channel.basic_cancel(tag, options).await.unwrap();
+            // What came after the count was taken goes back.
+            while let Some(more) = consumer.next().await {
+                let requeue = BasicNackOptions {
+                    requeue: true,
+                    ..Default::default()
+                };
+                more.unwrap().acker.nack(requeue).await.unwrap();
+            }
         }
-        found
     }
 
     /// Deletes an exchange, as somebody might by mistake.

@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     process::{Output, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -14,7 +14,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{Amqp, node::root, wait_for};
+use crate::{Amqp, Node, node::root, wait_for};
 
 /// A configured installation. Its database is migrated and its topology declared; no role runs until one is started.
 pub struct Installation {
@@ -233,11 +233,54 @@ impl Installation {
         Role { child, port }
     }
 
-    /// Waits until nothing of this installation is under way: every queue but `dead` and `rejected` is empty and stays so
-    /// after every worker has acked.
+    /// Waits until nothing is ready in any queue but `dead` and `rejected`, seen in one look at all of them. A delivery that
+    /// goes from one queue to the next meanwhile can hide from it: for that see [`Installation::wait_until_nothing_is_left`].
     pub async fn wait_until_drained(&self, limit: Duration) {
-        for name in self.work_queues() {
-            self.amqp.wait_for_ready(&name, 0, limit).await;
+        wait_for("nothing is ready", limit, || async {
+            let mut ready = Vec::new();
+            for name in self.work_queues() {
+                match self.amqp.ready(&name).await {
+                    0 => {}
+                    count => ready.push(format!("{count} in {name}")),
+                }
+            }
+            if ready.is_empty() {
+                Ok(())
+            } else {
+                Err(ready.join(", "))
+            }
+        })
+        .await;
+    }
+
+    /// Waits until every queue but `dead` and `rejected` is empty, whatever copies crashes have made. It ends the workers, so
+    /// that nothing is in anyone's hands, lets what is delayed come due, and looks; what is left another worker is given.
+    pub async fn wait_until_nothing_is_left(&self, node: &Node, workers: Vec<Role>, limit: Duration) {
+        let (amqp, until, mut workers) = (self.connect().await, Instant::now() + limit, workers);
+        loop {
+            for worker in workers {
+                assert!(worker.terminate().await, "a worker shuts down cleanly");
+            }
+            for name in self
+                .work_queues()
+                .iter()
+                .filter(|name| name.starts_with("delay."))
+            {
+                amqp.wait_for_ready(name, 0, limit).await;
+                node.wait_for_empty(&format!("{}.{name}", self.prefix), limit)
+                    .await;
+            }
+            let left = amqp.ready("due").await + amqp.ready("events").await;
+            if left == 0 {
+                return;
+            }
+            assert!(
+                Instant::now() < until,
+                "{left} messages are left in events and due"
+            );
+            workers = vec![self.worker().await];
+            amqp.wait_for_ready("due", 0, limit).await;
+            amqp.wait_for_ready("events", 0, limit).await;
         }
     }
 
@@ -291,6 +334,16 @@ impl Role {
         Ok(response)
     }
 
+    /// How many messages it holds unacked.
+    pub async fn unacked(&self) -> u64 {
+        self.metric("magnetite_messages_unacked", "").await as u64
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it has not ended yet")
+    }
+
     /// SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
@@ -298,7 +351,7 @@ impl Role {
 
     /// SIGTERM, and waits for the end; returns whether the exit code was 0.
     pub async fn terminate(mut self) -> bool {
-        let pid = self.child.id().expect("it has not ended yet").to_string();
+        let pid = self.pid().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
         assert!(sent.success(), "kill -TERM {pid}");
         self.child.wait().await.unwrap().success()

@@ -10,17 +10,23 @@
     reason = "a test ends at the first surprise"
 )]
 
-mod amqp;
 mod installation;
 mod node;
+mod amqp;
 mod receiver;
+mod load;
+mod ledger;
+mod scale;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use amqp::{Amqp, Found};
 pub use installation::{Endpoint, Installation, Role};
+pub use ledger::{Books, Break, Ledger};
+pub use load::Load;
 pub use node::Node;
-pub use receiver::{Answer, Receiver, Request};
+pub use receiver::{Answer, Receipt, Receiver, Request};
+pub use scale::{chance, is_long, report, scaled, seed};
 
 /// Polls `condition` until it holds.
 ///

@@ -1,9 +1,14 @@
 //! A RabbitMQ node of a test's own, for tests that break it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use tokio::process::Command;
+
+use crate::wait_for;
 
 /// A private node; stopped and deleted when dropped.
 pub struct Node {
@@ -33,6 +38,19 @@ impl Node {
     pub async fn start_again(&self) {
         let url = script("start", self.directory.path(), &[]).await;
         assert_eq!(url, self.url, "the node keeps its port");
+    }
+
+    /// Waits until a queue holds nothing: neither ready, nor unacked, nor about to be dead-lettered. RabbitMQ counts every 5 s.
+    pub async fn wait_for_empty(&self, queue: &str, limit: Duration) {
+        wait_for(&format!("{queue} is empty"), limit, || async {
+            let queues = self.ctl(&["list_queues", "-q", "name", "messages"]).await;
+            let line = queues.lines().find(|line| line.split('\t').next() == Some(queue));
+            match line {
+                Some(line) if line.ends_with("\t0") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
     }
 
     /// `rabbitmqctl` on this node.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
 use signature::{Secret, TOLERANCE_S, Verifier};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 
@@ -30,6 +31,8 @@ pub struct Request {
     pub headers: HashMap<String, String>,
     /// The bytes.
     pub body: Bytes,
+    /// The body's `lead_id`; empty when it has none.
+    pub lead: String,
 }
 
 /// How the receiver answers.
@@ -37,8 +40,8 @@ pub struct Request {
 pub enum Answer {
     /// With this status and these headers.
     Status(u16, Vec<(&'static str, String)>),
-    /// With 200, after this time.
-    Late(Duration),
+    /// With this status, after this time.
+    Late(Duration, u16),
     /// Not until [`Receiver::release`] is called, and then with 200.
     Hang,
 }
@@ -64,12 +67,30 @@ struct Log {
     requests: Vec<Request>,
     /// How many requests there were of each event.
     by_event: HashMap<String, usize>,
+    /// What was received about each lead.
+    by_lead: HashMap<String, Vec<Receipt>>,
+}
+
+/// One request about a lead.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    /// When its body was complete.
+    pub at: Instant,
+    /// Whether it was to be answered with 2xx. Whether the answer arrived is not known here.
+    pub accepted: bool,
 }
 
 impl Answer {
     /// A status and nothing else.
     pub fn status(status: u16) -> Self {
         Self::Status(status, Vec::new())
+    }
+
+    fn is_accepting(&self) -> bool {
+        match self {
+            Self::Status(status, _) | Self::Late(_, status) => (200..300).contains(status),
+            Self::Hang => false,
+        }
     }
 }
 
@@ -115,6 +136,11 @@ impl Receiver {
     /// How many different events arrived so far.
     pub fn distinct(&self) -> usize {
         self.state.log.lock().unwrap().by_event.len()
+    }
+
+    /// What was received so far, by lead.
+    pub fn receipts(&self) -> HashMap<String, Vec<Receipt>> {
+        self.state.log.lock().unwrap().by_lead.clone()
     }
 
     /// Lets every request that hangs, and all later ones, be answered.
@@ -198,6 +224,10 @@ async fn respond(
         return Ok(Response::new(Full::default()));
     };
     let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let body = body.to_bytes();
+    let lead = serde_json::from_slice::<Value>(&body)
+        .ok()
+        .and_then(|json| Some(json["lead_id"].as_str()?.to_owned()));
     let request = Request {
         at: Instant::now(),
         at_ms: now_ms(),
@@ -207,13 +237,19 @@ async fn respond(
             .iter()
             .map(|(name, value)| (name.to_string(), text(value)))
             .collect(),
-        body: body.to_bytes(),
+        lead: lead.unwrap_or_default(),
+        body,
     };
     let answer = {
         let mut log = state.log.lock().unwrap();
         let seen = log.by_event.entry(request.event_id()).or_default();
         let answer = (state.respond)(&request, *seen);
         *seen += 1;
+        let receipt = Receipt {
+            at: request.at,
+            accepted: answer.is_accepting(),
+        };
+        log.by_lead.entry(request.lead.clone()).or_default().push(receipt);
         log.requests.push(request);
         answer
     };
@@ -225,9 +261,10 @@ async fn respond(
             }
             response.body(Full::default()).unwrap()
         }
-        Answer::Late(after) => {
+        Answer::Late(after, status) => {
             tokio::time::sleep(after).await;
-            Response::new(Full::default())
+            let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
+            response.body(Full::default()).unwrap()
         }
         Answer::Hang => {
             let released = state.release.notified();

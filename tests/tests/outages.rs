@@ -7,60 +7,15 @@
 )]
 
 use std::{
-    collections::{HashMap, HashSet},
-    process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use e2e::{Answer, Installation, Node, Receiver, event, wait_for, wait_until};
-use tokio::io::AsyncWriteExt as _;
+use e2e::{Answer, Installation, Ledger, Load, Node, Receiver, chance, event, report, wait_for, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(90);
-
-/// The ids of a receiver's requests that it answered with success, that is all that were not told to fail.
-fn received(receiver: &Receiver) -> HashSet<String> {
-    receiver
-        .requests()
-        .iter()
-        .map(|request| request.json()["lead_id"].as_str().unwrap().to_owned())
-        .collect()
-}
-
-/// Publishes through `magnetite publish`, line by line, until told to stop; returns the leads it was given.
-async fn publish_until(installation: &Installation, stop: Arc<AtomicBool>) -> (HashSet<String>, String) {
-    let mut child = installation
-        .command(&["publish"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let output = tokio::spawn(child.wait_with_output());
-    let mut leads = HashSet::new();
-    let mut pace = tokio::time::interval(Duration::from_millis(5));
-    while !stop.load(Ordering::Relaxed) {
-        pace.tick().await;
-        let lead = format!("lead_{}", leads.len());
-        stdin
-            .write_all(format!("{}\n", event("org_1", &lead)).as_bytes())
-            .await
-            .unwrap();
-        leads.insert(lead);
-    }
-    drop(stdin);
-    let output = output.await.unwrap().unwrap();
-    assert!(
-        output.status.success(),
-        "publish did not get every event confirmed"
-    );
-    (leads, String::from_utf8(output.stdout).unwrap())
-}
 
 /// Two workers under load; one is killed in mid-flight, then the broker is, and both come back.
 #[tokio::test(flavor = "multi_thread")]
@@ -68,37 +23,41 @@ async fn a_killed_worker_and_a_restarted_broker_lose_nothing_and_everyone_is_bac
     let node = Node::start().await;
     let installation =
         Installation::with("kill", node.url(), &[200, 400, 800, 1000, 2000, 2000, 2000], &[]).await;
+    let mut ledger = Ledger::new();
     // One takes its time, so that at every moment events are in flight whose other attempts are done; of another a fifth of the
     // first attempts fail.
-    let slow = Receiver::new(|_, _| Answer::Late(Duration::from_millis(150))).await;
+    let slow = Receiver::new(|_, _| Answer::Late(Duration::from_millis(150), 200)).await;
     let flaky = Receiver::new(|request, before| {
-        let lead = request.json()["lead_id"].as_str().unwrap().len();
-        Answer::status(if before == 0 && lead.is_multiple_of(5) {
-            500
-        } else {
-            200
-        })
+        let fails = before == 0 && chance(&request.lead, 5) == 0;
+        Answer::status(if fails { 500 } else { 200 })
     })
     .await;
-    let healthy = Receiver::ok().await;
     let failing = Receiver::new(|_, _| Answer::status(503)).await;
-    for receiver in [&slow, &flaky, &healthy, &failing] {
-        installation.endpoint("org_1", &receiver.url()).await;
+    for (name, receiver) in [
+        ("slow", slow),
+        ("flaky", flaky),
+        ("healthy", Receiver::ok().await),
+        ("failing", failing),
+    ] {
+        let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+        ledger.endpoint(name, endpoint, receiver);
     }
     let (first, second) = (installation.worker().await, installation.worker().await);
-    let installation = Arc::new(installation);
-    let stop = Arc::new(AtomicBool::new(false));
-    let publishing = tokio::spawn({
-        let (installation, stop) = (Arc::clone(&installation), Arc::clone(&stop));
-        async move { publish_until(&installation, stop).await }
-    });
+    let load = Load::start(&installation, "org_1", 200);
 
+    let healthy = ledger.receiver("healthy");
     wait_until("events flow", SOON, || healthy.distinct() > 200).await;
+    let (killed, unacked) = (Instant::now(), first.unacked().await);
     first.kill().await;
     let first = installation.worker().await;
+    ledger.broken("worker", killed, Some(unacked));
+    let healthy = ledger.receiver("healthy");
     wait_until("events flow on", SOON, || healthy.distinct() > 500).await;
+    let killed = Instant::now();
     node.kill().await;
     node.start_again().await;
+    ledger.broken("broker", killed, None);
+    let healthy = ledger.receiver("healthy");
     let (back, before) = (Instant::now(), healthy.distinct());
     // Both workers and the producer have to be back: what is published from now on has to arrive.
     wait_until("deliveries go on", Duration::from_secs(10), || {
@@ -110,44 +69,19 @@ async fn a_killed_worker_and_a_restarted_broker_lose_nothing_and_everyone_is_bac
     }
     println!("back {:?} after the broker", back.elapsed());
     assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
-    stop.store(true, Ordering::Relaxed);
-    let (leads, _) = publishing.await.unwrap();
 
+    ledger.published(load.stop().await);
     let amqp = installation.connect().await;
-    for (name, receiver) in [("healthy", &healthy), ("flaky", &flaky), ("slow", &slow)] {
-        wait_for(&format!("everything at {name}"), LONG, || async {
-            let missing = leads.difference(&received(receiver)).count();
-            if missing == 0 {
-                Ok(())
-            } else {
-                Err(format!("{missing} of {} missing", leads.len()))
-            }
-        })
+    ledger.wait_until_accounted(&amqp, LONG).await;
+    installation
+        .wait_until_nothing_is_left(&node, vec![first, second], LONG)
         .await;
-    }
-    for queue in installation.work_queues() {
-        amqp.wait_for_ready(&queue, 0, LONG).await;
-    }
-    for worker in [first, second] {
-        assert!(worker.terminate().await, "a worker shuts down cleanly");
-    }
-    let dead: HashSet<String> = amqp
-        .drain("dead")
-        .await
-        .iter()
-        .map(|letter| {
-            serde_json::from_slice::<serde_json::Value>(&letter.body).unwrap()["lead_id"]
-                .as_str()
-                .unwrap()
-                .to_owned()
-        })
-        .collect();
-    let lost: Vec<_> = leads.difference(&dead).collect();
-    assert!(lost.is_empty(), "neither delivered nor dead: {lost:?}");
-    let copies = healthy.count() - leads.len();
-    println!("{} events, {copies} copies at the healthy endpoint", leads.len());
+    ledger.collect(&amqp).await;
+    let books = ledger.books();
+    report("a worker and the broker killed once", &books);
+    books.assert_balanced();
     assert!(
-        copies > 0,
+        books.duplicates > 0,
         "nothing was in flight at the kills: the test proves nothing"
     );
 }

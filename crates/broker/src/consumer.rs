@@ -6,7 +6,8 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -17,6 +18,7 @@ use lapin::{
     options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::FieldTable,
 };
+use metrics::Gauge;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -54,13 +56,17 @@ impl Origin {
     }
 }
 
-#[derive(Debug)]
 struct Lane {
     channel: Channel,
-    /// Tags that were handed out and not yet settled.
-    open: Arc<Mutex<BTreeSet<u64>>>,
+    open: Arc<Open>,
     /// To the task that writes acks. Unbounded, but every tag is in it once at most: the prefetch bounds it.
     settled: mpsc::UnboundedSender<Settle>,
+}
+
+/// Tags that were handed out and not yet settled, and the gauge of how many there are.
+struct Open {
+    tags: Mutex<BTreeSet<u64>>,
+    unacked: Gauge,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -203,7 +209,10 @@ async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> R
         .await
         .map_err(ChannelError::from)?;
     let (settled, settles) = mpsc::unbounded_channel();
-    let open = Arc::default();
+    let open = Arc::new(Open {
+        tags: Mutex::default(),
+        unacked: metrics::gauge!("magnetite_messages_unacked", "queue" => queue.to_owned()),
+    });
     let writing = tokio::spawn(write_settles(channel.clone(), Arc::clone(&open), settles));
     Ok(Opened {
         lane: Arc::new(Lane {
@@ -259,7 +268,7 @@ impl Lane {
     }
 
     fn incoming(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Incoming {
-        lock(&self.open).insert(delivery.delivery_tag);
+        self.open.with(|open| open.insert(delivery.delivery_tag));
         Incoming {
             message: Message {
                 body: Bytes::from(delivery.data),
@@ -274,19 +283,35 @@ impl Lane {
     }
 }
 
-fn lock(open: &Mutex<BTreeSet<u64>>) -> MutexGuard<'_, BTreeSet<u64>> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("channel", &self.channel.id())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Open {
+    fn with<T>(&self, change: impl FnOnce(&mut BTreeSet<u64>) -> T) -> T {
+        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut tags);
+        self.unacked.set(tags.len() as f64);
+        changed
+    }
+}
+
+/// A lane that is gone holds nothing: the broker hands its messages out again.
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.unacked.set(0.0);
+    }
 }
 
 /// Writes acks until every handle of the lane is gone or the channel is.
-async fn write_settles(
-    channel: Channel,
-    open: Arc<Mutex<BTreeSet<u64>>>,
-    mut settles: mpsc::UnboundedReceiver<Settle>,
-) {
+async fn write_settles(channel: Channel, open: Arc<Open>, mut settles: mpsc::UnboundedReceiver<Settle>) {
     let mut batch = Vec::new();
     while settles.recv_many(&mut batch, usize::MAX).await > 0 {
-        let plan = plan(&mut lock(&open), &batch);
+        let plan = open.with(|open| plan(open, &batch));
         batch.clear();
         let multiple = BasicAckOptions { multiple: true };
         if let Some(tag) = plan.prefix
