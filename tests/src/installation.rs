@@ -339,6 +339,19 @@ impl Role {
         self.metric("magnetite_messages_unacked", "").await as u64
     }
 
+    /// Waits until it holds `count` messages of the queues whose names contain `queue` unacked.
+    pub async fn wait_for_unacked(&self, queue: &str, count: u64, limit: Duration) {
+        wait_for(&format!("{count} unacked of {queue:?}"), limit, || async {
+            let unacked = self.metric("magnetite_messages_unacked", queue).await as u64;
+            if unacked == count {
+                Ok(())
+            } else {
+                Err(format!("{unacked}"))
+            }
+        })
+        .await;
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it has not ended yet")

@@ -90,6 +90,11 @@ impl Ledger {
         self.published.extend(leads);
     }
 
+    /// When the publisher was given the event about this lead.
+    pub fn published_at(&self, lead: &str) -> Instant {
+        self.published[lead]
+    }
+
     /// Something was broken from `from` until now.
     pub fn broken(&mut self, what: &'static str, from: Instant, unacked: Option<u64>) {
         self.breaks.push(Break {

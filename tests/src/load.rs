@@ -22,6 +22,11 @@ pub struct Load {
 impl Load {
     /// Begins to publish events of `organization`, about leads `lead_0`, `lead_1` and so on.
     pub fn start(installation: &Installation, organization: &str, per_second: u32) -> Self {
+        Self::numbered(installation, organization, per_second, 0)
+    }
+
+    /// The same, from lead number `first` on.
+    pub fn numbered(installation: &Installation, organization: &str, per_second: u32, first: usize) -> Self {
         let mut child = installation
             .command(&["publish"])
             .stdin(Stdio::piped())
@@ -38,7 +43,7 @@ impl Load {
             let mut pace = tokio::time::interval(Duration::from_secs(1) / per_second);
             while !stopped.load(Ordering::Relaxed) {
                 pace.tick().await;
-                let lead = format!("lead_{}", leads.len());
+                let lead = format!("lead_{}", first + leads.len());
                 let line = format!("{}\n", event(&organization, &lead));
                 stdin.write_all(line.as_bytes()).await.unwrap();
                 leads.push((lead, Instant::now()));

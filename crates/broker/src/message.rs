@@ -5,6 +5,7 @@
 //! | event | exchange `P.events`, key = event type | the event's JSON | `traceparent` |
 //! | delivery that is due | exchange `P.deliveries`, key `due` | the same bytes | delivery headers |
 //! | delivery that waits | queue `P.delay.MS` | the same bytes | delivery headers |
+//! | delivery in a worker's hands | queue `P.held.WORKER` | the same bytes | delivery headers |
 //! | dead letter | queue `P.dead` | the same bytes | delivery headers and those of [`DeadLetter`] |
 //! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-reason`, `-detail`, `-source`, `-rejected-ms` |
 //!
@@ -55,6 +56,8 @@ pub enum Source {
     Events,
     /// Deliveries whose next attempt is due.
     Due,
+    /// Deliveries that this worker has in its hands.
+    Held,
 }
 
 /// How a delivery ended in the dead letters.
@@ -156,6 +159,16 @@ impl Outgoing {
         )
     }
 
+    /// A delivery that the topology's worker is attempting; for any worker, should this one die.
+    pub fn held(topology: &Topology, delivery: &Delivery) -> Self {
+        Self::delivery(
+            String::new(),
+            topology.held(),
+            delivery,
+            delivery_headers(delivery),
+        )
+    }
+
     /// A delivery that is not attempted again.
     pub fn dead(topology: &Topology, delivery: &Delivery, letter: &DeadLetter) -> Self {
         let mut headers = delivery_headers(delivery);
@@ -219,6 +232,14 @@ impl Outgoing {
             routing_key,
             properties,
             body: event.body.clone(),
+        }
+    }
+
+    /// The message as a consumer will get it.
+    pub fn message(&self) -> Message {
+        Message {
+            body: self.body.clone(),
+            properties: self.properties.clone(),
         }
     }
 
@@ -383,11 +404,12 @@ const COUNTER_MAX: u32 = 1_000_000_000;
 const COUNTER: &str = "a number within its bounds";
 
 impl Source {
-    /// `events` or `due`, the value of the `magnetite-source` header.
+    /// `events` or `due`, the value of the `magnetite-source` header: where the message belongs. What a worker holds belongs
+    /// into `due`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Events => "events",
-            Self::Due => "due",
+            Self::Due | Self::Held => "due",
         }
     }
 
@@ -396,6 +418,7 @@ impl Source {
         match self {
             Self::Events => topology.events(),
             Self::Due => topology.due(),
+            Self::Held => topology.held(),
         }
     }
 }

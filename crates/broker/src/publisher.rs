@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use deadpool::managed::{self, Metrics, Object, Pool, RecycleError, RecycleResult};
+use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use lapin::{
     Channel, Confirmation, ErrorKind,
@@ -141,7 +141,7 @@ impl Publisher {
         results
     }
 
-    /// The outer error means that nothing was published.
+    /// `window` is not empty. The outer error means that nothing was published.
     async fn publish_window(
         &self,
         window: &[Outgoing],
@@ -151,10 +151,19 @@ impl Publisher {
             Ok(writable) => writable?,
             Err(_) => return Err(self.not_writable()),
         }
-        let Ok(Ok(mut channel)) = timeout_at(deadline, self.pool.get()).await else {
-            return Err(PublishError::NotConnected {
-                after: self.publish_timeout,
-            });
+        let mut channel = match timeout_at(deadline, self.pool.get()).await {
+            Ok(Ok(channel)) => channel,
+            // The connection was there a moment ago.
+            Ok(Err(PoolError::Backend(ChannelError::Refused(source)))) => {
+                let target = window[0].target().to_owned();
+                return Err(PublishError::Broken { target, source });
+            }
+            Ok(Err(PoolError::Backend(ChannelError::Closed(closed)))) => return Err(closed.into()),
+            Ok(Err(_)) | Err(_) => {
+                return Err(PublishError::NotConnected {
+                    after: self.publish_timeout,
+                });
+            }
         };
         // Until everything is answered the channel is not for anyone else, even if this future is dropped.
         channel.answered = false;

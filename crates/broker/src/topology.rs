@@ -17,6 +17,7 @@ use lapin::{
 pub struct Topology {
     prefix: String,
     tiers: Vec<Duration>,
+    worker: Option<String>,
 }
 
 /// An exchange: durable, never deleted by itself.
@@ -71,6 +72,11 @@ pub struct DeclareError {
 /// connection or a shutdown, so this leaves room for a bad night.
 const DELIVERY_LIMIT: i64 = 100;
 const DUE_KEY: &str = "due";
+/// How long a delivery that its worker holds may be in nobody's hands: then it comes due, for any worker. RabbitMQ does not let
+/// an unacked message expire; one that a worker gave back by dying has most often outlived this already, and comes due at once.
+const HELD_TTL: Duration = Duration::from_secs(5);
+/// The queue of a worker that is gone is deleted after this time, long after all that it held has come due.
+const HELD_EXPIRES: Duration = Duration::from_hours(1);
 
 impl Topology {
     /// The topology with this name prefix and one delay queue for each tier (whole milliseconds, shortest first).
@@ -78,6 +84,16 @@ impl Topology {
         Self {
             prefix: prefix.into(),
             tiers: tiers.to_vec(),
+            worker: None,
+        }
+    }
+
+    /// The same, with the queue of what the worker of this name holds. No two running workers may share a name.
+    #[must_use]
+    pub fn of_worker(self, name: impl Into<String>) -> Self {
+        Self {
+            worker: Some(name.into()),
+            ..self
         }
     }
 
@@ -99,6 +115,13 @@ impl Topology {
     /// The queue of deliveries whose next attempt is due.
     pub fn due(&self) -> String {
         self.named("due")
+    }
+
+    /// The queue of deliveries that this worker has in its hands. It is declared only if the topology is a worker's; nobody else
+    /// holds anything.
+    pub fn held(&self) -> String {
+        let worker = self.worker.as_deref().unwrap_or("nobody");
+        self.named(&format!("held.{worker}"))
     }
 
     /// The queue in which a delivery waits for `delay`.
@@ -155,6 +178,7 @@ impl Topology {
             work(self.events()),
         ];
         queues.extend(self.tiers.iter().map(|tier| self.delay_queue(*tier)));
+        queues.extend(self.worker.is_some().then(|| self.held_queue()));
         queues
     }
 
@@ -181,13 +205,25 @@ impl Topology {
     }
 
     fn delay_queue(&self, tier: Duration) -> Queue {
-        let ttl = i64::try_from(tier.as_millis()).unwrap_or(i64::MAX);
-        let mut arguments = vec![quorum(), ("x-message-ttl", Argument::Number(ttl))];
-        arguments.extend(dead_letter_to(self.deliveries_exchange(), DUE_KEY.to_owned()));
         Queue {
             name: self.delay(tier),
+            arguments: self.due_after(tier),
+        }
+    }
+
+    fn held_queue(&self) -> Queue {
+        let mut arguments = self.due_after(HELD_TTL);
+        arguments.push(("x-expires", milliseconds(HELD_EXPIRES)));
+        Queue {
+            name: self.held(),
             arguments,
         }
+    }
+
+    fn due_after(&self, ttl: Duration) -> Vec<(&'static str, Argument)> {
+        let mut arguments = vec![quorum(), ("x-message-ttl", milliseconds(ttl))];
+        arguments.extend(dead_letter_to(self.deliveries_exchange(), DUE_KEY.to_owned()));
+        arguments
     }
 
     /// Declares everything; what is there already and equal stays as it is.
@@ -208,6 +244,10 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+fn milliseconds(time: Duration) -> Argument {
+    Argument::Number(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn quorum() -> (&'static str, Argument) {
@@ -337,7 +377,7 @@ mod tests {
     use super::*;
 
     fn topology() -> Topology {
-        Topology::new("magnetite", &[Duration::from_secs(1), Duration::from_secs(30)])
+        Topology::new("magnetite", &[Duration::from_secs(1), Duration::from_secs(30)]).of_worker("w1")
     }
 
     fn argument<'a>(queue: &'a Queue, key: &str) -> Option<&'a Argument> {
@@ -388,7 +428,8 @@ mod tests {
                 "magnetite.due",
                 "magnetite.events",
                 "magnetite.delay.1000",
-                "magnetite.delay.30000"
+                "magnetite.delay.30000",
+                "magnetite.held.w1"
             ]
         );
     }

@@ -46,12 +46,17 @@ impl Config {
         match source {
             Source::Events => self.prefetch_events,
             Source::Due => self.prefetch_due,
+            // Each of them is an attempt in flight.
+            Source::Held => u16::try_from(self.in_flight_max).unwrap_or(u16::MAX),
         }
     }
 
     /// How many messages can be unacked at once.
     pub(crate) fn unacked_max(&self) -> usize {
-        usize::from(self.prefetch_events) + usize::from(self.prefetch_due)
+        [Source::Events, Source::Due, Source::Held]
+            .map(|source| usize::from(self.prefetch(source)))
+            .iter()
+            .sum()
     }
 
     /// The broker can hand out again only what it saw no ack for: at most the prefetch. Twice that outlives a second loss.

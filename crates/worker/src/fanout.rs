@@ -1,20 +1,33 @@
 //! From an event to its deliveries.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+    time::Duration,
+};
 
 use broker::{Message, Outgoing, Source};
-use futures_util::{FutureExt as _, future::join_all};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use tokio::time::timeout;
 use webhook::{Delivery, Event};
 
-use crate::{Context, attempt::attempt, outcome, registry::Registered, settlement::Settlement};
+use crate::{
+    Context, attempt::attempt, intake::Intake, outcome, registry::Registered, settlement::Settlement,
+};
+
+/// How long the attempts of one event may keep its message unacked. An attempt that takes longer becomes the work on a message
+/// of its own.
+const TOGETHER_MAX: Duration = Duration::from_secs(1);
 
 /// Makes the first attempt for every endpoint that gets this event.
 ///
-/// What is not attempted here becomes a message of its own, for any worker: everything when more than
-/// [`inline_max`](crate::Config::inline_max) endpoints match, and among several matches those that failed or were slow
-/// last. The event's message is acked only when all of its attempts have ended, and after a crash all of them are made
-/// again: an endpoint that keeps them waiting would cost its healthy siblings copies.
-pub(crate) async fn event(context: &Context, message: &Message) -> Settlement {
+/// The event's message is acked when its attempts have ended, and after a crash all of them are made again: an endpoint that
+/// keeps them waiting would cost its healthy siblings copies. So what is likely to take long becomes a message of its own
+/// before it is attempted, for any worker: everything when more than [`inline_max`](crate::Config::inline_max) endpoints
+/// match, and among several those that failed or were slow last. And what does take long becomes one while it is attempted.
+pub(crate) async fn event(context: &Arc<Context>, intake: &Intake, message: &Message) -> Settlement {
     let event = match message.event() {
         Ok(event) => Arc::new(event),
         Err(bad) => {
@@ -25,17 +38,78 @@ pub(crate) async fn event(context: &Context, message: &Message) -> Settlement {
     let matches = context.registry.matches(&event);
     metrics::counter!("magnetite_events_total", "type" => event.event_type.as_str()).increment(1);
     tracing::debug!(event.id = %event.id, matches = matches.len(), "event fanned out");
+    if let [endpoint] = &matches[..] {
+        return attempt(context, first(&event, endpoint), endpoint)
+            .await
+            .into_iter()
+            .collect();
+    }
     let (inline, apart) = split(context, matches);
-    let attempts = inline.iter().map(|endpoint| guarded(context, &event, endpoint));
-    let settlement: Settlement = join_all(attempts).await.into_iter().flatten().collect();
-    settlement.and_apart(event, apart)
+    let attempts = inline
+        .into_iter()
+        .map(|endpoint| Pending::new(Arc::clone(context), Arc::clone(&event), endpoint));
+    together(context, intake, attempts.collect())
+        .await
+        .and_apart(event, apart)
 }
 
-/// The first attempt. If it panics, that delivery becomes a message of its own, where a panic harms no sibling.
-async fn guarded(context: &Context, event: &Arc<Event>, endpoint: &Registered) -> Option<Outgoing> {
-    let attempting = AssertUnwindSafe(attempt(context, first(event, endpoint), endpoint));
-    let panicked = |_| Some(Outgoing::due(&context.topology, &first(event, endpoint)));
-    attempting.catch_unwind().await.unwrap_or_else(panicked)
+/// Waits for the attempts of one event, and holds those that take long by messages of their own.
+async fn together(context: &Context, intake: &Intake, mut attempts: FuturesUnordered<Pending>) -> Settlement {
+    let mut owed = Vec::new();
+    let waiting = async {
+        while let Some(ended) = attempts.next().await {
+            owed.extend(ended);
+        }
+    };
+    // While shutting down, what is published into this worker's hands would find them closed.
+    if timeout(TOGETHER_MAX, waiting).await.is_err() && !context.stop.is_cancelled() {
+        owed.extend(
+            std::mem::take(&mut attempts)
+                .into_iter()
+                .map(|pending| intake.hold(pending)),
+        );
+    }
+    while let Some(ended) = attempts.next().await {
+        owed.extend(ended);
+    }
+    owed.into_iter().collect()
+}
+
+/// A first attempt under way. If it panics, that delivery becomes a message of its own, where a panic harms no sibling.
+pub(crate) struct Pending {
+    event: Arc<Event>,
+    endpoint: Arc<Registered>,
+    attempt: Pin<Box<dyn Future<Output = Option<Outgoing>> + Send>>,
+}
+
+impl Pending {
+    fn new(context: Arc<Context>, event: Arc<Event>, endpoint: Arc<Registered>) -> Self {
+        let delivery = first(&event, &endpoint);
+        let registered = Arc::clone(&endpoint);
+        let attempt = Box::pin(async move {
+            let due = delivery.clone();
+            let attempting = AssertUnwindSafe(attempt(&context, delivery, &registered));
+            let panicked = |_| Some(Outgoing::due(&context.topology, &due));
+            attempting.catch_unwind().await.unwrap_or_else(panicked)
+        });
+        Self {
+            event,
+            endpoint,
+            attempt,
+        }
+    }
+
+    pub(crate) fn delivery(&self) -> Delivery {
+        first(&self.event, &self.endpoint)
+    }
+}
+
+impl Future for Pending {
+    type Output = Option<Outgoing>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {
+        self.attempt.as_mut().poll(context)
+    }
 }
 
 type Endpoints = Vec<Arc<Registered>>;

@@ -2,13 +2,15 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use broker::{Incoming, Message, Source};
+use broker::{Incoming, Message, Outgoing, Source};
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    Context, due, fanout, outcome,
+    Context, due,
+    fanout::{self, Pending},
+    outcome,
     recall::{Arrival, Recall, Work},
     settle::Finished,
     settlement::Settlement,
@@ -32,13 +34,14 @@ impl Intake {
         }
     }
 
-    pub(crate) fn take(&self, source: Source, incoming: Incoming) {
+    pub(crate) fn take(self: &Arc<Self>, source: Source, incoming: Incoming) {
         match self.recall.arrive(source, &incoming) {
             Arrival::New(work) => {
-                let context = Arc::clone(&self.context);
-                self.spawn(work, async move {
-                    settlement(&context, source, &incoming.message).await
-                });
+                let intake = Arc::clone(self);
+                self.spawn(
+                    work,
+                    async move { intake.settlement(source, &incoming.message).await },
+                );
             }
             Arrival::Parked(work, settlement) => self.spawn(work, std::future::ready(settlement)),
             Arrival::Settled => incoming.ack.ack(),
@@ -55,6 +58,14 @@ impl Intake {
         });
     }
 
+    /// Goes on with an attempt as the work on a message of its own, which is to be published for it.
+    pub(crate) fn hold(&self, pending: Pending) -> Outgoing {
+        let message = Outgoing::held(&self.context.topology, &pending.delivery());
+        let work = self.recall.expect(Source::Held, &message.message());
+        self.spawn(work, async move { pending.await.into_iter().collect() });
+        message
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.tasks.len()
     }
@@ -64,29 +75,29 @@ impl Intake {
         self.tasks.close();
         self.tasks.wait().await;
     }
-}
 
-/// Works on one message. A panic is a bug in the work on this very message: it is set aside, so that it neither stops the
-/// others nor comes back for ever.
-async fn settlement(context: &Context, source: Source, message: &Message) -> Settlement {
-    let work = async {
-        match source {
-            Source::Events => fanout::event(context, message).await,
-            Source::Due => due::delivery(context, message).await,
-        }
-    };
-    match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(settlement) => settlement,
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-            let text = text
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_default();
-            tracing::error!(
-                panic = text,
-                "a bug: the work on a message panicked; the message is set aside"
-            );
-            outcome::quarantine(context, source, message, "panic", &text).into()
+    /// Works on one message. A panic is a bug in the work on this very message: it is set aside, so that it neither stops the
+    /// others nor comes back for ever.
+    async fn settlement(&self, source: Source, message: &Message) -> Settlement {
+        let work = async {
+            match source {
+                Source::Events => fanout::event(&self.context, self, message).await,
+                Source::Due | Source::Held => due::delivery(&self.context, message).await,
+            }
+        };
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(settlement) => settlement,
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+                let text = text
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_default();
+                tracing::error!(
+                    panic = text,
+                    "a bug: the work on a message panicked; the message is set aside"
+                );
+                outcome::quarantine(&self.context, source, message, "panic", &text).into()
+            }
         }
     }
 }

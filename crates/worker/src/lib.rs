@@ -3,6 +3,7 @@
 //! ```text
 //! [events] -> intake -> fanout -> admission -> attempt -> outcome -> settle -> ack
 //! [due]    -> intake -> due    -> admission -> attempt -> outcome -> settle -> ack
+//! [held]   -> intake:                          attempt, already under way
 //!                                 registry (who wants what)   recall (what is already done)
 //! ```
 //!
@@ -10,6 +11,10 @@
 //! publishes what has to wait. A due message is one delivery whose next attempt has come; `due` looks its endpoint up
 //! and makes that attempt. Both end as a `settlement::Settlement`: the messages to publish before the ack. The committer in
 //! `settle` publishes them in groups, waits for every confirm, and acks.
+//!
+//! An attempt that keeps its siblings' message unacked for over a second goes on as the work on a message of its own, which
+//! this worker publishes into a queue of its own and takes out again: unacked there, it is in this worker's hands, and comes
+//! due for any other should this one die. The event's message is acked without it.
 //!
 //! What survives a crash: what the broker holds. Every message that was not acked is handed out again, to anyone. A
 //! worker's memory only spares work: `recall` remembers what was settled when the connection was lost before the ack
@@ -52,6 +57,8 @@ use crate::{admission::Admission, gone::Gone, intake::Intake, recall::Recall, re
 /// What a worker works with.
 #[derive(Debug)]
 pub struct Deps {
+    /// Its name among all workers that run, on any host: part of a queue's name.
+    pub name: String,
     /// The broker to consume from and publish to.
     pub broker: broker::Config,
     /// Where endpoints are kept; its schema must be up to date.
@@ -82,6 +89,8 @@ struct Context {
     store: store::Store,
     egress: egress::Egress,
     gone: Gone,
+    /// Cancelled when nothing new is to be taken.
+    stop: CancellationToken,
     /// Cancelled when attempts in flight have to be given up.
     abort: CancellationToken,
 }
@@ -111,12 +120,13 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let consuming = Link::open(&broker, "magnetite worker, consuming", links.clone());
     let publisher = Publisher::new(publishing.clone(), &broker);
     let context = Arc::new(Context {
-        topology: Topology::new(&broker.prefix, config.schedule.tiers()),
+        topology: Topology::new(&broker.prefix, config.schedule.tiers()).of_worker(deps.name),
         registry,
         admission: Admission::new(config.in_flight_max),
         store: deps.store,
         egress: deps.egress,
         gone: Gone::default(),
+        stop: stop.clone(),
         abort: CancellationToken::new(),
         config,
     });
@@ -139,16 +149,17 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     );
     let mut committer = tokio::spawn(committer.run(submitted));
     let intake = Arc::new(Intake::new(Arc::clone(&context), recall, submit));
-    let mut consumers =
-        [Source::Events, Source::Due].map(|source| consume(&context, &consuming, &intake, source, &stop));
+    let mut consumers = [Source::Events, Source::Due, Source::Held]
+        .map(|source| consume(&context, &consuming, &intake, source, &stop));
 
-    let [events, due] = &mut consumers;
+    let [events, due, held] = &mut consumers;
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
         _ = &mut committer => return Err(Error::Ended("committer")),
         _ = events => return Err(Error::Ended("consumer of events")),
         _ = due => return Err(Error::Ended("consumer of due deliveries")),
+        _ = held => return Err(Error::Ended("consumer of held deliveries")),
     }
     shut_down(&context, intake, committer, consumers).await;
     links.cancel();
@@ -182,7 +193,7 @@ async fn shut_down(
     context: &Context,
     intake: Arc<Intake>,
     committer: JoinHandle<()>,
-    consumers: [JoinHandle<Unsettled>; 2],
+    consumers: [JoinHandle<Unsettled>; 3],
 ) {
     let deadline = context.config.shutdown_deadline;
     tracing::info!(

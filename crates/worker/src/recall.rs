@@ -5,6 +5,9 @@
 //! done but what it owes could not be published, because its handle was dead: then it is committed with the new handle. It
 //! is settled and only the ack was lost: then it is acked. In none of them is the endpoint asked again.
 //!
+//! A message can also be expected before it comes: this worker publishes one for an attempt that it has in its hands, and
+//! takes it back as the handle to settle that attempt with.
+//!
 //! The same content published twice is two messages, and looks the same here. So a copy is taken for an earlier one only if
 //! RabbitMQ marks it as redelivered and the channel of the earlier one is gone: while that is there, the broker hands none of
 //! its messages out again. And what was settled is remembered for a few minutes only.
@@ -16,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use broker::{AckHandle, Incoming, Origin, Source};
+use broker::{AckHandle, Incoming, Message, Origin, Source};
 
 use crate::settlement::Settlement;
 
@@ -24,8 +27,8 @@ use crate::settlement::Settlement;
 #[derive(Debug)]
 pub(crate) struct Work {
     key: u64,
-    /// The handle of the latest copy that the broker handed out.
-    ack: Mutex<AckHandle>,
+    /// The handle of the latest copy that the broker handed out; none yet of a message that is only expected.
+    ack: Mutex<Option<AckHandle>>,
 }
 
 /// What to do with a message that arrived.
@@ -73,18 +76,26 @@ impl Recall {
         }
     }
 
+    /// The work on a message that is about to be published and will be handed out to this worker.
+    pub(crate) fn expect(&self, source: Source, message: &Message) -> Arc<Work> {
+        let key = self.key(source, message);
+        self.lock().begin(key, None)
+    }
+
     pub(crate) fn arrive(&self, source: Source, incoming: &Incoming) -> Arrival {
-        let key = self.key(source, incoming);
+        let key = self.key(source, &incoming.message);
         let mut entries = self.lock();
-        if incoming.redelivered && entries.by_key.get(&key).is_some_and(Entry::may_come_back) {
+        let comes_back =
+            |entry: &Entry| entry.is_expected() || (incoming.redelivered && entry.may_come_back());
+        if entries.by_key.get(&key).is_some_and(comes_back) {
             match entries.by_key.remove(&key) {
                 Some(Entry::Working(work)) => {
-                    *work.lock() = incoming.ack.clone();
+                    *work.lock() = Some(incoming.ack.clone());
                     entries.by_key.insert(key, Entry::Working(work));
                     return Arrival::Attached;
                 }
                 Some(Entry::Parked(work, settlement)) => {
-                    *work.lock() = incoming.ack.clone();
+                    *work.lock() = Some(incoming.ack.clone());
                     entries.by_key.insert(key, Entry::Working(Arc::clone(&work)));
                     return Arrival::Parked(work, settlement);
                 }
@@ -101,18 +112,16 @@ impl Recall {
                 None => {}
             }
         }
-        let work = Arc::new(Work {
-            key,
-            ack: Mutex::new(incoming.ack.clone()),
-        });
-        entries.by_key.insert(key, Entry::Working(Arc::clone(&work)));
-        Arrival::New(work)
+        Arrival::New(entries.begin(key, Some(incoming.ack.clone())))
     }
 
-    /// Everything the message caused is confirmed: acks the latest copy of it.
+    /// Everything the message caused is confirmed: acks the latest copy of it, or the first one once it has come.
     pub(crate) fn settled(&self, work: &Arc<Work>) {
         let mut entries = self.lock();
-        let ack = work.lock().clone();
+        let Some(ack) = work.lock().clone() else {
+            let nothing = Settlement::default();
+            return entries.park(work, nothing, self.capacity);
+        };
         if entries.is_working(work) {
             let settled = Entry::Settled {
                 origin: ack.origin(),
@@ -130,20 +139,14 @@ impl Recall {
         if work.is_live() {
             return Err(settlement);
         }
-        if entries.is_working(work) {
-            entries.done(
-                work.key,
-                Entry::Parked(Arc::clone(work), settlement),
-                self.capacity,
-            );
-        }
+        entries.park(work, settlement, self.capacity);
         Ok(())
     }
 
-    fn key(&self, source: Source, incoming: &Incoming) -> u64 {
+    fn key(&self, source: Source, message: &Message) -> u64 {
         let mut state = self.hasher.build_hasher();
         source.hash(&mut state);
-        incoming.message.hash_content(&mut state);
+        message.hash_content(&mut state);
         state.finish()
     }
 
@@ -155,15 +158,23 @@ impl Recall {
 impl Work {
     /// Whether an ack would reach the broker.
     pub(crate) fn is_live(&self) -> bool {
-        self.lock().is_live()
+        self.lock().as_ref().is_some_and(AckHandle::is_live)
     }
 
-    fn lock(&self) -> MutexGuard<'_, AckHandle> {
+    fn lock(&self) -> MutexGuard<'_, Option<AckHandle>> {
         self.ack.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Entry {
+    /// Whether no copy of it has come yet.
+    fn is_expected(&self) -> bool {
+        match self {
+            Self::Working(work) | Self::Parked(work, _) => work.lock().is_none(),
+            Self::Settled { .. } => false,
+        }
+    }
+
     /// Whether the broker may hand this very message out again.
     fn may_come_back(&self) -> bool {
         match self {
@@ -174,9 +185,25 @@ impl Entry {
 }
 
 impl Entries {
+    fn begin(&mut self, key: u64, ack: Option<AckHandle>) -> Arc<Work> {
+        let work = Arc::new(Work {
+            key,
+            ack: Mutex::new(ack),
+        });
+        self.by_key.insert(key, Entry::Working(Arc::clone(&work)));
+        work
+    }
+
     /// False when another message of the same content has taken its place.
     fn is_working(&self, work: &Arc<Work>) -> bool {
         matches!(self.by_key.get(&work.key), Some(Entry::Working(now)) if Arc::ptr_eq(now, work))
+    }
+
+    /// Keeps what the work came to until a copy of its message comes.
+    fn park(&mut self, work: &Arc<Work>, settlement: Settlement, capacity: usize) {
+        if self.is_working(work) {
+            self.done(work.key, Entry::Parked(Arc::clone(work), settlement), capacity);
+        }
     }
 
     fn done(&mut self, key: u64, entry: Entry, capacity: usize) {

@@ -56,6 +56,7 @@ async fn work(
         return Ok(());
     };
     let deps = worker::Deps {
+        name: format!("{:016x}", rand::random::<u64>()),
         broker: configuration.broker.config(),
         store: store.clone(),
         egress,
