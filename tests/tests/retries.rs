@@ -8,7 +8,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use e2e::{Answer, Installation, Receiver, event, percentile, wait_until};
+use e2e::{Answer, Installation, Receiver, event, percentile, report, scaled, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -137,9 +137,12 @@ mod alone {
     /// one there is a dead letter that says everything.
     #[tokio::test(flavor = "multi_thread")]
     async fn timing_of_200_failing_deliveries() {
-        const DELAYS_MS: [u64; 9] = [100, 200, 400, 800, 1000, 1000, 1000, 1000, 1000];
         const DELIVERIES: usize = 200;
-        let installation = Installation::with_delays("timing", &DELAYS_MS).await;
+        let delays_ms: [u64; 9] = scaled(
+            [100, 200, 400, 800, 1000, 1000, 1000, 1000, 1000],
+            [1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000, 30000],
+        );
+        let installation = Installation::with_delays("timing", &delays_ms).await;
         let receiver = Receiver::new(|_, _| Answer::status(500)).await;
         let endpoint = installation.endpoint("org_1", &receiver.url()).await;
         let worker = installation.worker().await;
@@ -153,7 +156,11 @@ mod alone {
         }
         installation
             .amqp()
-            .wait_for_ready("dead", DELIVERIES as u32, Duration::from_mins(1))
+            .wait_for_ready(
+                "dead",
+                DELIVERIES as u32,
+                scaled(Duration::from_mins(1), Duration::from_mins(4)),
+            )
             .await;
 
         let mut attempts: HashMap<String, Vec<_>> = HashMap::new();
@@ -166,7 +173,7 @@ mod alone {
         for attempts in attempts.values() {
             let numbers: Vec<_> = attempts.iter().map(e2e::Request::attempt).collect();
             assert_eq!(numbers, (1..=10).collect::<Vec<_>>());
-            for (pair, delay_ms) in attempts.windows(2).zip(DELAYS_MS) {
+            for (pair, delay_ms) in attempts.windows(2).zip(delays_ms) {
                 assert_eq!(pair[0].body, pair[1].body);
                 for same in [
                     "x-magnetite-timestamp",
@@ -185,9 +192,10 @@ mod alone {
             }
         }
         let (p50, p99) = (percentile(&mut late_ms, 50.0), percentile(&mut late_ms, 99.0));
-        println!(
-            "{} retries, late by p50 {p50:.1} ms, p99 {p99:.1} ms",
-            late_ms.len()
+        let retries = late_ms.len();
+        report(
+            "200 failing deliveries, 10 attempts each",
+            format!("{retries} retries, none early, late by p50 {p50:.1} ms, p99 {p99:.1} ms"),
         );
         assert!(p99 <= 50.0, "p99 {p99:.1} ms late");
 

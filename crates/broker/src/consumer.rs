@@ -102,6 +102,8 @@ impl AckHandle {
 /// block. Declares the topology before it consumes, so that a broker that lost everything is set up again.
 ///
 /// After any fault (lost connection, closed channel, the queue deleted under us) it begins again with backoff, for ever.
+/// `consuming` is told when messages begin to arrive and when they cannot any more.
+///
 /// On `stop` it cancels the consumer, hands back what arrived and was not taken, and returns; handles that were given out
 /// stay good, and the returned [`Unsettled`] waits for them.
 pub async fn consume(
@@ -110,6 +112,7 @@ pub async fn consume(
     queue: &str,
     prefetch: u16,
     stop: &CancellationToken,
+    consuming: impl Fn(bool),
     mut take: impl FnMut(Incoming),
 ) -> Unsettled {
     let mut failures = 0;
@@ -129,7 +132,10 @@ pub async fn consume(
             })) => {
                 tracing::info!(queue, prefetch, "consuming");
                 failures = 0;
-                match read(&lane, &mut consumer, stop, &mut take).await {
+                consuming(true);
+                let ended = read(&lane, &mut consumer, stop, &mut take).await;
+                consuming(false);
+                match ended {
                     Ended::Stopped => {
                         hand_back(&lane, consumer).await;
                         return Unsettled(Some(writing));

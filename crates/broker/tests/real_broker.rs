@@ -111,7 +111,7 @@ impl Fixture {
         let stop = self.stop.child_token();
         let (link, topology, token) = (self.link.clone(), self.topology.clone(), stop.clone());
         let consuming = tokio::spawn(async move {
-            broker::consume(&link, &topology, &topology.due(), prefetch, &token, take)
+            broker::consume(&link, &topology, &topology.due(), prefetch, &token, |_| {}, take)
                 .await
                 .settled()
                 .await;

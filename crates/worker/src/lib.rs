@@ -95,6 +95,8 @@ struct Context {
     abort: CancellationToken,
 }
 
+const SOURCES: [Source; 3] = [Source::Events, Source::Due, Source::Held];
+
 /// Cancelling `stop` ends with the attempts in flight given up at the deadline; this is how long the rest may take.
 const LAST_COMMIT: Duration = Duration::from_millis(800);
 
@@ -132,10 +134,11 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     });
     background.spawn(refresh(Arc::clone(&context), links.clone()));
     background.spawn(record_gone(Arc::clone(&context), links.clone()));
+    let (consumed, consumes) = watch::channel([false; SOURCES.len()]);
     background.spawn(watch_readiness(
         ready,
         publishing.clone(),
-        consuming.clone(),
+        consumes,
         links.clone(),
     ));
 
@@ -149,8 +152,12 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     );
     let mut committer = tokio::spawn(committer.run(submitted));
     let intake = Arc::new(Intake::new(Arc::clone(&context), recall, submit));
-    let mut consumers = [Source::Events, Source::Due, Source::Held]
-        .map(|source| consume(&context, &consuming, &intake, source, &stop));
+    let consumed = Arc::new(consumed);
+    let mut consumers = [0, 1, 2].map(|index| {
+        let consumed = Arc::clone(&consumed);
+        let told = move |is_consumed| consumed.send_modify(|all| all[index] = is_consumed);
+        consume(&context, &consuming, &intake, SOURCES[index], &stop, told)
+    });
 
     let [events, due, held] = &mut consumers;
     tokio::select! {
@@ -174,6 +181,7 @@ fn consume(
     intake: &Arc<Intake>,
     source: Source,
     stop: &CancellationToken,
+    told: impl Fn(bool) + Send + 'static,
 ) -> JoinHandle<Unsettled> {
     let (context, link, intake, stop) = (
         Arc::clone(context),
@@ -184,7 +192,8 @@ fn consume(
     tokio::spawn(async move {
         let (topology, prefetch) = (&context.topology, context.config.prefetch(source));
         let take = |incoming| intake.take(source, incoming);
-        broker::consume(&link, topology, &source.queue(topology), prefetch, &stop, take).await
+        let queue = source.queue(topology);
+        broker::consume(&link, topology, &queue, prefetch, &stop, told, take).await
     })
 }
 
@@ -245,12 +254,17 @@ async fn record_gone(context: Arc<Context>, stop: CancellationToken) {
 async fn watch_readiness(
     ready: watch::Sender<Option<String>>,
     mut publishing: Link,
-    mut consuming: Link,
+    mut consumes: watch::Receiver<[bool; SOURCES.len()]>,
     stop: CancellationToken,
 ) {
     while !stop.is_cancelled() {
-        let waits_for = match (consuming.is_up(), publishing.is_up(), publishing.is_blocked()) {
-            (false, ..) | (_, false, _) => Some("connecting to the broker"),
+        let consumes_all = consumes
+            .borrow_and_update()
+            .iter()
+            .all(|is_consumed| *is_consumed);
+        let waits_for = match (publishing.is_up(), consumes_all, publishing.is_blocked()) {
+            (false, ..) => Some("connecting to the broker"),
+            (_, false, _) => Some("connecting to the broker, or declaring its queues"),
             (.., true) => Some("the broker blocks publishing: memory or disk alarm"),
             _ => None,
         };
@@ -260,7 +274,11 @@ async fn watch_readiness(
             changed
         });
         let either = async {
-            tokio::select! { () = publishing.changed() => {} () = consuming.changed() => {} }
+            tokio::select! {
+                () = publishing.changed() => {}
+                // An error says that the consumers have ended, which is their last change.
+                Ok(()) = consumes.changed() => {}
+            }
         };
         stop.run_until_cancelled(either).await;
     }

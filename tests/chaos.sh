@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The reliability campaigns in their long form: what tests/run.sh does in seconds, for minutes, with the figures that
+# docs/reliability.md promises.
+#
+#   tests/chaos.sh              all end-to-end tests, about an hour
+#   tests/chaos.sh ARG...       those that `cargo nextest run ARG...` selects, for example: tests/chaos.sh --test kills
+#
+# MAGNETITE_CHAOS_SEED=N repeats a run's random choices. The figures are printed as a table at the end, and everything
+# else that a test said is in tests/.cache/chaos.log.
+set -euo pipefail
+
+repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+readonly log=$repository/tests/.cache/chaos.log
+
+export MAGNETITE_CHAOS=long
+export MAGNETITE_CHAOS_SEED=${MAGNETITE_CHAOS_SEED:-$(date +%s)}
+mkdir -p "${log%/*}"
+status=0
+"$repository/tests/run.sh" --profile chaos -E 'package(e2e)' --no-fail-fast "$@" >"$log" 2>&1 || status=$?
+
+printf '\nSeed %s, %s\n\n' "$MAGNETITE_CHAOS_SEED" "$(date -u +%F)"
+printf '| campaign | figures |\n|---|---|\n'
+sed -n 's/^ *chaos | \(.*\)$/| \1 |/p' "$log"
+printf '\n'
+grep -E '^ *(PASS|FAIL|TIMEOUT|Summary) ' "$log" | sed 's/^ */  /' || true
+[[ $status -eq 0 ]] || printf '\nchaos.sh: failed with %s: see %s\n' "$status" "$log"
+exit "$status"
