@@ -26,6 +26,8 @@ mod link;
 mod publisher;
 mod consumer;
 mod inspect;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 pub use config::{BadUrl, Config};
 pub use consumer::{AckHandle, Incoming, Origin, Unsettled, consume};

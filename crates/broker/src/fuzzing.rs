@@ -1,0 +1,46 @@
+//! The way in for the fuzz targets, compiled for them alone: what is private here is checked here.
+
+use bytes::Bytes;
+use lapin::protocol::basic::parse_properties;
+use webhook::Delivery;
+
+use crate::{Message, Outgoing, Source, Topology};
+
+const BODY: &[u8] = br#"{"event":"lead.created","timestamp":1,"organization_id":"o","project_id":"p","lead_id":"l","data":{}}"#;
+
+/// Reads `wire` as the properties of a message, as the client library does, and then the message as an event and as a delivery.
+///
+/// # Panics
+/// When what is read is not written back as it was, or cannot be set aside.
+pub fn properties(wire: &[u8]) {
+    let Ok((_, properties)) = parse_properties(wire) else {
+        return;
+    };
+    let message = Message {
+        body: Bytes::from_static(BODY),
+        properties,
+    };
+    let _ = message.event();
+    if let Ok(delivery) = message.delivery() {
+        assert_eq!(written(&delivery).delivery().as_ref(), Ok(&delivery));
+    }
+    rejected(&message);
+}
+
+fn written(delivery: &Delivery) -> Message {
+    let outgoing = Outgoing::due(&topology(), delivery);
+    Message {
+        body: outgoing.body,
+        properties: outgoing.properties,
+    }
+}
+
+/// What is set aside keeps its body.
+fn rejected(message: &Message) {
+    let outgoing = Outgoing::rejected(&topology(), message, Source::Due, "bad_header", "fuzzed", 0);
+    assert_eq!(outgoing.body, message.body);
+}
+
+fn topology() -> Topology {
+    Topology::new("magnetite", &[std::time::Duration::from_secs(1)])
+}

@@ -1,0 +1,26 @@
+//! Whatever bytes are published as an event: no panic, and what passes is what a JSON parser reads.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use webhook::Envelope;
+
+fuzz_target!(|body: &[u8]| {
+    match Envelope::parse(body) {
+        Ok(envelope) => agrees(&envelope, body),
+        Err(rejection) => assert!(!rejection.reason().is_empty() && rejection.to_string().len() < 1000),
+    }
+});
+
+/// serde_json builds no value of numbers that are out of range, and nests less deep: then there is nothing to compare with.
+fn agrees(envelope: &Envelope<'_>, body: &[u8]) {
+    let Ok(json) = serde_json::from_slice::<Value>(body) else {
+        return;
+    };
+    assert_eq!(json["event"], envelope.event_type.as_str());
+    assert_eq!(json["timestamp"], envelope.timestamp_ms);
+    assert_eq!(json["organization_id"], *envelope.organization_id);
+    assert_eq!(json["project_id"], *envelope.project_id);
+    assert_eq!(json["lead_id"], *envelope.lead_id);
+    assert!(json["data"].is_object());
+}
