@@ -130,6 +130,9 @@ fn explain_certificate(reason: &CertificateError, host: &str) -> String {
                 names.join(", ")
             )
         }
+        CertificateError::BadSignature => {
+            format!("the certificate of {host} was not signed by the issuer that it names")
+        }
         CertificateError::Revoked => format!("the certificate of {host} has been revoked"),
         // A certificate authority's own certificate, used by a server: what most tools make when asked for a
         // self-signed one.

@@ -144,6 +144,18 @@ async fn a_certificate_of_an_unknown_authority_is_told_in_words() {
 }
 
 #[tokio::test]
+async fn a_certificate_in_the_name_of_a_trusted_authority_is_told_in_words() {
+    // Every authority here has the same name.
+    let url = tls_receiver(Authority::new().acceptor(&params("localhost"), &[]), greet).await;
+    let failure = failure(&Authority::new().trusted(), &url).await;
+    assert_eq!((failure.kind, failure.phase), (FailureKind::Tls, Phase::Tls));
+    assert_eq!(
+        failure.detail,
+        "the certificate of localhost was not signed by the issuer that it names"
+    );
+}
+
+#[tokio::test]
 async fn a_self_signed_certificate_is_told_in_words() {
     let mut authority = params("localhost");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

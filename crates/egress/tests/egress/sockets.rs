@@ -100,6 +100,41 @@ async fn a_body_that_never_ends_is_not_waited_for_beyond_16_kib() {
 }
 
 #[tokio::test]
+async fn a_compressed_body_is_not_unpacked() {
+    // "hello" as gzip.
+    let packed = [
+        31, 139, 8, 0, 0, 0, 0, 0, 0, 3, 203, 72, 205, 201, 201, 7, 0, 134, 166, 16, 54, 5, 0, 0, 0,
+    ];
+    for encoding in ["gzip", "deflate", "br", "zstd"] {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {}\r\n\r\n",
+            packed.len()
+        );
+        let url = responder([head.as_bytes(), &packed[..]].concat()).await;
+        assert_eq!(&answer(&egress(), &url).await.body[..], packed, "{encoding}");
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_is_wrong_is_told_apart_by_what_it_does_to_the_response() {
+    let long = responder("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nten bytes!").await;
+    assert_eq!(&answer(&egress(), &long).await.body[..], b"ten");
+    for lengths in [
+        "Content-Length: 3\r\nContent-Length: 10",
+        "Content-Length: ten",
+        "Content-Length: -1",
+    ] {
+        let url = responder(format!("HTTP/1.1 200 OK\r\n{lengths}\r\n\r\nten bytes!")).await;
+        let failure = failure(&egress(), &url).await;
+        assert_eq!(
+            (failure.kind, failure.phase),
+            (FailureKind::Protocol, Phase::Response),
+            "{lengths}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_body_may_end_with_the_connection() {
     let url = responder("HTTP/1.0 200 OK\r\n\r\nbye").await;
     assert_eq!(&answer(&egress(), &url).await.body[..], b"bye");
