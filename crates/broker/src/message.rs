@@ -14,7 +14,7 @@
 //! set), `magnetite-trigger` (`event`, `resend`, `ping`), `traceparent` when the publisher sent one. Properties:
 //! `message_id` = event id, `type` = event type, persistent, `application/json`.
 //!
-//! A rejected message keeps those of its headers that are ours. Others are left out: a header frame has a bound, and one
+//! A rejected message keeps its delivery headers and no others, whatever their names: a header frame has a bound, and one
 //! that is too large costs the connection. RabbitMQ's own are never copied: with `x-death` a message would look as if it went round in circles.
 
 use std::{
@@ -99,6 +99,16 @@ const FIRST_ATTEMPT_MS: &str = "magnetite-first-attempt-ms";
 const NO_SLOT_SINCE_MS: &str = "magnetite-no-slot-since-ms";
 const TRIGGER: &str = "magnetite-trigger";
 const TRACEPARENT: &str = "traceparent";
+const DELIVERY_HEADERS: [&str; 8] = [
+    ENDPOINT,
+    RUN,
+    ATTEMPT,
+    DEFERRALS,
+    FIRST_ATTEMPT_MS,
+    NO_SLOT_SINCE_MS,
+    TRIGGER,
+    TRACEPARENT,
+];
 /// W3C trace context, version 00, has 55 characters; later versions may be longer.
 const TRACEPARENT_CHARS_MAX: usize = 256;
 /// Whether a header of a foreign message is too long to be one of ours.
@@ -197,8 +207,7 @@ impl Outgoing {
     ) -> Self {
         let mut headers = FieldTable::default();
         for (name, value) in message.headers() {
-            let is_ours = name.as_str().starts_with("magnetite-") || name.as_str() == TRACEPARENT;
-            if is_ours && !is_long(value) {
+            if DELIVERY_HEADERS.contains(&name.as_str()) && !is_long(value) {
                 headers.insert(name.clone(), value.clone());
             }
         }

@@ -1,5 +1,9 @@
-use std::hash::{BuildHasher, RandomState};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+};
 
+use lapin::types::ShortString;
 use proptest::prelude::*;
 
 use super::*;
@@ -208,7 +212,78 @@ fn two_messages_hash_alike_only_if_their_content_is_the_same() {
     assert_ne!(hash(&one), hash(&other_body));
 }
 
+/// Any value that a header can have, tables in tables included.
+fn any_value() -> impl Strategy<Value = AMQPValue> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..20);
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(AMQPValue::Boolean),
+        any::<i8>().prop_map(AMQPValue::ShortShortInt),
+        any::<u16>().prop_map(AMQPValue::ShortUInt),
+        any::<u32>().prop_map(AMQPValue::LongUInt),
+        any::<i64>().prop_map(AMQPValue::LongLongInt),
+        any::<f64>().prop_map(AMQPValue::Double),
+        any::<u64>().prop_map(AMQPValue::Timestamp),
+        bytes().prop_map(|bytes| AMQPValue::LongString(bytes.into())),
+        bytes().prop_map(|bytes| AMQPValue::ByteArray(bytes.into())),
+        "[a-z0-9]{0,8}".prop_map(|word| text(&word)),
+        (0..5_i64).prop_map(AMQPValue::LongLongInt),
+        Just(AMQPValue::Void),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop::collection::btree_map("[a-z-]{0,10}", inner, 0..4)
+            .prop_map(|table| AMQPValue::FieldTable(named(table).into()))
+    })
+}
+
+fn named(table: BTreeMap<String, AMQPValue>) -> BTreeMap<ShortString, AMQPValue> {
+    table
+        .into_iter()
+        .map(|(name, value)| (name.into(), value))
+        .collect()
+}
+
+/// Any table: foreign names, and ours with values of any kind.
+fn any_headers() -> impl Strategy<Value = FieldTable> {
+    let name = prop_oneof![
+        prop::sample::select(DELIVERY_HEADERS.to_vec()).prop_map(str::to_owned),
+        ".{0,20}"
+    ];
+    prop::collection::btree_map(name, any_value(), 0..12).prop_map(|table| named(table).into())
+}
+
 proptest! {
+    #[test]
+    fn no_table_of_headers_makes_the_reader_panic_and_what_it_reads_is_written_as_it_was(
+        headers in any_headers(), over_a_good_one in any::<bool>(), id in prop::option::of(".{0,60}"),
+    ) {
+        let mut message = first_release();
+        let good = first_release().properties.headers().clone().filter(|_| over_a_good_one);
+        let mut all = good.unwrap_or_default().inner().clone();
+        all.extend(headers.inner().clone());
+        message.properties = message.properties.with_headers(all.into());
+        if let Some(id) = id {
+            message.properties = message.properties.with_message_id(id.into());
+        }
+        let _ = message.event();
+        match message.delivery() {
+            Ok(read) => prop_assert_eq!(received(Outgoing::due(&topology(), &read)).delivery(), Ok(read)),
+            Err(bad) => prop_assert!(["bad_header", "bad_message_id"].contains(&bad.reason()), "{}", bad),
+        }
+    }
+
+    #[test]
+    fn what_is_set_aside_has_few_and_short_headers(headers in any_headers()) {
+        let mut message = first_release();
+        message.properties = message.properties.with_headers(headers);
+        let rejected = received(Outgoing::rejected(&topology(), &message, Source::Due, "bad_header", &"x".repeat(5000), 9));
+        prop_assert_eq!(&rejected.body, &message.body);
+        for (name, value) in rejected.headers() {
+            prop_assert!(name.as_str().starts_with("magnetite-") || name.as_str() == TRACEPARENT, "{}", name);
+            prop_assert!(!is_long(value), "{}", name);
+        }
+        prop_assert!(rejected.headers().count() <= DELIVERY_HEADERS.len() + 4);
+    }
+
     #[test]
     fn every_delivery_survives_the_wire(
         run in 0..COUNTER_MAX, attempt in 1..COUNTER_MAX, deferrals in 0..COUNTER_MAX,
