@@ -67,7 +67,18 @@ impl Amqp {
 
     /// Publishes one message to the events exchange with these properties.
     pub async fn publish_raw(&self, body: &[u8], properties: BasicProperties) -> Confirmation {
-        let exchange = format!("{}.events", self.prefix);
+        self.publish_to("events", "test", body, properties).await
+    }
+
+    /// Publishes one message to the exchange `prefix.name`.
+    pub async fn publish_to(
+        &self,
+        name: &str,
+        key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Confirmation {
+        let exchange = format!("{}.{name}", self.prefix);
         let options = BasicPublishOptions {
             mandatory: true,
             immediate: false,
@@ -75,7 +86,7 @@ impl Amqp {
         let properties = properties.with_delivery_mode(2);
         let published = self
             .channel
-            .basic_publish(exchange.as_str().into(), "test".into(), options, body, properties)
+            .basic_publish(exchange.as_str().into(), key.into(), options, body, properties)
             .await;
         published.unwrap().await.unwrap()
     }

@@ -1,0 +1,386 @@
+//! Every way in which a message is not what its queue holds, with the reason that it has to get.
+
+use e2e::{Endpoint, event};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable},
+};
+
+/// Which of our exchanges a message is published to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    Events,
+    Due,
+}
+
+/// A message as it is published.
+#[derive(Clone)]
+pub(crate) struct Sent {
+    pub(crate) to: To,
+    pub(crate) body: Vec<u8>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) headers: FieldTable,
+}
+
+/// One way to be wrong.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// Header `magnetite-reason`.
+    pub(crate) reason: &'static str,
+    /// A part of header `magnetite-detail`.
+    pub(crate) word: &'static str,
+    pub(crate) sent: Sent,
+}
+
+impl To {
+    /// Exchange and routing key.
+    pub(crate) fn address(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Events => ("events", "test"),
+            Self::Due => ("deliveries", "due"),
+        }
+    }
+
+    /// Header `magnetite-source`.
+    pub(crate) fn source(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Due => "due",
+        }
+    }
+}
+
+impl Sent {
+    /// An event.
+    pub(crate) fn event(body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            to: To::Events,
+            body: body.into(),
+            message_id: None,
+            headers: FieldTable::default(),
+        }
+    }
+
+    /// A delivery to `endpoint` that is due, as workers publish it.
+    pub(crate) fn delivery(body: impl Into<Vec<u8>>, endpoint: &Endpoint) -> Self {
+        let mut headers = FieldTable::default();
+        for (name, value) in [
+            ("magnetite-endpoint", text(&endpoint.id)),
+            ("magnetite-run", AMQPValue::LongLongInt(0)),
+            ("magnetite-attempt", AMQPValue::LongLongInt(2)),
+            ("magnetite-deferrals", AMQPValue::LongLongInt(0)),
+            ("magnetite-trigger", text("event")),
+        ] {
+            headers.insert(name.into(), value);
+        }
+        let (to, message_id) = (To::Due, None);
+        Self {
+            to,
+            body: body.into(),
+            message_id,
+            headers,
+        }
+    }
+
+    pub(crate) fn with_id(self, message_id: &str) -> Self {
+        let message_id = Some(message_id.to_owned());
+        Self { message_id, ..self }
+    }
+
+    /// With a header set, or left out.
+    pub(crate) fn with_header(mut self, name: &str, value: Option<AMQPValue>) -> Self {
+        let mut headers: std::collections::BTreeMap<_, _> = self.headers.inner().clone();
+        headers.remove(name);
+        headers.extend(value.map(|value| (name.into(), value)));
+        self.headers = headers.into();
+        self
+    }
+
+    /// The properties, with `type` telling the message from others: it is kept in quarantine.
+    pub(crate) fn properties(&self, number: usize) -> BasicProperties {
+        let properties = BasicProperties::default()
+            .with_type(number.to_string().into())
+            .with_headers(self.headers.clone());
+        match &self.message_id {
+            Some(message_id) => properties.with_message_id(message_id.as_str().into()),
+            None => properties,
+        }
+    }
+}
+
+pub(crate) fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
+
+/// All kinds. `endpoint` exists.
+pub(crate) fn kinds(endpoint: &Endpoint) -> Vec<Kind> {
+    let mut kinds = bodies();
+    kinds.extend(ids());
+    kinds.extend(deliveries(endpoint));
+    kinds
+}
+
+/// Bodies that are no events.
+fn bodies() -> Vec<Kind> {
+    let good = event("org_1", "lead_1");
+    let kind = |name, reason, word, body: Vec<u8>| Kind {
+        name,
+        reason,
+        word,
+        sent: Sent::event(body),
+    };
+    let swap = |name, reason, word, from: &str, to: &str| {
+        assert!(good.contains(from), "{name}");
+        kind(name, reason, word, good.replace(from, to).into_bytes())
+    };
+    let missing = |name, field: &'static str| {
+        swap(
+            name,
+            "missing_field",
+            field,
+            &format!("\"{field}\":"),
+            "\"other\":",
+        )
+    };
+    let stamped = |name, timestamp: &str| {
+        let (from, to) = ("\"timestamp\":", format!("\"timestamp\":{timestamp},\"t\":"));
+        swap(name, "bad_field", "\"timestamp\"", from, &to)
+    };
+    let with_data = |name, reason, word, data: &str| {
+        let (from, to) = ("\"data\":", format!("\"data\":{data},\"d\":"));
+        swap(name, reason, word, from, &to)
+    };
+    let nested = |open: &str, close: &str| format!("{{\"x\":{}1{}}}", open.repeat(200), close.repeat(200));
+    let mut not_utf8 = good.clone().into_bytes();
+    not_utf8[good.len() / 2] = 0xff;
+    vec![
+        kind("nothing", "not_json", "EOF", Vec::new()),
+        kind("words", "not_json", "expected", b"hello".to_vec()),
+        kind(
+            "cut off",
+            "not_json",
+            "EOF",
+            good.as_bytes()[..good.len() - 1].to_vec(),
+        ),
+        kind(
+            "two at once",
+            "not_json",
+            "trailing",
+            format!("{good}{good}").into_bytes(),
+        ),
+        kind(
+            "a zero byte at the end",
+            "not_json",
+            "trailing",
+            format!("{good}\0").into_bytes(),
+        ),
+        kind(
+            "a byte order mark",
+            "not_json",
+            "expected",
+            format!("\u{feff}{good}").into_bytes(),
+        ),
+        swap(
+            "single quotes",
+            "not_json",
+            "key",
+            "\"lead_id\":\"lead_1\"}",
+            "'lead_id':1}",
+        ),
+        swap("a comma too many", "not_json", "trailing comma", "}}", "},}"),
+        swap(
+            "not a number",
+            "not_json",
+            "expected",
+            "\"data\":{",
+            "\"data\":{\"n\":NaN,",
+        ),
+        kind(
+            "an array",
+            "not_an_object",
+            "object",
+            format!("[{good}]").into_bytes(),
+        ),
+        kind(
+            "a string",
+            "not_an_object",
+            "object",
+            b"\"lead.created\"".to_vec(),
+        ),
+        kind("null", "not_an_object", "object", b"null".to_vec()),
+        kind("not UTF-8", "invalid_utf8", "offset", not_utf8),
+        swap(
+            "an unknown type",
+            "unknown_event_type",
+            "lead.complete",
+            "lead.completed",
+            "lead.complete",
+        ),
+        swap(
+            "a type in capitals",
+            "unknown_event_type",
+            "LEAD",
+            "lead.completed",
+            "LEAD.COMPLETED",
+        ),
+        swap(
+            "no type but null",
+            "bad_field",
+            "\"event\"",
+            "\"lead.completed\"",
+            "null",
+        ),
+        stamped("a time as text", "\"1703123456789\""),
+        stamped("a time before 1970", "-1"),
+        stamped("a time with a fraction", "1703123456789.5"),
+        stamped("a time with an exponent", "1e12"),
+        stamped("a time that no JavaScript reads", "9007199254740992"),
+        stamped("a time that is null", "null"),
+        swap(
+            "an empty organization",
+            "bad_field",
+            "organization_id",
+            "\"org_1\"",
+            "\"\"",
+        ),
+        swap(
+            "a number for a project",
+            "bad_field",
+            "project_id",
+            "\"proj_1\"",
+            "7",
+        ),
+        with_data("data in an array", "bad_field", "\"data\"", "[]"),
+        with_data("no data but null", "bad_field", "\"data\"", "null"),
+        missing("no type", "event"),
+        missing("no time", "timestamp"),
+        missing("no organization", "organization_id"),
+        missing("no project", "project_id"),
+        missing("no data", "data"),
+        swap(
+            "a field twice",
+            "duplicate_key",
+            "event",
+            "\"data\":",
+            "\"event\":\"lead.failed\",\"data\":",
+        ),
+        swap(
+            "a foreign field twice",
+            "duplicate_key",
+            "x",
+            "\"data\":",
+            "\"x\":1,\"\\u0078\":2,\"data\":",
+        ),
+        with_data("too deep in arrays", "too_deep", "128", &nested("[", "]")),
+        with_data("too deep in objects", "too_deep", "128", &nested("{\"x\":", "}")),
+        with_data(
+            "too large",
+            "too_large",
+            "262144",
+            &format!("{{\"x\":\"{}\"}}", "x".repeat(256 * 1024)),
+        ),
+    ]
+}
+
+/// Good events with a `message_id` that is none.
+fn ids() -> Vec<Kind> {
+    let kind = |name, id: &str| Kind {
+        name,
+        reason: "bad_message_id",
+        word: "message_id",
+        sent: Sent::event(event("org_1", "lead_1")).with_id(id),
+    };
+    vec![
+        kind("an empty id", ""),
+        kind("an id with a space", "not an id"),
+        kind("an id with a slash", "evt/1"),
+        kind("an id with a line feed", "evt_1\n"),
+        kind("an id that is not ASCII", "évènement"),
+        kind("an id that is too long", &"x".repeat(129)),
+        kind("the longest id that AMQP has", &"x".repeat(255)),
+    ]
+}
+
+/// Deliveries that no worker has written.
+fn deliveries(endpoint: &Endpoint) -> Vec<Kind> {
+    use AMQPValue as V;
+    let good = || Sent::delivery(event("org_1", "lead_1"), endpoint);
+    let header = |name, header: &'static str, value: Option<V>| Kind {
+        name,
+        reason: "bad_header",
+        word: header,
+        sent: good().with_header(header, value),
+    };
+    let other = |name, reason, word, sent| Kind {
+        name,
+        reason,
+        word,
+        sent,
+    };
+    let bare = Sent {
+        headers: FieldTable::default(),
+        ..good()
+    };
+    let no_event = Sent {
+        body: b"{}".to_vec(),
+        ..good()
+    };
+    vec![
+        other("no header at all", "bad_header", "magnetite-", bare),
+        header("no endpoint", "magnetite-endpoint", None),
+        header("an empty endpoint", "magnetite-endpoint", Some(text(""))),
+        header(
+            "a number for an endpoint",
+            "magnetite-endpoint",
+            Some(V::LongLongInt(1)),
+        ),
+        header(
+            "an endpoint that is not UTF-8",
+            "magnetite-endpoint",
+            Some(V::LongString(vec![0xff].into())),
+        ),
+        header("no run", "magnetite-run", None),
+        header("a run with a fraction", "magnetite-run", Some(V::Double(1.0))),
+        header("no attempt", "magnetite-attempt", None),
+        header("attempt 0", "magnetite-attempt", Some(V::LongLongInt(0))),
+        header("attempt -1", "magnetite-attempt", Some(V::LongLongInt(-1))),
+        header(
+            "an attempt that overflows",
+            "magnetite-attempt",
+            Some(V::LongLongInt(i64::MAX)),
+        ),
+        header(
+            "an attempt of 2^32 + 1",
+            "magnetite-attempt",
+            Some(V::LongLongInt((1 << 32) + 1)),
+        ),
+        header("an attempt as text", "magnetite-attempt", Some(text("2"))),
+        header(
+            "an attempt that is true",
+            "magnetite-attempt",
+            Some(V::Boolean(true)),
+        ),
+        header("no deferrals", "magnetite-deferrals", None),
+        header(
+            "deferrals in a table",
+            "magnetite-deferrals",
+            Some(V::FieldTable(FieldTable::default())),
+        ),
+        header("no trigger", "magnetite-trigger", None),
+        header("a trigger that is none", "magnetite-trigger", Some(text("whim"))),
+        header("a trigger that is nothing", "magnetite-trigger", Some(V::Void)),
+        other("a delivery of no event", "missing_field", "\"event\"", no_event),
+        other(
+            "a delivery with a bad id",
+            "bad_message_id",
+            "message_id",
+            good().with_id("not an id"),
+        ),
+        other(
+            "a delivery to an endpoint that never was",
+            "unknown_endpoint",
+            "database",
+            good().with_header("magnetite-endpoint", Some(text("ep_never"))),
+        ),
+    ]
+}
