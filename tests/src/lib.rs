@@ -16,15 +16,19 @@ mod amqp;
 mod receiver;
 mod load;
 mod ledger;
+mod proxy;
+mod confirms;
 mod scale;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use amqp::{Amqp, Found};
+pub use confirms::{Confirms, Published, Strike};
 pub use installation::{Endpoint, Installation, Role};
 pub use ledger::{Books, Break, Ledger};
 pub use load::Load;
 pub use node::Node;
+pub use proxy::{Cut, Proxy, Way};
 pub use receiver::{Answer, Receipt, Receiver, Request};
 pub use scale::{chance, is_long, report, scaled, seed};
 

@@ -1,0 +1,397 @@
+//! A proxy to the broker that understands AMQP 0-9-1 well enough to tamper with publisher confirms.
+//!
+//! It follows every publish from the client to its confirm, and every delivery to its ack. Confirms can be held back, so that
+//! a known number of publishes is in flight, and the confirm of a chosen publish can be turned into a nack or swallowed. The
+//! broker itself has the message in either case: what is put to the test is what the publisher makes of the answer.
+
+mod frame;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::proxy::Target;
+
+use frame::{BASIC_ACK, BASIC_DELIVER, BASIC_PUBLISH, BODY, CHANNEL_OPEN, Frame, GREETING_BYTES, HEADER};
+
+/// Stands between whoever connects to [`Confirms::url`] and the broker. Dropping it closes every connection.
+pub struct Confirms {
+    address: SocketAddr,
+    target: Target,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+/// What comes instead of a publish's confirm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strike {
+    /// A nack.
+    Nack,
+    /// Nothing.
+    Silence,
+    /// The confirm, but only after [`Confirms::release`].
+    Late,
+}
+
+/// A publish that went through.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// What was published.
+    pub body: Bytes,
+    /// How many publishes waited for their confirms on its channel at once while it did, itself included, at most.
+    pub together: usize,
+    /// What its confirm became.
+    pub struck: Option<Strike>,
+}
+
+#[derive(Default)]
+struct Shared {
+    rules: Mutex<Rules>,
+    /// The rules have changed: what is held may go.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Rules {
+    /// Holds are numbered from 1.
+    last_hold: u64,
+    /// Up to this one they are over.
+    over: u64,
+    /// What is published now is held by this one, until so many publishes of one channel wait for their confirms.
+    hold: Option<(u64, usize)>,
+    strikes: Vec<(String, Strike)>,
+    published: Vec<Published>,
+    /// Messages that a connection's client has not acked.
+    unacked: HashMap<SocketAddr, usize>,
+}
+
+impl Confirms {
+    /// Listens on loopback and connects to the broker of this URL.
+    pub async fn to(broker_url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, target) = (listener.local_addr().unwrap(), Target::of(broker_url));
+        let shared = Arc::new(Shared::default());
+        let accepting = tokio::spawn(accept(listener, target.server().to_owned(), Arc::clone(&shared)));
+        Self {
+            address,
+            target,
+            shared,
+            accepting,
+        }
+    }
+
+    /// The broker's URL with the proxy's address in it.
+    pub fn url(&self) -> String {
+        self.target.at(self.address)
+    }
+
+    /// The confirm of the next publish whose body contains `marker` is turned into this, once.
+    pub fn strike(&self, marker: impl Into<String>, strike: Strike) {
+        self.change(|rules| rules.strikes.push((marker.into(), strike)));
+    }
+
+    /// Ends earlier holds, and holds the confirms of what is published from now on until `together` publishes of one channel
+    /// wait for theirs.
+    pub fn hold_until(&self, together: usize) {
+        self.change(|rules| {
+            rules.over = rules.last_hold;
+            rules.hold = Some((rules.new_hold(), together));
+        });
+    }
+
+    /// Ends every hold.
+    pub fn release(&self) {
+        self.change(|rules| {
+            rules.over = rules.last_hold;
+            rules.hold = None;
+        });
+    }
+
+    /// Every publish so far whose body contains `marker`, in order.
+    pub fn published(&self, marker: &str) -> Vec<Published> {
+        let rules = self.shared.rules.lock().unwrap();
+        let published = rules.published.iter();
+        published
+            .filter(|it| contains(&it.body, marker))
+            .cloned()
+            .collect()
+    }
+
+    /// How many messages the clients were handed and have not acked.
+    pub fn unacked(&self) -> usize {
+        self.shared.rules.lock().unwrap().unacked.values().sum()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Rules)) {
+        change(&mut self.shared.rules.lock().unwrap());
+        self.shared.changed.send_replace(());
+    }
+}
+
+impl Drop for Confirms {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Rules {
+    fn new_hold(&mut self) -> u64 {
+        self.last_hold += 1;
+        self.last_hold
+    }
+}
+
+fn contains(body: &[u8], marker: &str) -> bool {
+    body.windows(marker.len()).any(|part| part == marker.as_bytes())
+}
+
+async fn accept(listener: TcpListener, broker: String, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (client, from) = listener.accept().await.unwrap();
+        let (broker, shared) = (broker.clone(), Arc::clone(&shared));
+        connections.spawn(async move {
+            // Without a broker the client's connection ends, too.
+            if let Ok(broker) = TcpStream::connect(broker).await {
+                serve(client, broker, from, &shared).await;
+            }
+            shared.rules.lock().unwrap().unacked.remove(&from);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(mut client: TcpStream, mut broker: TcpStream, from: SocketAddr, shared: &Shared) {
+    let mut changed = shared.changed.subscribe();
+    let (mut from_client, mut from_broker) = (BytesMut::new(), BytesMut::new());
+    let mut channels = Channels::default();
+    loop {
+        let read = tokio::select! {
+            read = client.read_buf(&mut from_client) => read.unwrap_or(0),
+            read = broker.read_buf(&mut from_broker) => read.unwrap_or(0),
+            _ = changed.changed() => 1,
+        };
+        let (to_client, to_broker) = {
+            let mut rules = shared.rules.lock().unwrap();
+            let over = rules.over;
+            let moved = channels.step(&mut rules, &mut from_client, &mut from_broker);
+            rules.unacked.insert(from, channels.unacked.len());
+            if rules.over != over {
+                shared.changed.send_replace(());
+            }
+            moved
+        };
+        let written = tokio::try_join!(client.write_all(&to_client), broker.write_all(&to_broker));
+        if read == 0 || written.is_err() {
+            return;
+        }
+    }
+}
+
+/// The channels of one connection.
+#[derive(Default)]
+struct Channels {
+    greeted: bool,
+    by_id: HashMap<u16, Channel>,
+    /// Tags of what the client was handed and has not acked.
+    unacked: BTreeSet<(u16, u64)>,
+}
+
+#[derive(Default)]
+struct Channel {
+    /// The tag of the last publish.
+    tag: u64,
+    /// The body of the publish that is coming in, and how much of it is missing.
+    incoming: Option<(BytesMut, usize)>,
+    /// Publishes without a confirm, by tag.
+    waiting: BTreeMap<u64, Waiting>,
+    /// From the first confirm that is held on, in order: what comes behind it stays behind it.
+    held: VecDeque<Frame>,
+}
+
+struct Waiting {
+    /// Its place in [`Rules::published`].
+    index: usize,
+    strike: Option<Strike>,
+    /// The hold that its confirm waits for; 0 for none.
+    hold: u64,
+}
+
+impl Channels {
+    /// Moves every whole frame on. Returns what goes to the client and what goes to the broker.
+    fn step(
+        &mut self,
+        rules: &mut Rules,
+        from_client: &mut BytesMut,
+        from_broker: &mut BytesMut,
+    ) -> (BytesMut, BytesMut) {
+        let (mut to_client, mut to_broker) = (BytesMut::new(), BytesMut::new());
+        if !self.greeted && from_client.len() >= GREETING_BYTES {
+            self.greeted = true;
+            to_broker.put(from_client.split_to(GREETING_BYTES));
+        }
+        while self.greeted
+            && let Some(frame) = Frame::take(from_client)
+        {
+            self.follow_client(&frame, rules);
+            to_broker.put(frame.bytes);
+        }
+        self.let_go(rules, &mut to_client);
+        while let Some(frame) = Frame::take(from_broker) {
+            self.follow_broker(frame, rules, &mut to_client);
+        }
+        (to_client, to_broker)
+    }
+
+    fn follow_client(&mut self, frame: &Frame, rules: &mut Rules) {
+        let id = frame.channel();
+        let channel = self.by_id.entry(id).or_default();
+        match frame.method() {
+            Some(CHANNEL_OPEN) => *channel = Channel::default(),
+            Some(BASIC_PUBLISH) => channel.incoming = Some((BytesMut::new(), 0)),
+            Some(BASIC_ACK) => {
+                let (tag, multiple) = frame.tag();
+                self.unacked.retain(|&(on, it)| {
+                    let is_acked = it == tag || (multiple && it < tag);
+                    on != id || !is_acked
+                });
+            }
+            _ => {}
+        }
+        if channel.takes_content(frame) {
+            channel.published(rules);
+        }
+    }
+
+    fn follow_broker(&mut self, frame: Frame, rules: &Rules, to_client: &mut BytesMut) {
+        let id = frame.channel();
+        if frame.method() == Some(BASIC_DELIVER) {
+            self.unacked.insert((id, frame.delivered()));
+        }
+        let channel = self.by_id.entry(id).or_default();
+        channel.held.push_back(frame);
+        channel.let_go(rules, to_client);
+    }
+
+    fn let_go(&mut self, rules: &Rules, to_client: &mut BytesMut) {
+        for channel in self.by_id.values_mut() {
+            channel.let_go(rules, to_client);
+        }
+    }
+}
+
+impl Channel {
+    /// Whether the frame completes the content of a publish.
+    fn takes_content(&mut self, frame: &Frame) -> bool {
+        let Some((body, missing)) = &mut self.incoming else {
+            return false;
+        };
+        match frame.kind() {
+            HEADER => *missing = frame.body_bytes(),
+            BODY => {
+                body.put(frame.payload());
+                *missing -= frame.payload().len();
+            }
+            _ => return false,
+        }
+        *missing == 0
+    }
+
+    /// A publish is complete: it waits for its confirm.
+    fn published(&mut self, rules: &mut Rules) {
+        let (body, _) = self.incoming.take().expect("content follows a publish");
+        let strike = rules
+            .strikes
+            .iter()
+            .position(|(marker, _)| contains(&body, marker))
+            .map(|at| rules.strikes.remove(at).1);
+        let hold = match (strike, rules.hold) {
+            (Some(Strike::Late), _) => rules.new_hold(),
+            (_, Some((hold, _))) => hold,
+            (_, None) => 0,
+        };
+        let index = rules.published.len();
+        self.tag += 1;
+        self.waiting.insert(self.tag, Waiting { index, strike, hold });
+        rules.published.push(Published {
+            body: body.freeze(),
+            together: 0,
+            struck: strike,
+        });
+        let together = self.waiting.len();
+        for waiting in self.waiting.values() {
+            let published = &mut rules.published[waiting.index];
+            published.together = published.together.max(together);
+        }
+        if let Some((hold, _)) = rules.hold.take_if(|(_, until)| together >= *until) {
+            rules.over = hold;
+        }
+    }
+
+    /// Whether the frame is a confirm of a publish whose hold is not over.
+    fn holds(&self, frame: &Frame, rules: &Rules) -> bool {
+        frame.is_confirm()
+            && self
+                .confirmed(frame)
+                .any(|(_, waiting)| waiting.hold > rules.over)
+    }
+
+    /// The publishes that a confirm is for.
+    fn confirmed(&self, frame: &Frame) -> impl Iterator<Item = (&u64, &Waiting)> {
+        let (last, multiple) = frame.tag();
+        self.waiting.range(if multiple { 0 } else { last }..=last)
+    }
+
+    fn let_go(&mut self, rules: &Rules, to_client: &mut BytesMut) {
+        while let Some(frame) = self.held.front()
+            && !self.holds(frame, rules)
+            && let Some(frame) = self.held.pop_front()
+        {
+            self.forward(frame, to_client);
+        }
+    }
+
+    fn forward(&mut self, frame: Frame, to_client: &mut BytesMut) {
+        if frame.is_confirm() {
+            self.confirm(frame, to_client);
+        } else {
+            to_client.put(frame.bytes);
+        }
+    }
+
+    /// A confirm that hits a struck publish becomes one for each publish.
+    fn confirm(&mut self, frame: Frame, to_client: &mut BytesMut) {
+        let hit: Vec<_> = self
+            .confirmed(&frame)
+            .map(|(tag, waiting)| (*tag, waiting.strike))
+            .collect();
+        let is_struck = hit
+            .iter()
+            .any(|(_, strike)| matches!(strike, Some(Strike::Nack | Strike::Silence)));
+        for (tag, strike) in hit {
+            // A publish that was answered with silence stays, for later confirms that would cover it.
+            if strike != Some(Strike::Silence) {
+                self.waiting.remove(&tag);
+            }
+            match strike {
+                _ if !is_struck => {}
+                None | Some(Strike::Late) => to_client.put(Frame::confirm(&frame, tag).bytes),
+                Some(Strike::Nack) => to_client.put(Frame::nack(&frame, tag).bytes),
+                Some(Strike::Silence) => {}
+            }
+        }
+        if !is_struck {
+            to_client.put(frame.bytes);
+        }
+    }
+}
