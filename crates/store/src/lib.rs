@@ -40,7 +40,7 @@
 //!
 //! - This is the only crate that names sqlx; no sqlx type is public.
 //! - An endpoint is returned whole or not at all: a row that this version cannot read is an
-//!   [`Error::Undecodable`], never a guess.
+//!   [`Error::Undecodable`], never a guess. Reading the registry leaves it out and names it, and goes on with the others.
 //! - No error, in `Display` or `Debug`, contains a password, a secret or an endpoint's URL.
 //! - A deleted endpoint's URL and secret are gone from its row; the row itself stays for good.
 //! - Every wait is bounded: [`CONNECT_TIMEOUT`], [`ACQUIRE_TIMEOUT`], [`OPERATION_TIMEOUT`],

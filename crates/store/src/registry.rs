@@ -1,5 +1,7 @@
 //! All endpoints at once, and what has changed since: how workers keep them in memory.
 
+use std::error::Error as _;
+
 use sqlx::Connection as _;
 use webhook::{Endpoint, EndpointId};
 
@@ -22,6 +24,8 @@ pub struct Snapshot {
     pub version: i64,
     /// Every endpoint that is not deleted, disabled ones included, ordered by id.
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints that exist and that this version cannot read. The log says why.
+    pub unreadable: Vec<EndpointId>,
 }
 
 /// What was written after some version. An endpoint is in one of the lists at most, as it was last written.
@@ -33,6 +37,9 @@ pub struct Changes {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints deleted, in the order in which they were; possibly some that the caller never saw.
     pub deleted: Vec<EndpointId>,
+    /// Endpoints created or changed that this version cannot read: what was known of them is the best there is. The log
+    /// says why.
+    pub unreadable: Vec<EndpointId>,
 }
 
 const SELECT_VERSION: &str = "SELECT version FROM registry WHERE id = 1";
@@ -70,7 +77,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The database's; [`Error::TooManyEndpoints`]; [`Error::Undecodable`] for the first row that cannot be read.
+    /// The database's; [`Error::TooManyEndpoints`]. A row that cannot be read is none: it is logged and left out.
     pub async fn load_registry(&self) -> Result<Snapshot, Error> {
         let limit = i64::from(ENDPOINTS_MAX) + 1;
         let (version, rows) = self
@@ -79,8 +86,12 @@ impl Store {
         if rows.len() > ENDPOINTS_MAX as usize {
             return Err(Error::TooManyEndpoints);
         }
-        let endpoints = rows.into_iter().map(decode).collect::<Result<_, _>>()?;
-        Ok(Snapshot { version, endpoints })
+        let (endpoints, unreadable) = decode_each(rows);
+        Ok(Snapshot {
+            version,
+            endpoints,
+            unreadable,
+        })
     }
 
     /// What was written after version `since`, as of one moment: at most [`CHANGES_MAX`] endpoints, those written
@@ -88,8 +99,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The database's; [`Error::RegistryWentBack`] when `since` is yet to come; [`Error::Undecodable`] for the first row that
-    /// cannot be read.
+    /// The database's; [`Error::RegistryWentBack`] when `since` is yet to come. A row that cannot be read is none: it is
+    /// logged and left out.
     pub async fn registry_changes(&self, since: i64) -> Result<Changes, Error> {
         let operation = Operation::ReadRegistryChanges { since };
         let arguments = [since, i64::from(CHANGES_MAX)];
@@ -105,10 +116,12 @@ impl Store {
             _ => newest,
         };
         let (deleted, kept): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_deleted);
+        let (endpoints, unreadable) = decode_each(kept);
         Ok(Changes {
             version,
-            endpoints: kept.into_iter().map(decode).collect::<Result<_, _>>()?,
+            endpoints,
             deleted: deleted.into_iter().map(id_of).collect(),
+            unreadable,
         })
     }
 
@@ -137,4 +150,23 @@ impl Store {
             }
         )
     }
+}
+
+/// Reads each row for itself: one that a newer version wrote, or somebody by hand, must not hide the others.
+fn decode_each(rows: Vec<Row>) -> (Vec<Endpoint>, Vec<EndpointId>) {
+    let (mut endpoints, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
+    for row in rows {
+        let id = EndpointId::new(row.0.as_str());
+        match decode(row) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(error) => {
+                tracing::error!(
+                    endpoint.id = %id, %error, cause = error.source().map(ToString::to_string),
+                    "an endpoint cannot be read: what was known of it stays in force, or else it gets nothing from here"
+                );
+                unreadable.push(id);
+            }
+        }
+    }
+    (endpoints, unreadable)
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use signature::SigningKey;
-use store::Store;
+use store::{Snapshot, Store};
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId};
 
 use crate::display_chain;
@@ -41,35 +41,11 @@ const LOAD_RETRY: Duration = Duration::from_secs(1);
 impl Registry {
     /// Loads every endpoint; waits for a database that is away.
     pub(crate) async fn load(store: &Store) -> Result<Self, store::Error> {
-        loop {
-            match store.load_registry().await {
-                Ok(snapshot) => {
-                    let mut known = Known {
-                        version: snapshot.version,
-                        ..Known::default()
-                    };
-                    snapshot
-                        .endpoints
-                        .into_iter()
-                        .for_each(|endpoint| known.insert(endpoint));
-                    tracing::info!(
-                        endpoints = known.by_id.len(),
-                        version = known.version,
-                        "endpoints loaded"
-                    );
-                    known.report();
-                    return Ok(Self {
-                        known: RwLock::new(known),
-                    });
-                }
-                Err(error) if error.is_unavailable() => tracing::warn!(
-                    error = display_chain(&error),
-                    "the database is not there, and without endpoints nothing can be delivered; trying again"
-                ),
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(LOAD_RETRY).await;
-        }
+        let known = Known::from(snapshot(store).await?);
+        known.report();
+        Ok(Self {
+            known: RwLock::new(known),
+        })
     }
 
     /// Takes over changes, for ever.
@@ -116,10 +92,8 @@ impl Registry {
             version = changes.version;
             let mut known = self.write();
             changes.deleted.iter().for_each(|id| known.remove(id));
-            changes
-                .endpoints
-                .into_iter()
-                .for_each(|endpoint| known.insert(endpoint));
+            let changed = changes.endpoints.into_iter();
+            changed.for_each(|endpoint| known.insert(Arc::new(endpoint.into())));
             known.version = version;
             known.report();
         }
@@ -128,8 +102,15 @@ impl Registry {
 
     async fn reload(&self, store: &Store) -> Result<(), store::Error> {
         tracing::warn!("the database went back in time (a restored backup?); loading all endpoints again");
-        let loaded = Self::load(store).await?;
-        *self.write() = loaded.known.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = snapshot(store).await?;
+        let unreadable = snapshot.unreadable.clone();
+        let mut loaded = Known::from(snapshot);
+        let mut known = self.write();
+        // What cannot be read now stays as it was.
+        let kept = unreadable.iter().filter_map(|id| known.by_id.get(id).cloned());
+        kept.for_each(|registered| loaded.insert(registered));
+        loaded.report();
+        *known = loaded;
         Ok(())
     }
 
@@ -160,7 +141,7 @@ impl Registry {
                 reason: DisabledReason::Gone,
                 at_ms: at_ms as i64,
             });
-            known.insert(endpoint);
+            known.insert(Arc::new(endpoint.into()));
         }
     }
 
@@ -173,10 +154,44 @@ impl Registry {
     }
 }
 
+/// Every endpoint as it is now; waits for a database that is away.
+async fn snapshot(store: &Store) -> Result<Snapshot, store::Error> {
+    loop {
+        match store.load_registry().await {
+            Ok(snapshot) => {
+                tracing::info!(
+                    endpoints = snapshot.endpoints.len(),
+                    unreadable = snapshot.unreadable.len(),
+                    version = snapshot.version,
+                    "endpoints loaded"
+                );
+                return Ok(snapshot);
+            }
+            Err(error) if error.is_unavailable() => tracing::warn!(
+                error = display_chain(&error),
+                "the database is not there, and without endpoints nothing can be delivered; trying again"
+            ),
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(LOAD_RETRY).await;
+    }
+}
+
+impl From<Snapshot> for Known {
+    fn from(snapshot: Snapshot) -> Self {
+        let mut known = Self {
+            version: snapshot.version,
+            ..Self::default()
+        };
+        let endpoints = snapshot.endpoints.into_iter();
+        endpoints.for_each(|endpoint| known.insert(Arc::new(endpoint.into())));
+        known
+    }
+}
+
 impl Known {
-    fn insert(&mut self, endpoint: Endpoint) {
-        self.remove(&endpoint.id);
-        let registered = Arc::new(Registered::from(endpoint));
+    fn insert(&mut self, registered: Arc<Registered>) {
+        self.remove(&registered.endpoint.id);
         let organization = registered.endpoint.organization_id.clone();
         self.by_organization
             .entry(organization)
@@ -246,7 +261,7 @@ mod tests {
     fn registry(endpoints: Vec<Endpoint>) -> Registry {
         let mut known = Known::default();
         for endpoint in endpoints {
-            known.insert(endpoint);
+            known.insert(Arc::new(endpoint.into()));
         }
         Registry {
             known: RwLock::new(known),
@@ -297,7 +312,7 @@ mod tests {
         ]);
         registry
             .write()
-            .insert(endpoint("a", "org", None, "lead.failed", 3));
+            .insert(Arc::new(endpoint("a", "org", None, "lead.failed", 3).into()));
         assert_eq!(matched(&registry, &event("org", "p", "lead.created")), ["b"]);
         registry.write().remove(&EndpointId::new("b"));
         assert!(registry.get(&EndpointId::new("b")).is_none());

@@ -20,6 +20,7 @@ on_both_databases! {
     twenty_writers_get_increasing_versions_and_a_poller_misses_nothing,
     a_loaded_registry_is_of_one_moment,
     changes_come_in_bounded_pages_that_miss_nothing,
+    one_row_that_cannot_be_read_hides_no_other,
     more_endpoints_than_workers_hold_are_refused,
 }
 
@@ -52,6 +53,7 @@ async fn changes_are_those_after_the_given_version(bed: Bed) {
         version,
         endpoints: vec![],
         deleted: vec![],
+        unreadable: vec![],
     };
     assert_eq!(store.registry_changes(0).await.unwrap(), none(0));
 
@@ -287,4 +289,52 @@ async fn more_endpoints_than_workers_hold_are_refused(bed: Bed) {
         .unwrap();
     let error = store.load_registry().await.unwrap_err();
     assert!(matches!(error, Error::TooManyEndpoints), "{error:?}");
+}
+
+/// As a newer version would write it during a rolling upgrade.
+async fn one_row_that_cannot_be_read_hides_no_other(bed: Bed) {
+    let store = bed.migrated().await;
+    let ids: Vec<_> = (1..=3).map(endpoint_id).collect();
+    for id in &ids {
+        store
+            .create_endpoint(new_endpoint("org_1"), id.clone(), 1)
+            .await
+            .unwrap();
+    }
+    bed.execute(&format!(
+        "UPDATE endpoints SET subscription = 'lead.reborn' WHERE id = '{}'",
+        ids[1]
+    ))
+    .await;
+    let readable = |endpoints: &[Endpoint]| -> Vec<_> {
+        endpoints
+            .iter()
+            .map(|endpoint| (endpoint.id.clone(), endpoint.version))
+            .collect()
+    };
+    let others = [(ids[0].clone(), 1), (ids[2].clone(), 3)];
+
+    let snapshot = store.load_registry().await.unwrap();
+    assert_eq!(
+        (snapshot.version, &snapshot.unreadable),
+        (3, &vec![ids[1].clone()])
+    );
+    assert_eq!(readable(&snapshot.endpoints), others);
+    let changes = store.registry_changes(0).await.unwrap();
+    assert_eq!((changes.version, &changes.unreadable), (3, &vec![ids[1].clone()]));
+    assert_eq!(readable(&changes.endpoints), others);
+    // What comes after it is found, and it is not looked at again until it is written again.
+    store.enable_endpoint(&ids[0], 2).await.unwrap();
+    let changes = store.registry_changes(3).await.unwrap();
+    assert_eq!((changes.version, changes.unreadable), (4, vec![]));
+    assert_eq!(readable(&changes.endpoints), [(ids[0].clone(), 4)]);
+    // A change that makes it readable brings it back.
+    let mended = EndpointChange {
+        subscription: Some("lead.completed".parse().unwrap()),
+        ..EndpointChange::default()
+    };
+    store.update_endpoint(&ids[1], mended, 3).await.unwrap();
+    let changes = store.registry_changes(4).await.unwrap();
+    assert_eq!(readable(&changes.endpoints), [(ids[1].clone(), 5)]);
+    assert_eq!(store.load_registry().await.unwrap().unreadable, []);
 }
