@@ -55,11 +55,6 @@ pub(crate) fn fits(state: &SchemaState) -> anyhow::Result<()> {
 }
 
 impl Database {
-    /// Whether it is a file of this host: an error then seldom goes away by itself.
-    pub(crate) fn is_sqlite(&self) -> bool {
-        self.url.starts_with("sqlite:")
-    }
-
     /// Whether connecting would make a new, empty file.
     pub(crate) fn would_be_created(&self) -> bool {
         let path = self.url.strip_prefix("sqlite://").map(Path::new);

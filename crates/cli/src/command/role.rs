@@ -98,12 +98,7 @@ async fn open_store(
     readiness: &Readiness,
 ) -> anyhow::Result<Store> {
     let database = &configuration.database;
-    let connect = async || database::connect(database).await;
-    let store = if database.is_sqlite() {
-        connect().await?
-    } else {
-        until_available(readiness, connect).await?
-    };
+    let store = until_available(readiness, async || database::connect(database).await).await?;
     match schema {
         Schema::Migrate => {
             let applied = until_available(readiness, async || Ok(store.migrate().await?)).await?;
