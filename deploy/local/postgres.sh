@@ -3,8 +3,9 @@
 #
 #   postgres.sh start DIR   makes a cluster in DIR (or starts the one that is there) and prints its URL, nothing else
 #   postgres.sh stop DIR    stops that cluster, and no other; DIR stays
+#   postgres.sh kill DIR    ends it with SIGKILL, as a power cut would
 #
-# It listens on a free port of 127.0.0.1 and on a Unix socket in DIR, and trusts whoever connects: any user of this
+# It listens on a free port of 127.0.0.1, the same after every start, and on a Unix socket in DIR, and trusts whoever connects: any user of this
 # machine can. PostgreSQL refuses to run as root: started by root, it runs as the user "postgres".
 set -euo pipefail
 
@@ -18,7 +19,7 @@ readonly POLICY=/usr/sbin/policy-rc.d
 say() { printf 'postgres.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-usage() { say "usage: postgres.sh start DIR | stop DIR"; exit 2; }
+usage() { say "usage: postgres.sh start DIR | stop DIR | kill DIR"; exit 2; }
 
 find_programs() {
     local dir
@@ -49,11 +50,17 @@ as_server_user() {
     if [[ $EUID -eq 0 ]]; then runuser -u postgres -- "$@"; else "$@"; fi
 }
 
-# The kernel picks it. Somebody else may take it before PostgreSQL does: the caller tries again.
+# Below the ports that Linux gives to connections: one of those could be taken while the server is stopped, even by a client
+# that tries to reach it. Somebody may take this one before PostgreSQL does: the caller tries again.
 free_port() {
     perl -MIO::Socket::INET -e '
-        my $socket = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => 0) or die "no free port: $!";
-        print $socket->sockport, "\n";'
+        for (1 .. 100) {
+            my $port = 20000 + int(rand(12000));
+            next unless IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => $port);
+            print "$port\n";
+            exit;
+        }
+        die "no free port";'
 }
 
 is_running() { as_server_user "$bin/pg_ctl" status --pgdata="$dir/data" >/dev/null 2>&1; }
@@ -100,11 +107,13 @@ start() {
     [[ $dir != *"'"* ]] || die "the path must not contain a quote: $dir"
     [[ -s $dir/data/PG_VERSION ]] || make_cluster
     if ! is_running; then
-        local try
+        local try port
         for ((try = 1; ; try++)); do
-            if start_on "$(free_port)"; then break; fi
+            if ((try == 1)) && [[ -s $dir/port ]]; then port=$(<"$dir/port"); else port=$(free_port); fi
+            if start_on "$port"; then break; fi
             ((try < START_TRIES_MAX)) || { tail -n 20 "$dir/server.log" >&2; die "PostgreSQL does not start"; }
         done
+        echo "$port" >"$dir/port"
     fi
     print_url
 }
@@ -119,9 +128,33 @@ stop() {
     fi
 }
 
+# The server first, so that it starts nothing more; then what it had started.
+kill_all() {
+    [[ -d $1/data ]] || die "no cluster in $1"
+    bin=$(find_programs)
+    dir=$(cd "$1" && pwd)
+    cd /
+    is_running || return 0
+    local server pids pid deadline=$((SECONDS + WAIT_S))
+    server=$(head -n 1 "$dir/data/postmaster.pid")
+    # The list ends without a newline, which read calls a failure.
+    read -ra pids <"/proc/$server/task/$server/children" || true
+    kill -KILL "$server" "${pids[@]}" 2>/dev/null || true
+    for pid in "$server" "${pids[@]}"; do
+        # What nobody has waited for yet is dead as well.
+        until [[ ! -e /proc/$pid || $(cut -d ' ' -f 3 "/proc/$pid/stat" 2>/dev/null) == Z ]]; do
+            ((SECONDS < deadline)) || die "process $pid does not end"
+            sleep 0.1
+        done
+    done
+    # A dead process that nobody waits for would pass for a running server.
+    rm -f -- "$dir/data/postmaster.pid" "$dir"/.s.PGSQL.*.lock
+}
+
 [[ $# -eq 2 && -n $2 ]] || usage
 case $1 in
     start) start "$2" ;;
     stop) stop "$2" ;;
+    kill) kill_all "$2" ;;
     *) usage ;;
 esac
