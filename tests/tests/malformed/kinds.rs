@@ -114,122 +114,93 @@ pub(crate) fn text(text: &str) -> AMQPValue {
 
 /// All kinds. `endpoint` exists.
 pub(crate) fn kinds(endpoint: &Endpoint) -> Vec<Kind> {
-    let mut kinds = bodies();
+    let mut kinds = not_objects();
+    kinds.extend(envelopes());
     kinds.extend(ids());
     kinds.extend(deliveries(endpoint));
     kinds
 }
 
-/// Bodies that are no events.
-fn bodies() -> Vec<Kind> {
-    let good = event("org_1", "lead_1");
-    let kind = |name, reason, word, body: Vec<u8>| Kind {
+/// A body that is no event.
+fn kind(name: &'static str, reason: &'static str, word: &'static str, body: impl Into<Vec<u8>>) -> Kind {
+    Kind {
         name,
         reason,
         word,
-        sent: Sent::event(body),
-    };
-    let swap = |name, reason, word, from: &str, to: &str| {
-        assert!(good.contains(from), "{name}");
-        kind(name, reason, word, good.replace(from, to).into_bytes())
-    };
-    let missing = |name, field: &'static str| {
-        swap(
-            name,
-            "missing_field",
-            field,
-            &format!("\"{field}\":"),
-            "\"other\":",
-        )
-    };
-    let stamped = |name, timestamp: &str| {
-        let (from, to) = ("\"timestamp\":", format!("\"timestamp\":{timestamp},\"t\":"));
-        swap(name, "bad_field", "\"timestamp\"", from, &to)
-    };
-    let with_data = |name, reason, word, data: &str| {
-        let (from, to) = ("\"data\":", format!("\"data\":{data},\"d\":"));
-        swap(name, reason, word, from, &to)
-    };
-    let nested = |open: &str, close: &str| format!("{{\"x\":{}1{}}}", open.repeat(200), close.repeat(200));
+        sent: Sent::event(body.into()),
+    }
+}
+
+/// A good event with something else in one place.
+fn swap(name: &'static str, reason: &'static str, word: &'static str, from: &str, to: &str) -> Kind {
+    let good = event("org_1", "lead_1");
+    assert!(good.contains(from), "{name}");
+    kind(name, reason, word, good.replace(from, to))
+}
+
+/// Bodies that are no JSON, or no object.
+fn not_objects() -> Vec<Kind> {
+    let good = event("org_1", "lead_1");
     let mut not_utf8 = good.clone().into_bytes();
     not_utf8[good.len() / 2] = 0xff;
+    let (lead, unquoted) = ("\"lead_id\":\"lead_1\"}", "'lead_id':1}");
+    let (data, not_a_number) = ("\"data\":{", "\"data\":{\"n\":NaN,");
     vec![
-        kind("nothing", "not_json", "EOF", Vec::new()),
-        kind("words", "not_json", "expected", b"hello".to_vec()),
-        kind(
-            "cut off",
-            "not_json",
-            "EOF",
-            good.as_bytes()[..good.len() - 1].to_vec(),
-        ),
-        kind(
-            "two at once",
-            "not_json",
-            "trailing",
-            format!("{good}{good}").into_bytes(),
-        ),
+        kind("nothing", "not_json", "EOF", ""),
+        kind("words", "not_json", "expected", "hello"),
+        kind("cut off", "not_json", "EOF", &good[..good.len() - 1]),
+        kind("two at once", "not_json", "trailing", format!("{good}{good}")),
         kind(
             "a zero byte at the end",
             "not_json",
             "trailing",
-            format!("{good}\0").into_bytes(),
+            format!("{good}\0"),
         ),
         kind(
             "a byte order mark",
             "not_json",
             "expected",
-            format!("\u{feff}{good}").into_bytes(),
+            format!("\u{feff}{good}"),
         ),
-        swap(
-            "single quotes",
-            "not_json",
-            "key",
-            "\"lead_id\":\"lead_1\"}",
-            "'lead_id':1}",
-        ),
+        swap("single quotes", "not_json", "key", lead, unquoted),
         swap("a comma too many", "not_json", "trailing comma", "}}", "},}"),
-        swap(
-            "not a number",
-            "not_json",
-            "expected",
-            "\"data\":{",
-            "\"data\":{\"n\":NaN,",
-        ),
-        kind(
-            "an array",
-            "not_an_object",
-            "object",
-            format!("[{good}]").into_bytes(),
-        ),
-        kind(
-            "a string",
-            "not_an_object",
-            "object",
-            b"\"lead.created\"".to_vec(),
-        ),
-        kind("null", "not_an_object", "object", b"null".to_vec()),
+        swap("not a number", "not_json", "expected", data, not_a_number),
+        kind("an array", "not_an_object", "object", format!("[{good}]")),
+        kind("a string", "not_an_object", "object", "\"lead.created\""),
+        kind("null", "not_an_object", "object", "null"),
         kind("not UTF-8", "invalid_utf8", "offset", not_utf8),
-        swap(
-            "an unknown type",
-            "unknown_event_type",
-            "lead.complete",
-            "lead.completed",
-            "lead.complete",
-        ),
-        swap(
-            "a type in capitals",
-            "unknown_event_type",
-            "LEAD",
-            "lead.completed",
-            "LEAD.COMPLETED",
-        ),
-        swap(
-            "no type but null",
-            "bad_field",
-            "\"event\"",
-            "\"lead.completed\"",
-            "null",
-        ),
+    ]
+}
+
+/// Objects that are no envelope.
+fn envelopes() -> Vec<Kind> {
+    const TYPE: &str = "unknown_event_type";
+    const BAD: &str = "bad_field";
+    const TWICE: &str = "duplicate_key";
+    let missing = |name, field: &'static str| {
+        let from = format!("\"{field}\":");
+        swap(name, "missing_field", field, &from, "\"other\":")
+    };
+    let stamped = |name, timestamp: &str| {
+        let (from, to) = ("\"timestamp\":", format!("\"timestamp\":{timestamp},\"t\":"));
+        swap(name, BAD, "\"timestamp\"", from, &to)
+    };
+    let with_data = |name, reason, word, data: &str| {
+        let (from, to) = ("\"data\":", format!("\"data\":{data},\"d\":"));
+        swap(name, reason, word, from, &to)
+    };
+    let twice = |name, word, keys: &str| {
+        let to = format!("{keys},\"data\":");
+        swap(name, TWICE, word, "\"data\":", &to)
+    };
+    let nested = |open: &str, close: &str| format!("{{\"x\":{}1{}}}", open.repeat(200), close.repeat(200));
+    let large = format!("{{\"x\":\"{}\"}}", "x".repeat(256 * 1024));
+    let (typed, mistyped, loud) = ("lead.completed", "lead.complete", "LEAD.COMPLETED");
+    let foreign = "\"x\":1,\"\\u0078\":2";
+    vec![
+        swap("an unknown type", TYPE, "lead.complete", typed, mistyped),
+        swap("a type in capitals", TYPE, "LEAD", typed, loud),
+        swap("no type but null", BAD, "\"event\"", "\"lead.completed\"", "null"),
         stamped("a time as text", "\"1703123456789\""),
         stamped("a time before 1970", "-1"),
         stamped("a time with a fraction", "1703123456789.5"),
@@ -238,47 +209,24 @@ fn bodies() -> Vec<Kind> {
         stamped("a time that is null", "null"),
         swap(
             "an empty organization",
-            "bad_field",
+            BAD,
             "organization_id",
             "\"org_1\"",
             "\"\"",
         ),
-        swap(
-            "a number for a project",
-            "bad_field",
-            "project_id",
-            "\"proj_1\"",
-            "7",
-        ),
-        with_data("data in an array", "bad_field", "\"data\"", "[]"),
-        with_data("no data but null", "bad_field", "\"data\"", "null"),
+        swap("a number for a project", BAD, "project_id", "\"proj_1\"", "7"),
+        with_data("data in an array", BAD, "\"data\"", "[]"),
+        with_data("no data but null", BAD, "\"data\"", "null"),
         missing("no type", "event"),
         missing("no time", "timestamp"),
         missing("no organization", "organization_id"),
         missing("no project", "project_id"),
         missing("no data", "data"),
-        swap(
-            "a field twice",
-            "duplicate_key",
-            "event",
-            "\"data\":",
-            "\"event\":\"lead.failed\",\"data\":",
-        ),
-        swap(
-            "a foreign field twice",
-            "duplicate_key",
-            "x",
-            "\"data\":",
-            "\"x\":1,\"\\u0078\":2,\"data\":",
-        ),
+        twice("a field twice", "event", "\"event\":\"lead.failed\""),
+        twice("a foreign field twice", "x", foreign),
         with_data("too deep in arrays", "too_deep", "128", &nested("[", "]")),
         with_data("too deep in objects", "too_deep", "128", &nested("{\"x\":", "}")),
-        with_data(
-            "too large",
-            "too_large",
-            "262144",
-            &format!("{{\"x\":\"{}\"}}", "x".repeat(256 * 1024)),
-        ),
+        with_data("too large", "too_large", "262144", &large),
     ]
 }
 

@@ -14,10 +14,10 @@ use futures_util::future::join_all;
 use kinds::{Kind, Sent, kinds, text};
 use lapin::{
     Confirmation,
-    types::{AMQPValue, FieldTable},
+    types::{AMQPValue, FieldTable, ShortString},
 };
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const BAD: usize = 1000;
 const GOOD: usize = 1000;
 
@@ -53,10 +53,10 @@ async fn of_1000_bad_messages_among_1000_good_ones_each_is_quarantined_with_its_
     let mut counted = 0.0;
     for worker in &workers {
         let panics = worker.metric("magnetite_rejected_total", "panic").await;
-        assert!(panics == 0.0, "{panics} panics");
+        assert!(panics < 0.5, "{panics} panics");
         counted += worker.metric("magnetite_rejected_total", "").await;
     }
-    assert!(counted == BAD as f64, "the workers count {counted}");
+    assert_eq!(counted as usize, BAD, "what the workers count");
     installation.wait_until_drained(LONG).await;
     report(
         "malformed input",
@@ -130,7 +130,7 @@ fn assert_quarantined(found: &Found, kind: &Kind) {
     let detail = found.header("magnetite-detail");
     assert!(detail.contains(kind.word), "{name}: {detail}");
     assert!(found.body == sent.body, "{name}: the body is kept");
-    let message_id = found.properties.message_id().as_ref().map(|id| id.as_str());
+    let message_id = found.properties.message_id().as_ref().map(ShortString::as_str);
     assert_eq!(
         message_id,
         sent.message_id.as_deref(),
@@ -156,7 +156,8 @@ async fn a_message_whose_headers_fill_a_frame_is_quarantined() {
     publish(&installation, &[sent, good(0, &endpoint)]).await;
     installation.amqp().wait_for_ready("rejected", 1, LONG).await;
     wait_until("the good one arrives", LONG, || receiver.count() == 1).await;
-    assert_eq!(worker.metric("magnetite_publish_failures_total", "").await, 0.0);
+    let failures = worker.metric("magnetite_publish_failures_total", "").await;
+    assert!(failures < 0.5, "{failures} publishes failed");
     let rejected = installation.amqp().drain("rejected").await;
     assert_eq!(rejected[0].header("magnetite-reason"), "missing_field");
     assert!(worker.terminate().await);
