@@ -199,7 +199,10 @@ struct Opened {
 }
 
 async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> Result<Opened, OpenError> {
-    topology.declare_on(&link.channel().await?).await?;
+    {
+        let _one_at_a_time = link.declaring().await;
+        topology.declare_on(&link.channel().await?).await?;
+    }
     let channel = link.channel().await?;
     channel
         .basic_qos(prefetch, BasicQosOptions::default())

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use rand::RngExt as _;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Mutex, MutexGuard, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
@@ -14,6 +17,7 @@ use crate::Config;
 #[derive(Clone)]
 pub struct Link {
     state: watch::Receiver<State>,
+    declaring: Arc<Mutex<()>>,
 }
 
 /// The link's process is shutting down: there will be no connection any more.
@@ -48,7 +52,10 @@ impl Link {
             stop.run_until_cancelled(supervisor.run()).await;
             supervisor.close().await;
         });
-        Self { state }
+        Self {
+            state,
+            declaring: Arc::default(),
+        }
     }
 
     /// Whether there is a connection now.
@@ -106,6 +113,12 @@ impl Link {
     pub async fn closed(&self) {
         let mut state = self.state.clone();
         while state.changed().await.is_ok() {}
+    }
+
+    /// Held by whoever declares a topology. RabbitMQ 3.10 calls a quorum queue declared while another channel still makes it, and
+    /// whoever consumes from it that early loses the whole connection.
+    pub(crate) async fn declaring(&self) -> MutexGuard<'_, ()> {
+        self.declaring.lock().await
     }
 
     /// A new channel on the connection, once there is one.
