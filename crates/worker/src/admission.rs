@@ -86,20 +86,42 @@ impl Admission {
             let now = Instant::now();
             let mut state = self.lock();
             if state.may_take(endpoint) {
-                let id = state.take(endpoint, now);
-                return Some(self.slot(endpoint, id));
+                return Some(self.slot(endpoint, state.take(endpoint, now)));
             }
             if state.promised_wait(endpoint, now) > WAIT_MAX {
                 return None;
             }
             state.enqueue(endpoint)
         };
+        timeout(WAIT_MAX, self.granted(endpoint, granted)).await.ok()?
+    }
+
+    /// Takes a slot for the endpoint, however long it takes to come free.
+    ///
+    /// # Cancel safety
+    /// As of [`admit`](Self::admit).
+    pub(crate) async fn wait(self: &Arc<Self>, endpoint: &EndpointId) -> Option<Slot> {
+        let granted = {
+            let mut state = self.lock();
+            if state.may_take(endpoint) {
+                return Some(self.slot(endpoint, state.take(endpoint, Instant::now())));
+            }
+            state.enqueue(endpoint)
+        };
+        self.granted(endpoint, granted).await
+    }
+
+    async fn granted(
+        self: &Arc<Self>,
+        endpoint: &EndpointId,
+        granted: oneshot::Receiver<u64>,
+    ) -> Option<Slot> {
         let mut waiter = Waiter {
             admission: self,
             endpoint,
             granted,
         };
-        let id = timeout(WAIT_MAX, &mut waiter.granted).await.ok()?.ok()?;
+        let id = (&mut waiter.granted).await.ok()?;
         Some(self.slot(endpoint, id))
     }
 

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use broker::Outgoing;
-use webhook::{AttemptResult, Delivery, DeliveryId, Outcome};
+use webhook::{AttemptResult, Delivery, DeliveryId, EndpointId, Outcome};
 
 use crate::{
-    Context, display_chain, now_ms,
+    Context,
+    admission::Slot,
+    display_chain, now_ms,
     outcome::{self, Deferral},
     registry::Registered,
 };
@@ -19,7 +21,7 @@ pub(crate) async fn attempt(
     registered: &Registered,
 ) -> Option<Outgoing> {
     let endpoint = &registered.endpoint;
-    let Some(slot) = context.admission.admit(&endpoint.id).await else {
+    let Some(slot) = admit(context, &endpoint.id).await else {
         return Some(outcome::refused(context, delivery));
     };
     let (began, began_ms) = (Instant::now(), now_ms());
@@ -57,6 +59,20 @@ pub(crate) async fn attempt(
             );
             Some(outcome::defer(context, delivery, Deferral::Fault))
         }
+    }
+}
+
+/// A slot, or none when the delivery is to be deferred. While the broker takes no publishes nothing can be deferred, and the
+/// message stays unacked for as long anyway: then it waits for its slot here.
+async fn admit(context: &Context, endpoint: &EndpointId) -> Option<Slot> {
+    let admitted = context.admission.admit(endpoint).await;
+    if admitted.is_some() || !context.publishing.is_blocked() {
+        return admitted;
+    }
+    tokio::select! {
+        slot = context.admission.wait(endpoint) => slot,
+        _ = context.publishing.writable() => None,
+        () = context.abort.cancelled() => None,
     }
 }
 

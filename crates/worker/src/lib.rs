@@ -88,6 +88,8 @@ struct Context {
     admission: Arc<Admission>,
     store: store::Store,
     egress: egress::Egress,
+    /// What the committer publishes over.
+    publishing: Link,
     gone: Gone,
     /// Cancelled when nothing new is to be taken.
     stop: CancellationToken,
@@ -127,6 +129,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         admission: Admission::new(config.in_flight_max),
         store: deps.store,
         egress: deps.egress,
+        publishing: publishing.clone(),
         gone: Gone::default(),
         stop: stop.clone(),
         abort: CancellationToken::new(),

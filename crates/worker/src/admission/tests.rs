@@ -67,6 +67,20 @@ async fn a_wait_ends_after_its_bound_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_cannot_be_deferred_waits_until_a_slot_comes_free() {
+    let admission = Admission::new(4);
+    let endpoint = id("a");
+    let slot = admission.admit(&endpoint).await.unwrap();
+    let releasing = async {
+        tokio::time::advance(WAIT_MAX * 10).await;
+        slot.concluded(true);
+    };
+    let (waited, ()) = tokio::join!(admission.wait(&endpoint), releasing);
+    assert!(waited.is_some());
+    assert_eq!(free(&admission), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_that_is_dropped_after_it_was_granted_gives_the_slot_back() {
     let admission = Admission::new(4);
     let endpoint = id("a");
