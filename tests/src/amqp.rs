@@ -13,7 +13,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::wait_for;
+use crate::{Endpoint, wait_for};
 
 /// One connection and a channel in confirm mode.
 pub struct Amqp {
@@ -186,6 +186,25 @@ impl Amqp {
                 .await;
         }
     }
+}
+
+/// The headers of a delivery whose second attempt is due, as workers publish it.
+pub fn due_headers(endpoint: &Endpoint) -> FieldTable {
+    let (endpoint, trigger) = (endpoint.id.as_str(), "event");
+    let texts = [("magnetite-endpoint", endpoint), ("magnetite-trigger", trigger)];
+    let numbers = [
+        ("magnetite-run", 0),
+        ("magnetite-attempt", 2),
+        ("magnetite-deferrals", 0),
+    ];
+    let mut headers = FieldTable::default();
+    for (name, value) in texts {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    for (name, value) in numbers {
+        headers.insert(name.into(), AMQPValue::LongLongInt(value));
+    }
+    headers
 }
 
 impl Found {

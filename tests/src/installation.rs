@@ -1,6 +1,7 @@
 //! One installation: configuration, database, processes.
 
 use std::{
+    ffi::OsStr,
     path::PathBuf,
     process::{Output, Stdio},
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{Amqp, Node, node::root, wait_for};
+use crate::{Amqp, Node, script::root, wait_for};
 
 /// A configured installation. Its database is migrated and its topology declared; no role runs until one is started.
 pub struct Installation {
@@ -122,7 +123,11 @@ impl Installation {
 
     /// `magnetite` with this installation's configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        self.command_of(binary(), arguments)
+    }
+
+    fn command_of(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .env_clear()
@@ -220,8 +225,19 @@ impl Installation {
 
     /// Starts a role without waiting for it.
     pub fn start(&self, role: &str) -> Role {
+        Self::spawn(self.command(&[role]))
+    }
+
+    /// Starts a role that may open no more than so many files and sockets, without waiting for it.
+    pub fn start_with_descriptors(&self, role: &str, descriptors: u32) -> Role {
+        let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+        let mut command = self.command_of("sh", &["-c", &script]);
+        command.arg(binary()).arg(role);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Role {
         let port = free_port();
-        let mut command = self.command(&[role]);
         let child = command
             .env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"))
             .env(

@@ -11,9 +11,12 @@
 )]
 
 mod installation;
+mod script;
 mod node;
+mod postgres;
 mod amqp;
 mod receiver;
+mod names;
 mod load;
 mod ledger;
 mod proxy;
@@ -22,12 +25,14 @@ mod scale;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub use amqp::{Amqp, Found};
+pub use amqp::{Amqp, Found, due_headers};
 pub use confirms::{Confirms, Published, Strike};
 pub use installation::{Endpoint, Installation, Role};
 pub use ledger::{Books, Break, Ledger};
 pub use load::Load;
+pub use names::NameServer;
 pub use node::Node;
+pub use postgres::Postgres;
 pub use proxy::{Cut, Proxy, Way};
 pub use receiver::{Answer, Receipt, Receiver, Request};
 pub use scale::{chance, is_long, report, scaled, seed};

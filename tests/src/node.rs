@@ -1,14 +1,12 @@
 //! A RabbitMQ node of a test's own, for tests that break it.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::process::Command;
 
-use crate::wait_for;
+use crate::{script::Script, wait_for};
+
+const SCRIPT: Script = Script("deploy/local/broker.sh");
 
 /// A private node; stopped and deleted when dropped.
 pub struct Node {
@@ -20,7 +18,7 @@ impl Node {
     /// Starts a node on free ports.
     pub async fn start() -> Self {
         let directory = TempDir::with_prefix("magnetite-node-").unwrap();
-        let url = script("start", directory.path(), &[]).await;
+        let url = SCRIPT.run("start", directory.path(), &[]).await;
         Self { directory, url }
     }
 
@@ -31,12 +29,12 @@ impl Node {
 
     /// SIGKILL.
     pub async fn kill(&self) {
-        script("kill", self.directory.path(), &[]).await;
+        SCRIPT.run("kill", self.directory.path(), &[]).await;
     }
 
     /// Starts it again with the data that it had.
     pub async fn start_again(&self) {
-        let url = script("start", self.directory.path(), &[]).await;
+        let url = SCRIPT.run("start", self.directory.path(), &[]).await;
         assert_eq!(url, self.url, "the node keeps its port");
     }
 
@@ -55,39 +53,12 @@ impl Node {
 
     /// `rabbitmqctl` on this node.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
-        script("ctl", self.directory.path(), arguments).await
+        SCRIPT.run("ctl", self.directory.path(), arguments).await
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let script = path();
-        let _ = std::process::Command::new(script)
-            .arg("remove")
-            .arg(self.directory.path())
-            .output();
+        SCRIPT.run_last("remove", self.directory.path());
     }
-}
-
-/// The repository's directory.
-pub(crate) fn root() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    root.expect("the tests' directory has a parent").to_owned()
-}
-
-fn path() -> PathBuf {
-    root().join("deploy/local/broker.sh")
-}
-
-async fn script(verb: &str, directory: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(path())
-        .arg(verb)
-        .arg(directory)
-        .args(arguments)
-        .output()
-        .await
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "broker.sh {verb}: {stderr}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

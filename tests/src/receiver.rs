@@ -69,6 +69,8 @@ struct Log {
     by_event: HashMap<String, usize>,
     /// What was received about each lead.
     by_lead: HashMap<String, Vec<Receipt>>,
+    /// About how many leads a request was accepted.
+    accepted: usize,
 }
 
 /// One request about a lead.
@@ -136,6 +138,11 @@ impl Receiver {
     /// How many different events arrived so far.
     pub fn distinct(&self) -> usize {
         self.state.log.lock().unwrap().by_event.len()
+    }
+
+    /// About how many leads a request was accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.state.log.lock().unwrap().accepted
     }
 
     /// What was received so far, by lead.
@@ -249,7 +256,10 @@ async fn respond(
             at: request.at,
             accepted: answer.is_accepting(),
         };
-        log.by_lead.entry(request.lead.clone()).or_default().push(receipt);
+        let receipts = log.by_lead.entry(request.lead.clone()).or_default();
+        let is_first = receipt.accepted && receipts.iter().all(|earlier| !earlier.accepted);
+        receipts.push(receipt);
+        log.accepted += usize::from(is_first);
         log.requests.push(request);
         answer
     };

@@ -1,6 +1,6 @@
 //! Every way in which a message is not what its queue holds, with the reason that it has to get.
 
-use e2e::{Endpoint, event};
+use e2e::{Endpoint, due_headers, event};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
@@ -63,22 +63,12 @@ impl Sent {
 
     /// A delivery to `endpoint` that is due, as workers publish it.
     pub(crate) fn delivery(body: impl Into<Vec<u8>>, endpoint: &Endpoint) -> Self {
-        let mut headers = FieldTable::default();
-        for (name, value) in [
-            ("magnetite-endpoint", text(&endpoint.id)),
-            ("magnetite-run", AMQPValue::LongLongInt(0)),
-            ("magnetite-attempt", AMQPValue::LongLongInt(2)),
-            ("magnetite-deferrals", AMQPValue::LongLongInt(0)),
-            ("magnetite-trigger", text("event")),
-        ] {
-            headers.insert(name.into(), value);
-        }
         let (to, message_id) = (To::Due, None);
         Self {
             to,
             body: body.into(),
             message_id,
-            headers,
+            headers: due_headers(endpoint),
         }
     }
 

@@ -1,0 +1,40 @@
+//! The scripts that start servers.
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+/// A script's path below the repository; it is called with a verb and a directory.
+pub(crate) struct Script(pub(crate) &'static str);
+
+impl Script {
+    /// Runs it; it has to succeed. Returns what it printed.
+    pub(crate) async fn run(&self, verb: &str, directory: &Path, arguments: &[&str]) -> String {
+        let output = Command::new(self.path())
+            .arg(verb)
+            .arg(directory)
+            .args(arguments)
+            .output()
+            .await
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} {verb}: {stderr}", self.0);
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Runs it while something is dropped, where nothing more can be done about a failure.
+    pub(crate) fn run_last(&self, verb: &str, directory: &Path) {
+        let mut command = std::process::Command::new(self.path());
+        let _ = command.arg(verb).arg(directory).output();
+    }
+
+    fn path(&self) -> PathBuf {
+        root().join(self.0)
+    }
+}
+
+/// The repository's directory.
+pub(crate) fn root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    root.expect("the tests' directory has a parent").to_owned()
+}
