@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     path::PathBuf,
     process::{Output, Stdio},
     time::{Duration, Instant},
@@ -366,6 +367,14 @@ impl Role {
             }
         })
         .await;
+    }
+
+    /// The most memory it has had (resident set), in MiB.
+    pub fn memory_max_mib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).unwrap();
+        kib.parse::<u64>().unwrap() / 1024
     }
 
     /// Its process id.

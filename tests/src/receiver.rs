@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -59,7 +62,9 @@ struct State {
     log: Mutex<Log>,
     respond: Box<Respond>,
     release: Notify,
-    released: std::sync::atomic::AtomicBool,
+    released: AtomicBool,
+    connections: AtomicUsize,
+    connections_max: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -80,6 +85,21 @@ pub struct Receipt {
     pub at: Instant,
     /// Whether it was to be answered with 2xx. Whether the answer arrived is not known here.
     pub accepted: bool,
+}
+
+impl Log {
+    /// Enters a receipt, and returns its number among those about this lead.
+    fn enter(&mut self, lead: &str, at: Instant) -> usize {
+        let receipts = self.by_lead.entry(lead.to_owned()).or_default();
+        receipts.push(Receipt { at, accepted: false });
+        receipts.len() - 1
+    }
+
+    fn accept(&mut self, lead: &str, number: usize) {
+        let receipts = self.by_lead.get_mut(lead).expect("it was entered when it came");
+        self.accepted += usize::from(receipts.iter().all(|receipt| !receipt.accepted));
+        receipts[number].accepted = true;
+    }
 }
 
 impl Answer {
@@ -110,7 +130,9 @@ impl Receiver {
             log: Mutex::default(),
             respond: Box::new(respond),
             release: Notify::new(),
-            released: false.into(),
+            released: AtomicBool::default(),
+            connections: AtomicUsize::default(),
+            connections_max: AtomicUsize::default(),
         });
         let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
         Self {
@@ -150,11 +172,14 @@ impl Receiver {
         self.state.log.lock().unwrap().by_lead.clone()
     }
 
+    /// How many connections were open at the same time, at most.
+    pub fn connections_max(&self) -> usize {
+        self.state.connections_max.load(Ordering::SeqCst)
+    }
+
     /// Lets every request that hangs, and all later ones, be answered.
     pub fn release(&self) {
-        self.state
-            .released
-            .store(true, std::sync::atomic::Ordering::SeqCst);
+        self.state.released.store(true, Ordering::SeqCst);
         self.state.release.notify_waiters();
     }
 }
@@ -209,14 +234,18 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         let (stream, _) = listener.accept().await.unwrap();
         let _ = stream.set_nodelay(true);
         let state = Arc::clone(&state);
+        let open = state.connections.fetch_add(1, Ordering::SeqCst) + 1;
+        state.connections_max.fetch_max(open, Ordering::SeqCst);
         connections.spawn(async move {
-            let service = service_fn(|request| respond(Arc::clone(&state), request));
+            let service_state = Arc::clone(&state);
+            let service = service_fn(|request| respond(Arc::clone(&service_state), request));
             // An error is the client's going away.
             let mut http = http1::Builder::new();
             let _ = http
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
+            state.connections.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
@@ -247,21 +276,18 @@ async fn respond(
         lead: lead.unwrap_or_default(),
         body,
     };
-    let answer = {
+    let lead = request.lead.clone();
+    let (answer, number) = {
         let mut log = state.log.lock().unwrap();
         let seen = log.by_event.entry(request.event_id()).or_default();
         let answer = (state.respond)(&request, *seen);
         *seen += 1;
-        let receipt = Receipt {
-            at: request.at,
-            accepted: answer.is_accepting(),
-        };
-        let receipts = log.by_lead.entry(request.lead.clone()).or_default();
-        let is_first = receipt.accepted && receipts.iter().all(|earlier| !earlier.accepted);
-        receipts.push(receipt);
-        log.accepted += usize::from(is_first);
+        let number = log.enter(&lead, request.at);
+        if answer.is_accepting() {
+            log.accept(&lead, number);
+        }
         log.requests.push(request);
-        answer
+        (answer, number)
     };
     Ok(match answer {
         Answer::Status(status, headers) => {
@@ -278,9 +304,10 @@ async fn respond(
         }
         Answer::Hang => {
             let released = state.release.notified();
-            if !state.released.load(std::sync::atomic::Ordering::SeqCst) {
+            if !state.released.load(Ordering::SeqCst) {
                 released.await;
             }
+            state.log.lock().unwrap().accept(&lead, number);
             Response::new(Full::default())
         }
     })

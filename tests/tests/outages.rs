@@ -7,7 +7,6 @@
 )]
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -249,62 +248,4 @@ async fn equal_messages_that_come_back_together_are_both_settled() {
     })
     .await;
     assert!(worker.terminate().await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sigterm_under_load_loses_nothing_charges_nothing_and_ends_in_time() {
-    let mut installation = Installation::new("sigterm").await;
-    installation.set("MAGNETITE_SHUTDOWN__DEADLINE", "1s");
-    let hanging = Receiver::new(|_, before| {
-        if before == 0 {
-            Answer::Hang
-        } else {
-            Answer::status(200)
-        }
-    })
-    .await;
-    let healthy = Receiver::ok().await;
-    for receiver in [&hanging, &healthy] {
-        installation.endpoint("org_1", &receiver.url()).await;
-    }
-    let worker = installation.worker().await;
-    let events: Vec<_> = (0..2000).map(|lead| event("org_1", &lead.to_string())).collect();
-    installation.amqp().publish(&events).await;
-    wait_until("work is in flight", SOON, || {
-        healthy.count() > 100 && hanging.count() > 1
-    })
-    .await;
-    let before = Instant::now();
-    assert!(worker.terminate().await);
-    assert!(
-        before.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        before.elapsed()
-    );
-    hanging.release();
-    let next = installation.worker().await;
-    for receiver in [&hanging, &healthy] {
-        wait_until("everything arrives", LONG, || receiver.distinct() == events.len()).await;
-    }
-    // What was cut off was not charged: whoever was asked twice was asked for attempt 1 twice.
-    let mut attempts: HashMap<String, Vec<u32>> = HashMap::new();
-    for request in hanging.requests() {
-        attempts
-            .entry(request.event_id())
-            .or_default()
-            .push(request.attempt());
-    }
-    let given_up = attempts.values().filter(|attempts| attempts.len() > 1).count();
-    assert!(given_up > 0, "nothing was in flight: the test proves nothing");
-    assert!(
-        attempts.values().flatten().all(|attempt| *attempt == 1),
-        "an attempt was charged"
-    );
-    assert_eq!(
-        healthy.count(),
-        events.len(),
-        "what was delivered was acked before the end"
-    );
-    assert!(next.terminate().await);
-    installation.delete().await;
 }
