@@ -1,0 +1,48 @@
+//! The events: about 1 KiB each, numbered where the receiver finds the number without parsing.
+
+use e2e::{Amqp, now_ms};
+use futures_util::future::join_all;
+use lapin::{BasicProperties, Confirmation};
+
+pub(crate) const ORGANIZATION: &str = "org_bench";
+
+const EVENT_TYPE: &str = "lead.completed";
+const BEFORE_NUMBER: &str = r#"{"event":"lead.completed","lead_id":"lead_"#;
+const NUMBER_DIGITS: usize = 10;
+/// What research about a lead may come to, in bytes.
+const TEXT_BYTES: usize = 740;
+/// Publishes that wait for their confirms together.
+const WINDOW: usize = 256;
+
+pub(crate) fn body(number: usize) -> String {
+    let (timestamp, text) = (now_ms(), "x".repeat(TEXT_BYTES));
+    format!(
+        r#"{BEFORE_NUMBER}{number:0NUMBER_DIGITS$}","timestamp":{timestamp},"organization_id":"{ORGANIZATION}","project_id":"proj_1","data":{{"lead_id":"lead_{number:0NUMBER_DIGITS$}","status":"completed","research_results":{{"company_info":"{text}"}},"generated_content":{{"contentLength":4521}},"completed_at":{timestamp}}}}}"#
+    )
+}
+
+/// The number of an event's body.
+pub(crate) fn number(body: &[u8]) -> Option<usize> {
+    let digits = body.get(BEFORE_NUMBER.len()..BEFORE_NUMBER.len() + NUMBER_DIGITS)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Publishes events 0 to `count`, each confirmed and routed.
+pub(crate) async fn preload(amqp: &Amqp, count: usize) {
+    let numbers: Vec<_> = (0..count).collect();
+    for window in numbers.chunks(WINDOW) {
+        join_all(window.iter().map(|number| publish(amqp, *number))).await;
+    }
+}
+
+/// Publishes one event as producers do, and waits for its confirm.
+pub(crate) async fn publish(amqp: &Amqp, number: usize) {
+    let properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_message_id(format!("evt_{number}").into())
+        .with_type(EVENT_TYPE.into());
+    let confirmation = amqp
+        .publish_to("events", EVENT_TYPE, body(number).as_bytes(), properties)
+        .await;
+    assert_eq!(confirmation, Confirmation::Ack(None), "refused or returned");
+}

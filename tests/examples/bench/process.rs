@@ -1,0 +1,74 @@
+//! What a process costs, as the kernel counts it.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use e2e::wait_until;
+use tokio::process::{Child, Command};
+
+/// A process that is measured from its start to its end.
+pub(crate) struct Process {
+    child: Child,
+    pid: u32,
+}
+
+pub(crate) struct Cost {
+    /// User and system time of all its threads.
+    pub(crate) cpu: Duration,
+    pub(crate) peak_bytes: u64,
+}
+
+/// The unit of times in `/proc/PID/stat`: `USER_HZ`, 100 on every Linux that Rust runs on.
+const TICK: Duration = Duration::from_millis(10);
+/// More than a worker takes that has nothing left to do.
+const END_MAX: Duration = Duration::from_secs(30);
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let child = command.kill_on_drop(true).spawn().unwrap();
+        let pid = child.id().unwrap();
+        Self { child, pid }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// SIGTERM, and what it cost in all. Panics unless it ends with 0.
+    pub(crate) async fn end(mut self) -> Cost {
+        let peak_bytes = self.peak_bytes();
+        let pid = self.pid.to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+        assert!(sent.success(), "kill -TERM {pid}");
+        // Nobody has waited for it yet, so its times can be read after its end.
+        wait_until("the client has ended", END_MAX, || self.stat()[0] == "Z").await;
+        let stat = self.stat();
+        let ticks: u32 = [11, 12]
+            .map(|at: usize| stat[at].parse::<u32>().unwrap())
+            .iter()
+            .sum();
+        assert!(self.child.wait().await.unwrap().success(), "the client failed");
+        Cost {
+            cpu: TICK * ticks,
+            peak_bytes,
+        }
+    }
+
+    fn peak_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<u64>().unwrap() * 1024
+    }
+
+    /// The fields from the state on (proc(5)): user time is the 12th, system time the 13th.
+    fn stat(&self) -> Vec<String> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        let (_, after_name) = stat.rsplit_once(')').unwrap();
+        after_name.split_whitespace().map(str::to_owned).collect()
+    }
+}
+
+/// This program.
+pub(crate) fn this() -> PathBuf {
+    std::env::current_exe().unwrap()
+}
