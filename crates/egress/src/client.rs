@@ -224,7 +224,9 @@ impl Egress {
         *request.headers_mut() = header_map(headers)?;
         *request.body_mut() = Some(Body::wrap(MarkedBody::new(body, Arc::clone(&progress))));
 
-        let exchange = progress::observe(Arc::clone(&progress), self.exchange(request));
+        // On the heap, because every future around this one would otherwise hold room for it twice and be copied with it.
+        let exchange = Box::pin(self.exchange(request));
+        let exchange = progress::observe(Arc::clone(&progress), exchange);
         let outcome = tokio::time::timeout(self.attempt_timeout, exchange).await;
         let attempted = Attempted {
             host: &host,
