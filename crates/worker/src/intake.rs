@@ -49,11 +49,13 @@ impl Intake {
     }
 
     fn spawn(&self, work: Arc<Work>, settlement: impl Future<Output = Settlement> + Send + 'static) {
-        let submit = self.submit.clone();
+        let (submit, recall) = (self.submit.clone(), Arc::clone(&self.recall));
         self.tasks.spawn(async move {
             let finished = Finished::new(work, settlement.await);
-            // The committer ends only after every task has.
-            let _ = submit.send(finished).await;
+            if let Some(owing) = finished.ack_or_owe(&recall) {
+                // The committer ends only after every task has.
+                let _ = submit.send(owing).await;
+            }
         });
     }
 

@@ -1,8 +1,8 @@
 //! Settling: everything a message caused is published and confirmed, then the message is acked.
 //!
-//! One committer for each worker. A message that owes nothing is acked at once. The others are committed in groups: while
-//! some groups are being confirmed the next one gathers, so an idle worker commits at once and a busy one in groups,
-//! without a timer. A message depends on its own publishes alone: when one of them fails, that message waits and is
+//! A message that owes nothing is acked by the task that worked on it: most do, and each would wake another task. The others go
+//! to the worker's one committer, which commits them in groups: while some groups are being confirmed the next one gathers, so an
+//! idle worker commits at once and a busy one in groups, without a timer. A message depends on its own publishes alone: when one of them fails, that message waits and is
 //! committed again by itself, and its neighbours in the group are acked.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -31,6 +31,15 @@ impl Finished {
             settlement,
             failures: 0,
         }
+    }
+
+    /// Acks a message that owes nothing; gives back one that has to be committed.
+    pub(crate) fn ack_or_owe(self, recall: &Recall) -> Option<Self> {
+        if self.settlement.owed() > 0 {
+            return Some(self);
+        }
+        recall.settled(&self.work);
+        None
     }
 }
 
@@ -94,9 +103,9 @@ impl Committer {
             tokio::select! {
                 finished = submitted.recv(), if open => match finished {
                     Some(finished) => {
-                        self.ack_or_owe(finished, &mut owing);
+                        owing.fresh.push_back(finished);
                         while let Ok(finished) = submitted.try_recv() {
-                            self.ack_or_owe(finished, &mut owing);
+                            owing.fresh.push_back(finished);
                         }
                     }
                     None => open = false,
@@ -128,14 +137,6 @@ impl Committer {
         Done::Committed {
             repeated,
             failed: self.commit(group).await,
-        }
-    }
-
-    fn ack_or_owe(&self, finished: Finished, owing: &mut Owing) {
-        if finished.settlement.owed() == 0 {
-            self.recall.settled(&finished.work);
-        } else {
-            owing.fresh.push_back(finished);
         }
     }
 
