@@ -30,6 +30,9 @@ use clap::Parser as _;
 use command::Arguments;
 use configuration::Problems;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code of a bad configuration: `EX_USAGE` of sysexits.h, apart from clap's 2 for bad arguments.
 const EXIT_CONFIGURATION: u8 = 64;
 const EXIT_USAGE: u8 = 2;
