@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use webhook::{Failure, FailureKind, Phase};
 
@@ -21,6 +22,10 @@ pub(crate) struct Attempted<'a> {
     pub(crate) phase: Phase,
     /// Where it was connected to, if it got so far.
     pub(crate) address: Option<IpAddr>,
+    /// What it was answered with, if the response's headers came.
+    pub(crate) status: Option<u16>,
+    /// The deadline of the whole attempt.
+    pub(crate) limit: Duration,
 }
 
 /// A URL or an address that the policy does not allow: found before anything is connected to.
@@ -34,7 +39,15 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
 }
 
 /// The deadline of the whole attempt passed. While a name is being looked up that is the name servers' doing.
-pub(crate) fn out_of_time(Attempted { host, phase, .. }: Attempted<'_>) -> Result<Failure, Fault> {
+pub(crate) fn out_of_time(attempted: Attempted<'_>) -> Result<Failure, Fault> {
+    let Attempted {
+        host,
+        phase,
+        status,
+        limit,
+        ..
+    } = attempted;
+    let limit = limit.as_secs_f64();
     let detail = match phase {
         Phase::Resolve => {
             let source = Box::new(io::Error::from(io::ErrorKind::TimedOut));
@@ -43,9 +56,14 @@ pub(crate) fn out_of_time(Attempted { host, phase, .. }: Attempted<'_>) -> Resul
                 source,
             });
         }
-        Phase::Connect => format!("{host} did not accept the connection in time"),
-        Phase::Tls => format!("{host} did not complete the TLS handshake in time"),
-        Phase::Send | Phase::Response => format!("{host} did not answer in time, status, headers and body"),
+        Phase::Connect => format!("{host} did not accept the connection within {limit} s"),
+        Phase::Tls => format!("{host} did not complete the TLS handshake within {limit} s"),
+        Phase::Send | Phase::Response => match status {
+            None => format!("{host} did not answer within {limit} s"),
+            Some(status) => format!(
+                "{host} answered with status {status}, but its response was not complete within {limit} s"
+            ),
+        },
     };
     Ok(failure(phase, FailureKind::Timeout, detail))
 }
@@ -58,7 +76,6 @@ pub(crate) fn failed(
 ) -> Result<Failure, Fault> {
     match from_causes(&causes(error), attempted, has_route)? {
         Some(failure) => Ok(failure),
-        // The client's limit for connecting is as long as the deadline, and can pass a moment before it.
         None if error.is_timeout() => out_of_time(attempted),
         None => Ok(without_cause(error, attempted)),
     }
@@ -116,7 +133,11 @@ fn from_causes(
         return Ok(Some(failure(phase, FailureKind::Tls, tls::explain(error, host))));
     }
     if let Some(error) = find::<hyper::Error>(causes).filter(|error| error.is_parse()) {
-        let detail = format!("{host} did not answer in HTTP: {error}");
+        let detail = if error.is_parse_too_large() {
+            format!("the headers of {host}'s response are too many or too large")
+        } else {
+            format!("{host} did not answer in HTTP: {error}")
+        };
         return Ok(Some(failure(Phase::Response, FailureKind::Protocol, detail)));
     }
     if let Some(error) = find::<io::Error>(causes) {
@@ -125,11 +146,8 @@ fn from_causes(
     Ok(find::<hyper::Error>(causes)
         .filter(|error| is_early_end(error))
         .map(|_| {
-            failure(
-                phase,
-                FailureKind::ConnectionReset,
-                format!("{host} closed the connection before it answered"),
-            )
+            let detail = early_end(attempted, "closed the connection");
+            failure(phase, FailureKind::ConnectionReset, detail)
         }))
 }
 
@@ -160,7 +178,9 @@ fn from_io(
     attempted: Attempted<'_>,
     has_route: impl Fn(IpAddr) -> bool,
 ) -> Result<Failure, Fault> {
-    let Attempted { host, phase, address } = attempted;
+    let Attempted {
+        host, phase, address, ..
+    } = attempted;
     if is_shortage(error) || error.raw_os_error() == Some(libc::EPERM) {
         return Err(Fault::Socket {
             host: host.to_owned(),
@@ -181,11 +201,16 @@ fn from_io(
             }),
         };
     }
-    Ok(from_io_kind(error, host, phase))
+    if error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none() {
+        // The client's limit for connecting is as long as the deadline, and can pass a moment before it.
+        return out_of_time(attempted);
+    }
+    Ok(from_io_kind(error, attempted))
 }
 
-fn from_io_kind(error: &io::Error, host: &str, phase: Phase) -> Failure {
+fn from_io_kind(error: &io::Error, attempted: Attempted<'_>) -> Failure {
     use io::ErrorKind as E;
+    let Attempted { host, phase, .. } = attempted;
     match error.kind() {
         E::ConnectionRefused => failure(
             phase,
@@ -211,13 +236,27 @@ fn from_io_kind(error: &io::Error, host: &str, phase: Phase) -> Failure {
             failure(phase, FailureKind::ConnectionRefused, detail)
         }
         E::UnexpectedEof => {
-            let detail = format!("{host} closed the connection early");
+            let detail = early_end(attempted, "closed the connection");
             failure(phase, FailureKind::ConnectionReset, detail)
         }
         _ => {
-            let detail = format!("{host} ended the connection early: {error}");
+            let detail = format!("{}: {error}", early_end(attempted, "broke the connection off"));
             failure(phase, FailureKind::ConnectionReset, detail)
         }
+    }
+}
+
+/// How far the endpoint had come when it `ended` the connection.
+fn early_end(attempted: Attempted<'_>, ended: &str) -> String {
+    let Attempted {
+        host, phase, status, ..
+    } = attempted;
+    match status {
+        Some(status) => {
+            format!("{host} answered with status {status}, but {ended} before its response was complete")
+        }
+        None if phase == Phase::Tls => format!("{host} {ended} during the TLS handshake"),
+        None => format!("{host} {ended} before it answered"),
     }
 }
 
@@ -277,6 +316,8 @@ mod tests {
         host: "hooks.example.com",
         phase: Phase::Connect,
         address: Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))),
+        status: None,
+        limit: Duration::from_millis(1500),
     };
 
     fn errno(code: i32, routed: bool) -> Result<Failure, Fault> {
@@ -341,6 +382,16 @@ mod tests {
     }
 
     #[test]
+    fn the_clients_own_limit_for_connecting_is_told_as_the_deadline() {
+        let error = io::Error::new(io::ErrorKind::TimedOut, "too long");
+        let failure = from_io(&error, ATTEMPTED, |_| true).expect("the endpoint's");
+        assert_eq!(
+            failure.detail,
+            "hooks.example.com did not accept the connection within 1.5 s"
+        );
+    }
+
+    #[test]
     fn a_tls_error_is_found_under_two_io_errors() {
         let inner = io::Error::new(
             io::ErrorKind::InvalidData,
@@ -352,6 +403,34 @@ mod tests {
             .expect("known");
         assert_eq!(failure.kind, FailureKind::Tls);
         assert_eq!(failure.detail, "the certificate of hooks.example.com has expired");
+    }
+
+    #[test]
+    fn a_deadline_is_told_with_what_had_come_by_then() {
+        let told = |phase, status| {
+            let attempted = Attempted {
+                phase,
+                status,
+                ..ATTEMPTED
+            };
+            out_of_time(attempted).expect("the endpoint's").detail
+        };
+        for (phase, status, words) in [
+            (Phase::Connect, None, "did not accept the connection within 1.5 s"),
+            (
+                Phase::Tls,
+                None,
+                "did not complete the TLS handshake within 1.5 s",
+            ),
+            (Phase::Response, None, "did not answer within 1.5 s"),
+            (
+                Phase::Response,
+                Some(200),
+                "answered with status 200, but its response was not complete within 1.5 s",
+            ),
+        ] {
+            assert_eq!(told(phase, status), format!("hooks.example.com {words}"));
+        }
     }
 
     #[test]

@@ -232,6 +232,8 @@ impl Egress {
             host: &host,
             phase: progress.phase(),
             address: progress.address(),
+            status: progress.status(),
+            limit: self.attempt_timeout,
         };
         match outcome {
             Ok(Ok(answer)) => Ok(AttemptResult::Answered(answer)),
@@ -245,6 +247,7 @@ impl Egress {
     async fn exchange(&self, request: Request) -> Result<Answer, reqwest::Error> {
         let response = self.client.execute(request).await?;
         let status = response.status().as_u16();
+        progress::answered(status);
         let retry_after = response.headers().get(RETRY_AFTER);
         let retry_after = retry_after
             .and_then(|value| value.to_str().ok())

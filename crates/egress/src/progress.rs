@@ -17,7 +17,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -44,6 +44,8 @@ const PHASES: [Phase; 5] = [
 pub(crate) struct Progress {
     phase: AtomicU8,
     address: OnceLock<IpAddr>,
+    /// 0 before the response's headers have come.
+    status: AtomicU16,
 }
 
 /// A request's body that marks the moment in which a connection takes it.
@@ -58,6 +60,7 @@ impl Progress {
         Self {
             phase: AtomicU8::new(Phase::Connect as u8),
             address: OnceLock::from(address),
+            status: AtomicU16::new(0),
         }
     }
 
@@ -65,6 +68,7 @@ impl Progress {
         Self {
             phase: AtomicU8::new(Phase::Send as u8),
             address: OnceLock::new(),
+            status: AtomicU16::new(0),
         }
     }
 
@@ -75,6 +79,11 @@ impl Progress {
     /// The first address that was or would have been connected to.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         self.address.get().copied()
+    }
+
+    /// What it was answered with, once the response's headers have come.
+    pub(crate) fn status(&self) -> Option<u16> {
+        Some(self.status.load(Ordering::Relaxed)).filter(|status| *status > 0)
     }
 
     fn enter(&self, phase: Phase) {
@@ -98,6 +107,11 @@ pub(crate) fn connecting(address: IpAddr) {
         let _ = progress.address.set(address);
         progress.enter(Phase::Connect);
     });
+}
+
+/// The current attempt, if there is one, has the headers of a response.
+pub(crate) fn answered(status: u16) {
+    let _ = CURRENT.try_with(|progress| progress.status.store(status, Ordering::Relaxed));
 }
 
 impl MarkedBody {

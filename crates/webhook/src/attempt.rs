@@ -95,7 +95,14 @@ impl AttemptResult {
 impl fmt::Display for AttemptResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Answered(answer) => write!(f, "status {}", answer.status),
+            Self::Answered(Answer { status, .. }) => {
+                write!(f, "status {status}")?;
+                // The statuses of which people expect something else.
+                if matches!(status, 301 | 302 | 303 | 307 | 308) {
+                    f.write_str(": redirects are not followed")?;
+                }
+                Ok(())
+            }
             Self::Failed(failure) => write!(f, "{} in {}: {}", failure.kind, failure.phase, failure.detail),
         }
     }
@@ -132,5 +139,25 @@ impl FailureKind {
 impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_says_that_it_is_not_followed() {
+        let told = |status| {
+            AttemptResult::Answered(Answer {
+                status,
+                retry_after: None,
+                body: Bytes::new(),
+            })
+            .to_string()
+        };
+        assert_eq!(told(302), "status 302: redirects are not followed");
+        assert_eq!(told(304), "status 304");
+        assert_eq!(told(500), "status 500");
     }
 }

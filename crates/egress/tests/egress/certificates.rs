@@ -303,7 +303,10 @@ async fn an_http_2_connection_that_ends_without_an_answer_is_reset() {
         (failure.kind, failure.phase),
         (FailureKind::ConnectionReset, Phase::Response)
     );
-    assert_eq!(failure.detail, "localhost closed the connection early");
+    assert_eq!(
+        failure.detail,
+        "localhost closed the connection before it answered"
+    );
 }
 
 #[tokio::test]
