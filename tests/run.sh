@@ -67,6 +67,11 @@ need_shellcheck() {
     command -v shellcheck >/dev/null || apt_install "no shellcheck" shellcheck
 }
 
+# tests/tests/ssrf.rs looks at what the program asks the kernel for.
+need_strace() {
+    command -v strace >/dev/null || apt_install "no strace" strace
+}
+
 # fresh MARK FILE...: whether MARK was written for just these contents.
 fresh() { [[ -e $1 && $(cat -- "${@:2}" | sha256sum) == "$(cat -- "$1")" ]]; }
 
@@ -201,6 +206,7 @@ main() {
     fi
     trap stop_servers EXIT
     need_rust
+    need_strace
     need_python
     need_node
     if [[ ${1:-} == --servers-only ]]; then

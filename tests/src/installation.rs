@@ -16,7 +16,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{Amqp, Node, script::root, wait_for};
+use crate::{Amqp, Node, Trace, script::root, wait_for};
 
 /// A configured installation. Its database is migrated and its topology declared; no role runs until one is started.
 pub struct Installation {
@@ -224,9 +224,19 @@ impl Installation {
         role
     }
 
+    /// The same, under `strace`.
+    pub async fn traced_worker(&self) -> (Role, Trace) {
+        let (command, port) = probed(self.command(&["worker"]));
+        let (mut command, trace) = Trace::of(&command, self.directory().join("worker.strace"));
+        let child = command.spawn().unwrap();
+        let role = Role { child, port };
+        role.wait_until_ready().await;
+        (role, trace)
+    }
+
     /// Starts a role without waiting for it.
     pub fn start(&self, role: &str) -> Role {
-        Self::spawn(self.command(&[role]))
+        Role::start(self.command(&[role]))
     }
 
     /// Starts a role that may open no more than so many files and sockets, without waiting for it.
@@ -234,20 +244,7 @@ impl Installation {
         let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
         let mut command = self.command_of("sh", &["-c", &script]);
         command.arg(binary()).arg(role);
-        Self::spawn(command)
-    }
-
-    fn spawn(mut command: Command) -> Role {
-        let port = free_port();
-        let child = command
-            .env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"))
-            .env(
-                "MAGNETITE_LOG__FILTER",
-                std::env::var("E2E_LOG").unwrap_or_else(|_| "warn".to_owned()),
-            )
-            .spawn()
-            .unwrap();
-        Role { child, port }
+        Role::start(command)
     }
 
     /// Waits until nothing is ready in any queue but `dead` and `rejected`, seen in one look at all of them. A delivery that
@@ -317,6 +314,12 @@ impl Installation {
 }
 
 impl Role {
+    fn start(command: Command) -> Self {
+        let (mut command, port) = probed(command);
+        let child = command.spawn().unwrap();
+        Self { child, port }
+    }
+
     /// Waits until `/readyz` says 200.
     pub async fn wait_until_ready(&self) {
         wait_for("the role is ready", READY, || async {
@@ -394,6 +397,16 @@ impl Role {
         assert!(sent.success(), "kill -TERM {pid}");
         self.child.wait().await.unwrap().success()
     }
+}
+
+/// A role's command with a port for its probes.
+fn probed(mut command: Command) -> (Command, u16) {
+    let port = free_port();
+    let filter = std::env::var("E2E_LOG").unwrap_or_else(|_| "warn".to_owned());
+    command
+        .env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"))
+        .env("MAGNETITE_LOG__FILTER", filter);
+    (command, port)
 }
 
 /// The broker that all tests share.

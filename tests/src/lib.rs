@@ -16,7 +16,10 @@ mod node;
 mod postgres;
 mod amqp;
 mod receiver;
+mod certificates;
+mod hostile;
 mod names;
+mod traced;
 mod load;
 mod ledger;
 mod proxy;
@@ -26,16 +29,19 @@ mod scale;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use amqp::{Amqp, Found, due_headers};
+pub use certificates::Certificates;
 pub use confirms::{Confirms, Published, Strike};
+pub use hostile::{Hostile, Hostility, Visit};
 pub use installation::{Endpoint, Installation, Role};
 pub use ledger::{Books, Break, Ledger};
 pub use load::Load;
-pub use names::NameServer;
+pub use names::{Names, Reply};
 pub use node::Node;
 pub use postgres::Postgres;
 pub use proxy::{Cut, Proxy, Way};
 pub use receiver::{Answer, Receipt, Receiver, Request};
 pub use scale::{chance, is_long, report, scaled, seed};
+pub use traced::{Socket, Trace};
 
 /// Polls `condition` until it holds.
 ///

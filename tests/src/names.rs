@@ -1,97 +1,136 @@
-//! A name server that can fall silent.
+//! A name server that says what the test wants, and something else the next time.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use tokio::{net::UdpSocket, task::JoinHandle};
 
-/// Answers every question for an A record with one address, which may be kept for a second, and every other one with nothing.
-/// Over UDP alone.
-pub struct NameServer {
+/// What the name server does with a question.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// The addresses of the family that was asked for.
+    Addresses(Vec<IpAddr>),
+    /// The name is another name's alias, which has these addresses.
+    Alias(&'static str, Vec<IpAddr>),
+    /// There is no such name.
+    NoName,
+    /// Nothing.
+    Silence,
+}
+
+/// A name server on UDP, whose answers may be kept for 0 s. Dropping it closes the socket.
+pub struct Names {
     address: SocketAddr,
-    state: Arc<State>,
     serving: JoinHandle<()>,
 }
 
-#[derive(Default)]
-struct State {
-    is_silent: AtomicBool,
-    questions: AtomicUsize,
-}
+/// The question's end: its type and its class.
+const QUESTION_TAIL_BYTES: usize = 4;
 
-const HEADER_BYTES: usize = 12;
-const TYPE_A: [u8; 2] = [0, 1];
-/// A response to a recursive query, without an error.
-const FLAGS: [u8; 2] = [0x81, 0x80];
-const TTL_S: u32 = 1;
-
-impl NameServer {
-    /// Listens on loopback.
-    pub async fn start(answer: Ipv4Addr) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let (address, state) = (socket.local_addr().unwrap(), Arc::<State>::default());
-        let serving = tokio::spawn(serve(socket, Arc::clone(&state), answer));
-        Self {
-            address,
-            state,
-            serving,
-        }
+impl Names {
+    /// `reply` is given the name, without its final dot, and how many questions about it came before. A lookup is two
+    /// questions, one for each family.
+    pub async fn start(reply: impl Fn(&str, usize) -> Reply + Send + 'static) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let (mut asked, mut query) = (HashMap::<String, usize>::new(), [0; 512]);
+            // An error is a client's that did not wait for its answer.
+            loop {
+                if let Ok((length, from)) = socket.recv_from(&mut query).await {
+                    let (name, end) = question(&query[..length]);
+                    let before = asked.entry(name.clone()).or_default();
+                    let response = response(&query[..end], &reply(&name, *before));
+                    *before += 1;
+                    if let Some(response) = response {
+                        let _ = socket.send_to(&response, from).await;
+                    }
+                }
+            }
+        });
+        Self { address, serving }
     }
 
-    /// Where it listens, as `egress.name_servers` wants it.
-    pub fn address(&self) -> String {
-        self.address.to_string()
-    }
-
-    /// Whether it leaves questions unanswered from now on.
-    pub fn be_silent(&self, is_silent: bool) {
-        self.state.is_silent.store(is_silent, Ordering::SeqCst);
-    }
-
-    /// How many questions came so far.
-    pub fn questions(&self) -> usize {
-        self.state.questions.load(Ordering::SeqCst)
+    /// As `egress.name_servers` takes it.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
-impl Drop for NameServer {
+impl Drop for Names {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
-async fn serve(socket: UdpSocket, state: Arc<State>, answer: Ipv4Addr) {
-    let mut buffer = [0; 512];
-    loop {
-        let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
-        state.questions.fetch_add(1, Ordering::SeqCst);
-        if !state.is_silent.load(Ordering::SeqCst) {
-            let _ = socket.send_to(&response(&buffer[..length], answer), client).await;
-        }
+/// The asked name, and where the question ends (RFC 1035 section 4.1).
+fn question(query: &[u8]) -> (String, usize) {
+    let (mut labels, mut at) = (Vec::new(), 12);
+    while query[at] != 0 {
+        let end = at + 1 + usize::from(query[at]);
+        labels.push(std::str::from_utf8(&query[at + 1..end]).unwrap());
+        at = end;
     }
+    (labels.join("."), at + 1 + QUESTION_TAIL_BYTES)
 }
 
-/// RFC 1035, section 4: the header, the question as it was asked, and the answer.
-fn response(query: &[u8], answer: Ipv4Addr) -> Vec<u8> {
-    let name_bytes = query[HEADER_BYTES..].iter().position(|byte| *byte == 0);
-    let question_end = HEADER_BYTES + name_bytes.expect("a name ends with the root") + 5;
-    let question = &query[HEADER_BYTES..question_end];
-    let has_answer = question[question.len() - 4..question.len() - 2] == TYPE_A;
-    let mut response = query[..2].to_vec();
-    response.extend(FLAGS);
-    response.extend([0, 1, 0, u8::from(has_answer), 0, 0, 0, 0]);
-    response.extend(question);
-    if has_answer {
-        // The name stands right behind the header; type A, class IN.
-        response.extend([0xc0, HEADER_BYTES as u8, 0, 1, 0, 1]);
-        response.extend(TTL_S.to_be_bytes());
-        response.extend([0, 4]);
-        response.extend(answer.octets());
+fn response(query: &[u8], reply: &Reply) -> Option<Vec<u8>> {
+    let wanted = u16::from_be_bytes([query[query.len() - 4], query[query.len() - 3]]);
+    let (code, alias, all) = match reply {
+        Reply::Silence => return None,
+        Reply::NoName => (3, None, &Vec::new()),
+        Reply::Addresses(all) => (0, None, all),
+        Reply::Alias(name, all) => (0, Some(*name), all),
+    };
+    let addresses: Vec<_> = all
+        .iter()
+        .filter(|ip| wanted == if ip.is_ipv4() { 1 } else { 28 })
+        .collect();
+    let mut message = query.to_vec();
+    // A response; recursion was desired and is available.
+    message[2..4].copy_from_slice(&[0x81, 0x80 | code]);
+    let answers = addresses.len() + usize::from(alias.is_some());
+    message[6..8].copy_from_slice(&(answers as u16).to_be_bytes());
+    message[8..12].fill(0);
+    // Answers are about the question's name, or about what it is an alias of.
+    let mut about = vec![0xc0, 12];
+    if let Some(name) = alias {
+        let name = in_labels(name);
+        record(&mut message, &about, 5, &name);
+        about = name;
     }
-    response
+    if addresses.is_empty() {
+        // A start of authority: it tells how long the negative answer may be kept (RFC 2308 section 5).
+        message[9] = 1;
+        let numbers = [1_u32, 60, 60, 60, 0].map(u32::to_be_bytes).concat();
+        record(&mut message, &[0], 6, &[&[0, 0][..], &numbers].concat());
+    }
+    for address in addresses {
+        match address {
+            IpAddr::V4(v4) => record(&mut message, &about, 1, &v4.octets()),
+            IpAddr::V6(v6) => record(&mut message, &about, 28, &v6.octets()),
+        }
+    }
+    Some(message)
+}
+
+/// Appends a resource record of class IN with a TTL of 0 s.
+fn record(message: &mut Vec<u8>, name: &[u8], kind: u16, data: &[u8]) {
+    message.extend(name);
+    message.extend(kind.to_be_bytes());
+    message.extend([0, 1, 0, 0, 0, 0]);
+    message.extend((data.len() as u16).to_be_bytes());
+    message.extend(data);
+}
+
+fn in_labels(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in name.split('.') {
+        bytes.push(label.len() as u8);
+        bytes.extend(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes
 }

@@ -124,7 +124,14 @@ impl Receiver {
 
     /// Answers as `respond` says, given the request and how many came before it with the same `webhook-id`.
     pub async fn new(respond: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), respond)
+    }
+
+    /// The same at a socket that listens already.
+    pub fn at(
+        listener: TcpListener,
+        respond: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             log: Mutex::default(),

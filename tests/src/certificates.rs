@@ -1,0 +1,101 @@
+//! A certificate authority of the test's own, and servers' certificates that are good or bad in one way each.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
+use tokio_rustls::TlsAcceptor;
+
+/// The authority. Whoever trusts [`Certificates::pem`] refuses its bad certificates for what is wrong with them.
+pub struct Certificates(CertifiedIssuer<'static, KeyPair>);
+
+/// Whom the good certificates are for.
+const HOST: &str = "127.0.0.1";
+
+impl Certificates {
+    /// With a key of its own.
+    #[allow(
+        clippy::new_without_default,
+        reason = "an authority is founded, not defaulted"
+    )]
+    pub fn new() -> Self {
+        static FOUNDED: AtomicUsize = AtomicUsize::new(0);
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        // Two authorities of one name would be told apart by their signatures, which is another reason to refuse.
+        let name = format!("Test authority {}", FOUNDED.fetch_add(1, Ordering::Relaxed));
+        params.distinguished_name.push(DnType::CommonName, name);
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    /// Writes the authority's own certificate, as `egress.root_certificates` takes it.
+    pub fn write_pem(&self, file: &Path) {
+        std::fs::write(file, self.0.pem()).unwrap();
+    }
+
+    /// Nothing is wrong with it. `protocols` are offered by ALPN.
+    pub fn good(&self, protocols: &[&str]) -> TlsAcceptor {
+        acceptor(self.issue(&params(HOST)), protocols)
+    }
+
+    /// It was good until 2020.
+    pub fn expired(&self) -> TlsAcceptor {
+        let mut params = params(HOST);
+        params.not_after = date_time_ymd(2020, 1, 1);
+        acceptor(self.issue(&params), &[])
+    }
+
+    /// It is good from 2200 on.
+    pub fn not_yet_valid(&self) -> TlsAcceptor {
+        let mut params = params(HOST);
+        params.not_before = date_time_ymd(2200, 1, 1);
+        acceptor(self.issue(&params), &[])
+    }
+
+    /// It is for other.example.com.
+    pub fn of_another_host(&self) -> TlsAcceptor {
+        acceptor(self.issue(&params("other.example.com")), &[])
+    }
+
+    /// Nobody but itself vouches for it.
+    pub fn self_signed(&self) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params(HOST).self_signed(&key).unwrap().der().clone();
+        acceptor((certificate, key.into()), &[])
+    }
+
+    fn issue(&self, params: &CertificateParams) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.der().clone(), key.into())
+    }
+}
+
+fn params(name: &str) -> CertificateParams {
+    CertificateParams::new(vec![name.to_owned()]).unwrap()
+}
+
+fn acceptor(
+    (certificate, key): (CertificateDer<'static>, PrivateKeyDer<'static>),
+    protocols: &[&str],
+) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}

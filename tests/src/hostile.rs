@@ -1,0 +1,437 @@
+//! Receivers that mean harm, or are merely broken.
+//!
+//! Each plays one [`Hostility`] to every connection and notes how long the client stayed: a worker's attempt is over when it
+//! closes the connection. Nothing here ends a connection of its own accord unless ending it is the hostility.
+
+use std::{
+    any::Any,
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    process::Command,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinHandle,
+    time::{interval, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::Certificates;
+
+/// What a receiver does to its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hostility {
+    /// Takes the request and says nothing.
+    NeverAnswers,
+    /// The status line and the headers, a byte a second.
+    HeadByTheSecond,
+    /// The body, a byte a second, after a status of 200.
+    BodyByTheSecond,
+    /// A body without an end, after this status.
+    EndlessBody(u16),
+    /// Headers without an end, one after the other.
+    EndlessHeaders,
+    /// One header without an end.
+    EndlessHeader,
+    /// `100 Continue` without an end, a hundred a second. Not as fast as they can come: the HTTP client reads them for as long
+    /// as they come, so that a dozen such connections take the processor from everyone.
+    EndlessContinue,
+    /// Announces more than it sends, and closes.
+    LengthTooLong,
+    /// Announces more than it sends, and stays.
+    LengthTooLongAndStays,
+    /// Sends more than it announces, after this status.
+    LengthTooShort(u16),
+    /// Announces two lengths.
+    LengthsDiffer,
+    /// Announces a length below zero.
+    LengthNegative,
+    /// Takes the request and closes.
+    Closes,
+    /// Resets the connection before it answers.
+    ResetBefore,
+    /// Resets the connection within the body.
+    ResetWithin,
+    /// Redirects to itself.
+    RedirectLoop,
+    /// Redirects to a cloud's metadata service.
+    RedirectInward,
+    /// A small body that unpacks to a huge one, again and again, after this status.
+    GzipBomb(u16),
+    /// Greets as a mail server.
+    NotHttp,
+    /// Wants to speak another protocol.
+    SwitchesProtocols,
+    /// Lets no connection in.
+    NeverAccepts,
+    /// Nothing listens.
+    NotListening,
+    /// Its certificate vouches for itself.
+    SelfSigned,
+    /// Its certificate is an unknown authority's.
+    UnknownAuthority,
+    /// Its certificate was good until 2020.
+    Expired,
+    /// Its certificate is good from 2200 on.
+    NotYetValid,
+    /// Its certificate is another host's.
+    WrongHost,
+    /// Never answers the TLS handshake.
+    HandshakeStalls,
+    /// Closes in the TLS handshake.
+    HandshakeCut,
+    /// Speaks plain HTTP where TLS is expected.
+    NotTls,
+    /// Agrees on HTTP/2 and then says nothing.
+    SilentHttp2,
+}
+
+/// A receiver of one hostility. Dropping it closes the socket.
+pub struct Hostile {
+    address: SocketAddr,
+    hostility: Hostility,
+    log: Arc<Log>,
+    serving: Option<JoinHandle<()>>,
+    /// What keeps the socket as it is when nothing serves it.
+    _held: Box<dyn Any + Send + Sync>,
+}
+
+/// One connection as its receiver saw it.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// When it was accepted.
+    pub began: Instant,
+    /// When the client had closed it; `None` while it is there.
+    pub ended: Option<Instant>,
+    /// What the client sent: the request, or the bytes of a handshake. Of an encrypted connection what was in it.
+    pub received: String,
+    /// How many bytes it was possible to send: those that the client read, and what the buffers of two sockets hold.
+    pub sent_bytes: usize,
+}
+
+#[derive(Default)]
+struct Log(Mutex<Vec<Visit>>);
+
+/// What is sent once the client has said something.
+#[derive(Clone)]
+struct Script {
+    head: Vec<u8>,
+    then: Then,
+}
+
+#[derive(Clone)]
+enum Then {
+    /// Says that nothing more comes.
+    Close,
+    /// Nothing, until the client goes.
+    Stay,
+    /// Closes with an error.
+    Reset,
+    /// The same for ever, as fast as the client takes it.
+    Repeat(Vec<u8>),
+    /// Pieces at a steady pace, over and over.
+    Drip(Duration, Vec<Vec<u8>>),
+}
+
+/// The most that is kept of what a client sends.
+const RECEIVED_BYTES_MAX: usize = 4096;
+/// What one member of the gzip bomb unpacks to.
+const BOMB_MIB: usize = 64;
+
+impl Hostile {
+    /// Listens on 127.0.0.1.
+    pub async fn start(hostility: Hostility, certificates: &Certificates) -> Self {
+        let log = Arc::<Log>::default();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let (serving, held): (_, Box<dyn Any + Send + Sync>) = match hostility {
+            Hostility::NotListening => (None, Box::new(socket)),
+            Hostility::NeverAccepts => {
+                let (listener, mut queue) = (socket.listen(1).unwrap(), Vec::new());
+                // When the queue of connections to accept is full, Linux leaves the next ones without an answer.
+                while let Ok(stream) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await
+                {
+                    queue.push(stream.unwrap());
+                }
+                (None, Box::new((listener, queue)))
+            }
+            _ => {
+                let listener = socket.listen(1024).unwrap();
+                let (tls, script) = (acceptor(hostility, certificates), script(hostility));
+                let serving = tokio::spawn(serve(listener, tls, script, Arc::clone(&log)));
+                (Some(serving), Box::new(()))
+            }
+        };
+        Self {
+            address,
+            hostility,
+            log,
+            serving,
+            _held: held,
+        }
+    }
+
+    /// What it does.
+    pub fn hostility(&self) -> Hostility {
+        self.hostility
+    }
+
+    /// The URL to register.
+    pub fn url(&self) -> String {
+        use Hostility as H;
+        let scheme = match self.hostility {
+            H::SelfSigned
+            | H::UnknownAuthority
+            | H::Expired
+            | H::NotYetValid
+            | H::WrongHost
+            | H::HandshakeStalls
+            | H::HandshakeCut
+            | H::NotTls
+            | H::SilentHttp2 => "https",
+            _ => "http",
+        };
+        format!("{scheme}://{}/hook", self.address)
+    }
+
+    /// Every connection so far, in order.
+    pub fn visits(&self) -> Vec<Visit> {
+        self.log.lock().clone()
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        if let Some(serving) = &self.serving {
+            serving.abort();
+        }
+    }
+}
+
+impl fmt::Display for Hostility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl Visit {
+    /// How long the client stayed; panics while it is there.
+    pub fn took(&self) -> Duration {
+        self.ended.expect("the client has closed the connection") - self.began
+    }
+}
+
+impl Log {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Visit>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) -> usize {
+        let mut visits = self.lock();
+        visits.push(Visit {
+            began: Instant::now(),
+            ended: None,
+            received: String::new(),
+            sent_bytes: 0,
+        });
+        visits.len() - 1
+    }
+}
+
+fn acceptor(hostility: Hostility, certificates: &Certificates) -> Option<TlsAcceptor> {
+    Some(match hostility {
+        Hostility::SelfSigned => certificates.self_signed(),
+        Hostility::UnknownAuthority => Certificates::new().good(&[]),
+        Hostility::Expired => certificates.expired(),
+        Hostility::NotYetValid => certificates.not_yet_valid(),
+        Hostility::WrongHost => certificates.of_another_host(),
+        Hostility::SilentHttp2 => certificates.good(&["h2"]),
+        _ => return None,
+    })
+}
+
+fn script(hostility: Hostility) -> Script {
+    use Hostility as H;
+    let ok = |rest: &str| format!("HTTP/1.1 200 OK\r\n{rest}");
+    let (head, then) = match hostility {
+        H::NeverAnswers | H::HandshakeStalls | H::SilentHttp2 | H::NeverAccepts | H::NotListening => {
+            (String::new(), Then::Stay)
+        }
+        H::HeadByTheSecond => (
+            String::new(),
+            by_the_second(ok("Content-Length: 0\r\n\r\n").into_bytes()),
+        ),
+        H::BodyByTheSecond => (ok("Content-Length: 100\r\n\r\n"), by_the_second(vec![b'x'; 100])),
+        H::EndlessBody(status) => (
+            format!("HTTP/1.1 {status} Long\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Then::Repeat([b"3e8\r\n", &[b'x'; 1000][..], b"\r\n"].concat()),
+        ),
+        H::EndlessHeaders => (ok(""), Then::Repeat(b"X-Endless: 1\r\n".repeat(50))),
+        H::EndlessHeader => (ok("X-Endless: "), Then::Repeat(vec![b'x'; 1000])),
+        H::EndlessContinue => (
+            String::new(),
+            Then::Drip(
+                Duration::from_millis(10),
+                vec![b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()],
+            ),
+        ),
+        H::LengthTooLong => (ok("Content-Length: 100\r\n\r\nten bytes!"), Then::Close),
+        H::LengthTooLongAndStays => (ok("Content-Length: 100\r\n\r\nten bytes!"), Then::Stay),
+        H::LengthTooShort(status) => (
+            format!("HTTP/1.1 {status} Short\r\nContent-Length: 3\r\n\r\nten bytes!"),
+            Then::Stay,
+        ),
+        H::LengthsDiffer => (
+            ok("Content-Length: 3\r\nContent-Length: 10\r\n\r\nten bytes!"),
+            Then::Close,
+        ),
+        H::LengthNegative => (ok("Content-Length: -1\r\n\r\nten bytes!"), Then::Close),
+        H::Closes | H::HandshakeCut => (String::new(), Then::Close),
+        H::ResetBefore => (String::new(), Then::Reset),
+        H::ResetWithin => (ok("Content-Length: 100\r\n\r\nten bytes!"), Then::Reset),
+        H::RedirectLoop => (redirect("/hook"), Then::Close),
+        H::RedirectInward => (redirect("http://169.254.169.254/latest/meta-data/"), Then::Close),
+        H::GzipBomb(status) => (
+            format!("HTTP/1.1 {status} Boom\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n"),
+            Then::Repeat(bomb().clone()),
+        ),
+        H::NotHttp => ("220 mail.example.com ESMTP ready\r\n".to_owned(), Then::Stay),
+        H::SwitchesProtocols => (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+                .to_owned(),
+            Then::Stay,
+        ),
+        H::NotTls => (
+            "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            Then::Close,
+        ),
+        // What a client would get that does not look at the certificate.
+        H::SelfSigned | H::UnknownAuthority | H::Expired | H::NotYetValid | H::WrongHost => {
+            (ok("Content-Length: 0\r\nConnection: close\r\n\r\n"), Then::Close)
+        }
+    };
+    Script {
+        head: head.into_bytes(),
+        then,
+    }
+}
+
+fn by_the_second(bytes: Vec<u8>) -> Then {
+    Then::Drip(
+        Duration::from_secs(1),
+        bytes.into_iter().map(|byte| vec![byte]).collect(),
+    )
+}
+
+fn redirect(to: &str) -> String {
+    format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
+/// One gzip member of zeros. Members may follow one another (RFC 1952 section 2.2).
+fn bomb() -> &'static Vec<u8> {
+    static BOMB: OnceLock<Vec<u8>> = OnceLock::new();
+    BOMB.get_or_init(|| {
+        let pack = format!("head -c {BOMB_MIB}M /dev/zero | gzip -9");
+        let packed = Command::new("sh").args(["-c", &pack]).output().unwrap().stdout;
+        assert!(
+            (10_000..1_000_000).contains(&packed.len()),
+            "{} bytes of gzip: is there no gzip?",
+            packed.len()
+        );
+        packed
+    })
+}
+
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, script: Script, log: Arc<Log>) {
+    let mut visits = tokio::task::JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let visit = log.begin();
+        let (tls, script, log) = (tls.clone(), script.clone(), Arc::clone(&log));
+        visits.spawn(async move {
+            match tls {
+                None => {
+                    let stream = play(stream, &script, visit, &log).await;
+                    if matches!(script.then, Then::Reset) {
+                        let _ = stream.set_zero_linger();
+                    }
+                }
+                // Who refuses the certificate goes before anything is received.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        play(stream, &script, visit, &log).await;
+                    }
+                }
+            }
+            log.lock()[visit].ended = Some(Instant::now());
+        });
+    }
+}
+
+/// Plays to a client that has said something, until it has gone.
+async fn play<S: AsyncRead + AsyncWrite + Unpin>(stream: S, script: &Script, visit: usize, log: &Log) -> S {
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let mut first = vec![0; RECEIVED_BYTES_MAX];
+    let length = reading.read(&mut first).await.unwrap_or(0);
+    log.lock()[visit].received = String::from_utf8_lossy(&first[..length]).into_owned();
+    if length > 0 {
+        tokio::select! {
+            () = act(&mut writing, script, visit, log) => {}
+            () = until_closed(&mut reading) => {}
+        }
+        if matches!(script.then, Then::Close) {
+            until_closed(&mut reading).await;
+        }
+    }
+    reading.unsplit(writing)
+}
+
+/// Returns when it has nothing more to do, which is never if the client is to be waited for.
+async fn act(writing: &mut (impl AsyncWrite + Unpin), script: &Script, visit: usize, log: &Log) {
+    let mut send = async |bytes: &[u8]| {
+        let sent = writing.write(bytes).await.unwrap_or(0);
+        log.lock()[visit].sent_bytes += sent;
+        sent
+    };
+    if !script.head.is_empty() && send(&script.head).await < script.head.len() {
+        return;
+    }
+    match &script.then {
+        Then::Reset => {}
+        Then::Close => {
+            let _ = writing.shutdown().await;
+        }
+        Then::Stay => {
+            let _ = writing.flush().await;
+            std::future::pending::<()>().await;
+        }
+        Then::Repeat(bytes) => {
+            let mut at = 0;
+            loop {
+                match send(&bytes[at..]).await {
+                    0 => return,
+                    sent => at = (at + sent) % bytes.len(),
+                }
+            }
+        }
+        Then::Drip(every, pieces) => {
+            let mut pace = interval(*every);
+            for piece in pieces.iter().cycle() {
+                pace.tick().await;
+                if send(piece).await < piece.len() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn until_closed(reading: &mut (impl AsyncRead + Unpin)) {
+    let mut rest = [0; 1024];
+    while reading.read(&mut rest).await.is_ok_and(|length| length > 0) {}
+}
