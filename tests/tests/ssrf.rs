@@ -284,8 +284,8 @@ fn assert_only(trace: &Trace, what: &str, broker: Option<&Installation>, names: 
 }
 
 fn by_endpoint(letters: Vec<Found>) -> HashMap<String, Found> {
-    let mut letters = letters.into_iter();
-    std::iter::from_fn(|| letters.next())
+    letters
+        .into_iter()
         .map(|letter| (letter.header("magnetite-endpoint"), letter))
         .collect()
 }
@@ -553,6 +553,12 @@ async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_w
         Some(&installation),
         &names,
         &[listening.address],
+    );
+    let sockets = trace.sockets();
+    let seen = sockets.iter().filter(|socket| socket.to == listening.address);
+    assert!(
+        seen.count() >= 60,
+        "the trace does not show what was connected to"
     );
     listening.assert_others_unasked();
     installation.delete().await;
