@@ -33,8 +33,6 @@ enum End {
     Soon,
     /// At the deadline.
     AtDeadline,
-    /// At the deadline, on a connection that HTTP/2 lets all attempts share, and that outlives them.
-    Shared,
     /// Unseen by the receiver, which never gets to see a client.
     Unseen,
 }
@@ -67,7 +65,7 @@ const fn delivered(hostility: Hostility) -> Row {
 
 /// `{s}` is the deadline in seconds.
 const ROWS: [Row; 34] = {
-    use End::{AtDeadline, Shared, Soon, Unseen};
+    use End::{AtDeadline, Soon, Unseen};
     use Hostility as H;
     [
         row(
@@ -198,7 +196,7 @@ const ROWS: [Row; 34] = {
         ),
         row(
             H::SilentHttp2,
-            Shared,
+            AtDeadline,
             "timeout in response: 127.0.0.1 did not answer within {s} s",
         ),
     ]
@@ -238,7 +236,7 @@ impl Row {
         // The receiver's clock starts when it accepts, the deadline's before.
         let in_time = match self.end {
             End::AtDeadline => deadline().saturating_sub(SLACK)..=deadline() + SLACK,
-            End::Soon | End::Unseen | End::Shared => Duration::ZERO..=SLACK,
+            End::Soon | End::Unseen => Duration::ZERO..=SLACK,
         };
         let is_untrusted = matches!(
             self.hostility,
@@ -343,13 +341,10 @@ async fn every_hostile_receiver_fails_within_the_deadline_for_a_reason_that_a_pe
         }
         let visits = match (row.end, row.error) {
             (End::Unseen, _) => 0,
-            (End::Shared, _) | (_, None) => 1,
+            (_, None) => 1,
             (_, Some(_)) => 2,
         };
         assert_eq!(receiver.visits().len(), visits, "{}", row.hostility);
-        if row.end == End::Shared {
-            continue;
-        }
         wait_until(&format!("{}: the clients are gone", row.hostility), SLACK, || {
             receiver.visits().iter().all(|visit| visit.ended.is_some())
         })

@@ -282,6 +282,10 @@ fn client(config: &Config, resolver: Resolver) -> Result<Client, SetupError> {
         .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HTTP2_HEADERS_BYTES_MAX)
+        // A connection that has said nothing for as long as an attempt may take is not used for the next one. Not sooner: a
+        // server that is busy with a request for all of that time may be too busy to answer a ping.
+        .http2_keep_alive_interval(config.attempt_timeout / 2)
+        .http2_keep_alive_timeout(config.attempt_timeout / 2)
         .pool_max_idle_per_host(config.idle_per_host_max)
         .pool_idle_timeout(config.idle_timeout)
         // Not a second deadline, but the one that is divided among a name's addresses, so that the first one cannot
