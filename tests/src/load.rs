@@ -9,7 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{io::AsyncWriteExt as _, task::JoinHandle};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::ChildStdout,
+    sync::oneshot,
+    task::JoinHandle,
+};
 
 use crate::{Installation, event};
 
@@ -37,8 +42,9 @@ impl Load {
         let (stop, organization) = (Arc::new(AtomicBool::new(false)), organization.to_owned());
         let stopped = Arc::clone(&stop);
         let publishing = tokio::spawn(async move {
-            let mut stdin = child.stdin.take().unwrap();
-            let output = tokio::spawn(child.wait_with_output());
+            let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+            let (connected, mut connects) = oneshot::channel();
+            let ids = tokio::spawn(count_ids(stdout, connected));
             let mut leads = Vec::new();
             let mut pace = tokio::time::interval(Duration::from_secs(1) / per_second);
             while !stopped.load(Ordering::Relaxed) {
@@ -47,14 +53,16 @@ impl Load {
                 let line = format!("{}\n", event(&organization, &lead));
                 stdin.write_all(line.as_bytes()).await.unwrap();
                 leads.push((lead, due));
+                if leads.len() == 1 {
+                    // The pace begins when the publisher is connected.
+                    let _ = (&mut connects).await;
+                    pace.reset();
+                }
             }
             drop(stdin);
-            let output = output.await.unwrap().unwrap();
-            assert!(
-                output.status.success(),
-                "publish did not get every event confirmed"
-            );
-            let ids = String::from_utf8(output.stdout).unwrap().lines().count();
+            let status = child.wait().await.unwrap();
+            assert!(status.success(), "publish did not get every event confirmed");
+            let ids = ids.await.unwrap();
             assert_eq!(ids, leads.len(), "publish prints an id for each event");
             leads
         });
@@ -67,4 +75,17 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         self.publishing.await.unwrap()
     }
+}
+
+/// Counts what the publisher prints, an id for each confirmed event, and tells of the first.
+async fn count_ids(stdout: ChildStdout, first: oneshot::Sender<()>) -> usize {
+    let (mut ids, mut count) = (BufReader::new(stdout).lines(), 0);
+    let mut first = Some(first);
+    while ids.next_line().await.unwrap().is_some() {
+        count += 1;
+        if let Some(first) = first.take() {
+            let _ = first.send(());
+        }
+    }
+    count
 }
