@@ -15,7 +15,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// The authority. Whoever trusts [`Certificates::pem`] refuses its bad certificates for what is wrong with them.
+/// The authority. Whoever trusts it, by [`Certificates::write_pem`], refuses its bad certificates for what is wrong with them.
 pub struct Certificates(CertifiedIssuer<'static, KeyPair>);
 
 /// Whom the good certificates are for.
