@@ -1,35 +1,19 @@
-//! Consuming a queue, through every loss of the connection, and settling what came.
-//!
-//! Each channel that consumes has a [`Lane`]: it knows which delivery tags are open, and one task of it writes the acks.
-//! When no tag is open any more, everything is acked at once. While others are in work, acks gather for a few milliseconds:
-//! then one `multiple` ack covers the settled prefix, which has mostly caught up by then, and single acks cover what is
-//! settled behind a tag that is still open, so that one attempt that hangs holds back nothing but itself. An ack costs RabbitMQ
-//! and us as much as a small message does, whether it settles one message or a hundred.
+//! Consuming a queue, through every loss of the connection.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, future::join_all};
+use futures_util::StreamExt as _;
 use lapin::{
-    Channel,
-    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
-use metrics::Gauge;
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    DeclareError, Link, Message, Topology,
+    AckHandle, DeclareError, Link, Message, Topology,
+    ack::Lane,
     link::{ChannelError, backoff},
 };
 
@@ -42,66 +26,6 @@ pub struct Incoming {
     pub redelivered: bool,
     /// The duty to settle it.
     pub ack: AckHandle,
-}
-
-/// Settles one message. Dropping it settles nothing: the broker hands the message out again when the channel ends.
-#[derive(Clone, Debug)]
-pub struct AckHandle {
-    lane: Arc<Lane>,
-    tag: u64,
-}
-
-/// The channel that a message came over. Keeps nothing open.
-#[derive(Clone, Debug)]
-pub struct Origin(Weak<Lane>);
-
-impl Origin {
-    /// Whether the channel is still there. While it is, the broker hands none of its messages out again.
-    pub fn is_live(&self) -> bool {
-        self.0.upgrade().is_some_and(|lane| lane.is_live())
-    }
-}
-
-struct Lane {
-    channel: Channel,
-    open: Arc<Open>,
-    /// To the task that writes acks. Unbounded, but every tag is in it once at most: the prefetch bounds it.
-    settled: mpsc::UnboundedSender<Settle>,
-}
-
-/// Tags that were handed out and not yet settled, and the gauge of how many there are.
-struct Open {
-    tags: Mutex<BTreeSet<u64>>,
-    unacked: Gauge,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Settle {
-    Ack(u64),
-    Requeue(u64),
-}
-
-impl AckHandle {
-    /// Acks the message: the broker forgets it. Returns at once; the ack is written soon, together with others.
-    pub fn ack(&self) {
-        // Nobody listens any more when the channel is gone, and then the broker hands the message out again.
-        let _ = self.lane.settled.send(Settle::Ack(self.tag));
-    }
-
-    /// Hands the message back to the queue, for any worker. RabbitMQ counts it towards the delivery limit.
-    pub fn requeue(&self) {
-        let _ = self.lane.settled.send(Settle::Requeue(self.tag));
-    }
-
-    /// Where the message came from, without the duty to settle it.
-    pub fn origin(&self) -> Origin {
-        Origin(Arc::downgrade(&self.lane))
-    }
-
-    /// Whether an ack can still reach the broker. `false` means that the message will be or was handed out again.
-    pub fn is_live(&self) -> bool {
-        self.lane.is_live()
-    }
 }
 
 /// Consumes `queue` until `stop`, with at most `prefetch` unsettled messages, handing each to `take`, which must not
@@ -205,10 +129,7 @@ struct Opened {
 }
 
 async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> Result<Opened, OpenError> {
-    {
-        let _one_at_a_time = link.declaring().await;
-        topology.declare_on(&link.channel().await?).await?;
-    }
+    topology.declare_on(&link.declaring().await?).await?;
     let channel = link.channel().await?;
     channel
         .basic_qos(prefetch, BasicQosOptions::default())
@@ -223,18 +144,9 @@ async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> R
         )
         .await
         .map_err(ChannelError::from)?;
-    let (settled, settles) = mpsc::unbounded_channel();
-    let open = Arc::new(Open {
-        tags: Mutex::default(),
-        unacked: metrics::gauge!("magnetite_messages_unacked", "queue" => queue.to_owned()),
-    });
-    let writing = tokio::spawn(write_settles(channel.clone(), Arc::clone(&open), settles));
+    let (lane, writing) = Lane::open(channel, queue);
     Ok(Opened {
-        lane: Arc::new(Lane {
-            channel,
-            open,
-            settled,
-        }),
+        lane,
         consumer,
         writing,
     })
@@ -253,7 +165,7 @@ async fn read(
         match next {
             // lapin still yields what had arrived before the loss; the broker has handed it to others by now.
             Some(Ok(_)) if !lane.is_live() => {}
-            Some(Ok(delivery)) => take(lane.incoming(delivery)),
+            Some(Ok(delivery)) => take(incoming(lane, delivery)),
             Some(Err(error)) => return Ended::Lost(error.to_string()),
             // Also what a server-sent basic.cancel looks like: a fault, not an end.
             None => return Ended::Lost("the broker ended the consumer".to_owned()),
@@ -265,7 +177,7 @@ async fn read(
 async fn hand_back(lane: &Arc<Lane>, mut consumer: lapin::Consumer) {
     let tag = consumer.tag();
     if lane
-        .channel
+        .channel()
         .basic_cancel(tag, BasicCancelOptions::default())
         .await
         .is_err()
@@ -273,279 +185,17 @@ async fn hand_back(lane: &Arc<Lane>, mut consumer: lapin::Consumer) {
         return;
     }
     while let Some(Ok(delivery)) = consumer.next().await {
-        lane.incoming(delivery).ack.requeue();
+        lane.hand_out(delivery.delivery_tag).requeue();
     }
 }
 
-impl Lane {
-    fn is_live(&self) -> bool {
-        self.channel.status().connected()
-    }
-
-    fn incoming(self: &Arc<Self>, delivery: lapin::message::Delivery) -> Incoming {
-        self.open.with(|open| open.insert(delivery.delivery_tag));
-        Incoming {
-            message: Message {
-                body: Bytes::from(delivery.data),
-                properties: delivery.properties,
-            },
-            redelivered: delivery.redelivered,
-            ack: AckHandle {
-                lane: Arc::clone(self),
-                tag: delivery.delivery_tag,
-            },
-        }
-    }
-}
-
-impl fmt::Debug for Lane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane")
-            .field("channel", &self.channel.id())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Open {
-    fn with<T>(&self, change: impl FnOnce(&mut BTreeSet<u64>) -> T) -> T {
-        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut tags);
-        self.unacked.set(tags.len() as f64);
-        changed
-    }
-}
-
-/// A lane that is gone holds nothing: the broker hands its messages out again.
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.unacked.set(0.0);
-    }
-}
-
-/// Settled messages that are acked together without waiting for more.
-const ACKED_TOGETHER: usize = 32;
-/// How long a settled message may wait for its ack while others are in work: many times what a fast endpoint takes, and few
-/// messages to deliver again after a crash. It bounds a lane to prefetch / 5 ms, which is 100,000/s.
-const ACK_WAIT: Duration = Duration::from_millis(5);
-
-/// Writes acks until every handle of the lane is gone or the channel is.
-async fn write_settles(channel: Channel, open: Arc<Open>, mut settles: mpsc::UnboundedReceiver<Settle>) {
-    let (mut batch, mut gathered) = (Vec::new(), Gathered::default());
-    loop {
-        let receiving = settles.recv_many(&mut batch, usize::MAX);
-        let received = match gathered.until {
-            Some(until) => timeout_at(until, receiving).await,
-            None => Ok(receiving.await),
-        };
-        // Nothing more comes, or nothing more came in time.
-        let is_due = received.is_err() || received == Ok(0);
-        let plan = open.with(|open| gathered.plan(open, &batch, is_due));
-        batch.clear();
-        gathered.until = match gathered.until {
-            _ if gathered.acks.is_empty() => None,
-            None => Some(Instant::now() + ACK_WAIT),
-            until => until,
-        };
-        if write(&channel, plan).await.is_err() || received == Ok(0) {
-            return;
-        }
-    }
-}
-
-async fn write(channel: &Channel, plan: Plan) -> Result<(), lapin::Error> {
-    let multiple = BasicAckOptions { multiple: true };
-    if let Some(tag) = plan.prefix {
-        channel.basic_ack(tag, multiple).await?;
-    }
-    let single = plan
-        .single
-        .into_iter()
-        .map(|tag| channel.basic_ack(tag, BasicAckOptions::default()));
-    let nack = BasicNackOptions {
-        multiple: false,
-        requeue: true,
-    };
-    let requeue = plan.requeue.into_iter().map(|tag| channel.basic_nack(tag, nack));
-    let (acked, requeued) = tokio::join!(join_all(single), join_all(requeue));
-    acked.into_iter().chain(requeued).collect()
-}
-
-/// Settled tags whose acks are not written yet.
-#[derive(Debug, Default)]
-struct Gathered {
-    acks: Vec<u64>,
-    /// When the oldest of them is due.
-    until: Option<Instant>,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Plan {
-    /// Everything up to here that is still unacked is settled.
-    prefix: Option<u64>,
-    single: Vec<u64>,
-    requeue: Vec<u64>,
-}
-
-impl Gathered {
-    /// Takes settled tags off the open ones and says which frames to write, in this order: one ack for the prefix before the
-    /// first open tag, and one each for the rest. A requeued tag counts as open for the prefix, which must not ack it.
-    ///
-    /// Unless it `is_due`, the rest waits, and so does a short prefix while any tag is open.
-    fn plan(&mut self, open: &mut BTreeSet<u64>, batch: &[Settle], is_due: bool) -> Plan {
-        let mut plan = Plan::default();
-        for settle in batch {
-            match settle {
-                Settle::Ack(tag) if open.remove(tag) => self.acks.push(*tag),
-                Settle::Requeue(tag) if open.contains(tag) => plan.requeue.push(*tag),
-                // Settled before: a second ack of a tag would close the channel.
-                _ => {}
-            }
-        }
-        let first_open = open.first().copied().unwrap_or(u64::MAX);
-        let before = self.acks.iter().filter(|tag| **tag < first_open);
-        if is_due || open.is_empty() || before.clone().count() >= ACKED_TOGETHER {
-            plan.prefix = before.max().copied();
-            self.acks.retain(|tag| *tag > first_open);
-        }
-        if is_due {
-            plan.single = std::mem::take(&mut self.acks);
-        }
-        plan.requeue.sort_unstable();
-        plan.requeue.dedup();
-        for tag in &plan.requeue {
-            open.remove(tag);
-        }
-        plan
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn acks(tags: &[u64]) -> Vec<Settle> {
-        tags.iter().map(|tag| Settle::Ack(*tag)).collect()
-    }
-
-    fn due(open: &mut BTreeSet<u64>, batch: &[Settle]) -> Plan {
-        Gathered::default().plan(open, batch, true)
-    }
-
-    #[test]
-    fn a_settled_prefix_is_one_ack_and_what_is_behind_an_open_tag_is_acked_singly() {
-        let mut open: BTreeSet<u64> = (1..=6).collect();
-        let first = due(&mut open, &acks(&[2, 1, 4]));
-        assert_eq!(
-            first,
-            Plan {
-                prefix: Some(2),
-                single: vec![4],
-                requeue: vec![]
-            }
-        );
-        let second = due(&mut open, &acks(&[5]));
-        assert_eq!(
-            second,
-            Plan {
-                prefix: None,
-                single: vec![5],
-                requeue: vec![]
-            }
-        );
-        let third = due(&mut open, &acks(&[3, 6]));
-        assert_eq!(
-            third,
-            Plan {
-                prefix: Some(6),
-                single: vec![],
-                requeue: vec![]
-            }
-        );
-        assert!(open.is_empty());
-    }
-
-    #[test]
-    fn acks_wait_for_their_company_only_while_a_tag_is_open() {
-        let (mut open, mut gathered): (BTreeSet<u64>, _) = ((1..=40).collect(), Gathered::default());
-        assert_eq!(gathered.plan(&mut open, &acks(&[1, 3]), false), Plan::default());
-        let rest: Vec<_> = (4..=40).collect();
-        assert_eq!(gathered.plan(&mut open, &acks(&rest), false), Plan::default());
-        let last = gathered.plan(&mut open, &acks(&[2]), false);
-        assert_eq!((last.prefix, last.single.len()), (Some(40), 0));
-        assert!(gathered.acks.is_empty());
-    }
-
-    #[test]
-    fn a_long_prefix_does_not_wait() {
-        let (mut open, mut gathered): (BTreeSet<u64>, _) = ((1..=40).collect(), Gathered::default());
-        let many: Vec<_> = (1..=32).chain([35]).collect();
-        let plan = gathered.plan(&mut open, &acks(&many), false);
-        assert_eq!((plan.prefix, plan.single.len()), (Some(32), 0));
-        assert_eq!(gathered.acks, [35]);
-    }
-
-    #[test]
-    fn a_tag_settled_twice_is_written_once() {
-        let mut open: BTreeSet<u64> = (1..=2).collect();
-        assert_eq!(due(&mut open, &acks(&[1, 1])).prefix, Some(1));
-        assert_eq!(due(&mut open, &acks(&[1])), Plan::default());
-        let requeued = due(&mut open, &[Settle::Requeue(2), Settle::Requeue(2)]);
-        assert_eq!(requeued.requeue, [2]);
-    }
-
-    #[test]
-    fn a_requeued_tag_is_never_covered_by_the_prefix() {
-        let mut open: BTreeSet<u64> = (1..=3).collect();
-        let plan = due(&mut open, &[Settle::Requeue(1), Settle::Ack(2), Settle::Ack(3)]);
-        assert_eq!(
-            plan,
-            Plan {
-                prefix: None,
-                single: vec![2, 3],
-                requeue: vec![1]
-            }
-        );
-    }
-
-    proptest! {
-        /// A broker that follows the protocol: every tag is acked or requeued exactly once, and none that is open.
-        #[test]
-        fn every_settled_tag_is_settled_exactly_once_at_the_broker(
-            order in Just((1_u64..=40).collect::<Vec<_>>()).prop_shuffle(),
-            cuts in prop::collection::vec(1_usize..10, 1..20),
-            requeued in prop::collection::hash_set(1_u64..=40, 0..8),
-            due in prop::collection::vec(any::<bool>(), 40),
-        ) {
-            let mut open: BTreeSet<u64> = (1..=40).collect();
-            let mut unacked = open.clone();
-            let mut settled = BTreeSet::new();
-            let (mut rest, mut gathered) = (order.as_slice(), Gathered::default());
-            for (cut, is_due) in cuts.into_iter().cycle().zip(due.into_iter().chain([true])) {
-                let (batch, after) = rest.split_at(cut.min(rest.len()));
-                rest = after;
-                settled.extend(batch.iter().copied());
-                let settles: Vec<_> = batch.iter()
-                    .map(|tag| if requeued.contains(tag) { Settle::Requeue(*tag) } else { Settle::Ack(*tag) })
-                    .collect();
-                let plan = gathered.plan(&mut open, &settles, is_due);
-                if let Some(prefix) = plan.prefix {
-                    prop_assert!(unacked.contains(&prefix));
-                    let covered: Vec<_> = unacked.range(..=prefix).copied().collect();
-                    for tag in covered {
-                        prop_assert!(settled.contains(&tag) && !requeued.contains(&tag));
-                        unacked.remove(&tag);
-                    }
-                }
-                for tag in plan.single {
-                    prop_assert!(unacked.remove(&tag) && !requeued.contains(&tag));
-                }
-                for tag in plan.requeue {
-                    prop_assert!(unacked.remove(&tag) && requeued.contains(&tag));
-                }
-            }
-            prop_assert!(unacked.is_empty() && open.is_empty());
-        }
+fn incoming(lane: &Arc<Lane>, delivery: lapin::message::Delivery) -> Incoming {
+    Incoming {
+        message: Message {
+            body: Bytes::from(delivery.data),
+            properties: delivery.properties,
+        },
+        redelivered: delivery.redelivered,
+        ack: lane.hand_out(delivery.delivery_tag),
     }
 }

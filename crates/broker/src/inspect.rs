@@ -145,8 +145,7 @@ impl Topology {
     /// # Errors
     /// When there is no channel, or the broker refuses a declaration; what came before it stays declared.
     pub async fn declare(&self, link: &Link) -> Result<(), InspectError> {
-        let _one_at_a_time = link.declaring().await;
-        Ok(self.declare_on(&link.channel().await?).await?)
+        Ok(self.declare_on(&link.declaring().await?).await?)
     }
 
     /// Compares everything with what is on the broker and changes nothing: each queue's state, or what is wrong.

@@ -24,13 +24,15 @@ mod topology;
 mod message;
 mod link;
 mod publisher;
+mod ack;
 mod consumer;
 mod inspect;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
+pub use ack::{AckHandle, Origin};
 pub use config::{BadUrl, Config};
-pub use consumer::{AckHandle, Incoming, Origin, Unsettled, consume};
+pub use consumer::{Incoming, Unsettled, consume};
 pub use inspect::{InspectError, Problem, QueueState, Server};
 pub use link::{Closed, Link, backoff};
 pub use message::{BadMessage, DeadLetter, Message, Outgoing, Source};

@@ -115,16 +115,26 @@ impl Link {
         while state.changed().await.is_ok() {}
     }
 
-    /// Held by whoever declares a topology. RabbitMQ 3.10 calls a quorum queue declared while another channel still makes it, and
-    /// whoever consumes from it that early loses the whole connection.
-    pub(crate) async fn declaring(&self) -> MutexGuard<'_, ()> {
-        self.declaring.lock().await
+    /// A new channel to declare a topology on, once nobody else does on this link.
+    pub(crate) async fn declaring(&self) -> Result<Declaring<'_>, ChannelError> {
+        let alone = self.declaring.lock().await;
+        Ok(Declaring {
+            channel: self.channel().await?,
+            _alone: alone,
+        })
     }
 
     /// A new channel on the connection, once there is one.
     pub(crate) async fn channel(&self) -> Result<Channel, ChannelError> {
         Ok(self.connection().await?.create_channel().await?)
     }
+}
+
+/// A channel to declare a topology on; a link has one at a time. RabbitMQ 3.10 calls a quorum queue declared that another channel
+/// is still making, and whoever consumes from it that early loses the whole connection.
+pub(crate) struct Declaring<'a> {
+    pub(crate) channel: Channel,
+    _alone: MutexGuard<'a, ()>,
 }
 
 #[derive(Debug, thiserror::Error)]

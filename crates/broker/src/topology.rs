@@ -12,6 +12,8 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
+use crate::link::Declaring;
+
 /// Every name of one installation, from its prefix and its delay tiers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
@@ -230,7 +232,8 @@ impl Topology {
     ///
     /// # Errors
     /// When the broker refuses one; what came before it stays declared. After an error the channel is closed.
-    pub(crate) async fn declare_on(&self, channel: &Channel) -> Result<(), DeclareError> {
+    pub(crate) async fn declare_on(&self, declaring: &Declaring<'_>) -> Result<(), DeclareError> {
+        let channel = &declaring.channel;
         for exchange in self.exchanges() {
             exchange.declare(channel, false).await?;
         }

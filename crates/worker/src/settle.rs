@@ -1,9 +1,9 @@
 //! Settling: everything a message caused is published and confirmed, then the message is acked.
 //!
-//! A message that owes nothing is acked by the task that worked on it: most do, and each would wake another task. The others go
-//! to the worker's one committer, which commits them in groups: while some groups are being confirmed the next one gathers, so an
-//! idle worker commits at once and a busy one in groups, without a timer. A message depends on its own publishes alone: when one of them fails, that message waits and is
-//! committed again by itself, and its neighbours in the group are acked.
+//! A message that owes nothing is acked by the task that worked on it: most do, and each would wake another task. The others
+//! go to the worker's one committer, which commits them in groups: while some groups are being confirmed the next one gathers,
+//! so an idle worker commits at once and a busy one in groups, without a timer. A message depends on its own publishes alone:
+//! when one of them fails, that message waits and is committed again by itself, and its neighbours in the group are acked.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
