@@ -1,6 +1,6 @@
 //! The broker as a foreign publisher and an operator see it.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::join_all};
@@ -156,6 +156,14 @@ impl Amqp {
                 more.unwrap().acker.nack(requeue).await.unwrap();
             }
         }
+    }
+
+    /// Takes the dead letters out of their queue, by the ids of their endpoints: of each the last.
+    pub async fn dead_letters(&self) -> HashMap<String, Found> {
+        let letters = self.drain("dead").await.into_iter();
+        letters
+            .map(|letter| (letter.header("magnetite-endpoint"), letter))
+            .collect()
     }
 
     /// Deletes an exchange, as somebody might by mistake.

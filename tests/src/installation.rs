@@ -16,7 +16,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{Amqp, Node, Trace, script::root, wait_for};
+use crate::{Amqp, Node, Trace, proxy::Target, script::root, wait_for};
 
 /// A configured installation. Its database is migrated and its topology declared; no role runs until one is started.
 pub struct Installation {
@@ -110,6 +110,13 @@ impl Installation {
     /// The broker's URL.
     pub fn broker_url(&self) -> &str {
         &self.broker_url
+    }
+
+    /// The port that the broker listens on.
+    pub fn broker_port(&self) -> u16 {
+        let target = Target::of(&self.broker_url);
+        let (_, port) = target.server().rsplit_once(':').expect("a target has a port");
+        port.parse().unwrap()
     }
 
     /// A directory that is deleted with the installation.
@@ -374,10 +381,7 @@ impl Role {
 
     /// The most memory it has had (resident set), in MiB.
     pub fn memory_max_mib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).unwrap();
-        kib.parse::<u64>().unwrap() / 1024
+        memory_kib(self.pid(), "VmHWM") / 1024
     }
 
     /// Its process id.
@@ -399,6 +403,16 @@ impl Role {
     }
 }
 
+/// A process's memory in KiB, as proc(5) has it: `VmRSS` now, `VmHWM` at most so far.
+pub fn memory_kib(pid: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).unwrap();
+    kib.parse().unwrap()
+}
+
 /// A role's command with a port for its probes.
 fn probed(mut command: Command) -> (Command, u16) {
     let port = free_port();
@@ -410,7 +424,7 @@ fn probed(mut command: Command) -> (Command, u16) {
 }
 
 /// The broker that all tests share.
-fn shared_broker() -> String {
+pub fn shared_broker() -> String {
     std::env::var("MAGNETITE_BROKER__URL").expect(
         "MAGNETITE_BROKER__URL is not set: run tests/run.sh, or export the line that `deploy/local/broker.sh start DIR` prints",
     )

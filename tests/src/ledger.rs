@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Amqp, Endpoint, Found, Receiver, seed, wait_for};
+use crate::{Amqp, Endpoint, Found, Installation, Node, Receiver, Role, seed, wait_for};
 
 /// The books of one campaign. Every endpoint gets every event; events are told apart by their `lead_id`.
 pub struct Ledger {
@@ -125,8 +125,33 @@ impl Ledger {
         .await;
     }
 
+    /// Waits until every pair is accounted for and nothing is ready in any queue, and tells how the books stand then.
+    pub async fn settle(&mut self, installation: &Installation, limit: Duration) -> Books {
+        self.wait_until_accounted(installation.amqp(), limit).await;
+        installation.wait_until_drained(limit).await;
+        self.collect(installation.amqp()).await;
+        self.books()
+    }
+
+    /// The same on a broker that was killed, whatever copies that made: ends the workers, and leaves nothing in any queue.
+    pub async fn settle_and_end(
+        &mut self,
+        installation: &Installation,
+        node: &Node,
+        workers: Vec<Role>,
+        limit: Duration,
+    ) -> Books {
+        let amqp = installation.connect().await;
+        self.wait_until_accounted(&amqp, limit).await;
+        installation
+            .wait_until_nothing_is_left(node, workers, limit)
+            .await;
+        self.collect(&amqp).await;
+        self.books()
+    }
+
     /// Takes dead letters and rejected messages out of their queues and into the books.
-    pub async fn collect(&mut self, amqp: &Amqp) {
+    async fn collect(&mut self, amqp: &Amqp) {
         for letter in amqp.drain("dead").await {
             let key = (lead(&letter), letter.header("magnetite-endpoint"));
             *self.dead.entry(key).or_default() += 1;

@@ -32,7 +32,7 @@ pub use amqp::{Amqp, Found, due_headers};
 pub use certificates::Certificates;
 pub use confirms::{Confirms, Published, Strike};
 pub use hostile::{Hostile, Hostility, Visit};
-pub use installation::{Endpoint, Installation, Role};
+pub use installation::{Endpoint, Installation, Role, memory_kib, shared_broker};
 pub use ledger::{Books, Break, Ledger};
 pub use load::Load;
 pub use names::{Names, Reply};

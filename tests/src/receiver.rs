@@ -174,6 +174,32 @@ impl Receiver {
         self.state.log.lock().unwrap().accepted
     }
 
+    /// The attempts that each event took so far, by lead, in order of arrival.
+    pub fn attempts(&self) -> HashMap<String, Vec<u32>> {
+        let mut attempts: HashMap<_, Vec<_>> = HashMap::new();
+        for request in self.requests() {
+            attempts
+                .entry(request.lead.clone())
+                .or_default()
+                .push(request.attempt());
+        }
+        attempts
+    }
+
+    /// Panics unless each event took exactly these attempts.
+    pub fn assert_attempts(&self, expected: &[u32]) {
+        for (lead, attempts) in self.attempts() {
+            assert_eq!(attempts, expected, "attempts of {lead} at {}", self.address);
+        }
+    }
+
+    /// From each time to the first request about its lead, in milliseconds. Panics if there is none.
+    pub fn latencies_ms(&self, published: &[(String, Instant)]) -> Vec<f64> {
+        let receipts = self.receipts();
+        let took = published.iter().map(|(lead, at)| receipts[lead][0].at - *at);
+        took.map(|took| took.as_secs_f64() * 1000.0).collect()
+    }
+
     /// What was received so far, by lead.
     pub fn receipts(&self) -> HashMap<String, Vec<Receipt>> {
         self.state.log.lock().unwrap().by_lead.clone()

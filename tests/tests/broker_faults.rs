@@ -11,8 +11,7 @@ use std::{
 };
 
 use e2e::{
-    Amqp, Answer, Installation, Ledger, Node, Receiver, Role, chance, event, report, scaled, wait_for,
-    wait_until,
+    Amqp, Answer, Installation, Ledger, Node, Receiver, chance, event, report, scaled, wait_for, wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -93,32 +92,13 @@ async fn what_is_delayed_outlives_the_sigkill_of_the_broker() {
         kill(&node, &mut ledger).await;
         wait_until("all are delivered", LONG, || accepted(&ledger) == messages).await;
     }
-    let amqp = installation.connect().await;
-    ledger.wait_until_accounted(&amqp, LONG).await;
-    installation
-        .wait_until_nothing_is_left(&node, workers, LONG)
-        .await;
-    ledger.collect(&amqp).await;
-    let books = ledger.books();
+    let books = ledger.settle_and_end(&installation, &node, workers, LONG).await;
     report(
         "broker SIGKILLed over full delay queues",
         format!("{rounds} times with {messages} delayed and {rounds} times while they come due; {books}"),
     );
     books.assert_balanced();
     assert_eq!((books.delivered, books.dead), (rounds * messages, 0));
-}
-
-/// How many messages the workers have in their hands.
-async fn wait_for_unacked(worker: &Role, count: usize) {
-    wait_for("only what owes a retry is unacked", SOON, || async {
-        let unacked = worker.unacked().await as usize;
-        if unacked == count {
-            Ok(())
-        } else {
-            Err(format!("{unacked}, not {count}"))
-        }
-    })
-    .await;
 }
 
 /// A worker that starts under the alarm, which is harder on it than one that is there already.
@@ -176,7 +156,7 @@ async fn under_a_memory_alarm_what_needs_no_retry_is_delivered_and_acked_and_the
     .await;
     let receiver = ledger.receiver("only");
     let owing = deferred + receiver.distinct() - receiver.accepted();
-    wait_for_unacked(&worker, owing).await;
+    worker.wait_for_unacked("", owing as u64, SOON).await;
     let drained = raised.elapsed();
     wait_until("the alarm has lasted", alarm + SOON, || raised.elapsed() >= alarm).await;
     assert_eq!(
@@ -184,7 +164,7 @@ async fn under_a_memory_alarm_what_needs_no_retry_is_delivered_and_acked_and_the
         messages - deferred,
         "nothing is attempted again while its retry cannot be published"
     );
-    wait_for_unacked(&worker, owing).await;
+    worker.wait_for_unacked("", owing as u64, SOON).await;
     assert!(
         worker.get("/readyz").await.unwrap().contains("alarm"),
         "a worker that may not publish says why it is not ready"
@@ -198,12 +178,9 @@ async fn under_a_memory_alarm_what_needs_no_retry_is_delivered_and_acked_and_the
     .await;
     let after = ended.elapsed();
     worker.wait_until_ready().await;
-    ledger.wait_until_accounted(installation.amqp(), LONG).await;
-    installation
-        .wait_until_nothing_is_left(&node, vec![worker], LONG)
+    let books = ledger
+        .settle_and_end(&installation, &node, vec![worker], LONG)
         .await;
-    ledger.collect(installation.amqp()).await;
-    let books = ledger.books();
     report(
         "memory alarm",
         format!(

@@ -5,7 +5,7 @@
     reason = "a test ends at the first surprise"
 )]
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use e2e::{
     Answer, Confirms, Installation, Receiver, Role, Strike, chance, event, report, wait_for, wait_until,
@@ -109,26 +109,15 @@ impl Scene {
     /// Every lead is delivered. The broker had the victim's first retry, so there are two of it.
     async fn all_are_delivered(&self) {
         wait_until("all second attempts arrive", SOON, || {
-            self.attempts().values().map(Vec::len).sum::<usize>() == 2 * (GROUPS + IN_FLIGHT) + 1
+            self.receiver.attempts().values().map(Vec::len).sum::<usize>() == 2 * (GROUPS + IN_FLIGHT) + 1
         })
         .await;
-        for (lead, attempts) in self.attempts() {
+        for (lead, attempts) in self.receiver.attempts() {
             let expected: &[u32] = if lead == self.victim { &[1, 2, 2] } else { &[1, 2] };
             assert_eq!(attempts, expected, "{lead}");
             let retries = self.retries(&lead).len();
             assert_eq!(retries, attempts.len() - 1, "{lead}");
         }
-    }
-
-    fn attempts(&self) -> HashMap<String, Vec<u32>> {
-        let mut attempts: HashMap<_, Vec<_>> = HashMap::new();
-        for request in self.receiver.requests() {
-            attempts
-                .entry(request.lead.clone())
-                .or_default()
-                .push(request.attempt());
-        }
-        attempts
     }
 
     async fn end(self, campaign: &str) {

@@ -6,14 +6,13 @@
 )]
 
 use std::{
-    collections::HashMap,
     fs::{self, File},
     time::{Duration, Instant},
 };
 
 use e2e::{
     Answer, Endpoint, Installation, Ledger, Load, Postgres, Receiver, due_headers, event, report, scaled,
-    wait_for, wait_until,
+    shared_broker, wait_for, wait_until,
 };
 use lapin::{BasicProperties, Confirmation};
 
@@ -26,8 +25,7 @@ const DELAYS_MS: [u64; 3] = [500, 1000, 1500];
 async fn on(postgres: &Postgres, name: &str, settings: &[(&str, &str)]) -> Installation {
     let mut settings = settings.to_vec();
     settings.push(("MAGNETITE_DATABASE__URL", postgres.url()));
-    let broker = std::env::var("MAGNETITE_BROKER__URL").expect("tests/run.sh sets MAGNETITE_BROKER__URL");
-    Installation::with(name, &broker, &DELAYS_MS, &settings).await
+    Installation::with(name, &shared_broker(), &DELAYS_MS, &settings).await
 }
 
 /// A worker that starts while the database is away.
@@ -71,22 +69,6 @@ async fn is_disabled(installation: &Installation, endpoint: &Endpoint) {
         },
     )
     .await;
-}
-
-/// The attempts that each event of "unsteady" took, and that each other event took.
-fn assert_nothing_was_charged(ledger: &Ledger) {
-    for (name, expected) in [("healthy", &[1][..]), ("unsteady", &[1, 2, 3, 4])] {
-        let mut attempts: HashMap<String, Vec<u32>> = HashMap::new();
-        for request in ledger.receiver(name).requests() {
-            attempts
-                .entry(request.event_id())
-                .or_default()
-                .push(request.attempt());
-        }
-        for (event, attempts) in attempts {
-            assert_eq!(attempts, expected, "attempts of {event} at {name}");
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,17 +129,15 @@ async fn an_outage_of_the_database_delays_and_charges_nothing() {
         assert!(third.terminate().await);
     }
     ledger.published(load.stop().await);
-    ledger.wait_until_accounted(installation.amqp(), LONG).await;
-    installation.wait_until_drained(LONG).await;
-    ledger.collect(installation.amqp()).await;
-    let books = ledger.books();
+    let books = ledger.settle(&installation, LONG).await;
     report(
         "PostgreSQL stopped, then SIGKILLed",
         format!("{outage:?} each; {books}"),
     );
     books.assert_balanced();
     assert_eq!((books.dead, books.duplicates), (0, 0), "{books}");
-    assert_nothing_was_charged(&ledger);
+    ledger.receiver("healthy").assert_attempts(&[1]);
+    ledger.receiver("unsteady").assert_attempts(&[1, 2, 3, 4]);
     for worker in workers {
         worker.wait_until_ready().await;
         assert!(worker.terminate().await);

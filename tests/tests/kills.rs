@@ -70,13 +70,9 @@ mod alone {
         }
         ledger.published(load.stop().await);
 
-        let amqp = installation.connect().await;
-        ledger.wait_until_accounted(&amqp, LONG).await;
-        installation
-            .wait_until_nothing_is_left(&node, workers.into(), LONG)
+        let books = ledger
+            .settle_and_end(&installation, &node, workers.into(), LONG)
             .await;
-        ledger.collect(&amqp).await;
-        let books = ledger.books();
         report("kills: worker every 3 s, broker twice", &books);
         books.assert_balanced();
         assert!(

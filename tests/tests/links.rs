@@ -38,14 +38,6 @@ async fn busy_endpoint(installation: &Installation, ledger: &mut Ledger) {
     ledger.endpoint("busy", endpoint, receiver);
 }
 
-/// Everything that was published is accounted for.
-async fn settle(installation: &Installation, ledger: &mut Ledger, load: Load) {
-    ledger.published(load.stop().await);
-    ledger.wait_until_accounted(installation.amqp(), LONG).await;
-    installation.wait_until_drained(LONG).await;
-    ledger.collect(installation.amqp()).await;
-}
-
 async fn wait_until_unready(role: &Role, limit: Duration) {
     wait_for("the role notices", limit, || async {
         match role.get("/readyz").await {
@@ -77,8 +69,8 @@ async fn a_link_to_the_broker_that_is_cut_every_500_ms_loses_nothing() {
         proxy.cut(if cut % 2 == 0 { Cut::Reset } else { Cut::Close });
         ledger.broken("link", from, Some(unacked));
     }
-    settle(&installation, &mut ledger, load).await;
-    let books = ledger.books();
+    ledger.published(load.stop().await);
+    let books = ledger.settle(&installation, LONG).await;
     report("link to the broker cut every 500 ms", &books);
     books.assert_balanced();
     let in_flight: u64 = books.breaks.iter().filter_map(|cut| cut.unacked).sum();
@@ -137,8 +129,8 @@ async fn a_link_that_stalls_for_longer_than_the_heartbeat_is_given_up_and_made_a
     let back = resumed.elapsed();
     assert!(back < Duration::from_secs(10), "{back:?}");
 
-    settle(&installation, &mut ledger, load).await;
-    let books = ledger.books();
+    ledger.published(load.stop().await);
+    let books = ledger.settle(&installation, LONG).await;
     let times = format!("noticed after {noticed:.1?}, deliveries go on {back:.1?} after its end");
     report("link to the broker stalled", format!("{books}; {times}"));
     books.assert_balanced();
@@ -168,8 +160,8 @@ mod alone {
             busy.distinct() >= 50 * seconds
         })
         .await;
-        settle(&installation, &mut ledger, load).await;
-        let books = ledger.books();
+        ledger.published(load.stop().await);
+        let books = ledger.settle(&installation, LONG).await;
         report("link to the broker slow", &books);
         books.assert_balanced();
         assert_eq!(books.duplicates, 0, "the link was never broken");

@@ -84,16 +84,12 @@ async fn measure(name: &str, hanging: usize) -> Measured {
     );
 
     let published = load.stop().await;
-    let receipts = || healthy.receipts();
     wait_until("the healthy endpoint has everything", SOON, || {
-        receipts().len() == published.len()
+        healthy.accepted() == published.len()
     })
     .await;
-    let receipts = receipts();
-    let mut latencies: Vec<_> = published
-        .iter()
-        .map(|(lead, at)| (receipts[lead][0].at - *at).as_secs_f64() * 1000.0)
-        .collect();
+    let receipts = healthy.receipts();
+    let mut latencies = healthy.latencies_ms(&published);
     assert!(receipts.values().all(|receipts| receipts.len() == 1), "once each");
     for receiver in &neighbours {
         receiver.release();

@@ -35,16 +35,11 @@ async fn assert_nothing_was_charged(
     names: &[&str],
 ) {
     ledger.published(load.stop().await);
-    ledger.wait_until_accounted(installation.amqp(), LONG).await;
-    installation.wait_until_drained(LONG).await;
-    ledger.collect(installation.amqp()).await;
-    let books = ledger.books();
+    let books = ledger.settle(installation, LONG).await;
     books.assert_balanced();
     assert_eq!((books.dead, books.duplicates), (0, 0), "{books}");
     for name in names {
-        let charged = ledger.receiver(name).requests();
-        let charged = charged.iter().filter(|request| request.attempt() != 1).count();
-        assert_eq!(charged, 0, "attempts were charged to {name}");
+        ledger.receiver(name).assert_attempts(&[1]);
     }
 }
 

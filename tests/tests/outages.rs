@@ -70,13 +70,9 @@ async fn a_killed_worker_and_a_restarted_broker_lose_nothing_and_everyone_is_bac
     assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
 
     ledger.published(load.stop().await);
-    let amqp = installation.connect().await;
-    ledger.wait_until_accounted(&amqp, LONG).await;
-    installation
-        .wait_until_nothing_is_left(&node, vec![first, second], LONG)
+    let books = ledger
+        .settle_and_end(&installation, &node, vec![first, second], LONG)
         .await;
-    ledger.collect(&amqp).await;
-    let books = ledger.books();
     report("a worker and the broker killed once", &books);
     books.assert_balanced();
     assert!(

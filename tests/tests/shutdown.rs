@@ -5,10 +5,7 @@
     reason = "a test ends at the first surprise"
 )]
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use e2e::{Answer, Installation, Ledger, Load, Receiver, chance, report, scaled, wait_until};
 
@@ -16,18 +13,6 @@ const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
 /// The promise: so long after the deadline everything is committed, and the process has ended.
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);
-
-/// The attempts that each event took at a receiver.
-fn attempts(receiver: &Receiver) -> HashMap<String, Vec<u32>> {
-    let mut attempts: HashMap<_, Vec<_>> = HashMap::new();
-    for request in receiver.requests() {
-        attempts
-            .entry(request.event_id())
-            .or_default()
-            .push(request.attempt());
-    }
-    attempts
-}
 
 /// One worker alone, so that nobody takes over meanwhile; one endpoint that keeps some requests open for longer than the
 /// deadline; and events that go on coming.
@@ -69,28 +54,24 @@ async fn sigterm_under_load_loses_nothing_charges_nothing_and_ends_in_time() {
     ledger.receiver("hanging").release();
     let next = installation.worker().await;
     ledger.published(load.stop().await);
-    ledger.wait_until_accounted(installation.amqp(), LONG).await;
-    installation.wait_until_drained(LONG).await;
-    ledger.collect(installation.amqp()).await;
-    let books = ledger.books();
+    let books = ledger.settle(&installation, LONG).await;
     report(
         "SIGTERM under load",
         format!("ended after {took:.2?} of at most {deadline:?} + 1 s; {books}"),
     );
     books.assert_balanced();
     assert_eq!(books.dead, 0);
-    let hanging = attempts(ledger.receiver("hanging"));
+    let hanging = ledger.receiver("hanging").attempts();
     let given_up = hanging.values().filter(|attempts| attempts.len() > 1).count();
     assert!(given_up > 0, "nothing was cut off: the test proves nothing");
-    for (event, attempts) in &hanging {
+    for (lead, attempts) in &hanging {
         assert!(
             attempts.iter().all(|attempt| *attempt == 1),
-            "{event} was charged: {attempts:?}"
+            "{lead} was charged: {attempts:?}"
         );
     }
-    for (event, attempts) in attempts(ledger.receiver("healthy")) {
-        assert_eq!(attempts, [1], "{event} was delivered and acked before the end");
-    }
+    // What was delivered was acked before the end.
+    ledger.receiver("healthy").assert_attempts(&[1]);
     assert!(next.terminate().await);
     installation.delete().await;
 }

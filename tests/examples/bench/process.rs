@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use e2e::wait_until;
+use e2e::{memory_kib, wait_until};
 use tokio::process::{Child, Command};
 
 /// A process that is measured from its start to its end.
@@ -35,7 +35,7 @@ impl Process {
 
     /// SIGTERM, and what it cost in all. Panics unless it ends with 0.
     pub(crate) async fn end(mut self) -> Cost {
-        let peak_bytes = self.peak_bytes();
+        let peak_bytes = memory_kib(self.pid, "VmHWM") * 1024;
         let pid = self.pid.to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
         assert!(sent.success(), "kill -TERM {pid}");
@@ -51,13 +51,6 @@ impl Process {
             cpu: TICK * ticks,
             peak_bytes,
         }
-    }
-
-    fn peak_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.unwrap().trim().trim_end_matches(" kB");
-        kib.parse::<u64>().unwrap() * 1024
     }
 
     /// The fields from the state on (proc(5)): user time is the 12th, system time the 13th.

@@ -6,8 +6,9 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod urls;
+
 use std::{
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
@@ -18,175 +19,14 @@ use std::{
 };
 
 use e2e::{Answer, Found, Installation, Names, Receiver, Reply, Trace, event, wait_for};
-use tokio::{net::TcpListener, sync::Semaphore};
+use futures_util::{StreamExt as _, stream};
+use tokio::net::TcpListener;
+
+use crate::urls::{ADDRESSES, LOCAL_NAMES, NAMES, NEVER};
 
 const SOON: Duration = Duration::from_secs(20);
 /// How many commands run at once.
 const COMMANDS_MAX: usize = 4;
-
-/// Addresses in every spelling, and what each is refused as.
-#[rustfmt::skip]
-const ADDRESSES: [(&str, &str); 83] = [
-    ("http://127.0.0.1", "loopback"),
-    ("http://127.0.0.1:8080/", "loopback"),
-    ("http://127.255.255.254/", "loopback"),
-    ("https://127.0.0.1:22/", "loopback"),
-    // Short, decimal, hexadecimal, octal, mixed, padded.
-    ("http://127.1/", "loopback"),
-    ("http://127.0.1/", "loopback"),
-    ("http://2130706433/", "loopback"),
-    ("http://0x7f000001/", "loopback"),
-    ("http://0x7f.1/", "loopback"),
-    ("http://0x7F.0x0.0x0.0x1/", "loopback"),
-    ("http://0177.0.0.1/", "loopback"),
-    ("http://017700000001/", "loopback"),
-    ("http://0177.0x0.0.1/", "loopback"),
-    ("http://127.000.000.001/", "loopback"),
-    ("http://127.0.0.1./", "loopback"),
-    // Percent signs, fullwidth, ideographic full stops, circled and superscript digits, bold digits, a soft hyphen.
-    ("http://%31%32%37.0.0.1/", "loopback"),
-    ("http://127%2E0%2E0%2E1/", "loopback"),
-    ("http://１２７.０.０.１/", "loopback"),
-    ("http://127。0。0。1/", "loopback"),
-    ("http://127．0｡0．1/", "loopback"),
-    ("http://①②⑦.⓪.⓪.①/", "loopback"),
-    ("http://¹²⁷.⁰.⁰.¹/", "loopback"),
-    ("http://𝟭𝟮𝟳.𝟬.𝟬.𝟭/", "loopback"),
-    ("http://127.0.0\u{ad}.1/", "loopback"),
-    ("http://０ｘ７ｆ.1/", "loopback"),
-    // What browsers forgive.
-    ("http:\\\\127.0.0.1\\", "loopback"),
-    ("http:127.0.0.1", "loopback"),
-    ("http:///127.0.0.1", "loopback"),
-    ("HTTP://127.0.0.1", "loopback"),
-    ("http://[::1]/", "loopback"),
-    ("http://[0:0:0:0:0:0:0:1]/", "loopback"),
-    ("http://[0000::0001]:443/", "loopback"),
-    // IPv4 in IPv6.
-    ("http://[::ffff:127.0.0.1]/", "loopback"),
-    ("http://[::ffff:7f00:1]/", "loopback"),
-    ("http://[::FFFF:7F00:0001]/", "loopback"),
-    ("http://[0:0:0:0:0:ffff:127.0.0.1]/", "loopback"),
-    ("http://[::ffff:10.0.0.1]/", "private"),
-    ("http://[::ffff:a9fe:a9fe]/", "link-local"),
-    ("http://[::127.0.0.1]/", "IPv4-compatible"),
-    ("http://[::7f00:1]/", "IPv4-compatible"),
-    ("http://[64:ff9b::7f00:1]/", "NAT64"),
-    ("http://[64:ff9b::169.254.169.254]/", "NAT64"),
-    ("http://[64:ff9b:1::10.0.0.1]/", "NAT64"),
-    ("http://[2002:7f00:1::]/", "6to4"),
-    ("http://[2002:a9fe:a9fe::1]/", "6to4"),
-    ("http://[2001:0:4136:e378:8000:63bf:80ff:fffe]/", "Teredo"),
-    ("http://[::ffff:0:7f00:1]/", "reserved"),
-    ("http://[::]/", "unspecified"),
-    ("http://0/", "unspecified"),
-    ("http://0.0.0.0/", "unspecified"),
-    ("http://0.1.2.3/", "unspecified"),
-    ("http://10.0.0.1/", "private"),
-    ("http://167772161/", "private"),
-    ("http://172.16.0.1/", "private"),
-    ("http://172.31.255.255/", "private"),
-    ("http://192.168.1.1/", "private"),
-    ("http://0300.0250.1.1/", "private"),
-    // The clouds' metadata services and host agents.
-    ("http://169.254.169.254/latest/meta-data/", "link-local"),
-    ("http://0xa9fea9fe/", "link-local"),
-    ("http://169.254.43518/", "link-local"),
-    ("http://169.254.170.2/v2/credentials", "link-local"),
-    ("http://100.100.100.200/", "carrier-grade NAT"),
-    ("http://[fd00:ec2::254]/", "unique local"),
-    ("http://168.63.129.16/", "cloud platform"),
-    ("http://192.0.0.192/", "reserved"),
-    ("http://[fe80::1]/", "link-local"),
-    ("http://[febf::1]/", "link-local"),
-    ("http://[fec0::1]/", "site-local"),
-    ("http://[fc00::1]/", "unique local"),
-    ("http://100.64.0.1/", "carrier-grade NAT"),
-    ("http://203.0.113.1/", "documentation"),
-    ("http://[2001:db8::1]/", "documentation"),
-    ("http://198.18.0.1/", "benchmarking"),
-    ("http://192.88.99.1/", "6to4"),
-    ("http://224.0.0.1/", "multicast"),
-    ("http://[ff02::1]/", "multicast"),
-    ("http://240.0.0.1/", "reserved"),
-    ("http://255.255.255.255/", "broadcast"),
-    ("http://4294967295/", "broadcast"),
-    ("http://[100::1]/", "discard-only"),
-    ("http://[2001:20::1]/", "ORCHID"),
-    ("http://[4000::1]/", "reserved"),
-    ("http://[a000::1]/", "reserved"),
-];
-
-/// Names, where each leads, and what it is refused as.
-#[rustfmt::skip]
-const NAMES: [(&str, &[&str], &str); 22] = [
-    ("loopback.example.com", &["127.0.0.1"], "loopback"),
-    ("127.0.0.1.nip.example.com", &["127.0.0.1"], "loopback"),
-    ("loopback6.example.com", &["::1"], "loopback"),
-    ("both.example.com", &["127.0.0.1", "::1"], "loopback"),
-    ("unspecified.example.com", &["0.0.0.0"], "unspecified"),
-    ("unspecified6.example.com", &["::"], "unspecified"),
-    ("ten.example.com", &["10.0.0.1"], "private"),
-    ("several.example.com", &["10.0.0.1", "192.168.0.1", "172.16.0.1", "127.0.0.1"], "private"),
-    ("metadata.google.internal", &["169.254.169.254"], "link-local"),
-    ("metadata6.example.com", &["fd00:ec2::254"], "unique local"),
-    ("kubernetes.default.svc.cluster.local", &["10.96.0.1"], "private"),
-    ("carrier.example.com", &["100.64.0.1"], "carrier-grade NAT"),
-    ("mapped.example.com", &["::ffff:127.0.0.1"], "loopback"),
-    ("mapped-private.example.com", &["::ffff:192.168.0.1"], "private"),
-    ("compatible.example.com", &["::127.0.0.1"], "IPv4-compatible"),
-    ("translated.example.com", &["64:ff9b::7f00:1"], "NAT64"),
-    ("tunnelled.example.com", &["2002:7f00:1::1"], "6to4"),
-    ("teredo.example.com", &["2001:0:4136:e378:8000:63bf:80ff:fffe"], "Teredo"),
-    ("multicast.example.com", &["224.0.0.1"], "multicast"),
-    ("broadcast.example.com", &["255.255.255.255"], "broadcast"),
-    ("xn--bcher-kva.example", &["127.0.0.1"], "loopback"),
-    // An alias of a name inside.
-    ("alias.example.com", &["127.0.0.1"], "loopback"),
-];
-
-/// Names of this machine in its own hosts file, which no name server is asked for.
-const LOCAL_NAMES: [&str; 4] = [
-    "http://localhost/",
-    "http://LOCALHOST:8080/",
-    "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/",
-    "http://local\u{ad}host/",
-];
-
-/// What is refused wherever it leads: no setting lets it into the store, so that it cannot come to be sent to.
-#[rustfmt::skip]
-const NEVER: [(&str, &str); 30] = [
-    ("gopher://127.0.0.1:6379/_INFO", "the scheme \"gopher\" is not supported"),
-    ("file:///etc/passwd", "the scheme \"file\""),
-    ("ftp://127.0.0.1/", "the scheme \"ftp\""),
-    ("dict://127.0.0.1:11211/stats", "the scheme \"dict\""),
-    ("ldap://127.0.0.1/", "the scheme \"ldap\""),
-    ("tftp://127.0.0.1/", "the scheme \"tftp\""),
-    ("ws://127.0.0.1/", "the scheme \"ws\""),
-    ("unix:/run/docker.sock", "the scheme \"unix\""),
-    ("jar:http://127.0.0.1!/", "the scheme \"jar\""),
-    ("javascript:alert(1)", "the scheme \"javascript\""),
-    ("data:text/plain,x", "the scheme \"data\""),
-    ("http://example.com@127.0.0.1/", "user name or password"),
-    ("http://example.com:80@127.0.0.1/", "user name or password"),
-    ("http://127.0.0.1@93.184.216.34/", "user name or password"),
-    ("http://127.0.0.1:80\\@93.184.216.34/#", "fragment"),
-    ("http://93.184.216.34#@127.0.0.1/", "fragment"),
-    ("http://93.184.216.34 @127.0.0.1/", "a space or a control character"),
-    ("http://127.0.0.1\t/", "a space or a control character"),
-    ("http://93.184.216.34/\r\nHost: 127.0.0.1", "a space or a control character"),
-    ("http://127.0.0.1:0/", "port 0"),
-    ("http://127.0.0.1:65536/", "not an absolute URL"),
-    ("//127.0.0.1/", "not an absolute URL"),
-    ("127.0.0.1/hook", "not an absolute URL"),
-    ("http://256.0.0.1/", "not an absolute URL"),
-    ("http://0x100000000/", "not an absolute URL"),
-    ("http://127.0.0.1%00.example.com/", "not an absolute URL"),
-    ("http://[::1%25lo]/", "not an absolute URL"),
-    ("http://[::1/", "not an absolute URL"),
-    ("http://localhost./", "not a DNS name"),
-    ("http://.localhost/", "not a DNS name"),
-];
 
 fn ips(list: &[&str]) -> Vec<IpAddr> {
     list.iter().map(|ip| ip.parse().unwrap()).collect()
@@ -230,8 +70,7 @@ async fn create(
     urls: Vec<String>,
     traced: bool,
 ) -> Vec<(std::process::Output, Option<Trace>)> {
-    let slots = Arc::new(Semaphore::new(COMMANDS_MAX));
-    let creating = urls.into_iter().enumerate().map(|(number, url)| {
+    let creating = urls.into_iter().enumerate().map(|(number, url)| async move {
         let organization = format!("org_{number}");
         let mut command = installation.command(&[
             "endpoint",
@@ -242,22 +81,14 @@ async fn create(
             &url,
             "--json",
         ]);
-        let (slots, file) = (Arc::clone(&slots), trace_file(installation, number));
-        tokio::spawn(async move {
-            let _slot = slots.acquire().await.unwrap();
-            if traced {
-                let (mut command, trace) = Trace::of(&command, file);
-                (command.output().await.unwrap(), Some(trace))
-            } else {
-                (command.output().await.unwrap(), None)
-            }
-        })
+        if traced {
+            let (mut command, trace) = Trace::of(&command, trace_file(installation, number));
+            (command.output().await.unwrap(), Some(trace))
+        } else {
+            (command.output().await.unwrap(), None)
+        }
     });
-    let mut outputs = Vec::new();
-    for created in creating.collect::<Vec<_>>() {
-        outputs.push(created.await.unwrap());
-    }
-    outputs
+    stream::iter(creating).buffered(COMMANDS_MAX).collect().await
 }
 
 fn trace_file(installation: &Installation, number: usize) -> PathBuf {
@@ -266,13 +97,7 @@ fn trace_file(installation: &Installation, number: usize) -> PathBuf {
 
 /// Panics if a socket was pointed at anything but the broker, the name server and `more`.
 fn assert_only(trace: &Trace, what: &str, broker: Option<&Installation>, names: &Names, more: &[SocketAddr]) {
-    let broker_port: Option<u16> = broker.map(|installation| {
-        let url = installation.broker_url();
-        let (_, authority) = url.rsplit_once('@').or(url.split_once("://")).unwrap();
-        let authority = authority.split(['/', '?']).next().unwrap();
-        let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-        port.unwrap_or(5672)
-    });
+    let broker_port = broker.map(Installation::broker_port);
     for socket in trace.sockets() {
         let is_known = if socket.is_tcp {
             Some(socket.to.port()) == broker_port || more.contains(&socket.to)
@@ -281,13 +106,6 @@ fn assert_only(trace: &Trace, what: &str, broker: Option<&Installation>, names: 
         };
         assert!(is_known, "{what}: {socket:?}");
     }
-}
-
-fn by_endpoint(letters: Vec<Found>) -> HashMap<String, Found> {
-    letters
-        .into_iter()
-        .map(|letter| (letter.header("magnetite-endpoint"), letter))
-        .collect()
 }
 
 /// Charged as the endpoint's failure, twice, before anything was connected to.
@@ -362,7 +180,7 @@ async fn no_hostile_url_in_the_store_is_connected_to_at_sending() {
         .amqp()
         .wait_for_ready("dead", refused.len() as u32, SOON)
         .await;
-    let letters = by_endpoint(installation.amqp().drain("dead").await);
+    let letters = installation.amqp().dead_letters().await;
     for ((url, word), id) in refused.iter().zip(&ids) {
         assert_refused(&letters[id], url, word);
     }
@@ -467,7 +285,7 @@ async fn a_name_that_was_public_at_creation_is_not_connected_to_once_it_leads_in
     installation.amqp().publish(&events).await;
     let amqp = installation.amqp();
     amqp.wait_for_ready("dead", REBOUND.len() as u32, SOON).await;
-    let letters = by_endpoint(amqp.drain("dead").await);
+    let letters = amqp.dead_letters().await;
     for ((name, _, word), id) in REBOUND.iter().zip(&ids) {
         assert_refused(&letters[id], name, word);
         assert!(letters[id].header("magnetite-last-error").contains(name));
