@@ -6,6 +6,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// How much of a response's body is read, in bytes; the rest is not waited for.
 pub const RESPONSE_BODY_BYTES_MAX: usize = 16 * 1024;
@@ -42,7 +43,8 @@ pub struct Failure {
 }
 
 /// The phases of a request, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The host's name is looked up.
     Resolve,
@@ -57,7 +59,8 @@ pub enum Phase {
 }
 
 /// The closed set of ways in which an endpoint fails to answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The URL cannot be used any more; it passed when the endpoint was registered.
     BadUrl,

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{DeliveryId, EndpointId, Event};
 
 /// A delivery that has an attempt before it. It travels as a message of its own (see the broker's header codec) and
@@ -28,7 +30,8 @@ pub struct Delivery {
 }
 
 /// What caused a run of attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// The event was published.
     Event,

@@ -42,17 +42,19 @@ pub struct Disabled {
 }
 
 /// Why an endpoint is disabled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DisabledReason {
     /// Someone disabled it by hand.
     Manual,
     /// It answered 410.
     Gone,
+    /// Every attempt failed for days.
+    Failing,
 }
 
 /// A reason that this version does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown reason {0:?} for a disabled endpoint; known are manual and gone")]
+#[error("unknown reason {0:?} for a disabled endpoint; known are manual, gone and failing")]
 pub struct UnknownDisabledReason(pub String);
 
 /// Why an endpoint of the event's organization gets no delivery of it.
@@ -92,6 +94,7 @@ impl DisabledReason {
         match self {
             Self::Manual => "manual",
             Self::Gone => "gone",
+            Self::Failing => "failing",
         }
     }
 }
@@ -109,6 +112,7 @@ impl std::str::FromStr for DisabledReason {
         match name {
             "manual" => Ok(Self::Manual),
             "gone" => Ok(Self::Gone),
+            "failing" => Ok(Self::Failing),
             _ => Err(UnknownDisabledReason(name.to_owned())),
         }
     }

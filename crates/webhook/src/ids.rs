@@ -62,6 +62,10 @@ id! {
     EndpointId
 }
 id! {
+    /// One request: `att_` and 32 hexadecimal digits, of which the first 12 are the Unix milliseconds when it began.
+    AttemptId
+}
+id! {
     /// One event's way to one endpoint in one run: `dlv_` and 32 hexadecimal digits.
     DeliveryId
 }
@@ -85,6 +89,22 @@ impl EndpointId {
     /// A new id from 16 random bytes.
     pub fn generate(random: [u8; 16]) -> Self {
         Self::new(format!("ep_{}", hex::encode(random)))
+    }
+}
+
+impl AttemptId {
+    /// The id of an attempt that began at `began_ms`, from 10 random bytes.
+    pub fn generate(began_ms: u64, random: [u8; 10]) -> Self {
+        Self::new(format!(
+            "att_{:012x}{}",
+            began_ms & 0xffff_ffff_ffff,
+            hex::encode(random)
+        ))
+    }
+
+    /// No attempt that began at `began_ms` or later has an id that comes before it.
+    pub fn first_at(began_ms: u64) -> Self {
+        Self::generate(began_ms, [0; 10])
     }
 }
 

@@ -14,6 +14,7 @@
 //! - A [`Rejection`] is about the sender's bytes, never about us: it leads to quarantine, not to a retry.
 //! - [`outcome`] never returns a delay that is not one of the schedule's [tiers](Schedule::tiers): each tier is a
 //!   queue.
+//! - What the [`journal`] says merges: in any order, any number of times, to the same books.
 
 mod ids;
 mod event_type;
@@ -25,14 +26,17 @@ mod attempt;
 mod retry_after;
 mod schedule;
 mod outcome;
+pub mod journal;
 
 pub use attempt::{Answer, AttemptResult, Failure, FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
 pub use delivery::{Delivery, Trigger, UnknownTrigger};
 pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, UnknownDisabledReason};
 pub use event::{DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, Rejection, TIMESTAMP_MS_MAX};
 pub use event_type::{EventType, UnknownEventType};
-pub use ids::{DeliveryId, EndpointId, EventId, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId};
-pub use outcome::{CancelReason, DeadReason, Outcome, outcome};
+pub use ids::{
+    AttemptId, DeliveryId, EndpointId, EventId, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId,
+};
+pub use outcome::{CancelReason, DeadReason, DeferReason, Outcome, UnknownReason, outcome};
 pub use retry_after::retry_after;
 pub use schedule::{DELAY_MAX, Schedule, ScheduleError};
 pub use subscription::{BadSubscription, Pattern, Subscription};

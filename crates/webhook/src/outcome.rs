@@ -5,6 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{AttemptResult, Schedule, retry_after};
 
 /// What becomes of a delivery.
@@ -30,7 +32,8 @@ pub enum Outcome {
 }
 
 /// Why a delivery is dead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DeadReason {
     /// Every attempt of the schedule failed.
     Exhausted,
@@ -43,11 +46,29 @@ pub enum DeadReason {
 }
 
 /// Why a delivery is cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CancelReason {
     /// The endpoint was deleted.
     EndpointDeleted,
 }
+
+/// Why a delivery is put off without an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeferReason {
+    /// The endpoint has no slot free.
+    NoSlot,
+    /// The worker's machine could not make the attempt.
+    Fault,
+    /// The endpoint is not known to the worker, and the database is away.
+    Database,
+}
+
+/// A reason that this version does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown reason {0:?} for a dead delivery; known are exhausted, gone, endpoint_disabled and no_slot")]
+pub struct UnknownReason(pub String);
 
 /// Decides what follows from the result of attempt number `attempt` (1-based) at `now`.
 ///
@@ -91,6 +112,27 @@ impl DeadReason {
             Self::Gone => "gone",
             Self::EndpointDisabled => "endpoint_disabled",
             Self::NoSlot => "no_slot",
+        }
+    }
+}
+
+impl std::str::FromStr for DeadReason {
+    type Err = UnknownReason;
+
+    fn from_str(name: &str) -> Result<Self, UnknownReason> {
+        let all = [Self::Exhausted, Self::Gone, Self::EndpointDisabled, Self::NoSlot];
+        let known = all.into_iter().find(|reason| reason.as_str() == name);
+        known.ok_or_else(|| UnknownReason(name.to_owned()))
+    }
+}
+
+impl DeferReason {
+    /// The name in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSlot => "no_slot",
+            Self::Fault => "fault",
+            Self::Database => "database",
         }
     }
 }
