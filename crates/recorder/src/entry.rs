@@ -123,9 +123,8 @@ fn dead(delivery: &Delivery, letter: &broker::DeadLetter) -> Vec<Record> {
 fn rejected(found: broker::Rejected) -> Rejected {
     let id = found.id.clone().unwrap_or_else(|| {
         Rejected::id_of(
-            &found.source,
-            &found.reason,
             found.rejected_ms,
+            &found.source,
             found.message_id.as_deref(),
             &found.headers,
             &found.body,

@@ -242,13 +242,7 @@ impl Batch {
 
     /// The message's body.
     pub fn encode(self) -> Bytes {
-        let mut body = vec![0; HEADER_BYTES + lz4_flex::block::get_maximum_output_size(self.bytes.len())];
-        body[0] = VERSION;
-        body[1..HEADER_BYTES].copy_from_slice(&(self.bytes.len() as u32).to_le_bytes());
-        let compressed = lz4_flex::block::compress_into(&self.bytes, &mut body[HEADER_BYTES..])
-            .expect("the room is the most that compressing can need");
-        body.truncate(HEADER_BYTES + compressed);
-        body.into()
+        compress(&self.bytes).into()
     }
 
     /// Reads a message's body.
@@ -272,6 +266,17 @@ impl Batch {
         }
         Ok(records)
     }
+}
+
+/// Records behind their header.
+fn compress(records: &[u8]) -> Vec<u8> {
+    let mut body = vec![0; HEADER_BYTES + lz4_flex::block::get_maximum_output_size(records.len())];
+    body[0] = VERSION;
+    body[1..HEADER_BYTES].copy_from_slice(&(records.len() as u32).to_le_bytes());
+    let compressed = lz4_flex::block::compress_into(records, &mut body[HEADER_BYTES..])
+        .expect("the room is the most that compressing can need");
+    body.truncate(HEADER_BYTES + compressed);
+    body
 }
 
 fn decompress(body: &[u8]) -> Result<Vec<u8>, BadBatch> {
