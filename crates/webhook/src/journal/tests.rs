@@ -180,7 +180,6 @@ proptest! {
         let mut batch = Batch::new();
         records.iter().for_each(|record| batch.push(record));
         prop_assert_eq!(batch.records(), records.len() as u64);
-        let bytes = batch.bytes();
         let body = batch.encode();
         prop_assert_eq!(Batch::decode(&body).unwrap(), records);
     }
