@@ -37,7 +37,15 @@ fn written(delivery: &Delivery) -> Message {
 
 /// What is set aside keeps its body.
 fn rejected(message: &Message) {
-    let outgoing = Outgoing::rejected(&topology(), message, Source::Due, "bad_header", "fuzzed", 0);
+    let outgoing = Outgoing::rejected(
+        &topology(),
+        "rej_1",
+        message,
+        Source::Due,
+        "bad_header",
+        "fuzzed",
+        0,
+    );
     assert_eq!(outgoing.body, message.body);
 }
 

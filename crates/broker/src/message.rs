@@ -7,7 +7,9 @@
 //! | delivery that waits | queue `P.delay.MS` | the same bytes | delivery headers |
 //! | delivery in a worker's hands | queue `P.held.WORKER` | the same bytes | delivery headers |
 //! | dead letter | queue `P.dead` | the same bytes | delivery headers and those of [`DeadLetter`] |
-//! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-reason`, `-detail`, `-source`, `-rejected-ms` |
+//! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-rejection`, `-reason`, `-detail`, `-source`, `-rejected-ms` |
+//! | journal | queue `P.journal` | a batch of records | |
+//! | operation | exchange `P.operations`, key = its kind | a JSON object | |
 //!
 //! Delivery headers: `magnetite-endpoint` (text), `magnetite-run`, `magnetite-attempt` (the next, 1-based),
 //! `magnetite-deferrals`, `magnetite-first-attempt-ms` and `magnetite-no-slot-since-ms` (numbers, the last two only when
@@ -16,6 +18,8 @@
 //!
 //! A rejected message keeps its delivery headers and no others, whatever their names: a header frame has a bound, and one
 //! that is too large costs the connection. RabbitMQ's own are never copied: with `x-death` a message would look as if it went round in circles.
+
+mod ended;
 
 use std::{
     hash::{Hash, Hasher},
@@ -30,7 +34,9 @@ use lapin::{
 };
 use webhook::{DeadReason, Delivery, EndpointId, Event, EventId, EventType, Rejection, Trigger};
 
-use crate::Topology;
+use crate::{Topology, topology::DUE_KEY};
+
+pub use ended::Rejected;
 
 /// A message to be published: to a queue of ours or, for events, to the exchange that publishers use.
 #[derive(Clone, Debug)]
@@ -99,6 +105,15 @@ const FIRST_ATTEMPT_MS: &str = "magnetite-first-attempt-ms";
 const NO_SLOT_SINCE_MS: &str = "magnetite-no-slot-since-ms";
 const TRIGGER: &str = "magnetite-trigger";
 const TRACEPARENT: &str = "traceparent";
+const REJECTION: &str = "magnetite-rejection";
+const REASON: &str = "magnetite-reason";
+const DETAIL: &str = "magnetite-detail";
+const SOURCE: &str = "magnetite-source";
+const REJECTED_MS: &str = "magnetite-rejected-ms";
+const ATTEMPTS: &str = "magnetite-attempts";
+const LAST_STATUS: &str = "magnetite-last-status";
+const LAST_ERROR: &str = "magnetite-last-error";
+const DEAD_MS: &str = "magnetite-dead-ms";
 const DELIVERY_HEADERS: [&str; 8] = [
     ENDPOINT,
     RUN,
@@ -155,7 +170,7 @@ impl Outgoing {
 
     /// A delivery to be attempted as soon as a worker takes it.
     pub fn due(topology: &Topology, delivery: &Delivery) -> Self {
-        let (exchange, key) = (topology.deliveries_exchange(), "due".to_owned());
+        let (exchange, key) = (topology.deliveries_exchange(), DUE_KEY.to_owned());
         Self::delivery(exchange, key, delivery, delivery_headers(delivery))
     }
 
@@ -186,19 +201,47 @@ impl Outgoing {
             headers.insert(name.into(), value);
         };
         set("magnetite-delivery", text(delivery.id().as_str()));
-        set("magnetite-reason", text(letter.reason.as_str()));
-        set("magnetite-attempts", number(letter.attempts));
+        set(REASON, text(letter.reason.as_str()));
+        set(ATTEMPTS, number(letter.attempts));
         if let Some(status) = letter.last_status {
-            set("magnetite-last-status", number(status));
+            set(LAST_STATUS, number(status));
         }
-        set("magnetite-last-error", text(&letter.last_error));
-        set("magnetite-dead-ms", number(letter.dead_ms));
+        set(LAST_ERROR, text(&letter.last_error));
+        set(DEAD_MS, number(letter.dead_ms));
         Self::delivery(String::new(), topology.dead(), delivery, headers)
     }
 
-    /// A message that nobody here can work on, as it came. `reason` is a stable word, `detail` is for people.
+    /// What workers recorded: a batch as of the journal's encoding.
+    pub fn journal(topology: &Topology, batch: Bytes) -> Self {
+        Self {
+            exchange: String::new(),
+            routing_key: topology.journal(),
+            properties: BasicProperties::default()
+                .with_delivery_mode(2)
+                .with_content_type("application/msgpack".into()),
+            body: batch,
+        }
+    }
+
+    /// Something that happened to an endpoint, for whoever has bound a queue: a JSON object. `kind` is the routing key.
+    pub fn operation(topology: &Topology, id: &str, kind: &str, json: Bytes) -> Self {
+        Self {
+            exchange: topology.operations_exchange(),
+            routing_key: kind.to_owned(),
+            properties: BasicProperties::default()
+                .with_delivery_mode(2)
+                .with_content_type("application/json".into())
+                .with_message_id(id.into())
+                .with_type(kind.into()),
+            body: json,
+        }
+    }
+
+    /// A message that nobody here can work on, as it came. `id` is this rejection's own, `reason` is a stable word, `detail` is
+    /// for people.
     pub fn rejected(
         topology: &Topology,
+        id: &str,
         message: &Message,
         source: Source,
         reason: &str,
@@ -211,10 +254,11 @@ impl Outgoing {
                 headers.insert(name.clone(), value.clone());
             }
         }
-        headers.insert("magnetite-reason".into(), text(reason));
-        headers.insert("magnetite-detail".into(), text(detail));
-        headers.insert("magnetite-source".into(), text(source.as_str()));
-        headers.insert("magnetite-rejected-ms".into(), number(now_ms));
+        headers.insert(REJECTION.into(), text(id));
+        headers.insert(REASON.into(), text(reason));
+        headers.insert(DETAIL.into(), text(detail));
+        headers.insert(SOURCE.into(), text(source.as_str()));
+        headers.insert(REJECTED_MS.into(), number(now_ms));
         let from = &message.properties;
         let mut properties = BasicProperties::default()
             .with_delivery_mode(2)

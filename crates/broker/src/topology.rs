@@ -73,10 +73,12 @@ pub struct DeclareError {
 /// How often a message may come back before it is taken for poison. RabbitMQ counts every return, also those of a lost
 /// connection or a shutdown, so this leaves room for a bad night.
 const DELIVERY_LIMIT: i64 = 100;
-const DUE_KEY: &str = "due";
+pub(crate) const DUE_KEY: &str = "due";
 /// How long a delivery that its worker holds may be in nobody's hands: then it comes due, for any worker. RabbitMQ does not let
 /// an unacked message expire; one that a worker gave back by dying has most often outlived this already, and comes due at once.
 const HELD_TTL: Duration = Duration::from_secs(5);
+/// How much of the journal waits for a recorder, in bytes; more is refused. Hours of a busy system, and little of a disk.
+const JOURNAL_BYTES_MAX: i64 = 2 * 1024 * 1024 * 1024;
 /// The queue of a worker that is gone is deleted after this time, long after all that it held has come due.
 const HELD_EXPIRES: Duration = Duration::from_hours(1);
 
@@ -107,6 +109,12 @@ impl Topology {
     /// The direct exchange that delay queues dead-letter to.
     pub fn deliveries_exchange(&self) -> String {
         self.named("deliveries")
+    }
+
+    /// The topic exchange for what operators and the platform may want to know; its routing keys are kinds of operations.
+    /// Whoever wants them binds a queue of its own.
+    pub fn operations_exchange(&self) -> String {
+        self.named("operations")
     }
 
     /// The queue of published events.
@@ -141,6 +149,11 @@ impl Topology {
         self.named("rejected")
     }
 
+    /// The queue of what workers recorded and no recorder has stored yet.
+    pub fn journal(&self) -> String {
+        self.named("journal")
+    }
+
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -160,6 +173,10 @@ impl Topology {
                 name: self.deliveries_exchange(),
                 kind: "direct",
             },
+            Exchange {
+                name: self.operations_exchange(),
+                kind: "topic",
+            },
         ]
     }
 
@@ -176,6 +193,7 @@ impl Topology {
         let mut queues = vec![
             plain(self.rejected()),
             plain(self.dead()),
+            self.journal_queue(),
             work(self.due()),
             work(self.events()),
         ];
@@ -204,6 +222,17 @@ impl Topology {
         let mut arguments = vec![quorum(), ("x-delivery-limit", Argument::Number(DELIVERY_LIMIT))];
         arguments.extend(dead_letter_to(String::new(), self.rejected()));
         arguments
+    }
+
+    fn journal_queue(&self) -> Queue {
+        Queue {
+            name: self.journal(),
+            arguments: vec![
+                quorum(),
+                ("x-max-length-bytes", Argument::Number(JOURNAL_BYTES_MAX)),
+                ("x-overflow", Argument::Text("reject-publish".to_owned())),
+            ],
+        }
     }
 
     fn delay_queue(&self, tier: Duration) -> Queue {
@@ -428,6 +457,7 @@ mod tests {
             [
                 "magnetite.rejected",
                 "magnetite.dead",
+                "magnetite.journal",
                 "magnetite.due",
                 "magnetite.events",
                 "magnetite.delay.1000",

@@ -7,7 +7,7 @@
 //!
 //! # The encoding
 //!
-//! One byte, the version ([`VERSION`]), then records in MessagePack, one after the other. Structs are maps with the names of
+//! One byte, the version ([`VERSION`]), then records in `MessagePack`, one after the other. Structs are maps with the names of
 //! their fields, so that a reader skips what it does not know and fills in what an older writer did not write. What cannot be
 //! told that way gets a new version. Records of every version that was ever released can be read for good.
 
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AttemptId, AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, DeliveryId, EndpointId, Event,
-    EventId, FailureKind, OrganizationId, Phase, Trigger,
+    EventId, FailureKind, OrganizationId, Outcome, Phase, Trigger,
 };
 
 pub use books::{Books, DeliveryEntry, DeliveryState, EventEntry, Standing, UnknownDeliveryState};
@@ -265,6 +265,20 @@ impl fmt::Debug for Batch {
             .field("bytes", &self.bytes.len())
             .field("records", &self.records)
             .finish()
+    }
+}
+
+impl Then {
+    /// What follows from an outcome that was decided at `now_ms`.
+    pub fn after(outcome: Outcome, now_ms: u64) -> Self {
+        match outcome {
+            Outcome::Delivered => Self::Delivered,
+            Outcome::Retry { after } => Self::Retry {
+                at_ms: now_ms + after.as_millis() as u64,
+            },
+            Outcome::Dead { reason } => Self::Dead { reason },
+            Outcome::Cancelled { reason } => Self::Cancelled { reason },
+        }
     }
 }
 

@@ -3,26 +3,18 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use broker::Outgoing;
-use webhook::{AttemptResult, Delivery, DeliveryId, EndpointId, Outcome};
+use webhook::{AttemptResult, DeferReason, Delivery, DeliveryId, EndpointId, Outcome};
 
 use crate::{
-    Context,
-    admission::Slot,
-    display_chain, now_ms,
-    outcome::{self, Deferral},
-    registry::Registered,
+    Context, admission::Slot, display_chain, now_ms, outcome, registry::Registered, settlement::Turn,
 };
 
 /// Makes the delivery's next attempt, if the endpoint has a slot free. Returns the message that has to be published before
-/// the delivery's own message may be acked; none when it was delivered.
-pub(crate) async fn attempt(
-    context: &Context,
-    delivery: Delivery,
-    registered: &Registered,
-) -> Option<Outgoing> {
+/// the delivery's own message may be acked, none when it was delivered; and what there is to record.
+pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &Registered) -> Turn {
     let endpoint = &registered.endpoint;
     let Some(slot) = admit(context, &endpoint.id).await else {
-        return Some(outcome::refused(context, delivery));
+        return outcome::refused(context, delivery);
     };
     let (began, began_ms) = (Instant::now(), now_ms());
     let id = delivery.id();
@@ -36,7 +28,7 @@ pub(crate) async fn attempt(
         // Shutting down: whether the endpoint got it is not known, so it is not charged.
         () = context.abort.cancelled() => {
             let untried = Delivery { no_slot_since_ms: None, ..delivery };
-            return Some(Outgoing::due(&context.topology, &untried));
+            return Outgoing::due(&context.topology, &untried).into();
         }
     };
     match posted {
@@ -48,8 +40,9 @@ pub(crate) async fn attempt(
                 SystemTime::now(),
             );
             slot.concluded(result.is_success());
-            report(&delivery, &id, &result, decided, began.elapsed());
-            outcome::publish(context, delivery, registered, &result, decided, began_ms)
+            let took = began.elapsed();
+            report(&delivery, &id, &result, decided, took);
+            outcome::attempted(context, delivery, registered, &result, decided, (began_ms, took))
         }
         Err(fault) => {
             drop(slot);
@@ -57,7 +50,7 @@ pub(crate) async fn attempt(
                 delivery.id = %id, error = display_chain(&fault),
                 "no attempt could be made; the endpoint is not charged"
             );
-            Some(outcome::defer(context, delivery, Deferral::Fault))
+            outcome::defer(context, delivery, DeferReason::Fault)
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Config {
     pub shutdown_deadline: Duration,
     /// How often changed endpoints are looked for.
     pub registry_refresh: Duration,
+    /// Whether events and attempts are recorded in the journal.
+    pub journal: bool,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             defer_age_max: Duration::from_mins(10),
             shutdown_deadline: Duration::from_secs(25),
             registry_refresh: Duration::from_millis(250),
+            journal: true,
         }
     }
 }

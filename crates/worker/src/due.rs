@@ -4,15 +4,10 @@ use std::sync::Arc;
 
 use broker::{Message, Source};
 use store::Lookup;
-use webhook::{CancelReason, DeadReason, Delivery};
+use webhook::{CancelReason, DeadReason, DeferReason, Delivery};
 
 use crate::{
-    Context,
-    attempt::attempt,
-    display_chain,
-    outcome::{self, Deferral},
-    registry::Registered,
-    settlement::Settlement,
+    Context, attempt::attempt, display_chain, outcome, registry::Registered, settlement::Settlement,
 };
 
 /// Makes the attempt, with the endpoint's URL and secret of now.
@@ -27,19 +22,13 @@ pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement
         Found::Endpoint(registered) if registered.endpoint.disabled.is_some() => {
             outcome::dead_untried(context, &delivery, DeadReason::EndpointDisabled).into()
         }
-        Found::Endpoint(registered) => attempt(context, delivery, &registered)
-            .await
-            .into_iter()
-            .collect(),
-        Found::Deleted => {
-            outcome::cancelled(&delivery, CancelReason::EndpointDeleted);
-            Settlement::default()
-        }
+        Found::Endpoint(registered) => attempt(context, delivery, &registered).await.into(),
+        Found::Deleted => outcome::cancelled(context, &delivery, CancelReason::EndpointDeleted).into(),
         Found::Unknown => reject(
             "unknown_endpoint",
             "the database has never had this endpoint; is it the right one?",
         ),
-        Found::Unavailable => outcome::defer(context, delivery, Deferral::Database).into(),
+        Found::Unavailable => outcome::defer(context, delivery, DeferReason::Database).into(),
     }
 }
 

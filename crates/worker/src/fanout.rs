@@ -11,10 +11,18 @@ use std::{
 use broker::{Message, Outgoing, Source};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio::time::timeout;
-use webhook::{Delivery, Event};
+use webhook::{
+    Delivery, Event,
+    journal::{CONSIDERED_MAX, EventRecord, Record, Verdict},
+};
 
 use crate::{
-    Context, attempt::attempt, intake::Intake, outcome, registry::Registered, settlement::Settlement,
+    Context,
+    attempt::attempt,
+    intake::Intake,
+    now_ms, outcome,
+    registry::{Considered, Registered},
+    settlement::{Settlement, Turn},
 };
 
 /// How long the attempts of one event may keep its message unacked. An attempt that takes longer becomes the work on a message
@@ -35,14 +43,15 @@ pub(crate) async fn event(context: &Arc<Context>, intake: &Intake, message: &Mes
                 .into();
         }
     };
-    let matches = context.registry.matches(&event);
+    let received_ms = now_ms();
+    let considered = context.registry.consider(&event);
+    let records = records(context, &event, received_ms, &considered);
+    let matches = matches(considered);
     metrics::counter!("magnetite_events_total", "type" => event.event_type.as_str()).increment(1);
     tracing::debug!(event.id = %event.id, matches = matches.len(), "event fanned out");
     if let [endpoint] = &matches[..] {
-        return attempt(context, first(&event, endpoint), endpoint)
-            .await
-            .into_iter()
-            .collect();
+        let turn = attempt(context, first(&event, endpoint), endpoint).await;
+        return Settlement::from(turn).and_records(records);
     }
     let (inline, apart) = split(context, matches);
     let attempts = inline
@@ -51,35 +60,62 @@ pub(crate) async fn event(context: &Arc<Context>, intake: &Intake, message: &Mes
     together(context, intake, attempts.collect())
         .await
         .and_apart(event, apart)
+        .and_records(records)
+}
+
+/// The event, and every endpoint of its organization with the reason why it gets the event or not.
+fn records(context: &Context, event: &Arc<Event>, received_ms: u64, considered: &Considered) -> Vec<Record> {
+    if !context.config.journal {
+        return Vec::new();
+    }
+    let record = |part: &[(Arc<Registered>, Verdict)]| {
+        let verdicts = part.iter();
+        Record::Event(EventRecord {
+            event: Arc::clone(event),
+            received_ms,
+            considered: verdicts
+                .map(|(registered, verdict)| (registered.endpoint.id.clone(), *verdict))
+                .collect(),
+        })
+    };
+    if considered.is_empty() {
+        return vec![record(&[])];
+    }
+    considered.chunks(CONSIDERED_MAX).map(record).collect()
+}
+
+fn matches(considered: Considered) -> Endpoints {
+    let matched = considered
+        .into_iter()
+        .filter(|(_, verdict)| *verdict == Verdict::Matched);
+    matched.map(|(registered, _)| registered).collect()
 }
 
 /// Waits for the attempts of one event, and holds those that take long by messages of their own.
 async fn together(context: &Context, intake: &Intake, mut attempts: FuturesUnordered<Pending>) -> Settlement {
-    let mut owed = Vec::new();
+    let mut settlement = Settlement::default();
     let waiting = async {
-        while let Some(ended) = attempts.next().await {
-            owed.extend(ended);
+        while let Some(turn) = attempts.next().await {
+            settlement.add(turn);
         }
     };
     // While shutting down, what is published into this worker's hands would find them closed.
     if timeout(TOGETHER_MAX, waiting).await.is_err() && !context.stop.is_cancelled() {
-        owed.extend(
-            std::mem::take(&mut attempts)
-                .into_iter()
-                .map(|pending| intake.hold(pending)),
-        );
+        for pending in std::mem::take(&mut attempts) {
+            settlement.owe(intake.hold(pending));
+        }
     }
-    while let Some(ended) = attempts.next().await {
-        owed.extend(ended);
+    while let Some(turn) = attempts.next().await {
+        settlement.add(turn);
     }
-    owed.into_iter().collect()
+    settlement
 }
 
 /// A first attempt under way. If it panics, that delivery becomes a message of its own, where a panic harms no sibling.
 pub(crate) struct Pending {
     event: Arc<Event>,
     endpoint: Arc<Registered>,
-    attempt: Pin<Box<dyn Future<Output = Option<Outgoing>> + Send>>,
+    attempt: Pin<Box<dyn Future<Output = Turn> + Send>>,
 }
 
 impl Pending {
@@ -89,7 +125,7 @@ impl Pending {
         let attempt = Box::pin(async move {
             let due = delivery.clone();
             let attempting = AssertUnwindSafe(attempt(&context, delivery, &registered));
-            let panicked = |_| Some(Outgoing::due(&context.topology, &due));
+            let panicked = |_| Outgoing::due(&context.topology, &due).into();
             attempting.catch_unwind().await.unwrap_or_else(panicked)
         });
         Self {
@@ -105,7 +141,7 @@ impl Pending {
 }
 
 impl Future for Pending {
-    type Output = Option<Outgoing>;
+    type Output = Turn;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {
         self.attempt.as_mut().poll(context)

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     Context, due,
     fanout::{self, Pending},
+    journal::Closing,
     outcome,
     recall::{Arrival, Recall, Work},
     settle::Finished,
@@ -21,15 +22,22 @@ pub(crate) struct Intake {
     context: Arc<Context>,
     recall: Arc<Recall>,
     submit: mpsc::Sender<Finished>,
+    closing: Closing,
     tasks: TaskTracker,
 }
 
 impl Intake {
-    pub(crate) fn new(context: Arc<Context>, recall: Arc<Recall>, submit: mpsc::Sender<Finished>) -> Self {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        recall: Arc<Recall>,
+        submit: mpsc::Sender<Finished>,
+        closing: Closing,
+    ) -> Self {
         Self {
             context,
             recall,
             submit,
+            closing,
             tasks: TaskTracker::new(),
         }
     }
@@ -49,12 +57,14 @@ impl Intake {
     }
 
     fn spawn(&self, work: Arc<Work>, settlement: impl Future<Output = Settlement> + Send + 'static) {
-        let (submit, recall) = (self.submit.clone(), Arc::clone(&self.recall));
+        let (submit, closing) = (self.submit.clone(), self.closing.clone());
         self.tasks.spawn(async move {
-            let finished = Finished::new(work, settlement.await);
-            if let Some(owing) = finished.ack_or_owe(&recall) {
+            let settlement = settlement.await;
+            if settlement.owed() > 0 {
                 // The committer ends only after every task has.
-                let _ = submit.send(owing).await;
+                let _ = submit.send(Finished::new(work, settlement)).await;
+            } else {
+                closing.close(work, settlement).await;
             }
         });
     }
@@ -63,7 +73,7 @@ impl Intake {
     pub(crate) fn hold(&self, pending: Pending) -> Outgoing {
         let message = Outgoing::held(&self.context.topology, &pending.delivery());
         let work = self.recall.expect(Source::Held, &message.message());
-        self.spawn(work, async move { pending.await.into_iter().collect() });
+        self.spawn(work, async move { pending.await.into() });
         message
     }
 

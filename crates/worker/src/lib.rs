@@ -1,16 +1,17 @@
 //! The delivery worker: from a published event to a settled message.
 //!
 //! ```text
-//! [events] -> intake -> fanout -> admission -> attempt -> outcome -> settle -> ack
-//! [due]    -> intake -> due    -> admission -> attempt -> outcome -> settle -> ack
+//! [events] -> intake -> fanout -> admission -> attempt -> outcome -> settle -> journal -> ack
+//! [due]    -> intake -> due    -> admission -> attempt -> outcome -> settle -> journal -> ack
 //! [held]   -> intake:                          attempt, already under way
 //!                                 registry (who wants what)   recall (what is already done)
 //! ```
 //!
 //! An event message is one unit of work: `fanout` finds the endpoints that want it, makes the first attempts itself and
 //! publishes what has to wait. A due message is one delivery whose next attempt has come; `due` looks its endpoint up
-//! and makes that attempt. Both end as a `settlement::Settlement`: the messages to publish before the ack. The committer in
-//! `settle` publishes them in groups, waits for every confirm, and acks.
+//! and makes that attempt. Both end as a `settlement::Settlement`: the messages to publish before the ack, and what there is
+//! to record. The committer in `settle` publishes the messages in groups and waits for every confirm; `journal` publishes the
+//! records in batches, waits for their confirm, but not for long, and acks.
 //!
 //! An attempt that keeps its siblings' message unacked for over a second goes on as the work on a message of its own, which
 //! this worker publishes into a queue of its own and takes out again: unacked there, it is in this worker's hands, and comes
@@ -22,6 +23,7 @@
 //!
 //! Invariants:
 //! - A message is acked after everything it caused is confirmed, never before.
+//! - What was settled is recorded before the ack, or counted in a gap that is recorded later: the journal holds up nothing.
 //! - No step between a message and its attempt waits for the database, except for a due delivery whose endpoint is not
 //!   known here.
 //! - Our own faults (no descriptor, no name server, no database, shutdown) put a delivery off and spend no attempt.
@@ -42,6 +44,7 @@ mod attempt;
 mod outcome;
 mod settlement;
 mod settle;
+mod journal;
 mod gone;
 
 use std::{sync::Arc, time::Duration};
@@ -52,7 +55,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::Config;
 
-use crate::{admission::Admission, gone::Gone, intake::Intake, recall::Recall, registry::Registry};
+use webhook::journal::Record;
+
+use crate::{
+    admission::Admission, gone::Gone, intake::Intake, journal::Journal, recall::Recall, registry::Registry,
+};
 
 /// What a worker works with.
 #[derive(Debug)]
@@ -97,6 +104,13 @@ struct Context {
     abort: CancellationToken,
 }
 
+impl Context {
+    /// What there is to record, if anything is.
+    fn record(&self, make: impl FnOnce() -> Record) -> Option<Record> {
+        self.config.journal.then(make)
+    }
+}
+
 const SOURCES: [Source; 3] = [Source::Events, Source::Due, Source::Held];
 
 /// Cancelling `stop` ends with the attempts in flight given up at the deadline; this is how long the rest may take.
@@ -110,7 +124,7 @@ const LAST_COMMIT: Duration = Duration::from_millis(800);
 /// # Errors
 /// Only what waiting cannot mend.
 pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<(), Error> {
-    let ready = deps.readiness;
+    let (ready, name) = (deps.readiness, deps.name);
     ready.send_replace(Some("loading the endpoints from the database".to_owned()));
     let registry = match stop.run_until_cancelled(Registry::load(&deps.store)).await {
         None => return Ok(()),
@@ -124,7 +138,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let consuming = Link::open(&broker, "magnetite worker, consuming", links.clone());
     let publisher = Publisher::new(publishing.clone(), &broker);
     let context = Arc::new(Context {
-        topology: Topology::new(&broker.prefix, config.schedule.tiers()).of_worker(deps.name),
+        topology: Topology::new(&broker.prefix, config.schedule.tiers()).of_worker(&*name),
         registry,
         admission: Admission::new(config.in_flight_max),
         store: deps.store,
@@ -146,15 +160,25 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     ));
 
     let recall = Arc::new(Recall::new(context.config.recall_max()));
+    let (closing, settled) = journal::channel(&context.config, Arc::clone(&recall));
+    let journal = Journal::new(
+        &broker,
+        publishing.clone(),
+        context.topology.clone(),
+        Arc::clone(&recall),
+        name,
+    );
+    let mut journal = tokio::spawn(journal.run(settled));
     let (submit, submitted) = settle::channel(&context.config);
     let committer = settle::Committer::new(
         publisher,
         publishing,
         context.topology.clone(),
         Arc::clone(&recall),
+        closing.clone(),
     );
     let mut committer = tokio::spawn(committer.run(submitted));
-    let intake = Arc::new(Intake::new(Arc::clone(&context), recall, submit));
+    let intake = Arc::new(Intake::new(Arc::clone(&context), recall, submit, closing));
     let consumed = Arc::new(consumed);
     let mut consumers = [0, 1, 2].map(|index| {
         let consumed = Arc::clone(&consumed);
@@ -167,11 +191,12 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         biased;
         () = stop.cancelled() => {}
         _ = &mut committer => return Err(Error::Ended("committer")),
+        _ = &mut journal => return Err(Error::Ended("journal")),
         _ = events => return Err(Error::Ended("consumer of events")),
         _ = due => return Err(Error::Ended("consumer of due deliveries")),
         _ = held => return Err(Error::Ended("consumer of held deliveries")),
     }
-    shut_down(&context, intake, committer, consumers).await;
+    shut_down(&context, intake, [committer, journal], consumers).await;
     links.cancel();
     background.close();
     background.wait().await;
@@ -204,7 +229,7 @@ fn consume(
 async fn shut_down(
     context: &Context,
     intake: Arc<Intake>,
-    committer: JoinHandle<()>,
+    committing: [JoinHandle<()>; 2],
     consumers: [JoinHandle<Unsettled>; 3],
 ) {
     let deadline = context.config.shutdown_deadline;
@@ -230,9 +255,11 @@ async fn shut_down(
     }
     let committing = async {
         intake.idle().await;
-        // The committer ends when nobody can submit to it any more.
+        // The committer ends when nobody can submit to it any more, and after it the journal.
         drop(intake);
-        let _ = committer.await;
+        for ending in committing {
+            let _ = ending.await;
+        }
         for handed_out in unsettled {
             handed_out.settled().await;
         }

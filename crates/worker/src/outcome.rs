@@ -1,41 +1,31 @@
-//! What is published for each way a delivery can go on.
+//! What is published and recorded for each way a delivery can go on.
+
+use std::time::Duration;
 
 use broker::{DeadLetter, Message, Outgoing, Source};
-use webhook::{AttemptResult, CancelReason, DeadReason, Delivery, Outcome};
+use webhook::{
+    AttemptId, AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, Outcome,
+    journal::{AttemptRecord, Record, StepRecord, Then},
+};
 
-use crate::{Context, now_ms, registry::Registered};
-
-/// Why a delivery is put off without an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Deferral {
-    /// The endpoint has no slot free.
-    NoSlot,
-    /// This machine could not make the attempt.
-    Fault,
-    /// The endpoint is not known here and the database is away.
-    Database,
-}
-
-impl Deferral {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoSlot => "no_slot",
-            Self::Fault => "fault",
-            Self::Database => "database",
-        }
-    }
-}
+use crate::{Context, now_ms, registry::Registered, settlement::Turn};
 
 /// What follows from a charged attempt that began at `began_ms`. A 410 also disables the endpoint.
-pub(crate) fn publish(
+pub(crate) fn attempted(
     context: &Context,
     delivery: Delivery,
     registered: &Registered,
     result: &AttemptResult,
     decided: Outcome,
-    began_ms: u64,
-) -> Option<Outgoing> {
-    match decided {
+    (began_ms, took): (u64, Duration),
+) -> Turn {
+    let took_ms = took.as_millis() as u64;
+    let record = context.record(|| {
+        let id = AttemptId::generate(began_ms, rand::random());
+        let then = Then::after(decided, began_ms + took_ms);
+        Record::Attempt(AttemptRecord::new(id, &delivery, began_ms, took_ms, result, then))
+    });
+    let publish = match decided {
         Outcome::Delivered | Outcome::Cancelled { .. } => None,
         Outcome::Retry { after } => Some(Outgoing::delay(
             &context.topology,
@@ -55,11 +45,12 @@ pub(crate) fn publish(
             };
             Some(dead(context, &delivery.after_attempt(began_ms), &letter))
         }
-    }
+    };
+    Turn { publish, record }
 }
 
 /// No slot: put off again, or dead when it has been for too long.
-pub(crate) fn refused(context: &Context, delivery: Delivery) -> Outgoing {
+pub(crate) fn refused(context: &Context, delivery: Delivery) -> Turn {
     let now_ms = now_ms();
     let since_ms = delivery.no_slot_since_ms.unwrap_or(now_ms);
     if u128::from(now_ms.saturating_sub(since_ms)) > context.config.defer_age_max.as_millis() {
@@ -71,39 +62,53 @@ pub(crate) fn refused(context: &Context, delivery: Delivery) -> Outgoing {
             no_slot_since_ms: Some(since_ms),
             ..delivery
         },
-        Deferral::NoSlot,
+        DeferReason::NoSlot,
     )
 }
 
 /// Puts a delivery off; no attempt is spent. Each deferral in a row waits longer.
-pub(crate) fn defer(context: &Context, delivery: Delivery, deferral: Deferral) -> Outgoing {
+pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason) -> Turn {
     let tier = context.config.schedule.deferral(delivery.deferrals);
-    let no_slot_since_ms = delivery.no_slot_since_ms.filter(|_| deferral == Deferral::NoSlot);
-    let reason = deferral.as_str();
+    let no_slot_since_ms = delivery.no_slot_since_ms.filter(|_| why == DeferReason::NoSlot);
+    let reason = why.as_str();
     metrics::counter!("magnetite_deferrals_total", "reason" => reason).increment(1);
     tracing::debug!(delivery.id = %delivery.id(), reason, delay_ms = tier.as_millis() as u64, "delivery deferred");
-    let deferrals = delivery.deferrals.saturating_add(1);
-    Outgoing::delay(
-        &context.topology,
-        &Delivery {
-            deferrals,
-            no_slot_since_ms,
-            ..delivery
+    let at_ms = now_ms();
+    let until_ms = at_ms + tier.as_millis() as u64;
+    let record = step(
+        context,
+        &delivery,
+        at_ms,
+        Then::Deferred {
+            reason: why,
+            at_ms: until_ms,
         },
-        tier,
-    )
+    );
+    let deferred = Delivery {
+        deferrals: delivery.deferrals.saturating_add(1),
+        no_slot_since_ms,
+        ..delivery
+    };
+    Turn {
+        publish: Some(Outgoing::delay(&context.topology, &deferred, tier)),
+        record,
+    }
 }
 
 /// Dead without the attempt that was due.
-pub(crate) fn dead_untried(context: &Context, delivery: &Delivery, reason: DeadReason) -> Outgoing {
+pub(crate) fn dead_untried(context: &Context, delivery: &Delivery, reason: DeadReason) -> Turn {
+    let dead_ms = now_ms();
     let letter = DeadLetter {
         reason,
         attempts: delivery.attempt - 1,
         last_status: None,
         last_error: String::new(),
-        dead_ms: now_ms(),
+        dead_ms,
     };
-    dead(context, delivery, &letter)
+    Turn {
+        publish: Some(dead(context, delivery, &letter)),
+        record: step(context, delivery, dead_ms, Then::Dead { reason }),
+    }
 }
 
 fn dead(context: &Context, delivery: &Delivery, letter: &DeadLetter) -> Outgoing {
@@ -122,10 +127,30 @@ fn dead(context: &Context, delivery: &Delivery, letter: &DeadLetter) -> Outgoing
 }
 
 /// Nobody is left to deliver to: there is nothing to publish.
-pub(crate) fn cancelled(delivery: &Delivery, reason: CancelReason) {
-    let reason = reason.as_str();
-    metrics::counter!("magnetite_cancelled_total", "reason" => reason).increment(1);
-    tracing::info!(delivery.id = %delivery.id(), endpoint.id = %delivery.endpoint_id, reason, "delivery cancelled");
+pub(crate) fn cancelled(context: &Context, delivery: &Delivery, reason: CancelReason) -> Turn {
+    let word = reason.as_str();
+    metrics::counter!("magnetite_cancelled_total", "reason" => word).increment(1);
+    tracing::info!(
+        delivery.id = %delivery.id(), endpoint.id = %delivery.endpoint_id, reason = word, "delivery cancelled"
+    );
+    Turn {
+        publish: None,
+        record: step(context, delivery, now_ms(), Then::Cancelled { reason }),
+    }
+}
+
+/// A delivery that goes on without the attempt that was due.
+fn step(context: &Context, delivery: &Delivery, at_ms: u64, then: Then) -> Option<Record> {
+    context.record(|| {
+        Record::Step(StepRecord {
+            delivery: delivery.into(),
+            at_ms,
+            attempts: delivery.attempt - 1,
+            last_status: None,
+            last_error: String::new(),
+            then,
+        })
+    })
 }
 
 /// Sets a message aside with the reason; the queue goes on.
@@ -146,5 +171,6 @@ pub(crate) fn quarantine(
         topology.rejected()
     );
     metrics::counter!("magnetite_rejected_total", "reason" => reason).increment(1);
-    Outgoing::rejected(topology, message, source, reason, detail, now_ms())
+    let id = format!("rej_{:032x}", rand::random::<u128>());
+    Outgoing::rejected(topology, &id, message, source, reason, detail, now_ms())
 }

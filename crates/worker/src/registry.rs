@@ -11,7 +11,7 @@ use std::{
 
 use signature::SigningKey;
 use store::{Snapshot, Store};
-use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId};
+use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId, journal::Verdict};
 
 use crate::display_chain;
 
@@ -21,6 +21,9 @@ pub(crate) struct Registered {
     pub(crate) endpoint: Endpoint,
     pub(crate) key: SigningKey,
 }
+
+/// Every endpoint of an event's organization, and whether it gets the event.
+pub(crate) type Considered = Vec<(Arc<Registered>, Verdict)>;
 
 /// The endpoints that this worker knows.
 pub(crate) struct Registry {
@@ -114,14 +117,13 @@ impl Registry {
         Ok(())
     }
 
-    /// The endpoints that get this event.
-    pub(crate) fn matches(&self, event: &Event) -> Vec<Arc<Registered>> {
+    /// Whom this event could go to, all as of one moment.
+    pub(crate) fn consider(&self, event: &Event) -> Considered {
         let known = self.read();
         let of_organization = known.by_organization.get(&event.organization_id);
         let considered = of_organization.into_iter().flatten();
         considered
-            .filter(|registered| registered.endpoint.mismatch(event).is_none())
-            .cloned()
+            .map(|registered| (Arc::clone(registered), Verdict::of(&registered.endpoint, event)))
             .collect()
     }
 
@@ -269,11 +271,11 @@ mod tests {
     }
 
     fn matched(registry: &Registry, event: &Event) -> Vec<String> {
-        registry
-            .matches(event)
+        let considered = registry.consider(event);
+        let matched = considered
             .iter()
-            .map(|found| found.endpoint.id.to_string())
-            .collect()
+            .filter(|(_, verdict)| *verdict == Verdict::Matched);
+        matched.map(|(found, _)| found.endpoint.id.to_string()).collect()
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Settling: everything a message caused is published and confirmed, then the message is acked.
+//! Settling: everything a message caused is published and confirmed, then it is recorded, then the message is acked.
 //!
-//! A message that owes nothing is acked by the task that worked on it: most do, and each would wake another task. The others
-//! go to the worker's one committer, which commits them in groups: while some groups are being confirmed the next one gathers,
-//! so an idle worker commits at once and a busy one in groups, without a timer. A message depends on its own publishes alone:
-//! when one of them fails, that message waits and is committed again by itself, and its neighbours in the group are acked.
+//! A message that owes nothing goes on to the journal at once. The others go to the worker's one committer, which commits them
+//! in groups: while some groups are being confirmed the next one gathers, so an idle worker commits at once and a busy one in
+//! groups, without a timer. A message depends on its own publishes alone: when one of them fails, that message waits and is
+//! committed again by itself, and its neighbours in the group go on.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -12,6 +12,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use crate::{
     Config, display_chain,
+    journal::Closing,
     recall::{Recall, Work},
     settlement::Settlement,
 };
@@ -32,15 +33,6 @@ impl Finished {
             failures: 0,
         }
     }
-
-    /// Acks a message that owes nothing; gives back one that has to be committed.
-    pub(crate) fn ack_or_owe(self, recall: &Recall) -> Option<Self> {
-        if self.settlement.owed() > 0 {
-            return Some(self);
-        }
-        recall.settled(&self.work);
-        None
-    }
 }
 
 pub(crate) struct Committer {
@@ -48,6 +40,7 @@ pub(crate) struct Committer {
     link: Link,
     topology: Topology,
     recall: Arc<Recall>,
+    closing: Closing,
 }
 
 /// Publishes of a group, at most, unless one message alone owes more.
@@ -85,12 +78,14 @@ impl Committer {
         link: Link,
         topology: Topology,
         recall: Arc<Recall>,
+        closing: Closing,
     ) -> Arc<Self> {
         Arc::new(Self {
             publisher,
             link,
             topology,
             recall,
+            closing,
         })
     }
 
@@ -140,7 +135,7 @@ impl Committer {
         }
     }
 
-    /// Publishes what the group owes, a window at a time, acks those of whom everything was confirmed, and returns the others.
+    /// Publishes what the group owes, a window at a time, hands on those of whom everything was confirmed, and returns the others.
     async fn commit(&self, group: Vec<Finished>) -> Vec<Finished> {
         let mut failed = Vec::new();
         let mut redeclare = false;
@@ -166,7 +161,9 @@ impl Committer {
                         finished.report(&error);
                         failed.push(finished);
                     }
-                    None if finished.settlement.owed() == 0 => self.recall.settled(&finished.work),
+                    None if finished.settlement.owed() == 0 => {
+                        self.closing.close(finished.work, finished.settlement).await;
+                    }
                     None => unfinished.push(finished),
                 }
             }
@@ -234,7 +231,7 @@ impl Finished {
         let mut why = None;
         for (publish, result) in answers {
             if let Err(error) = result {
-                self.settlement.take_back(publish);
+                self.settlement.owe(publish);
                 why = Some(error);
             }
         }

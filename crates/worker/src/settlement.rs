@@ -3,14 +3,22 @@
 use std::sync::Arc;
 
 use broker::{Outgoing, Topology, WINDOW_MAX};
-use webhook::{Delivery, Event};
+use webhook::{Delivery, Event, journal::Record};
 
 use crate::registry::Registered;
 
-/// What has to be confirmed before a message may be acked.
+/// What one turn of a delivery came to: what has to be published, if it goes on, and what there is to record.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    pub(crate) publish: Option<Outgoing>,
+    pub(crate) record: Option<Record>,
+}
+
+/// What has to be confirmed before a message may be acked, and what is recorded when it is.
 #[derive(Debug, Default)]
 pub(crate) struct Settlement {
     publishes: Vec<Outgoing>,
+    records: Vec<Record>,
     apart: Option<Apart>,
 }
 
@@ -29,14 +37,31 @@ impl Settlement {
         Self { apart, ..self }
     }
 
+    /// Also records these.
+    pub(crate) fn and_records(mut self, records: Vec<Record>) -> Self {
+        self.records.extend(records);
+        self
+    }
+
+    /// Also owes this message.
+    pub(crate) fn owe(&mut self, publish: Outgoing) {
+        self.publishes.push(publish);
+    }
+
+    /// Also owes what this turn came to, and records it.
+    pub(crate) fn add(&mut self, turn: Turn) {
+        self.publishes.extend(turn.publish);
+        self.records.extend(turn.record);
+    }
+
+    /// What is to be recorded, once nothing is owed any more.
+    pub(crate) fn into_records(self) -> Vec<Record> {
+        self.records
+    }
+
     /// How many messages have to be published.
     pub(crate) fn owed(&self) -> usize {
         self.publishes.len() + self.apart.as_ref().map_or(0, |apart| apart.endpoints.len())
-    }
-
-    /// Owes this message again: it was taken out and could not be published.
-    pub(crate) fn take_back(&mut self, publish: Outgoing) {
-        self.publishes.push(publish);
     }
 
     /// Takes out at most one window of what is owed.
@@ -56,20 +81,25 @@ impl Settlement {
     }
 }
 
-impl From<Outgoing> for Settlement {
+impl From<Outgoing> for Turn {
     fn from(publish: Outgoing) -> Self {
         Self {
-            publishes: vec![publish],
-            apart: None,
+            publish: Some(publish),
+            record: None,
         }
     }
 }
 
-impl FromIterator<Outgoing> for Settlement {
-    fn from_iter<I: IntoIterator<Item = Outgoing>>(publishes: I) -> Self {
-        Self {
-            publishes: publishes.into_iter().collect(),
-            apart: None,
-        }
+impl From<Outgoing> for Settlement {
+    fn from(publish: Outgoing) -> Self {
+        Turn::from(publish).into()
+    }
+}
+
+impl From<Turn> for Settlement {
+    fn from(turn: Turn) -> Self {
+        let mut settlement = Self::default();
+        settlement.add(turn);
+        settlement
     }
 }

@@ -141,6 +141,7 @@ fn a_rejected_message_keeps_what_it_came_with_but_not_the_brokers_headers() {
     let message = with_header("x-death", Some(text("round and round")));
     let rejected = received(Outgoing::rejected(
         &topology(),
+        "rej_1",
         &message,
         Source::Due,
         "bad_header",
@@ -275,7 +276,7 @@ proptest! {
     fn what_is_set_aside_has_few_and_short_headers(headers in any_headers()) {
         let mut message = first_release();
         message.properties = message.properties.with_headers(headers);
-        let rejected = received(Outgoing::rejected(&topology(), &message, Source::Due, "bad_header", &"x".repeat(5000), 9));
+        let rejected = received(Outgoing::rejected(&topology(), "rej_1", &message, Source::Due, "bad_header", &"x".repeat(5000), 9));
         prop_assert_eq!(&rejected.body, &message.body);
         for (name, value) in rejected.headers() {
             prop_assert!(name.as_str().starts_with("magnetite-") || name.as_str() == TRACEPARENT, "{}", name);

@@ -1,0 +1,265 @@
+//! Dead letters and rejected messages, read back; and how a rejected one is published again.
+
+use bytes::Bytes;
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use serde_json::{Map, Value};
+use webhook::Delivery;
+
+use super::{
+    ATTEMPTS, BadMessage, DEAD_MS, DELIVERY_HEADERS, DETAIL, DUE_KEY, DeadLetter, LAST_ERROR, LAST_STATUS,
+    Message, Outgoing, REASON, REJECTED_MS, REJECTION, SOURCE, is_long, number, text,
+};
+use crate::Topology;
+
+/// A message that stands in the queue of rejected ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// This rejection's own id; `None` when RabbitMQ moved the message by itself.
+    pub id: Option<String>,
+    /// When, in Unix milliseconds; 0 when nothing says.
+    pub rejected_ms: u64,
+    /// `events` or `due`: where the message belongs. Another queue's name when RabbitMQ moved it from there.
+    pub source: String,
+    /// A stable word; RabbitMQ's, such as `delivery_limit` or `expired`, when it moved the message by itself.
+    pub reason: String,
+    /// For people.
+    pub detail: String,
+    /// As it came.
+    pub message_id: Option<String>,
+    /// The property `type`, as it came.
+    pub event_type: Option<String>,
+    /// The delivery headers that it came with: a flat JSON object of texts and numbers.
+    pub headers: String,
+    /// As it came.
+    pub body: Bytes,
+}
+
+impl Message {
+    /// Reads a message of the queue of dead letters.
+    ///
+    /// # Errors
+    /// When it is not a delivery, or does not say why and when it died.
+    pub fn dead_letter(&self) -> Result<(Delivery, DeadLetter), BadMessage> {
+        let reason = self.text(REASON).and_then(|reason| reason.parse().ok());
+        let dead_ms = self.number(DEAD_MS).and_then(|ms| u64::try_from(ms).ok());
+        let bad = |name, expected| BadMessage::Header { name, expected };
+        let letter = DeadLetter {
+            reason: reason.ok_or(bad(REASON, "a reason for a dead delivery"))?,
+            attempts: self.counter(ATTEMPTS)?,
+            last_status: self
+                .number(LAST_STATUS)
+                .and_then(|status| u16::try_from(status).ok()),
+            last_error: self.text(LAST_ERROR).unwrap_or_default(),
+            dead_ms: dead_ms.ok_or(bad(DEAD_MS, "a time in Unix milliseconds"))?,
+        };
+        Ok((self.delivery()?, letter))
+    }
+
+    /// Reads a message of the queue of rejected ones. Whatever it is: nothing in it has to be there.
+    pub fn rejected(&self, topology: &Topology) -> Rejected {
+        let death = self.first_death();
+        let moved_by_us = self.text(REASON).is_some();
+        let from = self.text("x-first-death-queue").unwrap_or_default();
+        let belongs = [("events", topology.events()), ("due", topology.due())]
+            .into_iter()
+            .find_map(|(source, queue)| (queue == from).then(|| source.to_owned()));
+        let properties = &self.properties;
+        let property =
+            |property: &Option<ShortString>| property.as_ref().map(|text| text.as_str().to_owned());
+        Rejected {
+            id: self.text(REJECTION),
+            rejected_ms: self
+                .number(REJECTED_MS)
+                .and_then(|ms| u64::try_from(ms).ok())
+                .or(death)
+                .unwrap_or_default(),
+            source: self.text(SOURCE).or(belongs).unwrap_or_else(|| from.clone()),
+            reason: self
+                .text(REASON)
+                .or_else(|| self.text("x-first-death-reason"))
+                .unwrap_or_else(|| "unknown".to_owned()),
+            detail: self.text(DETAIL).unwrap_or_else(|| {
+                if moved_by_us || from.is_empty() {
+                    String::new()
+                } else {
+                    format!("moved here by RabbitMQ, out of {from}")
+                }
+            }),
+            message_id: property(properties.message_id()),
+            event_type: property(properties.kind()),
+            headers: self.delivery_headers_as_json(),
+            body: self.body.clone(),
+        }
+    }
+
+    /// When RabbitMQ first moved the message, in Unix milliseconds.
+    fn first_death(&self) -> Option<u64> {
+        let AMQPValue::FieldArray(deaths) = self.header("x-death")? else {
+            return None;
+        };
+        let AMQPValue::FieldTable(first) = deaths.as_slice().last()? else {
+            return None;
+        };
+        match first.inner().get("time")? {
+            AMQPValue::Timestamp(seconds) => Some(seconds.saturating_mul(1000)),
+            _ => None,
+        }
+    }
+
+    fn delivery_headers_as_json(&self) -> String {
+        let mut json = Map::new();
+        for name in DELIVERY_HEADERS {
+            if self.header(name).is_none_or(is_long) {
+                continue;
+            }
+            if let Some(text) = self.text(name) {
+                json.insert(name.to_owned(), text.into());
+            } else if let Some(number) = self.number(name) {
+                json.insert(name.to_owned(), number.into());
+            }
+        }
+        Value::Object(json).to_string()
+    }
+}
+
+impl Outgoing {
+    /// A rejected message, as it came, to where it belongs; `None` when that is neither `events` nor `due`, or its headers
+    /// are not what [`Rejected::headers`] holds.
+    pub fn redriven(topology: &Topology, rejected: &Rejected) -> Option<Self> {
+        let Ok(Value::Object(stored)) = serde_json::from_str(&rejected.headers) else {
+            return None;
+        };
+        let mut headers = FieldTable::default();
+        for (name, value) in &stored {
+            let value = match value {
+                Value::String(string) => text(string),
+                Value::Number(value) => number(value.as_i64()?),
+                _ => return None,
+            };
+            headers.insert(name.as_str().into(), value);
+        }
+        let (exchange, routing_key) = match rejected.source.as_str() {
+            // Straight into the queue: what else is bound to the exchange has had it.
+            "events" => (String::new(), topology.events()),
+            "due" => (topology.deliveries_exchange(), DUE_KEY.to_owned()),
+            _ => return None,
+        };
+        let mut properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_content_type("application/json".into())
+            .with_headers(headers);
+        if let Some(message_id) = &rejected.message_id {
+            properties = properties.with_message_id(message_id.as_str().into());
+        }
+        if let Some(event_type) = &rejected.event_type {
+            properties = properties.with_type(event_type.as_str().into());
+        }
+        Some(Self {
+            exchange,
+            routing_key,
+            properties,
+            body: rejected.body.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Source;
+
+    fn topology() -> Topology {
+        Topology::new("magnetite", &[Duration::from_secs(1)])
+    }
+
+    #[test]
+    fn a_redriven_message_is_what_it_was() {
+        let mut headers = FieldTable::default();
+        headers.insert("magnetite-endpoint".into(), text("ep_1"));
+        headers.insert("magnetite-attempt".into(), number(3));
+        headers.insert("foreign".into(), text("x"));
+        let came = Message {
+            body: Bytes::from_static(b"\xff not json"),
+            properties: BasicProperties::default()
+                .with_message_id("m 1".into())
+                .with_type("lead.created".into())
+                .with_headers(headers),
+        };
+        let outgoing = Outgoing::rejected(
+            &topology(),
+            "rej_1",
+            &came,
+            Source::Due,
+            "bad_header",
+            "header y",
+            7,
+        );
+        let rejected = outgoing.message().rejected(&topology());
+        assert_eq!(
+            (
+                rejected.id.as_deref(),
+                rejected.source.as_str(),
+                rejected.reason.as_str()
+            ),
+            (Some("rej_1"), "due", "bad_header")
+        );
+        assert_eq!((rejected.rejected_ms, rejected.detail.as_str()), (7, "header y"));
+        assert_eq!(
+            rejected.headers,
+            r#"{"magnetite-attempt":3,"magnetite-endpoint":"ep_1"}"#
+        );
+
+        let again = Outgoing::redriven(&topology(), &rejected).unwrap();
+        assert_eq!(
+            (again.exchange.as_str(), again.routing_key.as_str()),
+            ("magnetite.deliveries", "due")
+        );
+        let message = again.message();
+        assert_eq!(message.body, came.body);
+        assert_eq!(message.properties.message_id(), came.properties.message_id());
+        assert_eq!(message.properties.kind(), came.properties.kind());
+        assert_eq!(message.number("magnetite-attempt"), Some(3));
+        assert_eq!(message.header(REASON), None);
+        assert_eq!(message.header(REJECTION), None);
+    }
+
+    #[test]
+    fn what_rabbitmq_moved_is_read_from_its_own_headers() {
+        let mut death = FieldTable::default();
+        death.insert("time".into(), AMQPValue::Timestamp(5));
+        let mut headers = FieldTable::default();
+        headers.insert("x-first-death-queue".into(), text("magnetite.events"));
+        headers.insert("x-first-death-reason".into(), text("delivery_limit"));
+        headers.insert(
+            "x-death".into(),
+            AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()),
+        );
+        let message = Message {
+            body: Bytes::new(),
+            properties: BasicProperties::default().with_headers(headers),
+        };
+        let rejected = message.rejected(&topology());
+        assert_eq!(
+            (rejected.source.as_str(), rejected.reason.as_str()),
+            ("events", "delivery_limit")
+        );
+        assert_eq!((rejected.id, rejected.rejected_ms), (None, 5000));
+        assert_eq!(rejected.headers, "{}");
+    }
+
+    #[test]
+    fn a_message_of_nowhere_cannot_be_redriven() {
+        let nothing = Message {
+            body: Bytes::new(),
+            properties: BasicProperties::default(),
+        };
+        let rejected = nothing.rejected(&topology());
+        assert_eq!(rejected.reason, "unknown");
+        assert!(Outgoing::redriven(&topology(), &rejected).is_none());
+    }
+}

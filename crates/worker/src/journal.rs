@@ -1,0 +1,291 @@
+//! The last step of a message: what it came to is recorded, then the message is acked.
+//!
+//! Records of many messages make one batch, one message for the recorder. While one or two batches are being confirmed the next
+//! gathers, as in `settle`: an idle worker records at once, a busy one in batches, without a timer.
+//!
+//! Recording holds up nothing. A batch that is not confirmed within [`RECORDED_MAX`] is dropped, its messages are acked, and
+//! what was dropped is counted: once the broker takes batches again, a gap says how many records are missing, and from when
+//! until when. Only while there is no connection at all batches are kept, however long that is: their messages cannot be acked
+//! either.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use broker::{Link, Outgoing, PublishError, Publisher, Topology};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use webhook::journal::{BATCH_BYTES_MAX, Batch, Gap, Record};
+
+use crate::{
+    Config, display_chain, now_ms,
+    recall::{Recall, Work},
+    settlement::Settlement,
+};
+
+/// How long the acks of settled messages wait for their records' confirm.
+const RECORDED_MAX: Duration = Duration::from_secs(2);
+/// After a batch was refused, how long records are dropped without another try.
+const SUSPENDED: Duration = Duration::from_secs(1);
+/// Batches being confirmed at once. Few: the more, the smaller each of them is.
+const PUBLISHING_MAX: usize = 2;
+/// A batch takes no further record from this size on. One more always fits: the largest record, an event of the largest size with
+/// as many endpoints as one record may name, is about 600 KiB.
+const BATCH_BYTES: usize = BATCH_BYTES_MAX / 4;
+
+/// The way to the ack.
+#[derive(Clone)]
+pub(crate) struct Closing {
+    recall: Arc<Recall>,
+    submit: mpsc::Sender<Settled>,
+}
+
+/// A message that owes nothing any more.
+pub(crate) struct Settled {
+    work: Arc<Work>,
+    records: Vec<Record>,
+}
+
+/// With room for every message that can be in work.
+pub(crate) fn channel(config: &Config, recall: Arc<Recall>) -> (Closing, mpsc::Receiver<Settled>) {
+    let (submit, settled) = mpsc::channel(config.unacked_max());
+    (Closing { recall, submit }, settled)
+}
+
+impl Closing {
+    /// Records what the message came to, which owes nothing any more, and acks it.
+    pub(crate) async fn close(&self, work: Arc<Work>, settlement: Settlement) {
+        let records = settlement.into_records();
+        if records.is_empty() {
+            self.recall.settled(&work);
+        } else {
+            // The journal ends only after everyone who could submit.
+            let _ = self.submit.send(Settled { work, records }).await;
+        }
+    }
+}
+
+pub(crate) struct Journal {
+    publisher: Publisher,
+    link: Link,
+    topology: Topology,
+    recall: Arc<Recall>,
+    worker: String,
+}
+
+/// Messages whose records are published together.
+struct Group {
+    settled: Vec<Settled>,
+    /// Encoded; most often one.
+    batches: Vec<Batch>,
+    /// What was lost before it, which is recorded with it.
+    gap: Option<Gap>,
+}
+
+/// What became of a group: the gap that is still to be recorded, if one is.
+type Published = Result<(), (Option<Gap>, PublishError)>;
+
+/// What is to be recorded, and what could not be. The former is bounded by the prefetch: each is an unacked message.
+#[derive(Default)]
+struct Waiting {
+    settled: VecDeque<Settled>,
+    gap: Option<Gap>,
+    /// Until when nothing is tried after a failure.
+    suspended: Option<Instant>,
+}
+
+impl Journal {
+    pub(crate) fn new(
+        broker: &broker::Config,
+        link: Link,
+        topology: Topology,
+        recall: Arc<Recall>,
+        worker: String,
+    ) -> Arc<Self> {
+        let mut broker = broker.clone();
+        broker.publish_timeout = RECORDED_MAX;
+        broker.waits_out_alarms = false;
+        Arc::new(Self {
+            publisher: Publisher::new(link.clone(), &broker),
+            link,
+            topology,
+            recall,
+            worker,
+        })
+    }
+
+    /// Records and acks what is submitted until every sender is gone and nothing is left.
+    pub(crate) async fn run(self: Arc<Self>, mut submitted: mpsc::Receiver<Settled>) {
+        let (mut waiting, mut publishing) = (Waiting::default(), JoinSet::new());
+        let mut open = true;
+        while open || !publishing.is_empty() || !waiting.settled.is_empty() {
+            tokio::select! {
+                settled = submitted.recv(), if open => match settled {
+                    Some(settled) => {
+                        waiting.settled.push_back(settled);
+                        while let Ok(settled) = submitted.try_recv() {
+                            waiting.settled.push_back(settled);
+                        }
+                    }
+                    None => open = false,
+                },
+                Some(published) = publishing.join_next() => {
+                    waiting.published(published.expect("publishing a group neither panics nor is aborted"));
+                }
+                () = self.resumed(waiting.suspended), if waiting.suspended.is_some() => waiting.suspended = None,
+            }
+            if waiting.suspended.is_some() {
+                let dropped: Vec<_> = waiting.settled.drain(..).collect();
+                waiting.gap = self.dropped(waiting.gap.take(), &dropped);
+            }
+            while publishing.len() < PUBLISHING_MAX && waiting.has_group() {
+                publishing.spawn(Arc::clone(&self).publish(waiting.group()));
+            }
+        }
+        if let Some(Gap { count, .. }) = waiting.gap {
+            tracing::error!(
+                count,
+                "shut down with records lost, and the gap could not be recorded"
+            );
+        }
+    }
+
+    /// Publishes a group's batches and acks its messages, whether or not they could be published.
+    async fn publish(self: Arc<Self>, group: Group) -> Published {
+        let Group {
+            settled,
+            batches,
+            gap,
+        } = group;
+        let records: u64 = batches.iter().map(Batch::records).sum();
+        let batches: Vec<_> = batches
+            .into_iter()
+            .map(|batch| Outgoing::journal(&self.topology, batch.encode()))
+            .collect();
+        if let Err(error) = self.confirmed(&batches).await {
+            return Err((self.dropped(gap, &settled), error));
+        }
+        metrics::counter!("magnetite_journal_records_total").increment(records);
+        if let Some(Gap { count, .. }) = gap {
+            tracing::warn!(
+                records = count,
+                "the journal has a gap, which is recorded now; `magnetite audit` names it"
+            );
+        }
+        self.ack(&settled);
+        Ok(())
+    }
+
+    /// Acks messages without their records, and widens the gap by them.
+    fn dropped(&self, gap: Option<Gap>, dropped: &[Settled]) -> Option<Gap> {
+        let count: usize = dropped.iter().map(|settled| settled.records.len()).sum();
+        if count == 0 {
+            return gap;
+        }
+        metrics::counter!("magnetite_journal_dropped_total").increment(count as u64);
+        self.ack(dropped);
+        let until_ms = now_ms();
+        let lost = Gap {
+            worker: self.worker.clone(),
+            from_ms: until_ms,
+            until_ms,
+            count: count as u64,
+        };
+        Some(united(gap, lost))
+    }
+
+    fn ack(&self, settled: &[Settled]) {
+        for Settled { work, .. } in settled {
+            self.recall.settled(work);
+        }
+    }
+
+    /// Waits until there is a point in trying again.
+    async fn resumed(&self, suspended: Option<Instant>) {
+        sleep_until(suspended.unwrap_or_else(Instant::now)).await;
+        // An error says that the process ends: the last try will say so again.
+        let _ = self.link.writable().await;
+    }
+
+    async fn confirmed(&self, batches: &[Outgoing]) -> Result<(), PublishError> {
+        let mut redeclared = false;
+        loop {
+            self.link.connection().await?;
+            let results = self.publisher.publish_all(batches).await;
+            let Some(error) = results.into_iter().find_map(Result::err) else {
+                return Ok(());
+            };
+            match error {
+                // The connection broke. What had arrived is recorded twice, which is no more than once.
+                PublishError::Broken { .. } | PublishError::NotConnected { .. } => {
+                    sleep(broker::backoff(0)).await;
+                }
+                PublishError::Unroutable { .. } if !redeclared => {
+                    redeclared = true;
+                    // Its error is the one that the next try meets.
+                    let _ = timeout(RECORDED_MAX, self.topology.declare(&self.link)).await;
+                }
+                error => return Err(error),
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn has_group(&self) -> bool {
+        !self.settled.is_empty() || (self.gap.is_some() && self.suspended.is_none())
+    }
+
+    /// The oldest messages, as many as a batch takes, at least one; and the gap before them.
+    fn group(&mut self) -> Group {
+        let mut group = Group {
+            settled: Vec::new(),
+            batches: Vec::new(),
+            gap: self.gap.take(),
+        };
+        let mut batch = Batch::new();
+        if let Some(gap) = &group.gap {
+            batch.push(&Record::Gap(gap.clone()));
+        }
+        while group.batches.is_empty()
+            && batch.bytes() < BATCH_BYTES
+            && let Some(settled) = self.settled.pop_front()
+        {
+            for record in &settled.records {
+                if batch.bytes() >= BATCH_BYTES {
+                    group.batches.push(std::mem::replace(&mut batch, Batch::new()));
+                }
+                batch.push(record);
+            }
+            group.settled.push(settled);
+        }
+        group.batches.push(batch);
+        group
+    }
+
+    fn published(&mut self, published: Published) {
+        let Err((gap, error)) = published else { return };
+        tracing::warn!(
+            error = display_chain(&error),
+            "the journal's records are not taken and are dropped; deliveries go on, and the gap is recorded later"
+        );
+        self.suspended = Some(Instant::now() + SUSPENDED);
+        if let Some(lost) = gap {
+            self.gap = Some(united(self.gap.take(), lost));
+        }
+    }
+}
+
+/// One gap over both.
+fn united(gap: Option<Gap>, lost: Gap) -> Gap {
+    match gap {
+        None => lost,
+        Some(gap) => Gap {
+            worker: gap.worker,
+            from_ms: gap.from_ms.min(lost.from_ms),
+            until_ms: gap.until_ms.max(lost.until_ms),
+            count: gap.count + lost.count,
+        },
+    }
+}
