@@ -16,7 +16,7 @@ use crate::{clock, configuration::Configuration, database, output};
 use super::{given, listing};
 use edit::{Create, Update};
 use recover::Recover;
-use view::{describe, shown};
+use view::{After, describe, shown};
 
 const LIST_THEM: &str = "`magnetite endpoint list` prints those there are";
 
@@ -123,7 +123,8 @@ async fn on_store(action: Action, store: &Store, json: bool) -> anyhow::Result<(
 }
 
 async fn list(store: &Store, organization: Option<OrganizationId>, json: bool) -> anyhow::Result<()> {
-    listing::print(json, None, async |after: Option<&EndpointId>, limit| {
+    listing::print(json, None, async |after: Option<&After>, limit| {
+        let after = after.map(|After(id)| id);
         store.list_endpoints(organization.as_ref(), after, limit).await
     })
     .await

@@ -28,6 +28,9 @@ impl Window {
     }
 }
 
+/// How many a second are sent again unless told otherwise: a little more than a busy endpoint gets anyway.
+pub(super) const DEFAULT_RATE: f64 = 100.0;
+
 /// An organization's, project's or lead's id: compared with what events carry, so anything that is text.
 pub(super) fn id(text: &str) -> Result<String, Usage> {
     let fits = (1..=ID_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);

@@ -1,5 +1,8 @@
 //! Listings: read from the store in pages, printed as a table or as one JSON object a line.
 
+use serde_json::{Value, json};
+use store::StateCounts;
+
 use crate::output;
 
 /// How many rows are read at once.
@@ -10,11 +13,10 @@ pub(super) trait Listed<const N: usize> {
     /// The names of the columns.
     const HEADING: [&'static str; N];
     /// Where the next page begins.
-    type Cursor;
+    type Cursor: for<'a> From<&'a Self>;
 
     fn cells(&self) -> [String; N];
     fn json(&self) -> String;
-    fn cursor(&self) -> Self::Cursor;
 }
 
 /// Prints at most `limit` of what `page` returns when it is asked for so many after a row; without a limit all. JSON is
@@ -33,7 +35,7 @@ pub(super) async fn print<T: Listed<N>, const N: usize>(
         let has_more = found.len() > wanted as usize;
         found.truncate(wanted as usize);
         left -= found.len() as u32;
-        after = found.last().map(T::cursor);
+        after = found.last().map(T::Cursor::from);
         if as_json {
             output::lines(found.iter().map(T::json))?;
         } else {
@@ -49,4 +51,15 @@ pub(super) async fn print<T: Listed<N>, const N: usize>(
             return Ok(());
         }
     }
+}
+
+/// How many deliveries are in each state, as an object.
+pub(super) fn counts(counts: &StateCounts) -> Value {
+    let StateCounts {
+        pending,
+        cancelled,
+        dead,
+        delivered,
+    } = counts;
+    json!({ "delivered": delivered, "dead": dead, "cancelled": cancelled, "pending": pending })
 }

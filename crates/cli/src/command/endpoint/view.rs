@@ -48,6 +48,15 @@ pub(super) fn shown<'a>(endpoint: &'a Endpoint, secret: Option<&'a str>) -> Show
     }
 }
 
+/// A place in the listing: ordered by id.
+pub(super) struct After(pub(super) EndpointId);
+
+impl From<&Endpoint> for After {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self(endpoint.id.clone())
+    }
+}
+
 impl Listed<7> for Endpoint {
     const HEADING: [&'static str; 7] = [
         "id",
@@ -58,7 +67,7 @@ impl Listed<7> for Endpoint {
         "created",
         "url",
     ];
-    type Cursor = EndpointId;
+    type Cursor = After;
 
     fn cells(&self) -> [String; 7] {
         [
@@ -74,10 +83,6 @@ impl Listed<7> for Endpoint {
 
     fn json(&self) -> String {
         output::json(&shown(self, None))
-    }
-
-    fn cursor(&self) -> EndpointId {
-        self.id.clone()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::json;
-use store::{EventCursor, EventFilter, EventRow, Store};
+use store::{EventCursor, EventFilter, EventRow, StateCounts, Store};
 use webhook::{
     EventType, LeadId, OrganizationId, ProjectId,
     journal::DeliveryState,
@@ -12,7 +12,7 @@ use crate::{
     clock,
     command::{
         given,
-        listing::{self, Listed},
+        listing::{self, Listed, counts},
     },
     moment::{self, Moment},
     output,
@@ -81,7 +81,7 @@ impl Listed<8> for EventRow {
             self.project_id.to_string(),
             self.lead_id.to_string(),
             self.matched.to_string(),
-            in_words(self),
+            in_words(&self.deliveries),
         ]
     }
 
@@ -95,11 +95,31 @@ impl Listed<8> for EventRow {
             "timestamp_ms": self.timestamp_ms,
             "received_ms": self.received_ms,
             "matched": self.matched,
-            "deliveries": counts(self),
+            "deliveries": counts(&self.deliveries),
         }))
     }
+}
 
-    fn cursor(&self) -> EventCursor {
-        EventCursor::of(self)
+fn in_words(counts: &StateCounts) -> String {
+    let StateCounts {
+        pending,
+        cancelled,
+        dead,
+        delivered,
+    } = *counts;
+    let all = [
+        (delivered, DeliveryState::Delivered),
+        (dead, DeliveryState::Dead),
+        (cancelled, DeliveryState::Cancelled),
+        (pending, DeliveryState::Pending),
+    ];
+    let there: Vec<String> = all
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, state)| format!("{count} {state}"))
+        .collect();
+    if there.is_empty() {
+        return "-".to_owned();
     }
+    there.join(", ")
 }
