@@ -193,6 +193,7 @@ fn worker(reader: &mut Reader) -> worker::Config {
         registry_refresh: reader.read("registry.refresh", value::duration("10ms", "1m"), || {
             default.registry_refresh
         }),
+        journal: default.journal,
     }
 }
 

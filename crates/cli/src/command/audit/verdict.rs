@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use store::{Audit, Findings, StateCounts};
+use store::{Audit, Findings, Late, StateCounts, Unbalanced, Unrecorded};
 
 use crate::{command::listing::counts, moment, output::printable};
 
@@ -67,7 +67,7 @@ impl Verdict {
         let findings = [
             incomplete(queues),
             unbalanced(&audit.unbalanced),
-            missing_attempts(&audit.missing_attempts),
+            unrecorded(&audit.unrecorded),
             late_ones(&audit.late, late),
             nowhere(audit.pending_settled, queues, late),
         ];
@@ -96,12 +96,13 @@ impl Verdict {
         let Audit {
             events,
             matched,
-            original,
+            first_runs,
             resends,
+            unsent,
             gaps,
             ..
         } = &self.audit;
-        let sign = if *matched == all(original) { "=" } else { "!=" };
+        let sign = if *matched == all(first_runs) { "=" } else { "!=" };
         let Queues {
             journal,
             dead,
@@ -115,10 +116,16 @@ impl Verdict {
                 moment::second(until_ms)
             ),
             format!("events   {events}"),
-            format!("matched  {matched} {sign} {}", sum(original)),
+            format!("matched  {matched} {sign} {}", sum(first_runs)),
             format!("resends  {} = {}", all(resends), sum(resends)),
             format!("queues   journal {journal}, dead {dead}, due {due}, delayed {delayed}"),
         ];
+        if *unsent > 0 {
+            lines.push(format!(
+                "unsent   {unsent} were asked for again and not sent yet: to go on, run the same `magnetite endpoint recover` or \
+                 `magnetite delivery resend` once more"
+            ));
+        }
         lines.extend(gaps.iter().map(|gap| {
             let (from, until) = (moment::millisecond(gap.from_ms), moment::millisecond(gap.until_ms));
             let worker = printable(&gap.worker);
@@ -148,8 +155,9 @@ impl Verdict {
                 "until_ms": until_ms,
                 "events": audit.events,
                 "matched": audit.matched,
-                "deliveries": counts(&audit.original),
+                "deliveries": counts(&audit.first_runs),
                 "resends": counts(&audit.resends),
+                "unsent": audit.unsent,
                 "balances": self.failures() == 0,
             }),
             json!({
@@ -229,30 +237,33 @@ fn incomplete(queues: Queues) -> Option<Finding> {
     })
 }
 
-fn unbalanced(found: &Findings) -> Option<Finding> {
+fn unbalanced(found: &Findings<Unbalanced>) -> Option<Finding> {
     finding(
         "unbalanced",
         found,
+        |event| (event.event_id.as_str(), event.in_gap),
         "events have not as many deliveries as endpoints that matched, or deliveries without their event".to_owned(),
         "`magnetite event show ID` says which is missing; rows were deleted by hand, or records lost without a gap"
             .to_owned(),
     )
 }
 
-fn missing_attempts(found: &Findings) -> Option<Finding> {
+fn unrecorded(found: &Findings<Unrecorded>) -> Option<Finding> {
     finding(
-        "missing_attempts",
+        "unrecorded",
         found,
+        |delivery| (delivery.delivery_id.as_str(), delivery.in_gap),
         "deliveries had more attempts than the journal has".to_owned(),
         "`magnetite delivery show ID` prints those there are; rows were deleted by hand, or records lost without a gap"
             .to_owned(),
     )
 }
 
-fn late_ones(found: &Findings, late: Duration) -> Option<Finding> {
+fn late_ones(found: &Findings<Late>, late: Duration) -> Option<Finding> {
     finding(
         "late",
         found,
+        |delivery| (delivery.delivery_id.as_str(), delivery.in_gap),
         format!(
             "deliveries are unaccounted for: pending for longer than the {} that all attempts take",
             moment::span(late.as_millis() as u64)
@@ -282,14 +293,23 @@ fn nowhere(pending_settled: u64, queues: Queues, late: Duration) -> Option<Findi
     })
 }
 
-fn finding(name: &'static str, found: &Findings, detail: String, next: String) -> Option<Finding> {
-    (found.count > 0).then(|| Finding {
+/// What is counted and not listed counts as not explained by a gap: nobody has looked.
+fn finding<T>(
+    name: &'static str,
+    found: &Findings<T>,
+    item: impl Fn(&T) -> (&str, bool),
+    detail: String,
+    next: String,
+) -> Option<Finding> {
+    let items = found.items.iter().map(item);
+    let in_gaps = items.clone().filter(|(_, in_gap)| *in_gap).count() as u64;
+    (found.total > 0).then(|| Finding {
         name,
-        count: found.count,
-        unexplained: found.unexplained,
+        count: found.total,
+        unexplained: found.total.saturating_sub(in_gaps),
         detail,
         next,
-        ids: found.items.iter().map(|item| item.id.clone()).collect(),
+        ids: items.map(|(id, _)| id.to_owned()).collect(),
     })
 }
 

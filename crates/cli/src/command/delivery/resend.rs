@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use serde_json::json;
-use store::Store;
+use store::{Refusal, Requested, Store};
 use webhook::DeliveryId;
 
 use crate::{
@@ -25,11 +25,12 @@ pub(super) async fn run(
     // Without a broker nothing is requested either.
     let mut sender = Sender::start(store, configuration, given::DEFAULT_RATE).await?;
     let (mut runs, mut refused) = (Vec::new(), 0);
-    for requested in store.request_resends(&ids, clock::now_ms()).await? {
-        match requested.run {
-            Ok(run) => runs.push((requested.asked, run)),
-            Err(refusal) => {
-                output::note(&format!("{}: {refusal}", requested.asked));
+    let requested = store.request_resends(&ids, clock::now_ms()).await?;
+    for (asked, requested) in ids.iter().zip(requested) {
+        match requested {
+            Requested::New(run) | Requested::Open(run) => runs.push((asked, run)),
+            Requested::Refused(refusal) => {
+                output::note(&format!("{asked}: {refusal}{}", next(refusal)));
                 refused += 1;
             }
         }
@@ -58,4 +59,12 @@ pub(super) async fn run(
         bail!("deliveries refused: {refused}, see above; sent: {sent}");
     }
     Ok(())
+}
+
+fn next(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Unknown => "; `magnetite delivery list` prints those there are",
+        Refusal::StillPending => "; `magnetite delivery show` says what comes next",
+        Refusal::EventMissing => "; publish it again (`magnetite publish`)",
+    }
 }

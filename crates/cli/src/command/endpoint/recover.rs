@@ -6,7 +6,7 @@
 use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use store::{Recoverable, RecoverCursor, RecoverState, Store};
+use store::{EventCursor, RecoverState, Recoverable, Store};
 use webhook::{Endpoint, EndpointId};
 
 use crate::{
@@ -157,7 +157,7 @@ fn report(id: &EndpointId, count: Count, sent: Option<u64>, as_json: bool) -> an
 }
 
 impl Search<'_> {
-    async fn page(&self, after: Option<&RecoverCursor>) -> Result<Vec<Recoverable>, store::Error> {
+    async fn page(&self, after: Option<&EventCursor>) -> Result<Vec<Recoverable>, store::Error> {
         self.store
             .recoverable(&self.endpoint, self.since_ms, self.until_ms, self.state, after, PAGE)
             .await
@@ -170,11 +170,11 @@ impl Search<'_> {
             let Some(last) = page.last() else {
                 return Ok(count);
             };
-            after = Some(RecoverCursor::from(last));
+            after = Some(EventCursor::from(last));
             for found in &page {
-                match found.state {
-                    RecoverState::Dead => count.dead += 1,
-                    _ => count.missed += 1,
+                match found.dead {
+                    Some(_) => count.dead += 1,
+                    None => count.missed += 1,
                 }
             }
         }
@@ -188,9 +188,9 @@ impl Search<'_> {
         while !sender.is_stopped() {
             let page = self.page(after.as_ref()).await?;
             let Some(last) = page.last() else { break };
-            after = Some(RecoverCursor::from(last));
+            after = Some(EventCursor::from(last));
             self.store
-                .request_recoveries(&self.endpoint, &page, clock::now_ms())
+                .request_recoveries(&self.endpoint.id, &page, clock::now_ms())
                 .await?;
             sender.send(which).await?;
         }

@@ -14,7 +14,7 @@ use crate::{
         given,
         listing::{self, Listed, counts},
     },
-    moment::{self, Moment},
+    moment,
     output,
 };
 
