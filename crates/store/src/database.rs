@@ -57,9 +57,14 @@ pub(crate) struct Dialect {
     pub(crate) begin_write: &'static str,
     /// Begins a transaction whose reads all see one moment.
     pub(crate) begin_snapshot: &'static str,
-    /// Run first in the transaction that migrates, to be alone in it. SQLite is by `begin_write`. The number is the name
-    /// that PostgreSQL's lock has: "magnetit" in ASCII.
-    pub(crate) lock_migrations: &'static [&'static str],
+    /// Appended to a `SELECT` of a transaction that will write what it has read. SQLite has locked all by `begin_write`.
+    pub(crate) for_update: &'static str,
+    /// Appended to a `SELECT` from deliveries `d`: rows that another transaction has locked are left to it.
+    pub(crate) skip_locked: &'static str,
+    /// Run first in the transaction that migrates, to be alone in it: SQLite is by `begin_write`. The number is the name
+    /// that PostgreSQL's lock has: "magnetit" in ASCII. Then PostgreSQL is given the collation that the tables name and
+    /// SQLite has.
+    pub(crate) prepare_migrations: &'static [&'static str],
     /// Counts the tables that list applied migrations: 0 or 1.
     pub(crate) count_migrations_tables: &'static str,
     /// One text: the server's name and version.
@@ -69,7 +74,9 @@ pub(crate) struct Dialect {
 pub(crate) static SQLITE: Dialect = Dialect {
     begin_write: "BEGIN IMMEDIATE",
     begin_snapshot: "BEGIN",
-    lock_migrations: &[],
+    for_update: "",
+    skip_locked: "",
+    prepare_migrations: &[],
     count_migrations_tables: "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'magnetite_migrations'",
     server_version: "SELECT 'SQLite ' || sqlite_version()",
 };
@@ -77,12 +84,15 @@ pub(crate) static SQLITE: Dialect = Dialect {
 pub(crate) static POSTGRES: Dialect = Dialect {
     begin_write: "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
     begin_snapshot: "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-    lock_migrations: &[
+    for_update: " FOR UPDATE",
+    skip_locked: " FOR UPDATE OF d SKIP LOCKED",
+    prepare_migrations: &[
         "SET LOCAL statement_timeout = 0",
         "SET LOCAL lock_timeout = '60s'",
         "SELECT pg_advisory_xact_lock(7881694546721270132)",
         // A table's lock is waited for more briefly: everyone else queues behind this wait.
         "SET LOCAL lock_timeout = '10s'",
+        "CREATE COLLATION IF NOT EXISTS \"BINARY\" (PROVIDER = libc, LOCALE = 'C')",
     ],
     count_migrations_tables: "SELECT COUNT(*) FROM pg_class WHERE oid = to_regclass('magnetite_migrations')",
     server_version: "SELECT 'PostgreSQL ' || current_setting('server_version')",

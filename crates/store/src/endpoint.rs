@@ -8,7 +8,7 @@ use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId, S
 
 use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection};
 use row::{Row, columns, decode, is_deleted};
-use write::{DELETE, DISABLE, DISABLE_UNLESS_CHANGED, ENABLE, INSERT, UPDATE, Write};
+use write::{Announcement, DELETE, DISABLE, DISABLE_UNLESS_CHANGED, ENABLE, INSERT, UPDATE, Write};
 
 /// What a new endpoint is made of; the rest is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +90,7 @@ impl Store {
             sql: INSERT,
             arguments,
             growth: 1,
+            announcement: None,
         };
         let created = self
             .write(&Operation::CreateEndpoint(id.clone()), write, decode)
@@ -126,6 +127,7 @@ impl Store {
             sql: UPDATE,
             arguments,
             growth: 0,
+            announcement: None,
         };
         self.write_existing(id, &Operation::UpdateEndpoint(id.clone()), write, decode)
             .await
@@ -141,6 +143,7 @@ impl Store {
             sql: ENABLE,
             arguments: vec![id.into(), now_ms.into()],
             growth: 0,
+            announcement: None,
         };
         self.write_existing(id, &Operation::EnableEndpoint(id.clone()), write, decode)
             .await
@@ -162,6 +165,12 @@ impl Store {
             sql: DISABLE,
             arguments,
             growth: 0,
+            announcement: Some(Announcement {
+                id,
+                reason,
+                version_seen: None,
+                now_ms,
+            }),
         };
         self.write_existing(id, &Operation::DisableEndpoint(id.clone()), write, decode)
             .await
@@ -192,6 +201,12 @@ impl Store {
             sql: DISABLE_UNLESS_CHANGED,
             arguments,
             growth: 0,
+            announcement: Some(Announcement {
+                id,
+                reason,
+                version_seen: Some(version_seen),
+                now_ms,
+            }),
         };
         let disabled = self
             .write(&Operation::DisableEndpoint(id.clone()), write, |_| Ok(()))
@@ -209,6 +224,7 @@ impl Store {
             sql: DELETE,
             arguments: vec![id.into(), now_ms.into()],
             growth: -1,
+            announcement: None,
         };
         self.write_existing(id, &Operation::DeleteEndpoint(id.clone()), write, |_| Ok(()))
             .await

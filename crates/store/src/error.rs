@@ -2,7 +2,7 @@
 
 use std::{error, fmt, io, path::PathBuf, time::Duration};
 
-use webhook::EndpointId;
+use webhook::{DeliveryId, EndpointId, EventId};
 
 use crate::ENDPOINTS_MAX;
 
@@ -37,6 +37,43 @@ pub enum Operation {
         /// The version that was asked from.
         since: i64,
     },
+    /// [`Store::record`](crate::Store::record).
+    Record,
+    /// [`Store::events`](crate::Store::events).
+    ListEvents,
+    /// [`Store::event`](crate::Store::event) and [`Store::deliveries_of_event`](crate::Store::deliveries_of_event).
+    ReadEvent(EventId),
+    /// [`Store::deliveries`](crate::Store::deliveries).
+    ListDeliveries,
+    /// [`Store::delivery`](crate::Store::delivery) and [`Store::attempts`](crate::Store::attempts).
+    ReadDelivery(DeliveryId),
+    /// [`Store::rejected_messages`](crate::Store::rejected_messages).
+    ListRejected,
+    /// [`Store::rejected_message`](crate::Store::rejected_message).
+    ReadRejected(String),
+    /// [`Store::mark_redriven`](crate::Store::mark_redriven).
+    MarkRedriven(String),
+    /// [`Store::audit`](crate::Store::audit).
+    Audit,
+    /// [`Store::request_resends`](crate::Store::request_resends) and
+    /// [`Store::request_recoveries`](crate::Store::request_recoveries).
+    RequestRuns,
+    /// [`Store::recoverable`](crate::Store::recoverable).
+    FindRecoverable(EndpointId),
+    /// [`Store::claim_requested`](crate::Store::claim_requested).
+    ClaimRequested,
+    /// [`Store::mark_sent`](crate::Store::mark_sent).
+    MarkSent,
+    /// [`Store::endpoint_health`](crate::Store::endpoint_health).
+    ReadHealth(EndpointId),
+    /// [`Store::failing_endpoints`](crate::Store::failing_endpoints).
+    FindFailing,
+    /// [`Store::delete_expired`](crate::Store::delete_expired).
+    DeleteExpired,
+    /// [`Store::operations`](crate::Store::operations).
+    ListOperations,
+    /// [`Store::delete_operations`](crate::Store::delete_operations).
+    DeleteOperations,
 }
 
 impl fmt::Display for Operation {
@@ -56,6 +93,24 @@ impl fmt::Display for Operation {
             Self::ReadRegistryChanges { since } => {
                 write!(f, "read the registry's changes since version {since}")
             }
+            Self::Record => f.write_str("write to the journal"),
+            Self::ListEvents => f.write_str("list events"),
+            Self::ReadEvent(id) => write!(f, "read event {id}"),
+            Self::ListDeliveries => f.write_str("list deliveries"),
+            Self::ReadDelivery(id) => write!(f, "read delivery {id}"),
+            Self::ListRejected => f.write_str("list rejected messages"),
+            Self::ReadRejected(id) => write!(f, "read rejected message {id}"),
+            Self::MarkRedriven(id) => write!(f, "mark rejected message {id} as sent back"),
+            Self::Audit => f.write_str("audit the journal"),
+            Self::RequestRuns => f.write_str("request that deliveries are made again"),
+            Self::FindRecoverable(id) => write!(f, "find what endpoint {id} missed"),
+            Self::ClaimRequested => f.write_str("claim requested deliveries"),
+            Self::MarkSent => f.write_str("mark requested deliveries as sent"),
+            Self::ReadHealth(id) => write!(f, "read the health of endpoint {id}"),
+            Self::FindFailing => f.write_str("find failing endpoints"),
+            Self::DeleteExpired => f.write_str("delete what is older than the journal keeps"),
+            Self::ListOperations => f.write_str("list operational events"),
+            Self::DeleteOperations => f.write_str("delete operational events"),
         }
     }
 }

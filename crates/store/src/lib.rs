@@ -57,15 +57,23 @@
 mod error;
 mod address;
 mod database;
+mod statement;
+mod columns;
 mod schema;
 mod endpoint;
 mod registry;
+mod journal;
 
 use std::fmt;
 
 pub use database::{ACQUIRE_TIMEOUT, CONNECT_TIMEOUT, OPERATION_TIMEOUT};
 pub use endpoint::{EndpointChange, Lookup, NewEndpoint};
 pub use error::{Cause, Error, Operation};
+pub use journal::{
+    AttemptRow, Audit, AuditLimits, Claimed, DeliveryCursor, DeliveryFilter, DeliveryRow, EventCursor,
+    EventFilter, EventRow, FINDINGS_MAX, Findings, Health, Late, OperationRow, RecoverState, Recoverable,
+    Refusal, Rejected, RejectedCursor, Requested, StateCounts, Unbalanced, Unrecorded,
+};
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Snapshot};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 

@@ -16,8 +16,10 @@ pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 const MIGRATE_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// Number, name and statements of every migration, in their order. Once released, none is ever changed.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "endpoints", include_str!("../migrations/0001_endpoints.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "endpoints", include_str!("../migrations/0001_endpoints.sql")),
+    (2, "journal", include_str!("../migrations/0002_journal.sql")),
+];
 
 /// A name of its own, so that a database may be shared with other programs that use sqlx.
 const MIGRATIONS_TABLE: &str = "magnetite_migrations";
@@ -113,7 +115,7 @@ impl Store {
             MIGRATE_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
-                for statement in dialect.lock_migrations {
+                for statement in dialect.prepare_migrations {
                     sqlx::query(*statement).execute(&mut *tx).await?;
                 }
                 let pending = match compare(&applied!(tx, dialect), &known) {

@@ -1,10 +1,15 @@
 //! The one way in which endpoints are written: one statement, in one transaction that advances the registry first.
 
 use sqlx::Connection as _;
-use webhook::EndpointId;
+use webhook::{DisabledReason, EndpointId};
 
 use super::row::{Row, columns};
-use crate::{ENDPOINTS_MAX, Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection};
+use crate::{
+    ENDPOINTS_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
+    database::on_connection,
+    journal::operations::{ANNOUNCE_DISABLED, operation_id},
+    statement::{Argument, bind_all},
+};
 
 /// First in every write: the lock that puts writers in a row, and the number that this write gets.
 const ADVANCE_REGISTRY: &str = "UPDATE registry SET version = version + 1, endpoint_count = endpoint_count + $1 \
@@ -54,35 +59,30 @@ pub(super) struct Write<'a> {
     pub(super) arguments: Vec<Argument<'a>>,
     /// By how many endpoints there are more after it: 1, 0 or -1.
     pub(super) growth: i64,
+    /// What it tells the platform in the same transaction.
+    pub(super) announcement: Option<Announcement<'a>>,
 }
 
-/// A value on its way into a statement, before it is known which database's.
-pub(super) enum Argument<'a> {
-    Text(Option<&'a str>),
-    Integer(i64),
+/// That an endpoint is about to be disabled. Nothing is told when it is disabled already, for the same reason.
+pub(super) struct Announcement<'a> {
+    pub(super) id: &'a EndpointId,
+    pub(super) reason: DisabledReason,
+    /// Only if this is its version.
+    pub(super) version_seen: Option<i64>,
+    pub(super) now_ms: i64,
 }
 
-impl<'a> From<&'a str> for Argument<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Text(Some(text))
-    }
-}
-
-impl<'a> From<&'a EndpointId> for Argument<'a> {
-    fn from(id: &'a EndpointId) -> Self {
-        Self::Text(Some(id.as_str()))
-    }
-}
-
-impl<'a> From<Option<&'a str>> for Argument<'a> {
-    fn from(text: Option<&'a str>) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl From<i64> for Argument<'_> {
-    fn from(integer: i64) -> Self {
-        Self::Integer(integer)
+impl<'a> Announcement<'a> {
+    /// The arguments of [`ANNOUNCE_DISABLED`], when the endpoint's new version is `version`.
+    fn arguments(&self, version: i64) -> [Argument<'a>; 5] {
+        [
+            operation_id(self.id, version).into(),
+            self.id.into(),
+            self.reason.as_str().into(),
+            self.now_ms.into(),
+            // No endpoint has version 0.
+            self.version_seen.unwrap_or_default().into(),
+        ]
     }
 }
 
@@ -110,6 +110,7 @@ impl Store {
             sql,
             arguments,
             growth,
+            announcement,
         } = write;
         on_connection!(
             &self.database,
@@ -125,13 +126,13 @@ impl Store {
                 if growth > 0 && endpoint_count > i64::from(ENDPOINTS_MAX) {
                     return Err(Error::TooManyEndpoints.into());
                 }
-                let mut query = sqlx::query_as(sql).bind(version);
-                for argument in arguments {
-                    query = match argument {
-                        Argument::Text(text) => query.bind(text),
-                        Argument::Integer(integer) => query.bind(integer),
-                    };
+                if let Some(announcement) = announcement {
+                    let arguments = announcement.arguments(version);
+                    bind_all!(sqlx::query(ANNOUNCE_DISABLED), &arguments)
+                        .execute(&mut *tx)
+                        .await?;
                 }
+                let query = bind_all!(sqlx::query_as(sql).bind(version), &arguments);
                 let Some(row) = query.fetch_optional(&mut *tx).await? else {
                     tx.rollback().await?;
                     return Ok(None);

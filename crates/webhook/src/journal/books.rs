@@ -177,9 +177,10 @@ impl Books {
 
 impl EventEntry {
     /// Unites what two sets of records say of one event. Of two bodies under one id, which the protocol forbids, the lesser
-    /// stays, so that the order in which they came does not matter.
+    /// stays, so that the order in which they came does not matter; and of two trace contexts likewise.
     pub fn merge(&mut self, other: Self) {
-        if other.event.body < self.event.body {
+        let rank = |event: &Event| (event.body.clone(), event.traceparent.clone());
+        if rank(&other.event) < rank(&self.event) {
             self.event = other.event;
         }
         self.received_ms = self.received_ms.min(other.received_ms);

@@ -1,0 +1,189 @@
+//! Deliveries: one, those of an event, or pages of them.
+
+use webhook::{
+    DeliveryId, EndpointId, EventId, OrganizationId,
+    journal::{DeliveryRef, DeliveryState, Standing},
+};
+
+use super::events::in_state;
+use crate::{
+    Error, Operation, Store,
+    columns::{Columns, undecodable},
+    statement::{Argument, Statement},
+};
+
+/// Which deliveries to list; `None` stands for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeliveryFilter {
+    /// Of one organization.
+    pub organization: Option<OrganizationId>,
+    /// To one endpoint.
+    pub endpoint: Option<EndpointId>,
+    /// Of one event.
+    pub event: Option<EventId>,
+    /// In one state.
+    pub state: Option<DeliveryState>,
+    /// Created at this time or later, in Unix milliseconds.
+    pub since_ms: Option<u64>,
+    /// Created before this time, in Unix milliseconds.
+    pub until_ms: Option<u64>,
+}
+
+/// A delivery as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryRow {
+    /// Its id.
+    pub id: DeliveryId,
+    /// What is delivered where.
+    pub delivery: DeliveryRef,
+    /// The earliest that is known of it, in Unix milliseconds.
+    pub created_ms: u64,
+    /// The furthest that is known of it.
+    pub standing: Standing,
+    /// When somebody asked for this run, in Unix milliseconds; `None` when it came with the event.
+    pub requested_ms: Option<u64>,
+    /// When what was asked for was published, in Unix milliseconds.
+    pub sent_ms: Option<u64>,
+}
+
+/// A place in a listing of deliveries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryCursor {
+    /// In Unix milliseconds.
+    pub created_ms: u64,
+    /// Of deliveries created in the same millisecond.
+    pub id: DeliveryId,
+}
+
+impl From<&DeliveryRow> for DeliveryCursor {
+    fn from(row: &DeliveryRow) -> Self {
+        Self {
+            created_ms: row.created_ms,
+            id: row.id.clone(),
+        }
+    }
+}
+
+/// The columns that [`read`] reads, of deliveries `d`.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT d.id, d.organization_id, d.event_id, d.endpoint_id, d.run, d.trigger, d.state, d.attempts, d.updated_ms, \
+             d.next_ms, d.reason, d.last_status, d.last_error, d.created_ms, d.requested_ms, d.sent_ms FROM deliveries d WHERE ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// One delivery, if it is known.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's, and that the row cannot be read.
+    pub async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRow>, Error> {
+        let select = Statement::with(select!("d.id = $1"), [Argument::outside(id.as_str())]);
+        let rows = self
+            .fetch(&Operation::ReadDelivery(id.clone()), select, read)
+            .await?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// Every delivery of an event, by endpoint and run.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's, and that a row cannot be read.
+    pub async fn deliveries_of_event(
+        &self,
+        organization: &OrganizationId,
+        event: &EventId,
+    ) -> Result<Vec<DeliveryRow>, Error> {
+        let select = Statement::with(
+            select!("d.event_id = $1 AND d.organization_id = $2 ORDER BY d.endpoint_id, d.run"),
+            [
+                Argument::outside(event.as_str()),
+                Argument::outside(organization.as_str()),
+            ],
+        );
+        self.fetch(&Operation::ReadEvent(event.clone()), select, read)
+            .await
+    }
+
+    /// The next at most `limit` deliveries before `before`, newest first, by the time when they were created.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's, and that a row cannot be read.
+    pub async fn deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        before: Option<&DeliveryCursor>,
+        limit: u32,
+    ) -> Result<Vec<DeliveryRow>, Error> {
+        let mut select = Statement::new(select!("1 = 1"));
+        filter.narrow(&mut select);
+        if let Some(before) = before {
+            let before = [before.created_ms.into(), Argument::outside(before.id.as_str())];
+            select.push_list(" AND (d.created_ms, d.id) < ", before);
+        }
+        select.push_with(" ORDER BY d.created_ms DESC, d.id DESC LIMIT ", limit.into());
+        self.fetch(&Operation::ListDeliveries, select, read).await
+    }
+}
+
+impl DeliveryFilter {
+    fn narrow<'a>(&'a self, select: &mut Statement<'a>) {
+        if let Some(organization) = &self.organization {
+            let organization = Argument::outside(organization.as_str());
+            select.push_with(" AND d.organization_id = ", organization);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            select.push_with(" AND d.endpoint_id = ", Argument::outside(endpoint.as_str()));
+        }
+        if let Some(event) = &self.event {
+            select.push_with(" AND d.event_id = ", Argument::outside(event.as_str()));
+        }
+        if let Some(state) = self.state {
+            select.push(in_state(state));
+        }
+        if let Some(since_ms) = self.since_ms {
+            select.push_with(" AND d.created_ms >= ", since_ms.into());
+        }
+        if let Some(until_ms) = self.until_ms {
+            select.push_with(" AND d.created_ms < ", until_ms.into());
+        }
+    }
+}
+
+fn read(row: &dyn Columns) -> Result<DeliveryRow, sqlx::Error> {
+    Ok(DeliveryRow {
+        id: DeliveryId::new(row.text("id")?),
+        delivery: DeliveryRef {
+            organization_id: OrganizationId::new(row.text("organization_id")?),
+            event_id: EventId::new(row.text("event_id")?),
+            endpoint_id: EndpointId::new(row.text("endpoint_id")?),
+            run: row.number("run")?,
+            trigger: row.word("trigger")?,
+        },
+        created_ms: row.number("created_ms")?,
+        standing: Standing {
+            state: state(row)?,
+            attempts: row.number("attempts")?,
+            updated_ms: row.number("updated_ms")?,
+            next_ms: row.number("next_ms")?,
+            reason: row.text("reason")?,
+            last_status: row.number("last_status")?,
+            last_error: row.text("last_error")?,
+        },
+        requested_ms: row.maybe_number("requested_ms")?,
+        sent_ms: row.maybe_number("sent_ms")?,
+    })
+}
+
+/// The state in the column `state`.
+pub(super) fn state(row: &dyn Columns) -> Result<DeliveryState, sqlx::Error> {
+    let rank = row.integer("state")?;
+    let known = DeliveryState::ALL.into_iter().find(|state| state.rank() == rank);
+    known.ok_or_else(|| undecodable("state", format!("unknown state {rank}")))
+}

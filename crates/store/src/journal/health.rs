@@ -1,0 +1,168 @@
+//! How an endpoint does.
+
+use sqlx::Connection as _;
+use webhook::{Endpoint, EndpointId};
+
+use crate::{
+    Error, OPERATION_TIMEOUT, Operation, Store,
+    columns::Columns,
+    database::on_connection,
+    endpoint::row::{Row, decode},
+    statement::{Argument, bind_all},
+};
+
+/// How an endpoint does, by its recorded attempts. Times are Unix milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// When the last attempt that it answered with a 2xx began.
+    pub last_success_ms: Option<u64>,
+    /// When the first attempt after that began which failed; `None` while it does not fail.
+    pub failing_since_ms: Option<u64>,
+    /// How many attempts began in the last hour.
+    pub attempts_hour: u64,
+    /// How many of these were answered with a 2xx.
+    pub successes_hour: u64,
+    /// How long they took, in milliseconds: half of them at most this long.
+    pub p50_ms: Option<u64>,
+    /// And 99 of 100 at most this long.
+    pub p99_ms: Option<u64>,
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+const SELECT_LAST_SUCCESS: &str =
+    "SELECT MAX(began_ms) AS at_ms FROM attempts WHERE endpoint_id = $1 AND ok = 1";
+
+const SELECT_FAILING_SINCE: &str =
+    "SELECT MIN(began_ms) AS at_ms FROM attempts WHERE endpoint_id = $1 AND ok = 0 AND began_ms > $2";
+
+const COUNT_SINCE: &str = "SELECT COUNT(*) AS attempts, COALESCE(SUM(CASE WHEN ok = 1 THEN 1 ELSE 0 END), 0) AS successes FROM attempts \
+     WHERE endpoint_id = $1 AND ok IN (0, 1) AND began_ms >= $2";
+
+const SELECT_DURATION: &str = "SELECT duration_ms AS at_ms FROM attempts WHERE endpoint_id = $1 AND ok IN (0, 1) \
+    AND began_ms >= $2 ORDER BY duration_ms LIMIT 1 OFFSET $3";
+
+/// The columns of an endpoint, and since when it fails without having been changed.
+const SELECT_FAILING: &str = concat!(
+    "SELECT ",
+    crate::endpoint::row::columns!(),
+    ", failing_since_ms FROM (SELECT e.*, (SELECT MIN(f.began_ms) FROM attempts f WHERE f.endpoint_id = e.id AND f.ok = 0 \
+     AND f.began_ms > COALESCE((SELECT MAX(s.began_ms) FROM attempts s WHERE s.endpoint_id = e.id AND s.ok = 1), 0) \
+     AND f.began_ms > e.updated_at_ms) AS failing_since_ms FROM endpoints e \
+     WHERE e.deleted_at_ms IS NULL AND e.disabled_at_ms IS NULL AND EXISTS (SELECT 1 FROM attempts r \
+     WHERE r.endpoint_id = e.id AND r.ok = 0 AND r.began_ms >= $1)) failing WHERE failing_since_ms <= $2 ORDER BY id"
+);
+
+/// The first row's column `at_ms`; steps of an [`on_connection!`].
+macro_rules! time {
+    ($tx:ident, $sql:expr, $arguments:expr) => {
+        bind_all!(sqlx::query($sql), &$arguments)
+            .try_map(|row| read_time(&row))
+            .fetch_optional(&mut *$tx)
+            .await?
+            .flatten()
+    };
+}
+
+impl Store {
+    /// How an endpoint does, as of `now_ms`.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn endpoint_health(&self, endpoint: &EndpointId, now_ms: u64) -> Result<Health, Error> {
+        let operation = &Operation::ReadHealth(endpoint.clone());
+        let id = endpoint.as_str();
+        let hour_ago_ms = now_ms.saturating_sub(HOUR_MS);
+        on_connection!(
+            &self.database,
+            reader,
+            operation,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let mut tx = connection.begin_with(dialect.begin_snapshot).await?;
+                let last_success_ms = time!(tx, SELECT_LAST_SUCCESS, [id.into()]);
+                let after_ms = last_success_ms.map_or(-1, u64::cast_signed);
+                let failing_since_ms = time!(tx, SELECT_FAILING_SINCE, [id.into(), after_ms.into()]);
+                let hour = [id.into(), hour_ago_ms.into()];
+                let (attempts_hour, successes_hour) = bind_all!(sqlx::query(COUNT_SINCE), &hour)
+                    .try_map(|row| read_counts(&row))
+                    .fetch_one(&mut *tx)
+                    .await?;
+                let rank =
+                    |percent: u64| [id.into(), hour_ago_ms.into(), rank(attempts_hour, percent).into()];
+                let p50_ms = time!(tx, SELECT_DURATION, rank(50));
+                let p99_ms = time!(tx, SELECT_DURATION, rank(99));
+                tx.commit().await?;
+                Ok(Health {
+                    last_success_ms,
+                    failing_since_ms,
+                    attempts_hour,
+                    successes_hour,
+                    p50_ms,
+                    p99_ms,
+                })
+            }
+        )
+    }
+
+    /// Every enabled endpoint that failed at `recent_ms` or later, and whose every attempt failed for the last `failing_for_ms`
+    /// milliseconds; with the time of the first of these failures. What it did before it was last changed does not count: once
+    /// enabled again, an endpoint has all of its time again.
+    ///
+    /// # Errors
+    ///
+    /// The database's, and [`Error::Undecodable`].
+    pub async fn failing_endpoints(
+        &self,
+        recent_ms: u64,
+        failing_for_ms: u64,
+        now_ms: u64,
+    ) -> Result<Vec<(Endpoint, u64)>, Error> {
+        let operation = &Operation::FindFailing;
+        let since: [Argument; 2] = [recent_ms.into(), now_ms.saturating_sub(failing_for_ms).into()];
+        let rows: Vec<(Row, u64)> = on_connection!(
+            &self.database,
+            reader,
+            operation,
+            OPERATION_TIMEOUT,
+            |connection, _dialect| {
+                Ok(bind_all!(sqlx::query(SELECT_FAILING), &since)
+                    .try_map(|row| {
+                        let failing_since_ms = (&row as &dyn Columns).number("failing_since_ms")?;
+                        Ok((sqlx::FromRow::from_row(&row)?, failing_since_ms))
+                    })
+                    .fetch_all(connection)
+                    .await?)
+            }
+        )?;
+        rows.into_iter()
+            .map(|(row, failing_since_ms)| Ok((decode(row)?, failing_since_ms)))
+            .collect()
+    }
+}
+
+/// Where the attempt stands, from 0, that `percent` of `attempts` took no longer than.
+fn rank(attempts: u64, percent: u64) -> u64 {
+    (attempts * percent).div_ceil(100).saturating_sub(1)
+}
+
+fn read_time(row: &dyn Columns) -> Result<Option<u64>, sqlx::Error> {
+    row.maybe_number("at_ms")
+}
+
+fn read_counts(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
+    Ok((row.number("attempts")?, row.number("successes")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_the_nearest_rank() {
+        assert_eq!((rank(0, 50), rank(1, 50), rank(1, 99)), (0, 0, 0));
+        assert_eq!((rank(2, 50), rank(3, 50), rank(100, 50)), (0, 1, 49));
+        assert_eq!((rank(100, 99), rank(101, 99), rank(1000, 99)), (98, 99, 989));
+    }
+}

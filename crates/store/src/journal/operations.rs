@@ -1,0 +1,81 @@
+//! What the platform is to be told of, kept until it was published.
+
+use sha2::{Digest as _, Sha256};
+use webhook::{EndpointId, OrganizationId};
+
+use crate::{
+    Error, Operation, Store,
+    columns::Columns,
+    statement::{Argument, Statement},
+};
+
+/// Something that happened to an endpoint, to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationRow {
+    /// `op_` and 32 hexadecimal digits, the same however often it is published.
+    pub id: String,
+    /// `endpoint.disabled`.
+    pub kind: String,
+    /// Whose endpoint it is.
+    pub organization_id: OrganizationId,
+    /// Which one.
+    pub endpoint_id: EndpointId,
+    /// Why, in one word.
+    pub reason: String,
+    /// When, in Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// Run before the endpoint is disabled, in the same transaction, while its row still tells whether that changes anything.
+pub(crate) const ANNOUNCE_DISABLED: &str = "INSERT INTO operations (id, kind, organization_id, endpoint_id, reason, at_ms) \
+     SELECT $1, 'endpoint.disabled', organization_id, id, $3, $4 FROM endpoints WHERE id = $2 AND deleted_at_ms IS NULL \
+     AND (disabled_reason IS NULL OR disabled_reason <> $3) AND ($5 = 0 OR version = $5)";
+
+const SELECT_OLDEST: &str = "SELECT id, kind, organization_id, endpoint_id, reason, at_ms FROM operations \
+    ORDER BY at_ms, id LIMIT $1";
+
+/// The id of what happens to an endpoint when it gets this version.
+pub(crate) fn operation_id(endpoint: &EndpointId, version: i64) -> String {
+    let mut hash = Sha256::new();
+    hash.update(endpoint.as_str());
+    hash.update(version.to_be_bytes());
+    format!("op_{}", hex::encode(&hash.finalize()[..16]))
+}
+
+impl Store {
+    /// The oldest at most `limit` that were not deleted yet, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn operations(&self, limit: u32) -> Result<Vec<OperationRow>, Error> {
+        let select = Statement::with(SELECT_OLDEST, [limit.into()]);
+        self.fetch(&Operation::ListOperations, select, read).await
+    }
+
+    /// Deletes those that were published.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn delete_operations(&self, ids: &[String]) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut delete = Statement::new("DELETE FROM operations WHERE id IN ");
+        delete.push_list("", ids.iter().map(|id| Argument::outside(id)));
+        self.execute(&Operation::DeleteOperations, delete).await?;
+        Ok(())
+    }
+}
+
+fn read(row: &dyn Columns) -> Result<OperationRow, sqlx::Error> {
+    Ok(OperationRow {
+        id: row.text("id")?,
+        kind: row.text("kind")?,
+        organization_id: OrganizationId::new(row.text("organization_id")?),
+        endpoint_id: EndpointId::new(row.text("endpoint_id")?),
+        reason: row.text("reason")?,
+        at_ms: row.number("at_ms")?,
+    })
+}

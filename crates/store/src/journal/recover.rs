@@ -1,0 +1,140 @@
+//! What an endpoint did not get, and could still get.
+
+use webhook::{DeliveryId, Endpoint, EventId, EventType, OrganizationId, ProjectId};
+
+use super::events::EventCursor;
+use crate::{
+    Error, Operation, Store,
+    columns::Columns,
+    statement::{Argument, Statement},
+};
+
+/// Which events an endpoint is to get again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoverState {
+    /// Those whose latest delivery is dead.
+    Dead,
+    /// Those that match and met the endpoint disabled, so that there never was a delivery.
+    Missed,
+    /// Both.
+    All,
+}
+
+/// An event that an endpoint did not get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recoverable {
+    /// Whose event it is.
+    pub organization_id: OrganizationId,
+    /// Which one.
+    pub event_id: EventId,
+    /// What happened.
+    pub event_type: EventType,
+    /// When a worker first took it, in Unix milliseconds.
+    pub received_ms: u64,
+    /// The latest delivery, which is dead; `None` when there never was one.
+    pub dead: Option<DeliveryId>,
+}
+
+impl From<&Recoverable> for EventCursor {
+    fn from(recoverable: &Recoverable) -> Self {
+        Self {
+            received_ms: recoverable.received_ms,
+            id: recoverable.event_id.clone(),
+            organization_id: recoverable.organization_id.clone(),
+        }
+    }
+}
+
+/// Every event of the organization, with its latest delivery to the endpoint.
+const SELECT: &str = "SELECT e.organization_id, e.id, e.event_type, e.received_ms, d.id AS dead FROM events e \
+    LEFT JOIN deliveries d ON d.event_id = e.id AND d.organization_id = e.organization_id AND d.endpoint_id = $1 \
+    AND NOT EXISTS (SELECT 1 FROM deliveries later WHERE later.event_id = d.event_id \
+    AND later.organization_id = d.organization_id AND later.endpoint_id = d.endpoint_id AND later.run > d.run) \
+    WHERE e.organization_id = $2 AND e.received_ms >= $3 AND e.received_ms < $4";
+
+impl Store {
+    /// The next at most `limit` events after `after` that were received from `since_ms` until before `until_ms` and that the
+    /// endpoint could still get, oldest first.
+    ///
+    /// Missed is what matches the endpoint by its project and its subscription of now, and met it disabled.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn recoverable(
+        &self,
+        endpoint: &Endpoint,
+        since_ms: u64,
+        until_ms: u64,
+        state: RecoverState,
+        after: Option<&EventCursor>,
+        limit: u32,
+    ) -> Result<Vec<Recoverable>, Error> {
+        let mut select = Statement::with(
+            SELECT,
+            [
+                Argument::outside(endpoint.id.as_str()),
+                Argument::outside(endpoint.organization_id.as_str()),
+                since_ms.into(),
+                until_ms.into(),
+            ],
+        );
+        match state {
+            RecoverState::Dead => select.push(" AND d.state = 2"),
+            RecoverState::Missed => push_missed(&mut select, " AND ", endpoint),
+            RecoverState::All => {
+                select.push(" AND (d.state = 2 OR ");
+                push_missed(&mut select, "", endpoint);
+                select.push(")");
+            }
+        }
+        if let Some(after) = after {
+            let after = [after.received_ms.into(), Argument::outside(after.id.as_str())];
+            select.push_list(" AND (e.received_ms, e.id) > ", after);
+        }
+        select.push_with(" ORDER BY e.received_ms, e.id LIMIT ", limit.into());
+        let operation = Operation::FindRecoverable(endpoint.id.clone());
+        self.fetch(&operation, select, read).await
+    }
+}
+
+fn push_missed<'a>(select: &mut Statement<'a>, and: &'static str, endpoint: &'a Endpoint) {
+    select.push(and);
+    select.push_with(
+        "(d.id IS NULL AND (' ' || e.considered) LIKE ",
+        disabled_pattern(endpoint).into(),
+    );
+    select.push(" ESCAPE '!'");
+    if let Some(project) = endpoint.project_id.as_ref().map(ProjectId::as_str) {
+        select.push_with(" AND e.project_id = ", Argument::outside(project));
+    }
+    let wanted = EventType::ALL.into_iter();
+    let wanted = wanted.filter(|event_type| endpoint.subscription.matches(*event_type));
+    select.push_list(
+        " AND e.event_type IN ",
+        wanted.map(|event_type| event_type.as_str().into()),
+    );
+    select.push(")");
+}
+
+/// Finds `ep_1:disabled.` as a word of [`Considered`](webhook::journal::Considered)'s text, after a space.
+fn disabled_pattern(endpoint: &Endpoint) -> String {
+    let mut id = String::new();
+    for character in endpoint.id.as_str().chars() {
+        if matches!(character, '%' | '_' | '!') {
+            id.push('!');
+        }
+        id.push(character);
+    }
+    format!("% {id}:disabled.%")
+}
+
+fn read(row: &dyn Columns) -> Result<Recoverable, sqlx::Error> {
+    Ok(Recoverable {
+        organization_id: OrganizationId::new(row.text("organization_id")?),
+        event_id: EventId::new(row.text("id")?),
+        event_type: row.word("event_type")?,
+        received_ms: row.number("received_ms")?,
+        dead: row.maybe_text("dead")?.map(DeliveryId::new),
+    })
+}

@@ -1,0 +1,161 @@
+//! Messages that no worker could make sense of.
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    Error, Operation, Store,
+    columns::Columns,
+    statement::{Argument, Statement},
+};
+
+/// A message that was quarantined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// `rej_` and 32 hexadecimal digits; see [`Rejected::id_of`].
+    pub id: String,
+    /// When it was, in Unix milliseconds.
+    pub rejected_ms: u64,
+    /// The queue it came from: `events` or `due`.
+    pub source: String,
+    /// Why, in one word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub detail: String,
+    /// AMQP's `message_id`.
+    pub message_id: Option<String>,
+    /// AMQP's `type`.
+    pub event_type: Option<String>,
+    /// The message's headers, a JSON object.
+    pub headers: String,
+    /// The message's body.
+    pub body: Bytes,
+    /// When it was sent back to the queue it came from, in Unix milliseconds. [`Store::record`] does not look at it.
+    pub redriven_ms: Option<u64>,
+}
+
+/// A place in a listing of rejected messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedCursor {
+    /// In Unix milliseconds.
+    pub rejected_ms: u64,
+    /// Of messages rejected in the same millisecond.
+    pub id: String,
+}
+
+impl From<&Rejected> for RejectedCursor {
+    fn from(rejected: &Rejected) -> Self {
+        Self {
+            rejected_ms: rejected.rejected_ms,
+            id: rejected.id.clone(),
+        }
+    }
+}
+
+impl Rejected {
+    /// The id of a message, the same however often the message is read, and another one when it was redriven and is rejected
+    /// again: the first 128 bits of a SHA-256 over the parts, each preceded by its length.
+    pub fn id_of(
+        rejected_ms: u64,
+        source: &str,
+        message_id: Option<&str>,
+        headers: &str,
+        body: &[u8],
+    ) -> String {
+        let mut hash = Sha256::new();
+        hash.update(rejected_ms.to_be_bytes());
+        let message_id = message_id.unwrap_or_default();
+        for part in [source.as_bytes(), message_id.as_bytes(), headers.as_bytes(), body] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        format!("rej_{}", hex::encode(&hash.finalize()[..16]))
+    }
+}
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, rejected_ms, source, reason, detail, message_id, event_type, headers, body, redriven_ms \
+             FROM rejected r WHERE ",
+            $rest
+        )
+    };
+}
+
+const MARK_REDRIVEN: &str = "UPDATE rejected SET redriven_ms = $2 WHERE id = $1 AND redriven_ms IS NULL";
+
+impl Store {
+    /// The next at most `limit` messages before `before`, newest first, that were rejected from `since_ms` until before
+    /// `until_ms`; all of them, or those that were redriven, or those that were not.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn rejected_messages(
+        &self,
+        since_ms: Option<u64>,
+        until_ms: Option<u64>,
+        redriven: Option<bool>,
+        before: Option<&RejectedCursor>,
+        limit: u32,
+    ) -> Result<Vec<Rejected>, Error> {
+        let mut select = Statement::new(select!("1 = 1"));
+        if let Some(since_ms) = since_ms {
+            select.push_with(" AND r.rejected_ms >= ", since_ms.into());
+        }
+        if let Some(until_ms) = until_ms {
+            select.push_with(" AND r.rejected_ms < ", until_ms.into());
+        }
+        match redriven {
+            None => {}
+            Some(true) => select.push(" AND r.redriven_ms IS NOT NULL"),
+            Some(false) => select.push(" AND r.redriven_ms IS NULL"),
+        }
+        if let Some(before) = before {
+            let before = [before.rejected_ms.into(), Argument::outside(&before.id)];
+            select.push_list(" AND (r.rejected_ms, r.id) < ", before);
+        }
+        select.push_with(" ORDER BY r.rejected_ms DESC, r.id DESC LIMIT ", limit.into());
+        self.fetch(&Operation::ListRejected, select, read).await
+    }
+
+    /// One rejected message, if it is known.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn rejected_message(&self, id: &str) -> Result<Option<Rejected>, Error> {
+        let select = Statement::with(select!("r.id = $1"), [Argument::outside(id)]);
+        let operation = Operation::ReadRejected(id.to_owned());
+        Ok(self.fetch(&operation, select, read).await?.into_iter().next())
+    }
+
+    /// Notes that the message was sent back. `false` when that was noted before, or when it is unknown.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn mark_redriven(&self, id: &str, now_ms: u64) -> Result<bool, Error> {
+        let update = Statement::with(MARK_REDRIVEN, [Argument::outside(id), now_ms.into()]);
+        let marked = self
+            .execute(&Operation::MarkRedriven(id.to_owned()), update)
+            .await?;
+        Ok(marked > 0)
+    }
+}
+
+fn read(row: &dyn Columns) -> Result<Rejected, sqlx::Error> {
+    Ok(Rejected {
+        id: row.text("id")?,
+        rejected_ms: row.number("rejected_ms")?,
+        source: row.text("source")?,
+        reason: row.text("reason")?,
+        detail: row.text("detail")?,
+        message_id: row.maybe_text("message_id")?,
+        event_type: row.maybe_text("event_type")?,
+        headers: row.text("headers")?,
+        body: row.bytes("body")?.into(),
+        redriven_ms: row.maybe_number("redriven_ms")?,
+    })
+}

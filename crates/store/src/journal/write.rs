@@ -1,0 +1,354 @@
+//! How books are written: one transaction, rows in the order of their keys, and what is there already merged.
+
+use std::{collections::HashSet, sync::LazyLock};
+
+use sqlx::Connection as _;
+use webhook::{
+    DeliveryId, FailureKind,
+    journal::{AttemptRecord, Books, DeliveryEntry, EventEntry, Gap, Then},
+};
+
+use super::{
+    events::{event_columns, read_event},
+    rejected::Rejected,
+};
+use crate::{
+    Error, OPERATION_TIMEOUT, Operation, Store,
+    columns::Columns,
+    database::on_connection,
+    statement::{Argument, Insert, Statement, bind_all, insert_all, storable},
+};
+
+/// The columns of a [`Standing`](webhook::journal::Standing), in the order in which it is compared.
+const STANDING: [&str; 7] = [
+    "state",
+    "attempts",
+    "updated_ms",
+    "next_ms",
+    "reason",
+    "last_status",
+    "last_error",
+];
+
+static INSERT_EVENTS: LazyLock<Insert<11>> = LazyLock::new(|| {
+    let columns = [
+        "id",
+        "organization_id",
+        "project_id",
+        "lead_id",
+        "event_type",
+        "timestamp_ms",
+        "received_ms",
+        "traceparent",
+        "body",
+        "considered",
+        "matched",
+    ];
+    Insert::new(
+        "events",
+        columns,
+        "ON CONFLICT (id, organization_id) DO NOTHING RETURNING organization_id, id",
+    )
+});
+
+static INSERT_DELIVERIES: LazyLock<Insert<14>> = LazyLock::new(|| {
+    let columns = [
+        "id",
+        "organization_id",
+        "event_id",
+        "endpoint_id",
+        "run",
+        "trigger",
+        "created_ms",
+        STANDING[0],
+        STANDING[1],
+        STANDING[2],
+        STANDING[3],
+        STANDING[4],
+        STANDING[5],
+        STANDING[6],
+    ];
+    let row = |table: &str| STANDING.map(|column| format!("{table}.{column}")).join(", ");
+    let further = format!("({}) > ({})", row("excluded"), row("deliveries"));
+    let earlier = "excluded.created_ms < deliveries.created_ms";
+    let take = |column: &str, condition: &str| {
+        format!("{column} = CASE WHEN {condition} THEN excluded.{column} ELSE deliveries.{column} END")
+    };
+    let standing = STANDING.map(|column| take(column, &further)).join(", ");
+    let created = take("created_ms", earlier);
+    // Without the last condition every repetition would write its row anew.
+    let tail = format!("ON CONFLICT (id) DO UPDATE SET {standing}, {created} WHERE {further} OR {earlier}");
+    Insert::new("deliveries", columns, &tail)
+});
+
+static INSERT_ATTEMPTS: LazyLock<Insert<15>> = LazyLock::new(|| {
+    let columns = [
+        "id",
+        "delivery_id",
+        "endpoint_id",
+        "ok",
+        "number",
+        "began_ms",
+        "duration_ms",
+        "status",
+        "phase",
+        "failure",
+        "error",
+        "response",
+        "outcome",
+        "next_ms",
+        "reason",
+    ];
+    Insert::new("attempts", columns, "ON CONFLICT (id) DO NOTHING")
+});
+
+static INSERT_REJECTED: LazyLock<Insert<9>> = LazyLock::new(|| {
+    let columns = [
+        "id",
+        "rejected_ms",
+        "source",
+        "reason",
+        "detail",
+        "message_id",
+        "event_type",
+        "headers",
+        "body",
+    ];
+    Insert::new("rejected", columns, "ON CONFLICT (id) DO NOTHING")
+});
+
+static INSERT_GAPS: LazyLock<Insert<4>> = LazyLock::new(|| {
+    let columns = ["worker", "from_ms", "until_ms", "record_count"];
+    let greatest = |column: &str| {
+        format!(
+            "{column} = CASE WHEN excluded.{column} > gaps.{column} THEN excluded.{column} ELSE gaps.{column} END"
+        )
+    };
+    let (until, count) = (greatest("until_ms"), greatest("record_count"));
+    let tail = format!("ON CONFLICT (worker, from_ms) DO UPDATE SET {until}, {count}");
+    Insert::new("gaps", columns, &tail)
+});
+
+const SELECT_EVENT: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events WHERE id = $1 AND organization_id = $2"
+);
+
+const UPDATE_EVENT: &str = "UPDATE events SET project_id = $3, lead_id = $4, event_type = $5, timestamp_ms = $6, \
+    received_ms = $7, traceparent = $8, body = $9, considered = $10, matched = $11 WHERE id = $1 AND organization_id = $2";
+
+/// Inserts events and evaluates to the keys of those that were not there; steps of an [`on_connection!`].
+macro_rules! insert_events {
+    ($tx:ident, $rows:expr) => {{
+        let mut new = HashSet::new();
+        let mut rows = &$rows[..];
+        while let Some((sql, chunk, rest)) = INSERT_EVENTS.next(rows) {
+            let query = bind_all!(sqlx::query_as(sql), chunk.iter().flatten());
+            let inserted: Vec<(String, String)> = query.fetch_all(&mut *$tx).await?;
+            new.extend(inserted);
+            rows = rest;
+        }
+        new
+    }};
+}
+
+/// Unites an event with its row; steps of an [`on_connection!`].
+macro_rules! merge_event {
+    ($tx:ident, $dialect:ident, $entry:expr) => {{
+        let entry: &EventEntry = $entry;
+        let key = [
+            Argument::outside(entry.event.id.as_str()),
+            Argument::outside(entry.event.organization_id.as_str()),
+        ];
+        let mut select = Statement::with(SELECT_EVENT, key);
+        select.push($dialect.for_update);
+        let query = bind_all!(sqlx::query(select.sql()), &select.arguments);
+        let row = query.fetch_optional(&mut *$tx).await?;
+        if let Some(merged) = row.and_then(|row| merged(&row, entry)) {
+            bind_all!(sqlx::query(UPDATE_EVENT), &EventRow::new(&merged).row())
+                .execute(&mut *$tx)
+                .await?;
+        }
+    }};
+}
+
+impl Store {
+    /// Writes books and rejected messages, all of them or none. What is stored already is merged as
+    /// [`Books`] merge: in whichever order and however often books are written, by however many at once, the tables
+    /// end up the same.
+    ///
+    /// U+0000 in texts, which PostgreSQL does not take, is stored as U+FFFD.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's. Two that write at once can make PostgreSQL end one of them as a deadlock, which is
+    /// [unavailable](Error::is_unavailable) as well.
+    pub async fn record(&self, books: &Books, rejected: &[Rejected]) -> Result<(), Error> {
+        let operation = &Operation::Record;
+        let events: Vec<_> = books.events.values().map(EventRow::new).collect();
+        let event_rows: Vec<_> = events.iter().map(EventRow::row).collect();
+        let deliveries: Vec<_> = books.deliveries.iter().map(delivery_row).collect();
+        let attempt_ids: Vec<_> = books
+            .attempts
+            .values()
+            .map(|attempt| attempt.delivery.id())
+            .collect();
+        let attempts = books.attempts.values().zip(&attempt_ids).map(attempt_row);
+        let attempts: Vec<_> = attempts.collect();
+        let mut rejected: Vec<_> = rejected.iter().collect();
+        rejected.sort_by(|one, other| one.id.cmp(&other.id));
+        let rejected: Vec<_> = rejected.into_iter().map(rejected_row).collect();
+        let gaps: Vec<_> = books.gaps.values().map(gap_row).collect();
+        let events = &events;
+
+        on_connection!(
+            &self.database,
+            writer,
+            operation,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let mut tx = connection.begin_with(dialect.begin_write).await?;
+                let new = insert_events!(tx, event_rows);
+                for event in events.iter().filter(|event| !new.contains(&event.key())) {
+                    merge_event!(tx, dialect, event.entry);
+                }
+                insert_all!(tx, INSERT_DELIVERIES, deliveries);
+                insert_all!(tx, INSERT_ATTEMPTS, attempts);
+                insert_all!(tx, INSERT_REJECTED, rejected);
+                insert_all!(tx, INSERT_GAPS, gaps);
+                tx.commit().await?;
+                Ok(())
+            }
+        )
+    }
+}
+
+/// An event on its way into its table.
+struct EventRow<'a> {
+    entry: &'a EventEntry,
+    considered: String,
+    matched: u64,
+}
+
+impl<'a> EventRow<'a> {
+    fn new(entry: &'a EventEntry) -> Self {
+        Self {
+            entry,
+            considered: entry.considered.to_string(),
+            matched: entry.considered.matched().count() as u64,
+        }
+    }
+
+    /// As [`INSERT_EVENTS`] returns it.
+    fn key(&self) -> (String, String) {
+        let event = &self.entry.event;
+        let (organization, id) = (event.organization_id.as_str(), event.id.as_str());
+        (storable(organization).into_owned(), storable(id).into_owned())
+    }
+
+    fn row(&self) -> [Argument<'_>; 11] {
+        let event = &self.entry.event;
+        [
+            Argument::outside(event.id.as_str()),
+            Argument::outside(event.organization_id.as_str()),
+            Argument::outside(event.project_id.as_str()),
+            Argument::outside(event.lead_id.as_str()),
+            event.event_type.as_str().into(),
+            event.timestamp_ms.into(),
+            self.entry.received_ms.into(),
+            Argument::maybe_outside(event.traceparent.as_deref()),
+            event.body[..].into(),
+            Argument::outside(&self.considered),
+            self.matched.into(),
+        ]
+    }
+}
+
+/// What is to be written over the row, if anything. A row that cannot be read any more, because somebody edited it, must not
+/// keep all that comes after it waiting: it is written anew.
+fn merged(row: &dyn Columns, entry: &EventEntry) -> Option<EventEntry> {
+    let Ok(stored) = read_event(row) else {
+        return Some(entry.clone());
+    };
+    let mut merged = stored.clone();
+    merged.merge(entry.clone());
+    (merged != stored).then_some(merged)
+}
+
+fn delivery_row<'a>((id, entry): (&'a DeliveryId, &'a DeliveryEntry)) -> [Argument<'a>; 14] {
+    let DeliveryEntry {
+        delivery,
+        created_ms,
+        standing,
+    } = entry;
+    [
+        Argument::outside(id.as_str()),
+        Argument::outside(delivery.organization_id.as_str()),
+        Argument::outside(delivery.event_id.as_str()),
+        Argument::outside(delivery.endpoint_id.as_str()),
+        delivery.run.into(),
+        delivery.trigger.as_str().into(),
+        (*created_ms).into(),
+        standing.state.rank().into(),
+        standing.attempts.into(),
+        standing.updated_ms.into(),
+        standing.next_ms.into(),
+        Argument::outside(&standing.reason),
+        u32::from(standing.last_status).into(),
+        Argument::outside(&standing.last_error),
+    ]
+}
+
+fn attempt_row<'a>((attempt, delivery_id): (&'a AttemptRecord, &'a DeliveryId)) -> [Argument<'a>; 15] {
+    let (outcome, next_ms, reason) = match attempt.then {
+        Then::Delivered => ("delivered", 0, ""),
+        Then::Retry { at_ms } => ("retry", at_ms, ""),
+        Then::Deferred { reason, at_ms } => ("deferred", at_ms, reason.as_str()),
+        Then::Dead { reason } => ("dead", 0, reason.as_str()),
+        Then::Cancelled { reason } => ("cancelled", 0, reason.as_str()),
+    };
+    [
+        Argument::outside(attempt.id.as_str()),
+        delivery_id.as_str().into(),
+        Argument::outside(attempt.delivery.endpoint_id.as_str()),
+        i64::from(attempt.is_success()).into(),
+        attempt.number.into(),
+        attempt.began_ms.into(),
+        attempt.duration_ms.into(),
+        u32::from(attempt.status.unwrap_or_default()).into(),
+        attempt
+            .phase
+            .map_or_else(String::new, |phase| phase.to_string())
+            .into(),
+        attempt.failure.map_or("", FailureKind::as_str).into(),
+        Argument::outside(&attempt.error),
+        attempt.response[..].into(),
+        outcome.into(),
+        next_ms.into(),
+        reason.into(),
+    ]
+}
+
+fn rejected_row(rejected: &Rejected) -> [Argument<'_>; 9] {
+    [
+        Argument::outside(&rejected.id),
+        rejected.rejected_ms.into(),
+        Argument::outside(&rejected.source),
+        Argument::outside(&rejected.reason),
+        Argument::outside(&rejected.detail),
+        Argument::maybe_outside(rejected.message_id.as_deref()),
+        Argument::maybe_outside(rejected.event_type.as_deref()),
+        Argument::outside(&rejected.headers),
+        rejected.body[..].into(),
+    ]
+}
+
+fn gap_row(gap: &Gap) -> [Argument<'_>; 4] {
+    [
+        Argument::outside(&gap.worker),
+        gap.from_ms.into(),
+        gap.until_ms.into(),
+        gap.count.into(),
+    ]
+}

@@ -1,0 +1,254 @@
+//! Statements and their arguments, before it is known which database's they are.
+
+use std::{borrow::Cow, sync::Arc};
+
+use sqlx::AssertSqlSafe;
+use webhook::EndpointId;
+
+use crate::{Error, OPERATION_TIMEOUT, Operation, Store, columns::Columns, database::on_connection};
+
+/// How many rows one statement of an [`Insert`] writes: few sizes, so that every statement is prepared once. 64 rows of 16
+/// columns stay far below the number of parameters that SQLite (32,766) and PostgreSQL (65,535) take.
+const CHUNK_ROWS: [usize; 3] = [64, 8, 1];
+
+/// A value on its way into a statement.
+pub(crate) enum Argument<'a> {
+    Text(Option<Cow<'a, str>>),
+    Integer(Option<i64>),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Argument<'a> {
+    /// A text from outside, which may hold what PostgreSQL's TEXT does not take: U+0000 becomes U+FFFD, on both databases.
+    pub(crate) fn outside(text: &'a str) -> Self {
+        Self::Text(Some(storable(text)))
+    }
+
+    /// The same of a text that may be missing.
+    pub(crate) fn maybe_outside(text: Option<&'a str>) -> Self {
+        Self::Text(text.map(storable))
+    }
+}
+
+/// What is stored for a text from outside.
+pub(crate) fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// The databases count up to 2^63 - 1. A later time is no honest one; it stays the latest.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl<'a> From<&'a str> for Argument<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(Some(text.into()))
+    }
+}
+
+impl From<String> for Argument<'_> {
+    fn from(text: String) -> Self {
+        Self::Text(Some(text.into()))
+    }
+}
+
+impl<'a> From<&'a EndpointId> for Argument<'a> {
+    fn from(id: &'a EndpointId) -> Self {
+        id.as_str().into()
+    }
+}
+
+impl<'a> From<Option<&'a str>> for Argument<'a> {
+    fn from(text: Option<&'a str>) -> Self {
+        Self::Text(text.map(Into::into))
+    }
+}
+
+impl From<i64> for Argument<'_> {
+    fn from(number: i64) -> Self {
+        Self::Integer(Some(number))
+    }
+}
+
+impl From<u64> for Argument<'_> {
+    fn from(number: u64) -> Self {
+        integer(number).into()
+    }
+}
+
+impl From<u32> for Argument<'_> {
+    fn from(number: u32) -> Self {
+        i64::from(number).into()
+    }
+}
+
+impl From<Option<u64>> for Argument<'_> {
+    fn from(number: Option<u64>) -> Self {
+        Self::Integer(number.map(integer))
+    }
+}
+
+impl<'a> From<&'a [u8]> for Argument<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+/// Binds every one of `$arguments`, which are references, to `$query`.
+macro_rules! bind_all {
+    ($query:expr, $arguments:expr) => {{
+        let mut query = $query;
+        for argument in $arguments {
+            query = match argument {
+                $crate::statement::Argument::Text(text) => query.bind(text.as_deref()),
+                $crate::statement::Argument::Integer(integer) => query.bind(*integer),
+                $crate::statement::Argument::Bytes(bytes) => query.bind(*bytes),
+            };
+        }
+        query
+    }};
+}
+pub(crate) use bind_all;
+
+/// A statement that inserts rows of `N` columns, in the texts for every number of [`CHUNK_ROWS`].
+pub(crate) struct Insert<const N: usize> {
+    sizes: [(usize, Arc<str>); 3],
+}
+
+impl<const N: usize> Insert<N> {
+    /// `tail` is what follows the values.
+    pub(crate) fn new(table: &str, columns: [&str; N], tail: &str) -> Self {
+        let text = |rows: usize| -> Arc<str> {
+            let row = |row: usize| {
+                let numbers: Vec<_> = (1..=N).map(|column| format!("${}", row * N + column)).collect();
+                format!("({})", numbers.join(", "))
+            };
+            let values: Vec<_> = (0..rows).map(row).collect();
+            let (columns, values) = (columns.join(", "), values.join(", "));
+            format!("INSERT INTO {table} ({columns}) VALUES {values} {tail}").into()
+        };
+        Self {
+            sizes: CHUNK_ROWS.map(|rows| (rows, text(rows))),
+        }
+    }
+
+    /// The statement for as many of the first rows as one takes, these rows, and the others; `None` without rows.
+    #[allow(clippy::type_complexity, reason = "a name for it would say less")]
+    pub(crate) fn next<'r, 'a>(
+        &self,
+        rows: &'r [[Argument<'a>; N]],
+    ) -> Option<(
+        AssertSqlSafe<Arc<str>>,
+        &'r [[Argument<'a>; N]],
+        &'r [[Argument<'a>; N]],
+    )> {
+        let (size, text) = self.sizes.iter().find(|(size, _)| *size <= rows.len())?;
+        let (chunk, rest) = rows.split_at(*size);
+        Some((AssertSqlSafe(text.clone()), chunk, rest))
+    }
+}
+
+/// Writes all of `$rows` with an [`Insert`]; steps of an [`on_connection!`].
+macro_rules! insert_all {
+    ($tx:ident, $insert:expr, $rows:expr) => {{
+        let mut rows = &$rows[..];
+        while let Some((sql, chunk, rest)) = $insert.next(rows) {
+            $crate::statement::bind_all!(sqlx::query(sql), chunk.iter().flatten())
+                .execute(&mut *$tx)
+                .await?;
+            rows = rest;
+        }
+    }};
+}
+pub(crate) use insert_all;
+
+/// A statement that is put together from constant pieces and numbered arguments: no text from outside becomes a part of it.
+pub(crate) struct Statement<'a> {
+    sql: String,
+    pub(crate) arguments: Vec<Argument<'a>>,
+}
+
+impl<'a> Statement<'a> {
+    pub(crate) fn new(sql: &'static str) -> Self {
+        Self {
+            sql: sql.to_owned(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// With the arguments that `sql` names.
+    pub(crate) fn with(sql: &'static str, arguments: impl IntoIterator<Item = Argument<'a>>) -> Self {
+        Self {
+            sql: sql.to_owned(),
+            arguments: arguments.into_iter().collect(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, sql: &'static str) {
+        self.sql.push_str(sql);
+    }
+
+    /// `sql`, and after it the next argument.
+    pub(crate) fn push_with(&mut self, sql: &'static str, argument: Argument<'a>) {
+        self.arguments.push(argument);
+        self.sql.push_str(sql);
+        self.sql.push('$');
+        self.sql.push_str(&self.arguments.len().to_string());
+    }
+
+    /// `sql`, and after it the arguments in parentheses.
+    pub(crate) fn push_list(&mut self, sql: &'static str, arguments: impl IntoIterator<Item = Argument<'a>>) {
+        self.push(sql);
+        for (index, argument) in arguments.into_iter().enumerate() {
+            self.push_with(if index == 0 { "(" } else { ", " }, argument);
+        }
+        self.push(")");
+    }
+
+    pub(crate) fn sql(&self) -> AssertSqlSafe<String> {
+        AssertSqlSafe(self.sql.clone())
+    }
+}
+
+impl Store {
+    /// Every row that `statement` finds.
+    pub(crate) async fn fetch<T: Send + Unpin>(
+        &self,
+        operation: &Operation,
+        statement: Statement<'_>,
+        read: fn(&dyn Columns) -> Result<T, sqlx::Error>,
+    ) -> Result<Vec<T>, Error> {
+        on_connection!(
+            &self.database,
+            reader,
+            operation,
+            OPERATION_TIMEOUT,
+            |connection, _dialect| {
+                let query = bind_all!(sqlx::query(statement.sql()), &statement.arguments);
+                Ok(query.try_map(|row| read(&row)).fetch_all(connection).await?)
+            }
+        )
+    }
+
+    /// Executes `statement`, a transaction of its own, and returns how many rows it wrote.
+    pub(crate) async fn execute(
+        &self,
+        operation: &Operation,
+        statement: Statement<'_>,
+    ) -> Result<u64, Error> {
+        on_connection!(
+            &self.database,
+            writer,
+            operation,
+            OPERATION_TIMEOUT,
+            |connection, _dialect| {
+                let query = bind_all!(sqlx::query(statement.sql()), &statement.arguments);
+                Ok(query.execute(connection).await?.rows_affected())
+            }
+        )
+    }
+}
