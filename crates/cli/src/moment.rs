@@ -24,9 +24,7 @@ impl Moment {
     /// In Unix milliseconds; what lies before 1970 is 1970.
     pub(crate) fn before(self, now_ms: u64) -> u64 {
         match self {
-            Self::Ago(duration) => {
-                now_ms.saturating_sub(duration.as_millis().try_into().unwrap_or(u64::MAX))
-            }
+            Self::Ago(duration) => now_ms.saturating_sub(duration.as_millis().try_into().unwrap_or(u64::MAX)),
             Self::At(ms) => ms,
         }
     }
@@ -109,7 +107,11 @@ mod tests {
             ("2026-11-25T01:00:00.250Z", 1_795_568_400_250),
             ("2026-11-25", 1_795_564_800_000),
         ] {
-            assert_eq!(text.parse::<Moment>().map(|at| at.before(NOW_MS)), Ok(ms), "{text}");
+            assert_eq!(
+                text.parse::<Moment>().map(|at| at.before(NOW_MS)),
+                Ok(ms),
+                "{text}"
+            );
         }
     }
 

@@ -120,6 +120,9 @@ mod tests {
     #[test]
     fn a_text_from_outside_stays_on_its_line_and_commands_no_terminal() {
         assert_eq!(printable("söoth 1"), "söoth 1");
-        assert_eq!(printable("a\n\tb\u{1b}[2J\u{202e}c"), "a\\n\\tb\\u{1b}[2J\\u{202e}c");
+        assert_eq!(
+            printable("a\n\tb\u{1b}[2J\u{202e}c"),
+            "a\\n\\tb\\u{1b}[2J\\u{202e}c"
+        );
     }
 }

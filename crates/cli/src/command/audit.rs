@@ -17,14 +17,7 @@ use clap::Args;
 use store::{AuditLimits, Store};
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    broker_link::BrokerLink,
-    clock,
-    configuration::Configuration,
-    database,
-    moment::Moment,
-    output,
-};
+use crate::{broker_link::BrokerLink, clock, configuration::Configuration, database, moment::Moment, output};
 
 use super::topology;
 use verdict::{Queues, Verdict};

@@ -115,7 +115,9 @@ async fn show(store: &Store, id: &DeliveryId, as_json: bool) -> anyhow::Result<(
         Lookup::Found(endpoint) => Some(endpoint),
         Lookup::Deleted | Lookup::Unknown => None,
     };
-    let siblings = store.deliveries_of_event(&of.organization_id, &of.event_id).await?;
+    let siblings = store
+        .deliveries_of_event(&of.organization_id, &of.event_id)
+        .await?;
     let is_later =
         |other: &DeliveryRow| other.delivery.endpoint_id == of.endpoint_id && other.delivery.run > of.run;
     let around = Around {

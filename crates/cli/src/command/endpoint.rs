@@ -118,7 +118,9 @@ async fn on_store(action: Action, store: &Store, json: bool) -> anyhow::Result<(
                 &format!("disabled {}", disabled.id),
             )
         }
-        Action::Create(_) | Action::Update(_) | Action::Recover(_) => unreachable!("they need more than the store"),
+        Action::Create(_) | Action::Update(_) | Action::Recover(_) => {
+            unreachable!("they need more than the store")
+        }
     }
 }
 

@@ -46,7 +46,9 @@ pub(super) async fn print<T: Listed<N>, const N: usize>(
                 output::table(T::HEADING, &rows)?;
             }
             if let (true, Some(limit)) = (has_more, limit) {
-                output::note(&format!("there are more than {limit}: --limit shows more of them"));
+                output::note(&format!(
+                    "there are more than {limit}: --limit shows more of them"
+                ));
             }
             return Ok(());
         }

@@ -120,7 +120,9 @@ impl Listed<6> for Rejected {
 }
 
 fn redriven(rejected: &Rejected) -> String {
-    rejected.redriven_ms.map_or_else(|| "-".to_owned(), moment::second)
+    rejected
+        .redriven_ms
+        .map_or_else(|| "-".to_owned(), moment::second)
 }
 
 fn json(rejected: &Rejected) -> Value {

@@ -99,7 +99,10 @@ impl<'a> Sender<'a> {
                 self.window(claimed).await?;
                 continue;
             }
-            let held = self.unsent(which).await?.saturating_sub(self.unsendable.len() as u64);
+            let held = self
+                .unsent(which)
+                .await?
+                .saturating_sub(self.unsendable.len() as u64);
             if held == 0 {
                 break;
             }
@@ -153,7 +156,10 @@ impl<'a> Sender<'a> {
     /// Once claimed, a window is finished, whatever signal comes.
     async fn window(&mut self, claimed: Vec<Claimed>) -> anyhow::Result<()> {
         let began = Instant::now();
-        let deliveries: Vec<Delivery> = claimed.iter().filter_map(|claimed| claimed.delivery.clone()).collect();
+        let deliveries: Vec<Delivery> = claimed
+            .iter()
+            .filter_map(|claimed| claimed.delivery.clone())
+            .collect();
         let lost = claimed.into_iter().filter(|claimed| claimed.delivery.is_none());
         self.unsendable.extend(lost.map(|claimed| claimed.id));
         let messages: Vec<Outgoing> = deliveries

@@ -232,7 +232,8 @@ fn incomplete(queues: Queues) -> Option<Finding> {
             "messages are not in the books yet (journal {}, dead letters {})",
             queues.journal, queues.dead
         ),
-        next: "is a recorder running, and does it keep up? start one (`magnetite recorder`), and ask again".to_owned(),
+        next: "is a recorder running, and does it keep up? start one (`magnetite recorder`), and ask again"
+            .to_owned(),
         ids: Vec::new(),
     })
 }
@@ -301,15 +302,15 @@ fn finding<T>(
     detail: String,
     next: String,
 ) -> Option<Finding> {
-    let items = found.items.iter().map(item);
-    let in_gaps = items.clone().filter(|(_, in_gap)| *in_gap).count() as u64;
+    let items: Vec<(&str, bool)> = found.items.iter().map(item).collect();
+    let in_gaps = items.iter().filter(|(_, in_gap)| *in_gap).count() as u64;
     (found.total > 0).then(|| Finding {
         name,
         count: found.total,
         unexplained: found.total.saturating_sub(in_gaps),
         detail,
         next,
-        ids: items.map(|(id, _)| id.to_owned()).collect(),
+        ids: items.into_iter().map(|(id, _)| id.to_owned()).collect(),
     })
 }
 

@@ -8,7 +8,7 @@ use webhook::DeliveryId;
 use crate::{
     clock,
     command::{
-        given,
+        audit, given,
         resend::{Sender, Which},
     },
     configuration::Configuration,
@@ -25,6 +25,11 @@ pub(super) async fn run(
     // Without a broker nothing is requested either.
     let mut sender = Sender::start(store, configuration, given::DEFAULT_RATE).await?;
     let (mut runs, mut refused) = (Vec::new(), 0);
+    // Those that have been pending for longer than anything takes; the others stay as they are.
+    let lost_before_ms = clock::now_ms().saturating_sub(audit::late(configuration).as_millis() as u64);
+    for id in &ids {
+        store.declare_lost(id, lost_before_ms, clock::now_ms()).await?;
+    }
     let requested = store.request_resends(&ids, clock::now_ms()).await?;
     for (asked, requested) in ids.iter().zip(requested) {
         match requested {

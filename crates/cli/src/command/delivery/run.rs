@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 use store::{AttemptRow, DeliveryRow};
-use webhook::{
-    CancelReason, DeadReason, Endpoint, Trigger,
-    journal::DeliveryState,
-};
+use webhook::{CancelReason, DeadReason, Endpoint, Trigger, journal::DeliveryState};
 
 use crate::{moment, output::printable};
 
@@ -124,7 +121,9 @@ impl Run {
         let overdue_ms = around.now_ms - standing.next_ms;
         let overdue = moment::span(overdue_ms);
         if overdue_ms < IN_HAND_MS {
-            return format!("attempt {number} is due since {overdue}{put_off}: being made, or not recorded yet");
+            return format!(
+                "attempt {number} is due since {overdue}{put_off}: being made, or not recorded yet"
+            );
         }
         format!(
             "attempt {number} is due since {overdue}{put_off}: is a worker running? is a recorder? `magnetite audit` \
@@ -144,8 +143,11 @@ fn why_dead(reason: &str, attempts: u32) -> String {
     match reason.parse() {
         Ok(DeadReason::Exhausted) => format!("exhausted, all {attempts} attempts failed"),
         Ok(DeadReason::Gone) => "gone, the endpoint answered 410 and was disabled".to_owned(),
-        Ok(DeadReason::EndpointDisabled) => "endpoint_disabled, it came due while the endpoint was disabled".to_owned(),
+        Ok(DeadReason::EndpointDisabled) => {
+            "endpoint_disabled, it came due while the endpoint was disabled".to_owned()
+        }
         Ok(DeadReason::NoSlot) => "no_slot, the endpoint took no more requests for too long".to_owned(),
+        Err(_) if reason == "lost" => "lost, it stood in no queue any more".to_owned(),
         Err(_) => printable(reason).into_owned(),
     }
 }

@@ -6,7 +6,12 @@ use signature::Secret;
 use store::{EndpointChange, NewEndpoint};
 use webhook::{EndpointId, OrganizationId, ProjectId, Subscription};
 
-use crate::{clock, command::{given, role}, configuration::Configuration, database, output};
+use crate::{
+    clock,
+    command::{given, role},
+    configuration::Configuration,
+    database, output,
+};
 
 use super::{hint, view::shown};
 

@@ -61,7 +61,8 @@ pub(super) fn describe(health: &Health, now_ms: u64) -> String {
 }
 
 fn last_hour(health: &Health) -> String {
-    let (Some(rate), Some(p50_ms), Some(p99_ms)) = (success_rate(health), health.p50_ms, health.p99_ms) else {
+    let (Some(rate), Some(p50_ms), Some(p99_ms)) = (success_rate(health), health.p50_ms, health.p99_ms)
+    else {
         return "no attempts".to_owned();
     };
     format!(

@@ -74,7 +74,11 @@ struct Count {
     left: u64,
 }
 
-pub(super) async fn run(recover: Recover, configuration: &Configuration, as_json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(
+    recover: Recover,
+    configuration: &Configuration,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let store = database::open(&configuration.database).await?;
     let done = on_store(&recover, &store, configuration, as_json).await;
     store.close().await;
@@ -159,7 +163,14 @@ fn report(id: &EndpointId, count: Count, sent: Option<u64>, as_json: bool) -> an
 impl Search<'_> {
     async fn page(&self, after: Option<&EventCursor>) -> Result<Vec<Recoverable>, store::Error> {
         self.store
-            .recoverable(&self.endpoint, self.since_ms, self.until_ms, self.state, after, PAGE)
+            .recoverable(
+                &self.endpoint,
+                self.since_ms,
+                self.until_ms,
+                self.state,
+                after,
+                PAGE,
+            )
             .await
     }
 

@@ -49,7 +49,7 @@ pub(super) fn shown<'a>(endpoint: &'a Endpoint, secret: Option<&'a str>) -> Show
 }
 
 /// A place in the listing: ordered by id.
-pub(super) struct After(pub(super) EndpointId);
+pub(in crate::command) struct After(pub(super) EndpointId);
 
 impl From<&Endpoint> for After {
     fn from(endpoint: &Endpoint) -> Self {

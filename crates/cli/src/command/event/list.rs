@@ -3,10 +3,7 @@
 use clap::Args;
 use serde_json::json;
 use store::{EventCursor, EventFilter, EventRow, StateCounts, Store};
-use webhook::{
-    EventType, LeadId, OrganizationId, ProjectId,
-    journal::DeliveryState,
-};
+use webhook::{EventType, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
 
 use crate::{
     clock,
@@ -14,8 +11,7 @@ use crate::{
         given,
         listing::{self, Listed, counts},
     },
-    moment,
-    output,
+    moment, output,
 };
 
 #[derive(Debug, Args)]
@@ -53,9 +49,11 @@ pub(super) async fn run(list: List, store: &Store, as_json: bool) -> anyhow::Res
         since_ms,
         until_ms,
     };
-    listing::print(as_json, Some(list.limit), async |before: Option<&EventCursor>, limit| {
-        store.events(&filter, before, limit).await
-    })
+    listing::print(
+        as_json,
+        Some(list.limit),
+        async |before: Option<&EventCursor>, limit| store.events(&filter, before, limit).await,
+    )
     .await
 }
 

@@ -70,10 +70,14 @@ fn body(id: &EventId, found: &[EventEntry]) -> anyhow::Result<()> {
 }
 
 async fn gather(stored: EventEntry, store: &Store) -> anyhow::Result<Story> {
-    let Event { organization_id, id, .. } = &*stored.event;
+    let Event {
+        organization_id, id, ..
+    } = &*stored.event;
     let (mut endpoints, mut after) = (Vec::new(), None::<EndpointId>);
     loop {
-        let page = store.list_endpoints(Some(organization_id), after.as_ref(), PAGE).await?;
+        let page = store
+            .list_endpoints(Some(organization_id), after.as_ref(), PAGE)
+            .await?;
         let is_last = page.len() < PAGE as usize;
         endpoints.extend(page);
         after = endpoints.last().map(|endpoint| endpoint.id.clone());

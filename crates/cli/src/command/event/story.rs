@@ -127,7 +127,8 @@ impl Story {
     /// The answer in one line.
     fn summary(&self) -> String {
         if self.chapters.is_empty() {
-            return "The organization has no endpoints, and had none: nobody was to get the event.".to_owned();
+            return "The organization has no endpoints, and had none: nobody was to get the event."
+                .to_owned();
         }
         let matched = self.chapters.iter().filter(|chapter| chapter.matched()).count();
         let latest = |state| {
@@ -176,14 +177,24 @@ impl Chapter {
 
     fn heading(&self, stored: &EventEntry) -> String {
         let url = self.endpoint.as_ref().map_or("", |endpoint| &endpoint.url);
-        let deleted = if self.endpoint.is_none() { "  (deleted since)" } else { "" };
+        let deleted = if self.endpoint.is_none() {
+            "  (deleted since)"
+        } else {
+            ""
+        };
         let heading = format!("{}  {}", self.endpoint_id, fate::in_words(self, stored));
-        format!("{heading}{deleted}{}{url}", if url.is_empty() { "" } else { "  " })
+        format!(
+            "{heading}{deleted}{}{url}",
+            if url.is_empty() { "" } else { "  " }
+        )
     }
 
     fn text(&self, now_ms: u64) -> Vec<String> {
         if self.runs.is_empty() {
-            return fate::next(self).into_iter().map(|line| format!("-> {line}")).collect();
+            return fate::next(self)
+                .into_iter()
+                .map(|line| format!("-> {line}"))
+                .collect();
         }
         let around = |index| Around {
             endpoint: self.endpoint.as_ref(),

@@ -43,7 +43,10 @@ mod tests {
     #[test]
     fn windows_are_even_and_bounded() {
         let window = |rate| Pace::new(rate, Instant::now()).window();
-        assert_eq!([0.1, 1.0, 100.0, 2_000.0, 100_000.0].map(window), [1, 1, 10, 200, 256]);
+        assert_eq!(
+            [0.1, 1.0, 100.0, 2_000.0, 100_000.0].map(window),
+            [1, 1, 10, 200, 256]
+        );
     }
 
     #[test]

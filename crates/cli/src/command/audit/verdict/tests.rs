@@ -144,12 +144,25 @@ fn what_is_not_listed_is_not_taken_for_explained() {
 
 #[test]
 fn one_delivery_more_than_the_queues_hold_is_found() {
-    for (pending_settled, due, delayed, wrong) in [(7, 3, 4, 0), (8, 3, 4, 1), (8, 0, 8, 0), (0, 9, 9, 0), (1, 0, 0, 1)] {
+    for (pending_settled, due, delayed, wrong) in [
+        (7, 3, 4, 0),
+        (8, 3, 4, 1),
+        (8, 0, 8, 0),
+        (0, 9, 9, 0),
+        (1, 0, 0, 1),
+    ] {
         let audit = Audit {
             pending_settled,
             ..balanced()
         };
-        let verdict = verdict(audit, Queues { due, delayed, ..QUEUES });
+        let verdict = verdict(
+            audit,
+            Queues {
+                due,
+                delayed,
+                ..QUEUES
+            },
+        );
         assert_eq!(verdict.failures(), wrong, "{pending_settled} {due} {delayed}");
         assert_eq!(verdict.may_settle(), wrong > 0);
     }
@@ -158,7 +171,14 @@ fn one_delivery_more_than_the_queues_hold_is_found() {
 #[test]
 fn books_that_are_not_complete_are_asked_again_and_then_fail() {
     for (journal, dead) in [(1, 0), (0, 1)] {
-        let verdict = verdict(balanced(), Queues { journal, dead, ..QUEUES });
+        let verdict = verdict(
+            balanced(),
+            Queues {
+                journal,
+                dead,
+                ..QUEUES
+            },
+        );
         assert_eq!((names(&verdict), verdict.failures()), (vec!["incomplete"], 1));
         assert!(verdict.may_settle());
     }
@@ -166,6 +186,20 @@ fn books_that_are_not_complete_are_asked_again_and_then_fail() {
 
 #[test]
 fn of_two_counts_the_greater_of_each_queue_counts() {
-    let (one, other) = (QUEUES, Queues { due: 5, delayed: 1, ..QUEUES });
-    assert_eq!(one.max(other), Queues { due: 5, delayed: 4, ..QUEUES });
+    let (one, other) = (
+        QUEUES,
+        Queues {
+            due: 5,
+            delayed: 1,
+            ..QUEUES
+        },
+    );
+    assert_eq!(
+        one.max(other),
+        Queues {
+            due: 5,
+            delayed: 4,
+            ..QUEUES
+        }
+    );
 }

@@ -18,8 +18,14 @@ pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
         Some(Verdict::Matched) => "matched".to_owned(),
         Some(Verdict::Project) => {
             let takes = endpoint.and_then(|endpoint| endpoint.project_id.as_ref());
-            let takes = takes.map(|project| format!(" (it takes {project}'s)")).unwrap_or_default();
-            format!("not matched: not for {}{}", printable(event.project_id.as_str()), printable(&takes))
+            let takes = takes
+                .map(|project| format!(" (it takes {project}'s)"))
+                .unwrap_or_default();
+            format!(
+                "not matched: not for {}{}",
+                printable(event.project_id.as_str()),
+                printable(&takes)
+            )
         }
         Some(Verdict::EventType) => {
             let takes = endpoint.map(|endpoint| format!(" (it is to {})", endpoint.subscription));
@@ -43,7 +49,8 @@ fn unknown(endpoint: Option<&Endpoint>, stored: &EventEntry) -> String {
             second(endpoint.created_at_ms)
         ),
         _ if stored.considered.iter().next().is_none() => {
-            "the journal does not say whether it matched: that record was lost, or has not come yet".to_owned()
+            "the journal does not say whether it matched: that record was lost, or has not come yet"
+                .to_owned()
         }
         Some(endpoint) => format!(
             "not matched: not known yet to the worker that took the event (created at {})",
@@ -66,7 +73,9 @@ pub(super) fn next(chapter: &Chapter) -> Option<String> {
                 Some(_) => Some(format!(
                     "to send all that it missed: magnetite endpoint enable {id} && {recover}"
                 )),
-                None => Some(format!("it is enabled again; to send all that it missed: {recover}")),
+                None => Some(format!(
+                    "it is enabled again; to send all that it missed: {recover}"
+                )),
             }
         }
         _ => None,

@@ -71,7 +71,13 @@ fn delivery(endpoint: &str, run: u32, standing: Standing) -> DeliveryRow {
     }
 }
 
-fn attempt(number: u32, after_ms: u64, status: Option<u16>, error: &str, response: &'static [u8]) -> AttemptRow {
+fn attempt(
+    number: u32,
+    after_ms: u64,
+    status: Option<u16>,
+    error: &str,
+    response: &'static [u8],
+) -> AttemptRow {
     let began_ms = RECEIVED_MS + after_ms;
     AttemptRow {
         id: AttemptId::first_at(began_ms),
@@ -114,12 +120,22 @@ fn all_that_can_happen() -> Story {
             delivery("ep_dead", 0, dead.clone()),
             vec![
                 attempt(1, 10, Some(500), "status 500", b"\n  <h1>oops\x1b[2J</h1>\nmore"),
-                attempt(2, 1_030, None, "timeout in response: no response within 30 s", b""),
+                attempt(
+                    2,
+                    1_030,
+                    None,
+                    "timeout in response: no response within 30 s",
+                    b"",
+                ),
                 attempt(3, 3_000, Some(502), "status 502", b""),
             ],
         ),
         run(
-            delivery("ep_delivered", 0, standing(DeliveryState::Delivered, 1, RECEIVED_MS + 30)),
+            delivery(
+                "ep_delivered",
+                0,
+                standing(DeliveryState::Delivered, 1, RECEIVED_MS + 30),
+            ),
             vec![attempt(1, 10, Some(204), "", b"")],
         ),
         run(
@@ -192,6 +208,9 @@ fn a_dead_letter_alone_tells_of_no_verdicts() {
     let dead = delivery("ep_1", 0, standing(DeliveryState::Dead, 3, RECEIVED_MS));
     let story = Story::new(stored(""), vec![endpoint("ep_1")], vec![run(dead, vec![])]);
     let text = story.text(NOW_MS).join("\n");
-    assert!(text.contains("the journal does not say whether it matched"), "{text}");
+    assert!(
+        text.contains("the journal does not say whether it matched"),
+        "{text}"
+    );
     assert!(text.contains("magnetite delivery resend dlv_"), "{text}");
 }
