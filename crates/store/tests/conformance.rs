@@ -15,4 +15,5 @@ mod conformance {
     mod registry;
     mod schema;
     mod sharing;
+    mod stuck;
 }

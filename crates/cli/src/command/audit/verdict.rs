@@ -130,8 +130,7 @@ impl Verdict {
             let (from, until) = (moment::millisecond(gap.from_ms), moment::millisecond(gap.until_ms));
             let worker = printable(&gap.worker);
             format!(
-                "gap      worker {worker} could not record up to {} things from {from} to {until}: the journal's queue took \
-                 nothing",
+                "gap      worker {worker} dropped up to {} records from {from} to {until}: the broker took none",
                 gap.count
             )
         }));
@@ -200,7 +199,9 @@ impl Finding {
             (true, explained) => ("WRONG  ", format!(" ({explained} of them in a gap)")),
             (false, _) => ("in gap ", String::new()),
         };
-        let mut lines = vec![format!("{mark}  {count} {detail}{explained}\n         -> {next}")];
+        let mut lines = vec![format!(
+            "{mark}  {detail}: {count}{explained}\n         -> {next}"
+        )];
         lines.extend(self.ids.iter().map(|id| format!("         {}", printable(id))));
         if (self.ids.len() as u64) < *count && !self.ids.is_empty() {
             lines.push(format!("         and {} more", count - self.ids.len() as u64));
@@ -229,7 +230,7 @@ fn incomplete(queues: Queues) -> Option<Finding> {
         count,
         unexplained: count,
         detail: format!(
-            "messages are not in the books yet (journal {}, dead letters {})",
+            "messages that are not in the books yet (in the journal's queue {}, dead letters {})",
             queues.journal, queues.dead
         ),
         next: "is a recorder running, and does it keep up? start one (`magnetite recorder`), and ask again"
@@ -243,7 +244,7 @@ fn unbalanced(found: &Findings<Unbalanced>) -> Option<Finding> {
         "unbalanced",
         found,
         |event| (event.event_id.as_str(), event.in_gap),
-        "events have not as many deliveries as endpoints that matched, or deliveries without their event".to_owned(),
+        "events with fewer or more deliveries than endpoints that matched, or deliveries without their event".to_owned(),
         "`magnetite event show ID` says which is missing; rows were deleted by hand, or records lost without a gap"
             .to_owned(),
     )
@@ -254,7 +255,7 @@ fn unrecorded(found: &Findings<Unrecorded>) -> Option<Finding> {
         "unrecorded",
         found,
         |delivery| (delivery.delivery_id.as_str(), delivery.in_gap),
-        "deliveries had more attempts than the journal has".to_owned(),
+        "deliveries that had more attempts than are recorded".to_owned(),
         "`magnetite delivery show ID` prints those there are; rows were deleted by hand, or records lost without a gap"
             .to_owned(),
     )
@@ -266,7 +267,7 @@ fn late_ones(found: &Findings<Late>, late: Duration) -> Option<Finding> {
         found,
         |delivery| (delivery.delivery_id.as_str(), delivery.in_gap),
         format!(
-            "deliveries are unaccounted for: pending for longer than the {} that all attempts take",
+            "deliveries unaccounted for, pending for longer than the {} that all attempts take",
             moment::span(late.as_millis() as u64)
         ),
         "is a worker running? if so they are lost, with a queue that was purged or deleted: `magnetite delivery resend \
@@ -282,7 +283,7 @@ fn nowhere(pending_settled: u64, queues: Queues, late: Duration) -> Option<Findi
         count,
         unexplained: count,
         detail: format!(
-            "deliveries are pending and stand in no queue: {pending_settled} should, {} do",
+            "pending deliveries that stand in no queue ({pending_settled} should, {} do)",
             queues.waiting()
         ),
         next: format!(
