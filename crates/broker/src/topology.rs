@@ -142,6 +142,11 @@ impl Topology {
         self.named(&format!("delay.{}", delay.as_millis()))
     }
 
+    /// The delays that there are queues for, shortest first.
+    pub fn tiers(&self) -> &[Duration] {
+        &self.tiers
+    }
+
     /// The queue of dead letters.
     pub fn dead(&self) -> String {
         self.named("dead")

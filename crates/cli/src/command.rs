@@ -6,10 +6,17 @@ mod worker;
 mod recorder;
 mod publish;
 mod endpoint;
+mod event;
+mod delivery;
+mod rejected;
+mod audit;
 mod listen;
 mod topology;
 mod migrate;
 mod doctor;
+mod given;
+mod listing;
+mod resend;
 
 use std::path::PathBuf;
 
@@ -50,6 +57,14 @@ enum Command {
     Publish(publish::Arguments),
     /// Manage the endpoints that events are delivered to
     Endpoint(endpoint::Arguments),
+    /// What became of events: who got them, who did not, and why
+    Event(event::Arguments),
+    /// What became of deliveries, one event to one endpoint each, and sending them again
+    Delivery(delivery::Arguments),
+    /// Messages that nobody could work on, and giving them another chance
+    Rejected(rejected::Arguments),
+    /// Check that the books balance: what matched was delivered, is dead, cancelled or still on its way
+    Audit(audit::Arguments),
     /// Receive webhooks on this machine: verify and print them, or fail on purpose
     Listen(listen::Arguments),
     /// Print the broker's exchanges, queues and bindings, or declare or check them
@@ -92,6 +107,10 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Recorder => recorder::run(&configuration).await,
         Command::Publish(arguments) => publish::run(arguments, &configuration).await,
         Command::Endpoint(arguments) => endpoint::run(arguments, &configuration).await,
+        Command::Event(arguments) => event::run(arguments, &configuration).await,
+        Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
+        Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,
+        Command::Audit(arguments) => audit::run(arguments, &configuration).await,
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,

@@ -55,7 +55,7 @@ pub(crate) struct Database {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Egress {
     allow: Vec<IpNet>,
-    attempt_timeout: Duration,
+    pub(crate) attempt_timeout: Duration,
     idle_per_host_max: usize,
     idle_timeout: Duration,
     name_servers: Vec<SocketAddr>,

@@ -15,6 +15,7 @@
 
 mod configuration;
 mod clock;
+mod moment;
 mod telemetry;
 mod limits;
 mod signals;

@@ -1,6 +1,7 @@
 //! Standard output and error: results to the one, everything else to the other.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
 };
@@ -32,6 +33,42 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("our own values have text keys and no failing fields")
 }
 
+/// Writes what was done to one thing: as an object or in words.
+pub(crate) fn said(as_json: bool, value: &impl Serialize, text: &str) -> anyhow::Result<()> {
+    Ok(if as_json { line(&json(value)) } else { line(text) }?)
+}
+
+/// Writes bytes as they are.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Closed> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(Closed)
+}
+
+/// A text from outside, on one line: control characters are escaped, lest they move a terminal's cursor or break a row.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = text.chars().map(|char| match char {
+        char if is_control(char) => char.escape_default().to_string(),
+        char => char.to_string(),
+    });
+    Cow::Owned(escaped.collect())
+}
+
+/// Those that Unicode calls so, and those that turn the direction of what follows.
+fn is_control(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Names and values of one thing, one a line.
+pub(crate) fn fields(fields: &[(&str, String)]) -> String {
+    let lines = fields
+        .iter()
+        .map(|(name, value)| format!("{name:13}  {}", printable(value)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// Tells the person at the terminal or in the log something that is no result.
 pub(crate) fn note(text: &str) {
     // Whether anyone reads it is not our business.
@@ -40,8 +77,10 @@ pub(crate) fn note(text: &str) {
 
 /// Rows for people: aligned and under a heading on a terminal, tab-separated without one in a pipe.
 pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result<(), Closed> {
+    let printable = |cell: &String| printable(cell).into_owned();
+    let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(printable)).collect();
     if io::stdout().is_terminal() {
-        lines(aligned(heading, rows))
+        lines(aligned(heading, &rows))
     } else {
         lines(rows.iter().map(|row| row.join("\t")))
     }
@@ -76,5 +115,14 @@ mod tests {
             ["e".to_owned(), String::new()],
         ];
         assert_eq!(aligned(["id", "org"], &rows), ["ID    ORG", "ep_1  ö", "e"]);
+    }
+
+    #[test]
+    fn a_text_from_outside_stays_on_its_line_and_commands_no_terminal() {
+        assert_eq!(printable("söoth 1"), "söoth 1");
+        assert_eq!(
+            printable("a\n\tb\u{1b}[2J\u{202e}c"),
+            "a\\n\\tb\\u{1b}[2J\\u{202e}c"
+        );
     }
 }

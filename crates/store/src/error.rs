@@ -64,6 +64,10 @@ pub enum Operation {
     ClaimRequested,
     /// [`Store::mark_sent`](crate::Store::mark_sent).
     MarkSent,
+    /// [`Store::unsent`](crate::Store::unsent).
+    CountUnsent,
+    /// [`Store::declare_lost`](crate::Store::declare_lost).
+    DeclareLost(DeliveryId),
     /// [`Store::endpoint_health`](crate::Store::endpoint_health).
     ReadHealth(EndpointId),
     /// [`Store::failing_endpoints`](crate::Store::failing_endpoints).
@@ -106,6 +110,8 @@ impl fmt::Display for Operation {
             Self::FindRecoverable(id) => write!(f, "find what endpoint {id} missed"),
             Self::ClaimRequested => f.write_str("claim requested deliveries"),
             Self::MarkSent => f.write_str("mark requested deliveries as sent"),
+            Self::CountUnsent => f.write_str("count requested deliveries"),
+            Self::DeclareLost(id) => write!(f, "take delivery {id} for lost"),
             Self::ReadHealth(id) => write!(f, "read the health of endpoint {id}"),
             Self::FindFailing => f.write_str("find failing endpoints"),
             Self::DeleteExpired => f.write_str("delete what is older than the journal keeps"),

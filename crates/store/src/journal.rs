@@ -24,6 +24,7 @@ mod rejected;
 mod audit;
 mod resend;
 mod recover;
+mod stuck;
 mod health;
 mod retention;
 pub(crate) mod operations;

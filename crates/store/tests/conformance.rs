@@ -16,4 +16,5 @@ mod conformance {
     mod registry;
     mod schema;
     mod sharing;
+    mod stuck;
 }

@@ -102,6 +102,12 @@ impl Schedule {
         self.delays.get(attempt.saturating_sub(1) as usize).copied()
     }
 
+    /// How long the delays of one run may take together: each is the schedule's own, or as long as the longest when the
+    /// endpoint asks for it by `Retry-After`.
+    pub fn run_max(&self) -> Duration {
+        *self.longest() * self.delays.len() as u32
+    }
+
     /// The distinct delays, shortest first.
     pub fn tiers(&self) -> &[Duration] {
         &self.tiers
@@ -155,6 +161,7 @@ mod tests {
             schedule.tiers().iter().map(Duration::as_secs).collect::<Vec<_>>(),
             [1, 2, 4, 8, 16, 30]
         );
+        assert_eq!(schedule.run_max(), Duration::from_secs(9 * 30));
         assert_eq!(schedule.delay_after(10), None);
         assert_eq!(schedule.delay_after(u32::MAX), None);
     }

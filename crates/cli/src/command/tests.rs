@@ -20,7 +20,7 @@ fn the_help_of_every_command() {
     command.build();
     let mut found = Vec::new();
     helps(&mut command, "", &mut found);
-    assert_eq!(found.len(), 18, "a new command needs a new snapshot");
+    assert_eq!(found.len(), 31, "a new command needs a new snapshot");
     for (path, help) in found {
         insta::assert_snapshot!(path, help);
     }
@@ -42,6 +42,14 @@ fn what_is_accepted() {
         "magnetite endpoint create --org o --url https://e.example/ --events lead.completed,research.*",
         "magnetite endpoint list --json",
         "magnetite endpoint update ep_1 --no-project",
+        "magnetite endpoint recover ep_1 --since 8h --until 2026-11-25T01:00:00Z --state missed --rate 0.5/s --dry-run",
+        "magnetite event list --org o --project p --lead l --type lead.completed --state dead --since 1h --limit 5 --json",
+        "magnetite event show evt_1 --org o --body --json",
+        "magnetite delivery list --org o --endpoint ep_1 --event evt_1 --state pending --since 7d --until 1d",
+        "magnetite delivery resend dlv_1 dlv_2",
+        "magnetite rejected list --all --json",
+        "magnetite rejected redrive rej_1 --again",
+        "magnetite audit --since 2026-11-25 --json",
         "magnetite listen --secret whsec_a --secret whsec_b --fail 500,hang,drop,ok,410 --fail-each --count 3",
         "magnetite topology check --json",
         "magnetite topology --json",
@@ -68,6 +76,14 @@ fn what_is_refused_as_usage() {
         "magnetite endpoint create --org o --url https://e.example/ --events lead.melted",
         "magnetite endpoint update ep_1",
         "magnetite endpoint update ep_1 --project p --no-project",
+        "magnetite endpoint recover ep_1",
+        "magnetite endpoint recover ep_1 --since yesterday",
+        "magnetite endpoint recover ep_1 --since 1h --rate 0/s",
+        "magnetite event list --state melted",
+        "magnetite event list --limit 0",
+        "magnetite delivery resend",
+        "magnetite rejected show rej_1 --body --json",
+        "magnetite audit --since 1795571999",
         "magnetite listen --secret whsec_a --fail 99",
         "magnetite listen --secret whsec_a --fail-each",
         "magnetite listen --secret whsec_a --count 0",

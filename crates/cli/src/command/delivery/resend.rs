@@ -1,0 +1,75 @@
+//! `delivery resend`.
+
+use anyhow::bail;
+use serde_json::json;
+use store::{Refusal, Requested, Store};
+use webhook::DeliveryId;
+
+use crate::{
+    clock,
+    command::{
+        audit, given,
+        resend::{Sender, Which},
+    },
+    configuration::Configuration,
+    output,
+};
+
+pub(super) async fn run(
+    ids: Vec<String>,
+    store: &Store,
+    configuration: &Configuration,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let ids: Vec<DeliveryId> = ids.into_iter().map(DeliveryId::new).collect();
+    // Without a broker nothing is requested either.
+    let mut sender = Sender::start(store, configuration, given::DEFAULT_RATE).await?;
+    let (mut runs, mut refused) = (Vec::new(), 0);
+    // Those that have been pending for longer than anything takes; the others stay as they are.
+    let lost_before_ms = clock::now_ms().saturating_sub(audit::late(configuration).as_millis() as u64);
+    for id in &ids {
+        store.declare_lost(id, lost_before_ms, clock::now_ms()).await?;
+    }
+    let requested = store.request_resends(&ids, clock::now_ms()).await?;
+    for (asked, requested) in ids.iter().zip(requested) {
+        match requested {
+            Requested::New(run) | Requested::Open(run) => runs.push((asked, run)),
+            Requested::Refused(refusal) => {
+                output::note(&format!("{asked}: {refusal}{}", next(refusal)));
+                refused += 1;
+            }
+        }
+    }
+    let wanted: Vec<DeliveryId> = runs.iter().map(|(_, run)| run.clone()).collect();
+    sender.expect(wanted.len() as u64);
+    if !wanted.is_empty() {
+        sender.send(Which::These(&wanted)).await?;
+    }
+    let (sent, is_stopped) = (sender.sent(), sender.is_stopped());
+    sender.finish().await?;
+    if is_stopped && sent < wanted.len() as u64 {
+        bail!(
+            "interrupted: {sent} of {} were sent; run the same command again to go on",
+            wanted.len()
+        );
+    }
+    output::lines(runs.iter().map(|(asked, run)| {
+        if as_json {
+            output::json(&json!({ "id": run, "resend_of": asked }))
+        } else {
+            run.to_string()
+        }
+    }))?;
+    if refused > 0 {
+        bail!("deliveries refused: {refused}, see above; sent: {sent}");
+    }
+    Ok(())
+}
+
+fn next(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Unknown => "; `magnetite delivery list` prints those there are",
+        Refusal::StillPending => "; `magnetite delivery show` says what comes next",
+        Refusal::EventMissing => "; publish it again (`magnetite publish`)",
+    }
+}

@@ -1,0 +1,126 @@
+//! How an endpoint fared lately.
+
+use serde::Serialize;
+use store::Health;
+use webhook::Endpoint;
+
+use crate::{moment, output};
+
+use super::view::{Shown, shown};
+
+/// An endpoint as `show --json` prints it.
+#[derive(Serialize)]
+pub(super) struct WithHealth<'a> {
+    #[serde(flatten)]
+    endpoint: Shown<'a>,
+    health: ShownHealth,
+}
+
+#[derive(Serialize)]
+struct ShownHealth {
+    last_success_ms: Option<u64>,
+    failing_since_ms: Option<u64>,
+    attempts_last_hour: u64,
+    /// 0 to 1; none without attempts.
+    success_rate_last_hour: Option<f64>,
+    p50_ms_last_hour: Option<u64>,
+    p99_ms_last_hour: Option<u64>,
+}
+
+impl<'a> WithHealth<'a> {
+    pub(super) fn new(endpoint: &'a Endpoint, health: &Health) -> Self {
+        Self {
+            endpoint: shown(endpoint, None),
+            health: ShownHealth {
+                last_success_ms: health.last_success_ms,
+                failing_since_ms: health.failing_since_ms,
+                attempts_last_hour: health.attempts_hour,
+                success_rate_last_hour: success_rate(health),
+                p50_ms_last_hour: health.p50_ms,
+                p99_ms_last_hour: health.p99_ms,
+            },
+        }
+    }
+}
+
+/// For people; continues the endpoint's own fields.
+pub(super) fn describe(health: &Health, now_ms: u64) -> String {
+    let time = |unix_ms: Option<u64>| match unix_ms {
+        Some(unix_ms) => format!(
+            "{} ({} ago)",
+            moment::second(unix_ms),
+            moment::span(now_ms.saturating_sub(unix_ms))
+        ),
+        None => "-".to_owned(),
+    };
+    output::fields(&[
+        ("last success", time(health.last_success_ms)),
+        ("failing since", time(health.failing_since_ms)),
+        ("last hour", last_hour(health)),
+    ])
+}
+
+fn last_hour(health: &Health) -> String {
+    let (Some(rate), Some(p50_ms), Some(p99_ms)) = (success_rate(health), health.p50_ms, health.p99_ms)
+    else {
+        return "no attempts".to_owned();
+    };
+    format!(
+        "attempts: {}, successful: {:.1}%, p50 {}, p99 {}",
+        health.attempts_hour,
+        rounded_down(rate * 100.0),
+        moment::span(p50_ms),
+        moment::span(p99_ms)
+    )
+}
+
+fn success_rate(health: &Health) -> Option<f64> {
+    (health.attempts_hour > 0).then(|| health.successes_hour as f64 / health.attempts_hour as f64)
+}
+
+/// To a tenth: one failure among many must not read as 100%.
+fn rounded_down(percent: f64) -> f64 {
+    (percent * 10.0).floor() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    #[test]
+    fn health_in_words() {
+        let health = Health {
+            last_success_ms: Some(NOW_MS - 7_500_000),
+            failing_since_ms: Some(NOW_MS - 7_200_000),
+            attempts_hour: 10_000,
+            successes_hour: 9_999,
+            p50_ms: Some(34),
+            p99_ms: Some(30_000),
+        };
+        assert_eq!(
+            describe(&health, NOW_MS),
+            "last success   2023-11-14T20:08:20Z (2h 5m ago)\n\
+             failing since  2023-11-14T20:13:20Z (2h ago)\n\
+             last hour      attempts: 10000, successful: 99.9%, p50 34 ms, p99 30 s"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_that_was_never_asked_has_no_rate() {
+        let health = Health {
+            last_success_ms: None,
+            failing_since_ms: None,
+            attempts_hour: 0,
+            successes_hour: 0,
+            p50_ms: None,
+            p99_ms: None,
+        };
+        assert_eq!(
+            describe(&health, NOW_MS),
+            "last success   -\nfailing since  -\nlast hour      no attempts"
+        );
+        assert_eq!(success_rate(&health), None);
+    }
+}

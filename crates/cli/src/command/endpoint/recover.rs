@@ -1,0 +1,226 @@
+//! `endpoint recover`: what an endpoint missed is sent again, oldest first.
+//!
+//! Missed are deliveries that died, and events that would match now but met a disabled endpoint. Each becomes a run of its
+//! own that is requested before it is published: see [`crate::command::resend`].
+
+use anyhow::{anyhow, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use store::{EventCursor, RecoverState, Recoverable, Store};
+use webhook::{Endpoint, EndpointId};
+
+use crate::{
+    clock,
+    command::{
+        given,
+        resend::{Sender, Which},
+    },
+    configuration::Configuration,
+    database,
+    moment::Moment,
+    output,
+};
+
+use super::find;
+
+/// How many are requested at once.
+const PAGE: u32 = 256;
+
+#[derive(Debug, Args)]
+pub(super) struct Recover {
+    /// The endpoint's id
+    id: String,
+    /// Events received from this time on: so long ago, such as 8h, or a time in UTC such as 2026-11-25T01:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Moment,
+    /// Events received before this time [default: now]
+    #[arg(long, value_name = "TIME")]
+    until: Option<Moment>,
+    /// What to send
+    #[arg(long, value_enum, default_value_t = State::All)]
+    state: State,
+    /// How many a second at most
+    #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = given::rate)]
+    rate: f64,
+    /// Count, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum State {
+    /// Deliveries that stand in the dead letters
+    Dead,
+    /// Events that match now, but found the endpoint disabled
+    Missed,
+    /// Both
+    All,
+}
+
+/// What is to be sent, within its bounds.
+struct Search<'a> {
+    store: &'a Store,
+    endpoint: Endpoint,
+    since_ms: u64,
+    until_ms: u64,
+    state: RecoverState,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Count {
+    dead: u64,
+    missed: u64,
+    /// Left by an earlier run that was interrupted.
+    left: u64,
+}
+
+pub(super) async fn run(
+    recover: Recover,
+    configuration: &Configuration,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let store = database::open(&configuration.database).await?;
+    let done = on_store(&recover, &store, configuration, as_json).await;
+    store.close().await;
+    done
+}
+
+async fn on_store(
+    recover: &Recover,
+    store: &Store,
+    configuration: &Configuration,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let id = EndpointId::new(recover.id.as_str());
+    let now_ms = clock::now_ms();
+    let search = Search {
+        store,
+        endpoint: enabled(find(store, &id).await?)?,
+        since_ms: recover.since.before(now_ms),
+        until_ms: recover.until.map_or(now_ms, |until| until.before(now_ms)),
+        state: recover.state.into(),
+    };
+    // Counted before it is begun: that is what a person wants to know, and costs little.
+    let count = Count {
+        left: store.unsent(Some(&id), None).await?,
+        ..search.count().await?
+    };
+    if recover.dry_run {
+        return report(&id, count, None, as_json);
+    }
+    let mut sender = Sender::start(store, configuration, recover.rate).await?;
+    sender.expect(count.all());
+    let searched = search.send(&mut sender).await;
+    let (sent, is_stopped) = (sender.sent(), sender.is_stopped());
+    let finished = sender.finish().await;
+    searched?;
+    if is_stopped {
+        bail!(
+            "interrupted: {sent} were sent to {id}; run the same command again to go on, and name --since as a time \
+             if it was so long ago"
+        );
+    }
+    report(&id, count, Some(sent), as_json)?;
+    finished
+}
+
+/// What is sent to a disabled endpoint is dead at once.
+fn enabled(endpoint: Endpoint) -> anyhow::Result<Endpoint> {
+    match &endpoint.disabled {
+        None => Ok(endpoint),
+        Some(disabled) => Err(anyhow!(
+            "endpoint {id} is disabled ({}): all that is sent to it would be dead again; run `magnetite endpoint \
+             enable {id}` first",
+            disabled.reason,
+            id = endpoint.id
+        )),
+    }
+}
+
+fn report(id: &EndpointId, count: Count, sent: Option<u64>, as_json: bool) -> anyhow::Result<()> {
+    let Count { dead, missed, left } = count;
+    let json = json!({
+        "endpoint_id": id,
+        "dead": dead,
+        "missed": missed,
+        "left_by_an_earlier_run": left,
+        "sent": sent.unwrap_or_default(),
+        "dry_run": sent.is_none(),
+    });
+    let done = match sent {
+        None => format!("would send {}", count.all()),
+        Some(sent) => format!("sent {sent}"),
+    };
+    let left = if left > 0 {
+        format!(", left by an earlier run {left}")
+    } else {
+        String::new()
+    };
+    let text = format!("{done}: dead {dead}, missed {missed}{left}");
+    output::said(as_json, &json, &text)
+}
+
+impl Search<'_> {
+    async fn page(&self, after: Option<&EventCursor>) -> Result<Vec<Recoverable>, store::Error> {
+        self.store
+            .recoverable(
+                &self.endpoint,
+                self.since_ms,
+                self.until_ms,
+                self.state,
+                after,
+                PAGE,
+            )
+            .await
+    }
+
+    async fn count(&self) -> anyhow::Result<Count> {
+        let (mut count, mut after) = (Count::default(), None);
+        loop {
+            let page = self.page(after.as_ref()).await?;
+            let Some(last) = page.last() else {
+                return Ok(count);
+            };
+            after = Some(EventCursor::from(last));
+            for found in &page {
+                match found.dead {
+                    Some(_) => count.dead += 1,
+                    None => count.missed += 1,
+                }
+            }
+        }
+    }
+
+    /// First what an earlier run has requested and not sent.
+    async fn send(&self, sender: &mut Sender<'_>) -> anyhow::Result<()> {
+        let which = Which::Endpoint(&self.endpoint.id);
+        sender.send(which).await?;
+        let mut after = None;
+        while !sender.is_stopped() {
+            let page = self.page(after.as_ref()).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(EventCursor::from(last));
+            self.store
+                .request_recoveries(&self.endpoint.id, &page, clock::now_ms())
+                .await?;
+            sender.send(which).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Count {
+    fn all(self) -> u64 {
+        self.dead + self.missed + self.left
+    }
+}
+
+impl From<State> for RecoverState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Dead => Self::Dead,
+            State::Missed => Self::Missed,
+            State::All => Self::All,
+        }
+    }
+}

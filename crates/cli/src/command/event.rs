@@ -1,0 +1,40 @@
+//! `magnetite event`: what became of an event.
+
+mod list;
+mod show;
+mod story;
+
+use clap::{Args, Subcommand};
+
+use crate::{configuration::Configuration, database};
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(super) struct Arguments {
+    /// Print one JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List events, newest first
+    List(list::List),
+    /// Show one event: for every endpoint of its organization whether it got it or why not, each attempt, and what comes next
+    Show(show::Show),
+}
+
+/// Asks the journal.
+pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    let Arguments { json, action } = arguments;
+    let store = database::open(&configuration.database).await?;
+    let done = match action {
+        Action::List(list) => list::run(list, &store, json).await,
+        Action::Show(show) => show::run(show, &store, json).await,
+    };
+    store.close().await;
+    done
+}

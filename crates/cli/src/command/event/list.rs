@@ -1,0 +1,123 @@
+//! `event list`.
+
+use clap::Args;
+use serde_json::json;
+use store::{EventCursor, EventFilter, EventRow, StateCounts, Store};
+use webhook::{EventType, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
+
+use crate::{
+    clock,
+    command::{
+        given,
+        listing::{self, Listed, counts},
+    },
+    moment, output,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only this organization's
+    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    org: Option<String>,
+    /// Only this project's
+    #[arg(long, value_parser = given::id)]
+    project: Option<String>,
+    /// Only those about this lead
+    #[arg(long, value_parser = given::id)]
+    lead: Option<String>,
+    /// Only of this type, such as lead.completed
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<EventType>,
+    /// Only those with a delivery in this state: pending, cancelled, dead or delivered
+    #[arg(long)]
+    state: Option<DeliveryState>,
+    #[command(flatten)]
+    window: given::Window,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+pub(super) async fn run(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
+    let (since_ms, until_ms) = list.window.at(clock::now_ms());
+    let filter = EventFilter {
+        organization: list.org.map(OrganizationId::new),
+        project: list.project.map(ProjectId::new),
+        lead: list.lead.map(LeadId::new),
+        event_type: list.event_type,
+        state: list.state,
+        since_ms,
+        until_ms,
+    };
+    listing::print(
+        as_json,
+        Some(list.limit),
+        async |before: Option<&EventCursor>, limit| store.events(&filter, before, limit).await,
+    )
+    .await
+}
+
+impl Listed<8> for EventRow {
+    const HEADING: [&'static str; 8] = [
+        "received",
+        "id",
+        "type",
+        "organization",
+        "project",
+        "lead",
+        "matched",
+        "deliveries",
+    ];
+    type Cursor = EventCursor;
+
+    fn cells(&self) -> [String; 8] {
+        [
+            moment::millisecond(self.received_ms),
+            self.id.to_string(),
+            self.event_type.to_string(),
+            self.organization_id.to_string(),
+            self.project_id.to_string(),
+            self.lead_id.to_string(),
+            self.matched.to_string(),
+            in_words(&self.deliveries),
+        ]
+    }
+
+    fn json(&self) -> String {
+        output::json(&json!({
+            "id": self.id,
+            "type": self.event_type.as_str(),
+            "organization_id": self.organization_id,
+            "project_id": self.project_id,
+            "lead_id": self.lead_id,
+            "timestamp_ms": self.timestamp_ms,
+            "received_ms": self.received_ms,
+            "matched": self.matched,
+            "deliveries": counts(&self.deliveries),
+        }))
+    }
+}
+
+fn in_words(counts: &StateCounts) -> String {
+    let StateCounts {
+        pending,
+        cancelled,
+        dead,
+        delivered,
+    } = *counts;
+    let all = [
+        (delivered, DeliveryState::Delivered),
+        (dead, DeliveryState::Dead),
+        (cancelled, DeliveryState::Cancelled),
+        (pending, DeliveryState::Pending),
+    ];
+    let there: Vec<String> = all
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, state)| format!("{count} {state}"))
+        .collect();
+    if there.is_empty() {
+        return "-".to_owned();
+    }
+    there.join(", ")
+}

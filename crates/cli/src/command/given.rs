@@ -1,0 +1,76 @@
+//! How arguments are read that several commands take.
+
+use clap::Args;
+
+use crate::{Usage, moment::Moment};
+
+/// The longest id of an organization, project or lead, in characters: generous, and short enough for a listing.
+const ID_CHARS_MAX: usize = 256;
+/// More a second than one process publishes.
+const RATE_MAX: f64 = 100_000.0;
+
+/// From when to when.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Window {
+    /// Only from this time on: so long ago, such as 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<Moment>,
+    /// Only before this time, given in the same way
+    #[arg(long, value_name = "TIME")]
+    until: Option<Moment>,
+}
+
+impl Window {
+    /// Both ends in Unix milliseconds.
+    pub(super) fn at(self, now_ms: u64) -> (Option<u64>, Option<u64>) {
+        let at = |moment: Option<Moment>| moment.map(|moment| moment.before(now_ms));
+        (at(self.since), at(self.until))
+    }
+}
+
+/// How many a second are sent again unless told otherwise: a little more than a busy endpoint gets anyway.
+pub(super) const DEFAULT_RATE: f64 = 100.0;
+
+/// An organization's, project's or lead's id: compared with what events carry, so anything that is text.
+pub(super) fn id(text: &str) -> Result<String, Usage> {
+    let fits = (1..=ID_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    if fits {
+        return Ok(text.to_owned());
+    }
+    Err(Usage(format!(
+        "expected 1 to {ID_CHARS_MAX} characters, none of them a control character"
+    )))
+}
+
+/// How many a second: `100/s`, `0.5/s`, or `100` for short.
+pub(super) fn rate(text: &str) -> Result<f64, Usage> {
+    let number = text.strip_suffix("/s").unwrap_or(text).parse().ok();
+    // One an hour is slower than anyone has patience for.
+    let in_bounds = number.filter(|rate| (1.0 / 3600.0..=RATE_MAX).contains(rate));
+    in_bounds.ok_or_else(|| {
+        Usage(format!(
+            "expected how many a second, such as 100/s; at most {RATE_MAX}/s"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_so_many_a_second() {
+        for (text, number) in [("100/s", "100"), ("0.5/s", "0.5"), ("7", "7")] {
+            assert_eq!(rate(text).unwrap().to_string(), number);
+        }
+        for text in ["", "0/s", "-1/s", "NaN", "inf/s", "10/m", "100001/s"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_any_text_on_one_line() {
+        assert_eq!(id("Ö 1").unwrap(), "Ö 1");
+        assert!(id("").is_err() && id("a\nb").is_err() && id(&"a".repeat(257)).is_err());
+    }
+}

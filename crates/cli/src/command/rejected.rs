@@ -1,0 +1,210 @@
+//! `magnetite rejected`: messages that nobody could work on, and how to give them another chance.
+
+mod redrive;
+
+use anyhow::anyhow;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use store::{Rejected, RejectedCursor, Store};
+
+use crate::{clock, configuration::Configuration, database, moment, output};
+
+use super::{
+    given,
+    listing::{self, Listed},
+};
+
+/// How much of a body is shown, in bytes.
+const BODY_BYTES_SHOWN: usize = 512;
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(super) struct Arguments {
+    /// Print one JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List rejected messages that were not redriven yet, newest first
+    List(List),
+    /// Show one: why it was rejected, and how its body begins
+    Show {
+        /// The rejected message's id
+        id: String,
+        /// Print the body as it came, and nothing else
+        #[arg(long, conflicts_with = "json")]
+        body: bool,
+    },
+    /// Publish messages again, as they came, to the queue they came from: after what was wrong with our side is mended
+    Redrive {
+        /// The rejected messages' ids
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+        /// Also those that were redriven before
+        #[arg(long)]
+        again: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct List {
+    #[command(flatten)]
+    window: given::Window,
+    /// Also those that were redriven
+    #[arg(long)]
+    all: bool,
+}
+
+/// Asks the journal, or redrives.
+pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    let Arguments { json, action } = arguments;
+    let store = database::open(&configuration.database).await?;
+    let done = match action {
+        Action::List(list) => self::list(list, &store, json).await,
+        Action::Show { id, body } => show(&store, &id, body, json).await,
+        Action::Redrive { ids, again } => redrive::run(&ids, again, &store, configuration, json).await,
+    };
+    store.close().await;
+    done
+}
+
+async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
+    let (since_ms, until_ms) = list.window.at(clock::now_ms());
+    let redriven = if list.all { None } else { Some(false) };
+    listing::print(as_json, None, async |before: Option<&RejectedCursor>, limit| {
+        store
+            .rejected_messages(since_ms, until_ms, redriven, before, limit)
+            .await
+    })
+    .await
+}
+
+async fn show(store: &Store, id: &str, body: bool, as_json: bool) -> anyhow::Result<()> {
+    let rejected = find(store, id).await?;
+    if body {
+        return Ok(output::bytes(&rejected.body)?);
+    }
+    output::said(as_json, &json(&rejected), &describe(&rejected))
+}
+
+async fn find(store: &Store, id: &str) -> anyhow::Result<Rejected> {
+    let found = store.rejected_message(id).await?;
+    found.ok_or_else(|| {
+        anyhow!("no rejected message has the id {id}; `magnetite rejected list --all` prints those there are")
+    })
+}
+
+impl Listed<6> for Rejected {
+    const HEADING: [&'static str; 6] = ["rejected", "id", "from", "reason", "redriven", "detail"];
+    type Cursor = RejectedCursor;
+
+    fn cells(&self) -> [String; 6] {
+        [
+            moment::millisecond(self.rejected_ms),
+            self.id.clone(),
+            self.source.clone(),
+            self.reason.clone(),
+            redriven(self),
+            self.detail.clone(),
+        ]
+    }
+
+    fn json(&self) -> String {
+        output::json(&json(self))
+    }
+}
+
+fn redriven(rejected: &Rejected) -> String {
+    rejected
+        .redriven_ms
+        .map_or_else(|| "-".to_owned(), moment::second)
+}
+
+fn json(rejected: &Rejected) -> Value {
+    // Whoever wrote it, it is told: as an object if it is one.
+    let headers: Value = serde_json::from_str::<Map<_, _>>(&rejected.headers)
+        .map_or_else(|_| rejected.headers.as_str().into(), Value::Object);
+    json!({
+        "id": rejected.id,
+        "rejected_ms": rejected.rejected_ms,
+        "source": rejected.source,
+        "reason": rejected.reason,
+        "detail": rejected.detail,
+        "message_id": rejected.message_id,
+        "type": rejected.event_type,
+        "headers": headers,
+        "body_bytes": rejected.body.len(),
+        "redriven_ms": rejected.redriven_ms,
+    })
+}
+
+fn describe(rejected: &Rejected) -> String {
+    let given = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let about = output::fields(&[
+        ("id", rejected.id.clone()),
+        ("rejected", moment::millisecond(rejected.rejected_ms)),
+        ("from", rejected.source.clone()),
+        ("reason", rejected.reason.clone()),
+        ("detail", rejected.detail.clone()),
+        ("message_id", given(&rejected.message_id)),
+        ("type", given(&rejected.event_type)),
+        ("headers", rejected.headers.clone()),
+        ("redriven", redriven(rejected)),
+        ("body", beginning(&rejected.body)),
+    ]);
+    let next = if rejected.redriven_ms.is_some() {
+        "--again"
+    } else {
+        ""
+    };
+    let id = &rejected.id;
+    format!(
+        "{about}\n-> what the sender did wrong, the sender must publish again in a right form: magnetite rejected show \
+         {id} --body prints it\n-> what was our fault, once it is mended: {}",
+        format!("magnetite rejected redrive {id} {next}").trim_end()
+    )
+}
+
+fn beginning(body: &[u8]) -> String {
+    let shown = &body[..body.len().min(BODY_BYTES_SHOWN)];
+    let text = String::from_utf8_lossy(shown);
+    let rest = if shown.len() < body.len() { " ..." } else { "" };
+    format!("{} bytes: {text}{rest}", body.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn rejected() -> Rejected {
+        Rejected {
+            id: "rej_1".to_owned(),
+            rejected_ms: 1_703_123_456_789,
+            source: "events".to_owned(),
+            reason: "not_json".to_owned(),
+            detail: "the body is not JSON: expected value at line 1 column 1".to_owned(),
+            message_id: None,
+            event_type: Some("lead.\u{1b}completed".to_owned()),
+            headers: r#"{"traceparent":"00-1"}"#.to_owned(),
+            body: Bytes::from_static(b"\xffnope\n"),
+            redriven_ms: None,
+        }
+    }
+
+    #[test]
+    fn a_rejected_message_in_words() {
+        insta::assert_snapshot!("rejected_in_words", describe(&rejected()));
+    }
+
+    #[test]
+    fn a_rejected_message_as_an_object() {
+        insta::assert_snapshot!("rejected_as_an_object", rejected().json());
+    }
+}

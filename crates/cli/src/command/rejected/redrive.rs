@@ -1,0 +1,85 @@
+//! `rejected redrive`.
+
+use anyhow::{anyhow, bail};
+use broker::{Outgoing, Publisher, Topology};
+use serde_json::json;
+use store::{Rejected, Store};
+
+use crate::{broker_link::BrokerLink, clock, command::topology, configuration::Configuration, output};
+
+use super::find;
+
+/// What one message needs.
+struct Redrive<'a> {
+    store: &'a Store,
+    topology: Topology,
+    publisher: Publisher,
+    again: bool,
+}
+
+/// Each for itself: one that cannot be redriven does not keep the others.
+pub(super) async fn run(
+    ids: &[String],
+    again: bool,
+    store: &Store,
+    configuration: &Configuration,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let config = configuration.broker.config();
+    let broker = BrokerLink::open(&config).await?;
+    let redrive = Redrive {
+        store,
+        topology: topology::of(configuration),
+        publisher: Publisher::new(broker.link.clone(), &config),
+        again,
+    };
+    let mut failed = 0;
+    for id in ids {
+        match redrive.one(id).await {
+            Ok(()) => output::said(as_json, &json!({ "id": id, "redriven": true }), id)?,
+            Err(error) => {
+                output::note(&format!("{id}: {error:#}"));
+                failed += 1;
+            }
+        }
+    }
+    broker.close().await;
+    if failed > 0 {
+        bail!("not redriven: {failed} of {}, see above", ids.len());
+    }
+    Ok(())
+}
+
+impl Redrive<'_> {
+    /// Published first, then marked: a message may be published twice, but is never marked and not published.
+    async fn one(&self, id: &str) -> anyhow::Result<()> {
+        let rejected = find(self.store, id).await?;
+        if rejected.redriven_ms.is_some() && !self.again {
+            bail!("it was redriven before; --again does it once more");
+        }
+        let source = rejected.source.clone();
+        let message = Outgoing::redriven(&self.topology, &as_it_came(rejected)).ok_or_else(|| {
+            anyhow!(
+                "it came from {source:?}, which is none of our queues, or its headers cannot be read: `magnetite \
+                 rejected show {id} --body` prints what it holds"
+            )
+        })?;
+        self.publisher.publish(&message).await?;
+        self.store.mark_redriven(id, clock::now_ms()).await?;
+        Ok(())
+    }
+}
+
+fn as_it_came(rejected: Rejected) -> broker::Rejected {
+    broker::Rejected {
+        id: Some(rejected.id),
+        rejected_ms: rejected.rejected_ms,
+        source: rejected.source,
+        reason: rejected.reason,
+        detail: rejected.detail,
+        message_id: rejected.message_id,
+        event_type: rejected.event_type,
+        headers: rejected.headers,
+        body: rejected.body,
+    }
+}

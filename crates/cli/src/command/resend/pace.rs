@@ -1,0 +1,65 @@
+//! How fast deliveries are sent again: an endpoint that was down is not to be thrown down by what it missed.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Windows are short enough to be even, and no longer than the publisher's.
+const WINDOWS_A_SECOND: f64 = 10.0;
+
+/// So many a second, in windows.
+pub(super) struct Pace {
+    rate: f64,
+    /// When the next window may begin.
+    next: Instant,
+}
+
+impl Pace {
+    /// `rate` is in deliveries a second.
+    pub(super) fn new(rate: f64, now: Instant) -> Self {
+        Self { rate, next: now }
+    }
+
+    /// How many are sent at once.
+    pub(super) fn window(&self) -> u32 {
+        (self.rate / WINDOWS_A_SECOND).clamp(1.0, broker::WINDOW_MAX as f64) as u32
+    }
+
+    /// When the next window may begin.
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// `sent` were sent in a window that began at `began`. Time that was lost is not made up for by a burst.
+    pub(super) fn spend(&mut self, sent: usize, began: Instant) {
+        self.next = self.next.max(began) + Duration::from_secs_f64(sent as f64 / self.rate);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_even_and_bounded() {
+        let window = |rate| Pace::new(rate, Instant::now()).window();
+        assert_eq!(
+            [0.1, 1.0, 100.0, 2_000.0, 100_000.0].map(window),
+            [1, 1, 10, 200, 256]
+        );
+    }
+
+    #[test]
+    fn the_next_window_begins_when_the_last_is_paid_for_and_a_pause_is_not_made_up() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut pace = Pace::new(100.0, start);
+        pace.spend(10, start);
+        assert_eq!(pace.next(), start + ms(100));
+        // Begun on time, though it was told late.
+        pace.spend(5, start + ms(100));
+        assert_eq!(pace.next(), start + ms(150));
+        // A second late.
+        pace.spend(10, start + ms(1_150));
+        assert_eq!(pace.next(), start + ms(1_250));
+    }
+}

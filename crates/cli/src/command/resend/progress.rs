@@ -1,0 +1,44 @@
+//! How far it is, for a person at a terminal.
+
+use std::io::{self, IsTerminal as _};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::output;
+
+/// A bar on standard error if that is a terminal, and else nothing.
+pub(super) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    pub(super) fn start() -> Self {
+        if !io::stderr().is_terminal() {
+            return Self {
+                bar: ProgressBar::hidden(),
+            };
+        }
+        let template = "{bar:40} {pos} of {len} sent  {elapsed}, {eta} to go";
+        let style = ProgressStyle::with_template(template).expect("the template is a constant");
+        Self {
+            bar: ProgressBar::new(0).with_style(style),
+        }
+    }
+
+    pub(super) fn expect(&self, more: u64) {
+        self.bar.inc_length(more);
+    }
+
+    pub(super) fn advance(&self, sent: u64) {
+        self.bar.inc(sent);
+    }
+
+    /// Tells something without tearing the bar.
+    pub(super) fn note(&self, text: &str) {
+        self.bar.suspend(|| output::note(text));
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish();
+    }
+}

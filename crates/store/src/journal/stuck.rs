@@ -1,0 +1,62 @@
+//! Deliveries that go on only when somebody sees to it: requested and not sent, or lost.
+
+use webhook::{DeliveryId, EndpointId};
+
+use crate::{
+    Error, Operation, Store,
+    columns::Columns,
+    statement::{Argument, Statement},
+};
+
+/// As [`Store::claim_requested`] finds them, but whoever has claimed them.
+const COUNT_UNSENT: &str = "SELECT COUNT(*) AS unsent FROM deliveries d \
+    WHERE d.requested_ms IS NOT NULL AND d.sent_ms IS NULL AND d.state = 0 AND d.attempts = 0 \
+    AND d.updated_ms <= d.requested_ms";
+
+/// As [`Store::audit`] finds those that are late, if nothing was heard of them or is planned for them either.
+const DECLARE_LOST: &str = "UPDATE deliveries SET state = 2, reason = 'lost', next_ms = 0, updated_ms = $2 \
+    WHERE id = $1 AND state = 0 AND (requested_ms IS NULL OR sent_ms IS NOT NULL) \
+    AND COALESCE(sent_ms, created_ms) < $3 AND updated_ms < $3 AND next_ms < $3";
+
+impl Store {
+    /// How many requested runs were not sent yet, claimed or not: of one endpoint, of these ids, or of all. Whoever finds
+    /// nothing to claim and this not 0 waits for another process, or for its claims to be over.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn unsent(
+        &self,
+        endpoint: Option<&EndpointId>,
+        ids: Option<&[DeliveryId]>,
+    ) -> Result<u64, Error> {
+        let mut select = Statement::new(COUNT_UNSENT);
+        if let Some(endpoint) = endpoint {
+            select.push_with(" AND d.endpoint_id = ", Argument::outside(endpoint.as_str()));
+        }
+        match ids {
+            Some([]) => return Ok(0),
+            Some(ids) => {
+                let ids = ids.iter().map(|id| Argument::outside(id.as_str()));
+                select.push_list(" AND d.id IN ", ids);
+            }
+            None => {}
+        }
+        let read = |row: &dyn Columns| row.number("unsent");
+        let counted = self.fetch(&Operation::CountUnsent, select, read).await?;
+        Ok(counted.into_iter().next().unwrap_or_default())
+    }
+
+    /// Takes a delivery for lost that has been pending since before `before_ms` without a sign of life: it is dead, reason
+    /// `lost`, and can be sent again. Says whether it was one. Should it be delivered after all, that prevails.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn declare_lost(&self, id: &DeliveryId, before_ms: u64, now_ms: u64) -> Result<bool, Error> {
+        let arguments = [Argument::outside(id.as_str()), now_ms.into(), before_ms.into()];
+        let update = Statement::with(DECLARE_LOST, arguments);
+        let lost = self.execute(&Operation::DeclareLost(id.clone()), update).await?;
+        Ok(lost > 0)
+    }
+}
