@@ -80,7 +80,7 @@ async fn health_counts_the_last_hour_and_says_since_when_it_fails(bed: Bed) {
 async fn percentiles_are_of_all_attempts_of_the_last_hour(bed: Bed) {
     let store = bed.migrated().await;
     let attempts = (1..=100).map(|number: u32| {
-        let then = if number % 2 == 0 {
+        let then = if number.is_multiple_of(2) {
             Then::Delivered
         } else {
             Then::Retry { at_ms: T }
