@@ -1,4 +1,4 @@
-//! What Magnetite keeps in a database: endpoints, in SQLite or in PostgreSQL.
+//! What Magnetite keeps in a database, SQLite or PostgreSQL: endpoints, and the journal of what became of every event.
 //!
 //! # Theory of operation
 //!
@@ -14,9 +14,19 @@
 //! every endpoint stamped with *n* or less, and whoever asks for "after *n*" misses nothing. Without that lock a
 //! slow transaction could commit number 7 after a reader has seen 8.
 //!
-//! **Two databases, one set of statements.** Every statement runs on both: `$1` placeholders, `RETURNING`, `TEXT` and
-//! `BIGINT` only. What differs (how a transaction begins, how to ask for the server's version) is data in one
-//! `Dialect` for each.
+//! **The journal.** The recorder writes what workers recorded with [`Store::record`], one transaction for each batch, and acks
+//! after it. Batches come in any order, more than once, and through any number of recorders; what is stored is merged, so that the
+//! tables end up the same. The command line and the API ask: [`Store::event`], [`Store::deliveries`], [`Store::audit`] and the
+//! others. What is to be sent again is [requested](Store::request_resends), [claimed](Store::claim_requested), published, and
+//! [marked as sent](Store::mark_sent). [`Store::delete_expired`] deletes what is too old.
+//!
+//! **Operations.** A transaction that disables an endpoint also writes a row that says so. Whoever publishes it deletes the row
+//! afterwards: the platform is told at least once, under one id.
+//!
+//! **Two databases, one set of statements.** Every statement runs on both: `$1` placeholders, `RETURNING`, `TEXT`, `BIGINT` and,
+//! for bytes, `BYTEA` only. What differs (how a transaction begins, how rows are locked, how to ask for the server's version) is
+//! data in one `Dialect` for each. The journal's texts are compared byte by byte: their columns have the collation `BINARY`, which
+//! SQLite brings along and PostgreSQL is given by [`Store::migrate`].
 //!
 //! | | SQLite | PostgreSQL |
 //! |---|---|---|
@@ -33,14 +43,18 @@
 //!
 //! An `Err` of a write says that it was not applied, with two exceptions: [`Error::TimedOut`], and a connection lost
 //! during the commit, leave it open. Every write may be repeated. Should the first try have succeeded after all, the second
-//! is told so by [`Error::EndpointExists`] when creating, [`Error::EndpointNotFound`] when deleting, and `false` from
-//! [`Store::disable_endpoint_unless_changed`]; the others do the same thing once more.
+//! is told so by [`Error::EndpointExists`] when creating, [`Error::EndpointNotFound`] when deleting, `false` from
+//! [`Store::disable_endpoint_unless_changed`] and [`Store::mark_redriven`], and [`Requested::Open`] from requests;
+//! [`Store::claim_requested`] must wait for its first claim to end. The others do the same thing once more.
 //!
 //! # Invariants
 //!
 //! - This is the only crate that names sqlx; no sqlx type is public.
 //! - An endpoint is returned whole or not at all: a row that this version cannot read is an
 //!   [`Error::Undecodable`], never a guess. Reading the registry leaves it out and names it, and goes on with the others.
+//! - What was recorded is never taken back: a delivery only goes from pending to cancelled, dead or delivered, and only in this
+//!   order.
+//! - At most one requested run of an event at an endpoint is pending.
 //! - No error, in `Display` or `Debug`, contains a password, a secret or an endpoint's URL.
 //! - A deleted endpoint's URL and secret are gone from its row; the row itself stays for good.
 //! - Every wait is bounded: [`CONNECT_TIMEOUT`], [`ACQUIRE_TIMEOUT`], [`OPERATION_TIMEOUT`],
@@ -50,6 +64,7 @@
 //!
 //! - Encryption of secrets: they must be had in clear to sign. SQLite's file is made for its owner alone (mode 600, its
 //!   directory 700); on PostgreSQL that is the operator's.
+//! - Foreign keys in the journal: an attempt may be recorded before its event, or without it.
 //! - A clock and a random source: ids and times are arguments.
 //! - Whether a URL may be reached, or a value is of a sensible length: whoever accepts it decides.
 //! - Retries: [`Error::is_unavailable`] tells the caller whether one can help.

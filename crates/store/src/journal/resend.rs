@@ -8,7 +8,7 @@ use webhook::{
     journal::{DeliveryState, EventEntry},
 };
 
-use super::{events::read_event, recover::Recoverable};
+use super::{events::read_event, recover::Recoverable, write::mark};
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
@@ -67,8 +67,8 @@ const SELECT_LATEST: &str = "SELECT id, run, state, requested_ms FROM deliveries
 
 /// Nothing when somebody else requested a run of it a moment ago.
 const INSERT_RUN: &str = "INSERT INTO deliveries (id, event_id, organization_id, endpoint_id, run, trigger, state, attempts, \
-    updated_ms, next_ms, reason, last_status, last_error, created_ms, requested_ms) \
-    VALUES ($1, $2, $3, $4, $5, 'resend', 0, 0, $6, $6, '', 0, '', $6, $6) ON CONFLICT DO NOTHING";
+    updated_ms, next_ms, reason, last_status, last_error, created_ms, requested_ms, mark) \
+    VALUES ($1, $2, $3, $4, $5, 'resend', 0, 0, $6, $6, '', 0, '', $6, $6, $7) ON CONFLICT DO NOTHING";
 
 /// A run that a worker has recorded something of was sent, whether it is marked or not.
 const SELECT_UNSENT: &str = "SELECT d.id AS delivery_id, d.endpoint_id, d.run, e.id, e.received_ms, e.traceparent, e.body, \
@@ -290,7 +290,7 @@ impl Pair {
         ]
     }
 
-    fn run_arguments<'a>(&'a self, id: &'a DeliveryId, run: u32, now_ms: u64) -> [Argument<'a>; 6] {
+    fn run_arguments<'a>(&'a self, id: &'a DeliveryId, run: u32, now_ms: u64) -> [Argument<'a>; 7] {
         let [event, organization, endpoint] = self.arguments();
         [
             id.as_str().into(),
@@ -299,6 +299,7 @@ impl Pair {
             endpoint,
             run.into(),
             now_ms.into(),
+            mark(id).into(),
         ]
     }
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::LazyLock};
 
 use sqlx::Connection as _;
 use webhook::{
-    DeliveryId, FailureKind,
+    DeliveryId, Event, FailureKind,
     journal::{AttemptRecord, Books, DeliveryEntry, EventEntry, Gap, Then},
 };
 
@@ -30,7 +30,7 @@ const STANDING: [&str; 7] = [
     "last_error",
 ];
 
-static INSERT_EVENTS: LazyLock<Insert<11>> = LazyLock::new(|| {
+static INSERT_EVENTS: LazyLock<Insert<12>> = LazyLock::new(|| {
     let columns = [
         "id",
         "organization_id",
@@ -43,6 +43,7 @@ static INSERT_EVENTS: LazyLock<Insert<11>> = LazyLock::new(|| {
         "body",
         "considered",
         "matched",
+        "mark",
     ];
     Insert::new(
         "events",
@@ -51,7 +52,7 @@ static INSERT_EVENTS: LazyLock<Insert<11>> = LazyLock::new(|| {
     )
 });
 
-static INSERT_DELIVERIES: LazyLock<Insert<14>> = LazyLock::new(|| {
+static INSERT_DELIVERIES: LazyLock<Insert<15>> = LazyLock::new(|| {
     let columns = [
         "id",
         "organization_id",
@@ -60,6 +61,7 @@ static INSERT_DELIVERIES: LazyLock<Insert<14>> = LazyLock::new(|| {
         "run",
         "trigger",
         "created_ms",
+        "mark",
         STANDING[0],
         STANDING[1],
         STANDING[2],
@@ -136,7 +138,8 @@ const SELECT_EVENT: &str = concat!(
 );
 
 const UPDATE_EVENT: &str = "UPDATE events SET project_id = $3, lead_id = $4, event_type = $5, timestamp_ms = $6, \
-    received_ms = $7, traceparent = $8, body = $9, considered = $10, matched = $11 WHERE id = $1 AND organization_id = $2";
+    received_ms = $7, traceparent = $8, body = $9, considered = $10, matched = $11, mark = $12 \
+    WHERE id = $1 AND organization_id = $2";
 
 /// Inserts events and evaluates to the keys of those that were not there; steps of an [`on_connection!`].
 macro_rules! insert_events {
@@ -229,14 +232,21 @@ struct EventRow<'a> {
     entry: &'a EventEntry,
     considered: String,
     matched: u64,
+    mark: u64,
 }
 
 impl<'a> EventRow<'a> {
     fn new(entry: &'a EventEntry) -> Self {
+        let Event {
+            organization_id, id, ..
+        } = &*entry.event;
+        let matched = entry.considered.matched();
+        let marks = matched.map(|endpoint| mark(&DeliveryId::derive(organization_id, id, endpoint, 0)));
         Self {
             entry,
             considered: entry.considered.to_string(),
             matched: entry.considered.matched().count() as u64,
+            mark: marks.sum(),
         }
     }
 
@@ -247,7 +257,7 @@ impl<'a> EventRow<'a> {
         (storable(organization).into_owned(), storable(id).into_owned())
     }
 
-    fn row(&self) -> [Argument<'_>; 11] {
+    fn row(&self) -> [Argument<'_>; 12] {
         let event = &self.entry.event;
         [
             Argument::outside(event.id.as_str()),
@@ -261,6 +271,7 @@ impl<'a> EventRow<'a> {
             event.body[..].into(),
             Argument::outside(&self.considered),
             self.matched.into(),
+            self.mark.into(),
         ]
     }
 }
@@ -276,7 +287,13 @@ fn merged(row: &dyn Columns, entry: &EventEntry) -> Option<EventEntry> {
     (merged != stored).then_some(merged)
 }
 
-fn delivery_row<'a>((id, entry): (&'a DeliveryId, &'a DeliveryEntry)) -> [Argument<'a>; 14] {
+/// The first 32 bits of the hash in the id.
+pub(super) fn mark(id: &DeliveryId) -> u64 {
+    let digits = id.as_str().split_once('_').and_then(|(_, hash)| hash.get(..8));
+    digits.map_or(0, |digits| u64::from_str_radix(digits, 16).unwrap_or_default())
+}
+
+fn delivery_row<'a>((id, entry): (&'a DeliveryId, &'a DeliveryEntry)) -> [Argument<'a>; 15] {
     let DeliveryEntry {
         delivery,
         created_ms,
@@ -290,6 +307,7 @@ fn delivery_row<'a>((id, entry): (&'a DeliveryId, &'a DeliveryEntry)) -> [Argume
         delivery.run.into(),
         delivery.trigger.as_str().into(),
         (*created_ms).into(),
+        mark(id).into(),
         standing.state.rank().into(),
         standing.attempts.into(),
         standing.updated_ms.into(),

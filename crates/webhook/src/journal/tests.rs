@@ -165,7 +165,9 @@ fn twice() -> impl Strategy<Value = (Vec<Record>, Vec<Record>)> {
 
 fn books(records: &[Record]) -> Books {
     let mut books = Books::default();
-    records.iter().cloned().for_each(|record| books.add(record));
+    for record in records {
+        books.add(record.clone());
+    }
     books
 }
 
@@ -178,7 +180,9 @@ proptest! {
     #[test]
     fn what_is_written_is_read(records in vec(records(), 0..8)) {
         let mut batch = Batch::new();
-        records.iter().for_each(|record| batch.push(record));
+        for record in &records {
+            batch.push(record);
+        }
         prop_assert_eq!(batch.records(), records.len() as u64);
         let body = batch.encode();
         prop_assert_eq!(Batch::decode(&body).unwrap(), records);

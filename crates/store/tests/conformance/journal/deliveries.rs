@@ -32,7 +32,7 @@ async fn a_delivery_stands_where_its_last_record_left_it_and_has_every_attempt(b
         },
     );
     (last.status, last.phase, last.failure) = (Some(410), None, None);
-    last.error = "status 410".to_owned();
+    "status 410".clone_into(&mut last.error);
     last.response = b"gone\0\xff".to_vec().into();
     let records = [last.clone(), again.clone(), first.clone()].map(Record::Attempt);
     record(&store, [taken(&event, T, "1:matched")]).await;

@@ -1,1 +1,172 @@
+//! How an endpoint does.
 
+use store::{EndpointChange, Health, Store};
+use webhook::{
+    DisabledReason,
+    journal::{Record, Then},
+};
+
+use super::{
+    super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases},
+    samples::{MINUTE, T, attempt, delivered, ep, event, record, to},
+};
+
+on_both_databases! {
+    an_endpoint_without_attempts_has_no_health,
+    health_counts_the_last_hour_and_says_since_when_it_fails,
+    percentiles_are_of_all_attempts_of_the_last_hour,
+    an_endpoint_that_fails_for_days_is_found,
+    a_change_gives_a_failing_endpoint_its_days_anew,
+}
+
+const DAY: u64 = 24 * 60 * MINUTE;
+
+fn failed(number: u32, endpoint: u32, began_ms: u64) -> Record {
+    Record::Attempt(attempt(
+        to(&event(number), endpoint, 0),
+        1,
+        began_ms,
+        Then::Retry {
+            at_ms: began_ms + 1_000,
+        },
+    ))
+}
+
+async fn an_endpoint_without_attempts_has_no_health(bed: Bed) {
+    let store = bed.migrated().await;
+    assert_eq!(store.endpoint_health(&ep(1), T).await.unwrap(), Health::default());
+}
+
+async fn health_counts_the_last_hour_and_says_since_when_it_fails(bed: Bed) {
+    let store = bed.migrated().await;
+    let now = T + 60 * MINUTE;
+    record(
+        &store,
+        [
+            failed(1, 1, T - 9),
+            failed(2, 1, T - 5),
+            delivered(&event(3), 2, T + 50),
+        ],
+    )
+    .await;
+    let health = store.endpoint_health(&ep(1), now).await.unwrap();
+    assert_eq!(
+        (health.last_success_ms, health.failing_since_ms),
+        (None, Some(T - 9))
+    );
+    assert_eq!((health.attempts_hour, health.p50_ms), (0, None));
+
+    record(
+        &store,
+        [delivered(&event(4), 1, T), delivered(&event(5), 1, T + 1)],
+    )
+    .await;
+    let health = store.endpoint_health(&ep(1), now).await.unwrap();
+    assert_eq!(
+        (health.last_success_ms, health.failing_since_ms),
+        (Some(T + 1), None)
+    );
+    assert_eq!((health.attempts_hour, health.successes_hour), (2, 2));
+
+    record(&store, [failed(6, 1, T + 8), failed(7, 1, T + 3)]).await;
+    let health = store.endpoint_health(&ep(1), now).await.unwrap();
+    assert_eq!(
+        (health.last_success_ms, health.failing_since_ms),
+        (Some(T + 1), Some(T + 3))
+    );
+    assert_eq!((health.attempts_hour, health.successes_hour), (4, 2));
+}
+
+async fn percentiles_are_of_all_attempts_of_the_last_hour(bed: Bed) {
+    let store = bed.migrated().await;
+    let attempts = (1..=100).map(|number: u32| {
+        let then = if number.is_multiple_of(2) {
+            Then::Delivered
+        } else {
+            Then::Retry { at_ms: T }
+        };
+        let mut attempt = attempt(to(&event(number), 1, 0), 1, T, then);
+        attempt.duration_ms = u64::from(number) * 10;
+        Record::Attempt(attempt)
+    });
+    let mut old = attempt(to(&event(999), 1, 0), 1, T - 1, Then::Delivered);
+    old.duration_ms = 30_000;
+    record(&store, attempts.chain([Record::Attempt(old)])).await;
+    let health = store.endpoint_health(&ep(1), T + 60 * MINUTE).await.unwrap();
+    assert_eq!(
+        (health.attempts_hour, health.p50_ms, health.p99_ms),
+        (100, Some(500), Some(990))
+    );
+}
+
+async fn failing(store: &Store, now_ms: u64) -> Vec<(webhook::EndpointId, u64)> {
+    let failing = store
+        .failing_endpoints(now_ms - DAY, 5 * DAY, now_ms)
+        .await
+        .unwrap();
+    let failing = failing.into_iter();
+    failing
+        .map(|(endpoint, since_ms)| (endpoint.id, since_ms))
+        .collect()
+}
+
+async fn an_endpoint_that_fails_for_days_is_found(bed: Bed) {
+    let store = bed.migrated().await;
+    for number in 1..=6 {
+        store
+            .create_endpoint(new_endpoint("org_1"), endpoint_id(number), 1)
+            .await
+            .unwrap();
+    }
+    let today = T + 5 * DAY;
+    record(
+        &store,
+        [
+            // 1 never answered; 2 did before, 3 in between; 4 fails since yesterday; 5 is disabled, 6 is not sent anything.
+            failed(1, 1, T),
+            failed(2, 1, today - 5),
+            delivered(&event(3), 2, T - 5),
+            failed(4, 2, T - 1),
+            failed(5, 2, today - 5),
+            failed(6, 3, T),
+            delivered(&event(7), 3, T + 5),
+            failed(8, 3, today - 5),
+            failed(9, 4, today - DAY + 5),
+            failed(10, 5, T),
+            failed(11, 5, today - 5),
+            failed(12, 6, T),
+        ],
+    )
+    .await;
+    store
+        .disable_endpoint(&ep(5), DisabledReason::Manual, T as i64)
+        .await
+        .unwrap();
+    assert_eq!(failing(&store, today - 1).await, [(ep(2), T - 1)]);
+    assert_eq!(failing(&store, today).await, [(ep(1), T), (ep(2), T - 1)]);
+}
+
+async fn a_change_gives_a_failing_endpoint_its_days_anew(bed: Bed) {
+    let store = bed.migrated().await;
+    store
+        .create_endpoint(new_endpoint("org_1"), ep(1), 1)
+        .await
+        .unwrap();
+    let (day_2, day_5, day_8) = (T + 2 * DAY, T + 5 * DAY, T + 8 * DAY);
+    record(
+        &store,
+        [
+            failed(1, 1, T),
+            failed(2, 1, day_2 + 7),
+            failed(3, 1, day_5 - 5),
+            failed(4, 1, day_8 - 5),
+        ],
+    )
+    .await;
+    store
+        .update_endpoint(&ep(1), EndpointChange::default(), day_2 as i64)
+        .await
+        .unwrap();
+    assert_eq!(failing(&store, day_5).await, []);
+    assert_eq!(failing(&store, day_8).await, [(ep(1), day_2 + 7)]);
+}

@@ -1,1 +1,106 @@
+//! What is too old goes, in chunks; what is under way stays.
 
+use store::Rejected;
+use webhook::journal::{Record, Then};
+
+use super::{
+    super::bed::{Bed, on_both_databases},
+    samples::{MINUTE, T, attempt, books, delivered, died, dlv, event, evt, gap, record, taken, to},
+};
+
+on_both_databases! {
+    what_is_older_goes_in_chunks_and_nothing_else_does,
+    a_pending_delivery_stays_with_its_event,
+    an_event_stays_as_long_as_a_resend_of_it,
+}
+
+async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
+    let store = bed.migrated().await;
+    // Ten before, ten from then on.
+    let at = |number: u32| T - 10 + u64::from(number);
+    let records = (0..20).flat_map(|number| {
+        let event = event(number);
+        let lost = gap("worker", at(number), at(number));
+        [
+            taken(&event, at(number), "1:matched"),
+            delivered(&event, 1, at(number)),
+            lost,
+        ]
+    });
+    let rejected: Vec<_> = (0..20)
+        .map(|number| Rejected {
+            id: format!("rej_{number}"),
+            rejected_ms: at(number),
+            source: "due".to_owned(),
+            reason: "bad_header".to_owned(),
+            detail: String::new(),
+            message_id: None,
+            event_type: None,
+            headers: "{}".to_owned(),
+            body: bytes(),
+            redriven_ms: None,
+        })
+        .collect();
+    store.record(&books(records), &rejected).await.unwrap();
+
+    let mut deleted = Vec::new();
+    loop {
+        match store.delete_expired(T, 4).await.unwrap() {
+            0 => break,
+            rows => deleted.push(rows),
+        }
+    }
+    assert!(deleted.iter().all(|rows| *rows <= 5 * 4), "{deleted:?}");
+    assert_eq!(deleted.iter().sum::<u64>(), 50);
+    for table in ["events", "deliveries", "attempts", "rejected", "gaps"] {
+        assert_eq!(
+            bed.number(&format!("SELECT COUNT(*) FROM {table}")).await,
+            10,
+            "{table}"
+        );
+    }
+    assert_eq!(store.event(&evt(9), None).await.unwrap(), []);
+    assert_eq!(store.event(&evt(10), None).await.unwrap().len(), 1);
+    assert!(store.rejected_message("rej_10").await.unwrap().is_some());
+}
+
+fn bytes() -> bytes::Bytes {
+    bytes::Bytes::from_static(b"{")
+}
+
+async fn a_pending_delivery_stays_with_its_event(bed: Bed) {
+    let store = bed.migrated().await;
+    let retried = attempt(to(&event(1), 2, 0), 1, T, Then::Retry { at_ms: T + 1_000 });
+    record(
+        &store,
+        [
+            taken(&event(1), T, "1:matched 2:matched"),
+            delivered(&event(1), 1, T),
+            Record::Attempt(retried),
+        ],
+    )
+    .await;
+    while store.delete_expired(T + MINUTE, 2).await.unwrap() > 0 {}
+    assert_eq!(store.event(&evt(1), None).await.unwrap().len(), 1);
+    assert_eq!(store.delivery(&dlv(1, 1, 0)).await.unwrap(), None);
+    assert!(store.delivery(&dlv(1, 2, 0)).await.unwrap().is_some());
+}
+
+async fn an_event_stays_as_long_as_a_resend_of_it(bed: Bed) {
+    let store = bed.migrated().await;
+    record(
+        &store,
+        [taken(&event(1), T, "1:matched"), died(&event(1), 1, 0, T)],
+    )
+    .await;
+    store
+        .request_resends(&[dlv(1, 1, 0)], T + 5 * MINUTE)
+        .await
+        .unwrap();
+    record(&store, [died(&event(1), 1, 1, T + 6 * MINUTE)]).await;
+    while store.delete_expired(T + MINUTE, 9).await.unwrap() > 0 {}
+    assert_eq!(store.delivery(&dlv(1, 1, 0)).await.unwrap(), None);
+    assert_eq!(store.event(&evt(1), None).await.unwrap().len(), 1);
+    while store.delete_expired(T + 9 * MINUTE, 9).await.unwrap() > 0 {}
+    assert_eq!(store.event(&evt(1), None).await.unwrap(), []);
+}

@@ -126,7 +126,9 @@ pub(super) fn gap(worker: &str, from_ms: u64, until_ms: u64) -> Record {
 
 pub(super) fn books(records: impl IntoIterator<Item = Record>) -> Books {
     let mut books = Books::default();
-    records.into_iter().for_each(|record| books.add(record));
+    for record in records {
+        books.add(record);
+    }
     books
 }
 
