@@ -11,21 +11,37 @@ use crate::{Installation, Role, wait_for};
 pub struct Audit {
     /// Whether it exited with 0.
     pub balances: bool,
-    /// What `--json` prints.
-    pub report: Value,
+    /// What `--json` prints: objects of several kinds.
+    pub lines: Vec<Value>,
 }
 
 impl Audit {
-    /// A number of the report, by its path, such as `/deliveries/dead`.
-    pub fn number(&self, path: &str) -> u64 {
-        let found = self.report.pointer(path).and_then(Value::as_u64);
-        found.unwrap_or_else(|| panic!("no number {path} in {}", self.report))
+    /// The objects of one kind: `balance`, `queues`, `gap` or `finding`.
+    pub fn of_kind(&self, kind: &str) -> Vec<&Value> {
+        self.lines.iter().filter(|line| line["kind"] == kind).collect()
     }
 
-    /// A list of the report, by its path.
-    pub fn list(&self, path: &str) -> &[Value] {
-        let found = self.report.pointer(path).and_then(Value::as_array);
-        found.unwrap_or_else(|| panic!("no list {path} in {}", self.report))
+    /// A number of the balance, by its path, such as `/deliveries/dead`.
+    pub fn number(&self, path: &str) -> u64 {
+        let balance = self.of_kind("balance")[0];
+        let found = balance.pointer(path).and_then(Value::as_u64);
+        found.unwrap_or_else(|| panic!("no number {path} in {balance}"))
+    }
+
+    /// The names of what was found, in the order of the report.
+    pub fn findings(&self) -> Vec<&str> {
+        let findings = self.of_kind("finding").into_iter();
+        findings
+            .map(|finding| finding["finding"].as_str().unwrap())
+            .collect()
+    }
+
+    /// Panics unless every matched delivery has ended and nothing was found.
+    pub fn assert_settled(&self) {
+        assert!(self.balances, "{self:#?}");
+        assert_eq!(self.number("/deliveries/pending"), 0, "{self:#?}");
+        let ended = ["delivered", "dead", "cancelled"].map(|state| self.number(&format!("/deliveries/{state}")));
+        assert_eq!(self.number("/matched"), ended.iter().sum::<u64>(), "{self:#?}");
     }
 }
 
@@ -43,11 +59,14 @@ impl Installation {
     pub async fn audit(&self) -> Audit {
         let output = self.cli(&["audit", "--since", "30d", "--json"]).await;
         let stdout = String::from_utf8(output.stdout).unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let report = serde_json::from_str(stdout.trim());
+        let lines: Vec<Value> = stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert!(!lines.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
         Audit {
             balances: output.status.success(),
-            report: report.unwrap_or_else(|error| panic!("{error}: {stdout:?}\n{stderr}")),
+            lines,
         }
     }
 
@@ -56,9 +75,10 @@ impl Installation {
         for worker in workers {
             worker.wait_for_unacked("", 0, limit).await;
         }
+        let amqp = self.connect().await;
         // What leaves the queue is unacked at once: first the one, then the other.
         for queue in ["journal", "dead", "rejected"] {
-            self.amqp().wait_for_ready(queue, 0, limit).await;
+            amqp.wait_for_ready(queue, 0, limit).await;
         }
         recorder.wait_for_unacked("", 0, limit).await;
     }

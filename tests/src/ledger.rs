@@ -79,6 +79,18 @@ impl Ledger {
         self.endpoints.push((name, endpoint, receiver));
     }
 
+    /// Every endpoint with its receiver.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint, &Receiver)> {
+        self.endpoints
+            .iter()
+            .map(|(_, endpoint, receiver)| (endpoint, receiver))
+    }
+
+    /// Whether something was broken at this time, or shortly after.
+    pub fn was_broken(&self, at: Instant) -> bool {
+        self.breaks.iter().any(|broken| broken.explains(&at))
+    }
+
     /// The receiver with that name.
     pub fn receiver(&self, name: &str) -> &Receiver {
         let found = self.endpoints.iter().find(|(known, ..)| *known == name);
@@ -88,6 +100,19 @@ impl Ledger {
     /// What the publisher was given, with the time.
     pub fn published(&mut self, leads: impl IntoIterator<Item = (String, Instant)>) {
         self.published.extend(leads);
+    }
+
+    /// Every lead that was published, in some order that is the same every time.
+    pub fn leads(&self) -> Vec<String> {
+        let mut leads: Vec<_> = self.published.keys().cloned().collect();
+        leads.sort_unstable();
+        leads
+    }
+
+    /// Every lead with the time at which the publisher was given it.
+    pub fn published_times(&self) -> Vec<(String, Instant)> {
+        let published = self.published.iter();
+        published.map(|(lead, at)| (lead.clone(), *at)).collect()
     }
 
     /// When the publisher was given the event about this lead.
@@ -223,11 +248,17 @@ impl Ledger {
 
     /// Whether the event was under way when something was broken: it was published or asked about then, or shortly before.
     fn is_explained(&self, born: Instant, seen: &[Instant]) -> bool {
-        self.breaks.iter().any(|broken| {
-            let from = broken.from.checked_sub(IN_FLIGHT_MAX).unwrap_or(broken.from);
-            let under_way = |at: &Instant| (from..=broken.until).contains(at);
-            under_way(&born) || seen.iter().any(under_way)
-        })
+        self.breaks
+            .iter()
+            .any(|broken| broken.explains(&born) || seen.iter().any(|at| broken.explains(at)))
+    }
+}
+
+impl Break {
+    /// Whether it may have hit what was under way at this time.
+    fn explains(&self, at: &Instant) -> bool {
+        let from = self.from.checked_sub(IN_FLIGHT_MAX).unwrap_or(self.from);
+        (from..=self.until).contains(at)
     }
 }
 

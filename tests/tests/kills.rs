@@ -7,7 +7,10 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Answer, Installation, Ledger, Load, Node, Receiver, Role, chance, report, scaled, wait_until};
+use e2e::{
+    Answer, Installation, Ledger, Load, Node, Receipt, Receiver, Request, Role, chance, report, scaled, wait_until,
+};
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
@@ -31,6 +34,59 @@ async fn kill(installation: &Installation, ledger: &mut Ledger, worker: &mut Rol
     std::mem::replace(worker, next).kill().await;
     worker.wait_until_ready().await;
     ledger.broken("worker", from, Some(unacked));
+}
+
+/// The journal, stored after all is over, balances and tells of each of twenty events what its receivers saw.
+async fn tells_the_same(installation: &Installation, ledger: &Ledger) {
+    let recorder = installation.recorder().await;
+    installation.wait_until_recorded(&[], &recorder, LONG).await;
+    installation.audit().await.assert_settled();
+    let of_ledger = ledger.leads();
+    for pick in 0..20 {
+        let lead = &of_ledger[chance(("story", pick), of_ledger.len() as u64) as usize];
+        let listed = installation.json(&["event", "list", "--lead", lead]).await;
+        let id = listed[0]["id"].as_str().unwrap();
+        let shown = &installation.json(&["event", "show", id]).await[0];
+        for (endpoint, receiver) in ledger.endpoints() {
+            let mut endpoints = shown["endpoints"].as_array().unwrap().iter();
+            let told = endpoints
+                .find(|told| told["endpoint_id"] == endpoint.id.as_str())
+                .unwrap();
+            compare(lead, told, receiver, ledger);
+        }
+    }
+    assert!(recorder.terminate().await);
+}
+
+/// What one endpoint got about one lead, as the journal and as the receiver have it.
+fn compare(lead: &str, told: &Value, receiver: &Receiver, ledger: &Ledger) {
+    let of_lead = |request: &Request| request.lead == lead;
+    let requests: Vec<_> = receiver.requests().into_iter().filter(of_lead).collect();
+    let receipts = receiver.receipts().remove(lead).unwrap();
+    let mut seen: Vec<_> = requests.iter().zip(&receipts).collect();
+    let delivery = &told["deliveries"][0];
+    for attempt in delivery["attempts"].as_array().unwrap() {
+        let number = |name: &str| attempt[name].as_u64().unwrap_or_default();
+        let (began_ms, ended_ms) = (number("began_ms"), number("began_ms") + number("duration_ms") + 1);
+        let same = |(request, receipt): &(&Request, &Receipt)| {
+            u64::from(request.attempt()) == number("number")
+                && (began_ms..=ended_ms).contains(&request.at_ms)
+                && (number("status") == 0 || receipt.accepted == (number("status") == 200))
+        };
+        let found = seen.iter().position(same);
+        let found = found.unwrap_or_else(|| panic!("{lead}: the receiver never saw {attempt}; {seen:?}"));
+        seen.remove(found);
+    }
+    for (request, _) in seen {
+        // A worker that is killed cannot tell what it was doing.
+        assert!(
+            ledger.was_broken(request.at),
+            "{lead}: the journal does not know of {request:?}; {delivery}"
+        );
+    }
+    let accepted = receipts.iter().any(|receipt| receipt.accepted);
+    assert_eq!(delivery["state"] == "delivered", accepted, "{lead}: {delivery}");
+    assert!(accepted || delivery["state"] == "dead", "{lead}: {delivery}");
 }
 
 /// Measures under load: nothing else runs beside it.
@@ -75,6 +131,7 @@ mod alone {
             .await;
         report("kills: worker every 3 s, broker twice", &books);
         books.assert_balanced();
+        tells_the_same(&installation, &ledger).await;
         assert!(
             books.unacked_median() >= 20,
             "too little was in flight at the kills to prove anything: {books}"
