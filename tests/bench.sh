@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The worker beside a raw loop, and how long an event is on its way. docs/performance.md says what is measured and why.
 #
-#   tests/bench.sh [--events N] [--pairs N] [--seconds N] [--profile DIRECTORY] [--set VARIABLE=VALUE]...
+#   tests/bench.sh [--events N] [--rounds N] [--seconds N] [--profile DIRECTORY] [--set VARIABLE=VALUE]...
 #
 #   --events N     each drain empties a queue of N events (200000)
-#   --pairs N      drains of each side, interleaved (5)
+#   --rounds N     drains of each side, interleaved (5)
 #   --seconds N    of 100 events/s, timed one by one; 0 for none (60)
 #   --profile D    leaves D/raw.data and D/worker.data for `perf report -i`, and D/worker.log
 #   --set V=X      a setting of the worker that is not the default, for example MAGNETITE_LOG__FILTER=warn
 #
-# A short one: tests/bench.sh --events 20000 --pairs 1 --seconds 10. Prints tables in Markdown. Fails if an event was lost,
+# A short one: tests/bench.sh --events 20000 --rounds 1 --seconds 10. Prints tables in Markdown. Fails if an event was lost,
 # came twice or was left in a queue; slow is not failed. Needs cargo; the broker is found, started or installed by
 # deploy/local/broker.sh, and a private one ends with this script. Let nothing else run meanwhile.
 set -euo pipefail

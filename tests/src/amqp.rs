@@ -177,7 +177,9 @@ impl Amqp {
 
     /// Deletes the queues and exchanges of an installation with these delay queues.
     pub async fn delete(&self, delays_ms: &[u64]) {
-        let mut names: Vec<String> = ["events", "due", "dead", "rejected"].map(str::to_owned).into();
+        let mut names: Vec<String> = ["events", "due", "dead", "rejected", "journal"]
+            .map(str::to_owned)
+            .into();
         names.extend(delays_ms.iter().map(|ms| format!("delay.{ms}")));
         for name in names {
             let name = format!("{}.{name}", self.prefix);
@@ -186,7 +188,7 @@ impl Amqp {
                 .queue_delete(name.as_str().into(), QueueDeleteOptions::default())
                 .await;
         }
-        for name in ["events", "deliveries"] {
+        for name in ["events", "deliveries", "operations"] {
             let name = format!("{}.{name}", self.prefix);
             let _ = self
                 .channel

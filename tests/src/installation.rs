@@ -241,6 +241,13 @@ impl Installation {
         (role, trace)
     }
 
+    /// Starts `magnetite recorder` and waits until it is ready.
+    pub async fn recorder(&self) -> Role {
+        let role = self.start("recorder");
+        role.wait_until_ready().await;
+        role
+    }
+
     /// Starts a role without waiting for it.
     pub fn start(&self, role: &str) -> Role {
         Role::start(self.command(&[role]))

@@ -3,6 +3,7 @@
 mod role;
 mod up;
 mod worker;
+mod recorder;
 mod publish;
 mod endpoint;
 mod event;
@@ -50,6 +51,8 @@ enum Command {
     Up,
     /// Run a delivery worker; scale by running more of them
     Worker,
+    /// Run a recorder: what workers report, dead letters and rejected messages go into the database
+    Recorder,
     /// Publish events, one JSON object per line, and print their ids
     Publish(publish::Arguments),
     /// Manage the endpoints that events are delivered to
@@ -93,7 +96,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         return listen::run(arguments).await;
     }
     let configuration = Configuration::load(config.as_deref())?;
-    let is_role = matches!(command, Command::Up | Command::Worker);
+    let is_role = matches!(command, Command::Up | Command::Worker | Command::Recorder);
     telemetry::start(
         &configuration.log,
         if is_role { ROLE_FILTER } else { COMMAND_FILTER },
@@ -101,6 +104,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match command {
         Command::Up => up::run(&configuration).await,
         Command::Worker => worker::run(&configuration).await,
+        Command::Recorder => recorder::run(&configuration).await,
         Command::Publish(arguments) => publish::run(arguments, &configuration).await,
         Command::Endpoint(arguments) => endpoint::run(arguments, &configuration).await,
         Command::Event(arguments) => event::run(arguments, &configuration).await,

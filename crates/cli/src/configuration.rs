@@ -30,6 +30,7 @@ pub(crate) struct Configuration {
     pub(crate) broker: Broker,
     pub(crate) database: Database,
     pub(crate) worker: worker::Config,
+    pub(crate) recorder: recorder::Config,
     pub(crate) egress: Egress,
     /// Where `/livez`, `/readyz` and `/metrics` are served, if they are.
     pub(crate) health_listen: Option<SocketAddr>,
@@ -119,6 +120,7 @@ impl Configuration {
             broker: broker(&mut reader),
             database: database(&mut reader),
             worker: worker(&mut reader),
+            recorder: recorder(&mut reader),
             egress: egress(&mut reader),
             health_listen: reader.read("health.listen", value::listen, || {
                 DEFAULT_HEALTH_LISTEN.parse().ok()
@@ -193,7 +195,19 @@ fn worker(reader: &mut Reader) -> worker::Config {
         registry_refresh: reader.read("registry.refresh", value::duration("10ms", "1m"), || {
             default.registry_refresh
         }),
-        journal: default.journal,
+        journal: reader.read("journal.enabled", value::boolean, || default.journal),
+    }
+}
+
+fn recorder(reader: &mut Reader) -> recorder::Config {
+    let default = recorder::Config::default();
+    recorder::Config {
+        retention_age: reader.read("retention.age", value::duration("1h", "3650d"), || {
+            default.retention_age
+        }),
+        failing_age: reader.read("endpoints.failing_age", value::duration("1m", "3650d"), || {
+            default.failing_age
+        }),
     }
 }
 

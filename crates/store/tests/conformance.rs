@@ -11,6 +11,7 @@ mod conformance {
     pub(crate) mod bed;
     mod deletion;
     mod endpoints;
+    mod journal;
     mod outages;
     mod registry;
     mod schema;

@@ -7,9 +7,10 @@
 //!
 //! # The encoding
 //!
-//! One byte, the version ([`VERSION`]), then records in `MessagePack`, one after the other. Structs are maps with the names of
-//! their fields, so that a reader skips what it does not know and fills in what an older writer did not write. What cannot be
-//! told that way gets a new version. Records of every version that was ever released can be read for good.
+//! One byte, the version ([`VERSION`]); four bytes, how long what follows is when it is decompressed (little-endian); and one
+//! LZ4 block: records in `MessagePack`, one after the other. Structs are maps with the names of their fields, so that a reader
+//! skips what it does not know and fills in what an older writer did not write. What cannot be told that way gets a new
+//! version. Records of every version that was ever released can be read for good.
 
 mod considered;
 mod books;
@@ -27,12 +28,14 @@ use crate::{
 pub use books::{Books, DeliveryEntry, DeliveryState, EventEntry, Standing, UnknownDeliveryState};
 pub use considered::{BadConsidered, Considered, Verdict};
 
-/// The largest batch, in bytes.
+/// The largest batch, in bytes, before and after it is compressed.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// How much of a response's body is recorded, in bytes.
 pub const RESPONSE_BYTES_MAX: usize = 4096;
 /// How many endpoints one record of an event names. An event that considered more has several records, which merge.
 pub const CONSIDERED_MAX: usize = 5_000;
+/// The version and the length.
+const HEADER_BYTES: usize = 5;
 /// The version that is written.
 pub const VERSION: u8 = 1;
 
@@ -180,6 +183,12 @@ pub enum BadBatch {
     /// Nothing at all.
     #[error("the batch is empty")]
     Empty,
+    /// Not compressed as it should be, or too long.
+    #[error("the batch cannot be decompressed: {detail}")]
+    Compression {
+        /// The decoder's words.
+        detail: String,
+    },
     /// Not records.
     #[error("the batch cannot be read at byte {at}")]
     Record {
@@ -206,7 +215,7 @@ impl Batch {
     )]
     pub fn new() -> Self {
         Self {
-            bytes: vec![VERSION],
+            bytes: Vec::new(),
             records: 0,
         }
     }
@@ -221,7 +230,7 @@ impl Batch {
         self.records += 1;
     }
 
-    /// How many bytes it has.
+    /// How many bytes it has, uncompressed.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
@@ -233,7 +242,7 @@ impl Batch {
 
     /// The message's body.
     pub fn encode(self) -> Bytes {
-        self.bytes.into()
+        compress(&self.bytes).into()
     }
 
     /// Reads a message's body.
@@ -241,15 +250,15 @@ impl Batch {
     /// # Errors
     /// When it is not a batch of a known version. None of its records is returned then.
     pub fn decode(body: &[u8]) -> Result<Vec<Record>, BadBatch> {
-        match body.split_first() {
+        let compressed = match body.split_first() {
             None => return Err(BadBatch::Empty),
-            Some((&VERSION, _)) => {}
+            Some((&VERSION, compressed)) => compressed,
             Some((&version, _)) => return Err(BadBatch::Version(version)),
-        }
-        let mut reader = std::io::Cursor::new(body);
-        reader.set_position(1);
+        };
+        let bytes = decompress(compressed)?;
+        let mut reader = std::io::Cursor::new(&bytes[..]);
         let mut records = Vec::new();
-        while reader.position() < body.len() as u64 {
+        while reader.position() < bytes.len() as u64 {
             let at = reader.position();
             let record =
                 rmp_serde::from_read(&mut reader).map_err(|source| BadBatch::Record { at, source })?;
@@ -257,6 +266,31 @@ impl Batch {
         }
         Ok(records)
     }
+}
+
+/// Records behind their header.
+fn compress(records: &[u8]) -> Vec<u8> {
+    let mut body = vec![0; HEADER_BYTES + lz4_flex::block::get_maximum_output_size(records.len())];
+    body[0] = VERSION;
+    body[1..HEADER_BYTES].copy_from_slice(&(records.len() as u32).to_le_bytes());
+    let compressed = lz4_flex::block::compress_into(records, &mut body[HEADER_BYTES..])
+        .expect("the room is the most that compressing can need");
+    body.truncate(HEADER_BYTES + compressed);
+    body
+}
+
+fn decompress(body: &[u8]) -> Result<Vec<u8>, BadBatch> {
+    let bad = |detail: String| BadBatch::Compression { detail };
+    let (length, block) = body
+        .split_first_chunk()
+        .ok_or_else(|| bad("it ends within its length".to_owned()))?;
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > BATCH_BYTES_MAX {
+        return Err(bad(format!(
+            "it would have {length} bytes; at most {BATCH_BYTES_MAX} are read"
+        )));
+    }
+    lz4_flex::block::decompress(block, length).map_err(|error| bad(error.to_string()))
 }
 
 impl fmt::Debug for Batch {

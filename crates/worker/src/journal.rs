@@ -121,7 +121,8 @@ impl Journal {
         let mut open = true;
         while open || !publishing.is_empty() || !waiting.settled.is_empty() {
             tokio::select! {
-                settled = submitted.recv(), if open => match settled {
+                // While no further batch can be published they gather in the channel, and wake nobody.
+                settled = submitted.recv(), if open && publishing.len() < PUBLISHING_MAX => match settled {
                     Some(settled) => {
                         waiting.settled.push_back(settled);
                         while let Ok(settled) = submitted.try_recv() {

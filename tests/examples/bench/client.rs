@@ -14,11 +14,13 @@ use crate::{
 pub(crate) enum Side {
     Raw,
     Worker,
+    /// The worker without its journal.
+    Unrecorded,
 }
 
 /// The worker with the default configuration, except that loopback may be reached and the health port is any that is free.
 /// Its log goes to a file.
-pub(crate) fn worker(installation: &Installation, options: &Options) -> Process {
+pub(crate) fn worker(installation: &Installation, side: Side, options: &Options) -> Process {
     let directory = options
         .profile
         .clone()
@@ -27,6 +29,7 @@ pub(crate) fn worker(installation: &Installation, options: &Options) -> Process 
     let mut command = installation.command(&["worker"]);
     command
         .env("MAGNETITE_HEALTH__LISTEN", "127.0.0.1:0")
+        .env("MAGNETITE_JOURNAL__ENABLED", (side == Side::Worker).to_string())
         .envs(options.settings.iter().map(|(key, value)| (key, value)))
         .stderr(log);
     Process::start(&mut command)
@@ -50,6 +53,7 @@ impl fmt::Display for Side {
         f.write_str(match self {
             Self::Raw => "raw",
             Self::Worker => "worker",
+            Self::Unrecorded => "unrecorded",
         })
     }
 }

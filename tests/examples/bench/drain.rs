@@ -39,7 +39,7 @@ pub(crate) async fn run(side: Side, options: &Options, pair: usize) -> Drained {
 
     let client = match side {
         Side::Raw => client::raw(&installation, &receiver.url(), &endpoint, events),
-        Side::Worker => client::worker(&installation, options),
+        Side::Worker | Side::Unrecorded => client::worker(&installation, side, options),
     };
     let profile = options
         .profile

@@ -11,14 +11,95 @@ const BEFORE_NUMBER: &str = r#"{"event":"lead.completed","lead_id":"lead_"#;
 const NUMBER_DIGITS: usize = 10;
 /// What research about a lead may come to, in bytes.
 const TEXT_BYTES: usize = 740;
+/// What it is made of, in another order for each event: neither noise nor the same again and again.
+const WORDS: [&str; 64] = [
+    "revenue",
+    "growth",
+    "the",
+    "of",
+    "and",
+    "platform",
+    "customers",
+    "in",
+    "Europe",
+    "a",
+    "team",
+    "with",
+    "founded",
+    "2014",
+    "Series",
+    "B",
+    "hiring",
+    "engineers",
+    "market",
+    "for",
+    "logistics",
+    "software",
+    "to",
+    "reduce",
+    "cost",
+    "by",
+    "23%",
+    "its",
+    "competitors",
+    "are",
+    "slow",
+    "on",
+    "mobile",
+    "recent",
+    "news",
+    "about",
+    "expansion",
+    "into",
+    "Asia",
+    "suggests",
+    "that",
+    "budget",
+    "is",
+    "planned",
+    "next",
+    "quarter",
+    "CEO",
+    "interview",
+    "mentions",
+    "compliance",
+    "security",
+    "audit",
+    "integration",
+    "CRM",
+    "pipeline",
+    "leads",
+    "conversion",
+    "rate",
+    "below",
+    "industry",
+    "average",
+    "opportunity",
+    "content",
+    "personalised",
+];
 /// Publishes that wait for their confirms together.
 const WINDOW: usize = 256;
 
 pub(crate) fn body(number: usize) -> String {
-    let (timestamp, text) = (now_ms(), "x".repeat(TEXT_BYTES));
+    let (timestamp, text) = (now_ms(), text(number));
     format!(
         r#"{BEFORE_NUMBER}{number:0NUMBER_DIGITS$}","timestamp":{timestamp},"organization_id":"{ORGANIZATION}","project_id":"proj_1","data":{{"lead_id":"lead_{number:0NUMBER_DIGITS$}","status":"completed","research_results":{{"company_info":"{text}"}},"generated_content":{{"contentLength":4521}},"completed_at":{timestamp}}}}}"#
     )
+}
+
+fn text(number: usize) -> String {
+    let (mut text, mut state) = (String::with_capacity(TEXT_BYTES + 16), number as u64);
+    while text.len() < TEXT_BYTES {
+        // Knuth's multiplier; the upper bits are the random ones.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        text.push_str(WORDS[(state >> 58) as usize]);
+        text.push(' ');
+    }
+    text.truncate(TEXT_BYTES);
+    text
 }
 
 /// The number of an event's body.

@@ -10,7 +10,9 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
 use crate::{
-    Options, client, event,
+    Options,
+    client::{self, Side},
+    event,
     receiver::{Receiver, now_ns},
 };
 
@@ -35,7 +37,7 @@ pub(crate) async fn run(options: &Options) -> Latency {
     let installation = Installation::new("bench-latency").await;
     let mut receiver = Receiver::start(events).await;
     installation.endpoint(event::ORGANIZATION, &receiver.url()).await;
-    let worker = client::worker(&installation, options);
+    let worker = client::worker(&installation, Side::Worker, options);
 
     let (due_ns, mut due) = pace(events);
     let mut publishing = FuturesUnordered::new();

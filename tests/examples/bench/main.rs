@@ -1,4 +1,4 @@
-//! What `tests/bench.sh` runs: the worker beside a raw loop, and how long an event is on its way.
+//! What `tests/bench.sh` runs: the worker beside a raw loop, with and without its journal, and how long an event is on its way.
 //!
 //! Every process that is measured, or that a measured one talks to, is a process of its own: the receiver and the raw loop
 //! are this same program under another argument, and the worker is the built `magnetite`. So each one's processor time and
@@ -31,7 +31,7 @@ struct Options {
     /// Events of each drain.
     events: usize,
     /// Drains of each side.
-    pairs: usize,
+    rounds: usize,
     /// How long events are published at a steady pace; 0 leaves that out.
     seconds: usize,
     /// Where `perf` writes what each client's processor time went into, and the worker its log.
@@ -41,7 +41,7 @@ struct Options {
 }
 
 const USAGE: &str =
-    "bench.sh [--events N] [--pairs N] [--seconds N] [--profile DIRECTORY] [--set VARIABLE=VALUE]";
+    "bench.sh [--events N] [--rounds N] [--seconds N] [--profile DIRECTORY] [--set VARIABLE=VALUE]";
 
 #[tokio::main]
 async fn main() {
@@ -69,45 +69,51 @@ async fn measure(options: &Options) {
         options.events,
         event::body(0).len()
     );
-    println!("| pair | client | deliveries/s | CPU µs/delivery | peak memory MiB | connections |");
+    println!("| round | client | deliveries/s | CPU µs/delivery | peak memory MiB | connections |");
     println!("|---|---|---|---|---|---|");
-    let mut pairs = Vec::new();
-    for pair in 1..=options.pairs {
-        let [first, second] = order(pair);
-        let (first, second) = (
-            drain::run(first, options, pair).await,
-            drain::run(second, options, pair).await,
-        );
-        for drained in [&first, &second] {
-            println!("| {pair} | {drained} |");
+    let mut rounds = Vec::new();
+    for round in 1..=options.rounds {
+        let mut drained = Vec::new();
+        for side in order(round) {
+            let done = drain::run(side, options, round).await;
+            println!("| {round} | {done} |");
+            drained.push(done);
         }
-        pairs.push(match first.side {
-            Side::Raw => (first, second),
-            Side::Worker => (second, first),
-        });
+        rounds.push(drained);
     }
-    summarize(&pairs);
+    for (one, other) in [
+        (Side::Worker, Side::Raw),
+        (Side::Unrecorded, Side::Raw),
+        (Side::Worker, Side::Unrecorded),
+    ] {
+        summarize(&rounds, one, other);
+    }
     if options.seconds > 0 {
         println!("\n{}", latency::run(options).await);
     }
 }
 
 /// Whoever goes first finds a cooler machine, so they take turns.
-fn order(pair: usize) -> [Side; 2] {
-    if pair % 2 == 1 {
-        [Side::Raw, Side::Worker]
-    } else {
-        [Side::Worker, Side::Raw]
-    }
+fn order(round: usize) -> [Side; 3] {
+    let sides = [Side::Raw, Side::Worker, Side::Unrecorded];
+    [0, 1, 2].map(|place| sides[(round + place) % sides.len()])
 }
 
-fn summarize(pairs: &[(Drained, Drained)]) {
+/// The median of what one side had of the other's in each round.
+fn summarize(rounds: &[Vec<Drained>], one: Side, other: Side) {
     let ratio = |of: fn(&Drained) -> f64| {
-        let mut ratios: Vec<_> = pairs.iter().map(|(raw, worker)| of(worker) / of(raw)).collect();
+        let found = |round: &[Drained], side| {
+            let drained = round.iter().find(|drained| drained.side == side);
+            of(drained.expect("every round has every side"))
+        };
+        let mut ratios: Vec<_> = rounds
+            .iter()
+            .map(|round| found(round, one) / found(round, other))
+            .collect();
         e2e::percentile(&mut ratios, 50.0)
     };
     println!(
-        "| median | worker / raw | {:.2} | {:.2} | {:.2} | |",
+        "| median | {one} / {other} | {:.2} | {:.2} | {:.2} | |",
         ratio(|drained| drained.per_second),
         ratio(|drained| drained.cpu_us),
         ratio(|drained| drained.peak_mib),
@@ -118,7 +124,7 @@ impl Options {
     fn parse(arguments: &[&str]) -> Option<Self> {
         let mut options = Self {
             events: 200_000,
-            pairs: 5,
+            rounds: 5,
             seconds: 60,
             profile: None,
             settings: Vec::new(),
@@ -126,7 +132,7 @@ impl Options {
         for argument in arguments.chunks(2) {
             match argument {
                 ["--events", count] => options.events = count.parse().ok().filter(|count| *count > 1)?,
-                ["--pairs", count] => options.pairs = count.parse().ok().filter(|count| *count > 0)?,
+                ["--rounds", count] => options.rounds = count.parse().ok().filter(|count| *count > 0)?,
                 ["--seconds", count] => options.seconds = count.parse().ok()?,
                 ["--profile", directory] => options.profile = Some(directory.into()),
                 ["--set", setting] => {

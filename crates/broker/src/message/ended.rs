@@ -126,8 +126,8 @@ impl Message {
 }
 
 impl Outgoing {
-    /// A rejected message, as it came, to where it belongs; `None` when that is neither `events` nor `due`, or its headers
-    /// are not what [`Rejected::headers`] holds.
+    /// A rejected message, as it came, to where it belongs; `None` when that is none of `events`, `due` and `journal`, or its
+    /// headers are not what [`Rejected::headers`] holds.
     pub fn redriven(topology: &Topology, rejected: &Rejected) -> Option<Self> {
         let Ok(Value::Object(stored)) = serde_json::from_str(&rejected.headers) else {
             return None;
@@ -145,6 +145,7 @@ impl Outgoing {
             // Straight into the queue: what else is bound to the exchange has had it.
             "events" => (String::new(), topology.events()),
             "due" => (topology.deliveries_exchange(), DUE_KEY.to_owned()),
+            "journal" => (String::new(), topology.journal()),
             _ => return None,
         };
         let mut properties = BasicProperties::default()

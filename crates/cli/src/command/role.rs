@@ -7,6 +7,7 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use api::health::{self, Health, Role};
+use futures_util::future::join_all;
 use store::Store;
 use tokio::{
     net::TcpListener,
@@ -17,6 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{configuration::Configuration, database, limits, signals};
+
+use super::topology;
 
 /// What to do about the tables before the work begins.
 #[derive(Clone, Copy, Debug)]
@@ -32,14 +35,42 @@ const HEALTH_GRACE: Duration = Duration::from_secs(1);
 
 type Readiness = watch::Sender<Option<String>>;
 
-/// Runs the worker until a signal comes, and then shuts it down.
-pub(super) async fn run(configuration: &Configuration, schema: Schema) -> anyhow::Result<()> {
+/// What runs in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Delivers.
+    Worker,
+    /// Keeps the journal.
+    Recorder,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Recorder => "recorder",
+        }
+    }
+}
+
+/// Runs roles until a signal comes or one of them fails, and then shuts all of them down.
+pub(super) async fn run(configuration: &Configuration, schema: Schema, kinds: &[Kind]) -> anyhow::Result<()> {
     let egress = egress(configuration)?;
     raise_descriptors(configuration.worker.in_flight_max);
     let stop = signals::stop_on_signal()?;
-    let (readiness, waits_for) = watch::channel(Some("starting".to_owned()));
+    let (readiness, waits_for): (Vec<_>, Vec<_>) = kinds
+        .iter()
+        .map(|kind| {
+            let (readiness, waits_for) = watch::channel(Some("starting".to_owned()));
+            let role = Role {
+                name: kind.name(),
+                readiness: waits_for,
+            };
+            ((*kind, readiness), role)
+        })
+        .unzip();
     let probes = Probes::start(configuration.health_listen, waits_for, &stop).await?;
-    let worked = work(configuration, schema, egress, readiness, stop).await;
+    let worked = work(configuration, schema, &egress, readiness, stop).await;
     probes.end().await;
     worked
 }
@@ -47,24 +78,58 @@ pub(super) async fn run(configuration: &Configuration, schema: Schema) -> anyhow
 async fn work(
     configuration: &Configuration,
     schema: Schema,
-    egress: egress::Egress,
-    readiness: Readiness,
+    egress: &egress::Egress,
+    roles: Vec<(Kind, Readiness)>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let opening = open_store(configuration, schema, &readiness);
+    let opening = open_store(configuration, schema, &roles);
     let Some(store) = stop.run_until_cancelled(opening).await.transpose()? else {
         return Ok(());
     };
+    let running = roles.into_iter().map(async |(kind, readiness)| {
+        let ended = match kind {
+            Kind::Worker => deliver(configuration, &store, egress, readiness, &stop).await,
+            Kind::Recorder => record(configuration, &store, readiness, &stop).await,
+        };
+        // Whatever ended one of them, the process is to end.
+        stop.cancel();
+        ended
+    });
+    let ended = join_all(running).await;
+    store.close().await;
+    ended.into_iter().collect()
+}
+
+async fn deliver(
+    configuration: &Configuration,
+    store: &Store,
+    egress: &egress::Egress,
+    readiness: Readiness,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let deps = worker::Deps {
         name: format!("{:016x}", rand::random::<u64>()),
         broker: configuration.broker.config(),
         store: store.clone(),
-        egress,
+        egress: egress.clone(),
         readiness,
     };
-    let worked = worker::run(configuration.worker.clone(), deps, stop).await;
-    store.close().await;
-    Ok(worked?)
+    Ok(worker::run(configuration.worker.clone(), deps, stop.clone()).await?)
+}
+
+async fn record(
+    configuration: &Configuration,
+    store: &Store,
+    readiness: Readiness,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let deps = recorder::Deps {
+        broker: configuration.broker.config(),
+        topology: topology::of(configuration),
+        store: store.clone(),
+        readiness,
+    };
+    Ok(recorder::run(configuration.recorder.clone(), deps, stop.clone()).await?)
 }
 
 /// A root certificate that cannot be used is a bad configuration; the other errors name their cure themselves.
@@ -95,19 +160,19 @@ fn raise_descriptors(in_flight_max: usize) {
 async fn open_store(
     configuration: &Configuration,
     schema: Schema,
-    readiness: &Readiness,
+    roles: &[(Kind, Readiness)],
 ) -> anyhow::Result<Store> {
     let database = &configuration.database;
-    let store = until_available(readiness, async || database::connect(database).await).await?;
+    let store = until_available(roles, async || database::connect(database).await).await?;
     match schema {
         Schema::Migrate => {
-            let applied = until_available(readiness, async || Ok(store.migrate().await?)).await?;
+            let applied = until_available(roles, async || Ok(store.migrate().await?)).await?;
             if !applied.is_empty() {
                 tracing::info!(migrations = applied.join(", "), "migrated the database");
             }
         }
         Schema::Expect => {
-            let found = until_available(readiness, async || Ok(store.check().await?)).await?;
+            let found = until_available(roles, async || Ok(store.check().await?)).await?;
             database::fits(&found.state)?;
         }
     }
@@ -116,7 +181,7 @@ async fn open_store(
 
 /// Repeats `operation` for as long as the database is away.
 async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
-    readiness: &Readiness,
+    roles: &[(Kind, Readiness)],
     operation: impl Fn() -> F,
 ) -> anyhow::Result<T> {
     let mut failures = 0;
@@ -137,7 +202,9 @@ async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
             failures,
             "the database is away; trying again"
         );
-        readiness.send_replace(Some("connecting to the database".to_owned()));
+        for (_, readiness) in roles {
+            readiness.send_replace(Some("connecting to the database".to_owned()));
+        }
         sleep(broker::backoff(failures)).await;
     }
 }
@@ -151,7 +218,7 @@ struct Probes {
 impl Probes {
     async fn start(
         address: Option<SocketAddr>,
-        readiness: watch::Receiver<Option<String>>,
+        roles: Vec<Role>,
         stopping: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
@@ -165,10 +232,7 @@ impl Probes {
         tracing::info!(%address, "serving /livez, /readyz and /metrics");
         let health = Health {
             metrics: health::install_recorder().context("cannot collect metrics")?,
-            roles: vec![Role {
-                name: "worker",
-                readiness,
-            }],
+            roles,
             stopping: stopping.clone(),
         };
         let serving = tokio::spawn(health::serve(listener, health, stop.clone()));

@@ -1,10 +1,10 @@
-//! `magnetite up`: all roles in one process. So far there is one, the worker.
+//! `magnetite up`: all roles in one process.
 
 use crate::configuration::Configuration;
 
-use super::role::{self, Schema};
+use super::role::{self, Kind, Schema};
 
 /// Runs until a signal comes.
 pub(super) async fn run(configuration: &Configuration) -> anyhow::Result<()> {
-    role::run(configuration, Schema::Migrate).await
+    role::run(configuration, Schema::Migrate, &[Kind::Worker, Kind::Recorder]).await
 }

@@ -3,9 +3,9 @@
 
 use crate::configuration::Configuration;
 
-use super::role::{self, Schema};
+use super::role::{self, Kind, Schema};
 
 /// Runs until a signal comes.
 pub(super) async fn run(configuration: &Configuration) -> anyhow::Result<()> {
-    role::run(configuration, Schema::Expect).await
+    role::run(configuration, Schema::Expect, &[Kind::Worker]).await
 }

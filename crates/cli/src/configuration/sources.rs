@@ -227,9 +227,21 @@ fn text_variables(
 /// Whether a variable is meant to configure us. With `__` it is. With a section's name but single `_` it is a
 /// mistake, unless it looks like what Kubernetes sets for a service called `magnetite-...`. Others are not ours.
 fn is_ours(name: &str) -> bool {
-    const SECTIONS: [&str; 11] = [
-        "broker", "database", "retry", "worker", "fanout", "defer", "shutdown", "registry", "egress",
-        "health", "log",
+    const SECTIONS: [&str; 14] = [
+        "broker",
+        "database",
+        "retry",
+        "worker",
+        "fanout",
+        "defer",
+        "shutdown",
+        "registry",
+        "journal",
+        "retention",
+        "endpoints",
+        "egress",
+        "health",
+        "log",
     ];
     let Some(rest) = name.strip_prefix(PREFIX) else {
         return false;

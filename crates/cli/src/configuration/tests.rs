@@ -61,6 +61,7 @@ fn every_key_is_documented_with_its_line() {
         broker(&mut reader),
         database(&mut reader),
         worker(&mut reader),
+        recorder(&mut reader),
         egress(&mut reader),
     );
     let _ = (
@@ -82,6 +83,7 @@ fn the_defaults_are_those_of_the_design() {
         "sqlite:///home/m/.local/state/magnetite/magnetite.db"
     );
     assert_eq!(defaults.worker, worker::Config::default());
+    assert_eq!(defaults.recorder, recorder::Config::default());
     assert_eq!(defaults.worker.schedule, Schedule::default());
     assert_eq!(defaults.health_listen, Some("127.0.0.1:8085".parse().unwrap()));
     let of_egress = defaults.egress.config().unwrap();

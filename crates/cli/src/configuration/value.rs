@@ -23,6 +23,14 @@ fn text(value: &ValueKind) -> Result<&str, String> {
     }
 }
 
+pub(super) fn boolean(value: &ValueKind) -> Result<bool, String> {
+    match value {
+        ValueKind::Boolean(boolean) => Ok(*boolean),
+        ValueKind::String(text) => text.parse().map_err(|_| "expected true or false".to_owned()),
+        _ => Err("expected true or false".to_owned()),
+    }
+}
+
 /// A list, or its elements in one text with commas between them.
 fn list(value: &ValueKind) -> Result<Vec<&str>, String> {
     match value {

@@ -140,8 +140,9 @@ pub struct Late {
 const SUM_EVENTS: &str = "SELECT COUNT(*) AS events, COALESCE(CAST(SUM(matched) AS BIGINT), 0) AS matched FROM events \
     WHERE received_ms >= $1 AND received_ms < $2";
 
-const COUNT_DELIVERIES: &str = "SELECT CASE WHEN run = 0 THEN 0 ELSE 1 END AS resent, state, COUNT(*) AS deliveries \
-    FROM deliveries WHERE created_ms >= $1 AND created_ms < $2 GROUP BY CASE WHEN run = 0 THEN 0 ELSE 1 END, state";
+const COUNT_DELIVERIES: &str = "SELECT resent, state, COUNT(*) AS deliveries FROM \
+    (SELECT CAST(CASE WHEN run = 0 THEN 0 ELSE 1 END AS BIGINT) AS resent, state FROM deliveries \
+    WHERE created_ms >= $1 AND created_ms < $2) runs GROUP BY resent, state";
 
 /// Suspects are found by what was recorded near the window, two ranges of indexes that are joined; then each of them is compared
 /// with all there is.

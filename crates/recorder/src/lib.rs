@@ -1,0 +1,193 @@
+//! The recorder: from the journal's queue to the store.
+//!
+//! ```text
+//! [journal]  -> entry -> write -> ack       every event, every attempt
+//! [dead]     -> entry -> write -> ack       what was given up, with its event, so that it can be sent again
+//! [rejected] -> entry -> write -> ack       what nobody could read, as it came
+//!                        upkeep             retention, endpoints that fail for days, operations to tell of
+//! ```
+//!
+//! Workers publish what happened in batches; `entry` reads them, `write` gathers what has arrived, writes it in one
+//! transaction and acks. While one transaction is under way the next gathers.
+//!
+//! What survives a crash: what the broker holds. A message is acked after the commit, so what was written may come again,
+//! and batches of several workers come in any order. Neither matters: everything that is written merges (see
+//! [`webhook::journal`]). Any number of recorders may run.
+//!
+//! Invariants:
+//! - A message is acked after what it says was committed, never before.
+//! - While the database is away nothing is acked and nothing is dropped: the queues hold it.
+//! - A message that cannot be read or written is set aside among the rejected ones, with the reason; the others go on.
+//! - Memory is bounded by the prefetch of the three queues.
+//!
+//! Deliberately absent: any influence on deliveries. A recorder that is down for a day costs a lagging journal.
+
+mod config;
+mod entry;
+mod write;
+mod upkeep;
+
+use std::sync::Arc;
+
+use broker::{Incoming, Link, Publisher, Topology, Unsettled};
+use store::Store;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+use entry::Source;
+
+/// What a recorder works with.
+#[derive(Debug)]
+pub struct Deps {
+    /// The broker to consume from.
+    pub broker: broker::Config,
+    /// What has to be on it.
+    pub topology: Topology,
+    /// Where the journal is kept; its schema must be up to date.
+    pub store: Store,
+    /// Told what the recorder waits for; `None` once it consumes.
+    pub readiness: watch::Sender<Option<String>>,
+}
+
+/// Why a recorder cannot work at all. Faults that can pass (broker or database away) are waited for instead.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A part of the recorder ended by itself: a bug. Nothing is lost, the broker hands out again what was not acked.
+    #[error("the recorder's {0} ended unexpectedly, see the panic above; restart the recorder")]
+    Ended(&'static str),
+}
+
+const SOURCES: [Source; 3] = [Source::Journal, Source::Dead, Source::Rejected];
+
+/// Records until `stop` is cancelled, and then commits what it has taken, hands back the rest, and returns.
+///
+/// Waits, with a line in the log, for a database or broker that is away.
+///
+/// # Errors
+/// Only what waiting cannot mend.
+pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<(), Error> {
+    let Deps {
+        broker,
+        topology,
+        store,
+        readiness,
+    } = deps;
+    readiness.send_replace(Some("connecting to the broker".to_owned()));
+    let links = CancellationToken::new();
+    let consuming = Link::open(&broker, "magnetite recorder, consuming", links.clone());
+    let publishing = Link::open(&broker, "magnetite recorder, publishing", links.clone());
+    // Bounded by the prefetches, twice after a lost connection: the writer drops what the broker hands out again.
+    let (arrived, arrivals) = mpsc::unbounded_channel();
+    let (consumes, consumed) = watch::channel([false; SOURCES.len()]);
+    let consumes = Arc::new(consumes);
+    let mut consumers = [0, 1, 2].map(|index| {
+        let consumes = Arc::clone(&consumes);
+        let told = move |is_consumed| consumes.send_modify(|all| all[index] = is_consumed);
+        consume(
+            &consuming,
+            &topology,
+            SOURCES[index],
+            arrived.clone(),
+            &stop,
+            told,
+        )
+    });
+    drop((arrived, consumes));
+    let mut writing = tokio::spawn(write::run(
+        store.clone(),
+        topology.clone(),
+        arrivals,
+        stop.clone(),
+    ));
+    let upkeep = upkeep::Upkeep {
+        config,
+        publisher: Publisher::new(publishing, &broker),
+        topology,
+        store,
+    };
+    let upkeep = tokio::spawn(stop.clone().run_until_cancelled_owned(upkeep.run()));
+    let watching = tokio::spawn(watch_readiness(readiness, consumed));
+
+    let [journal, dead, rejected] = &mut consumers;
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        _ = &mut writing => return Err(Error::Ended("writer")),
+        _ = journal => return Err(Error::Ended("consumer of the journal")),
+        _ = dead => return Err(Error::Ended("consumer of dead letters")),
+        _ = rejected => return Err(Error::Ended("consumer of rejected messages")),
+    }
+    let mut unsettled = Vec::new();
+    for consumer in consumers {
+        unsettled.extend(consumer.await);
+    }
+    // It ends when everyone who could hand it a message has. A panic was logged, and the broker has what was not acked.
+    let _ = writing.await;
+    for handed_out in unsettled {
+        handed_out.settled().await;
+    }
+    let _ = upkeep.await;
+    links.cancel();
+    consuming.closed().await;
+    let _ = watching.await;
+    Ok(())
+}
+
+fn consume(
+    link: &Link,
+    topology: &Topology,
+    source: Source,
+    arrived: mpsc::UnboundedSender<(Source, Incoming)>,
+    stop: &CancellationToken,
+    told: impl Fn(bool) + Send + 'static,
+) -> JoinHandle<Unsettled> {
+    let (link, topology, stop) = (link.clone(), topology.clone(), stop.clone());
+    tokio::spawn(async move {
+        let queue = source.queue(&topology);
+        let take = |incoming| {
+            // An error says that the writer ended by a panic; then nothing is acked any more.
+            let _ = arrived.send((source, incoming));
+        };
+        broker::consume(&link, &topology, &queue, source.prefetch(), &stop, told, take).await
+    })
+}
+
+async fn watch_readiness(
+    readiness: watch::Sender<Option<String>>,
+    mut consumed: watch::Receiver<[bool; SOURCES.len()]>,
+) {
+    loop {
+        let consumes_all = consumed
+            .borrow_and_update()
+            .iter()
+            .all(|is_consumed| *is_consumed);
+        let waits_for =
+            (!consumes_all).then(|| "connecting to the broker, or declaring its queues".to_owned());
+        readiness.send_replace(waits_for);
+        // An error says that the consumers have ended, which is their last change.
+        if consumed.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_epoch.unwrap_or_default().as_millis() as u64
+}
+
+/// An error with its causes, on one line.
+fn display_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,135 @@
+//! What nobody publishes: old rows go, endpoints that fail for days are disabled, and what happened to endpoints is told.
+//!
+//! Every recorder does it; what two of them do at once is done once, or, of telling, twice under one id.
+
+use std::time::Duration;
+
+use broker::{Outgoing, PublishError, Publisher, Topology};
+use serde_json::json;
+use store::{OperationRow, Store};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use webhook::DisabledReason;
+
+use crate::{Config, display_chain, now_ms};
+
+pub(crate) struct Upkeep {
+    pub(crate) config: Config,
+    pub(crate) publisher: Publisher,
+    pub(crate) topology: Topology,
+    pub(crate) store: Store,
+}
+
+/// How soon the platform is told of an endpoint that was disabled.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Small against the hours and days that it is about.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
+/// Operations told at once.
+const TOLD_MAX: u32 = 100;
+/// Rows of each table that one transaction deletes: it holds its locks for milliseconds.
+const DELETED_MAX: u32 = 500;
+/// Between two such transactions, so that what is recorded meanwhile gets through.
+const DELETE_PAUSE: Duration = Duration::from_millis(50);
+
+impl Upkeep {
+    /// For ever.
+    pub(crate) async fn run(self) {
+        let (mut tell, mut sweep) = (interval(TELL_EVERY), interval(SWEEP_EVERY));
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let telling = async {
+            loop {
+                tell.tick().await;
+                log("tell of what happened to endpoints", self.tell().await);
+            }
+        };
+        let sweeping = async {
+            loop {
+                sweep.tick().await;
+                log("look for failing endpoints", self.disable_failing().await);
+                log("delete what is old", self.delete_expired().await);
+            }
+        };
+        tokio::join!(telling, sweeping);
+    }
+
+    /// Publishes the outbox. Nobody may have bound a queue: then nobody wants to know.
+    async fn tell(&self) -> Result<(), store::Error> {
+        let operations = self.store.operations(TOLD_MAX).await?;
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let messages: Vec<_> = operations
+            .iter()
+            .map(|operation| self.message(operation))
+            .collect();
+        let results = self.publisher.publish_all(&messages).await;
+        let mut told = Vec::new();
+        for (operation, result) in operations.into_iter().zip(results) {
+            match result {
+                Ok(()) | Err(PublishError::Unroutable { .. }) => told.push(operation.id),
+                Err(error) => tracing::warn!(
+                    operation.id,
+                    error = display_chain(&error),
+                    "cannot tell of an operation; trying again"
+                ),
+            }
+        }
+        self.store.delete_operations(&told).await
+    }
+
+    fn message(&self, operation: &OperationRow) -> Outgoing {
+        let json = json!({
+            "id": operation.id,
+            "kind": operation.kind,
+            "organization_id": operation.organization_id,
+            "endpoint_id": operation.endpoint_id,
+            "reason": operation.reason,
+            "at_ms": operation.at_ms,
+        });
+        let json = json.to_string().into_bytes();
+        Outgoing::operation(&self.topology, &operation.id, &operation.kind, json.into())
+    }
+
+    async fn disable_failing(&self) -> Result<(), store::Error> {
+        let now_ms = now_ms();
+        let recent_ms = now_ms.saturating_sub(10 * SWEEP_EVERY.as_millis() as u64);
+        let age_ms = self.config.failing_age.as_millis() as u64;
+        for (endpoint, since_ms) in self.store.failing_endpoints(recent_ms, age_ms, now_ms).await? {
+            let reason = DisabledReason::Failing;
+            let disabled = self
+                .store
+                .disable_endpoint_unless_changed(&endpoint.id, endpoint.version, reason, now_ms as i64)
+                .await?;
+            if disabled {
+                tracing::warn!(
+                    endpoint.id = %endpoint.id, since_ms,
+                    "every attempt at the endpoint failed for longer than endpoints.failing_age: it is disabled"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_expired(&self) -> Result<(), store::Error> {
+        let before_ms = now_ms().saturating_sub(self.config.retention_age.as_millis() as u64);
+        let mut deleted = 0;
+        loop {
+            match self.store.delete_expired(before_ms, DELETED_MAX).await? {
+                0 => break,
+                rows => deleted += rows,
+            }
+            sleep(DELETE_PAUSE).await;
+        }
+        if deleted > 0 {
+            metrics::counter!("magnetite_journal_deleted_rows_total").increment(deleted);
+            tracing::info!(deleted, "rows older than retention.age deleted");
+        }
+        Ok(())
+    }
+}
+
+fn log(what: &str, done: Result<(), store::Error>) {
+    if let Err(error) = done {
+        tracing::warn!(error = display_chain(&error), "cannot {what}; trying again later");
+    }
+}

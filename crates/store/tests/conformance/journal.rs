@@ -1,0 +1,13 @@
+//! The journal: what is written, in whichever order, and every question.
+
+mod samples;
+mod merging;
+mod events;
+mod deliveries;
+mod rejected;
+mod audit;
+mod resend;
+mod recover;
+mod health;
+mod retention;
+mod operations;
