@@ -26,7 +26,7 @@ use verdict::{Queues, Verdict};
 const SETTLE_FOR: Duration = Duration::from_secs(5);
 const SETTLE_POLL: Duration = Duration::from_millis(500);
 /// Every attempt is recorded within its timeout of 30 s, the commit and the recorder's own work.
-const IN_HAND: Duration = Duration::from_secs(90);
+pub(super) const IN_HAND: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Args)]
 #[command(

@@ -13,10 +13,10 @@ const COUNT_UNSENT: &str = "SELECT COUNT(*) AS unsent FROM deliveries d \
     WHERE d.requested_ms IS NOT NULL AND d.sent_ms IS NULL AND d.state = 0 AND d.attempts = 0 \
     AND d.updated_ms <= d.requested_ms";
 
-/// As [`Store::audit`] finds those that are late, if nothing was heard of them or is planned for them either.
+/// As [`Store::audit`] finds those that are late, if their next attempt is overdue as well.
 const DECLARE_LOST: &str = "UPDATE deliveries SET state = 2, reason = 'lost', next_ms = 0, updated_ms = $2 \
     WHERE id = $1 AND state = 0 AND (requested_ms IS NULL OR sent_ms IS NOT NULL) \
-    AND COALESCE(sent_ms, created_ms) < $3 AND updated_ms < $3 AND next_ms < $3";
+    AND COALESCE(sent_ms, created_ms) < $3 AND next_ms < $4";
 
 impl Store {
     /// How many requested runs were not sent yet, claimed or not: of one endpoint, of these ids, or of all. Whoever finds
@@ -47,14 +47,22 @@ impl Store {
         Ok(counted.into_iter().next().unwrap_or_default())
     }
 
-    /// Takes a delivery for lost that has been pending since before `before_ms` without a sign of life: it is dead, reason
-    /// `lost`, and can be sent again. Says whether it was one. Should it be delivered after all, that prevails.
+    /// Takes a delivery for lost that has been pending since before `late_ms` and whose next attempt was due before `due_ms`,
+    /// both in Unix milliseconds: it is dead, reason `lost`, and can be sent again. Says whether it was one. Should it be
+    /// delivered after all, that prevails.
     ///
     /// # Errors
     ///
     /// Only the database's.
-    pub async fn declare_lost(&self, id: &DeliveryId, before_ms: u64, now_ms: u64) -> Result<bool, Error> {
-        let arguments = [Argument::outside(id.as_str()), now_ms.into(), before_ms.into()];
+    pub async fn declare_lost(
+        &self,
+        id: &DeliveryId,
+        late_ms: u64,
+        due_ms: u64,
+        now_ms: u64,
+    ) -> Result<bool, Error> {
+        let times = [now_ms, late_ms, due_ms].map(Argument::from);
+        let arguments = [Argument::outside(id.as_str())].into_iter().chain(times);
         let update = Statement::with(DECLARE_LOST, arguments);
         let lost = self.execute(&Operation::DeclareLost(id.clone()), update).await?;
         Ok(lost > 0)

@@ -14,7 +14,7 @@ use super::bed::{Bed, on_both_databases};
 
 on_both_databases! {
     what_was_requested_is_unsent_until_it_is_marked,
-    a_delivery_is_lost_when_nothing_was_heard_of_it_and_only_then,
+    a_delivery_is_lost_when_it_is_late_and_overdue_and_only_then,
     what_was_taken_for_lost_and_is_delivered_after_all_is_delivered,
 }
 
@@ -115,15 +115,15 @@ async fn what_was_requested_is_unsent_until_it_is_marked(bed: Bed) {
     assert_eq!(store.unsent(None, None).await.unwrap(), 0);
 }
 
-async fn a_delivery_is_lost_when_nothing_was_heard_of_it_and_only_then(bed: Bed) {
+async fn a_delivery_is_lost_when_it_is_late_and_overdue_and_only_then(bed: Bed) {
     let (store, id) = with_a_delivery(&bed).await;
     let next_ms = RECEIVED_MS + 30_000;
     record(&store, attempt(500, Then::Retry { at_ms: next_ms })).await;
-    let lost = async |before_ms| store.declare_lost(&id, before_ms, LATER_MS).await.unwrap();
-    assert!(!lost(RECEIVED_MS).await, "it was just created");
-    assert!(!lost(next_ms).await, "its next attempt is not over");
-    assert!(lost(next_ms + 1).await);
-    assert!(!lost(next_ms + 1).await, "it is dead already");
+    let lost = async |late_ms, due_ms| store.declare_lost(&id, late_ms, due_ms, LATER_MS).await.unwrap();
+    assert!(!lost(RECEIVED_MS, LATER_MS).await, "it was just created");
+    assert!(!lost(LATER_MS, next_ms).await, "its next attempt is not overdue");
+    assert!(lost(RECEIVED_MS + 1, next_ms + 1).await);
+    assert!(!lost(LATER_MS, LATER_MS).await, "it is dead already");
     let row = store.delivery(&id).await.unwrap().unwrap();
     assert_eq!(
         (row.standing.state, row.standing.reason.as_str()),
@@ -134,7 +134,7 @@ async fn a_delivery_is_lost_when_nothing_was_heard_of_it_and_only_then(bed: Bed)
         panic!("what is lost can be sent again")
     };
     let lost = store
-        .declare_lost(&run, LATER_MS + 1, LATER_MS + 1)
+        .declare_lost(&run, LATER_MS + 1, LATER_MS + 1, LATER_MS + 1)
         .await
         .unwrap();
     assert!(!lost, "what was not sent cannot be lost");
@@ -144,7 +144,7 @@ async fn a_delivery_is_lost_when_nothing_was_heard_of_it_and_only_then(bed: Bed)
         .unwrap();
     assert!(
         store
-            .declare_lost(&run, LATER_MS + 1, LATER_MS + 1)
+            .declare_lost(&run, LATER_MS + 1, LATER_MS + 1, LATER_MS + 1)
             .await
             .unwrap()
     );
@@ -152,7 +152,12 @@ async fn a_delivery_is_lost_when_nothing_was_heard_of_it_and_only_then(bed: Bed)
 
 async fn what_was_taken_for_lost_and_is_delivered_after_all_is_delivered(bed: Bed) {
     let (store, id) = with_a_delivery(&bed).await;
-    assert!(store.declare_lost(&id, LATER_MS, LATER_MS).await.unwrap());
+    assert!(
+        store
+            .declare_lost(&id, LATER_MS, LATER_MS, LATER_MS)
+            .await
+            .unwrap()
+    );
     record(&store, attempt(204, Then::Delivered)).await;
     let row = store.delivery(&id).await.unwrap().unwrap();
     assert_eq!(
@@ -160,5 +165,10 @@ async fn what_was_taken_for_lost_and_is_delivered_after_all_is_delivered(bed: Be
         (DeliveryState::Delivered, "")
     );
     let unknown = DeliveryId::new("dlv_unknown");
-    assert!(!store.declare_lost(&unknown, LATER_MS, LATER_MS).await.unwrap());
+    assert!(
+        !store
+            .declare_lost(&unknown, LATER_MS, LATER_MS, LATER_MS)
+            .await
+            .unwrap()
+    );
 }

@@ -4,12 +4,10 @@ use serde_json::{Value, json};
 use store::{AttemptRow, DeliveryRow};
 use webhook::{CancelReason, DeadReason, Endpoint, Trigger, journal::DeliveryState};
 
-use crate::{moment, output::printable};
+use crate::{command::audit::IN_HAND, moment, output::printable};
 
 /// How much of a response is shown, in characters.
 const RESPONSE_CHARS_MAX: usize = 120;
-/// A delivery is in a worker's hands for less than this after its attempt was due.
-const IN_HAND_MS: u64 = 90_000;
 
 /// A delivery with its attempts, in the order in which they began.
 pub(in crate::command) struct Run {
@@ -120,7 +118,7 @@ impl Run {
         }
         let overdue_ms = around.now_ms - standing.next_ms;
         let overdue = moment::span(overdue_ms);
-        if overdue_ms < IN_HAND_MS {
+        if overdue_ms < IN_HAND.as_millis() as u64 {
             return format!(
                 "attempt {number} is due since {overdue}{put_off}: being made, or not recorded yet"
             );

@@ -1,3 +1,4 @@
+use store::{Findings, Late, Unbalanced, Unrecorded};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::Gap};
 
 use super::*;
