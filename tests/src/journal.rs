@@ -40,7 +40,8 @@ impl Audit {
     pub fn assert_settled(&self) {
         assert!(self.balances, "{self:#?}");
         assert_eq!(self.number("/deliveries/pending"), 0, "{self:#?}");
-        let ended = ["delivered", "dead", "cancelled"].map(|state| self.number(&format!("/deliveries/{state}")));
+        let ended =
+            ["delivered", "dead", "cancelled"].map(|state| self.number(&format!("/deliveries/{state}")));
         assert_eq!(self.number("/matched"), ended.iter().sum::<u64>(), "{self:#?}");
     }
 }

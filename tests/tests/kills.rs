@@ -8,7 +8,8 @@
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Answer, Installation, Ledger, Load, Node, Receipt, Receiver, Request, Role, chance, report, scaled, wait_until,
+    Answer, Installation, Ledger, Load, Node, Receipt, Receiver, Request, Role, chance, report, scaled,
+    wait_until,
 };
 use serde_json::Value;
 

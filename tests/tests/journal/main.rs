@@ -1,0 +1,15 @@
+//! The journal: what it says is true, what it cannot say it names, and everything that failed can be sent again.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test ends at the first surprise"
+)]
+
+mod gaps;
+mod recorder;
+mod audits;
+
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_mins(3);
