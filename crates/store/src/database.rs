@@ -45,9 +45,10 @@ const SQLITE_READERS_MAX: u32 = 4;
 const POSTGRES_CONNECTIONS_MAX: u32 = 8;
 
 /// Bounds that PostgreSQL keeps itself. The last one ends the transaction of a client that vanished from the network
-/// while it held the registry's lock: nobody could write until TCP gave up.
+/// while it held the registry's lock: nobody could write until TCP gave up. And no compilation of plans: an audit of
+/// 100,000 attempts takes 150 ms without, and 200 ms more with it.
 const POSTGRES_SESSION: &str = "SET lock_timeout = '10s'; SET statement_timeout = '15s'; \
-    SET idle_in_transaction_session_timeout = '15s'";
+    SET idle_in_transaction_session_timeout = '15s'; SET jit = off";
 
 /// The differences between the two databases.
 pub(crate) struct Dialect {
