@@ -96,7 +96,8 @@ start_worker() {
     say "magnetite up consumes"
 }
 
-consuming() { [[ $(grep -c ' consuming' "$dir/up.log") -ge 2 ]]; }
+# Three queues of the worker, three of the recorder.
+consuming() { [[ $(grep -c ' consuming' "$dir/up.log") -ge 6 ]]; }
 
 # endpoint NAME EVENTS FAIL [SECRET]: registers an endpoint and starts its receiver.
 endpoint() {
@@ -179,6 +180,9 @@ bodies() { sed 's/.*"body"://' "$dir/$1.requests" | sort -u | wc -l; }
 
 all_verified() { ! grep -q '"verified":false' "$dir/$1.requests"; }
 none_verified() { ! grep -q '"verified":true' "$dir/$1.requests"; }
+# How many attempts the journal has of an endpoint's delivery.
+recorded() { field attempt_count "$("$binary" delivery list --endpoint "$(cat "$dir/$1.id")" --json)"; }
+balances() { "$binary" audit >/dev/null; }
 none_accepted() { ! grep -q '"status":200' "$dir/$1.requests"; }
 is() { [[ $1 -eq $2 ]]; }
 
@@ -208,6 +212,8 @@ check() {
     expect "  and is disabled" gone_is_disabled
     expect "the receiver with the wrong secret refused every request" none_verified wrong
     expect "  and none of them counts as delivered" none_accepted wrong
+    expect "the journal knows of the failing endpoint's four attempts" is "$(recorded failing)" 4
+    expect "the books balance: what matched was delivered, is dead or stands in a queue" balances
     for name in healthy failing gone; do expect "every signature at $name is good" all_verified "$name"; done
 }
 

@@ -202,18 +202,8 @@ async fn a_message_that_comes_back_to_the_worker_that_settled_it_is_not_posted_a
     .await;
     receiver.release();
     let amqp = installation.connect().await;
-    wait_for("the message is acked", SOON, || async {
-        let unacked = node.ctl(&["list_queues", "-q", "messages"]).await;
-        if unacked
-            .lines()
-            .all(|line| line.trim() == "0" || line == "messages")
-        {
-            Ok(())
-        } else {
-            Err(unacked)
-        }
-    })
-    .await;
+    node.wait_for_empty(&format!("{}.events", installation.prefix()), SOON)
+        .await;
     assert_eq!(receiver.count(), 1, "the endpoint was asked once");
     amqp.publish(&[event("org_1", "after")]).await;
     wait_until("deliveries go on", SOON, || receiver.count() == 2).await;

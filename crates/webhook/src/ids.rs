@@ -95,11 +95,12 @@ impl EndpointId {
 impl AttemptId {
     /// The id of an attempt that began at `began_ms`, from 10 random bytes.
     pub fn generate(began_ms: u64, random: [u8; 10]) -> Self {
-        Self::new(format!(
-            "att_{:012x}{}",
-            began_ms & 0xffff_ffff_ffff,
-            hex::encode(random)
-        ))
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&began_ms.to_be_bytes()[2..]);
+        bytes[6..].copy_from_slice(&random);
+        let mut id = *b"att_00000000000000000000000000000000";
+        hex::encode_to_slice(bytes, &mut id[4..]).expect("two digits for each byte");
+        Self::new(std::str::from_utf8(&id).expect("hexadecimal digits are ASCII"))
     }
 
     /// No attempt that began at `began_ms` or later has an id that comes before it.

@@ -1,16 +1,16 @@
 //! Who was considered for an event, in one compact field.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{Disabled, DisabledReason, Endpoint, EndpointId, Event, Mismatch};
 
-/// The endpoints of an event's organization when it was fanned out, and why each got the event or did not.
+/// The endpoints of an event's organization when it was fanned out, and why each got the event or did not; sorted by id.
 ///
 /// As text, one word for each endpoint: `ep_1:matched ep_2:project ep_3:event_type ep_4:disabled.gone.1703123456789`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Considered(BTreeMap<EndpointId, Verdict>);
+pub struct Considered(Vec<(EndpointId, Verdict)>);
 
 /// Why an endpoint got an event, or did not. Ordered: the later one wins when an event was fanned out more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,17 +51,10 @@ impl Verdict {
 }
 
 impl Considered {
-    /// Adds an endpoint; of two verdicts about one the later in [`Verdict`]'s order stays.
-    pub fn insert(&mut self, endpoint: EndpointId, verdict: Verdict) {
-        let known = self.0.entry(endpoint).or_insert(verdict);
-        *known = verdict.max(*known);
-    }
-
     /// Unites the two.
     pub fn merge(&mut self, other: Self) {
-        for (endpoint, verdict) in other.0 {
-            self.insert(endpoint, verdict);
-        }
+        self.0.extend(other.0);
+        self.sort();
     }
 
     /// Every endpoint with its verdict, by id.
@@ -71,7 +64,15 @@ impl Considered {
 
     /// What became of one endpoint.
     pub fn get(&self, endpoint: &EndpointId) -> Option<Verdict> {
-        self.0.get(endpoint).copied()
+        let found = self.0.binary_search_by(|(known, _)| known.cmp(endpoint));
+        found.ok().map(|at| self.0[at].1)
+    }
+
+    /// One verdict for each endpoint, by id.
+    fn sort(&mut self) {
+        self.0
+            .sort_unstable_by(|(one, verdict), (other, than)| one.cmp(other).then(than.cmp(verdict)));
+        self.0.dedup_by(|(later, _), (kept, _)| later == kept);
     }
 
     /// The endpoints that got the event.
@@ -84,10 +85,8 @@ impl Considered {
 
 impl FromIterator<(EndpointId, Verdict)> for Considered {
     fn from_iter<I: IntoIterator<Item = (EndpointId, Verdict)>>(verdicts: I) -> Self {
-        let mut considered = Self::default();
-        for (endpoint, verdict) in verdicts {
-            considered.insert(endpoint, verdict);
-        }
+        let mut considered = Self(verdicts.into_iter().collect());
+        considered.sort();
         considered
     }
 }
