@@ -1,7 +1,8 @@
 //! The last step of a message: what it came to is recorded, then the message is acked.
 //!
-//! Records of many messages make one batch, one message for the recorder. While one or two batches are being confirmed the next
-//! gathers, as in `settle`: an idle worker records at once, a busy one in batches, without a timer.
+//! Records of many messages make one batch, one message for the recorder. While a batch is being confirmed the next one gathers,
+//! as in `settle`: an idle worker records at once, a busy one in batches, without a timer. One at a time, so that they are few
+//! and large: what a batch costs the broker does not depend on its size alone.
 //!
 //! Recording holds up nothing. A batch that is not confirmed within [`RECORDED_MAX`] is dropped, its messages are acked, and
 //! what was dropped is counted: once the broker takes batches again, a gap says how many records are missing, and from when
@@ -13,7 +14,6 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use broker::{Link, Outgoing, PublishError, Publisher, Topology};
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use webhook::journal::{BATCH_BYTES_MAX, Batch, Gap, Record};
@@ -28,8 +28,6 @@ use crate::{
 const RECORDED_MAX: Duration = Duration::from_secs(2);
 /// After a batch was refused, how long records are dropped without another try.
 const SUSPENDED: Duration = Duration::from_secs(1);
-/// Batches being confirmed at once. Few: the more, the smaller each of them is.
-const PUBLISHING_MAX: usize = 2;
 /// A batch takes no further record from this size on. One more always fits: the largest record, an event of the largest size with
 /// as many endpoints as one record may name, is about 600 KiB.
 const BATCH_BYTES: usize = BATCH_BYTES_MAX / 4;
@@ -102,46 +100,42 @@ impl Journal {
         topology: Topology,
         recall: Arc<Recall>,
         worker: String,
-    ) -> Arc<Self> {
+    ) -> Self {
         let mut broker = broker.clone();
         broker.publish_timeout = RECORDED_MAX;
         broker.waits_out_alarms = false;
-        Arc::new(Self {
+        Self {
             publisher: Publisher::new(link.clone(), &broker),
             link,
             topology,
             recall,
             worker,
-        })
+        }
     }
 
     /// Records and acks what is submitted until every sender is gone and nothing is left.
-    pub(crate) async fn run(self: Arc<Self>, mut submitted: mpsc::Receiver<Settled>) {
-        let (mut waiting, mut publishing) = (Waiting::default(), JoinSet::new());
-        let mut open = true;
-        while open || !publishing.is_empty() || !waiting.settled.is_empty() {
+    pub(crate) async fn run(self, mut submitted: mpsc::Receiver<Settled>) {
+        let mut waiting = Waiting::default();
+        loop {
             tokio::select! {
-                // While no further batch can be published they gather in the channel, and wake nobody.
-                settled = submitted.recv(), if open && publishing.len() < PUBLISHING_MAX => match settled {
-                    Some(settled) => {
-                        waiting.settled.push_back(settled);
-                        while let Ok(settled) = submitted.try_recv() {
-                            waiting.settled.push_back(settled);
-                        }
-                    }
-                    None => open = false,
+                biased;
+                () = std::future::ready(()), if waiting.has_group() => {}
+                settled = submitted.recv() => match settled {
+                    Some(settled) => waiting.settled.push_back(settled),
+                    None => break,
                 },
-                Some(published) = publishing.join_next() => {
-                    waiting.published(published.expect("publishing a group neither panics nor is aborted"));
-                }
                 () = self.resumed(waiting.suspended), if waiting.suspended.is_some() => waiting.suspended = None,
+            }
+            while let Ok(settled) = submitted.try_recv() {
+                waiting.settled.push_back(settled);
             }
             if waiting.suspended.is_some() {
                 let dropped: Vec<_> = waiting.settled.drain(..).collect();
                 waiting.gap = self.dropped(waiting.gap.take(), &dropped);
-            }
-            while publishing.len() < PUBLISHING_MAX && waiting.has_group() {
-                publishing.spawn(Arc::clone(&self).publish(waiting.group()));
+            } else if waiting.has_group() {
+                // What is settled meanwhile gathers in the channel, and wakes nobody.
+                let published = self.publish(waiting.group()).await;
+                waiting.published(published);
             }
         }
         if let Some(Gap { count, .. }) = waiting.gap {
@@ -153,7 +147,7 @@ impl Journal {
     }
 
     /// Publishes a group's batches and acks its messages, whether or not they could be published.
-    async fn publish(self: Arc<Self>, group: Group) -> Published {
+    async fn publish(&self, group: Group) -> Published {
         let Group {
             settled,
             batches,

@@ -50,7 +50,11 @@ mod gone;
 use std::{sync::Arc, time::Duration};
 
 use broker::{Link, Publisher, Source, Topology, Unsettled};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::Config;
@@ -113,7 +117,7 @@ impl Context {
 
 const SOURCES: [Source; 3] = [Source::Events, Source::Due, Source::Held];
 
-/// Cancelling `stop` ends with the attempts in flight given up at the deadline; this is how long the rest may take.
+/// Cancelling `stop` ends with the attempts in flight given up at the deadline; this is how long the rest may take then.
 const LAST_COMMIT: Duration = Duration::from_millis(800);
 
 /// Delivers until `stop` is cancelled, and then shuts down: takes nothing new, hands back what was not begun, lets
@@ -232,7 +236,7 @@ async fn shut_down(
     committing: [JoinHandle<()>; 2],
     consumers: [JoinHandle<Unsettled>; 3],
 ) {
-    let deadline = context.config.shutdown_deadline;
+    let (began, deadline) = (Instant::now(), context.config.shutdown_deadline);
     tracing::info!(
         in_flight = intake.in_flight(),
         ?deadline,
@@ -264,7 +268,13 @@ async fn shut_down(
             handed_out.settled().await;
         }
     };
-    if timeout(LAST_COMMIT, committing).await.is_err() {
+    // A slow broker may have what is left of the deadline; one that is away is not waited for.
+    let left = if context.publishing.is_up() {
+        deadline.saturating_sub(began.elapsed()).max(LAST_COMMIT)
+    } else {
+        LAST_COMMIT
+    };
+    if timeout(left, committing).await.is_err() {
         tracing::warn!("not everything could be committed; the broker hands those messages out again");
     }
 }
