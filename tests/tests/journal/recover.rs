@@ -190,7 +190,7 @@ impl Outage {
             let place = seen.len();
             if seen.insert(lead) {
                 assert!(
-                    place.abs_diff(rank) <= 2 * window,
+                    place.abs_diff(rank) <= astray_max,
                     "{lead} came as number {place}"
                 );
             }
