@@ -8,7 +8,8 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
-        ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+        ConfirmSelectOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -89,6 +90,29 @@ impl Amqp {
             .basic_publish(exchange.as_str().into(), key.into(), options, body, properties)
             .await;
         published.unwrap().await.unwrap()
+    }
+
+    /// Binds a new queue `prefix.queue` to the exchange `prefix.exchange`, as the platform does. It ends with this connection.
+    pub async fn bind(&self, queue: &str, exchange: &str, key: &str) {
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..Default::default()
+        };
+        let [queue, exchange] = [queue, exchange].map(|name| format!("{}.{name}", self.prefix));
+        self.channel
+            .queue_declare(queue.as_str().into(), options, FieldTable::default())
+            .await
+            .unwrap();
+        self.channel
+            .queue_bind(
+                queue.as_str().into(),
+                exchange.as_str().into(),
+                key.into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
     }
 
     /// Messages that wait in the queue `prefix.name`.

@@ -43,6 +43,8 @@ pub struct Request {
 pub enum Answer {
     /// With this status and these headers.
     Status(u16, Vec<(&'static str, String)>),
+    /// With this status and this body.
+    Body(u16, &'static str),
     /// With this status, after this time.
     Late(Duration, u16),
     /// Not until [`Receiver::release`] is called, and then with 200.
@@ -110,7 +112,9 @@ impl Answer {
 
     fn is_accepting(&self) -> bool {
         match self {
-            Self::Status(status, _) | Self::Late(_, status) => (200..300).contains(status),
+            Self::Status(status, _) | Self::Body(status, _) | Self::Late(_, status) => {
+                (200..300).contains(status)
+            }
             Self::Hang => false,
         }
     }
@@ -329,6 +333,10 @@ async fn respond(
                 response = response.header(name, value);
             }
             response.body(Full::default()).unwrap()
+        }
+        Answer::Body(status, body) => {
+            let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
+            response.body(Full::from(body)).unwrap()
         }
         Answer::Late(after, status) => {
             tokio::time::sleep(after).await;

@@ -205,7 +205,7 @@ fn recorder(reader: &mut Reader) -> recorder::Config {
         retention_age: reader.read("retention.age", value::duration("1h", "3650d"), || {
             default.retention_age
         }),
-        failing_age: reader.read("endpoints.failing_age", value::duration("1m", "3650d"), || {
+        failing_age: reader.read("endpoints.failing_age", value::duration("1s", "3650d"), || {
             default.failing_age
         }),
     }

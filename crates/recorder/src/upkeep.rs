@@ -21,8 +21,10 @@ pub(crate) struct Upkeep {
 
 /// How soon the platform is told of an endpoint that was disabled.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// Small against the hours and days that it is about.
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
+/// Small against the hours and days that it is about. A shorter `failing_age` is looked for as often as it is long.
+const SWEEP_EVERY_MAX: Duration = Duration::from_mins(1);
+/// An endpoint that nothing was sent to for this long is left alone: it does not fail now.
+const FAILING_RECENTLY: Duration = Duration::from_mins(10);
 /// Operations told at once.
 const TOLD_MAX: u32 = 100;
 /// Rows of each table that one transaction deletes: it holds its locks for milliseconds.
@@ -33,7 +35,8 @@ const DELETE_PAUSE: Duration = Duration::from_millis(50);
 impl Upkeep {
     /// For ever.
     pub(crate) async fn run(self) {
-        let (mut tell, mut sweep) = (interval(TELL_EVERY), interval(SWEEP_EVERY));
+        let sweep_every = SWEEP_EVERY_MAX.min(self.config.failing_age);
+        let (mut tell, mut sweep) = (interval(TELL_EVERY), interval(sweep_every));
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let telling = async {
@@ -92,7 +95,7 @@ impl Upkeep {
 
     async fn disable_failing(&self) -> Result<(), store::Error> {
         let now_ms = now_ms();
-        let recent_ms = now_ms.saturating_sub(10 * SWEEP_EVERY.as_millis() as u64);
+        let recent_ms = now_ms.saturating_sub(FAILING_RECENTLY.as_millis() as u64);
         let age_ms = self.config.failing_age.as_millis() as u64;
         for (endpoint, since_ms) in self.store.failing_endpoints(recent_ms, age_ms, now_ms).await? {
             let reason = DisabledReason::Failing;

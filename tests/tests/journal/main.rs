@@ -8,6 +8,10 @@
 mod gaps;
 mod recorder;
 mod audits;
+mod story;
+mod again;
+mod recover;
+mod health;
 
 use std::time::Duration;
 
