@@ -19,8 +19,13 @@ mod event;
 #[path = "../bench/pace.rs"]
 mod pace;
 #[path = "../bench/process.rs"]
+#[allow(
+    dead_code,
+    reason = "the other benchmark profiles processes, and looks at their memory"
+)]
 mod process;
 #[path = "../bench/receiver.rs"]
+#[allow(dead_code, reason = "the other benchmark counts connections")]
 mod receiver;
 
 mod servers;
