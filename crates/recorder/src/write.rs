@@ -1,6 +1,6 @@
 //! The one writer: what has arrived is written together, then acked.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use broker::{AckHandle, Incoming, Topology};
 use store::{Rejected, Store};
@@ -128,9 +128,10 @@ impl Writer {
     async fn committed(&self, content: &Content, group: &[Arrived]) -> Result<bool, store::Error> {
         let mut failures = 0;
         loop {
+            let began = Instant::now();
             match self.store.record(&content.books, &content.rejected).await {
                 Ok(()) => {
-                    content.count();
+                    content.count(began.elapsed(), group.len());
                     return Ok(true);
                 }
                 Err(error) if error.is_unavailable() => {
@@ -154,8 +155,17 @@ impl Writer {
 }
 
 impl Content {
-    fn count(&self) {
+    fn count(&self, took: Duration, messages: usize) {
         let now_ms = now_ms();
+        metrics::histogram!("magnetite_recorder_commit_seconds").record(took);
+        tracing::debug!(
+            messages,
+            events = self.books.events.len(),
+            deliveries = self.books.deliveries.len(),
+            attempts = self.books.attempts.len(),
+            duration_us = took.as_micros() as u64,
+            "recorded"
+        );
         let lag = metrics::histogram!("magnetite_journal_lag_seconds");
         for ended_ms in &self.ended_ms {
             lag.record(Duration::from_millis(now_ms.saturating_sub(*ended_ms)));

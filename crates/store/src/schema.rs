@@ -125,6 +125,9 @@ impl Store {
                     SchemaState::Altered { altered } => return Err(Error::SchemaAltered { altered }.into()),
                 };
                 migrator.run_direct(None, &mut *tx, false).await?;
+                for statement in dialect.finish_migrations {
+                    sqlx::query(*statement).execute(&mut *tx).await?;
+                }
                 tx.commit().await?;
                 Ok::<_, Failure>(pending)
             }

@@ -82,15 +82,16 @@ const WORDS: [&str; 64] = [
 const WINDOW: usize = 256;
 
 pub(crate) fn body(number: usize) -> String {
-    let (timestamp, text) = (now_ms(), text(number));
+    let (timestamp, text) = (now_ms(), text(number, TEXT_BYTES));
     format!(
         r#"{BEFORE_NUMBER}{number:0NUMBER_DIGITS$}","timestamp":{timestamp},"organization_id":"{ORGANIZATION}","project_id":"proj_1","data":{{"lead_id":"lead_{number:0NUMBER_DIGITS$}","status":"completed","research_results":{{"company_info":"{text}"}},"generated_content":{{"contentLength":4521}},"completed_at":{timestamp}}}}}"#
     )
 }
 
-fn text(number: usize) -> String {
-    let (mut text, mut state) = (String::with_capacity(TEXT_BYTES + 16), number as u64);
-    while text.len() < TEXT_BYTES {
+/// So many bytes of words; another number, another order.
+pub(crate) fn text(number: usize, bytes: usize) -> String {
+    let (mut text, mut state) = (String::with_capacity(bytes + 16), number as u64);
+    while text.len() < bytes {
         // Knuth's multiplier; the upper bits are the random ones.
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -98,7 +99,7 @@ fn text(number: usize) -> String {
         text.push_str(WORDS[(state >> 58) as usize]);
         text.push(' ');
     }
-    text.truncate(TEXT_BYTES);
+    text.truncate(bytes);
     text
 }
 

@@ -19,6 +19,7 @@ mod raw;
 mod process;
 mod client;
 mod drain;
+mod pace;
 mod latency;
 
 use std::path::PathBuf;

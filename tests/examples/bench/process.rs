@@ -40,25 +40,24 @@ impl Process {
         let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
         assert!(sent.success(), "kill -TERM {pid}");
         // Nobody has waited for it yet, so its times can be read after its end.
-        wait_until("the client has ended", END_MAX, || self.stat()[0] == "Z").await;
-        let stat = self.stat();
-        let ticks: u32 = [11, 12]
-            .map(|at: usize| stat[at].parse::<u32>().unwrap())
-            .iter()
-            .sum();
+        wait_until("the client has ended", END_MAX, || stat(self.pid)[0] == "Z").await;
+        let cpu = times(&stat(self.pid), &[11, 12]);
         assert!(self.child.wait().await.unwrap().success(), "the client failed");
-        Cost {
-            cpu: TICK * ticks,
-            peak_bytes,
-        }
+        Cost { cpu, peak_bytes }
     }
+}
 
-    /// The fields from the state on (proc(5)): user time is the 12th, system time the 13th.
-    fn stat(&self) -> Vec<String> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
-        let (_, after_name) = stat.rsplit_once(')').unwrap();
-        after_name.split_whitespace().map(str::to_owned).collect()
-    }
+/// The fields from the state on (proc(5)): user time is the 12th, system time the 13th; then those of ended children.
+pub(crate) fn stat(pid: u32) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, after_name) = stat.rsplit_once(')').unwrap();
+    after_name.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The sum of fields that are times.
+pub(crate) fn times(stat: &[String], fields: &[usize]) -> Duration {
+    let ticks = fields.iter().map(|at| stat[*at].parse::<u32>().unwrap());
+    TICK * ticks.sum::<u32>()
 }
 
 /// This program.

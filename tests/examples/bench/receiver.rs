@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    pin::pin,
     process::Stdio,
     sync::{
         Arc,
@@ -112,9 +113,16 @@ pub(crate) async fn run(events: usize) {
         at_ns: (0..events).map(|_| AtomicU64::new(0)).collect(),
     });
     tokio::spawn(serve(listener, Arc::clone(&seen)));
-    seen.complete.notified().await;
-    println!("complete");
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await.unwrap();
+    let (mut stdin, mut nothing) = (tokio::io::stdin(), Vec::new());
+    let mut ended = pin!(stdin.read_to_end(&mut nothing));
+    let is_complete = tokio::select! {
+        _ = &mut ended => false,
+        () = seen.complete.notified() => true,
+    };
+    if is_complete {
+        println!("complete");
+        ended.await.unwrap();
+    }
     let at_ns: Vec<_> = seen.at_ns.iter().map(|at| at.load(Relaxed)).collect();
     let (requests, connections) = (seen.requests.load(Relaxed), seen.connections.load(Relaxed));
     println!(

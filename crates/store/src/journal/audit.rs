@@ -151,7 +151,7 @@ const FIND_UNBALANCED: &str = "WITH counted AS MATERIALIZED ( \
     WHERE run = 0 AND created_ms >= $3 AND created_ms < $4 GROUP BY event_id, organization_id \
     ), near AS MATERIALIZED ( \
     SELECT id, organization_id, received_ms, matched FROM events WHERE received_ms >= $3 AND received_ms < $4 \
-    ), suspects AS ( \
+    ), suspects AS MATERIALIZED ( \
     SELECT n.id, n.organization_id, n.received_ms, n.matched FROM near n \
     LEFT JOIN counted c ON c.event_id = n.id AND c.organization_id = n.organization_id \
     WHERE n.received_ms >= $1 AND n.received_ms < $2 AND n.matched <> COALESCE(c.deliveries, 0) \
@@ -159,26 +159,23 @@ const FIND_UNBALANCED: &str = "WITH counted AS MATERIALIZED ( \
     SELECT c.event_id, c.organization_id, c.created_ms, NULL FROM counted c \
     LEFT JOIN near n ON n.id = c.event_id AND n.organization_id = c.organization_id \
     WHERE n.id IS NULL AND c.created_ms >= $1 AND c.created_ms < $2 \
-    AND NOT EXISTS (SELECT 1 FROM events e WHERE e.id = c.event_id AND e.organization_id = c.organization_id) \
     ), found AS ( \
     SELECT s.*, (SELECT COUNT(*) FROM deliveries d WHERE d.event_id = s.id AND d.organization_id = s.organization_id \
-    AND d.run = 0) AS deliveries FROM suspects s) \
+    AND d.run = 0) AS deliveries, (SELECT COUNT(*) FROM events e WHERE e.id = s.id \
+    AND e.organization_id = s.organization_id) AS events FROM suspects s) \
     SELECT id, organization_id, received_ms AS at_ms, matched, deliveries, COUNT(*) OVER () AS total FROM found \
-    WHERE matched IS NULL OR matched <> deliveries ORDER BY received_ms, id LIMIT $5";
+    WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5";
 
-/// Likewise. Most deliveries have one attempt: whether it is there is one join. The others' attempts are counted by their
-/// numbers: one that was made again, because a worker died, has two rows.
+/// Likewise. Most deliveries have one attempt: whether the last one is there is one join. The others' attempts are counted by
+/// their numbers: one that was made again, because a worker died, has two rows.
 const FIND_UNRECORDED: &str = "WITH suspects AS MATERIALIZED ( \
-    SELECT d.id, d.endpoint_id, d.created_ms, d.attempts FROM deliveries d \
-    WHERE d.created_ms >= $1 AND d.created_ms < $2 AND d.attempts = 1 \
-    AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.delivery_id = d.id AND a.id >= $3 AND a.id < $4) \
-    UNION ALL \
-    SELECT d.id, d.endpoint_id, d.created_ms, d.attempts FROM deliveries d \
-    WHERE d.created_ms >= $1 AND d.created_ms < $2 AND d.attempts > 1 \
+    SELECT DISTINCT d.id, d.created_ms, d.attempts FROM deliveries d \
+    LEFT JOIN attempts a ON a.delivery_id = d.id AND a.number = d.attempts AND a.id >= $3 AND a.id < $4 \
+    WHERE d.created_ms >= $1 AND d.created_ms < $2 AND d.attempts > 0 AND (a.id IS NULL OR d.attempts > 1) \
     ), found AS ( \
     SELECT s.*, (SELECT COUNT(DISTINCT a.number) FROM attempts a WHERE a.delivery_id = s.id) AS recorded FROM suspects s) \
-    SELECT id, endpoint_id, created_ms AS at_ms, attempts, recorded, COUNT(*) OVER () AS total FROM found \
-    WHERE attempts > recorded ORDER BY created_ms, id LIMIT $5";
+    SELECT id, (SELECT d.endpoint_id FROM deliveries d WHERE d.id = f.id) AS endpoint_id, created_ms AS at_ms, attempts, \
+    recorded, COUNT(*) OVER () AS total FROM found f WHERE attempts > recorded ORDER BY created_ms, id LIMIT $5";
 
 const FIND_LATE: &str = "SELECT d.id, d.organization_id, d.event_id, d.endpoint_id, d.created_ms AS at_ms, d.next_ms, \
     COUNT(*) OVER () AS total FROM deliveries d WHERE d.state = 0 AND d.state <> 3 AND d.created_ms >= $1 AND d.created_ms < $2 \
@@ -226,6 +223,9 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_snapshot).await?;
+                for statement in dialect.prepare_joins {
+                    sqlx::query(*statement).execute(&mut *tx).await?;
+                }
                 let gaps = fetch_all!(tx, window.gaps(), read_gap);
                 let mut audit = Audit::default();
                 let mut marks = [0, 0];

@@ -1,0 +1,80 @@
+//! Events at a steady pace, whatever becomes of earlier ones.
+
+use std::{
+    ops::Range,
+    pin::pin,
+    thread,
+    time::{Duration, Instant},
+};
+
+use e2e::Amqp;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::sync::mpsc;
+
+use crate::{event, receiver::now_ns};
+
+/// What was published.
+pub(crate) struct Paced {
+    begin_ns: u64,
+    interval: Duration,
+    pub(crate) numbers: Range<usize>,
+}
+
+impl Paced {
+    /// When an event was to be published, in Unix nanoseconds.
+    pub(crate) fn due_ns(&self, number: usize) -> u64 {
+        let since_begin = self.interval.as_nanos() as u64 * (number - self.numbers.start) as u64;
+        self.begin_ns + since_begin
+    }
+}
+
+/// Publishes the events of these numbers, or as many of them as are due before `stop`, and waits for their confirms.
+pub(crate) async fn publish(
+    amqp: &Amqp,
+    numbers: Range<usize>,
+    per_second: usize,
+    stop: impl Future<Output = ()>,
+) -> Paced {
+    let interval = Duration::from_secs(1) / per_second as u32;
+    let (begin_ns, mut due) = pace(numbers.clone(), interval);
+    let (mut publishing, mut end, mut stop) = (FuturesUnordered::new(), numbers.start, pin!(stop));
+    loop {
+        tokio::select! {
+            number = due.recv() => match number {
+                Some(number) => {
+                    publishing.push(event::publish(amqp, number));
+                    end = number + 1;
+                }
+                None => break,
+            },
+            Some(()) = publishing.next() => {}
+            () = &mut stop => break,
+        }
+    }
+    while publishing.next().await.is_some() {}
+    Paced {
+        begin_ns,
+        interval,
+        numbers: numbers.start..end,
+    }
+}
+
+/// When it began, and the numbers of events, each when it is due.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the pace is what is measured against, and the runtime's timers have a grain of a millisecond"
+)]
+fn pace(numbers: Range<usize>, interval: Duration) -> (u64, mpsc::UnboundedReceiver<usize>) {
+    let (tell, due) = mpsc::unbounded_channel();
+    let (begin, begin_ns) = (Instant::now(), now_ns());
+    thread::spawn(move || {
+        for (place, number) in numbers.enumerate() {
+            let at = begin + interval * place as u32;
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            if tell.send(number).is_err() {
+                return;
+            }
+        }
+    });
+    (begin_ns, due)
+}

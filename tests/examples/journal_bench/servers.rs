@@ -1,0 +1,69 @@
+//! RabbitMQ and PostgreSQL: who they are, and what they cost.
+
+use std::{fs, time::Duration};
+
+use e2e::{Installation, shared_broker};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use crate::process;
+
+pub(crate) struct Servers {
+    postgres_url: String,
+    postgres_pid: u32,
+    broker_pid: Option<u32>,
+}
+
+impl Servers {
+    /// Panics unless PostgreSQL runs on this machine and is this program's to do with as it likes.
+    pub(crate) async fn find(broker_pid: Option<u32>) -> Self {
+        let postgres_url = std::env::var("MAGNETITE_TEST_POSTGRES_URL")
+            .expect("MAGNETITE_TEST_POSTGRES_URL is set by tests/journal-bench.sh");
+        let mut connection = PgConnection::connect(&postgres_url).await.unwrap();
+        let file: String = sqlx::query_scalar("SELECT pg_read_file('postmaster.pid')")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        let postgres_pid = file.lines().next().unwrap().parse().unwrap();
+        Self {
+            postgres_url,
+            postgres_pid,
+            broker_pid,
+        }
+    }
+
+    /// A new and empty database.
+    pub(crate) async fn database(&self, name: &str) -> String {
+        let mut connection = PgConnection::connect(&self.postgres_url).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let (server, _) = self.postgres_url.rsplit_once('/').unwrap();
+        format!("{server}/{name}")
+    }
+
+    /// With this database, migrated.
+    pub(crate) async fn installation(&self, name: &str, database_url: &str) -> Installation {
+        let settings = [("MAGNETITE_DATABASE__URL", database_url)];
+        let delays_ms = [1000, 2000, 4000, 8000, 16000, 30000];
+        Installation::with(name, &shared_broker(), &delays_ms, &settings).await
+    }
+
+    /// Processor time of PostgreSQL so far.
+    pub(crate) fn postgres_cpu(&self) -> Duration {
+        cpu_of_tree(self.postgres_pid)
+    }
+
+    /// Processor time of RabbitMQ so far.
+    pub(crate) fn broker_cpu(&self) -> Option<Duration> {
+        self.broker_pid.map(cpu_of_tree)
+    }
+}
+
+/// Of a process, of the children it has, and of those that have ended.
+fn cpu_of_tree(pid: u32) -> Duration {
+    let own = process::times(&process::stat(pid), &[11, 12, 13, 14]);
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let children = children.split_whitespace().map(|child| child.parse().unwrap());
+    own + children.map(cpu_of_tree).sum::<Duration>()
+}
