@@ -74,6 +74,9 @@ impl Writer {
             .into_iter()
             .filter(|arrived| arrived.ack.is_live())
             .collect();
+        if group.is_empty() {
+            return;
+        }
         let entries = group
             .iter()
             .map(|arrived| Entry::read(arrived.source, &arrived.message, &self.topology));

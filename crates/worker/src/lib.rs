@@ -53,7 +53,7 @@ use broker::{Link, Publisher, Source, Topology, Unsettled};
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -119,6 +119,10 @@ const SOURCES: [Source; 3] = [Source::Events, Source::Due, Source::Held];
 
 /// Cancelling `stop` ends with the attempts in flight given up at the deadline; this is how long the rest may take then.
 const LAST_COMMIT: Duration = Duration::from_millis(800);
+/// How long the channels stay open after the last ack was written. RabbitMQ holds acks back while more than 32 commands of a channel
+/// are under way to a quorum queue, and forgets what it holds when the channel is closed; a busy one was seen to hand out
+/// hundreds of acked messages again. Nothing says when it is through.
+const ACKS_TAKEN: Duration = Duration::from_millis(200);
 
 /// Delivers until `stop` is cancelled, and then shuts down: takes nothing new, hands back what was not begun, lets
 /// attempts in flight end until [`Config::shutdown_deadline`], puts the rest off uncharged, commits, and returns.
@@ -267,6 +271,7 @@ async fn shut_down(
         for handed_out in unsettled {
             handed_out.settled().await;
         }
+        sleep(ACKS_TAKEN).await;
     };
     // A slow broker may have what is left of the deadline; one that is away is not waited for.
     let left = if context.publishing.is_up() {
