@@ -22,7 +22,7 @@ pub(crate) struct Lag {
     per_second: usize,
     events: usize,
     receipt_ms: [f64; 3],
-    lag_ms: Vec<f64>,
+    stored_ms: Vec<f64>,
     commit_ms: [f64; 3],
     /// Messages in the journal's queue when the last event was published.
     queued: u32,
@@ -67,7 +67,7 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Lag {
         "the journal's queue"
     );
     let now = [servers.postgres_cpu(), servers.broker_cpu().unwrap_or_default()];
-    let servers_cpu = [now[0] - servers_cpu[0], now[1] - servers_cpu[1]];
+    let servers_cpu = [0, 1].map(|server: usize| now[server].saturating_sub(servers_cpu[server]));
 
     let worker = worker.end().await;
     let (recorder, mut commit_ms) = recorder.end().await;
@@ -76,7 +76,7 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Lag {
     balance(&installation, events).await;
     installation.delete().await;
     let due_ms = (paced.due_ns(warm_up) / 1_000_000) as i64;
-    let lag_ms = sqlx::query_scalar(SELECT_LAG)
+    let stored_ms = sqlx::query_scalar(SELECT_LAG)
         .bind(due_ms)
         .fetch_one(&mut database);
     let arrived = receipts.at_ns.iter().enumerate().skip(warm_up);
@@ -89,7 +89,7 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Lag {
         per_second: options.per_second,
         events: receipt_ms.len(),
         receipt_ms: percentiles(&mut receipt_ms),
-        lag_ms: lag_ms.await.unwrap(),
+        stored_ms: stored_ms.await.unwrap(),
         commit_ms: percentiles(&mut commit_ms),
         queued,
         stored_after,
@@ -145,7 +145,7 @@ impl fmt::Display for Lag {
         writeln!(f, "|---|---|---|---|")?;
         for (what, [p50, p99, max]) in [
             ("publish to receipt", self.receipt_ms),
-            ("end of attempt to commit", self.lag_ms[..].try_into().unwrap()),
+            ("end of attempt to commit", self.stored_ms[..].try_into().unwrap()),
             ("a commit of the recorder", self.commit_ms),
         ] {
             writeln!(f, "| {what} | {p50:.1} | {p99:.1} | {max:.1} |")?;
