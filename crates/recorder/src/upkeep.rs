@@ -112,13 +112,13 @@ impl Upkeep {
 
     async fn delete_expired(&self) -> Result<(), store::Error> {
         let before_ms = now_ms().saturating_sub(self.config.retention_age.as_millis() as u64);
-        let mut deleted = 0;
-        loop {
-            match self.store.delete_expired(before_ms, DELETED_MAX).await? {
-                0 => break,
-                rows => deleted += rows,
+        let (mut from_ms, mut deleted) = (0, 0);
+        while from_ms < before_ms {
+            let expired = self.store.delete_expired(from_ms, before_ms, DELETED_MAX).await?;
+            (from_ms, deleted) = (expired.until_ms, deleted + expired.rows);
+            if from_ms < before_ms {
+                sleep(DELETE_PAUSE).await;
             }
-            sleep(DELETE_PAUSE).await;
         }
         if deleted > 0 {
             metrics::counter!("magnetite_journal_deleted_rows_total").increment(deleted);

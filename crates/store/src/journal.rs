@@ -38,3 +38,4 @@ pub use operations::OperationRow;
 pub use recover::{RecoverState, Recoverable};
 pub use rejected::{Rejected, RejectedCursor};
 pub use resend::{Claimed, Refusal, Requested};
+pub use retention::Expired;

@@ -86,8 +86,8 @@ pub use endpoint::{EndpointChange, Lookup, NewEndpoint};
 pub use error::{Cause, Error, Operation};
 pub use journal::{
     AttemptRow, Audit, AuditLimits, Claimed, DeliveryCursor, DeliveryFilter, DeliveryRow, EventCursor,
-    EventFilter, EventRow, FINDINGS_MAX, Findings, Health, Late, OperationRow, RecoverState, Recoverable,
-    Refusal, Rejected, RejectedCursor, Requested, StateCounts, Unbalanced, Unrecorded,
+    EventFilter, EventRow, Expired, FINDINGS_MAX, Findings, Health, Late, OperationRow, RecoverState,
+    Recoverable, Refusal, Rejected, RejectedCursor, Requested, StateCounts, Unbalanced, Unrecorded,
 };
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Snapshot};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};

@@ -1,44 +1,91 @@
-//! What is too old goes, in chunks.
+//! What is too old goes, one slice of time after the other.
 
 use webhook::AttemptId;
 
-use crate::{Error, Operation, Store, statement::Statement};
+use crate::{
+    Error, Operation, Store,
+    statement::{Argument, Statement},
+};
 
-const DELETE_ATTEMPTS: &str =
-    "DELETE FROM attempts WHERE id IN (SELECT id FROM attempts WHERE id < $1 ORDER BY id LIMIT $2)";
+/// What a call has deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// How many rows.
+    pub rows: u64,
+    /// What is older than this is gone, in Unix milliseconds.
+    pub until_ms: u64,
+}
 
-const DELETE_DELIVERIES: &str = "DELETE FROM deliveries WHERE id IN \
-    (SELECT id FROM deliveries WHERE created_ms < $1 AND state <> 0 ORDER BY created_ms, id LIMIT $2)";
+/// Where a slice ends, and how it is deleted. The bounds are ids of attempts, times elsewhere.
+struct Table {
+    find_end: &'static str,
+    delete: &'static str,
+    bound: fn(u64) -> Argument<'static>,
+}
 
-/// The last: an event stays as long as one of its deliveries does, and be it a resend of yesterday.
-const DELETE_EVENTS: &str = "DELETE FROM events WHERE (id, organization_id) IN \
-    (SELECT e.id, e.organization_id FROM events e WHERE e.received_ms < $1 AND NOT EXISTS (SELECT 1 FROM deliveries d \
-    WHERE d.event_id = e.id AND d.organization_id = e.organization_id) ORDER BY e.received_ms, e.id LIMIT $2)";
-
-const DELETE_REJECTED: &str = "DELETE FROM rejected WHERE id IN \
-    (SELECT id FROM rejected WHERE rejected_ms < $1 ORDER BY rejected_ms, id LIMIT $2)";
-
-const DELETE_GAPS: &str = "DELETE FROM gaps WHERE (worker, from_ms) IN \
-    (SELECT worker, from_ms FROM gaps WHERE until_ms < $1 ORDER BY worker, from_ms LIMIT $2)";
+/// Events come after deliveries: one stays as long as one of its deliveries does, and be it a resend of yesterday. They are counted,
+/// not joined: what is joined PostgreSQL may take for a reason to read all deliveries for each slice.
+const TABLES: [Table; 5] = [
+    Table {
+        find_end: "SELECT began_ms AS at_ms FROM attempts WHERE id >= $1 AND id < $2 ORDER BY id LIMIT 1 OFFSET $3",
+        delete: "DELETE FROM attempts WHERE id >= $1 AND id < $2",
+        bound: |at_ms| AttemptId::first_at(at_ms).as_str().to_owned().into(),
+    },
+    Table {
+        find_end: "SELECT created_ms AS at_ms FROM deliveries WHERE created_ms >= $1 AND created_ms < $2 \
+            ORDER BY created_ms LIMIT 1 OFFSET $3",
+        delete: "DELETE FROM deliveries WHERE created_ms >= $1 AND created_ms < $2 AND state <> 0",
+        bound: |at_ms| at_ms.into(),
+    },
+    Table {
+        find_end: "SELECT received_ms AS at_ms FROM events WHERE received_ms >= $1 AND received_ms < $2 \
+            ORDER BY received_ms LIMIT 1 OFFSET $3",
+        delete: "DELETE FROM events WHERE received_ms >= $1 AND received_ms < $2 AND 0 = (SELECT COUNT(*) FROM deliveries d \
+            WHERE d.event_id = events.id AND d.organization_id = events.organization_id)",
+        bound: |at_ms| at_ms.into(),
+    },
+    Table {
+        find_end: "SELECT rejected_ms AS at_ms FROM rejected WHERE rejected_ms >= $1 AND rejected_ms < $2 \
+            ORDER BY rejected_ms LIMIT 1 OFFSET $3",
+        delete: "DELETE FROM rejected WHERE rejected_ms >= $1 AND rejected_ms < $2",
+        bound: |at_ms| at_ms.into(),
+    },
+    Table {
+        find_end: "SELECT until_ms AS at_ms FROM gaps WHERE until_ms >= $1 AND until_ms < $2 \
+            ORDER BY until_ms LIMIT 1 OFFSET $3",
+        delete: "DELETE FROM gaps WHERE until_ms >= $1 AND until_ms < $2",
+        bound: |at_ms| at_ms.into(),
+    },
+];
 
 impl Store {
-    /// Deletes at most `chunk` each of the attempts, deliveries, events, rejected messages and gaps that are older than
-    /// `before_ms`, and returns how many there were. Each table is a transaction of its own, so that recorders wait for none
-    /// for long: repeat it until it returns 0.
+    /// Deletes the attempts, deliveries, events, rejected messages and gaps from `from_ms` on that are older than `before_ms`, but only
+    /// the first slice of that time, in which no table has more than `chunk` rows, not counting those of its last millisecond.
+    /// Each table is a transaction of its own, so that recorders wait for none for long: go on from
+    /// [`until_ms`](Expired::until_ms) until it is `before_ms`. What is deleted already is not looked at again.
     ///
     /// Pending deliveries stay, however old, and so do the events of all deliveries that stay.
     ///
     /// # Errors
     ///
     /// Only the database's; what was deleted before is gone.
-    pub async fn delete_expired(&self, before_ms: u64, chunk: u32) -> Result<u64, Error> {
-        let first_kept = AttemptId::first_at(before_ms);
-        let attempts = Statement::with(DELETE_ATTEMPTS, [first_kept.as_str().into(), chunk.into()]);
-        let mut deleted = self.execute(&Operation::DeleteExpired, attempts).await?;
-        for sql in [DELETE_DELIVERIES, DELETE_EVENTS, DELETE_REJECTED, DELETE_GAPS] {
-            let delete = Statement::with(sql, [before_ms.into(), chunk.into()]);
-            deleted += self.execute(&Operation::DeleteExpired, delete).await?;
+    pub async fn delete_expired(&self, from_ms: u64, before_ms: u64, chunk: u32) -> Result<Expired, Error> {
+        let mut until_ms = before_ms;
+        for Table { find_end, bound, .. } in &TABLES {
+            let arguments = [bound(from_ms), bound(until_ms), chunk.saturating_sub(1).into()];
+            let found = Statement::with(find_end, arguments);
+            for end_ms in self
+                .fetch(&Operation::DeleteExpired, found, |row| row.number::<u64>("at_ms"))
+                .await?
+            {
+                until_ms = until_ms.min(end_ms + 1);
+            }
         }
-        Ok(deleted)
+        let mut rows = 0;
+        for Table { delete, bound, .. } in &TABLES {
+            let delete = Statement::with(delete, [bound(from_ms), bound(until_ms)]);
+            rows += self.execute(&Operation::DeleteExpired, delete).await?;
+        }
+        Ok(Expired { rows, until_ms })
     }
 }

@@ -1,6 +1,6 @@
 //! What is too old goes, in chunks; what is under way stays.
 
-use store::Rejected;
+use store::{Rejected, Store};
 use webhook::journal::{Record, Then};
 
 use super::{
@@ -43,13 +43,7 @@ async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
         .collect();
     store.record(&books(records), &rejected).await.unwrap();
 
-    let mut deleted = Vec::new();
-    loop {
-        match store.delete_expired(T, 4).await.unwrap() {
-            0 => break,
-            rows => deleted.push(rows),
-        }
-    }
+    let deleted = expire(&store, T, 4).await;
     assert!(deleted.iter().all(|rows| *rows <= 5 * 4), "{deleted:?}");
     assert_eq!(deleted.iter().sum::<u64>(), 50);
     for table in ["events", "deliveries", "attempts", "rejected", "gaps"] {
@@ -62,6 +56,17 @@ async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
     assert_eq!(store.event(&evt(9), None).await.unwrap(), []);
     assert_eq!(store.event(&evt(10), None).await.unwrap().len(), 1);
     assert!(store.rejected_message("rej_10").await.unwrap().is_some());
+}
+
+/// How many rows went with each slice.
+async fn expire(store: &Store, before_ms: u64, chunk: u32) -> Vec<u64> {
+    let (mut from_ms, mut deleted) = (0, Vec::new());
+    while from_ms < before_ms {
+        let expired = store.delete_expired(from_ms, before_ms, chunk).await.unwrap();
+        assert!(expired.until_ms > from_ms && expired.until_ms <= before_ms);
+        (from_ms, deleted) = (expired.until_ms, [deleted, vec![expired.rows]].concat());
+    }
+    deleted
 }
 
 fn bytes() -> bytes::Bytes {
@@ -80,7 +85,7 @@ async fn a_pending_delivery_stays_with_its_event(bed: Bed) {
         ],
     )
     .await;
-    while store.delete_expired(T + MINUTE, 2).await.unwrap() > 0 {}
+    expire(&store, T + MINUTE, 2).await;
     assert_eq!(store.event(&evt(1), None).await.unwrap().len(), 1);
     assert_eq!(store.delivery(&dlv(1, 1, 0)).await.unwrap(), None);
     assert!(store.delivery(&dlv(1, 2, 0)).await.unwrap().is_some());
@@ -98,9 +103,9 @@ async fn an_event_stays_as_long_as_a_resend_of_it(bed: Bed) {
         .await
         .unwrap();
     record(&store, [died(&event(1), 1, 1, T + 6 * MINUTE)]).await;
-    while store.delete_expired(T + MINUTE, 9).await.unwrap() > 0 {}
+    expire(&store, T + MINUTE, 9).await;
     assert_eq!(store.delivery(&dlv(1, 1, 0)).await.unwrap(), None);
     assert_eq!(store.event(&evt(1), None).await.unwrap().len(), 1);
-    while store.delete_expired(T + 9 * MINUTE, 9).await.unwrap() > 0 {}
+    expire(&store, T + 9 * MINUTE, 9).await;
     assert_eq!(store.event(&evt(1), None).await.unwrap(), []);
 }
