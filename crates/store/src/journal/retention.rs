@@ -4,7 +4,6 @@ use webhook::AttemptId;
 
 use crate::{
     Error, Operation, Store,
-    columns::Columns,
     statement::{Argument, Statement},
 };
 
