@@ -5,6 +5,7 @@ use std::{
     fs,
     path::PathBuf,
     process::{Output, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,8 @@ pub struct Installation {
     settings: Vec<(String, String)>,
     delays_ms: Vec<u64>,
     amqp: Amqp,
+    /// What nobody is to find in clear.
+    secrets: Mutex<Vec<String>>,
 }
 
 /// A running role; killed when dropped.
@@ -42,6 +45,9 @@ pub struct Endpoint {
     /// Its secret.
     pub secret: String,
 }
+
+/// What secrets in PostgreSQL are sealed with.
+const SEALING_KEY: &str = "mgsk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 const READY: Duration = Duration::from_secs(30);
 
@@ -78,6 +84,10 @@ impl Installation {
         let mut delays_ms = delays_ms.to_vec();
         delays_ms.sort_unstable();
         delays_ms.dedup();
+        // SQLite brings its own.
+        if settings.iter().any(|(key, _)| key == "MAGNETITE_DATABASE__URL") {
+            settings.push(("MAGNETITE_SECRETS__KEYS".to_owned(), SEALING_KEY.to_owned()));
+        }
         let amqp = Amqp::connect(broker_url, &prefix).await;
         let this = Self {
             directory,
@@ -86,6 +96,7 @@ impl Installation {
             settings,
             delays_ms,
             amqp,
+            secrets: Mutex::default(),
         };
         this.cli_ok(&["migrate"]).await;
         this.cli_ok(&["topology", "declare"]).await;
@@ -212,6 +223,7 @@ impl Installation {
         arguments.extend(more);
         let printed: Value = serde_json::from_str(&self.cli_ok(&arguments).await).unwrap();
         let text = |key: &str| printed[key].as_str().unwrap().to_owned();
+        self.secrets.lock().unwrap().push(text("secret"));
         Endpoint {
             id: text("id"),
             secret: text("secret"),
@@ -227,6 +239,16 @@ impl Installation {
     /// runner shows when the test fails.
     pub async fn worker(&self) -> Role {
         let role = self.start("worker");
+        role.wait_until_ready().await;
+        role
+    }
+
+    /// The same, with its log in a file of the installation's directory.
+    pub async fn logged_worker(&self, name: &str) -> Role {
+        let log = fs::File::create(self.directory().join(name)).unwrap();
+        let mut command = self.command(&["worker"]);
+        command.env("MAGNETITE_LOG__FILTER", "trace").stderr(log);
+        let role = Role::start(command);
         role.wait_until_ready().await;
         role
     }
@@ -312,8 +334,35 @@ impl Installation {
         }
     }
 
-    /// Deletes what the installation has on the broker.
+    /// Panics when a file of this installation, of the database and of whatever was put into its directory, but for the key's own,
+    /// has a secret of an endpoint, a part of it, or the key in it.
+    pub fn assert_nothing_in_clear(&self) {
+        let mut secrets = self.secrets.lock().unwrap().clone();
+        let mut files = Vec::new();
+        for entry in fs::read_dir(self.directory.path()).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension() {
+                Some(extension) if extension == "key" => {
+                    secrets.push(fs::read_to_string(&path).unwrap().trim().to_owned());
+                }
+                Some(extension) if extension == "secret" => {}
+                _ if path.is_file() => files.push(path),
+                _ => {}
+            }
+        }
+        for path in files {
+            let bytes = fs::read(&path).unwrap();
+            for secret in &secrets {
+                let (_, encoded) = secret.split_once('_').expect("secrets and keys have a prefix");
+                let found = memchr::memmem::find(&bytes, encoded.as_bytes()).is_some();
+                assert!(!found, "{} has a secret in it", path.display());
+            }
+        }
+    }
+
+    /// Deletes what the installation has on the broker, after a last look for secrets.
     pub async fn delete(self) {
+        self.assert_nothing_in_clear();
         self.amqp.delete(&self.delays_ms).await;
     }
 

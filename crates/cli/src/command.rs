@@ -13,6 +13,7 @@ mod audit;
 mod listen;
 mod topology;
 mod migrate;
+mod secrets;
 mod doctor;
 mod given;
 mod listing;
@@ -71,6 +72,8 @@ enum Command {
     Topology(topology::Arguments),
     /// Bring the database's tables up to date
     Migrate,
+    /// The keys that endpoints' secrets are sealed with in the database
+    Secrets(secrets::Arguments),
     /// Check configuration, broker, database and limits, and say how to fix what is wrong
     Doctor(doctor::Arguments),
 }
@@ -95,6 +98,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         );
         return listen::run(arguments).await;
     }
+    // Its key is to go into the configuration.
+    if let Command::Secrets(arguments) = &command
+        && arguments.makes_key()
+    {
+        return secrets::new_key();
+    }
     let configuration = Configuration::load(config.as_deref())?;
     let is_role = matches!(command, Command::Up | Command::Worker | Command::Recorder);
     telemetry::start(
@@ -113,6 +122,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,
+        Command::Secrets(_) => secrets::reseal(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
         Command::Listen(_) => unreachable!("it was run above"),
     }

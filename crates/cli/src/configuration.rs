@@ -20,6 +20,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use store::SealingKey;
 use webhook::Schedule;
 
 use sources::Reader;
@@ -50,6 +51,8 @@ pub(crate) struct Database {
     pub(crate) url: String,
     /// Where the URL stands.
     pub(crate) place: Place,
+    /// What secrets are sealed with; none for the key beside SQLite's file.
+    pub(crate) keys: Vec<SealingKey>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -152,7 +155,8 @@ fn database(reader: &mut Reader) -> Database {
              sqlite:///var/lib/magnetite/magnetite.db",
         );
     }
-    Database { url, place }
+    let keys = reader.read("secrets.keys", value::sealing_keys, Vec::new);
+    Database { url, place, keys }
 }
 
 /// The specification of `XDG_STATE_HOME` has relative paths ignored.

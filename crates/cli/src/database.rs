@@ -5,17 +5,21 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, bail};
 use store::{SchemaState, Store};
 
-use crate::configuration::{Database, Problems};
+use crate::configuration::{Database, Place, Problems};
 
 const MIGRATE: &str = "run `magnetite migrate` (`magnetite up` does it by itself)";
 
 /// Connects once. A URL that the store cannot read is a bad configuration.
 pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
-    match Store::connect(&database.url).await {
+    match Store::connect(&database.url, &database.keys).await {
         Ok(store) => Ok(store),
         Err(error @ (store::Error::BadUrl(_) | store::Error::BadPostgresUrl(_))) => {
             let detail = format!("expected a URL that can be read: {error}");
             Err(Problems::one("database.url", database.place.clone(), detail).into())
+        }
+        Err(error @ store::Error::NoSealingKey) => {
+            let detail = format!("expected a key: {error}");
+            Err(Problems::one("secrets.keys", Place::Default, detail).into())
         }
         Err(error) => Err(error).context(format!(
             "the database cannot be opened; check database.url (from {})",

@@ -6,9 +6,9 @@ mod write;
 use signature::Secret;
 use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId, Subscription};
 
-use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection};
+use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, sealing::Owner};
 use row::{Row, columns, decode, is_deleted};
-use write::{Announcement, DELETE, DISABLE, DISABLE_UNLESS_CHANGED, ENABLE, INSERT, UPDATE, Write};
+use write::{Announcement, DELETE, DISABLE, DISABLE_UNLESS_CHANGED, ENABLE, INSERT, ROTATE_SECRET, UPDATE, Write};
 
 /// What a new endpoint is made of; the rest is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,11 +84,15 @@ impl Store {
             new.project_id.as_ref().map(ProjectId::as_str).into(),
             new.url.as_str().into(),
             subscription.as_str().into(),
-            new.secret.expose().into(),
         ];
+        let owner = Owner {
+            organization: &new.organization_id,
+            endpoint: &id,
+        };
         let write = Write {
             sql: INSERT,
             arguments,
+            secret: Some((&new.secret, owner)),
             growth: 1,
             announcement: None,
         };
@@ -126,11 +130,66 @@ impl Store {
         let write = Write {
             sql: UPDATE,
             arguments,
+            secret: None,
             growth: 0,
             announcement: None,
         };
         self.write_existing(id, &Operation::UpdateEndpoint(id.clone()), write, decode)
             .await
+    }
+
+    /// Replaces the secret. The old one stays valid until `overlap_until_ms`, in Unix milliseconds; without, it is void at once, and so
+    /// is the one before, whose time may still run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::RotationOpen`] when there is to be an overlap and the last one has
+    /// not ended: the receiver may have any of three secrets then, and a request is tried with two.
+    pub async fn rotate_secret(
+        &self,
+        id: &EndpointId,
+        secret: &Secret,
+        overlap_until_ms: Option<i64>,
+        now_ms: i64,
+    ) -> Result<Endpoint, Error> {
+        let Lookup::Found(Endpoint { organization_id, .. }) = self.endpoint(id).await? else {
+            return Err(Error::EndpointNotFound { id: id.clone() });
+        };
+        let owner = Owner {
+            organization: &organization_id,
+            endpoint: id,
+        };
+        let write = Write {
+            sql: ROTATE_SECRET,
+            arguments: vec![
+                id.into(),
+                now_ms.into(),
+                overlap_until_ms.unwrap_or_default().into(),
+            ],
+            secret: Some((secret, owner)),
+            growth: 0,
+            announcement: None,
+        };
+        let rotated = self
+            .write(&Operation::RotateSecret(id.clone()), write, decode)
+            .await?;
+        match rotated {
+            Some(rotated) => Ok(rotated),
+            None => Err(self.not_rotated(id).await?),
+        }
+    }
+
+    async fn not_rotated(&self, id: &EndpointId) -> Result<Error, Error> {
+        Ok(match self.endpoint(id).await? {
+            Lookup::Found(Endpoint {
+                previous: Some(previous),
+                ..
+            }) => Error::RotationOpen {
+                id: id.clone(),
+                until_ms: previous.until_ms,
+            },
+            _ => Error::EndpointNotFound { id: id.clone() },
+        })
     }
 
     /// Resumes deliveries. Enabling an enabled endpoint changes only its version.
@@ -142,6 +201,7 @@ impl Store {
         let write = Write {
             sql: ENABLE,
             arguments: vec![id.into(), now_ms.into()],
+            secret: None,
             growth: 0,
             announcement: None,
         };
@@ -164,6 +224,7 @@ impl Store {
         let write = Write {
             sql: DISABLE,
             arguments,
+            secret: None,
             growth: 0,
             announcement: Some(Announcement {
                 id,
@@ -200,6 +261,7 @@ impl Store {
         let write = Write {
             sql: DISABLE_UNLESS_CHANGED,
             arguments,
+            secret: None,
             growth: 0,
             announcement: Some(Announcement {
                 id,
@@ -209,7 +271,7 @@ impl Store {
             }),
         };
         let disabled = self
-            .write(&Operation::DisableEndpoint(id.clone()), write, |_| Ok(()))
+            .write(&Operation::DisableEndpoint(id.clone()), write, |_, _| Ok(()))
             .await?;
         Ok(disabled.is_some())
     }
@@ -223,10 +285,11 @@ impl Store {
         let write = Write {
             sql: DELETE,
             arguments: vec![id.into(), now_ms.into()],
+            secret: None,
             growth: -1,
             announcement: None,
         };
-        self.write_existing(id, &Operation::DeleteEndpoint(id.clone()), write, |_| Ok(()))
+        self.write_existing(id, &Operation::DeleteEndpoint(id.clone()), write, |_, _| Ok(()))
             .await
     }
 
@@ -252,7 +315,7 @@ impl Store {
         match row {
             None => Ok(Lookup::Unknown),
             Some(row) if is_deleted(&row) => Ok(Lookup::Deleted),
-            Some(row) => decode(row).map(Lookup::Found),
+            Some(row) => decode(row, &self.keyring).map(Lookup::Found),
         }
     }
 
@@ -289,6 +352,6 @@ impl Store {
                 Ok(query.fetch_all(connection).await?)
             }
         )?;
-        rows.into_iter().map(decode).collect()
+        rows.into_iter().map(|row| decode(row, &self.keyring)).collect()
     }
 }

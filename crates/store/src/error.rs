@@ -22,6 +22,10 @@ pub enum Operation {
     EnableEndpoint(EndpointId),
     /// [`Store::disable_endpoint`](crate::Store::disable_endpoint) and its careful sibling.
     DisableEndpoint(EndpointId),
+    /// [`Store::rotate_secret`](crate::Store::rotate_secret).
+    RotateSecret(EndpointId),
+    /// [`Store::reseal_secrets`](crate::Store::reseal_secrets).
+    Reseal,
     /// [`Store::delete_endpoint`](crate::Store::delete_endpoint).
     DeleteEndpoint(EndpointId),
     /// [`Store::endpoint`](crate::Store::endpoint).
@@ -89,6 +93,8 @@ impl fmt::Display for Operation {
             Self::UpdateEndpoint(id) => write!(f, "update endpoint {id}"),
             Self::EnableEndpoint(id) => write!(f, "enable endpoint {id}"),
             Self::DisableEndpoint(id) => write!(f, "disable endpoint {id}"),
+            Self::RotateSecret(id) => write!(f, "rotate the secret of endpoint {id}"),
+            Self::Reseal => f.write_str("seal the secrets anew"),
             Self::DeleteEndpoint(id) => write!(f, "delete endpoint {id}"),
             Self::LookUpEndpoint(id) => write!(f, "look up endpoint {id}"),
             Self::ListEndpoints => f.write_str("list endpoints"),
@@ -139,6 +145,26 @@ pub enum Error {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// The file with the key that seals secrets could not be made or read.
+    #[error("could not use the key that secrets are sealed with, {}", path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// On a server, secrets are not sealed with a key of this host's alone.
+    #[error("secrets in a database server need one, the same for every process; `magnetite secrets new-key` prints one")]
+    NoSealingKey,
+    /// A secret is sealed, or is to be sealed, with a key that this process was not given.
+    #[error("secrets are sealed with key {key}, which is not in {place}: add it there; without it they are lost")]
+    SealingKeyMissing {
+        /// The key's id.
+        key: String,
+        /// Where this process's keys are from.
+        place: String,
     },
     /// SQLite's write-ahead log is refused where the file is: network filesystems cannot do it.
     #[error("the database file {} is in journal mode {mode}, not wal: put it on a local disk", path.display())]
@@ -199,6 +225,16 @@ pub enum Error {
     EndpointNotFound {
         /// The id asked for.
         id: EndpointId,
+    },
+    /// The secret before the last rotation is still valid.
+    #[error(
+        "endpoint {id} was rotated already, and its old secret is valid until {until_ms} (Unix milliseconds): wait, or void it now"
+    )]
+    RotationOpen {
+        /// Which endpoint.
+        id: EndpointId,
+        /// Until when, in Unix milliseconds.
+        until_ms: i64,
     },
     /// There is, or was, an endpoint with the id of the new one.
     #[error("endpoint {id} exists already")]

@@ -20,6 +20,10 @@
 //! others. What is to be sent again is [requested](Store::request_resends), [claimed](Store::claim_requested), published, and
 //! [marked as sent](Store::mark_sent). [`Store::delete_expired`] deletes what is too old.
 //!
+//! **Secrets.** What signs requests is sealed with a key that is not in the database, for its endpoint alone. Which of the configured keys
+//! seals stands in the table `registry`, so that all processes agree. Who reads an endpoint opens its secret: without the key that
+//! is [`Error::SealingKeyMissing`], also of [`Store::load_registry`], since an endpoint that cannot be read would get nothing.
+//!
 //! **Operations.** A transaction that disables an endpoint also writes a row that says so. Whoever publishes it deletes the row
 //! afterwards: the platform is told at least once, under one id.
 //!
@@ -62,10 +66,9 @@
 //!
 //! # Deliberately absent
 //!
-//! - Encryption of secrets: they must be had in clear to sign. SQLite's file is made for its owner alone (mode 600, its
-//!   directory 700); on PostgreSQL that is the operator's.
+//! - A key in the database: secrets are sealed with keys that are elsewhere. Who has both has the secrets.
 //! - Foreign keys in the journal: an attempt may be recorded before its event, or without it.
-//! - A clock and a random source: ids and times are arguments.
+//! - A clock, and a random source but for nonces: ids and times are arguments.
 //! - Whether a URL may be reached, or a value is of a sensible length: whoever accepts it decides.
 //! - Retries: [`Error::is_unavailable`] tells the caller whether one can help.
 
@@ -75,6 +78,7 @@ mod database;
 mod statement;
 mod columns;
 mod schema;
+mod sealing;
 mod endpoint;
 mod registry;
 mod journal;
@@ -90,15 +94,18 @@ pub use journal::{
     Recoverable, Refusal, Rejected, RejectedCursor, Requested, StateCounts, Unbalanced, Unrecorded,
 };
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Snapshot};
+pub use sealing::{BadSealingKey, SealingKey};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 
 use address::Address;
 use database::Database;
+use sealing::{Keyring, local_key};
 
 /// A handle to the database. Cheap to clone; all clones share the connections.
 #[derive(Clone)]
 pub struct Store {
     database: Database,
+    keyring: Keyring,
     /// Where the database is, without user or password.
     address: String,
 }
@@ -111,18 +118,31 @@ impl Store {
     /// - `postgres://user:password@host:5432/database?sslmode=verify-full`, or `postgresql://`: with the parameters of
     ///   libpq that sqlx knows. Without `sslmode`, TLS is used if the server offers it, and nobody is verified.
     ///
+    /// `keys` seal and open the endpoints' secrets; see [`SealingKey`]. The first one seals where none has sealed yet. Without any, SQLite
+    /// has one in a file of its own beside the database's, `magnetite.db.key`, which is made when it is missing.
+    ///
     /// One connection is made before this returns, so that a wrong address or password is known at once; later ones
     /// are made when needed, at most as many as the pool holds.
     ///
     /// # Errors
     ///
-    /// When the URL cannot be read, the file cannot be made or the server does not answer within [`CONNECT_TIMEOUT`].
+    /// When the URL cannot be read, a file cannot be made, the server does not answer within [`CONNECT_TIMEOUT`], or PostgreSQL is given
+    /// no key.
     /// No error shows the password.
-    pub async fn connect(url: &str) -> Result<Self, Error> {
+    pub async fn connect(url: &str, keys: &[SealingKey]) -> Result<Self, Error> {
         let address = Address::parse(url)?;
         let database = Database::connect(&address).await?;
+        let keyring = match (&address, keys) {
+            (Address::Sqlite(path), []) => {
+                let (key, place) = local_key(path)?;
+                Keyring::new(&[key], place.display().to_string())
+            }
+            (Address::Postgres(_), []) => return Err(Error::NoSealingKey),
+            (_, keys) => Keyring::new(keys, "secrets.keys".to_owned()),
+        };
         Ok(Self {
             database,
+            keyring,
             address: address.to_string(),
         })
     }

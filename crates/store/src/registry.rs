@@ -9,6 +9,7 @@ use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
     endpoint::row::{Row, columns, decode, id_of, is_deleted, version_of},
+    sealing::Keyring,
 };
 
 /// The most endpoints there can be, all organizations together: every worker holds them all in memory, at about 1 KiB each.
@@ -86,7 +87,7 @@ impl Store {
         if rows.len() > ENDPOINTS_MAX as usize {
             return Err(Error::TooManyEndpoints);
         }
-        let (endpoints, unreadable) = decode_each(rows);
+        let (endpoints, unreadable) = decode_each(rows, &self.keyring)?;
         Ok(Snapshot {
             version,
             endpoints,
@@ -116,7 +117,7 @@ impl Store {
             _ => newest,
         };
         let (deleted, kept): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_deleted);
-        let (endpoints, unreadable) = decode_each(kept);
+        let (endpoints, unreadable) = decode_each(kept, &self.keyring)?;
         Ok(Changes {
             version,
             endpoints,
@@ -153,12 +154,14 @@ impl Store {
 }
 
 /// Reads each row for itself: one that a newer version wrote, or somebody by hand, must not hide the others.
-fn decode_each(rows: Vec<Row>) -> (Vec<Endpoint>, Vec<EndpointId>) {
+fn decode_each(rows: Vec<Row>, keyring: &Keyring) -> Result<(Vec<Endpoint>, Vec<EndpointId>), Error> {
     let (mut endpoints, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         let id = EndpointId::new(row.0.as_str());
-        match decode(row) {
+        match decode(row, keyring) {
             Ok(endpoint) => endpoints.push(endpoint),
+            // Not the row's fault, and most likely true of many.
+            Err(error @ Error::SealingKeyMissing { .. }) => return Err(error),
             Err(error) => {
                 tracing::error!(
                     endpoint.id = %id, %error, cause = error.source().map(ToString::to_string),
@@ -168,5 +171,5 @@ fn decode_each(rows: Vec<Row>) -> (Vec<Endpoint>, Vec<EndpointId>) {
             }
         }
     }
-    (endpoints, unreadable)
+    Ok((endpoints, unreadable))
 }

@@ -7,7 +7,7 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
 };
 
-use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, error::Failure};
+use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, error::Failure, sealing::seal_plain};
 
 /// How long [`Store::migrate`] waits for another process that is migrating; on SQLite only 10 s, the wait of every write.
 pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
@@ -16,9 +16,14 @@ pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 const MIGRATE_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// Number, name and statements of every migration, in their order. Once released, none is ever changed.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "endpoints", include_str!("../migrations/0001_endpoints.sql")),
     (2, "journal", include_str!("../migrations/0002_journal.sql")),
+    (
+        3,
+        "sealed_secrets",
+        include_str!("../migrations/0003_sealed_secrets.sql"),
+    ),
 ];
 
 /// A name of its own, so that a database may be shared with other programs that use sqlx.
@@ -107,7 +112,7 @@ impl Store {
         let operation = &Operation::Migrate;
         let migrator = migrator();
         let known = known(&migrator);
-        let migrator = &migrator;
+        let (migrator, keyring) = (&migrator, &self.keyring);
         on_connection!(
             &self.database,
             writer,
@@ -125,6 +130,7 @@ impl Store {
                     SchemaState::Altered { altered } => return Err(Error::SchemaAltered { altered }.into()),
                 };
                 migrator.run_direct(None, &mut *tx, false).await?;
+                seal_plain!(tx, keyring);
                 for statement in dialect.finish_migrations {
                     sqlx::query(*statement).execute(&mut *tx).await?;
                 }

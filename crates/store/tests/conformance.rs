@@ -15,6 +15,7 @@ mod conformance {
     mod outages;
     mod registry;
     mod schema;
+    mod secrets;
     mod sharing;
     mod stuck;
 }

@@ -19,7 +19,7 @@ fn mode(path: &std::path::Path) -> u32 {
 async fn sqlite_makes_its_file_and_directories_for_the_owner_alone() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a/b/magnetite.db");
-    let store = Store::connect(&format!("sqlite://{}", file.display()))
+    let store = Store::connect(&format!("sqlite://{}", file.display()), &[])
         .await
         .unwrap();
     store.migrate().await.unwrap();
@@ -49,7 +49,7 @@ async fn many_may_connect_to_a_new_sqlite_file_at_once() {
         let url = format!("sqlite://{}/new.db", directory.path().display());
         let tasks = [(); 12].map(|()| {
             let url = url.clone();
-            tokio::spawn(async move { Store::connect(&url).await?.migrate().await })
+            tokio::spawn(async move { Store::connect(&url, &[]).await?.migrate().await })
         });
         let mut applied = 0;
         for task in tasks {
@@ -73,7 +73,7 @@ async fn what_cannot_be_sqlites_file_is_refused_by_name_and_not_as_unavailable()
         text.join("below-a-file.db"),
         directory.path().to_owned(),
     ] {
-        let error = Store::connect(&format!("sqlite://{}", path.display()))
+        let error = Store::connect(&format!("sqlite://{}", path.display()), &[])
             .await
             .unwrap_err();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -83,7 +83,7 @@ async fn what_cannot_be_sqlites_file_is_refused_by_name_and_not_as_unavailable()
             all_of(&error)
         );
     }
-    let error = Store::connect(&format!("sqlite://{}", text.display()))
+    let error = Store::connect(&format!("sqlite://{}", text.display()), &[])
         .await
         .unwrap_err();
     assert!(!error.is_unavailable(), "{}", all_of(&error));
@@ -96,13 +96,13 @@ async fn a_port_where_nobody_listens_is_unavailable_and_the_password_stays_hidde
         .local_addr()
         .unwrap()
         .port();
-    let error = Store::connect(&format!("postgres://u:hunter2@127.0.0.1:{port}/hooks"))
+    let error = Store::connect(&format!("postgres://u:hunter2@127.0.0.1:{port}/hooks"), &[])
         .await
         .unwrap_err();
     let text = all_of(&error);
     assert!(error.is_unavailable(), "{text}");
     assert!(
-        text.contains("refused") && text.contains(&format!("127.0.0.1:{port}/hooks")),
+        text.contains("refused") && text.contains(&format!("127.0.0.1:{port}/hooks"), &[]),
         "{text}"
     );
     assert!(!text.contains("hunter2"), "{text}");
@@ -113,7 +113,7 @@ async fn a_port_where_nobody_listens_is_unavailable_and_the_password_stays_hidde
 async fn a_server_that_never_answers_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    let error = Store::connect(&format!("postgres://u:hunter2@127.0.0.1:{port}/hooks"))
+    let error = Store::connect(&format!("postgres://u:hunter2@127.0.0.1:{port}/hooks"), &[])
         .await
         .unwrap_err();
     let text = all_of(&error);
@@ -128,6 +128,6 @@ async fn a_server_that_never_answers_is_given_up() {
 async fn a_store_shows_where_it_is_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}/m.db", directory.path().display());
-    let store = Store::connect(&url).await.unwrap();
+    let store = Store::connect(&url, &[]).await.unwrap();
     assert_eq!(format!("{store:?}"), format!("Store({url:?})"));
 }

@@ -93,6 +93,12 @@ impl AttemptResult {
     pub fn is_success(&self) -> bool {
         matches!(self.status(), Some(200..=299))
     }
+
+    /// Whether the endpoint refused the request as one that it cannot trust: 401, as the contract's samples answer to a wrong
+    /// signature, or 403.
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self.status(), Some(401 | 403))
+    }
 }
 
 impl fmt::Display for AttemptResult {

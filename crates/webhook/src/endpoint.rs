@@ -22,6 +22,8 @@ pub struct Endpoint {
     pub subscription: Subscription,
     /// Signs every request to this endpoint.
     pub secret: Secret,
+    /// What `secret` was before the last rotation. Kept after its time, which is for the reader to compare.
+    pub previous: Option<PreviousSecret>,
     /// When and why deliveries are suspended; `None` while the endpoint is enabled.
     pub disabled: Option<Disabled>,
     /// The registry's counter at the last change of this endpoint: grows with every change.
@@ -30,6 +32,15 @@ pub struct Endpoint {
     pub created_at_ms: i64,
     /// Unix milliseconds.
     pub updated_at_ms: i64,
+}
+
+/// A secret that was replaced, and that the receiver may still verify with for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreviousSecret {
+    /// The secret.
+    pub secret: Secret,
+    /// When it ends to be valid, in Unix milliseconds.
+    pub until_ms: i64,
 }
 
 /// Since when and why an endpoint gets no deliveries.
@@ -69,6 +80,11 @@ pub enum Mismatch {
 }
 
 impl Endpoint {
+    /// The secret before the last rotation, if it is still valid at this time.
+    pub fn previous_at(&self, now_ms: i64) -> Option<&PreviousSecret> {
+        self.previous.as_ref().filter(|previous| now_ms < previous.until_ms)
+    }
+
     /// Whether this endpoint gets the event, and if not, why. The organization is not compared: whoever asks has
     /// looked the endpoint up by it.
     pub fn mismatch(&self, event: &Event) -> Option<Mismatch> {

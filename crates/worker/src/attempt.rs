@@ -7,44 +7,52 @@ use webhook::{AttemptResult, DeferReason, Delivery, DeliveryId, EndpointId, Outc
 
 use crate::{
     Context, admission::Slot, display_chain, now_ms, outcome, registry::Registered, settlement::Turn,
+    signing::Signer,
 };
 
 /// Makes the delivery's next attempt, if the endpoint has a slot free. Returns the message that has to be published before
 /// the delivery's own message may be acked, none when it was delivered; and what there is to record.
+///
+/// While a rotation's overlap lasts, an endpoint that refuses the signature is asked twice: under the same number, since it is not to
+/// spend two attempts for having one of two valid secrets.
 pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &Registered) -> Turn {
-    let endpoint = &registered.endpoint;
-    let Some(slot) = admit(context, &endpoint.id).await else {
+    let Some(slot) = admit(context, &registered.endpoint.id).await else {
         return outcome::refused(context, delivery);
     };
-    let (began, began_ms) = (Instant::now(), now_ms());
     let id = delivery.id();
-    let headers = headers(&delivery, &id, registered, began_ms);
-    let posting = context
-        .egress
-        .post(&endpoint.url, headers, delivery.event.body.clone());
-    let posted = tokio::select! {
-        biased;
-        posted = posting => posted,
-        // Shutting down: whether the endpoint got it is not known, so it is not charged.
-        () = context.abort.cancelled() => {
-            let untried = Delivery { no_slot_since_ms: None, ..delivery };
-            return Outgoing::due(&context.topology, &untried).into();
-        }
-    };
-    match posted {
-        Ok(result) => {
+    let signer = registered.signing.first(now_ms() as i64);
+    let (mut answered, mut refused) = (request(context, &delivery, &id, registered, signer).await, None);
+    if let Ok(first) = &answered
+        && first.result.is_unauthorized()
+        && let Some(other) = signer.other()
+    {
+        let decided = Outcome::Retry { after: Duration::ZERO };
+        report(&delivery, &id, &first.result, decided, first.took);
+        refused = outcome::attempt(context, &delivery, &first.result, decided, first.time());
+        answered = request(context, &delivery, &id, registered, other).await;
+    }
+    let turn = match answered {
+        Ok(answered) => {
             let decided = webhook::outcome(
-                &result,
+                &answered.result,
                 &context.config.schedule,
                 delivery.attempt,
                 SystemTime::now(),
             );
-            slot.concluded(result.is_success());
-            let took = began.elapsed();
-            report(&delivery, &id, &result, decided, took);
-            outcome::attempted(context, delivery, registered, &result, decided, (began_ms, took))
+            slot.concluded(answered.result.is_success());
+            report(&delivery, &id, &answered.result, decided, answered.took);
+            let time = answered.time();
+            outcome::attempted(context, delivery, registered, &answered.result, decided, time)
         }
-        Err(fault) => {
+        // Whether the endpoint got it is not known, so it is not charged.
+        Err(Unanswered::GivenUp) => {
+            let untried = Delivery {
+                no_slot_since_ms: None,
+                ..delivery
+            };
+            Outgoing::due(&context.topology, &untried).into()
+        }
+        Err(Unanswered::Fault(fault)) => {
             drop(slot);
             tracing::warn!(
                 delivery.id = %id, error = display_chain(&fault),
@@ -52,7 +60,56 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
             );
             outcome::defer(context, delivery, DeferReason::Fault)
         }
+    };
+    turn.after(refused)
+}
+
+/// What an endpoint made of a request.
+struct Answered {
+    result: AttemptResult,
+    began_ms: u64,
+    took: Duration,
+}
+
+/// Why nothing is known of what it made of it.
+enum Unanswered {
+    /// The worker shuts down.
+    GivenUp,
+    /// It could not be sent.
+    Fault(egress::Fault),
+}
+
+impl Answered {
+    fn time(&self) -> (u64, Duration) {
+        (self.began_ms, self.took)
     }
+}
+
+async fn request(
+    context: &Context,
+    delivery: &Delivery,
+    id: &DeliveryId,
+    registered: &Registered,
+    signer: Signer<'_>,
+) -> Result<Answered, Unanswered> {
+    let (began, began_ms) = (Instant::now(), now_ms());
+    let headers = headers(delivery, id, signer, began_ms);
+    let posting = context
+        .egress
+        .post(&registered.endpoint.url, headers, delivery.event.body.clone());
+    let result = tokio::select! {
+        biased;
+        posted = posting => posted.map_err(Unanswered::Fault)?,
+        () = context.abort.cancelled() => return Err(Unanswered::GivenUp),
+    };
+    if result.is_success() {
+        signer.accepted();
+    }
+    Ok(Answered {
+        result,
+        began_ms,
+        took: began.elapsed(),
+    })
 }
 
 /// A slot, or none when the delivery is to be deferred. While the broker takes no publishes nothing can be deferred, and the
@@ -73,13 +130,13 @@ async fn admit(context: &Context, endpoint: &EndpointId) -> Option<Slot> {
 fn headers(
     delivery: &Delivery,
     id: &DeliveryId,
-    registered: &Registered,
+    signer: Signer<'_>,
     now_ms: u64,
 ) -> Vec<(&'static str, String)> {
     let event = &delivery.event;
     let now_s = (now_ms / 1000) as i64;
     vec![
-        (signature::SIGNATURE_HEADER, registered.key.sign(&event.body)),
+        (signature::SIGNATURE_HEADER, signer.sign(&event.body)),
         ("x-magnetite-event", event.event_type.as_str().to_owned()),
         ("x-magnetite-timestamp", event.timestamp_ms.to_string()),
         ("x-magnetite-delivery", id.to_string()),
@@ -88,9 +145,7 @@ fn headers(
         (signature::WEBHOOK_TIMESTAMP_HEADER, now_s.to_string()),
         (
             signature::WEBHOOK_SIGNATURE_HEADER,
-            registered
-                .key
-                .sign_standard(event.id.as_str(), now_s, &event.body),
+            signer.sign_standard(event.id.as_str(), now_s, &event.body),
         ),
     ]
 }

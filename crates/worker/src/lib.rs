@@ -34,6 +34,7 @@
 //! the only clock), any knowledge of other workers.
 
 mod config;
+mod signing;
 mod registry;
 mod recall;
 mod intake;
@@ -157,7 +158,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         abort: CancellationToken::new(),
         config,
     });
-    background.spawn(refresh(Arc::clone(&context), links.clone()));
+    let mut following = tokio::spawn(refresh(Arc::clone(&context), links.clone()));
     background.spawn(record_gone(Arc::clone(&context), links.clone()));
     let (consumed, consumes) = watch::channel([false; SOURCES.len()]);
     background.spawn(watch_readiness(
@@ -198,6 +199,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
+        Ok(Some(error)) = &mut following => return Err(Error::Registry(error)),
         _ = &mut committer => return Err(Error::Ended("committer")),
         _ = &mut journal => return Err(Error::Ended("journal")),
         _ = events => return Err(Error::Ended("consumer of events")),
@@ -206,6 +208,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     }
     shut_down(&context, intake, [committer, journal], consumers).await;
     links.cancel();
+    let _ = following.await;
     background.close();
     background.wait().await;
     Ok(())
@@ -284,10 +287,10 @@ async fn shut_down(
     }
 }
 
-async fn refresh(context: Arc<Context>, stop: CancellationToken) {
+async fn refresh(context: Arc<Context>, stop: CancellationToken) -> Option<store::Error> {
     let every = context.config.registry_refresh;
     stop.run_until_cancelled(context.registry.follow(&context.store, every))
-        .await;
+        .await
 }
 
 async fn record_gone(context: Arc<Context>, stop: CancellationToken) {

@@ -19,12 +19,7 @@ pub(crate) fn attempted(
     decided: Outcome,
     (began_ms, took): (u64, Duration),
 ) -> Turn {
-    let took_ms = took.as_millis() as u64;
-    let record = context.record(|| {
-        let id = AttemptId::generate(began_ms, rand::random());
-        let then = Then::after(decided, began_ms + took_ms);
-        Record::Attempt(AttemptRecord::new(id, &delivery, began_ms, took_ms, result, then))
-    });
+    let record = attempt(context, &delivery, result, decided, (began_ms, took));
     let publish = match decided {
         Outcome::Delivered | Outcome::Cancelled { .. } => None,
         Outcome::Retry { after } => Some(Outgoing::delay(
@@ -46,7 +41,23 @@ pub(crate) fn attempted(
             Some(dead(context, &delivery.after_attempt(began_ms), &letter))
         }
     };
-    Turn { publish, record }
+    Turn::new(publish, record)
+}
+
+/// A request, for the journal.
+pub(crate) fn attempt(
+    context: &Context,
+    delivery: &Delivery,
+    result: &AttemptResult,
+    decided: Outcome,
+    (began_ms, took): (u64, Duration),
+) -> Option<Record> {
+    let took_ms = took.as_millis() as u64;
+    context.record(|| {
+        let id = AttemptId::generate(began_ms, rand::random());
+        let then = Then::after(decided, began_ms + took_ms);
+        Record::Attempt(AttemptRecord::new(id, delivery, began_ms, took_ms, result, then))
+    })
 }
 
 /// No slot: put off again, or dead when it has been for too long.
@@ -89,10 +100,7 @@ pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason) -> 
         no_slot_since_ms,
         ..delivery
     };
-    Turn {
-        publish: Some(Outgoing::delay(&context.topology, &deferred, tier)),
-        record,
-    }
+    Turn::new(Some(Outgoing::delay(&context.topology, &deferred, tier)), record)
 }
 
 /// Dead without the attempt that was due.
@@ -105,10 +113,10 @@ pub(crate) fn dead_untried(context: &Context, delivery: &Delivery, reason: DeadR
         last_error: String::new(),
         dead_ms,
     };
-    Turn {
-        publish: Some(dead(context, delivery, &letter)),
-        record: step(context, delivery, dead_ms, Then::Dead { reason }),
-    }
+    Turn::new(
+        Some(dead(context, delivery, &letter)),
+        step(context, delivery, dead_ms, Then::Dead { reason }),
+    )
 }
 
 fn dead(context: &Context, delivery: &Delivery, letter: &DeadLetter) -> Outgoing {
@@ -133,10 +141,10 @@ pub(crate) fn cancelled(context: &Context, delivery: &Delivery, reason: CancelRe
     tracing::info!(
         delivery.id = %delivery.id(), endpoint.id = %delivery.endpoint_id, reason = word, "delivery cancelled"
     );
-    Turn {
-        publish: None,
-        record: step(context, delivery, now_ms(), Then::Cancelled { reason }),
-    }
+    Turn::new(
+        None,
+        step(context, delivery, now_ms(), Then::Cancelled { reason }),
+    )
 }
 
 /// A delivery that goes on without the attempt that was due.

@@ -9,17 +9,16 @@ use std::{
     time::Duration,
 };
 
-use signature::SigningKey;
 use store::{Snapshot, Store};
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId, journal::Verdict};
 
-use crate::display_chain;
+use crate::{display_chain, signing::Signing};
 
 /// An endpoint with what signing needs worked out.
 #[derive(Debug)]
 pub(crate) struct Registered {
     pub(crate) endpoint: Endpoint,
-    pub(crate) key: SigningKey,
+    pub(crate) signing: Signing,
 }
 
 /// Every endpoint of an event's organization, and whether it gets the event.
@@ -51,8 +50,9 @@ impl Registry {
         })
     }
 
-    /// Takes over changes, for ever.
-    pub(crate) async fn follow(&self, store: &Store, every: Duration) {
+    /// Takes over changes, for ever. Returns only what waiting cannot mend: without its key a new endpoint cannot be read, and its
+    /// events would be taken for nobody's.
+    pub(crate) async fn follow(&self, store: &Store, every: Duration) -> store::Error {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut failures = 0_u64;
@@ -67,6 +67,7 @@ impl Registry {
                     failures = 0;
                 }
                 Ok(()) => {}
+                Err(error @ store::Error::SealingKeyMissing { .. }) => return error,
                 Err(error) => {
                     if failures == 0 {
                         tracing::warn!(
@@ -94,7 +95,7 @@ impl Registry {
             };
             version = changes.version;
             let mut known = self.write();
-            changes.deleted.iter().for_each(|id| known.remove(id));
+            changes.deleted.iter().for_each(|id| drop(known.remove(id)));
             let changed = changes.endpoints.into_iter();
             changed.for_each(|endpoint| known.insert(Arc::new(endpoint.into())));
             known.version = version;
@@ -193,7 +194,12 @@ impl From<Snapshot> for Known {
 
 impl Known {
     fn insert(&mut self, registered: Arc<Registered>) {
-        self.remove(&registered.endpoint.id);
+        if let Some(known) = self.remove(&registered.endpoint.id)
+            && (&known.endpoint.secret, &known.endpoint.previous)
+                == (&registered.endpoint.secret, &registered.endpoint.previous)
+        {
+            registered.signing.go_on_from(&known.signing);
+        }
         let organization = registered.endpoint.organization_id.clone();
         self.by_organization
             .entry(organization)
@@ -202,10 +208,8 @@ impl Known {
         self.by_id.insert(registered.endpoint.id.clone(), registered);
     }
 
-    fn remove(&mut self, id: &EndpointId) {
-        let Some(removed) = self.by_id.remove(id) else {
-            return;
-        };
+    fn remove(&mut self, id: &EndpointId) -> Option<Arc<Registered>> {
+        let removed = self.by_id.remove(id)?;
         let organization = &removed.endpoint.organization_id;
         if let Some(siblings) = self.by_organization.get_mut(organization) {
             siblings.retain(|sibling| sibling.endpoint.id != *id);
@@ -213,6 +217,7 @@ impl Known {
                 self.by_organization.remove(organization);
             }
         }
+        Some(removed)
     }
 
     fn report(&self) {
@@ -224,7 +229,7 @@ impl Known {
 impl From<Endpoint> for Registered {
     fn from(endpoint: Endpoint) -> Self {
         Self {
-            key: SigningKey::new(&endpoint.secret),
+            signing: Signing::of(&endpoint),
             endpoint,
         }
     }
@@ -246,6 +251,7 @@ mod tests {
             url: "https://example.com".to_owned(),
             subscription: events.parse::<Subscription>().unwrap(),
             secret: Secret::generate([7; 32]),
+            previous: None,
             disabled: None,
             version,
             created_at_ms: 0,

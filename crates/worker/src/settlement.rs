@@ -10,8 +10,23 @@ use crate::registry::Registered;
 /// What one turn of a delivery came to: what has to be published, if it goes on, and what there is to record.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    pub(crate) publish: Option<Outgoing>,
-    pub(crate) record: Option<Record>,
+    publish: Option<Outgoing>,
+    records: Vec<Record>,
+}
+
+impl Turn {
+    pub(crate) fn new(publish: Option<Outgoing>, record: Option<Record>) -> Self {
+        Self {
+            publish,
+            records: record.into_iter().collect(),
+        }
+    }
+
+    /// Records this one before the others.
+    pub(crate) fn after(mut self, record: Option<Record>) -> Self {
+        self.records.splice(..0, record);
+        self
+    }
 }
 
 /// What has to be confirmed before a message may be acked, and what is recorded when it is.
@@ -51,7 +66,7 @@ impl Settlement {
     /// Also owes what this turn came to, and records it.
     pub(crate) fn add(&mut self, turn: Turn) {
         self.publishes.extend(turn.publish);
-        self.records.extend(turn.record);
+        self.records.extend(turn.records);
     }
 
     /// What is to be recorded, once nothing is owed any more.
@@ -83,10 +98,7 @@ impl Settlement {
 
 impl From<Outgoing> for Turn {
     fn from(publish: Outgoing) -> Self {
-        Self {
-            publish: Some(publish),
-            record: None,
-        }
+        Self::new(Some(publish), None)
     }
 }
 

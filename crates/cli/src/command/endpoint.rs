@@ -1,8 +1,9 @@
-//! `magnetite endpoint`: create, list, show, update, delete, enable, disable, recover. All but the last need the database
+//! `magnetite endpoint`: create, list, show, update, delete, enable, disable, rotate-secret, recover. All but the last need the database
 //! and no broker: workers notice within `registry.refresh`.
 
 mod edit;
 mod view;
+mod rotate;
 mod health;
 mod recover;
 
@@ -16,6 +17,7 @@ use crate::{clock, configuration::Configuration, database, output};
 use super::{given, listing};
 use edit::{Create, Update};
 use recover::Recover;
+use rotate::Rotate;
 use view::{After, describe, shown};
 
 const LIST_THEM: &str = "`magnetite endpoint list` prints those there are";
@@ -63,6 +65,8 @@ enum Action {
         /// The endpoint's id
         id: String,
     },
+    /// Give an endpoint a new secret, and print it, this once
+    RotateSecret(Rotate),
     /// Send again what an endpoint missed: deliveries that died, and events that came while it was disabled
     Recover(Recover),
 }
@@ -86,6 +90,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 async fn on_store(action: Action, store: &Store, json: bool) -> anyhow::Result<()> {
     match action {
         Action::List { org } => list(store, org.map(OrganizationId::new), json).await,
+        Action::RotateSecret(rotate) => rotate::run(rotate, store, json).await,
         Action::Show { id } => show(store, &EndpointId::new(id), json).await,
         Action::Delete { id } => {
             let id = EndpointId::new(id);

@@ -1,6 +1,10 @@
 //! How arguments are read that several commands take.
 
+use std::{ops::RangeInclusive, time::Duration};
+
+use anyhow::anyhow;
 use clap::Args;
+use signature::Secret;
 
 use crate::{Usage, moment::Moment};
 
@@ -8,6 +12,9 @@ use crate::{Usage, moment::Moment};
 const ID_CHARS_MAX: usize = 256;
 /// More a second than one process publishes.
 const RATE_MAX: f64 = 100_000.0;
+
+/// How long two secrets are valid. Not for good: what is known to two is known to more in the end.
+const OVERLAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 
 /// From when to when.
 #[derive(Clone, Copy, Debug, Args)]
@@ -51,6 +58,23 @@ pub(super) fn rate(text: &str) -> Result<f64, Usage> {
         Usage(format!(
             "expected how many a second, such as 100/s; at most {RATE_MAX}/s"
         ))
+    })
+}
+
+/// How long a rotated secret stays valid.
+pub(super) fn overlap(text: &str) -> Result<Duration, Usage> {
+    let overlap = humantime::parse_duration(text).ok();
+    overlap
+        .filter(|overlap| OVERLAP.contains(overlap))
+        .ok_or_else(|| Usage("expected a duration from 1s to 30d, such as 24h".to_owned()))
+}
+
+/// An endpoint's secret. Not parsed by clap, whose errors quote the value.
+pub(super) fn secret(text: &str) -> anyhow::Result<Secret> {
+    Secret::parse(text).map_err(|error| {
+        anyhow!(Usage(format!(
+            "--secret: {error}; `magnetite endpoint create` prints one"
+        )))
     })
 }
 

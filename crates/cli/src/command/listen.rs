@@ -13,11 +13,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::Args;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use signature::{Secret, Verifier};
+use signature::Verifier;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -25,7 +25,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Usage, limits, output, signals};
+use crate::{limits, output, signals};
+
+use super::given;
 
 use answer::{Answer, Plan};
 
@@ -87,7 +89,11 @@ struct Receiver {
 
 /// Receives until a signal comes or `--count` is reached.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let secrets = secrets(&arguments.secret)?;
+    let secrets: Vec<_> = arguments
+        .secret
+        .iter()
+        .map(|text| given::secret(text))
+        .collect::<Result<_, _>>()?;
     if let Err(error) = limits::raise_descriptors() {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
@@ -116,17 +122,6 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// Not parsed by clap, whose errors quote the value.
-fn secrets(texts: &[String]) -> anyhow::Result<Vec<Secret>> {
-    let parse = |text: &String| {
-        Secret::parse(text).map_err(|error| {
-            anyhow!(Usage(format!(
-                "--secret: {error}; `magnetite endpoint create` prints one"
-            )))
-        })
-    };
-    texts.iter().map(parse).collect()
-}
 
 fn greet(addr: SocketAddr) {
     output::note(&format!("listening on http://{addr}/"));

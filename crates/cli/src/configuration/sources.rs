@@ -227,9 +227,10 @@ fn text_variables(
 /// Whether a variable is meant to configure us. With `__` it is. With a section's name but single `_` it is a
 /// mistake, unless it looks like what Kubernetes sets for a service called `magnetite-...`. Others are not ours.
 fn is_ours(name: &str) -> bool {
-    const SECTIONS: [&str; 14] = [
+    const SECTIONS: [&str; 15] = [
         "broker",
         "database",
+        "secrets",
         "retry",
         "worker",
         "fanout",

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, tim
 
 use config::ValueKind;
 use ipnet::IpNet;
+use store::SealingKey;
 use tracing_subscriber::EnvFilter;
 
 use super::LogFormat;
@@ -78,6 +79,15 @@ pub(super) fn database_url(value: &ValueKind) -> Result<String, String> {
         "expected sqlite:///absolute/path/of/a/file or postgres://user:password@host:5432/database"
             .to_owned(),
     )
+}
+
+/// The error must not quote what may be a part of a key.
+pub(super) fn sealing_keys(value: &ValueKind) -> Result<Vec<SealingKey>, String> {
+    let expected = "expected keys that `magnetite secrets new-key` printed, with commas between them";
+    let keys: Option<Vec<_>> = list(value)
+        .ok()
+        .and_then(|texts| texts.into_iter().map(|text| text.parse().ok()).collect());
+    keys.ok_or_else(|| expected.to_owned())
 }
 
 pub(super) fn prefix(value: &ValueKind) -> Result<String, String> {

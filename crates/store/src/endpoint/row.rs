@@ -1,17 +1,20 @@
 //! A row of the table `endpoints`, and how it becomes an endpoint.
 
-use signature::Secret;
 use webhook::{
-    BadSubscription, Disabled, Endpoint, EndpointId, OrganizationId, ProjectId, UnknownDisabledReason,
+    BadSubscription, Disabled, Endpoint, EndpointId, OrganizationId, PreviousSecret, ProjectId,
+    UnknownDisabledReason,
 };
 
-use crate::Error;
+use crate::{
+    Error,
+    sealing::{Keyring, Owner},
+};
 
 /// Column lists in the order of [`Row`].
 macro_rules! columns {
     () => {
         "id, organization_id, project_id, url, subscription, secret, disabled_reason, disabled_at_ms, deleted_at_ms, \
-         version, created_at_ms, updated_at_ms"
+         version, created_at_ms, updated_at_ms, previous_secret, previous_until_ms"
     };
 }
 pub(crate) use columns;
@@ -30,7 +33,12 @@ pub(crate) type Row = (
     i64,
     i64,
     i64,
+    Option<String>,
+    Option<i64>,
 );
+
+/// What becomes of a row that was written.
+pub(crate) type Decode<T> = fn(Row, &Keyring) -> Result<T, Error>;
 
 /// Whether the row is what is left of a deleted endpoint.
 pub(crate) fn is_deleted(row: &Row) -> bool {
@@ -48,7 +56,7 @@ pub(crate) fn version_of(row: &Row) -> i64 {
 }
 
 /// Reads a row that is not of a deleted endpoint.
-pub(crate) fn decode(row: Row) -> Result<Endpoint, Error> {
+pub(crate) fn decode(row: Row, keyring: &Keyring) -> Result<Endpoint, Error> {
     let (
         id,
         organization_id,
@@ -62,8 +70,10 @@ pub(crate) fn decode(row: Row) -> Result<Endpoint, Error> {
         version,
         created,
         updated,
+        previous,
+        previous_until_ms,
     ) = row;
-    let id = EndpointId::new(id);
+    let (id, organization_id) = (EndpointId::new(id), OrganizationId::new(organization_id));
     let undecodable = |column, source| Error::Undecodable {
         id: id.clone(),
         column,
@@ -74,8 +84,24 @@ pub(crate) fn decode(row: Row) -> Result<Endpoint, Error> {
     let subscription = subscription
         .parse()
         .map_err(|error: BadSubscription| undecodable("subscription", Some(error.into())))?;
-    let secret = secret.as_deref().and_then(|secret| Secret::parse(secret).ok());
+    let owner = Owner {
+        organization: &organization_id,
+        endpoint: &id,
+    };
+    let open = |column, sealed: &str| {
+        let opened = keyring.open(sealed, owner);
+        opened.map_err(|error| error.of(keyring, &id, column))
+    };
     let secret = secret.ok_or_else(|| undecodable("secret", None))?;
+    let secret = open("secret", &secret)?;
+    let previous = match (previous, previous_until_ms) {
+        (None, None) => None,
+        (Some(previous), Some(until_ms)) => Some(PreviousSecret {
+            secret: open("previous_secret", &previous)?,
+            until_ms,
+        }),
+        _ => return Err(undecodable("previous_until_ms", None)),
+    };
     let disabled = match (reason, disabled_at_ms) {
         (None, None) => None,
         (Some(reason), Some(at_ms)) => {
@@ -88,11 +114,12 @@ pub(crate) fn decode(row: Row) -> Result<Endpoint, Error> {
     };
     Ok(Endpoint {
         id,
-        organization_id: OrganizationId::new(organization_id),
+        organization_id,
         project_id: project_id.map(ProjectId::new),
         url,
         subscription,
         secret,
+        previous,
         disabled,
         version,
         created_at_ms: created,

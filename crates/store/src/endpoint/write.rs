@@ -1,19 +1,22 @@
 //! The one way in which endpoints are written: one statement, in one transaction that advances the registry first.
 
 use sqlx::Connection as _;
+use signature::Secret;
 use webhook::{DisabledReason, EndpointId};
 
 use super::row::{Row, columns};
 use crate::{
     ENDPOINTS_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
+    endpoint::row::Decode,
     journal::operations::{ANNOUNCE_DISABLED, operation_id},
+    sealing::{Owner, SET_SEALING_KEY},
     statement::{Argument, bind_all},
 };
 
 /// First in every write: the lock that puts writers in a row, and the number that this write gets.
 const ADVANCE_REGISTRY: &str = "UPDATE registry SET version = version + 1, endpoint_count = endpoint_count + $1 \
-    WHERE id = 1 RETURNING version, endpoint_count";
+    WHERE id = 1 RETURNING version, endpoint_count, sealing_key";
 
 pub(super) const INSERT: &str = concat!(
     "INSERT INTO endpoints (version, id, created_at_ms, updated_at_ms, organization_id, project_id, url, subscription, \
@@ -48,8 +51,17 @@ pub(super) const DISABLE_UNLESS_CHANGED: &str = concat!(
 );
 
 pub(super) const DELETE: &str = concat!(
-    "UPDATE endpoints SET version = $1, updated_at_ms = $3, deleted_at_ms = $3, url = NULL, secret = NULL \
+    "UPDATE endpoints SET version = $1, updated_at_ms = $3, deleted_at_ms = $3, url = NULL, secret = NULL, \
+     previous_secret = NULL, previous_until_ms = NULL \
      WHERE id = $2 AND deleted_at_ms IS NULL RETURNING ",
+    columns!()
+);
+
+/// `$4` is until when the old secret is valid, 0 when it is not any more. Nothing is written while an earlier one's time runs.
+pub(super) const ROTATE_SECRET: &str = concat!(
+    "UPDATE endpoints SET version = $1, updated_at_ms = $3, secret = $5, \
+     previous_secret = CASE WHEN $4 > 0 THEN secret END, previous_until_ms = CASE WHEN $4 > 0 THEN $4 END \
+     WHERE id = $2 AND deleted_at_ms IS NULL AND ($4 = 0 OR previous_until_ms IS NULL OR previous_until_ms <= $3) RETURNING ",
     columns!()
 );
 
@@ -57,6 +69,8 @@ pub(super) const DELETE: &str = concat!(
 pub(super) struct Write<'a> {
     pub(super) sql: &'static str,
     pub(super) arguments: Vec<Argument<'a>>,
+    /// Sealed, it becomes the last argument.
+    pub(super) secret: Option<(&'a Secret, Owner<'a>)>,
     /// By how many endpoints there are more after it: 1, 0 or -1.
     pub(super) growth: i64,
     /// What it tells the platform in the same transaction.
@@ -92,7 +106,7 @@ impl Store {
         id: &EndpointId,
         operation: &Operation,
         write: Write<'_>,
-        decode: fn(Row) -> Result<T, Error>,
+        decode: Decode<T>,
     ) -> Result<T, Error> {
         let written = self.write(operation, write, decode).await?;
         written.ok_or_else(|| Error::EndpointNotFound { id: id.clone() })
@@ -104,14 +118,16 @@ impl Store {
         &self,
         operation: &Operation,
         write: Write<'_>,
-        decode: fn(Row) -> Result<T, Error>,
+        decode: Decode<T>,
     ) -> Result<Option<T>, Error> {
         let Write {
             sql,
-            arguments,
+            mut arguments,
+            secret,
             growth,
             announcement,
         } = write;
+        let keyring = &self.keyring;
         on_connection!(
             &self.database,
             writer,
@@ -119,12 +135,23 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
-                let (version, endpoint_count): (i64, i64) = sqlx::query_as(ADVANCE_REGISTRY)
+                let (version, endpoint_count, key): (i64, i64, Option<String>) = sqlx::query_as(ADVANCE_REGISTRY)
                     .bind(growth)
                     .fetch_one(&mut *tx)
                     .await?;
                 if growth > 0 && endpoint_count > i64::from(ENDPOINTS_MAX) {
                     return Err(Error::TooManyEndpoints.into());
+                }
+                if let Some((secret, owner)) = secret {
+                    let first = key.is_none();
+                    let key = key.unwrap_or_else(|| keyring.first().to_owned());
+                    arguments.push(keyring.seal(&key, secret, owner)?.into());
+                    if first {
+                        sqlx::query(SET_SEALING_KEY)
+                            .bind(key)
+                            .execute(&mut *tx)
+                            .await?;
+                    }
                 }
                 if let Some(announcement) = announcement {
                     let arguments = announcement.arguments(version);
@@ -137,7 +164,7 @@ impl Store {
                     tx.rollback().await?;
                     return Ok(None);
                 };
-                let written = decode(row)?;
+                let written = decode(row, keyring)?;
                 tx.commit().await?;
                 Ok(Some(written))
             }

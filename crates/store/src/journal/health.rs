@@ -137,7 +137,7 @@ impl Store {
             }
         )?;
         rows.into_iter()
-            .map(|(row, failing_since_ms)| Ok((decode(row)?, failing_since_ms)))
+            .map(|(row, failing_since_ms)| Ok((decode(row, &self.keyring)?, failing_since_ms)))
             .collect()
     }
 }

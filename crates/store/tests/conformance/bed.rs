@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
-use store::{NewEndpoint, Store};
+use store::{NewEndpoint, SealingKey, Store};
 use webhook::{EndpointId, OrganizationId, ProjectId};
 
 const POSTGRES_URL: &str = "MAGNETITE_TEST_POSTGRES_URL";
@@ -31,6 +31,10 @@ macro_rules! on_both_databases {
 }
 pub(crate) use on_both_databases;
 
+pub(crate) fn sealing_key(byte: u8) -> SealingKey {
+    SealingKey::generate([byte; 32])
+}
+
 /// An empty database.
 #[derive(Clone, Debug)]
 pub(crate) struct Bed {
@@ -40,7 +44,11 @@ pub(crate) struct Bed {
 impl Bed {
     /// A store whose tables are not made yet.
     pub(crate) async fn connect(&self) -> Store {
-        Store::connect(&self.url)
+        self.connect_with(&[sealing_key(1)]).await
+    }
+
+    pub(crate) async fn connect_with(&self, keys: &[SealingKey]) -> Store {
+        Store::connect(&self.url, keys)
             .await
             .expect("the database was just made")
     }

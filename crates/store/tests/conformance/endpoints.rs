@@ -34,6 +34,7 @@ async fn a_created_endpoint_is_read_back_as_it_was_returned(bed: Bed) {
         url: new.url,
         subscription: new.subscription,
         secret: new.secret,
+        previous: None,
         disabled: None,
         version: 1,
         created_at_ms: 1_700_000_000_123,

@@ -19,6 +19,8 @@ pub(super) struct Shown<'a> {
     /// `manual`, `gone` after the endpoint answered 410, or `failing` after days without a success.
     disabled_reason: Option<&'static str>,
     disabled_at_ms: Option<i64>,
+    /// Until when the secret before the last rotation is valid, too; it may have passed.
+    old_secret_until_ms: Option<i64>,
     created_at_ms: i64,
     updated_at_ms: i64,
 }
@@ -43,6 +45,7 @@ pub(super) fn shown<'a>(endpoint: &'a Endpoint, secret: Option<&'a str>) -> Show
             .as_ref()
             .map(|disabled| disabled.reason.as_str()),
         disabled_at_ms: endpoint.disabled.as_ref().map(|disabled| disabled.at_ms),
+        old_secret_until_ms: endpoint.previous.as_ref().map(|previous| previous.until_ms),
         created_at_ms: endpoint.created_at_ms,
         updated_at_ms: endpoint.updated_at_ms,
     }
@@ -91,7 +94,11 @@ pub(super) fn describe(endpoint: &Endpoint) -> String {
         .disabled
         .as_ref()
         .map(|disabled| format!(" since {}", time(disabled.at_ms)));
-    output::fields(&[
+    let old_secret = endpoint
+        .previous
+        .as_ref()
+        .map(|previous| ("old secret", format!("valid until {}", time(previous.until_ms))));
+    let mut fields = vec![
         ("id", endpoint.id.to_string()),
         ("organization", endpoint.organization_id.to_string()),
         ("project", project(endpoint)),
@@ -100,7 +107,9 @@ pub(super) fn describe(endpoint: &Endpoint) -> String {
         ("state", state(endpoint) + &disabled.unwrap_or_default()),
         ("created", time(endpoint.created_at_ms)),
         ("updated", time(endpoint.updated_at_ms)),
-    ])
+    ];
+    fields.extend(old_secret);
+    output::fields(&fields)
 }
 
 fn project(endpoint: &Endpoint) -> String {

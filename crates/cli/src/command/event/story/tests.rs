@@ -26,6 +26,7 @@ fn endpoint(id: &str) -> Endpoint {
         url: format!("https://{id}.example/hook"),
         subscription: "lead.completed".parse().unwrap(),
         secret: Secret::generate([7; 32]),
+        previous: None,
         disabled: None,
         version: 1,
         created_at_ms: RECEIVED_MS as i64 - 86_400_000,

@@ -1,0 +1,163 @@
+//! Sealing what is there already: in clear from before, or with a key that is to go.
+
+use signature::Secret;
+use sqlx::Connection as _;
+use webhook::{EndpointId, OrganizationId};
+
+use super::{Keyring, Owner};
+use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection};
+
+/// Endpoints whose secrets are sealed anew in one transaction: few, since every other write of an endpoint waits for it.
+const CHUNK: i64 = 200;
+
+pub(crate) const SELECT_PLAIN: &str =
+    "SELECT id, organization_id, secret FROM endpoints WHERE secret LIKE 'whsec!_%' ESCAPE '!'";
+
+pub(crate) const SET_SECRET: &str = "UPDATE endpoints SET secret = $2 WHERE id = $1";
+
+pub(crate) const SELECT_SEALING_KEY: &str = "SELECT sealing_key FROM registry WHERE id = 1";
+
+/// Also the lock that puts the writers of endpoints in a row: whoever comes after it sees the key.
+pub(crate) const SET_SEALING_KEY: &str = "UPDATE registry SET sealing_key = $1 WHERE id = 1";
+
+/// `$1` is how everything begins that is sealed with the key, `$2` the id to go on after.
+const SELECT_OTHERS: &str = "SELECT id, organization_id, secret, previous_secret FROM endpoints \
+    WHERE id > $2 AND deleted_at_ms IS NULL \
+    AND (substr(secret, 1, length($1)) <> $1 OR substr(previous_secret, 1, length($1)) <> $1) ORDER BY id LIMIT $3";
+
+const SET_BOTH: &str = "UPDATE endpoints SET secret = $2, previous_secret = $3 WHERE id = $1";
+
+/// Id, organization, secret, previous secret.
+type Sealed = (String, String, String, Option<String>);
+
+/// Seals every secret that is in clear; steps of an [`on_connection!`], in its transaction.
+macro_rules! seal_plain {
+    ($tx:ident, $keyring:expr) => {{
+        use $crate::sealing::reseal;
+        let rows: Vec<(String, String, String)> = sqlx::query_as(reseal::SELECT_PLAIN)
+            .fetch_all(&mut *$tx)
+            .await?;
+        if !rows.is_empty() {
+            let key: Option<String> = sqlx::query_scalar(reseal::SELECT_SEALING_KEY)
+                .fetch_one(&mut *$tx)
+                .await?;
+            let key = key.unwrap_or_else(|| $keyring.first().to_owned());
+            sqlx::query(reseal::SET_SEALING_KEY)
+                .bind(&key)
+                .execute(&mut *$tx)
+                .await?;
+            for (id, organization, secret) in rows {
+                let Some(sealed) = reseal::sealed_plain($keyring, &key, &id, organization, &secret)? else {
+                    continue;
+                };
+                sqlx::query(reseal::SET_SECRET)
+                    .bind(id)
+                    .bind(sealed)
+                    .execute(&mut *$tx)
+                    .await?;
+            }
+        }
+    }};
+}
+pub(crate) use seal_plain;
+
+/// None when it is no secret: nobody can read that row, before as after.
+pub(crate) fn sealed_plain(
+    keyring: &Keyring,
+    key: &str,
+    id: &str,
+    organization: String,
+    secret: &str,
+) -> Result<Option<String>, Error> {
+    let Ok(secret) = Secret::parse(secret) else {
+        tracing::error!(endpoint.id = id, "the secret of this endpoint is none, and is left as it is");
+        return Ok(None);
+    };
+    let (organization, endpoint) = (OrganizationId::new(organization), EndpointId::new(id));
+    let owner = Owner {
+        organization: &organization,
+        endpoint: &endpoint,
+    };
+    keyring.seal(key, &secret, owner).map(Some)
+}
+
+impl Store {
+    /// Seals every secret with the first of the keys that this store was [connected](Store::connect) with, and has every process seal
+    /// with it from now on. Returns how many endpoints were not sealed with it before. Workers read on meanwhile if they have that
+    /// key, too: give it to all of them first.
+    ///
+    /// May be interrupted, and repeated: what is done is not done again. Once it has returned, no other key is needed.
+    ///
+    /// # Errors
+    ///
+    /// The database's; [`Error::SealingKeyMissing`] when a secret is sealed with a key that is not here, and
+    /// [`Error::Undecodable`] when one does not open. What was sealed anew before stays so.
+    pub async fn reseal_secrets(&self) -> Result<u64, Error> {
+        let (mut after, mut resealed) = (String::new(), 0);
+        loop {
+            let ids = self.reseal_some(&after).await?;
+            resealed += ids.len() as u64;
+            match ids.into_iter().next_back() {
+                Some(last) => after = last,
+                None => return Ok(resealed),
+            }
+        }
+    }
+
+    /// The next endpoints after this id, in one transaction.
+    async fn reseal_some(&self, after: &str) -> Result<Vec<String>, Error> {
+        let (operation, keyring) = (&Operation::Reseal, &self.keyring);
+        on_connection!(
+            &self.database,
+            writer,
+            operation,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let mut tx = connection.begin_with(dialect.begin_write).await?;
+                sqlx::query(SET_SEALING_KEY)
+                    .bind(keyring.first())
+                    .execute(&mut *tx)
+                    .await?;
+                let rows: Vec<Sealed> = sqlx::query_as(SELECT_OTHERS)
+                    .bind(keyring.beginning())
+                    .bind(after)
+                    .bind(CHUNK)
+                    .fetch_all(&mut *tx)
+                    .await?;
+                let mut ids = Vec::with_capacity(rows.len());
+                for row in rows {
+                    let (id, secret, previous) = resealed(keyring, row)?;
+                    sqlx::query(SET_BOTH)
+                        .bind(&id)
+                        .bind(secret)
+                        .bind(previous)
+                        .execute(&mut *tx)
+                        .await?;
+                    ids.push(id);
+                }
+                tx.commit().await?;
+                Ok(ids)
+            }
+        )
+    }
+}
+
+fn resealed(
+    keyring: &Keyring,
+    (id, organization, secret, previous): Sealed,
+) -> Result<(String, String, Option<String>), Error> {
+    let (organization, endpoint) = (OrganizationId::new(organization), EndpointId::new(id));
+    let owner = Owner {
+        organization: &organization,
+        endpoint: &endpoint,
+    };
+    let anew = |column, sealed: &str| {
+        let opened = keyring.open(sealed, owner);
+        let secret = opened.map_err(|error| error.of(keyring, &endpoint, column))?;
+        keyring.seal(keyring.first(), &secret, owner)
+    };
+    let secret = anew("secret", &secret)?;
+    let previous = previous.as_deref().map(|sealed| anew("previous_secret", sealed));
+    let previous = previous.transpose()?;
+    Ok((endpoint.to_string(), secret, previous))
+}

@@ -1,0 +1,163 @@
+//! Secrets: rotated under load by a receiver that holds one of them, and nowhere in clear.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test ends at the first surprise"
+)]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use e2e::{Answer, Installation, Ledger, Load, Receiver, chance, scaled, wait_until};
+use serde_json::Value;
+use signature::{SIGNATURE_HEADER, Secret, Verifier};
+
+const SOON: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(90);
+
+/// A receiver as the contract's samples are: one secret, one header, 401 to what does not verify.
+struct OneSecret(Arc<Mutex<Secret>>);
+
+impl OneSecret {
+    fn new(secret: &str) -> Self {
+        Self(Arc::new(Mutex::new(Secret::parse(secret).unwrap())))
+    }
+
+    async fn listen(&self) -> Receiver {
+        let held = Arc::clone(&self.0);
+        let header = SIGNATURE_HEADER.to_lowercase();
+        Receiver::new(move |request, _| {
+            let verifier = Verifier::new(&[held.lock().unwrap().clone()]);
+            match verifier.verify(&request.body, request.header(&header)) {
+                Ok(()) => Answer::status(200),
+                Err(_) => Answer::status(401),
+            }
+        })
+        .await
+    }
+
+    fn switch_to(&self, secret: &str) {
+        *self.0.lock().unwrap() = Secret::parse(secret).unwrap();
+    }
+}
+
+/// The endpoint has to be there before its secret is known, and its receiver before the endpoint.
+const ANY: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_with_one_secret_switches_at_any_moment_of_the_overlap_and_loses_nothing() {
+    let rotations = scaled(3, 20);
+    let installation = Installation::with_delays("rotation", &[500, 500, 500]).await;
+    let mut ledger = Ledger::new();
+    let holder = OneSecret::new(ANY);
+    let receiver = holder.listen().await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    holder.switch_to(&endpoint.secret);
+    let id = endpoint.id.clone();
+    ledger.endpoint("rotating", endpoint, receiver);
+    let workers = [
+        installation.logged_worker("first.log").await,
+        installation.logged_worker("second.log").await,
+    ];
+    let load = Load::start(&installation, "org_1", 200);
+    let receiver = ledger.receiver("rotating");
+    for rotation in 0..rotations {
+        let more = |events: usize| {
+            let reached = receiver.accepted() + events;
+            move || receiver.accepted() >= reached
+        };
+        wait_until("events flow", SOON, more(50)).await;
+        // The overlap that is open ends with the first of these, which is long after everyone has switched.
+        let rotate = ["endpoint", "rotate-secret", &id, "--overlap", "3s", "--json"];
+        let printed = rotate_when_it_may(&installation, &rotate).await;
+        let moment = chance(("moment", rotation), 100) as usize;
+        wait_until("the receiver's moment comes", SOON, more(moment)).await;
+        holder.switch_to(printed["secret"].as_str().unwrap());
+    }
+    ledger.published(load.stop().await);
+    let books = ledger.settle(&installation, LONG).await;
+    books.assert_balanced();
+    assert_eq!((books.dead, books.duplicates), (0, 0), "{books}");
+    let receiver = ledger.receiver("rotating");
+    let mut twice = 0;
+    for (lead, receipts) in receiver.receipts() {
+        assert!(receipts.len() <= 2, "{lead}: {} requests", receipts.len());
+        twice += receipts.len() - 1;
+    }
+    assert!(twice > 0, "no request met the other secret: nothing was tried");
+    // At either worker, what is under way when the receiver switches; not more.
+    assert!(
+        twice < rotations * 100,
+        "{twice} requests too many: what was accepted is not remembered"
+    );
+    for worker in workers {
+        assert!(worker.terminate().await);
+    }
+    installation.delete().await;
+}
+
+/// The new secret, once the overlap before has ended.
+async fn rotate_when_it_may(installation: &Installation, rotate: &[&str]) -> Value {
+    e2e::wait_for("the last overlap ends", SOON, || async {
+        let output = installation.cli(rotate).await;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            return Ok(serde_json::from_slice(&output.stdout).unwrap());
+        }
+        assert!(stderr.contains("has two valid secrets already"), "{stderr}");
+        Err(stderr)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_secret_signs_nothing_any_more() {
+    let installation = Installation::new("revoke").await;
+    let receiver = Receiver::ok().await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let worker = installation.logged_worker("worker.log").await;
+    let publish = [
+        "publish", "--event", "lead.created", "--org", "org_1", "--project", "p", "--lead", "l", "--data", "{}",
+    ];
+    let rotate = ["endpoint", "rotate-secret", &endpoint.id, "--json"];
+    let secret = |printed: &str| {
+        let printed: Value = serde_json::from_str(printed).unwrap();
+        printed["secret"].as_str().unwrap().to_owned()
+    };
+    let second = secret(&installation.cli_ok(&rotate).await);
+    let refused = installation.cli(&rotate).await;
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(1) && why.contains("--revoke-now"),
+        "{why}"
+    );
+    let given = "whsec_AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+    let mut revoke = rotate.to_vec();
+    revoke.extend(["--revoke-now", "--secret", given]);
+    assert_eq!(secret(&installation.cli_ok(&revoke).await), given);
+    let fits = |secret: &str| {
+        let requests = receiver.requests();
+        let request = requests.last().unwrap();
+        let verifier = Verifier::new(&[Secret::parse(secret).unwrap()]);
+        let header = SIGNATURE_HEADER.to_lowercase();
+        let verified = verifier.verify(&request.body, request.header(&header)).is_ok();
+        let standard = request.header("webhook-signature").split(' ').count();
+        (verified, standard)
+    };
+    // Workers look for changes every 250 ms; until then they sign with what they know.
+    e2e::wait_for("the worker signs with the new secret alone", SOON, || async {
+        let before = receiver.count();
+        installation.cli_ok(&publish).await;
+        wait_until("it arrives", SOON, || receiver.count() > before).await;
+        match fits(given) {
+            (true, 1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert!(!fits(&endpoint.secret).0 && !fits(&second).0);
+    assert!(worker.terminate().await);
+    installation.delete().await;
+}
