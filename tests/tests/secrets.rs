@@ -119,7 +119,17 @@ async fn a_revoked_secret_signs_nothing_any_more() {
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let worker = installation.logged_worker("worker.log").await;
     let publish = [
-        "publish", "--event", "lead.created", "--org", "org_1", "--project", "p", "--lead", "l", "--data", "{}",
+        "publish",
+        "--event",
+        "lead.created",
+        "--org",
+        "org_1",
+        "--project",
+        "p",
+        "--lead",
+        "l",
+        "--data",
+        "{}",
     ];
     let rotate = ["endpoint", "rotate-secret", &endpoint.id, "--json"];
     let secret = |printed: &str| {

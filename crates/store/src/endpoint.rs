@@ -8,7 +8,9 @@ use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId, S
 
 use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, sealing::Owner};
 use row::{Row, columns, decode, is_deleted};
-use write::{Announcement, DELETE, DISABLE, DISABLE_UNLESS_CHANGED, ENABLE, INSERT, ROTATE_SECRET, UPDATE, Write};
+use write::{
+    Announcement, DELETE, DISABLE, DISABLE_UNLESS_CHANGED, ENABLE, INSERT, ROTATE_SECRET, UPDATE, Write,
+};
 
 /// What a new endpoint is made of; the rest is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]

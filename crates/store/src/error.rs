@@ -156,10 +156,14 @@ pub enum Error {
         source: io::Error,
     },
     /// On a server, secrets are not sealed with a key of this host's alone.
-    #[error("secrets in a database server need one, the same for every process; `magnetite secrets new-key` prints one")]
+    #[error(
+        "secrets in a database server need one, the same for every process; `magnetite secrets new-key` prints one"
+    )]
     NoSealingKey,
     /// A secret is sealed, or is to be sealed, with a key that this process was not given.
-    #[error("secrets are sealed with key {key}, which is not in {place}: add it there; without it they are lost")]
+    #[error(
+        "secrets are sealed with key {key}, which is not in {place}: add it there; without it they are lost"
+    )]
     SealingKeyMissing {
         /// The key's id.
         key: String,

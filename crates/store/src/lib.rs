@@ -94,8 +94,8 @@ pub use journal::{
     Recoverable, Refusal, Rejected, RejectedCursor, Requested, StateCounts, Unbalanced, Unrecorded,
 };
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Snapshot};
-pub use sealing::{BadSealingKey, SealingKey};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
+pub use sealing::{BadSealingKey, SealingKey};
 
 use address::Address;
 use database::Database;

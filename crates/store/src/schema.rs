@@ -7,7 +7,9 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
 };
 
-use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, error::Failure, sealing::seal_plain};
+use crate::{
+    Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, error::Failure, sealing::seal_plain,
+};
 
 /// How long [`Store::migrate`] waits for another process that is migrating; on SQLite only 10 s, the wait of every write.
 pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);

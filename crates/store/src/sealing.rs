@@ -159,9 +159,7 @@ impl Keyring {
             .cipher(key)
             .ok_or_else(|| NotOpened::KeyMissing(key.to_owned()))?;
         let bytes = STANDARD.decode(encoded).map_err(|_| NotOpened::Form)?;
-        let (nonce, ciphertext) = bytes
-            .split_first_chunk::<NONCE_BYTES>()
-            .ok_or(NotOpened::Form)?;
+        let (nonce, ciphertext) = bytes.split_first_chunk::<NONCE_BYTES>().ok_or(NotOpened::Form)?;
         let payload = Payload {
             msg: ciphertext,
             aad: &owner.associated_data(),

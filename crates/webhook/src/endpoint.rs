@@ -82,7 +82,9 @@ pub enum Mismatch {
 impl Endpoint {
     /// The secret before the last rotation, if it is still valid at this time.
     pub fn previous_at(&self, now_ms: i64) -> Option<&PreviousSecret> {
-        self.previous.as_ref().filter(|previous| now_ms < previous.until_ms)
+        self.previous
+            .as_ref()
+            .filter(|previous| now_ms < previous.until_ms)
     }
 
     /// Whether this endpoint gets the event, and if not, why. The organization is not compared: whoever asks has

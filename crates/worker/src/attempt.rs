@@ -26,7 +26,9 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
         && first.result.is_unauthorized()
         && let Some(other) = signer.other()
     {
-        let decided = Outcome::Retry { after: Duration::ZERO };
+        let decided = Outcome::Retry {
+            after: Duration::ZERO,
+        };
         report(&delivery, &id, &first.result, decided, first.took);
         refused = outcome::attempt(context, &delivery, &first.result, decided, first.time());
         answered = request(context, &delivery, &id, registered, other).await;

@@ -93,6 +93,21 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_secret_is_told_and_not_quoted() {
+        let error = secret("whsec_hunter2").unwrap_err();
+        assert!(error.is::<Usage>());
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn an_overlap_is_neither_nothing_nor_for_good() {
+        assert_eq!(overlap("24h").unwrap(), Duration::from_hours(24));
+        for text in ["", "0s", "31d", "24"] {
+            assert!(overlap(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn an_id_is_any_text_on_one_line() {
         assert_eq!(id("Ö 1").unwrap(), "Ö 1");
         assert!(id("").is_err() && id("a\nb").is_err() && id(&"a".repeat(257)).is_err());

@@ -122,7 +122,6 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-
 fn greet(addr: SocketAddr) {
     output::note(&format!("listening on http://{addr}/"));
     output::note(&format!(

@@ -1,10 +1,10 @@
 //! The one way in which endpoints are written: one statement, in one transaction that advances the registry first.
 
-use sqlx::Connection as _;
 use signature::Secret;
+use sqlx::Connection as _;
 use webhook::{DisabledReason, EndpointId};
 
-use super::row::{Row, columns};
+use super::row::columns;
 use crate::{
     ENDPOINTS_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
@@ -135,10 +135,11 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
-                let (version, endpoint_count, key): (i64, i64, Option<String>) = sqlx::query_as(ADVANCE_REGISTRY)
-                    .bind(growth)
-                    .fetch_one(&mut *tx)
-                    .await?;
+                let (version, endpoint_count, key): (i64, i64, Option<String>) =
+                    sqlx::query_as(ADVANCE_REGISTRY)
+                        .bind(growth)
+                        .fetch_one(&mut *tx)
+                        .await?;
                 if growth > 0 && endpoint_count > i64::from(ENDPOINTS_MAX) {
                     return Err(Error::TooManyEndpoints.into());
                 }
@@ -147,10 +148,7 @@ impl Store {
                     let key = key.unwrap_or_else(|| keyring.first().to_owned());
                     arguments.push(keyring.seal(&key, secret, owner)?.into());
                     if first {
-                        sqlx::query(SET_SEALING_KEY)
-                            .bind(key)
-                            .execute(&mut *tx)
-                            .await?;
+                        sqlx::query(SET_SEALING_KEY).bind(key).execute(&mut *tx).await?;
                     }
                 }
                 if let Some(announcement) = announcement {

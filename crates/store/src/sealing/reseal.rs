@@ -34,9 +34,8 @@ type Sealed = (String, String, String, Option<String>);
 macro_rules! seal_plain {
     ($tx:ident, $keyring:expr) => {{
         use $crate::sealing::reseal;
-        let rows: Vec<(String, String, String)> = sqlx::query_as(reseal::SELECT_PLAIN)
-            .fetch_all(&mut *$tx)
-            .await?;
+        let rows: Vec<(String, String, String)> =
+            sqlx::query_as(reseal::SELECT_PLAIN).fetch_all(&mut *$tx).await?;
         if !rows.is_empty() {
             let key: Option<String> = sqlx::query_scalar(reseal::SELECT_SEALING_KEY)
                 .fetch_one(&mut *$tx)
@@ -70,7 +69,10 @@ pub(crate) fn sealed_plain(
     secret: &str,
 ) -> Result<Option<String>, Error> {
     let Ok(secret) = Secret::parse(secret) else {
-        tracing::error!(endpoint.id = id, "the secret of this endpoint is none, and is left as it is");
+        tracing::error!(
+            endpoint.id = id,
+            "the secret of this endpoint is none, and is left as it is"
+        );
         return Ok(None);
     };
     let (organization, endpoint) = (OrganizationId::new(organization), EndpointId::new(id));

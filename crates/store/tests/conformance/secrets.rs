@@ -40,7 +40,8 @@ async fn no_secret_is_stored_in_clear(bed: Bed) {
         .rotate_secret(&endpoint_id(1), &secret(8), Some(9), 2)
         .await
         .unwrap();
-    let sealed = "SELECT COUNT(*) FROM endpoints WHERE secret LIKE 'sealed:%' AND previous_secret LIKE 'sealed:%'";
+    let sealed =
+        "SELECT COUNT(*) FROM endpoints WHERE secret LIKE 'sealed:%' AND previous_secret LIKE 'sealed:%'";
     assert_eq!((bed.number(sealed).await, in_clear(&bed).await), (1, 0));
     store.delete_endpoint(&endpoint_id(1), 3).await.unwrap();
     let left = "SELECT COUNT(*) FROM endpoints WHERE secret IS NOT NULL OR previous_secret IS NOT NULL";
@@ -77,7 +78,10 @@ async fn what_is_sealed_for_one_endpoint_does_not_open_at_another(bed: Bed) {
     ))
     .await;
     let error = store.endpoint(&to).await.unwrap_err();
-    assert!(matches!(&error, Error::Undecodable { column: "secret", .. }), "{error}");
+    assert!(
+        matches!(&error, Error::Undecodable { column: "secret", .. }),
+        "{error}"
+    );
     let loaded = store.load_registry().await.unwrap();
     assert_eq!((loaded.endpoints.len(), loaded.unreadable), (1, vec![to]));
 }
@@ -124,7 +128,10 @@ async fn a_rotated_secret_is_valid_until_its_overlap_ends(bed: Bed) {
     assert_eq!(changes.endpoints, [rotated]);
 
     let nobody = store.rotate_secret(&endpoint_id(9), &secret(8), None, 10).await;
-    assert!(matches!(nobody, Err(Error::EndpointNotFound { .. })), "{nobody:?}");
+    assert!(
+        matches!(nobody, Err(Error::EndpointNotFound { .. })),
+        "{nobody:?}"
+    );
 }
 
 async fn a_second_rotation_waits_for_the_overlap_or_voids_everything_before(bed: Bed) {
@@ -146,7 +153,10 @@ async fn a_second_rotation_waits_for_the_overlap_or_voids_everything_before(bed:
     assert_eq!(found(&store, &id).await.secret, secret(2));
     let voided = store.rotate_secret(&id, &secret(4), None, 999).await.unwrap();
     assert_eq!((voided.secret, voided.previous), (secret(4), None));
-    let rotated = store.rotate_secret(&id, &secret(5), Some(2_000), 999).await.unwrap();
+    let rotated = store
+        .rotate_secret(&id, &secret(5), Some(2_000), 999)
+        .await
+        .unwrap();
     assert_eq!(rotated.previous.unwrap().secret, secret(4));
     let later = store
         .rotate_secret(&id, &secret(6), Some(3_000), 2_000)

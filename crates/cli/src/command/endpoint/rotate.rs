@@ -44,9 +44,14 @@ pub(super) async fn run(rotate: Rotate, store: &Store, json: bool) -> anyhow::Re
         || "void".to_owned(),
         |until_ms| format!("valid until {}", moment::second(until_ms as u64)),
     );
-    let text = format!("id          {}\nsecret      {secret}\nold secret  {old}", rotated.id);
+    let text = format!(
+        "id          {}\nsecret      {secret}\nold secret  {old}",
+        rotated.id
+    );
     output::said(json, &shown(&rotated, Some(secret)), &text)?;
-    output::note("Keep the secret now: it is not shown again. Give it to the receiver before the old one ends.");
+    output::note(
+        "Keep the secret now: it is not shown again. Give it to the receiver before the old one ends.",
+    );
     Ok(())
 }
 
