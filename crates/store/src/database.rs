@@ -62,6 +62,9 @@ pub(crate) struct Dialect {
     /// minute, take it for a handful of rows, and look through all of one side for each of the other: an audit of 40,000
     /// deliveries did not end within 15 s.
     pub(crate) prepare_joins: &'static [&'static str],
+    /// Run first in a transaction that deletes what is too old. PostgreSQL need not wait until that is on disk: what a crash brings back is
+    /// deleted again, and the commits of others do not queue behind it.
+    pub(crate) prepare_deletions: &'static [&'static str],
     /// Appended to a `SELECT` of a transaction that will write what it has read. SQLite has locked all by `begin_write`.
     pub(crate) for_update: &'static str,
     /// Appended to a `SELECT` from deliveries `d`: rows that another transaction has locked are left to it.
@@ -84,6 +87,7 @@ pub(crate) static SQLITE: Dialect = Dialect {
     begin_write: "BEGIN IMMEDIATE",
     begin_snapshot: "BEGIN",
     prepare_joins: &[],
+    prepare_deletions: &[],
     for_update: "",
     skip_locked: "",
     prepare_migrations: &[],
@@ -96,6 +100,7 @@ pub(crate) static POSTGRES: Dialect = Dialect {
     begin_write: "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
     begin_snapshot: "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
     prepare_joins: &["SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'"],
+    prepare_deletions: &["SET LOCAL synchronous_commit = off"],
     for_update: " FOR UPDATE",
     skip_locked: " FOR UPDATE OF d SKIP LOCKED",
     prepare_migrations: &[
