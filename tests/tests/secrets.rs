@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use e2e::{Answer, Installation, Ledger, Load, Receiver, chance, scaled, wait_until};
+use e2e::{Answer, Installation, Ledger, Load, Receiver, chance, event, scaled, wait_until};
 use serde_json::Value;
 use signature::{SIGNATURE_HEADER, Secret, Verifier};
 
@@ -169,5 +169,49 @@ async fn a_revoked_secret_signs_nothing_any_more() {
     .await;
     assert!(!fits(&endpoint.secret).0 && !fits(&second).0);
     assert!(worker.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_the_secrets_is_changed_and_a_process_without_it_ends_and_says_so() {
+    const KEYS: &str = "MAGNETITE_SECRETS__KEYS";
+    let mut installation = Installation::new("keys").await;
+    let receiver = Receiver::ok().await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let old = std::fs::read_to_string(installation.directory().join("magnetite.db.key")).unwrap();
+    let made = installation.cli(&["secrets", "new-key"]).await;
+    let (new, note) = (
+        String::from_utf8(made.stdout).unwrap(),
+        String::from_utf8(made.stderr).unwrap(),
+    );
+    let id = note
+        .split([' ', '.'])
+        .nth(1)
+        .expect("the note begins with the key's id");
+    let (old, new) = (old.trim(), new.trim());
+
+    installation.set(KEYS, &format!("{new},{old}"));
+    assert_eq!(
+        installation.cli_ok(&["secrets", "reseal"]).await.trim(),
+        "resealed 1"
+    );
+    installation.set(KEYS, new);
+    let worker = installation.worker().await;
+    installation.amqp().publish(&[event("org_1", "lead_1")]).await;
+    wait_until("it arrives", SOON, || receiver.count() == 1).await;
+    receiver.requests()[0].verify(&endpoint.secret);
+    assert!(worker.terminate().await);
+
+    installation.set(KEYS, old);
+    for command in [["worker"].as_slice(), &["endpoint", "list"], &["doctor"]] {
+        let output = installation.cli(command).await;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
+        assert!(
+            said.contains(id) && said.contains("secrets.keys"),
+            "{command:?}: {said}"
+        );
+    }
     installation.delete().await;
 }

@@ -1,6 +1,6 @@
-//! The database: there, and with the tables of this version.
+//! The database: there, with the tables of this version, and with secrets that open.
 
-use store::SchemaState;
+use store::{SchemaState, Store};
 
 use crate::{configuration::Configuration, database, output};
 
@@ -18,7 +18,7 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
     let store = match database::connect(database).await {
         Ok(store) => store,
         Err(error) => {
-            let fix = "start the database, or correct database.url (MAGNETITE_DATABASE__URL)";
+            let fix = "start the database, or correct what is named (MAGNETITE_DATABASE__URL, MAGNETITE_SECRETS__KEYS)";
             return report.add(&Check::fail(WHAT, format!("{error:#}"), fix));
         }
     };
@@ -26,6 +26,9 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
         Ok(schema) => {
             report.add(&Check::ok(WHAT, schema.server))?;
             report.add(&schema_check(&schema.state))?;
+            if schema.state == SchemaState::UpToDate {
+                report.add(&secrets_check(&store).await)?;
+            }
         }
         Err(error) => {
             let detail = format!("{:#}", anyhow::Error::from(error));
@@ -38,6 +41,26 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
     }
     store.close().await;
     Ok(())
+}
+
+/// As a worker begins.
+async fn secrets_check(store: &Store) -> Check {
+    const WHAT: &str = "secrets";
+    match store.load_registry().await {
+        Ok(loaded) if loaded.unreadable.is_empty() => Check::ok(
+            WHAT,
+            format!("those of {} endpoints open", loaded.endpoints.len()),
+        ),
+        Ok(loaded) => {
+            let ids: Vec<_> = loaded.unreadable.iter().map(|id| id.as_str()).collect();
+            let fix = "the log above says why for each; delete the endpoint and create it anew";
+            Check::fail(WHAT, format!("cannot be read: {}", ids.join(", ")), fix)
+        }
+        Err(error) => {
+            let detail = format!("{:#}", anyhow::Error::from(error));
+            Check::fail(WHAT, detail, "add the key to secrets.keys, in every process")
+        }
+    }
 }
 
 fn schema_check(state: &SchemaState) -> Check {
