@@ -80,17 +80,24 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         Action::Recover(recover) => recover::run(recover, configuration, json).await,
         action => {
             let store = database::open(&configuration.database).await?;
-            let done = on_store(action, &store, json).await;
+            let done = on_store(action, &store, configuration, json).await;
             store.close().await;
             done
         }
     }
 }
 
-async fn on_store(action: Action, store: &Store, json: bool) -> anyhow::Result<()> {
+async fn on_store(
+    action: Action,
+    store: &Store,
+    configuration: &Configuration,
+    json: bool,
+) -> anyhow::Result<()> {
     match action {
         Action::List { org } => list(store, org.map(OrganizationId::new), json).await,
-        Action::RotateSecret(rotate) => rotate::run(rotate, store, json).await,
+        Action::RotateSecret(rotate) => {
+            rotate::run(rotate, store, configuration.worker.registry_refresh, json).await
+        }
         Action::Show { id } => show(store, &EndpointId::new(id), json).await,
         Action::Delete { id } => {
             let id = EndpointId::new(id);

@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use clap::Args;
 use signature::Secret;
 use store::Store;
+use tokio::time::sleep;
 use webhook::EndpointId;
 
 use crate::{clock, command::given, moment, output};
@@ -27,8 +28,16 @@ pub(super) struct Rotate {
     revoke_now: bool,
 }
 
-/// Prints the new secret, this once.
-pub(super) async fn run(rotate: Rotate, store: &Store, json: bool) -> anyhow::Result<()> {
+/// A worker looks for changes every `registry.refresh`, and needs a moment to read them.
+const REFRESHES: u32 = 4;
+
+/// Prints the new secret, this once, when workers have it: a receiver that switched before would be asked with the old one alone.
+pub(super) async fn run(
+    rotate: Rotate,
+    store: &Store,
+    registry_refresh: Duration,
+    json: bool,
+) -> anyhow::Result<()> {
     let now_ms = clock::now_ms() as i64;
     let until_ms = (!rotate.revoke_now).then(|| now_ms + rotate.overlap.as_millis() as i64);
     let secret = match &rotate.secret {
@@ -39,6 +48,9 @@ pub(super) async fn run(rotate: Rotate, store: &Store, json: bool) -> anyhow::Re
         .rotate_secret(&EndpointId::new(rotate.id), &secret, until_ms, now_ms)
         .await
         .map_err(explained)?;
+    if until_ms.is_some() {
+        sleep(registry_refresh * REFRESHES).await;
+    }
     let secret = rotated.secret.expose();
     let old = until_ms.map_or_else(
         || "void".to_owned(),
