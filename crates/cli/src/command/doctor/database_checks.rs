@@ -52,7 +52,11 @@ async fn secrets_check(store: &Store) -> Check {
             format!("those of {} endpoints open", loaded.endpoints.len()),
         ),
         Ok(loaded) => {
-            let ids: Vec<_> = loaded.unreadable.iter().map(|id| id.as_str()).collect();
+            let ids: Vec<_> = loaded
+                .unreadable
+                .iter()
+                .map(webhook::EndpointId::as_str)
+                .collect();
             let fix = "the log above says why for each; delete the endpoint and create it anew";
             Check::fail(WHAT, format!("cannot be read: {}", ids.join(", ")), fix)
         }
