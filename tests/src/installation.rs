@@ -163,6 +163,7 @@ impl Installation {
             )
             .env("MAGNETITE_EGRESS__ALLOW", "127.0.0.0/8")
             .env("MAGNETITE_HEALTH__LISTEN", "")
+            .env("MAGNETITE_API__LISTEN", "")
             .envs(self.settings.iter().map(|(key, value)| (key, value)))
             .current_dir(self.directory.path())
             .stdin(Stdio::null())

@@ -4,6 +4,7 @@ mod role;
 mod up;
 mod worker;
 mod recorder;
+mod api;
 mod publish;
 mod endpoint;
 mod event;
@@ -54,6 +55,8 @@ enum Command {
     Worker,
     /// Run a recorder: what workers report, dead letters and rejected messages go into the database
     Recorder,
+    /// Run the HTTP API: manage endpoints, publish events, see what became of them
+    Api,
     /// Publish events, one JSON object per line, and print their ids
     Publish(publish::Arguments),
     /// Manage the endpoints that events are delivered to
@@ -74,6 +77,8 @@ enum Command {
     Migrate,
     /// The keys that endpoints' secrets are sealed with in the database
     Secrets(secrets::Arguments),
+    /// Print what the HTTP API can be asked for, as OpenAPI 3.1
+    Openapi,
     /// Check configuration, broker, database and limits, and say how to fix what is wrong
     Doctor(doctor::Arguments),
 }
@@ -104,8 +109,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     {
         return secrets::new_key();
     }
+    if let Command::Openapi = command {
+        return api::document();
+    }
     let configuration = Configuration::load(config.as_deref())?;
-    let is_role = matches!(command, Command::Up | Command::Worker | Command::Recorder);
+    let is_role = matches!(command, Command::Up | Command::Worker | Command::Recorder | Command::Api);
     telemetry::start(
         &configuration.log,
         if is_role { ROLE_FILTER } else { COMMAND_FILTER },
@@ -114,6 +122,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Up => up::run(&configuration).await,
         Command::Worker => worker::run(&configuration).await,
         Command::Recorder => recorder::run(&configuration).await,
+        Command::Api => api::run(&configuration).await,
         Command::Publish(arguments) => publish::run(arguments, &configuration).await,
         Command::Endpoint(arguments) => endpoint::run(arguments, &configuration).await,
         Command::Event(arguments) => event::run(arguments, &configuration).await,
@@ -124,7 +133,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Migrate => migrate::run(&configuration).await,
         Command::Secrets(_) => secrets::reseal(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
-        Command::Listen(_) => unreachable!("it was run above"),
+        Command::Listen(_) | Command::Openapi => unreachable!("they were run above"),
     }
 }
 

@@ -1,20 +1,16 @@
 //! How arguments are read that several commands take.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::time::Duration;
 
 use anyhow::anyhow;
+use api::manage::{self, OVERLAP};
 use clap::Args;
 use signature::Secret;
 
 use crate::{Usage, moment::Moment};
 
-/// The longest id of an organization, project or lead, in characters: generous, and short enough for a listing.
-const ID_CHARS_MAX: usize = 256;
 /// More a second than one process publishes.
 const RATE_MAX: f64 = 100_000.0;
-
-/// How long two secrets are valid. Not for good: what is known to two is known to more in the end.
-const OVERLAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 
 /// From when to when.
 #[derive(Clone, Copy, Debug, Args)]
@@ -38,15 +34,10 @@ impl Window {
 /// How many a second are sent again unless told otherwise: a little more than a busy endpoint gets anyway.
 pub(super) const DEFAULT_RATE: f64 = 100.0;
 
-/// An organization's, project's or lead's id: compared with what events carry, so anything that is text.
+/// An organization's, project's or lead's id.
 pub(super) fn id(text: &str) -> Result<String, Usage> {
-    let fits = (1..=ID_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);
-    if fits {
-        return Ok(text.to_owned());
-    }
-    Err(Usage(format!(
-        "expected 1 to {ID_CHARS_MAX} characters, none of them a control character"
-    )))
+    let id = manage::id(text).map_err(|error| Usage(error.to_string()))?;
+    Ok(id.to_owned())
 }
 
 /// How many a second: `100/s`, `0.5/s`, or `100` for short.
@@ -105,11 +96,5 @@ mod tests {
         for text in ["", "0s", "31d", "24"] {
             assert!(overlap(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn an_id_is_any_text_on_one_line() {
-        assert_eq!(id("Ö 1").unwrap(), "Ö 1");
-        assert!(id("").is_err() && id("a\nb").is_err() && id(&"a".repeat(257)).is_err());
     }
 }
