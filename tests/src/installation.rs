@@ -231,6 +231,25 @@ impl Installation {
         }
     }
 
+    /// Makes a key of the HTTP API.
+    pub async fn key(&self, organization: &str, scopes: &str) -> String {
+        let create = [
+            "api-key",
+            "create",
+            "--org",
+            organization,
+            "--name",
+            "test",
+            "--scopes",
+            scopes,
+            "--json",
+        ];
+        let printed: Value = serde_json::from_str(&self.cli_ok(&create).await).unwrap();
+        let key = printed["key"].as_str().unwrap().to_owned();
+        self.keep_secret(&key);
+        key
+    }
+
     /// What `endpoint show --json` prints.
     pub async fn show(&self, endpoint: &Endpoint) -> Value {
         serde_json::from_str(&self.cli_ok(&["endpoint", "show", &endpoint.id, "--json"]).await).unwrap()
@@ -378,7 +397,7 @@ impl Installation {
 }
 
 impl Role {
-    fn start(command: Command) -> Self {
+    pub(crate) fn start(command: Command) -> Self {
         let (mut command, port) = probed(command);
         let child = command.spawn().unwrap();
         Self { child, port }

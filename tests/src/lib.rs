@@ -11,6 +11,7 @@
 )]
 
 mod installation;
+mod api;
 mod script;
 mod node;
 mod postgres;
@@ -30,6 +31,7 @@ mod scale;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use amqp::{Amqp, Found, due_headers};
+pub use api::{Answered, Api};
 pub use certificates::Certificates;
 pub use confirms::{Confirms, Published, Strike};
 pub use hostile::{Hostile, Hostility, Visit};

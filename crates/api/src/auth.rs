@@ -83,7 +83,7 @@ impl Operations {
     }
 }
 
-/// An empty list of requirements opens an operation; one scope of our scheme is the other thing that is understood.
+/// No requirement opens an operation; one scope of our scheme is the other thing that is understood.
 fn access(operation: &Value) -> Option<Access> {
     let security = operation.get("security")?.as_array()?;
     let Some(requirement) = security.first() else {

@@ -6,6 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use axum::body::Bytes;
 use egress::Egress;
 use store::Store;
 use tokio::sync::Semaphore;
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) publishing: Publishing,
     pub(crate) keys: Keys,
     pub(crate) operations: Operations,
+    /// The OpenAPI document.
+    pub(crate) document: Bytes,
     /// A permit for each request that is worked on.
     pub(crate) slots: Semaphore,
 }

@@ -130,6 +130,12 @@ impl Keys {
         let _ = timeout(LAST_NOTE, self.note()).await;
     }
 
+    /// As if a second had passed.
+    #[cfg(test)]
+    pub(crate) fn forget_what_is_fresh(&self) {
+        self.fresh.invalidate_all();
+    }
+
     async fn note(&self) {
         let known: Vec<_> = self.remembered.iter().map(|(_, known)| known).collect();
         let uses: Vec<(ApiKeyId, u64)> = known.iter().filter_map(|known| known.new_use()).collect();

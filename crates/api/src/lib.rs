@@ -102,12 +102,13 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         keys: Keys::new(store.clone(), config.rate_per_key),
         publishing: Publishing::start(Producer::connect(broker)),
         operations: Operations::of(&document),
+        document: document.to_string().into(),
         slots: Semaphore::new(config::IN_FLIGHT_MAX),
         store,
         egress,
         config,
     });
-    let router = router::router(handlers, &document, context.clone());
+    let router = router::router(handlers, context.clone());
     readiness.send_replace(None);
     let deadline = context.config.shutdown_deadline;
     tokio::select! {

@@ -81,6 +81,10 @@ pub(crate) fn complete(document: &Document) -> Value {
 }
 
 fn complete_operation(operation: &mut Value) {
+    if let Some(security) = operation["security"].as_array_mut() {
+        // Another way to say that there is none.
+        security.retain(|requirement| *requirement != json!({}));
+    }
     let has_body = operation.get("requestBody").is_some();
     let has_parameters = operation.get("parameters").is_some();
     let needs_key = operation["security"].as_array().is_some_and(|security| !security.is_empty());

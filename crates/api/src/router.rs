@@ -10,12 +10,11 @@
 //! | body limit | 413 |
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use serde_json::Value;
 use swagger_ui_dist::{ApiDefinition, OpenApiSource};
@@ -49,13 +48,10 @@ pub(crate) fn parts(operations: OpenApiRouter<Context>) -> (Router<Context>, Val
     (router, openapi::complete(&document))
 }
 
-/// Everything that is served, from both parts.
-pub(crate) fn router(handlers: Router<Context>, document: &Value, context: Context) -> Router {
-    let document = serde_json::to_string(document).expect("it has text keys");
-    let json = [(header::CONTENT_TYPE, "application/json")];
+/// Everything that is served.
+pub(crate) fn router(handlers: Router<Context>, context: Context) -> Router {
     let body_bytes_max = context.config.body_bytes_max;
     handlers
-        .route(OPENAPI, get(async move || (json, document)))
         .with_state(context.clone())
         .merge(docs())
         .fallback(async || StatusCode::NOT_FOUND)
@@ -67,6 +63,11 @@ pub(crate) fn router(handlers: Router<Context>, document: &Value, context: Conte
             REQUEST_TIMEOUT,
         ))
         .layer(CatchPanicLayer::new())
+        // Answers are about now, and one of them has a secret.
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("no-store"),
+        ))
         .layer(from_fn(observe))
 }
 

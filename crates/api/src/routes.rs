@@ -3,6 +3,7 @@
 mod endpoints;
 mod event_types;
 mod events;
+mod documentation;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -20,4 +21,5 @@ pub(crate) fn all() -> OpenApiRouter<Context> {
         .routes(routes!(event_types::show))
         .routes(routes!(events::publish))
         .routes(routes!(events::publish_batch))
+        .routes(routes!(documentation::openapi))
 }
