@@ -397,7 +397,8 @@ impl Installation {
 }
 
 impl Role {
-    pub(crate) fn start(command: Command) -> Self {
+    /// Starts what the command says, with a port for its probes.
+    pub fn start(command: Command) -> Self {
         let (mut command, port) = probed(command);
         let child = command.spawn().unwrap();
         Self { child, port }
@@ -492,10 +493,12 @@ pub fn memory_kib(pid: u32, field: &str) -> u64 {
 /// A role's command with a port for its probes.
 fn probed(mut command: Command) -> (Command, u16) {
     let port = free_port();
-    let filter = std::env::var("E2E_LOG").unwrap_or_else(|_| "warn".to_owned());
-    command
-        .env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"))
-        .env("MAGNETITE_LOG__FILTER", filter);
+    command.env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"));
+    let is_filtered = command.as_std().get_envs().any(|(key, _)| key == "MAGNETITE_LOG__FILTER");
+    if !is_filtered {
+        let filter = std::env::var("E2E_LOG").unwrap_or_else(|_| "warn".to_owned());
+        command.env("MAGNETITE_LOG__FILTER", filter);
+    }
     (command, port)
 }
 
