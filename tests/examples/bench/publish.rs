@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -88,12 +87,12 @@ fn expect(published: &Answered) {
 }
 
 /// `publish` is given the number of the first of `each` events.
-async fn measure<F: Future<Output = ()>>(
+async fn measure(
     way: &'static str,
     clients: usize,
     events: usize,
     each: usize,
-    publish: impl Fn(usize) -> F,
+    publish: impl AsyncFn(usize),
 ) -> Published {
     let (next, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
     let client = async || {
