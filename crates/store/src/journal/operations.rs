@@ -6,7 +6,7 @@ use webhook::{EndpointId, OrganizationId};
 use crate::{
     Error, Operation, Store,
     columns::Columns,
-    statement::{Argument, Statement},
+    statement::{Argument, Statement, UNPREPARED},
 };
 
 /// Something that happened to an endpoint, to be published.
@@ -64,7 +64,8 @@ impl Store {
         }
         let mut delete = Statement::new("DELETE FROM operations WHERE id IN ");
         delete.push_list("", ids.iter().map(|id| Argument::outside(id)));
-        self.execute(&Operation::DeleteOperations, delete).await?;
+        self.execute(&Operation::DeleteOperations, UNPREPARED, delete)
+            .await?;
         Ok(())
     }
 }
