@@ -10,13 +10,13 @@ use crate::{
     database::on_connection,
     endpoint::row::Decode,
     journal::operations::{ANNOUNCE_DISABLED, operation_id},
-    sealing::{Owner, SET_SEALING_KEY},
+    sealing::{CHOOSE_SEALING_KEY, Owner},
     statement::{Argument, bind_all},
 };
 
 /// First in every write: the lock that puts writers in a row, and the number that this write gets.
 const ADVANCE_REGISTRY: &str = "UPDATE registry SET version = version + 1, endpoint_count = endpoint_count + $1 \
-    WHERE id = 1 RETURNING version, endpoint_count, sealing_key";
+    WHERE id = 1 RETURNING version, endpoint_count";
 
 pub(super) const INSERT: &str = concat!(
     "INSERT INTO endpoints (version, id, created_at_ms, updated_at_ms, organization_id, project_id, url, subscription, \
@@ -135,21 +135,19 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
-                let (version, endpoint_count, key): (i64, i64, Option<String>) =
-                    sqlx::query_as(ADVANCE_REGISTRY)
-                        .bind(growth)
-                        .fetch_one(&mut *tx)
-                        .await?;
+                let (version, endpoint_count): (i64, i64) = sqlx::query_as(ADVANCE_REGISTRY)
+                    .bind(growth)
+                    .fetch_one(&mut *tx)
+                    .await?;
                 if growth > 0 && endpoint_count > i64::from(ENDPOINTS_MAX) {
                     return Err(Error::TooManyEndpoints.into());
                 }
                 if let Some((secret, owner)) = secret {
-                    let first = key.is_none();
-                    let key = key.unwrap_or_else(|| keyring.first().to_owned());
+                    let key: String = sqlx::query_scalar(CHOOSE_SEALING_KEY)
+                        .bind(keyring.first())
+                        .fetch_one(&mut *tx)
+                        .await?;
                     arguments.push(keyring.seal(&key, secret, owner)?.into());
-                    if first {
-                        sqlx::query(SET_SEALING_KEY).bind(key).execute(&mut *tx).await?;
-                    }
                 }
                 if let Some(announcement) = announcement {
                     let arguments = announcement.arguments(version);
