@@ -7,6 +7,8 @@ mod recorder;
 mod api;
 mod publish;
 mod endpoint;
+mod api_key;
+mod changes;
 mod event;
 mod delivery;
 mod rejected;
@@ -61,6 +63,10 @@ enum Command {
     Publish(publish::Arguments),
     /// Manage the endpoints that events are delivered to
     Endpoint(endpoint::Arguments),
+    /// Manage the keys that let clients in to the HTTP API
+    ApiKey(api_key::Arguments),
+    /// Who changed which endpoint or API key, newest first
+    Changes(changes::Arguments),
     /// What became of events: who got them, who did not, and why
     Event(event::Arguments),
     /// What became of deliveries, one event to one endpoint each, and sending them again
@@ -104,8 +110,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         return listen::run(arguments).await;
     }
     // Its key is to go into the configuration.
-    if let Command::Secrets(arguments) = &command
-        && arguments.makes_key()
+    if let Command::Secrets(secrets::Arguments {
+        action: secrets::Action::NewKey,
+    }) = command
     {
         return secrets::new_key();
     }
@@ -125,15 +132,23 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Api => api::run(&configuration).await,
         Command::Publish(arguments) => publish::run(arguments, &configuration).await,
         Command::Endpoint(arguments) => endpoint::run(arguments, &configuration).await,
+        Command::ApiKey(arguments) => api_key::run(arguments, &configuration).await,
+        Command::Changes(arguments) => changes::run(arguments, &configuration).await,
         Command::Event(arguments) => event::run(arguments, &configuration).await,
         Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,
-        Command::Secrets(_) => secrets::reseal(&configuration).await,
+        Command::Secrets(secrets::Arguments {
+            action: secrets::Action::Reseal,
+        }) => secrets::reseal(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
-        Command::Listen(_) | Command::Openapi => unreachable!("they were run above"),
+        Command::Listen(_)
+        | Command::Openapi
+        | Command::Secrets(secrets::Arguments {
+            action: secrets::Action::NewKey,
+        }) => unreachable!("they were run above"),
     }
 }
 
