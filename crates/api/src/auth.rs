@@ -95,8 +95,9 @@ fn access(operation: &Value) -> Option<Access> {
 
 /// Lets a request through to its handler, with its [`Caller`], or not.
 pub(crate) async fn admit(State(context): State<Context>, request: Request, next: Next) -> Response {
-    match caller(&context, &request).await {
-        Ok(caller) => pass(caller, request, next).await,
+    let (parts, body) = request.into_parts();
+    match caller(&context, &parts).await {
+        Ok(caller) => pass(caller, Request::from_parts(parts, body), next).await,
         Err(problem) => problem.into_response(),
     }
 }
@@ -112,17 +113,17 @@ async fn pass(caller: Option<Caller>, mut request: Request, next: Next) -> Respo
     response
 }
 
-async fn caller(context: &Context, request: &Request) -> Result<Option<Caller>, Problem> {
-    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+async fn caller(context: &Context, request: &Parts) -> Result<Option<Caller>, Problem> {
+    let path = request.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let path = path.ok_or_else(|| Problem::of_status(StatusCode::NOT_FOUND))?;
     if path == DOCS || path.strip_prefix(DOCS).is_some_and(|rest| rest.starts_with('/')) {
         return Ok(None);
     }
-    let scope = match context.operations.access(request.method(), path)? {
+    let scope = match context.operations.access(&request.method, path)? {
         Access::Open => return Ok(None),
         Access::Needs(scope) => scope,
     };
-    let known = valid_key(context, request.headers()).await?;
+    let known = valid_key(context, &request.headers).await?;
     known.use_at(now_ms()).map_err(|wait| {
         let wait_s = wait.as_millis().div_ceil(1000) as u64;
         Problem::new(

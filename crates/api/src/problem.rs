@@ -80,7 +80,7 @@ pub(crate) struct FieldError {
 pub(crate) struct ProblemBody<'a> {
     /// Names the kind of problem; for programs.
     #[serde(rename = "type")]
-    #[schema(format = Uri, example = "urn:magnetite:problem:invalid-fields")]
+    #[schema(format = "uri", example = "urn:magnetite:problem:invalid-fields")]
     kind: String,
     /// The same for every problem of the kind; for people.
     #[schema(example = "Fields are not valid")]

@@ -21,7 +21,7 @@ pub struct Endpoint {
     #[schema(example = "proj_456def")]
     pub project_id: Option<String>,
     /// Where to.
-    #[schema(format = Uri, example = "https://example.com/webhook")]
+    #[schema(format = "uri", example = "https://example.com/webhook")]
     pub url: String,
     /// Which event types: a type, a family such as `research.*`, or `*` for all.
     #[schema(schema_with = crate::schema::patterns)]

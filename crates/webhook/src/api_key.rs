@@ -91,7 +91,7 @@ pub enum Scope {
 
 /// A text that is no scope.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown scope {0:?}; known are {}", Scope::ALL.map(Scope::as_str).join(", "))]
+#[error("unknown scope {0:?}; known are {known}", known = Scope::ALL.map(Scope::as_str).join(", "))]
 pub struct UnknownScope(pub String);
 
 impl Scope {

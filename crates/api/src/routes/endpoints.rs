@@ -80,7 +80,7 @@ pub(super) async fn list(
     caller: Caller,
     Query(page): Query<Page>,
 ) -> Result<Answer<Listing<view::Endpoint>>, Problem> {
-    let (limit, after) = (page.limit()?, page.after()?.map(EndpointId::new::<String>));
+    let (limit, after) = (page.limit()?, page.after()?.map(|id: String| EndpointId::new(id)));
     let endpoints = context
         .store
         .list_endpoints(Some(&caller.organization), after.as_ref(), limit + 1)

@@ -18,9 +18,9 @@ use crate::{
 /// An endpoint to be registered.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CreateEndpoint {
+pub(in crate::routes) struct CreateEndpoint {
     /// Where events are delivered: https, or http, at a public address; no user, no fragment.
-    #[schema(format = Uri, min_length = 1, max_length = 2048, example = "https://example.com/webhook")]
+    #[schema(format = "uri", min_length = 1, max_length = 2048, example = "https://example.com/webhook")]
     url: String,
     /// Which event types; all of them when it is left away.
     #[serde(default)]
@@ -35,10 +35,10 @@ pub(super) struct CreateEndpoint {
 /// What is to be different; at least one thing.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct UpdateEndpoint {
+pub(in crate::routes) struct UpdateEndpoint {
     /// Where events are delivered.
     #[serde(default, deserialize_with = "present")]
-    #[schema(format = Uri, min_length = 1, max_length = 2048, example = "https://example.com/webhook", nullable = false)]
+    #[schema(format = "uri", min_length = 1, max_length = 2048, example = "https://example.com/webhook", nullable = false)]
     url: Option<String>,
     /// Which event types.
     #[serde(default, deserialize_with = "present")]
@@ -59,7 +59,7 @@ pub(super) struct UpdateEndpoint {
 /// How a secret is replaced.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RotateSecret {
+pub(in crate::routes) struct RotateSecret {
     /// The new secret, instead of a random one: `whsec_` and the base64 of 24 to 64 bytes.
     #[serde(default, deserialize_with = "present")]
     #[schema(min_length = 38, max_length = 94, nullable = false, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=")]
