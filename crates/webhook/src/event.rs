@@ -6,9 +6,7 @@ use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::{
-    EventId, EventKind, EventType, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId, UnknownEventType,
-};
+use crate::{EventId, EventKind, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId, UnknownEventType};
 
 /// The largest body of an event, in bytes.
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
@@ -143,8 +141,7 @@ impl Event {
         traceparent: Option<String>,
         body: Bytes,
     ) -> Result<Self, Rejection> {
-        let envelope = Envelope::parse(&body)?;
-        Self::with_envelope(&envelope, message_id, traceparent, body.clone())
+        Self::checked(published, message_id, traceparent, body)
     }
 
     /// Checks what a delivery carries, or what is recorded of one: in the same way, but that a ping is valid, too.
@@ -156,16 +153,16 @@ impl Event {
         traceparent: Option<String>,
         body: Bytes,
     ) -> Result<Self, Rejection> {
-        let envelope = Envelope::of_delivery(&body)?;
-        Self::with_envelope(&envelope, message_id, traceparent, body.clone())
+        Self::checked(str::parse, message_id, traceparent, body)
     }
 
-    fn with_envelope(
-        envelope: &Envelope<'_>,
+    fn checked(
+        kind: fn(&str) -> Result<EventKind, UnknownEventType>,
         message_id: Option<&str>,
         traceparent: Option<String>,
         body: Bytes,
     ) -> Result<Self, Rejection> {
+        let envelope = Envelope::read(&body, kind)?;
         let id = match message_id {
             Some(message_id) => EventId::from_message_id(message_id).ok_or(Rejection::BadMessageId)?,
             None => EventId::from_body(&body),
@@ -174,9 +171,9 @@ impl Event {
             id,
             event_type: envelope.event_type,
             timestamp_ms: envelope.timestamp_ms,
-            organization_id: OrganizationId::new(&*envelope.organization_id),
-            project_id: ProjectId::new(&*envelope.project_id),
-            lead_id: LeadId::new(&*envelope.lead_id),
+            organization_id: OrganizationId::new(envelope.organization_id),
+            project_id: ProjectId::new(envelope.project_id),
+            lead_id: LeadId::new(envelope.lead_id),
             body,
             traceparent,
         })
@@ -196,20 +193,12 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// A [`Rejection`] for the first rule that is broken.
     pub fn parse(body: &'a [u8]) -> Result<Self, Rejection> {
-        Self::read(body, |name| name.parse::<EventType>().map(EventKind::Of))
-    }
-
-    /// Checks the body of a delivery: in the same way, but that `event` may be [`PING`](crate::PING), too.
-    ///
-    /// # Errors
-    /// A [`Rejection`] for the first rule that is broken.
-    pub fn of_delivery(body: &'a [u8]) -> Result<Self, Rejection> {
-        Self::read(body, str::parse)
+        Self::read(body, published)
     }
 
     fn read(
         body: &'a [u8],
-        kind: impl Fn(&str) -> Result<EventKind, UnknownEventType>,
+        kind: fn(&str) -> Result<EventKind, UnknownEventType>,
     ) -> Result<Self, Rejection> {
         if body.len() > EVENT_BYTES_MAX {
             return Err(Rejection::TooLarge { bytes: body.len() });
@@ -249,6 +238,11 @@ impl<'a> Envelope<'a> {
             Err(bad("data", OBJECT))
         }
     }
+}
+
+/// The kind of an event that can be published.
+fn published(name: &str) -> Result<EventKind, UnknownEventType> {
+    name.parse().map(EventKind::Of)
 }
 
 fn bad(field: &'static str, expected: &'static str) -> Rejection {

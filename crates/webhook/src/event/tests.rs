@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::EventType;
 
 const GOOD: &str = r#"{"event":"lead.completed","timestamp":1703123456789,"organization_id":"org_1","project_id":"proj_1","lead_id":"lead_1","data":{"a":1}}"#;
 

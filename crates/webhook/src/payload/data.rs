@@ -9,7 +9,7 @@ use super::About;
 
 /// The fields that some type has; in the order of the contract's examples, of which each type has a selection.
 #[derive(Serialize, Default)]
-struct Data<'a> {
+struct Fields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     lead_id: Option<&'a LeadId>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,14 +78,14 @@ const CONTENT: GeneratedContent = GeneratedContent { content_length: 4521 };
 
 pub(super) fn of(event_type: EventType, about: &About) -> Box<RawValue> {
     let at_ms = Some(about.timestamp_ms);
-    let lead = |status| Data {
+    let lead = |status| Fields {
         lead_id: Some(&about.lead_id),
         status,
-        ..Data::default()
+        ..Fields::default()
     };
     let processing = || lead(Some("processing"));
     raw(&match event_type {
-        EventType::LeadCreated => Data {
+        EventType::LeadCreated => Fields {
             input_data: Some(InputData {
                 full_name: "John Smith",
                 company: "Acme Corp",
@@ -94,16 +94,16 @@ pub(super) fn of(event_type: EventType, about: &About) -> Box<RawValue> {
             created_at: at_ms,
             ..processing()
         },
-        EventType::ResearchStarted => Data {
+        EventType::ResearchStarted => Fields {
             started_at: at_ms,
             ..processing()
         },
-        EventType::ResearchCompleted => Data {
+        EventType::ResearchCompleted => Fields {
             research_results: Some(RESEARCH),
             completed_at: at_ms,
             ..processing()
         },
-        EventType::ResearchFailed => Data {
+        EventType::ResearchFailed => Fields {
             error: Some(Failed {
                 code: "api_limit",
                 message: "the search API refused further requests",
@@ -111,18 +111,18 @@ pub(super) fn of(event_type: EventType, about: &About) -> Box<RawValue> {
             failed_at: at_ms,
             ..processing()
         },
-        EventType::MagnetGenerated => Data {
+        EventType::MagnetGenerated => Fields {
             generated_content: Some(CONTENT),
             generated_at: at_ms,
             ..processing()
         },
-        EventType::LeadCompleted => Data {
+        EventType::LeadCompleted => Fields {
             research_results: Some(RESEARCH),
             generated_content: Some(CONTENT),
             completed_at: at_ms,
             ..lead(Some("completed"))
         },
-        EventType::LeadFailed => Data {
+        EventType::LeadFailed => Fields {
             error: Some(Failed {
                 code: "generation_failed",
                 message: "no content after 3 attempts",
@@ -130,7 +130,7 @@ pub(super) fn of(event_type: EventType, about: &About) -> Box<RawValue> {
             failed_at: at_ms,
             ..lead(Some("failed"))
         },
-        EventType::MagnetViewed => Data {
+        EventType::MagnetViewed => Fields {
             viewer_ip: Some("203.0.113.42"),
             user_agent: Some("Mozilla/5.0..."),
             viewed_at: at_ms,
@@ -140,13 +140,13 @@ pub(super) fn of(event_type: EventType, about: &About) -> Box<RawValue> {
 }
 
 pub(super) fn of_ping(endpoint_id: &EndpointId, at_ms: u64) -> Box<RawValue> {
-    raw(&Data {
+    raw(&Fields {
         endpoint_id: Some(endpoint_id),
         pinged_at: Some(at_ms),
-        ..Data::default()
+        ..Fields::default()
     })
 }
 
-fn raw(data: &Data<'_>) -> Box<RawValue> {
+fn raw(data: &Fields<'_>) -> Box<RawValue> {
     to_raw_value(data).expect("every key is a string and no value can fail")
 }
