@@ -79,7 +79,7 @@ async fn main() {
 
 /// What is asked of, and deleted from, a journal that is full.
 async fn stored(options: &Options, installation: &Installation, url: &str) {
-    let stored = seed::run(url, options.attempts).await;
+    let stored = seed::run(installation, url, options.attempts).await;
     println!("\n{stored}");
     println!("\n{}", questions::run(installation, url).await);
     println!(

@@ -2,9 +2,10 @@
 -- from $4 to before $5. Every 21st had five attempts, of which the last one was answered with a 2xx, or, one in twenty times, with
 -- a 410. Ids are derived as workers derive them.
 WITH numbered AS (
-    SELECT n, $1 - $1 / 50 AS older, 'org_' || n % $3 AS organization, 'evt_' || md5('event ' || n) AS event,
-        'ep_' || md5('endpoint ' || (n % $3 + n / $3 % ($2 / $3) * $3)) AS endpoint
+    SELECT n, $1 - $1 / 50 AS older, organization_id AS organization, 'evt_' || md5('event ' || n) AS event, id AS endpoint
     FROM generate_series(0, $1 - 1) n
+    -- They were created one after the other, for one organization after the other.
+    JOIN endpoints ON version = 1 + n % $3 + n / $3 % ($2 / $3) * $3
 ), identified AS (
     SELECT *, CASE WHEN n < older THEN $4 + n * ($5 - $4) / older ELSE $5 + (n - older) * ($6 - $5) / ($1 - older) END AS at_ms,
         CASE WHEN n % 420 = 0 THEN 2 ELSE 3 END AS state, CASE WHEN n % 21 = 0 THEN 5 ELSE 1 END AS attempts,
