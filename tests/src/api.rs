@@ -61,7 +61,11 @@ impl Api {
         let request = self
             .client
             .request(method.parse().unwrap(), format!("{}{path}", self.url));
-        if key.is_empty() { request } else { request.bearer_auth(key) }
+        if key.is_empty() {
+            request
+        } else {
+            request.bearer_auth(key)
+        }
     }
 
     /// Gets what there is.
@@ -103,9 +107,7 @@ impl Answered {
 
     /// Empty when it is not there.
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
     /// The last part of the problem's type.

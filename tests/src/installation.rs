@@ -500,7 +500,10 @@ pub fn memory_kib(pid: u32, field: &str) -> u64 {
 fn probed(mut command: Command) -> (Command, u16) {
     let port = free_port();
     command.env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"));
-    let is_filtered = command.as_std().get_envs().any(|(key, _)| key == "MAGNETITE_LOG__FILTER");
+    let is_filtered = command
+        .as_std()
+        .get_envs()
+        .any(|(key, _)| key == "MAGNETITE_LOG__FILTER");
     if !is_filtered {
         let filter = std::env::var("E2E_LOG").unwrap_or_else(|_| "warn".to_owned());
         command.env("MAGNETITE_LOG__FILTER", filter);

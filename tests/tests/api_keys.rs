@@ -33,7 +33,9 @@ fn stderr(output: &Output) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_shown_once_and_afterwards_known_by_its_beginning() {
     let installation = Installation::new("keys").await;
-    let made = installation.cli(&[&CREATE[..], &["--expires-in", "90d"]].concat()).await;
+    let made = installation
+        .cli(&[&CREATE[..], &["--expires-in", "90d"]].concat())
+        .await;
     assert!(made.status.success(), "{}", stderr(&made));
     assert!(stderr(&made).contains("not shown again"), "{}", stderr(&made));
     let key = stdout(&made)
@@ -45,17 +47,32 @@ async fn a_key_is_shown_once_and_afterwards_known_by_its_beginning() {
     installation.keep_secret(&key);
 
     let listed = installation.json(&["api-key", "list", "--org", "org_1"]).await;
-    let [listed] = &listed[..] else { panic!("{listed:?}") };
+    let [listed] = &listed[..] else {
+        panic!("{listed:?}")
+    };
     assert_eq!(listed["prefix"], key[..10]);
-    assert_eq!(listed["scopes"], serde_json::json!(["events:write", "endpoints:read"]));
+    assert_eq!(
+        listed["scopes"],
+        serde_json::json!(["events:write", "endpoints:read"])
+    );
     let (created_ms, expires_ms) = (listed["created_at_ms"].as_u64(), listed["expires_at_ms"].as_u64());
     assert_eq!(expires_ms.unwrap() - created_ms.unwrap(), 90 * 86_400_000);
     assert_eq!(listed["last_used_at_ms"], Value::Null);
-    for arguments in [["api-key", "list"].as_slice(), &["api-key", "list", "--json"], &["changes"]] {
+    for arguments in [
+        ["api-key", "list"].as_slice(),
+        &["api-key", "list", "--json"],
+        &["changes"],
+    ] {
         let printed = installation.cli_ok(arguments).await;
-        assert!(printed.contains(&key[..10]) && !printed.contains(&key), "{printed}");
+        assert!(
+            printed.contains(&key[..10]) && !printed.contains(&key),
+            "{printed}"
+        );
     }
-    assert_eq!(installation.cli_ok(&["api-key", "list", "--org", "org_2"]).await, "");
+    assert_eq!(
+        installation.cli_ok(&["api-key", "list", "--org", "org_2"]).await,
+        ""
+    );
     installation.delete().await;
 }
 
@@ -72,7 +89,12 @@ async fn a_key_is_revoked_and_what_does_not_exist_is_named() {
     }
     let listed = installation.json(&["api-key", "list"]).await.remove(0);
     assert!(listed["revoked_at_ms"].is_u64(), "{listed}");
-    assert!(installation.cli_ok(&["api-key", "list"]).await.contains("revoked 2"));
+    assert!(
+        installation
+            .cli_ok(&["api-key", "list"])
+            .await
+            .contains("revoked 2")
+    );
 
     let missing = installation.cli(&["api-key", "revoke", "key_1"]).await;
     assert_eq!(missing.status.code(), Some(1));
@@ -81,7 +103,11 @@ async fn a_key_is_revoked_and_what_does_not_exist_is_named() {
     }
     let unknown = installation.cli(&[&CREATE[..7], &["events:read"]].concat()).await;
     assert_eq!(unknown.status.code(), Some(2));
-    assert!(stderr(&unknown).contains("deliveries:write"), "{}", stderr(&unknown));
+    assert!(
+        stderr(&unknown).contains("deliveries:write"),
+        "{}",
+        stderr(&unknown)
+    );
     installation.delete().await;
 }
 
@@ -99,10 +125,16 @@ async fn the_log_says_who_changed_what_and_gives_nothing_away() {
     let of_one = ["changes", "--org", "org_1"];
     wait_for("the worker writes the 410 down", SOON, || async {
         let changes = installation.json(&of_one).await;
-        if changes.len() == 2 { Ok(()) } else { Err(format!("{changes:?}")) }
+        if changes.len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{changes:?}"))
+        }
     })
     .await;
-    installation.cli_ok(&["endpoint", "update", &endpoint.id, "--events", "lead.*"]).await;
+    installation
+        .cli_ok(&["endpoint", "update", &endpoint.id, "--events", "lead.*"])
+        .await;
     installation.cli_ok(&["endpoint", "delete", &endpoint.id]).await;
     installation.cli(&["endpoint", "delete", &endpoint.id]).await;
 
@@ -121,7 +153,11 @@ async fn the_log_says_who_changed_what_and_gives_nothing_away() {
             ["cli", "endpoint.deleted"],
         ]
     );
-    assert!(changes.iter().all(|change| change["subject"] == endpoint.id.as_str()));
+    assert!(
+        changes
+            .iter()
+            .all(|change| change["subject"] == endpoint.id.as_str())
+    );
     assert_eq!(changes[2]["detail"], serde_json::json!({ "reason": "gone" }));
     let events = serde_json::json!({ "events": { "from": "*", "to": "lead.*" } });
     assert_eq!(changes[1]["detail"], events);
@@ -130,7 +166,11 @@ async fn the_log_says_who_changed_what_and_gives_nothing_away() {
     assert_eq!(all.lines().count(), 5, "{all}");
     assert!(all.contains("127.0.0.1") && !all.contains("hunter2"), "{all}");
     let newest = installation.cli(&["changes", "--limit", "1"]).await;
-    assert!(stdout(&newest).contains("endpoint.deleted"), "{}", stdout(&newest));
+    assert!(
+        stdout(&newest).contains("endpoint.deleted"),
+        "{}",
+        stdout(&newest)
+    );
     assert!(stderr(&newest).contains("--limit"), "{}", stderr(&newest));
     installation.delete().await;
 }

@@ -73,7 +73,11 @@ impl Operations {
         let operations = self.by_path.get(path);
         let operations = operations.ok_or_else(|| Problem::of_status(StatusCode::NOT_FOUND))?;
         // Whoever may get something may look at its headers.
-        let method = if method == Method::HEAD { &Method::GET } else { method };
+        let method = if method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
         let found = operations.iter().find(|(known, _)| known == method);
         found.map(|(_, access)| *access).ok_or_else(|| {
             let allowed: Vec<_> = operations.iter().map(|(method, _)| method.as_str()).collect();
@@ -138,7 +142,10 @@ async fn caller(context: &Context, request: &Parts) -> Result<Option<Caller>, Pr
     if !known.row.scopes.allow(scope) {
         return Err(Problem::new(
             Kind::InsufficientScope,
-            format!("Use a key with the scope {scope}; this one has {}.", known.row.scopes),
+            format!(
+                "Use a key with the scope {scope}; this one has {}.",
+                known.row.scopes
+            ),
         ));
     }
     Ok(Some(Caller {
@@ -148,11 +155,17 @@ async fn caller(context: &Context, request: &Parts) -> Result<Option<Caller>, Pr
 }
 
 async fn valid_key(context: &Context, headers: &HeaderMap) -> Result<Arc<Known>, Problem> {
-    let missing = "Send the header Authorization: Bearer mgk_..., with a key that `magnetite api-key create` made.";
+    let missing =
+        "Send the header Authorization: Bearer mgk_..., with a key that `magnetite api-key create` made.";
     let Some(given) = headers.get(header::AUTHORIZATION) else {
         return Err(unauthorized(missing, false));
     };
-    let unknown = || unauthorized("The key is not known; is it whole, and of this installation?", true);
+    let unknown = || {
+        unauthorized(
+            "The key is not known; is it whole, and of this installation?",
+            true,
+        )
+    };
     let key = bearer(given).ok_or_else(|| unauthorized(missing, false))?;
     let key = ApiKey::parse(key).map_err(|_| unknown())?;
     let found = context.keys.find(&key).await.map_err(|error| database(&error))?;

@@ -78,7 +78,9 @@ fn says_json(headers: &HeaderMap) -> Result<(), Problem> {
     let given = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    let essence = given.and_then(|value| value.split(';').next()).unwrap_or_default();
+    let essence = given
+        .and_then(|value| value.split(';').next())
+        .unwrap_or_default();
     if JSON.iter().any(|json| essence.trim().eq_ignore_ascii_case(json)) {
         return Ok(());
     }
@@ -212,7 +214,11 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
                 tags.push(tag.to_owned());
             }
         }
-        Ok(if tags.is_empty() { Self::Absent } else { Self::Tags(tags) })
+        Ok(if tags.is_empty() {
+            Self::Absent
+        } else {
+            Self::Tags(tags)
+        })
     }
 }
 

@@ -123,7 +123,9 @@ pub async fn rotate(
         Some(secret) => secret.clone(),
         None => Secret::generate(rand::random()),
     };
-    let until_ms = rotation.overlap.map(|overlap| now_ms + overlap.as_millis() as i64);
+    let until_ms = rotation
+        .overlap
+        .map(|overlap| now_ms + overlap.as_millis() as i64);
     let rotated = store.rotate_secret(id, &secret, until_ms, now_ms).await?;
     if until_ms.is_some() {
         sleep(refresh * REFRESHES).await;

@@ -120,7 +120,11 @@ impl Line<'_> {
             return;
         };
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
-            tracing::error!(request.id = self.id, error = cause, "a request failed, and it is our fault");
+            tracing::error!(
+                request.id = self.id,
+                error = cause,
+                "a request failed, and it is our fault"
+            );
         } else {
             tracing::warn!(request.id = self.id, error = cause, "a request could not be done");
         }

@@ -59,7 +59,10 @@ impl Page {
         let place = (cursor.len() <= CURSOR_CHARS_MAX).then(|| URL_SAFE_NO_PAD.decode(cursor));
         let place = place.and_then(|place| serde_json::from_slice(&place.ok()?).ok());
         place.map(Some).ok_or_else(|| {
-            Problem::parameter("cursor", "expected next_cursor of the page before, as it was answered")
+            Problem::parameter(
+                "cursor",
+                "expected next_cursor of the page before, as it was answered",
+            )
         })
     }
 }

@@ -174,11 +174,7 @@ impl Kind {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "Fields are not valid",
             ),
-            Self::RateLimited => (
-                "rate-limited",
-                StatusCode::TOO_MANY_REQUESTS,
-                "Too many requests",
-            ),
+            Self::RateLimited => ("rate-limited", StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
             Self::Internal => (
                 "internal-error",
                 StatusCode::INTERNAL_SERVER_ERROR,

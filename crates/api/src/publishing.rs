@@ -76,7 +76,11 @@ impl Publishing {
 
     async fn ready(&self) -> Result<(), Problem> {
         self.producer.ready(PATIENCE).await.map_err(|error| {
-            let after_s = if matches!(error, NotReady::Blocked { .. }) { 30 } else { 5 };
+            let after_s = if matches!(error, NotReady::Blocked { .. }) {
+                30
+            } else {
+                5
+            };
             unavailable(after_s).because(&error)
         })
     }

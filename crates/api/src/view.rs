@@ -12,7 +12,10 @@ pub struct Endpoint {
     pub id: String,
     /// Signs every request. Only in the answer that made it: keep it, it is not shown again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=", nullable = false)]
+    #[schema(
+        example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=",
+        nullable = false
+    )]
     pub secret: Option<String>,
     /// Whose events are delivered.
     #[schema(example = "org_123abc")]

@@ -120,7 +120,10 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         return api::document();
     }
     let configuration = Configuration::load(config.as_deref())?;
-    let is_role = matches!(command, Command::Up | Command::Worker | Command::Recorder | Command::Api);
+    let is_role = matches!(
+        command,
+        Command::Up | Command::Worker | Command::Recorder | Command::Api
+    );
     telemetry::start(
         &configuration.log,
         if is_role { ROLE_FILTER } else { COMMAND_FILTER },

@@ -222,9 +222,11 @@ fn recorder(reader: &mut Reader) -> recorder::Config {
 fn api(reader: &mut Reader) -> api::Config {
     let default = api::Config::default();
     api::Config {
-        body_bytes_max: reader.read("api.body_bytes_max", value::number(1024..=64 * 1024 * 1024), || {
-            default.body_bytes_max as u64
-        }) as usize,
+        body_bytes_max: reader.read(
+            "api.body_bytes_max",
+            value::number(1024..=64 * 1024 * 1024),
+            || default.body_bytes_max as u64,
+        ) as usize,
         rate_per_key: reader.read("api.rate_per_key", value::number(1..=1_000_000), || {
             default.rate_per_key.into()
         }) as u32,

@@ -53,7 +53,10 @@ pub struct ApiKeyRow {
 impl ApiKeyRow {
     /// Whether it lets anybody in at this time.
     pub fn is_valid_at(&self, now_ms: u64) -> bool {
-        self.revoked_at_ms.is_none() && self.expires_at_ms.is_none_or(|expires_at_ms| now_ms < expires_at_ms)
+        self.revoked_at_ms.is_none()
+            && self
+                .expires_at_ms
+                .is_none_or(|expires_at_ms| now_ms < expires_at_ms)
     }
 }
 

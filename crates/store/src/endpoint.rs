@@ -7,11 +7,7 @@ mod write;
 use signature::Secret;
 use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId, Subscription};
 
-use crate::{
-    Error, OPERATION_TIMEOUT, Operation, Store,
-    database::on_connection,
-    statement::storable,
-};
+use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, statement::storable};
 use row::{Row, columns, decode, is_deleted};
 use write::{DELETE, DISABLE, ENABLE, INSERT, ROTATE_SECRET, SELECT_ONE, Step, UPDATE, Write};
 

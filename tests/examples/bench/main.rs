@@ -45,8 +45,7 @@ struct Options {
     settings: Vec<(String, String)>,
 }
 
-const USAGE: &str =
-    "bench.sh [--events N] [--rounds N] [--seconds N] [--publish N] [--profile DIRECTORY] [--set VARIABLE=VALUE]";
+const USAGE: &str = "bench.sh [--events N] [--rounds N] [--seconds N] [--publish N] [--profile DIRECTORY] [--set VARIABLE=VALUE]";
 
 #[tokio::main]
 async fn main() {

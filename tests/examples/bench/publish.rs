@@ -66,7 +66,9 @@ async fn publish_linked(producer: &Producer, events: usize) -> Published {
 
 async fn publish_http(api: &Api, key: &str, events: usize) -> Published {
     measure("64 connections to the API", CLIENTS, events, 1, async |number| {
-        let published = api.send("POST", "/v1/events", key, &[], event::body(number)).await;
+        let published = api
+            .send("POST", "/v1/events", key, &[], event::body(number))
+            .await;
         expect(&published);
     })
     .await
@@ -127,6 +129,9 @@ impl fmt::Display for Published {
             p50_ms,
             p99_ms,
         } = self;
-        write!(f, "| {way} | {events} | {per_second:.0} | {p50_ms:.2} | {p99_ms:.2} |")
+        write!(
+            f,
+            "| {way} | {events} | {per_second:.0} | {p50_ms:.2} | {p99_ms:.2} |"
+        )
     }
 }

@@ -31,12 +31,19 @@ const TRACEPARENT_CHARS_MAX: usize = 256;
 /// An event, as it is signed and delivered. Fields that are not named here are delivered, too.
 #[derive(ToSchema)]
 #[schema(as = Event)]
-#[expect(dead_code, reason = "it is a description; events stay the bytes that they are")]
+#[expect(
+    dead_code,
+    reason = "it is a description; events stay the bytes that they are"
+)]
 pub(super) struct EventBody {
     #[schema(schema_with = crate::schema::event_type)]
     event: String,
     /// When it happened, in Unix milliseconds. Two events of one lead never have the same.
-    #[schema(minimum = 0, maximum = 9_007_199_254_740_991_i64, example = 1_703_123_456_789_i64)]
+    #[schema(
+        minimum = 0,
+        maximum = 9_007_199_254_740_991_i64,
+        example = 1_703_123_456_789_i64
+    )]
     timestamp: u64,
     /// Whose event it is: the key's organization.
     #[schema(min_length = 1, example = "org_123abc")]
@@ -143,7 +150,10 @@ pub(super) async fn publish_batch(
         traceparent: traceparent.clone(),
         body,
     });
-    let ids = context.publishing.publish_batch(&events.collect::<Vec<_>>()).await?;
+    let ids = context
+        .publishing
+        .publish_batch(&events.collect::<Vec<_>>())
+        .await?;
     let published = PublishedBatch {
         ids: ids.iter().map(EventId::to_string).collect(),
     };
@@ -167,7 +177,10 @@ fn batch(body: &Bytes, caller: &Caller) -> Result<Vec<Bytes>, Problem> {
     match foreign {
         _ if !errors.is_empty() => Err(Problem::fields(errors)),
         Some(foreign) => Err(foreign),
-        None => Ok(events.iter().map(|event| body.slice_ref(event.get().as_bytes())).collect()),
+        None => Ok(events
+            .iter()
+            .map(|event| body.slice_ref(event.get().as_bytes()))
+            .collect()),
     }
 }
 
@@ -190,7 +203,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     };
     let id = key.to_str().ok().and_then(EventId::from_message_id);
     id.map(|id| Some(id.to_string())).ok_or_else(|| {
-        Problem::parameter("Idempotency-Key", "expected 1 to 128 characters of A-Z a-z 0-9 _ -")
+        Problem::parameter(
+            "Idempotency-Key",
+            "expected 1 to 128 characters of A-Z a-z 0-9 _ -",
+        )
     })
 }
 
@@ -217,7 +233,9 @@ fn rejected(rejection: &Rejection, pointer: &str) -> Problem {
 fn capitalized(rejection: &Rejection) -> String {
     let text = rejection.to_string();
     let mut chars = text.chars();
-    chars.next().map_or(text.clone(), |first| first.to_uppercase().chain(chars).collect())
+    chars
+        .next()
+        .map_or(text.clone(), |first| first.to_uppercase().chain(chars).collect())
 }
 
 fn field_error(rejection: &Rejection, event: &str) -> FieldError {

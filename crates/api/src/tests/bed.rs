@@ -81,7 +81,12 @@ impl Bed {
     }
 
     /// A new key with these scopes, and what is known of it.
-    pub(super) async fn key_row(&self, organization: &str, scopes: &str, expires_at_ms: Option<u64>) -> (String, ApiKeyRow) {
+    pub(super) async fn key_row(
+        &self,
+        organization: &str,
+        scopes: &str,
+        expires_at_ms: Option<u64>,
+    ) -> (String, ApiKeyRow) {
         let key = ApiKey::generate(rand::random());
         let new = NewApiKey {
             organization_id: OrganizationId::new(organization),
@@ -91,7 +96,12 @@ impl Bed {
             expires_at_ms,
         };
         let id = ApiKeyId::generate(rand::random());
-        let row = self.context.store.create_api_key(new, id, now_ms()).await.unwrap();
+        let row = self
+            .context
+            .store
+            .create_api_key(new, id, now_ms())
+            .await
+            .unwrap();
         (key.expose().to_owned(), row)
     }
 
@@ -102,13 +112,16 @@ impl Bed {
     /// An endpoint of the organization's, as it is answered.
     pub(super) async fn endpoint(&self, organization: &str) -> Value {
         let key = self.key(organization, "endpoints:write").await;
-        let created = self.post("/v1/endpoints", &key, r#"{"url":"https://93.184.216.34/hook"}"#).await;
+        let created = self
+            .post("/v1/endpoints", &key, r#"{"url":"https://93.184.216.34/hook"}"#)
+            .await;
         assert_eq!(created.status, 201, "{created:?}");
         created.body
     }
 
     pub(super) async fn get(&self, path: &str, key: &str) -> Answer {
-        self.ask(request("GET", path, key).body(Body::empty()).unwrap()).await
+        self.ask(request("GET", path, key).body(Body::empty()).unwrap())
+            .await
     }
 
     pub(super) async fn post(&self, path: &str, key: &str, json: &str) -> Answer {
@@ -138,14 +151,21 @@ impl Bed {
         let id = answer.header("x-request-id");
         assert!(!id.is_empty(), "{answer:?}");
         if answer.status.as_u16() >= 400 && method != Method::HEAD {
-            assert_eq!(answer.header("content-type"), "application/problem+json", "{answer:?}");
+            assert_eq!(
+                answer.header("content-type"),
+                "application/problem+json",
+                "{answer:?}"
+            );
             assert_eq!(answer.body["status"], answer.status.as_u16());
             assert_eq!(answer.body["instance"], id);
         }
         if let Some(operation) = self.operation(&method, &path) {
             let status = answer.status.as_str();
             let documented = operation["responses"].get(status).is_some();
-            assert!(documented, "{method} {path} answers {status}, which is not documented: {answer:?}");
+            assert!(
+                documented,
+                "{method} {path} answers {status}, which is not documented: {answer:?}"
+            );
         }
         answer
     }

@@ -11,15 +11,32 @@ use super::bed::{Bed, request};
 async fn what_is_not_there_is_told_from_what_is_not_allowed_there() {
     let bed = Bed::new().await;
     let key = bed.key("org_1", "admin").await;
-    for path in ["/", "/v1", "/v1/nothing", "/v1/endpoints/", "/v1/endpoints/ep_1/nothing"] {
+    for path in [
+        "/",
+        "/v1",
+        "/v1/nothing",
+        "/v1/endpoints/",
+        "/v1/endpoints/ep_1/nothing",
+    ] {
         assert_eq!(bed.get(path, &key).await.problem(), "not-found", "{path}");
     }
-    for (method, allowed) in [("PUT", "GET, POST"), ("OPTIONS", "GET, POST"), ("BREW", "GET, POST")] {
+    for (method, allowed) in [
+        ("PUT", "GET, POST"),
+        ("OPTIONS", "GET, POST"),
+        ("BREW", "GET, POST"),
+    ] {
         let answer = bed.send(method, "/v1/endpoints", &key, "{}").await;
-        assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, allowed), "{method}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("allow")),
+            (405, allowed),
+            "{method}"
+        );
     }
     let answer = bed.send("HEAD", "/v1/endpoints", &key, "").await;
-    assert_eq!((answer.status.as_u16(), &answer.body), (200, &serde_json::Value::Null));
+    assert_eq!(
+        (answer.status.as_u16(), &answer.body),
+        (200, &serde_json::Value::Null)
+    );
 }
 
 #[tokio::test]
@@ -41,11 +58,24 @@ async fn the_documentation_is_open_and_complete_in_itself() {
     assert!(document.body["openapi"].as_str().unwrap().starts_with("3.1"));
     let page = bed.get("/docs", "").await;
     assert_eq!(page.status, 200);
-    assert!(page.header("content-security-policy").contains("default-src 'self'"));
+    assert!(
+        page.header("content-security-policy")
+            .contains("default-src 'self'")
+    );
     let html = page.body.as_str().unwrap();
-    assert!(html.contains("/openapi.json") && !html.contains("https://"), "{html}");
-    for part in html.split(['"', '\'']).filter(|part| part.ends_with(".js") || part.ends_with(".css")) {
-        let path = if part.starts_with('/') { part.to_owned() } else { format!("/docs/{part}") };
+    assert!(
+        html.contains("/openapi.json") && !html.contains("https://"),
+        "{html}"
+    );
+    for part in html
+        .split(['"', '\''])
+        .filter(|part| matches!(part.rsplit('.').next(), Some("js" | "css")))
+    {
+        let path = if part.starts_with('/') {
+            part.to_owned()
+        } else {
+            format!("/docs/{part}")
+        };
         assert_eq!(bed.get(&path, "").await.status, 200, "{path}");
     }
 }
@@ -58,24 +88,46 @@ async fn problems_as_they_are_answered() {
         ..Config::default()
     };
     let bed = Bed::with(config, routes::all()).await;
-    let key = bed.key("org_1", "endpoints:write,endpoints:read,events:write").await;
+    let key = bed
+        .key("org_1", "endpoints:write,endpoints:read,events:write")
+        .await;
     let narrow = bed.key("org_1", "endpoints:read").await;
     let fields = r#"{"url":"https://127.0.0.1/","events":["*","lead.complete"],"project_id":"a\nb"}"#;
-    let without_type = request("POST", "/v1/endpoints", &key).body(Body::from("{}")).unwrap();
+    let without_type = request("POST", "/v1/endpoints", &key)
+        .body(Body::from("{}"))
+        .unwrap();
     let answers = [
         ("no_key", bed.get("/v1/endpoints", "").await),
         ("unknown_key", bed.get("/v1/endpoints", "mgk_1").await),
         ("narrow_key", bed.post("/v1/endpoints", &narrow, "{}").await),
         ("no_such_path", bed.get("/v2", &key).await),
-        ("no_such_method", bed.send("PUT", "/v1/endpoints", &key, "{}").await),
+        (
+            "no_such_method",
+            bed.send("PUT", "/v1/endpoints", &key, "{}").await,
+        ),
         ("no_such_endpoint", bed.get("/v1/endpoints/ep_1", &key).await),
         ("no_json", bed.post("/v1/endpoints", &key, "{\"url\":").await),
         ("no_type", bed.ask(without_type).await),
         ("no_field", bed.post("/v1/endpoints", &key, "{}").await),
-        ("unknown_field", bed.post("/v1/endpoints", &key, r#"{"url":"https://93.184.216.34/","uri":1}"#).await),
+        (
+            "unknown_field",
+            bed.post(
+                "/v1/endpoints",
+                &key,
+                r#"{"url":"https://93.184.216.34/","uri":1}"#,
+            )
+            .await,
+        ),
         ("bad_fields", bed.post("/v1/endpoints", &key, fields).await),
-        ("bad_url", bed.post("/v1/endpoints", &key, r#"{"url":"https://127.0.0.1/"}"#).await),
-        ("too_large", bed.post("/v1/endpoints", &key, &format!("{:3000}", "{}")).await),
+        (
+            "bad_url",
+            bed.post("/v1/endpoints", &key, r#"{"url":"https://127.0.0.1/"}"#)
+                .await,
+        ),
+        (
+            "too_large",
+            bed.post("/v1/endpoints", &key, &format!("{:3000}", "{}")).await,
+        ),
         ("bad_limit", bed.get("/v1/endpoints?limit=101", &key).await),
         ("no_limit", bed.get("/v1/endpoints?limit=x", &key).await),
         ("bad_cursor", bed.get("/v1/endpoints?cursor=x", &key).await),
@@ -100,16 +152,27 @@ async fn a_key_that_asks_too_often_is_told_when_to_come_back_and_others_are_not(
     }
     assert_eq!(statuses, [200, 200, 200, 429]);
     let refused = bed.get("/v1/endpoints", &eager).await;
-    assert_eq!((refused.problem(), refused.header("retry-after")), ("rate-limited", "1"));
+    assert_eq!(
+        (refused.problem(), refused.header("retry-after")),
+        ("rate-limited", "1")
+    );
     assert_eq!(bed.get("/v1/endpoints", &other).await.status, 200);
 }
 
 #[tokio::test]
 async fn more_than_can_be_worked_on_is_refused_at_once() {
     let bed = Bed::new().await;
-    let all = bed.context.slots.acquire_many(crate::config::IN_FLIGHT_MAX as u32).await.unwrap();
+    let all = bed
+        .context
+        .slots
+        .acquire_many(crate::config::IN_FLIGHT_MAX as u32)
+        .await
+        .unwrap();
     let refused = bed.get("/v1/endpoints", "").await;
-    assert_eq!((refused.problem(), refused.header("retry-after")), ("overloaded", "1"));
+    assert_eq!(
+        (refused.problem(), refused.header("retry-after")),
+        ("overloaded", "1")
+    );
     drop(all);
     assert_eq!(bed.get("/v1/endpoints", "").await.status, 401);
 }
@@ -121,7 +184,10 @@ async fn a_database_that_is_away_is_no_fault_of_the_request_and_keys_are_remembe
     assert_eq!(bed.get("/v1/event-types", &key).await.status, 200);
     bed.context.store.close().await;
     let answer = bed.get("/v1/endpoints", &key).await;
-    assert_eq!((answer.problem(), answer.header("retry-after")), ("database-unavailable", "5"));
+    assert_eq!(
+        (answer.problem(), answer.header("retry-after")),
+        ("database-unavailable", "5")
+    );
     let stranger = webhook::ApiKey::generate([1; 32]);
     let answer = bed.get("/v1/event-types", stranger.expose()).await;
     assert_eq!(answer.problem(), "database-unavailable");
@@ -131,8 +197,10 @@ async fn a_database_that_is_away_is_no_fault_of_the_request_and_keys_are_remembe
 
 #[tokio::test]
 async fn a_panic_is_a_problem_like_any_other() {
-    let handlers: Router<crate::context::Context> =
-        Router::new().route("/docs/panics", get(async || -> &'static str { panic!("on purpose") }));
+    let handlers: Router<crate::context::Context> = Router::new().route(
+        "/docs/panics",
+        get(async || -> &'static str { panic!("on purpose") }),
+    );
     let bed = Bed::with(Config::default(), OpenApiRouter::from(handlers)).await;
     let answer = bed.get("/docs/panics", "").await;
     assert_eq!(answer.problem(), "internal-error");
@@ -155,10 +223,21 @@ async fn when_a_key_was_used_is_written_down() {
 fn the_document_is_as_it_was() {
     let document = crate::openapi();
     insta::assert_json_snapshot!("openapi", document);
-    let operations = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+    let operations = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|item| item.as_object().unwrap());
     for (method, operation) in operations {
         let name = &operation["operationId"];
-        for field in ["operationId", "summary", "description", "tags", "security", "responses"] {
+        for field in [
+            "operationId",
+            "summary",
+            "description",
+            "tags",
+            "security",
+            "responses",
+        ] {
             assert!(operation.get(field).is_some(), "{method} {name} has no {field}");
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::{body::Body, http::Method};
 use serde_json::{Value, json};
-use webhook::Scope;
+use webhook::{OrganizationId, Scope};
 
 use crate::{auth::Operations, context::now_ms, openapi::SECURITY_SCHEME};
 
@@ -14,6 +14,8 @@ use super::bed::{Answer, Bed, request};
 enum Wall {
     /// The id in the path is one of the organization's: another's is like none.
     Endpoint(&'static str),
+    /// What is made is the organization's own.
+    Creates(&'static str),
     /// The listing has what is the organization's own.
     Listing,
     /// The body names the organization.
@@ -25,7 +27,7 @@ enum Wall {
 /// A new operation needs a row here.
 fn wall(operation: &str) -> Option<Wall> {
     Some(match operation {
-        "createEndpoint" => Wall::Same,
+        "createEndpoint" => Wall::Creates(r#"{"url":"https://93.184.216.34/"}"#),
         "listEndpoints" => Wall::Listing,
         "getEndpoint" | "deleteEndpoint" | "enableEndpoint" | "disableEndpoint" => Wall::Endpoint(""),
         "updateEndpoint" => Wall::Endpoint(r#"{"events":["*"]}"#),
@@ -58,7 +60,10 @@ impl Operation {
     }
 
     async fn ask_for(&self, bed: &Bed, key: &str, id: &str, json: &str) -> Answer {
-        let parts = self.path.split('/').map(|part| if part.starts_with('{') { id } else { part });
+        let parts = self
+            .path
+            .split('/')
+            .map(|part| if part.starts_with('{') { id } else { part });
         let path = parts.collect::<Vec<_>>().join("/");
         let request = request(self.method.as_str(), &path, key).header("content-type", "application/json");
         bed.ask(request.body(Body::from(json.to_owned())).unwrap()).await
@@ -90,18 +95,33 @@ async fn every_operation_refuses_every_key_that_does_not_open_it() {
     assert!(operations.len() >= 12, "the document has lost operations");
     for operation in &operations {
         let name = &operation.name;
-        for (key, word) in [("", "Send the header"), (&unknown, "not known"), (&revoked, "revoked"), (&expired, "expired")] {
+        for (key, word) in [
+            ("", "Send the header"),
+            (&unknown, "not known"),
+            (&revoked, "revoked"),
+            (&expired, "expired"),
+        ] {
             let refused = operation.ask(&bed, key).await;
             assert_eq!(refused.problem(), "unauthorized", "{name}: {refused:?}");
             assert!(refused.header("www-authenticate").starts_with("Bearer"), "{name}");
-            assert!(refused.body["detail"].as_str().unwrap().contains(word), "{name}: {refused:?}");
+            assert!(
+                refused.body["detail"].as_str().unwrap().contains(word),
+                "{name}: {refused:?}"
+            );
         }
         for scope in Scope::ALL {
             let key = bed.key("org_1", scope.as_str()).await;
             let answer = operation.ask(&bed, &key).await;
             let opens = scope == operation.scope || scope == Scope::Admin;
-            assert_eq!(answer.problem() != "insufficient-scope", opens, "{name} with {scope}: {answer:?}");
-            let named = answer.body["detail"].as_str().unwrap_or_default().contains(operation.scope.as_str());
+            assert_eq!(
+                answer.problem() != "insufficient-scope",
+                opens,
+                "{name} with {scope}: {answer:?}"
+            );
+            let named = answer.body["detail"]
+                .as_str()
+                .unwrap_or_default()
+                .contains(operation.scope.as_str());
             assert!(opens || named, "{name} with {scope}: {answer:?}");
         }
     }
@@ -113,7 +133,8 @@ async fn every_operation_keeps_organizations_apart() {
     let key = bed.key("org_1", "admin").await;
     let (own, foreign) = (bed.endpoint("org_1").await, bed.endpoint("org_2").await);
     let id = |endpoint: &Value| endpoint["id"].as_str().unwrap().to_owned();
-    let before = bed.context.store.changes(None, None, 100).await.unwrap();
+    let other = OrganizationId::new("org_2");
+    let before = bed.context.store.changes(Some(&other), None, 100).await.unwrap();
     for operation in operations(&bed) {
         let name = &operation.name;
         let wall = wall(name).unwrap_or_else(|| panic!("{name} is not in the matrix: add it to `wall`"));
@@ -126,21 +147,32 @@ async fn every_operation_keeps_organizations_apart() {
                 let other = other.body.to_string().replace(&id(&foreign), missing);
                 assert_eq!(other, none.body.to_string(), "{name} tells that there is one");
             }
+            Wall::Creates(json) => {
+                let created = operation.ask_for(&bed, &key, "", json).await;
+                assert_eq!(created.body["organization_id"], "org_1", "{name}: {created:?}");
+            }
             Wall::Listing => {
                 let listed = operation.ask(&bed, &key).await;
                 let text = listed.body.to_string();
-                assert!(text.contains(&id(&own)) && !text.contains(&id(&foreign)), "{name}: {text}");
+                assert!(
+                    text.contains(&id(&own)) && !text.contains(&id(&foreign)),
+                    "{name}: {text}"
+                );
             }
             Wall::Body(body) => {
-                let refused = operation.ask_for(&bed, &key, "", &body("org_2").to_string()).await;
+                let refused = operation
+                    .ask_for(&bed, &key, "", &body("org_2").to_string())
+                    .await;
                 assert_eq!(refused.problem(), "other-organization", "{name}: {refused:?}");
-                let allowed = operation.ask_for(&bed, &key, "", &body("org_1").to_string()).await;
+                let allowed = operation
+                    .ask_for(&bed, &key, "", &body("org_1").to_string())
+                    .await;
                 assert_eq!(allowed.problem(), "broker-unavailable", "{name}: {allowed:?}");
             }
             Wall::Same => {}
         }
     }
-    let after = bed.context.store.changes(None, None, 100).await.unwrap();
+    let after = bed.context.store.changes(Some(&other), None, 100).await.unwrap();
     assert_eq!(after, before, "something was changed for the wrong organization");
 }
 
@@ -148,7 +180,10 @@ async fn every_operation_keeps_organizations_apart() {
 async fn what_is_open_to_everyone_is_this_and_nothing_else() {
     let bed = Bed::new().await;
     let is_open = |documented: &Value| documented["security"].as_array().unwrap().is_empty();
-    let open = bed.operations().into_iter().filter(|(.., documented)| is_open(documented));
+    let open = bed
+        .operations()
+        .into_iter()
+        .filter(|(.., documented)| is_open(documented));
     let open: BTreeSet<_> = open.map(|(method, path, _)| format!("{method} {path}")).collect();
     assert_eq!(open, BTreeSet::from(["GET /openapi.json".to_owned()]));
 }

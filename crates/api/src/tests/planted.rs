@@ -19,17 +19,34 @@ use super::bed::Bed;
 /// What is routed and not documented, such as `GET /v1/planted`.
 async fn undocumented(handlers: Router<Context>, document: &Value, context: &Context) -> BTreeSet<String> {
     let paths = routed(&handlers);
-    assert!(paths.contains("/v1/endpoints/{id}"), "axum shows its routes in another way: {paths:?}");
+    assert!(
+        paths.contains("/v1/endpoints/{id}"),
+        "axum shows its routes in another way: {paths:?}"
+    );
     let router = handlers.with_state(context.clone());
     let mut found = BTreeSet::new();
     for path in paths {
-        for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS, Method::TRACE] {
+        for method in [
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::OPTIONS,
+            Method::TRACE,
+        ] {
             let concrete = path.replace(['{', '}'], "");
-            let request = Request::builder().method(&method).uri(concrete).body(Body::empty()).unwrap();
+            let request = Request::builder()
+                .method(&method)
+                .uri(concrete)
+                .body(Body::empty())
+                .unwrap();
             let status = router.clone().oneshot(request).await.unwrap().status();
             // At the root stands what answers for all that is not routed.
             let is_routed = status != 405 && (path != "/" || status != 404);
-            let is_documented = document["paths"][&path].get(method.as_str().to_lowercase()).is_some();
+            let is_documented = document["paths"][&path]
+                .get(method.as_str().to_lowercase())
+                .is_some();
             if is_routed && !is_documented {
                 found.insert(format!("{method} {path}"));
             }
@@ -54,7 +71,11 @@ fn routed(router: &Router<Context>) -> BTreeSet<String> {
 async fn every_route_is_documented() {
     let bed = Bed::new().await;
     let found = undocumented(bed.handlers.clone(), &bed.document, &bed.context).await;
-    assert_eq!(found, BTreeSet::new(), "these are routed and not in the OpenAPI document");
+    assert_eq!(
+        found,
+        BTreeSet::new(),
+        "these are routed and not in the OpenAPI document"
+    );
 }
 
 #[tokio::test]

@@ -25,7 +25,10 @@ fn with(field: &str, value: Option<Value>) -> Value {
 
 fn pointers(answer: &Answer) -> Vec<&str> {
     let errors = answer.body["errors"].as_array().unwrap();
-    errors.iter().map(|error| error["pointer"].as_str().unwrap()).collect()
+    errors
+        .iter()
+        .map(|error| error["pointer"].as_str().unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -55,14 +58,20 @@ async fn what_a_worker_would_reject_is_refused_with_the_field() {
         (format!("{{\"data\":{deep}}}"), "invalid-fields"),
         ("{".to_owned(), "malformed-request"),
         (String::new(), "malformed-request"),
-        (with("data", Some(json!({ "a": "x".repeat(256 * 1024) }))).to_string(), "too-large"),
+        (
+            with("data", Some(json!({ "a": "x".repeat(256 * 1024) }))).to_string(),
+            "too-large",
+        ),
     ] {
         let refused = bed.post("/v1/events", &key, &body).await;
-        assert_eq!(refused.problem(), problem, "{:.100}: {refused:?}", body);
+        assert_eq!(refused.problem(), problem, "{body:.100}: {refused:?}");
     }
     let body = Body::from(b"{\"event\":\"\xff\"}".to_vec());
     let request = request("POST", "/v1/events", &key).header("content-type", "application/json");
-    assert_eq!(bed.ask(request.body(body).unwrap()).await.problem(), "malformed-request");
+    assert_eq!(
+        bed.ask(request.body(body).unwrap()).await.problem(),
+        "malformed-request"
+    );
 }
 
 #[tokio::test]
@@ -78,7 +87,9 @@ async fn an_idempotency_key_that_can_be_no_id_is_refused() {
         let request = request("POST", path, &key)
             .header("content-type", "application/json")
             .header("idempotency-key", id);
-        let refused = bed.ask(request.body(Body::from(event("org_1").to_string())).unwrap()).await;
+        let refused = bed
+            .ask(request.body(Body::from(event("org_1").to_string())).unwrap())
+            .await;
         assert_eq!(refused.problem(), "malformed-request", "{path} {id}");
         assert_eq!(refused.body["errors"][0]["parameter"], "Idempotency-Key");
     }
@@ -89,7 +100,13 @@ async fn a_batch_with_one_bad_event_is_refused_as_a_whole_and_every_bad_one_is_t
     let bed = Bed::new().await;
     let key = bed.key("org_1", "events:write").await;
     let good = event("org_1");
-    let batch = json!([good, with("lead_id", None), good, 7, with("event", Some(json!("x")))]);
+    let batch = json!([
+        good,
+        with("lead_id", None),
+        good,
+        7,
+        with("event", Some(json!("x")))
+    ]);
     let refused = bed.post("/v1/events/batch", &key, &batch.to_string()).await;
     assert_eq!(refused.status, 422);
     assert_eq!(pointers(&refused), ["/1/lead_id", "/3", "/4/event"]);
@@ -112,8 +129,15 @@ async fn without_a_broker_nothing_is_said_to_be_published() {
     let bed = Bed::new().await;
     let key = bed.key("org_1", "events:write").await;
     let event = event("org_1");
-    for (path, body) in [("/v1/events", event.clone()), ("/v1/events/batch", json!([event]))] {
+    for (path, body) in [
+        ("/v1/events", event.clone()),
+        ("/v1/events/batch", json!([event])),
+    ] {
         let answer = bed.post(path, &key, &body.to_string()).await;
-        assert_eq!((answer.problem(), answer.header("retry-after")), ("broker-unavailable", "5"), "{path}");
+        assert_eq!(
+            (answer.problem(), answer.header("retry-after")),
+            ("broker-unavailable", "5"),
+            "{path}"
+        );
     }
 }

@@ -92,7 +92,9 @@ async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
         ("ends", ends(&created)),
     ]);
     output::said(json, &shown(&created, Some(&key)), &text)?;
-    output::note("Keep the key now: it is not shown again. Requests carry it as Authorization: Bearer mgk_...");
+    output::note(
+        "Keep the key now: it is not shown again. Requests carry it as Authorization: Bearer mgk_...",
+    );
     Ok(())
 }
 
@@ -162,15 +164,7 @@ impl From<&ApiKeyRow> for After {
 }
 
 impl Listed<7> for ApiKeyRow {
-    const HEADING: [&'static str; 7] = [
-        "id",
-        "key",
-        "organization",
-        "name",
-        "scopes",
-        "last used",
-        "ends",
-    ];
+    const HEADING: [&'static str; 7] = ["id", "key", "organization", "name", "scopes", "last used", "ends"];
     type Cursor = After;
 
     fn cells(&self) -> [String; 7] {
@@ -180,7 +174,8 @@ impl Listed<7> for ApiKeyRow {
             self.organization_id.to_string(),
             self.name.clone(),
             self.scopes.to_string(),
-            self.last_used_at_ms.map_or_else(|| "-".to_owned(), moment::second),
+            self.last_used_at_ms
+                .map_or_else(|| "-".to_owned(), moment::second),
             ends(self),
         ]
     }

@@ -117,11 +117,7 @@ async fn on_store(
                 .enable_endpoint(&EndpointId::new(id), clock::now_ms() as i64)
                 .await
                 .map_err(hint)?;
-            output::said(
-                json,
-                &Shown::from(&enabled),
-                &format!("enabled {}", enabled.id),
-            )
+            output::said(json, &Shown::from(&enabled), &format!("enabled {}", enabled.id))
         }
         Action::Disable { id } => {
             let reason = DisabledReason::Manual;

@@ -93,9 +93,7 @@ async fn work(
         let ended = match kind {
             Kind::Worker => deliver(configuration, &store, egress, readiness, &stop).await,
             Kind::Recorder => record(configuration, &store, readiness, &stop).await,
-            Kind::Api(address) => {
-                serve(address, configuration, &store, egress, readiness, &stop).await
-            }
+            Kind::Api(address) => serve(address, configuration, &store, egress, readiness, &stop).await,
         };
         // Whatever ended one of them, the process is to end.
         stop.cancel();

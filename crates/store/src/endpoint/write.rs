@@ -8,7 +8,8 @@ use webhook::{DisabledReason, EndpointId, OrganizationId};
 use super::{
     detail::detail,
     row::{
-        Decode, Row, columns, disabled_reason_of, is_deleted, organization_of, previous_until_ms_of, version_of,
+        Decode, Row, columns, disabled_reason_of, is_deleted, organization_of, previous_until_ms_of,
+        version_of,
     },
 };
 use crate::{
@@ -246,9 +247,12 @@ impl Store {
                     subject: write.id.as_str(),
                     detail: detail(write.step.kind(), found, &row),
                 };
-                bind_all!(sqlx::query(INSERT_CHANGE), &change.arguments(change_number, actor))
-                    .execute(&mut *tx)
-                    .await?;
+                bind_all!(
+                    sqlx::query(INSERT_CHANGE),
+                    &change.arguments(change_number, actor)
+                )
+                .execute(&mut *tx)
+                .await?;
                 let written = decode(row, keyring)?;
                 tx.commit().await?;
                 Ok(written)

@@ -99,7 +99,10 @@ async fn a_key_is_revoked_once_and_an_unknown_one_is_named(bed: Bed) {
         assert_eq!(revoked.revoked_at_ms, Some(500));
     }
     let error = store.revoke_api_key(&key_id(9), 500).await.unwrap_err();
-    assert!(matches!(&error, Error::ApiKeyNotFound { id } if *id == key_id(9)), "{error:?}");
+    assert!(
+        matches!(&error, Error::ApiKeyNotFound { id } if *id == key_id(9)),
+        "{error:?}"
+    );
     assert!(error.to_string().contains(key_id(9).as_str()), "{error}");
     assert!(!error.is_unavailable());
 }
@@ -109,7 +112,8 @@ async fn the_last_use_only_moves_forward(bed: Bed) {
     for byte in [1, 2, 3] {
         created(&store, "org_1", byte).await;
     }
-    let uses = |uses: &[(u8, u64)]| -> Vec<_> { uses.iter().map(|(byte, at_ms)| (key_id(*byte), *at_ms)).collect() };
+    let uses =
+        |uses: &[(u8, u64)]| -> Vec<_> { uses.iter().map(|(byte, at_ms)| (key_id(*byte), *at_ms)).collect() };
     // In whatever order, also of what is unknown.
     let first = uses(&[(2, 300), (1, 200), (9, 100)]);
     let second = uses(&[(1, 150), (2, 400)]);
@@ -128,7 +132,10 @@ async fn an_id_and_a_key_are_given_once(bed: Bed) {
     let first = created(&store, "org_1", 1).await;
     for (same, id) in [(new_key("org_2", 2), key_id(1)), (new_key("org_2", 1), key_id(2))] {
         let error = store.create_api_key(same, id.clone(), 200).await.unwrap_err();
-        assert!(matches!(&error, Error::ApiKeyExists { id: named } if *named == id), "{error:?}");
+        assert!(
+            matches!(&error, Error::ApiKeyExists { id: named } if *named == id),
+            "{error:?}"
+        );
     }
     assert_eq!(store.api_keys(None, None, 10).await.unwrap(), [first]);
 }

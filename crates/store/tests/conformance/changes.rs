@@ -30,7 +30,13 @@ async fn told(store: &Store) -> Vec<ChangeRow> {
 }
 
 fn line(change: &ChangeRow) -> String {
-    let ChangeRow { at_ms, actor, kind, detail, .. } = change;
+    let ChangeRow {
+        at_ms,
+        actor,
+        kind,
+        detail,
+        ..
+    } = change;
     format!("{at_ms} {actor} {kind} {detail}")
 }
 
@@ -46,21 +52,40 @@ async fn every_write_of_an_endpoint_is_told_with_who_did_it(bed: Bed) {
     let (cli, worker) = (store.acting_as(Actor::Cli), store.acting_as(Actor::Worker));
     let by_key = store.acting_as(Actor::ApiKey(key_id(7)));
     let id = endpoint_id(1);
-    cli.create_endpoint(new_endpoint("org_1"), id.clone(), 1).await.unwrap();
+    cli.create_endpoint(new_endpoint("org_1"), id.clone(), 1)
+        .await
+        .unwrap();
     let change = EndpointChange {
         url: Some("https://other.example/in".to_owned()),
         project_id: Some(None),
         subscription: Some("*".parse().unwrap()),
     };
     by_key.update_endpoint(&id, change, 2).await.unwrap();
-    by_key.update_endpoint(&id, EndpointChange::default(), 3).await.unwrap();
+    by_key
+        .update_endpoint(&id, EndpointChange::default(), 3)
+        .await
+        .unwrap();
     let enabled = cli.enable_endpoint(&id, 4).await.unwrap();
     let gone = DisabledReason::Gone;
-    assert!(worker.disable_endpoint_unless_changed(&id, enabled.version, gone, 5).await.unwrap());
+    assert!(
+        worker
+            .disable_endpoint_unless_changed(&id, enabled.version, gone, 5)
+            .await
+            .unwrap()
+    );
     cli.enable_endpoint(&id, 6).await.unwrap();
-    store.disable_endpoint(&id, DisabledReason::Manual, 7).await.unwrap();
-    by_key.rotate_secret(&id, &Secret::generate([8; 32]), Some(90), 8).await.unwrap();
-    by_key.rotate_secret(&id, &Secret::generate([9; 32]), None, 9).await.unwrap();
+    store
+        .disable_endpoint(&id, DisabledReason::Manual, 7)
+        .await
+        .unwrap();
+    by_key
+        .rotate_secret(&id, &Secret::generate([8; 32]), Some(90), 8)
+        .await
+        .unwrap();
+    by_key
+        .rotate_secret(&id, &Secret::generate([9; 32]), None, 9)
+        .await
+        .unwrap();
     cli.delete_endpoint(&id, 10).await.unwrap();
 
     let changes = told(&store).await;
@@ -83,13 +108,20 @@ async fn every_write_of_an_endpoint_is_told_with_who_did_it(bed: Bed) {
         ]
     );
     let organization = OrganizationId::new("org_1");
-    assert!(changes.iter().all(|change| change.subject == id.as_str() && change.organization_id == organization));
+    assert!(
+        changes
+            .iter()
+            .all(|change| change.subject == id.as_str() && change.organization_id == organization)
+    );
     assert!(changes.iter().map(|change| change.number).eq(1..=10));
 }
 
 async fn making_and_revoking_a_key_is_told(bed: Bed) {
     let store = bed.migrated().await.acting_as(Actor::Cli);
-    store.create_api_key(new_key("org_1", 1), key_id(1), 1).await.unwrap();
+    store
+        .create_api_key(new_key("org_1", 1), key_id(1), 1)
+        .await
+        .unwrap();
     for now_ms in [2, 3] {
         store.revoke_api_key(&key_id(1), now_ms).await.unwrap();
     }
@@ -113,8 +145,14 @@ async fn what_is_told_holds_no_secret_and_no_path(bed: Bed) {
     store.create_endpoint(new, id.clone(), 1).await.unwrap();
     let same_host = to_url("https://hooks.example/hunter2/again");
     store.update_endpoint(&id, same_host, 2).await.unwrap();
-    store.update_endpoint(&id, to_url("hunter2 is no URL"), 3).await.unwrap();
-    store.rotate_secret(&id, &Secret::generate([8; 32]), None, 4).await.unwrap();
+    store
+        .update_endpoint(&id, to_url("hunter2 is no URL"), 3)
+        .await
+        .unwrap();
+    store
+        .rotate_secret(&id, &Secret::generate([8; 32]), None, 4)
+        .await
+        .unwrap();
     store.delete_endpoint(&id, 5).await.unwrap();
     let lines: Vec<_> = told(&store).await.iter().map(line).collect();
     assert_eq!(lines[1], r#"2 unknown endpoint.updated {"url_changed":true}"#);
@@ -126,18 +164,33 @@ async fn what_is_told_holds_no_secret_and_no_path(bed: Bed) {
 async fn a_refused_write_is_not_told(bed: Bed) {
     let store = bed.migrated().await;
     let id = endpoint_id(1);
-    let created = store.create_endpoint(new_endpoint("org_1"), id.clone(), 1).await.unwrap();
-    store.create_endpoint(new_endpoint("org_1"), id.clone(), 2).await.unwrap_err();
+    let created = store
+        .create_endpoint(new_endpoint("org_1"), id.clone(), 1)
+        .await
+        .unwrap();
+    store
+        .create_endpoint(new_endpoint("org_1"), id.clone(), 2)
+        .await
+        .unwrap_err();
     store.delete_endpoint(&endpoint_id(2), 2).await.unwrap_err();
     let stale = store.if_version(Some(created.version + 1));
     stale.enable_endpoint(&id, 2).await.unwrap_err();
     let gone = DisabledReason::Gone;
-    assert!(!store.disable_endpoint_unless_changed(&id, 99, gone, 2).await.unwrap());
+    assert!(
+        !store
+            .disable_endpoint_unless_changed(&id, 99, gone, 2)
+            .await
+            .unwrap()
+    );
     let secret = Secret::generate([8; 32]);
     store.rotate_secret(&id, &secret, Some(90), 2).await.unwrap();
     store.rotate_secret(&id, &secret, Some(90), 2).await.unwrap_err();
     store.revoke_api_key(&key_id(1), 2).await.unwrap_err();
-    let kinds: Vec<_> = told(&store).await.iter().map(|change| (change.number, change.kind.to_string())).collect();
+    let kinds: Vec<_> = told(&store)
+        .await
+        .iter()
+        .map(|change| (change.number, change.kind.to_string()))
+        .collect();
     let expected = [(1, "endpoint.created"), (2, "endpoint.secret_rotated")];
     assert_eq!(kinds, expected.map(|(number, kind)| (number, kind.to_owned())));
 }
@@ -146,7 +199,10 @@ async fn a_refused_write_is_not_told(bed: Bed) {
 async fn what_cannot_be_told_is_not_done(bed: Bed) {
     let store = bed.migrated().await;
     let id = endpoint_id(1);
-    let created = store.create_endpoint(new_endpoint("org_1"), id.clone(), 1).await.unwrap();
+    let created = store
+        .create_endpoint(new_endpoint("org_1"), id.clone(), 1)
+        .await
+        .unwrap();
     // The next number is taken.
     bed.execute(
         "INSERT INTO changes (number, at_ms, organization_id, actor, kind, subject, detail) \
@@ -154,11 +210,23 @@ async fn what_cannot_be_told_is_not_done(bed: Bed) {
     )
     .await;
     let before = store.load_registry().await.unwrap();
-    store.update_endpoint(&id, to_url("https://other.example/"), 2).await.unwrap_err();
-    store.disable_endpoint(&id, DisabledReason::Manual, 2).await.unwrap_err();
-    store.create_endpoint(new_endpoint("org_1"), endpoint_id(2), 2).await.unwrap_err();
+    store
+        .update_endpoint(&id, to_url("https://other.example/"), 2)
+        .await
+        .unwrap_err();
+    store
+        .disable_endpoint(&id, DisabledReason::Manual, 2)
+        .await
+        .unwrap_err();
+    store
+        .create_endpoint(new_endpoint("org_1"), endpoint_id(2), 2)
+        .await
+        .unwrap_err();
     store.delete_endpoint(&id, 2).await.unwrap_err();
-    store.create_api_key(new_key("org_1", 1), key_id(1), 2).await.unwrap_err();
+    store
+        .create_api_key(new_key("org_1", 1), key_id(1), 2)
+        .await
+        .unwrap_err();
     assert_eq!(store.load_registry().await.unwrap(), before);
     assert_eq!(before.endpoints, [created]);
     assert_eq!(store.operations(10).await.unwrap(), []);
@@ -195,7 +263,10 @@ async fn writers_at_once_leave_no_gap_in_the_numbers(bed: Bed) {
                 let id = endpoint_id(number);
                 store.create_endpoint(new_endpoint("org_1"), id, 1).await.unwrap();
                 let byte = number as u8;
-                store.create_api_key(new_key("org_1", byte), key_id(byte), 1).await.unwrap();
+                store
+                    .create_api_key(new_key("org_1", byte), key_id(byte), 1)
+                    .await
+                    .unwrap();
                 // Rolled back, with the number that it had.
                 store.enable_endpoint(&endpoint_id(1_000), 1).await.unwrap_err();
             }
@@ -212,8 +283,14 @@ async fn writers_at_once_leave_no_gap_in_the_numbers(bed: Bed) {
 
 async fn sealing_anew_and_using_a_key_are_no_changes(bed: Bed) {
     let store = bed.migrated().await;
-    store.create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1).await.unwrap();
-    store.create_api_key(new_key("org_1", 1), key_id(1), 1).await.unwrap();
+    store
+        .create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1)
+        .await
+        .unwrap();
+    store
+        .create_api_key(new_key("org_1", 1), key_id(1), 1)
+        .await
+        .unwrap();
     let before = told(&store).await;
     store.note_api_key_uses(&[(key_id(1), 9)]).await.unwrap();
     let both = bed.connect_with(&[sealing_key(2), sealing_key(1)]).await;
@@ -224,14 +301,23 @@ async fn sealing_anew_and_using_a_key_are_no_changes(bed: Bed) {
 async fn a_write_of_another_version_is_refused_and_changes_nothing(bed: Bed) {
     let store = bed.migrated().await;
     let id = endpoint_id(1);
-    store.create_endpoint(new_endpoint("org_1"), id.clone(), 1).await.unwrap();
+    store
+        .create_endpoint(new_endpoint("org_1"), id.clone(), 1)
+        .await
+        .unwrap();
     let current = store.enable_endpoint(&id, 2).await.unwrap();
     let stale = store.if_version(Some(1));
     let secret = Secret::generate([8; 32]);
     for error in [
-        stale.update_endpoint(&id, to_url("https://other.example/"), 3).await.unwrap_err(),
+        stale
+            .update_endpoint(&id, to_url("https://other.example/"), 3)
+            .await
+            .unwrap_err(),
         stale.enable_endpoint(&id, 3).await.unwrap_err(),
-        stale.disable_endpoint(&id, DisabledReason::Manual, 3).await.unwrap_err(),
+        stale
+            .disable_endpoint(&id, DisabledReason::Manual, 3)
+            .await
+            .unwrap_err(),
         stale.rotate_secret(&id, &secret, None, 3).await.unwrap_err(),
         stale.delete_endpoint(&id, 3).await.unwrap_err(),
     ] {
@@ -247,17 +333,27 @@ async fn a_write_of_another_version_is_refused_and_changes_nothing(bed: Bed) {
     assert!(matches!(error, Error::EndpointNotFound { .. }), "{error:?}");
 
     let fresh = store.if_version(Some(2));
-    let updated = fresh.update_endpoint(&id, to_url("https://other.example/"), 3).await.unwrap();
+    let updated = fresh
+        .update_endpoint(&id, to_url("https://other.example/"), 3)
+        .await
+        .unwrap();
     assert_eq!(updated.version, 3);
     store.if_version(Some(3)).delete_endpoint(&id, 4).await.unwrap();
-    let again = store.if_version(Some(3)).delete_endpoint(&id, 4).await.unwrap_err();
+    let again = store
+        .if_version(Some(3))
+        .delete_endpoint(&id, 4)
+        .await
+        .unwrap_err();
     assert!(matches!(again, Error::EndpointNotFound { .. }), "{again:?}");
 }
 
 async fn of_two_writes_of_one_version_exactly_one_wins(bed: Bed) {
     let stores = [bed.migrated().await, bed.connect().await];
     let id = endpoint_id(1);
-    let mut seen = stores[0].create_endpoint(new_endpoint("org_1"), id.clone(), 1).await.unwrap();
+    let mut seen = stores[0]
+        .create_endpoint(new_endpoint("org_1"), id.clone(), 1)
+        .await
+        .unwrap();
     for round in 0..20 {
         let writes = stores.iter().zip(["a", "b"]).map(|(store, host)| {
             let (store, id) = (store.if_version(Some(seen.version)), id.clone());
@@ -275,7 +371,10 @@ async fn of_two_writes_of_one_version_exactly_one_wins(bed: Bed) {
             }
         }
         let [winner] = &won[..] else { panic!("{won:?}") };
-        assert_eq!(stores[1].endpoint(&id).await.unwrap(), Lookup::Found(winner.clone()));
+        assert_eq!(
+            stores[1].endpoint(&id).await.unwrap(),
+            Lookup::Found(winner.clone())
+        );
         seen = winner.clone();
     }
     assert_eq!(told(&stores[0]).await.len(), 21);

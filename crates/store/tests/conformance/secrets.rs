@@ -62,7 +62,10 @@ async fn a_secret_that_was_stored_in_clear_is_sealed_by_migrating(bed: Bed) {
     ))
     .await;
     let store = bed.connect().await;
-    assert_eq!(store.migrate().await.unwrap(), ["0003_sealed_secrets", "0004_api_keys"]);
+    assert_eq!(
+        store.migrate().await.unwrap(),
+        ["0003_sealed_secrets", "0004_api_keys"]
+    );
     assert_eq!(in_clear(&bed).await, 0);
     assert_eq!(found(&store, &created.id).await, created);
 }

@@ -20,7 +20,12 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct CreateEndpoint {
     /// Where events are delivered: https, or http, at a public address; no user, no fragment.
-    #[schema(format = "uri", min_length = 1, max_length = 2048, example = "https://example.com/webhook")]
+    #[schema(
+        format = "uri",
+        min_length = 1,
+        max_length = 2048,
+        example = "https://example.com/webhook"
+    )]
     url: String,
     /// Which event types; all of them when it is left away.
     #[serde(default)]
@@ -28,7 +33,12 @@ pub(in crate::routes) struct CreateEndpoint {
     events: Option<Vec<String>>,
     /// Deliver only this project's events.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 256, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$", example = "proj_456def")]
+    #[schema(
+        min_length = 1,
+        max_length = 256,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
+        example = "proj_456def"
+    )]
     project_id: Option<String>,
 }
 
@@ -38,7 +48,13 @@ pub(in crate::routes) struct CreateEndpoint {
 pub(in crate::routes) struct UpdateEndpoint {
     /// Where events are delivered.
     #[serde(default, deserialize_with = "present")]
-    #[schema(format = "uri", min_length = 1, max_length = 2048, example = "https://example.com/webhook", nullable = false)]
+    #[schema(
+        format = "uri",
+        min_length = 1,
+        max_length = 2048,
+        example = "https://example.com/webhook",
+        nullable = false
+    )]
     url: Option<String>,
     /// Which event types.
     #[serde(default, deserialize_with = "present")]
@@ -53,6 +69,7 @@ pub(in crate::routes) struct UpdateEndpoint {
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
         example = "proj_456def"
     )]
+    #[expect(clippy::option_option, reason = "not there is one thing, and null another")]
     project_id: Option<Option<String>>,
 }
 
@@ -62,7 +79,12 @@ pub(in crate::routes) struct UpdateEndpoint {
 pub(in crate::routes) struct RotateSecret {
     /// The new secret, instead of a random one: `whsec_` and the base64 of 24 to 64 bytes.
     #[serde(default, deserialize_with = "present")]
-    #[schema(min_length = 38, max_length = 94, nullable = false, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=")]
+    #[schema(
+        min_length = 38,
+        max_length = 94,
+        nullable = false,
+        example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
+    )]
     secret: Option<String>,
     /// For how many seconds the old secret stays valid: a day unless told otherwise.
     #[serde(default, deserialize_with = "present")]
@@ -78,7 +100,10 @@ impl CreateEndpoint {
     pub(super) fn registration(self, organization: &OrganizationId) -> Result<Registration, Problem> {
         let mut errors = Vec::new();
         let events = self.events.unwrap_or_else(|| vec!["*".to_owned()]);
-        let (subscription, project_id) = (subscription(&events, &mut errors), project(self.project_id, &mut errors));
+        let (subscription, project_id) = (
+            subscription(&events, &mut errors),
+            project(self.project_id, &mut errors),
+        );
         match subscription {
             Some(subscription) if errors.is_empty() => Ok(Registration {
                 organization_id: organization.clone(),
@@ -102,7 +127,11 @@ impl UpdateEndpoint {
             project_id: self.project_id.map(|project_id| project(project_id, &mut errors)),
             url: self.url,
         };
-        if errors.is_empty() { Ok(change) } else { Err(Problem::fields(errors)) }
+        if errors.is_empty() {
+            Ok(change)
+        } else {
+            Err(Problem::fields(errors))
+        }
     }
 }
 
@@ -118,10 +147,16 @@ impl RotateSecret {
         let overlap = self.overlap_s.map(Duration::from_secs);
         if overlap.is_some_and(|overlap| !OVERLAP.contains(&overlap)) {
             let (least, most) = (OVERLAP.start().as_secs(), OVERLAP.end().as_secs());
-            errors.push(FieldError::at("/overlap_s", format!("expected an integer from {least} to {most}")));
+            errors.push(FieldError::at(
+                "/overlap_s",
+                format!("expected an integer from {least} to {most}"),
+            ));
         }
         if self.revoke_now && overlap.is_some() {
-            errors.push(FieldError::at("/revoke_now", "expected false with an overlap_s, since there is none then"));
+            errors.push(FieldError::at(
+                "/revoke_now",
+                "expected false with an overlap_s, since there is none then",
+            ));
         }
         if !errors.is_empty() {
             return Err(Problem::fields(errors));
@@ -136,7 +171,10 @@ impl RotateSecret {
 
 fn subscription(events: &[String], errors: &mut Vec<FieldError>) -> Option<Subscription> {
     if !(1..=PATTERNS_MAX).contains(&events.len()) {
-        errors.push(FieldError::at("/events", format!("expected 1 to {PATTERNS_MAX} event types")));
+        errors.push(FieldError::at(
+            "/events",
+            format!("expected 1 to {PATTERNS_MAX} event types"),
+        ));
         return None;
     }
     let before = errors.len();
@@ -145,7 +183,9 @@ fn subscription(events: &[String], errors: &mut Vec<FieldError>) -> Option<Subsc
             errors.push(FieldError::at(format!("/events/{index}"), error.to_string()));
         }
     }
-    (errors.len() == before).then(|| events.join(",").parse().ok()).flatten()
+    (errors.len() == before)
+        .then(|| events.join(",").parse().ok())
+        .flatten()
 }
 
 fn project(id: Option<String>, errors: &mut Vec<FieldError>) -> Option<ProjectId> {
