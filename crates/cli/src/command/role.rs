@@ -8,7 +8,7 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 use anyhow::Context as _;
 use api::health::{self, Health, Role};
 use futures_util::future::join_all;
-use store::Store;
+use store::{Actor, Store};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -110,7 +110,7 @@ async fn deliver(
     let deps = worker::Deps {
         name: format!("{:016x}", rand::random::<u64>()),
         broker: configuration.broker.config(),
-        store: store.clone(),
+        store: store.acting_as(Actor::Worker),
         egress: egress.clone(),
         readiness,
     };
@@ -126,7 +126,7 @@ async fn record(
     let deps = recorder::Deps {
         broker: configuration.broker.config(),
         topology: topology::of(configuration),
-        store: store.clone(),
+        store: store.acting_as(Actor::Recorder),
         readiness,
     };
     Ok(recorder::run(configuration.recorder.clone(), deps, stop.clone()).await?)
