@@ -99,8 +99,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         return listen::run(arguments).await;
     }
     // Its key is to go into the configuration.
-    if let Command::Secrets(arguments) = &command
-        && arguments.makes_key()
+    if let Command::Secrets(secrets::Arguments {
+        action: secrets::Action::NewKey,
+    }) = command
     {
         return secrets::new_key();
     }
@@ -122,9 +123,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,
-        Command::Secrets(_) => secrets::reseal(&configuration).await,
+        Command::Secrets(secrets::Arguments {
+            action: secrets::Action::Reseal,
+        }) => secrets::reseal(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
-        Command::Listen(_) => unreachable!("it was run above"),
+        Command::Listen(_)
+        | Command::Secrets(secrets::Arguments {
+            action: secrets::Action::NewKey,
+        }) => unreachable!("they were run above"),
     }
 }
 
