@@ -223,11 +223,17 @@ impl Installation {
         arguments.extend(more);
         let printed: Value = serde_json::from_str(&self.cli_ok(&arguments).await).unwrap();
         let text = |key: &str| printed[key].as_str().unwrap().to_owned();
-        self.secrets.lock().unwrap().push(text("secret"));
+        self.keep_secret(&text("secret"));
         Endpoint {
             id: text("id"),
             secret: text("secret"),
         }
+    }
+
+    /// Has this, a prefix up to `_` and what is secret behind it, be looked for in the end: see
+    /// [`Installation::assert_nothing_in_clear`].
+    pub fn keep_secret(&self, secret: &str) {
+        self.secrets.lock().unwrap().push(secret.to_owned());
     }
 
     /// What `endpoint show --json` prints.
@@ -335,7 +341,7 @@ impl Installation {
     }
 
     /// Panics when a file of this installation, of the database and of whatever was put into its directory, but for the key's own,
-    /// has a secret of an endpoint, a part of it, or the key in it.
+    /// has a secret that is to be [kept](Installation::keep_secret), such as an endpoint's, a part of it, or the key in it.
     pub fn assert_nothing_in_clear(&self) {
         let mut secrets = self.secrets.lock().unwrap().clone();
         let mut files = Vec::new();

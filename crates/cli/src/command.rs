@@ -6,6 +6,8 @@ mod worker;
 mod recorder;
 mod publish;
 mod endpoint;
+mod api_key;
+mod changes;
 mod event;
 mod delivery;
 mod rejected;
@@ -58,6 +60,10 @@ enum Command {
     Publish(publish::Arguments),
     /// Manage the endpoints that events are delivered to
     Endpoint(endpoint::Arguments),
+    /// Manage the keys that let clients in to the HTTP API
+    ApiKey(api_key::Arguments),
+    /// Who changed which endpoint or API key, newest first
+    Changes(changes::Arguments),
     /// What became of events: who got them, who did not, and why
     Event(event::Arguments),
     /// What became of deliveries, one event to one endpoint each, and sending them again
@@ -117,6 +123,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Recorder => recorder::run(&configuration).await,
         Command::Publish(arguments) => publish::run(arguments, &configuration).await,
         Command::Endpoint(arguments) => endpoint::run(arguments, &configuration).await,
+        Command::ApiKey(arguments) => api_key::run(arguments, &configuration).await,
+        Command::Changes(arguments) => changes::run(arguments, &configuration).await,
         Command::Event(arguments) => event::run(arguments, &configuration).await,
         Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,

@@ -38,7 +38,10 @@ impl Window {
 /// How many a second are sent again unless told otherwise: a little more than a busy endpoint gets anyway.
 pub(super) const DEFAULT_RATE: f64 = 100.0;
 
-/// An organization's, project's or lead's id: compared with what events carry, so anything that is text.
+/// How long an API key is valid. Ten years are as good as for good, which is what no expiry is for.
+const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(10 * 366 * 24);
+
+/// An organization's, project's or lead's id: compared with what events carry, so anything that is text. Also a name for people.
 pub(super) fn id(text: &str) -> Result<String, Usage> {
     let fits = (1..=ID_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);
     if fits {
@@ -63,10 +66,19 @@ pub(super) fn rate(text: &str) -> Result<f64, Usage> {
 
 /// How long a rotated secret stays valid.
 pub(super) fn overlap(text: &str) -> Result<Duration, Usage> {
-    let overlap = humantime::parse_duration(text).ok();
-    overlap
-        .filter(|overlap| OVERLAP.contains(overlap))
-        .ok_or_else(|| Usage("expected a duration from 1s to 30d, such as 24h".to_owned()))
+    duration(text, &OVERLAP, "from 1s to 30d, such as 24h")
+}
+
+/// How long an API key is valid.
+pub(super) fn lifetime(text: &str) -> Result<Duration, Usage> {
+    duration(text, &LIFETIME, "from 1s to 10 years, such as 90d")
+}
+
+fn duration(text: &str, allowed: &RangeInclusive<Duration>, expected: &str) -> Result<Duration, Usage> {
+    let duration = humantime::parse_duration(text).ok();
+    duration
+        .filter(|duration| allowed.contains(duration))
+        .ok_or_else(|| Usage(format!("expected a duration {expected}")))
 }
 
 /// An endpoint's secret. Not parsed by clap, whose errors quote the value.
@@ -104,6 +116,15 @@ mod tests {
         assert_eq!(overlap("24h").unwrap(), Duration::from_hours(24));
         for text in ["", "0s", "31d", "24"] {
             assert!(overlap(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_valid_for_a_while() {
+        assert_eq!(lifetime("90d").unwrap(), Duration::from_hours(90 * 24));
+        assert!(lifetime("10y").is_ok());
+        for text in ["", "0s", "11y", "90"] {
+            assert!(lifetime(text).is_err(), "{text}");
         }
     }
 
