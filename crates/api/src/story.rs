@@ -62,7 +62,10 @@ pub enum Fate {
         reason: DisabledReason,
     },
     /// It was created later.
-    CreatedAfter,
+    CreatedAfter {
+        /// When, in Unix milliseconds.
+        at_ms: i64,
+    },
     /// The journal does not say.
     Unknown,
 }
@@ -145,7 +148,9 @@ impl Chapter {
             Some(Verdict::EventType) => Fate::EventType,
             Some(Verdict::Disabled { at_ms, reason }) => Fate::Disabled { at_ms, reason },
             None => match &self.endpoint {
-                Some(endpoint) if is_newer(endpoint, stored) => Fate::CreatedAfter,
+                Some(endpoint) if is_newer(endpoint, stored) => Fate::CreatedAfter {
+                    at_ms: endpoint.created_at_ms,
+                },
                 _ => Fate::Unknown,
             },
         }
@@ -174,7 +179,7 @@ impl Fate {
             Self::Project => "project",
             Self::EventType => "event_type",
             Self::Disabled { .. } => "disabled",
-            Self::CreatedAfter => "created_after",
+            Self::CreatedAfter { .. } => "created_after",
             Self::Unknown => "unknown",
         }
     }
