@@ -38,6 +38,15 @@ pub struct Count {
     pub left: u64,
 }
 
+/// What was found, sent and left of it by one call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) count: Count,
+    pub(crate) sent: u64,
+    /// Whether the same call finds more.
+    pub(crate) more: bool,
+}
+
 impl Count {
     /// Adds what was found.
     pub fn add(&mut self, found: &[Recoverable]) {
@@ -75,55 +84,60 @@ impl Search {
             .await
     }
 
-    /// What the next call of [`Search::send`] with this limit would find, and whether that is all.
+    /// What the next call of [`Search::send`] with this limit would send.
     ///
     /// # Errors
     /// Only the database's.
-    pub(crate) async fn count(&self, store: &Store, limit: u32) -> Result<(Count, bool), store::Error> {
+    pub(crate) async fn count(&self, store: &Store, limit: u32) -> Result<Recovered, store::Error> {
         let left = store.unsent(Some(&self.endpoint.id), None).await?;
         let place = u64::from(limit).saturating_sub(left) as u32;
-        let mut found = self.page(store, None, place + 1).await?;
-        let more = left > u64::from(limit) || found.len() > place as usize;
-        found.truncate(place as usize);
-        let mut count = Count {
-            left: left.min(limit.into()),
-            ..Count::default()
-        };
-        count.add(&found);
-        Ok((count, more))
+        let mut recovered = Recovered::default();
+        let (_, more) = self.find(store, place, &mut recovered.count).await?;
+        recovered.count.left = left.min(limit.into());
+        recovered.more = more || left > u64::from(limit);
+        Ok(recovered)
     }
 
-    /// Requests and sends at most `limit`: first what was requested before and not sent, then the oldest of what was found. Returns what
-    /// was found, how many were sent, and whether there are more.
+    /// Requests and sends at most `limit`: first what was requested before and not sent, then the oldest of what is found.
     ///
     /// # Errors
     /// The database's, and the broker's. What was requested is sent by the next call.
-    pub(crate) async fn send(
-        &self,
-        store: &Store,
-        sender: &Sender,
-        limit: u32,
-    ) -> Result<(Count, u64, bool), Error> {
+    pub(crate) async fn send(&self, store: &Store, sender: &Sender, limit: u32) -> Result<Recovered, Error> {
         let which = Which::Endpoint(&self.endpoint.id);
-        let (sent, held) = sender.send(which, limit.into()).await?;
-        let mut count = Count {
-            left: sent,
-            ..Count::default()
+        let before = sender.send(which, limit.into()).await?;
+        let mut recovered = Recovered {
+            sent: before.sent,
+            ..Recovered::default()
         };
-        let place = limit - sent as u32;
-        let mut found = self.page(store, None, place + 1).await?;
-        let more = found.len() > place as usize;
-        found.truncate(place as usize);
-        count.add(&found);
+        recovered.count.left = before.sent;
+        let place = limit - before.sent as u32;
+        let (found, more) = self.find(store, place, &mut recovered.count).await?;
         for page in found.chunks(PAGE as usize) {
             store
                 .request_recoveries(&self.endpoint.id, page, now_ms())
                 .await?;
         }
-        if found.is_empty() {
-            return Ok((count, sent, more || held > 0));
+        let mut left = before.left;
+        if !found.is_empty() {
+            let sent = sender.send(which, place.into()).await?;
+            recovered.sent += sent.sent;
+            left = sent.left;
         }
-        let (then, held) = sender.send(which, place.into()).await?;
-        Ok((count, sent + then, more || held > 0))
+        recovered.more = more || left > 0;
+        Ok(recovered)
+    }
+
+    /// The oldest at most `limit`, which are counted, and whether there are more.
+    async fn find(
+        &self,
+        store: &Store,
+        limit: u32,
+        count: &mut Count,
+    ) -> Result<(Vec<Recoverable>, bool), store::Error> {
+        let mut found = self.page(store, None, limit + 1).await?;
+        let more = found.len() > limit as usize;
+        found.truncate(limit as usize);
+        count.add(&found);
+        Ok((found, more))
     }
 }

@@ -58,6 +58,16 @@ pub struct Window {
     pub failed: Option<PublishError>,
 }
 
+/// What became of all that was to be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    pub(crate) sent: u64,
+    /// Requested and not sent: beyond the limit, or in somebody else's hands.
+    pub(crate) left: u64,
+    /// Those whose event is not in the journal any more.
+    pub(crate) unsendable: Vec<DeliveryId>,
+}
+
 /// Why sending ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -179,27 +189,29 @@ impl Sender {
         self.store.unsent(endpoint, ids).await
     }
 
-    /// Sends at most `limit` as fast as the broker takes them, and returns how many it sent and how many are left. What somebody else has
-    /// claimed is waited for, but not for long.
+    /// Sends at most `limit` as fast as the broker takes them. What somebody else has claimed is waited for, but not for long.
     ///
     /// # Errors
     /// The database's, and the broker's.
-    pub(crate) async fn send(&self, which: Which<'_>, limit: u64) -> Result<(u64, u64), Error> {
-        let (mut sent, mut unsendable) = (0, 0);
+    pub(crate) async fn send(&self, which: Which<'_>, limit: u64) -> Result<Sent, Error> {
+        let mut all = Sent::default();
         let until = Instant::now() + PATIENCE;
         loop {
-            let window = self.window(which, WINDOW.min(limit - sent) as u32).await?;
-            sent += window.sent;
-            unsendable += window.unsendable.len() as u64;
+            let place = WINDOW.min(limit - all.sent) as u32;
+            let window = self.window(which, place).await?;
+            all.sent += window.sent;
+            all.unsendable.extend(window.unsendable);
             if let Some(source) = window.failed {
+                let sent = all.sent;
                 return Err(Error::Publish { sent, source });
             }
-            if window.claimed > 0 && sent < limit {
+            if window.claimed > 0 && all.sent < limit {
                 continue;
             }
-            let left = self.unsent(which).await?.saturating_sub(unsendable);
-            if left == 0 || sent == limit || Instant::now() >= until {
-                return Ok((sent, left));
+            let unsent = self.unsent(which).await?;
+            all.left = unsent.saturating_sub(all.unsendable.len() as u64);
+            if all.left == 0 || all.sent == limit || Instant::now() >= until {
+                return Ok(all);
             }
             sleep(POLL).await;
         }

@@ -27,8 +27,8 @@ pub struct Delivery {
     /// What began it: `event`, `resend` or `ping`.
     #[schema(example = "event")]
     pub trigger: String,
-    /// `pending`, `delivered`, `dead` (given up; can be sent again) or `cancelled` (the endpoint was deleted).
-    #[schema(example = "dead")]
+    /// How far it is.
+    #[schema(schema_with = crate::schema::delivery_state)]
     pub state: String,
     /// How many attempts were made.
     #[schema(example = 10)]

@@ -16,7 +16,7 @@ pub struct Event {
     pub id: String,
     /// What happened.
     #[serde(rename = "type")]
-    #[schema(example = "lead.completed")]
+    #[schema(schema_with = crate::schema::event_kind)]
     pub event_type: String,
     /// Whose it is.
     #[schema(example = "org_123abc")]
@@ -65,7 +65,7 @@ pub struct Story {
     pub id: String,
     /// What happened.
     #[serde(rename = "type")]
-    #[schema(example = "lead.completed")]
+    #[schema(schema_with = crate::schema::event_kind)]
     pub event_type: String,
     /// Whose it is.
     #[schema(example = "org_123abc")]
@@ -102,7 +102,7 @@ pub struct Considered {
     #[schema(example = "ep_8e0d3e107685e7013e1070dba5f85cc2")]
     pub endpoint_id: String,
     /// Its URL now; null when it was deleted.
-    #[schema(format = Uri, example = "https://example.com/webhook")]
+    #[schema(format = "uri", example = "https://example.com/webhook")]
     pub url: Option<String>,
     /// Whether it was deleted since.
     #[schema(example = false)]

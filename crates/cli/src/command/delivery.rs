@@ -9,13 +9,7 @@ use clap::{Args, Subcommand};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow, Lookup, Store};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState};
 
-use crate::{
-    clock,
-    configuration::Configuration,
-    database,
-    moment,
-    output,
-};
+use crate::{clock, configuration::Configuration, database, moment, output};
 
 use super::{
     given,

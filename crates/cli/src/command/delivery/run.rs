@@ -23,7 +23,11 @@ pub(in crate::command) struct Around<'a> {
 pub(in crate::command) fn text(run: &Run, around: Around<'_>) -> Vec<String> {
     let mut lines = vec![heading(&run.delivery)];
     lines.extend(attempts(&run.attempts));
-    lines.extend(next(&run.delivery, around).into_iter().map(|line| format!("  -> {line}")));
+    lines.extend(
+        next(&run.delivery, around)
+            .into_iter()
+            .map(|line| format!("  -> {line}")),
+    );
     lines
 }
 
@@ -106,9 +110,7 @@ fn pending(row: &DeliveryRow, around: Around<'_>) -> String {
     let overdue_ms = around.now_ms - standing.next_ms;
     let overdue = moment::span(overdue_ms);
     if overdue_ms < IN_HAND.as_millis() as u64 {
-        return format!(
-            "attempt {number} is due since {overdue}{put_off}: being made, or not recorded yet"
-        );
+        return format!("attempt {number} is due since {overdue}{put_off}: being made, or not recorded yet");
     }
     format!(
         "attempt {number} is due since {overdue}{put_off}: is a worker running? is a recorder? `magnetite audit` \

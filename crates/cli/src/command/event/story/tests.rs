@@ -5,7 +5,8 @@ use bytes::Bytes;
 use signature::Secret;
 use store::{AttemptRow, DeliveryRow};
 use webhook::{
-    AttemptId, Disabled, DisabledReason, Endpoint, EndpointId, Event, EventId, OrganizationId, ProjectId, Trigger,
+    AttemptId, Disabled, DisabledReason, Endpoint, EndpointId, Event, EventId, OrganizationId, ProjectId,
+    Trigger,
     journal::{Considered, DeliveryRef, EventEntry, Standing},
 };
 
