@@ -3,6 +3,7 @@
 mod bed;
 mod endpoints;
 mod frame;
+mod journal;
 mod matrix;
 mod publishing;
 mod planted;

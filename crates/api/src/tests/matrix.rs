@@ -8,12 +8,21 @@ use webhook::{OrganizationId, Scope};
 
 use crate::{auth::Operations, context::now_ms, openapi::SECURITY_SCHEME};
 
-use super::bed::{Answer, Bed, request};
+use super::{
+    bed::{Answer, Bed, request},
+    journal::with_dead,
+};
 
 /// What keeps another organization out of an operation, and a body that is valid.
 enum Wall {
     /// The id in the path is one of the organization's: another's is like none.
     Endpoint(&'static str),
+    /// The same, of an event's id.
+    Event,
+    /// The same, of a delivery's.
+    Delivery,
+    /// The same, of ids in the body.
+    Deliveries,
     /// What is made is the organization's own.
     Creates(&'static str),
     /// The listing has what is the organization's own.
@@ -28,8 +37,14 @@ enum Wall {
 fn wall(operation: &str) -> Option<Wall> {
     Some(match operation {
         "createEndpoint" => Wall::Creates(r#"{"url":"https://93.184.216.34/"}"#),
-        "listEndpoints" => Wall::Listing,
-        "getEndpoint" | "deleteEndpoint" | "enableEndpoint" | "disableEndpoint" => Wall::Endpoint(""),
+        "listEndpoints" | "listEvents" | "listDeliveries" | "listChanges" => Wall::Listing,
+        "getEndpoint" | "deleteEndpoint" | "enableEndpoint" | "disableEndpoint" | "getEndpointHealth" => {
+            Wall::Endpoint("")
+        }
+        "recoverEndpoint" => Wall::Endpoint(r#"{"since_ms":0}"#),
+        "getEvent" => Wall::Event,
+        "getDelivery" | "listAttempts" | "resendDelivery" => Wall::Delivery,
+        "resendDeliveries" => Wall::Deliveries,
         "updateEndpoint" => Wall::Endpoint(r#"{"events":["*"]}"#),
         "rotateEndpointSecret" => Wall::Endpoint("{}"),
         "listEventTypes" | "getEventType" => Wall::Same,
@@ -131,8 +146,21 @@ async fn every_operation_refuses_every_key_that_does_not_open_it() {
 async fn every_operation_keeps_organizations_apart() {
     let bed = Bed::new().await;
     let key = bed.key("org_1", "admin").await;
-    let (own, foreign) = (bed.endpoint("org_1").await, bed.endpoint("org_2").await);
-    let id = |endpoint: &Value| endpoint["id"].as_str().unwrap().to_owned();
+    with_dead(&bed, "org_1", 1).await;
+    let (endpoint, delivery) = with_dead(&bed, "org_2", 1).await;
+    let apart = async |operation: &Operation, foreign: &str, json: &str| {
+        let name = &operation.name;
+        let missing = format!("{}_00000000000000000000000000000000", &foreign[..3]);
+        let none = operation
+            .ask_for(&bed, &key, &missing, &json.replace("{id}", &missing))
+            .await;
+        let other = operation
+            .ask_for(&bed, &key, foreign, &json.replace("{id}", foreign))
+            .await;
+        let answered = other.body.to_string().replace(foreign, &missing);
+        assert_eq!(answered, none.body.to_string(), "{name} tells that there is one");
+        other
+    };
     let other = OrganizationId::new("org_2");
     let before = bed.context.store.changes(Some(&other), None, 100).await.unwrap();
     for operation in operations(&bed) {
@@ -140,12 +168,23 @@ async fn every_operation_keeps_organizations_apart() {
         let wall = wall(name).unwrap_or_else(|| panic!("{name} is not in the matrix: add it to `wall`"));
         match wall {
             Wall::Endpoint(json) => {
-                let missing = "ep_00000000000000000000000000000000";
-                let none = operation.ask_for(&bed, &key, missing, json).await;
-                let other = operation.ask_for(&bed, &key, &id(&foreign), json).await;
+                let other = apart(&operation, &endpoint, json).await;
                 assert_eq!(other.status, 404, "{name}: {other:?}");
-                let other = other.body.to_string().replace(&id(&foreign), missing);
-                assert_eq!(other, none.body.to_string(), "{name} tells that there is one");
+            }
+            Wall::Event => {
+                let other = apart(&operation, "evt_org_2_1", "").await;
+                assert_eq!(other.status, 404, "{name}: {other:?}");
+            }
+            Wall::Delivery => {
+                let other = apart(&operation, &delivery, "").await;
+                assert_eq!(other.status, 404, "{name}: {other:?}");
+            }
+            Wall::Deliveries => {
+                let other = apart(&operation, &delivery, r#"{"ids":["{id}"]}"#).await;
+                assert_eq!(
+                    other.body["results"][0]["refused"], "not_found",
+                    "{name}: {other:?}"
+                );
             }
             Wall::Creates(json) => {
                 let created = operation.ask_for(&bed, &key, "", json).await;
@@ -155,7 +194,7 @@ async fn every_operation_keeps_organizations_apart() {
                 let listed = operation.ask(&bed, &key).await;
                 let text = listed.body.to_string();
                 assert!(
-                    text.contains(&id(&own)) && !text.contains(&id(&foreign)),
+                    text.contains("org_1") && !text.contains("org_2"),
                     "{name}: {text}"
                 );
             }
