@@ -11,6 +11,8 @@
 )]
 
 mod installation;
+mod role;
+mod secrets;
 mod script;
 mod node;
 mod postgres;
@@ -33,7 +35,7 @@ pub use amqp::{Amqp, Found, due_headers};
 pub use certificates::Certificates;
 pub use confirms::{Confirms, Published, Strike};
 pub use hostile::{Hostile, Hostility, Visit};
-pub use installation::{Endpoint, Installation, Role, memory_kib, shared_broker};
+pub use installation::{Endpoint, Installation, shared_broker};
 pub use journal::Audit;
 pub use ledger::{Books, Break, Ledger};
 pub use load::Load;
@@ -42,6 +44,7 @@ pub use node::Node;
 pub use postgres::Postgres;
 pub use proxy::{Cut, Proxy, Way};
 pub use receiver::{Answer, Receipt, Receiver, Request};
+pub use role::{Role, memory_kib};
 pub use scale::{chance, is_long, report, scaled, seed};
 pub use traced::{Socket, Trace};
 
