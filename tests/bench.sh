@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# The worker beside a raw loop, and how long an event is on its way. docs/performance.md says what is measured and why.
+# The worker beside a raw loop, how long an event is on its way, and how fast events are published. docs/performance.md says what is measured and why.
 #
-#   tests/bench.sh [--events N] [--rounds N] [--seconds N] [--profile DIRECTORY] [--set VARIABLE=VALUE]...
+#   tests/bench.sh [--events N] [--rounds N] [--seconds N] [--publish N] [--profile DIRECTORY]
+#       [--set VARIABLE=VALUE]...
 #
 #   --events N     each drain empties a queue of N events (200000)
-#   --rounds N     drains of each side, interleaved (5)
+#   --rounds N     drains of each side, interleaved; 0 for none (5)
 #   --seconds N    of 100 events/s, timed one by one; 0 for none (60)
+#   --publish N    events that are published, with the producer crate, over HTTP and in batches; 0 for none (50000)
 #   --profile D    leaves D/raw.data and D/worker.data for `perf report -i`, and D/worker.log
 #   --set V=X      a setting of the worker that is not the default, for example MAGNETITE_LOG__FILTER=warn
 #
-# A short one: tests/bench.sh --events 20000 --rounds 1 --seconds 10. Prints tables in Markdown. Fails if an event was lost,
+# A short one: tests/bench.sh --events 20000 --rounds 1 --seconds 10 --publish 5000. Prints tables in Markdown. Fails if an event was lost,
 # came twice or was left in a queue; slow is not failed. Needs cargo; the broker is found, started or installed by
 # deploy/local/broker.sh, and a private one ends with this script. Let nothing else run meanwhile.
 set -euo pipefail
@@ -46,7 +48,7 @@ build() {
 main() {
     cd "$repository"
     if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-        sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit
     fi
     build

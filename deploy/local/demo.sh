@@ -84,6 +84,7 @@ configure() {
     # The receivers are on this machine; without this a loopback address is refused.
     export MAGNETITE_EGRESS__ALLOW=127.0.0.0/8
     export MAGNETITE_HEALTH__LISTEN=127.0.0.1:0
+    export MAGNETITE_API__LISTEN=127.0.0.1:0
     say "broker ${MAGNETITE_BROKER__URL##*@}, database $dir/magnetite.db"
 }
 

@@ -154,6 +154,7 @@ impl Installation {
             )
             .env("MAGNETITE_EGRESS__ALLOW", "127.0.0.0/8")
             .env("MAGNETITE_HEALTH__LISTEN", "")
+            .env("MAGNETITE_API__LISTEN", "")
             .envs(self.settings.iter().map(|(key, value)| (key, value)))
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
@@ -247,11 +248,36 @@ impl Installation {
     fn printed_with_secret(&self, json: &str) -> Endpoint {
         let printed: Value = serde_json::from_str(json).unwrap();
         let text = |key: &str| printed[key].as_str().unwrap().to_owned();
-        self.secrets.remember(&text("secret"));
+        self.keep_secret(&text("secret"));
         Endpoint {
             id: text("id"),
             secret: text("secret"),
         }
+    }
+
+    /// Makes a key of the HTTP API.
+    pub async fn key(&self, organization: &str, scopes: &str) -> String {
+        let create = [
+            "api-key",
+            "create",
+            "--org",
+            organization,
+            "--name",
+            "test",
+            "--scopes",
+            scopes,
+            "--json",
+        ];
+        let printed: Value = serde_json::from_str(&self.cli_ok(&create).await).unwrap();
+        let key = printed["key"].as_str().unwrap().to_owned();
+        self.keep_secret(&key);
+        key
+    }
+
+    /// Has this, a prefix up to `_` and what is secret behind it, be looked for in the end: see
+    /// [`Installation::assert_nothing_in_clear`].
+    pub fn keep_secret(&self, secret: &str) {
+        self.secrets.remember(secret);
     }
 
     /// What `endpoint show --json` prints.
@@ -268,9 +294,9 @@ impl Installation {
 
     /// The same, which logs everything that there is to log.
     pub async fn talkative_worker(&self) -> Role {
-        let (mut command, port) = probed(self.command(&["worker"]));
+        let mut command = self.command(&["worker"]);
         command.env("MAGNETITE_LOG__FILTER", "trace");
-        let role = Role::start(command, port, &self.log("worker"));
+        let role = self.launch(command, "worker");
         role.wait_until_ready().await;
         role
     }
@@ -293,8 +319,7 @@ impl Installation {
 
     /// Starts a role without waiting for it.
     pub fn start(&self, role: &str) -> Role {
-        let (command, port) = probed(self.command(&[role]));
-        Role::start(command, port, &self.log(role))
+        self.launch(self.command(&[role]), role)
     }
 
     /// Starts a role that may open no more than so many files and sockets, without waiting for it.
@@ -302,8 +327,13 @@ impl Installation {
         let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
         let mut command = self.command_of("sh", &["-c", &script]);
         command.arg(binary()).arg(role);
+        self.launch(command, role)
+    }
+
+    /// Starts a role with this command, without waiting for it. What it logs is kept under `name`.
+    pub fn launch(&self, command: Command, name: &str) -> Role {
         let (command, port) = probed(command);
-        Role::start(command, port, &self.log(role))
+        Role::start(command, port, &self.log(name))
     }
 
     /// Waits until nothing is ready in any queue but `dead` and `rejected`, seen in one look at all of them. A delivery that
@@ -358,7 +388,7 @@ impl Installation {
     }
 
     /// Panics when a file of this installation, of its database, of what its processes have logged, and of whatever was put into its
-    /// directory, has a secret in it that a command printed, a part of one, or the key.
+    /// directory, has a secret that is to be [kept](Installation::keep_secret), such as an endpoint's, a part of one, or the key.
     pub fn assert_nothing_in_clear(&self) {
         self.secrets.assert_nothing_in_clear(self.directory.path());
     }

@@ -13,6 +13,7 @@
 mod installation;
 mod role;
 mod secrets;
+mod api;
 mod script;
 mod node;
 mod postgres;
@@ -32,6 +33,7 @@ mod scale;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use amqp::{Amqp, Found, due_headers};
+pub use api::{Answered, Api};
 pub use certificates::Certificates;
 pub use confirms::{Confirms, Published, Strike};
 pub use hostile::{Hostile, Hostility, Visit};

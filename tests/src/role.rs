@@ -120,13 +120,17 @@ pub fn memory_kib(pid: u32, field: &str) -> u64 {
     kib.parse().unwrap()
 }
 
-/// A role's command with a port for its probes.
+/// A role's command with a port for its probes, and few lines in its log unless the command has that otherwise.
 pub(crate) fn probed(mut command: Command) -> (Command, u16) {
+    const FILTER: &str = "MAGNETITE_LOG__FILTER";
     let port = free_port();
-    let filter = std::env::var("E2E_LOG").unwrap_or_else(|_| "warn".to_owned());
-    command
-        .env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"))
-        .env("MAGNETITE_LOG__FILTER", filter);
+    command.env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"));
+    if !command.as_std().get_envs().any(|(name, _)| name == FILTER) {
+        command.env(
+            FILTER,
+            std::env::var("E2E_LOG").unwrap_or_else(|_| "warn".to_owned()),
+        );
+    }
     (command, port)
 }
 

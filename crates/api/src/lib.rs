@@ -1,14 +1,128 @@
-//! HTTP for those who run Magnetite: the only crate that speaks it as a server in a role.
+//! HTTP: the API for customers and the platform, and what every role tells those who run it. The only crate that serves it.
 //!
-//! So far that is [`health`]: every role serves it, an orchestrator probes it and Prometheus scrapes it. Nothing here
-//! has state of its own, so nothing survives a crash and nothing has to.
+//! # Theory of operation
 //!
-//! Invariants:
-//! - A probe is answered from memory: it waits for no broker and no database, or their outage would get every
-//!   replica restarted.
-//! - No answer holds a secret, a URL of an endpoint or an address with credentials.
+//! ```text
+//! request -> observe (id, log, metric) -> slots -> admit (key, rate, scope) -> handler -> store | egress | producer
+//! ```
 //!
-//! Deliberately absent: authentication (the listener belongs on a loopback or cluster address), TLS, and any
-//! knowledge of what the roles do.
+//! [`run`] is the role `api`: a listener, and a [router](router) of handlers in `routes`, each of which documents itself. The OpenAPI
+//! document is made of these descriptions, and it decides: what an operation needs is read from the document by `auth`, so that what is
+//! documented is what is enforced, and a route without a description is denied. Whoever is let in is a `Caller`: a key and its
+//! organization, outside of which nothing is there.
+//!
+//! Endpoints are written by the rules of [`manage`], which the command line uses as well. Events go to the broker through `publishing`,
+//! many requests in one window of confirms, and are answered after their own confirm; their bytes are those of the body.
+//!
+//! [`health`] is apart, on a listener of its own: every role serves it, an orchestrator probes it and Prometheus scrapes it.
+//!
+//! # What survives a crash
+//!
+//! All that was answered: endpoints are in the database, events in the broker. Nothing is kept here but caches, and when keys were last
+//! used, of which a crash loses a minute.
+//!
+//! # Invariants
+//!
+//! - 202 is answered after the broker's confirm, never before.
+//! - An operation does what it does for its caller's organization alone: another one's id is answered like one that does not exist.
+//! - No answer, line of the log or metric has a key; a secret is in the answer that made it and in no other.
+//! - Everything that goes wrong is a `Problem`, also what axum and the layers answer with.
+//! - Bounded: connections, requests that are worked on, their bodies and their time, keys that are remembered, events that wait.
+//! - A probe is answered from memory: it waits for no broker and no database, or their outage would get every replica restarted.
+//!
+//! # Deliberately absent
+//!
+//! TLS and limits by address: a proxy's job. Sessions, cookies, CORS: whoever calls has a key, and a browser is no place for it.
+//! Authentication of [`health`], whose listener belongs on a loopback or cluster address.
 
 pub mod health;
+mod config;
+pub mod manage;
+pub mod view;
+mod schema;
+mod problem;
+mod pagination;
+mod extract;
+mod keys;
+mod publishing;
+mod context;
+mod auth;
+mod observe;
+mod openapi;
+mod routes;
+mod router;
+mod serve;
+
+use egress::Egress;
+use producer::Producer;
+use serde_json::Value;
+use store::Store;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use config::Config;
+
+use auth::Operations;
+use context::{Context, Shared};
+use keys::Keys;
+use publishing::{PUBLISH_TIMEOUT, Publishing};
+
+/// What the API works with.
+#[derive(Debug)]
+pub struct Deps {
+    /// Where it is served.
+    pub listener: TcpListener,
+    /// The broker to publish to.
+    pub broker: broker::Config,
+    /// Where endpoints, keys and the journal are; its schema must be up to date.
+    pub store: Store,
+    /// Judges URLs.
+    pub egress: Egress,
+    /// Told what the API waits for; `None` once it serves.
+    pub readiness: watch::Sender<Option<String>>,
+}
+
+/// Serves until `stop` is cancelled, and then finishes the requests under way, until [`Config::shutdown_deadline`].
+///
+/// A broker or database that is away is answered with 503.
+pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
+    let Deps {
+        listener,
+        mut broker,
+        store,
+        egress,
+        readiness,
+    } = deps;
+    broker.publish_timeout = PUBLISH_TIMEOUT;
+    let (handlers, document) = router::parts(routes::all());
+    let context = Context::new(Shared {
+        keys: Keys::new(store.clone(), config.rate_per_key),
+        publishing: Publishing::start(Producer::connect(broker)),
+        operations: Operations::of(&document),
+        document: document.to_string().into(),
+        slots: Semaphore::new(config::IN_FLIGHT_MAX),
+        store,
+        egress,
+        config,
+    });
+    let router = router::router(handlers, context.clone());
+    readiness.send_replace(None);
+    let deadline = context.config.shutdown_deadline;
+    tokio::select! {
+        () = serve::serve(listener, router, &stop, deadline) => {}
+        () = context.keys.note_uses() => unreachable!("it never ends"),
+    }
+    context.publishing.shutdown().await;
+    context.keys.note_last_uses().await;
+}
+
+/// The OpenAPI document, as it is served.
+pub fn openapi() -> Value {
+    router::parts(routes::all()).1
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,11 @@ mod role;
 mod up;
 mod worker;
 mod recorder;
+mod api;
 mod publish;
 mod endpoint;
+mod api_key;
+mod changes;
 mod event;
 mod delivery;
 mod rejected;
@@ -54,10 +57,16 @@ enum Command {
     Worker,
     /// Run a recorder: what workers report, dead letters and rejected messages go into the database
     Recorder,
+    /// Run the HTTP API: manage endpoints, publish events, see what became of them
+    Api,
     /// Publish events, one JSON object per line, and print their ids
     Publish(publish::Arguments),
     /// Manage the endpoints that events are delivered to
     Endpoint(endpoint::Arguments),
+    /// Manage the keys that let clients in to the HTTP API
+    ApiKey(api_key::Arguments),
+    /// Who changed which endpoint or API key, newest first
+    Changes(changes::Arguments),
     /// What became of events: who got them, who did not, and why
     Event(event::Arguments),
     /// What became of deliveries, one event to one endpoint each, and sending them again
@@ -74,6 +83,8 @@ enum Command {
     Migrate,
     /// The keys that endpoints' secrets are sealed with in the database
     Secrets(secrets::Arguments),
+    /// Print what the HTTP API can be asked for, as OpenAPI 3.1
+    Openapi,
     /// Check configuration, broker, database and limits, and say how to fix what is wrong
     Doctor(doctor::Arguments),
 }
@@ -99,13 +110,20 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         return listen::run(arguments).await;
     }
     // Its key is to go into the configuration.
-    if let Command::Secrets(arguments) = &command
-        && arguments.makes_key()
+    if let Command::Secrets(secrets::Arguments {
+        action: secrets::Action::NewKey,
+    }) = command
     {
         return secrets::new_key();
     }
+    if let Command::Openapi = command {
+        return api::document();
+    }
     let configuration = Configuration::load(config.as_deref())?;
-    let is_role = matches!(command, Command::Up | Command::Worker | Command::Recorder);
+    let is_role = matches!(
+        command,
+        Command::Up | Command::Worker | Command::Recorder | Command::Api
+    );
     telemetry::start(
         &configuration.log,
         if is_role { ROLE_FILTER } else { COMMAND_FILTER },
@@ -114,17 +132,26 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Up => up::run(&configuration).await,
         Command::Worker => worker::run(&configuration).await,
         Command::Recorder => recorder::run(&configuration).await,
+        Command::Api => api::run(&configuration).await,
         Command::Publish(arguments) => publish::run(arguments, &configuration).await,
         Command::Endpoint(arguments) => endpoint::run(arguments, &configuration).await,
+        Command::ApiKey(arguments) => api_key::run(arguments, &configuration).await,
+        Command::Changes(arguments) => changes::run(arguments, &configuration).await,
         Command::Event(arguments) => event::run(arguments, &configuration).await,
         Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,
-        Command::Secrets(_) => secrets::reseal(&configuration).await,
+        Command::Secrets(secrets::Arguments {
+            action: secrets::Action::Reseal,
+        }) => secrets::reseal(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
-        Command::Listen(_) => unreachable!("it was run above"),
+        Command::Listen(_)
+        | Command::Openapi
+        | Command::Secrets(secrets::Arguments {
+            action: secrets::Action::NewKey,
+        }) => unreachable!("they were run above"),
     }
 }
 

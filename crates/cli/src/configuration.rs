@@ -32,6 +32,10 @@ pub(crate) struct Configuration {
     pub(crate) database: Database,
     pub(crate) worker: worker::Config,
     pub(crate) recorder: recorder::Config,
+    pub(crate) api: api::Config,
+    /// Where the HTTP API is served, if it is.
+    pub(crate) api_listen: Option<SocketAddr>,
+    pub(crate) api_listen_place: Place,
     pub(crate) egress: Egress,
     /// Where `/livez`, `/readyz` and `/metrics` are served, if they are.
     pub(crate) health_listen: Option<SocketAddr>,
@@ -104,6 +108,7 @@ pub(crate) struct Problem {
 const DEFAULT_FILE: &str = "magnetite.toml";
 const DEFAULT_BROKER_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const DEFAULT_HEALTH_LISTEN: &str = "127.0.0.1:8085";
+const DEFAULT_API_LISTEN: &str = "127.0.0.1:8420";
 
 impl Configuration {
     /// Reads the process's file and variables.
@@ -124,6 +129,9 @@ impl Configuration {
             database: database(&mut reader),
             worker: worker(&mut reader),
             recorder: recorder(&mut reader),
+            api: api(&mut reader),
+            api_listen: api_listen(&mut reader),
+            api_listen_place: reader.place("api.listen"),
             egress: egress(&mut reader),
             health_listen: reader.read("health.listen", value::listen, || {
                 DEFAULT_HEALTH_LISTEN.parse().ok()
@@ -193,12 +201,8 @@ fn worker(reader: &mut Reader) -> worker::Config {
         defer_age_max: reader.read("defer.age_max", value::duration("1s", "24h"), || {
             default.defer_age_max
         }),
-        shutdown_deadline: reader.read("shutdown.deadline", value::duration("0s", "1h"), || {
-            default.shutdown_deadline
-        }),
-        registry_refresh: reader.read("registry.refresh", value::duration("10ms", "1m"), || {
-            default.registry_refresh
-        }),
+        shutdown_deadline: shutdown_deadline(reader),
+        registry_refresh: registry_refresh(reader),
         journal: reader.read("journal.enabled", value::boolean, || default.journal),
     }
 }
@@ -213,6 +217,36 @@ fn recorder(reader: &mut Reader) -> recorder::Config {
             default.failing_age
         }),
     }
+}
+
+fn api(reader: &mut Reader) -> api::Config {
+    let default = api::Config::default();
+    api::Config {
+        body_bytes_max: reader.read(
+            "api.body_bytes_max",
+            value::number(1024..=64 * 1024 * 1024),
+            || default.body_bytes_max as u64,
+        ) as usize,
+        rate_per_key: reader.read("api.rate_per_key", value::number(1..=1_000_000), || {
+            default.rate_per_key.into()
+        }) as u32,
+        registry_refresh: registry_refresh(reader),
+        shutdown_deadline: shutdown_deadline(reader),
+    }
+}
+
+fn api_listen(reader: &mut Reader) -> Option<SocketAddr> {
+    reader.read("api.listen", value::listen, || DEFAULT_API_LISTEN.parse().ok())
+}
+
+fn registry_refresh(reader: &mut Reader) -> Duration {
+    let default = worker::Config::default().registry_refresh;
+    reader.read("registry.refresh", value::duration("10ms", "1m"), || default)
+}
+
+fn shutdown_deadline(reader: &mut Reader) -> Duration {
+    let default = worker::Config::default().shutdown_deadline;
+    reader.read("shutdown.deadline", value::duration("0s", "1h"), || default)
 }
 
 /// Either the list or the four numbers it would be computed from.

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, bail};
-use store::{SchemaState, Store};
+use store::{Actor, SchemaState, Store};
 
 use crate::configuration::{Database, Place, Problems};
 
@@ -28,12 +28,12 @@ pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
     }
 }
 
-/// Connects, for a command that needs the tables.
+/// Connects, for a command that needs the tables. What it changes is told to be the command line's doing.
 pub(crate) async fn open(database: &Database) -> anyhow::Result<Store> {
     let store = connect(database).await?;
     let schema = store.check().await?;
     fits(&schema.state)?;
-    Ok(store)
+    Ok(store.acting_as(Actor::Cli))
 }
 
 /// Refuses tables that this binary cannot work with.

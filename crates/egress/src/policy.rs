@@ -185,6 +185,16 @@ impl Policy {
 }
 
 impl Refusal {
+    /// The same for customers, who cannot change what is allowed and are not to learn where a name leads in our network.
+    pub fn for_customers(&self) -> String {
+        match self {
+            Self::Address { .. } | Self::Resolved { .. } => {
+                "the URL leads to an address that is not public, and webhooks are sent to public addresses only".to_owned()
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// The same refusal, told of the name that led to the address.
     pub(crate) fn of_name(self, host: &str) -> Self {
         match self {

@@ -1,16 +1,15 @@
 //! Endpoints: written one transaction each, read one by one or in pages.
 
 pub(crate) mod row;
+mod detail;
 mod write;
 
 use signature::Secret;
 use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId, Subscription};
 
-use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, sealing::Owner};
+use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, statement::storable};
 use row::{Row, columns, decode, is_deleted};
-use write::{
-    Announcement, DELETE, DISABLE, DISABLE_UNLESS_CHANGED, ENABLE, INSERT, ROTATE_SECRET, UPDATE, Write,
-};
+use write::{DELETE, DISABLE, ENABLE, INSERT, ROTATE_SECRET, SELECT_ONE, Step, UPDATE, Write};
 
 /// What a new endpoint is made of; the rest is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +48,6 @@ pub enum Lookup {
     Unknown,
 }
 
-const SELECT_ONE: &str = concat!("SELECT ", columns!(), " FROM endpoints WHERE id = $1");
-
 const SELECT_PAGE: &str = concat!(
     "SELECT ",
     columns!(),
@@ -65,6 +62,17 @@ const SELECT_PAGE_OF_ORGANIZATION: &str = concat!(
 );
 
 impl Store {
+    /// The same connections, for writes of endpoints that have this version: of others they are refused with
+    /// [`Error::VersionMismatch`], in the transaction that would have written. `None` writes over whatever is there. A new endpoint has no
+    /// version: creating is never refused for it.
+    #[must_use]
+    pub fn if_version(&self, expected: Option<i64>) -> Self {
+        Self {
+            expected_version: expected,
+            ..self.clone()
+        }
+    }
+
     /// Registers an endpoint, enabled, under an id that the caller has made.
     ///
     /// `now_ms` is in Unix milliseconds, here and below.
@@ -78,37 +86,28 @@ impl Store {
         id: EndpointId,
         now_ms: i64,
     ) -> Result<Endpoint, Error> {
-        let subscription = new.subscription.to_string();
         let arguments = vec![
-            (&id).into(),
-            now_ms.into(),
             new.organization_id.as_str().into(),
             new.project_id.as_ref().map(ProjectId::as_str).into(),
             new.url.as_str().into(),
-            subscription.as_str().into(),
+            new.subscription.to_string().into(),
         ];
-        let owner = Owner {
-            organization: &new.organization_id,
-            endpoint: &id,
-        };
         let write = Write {
+            id: &id,
+            now_ms,
+            step: Step::Create(&new.organization_id, &new.secret),
             sql: INSERT,
             arguments,
-            secret: Some((&new.secret, owner)),
-            growth: 1,
-            announcement: None,
         };
-        let created = self
-            .write(&Operation::CreateEndpoint(id.clone()), write, decode)
-            .await?;
-        created.ok_or(Error::EndpointExists { id })
+        self.write(&Operation::CreateEndpoint(id.clone()), write, decode)
+            .await
     }
 
     /// Changes the fields that are `Some`. A change without any still counts as one.
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted.
+    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`].
     pub async fn update_endpoint(
         &self,
         id: &EndpointId,
@@ -122,21 +121,19 @@ impl Store {
             .and_then(Option::as_ref)
             .map(ProjectId::as_str);
         let arguments = vec![
-            id.into(),
-            now_ms.into(),
             change.url.as_deref().into(),
             subscription.as_deref().into(),
             i64::from(change.project_id.is_some()).into(),
             project_id.into(),
         ];
         let write = Write {
+            id,
+            now_ms,
+            step: Step::Update,
             sql: UPDATE,
             arguments,
-            secret: None,
-            growth: 0,
-            announcement: None,
         };
-        self.write_existing(id, &Operation::UpdateEndpoint(id.clone()), write, decode)
+        self.write(&Operation::UpdateEndpoint(id.clone()), write, decode)
             .await
     }
 
@@ -145,8 +142,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::RotationOpen`] when there is to be an overlap and the last one has
-    /// not ended: the receiver may have any of three secrets then, and a request is tried with two.
+    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`]; [`Error::RotationOpen`] when there is to be an
+    /// overlap and the last one has not ended: the receiver may have any of three secrets then, and a request is tried with two.
     pub async fn rotate_secret(
         &self,
         id: &EndpointId,
@@ -154,60 +151,34 @@ impl Store {
         overlap_until_ms: Option<i64>,
         now_ms: i64,
     ) -> Result<Endpoint, Error> {
-        let Lookup::Found(Endpoint { organization_id, .. }) = self.endpoint(id).await? else {
-            return Err(Error::EndpointNotFound { id: id.clone() });
-        };
-        let owner = Owner {
-            organization: &organization_id,
-            endpoint: id,
-        };
         let write = Write {
-            sql: ROTATE_SECRET,
-            arguments: vec![
-                id.into(),
-                now_ms.into(),
-                overlap_until_ms.unwrap_or_default().into(),
-            ],
-            secret: Some((secret, owner)),
-            growth: 0,
-            announcement: None,
-        };
-        let rotated = self
-            .write(&Operation::RotateSecret(id.clone()), write, decode)
-            .await?;
-        match rotated {
-            Some(rotated) => Ok(rotated),
-            None => Err(self.not_rotated(id).await?),
-        }
-    }
-
-    async fn not_rotated(&self, id: &EndpointId) -> Result<Error, Error> {
-        Ok(match self.endpoint(id).await? {
-            Lookup::Found(Endpoint {
-                previous: Some(previous),
-                ..
-            }) => Error::RotationOpen {
-                id: id.clone(),
-                until_ms: previous.until_ms,
+            id,
+            now_ms,
+            step: Step::Rotate {
+                secret,
+                overlaps: overlap_until_ms.is_some(),
             },
-            _ => Error::EndpointNotFound { id: id.clone() },
-        })
+            sql: ROTATE_SECRET,
+            arguments: vec![overlap_until_ms.unwrap_or_default().into()],
+        };
+        self.write(&Operation::RotateSecret(id.clone()), write, decode)
+            .await
     }
 
     /// Resumes deliveries. Enabling an enabled endpoint changes only its version.
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted.
+    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`].
     pub async fn enable_endpoint(&self, id: &EndpointId, now_ms: i64) -> Result<Endpoint, Error> {
         let write = Write {
+            id,
+            now_ms,
+            step: Step::Enable,
             sql: ENABLE,
-            arguments: vec![id.into(), now_ms.into()],
-            secret: None,
-            growth: 0,
-            announcement: None,
+            arguments: Vec::new(),
         };
-        self.write_existing(id, &Operation::EnableEndpoint(id.clone()), write, decode)
+        self.write(&Operation::EnableEndpoint(id.clone()), write, decode)
             .await
     }
 
@@ -215,28 +186,15 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted.
+    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`].
     pub async fn disable_endpoint(
         &self,
         id: &EndpointId,
         reason: DisabledReason,
         now_ms: i64,
     ) -> Result<Endpoint, Error> {
-        let arguments = vec![id.into(), now_ms.into(), reason.as_str().into()];
-        let write = Write {
-            sql: DISABLE,
-            arguments,
-            secret: None,
-            growth: 0,
-            announcement: Some(Announcement {
-                id,
-                reason,
-                version_seen: None,
-                now_ms,
-            }),
-        };
-        self.write_existing(id, &Operation::DisableEndpoint(id.clone()), write, decode)
-            .await
+        let (operation, write) = disabling(id, reason, now_ms);
+        self.write(&operation, write, decode).await
     }
 
     /// Disables the endpoint if its version is still `version_seen`, and says whether it did.
@@ -254,44 +212,29 @@ impl Store {
         reason: DisabledReason,
         now_ms: i64,
     ) -> Result<bool, Error> {
-        let arguments = vec![
-            id.into(),
-            now_ms.into(),
-            reason.as_str().into(),
-            version_seen.into(),
-        ];
-        let write = Write {
-            sql: DISABLE_UNLESS_CHANGED,
-            arguments,
-            secret: None,
-            growth: 0,
-            announcement: Some(Announcement {
-                id,
-                reason,
-                version_seen: Some(version_seen),
-                now_ms,
-            }),
-        };
-        let disabled = self
-            .write(&Operation::DisableEndpoint(id.clone()), write, |_, _| Ok(()))
-            .await?;
-        Ok(disabled.is_some())
+        let (operation, write) = disabling(id, reason, now_ms);
+        let unchanged = self.if_version(Some(version_seen));
+        match unchanged.write(&operation, write, |_, _| Ok(())).await {
+            Ok(()) => Ok(true),
+            Err(Error::VersionMismatch { .. } | Error::EndpointNotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes the endpoint for good: its URL and secret are wiped, its id is remembered as [`Lookup::Deleted`].
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted before.
+    /// [`Error::EndpointNotFound`], also when it was deleted before; [`Error::VersionMismatch`].
     pub async fn delete_endpoint(&self, id: &EndpointId, now_ms: i64) -> Result<(), Error> {
         let write = Write {
+            id,
+            now_ms,
+            step: Step::Delete,
             sql: DELETE,
-            arguments: vec![id.into(), now_ms.into()],
-            secret: None,
-            growth: -1,
-            announcement: None,
+            arguments: Vec::new(),
         };
-        self.write_existing(id, &Operation::DeleteEndpoint(id.clone()), write, |_, _| Ok(()))
+        self.write(&Operation::DeleteEndpoint(id.clone()), write, |_, _| Ok(()))
             .await
     }
 
@@ -302,6 +245,7 @@ impl Store {
     /// The database's, and [`Error::Undecodable`].
     pub async fn endpoint(&self, id: &EndpointId) -> Result<Lookup, Error> {
         let operation = &Operation::LookUpEndpoint(id.clone());
+        let stored_id = storable(id.as_str());
         let row: Option<Row> = on_connection!(
             &self.database,
             reader,
@@ -309,7 +253,7 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, _dialect| {
                 Ok(sqlx::query_as(SELECT_ONE)
-                    .bind(id.as_str())
+                    .bind(&*stored_id)
                     .fetch_optional(connection)
                     .await?)
             }
@@ -356,4 +300,15 @@ impl Store {
         )?;
         rows.into_iter().map(|row| decode(row, &self.keyring)).collect()
     }
+}
+
+fn disabling(id: &EndpointId, reason: DisabledReason, now_ms: i64) -> (Operation, Write<'_>) {
+    let write = Write {
+        id,
+        now_ms,
+        step: Step::Disable(reason),
+        sql: DISABLE,
+        arguments: vec![reason.as_str().into()],
+    };
+    (Operation::DisableEndpoint(id.clone()), write)
 }

@@ -2,7 +2,7 @@
 
 use std::{error, fmt, io, path::PathBuf, time::Duration};
 
-use webhook::{DeliveryId, EndpointId, EventId};
+use webhook::{ApiKeyId, DeliveryId, EndpointId, EventId};
 
 use crate::ENDPOINTS_MAX;
 
@@ -82,6 +82,18 @@ pub enum Operation {
     ListOperations,
     /// [`Store::delete_operations`](crate::Store::delete_operations).
     DeleteOperations,
+    /// [`Store::create_api_key`](crate::Store::create_api_key).
+    CreateApiKey(ApiKeyId),
+    /// [`Store::revoke_api_key`](crate::Store::revoke_api_key).
+    RevokeApiKey(ApiKeyId),
+    /// [`Store::api_key_by_hash`](crate::Store::api_key_by_hash).
+    LookUpApiKey,
+    /// [`Store::api_keys`](crate::Store::api_keys).
+    ListApiKeys,
+    /// [`Store::note_api_key_uses`](crate::Store::note_api_key_uses).
+    NoteApiKeyUses,
+    /// [`Store::changes`](crate::Store::changes).
+    ListChanges,
 }
 
 impl fmt::Display for Operation {
@@ -123,6 +135,12 @@ impl fmt::Display for Operation {
             Self::DeleteExpired => f.write_str("delete what is older than the journal keeps"),
             Self::ListOperations => f.write_str("list operational events"),
             Self::DeleteOperations => f.write_str("delete operational events"),
+            Self::CreateApiKey(id) => write!(f, "create API key {id}"),
+            Self::RevokeApiKey(id) => write!(f, "revoke API key {id}"),
+            Self::LookUpApiKey => f.write_str("look up an API key"),
+            Self::ListApiKeys => f.write_str("list API keys"),
+            Self::NoteApiKeyUses => f.write_str("note when API keys were used"),
+            Self::ListChanges => f.write_str("list changes"),
         }
     }
 }
@@ -245,6 +263,28 @@ pub enum Error {
     EndpointExists {
         /// The id that is taken.
         id: EndpointId,
+    },
+    /// The endpoint was changed since the caller has seen it: its write was [for that version](crate::Store::if_version) alone.
+    #[error("endpoint {id} was changed meanwhile: its version is {found}, not {expected}; read it again")]
+    VersionMismatch {
+        /// Which endpoint.
+        id: EndpointId,
+        /// The version that the caller has seen.
+        expected: i64,
+        /// The version that it has.
+        found: i64,
+    },
+    /// No such API key.
+    #[error("API key {id} does not exist")]
+    ApiKeyNotFound {
+        /// The id asked for.
+        id: ApiKeyId,
+    },
+    /// There is an API key with the id of the new one, or the very same key.
+    #[error("API key {id} exists already")]
+    ApiKeyExists {
+        /// The id of the new one.
+        id: ApiKeyId,
     },
     /// One more endpoint than workers are ready to hold in memory.
     #[error("there are {ENDPOINTS_MAX} endpoints already, the most that workers load; delete some")]

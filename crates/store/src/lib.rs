@@ -24,6 +24,11 @@
 //! seals stands in the table `registry`, so that all processes agree. Who reads an endpoint opens its secret: without the key that
 //! is [`Error::SealingKeyMissing`], also of [`Store::load_registry`], since an endpoint that cannot be read would get nothing.
 //!
+//! **API keys.** Of a key its hash is stored, by which it is [found](Store::api_key_by_hash): who reads the database has no key.
+//!
+//! **The log of changes.** Every transaction that writes an endpoint or an API key also adds a row that says who did what:
+//! [`Store::changes`]. Who writes is a property of the handle: [`Store::acting_as`].
+//!
 //! **Operations.** A transaction that disables an endpoint also writes a row that says so. Whoever publishes it deletes the row
 //! afterwards: the platform is told at least once, under one id.
 //!
@@ -47,7 +52,8 @@
 //!
 //! An `Err` of a write says that it was not applied, with two exceptions: [`Error::TimedOut`], and a connection lost
 //! during the commit, leave it open. Every write may be repeated. Should the first try have succeeded after all, the second
-//! is told so by [`Error::EndpointExists`] when creating, [`Error::EndpointNotFound`] when deleting, `false` from
+//! is told so by [`Error::EndpointExists`] or [`Error::ApiKeyExists`] when creating, [`Error::EndpointNotFound`] when deleting,
+//! [`Error::VersionMismatch`] when writing [one version alone](Store::if_version), `false` from
 //! [`Store::disable_endpoint_unless_changed`] and [`Store::mark_redriven`], and [`Requested::Open`] from requests;
 //! [`Store::claim_requested`] must wait for its first claim to end. The others do the same thing once more.
 //!
@@ -59,7 +65,8 @@
 //! - What was recorded is never taken back: a delivery only goes from pending to cancelled, dead or delivered, and only in this
 //!   order.
 //! - At most one requested run of an event at an endpoint is pending.
-//! - No error, in `Display` or `Debug`, contains a password, a secret or an endpoint's URL.
+//! - No error, in `Display` or `Debug`, contains a password, a secret, an API key or an endpoint's URL.
+//! - Nothing changes or deletes a row of the log of changes, and none holds a secret, a key or the path of a URL.
 //! - A deleted endpoint's URL and secret are gone from its row; the row itself stays for good.
 //! - Every wait is bounded: [`CONNECT_TIMEOUT`], [`ACQUIRE_TIMEOUT`], [`OPERATION_TIMEOUT`],
 //!   [`MIGRATION_LOCK_TIMEOUT`].
@@ -81,10 +88,14 @@ mod schema;
 mod sealing;
 mod endpoint;
 mod registry;
+mod api_key;
+mod changes;
 mod journal;
 
 use std::fmt;
 
+pub use api_key::{ApiKeyRow, NewApiKey};
+pub use changes::{Actor, ChangeKind, ChangeRow, UnknownChangeKind};
 pub use database::{ACQUIRE_TIMEOUT, CONNECT_TIMEOUT, OPERATION_TIMEOUT};
 pub use endpoint::{EndpointChange, Lookup, NewEndpoint};
 pub use error::{Cause, Error, Operation};
@@ -106,6 +117,10 @@ use sealing::{Keyring, local_key};
 pub struct Store {
     database: Database,
     keyring: Keyring,
+    /// Who writes.
+    actor: Actor,
+    /// The one version of an endpoint that is written over; `None`: whatever is there.
+    expected_version: Option<i64>,
     /// Where the database is, without user or password.
     address: String,
 }
@@ -143,6 +158,8 @@ impl Store {
         Ok(Self {
             database,
             keyring,
+            actor: Actor::Unknown,
+            expected_version: None,
             address: address.to_string(),
         })
     }

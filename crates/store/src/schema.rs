@@ -18,7 +18,7 @@ pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 const MIGRATE_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// Number, name and statements of every migration, in their order. Once released, none is ever changed.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "endpoints", include_str!("../migrations/0001_endpoints.sql")),
     (2, "journal", include_str!("../migrations/0002_journal.sql")),
     (
@@ -26,6 +26,7 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
         "sealed_secrets",
         include_str!("../migrations/0003_sealed_secrets.sql"),
     ),
+    (4, "api_keys", include_str!("../migrations/0004_api_keys.sql")),
 ];
 
 /// A name of its own, so that a database may be shared with other programs that use sqlx.

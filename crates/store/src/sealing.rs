@@ -24,7 +24,7 @@ use webhook::{EndpointId, OrganizationId};
 use crate::Error;
 
 pub(crate) use local::local_key;
-pub(crate) use reseal::{SET_SEALING_KEY, seal_plain};
+pub(crate) use reseal::{CHOOSE_SEALING_KEY, seal_plain};
 
 const KEY_PREFIX: &str = "mgsk_";
 const KEY_BYTES: usize = 32;

@@ -2,10 +2,14 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection as _};
 use webhook::EndpointId;
 
-use crate::{Error, OPERATION_TIMEOUT, Operation, Store, columns::Columns, database::on_connection};
+use crate::{
+    Error, OPERATION_TIMEOUT, Operation, Store,
+    columns::Columns,
+    database::{Dialect, on_connection},
+};
 
 /// How many rows one statement of an [`Insert`] writes: few sizes, so that every statement is prepared once. 64 rows of 16
 /// columns stay far below the number of parameters that SQLite (32,766) and PostgreSQL (65,535) take.
@@ -214,6 +218,11 @@ impl<'a> Statement<'a> {
     }
 }
 
+/// Which statements of the database's a transaction begins with.
+pub(crate) type Preparation = fn(&Dialect) -> &'static [&'static str];
+
+pub(crate) const UNPREPARED: Preparation = |_| &[];
+
 impl Store {
     /// Every row that `statement` finds.
     pub(crate) async fn fetch<T: Send + Unpin>(
@@ -234,10 +243,11 @@ impl Store {
         )
     }
 
-    /// Executes `statement`, a transaction of its own, and returns how many rows it wrote.
+    /// Executes `statement` in a transaction of its own, which begins with what `preparation` picks, and returns how many rows it wrote.
     pub(crate) async fn execute(
         &self,
         operation: &Operation,
+        preparation: Preparation,
         statement: Statement<'_>,
     ) -> Result<u64, Error> {
         on_connection!(
@@ -245,9 +255,15 @@ impl Store {
             writer,
             operation,
             OPERATION_TIMEOUT,
-            |connection, _dialect| {
+            |connection, dialect| {
+                let mut tx = connection.begin_with(dialect.begin_write).await?;
+                for prepare in preparation(dialect) {
+                    sqlx::query(*prepare).execute(&mut *tx).await?;
+                }
                 let query = bind_all!(sqlx::query(statement.sql()), &statement.arguments);
-                Ok(query.execute(connection).await?.rows_affected())
+                let rows = query.execute(&mut *tx).await?.rows_affected();
+                tx.commit().await?;
+                Ok(rows)
             }
         )
     }

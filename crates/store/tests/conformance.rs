@@ -9,6 +9,8 @@
 
 mod conformance {
     pub(crate) mod bed;
+    mod api_keys;
+    mod changes;
     mod deletion;
     mod endpoints;
     mod journal;

@@ -69,6 +69,10 @@ id! {
     /// One event's way to one endpoint in one run: `dlv_` and 32 hexadecimal digits.
     DeliveryId
 }
+id! {
+    /// A key of the HTTP API, not its text: `key_` and 32 hexadecimal digits.
+    ApiKeyId
+}
 
 impl EventId {
     /// Takes an AMQP `message_id`: 1 to [`MESSAGE_ID_CHARS_MAX`] characters of `[A-Za-z0-9_-]`, else `None`.
@@ -89,6 +93,13 @@ impl EndpointId {
     /// A new id from 16 random bytes.
     pub fn generate(random: [u8; 16]) -> Self {
         Self::new(format!("ep_{}", hex::encode(random)))
+    }
+}
+
+impl ApiKeyId {
+    /// A new id from 16 random bytes.
+    pub fn generate(random: [u8; 16]) -> Self {
+        Self::new(format!("key_{}", hex::encode(random)))
     }
 }
 

@@ -5,6 +5,8 @@
 //! each, until [`outcome`] says that it is delivered, dead or cancelled; the [`Schedule`] says when the next one
 //! is due.
 //!
+//! Who manages them over HTTP shows an [`ApiKey`], which is bound to an organization and has [`Scopes`].
+//!
 //! Everything here is a value or a pure function: no I/O, no async, no clock, no randomness. Time is always an
 //! argument. What survives a crash is not decided here but by whoever holds the broker's message: a delivery
 //! carries all of its state with it, so that nothing has to be looked up to retry it.
@@ -26,15 +28,18 @@ mod attempt;
 mod retry_after;
 mod schedule;
 mod outcome;
+mod api_key;
 pub mod journal;
 
+pub use api_key::{ApiKey, BadApiKey, Scope, Scopes, UnknownScope};
 pub use attempt::{Answer, AttemptResult, Failure, FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
 pub use delivery::{Delivery, Trigger, UnknownTrigger};
 pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, PreviousSecret, UnknownDisabledReason};
 pub use event::{DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, Rejection, TIMESTAMP_MS_MAX};
 pub use event_type::{EventType, UnknownEventType};
 pub use ids::{
-    AttemptId, DeliveryId, EndpointId, EventId, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId,
+    ApiKeyId, AttemptId, DeliveryId, EndpointId, EventId, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId,
+    ProjectId,
 };
 pub use outcome::{CancelReason, DeadReason, DeferReason, Outcome, UnknownReason, outcome};
 pub use retry_after::retry_after;

@@ -1,4 +1,5 @@
-//! What `tests/bench.sh` runs: the worker beside a raw loop, with and without its journal, and how long an event is on its way.
+//! What `tests/bench.sh` runs: the worker beside a raw loop, with and without its journal, how long an event is on its
+//! way, and how fast events are published.
 //!
 //! Every process that is measured, or that a measured one talks to, is a process of its own: the receiver and the raw loop
 //! are this same program under another argument, and the worker is the built `magnetite`. So each one's processor time and
@@ -21,6 +22,7 @@ mod client;
 mod drain;
 mod pace;
 mod latency;
+mod publish;
 
 use std::path::PathBuf;
 
@@ -31,18 +33,19 @@ use drain::Drained;
 struct Options {
     /// Events of each drain.
     events: usize,
-    /// Drains of each side.
+    /// Drains of each side; 0 leaves them out.
     rounds: usize,
     /// How long events are published at a steady pace; 0 leaves that out.
     seconds: usize,
+    /// Events that are published in each way; 0 leaves that out.
+    publish: usize,
     /// Where `perf` writes what each client's processor time went into, and the worker its log.
     profile: Option<PathBuf>,
     /// The worker's settings that are not the default.
     settings: Vec<(String, String)>,
 }
 
-const USAGE: &str =
-    "bench.sh [--events N] [--rounds N] [--seconds N] [--profile DIRECTORY] [--set VARIABLE=VALUE]";
+const USAGE: &str = "bench.sh [--events N] [--rounds N] [--seconds N] [--publish N] [--profile DIRECTORY] [--set VARIABLE=VALUE]";
 
 #[tokio::main]
 async fn main() {
@@ -64,6 +67,18 @@ async fn main() {
 }
 
 async fn measure(options: &Options) {
+    if options.rounds > 0 {
+        measure_drains(options).await;
+    }
+    if options.seconds > 0 {
+        println!("\n{}", latency::run(options).await);
+    }
+    if options.publish > 0 {
+        println!("\n{}", publish::run(options.publish).await);
+    }
+}
+
+async fn measure_drains(options: &Options) {
     let cores = std::thread::available_parallelism().unwrap();
     println!(
         "{} events of {} bytes a drain; {cores} cores for client, broker and receiver together\n",
@@ -88,9 +103,6 @@ async fn measure(options: &Options) {
         (Side::Worker, Side::Unrecorded),
     ] {
         summarize(&rounds, one, other);
-    }
-    if options.seconds > 0 {
-        println!("\n{}", latency::run(options).await);
     }
 }
 
@@ -127,14 +139,16 @@ impl Options {
             events: 200_000,
             rounds: 5,
             seconds: 60,
+            publish: 50_000,
             profile: None,
             settings: Vec::new(),
         };
         for argument in arguments.chunks(2) {
             match argument {
                 ["--events", count] => options.events = count.parse().ok().filter(|count| *count > 1)?,
-                ["--rounds", count] => options.rounds = count.parse().ok().filter(|count| *count > 0)?,
+                ["--rounds", count] => options.rounds = count.parse().ok()?,
                 ["--seconds", count] => options.seconds = count.parse().ok()?,
+                ["--publish", count] => options.publish = count.parse().ok()?,
                 ["--profile", directory] => options.profile = Some(directory.into()),
                 ["--set", setting] => {
                     let (variable, value) = setting.split_once('=')?;

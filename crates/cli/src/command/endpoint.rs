@@ -8,6 +8,7 @@ mod health;
 mod recover;
 
 use anyhow::anyhow;
+use api::view::Endpoint as Shown;
 use clap::{Args, Subcommand};
 use store::{Lookup, Store};
 use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId};
@@ -18,7 +19,7 @@ use super::{given, listing};
 use edit::{Create, Update};
 use recover::Recover;
 use rotate::Rotate;
-use view::{After, describe, shown};
+use view::{After, describe};
 
 const LIST_THEM: &str = "`magnetite endpoint list` prints those there are";
 
@@ -116,7 +117,7 @@ async fn on_store(
                 .enable_endpoint(&EndpointId::new(id), clock::now_ms() as i64)
                 .await
                 .map_err(hint)?;
-            output::said(json, &shown(&enabled, None), &format!("enabled {}", enabled.id))
+            output::said(json, &Shown::from(&enabled), &format!("enabled {}", enabled.id))
         }
         Action::Disable { id } => {
             let reason = DisabledReason::Manual;
@@ -126,7 +127,7 @@ async fn on_store(
                 .map_err(hint)?;
             output::said(
                 json,
-                &shown(&disabled, None),
+                &Shown::from(&disabled),
                 &format!("disabled {}", disabled.id),
             )
         }

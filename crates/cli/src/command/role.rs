@@ -8,7 +8,7 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 use anyhow::Context as _;
 use api::health::{self, Health, Role};
 use futures_util::future::join_all;
-use store::Store;
+use store::{Actor, Store};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -42,6 +42,8 @@ pub(super) enum Kind {
     Worker,
     /// Keeps the journal.
     Recorder,
+    /// Serves the HTTP API, at this address.
+    Api(SocketAddr),
 }
 
 impl Kind {
@@ -49,6 +51,7 @@ impl Kind {
         match self {
             Self::Worker => "worker",
             Self::Recorder => "recorder",
+            Self::Api(_) => "api",
         }
     }
 }
@@ -90,6 +93,7 @@ async fn work(
         let ended = match kind {
             Kind::Worker => deliver(configuration, &store, egress, readiness, &stop).await,
             Kind::Recorder => record(configuration, &store, readiness, &stop).await,
+            Kind::Api(address) => serve(address, configuration, &store, egress, readiness, &stop).await,
         };
         // Whatever ended one of them, the process is to end.
         stop.cancel();
@@ -110,7 +114,7 @@ async fn deliver(
     let deps = worker::Deps {
         name: format!("{:016x}", rand::random::<u64>()),
         broker: configuration.broker.config(),
-        store: store.clone(),
+        store: store.acting_as(Actor::Worker),
         egress: egress.clone(),
         readiness,
     };
@@ -126,10 +130,40 @@ async fn record(
     let deps = recorder::Deps {
         broker: configuration.broker.config(),
         topology: topology::of(configuration),
-        store: store.clone(),
+        store: store.acting_as(Actor::Recorder),
         readiness,
     };
     Ok(recorder::run(configuration.recorder.clone(), deps, stop.clone()).await?)
+}
+
+async fn serve(
+    address: SocketAddr,
+    configuration: &Configuration,
+    store: &Store,
+    egress: &egress::Egress,
+    readiness: Readiness,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (listener, address) = listen(address, "api.listen").await?;
+    tracing::info!(%address, "serving the API; /docs is its documentation");
+    let deps = api::Deps {
+        listener,
+        broker: configuration.broker.config(),
+        store: store.clone(),
+        egress: egress.clone(),
+        readiness,
+    };
+    api::run(configuration.api.clone(), deps, stop.clone()).await;
+    Ok(())
+}
+
+/// The address is the one that was taken, if any port would do.
+async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: set {key} to a free address, or to an empty text for none")
+    })?;
+    let address = listener.local_addr().unwrap_or(address);
+    Ok((listener, address))
 }
 
 /// A root certificate that cannot be used is a bad configuration; the other errors name their cure themselves.
@@ -225,10 +259,7 @@ impl Probes {
         let Some(address) = address else {
             return Ok(Self { serving: None, stop });
         };
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address}: set health.listen to a free address, or to an empty text for none")
-        })?;
-        let address = listener.local_addr().unwrap_or(address);
+        let (listener, address) = listen(address, "health.listen").await?;
         tracing::info!(%address, "serving /livez, /readyz and /metrics");
         let health = Health {
             metrics: health::install_recorder().context("cannot collect metrics")?,

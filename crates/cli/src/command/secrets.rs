@@ -9,25 +9,18 @@ use crate::{configuration::Configuration, database, output};
 #[command(arg_required_else_help = true)]
 pub(super) struct Arguments {
     #[command(subcommand)]
-    action: Action,
+    pub(super) action: Action,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand, PartialEq, Eq)]
-enum Action {
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(super) enum Action {
     /// Print a new key for `secrets.keys`
     NewKey,
     /// Seal every secret with the first of `secrets.keys`; afterwards no other key is needed
     Reseal,
 }
 
-impl Arguments {
-    /// Whether nothing is needed but chance.
-    pub(super) fn makes_key(&self) -> bool {
-        self.action == Action::NewKey
-    }
-}
-
-/// Prints the key alone, so that it can be captured.
+/// Needs no configuration, since that is where the key is to go. Prints the key alone, so that it can be captured.
 pub(super) fn new_key() -> anyhow::Result<()> {
     let key = SealingKey::generate(rand::random());
     output::line(&key.expose())?;

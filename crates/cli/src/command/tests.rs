@@ -20,7 +20,7 @@ fn the_help_of_every_command() {
     command.build();
     let mut found = Vec::new();
     helps(&mut command, "", &mut found);
-    assert_eq!(found.len(), 36, "a new command needs a new snapshot");
+    assert_eq!(found.len(), 41, "a new command needs a new snapshot");
     for (path, help) in found {
         insta::assert_snapshot!(path, help);
     }
@@ -43,6 +43,10 @@ fn what_is_accepted() {
         "magnetite endpoint list --json",
         "magnetite endpoint update ep_1 --no-project",
         "magnetite endpoint recover ep_1 --since 8h --until 2026-11-25T01:00:00Z --state missed --rate 0.5/s --dry-run",
+        "magnetite api-key create --org o --name n --scopes events:write,endpoints:read --expires-in 90d --json",
+        "magnetite api-key list --org o",
+        "magnetite api-key revoke key_1",
+        "magnetite changes --org o --limit 5 --json",
         "magnetite event list --org o --project p --lead l --type lead.completed --state dead --since 1h --limit 5 --json",
         "magnetite event show evt_1 --org o --body --json",
         "magnetite delivery list --org o --endpoint ep_1 --event evt_1 --state pending --since 7d --until 1d",
@@ -79,6 +83,11 @@ fn what_is_refused_as_usage() {
         "magnetite endpoint recover ep_1",
         "magnetite endpoint recover ep_1 --since yesterday",
         "magnetite endpoint recover ep_1 --since 1h --rate 0/s",
+        "magnetite api-key",
+        "magnetite api-key create --org o --name n",
+        "magnetite api-key create --org o --name n --scopes events:read",
+        "magnetite api-key create --org o --name n --scopes admin --expires-in never",
+        "magnetite changes --limit 0",
         "magnetite event list --state melted",
         "magnetite event list --limit 0",
         "magnetite delivery resend",

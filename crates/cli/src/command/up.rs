@@ -6,5 +6,7 @@ use super::role::{self, Kind, Schema};
 
 /// Runs until a signal comes.
 pub(super) async fn run(configuration: &Configuration) -> anyhow::Result<()> {
-    role::run(configuration, Schema::Migrate, &[Kind::Worker, Kind::Recorder]).await
+    let mut kinds = vec![Kind::Worker, Kind::Recorder];
+    kinds.extend(configuration.api_listen.map(Kind::Api));
+    role::run(configuration, Schema::Migrate, &kinds).await
 }

@@ -12,6 +12,8 @@ use config::{Config, Environment, File, FileFormat, Source as _, ValueKind};
 use super::{Place, Problem, Problems, Values};
 
 const PREFIX: &str = "MAGNETITE_";
+/// Where clients of the HTTP API keep their key and its address.
+const OF_CLIENTS: [&str; 2] = ["MAGNETITE_API_KEY", "MAGNETITE_API_URL"];
 
 /// Hands out values one key after the other and collects what is wrong with them.
 pub(super) struct Reader {
@@ -227,7 +229,7 @@ fn text_variables(
 /// Whether a variable is meant to configure us. With `__` it is. With a section's name but single `_` it is a
 /// mistake, unless it looks like what Kubernetes sets for a service called `magnetite-...`. Others are not ours.
 fn is_ours(name: &str) -> bool {
-    const SECTIONS: [&str; 15] = [
+    const SECTIONS: [&str; 16] = [
         "broker",
         "database",
         "secrets",
@@ -242,8 +244,12 @@ fn is_ours(name: &str) -> bool {
         "endpoints",
         "egress",
         "health",
+        "api",
         "log",
     ];
+    if OF_CLIENTS.contains(&name) {
+        return false;
+    }
     let Some(rest) = name.strip_prefix(PREFIX) else {
         return false;
     };

@@ -21,6 +21,7 @@ fn same(mut one: Configuration, mut other: Configuration) -> bool {
     for each in [&mut one, &mut other] {
         each.read_from.clear();
         each.egress.root_certificates_place = Place::Default;
+        each.api_listen_place = Place::Default;
     }
     one == other
 }
@@ -63,6 +64,8 @@ fn every_key_is_documented_with_its_line() {
         worker(&mut reader),
         recorder(&mut reader),
         egress(&mut reader),
+        api(&mut reader),
+        api_listen(&mut reader),
     );
     let _ = (
         log(&mut reader),
@@ -85,6 +88,8 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!(defaults.worker, worker::Config::default());
     assert_eq!(defaults.recorder, recorder::Config::default());
     assert_eq!(defaults.worker.schedule, Schedule::default());
+    assert_eq!(defaults.api, api::Config::default());
+    assert_eq!(defaults.api_listen, Some("127.0.0.1:8420".parse().unwrap()));
     assert_eq!(defaults.health_listen, Some("127.0.0.1:8085".parse().unwrap()));
     let of_egress = defaults.egress.config().unwrap();
     assert_eq!(of_egress.attempt_timeout, Duration::from_secs(30));
@@ -273,6 +278,13 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
         "health.listen",
         "an IP address and a port",
     ),
+    ("api.listen = \"8420\"", "api.listen", "an IP address and a port"),
+    (
+        "api.body_bytes_max = 1023",
+        "api.body_bytes_max",
+        "from 1024 to 67108864",
+    ),
+    ("api.rate_per_key = 0", "api.rate_per_key", "from 1 to 1000000"),
     ("log.format = \"xml\"", "log.format", "text or json"),
     ("log.filter = \"worker=loud\"", "log.filter", "directives"),
     (
@@ -342,6 +354,9 @@ fn what_others_set_is_left_alone() {
         "MAGNETITE_WORKER_PORT_80_TCP_ADDR",
         "MAGNETITE_PORT",
         "MAGNETITE_TEST_POSTGRES_URL",
+        "MAGNETITE_API_KEY",
+        "MAGNETITE_API_URL",
+        "MAGNETITE_API_PORT_8420_TCP",
         "MAGNETITE",
     ] {
         assert!(read("", &[(name, "tcp://10.0.0.1:80")]).is_ok(), "{name}");

@@ -55,6 +55,21 @@ pub(crate) fn version_of(row: &Row) -> i64 {
     row.9
 }
 
+/// Whose row it is.
+pub(super) fn organization_of(row: &Row) -> OrganizationId {
+    OrganizationId::new(row.1.as_str())
+}
+
+/// Why it is disabled, if it is; possibly a reason that is not known here.
+pub(super) fn disabled_reason_of(row: &Row) -> Option<&str> {
+    row.6.as_deref()
+}
+
+/// Until when the secret before the last rotation is valid.
+pub(super) fn previous_until_ms_of(row: &Row) -> Option<i64> {
+    row.13
+}
+
 /// Reads a row that is not of a deleted endpoint.
 pub(crate) fn decode(row: Row, keyring: &Keyring) -> Result<Endpoint, Error> {
     let (

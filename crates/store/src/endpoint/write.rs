@@ -1,26 +1,35 @@
-//! The one way in which endpoints are written: one statement, in one transaction that advances the registry first.
+//! The one way in which endpoints are written: one statement, in one transaction that advances the registry first, looks at what it
+//! writes over, and tells what it did.
 
 use signature::Secret;
 use sqlx::Connection as _;
-use webhook::{DisabledReason, EndpointId};
+use webhook::{DisabledReason, EndpointId, OrganizationId};
 
-use super::row::columns;
+use super::{
+    detail::detail,
+    row::{
+        Decode, Row, columns, disabled_reason_of, is_deleted, organization_of, previous_until_ms_of,
+        version_of,
+    },
+};
 use crate::{
-    ENDPOINTS_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
+    ChangeKind, ENDPOINTS_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
+    changes::{Change, INSERT_CHANGE},
     database::on_connection,
-    endpoint::row::Decode,
     journal::operations::{ANNOUNCE_DISABLED, operation_id},
-    sealing::{Owner, SET_SEALING_KEY},
+    sealing::{CHOOSE_SEALING_KEY, Owner},
     statement::{Argument, bind_all},
 };
 
-/// First in every write: the lock that puts writers in a row, and the number that this write gets.
-const ADVANCE_REGISTRY: &str = "UPDATE registry SET version = version + 1, endpoint_count = endpoint_count + $1 \
-    WHERE id = 1 RETURNING version, endpoint_count, sealing_key";
+/// First in every write: the lock that puts writers in a row, and the numbers that this write and the log's row get.
+const ADVANCE_REGISTRY: &str = "UPDATE registry SET version = version + 1, endpoint_count = endpoint_count + $1, \
+    change_count = change_count + 1 WHERE id = 1 RETURNING version, endpoint_count, change_count";
+
+pub(super) const SELECT_ONE: &str = concat!("SELECT ", columns!(), " FROM endpoints WHERE id = $1");
 
 pub(super) const INSERT: &str = concat!(
     "INSERT INTO endpoints (version, id, created_at_ms, updated_at_ms, organization_id, project_id, url, subscription, \
-     secret) VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING RETURNING ",
+     secret) VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8) RETURNING ",
     columns!()
 );
 
@@ -28,106 +37,162 @@ pub(super) const UPDATE: &str = concat!(
     "UPDATE endpoints SET version = $1, updated_at_ms = $3, url = COALESCE($4, url), \
      subscription = COALESCE($5, subscription), \
      project_id = CASE WHEN $6 = 1 THEN $7 ELSE project_id END \
-     WHERE id = $2 AND deleted_at_ms IS NULL RETURNING ",
+     WHERE id = $2 RETURNING ",
     columns!()
 );
 
 pub(super) const ENABLE: &str = concat!(
     "UPDATE endpoints SET version = $1, updated_at_ms = $3, disabled_reason = NULL, disabled_at_ms = NULL \
-     WHERE id = $2 AND deleted_at_ms IS NULL RETURNING ",
+     WHERE id = $2 RETURNING ",
     columns!()
 );
 
 pub(super) const DISABLE: &str = concat!(
     "UPDATE endpoints SET version = $1, updated_at_ms = $3, disabled_reason = $4, disabled_at_ms = $3 \
-     WHERE id = $2 AND deleted_at_ms IS NULL RETURNING ",
-    columns!()
-);
-
-pub(super) const DISABLE_UNLESS_CHANGED: &str = concat!(
-    "UPDATE endpoints SET version = $1, updated_at_ms = $3, disabled_reason = $4, disabled_at_ms = $3 \
-     WHERE id = $2 AND deleted_at_ms IS NULL AND version = $5 RETURNING ",
+     WHERE id = $2 RETURNING ",
     columns!()
 );
 
 pub(super) const DELETE: &str = concat!(
     "UPDATE endpoints SET version = $1, updated_at_ms = $3, deleted_at_ms = $3, url = NULL, secret = NULL, \
      previous_secret = NULL, previous_until_ms = NULL \
-     WHERE id = $2 AND deleted_at_ms IS NULL RETURNING ",
+     WHERE id = $2 RETURNING ",
     columns!()
 );
 
-/// `$4` is until when the old secret is valid, 0 when it is not any more. Nothing is written while an earlier one's time runs.
+/// `$4` is until when the old secret is valid, 0 when it is not any more.
 pub(super) const ROTATE_SECRET: &str = concat!(
     "UPDATE endpoints SET version = $1, updated_at_ms = $3, secret = $5, \
      previous_secret = CASE WHEN $4 > 0 THEN secret END, previous_until_ms = CASE WHEN $4 > 0 THEN $4 END \
-     WHERE id = $2 AND deleted_at_ms IS NULL AND ($4 = 0 OR previous_until_ms IS NULL OR previous_until_ms <= $3) RETURNING ",
+     WHERE id = $2 RETURNING ",
     columns!()
 );
 
-/// One statement that writes one endpoint. Its `$1` is the new version; the arguments begin at `$2`.
+/// One write of one endpoint.
 pub(super) struct Write<'a> {
-    pub(super) sql: &'static str,
-    pub(super) arguments: Vec<Argument<'a>>,
-    /// Sealed, it becomes the last argument.
-    pub(super) secret: Option<(&'a Secret, Owner<'a>)>,
-    /// By how many endpoints there are more after it: 1, 0 or -1.
-    pub(super) growth: i64,
-    /// What it tells the platform in the same transaction.
-    pub(super) announcement: Option<Announcement<'a>>,
-}
-
-/// That an endpoint is about to be disabled. Nothing is told when it is disabled already, for the same reason.
-pub(super) struct Announcement<'a> {
     pub(super) id: &'a EndpointId,
-    pub(super) reason: DisabledReason,
-    /// Only if this is its version.
-    pub(super) version_seen: Option<i64>,
     pub(super) now_ms: i64,
+    pub(super) step: Step<'a>,
+    /// Writes it. `$1` is the new version, `$2` the id, `$3` the time.
+    pub(super) sql: &'static str,
+    /// From `$4` on.
+    pub(super) arguments: Vec<Argument<'a>>,
 }
 
-impl<'a> Announcement<'a> {
-    /// The arguments of [`ANNOUNCE_DISABLED`], when the endpoint's new version is `version`.
-    fn arguments(&self, version: i64) -> [Argument<'a>; 5] {
-        [
-            operation_id(self.id, version).into(),
-            self.id.into(),
-            self.reason.as_str().into(),
-            self.now_ms.into(),
-            // No endpoint has version 0.
-            self.version_seen.unwrap_or_default().into(),
-        ]
+/// What happens to the endpoint.
+#[derive(Clone, Copy)]
+pub(super) enum Step<'a> {
+    Create(&'a OrganizationId, &'a Secret),
+    Update,
+    Enable,
+    /// The platform is told, unless it is disabled already, for the same reason.
+    Disable(DisabledReason),
+    /// The old secret may stay valid, but not while an earlier one is.
+    Rotate {
+        secret: &'a Secret,
+        overlaps: bool,
+    },
+    Delete,
+}
+
+impl<'a> Step<'a> {
+    fn kind(self) -> ChangeKind {
+        match self {
+            Self::Create(..) => ChangeKind::EndpointCreated,
+            Self::Update => ChangeKind::EndpointUpdated,
+            Self::Enable => ChangeKind::EndpointEnabled,
+            Self::Disable(_) => ChangeKind::EndpointDisabled,
+            Self::Rotate { .. } => ChangeKind::SecretRotated,
+            Self::Delete => ChangeKind::EndpointDeleted,
+        }
+    }
+
+    /// By how many endpoints there are more afterwards.
+    fn growth(self) -> i64 {
+        match self {
+            Self::Create(..) => 1,
+            Self::Delete => -1,
+            _ => 0,
+        }
+    }
+
+    /// Sealed, it becomes the last argument.
+    fn secret(self) -> Option<&'a Secret> {
+        match self {
+            Self::Create(_, secret) | Self::Rotate { secret, .. } => Some(secret),
+            _ => None,
+        }
+    }
+}
+
+impl Write<'_> {
+    /// Whether this may be written over what is there, for a writer that expects this version of it.
+    fn admit(&self, found: Option<&Row>, expected: Option<i64>) -> Result<(), Error> {
+        let id = || self.id.clone();
+        let found = match (self.step, found) {
+            (Step::Create(..), None) => return Ok(()),
+            (Step::Create(..), Some(_)) => return Err(Error::EndpointExists { id: id() }),
+            (_, Some(row)) if !is_deleted(row) => row,
+            _ => return Err(Error::EndpointNotFound { id: id() }),
+        };
+        if let Some(expected) = expected.filter(|expected| *expected != version_of(found)) {
+            let (id, found) = (id(), version_of(found));
+            return Err(Error::VersionMismatch { id, expected, found });
+        }
+        let open_until_ms = previous_until_ms_of(found).filter(|until_ms| self.now_ms < *until_ms);
+        match (self.step, open_until_ms) {
+            (Step::Rotate { overlaps: true, .. }, Some(until_ms)) => {
+                Err(Error::RotationOpen { id: id(), until_ms })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whose it is.
+    fn organization(&self, found: Option<&Row>) -> OrganizationId {
+        match (self.step, found) {
+            (Step::Create(organization, _), _) => organization.clone(),
+            (_, found) => organization_of(found.expect("only what is created is not there")),
+        }
+    }
+
+    /// The arguments of [`ANNOUNCE_DISABLED`], when the platform is to be told.
+    fn announcement<'b>(
+        &'b self,
+        found: Option<&Row>,
+        organization: &'b OrganizationId,
+        version: i64,
+    ) -> Option<[Argument<'b>; 5]> {
+        let Step::Disable(reason) = self.step else {
+            return None;
+        };
+        let reason = reason.as_str();
+        (found.and_then(disabled_reason_of) != Some(reason)).then(|| {
+            [
+                operation_id(self.id, version).into(),
+                self.id.into(),
+                Argument::outside(organization.as_str()),
+                reason.into(),
+                self.now_ms.into(),
+            ]
+        })
     }
 }
 
 impl Store {
-    pub(super) async fn write_existing<T>(
-        &self,
-        id: &EndpointId,
-        operation: &Operation,
-        write: Write<'_>,
-        decode: Decode<T>,
-    ) -> Result<T, Error> {
-        let written = self.write(operation, write, decode).await?;
-        written.ok_or_else(|| Error::EndpointNotFound { id: id.clone() })
-    }
-
-    /// The one way in which endpoints are written. `None` when the statement found nothing to write; nothing is changed then,
-    /// the counter neither. What cannot be decoded is not committed.
+    /// The one way in which endpoints are written. What is refused, or cannot be decoded afterwards, is not committed.
     pub(super) async fn write<T>(
         &self,
         operation: &Operation,
         write: Write<'_>,
         decode: Decode<T>,
-    ) -> Result<Option<T>, Error> {
-        let Write {
-            sql,
-            mut arguments,
-            secret,
-            growth,
-            announcement,
-        } = write;
-        let keyring = &self.keyring;
+    ) -> Result<T, Error> {
+        let Self {
+            keyring,
+            actor,
+            expected_version,
+            ..
+        } = self;
         on_connection!(
             &self.database,
             writer,
@@ -135,7 +200,8 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
-                let (version, endpoint_count, key): (i64, i64, Option<String>) =
+                let growth = write.step.growth();
+                let (version, endpoint_count, change_number): (i64, i64, i64) =
                     sqlx::query_as(ADVANCE_REGISTRY)
                         .bind(growth)
                         .fetch_one(&mut *tx)
@@ -143,28 +209,53 @@ impl Store {
                 if growth > 0 && endpoint_count > i64::from(ENDPOINTS_MAX) {
                     return Err(Error::TooManyEndpoints.into());
                 }
-                if let Some((secret, owner)) = secret {
-                    let first = key.is_none();
-                    let key = key.unwrap_or_else(|| keyring.first().to_owned());
-                    arguments.push(keyring.seal(&key, secret, owner)?.into());
-                    if first {
-                        sqlx::query(SET_SEALING_KEY).bind(key).execute(&mut *tx).await?;
-                    }
-                }
-                if let Some(announcement) = announcement {
-                    let arguments = announcement.arguments(version);
+                let found: Option<Row> = sqlx::query_as(SELECT_ONE)
+                    .bind(write.id.as_str())
+                    .fetch_optional(&mut *tx)
+                    .await?;
+                let found = found.as_ref();
+                write.admit(found, *expected_version)?;
+                let organization = write.organization(found);
+                if let Some(arguments) = write.announcement(found, &organization, version) {
                     bind_all!(sqlx::query(ANNOUNCE_DISABLED), &arguments)
                         .execute(&mut *tx)
                         .await?;
                 }
-                let query = bind_all!(sqlx::query_as(sql).bind(version), &arguments);
-                let Some(row) = query.fetch_optional(&mut *tx).await? else {
-                    tx.rollback().await?;
-                    return Ok(None);
+                let mut query = bind_all!(
+                    sqlx::query_as(write.sql)
+                        .bind(version)
+                        .bind(write.id.as_str())
+                        .bind(write.now_ms),
+                    &write.arguments
+                );
+                if let Some(secret) = write.step.secret() {
+                    let key: String = sqlx::query_scalar(CHOOSE_SEALING_KEY)
+                        .bind(keyring.first())
+                        .fetch_one(&mut *tx)
+                        .await?;
+                    let owner = Owner {
+                        organization: &organization,
+                        endpoint: write.id,
+                    };
+                    query = query.bind(keyring.seal(&key, secret, owner)?);
+                }
+                let row: Row = query.fetch_one(&mut *tx).await?;
+                let change = Change {
+                    at_ms: write.now_ms,
+                    organization: organization.as_str(),
+                    kind: write.step.kind(),
+                    subject: write.id.as_str(),
+                    detail: detail(write.step.kind(), found, &row),
                 };
+                bind_all!(
+                    sqlx::query(INSERT_CHANGE),
+                    &change.arguments(change_number, actor)
+                )
+                .execute(&mut *tx)
+                .await?;
                 let written = decode(row, keyring)?;
                 tx.commit().await?;
-                Ok(Some(written))
+                Ok(written)
             }
         )
     }

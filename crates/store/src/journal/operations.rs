@@ -6,7 +6,7 @@ use webhook::{EndpointId, OrganizationId};
 use crate::{
     Error, Operation, Store,
     columns::Columns,
-    statement::{Argument, Statement},
+    statement::{Argument, Statement, UNPREPARED},
 };
 
 /// Something that happened to an endpoint, to be published.
@@ -26,10 +26,9 @@ pub struct OperationRow {
     pub at_ms: u64,
 }
 
-/// Run before the endpoint is disabled, in the same transaction, while its row still tells whether that changes anything.
-pub(crate) const ANNOUNCE_DISABLED: &str = "INSERT INTO operations (id, kind, organization_id, endpoint_id, reason, at_ms) \
-     SELECT $1, 'endpoint.disabled', organization_id, id, $3, $4 FROM endpoints WHERE id = $2 AND deleted_at_ms IS NULL \
-     AND (disabled_reason IS NULL OR disabled_reason <> $3) AND ($5 = 0 OR version = $5)";
+/// Run in the transaction that disables the endpoint.
+pub(crate) const ANNOUNCE_DISABLED: &str = "INSERT INTO operations (id, kind, endpoint_id, organization_id, reason, at_ms) \
+    VALUES ($1, 'endpoint.disabled', $2, $3, $4, $5)";
 
 const SELECT_OLDEST: &str = "SELECT id, kind, organization_id, endpoint_id, reason, at_ms FROM operations \
     ORDER BY at_ms, id LIMIT $1";
@@ -64,7 +63,8 @@ impl Store {
         }
         let mut delete = Statement::new("DELETE FROM operations WHERE id IN ");
         delete.push_list("", ids.iter().map(|id| Argument::outside(id)));
-        self.execute(&Operation::DeleteOperations, delete).await?;
+        self.execute(&Operation::DeleteOperations, UNPREPARED, delete)
+            .await?;
         Ok(())
     }
 }

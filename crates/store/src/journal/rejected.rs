@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     Error, Operation, Store,
     columns::Columns,
-    statement::{Argument, Statement},
+    statement::{Argument, Statement, UNPREPARED},
 };
 
 /// A message that was quarantined.
@@ -139,7 +139,7 @@ impl Store {
     pub async fn mark_redriven(&self, id: &str, now_ms: u64) -> Result<bool, Error> {
         let update = Statement::with(MARK_REDRIVEN, [Argument::outside(id), now_ms.into()]);
         let marked = self
-            .execute(&Operation::MarkRedriven(id.to_owned()), update)
+            .execute(&Operation::MarkRedriven(id.to_owned()), UNPREPARED, update)
             .await?;
         Ok(marked > 0)
     }

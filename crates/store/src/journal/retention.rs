@@ -1,12 +1,10 @@
 //! What is too old goes, one slice of time after the other.
 
-use sqlx::Connection as _;
 use webhook::AttemptId;
 
 use crate::{
-    Error, OPERATION_TIMEOUT, Operation, Store,
-    database::on_connection,
-    statement::{Argument, Statement, bind_all},
+    Error, Operation, Store,
+    statement::{Argument, Statement},
 };
 
 /// What a call has deleted.
@@ -86,28 +84,11 @@ impl Store {
         let mut rows = 0;
         for Table { delete, bound, .. } in &TABLES {
             let delete = Statement::with(delete, [bound(from_ms), bound(until_ms)]);
-            rows += self.delete(delete).await?;
+            let operation = Operation::DeleteExpired;
+            rows += self
+                .execute(&operation, |dialect| dialect.prepare_deletions, delete)
+                .await?;
         }
         Ok(Expired { rows, until_ms })
-    }
-
-    /// One table's slice, a transaction of its own.
-    async fn delete(&self, delete: Statement<'_>) -> Result<u64, Error> {
-        on_connection!(
-            &self.database,
-            writer,
-            &Operation::DeleteExpired,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let mut tx = connection.begin_with(dialect.begin_write).await?;
-                for statement in dialect.prepare_deletions {
-                    sqlx::query(*statement).execute(&mut *tx).await?;
-                }
-                let query = bind_all!(sqlx::query(delete.sql()), &delete.arguments);
-                let rows = query.execute(&mut *tx).await?.rows_affected();
-                tx.commit().await?;
-                Ok(rows)
-            }
-        )
     }
 }

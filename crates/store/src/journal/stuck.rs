@@ -5,7 +5,7 @@ use webhook::{DeliveryId, EndpointId};
 use crate::{
     Error, Operation, Store,
     columns::Columns,
-    statement::{Argument, Statement},
+    statement::{Argument, Statement, UNPREPARED},
 };
 
 /// As [`Store::claim_requested`] finds them, but whoever has claimed them.
@@ -64,7 +64,8 @@ impl Store {
         let times = [now_ms, late_ms, due_ms].map(Argument::from);
         let arguments = [Argument::outside(id.as_str())].into_iter().chain(times);
         let update = Statement::with(DECLARE_LOST, arguments);
-        let lost = self.execute(&Operation::DeclareLost(id.clone()), update).await?;
+        let operation = Operation::DeclareLost(id.clone());
+        let lost = self.execute(&operation, UNPREPARED, update).await?;
         Ok(lost > 0)
     }
 }

@@ -15,10 +15,13 @@ pub(crate) const SELECT_PLAIN: &str =
 
 pub(crate) const SET_SECRET: &str = "UPDATE endpoints SET secret = $2 WHERE id = $1";
 
-pub(crate) const SELECT_SEALING_KEY: &str = "SELECT sealing_key FROM registry WHERE id = 1";
+/// Which key seals: the one that has sealed first, and where none has, this one from now on. Also the lock that puts the writers of
+/// endpoints in a row.
+pub(crate) const CHOOSE_SEALING_KEY: &str =
+    "UPDATE registry SET sealing_key = COALESCE(sealing_key, $1) WHERE id = 1 RETURNING sealing_key";
 
-/// Also the lock that puts the writers of endpoints in a row: whoever comes after it sees the key.
-pub(crate) const SET_SEALING_KEY: &str = "UPDATE registry SET sealing_key = $1 WHERE id = 1";
+/// Whoever comes after this seals with this key.
+const SET_SEALING_KEY: &str = "UPDATE registry SET sealing_key = $1 WHERE id = 1";
 
 /// `$1` is how everything begins that is sealed with the key, `$2` the id to go on after.
 const SELECT_OTHERS: &str = "SELECT id, organization_id, secret, previous_secret FROM endpoints \
@@ -37,13 +40,9 @@ macro_rules! seal_plain {
         let rows: Vec<(String, String, String)> =
             sqlx::query_as(reseal::SELECT_PLAIN).fetch_all(&mut *$tx).await?;
         if !rows.is_empty() {
-            let key: Option<String> = sqlx::query_scalar(reseal::SELECT_SEALING_KEY)
+            let key: String = sqlx::query_scalar(reseal::CHOOSE_SEALING_KEY)
+                .bind($keyring.first())
                 .fetch_one(&mut *$tx)
-                .await?;
-            let key = key.unwrap_or_else(|| $keyring.first().to_owned());
-            sqlx::query(reseal::SET_SEALING_KEY)
-                .bind(&key)
-                .execute(&mut *$tx)
                 .await?;
             for (id, organization, secret) in rows {
                 let Some(sealed) = reseal::sealed_plain($keyring, &key, &id, organization, &secret)? else {

@@ -13,7 +13,12 @@ on_both_databases! {
     a_store_without_tables_says_so_and_not_that_it_is_away,
 }
 
-const ALL: [&str; 3] = ["0001_endpoints", "0002_journal", "0003_sealed_secrets"];
+const ALL: [&str; 4] = [
+    "0001_endpoints",
+    "0002_journal",
+    "0003_sealed_secrets",
+    "0004_api_keys",
+];
 
 async fn migrating_names_what_it_applied_and_then_finds_nothing_to_do(bed: Bed) {
     let store = bed.connect().await;

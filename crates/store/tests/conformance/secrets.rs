@@ -56,12 +56,16 @@ async fn a_secret_that_was_stored_in_clear_is_sealed_by_migrating(bed: Bed) {
     bed.execute(&format!(
         "UPDATE endpoints SET secret = '{}'; ALTER TABLE endpoints DROP COLUMN previous_secret; \
          ALTER TABLE endpoints DROP COLUMN previous_until_ms; ALTER TABLE registry DROP COLUMN sealing_key; \
+         DROP TABLE api_keys; DROP TABLE changes; ALTER TABLE registry DROP COLUMN change_count; \
          DELETE FROM magnetite_migrations WHERE version >= 3",
         created.secret.expose()
     ))
     .await;
     let store = bed.connect().await;
-    assert_eq!(store.migrate().await.unwrap(), ["0003_sealed_secrets"]);
+    assert_eq!(
+        store.migrate().await.unwrap(),
+        ["0003_sealed_secrets", "0004_api_keys"]
+    );
     assert_eq!(in_clear(&bed).await, 0);
     assert_eq!(found(&store, &created.id).await, created);
 }

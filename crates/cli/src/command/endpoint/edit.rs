@@ -1,9 +1,11 @@
 //! `create` and `update`: the two that take a URL.
 
-use anyhow::Context as _;
+use api::{
+    manage::{self, Registration},
+    view,
+};
 use clap::Args;
-use signature::Secret;
-use store::{EndpointChange, NewEndpoint};
+use store::EndpointChange;
 use webhook::{EndpointId, OrganizationId, ProjectId, Subscription};
 
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
     database, output,
 };
 
-use super::{hint, view::shown};
+use super::hint;
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
@@ -57,56 +59,54 @@ pub(super) struct Update {
 }
 
 pub(super) async fn create(new: Create, configuration: &Configuration, json: bool) -> anyhow::Result<()> {
-    check_url(configuration, &new.url).await?;
-    let store = database::open(&configuration.database).await?;
-    let new = NewEndpoint {
+    let (egress, store) = (
+        role::egress(configuration)?,
+        database::open(&configuration.database).await?,
+    );
+    let new = Registration {
         organization_id: OrganizationId::new(new.org),
         project_id: new.project.map(ProjectId::new),
         url: new.url,
         subscription: new.events,
-        secret: Secret::generate(rand::random()),
     };
-    let created = store
-        .create_endpoint(new, EndpointId::generate(rand::random()), clock::now_ms() as i64)
-        .await?;
+    let created = manage::register(&store, &egress, new, clock::now_ms() as i64).await;
     store.close().await;
-    let secret = created.secret.expose();
-    let text = format!("id      {}\nsecret  {secret}", created.id);
-    output::said(json, &shown(&created, Some(secret)), &text)?;
+    let created = created?;
+    let text = format!("id      {}\nsecret  {}", created.id, created.secret.expose());
+    output::said(json, &view::Endpoint::with_secret(&created), &text)?;
     output::note("Keep the secret now: it is not shown again. The receiver verifies signatures with it.");
     Ok(())
 }
 
+/// The refusal of a URL names the setting that allows the address, if there is one.
 pub(super) async fn change(update: Update, configuration: &Configuration, json: bool) -> anyhow::Result<()> {
     let Update { id, change } = update;
-    if let Some(url) = &change.url {
-        check_url(configuration, url).await?;
-    }
     let project_id = match (change.project, change.no_project) {
         (Some(project), _) => Some(Some(ProjectId::new(project))),
         (None, true) => Some(None),
         (None, false) => None,
     };
-    let store = database::open(&configuration.database).await?;
-    let change = EndpointChange {
-        url: change.url,
-        project_id,
-        subscription: change.events,
-    };
-    let updated = store
-        .update_endpoint(&EndpointId::new(id), change, clock::now_ms() as i64)
-        .await
-        .map_err(hint)?;
+    let (egress, store) = (
+        role::egress(configuration)?,
+        database::open(&configuration.database).await?,
+    );
+    let (id, change) = (
+        EndpointId::new(id),
+        EndpointChange {
+            url: change.url,
+            project_id,
+            subscription: change.events,
+        },
+    );
+    let updated = manage::change(&store, &egress, &id, change, clock::now_ms() as i64).await;
     store.close().await;
-    output::said(json, &shown(&updated, None), &format!("updated {}", updated.id))
-}
-
-/// The refusal names the setting that allows the address, if there is one.
-async fn check_url(configuration: &Configuration, url: &str) -> anyhow::Result<()> {
-    let egress = role::egress(configuration)?;
-    egress
-        .check_endpoint(url)
-        .await
-        .map(drop)
-        .context("the URL cannot be an endpoint's")
+    let updated = updated.map_err(|error| match error {
+        manage::Error::Store(error) => hint(error),
+        error => error.into(),
+    })?;
+    output::said(
+        json,
+        &view::Endpoint::from(&updated),
+        &format!("updated {}", updated.id),
+    )
 }

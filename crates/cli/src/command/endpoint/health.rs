@@ -1,18 +1,17 @@
 //! How an endpoint fared lately.
 
+use api::view;
 use serde::Serialize;
 use store::Health;
 use webhook::Endpoint;
 
 use crate::{moment, output};
 
-use super::view::{Shown, shown};
-
 /// An endpoint as `show --json` prints it.
 #[derive(Serialize)]
-pub(super) struct WithHealth<'a> {
+pub(super) struct WithHealth {
     #[serde(flatten)]
-    endpoint: Shown<'a>,
+    endpoint: view::Endpoint,
     health: ShownHealth,
 }
 
@@ -27,10 +26,10 @@ struct ShownHealth {
     p99_ms_last_hour: Option<u64>,
 }
 
-impl<'a> WithHealth<'a> {
-    pub(super) fn new(endpoint: &'a Endpoint, health: &Health) -> Self {
+impl WithHealth {
+    pub(super) fn new(endpoint: &Endpoint, health: &Health) -> Self {
         Self {
-            endpoint: shown(endpoint, None),
+            endpoint: view::Endpoint::from(endpoint),
             health: ShownHealth {
                 last_success_ms: health.last_success_ms,
                 failing_since_ms: health.failing_since_ms,

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
+use api::{
+    manage::{self, Rotation},
+    view,
+};
 use clap::Args;
-use signature::Secret;
 use store::Store;
-use tokio::time::sleep;
 use webhook::EndpointId;
 
 use crate::{clock, command::given, moment, output};
 
-use super::{hint, view::shown};
+use super::hint;
 
 #[derive(Debug, Args)]
 pub(super) struct Rotate {
@@ -28,9 +30,6 @@ pub(super) struct Rotate {
     revoke_now: bool,
 }
 
-/// A worker looks for changes every `registry.refresh`, and needs a moment to read them.
-const REFRESHES: u32 = 4;
-
 /// Prints the new secret, this once, when workers have it: a receiver that switched before would be asked with the old one alone.
 pub(super) async fn run(
     rotate: Rotate,
@@ -39,18 +38,15 @@ pub(super) async fn run(
     json: bool,
 ) -> anyhow::Result<()> {
     let now_ms = clock::now_ms() as i64;
-    let until_ms = (!rotate.revoke_now).then(|| now_ms + rotate.overlap.as_millis() as i64);
-    let secret = match &rotate.secret {
-        Some(text) => given::secret(text)?,
-        None => Secret::generate(rand::random()),
+    let rotation = Rotation {
+        secret: rotate.secret.as_deref().map(given::secret).transpose()?,
+        overlap: (!rotate.revoke_now).then_some(rotate.overlap),
     };
-    let rotated = store
-        .rotate_secret(&EndpointId::new(rotate.id), &secret, until_ms, now_ms)
+    let id = EndpointId::new(rotate.id);
+    let rotated = manage::rotate(store, &id, &rotation, registry_refresh, now_ms)
         .await
         .map_err(explained)?;
-    if until_ms.is_some() {
-        sleep(registry_refresh * REFRESHES).await;
-    }
+    let until_ms = rotated.previous.as_ref().map(|previous| previous.until_ms);
     let secret = rotated.secret.expose();
     let old = until_ms.map_or_else(
         || "void".to_owned(),
@@ -60,7 +56,7 @@ pub(super) async fn run(
         "id          {}\nsecret      {secret}\nold secret  {old}",
         rotated.id
     );
-    output::said(json, &shown(&rotated, Some(secret)), &text)?;
+    output::said(json, &view::Endpoint::with_secret(&rotated), &text)?;
     output::note(
         "Keep the secret now: it is not shown again. Give it to the receiver before the old one ends.",
     );

@@ -1,0 +1,223 @@
+//! Who may do what: one decision for every request, before any handler.
+//!
+//! What an operation needs stands in the OpenAPI document, in its `security`; [`Operations`] is read from there. A route that is not in
+//! the document is denied as if it were not there, whatever it would do.
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    extract::{FromRequestParts, MatchedPath, Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde_json::Value;
+use store::{Actor, Store};
+use webhook::{ApiKey, ApiKeyId, OrganizationId, Scope};
+
+use crate::{
+    context::{Context, now_ms},
+    keys::Known,
+    openapi::{METHODS, SECURITY_SCHEME},
+    problem::{Kind, Problem},
+};
+
+/// Whose key was shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) key: ApiKeyId,
+    /// The only one whose things the caller may see and change.
+    pub(crate) organization: OrganizationId,
+}
+
+/// What is documented, and what each operation needs.
+pub(crate) struct Operations {
+    by_path: HashMap<String, Vec<(Method, Access)>>,
+}
+
+/// Who may use an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everyone: it tells nothing of anyone.
+    Open,
+    /// Whoever has a key with this scope.
+    Needs(Scope),
+}
+
+/// The browsable page and its parts: no operations, and open to everyone.
+pub(crate) const DOCS: &str = "/docs";
+
+impl Operations {
+    /// Reads what a whole document says.
+    ///
+    /// # Panics
+    /// When an operation has no `security`, or names a scope that does not exist: the document is made of this program's own code.
+    pub(crate) fn of(document: &Value) -> Self {
+        let paths = document["paths"].as_object().expect("a document has paths");
+        let operations = |item: &Value| {
+            let of_method = |name: &&str| {
+                let access = access(item.get(*name)?).unwrap_or_else(|| panic!("{name} {item}: no security"));
+                let method = name.to_uppercase().parse().expect("a method's name");
+                Some((method, access))
+            };
+            METHODS.iter().filter_map(of_method).collect()
+        };
+        let by_path = paths.iter().map(|(path, item)| (path.clone(), operations(item)));
+        Self {
+            by_path: by_path.collect(),
+        }
+    }
+
+    /// What a request needs. `path` is as routes and the document write it.
+    fn access(&self, method: &Method, path: &str) -> Result<Access, Problem> {
+        let operations = self.by_path.get(path);
+        let operations = operations.ok_or_else(|| Problem::of_status(StatusCode::NOT_FOUND))?;
+        // Whoever may get something may look at its headers.
+        let method = if method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
+        let found = operations.iter().find(|(known, _)| known == method);
+        found.map(|(_, access)| *access).ok_or_else(|| {
+            let allowed: Vec<_> = operations.iter().map(|(method, _)| method.as_str()).collect();
+            let allowed = HeaderValue::from_str(&allowed.join(", ")).expect("methods are tokens");
+            Problem::of_status(StatusCode::METHOD_NOT_ALLOWED).with_header(header::ALLOW, allowed)
+        })
+    }
+}
+
+/// No requirement opens an operation; one scope of our scheme is the other thing that is understood.
+fn access(operation: &Value) -> Option<Access> {
+    let security = operation.get("security")?.as_array()?;
+    let Some(requirement) = security.first() else {
+        return Some(Access::Open);
+    };
+    let scope = requirement.get(SECURITY_SCHEME)?.get(0)?.as_str()?;
+    Some(Access::Needs(scope.parse().ok()?))
+}
+
+/// Lets a request through to its handler, with its [`Caller`], or not.
+pub(crate) async fn admit(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match caller(&context, &parts).await {
+        Ok(caller) => pass(caller, Request::from_parts(parts, body), next).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn pass(caller: Option<Caller>, mut request: Request, next: Next) -> Response {
+    let Some(caller) = caller else {
+        return next.run(request).await;
+    };
+    request.extensions_mut().insert(caller.clone());
+    let mut response = next.run(request).await;
+    // For the log.
+    response.extensions_mut().insert(caller);
+    response
+}
+
+async fn caller(context: &Context, request: &Parts) -> Result<Option<Caller>, Problem> {
+    let path = request.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    let path = path.ok_or_else(|| Problem::of_status(StatusCode::NOT_FOUND))?;
+    if path == DOCS || path.strip_prefix(DOCS).is_some_and(|rest| rest.starts_with('/')) {
+        return Ok(None);
+    }
+    let scope = match context.operations.access(&request.method, path)? {
+        Access::Open => return Ok(None),
+        Access::Needs(scope) => scope,
+    };
+    let known = valid_key(context, &request.headers).await?;
+    known.use_at(now_ms()).map_err(|wait| {
+        let wait_s = wait.as_millis().div_ceil(1000) as u64;
+        Problem::new(
+            Kind::RateLimited,
+            format!(
+                "A key may make {} requests a second; send this one again later, or events in batches.",
+                context.config.rate_per_key
+            ),
+        )
+        .retry_after(wait_s)
+    })?;
+    if !known.row.scopes.allow(scope) {
+        return Err(Problem::new(
+            Kind::InsufficientScope,
+            format!(
+                "Use a key with the scope {scope}; this one has {}.",
+                known.row.scopes
+            ),
+        ));
+    }
+    Ok(Some(Caller {
+        key: known.row.id.clone(),
+        organization: known.row.organization_id.clone(),
+    }))
+}
+
+async fn valid_key(context: &Context, headers: &HeaderMap) -> Result<Arc<Known>, Problem> {
+    let missing =
+        "Send the header Authorization: Bearer mgk_..., with a key that `magnetite api-key create` made.";
+    let Some(given) = headers.get(header::AUTHORIZATION) else {
+        return Err(unauthorized(missing, false));
+    };
+    let unknown = || {
+        unauthorized(
+            "The key is not known; is it whole, and of this installation?",
+            true,
+        )
+    };
+    let key = bearer(given).ok_or_else(|| unauthorized(missing, false))?;
+    let key = ApiKey::parse(key).map_err(|_| unknown())?;
+    let found = context.keys.find(&key).await.map_err(|error| database(&error))?;
+    let known = found.ok_or_else(unknown)?;
+    if known.row.revoked_at_ms.is_some() {
+        return Err(unauthorized("The key was revoked; use another one.", true));
+    }
+    if !known.row.is_valid_at(now_ms()) {
+        return Err(unauthorized("The key has expired; use another one.", true));
+    }
+    Ok(known)
+}
+
+/// The scheme's name is compared as RFC 9110 section 11.1 has it.
+fn bearer(header: &HeaderValue) -> Option<&str> {
+    let (scheme, key) = header.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+fn unauthorized(detail: &str, was_given: bool) -> Problem {
+    let challenge = if was_given {
+        "Bearer realm=\"magnetite\", error=\"invalid_token\""
+    } else {
+        "Bearer realm=\"magnetite\""
+    };
+    Problem::new(Kind::Unauthorized, detail)
+        .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+}
+
+/// Several requests may share the error, which cannot be had from its `Arc` then.
+fn database(error: &Arc<store::Error>) -> Problem {
+    let problem = if error.is_unavailable() {
+        Problem::new(Kind::DatabaseUnavailable, "Send the request again.").retry_after(5)
+    } else {
+        Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+    };
+    problem.because(error.as_ref())
+}
+
+impl Caller {
+    /// The database, which logs the caller's changes as the caller's.
+    pub(crate) fn store(&self, context: &Context) -> Store {
+        context.store.acting_as(Actor::ApiKey(self.key.clone()))
+    }
+}
+
+/// There for every operation that is not open.
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Self>().cloned();
+        caller.ok_or_else(|| Problem::of_status(StatusCode::NOT_FOUND))
+    }
+}

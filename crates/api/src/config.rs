@@ -1,0 +1,38 @@
+//! What can be set of the API, and the bounds that cannot.
+
+use std::time::Duration;
+
+/// The settings of one API process. The defaults are those of the documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The largest body of a request, in bytes.
+    pub body_bytes_max: usize,
+    /// How many requests one key may make a second, and at once.
+    pub rate_per_key: u32,
+    /// How often workers look for changed endpoints: a rotation is answered when they know of it.
+    pub registry_refresh: Duration,
+    /// How long requests in flight may go on after the shutdown began.
+    pub shutdown_deadline: Duration,
+}
+
+/// The most requests that are worked on at once; further ones are told to come back. With `body_bytes_max` it bounds memory.
+pub(crate) const IN_FLIGHT_MAX: usize = 512;
+/// The most open connections; further ones wait in the listener's backlog.
+pub(crate) const CONNECTIONS_MAX: usize = 4096;
+/// How long the headers of a request may take, and a connection stay open without one.
+pub(crate) const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the body of a request may take to arrive.
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may take in all. Longer than what the store and the broker are given.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 1024 * 1024,
+            rate_per_key: 5_000,
+            registry_refresh: Duration::from_millis(250),
+            shutdown_deadline: Duration::from_secs(25),
+        }
+    }
+}

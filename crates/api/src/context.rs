@@ -1,0 +1,52 @@
+//! What every request shares.
+
+use std::{
+    ops::Deref,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::body::Bytes;
+use egress::Egress;
+use store::Store;
+use tokio::sync::Semaphore;
+
+use crate::{Config, auth::Operations, keys::Keys, publishing::Publishing};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Context(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    /// For reading. Who writes takes [`Caller::store`](crate::auth::Caller::store).
+    pub(crate) store: Store,
+    pub(crate) egress: Egress,
+    pub(crate) publishing: Publishing,
+    pub(crate) keys: Keys,
+    pub(crate) operations: Operations,
+    /// The OpenAPI document.
+    pub(crate) document: Bytes,
+    /// A permit for each request that is worked on.
+    pub(crate) slots: Semaphore,
+}
+
+impl Context {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+}
+
+impl Deref for Context {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// Unix milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_epoch.as_millis() as u64
+}

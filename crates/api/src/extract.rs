@@ -1,0 +1,312 @@
+//! What handlers are given of a request. Each refusal is a [`Problem`] that names the part that is not valid.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Path, Request, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use tokio::time::timeout;
+
+use crate::{
+    config::BODY_TIMEOUT,
+    problem::{Kind, Problem},
+};
+
+/// The body as it was sent, said to be JSON.
+pub(crate) struct JsonBytes(pub(crate) Bytes);
+
+/// The body, read.
+pub(crate) struct Json<T>(pub(crate) T);
+
+/// The body, read; none at all is as good as `{}`.
+pub(crate) struct OptionalJson<T>(pub(crate) T);
+
+/// The parameters of the query. Those that nobody knows are refused, since their senders count on them.
+pub(crate) struct Query<T>(pub(crate) T);
+
+/// The last id in the path: 1 to 128 characters of `[A-Za-z0-9_-]`. Nothing has another one, so it is not found.
+pub(crate) struct Id(pub(crate) String);
+
+/// The header If-Match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum IfMatch {
+    /// It is not there: whatever the version is.
+    Absent,
+    /// `*`: whatever the version is, but there must be one.
+    Any,
+    /// One of these.
+    Tags(Vec<String>),
+}
+
+const JSON: [&str; 2] = ["application/json", "application/merge-patch+json"];
+const ID_CHARS_MAX: usize = 128;
+
+impl<S: Send + Sync> FromRequest<S> for JsonBytes {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        says_json(request.headers())?;
+        read(request, state).await.map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let JsonBytes(body) = JsonBytes::from_request(request, state).await?;
+        parse(&body).map(Self)
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let said = says_json(request.headers());
+        let body = read(request, state).await?;
+        if body.is_empty() {
+            return parse(b"{}").map(Self);
+        }
+        said?;
+        parse(&body).map(Self)
+    }
+}
+
+fn says_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let given = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = given
+        .and_then(|value| value.split(';').next())
+        .unwrap_or_default();
+    if JSON.iter().any(|json| essence.trim().eq_ignore_ascii_case(json)) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Kind::UnsupportedMediaType,
+        "Send JSON, and the header Content-Type: application/json.",
+    ))
+}
+
+/// At most the bytes that the router allows.
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    match timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
+        Ok(body) => body.map_err(|rejection| unread(&rejection)),
+        Err(_) => Err(Problem::new(
+            Kind::BodyTimeout,
+            format!("Send the whole body within {} s.", BODY_TIMEOUT.as_secs()),
+        )),
+    }
+}
+
+fn unread(rejection: &BytesRejection) -> Problem {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        Problem::new(
+            Kind::TooLarge,
+            "Send less at once; docs/api.md has the limits, and whoever runs Magnetite can raise api.body_bytes_max.",
+        )
+    } else {
+        Problem::new(Kind::MalformedRequest, "The body breaks off: send it whole.")
+    }
+}
+
+/// What is no JSON is malformed; what is JSON of another shape has a field that is not valid.
+pub(crate) fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let parsed: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let pointer = pointer(error.path());
+        let error = error.into_inner();
+        if error.is_data() {
+            Problem::field(pointer, plain(&error))
+        } else {
+            not_json(&error)
+        }
+    })?;
+    deserializer.end().map_err(|error| not_json(&error))?;
+    Ok(parsed)
+}
+
+pub(crate) fn not_json(error: &serde_json::Error) -> Problem {
+    Problem::new(Kind::MalformedRequest, format!("The body is not JSON: {error}."))
+}
+
+/// The parser's words without where: the pointer says it.
+fn plain(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" at line ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// As RFC 6901 has it: `~` and `/` in names are escaped.
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let mut pointer = String::new();
+    for segment in path {
+        let name = match segment {
+            Segment::Seq { index } => index.to_string(),
+            Segment::Map { key } => key.replace('~', "~0").replace('/', "~1"),
+            Segment::Enum { .. } | Segment::Unknown => continue,
+        };
+        pointer.push('/');
+        pointer.push_str(&name);
+    }
+    pointer
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::try_from_uri(&parts.uri);
+        let axum::extract::Query(query) = query.map_err(|rejection| {
+            let text = rejection.body_text();
+            let text = text.trim_start_matches("Failed to deserialize query string: ");
+            Problem::new(
+                Kind::MalformedRequest,
+                format!("The query is not understood: {text}."),
+            )
+        })?;
+        Ok(Self(query))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let nothing = || Problem::of_status(StatusCode::NOT_FOUND);
+        let Path(id) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| nothing())?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if (1..=ID_CHARS_MAX).contains(&id.len()) && id.bytes().all(allowed) {
+            Ok(Self(id))
+        } else {
+            Err(nothing())
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let expected = || {
+            Problem::parameter(
+                "If-Match",
+                "expected an ETag as it was answered, such as \"17\", or *",
+            )
+        };
+        let mut tags = Vec::new();
+        for value in parts.headers.get_all(header::IF_MATCH) {
+            let value = value.to_str().map_err(|_| expected())?.trim();
+            if value == "*" {
+                return Ok(Self::Any);
+            }
+            for tag in value.split(',').map(str::trim) {
+                if !is_tag(tag) {
+                    return Err(expected());
+                }
+                tags.push(tag.to_owned());
+            }
+        }
+        Ok(if tags.is_empty() {
+            Self::Absent
+        } else {
+            Self::Tags(tags)
+        })
+    }
+}
+
+/// A quoted text, weak or not. None of ours has a comma in it.
+fn is_tag(tag: &str) -> bool {
+    let tag = tag.strip_prefix("W/").unwrap_or(tag);
+    let inside = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+    inside.is_some_and(|inside| !inside.contains('"'))
+}
+
+/// The entity tag of a version.
+pub(crate) fn etag(version: i64) -> String {
+    format!("\"{version}\"")
+}
+
+impl IfMatch {
+    /// What the version has to be when it is written, if `version` is what it is now.
+    ///
+    /// # Errors
+    /// When it is none of those that were named. Weak tags equal nothing (RFC 9110 section 13.1.1).
+    pub(crate) fn expect(&self, version: i64) -> Result<Option<i64>, Problem> {
+        match self {
+            Self::Absent | Self::Any => Ok(None),
+            Self::Tags(tags) if tags.contains(&etag(version)) => Ok(Some(version)),
+            Self::Tags(_) => Err(Problem::version_mismatch()),
+        }
+    }
+}
+
+/// For a field that may be left away but not be null.
+pub(crate) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn if_match(values: &[&str]) -> Result<IfMatch, Problem> {
+        let mut request = axum::http::Request::new(());
+        for value in values {
+            request
+                .headers_mut()
+                .append(header::IF_MATCH, value.parse().unwrap());
+        }
+        let (mut parts, ()) = request.into_parts();
+        IfMatch::from_request_parts(&mut parts, &()).await
+    }
+
+    #[tokio::test]
+    async fn an_etag_is_expected_as_it_was_answered() {
+        assert_eq!(if_match(&[]).await.unwrap(), IfMatch::Absent);
+        assert_eq!(if_match(&["*"]).await.unwrap(), IfMatch::Any);
+        let tags = if_match(&["\"7\", \"8\"", "\"9\""]).await.unwrap();
+        for version in 7..=9 {
+            assert_eq!(tags.expect(version).unwrap(), Some(version));
+        }
+        assert!(tags.expect(10).is_err());
+        assert!(if_match(&["W/\"7\""]).await.unwrap().expect(7).is_err());
+        for bad in ["", "7", "\"7", "\"7\";\"8\"", "\"\"\""] {
+            assert!(if_match(&[bad]).await.is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_from_json_of_another_shape() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Shape {
+            #[expect(dead_code, reason = "only whether it can be read")]
+            list: Vec<u8>,
+        }
+        let kind = |body: &str| parse::<Shape>(body.as_bytes()).unwrap_err();
+        for body in ["", "{", "{\"list\":[1]} {}", "nonsense"] {
+            assert_eq!(kind(body).kind(), Kind::MalformedRequest, "{body}");
+        }
+        for (body, pointer) in [
+            ("{\"list\":[1,\"2\"]}", "/list/1"),
+            ("{\"list\":[],\"a/b\":1}", "/a~1b"),
+            ("{}", ""),
+            ("[]", ""),
+        ] {
+            let problem = kind(body);
+            assert_eq!(problem.kind(), Kind::InvalidFields, "{body}");
+            let said: serde_json::Value = serde_json::from_slice(&problem.body("r")).unwrap();
+            assert_eq!(said["errors"][0]["pointer"], pointer, "{body}: {said}");
+        }
+    }
+}

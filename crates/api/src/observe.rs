@@ -1,0 +1,160 @@
+//! What is seen of every request: its id, one line in the log, one duration, and the body of its problem.
+//!
+//! The line has no body, no key, no query and no path but the route's: what customers put there is theirs.
+
+use std::time::{Duration, Instant};
+
+use axum::{
+    body::Body,
+    extract::{MatchedPath, Request},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::Response,
+};
+
+use crate::{
+    auth::Caller,
+    problem::{self, Problem},
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const ID_CHARS_MAX: usize = 128;
+
+/// The outermost layer.
+pub(crate) async fn observe(request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = request_id(&request);
+    let method = method(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    let problem = finish(&mut response, &id);
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let line = Line {
+        method,
+        route,
+        status: response.status(),
+        duration: began.elapsed(),
+        id: &id,
+        key: response.extensions().get::<Caller>(),
+    };
+    line.tell(problem.as_ref());
+    response
+}
+
+/// The caller's, if it is fit for a header and a log, or a new one.
+fn request_id(request: &Request) -> String {
+    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let fits = |id: &&str| (1..=ID_CHARS_MAX).contains(&id.len()) && id.bytes().all(allowed);
+    given.filter(fits).map_or_else(
+        || format!("req_{}", hex::encode(rand::random::<[u8; 16]>())),
+        str::to_owned,
+    )
+}
+
+/// From a closed set: it becomes a label.
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// Gives the answer the request's id, and the body of its problem if it is one.
+fn finish(response: &mut Response, id: &str) -> Option<Problem> {
+    let value = HeaderValue::from_str(id).expect("both kinds of ids are visible ASCII");
+    response.headers_mut().insert(REQUEST_ID, value);
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return None;
+    }
+    let ours = response.extensions_mut().remove::<Problem>();
+    let problem = ours.unwrap_or_else(|| Problem::of_status(status));
+    *response.status_mut() = problem.kind().status();
+    let body = problem.body(id);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, problem::CONTENT_TYPE);
+    headers.insert(header::CONTENT_LENGTH, body.len().into());
+    for (name, value) in problem.headers() {
+        headers.insert(name.clone(), value.clone());
+    }
+    *response.body_mut() = Body::from(body);
+    Some(problem)
+}
+
+struct Line<'a> {
+    method: &'static str,
+    route: &'a str,
+    status: StatusCode,
+    duration: Duration,
+    id: &'a str,
+    key: Option<&'a Caller>,
+}
+
+impl Line<'_> {
+    fn tell(&self, problem: Option<&Problem>) {
+        let status = self.status.as_u16();
+        metrics::histogram!(
+            "magnetite_api_request_duration_seconds",
+            "method" => self.method,
+            "route" => self.route.to_owned(),
+            "status_class" => class(status),
+        )
+        .record(self.duration.as_secs_f64());
+        tracing::info!(
+            http.method = self.method,
+            http.route = self.route,
+            http.status = status,
+            duration_ms = self.duration.as_micros() as f64 / 1000.0,
+            request.id = self.id,
+            api_key.id = self.key.map(|caller| tracing::field::display(&caller.key)),
+            "request answered"
+        );
+        let Some(cause) = problem.and_then(Problem::cause) else {
+            return;
+        };
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(
+                request.id = self.id,
+                error = cause,
+                "a request failed, and it is our fault"
+            );
+        } else {
+            tracing::warn!(request.id = self.id, error = cause, "a request could not be done");
+        }
+    }
+}
+
+const fn class(status: u16) -> &'static str {
+    match status {
+        ..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500.. => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_taken_when_it_is_fit_for_a_log() {
+        let of = |given: &str| {
+            let request = Request::builder().header("x-request-id", given);
+            request_id(&request.body(Body::empty()).unwrap())
+        };
+        assert_eq!(of("3f2b-A_7.x"), "3f2b-A_7.x");
+        for bad in ["", "a b", "a\"b", "é", &"x".repeat(129)] {
+            let id = of(bad);
+            assert!(id.starts_with("req_") && id.len() == 36, "{bad}: {id}");
+        }
+    }
+}

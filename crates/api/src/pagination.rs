@@ -1,0 +1,143 @@
+//! Listings, a page at a time.
+//!
+//! A page is asked for with `limit` and, for the ones that follow, with the `cursor` that the one before gave. A cursor is a place in the
+//! listing, not a number of things: what is added or removed meanwhile neither repeats nor hides anything else. Nobody is to look into
+//! it, and nothing depends on whether somebody did: a listing is of the key's organization whatever the cursor says.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::problem::Problem;
+
+const LIMIT_MAX: u32 = 100;
+const LIMIT_DEFAULT: u32 = 20;
+/// No place takes more.
+const CURSOR_CHARS_MAX: usize = 1024;
+
+/// Which page.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Page {
+    /// How many at most.
+    #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before; nothing for the first page.
+    #[param(max_length = 1024, nullable = false)]
+    cursor: Option<String>,
+}
+
+/// One page of a listing.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Listing<T> {
+    /// What is on the page.
+    pub(crate) data: Vec<T>,
+    /// The `cursor` of the next page; null on the last one.
+    pub(crate) next_cursor: Option<String>,
+}
+
+impl Page {
+    /// One from 1 to 100.
+    pub(crate) fn limit(&self) -> Result<u32, Problem> {
+        let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
+        if (1..=LIMIT_MAX).contains(&limit) {
+            Ok(limit)
+        } else {
+            Err(Problem::parameter(
+                "limit",
+                format!("expected an integer from 1 to {LIMIT_MAX}"),
+            ))
+        }
+    }
+
+    /// The place after which the page begins.
+    pub(crate) fn after<C: DeserializeOwned>(&self) -> Result<Option<C>, Problem> {
+        let Some(cursor) = self.cursor.as_deref() else {
+            return Ok(None);
+        };
+        let place = (cursor.len() <= CURSOR_CHARS_MAX).then(|| URL_SAFE_NO_PAD.decode(cursor));
+        let place = place.and_then(|place| serde_json::from_slice(&place.ok()?).ok());
+        place.map(Some).ok_or_else(|| {
+            Problem::parameter(
+                "cursor",
+                "expected next_cursor of the page before, as it was answered",
+            )
+        })
+    }
+}
+
+impl<T> Listing<T> {
+    /// From one thing more than there is place for, so that the last page is known to be the last. `place` is where the next page begins
+    /// when this is its last thing.
+    pub(crate) fn new<R, C: Serialize>(
+        mut rows: Vec<R>,
+        limit: u32,
+        place: impl FnOnce(&R) -> C,
+        show: impl FnMut(R) -> T,
+    ) -> Self {
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let last = rows.last().filter(|_| more);
+        let next_cursor = last.map(|last| {
+            let place = serde_json::to_vec(&place(last)).expect("a place is texts and numbers");
+            URL_SAFE_NO_PAD.encode(place)
+        });
+        Self {
+            data: rows.into_iter().map(show).collect(),
+            next_cursor,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn page(limit: u32, cursor: Option<String>) -> Page {
+        Page {
+            limit: Some(limit),
+            cursor,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pages_together_are_the_listing(ids in proptest::collection::btree_set("[a-z\"\\\\é]{1,9}", 0..40), limit in 1_u32..10) {
+            let all: Vec<String> = ids.into_iter().collect();
+            let (mut read, mut cursor) = (Vec::new(), None);
+            loop {
+                let asked = page(limit, cursor.take());
+                let after: Option<String> = asked.after().unwrap();
+                let rows = all.iter().filter(|id| after.as_ref().is_none_or(|after| *id > after));
+                let rows: Vec<_> = rows.take(limit as usize + 1).cloned().collect();
+                let listing = Listing::new(rows, limit, String::clone, |id| id);
+                prop_assert!(listing.data.len() <= limit as usize);
+                read.extend(listing.data);
+                match listing.next_cursor {
+                    Some(next) => cursor = Some(next),
+                    None => break,
+                }
+            }
+            prop_assert_eq!(read, all);
+        }
+
+        #[test]
+        fn what_is_no_cursor_is_refused(text in ".{0,2000}") {
+            prop_assert!(page(1, Some(text)).after::<(String, u64)>().is_err());
+        }
+    }
+
+    #[test]
+    fn a_page_has_1_to_100_things() {
+        assert_eq!(Page::default().limit().unwrap(), 20);
+        for limit in [1, 100] {
+            assert_eq!(page(limit, None).limit().unwrap(), limit);
+        }
+        for limit in [0, 101] {
+            assert!(page(limit, None).limit().is_err());
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! What there is, by the thing that it is about. Each handler documents itself; what it needs stands in its `security`.
+
+mod endpoints;
+mod events;
+mod documentation;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::context::Context;
+
+/// Every operation, with its handler.
+pub(crate) fn all() -> OpenApiRouter<Context> {
+    OpenApiRouter::default()
+        .routes(routes!(endpoints::create, endpoints::list))
+        .routes(routes!(endpoints::show, endpoints::update, endpoints::delete))
+        .routes(routes!(endpoints::enable))
+        .routes(routes!(endpoints::disable))
+        .routes(routes!(endpoints::rotate_secret))
+        .routes(routes!(events::publish))
+        .routes(routes!(events::publish_batch))
+        .routes(routes!(documentation::openapi))
+}

@@ -1,0 +1,352 @@
+//! Endpoints: registered, listed, changed.
+
+mod body;
+
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use store::{Lookup, Store};
+use webhook::{DisabledReason, EndpointId};
+
+use crate::{
+    auth::Caller,
+    context::{Context, now_ms},
+    extract::{Id, IfMatch, Json, OptionalJson, Query, etag},
+    manage,
+    pagination::{Listing, Page},
+    problem::{Kind, Problem},
+    view,
+};
+
+use body::{CreateEndpoint, RotateSecret, UpdateEndpoint};
+
+/// Register an endpoint.
+///
+/// From now on it gets the events of the key's organization that it subscribes to. The answer has its secret, which is not shown again:
+/// receivers verify signatures with it. Its URL must lead to a public address.
+#[utoipa::path(
+    post,
+    path = "/v1/endpoints",
+    operation_id = "createEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    request_body = CreateEndpoint,
+    responses(
+        (
+            status = 201,
+            description = "The endpoint, with its secret.",
+            body = view::Endpoint,
+            headers(("ETag" = String, description = "Its version."), ("Location" = String, description = "Its path.")),
+        ),
+        (status = 409, description = "There are as many endpoints as workers hold in memory."),
+    ),
+)]
+pub(super) async fn create(
+    State(context): State<Context>,
+    caller: Caller,
+    Json(new): Json<CreateEndpoint>,
+) -> Result<Response, Problem> {
+    let registration = new.registration(&caller.organization)?;
+    let (store, now_ms) = (caller.store(&context), now_ms() as i64);
+    let created = manage::register(&store, &context.egress, registration, now_ms)
+        .await
+        .map_err(refused)?;
+    let location = HeaderValue::from_str(&format!("/v1/endpoints/{}", created.id));
+    let mut answer = with_secret(&created);
+    *answer.status_mut() = StatusCode::CREATED;
+    answer
+        .headers_mut()
+        .insert(header::LOCATION, location.expect("ids that we make are ASCII"));
+    Ok(answer)
+}
+
+/// List endpoints.
+///
+/// Ordered by id, without their secrets; those that are disabled, too.
+#[utoipa::path(
+    get,
+    path = "/v1/endpoints",
+    operation_id = "listEndpoints",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:read"])),
+    params(Page),
+    responses((status = 200, description = "A page of endpoints.", body = Listing<view::Endpoint>)),
+)]
+pub(super) async fn list(
+    State(context): State<Context>,
+    caller: Caller,
+    Query(page): Query<Page>,
+) -> Result<Answer<Listing<view::Endpoint>>, Problem> {
+    let (limit, after) = (page.limit()?, page.after()?.map(|id: String| EndpointId::new(id)));
+    let endpoints = context
+        .store
+        .list_endpoints(Some(&caller.organization), after.as_ref(), limit + 1)
+        .await?;
+    let place = |last: &webhook::Endpoint| last.id.to_string();
+    Ok(Answer(Listing::new(endpoints, limit, place, |endpoint| {
+        view::Endpoint::from(&endpoint)
+    })))
+}
+
+/// Show an endpoint.
+#[utoipa::path(
+    get,
+    path = "/v1/endpoints/{id}",
+    operation_id = "getEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:read"])),
+    params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
+    responses(
+        (
+            status = 200,
+            description = "The endpoint.",
+            body = view::Endpoint,
+            headers(("ETag" = String, description = "Its version.")),
+        ),
+        (status = 404, description = "The organization has no such endpoint."),
+    ),
+)]
+pub(super) async fn show(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<Response, Problem> {
+    Ok(shown(&find(&context, &caller, id).await?))
+}
+
+/// Change an endpoint.
+///
+/// What is not named stays as it is (RFC 7396). With the header If-Match it is changed only if its version is one of those: nobody's
+/// change is overwritten unseen.
+#[utoipa::path(
+    patch,
+    path = "/v1/endpoints/{id}",
+    operation_id = "updateEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    params(
+        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
+        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be changed.", example = "\"17\""),
+    ),
+    request_body = UpdateEndpoint,
+    responses(
+        (
+            status = 200,
+            description = "The endpoint as it is now.",
+            body = view::Endpoint,
+            headers(("ETag" = String, description = "Its version.")),
+        ),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 412, description = "Its version is another."),
+    ),
+)]
+pub(super) async fn update(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    if_match: IfMatch,
+    Json(update): Json<UpdateEndpoint>,
+) -> Result<Response, Problem> {
+    let change = update.change()?;
+    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let changed = manage::change(&store, &context.egress, &id, change, now_ms() as i64).await;
+    Ok(shown(&changed.map_err(refused)?))
+}
+
+/// Delete an endpoint.
+///
+/// For good, with its secret. What still waits for it is cancelled.
+#[utoipa::path(
+    delete,
+    path = "/v1/endpoints/{id}",
+    operation_id = "deleteEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    params(
+        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
+        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be deleted.", example = "\"17\""),
+    ),
+    responses(
+        (status = 204, description = "It is deleted."),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 412, description = "Its version is another."),
+    ),
+)]
+pub(super) async fn delete(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    if_match: IfMatch,
+) -> Result<StatusCode, Problem> {
+    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    store.delete_endpoint(&id, now_ms() as i64).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Resume deliveries.
+///
+/// What the endpoint missed while it was disabled is not delivered by itself.
+#[utoipa::path(
+    post,
+    path = "/v1/endpoints/{id}/enable",
+    operation_id = "enableEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    params(
+        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
+        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be enabled.", example = "\"17\""),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The endpoint as it is now.",
+            body = view::Endpoint,
+            headers(("ETag" = String, description = "Its version.")),
+        ),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 412, description = "Its version is another."),
+    ),
+)]
+pub(super) async fn enable(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    if_match: IfMatch,
+) -> Result<Response, Problem> {
+    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    Ok(shown(&store.enable_endpoint(&id, now_ms() as i64).await?))
+}
+
+/// Suspend deliveries.
+///
+/// What comes due meanwhile becomes a dead letter, and events pass the endpoint by.
+#[utoipa::path(
+    post,
+    path = "/v1/endpoints/{id}/disable",
+    operation_id = "disableEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    params(
+        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
+        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be disabled.", example = "\"17\""),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The endpoint as it is now.",
+            body = view::Endpoint,
+            headers(("ETag" = String, description = "Its version.")),
+        ),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 412, description = "Its version is another."),
+    ),
+)]
+pub(super) async fn disable(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    if_match: IfMatch,
+) -> Result<Response, Problem> {
+    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let disabled = store.disable_endpoint(&id, DisabledReason::Manual, now_ms() as i64);
+    Ok(shown(&disabled.await?))
+}
+
+/// Replace an endpoint's secret.
+///
+/// For a while both secrets are valid, so that the receiver can change over at any moment and loses nothing; a secret that leaked is
+/// voided at once with `revoke_now`. The answer, with the new secret, comes when every worker has it, a second later by default.
+#[utoipa::path(
+    post,
+    path = "/v1/endpoints/{id}/rotate-secret",
+    operation_id = "rotateEndpointSecret",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    params(
+        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
+        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be changed.", example = "\"17\""),
+    ),
+    request_body(content = Option<RotateSecret>, description = "How; nothing for a random secret and an overlap of a day."),
+    responses(
+        (
+            status = 200,
+            description = "The endpoint, with its new secret.",
+            body = view::Endpoint,
+            headers(("ETag" = String, description = "Its version.")),
+        ),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 409, description = "It has two valid secrets already."),
+        (status = 412, description = "Its version is another."),
+    ),
+)]
+pub(super) async fn rotate_secret(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    if_match: IfMatch,
+    OptionalJson(how): OptionalJson<RotateSecret>,
+) -> Result<Response, Problem> {
+    let rotation = how.rotation()?;
+    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let refresh = context.config.registry_refresh;
+    let rotated = manage::rotate(&store, &id, &rotation, refresh, now_ms() as i64).await;
+    match rotated {
+        Ok(rotated) => Ok(with_secret(&rotated)),
+        Err(store::Error::RotationOpen { until_ms, .. }) => Err(Problem::new(
+            Kind::Conflict,
+            format!(
+                "Two secrets are valid, the old one until {until_ms} (Unix milliseconds): wait until then, or send \
+                 {{\"revoke_now\": true}}, after which only the new one is valid."
+            ),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The caller's endpoint. Another organization's is as little there as one that never was.
+pub(super) async fn find(
+    context: &Context,
+    caller: &Caller,
+    id: String,
+) -> Result<webhook::Endpoint, Problem> {
+    let id = EndpointId::new(id);
+    match context.store.endpoint(&id).await? {
+        Lookup::Found(endpoint) if endpoint.organization_id == caller.organization => Ok(endpoint),
+        _ => Err(Problem::not_found("endpoint", id.as_str())),
+    }
+}
+
+/// The caller's endpoint, which has a version that the request allows, and a store that writes over no other.
+async fn admitted(
+    context: &Context,
+    caller: &Caller,
+    id: String,
+    if_match: &IfMatch,
+) -> Result<(EndpointId, Store), Problem> {
+    let endpoint = find(context, caller, id).await?;
+    let expected = if_match.expect(endpoint.version)?;
+    Ok((endpoint.id, caller.store(context).if_version(expected)))
+}
+
+fn shown(endpoint: &webhook::Endpoint) -> Response {
+    answer(endpoint.version, view::Endpoint::from(endpoint))
+}
+
+fn with_secret(endpoint: &webhook::Endpoint) -> Response {
+    answer(endpoint.version, view::Endpoint::with_secret(endpoint))
+}
+
+fn answer(version: i64, endpoint: view::Endpoint) -> Response {
+    ([(header::ETAG, etag(version))], Answer(endpoint)).into_response()
+}
+
+/// What a customer cannot change, such as what is allowed here, is not told.
+fn refused(error: manage::Error) -> Problem {
+    match error {
+        manage::Error::Url(refusal) => Problem::field("/url", refusal.for_customers()),
+        manage::Error::Store(error) => error.into(),
+    }
+}

@@ -1,0 +1,196 @@
+//! The bodies of requests about endpoints. Every field that is not valid is told at once.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use signature::Secret;
+use store::EndpointChange;
+use utoipa::ToSchema;
+use webhook::{OrganizationId, ProjectId, Subscription};
+
+use crate::{
+    extract::present,
+    manage::{self, OVERLAP, OVERLAP_DEFAULT, Registration, Rotation},
+    problem::{FieldError, Problem},
+    schema::PATTERNS_MAX,
+};
+
+/// An endpoint to be registered.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::routes) struct CreateEndpoint {
+    /// Where events are delivered: https, or http, at a public address; no user, no fragment.
+    #[schema(
+        format = "uri",
+        min_length = 1,
+        max_length = 2048,
+        example = "https://example.com/webhook"
+    )]
+    url: String,
+    /// Which event types; all of them when it is left away.
+    #[serde(default)]
+    #[schema(schema_with = crate::schema::patterns, required = false)]
+    events: Option<Vec<String>>,
+    /// Deliver only this project's events.
+    #[serde(default)]
+    #[schema(
+        min_length = 1,
+        max_length = 256,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
+        example = "proj_456def"
+    )]
+    project_id: Option<String>,
+}
+
+/// What is to be different; at least one thing.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::routes) struct UpdateEndpoint {
+    /// Where events are delivered.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(
+        format = "uri",
+        min_length = 1,
+        max_length = 2048,
+        example = "https://example.com/webhook",
+        nullable = false
+    )]
+    url: Option<String>,
+    /// Which event types.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = crate::schema::patterns, required = false)]
+    events: Option<Vec<String>>,
+    /// Deliver only this project's events; null delivers those of all.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(
+        value_type = Option<String>,
+        min_length = 1,
+        max_length = 256,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
+        example = "proj_456def"
+    )]
+    project_id: Option<Option<String>>,
+}
+
+/// How a secret is replaced.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::routes) struct RotateSecret {
+    /// The new secret, instead of a random one: `whsec_` and the base64 of 24 to 64 bytes.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(
+        min_length = 38,
+        max_length = 94,
+        nullable = false,
+        example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
+    )]
+    secret: Option<String>,
+    /// For how many seconds the old secret stays valid: a day unless told otherwise.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(minimum = 1, maximum = 2_592_000, nullable = false, example = 86_400)]
+    overlap_s: Option<u64>,
+    /// The old secret is known to others: it is void at once.
+    #[serde(default)]
+    #[schema(required = false, default = false)]
+    revoke_now: bool,
+}
+
+impl CreateEndpoint {
+    pub(super) fn registration(self, organization: &OrganizationId) -> Result<Registration, Problem> {
+        let mut errors = Vec::new();
+        let events = self.events.unwrap_or_else(|| vec!["*".to_owned()]);
+        let (subscription, project_id) = (
+            subscription(&events, &mut errors),
+            project(self.project_id, &mut errors),
+        );
+        match subscription {
+            Some(subscription) if errors.is_empty() => Ok(Registration {
+                organization_id: organization.clone(),
+                project_id,
+                url: self.url,
+                subscription,
+            }),
+            _ => Err(Problem::fields(errors)),
+        }
+    }
+}
+
+impl UpdateEndpoint {
+    pub(super) fn change(self) -> Result<EndpointChange, Problem> {
+        let mut errors = Vec::new();
+        if self.url.is_none() && self.events.is_none() && self.project_id.is_none() {
+            errors.push(FieldError::at("", "expected url, events or project_id"));
+        }
+        let change = EndpointChange {
+            subscription: self.events.and_then(|events| subscription(&events, &mut errors)),
+            project_id: self.project_id.map(|project_id| project(project_id, &mut errors)),
+            url: self.url,
+        };
+        if errors.is_empty() {
+            Ok(change)
+        } else {
+            Err(Problem::fields(errors))
+        }
+    }
+}
+
+impl RotateSecret {
+    /// The errors do not quote the secret.
+    pub(super) fn rotation(self) -> Result<Rotation, Problem> {
+        let mut errors = Vec::new();
+        let secret = self.secret.as_deref().map(Secret::parse).transpose();
+        let secret = secret.unwrap_or_else(|error| {
+            errors.push(FieldError::at("/secret", error.to_string()));
+            None
+        });
+        let overlap = self.overlap_s.map(Duration::from_secs);
+        if overlap.is_some_and(|overlap| !OVERLAP.contains(&overlap)) {
+            let (least, most) = (OVERLAP.start().as_secs(), OVERLAP.end().as_secs());
+            errors.push(FieldError::at(
+                "/overlap_s",
+                format!("expected an integer from {least} to {most}"),
+            ));
+        }
+        if self.revoke_now && overlap.is_some() {
+            errors.push(FieldError::at(
+                "/revoke_now",
+                "expected false with an overlap_s, since there is none then",
+            ));
+        }
+        if !errors.is_empty() {
+            return Err(Problem::fields(errors));
+        }
+        let overlap = overlap.unwrap_or(OVERLAP_DEFAULT);
+        Ok(Rotation {
+            secret,
+            overlap: (!self.revoke_now).then_some(overlap),
+        })
+    }
+}
+
+fn subscription(events: &[String], errors: &mut Vec<FieldError>) -> Option<Subscription> {
+    if !(1..=PATTERNS_MAX).contains(&events.len()) {
+        errors.push(FieldError::at(
+            "/events",
+            format!("expected 1 to {PATTERNS_MAX} event types"),
+        ));
+        return None;
+    }
+    let before = errors.len();
+    for (index, pattern) in events.iter().enumerate() {
+        if let Err(error) = pattern.parse::<webhook::Pattern>() {
+            errors.push(FieldError::at(format!("/events/{index}"), error.to_string()));
+        }
+    }
+    (errors.len() == before)
+        .then(|| events.join(",").parse().ok())
+        .flatten()
+}
+
+fn project(id: Option<String>, errors: &mut Vec<FieldError>) -> Option<ProjectId> {
+    let id = id?;
+    if let Err(error) = manage::id(&id) {
+        errors.push(FieldError::at("/project_id", error.to_string()));
+    }
+    Some(ProjectId::new(id))
+}

@@ -1,0 +1,248 @@
+//! Events: published.
+
+use axum::{
+    Json as Answer,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use producer::Serialized;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use webhook::{EVENT_BYTES_MAX, Envelope, EventId, Rejection};
+
+use crate::{
+    auth::Caller,
+    context::Context,
+    extract::{JsonBytes, parse},
+    problem::{FieldError, Kind, Problem},
+};
+
+/// The most events in a batch.
+const BATCH_MAX: usize = 500;
+/// The most errors that are told of a batch.
+const ERRORS_MAX: usize = 20;
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const TRACEPARENT: &str = "traceparent";
+/// As AMQP publishers are allowed: longer ones are not passed on.
+const TRACEPARENT_CHARS_MAX: usize = 256;
+
+/// An event, as it is signed and delivered. Fields that are not named here are delivered, too.
+#[derive(ToSchema)]
+#[schema(as = Event)]
+#[expect(
+    dead_code,
+    reason = "it is a description; events stay the bytes that they are"
+)]
+pub(super) struct EventBody {
+    #[schema(schema_with = crate::schema::event_type)]
+    event: String,
+    /// When it happened, in Unix milliseconds. Two events of one lead never have the same.
+    #[schema(
+        minimum = 0,
+        maximum = 9_007_199_254_740_991_i64,
+        example = 1_703_123_456_789_i64
+    )]
+    timestamp: u64,
+    /// Whose event it is: the key's organization.
+    #[schema(min_length = 1, example = "org_123abc")]
+    organization_id: String,
+    /// In which project.
+    #[schema(min_length = 1, example = "proj_456def")]
+    project_id: String,
+    /// About which lead.
+    #[schema(min_length = 1, example = "lead_789ghi")]
+    lead_id: String,
+    /// What is known of it; `GET /v1/event-types` has the schema for each type.
+    #[schema(value_type = Object, example = json!({"lead_id": "lead_789ghi", "status": "completed", "completed_at": 1_703_123_456_789_i64}))]
+    data: (),
+}
+
+/// An event that was published.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Published {
+    /// What receivers see as `webhook-id`.
+    #[schema(example = "evt_e3857281de58d21d48b287e274b6f6c0")]
+    id: String,
+}
+
+/// Events that were published.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PublishedBatch {
+    /// What receivers see as `webhook-id`, in the order of the events.
+    #[schema(example = json!(["evt_e3857281de58d21d48b287e274b6f6c0"]))]
+    ids: Vec<String>,
+}
+
+/// Publish an event.
+///
+/// 202 means that the broker has it on disk: every endpoint that subscribes to it gets it, byte for byte as it stands in the body. Without
+/// Idempotency-Key its id is derived from the body, so that publishing the same again is the same event; whoever does not get an answer
+/// publishes again.
+#[utoipa::path(
+    post,
+    path = "/v1/events",
+    operation_id = "publishEvent",
+    tag = "Events",
+    security(("api_key" = ["events:write"])),
+    params((
+        "Idempotency-Key" = Option<String>, Header,
+        description = "The event's id: 1 to 128 characters of A-Z a-z 0-9 _ -. What is published twice under one id is one event.",
+        min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-]+$", example = "lead_789ghi-completed",
+    )),
+    request_body = EventBody,
+    responses(
+        (status = 202, description = "The broker has it.", body = Published),
+        (status = 503, description = "It is not known whether the broker has it. Publish it again."),
+    ),
+)]
+pub(super) async fn publish(
+    State(context): State<Context>,
+    caller: Caller,
+    headers: HeaderMap,
+    JsonBytes(body): JsonBytes,
+) -> Result<(StatusCode, Answer<Published>), Problem> {
+    let message_id = idempotency_key(&headers)?;
+    let envelope = Envelope::parse(&body).map_err(|rejection| rejected(&rejection, ""))?;
+    of_caller(&envelope, &caller)?;
+    let event = Serialized {
+        message_id,
+        traceparent: traceparent(&headers),
+        body,
+    };
+    let id = context.publishing.publish(event).await?;
+    let published = Published { id: id.to_string() };
+    Ok((StatusCode::ACCEPTED, Answer(published)))
+}
+
+/// Publish many events at once.
+///
+/// An array of at most 500, each published as `publishEvent` does; its id is derived from its text. If one of them is not valid none is
+/// published. After any other error some may be: publish all of them again, which repeats none.
+#[utoipa::path(
+    post,
+    path = "/v1/events/batch",
+    operation_id = "publishEvents",
+    tag = "Events",
+    security(("api_key" = ["events:write"])),
+    request_body(content = inline(Vec<EventBody>), description = "1 to 500 events."),
+    responses(
+        (status = 202, description = "The broker has all of them.", body = PublishedBatch),
+        (status = 503, description = "It is not known whether the broker has all of them. Publish them again."),
+    ),
+)]
+pub(super) async fn publish_batch(
+    State(context): State<Context>,
+    caller: Caller,
+    headers: HeaderMap,
+    JsonBytes(body): JsonBytes,
+) -> Result<(StatusCode, Answer<PublishedBatch>), Problem> {
+    if headers.contains_key(IDEMPOTENCY_KEY) {
+        return Err(Problem::parameter(
+            "Idempotency-Key",
+            "expected none: it is the id of one event; those of a batch have theirs from their texts",
+        ));
+    }
+    let traceparent = traceparent(&headers);
+    let events = batch(&body, &caller)?.into_iter().map(|body| Serialized {
+        message_id: None,
+        traceparent: traceparent.clone(),
+        body,
+    });
+    let ids = context
+        .publishing
+        .publish_batch(&events.collect::<Vec<_>>())
+        .await?;
+    let published = PublishedBatch {
+        ids: ids.iter().map(EventId::to_string).collect(),
+    };
+    Ok((StatusCode::ACCEPTED, Answer(published)))
+}
+
+/// The events of an array, as they stand there.
+fn batch(body: &Bytes, caller: &Caller) -> Result<Vec<Bytes>, Problem> {
+    let events: Vec<&RawValue> = parse(body)?;
+    if !(1..=BATCH_MAX).contains(&events.len()) {
+        return Err(Problem::field("", format!("expected 1 to {BATCH_MAX} events")));
+    }
+    let (mut errors, mut foreign) = (Vec::new(), None);
+    for (index, event) in events.iter().enumerate() {
+        match Envelope::parse(event.get().as_bytes()) {
+            Ok(envelope) => foreign = foreign.or(of_caller(&envelope, caller).err()),
+            Err(rejection) => errors.push(field_error(&rejection, &format!("/{index}"))),
+        }
+    }
+    errors.truncate(ERRORS_MAX);
+    match foreign {
+        _ if !errors.is_empty() => Err(Problem::fields(errors)),
+        Some(foreign) => Err(foreign),
+        None => Ok(events
+            .iter()
+            .map(|event| body.slice_ref(event.get().as_bytes()))
+            .collect()),
+    }
+}
+
+fn of_caller(envelope: &Envelope, caller: &Caller) -> Result<(), Problem> {
+    if envelope.organization_id == caller.organization.as_str() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Kind::OtherOrganization,
+        format!(
+            "Publish with a key of the event's organization; this one is of {}.",
+            caller.organization
+        ),
+    ))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let id = key.to_str().ok().and_then(EventId::from_message_id);
+    id.map(|id| Some(id.to_string())).ok_or_else(|| {
+        Problem::parameter(
+            "Idempotency-Key",
+            "expected 1 to 128 characters of A-Z a-z 0-9 _ -",
+        )
+    })
+}
+
+/// What is no trace context is no reason to refuse an event.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
+    (text.len() <= TRACEPARENT_CHARS_MAX).then(|| text.to_owned())
+}
+
+/// Why a body is no event.
+fn rejected(rejection: &Rejection, pointer: &str) -> Problem {
+    match rejection {
+        Rejection::TooLarge { .. } => Problem::new(
+            Kind::TooLarge,
+            format!("An event has at most {EVENT_BYTES_MAX} bytes: send less in `data`."),
+        ),
+        Rejection::NotJson { .. } | Rejection::InvalidUtf8 { .. } => {
+            Problem::new(Kind::MalformedRequest, format!("{}.", capitalized(rejection)))
+        }
+        _ => Problem::fields(vec![field_error(rejection, pointer)]),
+    }
+}
+
+fn capitalized(rejection: &Rejection) -> String {
+    let text = rejection.to_string();
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map_or(text.clone(), |first| first.to_uppercase().chain(chars).collect())
+}
+
+fn field_error(rejection: &Rejection, event: &str) -> FieldError {
+    let field = match rejection {
+        Rejection::MissingField { field, .. } | Rejection::BadField { field, .. } => *field,
+        Rejection::UnknownEvent(_) => "event",
+        _ => return FieldError::at(event, rejection.to_string()),
+    };
+    FieldError::at(format!("{event}/{field}"), rejection.to_string())
+}

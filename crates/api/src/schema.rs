@@ -1,0 +1,61 @@
+//! Schemas of closed sets, made of the sets themselves.
+
+use utoipa::openapi::{
+    RefOr, Schema,
+    schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type},
+};
+use webhook::{DisabledReason, EventType};
+
+/// Which events an endpoint gets: at least one pattern.
+pub(crate) fn patterns() -> RefOr<Schema> {
+    let mut names = vec!["*".to_owned()];
+    for event_type in EventType::ALL {
+        let family = format!("{}.*", event_type.family());
+        if !names.contains(&family) {
+            names.push(family);
+        }
+    }
+    names.extend(EventType::ALL.map(|event_type| event_type.as_str().to_owned()));
+    let pattern = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names));
+    ArrayBuilder::new()
+        .items(pattern)
+        .min_items(Some(1))
+        .max_items(Some(PATTERNS_MAX))
+        .description(Some(
+            "Which event types: a type, a family such as research.*, or * for all.",
+        ))
+        .examples([serde_json::json!(["lead.completed", "research.*"])])
+        .into()
+}
+
+/// More than there are.
+pub(crate) const PATTERNS_MAX: usize = 64;
+
+/// The name of an event type.
+pub(crate) fn event_type() -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(EventType::ALL.map(EventType::as_str)))
+        .description(Some("What happened."))
+        .examples([serde_json::json!("lead.completed")])
+        .into()
+}
+
+/// Why an endpoint is disabled, or null.
+pub(crate) fn disabled_reason() -> RefOr<Schema> {
+    let reasons = [
+        DisabledReason::Manual,
+        DisabledReason::Gone,
+        DisabledReason::Failing,
+    ];
+    let names = reasons.map(|reason| Some(reason.as_str())).into_iter();
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Array(vec![Type::String, Type::Null]))
+        .enum_values(Some(names.chain([None])))
+        .description(Some(
+            "Why it is disabled: by hand, because it answered 410, or after days without a success.",
+        ))
+        .into()
+}

@@ -1,0 +1,8 @@
+//! The router as a whole, on a real SQLite database and without a broker.
+
+mod bed;
+mod endpoints;
+mod frame;
+mod matrix;
+mod publishing;
+mod planted;

@@ -1,0 +1,228 @@
+//! One API, and how it is asked.
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Method, Request, StatusCode, header},
+};
+use egress::Egress;
+use http_body_util::BodyExt as _;
+use producer::Producer;
+use serde_json::Value;
+use store::{ApiKeyRow, NewApiKey, Store};
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+use tower::ServiceExt as _;
+use utoipa_axum::router::OpenApiRouter;
+use webhook::{ApiKey, ApiKeyId, OrganizationId};
+
+use crate::{
+    Config,
+    auth::Operations,
+    config::IN_FLIGHT_MAX,
+    context::{Context, Shared, now_ms},
+    keys::Keys,
+    openapi::METHODS,
+    publishing::Publishing,
+    router, routes,
+};
+
+/// A request's id, so that answers can be compared.
+pub(super) const REQUEST_ID: &str = "req_1";
+/// Nothing listens there.
+const NO_BROKER: &str = "amqp://guest:guest@127.0.0.1:1/%2f";
+
+pub(super) struct Bed {
+    pub(super) context: Context,
+    pub(super) document: Value,
+    /// Without its layers.
+    pub(super) handlers: Router<Context>,
+    router: Router,
+    _directory: TempDir,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// Null when there is none, a text when it is no JSON.
+    pub(super) body: Value,
+}
+
+impl Bed {
+    pub(super) async fn new() -> Self {
+        Self::with(Config::default(), routes::all()).await
+    }
+
+    pub(super) async fn with(config: Config, operations: OpenApiRouter<Context>) -> Self {
+        let directory = TempDir::new().unwrap();
+        let url = format!("sqlite://{}/magnetite.db", directory.path().display());
+        let store = Store::connect(&url, &[]).await.unwrap();
+        store.migrate().await.unwrap();
+        let (handlers, document) = router::parts(operations);
+        let context = Context::new(Shared {
+            keys: Keys::new(store.clone(), config.rate_per_key),
+            publishing: Publishing::start(Producer::connect(broker::Config::new(NO_BROKER, "m").unwrap())),
+            operations: Operations::of(&document),
+            document: document.to_string().into(),
+            slots: Semaphore::new(IN_FLIGHT_MAX),
+            egress: Egress::new(&egress::Config::default()).unwrap(),
+            store,
+            config,
+        });
+        Self {
+            router: router::router(handlers.clone(), context.clone()),
+            context,
+            document,
+            handlers,
+            _directory: directory,
+        }
+    }
+
+    /// A new key with these scopes, and what is known of it.
+    pub(super) async fn key_row(
+        &self,
+        organization: &str,
+        scopes: &str,
+        expires_at_ms: Option<u64>,
+    ) -> (String, ApiKeyRow) {
+        let key = ApiKey::generate(rand::random());
+        let new = NewApiKey {
+            organization_id: OrganizationId::new(organization),
+            name: "test".to_owned(),
+            scopes: scopes.parse().unwrap(),
+            key: key.clone(),
+            expires_at_ms,
+        };
+        let id = ApiKeyId::generate(rand::random());
+        let row = self
+            .context
+            .store
+            .create_api_key(new, id, now_ms())
+            .await
+            .unwrap();
+        (key.expose().to_owned(), row)
+    }
+
+    pub(super) async fn key(&self, organization: &str, scopes: &str) -> String {
+        self.key_row(organization, scopes, None).await.0
+    }
+
+    /// An endpoint of the organization's, as it is answered.
+    pub(super) async fn endpoint(&self, organization: &str) -> Value {
+        let key = self.key(organization, "endpoints:write").await;
+        let created = self
+            .post("/v1/endpoints", &key, r#"{"url":"https://93.184.216.34/hook"}"#)
+            .await;
+        assert_eq!(created.status, 201, "{created:?}");
+        created.body
+    }
+
+    pub(super) async fn get(&self, path: &str, key: &str) -> Answer {
+        self.ask(request("GET", path, key).body(Body::empty()).unwrap())
+            .await
+    }
+
+    pub(super) async fn post(&self, path: &str, key: &str, json: &str) -> Answer {
+        self.send("POST", path, key, json).await
+    }
+
+    pub(super) async fn send(&self, method: &str, path: &str, key: &str, json: &str) -> Answer {
+        let request = request(method, path, key).header(header::CONTENT_TYPE, "application/json");
+        self.ask(request.body(Body::from(json.to_owned())).unwrap()).await
+    }
+
+    /// Also checks what holds for every answer: it is documented, it has the request's id, and if it is an error it is a problem.
+    pub(super) async fn ask(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let answer = Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: match &body[..] {
+                [] => Value::Null,
+                body => serde_json::from_slice(body)
+                    .unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned().into()),
+            },
+        };
+        let id = answer.header("x-request-id");
+        assert!(!id.is_empty(), "{answer:?}");
+        if answer.status.as_u16() >= 400 && method != Method::HEAD {
+            assert_eq!(
+                answer.header("content-type"),
+                "application/problem+json",
+                "{answer:?}"
+            );
+            assert_eq!(answer.body["status"], answer.status.as_u16());
+            assert_eq!(answer.body["instance"], id);
+        }
+        if let Some(operation) = self.operation(&method, &path) {
+            let status = answer.status.as_str();
+            let documented = operation["responses"].get(status).is_some();
+            assert!(
+                documented,
+                "{method} {path} answers {status}, which is not documented: {answer:?}"
+            );
+        }
+        answer
+    }
+
+    /// What is documented of an operation.
+    fn operation(&self, method: &Method, path: &str) -> Option<&Value> {
+        let paths = self.document["paths"].as_object().unwrap();
+        let (_, item) = paths.iter().find(|(template, _)| matches(template, path))?;
+        item.get(method.as_str().to_lowercase())
+    }
+
+    /// Every operation: its method, its path and what is documented of it.
+    pub(super) fn operations(&self) -> Vec<(Method, &str, &Value)> {
+        let paths = self.document["paths"].as_object().unwrap();
+        paths
+            .iter()
+            .flat_map(|(path, item)| {
+                METHODS.iter().filter_map(move |name| {
+                    let method = name.to_uppercase().parse().unwrap();
+                    Some((method, path.as_str(), item.get(*name)?))
+                })
+            })
+            .collect()
+    }
+}
+
+/// A part in braces stands for any text.
+fn matches(template: &str, path: &str) -> bool {
+    let (template, path) = (template.split('/'), path.split('/'));
+    template.clone().count() == path.clone().count()
+        && template
+            .zip(path)
+            .all(|(template, part)| template.starts_with('{') || template == part)
+}
+
+/// With a key, unless it is empty.
+pub(super) fn request(method: &str, path: &str, key: &str) -> axum::http::request::Builder {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("x-request-id", REQUEST_ID);
+    if key.is_empty() {
+        request
+    } else {
+        request.header(header::AUTHORIZATION, format!("Bearer {key}"))
+    }
+}
+
+impl Answer {
+    /// Empty when it is not there.
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The last part of the problem's type.
+    pub(super) fn problem(&self) -> &str {
+        let kind = self.body["type"].as_str().unwrap_or_default();
+        kind.rsplit(':').next().unwrap_or_default()
+    }
+}

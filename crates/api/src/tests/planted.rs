@@ -1,0 +1,104 @@
+//! Routes outside of the document: denied when they are asked for, and named by the suite.
+
+use std::collections::BTreeSet;
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Method, Request},
+    routing::{get, put},
+};
+use serde_json::Value;
+use tower::ServiceExt as _;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{Config, context::Context, routes};
+
+use super::bed::Bed;
+
+/// What is routed and not documented, such as `GET /v1/planted`.
+async fn undocumented(handlers: Router<Context>, document: &Value, context: &Context) -> BTreeSet<String> {
+    let paths = routed(&handlers);
+    assert!(
+        paths.contains("/v1/endpoints/{id}"),
+        "axum shows its routes in another way: {paths:?}"
+    );
+    let router = handlers.with_state(context.clone());
+    let mut found = BTreeSet::new();
+    for path in paths {
+        for method in [
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::OPTIONS,
+            Method::TRACE,
+        ] {
+            let concrete = path.replace(['{', '}'], "");
+            let request = Request::builder()
+                .method(&method)
+                .uri(concrete)
+                .body(Body::empty())
+                .unwrap();
+            let is_routed = router.clone().oneshot(request).await.unwrap().status() != 405;
+            let is_documented = document["paths"][&path]
+                .get(method.as_str().to_lowercase())
+                .is_some();
+            if is_routed && !is_documented {
+                found.insert(format!("{method} {path}"));
+            }
+        }
+    }
+    found
+}
+
+/// Every path of a router, which has them in its debug output alone.
+fn routed(router: &Router<Context>) -> BTreeSet<String> {
+    let debug = format!("{router:?}");
+    let texts = debug.split("RouteId(").skip(1);
+    let path = |text: &str| {
+        let (_, rest) = text.split_once("): \"")?;
+        let (path, _) = rest.split_once('"')?;
+        path.starts_with('/').then(|| path.to_owned())
+    };
+    texts.filter_map(path).collect()
+}
+
+#[tokio::test]
+async fn every_route_is_documented() {
+    let bed = Bed::new().await;
+    let found = undocumented(bed.handlers.clone(), &bed.document, &bed.context).await;
+    assert_eq!(
+        found,
+        BTreeSet::new(),
+        "these are routed and not in the OpenAPI document"
+    );
+}
+
+#[tokio::test]
+async fn a_planted_route_is_denied_and_named() {
+    let planted = routes::all()
+        .route("/v1/planted", get(async || "what nobody is to see"))
+        .route("/v1/planted/{id}", put(async || "what nobody is to see"))
+        .merge(OpenApiRouter::from(
+            Router::new().route("/v1/event-types", put(async || "what nobody is to see")),
+        ));
+    let bed = Bed::with(Config::default(), planted).await;
+    let key = bed.key("org_1", "admin").await;
+    for (method, path, status) in [
+        ("GET", "/v1/planted", 404),
+        ("HEAD", "/v1/planted", 404),
+        ("PUT", "/v1/planted/7", 404),
+        ("PUT", "/v1/event-types", 405),
+    ] {
+        for key in ["", &key] {
+            let answer = bed.send(method, path, key, "").await;
+            assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+            assert!(!answer.body.to_string().contains("nobody"), "{answer:?}");
+        }
+    }
+    let found = undocumented(bed.handlers.clone(), &bed.document, &bed.context).await;
+    let expected = ["GET /v1/planted", "PUT /v1/event-types", "PUT /v1/planted/{id}"];
+    assert_eq!(found, expected.map(str::to_owned).into());
+}

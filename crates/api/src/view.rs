@@ -1,0 +1,88 @@
+//! How things are shown as JSON, over HTTP and by the command line alike.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use webhook::{DisabledReason, ProjectId};
+
+/// An endpoint: a URL of a customer's, and which events are delivered there.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Endpoint {
+    /// Its id.
+    #[schema(example = "ep_8e0d3e107685e7013e1070dba5f85cc2")]
+    pub id: String,
+    /// Signs every request. Only in the answer that made it: keep it, it is not shown again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(
+        example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=",
+        nullable = false
+    )]
+    pub secret: Option<String>,
+    /// Whose events are delivered.
+    #[schema(example = "org_123abc")]
+    pub organization_id: String,
+    /// When set, only events of this project are delivered.
+    #[schema(example = "proj_456def")]
+    pub project_id: Option<String>,
+    /// Where to.
+    #[schema(format = "uri", example = "https://example.com/webhook")]
+    pub url: String,
+    /// Which event types: a type, a family such as `research.*`, or `*` for all.
+    #[schema(schema_with = crate::schema::patterns)]
+    pub events: Vec<String>,
+    /// Whether events are delivered.
+    #[schema(example = true)]
+    pub enabled: bool,
+    /// Why not: `manual`, `gone` after the endpoint answered 410, or `failing` after days without a success.
+    #[schema(schema_with = crate::schema::disabled_reason)]
+    pub disabled_reason: Option<&'static str>,
+    /// Since when not, in Unix milliseconds.
+    pub disabled_at_ms: Option<i64>,
+    /// Until when the secret before the last rotation is valid, too, in Unix milliseconds; it may have passed.
+    pub old_secret_until_ms: Option<i64>,
+    /// Grows with every change; the ETag is made of it.
+    #[schema(example = 17)]
+    pub version: i64,
+    /// Unix milliseconds.
+    #[schema(example = 1_703_123_456_789_i64)]
+    pub created_at_ms: i64,
+    /// Unix milliseconds.
+    #[schema(example = 1_703_123_456_789_i64)]
+    pub updated_at_ms: i64,
+}
+
+impl From<&webhook::Endpoint> for Endpoint {
+    /// Without its secret.
+    fn from(endpoint: &webhook::Endpoint) -> Self {
+        let disabled = endpoint.disabled.as_ref();
+        Self {
+            id: endpoint.id.to_string(),
+            secret: None,
+            organization_id: endpoint.organization_id.to_string(),
+            project_id: endpoint.project_id.as_ref().map(ProjectId::to_string),
+            url: endpoint.url.clone(),
+            events: endpoint
+                .subscription
+                .patterns()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            enabled: disabled.is_none(),
+            disabled_reason: disabled.map(|disabled| DisabledReason::as_str(disabled.reason)),
+            disabled_at_ms: disabled.map(|disabled| disabled.at_ms),
+            old_secret_until_ms: endpoint.previous.as_ref().map(|previous| previous.until_ms),
+            version: endpoint.version,
+            created_at_ms: endpoint.created_at_ms,
+            updated_at_ms: endpoint.updated_at_ms,
+        }
+    }
+}
+
+impl Endpoint {
+    /// With its secret, for the answer to whoever has just made it.
+    pub fn with_secret(endpoint: &webhook::Endpoint) -> Self {
+        Self {
+            secret: Some(endpoint.secret.expose().to_owned()),
+            ..Self::from(endpoint)
+        }
+    }
+}

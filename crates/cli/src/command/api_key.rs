@@ -1,0 +1,194 @@
+//! `magnetite api-key`: who is let in to the HTTP API. Needs the database alone: the API notices within its cache's age.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use store::{ApiKeyRow, NewApiKey, Store};
+use webhook::{ApiKey, ApiKeyId, OrganizationId, Scopes};
+
+use crate::{clock, configuration::Configuration, database, moment, output};
+
+use super::{
+    given,
+    listing::{self, Listed},
+};
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(super) struct Arguments {
+    /// Print one JSON object a line
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a key, and print it, this once
+    Create(Create),
+    /// List keys, also those that let nobody in any more
+    List {
+        /// Only this organization's
+        #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+        org: Option<String>,
+    },
+    /// Have a key let nobody in any more
+    Revoke {
+        /// The key's id
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    /// Whose endpoints and events the key is for
+    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    org: String,
+    /// What people know it by, such as where it is used
+    #[arg(long, value_parser = given::id)]
+    name: String,
+    /// What it allows: events:write, endpoints:read, endpoints:write, deliveries:read, deliveries:write, or admin for all of them and to
+    /// see who changed what
+    #[arg(long, value_name = "LIST")]
+    scopes: Scopes,
+    /// When it ends, such as 90d; without, it is valid until it is revoked
+    #[arg(long, value_name = "DURATION", value_parser = given::lifetime)]
+    expires_in: Option<Duration>,
+}
+
+/// Runs one action.
+pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    let Arguments { json, action } = arguments;
+    let store = database::open(&configuration.database).await?;
+    let done = match action {
+        Action::Create(new) => create(new, &store, json).await,
+        Action::List { org } => list(org.map(OrganizationId::new), &store, json).await,
+        Action::Revoke { id } => revoke(&ApiKeyId::new(id), &store, json).await,
+    };
+    store.close().await;
+    done
+}
+
+async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
+    let now_ms = clock::now_ms();
+    let key = ApiKey::generate(rand::random());
+    let new = NewApiKey {
+        organization_id: OrganizationId::new(new.org),
+        name: new.name,
+        scopes: new.scopes,
+        key: key.clone(),
+        expires_at_ms: new.expires_in.map(|age| now_ms + age.as_millis() as u64),
+    };
+    let id = ApiKeyId::generate(rand::random());
+    let created = store.create_api_key(new, id, now_ms).await?;
+    let text = output::fields(&[
+        ("id", created.id.to_string()),
+        ("key", key.expose().to_owned()),
+        ("scopes", created.scopes.to_string()),
+        ("ends", ends(&created)),
+    ]);
+    output::said(json, &shown(&created, Some(&key)), &text)?;
+    output::note(
+        "Keep the key now: it is not shown again. Requests carry it as Authorization: Bearer mgk_...",
+    );
+    Ok(())
+}
+
+async fn list(organization: Option<OrganizationId>, store: &Store, json: bool) -> anyhow::Result<()> {
+    listing::print(json, None, async |after: Option<&After>, limit| {
+        let after = after.map(|After(id)| id);
+        store.api_keys(organization.as_ref(), after, limit).await
+    })
+    .await
+}
+
+async fn revoke(id: &ApiKeyId, store: &Store, json: bool) -> anyhow::Result<()> {
+    let revoked = store.revoke_api_key(id, clock::now_ms()).await.map_err(hint)?;
+    output::said(json, &shown(&revoked, None), &format!("revoked {id}"))
+}
+
+fn hint(error: store::Error) -> anyhow::Error {
+    match error {
+        store::Error::ApiKeyNotFound { .. } => {
+            anyhow!("{error}; `magnetite api-key list` prints those there are")
+        }
+        error => error.into(),
+    }
+}
+
+/// A key as `--json` prints it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a ApiKeyId,
+    /// Right after it was made, and never again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    /// How it begins.
+    prefix: &'a str,
+    organization_id: &'a OrganizationId,
+    name: &'a str,
+    scopes: &'a Scopes,
+    created_at_ms: u64,
+    expires_at_ms: Option<u64>,
+    /// Up to a minute late.
+    last_used_at_ms: Option<u64>,
+    revoked_at_ms: Option<u64>,
+}
+
+fn shown<'a>(row: &'a ApiKeyRow, key: Option<&'a ApiKey>) -> Shown<'a> {
+    Shown {
+        id: &row.id,
+        key: key.map(ApiKey::expose),
+        prefix: &row.prefix,
+        organization_id: &row.organization_id,
+        name: &row.name,
+        scopes: &row.scopes,
+        created_at_ms: row.created_at_ms,
+        expires_at_ms: row.expires_at_ms,
+        last_used_at_ms: row.last_used_at_ms,
+        revoked_at_ms: row.revoked_at_ms,
+    }
+}
+
+/// A place in the listing: ordered by id.
+struct After(ApiKeyId);
+
+impl From<&ApiKeyRow> for After {
+    fn from(row: &ApiKeyRow) -> Self {
+        Self(row.id.clone())
+    }
+}
+
+impl Listed<7> for ApiKeyRow {
+    const HEADING: [&'static str; 7] = ["id", "key", "organization", "name", "scopes", "last used", "ends"];
+    type Cursor = After;
+
+    fn cells(&self) -> [String; 7] {
+        [
+            self.id.to_string(),
+            format!("{}...", self.prefix),
+            self.organization_id.to_string(),
+            self.name.clone(),
+            self.scopes.to_string(),
+            self.last_used_at_ms
+                .map_or_else(|| "-".to_owned(), moment::second),
+            ends(self),
+        ]
+    }
+
+    fn json(&self) -> String {
+        output::json(&shown(self, None))
+    }
+}
+
+fn ends(row: &ApiKeyRow) -> String {
+    match (row.revoked_at_ms, row.expires_at_ms) {
+        (Some(revoked_at_ms), _) => format!("revoked {}", moment::second(revoked_at_ms)),
+        (None, Some(expires_at_ms)) => format!("expires {}", moment::second(expires_at_ms)),
+        (None, None) => "when it is revoked".to_owned(),
+    }
+}

@@ -1,0 +1,78 @@
+//! `magnetite changes`: who changed which endpoint or API key.
+
+use clap::Args;
+use serde_json::{Value, json};
+use store::ChangeRow;
+use webhook::OrganizationId;
+
+use crate::{configuration::Configuration, database, moment, output};
+
+use super::{
+    given,
+    listing::{self, Listed},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Only of this organization's endpoints and keys
+    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    org: Option<String>,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists changes, newest first.
+pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    let Arguments { org, limit, json } = arguments;
+    let organization = org.map(OrganizationId::new);
+    let store = database::open(&configuration.database).await?;
+    let listed = listing::print(json, Some(limit), async |before: Option<&Before>, limit| {
+        let before = before.map(|Before(number)| *number);
+        store.changes(organization.as_ref(), before, limit).await
+    })
+    .await;
+    store.close().await;
+    listed
+}
+
+/// A place in the listing.
+struct Before(u64);
+
+impl From<&ChangeRow> for Before {
+    fn from(change: &ChangeRow) -> Self {
+        Self(change.number)
+    }
+}
+
+impl Listed<7> for ChangeRow {
+    const HEADING: [&'static str; 7] = ["number", "at", "actor", "what", "organization", "on", "detail"];
+    type Cursor = Before;
+
+    fn cells(&self) -> [String; 7] {
+        [
+            self.number.to_string(),
+            moment::millisecond(self.at_ms),
+            self.actor.clone(),
+            self.kind.to_string(),
+            self.organization_id.to_string(),
+            self.subject.clone(),
+            self.detail.clone(),
+        ]
+    }
+
+    fn json(&self) -> String {
+        output::json(&json!({
+            "number": self.number,
+            "at_ms": self.at_ms,
+            "actor": self.actor,
+            "kind": self.kind.as_str(),
+            "organization_id": self.organization_id,
+            "subject": self.subject,
+            "detail": serde_json::from_str::<Value>(&self.detail).unwrap_or_default(),
+        }))
+    }
+}

@@ -1,0 +1,269 @@
+//! API keys: made, revoked, and found by what was stored of them.
+
+use serde_json::json;
+use sqlx::Connection as _;
+use webhook::{ApiKey, ApiKeyId, OrganizationId, Scopes};
+
+use crate::{
+    ChangeKind, Error, OPERATION_TIMEOUT, Operation, Store,
+    changes::{COUNT_CHANGE, Change, INSERT_CHANGE},
+    columns::Columns,
+    database::on_connection,
+    statement::{Argument, Statement, bind_all},
+};
+
+/// What a new key is made of.
+#[derive(Clone, Debug)]
+pub struct NewApiKey {
+    /// What it lets in to.
+    pub organization_id: OrganizationId,
+    /// For people.
+    pub name: String,
+    /// What it allows.
+    pub scopes: Scopes,
+    /// The key itself, of which the hash and the beginning are stored.
+    pub key: ApiKey,
+    /// From when on it lets nobody in, in Unix milliseconds; `None`: until it is revoked.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// What is known of a key. Times are in Unix milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKeyRow {
+    /// Names it where the key itself must not be shown.
+    pub id: ApiKeyId,
+    /// What it lets in to.
+    pub organization_id: OrganizationId,
+    /// For people.
+    pub name: String,
+    /// What it allows.
+    pub scopes: Scopes,
+    /// How it begins.
+    pub prefix: String,
+    /// When it was made.
+    pub created_at_ms: u64,
+    /// From when on it lets nobody in; `None`: until it is revoked.
+    pub expires_at_ms: Option<u64>,
+    /// When it last let somebody in, as far as [noted](Store::note_api_key_uses).
+    pub last_used_at_ms: Option<u64>,
+    /// When it was revoked: it lets nobody in any more.
+    pub revoked_at_ms: Option<u64>,
+}
+
+impl ApiKeyRow {
+    /// Whether it lets anybody in at this time.
+    pub fn is_valid_at(&self, now_ms: u64) -> bool {
+        self.revoked_at_ms.is_none()
+            && self
+                .expires_at_ms
+                .is_none_or(|expires_at_ms| now_ms < expires_at_ms)
+    }
+}
+
+macro_rules! columns {
+    () => {
+        "id, organization_id, name, scopes, prefix, created_at_ms, expires_at_ms, last_used_at_ms, revoked_at_ms"
+    };
+}
+
+const INSERT: &str = concat!(
+    "INSERT INTO api_keys (id, organization_id, name, scopes, prefix, hash, created_at_ms, expires_at_ms) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING RETURNING ",
+    columns!()
+);
+
+const REVOKE: &str = concat!(
+    "UPDATE api_keys SET revoked_at_ms = $2 WHERE id = $1 AND revoked_at_ms IS NULL RETURNING ",
+    columns!()
+);
+
+const SELECT: &str = concat!("SELECT ", columns!(), " FROM api_keys WHERE ");
+
+const NOTE_USE: &str = "UPDATE api_keys SET last_used_at_ms = $2 \
+    WHERE id = $1 AND (last_used_at_ms IS NULL OR last_used_at_ms < $2)";
+
+impl Store {
+    /// Stores a key under an id that the caller has made. `now_ms` is in Unix milliseconds, here and below.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ApiKeyExists`] when there is one with this id, or the very same key.
+    pub async fn create_api_key(
+        &self,
+        new: NewApiKey,
+        id: ApiKeyId,
+        now_ms: u64,
+    ) -> Result<ApiKeyRow, Error> {
+        let (scopes, hash) = (new.scopes.to_string(), new.key.hash());
+        let arguments = [
+            id.as_str().into(),
+            Argument::outside(new.organization_id.as_str()),
+            Argument::outside(&new.name),
+            scopes.as_str().into(),
+            new.key.prefix().into(),
+            hash.as_slice().into(),
+            now_ms.into(),
+            new.expires_at_ms.into(),
+        ];
+        let operation = Operation::CreateApiKey(id.clone());
+        let created = self
+            .write_api_key(&operation, INSERT, arguments, ChangeKind::ApiKeyCreated, now_ms)
+            .await?;
+        created.ok_or(Error::ApiKeyExists { id })
+    }
+
+    /// Has the key let nobody in any more. What was revoked stays revoked since then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ApiKeyNotFound`].
+    pub async fn revoke_api_key(&self, id: &ApiKeyId, now_ms: u64) -> Result<ApiKeyRow, Error> {
+        let arguments = [Argument::outside(id.as_str()), now_ms.into()];
+        let operation = Operation::RevokeApiKey(id.clone());
+        let revoked = self
+            .write_api_key(&operation, REVOKE, arguments, ChangeKind::ApiKeyRevoked, now_ms)
+            .await?;
+        match revoked {
+            Some(revoked) => Ok(revoked),
+            None => self.revoked_before(id, &operation).await,
+        }
+    }
+
+    async fn revoked_before(&self, id: &ApiKeyId, operation: &Operation) -> Result<ApiKeyRow, Error> {
+        let mut select = Statement::new(SELECT);
+        select.push_with("id = ", Argument::outside(id.as_str()));
+        let found = self.fetch(operation, select, read).await?.into_iter().next();
+        found.ok_or_else(|| Error::ApiKeyNotFound { id: id.clone() })
+    }
+
+    /// The key with this [hash](ApiKey::hash), also when it has expired or was revoked: see [`ApiKeyRow::is_valid_at`].
+    ///
+    /// # Errors
+    ///
+    /// Only the database's, and that the row cannot be read.
+    pub async fn api_key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKeyRow>, Error> {
+        let mut select = Statement::new(SELECT);
+        select.push_with("hash = ", hash.as_slice().into());
+        let found = self.fetch(&Operation::LookUpApiKey, select, read).await?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The next at most `limit` keys after `after`, ordered by id, also those that let nobody in any more; of one organization or of
+    /// all.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's, and that a row cannot be read.
+    pub async fn api_keys(
+        &self,
+        organization: Option<&OrganizationId>,
+        after: Option<&ApiKeyId>,
+        limit: u32,
+    ) -> Result<Vec<ApiKeyRow>, Error> {
+        let mut select = Statement::new(SELECT);
+        // The empty text comes before every id.
+        select.push_with("id > ", Argument::outside(after.map_or("", ApiKeyId::as_str)));
+        if let Some(organization) = organization {
+            select.push_with(
+                " AND organization_id = ",
+                Argument::outside(organization.as_str()),
+            );
+        }
+        select.push_with(" ORDER BY id LIMIT ", limit.into());
+        self.fetch(&Operation::ListApiKeys, select, read).await
+    }
+
+    /// Notes when keys were last used, all in one transaction. Earlier times than those that are stored change nothing, so that several
+    /// processes may note what each has seen. Using a key is no change of it: the log does not tell of it.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn note_api_key_uses(&self, uses: &[(ApiKeyId, u64)]) -> Result<(), Error> {
+        if uses.is_empty() {
+            return Ok(());
+        }
+        // In one order, or two processes could wait for each other's rows.
+        let mut uses: Vec<_> = uses.iter().collect();
+        uses.sort_unstable();
+        on_connection!(
+            &self.database,
+            writer,
+            &Operation::NoteApiKeyUses,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let mut tx = connection.begin_with(dialect.begin_write).await?;
+                for (id, at_ms) in uses {
+                    let arguments = [id.as_str().into(), Argument::from(*at_ms)];
+                    bind_all!(sqlx::query(NOTE_USE), &arguments)
+                        .execute(&mut *tx)
+                        .await?;
+                }
+                tx.commit().await?;
+                Ok(())
+            }
+        )
+    }
+
+    /// The one way in which keys are written: with a row of the log. `None` when the statement found nothing to write.
+    async fn write_api_key<const N: usize>(
+        &self,
+        operation: &Operation,
+        sql: &'static str,
+        arguments: [Argument<'_>; N],
+        kind: ChangeKind,
+        now_ms: u64,
+    ) -> Result<Option<ApiKeyRow>, Error> {
+        let actor = &self.actor;
+        on_connection!(
+            &self.database,
+            writer,
+            operation,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let mut tx = connection.begin_with(dialect.begin_write).await?;
+                let number: i64 = sqlx::query_scalar(COUNT_CHANGE).fetch_one(&mut *tx).await?;
+                let query = bind_all!(sqlx::query(sql), &arguments).try_map(|row| read(&row));
+                let Some(written) = query.fetch_optional(&mut *tx).await? else {
+                    tx.rollback().await?;
+                    return Ok(None);
+                };
+                let change = change(&written, kind, now_ms);
+                bind_all!(sqlx::query(INSERT_CHANGE), &change.arguments(number, actor))
+                    .execute(&mut *tx)
+                    .await?;
+                tx.commit().await?;
+                Ok(Some(written))
+            }
+        )
+    }
+}
+
+fn change(key: &ApiKeyRow, kind: ChangeKind, now_ms: u64) -> Change<'_> {
+    Change {
+        at_ms: now_ms as i64,
+        organization: key.organization_id.as_str(),
+        kind,
+        subject: key.id.as_str(),
+        detail: json!({
+            "name": key.name,
+            "scopes": key.scopes.to_string(),
+            "prefix": key.prefix,
+            "expires_at_ms": key.expires_at_ms,
+        }),
+    }
+}
+
+fn read(row: &dyn Columns) -> Result<ApiKeyRow, sqlx::Error> {
+    Ok(ApiKeyRow {
+        id: ApiKeyId::new(row.text("id")?),
+        organization_id: OrganizationId::new(row.text("organization_id")?),
+        name: row.text("name")?,
+        scopes: row.word("scopes")?,
+        prefix: row.text("prefix")?,
+        created_at_ms: row.number("created_at_ms")?,
+        expires_at_ms: row.maybe_number("expires_at_ms")?,
+        last_used_at_ms: row.maybe_number("last_used_at_ms")?,
+        revoked_at_ms: row.maybe_number("revoked_at_ms")?,
+    })
+}

@@ -1,0 +1,74 @@
+//! What the log of changes says of an endpoint that was written. Never a secret, and of its URL the host alone.
+
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::row::Row;
+use crate::ChangeKind;
+
+/// What of a row may be told, and the URL to compare.
+struct Told<'a> {
+    host: Option<String>,
+    url: Option<&'a str>,
+    project_id: Option<&'a str>,
+    events: &'a str,
+    disabled_reason: Option<&'a str>,
+    previous_until_ms: Option<i64>,
+}
+
+impl<'a> Told<'a> {
+    fn of(row: &'a Row) -> Self {
+        let (_, _, project_id, url, events, _, disabled_reason, .., previous_until_ms) = row;
+        Self {
+            host: url.as_deref().and_then(host),
+            url: url.as_deref(),
+            project_id: project_id.as_deref(),
+            events,
+            disabled_reason: disabled_reason.as_deref(),
+            previous_until_ms: *previous_until_ms,
+        }
+    }
+
+    fn whole(&self) -> Value {
+        json!({ "host": self.host, "project_id": self.project_id, "events": self.events })
+    }
+}
+
+fn host(url: &str) -> Option<String> {
+    Url::parse(url).ok()?.host_str().map(str::to_owned)
+}
+
+/// One JSON object: what is different after a write of this kind.
+pub(super) fn detail(kind: ChangeKind, before: Option<&Row>, after: &Row) -> Value {
+    let after = Told::of(after);
+    let Some(before) = before.map(Told::of) else {
+        return after.whole();
+    };
+    match kind {
+        ChangeKind::EndpointUpdated => updated(&before, &after),
+        ChangeKind::EndpointEnabled => json!({ "was": before.disabled_reason }),
+        ChangeKind::EndpointDisabled => json!({ "reason": after.disabled_reason }),
+        ChangeKind::SecretRotated => json!({ "old_secret_until_ms": after.previous_until_ms }),
+        ChangeKind::EndpointDeleted => before.whole(),
+        ChangeKind::EndpointCreated | ChangeKind::ApiKeyCreated | ChangeKind::ApiKeyRevoked => {
+            unreachable!("nothing was there before, or no endpoint")
+        }
+    }
+}
+
+/// The fields that differ. Of two URLs with one host only that they do.
+fn updated(before: &Told<'_>, after: &Told<'_>) -> Value {
+    let mut changed = Map::new();
+    if before.url != after.url {
+        changed.insert("url_changed".to_owned(), true.into());
+    }
+    let mut compare = |field: &str, from: Option<&str>, to: Option<&str>| {
+        if from != to {
+            changed.insert(field.to_owned(), json!({ "from": from, "to": to }));
+        }
+    };
+    compare("host", before.host.as_deref(), after.host.as_deref());
+    compare("project_id", before.project_id, after.project_id);
+    compare("events", Some(before.events), Some(after.events));
+    changed.into()
+}

@@ -1,0 +1,227 @@
+//! API keys: what a client of the HTTP API shows, and what it may do with it.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+const PREFIX: &str = "mgk_";
+const KEY_BYTES: usize = 32;
+/// Characters of the random part that listings show. They give away 36 of 256 bits.
+const SHOWN_CHARS: usize = 6;
+
+/// A key's whole text: `mgk_` and 32 random bytes in URL-safe base64 without padding.
+///
+/// Whoever has it is let in, so it is shown once and kept nowhere; what is kept is [`hash`](Self::hash). `Debug` hides it.
+#[derive(Clone)]
+pub struct ApiKey(String);
+
+/// A text that is no [`ApiKey`]. Does not quote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an API key is `{PREFIX}` and the URL-safe base64 of {KEY_BYTES} bytes, without padding")]
+pub struct BadApiKey;
+
+impl ApiKey {
+    /// Makes a key. `random` must come from a cryptographically secure generator.
+    pub fn generate(random: [u8; KEY_BYTES]) -> Self {
+        Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random)))
+    }
+
+    /// Reads a key as a client sent it. Surrounding white space is not removed.
+    ///
+    /// # Errors
+    ///
+    /// [`BadApiKey`] when it cannot be a key, whoever's.
+    pub fn parse(text: &str) -> Result<Self, BadApiKey> {
+        let encoded = text.strip_prefix(PREFIX).ok_or(BadApiKey)?;
+        let decoded = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| BadApiKey)?;
+        if decoded.len() == KEY_BYTES {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadApiKey)
+        }
+    }
+
+    /// The whole text in clear: to show it to its owner once. Never log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// SHA-256 of the whole text: what is stored, and looked up by. A plain hash is enough for 256 random bits, and no comparison of
+    /// hashes tells anything of the key.
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::digest(&self.0).into()
+    }
+
+    /// How the text begins, so that people can tell keys apart: `mgk_` and 6 characters.
+    pub fn prefix(&self) -> &str {
+        &self.0[..PREFIX.len() + SHOWN_CHARS]
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(redacted)")
+    }
+}
+
+/// What a key allows, always within its organization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Scope {
+    /// Publish events.
+    #[serde(rename = "events:write")]
+    EventsWrite,
+    /// See endpoints and their health.
+    #[serde(rename = "endpoints:read")]
+    EndpointsRead,
+    /// Create, change and delete endpoints, and rotate their secrets.
+    #[serde(rename = "endpoints:write")]
+    EndpointsWrite,
+    /// See events, deliveries and attempts.
+    #[serde(rename = "deliveries:read")]
+    DeliveriesRead,
+    /// Send deliveries again.
+    #[serde(rename = "deliveries:write")]
+    DeliveriesWrite,
+    /// All of the above, and see who changed what.
+    #[serde(rename = "admin")]
+    Admin,
+}
+
+/// A text that is no scope.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown scope {0:?}; known are {known}", known = Scope::ALL.map(Scope::as_str).join(", "))]
+pub struct UnknownScope(pub String);
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 6] = [
+        Self::EventsWrite,
+        Self::EndpointsRead,
+        Self::EndpointsWrite,
+        Self::DeliveriesRead,
+        Self::DeliveriesWrite,
+        Self::Admin,
+    ];
+
+    /// The name in requests, listings and the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EventsWrite => "events:write",
+            Self::EndpointsRead => "endpoints:read",
+            Self::EndpointsWrite => "endpoints:write",
+            Self::DeliveriesRead => "deliveries:read",
+            Self::DeliveriesWrite => "deliveries:write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = UnknownScope;
+
+    fn from_str(name: &str) -> Result<Self, UnknownScope> {
+        let found = Self::ALL.into_iter().find(|scope| scope.as_str() == name);
+        found.ok_or_else(|| UnknownScope(name.to_owned()))
+    }
+}
+
+/// The scopes of one key. As text they are separated by commas: `events:write,endpoints:read`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Scopes(BTreeSet<Scope>);
+
+impl Scopes {
+    /// Whether one of them allows what `wanted` stands for: itself, or [`Scope::Admin`].
+    pub fn allow(&self, wanted: Scope) -> bool {
+        self.0.contains(&wanted) || self.0.contains(&Scope::Admin)
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|scope| scope.as_str()).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+/// At least one: a key that allows nothing is of no use.
+impl FromStr for Scopes {
+    type Err = UnknownScope;
+
+    fn from_str(names: &str) -> Result<Self, UnknownScope> {
+        let scopes = names.split(',').map(|name| name.trim().parse());
+        Ok(Self(scopes.collect::<Result<_, _>>()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_back_and_known_by_its_hash() {
+        let key = ApiKey::generate([7; 32]);
+        assert_eq!(key.expose(), "mgk_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc");
+        assert_eq!(key.prefix(), "mgk_BwcHBw");
+        let read = ApiKey::parse(key.expose()).unwrap();
+        assert_eq!(read.hash(), key.hash());
+        assert_ne!(read.hash(), ApiKey::generate([8; 32]).hash());
+        // Stored: it must never change.
+        assert_eq!(
+            hex::encode(key.hash()),
+            "76666af024e5bb82f46b5aa51b4507a8c8a256e57fcb2483dbb59ca7c2ecedc7"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_a_key_is_told_and_not_quoted() {
+        let good = ApiKey::generate([7; 32]);
+        for bad in [
+            "",
+            "mgk_",
+            "hunter2",
+            &good.expose()[..46],
+            &good.expose().replace("mgk_", "mgsk_"),
+            &format!("{}=", good.expose()),
+            &format!(" {}", good.expose()),
+        ] {
+            let error = ApiKey::parse(bad).unwrap_err();
+            assert!(bad.len() < 5 || !error.to_string().contains(bad), "{error}");
+        }
+        assert!(!format!("{good:?}").contains("Bwc"), "{good:?}");
+    }
+
+    #[test]
+    fn scopes_are_their_names() {
+        for scope in Scope::ALL {
+            assert_eq!(scope.as_str().parse(), Ok(scope));
+            let json = serde_json::to_string(&scope).unwrap();
+            assert_eq!(json, format!("\"{scope}\""));
+            assert_eq!(serde_json::from_str::<Scope>(&json).unwrap(), scope);
+        }
+        let scopes: Scopes = "endpoints:read, events:write,endpoints:read".parse().unwrap();
+        assert_eq!(scopes.to_string(), "events:write,endpoints:read");
+        assert_eq!(scopes.to_string().parse(), Ok(scopes));
+        for bad in ["", ",", "admin,", "Admin", "events", "events:read"] {
+            assert!(bad.parse::<Scopes>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn admin_allows_everything_and_the_others_themselves() {
+        for given in Scope::ALL {
+            let only: Scopes = given.as_str().parse().unwrap();
+            for wanted in Scope::ALL {
+                assert_eq!(only.allow(wanted), given == wanted || given == Scope::Admin);
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Publishing, each event confirmed to whoever asked: with the producer crate, over HTTP, and over HTTP in batches.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use e2e::{Answered, Api, Installation, percentile};
+use futures_util::future::join_all;
+use producer::{Producer, Serialized};
+
+use crate::event;
+
+/// How many clients publish at once, each one event after the other.
+const CLIENTS: usize = 64;
+/// How many publish batches.
+const BATCH_CLIENTS: usize = 4;
+const BATCH_EVENTS: usize = 100;
+const CONNECT_MAX: Duration = Duration::from_secs(30);
+
+struct Published {
+    way: &'static str,
+    events: usize,
+    per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+/// Prints a table. Fails if what is in the queue afterwards is not what was confirmed.
+pub(crate) async fn run(events: usize) -> String {
+    let installation = Installation::new("bench-publish").await;
+    let api = Api::start(&installation).await;
+    let key = installation.key(event::ORGANIZATION, "events:write").await;
+    let config = producer::Config::new(installation.broker_url(), installation.prefix()).unwrap();
+    let producer = Producer::connect(config);
+    producer.ready(CONNECT_MAX).await.unwrap();
+    // More than it takes to open connections and channels.
+    publish_http(&api, &key, 1000).await;
+    let rows = [
+        publish_linked(&producer, events).await,
+        publish_http(&api, &key, events).await,
+        publish_batches(&api, &key, events).await,
+    ];
+    let confirmed = 1000 + rows.iter().map(|row| row.events).sum::<usize>();
+    let ready = installation.amqp().ready("events").await as usize;
+    assert_eq!(ready, confirmed, "confirmed and queued are not the same");
+    producer.shutdown().await;
+    assert!(api.role.terminate().await);
+    installation.delete().await;
+    let rows = rows.map(|row| row.to_string()).join("\n");
+    format!("| published by | events | events/s | p50 ms | p99 ms |\n|---|---|---|---|---|\n{rows}")
+}
+
+async fn publish_linked(producer: &Producer, events: usize) -> Published {
+    let name = "64 tasks with the producer crate";
+    measure(name, CLIENTS, events, 1, async |number| {
+        let event = Serialized::new(event::body(number));
+        producer.publish_json(&event).await.unwrap();
+    })
+    .await
+}
+
+async fn publish_http(api: &Api, key: &str, events: usize) -> Published {
+    measure("64 connections to the API", CLIENTS, events, 1, async |number| {
+        let published = api
+            .send("POST", "/v1/events", key, &[], event::body(number))
+            .await;
+        expect(&published);
+    })
+    .await
+}
+
+async fn publish_batches(api: &Api, key: &str, events: usize) -> Published {
+    let name = "4 connections to the API, 100 events a request";
+    measure(name, BATCH_CLIENTS, events, BATCH_EVENTS, async |number| {
+        let events: Vec<_> = (number..number + BATCH_EVENTS).map(event::body).collect();
+        let batch = format!("[{}]", events.join(","));
+        expect(&api.send("POST", "/v1/events/batch", key, &[], batch).await);
+    })
+    .await
+}
+
+fn expect(published: &Answered) {
+    assert_eq!(published.status, 202, "{published:?}");
+}
+
+/// `publish` is given the number of the first of `each` events.
+async fn measure(
+    way: &'static str,
+    clients: usize,
+    events: usize,
+    each: usize,
+    publish: impl AsyncFn(usize),
+) -> Published {
+    let (next, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+    let client = async || {
+        let mut ms = Vec::new();
+        loop {
+            let number = next.fetch_add(each, Ordering::Relaxed);
+            if number >= events {
+                return ms;
+            }
+            let began = Instant::now();
+            publish(number).await;
+            ms.push(began.elapsed().as_secs_f64() * 1000.0);
+        }
+    };
+    let mut ms = join_all((0..clients).map(|_| client())).await.concat();
+    let published = ms.len() * each;
+    Published {
+        way,
+        events: published,
+        per_second: published as f64 / began.elapsed().as_secs_f64(),
+        p50_ms: percentile(&mut ms, 50.0),
+        p99_ms: percentile(&mut ms, 99.0),
+    }
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            way,
+            events,
+            per_second,
+            p50_ms,
+            p99_ms,
+        } = self;
+        write!(
+            f,
+            "| {way} | {events} | {per_second:.0} | {p50_ms:.2} | {p99_ms:.2} |"
+        )
+    }
+}
