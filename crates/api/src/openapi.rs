@@ -4,7 +4,10 @@
 //! (who needs a key can be told that it is revoked, who reads a body can be told that it is too large), the problems' form, and the
 //! headers that every answer has.
 
-use serde_json::{Map, Value, json};
+mod schemas;
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
 use utoipa::{OpenApi, openapi::OpenApi as Document};
 
 use crate::problem::{FieldError, Kind, Problem, ProblemBody};
@@ -44,31 +47,6 @@ pub(crate) struct Base;
 /// The whole document, from what the handlers say.
 pub(crate) fn complete(document: &Document) -> Value {
     let mut document = serde_json::to_value(document).expect("the document has text keys");
-    document["components"]["securitySchemes"] = json!({
-        SECURITY_SCHEME: {
-            "type": "http",
-            "scheme": "bearer",
-            "description": "An API key, `mgk_` and 43 characters. What it may do is a list of scopes: events:write, endpoints:read, \
-                endpoints:write, deliveries:read, deliveries:write, or admin for everything.",
-        }
-    });
-    document["components"]["headers"] = json!({
-        "X-Request-Id": {
-            "description": "Names the request in the log.",
-            "required": true,
-            "schema": { "type": "string", "example": "req_5f0c8a0e8d3b4b6c9f5a1e2d3c4b5a69" },
-        },
-        "Retry-After": {
-            "description": "After how many seconds to send the request again.",
-            "required": true,
-            "schema": { "type": "integer", "minimum": 1, "example": 5 },
-        },
-        "WWW-Authenticate": {
-            "description": "How to show a key (RFC 6750).",
-            "required": true,
-            "schema": { "type": "string", "example": "Bearer realm=\"magnetite\"" },
-        },
-    });
     let paths = document["paths"].as_object_mut().expect("a document has paths");
     for item in paths.values_mut() {
         for method in METHODS {
@@ -77,42 +55,40 @@ pub(crate) fn complete(document: &Document) -> Value {
             }
         }
     }
+    let components = &mut document["components"];
+    components["securitySchemes"] = json!({
+        SECURITY_SCHEME: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key, `mgk_` and 43 characters. What it may do is a list of scopes: events:write, endpoints:read, \
+                endpoints:write, deliveries:read, deliveries:write, or admin for everything.",
+        }
+    });
+    components["headers"] = headers();
+    components["responses"] = COMMON
+        .into_iter()
+        .map(|kind| (name(kind), common(kind)))
+        .collect();
+    schemas::tidy(&mut components["schemas"]);
     document
 }
 
-fn complete_operation(operation: &mut Value) {
-    if let Some(security) = operation["security"].as_array_mut() {
-        // Another way to say that there is none.
-        security.retain(|requirement| *requirement != json!({}));
-    }
-    let has_body = operation.get("requestBody").is_some();
-    let has_parameters = operation.get("parameters").is_some();
-    let needs_key = operation["security"]
-        .as_array()
-        .is_some_and(|security| !security.is_empty());
-    let follows = |kind| match kind {
-        Kind::Unauthorized | Kind::InsufficientScope | Kind::RateLimited => needs_key,
-        Kind::MalformedRequest => has_body || has_parameters,
-        Kind::BodyTimeout | Kind::TooLarge | Kind::UnsupportedMediaType | Kind::InvalidFields => has_body,
-        Kind::Internal | Kind::Overloaded => true,
-        _ => false,
-    };
-    let answers = operation["responses"]
-        .as_object_mut()
-        .expect("an operation has responses");
-    for kind in COMMON.into_iter().filter(|kind| follows(*kind)) {
-        let (_, status, title) = kind.parts();
-        let answer = answers.entry(status.as_str()).or_insert_with(|| json!({}));
-        if answer.get("description").is_none() {
-            answer["description"] = format!("{title}.").into();
-        }
-    }
-    for (status, answer) in answers {
-        complete_answer(status, answer);
-    }
+fn headers() -> Value {
+    let header = |description: &str, schema: Value| json!({ "description": description, "required": true, "schema": schema });
+    json!({
+        "X-Request-Id": header("Names the request in the log.", json!({ "type": "string", "example": REQUEST_ID })),
+        "Retry-After": header(
+            "After how many seconds to send the request again.",
+            json!({ "type": "integer", "minimum": 1, "example": 5 }),
+        ),
+        "WWW-Authenticate": header(
+            "How to show a key (RFC 6750).",
+            json!({ "type": "string", "example": "Bearer realm=\"magnetite\"" }),
+        ),
+    })
 }
 
-/// What can happen to any request of its kind.
+/// What can happen to any request of its kind, unless the operation says more about it.
 const COMMON: [Kind; 10] = [
     Kind::MalformedRequest,
     Kind::Unauthorized,
@@ -125,51 +101,102 @@ const COMMON: [Kind; 10] = [
     Kind::Internal,
     Kind::Overloaded,
 ];
+/// What operations document themselves.
+const SPECIAL: [Kind; 3] = [Kind::NotFound, Kind::Conflict, Kind::VersionMismatch];
 
+fn complete_operation(operation: &mut Value) {
+    if let Some(security) = operation["security"].as_array_mut() {
+        // Another way to say that there is none.
+        security.retain(|requirement| *requirement != json!({}));
+    }
+    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+        schemas::tidy_parameter(parameter);
+    }
+    let follows = what_follows(operation);
+    let answers = operation["responses"]
+        .as_object_mut()
+        .expect("an operation has responses");
+    for (status, answer) in &mut *answers {
+        complete_answer(status, answer);
+    }
+    for kind in COMMON.into_iter().filter(|kind| follows(*kind)) {
+        let reference = json!({ "$ref": format!("#/components/responses/{}", name(kind)) });
+        answers.entry(kind.status().as_str()).or_insert(reference);
+    }
+}
+
+/// Which of the common problems an operation can have.
+fn what_follows(operation: &Value) -> impl Fn(Kind) -> bool + use<> {
+    let has_body = operation.get("requestBody").is_some();
+    let has_parameters = operation.get("parameters").is_some();
+    let needs_key = operation["security"]
+        .as_array()
+        .is_some_and(|security| !security.is_empty());
+    move |kind| match kind {
+        Kind::Unauthorized | Kind::InsufficientScope | Kind::RateLimited => needs_key,
+        Kind::MalformedRequest => has_body || has_parameters,
+        Kind::BodyTimeout | Kind::TooLarge | Kind::UnsupportedMediaType | Kind::InvalidFields => has_body,
+        _ => true,
+    }
+}
+
+/// `TooLarge` for `too-large`: the name of a component.
+fn name(kind: Kind) -> String {
+    let (name, ..) = kind.parts();
+    let capitalized = |word: &str| word[..1].to_uppercase() + &word[1..];
+    name.split('-').map(capitalized).collect()
+}
+
+fn common(kind: Kind) -> Value {
+    let (_, status, title) = kind.parts();
+    let mut answer = json!({ "description": format!("{title}.") });
+    complete_answer(status.as_str(), &mut answer);
+    answer
+}
+
+/// The headers that every answer has, and the form of a problem.
 fn complete_answer(status: &str, answer: &mut Value) {
-    let mut headers = answer["headers"].as_object().cloned().unwrap_or_default();
-    let mut add = |name: &str| {
-        let header = json!({ "$ref": format!("#/components/headers/{name}") });
-        headers.insert(name.to_owned(), header);
+    let more = match status {
+        "401" => &["X-Request-Id", "WWW-Authenticate"][..],
+        "429" | "503" => &["X-Request-Id", "Retry-After"],
+        _ => &["X-Request-Id"],
     };
-    add("X-Request-Id");
-    match status {
-        "401" => add("WWW-Authenticate"),
-        "429" | "503" => add("Retry-After"),
-        _ => {}
+    for name in more {
+        answer["headers"][name] = json!({ "$ref": format!("#/components/headers/{name}") });
     }
-    answer["headers"] = Value::Object(headers);
-    if status.starts_with(['4', '5']) && answer.get("content").is_none() {
-        answer["content"] = problem_content(status);
-    }
-}
-
-fn problem_content(status: &str) -> Value {
-    json!({
-        "application/problem+json": {
-            "schema": { "$ref": "#/components/schemas/Problem" },
-            "example": example(status),
-        }
-    })
-}
-
-/// A problem as it is answered, for the first kind with the status.
-fn example(status: &str) -> Value {
     let kind = COMMON
         .into_iter()
         .chain(SPECIAL)
         .find(|kind| kind.status().as_str() == status);
-    let Some(kind) = kind else {
-        return Value::Object(Map::new());
-    };
-    let problem = match kind {
-        Kind::InvalidFields => Problem::field("/url", "the URL has no host"),
-        Kind::VersionMismatch => Problem::version_mismatch(),
-        kind => Problem::new(kind, DETAIL),
-    };
-    serde_json::from_slice(&problem.body("req_5f0c8a0e8d3b4b6c9f5a1e2d3c4b5a69")).expect("we wrote it")
+    if let Some(kind) = kind {
+        answer["content"]["application/problem+json"] = json!({
+            "schema": { "$ref": "#/components/schemas/Problem" },
+            "example": example(kind),
+        });
+    }
 }
 
-const DETAIL: &str = "What to do about it.";
-/// The other kinds that operations document.
-const SPECIAL: [Kind; 3] = [Kind::NotFound, Kind::Conflict, Kind::VersionMismatch];
+const REQUEST_ID: &str = "req_5f0c8a0e8d3b4b6c9f5a1e2d3c4b5a69";
+
+/// A problem as it is answered.
+fn example(kind: Kind) -> Value {
+    let problem = match kind {
+        Kind::MalformedRequest => Problem::parameter("limit", "expected an integer from 1 to 100"),
+        Kind::InvalidFields => Problem::field("/url", "the URL has no host"),
+        Kind::VersionMismatch => Problem::version_mismatch(),
+        Kind::NotFound => Problem::not_found("endpoint", "ep_8e0d3e107685e7013e1070dba5f85cc2"),
+        Kind::Unauthorized => Problem::new(kind, "The key was revoked; use another one."),
+        Kind::InsufficientScope => Problem::new(
+            kind,
+            "Use a key with the scope endpoints:write; this one has endpoints:read.",
+        ),
+        Kind::BodyTimeout => Problem::new(kind, "Send the whole body within 10 s."),
+        Kind::TooLarge => Problem::new(kind, "An event has at most 262144 bytes: send less in `data`."),
+        Kind::UnsupportedMediaType => {
+            Problem::new(kind, "Send JSON, and the header Content-Type: application/json.")
+        }
+        kind if kind.status() == StatusCode::INTERNAL_SERVER_ERROR => Problem::of_status(kind.status()),
+        kind => Problem::new(kind, "Send the request again later."),
+    };
+    serde_json::from_slice(&problem.body(REQUEST_ID)).expect("we wrote it")
+}

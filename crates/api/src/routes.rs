@@ -1,6 +1,7 @@
 //! What there is, by the thing that it is about. Each handler documents itself; what it needs stands in its `security`.
 
 mod endpoints;
+mod event_types;
 mod events;
 mod documentation;
 
@@ -16,6 +17,8 @@ pub(crate) fn all() -> OpenApiRouter<Context> {
         .routes(routes!(endpoints::enable))
         .routes(routes!(endpoints::disable))
         .routes(routes!(endpoints::rotate_secret))
+        .routes(routes!(event_types::list))
+        .routes(routes!(event_types::show))
         .routes(routes!(events::publish))
         .routes(routes!(events::publish_batch))
         .routes(routes!(documentation::openapi))

@@ -92,6 +92,8 @@ pub(super) async fn list(
 }
 
 /// Show an endpoint.
+///
+/// Without its secret.
 #[utoipa::path(
     get,
     path = "/v1/endpoints/{id}",

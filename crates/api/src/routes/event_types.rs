@@ -74,7 +74,12 @@ pub(super) async fn show(
     let found = name.parse::<EventType>();
     found
         .map(|event_type| Answer(EventTypeInfo::of(event_type)))
-        .map_err(|_| Problem::new(Kind::NotFound, "There is no such event type; list those there are."))
+        .map_err(|_| {
+            Problem::new(
+                Kind::NotFound,
+                "There is no such event type; list those there are.",
+            )
+        })
 }
 
 impl EventTypeInfo {

@@ -69,7 +69,7 @@ async fn the_documentation_is_open_and_complete_in_itself() {
     );
     for part in html
         .split(['"', '\''])
-        .filter(|part| part.ends_with(".js") || part.ends_with(".css"))
+        .filter(|part| matches!(part.rsplit('.').next(), Some("js" | "css")))
     {
         let path = if part.starts_with('/') {
             part.to_owned()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::{body::Body, http::Method};
 use serde_json::{Value, json};
-use webhook::Scope;
+use webhook::{OrganizationId, Scope};
 
 use crate::{auth::Operations, context::now_ms, openapi::SECURITY_SCHEME};
 
@@ -14,6 +14,8 @@ use super::bed::{Answer, Bed, request};
 enum Wall {
     /// The id in the path is one of the organization's: another's is like none.
     Endpoint(&'static str),
+    /// What is made is the organization's own.
+    Creates(&'static str),
     /// The listing has what is the organization's own.
     Listing,
     /// The body names the organization.
@@ -25,7 +27,7 @@ enum Wall {
 /// A new operation needs a row here.
 fn wall(operation: &str) -> Option<Wall> {
     Some(match operation {
-        "createEndpoint" => Wall::Same,
+        "createEndpoint" => Wall::Creates(r#"{"url":"https://93.184.216.34/"}"#),
         "listEndpoints" => Wall::Listing,
         "getEndpoint" | "deleteEndpoint" | "enableEndpoint" | "disableEndpoint" => Wall::Endpoint(""),
         "updateEndpoint" => Wall::Endpoint(r#"{"events":["*"]}"#),
@@ -131,7 +133,8 @@ async fn every_operation_keeps_organizations_apart() {
     let key = bed.key("org_1", "admin").await;
     let (own, foreign) = (bed.endpoint("org_1").await, bed.endpoint("org_2").await);
     let id = |endpoint: &Value| endpoint["id"].as_str().unwrap().to_owned();
-    let before = bed.context.store.changes(None, None, 100).await.unwrap();
+    let other = OrganizationId::new("org_2");
+    let before = bed.context.store.changes(Some(&other), None, 100).await.unwrap();
     for operation in operations(&bed) {
         let name = &operation.name;
         let wall = wall(name).unwrap_or_else(|| panic!("{name} is not in the matrix: add it to `wall`"));
@@ -143,6 +146,10 @@ async fn every_operation_keeps_organizations_apart() {
                 assert_eq!(other.status, 404, "{name}: {other:?}");
                 let other = other.body.to_string().replace(&id(&foreign), missing);
                 assert_eq!(other, none.body.to_string(), "{name} tells that there is one");
+            }
+            Wall::Creates(json) => {
+                let created = operation.ask_for(&bed, &key, "", json).await;
+                assert_eq!(created.body["organization_id"], "org_1", "{name}: {created:?}");
             }
             Wall::Listing => {
                 let listed = operation.ask(&bed, &key).await;
@@ -165,7 +172,7 @@ async fn every_operation_keeps_organizations_apart() {
             Wall::Same => {}
         }
     }
-    let after = bed.context.store.changes(None, None, 100).await.unwrap();
+    let after = bed.context.store.changes(Some(&other), None, 100).await.unwrap();
     assert_eq!(after, before, "something was changed for the wrong organization");
 }
 

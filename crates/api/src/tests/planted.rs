@@ -41,7 +41,9 @@ async fn undocumented(handlers: Router<Context>, document: &Value, context: &Con
                 .uri(concrete)
                 .body(Body::empty())
                 .unwrap();
-            let is_routed = router.clone().oneshot(request).await.unwrap().status() != 405;
+            let status = router.clone().oneshot(request).await.unwrap().status();
+            // At the root stands what answers for all that is not routed.
+            let is_routed = status != 405 && (path != "/" || status != 404);
             let is_documented = document["paths"][&path]
                 .get(method.as_str().to_lowercase())
                 .is_some();
@@ -60,7 +62,7 @@ fn routed(router: &Router<Context>) -> BTreeSet<String> {
     let path = |text: &str| {
         let (_, rest) = text.split_once("): \"")?;
         let (path, _) = rest.split_once('"')?;
-        path.starts_with('/').then(|| path.to_owned())
+        (path.starts_with('/') && !path.contains("__private")).then(|| path.to_owned())
     };
     texts.filter_map(path).collect()
 }

@@ -64,7 +64,7 @@ async fn what_a_worker_would_reject_is_refused_with_the_field() {
         ),
     ] {
         let refused = bed.post("/v1/events", &key, &body).await;
-        assert_eq!(refused.problem(), problem, "{:.100}: {refused:?}", body);
+        assert_eq!(refused.problem(), problem, "{body:.100}: {refused:?}");
     }
     let body = Body::from(b"{\"event\":\"\xff\"}".to_vec());
     let request = request("POST", "/v1/events", &key).header("content-type", "application/json");

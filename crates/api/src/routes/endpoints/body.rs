@@ -69,6 +69,7 @@ pub(in crate::routes) struct UpdateEndpoint {
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
         example = "proj_456def"
     )]
+    #[expect(clippy::option_option, reason = "not there is one thing, and null another")]
     project_id: Option<Option<String>>,
 }
 
