@@ -104,6 +104,15 @@ need_node() {
     fi
 }
 
+# The receivers in PHP and in Go of docs/receiving.md. Neither has packages of its own.
+need_php() {
+    php -r 'exit(extension_loaded("pdo_sqlite") ? 0 : 1);' 2>/dev/null || apt_install "no PHP with SQLite" php-cli php-sqlite3
+}
+
+need_go() {
+    command -v go >/dev/null || apt_install "no Go" golang-go
+}
+
 # ---- Servers -------------------------------------------------------------------------------------------------
 
 # Also called for what never started: every part of it does nothing then.
@@ -209,6 +218,8 @@ main() {
     need_strace
     need_python
     need_node
+    need_php
+    need_go
     if [[ ${1:-} == --servers-only ]]; then
         start_servers
         "${@:3}"
