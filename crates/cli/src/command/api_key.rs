@@ -1,4 +1,4 @@
-//! `magnetite api-key`: who is let in to the HTTP API. Needs the database alone: the API notices within its cache's age.
+//! `magnetite api-key`: who is let in to the HTTP API. Needs the database alone: the API notices within a second.
 
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ fn shown<'a>(row: &'a ApiKeyRow, key: Option<&'a ApiKey>) -> Shown<'a> {
 }
 
 /// A place in the listing: ordered by id.
-struct After(ApiKeyId);
+pub(in crate::command) struct After(ApiKeyId);
 
 impl From<&ApiKeyRow> for After {
     fn from(row: &ApiKeyRow) -> Self {

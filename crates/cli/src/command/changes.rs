@@ -40,7 +40,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 }
 
 /// A place in the listing.
-struct Before(u64);
+pub(in crate::command) struct Before(u64);
 
 impl From<&ChangeRow> for Before {
     fn from(change: &ChangeRow) -> Self {

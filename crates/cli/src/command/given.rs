@@ -37,7 +37,7 @@ pub(super) const DEFAULT_RATE: f64 = 100.0;
 /// How long an API key is valid. Ten years are as good as for good, which is what no expiry is for.
 const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(10 * 366 * 24);
 
-/// An organization's, project's or lead's id. Also a name for people.
+/// An organization's, project's or lead's id: compared with what events carry, so anything that is text. Also a name for people.
 pub(super) fn id(text: &str) -> Result<String, Usage> {
     let id = manage::id(text).map_err(|error| Usage(error.to_string()))?;
     Ok(id.to_owned())
@@ -117,5 +117,11 @@ mod tests {
         for text in ["", "0s", "11y", "90"] {
             assert!(lifetime(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_id_is_any_text_on_one_line() {
+        assert_eq!(id("Ö 1").unwrap(), "Ö 1");
+        assert!(id("").is_err() && id("a\nb").is_err() && id(&"a".repeat(257)).is_err());
     }
 }

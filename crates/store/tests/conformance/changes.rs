@@ -1,7 +1,7 @@
 //! The log of changes, and writes of one version alone.
 
 use signature::Secret;
-use store::{Actor, ChangeRow, EndpointChange, Error, Lookup, Store};
+use store::{Actor, ChangeRow, EndpointChange, Error, Lookup, NewEndpoint, Store};
 use webhook::{DisabledReason, OrganizationId};
 
 use super::{
@@ -140,8 +140,10 @@ async fn making_and_revoking_a_key_is_told(bed: Bed) {
 async fn what_is_told_holds_no_secret_and_no_path(bed: Bed) {
     let store = bed.migrated().await;
     let id = endpoint_id(1);
-    let mut new = new_endpoint("org_1");
-    new.url = "https://user:hunter2@hooks.example:8443/hunter2?hunter2#hunter2".to_owned();
+    let new = NewEndpoint {
+        url: "https://user:hunter2@hooks.example:8443/hunter2?hunter2#hunter2".to_owned(),
+        ..new_endpoint("org_1")
+    };
     store.create_endpoint(new, id.clone(), 1).await.unwrap();
     let same_host = to_url("https://hooks.example/hunter2/again");
     store.update_endpoint(&id, same_host, 2).await.unwrap();
@@ -251,7 +253,7 @@ async fn changes_are_listed_newest_first_in_pages_and_by_organization(bed: Bed) 
     assert_eq!(numbers(None, Some(3), 4).await, [2, 1]);
     assert_eq!(numbers(Some("org_1"), None, 2).await, [5, 3]);
     assert_eq!(numbers(Some("org_1"), Some(3), 2).await, [1]);
-    assert_eq!(numbers(Some("org_3"), None, 2).await, []);
+    assert!(numbers(Some("org_3"), None, 2).await.is_empty());
 }
 
 async fn writers_at_once_leave_no_gap_in_the_numbers(bed: Bed) {
