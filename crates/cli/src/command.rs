@@ -148,6 +148,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }) => secrets::reseal(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
         Command::Listen(_)
+        | Command::Openapi
         | Command::Secrets(secrets::Arguments {
             action: secrets::Action::NewKey,
         }) => unreachable!("they were run above"),

@@ -1,7 +1,7 @@
 //! `magnetite api`: the HTTP API alone, and `magnetite openapi`: what it can be asked for.
 
 use crate::{
-    configuration::{Configuration, Place, Problems},
+    configuration::{Configuration, Problems},
     output,
 };
 

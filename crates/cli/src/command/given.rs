@@ -118,10 +118,4 @@ mod tests {
             assert!(lifetime(text).is_err(), "{text}");
         }
     }
-
-    #[test]
-    fn an_id_is_any_text_on_one_line() {
-        assert_eq!(id("Ö 1").unwrap(), "Ö 1");
-        assert!(id("").is_err() && id("a\nb").is_err() && id(&"a".repeat(257)).is_err());
-    }
 }
