@@ -255,6 +255,25 @@ impl Installation {
         }
     }
 
+    /// Makes a key of the HTTP API.
+    pub async fn key(&self, organization: &str, scopes: &str) -> String {
+        let create = [
+            "api-key",
+            "create",
+            "--org",
+            organization,
+            "--name",
+            "test",
+            "--scopes",
+            scopes,
+            "--json",
+        ];
+        let printed: Value = serde_json::from_str(&self.cli_ok(&create).await).unwrap();
+        let key = printed["key"].as_str().unwrap().to_owned();
+        self.keep_secret(&key);
+        key
+    }
+
     /// Has this, a prefix up to `_` and what is secret behind it, be looked for in the end: see
     /// [`Installation::assert_nothing_in_clear`].
     pub fn keep_secret(&self, secret: &str) {

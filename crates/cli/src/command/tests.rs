@@ -20,7 +20,7 @@ fn the_help_of_every_command() {
     command.build();
     let mut found = Vec::new();
     helps(&mut command, "", &mut found);
-    assert_eq!(found.len(), 41, "a new command needs a new snapshot");
+    assert_eq!(found.len(), 43, "a new command needs a new snapshot");
     for (path, help) in found {
         insta::assert_snapshot!(path, help);
     }
@@ -35,6 +35,8 @@ fn what_is_accepted() {
     for arguments in [
         "magnetite up --config m.toml",
         "magnetite --config m.toml worker",
+        "magnetite api --config m.toml",
+        "magnetite openapi",
         "magnetite publish",
         "magnetite publish events.jsonl --from-line 7 --json",
         "magnetite publish --event lead.completed --org o --project p --lead l",
