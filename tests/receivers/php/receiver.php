@@ -70,7 +70,7 @@ function work(PDO $db): void
         $next = $db->query("SELECT id, body FROM events WHERE body <> '' ORDER BY rowid LIMIT 1")->fetch();
         if ($next) {
             $event = json_decode($next['body'], true);
-            echo "processed {$next['id']} {$event['event']}\n"; // what takes time goes here
+            echo "processed {$next['id']} {$event['event']}\n"; // what takes time goes here; killed now, it is done again
             $db->prepare("UPDATE events SET body = '' WHERE id = ?")->execute([$next['id']]);
         } else {
             $db->exec("DELETE FROM events WHERE body = '' AND received_s < " . (time() - REMEMBERED_S));
