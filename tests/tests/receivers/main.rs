@@ -216,6 +216,20 @@ async fn no_hostile_request_is_processed_or_makes_a_receiver_fail() {
     assert!(misses.is_empty(), "{misses:#?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_receiver_in_php_cannot_store_it_does_not_take() {
+    let directory = TempDir::with_prefix("magnetite-e2e-").unwrap();
+    let mut receivers = receivers(directory.path()).await;
+    receivers.retain(|receiver| receiver.name().contains("php"));
+    let good = Sent::new("evt_good");
+    let signed = Request::signed(SECRET, &good.id, good.body.as_bytes());
+    for receiver in &mut receivers {
+        receiver.directory = directory.path().join("not-there");
+        receiver.run(SECRET).await;
+        assert_eq!(signed.send(receiver.port).await, Some(500), "{}", receiver.name());
+    }
+}
+
 /// What a receiver does wrong.
 async fn misses(receiver: &Receiver) -> Vec<String> {
     /// No receiver has it.

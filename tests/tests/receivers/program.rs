@@ -37,7 +37,8 @@ pub(crate) struct Receiver {
     program: &'static Program,
     pub(crate) scheme: Scheme,
     pub(crate) port: u16,
-    directory: PathBuf,
+    /// Where files of its own are.
+    pub(crate) directory: PathBuf,
     children: Vec<Child>,
     processed: Arc<Mutex<Vec<String>>>,
 }
