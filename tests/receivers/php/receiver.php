@@ -20,7 +20,7 @@ function standard_webhooks(string $secret, string $body): bool
     if (!ctype_digit($time) || abs(time() - (int) $time) > TOLERANCE_S) {
         return false;
     }
-    $key = base64_decode(substr($secret, strlen('whsec_')), true) ?: exit('WEBHOOK_SECRET is not whsec_ and base64');
+    $key = base64_decode(substr($secret, strlen('whsec_')), true) ?: throw new Exception('WEBHOOK_SECRET is malformed');
     $expected = 'v1,' . base64_encode(hash_hmac('sha256', "$id.$time.$body", $key, true));
     foreach (explode(' ', header_of('webhook-signature')) as $signature) { // two while the secret is being changed
         if (hash_equals($expected, $signature)) {
@@ -70,7 +70,7 @@ function work(PDO $db): void
         $next = $db->query("SELECT id, body FROM events WHERE body <> '' ORDER BY rowid LIMIT 1")->fetch();
         if ($next) {
             $event = json_decode($next['body'], true);
-            echo "processed {$next['id']} {$event['event']}\n"; // what takes time goes here
+            echo "processed {$next['id']} {$event['event']}\n"; // what takes time goes here; killed now, it is done again
             $db->prepare("UPDATE events SET body = '' WHERE id = ?")->execute([$next['id']]);
         } else {
             $db->exec("DELETE FROM events WHERE body = '' AND received_s < " . (time() - REMEMBERED_S));
@@ -79,6 +79,7 @@ function work(PDO $db): void
     }
 }
 
+http_response_code(500); // unless everything below succeeds: PHP on its own may answer 200 to an error
 $db = new PDO('sqlite:' . (getenv('EVENTS_DB') ?: __DIR__ . '/events.db'));
 $db->exec('CREATE TABLE IF NOT EXISTS events (id TEXT PRIMARY KEY, body TEXT NOT NULL, received_s INTEGER NOT NULL)');
 PHP_SAPI === 'cli' ? work($db) : http_response_code(receive($db));

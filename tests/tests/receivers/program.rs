@@ -37,7 +37,8 @@ pub(crate) struct Receiver {
     program: &'static Program,
     pub(crate) scheme: Scheme,
     pub(crate) port: u16,
-    directory: PathBuf,
+    /// Where files of its own are.
+    pub(crate) directory: PathBuf,
     children: Vec<Child>,
     processed: Arc<Mutex<Vec<String>>>,
 }
@@ -193,8 +194,11 @@ fn python(file: &Path, _: &Path, _: u16) -> Vec<Command> {
 }
 
 fn php(file: &Path, _: &Path, port: u16) -> Vec<Command> {
+    // With errors displayed, PHP by itself answers 200 to what ends in one.
     let mut listening = Command::new("php");
-    listening.args(["-S", &format!("127.0.0.1:{port}")]).arg(file);
+    listening
+        .args(["-d", "display_errors=1", "-S", &format!("127.0.0.1:{port}")])
+        .arg(file);
     vec![listening, command("php", &[file])]
 }
 
