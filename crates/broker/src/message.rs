@@ -32,7 +32,7 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
 };
-use webhook::{DeadReason, Delivery, EndpointId, Event, EventId, EventType, Rejection, Trigger};
+use webhook::{DeadReason, Delivery, EndpointId, Event, EventId, EventKind, Rejection, Trigger};
 
 use crate::{Topology, topology::DUE_KEY};
 
@@ -150,7 +150,8 @@ impl BadMessage {
 
 impl Outgoing {
     /// An event as the lead pipeline publishes it.
-    pub fn event(topology: &Topology, id: &EventId, event_type: EventType, body: Bytes) -> Self {
+    pub fn event(topology: &Topology, id: &EventId, event_type: impl Into<EventKind>, body: Bytes) -> Self {
+        let event_type = event_type.into();
         Self {
             exchange: topology.events_exchange(),
             routing_key: event_type.as_str().to_owned(),
@@ -306,7 +307,7 @@ impl Outgoing {
     }
 }
 
-fn event_properties(id: &EventId, event_type: EventType) -> BasicProperties {
+fn event_properties(id: &EventId, event_type: EventKind) -> BasicProperties {
     BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type("application/json".into())
@@ -351,21 +352,15 @@ impl Message {
     /// # Errors
     /// When it is not a valid event.
     pub fn event(&self) -> Result<Event, BadMessage> {
-        let message_id = self
-            .properties
-            .message_id()
-            .as_ref()
-            .map(lapin::types::ShortString::as_str);
-        let traceparent = self
-            .text(TRACEPARENT)
-            .filter(|text| text.len() <= TRACEPARENT_CHARS_MAX);
-        Ok(Event::from_message(message_id, traceparent, self.body.clone())?)
+        let body = self.body.clone();
+        Ok(Event::from_message(self.message_id(), self.traceparent(), body)?)
     }
 
     /// Reads a message of the due queue.
     ///
     /// # Errors
-    /// When the event is not valid, or a delivery header is missing or out of bounds.
+    /// When the event is not valid, or a delivery header is missing or out of bounds; also when the trigger says that it is a ping and
+    /// the event is none, or the other way round.
     pub fn delivery(&self) -> Result<Delivery, BadMessage> {
         let endpoint_id = self.text(ENDPOINT).filter(|id| !id.is_empty());
         let trigger = self.text(TRIGGER).and_then(|name| name.parse::<Trigger>().ok());
@@ -376,8 +371,14 @@ impl Message {
                 expected: COUNTER,
             });
         }
+        let event = Event::from_delivery(self.message_id(), self.traceparent(), self.body.clone())?;
+        let fits = |trigger: &Trigger| event.is_ping() == (*trigger == Trigger::Ping);
+        let trigger = trigger.filter(fits).ok_or(BadMessage::Header {
+            name: TRIGGER,
+            expected: "event or resend, or ping where the event is a webhook.ping",
+        })?;
         Ok(Delivery {
-            event: Arc::new(self.event()?),
+            event: Arc::new(event),
             endpoint_id: endpoint_id.map(EndpointId::new).ok_or(BadMessage::Header {
                 name: ENDPOINT,
                 expected: "an endpoint's id",
@@ -391,25 +392,28 @@ impl Message {
             first_attempt_ms: self
                 .number(FIRST_ATTEMPT_MS)
                 .and_then(|ms| u64::try_from(ms).ok()),
-            trigger: trigger.ok_or(BadMessage::Header {
-                name: TRIGGER,
-                expected: "event, resend or ping",
-            })?,
+            trigger,
         })
     }
 
     /// Feeds everything into `state` by which two messages of one queue differ, apart from their being redelivered.
     pub fn hash_content(&self, state: &mut impl Hasher) {
         self.body.hash(state);
-        self.properties
-            .message_id()
-            .as_ref()
-            .map(lapin::types::ShortString::as_str)
-            .hash(state);
+        self.message_id().hash(state);
         self.text(ENDPOINT).hash(state);
         for name in [RUN, ATTEMPT, DEFERRALS] {
             self.number(name).hash(state);
         }
+    }
+
+    fn message_id(&self) -> Option<&str> {
+        let message_id = self.properties.message_id().as_ref();
+        message_id.map(lapin::types::ShortString::as_str)
+    }
+
+    fn traceparent(&self) -> Option<String> {
+        self.text(TRACEPARENT)
+            .filter(|text| text.len() <= TRACEPARENT_CHARS_MAX)
     }
 
     fn headers(&self) -> impl Iterator<Item = (&lapin::types::ShortString, &AMQPValue)> {

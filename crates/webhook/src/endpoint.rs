@@ -96,7 +96,11 @@ impl Endpoint {
             .is_some_and(|project| *project != event.project_id)
         {
             Some(Mismatch::Project)
-        } else if !self.subscription.matches(event.event_type) {
+        } else if !event
+            .event_type
+            .event_type()
+            .is_some_and(|event_type| self.subscription.matches(event_type))
+        {
             Some(Mismatch::EventType)
         } else if self.disabled.is_some() {
             Some(Mismatch::Disabled)

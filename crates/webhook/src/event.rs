@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::{EventId, EventType, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId, UnknownEventType};
+use crate::{EventId, EventKind, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId, UnknownEventType};
 
 /// The largest body of an event, in bytes.
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
@@ -15,13 +15,13 @@ pub const DEPTH_MAX: usize = 128;
 /// The largest `timestamp`: 2^53 - 1, the largest integer that every JSON parser reads exactly.
 pub const TIMESTAMP_MS_MAX: u64 = (1 << 53) - 1;
 
-/// A valid event, as published.
+/// A valid event, as published; or a ping, made like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Unique within the organization.
     pub id: EventId,
     /// What happened.
-    pub event_type: EventType,
+    pub event_type: EventKind,
     /// When it happened, in Unix milliseconds.
     pub timestamp_ms: u64,
     /// Whose event it is.
@@ -40,7 +40,7 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
     /// Field `event`.
-    pub event_type: EventType,
+    pub event_type: EventKind,
     /// Field `timestamp`, 0 to [`TIMESTAMP_MS_MAX`].
     pub timestamp_ms: u64,
     /// Field `organization_id`, not empty.
@@ -141,7 +141,28 @@ impl Event {
         traceparent: Option<String>,
         body: Bytes,
     ) -> Result<Self, Rejection> {
-        let envelope = Envelope::parse(&body)?;
+        Self::checked(published, message_id, traceparent, body)
+    }
+
+    /// Checks what a delivery carries, or what is recorded of one: in the same way, but that a ping is valid, too.
+    ///
+    /// # Errors
+    /// A [`Rejection`] for the first rule that is broken.
+    pub fn from_delivery(
+        message_id: Option<&str>,
+        traceparent: Option<String>,
+        body: Bytes,
+    ) -> Result<Self, Rejection> {
+        Self::checked(str::parse, message_id, traceparent, body)
+    }
+
+    fn checked(
+        kind: fn(&str) -> Result<EventKind, UnknownEventType>,
+        message_id: Option<&str>,
+        traceparent: Option<String>,
+        body: Bytes,
+    ) -> Result<Self, Rejection> {
+        let envelope = Envelope::read(&body, kind)?;
         let id = match message_id {
             Some(message_id) => EventId::from_message_id(message_id).ok_or(Rejection::BadMessageId)?,
             None => EventId::from_body(&body),
@@ -157,6 +178,11 @@ impl Event {
             traceparent,
         })
     }
+
+    /// Whether it is a ping.
+    pub fn is_ping(&self) -> bool {
+        self.event_type == EventKind::Ping
+    }
 }
 
 impl<'a> Envelope<'a> {
@@ -167,6 +193,13 @@ impl<'a> Envelope<'a> {
     /// # Errors
     /// A [`Rejection`] for the first rule that is broken.
     pub fn parse(body: &'a [u8]) -> Result<Self, Rejection> {
+        Self::read(body, published)
+    }
+
+    fn read(
+        body: &'a [u8],
+        kind: fn(&str) -> Result<EventKind, UnknownEventType>,
+    ) -> Result<Self, Rejection> {
         if body.len() > EVENT_BYTES_MAX {
             return Err(Rejection::TooLarge { bytes: body.len() });
         }
@@ -189,7 +222,7 @@ impl<'a> Envelope<'a> {
                 key: key.chars().take(64).collect(),
             });
         }
-        let event_type = string("event", fields.event)?.parse::<EventType>();
+        let event_type = kind(&string("event", fields.event)?);
         let data = required("data", OBJECT, fields.data)?;
         let envelope = Self {
             event_type: event_type
@@ -205,6 +238,11 @@ impl<'a> Envelope<'a> {
             Err(bad("data", OBJECT))
         }
     }
+}
+
+/// The kind of an event that can be published.
+fn published(name: &str) -> Result<EventKind, UnknownEventType> {
+    name.parse().map(EventKind::Of)
 }
 
 fn bad(field: &'static str, expected: &'static str) -> Rejection {

@@ -1,4 +1,4 @@
-//! The closed set of event types.
+//! The closed set of event types, and the one kind of event that is none of them.
 
 use std::fmt;
 
@@ -21,6 +21,18 @@ pub enum EventType {
     LeadFailed,
     /// `magnet.viewed`: a recipient opened the magnet.
     MagnetViewed,
+}
+
+/// The name on the wire of a ping.
+pub const PING: &str = "webhook.ping";
+
+/// What a delivery carries: an event of a type of the contract, as it was published, or a ping, which nobody can publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// Something that happened.
+    Of(EventType),
+    /// [`PING`]: the question whether an endpoint answers.
+    Ping,
 }
 
 /// A type that is not one of [`EventType::ALL`].
@@ -66,6 +78,47 @@ impl EventType {
 impl fmt::Display for EventType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl EventKind {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Of(event_type) => event_type.as_str(),
+            Self::Ping => PING,
+        }
+    }
+
+    /// The type, unless it is a ping.
+    pub const fn event_type(self) -> Option<EventType> {
+        match self {
+            Self::Of(event_type) => Some(event_type),
+            Self::Ping => None,
+        }
+    }
+}
+
+impl From<EventType> for EventKind {
+    fn from(event_type: EventType) -> Self {
+        Self::Of(event_type)
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for EventKind {
+    type Err = UnknownEventType;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEventType> {
+        if name == PING {
+            return Ok(Self::Ping);
+        }
+        name.parse().map(Self::Of)
     }
 }
 

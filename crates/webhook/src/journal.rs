@@ -410,7 +410,7 @@ mod wire {
             body,
             traceparent,
         } = Published::deserialize(deserializer)?;
-        let event = Event::from_message(Some(&id), traceparent.map(Cow::into_owned), body);
+        let event = Event::from_delivery(Some(&id), traceparent.map(Cow::into_owned), body);
         event.map(Arc::new).map_err(D::Error::custom)
     }
 }

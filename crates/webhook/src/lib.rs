@@ -19,6 +19,7 @@
 mod ids;
 mod event_type;
 mod event;
+mod payload;
 mod subscription;
 mod endpoint;
 mod delivery;
@@ -32,11 +33,12 @@ pub use attempt::{Answer, AttemptResult, Failure, FailureKind, Phase, RESPONSE_B
 pub use delivery::{Delivery, Trigger, UnknownTrigger};
 pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, PreviousSecret, UnknownDisabledReason};
 pub use event::{DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, Rejection, TIMESTAMP_MS_MAX};
-pub use event_type::{EventType, UnknownEventType};
+pub use event_type::{EventKind, EventType, PING, UnknownEventType};
 pub use ids::{
     AttemptId, DeliveryId, EndpointId, EventId, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId,
 };
 pub use outcome::{CancelReason, DeadReason, DeferReason, Outcome, UnknownReason, outcome};
+pub use payload::{About, example, ping, ping_id, ping_schema, sample, schema};
 pub use retry_after::retry_after;
 pub use schedule::{DELAY_MAX, Schedule, ScheduleError};
 pub use subscription::{BadSubscription, Pattern, Subscription};

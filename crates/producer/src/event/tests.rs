@@ -124,7 +124,7 @@ fn workers_read_every_type_as_what_it_was_made_as() {
         } = event.serialize();
         let read = webhook::Event::from_message(message_id.as_deref(), traceparent, body).unwrap();
         assert_eq!(read.id, event.id);
-        assert_eq!(read.event_type, event_type);
+        assert_eq!(read.event_type, event_type.into());
         assert_eq!(read.timestamp_ms, 7);
         assert_eq!(read.organization_id, event.lead.organization_id);
         assert_eq!(read.project_id, event.lead.project_id);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use webhook::{
-    Event, EventId, EventType, LeadId, OrganizationId, ProjectId,
+    Event, EventId, EventKind, LeadId, OrganizationId, ProjectId,
     journal::{Considered, DeliveryState, EventEntry},
 };
 
@@ -24,7 +24,7 @@ pub struct EventFilter {
     /// About one lead.
     pub lead: Option<LeadId>,
     /// Of one type.
-    pub event_type: Option<EventType>,
+    pub event_type: Option<EventKind>,
     /// Received at this time or later, in Unix milliseconds.
     pub since_ms: Option<u64>,
     /// Received before this time, in Unix milliseconds.
@@ -45,7 +45,7 @@ pub struct EventRow {
     /// About which lead.
     pub lead_id: LeadId,
     /// What happened.
-    pub event_type: EventType,
+    pub event_type: EventKind,
     /// When it happened, in Unix milliseconds.
     pub timestamp_ms: u64,
     /// When a worker first took it, in Unix milliseconds.
@@ -201,7 +201,7 @@ pub(super) const fn in_state(state: DeliveryState) -> &'static str {
 /// Reads the columns of [`event_columns!`]. What the event's body says is read from it again.
 pub(super) fn read_event(row: &dyn Columns) -> Result<EventEntry, sqlx::Error> {
     let id = row.text("id")?;
-    let event = Event::from_message(
+    let event = Event::from_delivery(
         Some(&id),
         row.maybe_text("traceparent")?,
         row.bytes("body")?.into(),

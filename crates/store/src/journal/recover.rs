@@ -45,12 +45,12 @@ impl From<&Recoverable> for EventCursor {
     }
 }
 
-/// Every event of the organization, with its latest delivery to the endpoint.
+/// Every event of the organization but pings, with its latest delivery to the endpoint.
 const SELECT: &str = "SELECT e.organization_id, e.id, e.event_type, e.received_ms, d.id AS dead FROM events e \
     LEFT JOIN deliveries d ON d.event_id = e.id AND d.organization_id = e.organization_id AND d.endpoint_id = $1 \
     AND NOT EXISTS (SELECT 1 FROM deliveries later WHERE later.event_id = d.event_id \
     AND later.organization_id = d.organization_id AND later.endpoint_id = d.endpoint_id AND later.run > d.run) \
-    WHERE e.organization_id = $2 AND e.received_ms >= $3 AND e.received_ms < $4";
+    WHERE e.organization_id = $2 AND e.received_ms >= $3 AND e.received_ms < $4 AND e.event_type <> 'webhook.ping'";
 
 impl Store {
     /// The next at most `limit` events after `after` that were received from `since_ms` until before `until_ms` and that the

@@ -39,6 +39,9 @@ pub enum Refusal {
     /// The event is gone, and with it what is to be sent.
     #[error("its event is not stored any more")]
     EventMissing,
+    /// A ping asks what is now.
+    #[error("it is a ping, which is not sent again")]
+    Ping,
 }
 
 /// A requested run that is to be published now.
@@ -58,7 +61,8 @@ struct Pair {
     endpoint: EndpointId,
 }
 
-const SELECT_PAIR: &str = "SELECT organization_id, event_id, endpoint_id FROM deliveries WHERE id = $1";
+const SELECT_PAIR: &str =
+    "SELECT organization_id, event_id, endpoint_id, trigger FROM deliveries WHERE id = $1";
 
 const SELECT_EVENT: &str = "SELECT id FROM events WHERE id = $1 AND organization_id = $2";
 
@@ -148,7 +152,8 @@ impl Store {
                         .await?;
                     requested.push(match pair {
                         None => Requested::Refused(Refusal::Unknown),
-                        Some(pair) => request!(tx, &pair, None, now_ms),
+                        Some((_, Trigger::Ping)) => Requested::Refused(Refusal::Ping),
+                        Some((pair, _)) => request!(tx, &pair, None, now_ms),
                     });
                 }
                 tx.commit().await?;
@@ -327,12 +332,13 @@ fn read_latest(row: &dyn Columns) -> Result<Latest, sqlx::Error> {
     Ok((id, row.number("run")?, super::deliveries::state(row)?, requested))
 }
 
-fn read_pair(row: &dyn Columns) -> Result<Pair, sqlx::Error> {
-    Ok(Pair {
+fn read_pair(row: &dyn Columns) -> Result<(Pair, Trigger), sqlx::Error> {
+    let pair = Pair {
         organization: OrganizationId::new(row.text("organization_id")?),
         event: EventId::new(row.text("event_id")?),
         endpoint: EndpointId::new(row.text("endpoint_id")?),
-    })
+    };
+    Ok((pair, row.word("trigger")?))
 }
 
 fn read_claimed(row: &dyn Columns) -> Result<Claimed, sqlx::Error> {

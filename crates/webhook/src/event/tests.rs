@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::EventType;
 
 const GOOD: &str = r#"{"event":"lead.completed","timestamp":1703123456789,"organization_id":"org_1","project_id":"proj_1","lead_id":"lead_1","data":{"a":1}}"#;
 
@@ -12,7 +13,7 @@ fn reason(body: impl AsRef<[u8]>) -> (&'static str, String) {
 #[test]
 fn a_good_envelope_is_read_and_its_strings_are_borrowed() {
     let envelope = Envelope::parse(GOOD.as_bytes()).unwrap();
-    assert_eq!(envelope.event_type, EventType::LeadCompleted);
+    assert_eq!(envelope.event_type, EventType::LeadCompleted.into());
     assert_eq!(envelope.timestamp_ms, 1_703_123_456_789);
     assert!(matches!(envelope.organization_id, Cow::Borrowed("org_1")));
     assert!(matches!(envelope.lead_id, Cow::Borrowed("lead_1")));
@@ -24,7 +25,7 @@ fn order_space_escapes_and_unknown_fields_do_not_matter() {
                 \"organization_id\":\"o\", \"timestamp\": 0, \"event\":\"lead\\u002ecreated\"} \n";
     let envelope = Envelope::parse(body.as_bytes()).unwrap();
     assert_eq!(envelope.lead_id, "lé");
-    assert_eq!(envelope.event_type, EventType::LeadCreated);
+    assert_eq!(envelope.event_type, EventType::LeadCreated.into());
 }
 
 #[test]

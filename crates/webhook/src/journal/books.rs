@@ -116,7 +116,11 @@ impl Books {
                 event_id: event.id.clone(),
                 endpoint_id: endpoint_id.clone(),
                 run: 0,
-                trigger: Trigger::Event,
+                trigger: if event.is_ping() {
+                    Trigger::Ping
+                } else {
+                    Trigger::Event
+                },
             };
             self.delivery(delivery, received_ms, Standing::matched(received_ms));
         }

@@ -75,5 +75,6 @@ fn next(refusal: Refusal) -> &'static str {
         Refusal::Unknown => "; `magnetite delivery list` prints those there are",
         Refusal::StillPending => "; `magnetite delivery show` says what comes next",
         Refusal::EventMissing => "; publish it again (`magnetite publish`)",
+        Refusal::Ping => "; `magnetite endpoint ping` makes a new one",
     }
 }

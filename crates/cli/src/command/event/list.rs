@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 use store::{EventCursor, EventFilter, EventRow, StateCounts, Store};
-use webhook::{EventType, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
+use webhook::{EventKind, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
 
 use crate::{
     clock,
@@ -25,9 +25,9 @@ pub(super) struct List {
     /// Only those about this lead
     #[arg(long, value_parser = given::id)]
     lead: Option<String>,
-    /// Only of this type, such as lead.completed
+    /// Only of this type, such as lead.completed; webhook.ping are pings
     #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<EventType>,
+    event_type: Option<EventKind>,
     /// Only those with a delivery in this state: pending, cancelled, dead or delivered
     #[arg(long)]
     state: Option<DeliveryState>,

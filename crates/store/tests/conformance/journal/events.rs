@@ -95,7 +95,7 @@ async fn events_are_listed_newest_first_and_by_every_filter(bed: Bed) {
     assert_eq!(list(EventFilter { project, ..all() }).await, []);
     let lead = Some(LeadId::new("lead_2"));
     assert_eq!(list(EventFilter { lead, ..all() }).await, [evt(2)]);
-    let event_type = Some(EventType::LeadCreated);
+    let event_type = Some(EventType::LeadCreated.into());
     assert_eq!(list(EventFilter { event_type, ..all() }).await, [evt(3)]);
     let (since_ms, until_ms) = (Some(T + 1), Some(T + 2));
     assert_eq!(

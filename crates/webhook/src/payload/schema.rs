@@ -1,0 +1,136 @@
+//! JSON Schemas, draft 2020-12. They say what has to be there; more may be, and receivers skip what they do not know.
+
+use serde_json::{Map, Value, json};
+
+use crate::{EventType, PING, TIMESTAMP_MS_MAX};
+
+/// The schema of the whole payload of events of this type. Its `description` says when they happen.
+pub fn schema(event_type: EventType) -> Value {
+    let fields = data(event_type);
+    payload(event_type.as_str(), description(event_type), "The lead.", &fields)
+}
+
+/// The schema of the whole payload of a ping.
+pub fn ping_schema() -> Value {
+    let fields = [
+        ("endpoint_id", text("The endpoint that was pinged.")),
+        ("pinged_at", time("When, as in `timestamp`.")),
+    ];
+    let description = "Sent by hand, to see whether the endpoint answers. No lead is behind it.";
+    payload(PING, description, "Always `ping`: there is no lead.", &fields)
+}
+
+fn payload(event: &str, description: &str, lead: &str, data: &[(&'static str, Value)]) -> Value {
+    let fields = [
+        ("event", json!({ "const": event })),
+        (
+            "timestamp",
+            time("When it happened, in Unix milliseconds. The same on every attempt."),
+        ),
+        ("organization_id", text("Whose event it is.")),
+        ("project_id", text("In which project.")),
+        ("lead_id", text(lead)),
+        ("data", object("What there is to tell.", data)),
+    ];
+    let mut schema = object(description, &fields);
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = event.into();
+    schema
+}
+
+/// The contract's words ("Event Types").
+const fn description(event_type: EventType) -> &'static str {
+    match event_type {
+        EventType::LeadCreated => {
+            "A new lead magnet generation request was received and queued for processing."
+        }
+        EventType::ResearchStarted => "The research agent starts gathering data for lead personalization.",
+        EventType::ResearchCompleted => {
+            "Research data collection is complete and content generation is about to begin."
+        }
+        EventType::ResearchFailed => {
+            "The research phase failed due to tool errors, API limits, or other issues."
+        }
+        EventType::MagnetGenerated => {
+            "The AI has successfully generated the personalized lead magnet content."
+        }
+        EventType::LeadCompleted => "The lead magnet is completely processed and available for viewing.",
+        EventType::LeadFailed => "Lead magnet generation failed permanently after all retry attempts.",
+        EventType::MagnetViewed => "A recipient opened the generated lead magnet.",
+    }
+}
+
+fn data(event_type: EventType) -> Vec<(&'static str, Value)> {
+    let lead_id = ("lead_id", text("The lead, as around `data`."));
+    let status = |status: &str| ("status", json!({ "const": status, "description": "The lead's." }));
+    let at = |field| (field, time("When it happened, as in `timestamp`."));
+    let free = |field, what: &str| (field, json!({ "type": "object", "description": what }));
+    let input = || free("input_data", "What was known of the lead.");
+    let results = || free("research_results", "What was found.");
+    let content = || {
+        let length = json!({ "type": "integer", "minimum": 0, "description": "In characters." });
+        let mut content = json!({ "type": "object", "description": "What was made." });
+        content["properties"] = json!({ "contentLength": length });
+        ("generated_content", content)
+    };
+    let error = || {
+        let fields = [
+            ("code", text("A stable word for programs.")),
+            ("message", text("A sentence for people.")),
+        ];
+        ("error", object("What went wrong.", &fields))
+    };
+    match event_type {
+        EventType::LeadCreated => vec![lead_id, input(), status("processing"), at("created_at")],
+        EventType::ResearchStarted => vec![lead_id, status("processing"), at("started_at")],
+        EventType::ResearchCompleted => {
+            vec![lead_id, status("processing"), results(), at("completed_at")]
+        }
+        EventType::ResearchFailed => vec![lead_id, status("processing"), error(), at("failed_at")],
+        EventType::MagnetGenerated => {
+            vec![lead_id, status("processing"), content(), at("generated_at")]
+        }
+        EventType::LeadCompleted => {
+            vec![
+                lead_id,
+                status("completed"),
+                results(),
+                content(),
+                at("completed_at"),
+            ]
+        }
+        EventType::LeadFailed => vec![lead_id, status("failed"), error(), at("failed_at")],
+        EventType::MagnetViewed => {
+            let ip = json!({
+                "type": "string",
+                "description": "The recipient's IP address.",
+                "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }],
+            });
+            let agent = json!({ "type": "string", "description": "The recipient's `User-Agent` header." });
+            vec![lead_id, ("viewer_ip", ip), ("user_agent", agent), at("viewed_at")]
+        }
+    }
+}
+
+/// An object in which all of these fields are required.
+fn object(description: &str, fields: &[(&'static str, Value)]) -> Value {
+    let properties: Map<String, Value> = fields
+        .iter()
+        .map(|(name, schema)| ((*name).to_owned(), schema.clone()))
+        .collect();
+    let required: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+    json!({
+        "type": "object",
+        "description": description,
+        "properties": properties,
+        "required": required,
+    })
+}
+
+fn text(description: &str) -> Value {
+    json!({ "type": "string", "minLength": 1, "description": description })
+}
+
+fn time(description: &str) -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": TIMESTAMP_MS_MAX, "description": description })
+}
