@@ -5,15 +5,15 @@
     reason = "a test ends at the first surprise"
 )]
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use e2e::{
-    Answer, Certificates, Endpoint, Found, Installation, Receiver, Role, event, now_ms, wait_for, wait_until,
+    Answer, Certificates, Endpoint, Installation, Receiver, Role, event, now_ms, wait_for, wait_until,
 };
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
-const DAY_S: f64 = 24.0 * 60.0 * 60.0;
+const DAY_S: u64 = 24 * 60 * 60;
 
 /// It trusts the tests' authority, and has a queue for what the platform is told.
 async fn installation(name: &str, certificates: &Certificates) -> Installation {
@@ -25,6 +25,7 @@ async fn installation(name: &str, certificates: &Certificates) -> Installation {
     installation
 }
 
+/// Its certificate is good for so many days. All of them are at one host.
 async fn receiver(certificates: &Certificates, days: u64) -> Receiver {
     Receiver::secure(certificates.good_for_days(days), |_, _| Answer::status(200)).await
 }
@@ -36,48 +37,52 @@ async fn deliver(installation: &Installation, receiver: &Receiver) {
     wait_until("it is delivered", SOON, || receiver.count() > before).await;
 }
 
-async fn told(installation: &Installation) -> Found {
-    let told = wait_for("the platform is told", SOON, || async {
-        let mut found = installation.amqp().drain("platform").await;
-        assert!(found.len() < 2, "{} at once", found.len());
-        found.pop().ok_or_else(|| "nothing".to_owned())
-    });
-    told.await
+/// Waits until the platform was told so many things.
+async fn told(installation: &Installation, count: usize) -> Vec<Value> {
+    let told = tokio::sync::Mutex::new(Vec::new());
+    wait_for("the platform is told", SOON, || async {
+        let mut told = told.lock().await;
+        for found in installation.amqp().drain("platform").await {
+            let object: Value = serde_json::from_slice(&found.body).unwrap();
+            let property =
+                |text: &Option<lapin::types::ShortString>| Value::from(text.clone().unwrap().as_str());
+            assert_eq!(property(found.properties.message_id()), object["id"]);
+            assert_eq!(property(found.properties.kind()), object["kind"]);
+            told.push(object);
+        }
+        (told.len() == count)
+            .then_some(())
+            .ok_or_else(|| format!("{told:?}"))
+    })
+    .await;
+    told.into_inner()
 }
 
-/// Panics unless it is what `docs/protocol.md` says, of a certificate that expires in so many days; gives its id.
-fn assert_told(found: &Found, endpoint: &Endpoint, days: u64) -> String {
-    let told: Value = serde_json::from_slice(&found.body).unwrap();
-    let key = found.properties.kind().clone().unwrap().to_string();
-    assert_eq!((&*key, &told["kind"]), ("endpoint.certificate_expiring", &key.clone().into()));
+/// Panics unless it is what `docs/protocol.md` says of a certificate that expires in so many days.
+fn assert_expiring(told: &Value, endpoint: &Endpoint, days: u64) {
+    assert_eq!(told["kind"], "endpoint.certificate_expiring");
     assert_eq!(told["organization_id"], "org_1");
     assert_eq!(told["endpoint_id"], *endpoint.id);
-    let expires_s = now_ms() / 1000 + days * 24 * 60 * 60;
-    // A test takes some seconds.
-    let days = |date: &str| date[..10].to_owned();
-    let around = [expires_s, expires_s - 60].map(|unix_s| {
-        let at = std::time::UNIX_EPOCH + Duration::from_secs(unix_s);
-        days(&humantime::format_rfc3339_seconds(at).to_string())
-    });
-    let reason = told["reason"].as_str().unwrap();
-    assert!(around.contains(&days(reason)) && reason.ends_with('Z'), "{told}");
-    told["id"].as_str().unwrap().to_owned()
+    let expires = humantime::parse_rfc3339(told["reason"].as_str().unwrap()).unwrap();
+    let left = expires.duration_since(UNIX_EPOCH).unwrap() - Duration::from_millis(now_ms());
+    assert!(
+        (days * DAY_S - 60..=days * DAY_S).contains(&left.as_secs()),
+        "{told}"
+    );
 }
 
-/// How many hosts are about to expire, and the days until the first one does.
-async fn gauges(worker: &Role) -> (f64, f64) {
-    let least_s = worker.metric("magnetite_certificate_expiry_min_seconds", "").await;
-    (
-        worker.metric("magnetite_certificates_expiring", "").await,
-        least_s / DAY_S,
-    )
-}
-
-async fn wait_for_days(worker: &Role, expiring: f64, days: f64) {
+/// Waits until so many hosts are about to expire, and the first one in so many days.
+async fn wait_for_gauges(worker: &Role, expiring: u64, days: u64) {
     wait_for("the gauges show it", SOON, || async {
-        let gauges = gauges(worker).await;
-        let is_there = gauges.0.total_cmp(&expiring).is_eq() && (gauges.1 - days).abs() < 0.1;
-        is_there.then_some(()).ok_or_else(|| format!("{gauges:?}"))
+        let count = worker.metric("magnetite_certificates_expiring", "").await;
+        let least_s = worker
+            .metric("magnetite_certificate_expiry_min_seconds", "")
+            .await;
+        let is_there =
+            count as u64 == expiring && (days * DAY_S - 60..=days * DAY_S).contains(&(least_s as u64));
+        is_there
+            .then_some(())
+            .ok_or_else(|| format!("{count}, {least_s} s"))
     })
     .await;
 }
@@ -86,33 +91,55 @@ async fn wait_for_days(worker: &Role, expiring: f64, days: f64) {
 async fn a_certificate_that_expires_in_five_days_is_warned_of_by_metric_log_and_event() {
     let certificates = Certificates::new();
     let installation = installation("expiring", &certificates).await;
-    let (receiver, _recorder) = (receiver(&certificates, 5).await, installation.recorder().await);
-    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let first = receiver(&certificates, 5).await;
+    let endpoint = installation.endpoint("org_1", &first.url()).await;
+    let recorder = installation.recorder().await;
     let worker = installation.logged_worker("worker.log").await;
-    deliver(&installation, &receiver).await;
-    let id = assert_told(&told(&installation).await, &endpoint, 5);
-    wait_for_days(&worker, 1.0, 5.0).await;
+    deliver(&installation, &first).await;
+    let operations = told(&installation, 1).await;
+    assert_expiring(&operations[0], &endpoint, 5);
+    wait_for_gauges(&worker, 1, 5).await;
 
-    let log = installation.directory().join("worker.log");
-    let lines = || {
-        let log = std::fs::read_to_string(&log).unwrap();
-        log.matches("certificate of an endpoint's host expires soon").count()
-    };
-    assert_eq!(lines(), 1);
-
-    // An endpoint that is new at the host is told of as well, once there is a reason to look: here the same certificate with
-    // less time left.
-    let replaced = receiver_for_days(&certificates, 4).await;
-    let second = installation.endpoint("org_1", &replaced.url()).await;
-    deliver(&installation, &replaced).await;
-    let mut told_of = Vec::new();
-    for _ in 0..2 {
-        told_of.push(told(&installation).await);
+    // The same host shows another certificate: each endpoint there is told of under another id, the log was told today.
+    let second = receiver(&certificates, 4).await;
+    let new = installation.endpoint("org_1", &second.url()).await;
+    deliver(&installation, &second).await;
+    let mut again = told(&installation, 2).await;
+    again.sort_by_key(|told| told["endpoint_id"] != *endpoint.id);
+    for (told, endpoint) in again.iter().zip([&endpoint, &new]) {
+        assert_expiring(told, endpoint, 4);
+        assert_ne!(told["id"], operations[0]["id"]);
     }
-    assert_eq!(told_of.len(), 2);
-    assert_eq!(lines(), 1, "once a day and host");
-    drop((id, second));
+    let log = std::fs::read_to_string(installation.directory().join("worker.log")).unwrap();
+    assert_eq!(
+        log.matches("certificate of an endpoint's host expires soon")
+            .count(),
+        1
+    );
 
-    assert!(worker.terminate().await);
+    // And then a renewed one.
+    let renewed = receiver(&certificates, 90).await;
+    installation.endpoint("org_1", &renewed.url()).await;
+    deliver(&installation, &renewed).await;
+    wait_for_gauges(&worker, 0, 90).await;
+    assert!(told(&installation, 0).await.is_empty());
+    assert!(worker.terminate().await && recorder.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_certificate_that_is_good_for_sixty_days_nobody_is_told() {
+    let certificates = Certificates::new();
+    let installation = installation("not-expiring", &certificates).await;
+    let receiver = receiver(&certificates, 60).await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    deliver(&installation, &receiver).await;
+    wait_for_gauges(&worker, 0, 60).await;
+    // What is told is told in order: nothing came before this.
+    installation.cli_ok(&["endpoint", "disable", &endpoint.id]).await;
+    let operations = told(&installation, 1).await;
+    assert_eq!(operations[0]["kind"], "endpoint.disabled");
+    assert!(worker.terminate().await && recorder.terminate().await);
     installation.delete().await;
 }
