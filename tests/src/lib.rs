@@ -33,7 +33,7 @@ pub use amqp::{Amqp, Found, due_headers};
 pub use certificates::Certificates;
 pub use confirms::{Confirms, Published, Strike};
 pub use hostile::{Hostile, Hostility, Visit};
-pub use installation::{Endpoint, Installation, Role, memory_kib, shared_broker};
+pub use installation::{Endpoint, Installation, Role, binary, memory_kib, shared_broker};
 pub use journal::Audit;
 pub use ledger::{Books, Break, Ledger};
 pub use load::Load;
