@@ -30,8 +30,15 @@ async fn receiver(certificates: &Certificates, days: u64) -> Receiver {
     Receiver::secure(certificates.good_for_days(days), |_, _| Answer::status(200)).await
 }
 
-/// Publishes an event and waits until it was delivered.
-async fn deliver(installation: &Installation, receiver: &Receiver) {
+/// Publishes an event once the worker knows so many endpoints, and waits until it was delivered.
+async fn deliver(installation: &Installation, worker: &Role, endpoints: u64, receiver: &Receiver) {
+    wait_for("the worker knows the endpoints", SOON, || async {
+        let known = worker.metric("magnetite_registry_endpoints", "").await;
+        (known as u64 == endpoints)
+            .then_some(())
+            .ok_or_else(|| known.to_string())
+    })
+    .await;
     let before = receiver.count();
     installation.amqp().publish(&[event("org_1", "lead_1")]).await;
     wait_until("it is delivered", SOON, || receiver.count() > before).await;
@@ -95,7 +102,7 @@ async fn a_certificate_that_expires_in_five_days_is_warned_of_by_metric_log_and_
     let endpoint = installation.endpoint("org_1", &first.url()).await;
     let recorder = installation.recorder().await;
     let worker = installation.logged_worker("worker.log").await;
-    deliver(&installation, &first).await;
+    deliver(&installation, &worker, 1, &first).await;
     let operations = told(&installation, 1).await;
     assert_expiring(&operations[0], &endpoint, 5);
     wait_for_gauges(&worker, 1, 5).await;
@@ -103,7 +110,7 @@ async fn a_certificate_that_expires_in_five_days_is_warned_of_by_metric_log_and_
     // The same host shows another certificate: each endpoint there is told of under another id, the log was told today.
     let second = receiver(&certificates, 4).await;
     let new = installation.endpoint("org_1", &second.url()).await;
-    deliver(&installation, &second).await;
+    deliver(&installation, &worker, 2, &second).await;
     let mut again = told(&installation, 2).await;
     again.sort_by_key(|told| told["endpoint_id"] != *endpoint.id);
     for (told, endpoint) in again.iter().zip([&endpoint, &new]) {
@@ -120,7 +127,7 @@ async fn a_certificate_that_expires_in_five_days_is_warned_of_by_metric_log_and_
     // And then a renewed one.
     let renewed = receiver(&certificates, 90).await;
     installation.endpoint("org_1", &renewed.url()).await;
-    deliver(&installation, &renewed).await;
+    deliver(&installation, &worker, 3, &renewed).await;
     wait_for_gauges(&worker, 0, 90).await;
     assert!(told(&installation, 0).await.is_empty());
     assert!(worker.terminate().await && recorder.terminate().await);
@@ -134,7 +141,7 @@ async fn of_a_certificate_that_is_good_for_sixty_days_nobody_is_told() {
     let receiver = receiver(&certificates, 60).await;
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);
-    deliver(&installation, &receiver).await;
+    deliver(&installation, &worker, 1, &receiver).await;
     wait_for_gauges(&worker, 0, 60).await;
     // What is told is told in order: nothing came before this.
     installation.cli_ok(&["endpoint", "disable", &endpoint.id]).await;

@@ -90,7 +90,7 @@ fn allow(refusal: &Refusal) -> String {
 
 fn connection(way: &Way) -> Option<Finding> {
     let (address, took) = (way.connected?, way.connect?);
-    let detail = format!("{address} accepted it in {}", span(took));
+    let detail = format!("to {address} in {}", span(took));
     Some(Finding::ok("connection", detail).took("connect_ms", way.connect))
 }
 
