@@ -51,10 +51,10 @@ impl Certificates {
         acceptor(self.issue(&params(HOST)), protocols)
     }
 
-    /// Nothing is wrong with it, for this many days from now on.
+    /// Nothing is wrong with it for this many days from now on, and an hour.
     pub fn good_for_days(&self, days: u64) -> TlsAcceptor {
         let mut params = params(HOST);
-        let until = Duration::from_millis(now_ms()) + Duration::from_hours(24 * days);
+        let until = Duration::from_millis(now_ms()) + Duration::from_hours(24 * days + 1);
         params.not_after = date_time_ymd(1970, 1, 1) + until;
         acceptor(self.issue(&params), &[])
     }
