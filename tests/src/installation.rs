@@ -417,7 +417,7 @@ pub fn shared_broker() -> String {
 }
 
 /// The binary that was built together with this test.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).expect("a test is in target/PROFILE/deps");
     let binary = profile.join("magnetite");

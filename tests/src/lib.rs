@@ -37,7 +37,7 @@ pub use api::{Answered, Api};
 pub use certificates::Certificates;
 pub use confirms::{Confirms, Published, Strike};
 pub use hostile::{Hostile, Hostility, Visit};
-pub use installation::{Endpoint, Installation, shared_broker};
+pub use installation::{Endpoint, Installation, binary, shared_broker};
 pub use journal::Audit;
 pub use ledger::{Books, Break, Ledger};
 pub use load::Load;
