@@ -1,7 +1,7 @@
 //! HTTP for those who run Magnetite: the only crate that speaks it as a server in a role.
 //!
-//! So far that is [`health`]: every role serves it, an orchestrator probes it and Prometheus scrapes it. Nothing here
-//! has state of its own, so nothing survives a crash and nothing has to.
+//! So far that is [`health`]: every role serves it, an orchestrator probes it and Prometheus scrapes it. And [`ping`], which the command
+//! line shares. Nothing here has state of its own, so nothing survives a crash and nothing has to.
 //!
 //! Invariants:
 //! - A probe is answered from memory: it waits for no broker and no database, or their outage would get every
@@ -12,3 +12,4 @@
 //! knowledge of what the roles do.
 
 pub mod health;
+pub mod ping;

@@ -15,6 +15,7 @@ mod topology;
 mod migrate;
 mod secrets;
 mod doctor;
+mod advice;
 mod given;
 mod listing;
 mod resend;

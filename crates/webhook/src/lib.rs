@@ -27,6 +27,7 @@ mod attempt;
 mod retry_after;
 mod schedule;
 mod outcome;
+mod request;
 pub mod journal;
 
 pub use attempt::{Answer, AttemptResult, Failure, FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
@@ -38,7 +39,10 @@ pub use ids::{
     AttemptId, DeliveryId, EndpointId, EventId, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId,
 };
 pub use outcome::{CancelReason, DeadReason, DeferReason, Outcome, UnknownReason, outcome};
-pub use payload::{About, example, ping, ping_id, ping_schema, sample, schema};
+pub use payload::{About, example, ping_schema, sample, schema};
+pub use request::{
+    ATTEMPT_HEADER, DELIVERY_HEADER, EVENT_HEADER, Signatures, TIMESTAMP_HEADER, request_headers,
+};
 pub use retry_after::retry_after;
 pub use schedule::{DELAY_MAX, Schedule, ScheduleError};
 pub use subscription::{BadSubscription, Pattern, Subscription};
