@@ -101,7 +101,7 @@ async fn a_certificate_that_expires_in_five_days_is_warned_of_by_metric_log_and_
     let first = receiver(&certificates, 5).await;
     let endpoint = installation.endpoint("org_1", &first.url()).await;
     let recorder = installation.recorder().await;
-    let worker = installation.logged_worker("worker.log").await;
+    let worker = installation.talkative_worker().await;
     deliver(&installation, &worker, 1, &first).await;
     let operations = told(&installation, 1).await;
     assert_expiring(&operations[0], &endpoint, 5);

@@ -38,6 +38,7 @@
 pub mod health;
 mod config;
 pub mod manage;
+pub mod ping;
 pub mod view;
 mod schema;
 mod problem;

@@ -19,6 +19,7 @@ mod topology;
 mod migrate;
 mod secrets;
 mod doctor;
+mod advice;
 mod checked;
 mod given;
 mod listing;

@@ -49,6 +49,7 @@ impl Run {
         } = &self.delivery;
         match (delivery.trigger, requested_ms) {
             (Trigger::Event, _) => format!("{id}"),
+            (Trigger::Ping, _) => format!("{id}  ping"),
             (trigger, None) => format!("{id}  run {}, {trigger}", delivery.run),
             (trigger, Some(requested_ms)) => format!(
                 "{id}  run {}, {trigger}, asked for at {}",
@@ -131,10 +132,15 @@ impl Run {
 }
 
 fn cancelled(reason: &str) -> String {
-    if reason == CancelReason::EndpointDeleted.as_str() {
-        return "cancelled: the endpoint was deleted".to_owned();
+    match reason {
+        _ if reason == CancelReason::EndpointDeleted.as_str() => {
+            "cancelled: the endpoint was deleted".to_owned()
+        }
+        _ if reason == CancelReason::PingFailed.as_str() => {
+            "cancelled: the ping failed, and pings are not tried again".to_owned()
+        }
+        _ => format!("cancelled: {}", printable(reason)),
     }
-    format!("cancelled: {}", printable(reason))
 }
 
 fn why_dead(reason: &str, attempts: u32) -> String {

@@ -38,8 +38,12 @@ struct Chapter {
 impl Story {
     /// Brings together what belongs to one endpoint: those that exist, those that were considered, those with deliveries.
     pub(super) fn new(stored: EventEntry, endpoints: Vec<Endpoint>, runs: Vec<Run>) -> Self {
+        // A ping was for one endpoint, and the others have no part in it.
+        let concerned =
+            |endpoint: &Endpoint| !stored.event.is_ping() || stored.considered.get(&endpoint.id).is_some();
         let mut endpoints: BTreeMap<EndpointId, Endpoint> = endpoints
             .into_iter()
+            .filter(concerned)
             .map(|endpoint| (endpoint.id.clone(), endpoint))
             .collect();
         let mut runs_of: BTreeMap<EndpointId, Vec<Run>> = BTreeMap::new();

@@ -15,6 +15,7 @@ pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
     let event = &stored.event;
     let endpoint = chapter.endpoint.as_ref();
     match chapter.verdict {
+        Some(Verdict::Matched) if event.is_ping() => "pinged".to_owned(),
         Some(Verdict::Matched) => "matched".to_owned(),
         Some(Verdict::Project) => {
             let takes = endpoint.and_then(|endpoint| endpoint.project_id.as_ref());
@@ -85,6 +86,7 @@ pub(super) fn next(chapter: &Chapter) -> Option<String> {
 /// For scripts: a word of a closed set, and details of a disabled endpoint.
 pub(super) fn word(chapter: &Chapter, stored: &EventEntry) -> (&'static str, Option<Value>) {
     match chapter.verdict {
+        Some(Verdict::Matched) if stored.event.is_ping() => ("pinged", None),
         Some(Verdict::Matched) => ("matched", None),
         Some(Verdict::Project) => ("project", None),
         Some(Verdict::EventType) => ("event_type", None),
