@@ -44,6 +44,12 @@ fn every_kind_and_reason_has_its_section() {
     assert_sections("Put off", |reason: &DeferReason| reason.as_str().to_owned());
 }
 
+/// `magnetite check` and `endpoint ping` point to it for every status.
+#[test]
+fn there_is_a_part_about_statuses() {
+    assert!(part("Status").contains("\n### `status 410`\n"));
+}
+
 #[test]
 fn every_phase_and_every_reason_to_disable_has_its_row() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/failures.md");

@@ -169,6 +169,14 @@ async fn every_receiver_processes_each_event_once_and_loses_none_while_its_secre
         assert!(twice.is_empty(), "{} is processed twice by {twice:?}", sent.id);
     }
     assert_eq!(installation.amqp().ready("dead").await, 0);
+
+    // `magnetite check` finds nothing to mend in any of them.
+    for (receiver, secret) in receivers.iter().zip(&new_secrets) {
+        let check = ["check", &receiver.url(), "--secret", secret];
+        let checked = installation.cli(&check).await;
+        let said = String::from_utf8_lossy(&checked.stdout);
+        assert!(checked.status.success(), "{}: {said}", receiver.name());
+    }
     assert!(worker.terminate().await && recorder.terminate().await);
     installation.delete().await;
 }
