@@ -38,6 +38,8 @@ pub(crate) const SECURITY_SCHEME: &str = "api_key";
         (name = "Endpoints", description = "The URLs that events are delivered to."),
         (name = "Event types", description = "What can happen, and what events about it look like."),
         (name = "Events", description = "What has happened to leads."),
+        (name = "Deliveries", description = "What became of events: one event's way to one endpoint each, and sending them again."),
+        (name = "Changes", description = "Who changed what."),
         (name = "Documentation", description = "This document."),
     ),
     components(schemas(ProblemBody, FieldError))
@@ -109,7 +111,8 @@ fn complete_operation(operation: &mut Value) {
         // Another way to say that there is none.
         security.retain(|requirement| *requirement != json!({}));
     }
-    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
         schemas::tidy_parameter(parameter);
     }
     let follows = what_follows(operation);
