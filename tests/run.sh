@@ -10,8 +10,9 @@
 # name a server are left alone if they are set:
 #   MAGNETITE_BROKER__URL          otherwise the broker that deploy/local/broker.sh finds or starts
 #   MAGNETITE_TEST_POSTGRES_URL    otherwise a private PostgreSQL, from deploy/local/postgres.sh
-#   MAGNETITE_TEST_PYTHON          a Python with tests/receivers/python/requirements.txt
+#   MAGNETITE_TEST_PYTHON          a Python with tests/{receivers/python,openapi}/requirements.txt
 #   MAGNETITE_TEST_NODE_PATH       NODE_PATH with tests/receivers/node/package-lock.json
+#   MAGNETITE_TEST_SPECTRAL        the linter of tests/openapi/package-lock.json
 # Servers started here live in a temporary directory and end with this script.
 set -euo pipefail
 
@@ -77,31 +78,48 @@ fresh() { [[ -e $1 && $(cat -- "${@:2}" | sha256sum) == "$(cat -- "$1")" ]]; }
 
 # What the tests need of Python, in a virtual environment of the exact versions.
 need_python() {
-    local list=$repository/tests/receivers/python/requirements.txt venv=$cache/python
+    local venv=$cache/python
+    local lists=("$repository/tests/receivers/python/requirements.txt" "$repository/tests/openapi/requirements.txt")
     python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install "no Python with venv" python3-venv
     export MAGNETITE_TEST_PYTHON=$venv/bin/python
-    if ! fresh "$venv/installed" "$list" || ! "$MAGNETITE_TEST_PYTHON" -c '' 2>/dev/null; then
+    if ! fresh "$venv/installed" "${lists[@]}" || ! "$MAGNETITE_TEST_PYTHON" -c '' 2>/dev/null; then
         say "installing the Python packages of the tests into tests/.cache/python"
         rm -rf -- "$venv"
         python3 -m venv "$venv" >&2
-        "$MAGNETITE_TEST_PYTHON" -m pip install --quiet --disable-pip-version-check --requirement "$list" >&2
-        sha256sum <"$list" >"$venv/installed"
+        "$MAGNETITE_TEST_PYTHON" -m pip install --quiet --disable-pip-version-check "${lists[@]/#/--requirement=}" >&2
+        cat "${lists[@]}" | sha256sum >"$venv/installed"
     fi
 }
 
-# What the tests need of Node.js: what the lock file says, and nothing else.
+# What the tests need of Node.js.
 need_node() {
-    local from=$repository/tests/receivers/node modules=$cache/node
     [[ -n $(command -v node) && -n $(command -v npm) ]] || apt_install "no Node.js with npm" nodejs npm
-    export MAGNETITE_TEST_NODE_PATH=$modules/node_modules
+    need_node_modules receivers/node node
+    need_node_modules openapi openapi
+    export MAGNETITE_TEST_NODE_PATH=$cache/node/node_modules
+    export MAGNETITE_TEST_SPECTRAL=$cache/openapi/node_modules/.bin/spectral
+}
+
+# need_node_modules FROM TO: what the lock file in tests/FROM says, and nothing else, in tests/.cache/TO.
+need_node_modules() {
+    local from=$repository/tests/$1 modules=$cache/$2
     if ! fresh "$modules/installed" "$from/package.json" "$from/package-lock.json"; then
-        say "installing the Node.js packages of the tests into tests/.cache/node"
+        say "installing the Node.js packages of tests/$1 into tests/.cache/$2"
         rm -rf -- "$modules"
         mkdir -p "$modules"
         cp "$from/package.json" "$from/package-lock.json" "$modules"
         npm ci --prefix "$modules" --no-audit --no-fund --ignore-scripts >&2
         cat "$from/package.json" "$from/package-lock.json" | sha256sum >"$modules/installed"
     fi
+}
+
+# The receivers in PHP and in Go of docs/receiving.md. Neither has packages of its own.
+need_php() {
+    php -r 'exit(extension_loaded("pdo_sqlite") ? 0 : 1);' 2>/dev/null || apt_install "no PHP with SQLite" php-cli php-sqlite3
+}
+
+need_go() {
+    command -v go >/dev/null || apt_install "no Go" golang-go
 }
 
 # ---- Servers -------------------------------------------------------------------------------------------------
@@ -209,6 +227,8 @@ main() {
     need_strace
     need_python
     need_node
+    need_php
+    need_go
     if [[ ${1:-} == --servers-only ]]; then
         start_servers
         "${@:3}"

@@ -1,6 +1,9 @@
 //! The broker as a foreign publisher and an operator see it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::join_all};
@@ -178,6 +181,46 @@ impl Amqp {
                     ..Default::default()
                 };
                 more.unwrap().acker.nack(requeue).await.unwrap();
+            }
+        }
+    }
+
+    /// Notes how late, in milliseconds, the broker alone is with the delay queue of `delay_ms`: a message every 20 ms, from its publish
+    /// until it is taken out of `due`, less the delay. Never ends; nothing else may consume `due`.
+    pub async fn watch_lateness(&self, delay_ms: u64, late_ms: &mut Vec<f64>) {
+        const EVERY: Duration = Duration::from_millis(20);
+        let (due, delay) = (
+            format!("{}.due", self.prefix),
+            format!("{}.delay.{delay_ms}", self.prefix),
+        );
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..Default::default()
+        };
+        let consuming =
+            self.channel
+                .basic_consume(due.as_str().into(), "".into(), options, FieldTable::default());
+        let mut consumer = consuming.await.unwrap();
+        let (began, mut pace) = (Instant::now(), tokio::time::interval(EVERY));
+        loop {
+            tokio::select! {
+                _ = pace.tick() => {
+                    let sent_us = began.elapsed().as_micros().to_string();
+                    let publishing = self.channel.basic_publish(
+                        "".into(),
+                        delay.as_str().into(),
+                        BasicPublishOptions::default(),
+                        sent_us.as_bytes(),
+                        BasicProperties::default().with_delivery_mode(2),
+                    );
+                    // Its confirm is not waited for: that would be a measure of something else.
+                    publishing.await.unwrap();
+                }
+                delivery = consumer.next() => {
+                    let sent_us = String::from_utf8(delivery.unwrap().unwrap().data).unwrap();
+                    let took = began.elapsed() - Duration::from_micros(sent_us.parse().unwrap());
+                    late_ms.push(took.as_secs_f64() * 1000.0 - delay_ms as f64);
+                }
             }
         }
     }

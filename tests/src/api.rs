@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Installation, Role, installation::free_port};
+use crate::{Installation, Role, role::free_port};
 
 /// A running `magnetite api`.
 pub struct Api {
@@ -26,7 +26,7 @@ pub struct Answered {
 }
 
 /// Longer than anything that the API waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Api {
     /// Starts one, and waits until it is ready.
@@ -34,7 +34,7 @@ impl Api {
         let port = free_port();
         let mut command = installation.command(&["api"]);
         command.env("MAGNETITE_API__LISTEN", format!("127.0.0.1:{port}"));
-        let role = Role::start(command);
+        let role = installation.launch(command, "api");
         role.wait_until_ready().await;
         Self::at(role, port)
     }

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
@@ -14,6 +15,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer},
 };
 use tokio_rustls::TlsAcceptor;
+
+use crate::now_ms;
 
 /// The authority. Whoever trusts it, by [`Certificates::write_pem`], refuses its bad certificates for what is wrong with them.
 pub struct Certificates(CertifiedIssuer<'static, KeyPair>);
@@ -46,6 +49,14 @@ impl Certificates {
     /// Nothing is wrong with it. `protocols` are offered by ALPN.
     pub fn good(&self, protocols: &[&str]) -> TlsAcceptor {
         acceptor(self.issue(&params(HOST)), protocols)
+    }
+
+    /// Nothing is wrong with it for this many days from now on, and an hour.
+    pub fn good_for_days(&self, days: u64) -> TlsAcceptor {
+        let mut params = params(HOST);
+        let until = Duration::from_millis(now_ms()) + Duration::from_hours(24 * days + 1);
+        params.not_after = date_time_ymd(1970, 1, 1) + until;
+        acceptor(self.issue(&params), &[])
     }
 
     /// It was good until 2020.

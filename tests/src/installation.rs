@@ -3,21 +3,24 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::Write as _,
     path::PathBuf,
     process::{Output, Stdio},
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    process::{Child, Command},
-};
+use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use crate::{Amqp, Node, Trace, proxy::Target, script::root, wait_for};
+use crate::{
+    Amqp, Node, Role, Trace,
+    proxy::Target,
+    role::probed,
+    script::root,
+    secrets::{SEALING_KEY, Secrets},
+    wait_for,
+};
 
 /// A configured installation. Its database is migrated and its topology declared; no role runs until one is started.
 pub struct Installation {
@@ -27,14 +30,7 @@ pub struct Installation {
     settings: Vec<(String, String)>,
     delays_ms: Vec<u64>,
     amqp: Amqp,
-    /// What nobody is to find in clear.
-    secrets: Mutex<Vec<String>>,
-}
-
-/// A running role; killed when dropped.
-pub struct Role {
-    child: Child,
-    port: u16,
+    secrets: Secrets,
 }
 
 /// A registered endpoint.
@@ -45,11 +41,6 @@ pub struct Endpoint {
     /// Its secret.
     pub secret: String,
 }
-
-/// What secrets in PostgreSQL are sealed with.
-const SEALING_KEY: &str = "mgsk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-
-const READY: Duration = Duration::from_secs(30);
 
 impl Installation {
     /// On the broker of `MAGNETITE_BROKER__URL`, with the retry schedule of the contract.
@@ -96,7 +87,7 @@ impl Installation {
             settings,
             delays_ms,
             amqp,
-            secrets: Mutex::default(),
+            secrets: Secrets::default(),
         };
         this.cli_ok(&["migrate"]).await;
         this.cli_ok(&["topology", "declare"]).await;
@@ -185,12 +176,27 @@ impl Installation {
         let writing = tokio::spawn(async move { stdin.write_all(&input).await });
         let output = child.wait_with_output().await.unwrap();
         let _ = writing.await;
-        output
+        self.logged(output)
     }
 
     /// Runs a command to its end.
     pub async fn cli(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().await.unwrap()
+        self.logged(self.command(arguments).output().await.unwrap())
+    }
+
+    /// Keeps what a command said to a person, to be searched for secrets.
+    fn logged(&self, output: Output) -> Output {
+        let log = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.log("commands"));
+        log.unwrap().write_all(&output.stderr).unwrap();
+        output
+    }
+
+    /// Where that and what roles log is kept.
+    fn log(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.log"))
     }
 
     /// Runs a command that has to succeed, and returns its standard output.
@@ -222,7 +228,25 @@ impl Installation {
             "--json",
         ];
         arguments.extend(more);
-        let printed: Value = serde_json::from_str(&self.cli_ok(&arguments).await).unwrap();
+        self.printed_with_secret(&self.cli_ok(&arguments).await)
+    }
+
+    /// `endpoint rotate-secret` with further arguments: the endpoint with its new secret, or what the command says instead.
+    pub async fn rotate_secret(&self, id: &str, more: &[&str]) -> Result<Endpoint, String> {
+        let mut arguments = vec!["endpoint", "rotate-secret", id, "--json"];
+        arguments.extend(more);
+        let output = self.cli(&arguments).await;
+        if output.status.success() {
+            Ok(self.printed_with_secret(&String::from_utf8(output.stdout).unwrap()))
+        } else {
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+            Err(String::from_utf8(output.stderr).unwrap())
+        }
+    }
+
+    /// The endpoint of a command's JSON, whose secret nobody is to find from now on.
+    fn printed_with_secret(&self, json: &str) -> Endpoint {
+        let printed: Value = serde_json::from_str(json).unwrap();
         let text = |key: &str| printed[key].as_str().unwrap().to_owned();
         self.keep_secret(&text("secret"));
         Endpoint {
@@ -253,7 +277,7 @@ impl Installation {
     /// Has this, a prefix up to `_` and what is secret behind it, be looked for in the end: see
     /// [`Installation::assert_nothing_in_clear`].
     pub fn keep_secret(&self, secret: &str) {
-        self.secrets.lock().unwrap().push(secret.to_owned());
+        self.secrets.remember(secret);
     }
 
     /// What `endpoint show --json` prints.
@@ -261,20 +285,18 @@ impl Installation {
         serde_json::from_str(&self.cli_ok(&["endpoint", "show", &endpoint.id, "--json"]).await).unwrap()
     }
 
-    /// Starts `magnetite worker` and waits until it is ready. Its log goes to this process's standard error, which the test
-    /// runner shows when the test fails.
+    /// Starts `magnetite worker` and waits until it is ready.
     pub async fn worker(&self) -> Role {
         let role = self.start("worker");
         role.wait_until_ready().await;
         role
     }
 
-    /// The same, with its log in a file of the installation's directory.
-    pub async fn logged_worker(&self, name: &str) -> Role {
-        let log = fs::File::create(self.directory().join(name)).unwrap();
+    /// The same, which logs everything that there is to log.
+    pub async fn talkative_worker(&self) -> Role {
         let mut command = self.command(&["worker"]);
-        command.env("MAGNETITE_LOG__FILTER", "trace").stderr(log);
-        let role = Role::start(command);
+        command.env("MAGNETITE_LOG__FILTER", "trace");
+        let role = self.launch(command, "worker");
         role.wait_until_ready().await;
         role
     }
@@ -282,9 +304,8 @@ impl Installation {
     /// The same, under `strace`.
     pub async fn traced_worker(&self) -> (Role, Trace) {
         let (command, port) = probed(self.command(&["worker"]));
-        let (mut command, trace) = Trace::of(&command, self.directory().join("worker.strace"));
-        let child = command.spawn().unwrap();
-        let role = Role { child, port };
+        let (command, trace) = Trace::of(&command, self.directory().join("worker.strace"));
+        let role = Role::start(command, port, &self.log("worker"));
         role.wait_until_ready().await;
         (role, trace)
     }
@@ -298,7 +319,7 @@ impl Installation {
 
     /// Starts a role without waiting for it.
     pub fn start(&self, role: &str) -> Role {
-        Role::start(self.command(&[role]))
+        self.launch(self.command(&[role]), role)
     }
 
     /// Starts a role that may open no more than so many files and sockets, without waiting for it.
@@ -306,7 +327,13 @@ impl Installation {
         let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
         let mut command = self.command_of("sh", &["-c", &script]);
         command.arg(binary()).arg(role);
-        Role::start(command)
+        self.launch(command, role)
+    }
+
+    /// Starts a role with this command, without waiting for it. What it logs is kept under `name`.
+    pub fn launch(&self, command: Command, name: &str) -> Role {
+        let (command, port) = probed(command);
+        Role::start(command, port, &self.log(name))
     }
 
     /// Waits until nothing is ready in any queue but `dead` and `rejected`, seen in one look at all of them. A delivery that
@@ -360,30 +387,10 @@ impl Installation {
         }
     }
 
-    /// Panics when a file of this installation, of the database and of whatever was put into its directory, but for the key's own,
-    /// has a secret that is to be [kept](Installation::keep_secret), such as an endpoint's, a part of it, or the key in it.
+    /// Panics when a file of this installation, of its database, of what its processes have logged, and of whatever was put into its
+    /// directory, has a secret that is to be [kept](Installation::keep_secret), such as an endpoint's, a part of one, or the key.
     pub fn assert_nothing_in_clear(&self) {
-        let mut secrets = self.secrets.lock().unwrap().clone();
-        let mut files = Vec::new();
-        for entry in fs::read_dir(self.directory.path()).unwrap() {
-            let path = entry.unwrap().path();
-            match path.extension() {
-                Some(extension) if extension == "key" => {
-                    secrets.push(fs::read_to_string(&path).unwrap().trim().to_owned());
-                }
-                Some(extension) if extension == "secret" => {}
-                _ if path.is_file() => files.push(path),
-                _ => {}
-            }
-        }
-        for path in files {
-            let bytes = fs::read(&path).unwrap();
-            for secret in &secrets {
-                let (_, encoded) = secret.split_once('_').expect("secrets and keys have a prefix");
-                let found = memchr::memmem::find(&bytes, encoded.as_bytes()).is_some();
-                assert!(!found, "{} has a secret in it", path.display());
-            }
-        }
+        self.secrets.assert_nothing_in_clear(self.directory.path());
     }
 
     /// Deletes what the installation has on the broker, after a last look for secrets.
@@ -402,115 +409,6 @@ impl Installation {
     }
 }
 
-impl Role {
-    /// Starts what the command says, with a port for its probes.
-    pub fn start(command: Command) -> Self {
-        let (mut command, port) = probed(command);
-        let child = command.spawn().unwrap();
-        Self { child, port }
-    }
-
-    /// Waits until `/readyz` says 200.
-    pub async fn wait_until_ready(&self) {
-        wait_for("the role is ready", READY, || async {
-            match self.get("/readyz").await {
-                Ok(response) if response.starts_with("HTTP/1.1 200") => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
-    }
-
-    /// A metric's value, the sum over its labels that contain `label`.
-    pub async fn metric(&self, name: &str, label: &str) -> f64 {
-        let metrics = self.get("/metrics").await.unwrap();
-        let lines = metrics.lines().filter(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && line.contains(label)
-        });
-        lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    }
-
-    /// An HTTP response of the health port, whole.
-    pub async fn get(&self, path: &str) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await?;
-        Ok(response)
-    }
-
-    /// How many messages it holds unacked.
-    pub async fn unacked(&self) -> u64 {
-        self.metric("magnetite_messages_unacked", "").await as u64
-    }
-
-    /// Waits until it holds `count` messages of the queues whose names contain `queue` unacked.
-    pub async fn wait_for_unacked(&self, queue: &str, count: u64, limit: Duration) {
-        wait_for(&format!("{count} unacked of {queue:?}"), limit, || async {
-            let unacked = self.metric("magnetite_messages_unacked", queue).await as u64;
-            if unacked == count {
-                Ok(())
-            } else {
-                Err(format!("{unacked}"))
-            }
-        })
-        .await;
-    }
-
-    /// The most memory it has had (resident set), in MiB.
-    pub fn memory_max_mib(&self) -> u64 {
-        memory_kib(self.pid(), "VmHWM") / 1024
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id().expect("it has not ended yet")
-    }
-
-    /// SIGKILL.
-    pub async fn kill(mut self) {
-        self.child.kill().await.unwrap();
-    }
-
-    /// SIGTERM, and waits for the end; returns whether the exit code was 0.
-    pub async fn terminate(mut self) -> bool {
-        let pid = self.pid().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
-        assert!(sent.success(), "kill -TERM {pid}");
-        self.child.wait().await.unwrap().success()
-    }
-}
-
-/// A process's memory in KiB, as proc(5) has it: `VmRSS` now, `VmHWM` at most so far.
-pub fn memory_kib(pid: u32, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).unwrap();
-    kib.parse().unwrap()
-}
-
-/// A role's command with a port for its probes.
-fn probed(mut command: Command) -> (Command, u16) {
-    let port = free_port();
-    command.env("MAGNETITE_HEALTH__LISTEN", format!("127.0.0.1:{port}"));
-    let is_filtered = command
-        .as_std()
-        .get_envs()
-        .any(|(key, _)| key == "MAGNETITE_LOG__FILTER");
-    if !is_filtered {
-        let filter = std::env::var("E2E_LOG").unwrap_or_else(|_| "warn".to_owned());
-        command.env("MAGNETITE_LOG__FILTER", filter);
-    }
-    (command, port)
-}
-
 /// The broker that all tests share.
 pub fn shared_broker() -> String {
     std::env::var("MAGNETITE_BROKER__URL").expect(
@@ -519,7 +417,7 @@ pub fn shared_broker() -> String {
 }
 
 /// The binary that was built together with this test.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).expect("a test is in target/PROFILE/deps");
     let binary = profile.join("magnetite");
@@ -530,13 +428,4 @@ fn binary() -> PathBuf {
         root().display()
     );
     binary
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }

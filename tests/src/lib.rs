@@ -11,6 +11,8 @@
 )]
 
 mod installation;
+mod role;
+mod secrets;
 mod api;
 mod script;
 mod node;
@@ -35,7 +37,7 @@ pub use api::{Answered, Api};
 pub use certificates::Certificates;
 pub use confirms::{Confirms, Published, Strike};
 pub use hostile::{Hostile, Hostility, Visit};
-pub use installation::{Endpoint, Installation, Role, memory_kib, shared_broker};
+pub use installation::{Endpoint, Installation, binary, shared_broker};
 pub use journal::Audit;
 pub use ledger::{Books, Break, Ledger};
 pub use load::Load;
@@ -44,6 +46,7 @@ pub use node::Node;
 pub use postgres::Postgres;
 pub use proxy::{Cut, Proxy, Way};
 pub use receiver::{Answer, Receipt, Receiver, Request};
+pub use role::{Role, free_port, memory_kib};
 pub use scale::{chance, is_long, report, scaled, seed};
 pub use traced::{Socket, Trace};
 

@@ -17,7 +17,13 @@ use hyper::{Response, StatusCode, body::Incoming, server::conn::http1, service::
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use signature::{Secret, TOLERANCE_S, Verifier};
-use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::Notify,
+    task::JoinHandle,
+};
+use tokio_rustls::TlsAcceptor;
 
 use crate::now_ms;
 
@@ -54,6 +60,7 @@ pub enum Answer {
 /// Listens on loopback, records every request, and answers as it was told. Dropping it closes the socket.
 pub struct Receiver {
     address: SocketAddr,
+    scheme: &'static str,
     state: Arc<State>,
     serving: JoinHandle<()>,
 }
@@ -131,12 +138,30 @@ impl Receiver {
         Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), respond)
     }
 
+    /// The same behind TLS.
+    pub async fn secure(
+        tls: TlsAcceptor,
+        respond: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serving(listener, Some(tls), respond)
+    }
+
     /// The same at a socket that listens already.
     pub fn at(
         listener: TcpListener,
         respond: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::serving(listener, None, respond)
+    }
+
+    fn serving(
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        respond: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let state = Arc::new(State {
             log: Mutex::default(),
             respond: Box::new(respond),
@@ -145,9 +170,10 @@ impl Receiver {
             connections: AtomicUsize::default(),
             connections_max: AtomicUsize::default(),
         });
-        let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
+        let serving = tokio::spawn(serve(listener, tls, Arc::clone(&state)));
         Self {
             address,
+            scheme,
             state,
             serving,
         }
@@ -155,7 +181,7 @@ impl Receiver {
 
     /// The URL to register.
     pub fn url(&self) -> String {
-        format!("http://{}/hook", self.address)
+        format!("{}://{}/hook", self.scheme, self.address)
     }
 
     /// Everything that arrived so far, in order.
@@ -265,26 +291,36 @@ impl Request {
     }
 }
 
-async fn serve(listener: TcpListener, state: Arc<State>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let _ = stream.set_nodelay(true);
-        let state = Arc::clone(&state);
+        let (state, tls) = (Arc::clone(&state), tls.clone());
         let open = state.connections.fetch_add(1, Ordering::SeqCst) + 1;
         state.connections_max.fetch_max(open, Ordering::SeqCst);
         connections.spawn(async move {
-            let service_state = Arc::clone(&state);
-            let service = service_fn(|request| respond(Arc::clone(&service_state), request));
-            // An error is the client's going away.
-            let mut http = http1::Builder::new();
-            let _ = http
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            match tls {
+                None => converse(stream, &state).await,
+                // An error is the client's not trusting the certificate.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        converse(stream, &state).await;
+                    }
+                }
+            }
             state.connections.fetch_sub(1, Ordering::SeqCst);
         });
     }
+}
+
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, state: &Arc<State>) {
+    let service = service_fn(|request| respond(Arc::clone(state), request));
+    // An error is the client's going away.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 async fn respond(

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answered, Api, Installation, Node, Receiver, Role, event, report, wait_for, wait_until};
+use e2e::{Answered, Api, Installation, Node, Receiver, event, report, wait_for, wait_until};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -261,9 +261,8 @@ async fn each_request_is_one_line_without_keys_or_bodies() {
     command
         .env("MAGNETITE_API__LISTEN", format!("127.0.0.1:{port}"))
         .env("MAGNETITE_LOG__FORMAT", "json")
-        .env("MAGNETITE_LOG__FILTER", "info,api=trace,lapin=off")
-        .stderr(std::fs::File::create(&log).unwrap());
-    let role = Role::start(command);
+        .env("MAGNETITE_LOG__FILTER", "info,api=trace,lapin=off");
+    let role = installation.launch(command, "api");
     role.wait_until_ready().await;
     let api = Api::at(role, port);
     let key = installation.key("org_1", "admin").await;

@@ -156,7 +156,7 @@ fn variable(name: &str) -> String {
 fn node(secret_file: &std::path::Path) -> Command {
     let mut command = Command::new("node");
     command
-        .arg(receivers().join("node/receiver.js"))
+        .arg(receivers().join("node/samples.js"))
         .env("NODE_PATH", variable("MAGNETITE_TEST_NODE_PATH"));
     command.env("WEBHOOK_SECRET_FILE", secret_file);
     command
@@ -165,7 +165,7 @@ fn node(secret_file: &std::path::Path) -> Command {
 fn python(secret_file: &std::path::Path) -> Command {
     let mut command = Command::new(variable("MAGNETITE_TEST_PYTHON"));
     command
-        .arg(receivers().join("python/receiver.py"))
+        .arg(receivers().join("python/samples.py"))
         .env("WEBHOOK_SECRET_FILE", secret_file);
     command
 }

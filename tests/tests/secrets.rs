@@ -10,8 +10,7 @@ use std::{
     time::Duration,
 };
 
-use e2e::{Answer, Installation, Ledger, Load, Receiver, chance, event, scaled, wait_until};
-use serde_json::Value;
+use e2e::{Answer, Endpoint, Installation, Ledger, Load, Receiver, chance, event, scaled, wait_until};
 use signature::{SIGNATURE_HEADER, Secret, Verifier};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -58,8 +57,8 @@ async fn a_receiver_with_one_secret_switches_at_any_moment_of_the_overlap_and_lo
     let id = endpoint.id.clone();
     ledger.endpoint("rotating", endpoint, receiver);
     let workers = [
-        installation.logged_worker("first.log").await,
-        installation.logged_worker("second.log").await,
+        installation.talkative_worker().await,
+        installation.talkative_worker().await,
     ];
     let load = Load::start(&installation, "org_1", 200);
     let receiver = ledger.receiver("rotating");
@@ -70,11 +69,10 @@ async fn a_receiver_with_one_secret_switches_at_any_moment_of_the_overlap_and_lo
         };
         wait_until("events flow", SOON, more(50)).await;
         // The overlap that is open ends with the first of these, which is long after everyone has switched.
-        let rotate = ["endpoint", "rotate-secret", &id, "--overlap", "3s", "--json"];
-        let printed = rotate_when_it_may(&installation, &rotate).await;
+        let rotated = rotate_when_it_may(&installation, &id).await;
         let moment = chance(("moment", rotation), 100) as usize;
         wait_until("the receiver's moment comes", SOON, more(moment)).await;
-        holder.switch_to(printed["secret"].as_str().unwrap());
+        holder.switch_to(&rotated.secret);
     }
     ledger.published(load.stop().await);
     let books = ledger.settle(&installation, LONG).await;
@@ -99,15 +97,13 @@ async fn a_receiver_with_one_secret_switches_at_any_moment_of_the_overlap_and_lo
 }
 
 /// The new secret, once the overlap before has ended.
-async fn rotate_when_it_may(installation: &Installation, rotate: &[&str]) -> Value {
+async fn rotate_when_it_may(installation: &Installation, id: &str) -> Endpoint {
     e2e::wait_for("the last overlap ends", SOON, || async {
-        let output = installation.cli(rotate).await;
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() {
-            return Ok(serde_json::from_slice(&output.stdout).unwrap());
+        let rotated = installation.rotate_secret(id, &["--overlap", "3s"]).await;
+        if let Err(why) = &rotated {
+            assert!(why.contains("has two valid secrets already"), "{why}");
         }
-        assert!(stderr.contains("has two valid secrets already"), "{stderr}");
-        Err(stderr)
+        rotated
     })
     .await
 }
@@ -117,7 +113,7 @@ async fn a_revoked_secret_signs_nothing_any_more() {
     let installation = Installation::new("revoke").await;
     let receiver = Receiver::ok().await;
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
-    let worker = installation.logged_worker("worker.log").await;
+    let worker = installation.talkative_worker().await;
     let publish = [
         "publish",
         "--event",
@@ -131,22 +127,17 @@ async fn a_revoked_secret_signs_nothing_any_more() {
         "--data",
         "{}",
     ];
-    let rotate = ["endpoint", "rotate-secret", &endpoint.id, "--json"];
-    let secret = |printed: &str| {
-        let printed: Value = serde_json::from_str(printed).unwrap();
-        printed["secret"].as_str().unwrap().to_owned()
-    };
-    let second = secret(&installation.cli_ok(&rotate).await);
-    let refused = installation.cli(&rotate).await;
-    let why = String::from_utf8_lossy(&refused.stderr);
-    assert!(
-        refused.status.code() == Some(1) && why.contains("--revoke-now"),
-        "{why}"
-    );
+    let second = installation
+        .rotate_secret(&endpoint.id, &[])
+        .await
+        .unwrap()
+        .secret;
+    let why = installation.rotate_secret(&endpoint.id, &[]).await.unwrap_err();
+    assert!(why.contains("--revoke-now"), "{why}");
     let given = "whsec_AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
-    let mut revoke = rotate.to_vec();
-    revoke.extend(["--revoke-now", "--secret", given]);
-    assert_eq!(secret(&installation.cli_ok(&revoke).await), given);
+    let revoke = ["--revoke-now", "--secret", given];
+    let revoked = installation.rotate_secret(&endpoint.id, &revoke).await.unwrap();
+    assert_eq!(revoked.secret, given);
     let fits = |secret: &str| {
         let requests = receiver.requests();
         let request = requests.last().unwrap();

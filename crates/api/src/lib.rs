@@ -39,6 +39,7 @@
 pub mod health;
 mod config;
 pub mod manage;
+pub mod ping;
 pub mod story;
 pub mod resend;
 pub mod recover;
@@ -120,6 +121,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         operations: Operations::of(&document),
         document: document.to_string().into(),
         slots: Semaphore::new(config::IN_FLIGHT_MAX),
+        pings: Semaphore::new(config::PINGS_MAX),
         store,
         egress,
         config,

@@ -111,7 +111,8 @@ fn complete_operation(operation: &mut Value) {
         // Another way to say that there is none.
         security.retain(|requirement| *requirement != json!({}));
     }
-    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
         schemas::tidy_parameter(parameter);
     }
     let follows = what_follows(operation);

@@ -50,6 +50,8 @@ pub struct Run {
 pub enum Fate {
     /// It matched.
     Matched,
+    /// It was pinged.
+    Pinged,
     /// It takes another project's.
     Project,
     /// It is not subscribed to the type.
@@ -101,8 +103,12 @@ pub async fn gather(stored: EventEntry, store: &Store) -> Result<Story, store::E
 impl Story {
     /// Brings together what belongs to one endpoint: those that exist, those that were considered, those with deliveries.
     pub fn new(stored: EventEntry, endpoints: Vec<Endpoint>, runs: Vec<Run>) -> Self {
+        // A ping was for one endpoint, and the others have no part in it.
+        let concerned =
+            |endpoint: &Endpoint| !stored.event.is_ping() || stored.considered.get(&endpoint.id).is_some();
         let mut endpoints: BTreeMap<EndpointId, Endpoint> = endpoints
             .into_iter()
+            .filter(concerned)
             .map(|endpoint| (endpoint.id.clone(), endpoint))
             .collect();
         let mut runs_of: BTreeMap<EndpointId, Vec<Run>> = BTreeMap::new();
@@ -143,6 +149,7 @@ impl Chapter {
     /// Why the endpoint got the event, or did not.
     pub fn fate(&self, stored: &EventEntry) -> Fate {
         match self.verdict {
+            Some(Verdict::Matched) if stored.event.is_ping() => Fate::Pinged,
             Some(Verdict::Matched) => Fate::Matched,
             Some(Verdict::Project) => Fate::Project,
             Some(Verdict::EventType) => Fate::EventType,
@@ -176,6 +183,7 @@ impl Fate {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Matched => "matched",
+            Self::Pinged => "pinged",
             Self::Project => "project",
             Self::EventType => "event_type",
             Self::Disabled { .. } => "disabled",

@@ -14,10 +14,13 @@ mod delivery;
 mod rejected;
 mod audit;
 mod listen;
+mod check;
 mod topology;
 mod migrate;
 mod secrets;
 mod doctor;
+mod advice;
+mod checked;
 mod given;
 mod listing;
 mod resend;
@@ -77,6 +80,8 @@ enum Command {
     Audit(audit::Arguments),
     /// Receive webhooks on this machine: verify and print them, or fail on purpose
     Listen(listen::Arguments),
+    /// Check an endpoint as a worker would see it: way, certificate, answers to good and bad requests
+    Check(check::Arguments),
     /// Print the broker's exchanges, queues and bindings, or declare or check them
     Topology(topology::Arguments),
     /// Bring the database's tables up to date
@@ -141,6 +146,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,
+        Command::Check(arguments) => check::run(arguments, configuration).await,
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,
         Command::Secrets(secrets::Arguments {

@@ -310,6 +310,11 @@ impl Broker {
 }
 
 impl Egress {
+    /// Lets these networks be reached as well.
+    pub(crate) fn allow(&mut self, networks: Vec<IpNet>) {
+        self.allow.extend(networks);
+    }
+
     /// Reads the files that are named.
     pub(crate) fn config(&self) -> Result<egress::Config, Problems> {
         let read = |path: &PathBuf| {

@@ -35,7 +35,12 @@ pub(crate) fn json(value: &impl Serialize) -> String {
 
 /// Writes what was done to one thing: as an object or in words.
 pub(crate) fn said(as_json: bool, value: &impl Serialize, text: &str) -> anyhow::Result<()> {
-    Ok(if as_json { line(&json(value)) } else { line(text) }?)
+    Ok(said_line(as_json, value, text)?)
+}
+
+/// Writes one of several things that were found: as an object or in words.
+pub(crate) fn said_line(as_json: bool, value: &impl Serialize, text: &str) -> Result<(), Closed> {
+    if as_json { line(&json(value)) } else { line(text) }
 }
 
 /// Writes bytes as they are.

@@ -5,23 +5,27 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ipnet::IpNet;
 use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    TRANSFER_ENCODING,
 };
 use reqwest::{Body, Client, Method, Request, Response, Version};
+use rustls::ClientConfig;
+use rustls::client::WebPkiServerVerifier;
 use tracing::debug;
 use url::{Host, Url};
 use webhook::{Answer, AttemptResult, RESPONSE_BODY_BYTES_MAX};
 
+use crate::certificates::Certificates;
 use crate::classify::{self, Attempted};
 use crate::policy::{Policy, Refusal};
 use crate::progress::{self, MarkedBody, Progress};
 use crate::resolver::{self, LookupError, Resolver};
-use crate::tls;
+use crate::tls::{self, Watching};
 
 /// The `User-Agent` of every request (CONTRACT, "Webhook Headers").
 pub const USER_AGENT: &str = "Magnetite-Webhooks/1.0";
@@ -58,9 +62,25 @@ pub struct Config {
 #[derive(Clone)]
 pub struct Egress {
     client: Client,
-    resolver: Resolver,
-    policy: Arc<Policy>,
+    pub(crate) resolver: Resolver,
+    pub(crate) policy: Arc<Policy>,
+    /// Whom to trust.
+    pub(crate) verifier: Arc<WebPkiServerVerifier>,
+    certificates: Certificates,
     attempt_timeout: Duration,
+}
+
+/// What one attempt came to, with what is left out of an [`AttemptResult`].
+#[derive(Debug)]
+pub struct Reply {
+    /// As [`Egress::post`] returns it.
+    pub result: AttemptResult,
+    /// From when a connection took the request to when the response's headers had come; `None` without a response.
+    pub first_byte: Option<Duration>,
+    /// How long all of it took.
+    pub took: Duration,
+    /// The response's `Location`.
+    pub location: Option<String>,
 }
 
 /// Our own trouble: it says nothing about the endpoint, and must not spend one of its attempts.
@@ -148,11 +168,18 @@ impl Egress {
     pub fn new(config: &Config) -> Result<Self, SetupError> {
         let policy = Arc::new(Policy::new(config.allow.clone()));
         let resolver = Resolver::new(&config.name_servers, Arc::clone(&policy))?;
-        let client = client(config, resolver.clone())?;
+        let (verifier, certificates) = (tls::verifier(&config.root_certificates)?, Certificates::default());
+        let tls = tls::client_config(
+            Watching::new(Arc::clone(&verifier), certificates.clone()),
+            tls::resumption(certificates.clone()),
+        )?;
+        let client = client(config, tls, resolver.clone())?;
         Ok(Self {
             client,
             resolver,
             policy,
+            verifier,
+            certificates,
             attempt_timeout: config.attempt_timeout,
         })
     }
@@ -160,6 +187,11 @@ impl Egress {
     /// Which addresses may be reached.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// Until when the certificates of the hosts are valid that attempts were made at.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// Judges a URL before it is stored as an endpoint, and asks where its name leads. Takes about 4 s at most, the
@@ -215,17 +247,56 @@ impl Egress {
             Ok(url) => url,
             Err(refusal) => return Ok(AttemptResult::Failed(classify::refused(&refusal))),
         };
+        let progress = Arc::new(Progress::to(literal(&url)));
+        self.attempt(url, headers, body, progress, |_| {}).await
+    }
+
+    /// Makes one attempt as [`Self::post`] does, and looks at it more closely.
+    ///
+    /// # Errors
+    /// What is not the endpoint's doing.
+    pub async fn ask(
+        &self,
+        url: &Url,
+        headers: Vec<(&'static str, String)>,
+        body: Bytes,
+    ) -> Result<Reply, Fault> {
+        let progress = Arc::new(Progress::to(literal(url)).timed());
+        let (mut answered, mut location, began) = (None, None, Instant::now());
+        let look = |response: &Response| {
+            answered = Some(Instant::now());
+            let value = response.headers().get(LOCATION);
+            location = value.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        };
+        let attempting = self.attempt(url.clone(), headers, body, Arc::clone(&progress), look);
+        let result = attempting.await?;
+        let took = began.elapsed();
+        let first_byte = answered
+            .zip(progress.taken())
+            .map(|(answered, taken)| answered.saturating_duration_since(taken));
+        Ok(Reply {
+            result,
+            first_byte,
+            took,
+            location,
+        })
+    }
+
+    async fn attempt(
+        &self,
+        url: Url,
+        headers: Vec<(&'static str, String)>,
+        body: Bytes,
+        progress: Arc<Progress>,
+        look: impl FnOnce(&Response),
+    ) -> Result<AttemptResult, Fault> {
         let host = url.host_str().unwrap_or_default().to_owned();
-        let progress = Arc::new(match literal(&url) {
-            Some(address) => Progress::to_address(address),
-            None => Progress::to_name(),
-        });
         let mut request = Request::new(Method::POST, url);
         *request.headers_mut() = header_map(headers)?;
         *request.body_mut() = Some(Body::wrap(MarkedBody::new(body, Arc::clone(&progress))));
 
         // On the heap, because every future around this one would otherwise hold room for it twice and be copied with it.
-        let exchange = Box::pin(self.exchange(request));
+        let exchange = Box::pin(self.exchange(request, look));
         let exchange = progress::observe(Arc::clone(&progress), exchange);
         let outcome = tokio::time::timeout(self.attempt_timeout, exchange).await;
         let attempted = Attempted {
@@ -244,10 +315,15 @@ impl Egress {
         }
     }
 
-    async fn exchange(&self, request: Request) -> Result<Answer, reqwest::Error> {
+    async fn exchange(
+        &self,
+        request: Request,
+        look: impl FnOnce(&Response),
+    ) -> Result<Answer, reqwest::Error> {
         let response = self.client.execute(request).await?;
         let status = response.status().as_u16();
         progress::answered(status);
+        look(&response);
         let retry_after = response.headers().get(RETRY_AFTER);
         let retry_after = retry_after
             .and_then(|value| value.to_str().ok())
@@ -268,10 +344,10 @@ impl fmt::Debug for Egress {
     }
 }
 
-fn client(config: &Config, resolver: Resolver) -> Result<Client, SetupError> {
+fn client(config: &Config, tls: ClientConfig, resolver: Resolver) -> Result<Client, SetupError> {
     Client::builder()
         .user_agent(USER_AGENT)
-        .tls_backend_preconfigured(tls::client_config(&config.root_certificates)?)
+        .tls_backend_preconfigured(tls)
         .dns_resolver(resolver)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
@@ -335,7 +411,7 @@ fn ends_with_connection(response: &Response) -> bool {
         && !response.headers().contains_key(TRANSFER_ENCODING)
 }
 
-fn literal(url: &Url) -> Option<IpAddr> {
+pub(crate) fn literal(url: &Url) -> Option<IpAddr> {
     match url.host()? {
         Host::Ipv4(v4) => Some(v4.into()),
         Host::Ipv6(v6) => Some(v6.into()),

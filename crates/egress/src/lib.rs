@@ -1,7 +1,7 @@
 //! The way out: the only code that opens connections to addresses that customers choose.
 //!
 //! The worker calls [`Egress::post`] for every attempt; the API calls [`Egress::check_endpoint`] before it stores an
-//! endpoint. Both go through one [`Policy`]: nothing but public addresses, and the networks that the operator
+//! endpoint; `magnetite check` looks at the way with [`Egress::probe`] and at answers with [`Egress::ask`]. All go through one [`Policy`]: nothing but public addresses, and the networks that the operator
 //! allowed. There is one HTTP client in a process, so that connections are kept alive between attempts.
 //!
 //! ```text
@@ -24,6 +24,8 @@
 //!   HTTP/2 headers. More is a protocol failure.
 //! - No text made here holds a URL's path or query: they are the customer's secrets.
 //!
+//! Handshakes, and they alone, leave behind until when a host's certificate is valid ([`Certificates`]), for whoever warns.
+//!
 //! Nothing here survives a crash, and nothing has to: pooled connections, TLS sessions and resolved names are only
 //! caches.
 //!
@@ -35,10 +37,14 @@ mod address;
 mod policy;
 mod progress;
 mod resolver;
+mod certificates;
 mod tls;
 mod classify;
 mod client;
+mod probe;
 
 pub use address::Class;
-pub use client::{Config, Egress, Fault, SetupError, USER_AGENT};
+pub use certificates::{Certificate, Certificates, EXPIRES_SOON, tls_host};
+pub use client::{Config, Egress, Fault, Reply, SetupError, USER_AGENT};
 pub use policy::{Policy, Refusal, URL_BYTES_MAX};
+pub use probe::{Handshake, Way};

@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -46,6 +47,8 @@ pub(crate) struct Progress {
     address: OnceLock<IpAddr>,
     /// 0 before the response's headers have come.
     status: AtomicU16,
+    /// `None` when it is not to be noted.
+    taken: Option<OnceLock<Instant>>,
 }
 
 /// A request's body that marks the moment in which a connection takes it.
@@ -56,20 +59,31 @@ pub(crate) struct MarkedBody {
 }
 
 impl Progress {
-    pub(crate) fn to_address(address: IpAddr) -> Self {
+    /// To the address that the URL names, or to wherever its name leads.
+    pub(crate) fn to(literal: Option<IpAddr>) -> Self {
+        let (phase, address) = match literal {
+            Some(address) => (Phase::Connect, OnceLock::from(address)),
+            None => (Phase::Send, OnceLock::new()),
+        };
         Self {
-            phase: AtomicU8::new(Phase::Connect as u8),
-            address: OnceLock::from(address),
+            phase: AtomicU8::new(phase as u8),
+            address,
             status: AtomicU16::new(0),
+            taken: None,
         }
     }
 
-    pub(crate) fn to_name() -> Self {
+    /// Notes when a connection takes the request. Deliveries do without: they have no use for it.
+    pub(crate) fn timed(self) -> Self {
         Self {
-            phase: AtomicU8::new(Phase::Send as u8),
-            address: OnceLock::new(),
-            status: AtomicU16::new(0),
+            taken: Some(OnceLock::new()),
+            ..self
         }
+    }
+
+    /// When a connection took the request, if it is timed.
+    pub(crate) fn taken(&self) -> Option<Instant> {
+        self.taken.as_ref()?.get().copied()
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -132,6 +146,9 @@ impl Body for MarkedBody {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.progress.enter(Phase::Response);
+        if let Some(taken) = &self.progress.taken {
+            let _ = taken.set(Instant::now());
+        }
         Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
     }
 

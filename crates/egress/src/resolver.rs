@@ -99,13 +99,13 @@ impl Resolver {
     /// The addresses of a name that may be connected to, in the order in which to try them: at least one, at most
     /// [`ADDRESSES_PER_FAMILY_MAX`] of each family. Takes 4 s at most for one without a search list.
     pub(crate) async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let found = self.query(host).await?;
+        let found = self.judged(host).await?;
         let mut passed = Vec::with_capacity(found.len());
         let mut refusal = None;
-        for address in found {
-            match self.policy.check_addr(address) {
-                Ok(()) => passed.push(address),
-                Err(reason) => refusal = refusal.or(Some(reason)),
+        for (address, reason) in found {
+            match reason {
+                None => passed.push(address),
+                Some(reason) => refusal = refusal.or(Some(reason)),
             }
         }
         match refusal {
@@ -118,6 +118,14 @@ impl Resolver {
             self.turn.fetch_add(1, Ordering::Relaxed),
             has_route,
         ))
+    }
+
+    /// Every address of a name, and what the policy has against it.
+    pub(crate) async fn judged(&self, host: &str) -> Result<Vec<(IpAddr, Option<Refusal>)>, LookupError> {
+        let found = self.query(host).await?.into_iter();
+        Ok(found
+            .map(|address| (address, self.policy.check_addr(address).err()))
+            .collect())
     }
 
     async fn query(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {

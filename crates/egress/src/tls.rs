@@ -2,27 +2,34 @@
 
 use std::sync::Arc;
 
-use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption, WebPkiServerVerifier};
 use rustls::client::{Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, NamedGroup, RootCertStore};
 use tracing::warn;
 use webhook::Phase;
 
+use crate::certificates::Certificates;
 use crate::client::SetupError;
 use crate::progress;
+
+mod verify;
+
+pub(crate) use verify::{Keep, Watching};
 
 /// How many servers' sessions are kept for resumption.
 const SESSIONS_MAX: usize = 1024;
 /// How many of a certificate's names are told.
 const NAMES_TOLD_MAX: usize = 5;
 
-/// TLS 1.2 and 1.3, the system's root certificates and the given ones (PEM, one or more in each).
+/// Trusts the system's root certificates and the given ones (PEM, one or more in each).
 ///
 /// # Errors
 /// Without any root certificate every endpoint would look as if its certificate were bad.
-pub(crate) fn client_config(extra_roots_pem: &[Vec<u8>]) -> Result<ClientConfig, SetupError> {
+pub(crate) fn verifier(extra_roots_pem: &[Vec<u8>]) -> Result<Arc<WebPkiServerVerifier>, SetupError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
@@ -35,15 +42,38 @@ pub(crate) fn client_config(extra_roots_pem: &[Vec<u8>]) -> Result<ClientConfig,
     if roots.is_empty() {
         return Err(SetupError::NoRootCertificates);
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|source| SetupError::RootCertificate(Box::new(source)))
+}
+
+/// TLS 1.2 and 1.3, by HTTP/2 if the server can.
+pub(crate) fn client_config(
+    verifier: Arc<dyn ServerCertVerifier>,
+    resumption: Resumption,
+) -> Result<ClientConfig, SetupError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(SetupError::Tls)?
-        .with_root_certificates(roots)
+        // The name of whatever is not rustls' own choice of a verifier; ours asks the same one.
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.resumption = Resumption::store(Arc::new(Sessions(ClientSessionMemoryCache::new(SESSIONS_MAX))));
+    config.resumption = resumption;
     Ok(config)
+}
+
+/// Sessions are resumed, but not at hosts whose certificate is about to expire.
+pub(crate) fn resumption(certificates: Certificates) -> Resumption {
+    Resumption::store(Arc::new(Sessions {
+        cache: ClientSessionMemoryCache::new(SESSIONS_MAX),
+        certificates,
+    }))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn add_pem(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), SetupError> {
@@ -64,36 +94,41 @@ fn add_pem(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), SetupError> {
 
 /// The sessions in memory, and the mark that a handshake began: a hint is asked for when the first message is written.
 #[derive(Debug)]
-struct Sessions(ClientSessionMemoryCache);
+struct Sessions {
+    cache: ClientSessionMemoryCache,
+    certificates: Certificates,
+}
 
 impl ClientSessionStore for Sessions {
     fn set_kx_hint(&self, server: ServerName<'static>, group: NamedGroup) {
-        self.0.set_kx_hint(server, group);
+        self.cache.set_kx_hint(server, group);
     }
 
     fn kx_hint(&self, server: &ServerName<'_>) -> Option<NamedGroup> {
         progress::enter(Phase::Tls);
-        self.0.kx_hint(server)
+        self.cache.kx_hint(server)
     }
 
     fn set_tls12_session(&self, server: ServerName<'static>, value: Tls12ClientSessionValue) {
-        self.0.set_tls12_session(server, value);
+        self.cache.set_tls12_session(server, value);
     }
 
     fn tls12_session(&self, server: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.0.tls12_session(server)
+        let resumed = self.cache.tls12_session(server)?;
+        (!self.certificates.expires_soon(server)).then_some(resumed)
     }
 
     fn remove_tls12_session(&self, server: &ServerName<'static>) {
-        self.0.remove_tls12_session(server);
+        self.cache.remove_tls12_session(server);
     }
 
     fn insert_tls13_ticket(&self, server: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.0.insert_tls13_ticket(server, value);
+        self.cache.insert_tls13_ticket(server, value);
     }
 
     fn take_tls13_ticket(&self, server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.0.take_tls13_ticket(server)
+        let resumed = self.cache.take_tls13_ticket(server)?;
+        (!self.certificates.expires_soon(server)).then_some(resumed)
     }
 }
 

@@ -82,6 +82,8 @@ pub enum Operation {
     ListOperations,
     /// [`Store::delete_operations`](crate::Store::delete_operations).
     DeleteOperations,
+    /// [`Store::announce_expiring`](crate::Store::announce_expiring).
+    AnnounceExpiring(EndpointId),
     /// [`Store::create_api_key`](crate::Store::create_api_key).
     CreateApiKey(ApiKeyId),
     /// [`Store::revoke_api_key`](crate::Store::revoke_api_key).
@@ -135,6 +137,7 @@ impl fmt::Display for Operation {
             Self::DeleteExpired => f.write_str("delete what is older than the journal keeps"),
             Self::ListOperations => f.write_str("list operational events"),
             Self::DeleteOperations => f.write_str("delete operational events"),
+            Self::AnnounceExpiring(id) => write!(f, "announce that the certificate of endpoint {id} expires"),
             Self::CreateApiKey(id) => write!(f, "create API key {id}"),
             Self::RevokeApiKey(id) => write!(f, "revoke API key {id}"),
             Self::LookUpApiKey => f.write_str("look up an API key"),

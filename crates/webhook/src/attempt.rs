@@ -130,6 +130,18 @@ impl fmt::Display for Phase {
 }
 
 impl FailureKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::BadUrl,
+        Self::NameNotFound,
+        Self::AddressRefused,
+        Self::ConnectionRefused,
+        Self::ConnectionReset,
+        Self::Tls,
+        Self::Timeout,
+        Self::Protocol,
+    ];
+
     /// The name in headers, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeliveryId, EndpointId, Event};
+use crate::{DeliveryId, Endpoint, EndpointId, Event, EventKind, LeadId, ProjectId, payload};
 
 /// A delivery that has an attempt before it. It travels as a message of its own (see the broker's header codec) and
 /// carries all of its state.
@@ -58,6 +58,33 @@ impl Delivery {
             no_slot_since_ms: None,
             first_attempt_ms: None,
             trigger: Trigger::Event,
+        }
+    }
+
+    /// A ping of this endpoint: one attempt with all that a real delivery has, also while the endpoint is disabled. `random` makes its
+    /// id; no two pings are the same event.
+    pub fn ping(endpoint: &Endpoint, now_ms: u64, random: [u8; 16]) -> Self {
+        let none = payload::NONE;
+        let project_id = endpoint.project_id.clone();
+        let about = payload::About {
+            organization_id: endpoint.organization_id.clone(),
+            project_id: project_id.unwrap_or_else(|| ProjectId::new(none)),
+            lead_id: LeadId::new(none),
+            timestamp_ms: now_ms,
+        };
+        let event = Event {
+            id: payload::ping_id(random),
+            event_type: EventKind::Ping,
+            timestamp_ms: now_ms,
+            body: about.ping(&endpoint.id),
+            organization_id: about.organization_id,
+            project_id: about.project_id,
+            lead_id: about.lead_id,
+            traceparent: None,
+        };
+        Self {
+            trigger: Trigger::Ping,
+            ..Self::first(Arc::new(event), endpoint.id.clone())
         }
     }
 

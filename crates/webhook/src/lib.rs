@@ -30,6 +30,7 @@ mod retry_after;
 mod schedule;
 mod outcome;
 mod api_key;
+mod request;
 pub mod journal;
 
 pub use api_key::{ApiKey, BadApiKey, Scope, Scopes, UnknownScope};
@@ -43,7 +44,10 @@ pub use ids::{
     ProjectId,
 };
 pub use outcome::{CancelReason, DeadReason, DeferReason, Outcome, UnknownReason, outcome};
-pub use payload::{About, example, ping, ping_id, ping_schema, sample, schema};
+pub use payload::{About, example, ping_schema, sample, schema};
+pub use request::{
+    ATTEMPT_HEADER, DELIVERY_HEADER, EVENT_HEADER, Signatures, TIMESTAMP_HEADER, request_headers,
+};
 pub use retry_after::retry_after;
 pub use schedule::{DELAY_MAX, Schedule, ScheduleError};
 pub use subscription::{BadSubscription, Pattern, Subscription};

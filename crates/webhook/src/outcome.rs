@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AttemptResult, Schedule, retry_after};
+use crate::{AttemptResult, Schedule, Trigger, retry_after};
 
 /// What becomes of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub enum DeadReason {
 pub enum CancelReason {
     /// The endpoint was deleted.
     EndpointDeleted,
+    /// The one attempt of a ping failed. It asked what was then: nobody wants it sent again.
+    PingFailed,
 }
 
 /// Why a delivery is put off without an attempt.
@@ -74,10 +76,21 @@ pub struct UnknownReason(pub String);
 ///
 /// 2xx is delivered. 410 is dead at once. Everything else, 3xx included, is tried again after the schedule's delay; on
 /// 429 and 503 a `Retry-After` can only lengthen it, up to the schedule's longest tier. After the schedule's last
-/// attempt the delivery is dead.
-pub fn outcome(result: &AttemptResult, schedule: &Schedule, attempt: u32, now: SystemTime) -> Outcome {
+/// attempt the delivery is dead. A ping has one attempt, whatever became of it.
+pub fn outcome(
+    result: &AttemptResult,
+    trigger: Trigger,
+    schedule: &Schedule,
+    attempt: u32,
+    now: SystemTime,
+) -> Outcome {
     if result.is_success() {
         return Outcome::Delivered;
+    }
+    if trigger == Trigger::Ping {
+        return Outcome::Cancelled {
+            reason: CancelReason::PingFailed,
+        };
     }
     if result.status() == Some(410) {
         return Outcome::Dead {
@@ -142,6 +155,7 @@ impl CancelReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::EndpointDeleted => "endpoint_deleted",
+            Self::PingFailed => "ping_failed",
         }
     }
 }
@@ -190,7 +204,8 @@ mod tests {
     }
 
     fn decide(result: &AttemptResult, attempt: u32) -> Outcome {
-        outcome(result, &Schedule::default(), attempt, SystemTime::UNIX_EPOCH)
+        let (schedule, now) = (Schedule::default(), SystemTime::UNIX_EPOCH);
+        outcome(result, Trigger::Event, &schedule, attempt, now)
     }
 
     fn retry(seconds: u64) -> Outcome {
@@ -234,6 +249,26 @@ mod tests {
                 reason: DeadReason::Gone
             }
         );
+    }
+
+    #[test]
+    fn a_ping_is_never_tried_again_and_never_dead() {
+        let decide = |result| {
+            let schedule = Schedule::default();
+            outcome(&result, Trigger::Ping, &schedule, 1, SystemTime::UNIX_EPOCH)
+        };
+        assert_eq!(decide(answered(204, None)), Outcome::Delivered);
+        let failed = Outcome::Cancelled {
+            reason: CancelReason::PingFailed,
+        };
+        for result in [
+            answered(302, None),
+            answered(410, None),
+            answered(503, Some("1")),
+            timed_out(),
+        ] {
+            assert_eq!(decide(result), failed);
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ struct Payload<'a> {
 }
 
 /// What a ping says of a lead and, at an endpoint of all projects, of a project: there is none.
-const NONE: &str = "ping";
+pub(crate) const NONE: &str = "ping";
 
 impl About {
     /// As in the contract's examples. Those of one type have one timestamp, the types in the order of a lead's life.
@@ -64,6 +64,11 @@ impl About {
     /// The bytes of an event of this type with this `data`, a JSON object.
     pub fn event(&self, event_type: EventType, data: &RawValue) -> Bytes {
         self.payload(event_type.as_str(), data)
+    }
+
+    /// The bytes of a ping of this endpoint: all fields of an event.
+    pub(crate) fn ping(&self, endpoint_id: &EndpointId) -> Bytes {
+        self.payload(PING, &data::of_ping(endpoint_id, self.timestamp_ms))
     }
 
     fn payload(&self, event: &str, data: &RawValue) -> Bytes {
@@ -92,24 +97,8 @@ pub fn example(event_type: EventType) -> Value {
     serde_json::from_slice(&sample).expect("a sample is JSON")
 }
 
-/// The bytes of a ping of this endpoint: all fields of an event, with no lead behind them.
-pub fn ping(
-    organization_id: &OrganizationId,
-    project_id: Option<&ProjectId>,
-    endpoint_id: &EndpointId,
-    timestamp_ms: u64,
-) -> Bytes {
-    let about = About {
-        organization_id: organization_id.clone(),
-        project_id: project_id.cloned().unwrap_or_else(|| ProjectId::new(NONE)),
-        lead_id: LeadId::new(NONE),
-        timestamp_ms,
-    };
-    about.payload(PING, &data::of_ping(endpoint_id, timestamp_ms))
-}
-
-/// The id of a ping, from 16 random bytes: `ping_` and 32 hexadecimal digits. No two pings are the same event.
-pub fn ping_id(random: [u8; 16]) -> EventId {
+/// The id of a ping, from 16 random bytes: `ping_` and 32 hexadecimal digits.
+pub(crate) fn ping_id(random: [u8; 16]) -> EventId {
     EventId::new(format!("ping_{}", hex::encode(random)))
 }
 

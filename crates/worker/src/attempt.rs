@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use broker::Outgoing;
-use webhook::{AttemptResult, DeferReason, Delivery, DeliveryId, EndpointId, Outcome};
+use webhook::{AttemptResult, DeferReason, Delivery, DeliveryId, EndpointId, Outcome, Signatures};
 
 use crate::{
     Context, admission::Slot, display_chain, now_ms, outcome, registry::Registered, settlement::Turn,
@@ -37,6 +37,7 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
         Ok(answered) => {
             let decided = webhook::outcome(
                 &answered.result,
+                delivery.trigger,
                 &context.config.schedule,
                 delivery.attempt,
                 SystemTime::now(),
@@ -128,28 +129,19 @@ async fn admit(context: &Context, endpoint: &EndpointId) -> Option<Slot> {
     }
 }
 
-/// Everything a request says besides its body (public contract, "Webhook Headers", and Standard Webhooks 1.0).
+/// Signed for this moment.
 fn headers(
     delivery: &Delivery,
     id: &DeliveryId,
     signer: Signer<'_>,
     now_ms: u64,
 ) -> Vec<(&'static str, String)> {
-    let event = &delivery.event;
-    let now_s = (now_ms / 1000) as i64;
-    vec![
-        (signature::SIGNATURE_HEADER, signer.sign(&event.body)),
-        ("x-magnetite-event", event.event_type.as_str().to_owned()),
-        ("x-magnetite-timestamp", event.timestamp_ms.to_string()),
-        ("x-magnetite-delivery", id.to_string()),
-        ("x-magnetite-attempt", delivery.attempt.to_string()),
-        (signature::WEBHOOK_ID_HEADER, event.id.to_string()),
-        (signature::WEBHOOK_TIMESTAMP_HEADER, now_s.to_string()),
-        (
-            signature::WEBHOOK_SIGNATURE_HEADER,
-            signer.sign_standard(event.id.as_str(), now_s, &event.body),
-        ),
-    ]
+    let (event, signed_s) = (&delivery.event, (now_ms / 1000) as i64);
+    let signatures = Signatures {
+        contract: signer.sign(&event.body),
+        standard: signer.sign_standard(event.id.as_str(), signed_s, &event.body),
+    };
+    webhook::request_headers(event, id, delivery.attempt, signed_s, signatures)
 }
 
 /// Counts the attempt and writes its one line.

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use broker::{Message, Source};
 use store::Lookup;
-use webhook::{CancelReason, DeadReason, DeferReason, Delivery};
+use webhook::{
+    CancelReason, DeadReason, DeferReason, Delivery, Trigger,
+    journal::{EventRecord, Record, Verdict},
+};
 
 use crate::{
-    Context, attempt::attempt, display_chain, outcome, registry::Registered, settlement::Settlement,
+    Context, attempt::attempt, display_chain, now_ms, outcome, registry::Registered, settlement::Settlement,
 };
 
 /// Makes the attempt, with the endpoint's URL and secret of now.
@@ -18,18 +21,39 @@ pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement
         Ok(delivery) => delivery,
         Err(bad) => return reject(bad.reason(), &bad.to_string()),
     };
-    match look_up(context, &delivery).await {
-        Found::Endpoint(registered) if registered.endpoint.disabled.is_some() => {
-            outcome::dead_untried(context, &delivery, DeadReason::EndpointDisabled).into()
+    let pinged = pinged(context, &delivery);
+    let may_be_disabled = delivery.trigger == Trigger::Ping;
+    let turn = match look_up(context, &delivery).await {
+        Found::Endpoint(registered) if registered.endpoint.disabled.is_some() && !may_be_disabled => {
+            outcome::dead_untried(context, &delivery, DeadReason::EndpointDisabled)
         }
-        Found::Endpoint(registered) => attempt(context, delivery, &registered).await.into(),
-        Found::Deleted => outcome::cancelled(context, &delivery, CancelReason::EndpointDeleted).into(),
-        Found::Unknown => reject(
-            "unknown_endpoint",
-            "the database has never had this endpoint; is it the right one?",
-        ),
-        Found::Unavailable => outcome::defer(context, delivery, DeferReason::Database).into(),
+        Found::Endpoint(registered) => attempt(context, delivery, &registered).await,
+        Found::Deleted => outcome::cancelled(context, &delivery, CancelReason::EndpointDeleted),
+        Found::Unknown => {
+            return reject(
+                "unknown_endpoint",
+                "the database has never had this endpoint; is it the right one?",
+            );
+        }
+        Found::Unavailable => outcome::defer(context, delivery, DeferReason::Database),
+    };
+    turn.after(pinged).into()
+}
+
+/// A ping was fanned out by whoever made it, to this one endpoint: nobody else records it.
+fn pinged(context: &Context, delivery: &Delivery) -> Option<Record> {
+    if delivery.trigger != Trigger::Ping {
+        return None;
     }
+    context.record(|| {
+        Record::Event(EventRecord {
+            event: Arc::clone(&delivery.event),
+            received_ms: now_ms(),
+            considered: [(delivery.endpoint_id.clone(), Verdict::Matched)]
+                .into_iter()
+                .collect(),
+        })
+    })
 }
 
 enum Found {

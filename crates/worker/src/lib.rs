@@ -30,6 +30,8 @@
 //! - A panic in the work on one message quarantines that message and nothing else.
 //! - Memory is bounded by the prefetch of the two queues, the registry's bound and `recall`'s capacity.
 //!
+//! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon.
+//!
 //! Deliberately absent: reading state back from a database to retry (a delivery carries its own), timers (delay queues are
 //! the only clock), any knowledge of other workers.
 
@@ -47,6 +49,7 @@ mod settlement;
 mod settle;
 mod journal;
 mod gone;
+mod expiry;
 
 use std::{sync::Arc, time::Duration};
 
@@ -161,6 +164,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     });
     let mut following = tokio::spawn(refresh(Arc::clone(&context), links.clone()));
     background.spawn(record_gone(Arc::clone(&context), links.clone()));
+    background.spawn(warn_of_expiry(Arc::clone(&context), links.clone()));
     let (consumed, consumes) = watch::channel([false; SOURCES.len()]);
     background.spawn(watch_readiness(
         ready,
@@ -298,6 +302,12 @@ async fn record_gone(context: Arc<Context>, stop: CancellationToken) {
     stop.run_until_cancelled(context.gone.write_back(&context.store))
         .await;
     context.gone.flush(&context.store).await;
+}
+
+async fn warn_of_expiry(context: Arc<Context>, stop: CancellationToken) {
+    let (certificates, registry, store) = (context.egress.certificates(), &context.registry, &context.store);
+    stop.run_until_cancelled(expiry::watch(certificates, registry, store))
+        .await;
 }
 
 async fn watch_readiness(

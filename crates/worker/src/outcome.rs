@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use broker::{DeadLetter, Message, Outgoing, Source};
 use webhook::{
-    AttemptId, AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, Outcome,
+    AttemptId, AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, Outcome, Trigger,
     journal::{AttemptRecord, Record, StepRecord, Then},
 };
 
@@ -21,7 +21,11 @@ pub(crate) fn attempted(
 ) -> Turn {
     let record = attempt(context, &delivery, result, decided, (began_ms, took));
     let publish = match decided {
-        Outcome::Delivered | Outcome::Cancelled { .. } => None,
+        Outcome::Delivered => None,
+        Outcome::Cancelled { reason } => {
+            count_cancelled(reason);
+            None
+        }
         Outcome::Retry { after } => Some(Outgoing::delay(
             &context.topology,
             &delivery.after_attempt(began_ms),
@@ -65,6 +69,9 @@ pub(crate) fn refused(context: &Context, delivery: Delivery) -> Turn {
     let now_ms = now_ms();
     let since_ms = delivery.no_slot_since_ms.unwrap_or(now_ms);
     if u128::from(now_ms.saturating_sub(since_ms)) > context.config.defer_age_max.as_millis() {
+        if delivery.trigger == Trigger::Ping {
+            return cancelled(context, &delivery, CancelReason::PingFailed);
+        }
         return dead_untried(context, &delivery, DeadReason::NoSlot);
     }
     defer(
@@ -136,15 +143,21 @@ fn dead(context: &Context, delivery: &Delivery, letter: &DeadLetter) -> Outgoing
 
 /// Nobody is left to deliver to: there is nothing to publish.
 pub(crate) fn cancelled(context: &Context, delivery: &Delivery, reason: CancelReason) -> Turn {
-    let word = reason.as_str();
-    metrics::counter!("magnetite_cancelled_total", "reason" => word).increment(1);
+    count_cancelled(reason);
     tracing::info!(
-        delivery.id = %delivery.id(), endpoint.id = %delivery.endpoint_id, reason = word, "delivery cancelled"
+        delivery.id = %delivery.id(),
+        endpoint.id = %delivery.endpoint_id,
+        reason = reason.as_str(),
+        "delivery cancelled"
     );
     Turn::new(
         None,
         step(context, delivery, now_ms(), Then::Cancelled { reason }),
     )
+}
+
+fn count_cancelled(reason: CancelReason) {
+    metrics::counter!("magnetite_cancelled_total", "reason" => reason.as_str()).increment(1);
 }
 
 /// A delivery that goes on without the attempt that was due.

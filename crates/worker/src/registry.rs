@@ -133,6 +133,11 @@ impl Registry {
         self.read().by_id.get(id).cloned()
     }
 
+    /// Every endpoint, as of one moment.
+    pub(crate) fn all(&self) -> Vec<Arc<Registered>> {
+        self.read().by_id.values().cloned().collect()
+    }
+
     /// Disables an endpoint here, before the store says so, if it is still at `version`.
     pub(crate) fn disable_gone(&self, id: &EndpointId, version: i64, at_ms: u64) {
         let mut known = self.write();

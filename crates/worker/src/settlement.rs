@@ -11,21 +11,23 @@ use crate::registry::Registered;
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     publish: Option<Outgoing>,
-    records: Vec<Record>,
+    record: Option<Record>,
+    /// The request before, which the endpoint refused because of its signature.
+    refused: Option<Record>,
 }
 
 impl Turn {
     pub(crate) fn new(publish: Option<Outgoing>, record: Option<Record>) -> Self {
         Self {
             publish,
-            records: record.into_iter().collect(),
+            record,
+            refused: None,
         }
     }
 
-    /// Records this one before the others.
-    pub(crate) fn after(mut self, record: Option<Record>) -> Self {
-        self.records.splice(..0, record);
-        self
+    /// Also records a request that was refused before.
+    pub(crate) fn after(self, refused: Option<Record>) -> Self {
+        Self { refused, ..self }
     }
 }
 
@@ -66,7 +68,8 @@ impl Settlement {
     /// Also owes what this turn came to, and records it.
     pub(crate) fn add(&mut self, turn: Turn) {
         self.publishes.extend(turn.publish);
-        self.records.extend(turn.records);
+        self.records.extend(turn.refused);
+        self.records.extend(turn.record);
     }
 
     /// What is to be recorded, once nothing is owed any more.

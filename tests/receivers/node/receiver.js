@@ -1,43 +1,70 @@
-// Verifies each request twice: as the contract's Node sample does, and with the official library of Standard Webhooks.
-// Prints its URL, then one line for each request. The secret is in a file that is written after the endpoint is registered.
-const crypto = require('crypto');
-const fs = require('fs');
-const http = require('http');
+// Receives Magnetite's webhooks:
+//   npm install express standardwebhooks
+//   WEBHOOK_SECRET=whsec_... PORT=3000 node receiver.js
+const crypto = require('node:crypto');
+const express = require('express');
 const { Webhook } = require('standardwebhooks');
 
-function verifyWebhookSignature(payload, signature, secret) {
-  const expected = crypto.createHmac('sha256', secret).update(payload, 'utf8').digest('hex');
-  const received = signature.replace('sha256=', '');
-  return crypto.timingSafeEqual(Buffer.from(expected, 'hex'), Buffer.from(received, 'hex'));
-}
+const BODY_BYTES_MAX = 256 * 1024; // no event is larger
+const REMEMBERED_MAX = 10_000;
+// May hold the old and the new one, separated by a comma. With one alone nothing is lost either while it is being changed.
+const SECRETS = process.env.WEBHOOK_SECRET.split(/[\s,]+/).filter(Boolean);
+const IS_SIMPLE = process.env.WEBHOOK_SCHEME === 'x-magnetite-signature';
 
-function check(body, headers) {
-  const secret = fs.readFileSync(process.env.WEBHOOK_SECRET_FILE, 'utf8');
-  if (!verifyWebhookSignature(body, headers['x-magnetite-signature'], secret)) {
-    throw new Error('x-magnetite-signature does not match');
-  }
-  new Webhook(secret).verify(body, headers);
-  const event = JSON.parse(body);
-  if (event.event !== headers['x-magnetite-event']) {
-    throw new Error('x-magnetite-event is not the event');
-  }
-  if (String(event.timestamp) !== headers['x-magnetite-timestamp']) {
-    throw new Error('x-magnetite-timestamp is not the timestamp');
-  }
-}
-
-const server = http.createServer((request, response) => {
-  const chunks = [];
-  request.on('data', (chunk) => chunks.push(chunk));
-  request.on('end', () => {
+// Standard Webhooks: id, time and body are signed, and what is older than five minutes is refused.
+function standardWebhooks(headers, body) {
+  return SECRETS.some((secret) => {
     try {
-      check(Buffer.concat(chunks), request.headers);
-      console.log(`ok ${request.headers['webhook-id']}`);
-      response.writeHead(200).end('OK');
+      new Webhook(secret).verify(body, headers);
+      return true;
     } catch (error) {
-      console.log(`refused: ${error.message}`);
-      response.writeHead(401).end('Unauthorized');
+      return error instanceof SyntaxError; // signed well, but no JSON
     }
   });
-});
-server.listen(0, '127.0.0.1', () => console.log(`http://127.0.0.1:${server.address().port}/webhook`));
+}
+
+// The simple alternative: the body alone is signed.
+function magnetiteSignature(headers, body) {
+  const received = Buffer.from(headers['x-magnetite-signature'] ?? '');
+  return SECRETS.some((secret) => {
+    const hmac = crypto.createHmac('sha256', secret).update(body).digest('hex');
+    const expected = Buffer.from(`sha256=${hmac}`);
+    return received.length === expected.length && crypto.timingSafeEqual(received, expected);
+  });
+}
+
+function parse(body) {
+  try {
+    return JSON.parse(body);
+  } catch {
+    return null;
+  }
+}
+
+const remembered = new Set(); // in order of arrival
+
+function receive(req, res) {
+  const body = req.body ?? Buffer.alloc(0); // the bytes as they came
+  const verify = IS_SIMPLE ? magnetiteSignature : standardWebhooks;
+  if (!verify(req.headers, body)) return res.status(401).send('bad signature');
+  const event = parse(body);
+  if (typeof event?.event !== 'string') return res.status(400).send('not an event');
+  // Only what is signed can tell duplicates apart.
+  const id = IS_SIMPLE ? `${event.lead_id}/${event.timestamp}` : req.headers['webhook-id'];
+  if (remembered.has(id)) return res.send('known');
+  // Remember, then answer. In production insert id and body into a table with a unique key on the id, commit, answer, and let
+  // a job work on the table: this memory ends with the process.
+  remembered.add(id);
+  if (remembered.size > REMEMBERED_MAX) remembered.delete(remembered.values().next().value);
+  setImmediate(work, id, event);
+  res.send('OK');
+}
+
+function work(id, event) {
+  console.log(`processed ${id} ${event.event}`); // what takes time goes here
+}
+
+const app = express();
+app.post('/webhook', express.raw({ type: () => true, limit: BODY_BYTES_MAX }), receive);
+app.use((error, req, res, next) => res.sendStatus(error.status ?? 500));
+app.listen(process.env.PORT, '127.0.0.1');

@@ -47,6 +47,18 @@ async fn register(installation: &Installation, urls: Vec<String>) -> Vec<String>
     stream::iter(creating).buffered(COMMANDS_MAX).collect().await
 }
 
+#[test]
+fn the_page_of_failures_has_every_text_that_these_receivers_cause() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/failures.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for error in ROWS.iter().filter_map(|row| row.error) {
+        let text = error
+            .replace("127.0.0.1", "hooks.example.com")
+            .replace("{s}", "30");
+        assert!(page.contains(&text), "docs/failures.md lacks {text:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_hostile_receiver_fails_within_the_deadline_for_a_reason_that_a_person_understands() {
     let certificates = Certificates::new();

@@ -15,7 +15,7 @@ use super::bed::{Answer, Bed};
 const T: u64 = 1_703_123_456_789;
 
 /// An event of this number, a second after the one before, that this endpoint was considered for.
-pub(super) fn event(organization: &str, number: u64, endpoint: &str, verdict: &str) -> EventRecord {
+fn event(organization: &str, number: u64, endpoint: &str, verdict: &str) -> EventRecord {
     let body = format!(
         r#"{{"event":"lead.completed","timestamp":{T},"organization_id":"{organization}","project_id":"proj_1","lead_id":"lead_{number}","data":{{}}}}"#
     );
@@ -29,7 +29,7 @@ pub(super) fn event(organization: &str, number: u64, endpoint: &str, verdict: &s
 }
 
 /// Its one attempt, which was the last one.
-pub(super) fn dead(event: &EventRecord, endpoint: &str) -> AttemptRecord {
+fn dead(event: &EventRecord, endpoint: &str) -> AttemptRecord {
     let began_ms = event.received_ms + 10;
     AttemptRecord {
         id: AttemptId::generate(began_ms, [event.received_ms as u8; 10]),
@@ -54,7 +54,7 @@ pub(super) fn dead(event: &EventRecord, endpoint: &str) -> AttemptRecord {
     }
 }
 
-pub(super) async fn record(bed: &Bed, records: impl IntoIterator<Item = Record>) {
+async fn record(bed: &Bed, records: impl IntoIterator<Item = Record>) {
     let mut books = Books::default();
     for record in records {
         books.add(record);
@@ -63,7 +63,7 @@ pub(super) async fn record(bed: &Bed, records: impl IntoIterator<Item = Record>)
 }
 
 /// An endpoint, and so many events whose delivery to it is dead; the id of the last one's.
-pub(super) async fn with_dead(bed: &Bed, organization: &str, count: u64) -> (String, String) {
+async fn with_dead(bed: &Bed, organization: &str, count: u64) -> (String, String) {
     let endpoint = bed.endpoint(organization).await["id"]
         .as_str()
         .unwrap()

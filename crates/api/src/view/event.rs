@@ -108,7 +108,7 @@ pub struct Considered {
     #[schema(example = false)]
     pub deleted: bool,
     /// Whether it was to get the event when that came, or why not: `matched`, `project` (it takes another project's), `event_type` (it is
-    /// not subscribed to the type), `disabled`, `created_after` the event, or `unknown`.
+    /// not subscribed to the type), `disabled`, `created_after` the event, `pinged`, or `unknown`.
     #[schema(example = "matched")]
     pub verdict: &'static str,
     /// Since when and why it was disabled, if that was why not.

@@ -6,7 +6,6 @@
 //! Not covered: bindings (AMQP has no question for them) and policies of the operator, except for what the probe of
 //! dead-lettering shows.
 
-mod check;
 mod broker_checks;
 mod database_checks;
 
@@ -15,7 +14,7 @@ use clap::Args;
 
 use crate::{configuration::Configuration, limits, output};
 
-use check::{Check, Outcome};
+use super::checked::{Check, Outcome};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

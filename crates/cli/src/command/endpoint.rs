@@ -1,10 +1,11 @@
-//! `magnetite endpoint`: create, list, show, update, delete, enable, disable, rotate-secret, recover. All but the last need the database
+//! `magnetite endpoint`: create, list, show, update, delete, enable, disable, ping, rotate-secret, recover. All but ping and recover need the database
 //! and no broker: workers notice within `registry.refresh`.
 
 mod edit;
 mod view;
 mod rotate;
 mod health;
+mod ping;
 mod recover;
 
 use anyhow::anyhow;
@@ -66,6 +67,14 @@ enum Action {
         /// The endpoint's id
         id: String,
     },
+    /// Ask an endpoint whether it answers: one signed request of the type webhook.ping, also while it is disabled
+    ///
+    /// The request goes the way of every delivery, so that a worker and a recorder have to be running. It is made once: a ping that
+    /// fails is not repeated and is no dead letter. Exits 1 if the endpoint did not answer with a 2xx.
+    Ping {
+        /// The endpoint's id
+        id: String,
+    },
     /// Give an endpoint a new secret, and print it, this once
     RotateSecret(Rotate),
     /// Send again what an endpoint missed: deliveries that died, and events that came while it was disabled
@@ -99,6 +108,7 @@ async fn on_store(
         Action::RotateSecret(rotate) => {
             rotate::run(rotate, store, configuration.worker.registry_refresh, json).await
         }
+        Action::Ping { id } => ping::run(&EndpointId::new(id), store, configuration, json).await,
         Action::Show { id } => show(store, &EndpointId::new(id), json).await,
         Action::Delete { id } => {
             let id = EndpointId::new(id);

@@ -20,7 +20,7 @@ fn the_help_of_every_command() {
     command.build();
     let mut found = Vec::new();
     helps(&mut command, "", &mut found);
-    assert_eq!(found.len(), 43, "a new command needs a new snapshot");
+    assert_eq!(found.len(), 45, "a new command needs a new snapshot");
     for (path, help) in found {
         insta::assert_snapshot!(path, help);
     }
@@ -57,6 +57,7 @@ fn what_is_accepted() {
         "magnetite rejected redrive rej_1 --again",
         "magnetite audit --since 2026-11-25 --json",
         "magnetite listen --secret whsec_a --secret whsec_b --fail 500,hang,drop,ok,410 --fail-each --count 3",
+        "magnetite check https://e.example/ --secret whsec_a --allow 10.0.0.0/8,::1/128 --json",
         "magnetite topology check --json",
         "magnetite topology --json",
         "magnetite doctor --json",
@@ -95,6 +96,8 @@ fn what_is_refused_as_usage() {
         "magnetite delivery resend",
         "magnetite rejected show rej_1 --body --json",
         "magnetite audit --since 1795571999",
+        "magnetite check --secret whsec_a",
+        "magnetite check https://e.example/ --secret whsec_a --allow localhost",
         "magnetite listen --secret whsec_a --fail 99",
         "magnetite listen --secret whsec_a --fail-each",
         "magnetite listen --secret whsec_a --count 0",

@@ -18,10 +18,10 @@ use webhook::{FailureKind, Phase};
 use crate::support::*;
 
 /// A private certificate authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(
@@ -29,7 +29,7 @@ impl Authority {
         )
     }
 
-    fn trusted(&self) -> Egress {
+    pub(crate) fn trusted(&self) -> Egress {
         let root_certificates = vec![self.0.pem().into_bytes()];
         Egress::new(&Config {
             root_certificates,
@@ -44,7 +44,7 @@ impl Authority {
         (certificate.der().clone(), key.into())
     }
 
-    fn acceptor(&self, params: &CertificateParams, protocols: &[&str]) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self, params: &CertificateParams, protocols: &[&str]) -> TlsAcceptor {
         acceptor(self.issue(params), protocols)
     }
 }
@@ -64,12 +64,12 @@ fn acceptor(
     TlsAcceptor::from(Arc::new(config))
 }
 
-fn params(name: &str) -> CertificateParams {
+pub(crate) fn params(name: &str) -> CertificateParams {
     CertificateParams::new(vec![name.to_owned()]).expect("parameters")
 }
 
 /// A receiver behind TLS, at localhost.
-async fn tls_receiver<F, H>(acceptor: TlsAcceptor, handle: H) -> String
+pub(crate) async fn tls_receiver<F, H>(acceptor: TlsAcceptor, handle: H) -> String
 where
     H: Fn(TlsStream<TcpStream>) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -89,7 +89,7 @@ where
     format!("https://localhost:{port}/secret?token=secret")
 }
 
-async fn greet(mut stream: TlsStream<TcpStream>) {
+pub(crate) async fn greet(mut stream: TlsStream<TcpStream>) {
     while read_request(&mut stream).await.is_some() {
         let _ = stream
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")

@@ -3,6 +3,7 @@
 mod support;
 
 mod certificates;
+mod expiry;
 mod names;
 mod sockets;
 mod urls;

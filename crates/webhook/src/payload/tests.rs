@@ -2,7 +2,7 @@ use jsonschema::Validator;
 use serde_json::json;
 
 use super::*;
-use crate::Event;
+use crate::{Delivery, Endpoint, Event, Trigger};
 
 fn about() -> About {
     About {
@@ -30,8 +30,21 @@ fn read(bytes: &Bytes) -> Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
-fn ping_of(endpoint: &str) -> Bytes {
-    ping(&OrganizationId::new("org_1"), None, &EndpointId::new(endpoint), 7)
+fn ping_of(project: Option<&str>) -> Delivery {
+    let endpoint = Endpoint {
+        id: EndpointId::new("ep_1"),
+        organization_id: OrganizationId::new("org_1"),
+        project_id: project.map(ProjectId::new),
+        url: "https://example.com".to_owned(),
+        subscription: "lead.created".parse().unwrap(),
+        secret: signature::Secret::generate([7; 32]),
+        previous: None,
+        disabled: None,
+        version: 1,
+        created_at_ms: 0,
+        updated_at_ms: 0,
+    };
+    Delivery::ping(&endpoint, 7, [1; 16])
 }
 
 #[test]
@@ -54,7 +67,7 @@ fn every_example_and_every_sample_is_valid_by_the_schema_of_its_type_and_of_no_o
             assert_eq!(is_valid, event_type == other, "{instance} by {other}");
         }
     }
-    assert_valid(&ping_schema(), &read(&ping_of("ep_1")));
+    assert_valid(&ping_schema(), &read(&ping_of(None).event.body));
 }
 
 #[test]
@@ -170,11 +183,14 @@ fn fields_stand_in_the_contracts_order() {
 }
 
 #[test]
-fn a_ping_is_no_event_that_can_be_published() {
-    let (body, id) = (ping_of("ep_1"), ping_id([1; 16]));
-    assert_eq!(EventId::from_message_id(id.as_str()), Some(id.clone()));
-    let published = Event::from_message(Some(id.as_str()), None, body.clone());
-    assert_eq!(published.unwrap_err().reason(), "unknown_event_type");
-    let delivered = Event::from_delivery(Some(id.as_str()), None, body).unwrap();
-    assert!(delivered.is_ping());
+fn a_ping_is_an_event_that_is_delivered_and_cannot_be_published() {
+    for (project, said) in [(None, "ping"), (Some("proj_1"), "proj_1")] {
+        let ping = ping_of(project);
+        assert_eq!((ping.trigger, ping.run, ping.attempt), (Trigger::Ping, 0, 1));
+        assert_eq!(ping.event.project_id.as_str(), said);
+        let (id, body) = (Some(ping.event.id.as_str()), ping.event.body.clone());
+        let published = Event::from_message(id, None, body.clone());
+        assert_eq!(published.unwrap_err().reason(), "unknown_event_type");
+        assert_eq!(Event::from_delivery(id, None, body), Ok((*ping.event).clone()));
+    }
 }

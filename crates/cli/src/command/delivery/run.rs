@@ -40,6 +40,7 @@ fn heading(row: &DeliveryRow) -> String {
     } = row;
     match (delivery.trigger, requested_ms) {
         (Trigger::Event, _) => format!("{id}"),
+        (Trigger::Ping, _) => format!("{id}  ping"),
         (trigger, None) => format!("{id}  run {}, {trigger}", delivery.run),
         (trigger, Some(requested_ms)) => format!(
             "{id}  run {}, {trigger}, asked for at {}",
@@ -119,10 +120,15 @@ fn pending(row: &DeliveryRow, around: Around<'_>) -> String {
 }
 
 fn cancelled(reason: &str) -> String {
-    if reason == CancelReason::EndpointDeleted.as_str() {
-        return "cancelled: the endpoint was deleted".to_owned();
+    match reason {
+        _ if reason == CancelReason::EndpointDeleted.as_str() => {
+            "cancelled: the endpoint was deleted".to_owned()
+        }
+        _ if reason == CancelReason::PingFailed.as_str() => {
+            "cancelled: the ping failed, and pings are not tried again".to_owned()
+        }
+        _ => format!("cancelled: {}", printable(reason)),
     }
-    format!("cancelled: {}", printable(reason))
 }
 
 fn why_dead(reason: &str, attempts: u32) -> String {

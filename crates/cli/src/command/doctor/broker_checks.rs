@@ -4,7 +4,7 @@ use broker::{Publisher, QueueState, Server, Topology};
 
 use crate::{broker_link::BrokerLink, command::topology, configuration::Configuration, output};
 
-use super::{Report, check::Check};
+use super::{super::checked::Check, Report};
 
 /// The oldest RabbitMQ that dead-letters at least once.
 const OLDEST: (u32, u32) = (3, 10);

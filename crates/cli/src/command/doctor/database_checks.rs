@@ -4,7 +4,7 @@ use store::{SchemaState, Store};
 
 use crate::{configuration::Configuration, database, output};
 
-use super::{Report, check::Check};
+use super::{super::checked::Check, Report};
 
 const WHAT: &str = "database";
 const MIGRATE: &str = "run `magnetite migrate`, or `magnetite up`";

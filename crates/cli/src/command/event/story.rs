@@ -50,7 +50,7 @@ fn summary(story: &Story) -> String {
     if chapters.is_empty() {
         return "The organization has no endpoints, and had none: nobody was to get the event.".to_owned();
     }
-    let matched = |chapter: &&Chapter| chapter.fate(&story.stored) == Fate::Matched;
+    let matched = |chapter: &&Chapter| matches!(chapter.fate(&story.stored), Fate::Matched | Fate::Pinged);
     let matched = chapters.iter().filter(matched).count();
     let latest = |state| {
         let in_state = |chapter: &&Chapter| chapter.state() == Some(state);

@@ -12,6 +12,7 @@ on_both_databases! {
     disabling_an_endpoint_is_told_once,
     what_did_not_disable_is_not_told,
     what_was_published_is_deleted,
+    a_certificate_that_expires_is_told_once_until_it_was_published,
 }
 
 async fn told(store: &Store) -> Vec<(String, u64)> {
@@ -117,4 +118,41 @@ async fn what_was_published_is_deleted(bed: Bed) {
     }
     store.delete_operations(&[]).await.unwrap();
     assert_eq!(told(&store).await.len(), 1);
+}
+
+async fn a_certificate_that_expires_is_told_once_until_it_was_published(bed: Bed) {
+    let store = bed.migrated().await;
+    store
+        .create_endpoint(new_endpoint("org_1"), ep(1), 1)
+        .await
+        .unwrap();
+    let (first, renewed) = ("2026-12-01T00:00:00Z", "2027-12-01T00:00:00Z");
+    for (endpoint, expires, at_ms) in [
+        (ep(1), first, 2),
+        (ep(1), first, 3),
+        (ep(1), renewed, 4),
+        (ep(2), first, 5),
+    ] {
+        store.announce_expiring(&endpoint, expires, at_ms).await.unwrap();
+    }
+    assert_eq!(told(&store).await, [line(first, 2), line(renewed, 4)]);
+    let operations = store.operations(9).await.unwrap();
+    assert_eq!(
+        (operations[0].kind.as_str(), &operations[0].endpoint_id),
+        ("endpoint.certificate_expiring", &ep(1))
+    );
+    assert_eq!((operations[0].id.len(), &operations[0].id[..3]), (35, "op_"));
+    store
+        .delete_operations(&[operations[0].id.clone()])
+        .await
+        .unwrap();
+    store.announce_expiring(&ep(1), first, 6).await.unwrap();
+    let again = store.operations(9).await.unwrap().pop().unwrap();
+    assert_eq!((again.at_ms, &again.id), (6, &operations[0].id));
+    store.delete_endpoint(&ep(1), 7).await.unwrap();
+    store
+        .announce_expiring(&ep(1), "2028-12-01T00:00:00Z", 8)
+        .await
+        .unwrap();
+    assert_eq!(told(&store).await.len(), 2);
 }

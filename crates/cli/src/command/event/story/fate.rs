@@ -11,6 +11,7 @@ pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
     let endpoint = chapter.endpoint.as_ref();
     match chapter.fate(stored) {
         Fate::Matched => "matched".to_owned(),
+        Fate::Pinged => "pinged".to_owned(),
         Fate::Project => {
             let takes = endpoint.and_then(|endpoint| endpoint.project_id.as_ref());
             let takes = takes
@@ -58,7 +59,9 @@ fn unknown(endpoint: Option<&Endpoint>, stored: &EventEntry) -> String {
 pub(super) fn next(chapter: &Chapter, stored: &EventEntry) -> Option<String> {
     let (endpoint, id) = (chapter.endpoint.as_ref(), &chapter.endpoint_id);
     match chapter.fate(stored) {
-        Fate::Matched => Some("the journal knows of no delivery; `magnetite audit` says more".to_owned()),
+        Fate::Matched | Fate::Pinged => {
+            Some("the journal knows of no delivery; `magnetite audit` says more".to_owned())
+        }
         Fate::Disabled { at_ms, .. } => {
             let recover = format!("magnetite endpoint recover {id} --since {}", second(at_ms));
             match endpoint?.disabled {

@@ -1,0 +1,132 @@
+//! `magnetite check`: how an endpoint looks to a worker, and whether it does what a receiver has to.
+//!
+//! ```text
+//! way       address -> connection -> TLS, certificates       over a connection of its own, nothing is sent
+//! questions good -> repeated, wrong signature, other body, stale     by the client of the worker
+//! findings  what was seen -> lines with a cure               pure: `way` and `answer`
+//! ```
+//!
+//! It needs neither broker nor database, and leaves nothing behind here. At the endpoint it leaves what the endpoint makes of a
+//! sample event. Nothing but the good request is made of an endpoint that does not take that one: what it refused then would say
+//! nothing about signatures.
+
+mod question;
+mod finding;
+mod way;
+mod answer;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use egress::{Egress, Refusal};
+use ipnet::IpNet;
+use signature::Secret;
+use url::Url;
+
+use crate::{Usage, clock::now_ms, configuration::Configuration, output};
+
+use super::{given, role};
+
+use finding::Finding;
+use question::{Event, Question};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The endpoint's URL; it gets up to five requests with a sample event
+    url: String,
+    /// Its secret, whsec_...
+    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true)]
+    secret: String,
+    /// A network that is not public and may be reached all the same, such as 127.0.0.0/8, besides egress.allow
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    allow: Vec<IpNet>,
+    /// Print one JSON object a line for each check
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints each finding as it is made. Fails if anything is wrong with the endpoint; advice alone is no failure.
+pub(super) async fn run(arguments: Arguments, mut configuration: Configuration) -> anyhow::Result<()> {
+    let secret = given::secret(&arguments.secret)?;
+    configuration.egress.allow(arguments.allow);
+    let egress = role::egress(&configuration)?;
+    let url = url(&egress, &arguments.url)?;
+    let mut report = Report {
+        json: arguments.json,
+        failed: 0,
+    };
+    let way = egress.probe(&url).await;
+    report.add(way::findings(&way, &url, (now_ms() / 1000) as i64))?;
+    if way::is_closed(&way) {
+        return report.end();
+    }
+    ask_all(&egress, &url, &secret, &mut report).await?;
+    report.end()
+}
+
+/// An address that may not be reached is a finding; what can be nobody's URL is a usage error.
+fn url(egress: &Egress, given: &str) -> anyhow::Result<Url> {
+    match egress.policy().check_url(given) {
+        Ok(url) => Ok(url),
+        Err(Refusal::Address { .. }) => Ok(Url::parse(given)?),
+        Err(refusal) => Err(anyhow!(Usage(refusal.to_string()))),
+    }
+}
+
+async fn ask_all(egress: &Egress, url: &Url, secret: &Secret, report: &mut Report) -> anyhow::Result<()> {
+    let first = Event::new(rand::random(), now_ms());
+    if !ask(Question::Good, &first, egress, url, secret, report).await? {
+        output::note("the other requests are not made before the good one is answered with a 2xx");
+        return Ok(());
+    }
+    ask(Question::Repeated, &first, egress, url, secret, report).await?;
+    for question in [Question::WrongSignature, Question::OtherBody, Question::Stale] {
+        let event = Event::new(rand::random(), now_ms());
+        ask(question, &event, egress, url, secret, report).await?;
+    }
+    Ok(())
+}
+
+/// Returns whether the endpoint took it.
+async fn ask(
+    question: Question,
+    event: &Event,
+    egress: &Egress,
+    url: &Url,
+    secret: &Secret,
+    report: &mut Report,
+) -> anyhow::Result<bool> {
+    let stranger = Secret::generate(rand::random());
+    let request = question.request(event, secret, &stranger, now_ms());
+    let asking = egress.ask(url, request.headers, request.body);
+    let reply = asking
+        .await
+        .context("nothing can be said about the endpoint: the fault is on this side")?;
+    report.add([answer::finding(question, &reply, url)])?;
+    Ok(reply.result.is_success())
+}
+
+/// Prints and counts.
+struct Report {
+    json: bool,
+    failed: u32,
+}
+
+impl Report {
+    fn add(&mut self, findings: impl IntoIterator<Item = Finding>) -> Result<(), output::Closed> {
+        for finding in findings {
+            self.failed += u32::from(finding.is_failure());
+            output::said_line(self.json, &finding, &finding.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn end(&self) -> anyhow::Result<()> {
+        if self.failed > 0 {
+            bail!(
+                "checks that failed: {}; each has a line that says how to fix it, and docs/failures.md what it means",
+                self.failed
+            );
+        }
+        Ok(())
+    }
+}

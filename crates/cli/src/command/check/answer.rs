@@ -1,0 +1,273 @@
+//! What the endpoint's answers say about it.
+
+use std::time::Duration;
+
+use egress::Reply;
+use url::Url;
+use webhook::{AttemptResult, FailureKind};
+
+use super::{
+    finding::{Finding, span},
+    question::Question,
+};
+
+/// Above this an answer waited for something else than the receipt.
+const SLOW: Duration = Duration::from_secs(1);
+const QUICK: &str = "answer 200 as soon as the signature is verified, and work on the event later: after 30 s the attempt has failed";
+const VERIFY: &str = "whoever knows the URL can send it events: verify the signature of the raw body before anything else, and \
+                      answer 401 (docs/receiving.md, \"Verify\")";
+const ANSWER_401: &str = "answer 401 to a signature that does not fit: while a secret is rotated, a 401 or 403 has us try the other one";
+
+/// One answer, judged.
+pub(super) fn finding(question: Question, reply: &Reply, url: &Url) -> Finding {
+    let what = question.name();
+    let finding = match question {
+        Question::Good => good(what, reply, url),
+        Question::Repeated => repeated(what, reply),
+        Question::WrongSignature | Question::OtherBody => forged(what, question, reply),
+        Question::Stale => stale(what, reply),
+    };
+    finding
+        .with("status", reply.result.status())
+        .took("first_byte_ms", reply.first_byte)
+        .took("took_ms", Some(reply.took))
+}
+
+/// `status 200, first byte after 12 ms`.
+fn told(reply: &Reply) -> String {
+    match (&reply.result, reply.first_byte) {
+        (AttemptResult::Answered(answer), Some(first_byte)) => {
+            format!("status {}, first byte after {}", answer.status, span(first_byte))
+        }
+        (result, _) => result.to_string(),
+    }
+}
+
+/// A 2xx that came in time, or not.
+fn taken(what: &str, reply: &Reply) -> Finding {
+    let detail = told(reply);
+    if reply.took > SLOW {
+        return Finding::advice(
+            what,
+            format!("{detail}, complete after {}", span(reply.took)),
+            QUICK,
+        );
+    }
+    Finding::ok(what, detail)
+}
+
+fn good(what: &str, reply: &Reply, url: &Url) -> Finding {
+    let cure = match &reply.result {
+        AttemptResult::Answered(answer) => match answer.status {
+            200..=299 => return taken(what, reply),
+            300..=399 => return redirected(what, reply, url),
+            401 | 403 => {
+                "the signature is right: is --secret the endpoint's, and is the raw body verified, before any JSON parser?"
+            }
+            404 | 405 => "is the path right, and does it take POST?",
+            410 => "a 410 disables the endpoint: answer it only when it is to get nothing any more",
+            429 => {
+                "let our requests through: a worker sends as many as there are events, each endpoint's answers permitting"
+            }
+            500..=599 => "it failed while it worked on the event: look at its log",
+            _ => "answer 200",
+        },
+        AttemptResult::Failed(failure) => reach(failure.kind),
+    };
+    Finding::wrong(what, told(reply), cure)
+}
+
+/// Where to only by scheme and host: the rest may be a secret.
+fn redirected(what: &str, reply: &Reply, url: &Url) -> Finding {
+    let status = reply.result.status().unwrap_or_default();
+    let target = reply
+        .location
+        .as_deref()
+        .and_then(|location| url.join(location).ok());
+    match target {
+        Some(target) => {
+            let at = target.origin().ascii_serialization();
+            let cure = "register the URL that it leads to in the end; deliveries do not follow redirects";
+            Finding::wrong(what, format!("status {status}: redirects to {at}"), cure).with("redirects_to", at)
+        }
+        None => Finding::wrong(
+            what,
+            format!("status {status}, without a usable Location"),
+            "answer 200: anything but a 2xx is a failed attempt",
+        ),
+    }
+}
+
+fn reach(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::BadUrl => "correct the URL",
+        FailureKind::NameNotFound => "is the name spelled right, and in the public DNS?",
+        FailureKind::AddressRefused => "give the endpoint a public address",
+        FailureKind::ConnectionRefused => "is the server running, and open to the internet at this port?",
+        FailureKind::ConnectionReset => {
+            "it ended the connection: look at its log, and at what stands before it (proxy, firewall)"
+        }
+        FailureKind::Tls => {
+            "give it a certificate that is valid for the host, with its intermediate certificates"
+        }
+        FailureKind::Timeout => {
+            "is a firewall in the way? else: answer 200 at once, and work on the event later"
+        }
+        FailureKind::Protocol => "it has to speak HTTP/1.1 or HTTP/2 at this port",
+    }
+}
+
+fn repeated(what: &str, reply: &Reply) -> Finding {
+    if reply.result.is_success() {
+        return taken(what, reply);
+    }
+    Finding::wrong(
+        what,
+        told(reply),
+        "answer 200 to a webhook-id that is known: an event can come twice, and would be repeated until it is given up",
+    )
+}
+
+fn forged(what: &str, question: Question, reply: &Reply) -> Finding {
+    let detail = told(reply);
+    match reply.result.status() {
+        Some(200..=299) if question == Question::OtherBody => Finding::wrong(
+            what,
+            format!("{detail}: it takes a body that is not what was signed"),
+            VERIFY,
+        ),
+        Some(200..=299) => Finding::wrong(what, format!("{detail}: it does not verify signatures"), VERIFY),
+        Some(401 | 403) => Finding::ok(what, format!("{detail}, as it should")),
+        _ => Finding::advice(what, detail, ANSWER_401),
+    }
+}
+
+fn stale(what: &str, reply: &Reply) -> Finding {
+    let detail = told(reply);
+    match reply.result.status() {
+        Some(200..=299) => Finding::advice(
+            what,
+            format!("{detail}: it takes a webhook-timestamp of 10 minutes ago"),
+            "Standard Webhooks asks to refuse what is older than 5 minutes: who has recorded a request cannot send it again then. \
+             Without webhook-timestamp, remember webhook-ids for as long as it matters",
+        ),
+        Some(400..=499) => Finding::ok(what, format!("{detail}, as it should")),
+        _ => Finding::advice(what, detail, "refuse it with 400 or 401"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use webhook::{Answer, Failure, Phase};
+
+    use crate::command::checked::Outcome;
+
+    use super::*;
+
+    fn answered(status: u16, took_ms: u64) -> Reply {
+        let took = Duration::from_millis(took_ms);
+        Reply {
+            result: AttemptResult::Answered(Answer {
+                status,
+                retry_after: None,
+                body: Bytes::new(),
+            }),
+            first_byte: Some(took),
+            took,
+            location: None,
+        }
+    }
+
+    fn failed(kind: FailureKind) -> Reply {
+        Reply {
+            result: AttemptResult::Failed(Failure {
+                phase: Phase::Connect,
+                kind,
+                detail: "because".to_owned(),
+            }),
+            first_byte: None,
+            ..answered(0, 5)
+        }
+    }
+
+    fn judged(question: Question, reply: &Reply) -> (Outcome, String) {
+        let finding = finding(question, reply, &Url::parse("https://a.example/secret").unwrap());
+        (finding.outcome(), finding.to_string())
+    }
+
+    #[test]
+    fn each_answer_to_each_question_has_its_verdict() {
+        use Outcome::{Fail, Ok, Warn};
+        use Question::{Good, OtherBody, Repeated, Stale, WrongSignature};
+        for (question, status, took_ms, outcome, words) in [
+            (Good, 200, 12, Ok, "status 200, first byte after 12 ms"),
+            (Good, 204, 1_000, Ok, "204"),
+            (Good, 200, 1_001, Warn, "answer 200 as soon as"),
+            (Good, 302, 9, Fail, "without a usable Location"),
+            (Good, 401, 9, Fail, "is --secret the endpoint's"),
+            (Good, 404, 9, Fail, "take POST"),
+            (Good, 410, 9, Fail, "disables"),
+            (Good, 418, 9, Fail, "answer 200"),
+            (Good, 429, 9, Fail, "let our requests through"),
+            (Good, 503, 9, Fail, "its log"),
+            (Repeated, 200, 9, Ok, "200"),
+            (Repeated, 200, 2_000, Warn, "complete after 2 s"),
+            (Repeated, 409, 9, Fail, "webhook-id that is known"),
+            (WrongSignature, 200, 9, Fail, "does not verify signatures"),
+            (WrongSignature, 401, 9, Ok, "as it should"),
+            (WrongSignature, 403, 9, Ok, "as it should"),
+            (WrongSignature, 400, 9, Warn, "answer 401"),
+            (WrongSignature, 500, 9, Warn, "answer 401"),
+            (OtherBody, 200, 9, Fail, "not what was signed"),
+            (OtherBody, 401, 9, Ok, "as it should"),
+            (Stale, 200, 9, Warn, "5 minutes"),
+            (Stale, 400, 9, Ok, "as it should"),
+            (Stale, 500, 9, Warn, "400 or 401"),
+        ] {
+            let (seen, text) = judged(question, &answered(status, took_ms));
+            assert_eq!(seen, outcome, "{question:?} {status} {text}");
+            assert!(text.contains(words), "{question:?} {status} {text}");
+        }
+    }
+
+    #[test]
+    fn who_does_not_answer_is_told_why_and_what_to_do() {
+        for (kind, words) in [
+            (FailureKind::NameNotFound, "spelled right"),
+            (FailureKind::ConnectionRefused, "running"),
+            (FailureKind::Tls, "certificate"),
+            (FailureKind::Timeout, "firewall"),
+        ] {
+            let (outcome, text) = judged(Question::Good, &failed(kind));
+            assert_eq!(outcome, Outcome::Fail, "{text}");
+            assert!(text.contains(words) && text.contains("because"), "{text}");
+        }
+        for (question, outcome) in [
+            (Question::Repeated, Outcome::Fail),
+            (Question::WrongSignature, Outcome::Warn),
+            (Question::Stale, Outcome::Warn),
+        ] {
+            assert_eq!(judged(question, &failed(FailureKind::ConnectionReset)).0, outcome);
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_told_by_scheme_and_host_alone() {
+        for (location, at) in [
+            ("https://b.example:8443/hidden?token=1", "https://b.example:8443"),
+            ("/elsewhere", "https://a.example"),
+        ] {
+            let reply = Reply {
+                location: Some(location.to_owned()),
+                ..answered(308, 5)
+            };
+            let (outcome, text) = judged(Question::Good, &reply);
+            assert_eq!(outcome, Outcome::Fail);
+            assert!(
+                text.contains(at) && !text.contains("hidden") && !text.contains("elsewhere"),
+                "{text}"
+            );
+        }
+    }
+}

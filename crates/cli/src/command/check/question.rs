@@ -1,0 +1,165 @@
+//! What the endpoint is asked: one sample event in five ways.
+
+use bytes::Bytes;
+use signature::{
+    SIGNATURE_HEADER, Secret, SigningKey, TOLERANCE_S, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER,
+    WEBHOOK_TIMESTAMP_HEADER,
+};
+use webhook::{About, EventType, LeadId, OrganizationId, ProjectId};
+
+/// One way to send an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// As a worker would.
+    Good,
+    /// The same event again.
+    Repeated,
+    /// Signed with another secret.
+    WrongSignature,
+    /// With the signatures of another body.
+    OtherBody,
+    /// Signed as it should be, but long ago.
+    Stale,
+}
+
+/// A sample about a lead of its own, lest one question be taken for the repetition of another.
+pub(super) struct Event {
+    id: String,
+    timestamp_ms: u64,
+    body: Bytes,
+}
+
+pub(super) struct Request {
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) body: Bytes,
+}
+
+const TYPE: EventType = EventType::LeadCompleted;
+/// Twice as old as receivers may take.
+const STALE_S: i64 = 2 * TOLERANCE_S;
+
+impl Question {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good request",
+            Self::Repeated => "repeated request",
+            Self::WrongSignature => "wrong signature",
+            Self::OtherBody => "other body",
+            Self::Stale => "stale request",
+        }
+    }
+
+    /// The request, with the headers that a worker sends. `stranger` signs what is to be signed wrongly.
+    pub(super) fn request(self, event: &Event, secret: &Secret, stranger: &Secret, now_ms: u64) -> Request {
+        let now_s = (now_ms / 1000) as i64;
+        let signer = if self == Self::WrongSignature {
+            stranger
+        } else {
+            secret
+        };
+        let attempt = if self == Self::Repeated { 2 } else { 1 };
+        let at_s = if self == Self::Stale {
+            now_s - STALE_S
+        } else {
+            now_s
+        };
+        let body = match self {
+            Self::OtherBody => sample(&format!("{}_changed", event.id), event.timestamp_ms),
+            _ => event.body.clone(),
+        };
+        let key = SigningKey::new(signer);
+        let headers = vec![
+            (SIGNATURE_HEADER, key.sign(&event.body)),
+            ("x-magnetite-event", TYPE.as_str().to_owned()),
+            ("x-magnetite-timestamp", event.timestamp_ms.to_string()),
+            ("x-magnetite-delivery", format!("dlv_{}", event.id)),
+            ("x-magnetite-attempt", attempt.to_string()),
+            (WEBHOOK_ID_HEADER, event.id.clone()),
+            (WEBHOOK_TIMESTAMP_HEADER, at_s.to_string()),
+            (
+                WEBHOOK_SIGNATURE_HEADER,
+                key.sign_standard(&event.id, at_s, &event.body),
+            ),
+        ];
+        Request { headers, body }
+    }
+}
+
+impl Event {
+    pub(super) fn new(random: u128, now_ms: u64) -> Self {
+        let id = format!("check_{random:032x}");
+        Self {
+            body: sample(&id, now_ms),
+            timestamp_ms: now_ms,
+            id,
+        }
+    }
+}
+
+fn sample(lead: &str, timestamp_ms: u64) -> Bytes {
+    let about = About {
+        organization_id: OrganizationId::new("org_check"),
+        project_id: ProjectId::new("proj_check"),
+        lead_id: LeadId::new(lead),
+        timestamp_ms,
+    };
+    webhook::sample(TYPE, &about)
+}
+
+#[cfg(test)]
+mod tests {
+    use signature::Verifier;
+
+    use super::*;
+
+    const NOW_MS: u64 = 1_795_568_400_250;
+    const NOW_S: i64 = 1_795_568_400;
+
+    /// Whether a receiver that does everything right takes it, and by which of the two signatures.
+    fn is_taken(question: Question) -> [bool; 2] {
+        let [secret, stranger] = [1, 2].map(|byte| Secret::generate([byte; 32]));
+        let Request { headers, body } = question.request(&Event::new(7, NOW_MS), &secret, &stranger, NOW_MS);
+        let header = |name| {
+            let found = headers.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.as_str()).unwrap()
+        };
+        let verifier = Verifier::new(&[secret]);
+        let (id, at) = (header(WEBHOOK_ID_HEADER), header(WEBHOOK_TIMESTAMP_HEADER));
+        let standard = verifier.verify_standard(
+            id,
+            at,
+            header(WEBHOOK_SIGNATURE_HEADER),
+            &body,
+            NOW_S,
+            TOLERANCE_S,
+        );
+        [
+            verifier.verify(&body, header(SIGNATURE_HEADER)).is_ok(),
+            standard.is_ok(),
+        ]
+    }
+
+    #[test]
+    fn each_question_is_what_it_says() {
+        for (question, taken) in [
+            (Question::Good, [true, true]),
+            (Question::Repeated, [true, true]),
+            (Question::WrongSignature, [false, false]),
+            (Question::OtherBody, [false, false]),
+            // The signature of the contract covers no time but the event's.
+            (Question::Stale, [true, false]),
+        ] {
+            assert_eq!(is_taken(question), taken, "{question:?}");
+        }
+    }
+
+    #[test]
+    fn the_sample_is_an_event_that_could_have_been_published() {
+        let event = Event::new(7, NOW_MS);
+        let envelope = webhook::Envelope::parse(&event.body).unwrap();
+        assert_eq!(
+            (envelope.event_type, envelope.timestamp_ms),
+            (TYPE.into(), NOW_MS)
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! What the way to the endpoint says about it.
+//!
+//! A step that failed has no line: the good request fails for the same reason, and says it in the worker's words. Only when the
+//! policy forbids every address no request is made at all.
+
+use std::net::IpAddr;
+
+use egress::{Certificate, EXPIRES_SOON, Handshake, Refusal, Way};
+use url::Url;
+
+use crate::{moment, output::printable};
+
+use super::finding::{Finding, span};
+
+const DAY_S: i64 = 24 * 60 * 60;
+
+/// Whether there are addresses, and none of them may be reached.
+pub(super) fn is_closed(way: &Way) -> bool {
+    !way.addresses.is_empty() && way.addresses.iter().all(|(_, refusal)| refusal.is_some())
+}
+
+pub(super) fn findings(way: &Way, url: &Url, now_s: i64) -> Vec<Finding> {
+    let mut findings: Vec<_> = addresses(way).into_iter().chain(connection(way)).collect();
+    match &way.tls {
+        Some(handshake) => {
+            findings.extend(tls(handshake));
+            findings.extend(handshake.chain.iter().map(|shown| certificate(shown, now_s)));
+        }
+        None if url.scheme() == "http" => findings.push(Finding::advice(
+            "tls",
+            "the URL is http: whoever is on the way can read the events",
+            "use https",
+        )),
+        None => {}
+    }
+    findings
+}
+
+fn addresses(way: &Way) -> Option<Finding> {
+    const WHAT: &str = "address";
+    let refused = way.addresses.iter().find_map(|(_, refusal)| refusal.as_ref());
+    let list: Vec<_> = way.addresses.iter().map(address).collect();
+    let mut detail = list.join(", ");
+    if let Some(took) = way.lookup {
+        detail = format!("{detail}; looked up in {}", span(took));
+    }
+    let finding = match refused {
+        None if way.addresses.is_empty() => return None,
+        None => Finding::ok(WHAT, detail),
+        Some(refusal) if is_closed(way) => Finding::wrong(WHAT, refusal.to_string(), allow(refusal)),
+        Some(_) => Finding::advice(
+            WHAT,
+            detail,
+            "workers leave out what is refused; let the name lead to public addresses alone",
+        ),
+    };
+    let [reached, refused] = [false, true].map(|refused| {
+        let some = way
+            .addresses
+            .iter()
+            .filter(|(_, refusal)| refusal.is_some() == refused);
+        some.map(|(address, _)| address.to_string()).collect::<Vec<_>>()
+    });
+    Some(
+        finding
+            .with("addresses", reached)
+            .with("refused", refused)
+            .took("lookup_ms", way.lookup),
+    )
+}
+
+fn address((address, refusal): &(IpAddr, Option<Refusal>)) -> String {
+    match refusal {
+        Some(Refusal::Address { class, .. }) => format!("{address} (refused: {class})"),
+        Some(_) => format!("{address} (refused)"),
+        None => address.to_string(),
+    }
+}
+
+fn allow(refusal: &Refusal) -> String {
+    let public = "give the endpoint a public address";
+    match refusal {
+        Refusal::Address {
+            allowance: Some(network),
+            ..
+        } => format!("{public}; to check it as it is, add --allow {network}"),
+        _ => public.to_owned(),
+    }
+}
+
+fn connection(way: &Way) -> Option<Finding> {
+    let (address, took) = (way.connected?, way.connect?);
+    let detail = format!("to {address} in {}", span(took));
+    Some(Finding::ok("connection", detail).took("connect_ms", way.connect))
+}
+
+fn tls(handshake: &Handshake) -> Option<Finding> {
+    let (took, version) = (handshake.took?, handshake.version?);
+    // A server without ALPN speaks this one.
+    let protocol = handshake.protocol.as_deref().unwrap_or("http/1.1");
+    let detail = format!("{version}, {} in {}", printable(protocol), span(took));
+    Some(
+        Finding::ok("tls", detail)
+            .with("version", version)
+            .with("protocol", protocol)
+            .took("tls_ms", handshake.took),
+    )
+}
+
+fn certificate(shown: &Certificate, now_s: i64) -> Finding {
+    const WHAT: &str = "certificate";
+    let left_s = shown.not_after_s - now_s;
+    let days_left = left_s.div_euclid(DAY_S);
+    let until = moment::second(u64::try_from(shown.not_after_s).unwrap_or(0) * 1000);
+    let left = if left_s < 0 {
+        format!("expired on {until}")
+    } else {
+        format!("{days_left} days left, until {until}")
+    };
+    let (subject, issuer) = (printable(&shown.subject), printable(&shown.issuer));
+    let detail = format!("{subject}, vouched for by {issuer}: {left}");
+    let finding = if left_s < EXPIRES_SOON.as_secs() as i64 {
+        Finding::wrong(
+            WHAT,
+            detail,
+            "renew it, and see why it was not renewed by itself; with an expired one every delivery fails",
+        )
+    } else {
+        Finding::ok(WHAT, detail)
+    };
+    finding
+        .with("subject", &*shown.subject)
+        .with("issuer", &*shown.issuer)
+        .with("days_left", days_left)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+use std::time::Duration;
+
+use egress::Policy;
+
+use crate::command::checked::Outcome;
+
+use super::*;
+
+/// A way to these addresses, by the policy of a worker that allows nothing special.
+fn way(addresses: &[&str]) -> Way {
+    let policy = Policy::default();
+    let judged = addresses.iter().map(|text| {
+        let address: IpAddr = text.parse().unwrap();
+        (address, policy.check_addr(address).err())
+    });
+    Way {
+        addresses: judged.collect(),
+        lookup: Some(Duration::from_millis(3)),
+        ..Way::default()
+    }
+}
+
+fn lines(way: &Way, url: &str, now_s: i64) -> Vec<String> {
+    let url = Url::parse(url).unwrap();
+    findings(way, &url, now_s)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[test]
+fn an_address_is_good_or_left_out_or_all_are_refused() {
+    for (addresses, outcome, closed, words) in [
+        (
+            &["93.184.216.34"][..],
+            Some(Outcome::Ok),
+            false,
+            "93.184.216.34; looked up in 3 ms",
+        ),
+        (
+            &["93.184.216.34", "10.0.0.1"],
+            Some(Outcome::Warn),
+            false,
+            "10.0.0.1 (refused: private)",
+        ),
+        (&["127.0.0.1"], Some(Outcome::Fail), true, "--allow 127.0.0.0/8"),
+        (&["192.0.2.1"], Some(Outcome::Fail), true, "public address"),
+        (&[], None, false, ""),
+    ] {
+        let way = way(addresses);
+        let finding = super::addresses(&way);
+        assert_eq!(finding.as_ref().map(Finding::outcome), outcome, "{addresses:?}");
+        assert_eq!(is_closed(&way), closed, "{addresses:?}");
+        let text = finding.map(|finding| finding.to_string()).unwrap_or_default();
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn a_certificate_has_to_be_good_for_two_weeks() {
+    for (not_after_s, outcome, words) in [
+        (90 * DAY_S, Outcome::Ok, "90 days left, until 1970-04-01"),
+        (14 * DAY_S, Outcome::Ok, "14 days left"),
+        (14 * DAY_S - 1, Outcome::Fail, "13 days left"),
+        (-1, Outcome::Fail, "expired on"),
+    ] {
+        let shown = Certificate {
+            subject: "a.example".to_owned(),
+            issuer: "CN=An\u{1b}authority".to_owned(),
+            not_after_s,
+        };
+        let finding = certificate(&shown, 0);
+        assert_eq!(finding.outcome(), outcome, "{not_after_s}");
+        let text = finding.to_string();
+        assert!(text.contains(words) && !text.contains('\u{1b}'), "{text}");
+    }
+}
+
+#[test]
+fn a_good_way_and_one_in_clear() {
+    let good = Way {
+        connected: Some("93.184.216.34".parse().unwrap()),
+        connect: Some(Duration::from_millis(12)),
+        tls: Some(Handshake {
+            chain: vec![Certificate {
+                subject: "a.example".to_owned(),
+                issuer: "CN=An authority".to_owned(),
+                not_after_s: 1_803_344_400,
+            }],
+            took: Some(Duration::from_millis(30)),
+            version: Some("TLS 1.3"),
+            protocol: Some("h2".to_owned()),
+        }),
+        ..way(&["93.184.216.34"])
+    };
+    insta::assert_snapshot!(lines(&good, "https://a.example/", 1_795_568_400).join("\n"));
+    let clear = lines(&way(&["93.184.216.34"]), "http://a.example/", 0);
+    assert!(clear[1].contains("use https"), "{clear:?}");
+    assert_eq!(lines(&way(&[]), "https://a.example/", 0), Vec::<String>::new());
+}

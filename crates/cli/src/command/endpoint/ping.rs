@@ -1,0 +1,141 @@
+//! `endpoint ping`: does the endpoint answer?
+
+use std::{borrow::Cow, time::Duration};
+
+use anyhow::{Context as _, bail};
+use api::{
+    ping::{self, Pinged},
+    view,
+};
+use broker::{Publisher, Topology};
+use serde::Serialize;
+use store::{AttemptRow, Store};
+use webhook::{Delivery, Endpoint, EndpointId};
+
+use crate::{
+    broker_link::BrokerLink,
+    clock,
+    command::{advice, topology},
+    configuration::Configuration,
+    moment, output,
+};
+
+/// How long the ping may stand in queues, and its record on its way into the database.
+const LAG: Duration = Duration::from_secs(5);
+
+/// Prints what became of it; fails if it was not answered with a 2xx.
+pub(super) async fn run(
+    id: &EndpointId,
+    store: &Store,
+    configuration: &Configuration,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let endpoint = super::find(store, id).await?;
+    if !configuration.worker.journal {
+        bail!(
+            "journal.enabled is false: what becomes of a ping would be in the worker's log alone; switch the journal on"
+        );
+    }
+    let (config, topology) = (configuration.broker.config(), topology::of(configuration));
+    let broker = BrokerLink::open(&config).await?;
+    let publisher = Publisher::new(broker.link.clone(), &config);
+    let sent = ping::send(&publisher, &topology, &endpoint, clock::now_ms(), rand::random()).await;
+    let sent = sent.context("the ping was not sent")?;
+    let patience = configuration.egress.attempt_timeout + LAG;
+    let pinged = ping::result(store, &sent, patience).await?;
+    let pinged = match pinged {
+        Some(pinged) if pinged.is_over() => pinged,
+        pinged => {
+            let why = unanswered(pinged.as_ref(), &broker, &topology).await;
+            broker.close().await;
+            bail!("ping {}: no result within {patience:?}; {why}", sent.event.id);
+        }
+    };
+    broker.close().await;
+    let object = Object {
+        ping: view::Ping::new(&sent, Some(&pinged)),
+        advice: advice(&pinged),
+    };
+    output::said(as_json, &object, &text(&sent, &pinged))?;
+    tell_if_disabled(&endpoint);
+    if !pinged.is_delivered() {
+        bail!("the ping of {id} failed");
+    }
+    Ok(())
+}
+
+/// Who of those that should have worked on it is not there, as far as the queues tell.
+async fn unanswered(pinged: Option<&Pinged>, broker: &BrokerLink, topology: &Topology) -> String {
+    if let Some(pinged) = pinged {
+        let reason = &pinged.delivery.standing.reason;
+        return match reason.as_str() {
+            "" => "it is under way; `magnetite event show` will have the result".to_owned(),
+            reason => format!(
+                "a worker puts it off ({}); `magnetite event show` will have the result",
+                output::printable(reason)
+            ),
+        };
+    }
+    let found = topology.check(&broker.link).await.unwrap_or_default();
+    let is_idle = |name: String| {
+        let mut states = found.iter().flatten();
+        states.any(|state| state.name == name && state.consumers == 0)
+    };
+    match (is_idle(topology.due()), is_idle(topology.journal())) {
+        (true, _) => "no worker runs: start one (`magnetite worker`)".to_owned(),
+        (_, true) => "no recorder runs: start one (`magnetite recorder`)".to_owned(),
+        _ => "a worker and a recorder run: their logs say what keeps them; `magnetite event show` may have the result later".to_owned(),
+    }
+}
+
+fn tell_if_disabled(endpoint: &Endpoint) {
+    if let Some(disabled) = &endpoint.disabled {
+        output::note(&format!(
+            "The endpoint is disabled ({}): it gets pings, and no events before `magnetite endpoint enable {}`.",
+            disabled.reason, endpoint.id
+        ));
+    }
+}
+
+/// What to do, if it failed.
+fn advice(pinged: &Pinged) -> Option<Cow<'static, str>> {
+    if pinged.is_delivered() {
+        return None;
+    }
+    let last = pinged.attempts.last()?;
+    advice::on_recorded(last.status, &last.failure)
+}
+
+fn text(sent: &Delivery, pinged: &Pinged) -> String {
+    let mut fields = vec![
+        ("ping", sent.event.id.to_string()),
+        ("delivery", sent.id().to_string()),
+    ];
+    let result = if pinged.is_delivered() {
+        "answered"
+    } else {
+        "failed"
+    };
+    match pinged.attempts.last() {
+        Some(last) => fields.push((result, in_words(last))),
+        None => fields.push((result, pinged.delivery.standing.reason.clone())),
+    }
+    fields.extend(advice(pinged).map(|advice| ("to do", advice.into_owned())));
+    output::fields(&fields)
+}
+
+fn in_words(attempt: &AttemptRow) -> String {
+    let result = match (attempt.status, attempt.error.as_str()) {
+        (Some(status), "") => format!("status {status}"),
+        (_, error) => error.to_owned(),
+    };
+    format!("{result}, after {}", moment::span(attempt.duration_ms))
+}
+
+/// What the API answers, and what to do.
+#[derive(Serialize)]
+struct Object {
+    #[serde(flatten)]
+    ping: view::Ping,
+    advice: Option<Cow<'static, str>>,
+}

@@ -1,0 +1,138 @@
+//! The way to a URL, taken once and looked at, step by step.
+//!
+//! By the resolver, the policy and the TLS settings of the attempts, but with a connection of its own, over which nothing is
+//! sent. What fails is not explained here: an attempt at the same URL fails for the same reason and says it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ProtocolVersion};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use url::{Host, Url};
+
+use crate::certificates::Certificate;
+use crate::client::{Egress, literal};
+use crate::policy::Refusal;
+use crate::tls::{self, Keep, Watching};
+
+/// How long one address may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the handshake may take.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What was seen on the way. What comes after the first step that failed is empty.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// Where the host leads, and what the policy has against each address. Empty if the lookup failed.
+    pub addresses: Vec<(IpAddr, Option<Refusal>)>,
+    /// How long the lookup took; `None` if the host is an address itself.
+    pub lookup: Option<Duration>,
+    /// The address that accepted the connection.
+    pub connected: Option<IpAddr>,
+    /// How long it took to.
+    pub connect: Option<Duration>,
+    /// What the server showed; `None` without TLS.
+    pub tls: Option<Handshake>,
+}
+
+/// A handshake, completed or not.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    /// The server's certificate and those it sent along, trusted or not. Empty if it came to none.
+    pub chain: Vec<Certificate>,
+    /// How long it took; `None` if it failed.
+    pub took: Option<Duration>,
+    /// `TLS 1.3`.
+    pub version: Option<&'static str>,
+    /// What was agreed on by ALPN: `h2`, `http/1.1`.
+    pub protocol: Option<String>,
+}
+
+impl Egress {
+    /// Looks up, connects, shakes hands and closes. Takes a minute at most: a lookup, eight addresses of which only
+    /// the last one answers, and a handshake.
+    pub async fn probe(&self, url: &Url) -> Way {
+        let mut way = Way::default();
+        let targets = self.look_up(url, &mut way).await;
+        let Some(stream) = connect(&targets, url, &mut way).await else {
+            return way;
+        };
+        if url.scheme() == "https" {
+            way.tls = shake_hands(stream, url, Arc::clone(&self.verifier)).await;
+        }
+        way
+    }
+
+    /// The addresses to try, in order.
+    async fn look_up(&self, url: &Url, way: &mut Way) -> Vec<IpAddr> {
+        if let Some(address) = literal(url) {
+            let refusal = self.policy.check_addr(address).err();
+            let targets = refusal.is_none().then_some(address);
+            way.addresses.push((address, refusal));
+            return targets.into_iter().collect();
+        }
+        let Some(Host::Domain(host)) = url.host() else {
+            return Vec::new();
+        };
+        let began = Instant::now();
+        let judged = self.resolver.judged(host).await;
+        way.lookup = Some(began.elapsed());
+        way.addresses = judged.unwrap_or_default();
+        self.resolver.lookup(host).await.unwrap_or_default()
+    }
+}
+
+async fn connect(targets: &[IpAddr], url: &Url, way: &mut Way) -> Option<TcpStream> {
+    let port = url.port_or_known_default()?;
+    for address in targets {
+        let began = Instant::now();
+        let connecting = TcpStream::connect(SocketAddr::new(*address, port));
+        if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, connecting).await {
+            (way.connected, way.connect) = (Some(*address), Some(began.elapsed()));
+            return Some(stream);
+        }
+    }
+    None
+}
+
+async fn shake_hands(stream: TcpStream, url: &Url, real: Arc<WebPkiServerVerifier>) -> Option<Handshake> {
+    let server = match url.host()? {
+        Host::Domain(name) => ServerName::try_from(name.to_owned()).ok()?,
+        Host::Ipv4(v4) => ServerName::from(IpAddr::V4(v4)),
+        Host::Ipv6(v6) => ServerName::from(IpAddr::V6(v6)),
+    };
+    let kept = Keep::default();
+    let config = config(real, kept.clone())?;
+    let began = Instant::now();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(server, stream);
+    let connected = timeout(TLS_TIMEOUT, connecting).await.ok().and_then(Result::ok);
+    let took = connected.is_some().then(|| began.elapsed());
+    let agreed = connected.as_ref().map(|stream| stream.get_ref().1);
+    Some(Handshake {
+        chain: kept.chain(),
+        took,
+        version: agreed
+            .and_then(|agreed| agreed.protocol_version())
+            .and_then(version),
+        protocol: agreed
+            .and_then(|agreed| agreed.alpn_protocol())
+            .map(|name| String::from_utf8_lossy(name).into_owned()),
+    })
+}
+
+fn config(real: Arc<WebPkiServerVerifier>, kept: Keep) -> Option<ClientConfig> {
+    tls::client_config(Watching::new(real, kept), Resumption::disabled()).ok()
+}
+
+fn version(version: ProtocolVersion) -> Option<&'static str> {
+    match version {
+        ProtocolVersion::TLSv1_2 => Some("TLS 1.2"),
+        ProtocolVersion::TLSv1_3 => Some("TLS 1.3"),
+        _ => None,
+    }
+}

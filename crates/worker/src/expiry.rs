@@ -1,0 +1,222 @@
+//! Certificates that expire within 14 days are warned of: a line in the log, two gauges, an operational event for each endpoint.
+//!
+//! By what handshakes have left in memory, off the hot path. A database that is away delays the events and nothing else.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use egress::{Certificates, EXPIRES_SOON, tls_host};
+use store::Store;
+use tokio::time::{sleep, timeout};
+use webhook::EndpointId;
+
+use crate::{
+    display_chain, now_ms,
+    registry::{Registered, Registry},
+};
+
+/// An endpoint that is new at a known host is told of after this long. Small against 14 days.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
+/// Between two looks, however many handshakes there are: one look at 100,000 endpoints takes tens of milliseconds.
+const LOOK_PAUSE: Duration = Duration::from_secs(5);
+/// A host is logged once in this time.
+const LOG_EVERY_S: i64 = 24 * 60 * 60;
+/// Between as many endpoints others get a turn.
+const TURN: usize = 1000;
+
+/// What was warned of, so that it is not every minute.
+#[derive(Default)]
+struct Warned {
+    /// By host, when the log was last told, in Unix seconds.
+    logged_s: HashMap<String, i64>,
+    /// Endpoints whose event is in the database, each with the expiry it tells.
+    announced: HashMap<EndpointId, i64>,
+}
+
+/// What one look finds.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    /// Hosts whose certificate expires soon, and when, in Unix seconds.
+    soon: HashMap<String, i64>,
+    /// The first expiry of all.
+    first_s: Option<i64>,
+}
+
+/// Watches for ever.
+pub(crate) async fn watch(certificates: &Certificates, registry: &Registry, store: &Store) {
+    let (mut warned, mut wait) = (Warned::default(), LOOK_EVERY);
+    loop {
+        let _ = timeout(wait, certificates.changed()).await;
+        let is_done = look(certificates, registry, store, &mut warned).await;
+        wait = if is_done { LOOK_EVERY } else { Duration::ZERO };
+        sleep(LOOK_PAUSE).await;
+    }
+}
+
+/// False when the database did not take everything.
+async fn look(certificates: &Certificates, registry: &Registry, store: &Store, warned: &mut Warned) -> bool {
+    let expiries = certificates.expiries();
+    if expiries.is_empty() {
+        return true;
+    }
+    let (endpoints, now_s) = (by_host(registry.all(), &expiries).await, now_ms() as i64 / 1000);
+    certificates.retain(|host| endpoints.contains_key(host) || !expiries.contains_key(host));
+    let of_endpoints = expiries
+        .into_iter()
+        .filter(|(host, _)| endpoints.contains_key(host));
+    let found = find(of_endpoints, now_s);
+    report(&found, now_s);
+    log(&found.soon, now_s, &mut warned.logged_s);
+    let told = found
+        .soon
+        .iter()
+        .flat_map(|(host, expires_s)| endpoints[host].iter().map(|id| (id.clone(), *expires_s)));
+    announce(told.collect(), store, &mut warned.announced).await
+}
+
+/// The endpoints at each of these hosts.
+async fn by_host(
+    all: Vec<Arc<Registered>>,
+    hosts: &HashMap<String, i64>,
+) -> HashMap<String, Vec<EndpointId>> {
+    let mut found = HashMap::<_, Vec<_>>::new();
+    for some in all.chunks(TURN) {
+        for registered in some {
+            let host = tls_host(&registered.endpoint.url).filter(|host| hosts.contains_key(host));
+            if let Some(host) = host {
+                found
+                    .entry(host)
+                    .or_default()
+                    .push(registered.endpoint.id.clone());
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    found
+}
+
+fn find(expiries: impl Iterator<Item = (String, i64)>, now_s: i64) -> Found {
+    let mut found = Found::default();
+    for (host, expires_s) in expiries {
+        found.first_s = Some(found.first_s.map_or(expires_s, |first_s| first_s.min(expires_s)));
+        if expires_s < now_s + EXPIRES_SOON.as_secs() as i64 {
+            found.soon.insert(host, expires_s);
+        }
+    }
+    found
+}
+
+fn report(found: &Found, now_s: i64) {
+    metrics::gauge!("magnetite_certificates_expiring").set(found.soon.len() as f64);
+    // Without any certificate there is no least one.
+    let least_s = found
+        .first_s
+        .map_or(f64::INFINITY, |first_s| (first_s - now_s) as f64);
+    metrics::gauge!("magnetite_certificate_expiry_min_seconds").set(least_s);
+}
+
+fn log(soon: &HashMap<String, i64>, now_s: i64, logged_s: &mut HashMap<String, i64>) {
+    logged_s.retain(|host, _| soon.contains_key(host));
+    for (host, expires_s) in soon {
+        let last_s = logged_s.get(host);
+        if last_s.is_none_or(|last_s| now_s - last_s >= LOG_EVERY_S) {
+            tracing::warn!(
+                host,
+                expires = date(*expires_s),
+                days_left = (expires_s - now_s).div_euclid(LOG_EVERY_S),
+                "the certificate of an endpoint's host expires soon; deliveries to it will fail unless it is renewed"
+            );
+            logged_s.insert(host.clone(), now_s);
+        }
+    }
+}
+
+/// What is not in the database yet is written there. False when that fails: then it is tried again at the next look.
+async fn announce(
+    told: HashMap<EndpointId, i64>,
+    store: &Store,
+    announced: &mut HashMap<EndpointId, i64>,
+) -> bool {
+    announced.retain(|id, expires_s| told.get(id) == Some(expires_s));
+    for (id, expires_s) in told {
+        if announced.contains_key(&id) {
+            continue;
+        }
+        match store
+            .announce_expiring(&id, &date(expires_s), now_ms() as i64)
+            .await
+        {
+            Ok(()) => drop(announced.insert(id, expires_s)),
+            Err(error) => {
+                tracing::warn!(
+                    error = display_chain(&error),
+                    "cannot record that a certificate expires soon; trying again"
+                );
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// RFC 3339, to the second; what lies before 1970 is 1970.
+fn date(unix_s: i64) -> String {
+    /// 9999-12-31T23:59:59Z, the last that can be written.
+    const LAST_S: u64 = 253_402_300_799;
+    let since_epoch = Duration::from_secs(unix_s.try_into().unwrap_or(0).min(LAST_S));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY_S: i64 = 24 * 60 * 60;
+
+    fn hosts(expiries: &[(&str, i64)]) -> HashMap<String, i64> {
+        expiries
+            .iter()
+            .map(|(host, at_s)| ((*host).to_owned(), *at_s))
+            .collect()
+    }
+
+    #[test]
+    fn fourteen_days_before_its_end_a_certificate_expires_soon() {
+        let all = [("gone", -DAY_S), ("soon", 14 * DAY_S - 1), ("later", 14 * DAY_S)];
+        let found = find(hosts(&all).into_iter(), 0);
+        let soon = hosts(&all[..2]);
+        assert_eq!(
+            found,
+            Found {
+                soon,
+                first_s: Some(-DAY_S)
+            }
+        );
+        assert_eq!(find([].into_iter(), 0), Found::default());
+    }
+
+    #[test]
+    fn a_host_is_logged_once_a_day_and_again_after_it_was_well() {
+        let (soon, mut logged) = (hosts(&[("a", 5 * DAY_S)]), HashMap::new());
+        for (now_s, last_s) in [(0, 0), (1, 0), (DAY_S - 1, 0), (DAY_S, DAY_S)] {
+            log(&soon, now_s, &mut logged);
+            assert_eq!(logged, hosts(&[("a", last_s)]), "{now_s}");
+        }
+        log(&HashMap::new(), DAY_S, &mut logged);
+        assert!(logged.is_empty());
+    }
+
+    #[test]
+    fn a_date_is_a_date_whatever_the_certificate_says() {
+        for (unix_s, text) in [
+            (1_795_568_400, "2026-11-25T01:00:00Z"),
+            (-1, "1970-01-01T00:00:00Z"),
+            (i64::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(date(unix_s), text);
+        }
+    }
+}
