@@ -27,6 +27,8 @@ async fn served(fail: &str, fail_each: bool, count: Option<u64>) -> Served {
     let receiver = Arc::new(Receiver {
         verifier: Verifier::new(&[Secret::parse(SECRET).unwrap()]),
         plan: Plan::new(answers.collect(), fail_each),
+        forward: None,
+        seen: Seen::default(),
         json: true,
         compact: false,
         count,
@@ -221,7 +223,15 @@ fn record(error: Option<&str>) -> request::Record {
         timestamp: Some(1_703_123_456_000),
         signed_s: Some(1_703_123_456),
         lead: text("lead_1"),
+        headers: [
+            ("x-magnetite-event", "lead.created"),
+            ("webhook-id", "evt_1\u{1b}"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into(),
         verified: error.is_none(),
+        repeated: true,
+        forward_error: None,
         error: error.map(str::to_owned),
         status: Some(200),
         body: BODY.to_owned(),

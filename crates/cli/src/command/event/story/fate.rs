@@ -59,7 +59,9 @@ fn unknown(endpoint: Option<&Endpoint>, stored: &EventEntry) -> String {
 pub(super) fn next(chapter: &Chapter, stored: &EventEntry) -> Option<String> {
     let (endpoint, id) = (chapter.endpoint.as_ref(), &chapter.endpoint_id);
     match chapter.fate(stored) {
-        Fate::Matched | Fate::Pinged => Some("the journal knows of no delivery; `magnetite audit` says more".to_owned()),
+        Fate::Matched | Fate::Pinged => {
+            Some("the journal knows of no delivery; `magnetite audit` says more".to_owned())
+        }
         Fate::Disabled { at_ms, .. } => {
             let recover = format!("magnetite endpoint recover {id} --since {}", second(at_ms));
             match endpoint?.disabled {
