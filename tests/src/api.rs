@@ -26,7 +26,7 @@ pub struct Answered {
 }
 
 /// Longer than anything that the API waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Api {
     /// Starts one, and waits until it is ready.

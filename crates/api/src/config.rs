@@ -17,6 +17,8 @@ pub struct Config {
 
 /// The most requests that are worked on at once; further ones are told to come back. With `body_bytes_max` it bounds memory.
 pub(crate) const IN_FLIGHT_MAX: usize = 512;
+/// The most pings that wait for their answers, each for as long as an attempt may take.
+pub(crate) const PINGS_MAX: usize = 32;
 /// The most open connections; further ones wait in the listener's backlog.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
 /// How long the headers of a request may take, and a connection stay open without one.

@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) document: Bytes,
     /// A permit for each request that is worked on.
     pub(crate) slots: Semaphore,
+    /// A permit for each ping that waits for its answer.
+    pub(crate) pings: Semaphore,
 }
 
 impl Context {

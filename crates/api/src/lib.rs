@@ -121,6 +121,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         operations: Operations::of(&document),
         document: document.to_string().into(),
         slots: Semaphore::new(config::IN_FLIGHT_MAX),
+        pings: Semaphore::new(config::PINGS_MAX),
         store,
         egress,
         config,

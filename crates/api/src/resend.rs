@@ -127,6 +127,11 @@ impl Sender {
         }
     }
 
+    /// What it publishes with.
+    pub(crate) fn way(&self) -> (&Publisher, &Topology) {
+        (&self.publisher, &self.topology)
+    }
+
     /// Claims, publishes and marks at most `limit`, those of the oldest events first.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ impl Resending {
             Ok(Ok(())) => Ok(()),
             _ => Err(Problem::new(
                 Kind::BrokerUnavailable,
-                "Nothing was sent again. Send the request again.",
+                "Nothing was sent. Send the request again.",
             )
             .retry_after(5)),
         }

@@ -19,6 +19,7 @@ pub(crate) fn all() -> OpenApiRouter<Context> {
         .routes(routes!(endpoints::enable))
         .routes(routes!(endpoints::disable))
         .routes(routes!(endpoints::rotate_secret))
+        .routes(routes!(endpoints::ping::ping))
         .routes(routes!(event_types::list))
         .routes(routes!(event_types::show))
         .routes(routes!(events::publish))

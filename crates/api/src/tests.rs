@@ -1,6 +1,7 @@
 //! The router as a whole, on a real SQLite database and without a broker.
 
 mod bed;
+mod things;
 mod endpoints;
 mod frame;
 mod matrix;

@@ -4,6 +4,7 @@ mod delivery;
 mod event;
 mod health;
 mod change;
+mod ping;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,6 +14,7 @@ pub use change::Change;
 pub use delivery::{Attempt, Delivery, DeliveryWithAttempts};
 pub use event::{Considered, DisabledSince, Event, States, Story};
 pub use health::Health;
+pub use ping::Ping;
 
 /// An endpoint: a URL of a customer's, and which events are delivered there.
 #[derive(Debug, Serialize, ToSchema)]

@@ -22,7 +22,7 @@ use webhook::{ApiKey, ApiKeyId, OrganizationId};
 use crate::{
     Config,
     auth::Operations,
-    config::IN_FLIGHT_MAX,
+    config::{IN_FLIGHT_MAX, PINGS_MAX},
     context::{Context, Shared, now_ms},
     keys::Keys,
     openapi::METHODS,
@@ -74,6 +74,7 @@ impl Bed {
             operations: Operations::of(&document),
             document: document.to_string().into(),
             slots: Semaphore::new(IN_FLIGHT_MAX),
+            pings: Semaphore::new(PINGS_MAX),
             egress: Egress::new(&egress::Config::default()).unwrap(),
             store,
             config,

@@ -8,16 +8,21 @@ use webhook::{OrganizationId, Scope};
 
 use crate::{auth::Operations, context::now_ms, openapi::SECURITY_SCHEME};
 
-use super::bed::{Answer, Bed, request};
+use super::{
+    bed::{Answer, Bed, request},
+    things::Things,
+};
 
 /// What keeps another organization out of an operation, and a body that is valid.
 enum Wall {
-    /// The id in the path is one of the organization's: another's is like none.
-    Endpoint(&'static str),
+    /// The id in the path is that of one of the organization's things: another's is like none.
+    Own(fn(&Things) -> &str, &'static str),
+    /// The ids in the body are: others are like none.
+    OwnIds(fn(&Things) -> Value),
     /// What is made is the organization's own.
     Creates(&'static str),
-    /// The listing has what is the organization's own.
-    Listing,
+    /// The listing has this of the organization's own, and nothing of another's.
+    Listing(fn(&Things) -> &str),
     /// The body names the organization.
     Body(fn(&str) -> Value),
     /// It is the same for everyone.
@@ -28,15 +33,30 @@ enum Wall {
 fn wall(operation: &str) -> Option<Wall> {
     Some(match operation {
         "createEndpoint" => Wall::Creates(r#"{"url":"https://93.184.216.34/"}"#),
-        "listEndpoints" => Wall::Listing,
-        "getEndpoint" | "deleteEndpoint" | "enableEndpoint" | "disableEndpoint" => Wall::Endpoint(""),
-        "updateEndpoint" => Wall::Endpoint(r#"{"events":["*"]}"#),
-        "rotateEndpointSecret" => Wall::Endpoint("{}"),
+        "listEndpoints" | "listChanges" => Wall::Listing(endpoint),
+        "listEvents" => Wall::Listing(|things| &things.event),
+        "listDeliveries" => Wall::Listing(delivery),
+        "getEndpoint" | "deleteEndpoint" | "enableEndpoint" | "disableEndpoint" | "pingEndpoint"
+        | "getEndpointHealth" => Wall::Own(endpoint, ""),
+        "updateEndpoint" => Wall::Own(endpoint, r#"{"events":["*"]}"#),
+        "rotateEndpointSecret" => Wall::Own(endpoint, "{}"),
+        "recoverEndpoint" => Wall::Own(endpoint, r#"{"since_ms":0}"#),
+        "getEvent" => Wall::Own(|things| &things.event, ""),
+        "getDelivery" | "listAttempts" | "resendDelivery" => Wall::Own(delivery, ""),
+        "resendDeliveries" => Wall::OwnIds(|things| json!({ "ids": [things.delivery] })),
         "listEventTypes" | "getEventType" => Wall::Same,
         "publishEvent" => Wall::Body(event),
         "publishEvents" => Wall::Body(|organization| json!([event(organization)])),
         _ => return None,
     })
+}
+
+fn endpoint(things: &Things) -> &str {
+    &things.endpoint
+}
+
+fn delivery(things: &Things) -> &str {
+    &things.delivery
 }
 
 fn event(organization: &str) -> Value {
@@ -92,7 +112,7 @@ async fn every_operation_refuses_every_key_that_does_not_open_it() {
     bed.context.store.revoke_api_key(&row.id, now_ms()).await.unwrap();
     let (expired, _) = bed.key_row("org_1", "admin", Some(now_ms() - 1)).await;
     let operations = operations(&bed);
-    assert!(operations.len() >= 12, "the document has lost operations");
+    assert!(operations.len() >= 23, "the document has lost operations");
     for operation in &operations {
         let name = &operation.name;
         for (key, word) in [
@@ -131,33 +151,52 @@ async fn every_operation_refuses_every_key_that_does_not_open_it() {
 async fn every_operation_keeps_organizations_apart() {
     let bed = Bed::new().await;
     let key = bed.key("org_1", "admin").await;
-    let (own, foreign) = (bed.endpoint("org_1").await, bed.endpoint("org_2").await);
-    let id = |endpoint: &Value| endpoint["id"].as_str().unwrap().to_owned();
+    let (own, foreign, missing) = (
+        bed.things("org_1").await,
+        bed.things("org_2").await,
+        Things::missing(),
+    );
     let other = OrganizationId::new("org_2");
     let before = bed.context.store.changes(Some(&other), None, 100).await.unwrap();
     for operation in operations(&bed) {
         let name = &operation.name;
-        let wall = wall(name).unwrap_or_else(|| panic!("{name} is not in the matrix: add it to `wall`"));
-        match wall {
-            Wall::Endpoint(json) => {
-                let missing = "ep_00000000000000000000000000000000";
-                let none = operation.ask_for(&bed, &key, missing, json).await;
-                let other = operation.ask_for(&bed, &key, &id(&foreign), json).await;
-                assert_eq!(other.status, 404, "{name}: {other:?}");
-                let other = other.body.to_string().replace(&id(&foreign), missing);
-                assert_eq!(other, none.body.to_string(), "{name} tells that there is one");
+        match walled(&operation) {
+            Wall::Own(id, json) => {
+                let (none, there) = (id(&missing), id(&foreign));
+                let none_answered = operation.ask_for(&bed, &key, none, json).await;
+                let answered = operation.ask_for(&bed, &key, there, json).await;
+                assert_eq!(answered.status, 404, "{name}: {answered:?}");
+                let answered = answered.body.to_string().replace(there, none);
+                assert_eq!(
+                    answered,
+                    none_answered.body.to_string(),
+                    "{name} tells that there is one"
+                );
+            }
+            Wall::OwnIds(body) => {
+                let none = operation
+                    .ask_for(&bed, &key, "", &body(&missing).to_string())
+                    .await;
+                let answered = operation
+                    .ask_for(&bed, &key, "", &body(&foreign).to_string())
+                    .await;
+                let answered = answered
+                    .body
+                    .to_string()
+                    .replace(&foreign.delivery, &missing.delivery);
+                assert_eq!(answered, none.body.to_string(), "{name} tells that there is one");
+                assert!(answered.contains("not_found"), "{name}: {answered}");
             }
             Wall::Creates(json) => {
                 let created = operation.ask_for(&bed, &key, "", json).await;
                 assert_eq!(created.body["organization_id"], "org_1", "{name}: {created:?}");
             }
-            Wall::Listing => {
+            Wall::Listing(id) => {
                 let listed = operation.ask(&bed, &key).await;
                 let text = listed.body.to_string();
-                assert!(
-                    text.contains(&id(&own)) && !text.contains(&id(&foreign)),
-                    "{name}: {text}"
-                );
+                assert!(text.contains(id(&own)), "{name} lacks its own: {text}");
+                let leaked = foreign.ids().into_iter().find(|id| text.contains(id));
+                assert_eq!(leaked, None, "{name}: {text}");
             }
             Wall::Body(body) => {
                 let refused = operation
@@ -174,6 +213,26 @@ async fn every_operation_keeps_organizations_apart() {
     }
     let after = bed.context.store.changes(Some(&other), None, 100).await.unwrap();
     assert_eq!(after, before, "something was changed for the wrong organization");
+}
+
+/// Or the test above would prove nothing.
+#[tokio::test]
+async fn what_another_organization_does_not_find_its_own_does() {
+    let bed = Bed::new().await;
+    let (key, things) = (bed.key("org_2", "admin").await, bed.things("org_2").await);
+    let mut operations = operations(&bed);
+    operations.sort_by_key(|operation| operation.method == Method::DELETE);
+    for operation in operations {
+        if let Wall::Own(id, json) = walled(&operation) {
+            let answered = operation.ask_for(&bed, &key, id(&things), json).await;
+            assert_ne!(answered.status, 404, "{}: {answered:?}", operation.name);
+        }
+    }
+}
+
+fn walled(operation: &Operation) -> Wall {
+    let name = &operation.name;
+    wall(name).unwrap_or_else(|| panic!("{name} is not in the matrix: add it to `wall`"))
 }
 
 #[tokio::test]

@@ -3,9 +3,12 @@
 use std::{borrow::Cow, time::Duration};
 
 use anyhow::{Context as _, bail};
-use api::ping::{self, Pinged};
+use api::{
+    ping::{self, Pinged},
+    view,
+};
 use broker::{Publisher, Topology};
-use serde_json::{Value, json};
+use serde::Serialize;
 use store::{AttemptRow, Store};
 use webhook::{Delivery, Endpoint, EndpointId};
 
@@ -49,7 +52,11 @@ pub(super) async fn run(
         }
     };
     broker.close().await;
-    output::said(as_json, &object(&sent, &pinged), &text(&sent, &pinged))?;
+    let object = Object {
+        ping: view::Ping::new(&sent, Some(&pinged)),
+        advice: advice(&pinged),
+    };
+    output::said(as_json, &object, &text(&sent, &pinged))?;
     tell_if_disabled(&endpoint);
     if !pinged.is_delivered() {
         bail!("the ping of {id} failed");
@@ -125,21 +132,10 @@ fn in_words(attempt: &AttemptRow) -> String {
     format!("{result}, after {}", moment::span(attempt.duration_ms))
 }
 
-fn object(sent: &Delivery, pinged: &Pinged) -> Value {
-    let last = pinged.attempts.last();
-    let word = |word: &String| (!word.is_empty()).then(|| word.clone());
-    json!({
-        "id": sent.event.id,
-        "delivery_id": sent.id(),
-        "endpoint_id": sent.endpoint_id,
-        "ok": pinged.is_delivered(),
-        "reason": word(&pinged.delivery.standing.reason),
-        "status": last.and_then(|last| last.status),
-        "duration_ms": last.map(|last| last.duration_ms),
-        "phase": last.and_then(|last| word(&last.phase)),
-        "failure": last.and_then(|last| word(&last.failure)),
-        "error": last.and_then(|last| word(&last.error)),
-        "response": last.map(|last| String::from_utf8_lossy(&last.response).into_owned()),
-        "advice": advice(pinged),
-    })
+/// What the API answers, and what to do.
+#[derive(Serialize)]
+struct Object {
+    #[serde(flatten)]
+    ping: view::Ping,
+    advice: Option<Cow<'static, str>>,
 }

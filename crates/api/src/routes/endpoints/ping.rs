@@ -1,0 +1,72 @@
+//! Endpoints, asked whether they answer.
+
+use std::time::Duration;
+
+use axum::{Json as Answer, extract::State, http::StatusCode};
+
+use crate::{
+    auth::Caller,
+    context::{Context, now_ms},
+    extract::Id,
+    ping::{self, Pinged},
+    problem::{Kind, Problem},
+    view,
+};
+
+use super::find;
+
+/// An attempt takes 30 s at most; the rest is for queues, and the record's way into the database.
+const PATIENCE: Duration = Duration::from_secs(35);
+
+/// Ping an endpoint.
+///
+/// Sends one signed request of type `webhook.ping` as every event is sent, also to an endpoint that is disabled, and never again. The
+/// answer tells how it was answered. When that is not known after 35 s it is 202, and the delivery tells later.
+#[utoipa::path(
+    post,
+    path = "/v1/endpoints/{id}/ping",
+    operation_id = "pingEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
+    responses(
+        (status = 200, description = "How the endpoint answered, or what went wrong.", body = view::Ping),
+        (status = 202, description = "It is on its way.", body = view::Ping),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 503, description = "It is not known to be on its way, or too many pings are. Ask again."),
+    ),
+)]
+pub(in crate::routes) async fn ping(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<(StatusCode, Answer<view::Ping>), Problem> {
+    let endpoint = find(&context, &caller, id).await?;
+    // Endpoints that hang must not take the places of all other requests.
+    let Ok(_place) = context.pings.try_acquire() else {
+        return Err(Problem::new(
+            Kind::Overloaded,
+            "Too many pings wait for their answers; ask again.",
+        )
+        .retry_after(5));
+    };
+    let resending = &context.resending;
+    resending.ready().await?;
+    let (publisher, topology) = resending.sender.way();
+    let sent = ping::send(publisher, topology, &endpoint, now_ms(), rand::random())
+        .await
+        .map_err(|error| {
+            let problem = Problem::new(
+                Kind::BrokerUnavailable,
+                "The ping is not known to be sent; ask again.",
+            );
+            problem.retry_after(5).because(&error)
+        })?;
+    let pinged = ping::result(&context.store, &sent, PATIENCE).await?;
+    let status = if pinged.as_ref().is_some_and(Pinged::is_over) {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    Ok((status, Answer(view::Ping::new(&sent, pinged.as_ref()))))
+}
