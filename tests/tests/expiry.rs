@@ -8,16 +8,20 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use e2e::{
-    Answer, Certificates, Endpoint, Installation, Receiver, Role, event, now_ms, wait_for, wait_until,
+    Answer, Certificates, Endpoint, Installation, Postgres, Receiver, Role, event, now_ms, shared_broker,
+    wait_for, wait_until,
 };
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(30);
 const DAY_S: u64 = 24 * 60 * 60;
 
 /// It trusts the tests' authority, and has a queue for what the platform is told.
 async fn installation(name: &str, certificates: &Certificates) -> Installation {
-    let mut installation = Installation::new(name).await;
+    prepared(Installation::new(name).await, certificates).await
+}
+
+async fn prepared(mut installation: Installation, certificates: &Certificates) -> Installation {
     let pem = installation.directory().join("authority.pem");
     certificates.write_pem(&pem);
     installation.set("MAGNETITE_EGRESS__ROOT_CERTIFICATES", pem.to_str().unwrap());
@@ -147,6 +151,25 @@ async fn of_a_certificate_that_is_good_for_sixty_days_nobody_is_told() {
     installation.cli_ok(&["endpoint", "disable", &endpoint.id]).await;
     let operations = told(&installation, 1).await;
     assert_eq!(operations[0]["kind"], "endpoint.disabled");
+    assert!(worker.terminate().await && recorder.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_delays_the_event_and_no_delivery() {
+    let (certificates, postgres) = (Certificates::new(), Postgres::start().await);
+    let settings = [("MAGNETITE_DATABASE__URL", postgres.url())];
+    let installation = Installation::with("expiring-outage", &shared_broker(), &[60_000], &settings).await;
+    let installation = prepared(installation, &certificates).await;
+    let receiver = receiver(&certificates, 5).await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    postgres.stop().await;
+    deliver(&installation, &worker, 1, &receiver).await;
+    wait_for_gauges(&worker, 1, 5).await;
+    assert!(installation.amqp().drain("platform").await.is_empty());
+    postgres.start_again().await;
+    assert_expiring(&told(&installation, 1).await[0], &endpoint, 5);
     assert!(worker.terminate().await && recorder.terminate().await);
     installation.delete().await;
 }

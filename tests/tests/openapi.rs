@@ -8,7 +8,6 @@
 use std::{fs, path::Path, process::Output, time::Duration};
 
 use e2e::{Api, Installation, Receiver, event, scaled, seed, wait_for};
-use serde_json::{Value, json};
 use tokio::process::Command;
 
 const SOON: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use egress::Egress;
 use store::Store;
 use tokio::sync::Semaphore;
 
-use crate::{Config, auth::Operations, keys::Keys, publishing::Publishing};
+use crate::{Config, auth::Operations, keys::Keys, publishing::Publishing, resending::Resending};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -23,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) egress: Egress,
     pub(crate) publishing: Publishing,
+    pub(crate) resending: Resending,
     pub(crate) keys: Keys,
     pub(crate) operations: Operations,
     /// The OpenAPI document.

@@ -1,5 +1,7 @@
 //! What handlers are given of a request. Each refusal is a [`Problem`] that names the part that is not valid.
 
+use std::{fmt::Display, str::FromStr};
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Request, rejection::BytesRejection},
@@ -246,6 +248,18 @@ impl IfMatch {
             Self::Tags(_) => Err(Problem::version_mismatch()),
         }
     }
+}
+
+/// What a parameter's text stands for, if it is there.
+///
+/// # Errors
+/// When it stands for nothing.
+pub(crate) fn parameter<T: FromStr<Err: Display>>(
+    name: &'static str,
+    text: Option<&str>,
+) -> Result<Option<T>, Problem> {
+    let parsed = text.map(str::parse).transpose();
+    parsed.map_err(|error: T::Err| Problem::parameter(name, error.to_string()))
 }
 
 /// For a field that may be left away but not be null.

@@ -11,7 +11,8 @@
 //! documented is what is enforced, and a route without a description is denied. Whoever is let in is a `Caller`: a key and its
 //! organization, outside of which nothing is there.
 //!
-//! Endpoints are written by the rules of [`manage`], which the command line uses as well. Events go to the broker through `publishing`,
+//! What the command line does as well is done by the same code: endpoints are written by the rules of [`manage`], an event's [`story`] is
+//! told from the journal, deliveries are sent again by [`resend`] and [`recover`], and all is shown as [`view`] has it. Events go to the broker through `publishing`,
 //! many requests in one window of confirms, and are answered after their own confirm; their bytes are those of the body.
 //!
 //! [`health`] is apart, on a listener of its own: every role serves it, an orchestrator probes it and Prometheus scrapes it.
@@ -39,6 +40,9 @@ pub mod health;
 mod config;
 pub mod manage;
 pub mod ping;
+pub mod story;
+pub mod resend;
+pub mod recover;
 pub mod view;
 mod schema;
 mod problem;
@@ -46,6 +50,7 @@ mod pagination;
 mod extract;
 mod keys;
 mod publishing;
+mod resending;
 mod context;
 mod auth;
 mod observe;
@@ -54,6 +59,9 @@ mod routes;
 mod router;
 mod serve;
 
+use std::time::Duration;
+
+use broker::Topology;
 use egress::Egress;
 use producer::Producer;
 use serde_json::Value;
@@ -70,6 +78,7 @@ use auth::Operations;
 use context::{Context, Shared};
 use keys::Keys;
 use publishing::{PUBLISH_TIMEOUT, Publishing};
+use resending::Resending;
 
 /// What the API works with.
 #[derive(Debug)]
@@ -78,6 +87,10 @@ pub struct Deps {
     pub listener: TcpListener,
     /// The broker to publish to.
     pub broker: broker::Config,
+    /// Its queues, for what is sent again.
+    pub topology: Topology,
+    /// After how long a delivery that is still pending was lost: all its attempts, the delays between them, and waiting for a slot.
+    pub late: Duration,
     /// Where endpoints, keys and the journal are; its schema must be up to date.
     pub store: Store,
     /// Judges URLs.
@@ -93,6 +106,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     let Deps {
         listener,
         mut broker,
+        topology,
+        late,
         store,
         egress,
         readiness,
@@ -101,6 +116,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     let (handlers, document) = router::parts(routes::all());
     let context = Context::new(Shared {
         keys: Keys::new(store.clone(), config.rate_per_key),
+        resending: Resending::start(&broker, topology, store.clone(), late),
         publishing: Publishing::start(Producer::connect(broker)),
         operations: Operations::of(&document),
         document: document.to_string().into(),
@@ -116,7 +132,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         () = serve::serve(listener, router, &stop, deadline) => {}
         () = context.keys.note_uses() => unreachable!("it never ends"),
     }
-    context.publishing.shutdown().await;
+    tokio::join!(context.publishing.shutdown(), context.resending.shutdown());
     context.keys.note_last_uses().await;
 }
 

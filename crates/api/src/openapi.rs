@@ -38,6 +38,8 @@ pub(crate) const SECURITY_SCHEME: &str = "api_key";
         (name = "Endpoints", description = "The URLs that events are delivered to."),
         (name = "Event types", description = "What can happen, and what events about it look like."),
         (name = "Events", description = "What has happened to leads."),
+        (name = "Deliveries", description = "What became of events: one event's way to one endpoint each, and sending them again."),
+        (name = "Changes", description = "Who changed what."),
         (name = "Documentation", description = "This document."),
     ),
     components(schemas(ProblemBody, FieldError))

@@ -38,6 +38,11 @@ pub(crate) struct Listing<T> {
 }
 
 impl Page {
+    /// For listings with further parameters: they cannot be flattened into each other.
+    pub(crate) fn new(limit: Option<u32>, cursor: Option<String>) -> Self {
+        Self { limit, cursor }
+    }
+
     /// One from 1 to 100.
     pub(crate) fn limit(&self) -> Result<u32, Problem> {
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);

@@ -3,6 +3,8 @@
 mod endpoints;
 mod event_types;
 mod events;
+mod deliveries;
+mod changes;
 mod documentation;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -21,5 +23,15 @@ pub(crate) fn all() -> OpenApiRouter<Context> {
         .routes(routes!(event_types::show))
         .routes(routes!(events::publish))
         .routes(routes!(events::publish_batch))
+        .routes(routes!(events::journal::list))
+        .routes(routes!(events::journal::show))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::show))
+        .routes(routes!(deliveries::attempts))
+        .routes(routes!(deliveries::resend::one))
+        .routes(routes!(deliveries::resend::many))
+        .routes(routes!(endpoints::journal::health))
+        .routes(routes!(endpoints::journal::recover))
+        .routes(routes!(changes::list))
         .routes(routes!(documentation::openapi))
 }

@@ -4,7 +4,7 @@ use utoipa::openapi::{
     RefOr, Schema,
     schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type},
 };
-use webhook::{DisabledReason, EventType};
+use webhook::{DisabledReason, EventType, PING, journal::DeliveryState};
 
 /// Which events an endpoint gets: at least one pattern.
 pub(crate) fn patterns() -> RefOr<Schema> {
@@ -57,5 +57,29 @@ pub(crate) fn disabled_reason() -> RefOr<Schema> {
         .description(Some(
             "Why it is disabled: by hand, because it answered 410, or after days without a success.",
         ))
+        .into()
+}
+
+/// The type of an event that was delivered: also a ping's.
+pub(crate) fn event_kind() -> RefOr<Schema> {
+    let names = EventType::ALL.map(EventType::as_str).into_iter();
+    one_of(names.chain([PING]), "What happened.", "lead.completed")
+}
+
+/// How far a delivery is.
+pub(crate) fn delivery_state() -> RefOr<Schema> {
+    one_of(
+        DeliveryState::ALL.map(DeliveryState::as_str).into_iter().rev(),
+        "Delivered; dead: given up, and can be sent again; cancelled: the endpoint was deleted; or pending.",
+        "dead",
+    )
+}
+
+fn one_of(names: impl Iterator<Item = &'static str>, description: &str, example: &str) -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names))
+        .description(Some(description))
+        .examples([serde_json::json!(example)])
         .into()
 }

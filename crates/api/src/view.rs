@@ -1,8 +1,18 @@
 //! How things are shown as JSON, over HTTP and by the command line alike.
 
+mod delivery;
+mod event;
+mod health;
+mod change;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 use webhook::{DisabledReason, ProjectId};
+
+pub use change::Change;
+pub use delivery::{Attempt, Delivery, DeliveryWithAttempts};
+pub use event::{Considered, DisabledSince, Event, States, Story};
+pub use health::Health;
 
 /// An endpoint: a URL of a customer's, and which events are delivered there.
 #[derive(Debug, Serialize, ToSchema)]

@@ -3,7 +3,7 @@
 //! By what handshakes have left in memory, off the hot path. A database that is away delays the events and nothing else.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -47,18 +47,20 @@ struct Found {
 
 /// Watches for ever.
 pub(crate) async fn watch(certificates: &Certificates, registry: &Registry, store: &Store) {
-    let mut warned = Warned::default();
+    let (mut warned, mut wait) = (Warned::default(), LOOK_EVERY);
     loop {
-        let _ = timeout(LOOK_EVERY, certificates.changed()).await;
-        look(certificates, registry, store, &mut warned).await;
+        let _ = timeout(wait, certificates.changed()).await;
+        let is_done = look(certificates, registry, store, &mut warned).await;
+        wait = if is_done { LOOK_EVERY } else { Duration::ZERO };
         sleep(LOOK_PAUSE).await;
     }
 }
 
-async fn look(certificates: &Certificates, registry: &Registry, store: &Store, warned: &mut Warned) {
+/// False when the database did not take everything.
+async fn look(certificates: &Certificates, registry: &Registry, store: &Store, warned: &mut Warned) -> bool {
     let expiries = certificates.expiries();
     if expiries.is_empty() {
-        return;
+        return true;
     }
     let (endpoints, now_s) = (by_host(registry.all(), &expiries).await, now_ms() as i64 / 1000);
     certificates.retain(|host| endpoints.contains_key(host) || !expiries.contains_key(host));
@@ -72,7 +74,7 @@ async fn look(certificates: &Certificates, registry: &Registry, store: &Store, w
         .soon
         .iter()
         .flat_map(|(host, expires_s)| endpoints[host].iter().map(|id| (id.clone(), *expires_s)));
-    announce(told.collect(), store, &mut warned.announced).await;
+    announce(told.collect(), store, &mut warned.announced).await
 }
 
 /// The endpoints at each of these hosts.
@@ -132,14 +134,17 @@ fn log(soon: &HashMap<String, i64>, now_s: i64, logged_s: &mut HashMap<String, i
     }
 }
 
-/// What is not in the database yet is written there, until it fails: then it is tried again at the next look.
-async fn announce(told: HashMap<EndpointId, i64>, store: &Store, announced: &mut HashMap<EndpointId, i64>) {
+/// What is not in the database yet is written there. False when that fails: then it is tried again at the next look.
+async fn announce(
+    told: HashMap<EndpointId, i64>,
+    store: &Store,
+    announced: &mut HashMap<EndpointId, i64>,
+) -> bool {
     announced.retain(|id, expires_s| told.get(id) == Some(expires_s));
-    let new: HashSet<_> = told
-        .into_iter()
-        .filter(|(id, _)| !announced.contains_key(id))
-        .collect();
-    for (id, expires_s) in new {
+    for (id, expires_s) in told {
+        if announced.contains_key(&id) {
+            continue;
+        }
         match store
             .announce_expiring(&id, &date(expires_s), now_ms() as i64)
             .await
@@ -150,10 +155,11 @@ async fn announce(told: HashMap<EndpointId, i64>, store: &Store, announced: &mut
                     error = display_chain(&error),
                     "cannot record that a certificate expires soon; trying again"
                 );
-                return;
+                return false;
             }
         }
     }
+    true
 }
 
 /// RFC 3339, to the second; what lies before 1970 is 1970.

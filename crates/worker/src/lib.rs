@@ -30,6 +30,8 @@
 //! - A panic in the work on one message quarantines that message and nothing else.
 //! - Memory is bounded by the prefetch of the two queues, the registry's bound and `recall`'s capacity.
 //!
+//! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon.
+//!
 //! Deliberately absent: reading state back from a database to retry (a delivery carries its own), timers (delay queues are
 //! the only clock), any knowledge of other workers.
 

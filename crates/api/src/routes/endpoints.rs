@@ -1,6 +1,7 @@
 //! Endpoints: registered, listed, changed.
 
 mod body;
+pub(super) mod journal;
 
 use axum::{
     Json as Answer,

@@ -1,4 +1,6 @@
-//! Events: published.
+//! Events: published, and what became of them.
+
+pub(super) mod journal;
 
 use axum::{
     Json as Answer,

@@ -1,10 +1,13 @@
 //! One API, and how it is asked.
 
+use std::time::Duration;
+
 use axum::{
     Router,
     body::Body,
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
+use broker::Topology;
 use egress::Egress;
 use http_body_util::BodyExt as _;
 use producer::Producer;
@@ -24,6 +27,7 @@ use crate::{
     keys::Keys,
     openapi::METHODS,
     publishing::Publishing,
+    resending::Resending,
     router, routes,
 };
 
@@ -61,9 +65,12 @@ impl Bed {
         let store = Store::connect(&url, &[]).await.unwrap();
         store.migrate().await.unwrap();
         let (handlers, document) = router::parts(operations);
+        let broker = broker::Config::new(NO_BROKER, "m").unwrap();
+        let topology = Topology::new("m", &[]);
         let context = Context::new(Shared {
             keys: Keys::new(store.clone(), config.rate_per_key),
-            publishing: Publishing::start(Producer::connect(broker::Config::new(NO_BROKER, "m").unwrap())),
+            resending: Resending::start(&broker, topology, store.clone(), Duration::from_mins(10)),
+            publishing: Publishing::start(Producer::connect(broker)),
             operations: Operations::of(&document),
             document: document.to_string().into(),
             slots: Semaphore::new(IN_FLIGHT_MAX),

@@ -12,6 +12,7 @@ mod verdict;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
+use api::resend::IN_HAND;
 use broker::Topology;
 use clap::Args;
 use store::{AuditLimits, Store};
@@ -25,9 +26,6 @@ use verdict::{Queues, Verdict};
 /// How long the recorder may take with what is waiting.
 const SETTLE_FOR: Duration = Duration::from_secs(5);
 const SETTLE_POLL: Duration = Duration::from_millis(500);
-/// Every attempt is recorded within its timeout of 30 s, the commit and the recorder's own work.
-pub(super) const IN_HAND: Duration = Duration::from_secs(90);
-
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exits 1 when the books do not balance, are not complete, or something that is pending is lost. Gaps, \

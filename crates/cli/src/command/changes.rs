@@ -1,7 +1,7 @@
 //! `magnetite changes`: who changed which endpoint or API key.
 
+use api::view;
 use clap::Args;
-use serde_json::{Value, json};
 use store::ChangeRow;
 use webhook::OrganizationId;
 
@@ -65,14 +65,6 @@ impl Listed<7> for ChangeRow {
     }
 
     fn json(&self) -> String {
-        output::json(&json!({
-            "number": self.number,
-            "at_ms": self.at_ms,
-            "actor": self.actor,
-            "kind": self.kind.as_str(),
-            "organization_id": self.organization_id,
-            "subject": self.subject,
-            "detail": serde_json::from_str::<Value>(&self.detail).unwrap_or_default(),
-        }))
+        output::json(&view::Change::from(self))
     }
 }

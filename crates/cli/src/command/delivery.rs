@@ -4,24 +4,18 @@ mod resend;
 pub(super) mod run;
 
 use anyhow::anyhow;
+use api::{story::Run, view};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow, Lookup, Store};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState};
 
-use crate::{
-    clock,
-    configuration::Configuration,
-    database,
-    moment::{self},
-    output,
-};
+use crate::{clock, configuration::Configuration, database, moment, output};
 
 use super::{
     given,
     listing::{self, Listed},
 };
-use run::{Around, Run};
+use run::Around;
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -131,8 +125,8 @@ async fn show(store: &Store, id: &DeliveryId, as_json: bool) -> anyhow::Result<(
         ("endpoint", of.endpoint_id.to_string()),
         ("state", run.delivery.standing.state.to_string()),
     ]);
-    let text = format!("{about}\n{}", run.text(around).join("\n"));
-    output::said(as_json, &run.json(), &text)
+    let text = format!("{about}\n{}", run::text(&run, around).join("\n"));
+    output::said(as_json, &view::DeliveryWithAttempts::from(&run), &text)
 }
 
 impl Listed<9> for DeliveryRow {
@@ -161,7 +155,7 @@ impl Listed<9> for DeliveryRow {
     }
 
     fn json(&self) -> String {
-        output::json(&json(self))
+        output::json(&view::Delivery::from(self))
     }
 }
 
@@ -174,32 +168,4 @@ fn why(row: &DeliveryRow) -> String {
         return "-".to_owned();
     }
     said.join(": ")
-}
-
-/// `null` instead of an empty text.
-fn given(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
-}
-
-fn json(row: &DeliveryRow) -> Value {
-    let standing = &row.standing;
-    let number = |number: u64| (number > 0).then_some(number);
-    json!({
-        "id": row.id,
-        "organization_id": row.delivery.organization_id,
-        "event_id": row.delivery.event_id,
-        "endpoint_id": row.delivery.endpoint_id,
-        "run": row.delivery.run,
-        "trigger": row.delivery.trigger,
-        "state": standing.state.as_str(),
-        "attempt_count": standing.attempts,
-        "created_ms": row.created_ms,
-        "updated_ms": standing.updated_ms,
-        "next_attempt_ms": number(standing.next_ms),
-        "reason": given(&standing.reason),
-        "last_status": number(standing.last_status.into()),
-        "last_error": given(&standing.last_error),
-        "requested_ms": row.requested_ms,
-        "sent_ms": row.sent_ms,
-    })
 }

@@ -1,8 +1,5 @@
 //! Listings: read from the store in pages, printed as a table or as one JSON object a line.
 
-use serde_json::{Value, json};
-use store::StateCounts;
-
 use crate::output;
 
 /// How many rows are read at once.
@@ -53,15 +50,4 @@ pub(super) async fn print<T: Listed<N>, const N: usize>(
             return Ok(());
         }
     }
-}
-
-/// How many deliveries are in each state, as an object.
-pub(super) fn counts(counts: &StateCounts) -> Value {
-    let StateCounts {
-        pending,
-        cancelled,
-        dead,
-        delivered,
-    } = counts;
-    json!({ "delivered": delivered, "dead": dead, "cancelled": cancelled, "pending": pending })
 }

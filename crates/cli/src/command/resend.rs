@@ -1,49 +1,31 @@
-//! Sending again: what `delivery resend` and `endpoint recover` share.
-//!
-//! ```text
-//! request (a run that is open, unique) -> claim a window -> publish, confirmed -> mark sent
-//! ```
-//!
-//! Only what was requested and not sent is claimed, so that whatever interrupts this, running it again goes on where it
-//! stopped, and two at once send nothing twice. A process that dies between a confirm and its mark leaves a claim; when
-//! that has run out, at most one window is sent a second time, under the same event id.
+//! What `delivery resend` and `endpoint recover` share: [sending again](api::resend) at a rate, with progress, until a signal comes.
 
 mod pace;
 mod progress;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail};
-use broker::{Outgoing, PublishError, Publisher, Topology};
-use store::{Claimed, Store};
+use anyhow::bail;
+use api::resend::{self, CLAIM, Which, Window};
+use broker::Publisher;
+use store::Store;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use webhook::{Delivery, DeliveryId, EndpointId};
+use webhook::DeliveryId;
 
-use crate::{broker_link::BrokerLink, clock, configuration::Configuration, signals};
+use crate::{broker_link::BrokerLink, configuration::Configuration, signals};
 
 use super::topology;
 use pace::Pace;
 use progress::Progress;
 
-/// Longer than a publish and two statements take, each at its own limit.
-const CLAIM: Duration = Duration::from_mins(1);
 /// How often a window that another process holds is looked at.
 const HELD_POLL: Duration = Duration::from_secs(1);
 
-/// What is sent of all that was requested.
-#[derive(Clone, Copy)]
-pub(super) enum Which<'a> {
-    Endpoint(&'a EndpointId),
-    These(&'a [DeliveryId]),
-}
-
 /// Sends what was requested.
-pub(super) struct Sender<'a> {
-    store: &'a Store,
+pub(super) struct Sender {
+    sender: resend::Sender,
     broker: BrokerLink,
-    publisher: Publisher,
-    topology: Topology,
     pace: Pace,
     progress: Progress,
     stop: CancellationToken,
@@ -52,20 +34,19 @@ pub(super) struct Sender<'a> {
     unsendable: BTreeSet<DeliveryId>,
 }
 
-impl<'a> Sender<'a> {
+impl Sender {
     /// Connects to the broker, and listens for signals from here on. `rate` is in deliveries a second.
     pub(super) async fn start(
-        store: &'a Store,
+        store: &Store,
         configuration: &Configuration,
         rate: f64,
     ) -> anyhow::Result<Self> {
         let config = configuration.broker.config();
         let broker = BrokerLink::open(&config).await?;
+        let publisher = Publisher::new(broker.link.clone(), &config);
         Ok(Self {
-            store,
-            publisher: Publisher::new(broker.link.clone(), &config),
+            sender: resend::Sender::new(store.clone(), publisher, topology::of(configuration)),
             broker,
-            topology: topology::of(configuration),
             pace: Pace::new(rate, Instant::now()),
             progress: Progress::start(),
             stop: signals::stop_on_signal()?,
@@ -94,15 +75,11 @@ impl<'a> Sender<'a> {
     pub(super) async fn send(&mut self, which: Which<'_>) -> anyhow::Result<()> {
         let mut is_told = false;
         while self.may_begin().await {
-            let claimed = self.claim(which).await?;
-            if !claimed.is_empty() {
-                self.window(claimed).await?;
+            if self.window(which).await? > 0 {
                 continue;
             }
-            let held = self
-                .unsent(which)
-                .await?
-                .saturating_sub(self.unsendable.len() as u64);
+            let unsent = self.sender.unsent(which).await?;
+            let held = unsent.saturating_sub(self.unsendable.len() as u64);
             if held == 0 {
                 break;
             }
@@ -138,83 +115,27 @@ impl<'a> Sender<'a> {
         turn.is_some() && !self.stop.is_cancelled()
     }
 
-    async fn claim(&self, which: Which<'_>) -> anyhow::Result<Vec<Claimed>> {
-        let (endpoint, ids) = which.parts();
-        let (now_ms, claim_ms) = (clock::now_ms(), CLAIM.as_millis() as u64);
-        let window = self.pace.window();
-        Ok(self
-            .store
-            .claim_requested(endpoint, ids, now_ms, claim_ms, window)
-            .await?)
-    }
-
-    async fn unsent(&self, which: Which<'_>) -> anyhow::Result<u64> {
-        let (endpoint, ids) = which.parts();
-        Ok(self.store.unsent(endpoint, ids).await?)
-    }
-
-    /// Once claimed, a window is finished, whatever signal comes.
-    async fn window(&mut self, claimed: Vec<Claimed>) -> anyhow::Result<()> {
+    /// Sends a window, and returns how many it claimed. Once claimed, it is finished, whatever signal comes.
+    async fn window(&mut self, which: Which<'_>) -> anyhow::Result<u64> {
         let began = Instant::now();
-        let deliveries: Vec<Delivery> = claimed
-            .iter()
-            .filter_map(|claimed| claimed.delivery.clone())
-            .collect();
-        let lost = claimed.into_iter().filter(|claimed| claimed.delivery.is_none());
-        self.unsendable.extend(lost.map(|claimed| claimed.id));
-        let messages: Vec<Outgoing> = deliveries
-            .iter()
-            .map(|delivery| Outgoing::due(&self.topology, delivery))
-            .collect();
-        let results = self.publisher.publish_all(&messages).await;
-        let (confirmed, failed) = split(&deliveries, results);
-        if !confirmed.is_empty() {
-            self.store
-                .mark_sent(&confirmed, clock::now_ms())
-                .await
-                .with_context(|| published_unmarked(&confirmed))?;
-        }
-        self.sent += confirmed.len() as u64;
-        self.progress.advance(confirmed.len() as u64);
-        self.pace.spend(messages.len(), began);
+        let Window {
+            claimed,
+            sent,
+            unsendable,
+            failed,
+        } = self.sender.window(which, self.pace.window()).await?;
+        let published = claimed as usize - unsendable.len();
+        self.unsendable.extend(unsendable);
+        self.sent += sent;
+        self.progress.advance(sent);
+        self.pace.spend(published, began);
         match failed {
-            None => Ok(()),
-            Some(error) => Err(anyhow!(error).context(format!(
-                "stopped after {} were sent; the rest stays requested: run the same command again to go on",
-                self.sent
-            ))),
+            None => Ok(claimed),
+            Some(source) => Err(resend::Error::Publish {
+                sent: self.sent,
+                source,
+            }
+            .into()),
         }
     }
-}
-
-impl<'a> Which<'a> {
-    fn parts(self) -> (Option<&'a EndpointId>, Option<&'a [DeliveryId]>) {
-        match self {
-            Self::Endpoint(id) => (Some(id), None),
-            Self::These(ids) => (None, Some(ids)),
-        }
-    }
-}
-
-/// The ids that a queue holds, and the first failure.
-fn split(
-    deliveries: &[Delivery],
-    results: Vec<Result<(), PublishError>>,
-) -> (Vec<DeliveryId>, Option<PublishError>) {
-    let (mut confirmed, mut failed) = (Vec::new(), None);
-    for (delivery, result) in deliveries.iter().zip(results) {
-        match result {
-            Ok(()) => confirmed.push(delivery.id()),
-            Err(error) => failed = failed.or(Some(error)),
-        }
-    }
-    (confirmed, failed)
-}
-
-fn published_unmarked(confirmed: &[DeliveryId]) -> String {
-    format!(
-        "{} deliveries were published and could not be marked as sent: running this again within their attempts' time \
-         may send them once more",
-        confirmed.len()
-    )
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{configuration::Configuration, database, limits, signals};
 
-use super::topology;
+use super::{audit, topology};
 
 /// What to do about the tables before the work begins.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +149,8 @@ async fn serve(
     let deps = api::Deps {
         listener,
         broker: configuration.broker.config(),
+        topology: topology::of(configuration),
+        late: audit::late(configuration),
         store: store.clone(),
         egress: egress.clone(),
         readiness,

@@ -72,7 +72,7 @@ impl Store {
             now_ms.into(),
         ];
         let insert = Statement::with(ANNOUNCE_EXPIRING, arguments);
-        self.execute(&Operation::AnnounceExpiring(id.clone()), insert)
+        self.execute(&Operation::AnnounceExpiring(id.clone()), UNPREPARED, insert)
             .await?;
         Ok(())
     }

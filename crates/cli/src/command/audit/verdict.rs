@@ -4,10 +4,11 @@ mod finding;
 
 use std::time::Duration;
 
+use api::view::States;
 use serde_json::{Value, json};
 use store::{Audit, StateCounts};
 
-use crate::{command::listing::counts, moment, output::printable};
+use crate::{moment, output::printable};
 
 use finding::{Finding, incomplete, late_ones, nowhere, unbalanced, unrecorded};
 
@@ -144,8 +145,8 @@ impl Verdict {
                 "until_ms": until_ms,
                 "events": audit.events,
                 "matched": audit.matched,
-                "deliveries": counts(&audit.first_runs),
-                "resends": counts(&audit.resends),
+                "deliveries": States::from(&audit.first_runs),
+                "resends": States::from(&audit.resends),
                 "unsent": audit.unsent,
                 "balances": self.failures() == 0,
             }),

@@ -33,7 +33,7 @@ pub(super) fn finding(question: Question, reply: &Reply, url: &Url) -> Finding {
         .took("took_ms", Some(reply.took))
 }
 
-/// `status 200 in 12 ms`.
+/// `status 200, first byte after 12 ms`.
 fn told(reply: &Reply) -> String {
     match (&reply.result, reply.first_byte) {
         (AttemptResult::Answered(answer), Some(first_byte)) => {
@@ -138,8 +138,7 @@ fn forged(what: &str, question: Question, reply: &Reply) -> Finding {
         ),
         Some(200..=299) => Finding::wrong(what, format!("{detail}: it does not verify signatures"), VERIFY),
         Some(401 | 403) => Finding::ok(what, format!("{detail}, as it should")),
-        Some(_) => Finding::advice(what, detail, ANSWER_401),
-        None => Finding::advice(what, detail, ANSWER_401),
+        _ => Finding::advice(what, detail, ANSWER_401),
     }
 }
 

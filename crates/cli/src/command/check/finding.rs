@@ -10,7 +10,7 @@ use crate::{
     moment,
 };
 
-/// How many milliseconds something took, where it did.
+/// What `--json` has besides the words.
 pub(super) type Figures = Map<String, Value>;
 
 #[derive(Debug, Serialize)]

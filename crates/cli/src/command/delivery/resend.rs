@@ -1,18 +1,14 @@
 //! `delivery resend`.
 
-use std::time::Duration;
-
 use anyhow::bail;
+use api::resend::{self, Which};
 use serde_json::json;
 use store::{Refusal, Requested, Store};
 use webhook::DeliveryId;
 
 use crate::{
     clock,
-    command::{
-        audit, given,
-        resend::{Sender, Which},
-    },
+    command::{audit, given, resend::Sender},
     configuration::Configuration,
     output,
 };
@@ -27,14 +23,7 @@ pub(super) async fn run(
     // Without a broker nothing is requested either.
     let mut sender = Sender::start(store, configuration, given::DEFAULT_RATE).await?;
     let (mut runs, mut refused) = (Vec::new(), 0);
-    // Those that the audit finds late and nobody has in hand; the others stay as they are.
-    let now_ms = clock::now_ms();
-    let before = |duration: Duration| now_ms.saturating_sub(duration.as_millis() as u64);
-    let (late_ms, due_ms) = (before(audit::late(configuration)), before(audit::IN_HAND));
-    for id in &ids {
-        store.declare_lost(id, late_ms, due_ms, now_ms).await?;
-    }
-    let requested = store.request_resends(&ids, clock::now_ms()).await?;
+    let requested = resend::request(store, &ids, audit::late(configuration), clock::now_ms()).await?;
     for (asked, requested) in ids.iter().zip(requested) {
         match requested {
             Requested::New(run) | Requested::Open(run) => runs.push((asked, run)),

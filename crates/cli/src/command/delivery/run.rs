@@ -1,19 +1,13 @@
 //! One run of a delivery, told: each attempt, and what comes next.
 
-use serde_json::{Value, json};
+use api::{resend::IN_HAND, story::Run};
 use store::{AttemptRow, DeliveryRow};
 use webhook::{CancelReason, DeadReason, Endpoint, Trigger, journal::DeliveryState};
 
-use crate::{command::audit::IN_HAND, moment, output::printable};
+use crate::{moment, output::printable};
 
 /// How much of a response is shown, in characters.
 const RESPONSE_CHARS_MAX: usize = 120;
-
-/// A delivery with its attempts, in the order in which they began.
-pub(in crate::command) struct Run {
-    pub(in crate::command) delivery: DeliveryRow,
-    pub(in crate::command) attempts: Vec<AttemptRow>,
-}
 
 /// What else is known, for what comes next.
 #[derive(Clone, Copy)]
@@ -25,110 +19,104 @@ pub(in crate::command) struct Around<'a> {
     pub(in crate::command) now_ms: u64,
 }
 
-impl Run {
-    /// The delivery's line, below it its attempts, then what comes next.
-    pub(in crate::command) fn text(&self, around: Around<'_>) -> Vec<String> {
-        let mut lines = vec![self.heading()];
-        lines.extend(attempts(&self.attempts));
-        lines.extend(self.next(around).into_iter().map(|line| format!("  -> {line}")));
-        lines
-    }
+/// The delivery's line, below it its attempts, then what comes next.
+pub(in crate::command) fn text(run: &Run, around: Around<'_>) -> Vec<String> {
+    let mut lines = vec![heading(&run.delivery)];
+    lines.extend(attempts(&run.attempts));
+    lines.extend(
+        next(&run.delivery, around)
+            .into_iter()
+            .map(|line| format!("  -> {line}")),
+    );
+    lines
+}
 
-    pub(in crate::command) fn json(&self) -> Value {
-        let mut json = super::json(&self.delivery);
-        json["attempts"] = self.attempts.iter().map(attempt_json).collect();
-        json
+fn heading(row: &DeliveryRow) -> String {
+    let DeliveryRow {
+        id,
+        delivery,
+        requested_ms,
+        ..
+    } = row;
+    match (delivery.trigger, requested_ms) {
+        (Trigger::Event, _) => format!("{id}"),
+        (Trigger::Ping, _) => format!("{id}  ping"),
+        (trigger, None) => format!("{id}  run {}, {trigger}", delivery.run),
+        (trigger, Some(requested_ms)) => format!(
+            "{id}  run {}, {trigger}, asked for at {}",
+            delivery.run,
+            moment::second(*requested_ms)
+        ),
     }
+}
 
-    fn heading(&self) -> String {
-        let DeliveryRow {
-            id,
-            delivery,
-            requested_ms,
+/// Each line says one thing.
+fn next(row: &DeliveryRow, around: Around<'_>) -> Vec<String> {
+    let standing = &row.standing;
+    match standing.state {
+        DeliveryState::Delivered => {
+            let at = moment::millisecond(standing.updated_ms);
+            vec![format!("delivered at {at}, by attempt {}", standing.attempts)]
+        }
+        DeliveryState::Cancelled => vec![cancelled(&standing.reason)],
+        DeliveryState::Dead => dead(row, around),
+        DeliveryState::Pending => vec![pending(row, around)],
+    }
+}
+
+fn dead(row: &DeliveryRow, around: Around<'_>) -> Vec<String> {
+    let (id, standing) = (&row.id, &row.standing);
+    let mut lines = vec![format!(
+        "dead since {}: {}",
+        moment::second(standing.updated_ms),
+        why_dead(&standing.reason, standing.attempts)
+    )];
+    lines.push(match around.endpoint {
+        _ if around.is_superseded => "it was sent again: see the run below".to_owned(),
+        None => "the endpoint was deleted: there is nowhere to send it".to_owned(),
+        Some(Endpoint {
+            id: endpoint,
+            disabled: Some(disabled),
             ..
-        } = &self.delivery;
-        match (delivery.trigger, requested_ms) {
-            (Trigger::Event, _) => format!("{id}"),
-            (Trigger::Ping, _) => format!("{id}  ping"),
-            (trigger, None) => format!("{id}  run {}, {trigger}", delivery.run),
-            (trigger, Some(requested_ms)) => format!(
-                "{id}  run {}, {trigger}, asked for at {}",
-                delivery.run,
-                moment::second(*requested_ms)
-            ),
+        }) => {
+            let reason = disabled.reason;
+            format!(
+                "the endpoint is disabled ({reason}); to send it again: magnetite endpoint enable {endpoint} && \
+                 magnetite delivery resend {id}"
+            )
         }
-    }
+        Some(_) => format!("to send it again: magnetite delivery resend {id}"),
+    });
+    lines
+}
 
-    /// Each line says one thing.
-    fn next(&self, around: Around<'_>) -> Vec<String> {
-        let standing = &self.delivery.standing;
-        match standing.state {
-            DeliveryState::Delivered => {
-                let at = moment::millisecond(standing.updated_ms);
-                vec![format!("delivered at {at}, by attempt {}", standing.attempts)]
-            }
-            DeliveryState::Cancelled => vec![cancelled(&standing.reason)],
-            DeliveryState::Dead => self.dead(around),
-            DeliveryState::Pending => vec![self.pending(around)],
-        }
+fn pending(row: &DeliveryRow, around: Around<'_>) -> String {
+    let (id, standing) = (&row.id, &row.standing);
+    let number = standing.attempts + 1;
+    if row.requested_ms.is_some() && row.sent_ms.is_none() && standing.attempts == 0 {
+        return format!("asked for and not sent yet; to send it now: magnetite delivery resend {id}");
     }
-
-    fn dead(&self, around: Around<'_>) -> Vec<String> {
-        let (id, standing) = (&self.delivery.id, &self.delivery.standing);
-        let mut lines = vec![format!(
-            "dead since {}: {}",
-            moment::second(standing.updated_ms),
-            why_dead(&standing.reason, standing.attempts)
-        )];
-        lines.push(match around.endpoint {
-            _ if around.is_superseded => "it was sent again: see the run below".to_owned(),
-            None => "the endpoint was deleted: there is nowhere to send it".to_owned(),
-            Some(Endpoint {
-                id: endpoint,
-                disabled: Some(disabled),
-                ..
-            }) => {
-                let reason = disabled.reason;
-                format!(
-                    "the endpoint is disabled ({reason}); to send it again: magnetite endpoint enable {endpoint} && \
-                     magnetite delivery resend {id}"
-                )
-            }
-            Some(_) => format!("to send it again: magnetite delivery resend {id}"),
-        });
-        lines
+    let put_off = match standing.reason.as_str() {
+        "" => String::new(),
+        "no_slot" => " (put off: the endpoint takes no more requests at once)".to_owned(),
+        reason => format!(" (put off: {})", printable(reason)),
+    };
+    if standing.next_ms > around.now_ms {
+        let (at, left) = (
+            moment::millisecond(standing.next_ms),
+            moment::span(standing.next_ms - around.now_ms),
+        );
+        return format!("attempt {number} comes at {at}, in {left}{put_off}");
     }
-
-    fn pending(&self, around: Around<'_>) -> String {
-        let (id, standing) = (&self.delivery.id, &self.delivery.standing);
-        let number = standing.attempts + 1;
-        if self.delivery.requested_ms.is_some() && self.delivery.sent_ms.is_none() && standing.attempts == 0 {
-            return format!("asked for and not sent yet; to send it now: magnetite delivery resend {id}");
-        }
-        let put_off = match standing.reason.as_str() {
-            "" => String::new(),
-            "no_slot" => " (put off: the endpoint takes no more requests at once)".to_owned(),
-            reason => format!(" (put off: {})", printable(reason)),
-        };
-        if standing.next_ms > around.now_ms {
-            let (at, left) = (
-                moment::millisecond(standing.next_ms),
-                moment::span(standing.next_ms - around.now_ms),
-            );
-            return format!("attempt {number} comes at {at}, in {left}{put_off}");
-        }
-        let overdue_ms = around.now_ms - standing.next_ms;
-        let overdue = moment::span(overdue_ms);
-        if overdue_ms < IN_HAND.as_millis() as u64 {
-            return format!(
-                "attempt {number} is due since {overdue}{put_off}: being made, or not recorded yet"
-            );
-        }
-        format!(
-            "attempt {number} is due since {overdue}{put_off}: is a worker running? is a recorder? `magnetite audit` \
-             says whether it was lost"
-        )
+    let overdue_ms = around.now_ms - standing.next_ms;
+    let overdue = moment::span(overdue_ms);
+    if overdue_ms < IN_HAND.as_millis() as u64 {
+        return format!("attempt {number} is due since {overdue}{put_off}: being made, or not recorded yet");
     }
+    format!(
+        "attempt {number} is due since {overdue}{put_off}: is a worker running? is a recorder? `magnetite audit` \
+         says whether it was lost"
+    )
 }
 
 fn cancelled(reason: &str) -> String {
@@ -190,21 +178,4 @@ fn first_line(response: &[u8]) -> Option<String> {
         shown.push_str("...");
     }
     Some(format!("\"{}\"", printable(&shown)))
-}
-
-fn attempt_json(attempt: &AttemptRow) -> Value {
-    json!({
-        "id": attempt.id,
-        "number": attempt.number,
-        "began_ms": attempt.began_ms,
-        "duration_ms": attempt.duration_ms,
-        "status": attempt.status,
-        "phase": super::given(&attempt.phase),
-        "failure": super::given(&attempt.failure),
-        "error": super::given(&attempt.error),
-        "response": String::from_utf8_lossy(&attempt.response),
-        "outcome": attempt.outcome,
-        "next_attempt_ms": attempt.next_ms,
-        "reason": super::given(&attempt.reason),
-    })
 }

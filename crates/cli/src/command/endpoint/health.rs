@@ -12,32 +12,14 @@ use crate::{moment, output};
 pub(super) struct WithHealth {
     #[serde(flatten)]
     endpoint: view::Endpoint,
-    health: ShownHealth,
-}
-
-#[derive(Serialize)]
-struct ShownHealth {
-    last_success_ms: Option<u64>,
-    failing_since_ms: Option<u64>,
-    attempts_last_hour: u64,
-    /// 0 to 1; none without attempts.
-    success_rate_last_hour: Option<f64>,
-    p50_ms_last_hour: Option<u64>,
-    p99_ms_last_hour: Option<u64>,
+    health: view::Health,
 }
 
 impl WithHealth {
     pub(super) fn new(endpoint: &Endpoint, health: &Health) -> Self {
         Self {
             endpoint: view::Endpoint::from(endpoint),
-            health: ShownHealth {
-                last_success_ms: health.last_success_ms,
-                failing_since_ms: health.failing_since_ms,
-                attempts_last_hour: health.attempts_hour,
-                success_rate_last_hour: success_rate(health),
-                p50_ms_last_hour: health.p50_ms,
-                p99_ms_last_hour: health.p99_ms,
-            },
+            health: view::Health::from(health),
         }
     }
 }
@@ -60,8 +42,8 @@ pub(super) fn describe(health: &Health, now_ms: u64) -> String {
 }
 
 fn last_hour(health: &Health) -> String {
-    let (Some(rate), Some(p50_ms), Some(p99_ms)) = (success_rate(health), health.p50_ms, health.p99_ms)
-    else {
+    let rate = view::Health::from(health).success_rate_last_hour;
+    let (Some(rate), Some(p50_ms), Some(p99_ms)) = (rate, health.p50_ms, health.p99_ms) else {
         return "no attempts".to_owned();
     };
     format!(
@@ -71,10 +53,6 @@ fn last_hour(health: &Health) -> String {
         moment::span(p50_ms),
         moment::span(p99_ms)
     )
-}
-
-fn success_rate(health: &Health) -> Option<f64> {
-    (health.attempts_hour > 0).then(|| health.successes_hour as f64 / health.attempts_hour as f64)
 }
 
 /// To a tenth: one failure among many must not read as 100%.
@@ -120,6 +98,6 @@ mod tests {
             describe(&health, NOW_MS),
             "last success   -\nfailing since  -\nlast hour      no attempts"
         );
-        assert_eq!(success_rate(&health), None);
+        assert_eq!(view::Health::from(&health).success_rate_last_hour, None);
     }
 }

@@ -1,20 +1,20 @@
 //! `endpoint recover`: what an endpoint missed is sent again, oldest first.
 //!
-//! Missed are deliveries that died, and events that would match now but met a disabled endpoint. Each becomes a run of its
-//! own that is requested before it is published: see [`crate::command::resend`].
+//! See [`api::recover`].
 
 use anyhow::{anyhow, bail};
+use api::{
+    recover::{Count, PAGE, Search},
+    resend::Which,
+};
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use store::{EventCursor, RecoverState, Recoverable, Store};
+use store::{EventCursor, RecoverState, Store};
 use webhook::{Endpoint, EndpointId};
 
 use crate::{
     clock,
-    command::{
-        given,
-        resend::{Sender, Which},
-    },
+    command::{given, resend::Sender},
     configuration::Configuration,
     database,
     moment::Moment,
@@ -22,9 +22,6 @@ use crate::{
 };
 
 use super::find;
-
-/// How many are requested at once.
-const PAGE: u32 = 256;
 
 #[derive(Debug, Args)]
 pub(super) struct Recover {
@@ -57,23 +54,6 @@ enum State {
     All,
 }
 
-/// What is to be sent, within its bounds.
-struct Search<'a> {
-    store: &'a Store,
-    endpoint: Endpoint,
-    since_ms: u64,
-    until_ms: u64,
-    state: RecoverState,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Count {
-    dead: u64,
-    missed: u64,
-    /// Left by an earlier run that was interrupted.
-    left: u64,
-}
-
 pub(super) async fn run(
     recover: Recover,
     configuration: &Configuration,
@@ -94,7 +74,6 @@ async fn on_store(
     let id = EndpointId::new(recover.id.as_str());
     let now_ms = clock::now_ms();
     let search = Search {
-        store,
         endpoint: enabled(find(store, &id).await?)?,
         since_ms: recover.since.before(now_ms),
         until_ms: recover.until.map_or(now_ms, |until| until.before(now_ms)),
@@ -103,14 +82,14 @@ async fn on_store(
     // Counted before it is begun: that is what a person wants to know, and costs little.
     let count = Count {
         left: store.unsent(Some(&id), None).await?,
-        ..search.count().await?
+        ..count(&search, store).await?
     };
     if recover.dry_run {
         return report(&id, count, None, as_json);
     }
     let mut sender = Sender::start(store, configuration, recover.rate).await?;
     sender.expect(count.all());
-    let searched = search.send(&mut sender).await;
+    let searched = send(&search, store, &mut sender).await;
     let (sent, is_stopped) = (sender.sent(), sender.is_stopped());
     let finished = sender.finish().await;
     searched?;
@@ -160,59 +139,33 @@ fn report(id: &EndpointId, count: Count, sent: Option<u64>, as_json: bool) -> an
     output::said(as_json, &json, &text)
 }
 
-impl Search<'_> {
-    async fn page(&self, after: Option<&EventCursor>) -> Result<Vec<Recoverable>, store::Error> {
-        self.store
-            .recoverable(
-                &self.endpoint,
-                self.since_ms,
-                self.until_ms,
-                self.state,
-                after,
-                PAGE,
-            )
-            .await
-    }
-
-    async fn count(&self) -> anyhow::Result<Count> {
-        let (mut count, mut after) = (Count::default(), None);
-        loop {
-            let page = self.page(after.as_ref()).await?;
-            let Some(last) = page.last() else {
-                return Ok(count);
-            };
-            after = Some(EventCursor::from(last));
-            for found in &page {
-                match found.dead {
-                    Some(_) => count.dead += 1,
-                    None => count.missed += 1,
-                }
-            }
-        }
-    }
-
-    /// First what an earlier run has requested and not sent.
-    async fn send(&self, sender: &mut Sender<'_>) -> anyhow::Result<()> {
-        let which = Which::Endpoint(&self.endpoint.id);
-        sender.send(which).await?;
-        let mut after = None;
-        while !sender.is_stopped() {
-            let page = self.page(after.as_ref()).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(EventCursor::from(last));
-            self.store
-                .request_recoveries(&self.endpoint.id, &page, clock::now_ms())
-                .await?;
-            sender.send(which).await?;
-        }
-        Ok(())
+async fn count(search: &Search, store: &Store) -> anyhow::Result<Count> {
+    let (mut count, mut after) = (Count::default(), None);
+    loop {
+        let page = search.page(store, after.as_ref(), PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(count);
+        };
+        after = Some(EventCursor::from(last));
+        count.add(&page);
     }
 }
 
-impl Count {
-    fn all(self) -> u64 {
-        self.dead + self.missed + self.left
+/// First what an earlier run has requested and not sent.
+async fn send(search: &Search, store: &Store, sender: &mut Sender) -> anyhow::Result<()> {
+    let which = Which::Endpoint(&search.endpoint.id);
+    sender.send(which).await?;
+    let mut after = None;
+    while !sender.is_stopped() {
+        let page = search.page(store, after.as_ref(), PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(EventCursor::from(last));
+        store
+            .request_recoveries(&search.endpoint.id, &page, clock::now_ms())
+            .await?;
+        sender.send(which).await?;
     }
+    Ok(())
 }
 
 impl From<State> for RecoverState {

@@ -1,7 +1,7 @@
 //! `event list`.
 
+use api::view;
 use clap::Args;
-use serde_json::json;
 use store::{EventCursor, EventFilter, EventRow, StateCounts, Store};
 use webhook::{EventKind, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
 
@@ -9,7 +9,7 @@ use crate::{
     clock,
     command::{
         given,
-        listing::{self, Listed, counts},
+        listing::{self, Listed},
     },
     moment, output,
 };
@@ -84,17 +84,7 @@ impl Listed<8> for EventRow {
     }
 
     fn json(&self) -> String {
-        output::json(&json!({
-            "id": self.id,
-            "type": self.event_type.as_str(),
-            "organization_id": self.organization_id,
-            "project_id": self.project_id,
-            "lead_id": self.lead_id,
-            "timestamp_ms": self.timestamp_ms,
-            "received_ms": self.received_ms,
-            "matched": self.matched,
-            "deliveries": counts(&self.deliveries),
-        }))
+        output::json(&view::Event::from(self))
     }
 }
 

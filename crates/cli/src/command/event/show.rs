@@ -1,20 +1,14 @@
 //! `event show`.
 
 use anyhow::bail;
+use api::{story, view};
 use clap::Args;
 use store::Store;
-use webhook::{EndpointId, Event, EventId, OrganizationId, journal::EventEntry};
+use webhook::{EventId, OrganizationId, journal::EventEntry};
 
-use crate::{
-    Usage, clock,
-    command::{delivery::run::Run, given},
-    output,
-};
+use crate::{Usage, clock, command::given, output};
 
-use super::story::Story;
-
-/// How many endpoints are read at once.
-const PAGE: u32 = 500;
+use super::story::text;
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
@@ -43,12 +37,12 @@ pub(super) async fn run(show: Show, store: &Store, as_json: bool) -> anyhow::Res
         return body(&id, &found);
     }
     for (index, event) in found.into_iter().enumerate() {
-        let story = gather(event, store).await?;
+        let story = story::gather(event, store).await?;
         if as_json {
-            output::line(&output::json(&story.json(show.body)))?;
+            output::line(&output::json(&view::Story::new(&story, show.body)))?;
         } else {
             let blank = (index > 0).then(String::new);
-            output::lines(blank.into_iter().chain(story.text(clock::now_ms())))?;
+            output::lines(blank.into_iter().chain(text(&story, clock::now_ms())))?;
         }
     }
     Ok(())
@@ -67,28 +61,4 @@ fn body(id: &EventId, found: &[EventEntry]) -> anyhow::Result<()> {
     };
     output::bytes(&only.event.body)?;
     Ok(output::line("")?)
-}
-
-async fn gather(stored: EventEntry, store: &Store) -> anyhow::Result<Story> {
-    let Event {
-        organization_id, id, ..
-    } = &*stored.event;
-    let (mut endpoints, mut after) = (Vec::new(), None::<EndpointId>);
-    loop {
-        let page = store
-            .list_endpoints(Some(organization_id), after.as_ref(), PAGE)
-            .await?;
-        let is_last = page.len() < PAGE as usize;
-        endpoints.extend(page);
-        after = endpoints.last().map(|endpoint| endpoint.id.clone());
-        if is_last {
-            break;
-        }
-    }
-    let mut runs = Vec::new();
-    for delivery in store.deliveries_of_event(organization_id, id).await? {
-        let attempts = store.attempts(&delivery.id).await?;
-        runs.push(Run { delivery, attempts });
-    }
-    Ok(Story::new(stored, endpoints, runs))
 }

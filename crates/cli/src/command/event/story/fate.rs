@@ -1,23 +1,18 @@
 //! Why an endpoint got an event, or did not.
 
-use serde_json::{Value, json};
-use webhook::{
-    Endpoint,
-    journal::{EventEntry, Verdict},
-};
+use api::story::{Chapter, Fate};
+use webhook::{Endpoint, journal::EventEntry};
 
 use crate::{moment, output::printable};
-
-use super::Chapter;
 
 /// The end of "the endpoint ...".
 pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
     let event = &stored.event;
     let endpoint = chapter.endpoint.as_ref();
-    match chapter.verdict {
-        Some(Verdict::Matched) if event.is_ping() => "pinged".to_owned(),
-        Some(Verdict::Matched) => "matched".to_owned(),
-        Some(Verdict::Project) => {
+    match chapter.fate(stored) {
+        Fate::Matched => "matched".to_owned(),
+        Fate::Pinged => "pinged".to_owned(),
+        Fate::Project => {
             let takes = endpoint.and_then(|endpoint| endpoint.project_id.as_ref());
             let takes = takes
                 .map(|project| format!(" (it takes {project}'s)"))
@@ -28,7 +23,7 @@ pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
                 printable(&takes)
             )
         }
-        Some(Verdict::EventType) => {
+        Fate::EventType => {
             let takes = endpoint.map(|endpoint| format!(" (it is to {})", endpoint.subscription));
             format!(
                 "not matched: not subscribed to {}{}",
@@ -36,19 +31,18 @@ pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
                 takes.unwrap_or_default()
             )
         }
-        Some(Verdict::Disabled { at_ms, reason }) => {
+        Fate::Disabled { at_ms, reason } => {
             format!("not matched: disabled since {} ({reason})", second(at_ms))
         }
-        None => unknown(endpoint, stored),
+        Fate::CreatedAfter { at_ms } => {
+            format!("not matched: created after the event, at {}", second(at_ms))
+        }
+        Fate::Unknown => unknown(endpoint, stored),
     }
 }
 
 fn unknown(endpoint: Option<&Endpoint>, stored: &EventEntry) -> String {
     match endpoint {
-        Some(endpoint) if is_newer(endpoint, stored) => format!(
-            "not matched: created after the event, at {}",
-            second(endpoint.created_at_ms)
-        ),
         _ if stored.considered.iter().next().is_none() => {
             "the journal does not say whether it matched: that record was lost, or has not come yet"
                 .to_owned()
@@ -62,13 +56,11 @@ fn unknown(endpoint: Option<&Endpoint>, stored: &EventEntry) -> String {
 }
 
 /// What can be done for an endpoint without a delivery.
-pub(super) fn next(chapter: &Chapter) -> Option<String> {
+pub(super) fn next(chapter: &Chapter, stored: &EventEntry) -> Option<String> {
     let (endpoint, id) = (chapter.endpoint.as_ref(), &chapter.endpoint_id);
-    match chapter.verdict {
-        Some(Verdict::Matched) => {
-            Some("the journal knows of no delivery; `magnetite audit` says more".to_owned())
-        }
-        Some(Verdict::Disabled { at_ms, .. }) => {
+    match chapter.fate(stored) {
+        Fate::Matched | Fate::Pinged => Some("the journal knows of no delivery; `magnetite audit` says more".to_owned()),
+        Fate::Disabled { at_ms, .. } => {
             let recover = format!("magnetite endpoint recover {id} --since {}", second(at_ms));
             match endpoint?.disabled {
                 Some(_) => Some(format!(
@@ -81,28 +73,6 @@ pub(super) fn next(chapter: &Chapter) -> Option<String> {
         }
         _ => None,
     }
-}
-
-/// For scripts: a word of a closed set, and details of a disabled endpoint.
-pub(super) fn word(chapter: &Chapter, stored: &EventEntry) -> (&'static str, Option<Value>) {
-    match chapter.verdict {
-        Some(Verdict::Matched) if stored.event.is_ping() => ("pinged", None),
-        Some(Verdict::Matched) => ("matched", None),
-        Some(Verdict::Project) => ("project", None),
-        Some(Verdict::EventType) => ("event_type", None),
-        Some(Verdict::Disabled { at_ms, reason }) => (
-            "disabled",
-            Some(json!({ "since_ms": at_ms, "reason": reason.as_str() })),
-        ),
-        None => match &chapter.endpoint {
-            Some(endpoint) if is_newer(endpoint, stored) => ("created_after", None),
-            _ => ("unknown", None),
-        },
-    }
-}
-
-fn is_newer(endpoint: &Endpoint, stored: &EventEntry) -> bool {
-    u64::try_from(endpoint.created_at_ms).is_ok_and(|created_ms| created_ms > stored.received_ms)
 }
 
 fn second(unix_ms: i64) -> String {

@@ -1,0 +1,41 @@
+//! Changes: who did what to endpoints and API keys.
+
+use axum::{Json as Answer, extract::State};
+use store::ChangeRow;
+
+use crate::{
+    auth::Caller,
+    context::Context,
+    extract::Query,
+    pagination::{Listing, Page},
+    problem::Problem,
+    view,
+};
+
+/// List changes.
+///
+/// Of the organization's endpoints and API keys, newest first. They are kept for good.
+#[utoipa::path(
+    get,
+    path = "/v1/changes",
+    operation_id = "listChanges",
+    tag = "Changes",
+    security(("api_key" = ["admin"])),
+    params(Page),
+    responses((status = 200, description = "A page of changes.", body = Listing<view::Change>)),
+)]
+pub(super) async fn list(
+    State(context): State<Context>,
+    caller: Caller,
+    Query(page): Query<Page>,
+) -> Result<Answer<Listing<view::Change>>, Problem> {
+    let (limit, before) = (page.limit()?, page.after()?);
+    let changes = context
+        .store
+        .changes(Some(&caller.organization), before, limit + 1)
+        .await?;
+    let place = |last: &ChangeRow| last.number;
+    Ok(Answer(Listing::new(changes, limit, place, |change| {
+        view::Change::from(&change)
+    })))
+}

@@ -1,0 +1,147 @@
+//! Deliveries: one event's way to one endpoint each.
+
+pub(super) mod resend;
+
+use axum::{Json as Answer, extract::State};
+use serde::Deserialize;
+use store::{DeliveryCursor, DeliveryFilter, DeliveryRow};
+use utoipa::IntoParams;
+use webhook::{DeliveryId, EndpointId, EventId};
+
+use crate::{
+    auth::Caller,
+    context::Context,
+    extract::{Id, Query, parameter},
+    pagination::{Listing, Page},
+    problem::Problem,
+    view,
+};
+
+/// Which deliveries, and which page of them.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Deliveries {
+    /// Only to this endpoint.
+    #[param(example = "ep_8e0d3e107685e7013e1070dba5f85cc2", nullable = false)]
+    endpoint_id: Option<String>,
+    /// Only of this event.
+    #[param(example = "evt_e3857281de58d21d48b287e274b6f6c0", nullable = false)]
+    event_id: Option<String>,
+    /// Only those in this state.
+    #[param(schema_with = crate::schema::delivery_state)]
+    state: Option<String>,
+    /// Only those created at this time or later, in Unix milliseconds.
+    #[param(minimum = 0, example = 1_703_123_456_789_i64, nullable = false)]
+    since_ms: Option<u64>,
+    /// Only those created before this time, in Unix milliseconds.
+    #[param(minimum = 0, example = 1_703_209_856_789_i64, nullable = false)]
+    until_ms: Option<u64>,
+    /// How many at most.
+    #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before; nothing for the first page.
+    #[param(max_length = 1024, nullable = false)]
+    cursor: Option<String>,
+}
+
+/// List deliveries.
+///
+/// Newest first, by the time when they were created.
+#[utoipa::path(
+    get,
+    path = "/v1/deliveries",
+    operation_id = "listDeliveries",
+    tag = "Deliveries",
+    security(("api_key" = ["deliveries:read"])),
+    params(Deliveries),
+    responses((status = 200, description = "A page of deliveries.", body = Listing<view::Delivery>)),
+)]
+pub(super) async fn list(
+    State(context): State<Context>,
+    caller: Caller,
+    Query(wanted): Query<Deliveries>,
+) -> Result<Answer<Listing<view::Delivery>>, Problem> {
+    let filter = DeliveryFilter {
+        organization: Some(caller.organization),
+        endpoint: wanted.endpoint_id.map(EndpointId::new),
+        event: wanted.event_id.map(EventId::new),
+        state: parameter("state", wanted.state.as_deref())?,
+        since_ms: wanted.since_ms,
+        until_ms: wanted.until_ms,
+    };
+    let page = Page::new(wanted.limit, wanted.cursor);
+    let (limit, before) = (page.limit()?, page.after::<(u64, String)>()?);
+    let before = before.map(|(created_ms, id)| DeliveryCursor {
+        created_ms,
+        id: DeliveryId::new(id),
+    });
+    let deliveries = context
+        .store
+        .deliveries(&filter, before.as_ref(), limit + 1)
+        .await?;
+    let place = |last: &DeliveryRow| (last.created_ms, last.id.to_string());
+    Ok(Answer(Listing::new(deliveries, limit, place, |delivery| {
+        view::Delivery::from(&delivery)
+    })))
+}
+
+/// Show a delivery.
+///
+/// How far it is, what its last attempt met, and when the next one is due.
+#[utoipa::path(
+    get,
+    path = "/v1/deliveries/{id}",
+    operation_id = "getDelivery",
+    tag = "Deliveries",
+    security(("api_key" = ["deliveries:read"])),
+    params(("id" = String, Path, description = "The delivery's id.", example = "dlv_958343c375fad16b091b931f14abe353")),
+    responses(
+        (status = 200, description = "The delivery.", body = view::Delivery),
+        (status = 404, description = "The organization has no such delivery."),
+    ),
+)]
+pub(super) async fn show(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<Answer<view::Delivery>, Problem> {
+    let found = find(&context, &caller, id).await?;
+    Ok(Answer(view::Delivery::from(&found)))
+}
+
+/// List a delivery's attempts.
+///
+/// Every request that was made, in the order in which they began.
+#[utoipa::path(
+    get,
+    path = "/v1/deliveries/{id}/attempts",
+    operation_id = "listAttempts",
+    tag = "Deliveries",
+    security(("api_key" = ["deliveries:read"])),
+    params(("id" = String, Path, description = "The delivery's id.", example = "dlv_958343c375fad16b091b931f14abe353")),
+    responses(
+        (status = 200, description = "Every attempt; there is one page.", body = Listing<view::Attempt>),
+        (status = 404, description = "The organization has no such delivery."),
+    ),
+)]
+pub(super) async fn attempts(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<Answer<Listing<view::Attempt>>, Problem> {
+    let found = find(&context, &caller, id).await?;
+    let attempts = context.store.attempts(&found.id).await?;
+    Ok(Answer(Listing {
+        data: attempts.iter().map(view::Attempt::from).collect(),
+        next_cursor: None,
+    }))
+}
+
+/// The caller's delivery. Another organization's is as little there as one that never was.
+async fn find(context: &Context, caller: &Caller, id: String) -> Result<DeliveryRow, Problem> {
+    let id = DeliveryId::new(id);
+    let found = context.store.delivery(&id).await?;
+    let own = found.filter(|found| found.delivery.organization_id == caller.organization);
+    own.ok_or_else(|| Problem::not_found("delivery", id.as_str()))
+}

@@ -1,0 +1,196 @@
+//! Deliveries, sent again.
+
+use axum::{Json as Answer, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use store::{Refusal, Requested};
+use utoipa::ToSchema;
+use webhook::DeliveryId;
+
+use crate::{
+    auth::Caller,
+    context::{Context, now_ms},
+    extract::{Id, Json},
+    problem::{Kind, Problem},
+    resend::{self, Which},
+    resending::unsent,
+};
+
+use super::find;
+
+/// The most deliveries of one request.
+const IDS_MAX: usize = 100;
+
+/// A delivery that was sent again.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::routes) struct Resent {
+    /// The delivery that was asked for.
+    #[schema(example = "dlv_958343c375fad16b091b931f14abe353")]
+    resend_of: String,
+    /// The new delivery: the same event, byte for byte, to the same endpoint, with all attempts before it.
+    #[schema(example = "dlv_086aabd54955f5b6672963d208a1493e")]
+    id: String,
+}
+
+/// Deliveries to send again.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::routes) struct ResendDeliveries {
+    /// Their ids, at most 100.
+    #[schema(min_items = 1, max_items = 100, example = json!(["dlv_958343c375fad16b091b931f14abe353"]))]
+    ids: Vec<String>,
+}
+
+/// What became of each.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::routes) struct ResentDeliveries {
+    /// In the order of the ids.
+    results: Vec<ResendResult>,
+}
+
+/// What became of one.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::routes) struct ResendResult {
+    /// The delivery that was asked for.
+    #[schema(example = "dlv_958343c375fad16b091b931f14abe353")]
+    resend_of: String,
+    /// The new delivery; null when there is none.
+    #[schema(example = "dlv_086aabd54955f5b6672963d208a1493e")]
+    id: Option<String>,
+    /// Why there is none: `not_found` in the key's organization, `still_pending`, `event_missing` when the event is not kept any more, or `ping`.
+    refused: Option<&'static str>,
+}
+
+/// Send a delivery again.
+///
+/// The same event, byte for byte and under the same `webhook-id`, as a new delivery with all its attempts. Asking twice sends once: while
+/// the new delivery is pending, asking again answers with it.
+#[utoipa::path(
+    post,
+    path = "/v1/deliveries/{id}/resend",
+    operation_id = "resendDelivery",
+    tag = "Deliveries",
+    security(("api_key" = ["deliveries:write"])),
+    params(("id" = String, Path, description = "The delivery's id.", example = "dlv_958343c375fad16b091b931f14abe353")),
+    responses(
+        (status = 202, description = "It is on its way.", body = Resent),
+        (status = 404, description = "The organization has no such delivery."),
+        (status = 409, description = "It is still pending, its event is not kept any more, or it is a ping."),
+        (status = 503, description = "It is not known to be on its way. Ask again."),
+    ),
+)]
+pub(in crate::routes) async fn one(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<(StatusCode, Answer<Resent>), Problem> {
+    let found = find(&context, &caller, id).await?;
+    let mut results = send(&context, std::slice::from_ref(&found.id)).await?;
+    match results.pop().expect("one delivery has one result") {
+        Ok(run) => Ok((
+            StatusCode::ACCEPTED,
+            Answer(Resent {
+                resend_of: found.id.to_string(),
+                id: run.to_string(),
+            }),
+        )),
+        Err(Refusal::Unknown) => Err(Problem::not_found("delivery", found.id.as_str())),
+        Err(Refusal::StillPending) => Err(Problem::new(
+            Kind::Conflict,
+            "The delivery is still pending: it is sent again by itself, or can be when it has ended.",
+        )),
+        Err(Refusal::EventMissing) => Err(Problem::new(
+            Kind::Conflict,
+            "Its event is not kept any more: publish it again.",
+        )),
+        Err(Refusal::Ping) => Err(Problem::new(
+            Kind::Conflict,
+            "It is a ping, which is not sent again: ask for a new one.",
+        )),
+    }
+}
+
+/// Send deliveries again.
+///
+/// Each as `resendDelivery` does, and independent of the others: the answer says what became of each.
+#[utoipa::path(
+    post,
+    path = "/v1/deliveries/resend",
+    operation_id = "resendDeliveries",
+    tag = "Deliveries",
+    security(("api_key" = ["deliveries:write"])),
+    request_body = ResendDeliveries,
+    responses(
+        (status = 200, description = "Those that are not refused are on their way.", body = ResentDeliveries),
+        (status = 503, description = "Not all of them are known to be on their way. Ask again."),
+    ),
+)]
+pub(in crate::routes) async fn many(
+    State(context): State<Context>,
+    caller: Caller,
+    Json(asked): Json<ResendDeliveries>,
+) -> Result<Answer<ResentDeliveries>, Problem> {
+    if !(1..=IDS_MAX).contains(&asked.ids.len()) {
+        return Err(Problem::field("/ids", format!("expected 1 to {IDS_MAX} ids")));
+    }
+    let mut own = Vec::new();
+    for id in &asked.ids {
+        let id = DeliveryId::new(id.as_str());
+        let found = context.store.delivery(&id).await?;
+        own.extend(found.filter(|found| found.delivery.organization_id == caller.organization));
+    }
+    let own: Vec<DeliveryId> = own.into_iter().map(|row| row.id).collect();
+    let sent = send(&context, &own).await?;
+    let result = |resend_of: String| {
+        let position = own.iter().position(|id| id.as_str() == resend_of);
+        let result = position.map_or(Err(Refusal::Unknown), |position| sent[position].clone());
+        ResendResult {
+            resend_of,
+            id: result.as_ref().ok().map(ToString::to_string),
+            refused: result.err().map(word),
+        }
+    };
+    Ok(Answer(ResentDeliveries {
+        results: asked.ids.into_iter().map(result).collect(),
+    }))
+}
+
+fn word(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Unknown => "not_found",
+        Refusal::StillPending => "still_pending",
+        Refusal::EventMissing => "event_missing",
+        Refusal::Ping => "ping",
+    }
+}
+
+/// The new run of each, which is sent, or why there is none.
+async fn send(context: &Context, ids: &[DeliveryId]) -> Result<Vec<Result<DeliveryId, Refusal>>, Problem> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let resending = &context.resending;
+    resending.ready().await?;
+    let requested = resend::request(&context.store, ids, resending.late, now_ms()).await?;
+    let mut runs: Vec<_> = requested.into_iter().map(run).collect();
+    let wanted: Vec<DeliveryId> = runs.iter().flatten().cloned().collect();
+    let sent = resending
+        .sender
+        .send(Which::These(&wanted), wanted.len() as u64)
+        .await?;
+    if sent.left > 0 {
+        return Err(unsent());
+    }
+    for run in &mut runs {
+        if matches!(run, Ok(id) if sent.unsendable.contains(id)) {
+            *run = Err(Refusal::EventMissing);
+        }
+    }
+    Ok(runs)
+}
+
+fn run(requested: Requested) -> Result<DeliveryId, Refusal> {
+    match requested {
+        Requested::New(run) | Requested::Open(run) => Ok(run),
+        Requested::Refused(refusal) => Err(refusal),
+    }
+}

@@ -1,0 +1,189 @@
+//! Endpoints, as the journal has them: how they do, and what they missed.
+
+use axum::{Json as Answer, extract::State};
+use serde::{Deserialize, Serialize};
+use store::RecoverState;
+use utoipa::ToSchema;
+
+use crate::{
+    auth::Caller,
+    context::{Context, now_ms},
+    extract::{Id, Json},
+    problem::{Kind, Problem},
+    recover::{Recovered, Search},
+    view,
+};
+
+use super::find;
+
+/// The most deliveries of one request.
+const LIMIT_MAX: u32 = 1000;
+const LIMIT_DEFAULT: u32 = 100;
+
+/// What is to be sent.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::routes) struct RecoverEndpoint {
+    /// Of events that came at this time or later, in Unix milliseconds.
+    #[schema(minimum = 0, example = 1_703_123_456_789_i64)]
+    since_ms: u64,
+    /// Of events that came before this time, in Unix milliseconds; now, when it is left away.
+    #[serde(default)]
+    #[schema(minimum = 0, example = 1_703_152_256_789_i64)]
+    until_ms: Option<u64>,
+    /// What to send.
+    #[serde(default)]
+    #[schema(inline, default = "all")]
+    state: Lacking,
+    /// How many at most.
+    #[serde(default = "limit_default")]
+    #[schema(minimum = 1, maximum = 1000, default = 100)]
+    limit: u32,
+    /// Count, and send nothing.
+    #[serde(default)]
+    #[schema(default = false)]
+    dry_run: bool,
+}
+
+/// What an endpoint did not get.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Lacking {
+    /// Deliveries that were given up.
+    Dead,
+    /// Events that match now, but found the endpoint disabled.
+    Missed,
+    /// Both.
+    #[default]
+    All,
+}
+
+/// What was sent, or would be.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::routes) struct RecoveredEndpoint {
+    /// How many deliveries that were given up are among them.
+    #[schema(example = 96)]
+    dead: u64,
+    /// How many events that found the endpoint disabled.
+    #[schema(example = 4)]
+    missed: u64,
+    /// How many that were asked for before, and not sent.
+    #[schema(example = 0)]
+    left: u64,
+    /// How many were sent.
+    #[schema(example = 100)]
+    sent: u64,
+    /// Whether there are more: the same request sends the next ones.
+    #[schema(example = true)]
+    more: bool,
+    /// Whether they were only counted.
+    #[schema(example = false)]
+    dry_run: bool,
+}
+
+/// Show how an endpoint does.
+///
+/// By the attempts that were recorded.
+#[utoipa::path(
+    get,
+    path = "/v1/endpoints/{id}/health",
+    operation_id = "getEndpointHealth",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:read"])),
+    params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
+    responses(
+        (status = 200, description = "How it does.", body = view::Health),
+        (status = 404, description = "The organization has no such endpoint."),
+    ),
+)]
+pub(in crate::routes) async fn health(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<Answer<view::Health>, Problem> {
+    let endpoint = find(&context, &caller, id).await?;
+    let health = context.store.endpoint_health(&endpoint.id, now_ms()).await?;
+    Ok(Answer(view::Health::from(&health)))
+}
+
+/// Send again what an endpoint missed.
+///
+/// Oldest first, at most `limit` at once, each as `resendDelivery` does. As long as the answer has `more`, the same request sends the next
+/// ones; nothing is sent twice. What is given up once more meanwhile counts as missed again.
+#[utoipa::path(
+    post,
+    path = "/v1/endpoints/{id}/recover",
+    operation_id = "recoverEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["deliveries:write"])),
+    params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
+    request_body = RecoverEndpoint,
+    responses(
+        (status = 200, description = "So many are on their way.", body = RecoveredEndpoint),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 409, description = "It is disabled."),
+        (status = 503, description = "Not all of them are known to be on their way. Ask again."),
+    ),
+)]
+pub(in crate::routes) async fn recover(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    Json(asked): Json<RecoverEndpoint>,
+) -> Result<Answer<RecoveredEndpoint>, Problem> {
+    if !(1..=LIMIT_MAX).contains(&asked.limit) {
+        return Err(Problem::field("/limit", format!("expected 1 to {LIMIT_MAX}")));
+    }
+    let endpoint = find(&context, &caller, id).await?;
+    if let Some(disabled) = &endpoint.disabled {
+        return Err(Problem::new(
+            Kind::Conflict,
+            format!(
+                "The endpoint is disabled ({}): all that is sent to it would be given up again. Enable it first.",
+                disabled.reason
+            ),
+        ));
+    }
+    let search = Search {
+        endpoint,
+        since_ms: asked.since_ms,
+        until_ms: asked.until_ms.unwrap_or_else(now_ms),
+        state: asked.state.into(),
+    };
+    let recovered = if asked.dry_run {
+        search.count(&context.store, asked.limit).await?
+    } else {
+        context.resending.ready().await?;
+        let sender = &context.resending.sender;
+        search.send(&context.store, sender, asked.limit).await?
+    };
+    Ok(Answer(RecoveredEndpoint::of(&recovered, asked.dry_run)))
+}
+
+impl RecoveredEndpoint {
+    fn of(recovered: &Recovered, dry_run: bool) -> Self {
+        let Recovered { count, sent, more } = *recovered;
+        Self {
+            dead: count.dead,
+            missed: count.missed,
+            left: count.left,
+            sent,
+            more,
+            dry_run,
+        }
+    }
+}
+
+impl From<Lacking> for RecoverState {
+    fn from(lacking: Lacking) -> Self {
+        match lacking {
+            Lacking::Dead => Self::Dead,
+            Lacking::Missed => Self::Missed,
+            Lacking::All => Self::All,
+        }
+    }
+}
+
+fn limit_default() -> u32 {
+    LIMIT_DEFAULT
+}

@@ -1,0 +1,117 @@
+//! Events, as the journal has them.
+
+use axum::{Json as Answer, extract::State};
+use serde::Deserialize;
+use store::{EventCursor, EventFilter, EventRow};
+use utoipa::IntoParams;
+use webhook::{EventId, LeadId, ProjectId};
+
+use crate::{
+    auth::Caller,
+    context::Context,
+    extract::{Id, Query, parameter},
+    pagination::{Listing, Page},
+    problem::Problem,
+    story, view,
+};
+
+/// Which events, and which page of them.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::routes) struct Events {
+    /// Only of this type.
+    #[serde(rename = "type")]
+    #[param(schema_with = crate::schema::event_kind)]
+    event_type: Option<String>,
+    /// Only of this project.
+    #[param(example = "proj_456def", nullable = false)]
+    project_id: Option<String>,
+    /// Only about this lead.
+    #[param(example = "lead_789ghi", nullable = false)]
+    lead_id: Option<String>,
+    /// Only those with a delivery in this state.
+    #[param(schema_with = crate::schema::delivery_state)]
+    state: Option<String>,
+    /// Only those that came at this time or later, in Unix milliseconds.
+    #[param(minimum = 0, example = 1_703_123_456_789_i64, nullable = false)]
+    since_ms: Option<u64>,
+    /// Only those that came before this time, in Unix milliseconds.
+    #[param(minimum = 0, example = 1_703_209_856_789_i64, nullable = false)]
+    until_ms: Option<u64>,
+    /// How many at most.
+    #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before; nothing for the first page.
+    #[param(max_length = 1024, nullable = false)]
+    cursor: Option<String>,
+}
+
+/// List events.
+///
+/// Those that a worker has taken, newest first. An event that was just published is here a second later.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    operation_id = "listEvents",
+    tag = "Events",
+    security(("api_key" = ["deliveries:read"])),
+    params(Events),
+    responses((status = 200, description = "A page of events.", body = Listing<view::Event>)),
+)]
+pub(in crate::routes) async fn list(
+    State(context): State<Context>,
+    caller: Caller,
+    Query(wanted): Query<Events>,
+) -> Result<Answer<Listing<view::Event>>, Problem> {
+    let filter = EventFilter {
+        organization: Some(caller.organization.clone()),
+        project: wanted.project_id.map(ProjectId::new),
+        lead: wanted.lead_id.map(LeadId::new),
+        event_type: parameter("type", wanted.event_type.as_deref())?,
+        state: parameter("state", wanted.state.as_deref())?,
+        since_ms: wanted.since_ms,
+        until_ms: wanted.until_ms,
+    };
+    let page = Page::new(wanted.limit, wanted.cursor);
+    let (limit, before) = (page.limit()?, page.after::<(u64, String)>()?);
+    let before = before.map(|(received_ms, id)| EventCursor {
+        received_ms,
+        id: EventId::new(id),
+        organization_id: caller.organization,
+    });
+    let events = context.store.events(&filter, before.as_ref(), limit + 1).await?;
+    let place = |last: &EventRow| (last.received_ms, last.id.to_string());
+    Ok(Answer(Listing::new(events, limit, place, |event| {
+        view::Event::from(&event)
+    })))
+}
+
+/// Show an event.
+///
+/// Everything that became of it: every endpoint that could have got it and whether it did or why not, each delivery, each attempt, and
+/// when the next one is due.
+#[utoipa::path(
+    get,
+    path = "/v1/events/{id}",
+    operation_id = "getEvent",
+    tag = "Events",
+    security(("api_key" = ["deliveries:read"])),
+    params(("id" = String, Path, description = "The event's id.", example = "evt_e3857281de58d21d48b287e274b6f6c0")),
+    responses(
+        (status = 200, description = "The event.", body = view::Story),
+        (status = 404, description = "The organization has no such event, or no worker has taken it yet."),
+    ),
+)]
+pub(in crate::routes) async fn show(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<Answer<view::Story>, Problem> {
+    let id = EventId::new(id);
+    let found = context.store.event(&id, Some(&caller.organization)).await?;
+    let stored = found.into_iter().next();
+    let stored = stored.ok_or_else(|| Problem::not_found("event", id.as_str()))?;
+    let story = story::gather(stored, &context.store).await?;
+    Ok(Answer(view::Story::new(&story, true)))
+}

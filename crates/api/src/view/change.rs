@@ -1,0 +1,47 @@
+//! Who changed what.
+
+use serde::Serialize;
+use serde_json::Value;
+use store::ChangeRow;
+use utoipa::ToSchema;
+
+/// A change of an endpoint or an API key.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Change {
+    /// Grows with every change.
+    #[schema(example = 12)]
+    pub number: u64,
+    /// When, in Unix milliseconds.
+    #[schema(example = 1_703_123_456_789_i64)]
+    pub at_ms: u64,
+    /// The id of the API key that was used, or `cli`, `worker` (after a 410) or `recorder` (after days without a success).
+    #[schema(example = "key_86f1e90be5ba9e3ea5a5a94bb9df0a56")]
+    pub actor: String,
+    /// What was done: `endpoint.created`, `endpoint.updated`, `endpoint.enabled`, `endpoint.disabled`, `endpoint.secret_rotated`,
+    /// `endpoint.deleted`, `api_key.created` or `api_key.revoked`.
+    #[schema(example = "endpoint.updated")]
+    pub kind: &'static str,
+    /// Whose endpoint or key it is.
+    #[schema(example = "org_123abc")]
+    pub organization_id: String,
+    /// The id of the endpoint or key.
+    #[schema(example = "ep_8e0d3e107685e7013e1070dba5f85cc2")]
+    pub subject: String,
+    /// What is different since. Never a secret, and of URLs the host alone.
+    #[schema(value_type = Object, example = json!({ "events": { "from": "*", "to": "lead.*" } }))]
+    pub detail: Value,
+}
+
+impl From<&ChangeRow> for Change {
+    fn from(row: &ChangeRow) -> Self {
+        Self {
+            number: row.number,
+            at_ms: row.at_ms,
+            actor: row.actor.clone(),
+            kind: row.kind.as_str(),
+            organization_id: row.organization_id.to_string(),
+            subject: row.subject.clone(),
+            detail: serde_json::from_str(&row.detail).unwrap_or_default(),
+        }
+    }
+}
