@@ -210,5 +210,10 @@ async fn listen_forwards_what_it_verified_and_answers_what_the_application_answe
         .map(|line| line["verified"].as_bool().unwrap())
         .collect();
     assert_eq!(verified, [true, true, false, true]);
+    // The id of a sample is derived from its body, which says that it was not the body that changed.
+    let signatures = &printed[2]["signatures"];
+    assert_eq!(signatures["contract"]["verdict"], "wrong_secret");
+    assert_eq!(signatures["standard"]["verdict"], "wrong_secret");
+    assert_eq!(printed[0]["signatures"]["standard"]["verdict"], "valid");
     assert_eq!(printed[0]["headers"]["user-agent"], "Magnetite-Webhooks/1.0");
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod forward;
 mod seen;
+mod verdict;
 mod request;
 
 use std::{

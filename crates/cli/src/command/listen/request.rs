@@ -11,14 +11,15 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, header};
 use serde::Serialize;
-use signature::{
-    SIGNATURE_HEADER, TOLERANCE_S, Verifier, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER,
-    WEBHOOK_TIMESTAMP_HEADER,
-};
+use signature::{SIGNATURE_HEADER, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER};
 
 use crate::output;
 
-use super::{Receiver, answer::Answer};
+use super::{
+    Receiver,
+    answer::Answer,
+    verdict::{Signed, Verdicts},
+};
 
 /// Four times the largest event.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -46,6 +47,8 @@ pub(super) struct Record {
     pub(super) lead: Option<String>,
     /// All of them, by their names in lower case.
     pub(super) headers: BTreeMap<String, String>,
+    /// What is to be said of either.
+    pub(super) signatures: Verdicts,
     pub(super) verified: bool,
     /// Why it was not verified.
     pub(super) error: Option<String>,
@@ -77,9 +80,10 @@ impl Receiver {
         let (body, read) = read(body).await;
         let headers = &parts.headers;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let signatures = Verdicts::of(&self.verifier, &signed(headers), &body, now.as_secs() as i64);
         let checked = read
             .and_then(|()| check_method(&parts.method))
-            .and_then(|()| verify(&self.verifier, headers, &body, now.as_secs() as i64));
+            .and_then(|()| trusted(&signatures));
         let event_id = text(headers, WEBHOOK_ID_HEADER);
         let id = event_id.as_deref().unwrap_or_default();
         let repeated = checked.is_ok() && self.seen.repeats(id);
@@ -108,6 +112,7 @@ impl Receiver {
             signed_s: text(headers, WEBHOOK_TIMESTAMP_HEADER).and_then(|text| text.parse().ok()),
             lead: lead(&body),
             headers: all(headers),
+            signatures,
             verified: error.is_none(),
             error,
             repeated,
@@ -185,25 +190,23 @@ fn check_method(method: &Method) -> Result<(), Refused> {
     })
 }
 
-/// Both signatures, as a receiver would check one of them.
-fn verify(verifier: &Verifier, headers: &HeaderMap, body: &[u8], now_s: i64) -> Result<(), Refused> {
-    let required =
-        |name: &'static str| text(headers, name).ok_or_else(|| format!("the header {name} is missing"));
-    let verify = || {
-        let contract = required(SIGNATURE_HEADER)?;
-        let id = required(WEBHOOK_ID_HEADER)?;
-        let timestamp = required(WEBHOOK_TIMESTAMP_HEADER)?;
-        let standard = required(WEBHOOK_SIGNATURE_HEADER)?;
-        let told = |header| move |error| format!("{header} does not verify: {error}");
-        verifier.verify(body, &contract).map_err(told(SIGNATURE_HEADER))?;
-        verifier
-            .verify_standard(&id, &timestamp, &standard, body, now_s, TOLERANCE_S)
-            .map_err(told(WEBHOOK_SIGNATURE_HEADER))
-    };
-    verify().map_err(|why| Refused {
-        status: StatusCode::UNAUTHORIZED,
-        why,
-    })
+fn trusted(signatures: &Verdicts) -> Result<(), Refused> {
+    match signatures.error() {
+        None => Ok(()),
+        Some(why) => Err(Refused {
+            status: StatusCode::UNAUTHORIZED,
+            why: why.to_owned(),
+        }),
+    }
+}
+
+fn signed(headers: &HeaderMap) -> Signed {
+    Signed {
+        contract: text(headers, SIGNATURE_HEADER),
+        id: text(headers, WEBHOOK_ID_HEADER),
+        timestamp: text(headers, WEBHOOK_TIMESTAMP_HEADER),
+        standard: text(headers, WEBHOOK_SIGNATURE_HEADER),
+    }
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -277,6 +280,12 @@ pub(super) fn pretty(number: u64, record: &Record, answer: Answer, compact: bool
         None => "verified".to_owned(),
         Some(error) => format!("NOT VERIFIED: {}", printable(error)),
     };
+    for (name, signature) in [
+        (SIGNATURE_HEADER, &record.signatures.contract),
+        (WEBHOOK_SIGNATURE_HEADER, &record.signatures.standard),
+    ] {
+        let _ = write!(text, "\n    {name}: {}", signature.verdict);
+    }
     let _ = write!(text, "\n    {verified}; {answer}");
     if let Some(error) = &record.forward_error {
         let _ = write!(text, "\n    {}", printable(error));

@@ -210,6 +210,13 @@ async fn it_ends_after_so_many_verified_requests_and_answers_the_last() {
     served.serving.await.unwrap();
 }
 
+fn verdict(error: Option<&str>) -> verdict::Verdict {
+    verdict::Verdict {
+        verdict: error.map_or(verdict::Word::Valid, |_| verdict::Word::WrongSecret),
+        why: error.map(str::to_owned),
+    }
+}
+
 fn record(error: Option<&str>) -> request::Record {
     let text = |text: &str| Some(text.to_owned());
     request::Record {
@@ -229,6 +236,10 @@ fn record(error: Option<&str>) -> request::Record {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into(),
+        signatures: verdict::Verdicts {
+            contract: verdict(error),
+            standard: verdict(None),
+        },
         verified: error.is_none(),
         repeated: true,
         forward_error: None,
