@@ -49,7 +49,16 @@ impl Rig {
             .map(|lead| event(organization, &format!("{organization}_{lead}")))
             .collect();
         self.installation.amqp().publish(&events).await;
-        let list = ["delivery", "list", "--state", "dead", "--org", organization, "--limit", "10000"];
+        let list = [
+            "delivery",
+            "list",
+            "--state",
+            "dead",
+            "--org",
+            organization,
+            "--limit",
+            "10000",
+        ];
         let listed = self.installation.wait_for_listed(&list, count, LONG).await;
         listed
             .iter()
@@ -86,7 +95,10 @@ async fn the_same_story_is_told_over_http_as_on_the_command_line() {
     let listed = rig.get("/v1/events").await;
     let shown = installation.json(&["event", "list"]).await;
     assert_eq!(listed["data"].as_array().unwrap(), &shown);
-    assert_eq!(listed["data"][0]["deliveries"], json!({ "delivered": 1, "dead": 1, "cancelled": 0, "pending": 0 }));
+    assert_eq!(
+        listed["data"][0]["deliveries"],
+        json!({ "delivered": 1, "dead": 1, "cancelled": 0, "pending": 0 })
+    );
     let id = shown[0]["id"].as_str().unwrap();
     let told = rig.get(&format!("/v1/events/{id}")).await;
     assert_eq!(told, installation.json(&["event", "show", id, "--body"]).await[0]);
@@ -108,11 +120,17 @@ async fn the_same_story_is_told_over_http_as_on_the_command_line() {
     assert_eq!(rig.get(&format!("/v1/deliveries/{dead}")).await, delivery);
     let listed = rig.get(&format!("/v1/deliveries/{dead}/attempts")).await;
     assert_eq!(listed["data"], attempts);
-    assert_eq!((attempts.as_array().unwrap().len(), &attempts[0]["response"]), (2, &json!("oops")));
+    assert_eq!(
+        (attempts.as_array().unwrap().len(), &attempts[0]["response"]),
+        (2, &json!("oops"))
+    );
 
     let health = rig.get(&format!("/v1/endpoints/{}/health", failing.id)).await;
     assert_eq!(health, installation.show(&failing).await["health"]);
-    assert_eq!((&health["attempts_last_hour"], &health["success_rate_last_hour"]), (&json!(2), &json!(0.0)));
+    assert_eq!(
+        (&health["attempts_last_hour"], &health["success_rate_last_hour"]),
+        (&json!(2), &json!(0.0))
+    );
     rig.end().await;
 }
 
@@ -120,7 +138,14 @@ async fn the_same_story_is_told_over_http_as_on_the_command_line() {
 async fn a_delivery_is_sent_again_once_however_many_ask_at_once() {
     let rig = Rig::with_delays("http-resend", &[200]).await;
     // Two attempts of the first run fail; the second run's waits for the test.
-    let receiver = Receiver::new(|_, before| if before < 2 { Answer::status(500) } else { Answer::Hang }).await;
+    let receiver = Receiver::new(|_, before| {
+        if before < 2 {
+            Answer::status(500)
+        } else {
+            Answer::Hang
+        }
+    })
+    .await;
     rig.installation.endpoint("org_1", &receiver.url()).await;
     rig.installation.endpoint("org_2", &receiver.url()).await;
     let dead = rig.dead("org_1", 1).await.remove(0);
@@ -153,10 +178,14 @@ async fn a_delivery_is_sent_again_once_however_many_ask_at_once() {
     assert_eq!(receiver.count(), 5, "nothing was sent twice");
 
     // What has ended can be sent once more, and what has not cannot.
-    let again = rig.post(&format!("/v1/deliveries/{run}/resend"), &json!({})).await;
+    let again = rig
+        .post(&format!("/v1/deliveries/{run}/resend"), &json!({}))
+        .await;
     assert_eq!(again.status, 202, "{again:?}");
     assert_ne!(again.body["id"], run);
-    let missing = rig.post(&format!("/v1/deliveries/{foreign}/resend"), &json!({})).await;
+    let missing = rig
+        .post(&format!("/v1/deliveries/{foreign}/resend"), &json!({}))
+        .await;
     assert_eq!(missing.problem(), "not-found");
     wait_until("that arrives, too", SOON, || receiver.count() == 6).await;
     receiver.release();
@@ -212,7 +241,10 @@ async fn an_endpoint_recovers_call_by_call_and_nothing_is_sent_twice() {
     rig.installation.wait_for_listed(&list, 0, LONG).await;
     assert_eq!(receiver.count(), 2 * COUNT + all, "nothing was sent twice");
     let again = rig.post(&path, &asked).await;
-    assert_eq!((&again.body["sent"], &again.body["more"]), (&json!(0), &json!(false)));
+    assert_eq!(
+        (&again.body["sent"], &again.body["more"]),
+        (&json!(0), &json!(false))
+    );
     rig.installation.audit().await.assert_settled();
     rig.end().await;
 }
@@ -232,7 +264,10 @@ async fn missed(rig: &Rig, endpoint: &Endpoint) -> usize {
         .wait_until_recorded(&[&rig.worker], &rig.recorder, LONG)
         .await;
     let refused = rig
-        .post(&format!("/v1/endpoints/{}/recover", endpoint.id), &json!({ "since_ms": 0 }))
+        .post(
+            &format!("/v1/endpoints/{}/recover", endpoint.id),
+            &json!({ "since_ms": 0 }),
+        )
         .await;
     assert_eq!(refused.problem(), "conflict", "{refused:?}");
     installation.cli_ok(&["endpoint", "enable", &endpoint.id]).await;
@@ -244,7 +279,11 @@ async fn missed(rig: &Rig, endpoint: &Endpoint) -> usize {
 async fn known(rig: &Rig, version: f64) {
     wait_for("the worker knows of the change", SOON, || async {
         let found = rig.worker.metric("magnetite_registry_version", "").await;
-        if found >= version { Ok(()) } else { Err(format!("version {found}")) }
+        if found >= version {
+            Ok(())
+        } else {
+            Err(format!("version {found}"))
+        }
     })
     .await;
 }
