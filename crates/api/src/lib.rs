@@ -47,6 +47,7 @@ pub mod view;
 mod schema;
 mod problem;
 mod pagination;
+mod time;
 mod extract;
 mod keys;
 mod publishing;
