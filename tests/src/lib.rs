@@ -46,7 +46,7 @@ pub use node::Node;
 pub use postgres::Postgres;
 pub use proxy::{Cut, Proxy, Way};
 pub use receiver::{Answer, Receipt, Receiver, Request};
-pub use role::{Role, free_port, memory_kib};
+pub use role::{Role, memory_kib};
 pub use scale::{chance, is_long, report, scaled, seed};
 pub use traced::{Socket, Trace};
 

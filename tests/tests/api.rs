@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answered, Api, Installation, Node, Receiver, event, report, wait_for, wait_until};
+use e2e::{Answer, Answered, Api, Installation, Node, Receiver, event, report, wait_for, wait_until};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -184,6 +184,46 @@ async fn a_broker_that_blocks_or_is_away_is_told_at_once_and_nothing_is_lost() {
     );
     assert!(worker.terminate().await && api.role.terminate().await);
     drop(installation);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ping_over_http_tells_how_the_endpoint_answered() {
+    let installation = Installation::new("http-ping").await;
+    let api = Api::start(&installation).await;
+    let key = installation.key("org_1", "endpoints:write").await;
+    let receiver = Receiver::new(|_, _| Answer::status(204)).await;
+    let (id, secret) = create(&api, &key, &receiver.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    let path = format!("/v1/endpoints/{id}/ping");
+    let pinged = api.send("POST", &path, &key, &[], "").await;
+    assert_eq!(
+        (pinged.status, &pinged.body["ok"], &pinged.body["status"]),
+        (200, &json!(true), &json!(204)),
+        "{pinged:?}"
+    );
+    let request = receiver.requests().remove(0);
+    request.verify(&secret);
+    assert_eq!(request.event_id(), pinged.body["id"]);
+    let gone = Receiver::new(|_, _| Answer::status(500)).await;
+    let moved = json!({ "url": gone.url() }).to_string();
+    api.send("PATCH", &format!("/v1/endpoints/{id}"), &key, &[], moved)
+        .await;
+    let refused = wait_for("the worker knows the new URL", SOON, || async {
+        let pinged = api.send("POST", &path, &key, &[], "").await;
+        if pinged.body["ok"] == json!(false) {
+            Ok(pinged)
+        } else {
+            Err(format!("{pinged:?}"))
+        }
+    })
+    .await;
+    assert_eq!(
+        (refused.status, &refused.body["status"]),
+        (200, &json!(500)),
+        "{refused:?}"
+    );
+    assert!(worker.terminate().await && recorder.terminate().await && api.role.terminate().await);
+    installation.delete().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ mod delivery;
 mod rejected;
 mod audit;
 mod listen;
+mod trigger;
 mod check;
 mod topology;
 mod migrate;
@@ -80,6 +81,8 @@ enum Command {
     Audit(audit::Arguments),
     /// Receive webhooks on this machine: verify and print them, or fail on purpose
     Listen(listen::Arguments),
+    /// Send a signed sample of any event to a URL, with nothing set up
+    Trigger(trigger::Arguments),
     /// Check an endpoint as a worker would see it: way, certificate, answers to good and bad requests
     Check(check::Arguments),
     /// Print the broker's exchanges, queues and bindings, or declare or check them
@@ -103,17 +106,16 @@ const COMMAND_FILTER: &str = "warn,lapin=off";
 /// Runs one command to its end.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { config, command } = arguments;
-    // The receiver stands in for a customer's server, which has no configuration of ours.
-    if let Command::Listen(arguments) = command {
-        telemetry::start(
-            &Log {
-                format: LogFormat::Text,
-                filter: None,
-            },
-            COMMAND_FILTER,
-        );
-        return listen::run(arguments).await;
+    // These two are for a customer's machine, which has no configuration of ours.
+    if matches!(command, Command::Listen(_) | Command::Trigger(_)) {
+        let (format, filter) = (LogFormat::Text, None);
+        telemetry::start(&Log { format, filter }, COMMAND_FILTER);
     }
+    let command = match command {
+        Command::Listen(arguments) => return listen::run(arguments).await,
+        Command::Trigger(arguments) => return trigger::run(arguments).await,
+        command => command,
+    };
     // Its key is to go into the configuration.
     if let Command::Secrets(secrets::Arguments {
         action: secrets::Action::NewKey,
@@ -154,6 +156,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }) => secrets::reseal(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
         Command::Listen(_)
+        | Command::Trigger(_)
         | Command::Openapi
         | Command::Secrets(secrets::Arguments {
             action: secrets::Action::NewKey,

@@ -33,9 +33,8 @@ use question::{Event, Question};
 pub(super) struct Arguments {
     /// The endpoint's URL; it gets up to five requests with a sample event
     url: String,
-    /// Its secret, whsec_...
-    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true)]
-    secret: String,
+    #[command(flatten)]
+    secret: given::SecretArgument,
     /// A network that is not public and may be reached all the same, such as 127.0.0.0/8, besides egress.allow
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     allow: Vec<IpNet>,
@@ -46,7 +45,7 @@ pub(super) struct Arguments {
 
 /// Prints each finding as it is made. Fails if anything is wrong with the endpoint; advice alone is no failure.
 pub(super) async fn run(arguments: Arguments, mut configuration: Configuration) -> anyhow::Result<()> {
-    let secret = given::secret(&arguments.secret)?;
+    let secret = arguments.secret.read()?;
     configuration.egress.allow(arguments.allow);
     let egress = role::egress(&configuration)?;
     let url = url(&egress, &arguments.url)?;

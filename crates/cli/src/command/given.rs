@@ -1,10 +1,11 @@
 //! How arguments are read that several commands take.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{io, ops::RangeInclusive, time::Duration};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use api::manage::{self, OVERLAP};
 use clap::Args;
+use ipnet::IpNet;
 use signature::Secret;
 
 use crate::{Usage, moment::Moment};
@@ -72,8 +73,40 @@ fn duration(text: &str, allowed: &RangeInclusive<Duration>, expected: &str) -> R
         .ok_or_else(|| Usage(format!("expected a duration {expected}")))
 }
 
-/// An endpoint's secret. Not parsed by clap, whose errors quote the value.
+/// The secret that a command signs with.
+#[derive(Debug, Args)]
+pub(super) struct SecretArgument {
+    /// The endpoint's secret, whsec_...; - reads it from standard input, where no list of processes shows it
+    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true)]
+    secret: String,
+}
+
+impl SecretArgument {
+    pub(super) fn read(&self) -> anyhow::Result<Secret> {
+        secret(&self.secret)
+    }
+}
+
+/// Every address there is: for what this machine's user asks it to send, wherever to.
+pub(super) fn every_network() -> Vec<IpNet> {
+    ["0.0.0.0/0", "::/0"]
+        .map(|network| network.parse().expect("it is a network"))
+        .into()
+}
+
+/// An endpoint's secret, or the first line of standard input for `-`. Not parsed by clap, whose errors quote the value.
 pub(super) fn secret(text: &str) -> anyhow::Result<Secret> {
+    if text != "-" {
+        return secret_of(text);
+    }
+    let mut line = String::new();
+    io::stdin()
+        .read_line(&mut line)
+        .context("--secret -: cannot read standard input")?;
+    secret_of(line.trim())
+}
+
+fn secret_of(text: &str) -> anyhow::Result<Secret> {
     Secret::parse(text).map_err(|error| {
         anyhow!(Usage(format!(
             "--secret: {error}; `magnetite endpoint create` prints one"

@@ -1,9 +1,12 @@
 //! `magnetite listen`: a receiver as a customer would write it, for trying things out.
 //!
 //! Verifies both signatures as the contract asks and answers 401 when one is wrong; what is right is answered as
-//! `--fail` says, and then with 200. Keeps nothing. Not a server for production: no TLS, and it prints every body.
+//! `--fail` says, and then with 200, or as the application of `--forward` does. Keeps nothing. Not a server for production: no TLS, and it prints every body.
 
 mod answer;
+mod forward;
+mod seen;
+mod verdict;
 mod request;
 
 use std::{
@@ -30,6 +33,8 @@ use crate::{limits, output, signals};
 use super::given;
 
 use answer::{Answer, Plan};
+use forward::Forward;
+use seen::Seen;
 
 /// More connections than any worker opens to one endpoint.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -60,7 +65,10 @@ pub(super) struct Arguments {
     /// End after this many verified requests
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Print bodies as they came, on one line
+    /// Pass on what was verified, with its headers and exact bytes, and answer what this URL answers; 502 if it does not
+    #[arg(long, value_name = "URL", conflicts_with = "fail")]
+    forward: Option<String>,
+    /// Print bodies as they came, on one line, and no headers
     #[arg(long)]
     compact: bool,
     /// Print one JSON object a line for each request
@@ -74,6 +82,8 @@ type Print = dyn Fn(&str) -> Result<(), output::Closed> + Send + Sync;
 struct Receiver {
     verifier: Verifier,
     plan: Plan,
+    forward: Option<Forward>,
+    seen: Seen,
     json: bool,
     compact: bool,
     count: Option<u64>,
@@ -97,6 +107,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Err(error) = limits::raise_descriptors() {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
+    let forward = arguments.forward.map(Forward::to).transpose()?;
     let addr = arguments.addr;
     let listener = TcpListener::bind(addr)
         .await
@@ -105,6 +116,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let receiver = Arc::new(Receiver {
         verifier: Verifier::new(&secrets),
         plan: Plan::new(VecDeque::from(arguments.fail), arguments.fail_each),
+        forward,
+        seen: Seen::default(),
         json: arguments.json,
         compact: arguments.compact,
         count: arguments.count,

@@ -1,6 +1,7 @@
 //! One request: read, verified, printed, answered.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     sync::atomic::Ordering,
     time::{SystemTime, UNIX_EPOCH},
@@ -10,14 +11,15 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, header};
 use serde::Serialize;
-use signature::{
-    SIGNATURE_HEADER, TOLERANCE_S, Verifier, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER,
-    WEBHOOK_TIMESTAMP_HEADER,
-};
+use signature::{SIGNATURE_HEADER, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER};
 
 use crate::output;
 
-use super::{Receiver, answer::Answer};
+use super::{
+    Receiver,
+    answer::Answer,
+    verdict::{Signed, Verdicts},
+};
 
 /// Four times the largest event.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -43,9 +45,18 @@ pub(super) struct Record {
     pub(super) signed_s: Option<i64>,
     /// The body's `lead_id`.
     pub(super) lead: Option<String>,
+    /// All of them, by their names in lower case.
+    pub(super) headers: BTreeMap<String, String>,
+    /// What is to be said of either.
+    pub(super) signatures: Verdicts,
     pub(super) verified: bool,
     /// Why it was not verified.
     pub(super) error: Option<String>,
+    /// Whether a verified request with this `webhook-id` came before: a retry, or a copy.
+    pub(super) repeated: bool,
+    /// Why the application of `--forward` has not answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) forward_error: Option<String>,
     /// `None` when there was no answer.
     pub(super) status: Option<u16>,
     /// The exact text; bytes that are no UTF-8 are replaced.
@@ -69,13 +80,21 @@ impl Receiver {
         let (body, read) = read(body).await;
         let headers = &parts.headers;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let signatures = Verdicts::of(&self.verifier, &signed(headers), &body, now.as_secs() as i64);
         let checked = read
             .and_then(|()| check_method(&parts.method))
-            .and_then(|()| verify(&self.verifier, headers, &body, now.as_secs() as i64));
+            .and_then(|()| trusted(&signatures));
         let event_id = text(headers, WEBHOOK_ID_HEADER);
-        let (answer, error) = match checked {
-            Ok(()) => (self.plan.next(event_id.as_deref().unwrap_or_default()), None),
-            Err(Refused { status, why }) => (Answer::Status(status), Some(why)),
+        let id = event_id.as_deref().unwrap_or_default();
+        let repeated = checked.is_ok() && self.seen.repeats(id);
+        let passed = match (&checked, &self.forward) {
+            (Ok(()), Some(forward)) => Some(forward.pass(headers, body.clone()).await),
+            _ => None,
+        };
+        let (answer, error) = match (checked, &passed) {
+            (Ok(()), Some(passed)) => (Answer::Status(passed.status), None),
+            (Ok(()), None) => (self.plan.next(id), None),
+            (Err(Refused { status, why }), _) => (Answer::Status(status), Some(why)),
         };
         let record = Record {
             received_ms: now.as_millis() as u64,
@@ -92,14 +111,20 @@ impl Receiver {
             timestamp: text(headers, "x-magnetite-timestamp").and_then(|text| text.parse().ok()),
             signed_s: text(headers, WEBHOOK_TIMESTAMP_HEADER).and_then(|text| text.parse().ok()),
             lead: lead(&body),
+            headers: all(headers),
+            signatures,
             verified: error.is_none(),
             error,
+            repeated,
+            forward_error: passed.as_ref().and_then(|passed| passed.error.clone()),
             status: answer.status(),
             body: String::from_utf8_lossy(&body).into_owned(),
         };
         self.print(&record, answer);
         self.count(record.verified);
-        give(answer, record.error.as_deref()).await
+        let why = record.error.as_ref().or(record.forward_error.as_ref());
+        let body = passed.filter(|passed| passed.error.is_none());
+        give(answer, why.map(String::as_str), body.map(|passed| passed.body)).await
     }
 
     fn print(&self, record: &Record, answer: Answer) {
@@ -165,29 +190,36 @@ fn check_method(method: &Method) -> Result<(), Refused> {
     })
 }
 
-/// Both signatures, as a receiver would check one of them.
-fn verify(verifier: &Verifier, headers: &HeaderMap, body: &[u8], now_s: i64) -> Result<(), Refused> {
-    let required =
-        |name: &'static str| text(headers, name).ok_or_else(|| format!("the header {name} is missing"));
-    let verify = || {
-        let contract = required(SIGNATURE_HEADER)?;
-        let id = required(WEBHOOK_ID_HEADER)?;
-        let timestamp = required(WEBHOOK_TIMESTAMP_HEADER)?;
-        let standard = required(WEBHOOK_SIGNATURE_HEADER)?;
-        let told = |header| move |error| format!("{header} does not verify: {error}");
-        verifier.verify(body, &contract).map_err(told(SIGNATURE_HEADER))?;
-        verifier
-            .verify_standard(&id, &timestamp, &standard, body, now_s, TOLERANCE_S)
-            .map_err(told(WEBHOOK_SIGNATURE_HEADER))
-    };
-    verify().map_err(|why| Refused {
-        status: StatusCode::UNAUTHORIZED,
-        why,
-    })
+fn trusted(signatures: &Verdicts) -> Result<(), Refused> {
+    match signatures.error() {
+        None => Ok(()),
+        Some(why) => Err(Refused {
+            status: StatusCode::UNAUTHORIZED,
+            why: why.to_owned(),
+        }),
+    }
+}
+
+fn signed(headers: &HeaderMap) -> Signed {
+    Signed {
+        contract: text(headers, SIGNATURE_HEADER),
+        id: text(headers, WEBHOOK_ID_HEADER),
+        timestamp: text(headers, WEBHOOK_TIMESTAMP_HEADER),
+        standard: text(headers, WEBHOOK_SIGNATURE_HEADER),
+    }
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
+}
+
+/// Of several with one name, the last.
+fn all(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let value = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    headers
+        .iter()
+        .map(|(name, text)| (name.to_string(), value(text)))
+        .collect()
 }
 
 fn lead(body: &[u8]) -> Option<String> {
@@ -195,13 +227,22 @@ fn lead(body: &[u8]) -> Option<String> {
     Some(body.get("lead_id")?.as_str()?.to_owned())
 }
 
-async fn give(answer: Answer, error: Option<&str>) -> Result<Response<Full<Bytes>>, Dropped> {
+/// `body` is the application's.
+async fn give(
+    answer: Answer,
+    error: Option<&str>,
+    body: Option<Bytes>,
+) -> Result<Response<Full<Bytes>>, Dropped> {
     match answer {
         Answer::Hang => std::future::pending().await,
         Answer::Drop => Err(Dropped),
         Answer::Status(status) => {
-            let text = error.map_or_else(|| status.to_string(), |error| format!("{status}: {error}"));
-            let mut response = Response::new(Full::new(Bytes::from(text + "\n")));
+            let ours = || match error {
+                Some(error) => format!("{status}: {error}\n"),
+                None => format!("{status}\n"),
+            };
+            let body = body.unwrap_or_else(|| ours().into());
+            let mut response = Response::new(Full::new(body));
             *response.status_mut() = status;
             if status == StatusCode::METHOD_NOT_ALLOWED {
                 response
@@ -235,10 +276,25 @@ pub(super) fn pretty(number: u64, record: &Record, answer: Answer, compact: bool
         or_dash(&record.lead),
     );
     let verified = match &record.error {
+        None if record.repeated => "verified, repeated: this webhook-id came before".to_owned(),
         None => "verified".to_owned(),
         Some(error) => format!("NOT VERIFIED: {}", printable(error)),
     };
+    for (name, signature) in [
+        (SIGNATURE_HEADER, &record.signatures.contract),
+        (WEBHOOK_SIGNATURE_HEADER, &record.signatures.standard),
+    ] {
+        let _ = write!(text, "\n    {name}: {}", signature.verdict);
+    }
     let _ = write!(text, "\n    {verified}; {answer}");
+    if let Some(error) = &record.forward_error {
+        let _ = write!(text, "\n    {}", printable(error));
+    }
+    if !compact {
+        for (name, value) in &record.headers {
+            let _ = write!(text, "\n    {}: {}", printable(name), printable(value));
+        }
+    }
     for line in body(&record.body, compact).lines() {
         let _ = write!(text, "\n    {}", printable(line));
     }

@@ -27,6 +27,8 @@ async fn served(fail: &str, fail_each: bool, count: Option<u64>) -> Served {
     let receiver = Arc::new(Receiver {
         verifier: Verifier::new(&[Secret::parse(SECRET).unwrap()]),
         plan: Plan::new(answers.collect(), fail_each),
+        forward: None,
+        seen: Seen::default(),
         json: true,
         compact: false,
         count,
@@ -208,6 +210,13 @@ async fn it_ends_after_so_many_verified_requests_and_answers_the_last() {
     served.serving.await.unwrap();
 }
 
+fn verdict(error: Option<&str>) -> verdict::Verdict {
+    verdict::Verdict {
+        verdict: error.map_or(verdict::Word::Valid, |_| verdict::Word::WrongSecret),
+        why: error.map(str::to_owned),
+    }
+}
+
 fn record(error: Option<&str>) -> request::Record {
     let text = |text: &str| Some(text.to_owned());
     request::Record {
@@ -221,7 +230,19 @@ fn record(error: Option<&str>) -> request::Record {
         timestamp: Some(1_703_123_456_000),
         signed_s: Some(1_703_123_456),
         lead: text("lead_1"),
+        headers: [
+            ("x-magnetite-event", "lead.created"),
+            ("webhook-id", "evt_1\u{1b}"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into(),
+        signatures: verdict::Verdicts {
+            contract: verdict(error),
+            standard: verdict(None),
+        },
         verified: error.is_none(),
+        repeated: true,
+        forward_error: None,
         error: error.map(str::to_owned),
         status: Some(200),
         body: BODY.to_owned(),

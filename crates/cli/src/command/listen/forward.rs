@@ -1,0 +1,80 @@
+//! `--forward`: what was verified is passed on to an application, whose answer becomes ours.
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use egress::Egress;
+use hyper::{HeaderMap, StatusCode};
+use signature::{SIGNATURE_HEADER, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER};
+use webhook::{ATTEMPT_HEADER, AttemptResult, DELIVERY_HEADER, EVENT_HEADER, TIMESTAMP_HEADER};
+
+use super::given;
+
+/// What a webhook has besides `Content-Type` and `User-Agent`, which are the same for all of them.
+const HEADERS: [&str; 8] = [
+    SIGNATURE_HEADER,
+    EVENT_HEADER,
+    TIMESTAMP_HEADER,
+    DELIVERY_HEADER,
+    ATTEMPT_HEADER,
+    WEBHOOK_ID_HEADER,
+    WEBHOOK_TIMESTAMP_HEADER,
+    WEBHOOK_SIGNATURE_HEADER,
+];
+
+/// The way to the application.
+pub(super) struct Forward {
+    egress: Egress,
+    url: String,
+}
+
+/// What came of a request that was passed on.
+pub(super) struct Passed {
+    pub(super) status: StatusCode,
+    /// At most 16 KiB.
+    pub(super) body: Bytes,
+    /// Why the application has no part in the answer.
+    pub(super) error: Option<String>,
+}
+
+impl Forward {
+    /// # Errors
+    /// When the URL is none.
+    pub(super) fn to(url: String) -> anyhow::Result<Self> {
+        let egress = Egress::new(&egress::Config {
+            allow: given::every_network(),
+            ..egress::Config::default()
+        })?;
+        egress
+            .policy()
+            .check_url(&url)
+            .context("--forward: the URL cannot be used")?;
+        Ok(Self { egress, url })
+    }
+
+    /// Posts the same bytes with the same headers.
+    pub(super) async fn pass(&self, headers: &HeaderMap, body: Bytes) -> Passed {
+        let copied = HEADERS.into_iter().filter_map(|name| {
+            let value = headers.get(name)?.to_str().ok()?;
+            Some((name, value.to_owned()))
+        });
+        match self.egress.post(&self.url, copied.collect(), body).await {
+            Ok(AttemptResult::Answered(answer)) => Passed {
+                status: StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY),
+                body: answer.body,
+                error: None,
+            },
+            Ok(failed @ AttemptResult::Failed(_)) => Passed::failed(&failed.to_string()),
+            Err(fault) => Passed::failed(&format!("{:#}", anyhow::Error::from(fault))),
+        }
+    }
+}
+
+impl Passed {
+    fn failed(error: &str) -> Self {
+        Self {
+            status: StatusCode::BAD_GATEWAY,
+            body: Bytes::new(),
+            error: Some(format!("the application gave no answer: {error}")),
+        }
+    }
+}

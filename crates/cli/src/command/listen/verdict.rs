@@ -1,0 +1,322 @@
+//! What is to be said of a request's two signatures.
+//!
+//! An HMAC that does not fit says neither whether the secret is another one nor whether the body was changed. Other things do: the other
+//! signature, an id that is derived from the body, and the ways in which proxies and frameworks change JSON.
+
+use std::fmt;
+
+use serde::Serialize;
+use signature::{SIGNATURE_HEADER, TOLERANCE_S, Verifier, VerifyError, WEBHOOK_SIGNATURE_HEADER};
+use webhook::EventId;
+
+/// The headers that signatures are about.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signed {
+    /// `X-Magnetite-Signature`.
+    pub(super) contract: Option<String>,
+    /// `webhook-id`.
+    pub(super) id: Option<String>,
+    /// `webhook-timestamp`.
+    pub(super) timestamp: Option<String>,
+    /// `webhook-signature`.
+    pub(super) standard: Option<String>,
+}
+
+/// Of both signatures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Verdicts {
+    /// Of `X-Magnetite-Signature`.
+    pub(super) contract: Verdict,
+    /// Of `webhook-signature`, with id and timestamp.
+    pub(super) standard: Verdict,
+}
+
+/// Of one signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Verdict {
+    pub(super) verdict: Word,
+    /// The reason in words; `None` when it is valid.
+    pub(super) why: Option<String>,
+}
+
+/// A closed set, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Word {
+    /// It fits.
+    Valid,
+    /// It is another secret's.
+    WrongSecret,
+    /// The body is not what was signed.
+    BodyChanged,
+    /// The body is what was signed; the id or the timestamp is not.
+    HeaderChanged,
+    /// Signed too long ago, or in the future.
+    StaleTimestamp,
+    /// The header is not there, or holds no signature.
+    MalformedSignature,
+}
+
+/// Why a well-formed signature does not fit.
+#[derive(Clone, Copy)]
+struct Cause {
+    word: Word,
+    why: &'static str,
+}
+
+impl Verdicts {
+    /// Checks both, as a receiver checks one of them.
+    pub(super) fn of(verifier: &Verifier, signed: &Signed, body: &[u8], now_s: i64) -> Self {
+        let contract = contract(verifier, signed, body);
+        let standard = standard(verifier, signed, body, now_s, TOLERANCE_S);
+        let cause = || cause(verifier, signed, body);
+        // The body and the secret are right if either signature fits, whenever it was made.
+        let body_fits = contract.is_ok() || standard_fits(verifier, signed, body);
+        Self {
+            contract: Verdict::new(SIGNATURE_HEADER, &contract, || {
+                if body_fits { ANOTHER_SIGNATURE } else { cause() }
+            }),
+            standard: Verdict::new(WEBHOOK_SIGNATURE_HEADER, &standard, || {
+                if body_fits { CHANGED_HEADER } else { cause() }
+            }),
+        }
+    }
+
+    /// Why the request is not to be trusted, if it is not.
+    pub(super) fn error(&self) -> Option<&str> {
+        let why = self.contract.why.as_deref();
+        why.or(self.standard.why.as_deref())
+    }
+}
+
+impl Verdict {
+    fn new(header: &str, checked: &Result<(), Problem>, cause: impl Fn() -> Cause) -> Self {
+        let told =
+            |word, error: &dyn fmt::Display| (word, Some(format!("{header} does not verify: {error}")));
+        let (verdict, why) = match checked {
+            Ok(()) => (Word::Valid, None),
+            Err(Problem::Missing(name)) => (
+                Word::MalformedSignature,
+                Some(format!("the header {name} is missing")),
+            ),
+            Err(Problem::Refused(VerifyError::Mismatch)) => {
+                let Cause { word, why } = cause();
+                told(word, &why)
+            }
+            Err(Problem::Refused(error @ (VerifyError::TooOld { .. } | VerifyError::TooNew { .. }))) => {
+                told(Word::StaleTimestamp, &error)
+            }
+            Err(Problem::Refused(error)) => told(Word::MalformedSignature, &error),
+        };
+        Self { verdict, why }
+    }
+}
+
+const ANOTHER_SIGNATURE: Cause = Cause {
+    word: Word::WrongSecret,
+    why: "it is another secret's, while webhook-signature fits; while a secret is rotated answer 401, and the request is made again at once \
+          with the other one",
+};
+const CHANGED_HEADER: Cause = Cause {
+    word: Word::HeaderChanged,
+    why: "body and secret are right, so webhook-id or webhook-timestamp was changed on the way",
+};
+const WRONG_SECRET: Cause = Cause {
+    word: Word::WrongSecret,
+    why: "the secret is another one: the body is what was published, since the event's id is derived from it",
+};
+const LIKELY_WRONG_SECRET: Cause = Cause {
+    word: Word::WrongSecret,
+    why: "the secret is another one, or else the body was changed on the way beyond recognition",
+};
+const WRITTEN_ANEW: Cause = Cause {
+    word: Word::BodyChanged,
+    why: "the body was changed on the way: it fits with other white space, so something parsed the JSON and wrote it again",
+};
+const NO_JSON: Cause = Cause {
+    word: Word::BodyChanged,
+    why: "the body was changed on the way: it is not JSON any more",
+};
+
+/// Of a body that fits neither signature.
+fn cause(verifier: &Verifier, signed: &Signed, body: &[u8]) -> Cause {
+    if signed.id.as_deref() == Some(EventId::from_body(body).as_str()) {
+        return WRONG_SECRET;
+    }
+    let Some(text) = json(body) else {
+        return NO_JSON;
+    };
+    let as_before = |body: &String| {
+        contract(verifier, signed, body.as_bytes()).is_ok()
+            || standard_fits(verifier, signed, body.as_bytes())
+    };
+    if spaced(text).iter().any(as_before) {
+        WRITTEN_ANEW
+    } else {
+        LIKELY_WRONG_SECRET
+    }
+}
+
+fn json(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
+    Some(text)
+}
+
+/// The same JSON as most libraries write it: without white space, as Python does, and with a line's end.
+fn spaced(text: &str) -> [String; 4] {
+    let compact = with_separators(text, ",", ":");
+    let python = with_separators(text, ", ", ": ");
+    let line = format!("{compact}\n");
+    [text.trim().to_owned(), compact, python, line]
+}
+
+fn with_separators(json: &str, comma: &str, colon: &str) -> String {
+    let (mut text, mut in_string, mut escaped) = (String::with_capacity(json.len()), false, false);
+    for c in json.chars() {
+        match c {
+            _ if in_string => {
+                text.push(c);
+                (in_string, escaped) = (escaped || c != '"', !escaped && c == '\\');
+            }
+            ',' => text.push_str(comma),
+            ':' => text.push_str(colon),
+            c if c.is_ascii_whitespace() => {}
+            c => {
+                in_string = c == '"';
+                text.push(c);
+            }
+        }
+    }
+    text
+}
+
+/// Why a signature is not accepted.
+enum Problem {
+    Missing(&'static str),
+    Refused(VerifyError),
+}
+
+fn contract(verifier: &Verifier, signed: &Signed, body: &[u8]) -> Result<(), Problem> {
+    let header = required(signed.contract.as_ref(), SIGNATURE_HEADER)?;
+    verifier.verify(body, header).map_err(Problem::Refused)
+}
+
+fn standard(
+    verifier: &Verifier,
+    signed: &Signed,
+    body: &[u8],
+    now_s: i64,
+    tolerance_s: i64,
+) -> Result<(), Problem> {
+    let id = required(signed.id.as_ref(), signature::WEBHOOK_ID_HEADER)?;
+    let timestamp = required(signed.timestamp.as_ref(), signature::WEBHOOK_TIMESTAMP_HEADER)?;
+    let signatures = required(signed.standard.as_ref(), WEBHOOK_SIGNATURE_HEADER)?;
+    verifier
+        .verify_standard(id, timestamp, signatures, body, now_s, tolerance_s)
+        .map_err(Problem::Refused)
+}
+
+/// At whatever time.
+fn standard_fits(verifier: &Verifier, signed: &Signed, body: &[u8]) -> bool {
+    standard(verifier, signed, body, 0, i64::MAX).is_ok()
+}
+
+fn required<'a>(header: Option<&'a String>, name: &'static str) -> Result<&'a str, Problem> {
+    header.map(String::as_str).ok_or(Problem::Missing(name))
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Valid => "valid",
+            Self::WrongSecret => "wrong secret",
+            Self::BodyChanged => "body changed",
+            Self::HeaderChanged => "header changed",
+            Self::StaleTimestamp => "stale timestamp",
+            Self::MalformedSignature => "malformed signature",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use signature::{Secret, SigningKey};
+
+    use super::*;
+
+    const BODY: &str = r#"{"a":1,"b":{"c":"x, \"y\": z"}}"#;
+
+    fn secret(byte: u8) -> Secret {
+        Secret::generate([byte; 32])
+    }
+
+    fn signed(byte: u8, id: &str, body: &str) -> Signed {
+        let key = SigningKey::new(&secret(byte));
+        Signed {
+            contract: Some(key.sign(body.as_bytes())),
+            id: Some(id.to_owned()),
+            timestamp: Some("1000".to_owned()),
+            standard: Some(key.sign_standard(id, 1000, body.as_bytes())),
+        }
+    }
+
+    fn words(signed: &Signed, body: &str) -> (Word, Word) {
+        let verdicts = Verdicts::of(&Verifier::new(&[secret(1)]), signed, body.as_bytes(), 1000);
+        (verdicts.contract.verdict, verdicts.standard.verdict)
+    }
+
+    #[test]
+    fn what_is_right_is_valid() {
+        assert_eq!(words(&signed(1, "evt_1", BODY), BODY), (Word::Valid, Word::Valid));
+    }
+
+    #[test]
+    fn a_body_that_was_written_anew_is_told_from_another_secret() {
+        let changed = (Word::BodyChanged, Word::BodyChanged);
+        for sent in [
+            BODY.to_owned(),
+            with_separators(BODY, ", ", ": "),
+            format!("{BODY}\n"),
+        ] {
+            let signed = signed(1, "evt_1", &sent);
+            for received in [
+                "{ \"a\": 1,\n  \"b\": {\"c\": \"x, \\\"y\\\": z\"}\n}",
+                "not JSON",
+            ] {
+                assert_eq!(words(&signed, received), changed, "{sent} became {received}");
+            }
+        }
+        let wrong = (Word::WrongSecret, Word::WrongSecret);
+        assert_eq!(words(&signed(2, "evt_1", BODY), BODY), wrong);
+        let derived = EventId::from_body(BODY.as_bytes());
+        let signed = signed(2, derived.as_str(), BODY);
+        assert_eq!(words(&signed, BODY), wrong);
+        let verdicts = Verdicts::of(&Verifier::new(&[secret(1)]), &signed, BODY.as_bytes(), 1000);
+        assert!(verdicts.error().unwrap().contains("derived"), "{verdicts:?}");
+    }
+
+    #[test]
+    fn one_signature_that_fits_says_what_is_wrong_with_the_other() {
+        let mut other_id = signed(1, "evt_1", BODY);
+        other_id.id = Some("evt_2".to_owned());
+        assert_eq!(words(&other_id, BODY), (Word::Valid, Word::HeaderChanged));
+        let mut rotating = signed(1, "evt_1", BODY);
+        rotating.contract = signed(2, "evt_1", BODY).contract;
+        assert_eq!(words(&rotating, BODY), (Word::WrongSecret, Word::Valid));
+    }
+
+    #[test]
+    fn stale_malformed_and_missing_are_told() {
+        let mut old = signed(1, "evt_1", BODY);
+        let key = SigningKey::new(&secret(1));
+        old.timestamp = Some("1".to_owned());
+        old.standard = Some(key.sign_standard("evt_1", 1, BODY.as_bytes()));
+        assert_eq!(words(&old, BODY), (Word::Valid, Word::StaleTimestamp));
+        let mut malformed = signed(1, "evt_1", BODY);
+        malformed.contract = Some("sha1=00".to_owned());
+        malformed.standard = None;
+        let word = Word::MalformedSignature;
+        assert_eq!(words(&malformed, BODY), (word, word));
+    }
+}

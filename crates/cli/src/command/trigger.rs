@@ -1,0 +1,189 @@
+//! `magnetite trigger`: a signed sample of any event, sent from this machine, with nothing set up.
+//!
+//! The request is the one that a worker would make. No broker, no database and no configuration has a part in it, and nobody hears of it
+//! but the URL.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, bail};
+use bytes::Bytes;
+use clap::Args;
+use egress::{Egress, USER_AGENT};
+use serde_json::{Value, json, value::RawValue};
+use signature::SigningKey;
+use webhook::{
+    About, AttemptResult, DeliveryId, EndpointId, Event, EventType, LeadId, OrganizationId, ProjectId,
+    Signatures, request_headers,
+};
+
+use crate::{Usage, clock, moment, output};
+
+use super::{advice, given};
+
+/// How much of a response is printed, in characters.
+const RESPONSE_CHARS_MAX: usize = 2_000;
+/// What the delivery's id is derived from, there being no endpoint.
+const NO_ENDPOINT: &str = "ep_trigger";
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Any address may be sent to, localhost included: it is your machine that asks. Endpoints are asked by a server, for \
+                  whoever registered them, and reach public addresses alone.\n\n\
+                  Exits 1 if the answer is no 2xx."
+)]
+pub(super) struct Arguments {
+    /// The event's type, such as lead.completed
+    #[arg(value_name = "TYPE")]
+    event_type: EventType,
+    /// Where to send it
+    #[arg(long)]
+    url: String,
+    #[command(flatten)]
+    secret: given::SecretArgument,
+    /// The event's organization
+    #[arg(long, value_name = "ORGANIZATION", default_value = "org_123abc", value_parser = given::id)]
+    org: String,
+    /// The event's project
+    #[arg(long, default_value = "proj_456def", value_parser = given::id)]
+    project: String,
+    /// The event's lead
+    #[arg(long, default_value = "lead_789ghi", value_parser = given::id)]
+    lead: String,
+    /// The event's data, a JSON object, instead of the example's
+    #[arg(long, value_name = "JSON")]
+    data: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was sent, and what came of it.
+struct Sent {
+    url: String,
+    headers: Vec<(&'static str, String)>,
+    body: Bytes,
+    result: AttemptResult,
+    took: Duration,
+}
+
+/// Sends it, and prints what came of it.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let key = SigningKey::new(&arguments.secret.read()?);
+    let event = arguments.event()?;
+    let egress = Egress::new(&egress::Config {
+        allow: given::every_network(),
+        ..egress::Config::default()
+    })?;
+    let signed_s = (clock::now_ms() / 1000) as i64;
+    let (organization, endpoint) = (&event.organization_id, EndpointId::new(NO_ENDPOINT));
+    let id = DeliveryId::derive(organization, &event.id, &endpoint, 0);
+    let headers = request_headers(&event, &id, 1, signed_s, Signatures::by(&key, &event, signed_s));
+    let began = Instant::now();
+    let result = egress
+        .post(&arguments.url, headers.clone(), event.body.clone())
+        .await?;
+    let sent = Sent {
+        took: began.elapsed(),
+        url: arguments.url,
+        headers,
+        body: event.body,
+        result,
+    };
+    output::said(arguments.json, &sent.object(), &sent.text())?;
+    if !sent.result.is_success() {
+        bail!("the receiver did not take the event: {}", sent.result);
+    }
+    Ok(())
+}
+
+impl Arguments {
+    /// Its id is derived from its bytes, which differ with the millisecond.
+    fn event(&self) -> anyhow::Result<Event> {
+        let about = About {
+            organization_id: OrganizationId::new(&*self.org),
+            project_id: ProjectId::new(&*self.project),
+            lead_id: LeadId::new(&*self.lead),
+            timestamp_ms: clock::now_ms(),
+        };
+        let usage = |error: String| anyhow!(Usage(error));
+        let body = match &self.data {
+            None => webhook::sample(self.event_type, &about),
+            Some(data) => {
+                let data: &RawValue = serde_json::from_str(data)
+                    .map_err(|error| usage(format!("--data: expected a JSON object: {error}")))?;
+                about.event(self.event_type, data)
+            }
+        };
+        Event::from_message(None, None, body).map_err(|rejection| usage(rejection.to_string()))
+    }
+}
+
+impl Sent {
+    /// With those that every request has.
+    fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let own = self.headers.iter().map(|(name, value)| (*name, value.as_str()));
+        [("content-type", "application/json"), ("user-agent", USER_AGENT)]
+            .into_iter()
+            .chain(own)
+    }
+
+    fn advice(&self) -> Option<String> {
+        let advice = match &self.result {
+            result if result.is_success() => return None,
+            AttemptResult::Answered(answer) => advice::on_status(answer.status),
+            AttemptResult::Failed(failure) => advice::on_failure(failure.kind),
+        };
+        Some(advice.into_owned())
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec![format!("POST {}", output::printable(&self.url))];
+        lines.extend(self.headers().map(|(name, value)| format!("{name}: {value}")));
+        lines.extend([
+            String::new(),
+            String::from_utf8_lossy(&self.body).into_owned(),
+            String::new(),
+        ]);
+        let took = moment::span(self.took.as_millis() as u64);
+        lines.push(format!(
+            "{}, after {took}",
+            output::printable(&self.result.to_string())
+        ));
+        if let AttemptResult::Answered(answer) = &self.result {
+            let response: String = String::from_utf8_lossy(&answer.body)
+                .chars()
+                .take(RESPONSE_CHARS_MAX)
+                .collect();
+            lines.extend(
+                response
+                    .lines()
+                    .map(|line| format!("  {}", output::printable(line))),
+            );
+        }
+        lines.push(match self.advice() {
+            None => "ok: delivered".to_owned(),
+            Some(advice) => format!("failed: {advice}"),
+        });
+        lines.join("\n")
+    }
+
+    fn object(&self) -> Value {
+        let (response, failure) = match &self.result {
+            AttemptResult::Answered(answer) => (Some(String::from_utf8_lossy(&answer.body)), None),
+            AttemptResult::Failed(failure) => (None, Some(failure)),
+        };
+        json!({
+            "ok": self.result.is_success(),
+            "url": self.url,
+            "headers": self.headers().collect::<std::collections::BTreeMap<_, _>>(),
+            "body": String::from_utf8_lossy(&self.body),
+            "status": self.result.status(),
+            "duration_ms": self.took.as_millis() as u64,
+            "response": response,
+            "phase": failure.map(|failure| failure.phase.to_string()),
+            "failure": failure.map(|failure| failure.kind.as_str()),
+            "error": (!self.result.is_success()).then(|| self.result.to_string()),
+            "advice": self.advice(),
+        })
+    }
+}
