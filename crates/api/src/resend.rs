@@ -138,21 +138,32 @@ impl Sender {
     /// The database's, and [`Error::Unmarked`].
     ///
     /// # Cancel safety
-    /// Safe to drop: what is claimed is finished by a task of its own, so that nothing stays published and not marked because somebody
-    /// waits no longer.
+    /// Safe to drop: a task of its own finishes what it has begun, so that nothing stays claimed, or published and not marked, because
+    /// somebody waits no longer.
     pub async fn window(&self, which: Which<'_>, limit: u32) -> Result<Window, Error> {
         let (endpoint, ids) = which.parts();
-        let claim_ms = CLAIM.as_millis() as u64;
-        let claimed = self
-            .store
-            .claim_requested(endpoint, ids, now_ms(), claim_ms, limit)
-            .await?;
+        let (endpoint, ids) = (endpoint.cloned(), ids.map(<[_]>::to_vec));
         let sender = self.clone();
-        let finishing = tokio::spawn(async move { sender.finish(claimed).await });
-        match finishing.await {
-            Ok(finished) => finished,
+        let working = tokio::spawn(async move {
+            let claimed = sender.claim(endpoint.as_ref(), ids.as_deref(), limit).await?;
+            sender.finish(claimed).await
+        });
+        match working.await {
+            Ok(window) => window,
             Err(error) => panic::resume_unwind(error.into_panic()),
         }
+    }
+
+    async fn claim(
+        &self,
+        endpoint: Option<&EndpointId>,
+        ids: Option<&[DeliveryId]>,
+        limit: u32,
+    ) -> Result<Vec<Claimed>, store::Error> {
+        let claim_ms = CLAIM.as_millis() as u64;
+        self.store
+            .claim_requested(endpoint, ids, now_ms(), claim_ms, limit)
+            .await
     }
 
     async fn finish(&self, claimed: Vec<Claimed>) -> Result<Window, Error> {

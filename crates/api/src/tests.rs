@@ -4,6 +4,7 @@ mod bed;
 mod things;
 mod endpoints;
 mod frame;
+mod journal;
 mod matrix;
 mod publishing;
 mod planted;

@@ -12,6 +12,7 @@ mod story;
 mod again;
 mod recover;
 mod health;
+mod http;
 
 use std::time::Duration;
 

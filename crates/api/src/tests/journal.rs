@@ -1,0 +1,358 @@
+//! What the journal says over HTTP. Without a broker: nothing is sent again here, and nothing is asked for either.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use store::DeliveryFilter;
+use webhook::{
+    AttemptId, DeadReason, DisabledReason, EndpointId, Event, FailureKind, Phase, Trigger,
+    journal::{AttemptRecord, Books, DeliveryRef, EventRecord, Record, Then},
+};
+
+use super::bed::{Answer, Bed};
+
+/// When the samples begin.
+const T: u64 = 1_703_123_456_789;
+
+/// An event of this number, a second after the one before, that this endpoint was considered for.
+fn event(organization: &str, number: u64, endpoint: &str, verdict: &str) -> EventRecord {
+    let body = format!(
+        r#"{{"event":"lead.completed","timestamp":{T},"organization_id":"{organization}","project_id":"proj_1","lead_id":"lead_{number}","data":{{}}}}"#
+    );
+    let id = format!("evt_{organization}_{number}");
+    let event = Event::from_message(Some(&id), None, body.into()).unwrap();
+    EventRecord {
+        event: Arc::new(event),
+        received_ms: T + 1000 * number,
+        considered: format!("{endpoint}:{verdict}").parse().unwrap(),
+    }
+}
+
+/// Its one attempt, which was the last one.
+fn dead(event: &EventRecord, endpoint: &str) -> AttemptRecord {
+    let began_ms = event.received_ms + 10;
+    AttemptRecord {
+        id: AttemptId::generate(began_ms, [event.received_ms as u8; 10]),
+        delivery: DeliveryRef {
+            organization_id: event.event.organization_id.clone(),
+            event_id: event.event.id.clone(),
+            endpoint_id: EndpointId::new(endpoint),
+            run: 0,
+            trigger: Trigger::Event,
+        },
+        number: 1,
+        began_ms,
+        duration_ms: 20,
+        status: None,
+        phase: Some(Phase::Connect),
+        failure: Some(FailureKind::ConnectionRefused),
+        error: "connection refused".to_owned(),
+        response: b"\xff\0oops".as_slice().into(),
+        then: Then::Dead {
+            reason: DeadReason::Exhausted,
+        },
+    }
+}
+
+async fn record(bed: &Bed, records: impl IntoIterator<Item = Record>) {
+    let mut books = Books::default();
+    for record in records {
+        books.add(record);
+    }
+    bed.context.store.record(&books, &[]).await.unwrap();
+}
+
+/// An endpoint, and so many events whose delivery to it is dead; the id of the last one's.
+async fn with_dead(bed: &Bed, organization: &str, count: u64) -> (String, String) {
+    let endpoint = bed.endpoint(organization).await["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mut last = String::new();
+    for number in 1..=count {
+        let event = event(organization, number, &endpoint, "matched");
+        let attempt = dead(&event, &endpoint);
+        last = attempt.delivery.id().to_string();
+        record(bed, [Record::Event(event), Record::Attempt(attempt)]).await;
+    }
+    (endpoint, last)
+}
+
+fn ids(listing: &Answer) -> Vec<&str> {
+    let data = listing.body["data"].as_array().unwrap().iter();
+    data.map(|row| row["id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn events_are_listed_newest_first_in_pages_and_by_what_they_are() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "deliveries:read").await;
+    let (endpoint, _) = with_dead(&bed, "org_1", 3).await;
+    with_dead(&bed, "org_2", 1).await;
+    let missed = event("org_1", 4, &endpoint, "project");
+    record(&bed, [Record::Event(missed)]).await;
+
+    let first = bed.get("/v1/events?limit=3", &key).await;
+    assert_eq!(ids(&first), ["evt_org_1_4", "evt_org_1_3", "evt_org_1_2"]);
+    let cursor = first.body["next_cursor"].as_str().unwrap();
+    let second = bed
+        .get(&format!("/v1/events?limit=3&cursor={cursor}"), &key)
+        .await;
+    assert_eq!(ids(&second), ["evt_org_1_1"]);
+    assert_eq!(second.body["next_cursor"], Value::Null);
+
+    let since = T + 2000;
+    for (query, count) in [
+        ("state=dead", 3),
+        ("state=delivered", 0),
+        ("type=lead.completed", 4),
+        ("type=lead.created", 0),
+        ("type=webhook.ping", 0),
+        ("project_id=proj_1", 4),
+        ("project_id=proj_2", 0),
+        ("lead_id=lead_3", 1),
+        ("lead_id=%00", 0),
+        (&format!("since_ms={since}"), 3),
+        (&format!("since_ms={since}&until_ms={}", since + 1), 1),
+        (&format!("since_ms={}", u64::MAX), 0),
+    ] {
+        let listed = bed.get(&format!("/v1/events?{query}"), &key).await;
+        assert_eq!(ids(&listed).len(), count, "{query}: {listed:?}");
+    }
+    for query in [
+        "state=melted",
+        "type=lead.melted",
+        "since_ms=yesterday",
+        "since_ms=-1",
+        "nothing=1",
+    ] {
+        let refused = bed.get(&format!("/v1/events?{query}"), &key).await;
+        assert_eq!(refused.problem(), "malformed-request", "{query}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_tells_its_whole_story() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "deliveries:read").await;
+    let (endpoint, delivery) = with_dead(&bed, "org_1", 1).await;
+    let later = bed.endpoint("org_1").await["id"].as_str().unwrap().to_owned();
+    let told = bed.get("/v1/events/evt_org_1_1", &key).await;
+    assert_eq!(told.status, 200, "{told:?}");
+    let body: Value = serde_json::from_str(told.body["body"].as_str().unwrap()).unwrap();
+    assert_eq!(body["lead_id"], "lead_1");
+    let [first, second] = &told.body["endpoints"].as_array().unwrap()[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!(
+        (&first["endpoint_id"], &first["verdict"], &first["url"]),
+        (
+            &json!(endpoint),
+            &json!("matched"),
+            &json!("https://93.184.216.34/hook")
+        )
+    );
+    assert_eq!(
+        (&second["endpoint_id"], &second["verdict"]),
+        (&json!(later), &json!("created_after"))
+    );
+    let run = &first["deliveries"][0];
+    assert_eq!(
+        [
+            &run["id"],
+            &run["state"],
+            &run["reason"],
+            &run["attempts"][0]["failure"]
+        ],
+        [
+            &json!(delivery),
+            &json!("dead"),
+            &json!("exhausted"),
+            &json!("connection_refused")
+        ]
+    );
+
+    let shown = bed.get(&format!("/v1/deliveries/{delivery}"), &key).await;
+    assert_eq!(
+        (&shown.body["id"], &shown.body["attempt_count"]),
+        (&json!(delivery), &json!(1))
+    );
+    let attempts = bed
+        .get(&format!("/v1/deliveries/{delivery}/attempts"), &key)
+        .await;
+    assert_eq!(
+        attempts.body["data"].as_array().unwrap(),
+        run["attempts"].as_array().unwrap()
+    );
+}
+
+#[tokio::test]
+async fn deliveries_are_listed_newest_first_in_pages_and_by_what_they_are() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "deliveries:read").await;
+    let (endpoint, last) = with_dead(&bed, "org_1", 3).await;
+    let (foreign, _) = with_dead(&bed, "org_2", 1).await;
+    let all = bed.get("/v1/deliveries", &key).await;
+    assert_eq!((ids(&all).len(), ids(&all)[0]), (3, last.as_str()));
+    let (mut read, mut cursor) = (Vec::new(), String::new());
+    for _ in 0..2 {
+        let page = bed.get(&format!("/v1/deliveries?limit=2{cursor}"), &key).await;
+        read.extend(ids(&page).into_iter().map(str::to_owned));
+        cursor = format!(
+            "&cursor={}",
+            page.body["next_cursor"].as_str().unwrap_or_default()
+        );
+    }
+    assert_eq!(read, ids(&all));
+    for (query, count) in [
+        (format!("endpoint_id={endpoint}"), 3),
+        (format!("endpoint_id={foreign}"), 0),
+        ("event_id=evt_org_1_2".to_owned(), 1),
+        ("event_id=evt_org_2_1".to_owned(), 0),
+        ("state=dead".to_owned(), 3),
+        ("state=pending".to_owned(), 0),
+        (format!("until_ms={}", T + 1500), 1),
+    ] {
+        let listed = bed.get(&format!("/v1/deliveries?{query}"), &key).await;
+        assert_eq!(ids(&listed).len(), count, "{query}: {listed:?}");
+    }
+}
+
+#[tokio::test]
+async fn health_is_of_the_last_hour_and_has_no_rate_without_attempts() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "endpoints:read").await;
+    let (endpoint, _) = with_dead(&bed, "org_1", 2).await;
+    let health = bed.get(&format!("/v1/endpoints/{endpoint}/health"), &key).await;
+    assert_eq!(
+        health.body,
+        json!({
+            "last_success_ms": null, "failing_since_ms": T + 1010, "attempts_last_hour": 0,
+            "success_rate_last_hour": null, "p50_ms_last_hour": null, "p99_ms_last_hour": null,
+        })
+    );
+}
+
+#[tokio::test]
+async fn without_a_broker_nothing_is_asked_to_be_sent_again() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "deliveries:write").await;
+    let (endpoint, delivery) = with_dead(&bed, "org_1", 1).await;
+    let ids = json!({ "ids": [delivery] }).to_string();
+    for (path, body) in [
+        (format!("/v1/deliveries/{delivery}/resend"), ""),
+        ("/v1/deliveries/resend".to_owned(), ids.as_str()),
+        (format!("/v1/endpoints/{endpoint}/recover"), r#"{"since_ms":0}"#),
+    ] {
+        let answer = bed.post(&path, &key, body).await;
+        assert_eq!(answer.problem(), "broker-unavailable", "{path}: {answer:?}");
+        assert!(!answer.header("retry-after").is_empty(), "{path}");
+    }
+    let all = DeliveryFilter::default();
+    assert_eq!(
+        bed.context.store.deliveries(&all, None, 10).await.unwrap().len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn what_is_to_be_sent_again_is_bounded_and_checked() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "deliveries:write").await;
+    let many = json!({ "ids": vec!["dlv_1"; 101] }).to_string();
+    for (body, pointer) in [
+        (r#"{"ids":[]}"#, "/ids"),
+        (&many, "/ids"),
+        (r#"{"ids":[1]}"#, "/ids/0"),
+    ] {
+        let refused = bed.post("/v1/deliveries/resend", &key, body).await;
+        assert_eq!(
+            refused.body["errors"][0]["pointer"], pointer,
+            "{body}: {refused:?}"
+        );
+    }
+    let unknown = bed
+        .post("/v1/deliveries/resend", &key, r#"{"ids":["dlv_1"]}"#)
+        .await;
+    assert_eq!(
+        unknown.body["results"],
+        json!([{ "resend_of": "dlv_1", "id": null, "refused": "not_found" }])
+    );
+    let id = bed.endpoint("org_1").await["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/endpoints/{id}/recover");
+    for (body, pointer) in [
+        ("{}", ""),
+        (r#"{"since_ms":0,"limit":0}"#, "/limit"),
+        (r#"{"since_ms":0,"limit":1001}"#, "/limit"),
+        (r#"{"since_ms":0,"state":"lost"}"#, "/state"),
+        (r#"{"since_ms":-1}"#, "/since_ms"),
+    ] {
+        let refused = bed.post(&path, &key, body).await;
+        assert_eq!(
+            refused.body["errors"][0]["pointer"], pointer,
+            "{body}: {refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_counts_and_a_disabled_endpoint_is_told() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "deliveries:write").await;
+    let (endpoint, _) = with_dead(&bed, "org_1", 3).await;
+    let missed = event("org_1", 4, &endpoint, "disabled.manual.1703123396789");
+    record(&bed, [Record::Event(missed)]).await;
+    let path = format!("/v1/endpoints/{endpoint}/recover");
+    for (body, dead, missed, more) in [
+        (json!({ "since_ms": 0 }), 3, 1, false),
+        (json!({ "since_ms": 0, "limit": 2 }), 2, 0, true),
+        (json!({ "since_ms": 0, "state": "missed" }), 0, 1, false),
+        (json!({ "since_ms": T + 2000, "until_ms": T + 4000 }), 2, 0, false),
+        (json!({ "since_ms": T + 9000 }), 0, 0, false),
+    ] {
+        let mut asked = body.clone();
+        asked["dry_run"] = true.into();
+        let counted = bed.post(&path, &key, &asked.to_string()).await;
+        assert_eq!(
+            counted.body,
+            json!({ "dead": dead, "missed": missed, "left": 0, "sent": 0, "more": more, "dry_run": true }),
+            "{body}"
+        );
+    }
+    let id = EndpointId::new(endpoint);
+    let disabled = bed.context.store.disable_endpoint(&id, DisabledReason::Gone, 9);
+    disabled.await.unwrap();
+    let refused = bed.post(&path, &key, r#"{"since_ms":0,"dry_run":true}"#).await;
+    assert_eq!(refused.problem(), "conflict", "{refused:?}");
+    assert!(refused.body["detail"].as_str().unwrap().contains("gone"));
+}
+
+#[tokio::test]
+async fn changes_say_which_key_made_them() {
+    let bed = Bed::new().await;
+    let (key, row) = bed.key_row("org_1", "admin", None).await;
+    bed.endpoint("org_2").await;
+    for host in ["one", "two", "three"] {
+        let body = json!({ "url": format!("https://93.184.216.34/{host}") }).to_string();
+        bed.post("/v1/endpoints", &key, &body).await;
+    }
+    let first = bed.get("/v1/changes?limit=2", &key).await;
+    let newest = &first.body["data"][0];
+    assert_eq!(
+        [&newest["actor"], &newest["kind"], &newest["detail"]["host"]],
+        [
+            &json!(row.id),
+            &json!("endpoint.created"),
+            &json!("93.184.216.34")
+        ]
+    );
+    let cursor = first.body["next_cursor"].as_str().unwrap();
+    let second = bed.get(&format!("/v1/changes?cursor={cursor}"), &key).await;
+    let kinds: Vec<_> = second.body["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| &row["kind"])
+        .collect();
+    assert_eq!(kinds, ["endpoint.created", "api_key.created"]);
+}
