@@ -218,8 +218,8 @@ impl Amqp {
                 }
                 delivery = consumer.next() => {
                     let sent_us = String::from_utf8(delivery.unwrap().unwrap().data).unwrap();
-                    let took = began.elapsed() - Duration::from_micros(sent_us.parse().unwrap());
-                    late_ms.push(took.as_secs_f64() * 1000.0 - delay_ms as f64);
+                    let took_us = began.elapsed().as_micros() as u64 - sent_us.parse::<u64>().unwrap();
+                    late_ms.push(took_us as f64 / 1000.0 - delay_ms as f64);
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! request -> observe (id, log, metric) -> slots -> admit (key, rate, scope) -> handler -> store | egress | producer
 //! ```
 //!
-//! [`run`] is the role `api`: a listener, and a [router](router) of handlers in `routes`, each of which documents itself. The OpenAPI
+//! [`run`] is the role `api`: a listener, and a router of handlers in `routes`, each of which documents itself. The OpenAPI
 //! document is made of these descriptions, and it decides: what an operation needs is read from the document by `auth`, so that what is
 //! documented is what is enforced, and a route without a description is denied. Whoever is let in is a `Caller`: a key and its
 //! organization, outside of which nothing is there.
@@ -47,6 +47,7 @@ pub mod view;
 mod schema;
 mod problem;
 mod pagination;
+mod time;
 mod extract;
 mod keys;
 mod publishing;

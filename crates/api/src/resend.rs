@@ -60,7 +60,7 @@ pub struct Window {
 
 /// What became of all that was to be sent.
 #[derive(Debug, Default)]
-pub(crate) struct Sent {
+pub(crate) struct Totals {
     pub(crate) sent: u64,
     /// Requested and not sent: beyond the limit, or in somebody else's hands.
     pub(crate) left: u64,
@@ -209,8 +209,8 @@ impl Sender {
     ///
     /// # Errors
     /// The database's, and the broker's.
-    pub(crate) async fn send(&self, which: Which<'_>, limit: u64) -> Result<Sent, Error> {
-        let mut all = Sent::default();
+    pub(crate) async fn send(&self, which: Which<'_>, limit: u64) -> Result<Totals, Error> {
+        let mut all = Totals::default();
         let until = Instant::now() + PATIENCE;
         loop {
             let place = WINDOW.min(limit - all.sent) as u32;

@@ -87,6 +87,7 @@ async fn the_same_story_is_told_over_http_as_on_the_command_line() {
     installation
         .endpoint_with("org_1", &good.url(), &["--events", "research.*"])
         .await;
+    known(&rig, 3.0).await;
     let dead = rig.dead("org_1", 1).await.remove(0);
     installation
         .wait_until_recorded(&[&rig.worker], &rig.recorder, SOON)
@@ -148,10 +149,12 @@ async fn a_delivery_is_sent_again_once_however_many_ask_at_once() {
     .await;
     rig.installation.endpoint("org_1", &receiver.url()).await;
     rig.installation.endpoint("org_2", &receiver.url()).await;
+    known(&rig, 2.0).await;
     let dead = rig.dead("org_1", 1).await.remove(0);
     let foreign = rig.dead("org_2", 1).await.remove(0);
     let path = format!("/v1/deliveries/{dead}/resend");
-    let answers = join_all((0..8).map(|_| rig.post(&path, &json!({})))).await;
+    let nothing = json!({});
+    let answers = join_all((0..8).map(|_| rig.post(&path, &nothing))).await;
     let run = answers[0].body["id"].as_str().unwrap().to_owned();
     for answered in &answers {
         assert_eq!(
@@ -203,6 +206,7 @@ async fn an_endpoint_recovers_call_by_call_and_nothing_is_sent_twice() {
     })
     .await;
     let endpoint = rig.installation.endpoint("org_1", &receiver.url()).await;
+    known(&rig, 1.0).await;
     rig.dead("org_1", COUNT).await;
     let missed = missed(&rig, &endpoint).await;
     let path = format!("/v1/endpoints/{}/recover", endpoint.id);

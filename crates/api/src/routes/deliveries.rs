@@ -14,6 +14,7 @@ use crate::{
     extract::{Id, Query, parameter},
     pagination::{Listing, Page},
     problem::Problem,
+    time::UnixMs,
     view,
 };
 
@@ -32,11 +33,11 @@ pub(super) struct Deliveries {
     #[param(schema_with = crate::schema::delivery_state)]
     state: Option<String>,
     /// Only those created at this time or later, in Unix milliseconds.
-    #[param(minimum = 0, example = 1_703_123_456_789_i64, nullable = false)]
-    since_ms: Option<u64>,
+    #[param(value_type = Option<u64>, minimum = 0, example = 1_703_123_456_789_i64, nullable = false)]
+    since_ms: Option<UnixMs>,
     /// Only those created before this time, in Unix milliseconds.
-    #[param(minimum = 0, example = 1_703_209_856_789_i64, nullable = false)]
-    until_ms: Option<u64>,
+    #[param(value_type = Option<u64>, minimum = 0, example = 1_703_209_856_789_i64, nullable = false)]
+    until_ms: Option<UnixMs>,
     /// How many at most.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
@@ -67,8 +68,8 @@ pub(super) async fn list(
         endpoint: wanted.endpoint_id.map(EndpointId::new),
         event: wanted.event_id.map(EventId::new),
         state: parameter("state", wanted.state.as_deref())?,
-        since_ms: wanted.since_ms,
-        until_ms: wanted.until_ms,
+        since_ms: wanted.since_ms.map(|time| time.0),
+        until_ms: wanted.until_ms.map(|time| time.0),
     };
     let page = Page::new(wanted.limit, wanted.cursor);
     let (limit, before) = (page.limit()?, page.after::<(u64, String)>()?);

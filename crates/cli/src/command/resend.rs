@@ -24,7 +24,7 @@ const HELD_POLL: Duration = Duration::from_secs(1);
 
 /// Sends what was requested.
 pub(super) struct Sender {
-    sender: resend::Sender,
+    through: resend::Sender,
     broker: BrokerLink,
     pace: Pace,
     progress: Progress,
@@ -45,7 +45,7 @@ impl Sender {
         let broker = BrokerLink::open(&config).await?;
         let publisher = Publisher::new(broker.link.clone(), &config);
         Ok(Self {
-            sender: resend::Sender::new(store.clone(), publisher, topology::of(configuration)),
+            through: resend::Sender::new(store.clone(), publisher, topology::of(configuration)),
             broker,
             pace: Pace::new(rate, Instant::now()),
             progress: Progress::start(),
@@ -78,7 +78,7 @@ impl Sender {
             if self.window(which).await? > 0 {
                 continue;
             }
-            let unsent = self.sender.unsent(which).await?;
+            let unsent = self.through.unsent(which).await?;
             let held = unsent.saturating_sub(self.unsendable.len() as u64);
             if held == 0 {
                 break;
@@ -123,7 +123,7 @@ impl Sender {
             sent,
             unsendable,
             failed,
-        } = self.sender.window(which, self.pace.window()).await?;
+        } = self.through.window(which, self.pace.window()).await?;
         let published = claimed as usize - unsendable.len();
         self.unsendable.extend(unsendable);
         self.sent += sent;

@@ -11,6 +11,7 @@ use crate::{
     extract::{Id, Json},
     problem::{Kind, Problem},
     recover::{Recovered, Search},
+    time::UnixMs,
     view,
 };
 
@@ -25,12 +26,12 @@ const LIMIT_DEFAULT: u32 = 100;
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct RecoverEndpoint {
     /// Of events that came at this time or later, in Unix milliseconds.
-    #[schema(minimum = 0, example = 1_703_123_456_789_i64)]
-    since_ms: u64,
+    #[schema(value_type = u64, minimum = 0, example = 1_703_123_456_789_i64)]
+    since_ms: UnixMs,
     /// Of events that came before this time, in Unix milliseconds; now, when it is left away.
     #[serde(default)]
-    #[schema(minimum = 0, example = 1_703_152_256_789_i64)]
-    until_ms: Option<u64>,
+    #[schema(value_type = Option<u64>, minimum = 0, example = 1_703_152_256_789_i64)]
+    until_ms: Option<UnixMs>,
     /// What to send.
     #[serde(default)]
     #[schema(inline, default = "all")]
@@ -146,8 +147,8 @@ pub(in crate::routes) async fn recover(
     }
     let search = Search {
         endpoint,
-        since_ms: asked.since_ms,
-        until_ms: asked.until_ms.unwrap_or_else(now_ms),
+        since_ms: asked.since_ms.0,
+        until_ms: asked.until_ms.map_or_else(now_ms, |time| time.0),
         state: asked.state.into(),
     };
     let recovered = if asked.dry_run {

@@ -12,7 +12,9 @@ use crate::{
     extract::{Id, Query, parameter},
     pagination::{Listing, Page},
     problem::Problem,
-    story, view,
+    story,
+    time::UnixMs,
+    view,
 };
 
 /// Which events, and which page of them.
@@ -34,11 +36,11 @@ pub(in crate::routes) struct Events {
     #[param(schema_with = crate::schema::delivery_state)]
     state: Option<String>,
     /// Only those that came at this time or later, in Unix milliseconds.
-    #[param(minimum = 0, example = 1_703_123_456_789_i64, nullable = false)]
-    since_ms: Option<u64>,
+    #[param(value_type = Option<u64>, minimum = 0, example = 1_703_123_456_789_i64, nullable = false)]
+    since_ms: Option<UnixMs>,
     /// Only those that came before this time, in Unix milliseconds.
-    #[param(minimum = 0, example = 1_703_209_856_789_i64, nullable = false)]
-    until_ms: Option<u64>,
+    #[param(value_type = Option<u64>, minimum = 0, example = 1_703_209_856_789_i64, nullable = false)]
+    until_ms: Option<UnixMs>,
     /// How many at most.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
@@ -70,8 +72,8 @@ pub(in crate::routes) async fn list(
         lead: wanted.lead_id.map(LeadId::new),
         event_type: parameter("type", wanted.event_type.as_deref())?,
         state: parameter("state", wanted.state.as_deref())?,
-        since_ms: wanted.since_ms,
-        until_ms: wanted.until_ms,
+        since_ms: wanted.since_ms.map(|time| time.0),
+        until_ms: wanted.until_ms.map(|time| time.0),
     };
     let page = Page::new(wanted.limit, wanted.cursor);
     let (limit, before) = (page.limit()?, page.after::<(u64, String)>()?);

@@ -102,7 +102,7 @@ pub(super) async fn change(update: Update, configuration: &Configuration, json: 
     store.close().await;
     let updated = updated.map_err(|error| match error {
         manage::Error::Store(error) => hint(error),
-        error => error.into(),
+        error @ manage::Error::Url(_) => error.into(),
     })?;
     output::said(
         json,

@@ -63,14 +63,14 @@ impl Forward {
                 body: answer.body,
                 error: None,
             },
-            Ok(failed @ AttemptResult::Failed(_)) => Passed::failed(failed.to_string()),
-            Err(fault) => Passed::failed(format!("{:#}", anyhow::Error::from(fault))),
+            Ok(failed @ AttemptResult::Failed(_)) => Passed::failed(&failed.to_string()),
+            Err(fault) => Passed::failed(&format!("{:#}", anyhow::Error::from(fault))),
         }
     }
 }
 
 impl Passed {
-    fn failed(error: String) -> Self {
+    fn failed(error: &str) -> Self {
         Self {
             status: StatusCode::BAD_GATEWAY,
             body: Bytes::new(),
