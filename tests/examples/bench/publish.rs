@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answered, Api, Installation, percentile};
+use e2e::{Answered, Api, Installation, percentile, shared_broker};
 use futures_util::future::join_all;
 use producer::{Producer, Serialized};
 
@@ -32,7 +32,10 @@ struct Published {
 
 /// Prints a table. Fails if what is in the queue afterwards is not what was confirmed.
 pub(crate) async fn run(events: usize) -> String {
-    let installation = Installation::new("bench-publish").await;
+    // By default a key is let in 5,000 times a second.
+    let settings = [("MAGNETITE_API__RATE_PER_KEY", "1000000")];
+    let delays_ms = [1000, 2000, 4000, 8000, 16000, 30000];
+    let installation = Installation::with("bench-publish", &shared_broker(), &delays_ms, &settings).await;
     let api = Api::start(&installation).await;
     let key = installation.key(event::ORGANIZATION, "events:write").await;
     let config = producer::Config::new(installation.broker_url(), installation.prefix()).unwrap();
