@@ -2,6 +2,8 @@
 
 mod body;
 pub(super) mod ping;
+pub(super) mod secret;
+pub(super) mod state;
 pub(super) mod journal;
 
 use axum::{
@@ -11,19 +13,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use store::{Lookup, Store};
-use webhook::{DisabledReason, EndpointId};
+use webhook::EndpointId;
 
 use crate::{
     auth::Caller,
     context::{Context, now_ms},
-    extract::{Id, IfMatch, Json, OptionalJson, Query, etag},
+    extract::{Id, IfMatch, Json, Query, etag},
     manage,
     pagination::{Listing, Page},
-    problem::{Kind, Problem},
+    problem::Problem,
     view,
 };
 
-use body::{CreateEndpoint, RotateSecret, UpdateEndpoint};
+use body::{CreateEndpoint, UpdateEndpoint};
 
 /// Register an endpoint.
 ///
@@ -188,126 +190,6 @@ pub(super) async fn delete(
     let (id, store) = admitted(&context, &caller, id, &if_match).await?;
     store.delete_endpoint(&id, now_ms() as i64).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Resume deliveries.
-///
-/// What the endpoint missed while it was disabled is not delivered by itself.
-#[utoipa::path(
-    post,
-    path = "/v1/endpoints/{id}/enable",
-    operation_id = "enableEndpoint",
-    tag = "Endpoints",
-    security(("api_key" = ["endpoints:write"])),
-    params(
-        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
-        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be enabled.", example = "\"17\""),
-    ),
-    responses(
-        (
-            status = 200,
-            description = "The endpoint as it is now.",
-            body = view::Endpoint,
-            headers(("ETag" = String, description = "Its version.")),
-        ),
-        (status = 404, description = "The organization has no such endpoint."),
-        (status = 412, description = "Its version is another."),
-    ),
-)]
-pub(super) async fn enable(
-    State(context): State<Context>,
-    caller: Caller,
-    Id(id): Id,
-    if_match: IfMatch,
-) -> Result<Response, Problem> {
-    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
-    Ok(shown(&store.enable_endpoint(&id, now_ms() as i64).await?))
-}
-
-/// Suspend deliveries.
-///
-/// What comes due meanwhile becomes a dead letter, and events pass the endpoint by.
-#[utoipa::path(
-    post,
-    path = "/v1/endpoints/{id}/disable",
-    operation_id = "disableEndpoint",
-    tag = "Endpoints",
-    security(("api_key" = ["endpoints:write"])),
-    params(
-        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
-        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be disabled.", example = "\"17\""),
-    ),
-    responses(
-        (
-            status = 200,
-            description = "The endpoint as it is now.",
-            body = view::Endpoint,
-            headers(("ETag" = String, description = "Its version.")),
-        ),
-        (status = 404, description = "The organization has no such endpoint."),
-        (status = 412, description = "Its version is another."),
-    ),
-)]
-pub(super) async fn disable(
-    State(context): State<Context>,
-    caller: Caller,
-    Id(id): Id,
-    if_match: IfMatch,
-) -> Result<Response, Problem> {
-    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
-    let disabled = store.disable_endpoint(&id, DisabledReason::Manual, now_ms() as i64);
-    Ok(shown(&disabled.await?))
-}
-
-/// Replace an endpoint's secret.
-///
-/// For a while both secrets are valid, so that the receiver can change over at any moment and loses nothing; a secret that leaked is
-/// voided at once with `revoke_now`. The answer, with the new secret, comes when every worker has it, a second later by default.
-#[utoipa::path(
-    post,
-    path = "/v1/endpoints/{id}/rotate-secret",
-    operation_id = "rotateEndpointSecret",
-    tag = "Endpoints",
-    security(("api_key" = ["endpoints:write"])),
-    params(
-        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
-        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be changed.", example = "\"17\""),
-    ),
-    request_body(content = Option<RotateSecret>, description = "How; nothing for a random secret and an overlap of a day."),
-    responses(
-        (
-            status = 200,
-            description = "The endpoint, with its new secret.",
-            body = view::Endpoint,
-            headers(("ETag" = String, description = "Its version.")),
-        ),
-        (status = 404, description = "The organization has no such endpoint."),
-        (status = 409, description = "It has two valid secrets already."),
-        (status = 412, description = "Its version is another."),
-    ),
-)]
-pub(super) async fn rotate_secret(
-    State(context): State<Context>,
-    caller: Caller,
-    Id(id): Id,
-    if_match: IfMatch,
-    OptionalJson(how): OptionalJson<RotateSecret>,
-) -> Result<Response, Problem> {
-    let rotation = how.rotation()?;
-    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
-    let refresh = context.config.registry_refresh;
-    let rotated = manage::rotate(&store, &id, &rotation, refresh, now_ms() as i64).await;
-    match rotated {
-        Ok(rotated) => Ok(with_secret(&rotated)),
-        Err(store::Error::RotationOpen { until_ms, .. }) => Err(Problem::new(
-            Kind::Conflict,
-            format!(
-                "Two secrets are valid, the old one until {until_ms} (Unix milliseconds): wait until then, or send \
-                 {{\"revoke_now\": true}}, after which only the new one is valid."
-            ),
-        )),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The caller's endpoint. Another organization's is as little there as one that never was.

@@ -1,0 +1,65 @@
+//! Endpoints' secrets, replaced.
+
+use axum::{extract::State, response::Response};
+
+use crate::{
+    auth::Caller,
+    context::{Context, now_ms},
+    extract::{Id, IfMatch, OptionalJson},
+    manage,
+    problem::{Kind, Problem},
+    view,
+};
+
+use super::{admitted, body::RotateSecret, with_secret};
+
+/// Replace an endpoint's secret.
+///
+/// For a while both secrets are valid, so that the receiver can change over at any moment and loses nothing; a secret that leaked is
+/// voided at once with `revoke_now`. The answer, with the new secret, comes when every worker has it, a second later by default.
+#[utoipa::path(
+    post,
+    path = "/v1/endpoints/{id}/rotate-secret",
+    operation_id = "rotateEndpointSecret",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    params(
+        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
+        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be changed.", example = "\"17\""),
+    ),
+    request_body(content = Option<RotateSecret>, description = "How; nothing for a random secret and an overlap of a day."),
+    responses(
+        (
+            status = 200,
+            description = "The endpoint, with its new secret.",
+            body = view::Endpoint,
+            headers(("ETag" = String, description = "Its version.")),
+        ),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 409, description = "It has two valid secrets already."),
+        (status = 412, description = "Its version is another."),
+    ),
+)]
+pub(in crate::routes) async fn rotate(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    if_match: IfMatch,
+    OptionalJson(how): OptionalJson<RotateSecret>,
+) -> Result<Response, Problem> {
+    let rotation = how.rotation()?;
+    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let refresh = context.config.registry_refresh;
+    let rotated = manage::rotate(&store, &id, &rotation, refresh, now_ms() as i64).await;
+    match rotated {
+        Ok(rotated) => Ok(with_secret(&rotated)),
+        Err(store::Error::RotationOpen { until_ms, .. }) => Err(Problem::new(
+            Kind::Conflict,
+            format!(
+                "Two secrets are valid, the old one until {until_ms} (Unix milliseconds): wait until then, or send \
+                 {{\"revoke_now\": true}}, after which only the new one is valid."
+            ),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,83 @@
+//! Endpoints, suspended and resumed.
+
+use axum::{extract::State, response::Response};
+use webhook::DisabledReason;
+
+use crate::{
+    auth::Caller,
+    context::{Context, now_ms},
+    extract::{Id, IfMatch},
+    problem::Problem,
+    view,
+};
+
+use super::{admitted, shown};
+
+/// Resume deliveries.
+///
+/// What the endpoint missed while it was disabled is not delivered by itself.
+#[utoipa::path(
+    post,
+    path = "/v1/endpoints/{id}/enable",
+    operation_id = "enableEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    params(
+        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
+        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be enabled.", example = "\"17\""),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The endpoint as it is now.",
+            body = view::Endpoint,
+            headers(("ETag" = String, description = "Its version.")),
+        ),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 412, description = "Its version is another."),
+    ),
+)]
+pub(in crate::routes) async fn enable(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    if_match: IfMatch,
+) -> Result<Response, Problem> {
+    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    Ok(shown(&store.enable_endpoint(&id, now_ms() as i64).await?))
+}
+
+/// Suspend deliveries.
+///
+/// What comes due meanwhile becomes a dead letter, and events pass the endpoint by.
+#[utoipa::path(
+    post,
+    path = "/v1/endpoints/{id}/disable",
+    operation_id = "disableEndpoint",
+    tag = "Endpoints",
+    security(("api_key" = ["endpoints:write"])),
+    params(
+        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
+        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be disabled.", example = "\"17\""),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The endpoint as it is now.",
+            body = view::Endpoint,
+            headers(("ETag" = String, description = "Its version.")),
+        ),
+        (status = 404, description = "The organization has no such endpoint."),
+        (status = 412, description = "Its version is another."),
+    ),
+)]
+pub(in crate::routes) async fn disable(
+    State(context): State<Context>,
+    caller: Caller,
+    Id(id): Id,
+    if_match: IfMatch,
+) -> Result<Response, Problem> {
+    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let disabled = store.disable_endpoint(&id, DisabledReason::Manual, now_ms() as i64);
+    Ok(shown(&disabled.await?))
+}
