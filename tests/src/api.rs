@@ -36,11 +36,6 @@ impl Api {
         command.env("MAGNETITE_API__LISTEN", format!("127.0.0.1:{port}"));
         let role = installation.launch(command, "api");
         role.wait_until_ready().await;
-        Self::at(role, port)
-    }
-
-    /// One that is served at this port of loopback.
-    pub fn at(role: Role, port: u16) -> Self {
         // An error says that there is a provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);

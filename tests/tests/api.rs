@@ -290,21 +290,11 @@ async fn of_two_writers_with_one_version_the_second_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_request_is_one_line_without_keys_or_bodies() {
-    let installation = Installation::new("api-log").await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let mut installation = Installation::new("api-log").await;
+    installation.set("MAGNETITE_LOG__FORMAT", "json");
+    installation.set("MAGNETITE_LOG__FILTER", "info,api=trace,lapin=off");
+    let api = Api::start(&installation).await;
     let log = installation.directory().join("api.log");
-    let mut command = installation.command(&["api"]);
-    command
-        .env("MAGNETITE_API__LISTEN", format!("127.0.0.1:{port}"))
-        .env("MAGNETITE_LOG__FORMAT", "json")
-        .env("MAGNETITE_LOG__FILTER", "info,api=trace,lapin=off");
-    let role = installation.launch(command, "api");
-    role.wait_until_ready().await;
-    let api = Api::at(role, port);
     let key = installation.key("org_1", "admin").await;
     let answered = Answered::to(
         api.request("GET", "/v1/endpoints/ep_1?secret=hunter2", &key)

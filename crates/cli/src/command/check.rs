@@ -27,7 +27,7 @@ use crate::{Usage, clock::now_ms, configuration::Configuration, output};
 use super::{given, role};
 
 use finding::Finding;
-use question::{Event, Question};
+use question::Question;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -72,14 +72,14 @@ fn url(egress: &Egress, given: &str) -> anyhow::Result<Url> {
 }
 
 async fn ask_all(egress: &Egress, url: &Url, secret: &Secret, report: &mut Report) -> anyhow::Result<()> {
-    let first = Event::new(rand::random(), now_ms());
+    let first = question::event(rand::random(), now_ms());
     if !ask(Question::Good, &first, egress, url, secret, report).await? {
         output::note("the other requests are not made before the good one is answered with a 2xx");
         return Ok(());
     }
     ask(Question::Repeated, &first, egress, url, secret, report).await?;
     for question in [Question::WrongSignature, Question::OtherBody, Question::Stale] {
-        let event = Event::new(rand::random(), now_ms());
+        let event = question::event(rand::random(), now_ms());
         ask(question, &event, egress, url, secret, report).await?;
     }
     Ok(())
@@ -88,7 +88,7 @@ async fn ask_all(egress: &Egress, url: &Url, secret: &Secret, report: &mut Repor
 /// Returns whether the endpoint took it.
 async fn ask(
     question: Question,
-    event: &Event,
+    event: &webhook::Event,
     egress: &Egress,
     url: &Url,
     secret: &Secret,

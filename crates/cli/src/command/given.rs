@@ -5,6 +5,7 @@ use std::{io, ops::RangeInclusive, time::Duration};
 use anyhow::{Context as _, anyhow};
 use api::manage::{self, OVERLAP};
 use clap::Args;
+use egress::Egress;
 use ipnet::IpNet;
 use signature::Secret;
 
@@ -87,11 +88,13 @@ impl SecretArgument {
     }
 }
 
-/// Every address there is: for what this machine's user asks it to send, wherever to.
-pub(super) fn every_network() -> Vec<IpNet> {
-    ["0.0.0.0/0", "::/0"]
-        .map(|network| network.parse().expect("it is a network"))
-        .into()
+/// The way out to every address there is: for what this machine's user asks it to send, wherever to.
+pub(super) fn unrestricted_egress() -> Result<Egress, egress::SetupError> {
+    let everywhere = ["0.0.0.0/0", "::/0"].map(|network| network.parse::<IpNet>().expect("it is a network"));
+    Egress::new(&egress::Config {
+        allow: everywhere.into(),
+        ..egress::Config::default()
+    })
 }
 
 /// An endpoint's secret, or the first line of standard input for `-`. Not parsed by clap, whose errors quote the value.

@@ -10,7 +10,6 @@ mod verdict;
 mod request;
 
 use std::{
-    collections::VecDeque,
     net::SocketAddr,
     sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
@@ -115,7 +114,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let stop = signals::stop_on_signal()?;
     let receiver = Arc::new(Receiver {
         verifier: Verifier::new(&secrets),
-        plan: Plan::new(VecDeque::from(arguments.fail), arguments.fail_each),
+        plan: Plan::new(arguments.fail, arguments.fail_each),
         forward,
         seen: Seen::default(),
         json: arguments.json,

@@ -1,11 +1,8 @@
 //! What the endpoint is asked: one sample event in five ways.
 
 use bytes::Bytes;
-use signature::{
-    SIGNATURE_HEADER, Secret, SigningKey, TOLERANCE_S, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER,
-    WEBHOOK_TIMESTAMP_HEADER,
-};
-use webhook::{About, EventType, LeadId, OrganizationId, ProjectId};
+use signature::{Secret, SigningKey, TOLERANCE_S};
+use webhook::{About, DeliveryId, Event, EventType, LeadId, OrganizationId, ProjectId, Signatures};
 
 /// One way to send an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +17,6 @@ pub(super) enum Question {
     OtherBody,
     /// Signed as it should be, but long ago.
     Stale,
-}
-
-/// A sample about a lead of its own, lest one question be taken for the repetition of another.
-pub(super) struct Event {
-    id: String,
-    timestamp_ms: u64,
-    body: Bytes,
 }
 
 pub(super) struct Request {
@@ -68,32 +58,18 @@ impl Question {
             _ => event.body.clone(),
         };
         let key = SigningKey::new(signer);
-        let headers = vec![
-            (SIGNATURE_HEADER, key.sign(&event.body)),
-            ("x-magnetite-event", TYPE.as_str().to_owned()),
-            ("x-magnetite-timestamp", event.timestamp_ms.to_string()),
-            ("x-magnetite-delivery", format!("dlv_{}", event.id)),
-            ("x-magnetite-attempt", attempt.to_string()),
-            (WEBHOOK_ID_HEADER, event.id.clone()),
-            (WEBHOOK_TIMESTAMP_HEADER, at_s.to_string()),
-            (
-                WEBHOOK_SIGNATURE_HEADER,
-                key.sign_standard(&event.id, at_s, &event.body),
-            ),
-        ];
+        let signatures = Signatures::by(&key, event, at_s);
+        let delivery_id = DeliveryId::new(format!("dlv_{}", event.id));
+        let headers = webhook::request_headers(event, &delivery_id, attempt, at_s, signatures);
         Request { headers, body }
     }
 }
 
-impl Event {
-    pub(super) fn new(random: u128, now_ms: u64) -> Self {
-        let id = format!("check_{random:032x}");
-        Self {
-            body: sample(&id, now_ms),
-            timestamp_ms: now_ms,
-            id,
-        }
-    }
+/// A sample about a lead of its own, lest one question be taken for the repetition of another.
+pub(super) fn event(random: u128, now_ms: u64) -> Event {
+    let id = format!("check_{random:032x}");
+    let event = Event::from_message(Some(&id), None, sample(&id, now_ms));
+    event.expect("a sample is an event, and the id one that publishers may choose")
 }
 
 fn sample(lead: &str, timestamp_ms: u64) -> Bytes {
@@ -108,7 +84,9 @@ fn sample(lead: &str, timestamp_ms: u64) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use signature::Verifier;
+    use signature::{
+        SIGNATURE_HEADER, Verifier, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER,
+    };
 
     use super::*;
 
@@ -118,7 +96,7 @@ mod tests {
     /// Whether a receiver that does everything right takes it, and by which of the two signatures.
     fn is_taken(question: Question) -> [bool; 2] {
         let [secret, stranger] = [1, 2].map(|byte| Secret::generate([byte; 32]));
-        let Request { headers, body } = question.request(&Event::new(7, NOW_MS), &secret, &stranger, NOW_MS);
+        let Request { headers, body } = question.request(&event(7, NOW_MS), &secret, &stranger, NOW_MS);
         let header = |name| {
             let found = headers.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| value.as_str()).unwrap()
@@ -155,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_sample_is_an_event_that_could_have_been_published() {
-        let event = Event::new(7, NOW_MS);
+        let event = event(7, NOW_MS);
         let envelope = webhook::Envelope::parse(&event.body).unwrap();
         assert_eq!(
             (envelope.event_type, envelope.timestamp_ms),

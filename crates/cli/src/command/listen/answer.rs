@@ -1,16 +1,12 @@
 //! How to answer: `--fail`.
 
 use std::{
-    collections::{HashMap, VecDeque},
     fmt,
     str::FromStr,
-    sync::{Mutex, PoisonError},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use hyper::StatusCode;
-
-/// How many events `--fail-each` remembers; the oldest is forgotten first, and begins anew if it comes again.
-const EVENTS_MAX: usize = 100_000;
 
 /// One answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,53 +26,30 @@ pub(super) struct BadAnswer;
 /// The answers to give, and how far that has come.
 #[derive(Debug)]
 pub(super) struct Plan {
-    answers: VecDeque<Answer>,
+    answers: Vec<Answer>,
     each: bool,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    given: usize,
-    given_to: HashMap<String, usize>,
-    events: VecDeque<String>,
+    given: AtomicUsize,
 }
 
 impl Plan {
     /// `answers` in turn, once for all requests or once for each event.
-    pub(super) fn new(answers: VecDeque<Answer>, each: bool) -> Self {
+    pub(super) fn new(answers: Vec<Answer>, each: bool) -> Self {
         Self {
             answers,
             each,
-            state: Mutex::default(),
+            given: AtomicUsize::new(0),
         }
     }
 
-    /// The answer to the next request about this event.
-    pub(super) fn next(&self, event_id: &str) -> Answer {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The answer to the next request, about an event that came so many times before.
+    pub(super) fn next(&self, before: usize) -> Answer {
         let given = if self.each {
-            state.of_event(event_id)
+            before
         } else {
-            &mut state.given
+            self.given.fetch_add(1, Ordering::Relaxed)
         };
-        let answer = self.answers.get(*given).copied();
-        *given += 1;
+        let answer = self.answers.get(given).copied();
         answer.unwrap_or(Answer::Status(StatusCode::OK))
-    }
-}
-
-impl State {
-    fn of_event(&mut self, event_id: &str) -> &mut usize {
-        if !self.given_to.contains_key(event_id) {
-            if self.events.len() == EVENTS_MAX
-                && let Some(oldest) = self.events.pop_front()
-            {
-                self.given_to.remove(&oldest);
-            }
-            self.events.push_back(event_id.to_owned());
-        }
-        self.given_to.entry(event_id.to_owned()).or_default()
     }
 }
 

@@ -40,10 +40,7 @@ impl Forward {
     /// # Errors
     /// When the URL is none.
     pub(super) fn to(url: String) -> anyhow::Result<Self> {
-        let egress = Egress::new(&egress::Config {
-            allow: given::every_network(),
-            ..egress::Config::default()
-        })?;
+        let egress = given::unrestricted_egress()?;
         egress
             .policy()
             .check_url(&url)

@@ -86,14 +86,14 @@ impl Receiver {
             .and_then(|()| trusted(&signatures));
         let event_id = text(headers, WEBHOOK_ID_HEADER);
         let id = event_id.as_deref().unwrap_or_default();
-        let repeated = checked.is_ok() && self.seen.repeats(id);
+        let before = checked.as_ref().map_or(0, |()| self.seen.before(id));
         let passed = match (&checked, &self.forward) {
             (Ok(()), Some(forward)) => Some(forward.pass(headers, body.clone()).await),
             _ => None,
         };
         let (answer, error) = match (checked, &passed) {
             (Ok(()), Some(passed)) => (Answer::Status(passed.status), None),
-            (Ok(()), None) => (self.plan.next(id), None),
+            (Ok(()), None) => (self.plan.next(before), None),
             (Err(Refused { status, why }), _) => (Answer::Status(status), Some(why)),
         };
         let record = Record {
@@ -115,7 +115,7 @@ impl Receiver {
             signatures,
             verified: error.is_none(),
             error,
-            repeated,
+            repeated: before > 0,
             forward_error: passed.as_ref().and_then(|passed| passed.error.clone()),
             status: answer.status(),
             body: String::from_utf8_lossy(&body).into_owned(),

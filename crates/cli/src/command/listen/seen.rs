@@ -1,11 +1,11 @@
-//! Which events came before: `webhook-id` tells.
+//! How often each event came before: `webhook-id` tells.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Mutex, PoisonError},
 };
 
-/// How many are remembered; the oldest is forgotten first.
+/// How many events are remembered; the oldest is forgotten first, and begins anew if it comes again.
 const EVENTS_MAX: usize = 100_000;
 
 #[derive(Debug, Default)]
@@ -13,23 +13,25 @@ pub(super) struct Seen(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    ids: HashSet<String>,
+    times: HashMap<String, usize>,
     order: VecDeque<String>,
 }
 
 impl Seen {
-    /// Whether an event with this id came before, which it has from now on.
-    pub(super) fn repeats(&self, event_id: &str) -> bool {
+    /// How often an event with this id came before; from now on it is once more.
+    pub(super) fn before(&self, event_id: &str) -> usize {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.ids.insert(event_id.to_owned()) {
-            return true;
+        if let Some(times) = state.times.get_mut(event_id) {
+            *times += 1;
+            return *times - 1;
         }
-        state.order.push_back(event_id.to_owned());
-        if state.order.len() > EVENTS_MAX
+        if state.order.len() == EVENTS_MAX
             && let Some(oldest) = state.order.pop_front()
         {
-            state.ids.remove(&oldest);
+            state.times.remove(&oldest);
         }
-        false
+        state.order.push_back(event_id.to_owned());
+        state.times.insert(event_id.to_owned(), 1);
+        0
     }
 }
