@@ -35,6 +35,11 @@ pub(crate) struct Operations {
     by_path: HashMap<String, Vec<(Method, Access)>>,
 }
 
+/// An operation that nobody can tell who may use.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} has no security in the document, or one that names no scope of ours")]
+pub(crate) struct NoSecurity(String);
+
 /// Who may use an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -50,22 +55,22 @@ pub(crate) const DOCS: &str = "/docs";
 impl Operations {
     /// Reads what a whole document says.
     ///
-    /// # Panics
-    /// When an operation has no `security`, or names a scope that does not exist: the document is made of this program's own code.
-    pub(crate) fn of(document: &Value) -> Self {
+    /// # Errors
+    /// When an operation has no `security`, or names a scope that does not exist.
+    pub(crate) fn of(document: &Value) -> Result<Self, NoSecurity> {
         let paths = document["paths"].as_object().expect("a document has paths");
-        let operations = |item: &Value| {
-            let of_method = |name: &&str| {
-                let access = access(item.get(*name)?).unwrap_or_else(|| panic!("{name} {item}: no security"));
+        let mut by_path = HashMap::with_capacity(paths.len());
+        for (path, item) in paths {
+            let mut operations = Vec::new();
+            for name in METHODS {
+                let Some(operation) = item.get(name) else { continue };
+                let access = access(operation).ok_or_else(|| NoSecurity(format!("{name} {path}")))?;
                 let method = name.to_uppercase().parse().expect("a method's name");
-                Some((method, access))
-            };
-            METHODS.iter().filter_map(of_method).collect()
-        };
-        let by_path = paths.iter().map(|(path, item)| (path.clone(), operations(item)));
-        Self {
-            by_path: by_path.collect(),
+                operations.push((method, access));
+            }
+            by_path.insert(path.clone(), operations);
         }
+        Ok(Self { by_path })
     }
 
     /// What a request needs. `path` is as routes and the document write it.

@@ -119,7 +119,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         keys: Keys::new(store.clone(), config.rate_per_key),
         resending: Resending::start(&broker, topology, store.clone(), late),
         publishing: Publishing::start(Producer::connect(broker)),
-        operations: Operations::of(&document),
+        operations: Operations::of(&document).expect("the document is made of this program's own code"),
         document: document.to_string().into(),
         slots: Semaphore::new(config::IN_FLIGHT_MAX),
         pings: Semaphore::new(config::PINGS_MAX),

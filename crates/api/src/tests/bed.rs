@@ -71,7 +71,7 @@ impl Bed {
             keys: Keys::new(store.clone(), config.rate_per_key),
             resending: Resending::start(&broker, topology, store.clone(), Duration::from_mins(10)),
             publishing: Publishing::start(Producer::connect(broker)),
-            operations: Operations::of(&document),
+            operations: Operations::of(&document).unwrap(),
             document: document.to_string().into(),
             slots: Semaphore::new(IN_FLIGHT_MAX),
             pings: Semaphore::new(PINGS_MAX),

@@ -248,7 +248,16 @@ async fn what_is_open_to_everyone_is_this_and_nothing_else() {
 }
 
 #[test]
-#[should_panic(expected = "no security")]
 fn an_operation_that_does_not_say_what_it_needs_cannot_be_served() {
-    Operations::of(&json!({ "paths": { "/v1/planted": { "get": { "responses": {} } } } }));
+    for operation in [
+        json!({ "responses": {} }),
+        json!({ "responses": {}, "security": [{ "api_key": ["everything"] }] }),
+    ] {
+        let document = json!({ "paths": { "/v1/planted": { "get": operation } } });
+        let refused = Operations::of(&document).err().expect("it is not served");
+        assert!(
+            refused.to_string().starts_with("get /v1/planted has no security"),
+            "{refused}"
+        );
+    }
 }
