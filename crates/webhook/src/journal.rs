@@ -200,11 +200,13 @@ pub enum BadBatch {
     },
 }
 
-/// A batch that is being written.
+/// A batch that is being written, and after it the next one in the same memory.
 #[derive(Clone)]
 pub struct Batch {
     bytes: Vec<u8>,
     records: u64,
+    /// Where it is compressed.
+    compressed: Vec<u8>,
 }
 
 impl Batch {
@@ -217,6 +219,7 @@ impl Batch {
         Self {
             bytes: Vec::new(),
             records: 0,
+            compressed: Vec::new(),
         }
     }
 
@@ -240,9 +243,13 @@ impl Batch {
         self.records
     }
 
-    /// The message's body.
-    pub fn encode(self) -> Bytes {
-        compress(&self.bytes).into()
+    /// Takes the message's body out, and leaves a batch without records.
+    pub fn take(&mut self) -> Bytes {
+        let body = compress(&self.bytes, &mut self.compressed);
+        let body = Bytes::copy_from_slice(body);
+        self.bytes.clear();
+        self.records = 0;
+        body
     }
 
     /// Reads a message's body.
@@ -268,15 +275,17 @@ impl Batch {
     }
 }
 
-/// Records behind their header.
-fn compress(records: &[u8]) -> Vec<u8> {
-    let mut body = vec![0; HEADER_BYTES + lz4_flex::block::get_maximum_output_size(records.len())];
-    body[0] = VERSION;
-    body[1..HEADER_BYTES].copy_from_slice(&(records.len() as u32).to_le_bytes());
-    let compressed = lz4_flex::block::compress_into(records, &mut body[HEADER_BYTES..])
+/// Records behind their header, written into `room`.
+fn compress<'a>(records: &[u8], room: &'a mut Vec<u8>) -> &'a [u8] {
+    let most = HEADER_BYTES + lz4_flex::block::get_maximum_output_size(records.len());
+    if room.len() < most {
+        room.resize(most, 0);
+    }
+    room[0] = VERSION;
+    room[1..HEADER_BYTES].copy_from_slice(&(records.len() as u32).to_le_bytes());
+    let compressed = lz4_flex::block::compress_into(records, &mut room[HEADER_BYTES..])
         .expect("the room is the most that compressing can need");
-    body.truncate(HEADER_BYTES + compressed);
-    body
+    &room[..HEADER_BYTES + compressed]
 }
 
 fn decompress(body: &[u8]) -> Result<Vec<u8>, BadBatch> {
@@ -298,7 +307,7 @@ impl fmt::Debug for Batch {
         f.debug_struct("Batch")
             .field("bytes", &self.bytes.len())
             .field("records", &self.records)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

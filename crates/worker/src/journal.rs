@@ -12,6 +12,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use broker::{Link, Outgoing, PublishError, Publisher, Topology};
+use bytes::Bytes;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
@@ -76,7 +77,8 @@ pub(crate) struct Journal {
 struct Group {
     settled: Vec<Settled>,
     /// Encoded; most often one.
-    batches: Vec<Batch>,
+    batches: Vec<Bytes>,
+    records: u64,
     /// What was lost before it, which is recorded with it.
     gap: Option<Gap>,
 }
@@ -85,9 +87,10 @@ struct Group {
 type Published = Result<(), (Option<Gap>, PublishError)>;
 
 /// What is to be recorded, and what could not be. The former is bounded by the prefetch: each is an unacked message.
-#[derive(Default)]
 struct Waiting {
     settled: VecDeque<Settled>,
+    /// Empty between two groups.
+    batch: Batch,
     gap: Option<Gap>,
     /// Until when nothing is tried after a failure.
     suspended: Option<Instant>,
@@ -115,7 +118,7 @@ impl Journal {
 
     /// Records and acks what is submitted until every sender is gone and nothing is left.
     pub(crate) async fn run(self, mut submitted: mpsc::Receiver<Settled>) {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new();
         loop {
             tokio::select! {
                 biased;
@@ -151,12 +154,12 @@ impl Journal {
         let Group {
             settled,
             batches,
+            records,
             gap,
         } = group;
-        let records: u64 = batches.iter().map(Batch::records).sum();
         let batches: Vec<_> = batches
             .into_iter()
-            .map(|batch| Outgoing::journal(&self.topology, batch.encode()))
+            .map(|batch| Outgoing::journal(&self.topology, batch))
             .collect();
         if let Err(error) = self.confirmed(&batches).await {
             return Err((self.dropped(gap, &settled), error));
@@ -228,6 +231,15 @@ impl Journal {
 }
 
 impl Waiting {
+    fn new() -> Self {
+        Self {
+            settled: VecDeque::new(),
+            batch: Batch::new(),
+            gap: None,
+            suspended: None,
+        }
+    }
+
     fn has_group(&self) -> bool {
         !self.settled.is_empty() || (self.gap.is_some() && self.suspended.is_none())
     }
@@ -237,9 +249,10 @@ impl Waiting {
         let mut group = Group {
             settled: Vec::new(),
             batches: Vec::new(),
+            records: 0,
             gap: self.gap.take(),
         };
-        let mut batch = Batch::new();
+        let batch = &mut self.batch;
         if let Some(gap) = &group.gap {
             batch.push(&Record::Gap(gap.clone()));
         }
@@ -249,13 +262,13 @@ impl Waiting {
         {
             for record in &settled.records {
                 if batch.bytes() >= BATCH_BYTES {
-                    group.batches.push(std::mem::replace(&mut batch, Batch::new()));
+                    group.end(batch);
                 }
                 batch.push(record);
             }
             group.settled.push(settled);
         }
-        group.batches.push(batch);
+        group.end(batch);
         group
     }
 
@@ -269,6 +282,14 @@ impl Waiting {
         if let Some(lost) = gap {
             self.gap = Some(united(self.gap.take(), lost));
         }
+    }
+}
+
+impl Group {
+    /// The batch has all it takes.
+    fn end(&mut self, batch: &mut Batch) {
+        self.records += batch.records();
+        self.batches.push(batch.take());
     }
 }
 

@@ -184,8 +184,17 @@ proptest! {
             batch.push(record);
         }
         prop_assert_eq!(batch.records(), records.len() as u64);
-        let body = batch.encode();
-        prop_assert_eq!(Batch::decode(&body).unwrap(), records);
+        let body = batch.take();
+        prop_assert_eq!(Batch::decode(&body).unwrap(), &records[..]);
+
+        // The next batch in the same memory has nothing of the one before.
+        prop_assert_eq!((batch.records(), batch.bytes()), (0, 0));
+        let mut fresh = Batch::new();
+        for record in records.iter().take(1) {
+            batch.push(record);
+            fresh.push(record);
+        }
+        prop_assert_eq!(batch.take(), fresh.take());
     }
 
     #[test]
@@ -303,7 +312,8 @@ fn a_field_that_a_newer_writer_added_is_skipped() {
         until_ms: 2,
         count: 3,
     };
-    let body = compress(&rmp_serde::to_vec_named(&NewerRecord::Gap(newer)).unwrap());
+    let records = rmp_serde::to_vec_named(&NewerRecord::Gap(newer)).unwrap();
+    let body = compress(&records, &mut Vec::new()).to_vec();
     let gap = Gap {
         worker: "w".to_owned(),
         from_ms: 1,
@@ -322,9 +332,9 @@ fn a_batch_of_another_version_says_which() {
 
 #[test]
 fn what_is_no_batch_is_told_from_one() {
-    let decoded = Batch::decode(&compress(&[0xc1]));
+    let decoded = Batch::decode(compress(&[0xc1], &mut Vec::new()));
     assert!(matches!(decoded, Err(BadBatch::Record { at: 0, .. })));
-    let mut cut = compress(&[0xc0; 100]);
+    let mut cut = compress(&[0xc0; 100], &mut Vec::new()).to_vec();
     cut.pop();
     let huge = [VERSION, 0xff, 0xff, 0xff, 0xff, 0];
     for body in [&cut[..], &huge, &[VERSION, 1]] {
