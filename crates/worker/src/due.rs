@@ -68,7 +68,8 @@ async fn look_up(context: &Context, delivery: &Delivery) -> Found {
     if let Some(registered) = context.registry.get(&delivery.endpoint_id) {
         return Found::Endpoint(registered);
     }
-    match context.store.endpoint(&delivery.endpoint_id).await {
+    // On the heap: a query is fifteen kilobytes of state, which every message would otherwise have room for and copy.
+    match Box::pin(context.store.endpoint(&delivery.endpoint_id)).await {
         Ok(Lookup::Found(endpoint)) => Found::Endpoint(Arc::new(endpoint.into())),
         Ok(Lookup::Deleted) => Found::Deleted,
         Ok(Lookup::Unknown) => Found::Unknown,

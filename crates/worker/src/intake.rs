@@ -46,9 +46,10 @@ impl Intake {
         match self.recall.arrive(source, &incoming) {
             Arrival::New(work) => {
                 let intake = Arc::clone(self);
-                // On the heap, because it is large and would be copied on its way into the task, and again when it begins.
-                let settlement = Box::pin(async move { intake.settlement(source, &incoming.message).await });
-                self.spawn(work, settlement);
+                self.spawn(
+                    work,
+                    async move { intake.settlement(source, &incoming.message).await },
+                );
             }
             Arrival::Parked(work, settlement) => self.spawn(work, std::future::ready(settlement)),
             Arrival::Settled => incoming.ack.ack(),
