@@ -38,6 +38,15 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
     failure(Phase::Resolve, kind, refusal.to_string())
 }
 
+/// A URL that the HTTP client cannot take, although it is one.
+pub(crate) fn unusable() -> Failure {
+    failure(
+        Phase::Resolve,
+        FailureKind::BadUrl,
+        "no request can be made for the URL".to_owned(),
+    )
+}
+
 /// The deadline of the whole attempt passed. While a name is being looked up that is the name servers' doing.
 pub(crate) fn out_of_time(attempted: Attempted<'_>) -> Result<Failure, Fault> {
     let Attempted {
@@ -70,14 +79,15 @@ pub(crate) fn out_of_time(attempted: Attempted<'_>) -> Result<Failure, Fault> {
 
 /// The client gave up.
 pub(crate) fn failed(
-    error: &reqwest::Error,
+    error: &(dyn Error + 'static),
     attempted: Attempted<'_>,
     has_route: impl Fn(IpAddr) -> bool,
 ) -> Result<Failure, Fault> {
-    match from_causes(&causes(error), attempted, has_route)? {
+    let causes = causes(error);
+    match from_causes(&causes, attempted, has_route)? {
         Some(failure) => Ok(failure),
-        None if error.is_timeout() => out_of_time(attempted),
-        None => Ok(without_cause(error, attempted)),
+        None if find::<hyper::Error>(&causes).is_some_and(hyper::Error::is_timeout) => out_of_time(attempted),
+        None => Ok(without_cause(&causes, attempted)),
     }
 }
 
@@ -97,7 +107,7 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// Whether the connection ended where a body without a length may end.
-pub(crate) fn is_end_of_stream(error: &reqwest::Error) -> bool {
+pub(crate) fn is_end_of_stream(error: &hyper::Error) -> bool {
     causes(error)
         .iter()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
@@ -274,19 +284,8 @@ fn is_unreachable(error: &io::Error) -> bool {
 }
 
 /// No cause that is known: the client's own, or HTTP/2's, which keeps its causes to itself.
-fn without_cause(error: &reqwest::Error, Attempted { host, phase, .. }: Attempted<'_>) -> Failure {
-    if error.is_builder() {
-        return failure(
-            Phase::Resolve,
-            FailureKind::BadUrl,
-            "no request can be made for the URL".to_owned(),
-        );
-    }
-    // The outermost error's text would contain the URL.
-    let words = causes(error)
-        .last()
-        .filter(|cause| !cause.is::<reqwest::Error>())
-        .map(ToString::to_string);
+fn without_cause(causes: &[&(dyn Error + 'static)], Attempted { host, phase, .. }: Attempted<'_>) -> Failure {
+    let words = causes.last().map(ToString::to_string);
     let words = words.unwrap_or_else(|| "unknown".to_owned());
     failure(
         phase,

@@ -8,17 +8,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ipnet::IpNet;
-use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::header::{
+    self, ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
     TRANSFER_ENCODING,
 };
-use reqwest::{Body, Client, Method, Request, Response, Version};
+use hyper::{Method, Request, Response, Uri, Version};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
 use tracing::debug;
 use url::{Host, Url};
-use webhook::{Answer, AttemptResult, RESPONSE_BODY_BYTES_MAX};
+use webhook::{Answer, AttemptResult, Failure, RESPONSE_BODY_BYTES_MAX};
 
 use crate::certificates::Certificates;
 use crate::classify::{self, Attempted};
@@ -37,6 +43,12 @@ const HTTP2_STREAM_WINDOW_BYTES: u32 = 65_535;
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// The most that the headers of one HTTP/2 response may take, in bytes.
 const HTTP2_HEADERS_BYTES_MAX: u32 = 16 * 1024;
+/// After how long a silence, and then how often, a connection is probed; after so many probes without an answer it is gone.
+const TCP_KEEPALIVE: (Duration, u32) = (Duration::from_secs(15), 3);
+/// How long sent bytes may stay unacknowledged before the connection is gone: what an attempt may take by default.
+const TCP_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+
+type HttpClient = Client<HttpsConnector<HttpConnector<Resolver>>, MarkedBody>;
 
 /// How to reach endpoints.
 #[derive(Clone, Debug)]
@@ -61,13 +73,25 @@ pub struct Config {
 /// The way out. Clones share one connection pool, one cache of names and one cache of TLS sessions.
 #[derive(Clone)]
 pub struct Egress {
-    client: Client,
+    client: HttpClient,
     pub(crate) resolver: Resolver,
     pub(crate) policy: Arc<Policy>,
     /// Whom to trust.
     pub(crate) verifier: Arc<WebPkiServerVerifier>,
     certificates: Certificates,
     attempt_timeout: Duration,
+}
+
+/// Where requests go, judged once as far as that goes without a name server: where a name leads is judged whenever it is connected
+/// to.
+#[derive(Clone, Debug)]
+pub struct Target(Result<Place, Failure>);
+
+#[derive(Clone, Debug)]
+struct Place {
+    url: Url,
+    /// The same, as the HTTP client takes it.
+    uri: Uri,
 }
 
 /// What one attempt came to, with what is left out of an [`AttemptResult`].
@@ -115,7 +139,7 @@ pub enum Fault {
         source: io::Error,
     },
     /// A header that was passed in cannot be sent.
-    #[error("the header {name:?} cannot be sent: its name or value has characters that HTTP does not allow")]
+    #[error("the header {name:?} cannot be sent: its value has characters that HTTP does not allow")]
     Header {
         /// Its name.
         name: &'static str,
@@ -142,9 +166,6 @@ pub enum SetupError {
     /// The TLS library's defaults do not fit together.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
-    /// The HTTP client does not start.
-    #[error("the HTTP client cannot be set up")]
-    Client(#[source] reqwest::Error),
 }
 
 impl Default for Config {
@@ -173,7 +194,7 @@ impl Egress {
             Watching::new(Arc::clone(&verifier), certificates.clone()),
             tls::resumption(certificates.clone()),
         )?;
-        let client = client(config, tls, resolver.clone())?;
+        let client = client(config, tls, resolver.clone());
         Ok(Self {
             client,
             resolver,
@@ -221,8 +242,20 @@ impl Egress {
         Ok(url)
     }
 
+    /// Reads and judges a URL, for any number of attempts.
+    pub fn target(&self, url: &str) -> Target {
+        let judged = self.policy.check_url(url);
+        Target(match judged {
+            Err(refusal) => Err(classify::refused(&refusal)),
+            Ok(url) => match Uri::try_from(url.as_str()) {
+                Ok(uri) => Ok(Place { url, uri }),
+                Err(_) => Err(classify::unusable()),
+            },
+        })
+    }
+
     /// Makes one attempt: one POST of exactly `body`, with `Content-Type: application/json`, our `User-Agent` and
-    /// `headers`. Over HTTP/1 names are sent in title case (`X-Magnetite-Event`), over HTTP/2 in lower case.
+    /// `headers`, whose names are in lower case. Over HTTP/1 names are sent in title case (`X-Magnetite-Event`), over HTTP/2 in lower case.
     ///
     /// The answer is the status with at most [`RESPONSE_BODY_BYTES_MAX`] bytes of the body, whatever the status is:
     /// redirects are not followed. A body that breaks off, or does not end before the deadline and the cap, is a
@@ -235,20 +268,23 @@ impl Egress {
     /// # Errors
     /// What is not the endpoint's doing.
     ///
+    /// # Panics
+    /// When a header's name is not one that HTTP allows, in lower case.
+    ///
     /// # Cancel safety
     /// Dropping it gives the attempt up. Whether the endpoint got the request is then unknown.
     pub async fn post(
         &self,
-        url: &str,
+        target: &Target,
         headers: Vec<(&'static str, String)>,
         body: Bytes,
     ) -> Result<AttemptResult, Fault> {
-        let url = match self.policy.check_url(url) {
-            Ok(url) => url,
-            Err(refusal) => return Ok(AttemptResult::Failed(classify::refused(&refusal))),
+        let place = match &target.0 {
+            Ok(place) => place,
+            Err(refused) => return Ok(AttemptResult::Failed(refused.clone())),
         };
-        let progress = Arc::new(Progress::to(literal(&url)));
-        self.attempt(url, headers, body, progress, |_| {}).await
+        let progress = Arc::new(Progress::to(literal(&place.url)));
+        self.attempt(place, headers, body, progress, |_| {}).await
     }
 
     /// Makes one attempt as [`Self::post`] does, and looks at it more closely.
@@ -257,18 +293,22 @@ impl Egress {
     /// What is not the endpoint's doing.
     pub async fn ask(
         &self,
-        url: &Url,
+        target: &Target,
         headers: Vec<(&'static str, String)>,
         body: Bytes,
     ) -> Result<Reply, Fault> {
-        let progress = Arc::new(Progress::to(literal(url)).timed());
+        let place = match &target.0 {
+            Ok(place) => place,
+            Err(refused) => return Ok(Reply::refused(refused)),
+        };
+        let progress = Arc::new(Progress::to(literal(&place.url)).timed());
         let (mut answered, mut location, began) = (None, None, Instant::now());
-        let look = |response: &Response| {
+        let look = |response: &Response<Incoming>| {
             answered = Some(Instant::now());
             let value = response.headers().get(LOCATION);
             location = value.and_then(|value| value.to_str().ok()).map(str::to_owned);
         };
-        let attempting = self.attempt(url.clone(), headers, body, Arc::clone(&progress), look);
+        let attempting = self.attempt(place, headers, body, Arc::clone(&progress), look);
         let result = attempting.await?;
         let took = began.elapsed();
         let first_byte = answered
@@ -284,23 +324,23 @@ impl Egress {
 
     async fn attempt(
         &self,
-        url: Url,
+        Place { url, uri }: &Place,
         headers: Vec<(&'static str, String)>,
         body: Bytes,
         progress: Arc<Progress>,
-        look: impl FnOnce(&Response),
+        look: impl FnOnce(&Response<Incoming>),
     ) -> Result<AttemptResult, Fault> {
-        let host = url.host_str().unwrap_or_default().to_owned();
-        let mut request = Request::new(Method::POST, url);
+        let mut request = Request::new(MarkedBody::new(body, Arc::clone(&progress)));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri.clone();
         *request.headers_mut() = header_map(headers)?;
-        *request.body_mut() = Some(Body::wrap(MarkedBody::new(body, Arc::clone(&progress))));
 
         // On the heap, because every future around this one would otherwise hold room for it twice and be copied with it.
         let exchange = Box::pin(self.exchange(request, look));
         let exchange = progress::observe(Arc::clone(&progress), exchange);
         let outcome = tokio::time::timeout(self.attempt_timeout, exchange).await;
         let attempted = Attempted {
-            host: &host,
+            host: url.host_str().unwrap_or_default(),
             phase: progress.phase(),
             address: progress.address(),
             status: progress.status(),
@@ -309,7 +349,7 @@ impl Egress {
         match outcome {
             Ok(Ok(answer)) => Ok(AttemptResult::Answered(answer)),
             Ok(Err(error)) => {
-                classify::failed(&error, attempted, resolver::has_route).map(AttemptResult::Failed)
+                classify::failed(&*error, attempted, resolver::has_route).map(AttemptResult::Failed)
             }
             Err(_elapsed) => classify::out_of_time(attempted).map(AttemptResult::Failed),
         }
@@ -317,10 +357,10 @@ impl Egress {
 
     async fn exchange(
         &self,
-        request: Request,
-        look: impl FnOnce(&Response),
-    ) -> Result<Answer, reqwest::Error> {
-        let response = self.client.execute(request).await?;
+        request: Request<MarkedBody>,
+        look: impl FnOnce(&Response<Incoming>),
+    ) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+        let response = self.client.request(request).await?;
         let status = response.status().as_u16();
         progress::answered(status);
         look(&response);
@@ -336,6 +376,17 @@ impl Egress {
     }
 }
 
+impl Reply {
+    fn refused(refused: &Failure) -> Self {
+        Self {
+            result: AttemptResult::Failed(refused.clone()),
+            first_byte: None,
+            took: Duration::ZERO,
+            location: None,
+        }
+    }
+}
+
 impl fmt::Debug for Egress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Egress")
@@ -344,17 +395,22 @@ impl fmt::Debug for Egress {
     }
 }
 
-fn client(config: &Config, tls: ClientConfig, resolver: Resolver) -> Result<Client, SetupError> {
-    Client::builder()
-        .user_agent(USER_AGENT)
-        .tls_backend_preconfigured(tls)
-        .dns_resolver(resolver)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .tcp_nodelay(true)
-        .http1_title_case_headers()
+fn client(config: &Config, tls: ClientConfig, resolver: Resolver) -> HttpClient {
+    let mut http = HttpConnector::new_with_resolver(resolver);
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_keepalive(Some(TCP_KEEPALIVE.0));
+    http.set_keepalive_interval(Some(TCP_KEEPALIVE.0));
+    http.set_keepalive_retries(Some(TCP_KEEPALIVE.1));
+    http.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED_MAX));
+    // Not a second deadline, but the one that is divided among a name's addresses, so that the first one cannot use up all of it.
+    http.set_connect_timeout(Some(config.attempt_timeout));
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(config.idle_per_host_max)
+        .pool_idle_timeout(config.idle_timeout)
+        .http1_title_case_headers(true)
         .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HTTP2_HEADERS_BYTES_MAX)
@@ -362,50 +418,46 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver) -> Result<Clie
         // server that is busy with a request for all of that time may be too busy to answer a ping.
         .http2_keep_alive_interval(config.attempt_timeout / 2)
         .http2_keep_alive_timeout(config.attempt_timeout / 2)
-        .pool_max_idle_per_host(config.idle_per_host_max)
-        .pool_idle_timeout(config.idle_timeout)
-        // Not a second deadline, but the one that is divided among a name's addresses, so that the first one cannot
-        // use up all of it.
-        .connect_timeout(config.attempt_timeout)
-        .build()
-        .map_err(SetupError::Client)
+        .build(HttpsConnector::from((http, tls)))
 }
 
 /// What we set ourselves is set last, and cannot be replaced.
 fn header_map(headers: Vec<(&'static str, String)>) -> Result<HeaderMap, Fault> {
-    let mut map = HeaderMap::with_capacity(headers.len() + 2);
+    let mut map = HeaderMap::with_capacity(headers.len() + 4);
     for (name, value) in headers {
-        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Fault::Header { name })?;
         let value = HeaderValue::try_from(value).map_err(|_| Fault::Header { name })?;
-        map.insert(key, value);
+        map.insert(HeaderName::from_static(name), value);
     }
     map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    map.insert(reqwest::header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    map.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    map.insert(ACCEPT, HeaderValue::from_static("*/*"));
     Ok(map)
 }
 
 /// At most [`RESPONSE_BODY_BYTES_MAX`] bytes. The rest is not waited for: dropping the response ends the stream, and
 /// with HTTP/1 the connection.
-async fn read_body(mut response: Response) -> Result<Bytes, reqwest::Error> {
+async fn read_body(response: Response<Incoming>) -> Result<Bytes, hyper::Error> {
     let until_close = ends_with_connection(&response);
-    let mut body = Vec::new();
+    let (mut stream, mut body) = (response.into_body(), Vec::new());
     while body.len() < RESPONSE_BODY_BYTES_MAX {
-        match response.chunk().await {
-            Ok(Some(chunk)) => {
+        match stream.frame().await {
+            Some(Ok(frame)) => {
+                // What is not data is a trailer.
+                let chunk = frame.into_data().unwrap_or_default();
                 let room = RESPONSE_BODY_BYTES_MAX - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             }
-            Ok(None) => break,
+            None => break,
             // Over TLS, small servers close without the goodbye that would make this end a regular one.
-            Err(error) if until_close && classify::is_end_of_stream(&error) => break,
-            Err(error) => return Err(error),
+            Some(Err(error)) if until_close && classify::is_end_of_stream(&error) => break,
+            Some(Err(error)) => return Err(error),
         }
     }
     Ok(body.into())
 }
 
 /// An HTTP/1 body that neither says how long it is nor is sent in chunks.
-fn ends_with_connection(response: &Response) -> bool {
+fn ends_with_connection(response: &Response<Incoming>) -> bool {
     response.version() < Version::HTTP_2
         && !response.headers().contains_key(CONTENT_LENGTH)
         && !response.headers().contains_key(TRANSFER_ENCODING)

@@ -45,6 +45,6 @@ mod probe;
 
 pub use address::Class;
 pub use certificates::{Certificate, Certificates, EXPIRES_SOON, tls_host};
-pub use client::{Config, Egress, Fault, Reply, SetupError, USER_AGENT};
+pub use client::{Config, Egress, Fault, Reply, SetupError, Target, USER_AGENT};
 pub use policy::{Policy, Refusal, URL_BYTES_MAX};
 pub use probe::{Handshake, Way};

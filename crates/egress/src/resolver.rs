@@ -8,9 +8,10 @@
 //! in the system's search domains, as container platforms need it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -22,8 +23,9 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::Name;
-use reqwest::dns::{Addrs, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns;
 use tokio::time::timeout;
+use tower::Service;
 use tracing::debug;
 use webhook::Phase;
 
@@ -138,15 +140,24 @@ impl Resolver {
     }
 }
 
-impl Resolve for Resolver {
-    fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
+/// As the HTTP client asks.
+impl Service<dns::Name> for Resolver {
+    type Response = Box<dyn Iterator<Item = SocketAddr> + Send>;
+    type Error = LookupError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, LookupError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LookupError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: dns::Name) -> Self::Future {
         let resolver = self.clone();
         Box::pin(async move {
             progress::enter(Phase::Resolve);
             let addresses = resolver.lookup(name.as_str()).await?;
             progress::connecting(addresses[0]);
             // Port 0: the client fills in the URL's.
-            let addresses: Addrs = Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)));
+            let addresses: Self::Response = Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)));
             Ok(addresses)
         })
     }

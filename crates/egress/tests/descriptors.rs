@@ -19,10 +19,9 @@ async fn file_descriptors_that_run_out_are_our_fault() {
 
     rlimit::setrlimit(rlimit::Resource::NOFILE, 64, 64).expect("a lower limit");
     let held: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    let literal = egress.post(&url, Vec::new(), "{}".into()).await;
-    let named = egress
-        .post("http://hooks.example.com/secret", Vec::new(), "{}".into())
-        .await;
+    let literal = egress.post(&egress.target(&url), Vec::new(), "{}".into()).await;
+    let by_name = egress.target("http://hooks.example.com/secret");
+    let named = egress.post(&by_name, Vec::new(), "{}".into()).await;
     drop(held);
 
     assert!(matches!(literal, Err(Fault::Socket { .. })), "{literal:?}");

@@ -97,9 +97,8 @@ async fn request(
 ) -> Result<Answered, Unanswered> {
     let (began, began_ms) = (Instant::now(), now_ms());
     let headers = headers(delivery, id, signer, began_ms);
-    let posting = context
-        .egress
-        .post(&registered.endpoint.url, headers, delivery.event.body.clone());
+    let (egress, body) = (&context.egress, delivery.event.body.clone());
+    let posting = egress.post(registered.target(egress), headers, body);
     let result = tokio::select! {
         biased;
         posted = posting => posted.map_err(Unanswered::Fault)?,

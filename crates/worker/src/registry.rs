@@ -5,20 +5,23 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
+use egress::{Egress, Target};
 use store::{Snapshot, Store};
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId, journal::Verdict};
 
 use crate::{display_chain, signing::Signing};
 
-/// An endpoint with what signing needs worked out.
+/// An endpoint with what signing and sending need worked out.
 #[derive(Debug)]
 pub(crate) struct Registered {
     pub(crate) endpoint: Endpoint,
     pub(crate) signing: Signing,
+    /// From the first attempt on.
+    target: OnceLock<Target>,
 }
 
 /// Every endpoint of an event's organization, and whether it gets the event.
@@ -231,11 +234,19 @@ impl Known {
     }
 }
 
+impl Registered {
+    /// Where its requests go.
+    pub(crate) fn target(&self, egress: &Egress) -> &Target {
+        self.target.get_or_init(|| egress.target(&self.endpoint.url))
+    }
+}
+
 impl From<Endpoint> for Registered {
     fn from(endpoint: Endpoint) -> Self {
         Self {
             signing: Signing::of(&endpoint),
             endpoint,
+            target: OnceLock::new(),
         }
     }
 }

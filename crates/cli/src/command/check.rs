@@ -96,7 +96,8 @@ async fn ask(
 ) -> anyhow::Result<bool> {
     let stranger = Secret::generate(rand::random());
     let request = question.request(event, secret, &stranger, now_ms());
-    let asking = egress.ask(url, request.headers, request.body);
+    let target = egress.target(url.as_str());
+    let asking = egress.ask(&target, request.headers, request.body);
     let reply = asking
         .await
         .context("nothing can be said about the endpoint: the fault is on this side")?;

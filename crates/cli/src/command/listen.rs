@@ -106,7 +106,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Err(error) = limits::raise_descriptors() {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
-    let forward = arguments.forward.map(Forward::to).transpose()?;
+    let forward = arguments.forward.as_deref().map(Forward::to).transpose()?;
     let addr = arguments.addr;
     let listener = TcpListener::bind(addr)
         .await

@@ -77,7 +77,11 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let headers = request_headers(&event, &id, 1, signed_s, Signatures::by(&key, &event, signed_s));
     let began = Instant::now();
     let result = egress
-        .post(&arguments.url, headers.clone(), event.body.clone())
+        .post(
+            &egress.target(&arguments.url),
+            headers.clone(),
+            event.body.clone(),
+        )
         .await?;
     let sent = Sent {
         took: began.elapsed(),

@@ -385,15 +385,16 @@ async fn a_url_that_went_bad_is_a_failure_of_the_endpoint() {
 
 #[tokio::test]
 async fn a_header_that_cannot_be_sent_is_our_fault() {
-    let headers = vec![("X-Magnetite-Event", "two\r\nlines".to_owned())];
-    let fault = egress()
-        .post("http://127.0.0.1:9/", headers, "{}".into())
+    let headers = vec![("x-magnetite-event", "two\r\nlines".to_owned())];
+    let egress = egress();
+    let fault = egress
+        .post(&egress.target("http://127.0.0.1:9/"), headers, "{}".into())
         .await
         .expect_err("a fault");
     assert!(matches!(
         fault,
         egress::Fault::Header {
-            name: "X-Magnetite-Event"
+            name: "x-magnetite-event"
         }
     ));
 }

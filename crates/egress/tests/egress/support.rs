@@ -38,9 +38,13 @@ pub(crate) fn egress() -> Egress {
 }
 
 pub(crate) async fn post(egress: &Egress, url: &str) -> Result<AttemptResult, Fault> {
-    let headers = vec![("X-Magnetite-Event", "lead.created".to_owned())];
+    let headers = vec![("x-magnetite-event", "lead.created".to_owned())];
     egress
-        .post(url, headers, Bytes::from_static(b"{\"event\":\"lead.created\"}"))
+        .post(
+            &egress.target(url),
+            headers,
+            Bytes::from_static(b"{\"event\":\"lead.created\"}"),
+        )
         .await
 }
 

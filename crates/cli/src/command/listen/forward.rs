@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use egress::Egress;
+use egress::{Egress, Target};
 use hyper::{HeaderMap, StatusCode};
 use signature::{SIGNATURE_HEADER, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER};
 use webhook::{ATTEMPT_HEADER, AttemptResult, DELIVERY_HEADER, EVENT_HEADER, TIMESTAMP_HEADER};
@@ -24,7 +24,7 @@ const HEADERS: [&str; 8] = [
 /// The way to the application.
 pub(super) struct Forward {
     egress: Egress,
-    url: String,
+    target: Target,
 }
 
 /// What came of a request that was passed on.
@@ -39,13 +39,16 @@ pub(super) struct Passed {
 impl Forward {
     /// # Errors
     /// When the URL is none.
-    pub(super) fn to(url: String) -> anyhow::Result<Self> {
+    pub(super) fn to(url: &str) -> anyhow::Result<Self> {
         let egress = given::unrestricted_egress()?;
         egress
             .policy()
-            .check_url(&url)
+            .check_url(url)
             .context("--forward: the URL cannot be used")?;
-        Ok(Self { egress, url })
+        Ok(Self {
+            target: egress.target(url),
+            egress,
+        })
     }
 
     /// Posts the same bytes with the same headers.
@@ -54,7 +57,7 @@ impl Forward {
             let value = headers.get(name)?.to_str().ok()?;
             Some((name, value.to_owned()))
         });
-        match self.egress.post(&self.url, copied.collect(), body).await {
+        match self.egress.post(&self.target, copied.collect(), body).await {
             Ok(AttemptResult::Answered(answer)) => Passed {
                 status: StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY),
                 body: answer.body,
