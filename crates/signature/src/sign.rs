@@ -44,7 +44,11 @@ impl SigningKey {
     ///
     /// Covers neither the id nor any timestamp outside the body. Source: the contract, "Verifying Webhook Signatures".
     pub fn sign(&self, body: &[u8]) -> String {
-        format!("{SHA256_PREFIX}{}", hex::encode(self.tag(body).as_bytes()))
+        let mut digits = [0; 64];
+        hex::encode_to_slice(self.tag(body).as_bytes(), &mut digits)
+            .expect("two digits for each of 32 bytes");
+        let digits = std::str::from_utf8(&digits).expect("hexadecimal digits are ASCII");
+        [SHA256_PREFIX, digits].concat()
     }
 
     /// The value of `webhook-signature` for one attempt: `v1,` and 44 characters of base64.

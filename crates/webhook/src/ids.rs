@@ -130,7 +130,9 @@ impl DeliveryId {
             hash.update(part.as_bytes());
         }
         hash.update(run.to_be_bytes());
-        Self::new(format!("dlv_{}", hex::encode(&hash.finalize()[..16])))
+        let mut id = *b"dlv_00000000000000000000000000000000";
+        hex::encode_to_slice(&hash.finalize()[..16], &mut id[4..]).expect("two digits for each byte");
+        Self::new(std::str::from_utf8(&id).expect("hexadecimal digits are ASCII"))
     }
 }
 

@@ -29,6 +29,7 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
         let decided = Outcome::Retry {
             after: Duration::ZERO,
         };
+        context.meters.attempted(decided, first.took);
         report(&delivery, &id, &first.result, decided, first.took);
         refused = outcome::attempt(context, &delivery, &first.result, decided, first.time());
         answered = request(context, &delivery, &id, registered, other).await;
@@ -43,6 +44,7 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
                 SystemTime::now(),
             );
             slot.concluded(answered.result.is_success());
+            context.meters.attempted(decided, answered.took);
             report(&delivery, &id, &answered.result, decided, answered.took);
             let time = answered.time();
             outcome::attempted(context, delivery, registered, &answered.result, decided, time)
@@ -143,11 +145,9 @@ fn headers(
     webhook::request_headers(event, id, delivery.attempt, signed_s, signatures)
 }
 
-/// Counts the attempt and writes its one line.
+/// Writes the attempt's one line.
 fn report(delivery: &Delivery, id: &DeliveryId, result: &AttemptResult, decided: Outcome, took: Duration) {
     let outcome = decided.as_str();
-    metrics::counter!("magnetite_attempts_total", "outcome" => outcome).increment(1);
-    metrics::histogram!("magnetite_attempt_duration_seconds").record(took);
     let delay_ms = match decided {
         Outcome::Retry { after } => Some(after.as_millis() as u64),
         _ => None,

@@ -47,7 +47,7 @@ pub(crate) async fn event(context: &Arc<Context>, intake: &Intake, message: &Mes
     let considered = context.registry.consider(&event);
     let records = records(context, &event, received_ms, &considered);
     let matches = matches(considered);
-    metrics::counter!("magnetite_events_total", "type" => event.event_type.as_str()).increment(1);
+    context.meters.event(event.event_type);
     tracing::debug!(event.id = %event.id, matches = matches.len(), "event fanned out");
     if let [endpoint] = &matches[..] {
         let turn = attempt(context, first(&event, endpoint), endpoint).await;

@@ -50,6 +50,7 @@ mod settle;
 mod journal;
 mod gone;
 mod expiry;
+mod meters;
 
 use std::{sync::Arc, time::Duration};
 
@@ -66,7 +67,8 @@ pub use config::Config;
 use webhook::journal::Record;
 
 use crate::{
-    admission::Admission, gone::Gone, intake::Intake, journal::Journal, recall::Recall, registry::Registry,
+    admission::Admission, gone::Gone, intake::Intake, journal::Journal, meters::Meters, recall::Recall,
+    registry::Registry,
 };
 
 /// What a worker works with.
@@ -106,6 +108,7 @@ struct Context {
     /// What the committer publishes over.
     publishing: Link,
     gone: Gone,
+    meters: Meters,
     /// Cancelled when nothing new is to be taken.
     stop: CancellationToken,
     /// Cancelled when attempts in flight have to be given up.
@@ -158,6 +161,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         egress: deps.egress,
         publishing: publishing.clone(),
         gone: Gone::default(),
+        meters: Meters::new(),
         stop: stop.clone(),
         abort: CancellationToken::new(),
         config,
