@@ -72,7 +72,7 @@ main() {
     cd "$repository"
     case ${1:-} in
         --help | -h)
-            sed -n '2,26s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit
             ;;
         --plot)

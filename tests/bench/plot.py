@@ -22,8 +22,8 @@ SIDES = {"worker": "", "failing": "5 % fail once", "10000-endpoints": "10,000 en
          "stored": "recorder and PostgreSQL", "two-workers": "two workers"}
 CASES = {"base": "1 KiB, one endpoint", "16k": "16 KiB", "128k": "128 KiB", "fan-out-4": "4 endpoints an event",
          "fan-out-32": "32 endpoints an event", "tls": "TLS", "close": "no keep-alive"}
-PROCESSES = [("client", "worker", BLUE), ("broker", "RabbitMQ", ORANGE), ("receiver", "receiver", GREY),
-             ("recorder", "recorder", GREEN), ("database", "PostgreSQL", PURPLE)]
+PROCESSES = [("client", "worker", BLUE, "o"), ("broker", "RabbitMQ", ORANGE, "s"), ("receiver", "receiver", GREY, "d"),
+             ("recorder", "recorder", GREEN, "^"), ("database", "PostgreSQL", PURPLE, "v")]
 
 plt.rcParams.update({
     "svg.hashsalt": "magnetite",
@@ -73,22 +73,23 @@ def throughput(found, axes):
 
 
 def cpu(found, axes):
+    """On a logarithmic scale, because large bodies cost many times what small ones do: hence no stacks."""
     for place, (label, raw, side) in enumerate(rows(found)):
-        left = 0
-        for process, name, colour in PROCESSES:
+        raw_us = middle(raw, lambda run: run["cpu_us"]["client"])
+        axes.plot(raw_us, place, "o", color="black", markerfacecolor="none", markersize=6, zorder=4, label="raw loop")
+        for process, name, colour, marker in PROCESSES:
             us = middle(side, lambda run: run["cpu_us"][process])
             if us:
-                axes.barh(place, us, left=left, height=0.6, color=colour, label=name)
-                left += us
-        limit = 1.35 * middle(raw, lambda run: run["cpu_us"]["client"])
-        axes.plot([limit, limit], [place - 0.42, place + 0.42], color=BAR, linewidth=1.5,
-                  label="1.35 times the raw loop: the worker's bar for 1 KiB")
-        axes.text(1.015, place, f"{left:,.0f} µs", va="center", transform=axes.get_yaxis_transform())
+                axes.plot(us, place, marker, color=colour, markersize=6, linestyle="", zorder=3, label=name)
+        axes.plot([1.35 * raw_us] * 2, [place - 0.35, place + 0.35], color=BAR, linewidth=1.5,
+                  label="1.35 times the raw loop (bar for 1 KiB)")
     name_rows(axes, found)
     named = dict(zip(*reversed(axes.get_legend_handles_labels())))
-    axes.legend(named.values(), named.keys(), loc="upper center", bbox_to_anchor=(0.4, -0.12), ncols=3)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("processor time in µs a delivery")
+    axes.legend(named.values(), named.keys(), loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=3)
+    axes.grid(visible=True, axis="y")
+    axes.set_xscale("log")
+    round_ticks(axes.xaxis, *axes.get_xlim())
+    axes.set_xlabel("processor time in µs a delivery, median")
 
 
 def name_rows(axes, found):
@@ -108,7 +109,7 @@ def latency(found, axes):
     for steady, colour, style in zip(found["latency"], (GREEN, BLUE, ORANGE), ("-", "--", "-.")):
         tail(axes, steady["latency_ms"], f"{steady['per_second']:,} events/s", colour, style)
     finish_tail(axes, 10, "bar for p99 at 1,000/s: 10 ms", "ms from when an event was due to its receipt")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
+    axes.legend(loc="lower right")
 
 
 def lateness(found, axes):
@@ -131,7 +132,7 @@ def tail(axes, spread, label, colour, style):
 
 def finish_tail(axes, bar, text, what):
     axes.axhline(bar, color=BAR, linewidth=1.2)
-    axes.text(1.05, bar * 1.06, text, color=BAR, va="bottom")
+    axes.text(1.05, bar * 1.06, text, color=BAR, va="bottom", bbox={"facecolor": "white", "linewidth": 0, "pad": 1})
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(1, 10_000)
@@ -141,12 +142,17 @@ def finish_tail(axes, bar, text, what):
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_major_formatter(FixedFormatter(["fastest"] + [f"p{p}" for p in MARKS[1:]]))
     axes.xaxis.set_minor_locator(NullLocator())
-    ticks = [factor * 10**power for power in range(-2, 6) for factor in (1, 2, 5)]
-    shown = [tick for tick in ticks if low <= tick <= max(high, 2 * bar)]
-    axes.yaxis.set_major_locator(FixedLocator(shown))
-    axes.yaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in shown]))
-    axes.yaxis.set_minor_locator(NullLocator())
+    round_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_ylabel(what)
+
+
+def round_ticks(axis, low, high):
+    """1, 2, 5, 10 and so on, in full, on a logarithmic axis."""
+    ticks = [factor * 10**power for power in range(-2, 6) for factor in (1, 2, 5)]
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axis.set_major_locator(FixedLocator(shown))
+    axis.set_major_formatter(FixedFormatter([f"{tick:,g}" for tick in shown]))
+    axis.set_minor_locator(NullLocator())
 
 
 def memory(found, axes):
@@ -161,7 +167,7 @@ def memory(found, axes):
             axes.text(begin + tenth / 2, most * 1.02, f"at most {most:.0f}", ha="center", va="bottom")
     axes.set_ylim(0, max(samples) * 1.25)
     axes.set_xlim(0, len(samples))
-    axes.set_xlabel(f"seconds at {steady['per_second']:,} events/s")
+    axes.set_xlabel(f"seconds at {steady['per_second']:,} events/s; grey: the second and the last tenth")
     axes.set_ylabel("worker's resident memory in MiB")
 
 

@@ -2,7 +2,6 @@
 
 use std::{fmt, time::Duration};
 
-use e2e::percentile;
 use serde::Serialize;
 
 use crate::{
@@ -72,7 +71,9 @@ pub(crate) async fn run(case: &Case, drain: &Drain, options: &Options) -> Draine
             ratios.push(Ratio::of(&runs, side.name, to.name));
         }
     }
-    ratios.iter().for_each(|ratio| println!("{ratio}"));
+    for ratio in &ratios {
+        println!("{ratio}");
+    }
     Drained {
         name: case.name,
         about: case.about,
@@ -136,17 +137,20 @@ impl Drained {
     }
 }
 
+/// The median; of an even number of values the mean of the two in the middle.
+fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
+}
+
 /// Of each figure by itself.
 fn median(runs: &[Run], side: &'static str) -> Run {
     let of_side: Vec<_> = runs.iter().filter(|run| run.side == side).collect();
     let maybe = |of: fn(&Run) -> Option<f64>| {
-        let mut values: Vec<_> = of_side.iter().filter_map(|run| of(run)).collect();
-        (!values.is_empty()).then(|| percentile(&mut values, 50.0))
+        let values: Vec<_> = of_side.iter().filter_map(|run| of(run)).collect();
+        (!values.is_empty()).then(|| middle(values))
     };
-    let of = |of: fn(&Run) -> f64| {
-        let mut values: Vec<_> = of_side.iter().map(|run| of(run)).collect();
-        percentile(&mut values, 50.0)
-    };
+    let of = |of: fn(&Run) -> f64| middle(of_side.iter().map(|run| of(run)).collect());
     Run {
         round: 0,
         side,
@@ -169,8 +173,7 @@ impl Ratio {
         let ratio = |of: fn(&Run) -> f64| {
             // Each side has one run a round, in order of the rounds.
             let pairs = of_side(side).zip(of_side(to));
-            let mut ratios: Vec<_> = pairs.map(|(one, other)| of(one) / of(other)).collect();
-            percentile(&mut ratios, 50.0)
+            middle(pairs.map(|(one, other)| of(one) / of(other)).collect())
         };
         Self {
             side,

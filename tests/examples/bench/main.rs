@@ -103,10 +103,9 @@ async fn run(case: &Case, options: &Options, report: &mut Report) {
         What::Publish => {
             println!("\n{}: {}\n\n{}", case.name, case.about, publish::HEADER);
             report.publish = publish::run(options.publish).await;
-            report
-                .publish
-                .iter()
-                .for_each(|published| println!("{published}"));
+            for published in &report.publish {
+                println!("{published}");
+            }
         }
     }
 }

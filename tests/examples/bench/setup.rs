@@ -1,8 +1,8 @@
 //! What one measurement needs, from the installation to the last check.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use e2e::{Endpoint, Installation, Postgres, shared_broker};
+use e2e::{Endpoint, Installation, Postgres, shared_broker, wait_until};
 use serde::Serialize;
 use tokio::process::Child;
 
@@ -72,6 +72,9 @@ const COMPLETE_MAX: Duration = Duration::from_mins(15);
 /// And for what is left to do after the last receipt.
 const SETTLED_MAX: Duration = Duration::from_mins(15);
 
+/// Who needs this little processor time in this time has nothing to do.
+const IDLE_CPU_MAX: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(200);
 /// And for a broker to forget a message that is in its next queue.
 const LET_GO_MAX: Duration = Duration::from_secs(1);
 
@@ -109,7 +112,8 @@ impl<'a> Setup<'a> {
         if side.organizations == 1 {
             endpoints = endpoints::of_one(&installation, &receiver, load.fan_out).await;
         } else {
-            endpoints::of_many(&installation, &receiver, side.organizations).await;
+            // On the heap: it is large.
+            Box::pin(endpoints::of_many(&installation, &receiver, side.organizations)).await;
         }
         let events = Events {
             body_bytes: load.body_bytes,
@@ -146,8 +150,12 @@ impl<'a> Setup<'a> {
         }
     }
 
+    fn broker_pid(&self) -> Option<u32> {
+        self.options.broker.as_deref().and_then(machine::broker_pid)
+    }
+
     fn servers(&self) -> Servers {
-        let broker = self.options.broker.as_deref().and_then(machine::broker_pid);
+        let broker = self.broker_pid();
         let database = self.postgres.as_ref().map(Postgres::pid);
         Servers {
             broker: broker.map(process::cpu_of_tree),
@@ -157,11 +165,29 @@ impl<'a> Setup<'a> {
     }
 }
 
+impl Setup<'_> {
+    /// A busy RabbitMQ holds acks back, forgets them when their channel is closed, and hands out again what was acked. Nothing says
+    /// when it has taken them; it has when it is idle.
+    async fn broker_has_nothing_to_do(&self) {
+        let Some(pid) = self.broker_pid() else { return };
+        let (mut since, mut until_then) = (Instant::now(), process::cpu_of_tree(pid));
+        wait_until("the broker has nothing to do", SETTLED_MAX, || {
+            let cpu = process::cpu_of_tree(pid);
+            if cpu.saturating_sub(until_then) > IDLE_CPU_MAX {
+                (since, until_then) = (Instant::now(), cpu);
+            }
+            since.elapsed() >= IDLE
+        })
+        .await;
+    }
+}
+
 impl Running<'_> {
     /// Waits until everything has arrived, and ends it. Panics unless every delivery arrived exactly once (and once more for each
     /// failure) and nothing is left.
     pub(crate) async fn end(mut self) -> Measured {
         self.setup.receiver.complete(COMPLETE_MAX).await;
+        self.setup.broker_has_nothing_to_do().await;
         let (mut clients, mut peak_bytes) = (Duration::ZERO, 0);
         for client in self.clients {
             let cost = client.end().await;
@@ -193,12 +219,13 @@ impl Running<'_> {
         }
         installation.delete().await;
         let us = |cpu: Duration| cpu.as_secs_f64() * 1e6 / expected.deliveries() as f64;
-        let since = |before: Option<Duration>, after: Option<Duration>| Some(us(after? - before?));
+        let since =
+            |before: Option<Duration>, after: Option<Duration>| Some(us(after?.saturating_sub(before?)));
         Measured {
             cpu_us: Cpu {
                 client: us(clients),
                 broker: since(before.broker, after.broker),
-                receiver: us(after.receiver - before.receiver),
+                receiver: us(after.receiver.saturating_sub(before.receiver)),
                 recorder: recorder.map(us),
                 database: since(before.database, after.database),
             },
