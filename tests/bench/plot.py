@@ -68,7 +68,7 @@ def throughput(found, axes):
         axes.text(1.015, place, "{:,.0f} of {:,.0f}/s".format(*rates), va="center", transform=axes.get_yaxis_transform())
     name_rows(axes, found)
     bar_across(axes, 0.8, "bar for 1 KiB: 0.8")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max(1.05, axes.get_xlim()[1]))
     axes.set_xlabel("deliveries a second, of the raw loop's in the same round\n(blue: median, dots: rounds, right: medians)")
 
 

@@ -170,7 +170,6 @@ pub(crate) const CASES: &[Case] = &[
         what: What::Drain(Drain {
             sides: &[
                 RAW,
-                WORKER,
                 Side {
                     name: "failing",
                     failing_every: 20,
@@ -193,7 +192,6 @@ pub(crate) const CASES: &[Case] = &[
                     ..WORKER
                 },
             ],
-            rounds: 5,
             ..DRAIN
         }),
     },

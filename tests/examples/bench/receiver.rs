@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     path::PathBuf,
     pin::pin,
     process::Stdio,
@@ -26,7 +27,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, BufReader, Lines},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::Notify,
     time::timeout,
@@ -71,6 +72,9 @@ pub(crate) struct Receipts {
     /// When the first attempt of each that had to fail was answered; 0 if there was none. Empty if none had to.
     pub(crate) failed_ns: Vec<u64>,
 }
+
+/// Connections that wait to be accepted. With the usual 128 a client that opens 256 at once has some of them made a second later.
+const CONNECTING_MAX: u32 = 4096;
 
 impl Expected {
     /// One delivery of each event, answered with 200.
@@ -182,7 +186,9 @@ struct Seen {
 
 /// The receiver: prints where it is, `complete` when it has every delivery, and after the end of standard input what it saw.
 pub(crate) async fn run(expected: Expected) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let listener = socket.listen(CONNECTING_MAX).unwrap();
     let scheme = if expected.authority.is_some() {
         "https"
     } else {
