@@ -160,7 +160,7 @@ impl Receiver {
     /// Waits until every delivery has arrived.
     pub(crate) async fn complete(&mut self, limit: Duration) {
         let line = timeout(limit, self.lines.next_line()).await;
-        let line = line.unwrap_or_else(|_| panic!("not every delivery arrived within {limit:?}"));
+        let line = line.unwrap_or_else(|_| panic!("not every delivery arrived within {limit:?}: see the workers' logs, which --profile DIRECTORY keeps"));
         assert_eq!(line.unwrap().as_deref(), Some("complete"));
     }
 

@@ -71,7 +71,6 @@ const DELAYS_MS: [u64; 6] = [1000, 2000, 4000, 8000, 16000, 30000];
 const COMPLETE_MAX: Duration = Duration::from_mins(15);
 /// And for what is left to do after the last receipt.
 const SETTLED_MAX: Duration = Duration::from_mins(15);
-
 /// Who needs this little processor time in this time has nothing to do.
 const IDLE_CPU_MAX: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_millis(200);
@@ -163,9 +162,7 @@ impl<'a> Setup<'a> {
             database: database.map(process::cpu_of_tree),
         }
     }
-}
 
-impl Setup<'_> {
     /// A busy RabbitMQ holds acks back, forgets them when their channel is closed, and hands out again what was acked. Nothing says
     /// when it has taken them; it has when it is idle.
     async fn broker_has_nothing_to_do(&self) {
