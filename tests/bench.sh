@@ -1,24 +1,31 @@
 #!/usr/bin/env bash
-# The worker beside a raw loop, how long an event is on its way, and how fast events are published. docs/performance.md says what is measured and why.
+# The worker beside a raw loop under many loads, how long an event is on its way, how late what failed is attempted again, whether
+# memory grows, and how fast events are published. docs/performance.md says what is measured and why.
 #
-#   tests/bench.sh [--events N] [--rounds N] [--seconds N] [--publish N] [--profile DIRECTORY]
-#       [--set VARIABLE=VALUE]...
+#   tests/bench.sh [CASE...] [OPTION...]    measures these cases, or all
+#   tests/bench.sh --list                   names them
+#   tests/bench.sh --plot [--json FILE]     draws docs/performance/*.svg from what was measured before
 #
-#   --events N     each drain empties a queue of N events (200000)
-#   --rounds N     drains of each side, interleaved; 0 for none (5)
-#   --seconds N    of 100 events/s, timed one by one; 0 for none (60)
-#   --publish N    events that are published, with the producer crate, over HTTP and in batches; 0 for none (50000)
-#   --profile D    leaves D/raw.data and D/worker.data for `perf report -i`, and D/worker.log
-#   --set V=X      a setting of the worker that is not the default, for example MAGNETITE_LOG__FILTER=warn
+#   --rounds N            drains of each side, interleaved (5 where a bar is at stake, else 3)
+#   --deliveries N        each drain empties a queue of N deliveries, fewer for large bodies and new connections (200000)
+#   --seconds N           of events at a steady pace, timed one by one (60)
+#   --steady-seconds N    of events at a steady pace, while the worker's memory is watched (600)
+#   --publish N           events that are published each way (50000)
+#   --peak N              half of it is the load of one of the latencies, unless base is measured (30000)
+#   --json FILE           what was found, for programs (tests/.cache/bench.json)
+#   --profile D           leaves D/base-worker-1.data and so on for `perf report -i`, and logs
+#   --set V=X             a setting of the worker that is not the default, for example MAGNETITE_LOG__FILTER=warn
 #
-# A short one: tests/bench.sh --events 20000 --rounds 1 --seconds 10 --publish 5000. Prints tables in Markdown. Fails if an event was lost,
-# came twice or was left in a queue; slow is not failed. Needs cargo; the broker is found, started or installed by
-# deploy/local/broker.sh, and a private one ends with this script. Let nothing else run meanwhile.
+# A glance: tests/bench.sh base latency --deliveries 20000 --rounds 1 --seconds 10. Prints tables in Markdown. Fails if an event was lost,
+# came twice or was left in a queue; slow is not failed. Needs cargo, and 10 GB of disk below TMPDIR; the broker is found, started or
+# installed by deploy/local/broker.sh, PostgreSQL by deploy/local/postgres.sh, and private ones end with this script. A broker given by
+# MAGNETITE_BROKER__URL is used, but its processor time is not known. Let nothing else run meanwhile.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 readonly repository
 readonly broker=$repository/deploy/local/broker.sh
+readonly venv=$repository/tests/.cache/plot
 servers=
 
 say() { printf 'bench.sh: %s\n' "$*" >&2; }
@@ -45,19 +52,47 @@ build() {
     cargo build --quiet --release --locked --package magnetite-cli --package e2e --bins --example bench >&2
 }
 
+# plot [--json FILE]: with matplotlib in a virtual environment of the exact versions.
+plot() {
+    local json=tests/.cache/bench.json list=tests/bench/requirements.txt
+    if [[ ${1:-} == --json ]]; then json=${2:?name a file}; fi
+    [[ -e $json ]] || die "there is no $json: measure first, with tests/bench.sh"
+    if [[ ! -e $venv/installed ]] || ! cmp --silent "$list" "$venv/installed"; then
+        say "installing what draws into tests/.cache/plot"
+        python3 -c 'import ensurepip, venv' 2>/dev/null || die "there is no Python with venv: apt-get install python3-venv"
+        rm -rf -- "$venv"
+        python3 -m venv "$venv" >&2
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$list" >&2
+        cp "$list" "$venv/installed"
+    fi
+    "$venv/bin/python" tests/bench/plot.py "$json" docs/performance
+}
+
 main() {
     cd "$repository"
-    if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-        sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    case ${1:-} in
+        --help | -h)
+            sed -n '2,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            exit
+            ;;
+        --plot)
+            plot "${@:2}"
+            exit
+            ;;
+    esac
+    build
+    if [[ ${1:-} == --list ]]; then
+        target/release/examples/bench --list
         exit
     fi
-    build
     trap stop_broker EXIT
     servers=$(mktemp -d "${TMPDIR:-/tmp}/magnetite-bench.XXXXXX")
     MAGNETITE_BROKER__URL=$("$broker" find "$servers/broker")
     export MAGNETITE_BROKER__URL
     say "broker ${MAGNETITE_BROKER__URL##*@}"
+    if [[ -e $servers/broker/node ]]; then set -- "$@" --broker "$servers/broker"; fi
     target/release/examples/bench "$@"
+    say "tests/bench.sh --plot draws what was found"
 }
 
 main "$@"

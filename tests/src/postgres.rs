@@ -25,6 +25,13 @@ impl Postgres {
         &self.url
     }
 
+    /// The process that starts all others of the server.
+    pub fn pid(&self) -> u32 {
+        let file = self.directory.path().join("data/postmaster.pid");
+        let text = std::fs::read_to_string(file).unwrap();
+        text.lines().next().unwrap().parse().unwrap()
+    }
+
     /// Stops it in an orderly way: connections are closed.
     pub async fn stop(&self) {
         SCRIPT.run("stop", self.directory.path(), &[]).await;

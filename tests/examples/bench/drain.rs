@@ -1,110 +1,228 @@
-//! How fast a queue that was filled before is emptied.
+//! How fast a queue that was filled before is emptied, and what that costs.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, time::Duration};
 
-use e2e::Installation;
-use tokio::process::{Child, Command};
+use serde::Serialize;
 
 use crate::{
-    Options,
-    client::{self, Side},
-    event,
-    process::Process,
-    receiver::Receiver,
+    cases::{Case, Drain, Load, Side},
+    options::Options,
+    setup::{Cpu, Setup},
 };
 
+/// A case's figures.
+#[derive(Serialize)]
 pub(crate) struct Drained {
-    pub(crate) side: Side,
+    pub(crate) name: &'static str,
+    about: &'static str,
+    deliveries: usize,
+    load: Load,
+    runs: Vec<Run>,
+    medians: Vec<Run>,
+    ratios: Vec<Ratio>,
+}
+
+/// One drain, or the medians of a side's.
+#[derive(Clone, Serialize)]
+struct Run {
+    /// 0 for medians.
+    round: usize,
+    side: &'static str,
     /// From the first receipt to the last.
-    pub(crate) per_second: f64,
-    /// Of the client's process from its start to its end.
-    pub(crate) cpu_us: f64,
-    pub(crate) peak_mib: f64,
+    per_second: f64,
+    cpu_us: Cpu,
+    peak_mib: f64,
     /// How many the client opened.
-    connections: u64,
+    connections: f64,
 }
 
-/// Several times what the slowest machine should need for 200,000 events.
-const DRAIN_MAX: Duration = Duration::from_mins(10);
+/// Medians of what one side had of the other's in each round.
+#[derive(Serialize)]
+pub(crate) struct Ratio {
+    side: &'static str,
+    to: &'static str,
+    pub(crate) per_second: f64,
+    pub(crate) cpu: f64,
+    peak: f64,
+}
 
-/// One drain, with a broker's queue and a receiver of its own. Panics unless every event arrived exactly once and nothing is
-/// left.
-pub(crate) async fn run(side: Side, options: &Options, pair: usize) -> Drained {
-    let events = options.events;
-    let installation = Installation::new(&format!("bench-{side}-{pair}")).await;
-    let mut receiver = Receiver::start(events).await;
-    let endpoint = installation.endpoint(event::ORGANIZATION, &receiver.url()).await;
-    event::preload(installation.amqp(), events).await;
-    assert_eq!(installation.amqp().ready("events").await as usize, events);
-
-    let client = match side {
-        Side::Raw => client::raw(&installation, &receiver.url(), &endpoint, events),
-        Side::Worker | Side::Unrecorded => client::worker(&installation, side, options),
-    };
-    let profile = options
-        .profile
-        .as_ref()
-        .map(|directory| profile(&client, side, directory));
-    receiver.complete(DRAIN_MAX).await;
-    let cost = client.end().await;
-    if let Some(mut profile) = profile {
-        profile.wait().await.unwrap();
+/// Prints a table meanwhile.
+pub(crate) async fn run(case: &Case, drain: &Drain, options: &Options) -> Drained {
+    let events = options.events(drain);
+    let deliveries = events * drain.load.fan_out;
+    println!(
+        "\n{}: {}; {deliveries} deliveries a drain\n",
+        case.name, case.about
+    );
+    println!("{HEADER}");
+    let mut runs = Vec::new();
+    for round in 1..=options.rounds(drain) {
+        for side in in_turn(drain.sides, round) {
+            let name = format!("{}-{}-{round}", case.name, side.name);
+            let run = measure(name, round, &drain.load, side, events, options).await;
+            println!("{run}");
+            runs.push(run);
+        }
     }
-
-    let receipts = receiver.end().await;
-    assert_eq!(receipts.requests as usize, events, "an event arrived twice");
-    for queue in installation
-        .work_queues()
-        .iter()
-        .map(String::as_str)
-        .chain(["dead", "rejected"])
-    {
-        assert_eq!(installation.amqp().ready(queue).await, 0, "{queue} is not empty");
+    let medians = drain.sides.iter().map(|side| median(&runs, side.name)).collect();
+    let mut ratios = Vec::new();
+    for (place, side) in drain.sides.iter().enumerate() {
+        for to in &drain.sides[..place.min(2)] {
+            ratios.push(Ratio::of(&runs, side.name, to.name));
+        }
     }
-    installation.delete().await;
-
-    let first = receipts.at_ns.iter().min().unwrap();
-    let last = receipts.at_ns.iter().max().unwrap();
-    let took = Duration::from_nanos(last - first);
+    for ratio in &ratios {
+        println!("{ratio}");
+    }
     Drained {
-        side,
-        per_second: (events - 1) as f64 / took.as_secs_f64(),
-        cpu_us: cost.cpu.as_secs_f64() * 1e6 / events as f64,
-        peak_mib: cost.peak_bytes as f64 / f64::from(1 << 20),
-        connections: receipts.connections,
+        name: case.name,
+        about: case.about,
+        deliveries,
+        load: drain.load,
+        runs,
+        medians,
+        ratios,
     }
 }
 
-/// Ends with the client.
-fn profile(client: &Process, side: Side, directory: &Path) -> Child {
-    let output = directory.join(format!("{side}.data"));
-    Command::new("perf")
-        .args([
-            "record",
-            "--quiet",
-            "--freq",
-            "997",
-            "--pid",
-            &client.pid().to_string(),
-            "--output",
-        ])
-        .arg(output)
-        .spawn()
-        .expect("perf is installed (apt-get install linux-perf)")
+/// Whoever goes first finds a cooler machine, so they take turns.
+fn in_turn(sides: &[Side], round: usize) -> impl Iterator<Item = &Side> {
+    sides.iter().cycle().skip(round % sides.len()).take(sides.len())
 }
 
-impl fmt::Display for Drained {
+async fn measure(
+    name: String,
+    round: usize,
+    load: &Load,
+    side: &Side,
+    events: usize,
+    options: &Options,
+) -> Run {
+    let setup = Setup::new(name, load, side, events, options).await;
+    let amqp = setup.installation.amqp();
+    setup.events.preload(amqp, events).await;
+    assert_eq!(amqp.ready("events").await as usize, events, "what is queued");
+    let measured = setup.start().end().await;
+    let at_ns = &measured.receipts.at_ns;
+    let took = Duration::from_nanos(at_ns.iter().max().unwrap() - at_ns.iter().min().unwrap());
+    Run {
+        round,
+        side: side.name,
+        per_second: (at_ns.len() - 1) as f64 / took.as_secs_f64(),
+        cpu_us: measured.cpu_us,
+        peak_mib: measured.peak_mib,
+        connections: measured.receipts.connections as f64,
+    }
+}
+
+impl Drained {
+    /// The median of a side's deliveries a second.
+    pub(crate) fn per_second(&self, side: &str) -> Option<f64> {
+        self.median(side).map(|run| run.per_second)
+    }
+
+    /// The median of a client's processor time.
+    pub(crate) fn cpu_us(&self, side: &str) -> Option<f64> {
+        self.median(side).map(|run| run.cpu_us.client)
+    }
+
+    fn median(&self, side: &str) -> Option<&Run> {
+        self.medians.iter().find(|run| run.side == side)
+    }
+
+    pub(crate) fn ratio(&self, side: &str, to: &str) -> Option<&Ratio> {
+        self.ratios
+            .iter()
+            .find(|ratio| ratio.side == side && ratio.to == to)
+    }
+}
+
+/// The median; of an even number of values the mean of the two in the middle.
+fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
+}
+
+/// Of each figure by itself.
+fn median(runs: &[Run], side: &'static str) -> Run {
+    let of_side: Vec<_> = runs.iter().filter(|run| run.side == side).collect();
+    let maybe = |of: fn(&Run) -> Option<f64>| {
+        let values: Vec<_> = of_side.iter().filter_map(|run| of(run)).collect();
+        (!values.is_empty()).then(|| middle(values))
+    };
+    let of = |of: fn(&Run) -> f64| middle(of_side.iter().map(|run| of(run)).collect());
+    Run {
+        round: 0,
+        side,
+        per_second: of(|run| run.per_second),
+        cpu_us: Cpu {
+            client: of(|run| run.cpu_us.client),
+            broker: maybe(|run| run.cpu_us.broker),
+            receiver: of(|run| run.cpu_us.receiver),
+            recorder: maybe(|run| run.cpu_us.recorder),
+            database: maybe(|run| run.cpu_us.database),
+        },
+        peak_mib: of(|run| run.peak_mib),
+        connections: of(|run| run.connections),
+    }
+}
+
+impl Ratio {
+    fn of(runs: &[Run], side: &'static str, to: &'static str) -> Self {
+        let of_side = |side| runs.iter().filter(move |run| run.side == side);
+        let ratio = |of: fn(&Run) -> f64| {
+            // Each side has one run a round, in order of the rounds.
+            let pairs = of_side(side).zip(of_side(to));
+            middle(pairs.map(|(one, other)| of(one) / of(other)).collect())
+        };
+        Self {
+            side,
+            to,
+            per_second: ratio(|run| run.per_second),
+            cpu: ratio(|run| run.cpu_us.client),
+            peak: ratio(|run| run.peak_mib),
+        }
+    }
+}
+
+const HEADER: &str = "| round | client | deliveries/s | CPU µs/delivery | broker | receiver | recorder | database \
+    | peak memory MiB | connections |\n|---|---|---|---|---|---|---|---|---|---|";
+
+impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            round,
             side,
             per_second,
             cpu_us,
             peak_mib,
             connections,
         } = self;
+        let maybe = |us: Option<f64>| us.map_or_else(String::new, |us| format!("{us:.1}"));
         write!(
             f,
-            "{side} | {per_second:.0} | {cpu_us:.1} | {peak_mib:.1} | {connections}"
+            "| {round} | {side} | {per_second:.0} | {:.1} | {} | {:.1} | {} | {} | {peak_mib:.1} | {connections} |",
+            cpu_us.client,
+            maybe(cpu_us.broker),
+            cpu_us.receiver,
+            maybe(cpu_us.recorder),
+            maybe(cpu_us.database),
+        )
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            side,
+            to,
+            per_second,
+            cpu,
+            peak,
+        } = self;
+        write!(
+            f,
+            "| median | {side} / {to} | {per_second:.2} | {cpu:.2} | | | | | {peak:.2} | |"
         )
     }
 }

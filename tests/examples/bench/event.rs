@@ -1,17 +1,21 @@
-//! The events: about 1 KiB each, numbered where the receiver finds the number without parsing.
+//! The events: numbered where the receiver finds the number without parsing, and of exactly so many bytes.
 
 use e2e::{Amqp, now_ms};
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use lapin::{BasicProperties, Confirmation};
 
-pub(crate) const ORGANIZATION: &str = "org_bench";
+/// What the events of a measurement have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Events {
+    pub(crate) body_bytes: usize,
+    /// Event n is of organization n modulo this.
+    pub(crate) organizations: usize,
+}
 
 const EVENT_TYPE: &str = "lead.completed";
 const BEFORE_NUMBER: &str = r#"{"event":"lead.completed","lead_id":"lead_"#;
 const NUMBER_DIGITS: usize = 10;
-/// What research about a lead may come to, in bytes.
-const TEXT_BYTES: usize = 740;
-/// What it is made of, in another order for each event: neither noise nor the same again and again.
+/// What the text is made of, in another order for each event: neither noise nor the same again and again.
 const WORDS: [&str; 64] = [
     "revenue",
     "growth",
@@ -81,11 +85,46 @@ const WORDS: [&str; 64] = [
 /// Publishes that wait for their confirms together.
 const WINDOW: usize = 256;
 
-pub(crate) fn body(number: usize) -> String {
-    let (timestamp, text) = (now_ms(), text(number, TEXT_BYTES));
-    format!(
-        r#"{BEFORE_NUMBER}{number:0NUMBER_DIGITS$}","timestamp":{timestamp},"organization_id":"{ORGANIZATION}","project_id":"proj_1","data":{{"lead_id":"lead_{number:0NUMBER_DIGITS$}","status":"completed","research_results":{{"company_info":"{text}"}},"generated_content":{{"contentLength":4521}},"completed_at":{timestamp}}}}}"#
-    )
+impl Events {
+    /// 1 KiB, of one organization.
+    pub(crate) const USUAL: Self = Self {
+        body_bytes: 1024,
+        organizations: 1,
+    };
+
+    pub(crate) fn body(self, number: usize) -> String {
+        let (timestamp, organization) = (now_ms(), organization(number % self.organizations));
+        let before = format!(
+            r#"{BEFORE_NUMBER}{number:0NUMBER_DIGITS$}","timestamp":{timestamp},"organization_id":"{organization}","project_id":"proj_1","data":{{"lead_id":"lead_{number:0NUMBER_DIGITS$}","status":"completed","research_results":{{"company_info":""#
+        );
+        let after =
+            format!(r#""}},"generated_content":{{"contentLength":4521}},"completed_at":{timestamp}}}}}"#);
+        let text_bytes = self.body_bytes - before.len() - after.len();
+        [before, text(number, text_bytes), after].concat()
+    }
+
+    /// Publishes events 0 to `count`, each confirmed and routed.
+    pub(crate) async fn preload(self, amqp: &Amqp, count: usize) {
+        let publishing = stream::iter(0..count).map(|number| self.publish(amqp, number));
+        publishing.buffer_unordered(WINDOW).collect::<()>().await;
+    }
+
+    /// Publishes one event as producers do, and waits for its confirm.
+    pub(crate) async fn publish(self, amqp: &Amqp, number: usize) {
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_message_id(format!("evt_{number}").into())
+            .with_type(EVENT_TYPE.into());
+        let confirmation = amqp
+            .publish_to("events", EVENT_TYPE, self.body(number).as_bytes(), properties)
+            .await;
+        assert_eq!(confirmation, Confirmation::Ack(None), "refused or returned");
+    }
+}
+
+/// One of those that events are of.
+pub(crate) fn organization(number: usize) -> String {
+    format!("org_bench_{number}")
 }
 
 /// So many bytes of words; another number, another order.
@@ -107,24 +146,4 @@ pub(crate) fn text(number: usize, bytes: usize) -> String {
 pub(crate) fn number(body: &[u8]) -> Option<usize> {
     let digits = body.get(BEFORE_NUMBER.len()..BEFORE_NUMBER.len() + NUMBER_DIGITS)?;
     std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// Publishes events 0 to `count`, each confirmed and routed.
-pub(crate) async fn preload(amqp: &Amqp, count: usize) {
-    let numbers: Vec<_> = (0..count).collect();
-    for window in numbers.chunks(WINDOW) {
-        join_all(window.iter().map(|number| publish(amqp, *number))).await;
-    }
-}
-
-/// Publishes one event as producers do, and waits for its confirm.
-pub(crate) async fn publish(amqp: &Amqp, number: usize) {
-    let properties = BasicProperties::default()
-        .with_content_type("application/json".into())
-        .with_message_id(format!("evt_{number}").into())
-        .with_type(EVENT_TYPE.into());
-    let confirmation = amqp
-        .publish_to("events", EVENT_TYPE, body(number).as_bytes(), properties)
-        .await;
-    assert_eq!(confirmation, Confirmation::Ack(None), "refused or returned");
 }

@@ -1,11 +1,15 @@
-//! What `tests/bench.sh` runs: the worker beside a raw loop, with and without its journal, how long an event is on its
-//! way, and how fast events are published.
+//! What `tests/bench.sh` runs: the worker beside a raw loop under many loads, how long an event is on its way, how late what failed
+//! is attempted again, whether memory grows, and how fast events are published.
+//!
+//! What is measured is a list, `cases.rs`. Each case is a drain of a queue that was filled before (`drain.rs`), or events at a
+//! steady pace (`paced.rs`); both stand on the same `setup.rs`, which also makes sure that nothing was lost, came twice or is left.
+//! `report.rs` collects the figures and compares them with the bars.
 //!
 //! Every process that is measured, or that a measured one talks to, is a process of its own: the receiver and the raw loop
 //! are this same program under another argument, and the worker is the built `magnetite`. So each one's processor time and
 //! memory are what the kernel says about it.
 //!
-//! Not measured: TLS, name lookup, several endpoints, failures. `docs/performance.md` says what the figures mean.
+//! Not measured: name lookup, a broker on another host, HTTP/2. `docs/performance.md` says what the figures mean.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,149 +18,94 @@
     reason = "a measurement ends at the first surprise, and prints"
 )]
 
+mod cases;
+mod options;
 mod event;
 mod receiver;
 mod raw;
 mod process;
-mod client;
+mod endpoints;
+mod clients;
+mod setup;
 mod drain;
 mod pace;
-mod latency;
+mod paced;
 mod publish;
+mod machine;
+mod report;
 
-use std::path::PathBuf;
-
-use client::Side;
-use drain::Drained;
-
-/// How much is measured.
-struct Options {
-    /// Events of each drain.
-    events: usize,
-    /// Drains of each side; 0 leaves them out.
-    rounds: usize,
-    /// How long events are published at a steady pace; 0 leaves that out.
-    seconds: usize,
-    /// Events that are published in each way; 0 leaves that out.
-    publish: usize,
-    /// Where `perf` writes what each client's processor time went into, and the worker its log.
-    profile: Option<PathBuf>,
-    /// The worker's settings that are not the default.
-    settings: Vec<(String, String)>,
-}
-
-const USAGE: &str = "bench.sh [--events N] [--rounds N] [--seconds N] [--publish N] [--profile DIRECTORY] [--set VARIABLE=VALUE]";
+use cases::{CASES, Case, Rate, What};
+use options::Options;
+use report::Report;
 
 #[tokio::main]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["receiver", events] => receiver::run(events.parse().unwrap()).await,
-        ["raw", broker, queue, url, secret, events] => {
-            raw::run(broker, queue, url, secret, events.parse().unwrap()).await;
-        }
-        _ => {
-            let Some(options) = Options::parse(&arguments) else {
-                eprintln!("usage: {USAGE}");
+        ["receiver", expected] => receiver::run(serde_json::from_str(expected).unwrap()).await,
+        ["raw", job] => raw::run(serde_json::from_str(job).unwrap()).await,
+        ["--list"] => list(),
+        _ => match Options::parse(&arguments) {
+            Ok(options) => measure(&options).await,
+            Err(wrong) => {
+                eprintln!("bench.sh: {wrong}");
                 std::process::exit(2);
-            };
-            measure(&options).await;
-        }
+            }
+        },
+    }
+}
+
+fn list() {
+    for case in CASES {
+        println!("{:<12} {}", case.name, case.about);
     }
 }
 
 async fn measure(options: &Options) {
-    if options.rounds > 0 {
-        measure_drains(options).await;
-    }
-    if options.seconds > 0 {
-        println!("\n{}", latency::run(options).await);
-    }
-    if options.publish > 0 {
-        println!("\n{}", publish::run(options.publish).await);
-    }
-}
-
-async fn measure_drains(options: &Options) {
+    let mut report = Report::new(options);
     let cores = std::thread::available_parallelism().unwrap();
-    println!(
-        "{} events of {} bytes a drain; {cores} cores for client, broker and receiver together\n",
-        options.events,
-        event::body(0).len()
-    );
-    println!("| round | client | deliveries/s | CPU µs/delivery | peak memory MiB | connections |");
-    println!("|---|---|---|---|---|---|");
-    let mut rounds = Vec::new();
-    for round in 1..=options.rounds {
-        let mut drained = Vec::new();
-        for side in order(round) {
-            let done = drain::run(side, options, round).await;
-            println!("| {round} | {done} |");
-            drained.push(done);
-        }
-        rounds.push(drained);
+    println!("{cores} cores for clients, broker, receiver and whatever else is measured together");
+    if options.broker.as_deref().and_then(machine::broker_pid).is_none() {
+        println!(
+            "The broker's processor time is not known: it is not a process that this script has started."
+        );
     }
-    for (one, other) in [
-        (Side::Worker, Side::Raw),
-        (Side::Unrecorded, Side::Raw),
-        (Side::Worker, Side::Unrecorded),
-    ] {
-        summarize(&rounds, one, other);
+    for case in &options.cases {
+        run(case, options, &mut report).await;
+        report.write(&options.json);
     }
+    report.print_bars();
 }
 
-/// Whoever goes first finds a cooler machine, so they take turns.
-fn order(round: usize) -> [Side; 3] {
-    let sides = [Side::Raw, Side::Worker, Side::Unrecorded];
-    [0, 1, 2].map(|place| sides[(round + place) % sides.len()])
-}
-
-/// The median of what one side had of the other's in each round.
-fn summarize(rounds: &[Vec<Drained>], one: Side, other: Side) {
-    let ratio = |of: fn(&Drained) -> f64| {
-        let found = |round: &[Drained], side| {
-            let drained = round.iter().find(|drained| drained.side == side);
-            of(drained.expect("every round has every side"))
-        };
-        let mut ratios: Vec<_> = rounds
-            .iter()
-            .map(|round| found(round, one) / found(round, other))
-            .collect();
-        e2e::percentile(&mut ratios, 50.0)
-    };
-    println!(
-        "| median | {one} / {other} | {:.2} | {:.2} | {:.2} | |",
-        ratio(|drained| drained.per_second),
-        ratio(|drained| drained.cpu_us),
-        ratio(|drained| drained.peak_mib),
-    );
-}
-
-impl Options {
-    fn parse(arguments: &[&str]) -> Option<Self> {
-        let mut options = Self {
-            events: 200_000,
-            rounds: 5,
-            seconds: 60,
-            publish: 50_000,
-            profile: None,
-            settings: Vec::new(),
-        };
-        for argument in arguments.chunks(2) {
-            match argument {
-                ["--events", count] => options.events = count.parse().ok().filter(|count| *count > 1)?,
-                ["--rounds", count] => options.rounds = count.parse().ok()?,
-                ["--seconds", count] => options.seconds = count.parse().ok()?,
-                ["--publish", count] => options.publish = count.parse().ok()?,
-                ["--profile", directory] => options.profile = Some(directory.into()),
-                ["--set", setting] => {
-                    let (variable, value) = setting.split_once('=')?;
-                    options.settings.push((variable.to_owned(), value.to_owned()));
-                }
-                _ => return None,
+async fn run(case: &Case, options: &Options, report: &mut Report) {
+    match &case.what {
+        What::Drain(drain) => report.cases.push(drain::run(case, drain, options).await),
+        What::Paced { rates, side, shows } => {
+            let seconds = options.seconds_of(*shows);
+            println!(
+                "\n{}: {}; {seconds} s\n\n{}",
+                case.name,
+                case.about,
+                paced::HEADER
+            );
+            for rate in *rates {
+                let per_second = match rate {
+                    Rate::Fixed(per_second) => *per_second,
+                    Rate::HalfOfPeak => report.peak().unwrap_or(options.peak) / 2,
+                };
+                let name = format!("{}-{per_second}", case.name);
+                let steady = paced::run(name, side, per_second, seconds, options).await;
+                println!("{steady}");
+                report.keep(*shows, steady);
             }
         }
-        Some(options)
+        What::Publish => {
+            println!("\n{}: {}\n\n{}", case.name, case.about, publish::HEADER);
+            report.publish = publish::run(options.publish).await;
+            for published in &report.publish {
+                println!("{published}");
+            }
+        }
     }
 }

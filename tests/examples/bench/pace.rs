@@ -11,7 +11,7 @@ use e2e::Amqp;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
-use crate::{event, receiver::now_ns};
+use crate::{event::Events, receiver::now_ns};
 
 /// What was published.
 pub(crate) struct Paced {
@@ -31,6 +31,7 @@ impl Paced {
 /// Publishes the events of these numbers, or as many of them as are due before `stop`, and waits for their confirms.
 pub(crate) async fn publish(
     amqp: &Amqp,
+    events: Events,
     numbers: Range<usize>,
     per_second: usize,
     stop: impl Future<Output = ()>,
@@ -42,7 +43,7 @@ pub(crate) async fn publish(
         tokio::select! {
             number = due.recv() => match number {
                 Some(number) => {
-                    publishing.push(event::publish(amqp, number));
+                    publishing.push(events.publish(amqp, number));
                     end = number + 1;
                 }
                 None => break,

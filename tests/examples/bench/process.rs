@@ -1,6 +1,6 @@
 //! What a process costs, as the kernel counts it.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use e2e::{memory_kib, wait_until};
 use tokio::process::{Child, Command};
@@ -40,24 +40,38 @@ impl Process {
         let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
         assert!(sent.success(), "kill -TERM {pid}");
         // Nobody has waited for it yet, so its times can be read after its end.
-        wait_until("the client has ended", END_MAX, || stat(self.pid)[0] == "Z").await;
-        let cpu = times(&stat(self.pid), &[11, 12]);
+        wait_until("the client has ended", END_MAX, || {
+            stat(self.pid).unwrap()[0] == "Z"
+        })
+        .await;
+        let cpu = times(&stat(self.pid).unwrap(), &[11, 12]);
         assert!(self.child.wait().await.unwrap().success(), "the client failed");
         Cost { cpu, peak_bytes }
     }
 }
 
 /// The fields from the state on (proc(5)): user time is the 12th, system time the 13th; then those of ended children.
-pub(crate) fn stat(pid: u32) -> Vec<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, after_name) = stat.rsplit_once(')').unwrap();
-    after_name.split_whitespace().map(str::to_owned).collect()
+fn stat(pid: u32) -> io::Result<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, after_name) = stat.rsplit_once(')').expect("the name is in brackets");
+    Ok(after_name.split_whitespace().map(str::to_owned).collect())
 }
 
 /// The sum of fields that are times.
-pub(crate) fn times(stat: &[String], fields: &[usize]) -> Duration {
+fn times(stat: &[String], fields: &[usize]) -> Duration {
     let ticks = fields.iter().map(|at| stat[*at].parse::<u32>().unwrap());
     TICK * ticks.sum::<u32>()
+}
+
+/// Processor time so far of a process, of the children it has, and of those that have ended.
+pub(crate) fn cpu_of_tree(pid: u32) -> Duration {
+    // A child may end while this looks: from then on its parent has its time.
+    let Ok(children) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) else {
+        return Duration::ZERO;
+    };
+    let children = children.split_whitespace().map(|child| child.parse().unwrap());
+    let of_children = children.map(cpu_of_tree).sum::<Duration>();
+    of_children + stat(pid).map_or(Duration::ZERO, |stat| times(&stat, &[11, 12, 13, 14]))
 }
 
 /// This program.

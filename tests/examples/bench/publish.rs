@@ -12,65 +12,70 @@ use std::{
 use e2e::{Answered, Api, Installation, percentile, shared_broker};
 use futures_util::future::join_all;
 use producer::{Producer, Serialized};
+use serde::Serialize;
 
-use crate::event;
+use crate::event::{self, Events};
 
 /// How many clients publish at once, each one event after the other.
 const CLIENTS: usize = 64;
 /// How many publish batches.
 const BATCH_CLIENTS: usize = 4;
 const BATCH_EVENTS: usize = 100;
+pub(crate) const HEADER: &str =
+    "| published by | events | events/s | p50 ms | p99 ms |\n|---|---|---|---|---|";
+/// One of the ways.
+pub(crate) const SINGLE_OVER_HTTP: &str = "64 connections to the API";
 const CONNECT_MAX: Duration = Duration::from_secs(30);
 
-struct Published {
-    way: &'static str,
+#[derive(Serialize)]
+pub(crate) struct Published {
+    pub(crate) way: &'static str,
     events: usize,
-    per_second: f64,
+    pub(crate) per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
 }
 
-/// Prints a table. Fails if what is in the queue afterwards is not what was confirmed.
-pub(crate) async fn run(events: usize) -> String {
+/// Every way in turn. Fails if what is in the queue afterwards is not what was confirmed.
+pub(crate) async fn run(events: usize) -> Vec<Published> {
     // By default a key is let in 5,000 times a second.
     let settings = [("MAGNETITE_API__RATE_PER_KEY", "1000000")];
     let delays_ms = [1000, 2000, 4000, 8000, 16000, 30000];
     let installation = Installation::with("bench-publish", &shared_broker(), &delays_ms, &settings).await;
     let api = Api::start(&installation).await;
-    let key = installation.key(event::ORGANIZATION, "events:write").await;
+    let key = installation.key(&event::organization(0), "events:write").await;
     let config = producer::Config::new(installation.broker_url(), installation.prefix()).unwrap();
     let producer = Producer::connect(config);
     producer.ready(CONNECT_MAX).await.unwrap();
     // More than it takes to open connections and channels.
     publish_http(&api, &key, 1000).await;
-    let rows = [
+    let published = vec![
         publish_linked(&producer, events).await,
         publish_http(&api, &key, events).await,
         publish_batches(&api, &key, events).await,
     ];
-    let confirmed = 1000 + rows.iter().map(|row| row.events).sum::<usize>();
+    let confirmed = 1000 + published.iter().map(|way| way.events).sum::<usize>();
     let ready = installation.amqp().ready("events").await as usize;
     assert_eq!(ready, confirmed, "confirmed and queued are not the same");
     producer.shutdown().await;
     assert!(api.role.terminate().await);
     installation.delete().await;
-    let rows = rows.map(|row| row.to_string()).join("\n");
-    format!("| published by | events | events/s | p50 ms | p99 ms |\n|---|---|---|---|---|\n{rows}")
+    published
 }
 
 async fn publish_linked(producer: &Producer, events: usize) -> Published {
     let name = "64 tasks with the producer crate";
     measure(name, CLIENTS, events, 1, async |number| {
-        let event = Serialized::new(event::body(number));
+        let event = Serialized::new(Events::USUAL.body(number));
         producer.publish_json(&event).await.unwrap();
     })
     .await
 }
 
 async fn publish_http(api: &Api, key: &str, events: usize) -> Published {
-    measure("64 connections to the API", CLIENTS, events, 1, async |number| {
+    measure(SINGLE_OVER_HTTP, CLIENTS, events, 1, async |number| {
         let published = api
-            .send("POST", "/v1/events", key, &[], event::body(number))
+            .send("POST", "/v1/events", key, &[], Events::USUAL.body(number))
             .await;
         expect(&published);
     })
@@ -80,7 +85,9 @@ async fn publish_http(api: &Api, key: &str, events: usize) -> Published {
 async fn publish_batches(api: &Api, key: &str, events: usize) -> Published {
     let name = "4 connections to the API, 100 events a request";
     measure(name, BATCH_CLIENTS, events, BATCH_EVENTS, async |number| {
-        let events: Vec<_> = (number..number + BATCH_EVENTS).map(event::body).collect();
+        let events: Vec<_> = (number..number + BATCH_EVENTS)
+            .map(|number| Events::USUAL.body(number))
+            .collect();
         let batch = format!("[{}]", events.join(","));
         expect(&api.send("POST", "/v1/events/batch", key, &[], batch).await);
     })

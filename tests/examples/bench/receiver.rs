@@ -1,7 +1,9 @@
-//! The endpoint's server: answers 200 at once, and notes when each event first arrived.
+//! The endpoints' server: answers at once, and notes when each delivery first arrived.
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
+    path::PathBuf,
     pin::pin,
     process::Stdio,
     sync::{
@@ -12,41 +14,124 @@ use std::{
 };
 
 use bytes::Bytes;
+use e2e::Certificates;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines},
-    net::TcpListener,
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, BufReader, Lines},
+    net::{TcpListener, TcpSocket},
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::Notify,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{event, process};
+
+/// What a receiver is to expect, and how it answers.
+#[derive(Clone, Deserialize, Serialize)]
+pub(crate) struct Expected {
+    /// Numbered from 0.
+    pub(crate) events: usize,
+    /// Endpoints of each event.
+    pub(crate) fan_out: usize,
+    /// Event n is of organization n modulo this.
+    pub(crate) organizations: usize,
+    /// The first request of every n-th delivery is answered with 500; 0 for none.
+    pub(crate) failing_every: usize,
+    /// It answers `Connection: close`.
+    pub(crate) is_closing: bool,
+    /// It speaks TLS, and writes here whom its clients are to trust.
+    pub(crate) authority: Option<PathBuf>,
+}
 
 /// A receiver's process.
 pub(crate) struct Receiver {
     child: Child,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
-    address: String,
+    /// Scheme, host and port.
+    origin: String,
 }
 
 /// What arrived.
+#[derive(Deserialize, Serialize)]
 pub(crate) struct Receipts {
-    pub(crate) requests: u64,
+    pub(crate) requests: usize,
     pub(crate) connections: u64,
-    /// When each event first arrived, in Unix nanoseconds; 0 if it did not.
+    /// When each delivery was first answered with 200, in Unix nanoseconds; 0 if it was not.
     pub(crate) at_ns: Vec<u64>,
+    /// When the first attempt of each that had to fail was answered; 0 if there was none. Empty if none had to.
+    pub(crate) failed_ns: Vec<u64>,
+}
+
+/// Connections that wait to be accepted. With the usual 128 a client that opens 256 at once has some of them made a second later.
+const CONNECTING_MAX: u32 = 4096;
+
+impl Expected {
+    /// One delivery of each event, answered with 200.
+    #[allow(
+        dead_code,
+        reason = "this benchmark names everything, the journal's only the events"
+    )]
+    pub(crate) fn events(events: usize) -> Self {
+        Self {
+            events,
+            fan_out: 1,
+            organizations: 1,
+            failing_every: 0,
+            is_closing: false,
+            authority: None,
+        }
+    }
+
+    pub(crate) fn deliveries(&self) -> usize {
+        self.events * self.fan_out
+    }
+
+    /// How many first attempts fail.
+    pub(crate) fn failures(&self) -> usize {
+        (0..self.deliveries())
+            .filter(|delivery| self.fails(*delivery))
+            .count()
+    }
+
+    fn fails(&self, delivery: usize) -> bool {
+        self.failing_every > 0 && delivery.is_multiple_of(self.failing_every)
+    }
+
+    /// The number of the delivery of an event to the endpoint with this path. Panics if it is not the event's.
+    fn delivery(&self, event: usize, path: &str) -> usize {
+        let mut numbers = path.trim_start_matches('/').split('/').map(str::parse::<usize>);
+        let mut number = || {
+            numbers
+                .next()
+                .expect("a path has two numbers")
+                .expect("which are decimal")
+        };
+        let (organization, place) = (number(), number());
+        assert_eq!(
+            organization,
+            event % self.organizations,
+            "event {event} is not of {path}"
+        );
+        assert!(place < self.fan_out, "{path} is no endpoint");
+        event * self.fan_out + place
+    }
 }
 
 impl Receiver {
-    /// Starts a receiver of events 0 to `events`.
-    pub(crate) async fn start(events: usize) -> Self {
+    pub(crate) async fn start(expected: &Expected) -> Self {
         let mut child = Command::new(process::this())
-            .args(["receiver", &events.to_string()])
+            .args(["receiver", &serde_json::to_string(expected).unwrap()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -54,65 +139,80 @@ impl Receiver {
             .unwrap();
         let stdin = child.stdin.take().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines.next_line().await.unwrap().expect("the receiver listens");
+        let origin = lines.next_line().await.unwrap().expect("the receiver listens");
         Self {
             child,
             stdin,
             lines,
-            address,
+            origin,
         }
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}/hook", self.address)
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it has not ended")
     }
 
-    /// Waits until every event has arrived.
+    /// Where an organization's endpoint is, in its place among `fan_out`.
+    pub(crate) fn url(&self, organization: usize, place: usize) -> String {
+        format!("{}/{organization}/{place}", self.origin)
+    }
+
+    /// Waits until every delivery has arrived.
     pub(crate) async fn complete(&mut self, limit: Duration) {
         let line = timeout(limit, self.lines.next_line()).await;
-        let line = line.unwrap_or_else(|_| panic!("not every event arrived within {limit:?}"));
+        let line = line.unwrap_or_else(|_| panic!("not every delivery arrived within {limit:?}: see the workers' logs, which --profile DIRECTORY keeps"));
         assert_eq!(line.unwrap().as_deref(), Some("complete"));
     }
 
     /// Ends it.
     pub(crate) async fn end(mut self) -> Receipts {
         drop(self.stdin);
-        let line = self
-            .lines
-            .next_line()
-            .await
-            .unwrap()
-            .expect("the receiver reports");
-        let report: Value = serde_json::from_str(&line).unwrap();
+        let line = self.lines.next_line().await.unwrap();
+        let receipts = serde_json::from_str(&line.expect("the receiver reports")).unwrap();
         assert!(self.child.wait().await.unwrap().success());
-        Receipts {
-            requests: report["requests"].as_u64().unwrap(),
-            connections: report["connections"].as_u64().unwrap(),
-            at_ns: serde_json::from_value(report["at_ns"].clone()).unwrap(),
-        }
+        receipts
     }
 }
 
 struct Seen {
-    requests: AtomicU64,
+    expected: Expected,
+    requests: AtomicUsize,
     connections: AtomicU64,
     missing: AtomicUsize,
     complete: Notify,
     at_ns: Vec<AtomicU64>,
+    failed_ns: Vec<AtomicU64>,
 }
 
-/// The receiver: prints its address, `complete` when it has every event, and after the end of standard input what it saw.
-pub(crate) async fn run(events: usize) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    println!("{}", listener.local_addr().unwrap());
+/// The receiver: prints where it is, `complete` when it has every delivery, and after the end of standard input what it saw.
+pub(crate) async fn run(expected: Expected) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let listener = socket.listen(CONNECTING_MAX).unwrap();
+    let scheme = if expected.authority.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let deliveries = expected.deliveries();
+    let never = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
     let seen = Arc::new(Seen {
-        requests: AtomicU64::new(0),
+        requests: AtomicUsize::new(0),
         connections: AtomicU64::new(0),
-        missing: AtomicUsize::new(events),
+        missing: AtomicUsize::new(deliveries),
         complete: Notify::new(),
-        at_ns: (0..events).map(|_| AtomicU64::new(0)).collect(),
+        at_ns: never(deliveries),
+        failed_ns: never(if expected.failing_every > 0 { deliveries } else { 0 }),
+        expected,
     });
-    tokio::spawn(serve(listener, Arc::clone(&seen)));
+    let address = listener.local_addr().unwrap();
+    let tls = seen.expected.authority.as_ref().map(|file| {
+        let certificates = Certificates::new();
+        certificates.write_pem(file);
+        certificates.good(&["http/1.1"])
+    });
+    tokio::spawn(serve(listener, tls, Arc::clone(&seen)));
+    println!("{scheme}://{address}");
     let (mut stdin, mut nothing) = (tokio::io::stdin(), Vec::new());
     let mut ended = pin!(stdin.read_to_end(&mut nothing));
     let is_complete = tokio::select! {
@@ -123,41 +223,74 @@ pub(crate) async fn run(events: usize) {
         println!("complete");
         ended.await.unwrap();
     }
-    let at_ns: Vec<_> = seen.at_ns.iter().map(|at| at.load(Relaxed)).collect();
-    let (requests, connections) = (seen.requests.load(Relaxed), seen.connections.load(Relaxed));
-    println!(
-        "{}",
-        json!({"requests": requests, "connections": connections, "at_ns": at_ns})
-    );
+    println!("{}", serde_json::to_string(&seen.receipts()).unwrap());
 }
 
-async fn serve(listener: TcpListener, seen: Arc<Seen>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, seen: Arc<Seen>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let _ = stream.set_nodelay(true);
         seen.connections.fetch_add(1, Relaxed);
-        let seen = Arc::clone(&seen);
-        let service = service_fn(move |request| answer(Arc::clone(&seen), request));
-        // An error is the client's going away.
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let (seen, tls) = (Arc::clone(&seen), tls.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => converse(stream, &seen).await,
+                // An error is the client's going away.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        converse(stream, &seen).await;
+                    }
+                }
+            }
+        });
     }
 }
 
-async fn answer(seen: Arc<Seen>, request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
-    if let Ok(body) = request.into_body().collect().await {
-        let number = event::number(&body.to_bytes()).expect("one of our events");
-        seen.note(number);
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, seen: &Seen) {
+    let service = service_fn(|request| answer(seen, request));
+    // An error is the client's going away.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+async fn answer(seen: &Seen, request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let mut response = Response::new(Empty::new());
+    if let Ok(body) = body.collect().await {
+        let event = event::number(&body.to_bytes()).expect("one of our events");
+        *response.status_mut() = seen.note(seen.expected.delivery(event, parts.uri.path()));
     }
-    Ok(Response::new(Empty::new()))
+    if seen.expected.is_closing {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 impl Seen {
-    fn note(&self, number: usize) {
-        let at_ns = now_ns();
+    /// What a request of this delivery is answered with.
+    fn note(&self, delivery: usize) -> StatusCode {
+        let now_ns = now_ns();
+        let is_first = |at: &AtomicU64| at.compare_exchange(0, now_ns, Relaxed, Relaxed).is_ok();
         self.requests.fetch_add(1, Relaxed);
-        let first = self.at_ns[number].compare_exchange(0, at_ns, Relaxed, Relaxed);
-        if first.is_ok() && self.missing.fetch_sub(1, Relaxed) == 1 {
+        if self.expected.fails(delivery) && is_first(&self.failed_ns[delivery]) {
+            return StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        if is_first(&self.at_ns[delivery]) && self.missing.fetch_sub(1, Relaxed) == 1 {
             self.complete.notify_one();
+        }
+        StatusCode::OK
+    }
+
+    fn receipts(&self) -> Receipts {
+        let load = |times: &[AtomicU64]| times.iter().map(|at| at.load(Relaxed)).collect();
+        Receipts {
+            requests: self.requests.load(Relaxed),
+            connections: self.connections.load(Relaxed),
+            at_ns: load(&self.at_ns),
+            failed_ns: load(&self.failed_ns),
         }
     }
 }

@@ -11,9 +11,11 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
 
 use crate::{
-    Options, event, pace,
+    Options,
+    event::{self, Events},
+    pace,
     process::Cost,
-    receiver::Receiver,
+    receiver::{Expected, Receiver},
     roles::{self, Recorder},
     servers::Servers,
 };
@@ -49,14 +51,23 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Lag {
     let events = warm_up + options.seconds * options.per_second;
     let url = servers.database("lag").await;
     let installation = servers.installation("journal-lag", &url).await;
-    let mut receiver = Receiver::start(events).await;
-    installation.endpoint(event::ORGANIZATION, &receiver.url()).await;
+    let mut receiver = Receiver::start(&Expected::events(events)).await;
+    installation
+        .endpoint(&event::organization(0), &receiver.url(0, 0))
+        .await;
     let mut database = PgConnection::connect(&url).await.unwrap();
     let servers_cpu = [servers.postgres_cpu(), servers.broker_cpu().unwrap_or_default()];
     let recorder = Recorder::start(&installation, None);
     let worker = roles::worker(&installation);
 
-    let paced = pace::publish(installation.amqp(), 0..events, options.per_second, pending()).await;
+    let paced = pace::publish(
+        installation.amqp(),
+        Events::USUAL,
+        0..events,
+        options.per_second,
+        pending(),
+    )
+    .await;
     let (queued, published) = (installation.amqp().ready("journal").await, Instant::now());
     receiver.complete(ARRIVAL_MAX).await;
     wait_until_stored(&mut database, events).await;
@@ -72,7 +83,7 @@ pub(crate) async fn run(options: &Options, servers: &Servers) -> Lag {
     let worker = worker.end().await;
     let (recorder, mut commit_ms) = recorder.end().await;
     let receipts = receiver.end().await;
-    assert_eq!(receipts.requests as usize, events, "an event arrived twice");
+    assert_eq!(receipts.requests, events, "an event arrived twice");
     balance(&installation, events).await;
     installation.delete().await;
     let due_ms = (paced.due_ns(warm_up) / 1_000_000) as i64;

@@ -56,8 +56,8 @@ const USAGE: &str = "journal-bench.sh [--attempts N] [--seconds N] [--per-second
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if let ["receiver", events] = arguments[..] {
-        return receiver::run(events.parse().unwrap()).await;
+    if let ["receiver", expected] = arguments[..] {
+        return receiver::run(serde_json::from_str(expected).unwrap()).await;
     }
     let Some(options) = Options::parse(&arguments) else {
         eprintln!("usage: {USAGE}");

@@ -10,10 +10,10 @@ use e2e::{Installation, now_ms};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
-    event,
+    event::{self, Events},
     lag::percentiles,
     pace,
-    receiver::Receiver,
+    receiver::{Expected, Receiver},
     roles::{self, Recorder},
 };
 
@@ -36,12 +36,21 @@ const STORED_MAX: Duration = Duration::from_mins(1);
 pub(crate) async fn run(installation: &Installation, url: &str, expired: i64) -> Retention {
     let mut database = PgConnection::connect(url).await.unwrap();
     let (before, all) = (BEFORE_SECONDS * PER_SECOND, DURING_SECONDS_MAX * PER_SECOND);
-    let receiver = Receiver::start(before + all).await;
-    installation.endpoint(event::ORGANIZATION, &receiver.url()).await;
+    let receiver = Receiver::start(&Expected::events(before + all)).await;
+    installation
+        .endpoint(&event::organization(0), &receiver.url(0, 0))
+        .await;
     let worker = roles::worker(installation);
 
     let recorder = Recorder::start(installation, None);
-    pace::publish(installation.amqp(), 0..before, PER_SECOND, pending()).await;
+    pace::publish(
+        installation.amqp(),
+        Events::USUAL,
+        0..before,
+        PER_SECOND,
+        pending(),
+    )
+    .await;
     let (_, commits_before) = recorder.end().await;
 
     let oldest_kept_ms: i64 =
@@ -57,7 +66,14 @@ pub(crate) async fn run(installation: &Installation, url: &str, expired: i64) ->
         rows = (&mut recorder.deleted).await.unwrap();
         took = began.elapsed();
     };
-    let published = pace::publish(installation.amqp(), before..before + all, PER_SECOND, done).await;
+    let published = pace::publish(
+        installation.amqp(),
+        Events::USUAL,
+        before..before + all,
+        PER_SECOND,
+        done,
+    )
+    .await;
     installation.amqp().wait_for_ready("events", 0, STORED_MAX).await;
     worker.end().await;
     installation.amqp().wait_for_ready("journal", 0, STORED_MAX).await;
@@ -65,13 +81,13 @@ pub(crate) async fn run(installation: &Installation, url: &str, expired: i64) ->
 
     let receipts = receiver.end().await;
     assert_eq!(
-        receipts.requests as usize, published.numbers.end,
+        receipts.requests, published.numbers.end,
         "as many as were published"
     );
     let (recorded, oldest_ms): (i64, i64) = sqlx::query_as(
         "SELECT COUNT(*) FILTER (WHERE e.organization_id = $1), MIN(e.received_ms) FROM events e",
     )
-    .bind(event::ORGANIZATION)
+    .bind(event::organization(0))
     .fetch_one(&mut database)
     .await
     .unwrap();

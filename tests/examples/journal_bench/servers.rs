@@ -1,6 +1,6 @@
 //! RabbitMQ and PostgreSQL: who they are, and what they cost.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use e2e::{Installation, shared_broker};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -51,19 +51,11 @@ impl Servers {
 
     /// Processor time of PostgreSQL so far.
     pub(crate) fn postgres_cpu(&self) -> Duration {
-        cpu_of_tree(self.postgres_pid)
+        process::cpu_of_tree(self.postgres_pid)
     }
 
     /// Processor time of RabbitMQ so far.
     pub(crate) fn broker_cpu(&self) -> Option<Duration> {
-        self.broker_pid.map(cpu_of_tree)
+        self.broker_pid.map(process::cpu_of_tree)
     }
-}
-
-/// Of a process, of the children it has, and of those that have ended.
-fn cpu_of_tree(pid: u32) -> Duration {
-    let own = process::times(&process::stat(pid), &[11, 12, 13, 14]);
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let children = children.split_whitespace().map(|child| child.parse().unwrap());
-    own + children.map(cpu_of_tree).sum::<Duration>()
 }
