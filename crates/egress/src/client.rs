@@ -58,9 +58,9 @@ pub struct Config {
     /// How long one attempt may take in all: lookup, connection, TLS, request, response and its body. 30 s by default
     /// (CONTRACT, "Webhook timeouts").
     pub attempt_timeout: Duration,
-    /// How many idle connections are kept per scheme, host and port. It does not bound connections in use. 128 by default,
-    /// as many as one endpoint can have in use with a worker's default slots: answers come in bursts, and whatever is idle
-    /// for a moment above this is closed and opened again, at the price of several deliveries each.
+    /// How many idle connections are kept per scheme, host and port. It does not bound connections in use. 512 by default,
+    /// a worker's default slots: many endpoints can be on one host, answers come in bursts, and whatever is idle for a moment
+    /// above this is closed and opened again, at the price of several deliveries each.
     pub idle_per_host_max: usize,
     /// How long an idle connection is kept. 20 s by default: less than most servers keep theirs.
     pub idle_timeout: Duration,
@@ -173,7 +173,7 @@ impl Default for Config {
         Self {
             allow: Vec::new(),
             attempt_timeout: Duration::from_secs(30),
-            idle_per_host_max: 128,
+            idle_per_host_max: 512,
             idle_timeout: Duration::from_secs(20),
             name_servers: Vec::new(),
             root_certificates: Vec::new(),

@@ -93,7 +93,7 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!(defaults.health_listen, Some("127.0.0.1:8085".parse().unwrap()));
     let of_egress = defaults.egress.config().unwrap();
     assert_eq!(of_egress.attempt_timeout, Duration::from_secs(30));
-    assert_eq!(of_egress.idle_per_host_max, 128);
+    assert_eq!(of_egress.idle_per_host_max, 512);
     assert_eq!(of_egress.idle_timeout, Duration::from_secs(20));
 }
 
