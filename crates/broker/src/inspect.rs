@@ -13,8 +13,7 @@ use lapin::{
 use tokio::time::timeout;
 
 use crate::{
-    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology,
-    config::Node,
+    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology, config::Node,
     link::ChannelError,
 };
 
