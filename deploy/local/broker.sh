@@ -287,8 +287,9 @@ disk_free_limit.absolute = 50MB
 # on by itself after a partition, and stay apart from the others when the network is whole again.
 cluster_partition_handling = pause_minority
 CONF
+    # What a delay queue passes on while the target's leader is lost it passes on again after this time, by default 180 s.
+    echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 10000}]}].' >"$files/advanced.config"
     # Empty ones, so that the files under /etc/rabbitmq are not read instead.
-    echo '[].' >"$files/advanced.config"
     echo '[].' >"$files/enabled_plugins"
     : >"$files/rabbitmq-env.conf"
 }

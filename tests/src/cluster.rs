@@ -51,9 +51,10 @@ impl Cluster {
 
     /// How many connections of `magnetite` this node has.
     pub async fn clients(&self, index: usize) -> usize {
-        let list = ["-q", "list_connections", "node", "client_properties"];
+        let list = ["-q", "list_connections", "pid", "client_properties"];
         let connections = self.other(index).ctl(&list).await;
-        let here = |line: &&str| line.starts_with(self.node(index).name()) && line.contains("magnetite");
+        // Such as <rabbit@host.1.2.3>.
+        let here = |line: &&str| line[1..].starts_with(self.node(index).name()) && line.contains("magnetite");
         connections.lines().filter(here).count()
     }
 

@@ -8,12 +8,11 @@
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Answer, Cluster, Endpoint, Installation, Ledger, Load, Receiver, Role, chance, report, scaled, wait_for,
-    wait_until,
+    Answer, Cluster, Endpoint, Installation, Ledger, Load, Receiver, Role, chance, report, scaled, wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(30);
-const LONG: Duration = Duration::from_mins(3);
+const LONG: Duration = Duration::from_mins(8);
 /// Ten attempts.
 const DELAYS_MS: [u64; 9] = [200, 400, 800, 1000, 1000, 2000, 2000, 2000, 2000];
 const PER_SECOND: u32 = 50;
@@ -77,7 +76,7 @@ mod alone {
     async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
         // Longer than it takes to notice a dead connection (20 s), and in the long form than the nodes take to notice each other's.
         let stopped_for = scaled(Duration::from_secs(30), Duration::from_secs(90));
-        let rounds = scaled(1, 3);
+        let rounds = scaled(1, 2);
         let cluster = Cluster::start().await;
         let installation = Installation::with("cluster", &cluster.urls(), &DELAYS_MS, &[]).await;
         let mut ledger = Ledger::new();
@@ -134,9 +133,14 @@ mod alone {
         let books = ledger
             .settle_and_end(&installation, cluster.node(0), workers.into(), LONG)
             .await;
+        installation.wait_until_recorded(&[], &recorder, LONG).await;
+        // Logging never holds up delivering: what could not be recorded in time is named as a gap.
+        let audit = installation.audit().await;
+        let gaps = audit.of_kind("gap").into_iter();
+        let unrecorded: u64 = gaps.filter_map(|gap| gap["count"].as_u64()).sum();
         report(
-            "three nodes: the events' leader SIGSTOPped, then SIGKILLed",
-            format!("{}; {books}", silences.join("; ")),
+            "three nodes: the leader of events SIGSTOPped, then SIGKILLed",
+            format!("{}; {books}; {unrecorded} records in gaps", silences.join("; ")),
         );
         books.assert_balanced();
         assert_eq!(books.dead, 0, "{books}");
@@ -147,8 +151,7 @@ mod alone {
             books.unacked_median() > 0,
             "nothing was in flight at the breaks: {books}"
         );
-        installation.wait_until_recorded(&[], &recorder, LONG).await;
-        installation.audit().await.assert_settled();
+        assert!(audit.balances, "{audit:#?}");
         assert!(recorder.terminate().await);
     }
 }
