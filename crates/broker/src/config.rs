@@ -150,7 +150,7 @@ mod tests {
             "amqp://me:s3cret@x/,y",
             "amqp://me:s3cret,s3cret@x/",
         ] {
-            let error = Config::new(url, "magnetite").err().expect(url).to_string();
+            let error = Config::new(url, "magnetite").expect_err(url).to_string();
             assert!(error.contains("amqp://user:password@host"), "{error}");
             assert!(!error.contains("s3cret"), "{error}");
         }
