@@ -4,6 +4,7 @@
 #
 #   tests/chaos.sh              all end-to-end tests, about half an hour
 #   tests/chaos.sh ARG...       those that `cargo nextest run ARG...` selects, for example: tests/chaos.sh --test kills
+#   tests/chaos.sh --rabbitmq MAJOR ...         either on that RabbitMQ, as tests/run.sh has it
 #
 # MAGNETITE_CHAOS_SEED=N repeats a run's random choices. The figures are printed as a table at the end, and everything
 # else that a test said is in tests/.cache/chaos.log.
@@ -16,11 +17,17 @@ export MAGNETITE_CHAOS=long
 export MAGNETITE_CHAOS_SEED=${MAGNETITE_CHAOS_SEED:-$(date +%s)}
 mkdir -p "${log%/*}"
 status=0
+rabbitmq=()
+if [[ ${1:-} == --rabbitmq ]]; then
+    rabbitmq=("${@:1:2}")
+    shift "${#rabbitmq[@]}"
+fi
 # Two filters would select what either of them does.
 [[ $# -gt 0 ]] || set -- -E 'package(e2e)'
-"$repository/tests/run.sh" --profile chaos --no-fail-fast "$@" >"$log" 2>&1 || status=$?
+"$repository/tests/run.sh" "${rabbitmq[@]}" --profile chaos --no-fail-fast "$@" >"$log" 2>&1 || status=$?
 
 printf '\nSeed %s, %s\n\n' "$MAGNETITE_CHAOS_SEED" "$(date -u +%F)"
+sed -n 's/^run.sh: \(broker .*\)$/\1\n/p' "$log"
 printf '| campaign | figures |\n|---|---|\n'
 sed -n 's/^ *chaos | \(.*\)$/| \1 |/p' "$log"
 printf '\n'

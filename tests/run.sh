@@ -5,6 +5,8 @@
 #   tests/run.sh ARG...                          only the tests that `cargo nextest run ARG...` selects,
 #                                                for example: tests/run.sh -E 'test(/rotate/)'
 #   tests/run.sh --servers-only -- COMMAND...    COMMAND with the servers up and the variables below set
+#   tests/run.sh --rabbitmq MAJOR ...            any of these on RabbitMQ 3.x or 4.x: the system's own if it is of that
+#                                                version, else that of another Debian, in tests/.cache (needs root)
 #
 # What is missing is installed, and said. The tests find their surroundings through these variables, and those that
 # name a server are left alone if they are set:
@@ -22,6 +24,8 @@ readonly cache=$repository/tests/.cache
 readonly broker=$repository/deploy/local/broker.sh
 readonly postgres=$repository/deploy/local/postgres.sh
 servers=
+# Of --rabbitmq.
+rabbitmq=
 results=()
 
 say() { printf 'run.sh: %s\n' "$*" >&2; }
@@ -122,6 +126,43 @@ need_go() {
     command -v go >/dev/null || apt_install "no Go" golang-go
 }
 
+# Has broker.sh start nodes of the version that --rabbitmq names, those that tests start themselves included.
+need_rabbitmq() {
+    local suite root=$cache/rabbitmq-$rabbitmq new installed
+    case $rabbitmq in
+        3) suite=bookworm ;;
+        4) suite=trixie ;;
+        *) die "--rabbitmq takes 3 or 4, and not \"$rabbitmq\"" ;;
+    esac
+    [[ -z ${MAGNETITE_BROKER__URL:-} ]] || die "--rabbitmq starts a broker, and MAGNETITE_BROKER__URL names one: give one of them"
+    # The tests ask every broker that they meet, see tests/src/amqp.rs.
+    export MAGNETITE_TEST_RABBITMQ=$rabbitmq
+    installed=$(dpkg-query --show --showformat '${db:Status-Status} ${Version}' rabbitmq-server 2>/dev/null) || true
+    # Whoever has set the variable knows better; the version is looked at in any case.
+    [[ -z ${MAGNETITE_RABBITMQ_ROOT:-} && $installed != "installed $rabbitmq."* ]] || return 0
+    [[ $EUID -eq 0 ]] || die "--rabbitmq $rabbitmq needs root: the system's own is \"${installed:-not installed}\", and another is run by chroot"
+    if [[ ! -d $root ]]; then
+        command -v debootstrap >/dev/null || apt_install "no debootstrap" debootstrap
+        say "installing RabbitMQ $rabbitmq.x from Debian $suite into tests/.cache/${root##*/} (500 MB, once)"
+        mkdir -p "$cache"
+        new=$(mktemp -d "$root.XXXXXX")
+        chmod 755 "$new"
+        if ! debootstrap --variant=minbase --include=rabbitmq-server "$suite" "$new" "$(debian_mirror)" >&2; then
+            rm -rf --one-file-system -- "$new"
+            die "debootstrap failed: what it said is above"
+        fi
+        # Another run may have been faster.
+        mv --no-target-directory "$new" "$root" 2>/dev/null || rm -rf --one-file-system -- "$new"
+    fi
+    export MAGNETITE_RABBITMQ_ROOT=$root
+}
+
+# Where this machine has its own packages from; nothing if that is not Debian, and debootstrap then knows one.
+debian_mirror() {
+    # shellcheck disable=SC2016 # for apt
+    apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null | sed -n 1p
+}
+
 # ---- Servers -------------------------------------------------------------------------------------------------
 
 # Also called for what never started: every part of it does nothing then.
@@ -149,7 +190,16 @@ start_servers() {
     fi
     export MAGNETITE_BROKER__URL MAGNETITE_TEST_POSTGRES_URL
     # Without users and passwords.
-    say "broker ${MAGNETITE_BROKER__URL##*@}, PostgreSQL ${MAGNETITE_TEST_POSTGRES_URL##*@}"
+    say "broker ${MAGNETITE_BROKER__URL##*@}$(version_of_node), PostgreSQL ${MAGNETITE_TEST_POSTGRES_URL##*@}"
+    [[ -z $rabbitmq || $(version_of_node) == *" $rabbitmq."* ]] || die "this is not the RabbitMQ $rabbitmq.x of --rabbitmq"
+}
+
+# Of the node that was started here, if one was.
+version_of_node() {
+    local version
+    [[ -e $servers/broker/node ]] || return 0
+    version=$("$broker" ctl "$servers/broker" -q eval 'io:format("~s~n", [rabbit_misc:version()]).')
+    echo " (RabbitMQ ${version%%$'\n'*})"
 }
 
 # ---- Checks --------------------------------------------------------------------------------------------------
@@ -175,11 +225,14 @@ quoted() {
     echo "${words:1}"
 }
 
+# run_again ARG...: this script, as one would type it.
+run_again() { quoted tests/run.sh ${rabbitmq:+--rabbitmq "$rabbitmq"} "$@"; }
+
 # check NAME COMMAND...: a step that needs nothing but its command.
 check() { step "$1" "$(quoted "${@:2}")" "${@:2}"; }
 
 # tested NAME COMMAND...: a step that needs the servers.
-tested() { step "$1" "tests/run.sh --servers-only -- $(quoted "${@:2}")" "${@:2}"; }
+tested() { step "$1" "$(run_again --servers-only -- "${@:2}")" "${@:2}"; }
 
 summary() {
     printf '\n' >&2
@@ -200,7 +253,7 @@ check_everything() {
     step scripts "shellcheck \$(git ls-files '*.sh' .ci/run)" check_scripts
     check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
     check build cargo build --workspace --locked
-    step servers "tests/run.sh --servers-only -- true" start_servers
+    step servers "$(run_again --servers-only -- true)" start_servers
     tested tests cargo nextest run --workspace --locked
     tested doc-tests cargo test --doc --workspace --locked
     check docs env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace --locked
@@ -209,20 +262,26 @@ check_everything() {
 # The build comes first because the end-to-end tests run the built program, which a selection of tests may not build.
 check_selection() {
     check build cargo build --workspace --locked
-    step servers "tests/run.sh --servers-only -- true" start_servers
+    step servers "$(run_again --servers-only -- true)" start_servers
     tested tests cargo nextest run --workspace --locked "$@"
 }
 
 main() {
     cd "$repository"
     if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-        sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit
+    fi
+    if [[ ${1:-} == --rabbitmq ]]; then
+        [[ $# -ge 2 ]] || die "usage: tests/run.sh --rabbitmq MAJOR ..."
+        rabbitmq=$2
+        shift 2
     fi
     if [[ ${1:-} == --servers-only ]]; then
         [[ ${2:-} == -- && $# -ge 3 ]] || die "usage: tests/run.sh --servers-only -- COMMAND..."
     fi
     trap stop_servers EXIT
+    [[ -z $rabbitmq ]] || need_rabbitmq
     need_rust
     need_strace
     need_python

@@ -2,18 +2,22 @@
 # A private RabbitMQ node for one directory: for the demonstration and the tests, not for production.
 #
 #   broker.sh start DIR       start the node (or leave it running) and print its URL
+#   broker.sh join DIR OTHER  start a new node in the cluster of OTHER's, which runs, and print its URL
 #   broker.sh find DIR        print the URL of a broker, starting one if need be (see below)
 #   broker.sh url DIR         print the URL of the node of DIR, running or not
 #   broker.sh stop DIR        end the node gracefully; its data stays
 #   broker.sh kill DIR        end it with SIGKILL, as a power cut would
 #                             (a quorum queue declared within the last 500 ms stays unusable afterwards: RabbitMQ
 #                             saves the names of its Raft members every 500 ms only)
+#   broker.sh pause DIR       SIGSTOP: its sockets stay open and nothing answers
+#   broker.sh resume DIR      SIGCONT
 #   broker.sh remove DIR      stop, then delete DIR
 #   broker.sh ctl DIR ARG...  rabbitmqctl against the node, for example: ctl DIR list_queues
 #
 # Data, log, process ids, cookie, configuration and ports of the node are files in DIR, so nodes do not meet each
 # other or a system service. Ports and node name are chosen once per DIR: a later start finds its data and its
-# clients. Everything listens on 127.0.0.1 only. Standard output carries nothing but the URL (and what ctl prints).
+# clients. The nodes of a cluster share a cookie and an epmd. Everything listens on 127.0.0.1 only. Standard output
+# carries nothing but the URL (and what ctl prints).
 #
 # `find` takes the first of: MAGNETITE_BROKER__URL; an installed rabbitmq-server, started privately in DIR; a
 # running Docker engine (`stop` removes its container, data included); an installation with apt-get, then as above.
@@ -21,7 +25,7 @@
 #
 # MAGNETITE_RABBITMQ_ROOT=ROOT starts the RabbitMQ of another Debian by chroot (needs root), for instance 4.x from
 #   debootstrap --variant=minbase --include=rabbitmq-server trixie ROOT
-# The node's files are then in ROOT; DIR notes where. The variable only matters at the first start of DIR.
+# (tests/run.sh --rabbitmq 4 makes one for itself). The node's files are then in ROOT; DIR notes where. The variable only matters at the first start of DIR.
 set -euo pipefail
 
 readonly START_SECONDS_MAX=60
@@ -38,7 +42,7 @@ die() {
 }
 
 usage() {
-    sed -n '4,12s/^# \{0,1\}//p' "$0" >&2
+    sed -n '4,15s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -47,8 +51,8 @@ usage() {
 # The absolute path of DIR. Fails if it does not exist.
 absolute() { (CDPATH='' cd -- "$1" 2>/dev/null && pwd -P); }
 
-# noted KEY: one value of DIR/node.
-noted() { sed -n "s/^$1=//p" "$dir/node"; }
+# noted KEY [DIR]: one value of DIR/node.
+noted() { sed -n "s/^$1=//p" "${2:-$dir}/node"; }
 
 is_noted() { [[ -e $dir/node ]]; }
 
@@ -73,16 +77,28 @@ load() {
 
 # create KIND: chooses name and ports for DIR, once. KIND is `node` or `docker`.
 create() {
-    local name ports chroot=${MAGNETITE_RABBITMQ_ROOT:-}
+    local ports chroot=${MAGNETITE_RABBITMQ_ROOT:-}
     [[ -z $chroot ]] || chroot=$(absolute "$chroot") || die "MAGNETITE_RABBITMQ_ROOT: no directory $MAGNETITE_RABBITMQ_ROOT"
-    name=rabbit-$(printf '%s' "$dir" | sha256sum | cut -c 1-12)
     ports=$(free_ports 3)
+    # shellcheck disable=SC2086 # three words
+    note "$1" "$chroot" $ports
+}
+
+# create_beside OTHER: the same for a node that joins OTHER's cluster: it runs the same RabbitMQ and shares the epmd.
+create_beside() {
+    local ports
+    ports=$(free_ports 2)
+    # shellcheck disable=SC2086 # two words
+    note node "$(noted root "$1")" $ports "$(noted epmd_port "$1")"
+}
+
+# note KIND ROOT AMQP_PORT DIST_PORT EPMD_PORT
+note() {
     {
         echo "kind=$1"
-        echo "node=$name@localhost"
-        # shellcheck disable=SC2086 # three words
-        printf 'amqp_port=%s\ndist_port=%s\nepmd_port=%s\n' $ports
-        echo "root=$chroot"
+        echo "node=rabbit-$(printf '%s' "$dir" | sha256sum | cut -c 1-12)@localhost"
+        printf 'amqp_port=%s\ndist_port=%s\nepmd_port=%s\n' "${@:3}"
+        echo "root=$2"
     } >"$dir/node.new"
     mv "$dir/node.new" "$dir/node"
 }
@@ -207,12 +223,26 @@ within() {
 # end NAME SIGNAL: signals, waits, and kills what does not end in time.
 end() {
     signal "$1" "$2"
+    # What is paused would end at nothing but SIGKILL.
+    signal "$1" CONT
     if ! within "$STOP_SECONDS_MAX" gone "$1"; then
         say "$1 did not end within ${STOP_SECONDS_MAX} s: killing it"
         signal "$1" KILL
         within 5 gone "$1" || die "$1 survives SIGKILL"
     fi
-    rm -f "$dir/$1.pid"
+    # Emptied and not deleted: an epmd's is shared by the nodes of a cluster.
+    if [[ -e $dir/$1.pid ]]; then : >"$dir/$1.pid"; fi
+}
+
+# end_epmd SIGNAL: unless another node of the cluster is registered with it.
+end_epmd() {
+    if ! is_shared; then end epmd "$1"; fi
+}
+
+# (rabbitmqctl registers as well, as rabbitmqcli-...)
+is_shared() {
+    (in_node epmd -names) 2>/dev/null |
+        awk -v own="${node%@*}" '$1 == "name" && $2 ~ /^rabbit-/ && $2 != own { found = 1 } END { exit !found }'
 }
 
 # ---- Whether it answers --------------------------------------------------------------------------------------
@@ -253,9 +283,13 @@ log.file.level = warning
 log.console = false
 # The node refuses publishers when less is free; 50 MB suffice for tests on a nearly full disk.
 disk_free_limit.absolute = 50MB
+# In a cluster: a node that sees no majority stops serving, and comes back by itself. Left to its default, it would go
+# on by itself after a partition, and stay apart from the others when the network is whole again.
+cluster_partition_handling = pause_minority
 CONF
+    # What a delay queue passes on while the target's leader is lost it passes on again after this time, by default 180 s.
+    echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 10000}]}].' >"$files/advanced.config"
     # Empty ones, so that the files under /etc/rabbitmq are not read instead.
-    echo '[].' >"$files/advanced.config"
     echo '[].' >"$files/enabled_plugins"
     : >"$files/rabbitmq-env.conf"
 }
@@ -281,7 +315,7 @@ start_node() {
     within "$START_SECONDS_MAX" answers_or_ended || die "no AMQP on 127.0.0.1:$amqp_port after ${START_SECONDS_MAX} s: see $files/log and $files/broker.out"
     if gone broker; then
         tail -n 20 "$files/broker.out" >&2 || true
-        end epmd TERM
+        end_epmd TERM
         die "RabbitMQ ended while starting: see $files/log and $files/broker.out"
     fi
 }
@@ -346,6 +380,7 @@ lock() {
     flock -w 120 9 || die "another $0 holds $dir/lock"
 }
 
+# prepare DIR CREATE...: notes a new node with CREATE if DIR holds none.
 prepare() {
     mkdir -p -- "$1"
     dir=$(absolute "$1") || die "cannot enter $1"
@@ -353,14 +388,47 @@ prepare() {
         die "$dir is not empty and holds no broker: choose a new directory (remove deletes all of it)"
     fi
     lock
-    is_noted || create "$2"
+    is_noted || "${@:2}"
     load
 }
 
 start() {
-    prepare "$1" node
+    prepare "$1" create node
     if [[ $kind == docker ]]; then start_container; else start_node; fi
     print_url
+}
+
+join() {
+    local other cookie
+    [[ ! -e $1/node ]] || die "$1 holds a node already: start it with: $0 start $1"
+    dir=$(absolute "$2") || die "$2 does not exist"
+    load
+    ours broker || die "no node of ours runs in $dir: start it with: $0 start $dir"
+    other=$dir
+    cookie=$files/.erlang.cookie
+    prepare "$1" create_beside "$other"
+    # A node makes a cookie only if it finds none.
+    mkdir -p "$files"
+    cp -p "$cookie" "$files/.erlang.cookie"
+    # One file under two names: whichever node starts the epmd, the last to stop ends it.
+    ln "$other/epmd.pid" "$dir/epmd.pid"
+    start_node
+    in_cluster stop_app
+    in_cluster join_cluster "$(noted node "$other")"
+    in_cluster start_app
+    within "$START_SECONDS_MAX" speaks_amqp || die "no AMQP on 127.0.0.1:$amqp_port after joining: see $files/log"
+    print_url
+}
+
+in_cluster() { (in_node "$(server_scripts "$root")/rabbitmqctl" --quiet "$@") >&2; }
+
+# send DIR SIGNAL: to the running node.
+send() {
+    dir=$(absolute "$1") || die "$1 does not exist"
+    load
+    [[ $kind == node ]] || die "$dir holds a container: docker pause $(container)"
+    ours broker || die "the node of $dir does not run"
+    signal broker "$2"
 }
 
 find_broker() {
@@ -369,7 +437,7 @@ find_broker() {
     elif [[ -e $1/node || -n ${MAGNETITE_RABBITMQ_ROOT:-} || -n $(server_scripts) ]]; then
         start "$1"
     elif docker_runs; then
-        prepare "$1" docker
+        prepare "$1" create docker
         start_container
         print_url
     else
@@ -388,7 +456,7 @@ stop() {
         stop_container "$2"
     else
         end broker "$2"
-        end epmd "$2"
+        end_epmd "$2"
     fi
 }
 
@@ -418,10 +486,13 @@ main() {
     [[ $# -ge 2 && -n $2 ]] || usage
     case $1 in
         start) start "$2" ;;
+        join) if [[ $# -eq 3 ]]; then join "$2" "$3"; else usage; fi ;;
         find) find_broker "$2" ;;
         url) url "$2" ;;
         stop) stop "$2" TERM ;;
         kill) stop "$2" KILL ;;
+        pause) send "$2" STOP ;;
+        resume) send "$2" CONT ;;
         remove) remove "$2" ;;
         ctl) ctl "${@:2}" ;;
         *) usage ;;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    env, io,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,13 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::{Endpoint, wait_for};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{Endpoint, proxy::Target, wait_for};
 
 /// One connection and a channel in confirm mode.
 pub struct Amqp {
@@ -36,11 +43,9 @@ pub struct Found {
 }
 
 impl Amqp {
-    /// Connects to `url`; names begin with `prefix`.
-    pub async fn connect(url: &str, prefix: &str) -> Self {
-        let connection = Connection::connect(url, ConnectionProperties::default())
-            .await
-            .unwrap();
+    /// Connects to the first of `urls` (one, or several with commas between) that answers; names begin with `prefix`.
+    pub async fn connect(urls: &str, prefix: &str) -> Self {
+        let connection = connect(urls).await;
         let channel = connection.create_channel().await.unwrap();
         channel
             .confirm_select(ConfirmSelectOptions::default())
@@ -263,6 +268,56 @@ impl Amqp {
                 .await;
         }
     }
+}
+
+async fn connect(urls: &str) -> Connection {
+    const ANSWER: Duration = Duration::from_secs(5);
+    let mut last = String::new();
+    for url in urls.split(',') {
+        // What hangs accepts connections, too.
+        let connecting = async {
+            assert_version(url).await.map_err(|error| error.to_string())?;
+            let connecting = Connection::connect(url, ConnectionProperties::default());
+            connecting.await.map_err(|error| error.to_string())
+        };
+        match timeout(ANSWER, connecting).await {
+            Ok(Ok(connection)) => return connection,
+            Ok(Err(error)) => last = error,
+            Err(elapsed) => last = elapsed.to_string(),
+        }
+    }
+    panic!("no broker answers: {last}");
+}
+
+/// Panics unless this broker is of the major version that `tests/run.sh --rabbitmq` names: a run that says 4 and tests 3 proves
+/// nothing. The broker says its version in its first frame, as a long string.
+async fn assert_version(url: &str) -> io::Result<()> {
+    const KEY: &[u8] = b"\x07versionS";
+    let Ok(major) = env::var("MAGNETITE_TEST_RABBITMQ") else {
+        return Ok(());
+    };
+    let mut stream = TcpStream::connect(Target::of(url).server()).await?;
+    stream.write_all(b"AMQP\0\0\x09\x01").await?;
+    let mut frame = Vec::new();
+    let version = loop {
+        if stream.read_buf(&mut frame).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let at = frame.windows(KEY.len()).position(|bytes| bytes == KEY);
+        // A length of four bytes, and the version.
+        let text = at
+            .and_then(|at| frame.get(at + KEY.len() + 4..))
+            .unwrap_or_default();
+        if text.len() > major.len() {
+            break String::from_utf8_lossy(text).into_owned();
+        }
+    };
+    let expected = format!("{major}.");
+    assert!(
+        version.starts_with(&expected),
+        "this run is for RabbitMQ {major}.x, and at {url} is {version:.6}"
+    );
+    Ok(())
 }
 
 /// The headers of a delivery whose second attempt is due, as workers publish it.

@@ -1,6 +1,6 @@
 //! A RabbitMQ node of a test's own, for tests that break it.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use tempfile::TempDir;
 
@@ -12,14 +12,32 @@ const SCRIPT: Script = Script("deploy/local/broker.sh");
 pub struct Node {
     directory: TempDir,
     url: String,
+    name: String,
 }
 
 impl Node {
     /// Starts a node on free ports.
     pub async fn start() -> Self {
-        let directory = TempDir::with_prefix("magnetite-node-").unwrap();
+        let directory = new_directory();
         let url = SCRIPT.run("start", directory.path(), &[]).await;
-        Self { directory, url }
+        Self::of(directory, url)
+    }
+
+    /// Starts a new node in the cluster of this one.
+    pub(crate) async fn start_beside(&self) -> Self {
+        let (directory, other) = (new_directory(), self.directory.path().to_str().unwrap());
+        let url = SCRIPT.run("join", directory.path(), &[other]).await;
+        Self::of(directory, url)
+    }
+
+    fn of(directory: TempDir, url: String) -> Self {
+        let name = name(directory.path());
+        Self { directory, url, name }
+    }
+
+    /// What it is called in its cluster.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its URL, the same after every start.
@@ -30,6 +48,16 @@ impl Node {
     /// SIGKILL.
     pub async fn kill(&self) {
         SCRIPT.run("kill", self.directory.path(), &[]).await;
+    }
+
+    /// SIGSTOP: what is connected to it stays connected, and gets no answer.
+    pub async fn pause(&self) {
+        SCRIPT.run("pause", self.directory.path(), &[]).await;
+    }
+
+    /// SIGCONT.
+    pub async fn resume(&self) {
+        SCRIPT.run("resume", self.directory.path(), &[]).await;
     }
 
     /// Starts it again with the data that it had.
@@ -61,4 +89,15 @@ impl Drop for Node {
     fn drop(&mut self) {
         SCRIPT.run_last("remove", self.directory.path());
     }
+}
+
+fn new_directory() -> TempDir {
+    TempDir::with_prefix("magnetite-node-").unwrap()
+}
+
+/// What the script has noted.
+fn name(directory: &Path) -> String {
+    let noted = fs::read_to_string(directory.join("node")).unwrap();
+    let name = noted.lines().find_map(|line| line.strip_prefix("node="));
+    name.unwrap().to_owned()
 }

@@ -1,13 +1,14 @@
 //! Where the broker is and how long it may take.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use lapin::uri::AMQPUri;
 
 /// How to reach the broker. Its `Debug` does not show the password.
 #[derive(Clone)]
 pub struct Config {
-    uri: AMQPUri,
+    /// At least one.
+    nodes: Vec<Node>,
     /// Prefix of every exchange and queue name.
     pub prefix: String,
     /// How long a publish may take from the call to its confirm.
@@ -19,30 +20,29 @@ pub struct Config {
     pub channels_max: usize,
 }
 
+/// One URL of a [`Config`]: a node of the broker's cluster, or what stands before it.
+#[derive(Clone)]
+pub(crate) struct Node(AMQPUri);
+
 /// A broker URL that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}; expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /")]
+#[error(
+    "{0}; expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /, or several with commas \
+     between them"
+)]
 pub struct BadUrl(String);
 
 impl Config {
-    /// Heartbeats when the URL names none: a dead link is noticed within twice that.
-    const HEARTBEAT_S: u16 = 10;
-    /// The bound on connecting when the URL names none.
-    const CONNECT_TIMEOUT_MS: u64 = 5_000;
-
-    /// Reads `amqp://` or `amqps://`. `heartbeat` (seconds) and `connection_timeout` (milliseconds) may be given in the
-    /// URL's query and are 10 and 5000 otherwise. A publish has 10 s, and 8 channels publish at once.
+    /// Reads `amqp://` or `amqps://`, or several of them with commas between, which are then the nodes of one cluster: any
+    /// will do. (A comma inside of a URL is `%2C`.) `heartbeat` (seconds) and `connection_timeout` (milliseconds) may be
+    /// given in each URL's query and are 10 and 5000 otherwise. A publish has 10 s, and 8 channels publish at once.
     ///
     /// # Errors
-    /// When the URL is not an AMQP URL. The text never repeats the URL, which holds a password.
-    pub fn new(url: &str, prefix: impl Into<String>) -> Result<Self, BadUrl> {
-        let mut uri: AMQPUri = url.parse().map_err(BadUrl)?;
-        uri.query.heartbeat.get_or_insert(Self::HEARTBEAT_S);
-        uri.query
-            .connection_timeout
-            .get_or_insert(Self::CONNECT_TIMEOUT_MS);
+    /// When a URL is not an AMQP URL. The text never repeats it: it holds a password.
+    pub fn new(urls: &str, prefix: impl Into<String>) -> Result<Self, BadUrl> {
+        let nodes = urls.split(',').map(|url| url.trim().parse());
         Ok(Self {
-            uri,
+            nodes: nodes.collect::<Result<_, _>>()?,
             prefix: prefix.into(),
             publish_timeout: Duration::from_secs(10),
             waits_out_alarms: false,
@@ -50,28 +50,59 @@ impl Config {
         })
     }
 
-    pub(crate) fn uri(&self) -> AMQPUri {
-        self.uri.clone()
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
     }
 
-    pub(crate) fn connect_timeout(&self) -> Duration {
-        Duration::from_millis(
-            self.uri
-                .query
-                .connection_timeout
-                .unwrap_or(Self::CONNECT_TIMEOUT_MS),
-        )
+    /// How many addresses there are, at least one.
+    pub fn addresses_count(&self) -> u32 {
+        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
     }
 
-    /// `host:port/vhost`, for logs and errors.
+    /// `host:port/vhost`, for logs and errors; of several nodes one after the other.
     pub fn address(&self) -> String {
-        let authority = &self.uri.authority;
+        let addresses: Vec<_> = self.nodes.iter().map(Node::address).collect();
+        addresses.join(", ")
+    }
+}
+
+impl Node {
+    /// Heartbeats when the URL names none: a dead link is noticed within twice that.
+    const HEARTBEAT_S: u16 = 10;
+    /// The bound on connecting when the URL names none.
+    const CONNECT_TIMEOUT_MS: u64 = 5_000;
+
+    pub(crate) fn uri(&self) -> AMQPUri {
+        self.0.clone()
+    }
+
+    /// The bound on everything from the first packet until the broker has let us in: a node that hangs accepts connections, too.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        let timeout_ms = self.0.query.connection_timeout;
+        Duration::from_millis(timeout_ms.unwrap_or(Self::CONNECT_TIMEOUT_MS))
+    }
+
+    pub(crate) fn address(&self) -> String {
+        let authority = &self.0.authority;
         format!(
             "{}:{}/{}",
             authority.host,
             authority.port,
-            self.uri.vhost.trim_start_matches('/')
+            self.0.vhost.trim_start_matches('/')
         )
+    }
+}
+
+impl FromStr for Node {
+    type Err = BadUrl;
+
+    fn from_str(url: &str) -> Result<Self, BadUrl> {
+        let mut uri: AMQPUri = url.parse().map_err(BadUrl)?;
+        uri.query.heartbeat.get_or_insert(Self::HEARTBEAT_S);
+        uri.query
+            .connection_timeout
+            .get_or_insert(Self::CONNECT_TIMEOUT_MS);
+        Ok(Self(uri))
     }
 }
 
@@ -79,7 +110,6 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("address", &self.address())
-            .field("user", &self.uri.authority.userinfo.username)
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
@@ -97,9 +127,30 @@ mod tests {
     }
 
     #[test]
+    fn several_urls_are_several_nodes() {
+        let urls = "amqp://me:s3cret@mq1/%2f, amqps://me:a%2Cb@mq2:5671/v?heartbeat=3,amqp://mq3/%2f";
+        let config = Config::new(urls, "magnetite").unwrap();
+        assert_eq!(config.address(), "mq1:5672/, mq2:5671/v, mq3:5672/");
+        assert_eq!(config.addresses_count(), 3);
+        let text = format!("{config:?}");
+        assert!(!text.contains("s3cret") && !text.contains("a,b"), "{text}");
+        let second = config.nodes()[1].uri();
+        assert_eq!(second.authority.userinfo.password, "a,b");
+        assert_eq!(second.query.heartbeat, Some(3));
+    }
+
+    #[test]
     fn what_is_no_amqp_url_is_refused_without_repeating_it() {
-        for url in ["", "http://me:s3cret@x/", "mq:5672", "amqp://me:s3cret@x:port/"] {
-            let error = Config::new(url, "magnetite").unwrap_err().to_string();
+        for url in [
+            "",
+            "http://me:s3cret@x/",
+            "mq:5672",
+            "amqp://me:s3cret@x:port/",
+            "amqp://me:s3cret@x/,",
+            "amqp://me:s3cret@x/,y",
+            "amqp://me:s3cret,s3cret@x/",
+        ] {
+            let error = Config::new(url, "magnetite").expect_err(url).to_string();
             assert!(error.contains("amqp://user:password@host"), "{error}");
             assert!(!error.contains("s3cret"), "{error}");
         }
@@ -107,10 +158,11 @@ mod tests {
 
     #[test]
     fn timeouts_come_from_the_url_or_have_defaults() {
-        let named = Config::new("amqp://h/%2f?heartbeat=3&connection_timeout=250", "m").unwrap();
-        assert_eq!(named.connect_timeout(), Duration::from_millis(250));
-        assert_eq!(named.uri.query.heartbeat, Some(3));
-        let default = Config::new("amqp://h/%2f", "m").unwrap();
-        assert_eq!(default.uri.query.heartbeat, Some(10));
+        let node: Node = "amqp://h/%2f?heartbeat=3&connection_timeout=250".parse().unwrap();
+        assert_eq!(node.connect_timeout(), Duration::from_millis(250));
+        assert_eq!(node.uri().query.heartbeat, Some(3));
+        let default: Node = "amqp://h/%2f".parse().unwrap();
+        assert_eq!(default.uri().query.heartbeat, Some(10));
+        assert_eq!(default.connect_timeout(), Duration::from_secs(5));
     }
 }

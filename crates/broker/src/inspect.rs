@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{AsyncReadExt, AsyncWriteExt};
+use futures_util::{AsyncReadExt, AsyncWriteExt, future::join_all};
 use lapin::{
     BasicProperties, Channel,
     options::QueueDeleteOptions,
@@ -13,7 +13,7 @@ use lapin::{
 use tokio::time::timeout;
 
 use crate::{
-    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology,
+    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology, config::Node,
     link::ChannelError,
 };
 
@@ -89,13 +89,35 @@ impl From<ChannelError> for InspectError {
 }
 
 impl Server {
-    /// Asks the broker for its product and version by beginning a handshake, which needs no credentials.
+    /// Asks the broker for its product and version by beginning a handshake, which needs no credentials. Of several nodes
+    /// the first that answers speaks.
     ///
     /// # Errors
-    /// When nothing that speaks AMQP answers within the URL's connection timeout.
+    /// When no node answers as something that speaks AMQP does, each within its URL's connection timeout: what was wrong
+    /// with the last.
     pub async fn of(config: &Config) -> Result<Self, InspectError> {
-        let address = config.address();
-        let start = match timeout(config.connect_timeout(), read_start(config)).await {
+        let (first, others) = config.nodes().split_first().expect("there is at least one");
+        let mut found = Self::of_node(first).await;
+        for node in others {
+            if found.is_err() {
+                found = Self::of_node(node).await;
+            }
+        }
+        found
+    }
+
+    /// Asks every node, all at once: what each answers, in order, with its `host:port/vhost`.
+    pub async fn of_each(config: &Config) -> Vec<(String, Result<Self, InspectError>)> {
+        let asking = config
+            .nodes()
+            .iter()
+            .map(async |node| (node.address(), Self::of_node(node).await));
+        join_all(asking).await
+    }
+
+    async fn of_node(node: &Node) -> Result<Self, InspectError> {
+        let address = node.address();
+        let start = match timeout(node.connect_timeout(), read_start(node)).await {
             Ok(Ok(start)) => start,
             Ok(Err(source)) => return Err(InspectError::Connect { address, source }),
             Err(_) => {
@@ -123,11 +145,11 @@ impl Server {
 }
 
 /// The payload of the broker's first frame.
-async fn read_start(config: &Config) -> io::Result<Vec<u8>> {
+async fn read_start(node: &Node) -> io::Result<Vec<u8>> {
     /// A server's properties take a few hundred bytes.
     const FRAME_BYTES_MAX: usize = 64 * 1024;
     let runtime = lapin::runtime::default_runtime().map_err(io::Error::other)?;
-    let mut stream = config.uri().connect_async(&runtime).await?;
+    let mut stream = node.uri().connect_async(&runtime).await?;
     stream.write_all(b"AMQP\0\0\x09\x01").await?;
     stream.flush().await?;
     // Type (1 byte), channel (2), size (4).

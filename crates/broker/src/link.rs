@@ -11,9 +11,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::{Config, config::Node};
 
-/// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost. Clones share it.
+/// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost: to the configuration's nodes in
+/// turn, beginning anywhere, so that many processes spread over them. Clones share it.
 #[derive(Clone)]
 pub struct Link {
     state: watch::Receiver<State>,
@@ -28,6 +29,8 @@ pub struct Closed;
 #[derive(Clone, Default)]
 struct State {
     connection: Option<Arc<Connection>>,
+    /// Whom the connection is, or was last, to.
+    address: String,
     /// The broker takes no publishes: memory or disk alarm.
     blocked: bool,
 }
@@ -61,6 +64,11 @@ impl Link {
     /// Whether there is a connection now.
     pub fn is_up(&self) -> bool {
         self.state.borrow().connection.is_some()
+    }
+
+    /// `host:port/vhost` of the node that it is connected to, or was last; empty before the first connection.
+    pub fn address(&self) -> String {
+        self.state.borrow().address.clone()
     }
 
     /// Whether the broker refuses publishes now.
@@ -153,45 +161,51 @@ struct Supervisor {
 
 impl Supervisor {
     async fn run(&self) {
-        let mut failures = 0_u32;
-        loop {
-            match self.connect().await {
+        let nodes = self.config.nodes();
+        let first = rand::rng().random_range(0..nodes.len());
+        let mut failures = 0_usize;
+        for node in nodes.iter().cycle().skip(first) {
+            let broker = node.address();
+            match self.connect(node).await {
                 Ok(connection) => {
-                    tracing::info!(broker = %self.config.address(), connection = self.name, "connected to the broker");
+                    tracing::info!(broker, connection = self.name, "connected to the broker");
                     failures = 0;
-                    let why = self.watch(connection).await;
+                    let why = self.watch(connection, &broker).await;
                     tracing::warn!(
-                        broker = %self.config.address(), connection = self.name, error = %why,
+                        broker, connection = self.name, error = %why,
                         "lost the connection to the broker; reconnecting"
                     );
                 }
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(
-                        broker = %self.config.address(), connection = self.name, error = %error, failures,
+                        broker, connection = self.name, error = %error, failures,
                         "cannot connect to the broker; is it running, and is broker.url right? trying again"
                     );
                 }
             }
-            tokio::time::sleep(backoff(failures)).await;
+            // Each node is asked once before the wait grows.
+            let rounds = failures.div_ceil(nodes.len());
+            tokio::time::sleep(backoff(u32::try_from(rounds).unwrap_or(u32::MAX))).await;
         }
     }
 
-    async fn connect(&self) -> Result<Arc<Connection>, String> {
+    async fn connect(&self, node: &Node) -> Result<Arc<Connection>, String> {
         let properties = ConnectionProperties::default().with_connection_name(self.name.into());
-        let connecting = Connection::connect_uri(self.config.uri(), properties);
-        match timeout(self.config.connect_timeout(), connecting).await {
+        let connecting = Connection::connect_uri(node.uri(), properties);
+        match timeout(node.connect_timeout(), connecting).await {
             Ok(Ok(connection)) => Ok(Arc::new(connection)),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {:?}", self.config.connect_timeout())),
+            Err(_) => Err(format!("no answer within {:?}", node.connect_timeout())),
         }
     }
 
     /// Publishes the connection's state until it ends, and returns why it did.
-    async fn watch(&self, connection: Arc<Connection>) -> String {
+    async fn watch(&self, connection: Arc<Connection>, address: &str) -> String {
         let mut events = std::pin::pin!(connection.events_listener());
         self.state.send_replace(State {
             connection: Some(Arc::clone(&connection)),
+            address: address.to_owned(),
             blocked: false,
         });
         metrics::gauge!("magnetite_broker_connected", "connection" => self.name).set(1.0);
@@ -212,7 +226,10 @@ impl Supervisor {
                 },
             }
         };
-        self.state.send_replace(State::default());
+        self.state.send_modify(|state| {
+            state.connection = None;
+            state.blocked = false;
+        });
         metrics::gauge!("magnetite_broker_connected", "connection" => self.name).set(0.0);
         why
     }

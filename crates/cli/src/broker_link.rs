@@ -7,7 +7,7 @@ use broker::{Link, Server};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long a login may take; a refused one is tried again in the meantime.
+/// How long a login may take at each of the broker's addresses; a refused one is tried again in the meantime.
 const LOGIN_MAX: Duration = Duration::from_secs(5);
 
 /// A connection that is there.
@@ -33,10 +33,11 @@ impl BrokerLink {
     pub(crate) async fn log_in(config: &broker::Config) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let link = Link::open(config, "magnetite command", stop.clone());
-        if timeout(LOGIN_MAX, link.connection()).await.is_err() {
+        let limit = LOGIN_MAX * config.addresses_count();
+        if timeout(limit, link.connection()).await.is_err() {
             stop.cancel();
             bail!(
-                "the broker at {} does not let us in within {LOGIN_MAX:?}: the warnings above say why; check the \
+                "the broker at {} does not let us in within {limit:?}: the warnings above say why; check the \
                  user, the password and the vhost in broker.url",
                 config.address()
             );

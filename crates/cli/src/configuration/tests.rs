@@ -165,6 +165,15 @@ fn the_state_directory_is_where_xdg_has_it() {
     );
 }
 
+#[test]
+fn several_brokers_are_a_list_or_one_text() {
+    let nodes = "mq1:5672/, mq2:5672/";
+    let file = r#"broker.url = ["amqp://mq1/%2f", "amqp://mq2/%2f"]"#;
+    assert_eq!(read(file, &[]).unwrap().broker.config().address(), nodes);
+    let variable = [("MAGNETITE_BROKER__URL", "amqp://mq1/%2f, amqp://mq2/%2f")];
+    assert_eq!(read("", &variable).unwrap().broker.config().address(), nodes);
+}
+
 /// Value in the file, and what the message must say.
 const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     (
@@ -173,6 +182,11 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
         "expected amqp://",
     ),
     ("broker.url = 5672", "broker.url", "expected amqp://"),
+    (
+        "broker.url = \"amqp://h/, hunter2\"",
+        "broker.url",
+        "several with commas",
+    ),
     ("broker.prefix = \"\"", "broker.prefix", "1 to 64 characters"),
     ("broker.prefix = \"a b\"", "broker.prefix", "1 to 64 characters"),
     (

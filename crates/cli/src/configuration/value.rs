@@ -58,11 +58,13 @@ fn list_of<T>(
 pub(super) fn broker_url(value: &ValueKind) -> Result<String, String> {
     // The error's own text could quote a part of the URL.
     let expected = |_| {
-        "expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /".to_owned()
+        "expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /, or several with commas \
+         between them (a comma inside of one is %2C)"
+            .to_owned()
     };
-    let url = text(value).map_err(expected)?;
-    broker::Config::new(url, "").map_err(|error| expected(error.to_string()))?;
-    Ok(url.to_owned())
+    let urls = list(value).map_err(expected)?.join(",");
+    broker::Config::new(&urls, "").map_err(|error| expected(error.to_string()))?;
+    Ok(urls)
 }
 
 /// The form alone: the store reads the rest when it connects.

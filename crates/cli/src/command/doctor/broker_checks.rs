@@ -1,6 +1,6 @@
 //! The broker: there, known, open to us, declared, safe, drained.
 
-use broker::{Publisher, QueueState, Server, Topology};
+use broker::{InspectError, Publisher, QueueState, Server, Topology};
 
 use crate::{broker_link::BrokerLink, command::topology, configuration::Configuration, output};
 
@@ -11,13 +11,16 @@ const OLDEST: (u32, u32) = (3, 10);
 
 pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> Result<(), output::Closed> {
     let config = configuration.broker.config();
-    match Server::of(&config).await {
-        Ok(server) => report.add(&version_check(&server, &config.address()))?,
-        Err(error) => {
-            let fix = "start the broker, or correct broker.url (MAGNETITE_BROKER__URL)";
-            let detail = format!("{:#}", anyhow::Error::from(error));
-            return report.add(&Check::fail("broker", detail, fix));
-        }
+    let servers = Server::of_each(&config).await;
+    let answers = servers.iter().any(|(_, server)| server.is_ok());
+    for (address, server) in servers {
+        report.add(&match server {
+            Ok(server) => version_check(&server, &address),
+            Err(error) => absence_check(error, answers),
+        })?;
+    }
+    if !answers {
+        return Ok(());
     }
     let broker = match BrokerLink::log_in(&config).await {
         Ok(broker) => broker,
@@ -26,11 +29,23 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
             return report.add(&Check::fail("login", error.to_string(), fix));
         }
     };
-    report.add(&Check::ok("login", config.address()))?;
+    report.add(&Check::ok("login", broker.link.address()))?;
     topology_checks(&topology::of(configuration), &broker, report).await?;
     report.add(&dead_lettering_check(configuration, &config, &broker).await)?;
     broker.close().await;
     Ok(())
+}
+
+/// A node that does not answer. While others of its cluster do, nothing stands still.
+fn absence_check(error: InspectError, others_answer: bool) -> Check {
+    let detail = format!("{:#}", anyhow::Error::from(error));
+    if others_answer {
+        let fix = "start this node, or take it out of broker.url: the others are all that is left meanwhile";
+        Check::warn("broker", detail, fix)
+    } else {
+        let fix = "start the broker, or correct broker.url (MAGNETITE_BROKER__URL)";
+        Check::fail("broker", detail, fix)
+    }
 }
 
 fn version_check(server: &Server, address: &str) -> Check {
