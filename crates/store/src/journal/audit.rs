@@ -56,6 +56,8 @@ pub struct Audit {
     pub late: Findings<Late>,
     /// How many deliveries of all times must stand in a queue: they are pending, and not about to be attempted.
     pub pending_settled: u64,
+    /// How many of them may have ended, in a gap: their next attempt was due before one had passed.
+    pub pending_in_gaps: u64,
     /// How many requested runs of all times were not sent yet.
     pub unsent: u64,
     /// Where records were lost, overlapping the window; by time.
@@ -80,6 +82,8 @@ pub struct StateCounts {
 pub struct Findings<T> {
     /// How many there are.
     pub total: u64,
+    /// How many of them a gap explains.
+    pub in_gaps: u64,
     /// The earliest at most [`FINDINGS_MAX`] of them.
     pub items: Vec<T>,
 }
@@ -97,8 +101,6 @@ pub struct Unbalanced {
     pub matched: Option<u64>,
     /// How many deliveries of run 0 there are.
     pub deliveries: u64,
-    /// Whether a gap explains it.
-    pub in_gap: bool,
 }
 
 /// A delivery of which attempts are missing.
@@ -114,8 +116,6 @@ pub struct Unrecorded {
     pub attempts: u64,
     /// How many of them are recorded.
     pub recorded: u64,
-    /// Whether a gap explains it.
-    pub in_gap: bool,
 }
 
 /// A delivery that is pending for too long.
@@ -133,8 +133,6 @@ pub struct Late {
     pub created_ms: u64,
     /// When its next attempt was due, in Unix milliseconds.
     pub next_ms: u64,
-    /// Whether a gap explains it.
-    pub in_gap: bool,
 }
 
 const SUM_EVENTS: &str = "SELECT COUNT(*) AS events, COALESCE(CAST(SUM(matched) AS BIGINT), 0) AS matched, \
@@ -144,7 +142,7 @@ const COUNT_DELIVERIES: &str = "SELECT resent, state, COUNT(*) AS deliveries, CA
     (SELECT CAST(CASE WHEN run = 0 THEN 0 ELSE 1 END AS BIGINT) AS resent, state, mark FROM deliveries \
     WHERE created_ms >= $1 AND created_ms < $2) runs GROUP BY resent, state";
 
-/// Suspects are found by what was recorded near the window, two ranges of indexes that are joined; then each of them is compared
+/// A gap explains what happened within `late_ms` of it. Suspects are found by what was recorded near the window, two ranges of indexes that are joined; then each of them is compared
 /// with all there is.
 const FIND_UNBALANCED: &str = "WITH counted AS MATERIALIZED ( \
     SELECT event_id, organization_id, COUNT(*) AS deliveries, MIN(created_ms) AS created_ms FROM deliveries \
@@ -163,7 +161,9 @@ const FIND_UNBALANCED: &str = "WITH counted AS MATERIALIZED ( \
     SELECT s.*, (SELECT COUNT(*) FROM deliveries d WHERE d.event_id = s.id AND d.organization_id = s.organization_id \
     AND d.run = 0) AS deliveries, (SELECT COUNT(*) FROM events e WHERE e.id = s.id \
     AND e.organization_id = s.organization_id) AS events FROM suspects s) \
-    SELECT id, organization_id, received_ms AS at_ms, matched, deliveries, COUNT(*) OVER () AS total FROM found \
+    SELECT id, organization_id, received_ms AS at_ms, matched, deliveries, COUNT(*) OVER () AS total, \
+    SUM(CASE WHEN EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= received_ms + $6 AND g.until_ms >= received_ms - $6) \
+    THEN 1 ELSE 0 END) OVER () AS in_gaps FROM found \
     WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5";
 
 /// Likewise. Most deliveries have one attempt: whether the last one is there is one join. The others' attempts are counted by
@@ -175,24 +175,31 @@ const FIND_UNRECORDED: &str = "WITH suspects AS MATERIALIZED ( \
     ), found AS ( \
     SELECT s.*, (SELECT COUNT(DISTINCT a.number) FROM attempts a WHERE a.delivery_id = s.id) AS recorded FROM suspects s) \
     SELECT id, (SELECT d.endpoint_id FROM deliveries d WHERE d.id = f.id) AS endpoint_id, created_ms AS at_ms, attempts, \
-    recorded, COUNT(*) OVER () AS total FROM found f WHERE attempts > recorded ORDER BY created_ms, id LIMIT $5";
+    recorded, COUNT(*) OVER () AS total, \
+    SUM(CASE WHEN EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= created_ms + $6 AND g.until_ms >= created_ms - $6) \
+    THEN 1 ELSE 0 END) OVER () AS in_gaps FROM found f WHERE attempts > recorded ORDER BY created_ms, id LIMIT $5";
 
 const FIND_LATE: &str = "SELECT d.id, d.organization_id, d.event_id, d.endpoint_id, d.created_ms AS at_ms, d.next_ms, \
-    COUNT(*) OVER () AS total FROM deliveries d WHERE d.state = 0 AND d.state <> 3 AND d.created_ms >= $1 AND d.created_ms < $2 \
+    COUNT(*) OVER () AS total, \
+    SUM(CASE WHEN EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= d.created_ms + $5 AND g.until_ms >= d.created_ms - $5) \
+    THEN 1 ELSE 0 END) OVER () AS in_gaps FROM deliveries d WHERE d.state = 0 AND d.state <> 3 AND d.created_ms >= $1 AND d.created_ms < $2 \
     AND (d.requested_ms IS NULL OR d.sent_ms IS NOT NULL) AND COALESCE(d.sent_ms, d.created_ms) < $3 \
     ORDER BY d.created_ms, d.id LIMIT $4";
 
 const COUNT_PENDING: &str = "SELECT \
     COALESCE(SUM(CASE WHEN requested_ms IS NOT NULL AND sent_ms IS NULL AND attempts = 0 THEN 1 ELSE 0 END), 0) AS unsent, \
     COALESCE(SUM(CASE WHEN requested_ms IS NOT NULL AND sent_ms IS NULL AND attempts = 0 THEN 0 \
-    WHEN next_ms > $1 OR next_ms < $2 THEN 1 ELSE 0 END), 0) AS settled \
+    WHEN next_ms > $1 OR next_ms < $2 THEN 1 ELSE 0 END), 0) AS settled, \
+    COALESCE(SUM(CASE WHEN requested_ms IS NOT NULL AND sent_ms IS NULL AND attempts = 0 THEN 0 \
+    WHEN next_ms < $2 AND EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= next_ms + $3 AND g.until_ms >= created_ms) \
+    THEN 1 ELSE 0 END), 0) AS in_gaps \
     FROM deliveries WHERE state = 0 AND state <> 3";
 
-const SELECT_GAPS: &str = "SELECT worker, from_ms, until_ms, record_count FROM gaps WHERE until_ms >= $1 AND from_ms <= $2 \
+const SELECT_GAPS: &str = "SELECT worker, from_ms, until_ms, record_count FROM gaps WHERE until_ms >= $1 AND from_ms < $2 \
     ORDER BY from_ms, worker LIMIT $3";
 
-/// A finding, when it happened, and how many there are in all.
-type Found<T> = (T, u64, u64);
+/// A finding, with how many there are in all, and how many of those a gap explains.
+type Found<T> = (T, (u64, u64));
 
 /// Every row that a statement finds in a transaction; steps of an [`on_connection!`].
 macro_rules! fetch_all {
@@ -226,8 +233,10 @@ impl Store {
                 for statement in dialect.prepare_joins {
                     sqlx::query(*statement).execute(&mut *tx).await?;
                 }
-                let gaps = fetch_all!(tx, window.gaps(), read_gap);
-                let mut audit = Audit::default();
+                let mut audit = Audit {
+                    gaps: fetch_all!(tx, window.gaps(), read_gap),
+                    ..Audit::default()
+                };
                 let mut marks = [0, 0];
                 for (events, matched, mark) in fetch_all!(tx, window.of(SUM_EVENTS), read_sums) {
                     (audit.events, audit.matched, marks[0]) = (events, matched, mark);
@@ -242,8 +251,8 @@ impl Store {
                         marks[1] += mark;
                     }
                 }
-                for (unsent, settled) in fetch_all!(tx, window.pending(), read_pending) {
-                    (audit.unsent, audit.pending_settled) = (unsent, settled);
+                for (unsent, settled, in_gaps) in fetch_all!(tx, window.pending(), read_pending) {
+                    (audit.unsent, audit.pending_settled, audit.pending_in_gaps) = (unsent, settled, in_gaps);
                 }
                 // Comparing each event with its deliveries takes longest, and is of no use when the sums agree.
                 let unbalanced = if marks[0] == marks[1] && audit.matched == audit.first_runs.total() {
@@ -255,13 +264,9 @@ impl Store {
                 let late = fetch_all!(tx, window.late(), read_late);
                 tx.commit().await?;
 
-                audit.unbalanced = window.findings(unbalanced, &gaps, |found, in_gap| found.in_gap = in_gap);
-                audit.unrecorded = window.findings(unrecorded, &gaps, |found, in_gap| found.in_gap = in_gap);
-                audit.late = window.findings(late, &gaps, |found, in_gap| found.in_gap = in_gap);
-                audit.gaps = gaps;
-                audit
-                    .gaps
-                    .retain(|gap| gap.until_ms >= since_ms && gap.from_ms < until_ms);
+                audit.unbalanced = findings(unbalanced);
+                audit.unrecorded = findings(unrecorded);
+                audit.late = findings(late);
                 Ok(audit)
             }
         )
@@ -294,18 +299,21 @@ impl Window {
     }
 
     fn gaps(&self) -> Statement<'_> {
-        let since_ms = self.since_ms.saturating_sub(self.limits.late_ms);
-        let until_ms = self.until_ms.saturating_add(self.limits.late_ms);
-        Statement::with(SELECT_GAPS, [since_ms.into(), until_ms.into(), GAPS_MAX.into()])
+        let mut statement = self.of(SELECT_GAPS);
+        statement.arguments.push(GAPS_MAX.into());
+        statement
     }
 
     fn pending(&self) -> Statement<'_> {
         let AuditLimits {
-            now_ms, in_hand_ms, ..
+            now_ms,
+            in_hand_ms,
+            late_ms,
         } = self.limits;
         let bounds = [
             now_ms.saturating_add(LEAVING_MS),
             now_ms.saturating_sub(in_hand_ms),
+            late_ms,
         ];
         Statement::with(COUNT_PENDING, bounds.map(Into::into))
     }
@@ -318,6 +326,7 @@ impl Window {
         let mut statement = self.of(FIND_UNBALANCED);
         statement.arguments.extend(near.map(Into::into));
         statement.arguments.push(FINDINGS_MAX.into());
+        statement.arguments.push(self.limits.late_ms.into());
         statement
     }
 
@@ -326,31 +335,27 @@ impl Window {
         statement.arguments.push(self.first_attempt.as_str().into());
         statement.arguments.push(self.end_of_attempts.as_str().into());
         statement.arguments.push(FINDINGS_MAX.into());
+        statement.arguments.push(self.limits.late_ms.into());
         statement
     }
 
     fn late(&self) -> Statement<'_> {
         let late = self.limits.now_ms.saturating_sub(self.limits.late_ms);
         let mut statement = self.of(FIND_LATE);
-        statement.arguments.extend([late.into(), FINDINGS_MAX.into()]);
+        let explained_ms = self.limits.late_ms;
+        statement
+            .arguments
+            .extend([late.into(), FINDINGS_MAX.into(), explained_ms.into()]);
         statement
     }
+}
 
-    /// Marks each finding that has a gap near it.
-    fn findings<T>(&self, found: Vec<Found<T>>, gaps: &[Gap], mark: fn(&mut T, bool)) -> Findings<T> {
-        let late_ms = self.limits.late_ms;
-        let near = |gap: &Gap, at_ms: u64| {
-            gap.from_ms <= at_ms.saturating_add(late_ms) && gap.until_ms >= at_ms.saturating_sub(late_ms)
-        };
-        let total = found.first().map_or(0, |(_, _, total)| *total);
-        let items = found.into_iter().map(|(mut item, at_ms, _)| {
-            mark(&mut item, gaps.iter().any(|gap| near(gap, at_ms)));
-            item
-        });
-        Findings {
-            total,
-            items: items.collect(),
-        }
+fn findings<T>(found: Vec<Found<T>>) -> Findings<T> {
+    let (total, in_gaps) = found.first().map_or((0, 0), |(_, counts)| *counts);
+    Findings {
+        total,
+        in_gaps,
+        items: found.into_iter().map(|(item, _)| item).collect(),
     }
 }
 
@@ -378,6 +383,7 @@ impl<T> Default for Findings<T> {
     fn default() -> Self {
         Self {
             total: 0,
+            in_gaps: 0,
             items: Vec::new(),
         }
     }
@@ -392,8 +398,17 @@ fn read_count(row: &dyn Columns) -> Result<(bool, DeliveryState, u64, u64), sqlx
     Ok((resent, state(row)?, deliveries, row.number("mark")?))
 }
 
-fn read_pending(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
-    Ok((row.number("unsent")?, row.number("settled")?))
+fn read_pending(row: &dyn Columns) -> Result<(u64, u64, u64), sqlx::Error> {
+    Ok((
+        row.number("unsent")?,
+        row.number("settled")?,
+        row.number("in_gaps")?,
+    ))
+}
+
+/// How many findings there are, and how many of them a gap explains.
+fn read_counts(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
+    Ok((row.number("total")?, row.number("in_gaps")?))
 }
 
 fn read_gap(row: &dyn Columns) -> Result<Gap, sqlx::Error> {
@@ -406,41 +421,35 @@ fn read_gap(row: &dyn Columns) -> Result<Gap, sqlx::Error> {
 }
 
 fn read_unbalanced(row: &dyn Columns) -> Result<Found<Unbalanced>, sqlx::Error> {
-    let received_ms = row.number("at_ms")?;
     let unbalanced = Unbalanced {
         organization_id: OrganizationId::new(row.text("organization_id")?),
         event_id: EventId::new(row.text("id")?),
-        received_ms,
+        received_ms: row.number("at_ms")?,
         matched: row.maybe_number("matched")?,
         deliveries: row.number("deliveries")?,
-        in_gap: false,
     };
-    Ok((unbalanced, received_ms, row.number("total")?))
+    Ok((unbalanced, read_counts(row)?))
 }
 
 fn read_unrecorded(row: &dyn Columns) -> Result<Found<Unrecorded>, sqlx::Error> {
-    let created_ms = row.number("at_ms")?;
     let unrecorded = Unrecorded {
         delivery_id: DeliveryId::new(row.text("id")?),
         endpoint_id: EndpointId::new(row.text("endpoint_id")?),
-        created_ms,
+        created_ms: row.number("at_ms")?,
         attempts: row.number("attempts")?,
         recorded: row.number("recorded")?,
-        in_gap: false,
     };
-    Ok((unrecorded, created_ms, row.number("total")?))
+    Ok((unrecorded, read_counts(row)?))
 }
 
 fn read_late(row: &dyn Columns) -> Result<Found<Late>, sqlx::Error> {
-    let created_ms = row.number("at_ms")?;
     let late = Late {
         delivery_id: DeliveryId::new(row.text("id")?),
         organization_id: OrganizationId::new(row.text("organization_id")?),
         event_id: EventId::new(row.text("event_id")?),
         endpoint_id: EndpointId::new(row.text("endpoint_id")?),
-        created_ms,
+        created_ms: row.number("at_ms")?,
         next_ms: row.number("next_ms")?,
-        in_gap: false,
     };
-    Ok((late, created_ms, row.number("total")?))
+    Ok((late, read_counts(row)?))
 }

@@ -60,7 +60,7 @@ impl Verdict {
             unbalanced(&audit.unbalanced),
             unrecorded(&audit.unrecorded),
             late_ones(&audit.late, late),
-            nowhere(audit.pending_settled, queues, late),
+            nowhere(&audit, queues, late),
         ];
         Self {
             findings: findings.into_iter().flatten().collect(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use store::{Findings, Late, Unbalanced, Unrecorded};
+use store::{Audit, Findings, Late, Unbalanced, Unrecorded};
 
 use crate::{moment, output::printable};
 
@@ -85,7 +85,7 @@ pub(super) fn unbalanced(found: &Findings<Unbalanced>) -> Option<Finding> {
     finding(
         "unbalanced",
         found,
-        |event| (event.event_id.as_str(), event.in_gap),
+        |event| event.event_id.as_str(),
         "events with fewer or more deliveries than endpoints that matched, or deliveries without their event".to_owned(),
         "`magnetite event show ID` says which is missing; rows were deleted by hand, or records lost without a gap"
             .to_owned(),
@@ -96,7 +96,7 @@ pub(super) fn unrecorded(found: &Findings<Unrecorded>) -> Option<Finding> {
     finding(
         "unrecorded",
         found,
-        |delivery| (delivery.delivery_id.as_str(), delivery.in_gap),
+        |delivery| delivery.delivery_id.as_str(),
         "deliveries that had more attempts than are recorded".to_owned(),
         "`magnetite delivery show ID` prints those there are; rows were deleted by hand, or records lost without a gap"
             .to_owned(),
@@ -107,7 +107,7 @@ pub(super) fn late_ones(found: &Findings<Late>, late: Duration) -> Option<Findin
     finding(
         "late",
         found,
-        |delivery| (delivery.delivery_id.as_str(), delivery.in_gap),
+        |delivery| delivery.delivery_id.as_str(),
         format!(
             "deliveries unaccounted for, pending for longer than the {} that all attempts take",
             moment::span(late.as_millis() as u64)
@@ -118,12 +118,14 @@ pub(super) fn late_ones(found: &Findings<Late>, late: Duration) -> Option<Findin
     )
 }
 
-pub(super) fn nowhere(pending_settled: u64, queues: Queues, late: Duration) -> Option<Finding> {
+/// What may have ended in a gap is not looked for in the queues first: which ones stand there nobody can tell.
+pub(super) fn nowhere(audit: &Audit, queues: Queues, late: Duration) -> Option<Finding> {
+    let pending_settled = audit.pending_settled;
     let count = pending_settled.saturating_sub(queues.waiting());
     (count > 0).then(|| Finding {
         name: "in_no_queue",
         count,
-        unexplained: count,
+        unexplained: count.saturating_sub(audit.pending_in_gaps),
         detail: format!(
             "pending deliveries that stand in no queue ({pending_settled} should, {} do)",
             queues.waiting()
@@ -137,22 +139,19 @@ pub(super) fn nowhere(pending_settled: u64, queues: Queues, late: Duration) -> O
     })
 }
 
-/// What is counted and not listed counts as not explained by a gap: nobody has looked.
 fn finding<T>(
     name: &'static str,
     found: &Findings<T>,
-    item: impl Fn(&T) -> (&str, bool),
+    id: impl Fn(&T) -> &str,
     detail: String,
     next: String,
 ) -> Option<Finding> {
-    let items: Vec<(&str, bool)> = found.items.iter().map(item).collect();
-    let in_gaps = items.iter().filter(|(_, in_gap)| *in_gap).count() as u64;
     (found.total > 0).then(|| Finding {
         name,
         count: found.total,
-        unexplained: found.total.saturating_sub(in_gaps),
+        unexplained: found.total.saturating_sub(found.in_gaps),
         detail,
         next,
-        ids: items.into_iter().map(|(id, _)| id.to_owned()).collect(),
+        ids: found.items.iter().map(|item| id(item).to_owned()).collect(),
     })
 }

@@ -6,32 +6,32 @@ use super::*;
 const WINDOW_MS: (u64, u64) = (1_703_037_056_000, 1_703_123_456_000);
 const LATE: Duration = Duration::from_secs(1_170);
 
-fn events(total: u64, of: &[(&str, bool)]) -> Findings<Unbalanced> {
-    let item = |(id, in_gap): &(&str, bool)| Unbalanced {
+fn events(total: u64, in_gaps: u64, of: &[&str]) -> Findings<Unbalanced> {
+    let item = |id: &&str| Unbalanced {
         organization_id: OrganizationId::new("org_1"),
         event_id: EventId::new(*id),
         received_ms: WINDOW_MS.0,
         matched: Some(2),
         deliveries: 1,
-        in_gap: *in_gap,
     };
     Findings {
         total,
+        in_gaps,
         items: of.iter().map(item).collect(),
     }
 }
 
-fn unrecorded_ones(of: &[(&str, bool)]) -> Findings<Unrecorded> {
-    let item = |(id, in_gap): &(&str, bool)| Unrecorded {
+fn unrecorded_ones(in_gaps: u64, of: &[&str]) -> Findings<Unrecorded> {
+    let item = |id: &&str| Unrecorded {
         delivery_id: DeliveryId::new(*id),
         endpoint_id: EndpointId::new("ep_1"),
         created_ms: WINDOW_MS.0,
         attempts: 2,
         recorded: 1,
-        in_gap: *in_gap,
     };
     Findings {
         total: of.len() as u64,
+        in_gaps,
         items: of.iter().map(item).collect(),
     }
 }
@@ -39,6 +39,7 @@ fn unrecorded_ones(of: &[(&str, bool)]) -> Findings<Unrecorded> {
 fn late(total: u64, id: &str) -> Findings<Late> {
     Findings {
         total,
+        in_gaps: 0,
         items: vec![Late {
             delivery_id: DeliveryId::new(id),
             organization_id: OrganizationId::new("org_1"),
@@ -46,7 +47,6 @@ fn late(total: u64, id: &str) -> Findings<Late> {
             endpoint_id: EndpointId::new("ep_1"),
             created_ms: WINDOW_MS.0,
             next_ms: WINDOW_MS.0,
-            in_gap: false,
         }],
     }
 }
@@ -97,8 +97,8 @@ fn books_that_balance() {
 fn everything_wrong_at_once() {
     let audit = Audit {
         first_runs: counts(1_980, 10, 4, 5),
-        unbalanced: events(1, &[("evt_1", false)]),
-        unrecorded: unrecorded_ones(&[("dlv_1", true), ("dlv_2", false), ("dlv_3", true)]),
+        unbalanced: events(1, 0, &["evt_1"]),
+        unrecorded: unrecorded_ones(2, &["dlv_1", "dlv_2", "dlv_3"]),
         late: late(1_500, "dlv_4"),
         unsent: 2,
         pending_settled: 9,
@@ -125,7 +125,7 @@ fn everything_wrong_at_once() {
 #[test]
 fn what_gaps_explain_is_named_and_does_not_fail() {
     let audit = Audit {
-        unbalanced: events(2, &[("evt_1", true), ("evt_2", true)]),
+        unbalanced: events(2, 2, &["evt_1", "evt_2"]),
         ..balanced()
     };
     let verdict = verdict(audit, QUEUES);
@@ -135,12 +135,30 @@ fn what_gaps_explain_is_named_and_does_not_fail() {
 }
 
 #[test]
-fn what_is_not_listed_is_not_taken_for_explained() {
-    let audit = Audit {
-        unbalanced: events(3, &[("evt_1", true), ("evt_2", true)]),
-        ..balanced()
-    };
-    assert_eq!(verdict(audit, QUEUES).failures(), 1);
+fn what_gaps_do_not_explain_fails_whether_or_not_it_is_listed() {
+    for (in_gaps, failures) in [(3_000, 0), (2_999, 1)] {
+        let audit = Audit {
+            unbalanced: events(3_000, in_gaps, &["evt_1", "evt_2"]),
+            ..balanced()
+        };
+        assert_eq!(verdict(audit, QUEUES).failures(), failures);
+    }
+}
+
+#[test]
+fn a_delivery_that_may_have_ended_in_a_gap_is_not_missed_in_the_queues() {
+    for (pending_settled, pending_in_gaps, failures) in [(9, 2, 0), (9, 1, 1), (7, 5, 0)] {
+        let audit = Audit {
+            pending_settled,
+            pending_in_gaps,
+            ..balanced()
+        };
+        assert_eq!(
+            verdict(audit, QUEUES).failures(),
+            failures,
+            "{pending_settled} {pending_in_gaps}"
+        );
+    }
 }
 
 #[test]
