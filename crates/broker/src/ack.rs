@@ -1,10 +1,11 @@
 //! Settling what was consumed.
 //!
 //! Each channel that consumes has a [`Lane`]: it knows which delivery tags are open, and one task of it writes the acks.
-//! When no tag is open any more, everything is acked at once. While others are in work, acks gather for a few milliseconds:
-//! then one `multiple` ack covers the settled prefix, which has mostly caught up by then, and single acks cover what is
-//! settled behind a tag that is still open, so that one attempt that hangs holds back nothing but itself. An ack costs RabbitMQ
-//! and us as much as a small message does, whether it settles one message or a hundred.
+//! When no tag is open any more, everything is acked at once. While others are in work, acks gather, and one `multiple` ack covers
+//! the settled prefix. What is settled behind a tag that is still open waits for the prefix to catch up, which it mostly does
+//! within milliseconds, but not for long, and not when it comes to half of the prefetch: then single acks cover it, so that one
+//! attempt that hangs holds back nothing but itself. An ack costs RabbitMQ and us as much as a small message does, whether it
+//! settles one message or a hundred.
 
 use std::{
     collections::BTreeSet,
@@ -88,13 +89,18 @@ impl AckHandle {
 
 impl Lane {
     /// Begins to write acks for what comes over this channel from this queue. The task ends when the lane's last handle is gone.
-    pub(crate) fn open(channel: Channel, queue: &str) -> (Arc<Self>, JoinHandle<()>) {
+    pub(crate) fn open(channel: Channel, queue: &str, prefetch: u16) -> (Arc<Self>, JoinHandle<()>) {
         let (settled, settles) = mpsc::unbounded_channel();
         let open = Arc::new(Open {
             tags: Mutex::default(),
             unacked: metrics::gauge!("magnetite_messages_unacked", "queue" => queue.to_owned()),
         });
-        let writing = tokio::spawn(write_settles(channel.clone(), Arc::clone(&open), settles));
+        let writing = tokio::spawn(write_settles(
+            channel.clone(),
+            Arc::clone(&open),
+            settles,
+            Gathered::of(prefetch),
+        ));
         let lane = Self {
             channel,
             open,
@@ -147,13 +153,18 @@ impl Drop for Open {
 
 /// Settled messages that are acked together without waiting for more.
 const ACKED_TOGETHER: usize = 32;
-/// How long a settled message may wait for its ack while others are in work: many times what a fast endpoint takes, and few
-/// messages to deliver again after a crash. It bounds a lane to prefetch / 5 ms, which is 100,000/s.
-const ACK_WAIT: Duration = Duration::from_millis(5);
+/// How long a settled message waits for the prefix to catch up: many times what a fast endpoint takes, and few messages to
+/// deliver again after a crash.
+const ACK_WAIT: Duration = Duration::from_millis(50);
 
 /// Writes acks until every handle of the lane is gone or the channel is.
-async fn write_settles(channel: Channel, open: Arc<Open>, mut settles: mpsc::UnboundedReceiver<Settle>) {
-    let (mut batch, mut gathered) = (Vec::new(), Gathered::default());
+async fn write_settles(
+    channel: Channel,
+    open: Arc<Open>,
+    mut settles: mpsc::UnboundedReceiver<Settle>,
+    mut gathered: Gathered,
+) {
+    let mut batch = Vec::new();
     loop {
         let receiving = settles.recv_many(&mut batch, usize::MAX);
         let received = match gathered.until {
@@ -166,8 +177,9 @@ async fn write_settles(channel: Channel, open: Arc<Open>, mut settles: mpsc::Unb
         batch.clear();
         gathered.until = match gathered.until {
             _ if gathered.acks.is_empty() => None,
-            None => Some(Instant::now() + ACK_WAIT),
-            until => until,
+            // The prefix has just moved: what is left may be in it soon.
+            Some(until) if plan.prefix.is_none() => Some(until),
+            _ => Some(Instant::now() + ACK_WAIT),
         };
         if write(&channel, plan).await.is_err() || received == Ok(0) {
             return;
@@ -194,10 +206,12 @@ async fn write(channel: &Channel, plan: Plan) -> Result<(), lapin::Error> {
 }
 
 /// Settled tags whose acks are not written yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Gathered {
     acks: Vec<u64>,
-    /// When the oldest of them is due.
+    /// So many are not left to wait.
+    max: usize,
+    /// When they are due.
     until: Option<Instant>,
 }
 
@@ -210,10 +224,19 @@ struct Plan {
 }
 
 impl Gathered {
+    /// None yet. Half of what may be unacked waits at most: the other half keeps the worker busy.
+    fn of(prefetch: u16) -> Self {
+        Self {
+            acks: Vec::new(),
+            max: usize::from(prefetch / 2).max(1),
+            until: None,
+        }
+    }
+
     /// Takes settled tags off the open ones and says which frames to write, in this order: one ack for the prefix before the
     /// first open tag, and one each for the rest. A requeued tag counts as open for the prefix, which must not ack it.
     ///
-    /// Unless it `is_due`, the rest waits, and so does a short prefix while any tag is open.
+    /// Unless it `is_due` or has become too much, the rest waits, and so does a short prefix while any tag is open.
     fn plan(&mut self, open: &mut BTreeSet<u64>, batch: &[Settle], is_due: bool) -> Plan {
         let mut plan = Plan::default();
         for settle in batch {
@@ -224,6 +247,7 @@ impl Gathered {
                 _ => {}
             }
         }
+        let is_due = is_due || self.acks.len() >= self.max;
         let first_open = open.first().copied().unwrap_or(u64::MAX);
         let before = self.acks.iter().filter(|tag| **tag < first_open);
         if is_due || open.is_empty() || before.clone().count() >= ACKED_TOGETHER {
@@ -253,7 +277,7 @@ mod tests {
     }
 
     fn due(open: &mut BTreeSet<u64>, batch: &[Settle]) -> Plan {
-        Gathered::default().plan(open, batch, true)
+        Gathered::of(512).plan(open, batch, true)
     }
 
     #[test]
@@ -291,7 +315,7 @@ mod tests {
 
     #[test]
     fn acks_wait_for_their_company_only_while_a_tag_is_open() {
-        let (mut open, mut gathered): (BTreeSet<u64>, _) = ((1..=40).collect(), Gathered::default());
+        let (mut open, mut gathered): (BTreeSet<u64>, _) = ((1..=40).collect(), Gathered::of(512));
         assert_eq!(gathered.plan(&mut open, &acks(&[1, 3]), false), Plan::default());
         let rest: Vec<_> = (4..=40).collect();
         assert_eq!(gathered.plan(&mut open, &acks(&rest), false), Plan::default());
@@ -302,11 +326,21 @@ mod tests {
 
     #[test]
     fn a_long_prefix_does_not_wait() {
-        let (mut open, mut gathered): (BTreeSet<u64>, _) = ((1..=40).collect(), Gathered::default());
+        let (mut open, mut gathered): (BTreeSet<u64>, _) = ((1..=40).collect(), Gathered::of(512));
         let many: Vec<_> = (1..=32).chain([35]).collect();
         let plan = gathered.plan(&mut open, &acks(&many), false);
         assert_eq!((plan.prefix, plan.single.len()), (Some(32), 0));
         assert_eq!(gathered.acks, [35]);
+    }
+
+    #[test]
+    fn what_waits_behind_an_open_tag_is_at_most_half_of_the_prefetch() {
+        let (mut open, mut gathered): (BTreeSet<u64>, _) = ((1..=64).collect(), Gathered::of(64));
+        let many: Vec<_> = (2..=32).collect();
+        assert_eq!(gathered.plan(&mut open, &acks(&many), false), Plan::default());
+        let plan = gathered.plan(&mut open, &acks(&[40]), false);
+        assert_eq!((plan.prefix, plan.single.len()), (None, 32));
+        assert!(gathered.acks.is_empty());
     }
 
     #[test]
@@ -340,11 +374,12 @@ mod tests {
             cuts in prop::collection::vec(1_usize..10, 1..20),
             requeued in prop::collection::hash_set(1_u64..=40, 0..8),
             due in prop::collection::vec(any::<bool>(), 40),
+            prefetch in 1_u16..100,
         ) {
             let mut open: BTreeSet<u64> = (1..=40).collect();
             let mut unacked = open.clone();
             let mut settled = BTreeSet::new();
-            let (mut rest, mut gathered) = (order.as_slice(), Gathered::default());
+            let (mut rest, mut gathered) = (order.as_slice(), Gathered::of(prefetch));
             for (cut, is_due) in cuts.into_iter().cycle().zip(due.into_iter().chain([true])) {
                 let (batch, after) = rest.split_at(cut.min(rest.len()));
                 rest = after;

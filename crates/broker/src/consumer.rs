@@ -144,7 +144,7 @@ async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> R
         )
         .await
         .map_err(ChannelError::from)?;
-    let (lane, writing) = Lane::open(channel, queue);
+    let (lane, writing) = Lane::open(channel, queue, prefetch);
     Ok(Opened {
         lane,
         consumer,
