@@ -74,6 +74,14 @@ id! {
     ApiKeyId
 }
 
+/// What ids made here look like. In place: `hex::encode` collects its digits one by one, and every delivery makes two ids.
+fn hexadecimal(prefix: &str, bytes: &[u8]) -> String {
+    let mut digits = [0; 32];
+    hex::encode_to_slice(bytes, &mut digits).expect("16 bytes have 32 digits");
+    let digits = std::str::from_utf8(&digits).expect("hexadecimal digits are ASCII");
+    [prefix, digits].concat()
+}
+
 impl EventId {
     /// Takes an AMQP `message_id`: 1 to [`MESSAGE_ID_CHARS_MAX`] characters of `[A-Za-z0-9_-]`, else `None`.
     pub fn from_message_id(message_id: &str) -> Option<Self> {
@@ -85,21 +93,21 @@ impl EventId {
     /// The id of an event published without one: `evt_` and the first 128 bits of the body's SHA-256 in
     /// hexadecimal, so that publishing the same bytes twice gives one id.
     pub fn from_body(body: &[u8]) -> Self {
-        Self::new(format!("evt_{}", hex::encode(&Sha256::digest(body)[..16])))
+        Self::new(hexadecimal("evt_", &Sha256::digest(body)[..16]))
     }
 }
 
 impl EndpointId {
     /// A new id from 16 random bytes.
     pub fn generate(random: [u8; 16]) -> Self {
-        Self::new(format!("ep_{}", hex::encode(random)))
+        Self::new(hexadecimal("ep_", &random))
     }
 }
 
 impl ApiKeyId {
     /// A new id from 16 random bytes.
     pub fn generate(random: [u8; 16]) -> Self {
-        Self::new(format!("key_{}", hex::encode(random)))
+        Self::new(hexadecimal("key_", &random))
     }
 }
 
@@ -109,9 +117,7 @@ impl AttemptId {
         let mut bytes = [0; 16];
         bytes[..6].copy_from_slice(&began_ms.to_be_bytes()[2..]);
         bytes[6..].copy_from_slice(&random);
-        let mut id = *b"att_00000000000000000000000000000000";
-        hex::encode_to_slice(bytes, &mut id[4..]).expect("two digits for each byte");
-        Self::new(std::str::from_utf8(&id).expect("hexadecimal digits are ASCII"))
+        Self::new(hexadecimal("att_", &bytes))
     }
 
     /// No attempt that began at `began_ms` or later has an id that comes before it.
@@ -130,9 +136,7 @@ impl DeliveryId {
             hash.update(part.as_bytes());
         }
         hash.update(run.to_be_bytes());
-        let mut id = *b"dlv_00000000000000000000000000000000";
-        hex::encode_to_slice(&hash.finalize()[..16], &mut id[4..]).expect("two digits for each byte");
-        Self::new(std::str::from_utf8(&id).expect("hexadecimal digits are ASCII"))
+        Self::new(hexadecimal("dlv_", &hash.finalize()[..16]))
     }
 }
 
