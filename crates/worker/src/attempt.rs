@@ -29,8 +29,7 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
         let decided = Outcome::Retry {
             after: Duration::ZERO,
         };
-        context.meters.attempted(decided, first.took);
-        report(&delivery, &id, &first.result, decided, first.took);
+        report(context, &delivery, &id, &first.result, decided, first.took);
         refused = outcome::attempt(context, &delivery, &first.result, decided, first.time());
         answered = request(context, &delivery, &id, registered, other).await;
     }
@@ -44,8 +43,7 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
                 SystemTime::now(),
             );
             slot.concluded(answered.result.is_success());
-            context.meters.attempted(decided, answered.took);
-            report(&delivery, &id, &answered.result, decided, answered.took);
+            report(context, &delivery, &id, &answered.result, decided, answered.took);
             let time = answered.time();
             outcome::attempted(context, delivery, registered, &answered.result, decided, time)
         }
@@ -145,8 +143,16 @@ fn headers(
     webhook::request_headers(event, id, delivery.attempt, signed_s, signatures)
 }
 
-/// Writes the attempt's one line.
-fn report(delivery: &Delivery, id: &DeliveryId, result: &AttemptResult, decided: Outcome, took: Duration) {
+/// Counts the attempt and writes its one line.
+fn report(
+    context: &Context,
+    delivery: &Delivery,
+    id: &DeliveryId,
+    result: &AttemptResult,
+    decided: Outcome,
+    took: Duration,
+) {
+    context.meters.attempted(decided, took);
     let outcome = decided.as_str();
     let delay_ms = match decided {
         Outcome::Retry { after } => Some(after.as_millis() as u64),

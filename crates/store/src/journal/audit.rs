@@ -342,10 +342,8 @@ impl Window {
     fn late(&self) -> Statement<'_> {
         let late = self.limits.now_ms.saturating_sub(self.limits.late_ms);
         let mut statement = self.of(FIND_LATE);
-        let explained_ms = self.limits.late_ms;
-        statement
-            .arguments
-            .extend([late.into(), FINDINGS_MAX.into(), explained_ms.into()]);
+        statement.arguments.extend([late.into(), FINDINGS_MAX.into()]);
+        statement.arguments.push(self.limits.late_ms.into());
         statement
     }
 }
