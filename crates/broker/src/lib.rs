@@ -22,6 +22,7 @@
 mod config;
 mod topology;
 mod message;
+mod connect;
 mod link;
 mod publisher;
 mod ack;

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, config::Node};
+use crate::{Config, config::Node, connect::connect};
 
 /// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost: to the configuration's nodes in
 /// turn, beginning anywhere, so that many processes spread over them. Clones share it.
@@ -192,8 +192,7 @@ impl Supervisor {
 
     async fn connect(&self, node: &Node) -> Result<Arc<Connection>, String> {
         let properties = ConnectionProperties::default().with_connection_name(self.name.into());
-        let connecting = Connection::connect_uri(node.uri(), properties);
-        match timeout(node.connect_timeout(), connecting).await {
+        match timeout(node.connect_timeout(), connect(node.uri(), properties)).await {
             Ok(Ok(connection)) => Ok(Arc::new(connection)),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {:?}", node.connect_timeout())),

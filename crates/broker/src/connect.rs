@@ -1,0 +1,101 @@
+//! One try to connect.
+//!
+//! lapin gives a connection a thread, which waits for the broker as long as the socket is open, also when nobody waits for the
+//! connection any more. A node that hangs accepts connections and never answers: each try would leave a thread and a socket
+//! behind. So a try that is given up closes its socket.
+
+use std::{
+    io,
+    net::{Shutdown, TcpStream},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lapin::{
+    AsyncTcpStream, Connection, ConnectionProperties,
+    tcp::{AMQPUriTcpExt as _, OwnedTLSConfig},
+    uri::AMQPUri,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Connects and logs in, however long it takes.
+///
+/// # Cancel safety
+/// Nothing is left behind when it is dropped.
+pub(crate) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
+    let waiting = Waiting(Attempt::default());
+    let attempt = waiting.0.clone();
+    let runtime = lapin::runtime::default_runtime()?;
+    let connecting = Connection::connector(
+        uri,
+        runtime,
+        async move |uri: AMQPUri, runtime| {
+            let tls = OwnedTLSConfig::default();
+            let opening = Box::pin(uri.connect_with_config_async(tls.as_ref(), &runtime));
+            let stream = attempt.unless_given_up(opening).await?;
+            match &stream {
+                AsyncTcpStream::Plain(stream) => attempt.opened(stream.get_ref().as_fd())?,
+                AsyncTcpStream::Rustls(stream) => attempt.opened(stream.get_ref().0.get_ref().as_fd())?,
+                _ => return Err(io::Error::other("lapin opened a stream of an unknown kind").into()),
+            }
+            Ok(stream)
+        },
+        properties,
+    );
+    let connection = connecting.await?;
+    waiting.succeeded();
+    Ok(connection)
+}
+
+/// Shared by who waits for the connection and lapin's thread.
+#[derive(Clone, Default)]
+struct Attempt {
+    given_up: CancellationToken,
+    /// Another descriptor of the connection's socket, until it is logged in.
+    socket: Arc<Mutex<Option<TcpStream>>>,
+}
+
+impl Attempt {
+    /// For name lookup, TCP and TLS.
+    async fn unless_given_up<T>(&self, opening: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let opened = self.given_up.run_until_cancelled(opening).await;
+        opened.unwrap_or_else(|| Err(given_up()))
+    }
+
+    fn opened(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        *self.socket() = Some(TcpStream::from(socket.try_clone_to_owned()?));
+        // Whoever gave up before has not seen it.
+        if self.given_up.is_cancelled() {
+            return Err(given_up());
+        }
+        Ok(())
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Option<TcpStream>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn given_up() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "given up")
+}
+
+/// Gives up when it is dropped.
+struct Waiting(Attempt);
+
+impl Waiting {
+    /// The connection is there: whether it lives is lapin's business from now on.
+    fn succeeded(self) {
+        self.0.socket().take();
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.given_up.cancel();
+        if let Some(socket) = self.0.socket().take() {
+            // An error says that it is closed already. The thread reads the end of the stream, and ends.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
