@@ -32,6 +32,8 @@ const SUSPENDED: Duration = Duration::from_secs(1);
 /// A batch takes no further record from this size on. One more always fits: the largest record, an event of the largest size with
 /// as many endpoints as one record may name, is about 600 KiB.
 const BATCH_BYTES: usize = BATCH_BYTES_MAX / 4;
+/// A group takes no further message from so many batches on: 4 MiB, so that groups of large bodies are not groups of one or two.
+const BATCHES_MAX: usize = 16;
 
 /// The way to the ack.
 #[derive(Clone)]
@@ -76,7 +78,7 @@ pub(crate) struct Journal {
 /// Messages whose records are published together.
 struct Group {
     settled: Vec<Settled>,
-    /// Encoded; most often one.
+    /// Encoded; one, unless bodies are large.
     batches: Vec<Bytes>,
     records: u64,
     /// What was lost before it, which is recorded with it.
@@ -244,7 +246,7 @@ impl Waiting {
         !self.settled.is_empty() || (self.gap.is_some() && self.suspended.is_none())
     }
 
-    /// The oldest messages, as many as a batch takes, at least one; and the gap before them.
+    /// The oldest messages, as many as [`BATCHES_MAX`] batches take, at least one; and the gap before them.
     fn group(&mut self) -> Group {
         let mut group = Group {
             settled: Vec::new(),
@@ -256,8 +258,7 @@ impl Waiting {
         if let Some(gap) = &group.gap {
             batch.push(&Record::Gap(gap.clone()));
         }
-        while group.batches.is_empty()
-            && batch.bytes() < BATCH_BYTES
+        while group.batches.len() < BATCHES_MAX
             && let Some(settled) = self.settled.pop_front()
         {
             for record in &settled.records {

@@ -11,6 +11,7 @@ use crate::{
     cases::{Side, USUAL},
     options::Options,
     pace::{self, Paced},
+    process,
     receiver::Receipts,
     setup::{Cpu, Setup},
 };
@@ -28,6 +29,8 @@ pub(crate) struct Steady {
     /// The most of that in the second tenth of the time, and in the last; unless there was not a second for each.
     memory_max_mib: Option<[f64; 2]>,
     cpu_us: Cpu,
+    /// Of this process, which publishes, while it did.
+    publisher_cpu_us: f64,
 }
 
 #[derive(Serialize)]
@@ -62,12 +65,14 @@ pub(crate) async fn run(
     let pid = running.clients[0].pid();
 
     let mut memory_mib = Vec::new();
+    let own_cpu = process::own_cpu();
     let amqp = running.setup.installation.amqp();
     let publishing = pace::publish(amqp, running.setup.events, 0..events, per_second, pending());
     let paced = tokio::select! {
         paced = publishing => paced,
         () = sample(pid, &mut memory_mib) => unreachable!("it never ends"),
     };
+    let publisher_cpu = process::own_cpu().saturating_sub(own_cpu);
     let measured = running.end().await;
 
     let memory_mib = memory_mib.split_off(WARM_UP_SECONDS.min(memory_mib.len()));
@@ -80,6 +85,7 @@ pub(crate) async fn run(
         memory_max_mib: tenths(&memory_mib),
         memory_mib,
         cpu_us: measured.cpu_us,
+        publisher_cpu_us: publisher_cpu.as_secs_f64() * 1e6 / events as f64,
     }
 }
 
@@ -138,8 +144,9 @@ impl Spread {
     }
 }
 
-pub(crate) const HEADER: &str = "| events/s | ms | count | p50 | p99 | p99.9 | max | worker's CPU µs/event \
-    | its memory MiB: second and last tenth of the time |\n|---|---|---|---|---|---|---|---|---|";
+pub(crate) const HEADER: &str = "| events/s | ms | count | p50 | p99 | p99.9 | max \
+    | CPU µs/event: worker, broker, receiver, publisher | cores busy with them \
+    | worker's memory MiB: second and last tenth of the time |\n|---|---|---|---|---|---|---|---|---|---|";
 
 impl fmt::Display for Steady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -164,7 +171,18 @@ impl fmt::Display for Steady {
                 "| {per_second} | {what} | {count} | {p50:.2} | {p99:.2} | {p999:.2} | {max:.2} "
             )?;
         }
-        write!(f, "| {:.1} | ", self.cpu_us.client)?;
+        let Cpu {
+            client,
+            broker,
+            receiver,
+            ..
+        } = self.cpu_us;
+        let (publisher, broker) = (self.publisher_cpu_us, broker.unwrap_or(f64::NAN));
+        let cores = (client + broker + receiver + publisher) * per_second as f64 / 1e6;
+        write!(
+            f,
+            "| {client:.1}, {broker:.1}, {receiver:.1}, {publisher:.1} | {cores:.2} | "
+        )?;
         match self.memory_max_mib {
             Some([second, last]) => write!(f, "{second:.1}, {last:.1} |"),
             None => write!(f, "|"),

@@ -74,6 +74,11 @@ pub(crate) fn cpu_of_tree(pid: u32) -> Duration {
     of_children + stat(pid).map_or(Duration::ZERO, |stat| times(&stat, &[11, 12, 13, 14]))
 }
 
+/// Processor time so far of this process, without its children.
+pub(crate) fn own_cpu() -> Duration {
+    times(&stat(std::process::id()).unwrap(), &[11, 12])
+}
+
 /// This program.
 pub(crate) fn this() -> PathBuf {
     std::env::current_exe().unwrap()

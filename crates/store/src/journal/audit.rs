@@ -142,9 +142,27 @@ const COUNT_DELIVERIES: &str = "SELECT resent, state, COUNT(*) AS deliveries, CA
     (SELECT CAST(CASE WHEN run = 0 THEN 0 ELSE 1 END AS BIGINT) AS resent, state, mark FROM deliveries \
     WHERE created_ms >= $1 AND created_ms < $2) runs GROUP BY resent, state";
 
-/// A gap explains what happened within `late_ms` of it. Suspects are found by what was recorded near the window, two ranges of indexes that are joined; then each of them is compared
+/// How many of what was found a gap explains: it overlaps the time from `$late` milliseconds before `$at_ms` until as long after.
+macro_rules! in_gaps {
+    ($at_ms:literal, $late:literal) => {
+        concat!(
+            "SUM(CASE WHEN EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= ",
+            $at_ms,
+            " + ",
+            $late,
+            " AND g.until_ms >= ",
+            $at_ms,
+            " - ",
+            $late,
+            ") THEN 1 ELSE 0 END) OVER () AS in_gaps "
+        )
+    };
+}
+
+/// Suspects are found by what was recorded near the window, two ranges of indexes that are joined; then each of them is compared
 /// with all there is.
-const FIND_UNBALANCED: &str = "WITH counted AS MATERIALIZED ( \
+const FIND_UNBALANCED: &str = concat!(
+    "WITH counted AS MATERIALIZED ( \
     SELECT event_id, organization_id, COUNT(*) AS deliveries, MIN(created_ms) AS created_ms FROM deliveries \
     WHERE run = 0 AND created_ms >= $3 AND created_ms < $4 GROUP BY event_id, organization_id \
     ), near AS MATERIALIZED ( \
@@ -161,30 +179,35 @@ const FIND_UNBALANCED: &str = "WITH counted AS MATERIALIZED ( \
     SELECT s.*, (SELECT COUNT(*) FROM deliveries d WHERE d.event_id = s.id AND d.organization_id = s.organization_id \
     AND d.run = 0) AS deliveries, (SELECT COUNT(*) FROM events e WHERE e.id = s.id \
     AND e.organization_id = s.organization_id) AS events FROM suspects s) \
-    SELECT id, organization_id, received_ms AS at_ms, matched, deliveries, COUNT(*) OVER () AS total, \
-    SUM(CASE WHEN EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= received_ms + $6 AND g.until_ms >= received_ms - $6) \
-    THEN 1 ELSE 0 END) OVER () AS in_gaps FROM found \
-    WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5";
+    SELECT id, organization_id, received_ms AS at_ms, matched, deliveries, COUNT(*) OVER () AS total, ",
+    in_gaps!("received_ms", "$6"),
+    "FROM found \
+    WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5"
+);
 
 /// Likewise. Most deliveries have one attempt: whether the last one is there is one join. The others' attempts are counted by
 /// their numbers: one that was made again, because a worker died, has two rows.
-const FIND_UNRECORDED: &str = "WITH suspects AS MATERIALIZED ( \
+const FIND_UNRECORDED: &str = concat!(
+    "WITH suspects AS MATERIALIZED ( \
     SELECT DISTINCT d.id, d.created_ms, d.attempts FROM deliveries d \
     LEFT JOIN attempts a ON a.delivery_id = d.id AND a.number = d.attempts AND a.id >= $3 AND a.id < $4 \
     WHERE d.created_ms >= $1 AND d.created_ms < $2 AND d.attempts > 0 AND (a.id IS NULL OR d.attempts > 1) \
     ), found AS ( \
     SELECT s.*, (SELECT COUNT(DISTINCT a.number) FROM attempts a WHERE a.delivery_id = s.id) AS recorded FROM suspects s) \
     SELECT id, (SELECT d.endpoint_id FROM deliveries d WHERE d.id = f.id) AS endpoint_id, created_ms AS at_ms, attempts, \
-    recorded, COUNT(*) OVER () AS total, \
-    SUM(CASE WHEN EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= created_ms + $6 AND g.until_ms >= created_ms - $6) \
-    THEN 1 ELSE 0 END) OVER () AS in_gaps FROM found f WHERE attempts > recorded ORDER BY created_ms, id LIMIT $5";
+    recorded, COUNT(*) OVER () AS total, ",
+    in_gaps!("created_ms", "$6"),
+    "FROM found f WHERE attempts > recorded ORDER BY created_ms, id LIMIT $5"
+);
 
-const FIND_LATE: &str = "SELECT d.id, d.organization_id, d.event_id, d.endpoint_id, d.created_ms AS at_ms, d.next_ms, \
-    COUNT(*) OVER () AS total, \
-    SUM(CASE WHEN EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= d.created_ms + $5 AND g.until_ms >= d.created_ms - $5) \
-    THEN 1 ELSE 0 END) OVER () AS in_gaps FROM deliveries d WHERE d.state = 0 AND d.state <> 3 AND d.created_ms >= $1 AND d.created_ms < $2 \
+const FIND_LATE: &str = concat!(
+    "SELECT d.id, d.organization_id, d.event_id, d.endpoint_id, d.created_ms AS at_ms, d.next_ms, \
+    COUNT(*) OVER () AS total, ",
+    in_gaps!("d.created_ms", "$5"),
+    "FROM deliveries d WHERE d.state = 0 AND d.state <> 3 AND d.created_ms >= $1 AND d.created_ms < $2 \
     AND (d.requested_ms IS NULL OR d.sent_ms IS NOT NULL) AND COALESCE(d.sent_ms, d.created_ms) < $3 \
-    ORDER BY d.created_ms, d.id LIMIT $4";
+    ORDER BY d.created_ms, d.id LIMIT $4"
+);
 
 const COUNT_PENDING: &str = "SELECT \
     COALESCE(SUM(CASE WHEN requested_ms IS NOT NULL AND sent_ms IS NULL AND attempts = 0 THEN 1 ELSE 0 END), 0) AS unsent, \
