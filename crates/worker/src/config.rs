@@ -12,7 +12,7 @@ pub struct Config {
     pub schedule: Schedule,
     /// How many attempts are in flight at once, over all endpoints. One endpoint gets at most a quarter of what is free.
     pub in_flight_max: usize,
-    /// How many event messages are held unacked.
+    /// How many event messages are held unacked: those in flight, and those whose records are being confirmed.
     pub prefetch_events: u16,
     /// How many due messages are held unacked.
     pub prefetch_due: u16,
@@ -33,7 +33,7 @@ impl Default for Config {
         Self {
             schedule: Schedule::default(),
             in_flight_max: 512,
-            prefetch_events: 512,
+            prefetch_events: 1024,
             prefetch_due: 512,
             inline_max: 16,
             defer_age_max: Duration::from_mins(10),

@@ -1,8 +1,8 @@
 //! The last step of a message: what it came to is recorded, then the message is acked.
 //!
 //! Records of many messages make one batch, one message for the recorder. While a batch is being confirmed the next one gathers,
-//! as in `settle`: an idle worker records at once, a busy one in batches, without a timer. One at a time, so that they are few
-//! and large: what a batch costs the broker does not depend on its size alone.
+//! as in `settle`: an idle worker records at once, a busy one in batches. One at a time and [`GROUP_EVERY`] at most, so that they
+//! are few and large: what a batch costs the broker does not depend on its size alone.
 //!
 //! Recording holds up nothing. A batch that is not confirmed within [`RECORDED_MAX`] is dropped, its messages are acked, and
 //! what was dropped is counted: once the broker takes batches again, a gap says how many records are missing, and from when
@@ -25,6 +25,8 @@ use crate::{
     settlement::Settlement,
 };
 
+/// From the beginning of a group until that of the next, at least: some hundred records at full speed.
+const GROUP_EVERY: Duration = Duration::from_millis(10);
 /// How long the acks of settled messages wait for their records' confirm.
 const RECORDED_MAX: Duration = Duration::from_secs(2);
 /// After a batch was refused, how long records are dropped without another try.
@@ -120,7 +122,7 @@ impl Journal {
 
     /// Records and acks what is submitted until every sender is gone and nothing is left.
     pub(crate) async fn run(self, mut submitted: mpsc::Receiver<Settled>) {
-        let mut waiting = Waiting::new();
+        let (mut waiting, mut next_group) = (Waiting::new(), Instant::now());
         loop {
             tokio::select! {
                 biased;
@@ -131,14 +133,15 @@ impl Journal {
                 },
                 () = self.resumed(waiting.suspended), if waiting.suspended.is_some() => waiting.suspended = None,
             }
-            while let Ok(settled) = submitted.try_recv() {
-                waiting.settled.push_back(settled);
-            }
+            waiting.take(&mut submitted);
             if waiting.suspended.is_some() {
                 let dropped: Vec<_> = waiting.settled.drain(..).collect();
                 waiting.gap = self.dropped(waiting.gap.take(), &dropped);
             } else if waiting.has_group() {
                 // What is settled meanwhile gathers in the channel, and wakes nobody.
+                sleep_until(next_group).await;
+                next_group = Instant::now() + GROUP_EVERY;
+                waiting.take(&mut submitted);
                 let published = self.publish(waiting.group()).await;
                 waiting.published(published);
             }
@@ -239,6 +242,12 @@ impl Waiting {
             batch: Batch::new(),
             gap: None,
             suspended: None,
+        }
+    }
+
+    fn take(&mut self, submitted: &mut mpsc::Receiver<Settled>) {
+        while let Ok(settled) = submitted.try_recv() {
+            self.settled.push_back(settled);
         }
     }
 
