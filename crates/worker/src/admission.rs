@@ -6,6 +6,9 @@
 //!
 //! Who is refused waits here only when the endpoint answers fast enough to promise a slot within [`WAIT_MAX`], and no
 //! longer than that; otherwise the delivery is deferred through the broker.
+//!
+//! Events begin one after the other, and no more first attempts are in work than there are slots: a burst of events waits in its
+//! order for a moment, instead of asking for all slots at once and being deferred for a second.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, oneshot},
+    time::timeout,
+};
 use webhook::EndpointId;
 
 /// The share of the free slots that one endpoint may hold.
@@ -31,6 +37,9 @@ const GRANTS_LOOKED_AT: usize = 8;
 
 pub(crate) struct Admission {
     state: Mutex<State>,
+    slots: usize,
+    /// Permits for first attempts.
+    in_work: Semaphore,
 }
 
 struct State {
@@ -74,7 +83,20 @@ impl Admission {
         metrics::gauge!("magnetite_slots").set(slots as f64);
         Arc::new(Self {
             state: Mutex::new(state),
+            slots,
+            in_work: Semaphore::new(slots),
         })
+    }
+
+    /// Waits until so many first attempts of an event may begin, after those of earlier events. They are in work until the result is
+    /// dropped.
+    ///
+    /// # Cancel safety
+    /// Loses its place among the events.
+    pub(crate) async fn begin(&self, attempts: usize) -> SemaphorePermit<'_> {
+        let attempts = attempts.min(self.slots) as u32;
+        let permits = self.in_work.acquire_many(attempts).await;
+        permits.expect("the semaphore is never closed")
     }
 
     /// Takes a slot for the endpoint, after a wait of at most [`WAIT_MAX`]; `None` means that the delivery is to be deferred.

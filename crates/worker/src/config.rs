@@ -12,7 +12,8 @@ pub struct Config {
     pub schedule: Schedule,
     /// How many attempts are in flight at once, over all endpoints. One endpoint gets at most a quarter of what is free.
     pub in_flight_max: usize,
-    /// How many event messages are held unacked: those in flight, and those whose records are being confirmed.
+    /// How many event messages are held unacked: those in work, those that wait for it, and those that are done and wait for their
+    /// records' confirm.
     pub prefetch_events: u16,
     /// How many due messages are held unacked.
     pub prefetch_due: u16,

@@ -50,10 +50,12 @@ pub(crate) async fn event(context: &Arc<Context>, intake: &Intake, message: &Mes
     context.meters.event(event.event_type);
     tracing::debug!(event.id = %event.id, matches = matches.len(), "event fanned out");
     if let [endpoint] = &matches[..] {
+        let _begun = context.admission.begin(1).await;
         let turn = attempt(context, first(&event, endpoint), endpoint).await;
         return Settlement::from(turn).and_records(records);
     }
     let (inline, apart) = split(context, matches);
+    let _begun = context.admission.begin(inline.len()).await;
     let attempts = inline
         .into_iter()
         .map(|endpoint| Pending::new(Arc::clone(context), Arc::clone(&event), endpoint));
