@@ -38,6 +38,36 @@ async fn an_event_with_more_endpoints_than_are_attempted_inline_reaches_all_of_t
     installation.delete().await;
 }
 
+/// A backlog asks for many times the slots that there are. Whoever waited long for one would be put off for a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_for_endpoints_that_answer_fast_is_delivered_without_putting_anything_off() {
+    const EVENTS: usize = 400;
+    let mut installation = Installation::new("backlog").await;
+    installation.set("MAGNETITE_WORKER__IN_FLIGHT_MAX", "64");
+    let mut receivers = Vec::new();
+    for _ in 0..4 {
+        let receiver = Receiver::new(|_, _| Answer::Late(Duration::from_millis(20), 200)).await;
+        installation.endpoint("org_1", &receiver.url()).await;
+        receivers.push(receiver);
+    }
+    let events: Vec<_> = (0..EVENTS)
+        .map(|lead| event("org_1", &format!("lead_{lead}")))
+        .collect();
+    installation.amqp().publish(&events).await;
+    let worker = installation.worker().await;
+    wait_until("all have everything", SOON, || {
+        receivers.iter().all(|receiver| receiver.count() >= EVENTS)
+    })
+    .await;
+    installation.wait_until_drained(SOON).await;
+    assert_eq!(worker.metric("magnetite_deferrals_total", "no_slot").await, 0.0);
+    for receiver in &receivers {
+        assert_eq!((receiver.count(), receiver.distinct()), (EVENTS, EVENTS));
+    }
+    assert!(worker.terminate().await);
+    installation.delete().await;
+}
+
 /// The first event meets a hanging endpoint that nobody knew to hang: after a second its attempt goes on as the work on a message
 /// of its own. Later events are attempted apart from the start. So a crash makes no copies at the healthy one, and the hanging one
 /// gets all of them again.

@@ -38,6 +38,29 @@ async fn eight_endpoints_that_never_answer_leave_a_third_of_the_slots() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_begin_in_order_and_no_more_attempts_are_in_work_than_there_are_slots() {
+    let admission = Admission::new(8);
+    let first = admission.begin(5).await;
+    // More than there will ever be: as many as there are.
+    let mut second = Box::pin(admission.begin(100));
+    assert!(second.as_mut().now_or_never().is_none());
+    let mut third = Box::pin(admission.begin(1));
+    assert!(
+        third.as_mut().now_or_never().is_none(),
+        "it would fit, but is not next"
+    );
+    assert!(
+        admission.begin(0).now_or_never().is_some(),
+        "nothing waits for nothing"
+    );
+    drop(first);
+    let all = second.await;
+    assert!(third.as_mut().now_or_never().is_none());
+    drop(all);
+    let _third = third.await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_answers_fast_is_waited_for_and_one_that_hangs_is_not() {
     let admission = Admission::new(4);
     let fast = id("fast");
