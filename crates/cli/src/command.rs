@@ -109,7 +109,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // These two are for a customer's machine, which has no configuration of ours.
     if matches!(command, Command::Listen(_) | Command::Trigger(_)) {
         let (format, filter) = (LogFormat::Text, None);
-        telemetry::start(&Log { format, filter }, COMMAND_FILTER);
+        telemetry::start(&Log { format, filter }, COMMAND_FILTER)?;
     }
     let command = match command {
         Command::Listen(arguments) => return listen::run(arguments).await,
@@ -134,7 +134,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     telemetry::start(
         &configuration.log,
         if is_role { ROLE_FILTER } else { COMMAND_FILTER },
-    );
+    )?;
     match command {
         Command::Up => up::run(&configuration).await,
         Command::Worker => worker::run(&configuration).await,

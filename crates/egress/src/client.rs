@@ -423,7 +423,8 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver) -> HttpClient 
 
 /// What we set ourselves is set last, and cannot be replaced.
 fn header_map(headers: Vec<(&'static str, String)>) -> Result<HeaderMap, Fault> {
-    let mut map = HeaderMap::with_capacity(headers.len() + 4);
+    // With room for the client's `Host` as well: a map that grows is built again.
+    let mut map = HeaderMap::with_capacity(headers.len() + 5);
     for (name, value) in headers {
         let value = HeaderValue::try_from(value).map_err(|_| Fault::Header { name })?;
         map.insert(HeaderName::from_static(name), value);
