@@ -60,7 +60,8 @@ async fn a_backlog_for_endpoints_that_answer_fast_is_delivered_without_putting_a
     })
     .await;
     installation.wait_until_drained(SOON).await;
-    assert_eq!(worker.metric("magnetite_deferrals_total", "no_slot").await, 0.0);
+    let deferred = worker.metric("magnetite_deferrals_total", "no_slot").await;
+    assert!(deferred < 1.0, "{deferred} deliveries were put off");
     for receiver in &receivers {
         assert_eq!((receiver.count(), receiver.distinct()), (EVENTS, EVENTS));
     }
