@@ -133,15 +133,18 @@ impl Journal {
                 },
                 () = self.resumed(waiting.suspended), if waiting.suspended.is_some() => waiting.suspended = None,
             }
-            waiting.take(&mut submitted);
+            if waiting.suspended.is_none() {
+                // What is settled meanwhile gathers in the channel, and wakes nobody.
+                sleep_until(next_group).await;
+            }
+            while let Ok(settled) = submitted.try_recv() {
+                waiting.settled.push_back(settled);
+            }
             if waiting.suspended.is_some() {
                 let dropped: Vec<_> = waiting.settled.drain(..).collect();
                 waiting.gap = self.dropped(waiting.gap.take(), &dropped);
             } else if waiting.has_group() {
-                // What is settled meanwhile gathers in the channel, and wakes nobody.
-                sleep_until(next_group).await;
                 next_group = Instant::now() + GROUP_EVERY;
-                waiting.take(&mut submitted);
                 let published = self.publish(waiting.group()).await;
                 waiting.published(published);
             }
@@ -242,12 +245,6 @@ impl Waiting {
             batch: Batch::new(),
             gap: None,
             suspended: None,
-        }
-    }
-
-    fn take(&mut self, submitted: &mut mpsc::Receiver<Settled>) {
-        while let Ok(settled) = submitted.try_recv() {
-            self.settled.push_back(settled);
         }
     }
 

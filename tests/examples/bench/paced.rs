@@ -65,14 +65,15 @@ pub(crate) async fn run(
     let pid = running.clients[0].pid();
 
     let mut memory_mib = Vec::new();
-    let own_cpu = process::own_cpu();
+    let this = std::process::id();
+    let cpu_before = process::cpu(this);
     let amqp = running.setup.installation.amqp();
     let publishing = pace::publish(amqp, running.setup.events, 0..events, per_second, pending());
     let paced = tokio::select! {
         paced = publishing => paced,
         () = sample(pid, &mut memory_mib) => unreachable!("it never ends"),
     };
-    let publisher_cpu = process::own_cpu().saturating_sub(own_cpu);
+    let publisher_cpu = process::cpu(this).saturating_sub(cpu_before);
     let measured = running.end().await;
 
     let memory_mib = memory_mib.split_off(WARM_UP_SECONDS.min(memory_mib.len()));

@@ -44,7 +44,7 @@ impl Process {
             stat(self.pid).unwrap()[0] == "Z"
         })
         .await;
-        let cpu = times(&stat(self.pid).unwrap(), &[11, 12]);
+        let cpu = cpu(self.pid);
         assert!(self.child.wait().await.unwrap().success(), "the client failed");
         Cost { cpu, peak_bytes }
     }
@@ -74,9 +74,9 @@ pub(crate) fn cpu_of_tree(pid: u32) -> Duration {
     of_children + stat(pid).map_or(Duration::ZERO, |stat| times(&stat, &[11, 12, 13, 14]))
 }
 
-/// Processor time so far of this process, without its children.
-pub(crate) fn own_cpu() -> Duration {
-    times(&stat(std::process::id()).unwrap(), &[11, 12])
+/// Processor time so far of a process, without its children.
+pub(crate) fn cpu(pid: u32) -> Duration {
+    times(&stat(pid).unwrap(), &[11, 12])
 }
 
 /// This program.
