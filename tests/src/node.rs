@@ -79,6 +79,25 @@ impl Node {
         .await;
     }
 
+    /// Has it block whoever publishes.
+    pub async fn raise_memory_alarm(&self, limit: Duration) {
+        self.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
+        wait_for("the alarm is raised", limit, || async {
+            let alarms = self.ctl(&["-q", "eval", "rabbit_alarm:get_alarms()."]).await;
+            if alarms.contains("memory") {
+                Ok(())
+            } else {
+                Err(alarms)
+            }
+        })
+        .await;
+    }
+
+    /// Has it take publishes again.
+    pub async fn end_memory_alarm(&self) {
+        self.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+    }
+
     /// `rabbitmqctl` on this node.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
         SCRIPT.run("ctl", self.directory.path(), arguments).await

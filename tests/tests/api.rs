@@ -115,16 +115,7 @@ async fn a_broker_that_blocks_or_is_away_is_told_at_once_and_nothing_is_lost() {
     let ok = publish(&api, &key, event("org_1", "before")).await;
     assert_eq!(ok.status, 202, "{ok:?}");
 
-    node.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
-    wait_for("the alarm is raised", SOON, || async {
-        let alarms = node.ctl(&["-q", "eval", "rabbit_alarm:get_alarms()."]).await;
-        if alarms.contains("memory") {
-            Ok(())
-        } else {
-            Err(alarms)
-        }
-    })
-    .await;
+    node.raise_memory_alarm(SOON).await;
     // The first one finds out.
     let refused = publish(&api, &key, event("org_1", "blocked")).await;
     assert_eq!(
@@ -141,7 +132,7 @@ async fn a_broker_that_blocks_or_is_away_is_told_at_once_and_nothing_is_lost() {
     );
     let told = asked.elapsed();
     assert!(told < Duration::from_secs(2), "{told:?}");
-    node.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+    node.end_memory_alarm().await;
     wait_for("it publishes again", SOON, || async {
         let answered = publish(&api, &key, event("org_1", "after the alarm")).await;
         if answered.status == 202 {

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
-use lapin::{Channel, Connection, ConnectionProperties, Event};
+use futures_util::{Stream, StreamExt as _, future::ready};
+use lapin::{Channel, Connection, ConnectionProperties, Event, options::BasicPublishOptions};
 use rand::RngExt as _;
 use tokio::{
     sync::{Mutex, MutexGuard, watch},
@@ -35,20 +35,41 @@ struct State {
     blocked: bool,
 }
 
+impl State {
+    fn is_writable(&self) -> bool {
+        self.connection.is_some() && !self.blocked
+    }
+}
+
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Short enough that everything is back within seconds of the broker, long enough not to be a load on it.
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
+/// How long a new connection may take to open a channel, publish and close the channel.
+const PROBE_MAX: Duration = Duration::from_secs(5);
 /// A connection that ended without an event is noticed at this interval.
 const POLL: Duration = Duration::from_secs(1);
 
 impl Link {
     /// Starts to connect and returns at once. `name` is shown in RabbitMQ's list of connections. Cancelling `stop` closes
     /// the connection.
+    ///
+    /// Of an alarm that was raised before the connection was made, the link learns with its first publish.
     pub fn open(config: &Config, name: &'static str, stop: CancellationToken) -> Self {
+        Self::start(config, name, stop, false)
+    }
+
+    /// As [`open`](Self::open), for a connection that only publishes, by a user who may write to the default exchange: it is up
+    /// once it is known whether the broker takes publishes.
+    pub fn publishing(config: &Config, name: &'static str, stop: CancellationToken) -> Self {
+        Self::start(config, name, stop, true)
+    }
+
+    fn start(config: &Config, name: &'static str, stop: CancellationToken, publishes: bool) -> Self {
         let (sender, state) = watch::channel(State::default());
         let supervisor = Supervisor {
             config: config.clone(),
             name,
+            publishes,
             state: sender,
         };
         tokio::spawn(async move {
@@ -74,6 +95,11 @@ impl Link {
     /// Whether the broker refuses publishes now.
     pub fn is_blocked(&self) -> bool {
         self.state.borrow().blocked
+    }
+
+    /// Whether there is a connection and the broker takes publishes.
+    pub fn is_writable(&self) -> bool {
+        self.state.borrow().is_writable()
     }
 
     /// Waits until the link's state changes from what it was at the last call on this clone.
@@ -110,8 +136,11 @@ impl Link {
     /// Cancel safe.
     pub async fn writable(&self) -> Result<(), Closed> {
         let mut state = self.state.clone();
-        let writable = |state: &State| state.connection.is_some() && !state.blocked;
-        state.wait_for(writable).await.map(|_| ()).map_err(|_| Closed)
+        state
+            .wait_for(State::is_writable)
+            .await
+            .map(|_| ())
+            .map_err(|_| Closed)
     }
 
     /// Waits until the link was stopped and its connection is closed, so that a process that ends says goodbye.
@@ -156,6 +185,7 @@ pub(crate) enum ChannelError {
 struct Supervisor {
     config: Config,
     name: &'static str,
+    publishes: bool,
     state: watch::Sender<State>,
 }
 
@@ -202,12 +232,24 @@ impl Supervisor {
     /// Publishes the connection's state until it ends, and returns why it did.
     async fn watch(&self, connection: Arc<Connection>, address: &str) -> String {
         let mut events = std::pin::pin!(connection.events_listener());
+        let blocked = if self.publishes {
+            match timeout(PROBE_MAX, blocked_from_the_start(&connection, &mut events)).await {
+                Ok(Ok(reason)) => reason,
+                Ok(Err(error)) => return error.to_string(),
+                Err(_) => return format!("no answer to a first publish within {PROBE_MAX:?}"),
+            }
+        } else {
+            None
+        };
         self.state.send_replace(State {
             connection: Some(Arc::clone(&connection)),
             address: address.to_owned(),
-            blocked: false,
+            blocked: blocked.is_some(),
         });
         metrics::gauge!("magnetite_broker_connected", "connection" => self.name).set(1.0);
+        if let Some(reason) = blocked {
+            self.blocked(Some(&reason));
+        }
         let mut poll = tokio::time::interval(POLL);
         let why = loop {
             tokio::select! {
@@ -254,6 +296,34 @@ impl Supervisor {
             // The process is ending: whether the broker still answers does not matter.
             let _ = timeout(Duration::from_millis(500), connection.close(200, "OK".into())).await;
         }
+    }
+}
+
+/// Why the broker takes no publishes on this new connection, if it takes none. RabbitMQ tells a connection of an alarm once it
+/// publishes, and reads nothing more from it then: either that comes, or the answer to what follows the publish.
+async fn blocked_from_the_start(
+    connection: &Connection,
+    events: &mut (impl Stream<Item = Event> + Unpin),
+) -> lapin::Result<Option<String>> {
+    let channel = connection.create_channel().await?;
+    // No queue has an empty name, so this goes nowhere.
+    let publish = channel.basic_publish(
+        "".into(),
+        "".into(),
+        BasicPublishOptions::default(),
+        &[],
+        <_>::default(),
+    );
+    publish.await?;
+    let mut reasons = events.filter_map(|event| {
+        ready(match event {
+            Event::ConnectionBlocked(reason) => Some(reason),
+            _ => None,
+        })
+    });
+    tokio::select! {
+        closed = channel.close(200, "OK".into()) => closed.map(|()| None),
+        Some(reason) = reasons.next() => Ok(Some(reason)),
     }
 }
 

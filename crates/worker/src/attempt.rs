@@ -114,11 +114,11 @@ async fn request(
     })
 }
 
-/// A slot, or none when the delivery is to be deferred. While the broker takes no publishes nothing can be deferred, and the
+/// A slot, or none when the delivery is to be deferred. While the broker is away or takes no publishes nothing can be deferred, and the
 /// message stays unacked for as long anyway: then it waits for its slot here.
 async fn admit(context: &Context, endpoint: &EndpointId) -> Option<Slot> {
     let admitted = context.admission.admit(endpoint).await;
-    if admitted.is_some() || !context.publishing.is_blocked() {
+    if admitted.is_some() || context.publishing.is_writable() {
         return admitted;
     }
     tokio::select! {

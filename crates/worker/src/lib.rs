@@ -150,7 +150,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     // A publish is only ever repeated here, never given up.
     let mut broker = deps.broker;
     broker.waits_out_alarms = true;
-    let publishing = Link::open(&broker, "magnetite worker, publishing", links.clone());
+    let publishing = Link::publishing(&broker, "magnetite worker, publishing", links.clone());
     let consuming = Link::open(&broker, "magnetite worker, consuming", links.clone());
     let publisher = Publisher::new(publishing.clone(), &broker);
     let context = Arc::new(Context {

@@ -98,16 +98,7 @@ async fn under_a_memory_alarm_records_are_dropped_after_2_s_and_the_gap_is_named
     let events: Vec<_> = leads.iter().map(|lead| e2e::event("org_1", lead)).collect();
     installation.amqp().publish(&events).await;
     ledger.published(leads.into_iter().map(|lead| (lead, Instant::now())));
-    node.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
-    wait_for("the alarm is raised", SOON, || async {
-        let alarms = node.ctl(&["-q", "eval", "rabbit_alarm:get_alarms()."]).await;
-        if alarms.contains("memory") {
-            Ok(())
-        } else {
-            Err(alarms)
-        }
-    })
-    .await;
+    node.raise_memory_alarm(SOON).await;
     let (raised, worker) = (Instant::now(), installation.start("worker"));
     wait_for("the worker lives", SOON, || async {
         worker.get("/livez").await.map_err(|error| error.to_string())
@@ -122,7 +113,7 @@ async fn under_a_memory_alarm_records_are_dropped_after_2_s_and_the_gap_is_named
     wait_until("the alarm has lasted", alarm + SOON, || raised.elapsed() >= alarm).await;
     assert!(dropped(&worker).await > 0);
 
-    node.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+    node.end_memory_alarm().await;
     worker.wait_until_ready().await;
     let books = ledger.settle(&installation, LONG).await;
     books.assert_balanced();
