@@ -47,7 +47,8 @@ stop_broker() {
 build() {
     [[ -n $(command -v cargo) || ! -x $HOME/.cargo/bin/cargo ]] || PATH=$HOME/.cargo/bin:$PATH
     command -v cargo >/dev/null || die "there is no cargo: install Rust, see https://rustup.rs"
-    command -v cc >/dev/null || die "there is no C compiler (SQLite and ring are compiled): apt-get install gcc libc6-dev"
+    [[ -n $(command -v cc) && -n $(command -v make) ]] ||
+        die "there is no C compiler, or no make (SQLite, ring and jemalloc are compiled): apt-get install gcc libc6-dev make"
     say "building in release mode (some minutes the first time)"
     cargo build --quiet --release --locked --package magnetite-cli --package e2e --bins --example bench >&2
 }

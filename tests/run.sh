@@ -55,7 +55,8 @@ need_rust() {
     local component
     [[ -n $(command -v cargo) || ! -x $HOME/.cargo/bin/cargo ]] || PATH=$HOME/.cargo/bin:$PATH
     command -v cargo >/dev/null || die "there is no cargo: install Rust, see https://rustup.rs"
-    command -v cc >/dev/null || apt_install "no C compiler (SQLite and ring are compiled)" gcc libc6-dev
+    [[ -n $(command -v cc) && -n $(command -v make) ]] ||
+        apt_install "no C compiler, or no make (SQLite, ring and jemalloc are compiled)" gcc libc6-dev make
     for component in fmt:rustfmt clippy:clippy; do
         if ! cargo "${component%:*}" --version >/dev/null 2>&1; then
             say "no cargo ${component%:*}: adding it with rustup"

@@ -44,7 +44,7 @@ impl State {
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Short enough that everything is back within seconds of the broker, long enough not to be a load on it.
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
-/// How long a new connection may take to open a channel, publish and close the channel.
+/// How long a new connection may take to tell whether it is blocked.
 const PROBE_MAX: Duration = Duration::from_secs(5);
 /// A connection that ended without an event is noticed at this interval.
 const POLL: Duration = Duration::from_secs(1);
@@ -58,8 +58,8 @@ impl Link {
         Self::start(config, name, stop, false)
     }
 
-    /// As [`open`](Self::open), for a connection that only publishes, by a user who may write to the default exchange: it is up
-    /// once it is known whether the broker takes publishes.
+    /// As [`open`](Self::open), for a connection that only publishes: when it is up it is known whether the broker takes publishes.
+    /// It needs the right to write to the default exchange for that.
     pub fn publishing(config: &Config, name: &'static str, stop: CancellationToken) -> Self {
         Self::start(config, name, stop, true)
     }
@@ -233,11 +233,8 @@ impl Supervisor {
     async fn watch(&self, connection: Arc<Connection>, address: &str) -> String {
         let mut events = std::pin::pin!(connection.events_listener());
         let blocked = if self.publishes {
-            match timeout(PROBE_MAX, blocked_from_the_start(&connection, &mut events)).await {
-                Ok(Ok(reason)) => reason,
-                Ok(Err(error)) => return error.to_string(),
-                Err(_) => return format!("no answer to a first publish within {PROBE_MAX:?}"),
-            }
+            let asking = timeout(PROBE_MAX, blocked_from_the_start(&connection, &mut events));
+            asking.await.ok().flatten()
         } else {
             None
         };
@@ -300,21 +297,16 @@ impl Supervisor {
 }
 
 /// Why the broker takes no publishes on this new connection, if it takes none. RabbitMQ tells a connection of an alarm once it
-/// publishes, and reads nothing more from it then: either that comes, or the answer to what follows the publish.
+/// publishes, and reads nothing more from it then: either that comes, or the answer to what follows the publish. Any answer will do,
+/// and what is wrong with the connection is found out by using it.
 async fn blocked_from_the_start(
     connection: &Connection,
     events: &mut (impl Stream<Item = Event> + Unpin),
-) -> lapin::Result<Option<String>> {
-    let channel = connection.create_channel().await?;
-    // No queue has an empty name, so this goes nowhere.
-    let publish = channel.basic_publish(
-        "".into(),
-        "".into(),
-        BasicPublishOptions::default(),
-        &[],
-        <_>::default(),
-    );
-    publish.await?;
+) -> Option<String> {
+    let channel = connection.create_channel().await.ok()?;
+    let (nowhere, options) = ("".into(), BasicPublishOptions::default());
+    let publishing = channel.basic_publish("".into(), nowhere, options, &[], <_>::default());
+    publishing.await.ok()?;
     let mut reasons = events.filter_map(|event| {
         ready(match event {
             Event::ConnectionBlocked(reason) => Some(reason),
@@ -322,8 +314,8 @@ async fn blocked_from_the_start(
         })
     });
     tokio::select! {
-        closed = channel.close(200, "OK".into()) => closed.map(|()| None),
-        Some(reason) = reasons.next() => Ok(Some(reason)),
+        _ = channel.close(200, "OK".into()) => None,
+        reason = reasons.next() => reason,
     }
 }
 

@@ -32,7 +32,7 @@ use command::Arguments;
 use configuration::Problems;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Exit code of a bad configuration: `EX_USAGE` of sysexits.h, apart from clap's 2 for bad arguments.
 const EXIT_CONFIGURATION: u8 = 64;
