@@ -35,8 +35,9 @@ const BATCH_LINES: usize = 256;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long the first connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// How long one batch is tried again: a broker restarts in less.
-const RETRY_FOR: Duration = Duration::from_secs(30);
+/// How long one batch is tried again: a broker restarts in less, and a cluster replaces a node that hangs, for which RabbitMQ waits
+/// a minute and more.
+const RETRY_FOR: Duration = Duration::from_mins(2);
 
 #[derive(Debug, Args)]
 #[command(
