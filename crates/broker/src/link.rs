@@ -232,21 +232,17 @@ impl Supervisor {
     /// Publishes the connection's state until it ends, and returns why it did.
     async fn watch(&self, connection: Arc<Connection>, address: &str) -> String {
         let mut events = std::pin::pin!(connection.events_listener());
-        let blocked = if self.publishes {
-            let asking = timeout(PROBE_MAX, blocked_from_the_start(&connection, &mut events));
-            asking.await.ok().flatten()
-        } else {
-            None
-        };
-        self.state.send_replace(State {
-            connection: Some(Arc::clone(&connection)),
-            address: address.to_owned(),
-            blocked: blocked.is_some(),
-        });
-        metrics::gauge!("magnetite_broker_connected", "connection" => self.name).set(1.0);
-        if let Some(reason) = blocked {
+        if self.publishes
+            && let Ok(Some(reason)) =
+                timeout(PROBE_MAX, blocked_from_the_start(&connection, &mut events)).await
+        {
             self.blocked(Some(&reason));
         }
+        self.state.send_modify(|state| {
+            state.connection = Some(Arc::clone(&connection));
+            address.clone_into(&mut state.address);
+        });
+        metrics::gauge!("magnetite_broker_connected", "connection" => self.name).set(1.0);
         let mut poll = tokio::time::interval(POLL);
         let why = loop {
             tokio::select! {

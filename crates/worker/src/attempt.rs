@@ -114,8 +114,8 @@ async fn request(
     })
 }
 
-/// A slot, or none when the delivery is to be deferred. While the broker is away or takes no publishes nothing can be deferred, and the
-/// message stays unacked for as long anyway: then it waits for its slot here.
+/// A slot, or none when the delivery is to be deferred. While the broker is away or takes no publishes nothing can be deferred,
+/// and the message stays unacked for as long anyway: then it waits for its slot here.
 async fn admit(context: &Context, endpoint: &EndpointId) -> Option<Slot> {
     let admitted = context.admission.admit(endpoint).await;
     if admitted.is_some() || context.publishing.is_writable() {
