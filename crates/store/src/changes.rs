@@ -6,6 +6,9 @@
 //! **Numbers.** Rows are counted in the table `registry`, in the row whose lock all writers hold until they commit. So the numbers have
 //! no gaps and grow in the order of the commits: who reads on from a number misses nothing, and a row that somebody deleted is
 //! missed.
+//!
+//! **Nonces.** Each row has a random number, by which two rows of one number are told apart: a database that was restored from a backup
+//! counts again from there. See [`Position`](crate::Position).
 
 use std::{fmt, str::FromStr};
 
@@ -147,12 +150,12 @@ pub(crate) struct Change<'a> {
 pub(crate) const COUNT_CHANGE: &str =
     "UPDATE registry SET change_count = change_count + 1 WHERE id = 1 RETURNING change_count";
 
-pub(crate) const INSERT_CHANGE: &str = "INSERT INTO changes (number, actor, at_ms, organization_id, kind, subject, detail) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7)";
+pub(crate) const INSERT_CHANGE: &str = "INSERT INTO changes (number, actor, at_ms, organization_id, kind, subject, detail, nonce) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 
 impl<'a> Change<'a> {
     /// The arguments of [`INSERT_CHANGE`].
-    pub(crate) fn arguments(&self, number: i64, actor: &Actor) -> [Argument<'a>; 7] {
+    pub(crate) fn arguments(&self, number: i64, actor: &Actor) -> [Argument<'a>; 8] {
         [
             number.into(),
             actor.to_string().into(),
@@ -161,6 +164,7 @@ impl<'a> Change<'a> {
             self.kind.as_str().into(),
             self.subject.into(),
             self.detail.to_string().into(),
+            rand::random::<i64>().into(),
         ]
     }
 }

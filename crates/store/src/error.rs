@@ -303,9 +303,11 @@ pub enum Error {
         #[source]
         source: Option<Box<dyn error::Error + Send + Sync>>,
     },
-    /// The registry's counter is lower than it was: a backup was restored, or a replica without the last commits took over.
-    /// What was loaded before is not to be trusted: [load it again](crate::Store::load_registry).
-    #[error("the registry went back from version {since} to {version}: was a backup restored?")]
+    /// The registry's history is not the one that the caller has followed: a backup was restored, or a replica without the last commits
+    /// took over. What was loaded before is not to be trusted: [load it again](crate::Store::load_registry).
+    #[error(
+        "the registry's history changed after version {since}, and is at {version}: was a backup restored?"
+    )]
     RegistryWentBack {
         /// The version that the caller has seen.
         since: i64,

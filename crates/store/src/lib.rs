@@ -4,7 +4,7 @@
 //!
 //! The API and the command line write endpoints, one transaction each. Workers load all of them with
 //! [`Store::load_registry`] before they consume, and then follow them: they ask for
-//! [`Store::registry_version`] a few times a second and, when it has moved, for [`Store::registry_changes`]. No
+//! [`Store::registry_position`] a few times a second and, when it has moved, for [`Store::registry_changes`]. No
 //! event waits for a query: workers deliver from memory, and a database that is away makes them deliver to the
 //! endpoints they knew last.
 //!
@@ -13,6 +13,10 @@
 //! writer gets the next number only after this one's endpoint can be seen. Hence a reader that sees version *n* sees
 //! every endpoint stamped with *n* or less, and whoever asks for "after *n*" misses nothing. Without that lock a
 //! slow transaction could commit number 7 after a reader has seen 8.
+//!
+//! **Histories.** A restored backup has an old counter, and later counts past what a reader has seen. So a reader keeps a [`Position`]: the
+//! version, and the number and random nonce of the last change in the log. Whoever reads on from a position that the log does not have
+//! is told [`Error::RegistryWentBack`], in the snapshot that would have been read, and loads everything again.
 //!
 //! **The journal.** The recorder writes what workers recorded with [`Store::record`], one transaction for each batch, and acks
 //! after it. Batches come in any order, more than once, and through any number of recorders; what is stored is merged, so that the
@@ -104,7 +108,7 @@ pub use journal::{
     EventFilter, EventRow, Expired, FINDINGS_MAX, Findings, Health, Late, OperationRow, RecoverState,
     Recoverable, Refusal, Rejected, RejectedCursor, Requested, StateCounts, Unbalanced, Unrecorded,
 };
-pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Snapshot};
+pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Position, Snapshot};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 pub use sealing::{BadSealingKey, SealingKey};
 

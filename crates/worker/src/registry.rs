@@ -10,7 +10,7 @@ use std::{
 };
 
 use egress::{Egress, Target};
-use store::{Snapshot, Store};
+use store::{Changes, Position, Snapshot, Store};
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId, journal::Verdict};
 
 use crate::{display_chain, signing::Signing};
@@ -34,8 +34,8 @@ pub(crate) struct Registry {
 
 #[derive(Default)]
 struct Known {
-    /// Everything up to this version of the store's counter is in here.
-    version: i64,
+    /// Everything up to here is in here.
+    position: Position,
     by_id: HashMap<EndpointId, Arc<Registered>>,
     by_organization: HashMap<OrganizationId, Vec<Arc<Registered>>>,
 }
@@ -86,29 +86,36 @@ impl Registry {
     }
 
     async fn refresh(&self, store: &Store) -> Result<(), store::Error> {
-        let current = store.registry_version().await?;
-        let mut version = self.read().version;
-        if current < version {
-            return self.reload(store).await;
-        }
-        while version < current {
-            let changes = match store.registry_changes(version).await {
+        let current = store.registry_position().await?;
+        let mut position = self.read().position;
+        while position != current {
+            let changes = match store.registry_changes(&position).await {
                 Err(store::Error::RegistryWentBack { .. }) => return self.reload(store).await,
                 changes => changes?,
             };
-            version = changes.version;
-            let mut known = self.write();
-            changes.deleted.iter().for_each(|id| drop(known.remove(id)));
-            let changed = changes.endpoints.into_iter();
-            changed.for_each(|endpoint| known.insert(Arc::new(endpoint.into())));
-            known.version = version;
-            known.report();
+            position = changes.position;
+            self.take_over(changes);
+            // More was written meanwhile, which the next look finds.
+            if position.version >= current.version {
+                break;
+            }
         }
         Ok(())
     }
 
+    fn take_over(&self, changes: Changes) {
+        let mut known = self.write();
+        changes.deleted.iter().for_each(|id| drop(known.remove(id)));
+        let changed = changes.endpoints.into_iter();
+        changed.for_each(|endpoint| known.insert(Arc::new(endpoint.into())));
+        known.position = changes.position;
+        known.report();
+    }
+
     async fn reload(&self, store: &Store) -> Result<(), store::Error> {
-        tracing::warn!("the database went back in time (a restored backup?); loading all endpoints again");
+        tracing::warn!(
+            "the database has another history than the one followed so far (a restored backup?); loading all endpoints again"
+        );
         let snapshot = snapshot(store).await?;
         let unreadable = snapshot.unreadable.clone();
         let mut loaded = Known::from(snapshot);
@@ -173,7 +180,7 @@ async fn snapshot(store: &Store) -> Result<Snapshot, store::Error> {
                 tracing::info!(
                     endpoints = snapshot.endpoints.len(),
                     unreadable = snapshot.unreadable.len(),
-                    version = snapshot.version,
+                    version = snapshot.position.version,
                     "endpoints loaded"
                 );
                 return Ok(snapshot);
@@ -191,7 +198,7 @@ async fn snapshot(store: &Store) -> Result<Snapshot, store::Error> {
 impl From<Snapshot> for Known {
     fn from(snapshot: Snapshot) -> Self {
         let mut known = Self {
-            version: snapshot.version,
+            position: snapshot.position,
             ..Self::default()
         };
         let endpoints = snapshot.endpoints.into_iter();
@@ -230,7 +237,7 @@ impl Known {
 
     fn report(&self) {
         metrics::gauge!("magnetite_registry_endpoints").set(self.by_id.len() as f64);
-        metrics::gauge!("magnetite_registry_version").set(self.version as f64);
+        metrics::gauge!("magnetite_registry_version").set(self.position.version as f64);
     }
 }
 

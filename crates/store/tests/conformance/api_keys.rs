@@ -176,7 +176,10 @@ async fn a_database_from_before_keys_keeps_its_endpoints(bed: Bed) {
     let store = bed.connect().await;
     assert_eq!(store.migrate().await.unwrap(), ["0004_api_keys"]);
     let snapshot = store.load_registry().await.unwrap();
-    assert_eq!((snapshot.version, &snapshot.endpoints[..]), (1, &[created][..]));
+    assert_eq!(
+        (snapshot.position.version, &snapshot.endpoints[..]),
+        (1, &[created][..])
+    );
     assert_eq!(store.changes(None, None, 10).await.unwrap(), []);
     let enabled = store.enable_endpoint(&endpoint_id(1), 2).await.unwrap();
     assert_eq!(enabled.version, 2);

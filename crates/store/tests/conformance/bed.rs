@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
-use store::{NewEndpoint, SealingKey, Store};
+use store::{NewEndpoint, Position, SealingKey, Store};
 use webhook::{EndpointId, OrganizationId, ProjectId};
 
 const POSTGRES_URL: &str = "MAGNETITE_TEST_POSTGRES_URL";
@@ -57,6 +57,12 @@ impl Bed {
         let store = self.connect().await;
         store.migrate().await.expect("an empty database can be migrated");
         store
+    }
+
+    /// Of PostgreSQL: the URL of another database of the server, to administer it from, and this one's name.
+    fn server_and_name(&self) -> (String, &str) {
+        let (address, name) = self.url.rsplit_once('/').expect("the URL names a database");
+        (format!("{address}/postgres"), name)
     }
 
     pub(crate) fn sqlite_path(&self) -> Option<PathBuf> {
@@ -142,6 +148,51 @@ async fn administer(server: &str, statement: String) {
         .await
         .expect("a superuser may do this");
     connection.close().await.expect("closes");
+}
+
+/// After this version, in a registry whose log had no change yet.
+pub(crate) fn since(version: i64) -> Position {
+    Position {
+        version,
+        ..Position::default()
+    }
+}
+
+/// A copy of a whole database, from outside.
+pub(crate) enum Backup {
+    /// The file.
+    Sqlite(Vec<u8>),
+    /// The name of a database on the same server.
+    Postgres(String),
+}
+
+impl Backup {
+    /// Closes the store, so that the copy is whole.
+    pub(crate) async fn of(bed: &Bed, store: &Store) -> Self {
+        store.close().await;
+        if let Some(path) = bed.sqlite_path() {
+            return Self::Sqlite(std::fs::read(path).expect("the file is there"));
+        }
+        let (server, name) = bed.server_and_name();
+        let copy = format!("{name}_backup");
+        administer(&server, format!("CREATE DATABASE {copy} TEMPLATE {name}")).await;
+        Self::Postgres(copy)
+    }
+
+    /// Puts the copy in the place of the database. No store may be open.
+    pub(crate) async fn restore(self, bed: &Bed) {
+        match self {
+            Self::Sqlite(bytes) => {
+                let path = bed.sqlite_path().expect("the backup is of SQLite");
+                std::fs::write(path, bytes).expect("the file can be written");
+            }
+            Self::Postgres(copy) => {
+                let (server, name) = bed.server_and_name();
+                administer(&server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+                administer(&server, format!("ALTER DATABASE {copy} RENAME TO {name}")).await;
+            }
+        }
+    }
 }
 
 /// Unique in this process.

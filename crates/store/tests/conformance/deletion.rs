@@ -3,7 +3,7 @@
 use store::{EndpointChange, Error, Lookup};
 use webhook::DisabledReason;
 
-use super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases};
+use super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases, since};
 
 on_both_databases! {
     a_deleted_endpoint_is_told_from_one_that_never_was,
@@ -89,14 +89,14 @@ async fn a_deletion_is_among_the_changes(bed: Bed) {
         .unwrap();
     store.delete_endpoint(&endpoint_id(2), 2).await.unwrap();
 
-    let changes = store.registry_changes(2).await.unwrap();
+    let changes = store.registry_changes(&since(2)).await.unwrap();
     assert_eq!(
-        (changes.version, changes.endpoints, changes.deleted),
+        (changes.position.version, changes.endpoints, changes.deleted),
         (3, vec![], vec![endpoint_id(2)])
     );
-    let changes = store.registry_changes(0).await.unwrap();
+    let changes = store.registry_changes(&since(0)).await.unwrap();
     assert_eq!(
-        (changes.version, changes.endpoints, changes.deleted),
+        (changes.position.version, changes.endpoints, changes.deleted),
         (3, vec![kept], vec![endpoint_id(2)])
     );
 }

@@ -3,7 +3,7 @@
 use store::{EndpointChange, Error, Lookup, Store};
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId};
 
-use super::bed::{Bed, all_of, endpoint_id, new_endpoint, on_both_databases};
+use super::bed::{Bed, all_of, endpoint_id, new_endpoint, on_both_databases, since};
 
 on_both_databases! {
     a_created_endpoint_is_read_back_as_it_was_returned,
@@ -225,7 +225,7 @@ async fn a_410_disables_only_the_endpoint_it_was_about(bed: Bed) {
             at_ms: 4
         })
     );
-    let changes = store.registry_changes(changed.version).await.unwrap();
+    let changes = store.registry_changes(&since(changed.version)).await.unwrap();
     assert_eq!(changes.endpoints, std::slice::from_ref(&disabled));
 
     store.delete_endpoint(&id, 5).await.unwrap();

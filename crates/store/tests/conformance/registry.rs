@@ -8,15 +8,17 @@ use std::{
     },
 };
 
-use store::{CHANGES_MAX, Changes, ENDPOINTS_MAX, EndpointChange, Error, Store};
+use store::{CHANGES_MAX, Changes, ENDPOINTS_MAX, EndpointChange, Error, Position, Store};
 use webhook::{Endpoint, EndpointId};
 
-use super::bed::{Bed, SECRET, endpoint_id, new_endpoint, on_both_databases};
+use super::bed::{Backup, Bed, SECRET, endpoint_id, new_endpoint, on_both_databases, since};
 
 on_both_databases! {
     every_write_advances_the_counter_by_one,
     changes_are_those_after_the_given_version,
     a_counter_that_went_back_is_noticed,
+    a_restored_database_that_counts_past_what_a_reader_saw_is_noticed,
+    a_reader_that_saw_what_the_backup_has_reads_on,
     twenty_writers_get_increasing_versions_and_a_poller_misses_nothing,
     a_loaded_registry_is_of_one_moment,
     changes_come_in_bounded_pages_that_miss_nothing,
@@ -30,7 +32,7 @@ const ENDPOINTS_PER_WRITER: u32 = 10;
 async fn every_write_advances_the_counter_by_one(bed: Bed) {
     let store = bed.migrated().await;
     assert_eq!(store.registry_version().await.unwrap(), 0);
-    assert_eq!(store.load_registry().await.unwrap().version, 0);
+    assert_eq!(store.load_registry().await.unwrap().position.version, 0);
 
     let id = endpoint_id(1);
     store
@@ -49,13 +51,13 @@ async fn every_write_advances_the_counter_by_one(bed: Bed) {
 
 async fn changes_are_those_after_the_given_version(bed: Bed) {
     let store = bed.migrated().await;
-    let none = |version| Changes {
-        version,
+    let none = |position| Changes {
+        position,
         endpoints: vec![],
         deleted: vec![],
         unreadable: vec![],
     };
-    assert_eq!(store.registry_changes(0).await.unwrap(), none(0));
+    assert_eq!(store.registry_changes(&since(0)).await.unwrap(), none(since(0)));
 
     let first = store
         .create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1)
@@ -67,22 +69,24 @@ async fn changes_are_those_after_the_given_version(bed: Bed) {
         .unwrap();
     let first_again = store.enable_endpoint(&first.id, 2).await.unwrap();
     assert_eq!(
-        store.registry_changes(0).await.unwrap().endpoints,
+        store.registry_changes(&since(0)).await.unwrap().endpoints,
         [second.clone(), first_again.clone()]
     );
     assert_eq!(
-        store.registry_changes(1).await.unwrap().endpoints,
+        store.registry_changes(&since(1)).await.unwrap().endpoints,
         [second.clone(), first_again.clone()]
     );
     assert_eq!(
-        store.registry_changes(2).await.unwrap().endpoints,
+        store.registry_changes(&since(2)).await.unwrap().endpoints,
         std::slice::from_ref(&first_again)
     );
-    assert_eq!(store.registry_changes(3).await.unwrap(), none(3));
+    let newest = store.registry_position().await.unwrap();
+    assert_eq!((newest.version, newest.change), (3, 3));
+    assert_eq!(store.registry_changes(&since(3)).await.unwrap(), none(newest));
 
     let snapshot = store.load_registry().await.unwrap();
     assert_eq!(
-        (snapshot.version, snapshot.endpoints),
+        (snapshot.position.version, snapshot.endpoints),
         (3, vec![first_again, second])
     );
 }
@@ -93,16 +97,72 @@ async fn a_counter_that_went_back_is_noticed(bed: Bed) {
         .create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1)
         .await
         .unwrap();
-    let error = store.registry_changes(2).await.unwrap_err();
+    let error = store.registry_changes(&since(2)).await.unwrap_err();
     assert!(
         matches!(error, Error::RegistryWentBack { since: 2, version: 1 }),
         "{error:?}"
     );
 }
 
+/// The backup has one endpoint. Afterwards the reader sees a second one, which the restored database never had, and the restored
+/// database gets to the same version, and further, by other changes.
+async fn a_restored_database_that_counts_past_what_a_reader_saw_is_noticed(bed: Bed) {
+    let store = bed.migrated().await;
+    let create = async |store: &Store, number| {
+        let id = endpoint_id(number);
+        let created = store.create_endpoint(new_endpoint("org_1"), id, 1).await;
+        created.unwrap()
+    };
+    create(&store, 1).await;
+    let backup = Backup::of(&bed, &store).await;
+    let store = bed.connect().await;
+    create(&store, 2).await;
+    let seen = store.load_registry().await.unwrap().position;
+    store.close().await;
+
+    backup.restore(&bed).await;
+    let store = bed.connect().await;
+    for number in 3..6 {
+        let created = create(&store, number).await;
+        let position = store.registry_position().await.unwrap();
+        assert_eq!(position.version, created.version);
+        assert_ne!(position, seen, "at version {}", position.version);
+        let error = store.registry_changes(&seen).await.unwrap_err();
+        assert!(matches!(error, Error::RegistryWentBack { .. }), "{error:?}");
+    }
+    let ids: Vec<_> = store.load_registry().await.unwrap().endpoints;
+    let ids: Vec<_> = ids.into_iter().map(|endpoint| endpoint.id).collect();
+    assert_eq!(ids, [1, 3, 4, 5].map(endpoint_id));
+}
+
+async fn a_reader_that_saw_what_the_backup_has_reads_on(bed: Bed) {
+    let store = bed.migrated().await;
+    let create = async |store: &Store, number| {
+        let id = endpoint_id(number);
+        store.create_endpoint(new_endpoint("org_1"), id, 1).await.unwrap();
+    };
+    create(&store, 1).await;
+    let seen = store.registry_position().await.unwrap();
+    let backup = Backup::of(&bed, &store).await;
+    backup.restore(&bed).await;
+    let store = bed.connect().await;
+    assert_eq!(store.registry_position().await.unwrap(), seen);
+    create(&store, 2).await;
+    let changes = store.registry_changes(&seen).await.unwrap();
+    assert_eq!(changes.endpoints.len(), 1);
+    assert_eq!(changes.endpoints[0].id, endpoint_id(2));
+    // An older version of the program writes no nonce: the change's time tells it apart.
+    bed.execute("UPDATE changes SET nonce = NULL").await;
+    let seen = store.registry_position().await.unwrap();
+    assert_eq!(seen.stamp, 1);
+    create(&store, 3).await;
+    let changes = store.registry_changes(&seen).await.unwrap();
+    assert_eq!(changes.endpoints.len(), 1);
+}
+
 /// What a worker does: holds a copy and follows the changes.
 struct Follower {
-    version: i64,
+    position: Position,
     endpoints: BTreeMap<EndpointId, Endpoint>,
     deleted: BTreeSet<EndpointId>,
     /// Every version that was seen on an endpoint.
@@ -111,11 +171,11 @@ struct Follower {
 
 impl Follower {
     async fn follow(&mut self, store: &Store) {
-        let since = self.version;
-        let changes = store.registry_changes(since).await.unwrap();
-        assert!(changes.version >= since);
+        let since = self.position.version;
+        let changes = store.registry_changes(&self.position).await.unwrap();
+        assert!(changes.position.version >= since);
         for endpoint in changes.endpoints {
-            assert!(since < endpoint.version && endpoint.version <= changes.version);
+            assert!(since < endpoint.version && endpoint.version <= changes.position.version);
             self.versions.push(endpoint.version);
             self.endpoints.insert(endpoint.id.clone(), endpoint);
         }
@@ -123,7 +183,7 @@ impl Follower {
             assert!(self.deleted.insert(id.clone()), "{id} was deleted twice");
             self.endpoints.remove(&id);
         }
-        self.version = changes.version;
+        self.position = changes.position;
     }
 }
 
@@ -163,7 +223,7 @@ async fn twenty_writers_get_increasing_versions_and_a_poller_misses_nothing(bed:
         async move {
             let (endpoints, deleted) = (BTreeMap::new(), BTreeSet::new());
             let mut follower = Follower {
-                version: 0,
+                position: Position::default(),
                 endpoints,
                 deleted,
                 versions: Vec::new(),
@@ -201,7 +261,10 @@ async fn twenty_writers_get_increasing_versions_and_a_poller_misses_nothing(bed:
     assert_eq!(stores[0].registry_version().await.unwrap(), writes);
 
     let snapshot = stores[0].load_registry().await.unwrap();
-    assert_eq!((snapshot.version, follower.version), (writes, writes));
+    assert_eq!(
+        (snapshot.position.version, follower.position.version),
+        (writes, writes)
+    );
     assert_eq!(
         follower.endpoints.into_values().collect::<Vec<_>>(),
         snapshot.endpoints
@@ -232,9 +295,9 @@ async fn a_loaded_registry_is_of_one_moment(bed: Bed) {
         let last = writer.is_finished();
         let snapshot = reading.load_registry().await.unwrap();
         // Only creations: as many endpoints as versions.
-        assert_eq!(snapshot.endpoints.len() as i64, snapshot.version);
+        assert_eq!(snapshot.endpoints.len() as i64, snapshot.position.version);
         if last {
-            assert_eq!(snapshot.version, 60);
+            assert_eq!(snapshot.position.version, 60);
             return writer.await.unwrap();
         }
     }
@@ -256,12 +319,12 @@ async fn changes_come_in_bounded_pages_that_miss_nothing(bed: Bed) {
     let count = 2 * CHANGES_MAX + 5;
     fill(&bed, count).await;
 
-    let (mut version, mut sizes) = (0, Vec::new());
-    while version < store.registry_version().await.unwrap() {
-        let changes = store.registry_changes(version).await.unwrap();
+    let (mut position, mut sizes) = (Position::default(), Vec::new());
+    while position.version < store.registry_version().await.unwrap() {
+        let changes = store.registry_changes(&position).await.unwrap();
         let first = changes.unreadable.first().unwrap().as_str().to_owned();
-        assert_eq!(first, format!("ep_{}", version + 1));
-        version = changes.version;
+        assert_eq!(first, format!("ep_{}", position.version + 1));
+        position = changes.position;
         sizes.push(changes.unreadable.len());
     }
     assert_eq!(sizes, [CHANGES_MAX as usize, CHANGES_MAX as usize, 5]);
@@ -317,17 +380,20 @@ async fn one_row_that_cannot_be_read_hides_no_other(bed: Bed) {
 
     let snapshot = store.load_registry().await.unwrap();
     assert_eq!(
-        (snapshot.version, &snapshot.unreadable),
+        (snapshot.position.version, &snapshot.unreadable),
         (3, &vec![ids[1].clone()])
     );
     assert_eq!(readable(&snapshot.endpoints), others);
-    let changes = store.registry_changes(0).await.unwrap();
-    assert_eq!((changes.version, &changes.unreadable), (3, &vec![ids[1].clone()]));
+    let changes = store.registry_changes(&since(0)).await.unwrap();
+    assert_eq!(
+        (changes.position.version, &changes.unreadable),
+        (3, &vec![ids[1].clone()])
+    );
     assert_eq!(readable(&changes.endpoints), others);
     // What comes after it is found, and it is not looked at again until it is written again.
     store.enable_endpoint(&ids[0], 2).await.unwrap();
-    let changes = store.registry_changes(3).await.unwrap();
-    assert_eq!((changes.version, changes.unreadable), (4, vec![]));
+    let changes = store.registry_changes(&since(3)).await.unwrap();
+    assert_eq!((changes.position.version, changes.unreadable), (4, vec![]));
     assert_eq!(readable(&changes.endpoints), [(ids[0].clone(), 4)]);
     // A change that makes it readable brings it back.
     let mended = EndpointChange {
@@ -335,7 +401,7 @@ async fn one_row_that_cannot_be_read_hides_no_other(bed: Bed) {
         ..EndpointChange::default()
     };
     store.update_endpoint(&ids[1], mended, 3).await.unwrap();
-    let changes = store.registry_changes(4).await.unwrap();
+    let changes = store.registry_changes(&since(4)).await.unwrap();
     assert_eq!(readable(&changes.endpoints), [(ids[1].clone(), 5)]);
     assert_eq!(store.load_registry().await.unwrap().unreadable, []);
 }

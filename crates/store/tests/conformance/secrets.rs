@@ -4,7 +4,10 @@ use signature::Secret;
 use store::{Error, Lookup, Store};
 use webhook::{Endpoint, EndpointId};
 
-use super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases, sealing_key};
+use super::{
+    bed::{Bed, endpoint_id, new_endpoint, on_both_databases, sealing_key, since},
+    schema::ALL,
+};
 
 on_both_databases! {
     no_secret_is_stored_in_clear,
@@ -56,16 +59,13 @@ async fn a_secret_that_was_stored_in_clear_is_sealed_by_migrating(bed: Bed) {
     bed.execute(&format!(
         "UPDATE endpoints SET secret = '{}'; ALTER TABLE endpoints DROP COLUMN previous_secret; \
          ALTER TABLE endpoints DROP COLUMN previous_until_ms; ALTER TABLE registry DROP COLUMN sealing_key; \
-         DROP TABLE api_keys; DROP TABLE changes; ALTER TABLE registry DROP COLUMN change_count; \
+         DROP TABLE api_keys; DROP TABLE changes; DROP TABLE roles; ALTER TABLE registry DROP COLUMN change_count; \
          DELETE FROM magnetite_migrations WHERE version >= 3",
         created.secret.expose()
     ))
     .await;
     let store = bed.connect().await;
-    assert_eq!(
-        store.migrate().await.unwrap(),
-        ["0003_sealed_secrets", "0004_api_keys"]
-    );
+    assert_eq!(store.migrate().await.unwrap(), ALL[2..]);
     assert_eq!(in_clear(&bed).await, 0);
     assert_eq!(found(&store, &created.id).await, created);
 }
@@ -102,7 +102,7 @@ async fn without_its_key_nothing_is_loaded_and_nothing_sealed(bed: Bed) {
         assert!(error.to_string().contains(&sealing_key(1).id()), "{error}");
     };
     missing(stranger.load_registry().await.unwrap_err());
-    missing(stranger.registry_changes(0).await.unwrap_err());
+    missing(stranger.registry_changes(&since(0)).await.unwrap_err());
     missing(stranger.endpoint(&endpoint_id(1)).await.unwrap_err());
     // Whatever key comes first, everyone seals with the one that sealed first.
     let created = stranger
@@ -128,7 +128,7 @@ async fn a_rotated_secret_is_valid_until_its_overlap_ends(bed: Bed) {
     assert_eq!(rotated.previous_at(999).unwrap().secret, created.secret);
     assert_eq!(rotated.previous_at(1_000), None);
     assert!(rotated.version > created.version);
-    let changes = store.registry_changes(created.version).await.unwrap();
+    let changes = store.registry_changes(&since(created.version)).await.unwrap();
     assert_eq!(changes.endpoints, [rotated]);
 
     let nobody = store.rotate_secret(&endpoint_id(9), &secret(8), None, 10).await;

@@ -78,7 +78,7 @@ async fn an_abandoned_write_is_applied_whole_or_not_at_all_and_holds_up_nobody(b
         .unwrap();
     let snapshot = store.load_registry().await.unwrap();
     assert_eq!(
-        (snapshot.version, snapshot.endpoints.len() as i64),
+        (snapshot.position.version, snapshot.endpoints.len() as i64),
         (last.version, last.version)
     );
     assert_eq!(
