@@ -37,9 +37,10 @@ pub enum Hostility {
     EndlessHeaders,
     /// One header without an end.
     EndlessHeader,
-    /// `100 Continue` without an end, a hundred a second. Not as fast as they can come: the HTTP client reads them for as long
-    /// as they come, so that a dozen such connections take the processor from everyone.
+    /// `100 Continue` without an end.
     EndlessContinue,
+    /// `103 Early Hints` without an end, one a second.
+    SlowEarlyHints,
     /// Announces more than it sends, and closes.
     LengthTooLong,
     /// Announces more than it sends, and stays.
@@ -88,6 +89,8 @@ pub enum Hostility {
     NotTls,
     /// Agrees on HTTP/2 and then says nothing.
     SilentHttp2,
+    /// Agrees on HTTP/2 and pings without an end.
+    EndlessHttp2Pings,
 }
 
 /// A receiver of one hostility. Dropping it closes the socket.
@@ -193,7 +196,8 @@ impl Hostile {
             | H::HandshakeStalls
             | H::HandshakeCut
             | H::NotTls
-            | H::SilentHttp2 => "https",
+            | H::SilentHttp2
+            | H::EndlessHttp2Pings => "https",
             _ => "http",
         };
         format!("{scheme}://{}/hook", self.address)
@@ -250,7 +254,7 @@ fn acceptor(hostility: Hostility, certificates: &Certificates) -> Option<TlsAcce
         Hostility::Expired => certificates.expired(),
         Hostility::NotYetValid => certificates.not_yet_valid(),
         Hostility::WrongHost => certificates.of_another_host(),
-        Hostility::SilentHttp2 => certificates.good(&["h2"]),
+        Hostility::SilentHttp2 | Hostility::EndlessHttp2Pings => certificates.good(&["h2"]),
         _ => return None,
     })
 }
@@ -275,10 +279,19 @@ fn script(hostility: Hostility) -> Script {
         H::EndlessHeader => (ok("X-Endless: "), Then::Repeat(vec![b'x'; 1000])),
         H::EndlessContinue => (
             String::new(),
+            Then::Repeat(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(50)),
+        ),
+        H::SlowEarlyHints => (
+            String::new(),
             Then::Drip(
-                Duration::from_millis(10),
-                vec![b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()],
+                Duration::from_secs(1),
+                vec![b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n".to_vec()],
             ),
+        ),
+        H::EndlessHttp2Pings => (
+            // An empty frame of settings.
+            "\0\0\0\u{4}\0\0\0\0\0".to_owned(),
+            Then::Repeat(b"\0\0\x08\x06\0\0\0\0\0pingping".repeat(50)),
         ),
         H::LengthTooLong => (ok("Content-Length: 100\r\n\r\nten bytes!"), Then::Close),
         H::LengthTooLongAndStays => (ok("Content-Length: 100\r\n\r\nten bytes!"), Then::Stay),

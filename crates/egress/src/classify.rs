@@ -8,6 +8,7 @@ use std::time::Duration;
 use webhook::{Failure, FailureKind, Phase};
 
 use crate::client::Fault;
+use crate::meter::Flood;
 use crate::policy::Refusal;
 use crate::resolver::LookupError;
 use crate::tls;
@@ -138,6 +139,13 @@ fn from_causes(
     let Attempted { host, phase, .. } = attempted;
     if let Some(error) = find::<LookupError>(causes) {
         return from_lookup(error, host).map(Some);
+    }
+    if let Some(flood) = find::<Flood>(causes) {
+        return Ok(Some(failure(
+            phase,
+            FailureKind::Flood,
+            format!("{host} {flood}"),
+        )));
     }
     if let Some(error) = find::<rustls::Error>(causes) {
         return Ok(Some(failure(phase, FailureKind::Tls, tls::explain(error, host))));

@@ -28,6 +28,7 @@ use webhook::{Answer, AttemptResult, Failure, RESPONSE_BODY_BYTES_MAX};
 
 use crate::certificates::Certificates;
 use crate::classify::{self, Attempted};
+use crate::meter::{self, ByBytes, ByMessages, Flood, Meter};
 use crate::policy::{Policy, Refusal};
 use crate::progress::{self, MarkedBody, Progress};
 use crate::resolver::{self, LookupError, Resolver};
@@ -48,7 +49,7 @@ const TCP_KEEPALIVE: (Duration, u32) = (Duration::from_secs(15), 3);
 /// How long sent bytes may stay unacknowledged before the connection is gone: what an attempt may take by default.
 const TCP_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 
-type HttpClient = Client<HttpsConnector<HttpConnector<Resolver>>, MarkedBody>;
+type HttpClient = Client<ByMessages<HttpsConnector<ByBytes<HttpConnector<Resolver>>>>, MarkedBody>;
 
 /// How to reach endpoints.
 #[derive(Clone, Debug)]
@@ -360,7 +361,10 @@ impl Egress {
         request: Request<MarkedBody>,
         look: impl FnOnce(&Response<Incoming>),
     ) -> Result<Answer, Box<dyn Error + Send + Sync>> {
-        let response = self.client.request(request).await?;
+        let response = self.client.request(request).await;
+        let response = response.map_err(|error| or_flood(meter::flood_of(&error), error))?;
+        let meter = Meter::of(response.extensions());
+        meter.restart();
         let status = response.status().as_u16();
         progress::answered(status);
         look(&response);
@@ -371,7 +375,9 @@ impl Egress {
         Ok(Answer {
             status,
             retry_after,
-            body: read_body(response).await?,
+            body: read_body(response, &meter)
+                .await
+                .map_err(|error| or_flood(meter.flood(), error))?,
         })
     }
 }
@@ -418,7 +424,7 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver) -> HttpClient 
         // server that is busy with a request for all of that time may be too busy to answer a ping.
         .http2_keep_alive_interval(config.attempt_timeout / 2)
         .http2_keep_alive_timeout(config.attempt_timeout / 2)
-        .build(HttpsConnector::from((http, tls)))
+        .build(ByMessages(HttpsConnector::from((ByBytes(http), tls))))
 }
 
 /// What we set ourselves is set last, and cannot be replaced.
@@ -437,7 +443,7 @@ fn header_map(headers: Vec<(&'static str, String)>) -> Result<HeaderMap, Fault> 
 
 /// At most [`RESPONSE_BODY_BYTES_MAX`] bytes. The rest is not waited for: dropping the response ends the stream, and
 /// with HTTP/1 the connection.
-async fn read_body(response: Response<Incoming>) -> Result<Bytes, hyper::Error> {
+async fn read_body(response: Response<Incoming>, meter: &Meter) -> Result<Bytes, hyper::Error> {
     let until_close = ends_with_connection(&response);
     let (mut stream, mut body) = (response.into_body(), Vec::new());
     while body.len() < RESPONSE_BODY_BYTES_MAX {
@@ -445,6 +451,7 @@ async fn read_body(response: Response<Incoming>) -> Result<Bytes, hyper::Error> 
             Some(Ok(frame)) => {
                 // What is not data is a trailer.
                 let chunk = frame.into_data().unwrap_or_default();
+                meter.give_back(chunk.len());
                 let room = RESPONSE_BODY_BYTES_MAX - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             }
@@ -454,7 +461,16 @@ async fn read_body(response: Response<Incoming>) -> Result<Bytes, hyper::Error> 
             Some(Err(error)) => return Err(error),
         }
     }
+    meter.restart();
     Ok(body.into())
+}
+
+/// What an exchange failed for: the limit that ended its connection, if one did.
+fn or_flood(flood: Option<Flood>, error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
+    match flood {
+        Some(flood) => Box::new(flood),
+        None => Box::new(error),
+    }
 }
 
 /// An HTTP/1 body that neither says how long it is nor is sent in chunks.

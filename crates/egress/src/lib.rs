@@ -21,7 +21,8 @@
 //! - No redirect is followed, no proxy is used whatever the environment says, nothing is sent twice by the client.
 //! - One deadline covers everything from the lookup to the last byte of the body.
 //! - What a response can cost is bounded: 16 KiB of body, about 400 KiB and 100 fields of HTTP/1 headers, 16 KiB of
-//!   HTTP/2 headers. More is a protocol failure.
+//!   HTTP/2 headers. More is a protocol failure. What comes before and between is bounded by the connection's meter: 2 MiB,
+//!   100 interim responses of HTTP/1, 4,096 frames of HTTP/2. More is a flood.
 //! - No text made here holds a URL's path or query: they are the customer's secrets.
 //!
 //! Handshakes, and they alone, leave behind until when a host's certificate is valid ([`Certificates`]), for whoever warns.
@@ -39,6 +40,7 @@ mod progress;
 mod resolver;
 mod certificates;
 mod tls;
+mod meter;
 mod classify;
 mod client;
 mod probe;

@@ -78,6 +78,8 @@ pub enum FailureKind {
     Timeout,
     /// What came back is not HTTP.
     Protocol,
+    /// It sent and sent, and did not get on with its answer.
+    Flood,
 }
 
 impl AttemptResult {
@@ -131,7 +133,7 @@ impl fmt::Display for Phase {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BadUrl,
         Self::NameNotFound,
         Self::AddressRefused,
@@ -140,6 +142,7 @@ impl FailureKind {
         Self::Tls,
         Self::Timeout,
         Self::Protocol,
+        Self::Flood,
     ];
 
     /// The name in headers, logs and metrics.
@@ -153,6 +156,7 @@ impl FailureKind {
             Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Protocol => "protocol",
+            Self::Flood => "flood",
         }
     }
 }

@@ -49,7 +49,7 @@ const fn delivered(hostility: Hostility) -> Row {
 }
 
 /// `{s}` is the deadline in seconds.
-pub(crate) const ROWS: [Row; 34] = {
+pub(crate) const ROWS: [Row; 36] = {
     use End::{AtDeadline, Soon, Unseen};
     use Hostility as H;
     [
@@ -82,6 +82,11 @@ pub(crate) const ROWS: [Row; 34] = {
         ),
         row(
             H::EndlessContinue,
+            Soon,
+            "flood in response: 127.0.0.1 sent more than 100 interim responses before its answer",
+        ),
+        row(
+            H::SlowEarlyHints,
             AtDeadline,
             "timeout in response: 127.0.0.1 did not answer within {s} s",
         ),
@@ -183,6 +188,11 @@ pub(crate) const ROWS: [Row; 34] = {
             H::SilentHttp2,
             AtDeadline,
             "timeout in response: 127.0.0.1 did not answer within {s} s",
+        ),
+        row(
+            H::EndlessHttp2Pings,
+            Soon,
+            "flood in response: 127.0.0.1 sent more than 4096 frames of HTTP/2 without getting on with its answer",
         ),
     ]
 };

@@ -4,6 +4,7 @@ mod support;
 
 mod certificates;
 mod expiry;
+mod floods;
 mod names;
 mod sockets;
 mod urls;

@@ -114,6 +114,7 @@ fn reach(kind: FailureKind) -> &'static str {
             "is a firewall in the way? else: answer 200 at once, and work on the event later"
         }
         FailureKind::Protocol => "it has to speak HTTP/1.1 or HTTP/2 at this port",
+        FailureKind::Flood => "it has to answer a request with one response, and not send without end",
     }
 }
 
