@@ -16,6 +16,8 @@ pub enum Reply {
     Alias(&'static str, Vec<IpAddr>),
     /// There is no such name.
     NoName,
+    /// The name's own servers fail.
+    ServerFailure,
     /// Nothing.
     Silence,
 }
@@ -81,6 +83,7 @@ fn response(query: &[u8], reply: &Reply) -> Option<Vec<u8>> {
     let (code, alias, all) = match reply {
         Reply::Silence => return None,
         Reply::NoName => (3, None, &Vec::new()),
+        Reply::ServerFailure => (2, None, &Vec::new()),
         Reply::Addresses(all) => (0, None, all),
         Reply::Alias(name, all) => (0, Some(*name), all),
     };
@@ -101,7 +104,7 @@ fn response(query: &[u8], reply: &Reply) -> Option<Vec<u8>> {
         record(&mut message, &about, 5, &name);
         about = name;
     }
-    if addresses.is_empty() {
+    if addresses.is_empty() && code != 2 {
         // A start of authority: it tells how long the negative answer may be kept (RFC 2308 section 5).
         message[9] = 1;
         let numbers = [1_u32, 60, 60, 60, 0].map(u32::to_be_bytes).concat();

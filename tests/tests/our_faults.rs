@@ -15,8 +15,10 @@ use std::{
 };
 
 use e2e::{
-    Answer, Installation, Ledger, Load, Names, Receiver, Reply, Role, report, scaled, wait_for, wait_until,
+    Answer, Installation, Ledger, Load, Names, Receiver, Reply, Role, due_headers, event, report, scaled,
+    wait_for, wait_until,
 };
+use lapin::{BasicProperties, types::AMQPValue};
 
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
@@ -127,6 +129,126 @@ async fn while_the_name_server_is_silent_no_attempt_is_charged() {
             ledger.books()
         ),
     );
+    assert!(worker.terminate().await);
+    installation.delete().await;
+}
+
+/// The name servers fail for one customer's name alone: that is the customer's, and ends as any failure of an endpoint does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customers_broken_name_servers_are_charged_to_that_customer_alone() {
+    const EVENTS: u32 = 5;
+    let names = Names::start(|name, _| match name {
+        "good.example" => Reply::Addresses(vec![Ipv4Addr::LOCALHOST.into()]),
+        "broken.example" => Reply::ServerFailure,
+        _ => Reply::NoName,
+    })
+    .await;
+    let mut installation = Installation::with_delays("one-name", &[100, 200]).await;
+    installation.set("MAGNETITE_EGRESS__NAME_SERVERS", &names.address().to_string());
+    let receiver = Receiver::ok().await;
+    for name in ["good.example", "broken.example"] {
+        let url = receiver.url().replace("127.0.0.1", name);
+        installation.endpoint("org_1", &url).await;
+    }
+    let worker = installation.worker().await;
+    let events: Vec<_> = (0..EVENTS)
+        .map(|lead| event("org_1", &lead.to_string()))
+        .collect();
+    installation.amqp().publish(&events).await;
+    installation.amqp().wait_for_ready("dead", EVENTS, SOON).await;
+    for letter in installation.amqp().drain("dead").await {
+        let told = ["magnetite-reason", "magnetite-attempts"].map(|name| letter.header(name));
+        assert_eq!(told, ["exhausted", "3"]);
+        let error = letter.header("magnetite-last-error");
+        assert!(error.starts_with("name_server_failed in resolve: "), "{error}");
+    }
+    wait_until("the other name's endpoint has everything", SOON, || {
+        receiver.accepted() == EVENTS as usize
+    })
+    .await;
+    assert_eq!(deferrals(&worker).await, 0);
+    assert!(worker.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_our_faults_hold_up_for_too_long_is_dead_uncharged_and_can_be_sent_again() {
+    let fails = Arc::new(AtomicBool::new(true));
+    let told = Arc::clone(&fails);
+    let names = Names::start(move |_, _| {
+        if told.load(SeqCst) {
+            Reply::ServerFailure
+        } else {
+            Reply::Addresses(vec![Ipv4Addr::LOCALHOST.into()])
+        }
+    })
+    .await;
+    let mut installation = Installation::with_delays("fault-age", &[200, 400]).await;
+    installation.set("MAGNETITE_EGRESS__NAME_SERVERS", &names.address().to_string());
+    installation.set("MAGNETITE_DEFER__FAULT_AGE_MAX", "1s");
+    let receiver = Receiver::ok().await;
+    let url = receiver.url().replace("127.0.0.1", "customer.example");
+    let endpoint = installation.endpoint("org_1", &url).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    installation.amqp().publish(&[event("org_1", "lead_1")]).await;
+    let command = ["delivery", "list", "--endpoint", &endpoint.id, "--state", "dead"];
+    let dead = installation.wait_for_listed(&command, 1, SOON).await;
+    assert_eq!(
+        (&dead[0]["reason"], &dead[0]["attempts"]),
+        (&"fault".into(), &0.into())
+    );
+    fails.store(false, SeqCst);
+    installation
+        .cli_ok(&["delivery", "resend", dead[0]["id"].as_str().unwrap()])
+        .await;
+    wait_until("it is delivered", SOON, || receiver.accepted() == 1).await;
+    assert!(worker.terminate().await && recorder.terminate().await);
+    installation.delete().await;
+}
+
+/// A message of an earlier version says since when it waits for a slot, by the clock of a worker that was 11 minutes behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_of_another_hosts_clock_makes_no_delivery_dead() {
+    let mut installation = Installation::with_delays("skew", &[200, 400]).await;
+    installation.set("MAGNETITE_WORKER__IN_FLIGHT_MAX", "1");
+    let receiver = Receiver::new(|_, _| Answer::Hang).await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let worker = installation.worker().await;
+    installation.amqp().publish(&[event("org_1", "first")]).await;
+    wait_until("its slot is taken", SOON, || receiver.count() == 1).await;
+
+    let mut headers = due_headers(&endpoint);
+    let now_ms = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_millis();
+    let behind_ms = now_ms as i64 - 11 * 60 * 1000;
+    headers.insert(
+        "magnetite-no-slot-since-ms".into(),
+        AMQPValue::LongLongInt(behind_ms),
+    );
+    headers.insert("magnetite-deferrals".into(), AMQPValue::LongLongInt(1));
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_message_id("evt_of_another_host".into())
+        .with_headers(headers);
+    installation
+        .amqp()
+        .publish_to("deliveries", "due", event("org_1", "second").as_bytes(), properties)
+        .await;
+    wait_for("it waits, or is attempted", SOON, || async {
+        let put_off = worker.metric("magnetite_deferrals_total", "no_slot").await;
+        let dead = worker.metric("magnetite_dead_total", "").await;
+        assert!(dead < 1.0, "it is dead");
+        if put_off > 0.0 || receiver.count() > 1 {
+            Ok(())
+        } else {
+            Err(format!("{put_off}"))
+        }
+    })
+    .await;
+    receiver.release();
+    wait_until("both are delivered", SOON, || receiver.accepted() == 2).await;
     assert!(worker.terminate().await);
     installation.delete().await;
 }

@@ -12,8 +12,10 @@
 //! | operation | exchange `P.operations`, key = its kind | a JSON object | |
 //!
 //! Delivery headers: `magnetite-endpoint` (text), `magnetite-run`, `magnetite-attempt` (the next, 1-based),
-//! `magnetite-deferrals`, `magnetite-first-attempt-ms` and `magnetite-no-slot-since-ms` (numbers, the last two only when
-//! set), `magnetite-trigger` (`event`, `resend`, `ping`), `traceparent` when the publisher sent one. Properties:
+//! `magnetite-deferrals`, `magnetite-first-attempt-ms` (numbers, the last one only when set), `magnetite-no-slot-ms` and
+//! `magnetite-fault-ms` (numbers, each only above 0), `magnetite-trigger` (`event`, `resend`, `ping`), `traceparent` when the publisher sent one.
+//! Earlier versions wrote `magnetite-no-slot-since-ms`, a moment of the writing host's clock; it is read by no one, so that what they put
+//! off waits from 0. Properties:
 //! `message_id` = event id, `type` = event type, persistent, `application/json`.
 //!
 //! A rejected message keeps its delivery headers and no others, whatever their names: a header frame has a bound, and one
@@ -32,7 +34,7 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
 };
-use webhook::{DeadReason, Delivery, EndpointId, Event, EventId, EventKind, Rejection, Trigger};
+use webhook::{DeadReason, Delivery, EndpointId, Event, EventId, EventKind, PutOff, Rejection, Trigger};
 
 use crate::{Topology, topology::DUE_KEY};
 
@@ -102,6 +104,9 @@ const RUN: &str = "magnetite-run";
 const ATTEMPT: &str = "magnetite-attempt";
 const DEFERRALS: &str = "magnetite-deferrals";
 const FIRST_ATTEMPT_MS: &str = "magnetite-first-attempt-ms";
+const NO_SLOT_MS: &str = "magnetite-no-slot-ms";
+const FAULT_MS: &str = "magnetite-fault-ms";
+/// Of earlier versions.
 const NO_SLOT_SINCE_MS: &str = "magnetite-no-slot-since-ms";
 const TRIGGER: &str = "magnetite-trigger";
 const TRACEPARENT: &str = "traceparent";
@@ -114,12 +119,14 @@ const ATTEMPTS: &str = "magnetite-attempts";
 const LAST_STATUS: &str = "magnetite-last-status";
 const LAST_ERROR: &str = "magnetite-last-error";
 const DEAD_MS: &str = "magnetite-dead-ms";
-const DELIVERY_HEADERS: [&str; 8] = [
+const DELIVERY_HEADERS: [&str; 10] = [
     ENDPOINT,
     RUN,
     ATTEMPT,
     DEFERRALS,
     FIRST_ATTEMPT_MS,
+    NO_SLOT_MS,
+    FAULT_MS,
     NO_SLOT_SINCE_MS,
     TRIGGER,
     TRACEPARENT,
@@ -328,8 +335,11 @@ fn delivery_headers(delivery: &Delivery) -> FieldTable {
     if let Some(first_attempt_ms) = delivery.first_attempt_ms {
         set(FIRST_ATTEMPT_MS, number(first_attempt_ms));
     }
-    if let Some(no_slot_since_ms) = delivery.no_slot_since_ms {
-        set(NO_SLOT_SINCE_MS, number(no_slot_since_ms));
+    let PutOff { no_slot_ms, fault_ms } = delivery.put_off;
+    for (name, ms) in [(NO_SLOT_MS, no_slot_ms), (FAULT_MS, fault_ms)] {
+        if ms > 0 {
+            set(name, number(ms));
+        }
     }
     if let Some(traceparent) = &delivery.event.traceparent {
         set(TRACEPARENT, text(traceparent));
@@ -386,12 +396,11 @@ impl Message {
             run: self.counter(RUN)?,
             attempt,
             deferrals: self.counter(DEFERRALS)?,
-            no_slot_since_ms: self
-                .number(NO_SLOT_SINCE_MS)
-                .and_then(|ms| u64::try_from(ms).ok()),
-            first_attempt_ms: self
-                .number(FIRST_ATTEMPT_MS)
-                .and_then(|ms| u64::try_from(ms).ok()),
+            put_off: PutOff {
+                no_slot_ms: self.milliseconds(NO_SLOT_MS).unwrap_or_default(),
+                fault_ms: self.milliseconds(FAULT_MS).unwrap_or_default(),
+            },
+            first_attempt_ms: self.milliseconds(FIRST_ATTEMPT_MS),
             trigger,
         })
     }
@@ -443,6 +452,10 @@ impl Message {
             AMQPValue::ShortShortUInt(number) => Some(number.into()),
             _ => None,
         }
+    }
+
+    fn milliseconds(&self, name: &str) -> Option<u64> {
+        self.number(name).and_then(|ms| u64::try_from(ms).ok())
     }
 
     fn counter(&self, name: &'static str) -> Result<u32, BadMessage> {

@@ -201,6 +201,9 @@ fn worker(reader: &mut Reader) -> worker::Config {
         defer_age_max: reader.read("defer.age_max", value::duration("1s", "24h"), || {
             default.defer_age_max
         }),
+        defer_fault_age_max: reader.read("defer.fault_age_max", value::duration("1s", "30d"), || {
+            default.defer_fault_age_max
+        }),
         shutdown_deadline: shutdown_deadline(reader),
         registry_refresh: registry_refresh(reader),
         journal: reader.read("journal.enabled", value::boolean, || default.journal),

@@ -8,9 +8,9 @@ use std::time::Duration;
 use webhook::{Failure, FailureKind, Phase};
 
 use crate::client::Fault;
+use crate::lookup::LookupError;
 use crate::meter::Flood;
 use crate::policy::Refusal;
-use crate::resolver::LookupError;
 use crate::tls;
 
 /// The longest detail, in bytes. Parts of it can come from the endpoint: a certificate's names, a parser's words.
@@ -45,6 +45,25 @@ pub(crate) fn unusable() -> Failure {
         Phase::Resolve,
         FailureKind::BadUrl,
         "no request can be made for the URL".to_owned(),
+    )
+}
+
+/// Name servers answer about others, and not about this host.
+pub(crate) fn name_server_failed(host: &str) -> Failure {
+    failure(
+        Phase::Resolve,
+        FailureKind::NameServerFailed,
+        format!("the name servers of {host} fail or do not answer, while other names are answered"),
+    )
+}
+
+/// Others can be reached, and this address cannot.
+pub(crate) fn no_route(host: &str, address: IpAddr) -> Failure {
+    let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+    failure(
+        Phase::Connect,
+        FailureKind::ConnectionRefused,
+        format!("no {family} network leads to {host} ({address}), while other addresses can be reached"),
     )
 }
 

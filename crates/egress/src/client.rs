@@ -8,13 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::header::{
-    self, ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
-    TRANSFER_ENCODING,
-};
-use hyper::{Method, Request, Response, Uri, Version};
+use hyper::header::{self, ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use hyper::{Method, Request, Response, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -24,14 +20,17 @@ use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
 use tracing::debug;
 use url::{Host, Url};
-use webhook::{Answer, AttemptResult, Failure, RESPONSE_BODY_BYTES_MAX};
+use webhook::{Answer, AttemptResult, Failure};
 
+use crate::answer;
 use crate::certificates::Certificates;
 use crate::classify::{self, Attempted};
+use crate::evidence::Routes;
+use crate::lookup::LookupError;
 use crate::meter::{self, ByBytes, ByMessages, Flood, Meter};
 use crate::policy::{Policy, Refusal};
 use crate::progress::{self, MarkedBody, Progress};
-use crate::resolver::{self, LookupError, Resolver};
+use crate::resolver::{self, Resolver};
 use crate::tls::{self, Watching};
 
 /// The `User-Agent` of every request (CONTRACT, "Webhook Headers").
@@ -80,6 +79,7 @@ pub struct Egress {
     /// Whom to trust.
     pub(crate) verifier: Arc<WebPkiServerVerifier>,
     certificates: Certificates,
+    routes: Routes,
     attempt_timeout: Duration,
 }
 
@@ -111,8 +111,8 @@ pub struct Reply {
 /// Our own trouble: it says nothing about the endpoint, and must not spend one of its attempts.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// No name server answered, or none could be asked. Also when they answer `SERVFAIL`, which is what they do when
-    /// the name's own servers are broken: from here the two look the same.
+    /// No name server answered, or none could be asked, or they answer `SERVFAIL`, and there is no evidence that they do answer
+    /// about other names.
     #[error("no name server gives an answer about {host}")]
     Resolver {
         /// The name.
@@ -130,7 +130,7 @@ pub enum Fault {
         #[source]
         source: io::Error,
     },
-    /// The routing table has no way to the address.
+    /// The routing table has no way to the address, and there is no evidence that it has one to others.
     #[error("this machine has no route to {host}")]
     NoRoute {
         /// The endpoint's host.
@@ -195,9 +195,11 @@ impl Egress {
             Watching::new(Arc::clone(&verifier), certificates.clone()),
             tls::resumption(certificates.clone()),
         )?;
-        let client = client(config, tls, resolver.clone());
+        let routes = Routes::default();
+        let client = client(config, tls, resolver.clone(), routes.clone());
         Ok(Self {
             client,
+            routes,
             resolver,
             policy,
             verifier,
@@ -258,7 +260,7 @@ impl Egress {
     /// Makes one attempt: one POST of exactly `body`, with `Content-Type: application/json`, our `User-Agent` and
     /// `headers`, whose names are in lower case. Over HTTP/1 names are sent in title case (`X-Magnetite-Event`), over HTTP/2 in lower case.
     ///
-    /// The answer is the status with at most [`RESPONSE_BODY_BYTES_MAX`] bytes of the body, whatever the status is:
+    /// The answer is the status with at most [`RESPONSE_BODY_BYTES_MAX`](webhook::RESPONSE_BODY_BYTES_MAX) bytes of the body, whatever the status is:
     /// redirects are not followed. A body that breaks off, or does not end before the deadline and the cap, is a
     /// failure in phase `Response` even after a 2xx. The phase of a failure is as exact as the module `progress`
     /// says.
@@ -347,12 +349,33 @@ impl Egress {
             status: progress.status(),
             limit: self.attempt_timeout,
         };
-        match outcome {
-            Ok(Ok(answer)) => Ok(AttemptResult::Answered(answer)),
-            Ok(Err(error)) => {
-                classify::failed(&*error, attempted, resolver::has_route).map(AttemptResult::Failed)
+        let failed = match outcome {
+            Ok(Ok(answer)) => return Ok(AttemptResult::Answered(answer)),
+            Ok(Err(error)) => classify::failed(&*error, attempted, resolver::has_route),
+            Err(_elapsed) => classify::out_of_time(attempted),
+        };
+        match failed {
+            Err(fault) => self
+                .endpoints_own(fault, attempted)
+                .await
+                .map(AttemptResult::Failed),
+            Ok(failure) => Ok(AttemptResult::Failed(failure)),
+        }
+    }
+
+    /// The endpoint's failure, if there is evidence that what looks like a fault of ours concerns this endpoint alone.
+    async fn endpoints_own(&self, fault: Fault, attempted: Attempted<'_>) -> Result<Failure, Fault> {
+        match (&fault, attempted.address) {
+            // On the heap, because every attempt would otherwise hold room for it.
+            (Fault::Resolver { host, .. }, _) if Box::pin(self.resolver.fails_alone(host)).await => {
+                Ok(classify::name_server_failed(host))
             }
-            Err(_elapsed) => classify::out_of_time(attempted).map(AttemptResult::Failed),
+            (Fault::NoRoute { host, .. }, Some(address))
+                if self.routes.fails_alone(address, resolver::has_route) =>
+            {
+                Ok(classify::no_route(host, address))
+            }
+            _ => Err(fault),
         }
     }
 
@@ -365,20 +388,10 @@ impl Egress {
         let response = response.map_err(|error| or_flood(meter::flood_of(&error), error))?;
         let meter = Meter::of(response.extensions());
         meter.restart();
-        let status = response.status().as_u16();
-        progress::answered(status);
+        progress::answered(response.status().as_u16());
         look(&response);
-        let retry_after = response.headers().get(RETRY_AFTER);
-        let retry_after = retry_after
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned);
-        Ok(Answer {
-            status,
-            retry_after,
-            body: read_body(response, &meter)
-                .await
-                .map_err(|error| or_flood(meter.flood(), error))?,
-        })
+        let answer = answer::read(response, &meter).await;
+        answer.map_err(|error| or_flood(meter.flood(), error))
     }
 }
 
@@ -401,7 +414,7 @@ impl fmt::Debug for Egress {
     }
 }
 
-fn client(config: &Config, tls: ClientConfig, resolver: Resolver) -> HttpClient {
+fn client(config: &Config, tls: ClientConfig, resolver: Resolver, routes: Routes) -> HttpClient {
     let mut http = HttpConnector::new_with_resolver(resolver);
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -411,6 +424,10 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver) -> HttpClient 
     http.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED_MAX));
     // Not a second deadline, but the one that is divided among a name's addresses, so that the first one cannot use up all of it.
     http.set_connect_timeout(Some(config.attempt_timeout));
+    let by_bytes = ByBytes {
+        connector: http,
+        routes,
+    };
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -424,7 +441,7 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver) -> HttpClient 
         // server that is busy with a request for all of that time may be too busy to answer a ping.
         .http2_keep_alive_interval(config.attempt_timeout / 2)
         .http2_keep_alive_timeout(config.attempt_timeout / 2)
-        .build(ByMessages(HttpsConnector::from((ByBytes(http), tls))))
+        .build(ByMessages(HttpsConnector::from((by_bytes, tls))))
 }
 
 /// What we set ourselves is set last, and cannot be replaced.
@@ -441,43 +458,12 @@ fn header_map(headers: Vec<(&'static str, String)>) -> Result<HeaderMap, Fault> 
     Ok(map)
 }
 
-/// At most [`RESPONSE_BODY_BYTES_MAX`] bytes. The rest is not waited for: dropping the response ends the stream, and
-/// with HTTP/1 the connection.
-async fn read_body(response: Response<Incoming>, meter: &Meter) -> Result<Bytes, hyper::Error> {
-    let until_close = ends_with_connection(&response);
-    let (mut stream, mut body) = (response.into_body(), Vec::new());
-    while body.len() < RESPONSE_BODY_BYTES_MAX {
-        match stream.frame().await {
-            Some(Ok(frame)) => {
-                // What is not data is a trailer.
-                let chunk = frame.into_data().unwrap_or_default();
-                meter.give_back(chunk.len());
-                let room = RESPONSE_BODY_BYTES_MAX - body.len();
-                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            }
-            None => break,
-            // Over TLS, small servers close without the goodbye that would make this end a regular one.
-            Some(Err(error)) if until_close && classify::is_end_of_stream(&error) => break,
-            Some(Err(error)) => return Err(error),
-        }
-    }
-    meter.restart();
-    Ok(body.into())
-}
-
 /// What an exchange failed for: the limit that ended its connection, if one did.
 fn or_flood(flood: Option<Flood>, error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
     match flood {
         Some(flood) => Box::new(flood),
         None => Box::new(error),
     }
-}
-
-/// An HTTP/1 body that neither says how long it is nor is sent in chunks.
-fn ends_with_connection(response: &Response<Incoming>) -> bool {
-    response.version() < Version::HTTP_2
-        && !response.headers().contains_key(CONTENT_LENGTH)
-        && !response.headers().contains_key(TRANSFER_ENCODING)
 }
 
 pub(crate) fn literal(url: &Url) -> Option<IpAddr> {

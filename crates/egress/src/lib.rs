@@ -12,7 +12,7 @@
 //!
 //! Two kinds of trouble, never mixed: what the endpoint did is an [`AttemptResult`](webhook::AttemptResult), also
 //! when it did nothing at all, and spends an attempt; what this machine or its name servers did is a [`Fault`], and
-//! spends none.
+//! spends none. Where the two look alike, the module `evidence` says when it is the endpoint's.
 //!
 //! Invariants:
 //! - No socket is opened to an address that [`Policy::check_addr`] has not passed. IP literals never reach a
@@ -37,11 +37,14 @@
 mod address;
 mod policy;
 mod progress;
+mod lookup;
+mod evidence;
 mod resolver;
 mod certificates;
 mod tls;
 mod meter;
 mod classify;
+mod answer;
 mod client;
 mod probe;
 

@@ -25,7 +25,10 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tower::Service;
+
+use crate::evidence::Routes;
 
 mod messages;
 
@@ -120,9 +123,12 @@ pub(crate) fn flood_of(error: &legacy::Error) -> Option<Flood> {
     Meter::of(&extensions).flood()
 }
 
-/// A connector of which every connection is metered by the byte.
+/// A connector of which every connection is metered by the byte, and its address noted.
 #[derive(Clone, Debug)]
-pub(crate) struct ByBytes<C>(pub(crate) C);
+pub(crate) struct ByBytes<C> {
+    pub(crate) connector: C,
+    pub(crate) routes: Routes,
+}
 
 /// A connector of which every connection is metered by the message, too. The connector inside is [`ByBytes`], with or without TLS.
 #[derive(Clone, Debug)]
@@ -130,23 +136,26 @@ pub(crate) struct ByMessages<C>(pub(crate) C);
 
 type Connecting<T, E> = Pin<Box<dyn Future<Output = Result<TokioIo<Metered<T>>, E>> + Send>>;
 
-impl<C, S> Service<Uri> for ByBytes<C>
+impl<C> Service<Uri> for ByBytes<C>
 where
-    C: Service<Uri, Response = TokioIo<S>>,
+    C: Service<Uri, Response = TokioIo<TcpStream>>,
     C::Future: Send + 'static,
 {
-    type Response = TokioIo<Metered<S>>;
+    type Response = TokioIo<Metered<TcpStream>>;
     type Error = C::Error;
-    type Future = Connecting<S, C::Error>;
+    type Future = Connecting<TcpStream, C::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), C::Error>> {
-        self.0.poll_ready(cx)
+        self.connector.poll_ready(cx)
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
-        let connecting = self.0.call(to);
+        let (connecting, routes) = (self.connector.call(to), self.routes.clone());
         Box::pin(async move {
             let stream = connecting.await?.into_inner();
+            if let Ok(address) = stream.peer_addr() {
+                routes.reached(address.ip());
+            }
             Ok(TokioIo::new(Metered {
                 stream,
                 meter: Meter::default(),

@@ -8,7 +8,7 @@
 //! in the system's search domains, as container platforms need it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -18,19 +18,16 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError, NoRecords};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::Name;
 use hyper_util::client::legacy::connect::dns;
-use tokio::time::timeout;
 use tower::Service;
 use tracing::debug;
 use webhook::Phase;
 
 use crate::classify::is_shortage;
 use crate::client::SetupError;
+use crate::evidence;
+use crate::lookup::{LookupError, addresses_of};
 use crate::policy::{Policy, Refusal};
 use crate::progress;
 
@@ -39,9 +36,6 @@ use crate::progress;
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a lookup that got no answer is tried again.
 const TRIES_EXTRA: usize = 1;
-/// How long the second family's answer is waited for once the first one has addresses (RFC 8305 section 3): name
-/// servers that never answer AAAA queries exist.
-const SECOND_FAMILY_WAIT: Duration = Duration::from_millis(50);
 /// How many responses are cached; one name takes two.
 const CACHED_RESPONSES_MAX: u64 = 8192;
 /// Names that forbid caching would otherwise cost two queries for every connection.
@@ -59,41 +53,18 @@ const ADDRESSES_PER_FAMILY_MAX: usize = 4;
 pub(crate) struct Resolver {
     dns: TokioResolver,
     policy: Arc<Policy>,
+    evidence: Arc<evidence::Names>,
     /// Where the next lookup's list of addresses begins, so that a retry begins with another one.
     turn: Arc<AtomicUsize>,
 }
 
-/// Why there is no address to connect to.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum LookupError {
-    #[error("the name does not exist, or has neither an A nor an AAAA record")]
-    NotFound,
-    #[error("none of its addresses may be reached")]
-    Refused(#[source] Refusal),
-    #[error("no name server gave an answer")]
-    Unanswered(#[source] NetError),
-}
-
-type Answer = Result<Lookup, NetError>;
-
 impl Resolver {
     /// With the given name servers, or the system's if there are none.
     pub(crate) fn new(name_servers: &[SocketAddr], policy: Arc<Policy>) -> Result<Self, SetupError> {
-        let mut builder = if name_servers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|source| SetupError::SystemResolver(Box::new(source)))?
-        } else {
-            TokioResolver::builder_with_config(
-                ResolverConfig::from_name_servers(name_servers.iter().map(name_server).collect()),
-                TokioRuntimeProvider::default(),
-            )
-        };
-        bound(builder.options_mut());
-        let dns = builder
-            .build()
-            .map_err(|source| SetupError::Resolver(Box::new(source)))?;
         Ok(Self {
-            dns,
+            dns: resolver(name_servers, bound)?,
             policy,
+            evidence: Arc::new(evidence::Names::new(resolver(name_servers, bound_once)?)),
             turn: Arc::default(),
         })
     }
@@ -130,13 +101,17 @@ impl Resolver {
             .collect())
     }
 
+    /// Whether a name that could not be looked up fails alone, while name servers answer about others.
+    pub(crate) async fn fails_alone(&self, host: &str) -> bool {
+        self.evidence.fails_alone(host).await
+    }
+
     async fn query(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let mut name = Name::from_ascii(host).map_err(|_| LookupError::NotFound)?;
-        if host.contains('.') {
-            name.set_fqdn(true);
+        let found = addresses_of(&self.dns, host).await;
+        if found.as_ref().map_or_else(LookupError::is_answer, |_| true) {
+            self.evidence.answered(host);
         }
-        let (v6, v4) = both(self.dns.ipv6_lookup(name.clone()), self.dns.ipv4_lookup(name)).await;
-        merge(v6, v4)
+        found
     }
 }
 
@@ -163,6 +138,22 @@ impl Service<dns::Name> for Resolver {
     }
 }
 
+/// With the given name servers, or the system's if there are none.
+fn resolver(name_servers: &[SocketAddr], bound: fn(&mut ResolverOpts)) -> Result<TokioResolver, SetupError> {
+    let mut builder = if name_servers.is_empty() {
+        TokioResolver::builder_tokio().map_err(|source| SetupError::SystemResolver(Box::new(source)))?
+    } else {
+        TokioResolver::builder_with_config(
+            ResolverConfig::from_name_servers(name_servers.iter().map(name_server).collect()),
+            TokioRuntimeProvider::default(),
+        )
+    };
+    bound(builder.options_mut());
+    builder
+        .build()
+        .map_err(|source| SetupError::Resolver(Box::new(source)))
+}
+
 fn name_server(address: &SocketAddr) -> NameServerConfig {
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
         connection.port = address.port();
@@ -181,62 +172,12 @@ fn bound(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Always;
 }
 
-/// Runs two lookups at once. Once one has addresses the other has [`SECOND_FAMILY_WAIT`] left.
-async fn both(
-    a: impl Future<Output = Answer>,
-    b: impl Future<Output = Answer>,
-) -> (Option<Answer>, Option<Answer>) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    tokio::select! {
-        first = &mut a => {
-            let second = rest(&first, b).await;
-            (Some(first), second)
-        }
-        first = &mut b => {
-            let second = rest(&first, a).await;
-            (second, Some(first))
-        }
-    }
-}
-
-async fn rest(first: &Answer, second: impl Future<Output = Answer>) -> Option<Answer> {
-    if addresses(first).next().is_some() {
-        timeout(SECOND_FAMILY_WAIT, second).await.ok()
-    } else {
-        Some(second.await)
-    }
-}
-
-/// Addresses if there are any. If not, one family's "there is no such name" is good for both; that the name has no
-/// address is only known if both families said so.
-fn merge(v6: Option<Answer>, v4: Option<Answer>) -> Result<Vec<IpAddr>, LookupError> {
-    let answers: Vec<Answer> = [v6, v4].into_iter().flatten().collect();
-    let found: Vec<IpAddr> = answers.iter().flat_map(addresses).collect();
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    let mut trouble = None;
-    for error in answers.into_iter().filter_map(Result::err) {
-        match error {
-            NetError::Dns(DnsError::NoRecordsFound(NoRecords {
-                response_code: ResponseCode::NXDomain,
-                ..
-            })) => return Err(LookupError::NotFound),
-            NetError::Dns(DnsError::NoRecordsFound(NoRecords {
-                response_code: ResponseCode::NoError,
-                ..
-            })) => {}
-            other => trouble = Some(other),
-        }
-    }
-    Err(trouble.map_or(LookupError::NotFound, LookupError::Unanswered))
-}
-
-fn addresses(answer: &Answer) -> impl Iterator<Item = IpAddr> {
-    answer
-        .iter()
-        .flat_map(Lookup::answers)
-        .filter_map(|record| record.data.ip_addr())
+/// Asks the network, and each name server once.
+fn bound_once(options: &mut ResolverOpts) {
+    bound(options);
+    options.attempts = 0;
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never;
 }
 
 /// IPv6 first, as RFC 8305 wants it, but without a family that this machine has no route to, if the other has one:

@@ -66,6 +66,8 @@ pub enum FailureKind {
     BadUrl,
     /// The name does not exist, or has no address.
     NameNotFound,
+    /// The name's own name servers fail or do not answer, while other names are answered.
+    NameServerFailed,
     /// The address is not public and not allowed by configuration.
     AddressRefused,
     /// Nothing listens there.
@@ -133,9 +135,10 @@ impl fmt::Display for Phase {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::BadUrl,
         Self::NameNotFound,
+        Self::NameServerFailed,
         Self::AddressRefused,
         Self::ConnectionRefused,
         Self::ConnectionReset,
@@ -150,6 +153,7 @@ impl FailureKind {
         match self {
             Self::BadUrl => "bad_url",
             Self::NameNotFound => "name_not_found",
+            Self::NameServerFailed => "name_server_failed",
             Self::AddressRefused => "address_refused",
             Self::ConnectionRefused => "connection_refused",
             Self::ConnectionReset => "connection_reset",

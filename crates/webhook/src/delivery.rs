@@ -1,10 +1,10 @@
 //! One event's way to one endpoint.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeliveryId, Endpoint, EndpointId, Event, EventKind, LeadId, ProjectId, payload};
+use crate::{DeferReason, DeliveryId, Endpoint, EndpointId, Event, EventKind, LeadId, ProjectId, payload};
 
 /// A delivery that has an attempt before it. It travels as a message of its own (see the broker's header codec) and
 /// carries all of its state.
@@ -20,13 +20,22 @@ pub struct Delivery {
     pub attempt: u32,
     /// How often this attempt was put off without being made.
     pub deferrals: u32,
-    /// Since when this attempt has only been refused for want of a slot, in Unix milliseconds; `None` when the last
-    /// thing that happened was something else.
-    pub no_slot_since_ms: Option<u64>,
+    /// How long this attempt has been put off so far.
+    pub put_off: PutOff,
     /// When the first attempt of this run began, in Unix milliseconds; `None` before it.
     pub first_attempt_ms: Option<u64>,
     /// What caused this run.
     pub trigger: Trigger,
+}
+
+/// How long an attempt has been put off, by whose doing. Durations, because a moment of one host's clock means another on
+/// the next host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutOff {
+    /// For want of a slot, in milliseconds.
+    pub no_slot_ms: u64,
+    /// For faults of ours, in milliseconds.
+    pub fault_ms: u64,
 }
 
 /// What caused a run of attempts.
@@ -55,7 +64,7 @@ impl Delivery {
             run: 0,
             attempt: 1,
             deferrals: 0,
-            no_slot_since_ms: None,
+            put_off: PutOff::default(),
             first_attempt_ms: None,
             trigger: Trigger::Event,
         }
@@ -104,10 +113,32 @@ impl Delivery {
         Self {
             attempt: self.attempt + 1,
             deferrals: 0,
-            no_slot_since_ms: None,
+            put_off: PutOff::default(),
             first_attempt_ms: self.first_attempt_ms.or(Some(attempted_at_ms)),
             ..self
         }
+    }
+}
+
+impl PutOff {
+    /// With as much more.
+    #[must_use]
+    pub fn longer(mut self, why: DeferReason, by: Duration) -> Self {
+        let by_ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        let sum_ms = match why {
+            DeferReason::NoSlot => &mut self.no_slot_ms,
+            DeferReason::Fault | DeferReason::Database => &mut self.fault_ms,
+        };
+        *sum_ms = sum_ms.saturating_add(by_ms);
+        self
+    }
+
+    /// How long it has been put off for this reason and those of the same kind.
+    pub fn sum(&self, why: DeferReason) -> Duration {
+        Duration::from_millis(match why {
+            DeferReason::NoSlot => self.no_slot_ms,
+            DeferReason::Fault | DeferReason::Database => self.fault_ms,
+        })
     }
 }
 
@@ -138,5 +169,28 @@ impl std::str::FromStr for Trigger {
             "ping" => Ok(Self::Ping),
             _ => Err(UnknownTrigger(name.to_owned())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_add_up_by_their_kind_and_none_clears_another() {
+        let second = Duration::from_secs(1);
+        let put_off = PutOff::default()
+            .longer(DeferReason::NoSlot, second)
+            .longer(DeferReason::Fault, 2 * second)
+            .longer(DeferReason::NoSlot, 4 * second)
+            .longer(DeferReason::Database, 8 * second);
+        assert_eq!(put_off.sum(DeferReason::NoSlot), 5 * second);
+        for ours in [DeferReason::Fault, DeferReason::Database] {
+            assert_eq!(put_off.sum(ours), 10 * second);
+        }
+        let endless = put_off
+            .longer(DeferReason::Fault, Duration::MAX)
+            .longer(DeferReason::Fault, second);
+        assert_eq!(endless.fault_ms, u64::MAX);
     }
 }

@@ -35,7 +35,7 @@ pub mod journal;
 
 pub use api_key::{ApiKey, BadApiKey, Scope, Scopes, UnknownScope};
 pub use attempt::{Answer, AttemptResult, Failure, FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
-pub use delivery::{Delivery, Trigger, UnknownTrigger};
+pub use delivery::{Delivery, PutOff, Trigger, UnknownTrigger};
 pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, PreviousSecret, UnknownDisabledReason};
 pub use event::{DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, Rejection, TIMESTAMP_MS_MAX};
 pub use event_type::{EventKind, EventType, PING, UnknownEventType};

@@ -43,6 +43,8 @@ pub enum DeadReason {
     EndpointDisabled,
     /// The endpoint had no free slot for longer than the configured age.
     NoSlot,
+    /// Faults of ours kept it from being attempted for longer than the configured age.
+    Fault,
 }
 
 /// Why a delivery is cancelled.
@@ -69,7 +71,9 @@ pub enum DeferReason {
 
 /// A reason that this version does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown reason {0:?} for a dead delivery; known are exhausted, gone, endpoint_disabled and no_slot")]
+#[error(
+    "unknown reason {0:?} for a dead delivery; known are exhausted, gone, endpoint_disabled, no_slot and fault"
+)]
 pub struct UnknownReason(pub String);
 
 /// Decides what follows from the result of attempt number `attempt` (1-based) at `now`.
@@ -125,6 +129,7 @@ impl DeadReason {
             Self::Gone => "gone",
             Self::EndpointDisabled => "endpoint_disabled",
             Self::NoSlot => "no_slot",
+            Self::Fault => "fault",
         }
     }
 }
@@ -133,7 +138,13 @@ impl std::str::FromStr for DeadReason {
     type Err = UnknownReason;
 
     fn from_str(name: &str) -> Result<Self, UnknownReason> {
-        let all = [Self::Exhausted, Self::Gone, Self::EndpointDisabled, Self::NoSlot];
+        let all = [
+            Self::Exhausted,
+            Self::Gone,
+            Self::EndpointDisabled,
+            Self::NoSlot,
+            Self::Fault,
+        ];
         let known = all.into_iter().find(|reason| reason.as_str() == name);
         known.ok_or_else(|| UnknownReason(name.to_owned()))
     }

@@ -16,8 +16,9 @@ use crate::{
 /// While a rotation's overlap lasts, an endpoint that refuses the signature is asked twice: under the same number, since it is not to
 /// spend two attempts for having one of two valid secrets.
 pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &Registered) -> Turn {
+    let began = Instant::now();
     let Some(slot) = admit(context, &registered.endpoint.id).await else {
-        return outcome::refused(context, delivery);
+        return outcome::defer(context, delivery, DeferReason::NoSlot, began.elapsed());
     };
     let id = delivery.id();
     let signer = registered.signing.first(now_ms() as i64);
@@ -48,20 +49,14 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
             outcome::attempted(context, delivery, registered, &answered.result, decided, time)
         }
         // Whether the endpoint got it is not known, so it is not charged.
-        Err(Unanswered::GivenUp) => {
-            let untried = Delivery {
-                no_slot_since_ms: None,
-                ..delivery
-            };
-            Outgoing::due(&context.topology, &untried).into()
-        }
+        Err(Unanswered::GivenUp) => Outgoing::due(&context.topology, &delivery).into(),
         Err(Unanswered::Fault(fault)) => {
             drop(slot);
             tracing::warn!(
                 delivery.id = %id, error = display_chain(&fault),
                 "no attempt could be made; the endpoint is not charged"
             );
-            outcome::defer(context, delivery, DeferReason::Fault)
+            outcome::defer(context, delivery, DeferReason::Fault, began.elapsed())
         }
     };
     turn.after(refused)

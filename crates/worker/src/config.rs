@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use broker::Source;
-use webhook::Schedule;
+use webhook::{DeferReason, Schedule, Trigger};
 
 /// The bounds and times of one worker. The defaults are those of the documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub inline_max: usize,
     /// A delivery that was refused a slot for longer than this is dead-lettered as `no_slot`.
     pub defer_age_max: Duration,
+    /// A delivery that faults of ours kept from being attempted for longer than this is dead-lettered as `fault`.
+    pub defer_fault_age_max: Duration,
     /// How long attempts in flight may go on after the shutdown began. The contract gives an attempt 30 s.
     pub shutdown_deadline: Duration,
     /// How often changed endpoints are looked for.
@@ -38,6 +40,7 @@ impl Default for Config {
             prefetch_due: 512,
             inline_max: 16,
             defer_age_max: Duration::from_mins(10),
+            defer_fault_age_max: Duration::from_hours(72),
             shutdown_deadline: Duration::from_secs(25),
             registry_refresh: Duration::from_millis(250),
             journal: true,
@@ -52,6 +55,14 @@ impl Config {
             Source::Due => self.prefetch_due,
             // Each of them is an attempt in flight.
             Source::Held => u16::try_from(self.in_flight_max).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// How long a delivery may be put off for a reason. A ping asks how things are now, and waits for nothing for long.
+    pub(crate) fn put_off_max(&self, trigger: Trigger, why: DeferReason) -> Duration {
+        match (trigger, why) {
+            (Trigger::Ping, _) | (_, DeferReason::NoSlot) => self.defer_age_max,
+            (_, DeferReason::Fault | DeferReason::Database) => self.defer_fault_age_max,
         }
     }
 

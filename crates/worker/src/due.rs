@@ -1,6 +1,6 @@
 //! A delivery whose next attempt is due.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use broker::{Message, Source};
 use store::Lookup;
@@ -22,7 +22,7 @@ pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement
         Err(bad) => return reject(bad.reason(), &bad.to_string()),
     };
     let pinged = pinged(context, &delivery);
-    let may_be_disabled = delivery.trigger == Trigger::Ping;
+    let (may_be_disabled, began) = (delivery.trigger == Trigger::Ping, Instant::now());
     let turn = match look_up(context, &delivery).await {
         Found::Endpoint(registered) if registered.endpoint.disabled.is_some() && !may_be_disabled => {
             outcome::dead_untried(context, &delivery, DeadReason::EndpointDisabled)
@@ -35,7 +35,7 @@ pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement
                 "the database has never had this endpoint; is it the right one?",
             );
         }
-        Found::Unavailable => outcome::defer(context, delivery, DeferReason::Database),
+        Found::Unavailable => outcome::defer(context, delivery, DeferReason::Database, began.elapsed()),
     };
     turn.after(pinged).into()
 }

@@ -64,30 +64,14 @@ pub(crate) fn attempt(
     })
 }
 
-/// No slot: put off again, or dead when it has been for too long.
-pub(crate) fn refused(context: &Context, delivery: Delivery) -> Turn {
-    let now_ms = now_ms();
-    let since_ms = delivery.no_slot_since_ms.unwrap_or(now_ms);
-    if u128::from(now_ms.saturating_sub(since_ms)) > context.config.defer_age_max.as_millis() {
-        if delivery.trigger == Trigger::Ping {
-            return cancelled(context, &delivery, CancelReason::PingFailed);
-        }
-        return dead_untried(context, &delivery, DeadReason::NoSlot);
+/// Puts a delivery off, after `spent` on trying; no attempt is spent. Each deferral in a row waits longer, and they end: what has
+/// been put off for too long is dead.
+pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason, spent: Duration) -> Turn {
+    let put_off = delivery.put_off.longer(why, spent);
+    if put_off.sum(why) > context.config.put_off_max(delivery.trigger, why) {
+        return given_up(context, &delivery, why);
     }
-    defer(
-        context,
-        Delivery {
-            no_slot_since_ms: Some(since_ms),
-            ..delivery
-        },
-        DeferReason::NoSlot,
-    )
-}
-
-/// Puts a delivery off; no attempt is spent. Each deferral in a row waits longer.
-pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason) -> Turn {
     let tier = context.config.schedule.deferral(delivery.deferrals);
-    let no_slot_since_ms = delivery.no_slot_since_ms.filter(|_| why == DeferReason::NoSlot);
     let reason = why.as_str();
     metrics::counter!("magnetite_deferrals_total", "reason" => reason).increment(1);
     tracing::debug!(delivery.id = %delivery.id(), reason, delay_ms = tier.as_millis() as u64, "delivery deferred");
@@ -104,10 +88,22 @@ pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason) -> 
     );
     let deferred = Delivery {
         deferrals: delivery.deferrals.saturating_add(1),
-        no_slot_since_ms,
+        put_off: put_off.longer(why, tier),
         ..delivery
     };
     Turn::new(Some(Outgoing::delay(&context.topology, &deferred, tier)), record)
+}
+
+/// Put off for too long. A ping is not to be sent again.
+fn given_up(context: &Context, delivery: &Delivery, why: DeferReason) -> Turn {
+    if delivery.trigger == Trigger::Ping {
+        return cancelled(context, delivery, CancelReason::PingFailed);
+    }
+    let reason = match why {
+        DeferReason::NoSlot => DeadReason::NoSlot,
+        DeferReason::Fault | DeferReason::Database => DeadReason::Fault,
+    };
+    dead_untried(context, delivery, reason)
 }
 
 /// Dead without the attempt that was due.

@@ -19,7 +19,10 @@ fn delivery() -> Delivery {
         run: 2,
         attempt: 3,
         deferrals: 4,
-        no_slot_since_ms: Some(1_703_123_457_000),
+        put_off: PutOff {
+            no_slot_ms: 7_000,
+            fault_ms: 31_000,
+        },
         first_attempt_ms: Some(1_703_123_456_999),
         trigger: Trigger::Resend,
     }
@@ -38,6 +41,15 @@ fn received(outgoing: Outgoing) -> Message {
 
 /// A message as the first release wrote it, header by header: every later release must read it.
 fn first_release() -> Message {
+    written(&[("magnetite-no-slot-since-ms", 1_703_123_457_000)])
+}
+
+/// A message as it has been written since durations travel instead of moments: every later release must read it.
+fn with_durations() -> Message {
+    written(&[("magnetite-no-slot-ms", 7_000), ("magnetite-fault-ms", 31_000)])
+}
+
+fn written(waits: &[(&str, i64)]) -> Message {
     let mut headers = FieldTable::default();
     for (name, value) in [
         ("magnetite-endpoint", text("ep_1")),
@@ -48,10 +60,6 @@ fn first_release() -> Message {
             "magnetite-first-attempt-ms",
             AMQPValue::LongLongInt(1_703_123_456_999),
         ),
-        (
-            "magnetite-no-slot-since-ms",
-            AMQPValue::LongLongInt(1_703_123_457_000),
-        ),
         ("magnetite-trigger", text("resend")),
         (
             "traceparent",
@@ -59,6 +67,9 @@ fn first_release() -> Message {
         ),
     ] {
         headers.insert(name.into(), value);
+    }
+    for (name, ms) in waits {
+        headers.insert((*name).into(), AMQPValue::LongLongInt(*ms));
     }
     let properties = BasicProperties::default()
         .with_delivery_mode(2)
@@ -86,14 +97,23 @@ fn with_header(name: &str, value: Option<AMQPValue>) -> Message {
 }
 
 #[test]
-fn a_waiting_delivery_is_written_as_in_the_first_release_and_read_back_whole() {
+fn what_the_first_release_wrote_is_read_and_its_moment_is_no_duration() {
+    let expected = Delivery {
+        put_off: PutOff::default(),
+        ..delivery()
+    };
+    assert_eq!(first_release().delivery().unwrap(), expected);
+}
+
+#[test]
+fn a_waiting_delivery_is_written_with_durations_and_read_back_whole() {
     let outgoing = Outgoing::delay(&topology(), &delivery(), Duration::from_secs(1));
     assert_eq!(
         (outgoing.exchange.as_str(), outgoing.routing_key.as_str()),
         ("", "magnetite.delay.1000")
     );
     let message = received(outgoing);
-    assert_eq!(message, first_release());
+    assert_eq!(message, with_durations());
     assert_eq!(message.delivery().unwrap(), delivery());
 }
 
@@ -104,7 +124,7 @@ fn a_due_delivery_goes_through_the_deliveries_exchange() {
         (outgoing.exchange.as_str(), outgoing.routing_key.as_str()),
         ("magnetite.deliveries", "due")
     );
-    assert_eq!(received(outgoing), first_release());
+    assert_eq!(received(outgoing), with_durations());
 }
 
 #[test]
@@ -112,7 +132,8 @@ fn what_was_not_set_is_not_written() {
     let first = Delivery::first(Arc::clone(&delivery().event), EndpointId::new("ep_1"));
     let message = received(Outgoing::due(&topology(), &first));
     assert_eq!(message.header(FIRST_ATTEMPT_MS), None);
-    assert_eq!(message.header(NO_SLOT_SINCE_MS), None);
+    assert_eq!(message.header(NO_SLOT_MS), None);
+    assert_eq!(message.header(FAULT_MS), None);
     assert_eq!(message.delivery().unwrap(), first);
 }
 
@@ -288,11 +309,11 @@ proptest! {
     #[test]
     fn every_delivery_survives_the_wire(
         run in 0..COUNTER_MAX, attempt in 1..COUNTER_MAX, deferrals in 0..COUNTER_MAX,
-        first in prop::option::of(0..u64::MAX / 2), since in prop::option::of(0..u64::MAX / 2),
+        first in prop::option::of(0..u64::MAX / 2), no_slot_ms in 0..u64::MAX / 2, fault_ms in 0..u64::MAX / 2,
         endpoint in "[ -~]{1,100}",
     ) {
         let sent = Delivery {
-            run, attempt, deferrals, first_attempt_ms: first, no_slot_since_ms: since,
+            run, attempt, deferrals, first_attempt_ms: first, put_off: PutOff { no_slot_ms, fault_ms },
             endpoint_id: EndpointId::new(endpoint), ..delivery()
         };
         let read = received(Outgoing::due(&topology(), &sent)).delivery().unwrap();
@@ -301,7 +322,7 @@ proptest! {
 
     #[test]
     fn no_header_value_makes_the_reader_panic(number in any::<i64>(), bytes in prop::collection::vec(any::<u8>(), 0..50)) {
-        for name in [ENDPOINT, RUN, ATTEMPT, DEFERRALS, TRIGGER, FIRST_ATTEMPT_MS, NO_SLOT_SINCE_MS, TRACEPARENT] {
+        for name in [ENDPOINT, RUN, ATTEMPT, DEFERRALS, TRIGGER, FIRST_ATTEMPT_MS, NO_SLOT_MS, FAULT_MS, NO_SLOT_SINCE_MS, TRACEPARENT] {
             let _ = with_header(name, Some(AMQPValue::LongLongInt(number))).delivery();
             let _ = with_header(name, Some(AMQPValue::LongString(bytes.as_slice().into()))).delivery();
         }

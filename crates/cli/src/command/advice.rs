@@ -34,6 +34,7 @@ pub(super) fn on_failure(kind: FailureKind) -> Cow<'static, str> {
     let text = match kind {
         FailureKind::BadUrl => "correct the URL",
         FailureKind::NameNotFound => "correct the host in the URL, or its DNS records",
+        FailureKind::NameServerFailed => "mend the name servers of the host in the URL",
         FailureKind::AddressRefused => {
             "use a public address; the operator can allow another with `egress.allow`"
         }

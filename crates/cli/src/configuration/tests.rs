@@ -241,6 +241,11 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     ),
     ("fanout.inline_max = 1025", "fanout.inline_max", "from 0 to 1024"),
     ("defer.age_max = \"25h\"", "defer.age_max", "from 1s to 24h"),
+    (
+        "defer.fault_age_max = \"31d\"",
+        "defer.fault_age_max",
+        "from 1s to 30d",
+    ),
     ("shutdown.deadline = \"2h\"", "shutdown.deadline", "from 0s to 1h"),
     (
         "registry.refresh = \"1ms\"",

@@ -1,6 +1,8 @@
 //! What name servers do.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use egress::{Class, Config, Egress, Fault, Refusal};
@@ -66,6 +68,83 @@ async fn a_name_server_that_fails_is_our_fault() {
         "{fault:?}"
     );
     assert!(!format!("{fault:?}").contains("secret"));
+}
+
+/// How an attempt fails at a name that name servers have this for, while they know of no other.
+async fn failure_at_one(trouble: Reply) -> webhook::Failure {
+    let names = NameServer::start(move |name, _| match name {
+        "broken.example.com." => trouble.clone(),
+        _ => Reply::NoName,
+    })
+    .await;
+    failure(&names.egress(), "https://broken.example.com/secret").await
+}
+
+#[tokio::test]
+async fn name_servers_that_fail_for_one_name_alone_are_the_endpoints_failure() {
+    let begun = Instant::now();
+    for trouble in [Reply::ServerFailure, Reply::Silence] {
+        let failure = failure_at_one(trouble.clone()).await;
+        assert_eq!(
+            (failure.kind, failure.phase),
+            (FailureKind::NameServerFailed, Phase::Resolve),
+            "{trouble:?}"
+        );
+        assert!(
+            failure.detail.contains("broken.example.com"),
+            "{}",
+            failure.detail
+        );
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_name_that_was_answered_before_is_evidence_as_long_as_it_is_answered() {
+    let all_fail = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&all_fail);
+    let names = NameServer::start(move |name, _| match name {
+        "hooks.example.com." if !told.load(SeqCst) => Reply::Addresses(ips(&["127.0.0.1"])),
+        _ => Reply::ServerFailure,
+    })
+    .await;
+    let (egress, broken) = (names.egress(), "https://broken.example.org/secret");
+    assert!(
+        matches!(post(&egress, broken).await, Err(Fault::Resolver { .. })),
+        "no evidence"
+    );
+    answer(&egress, &named(&responder(OK).await, "hooks.example.com")).await;
+    let failed = failure(&egress, broken).await;
+    assert_eq!(failed.kind, FailureKind::NameServerFailed);
+    all_fail.store(true, SeqCst);
+    // From then on the evidence is old: whatever the cache has, the name is asked for again.
+    assert!(
+        matches!(post(&egress, broken).await, Err(Fault::Resolver { .. })),
+        "old evidence"
+    );
+}
+
+#[tokio::test]
+async fn a_missing_route_is_the_endpoints_failure_if_others_are_there() {
+    // No connection can be made to the broadcast address, and the routing table says so.
+    let config = Config {
+        allow: ["127.0.0.0/8", "255.255.255.255/32"]
+            .map(|network| network.parse().expect("a network"))
+            .to_vec(),
+        ..config()
+    };
+    let (egress, url) = (
+        Egress::new(&config).expect("an egress"),
+        "http://255.255.255.255:9/secret",
+    );
+    let fault = post(&egress, url).await.expect_err("without evidence it is ours");
+    assert!(matches!(fault, Fault::NoRoute { .. }), "{fault:?}");
+    answer(&egress, &responder(OK).await).await;
+    let failure = failure(&egress, url).await;
+    assert_eq!(
+        (failure.kind, failure.phase),
+        (FailureKind::ConnectionRefused, Phase::Connect)
+    );
 }
 
 #[tokio::test]

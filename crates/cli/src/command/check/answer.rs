@@ -102,6 +102,7 @@ fn reach(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::BadUrl => "correct the URL",
         FailureKind::NameNotFound => "is the name spelled right, and in the public DNS?",
+        FailureKind::NameServerFailed => "mend the name servers of its domain: they fail or do not answer",
         FailureKind::AddressRefused => "give the endpoint a public address",
         FailureKind::ConnectionRefused => "is the server running, and open to the internet at this port?",
         FailureKind::ConnectionReset => {

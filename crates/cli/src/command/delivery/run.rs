@@ -139,6 +139,7 @@ fn why_dead(reason: &str, attempts: u32) -> String {
             "endpoint_disabled, it came due while the endpoint was disabled".to_owned()
         }
         Ok(DeadReason::NoSlot) => "no_slot, the endpoint took no more requests for too long".to_owned(),
+        Ok(DeadReason::Fault) => "fault, faults of ours kept it from being attempted for too long".to_owned(),
         Err(_) if reason == "lost" => "lost, it stood in no queue any more".to_owned(),
         Err(_) => printable(reason).into_owned(),
     }

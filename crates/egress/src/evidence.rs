@@ -1,0 +1,190 @@
+//! Whose trouble it is when a name or an address cannot be reached: the endpoint's, or ours.
+//!
+//! A name server that does not answer about a name, and a routing table without a way to an address, look the same
+//! whether they fail for everything or for this endpoint alone. The second is the endpoint's failure and spends an
+//! attempt, since it would otherwise be put off for as long as it lasts. So others are looked at in the moment of the
+//! failure, not earlier, and without a cache: evidence that is older than the failure proves nothing about it.
+//!
+//! - **Names**: the failed name is asked once more, together with up to three names that were answered before and a
+//!   name that does not exist in the same top-level domain. If one of those is answered, if only by "no such name",
+//!   and the failed one fails again, its own name servers are what fails.
+//! - **Routes**: if there are addresses that were connected to before, and the routing table has a way to all of
+//!   them, the missing one is the endpoint's: most often its name has IPv6 addresses only, and this machine has no
+//!   IPv6. If one of them has lost its way as well, the network is what fails.
+//!
+//! Without evidence the trouble is ours. Nothing but the configured name servers is asked, and nothing is sent elsewhere.
+
+use std::borrow::Borrow;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hickory_resolver::TokioResolver;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::lookup::{LookupError, addresses_of};
+
+/// How many of the latest names and addresses are remembered.
+const REMEMBERED_MAX: usize = 8;
+/// How many of the names are asked about.
+const ASKED_MAX: usize = 3;
+/// How many failures are looked into at once. Those beyond are without evidence: when so many fail together, it is ours as a rule.
+const AT_ONCE_MAX: usize = 16;
+
+/// The latest few, each once.
+#[derive(Debug)]
+struct Latest<T>(Mutex<VecDeque<T>>);
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone + PartialEq> Latest<T> {
+    fn note<B>(&self, latest: &B)
+    where
+        T: Borrow<B>,
+        B: ?Sized + PartialEq + ToOwned<Owned = T>,
+    {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_latest = |known: &T| known.borrow() == latest;
+        if all.front().is_some_and(is_latest) {
+            return;
+        }
+        all.retain(|known| !is_latest(known));
+        all.push_front(latest.to_owned());
+        all.truncate(REMEMBERED_MAX);
+    }
+
+    fn other_than(&self, one: &T) -> Vec<T> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|known| *known != one).cloned().collect()
+    }
+}
+
+/// What is known of name servers.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// The same name servers, each asked once, without a cache or a hosts file.
+    asking: TokioResolver,
+    answered: Latest<String>,
+    permits: Semaphore,
+}
+
+impl Names {
+    pub(crate) fn new(asking: TokioResolver) -> Self {
+        Self {
+            asking,
+            answered: Latest::default(),
+            permits: Semaphore::new(AT_ONCE_MAX),
+        }
+    }
+
+    /// A name server gave an answer about this name.
+    pub(crate) fn answered(&self, host: &str) {
+        self.answered.note(host);
+    }
+
+    /// Whether this name, which could not be looked up, fails alone. Takes 2 s at most for one without a search list.
+    pub(crate) async fn fails_alone(&self, host: &str) -> bool {
+        let Ok(_permit) = self.permits.try_acquire() else {
+            return false;
+        };
+        let failing = async {
+            let asked = addresses_of(&self.asking, host).await;
+            asked.is_err_and(|error| !error.is_answer())
+        };
+        let (fails, others_work) = tokio::join!(failing, self.others_are_answered(host));
+        fails && others_work
+    }
+
+    async fn others_are_answered(&self, host: &str) -> bool {
+        let mut asking = JoinSet::new();
+        let others = self.answered.other_than(&host.to_owned()).into_iter();
+        for other in others.take(ASKED_MAX).chain([nonexistent(host)]) {
+            let resolver = self.asking.clone();
+            asking.spawn(async move {
+                let asked = addresses_of(&resolver, &other).await;
+                asked.map_or_else(|error| error.is_answer(), |_| true)
+            });
+        }
+        while let Some(asked) = asking.join_next().await {
+            if asked.unwrap_or(false) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// A name that nothing has, in the top-level domain of another.
+fn nonexistent(host: &str) -> String {
+    let random = RandomState::new().build_hasher().finish();
+    match host.rsplit_once('.') {
+        Some((_, top)) => format!("{random:016x}.{top}"),
+        None => format!("{random:016x}"),
+    }
+}
+
+/// What is known of the network. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Routes {
+    reached: Arc<Latest<IpAddr>>,
+}
+
+impl Routes {
+    /// A connection to this address was made.
+    pub(crate) fn reached(&self, address: IpAddr) {
+        self.reached.note(&address);
+    }
+
+    /// Whether the way to this address, which is missing, is missing alone.
+    pub(crate) fn fails_alone(&self, address: IpAddr, has_route: impl Fn(IpAddr) -> bool) -> bool {
+        let others = self.reached.other_than(&address);
+        !others.is_empty() && others.into_iter().all(has_route)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn an_address_is_unreachable_alone_if_all_others_still_have_a_way() {
+        let routes = Routes::default();
+        let (missing, first, second) = (ip("2001:db8::1"), ip("192.0.2.1"), ip("198.51.100.1"));
+        assert!(!routes.fails_alone(missing, |_| true), "no evidence");
+        routes.reached(missing);
+        assert!(!routes.fails_alone(missing, |_| true), "none of another");
+        routes.reached(first);
+        routes.reached(second);
+        assert!(routes.fails_alone(missing, |_| true));
+        assert!(!routes.fails_alone(missing, |other| other == first));
+        assert!(!routes.fails_alone(missing, |_| false));
+    }
+
+    #[test]
+    fn only_the_latest_are_remembered_and_each_once() {
+        let names = Latest::<String>::default();
+        for number in [1, 2, 2, 1, 3, 4, 5, 6, 7, 8, 9, 9] {
+            names.note(format!("{number}.example").as_str());
+        }
+        let kept = names.other_than(&"5.example".to_owned());
+        let expected = ["9", "8", "7", "6", "4", "3", "1"].map(|number| format!("{number}.example"));
+        assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn the_name_that_does_not_exist_is_of_the_same_top_level_domain() {
+        assert!(nonexistent("hooks.example.com").ends_with(".com"));
+        assert_eq!(nonexistent("hooks.example.com").matches('.').count(), 1);
+        assert!(!nonexistent("receiver").contains('.'));
+    }
+}
