@@ -101,11 +101,16 @@ impl Role {
         self.child.kill().await.unwrap();
     }
 
+    /// Sends a signal, such as `STOP` or `CONT`.
+    pub async fn signal(&self, name: &str) {
+        let (signal, pid) = (format!("-{name}"), self.pid().to_string());
+        let sent = Command::new("kill").args([&signal, &pid]).status().await.unwrap();
+        assert!(sent.success(), "kill {signal} {pid}");
+    }
+
     /// SIGTERM, and waits for the end; returns whether the exit code was 0.
     pub async fn terminate(mut self) -> bool {
-        let pid = self.pid().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
-        assert!(sent.success(), "kill -TERM {pid}");
+        self.signal("TERM").await;
         self.child.wait().await.unwrap().success()
     }
 }

@@ -234,7 +234,12 @@ async fn a_moment_of_another_hosts_clock_makes_no_delivery_dead() {
         .with_headers(headers);
     installation
         .amqp()
-        .publish_to("deliveries", "due", event("org_1", "second").as_bytes(), properties)
+        .publish_to(
+            "deliveries",
+            "due",
+            event("org_1", "second").as_bytes(),
+            properties,
+        )
         .await;
     wait_for("it waits, or is attempted", SOON, || async {
         let put_off = worker.metric("magnetite_deferrals_total", "no_slot").await;
@@ -249,6 +254,51 @@ async fn a_moment_of_another_hosts_clock_makes_no_delivery_dead() {
     .await;
     receiver.release();
     wait_until("both are delivered", SOON, || receiver.accepted() == 2).await;
+    assert!(worker.terminate().await);
+    installation.delete().await;
+}
+
+/// Attempts have 2 s; the endpoint answers after 1 s, or would have, to a worker that stands still for most of that time, or for
+/// longer. Only what failed is made again, and under the same number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_stopped_and_goes_on_charges_nothing() {
+    const EVENTS: usize = 40;
+    let mut installation = Installation::with_delays("stopped", &DELAYS_MS).await;
+    installation.set("MAGNETITE_EGRESS__ATTEMPT_TIMEOUT", "2s");
+    let receiver = Receiver::new(|_, _| Answer::Late(Duration::from_secs(1), 200)).await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let worker = installation.worker().await;
+    let mut published = 0;
+    for stop in [Duration::from_millis(1800), Duration::from_millis(3500)] {
+        let events: Vec<_> = (0..EVENTS)
+            .map(|number| event("org_1", &(published + number).to_string()))
+            .collect();
+        let seen = receiver.count();
+        installation.amqp().publish(&events).await;
+        published += EVENTS;
+        wait_until("all of them are asked", SOON, || {
+            receiver.count() >= seen + EVENTS
+        })
+        .await;
+        worker.signal("STOP").await;
+        let stopped = Instant::now();
+        wait_until("it has stood still", SOON, || stopped.elapsed() >= stop).await;
+        worker.signal("CONT").await;
+        wait_until("all are delivered", SOON, || receiver.distinct() == published).await;
+        installation.wait_until_drained(SOON).await;
+    }
+    for (delivery, attempts) in receiver.attempts() {
+        assert!(
+            attempts.iter().all(|number| *number == 1),
+            "{delivery}: attempts {attempts:?}"
+        );
+    }
+    let retried = worker.metric("magnetite_attempts_total", "retry").await;
+    assert!(retried < 1.0, "{retried} attempts were charged");
+    assert!(
+        deferrals(&worker).await > 0,
+        "every answer came in time: the test proves nothing"
+    );
     assert!(worker.terminate().await);
     installation.delete().await;
 }

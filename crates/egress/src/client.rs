@@ -208,6 +208,11 @@ impl Egress {
         })
     }
 
+    /// How long one attempt may take in all.
+    pub fn attempt_timeout(&self) -> Duration {
+        self.attempt_timeout
+    }
+
     /// Which addresses may be reached.
     pub fn policy(&self) -> &Policy {
         &self.policy

@@ -98,6 +98,21 @@ impl AttemptResult {
         matches!(self.status(), Some(200..=299))
     }
 
+    /// Whether a sender that did not run for a while may have caused this: time ran out, or the other side gave up waiting and
+    /// ended the connection, or its stream, or answered that it did.
+    pub fn may_be_a_stalled_senders(&self) -> bool {
+        match self {
+            Self::Answered(answer) => answer.status == 408,
+            Self::Failed(failure) => matches!(
+                failure.kind,
+                FailureKind::Timeout
+                    | FailureKind::ConnectionReset
+                    | FailureKind::Protocol
+                    | FailureKind::NameServerFailed
+            ),
+        }
+    }
+
     /// Whether the endpoint refused the request as one that it cannot trust: 401, as the contract's samples answer to a wrong
     /// signature, or 403.
     pub fn is_unauthorized(&self) -> bool {

@@ -1,14 +1,22 @@
 //! One request to one endpoint.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, Instant, SystemTime},
+};
 
 use broker::Outgoing;
-use webhook::{AttemptResult, DeferReason, Delivery, DeliveryId, EndpointId, Outcome, Signatures};
+use webhook::{
+    AttemptResult, DeferReason, Delivery, DeliveryId, EndpointId, FailureKind, Outcome, Signatures,
+};
 
 use crate::{
     Context, admission::Slot, display_chain, now_ms, outcome, registry::Registered, settlement::Turn,
     signing::Signer,
 };
+
+/// A deadline that is seen so much later was missed by a process that did not run.
+const SEEN_LATE_MIN: Duration = Duration::from_secs(1);
 
 /// Makes the delivery's next attempt, if the endpoint has a slot free. Returns the message that has to be published before
 /// the delivery's own message may be acked, none when it was delivered; and what there is to record.
@@ -50,12 +58,9 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
         }
         // Whether the endpoint got it is not known, so it is not charged.
         Err(Unanswered::GivenUp) => Outgoing::due(&context.topology, &delivery).into(),
-        Err(Unanswered::Fault(fault)) => {
+        Err(fault) => {
             drop(slot);
-            tracing::warn!(
-                delivery.id = %id, error = display_chain(&fault),
-                "no attempt could be made; the endpoint is not charged"
-            );
+            tracing::warn!(delivery.id = %id, error = fault.to_string(), "the endpoint is not charged");
             outcome::defer(context, delivery, DeferReason::Fault, began.elapsed())
         }
     };
@@ -75,6 +80,18 @@ enum Unanswered {
     GivenUp,
     /// It could not be sent.
     Fault(egress::Fault),
+    /// It failed, and this process did not run for a while meanwhile: the endpoint may have answered in time.
+    Stalled(AttemptResult),
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GivenUp => f.write_str("the worker shuts down"),
+            Self::Fault(fault) => f.write_str(&display_chain(fault)),
+            Self::Stalled(result) => write!(f, "this process did not run for a while meanwhile: {result}"),
+        }
+    }
 }
 
 impl Answered {
@@ -101,12 +118,25 @@ async fn request(
     };
     if result.is_success() {
         signer.accepted();
+    } else if stalled(context, &result, began) {
+        return Err(Unanswered::Stalled(result));
     }
     Ok(Answered {
         result,
         began_ms,
         took: began.elapsed(),
     })
+}
+
+/// Whether a failure may be of our own making: this process did not run all the time since the attempt began, or the deadline was
+/// seen long after it had passed.
+fn stalled(context: &Context, result: &AttemptResult, began: Instant) -> bool {
+    let seen_late = || {
+        let is_timeout =
+            matches!(result, AttemptResult::Failed(failure) if failure.kind == FailureKind::Timeout);
+        is_timeout && began.elapsed() > context.egress.attempt_timeout() + SEEN_LATE_MIN
+    };
+    result.may_be_a_stalled_senders() && (context.pulse.stalled_since(began) || seen_late())
 }
 
 /// A slot, or none when the delivery is to be deferred. While the broker is away or takes no publishes nothing can be deferred,

@@ -26,7 +26,8 @@
 //! - What was settled is recorded before the ack, or counted in a gap that is recorded later: the journal holds up nothing.
 //! - No step between a message and its attempt waits for the database, except for a due delivery whose endpoint is not
 //!   known here.
-//! - Our own faults (no descriptor, no name server, no database, shutdown) put a delivery off and spend no attempt.
+//! - Our own faults (no descriptor, no name server, no database, shutdown, a process that did not run) put a delivery off and
+//!   spend no attempt.
 //! - A panic in the work on one message quarantines that message and nothing else.
 //! - Memory is bounded by the prefetch of the two queues, the registry's bound and `recall`'s capacity.
 //!
@@ -43,6 +44,7 @@ mod intake;
 mod fanout;
 mod due;
 mod admission;
+mod pulse;
 mod attempt;
 mod outcome;
 mod settlement;
@@ -67,8 +69,8 @@ pub use config::Config;
 use webhook::journal::Record;
 
 use crate::{
-    admission::Admission, gone::Gone, intake::Intake, journal::Journal, meters::Meters, recall::Recall,
-    registry::Registry,
+    admission::Admission, gone::Gone, intake::Intake, journal::Journal, meters::Meters, pulse::Pulse,
+    recall::Recall, registry::Registry,
 };
 
 /// What a worker works with.
@@ -109,6 +111,7 @@ struct Context {
     publishing: Link,
     gone: Gone,
     meters: Meters,
+    pulse: Pulse,
     /// Cancelled when nothing new is to be taken.
     stop: CancellationToken,
     /// Cancelled when attempts in flight have to be given up.
@@ -162,11 +165,13 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         publishing: publishing.clone(),
         gone: Gone::default(),
         meters: Meters::new(),
+        pulse: Pulse::new(),
         stop: stop.clone(),
         abort: CancellationToken::new(),
         config,
     });
     let mut following = tokio::spawn(refresh(Arc::clone(&context), links.clone()));
+    background.spawn(tick(Arc::clone(&context), links.clone()));
     background.spawn(record_gone(Arc::clone(&context), links.clone()));
     background.spawn(warn_of_expiry(Arc::clone(&context), links.clone()));
     let (consumed, consumes) = watch::channel([false; SOURCES.len()]);
@@ -300,6 +305,10 @@ async fn refresh(context: Arc<Context>, stop: CancellationToken) -> Option<store
     let every = context.config.registry_refresh;
     stop.run_until_cancelled(context.registry.follow(&context.store, every))
         .await
+}
+
+async fn tick(context: Arc<Context>, stop: CancellationToken) {
+    stop.run_until_cancelled(context.pulse.run()).await;
 }
 
 async fn record_gone(context: Arc<Context>, stop: CancellationToken) {

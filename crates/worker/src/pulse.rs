@@ -1,0 +1,184 @@
+//! Whether this process ran all the time.
+//!
+//! A worker that was stopped, suspended or starved for seconds finds its attempts past their deadline, and connections that
+//! endpoints have closed meanwhile, although they answered in time. A task that does nothing but tick shows it: it notes
+//! when it ticked last, and until when a gap of more than [`STALL_MIN`] lasted. A failed attempt that overlaps such a gap is
+//! not charged.
+//!
+//! Two clocks are looked at. The monotonic one goes on while the process is stopped (SIGSTOP, a debugger, swapping, a
+//! container that is throttled or frozen), and stands still while the whole machine is suspended; then the wall clock is ahead
+//! when it resumes, as soon as it has been set. It may also have been set for another reason: a failure that is not
+//! charged for that costs one more attempt and nothing else. What cannot be seen is a virtual machine that was paused and whose wall
+//! clock was not set afterwards.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often it ticks.
+const TICK: Duration = Duration::from_millis(100);
+/// A gap of this length is a stall: far more than a busy machine makes a task wait, and far less than an attempt takes.
+const STALL_MIN: Duration = Duration::from_secs(1);
+
+/// When this process ran.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    began: (Instant, SystemTime),
+    /// The last tick, by the monotonic and by the wall clock, in milliseconds since the beginning.
+    ticked_ms: AtomicU64,
+    ticked_wall_ms: AtomicU64,
+    /// When the last stall ended, in milliseconds since the beginning by the monotonic clock; 0 before any.
+    stalled_until_ms: AtomicU64,
+}
+
+/// One moment by both clocks.
+type Moment = (Instant, SystemTime);
+
+fn now() -> Moment {
+    (Instant::now(), SystemTime::now())
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Self {
+        Self::at(now())
+    }
+
+    fn at(began: Moment) -> Self {
+        Self {
+            began,
+            ticked_ms: AtomicU64::new(0),
+            ticked_wall_ms: AtomicU64::new(0),
+            stalled_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Ticks for ever.
+    pub(crate) async fn run(&self) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Some(gap) = self.tick(now()) {
+                metrics::counter!("magnetite_stalls_total").increment(1);
+                tracing::warn!(
+                    gap_ms = gap.as_millis() as u64,
+                    "this process did not run: stopped, suspended, or starved; attempts that failed meanwhile are not charged"
+                );
+            }
+        }
+    }
+
+    /// Whether this process did not run for a while at any time since `began`.
+    pub(crate) fn stalled_since(&self, began: Instant) -> bool {
+        self.stalled_between(began, now())
+    }
+
+    fn stalled_between(&self, began: Instant, now: Moment) -> bool {
+        // A task that was to run may do so before the one that ticks.
+        self.gap(now) >= STALL_MIN || self.stalled_until_ms.load(Ordering::Acquire) > self.since_began(began)
+    }
+
+    /// The gap that ends with this tick, if it is a stall.
+    fn tick(&self, now: Moment) -> Option<Duration> {
+        let gap = Some(self.gap(now)).filter(|gap| *gap >= STALL_MIN);
+        let (at_ms, wall_ms) = (self.since_began(now.0), self.wall_since_began(now.1));
+        if gap.is_some() {
+            self.stalled_until_ms.store(at_ms.max(1), Ordering::Release);
+        }
+        self.ticked_ms.store(at_ms, Ordering::Release);
+        self.ticked_wall_ms.store(wall_ms, Ordering::Release);
+        gap
+    }
+
+    /// How long ago the last tick was, by the clock that says more.
+    fn gap(&self, now: Moment) -> Duration {
+        let monotonic = self
+            .since_began(now.0)
+            .saturating_sub(self.ticked_ms.load(Ordering::Acquire));
+        let wall = self
+            .wall_since_began(now.1)
+            .saturating_sub(self.ticked_wall_ms.load(Ordering::Acquire));
+        Duration::from_millis(monotonic.max(wall))
+    }
+
+    fn since_began(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.began.0).as_millis() as u64
+    }
+
+    fn wall_since_began(&self, at: SystemTime) -> u64 {
+        at.duration_since(self.began.1).unwrap_or_default().as_millis() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn after((instant, wall): Moment, monotonic: Duration, by_wall: Duration) -> Moment {
+        (instant + monotonic, wall + by_wall)
+    }
+
+    /// Ticks regularly up to this second.
+    fn ran_for(began: Moment, seconds: u32) -> Pulse {
+        let pulse = Pulse::at(began);
+        for tick in 1..=seconds * 10 {
+            assert_eq!(pulse.tick(after(began, tick * TICK, tick * TICK)), None);
+        }
+        pulse
+    }
+
+    #[test]
+    fn a_process_that_ran_has_not_stalled() {
+        let began = now();
+        let pulse = ran_for(began, 60);
+        let at = after(began, 60 * SECOND, 60 * SECOND);
+        assert!(!pulse.stalled_between(began.0, at));
+    }
+
+    #[test]
+    fn a_stall_is_known_before_the_next_tick_and_after_it() {
+        let began = now();
+        let pulse = ran_for(began, 10);
+        let resumed = after(began, 15 * SECOND, 15 * SECOND);
+        for attempt_s in [0, 9, 12] {
+            assert!(
+                pulse.stalled_between(began.0 + attempt_s * SECOND, resumed),
+                "{attempt_s}"
+            );
+        }
+        assert_eq!(pulse.tick(resumed), Some(5 * SECOND));
+        let later = after(began, 15 * SECOND + TICK, 15 * SECOND + TICK);
+        pulse.tick(later);
+        assert!(pulse.stalled_between(began.0 + 9 * SECOND, later));
+        assert!(
+            !pulse.stalled_between(began.0 + 15 * SECOND, later),
+            "begun after it"
+        );
+    }
+
+    #[test]
+    fn a_machine_that_was_suspended_shows_it_by_the_wall_clock() {
+        let began = now();
+        let pulse = ran_for(began, 10);
+        let resumed = after(began, 10 * SECOND + TICK, 50 * SECOND);
+        assert!(pulse.stalled_between(began.0, resumed));
+        assert!(pulse.tick(resumed).is_some());
+        assert!(pulse.stalled_between(began.0 + 9 * SECOND, resumed));
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_is_no_stall() {
+        let began = now();
+        let pulse = ran_for(began, 10);
+        let back = after(began, 10 * SECOND + TICK, 2 * SECOND);
+        assert!(!pulse.stalled_between(began.0, back));
+        assert_eq!(pulse.tick(back), None);
+        let on = after(began, 10 * SECOND + 2 * TICK, 2 * SECOND + TICK);
+        assert_eq!(pulse.tick(on), None);
+    }
+}
