@@ -20,6 +20,7 @@ mod cluster;
 mod postgres;
 mod amqp;
 mod receiver;
+mod clocks;
 mod certificates;
 mod hostile;
 mod names;
@@ -36,6 +37,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use amqp::{Amqp, Found, due_headers};
 pub use api::{Answered, Api};
 pub use certificates::Certificates;
+pub use clocks::{CLOCK_TOLERANCE, has_passed, is_between, outside_ms};
 pub use cluster::Cluster;
 pub use confirms::{Confirms, Published, Strike};
 pub use hostile::{Hostile, Hostility, Visit};
@@ -50,6 +52,7 @@ pub use proxy::{Cut, Proxy, Way};
 pub use receiver::{Answer, Receipt, Receiver, Request};
 pub use role::{Role, memory_kib};
 pub use scale::{chance, is_long, report, scaled, seed};
+pub use script::root;
 pub use traced::{Socket, Trace};
 
 /// Polls `condition` until it holds.

@@ -45,6 +45,11 @@ impl Node {
         &self.url
     }
 
+    /// Where its files are; `deploy/local/broker.sh ctl` is given it.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// SIGKILL.
     pub async fn kill(&self) {
         SCRIPT.run("kill", self.directory.path(), &[]).await;

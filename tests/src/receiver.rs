@@ -266,6 +266,11 @@ impl Request {
         self.header("webhook-id").to_owned()
     }
 
+    /// Header `x-magnetite-delivery`.
+    pub fn delivery_id(&self) -> &str {
+        self.header("x-magnetite-delivery")
+    }
+
     /// Header `x-magnetite-attempt`.
     pub fn attempt(&self) -> u32 {
         self.header("x-magnetite-attempt").parse().unwrap()

@@ -34,7 +34,7 @@ impl Script {
 }
 
 /// The repository's directory.
-pub(crate) fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
     root.expect("the tests' directory has a parent").to_owned()
 }

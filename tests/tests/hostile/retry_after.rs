@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use e2e::{Answer, Certificates, Receiver, Request, event, wait_until};
+use e2e::{Answer, Certificates, Receiver, Request, event, has_passed, wait_until};
 
 use crate::{installation, register};
 
@@ -166,6 +166,6 @@ fn tier(gap: Duration) -> u64 {
     assert!(gap < Duration::from_secs(5), "{gap:?}");
     let passed = TIERS_MS
         .into_iter()
-        .rfind(|tier_ms| gap >= Duration::from_millis(*tier_ms));
+        .rfind(|tier_ms| has_passed(Duration::from_millis(*tier_ms), gap));
     passed.unwrap_or_else(|| panic!("an attempt came after {gap:?}, before any tier"))
 }

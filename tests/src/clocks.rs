@@ -1,0 +1,48 @@
+//! How well the clocks of several processes agree.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+/// How far apart the readings of two processes may be for the same moment. The system's clock is adjusted while they run, and the
+/// broker counts delays by it, while tests measure with the monotonic one.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
+
+/// Returns by how many milliseconds a moment lies outside of these, and 0 for one inside.
+pub fn outside_ms(moments_ms: &RangeInclusive<u64>, at_ms: u64) -> u64 {
+    let early_ms = moments_ms.start().saturating_sub(at_ms);
+    early_ms.max(at_ms.saturating_sub(*moments_ms.end()))
+}
+
+/// Whether a moment that another process noted lies between these, as far as the clocks can tell.
+pub fn is_between(moments_ms: &RangeInclusive<u64>, at_ms: u64) -> bool {
+    u128::from(outside_ms(moments_ms, at_ms)) <= CLOCK_TOLERANCE.as_millis()
+}
+
+/// Whether at least this much time has passed where another clock has measured `measured`.
+pub fn has_passed(least: Duration, measured: Duration) -> bool {
+    measured + CLOCK_TOLERANCE >= least
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_agree_up_to_their_tolerance() {
+        for (at_ms, outside) in [
+            (949, 51),
+            (950, 50),
+            (1000, 0),
+            (1003, 0),
+            (1005, 0),
+            (1055, 50),
+            (1056, 51),
+        ] {
+            let moments_ms = 1000..=1005;
+            assert_eq!(outside_ms(&moments_ms, at_ms), outside, "{at_ms}");
+            assert_eq!(is_between(&moments_ms, at_ms), outside <= 50, "{at_ms}");
+        }
+        let second = Duration::from_secs(1);
+        assert!(has_passed(second, Duration::from_millis(950)));
+        assert!(!has_passed(second, Duration::from_millis(949)));
+    }
+}
