@@ -24,6 +24,9 @@ pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement
     let pinged = pinged(context, &delivery);
     let (may_be_disabled, began) = (delivery.trigger == Trigger::Ping, Instant::now());
     let turn = match look_up(context, &delivery).await {
+        Found::Endpoint(registered) if !is_own(&delivery, &registered) => {
+            return reject(OTHER_ORGANIZATION, &foreign(&delivery, &registered));
+        }
         Found::Endpoint(registered) if registered.endpoint.disabled.is_some() && !may_be_disabled => {
             outcome::dead_untried(context, &delivery, DeadReason::EndpointDisabled)
         }
@@ -38,6 +41,22 @@ pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement
         Found::Unavailable => outcome::defer(context, delivery, DeferReason::Database, began.elapsed()),
     };
     turn.after(pinged).into()
+}
+
+/// Why a delivery is quarantined that brings an event to an endpoint of another organization.
+const OTHER_ORGANIZATION: &str = "other_organization";
+
+/// Whether the event is for the endpoint's organization, as every delivery is that a worker has written. Its project is not compared:
+/// an endpoint may be given another one while its deliveries wait.
+fn is_own(delivery: &Delivery, registered: &Registered) -> bool {
+    delivery.event.organization_id == registered.endpoint.organization_id
+}
+
+fn foreign(delivery: &Delivery, registered: &Registered) -> String {
+    format!(
+        "the event is of {} and the endpoint of {}; nothing was sent",
+        delivery.event.organization_id, registered.endpoint.organization_id
+    )
 }
 
 /// A ping was fanned out by whoever made it, to this one endpoint: nobody else records it.

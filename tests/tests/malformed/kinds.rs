@@ -320,5 +320,18 @@ fn deliveries(endpoint: &Endpoint) -> Vec<Kind> {
             "database",
             good().with_header("magnetite-endpoint", Some(text("ep_never"))),
         ),
+        other(
+            "a delivery to another organization's endpoint",
+            "other_organization",
+            "org_2",
+            Sent::delivery(event("org_2", "lead_1"), endpoint),
+        ),
+        other(
+            "a ping of another organization's endpoint",
+            "other_organization",
+            "org_2",
+            Sent::delivery(event("org_2", "lead_1"), endpoint)
+                .with_header("magnetite-trigger", Some(text("ping"))),
+        ),
     ]
 }
