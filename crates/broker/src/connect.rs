@@ -1,4 +1,4 @@
-//! One try to connect.
+//! One try to connect, over a stream that is screened.
 //!
 //! lapin gives a connection a thread, which waits for the broker as long as the socket is open, also when nobody waits for the
 //! connection any more. A node that hangs accepts connections and never answers: each try would leave a thread and a socket
@@ -18,6 +18,8 @@ use lapin::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::screen::{self, Screened, ScreenedRuntime};
+
 /// Connects and logs in, however long it takes.
 ///
 /// # Cancel safety
@@ -25,20 +27,21 @@ use tokio_util::sync::CancellationToken;
 pub(crate) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
     let waiting = Waiting(Attempt::default());
     let attempt = waiting.0.clone();
-    let runtime = lapin::runtime::default_runtime()?;
+    let tokio = lapin::runtime::default_runtime()?;
     let connecting = Connection::connector(
         uri,
-        runtime,
-        async move |uri: AMQPUri, runtime| {
+        screen::runtime(),
+        async move |uri: AMQPUri, _: ScreenedRuntime| {
             let tls = OwnedTLSConfig::default();
-            let opening = Box::pin(uri.connect_with_config_async(tls.as_ref(), &runtime));
+            let opening = Box::pin(uri.connect_with_config_async(tls.as_ref(), &tokio));
             let stream = attempt.unless_given_up(opening).await?;
             match &stream {
                 AsyncTcpStream::Plain(stream) => attempt.opened(stream.get_ref().as_fd())?,
                 AsyncTcpStream::Rustls(stream) => attempt.opened(stream.get_ref().0.get_ref().as_fd())?,
                 _ => return Err(io::Error::other("lapin opened a stream of an unknown kind").into()),
             }
-            Ok(stream)
+            let frame_max = uri.query.frame_max.unwrap_or_default();
+            Ok(AsyncTcpStream::Plain(Screened::new(stream, frame_max)))
         },
         properties,
     );

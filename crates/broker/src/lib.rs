@@ -22,6 +22,7 @@
 mod config;
 mod topology;
 mod message;
+mod screen;
 mod connect;
 mod link;
 mod publisher;

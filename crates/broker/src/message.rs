@@ -7,7 +7,7 @@
 //! | delivery that waits | queue `P.delay.MS` | the same bytes | delivery headers |
 //! | delivery in a worker's hands | queue `P.held.WORKER` | the same bytes | delivery headers |
 //! | dead letter | queue `P.dead` | the same bytes | delivery headers and those of [`DeadLetter`] |
-//! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-rejection`, `-reason`, `-detail`, `-source`, `-rejected-ms` |
+//! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-rejection`, `-reason`, `-detail`, `-source`, `-rejected-ms`; `magnetite-unreadable-properties` when the properties could not be read |
 //! | journal | queue `P.journal` | a batch of records | |
 //! | operation | exchange `P.operations`, key = its kind | a JSON object | |
 //!
@@ -36,7 +36,11 @@ use lapin::{
 };
 use webhook::{DeadReason, Delivery, EndpointId, Event, EventId, EventKind, PutOff, Rejection, Trigger};
 
-use crate::{Topology, topology::DUE_KEY};
+use crate::{
+    Topology,
+    screen::{RAW, UNREADABLE},
+    topology::DUE_KEY,
+};
 
 pub use ended::Rejected;
 
@@ -89,6 +93,9 @@ pub enum BadMessage {
     /// The body or the message id is not an event's.
     #[error(transparent)]
     Event(#[from] Rejection),
+    /// The properties cannot be read.
+    #[error("{0}, so its properties cannot be read")]
+    Unreadable(String),
     /// A delivery header is missing or not readable.
     #[error("header {name} is not {expected}")]
     Header {
@@ -119,6 +126,8 @@ const ATTEMPTS: &str = "magnetite-attempts";
 const LAST_STATUS: &str = "magnetite-last-status";
 const LAST_ERROR: &str = "magnetite-last-error";
 const DEAD_MS: &str = "magnetite-dead-ms";
+/// Why a message is rejected whose properties cannot be read.
+const UNREADABLE_REASON: &str = "unreadable_properties";
 const DELIVERY_HEADERS: [&str; 10] = [
     ENDPOINT,
     RUN,
@@ -150,6 +159,7 @@ impl BadMessage {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Event(rejection) => rejection.reason(),
+            Self::Unreadable(_) => UNREADABLE_REASON,
             Self::Header { .. } => "bad_header",
         }
     }
@@ -262,6 +272,9 @@ impl Outgoing {
                 headers.insert(name.clone(), value.clone());
             }
         }
+        if let Some(raw) = message.header(RAW) {
+            headers.insert(RAW.into(), raw.clone());
+        }
         headers.insert(REJECTION.into(), text(id));
         headers.insert(REASON.into(), text(reason));
         headers.insert(DETAIL.into(), text(detail));
@@ -362,6 +375,7 @@ impl Message {
     /// # Errors
     /// When it is not a valid event.
     pub fn event(&self) -> Result<Event, BadMessage> {
+        self.readable()?;
         let body = self.body.clone();
         Ok(Event::from_message(self.message_id(), self.traceparent(), body)?)
     }
@@ -372,6 +386,7 @@ impl Message {
     /// When the event is not valid, or a delivery header is missing or out of bounds; also when the trigger says that it is a ping and
     /// the event is none, or the other way round.
     pub fn delivery(&self) -> Result<Delivery, BadMessage> {
+        self.readable()?;
         let endpoint_id = self.text(ENDPOINT).filter(|id| !id.is_empty());
         let trigger = self.text(TRIGGER).and_then(|name| name.parse::<Trigger>().ok());
         let attempt = self.counter(ATTEMPT)?;
@@ -413,6 +428,12 @@ impl Message {
         for name in [RUN, ATTEMPT, DEFERRALS] {
             self.number(name).hash(state);
         }
+    }
+
+    /// Whether the properties are those that were published, and not what stands for some that cannot be read.
+    fn readable(&self) -> Result<(), BadMessage> {
+        self.text(UNREADABLE)
+            .map_or(Ok(()), |what| Err(BadMessage::Unreadable(what)))
     }
 
     fn message_id(&self) -> Option<&str> {

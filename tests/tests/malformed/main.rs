@@ -6,6 +6,7 @@
 )]
 
 mod kinds;
+mod unreadable;
 
 use std::{collections::HashMap, time::Duration};
 

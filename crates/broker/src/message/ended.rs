@@ -12,7 +12,7 @@ use super::{
     ATTEMPTS, BadMessage, DEAD_MS, DELIVERY_HEADERS, DETAIL, DUE_KEY, DeadLetter, LAST_ERROR, LAST_STATUS,
     Message, Outgoing, REASON, REJECTED_MS, REJECTION, SOURCE, is_long, number, text,
 };
-use crate::Topology;
+use crate::{Topology, screen::RAW};
 
 /// A message that stands in the queue of rejected ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,8 @@ pub struct Rejected {
     pub message_id: Option<String>,
     /// The property `type`, as it came.
     pub event_type: Option<String>,
-    /// The delivery headers that it came with: a flat JSON object of texts and numbers.
+    /// The delivery headers that it came with: a flat JSON object of texts and numbers. Property bytes that could not be read are in
+    /// it as well, in hexadecimal digits, as `magnetite-unreadable-properties`.
     pub headers: String,
     /// As it came.
     pub body: Bytes,
@@ -43,6 +44,7 @@ impl Message {
     /// # Errors
     /// When it is not a delivery, or does not say why and when it died.
     pub fn dead_letter(&self) -> Result<(Delivery, DeadLetter), BadMessage> {
+        self.readable()?;
         let reason = self.text(REASON).and_then(|reason| reason.parse().ok());
         let dead_ms = self.number(DEAD_MS).and_then(|ms| u64::try_from(ms).ok());
         let bad = |name, expected| BadMessage::Header { name, expected };
@@ -80,10 +82,12 @@ impl Message {
             reason: self
                 .text(REASON)
                 .or_else(|| self.text("x-first-death-reason"))
+                .or_else(|| self.readable().err().map(|bad| bad.reason().to_owned()))
                 .unwrap_or_else(|| "unknown".to_owned()),
             detail: self.text(DETAIL).unwrap_or_else(|| {
+                let unreadable = self.readable().err().map(|bad| bad.to_string());
                 if moved_by_us || from.is_empty() {
-                    String::new()
+                    unreadable.unwrap_or_default()
                 } else {
                     format!("moved here by RabbitMQ, out of {from}")
                 }
@@ -121,6 +125,9 @@ impl Message {
                 json.insert(name.to_owned(), number.into());
             }
         }
+        if let Some(AMQPValue::LongString(raw)) = self.header(RAW) {
+            json.insert(RAW.to_owned(), hex::encode(raw.as_bytes()).into());
+        }
         Value::Object(json).to_string()
     }
 }
@@ -133,7 +140,7 @@ impl Outgoing {
             return None;
         };
         let mut headers = FieldTable::default();
-        for (name, value) in &stored {
+        for (name, value) in stored.iter().filter(|(name, _)| *name != RAW) {
             let value = match value {
                 Value::String(string) => text(string),
                 Value::Number(value) => number(value.as_i64()?),

@@ -104,8 +104,15 @@ impl Auditor<'_> {
             late_ms: self.late.as_millis() as u64,
         };
         let audit = self.store.audit(self.since_ms, now_ms, limits).await?;
+        let rejected = self.store.count_rejected(self.since_ms, now_ms).await?;
         let queues = before.max(self.queues().await?);
-        Ok(Verdict::new(audit, queues, (self.since_ms, now_ms), self.late))
+        Ok(Verdict::new(
+            audit,
+            rejected,
+            queues,
+            (self.since_ms, now_ms),
+            self.late,
+        ))
     }
 
     async fn queues(&self) -> anyhow::Result<Queues> {

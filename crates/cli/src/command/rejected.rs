@@ -119,6 +119,14 @@ impl Listed<6> for Rejected {
     }
 }
 
+/// Counts of rejected messages in words: `not_json 2, too_large 1`.
+pub(super) fn by_reason(counts: &[(String, u64)]) -> String {
+    let counts = counts
+        .iter()
+        .map(|(reason, count)| format!("{} {count}", output::printable(reason)));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
 fn redriven(rejected: &Rejected) -> String {
     rejected
         .redriven_ms

@@ -83,6 +83,8 @@ macro_rules! select {
     };
 }
 
+const COUNT_BY_REASON: &str = "SELECT reason, COUNT(*) AS messages FROM rejected WHERE rejected_ms >= $1 AND rejected_ms < $2 \
+     AND redriven_ms IS NULL GROUP BY reason ORDER BY COUNT(*) DESC, reason";
 const MARK_REDRIVEN: &str = "UPDATE rejected SET redriven_ms = $2 WHERE id = $1 AND redriven_ms IS NULL";
 
 impl Store {
@@ -118,6 +120,19 @@ impl Store {
         }
         select.push_with(" ORDER BY r.rejected_ms DESC, r.id DESC LIMIT ", limit.into());
         self.fetch(&Operation::ListRejected, select, read).await
+    }
+
+    /// How many messages were rejected from `since_ms` until before `until_ms` and not redriven yet, for each reason; most first.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn count_rejected(&self, since_ms: u64, until_ms: u64) -> Result<Vec<(String, u64)>, Error> {
+        let select = Statement::with(COUNT_BY_REASON, [since_ms.into(), until_ms.into()]);
+        self.fetch(&Operation::ListRejected, select, |row| {
+            Ok((row.text("reason")?, row.number("messages")?))
+        })
+        .await
     }
 
     /// One rejected message, if it is known.

@@ -8,7 +8,7 @@ use api::view::States;
 use serde_json::{Value, json};
 use store::{Audit, StateCounts};
 
-use crate::{moment, output::printable};
+use crate::{command::rejected, moment, output::printable};
 
 use finding::{Finding, incomplete, late_ones, nowhere, unbalanced, unrecorded};
 
@@ -27,6 +27,8 @@ pub(super) struct Queues {
 /// The books, the queues, and what was found.
 pub(super) struct Verdict {
     audit: Audit,
+    /// Messages in quarantine, by reason.
+    rejected: Vec<(String, u64)>,
     queues: Queues,
     window_ms: (u64, u64),
     findings: Vec<Finding>,
@@ -54,7 +56,13 @@ impl Queues {
 
 impl Verdict {
     /// `window_ms` is what was asked for; a delivery has ended after `late`.
-    pub(super) fn new(audit: Audit, queues: Queues, window_ms: (u64, u64), late: Duration) -> Self {
+    pub(super) fn new(
+        audit: Audit,
+        rejected: Vec<(String, u64)>,
+        queues: Queues,
+        window_ms: (u64, u64),
+        late: Duration,
+    ) -> Self {
         let findings = [
             incomplete(queues),
             unbalanced(&audit.unbalanced),
@@ -65,6 +73,7 @@ impl Verdict {
         Self {
             findings: findings.into_iter().flatten().collect(),
             audit,
+            rejected,
             queues,
             window_ms,
         }
@@ -111,6 +120,12 @@ impl Verdict {
             format!("resends  {} = {}", all(resends), sum(resends)),
             format!("queues   journal {journal}, dead {dead}, due {due}, delayed {delayed}"),
         ];
+        if !self.rejected.is_empty() {
+            lines.push(format!(
+                "rejected {}: no valid events, delivered to no endpoint; `magnetite rejected list` says why",
+                rejected::by_reason(&self.rejected)
+            ));
+        }
         if *unsent > 0 {
             lines.push(format!(
                 "unsent   {unsent} were asked for again and not sent yet: to go on, run the same `magnetite endpoint recover` or \
@@ -148,6 +163,7 @@ impl Verdict {
                 "deliveries": States::from(&audit.first_runs),
                 "resends": States::from(&audit.resends),
                 "unsent": audit.unsent,
+                "rejected": self.rejected.iter().map(|(_, count)| count).sum::<u64>(),
                 "balances": self.failures() == 0,
             }),
             json!({

@@ -4,7 +4,10 @@ use store::{SchemaState, Store};
 
 use crate::{configuration::Configuration, database, output};
 
-use super::{super::checked::Check, Report};
+use super::{
+    super::{checked::Check, rejected},
+    Report,
+};
 
 const WHAT: &str = "database";
 const MIGRATE: &str = "run `magnetite migrate`, or `magnetite up`";
@@ -28,6 +31,7 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
             report.add(&schema_check(&schema.state))?;
             if schema.state == SchemaState::UpToDate {
                 report.add(&secrets_check(&store).await)?;
+                report.add(&rejected_check(&store).await)?;
             }
         }
         Err(error) => {
@@ -64,6 +68,26 @@ async fn secrets_check(store: &Store) -> Check {
             let detail = format!("{:#}", anyhow::Error::from(error));
             Check::fail(WHAT, detail, "add the key to secrets.keys, in every process")
         }
+    }
+}
+
+/// Messages of any age that were not redriven: somebody published them, and they were delivered to no endpoint.
+async fn rejected_check(store: &Store) -> Check {
+    const WHAT: &str = "rejected";
+    const FIX: &str =
+        "`magnetite rejected list` says why; correct the publisher, or redrive them once the cause is gone";
+    match store.count_rejected(0, i64::MAX as u64).await {
+        Ok(counts) if counts.is_empty() => Check::ok(WHAT, "no message waits in quarantine"),
+        Ok(counts) => Check::warn(
+            WHAT,
+            format!("messages in quarantine: {}", rejected::by_reason(&counts)),
+            FIX,
+        ),
+        Err(error) => Check::fail(
+            WHAT,
+            format!("{:#}", anyhow::Error::from(error)),
+            "see the database's log",
+        ),
     }
 }
 

@@ -13,6 +13,7 @@ on_both_databases! {
     a_rejected_message_is_kept_once_and_as_it_was,
     rejected_messages_are_listed_newest_first,
     a_message_is_marked_as_redriven_once,
+    what_was_not_redriven_is_counted_by_reason,
 }
 
 fn rejected(number: u8) -> Rejected {
@@ -30,6 +31,28 @@ fn rejected(number: u8) -> Rejected {
         body,
         redriven_ms: None,
     }
+}
+
+async fn what_was_not_redriven_is_counted_by_reason(bed: Bed) {
+    let store = bed.migrated().await;
+    let of_reason = |number, reason: &str| Rejected {
+        reason: reason.to_owned(),
+        ..rejected(number)
+    };
+    let all = [
+        of_reason(2, "a"),
+        of_reason(3, "b"),
+        of_reason(4, "b"),
+        of_reason(5, "a"),
+        of_reason(6, "a"),
+    ];
+    store.record(&Books::default(), &all).await.unwrap();
+    store.mark_redriven(&all[3].id, 1).await.unwrap();
+    let counted = async |since_ms, until_ms| store.count_rejected(since_ms, until_ms).await.unwrap();
+    let count = |reason: &str, count| (reason.to_owned(), count);
+    assert_eq!(counted(T, T + 9).await, [count("a", 2), count("b", 2)]);
+    assert_eq!(counted(T + 2, T + 3).await, [count("b", 1)]);
+    assert_eq!(counted(T + 9, T + 99).await, []);
 }
 
 async fn a_rejected_message_is_kept_once_and_as_it_was(bed: Bed) {

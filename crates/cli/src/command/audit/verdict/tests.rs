@@ -79,7 +79,7 @@ const QUEUES: Queues = Queues {
 };
 
 fn verdict(audit: Audit, queues: Queues) -> Verdict {
-    Verdict::new(audit, queues, WINDOW_MS, LATE)
+    Verdict::new(audit, Vec::new(), queues, WINDOW_MS, LATE)
 }
 
 fn names(verdict: &Verdict) -> Vec<&'static str> {

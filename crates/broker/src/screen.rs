@@ -1,0 +1,326 @@
+//! Screens what the broker sends before lapin parses it.
+//!
+//! RabbitMQ accepts and passes on property bytes that lapin's parser cannot read: short strings that are not UTF-8, headers nested so
+//! deeply that the parser overflows its stack, headers that outgrew a frame when `x-death` was added. lapin ends the connection or the
+//! process on such a message, and the broker then hands it out again and again. [`Screened`] stands between the socket and lapin,
+//! looks at each frame, and replaces a content header that lapin could not read by one that it can: with every property that is
+//! valid, and two headers that say what was wrong ([`UNREADABLE`]) and what stood there ([`RAW`]). The message arrives, and its
+//! consumer quarantines it.
+//!
+//! Method frames with a short string that is not UTF-8 (a routing key, say) get `?` in place of the bad bytes. All other frames pass
+//! as they are. A stream that is not AMQP passes as well: lapin reports it.
+//!
+//! Invariants:
+//! - What [`header::check`] lets pass, lapin's parser reads without an error and with bounded recursion.
+//! - At most [`HELD_MAX`] bytes of one frame are held; body frames are never held.
+
+mod header;
+mod reactor;
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::io::{AsyncRead, AsyncWrite};
+
+pub(crate) use reactor::{ScreenedRuntime, runtime};
+
+/// Header of a replaced content header: what lapin could not have read.
+pub(crate) const UNREADABLE: &str = "magnetite-unreadable";
+/// Header of a replaced content header: the property flags and properties as they came, cut to [`RAW_MAX`] bytes.
+pub(crate) const RAW: &str = "magnetite-unreadable-properties";
+
+/// How many bytes of a content header are looked at. RabbitMQ's frames have 128 KiB by default, a little more with `x-death`.
+const HELD_MAX: usize = 1024 * 1024;
+/// How many bytes of unreadable properties are kept.
+const RAW_MAX: usize = 16 * 1024;
+/// How much is read from the socket at once.
+const READ_BYTES: usize = 64 * 1024;
+/// Every peer takes frames of this size (AMQP 0-9-1, `frame-min-size`).
+const FRAME_MIN: usize = 4096;
+/// Type, channel and size before the payload.
+const BEFORE_PAYLOAD: usize = 7;
+/// And the end mark after it.
+const AROUND_PAYLOAD: usize = BEFORE_PAYLOAD + 1;
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+const HEARTBEAT: u8 = 8;
+const FRAME_END: u8 = 0xCE;
+/// The method `connection.tune`.
+const TUNE: [u8; 4] = [0, 10, 0, 30];
+/// Methods that the server sends with texts of others: class and method, and their fields up to the last short string.
+const TEXTS: [([u8; 4], &[Field]); 6] = [
+    ([0, 10, 0, 50], &[Field::Bytes(2), Field::Text]),
+    ([0, 10, 0, 60], &[Field::Text]),
+    ([0, 20, 0, 40], &[Field::Bytes(2), Field::Text]),
+    (
+        [0, 60, 0, 50],
+        &[Field::Bytes(2), Field::Text, Field::Text, Field::Text],
+    ),
+    (
+        [0, 60, 0, 60],
+        &[Field::Text, Field::Bytes(9), Field::Text, Field::Text],
+    ),
+    ([0, 60, 0, 71], &[Field::Bytes(9), Field::Text, Field::Text]),
+];
+
+/// A field of a method's arguments.
+#[derive(Clone, Copy)]
+enum Field {
+    /// So many bytes.
+    Bytes(usize),
+    /// A short string.
+    Text,
+}
+
+/// A connection to the broker whose incoming frames are screened.
+pub(crate) struct Screened<S> {
+    inner: S,
+    screen: Screen,
+}
+
+/// The screening without the socket.
+struct Screen {
+    /// Up to `start` it was handed over, up to `checked` it may be, up to `filled` a frame begins; the rest is room.
+    buffer: Vec<u8>,
+    start: usize,
+    checked: usize,
+    filled: usize,
+    /// So many bytes pass without a look.
+    passing: usize,
+    /// So many bytes of a frame that was cut short are dropped.
+    dropping: usize,
+    /// The largest frame that lapin takes.
+    frame_max: usize,
+}
+
+impl<S> Screened<S> {
+    /// Screens what comes from `inner`. `frame_max` is what lapin asks for when it connects; 0 leaves it to the broker.
+    pub(crate) fn new(inner: S, frame_max: u32) -> Self {
+        Self {
+            inner,
+            screen: Screen::new(frame_max),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        target: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self { inner, screen } = &mut *self;
+        while screen.is_empty() {
+            let read = ready!(Pin::new(&mut *inner).poll_read(context, screen.room()))?;
+            if read == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            screen.filled(read);
+        }
+        Poll::Ready(Ok(screen.take(target)))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(context)
+    }
+}
+
+impl Screen {
+    fn new(frame_max: u32) -> Self {
+        Self {
+            buffer: Vec::new(),
+            start: 0,
+            checked: 0,
+            filled: 0,
+            passing: 0,
+            dropping: 0,
+            frame_max: limit(frame_max),
+        }
+    }
+
+    /// Whether nothing can be handed over.
+    fn is_empty(&self) -> bool {
+        self.start == self.checked
+    }
+
+    /// Where to read to, when nothing can be handed over.
+    fn room(&mut self) -> &mut [u8] {
+        if self.checked > 0 {
+            self.buffer.copy_within(self.checked..self.filled, 0);
+            self.filled -= self.checked;
+        }
+        (self.start, self.checked) = (0, 0);
+        self.buffer
+            .resize(self.buffer.len().max(self.filled + READ_BYTES), 0);
+        &mut self.buffer[self.filled..]
+    }
+
+    /// So many bytes were read.
+    fn filled(&mut self, read: usize) {
+        self.filled += read;
+        while self.step() {}
+    }
+
+    /// Hands over what may be.
+    fn take(&mut self, target: &mut [u8]) -> usize {
+        let taken = target.len().min(self.checked - self.start);
+        target[..taken].copy_from_slice(&self.buffer[self.start..self.start + taken]);
+        self.start += taken;
+        taken
+    }
+
+    /// Gets one frame further; `false` when more has to be read first.
+    fn step(&mut self) -> bool {
+        let rest = self.filled - self.checked;
+        if self.dropping > 0 {
+            let dropped = self.dropping.min(rest);
+            self.dropping -= dropped;
+            self.replace(dropped, &[]);
+            return self.dropping == 0;
+        }
+        if self.passing > 0 {
+            let passed = self.passing.min(rest);
+            self.passing -= passed;
+            self.checked += passed;
+            return self.passing == 0;
+        }
+        let Some(before) = self.buffer[self.checked..self.filled].first_chunk::<BEFORE_PAYLOAD>() else {
+            return false;
+        };
+        let [kind, _, _, size @ ..] = *before;
+        let whole = u32::from_be_bytes(size) as usize + AROUND_PAYLOAD;
+        match kind {
+            METHOD | HEADER if whole <= HELD_MAX => {
+                if rest < whole {
+                    return false;
+                }
+                self.inspect(kind, whole);
+            }
+            HEADER => {
+                if rest < HELD_MAX {
+                    return false;
+                }
+                self.dropping = whole - HELD_MAX;
+                self.replace_header(HELD_MAX, header::TOO_LARGE);
+            }
+            METHOD | BODY | HEARTBEAT => self.passing = whole,
+            // Not a frame, such as the protocol header of a broker that speaks another version.
+            _ => self.passing = usize::MAX,
+        }
+        true
+    }
+
+    /// Looks at a method or a content header that is there as a whole.
+    fn inspect(&mut self, kind: u8, whole: usize) {
+        let frame = &mut self.buffer[self.checked..self.checked + whole];
+        let [_, payload @ .., end] = frame else { return };
+        let payload = &mut payload[BEFORE_PAYLOAD - 1..];
+        let fault = if *end != FRAME_END {
+            None
+        } else if kind == METHOD {
+            mend_texts(payload);
+            if let Some(frame_max) = tuned(payload) {
+                self.frame_max = self.frame_max.min(limit(frame_max));
+            }
+            None
+        } else if whole > self.frame_max {
+            Some(header::TOO_LARGE)
+        } else {
+            header::check(payload).err()
+        };
+        match fault {
+            Some(fault) => self.replace_header(whole, fault),
+            None => self.checked += whole,
+        }
+    }
+
+    /// Puts a content header that lapin can read in place of the next `length` bytes, the beginning of one that it cannot.
+    fn replace_header(&mut self, length: usize, fault: header::Fault) {
+        let frame = &self.buffer[self.checked..self.checked + length];
+        let end = if self.dropping > 0 { length } else { length - 1 };
+        let Some(payload) = header::replacement(&frame[BEFORE_PAYLOAD..end], fault, self.frame_max) else {
+            self.checked += length;
+            return;
+        };
+        let mut replaced = frame[..BEFORE_PAYLOAD - 4].to_vec();
+        replaced.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+        replaced.extend(payload);
+        replaced.push(FRAME_END);
+        self.replace(length, &replaced);
+        self.checked += replaced.len();
+    }
+
+    /// Puts other bytes in place of the next `length` ones.
+    fn replace(&mut self, length: usize, bytes: &[u8]) {
+        self.buffer
+            .splice(self.checked..self.checked + length, bytes.iter().copied());
+        self.filled = self.filled - length + bytes.len();
+    }
+}
+
+/// lapin takes frames of the smallest size that the protocol allows in any case, and of any size without a limit.
+fn limit(frame_max: u32) -> usize {
+    match frame_max as usize {
+        0 => usize::MAX,
+        frame_max => frame_max.max(FRAME_MIN),
+    }
+}
+
+/// The frame-max that a `connection.tune` offers.
+fn tuned(payload: &[u8]) -> Option<u32> {
+    let arguments = payload.strip_prefix(&TUNE)?;
+    Some(u32::from_be_bytes(*arguments.get(2..)?.first_chunk()?))
+}
+
+/// Makes every short string of a method UTF-8: its bytes beyond ASCII become `?` if they are not.
+fn mend_texts(payload: &mut [u8]) {
+    let Some((_, fields)) = TEXTS.iter().find(|(method, _)| payload.starts_with(method)) else {
+        return;
+    };
+    let mut rest = &mut payload[4..];
+    for field in *fields {
+        let length = match field {
+            Field::Bytes(length) => *length,
+            Field::Text => rest.first().map_or(0, |length| 1 + usize::from(*length)),
+        };
+        let Some((bytes, after)) = rest.split_at_mut_checked(length) else {
+            return;
+        };
+        if let (Field::Text, [_, text @ ..]) = (field, bytes)
+            && std::str::from_utf8(text).is_err()
+        {
+            let foreign = text.iter_mut().filter(|byte| !byte.is_ascii());
+            foreign.for_each(|byte| *byte = b'?');
+        }
+        rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests;

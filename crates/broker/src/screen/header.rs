@@ -1,0 +1,238 @@
+//! Content headers: whether lapin can read one, and what takes the place of one that it cannot.
+//!
+//! The walk follows lapin's parser step by step, without allocating and with a bound on the depth.
+
+use std::str;
+
+use super::{AROUND_PAYLOAD, FRAME_MIN, RAW, RAW_MAX, UNREADABLE};
+
+/// How deeply tables and arrays may be nested. RabbitMQ's own `x-death` has three levels; lapin's parser takes several hundred.
+const DEPTH_MAX: usize = 32;
+/// Class, weight and size of the body come before the property flags.
+const BEFORE_FLAGS: usize = 12;
+const BEFORE_PROPERTIES: usize = BEFORE_FLAGS + 2;
+const HEADERS: usize = 2;
+
+/// The properties of AMQP 0-9-1's class `basic`, in the order of their flags.
+const PROPERTIES: [(&str, Kind); 14] = [
+    ("content_type", Kind::Text),
+    ("content_encoding", Kind::Text),
+    ("headers", Kind::Table),
+    ("delivery_mode", Kind::Fixed(1)),
+    ("priority", Kind::Fixed(1)),
+    ("correlation_id", Kind::Text),
+    ("reply_to", Kind::Text),
+    ("expiration", Kind::Text),
+    ("message_id", Kind::Text),
+    ("timestamp", Kind::Fixed(8)),
+    ("type", Kind::Text),
+    ("user_id", Kind::Text),
+    ("app_id", Kind::Text),
+    ("cluster_id", Kind::Text),
+];
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    Table,
+    Fixed(usize),
+}
+
+/// What lapin cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// A property's name, or `frame`.
+    part: &'static str,
+    what: &'static str,
+}
+
+/// One property as it stands in the header.
+struct Property<'a> {
+    index: usize,
+    /// With its length in front, if it has one.
+    bytes: &'a [u8],
+    fault: Option<&'static str>,
+}
+
+const ENDS_EARLY: &str = "is longer than the frame";
+const NOT_UTF8: &str = "is not UTF-8";
+const NAME_NOT_UTF8: &str = "have a name that is not UTF-8";
+const UNKNOWN_TYPE: &str = "have a value of an unknown type";
+const TOO_DEEP: &str = "are nested more than 32 levels deep";
+const CUT_VALUE: &str = "have a value that ends early";
+
+/// Whether lapin can read the payload of this content header.
+pub(super) fn check(payload: &[u8]) -> Result<(), Fault> {
+    let mut walk = Walk::of(payload).ok_or(Fault {
+        part: "frame",
+        what: "is too short for a content header",
+    })?;
+    for property in &mut walk {
+        if let Some(what) = property.fault {
+            let part = PROPERTIES[property.index].0;
+            return Err(Fault { part, what });
+        }
+    }
+    if walk.rest.is_empty() {
+        Ok(())
+    } else {
+        let what = "has bytes after the last property";
+        Err(Fault { part: "frame", what })
+    }
+}
+
+/// That the header does not fit into a frame that lapin takes.
+pub(super) const TOO_LARGE: Fault = Fault {
+    part: "frame",
+    what: "is larger than the connection's frame-max",
+};
+
+/// A payload that lapin can read, in place of one that it cannot: with the properties that are valid and fit into a frame of
+/// `frame_max` bytes, and what was wrong. `None` when the payload does not even say how long the body is.
+pub(super) fn replacement(payload: &[u8], fault: Fault, frame_max: usize) -> Option<Vec<u8>> {
+    let raw = &payload[BEFORE_FLAGS.min(payload.len())..];
+    let mut flags = 0_u16;
+    let (mut before, mut headers, mut after) = (Vec::new(), Vec::new(), Vec::new());
+    // The headers have to leave room for the other properties, at most 256 bytes each, and for what is added.
+    let raw = &raw[..raw.len().min(RAW_MAX).min(frame_max / 8)];
+    let headers_max = frame_max.saturating_sub(raw.len() + FRAME_MIN);
+    for property in Walk::of(payload)?.filter(|property| property.fault.is_none()) {
+        match property.index {
+            HEADERS if property.bytes.len() > headers_max => continue,
+            HEADERS => headers.extend_from_slice(&property.bytes[4..]),
+            index if index < HEADERS => before.extend_from_slice(property.bytes),
+            _ => after.extend_from_slice(property.bytes),
+        }
+        flags |= flag(property.index);
+    }
+    let told = format!("{} {}", fault.part, fault.what);
+    add_header(&mut headers, UNREADABLE, told.as_bytes());
+    add_header(&mut headers, RAW, raw);
+    flags |= flag(HEADERS);
+    let mut replaced = payload[..BEFORE_FLAGS].to_vec();
+    replaced.extend_from_slice(&flags.to_be_bytes());
+    replaced.extend(before);
+    replaced.extend_from_slice(&length(&headers));
+    replaced.extend(headers);
+    replaced.extend(after);
+    debug_assert!(frame_max < FRAME_MIN || replaced.len() + AROUND_PAYLOAD <= frame_max);
+    Some(replaced)
+}
+
+fn add_header(table: &mut Vec<u8>, name: &str, text: &[u8]) {
+    table.push(name.len() as u8);
+    table.extend_from_slice(name.as_bytes());
+    table.push(b'S');
+    table.extend_from_slice(&length(text));
+    table.extend_from_slice(text);
+}
+
+fn length(bytes: &[u8]) -> [u8; 4] {
+    (bytes.len() as u32).to_be_bytes()
+}
+
+const fn flag(index: usize) -> u16 {
+    1 << (15 - index)
+}
+
+/// The properties that the flags name, up to the first whose end is not known.
+struct Walk<'a> {
+    flags: u16,
+    index: usize,
+    rest: &'a [u8],
+}
+
+impl<'a> Walk<'a> {
+    /// `None` when the payload ends before its properties begin.
+    fn of(payload: &'a [u8]) -> Option<Self> {
+        let flags = payload.get(BEFORE_FLAGS..BEFORE_PROPERTIES)?;
+        Some(Self {
+            flags: u16::from_be_bytes([flags[0], flags[1]]),
+            index: 0,
+            rest: &payload[BEFORE_PROPERTIES..],
+        })
+    }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = Property<'a>;
+
+    fn next(&mut self) -> Option<Property<'a>> {
+        while self.index < PROPERTIES.len() && self.flags & flag(self.index) == 0 {
+            self.index += 1;
+        }
+        let (_, kind) = PROPERTIES.get(self.index)?;
+        let index = self.index;
+        self.index += 1;
+        let Some(bytes) = split(&mut self.rest, *kind) else {
+            self.index = PROPERTIES.len();
+            return Some(Property {
+                index,
+                bytes: &[],
+                fault: Some(ENDS_EARLY),
+            });
+        };
+        let fault = match kind {
+            Kind::Text if str::from_utf8(&bytes[1..]).is_err() => Some(NOT_UTF8),
+            Kind::Table => table(&bytes[4..], 1).err(),
+            _ => None,
+        };
+        Some(Property { index, bytes, fault })
+    }
+}
+
+/// Takes one property off the front; `None` when its length says more than there is.
+fn split<'a>(rest: &mut &'a [u8], kind: Kind) -> Option<&'a [u8]> {
+    let length = match kind {
+        Kind::Text => 1 + usize::from(*rest.first()?),
+        Kind::Table => 4 + long(rest)?,
+        Kind::Fixed(length) => length,
+    };
+    rest.split_off(..length)
+}
+
+fn long(bytes: &[u8]) -> Option<usize> {
+    let length = bytes.first_chunk()?;
+    Some(u32::from_be_bytes(*length) as usize)
+}
+
+fn table(mut rest: &[u8], depth: usize) -> Result<(), &'static str> {
+    while !rest.is_empty() {
+        let name = split(&mut rest, Kind::Text).ok_or(CUT_VALUE)?;
+        str::from_utf8(&name[1..]).map_err(|_| NAME_NOT_UTF8)?;
+        value(&mut rest, depth)?;
+    }
+    Ok(())
+}
+
+fn array(mut rest: &[u8], depth: usize) -> Result<(), &'static str> {
+    while !rest.is_empty() {
+        value(&mut rest, depth)?;
+    }
+    Ok(())
+}
+
+/// The types that lapin knows, by RabbitMQ's letters.
+fn value(rest: &mut &[u8], depth: usize) -> Result<(), &'static str> {
+    let letter = *rest.split_off_first().ok_or(CUT_VALUE)?;
+    let kind = match letter {
+        b'V' => Kind::Fixed(0),
+        b't' | b'b' | b'B' => Kind::Fixed(1),
+        b's' | b'U' | b'u' => Kind::Fixed(2),
+        b'I' | b'i' | b'f' => Kind::Fixed(4),
+        b'D' => Kind::Fixed(5),
+        b'L' | b'l' | b'd' | b'T' => Kind::Fixed(8),
+        b'S' | b'x' | b'A' | b'F' => Kind::Table,
+        _ => return Err(UNKNOWN_TYPE),
+    };
+    let bytes = split(rest, kind).ok_or(CUT_VALUE)?;
+    match letter {
+        b'A' | b'F' if depth >= DEPTH_MAX => Err(TOO_DEEP),
+        b'A' => array(&bytes[4..], depth + 1),
+        b'F' => table(&bytes[4..], depth + 1),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,167 @@
+use super::{
+    header::tests::{header, table_of},
+    *,
+};
+
+fn frame(kind: u8, channel: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![kind, 0, channel];
+    frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame.push(FRAME_END);
+    frame
+}
+
+/// What lapin gets of a stream that comes in pieces of this size.
+fn screened(stream: &[u8], piece: usize, frame_max: u32) -> Vec<u8> {
+    let (mut screen, mut got) = (Screen::new(frame_max), Vec::new());
+    for mut bytes in stream.chunks(piece) {
+        while !bytes.is_empty() {
+            let room = screen.room();
+            let read = room.len().min(bytes.len());
+            room[..read].copy_from_slice(&bytes[..read]);
+            bytes = &bytes[read..];
+            screen.filled(read);
+            let mut target = [0; 333];
+            while !screen.is_empty() {
+                let taken = screen.take(&mut target);
+                got.extend_from_slice(&target[..taken]);
+            }
+        }
+    }
+    got
+}
+
+/// In pieces of any size the result is the same, which is returned.
+fn in_any_pieces(stream: &[u8], frame_max: u32) -> Vec<u8> {
+    let whole = screened(stream, usize::MAX, frame_max);
+    for piece in [1, 2, 7, 100, 4096, 70_000] {
+        assert!(
+            screened(stream, piece, frame_max) == whole,
+            "in pieces of {piece}"
+        );
+    }
+    whole
+}
+
+/// Splits a stream into frames' kinds and payloads.
+fn frames(mut stream: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let [kind, _, _, a, b, c, d, rest @ ..] = stream {
+        let size = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        assert_eq!(rest[size], FRAME_END);
+        frames.push((*kind, rest[..size].to_vec()));
+        stream = &rest[size + 1..];
+    }
+    assert!(stream.is_empty());
+    frames
+}
+
+const MESSAGE_ID: u16 = 1 << 7;
+
+#[test]
+fn what_can_be_read_passes_as_it_is() {
+    let stream = [
+        frame(
+            METHOD,
+            1,
+            b"\x00\x3c\x00\x3c\x01t\0\0\0\0\0\0\0\x01\0\x01e\x04key1",
+        ),
+        frame(HEADER, 1, &header(MESSAGE_ID, b"\x05evt_1")),
+        frame(BODY, 1, b"hello"),
+        frame(HEARTBEAT, 0, b""),
+        frame(BODY, 2, &vec![7; 200_000]),
+    ]
+    .concat();
+    assert!(in_any_pieces(&stream, 0) == stream);
+}
+
+#[test]
+fn a_header_that_cannot_be_read_is_replaced_and_its_neighbours_pass() {
+    let stream = [
+        frame(HEADER, 1, &header(MESSAGE_ID, b"\x05evt_1")),
+        frame(HEADER, 2, &header(MESSAGE_ID, b"\x01\xff")),
+        frame(BODY, 2, b"hello"),
+        frame(HEADER, 1, &header(MESSAGE_ID, b"\x05evt_3")),
+    ]
+    .concat();
+    let got = frames(&in_any_pieces(&stream, 0));
+    assert_eq!(got.len(), 4);
+    assert_eq!(got[0].1, header(MESSAGE_ID, b"\x05evt_1"));
+    assert_eq!(got[1].1[..12], header(0, b"")[..12]);
+    assert_eq!(header::check(&got[1].1), Ok(()));
+    assert_eq!(got[2], (BODY, b"hello".to_vec()));
+    assert_eq!(got[3].1, header(MESSAGE_ID, b"\x05evt_3"));
+}
+
+#[test]
+fn a_header_larger_than_a_frame_may_be_is_replaced_whatever_its_size() {
+    let tune = |frame_max: u32| {
+        frame(
+            METHOD,
+            0,
+            &[&TUNE[..], &[0, 0], &frame_max.to_be_bytes(), &[0, 9]].concat(),
+        )
+    };
+    for (size, offered, asked) in [
+        (140_000, 131_072, 0),
+        (140_000, 0, 131_072),
+        (5_000, 131_072, 4096),
+        (1_100_000, 131_072, 0),
+        (5_000_000, 0, 131_072),
+    ] {
+        let text = [&b"\x01kS"[..], &table_of(&vec![b'x'; size])].concat();
+        let large = header(1 << 13, &table_of(&text));
+        let stream = [tune(offered), frame(HEADER, 1, &large), frame(BODY, 1, b"hello")].concat();
+        let got = frames(&in_any_pieces(&stream, asked));
+        assert_eq!(got.len(), 3, "{size}");
+        assert!(got[1].1.len() + AROUND_PAYLOAD <= if asked == 0 { 131_072 } else { asked as usize });
+        assert_eq!(header::check(&got[1].1), Ok(()));
+        assert_eq!(got[2], (BODY, b"hello".to_vec()));
+    }
+}
+
+#[test]
+fn short_strings_of_methods_become_utf_8() {
+    for (method, mended) in [
+        (
+            &b"\x00\x3c\x00\x3c\x01t\0\0\0\0\0\0\0\x01\0\x01e\x04ke\xe9\xff"[..],
+            &b"\x00\x3c\x00\x3c\x01t\0\0\0\0\0\0\0\x01\0\x01e\x04ke??"[..],
+        ),
+        (
+            b"\x00\x3c\x00\x3c\x01t\0\0\0\0\0\0\0\x01\0\x01\xe9\x01k",
+            b"\x00\x3c\x00\x3c\x01t\0\0\0\0\0\0\0\x01\0\x01?\x01k",
+        ),
+        (
+            b"\x00\x3c\x00\x47\0\0\0\0\0\0\0\x01\0\x01e\x01\xe9\0\0\0\0",
+            b"\x00\x3c\x00\x47\0\0\0\0\0\0\0\x01\0\x01e\x01?\0\0\0\0",
+        ),
+        (
+            b"\x00\x3c\x00\x32\x01\x38\x01\xe9\x01\xe9\x01\xe9",
+            b"\x00\x3c\x00\x32\x01\x38\x01?\x01?\x01?",
+        ),
+        (
+            b"\x00\x14\x00\x28\x01\x96\x02\xc3\x28\0\0\0\0",
+            b"\x00\x14\x00\x28\x01\x96\x02?\x28\0\0\0\0",
+        ),
+        (b"\x00\x0a\x00\x3c\x02\xc3\xa9", b"\x00\x0a\x00\x3c\x02\xc3\xa9"),
+        // Cut short: lapin's to report.
+        (b"\x00\x3c\x00\x3c\x09t", b"\x00\x3c\x00\x3c\x09t"),
+    ] {
+        let got = frames(&in_any_pieces(&frame(METHOD, 1, method), 0));
+        assert_eq!(got, [(METHOD, mended.to_vec())]);
+    }
+}
+
+#[test]
+fn what_is_not_amqp_passes_for_lapin_to_report() {
+    let stream = [
+        b"AMQP\x00\x00\x09\x01",
+        &[0xff; 100][..],
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ]
+    .concat();
+    assert!(in_any_pieces(&stream, 0) == stream);
+    let mut no_end = frame(HEADER, 1, &header(MESSAGE_ID, b"\x01\xff"));
+    *no_end.last_mut().unwrap() = 0;
+    assert!(in_any_pieces(&no_end, 0) == no_end);
+}

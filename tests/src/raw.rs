@@ -1,0 +1,130 @@
+//! A publisher that writes frames byte by byte, for messages that no client library can express.
+
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// How long the broker may take to answer.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A connection with one channel in confirm mode.
+pub struct Raw {
+    stream: TcpStream,
+    prefix: String,
+}
+
+/// A message as its bytes.
+#[derive(Clone, Debug)]
+pub struct RawMessage {
+    /// Exchange, behind the prefix; empty for the default exchange.
+    pub exchange: &'static str,
+    /// Routing key, as it is; of the default exchange the queue's name behind the prefix.
+    pub routing_key: Vec<u8>,
+    /// Property flags and properties.
+    pub properties: Vec<u8>,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+
+impl Raw {
+    /// Connects with PLAIN. Exchanges and queues begin with `prefix`.
+    pub async fn connect(url: &str, prefix: &str) -> Self {
+        let uri: AMQPUri = url.parse().unwrap();
+        let address = (uri.authority.host.as_str(), uri.authority.port);
+        let mut raw = Self {
+            stream: TcpStream::connect(address).await.unwrap(),
+            prefix: prefix.to_owned(),
+        };
+        raw.stream.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
+        raw.expect([0, 10, 0, 10]).await;
+        let user = &uri.authority.userinfo;
+        let login = format!("\0{}\0{}", user.username, user.password);
+        let login = [&(login.len() as u32).to_be_bytes()[..], login.as_bytes()].concat();
+        let start_ok = [&[0, 10, 0, 11, 0, 0, 0, 0, 5][..], b"PLAIN", &login, b"\x05en_US"].concat();
+        raw.write(METHOD, 0, &start_ok).await;
+        raw.expect([0, 10, 0, 30]).await;
+        raw.write(METHOD, 0, &[0, 10, 0, 31, 0, 9, 0, 2, 0, 0, 0, 0])
+            .await;
+        let open = [&[0, 10, 0, 40][..], &short(uri.vhost.as_bytes()), &[0, 0]].concat();
+        raw.write(METHOD, 0, &open).await;
+        raw.expect([0, 10, 0, 41]).await;
+        raw.write(METHOD, 1, &[0, 20, 0, 10, 0]).await;
+        raw.expect([0, 20, 0, 11]).await;
+        raw.write(METHOD, 1, &[0, 85, 0, 10, 0]).await;
+        raw.expect([0, 85, 0, 11]).await;
+        raw
+    }
+
+    /// Publishes `mandatory` and waits for the confirm.
+    ///
+    /// # Errors
+    /// The broker's refusal; the connection cannot be used after it.
+    pub async fn publish(&mut self, message: &RawMessage) -> Result<(), String> {
+        let behind_prefix = |name: &[u8]| [self.prefix.as_bytes(), b".", name].concat();
+        let (exchange, key) = match message.exchange {
+            "" => (Vec::new(), behind_prefix(&message.routing_key)),
+            exchange => (behind_prefix(exchange.as_bytes()), message.routing_key.clone()),
+        };
+        let publish = [&[0, 60, 0, 40, 0, 0][..], &short(&exchange), &short(&key), &[1]].concat();
+        let length = (message.body.len() as u64).to_be_bytes();
+        let header = [&[0, 60, 0, 0][..], &length, &message.properties].concat();
+        self.write(METHOD, 1, &publish).await;
+        self.write(HEADER, 1, &header).await;
+        self.write(BODY, 1, &message.body).await;
+        match self.read().await.as_slice() {
+            [0, 60, 0, 80, ..] => Ok(()),
+            [0, 60, 0, 50, ..] => panic!("the message was returned: {message:?}"),
+            refused => Err(String::from_utf8_lossy(refused).into_owned()),
+        }
+    }
+
+    async fn write(&mut self, kind: u8, channel: u8, payload: &[u8]) {
+        let size = (payload.len() as u32).to_be_bytes();
+        let frame = [&[kind, 0, channel][..], &size, payload, &[0xCE]].concat();
+        // The broker may have closed the connection: the answer tells.
+        let _ = self.stream.write_all(&frame).await;
+    }
+
+    async fn expect(&mut self, method: [u8; 4]) {
+        let payload = self.read().await;
+        assert!(
+            payload.starts_with(&method),
+            "{:?}",
+            String::from_utf8_lossy(&payload)
+        );
+    }
+
+    /// The next frame's payload; empty when the connection has ended.
+    async fn read(&mut self) -> Vec<u8> {
+        let reading = async {
+            let mut before = [0; 7];
+            self.stream.read_exact(&mut before).await.ok()?;
+            let size = u32::from_be_bytes([before[3], before[4], before[5], before[6]]);
+            let mut payload = vec![0; size as usize + 1];
+            self.stream.read_exact(&mut payload).await.ok()?;
+            payload.pop();
+            Some(payload)
+        };
+        let read = timeout(LIMIT, reading).await;
+        read.expect("the broker answers").unwrap_or_default()
+    }
+}
+
+/// A short string of any bytes.
+pub fn short(text: &[u8]) -> Vec<u8> {
+    [&[text.len() as u8], text].concat()
+}
+
+/// A long string, array or table of these bytes.
+pub fn long(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
+}
