@@ -173,7 +173,7 @@ fn a_rejected_message_keeps_what_it_came_with_but_not_the_brokers_headers() {
     assert_eq!(rejected.header("x-death"), None);
     assert_eq!(rejected.text("magnetite-reason").as_deref(), Some("bad_header"));
     assert_eq!(rejected.text("magnetite-source").as_deref(), Some("due"));
-    assert_eq!(rejected.delivery().unwrap(), delivery());
+    assert_eq!(rejected.delivery().unwrap(), message.delivery().unwrap());
 }
 
 #[test]
