@@ -70,6 +70,8 @@ struct Rules {
     /// What is published now is held by this one, until so many publishes of one channel wait for their confirms.
     hold: Option<(u64, usize)>,
     strikes: Vec<(String, Strike)>,
+    /// How often all connections were cut.
+    cuts: u64,
     published: Vec<Published>,
     /// Messages that a connection's client has not acked.
     unacked: HashMap<SocketAddr, usize>,
@@ -115,6 +117,11 @@ impl Confirms {
             rules.over = rules.last_hold;
             rules.hold = None;
         });
+    }
+
+    /// Closes every connection that is open.
+    pub fn cut(&self) {
+        self.change(|rules| rules.cuts += 1);
     }
 
     /// Every publish so far whose body contains `marker`, in order.
@@ -175,24 +182,25 @@ async fn serve(mut client: TcpStream, mut broker: TcpStream, from: SocketAddr, s
     let mut changed = shared.changed.subscribe();
     let (mut from_client, mut from_broker) = (BytesMut::new(), BytesMut::new());
     let mut channels = Channels::default();
+    let cuts = shared.rules.lock().unwrap().cuts;
     loop {
         let read = tokio::select! {
             read = client.read_buf(&mut from_client) => read.unwrap_or(0),
             read = broker.read_buf(&mut from_broker) => read.unwrap_or(0),
             _ = changed.changed() => 1,
         };
-        let (to_client, to_broker) = {
+        let (to_client, to_broker, is_cut) = {
             let mut rules = shared.rules.lock().unwrap();
             let over = rules.over;
-            let moved = channels.step(&mut rules, &mut from_client, &mut from_broker);
+            let (to_client, to_broker) = channels.step(&mut rules, &mut from_client, &mut from_broker);
             rules.unacked.insert(from, channels.unacked.len());
             if rules.over != over {
                 shared.changed.send_replace(());
             }
-            moved
+            (to_client, to_broker, rules.cuts != cuts)
         };
         let written = tokio::try_join!(client.write_all(&to_client), broker.write_all(&to_broker));
-        if read == 0 || written.is_err() {
+        if read == 0 || written.is_err() || is_cut {
             return;
         }
     }

@@ -8,6 +8,17 @@ use crate::{script::Script, wait_for};
 
 const SCRIPT: Script = Script("deploy/local/broker.sh");
 
+/// A process that suspends the write-ahead log of quorum queues until it gets a message: Erlang resumes what a process that ends has
+/// suspended.
+const STALL: &str = "Main = self(), \
+    spawn(fun() -> \
+        register(magnetite_stall, self()), \
+        erlang:suspend_process(whereis(ra_log_wal)), \
+        Main ! stalled, \
+        receive go -> ok end \
+    end), \
+    receive stalled -> stalled after 5000 -> failed end.";
+
 /// A private node; stopped and deleted when dropped.
 pub struct Node {
     directory: TempDir,
@@ -101,6 +112,17 @@ impl Node {
     /// Has it take publishes again.
     pub async fn end_memory_alarm(&self) {
         self.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
+    }
+
+    /// Has its disk stand still: what quorum queues write is neither stored nor confirmed, and all else goes on.
+    pub async fn stall_disk(&self) {
+        let answer = self.ctl(&["-q", "eval", STALL]).await;
+        assert_eq!(answer.trim(), "stalled");
+    }
+
+    /// Has its disk go on.
+    pub async fn end_stall(&self) {
+        self.ctl(&["-q", "eval", "magnetite_stall ! go."]).await;
     }
 
     /// `rabbitmqctl` on this node.

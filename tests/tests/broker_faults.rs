@@ -197,3 +197,49 @@ async fn under_a_memory_alarm_what_needs_no_retry_is_delivered_and_acked_and_the
     books.assert_balanced();
     assert_eq!((books.delivered, books.duplicates), (messages, 0));
 }
+
+/// The broker's write-ahead log stands still, as on a disk that does not answer: heartbeats go on, confirms stop. The retries of all
+/// attempts that fail meanwhile stay without one for longer than a worker waits before it does something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_of_the_broker_that_stands_still_makes_no_second_chain_of_retries() {
+    const ATTEMPT: Duration = Duration::from_secs(5);
+    let (messages, stall) = scaled((60, Duration::from_secs(25)), (60, Duration::from_mins(2)));
+    let node = Node::start().await;
+    let receiver = Receiver::new(|_, before| match before {
+        0 => Answer::Late(ATTEMPT, 500),
+        _ => Answer::status(200),
+    })
+    .await;
+    let (installation, mut ledger) = scene("stalled", &node, &[500, 1000], receiver).await;
+    let worker = installation.worker().await;
+    publish(installation.amqp(), &mut ledger, 0..messages).await;
+    wait_until("all are in flight", SOON, || {
+        ledger.receiver("only").count() == messages
+    })
+    .await;
+    node.stall_disk().await;
+    let began = Instant::now();
+    wait_for("no retry is confirmed", stall + SOON, || async {
+        let waiting = worker.metric("magnetite_unconfirmed_messages", "").await as usize;
+        if waiting == messages && began.elapsed() >= stall {
+            Ok(())
+        } else {
+            Err(format!("{waiting} of {messages}"))
+        }
+    })
+    .await;
+    assert_eq!(ledger.receiver("only").count(), messages, "no retry is due yet");
+    node.end_stall().await;
+    let books = ledger
+        .settle_and_end(&installation, &node, vec![worker], LONG)
+        .await;
+    let requests = ledger.receiver("only").count();
+    report(
+        "the broker's disk stands still",
+        format!(
+            "{stall:?} long, {messages} retries to confirm: {requests} requests for {messages} events of two attempts; {books}"
+        ),
+    );
+    books.assert_balanced();
+    assert_eq!((books.delivered, requests), (messages, 2 * messages));
+}

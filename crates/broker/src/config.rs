@@ -13,9 +13,9 @@ pub struct Config {
     pub prefix: String,
     /// How long a publish may take from the call to its confirm.
     pub publish_timeout: Duration,
-    /// Whether a publish that is under way when a memory or disk alarm begins waits until it ends, however long, instead of
-    /// failing in time. For whoever would only publish the same again.
-    pub waits_out_alarms: bool,
+    /// How long a publish that must not be repeated waits for its confirm before the connection is replaced. Well below the 30 minutes
+    /// for which RabbitMQ lets a consumer hold a message.
+    pub confirm_age_max: Duration,
     /// How many channels publish at once, at most.
     pub channels_max: usize,
 }
@@ -45,7 +45,7 @@ impl Config {
             nodes: nodes.collect::<Result<_, _>>()?,
             prefix: prefix.into(),
             publish_timeout: Duration::from_secs(10),
-            waits_out_alarms: false,
+            confirm_age_max: Duration::from_mins(5),
             channels_max: 8,
         })
     }

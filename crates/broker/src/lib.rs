@@ -38,5 +38,5 @@ pub use consumer::{Incoming, Unsettled, consume};
 pub use inspect::{InspectError, Problem, QueueState, Server};
 pub use link::{Closed, Link, backoff};
 pub use message::{BadMessage, DeadLetter, Message, Outgoing, Rejected, Source};
-pub use publisher::{PublishError, Publisher, WINDOW_MAX};
+pub use publisher::{Late, PublishError, PublishResult, Publisher, WINDOW_MAX};
 pub use topology::{Argument, Binding, DeclareError, Exchange, Queue, Topology};

@@ -286,10 +286,14 @@ impl Supervisor {
     async fn close(&self) {
         let connection = self.state.send_replace(State::default()).connection;
         if let Some(connection) = connection {
-            // The process is ending: whether the broker still answers does not matter.
-            let _ = timeout(Duration::from_millis(500), connection.close(200, "OK".into())).await;
+            close(&connection).await;
         }
     }
+}
+
+/// Closes a connection. Whether the broker still answers does not matter: the connection cannot be used any more.
+pub(crate) async fn close(connection: &Connection) {
+    let _ = timeout(Duration::from_millis(500), connection.close(200, "OK".into())).await;
 }
 
 /// Why the broker takes no publishes on this new connection, if it takes none. RabbitMQ tells a connection of an alarm once it

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use broker::{Config, DeadLetter, Link, Outgoing, PublishError, Publisher, Topology};
 use bytes::Bytes;
-use e2e::{Amqp, Confirms, Strike, chance};
+use e2e::{Amqp, Confirms, Strike, chance, wait_for};
 use lapin::{
     Connection, ConnectionProperties,
     options::{QueueDeclareOptions, QueueDeleteOptions},
@@ -18,6 +18,7 @@ use webhook::{DeadReason, Delivery, EndpointId, Event};
 const IN_FLIGHT: usize = 64;
 /// Far more than a broker needs for a confirm.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
+const CONFIRM_AGE_MAX: Duration = Duration::from_secs(4);
 
 struct Fixture {
     confirms: Confirms,
@@ -36,6 +37,7 @@ impl Fixture {
         let confirms = Confirms::to(&url).await;
         let mut config = Config::new(&confirms.url(), prefix.as_str()).unwrap();
         config.publish_timeout = PUBLISH_TIMEOUT;
+        config.confirm_age_max = CONFIRM_AGE_MAX;
         let stop = CancellationToken::new();
         let link = Link::open(&config, "broker tests", stop.clone());
         let topology = Topology::new(&prefix, &[]);
@@ -234,6 +236,71 @@ async fn a_nack_a_return_and_a_missing_confirm_in_one_window_fail_three_publishe
         );
         fixture.assert_ok_is_there_once(&results).await;
     }
+    fixture.assert_goes_on().await;
+    fixture.delete().await;
+}
+
+/// What is not answered in time is neither Ok nor an error until it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_confirm_is_waited_for_and_counts() {
+    let fixture = Fixture::new("late").await;
+    let letters = fixture.letters();
+    let [_, victim, _] = victims();
+    fixture.confirms.strike(marker(victim), Strike::Late);
+    fixture.confirms.hold_until(letters.len());
+    let (results, late) = fixture
+        .publisher
+        .publish_once(&letters.iter().collect::<Vec<_>>())
+        .await;
+    assert!(results[victim].is_none(), "{results:?}");
+    assert!(results.iter().flatten().all(Result::is_ok), "{results:?}");
+    let unanswered = results.iter().filter(|result| result.is_none()).count();
+    // Its channel is not for others meanwhile, and keeps none from them.
+    fixture.confirms.hold_until(IN_FLIGHT);
+    let others = fixture.publisher.publish_all(&letters).await;
+    assert!(others.iter().all(Result::is_ok), "{others:?}");
+    fixture.confirms.release();
+    let late = late.unwrap().results().await;
+    assert_eq!(late.len(), unanswered);
+    assert!(late.iter().all(Result::is_ok), "{late:?}");
+    let arrived = fixture.arrived().await;
+    assert!((0..IN_FLIGHT).all(|lead| arrived[&lead] == 2), "{arrived:?}");
+    fixture.assert_goes_on().await;
+    fixture.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirm_that_never_comes_is_waited_for_until_the_connection_is_replaced() {
+    let fixture = Fixture::new("never").await;
+    let letters = fixture.letters();
+    let [first, ..] = victims();
+    fixture.confirms.strike(marker(first), Strike::Silence);
+    fixture.confirms.hold_until(letters.len());
+    let (results, late) = fixture
+        .publisher
+        .publish_once(&letters.iter().collect::<Vec<_>>())
+        .await;
+    assert!(results[first].is_none(), "{results:?}");
+    let began = std::time::Instant::now();
+    let late = late.unwrap().results().await;
+    assert!(began.elapsed() >= CONFIRM_AGE_MAX);
+    assert!(
+        matches!(
+            late.as_slice(),
+            [Err(PublishError::Broken { .. } | PublishError::Unconfirmed { .. })]
+        ),
+        "{late:?}"
+    );
+    wait_for("there is a connection again", PUBLISH_TIMEOUT * 5, || async {
+        let letter = letter(&fixture.topology, IN_FLIGHT);
+        fixture
+            .publisher
+            .publish(&letter)
+            .await
+            .map_err(|error| error.to_string())
+    })
+    .await;
+    fixture.arrived().await;
     fixture.assert_goes_on().await;
     fixture.delete().await;
 }

@@ -110,7 +110,6 @@ impl Journal {
     ) -> Self {
         let mut broker = broker.clone();
         broker.publish_timeout = RECORDED_MAX;
-        broker.waits_out_alarms = false;
         Self {
             publisher: Publisher::new(link.clone(), &broker),
             link,

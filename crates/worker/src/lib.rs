@@ -150,9 +150,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         Some(loaded) => loaded.map_err(Error::Registry)?,
     };
     let (links, background) = (CancellationToken::new(), TaskTracker::new());
-    // A publish is only ever repeated here, never given up.
-    let mut broker = deps.broker;
-    broker.waits_out_alarms = true;
+    let broker = deps.broker;
     let publishing = Link::publishing(&broker, "magnetite worker, publishing", links.clone());
     let consuming = Link::open(&broker, "magnetite worker, consuming", links.clone());
     let publisher = Publisher::new(publishing.clone(), &broker);

@@ -4,10 +4,13 @@
 //! in groups: while some groups are being confirmed the next one gathers, so an idle worker commits at once and a busy one in
 //! groups, without a timer. A message depends on its own publishes alone: when one of them fails, that message waits and is
 //! committed again by itself, and its neighbours in the group go on.
+//!
+//! A publish that is not confirmed in time may be confirmed later: publishing it again would begin a second chain of retries. Its
+//! message leaves the group and waits for the confirm, or for the end of the connection, and holds up no other commit meanwhile.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use broker::{Link, Outgoing, PublishError, Publisher, Topology};
+use broker::{Late, Link, Outgoing, PublishError, PublishResult, Publisher, Topology};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use crate::{
@@ -60,9 +63,29 @@ pub(crate) fn channel(config: &Config) -> (mpsc::Sender<Finished>, mpsc::Receive
 /// What a task of the committer ended with.
 enum Done {
     /// A group was confirmed, except for these. `repeated` when it was one message that had failed before.
-    Committed { repeated: bool, failed: Vec<Finished> },
+    Committed { repeated: bool, left: Left },
+    /// Messages whose confirms were late were confirmed, except for these.
+    Waited(Left),
     /// This one has waited and is to be committed again.
     Rested(Finished),
+}
+
+/// Messages of a group that could not be handed on.
+#[derive(Default)]
+struct Left {
+    /// A publish of theirs has failed.
+    failed: Vec<Finished>,
+    /// Publishes of theirs may still be confirmed.
+    late: Vec<LateGroup>,
+    /// They owe more than one window, and the next one can be published.
+    unfinished: Vec<Finished>,
+}
+
+/// Messages whose publishes may still be confirmed.
+struct LateGroup {
+    late: Late,
+    /// Each with its publishes that were not answered, in the order of the late results.
+    waiting: Vec<(Finished, Vec<Outgoing>)>,
 }
 
 /// What is to be committed. Bounded by the prefetch: each is an unacked message.
@@ -106,12 +129,11 @@ impl Committer {
                     None => open = false,
                 },
                 Some(done) = tasks.join_next() => match done.expect("a commit neither panics nor is aborted") {
-                    Done::Committed { repeated, failed } => {
+                    Done::Committed { repeated, left } => {
                         *(if repeated { &mut repeating } else { &mut committing }) -= 1;
-                        for finished in failed {
-                            tasks.spawn(rest(finished));
-                        }
+                        self.go_on(left, &mut owing, &mut tasks);
                     }
+                    Done::Waited(left) => self.go_on(left, &mut owing, &mut tasks),
                     Done::Rested(finished) => owing.failed.push_back(finished),
                 },
             }
@@ -128,51 +150,93 @@ impl Committer {
         }
     }
 
+    fn go_on(self: &Arc<Self>, left: Left, owing: &mut Owing, tasks: &mut JoinSet<Done>) {
+        for finished in left.failed {
+            tasks.spawn(rest(finished));
+        }
+        for group in left.late {
+            tasks.spawn(Arc::clone(self).waited(group));
+        }
+        owing.fresh.extend(left.unfinished);
+    }
+
     async fn committed(self: Arc<Self>, repeated: bool, group: Vec<Finished>) -> Done {
         Done::Committed {
             repeated,
-            failed: self.commit(group).await,
+            left: self.commit(group).await,
         }
     }
 
+    async fn waited(self: Arc<Self>, group: LateGroup) -> Done {
+        let messages = group.waiting.len();
+        tracing::warn!(
+            messages,
+            "publishes are not confirmed in time; their messages stay unacknowledged until they are, or the connection ends"
+        );
+        let unconfirmed = metrics::gauge!("magnetite_unconfirmed_messages");
+        unconfirmed.increment(messages as f64);
+        let results = group.late.results().await.into_iter().map(Some);
+        unconfirmed.decrement(messages as f64);
+        Done::Waited(self.sort(group.waiting, results, None).await)
+    }
+
     /// Publishes what the group owes, a window at a time, hands on those of whom everything was confirmed, and returns the others.
-    async fn commit(&self, group: Vec<Finished>) -> Vec<Finished> {
-        let mut failed = Vec::new();
-        let mut redeclare = false;
+    async fn commit(&self, group: Vec<Finished>) -> Left {
+        let mut left = Left::default();
         let mut owing: Vec<_> = group
             .into_iter()
             .filter_map(|finished| self.live(finished))
             .collect();
         while !owing.is_empty() {
             let windows: Vec<_> = owing
-                .iter_mut()
-                .map(|finished| finished.settlement.take_window(&self.topology))
+                .into_iter()
+                .map(|mut finished| {
+                    let window = finished.settlement.take_window(&self.topology);
+                    (finished, window)
+                })
                 .collect();
-            let owed: Vec<_> = windows.iter().map(Vec::len).collect();
-            let publishes: Vec<_> = windows.into_iter().flatten().collect();
-            let results = self.publisher.publish_all(&publishes).await;
-            let mut answers = publishes.into_iter().zip(results);
-            let mut unfinished = Vec::new();
-            for (mut finished, owed) in owing.into_iter().zip(owed) {
-                match finished.refused(answers.by_ref().take(owed)) {
-                    Some(error) => {
-                        redeclare |=
-                            error.is_missing_exchange() || matches!(error, PublishError::Unroutable { .. });
-                        finished.report(&error);
-                        failed.push(finished);
-                    }
-                    None if finished.settlement.owed() == 0 => {
-                        self.closing.close(finished.work, finished.settlement).await;
-                    }
-                    None => unfinished.push(finished),
-                }
-            }
-            owing = unfinished;
+            let publishes: Vec<_> = windows.iter().flat_map(|(_, window)| window).collect();
+            let (results, late) = self.publisher.publish_once(&publishes).await;
+            let sorted = self.sort(windows, results, late).await;
+            left.failed.extend(sorted.failed);
+            left.late.extend(sorted.late);
+            owing = sorted.unfinished;
         }
+        left
+    }
+
+    /// Hands on the messages of whom everything was confirmed, and returns the others. `results` has one for each publish, in order;
+    /// `late` waits for those that are `None`.
+    async fn sort(
+        &self,
+        windows: Vec<(Finished, Vec<Outgoing>)>,
+        results: impl IntoIterator<Item = Option<PublishResult>>,
+        late: Option<Late>,
+    ) -> Left {
+        let (mut left, mut waiting, mut redeclare) = (Left::default(), Vec::new(), false);
+        let mut results = results.into_iter();
+        for (mut finished, window) in windows {
+            let mut answers = window.into_iter().zip(results.by_ref());
+            let (refused, unanswered) = finished.take_answers(&mut answers);
+            if let Some(error) = &refused {
+                redeclare |= error.is_missing_exchange() || matches!(error, PublishError::Unroutable { .. });
+                finished.report(error);
+            }
+            if !unanswered.is_empty() {
+                waiting.push((finished, unanswered));
+            } else if refused.is_some() {
+                left.failed.push(finished);
+            } else if finished.settlement.owed() == 0 {
+                self.closing.close(finished.work, finished.settlement).await;
+            } else {
+                left.unfinished.push(finished);
+            }
+        }
+        left.late.extend(late.map(|late| LateGroup { late, waiting }));
         if redeclare {
             self.redeclare().await;
         }
-        failed
+        left
     }
 
     /// Publishing for a message that the broker hands out again anyway would double what it causes: it waits for that.
@@ -223,19 +287,23 @@ impl Owing {
 }
 
 impl Finished {
-    /// Takes back what was not confirmed, and says why the last of it was not.
-    fn refused(
+    /// Takes back what was refused, says why the last of it was, and returns what is not answered yet.
+    fn take_answers(
         &mut self,
-        answers: impl Iterator<Item = (Outgoing, Result<(), PublishError>)>,
-    ) -> Option<PublishError> {
-        let mut why = None;
+        answers: impl Iterator<Item = (Outgoing, Option<PublishResult>)>,
+    ) -> (Option<PublishError>, Vec<Outgoing>) {
+        let (mut why, mut unanswered) = (None, Vec::new());
         for (publish, result) in answers {
-            if let Err(error) = result {
-                self.settlement.owe(publish);
-                why = Some(error);
+            match result {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    self.settlement.owe(publish);
+                    why = Some(error);
+                }
+                None => unanswered.push(publish),
             }
         }
-        why
+        (why, unanswered)
     }
 
     fn report(&mut self, error: &PublishError) {
