@@ -15,6 +15,7 @@ use std::{
 
 use governor::{Quota, RateLimiter, clock::Clock as _};
 use moka::future::Cache;
+use runtime::Lasting;
 use store::{ApiKeyRow, Store};
 use tokio::time::{interval, timeout};
 use webhook::{ApiKey, ApiKeyId};
@@ -55,6 +56,10 @@ pub(crate) struct Keys {
     quota: Quota,
     fresh: Cache<Hash, Option<Arc<Known>>>,
     remembered: Cache<Hash, Arc<Known>>,
+    /// The database is away.
+    away: Arc<Lasting>,
+    /// The database does not take when keys were used.
+    unnoted: Arc<Lasting>,
 }
 
 impl Keys {
@@ -71,6 +76,8 @@ impl Keys {
                 .max_capacity(KEYS_MAX)
                 .time_to_live(REMEMBERED)
                 .build(),
+            away: Arc::default(),
+            unnoted: Arc::default(),
         }
     }
 
@@ -92,11 +99,19 @@ impl Keys {
                 Ok(Ok(found)) => found,
                 Ok(Err(error)) if !error.is_unavailable() => return Err(error),
                 _ => {
-                    tracing::warn!(api_key.id = %known.row.id, "the database is away: what it said last of the key counts");
+                    if self.away.again().is_some() {
+                        tracing::warn!(api_key.id = %known.row.id, "the database is away: what it said last of the key counts");
+                    }
                     return Ok(remembered);
                 }
             },
         };
+        if let Some(ended) = self.away.end() {
+            tracing::info!(
+                failures = ended.times,
+                "the database says again who has which key"
+            );
+        }
         let Some(row) = found else {
             self.remembered.invalidate(&hash).await;
             return Ok(None);
@@ -140,7 +155,13 @@ impl Keys {
         let known: Vec<_> = self.remembered.iter().map(|(_, known)| known).collect();
         let uses: Vec<(ApiKeyId, u64)> = known.iter().filter_map(|known| known.new_use()).collect();
         match self.store.note_api_key_uses(&uses).await {
-            Ok(()) => known.iter().for_each(|known| known.noted(&uses)),
+            Ok(()) => {
+                self.unnoted.end();
+                known.iter().for_each(|known| known.noted(&uses));
+            }
+            Err(error) if self.unnoted.again().is_none() => {
+                tracing::debug!(error = %crate::problem::chain(&error), "when keys were last used is not written down");
+            }
             Err(error) => {
                 tracing::warn!(error = %crate::problem::chain(&error), "when keys were last used is not written down; trying again in a minute");
             }

@@ -12,6 +12,8 @@ use axum::{
     response::Response,
 };
 
+use runtime::Lasting;
+
 use crate::{
     auth::Caller,
     problem::{self, Problem},
@@ -19,6 +21,9 @@ use crate::{
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ID_CHARS_MAX: usize = 128;
+
+/// The broker or the database is away, or there is too much to do: each request of that time is answered with 503.
+static UNAVAILABLE: Lasting = Lasting::new();
 
 /// The outermost layer.
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
@@ -117,6 +122,9 @@ impl Line<'_> {
             "request answered"
         );
         let Some(cause) = problem.and_then(Problem::cause) else {
+            if self.status.is_success() && self.key.is_some() {
+                UNAVAILABLE.end();
+            }
             return;
         };
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
@@ -125,8 +133,13 @@ impl Line<'_> {
                 error = cause,
                 "a request failed, and it is our fault"
             );
-        } else {
-            tracing::warn!(request.id = self.id, error = cause, "a request could not be done");
+        } else if let Some(report) = UNAVAILABLE.again() {
+            tracing::warn!(
+                request.id = self.id,
+                error = cause,
+                requests = report.times,
+                "requests cannot be done now"
+            );
         }
     }
 }

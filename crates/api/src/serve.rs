@@ -9,6 +9,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
+use runtime::Lasting;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -67,11 +68,18 @@ async fn next(
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
+    /// No connection is accepted, on any listener.
+    static REFUSED: Lasting = Lasting::new();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, _)) => {
+                REFUSED.end();
+                return stream;
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection; trying again");
+                if REFUSED.again().is_some() {
+                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

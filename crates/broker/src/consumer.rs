@@ -8,6 +8,7 @@ use lapin::{
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
+use runtime::Lasting;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +46,7 @@ pub async fn consume(
     consuming: impl Fn(bool),
     mut take: impl FnMut(Incoming),
 ) -> Unsettled {
-    let mut failures = 0;
+    let (mut failures, refused) = (0, Lasting::new());
     while !stop.is_cancelled() {
         let opening = async {
             link.connection().await.map_err(ChannelError::from)?;
@@ -60,7 +61,9 @@ pub async fn consume(
                 mut consumer,
                 writing,
             })) => {
-                tracing::info!(queue, prefetch, "consuming");
+                if failures == 0 || refused.end().is_some() {
+                    tracing::info!(queue, prefetch, "consuming");
+                }
                 failures = 0;
                 consuming(true);
                 let ended = read(&lane, &mut consumer, stop, &mut take).await;
@@ -76,13 +79,17 @@ pub async fn consume(
             Some(Err(error)) => error.to_string(),
         };
         failures += 1;
-        tracing::warn!(queue, error, failures, "not consuming; trying again");
         if stop
             .run_until_cancelled(tokio::time::sleep(backoff(failures)))
             .await
             .is_none()
         {
             break;
+        }
+        let report = refused.again();
+        // Of a connection that is lost the link tells, once for all of its consumers.
+        if report.is_some() && link.is_up() {
+            tracing::warn!(queue, error, failures, "not consuming; trying again");
         }
     }
     Unsettled(None)

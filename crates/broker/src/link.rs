@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt as _, future::ready};
 use lapin::{Channel, Connection, ConnectionProperties, Event, options::BasicPublishOptions};
 use rand::RngExt as _;
+use runtime::Lasting;
 use tokio::{
     sync::{Mutex, MutexGuard, watch},
     time::timeout,
@@ -70,6 +71,7 @@ impl Link {
             config: config.clone(),
             name,
             publishes,
+            away: Lasting::new(),
             state: sender,
         };
         tokio::spawn(async move {
@@ -186,6 +188,8 @@ struct Supervisor {
     config: Config,
     name: &'static str,
     publishes: bool,
+    /// There is no connection, or none that stays.
+    away: Lasting,
     state: watch::Sender<State>,
 }
 
@@ -193,25 +197,32 @@ impl Supervisor {
     async fn run(&self) {
         let nodes = self.config.nodes();
         let first = rand::rng().random_range(0..nodes.len());
-        let mut failures = 0_usize;
+        let (mut failures, mut is_first) = (0_usize, true);
         for node in nodes.iter().cycle().skip(first) {
             let broker = node.address();
             match self.connect(node).await {
                 Ok(connection) => {
-                    tracing::info!(broker, connection = self.name, "connected to the broker");
+                    let was_away = self.away.end();
+                    if was_away.is_some() || std::mem::take(&mut is_first) {
+                        tracing::info!(broker, connection = self.name, "connected to the broker");
+                    }
                     failures = 0;
                     let why = self.watch(connection, &broker).await;
-                    tracing::warn!(
-                        broker, connection = self.name, error = %why,
-                        "lost the connection to the broker; reconnecting"
-                    );
+                    if let Some(report) = self.away.again() {
+                        tracing::warn!(
+                            broker, connection = self.name, error = %why, unlogged = report.unlogged,
+                            "lost the connection to the broker; reconnecting"
+                        );
+                    }
                 }
                 Err(error) => {
                     failures += 1;
-                    tracing::warn!(
-                        broker, connection = self.name, error = %error, failures,
-                        "cannot connect to the broker; is it running, and is broker.url right? trying again"
-                    );
+                    if self.away.again().is_some() {
+                        tracing::warn!(
+                            broker, connection = self.name, error = %error, failures,
+                            "cannot connect to the broker; is it running, and is broker.url right? trying again"
+                        );
+                    }
                 }
             }
             // Each node is asked once before the wait grows.

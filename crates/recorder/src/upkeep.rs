@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use broker::{Outgoing, PublishError, Publisher, Topology};
+use runtime::Lasting;
 use serde_json::json;
 use store::{OperationRow, Store};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -41,23 +42,26 @@ impl Upkeep {
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let telling = async {
+            let (undone, untold) = (Task::new("tell of what happened to endpoints"), Lasting::new());
             loop {
                 tell.tick().await;
-                log("tell of what happened to endpoints", self.tell().await);
+                undone.log(self.tell(&untold).await);
             }
         };
         let sweeping = async {
+            let unseen = Task::new("look for failing endpoints");
+            let kept = Task::new("delete what is old");
             loop {
                 sweep.tick().await;
-                log("look for failing endpoints", self.disable_failing().await);
-                log("delete what is old", self.delete_expired().await);
+                unseen.log(self.disable_failing().await);
+                kept.log(self.delete_expired().await);
             }
         };
         tokio::join!(telling, sweeping);
     }
 
     /// Publishes the outbox. Nobody may have bound a queue: then nobody wants to know.
-    async fn tell(&self) -> Result<(), store::Error> {
+    async fn tell(&self, untold: &Lasting) -> Result<(), store::Error> {
         let operations = self.store.operations(TOLD_MAX).await?;
         if operations.is_empty() {
             return Ok(());
@@ -70,12 +74,19 @@ impl Upkeep {
         let mut told = Vec::new();
         for (operation, result) in operations.into_iter().zip(results) {
             match result {
-                Ok(()) | Err(PublishError::Unroutable { .. }) => told.push(operation.id),
-                Err(error) => tracing::warn!(
-                    operation.id,
-                    error = display_chain(&error),
-                    "cannot tell of an operation; trying again"
-                ),
+                Ok(()) | Err(PublishError::Unroutable { .. }) => {
+                    untold.end();
+                    told.push(operation.id);
+                }
+                Err(error) => {
+                    if untold.again().is_some() {
+                        tracing::warn!(
+                            operation.id,
+                            error = display_chain(&error),
+                            "cannot tell of an operation; trying again"
+                        );
+                    }
+                }
             }
         }
         self.store.delete_operations(&told).await
@@ -132,8 +143,38 @@ impl Upkeep {
     }
 }
 
-fn log(what: &str, done: Result<(), store::Error>) {
-    if let Err(error) = done {
-        tracing::warn!(error = display_chain(&error), "cannot {what}; trying again later");
+/// What upkeep does again and again, and whether it fails.
+struct Task {
+    what: &'static str,
+    fails: Lasting,
+}
+
+impl Task {
+    const fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            fails: Lasting::new(),
+        }
+    }
+
+    fn log(&self, done: Result<(), store::Error>) {
+        let what = self.what;
+        match done {
+            Ok(()) => {
+                if let Some(ended) = self.fails.end() {
+                    tracing::info!(failures = ended.times, "can {what} again");
+                }
+            }
+            Err(error) => {
+                if let Some(report) = self.fails.again() {
+                    let failures = report.times;
+                    tracing::warn!(
+                        error = display_chain(&error),
+                        failures,
+                        "cannot {what}; trying again later"
+                    );
+                }
+            }
+        }
     }
 }

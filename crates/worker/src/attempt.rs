@@ -52,6 +52,7 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
                 SystemTime::now(),
             );
             slot.concluded(answered.result.is_success());
+            context.faults.end();
             report(context, &delivery, &id, &answered.result, decided, answered.took);
             let time = answered.time();
             outcome::attempted(context, delivery, registered, &answered.result, decided, time)
@@ -60,7 +61,12 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
         Err(Unanswered::GivenUp) => Outgoing::due(&context.topology, &delivery).into(),
         Err(fault) => {
             drop(slot);
-            tracing::warn!(delivery.id = %id, error = fault.to_string(), "the endpoint is not charged");
+            if let Some(report) = context.faults.again() {
+                let (error, attempts) = (fault.to_string(), report.times);
+                tracing::warn!(delivery.id = %id, error, attempts, "our fault: the endpoint is not charged");
+            } else {
+                tracing::debug!(delivery.id = %id, error = fault.to_string(), "our fault: the endpoint is not charged");
+            }
             outcome::defer(context, delivery, DeferReason::Fault, began.elapsed())
         }
     };

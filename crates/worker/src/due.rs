@@ -88,15 +88,21 @@ async fn look_up(context: &Context, delivery: &Delivery) -> Found {
         return Found::Endpoint(registered);
     }
     // On the heap: a query is fifteen kilobytes of state, which every message would otherwise have room for and copy.
-    match Box::pin(context.store.endpoint(&delivery.endpoint_id)).await {
+    let found = Box::pin(context.store.endpoint(&delivery.endpoint_id)).await;
+    if found.is_ok() {
+        context.look_ups.end();
+    }
+    match found {
         Ok(Lookup::Found(endpoint)) => Found::Endpoint(Arc::new(endpoint.into())),
         Ok(Lookup::Deleted) => Found::Deleted,
         Ok(Lookup::Unknown) => Found::Unknown,
         Err(error) => {
-            tracing::warn!(
-                endpoint.id = %delivery.endpoint_id, error = display_chain(&error),
-                "cannot look up the endpoint of a due delivery"
-            );
+            if let Some(report) = context.look_ups.again() {
+                tracing::warn!(
+                    endpoint.id = %delivery.endpoint_id, error = display_chain(&error), failures = report.times,
+                    "cannot look up the endpoint of a due delivery"
+                );
+            }
             Found::Unavailable
         }
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use egress::{Certificates, EXPIRES_SOON, tls_host};
+use runtime::Lasting;
 use store::Store;
 use tokio::time::{sleep, timeout};
 use webhook::EndpointId;
@@ -34,6 +35,8 @@ struct Warned {
     logged_s: HashMap<String, i64>,
     /// Endpoints whose event is in the database, each with the expiry it tells.
     announced: HashMap<EndpointId, i64>,
+    /// The database does not take such an event.
+    unwritten: Lasting,
 }
 
 /// What one look finds.
@@ -74,7 +77,7 @@ async fn look(certificates: &Certificates, registry: &Registry, store: &Store, w
         .soon
         .iter()
         .flat_map(|(host, expires_s)| endpoints[host].iter().map(|id| (id.clone(), *expires_s)));
-    announce(told.collect(), store, &mut warned.announced).await
+    announce(told.collect(), store, warned).await
 }
 
 /// The endpoints at each of these hosts.
@@ -135,11 +138,8 @@ fn log(soon: &HashMap<String, i64>, now_s: i64, logged_s: &mut HashMap<String, i
 }
 
 /// What is not in the database yet is written there. False when that fails: then it is tried again at the next look.
-async fn announce(
-    told: HashMap<EndpointId, i64>,
-    store: &Store,
-    announced: &mut HashMap<EndpointId, i64>,
-) -> bool {
+async fn announce(told: HashMap<EndpointId, i64>, store: &Store, warned: &mut Warned) -> bool {
+    let announced = &mut warned.announced;
     announced.retain(|id, expires_s| told.get(id) == Some(expires_s));
     for (id, expires_s) in told {
         if announced.contains_key(&id) {
@@ -149,12 +149,17 @@ async fn announce(
             .announce_expiring(&id, &date(expires_s), now_ms() as i64)
             .await
         {
-            Ok(()) => drop(announced.insert(id, expires_s)),
+            Ok(()) => {
+                warned.unwritten.end();
+                announced.insert(id, expires_s);
+            }
             Err(error) => {
-                tracing::warn!(
-                    error = display_chain(&error),
-                    "cannot record that a certificate expires soon; trying again"
-                );
+                if warned.unwritten.again().is_some() {
+                    tracing::warn!(
+                        error = display_chain(&error),
+                        "cannot record that a certificate expires soon; trying again"
+                    );
+                }
                 return false;
             }
         }

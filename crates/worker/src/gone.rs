@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use runtime::Lasting;
 use store::Store;
 use tokio::sync::Notify;
 use webhook::{DisabledReason, Endpoint, EndpointId};
@@ -20,6 +21,8 @@ use crate::{display_chain, now_ms, registry::Registry};
 pub(crate) struct Gone {
     pending: Mutex<HashMap<EndpointId, i64>>,
     added: Notify,
+    /// The database does not take them.
+    unwritten: Lasting,
 }
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -65,9 +68,14 @@ impl Gone {
                 .disable_endpoint_unless_changed(&id, version, DisabledReason::Gone, now_ms)
                 .await
             {
-                Ok(disabled) => tracing::info!(endpoint.id = %id, disabled, "410 recorded"),
+                Ok(disabled) => {
+                    self.unwritten.end();
+                    tracing::info!(endpoint.id = %id, disabled, "410 recorded");
+                }
                 Err(error) if error.is_unavailable() => {
-                    tracing::warn!(endpoint.id = %id, error = display_chain(&error), "cannot record a 410; trying again");
+                    if self.unwritten.again().is_some() {
+                        tracing::warn!(endpoint.id = %id, error = display_chain(&error), "cannot record a 410; trying again");
+                    }
                     return false;
                 }
                 Err(error) => {

@@ -13,6 +13,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use broker::{Link, Outgoing, PublishError, Publisher, Topology};
 use bytes::Bytes;
+use runtime::Lasting;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
@@ -75,6 +76,8 @@ pub(crate) struct Journal {
     topology: Topology,
     recall: Arc<Recall>,
     worker: String,
+    /// Batches are not taken.
+    refused: Lasting,
 }
 
 /// Messages whose records are published together.
@@ -87,8 +90,8 @@ struct Group {
     gap: Option<Gap>,
 }
 
-/// What became of a group: the gap that is still to be recorded, if one is.
-type Published = Result<(), (Option<Gap>, PublishError)>;
+/// What became of a group: what was lost when it was not taken, and is still to be recorded.
+type Published = Result<(), Option<Gap>>;
 
 /// What is to be recorded, and what could not be. The former is bounded by the prefetch: each is an unacked message.
 struct Waiting {
@@ -116,6 +119,7 @@ impl Journal {
             topology,
             recall,
             worker,
+            refused: Lasting::new(),
         }
     }
 
@@ -169,10 +173,18 @@ impl Journal {
             .map(|batch| Outgoing::journal(&self.topology, batch))
             .collect();
         if let Err(error) = self.confirmed(&batches).await {
-            return Err((self.dropped(gap, &settled), error));
+            if let Some(report) = self.refused.again() {
+                tracing::warn!(
+                    error = display_chain(&error),
+                    failures = report.times,
+                    "the journal's records are not taken and are dropped; deliveries go on, and the gap is recorded later"
+                );
+            }
+            return Err(self.dropped(gap, &settled));
         }
         metrics::counter!("magnetite_journal_records_total").increment(records);
-        if let Some(Gap { count, .. }) = gap {
+        let ended = self.refused.end();
+        if let (Some(Gap { count, .. }), Some(_)) = (gap, ended) {
             tracing::warn!(
                 records = count,
                 "the journal has a gap, which is recorded now; `magnetite audit` names it"
@@ -279,11 +291,7 @@ impl Waiting {
     }
 
     fn published(&mut self, published: Published) {
-        let Err((gap, error)) = published else { return };
-        tracing::warn!(
-            error = display_chain(&error),
-            "the journal's records are not taken and are dropped; deliveries go on, and the gap is recorded later"
-        );
+        let Err(gap) = published else { return };
         self.suspended = Some(Instant::now() + SUSPENDED);
         if let Some(lost) = gap {
             self.gap = Some(united(self.gap.take(), lost));

@@ -57,6 +57,7 @@ mod meters;
 use std::{sync::Arc, time::Duration};
 
 use broker::{Link, Publisher, Source, Topology, Unsettled};
+use runtime::Lasting;
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -110,6 +111,10 @@ struct Context {
     /// What the committer publishes over.
     publishing: Link,
     gone: Gone,
+    /// The database does not say which endpoint a due delivery is for.
+    look_ups: Lasting,
+    /// Attempts fail by our own fault.
+    faults: Lasting,
     meters: Meters,
     pulse: Pulse,
     /// Cancelled when nothing new is to be taken.
@@ -162,6 +167,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         egress: deps.egress,
         publishing: publishing.clone(),
         gone: Gone::default(),
+        look_ups: Lasting::new(),
+        faults: Lasting::new(),
         meters: Meters::new(),
         pulse: Pulse::new(),
         stop: stop.clone(),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use egress::{Egress, Target};
+use runtime::Lasting;
 use store::{Changes, Position, Snapshot, Store};
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId, journal::Verdict};
 
@@ -58,27 +59,27 @@ impl Registry {
     pub(crate) async fn follow(&self, store: &Store, every: Duration) -> store::Error {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut failures = 0_u64;
+        let away = Lasting::new();
         loop {
             ticks.tick().await;
             match self.refresh(store).await {
-                Ok(()) if failures > 0 => {
-                    tracing::info!(
-                        failures,
-                        "the database answers again; the endpoints are up to date"
-                    );
-                    failures = 0;
+                Ok(()) => {
+                    if let Some(ended) = away.end() {
+                        tracing::info!(
+                            failures = ended.times,
+                            "the database answers again; the endpoints are up to date"
+                        );
+                    }
                 }
-                Ok(()) => {}
                 Err(error @ store::Error::SealingKeyMissing { .. }) => return error,
                 Err(error) => {
-                    if failures == 0 {
+                    if let Some(report) = away.again() {
                         tracing::warn!(
                             error = display_chain(&error),
+                            failures = report.times,
                             "cannot look for changed endpoints; going on with those that are known"
                         );
                     }
-                    failures += 1;
                     metrics::counter!("magnetite_registry_refresh_failures_total").increment(1);
                 }
             }
@@ -174,6 +175,7 @@ impl Registry {
 
 /// Every endpoint as it is now; waits for a database that is away.
 async fn snapshot(store: &Store) -> Result<Snapshot, store::Error> {
+    let away = Lasting::new();
     loop {
         match store.load_registry().await {
             Ok(snapshot) => {
@@ -185,10 +187,14 @@ async fn snapshot(store: &Store) -> Result<Snapshot, store::Error> {
                 );
                 return Ok(snapshot);
             }
-            Err(error) if error.is_unavailable() => tracing::warn!(
-                error = display_chain(&error),
-                "the database is not there, and without endpoints nothing can be delivered; trying again"
-            ),
+            Err(error) if error.is_unavailable() => {
+                if away.again().is_some() {
+                    tracing::warn!(
+                        error = display_chain(&error),
+                        "the database is not there, and without endpoints nothing can be delivered; trying again"
+                    );
+                }
+            }
             Err(error) => return Err(error),
         }
         tokio::time::sleep(LOAD_RETRY).await;

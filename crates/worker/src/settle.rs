@@ -11,6 +11,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use broker::{Late, Link, Outgoing, PublishError, PublishResult, Publisher, Topology};
+use runtime::Lasting;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use crate::{
@@ -44,6 +45,12 @@ pub(crate) struct Committer {
     topology: Topology,
     recall: Arc<Recall>,
     closing: Closing,
+    /// The broker does not take what messages owe.
+    refused: Lasting,
+    /// A queue or exchange is missing and cannot be declared.
+    undeclared: Lasting,
+    /// The broker has not confirmed what messages owe in time.
+    unconfirmed: Lasting,
 }
 
 /// Publishes of a group, at most, unless one message alone owes more.
@@ -109,6 +116,9 @@ impl Committer {
             topology,
             recall,
             closing,
+            refused: Lasting::new(),
+            undeclared: Lasting::new(),
+            unconfirmed: Lasting::new(),
         })
     }
 
@@ -169,14 +179,22 @@ impl Committer {
 
     async fn waited(self: Arc<Self>, group: LateGroup) -> Done {
         let messages = group.waiting.len();
-        tracing::warn!(
-            messages,
-            "publishes are not confirmed in time; their messages stay unacknowledged until they are, or the connection ends"
-        );
-        let unconfirmed = metrics::gauge!("magnetite_unconfirmed_messages");
-        unconfirmed.increment(messages as f64);
+        if self.unconfirmed.again().is_some() {
+            tracing::warn!(
+                messages,
+                "publishes are not confirmed in time; their messages stay unacknowledged until they are, or the connection ends"
+            );
+        }
+        let waiting = metrics::gauge!("magnetite_unconfirmed_messages");
+        waiting.increment(messages as f64);
         let results = group.late.results().await.into_iter().map(Some);
-        unconfirmed.decrement(messages as f64);
+        waiting.decrement(messages as f64);
+        if let Some(ended) = self.unconfirmed.end() {
+            tracing::info!(
+                groups = ended.times,
+                "publishes are confirmed again, or their connection has ended"
+            );
+        }
         Done::Waited(self.sort(group.waiting, results, None).await)
     }
 
@@ -220,7 +238,7 @@ impl Committer {
             let (refused, unanswered) = finished.take_answers(&mut answers);
             if let Some(error) = &refused {
                 redeclare |= error.is_missing_exchange() || matches!(error, PublishError::Unroutable { .. });
-                finished.report(error);
+                self.report(&mut finished, error);
             }
             if !unanswered.is_empty() {
                 waiting.push((finished, unanswered));
@@ -236,7 +254,25 @@ impl Committer {
         if redeclare {
             self.redeclare().await;
         }
+        if left.failed.is_empty()
+            && left.late.is_empty()
+            && let Some(ended) = self.refused.end()
+        {
+            tracing::info!(failures = ended.times, "what messages owe can be published again");
+        }
         left
+    }
+
+    fn report(&self, finished: &mut Finished, error: &PublishError) {
+        finished.failures += 1;
+        metrics::counter!("magnetite_publish_failures_total").increment(1);
+        if let Some(report) = self.refused.again() {
+            tracing::warn!(
+                error = display_chain(error),
+                failures = report.times,
+                "cannot publish what messages owe; the messages stay unacked and are committed again"
+            );
+        }
     }
 
     /// Publishing for a message that the broker hands out again anyway would double what it causes: it waits for that.
@@ -262,11 +298,18 @@ impl Committer {
     /// Somebody deleted a queue or an exchange under us.
     async fn redeclare(&self) {
         match timeout(DECLARE_MAX, self.topology.declare(&self.link)).await {
-            Ok(Ok(())) => tracing::info!("the topology is declared again"),
-            Ok(Err(error)) => {
-                tracing::warn!(error = display_chain(&error), "cannot declare the topology again");
+            Ok(Ok(())) => {
+                self.undeclared.end();
+                tracing::info!("the topology is declared again");
             }
-            Err(_) => tracing::warn!("cannot declare the topology again: no answer within {DECLARE_MAX:?}"),
+            Ok(Err(error)) => self.cannot_declare(&display_chain(&error)),
+            Err(_) => self.cannot_declare(&format!("no answer within {DECLARE_MAX:?}")),
+        }
+    }
+
+    fn cannot_declare(&self, error: &str) {
+        if self.undeclared.again().is_some() {
+            tracing::warn!(error, "cannot declare the topology again");
         }
     }
 }
@@ -304,16 +347,6 @@ impl Finished {
             }
         }
         (why, unanswered)
-    }
-
-    fn report(&mut self, error: &PublishError) {
-        self.failures += 1;
-        metrics::counter!("magnetite_publish_failures_total").increment(1);
-        tracing::warn!(
-            error = display_chain(error),
-            failures = self.failures,
-            "cannot publish what a message owes; the message stays unacked and is committed again"
-        );
     }
 }
 

@@ -8,6 +8,7 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 use anyhow::Context as _;
 use api::health::{self, Health, Role};
 use futures_util::future::join_all;
+use runtime::Lasting;
 use store::{Actor, Store};
 use tokio::{
     net::TcpListener,
@@ -220,10 +221,15 @@ async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
     roles: &[(Kind, Readiness)],
     operation: impl Fn() -> F,
 ) -> anyhow::Result<T> {
-    let mut failures = 0;
+    let (mut failures, away) = (0, Lasting::new());
     loop {
         let error = match operation().await {
-            Ok(done) => return Ok(done),
+            Ok(done) => {
+                if let Some(ended) = away.end() {
+                    tracing::info!(failures = ended.times, "the database answers");
+                }
+                return Ok(done);
+            }
             Err(error) => error,
         };
         if !error
@@ -233,11 +239,13 @@ async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
             return Err(error);
         }
         failures += 1;
-        tracing::warn!(
-            error = format!("{error:#}"),
-            failures,
-            "the database is away; trying again"
-        );
+        if away.again().is_some() {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                failures,
+                "the database is away; trying again"
+            );
+        }
         for (_, readiness) in roles {
             readiness.send_replace(Some("connecting to the database".to_owned()));
         }
