@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Output, Stdio},
     time::{Duration, Instant},
 };
@@ -327,6 +327,17 @@ impl Installation {
         let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
         let mut command = self.command_of("sh", &["-c", &script]);
         command.arg(binary()).arg(role);
+        self.launch(command, role)
+    }
+
+    /// Starts a role whose standard error is this file, with this log filter, without waiting for it.
+    pub fn start_logging_to(&self, role: &str, stderr: &Path, filter: &str) -> Role {
+        let script = format!("exec \"$0\" \"$@\" 2>{}", stderr.display());
+        let mut command = self.command_of("sh", &["-c", &script]);
+        command
+            .arg(binary())
+            .arg(role)
+            .env("MAGNETITE_LOG__FILTER", filter);
         self.launch(command, role)
     }
 

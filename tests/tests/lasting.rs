@@ -20,7 +20,8 @@ const LINES_MAX: usize = 15;
 
 fn up(installation: &Installation) -> Role {
     let mut command = installation.command(&["up"]);
-    command.env("MAGNETITE_LOG__FILTER", "info");
+    // What roles log by default.
+    command.env("MAGNETITE_LOG__FILTER", "info,lapin=off");
     command.env("MAGNETITE_API__LISTEN", "127.0.0.1:0");
     installation.launch(command, "up")
 }

@@ -10,6 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use producer::{Error, EventId, NotReady, Producer, Serialized};
+use runtime::vital;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::problem::{Kind, Problem};
@@ -41,7 +42,7 @@ impl Publishing {
     /// Starts to gather. That ends with the last clone.
     pub(crate) fn start(producer: Producer) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(gather(producer.clone(), waiting));
+        tokio::spawn(vital("publishing", gather(producer.clone(), waiting)));
         Self { producer, queue }
     }
 

@@ -20,6 +20,7 @@ use lapin::{
     options::{BasicAckOptions, BasicNackOptions},
 };
 use metrics::Gauge;
+use runtime::vital;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -95,12 +96,13 @@ impl Lane {
             tags: Mutex::default(),
             unacked: metrics::gauge!("magnetite_messages_unacked", "queue" => queue.to_owned()),
         });
-        let writing = tokio::spawn(write_settles(
+        let writing = write_settles(
             channel.clone(),
             Arc::clone(&open),
             settles,
             Gathered::of(prefetch),
-        ));
+        );
+        let writing = tokio::spawn(vital("acks", writing));
         let lane = Self {
             channel,
             open,

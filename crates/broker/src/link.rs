@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt as _, future::ready};
 use lapin::{Channel, Connection, ConnectionProperties, Event, options::BasicPublishOptions};
 use rand::RngExt as _;
-use runtime::Lasting;
+use runtime::{Lasting, vital};
 use tokio::{
     sync::{Mutex, MutexGuard, watch},
     time::timeout,
@@ -74,10 +74,10 @@ impl Link {
             away: Lasting::new(),
             state: sender,
         };
-        tokio::spawn(async move {
+        tokio::spawn(vital("link to the broker", async move {
             stop.run_until_cancelled(supervisor.run()).await;
             supervisor.close().await;
-        });
+        }));
         Self {
             state,
             declaring: Arc::default(),

@@ -28,12 +28,11 @@ mod resend;
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use runtime::logs;
 
-use crate::{
-    configuration::{Configuration, Log, LogFormat},
-    telemetry,
-};
+use crate::configuration::{Configuration, Log};
 
 /// Delivers the events of the lead pipeline to the webhook endpoints of customers.
 #[derive(Debug, Parser)]
@@ -103,13 +102,19 @@ const ROLE_FILTER: &str = "info,lapin=off";
 /// What commands log: only what is wrong.
 const COMMAND_FILTER: &str = "warn,lapin=off";
 
+/// Logs from now on; `filter` is for a configuration that names none.
+fn start_logs(log: &Log, filter: &str) -> anyhow::Result<()> {
+    let filter = log.filter.as_deref().unwrap_or(filter);
+    logs::start(filter, log.format).context("cannot open standard error once more: is `ulimit -n` too low?")
+}
+
 /// Runs one command to its end.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { config, command } = arguments;
     // These two are for a customer's machine, which has no configuration of ours.
     if matches!(command, Command::Listen(_) | Command::Trigger(_)) {
-        let (format, filter) = (LogFormat::Text, None);
-        telemetry::start(&Log { format, filter }, COMMAND_FILTER)?;
+        let (format, filter) = (logs::Format::Text, None);
+        start_logs(&Log { format, filter }, COMMAND_FILTER)?;
     }
     let command = match command {
         Command::Listen(arguments) => return listen::run(arguments).await,
@@ -131,7 +136,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         command,
         Command::Up | Command::Worker | Command::Recorder | Command::Api
     );
-    telemetry::start(
+    start_logs(
         &configuration.log,
         if is_role { ROLE_FILTER } else { COMMAND_FILTER },
     )?;

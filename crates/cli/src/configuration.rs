@@ -20,6 +20,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use runtime::logs;
 use store::SealingKey;
 use webhook::Schedule;
 
@@ -72,15 +73,9 @@ pub(crate) struct Egress {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Log {
-    pub(crate) format: LogFormat,
+    pub(crate) format: logs::Format,
     /// Directives as of `RUST_LOG`; without any, roles log at `info` and all other commands at `warn`.
     pub(crate) filter: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
 }
 
 /// Where a value comes from.
@@ -300,7 +295,7 @@ fn egress(reader: &mut Reader) -> Egress {
 
 fn log(reader: &mut Reader) -> Log {
     Log {
-        format: reader.read("log.format", value::log_format, || LogFormat::Text),
+        format: reader.read("log.format", value::log_format, || logs::Format::Text),
         filter: reader.read("log.filter", value::log_filter, || None),
     }
 }

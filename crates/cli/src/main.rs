@@ -16,7 +16,6 @@
 mod configuration;
 mod clock;
 mod moment;
-mod telemetry;
 mod limits;
 mod signals;
 mod output;
@@ -24,9 +23,10 @@ mod broker_link;
 mod database;
 mod command;
 
-use std::{error::Error, io, process::ExitCode, time::Duration};
+use std::{error::Error, io, panic, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
+use runtime::logs;
 
 use command::Arguments;
 use configuration::Problems;
@@ -43,11 +43,17 @@ const EXIT_USAGE: u8 = 2;
 #[error("{0}")]
 struct Usage(String);
 
+/// How long a terminal that takes nothing is waited for at the end.
+const LAST_NOTE_MAX: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match start(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit_code(&error),
+    let done = panic::catch_unwind(|| start(arguments));
+    logs::end();
+    match done {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => exit_code(&error),
+        Err(panicked) => panic::resume_unwind(panicked),
     }
 }
 
@@ -70,7 +76,8 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         // Whoever reads us, such as head, has seen enough.
         return ExitCode::SUCCESS;
     }
-    output::note(&format!("magnetite: {error:#}"));
+    let note = format!("magnetite: {error:#}");
+    logs::within(LAST_NOTE_MAX, move || output::note(&note));
     if error.chain().any(<dyn Error>::is::<Problems>) {
         ExitCode::from(EXIT_CONFIGURATION)
     } else if error.chain().any(<dyn Error>::is::<Usage>) {

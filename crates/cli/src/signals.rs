@@ -1,6 +1,7 @@
 //! SIGTERM and SIGINT.
 
 use anyhow::Context as _;
+use runtime::{logs, vital};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +12,7 @@ pub(crate) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
     let cancelled = stop.clone();
-    tokio::spawn(async move {
+    tokio::spawn(vital("signals", async move {
         let first = either(&mut terminate, &mut interrupt).await;
         tracing::info!(
             signal = first,
@@ -20,8 +21,9 @@ pub(crate) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         cancelled.cancel();
         let second = either(&mut terminate, &mut interrupt).await;
         tracing::warn!(signal = second, "ending at once");
+        logs::end();
         std::process::exit(1);
-    });
+    }));
     Ok(stop)
 }
 

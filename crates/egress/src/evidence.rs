@@ -24,7 +24,7 @@ use hickory_resolver::TokioResolver;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::lookup::{LookupError, addresses_of};
+use crate::lookup::addresses_of;
 
 /// How many of the latest names and addresses are remembered.
 const REMEMBERED_MAX: usize = 8;

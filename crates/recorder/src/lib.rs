@@ -30,6 +30,7 @@ mod upkeep;
 use std::sync::Arc;
 
 use broker::{Incoming, Link, Publisher, Topology, Unsettled};
+use runtime::vital;
 use store::Store;
 use tokio::{
     sync::{mpsc, watch},
@@ -110,8 +111,11 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         topology,
         store,
     };
-    let upkeep = tokio::spawn(stop.clone().run_until_cancelled_owned(upkeep.run()));
-    let watching = tokio::spawn(watch_readiness(readiness, consumed));
+    let upkeep = tokio::spawn(vital(
+        "upkeep",
+        stop.clone().run_until_cancelled_owned(upkeep.run()),
+    ));
+    let watching = tokio::spawn(vital("readiness", watch_readiness(readiness, consumed)));
 
     let [journal, dead, rejected] = &mut consumers;
     tokio::select! {

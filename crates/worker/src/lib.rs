@@ -57,7 +57,7 @@ mod meters;
 use std::{sync::Arc, time::Duration};
 
 use broker::{Link, Publisher, Source, Topology, Unsettled};
-use runtime::Lasting;
+use runtime::{Lasting, vital};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -175,17 +175,19 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         abort: CancellationToken::new(),
         config,
     });
-    let mut following = tokio::spawn(refresh(Arc::clone(&context), links.clone()));
-    background.spawn(tick(Arc::clone(&context), links.clone()));
-    background.spawn(record_gone(Arc::clone(&context), links.clone()));
-    background.spawn(warn_of_expiry(Arc::clone(&context), links.clone()));
-    let (consumed, consumes) = watch::channel([false; SOURCES.len()]);
-    background.spawn(watch_readiness(
-        ready,
-        publishing.clone(),
-        consumes,
-        links.clone(),
+    let mut following = tokio::spawn(vital("registry", refresh(Arc::clone(&context), links.clone())));
+    background.spawn(vital("pulse", tick(Arc::clone(&context), links.clone())));
+    background.spawn(vital(
+        "gone endpoints",
+        record_gone(Arc::clone(&context), links.clone()),
     ));
+    background.spawn(vital(
+        "certificates",
+        warn_of_expiry(Arc::clone(&context), links.clone()),
+    ));
+    let (consumed, consumes) = watch::channel([false; SOURCES.len()]);
+    let watching = watch_readiness(ready, publishing.clone(), consumes, links.clone());
+    background.spawn(vital("readiness", watching));
 
     let recall = Arc::new(Recall::new(context.config.recall_max()));
     let (closing, settled) = journal::channel(&context.config, Arc::clone(&recall));

@@ -31,7 +31,6 @@ struct Odd {
 const CONTENT_TYPE: u16 = 1 << 15;
 const HEADERS: u16 = 1 << 13;
 const DELIVERY_MODE: u16 = 1 << 12;
-const MESSAGE_ID: u16 = 1 << 7;
 const TYPE: u16 = 1 << 5;
 
 /// Properties of a persistent message, and one more part behind them or in front.

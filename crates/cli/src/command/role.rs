@@ -8,13 +8,13 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 use anyhow::Context as _;
 use api::health::{self, Health, Role};
 use futures_util::future::join_all;
-use runtime::Lasting;
+use runtime::{Lasting, logs, vital};
 use store::{Actor, Store};
 use tokio::{
     net::TcpListener,
     sync::watch,
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,9 @@ pub(super) enum Schema {
 
 /// How long an answer to a probe may take after everything else has ended.
 const HEALTH_GRACE: Duration = Duration::from_secs(1);
+
+/// How old the count of lost log lines may be.
+const LOST_LINES_EVERY: Duration = Duration::from_secs(1);
 
 type Readiness = watch::Sender<Option<String>>;
 
@@ -253,6 +256,15 @@ async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
     }
 }
 
+async fn count_lost_lines() {
+    let lost = metrics::counter!("magnetite_log_lines_lost_total");
+    let mut ticks = interval(LOST_LINES_EVERY);
+    loop {
+        ticks.tick().await;
+        lost.absolute(logs::lost());
+    }
+}
+
 /// The server of `/livez`, `/readyz` and `/metrics`, if there is one.
 struct Probes {
     serving: Option<JoinHandle<std::io::Result<()>>>,
@@ -276,7 +288,13 @@ impl Probes {
             roles,
             stopping: stopping.clone(),
         };
-        let serving = tokio::spawn(health::serve(listener, health, stop.clone()));
+        let serving = health::serve(listener, health, stop.clone());
+        let serving = tokio::spawn(vital("probes", async move {
+            tokio::select! {
+                served = serving => served,
+                () = count_lost_lines() => unreachable!("it never ends"),
+            }
+        }));
         Ok(Self {
             serving: Some(serving),
             stop,

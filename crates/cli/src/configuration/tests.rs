@@ -121,7 +121,7 @@ fn a_variable_wins_over_the_file() {
         Schedule::list(delays.to_vec()).unwrap()
     );
     assert_eq!(configuration.health_listen, None);
-    assert_eq!(configuration.log.format, LogFormat::Json);
+    assert_eq!(configuration.log.format, runtime::logs::Format::Json);
     let servers = ["10.0.0.2:53".parse().unwrap(), "[::1]:5353".parse().unwrap()];
     assert_eq!(configuration.egress.name_servers, servers);
 }

@@ -7,10 +7,9 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, tim
 
 use config::ValueKind;
 use ipnet::IpNet;
+use runtime::logs::Format;
 use store::SealingKey;
 use tracing_subscriber::EnvFilter;
-
-use super::LogFormat;
 
 const DURATION: &str = "a duration such as 25s, 10m or 250ms";
 const PREFIX_CHARS_MAX: usize = 64;
@@ -191,10 +190,10 @@ pub(super) fn listen(value: &ValueKind) -> Result<Option<SocketAddr>, String> {
     })
 }
 
-pub(super) fn log_format(value: &ValueKind) -> Result<LogFormat, String> {
+pub(super) fn log_format(value: &ValueKind) -> Result<Format, String> {
     match text(value) {
-        Ok("text") => Ok(LogFormat::Text),
-        Ok("json") => Ok(LogFormat::Json),
+        Ok("text") => Ok(Format::Text),
+        Ok("json") => Ok(Format::Json),
         _ => Err("expected text or json".to_owned()),
     }
 }
