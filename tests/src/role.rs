@@ -91,6 +91,11 @@ impl Role {
         memory_kib(self.pid(), "VmHWM") / 1024
     }
 
+    /// The port of its probes.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it has not ended yet")

@@ -19,7 +19,7 @@ pub struct Config {
 pub(crate) const IN_FLIGHT_MAX: usize = 512;
 /// The most pings that wait for their answers, each for as long as an attempt may take.
 pub(crate) const PINGS_MAX: usize = 32;
-/// The most open connections; further ones wait in the listener's backlog.
+/// The most open connections; a further one takes the place of one that sends nothing.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
 /// How long the headers of a request may take, and a connection stay open without one.
 pub(crate) const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);

@@ -6,7 +6,7 @@
 //! | `/readyz` | 200 `ready`, or 503 with one line for each thing that is waited for |
 //! | `/metrics` | Prometheus' text format, version 0.0.4 |
 
-use std::{fmt::Write as _, io, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use axum::{
     Router,
@@ -19,6 +19,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tokio::{net::TcpListener, sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::serve::{self, Bounds};
+
 /// Upper bounds of the buckets of every histogram of seconds: from a receiver on the same host to the 30 s of the
 /// contract.
 pub const DURATION_BUCKETS_S: [f64; 15] = [
@@ -27,6 +29,13 @@ pub const DURATION_BUCKETS_S: [f64; 15] = [
 
 /// How often the recorder sorts what was recorded into its buckets; without it memory grows until the next scrape.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Enough for a few probes and scrapers. Whatever else connects takes neither the role's file descriptors nor a probe's place.
+const BOUNDS: Bounds = Bounds {
+    connections_max: 64,
+    headers_timeout: Duration::from_secs(5),
+    shutdown_deadline: Duration::from_secs(1),
+};
 
 /// What the answers are made of.
 #[derive(Clone)]
@@ -62,14 +71,10 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 }
 
 /// Serves until `stop` is cancelled, then finishes the answers under way.
-///
-/// # Errors
-/// The listener's.
-pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToken) {
     let upkeep = upkeep(health.metrics.clone());
-    let served = axum::serve(listener, router(health)).with_graceful_shutdown(stop.cancelled_owned());
     tokio::select! {
-        served = served => served,
+        () = serve::serve(listener, router(health), &stop, BOUNDS) => {}
         () = upkeep => unreachable!("the upkeep never ends"),
     }
 }

@@ -58,6 +58,7 @@ mod observe;
 mod openapi;
 mod routes;
 mod router;
+mod connections;
 mod serve;
 
 use std::time::Duration;
@@ -80,6 +81,7 @@ use context::{Context, Shared};
 use keys::Keys;
 use publishing::{PUBLISH_TIMEOUT, Publishing};
 use resending::Resending;
+use serve::Bounds;
 
 /// What the API works with.
 #[derive(Debug)]
@@ -129,9 +131,13 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     });
     let router = router::router(handlers, context.clone());
     readiness.send_replace(None);
-    let deadline = context.config.shutdown_deadline;
+    let bounds = Bounds {
+        connections_max: config::CONNECTIONS_MAX,
+        headers_timeout: config::HEADERS_TIMEOUT,
+        shutdown_deadline: context.config.shutdown_deadline,
+    };
     tokio::select! {
-        () = serve::serve(listener, router, &stop, deadline) => {}
+        () = serve::serve(listener, router, &stop, bounds) => {}
         () = context.keys.note_uses() => unreachable!("it never ends"),
     }
     tokio::join!(context.publishing.shutdown(), context.resending.shutdown());

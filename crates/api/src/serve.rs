@@ -1,9 +1,9 @@
-//! The listener: connections with a bound on their number and on their patience, and an end in two steps.
+//! A listener: connections with a bound on their number and on their patience, and an end in two steps.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -12,59 +12,82 @@ use hyper_util::{
 use runtime::Lasting;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{CONNECTIONS_MAX, HEADERS_TIMEOUT};
+use crate::connections::{Connections, Open};
 
 /// Mostly file descriptors that have run out: connections that end give some back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The most bytes that a connection reads ahead of what is worked on, and so of a request's head.
+const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// The bounds of a listener's connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// The most open connections. A further one takes the place of another: see [`Connections`].
+    pub(crate) connections_max: usize,
+    /// How long the headers of a request may take, and a connection stay open without one.
+    pub(crate) headers_timeout: Duration,
+    /// How long requests in flight may go on after the shutdown began.
+    pub(crate) shutdown_deadline: Duration,
+}
+
 /// Serves until `stop` is cancelled; then requests in flight have until the deadline.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: &CancellationToken,
-    deadline: Duration,
-) {
+pub(crate) async fn serve(listener: TcpListener, router: Router, stop: &CancellationToken, bounds: Bounds) {
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Some((stream, slot)) = next(&listener, &slots, stop).await {
-        let service = TowerToHyperService::new(router.clone());
+    let connections = Connections::new(bounds.connections_max);
+    while let Some((stream, open)) = next(&listener, &connections, stop).await {
+        let open = Arc::new(open);
+        let (router, answering) = (TowerToHyperService::new(router.clone()), Arc::clone(&open));
+        let service = service_fn(move |request| {
+            let answering = answering.answering();
+            let answered = hyper::service::Service::call(&router, request);
+            async move {
+                let answer = answered.await;
+                drop(answering);
+                answer
+            }
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS_TIMEOUT)
+            .header_read_timeout(bounds.headers_timeout)
+            .max_buf_size(READ_AHEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            // An error is the client's going away.
-            let _ = connection.await;
-            drop(slot);
+            tokio::select! {
+                // An error is the client's going away.
+                _ = connection => {}
+                () = open.closed() => {}
+            }
         });
     }
     drop(listener);
-    if timeout(deadline, graceful.shutdown()).await.is_err() {
+    if timeout(bounds.shutdown_deadline, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("requests in flight are given up: shutdown.deadline has passed");
     }
 }
 
-/// The next connection and its slot; none once `stop` is cancelled.
+/// The next connection and its place; none once `stop` is cancelled.
 async fn next(
     listener: &TcpListener,
-    slots: &Arc<Semaphore>,
+    connections: &Connections,
     stop: &CancellationToken,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, Open)> {
     let accepting = async {
-        let slot = Arc::clone(slots).acquire_owned().await;
-        let slot = slot.expect("nobody closes the semaphore");
-        (accept(listener).await, slot)
+        let stream = accept(listener).await;
+        (stream, connections.open().await)
     };
-    let (stream, slot) = stop.run_until_cancelled(accepting).await?;
+    let (stream, open) = stop.run_until_cancelled(accepting).await?;
     // Answers are small, and wait for nothing.
     let _ = stream.set_nodelay(true);
-    Some((stream, slot))
+    Some((stream, open))
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
@@ -85,3 +108,6 @@ async fn accept(listener: &TcpListener) -> TcpStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

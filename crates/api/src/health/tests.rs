@@ -15,7 +15,7 @@ struct Served {
     readiness: watch::Sender<Option<String>>,
     stopping: CancellationToken,
     stop: CancellationToken,
-    serving: JoinHandle<io::Result<()>>,
+    serving: JoinHandle<()>,
 }
 
 async fn served(metrics: PrometheusHandle) -> Served {
@@ -127,5 +127,5 @@ async fn durations_are_counted_in_buckets() {
 async fn it_ends_when_it_is_told_to() {
     let served = served(handle()).await;
     served.stop.cancel();
-    served.serving.await.unwrap().unwrap();
+    served.serving.await.unwrap();
 }

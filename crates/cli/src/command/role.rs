@@ -267,7 +267,7 @@ async fn count_lost_lines() {
 
 /// The server of `/livez`, `/readyz` and `/metrics`, if there is one.
 struct Probes {
-    serving: Option<JoinHandle<std::io::Result<()>>>,
+    serving: Option<JoinHandle<()>>,
     stop: CancellationToken,
 }
 

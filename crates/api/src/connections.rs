@@ -1,0 +1,149 @@
+//! The open connections of a listener, and which of them is closed when there are too many.
+//!
+//! A connection is in one of three states: its client has sent no whole request yet; a request is being answered; or the connection waits
+//! for its client to send the next request or to read an answer. When all places are taken, a new client gets the place of the oldest
+//! connection without a request, or else of the connection that has waited longest. Connections that send nothing therefore cannot keep
+//! other clients out, however many they are. Addresses are not compared: behind a proxy they are all the same.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+/// How long a new client waits before the states are read again: requests may have been answered on all connections.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+const ANSWERING: u64 = u64::MAX;
+const NEW: u64 = 0;
+
+/// Bounded in number. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Connections(Arc<Shared>);
+
+struct Shared {
+    places: Arc<Semaphore>,
+    open: Mutex<BTreeMap<u64, Arc<Connection>>>,
+    /// Numbers connections, and the moments at which they began to wait.
+    clock: AtomicU64,
+}
+
+struct Connection {
+    /// [`NEW`], [`ANSWERING`], or when it began to wait.
+    state: AtomicU64,
+    close: Notify,
+}
+
+/// One open connection; its place is free when this is dropped.
+pub(crate) struct Open {
+    number: u64,
+    connection: Arc<Connection>,
+    connections: Connections,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A request that is being answered; when it is dropped, the connection waits for its client.
+pub(crate) struct Answering {
+    connection: Arc<Connection>,
+    connections: Connections,
+}
+
+impl Connections {
+    /// Creates a set of at most `max` connections.
+    pub(crate) fn new(max: usize) -> Self {
+        Self(Arc::new(Shared {
+            places: Arc::new(Semaphore::new(max)),
+            open: Mutex::default(),
+            clock: AtomicU64::new(NEW + 1),
+        }))
+    }
+
+    /// Returns a place for a connection that was accepted; closes another connection when all places are taken.
+    ///
+    /// # Cancel safety
+    /// Safe to drop: the new connection has no place then.
+    pub(crate) async fn open(&self) -> Open {
+        loop {
+            if self.0.places.available_permits() == 0 {
+                self.close_one();
+            }
+            let place = Arc::clone(&self.0.places).acquire_owned();
+            if let Ok(Ok(place)) = timeout(LOOK_AGAIN, place).await {
+                return self.enter(place);
+            }
+        }
+    }
+
+    fn enter(&self, place: OwnedSemaphorePermit) -> Open {
+        let connection = Arc::new(Connection {
+            state: AtomicU64::new(NEW),
+            close: Notify::new(),
+        });
+        let number = self.tick();
+        self.all().insert(number, Arc::clone(&connection));
+        Open {
+            number,
+            connection,
+            connections: self.clone(),
+            _place: place,
+        }
+    }
+
+    /// Closes the connection without a request, or the one that has waited longest. It may be told twice before it closes.
+    fn close_one(&self) {
+        let all = self.all();
+        let states = all.iter().map(|(number, connection)| {
+            let state = connection.state.load(Ordering::Relaxed);
+            (state, *number, connection)
+        });
+        let waiting = states.filter(|(state, ..)| *state != ANSWERING);
+        if let Some((.., connection)) = waiting.min_by_key(|(state, number, _)| (*state, *number)) {
+            connection.close.notify_one();
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        self.0.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Connection>>> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Returns when the connection has to give its place to another.
+    pub(crate) async fn closed(&self) {
+        self.connection.close.notified().await;
+    }
+
+    /// Marks the connection as answering a request until the result is dropped.
+    pub(crate) fn answering(&self) -> Answering {
+        self.connection.state.store(ANSWERING, Ordering::Relaxed);
+        Answering {
+            connection: Arc::clone(&self.connection),
+            connections: self.connections.clone(),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connections.all().remove(&self.number);
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let now = self.connections.tick();
+        self.connection.state.store(now, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,95 @@
+//! Over real sockets, by clients that send nothing, or half a request.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::routing::get;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::Notify,
+    time::Instant,
+};
+use tokio_util::sync::DropGuard;
+
+use super::*;
+
+const PLACES: usize = 4;
+const BOUNDS: Bounds = Bounds {
+    connections_max: PLACES,
+    headers_timeout: Duration::from_mins(1),
+    shutdown_deadline: Duration::ZERO,
+};
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: api\r\n\r\n";
+
+/// Answers at once, or at `/slow` when it is told to.
+async fn served(release: Arc<Notify>) -> (SocketAddr, DropGuard) {
+    let slow = move || async move {
+        release.notified().await;
+        "slow"
+    };
+    let router = Router::new()
+        .route("/", get(async || "quick"))
+        .route("/slow", get(slow));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move { serve(listener, router, &stopping, BOUNDS).await });
+    (address, stop.drop_guard())
+}
+
+async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    stream
+}
+
+/// What comes next; empty when the connection was closed.
+async fn read(stream: &mut TcpStream) -> String {
+    let mut answer = vec![0; 4096];
+    let read = timeout(Duration::from_secs(10), stream.read(&mut answer)).await;
+    let read = read.expect("something within 10 s").unwrap_or_default();
+    String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+#[tokio::test]
+async fn connections_that_send_nothing_keep_nobody_out() {
+    let (address, _stop) = served(Arc::default()).await;
+    let mut silent = Vec::new();
+    for number in 0..100 {
+        let half: &[u8] = if number % 2 == 0 {
+            b""
+        } else {
+            b"GET / HTTP/1.1\r\nHost:"
+        };
+        silent.push(send(address, half).await);
+        let began = Instant::now();
+        let answer = read(&mut send(address, REQUEST).await).await;
+        assert!(answer.ends_with("quick"), "{answer}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+    for stream in &mut silent[..100 - PLACES] {
+        assert_eq!(read(stream).await, "", "the oldest are closed");
+    }
+}
+
+#[tokio::test]
+async fn what_has_sent_requests_is_closed_after_what_has_sent_none_and_never_while_it_is_answered() {
+    let release = Arc::new(Notify::new());
+    let (address, _stop) = served(Arc::clone(&release)).await;
+    let mut answered = send(address, b"GET /slow HTTP/1.1\r\nHost: api\r\n\r\n").await;
+    let mut kept = send(address, REQUEST).await;
+    assert!(read(&mut kept).await.ends_with("quick"));
+    // More than there are places, of which two are taken.
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(send(address, b"").await);
+        assert!(read(&mut send(address, REQUEST).await).await.ends_with("quick"));
+        kept.write_all(REQUEST).await.unwrap();
+        assert!(
+            read(&mut kept).await.ends_with("quick"),
+            "it is used, and stays open"
+        );
+    }
+    release.notify_waiters();
+    assert!(read(&mut answered).await.ends_with("slow"));
+}
