@@ -15,8 +15,13 @@ pub struct Config {
     pub shutdown_deadline: Duration,
 }
 
-/// The most requests that are worked on at once; further ones are told to come back. With `body_bytes_max` it bounds memory.
-pub(crate) const IN_FLIGHT_MAX: usize = 512;
+/// The most requests that are worked on at once; further ones are answered with 503. One key gets at most a quarter of these, and one
+/// organization half, as of the three limits below: see [`Shares`](crate::shares::Shares).
+pub(crate) const IN_FLIGHT_MAX: usize = 1024;
+/// The most requests whose bodies are arriving. Slow bodies leave half of the connections to other requests.
+pub(crate) const ARRIVING_MAX: usize = CONNECTIONS_MAX / 2;
+/// The most bytes of bodies in memory, including those of events that wait for the broker.
+const BODIES_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// The most pings that wait for their answers, each for as long as an attempt may take.
 pub(crate) const PINGS_MAX: usize = 32;
 /// The most open connections; a further one takes the place of one that sends nothing.
@@ -27,6 +32,13 @@ pub(crate) const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request may take in all. Longer than what the store and the broker are given.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
+
+impl Config {
+    /// The most bytes of bodies in memory: [`BODIES_BYTES_MAX`], or more where a body may be so large that one key's quarter could not hold it.
+    pub(crate) fn bodies_bytes_max(&self) -> usize {
+        BODIES_BYTES_MAX.max(4 * self.body_bytes_max)
+    }
+}
 
 impl Default for Config {
     fn default() -> Self {

@@ -9,9 +9,10 @@ use std::{
 use axum::body::Bytes;
 use egress::Egress;
 use store::Store;
-use tokio::sync::Semaphore;
 
-use crate::{Config, auth::Operations, keys::Keys, publishing::Publishing, resending::Resending};
+use crate::{
+    Config, auth::Operations, keys::Keys, publishing::Publishing, resending::Resending, shares::Shares,
+};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -28,10 +29,14 @@ pub(crate) struct Shared {
     pub(crate) operations: Operations,
     /// The OpenAPI document.
     pub(crate) document: Bytes,
-    /// A permit for each request that is worked on.
-    pub(crate) slots: Semaphore,
-    /// A permit for each ping that waits for its answer.
-    pub(crate) pings: Semaphore,
+    /// A unit for each request whose body is arriving.
+    pub(crate) arriving: Shares,
+    /// A unit for each byte of a body in memory.
+    pub(crate) body_bytes: Shares,
+    /// A unit for each request that is worked on.
+    pub(crate) slots: Shares,
+    /// A unit for each ping that waits for its answer.
+    pub(crate) pings: Shares,
 }
 
 impl Context {

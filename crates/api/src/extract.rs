@@ -6,16 +6,12 @@ use std::{fmt::Display, str::FromStr};
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Path, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use tokio::time::timeout;
 
-use crate::{
-    config::BODY_TIMEOUT,
-    problem::{Kind, Problem},
-};
+use crate::problem::{Kind, Problem};
 
 pub(crate) use if_match::{IfMatch, etag};
 
@@ -85,26 +81,10 @@ fn says_json(headers: &HeaderMap) -> Result<(), Problem> {
     ))
 }
 
-/// At most the bytes that the router allows.
+/// The body, which [`receive`](crate::body::receive) has read.
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    match timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await {
-        Ok(body) => body.map_err(|rejection| unread(&rejection)),
-        Err(_) => Err(Problem::new(
-            Kind::BodyTimeout,
-            format!("Send the whole body within {} s.", BODY_TIMEOUT.as_secs()),
-        )),
-    }
-}
-
-fn unread(rejection: &BytesRejection) -> Problem {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        Problem::new(
-            Kind::TooLarge,
-            "Send less at once; docs/api.md has the limits, and whoever runs Magnetite can raise api.body_bytes_max.",
-        )
-    } else {
-        Problem::new(Kind::MalformedRequest, "The body breaks off: send it whole.")
-    }
+    let body = Bytes::from_request(request, state).await;
+    body.map_err(|rejection| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).because(&rejection))
 }
 
 /// What is no JSON is malformed; what is JSON of another shape has a field that is not valid.

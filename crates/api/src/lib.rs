@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! ```text
-//! request -> observe (id, log, metric) -> slots -> admit (key, rate, scope) -> handler -> store | egress | producer
+//! request -> observe (id, log, metric) -> admit (key, rate, scope) -> receive (body, slot) -> handler -> store | egress | producer
 //! ```
 //!
 //! [`run`] is the role `api`: a listener, and a router of handlers in `routes`, each of which documents itself. The OpenAPI
@@ -28,7 +28,8 @@
 //! - An operation does what it does for its caller's organization alone: another one's id is answered like one that does not exist.
 //! - No answer, line of the log or metric has a key; a secret is in the answer that made it and in no other.
 //! - Everything that goes wrong is a `Problem`, also what axum and the layers answer with.
-//! - Bounded: connections, requests that are worked on, their bodies and their time, keys that are remembered, events that wait.
+//! - Bounded: connections, requests that are worked on, their bodies and their time, keys that are remembered, events that wait. One key may
+//!   hold at most a quarter of what requests share, and one organization half (`shares`).
 //! - A probe is answered from memory: it waits for no broker and no database, or their outage would get every replica restarted.
 //!
 //! # Deliberately absent
@@ -54,6 +55,8 @@ mod publishing;
 mod resending;
 mod context;
 mod auth;
+mod shares;
+mod body;
 mod observe;
 mod openapi;
 mod routes;
@@ -68,10 +71,7 @@ use egress::Egress;
 use producer::Producer;
 use serde_json::Value;
 use store::Store;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -82,6 +82,7 @@ use keys::Keys;
 use publishing::{PUBLISH_TIMEOUT, Publishing};
 use resending::Resending;
 use serve::Bounds;
+use shares::Shares;
 
 /// What the API works with.
 #[derive(Debug)]
@@ -123,8 +124,10 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         publishing: Publishing::start(Producer::connect(broker)),
         operations: Operations::of(&document).expect("the document is made of this program's own code"),
         document: document.to_string().into(),
-        slots: Semaphore::new(config::IN_FLIGHT_MAX),
-        pings: Semaphore::new(config::PINGS_MAX),
+        arriving: Shares::new(config::ARRIVING_MAX),
+        body_bytes: Shares::new(config.bodies_bytes_max()),
+        slots: Shares::new(config::IN_FLIGHT_MAX),
+        pings: Shares::new(config::PINGS_MAX),
         store,
         egress,
         config,

@@ -19,7 +19,7 @@ use crate::problem::{Kind, Problem};
 const GROUP_MAX: usize = 256;
 /// The most groups that are being confirmed. More would be smaller, and no faster.
 const GROUPS_MAX: usize = 4;
-/// The most events that wait for a group; further requests wait to be let in. More than requests that are worked on.
+/// The most events that wait for a group; further requests wait to be let in. As many as requests that are worked on.
 const WAITING_MAX: usize = 1024;
 /// How long a broker that is away or blocks is waited for before a request is told. A connection that was just lost is often back.
 const PATIENCE: Duration = Duration::from_secs(1);

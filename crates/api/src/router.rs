@@ -5,16 +5,14 @@
 //! | `observe` | request id, log, duration, the body of a problem |
 //! | catch panic | 500 instead of a broken connection |
 //! | timeout | 503 after 40 s |
-//! | slots | 503 while too many requests are worked on |
 //! | `admit` | who may do what, and how often |
-//! | body limit | 413 |
+//! | `receive` | reads the body and takes a slot: 503 if the key or organization has its share of either, 408, 413 |
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request, State},
+    extract::DefaultBodyLimit,
     http::{HeaderValue, StatusCode, header},
-    middleware::{Next, from_fn, from_fn_with_state},
-    response::{IntoResponse, Response},
+    middleware::{from_fn, from_fn_with_state},
 };
 use serde_json::Value;
 use swagger_ui_dist::{ApiDefinition, OpenApiSource};
@@ -24,11 +22,11 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     auth::{self, DOCS},
+    body::receive,
     config::REQUEST_TIMEOUT,
     context::Context,
     observe::observe,
     openapi::{self, Base},
-    problem::{Kind, Problem},
 };
 
 const OPENAPI: &str = "/openapi.json";
@@ -48,14 +46,14 @@ pub(crate) fn parts(operations: OpenApiRouter<Context>) -> (Router<Context>, Val
 
 /// Everything that is served.
 pub(crate) fn router(handlers: Router<Context>, context: Context) -> Router {
-    let body_bytes_max = context.config.body_bytes_max;
     handlers
         .with_state(context.clone())
         .merge(docs())
         .fallback(async || StatusCode::NOT_FOUND)
-        .layer(DefaultBodyLimit::max(body_bytes_max))
-        .layer(from_fn_with_state(context.clone(), auth::admit))
-        .layer(from_fn_with_state(context, slots))
+        // `receive` limits bodies.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(context.clone(), receive))
+        .layer(from_fn_with_state(context, auth::admit))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
             REQUEST_TIMEOUT,
@@ -80,13 +78,4 @@ fn docs() -> Router {
         header::CONTENT_SECURITY_POLICY,
         PAGE_POLICY,
     ))
-}
-
-/// Refuses what would be worked on beyond the bound, instead of letting it wait: memory is bounded by it.
-async fn slots(State(context): State<Context>, request: Request, next: Next) -> Response {
-    let Ok(_slot) = context.slots.try_acquire() else {
-        let problem = Problem::new(Kind::Overloaded, "Send the request again, and fewer at once.");
-        return problem.retry_after(1).into_response();
-    };
-    next.run(request).await
 }

@@ -14,7 +14,6 @@ use producer::Producer;
 use serde_json::Value;
 use store::{ApiKeyRow, NewApiKey, Store};
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 use webhook::{ApiKey, ApiKeyId, OrganizationId};
@@ -22,13 +21,14 @@ use webhook::{ApiKey, ApiKeyId, OrganizationId};
 use crate::{
     Config,
     auth::Operations,
-    config::{IN_FLIGHT_MAX, PINGS_MAX},
+    config::{ARRIVING_MAX, IN_FLIGHT_MAX, PINGS_MAX},
     context::{Context, Shared, now_ms},
     keys::Keys,
     openapi::METHODS,
     publishing::Publishing,
     resending::Resending,
     router, routes,
+    shares::Shares,
 };
 
 /// A request's id, so that answers can be compared.
@@ -73,8 +73,10 @@ impl Bed {
             publishing: Publishing::start(Producer::connect(broker)),
             operations: Operations::of(&document).unwrap(),
             document: document.to_string().into(),
-            slots: Semaphore::new(IN_FLIGHT_MAX),
-            pings: Semaphore::new(PINGS_MAX),
+            arriving: Shares::new(ARRIVING_MAX),
+            body_bytes: Shares::new(config.bodies_bytes_max()),
+            slots: Shares::new(IN_FLIGHT_MAX),
+            pings: Shares::new(PINGS_MAX),
             egress: Egress::new(&egress::Config::default()).unwrap(),
             store,
             config,

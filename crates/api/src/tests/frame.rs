@@ -1,9 +1,10 @@
 //! What holds for every operation.
 
 use axum::{Router, body::Body, routing::get};
+use futures_util::stream;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{Config, routes};
+use crate::{Config, auth::Caller, routes};
 
 use super::bed::{Bed, request};
 
@@ -160,21 +161,74 @@ async fn a_key_that_asks_too_often_is_told_when_to_come_back_and_others_are_not(
 }
 
 #[tokio::test]
-async fn more_than_can_be_worked_on_is_refused_at_once() {
+async fn a_key_that_holds_its_share_is_refused_at_once_and_no_other_key_is() {
     let bed = Bed::new().await;
-    let all = bed
-        .context
-        .slots
-        .acquire_many(crate::config::IN_FLIGHT_MAX as u32)
-        .await
-        .unwrap();
-    let refused = bed.get("/v1/endpoints", "").await;
+    let (greedy, row) = bed.key_row("org_1", "admin", None).await;
+    let others = [bed.key("org_1", "admin").await, bed.key("org_2", "admin").await];
+    let caller = Caller {
+        key: row.id,
+        organization: row.organization_id,
+    };
+    let (slots, arriving) = (bed.context.slots.clone(), bed.context.arriving.clone());
+    for (shares, is_refused) in [
+        // A request without a body waits for none.
+        (slots, ["GET", "POST"].as_slice()),
+        (arriving, &["POST"]),
+    ] {
+        let all: Vec<_> = std::iter::from_fn(|| shares.take(&caller, 1)).collect();
+        let ask = |method: &'static str, key: String| {
+            let bed = &bed;
+            async move {
+                match method {
+                    "GET" => bed.get("/v1/endpoints", &key).await,
+                    _ => bed.post("/v1/endpoints", &key, "{}").await,
+                }
+            }
+        };
+        for method in ["GET", "POST"] {
+            let answer = ask(method, greedy.clone()).await;
+            let refused = (answer.problem(), answer.header("retry-after")) == ("overloaded", "1");
+            assert_eq!(refused, is_refused.contains(&method), "{method}: {answer:?}");
+            for other in &others {
+                let answer = ask(method, other.clone()).await;
+                assert_ne!(answer.problem(), "overloaded", "{method}: {answer:?}");
+            }
+        }
+        drop(all);
+        assert_ne!(ask("POST", greedy.clone()).await.problem(), "overloaded");
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_no_announced_length_is_bounded_as_well() {
+    let config = Config {
+        body_bytes_max: 2000,
+        ..Config::default()
+    };
+    let bed = Bed::with(config, routes::all()).await;
+    let key = bed.key("org_1", "admin").await;
+    let ask = async |chunks: &[&'static str], breaks_off: bool| {
+        let mut parts: Vec<_> = chunks.iter().map(|chunk| Ok(*chunk)).collect();
+        if breaks_off {
+            parts.push(Err(std::io::Error::other("the connection is gone")));
+        }
+        let body = Body::from_stream(stream::iter(parts));
+        let request = request("POST", "/v1/endpoints", &key).header("content-type", "application/json");
+        bed.ask(request.body(body).unwrap()).await
+    };
+    let answer = ask(&["{\"url\":", "\"https://93.184.216.34/\"}"], false).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let spaces = &*" ".repeat(999).leak();
+    let answer = ask(&["{", spaces, spaces, "  }"], false).await;
+    assert_eq!((answer.status.as_u16(), answer.problem()), (413, "too-large"));
+    let answer = ask(&["{"], true).await;
     assert_eq!(
-        (refused.problem(), refused.header("retry-after")),
-        ("overloaded", "1")
+        (answer.status.as_u16(), answer.problem()),
+        (400, "malformed-request")
     );
-    drop(all);
-    assert_eq!(bed.get("/v1/endpoints", "").await.status, 401);
+    let (arriving, bytes) = (bed.context.arriving.free(), bed.context.body_bytes.free());
+    assert_eq!(arriving, crate::config::ARRIVING_MAX);
+    assert_eq!(bytes, bed.context.config.bodies_bytes_max());
 }
 
 #[tokio::test]

@@ -42,8 +42,8 @@ pub(in crate::routes) async fn ping(
     Id(id): Id,
 ) -> Result<(StatusCode, Answer<view::Ping>), Problem> {
     let endpoint = find(&context, &caller, id).await?;
-    // Endpoints that hang must not take the places of all other requests.
-    let Ok(_place) = context.pings.try_acquire() else {
+    // Endpoints that hang must not take the places of other requests, or of other callers' pings.
+    let Some(_place) = context.pings.take(&caller, 1) else {
         return Err(Problem::new(
             Kind::Overloaded,
             "Too many pings wait for their answers; ask again.",

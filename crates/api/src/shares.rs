@@ -1,0 +1,194 @@
+//! Units that requests share, and how many of them one organization and one key may hold.
+//!
+//! - An organization may hold at most as many units as are still free: alone it gets half of them, two get a third each.
+//! - A key may hold at most as many units as its organization may still take: alone it gets a quarter.
+//! - An organization or key that holds nothing is given what it asks for, as long as that is free.
+//!
+//! The decision takes constant time, and nothing waits: a request that is refused is answered with 503.
+
+use std::{
+    borrow::Borrow,
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use webhook::{ApiKeyId, OrganizationId};
+
+use crate::auth::Caller;
+
+/// A number of equal units. Clones share the same units.
+#[derive(Clone)]
+pub(crate) struct Shares(Arc<Mutex<Ledger>>);
+
+struct Ledger {
+    free: usize,
+    by_organization: HashMap<OrganizationId, usize>,
+    by_key: HashMap<ApiKeyId, usize>,
+}
+
+/// Units that a caller holds, until this is dropped.
+pub(crate) struct Share {
+    shares: Shares,
+    caller: Caller,
+    units: usize,
+}
+
+impl Shares {
+    pub(crate) fn new(units: usize) -> Self {
+        Self(Arc::new(Mutex::new(Ledger {
+            free: units,
+            by_organization: HashMap::new(),
+            by_key: HashMap::new(),
+        })))
+    }
+
+    /// Takes units for the caller; `None` when that exceeds its share.
+    pub(crate) fn take(&self, caller: &Caller, units: usize) -> Option<Share> {
+        self.ledger().take(caller, units).then(|| Share {
+            shares: self.clone(),
+            caller: caller.clone(),
+            units,
+        })
+    }
+
+    /// How many units are not taken.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
+        self.ledger().free
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// Takes further units, and returns whether the caller's share allows it.
+    pub(crate) fn grow(&mut self, units: usize) -> bool {
+        let grown = self.shares.ledger().take(&self.caller, units);
+        self.units += if grown { units } else { 0 };
+        grown
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.shares.ledger().give_back(&self.caller, self.units);
+    }
+}
+
+impl Ledger {
+    fn take(&mut self, caller: &Caller, units: usize) -> bool {
+        let of_organization = held(&self.by_organization, caller.organization.as_str());
+        let of_key = held(&self.by_key, caller.key.as_str());
+        // After taking this many, the organization holds as many units as are free.
+        let room = self.free.saturating_sub(of_organization) / 2;
+        let organization_may = units <= room || (of_organization == 0 && units <= self.free);
+        let key_may = of_key + units <= room || of_key == 0;
+        if !organization_may || !key_may {
+            return false;
+        }
+        self.free -= units;
+        add(&mut self.by_organization, &caller.organization, units);
+        add(&mut self.by_key, &caller.key, units);
+        true
+    }
+
+    fn give_back(&mut self, caller: &Caller, units: usize) {
+        self.free += units;
+        subtract(&mut self.by_organization, caller.organization.as_str(), units);
+        subtract(&mut self.by_key, caller.key.as_str(), units);
+    }
+}
+
+fn held<K: Borrow<str> + Eq + Hash>(by: &HashMap<K, usize>, holder: &str) -> usize {
+    by.get(holder).copied().unwrap_or_default()
+}
+
+fn add<K: Borrow<str> + Clone + Eq + Hash>(by: &mut HashMap<K, usize>, holder: &K, units: usize) {
+    match by.get_mut::<str>(holder.borrow()) {
+        Some(held) => *held += units,
+        None => drop(by.insert(holder.clone(), units)),
+    }
+}
+
+/// Removes the entry of a holder that has given everything back.
+fn subtract<K: Borrow<str> + Eq + Hash>(by: &mut HashMap<K, usize>, holder: &str, units: usize) {
+    if let Some(held) = by.get_mut(holder) {
+        *held -= units;
+        if *held == 0 {
+            by.remove(holder);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn caller(organization: usize, key: usize) -> Caller {
+        Caller {
+            key: ApiKeyId::new(format!("key_{organization}_{key}")),
+            organization: OrganizationId::new(format!("org_{organization}")),
+        }
+    }
+
+    /// Takes units one by one until the caller's share is used up.
+    fn all_for(shares: &Shares, caller: &Caller) -> Vec<Share> {
+        std::iter::from_fn(|| shares.take(caller, 1)).collect()
+    }
+
+    #[test]
+    fn a_key_gets_a_quarter_an_organization_half_and_the_next_one_a_share_of_the_rest() {
+        let shares = Shares::new(512);
+        let first = all_for(&shares, &caller(1, 1));
+        assert_eq!(first.len(), 128);
+        let second = all_for(&shares, &caller(1, 2));
+        assert_eq!(second.len(), 64);
+        let other = all_for(&shares, &caller(2, 1));
+        assert_eq!(other.len(), 80, "a quarter of what is free");
+        drop((first, second, other));
+        let keys: Vec<_> = (0..600).map(|key| all_for(&shares, &caller(1, key))).collect();
+        assert_eq!(keys.iter().map(Vec::len).sum::<usize>(), 256);
+        let again = shares.take(&caller(2, 1), 1);
+        assert!(again.is_some());
+        drop((keys, again));
+        let ledger = shares.ledger();
+        assert_eq!(
+            (ledger.free, ledger.by_key.len(), ledger.by_organization.len()),
+            (512, 0, 0)
+        );
+    }
+
+    #[test]
+    fn a_caller_that_holds_nothing_is_given_more_than_a_share() {
+        let shares = Shares::new(100);
+        let mut only = shares.take(&caller(1, 1), 60).unwrap();
+        assert!(!only.grow(1));
+        assert!(
+            shares.take(&caller(1, 2), 1).is_none(),
+            "its organization has more than half"
+        );
+        let mut other = shares.take(&caller(2, 1), 1).unwrap();
+        assert!(other.grow(9), "of 40 that are free");
+        assert!(shares.take(&caller(3, 1), 31).is_none(), "30 are free");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_others_hold_a_new_organization_gets_a_unit(
+            asked in prop::collection::vec((0_usize..8, 0_usize..4, 1_usize..20), 0..500),
+        ) {
+            let shares = Shares::new(1_000);
+            let held: Vec<_> = asked
+                .into_iter()
+                .filter_map(|(organization, key, units)| shares.take(&caller(organization, key), units))
+                .collect();
+            prop_assert!(shares.take(&caller(9, 9), 1).is_some());
+            prop_assert_eq!(shares.free() + held.iter().map(|share| share.units).sum::<usize>(), 1_000);
+        }
+    }
+}
