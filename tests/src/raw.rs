@@ -31,6 +31,8 @@ pub struct RawMessage {
     pub body: Vec<u8>,
 }
 
+/// What fits into the frames that are negotiated.
+const BODY_BYTES: usize = 128 * 1024 - 8;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
@@ -79,7 +81,9 @@ impl Raw {
         let header = [&[0, 60, 0, 0][..], &length, &message.properties].concat();
         self.write(METHOD, 1, &publish).await;
         self.write(HEADER, 1, &header).await;
-        self.write(BODY, 1, &message.body).await;
+        for piece in message.body.chunks(BODY_BYTES) {
+            self.write(BODY, 1, piece).await;
+        }
         match self.read().await.as_slice() {
             [0, 60, 0, 80, ..] => Ok(()),
             [0, 60, 0, 50, ..] => panic!("the message was returned: {message:?}"),

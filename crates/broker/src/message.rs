@@ -7,7 +7,7 @@
 //! | delivery that waits | queue `P.delay.MS` | the same bytes | delivery headers |
 //! | delivery in a worker's hands | queue `P.held.WORKER` | the same bytes | delivery headers |
 //! | dead letter | queue `P.dead` | the same bytes | delivery headers and those of [`DeadLetter`] |
-//! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-rejection`, `-reason`, `-detail`, `-source`, `-rejected-ms`; `magnetite-unreadable-properties` when the properties could not be read |
+//! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-rejection`, `-reason`, `-detail`, `-source`, `-rejected-ms`; `magnetite-unreadable-properties` when the properties could not be read, `magnetite-body-bytes` when the body was cut |
 //! | journal | queue `P.journal` | a batch of records | |
 //! | operation | exchange `P.operations`, key = its kind | a JSON object | |
 //!
@@ -34,11 +34,13 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
 };
-use webhook::{DeadReason, Delivery, EndpointId, Event, EventId, EventKind, PutOff, Rejection, Trigger};
+use webhook::{
+    DeadReason, Delivery, EVENT_BYTES_MAX, EndpointId, Event, EventId, EventKind, PutOff, Rejection, Trigger,
+};
 
 use crate::{
     Topology,
-    screen::{RAW, UNREADABLE},
+    screen::{CUT, RAW, UNREADABLE},
     topology::DUE_KEY,
 };
 
@@ -272,8 +274,10 @@ impl Outgoing {
                 headers.insert(name.clone(), value.clone());
             }
         }
-        if let Some(raw) = message.header(RAW) {
-            headers.insert(RAW.into(), raw.clone());
+        for name in [RAW, CUT] {
+            if let Some(value) = message.header(name) {
+                headers.insert(name.into(), value.clone());
+            }
         }
         headers.insert(REJECTION.into(), text(id));
         headers.insert(REASON.into(), text(reason));
@@ -430,10 +434,16 @@ impl Message {
         }
     }
 
-    /// Whether the properties are those that were published, and not what stands for some that cannot be read.
+    /// Whether properties and body are those that were published, and not what stands for some that cannot be read or are too large.
     fn readable(&self) -> Result<(), BadMessage> {
-        self.text(UNREADABLE)
-            .map_or(Ok(()), |what| Err(BadMessage::Unreadable(what)))
+        if let Some(what) = self.text(UNREADABLE) {
+            return Err(BadMessage::Unreadable(what));
+        }
+        let bytes = self.text(CUT).and_then(|bytes| bytes.parse().ok());
+        match bytes.filter(|_| self.body.len() > EVENT_BYTES_MAX) {
+            Some(bytes) => Err(Rejection::TooLarge { bytes }.into()),
+            None => Ok(()),
+        }
     }
 
     fn message_id(&self) -> Option<&str> {

@@ -7,17 +7,22 @@
 //! valid, and two headers that say what was wrong ([`UNREADABLE`]) and what stood there ([`RAW`]). The message arrives, and its
 //! consumer quarantines it.
 //!
+//! A body that is larger than any message of ours is cut to [`BODY_MAX`], and a header says how large it was ([`CUT`]): a thousand
+//! messages of the 128 MiB that RabbitMQ takes would fill any memory. Its consumer quarantines it for its size.
+//!
 //! Method frames with a short string that is not UTF-8 (a routing key, say) get `?` in place of the bad bytes. All other frames pass
 //! as they are. A stream that is not AMQP passes as well: lapin reports it.
 //!
 //! Invariants:
 //! - What [`header::check`] lets pass, lapin's parser reads without an error and with bounded recursion.
 //! - At most [`HELD_MAX`] bytes of one frame are held; body frames are never held.
+//! - No message has a body of more than [`BODY_MAX`] bytes.
 
 mod header;
 mod reactor;
 
 use std::{
+    collections::HashMap,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -32,6 +37,11 @@ pub(crate) const UNREADABLE: &str = "magnetite-unreadable";
 /// Header of a replaced content header: the property flags and properties as they came, cut to [`RAW_MAX`] bytes.
 pub(crate) const RAW: &str = "magnetite-unreadable-properties";
 
+/// Header of a message whose body was cut: how many bytes it had.
+pub(crate) const CUT: &str = "magnetite-body-bytes";
+
+/// How many bytes of a body pass: twice the largest batch of the journal, eight times the largest event.
+const BODY_MAX: u64 = 2 * 1024 * 1024;
 /// How many bytes of a content header are looked at. RabbitMQ's frames have 128 KiB by default, a little more with `x-death`.
 const HELD_MAX: usize = 1024 * 1024;
 /// How many bytes of unreadable properties are kept.
@@ -91,10 +101,22 @@ struct Screen {
     filled: usize,
     /// So many bytes pass without a look.
     passing: usize,
-    /// So many bytes of a frame that was cut short are dropped.
+    /// So many bytes behind those are dropped, of a frame that was cut short.
     dropping: usize,
+    /// So many bytes behind those pass.
+    trailing: usize,
+    /// Bodies that are being cut, by channel.
+    cuts: HashMap<[u8; 2], Cut>,
     /// The largest frame that lapin takes.
     frame_max: usize,
+}
+
+/// A body of which a part still comes.
+struct Cut {
+    /// So many bytes of it still pass.
+    passes: u64,
+    /// So many bytes of it still come.
+    comes: u64,
 }
 
 impl<S> Screened<S> {
@@ -160,6 +182,8 @@ impl Screen {
             filled: 0,
             passing: 0,
             dropping: 0,
+            trailing: 0,
+            cuts: HashMap::new(),
             frame_max: limit(frame_max),
         }
     }
@@ -198,22 +222,27 @@ impl Screen {
     /// Gets one frame further; `false` when more has to be read first.
     fn step(&mut self) -> bool {
         let rest = self.filled - self.checked;
-        if self.dropping > 0 {
-            let dropped = self.dropping.min(rest);
-            self.dropping -= dropped;
-            self.replace(dropped, &[]);
-            return self.dropping == 0;
-        }
         if self.passing > 0 {
             let passed = self.passing.min(rest);
             self.passing -= passed;
             self.checked += passed;
             return self.passing == 0;
         }
+        if self.dropping > 0 {
+            let dropped = self.dropping.min(rest);
+            self.dropping -= dropped;
+            self.replace(dropped, &[]);
+            return self.dropping == 0;
+        }
+        if self.trailing > 0 {
+            self.passing = std::mem::take(&mut self.trailing);
+            return true;
+        }
         let Some(before) = self.buffer[self.checked..self.filled].first_chunk::<BEFORE_PAYLOAD>() else {
             return false;
         };
-        let [kind, _, _, size @ ..] = *before;
+        let [kind, channel @ .., a, b, c, d] = *before;
+        let size = [a, b, c, d];
         let whole = u32::from_be_bytes(size) as usize + AROUND_PAYLOAD;
         match kind {
             METHOD | HEADER if whole <= HELD_MAX => {
@@ -227,8 +256,9 @@ impl Screen {
                     return false;
                 }
                 self.dropping = whole - HELD_MAX;
-                self.replace_header(HELD_MAX, header::TOO_LARGE);
+                self.replace_header(HELD_MAX, Some(header::TOO_LARGE));
             }
+            BODY if self.cuts.contains_key(&channel) => self.cut(channel, whole),
             METHOD | BODY | HEARTBEAT => self.passing = whole,
             // Not a frame, such as the protocol header of a broker that speaks another version.
             _ => self.passing = usize::MAX,
@@ -241,33 +271,68 @@ impl Screen {
         let frame = &mut self.buffer[self.checked..self.checked + whole];
         let [_, payload @ .., end] = frame else { return };
         let payload = &mut payload[BEFORE_PAYLOAD - 1..];
-        let fault = if *end != FRAME_END {
-            None
+        if *end != FRAME_END {
+            self.checked += whole;
         } else if kind == METHOD {
             mend_texts(payload);
             if let Some(frame_max) = tuned(payload) {
                 self.frame_max = self.frame_max.min(limit(frame_max));
             }
-            None
-        } else if whole > self.frame_max {
-            Some(header::TOO_LARGE)
+            self.checked += whole;
         } else {
-            header::check(payload).err()
-        };
-        match fault {
-            Some(fault) => self.replace_header(whole, fault),
-            None => self.checked += whole,
+            let fault = if whole > self.frame_max {
+                Some(header::TOO_LARGE)
+            } else {
+                header::check(payload).err()
+            };
+            if fault.is_some() || header::body_bytes(payload) > BODY_MAX {
+                self.replace_header(whole, fault);
+            } else {
+                self.checked += whole;
+            }
         }
     }
 
-    /// Puts a content header that lapin can read in place of the next `length` bytes, the beginning of one that it cannot.
-    fn replace_header(&mut self, length: usize, fault: header::Fault) {
+    /// Lets the beginning of a body pass and drops the rest; `whole` is the length of the frame that comes next.
+    fn cut(&mut self, channel: [u8; 2], whole: usize) {
+        let Some(cut) = self.cuts.get_mut(&channel) else {
+            return;
+        };
+        let size = whole - AROUND_PAYLOAD;
+        let passes = usize::try_from(cut.passes).map_or(size, |passes| passes.min(size));
+        cut.passes -= passes as u64;
+        cut.comes = cut.comes.saturating_sub(size as u64);
+        if cut.comes == 0 {
+            self.cuts.remove(&channel);
+        }
+        if passes == size {
+            self.passing = whole;
+        } else if passes == 0 {
+            self.dropping = whole;
+        } else {
+            let at = self.checked + BEFORE_PAYLOAD - 4;
+            self.buffer[at..at + 4].copy_from_slice(&(passes as u32).to_be_bytes());
+            self.passing = BEFORE_PAYLOAD + passes;
+            self.dropping = size - passes;
+            self.trailing = 1;
+        }
+    }
+
+    /// Puts a content header that lapin can read in place of the next `length` bytes, the beginning of one that it cannot or whose body
+    /// is cut.
+    fn replace_header(&mut self, length: usize, fault: Option<header::Fault>) {
         let frame = &self.buffer[self.checked..self.checked + length];
         let end = if self.dropping > 0 { length } else { length - 1 };
-        let Some(payload) = header::replacement(&frame[BEFORE_PAYLOAD..end], fault, self.frame_max) else {
+        let original = &frame[BEFORE_PAYLOAD..end];
+        let Some(payload) = header::replacement(original, fault, self.frame_max) else {
             self.checked += length;
             return;
         };
+        let comes = header::body_bytes(original);
+        if comes > BODY_MAX {
+            let passes = BODY_MAX;
+            self.cuts.insert([frame[1], frame[2]], Cut { passes, comes });
+        }
         let mut replaced = frame[..BEFORE_PAYLOAD - 4].to_vec();
         replaced.extend_from_slice(&(payload.len() as u32).to_be_bytes());
         replaced.extend(payload);

@@ -279,6 +279,69 @@ mod alone {
         assert!(worker.terminate().await && recorder.terminate().await);
         installation.delete().await;
     }
+
+    /// RabbitMQ 3.10 takes bodies of 128 MiB, 4.x of 16 MiB, and hands out as many as the prefetch says. How long events behind them
+    /// take is up to the broker, which stores and sends 480 MiB first.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn bodies_that_would_fill_the_memory_are_cut_and_quarantined() {
+        const LARGE: usize = 40;
+        const BODY_BYTES: usize = 12 * 1024 * 1024;
+        const MEMORY_MAX_MIB: u64 = 256;
+        let installation = Installation::with_delays("large", &[500]).await;
+        let receiver = Receiver::ok().await;
+        installation.endpoint("org_1", &receiver.url()).await;
+        let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+        let load = Load::start(&installation, "org_1", PER_SECOND);
+        let mut raw = Raw::connect(installation.broker_url(), installation.prefix()).await;
+        for _ in 0..LARGE {
+            let large = RawMessage {
+                exchange: "events",
+                routing_key: b"test".to_vec(),
+                properties: properties(CONTENT_TYPE, &short(b"application/json")),
+                body: vec![b'x'; BODY_BYTES],
+            };
+            raw.publish(&large).await.unwrap();
+        }
+        wait_for("they are recorded", LONG, || async {
+            match installation.json(&["rejected", "list"]).await {
+                rejected if rejected.len() == LARGE => {
+                    for one in &rejected {
+                        assert_eq!(text(one, "reason"), "too_large");
+                        assert!(text(one, "detail").contains(&BODY_BYTES.to_string()));
+                        let told = text(&one["headers"], "magnetite-body-bytes");
+                        assert_eq!(told, BODY_BYTES.to_string());
+                    }
+                    Ok(())
+                }
+                rejected => Err(format!("{} of {LARGE}", rejected.len())),
+            }
+        })
+        .await;
+        let published = load.stop().await;
+        wait_for("all others arrive", LONG, || async {
+            let distinct = receiver.distinct();
+            (distinct == published.len())
+                .then_some(())
+                .ok_or_else(|| distinct.to_string())
+        })
+        .await;
+        let slowest = receiver.latencies_ms(&published).into_iter().fold(0.0, f64::max);
+        let memory = [&worker, &recorder].map(Role::memory_max_mib);
+        report(
+            "bodies that are far too large",
+            format!(
+                "{LARGE} of 12 MiB among {} events at {PER_SECOND}/s: the slowest event took {slowest:.0} ms; worker and recorder at \
+                 most {memory:?} MiB",
+                published.len()
+            ),
+        );
+        assert!(
+            memory.into_iter().all(|mib| mib < MEMORY_MAX_MIB),
+            "{memory:?} MiB"
+        );
+        assert!(worker.terminate().await && recorder.terminate().await);
+        installation.delete().await;
+    }
 }
 
 /// What `rejected list` shows, once it is so many, and the body of each as `body`.

@@ -12,7 +12,10 @@ use super::{
     ATTEMPTS, BadMessage, DEAD_MS, DELIVERY_HEADERS, DETAIL, DUE_KEY, DeadLetter, LAST_ERROR, LAST_STATUS,
     Message, Outgoing, REASON, REJECTED_MS, REJECTION, SOURCE, is_long, number, text,
 };
-use crate::{Topology, screen::RAW};
+use crate::{
+    Topology,
+    screen::{CUT, RAW},
+};
 
 /// A message that stands in the queue of rejected ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +35,8 @@ pub struct Rejected {
     /// The property `type`, as it came.
     pub event_type: Option<String>,
     /// The delivery headers that it came with: a flat JSON object of texts and numbers. Property bytes that could not be read are in
-    /// it as well, in hexadecimal digits, as `magnetite-unreadable-properties`.
+    /// it as well, in hexadecimal digits, as `magnetite-unreadable-properties`; and the length of a body that was cut, as
+    /// `magnetite-body-bytes`.
     pub headers: String,
     /// As it came.
     pub body: Bytes,
@@ -127,6 +131,9 @@ impl Message {
         }
         if let Some(AMQPValue::LongString(raw)) = self.header(RAW) {
             json.insert(RAW.to_owned(), hex::encode(raw.as_bytes()).into());
+        }
+        if let Some(bytes) = self.text(CUT) {
+            json.insert(CUT.to_owned(), bytes.into());
         }
         Value::Object(json).to_string()
     }

@@ -4,12 +4,13 @@
 
 use std::str;
 
-use super::{AROUND_PAYLOAD, FRAME_MIN, RAW, RAW_MAX, UNREADABLE};
+use super::{AROUND_PAYLOAD, BODY_MAX, CUT, FRAME_MIN, RAW, RAW_MAX, UNREADABLE};
 
 /// How deeply tables and arrays may be nested. RabbitMQ's own `x-death` has three levels; lapin's parser takes several hundred.
 const DEPTH_MAX: usize = 32;
 /// Class, weight and size of the body come before the property flags.
 const BEFORE_FLAGS: usize = 12;
+const BEFORE_BODY_BYTES: usize = 4;
 const BEFORE_PROPERTIES: usize = BEFORE_FLAGS + 2;
 const HEADERS: usize = 2;
 
@@ -87,9 +88,17 @@ pub(super) const TOO_LARGE: Fault = Fault {
     what: "is larger than the connection's frame-max",
 };
 
-/// A payload that lapin can read, in place of one that it cannot: with the properties that are valid and fit into a frame of
-/// `frame_max` bytes, and what was wrong. `None` when the payload does not even say how long the body is.
-pub(super) fn replacement(payload: &[u8], fault: Fault, frame_max: usize) -> Option<Vec<u8>> {
+/// How many bytes of body follow; 0 when the payload does not say.
+pub(super) fn body_bytes(payload: &[u8]) -> u64 {
+    let bytes = payload.get(BEFORE_BODY_BYTES..BEFORE_FLAGS);
+    bytes
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// A payload that lapin can read, in place of one that it cannot or whose body is cut to [`BODY_MAX`]: with the properties that are valid
+/// and fit into a frame of `frame_max` bytes, and what was wrong. `None` when the payload does not even say how long the body is.
+pub(super) fn replacement(payload: &[u8], fault: Option<Fault>, frame_max: usize) -> Option<Vec<u8>> {
     let raw = &payload[BEFORE_FLAGS.min(payload.len())..];
     let mut flags = 0_u16;
     let (mut before, mut headers, mut after) = (Vec::new(), Vec::new(), Vec::new());
@@ -105,11 +114,17 @@ pub(super) fn replacement(payload: &[u8], fault: Fault, frame_max: usize) -> Opt
         }
         flags |= flag(property.index);
     }
-    let told = format!("{} {}", fault.part, fault.what);
-    add_header(&mut headers, UNREADABLE, told.as_bytes());
-    add_header(&mut headers, RAW, raw);
+    if let Some(Fault { part, what }) = fault {
+        add_header(&mut headers, UNREADABLE, format!("{part} {what}").as_bytes());
+        add_header(&mut headers, RAW, raw);
+    }
+    let body_bytes = body_bytes(payload);
+    if body_bytes > BODY_MAX {
+        add_header(&mut headers, CUT, body_bytes.to_string().as_bytes());
+    }
     flags |= flag(HEADERS);
-    let mut replaced = payload[..BEFORE_FLAGS].to_vec();
+    let mut replaced = payload[..BEFORE_BODY_BYTES].to_vec();
+    replaced.extend_from_slice(&body_bytes.min(BODY_MAX).to_be_bytes());
     replaced.extend_from_slice(&flags.to_be_bytes());
     replaced.extend(before);
     replaced.extend_from_slice(&length(&headers));

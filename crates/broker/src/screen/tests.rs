@@ -121,6 +121,55 @@ fn a_header_larger_than_a_frame_may_be_is_replaced_whatever_its_size() {
 }
 
 #[test]
+fn a_body_that_is_too_large_is_cut_and_says_how_large_it_was() {
+    let with_body = |bytes: usize| {
+        let mut header = header(MESSAGE_ID, b"\x05evt_1");
+        header[4..12].copy_from_slice(&(bytes as u64).to_be_bytes());
+        header
+    };
+    let max = BODY_MAX as usize;
+    for (total, piece) in [
+        (max, 131_064),
+        (max + 1, 131_064),
+        (max + 1, max),
+        (2 * max, max),
+        (5 * max, 131_064),
+        (3 * max, 3 * max),
+    ] {
+        let (first, other) = (vec![1; total], vec![2; 1000]);
+        let mut stream = frame(HEADER, 1, &with_body(total));
+        stream.extend(frame(HEADER, 2, &with_body(2 * other.len())));
+        for piece in first.chunks(piece) {
+            stream.extend(frame(BODY, 1, piece));
+        }
+        for _ in 0..2 {
+            stream.extend(frame(BODY, 2, &other));
+        }
+        stream.extend(frame(HEADER, 1, &with_body(5)));
+        stream.extend(frame(BODY, 1, b"hello"));
+        let whole = screened(&stream, usize::MAX, 0);
+        for piece in [999, 4096, 70_000] {
+            assert!(screened(&stream, piece, 0) == whole, "in pieces of {piece}");
+        }
+        let (mut headers, mut bodies) = (Vec::new(), Vec::new());
+        for (kind, payload) in frames(&whole) {
+            match kind {
+                HEADER => headers.push(payload),
+                _ => bodies.extend(payload),
+            }
+        }
+        assert!(headers.iter().all(|header| header::check(header) == Ok(())));
+        let told = total.to_string();
+        let is_told = headers[0].windows(told.len()).any(|part| part == told.as_bytes());
+        assert_eq!(is_told, total > max);
+        assert_eq!(header::body_bytes(&headers[0]), max as u64);
+        assert_eq!(headers[1..], [with_body(2000), with_body(5)]);
+        let expected = [&first[..max], &other, &other, b"hello"].concat();
+        assert!(bodies == expected, "{total} in frames of {piece}");
+    }
+}
+
+#[test]
 fn short_strings_of_methods_become_utf_8() {
     for (method, mended) in [
         (

@@ -32,7 +32,7 @@ fn parsed(payload: &[u8]) -> Option<BasicProperties> {
 
 fn replaced(payload: &[u8]) -> BasicProperties {
     let fault = check(payload).unwrap_err();
-    let replaced = replacement(payload, fault, limit(0)).unwrap();
+    let replaced = replacement(payload, Some(fault), limit(0)).unwrap();
     assert_eq!(check(&replaced), Ok(()));
     parsed(&replaced).unwrap()
 }
@@ -133,7 +133,7 @@ fn each_kind_of_fault_is_named() {
     }
     assert_eq!(check(&header(headers, &nested(31))), Ok(()));
     assert!(check(b"short").is_err());
-    assert_eq!(replacement(b"short", TOO_LARGE, limit(0)), None);
+    assert_eq!(replacement(b"short", Some(TOO_LARGE), limit(0)), None);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn what_does_not_fit_into_a_frame_is_left_out() {
         let flags = u16::MAX & !flag(3) & !flag(4) & !flag(9) & !3 & !flag(13);
         let content_types = short(&[b'x'; 255]).repeat(2);
         let payload = header(flags, &[content_types, long, texts[..256 * 7].to_vec()].concat());
-        let replaced = replacement(&payload, TOO_LARGE, frame_max).unwrap();
+        let replaced = replacement(&payload, Some(TOO_LARGE), frame_max).unwrap();
         assert!(
             replaced.len() + AROUND_PAYLOAD <= frame_max,
             "{} of {frame_max}",
@@ -194,7 +194,7 @@ proptest! {
     #[test]
     fn what_is_replaced_can_be_read(flags in any::<u16>(), properties in bytes(), frame_max in 4096_usize..9000) {
         let payload = header(flags, &properties);
-        let replaced = replacement(&payload, TOO_LARGE, frame_max).unwrap();
+        let replaced = replacement(&payload, Some(TOO_LARGE), frame_max).unwrap();
         prop_assert_eq!(check(&replaced), Ok(()));
         prop_assert!(parsed(&replaced).is_some());
         prop_assert_eq!(&replaced[..BEFORE_FLAGS], &payload[..BEFORE_FLAGS]);
