@@ -65,6 +65,8 @@ pub(crate) struct Dialect {
     /// Run first in a transaction that deletes what is too old. PostgreSQL need not wait until that is on disk: what a crash brings back is
     /// deleted again, and the commits of others do not queue behind it.
     pub(crate) prepare_deletions: &'static [&'static str],
+    /// The database's clock, in Unix milliseconds.
+    pub(crate) now_ms: &'static str,
     /// Appended to a `SELECT` of a transaction that will write what it has read. SQLite has locked all by `begin_write`.
     pub(crate) for_update: &'static str,
     /// Appended to a `SELECT` from deliveries `d`: rows that another transaction has locked are left to it.
@@ -88,6 +90,7 @@ pub(crate) static SQLITE: Dialect = Dialect {
     begin_snapshot: "BEGIN",
     prepare_joins: &[],
     prepare_deletions: &[],
+    now_ms: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
     for_update: "",
     skip_locked: "",
     prepare_migrations: &[],
@@ -101,6 +104,7 @@ pub(crate) static POSTGRES: Dialect = Dialect {
     begin_snapshot: "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
     prepare_joins: &["SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'"],
     prepare_deletions: &["SET LOCAL synchronous_commit = off"],
+    now_ms: "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
     for_update: " FOR UPDATE",
     skip_locked: " FOR UPDATE OF d SKIP LOCKED",
     prepare_migrations: &[

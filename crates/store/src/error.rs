@@ -41,6 +41,10 @@ pub enum Operation {
         /// The version that was asked from.
         since: i64,
     },
+    /// [`Store::announce_role`](crate::Store::announce_role) and [`Store::close_role`](crate::Store::close_role).
+    AnnounceRole,
+    /// [`Store::workers_behind`](crate::Store::workers_behind).
+    FindWorkersBehind,
     /// [`Store::record`](crate::Store::record).
     Record,
     /// [`Store::events`](crate::Store::events).
@@ -117,6 +121,8 @@ impl fmt::Display for Operation {
             Self::ReadRegistryChanges { since } => {
                 write!(f, "read the registry's changes since version {since}")
             }
+            Self::AnnounceRole => f.write_str("announce a role"),
+            Self::FindWorkersBehind => f.write_str("find workers that are behind"),
             Self::Record => f.write_str("write to the journal"),
             Self::ListEvents => f.write_str("list events"),
             Self::ReadEvent(id) => write!(f, "read event {id}"),

@@ -24,6 +24,7 @@ mod rejected;
 mod audit;
 mod resend;
 mod recover;
+pub(crate) mod history;
 mod stuck;
 mod health;
 mod retention;

@@ -30,6 +30,10 @@
 //!
 //! **API keys.** Of a key its hash is stored, by which it is [found](Store::api_key_by_hash): who reads the database has no key.
 //!
+//! **Roles.** Every role announces itself once a second with [`Store::announce_role`], a worker with the position of the registry that
+//! every later attempt begins with. A process that writes an endpoint asks for
+//! [`Store::workers_behind`] until no worker is.
+//!
 //! **The log of changes.** Every transaction that writes an endpoint or an API key also adds a row that says who did what:
 //! [`Store::changes`]. Who writes is a property of the handle: [`Store::acting_as`].
 //!
@@ -94,6 +98,7 @@ mod endpoint;
 mod registry;
 mod api_key;
 mod changes;
+mod roles;
 mod journal;
 
 use std::fmt;
@@ -109,6 +114,7 @@ pub use journal::{
     Recoverable, Refusal, Rejected, RejectedCursor, Requested, StateCounts, Unbalanced, Unrecorded,
 };
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Position, Snapshot};
+pub use roles::{ANNOUNCED_MAX, Announcement, WorkerBehind};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 pub use sealing::{BadSealingKey, SealingKey};
 

@@ -28,6 +28,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     ),
     (4, "api_keys", include_str!("../migrations/0004_api_keys.sql")),
     (10, "roles", include_str!("../migrations/0010_roles.sql")),
+    (
+        11,
+        "endpoint_history",
+        include_str!("../migrations/0011_endpoint_history.sql"),
+    ),
 ];
 
 /// A name of its own, so that a database may be shared with other programs that use sqlx.

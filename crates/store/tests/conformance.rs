@@ -16,6 +16,7 @@ mod conformance {
     mod journal;
     mod outages;
     mod registry;
+    mod roles;
     mod schema;
     mod secrets;
     mod sharing;

@@ -16,7 +16,10 @@ use crate::{
     ChangeKind, ENDPOINTS_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
     changes::{Change, INSERT_CHANGE},
     database::on_connection,
-    journal::operations::{ANNOUNCE_DISABLED, operation_id},
+    journal::{
+        history,
+        operations::{ANNOUNCE_DISABLED, operation_id},
+    },
     sealing::{CHOOSE_SEALING_KEY, Owner},
     statement::{Argument, bind_all},
 };
@@ -104,6 +107,15 @@ impl<'a> Step<'a> {
             Self::Disable(_) => ChangeKind::EndpointDisabled,
             Self::Rotate { .. } => ChangeKind::SecretRotated,
             Self::Delete => ChangeKind::EndpointDeleted,
+        }
+    }
+
+    /// What becomes of the endpoint's history.
+    fn history(self) -> Option<&'static str> {
+        match self {
+            Self::Create(..) | Self::Update => Some(history::REMEMBER),
+            Self::Delete => Some(history::FORGET),
+            Self::Enable | Self::Disable(_) | Self::Rotate { .. } => None,
         }
     }
 
@@ -240,6 +252,12 @@ impl Store {
                     query = query.bind(keyring.seal(&key, secret, owner)?);
                 }
                 let row: Row = query.fetch_one(&mut *tx).await?;
+                if let Some(history) = write.step.history() {
+                    sqlx::query(history)
+                        .bind(write.id.as_str())
+                        .execute(&mut *tx)
+                        .await?;
+                }
                 let change = Change {
                     at_ms: write.now_ms,
                     organization: organization.as_str(),

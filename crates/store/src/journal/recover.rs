@@ -1,8 +1,10 @@
 //! What an endpoint did not get, and could still get.
 
-use webhook::{DeliveryId, Endpoint, EventId, EventType, OrganizationId, ProjectId};
+use webhook::{
+    DeliveryId, Endpoint, EndpointId, EventId, EventType, OrganizationId, ProjectId, Subscription,
+};
 
-use super::events::EventCursor;
+use super::{events::EventCursor, history::Taken};
 use crate::{
     Error, Operation, Store,
     columns::Columns,
@@ -14,7 +16,7 @@ use crate::{
 pub enum RecoverState {
     /// Those whose latest delivery is dead.
     Dead,
-    /// Those that match and met the endpoint disabled, so that there never was a delivery.
+    /// Those that match and met the endpoint disabled, or a worker that did not know it as it was, so that there never was a delivery.
     Missed,
     /// Both.
     All,
@@ -56,7 +58,8 @@ impl Store {
     /// The next at most `limit` events after `after` that were received from `since_ms` until before `until_ms` and that the
     /// endpoint could still get, oldest first.
     ///
-    /// Missed is what matches the endpoint by its project and its subscription of now, and met it disabled.
+    /// Missed is what matches the endpoint by its project and its subscription of now, and met it disabled, or met a worker that did not
+    /// know the endpoint, or not its latest change, although the endpoint took such events at that time.
     ///
     /// # Errors
     ///
@@ -79,12 +82,20 @@ impl Store {
                 until_ms.into(),
             ],
         );
+        let taken = match state {
+            RecoverState::Dead => Vec::new(),
+            RecoverState::Missed | RecoverState::All => self.taken_by(endpoint).await?,
+        };
+        let taken: Vec<_> = taken
+            .iter()
+            .filter(|taken| taken.is_within(since_ms, until_ms))
+            .collect();
         match state {
             RecoverState::Dead => select.push(" AND d.state = 2"),
-            RecoverState::Missed => push_missed(&mut select, " AND ", endpoint),
+            RecoverState::Missed => push_missed(&mut select, " AND ", endpoint, &taken),
             RecoverState::All => {
                 select.push(" AND (d.state = 2 OR ");
-                push_missed(&mut select, "", endpoint);
+                push_missed(&mut select, "", endpoint, &taken);
                 select.push(")");
             }
         }
@@ -98,35 +109,80 @@ impl Store {
     }
 }
 
-fn push_missed<'a>(select: &mut Statement<'a>, and: &'static str, endpoint: &'a Endpoint) {
+fn push_missed<'a>(
+    select: &mut Statement<'a>,
+    and: &'static str,
+    endpoint: &'a Endpoint,
+    taken: &[&'a Taken],
+) {
     select.push(and);
-    select.push_with(
-        "(d.id IS NULL AND (' ' || e.considered) LIKE ",
-        disabled_pattern(endpoint).into(),
-    );
-    select.push(" ESCAPE '!'");
-    if let Some(project) = endpoint.project_id.as_ref().map(ProjectId::as_str) {
-        select.push_with(" AND e.project_id = ", Argument::outside(project));
+    select.push("(d.id IS NULL");
+    push_match(select, endpoint.project_id.as_ref(), &endpoint.subscription);
+    select.push(" AND (");
+    push_verdict(select, "", endpoint, ":disabled.%");
+    for taken in taken {
+        push_unknown(select, endpoint, taken);
+    }
+    select.push("))");
+}
+
+/// Adds the condition that an event `e` is of the project and the types.
+fn push_match<'a>(select: &mut Statement<'a>, project: Option<&'a ProjectId>, subscription: &Subscription) {
+    if let Some(project) = project {
+        select.push_with(" AND e.project_id = ", Argument::outside(project.as_str()));
     }
     let wanted = EventType::ALL.into_iter();
-    let wanted = wanted.filter(|event_type| endpoint.subscription.matches(*event_type));
+    let wanted = wanted.filter(|event_type| subscription.matches(*event_type));
     select.push_list(
         " AND e.event_type IN ",
         wanted.map(|event_type| event_type.as_str().into()),
     );
-    select.push(")");
 }
 
-/// Finds `ep_1:disabled.` as a word of [`Considered`](webhook::journal::Considered)'s text, after a space.
-fn disabled_pattern(endpoint: &Endpoint) -> String {
+/// Adds the condition that the event was received while the endpoint took such events, and that the worker did not know: its record does not
+/// name the endpoint, or names it as one that does not take the event. An event that is known from a dead letter alone has no such record,
+/// and does not count.
+fn push_unknown<'a>(select: &mut Statement<'a>, endpoint: &'a Endpoint, taken: &'a Taken) {
+    select.push_with(" OR (e.received_ms >= ", taken.from_ms.into());
+    if let Some(until_ms) = taken.until_ms {
+        select.push_with(" AND e.received_ms < ", until_ms.into());
+    }
+    push_match(select, taken.project_id.as_ref(), &taken.subscription);
+    select.push(" AND (");
+    push_verdict(select, "", endpoint, ":event!_type%");
+    push_verdict(select, " OR ", endpoint, ":project%");
+    push_verdict(select, " OR (NOT ", endpoint, ":%");
+    select.push(
+        " AND NOT (e.considered = '' AND EXISTS (SELECT 1 FROM deliveries first WHERE first.event_id = e.id \
+         AND first.organization_id = e.organization_id AND first.run = 0)))))",
+    );
+}
+
+/// Adds the condition that [`Considered`](webhook::journal::Considered)'s text has the endpoint with such a verdict: as a word, after a space.
+fn push_verdict<'a>(
+    select: &mut Statement<'a>,
+    before: &'static str,
+    endpoint: &Endpoint,
+    verdict: &'static str,
+) {
+    select.push(before);
+    select.push_with(
+        "((' ' || e.considered) LIKE ",
+        pattern(&endpoint.id, verdict).into(),
+    );
+    select.push(" ESCAPE '!')");
+}
+
+/// `verdict` is a pattern already.
+fn pattern(endpoint: &EndpointId, verdict: &str) -> String {
     let mut id = String::new();
-    for character in endpoint.id.as_str().chars() {
+    for character in endpoint.as_str().chars() {
         if matches!(character, '%' | '_' | '!') {
             id.push('!');
         }
         id.push(character);
     }
-    format!("% {id}:disabled.%")
+    format!("% {id}{verdict}")
 }
 
 fn read(row: &dyn Columns) -> Result<Recoverable, sqlx::Error> {

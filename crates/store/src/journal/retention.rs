@@ -2,6 +2,7 @@
 
 use webhook::AttemptId;
 
+use super::history;
 use crate::{
     Error, Operation, Store,
     statement::{Argument, Statement},
@@ -88,6 +89,15 @@ impl Store {
             rows += self
                 .execute(&operation, |dialect| dialect.prepare_deletions, delete)
                 .await?;
+        }
+        if until_ms == before_ms {
+            let expire = Statement::with(history::EXPIRE, [before_ms.into()]);
+            let prepared = self.execute(
+                &Operation::DeleteExpired,
+                |dialect| dialect.prepare_deletions,
+                expire,
+            );
+            prepared.await?;
         }
         Ok(Expired { rows, until_ms })
     }

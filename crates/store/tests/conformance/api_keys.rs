@@ -3,7 +3,10 @@
 use store::{ApiKeyRow, Error, NewApiKey, Store};
 use webhook::{ApiKey, ApiKeyId, OrganizationId};
 
-use super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases};
+use super::{
+    bed::{Bed, endpoint_id, new_endpoint, on_both_databases},
+    schema::ALL,
+};
 
 on_both_databases! {
     a_key_is_found_by_its_hash_and_is_not_stored,
@@ -169,12 +172,12 @@ async fn a_database_from_before_keys_keeps_its_endpoints(bed: Bed) {
         .unwrap();
     // As the version before left it.
     bed.execute(
-        "DROP TABLE api_keys; DROP TABLE changes; ALTER TABLE registry DROP COLUMN change_count; \
-         DELETE FROM magnetite_migrations WHERE version >= 4",
+        "DROP TABLE api_keys; DROP TABLE changes; DROP TABLE roles; DROP TABLE endpoint_history; \
+         ALTER TABLE registry DROP COLUMN change_count; DELETE FROM magnetite_migrations WHERE version >= 4",
     )
     .await;
     let store = bed.connect().await;
-    assert_eq!(store.migrate().await.unwrap(), ["0004_api_keys"]);
+    assert_eq!(store.migrate().await.unwrap(), ALL[3..]);
     let snapshot = store.load_registry().await.unwrap();
     assert_eq!(
         (snapshot.position.version, &snapshot.endpoints[..]),

@@ -20,6 +20,7 @@ pub(crate) const ALL: &[&str] = &[
     "0003_sealed_secrets",
     "0004_api_keys",
     "0010_roles",
+    "0011_endpoint_history",
 ];
 
 async fn migrating_names_what_it_applied_and_then_finds_nothing_to_do(bed: Bed) {

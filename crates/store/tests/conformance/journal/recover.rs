@@ -13,6 +13,7 @@ on_both_databases! {
     only_what_matches_now_was_missed,
     only_the_named_endpoint_missed_it,
     pages_of_what_is_recoverable_are_complete,
+    what_a_worker_did_not_know_was_missed,
     what_was_missed_gets_run_1_and_what_is_dead_the_next_one,
 }
 
@@ -125,11 +126,17 @@ async fn only_the_named_endpoint_missed_it(bed: Bed) {
     // `_` stands for any character in LIKE: an id that differs there only is another one.
     let mut like = endpoint.clone();
     like.id = webhook::EndpointId::new(endpoint.id.as_str().replace('0', "_"));
+    // What it was not considered for, it was to be created after.
+    like.updated_at_ms = i64::MAX;
     record(
         &store,
         [
             taken(&event(1), T, "1:matched 2:disabled.manual.5"),
-            taken(&event(2), T, "1:project 2:disabled.manual.5"),
+            taken(
+                &event_of("magnet.viewed", &org(1), 2),
+                T,
+                "1:event_type 2:disabled.manual.5",
+            ),
             taken(&event(3), T, "0:matched 1:disabled.manual.5 2:matched"),
             taken(&event_of("lead.completed", &org(2), 4), T, DISABLED),
         ],
@@ -140,6 +147,62 @@ async fn only_the_named_endpoint_missed_it(bed: Bed) {
         [evt(3)]
     );
     assert_eq!(find(&store, &like, RecoverState::Missed).await, []);
+}
+
+/// The endpoint takes `lead.completed` and `research.*` of `proj_1` from time 1 on, everything from T + 10 on, and no `lead.completed` from
+/// T + 20 until T + 30.
+async fn what_a_worker_did_not_know_was_missed(bed: Bed) {
+    let store = bed.migrated().await;
+    endpoint(&store).await;
+    let mut changed = None;
+    for (events, at_ms) in [("*", T + 10), ("lead.failed", T + 20), ("*", T + 30)] {
+        let change = EndpointChange {
+            project_id: Some(None),
+            subscription: Some(events.parse().unwrap()),
+            ..EndpointChange::default()
+        };
+        let written = store.update_endpoint(&ep(1), change, at_ms as i64).await;
+        changed = Some(written.unwrap());
+    }
+    let endpoint = changed.unwrap();
+    let viewed = |number| event_of("magnet.viewed", &org(1), number);
+    record(
+        &store,
+        [
+            // Not known at all, and known as it was before the last change.
+            taken(&event(1), T + 1, ""),
+            taken(&event(2), T + 11, "2:matched"),
+            taken(&viewed(3), T + 12, "1:event_type 2:matched"),
+            taken(&event(4), T + 31, "1:event_type"),
+            // Not wanted at that time.
+            taken(&viewed(5), T + 2, "1:event_type"),
+            taken(&event(6), T + 21, "2:matched"),
+            // Known from a dead letter alone: no record says which endpoints were considered.
+            died(&event(7), 2, 0, T + 13),
+            // Another endpoint's id begins with this one's.
+            taken(&event(8), T + 14, "1:matched"),
+            delivered(&event(8), 1, T + 14),
+        ],
+    )
+    .await;
+    let found = ids(&find(&store, &endpoint, RecoverState::Missed).await);
+    assert_eq!(found, [evt(1), evt(2), evt(3), evt(4)]);
+    // One that was created after all of them missed nothing.
+    let later = store
+        .create_endpoint(new_endpoint("org_1"), ep(9), T as i64 + 90)
+        .await
+        .unwrap();
+    assert_eq!(find(&store, &later, RecoverState::All).await, []);
+    // The journal keeps what was true at the time of an event as long as the event.
+    store.delete_expired(0, T + 25, 99).await.unwrap();
+    let kept = "SELECT COUNT(*) FROM endpoint_history";
+    assert_eq!(
+        bed.number(kept).await,
+        3,
+        "of endpoint 1 what it took from T + 20 on"
+    );
+    store.delete_endpoint(&ep(1), T as i64 + 95).await.unwrap();
+    assert_eq!(bed.number(kept).await, 1);
 }
 
 async fn pages_of_what_is_recoverable_are_complete(bed: Bed) {
