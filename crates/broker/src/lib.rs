@@ -28,11 +28,13 @@ mod link;
 mod publisher;
 mod ack;
 mod consumer;
+mod changes;
 mod inspect;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
 pub use ack::{AckHandle, Origin};
+pub use changes::{Changes, follow_changes};
 pub use config::{BadUrl, Config};
 pub use consumer::{Incoming, Unsettled, consume};
 pub use inspect::{InspectError, Problem, QueueState, Server};

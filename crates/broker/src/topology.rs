@@ -27,7 +27,7 @@ pub struct Topology {
 pub struct Exchange {
     /// Its full name.
     pub name: String,
-    /// `topic` or `direct`.
+    /// `topic`, `direct` or `fanout`.
     pub kind: &'static str,
 }
 
@@ -133,8 +133,7 @@ impl Topology {
     /// The queue of deliveries that this worker has in its hands. It is declared only if the topology is a worker's; nobody else
     /// holds anything.
     pub fn held(&self) -> String {
-        let worker = self.worker.as_deref().unwrap_or("nobody");
-        self.named(&format!("held.{worker}"))
+        self.named(&format!("held.{}", self.worker()))
     }
 
     /// The queue in which a delivery waits for `delay`.
@@ -166,7 +165,11 @@ impl Topology {
         &self.prefix
     }
 
-    fn named(&self, name: &str) -> String {
+    pub(crate) fn worker(&self) -> &str {
+        self.worker.as_deref().unwrap_or("nobody")
+    }
+
+    pub(crate) fn named(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
     }
 
@@ -185,6 +188,7 @@ impl Topology {
                 name: self.operations_exchange(),
                 kind: "topic",
             },
+            self.changes(),
         ]
     }
 
@@ -315,10 +319,10 @@ fn dead_letter_to(exchange: String, routing_key: String) -> [(&'static str, Argu
 
 impl Exchange {
     pub(crate) async fn declare(&self, channel: &Channel, passive: bool) -> Result<(), DeclareError> {
-        let kind = if self.kind == "topic" {
-            ExchangeKind::Topic
-        } else {
-            ExchangeKind::Direct
+        let kind = match self.kind {
+            "topic" => ExchangeKind::Topic,
+            "fanout" => ExchangeKind::Fanout,
+            _ => ExchangeKind::Direct,
         };
         let options = ExchangeDeclareOptions {
             durable: true,
