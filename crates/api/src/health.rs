@@ -3,7 +3,7 @@
 //! | path | answers |
 //! |---|---|
 //! | `/livez` | 200 while the runtime turns, whatever else is wrong: a restart cures nothing but a hang |
-//! | `/readyz` | 200 `ready`, or 503 with one line for each thing that is waited for |
+//! | `/readyz` | 200 `ready`, with a line `degraded: ` for each role that works with less than it should have; or 503 with one line for each thing that is waited for |
 //! | `/metrics` | Prometheus' text format, version 0.0.4 |
 
 use std::{fmt::Write as _, time::Duration};
@@ -55,6 +55,8 @@ pub struct Role {
     pub name: &'static str,
     /// What the role waits for; `None` while it works. A dropped sender means that the role has ended.
     pub readiness: watch::Receiver<Option<String>>,
+    /// Why the role works on with less than it should have; `None` while nothing is wrong.
+    pub degraded: watch::Receiver<Option<String>>,
 }
 
 /// Collects the metrics of the whole process from now on, durations in the buckets of [`DURATION_BUCKETS_S`].
@@ -98,7 +100,7 @@ fn router(health: Health) -> Router {
 async fn ready(State(health): State<Health>) -> impl IntoResponse {
     let waits_for = health.waits_for();
     if waits_for.is_empty() {
-        (StatusCode::OK, "ready\n".to_owned())
+        (StatusCode::OK, format!("ready\n{}", health.degraded()))
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, waits_for)
     }
@@ -119,6 +121,19 @@ impl Health {
         for role in &self.roles {
             if let Some(reason) = role.waits_for() {
                 let _ = writeln!(lines, "{}: {reason}", role.name);
+            }
+        }
+        lines
+    }
+}
+
+impl Health {
+    /// One line for each role that works with less than it should have.
+    fn degraded(&self) -> String {
+        let mut lines = String::new();
+        for role in &self.roles {
+            if let Some(reason) = &*role.degraded.borrow() {
+                let _ = writeln!(lines, "degraded: {}: {reason}", role.name);
             }
         }
         lines

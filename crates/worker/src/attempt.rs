@@ -2,12 +2,14 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use broker::Outgoing;
 use webhook::{
-    AttemptResult, DeferReason, Delivery, DeliveryId, EndpointId, FailureKind, Outcome, Signatures,
+    AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, DeliveryId, EndpointId, FailureKind,
+    Outcome, Signatures, Trigger,
 };
 
 use crate::{
@@ -23,24 +25,29 @@ const SEEN_LATE_MIN: Duration = Duration::from_secs(1);
 ///
 /// While a rotation's overlap lasts, an endpoint that refuses the signature is asked twice: under the same number, since it is not to
 /// spend two attempts for having one of two valid secrets.
-pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &Registered) -> Turn {
+pub(crate) async fn attempt(context: &Context, delivery: Delivery, found: &Arc<Registered>) -> Turn {
     let began = Instant::now();
-    let Some(slot) = admit(context, &registered.endpoint.id).await else {
+    let Some(slot) = admit(context, &found.endpoint.id).await else {
         return outcome::defer(context, delivery, DeferReason::NoSlot, began.elapsed());
+    };
+    let registered = match renewed(context, &delivery, found).await {
+        Ok(registered) => registered,
+        Err(turn) => return *turn,
     };
     let id = delivery.id();
     let signer = registered.signing.first(now_ms() as i64);
-    let (mut answered, mut refused) = (request(context, &delivery, &id, registered, signer).await, None);
+    let (mut answered, mut refused) = (request(context, &delivery, &id, &registered, signer).await, None);
     if let Ok(first) = &answered
         && first.result.is_unauthorized()
         && let Some(other) = signer.other()
+        && is_current(context, &registered)
     {
         let decided = Outcome::Retry {
             after: Duration::ZERO,
         };
         report(context, &delivery, &id, &first.result, decided, first.took);
         refused = outcome::attempt(context, &delivery, &first.result, decided, first.time());
-        answered = request(context, &delivery, &id, registered, other).await;
+        answered = request(context, &delivery, &id, &registered, other).await;
     }
     let turn = match answered {
         Ok(answered) => {
@@ -55,7 +62,7 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
             context.faults.end();
             report(context, &delivery, &id, &answered.result, decided, answered.took);
             let time = answered.time();
-            outcome::attempted(context, delivery, registered, &answered.result, decided, time)
+            outcome::attempted(context, delivery, &registered, &answered.result, decided, time)
         }
         // Whether the endpoint got it is not known, so it is not charged.
         Err(Unanswered::GivenUp) => Outgoing::due(&context.topology, &delivery).into(),
@@ -71,6 +78,31 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, registered: &
         }
     };
     turn.after(refused)
+}
+
+/// Returns the endpoint as it is when the attempt begins, or the end of a delivery whose attempt may not begin any more. The wait for a slot
+/// may have been long, and a request that changed the endpoint meanwhile was answered when this worker had announced the change.
+async fn renewed(
+    context: &Context,
+    delivery: &Delivery,
+    found: &Arc<Registered>,
+) -> Result<Arc<Registered>, Box<Turn>> {
+    context.pulse.steady().await;
+    let Some(registered) = context.registry.renewed(found) else {
+        let reason = CancelReason::EndpointDeleted;
+        return Err(Box::new(outcome::cancelled(context, delivery, reason)));
+    };
+    if registered.endpoint.disabled.is_some() && delivery.trigger != Trigger::Ping {
+        let reason = DeadReason::EndpointDisabled;
+        return Err(Box::new(outcome::dead_untried(context, delivery, reason)));
+    }
+    Ok(registered)
+}
+
+/// Whether the endpoint was not changed since the attempt began.
+fn is_current(context: &Context, registered: &Arc<Registered>) -> bool {
+    let now = context.registry.renewed(registered);
+    now.is_some_and(|now| now.endpoint.version == registered.endpoint.version)
 }
 
 /// What an endpoint made of a request.

@@ -43,6 +43,7 @@ pub(crate) async fn event(context: &Arc<Context>, intake: &Intake, message: &Mes
                 .into();
         }
     };
+    context.pulse.steady().await;
     let received_ms = now_ms();
     let considered = context.registry.consider(&event);
     let records = records(context, &event, received_ms, &considered);

@@ -5,6 +5,7 @@
 //! [due]    -> intake -> due    -> admission -> attempt -> outcome -> settle -> journal -> ack
 //! [held]   -> intake:                          attempt, already under way
 //!                                 registry (who wants what)   recall (what is already done)
+//!                                 presence (what others are told of the registry)   pulse (whether this process ran all the time)
 //! ```
 //!
 //! An event message is one unit of work: `fanout` finds the endpoints that want it, makes the first attempts itself and
@@ -25,7 +26,9 @@
 //! - A message is acked after everything it caused is confirmed, never before.
 //! - What was settled is recorded before the ack, or counted in a gap that is recorded later: the journal holds up nothing.
 //! - No step between a message and its attempt waits for the database, except for a due delivery whose endpoint is not
-//!   known here.
+//!   known here, and for two seconds at most after this process did not run for a while.
+//! - An attempt begins with the endpoint as it is known when its slot is granted, and `presence` announces what is known: a process that
+//!   changes an endpoint can wait until no later attempt begins with an older one.
 //! - Our own faults (no descriptor, no name server, no database, shutdown, a process that did not run) put a delivery off and
 //!   spend no attempt.
 //! - A panic in the work on one message quarantines that message and nothing else.
@@ -39,12 +42,13 @@
 mod config;
 mod signing;
 mod registry;
+mod presence;
+mod pulse;
 mod recall;
 mod intake;
 mod fanout;
 mod due;
 mod admission;
-mod pulse;
 mod attempt;
 mod outcome;
 mod settlement;
@@ -70,8 +74,8 @@ pub use config::Config;
 use webhook::journal::Record;
 
 use crate::{
-    admission::Admission, gone::Gone, intake::Intake, journal::Journal, meters::Meters, pulse::Pulse,
-    recall::Recall, registry::Registry,
+    admission::Admission, gone::Gone, intake::Intake, journal::Journal, meters::Meters, presence::Presence,
+    pulse::Pulse, recall::Recall, registry::Registry,
 };
 
 /// What a worker works with.
@@ -79,6 +83,8 @@ use crate::{
 pub struct Deps {
     /// Its name among all workers that run, on any host: part of a queue's name.
     pub name: String,
+    /// The host that it runs on, for people.
+    pub host: String,
     /// The broker to consume from and publish to.
     pub broker: broker::Config,
     /// Where endpoints are kept; its schema must be up to date.
@@ -87,6 +93,8 @@ pub struct Deps {
     pub egress: egress::Egress,
     /// Told what the worker waits for; `None` once it consumes.
     pub readiness: watch::Sender<Option<String>>,
+    /// Told why the worker works on with less than it should have; `None` while nothing is wrong.
+    pub degraded: watch::Sender<Option<String>>,
 }
 
 /// Why a worker cannot work at all. Faults that can pass (broker or database away) are waited for instead.
@@ -105,6 +113,8 @@ struct Context {
     config: Config,
     topology: Topology,
     registry: Registry,
+    presence: Presence,
+    pulse: Pulse,
     admission: Arc<Admission>,
     store: store::Store,
     egress: egress::Egress,
@@ -116,7 +126,6 @@ struct Context {
     /// Attempts fail by our own fault.
     faults: Lasting,
     meters: Meters,
-    pulse: Pulse,
     /// Cancelled when nothing new is to be taken.
     stop: CancellationToken,
     /// Cancelled when attempts in flight have to be given up.
@@ -129,6 +138,12 @@ impl Context {
         self.config.journal.then(make)
     }
 }
+
+/// The wait between two tries to become known to the database.
+const LOAD_RETRY: Duration = Duration::from_secs(1);
+/// How long attempts wait for the endpoints to be looked at after the process stood still. A database that does not answer by then is
+/// away, and a worker that cannot reach it goes on with what it knows.
+const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
 const SOURCES: [Source; 3] = [Source::Events, Source::Due, Source::Held];
 
@@ -150,11 +165,16 @@ const ACKS_TAKEN: Duration = Duration::from_millis(500);
 pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<(), Error> {
     let (ready, name) = (deps.readiness, deps.name);
     ready.send_replace(Some("loading the endpoints from the database".to_owned()));
-    let registry = match stop.run_until_cancelled(Registry::load(&deps.store)).await {
-        None => return Ok(()),
+    let presence = Presence::new(name.clone(), deps.host, deps.degraded);
+    let loading = load(&deps.store, &presence);
+    let registry = match stop.run_until_cancelled(loading).await {
+        None => {
+            presence.close(&deps.store).await;
+            return Ok(());
+        }
         Some(loaded) => loaded.map_err(Error::Registry)?,
     };
-    let (links, background) = (CancellationToken::new(), TaskTracker::new());
+    let links = CancellationToken::new();
     let broker = deps.broker;
     let publishing = Link::publishing(&broker, "magnetite worker, publishing", links.clone());
     let consuming = Link::open(&broker, "magnetite worker, consuming", links.clone());
@@ -162,6 +182,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let context = Arc::new(Context {
         topology: Topology::new(&broker.prefix, config.schedule.tiers()).of_worker(&*name),
         registry,
+        presence,
+        pulse: Pulse::new(),
         admission: Admission::new(config.in_flight_max),
         store: deps.store,
         egress: deps.egress,
@@ -170,21 +192,12 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         look_ups: Lasting::new(),
         faults: Lasting::new(),
         meters: Meters::new(),
-        pulse: Pulse::new(),
         stop: stop.clone(),
         abort: CancellationToken::new(),
         config,
     });
     let mut following = tokio::spawn(vital("registry", refresh(Arc::clone(&context), links.clone())));
-    background.spawn(vital("pulse", tick(Arc::clone(&context), links.clone())));
-    background.spawn(vital(
-        "gone endpoints",
-        record_gone(Arc::clone(&context), links.clone()),
-    ));
-    background.spawn(vital(
-        "certificates",
-        warn_of_expiry(Arc::clone(&context), links.clone()),
-    ));
+    let background = in_background(&context, &consuming, &links);
     let (consumed, consumes) = watch::channel([false; SOURCES.len()]);
     let watching = watch_readiness(ready, publishing.clone(), consumes, links.clone());
     background.spawn(vital("readiness", watching));
@@ -232,7 +245,28 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let _ = following.await;
     background.close();
     background.wait().await;
+    context.presence.close(&context.store).await;
     Ok(())
+}
+
+/// Starts what runs beside the deliveries, until `stop`.
+fn in_background(context: &Arc<Context>, consuming: &Link, stop: &CancellationToken) -> TaskTracker {
+    let background = TaskTracker::new();
+    let shared = || (Arc::clone(context), stop.clone());
+    let (beating, stopped) = shared();
+    background.spawn(vital("pulse", beat(beating, stopped)));
+    let (announcing, stopped) = shared();
+    background.spawn(vital("presence", announce(announcing, stopped)));
+    let (told, stopped) = shared();
+    background.spawn(vital(
+        "changes",
+        hear_of_changes(told, consuming.clone(), stopped),
+    ));
+    let (gone, stopped) = shared();
+    background.spawn(vital("gone endpoints", record_gone(gone, stopped)));
+    let (expiring, stopped) = shared();
+    background.spawn(vital("certificates", warn_of_expiry(expiring, stopped)));
+    background
 }
 
 fn consume(
@@ -308,14 +342,74 @@ async fn shut_down(
     }
 }
 
+/// Loads the endpoints and announces this worker. What is written from then on waits for it, and what was written before is looked for
+/// once more, before anything is consumed.
+async fn load(store: &store::Store, presence: &Presence) -> Result<Registry, store::Error> {
+    let (registry, away) = (Registry::load(store).await?, Lasting::new());
+    loop {
+        let announced = presence.announce(store, &registry).await;
+        match announced.and(registry.refresh(store).await) {
+            Ok(()) => break,
+            Err(error) if error.is_unavailable() => {
+                if away.again().is_some() {
+                    tracing::warn!(
+                        error = display_chain(&error),
+                        "the database is away again, and this worker has not announced itself; trying again"
+                    );
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(LOAD_RETRY).await;
+    }
+    if let Err(error) = store.forget_old_roles().await {
+        tracing::debug!(
+            error = display_chain(&error),
+            "cannot forget roles that are long gone"
+        );
+    }
+    Ok(registry)
+}
+
+async fn announce(context: Arc<Context>, stop: CancellationToken) {
+    let announcing = context.presence.run(&context.store, &context.registry);
+    stop.run_until_cancelled(announcing).await;
+}
+
+async fn hear_of_changes(context: Arc<Context>, link: Link, stop: CancellationToken) {
+    let told = || context.registry.tell();
+    broker::follow_changes(&link, &context.topology, &stop, told).await;
+}
+
+async fn beat(context: Arc<Context>, stop: CancellationToken) {
+    let beating = context.pulse.run(
+        || catch_up(Arc::clone(&context)),
+        || context.presence.judge(&context.registry),
+    );
+    stop.run_until_cancelled(beating).await;
+}
+
+/// Looks for changes after this process did not run for a while. Requests that changed an endpoint meanwhile may not have waited for this
+/// worker. It announces itself first: every later request waits for it again, and what was written earlier is found by looking.
+async fn catch_up(context: Arc<Context>) {
+    // In a task of its own: a query that is given up would be cut off in the middle.
+    let catching_up = tokio::spawn(async move {
+        let (store, registry) = (&context.store, &context.registry);
+        let announced = context.presence.announce(store, registry).await;
+        if let Err(error) = announced.and(registry.refresh(store).await) {
+            tracing::warn!(
+                error = display_chain(&error),
+                "cannot look for changed endpoints; going on with those that are known"
+            );
+        }
+    });
+    let _ = timeout(CATCH_UP_MAX, catching_up).await;
+}
+
 async fn refresh(context: Arc<Context>, stop: CancellationToken) -> Option<store::Error> {
     let every = context.config.registry_refresh;
     stop.run_until_cancelled(context.registry.follow(&context.store, every))
         .await
-}
-
-async fn tick(context: Arc<Context>, stop: CancellationToken) {
-    stop.run_until_cancelled(context.pulse.run()).await;
 }
 
 async fn record_gone(context: Arc<Context>, stop: CancellationToken) {

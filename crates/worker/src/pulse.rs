@@ -2,8 +2,11 @@
 //!
 //! A worker that was stopped, suspended or starved for seconds finds its attempts past their deadline, and connections that
 //! endpoints have closed meanwhile, although they answered in time. A task that does nothing but tick shows it: it notes
-//! when it ticked last, and until when a gap of more than [`STALL_MIN`] lasted. A failed attempt that overlaps such a gap is
-//! not charged.
+//! when it ticked last, and until when a gap of more than [`STALL_MIN`] lasted.
+//!
+//! - A failed attempt that overlaps such a gap is not charged.
+//! - After such a gap no attempt begins until changed endpoints were looked for: the process that changed one may not have waited for
+//!   this worker.
 //!
 //! Two clocks are looked at. The monotonic one goes on while the process is stopped (SIGSTOP, a debugger, swapping, a
 //! container that is throttled or frozen), and stands still while the whole machine is suspended; then the wall clock is ahead
@@ -12,11 +15,15 @@
 //! clock was not set afterwards.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    pin::{Pin, pin},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval},
+};
 
 /// How often it ticks.
 const TICK: Duration = Duration::from_millis(100);
@@ -32,6 +39,10 @@ pub(crate) struct Pulse {
     ticked_wall_ms: AtomicU64,
     /// When the last stall ended, in milliseconds since the beginning by the monotonic clock; 0 before any.
     stalled_until_ms: AtomicU64,
+    /// A stall has ended, and what was missed has not been looked for yet.
+    is_behind: AtomicBool,
+    /// Notified at every tick after which nothing is behind.
+    steady: Notify,
 }
 
 /// One moment by both clocks.
@@ -52,22 +63,63 @@ impl Pulse {
             ticked_ms: AtomicU64::new(0),
             ticked_wall_ms: AtomicU64::new(0),
             stalled_until_ms: AtomicU64::new(0),
+            is_behind: AtomicBool::new(false),
+            steady: Notify::new(),
         }
     }
 
-    /// Ticks for ever.
-    pub(crate) async fn run(&self) {
+    /// Ticks without an end, and calls `ticked` each time. After a stall it runs `catch_up`, which has to end by itself, and starts it anew
+    /// if another stall interrupts it.
+    pub(crate) async fn run<F: Future<Output = ()>>(&self, catch_up: impl Fn() -> F, ticked: impl Fn()) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut catching_up = pin!(None);
         loop {
-            ticks.tick().await;
-            if let Some(gap) = self.tick(now()) {
-                metrics::counter!("magnetite_stalls_total").increment(1);
-                tracing::warn!(
-                    gap_ms = gap.as_millis() as u64,
-                    "this process did not run: stopped, suspended, or starved; attempts that failed meanwhile are not charged"
-                );
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => {
+                    if let Some(gap) = self.tick(now()) {
+                        metrics::counter!("magnetite_stalls_total").increment(1);
+                        tracing::warn!(
+                            gap_ms = gap.as_millis() as u64,
+                            "this process did not run: stopped, suspended, or starved; attempts that failed meanwhile are not charged, \
+                             and changed endpoints are looked for before the next attempt"
+                        );
+                        catching_up.set(Some(catch_up()));
+                    }
+                    ticked();
+                }
+                () = finished(catching_up.as_mut().as_pin_mut()) => {
+                    catching_up.set(None);
+                    self.caught_up(now());
+                }
             }
+        }
+    }
+
+    /// Returns at once unless this process stalled and has not looked yet for what it missed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn steady(&self) {
+        while self.is_behind(now()) {
+            let mut steady = pin!(self.steady.notified());
+            steady.as_mut().enable();
+            if self.is_behind(now()) {
+                steady.await;
+            }
+        }
+    }
+
+    fn is_behind(&self, now: Moment) -> bool {
+        self.is_behind.load(Ordering::Acquire) || self.gap(now) >= STALL_MIN
+    }
+
+    /// What was missed in a stall has been looked for; in vain if there was another one meanwhile, which the next tick notices.
+    fn caught_up(&self, now: Moment) {
+        if self.gap(now) < STALL_MIN {
+            self.is_behind.store(false, Ordering::Release);
+            self.steady.notify_waiters();
         }
     }
 
@@ -86,10 +138,14 @@ impl Pulse {
         let gap = Some(self.gap(now)).filter(|gap| *gap >= STALL_MIN);
         let (at_ms, wall_ms) = (self.since_began(now.0), self.wall_since_began(now.1));
         if gap.is_some() {
+            self.is_behind.store(true, Ordering::Release);
             self.stalled_until_ms.store(at_ms.max(1), Ordering::Release);
         }
         self.ticked_ms.store(at_ms, Ordering::Release);
         self.ticked_wall_ms.store(wall_ms, Ordering::Release);
+        if !self.is_behind.load(Ordering::Acquire) {
+            self.steady.notify_waiters();
+        }
         gap
     }
 
@@ -113,8 +169,20 @@ impl Pulse {
     }
 }
 
+/// The end of a future that may not be there: then it never ends.
+async fn finished(future: Option<Pin<&mut impl Future<Output = ()>>>) {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::task::yield_now;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -180,5 +248,27 @@ mod tests {
         assert_eq!(pulse.tick(back), None);
         let on = after(began, 10 * SECOND + 2 * TICK, 2 * SECOND + TICK);
         assert_eq!(pulse.tick(on), None);
+    }
+    #[tokio::test]
+    async fn after_a_stall_attempts_wait_until_what_was_missed_was_looked_for() {
+        let began = now();
+        let pulse = Arc::new(ran_for(began, 10));
+        pulse.steady().await;
+        let resumed = after(began, 15 * SECOND, 15 * SECOND);
+        assert!(pulse.is_behind(resumed), "before the next tick");
+        pulse.tick(resumed);
+        let waiting = tokio::spawn({
+            let pulse = Arc::clone(&pulse);
+            async move { pulse.steady().await }
+        });
+        let later = after(began, 15 * SECOND + TICK, 15 * SECOND + TICK);
+        pulse.tick(later);
+        yield_now().await;
+        assert!(!waiting.is_finished(), "ticking is not enough");
+        pulse.caught_up(after(began, 20 * SECOND, 20 * SECOND));
+        yield_now().await;
+        assert!(!waiting.is_finished(), "it stalled again meanwhile");
+        pulse.caught_up(later);
+        waiting.await.unwrap();
     }
 }

@@ -1,17 +1,21 @@
 //! All endpoints, in memory.
 //!
-//! Loaded before anything is consumed and refreshed from the store's counter. While the database is away the worker goes
-//! on with what it knows.
+//! Loaded before anything is consumed, and refreshed when the broker passes on that something was changed, and at intervals. While the
+//! database is away the worker goes on with what it knows.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use egress::{Egress, Target};
 use runtime::Lasting;
 use store::{Changes, Position, Snapshot, Store};
+use tokio::sync::{Mutex, Notify};
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId, journal::Verdict};
 
 use crate::{display_chain, signing::Signing};
@@ -31,6 +35,14 @@ pub(crate) type Considered = Vec<(Arc<Registered>, Verdict)>;
 /// The endpoints that this worker knows.
 pub(crate) struct Registry {
     known: RwLock<Known>,
+    /// Held while changes are looked for.
+    refreshing: Mutex<()>,
+    /// Notified when this worker is told of a change.
+    told: Notify,
+    /// Notified when the position has changed.
+    moved: Notify,
+    /// The last look for changes failed.
+    failing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -49,19 +61,20 @@ impl Registry {
     pub(crate) async fn load(store: &Store) -> Result<Self, store::Error> {
         let known = Known::from(snapshot(store).await?);
         known.report();
-        Ok(Self {
-            known: RwLock::new(known),
-        })
+        Ok(known.into())
     }
 
-    /// Takes over changes, for ever. Returns only what waiting cannot mend: without its key a new endpoint cannot be read, and its
-    /// events would be taken for nobody's.
+    /// Takes over changes, when told of one and at intervals. Returns only an error that waiting cannot mend: without its key a new
+    /// endpoint cannot be read, and its events would pass it by.
     pub(crate) async fn follow(&self, store: &Store, every: Duration) -> store::Error {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let away = Lasting::new();
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.told.notified() => {}
+            }
             match self.refresh(store).await {
                 Ok(()) => {
                     if let Some(ended) = away.end() {
@@ -86,7 +99,19 @@ impl Registry {
         }
     }
 
-    async fn refresh(&self, store: &Store) -> Result<(), store::Error> {
+    /// Looks for changes now, or as soon as a look that is under way has ended.
+    pub(crate) async fn refresh(&self, store: &Store) -> Result<(), store::Error> {
+        let _alone = self.refreshing.lock().await;
+        let before = self.position();
+        let refreshed = self.take_changes(store).await;
+        self.failing.store(refreshed.is_err(), Ordering::Relaxed);
+        if self.position() != before {
+            self.moved.notify_one();
+        }
+        refreshed
+    }
+
+    async fn take_changes(&self, store: &Store) -> Result<(), store::Error> {
         let current = store.registry_position().await?;
         let mut position = self.read().position;
         while position != current {
@@ -129,6 +154,29 @@ impl Registry {
         Ok(())
     }
 
+    /// Makes [`follow`](Self::follow) look for changes at once.
+    pub(crate) fn tell(&self) {
+        self.told.notify_one();
+    }
+
+    /// Waits until what is known has changed since the last call.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    /// What is known contains everything up to here.
+    pub(crate) fn position(&self) -> Position {
+        self.read().position
+    }
+
+    /// Whether the last look for changes failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     /// Whom this event could go to, all as of one moment.
     pub(crate) fn consider(&self, event: &Event) -> Considered {
         let known = self.read();
@@ -142,6 +190,17 @@ impl Registry {
     /// The endpoint as it is known now.
     pub(crate) fn get(&self, id: &EndpointId) -> Option<Arc<Registered>> {
         self.read().by_id.get(id).cloned()
+    }
+
+    /// What has become of an endpoint that was found here, or looked up, a while ago; `None` when it was deleted.
+    pub(crate) fn renewed(&self, found: &Arc<Registered>) -> Option<Arc<Registered>> {
+        let known = self.read();
+        match known.by_id.get(&found.endpoint.id) {
+            Some(registered) => Some(Arc::clone(registered)),
+            // It was looked up because it is newer than what is known here.
+            None if found.endpoint.version > known.position.version => Some(Arc::clone(found)),
+            None => None,
+        }
     }
 
     /// Every endpoint, as of one moment.
@@ -198,6 +257,18 @@ async fn snapshot(store: &Store) -> Result<Snapshot, store::Error> {
             Err(error) => return Err(error),
         }
         tokio::time::sleep(LOAD_RETRY).await;
+    }
+}
+
+impl From<Known> for Registry {
+    fn from(known: Known) -> Self {
+        Self {
+            known: RwLock::new(known),
+            refreshing: Mutex::default(),
+            told: Notify::new(),
+            moved: Notify::new(),
+            failing: AtomicBool::new(false),
+        }
     }
 }
 
@@ -300,9 +371,7 @@ mod tests {
         for endpoint in endpoints {
             known.insert(Arc::new(endpoint.into()));
         }
-        Registry {
-            known: RwLock::new(known),
-        }
+        known.into()
     }
 
     fn matched(registry: &Registry, event: &Event) -> Vec<String> {
@@ -354,6 +423,24 @@ mod tests {
         registry.write().remove(&EndpointId::new("b"));
         assert!(registry.get(&EndpointId::new("b")).is_none());
         assert_eq!(matched(&registry, &event("org", "p", "lead.failed")), ["a"]);
+    }
+
+    #[test]
+    fn an_attempt_is_made_with_what_has_become_of_its_endpoint() {
+        let registry = registry(vec![endpoint("a", "org", None, "*", 1)]);
+        registry.write().position.version = 5;
+        let id = EndpointId::new("a");
+        let found = registry.get(&id).unwrap();
+        registry
+            .write()
+            .insert(Arc::new(endpoint("a", "org", None, "lead.failed", 6).into()));
+        assert_eq!(registry.renewed(&found).unwrap().endpoint.version, 6);
+        registry.write().remove(&id);
+        assert!(registry.renewed(&found).is_none(), "it was deleted");
+        let looked_up = Arc::new(endpoint("b", "org", None, "*", 7).into());
+        assert!(registry.renewed(&looked_up).is_some(), "it is not known here yet");
+        registry.write().position.version = 8;
+        assert!(registry.renewed(&looked_up).is_none(), "it was deleted");
     }
 
     #[test]

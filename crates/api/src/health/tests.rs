@@ -13,6 +13,7 @@ use super::*;
 struct Served {
     address: SocketAddr,
     readiness: watch::Sender<Option<String>>,
+    degraded: watch::Sender<Option<String>>,
     stopping: CancellationToken,
     stop: CancellationToken,
     serving: JoinHandle<()>,
@@ -20,12 +21,14 @@ struct Served {
 
 async fn served(metrics: PrometheusHandle) -> Served {
     let (readiness, receiver) = watch::channel(Some("connecting to the broker".to_owned()));
+    let (degraded, is_degraded) = watch::channel(None);
     let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
     let health = Health {
         metrics,
         roles: vec![Role {
             name: "worker",
             readiness: receiver,
+            degraded: is_degraded,
         }],
         stopping: stopping.clone(),
     };
@@ -35,6 +38,7 @@ async fn served(metrics: PrometheusHandle) -> Served {
     Served {
         address,
         readiness,
+        degraded,
         stopping,
         stop,
         serving,
@@ -88,6 +92,18 @@ async fn it_is_ready_when_every_role_is_and_not_any_more_while_it_stops() {
     let answer = get(served.address, "/readyz").await;
     assert!(
         answer.starts_with("HTTP/1.1 503") && answer.ends_with("shutting down\n"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_role_that_works_with_less_is_ready_and_says_what_is_missing() {
+    let served = served(handle()).await;
+    served.readiness.send_replace(None);
+    served.degraded.send_replace(Some("cut off".to_owned()));
+    let answer = get(served.address, "/readyz").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ready\ndegraded: worker: cut off\n"),
         "{answer}"
     );
 }

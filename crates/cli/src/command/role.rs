@@ -3,13 +3,13 @@
 //! A broker or a database that is away is waited for, with a line in the log for each try. What waiting cannot mend
 //! ends the process with exit code 1.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{fs, future::Future, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use api::health::{self, Health, Role};
 use futures_util::future::join_all;
 use runtime::{Lasting, logs, vital};
-use store::{Actor, Store};
+use store::{Actor, Announcement, Position, Store};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -36,8 +36,23 @@ const HEALTH_GRACE: Duration = Duration::from_secs(1);
 
 /// How old the count of lost log lines may be.
 const LOST_LINES_EVERY: Duration = Duration::from_secs(1);
+/// How often a role announces itself.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
+/// How long its last word to the database may take.
+const CLOSE_MAX: Duration = Duration::from_millis(500);
 
-type Readiness = watch::Sender<Option<String>>;
+/// What a role tells the probes.
+struct Told {
+    readiness: watch::Sender<Option<String>>,
+    degraded: watch::Sender<Option<String>>,
+}
+
+/// This process among all that run.
+struct Process {
+    /// Random.
+    name: String,
+    host: String,
+}
 
 /// What runs in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,19 +80,22 @@ pub(super) async fn run(configuration: &Configuration, schema: Schema, kinds: &[
     let egress = egress(configuration)?;
     raise_descriptors(configuration.worker.in_flight_max);
     let stop = signals::stop_on_signal()?;
-    let (readiness, waits_for): (Vec<_>, Vec<_>) = kinds
+    let (told, roles): (Vec<_>, Vec<_>) = kinds
         .iter()
         .map(|kind| {
             let (readiness, waits_for) = watch::channel(Some("starting".to_owned()));
+            let (degraded, is_degraded) = watch::channel(None);
             let role = Role {
                 name: kind.name(),
                 readiness: waits_for,
+                degraded: is_degraded,
             };
-            ((*kind, readiness), role)
+            let told = Told { readiness, degraded };
+            ((*kind, told), role)
         })
         .unzip();
-    let probes = Probes::start(configuration.health_listen, waits_for, &stop).await?;
-    let worked = work(configuration, schema, &egress, readiness, stop).await;
+    let probes = Probes::start(configuration.health_listen, roles, &stop).await?;
+    let worked = work(configuration, schema, &egress, told, stop).await;
     probes.end().await;
     worked
 }
@@ -86,18 +104,26 @@ async fn work(
     configuration: &Configuration,
     schema: Schema,
     egress: &egress::Egress,
-    roles: Vec<(Kind, Readiness)>,
+    roles: Vec<(Kind, Told)>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let process = Process::new();
     let opening = open_store(configuration, schema, &roles);
     let Some(store) = stop.run_until_cancelled(opening).await.transpose()? else {
         return Ok(());
     };
-    let running = roles.into_iter().map(async |(kind, readiness)| {
+    let running = roles.into_iter().map(async |(kind, told)| {
         let ended = match kind {
-            Kind::Worker => deliver(configuration, &store, egress, readiness, &stop).await,
-            Kind::Recorder => record(configuration, &store, readiness, &stop).await,
-            Kind::Api(address) => serve(address, configuration, &store, egress, readiness, &stop).await,
+            // It announces itself, with the endpoints that it acts on.
+            Kind::Worker => deliver(configuration, &process, &store, egress, told, &stop).await,
+            Kind::Recorder => {
+                let recording = record(configuration, &store, told.readiness, &stop);
+                announced(&process, kind, &store, recording).await
+            }
+            Kind::Api(address) => {
+                let serving = serve(address, configuration, &store, egress, told.readiness, &stop);
+                announced(&process, kind, &store, serving).await
+            }
         };
         // Whatever ended one of them, the process is to end.
         stop.cancel();
@@ -108,19 +134,56 @@ async fn work(
     ended.into_iter().collect()
 }
 
+impl Process {
+    fn new() -> Self {
+        let host = fs::read_to_string("/proc/sys/kernel/hostname");
+        Self {
+            name: format!("{:016x}", rand::random::<u64>()),
+            host: host.map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned()),
+        }
+    }
+}
+
+/// Runs a role that makes no attempts, and announces it every second until it ends.
+async fn announced<T>(process: &Process, kind: Kind, store: &Store, role: impl Future<Output = T>) -> T {
+    let announcement = Announcement {
+        process: &process.name,
+        role: kind.name(),
+        host: &process.host,
+        position: Position::default(),
+    };
+    let announcing = async {
+        loop {
+            if let Err(error) = store.announce_role(&announcement).await {
+                tracing::debug!(role = announcement.role, %error, "cannot announce this role");
+            }
+            sleep(ANNOUNCE_EVERY).await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = role => ended,
+        () = announcing => unreachable!("it never ends"),
+    };
+    let _ = timeout(CLOSE_MAX, store.close_role(&process.name, kind.name())).await;
+    ended
+}
+
 async fn deliver(
     configuration: &Configuration,
+    process: &Process,
     store: &Store,
     egress: &egress::Egress,
-    readiness: Readiness,
+    told: Told,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let deps = worker::Deps {
-        name: format!("{:016x}", rand::random::<u64>()),
+        name: process.name.clone(),
+        host: process.host.clone(),
         broker: configuration.broker.config(),
         store: store.acting_as(Actor::Worker),
         egress: egress.clone(),
-        readiness,
+        readiness: told.readiness,
+        degraded: told.degraded,
     };
     Ok(worker::run(configuration.worker.clone(), deps, stop.clone()).await?)
 }
@@ -128,7 +191,7 @@ async fn deliver(
 async fn record(
     configuration: &Configuration,
     store: &Store,
-    readiness: Readiness,
+    readiness: watch::Sender<Option<String>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let deps = recorder::Deps {
@@ -145,7 +208,7 @@ async fn serve(
     configuration: &Configuration,
     store: &Store,
     egress: &egress::Egress,
-    readiness: Readiness,
+    readiness: watch::Sender<Option<String>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (listener, address) = listen(address, "api.listen").await?;
@@ -200,7 +263,7 @@ fn raise_descriptors(in_flight_max: usize) {
 async fn open_store(
     configuration: &Configuration,
     schema: Schema,
-    roles: &[(Kind, Readiness)],
+    roles: &[(Kind, Told)],
 ) -> anyhow::Result<Store> {
     let database = &configuration.database;
     let store = until_available(roles, async || database::connect(database).await).await?;
@@ -221,7 +284,7 @@ async fn open_store(
 
 /// Repeats `operation` for as long as the database is away.
 async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
-    roles: &[(Kind, Readiness)],
+    roles: &[(Kind, Told)],
     operation: impl Fn() -> F,
 ) -> anyhow::Result<T> {
     let (mut failures, away) = (0, Lasting::new());
@@ -249,8 +312,9 @@ async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
                 "the database is away; trying again"
             );
         }
-        for (_, readiness) in roles {
-            readiness.send_replace(Some("connecting to the database".to_owned()));
+        for (_, told) in roles {
+            told.readiness
+                .send_replace(Some("connecting to the database".to_owned()));
         }
         sleep(broker::backoff(failures)).await;
     }

@@ -1,0 +1,109 @@
+//! Announces this worker to other processes: that it runs, and which version of the endpoints it acts on.
+//!
+//! A request that changes an endpoint waits until every running worker has announced that version (`store::Announcement`). An announcement
+//! says that no attempt that begins from now on begins with an older one. So it is made after the registry has taken the version
+//! over, and every attempt reads its endpoint when its slot is granted.
+//!
+//! A worker that cannot reach the database goes on with what it knows, and reports itself as degraded.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use store::{ANNOUNCED_MAX, Announcement, Store};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use crate::{display_chain, registry::Registry};
+
+/// How often a worker announces itself when nothing changes.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long the last word to the database may take when the process ends.
+const CLOSE_MAX: Duration = Duration::from_millis(500);
+const ROLE: &str = "worker";
+
+/// What other processes know of this worker.
+pub(crate) struct Presence {
+    process: String,
+    host: String,
+    /// Why the worker works on with less than all it should have; `None` while nothing is wrong.
+    degraded: watch::Sender<Option<String>>,
+    /// One announcement at a time, so that an older one never comes after a newer one.
+    announcing: tokio::sync::Mutex<()>,
+    announced: Mutex<Instant>,
+    /// The last announcement failed.
+    failing: AtomicBool,
+}
+
+impl Presence {
+    pub(crate) fn new(process: String, host: String, degraded: watch::Sender<Option<String>>) -> Self {
+        Self {
+            process,
+            host,
+            degraded,
+            announcing: tokio::sync::Mutex::default(),
+            announced: Mutex::new(Instant::now()),
+            failing: AtomicBool::new(false),
+        }
+    }
+
+    /// Announces what the worker acts on now.
+    pub(crate) async fn announce(&self, store: &Store, registry: &Registry) -> Result<(), store::Error> {
+        let _alone = self.announcing.lock().await;
+        let announcement = Announcement {
+            process: &self.process,
+            role: ROLE,
+            host: &self.host,
+            position: registry.position(),
+        };
+        // Measured from before the write: the database's three seconds begin later.
+        let began = Instant::now();
+        let announced = store.announce_role(&announcement).await;
+        self.failing.store(announced.is_err(), Ordering::Relaxed);
+        if announced.is_ok() {
+            *self.announced() = began;
+        }
+        announced
+    }
+
+    /// Announces every change of what the worker acts on at once, and the worker every second. Never returns.
+    pub(crate) async fn run(&self, store: &Store, registry: &Registry) {
+        loop {
+            let _ = timeout(EVERY, registry.moved()).await;
+            if let Err(error) = self.announce(store, registry).await {
+                tracing::debug!(error = display_chain(&error), "cannot announce this worker");
+            }
+        }
+    }
+
+    /// Reports whether the worker is cut off from the database; called several times a second.
+    pub(crate) fn judge(&self, registry: &Registry) {
+        let silent = self.announced().elapsed() > ANNOUNCED_MAX;
+        let cut_off = silent || self.failing.load(Ordering::Relaxed) || registry.is_failing();
+        self.degraded.send_if_modified(|degraded| {
+            let changed = degraded.is_some() != cut_off;
+            if changed {
+                *degraded = cut_off.then(|| {
+                    "cut off from the database; delivering to the endpoints that are known, without the latest changes"
+                        .to_owned()
+                });
+            }
+            changed
+        });
+    }
+
+    /// Announces that this worker has ended.
+    pub(crate) async fn close(&self, store: &Store) {
+        let _ = timeout(CLOSE_MAX, store.close_role(&self.process, ROLE)).await;
+    }
+
+    fn announced(&self) -> MutexGuard<'_, Instant> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
