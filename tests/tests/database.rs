@@ -145,17 +145,19 @@ async fn an_outage_of_the_database_delays_and_charges_nothing() {
     installation.delete().await;
 }
 
-/// A worker that looks for changes once a minute knows neither endpoint: it has to ask the database for both.
+/// The worker stands still while both endpoints are created, and goes on when the database is away: it has to ask for both.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_due_delivery_of_an_endpoint_that_only_the_database_knows_waits_for_it() {
     let postgres = Postgres::start().await;
-    let installation = on(&postgres, "unknown", &[("MAGNETITE_REGISTRY__REFRESH", "1m")]).await;
+    let installation = on(&postgres, "unknown", &[]).await;
     let receiver = Receiver::ok().await;
     let worker = installation.worker().await;
+    worker.signal("STOP").await;
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let deleted = installation.endpoint("org_1", &receiver.url()).await;
     installation.cli_ok(&["endpoint", "delete", &deleted.id]).await;
     postgres.stop().await;
+    worker.signal("CONT").await;
     for endpoint in [&endpoint, &deleted] {
         let properties = BasicProperties::default().with_headers(due_headers(endpoint));
         let body = event("org_1", "lead_1");

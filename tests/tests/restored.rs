@@ -96,15 +96,10 @@ async fn the_restored_truth_is_acted_on(installation: &Installation, database: i
     wait_until("both have it", SOON, || kept.count() + lost.count() == 2).await;
 
     // The worker may look between the two, and sees the counter go back: the test is about when it does not.
-    let pid = worker.pid().to_string();
-    let signal = async |name: &str| {
-        let sent = Command::new("kill").args([name, &pid]).status().await.unwrap();
-        assert!(sent.success());
-    };
-    signal("-STOP").await;
+    worker.signal("STOP").await;
     database.restore().await;
     installation.endpoint("org_1", &made.url()).await;
-    signal("-CONT").await;
+    worker.signal("CONT").await;
     acts_on(&worker, 2).await;
 
     let lead = |number| format!("after_{number}");

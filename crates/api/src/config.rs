@@ -9,8 +9,6 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// How many requests one key may make a second, and at once.
     pub rate_per_key: u32,
-    /// How often workers look for changed endpoints: a rotation is answered when they know of it.
-    pub registry_refresh: Duration,
     /// How long requests in flight may go on after the shutdown began.
     pub shutdown_deadline: Duration,
 }
@@ -45,7 +43,6 @@ impl Default for Config {
         Self {
             body_bytes_max: 1024 * 1024,
             rate_per_key: 5_000,
-            registry_refresh: Duration::from_millis(250),
             shutdown_deadline: Duration::from_secs(25),
         }
     }

@@ -11,7 +11,8 @@
 //! documented is what is enforced, and a route without a description is denied. Whoever is let in is a `Caller`: a key and its
 //! organization, outside of which nothing is there.
 //!
-//! What the command line does as well is done by the same code: endpoints are written by the rules of [`manage`], an event's [`story`] is
+//! What the command line does as well is done by the same code: endpoints are written by the rules of [`manage`], [`workers`] are waited
+//! for until they act on it, an event's [`story`] is
 //! told from the journal, deliveries are sent again by [`resend`] and [`recover`], and all is shown as [`view`] has it. Events go to the broker through `publishing`,
 //! many requests in one window of confirms, and are answered after their own confirm; their bytes are those of the body.
 //!
@@ -24,6 +25,7 @@
 //!
 //! # Invariants
 //!
+//! - A request that changes an endpoint is answered when every running worker acts on the change, or names those that are not known to.
 //! - 202 is answered after the broker's confirm, never before.
 //! - An operation does what it does for its caller's organization alone: another one's id is answered like one that does not exist.
 //! - No answer, line of the log or metric has a key; a secret is in the answer that made it and in no other.
@@ -40,6 +42,7 @@
 pub mod health;
 mod config;
 pub mod manage;
+pub mod workers;
 pub mod ping;
 pub mod story;
 pub mod resend;

@@ -1,5 +1,7 @@
 //! Endpoints are registered and changed by the same rules over HTTP and from the command line.
 //!
+//! What is written here every running worker acts on a moment later: see [`crate::workers`].
+//!
 //! Who writes, and over which version alone, the store was told before: [`Store::acting_as`], [`Store::if_version`].
 
 use std::{ops::RangeInclusive, time::Duration};
@@ -7,7 +9,6 @@ use std::{ops::RangeInclusive, time::Duration};
 use egress::{Egress, Refusal};
 use signature::Secret;
 use store::{EndpointChange, NewEndpoint, Store};
-use tokio::time::sleep;
 use webhook::{Endpoint, EndpointId, OrganizationId, ProjectId, Subscription};
 
 /// The longest id of an organization, project or lead, in characters: generous, and short enough for a listing.
@@ -17,9 +18,6 @@ pub const ID_CHARS_MAX: usize = 256;
 pub const OVERLAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 /// How long they are unless told otherwise.
 pub const OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
-
-/// A worker looks for changes at its interval, and needs a moment to read them.
-const REFRESHES: u32 = 4;
 
 /// A text that is no organization's, project's or lead's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,8 +105,8 @@ pub async fn change(
     Ok(store.update_endpoint(id, change, now_ms).await?)
 }
 
-/// Replaces a secret. When there is an overlap, returns when workers have both secrets: a receiver that switched before would be asked
-/// with the old one alone. `refresh` is how often they look.
+/// Replaces a secret. It is to be given to the receiver when [workers](crate::workers::act) have it: one that switched before would be
+/// asked with the old one alone.
 ///
 /// # Errors
 /// The database's, and [`store::Error::RotationOpen`].
@@ -116,7 +114,6 @@ pub async fn rotate(
     store: &Store,
     id: &EndpointId,
     rotation: &Rotation,
-    refresh: Duration,
     now_ms: i64,
 ) -> Result<Endpoint, store::Error> {
     let secret = match &rotation.secret {
@@ -126,11 +123,7 @@ pub async fn rotate(
     let until_ms = rotation
         .overlap
         .map(|overlap| now_ms + overlap.as_millis() as i64);
-    let rotated = store.rotate_secret(id, &secret, until_ms, now_ms).await?;
-    if until_ms.is_some() {
-        sleep(refresh * REFRESHES).await;
-    }
-    Ok(rotated)
+    store.rotate_secret(id, &secret, until_ms, now_ms).await
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The connection over which deliveries are sent again, and what its failures mean to a client.
+//! The connection over which deliveries are sent again and workers are told of changes, and what its failures mean to a client.
 
 use std::time::Duration;
 
-use broker::{Config, Link, Publisher, Topology};
+use broker::{Changes, Config, Link, Publisher, Topology};
 use store::Store;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,8 @@ pub(crate) struct Resending {
     pub(crate) sender: Sender,
     /// After how long a delivery that is still pending was lost.
     pub(crate) late: Duration,
+    /// Tells workers of changes.
+    pub(crate) changes: Changes,
     link: Link,
     stop: CancellationToken,
 }
@@ -30,6 +32,7 @@ impl Resending {
         let stop = CancellationToken::new();
         let link = Link::open(broker, "magnetite api", stop.clone());
         Self {
+            changes: Changes::over(link.clone(), topology.clone()),
             sender: Sender::new(store, Publisher::new(link.clone(), broker), topology),
             late,
             link,

@@ -16,6 +16,8 @@ pub use event::{Considered, DisabledSince, Event, States, Story};
 pub use health::Health;
 pub use ping::Ping;
 
+use crate::workers::Behind;
+
 /// An endpoint: a URL of a customer's, and which events are delivered there.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Endpoint {
@@ -60,6 +62,11 @@ pub struct Endpoint {
     /// Unix milliseconds.
     #[schema(example = 1_703_123_456_789_i64)]
     pub updated_at_ms: i64,
+    /// Workers that are not known to act on the change yet. Only in answers to requests that change the endpoint, and absent if every running
+    /// worker acts on the change. See the header Magnetite-Workers-Behind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false, example = json!(["5f1c9a0b7d3e2468"]))]
+    pub workers_behind: Vec<String>,
 }
 
 impl From<&webhook::Endpoint> for Endpoint {
@@ -85,6 +92,7 @@ impl From<&webhook::Endpoint> for Endpoint {
             version: endpoint.version,
             created_at_ms: endpoint.created_at_ms,
             updated_at_ms: endpoint.updated_at_ms,
+            workers_behind: Vec::new(),
         }
     }
 }
@@ -95,6 +103,15 @@ impl Endpoint {
         Self {
             secret: Some(endpoint.secret.expose().to_owned()),
             ..Self::from(endpoint)
+        }
+    }
+
+    /// With the workers that are not known to act on the change that was made.
+    #[must_use]
+    pub fn behind(self, behind: &Behind) -> Self {
+        Self {
+            workers_behind: behind.names(),
+            ..self
         }
     }
 }

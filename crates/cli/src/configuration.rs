@@ -228,7 +228,6 @@ fn api(reader: &mut Reader) -> api::Config {
         rate_per_key: reader.read("api.rate_per_key", value::number(1..=1_000_000), || {
             default.rate_per_key.into()
         }) as u32,
-        registry_refresh: registry_refresh(reader),
         shutdown_deadline: shutdown_deadline(reader),
     }
 }

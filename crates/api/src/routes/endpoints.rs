@@ -9,7 +9,7 @@ pub(super) mod journal;
 use axum::{
     Json as Answer,
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use store::{Lookup, Store};
@@ -23,14 +23,18 @@ use crate::{
     pagination::{Listing, Page},
     problem::Problem,
     view,
+    workers::{self, Behind},
 };
 
 use body::{CreateEndpoint, UpdateEndpoint};
 
+/// Names the workers that are not known to act on a change.
+const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-behind");
+
 /// Register an endpoint.
 ///
-/// From now on it gets the events of the key's organization that it subscribes to. The answer has its secret, which is not shown again:
-/// receivers verify signatures with it. Its URL must lead to a public address.
+/// Every event that is published after the answer is delivered to it, if it is of the key's organization and the endpoint subscribes to it.
+/// The answer has its secret, which is not shown again: receivers verify signatures with it. Its URL must lead to a public address.
 #[utoipa::path(
     post,
     path = "/v1/endpoints",
@@ -43,7 +47,11 @@ use body::{CreateEndpoint, UpdateEndpoint};
             status = 201,
             description = "The endpoint, with its secret.",
             body = view::Endpoint,
-            headers(("ETag" = String, description = "Its version."), ("Location" = String, description = "Its path.")),
+            headers(
+                ("ETag" = String, description = "Its version."),
+                ("Location" = String, description = "Its path."),
+                ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
+            ),
         ),
         (status = 409, description = "There are as many endpoints as workers hold in memory."),
     ),
@@ -59,7 +67,7 @@ pub(super) async fn create(
         .await
         .map_err(refused)?;
     let location = HeaderValue::from_str(&format!("/v1/endpoints/{}", created.id));
-    let mut answer = with_secret(&created);
+    let mut answer = done(&context, created.version, view::Endpoint::with_secret(&created)).await;
     *answer.status_mut() = StatusCode::CREATED;
     answer
         .headers_mut()
@@ -143,7 +151,10 @@ pub(super) async fn show(
             status = 200,
             description = "The endpoint as it is now.",
             body = view::Endpoint,
-            headers(("ETag" = String, description = "Its version.")),
+            headers(
+                ("ETag" = String, description = "Its version."),
+                ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
+            ),
         ),
         (status = 404, description = "The organization has no such endpoint."),
         (status = 412, description = "Its version is another."),
@@ -159,12 +170,12 @@ pub(super) async fn update(
     let change = update.change()?;
     let (id, store) = admitted(&context, &caller, id, &if_match).await?;
     let changed = manage::change(&store, &context.egress, &id, change, now_ms() as i64).await;
-    Ok(shown(&changed.map_err(refused)?))
+    Ok(changed_to(&context, &changed.map_err(refused)?).await)
 }
 
 /// Delete an endpoint.
 ///
-/// For good, with its secret. What still waits for it is cancelled.
+/// For good, with its secret. What still waits for it is cancelled: no request to it begins after the answer.
 #[utoipa::path(
     delete,
     path = "/v1/endpoints/{id}",
@@ -176,7 +187,11 @@ pub(super) async fn update(
         ("If-Match" = Option<String>, Header, description = "ETags of versions that may be deleted.", example = "\"17\""),
     ),
     responses(
-        (status = 204, description = "It is deleted."),
+        (
+            status = 204,
+            description = "It is deleted.",
+            headers(("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does.")),
+        ),
         (status = 404, description = "The organization has no such endpoint."),
         (status = 412, description = "Its version is another."),
     ),
@@ -186,10 +201,11 @@ pub(super) async fn delete(
     caller: Caller,
     Id(id): Id,
     if_match: IfMatch,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let (id, store) = admitted(&context, &caller, id, &if_match).await?;
     store.delete_endpoint(&id, now_ms() as i64).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let behind = workers::act(&context.store, &context.resending.changes).await;
+    Ok(naming(&behind, StatusCode::NO_CONTENT.into_response()))
 }
 
 /// The caller's endpoint. Another organization's is as little there as one that never was.
@@ -221,8 +237,25 @@ fn shown(endpoint: &webhook::Endpoint) -> Response {
     answer(endpoint.version, view::Endpoint::from(endpoint))
 }
 
-fn with_secret(endpoint: &webhook::Endpoint) -> Response {
-    answer(endpoint.version, view::Endpoint::with_secret(endpoint))
+/// Answers a change when every running worker acts on it, or with the names of those that are not known to.
+pub(super) async fn done(context: &Context, version: i64, endpoint: view::Endpoint) -> Response {
+    let behind = workers::act(&context.store, &context.resending.changes).await;
+    naming(&behind, answer(version, endpoint.behind(&behind)))
+}
+
+/// The same for an endpoint whose secret is not shown.
+async fn changed_to(context: &Context, endpoint: &webhook::Endpoint) -> Response {
+    done(context, endpoint.version, view::Endpoint::from(endpoint)).await
+}
+
+fn naming(behind: &Behind, mut answer: Response) -> Response {
+    if !behind.is_empty() {
+        let names = HeaderValue::from_str(&behind.names().join(", "));
+        answer
+            .headers_mut()
+            .insert(WORKERS_BEHIND, names.expect("the names of workers are ASCII"));
+    }
+    answer
 }
 
 fn answer(version: i64, endpoint: view::Endpoint) -> Response {

@@ -1,15 +1,16 @@
-//! `magnetite endpoint`: create, list, show, update, delete, enable, disable, ping, rotate-secret, recover. All but ping and recover need the database
-//! and no broker: workers notice within `registry.refresh`.
+//! `magnetite endpoint`: create, list, show, update, delete, enable, disable, ping, rotate-secret, recover. Ping and recover need the
+//! broker. The others need the database alone; those that change an endpoint wait until every running worker acts on the change, and tell
+//! the workers of it over the broker, if that is up.
 
 mod edit;
 mod view;
 mod rotate;
 mod health;
 mod ping;
+mod acting;
 mod recover;
 
 use anyhow::anyhow;
-use api::view::Endpoint as Shown;
 use clap::{Args, Subcommand};
 use store::{Lookup, Store};
 use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId};
@@ -105,9 +106,7 @@ async fn on_store(
 ) -> anyhow::Result<()> {
     match action {
         Action::List { org } => list(store, org.map(OrganizationId::new), json).await,
-        Action::RotateSecret(rotate) => {
-            rotate::run(rotate, store, configuration.worker.registry_refresh, json).await
-        }
+        Action::RotateSecret(rotate) => rotate::run(rotate, store, configuration, json).await,
         Action::Ping { id } => ping::run(&EndpointId::new(id), store, configuration, json).await,
         Action::Show { id } => show(store, &EndpointId::new(id), json).await,
         Action::Delete { id } => {
@@ -116,18 +115,21 @@ async fn on_store(
                 .delete_endpoint(&id, clock::now_ms() as i64)
                 .await
                 .map_err(hint)?;
-            output::said(
-                json,
-                &serde_json::json!({ "id": id.as_str(), "deleted": true }),
-                &format!("deleted {id}"),
-            )
+            let behind = acting::wait(store, configuration).await;
+            let mut done = serde_json::json!({ "id": id.as_str(), "deleted": true });
+            if !behind.is_empty() {
+                done["workers_behind"] = behind.names().into();
+            }
+            output::said(json, &done, &format!("deleted {id}"))?;
+            acting::note(&behind);
+            Ok(())
         }
         Action::Enable { id } => {
             let enabled = store
                 .enable_endpoint(&EndpointId::new(id), clock::now_ms() as i64)
                 .await
                 .map_err(hint)?;
-            output::said(json, &Shown::from(&enabled), &format!("enabled {}", enabled.id))
+            acting::said(&enabled, "enabled", store, configuration, json).await
         }
         Action::Disable { id } => {
             let reason = DisabledReason::Manual;
@@ -135,11 +137,7 @@ async fn on_store(
                 .disable_endpoint(&EndpointId::new(id), reason, clock::now_ms() as i64)
                 .await
                 .map_err(hint)?;
-            output::said(
-                json,
-                &Shown::from(&disabled),
-                &format!("disabled {}", disabled.id),
-            )
+            acting::said(&disabled, "disabled", store, configuration, json).await
         }
         Action::Create(_) | Action::Update(_) | Action::Recover(_) => {
             unreachable!("they need more than the store")

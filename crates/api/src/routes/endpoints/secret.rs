@@ -11,12 +11,12 @@ use crate::{
     view,
 };
 
-use super::{admitted, body::RotateSecret, with_secret};
+use super::{admitted, body::RotateSecret, done};
 
 /// Replace an endpoint's secret.
 ///
 /// For a while both secrets are valid, so that the receiver can change over at any moment and loses nothing; a secret that leaked is
-/// voided at once with `revoke_now`. The answer, with the new secret, comes when every worker has it, a second later by default.
+/// voided at once with `revoke_now`: it signs no request that begins after the answer, which comes when every running worker has the new one.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/rotate-secret",
@@ -33,7 +33,10 @@ use super::{admitted, body::RotateSecret, with_secret};
             status = 200,
             description = "The endpoint, with its new secret.",
             body = view::Endpoint,
-            headers(("ETag" = String, description = "Its version.")),
+            headers(
+                ("ETag" = String, description = "Its version."),
+                ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
+            ),
         ),
         (status = 404, description = "The organization has no such endpoint."),
         (status = 409, description = "It has two valid secrets already."),
@@ -49,10 +52,9 @@ pub(in crate::routes) async fn rotate(
 ) -> Result<Response, Problem> {
     let rotation = how.rotation()?;
     let (id, store) = admitted(&context, &caller, id, &if_match).await?;
-    let refresh = context.config.registry_refresh;
-    let rotated = manage::rotate(&store, &id, &rotation, refresh, now_ms() as i64).await;
+    let rotated = manage::rotate(&store, &id, &rotation, now_ms() as i64).await;
     match rotated {
-        Ok(rotated) => Ok(with_secret(&rotated)),
+        Ok(rotated) => Ok(done(&context, rotated.version, view::Endpoint::with_secret(&rotated)).await),
         Err(store::Error::RotationOpen { until_ms, .. }) => Err(Problem::new(
             Kind::Conflict,
             format!(

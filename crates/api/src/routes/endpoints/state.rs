@@ -11,7 +11,7 @@ use crate::{
     view,
 };
 
-use super::{admitted, shown};
+use super::{admitted, changed_to};
 
 /// Resume deliveries.
 ///
@@ -31,7 +31,10 @@ use super::{admitted, shown};
             status = 200,
             description = "The endpoint as it is now.",
             body = view::Endpoint,
-            headers(("ETag" = String, description = "Its version.")),
+            headers(
+                ("ETag" = String, description = "Its version."),
+                ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
+            ),
         ),
         (status = 404, description = "The organization has no such endpoint."),
         (status = 412, description = "Its version is another."),
@@ -44,12 +47,13 @@ pub(in crate::routes) async fn enable(
     if_match: IfMatch,
 ) -> Result<Response, Problem> {
     let (id, store) = admitted(&context, &caller, id, &if_match).await?;
-    Ok(shown(&store.enable_endpoint(&id, now_ms() as i64).await?))
+    let enabled = store.enable_endpoint(&id, now_ms() as i64).await?;
+    Ok(changed_to(&context, &enabled).await)
 }
 
 /// Suspend deliveries.
 ///
-/// What comes due meanwhile becomes a dead letter, and events pass the endpoint by.
+/// What comes due meanwhile becomes a dead letter, and events pass the endpoint by. No request to it begins after the answer.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/disable",
@@ -65,7 +69,10 @@ pub(in crate::routes) async fn enable(
             status = 200,
             description = "The endpoint as it is now.",
             body = view::Endpoint,
-            headers(("ETag" = String, description = "Its version.")),
+            headers(
+                ("ETag" = String, description = "Its version."),
+                ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
+            ),
         ),
         (status = 404, description = "The organization has no such endpoint."),
         (status = 412, description = "Its version is another."),
@@ -79,5 +86,5 @@ pub(in crate::routes) async fn disable(
 ) -> Result<Response, Problem> {
     let (id, store) = admitted(&context, &caller, id, &if_match).await?;
     let disabled = store.disable_endpoint(&id, DisabledReason::Manual, now_ms() as i64);
-    Ok(shown(&disabled.await?))
+    Ok(changed_to(&context, &disabled.await?).await)
 }

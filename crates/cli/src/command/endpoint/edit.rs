@@ -3,6 +3,7 @@
 use api::{
     manage::{self, Registration},
     view,
+    workers::Behind,
 };
 use clap::Args;
 use store::EndpointChange;
@@ -15,7 +16,7 @@ use crate::{
     database, output,
 };
 
-use super::hint;
+use super::{acting, hint};
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
@@ -70,11 +71,20 @@ pub(super) async fn create(new: Create, configuration: &Configuration, json: boo
         subscription: new.events,
     };
     let created = manage::register(&store, &egress, new, clock::now_ms() as i64).await;
+    let behind = match &created {
+        Ok(_) => acting::wait(&store, configuration).await,
+        Err(_) => Behind::default(),
+    };
     store.close().await;
     let created = created?;
     let text = format!("id      {}\nsecret  {}", created.id, created.secret.expose());
-    output::said(json, &view::Endpoint::with_secret(&created), &text)?;
+    output::said(
+        json,
+        &view::Endpoint::with_secret(&created).behind(&behind),
+        &text,
+    )?;
     output::note("Keep the secret now: it is not shown again. The receiver verifies signatures with it.");
+    acting::note(&behind);
     Ok(())
 }
 
@@ -99,14 +109,11 @@ pub(super) async fn change(update: Update, configuration: &Configuration, json: 
         },
     );
     let updated = manage::change(&store, &egress, &id, change, clock::now_ms() as i64).await;
+    let done = match updated {
+        Ok(updated) => acting::said(&updated, "updated", &store, configuration, json).await,
+        Err(manage::Error::Store(error)) => Err(hint(error)),
+        Err(error @ manage::Error::Url(_)) => Err(error.into()),
+    };
     store.close().await;
-    let updated = updated.map_err(|error| match error {
-        manage::Error::Store(error) => hint(error),
-        error @ manage::Error::Url(_) => error.into(),
-    })?;
-    output::said(
-        json,
-        &view::Endpoint::from(&updated),
-        &format!("updated {}", updated.id),
-    )
+    done
 }

@@ -11,9 +11,9 @@ use clap::Args;
 use store::Store;
 use webhook::EndpointId;
 
-use crate::{clock, command::given, moment, output};
+use crate::{clock, command::given, configuration::Configuration, moment, output};
 
-use super::hint;
+use super::{acting, hint};
 
 #[derive(Debug, Args)]
 pub(super) struct Rotate {
@@ -34,7 +34,7 @@ pub(super) struct Rotate {
 pub(super) async fn run(
     rotate: Rotate,
     store: &Store,
-    registry_refresh: Duration,
+    configuration: &Configuration,
     json: bool,
 ) -> anyhow::Result<()> {
     let now_ms = clock::now_ms() as i64;
@@ -43,9 +43,10 @@ pub(super) async fn run(
         overlap: (!rotate.revoke_now).then_some(rotate.overlap),
     };
     let id = EndpointId::new(rotate.id);
-    let rotated = manage::rotate(store, &id, &rotation, registry_refresh, now_ms)
+    let rotated = manage::rotate(store, &id, &rotation, now_ms)
         .await
         .map_err(explained)?;
+    let behind = acting::wait(store, configuration).await;
     let until_ms = rotated.previous.as_ref().map(|previous| previous.until_ms);
     let secret = rotated.secret.expose();
     let old = until_ms.map_or_else(
@@ -56,10 +57,15 @@ pub(super) async fn run(
         "id          {}\nsecret      {secret}\nold secret  {old}",
         rotated.id
     );
-    output::said(json, &view::Endpoint::with_secret(&rotated), &text)?;
+    output::said(
+        json,
+        &view::Endpoint::with_secret(&rotated).behind(&behind),
+        &text,
+    )?;
     output::note(
         "Keep the secret now: it is not shown again. Give it to the receiver before the old one ends.",
     );
+    acting::note(&behind);
     Ok(())
 }
 

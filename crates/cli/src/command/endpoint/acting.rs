@@ -1,0 +1,54 @@
+//! Waits for workers to act on what a command has changed, and names those that are not known to.
+
+use api::{
+    view,
+    workers::{self, Behind},
+};
+use broker::Changes;
+use store::Store;
+use webhook::Endpoint;
+
+use crate::{command::topology, configuration::Configuration, output};
+
+/// Waits for the workers, two seconds at most.
+pub(super) async fn wait(store: &Store, configuration: &Configuration) -> Behind {
+    let changes = Changes::lazily(&configuration.broker.config(), topology::of(configuration));
+    let behind = workers::act(store, &changes).await;
+    changes.close().await;
+    behind
+}
+
+/// Waits for the workers, and prints what was done to the endpoint.
+pub(super) async fn said(
+    changed: &Endpoint,
+    done: &str,
+    store: &Store,
+    configuration: &Configuration,
+    json: bool,
+) -> anyhow::Result<()> {
+    let behind = wait(store, configuration).await;
+    let shown = view::Endpoint::from(changed).behind(&behind);
+    output::said(json, &shown, &format!("{done} {}", changed.id))?;
+    note(&behind);
+    Ok(())
+}
+
+/// Names the workers that are behind, if any are, in one line on standard error.
+pub(super) fn note(behind: &Behind) {
+    if behind.unknown {
+        output::note("not known to act on this yet: the database could not be asked which workers do");
+    } else if !behind.is_empty() {
+        let workers = behind.workers.iter().map(|worker| {
+            let unseen_s = worker.unseen.as_secs_f64();
+            format!(
+                "{} on {}, heard of {unseen_s:.1} s ago",
+                worker.process, worker.host
+            )
+        });
+        let workers: Vec<_> = workers.collect();
+        output::note(&format!(
+            "not known to act on this yet: worker {}",
+            workers.join("; worker ")
+        ));
+    }
+}
