@@ -1,4 +1,4 @@
-//! What one client can take of a process: its connections, the bodies it sends slowly, its pings.
+//! What one client can take of a process: its connections, the bodies it sends slowly, its pings, its endpoints.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -95,6 +95,45 @@ async fn pings_of_an_endpoint_that_hangs_leave_those_of_others_alone() {
         assert_eq!(status.unwrap(), 200);
     }
     assert!(worker.terminate().await && recorder.terminate().await && api.role.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_gets_no_more_endpoints_than_it_may_have() {
+    let mut installation = Installation::new("bounds-endpoints").await;
+    installation.set("MAGNETITE_ENDPOINTS__PER_ORGANIZATION_MAX", "3");
+    let api = Api::start(&installation).await;
+    let key = installation.key("org_1", "endpoints:write").await;
+    let other = installation.key("org_2", "endpoints:write").await;
+    let receiver = Receiver::ok().await;
+    let json = json!({ "url": receiver.url() }).to_string();
+    let create = async |key: &str| api.send("POST", "/v1/endpoints", key, &[], json.clone()).await;
+    let first = installation.endpoint("org_1", &receiver.url()).await;
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        let created = create(&key).await;
+        statuses.push(created.status);
+        if created.status == 409 {
+            assert_eq!(created.problem(), "too-many-endpoints", "{created:?}");
+        } else {
+            installation.keep_secret(created.body["secret"].as_str().unwrap());
+        }
+    }
+    assert_eq!(statuses, [201, 201, 409, 409]);
+    let command = ["endpoint", "create", "--org", "org_1", "--url", &receiver.url()];
+    let refused = installation.cli(&command).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("organization org_1 has 3 endpoints already"),
+        "{said}"
+    );
+    assert!(said.contains("endpoints.per_organization_max"), "{said}");
+
+    assert_eq!(create(&other).await.status, 201);
+    installation.cli_ok(&["endpoint", "delete", &first.id]).await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    assert!(api.role.terminate().await);
     installation.delete().await;
 }
 

@@ -1,4 +1,5 @@
-//! A database is restored from a backup under running workers: what is true is what it has now, whatever its counters say.
+//! A database is restored from a backup under running workers, or forgets what was deleted: what is true is what it has now, whatever its
+//! counters say.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -150,5 +151,60 @@ async fn a_worker_acts_on_a_restored_postgresql_whose_counter_stands_where_it_st
     let installation = Installation::with("restored-pg", &shared_broker(), &DELAYS_MS, &settings).await;
     let dump = Dump(&installation, postgres.url());
     the_restored_truth_is_acted_on(&installation, dump).await;
+    installation.delete().await;
+}
+
+/// Runs a statement in the installation's SQLite file, and returns how many rows it wrote or, for a count, the count.
+async fn in_sqlite(installation: &Installation, sql: &str) -> i64 {
+    let script = "import sqlite3, sys\n\
+                  with sqlite3.connect('magnetite.db', timeout=20) as database:\n    \
+                      cursor = database.execute(sys.argv[1])\n    \
+                      row = cursor.fetchone()\n    \
+                      print(row[0] if row else cursor.rowcount)\n";
+    let mut python = Command::new("python3");
+    let ran = python
+        .args(["-c", script, sql])
+        .current_dir(installation.directory())
+        .output();
+    let ran = ran.await.unwrap();
+    let printed = String::from_utf8(ran.stdout).unwrap();
+    let failed = String::from_utf8_lossy(&ran.stderr).into_owned();
+    printed
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{sql}: {failed}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_slept_until_a_deletion_was_forgotten_delivers_nothing_to_the_deleted_endpoint() {
+    let installation = Installation::new("forgotten").await;
+    let [kept, deleted] = [Receiver::ok().await, Receiver::ok().await];
+    installation.endpoint("org_1", &kept.url()).await;
+    let id = installation.endpoint("org_1", &deleted.url()).await.id;
+    let worker = installation.worker().await;
+    acts_on(&worker, 2).await;
+    worker.signal("STOP").await;
+    installation.cli_ok(&["endpoint", "delete", &id]).await;
+    // Longer ago than retention.age, which is 30 days.
+    let aged =
+        "UPDATE endpoints SET deleted_at_ms = deleted_at_ms - 31 * 86400000 WHERE deleted_at_ms IS NOT NULL";
+    assert_eq!(in_sqlite(&installation, aged).await, 1);
+    let recorder = installation.recorder().await;
+    wait_for("its row is removed", SOON, || async {
+        match in_sqlite(&installation, "SELECT COUNT(*) FROM endpoints").await {
+            1 => Ok(()),
+            rows => Err(rows.to_string()),
+        }
+    })
+    .await;
+    worker.signal("CONT").await;
+    acts_on(&worker, 3).await;
+    installation.amqp().publish(&[event("org_1", "lead_1")]).await;
+    wait_until("the other endpoint has it", SOON, || kept.count() == 1).await;
+    installation
+        .wait_until_recorded(&[&worker], &recorder, SOON)
+        .await;
+    assert_eq!(deleted.count(), 0);
+    assert!(worker.terminate().await && recorder.terminate().await);
     installation.delete().await;
 }

@@ -9,6 +9,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// How many requests one key may make a second, and at once.
     pub rate_per_key: u32,
+    /// How many endpoints an organization may have.
+    pub endpoints_per_organization_max: u32,
     /// How long requests in flight may go on after the shutdown began.
     pub shutdown_deadline: Duration,
 }
@@ -43,6 +45,7 @@ impl Default for Config {
         Self {
             body_bytes_max: 1024 * 1024,
             rate_per_key: 5_000,
+            endpoints_per_organization_max: 1_000,
             shutdown_deadline: Duration::from_secs(25),
         }
     }

@@ -226,7 +226,16 @@ impl From<store::Error> for Problem {
         let problem = match &error {
             store::Error::EndpointNotFound { id } => return Self::not_found("endpoint", id.as_str()),
             store::Error::VersionMismatch { .. } => return Self::version_mismatch(),
-            store::Error::TooManyEndpoints => return Self::new(Kind::Conflict, format!("{error}.")),
+            store::Error::OrganizationFull { max, .. } => {
+                let detail = format!(
+                    "The organization has {max} endpoints already, the most it may have: delete one, or ask whoever runs Magnetite for more."
+                );
+                return Self::new(Kind::TooManyEndpoints, detail);
+            }
+            store::Error::TooManyEndpoints => Self::new(
+                Kind::TooManyEndpoints,
+                "This installation has as many endpoints as it can hold: tell whoever runs Magnetite.",
+            ),
             error if error.is_unavailable() => {
                 Self::new(Kind::DatabaseUnavailable, "Send the request again.").retry_after(5)
             }

@@ -228,6 +228,11 @@ fn api(reader: &mut Reader) -> api::Config {
         rate_per_key: reader.read("api.rate_per_key", value::number(1..=1_000_000), || {
             default.rate_per_key.into()
         }) as u32,
+        endpoints_per_organization_max: reader.read(
+            "endpoints.per_organization_max",
+            value::number(1..=store::ENDPOINTS_MAX.into()),
+            || default.endpoints_per_organization_max.into(),
+        ) as u32,
         shutdown_deadline: shutdown_deadline(reader),
     }
 }

@@ -42,7 +42,7 @@ pub struct EndpointChange {
 pub enum Lookup {
     /// It exists, enabled or not.
     Found(Endpoint),
-    /// It did exist.
+    /// It existed, and was deleted.
     Deleted,
     /// There never was one.
     Unknown,
@@ -61,6 +61,9 @@ const SELECT_PAGE_OF_ORGANIZATION: &str = concat!(
     " FROM endpoints WHERE deleted_at_ms IS NULL AND id > $1 AND organization_id = $3 ORDER BY id LIMIT $2"
 );
 
+/// Of an endpoint whose row is gone.
+const COUNT_DELETIONS: &str = "SELECT COUNT(*) FROM changes WHERE subject = $1 AND kind = 'endpoint.deleted'";
+
 impl Store {
     /// The same connections, for writes of endpoints that have this version: of others they are refused with
     /// [`Error::VersionMismatch`], in the transaction that would have written. `None` writes over whatever is there. A new endpoint has no
@@ -69,6 +72,16 @@ impl Store {
     pub fn if_version(&self, expected: Option<i64>) -> Self {
         Self {
             expected_version: expected,
+            ..self.clone()
+        }
+    }
+
+    /// Returns a handle with the same connections that creates no endpoint of an organization that has `max` already:
+    /// [`Error::OrganizationFull`]. Other handles have no limit but [`ENDPOINTS_MAX`](crate::ENDPOINTS_MAX).
+    #[must_use]
+    pub fn per_organization_max(&self, max: u32) -> Self {
+        Self {
+            per_organization_max: max,
             ..self.clone()
         }
     }
@@ -221,7 +234,7 @@ impl Store {
         }
     }
 
-    /// Deletes the endpoint for good: its URL and secret are wiped, its id is remembered as [`Lookup::Deleted`].
+    /// Deletes the endpoint for good: its URL and secret are wiped, and looking its id up returns [`Lookup::Deleted`].
     ///
     /// # Errors
     ///
@@ -246,19 +259,28 @@ impl Store {
     pub async fn endpoint(&self, id: &EndpointId) -> Result<Lookup, Error> {
         let operation = &Operation::LookUpEndpoint(id.clone());
         let stored_id = storable(id.as_str());
-        let row: Option<Row> = on_connection!(
+        let (row, was_deleted): (Option<Row>, bool) = on_connection!(
             &self.database,
             reader,
             operation,
             OPERATION_TIMEOUT,
             |connection, _dialect| {
-                Ok(sqlx::query_as(SELECT_ONE)
+                let row = sqlx::query_as(SELECT_ONE)
                     .bind(&*stored_id)
-                    .fetch_optional(connection)
-                    .await?)
+                    .fetch_optional(&mut *connection)
+                    .await?;
+                if row.is_some() {
+                    return Ok((row, false));
+                }
+                let deletions: i64 = sqlx::query_scalar(COUNT_DELETIONS)
+                    .bind(&*stored_id)
+                    .fetch_one(&mut *connection)
+                    .await?;
+                Ok((None, deletions > 0))
             }
         )?;
         match row {
+            None if was_deleted => Ok(Lookup::Deleted),
             None => Ok(Lookup::Unknown),
             Some(row) if is_deleted(&row) => Ok(Lookup::Deleted),
             Some(row) => decode(row, &self.keyring).map(Lookup::Found),

@@ -2,7 +2,7 @@
 
 use std::{error, fmt, io, path::PathBuf, time::Duration};
 
-use webhook::{ApiKeyId, DeliveryId, EndpointId, EventId};
+use webhook::{ApiKeyId, DeliveryId, EndpointId, EventId, OrganizationId};
 
 use crate::ENDPOINTS_MAX;
 
@@ -298,6 +298,16 @@ pub enum Error {
     /// One more endpoint than workers are ready to hold in memory.
     #[error("there are {ENDPOINTS_MAX} endpoints already, the most that workers load; delete some")]
     TooManyEndpoints,
+    /// The organization has as many endpoints as [one may have](crate::Store::per_organization_max).
+    #[error(
+        "organization {organization} has {max} endpoints already, the most that endpoints.per_organization_max allows; delete one, or raise it"
+    )]
+    OrganizationFull {
+        /// Which organization.
+        organization: OrganizationId,
+        /// The most that it may have.
+        max: u32,
+    },
     /// A newer Magnetite, or somebody by hand, wrote what this version cannot read.
     #[error("cannot read column {column} of endpoint {id}; was it written by a newer magnetite?")]
     Undecodable {
@@ -319,6 +329,17 @@ pub enum Error {
         since: i64,
         /// The version now.
         version: i64,
+    },
+    /// Endpoints that were deleted after the version that the caller has seen have no rows any more, so that they would be missing among
+    /// the changes. [Load everything again](crate::Store::load_registry).
+    #[error(
+        "deletions up to version {low_version} of the registry are not kept any more, and version {since} is older"
+    )]
+    RegistryForgot {
+        /// The version that the caller has seen.
+        since: i64,
+        /// The least version from which changes are complete.
+        low_version: i64,
     },
 }
 

@@ -18,6 +18,11 @@
 //! version, and the number and random nonce of the last change in the log. Whoever reads on from a position that the log does not have
 //! is told [`Error::RegistryWentBack`], in the snapshot that would have been read, and loads everything again.
 //!
+//! **Deletions.** The row of a deleted endpoint stays, so that readers learn of the deletion. It is removed once the journal has no delivery
+//! to the endpoint and the retention is over: [`Store::delete_expired`] then raises the registry's `low_version` to the version of the row
+//! in the same transaction. A reader that has seen less is told [`Error::RegistryForgot`], and loads everything again. The log of changes
+//! keeps the deletion: [`Store::endpoint`] answers [`Lookup::Deleted`] from there.
+//!
 //! **The journal.** The recorder writes what workers recorded with [`Store::record`], one transaction for each batch, and acks
 //! after it. Batches come in any order, more than once, and through any number of recorders; what is stored is merged, so that the
 //! tables end up the same. The command line and the API ask: [`Store::event`], [`Store::deliveries`], [`Store::audit`] and the
@@ -75,7 +80,7 @@
 //! - At most one requested run of an event at an endpoint is pending.
 //! - No error, in `Display` or `Debug`, contains a password, a secret, an API key or an endpoint's URL.
 //! - Nothing changes or deletes a row of the log of changes, and none holds a secret, a key or the path of a URL.
-//! - A deleted endpoint's URL and secret are gone from its row; the row itself stays for good.
+//! - A deleted endpoint's URL and secret are gone from its row.
 //! - Every wait is bounded: [`CONNECT_TIMEOUT`], [`ACQUIRE_TIMEOUT`], [`OPERATION_TIMEOUT`],
 //!   [`MIGRATION_LOCK_TIMEOUT`].
 //!
@@ -131,6 +136,8 @@ pub struct Store {
     actor: Actor,
     /// The one version of an endpoint that is written over; `None`: whatever is there.
     expected_version: Option<i64>,
+    /// How many endpoints an organization may have for another one to be created.
+    per_organization_max: u32,
     /// Where the database is, without user or password.
     address: String,
 }
@@ -170,6 +177,7 @@ impl Store {
             keyring,
             actor: Actor::Unknown,
             expected_version: None,
+            per_organization_max: ENDPOINTS_MAX,
             address: address.to_string(),
         })
     }

@@ -65,6 +65,9 @@ const SELECT_VERSION: &str = "SELECT version FROM registry WHERE id = 1";
 const SELECT_POSITION: &str = "SELECT r.version, r.change_count, COALESCE(c.nonce, c.at_ms, 0) FROM registry r \
     LEFT JOIN changes c ON c.number = r.change_count WHERE r.id = 1";
 
+/// Changes after this version, or a later one, are complete.
+const SELECT_LOW_VERSION: &str = "SELECT low_version FROM registry WHERE id = 1";
+
 /// Whether the log has the change that a reader saw last.
 const COUNT_CHANGE_SEEN: &str =
     "SELECT COUNT(*) FROM changes WHERE number = $1 AND COALESCE(nonce, at_ms) = $2";
@@ -143,8 +146,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The database's; [`Error::RegistryWentBack`] when `since` is no position of this history. A row that cannot be read is none: it is
-    /// logged and left out.
+    /// The database's; [`Error::RegistryWentBack`] when `since` is no position of this history; [`Error::RegistryForgot`] when it is so old
+    /// that deletions may be missing. A row that cannot be read is none: it is logged and left out.
     pub async fn registry_changes(&self, since: &Position) -> Result<Changes, Error> {
         let operation = Operation::ReadRegistryChanges { since: since.version };
         let arguments = [since.version, i64::from(CHANGES_MAX)];
@@ -193,6 +196,8 @@ impl Store {
                         .fetch_one(&mut *tx)
                         .await?;
                     since.is_followed_by(&position, seen > 0)?;
+                    let low_version = sqlx::query_scalar(SELECT_LOW_VERSION).fetch_one(&mut *tx).await?;
+                    since.is_kept_from(low_version)?;
                 }
                 let mut query = sqlx::query_as(select);
                 for argument in arguments {
@@ -228,6 +233,17 @@ impl Position {
         Err(Error::RegistryWentBack {
             since: self.version,
             version: newest.version,
+        })
+    }
+
+    /// Refuses a position after which deletions may be missing.
+    fn is_kept_from(&self, low_version: i64) -> Result<(), Error> {
+        if self.version >= low_version {
+            return Ok(());
+        }
+        Err(Error::RegistryForgot {
+            since: self.version,
+            low_version,
         })
     }
 }

@@ -27,6 +27,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../migrations/0003_sealed_secrets.sql"),
     ),
     (4, "api_keys", include_str!("../migrations/0004_api_keys.sql")),
+    (
+        8,
+        "endpoint_limits",
+        include_str!("../migrations/0008_endpoint_limits.sql"),
+    ),
     (10, "roles", include_str!("../migrations/0010_roles.sql")),
     (
         11,

@@ -14,6 +14,7 @@ mod conformance {
     mod deletion;
     mod endpoints;
     mod journal;
+    mod limits;
     mod outages;
     mod registry;
     mod roles;

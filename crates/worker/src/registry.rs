@@ -116,7 +116,9 @@ impl Registry {
         let mut position = self.read().position;
         while position != current {
             let changes = match store.registry_changes(&position).await {
-                Err(store::Error::RegistryWentBack { .. }) => return self.reload(store).await,
+                Err(why @ (store::Error::RegistryWentBack { .. } | store::Error::RegistryForgot { .. })) => {
+                    return self.reload(store, &why).await;
+                }
                 changes => changes?,
             };
             position = changes.position;
@@ -138,9 +140,10 @@ impl Registry {
         known.report();
     }
 
-    async fn reload(&self, store: &Store) -> Result<(), store::Error> {
+    async fn reload(&self, store: &Store, why: &store::Error) -> Result<(), store::Error> {
         tracing::warn!(
-            "the database has another history than the one followed so far (a restored backup?); loading all endpoints again"
+            reason = display_chain(why),
+            "the changes since the last look are not known; loading all endpoints again"
         );
         let snapshot = snapshot(store).await?;
         let unreadable = snapshot.unreadable.clone();

@@ -13,6 +13,7 @@ pub(crate) enum Kind {
     MethodNotAllowed,
     BodyTimeout,
     Conflict,
+    TooManyEndpoints,
     VersionMismatch,
     TooLarge,
     UnsupportedMediaType,
@@ -27,7 +28,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::MalformedRequest,
         Self::Unauthorized,
         Self::InsufficientScope,
@@ -36,6 +37,7 @@ impl Kind {
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::Conflict,
+        Self::TooManyEndpoints,
         Self::VersionMismatch,
         Self::TooLarge,
         Self::UnsupportedMediaType,
@@ -79,6 +81,11 @@ impl Kind {
                 "The body did not arrive in time",
             ),
             Self::Conflict => ("conflict", StatusCode::CONFLICT, "This cannot be done now"),
+            Self::TooManyEndpoints => (
+                "too-many-endpoints",
+                StatusCode::CONFLICT,
+                "There are too many endpoints",
+            ),
             Self::VersionMismatch => (
                 "version-mismatch",
                 StatusCode::PRECONDITION_FAILED,

@@ -53,7 +53,7 @@ const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-be
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
             ),
         ),
-        (status = 409, description = "There are as many endpoints as workers hold in memory."),
+        (status = 409, description = "The organization, or the installation, has as many endpoints as it may have."),
     ),
 )]
 pub(super) async fn create(
@@ -62,7 +62,8 @@ pub(super) async fn create(
     Json(new): Json<CreateEndpoint>,
 ) -> Result<Response, Problem> {
     let registration = new.registration(&caller.organization)?;
-    let (store, now_ms) = (caller.store(&context), now_ms() as i64);
+    let max = context.config.endpoints_per_organization_max;
+    let (store, now_ms) = (caller.store(&context).per_organization_max(max), now_ms() as i64);
     let created = manage::register(&store, &context.egress, registration, now_ms)
         .await
         .map_err(refused)?;

@@ -4,6 +4,8 @@ use axum::body::Body;
 use serde_json::{Value, json};
 use webhook::EndpointId;
 
+use crate::{Config, routes};
+
 use super::bed::{Answer, Bed, request};
 
 const URL: &str = "https://93.184.216.34/hook";
@@ -268,4 +270,35 @@ async fn what_was_changed_stands_in_the_log_with_the_key_that_did_it() {
     );
     let found = bed.context.store.endpoint(&EndpointId::new(id)).await.unwrap();
     assert!(matches!(found, store::Lookup::Found(endpoint) if endpoint.disabled.is_some()));
+}
+
+#[tokio::test]
+async fn an_organization_at_its_limit_is_told_so_and_no_other_is() {
+    let config = Config {
+        endpoints_per_organization_max: 2,
+        ..Config::default()
+    };
+    let bed = Bed::with(config, routes::all()).await;
+    let (key, other) = (
+        bed.key("org_1", "endpoints:write").await,
+        bed.key("org_2", "endpoints:write").await,
+    );
+    let new = json!({ "url": URL }).to_string();
+    let mut created = Vec::new();
+    for _ in 0..2 {
+        let answer = bed.post("/v1/endpoints", &key, &new).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        created.push(answer.body["id"].as_str().unwrap().to_owned());
+    }
+    let refused = bed.post("/v1/endpoints", &key, &new).await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.problem()),
+        (409, "too-many-endpoints")
+    );
+    let detail = refused.body["detail"].as_str().unwrap();
+    assert!(detail.contains("has 2 endpoints already"), "{detail}");
+    assert_eq!(bed.post("/v1/endpoints", &other, &new).await.status, 201);
+    let path = format!("/v1/endpoints/{}", created[0]);
+    assert_eq!(bed.send("DELETE", &path, &key, "").await.status, 204);
+    assert_eq!(bed.post("/v1/endpoints", &key, &new).await.status, 201);
 }

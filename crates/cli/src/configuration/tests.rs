@@ -304,6 +304,11 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
         "from 1024 to 67108864",
     ),
     ("api.rate_per_key = 0", "api.rate_per_key", "from 1 to 1000000"),
+    (
+        "endpoints.per_organization_max = 100001",
+        "endpoints.per_organization_max",
+        "from 1 to 100000",
+    ),
     ("log.format = \"xml\"", "log.format", "text or json"),
     ("log.filter = \"worker=loud\"", "log.filter", "directives"),
     (

@@ -28,6 +28,10 @@ use crate::{
 const ADVANCE_REGISTRY: &str = "UPDATE registry SET version = version + 1, endpoint_count = endpoint_count + $1, \
     change_count = change_count + 1 WHERE id = 1 RETURNING version, endpoint_count, change_count";
 
+/// The endpoints that an organization has.
+const COUNT_EXISTING: &str =
+    "SELECT COUNT(*) FROM endpoints WHERE organization_id = $1 AND deleted_at_ms IS NULL";
+
 pub(super) const SELECT_ONE: &str = concat!("SELECT ", columns!(), " FROM endpoints WHERE id = $1");
 
 pub(super) const INSERT: &str = concat!(
@@ -203,6 +207,7 @@ impl Store {
             keyring,
             actor,
             expected_version,
+            per_organization_max,
             ..
         } = self;
         on_connection!(
@@ -228,6 +233,19 @@ impl Store {
                 let found = found.as_ref();
                 write.admit(found, *expected_version)?;
                 let organization = write.organization(found);
+                if growth > 0 {
+                    let existing: i64 = sqlx::query_scalar(COUNT_EXISTING)
+                        .bind(organization.as_str())
+                        .fetch_one(&mut *tx)
+                        .await?;
+                    if existing >= i64::from(*per_organization_max) {
+                        return Err(Error::OrganizationFull {
+                            organization,
+                            max: *per_organization_max,
+                        }
+                        .into());
+                    }
+                }
                 if let Some(arguments) = write.announcement(found, &organization, version) {
                     bind_all!(sqlx::query(ANNOUNCE_DISABLED), &arguments)
                         .execute(&mut *tx)

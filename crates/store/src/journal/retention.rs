@@ -1,11 +1,13 @@
 //! What is too old goes, one slice of time after the other.
 
+use sqlx::Connection as _;
 use webhook::AttemptId;
 
 use super::history;
 use crate::{
-    Error, Operation, Store,
-    statement::{Argument, Statement},
+    Error, OPERATION_TIMEOUT, Operation, Store,
+    database::on_connection,
+    statement::{Argument, Statement, bind_all},
 };
 
 /// What a call has deleted.
@@ -59,9 +61,20 @@ const TABLES: [Table; 5] = [
     },
 ];
 
+/// Rows of endpoints that were deleted. They come last, after the deliveries of the slice: a row stays as long as the journal has a
+/// delivery to its endpoint.
+const FIND_END_OF_DELETED: &str = "SELECT deleted_at_ms AS at_ms FROM endpoints WHERE deleted_at_ms >= $1 AND deleted_at_ms < $2 \
+    ORDER BY deleted_at_ms LIMIT 1 OFFSET $3";
+
+const REMOVE_DELETED: &str = "DELETE FROM endpoints WHERE deleted_at_ms >= $1 AND deleted_at_ms < $2 \
+    AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.endpoint_id = endpoints.id) RETURNING version";
+
+/// Readers that have seen less may have missed one of these deletions.
+const RAISE_LOW_VERSION: &str = "UPDATE registry SET low_version = $1 WHERE id = 1 AND low_version < $1";
+
 impl Store {
-    /// Deletes the attempts, deliveries, events, rejected messages and gaps from `from_ms` on that are older than `before_ms`, but only
-    /// the first slice of that time, in which no table has more than `chunk` rows, not counting those of its last millisecond.
+    /// Deletes the attempts, deliveries, events, rejected messages and gaps from `from_ms` on that are older than `before_ms`, and the rows
+    /// of endpoints that were deleted then and have no delivery in the journal, but only the first slice of that time, in which no table has more than `chunk` rows, not counting those of its last millisecond.
     /// Each table is a transaction of its own, so that recorders wait for none for long: go on from
     /// [`until_ms`](Expired::until_ms) until it is `before_ms`. What is deleted already is not looked at again.
     ///
@@ -72,7 +85,9 @@ impl Store {
     /// Only the database's; what was deleted before is gone.
     pub async fn delete_expired(&self, from_ms: u64, before_ms: u64, chunk: u32) -> Result<Expired, Error> {
         let mut until_ms = before_ms;
-        for Table { find_end, bound, .. } in &TABLES {
+        let journal = TABLES.iter().map(|table| (table.find_end, table.bound));
+        let deleted: fn(u64) -> Argument<'static> = |at_ms| at_ms.into();
+        for (find_end, bound) in journal.chain([(FIND_END_OF_DELETED, deleted)]) {
             let arguments = [bound(from_ms), bound(until_ms), chunk.saturating_sub(1).into()];
             let found = Statement::with(find_end, arguments);
             for end_ms in self
@@ -99,6 +114,32 @@ impl Store {
             );
             prepared.await?;
         }
+        rows += self.remove_deleted(from_ms, until_ms).await?;
         Ok(Expired { rows, until_ms })
+    }
+
+    /// Removes the rows of endpoints that were deleted in this time, and returns how many.
+    async fn remove_deleted(&self, from_ms: u64, until_ms: u64) -> Result<u64, Error> {
+        let arguments: [Argument<'_>; 2] = [from_ms.into(), until_ms.into()];
+        on_connection!(
+            &self.database,
+            writer,
+            &Operation::DeleteExpired,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let mut tx = connection.begin_with(dialect.begin_write).await?;
+                let versions: Vec<i64> = bind_all!(sqlx::query_scalar(REMOVE_DELETED), &arguments)
+                    .fetch_all(&mut *tx)
+                    .await?;
+                if let Some(newest) = versions.iter().max() {
+                    sqlx::query(RAISE_LOW_VERSION)
+                        .bind(*newest)
+                        .execute(&mut *tx)
+                        .await?;
+                }
+                tx.commit().await?;
+                Ok(versions.len() as u64)
+            }
+        )
     }
 }

@@ -348,7 +348,7 @@ async fn more_endpoints_than_workers_hold_are_refused(bed: Bed) {
     // Should one get in regardless, no worker loads a part as if it were all.
     bed.execute("UPDATE registry SET endpoint_count = 0").await;
     store
-        .create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1)
+        .create_endpoint(new_endpoint("org_2"), endpoint_id(1), 1)
         .await
         .unwrap();
     let error = store.load_registry().await.unwrap_err();

@@ -70,7 +70,8 @@ pub(super) async fn create(new: Create, configuration: &Configuration, json: boo
         url: new.url,
         subscription: new.events,
     };
-    let created = manage::register(&store, &egress, new, clock::now_ms() as i64).await;
+    let limited = store.per_organization_max(configuration.api.endpoints_per_organization_max);
+    let created = manage::register(&limited, &egress, new, clock::now_ms() as i64).await;
     let behind = match &created {
         Ok(_) => acting::wait(&store, configuration).await,
         Err(_) => Behind::default(),

@@ -1,10 +1,10 @@
 //! What is too old goes, in chunks; what is under way stays.
 
-use store::{Rejected, Store};
+use store::{Error, Lookup, Rejected, Store};
 use webhook::journal::{Record, Then};
 
 use super::{
-    super::bed::{Bed, on_both_databases},
+    super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases},
     samples::{MINUTE, T, attempt, books, delivered, died, dlv, event, evt, gap, record, taken, to},
 };
 
@@ -12,6 +12,8 @@ on_both_databases! {
     what_is_older_goes_in_chunks_and_nothing_else_does,
     a_pending_delivery_stays_with_its_event,
     an_event_stays_as_long_as_a_resend_of_it,
+    the_row_of_a_deleted_endpoint_stays_until_the_journal_has_no_delivery_to_it,
+    a_reader_that_may_have_missed_a_deletion_loads_everything_again,
 }
 
 async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
@@ -108,4 +110,93 @@ async fn an_event_stays_as_long_as_a_resend_of_it(bed: Bed) {
     assert_eq!(store.event(&evt(1), None).await.unwrap().len(), 1);
     expire(&store, T + 9 * MINUTE, 9).await;
     assert_eq!(store.event(&evt(1), None).await.unwrap(), []);
+}
+
+/// Creates endpoints of these numbers and deletes them, at the same moment.
+async fn create_and_delete(store: &Store, numbers: impl IntoIterator<Item = u32>, at_ms: u64) {
+    for number in numbers {
+        let id = endpoint_id(number);
+        store
+            .create_endpoint(new_endpoint("org_1"), id.clone(), at_ms as i64)
+            .await
+            .unwrap();
+        store.delete_endpoint(&id, at_ms as i64).await.unwrap();
+    }
+}
+
+async fn the_row_of_a_deleted_endpoint_stays_until_the_journal_has_no_delivery_to_it(bed: Bed) {
+    let store = bed.migrated().await;
+    store
+        .create_endpoint(new_endpoint("org_1"), endpoint_id(0), 1)
+        .await
+        .unwrap();
+    create_and_delete(&store, 1..=12, T).await;
+    create_and_delete(&store, [13], T + MINUTE).await;
+    let retried = attempt(to(&event(1), 2, 0), 1, T, Then::Retry { at_ms: T + 1_000 });
+    record(
+        &store,
+        [
+            taken(&event(1), T, "1:matched 2:matched"),
+            delivered(&event(1), 1, T),
+            Record::Attempt(retried),
+        ],
+    )
+    .await;
+    let rows = "SELECT COUNT(*) FROM endpoints";
+    expire(&store, T, 100).await;
+    assert_eq!(bed.number(rows).await, 14, "none is old enough");
+    let deleted = expire(&store, T + MINUTE, 100).await;
+    // One delivery and its attempt, the other attempt, and all rows but those of endpoints 0, 2 and 13.
+    assert_eq!(deleted.iter().sum::<u64>(), 3 + 11);
+    assert_eq!(bed.number(rows).await, 3);
+
+    assert!(matches!(
+        store.endpoint(&endpoint_id(0)).await.unwrap(),
+        Lookup::Found(_)
+    ));
+    for number in 1..=13 {
+        let found = store.endpoint(&endpoint_id(number)).await.unwrap();
+        assert_eq!(
+            found,
+            Lookup::Deleted,
+            "of endpoint {number} the log of changes is left"
+        );
+    }
+    assert_eq!(store.endpoint(&endpoint_id(14)).await.unwrap(), Lookup::Unknown);
+
+    record(&store, [delivered(&event(1), 2, T + MINUTE)]).await;
+    expire(&store, T + 2 * MINUTE, 100).await;
+    assert_eq!(bed.number(rows).await, 1);
+    assert_eq!(store.load_registry().await.unwrap().endpoints.len(), 1);
+}
+
+async fn a_reader_that_may_have_missed_a_deletion_loads_everything_again(bed: Bed) {
+    let store = bed.migrated().await;
+    create_and_delete(&store, [1], T).await;
+    let before = store.load_registry().await.unwrap().position;
+    create_and_delete(&store, [2], T).await;
+    let after = store.load_registry().await.unwrap().position;
+    create_and_delete(&store, [3], T + MINUTE).await;
+
+    let changes = store.registry_changes(&before).await.unwrap();
+    assert_eq!(changes.deleted, [endpoint_id(2), endpoint_id(3)]);
+    expire(&store, T + 1, 100).await;
+    let error = store.registry_changes(&before).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::RegistryForgot {
+                since: 2,
+                low_version: 4
+            }
+        ),
+        "{error:?}"
+    );
+    let changes = store.registry_changes(&after).await.unwrap();
+    assert_eq!(changes.deleted, [endpoint_id(3)]);
+    let loaded = store.load_registry().await.unwrap();
+    assert_eq!((loaded.position.version, loaded.endpoints.len()), (6, 0));
+    expire(&store, T + 2 * MINUTE, 100).await;
+    assert!(store.registry_changes(&loaded.position).await.is_ok());
+    store.registry_changes(&after).await.unwrap_err();
 }
