@@ -189,7 +189,7 @@ async fn of_64_retries_in_flight_one_that_is_confirmed_late_is_published_once_an
     .await;
     scene.is_known_to_be_late().await;
     scene.confirms.release();
-    wait_until("all are acked", SOON, || scene.confirms.unacked() == 0).await;
+    wait_until("all are acknowledged", SOON, || scene.confirms.unacked() == 0).await;
     scene.all_are_delivered(GROUPS + 2 * IN_FLIGHT, false).await;
     scene
         .end("a retry confirmed late among 64", "each published once")
@@ -203,7 +203,10 @@ async fn of_64_retries_in_flight_the_one_without_a_confirm_is_published_again_on
     let scene = Scene::set("unconfirmed").await;
     scene.strike(&[Strike::Silence]).await;
     scene.is_known_to_be_late().await;
-    wait_until("its neighbours are acked", SOON, || scene.confirms.unacked() == 1).await;
+    wait_until("its neighbours are acknowledged", SOON, || {
+        scene.confirms.unacked() == 1
+    })
+    .await;
     scene.confirms.release();
     scene.confirms.cut();
     scene.all_are_delivered(GROUPS + IN_FLIGHT, true).await;

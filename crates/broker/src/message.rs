@@ -21,6 +21,7 @@
 //! A rejected message keeps its delivery headers and no others, whatever their names: a header frame has a bound, and one
 //! that is too large costs the connection. RabbitMQ's own are never copied: with `x-death` a message would look as if it went round in circles.
 
+mod bad;
 mod ended;
 
 use std::{
@@ -44,6 +45,7 @@ use crate::{
     topology::DUE_KEY,
 };
 
+pub use bad::BadMessage;
 pub use ended::Rejected;
 
 /// A message to be published: to a queue of ours or, for events, to the exchange that publishers use.
@@ -89,25 +91,6 @@ pub struct DeadLetter {
     pub dead_ms: u64,
 }
 
-/// A message that is not what its queue holds; it is quarantined.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadMessage {
-    /// The body or the message id is not an event's.
-    #[error(transparent)]
-    Event(#[from] Rejection),
-    /// The properties cannot be read.
-    #[error("{0}, so its properties cannot be read")]
-    Unreadable(String),
-    /// A delivery header is missing or not readable.
-    #[error("header {name} is not {expected}")]
-    Header {
-        /// The header.
-        name: &'static str,
-        /// What it must be.
-        expected: &'static str,
-    },
-}
-
 const ENDPOINT: &str = "magnetite-endpoint";
 const RUN: &str = "magnetite-run";
 const ATTEMPT: &str = "magnetite-attempt";
@@ -128,8 +111,6 @@ const ATTEMPTS: &str = "magnetite-attempts";
 const LAST_STATUS: &str = "magnetite-last-status";
 const LAST_ERROR: &str = "magnetite-last-error";
 const DEAD_MS: &str = "magnetite-dead-ms";
-/// Why a message is rejected whose properties cannot be read.
-const UNREADABLE_REASON: &str = "unreadable_properties";
 const DELIVERY_HEADERS: [&str; 10] = [
     ENDPOINT,
     RUN,
@@ -155,17 +136,6 @@ fn is_long(value: &AMQPValue) -> bool {
 
 /// Longer texts in headers are cut: a header must fit into a frame.
 const TEXT_CHARS_MAX: usize = 512;
-
-impl BadMessage {
-    /// The stable word for the `magnetite-reason` header and metrics.
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Event(rejection) => rejection.reason(),
-            Self::Unreadable(_) => UNREADABLE_REASON,
-            Self::Header { .. } => "bad_header",
-        }
-    }
-}
 
 impl Outgoing {
     /// An event as the lead pipeline publishes it.

@@ -287,7 +287,7 @@ impl Late {
 }
 
 /// Messages that were sent on one channel, and their answers so far. lapin gives a return to whichever confirm comes next, also to
-/// one that nobody waits for any more; so none is waited for by itself.
+/// one whose publisher has given up; so none is waited for by itself.
 struct Sent {
     /// Goes back to the pool when everything is answered, and leaves it otherwise, even if this is dropped.
     channel: Option<Object<Channels>>,

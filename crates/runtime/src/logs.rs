@@ -56,7 +56,7 @@ pub enum Format {
 /// When the process has no free file descriptor.
 pub fn start(filter: &str, format: Format) -> io::Result<()> {
     let is_terminal = io::stderr().is_terminal();
-    // Not through `io::stderr()`, whose lock a stuck write would hold against whoever else writes there.
+    // Not through `io::stderr()`, whose lock a stuck write would keep from everything else that writes there.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let refused = Arc::new(AtomicU64::new(0));
     let (queue, guard) = NonBlockingBuilder::default()
@@ -102,7 +102,7 @@ pub fn end() {
     }
 }
 
-/// Does something that may block for ever, such as writing to a terminal, and goes on without it after `limit`.
+/// Does something that may never end, such as writing to a terminal, and goes on without it after `limit`.
 pub fn within(limit: Duration, work: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {

@@ -71,7 +71,7 @@ async fn secrets_check(store: &Store) -> Check {
     }
 }
 
-/// Messages of any age that were not redriven: somebody published them, and they were delivered to no endpoint.
+/// Messages of any age that were not redriven: a publisher sent them, and they were delivered to no endpoint.
 async fn rejected_check(store: &Store) -> Check {
     const WHAT: &str = "rejected";
     const FIX: &str =
