@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
-    Amqp, Node, Role, Trace,
+    Amqp, Node, Role, SmallDisk, Trace,
     proxy::Target,
     role::probed,
     script::root,
@@ -28,6 +28,8 @@ pub struct Installation {
     prefix: String,
     broker_url: String,
     settings: Vec<(String, String)>,
+    /// Program and arguments that run each command; none for the command by itself.
+    within: Vec<String>,
     delays_ms: Vec<u64>,
     amqp: Amqp,
     secrets: Secrets,
@@ -85,6 +87,7 @@ impl Installation {
             prefix,
             broker_url: broker_url.to_owned(),
             settings,
+            within: Vec::new(),
             delays_ms,
             amqp,
             secrets: Secrets::default(),
@@ -131,14 +134,27 @@ impl Installation {
         self.settings.push((key.to_owned(), value.to_owned()));
     }
 
+    /// Has a new and empty database on this disk, for all that is started from now on.
+    pub async fn move_database_to(&mut self, disk: &SmallDisk) {
+        self.within = disk.enter();
+        let database = disk.directory().join("magnetite.db");
+        self.set(
+            "MAGNETITE_DATABASE__URL",
+            &format!("sqlite://{}", database.display()),
+        );
+        self.cli_ok(&["migrate"]).await;
+    }
+
     /// `magnetite` with this installation's configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
         self.command_of(binary(), arguments)
     }
 
     fn command_of(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program);
+        let mut words = self.within.iter().map(OsStr::new).chain([program.as_ref()]);
+        let mut command = Command::new(words.next().expect("a program at least"));
         command
+            .args(words)
             .args(arguments)
             .env_clear()
             .envs(

@@ -18,6 +18,7 @@ mod script;
 mod node;
 mod cluster;
 mod postgres;
+mod disk;
 mod amqp;
 mod raw;
 mod receiver;
@@ -35,6 +36,7 @@ mod scale;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub use disk::SmallDisk;
 pub use amqp::{Amqp, Found, due_headers};
 pub use api::{Answered, Api};
 pub use certificates::Certificates;

@@ -236,6 +236,11 @@ impl From<store::Error> for Problem {
                 Kind::TooManyEndpoints,
                 "This installation has as many endpoints as it can hold: tell whoever runs Magnetite.",
             ),
+            error if error.is_full() => Self::new(
+                Kind::DatabaseUnavailable,
+                "Nothing was changed: the database has no room left. Send the request again later.",
+            )
+            .retry_after(30),
             error if error.is_unavailable() => {
                 Self::new(Kind::DatabaseUnavailable, "Send the request again.").retry_after(5)
             }

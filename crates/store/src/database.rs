@@ -156,7 +156,8 @@ impl<DB: sqlx::Database> Clone for Pools<DB> {
 /// `$connection` as its connection and `$dialect` as its [`Dialect`]; `?` and `return` leave the steps.
 ///
 /// When `$limit` passes, the connection is closed rather than returned to the pool, which would wait for a host that is
-/// gone to answer.
+/// gone to answer. So it is after an error on which SQLite may have rolled back by itself: see
+/// [`Error::spoils_connection`]. [`clean_pool`] does the same for steps whose future is dropped.
 macro_rules! on_connection {
     ($database:expr, $pool:ident, $operation:expr, $limit:expr, |$connection:ident, $dialect:ident| $steps:block) => {
         match $database {
@@ -174,7 +175,12 @@ macro_rules! on_connection {
         let mut pooled = $crate::database::acquire(&$pool, $operation).await?;
         let $connection = &mut *pooled;
         match $crate::database::bounded($limit, $operation, async move { $steps }).await {
-            Some(result) => result,
+            Some(result) => {
+                if result.as_ref().is_err_and($crate::Error::spoils_connection) {
+                    pooled.close_on_drop();
+                }
+                result
+            }
             None => {
                 pooled.close_on_drop();
                 Err($crate::Error::TimedOut { operation: $operation.clone(), limit: $limit })
@@ -183,6 +189,18 @@ macro_rules! on_connection {
     }};
 }
 pub(crate) use on_connection;
+
+/// Options of a pool that never hands out a connection of which sqlx believes that a transaction is still open. That happens when
+/// SQLite has rolled back by itself (disk full, I/O error, out of memory, interrupted): sqlx's own `ROLLBACK` then fails, and every
+/// later transaction of the connection would be refused.
+fn clean_pool<DB: sqlx::Database>() -> PoolOptions<DB> {
+    PoolOptions::new()
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .before_acquire(|connection: &mut DB::Connection, _| {
+            let is_clean = !connection.is_in_transaction();
+            Box::pin(async move { Ok(is_clean) })
+        })
+}
 
 pub(crate) async fn acquire<DB: sqlx::Database>(
     pool: &Pool<DB>,
@@ -238,12 +256,7 @@ async fn connect_sqlite(path: &Path, address: &Address) -> Result<Pools<Sqlite>,
     switch_to_wal(&mut first, path, address).await?;
 
     // Opening a file costs nothing and files do not restart: connections stay.
-    let pool = || {
-        PoolOptions::new()
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(None)
-            .max_lifetime(None)
-    };
+    let pool = || clean_pool().idle_timeout(None).max_lifetime(None);
     let pools = Pools {
         reader: pool()
             .max_connections(SQLITE_READERS_MAX)
@@ -341,8 +354,7 @@ async fn connect_postgres(options: &PgConnectOptions, address: &Address) -> Resu
     // It has shown what it was for. Whether the goodbye arrives matters to nobody.
     let _ = timeout(CONNECT_TIMEOUT, first.close()).await;
 
-    let pool = PoolOptions::new()
-        .acquire_timeout(ACQUIRE_TIMEOUT)
+    let pool = clean_pool()
         .max_connections(POSTGRES_CONNECTIONS_MAX)
         .after_connect(|connection, _| {
             Box::pin(async move {

@@ -1,10 +1,14 @@
 //! What can go wrong, and whether trying again can help.
 
+mod transient;
+
 use std::{error, fmt, io, path::PathBuf, time::Duration};
 
 use webhook::{ApiKeyId, DeliveryId, EndpointId, EventId, OrganizationId};
 
 use crate::ENDPOINTS_MAX;
+
+use transient::{is_full, is_transient, is_transient_sqlite, sqlite_code};
 
 /// What was being done. Reads as the end of "could not ...".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -355,6 +359,23 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether the database has no room left: its disk is full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } | Self::Query { source, .. } => is_full(&source.0),
+            _ => false,
+        }
+    }
+
+    /// Whether the connection is not to be used again: SQLite rolls back by itself on some errors (full disk, I/O error, out of
+    /// memory, busy, interrupted), of which sqlx knows nothing.
+    pub(crate) fn spoils_connection(&self) -> bool {
+        match self {
+            Self::Query { source, .. } => sqlite_code(&source.0).is_some_and(is_transient_sqlite),
+            _ => false,
+        }
+    }
 }
 
 /// What the database or its driver said, causes included.
@@ -426,74 +447,9 @@ impl From<Error> for Failure {
     }
 }
 
-fn is_transient(error: &sqlx::Error) -> bool {
-    use sqlx::{Error as E, migrate::MigrateError};
-
-    match error {
-        E::Io(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
-        E::Database(error) => match error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
-            Some(_) => is_transient_sqlite(
-                error
-                    .code()
-                    .and_then(|code| code.parse().ok())
-                    .unwrap_or_default(),
-            ),
-            None => is_transient_postgres(error.code().as_deref().unwrap_or_default()),
-        },
-        E::Migrate(error) => match &**error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => is_transient(error),
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
-/// Whether SQLite's extended result code is one that goes away: busy, locked, out of memory, interrupted, I/O error, disk
-/// full, cannot open (also when out of file descriptors), locking protocol. Source: <https://www.sqlite.org/rescode.html>.
-fn is_transient_sqlite(extended_code: i32) -> bool {
-    matches!(extended_code & 0xff, 5 | 6 | 7 | 9 | 10 | 13 | 14 | 15)
-}
-
-/// Whether an SQLSTATE is one that goes away. Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-fn is_transient_postgres(sqlstate: &str) -> bool {
-    // Connection exceptions, insufficient resources, system errors outside of PostgreSQL.
-    let class = ["08", "53", "58"].iter().any(|class| sqlstate.starts_with(class));
-    class
-        || matches!(
-            sqlstate,
-            // Serialization failure, deadlock, lock timeout.
-            "40001" | "40P01" | "55P03"
-            // Statement timeout or cancel; shutdown by hand, by crash, while starting; idle session.
-            | "57014" | "57P01" | "57P02" | "57P03" | "57P05"
-            // Idle in a transaction; a server that became a replica.
-            | "25P03" | "25006"
-        )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_goes_away_by_itself_is_told_from_what_does_not() {
-        // SQLITE_BUSY, _BUSY_SNAPSHOT, _LOCKED_SHAREDCACHE, _IOERR_WRITE, _FULL, _CANTOPEN.
-        for code in [5, 517, 262, 778, 13, 14] {
-            assert!(is_transient_sqlite(code), "{code}");
-        }
-        // No such table, permission, read-only, corrupt, unique constraint, not a database.
-        for code in [0, 1, 3, 8, 11, 2067, 26] {
-            assert!(!is_transient_sqlite(code), "{code}");
-        }
-        for state in [
-            "08006", "53300", "53100", "57P01", "57P03", "40001", "40P01", "55P03", "57014", "25006",
-        ] {
-            assert!(is_transient_postgres(state), "{state}");
-        }
-        // Unique, no such table, wrong password, no such database, permission, none at all.
-        for state in ["23505", "42P01", "28P01", "3D000", "42501", ""] {
-            assert!(!is_transient_postgres(state), "{state}");
-        }
-    }
 
     #[test]
     fn a_lost_connection_is_unavailable_and_a_missing_endpoint_is_not() {

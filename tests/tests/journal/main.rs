@@ -10,6 +10,7 @@ mod recorder;
 mod audits;
 mod story;
 mod again;
+mod refused;
 mod recover;
 mod health;
 mod http;

@@ -167,6 +167,7 @@ fn envelopes() -> Vec<Kind> {
     const TYPE: &str = "unknown_event_type";
     const BAD: &str = "bad_field";
     const TWICE: &str = "duplicate_key";
+    const LONG: &str = "long_id";
     let missing = |name, field: &'static str| {
         let from = format!("\"{field}\":");
         swap(name, "missing_field", field, &from, "\"other\":")
@@ -205,6 +206,9 @@ fn envelopes() -> Vec<Kind> {
             "\"\"",
         ),
         swap("a number for a project", BAD, "project_id", "\"proj_1\"", "7"),
+        swap("a long organization", LONG, "organization_id", "org_1", &"o".repeat(256)),
+        swap("a long project", LONG, "project_id", "proj_1", &"é".repeat(128)),
+        swap("a long lead", LONG, "lead_id", "lead_1", &"l".repeat(3_000)),
         with_data("data in an array", BAD, "\"data\"", "[]"),
         with_data("no data but null", BAD, "\"data\"", "null"),
         missing("no type", "event"),
