@@ -92,6 +92,7 @@ pub struct DeadLetter {
 }
 
 const ENDPOINT: &str = "magnetite-endpoint";
+const DELIVERY: &str = "magnetite-delivery";
 const RUN: &str = "magnetite-run";
 const ATTEMPT: &str = "magnetite-attempt";
 const DEFERRALS: &str = "magnetite-deferrals";
@@ -123,6 +124,8 @@ const DELIVERY_HEADERS: [&str; 10] = [
     TRIGGER,
     TRACEPARENT,
 ];
+/// What a dead letter has besides the delivery headers.
+const DEAD_HEADERS: [&str; 6] = [DELIVERY, REASON, ATTEMPTS, LAST_STATUS, LAST_ERROR, DEAD_MS];
 /// W3C trace context, version 00, has 55 characters; later versions may be longer.
 const TRACEPARENT_CHARS_MAX: usize = 256;
 /// Whether a header of a foreign message is too long to be one of ours.
@@ -190,7 +193,7 @@ impl Outgoing {
         let mut set = |name: &str, value| {
             headers.insert(name.into(), value);
         };
-        set("magnetite-delivery", text(delivery.id().as_str()));
+        set(DELIVERY, text(delivery.id().as_str()));
         set(REASON, text(letter.reason.as_str()));
         set(ATTEMPTS, number(letter.attempts));
         if let Some(status) = letter.last_status {

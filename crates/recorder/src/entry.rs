@@ -46,7 +46,7 @@ impl Source {
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Journal => "journal",
             Self::Dead => "dead",
@@ -71,14 +71,8 @@ impl Entry {
         }
     }
 
-    /// A message that cannot be recorded as what it is.
-    pub(crate) fn aside(
-        source: Source,
-        message: &Message,
-        topology: &Topology,
-        reason: &str,
-        detail: &str,
-    ) -> Self {
+    /// A message that cannot be read as what it is.
+    fn aside(source: Source, message: &Message, topology: &Topology, reason: &str, detail: &str) -> Self {
         tracing::error!(
             queue = source.queue(topology),
             bytes = message.body.len(),
@@ -86,7 +80,7 @@ impl Entry {
             detail,
             "a message cannot be recorded; `magnetite rejected list` has it"
         );
-        metrics::counter!("magnetite_recorder_set_aside_total", "reason" => reason.to_owned()).increment(1);
+        count_aside(reason);
         let found = message.rejected(topology);
         Self::Rejected(Box::new(rejected(broker::Rejected {
             id: None,
@@ -97,6 +91,11 @@ impl Entry {
             ..found
         })))
     }
+}
+
+/// Counts a message, or a record, that is kept among the rejected ones for lack of a better place.
+pub(crate) fn count_aside(reason: &str) {
+    metrics::counter!("magnetite_recorder_set_aside_total", "reason" => reason.to_owned()).increment(1);
 }
 
 /// A dead letter brings its event along, so that it can be sent again whatever else is missing.
@@ -120,7 +119,7 @@ fn dead(delivery: &Delivery, letter: &broker::DeadLetter) -> Vec<Record> {
 }
 
 /// A message that RabbitMQ moved by itself has no id: its content makes one, so that it is written once, however often it comes.
-fn rejected(found: broker::Rejected) -> Rejected {
+pub(crate) fn rejected(found: broker::Rejected) -> Rejected {
     let id = found.id.clone().unwrap_or_else(|| {
         Rejected::id_of(
             found.rejected_ms,

@@ -17,13 +17,15 @@
 //! Invariants:
 //! - A message is acked after what it says was committed, never before.
 //! - While the database is away nothing is acked and nothing is dropped: the queues hold it.
-//! - A message that cannot be read or written is set aside among the rejected ones, with the reason; the others go on.
+//! - A message that cannot be read is set aside among the rejected ones, with the reason. So is a record that the database refuses:
+//!   alone, with its content, so that it can be redriven. Everything else of its batch is written.
 //! - Memory is bounded by the prefetch of the three queues.
 //!
 //! Deliberately absent: any influence on deliveries. A recorder that is down for a day costs a lagging journal.
 
 mod config;
 mod entry;
+mod part;
 mod write;
 mod upkeep;
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use broker::{AckHandle, Incoming, Topology};
+use runtime::Lasting;
 use store::{Rejected, Store};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -10,8 +11,9 @@ use webhook::journal::{Books, Record};
 
 use crate::{
     display_chain,
-    entry::{Entry, Source},
+    entry::{Entry, Source, count_aside},
     now_ms,
+    part::{Part, UNRECORDABLE, plain},
 };
 
 /// A transaction takes no further message from this size of bodies on: some ten thousand attempts.
@@ -45,6 +47,9 @@ pub(crate) async fn run(
         store,
         topology,
         stop,
+        away: Lasting::new(),
+        refused: Lasting::new(),
+        stuck: Lasting::new(),
     };
     while let Some(first) = arrivals.recv().await {
         let mut group = vec![Arrived::from(first)];
@@ -64,10 +69,16 @@ struct Writer {
     store: Store,
     topology: Topology,
     stop: CancellationToken,
+    /// The database is away, or its disk is full.
+    away: Lasting,
+    /// The database refuses something of what is written.
+    refused: Lasting,
+    /// The database refuses everything.
+    stuck: Lasting,
 }
 
 impl Writer {
-    /// Writes messages together, or, when the database refuses that for good, one by one.
+    /// Writes messages together, or, when the database refuses that, each of them as far as it takes it.
     async fn write(&self, group: Vec<Arrived>) {
         // What the broker has handed out again by now is written by whoever got it.
         let group: Vec<_> = group
@@ -77,53 +88,95 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let entries = group
-            .iter()
-            .map(|arrived| Entry::read(arrived.source, &arrived.message, &self.topology));
-        let content: Content = entries.collect();
+        let content: Content = group.iter().map(|arrived| self.read(arrived)).collect();
         match self.committed(&content, &group).await {
-            Ok(true) => group.iter().for_each(|arrived| arrived.ack.ack()),
-            Ok(false) => {}
-            Err(error) if group.len() > 1 => {
-                tracing::warn!(
-                    error = display_chain(&error),
-                    messages = group.len(),
-                    "the database refuses some of these messages; they are written one by one"
-                );
-                for arrived in group {
-                    Box::pin(self.write(vec![arrived])).await;
-                }
+            Ok(true) => {
+                self.refused.end();
+                group.iter().for_each(|arrived| arrived.ack.ack());
             }
+            Ok(false) => {}
             Err(error) => {
+                if self.refused.again().is_some() {
+                    tracing::warn!(
+                        error = display_chain(&error),
+                        messages = group.len(),
+                        "the database refuses something of these messages; all that it takes is written"
+                    );
+                }
                 for arrived in group {
-                    self.set_aside(&arrived, &error).await;
+                    self.write_parts(&arrived).await;
                 }
             }
         }
     }
 
-    /// A message that the database takes in no form but as it came.
-    async fn set_aside(&self, arrived: &Arrived, error: &store::Error) {
-        let detail = display_chain(error);
-        let entry = Entry::aside(
-            arrived.source,
-            &arrived.message,
-            &self.topology,
-            "unrecordable",
-            &detail,
-        );
+    fn read(&self, arrived: &Arrived) -> Entry {
+        Entry::read(arrived.source, &arrived.message, &self.topology)
+    }
+
+    /// Writes all of a message that the database takes, sets the rest aside, and acks the message.
+    async fn write_parts(&self, arrived: &Arrived) {
         let group = std::slice::from_ref(arrived);
-        match self.committed(&Content::from_iter([entry]), group).await {
-            Ok(true) => arrived.ack.ack(),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::error!(
-                    error = display_chain(&error),
-                    "a message can be recorded in no way; it goes back to its queue"
-                );
-                arrived.ack.requeue();
+        let mut parts = vec![Part::whole(arrived.source, self.read(arrived))];
+        while let Some(part) = parts.pop() {
+            let content = Content::from_iter([part.entry()]);
+            let is_done = match self.committed(&content, group).await {
+                Ok(is_done) => is_done,
+                Err(error) => match part.halves() {
+                    Ok([first, second]) => {
+                        parts.extend([second, first]);
+                        true
+                    }
+                    Err(part) => self.set_aside(arrived, part, &error).await,
+                },
+            };
+            if !is_done {
+                return;
             }
         }
+        arrived.ack.ack();
+    }
+
+    /// Records what the database refuses among the rejected messages, for as long as it takes; whether it did.
+    async fn set_aside(&self, arrived: &Arrived, part: Part, error: &store::Error) -> bool {
+        let detail = display_chain(error);
+        let mut rejected = part.refused(&arrived.message, &self.topology, &detail);
+        tracing::error!(
+            queue = arrived.source.queue(&self.topology),
+            rejected.id,
+            message_id = rejected.message_id,
+            detail,
+            "the database refuses this; `magnetite rejected list` has it"
+        );
+        count_aside(UNRECORDABLE);
+        let group = std::slice::from_ref(arrived);
+        for failures in 1.. {
+            let content = Content::from_iter([Entry::Rejected(Box::new(rejected.clone()))]);
+            match self.committed(&content, group).await {
+                Ok(is_done) => return is_done,
+                Err(error) if failures == 1 => rejected = plain(rejected, &display_chain(&error)),
+                Err(error) => {
+                    if self.stuck.again().is_some() {
+                        tracing::error!(
+                            error = display_chain(&error),
+                            failures,
+                            "the database takes nothing at all; the journal's queues hold what is to be recorded, trying again"
+                        );
+                    }
+                    if !self.rests(failures, group).await {
+                        return false;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// Waits before the next try. False if the process is to end, or the broker has handed all of these messages out again.
+    async fn rests(&self, failures: u32, group: &[Arrived]) -> bool {
+        let pause = tokio::time::sleep(broker::backoff(failures));
+        let ends = self.stop.run_until_cancelled(pause).await.is_none();
+        !ends && group.iter().any(|arrived| arrived.ack.is_live())
     }
 
     /// Whether the content of these messages was committed, for as long as it takes; not if the process is to end before the
@@ -135,19 +188,23 @@ impl Writer {
             match self.store.record(&content.books, &content.rejected).await {
                 Ok(()) => {
                     content.count(began.elapsed(), group.len());
+                    self.stuck.end();
+                    if let Some(ended) = self.away.end() {
+                        tracing::info!(failures = ended.times, "the journal is written again");
+                    }
                     return Ok(true);
                 }
                 Err(error) if error.is_unavailable() => {
                     failures += 1;
-                    tracing::warn!(
-                        error = display_chain(&error),
-                        failures,
-                        "cannot write the journal; its queues hold it, trying again"
-                    );
+                    if self.away.again().is_some() {
+                        tracing::warn!(
+                            error = display_chain(&error),
+                            failures,
+                            "cannot write the journal; its queues hold it, trying again"
+                        );
+                    }
                     metrics::counter!("magnetite_recorder_write_failures_total").increment(1);
-                    let pause = tokio::time::sleep(broker::backoff(failures));
-                    let ends = self.stop.run_until_cancelled(pause).await.is_none();
-                    if ends || !group.iter().any(|arrived| arrived.ack.is_live()) {
+                    if !self.rests(failures, group).await {
                         return Ok(false);
                     }
                 }
@@ -192,7 +249,9 @@ impl FromIterator<Entry> for Content {
                 Entry::Records(records) => {
                     for record in records {
                         if let Record::Attempt(attempt) = &record {
-                            content.ended_ms.push(attempt.began_ms + attempt.duration_ms);
+                            content
+                                .ended_ms
+                                .push(attempt.began_ms.saturating_add(attempt.duration_ms));
                         }
                         content.books.add(record);
                     }

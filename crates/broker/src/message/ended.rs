@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use webhook::Delivery;
 
 use super::{
-    ATTEMPTS, BadMessage, DEAD_MS, DELIVERY_HEADERS, DETAIL, DUE_KEY, DeadLetter, LAST_ERROR, LAST_STATUS,
-    Message, Outgoing, REASON, REJECTED_MS, REJECTION, SOURCE, is_long, number, text,
+    ATTEMPTS, BadMessage, DEAD_HEADERS, DEAD_MS, DELIVERY_HEADERS, DETAIL, DUE_KEY, DeadLetter, LAST_ERROR,
+    LAST_STATUS, Message, Outgoing, REASON, REJECTED_MS, REJECTION, SOURCE, is_long, number, text,
 };
 use crate::{
     Topology,
@@ -69,7 +69,12 @@ impl Message {
         let death = self.first_death();
         let moved_by_us = self.text(REASON).is_some();
         let from = self.text("x-first-death-queue").unwrap_or_default();
-        let belongs = [("events", topology.events()), ("due", topology.due())]
+        let queues = [
+            ("events", topology.events()),
+            ("due", topology.due()),
+            ("journal", topology.journal()),
+        ];
+        let belongs = queues
             .into_iter()
             .find_map(|(source, queue)| (queue == from).then(|| source.to_owned()));
         let properties = &self.properties;
@@ -98,8 +103,18 @@ impl Message {
             }),
             message_id: property(properties.message_id()),
             event_type: property(properties.kind()),
-            headers: self.delivery_headers_as_json(),
+            headers: self.headers_as_json(&DELIVERY_HEADERS),
             body: self.body.clone(),
+        }
+    }
+
+    /// A dead letter that is set aside, with all that it says.
+    pub fn dead_letter_aside(&self, topology: &Topology) -> Rejected {
+        let kept: Vec<_> = DELIVERY_HEADERS.into_iter().chain(DEAD_HEADERS).collect();
+        Rejected {
+            source: "dead".to_owned(),
+            headers: self.headers_as_json(&kept),
+            ..self.rejected(topology)
         }
     }
 
@@ -117,10 +132,15 @@ impl Message {
         }
     }
 
-    fn delivery_headers_as_json(&self) -> String {
+    /// Those of these headers that are texts and numbers of a sensible length.
+    fn headers_as_json(&self, names: &[&str]) -> String {
         let mut json = Map::new();
-        for name in DELIVERY_HEADERS {
-            if self.header(name).is_none_or(is_long) {
+        for &name in names {
+            // An error in words is as long as it is, and is cut when it is written again.
+            if self
+                .header(name)
+                .is_none_or(|value| name != LAST_ERROR && is_long(value))
+            {
                 continue;
             }
             if let Some(text) = self.text(name) {
@@ -140,7 +160,7 @@ impl Message {
 }
 
 impl Outgoing {
-    /// A rejected message, as it came, to where it belongs; `None` when that is none of `events`, `due` and `journal`, or its
+    /// A rejected message, as it came, to where it belongs; `None` when that is none of `events`, `due`, `journal` and `dead`, or its
     /// headers are not what [`Rejected::headers`] holds.
     pub fn redriven(topology: &Topology, rejected: &Rejected) -> Option<Self> {
         let Ok(Value::Object(stored)) = serde_json::from_str(&rejected.headers) else {
@@ -160,6 +180,7 @@ impl Outgoing {
             "events" => (String::new(), topology.events()),
             "due" => (topology.deliveries_exchange(), DUE_KEY.to_owned()),
             "journal" => (String::new(), topology.journal()),
+            "dead" => (String::new(), topology.dead()),
             _ => return None,
         };
         let mut properties = BasicProperties::default()
