@@ -9,10 +9,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use egress::{Egress, Refusal};
 use signature::Secret;
 use store::{EndpointChange, NewEndpoint, Store};
-use webhook::{Endpoint, EndpointId, OrganizationId, ProjectId, Subscription};
-
-/// The longest id of an organization, project or lead, in characters: generous, and short enough for a listing.
-pub const ID_CHARS_MAX: usize = 256;
+use webhook::{Endpoint, EndpointId, ID_BYTES_MAX, OrganizationId, ProjectId, Subscription};
 
 /// How long two secrets are valid. Not for good: what is known to two is known to more in the end.
 pub const OVERLAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
@@ -21,7 +18,7 @@ pub const OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
 
 /// A text that is no organization's, project's or lead's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected 1 to {ID_CHARS_MAX} characters, none of them a control character")]
+#[error("expected 1 to {ID_BYTES_MAX} bytes, none of them a control character")]
 pub struct BadId;
 
 /// Why an endpoint was not registered or changed.
@@ -62,7 +59,7 @@ pub struct Rotation {
 /// # Errors
 /// [`BadId`].
 pub fn id(text: &str) -> Result<&str, BadId> {
-    let fits = (1..=ID_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    let fits = (1..=ID_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
     if fits { Ok(text) } else { Err(BadId) }
 }
 
@@ -133,7 +130,7 @@ mod tests {
     #[test]
     fn an_id_is_any_text_on_one_line() {
         assert_eq!(id("Ö 1"), Ok("Ö 1"));
-        for bad in ["", "a\nb", "a\0", &"a".repeat(257)] {
+        for bad in ["", "a\nb", "a\0", &"a".repeat(256), &"é".repeat(128)] {
             assert_eq!(id(bad), Err(BadId));
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _};
 use webhook::EndpointId;
 
@@ -15,6 +16,10 @@ use crate::{
 /// columns stay far below the number of parameters that SQLite (32,766) and PostgreSQL (65,535) take.
 const CHUNK_ROWS: [usize; 3] = [64, 8, 1];
 
+/// The longest id that is stored whole, in bytes. A row of an index has several, and PostgreSQL takes 2,704 bytes of them. What
+/// publishers send now is no longer; an older version let longer ones in.
+pub(crate) const ID_BYTES_MAX: usize = webhook::ID_BYTES_MAX;
+
 /// A value on its way into a statement.
 pub(crate) enum Argument<'a> {
     Text(Option<Cow<'a, str>>),
@@ -26,6 +31,11 @@ impl<'a> Argument<'a> {
     /// A text from outside, which may hold what PostgreSQL's TEXT does not take: U+0000 becomes U+FFFD, on both databases.
     pub(crate) fn outside(text: &'a str) -> Self {
         Self::Text(Some(storable(text)))
+    }
+
+    /// An id from outside, as it is stored: see [`stored_id`].
+    pub(crate) fn id(id: &'a str) -> Self {
+        Self::Text(Some(stored_id(id)))
     }
 
     /// The same of a text that may be missing.
@@ -41,6 +51,20 @@ pub(crate) fn storable(text: &str) -> Cow<'_, str> {
     } else {
         Cow::Borrowed(text)
     }
+}
+
+/// What is stored for an id from outside: like any text, but one that is longer than [`ID_BYTES_MAX`] is shortened to its beginning
+/// and the first 128 bits of its SHA-256. Shortening again changes nothing, so whoever has read the id finds its row.
+pub(crate) fn stored_id(id: &str) -> Cow<'_, str> {
+    /// `~` and 32 hexadecimal digits.
+    const END_BYTES: usize = 33;
+    let id = storable(id);
+    if id.len() <= ID_BYTES_MAX {
+        return id;
+    }
+    let beginning = &id[..id.floor_char_boundary(ID_BYTES_MAX - END_BYTES)];
+    let digest = Sha256::digest(id.as_bytes());
+    Cow::Owned(format!("{beginning}~{}", hex::encode(&digest[..16])))
 }
 
 /// The databases count up to 2^63 - 1. A later time is no honest one; it stays the latest.
@@ -266,5 +290,28 @@ impl Store {
                 Ok(rows)
             }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_id_is_shortened_to_one_that_no_other_has_and_that_stays() {
+        for id in ["", "lead_1", "日本語", &"x".repeat(ID_BYTES_MAX)] {
+            assert_eq!(stored_id(id), id);
+        }
+        for id in [
+            &*"x".repeat(256),
+            &"日".repeat(100),
+            &"\0".repeat(200),
+            &"x".repeat(100_000),
+        ] {
+            let stored = stored_id(id);
+            assert!(stored.len() <= ID_BYTES_MAX && !stored.contains('\0'), "{stored}");
+            assert_eq!(stored_id(&stored), stored);
+            assert_ne!(stored_id(&format!("{id}x")), stored);
+        }
     }
 }

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::{EventId, EventKind, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId, UnknownEventType};
+use crate::{
+    EventId, EventKind, ID_BYTES_MAX, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId, ProjectId,
+    UnknownEventType,
+};
 
 /// The largest body of an event, in bytes.
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
@@ -43,11 +46,11 @@ pub struct Envelope<'a> {
     pub event_type: EventKind,
     /// Field `timestamp`, 0 to [`TIMESTAMP_MS_MAX`].
     pub timestamp_ms: u64,
-    /// Field `organization_id`, not empty.
+    /// Field `organization_id`: 1 to [`ID_BYTES_MAX`] bytes; of what is inside already, any number.
     pub organization_id: Cow<'a, str>,
-    /// Field `project_id`, not empty.
+    /// Field `project_id`, likewise.
     pub project_id: Cow<'a, str>,
-    /// Field `lead_id`, not empty.
+    /// Field `lead_id`, likewise.
     pub lead_id: Cow<'a, str>,
 }
 
@@ -101,6 +104,14 @@ pub enum Rejection {
         /// What it must be.
         expected: &'static str,
     },
+    /// An id is longer than [`ID_BYTES_MAX`].
+    #[error("field {field:?} has {bytes} bytes; an id has at most {ID_BYTES_MAX}")]
+    LongId {
+        /// The field.
+        field: &'static str,
+        /// The id's size, as UTF-8.
+        bytes: usize,
+    },
     /// `event` is not a known type.
     #[error("field \"event\": {0}")]
     UnknownEvent(#[from] UnknownEventType),
@@ -125,6 +136,7 @@ impl Rejection {
             Self::DuplicateKey { .. } => "duplicate_key",
             Self::MissingField { .. } => "missing_field",
             Self::BadField { .. } => "bad_field",
+            Self::LongId { .. } => "long_id",
             Self::UnknownEvent(_) => "unknown_event_type",
             Self::BadMessageId => "bad_message_id",
         }
@@ -141,10 +153,11 @@ impl Event {
         traceparent: Option<String>,
         body: Bytes,
     ) -> Result<Self, Rejection> {
-        Self::checked(published, message_id, traceparent, body)
+        Self::checked(&PUBLISHED, message_id, traceparent, body)
     }
 
-    /// Checks what a delivery carries, or what is recorded of one: in the same way, but that a ping is valid, too.
+    /// Checks what a delivery carries, or what is recorded of one: in the same way, but that a ping is valid, too, and ids may be of
+    /// any length. What was let in is not rejected later, also when an older version let it in.
     ///
     /// # Errors
     /// A [`Rejection`] for the first rule that is broken.
@@ -153,16 +166,16 @@ impl Event {
         traceparent: Option<String>,
         body: Bytes,
     ) -> Result<Self, Rejection> {
-        Self::checked(str::parse, message_id, traceparent, body)
+        Self::checked(&CARRIED, message_id, traceparent, body)
     }
 
     fn checked(
-        kind: fn(&str) -> Result<EventKind, UnknownEventType>,
+        rules: &Rules,
         message_id: Option<&str>,
         traceparent: Option<String>,
         body: Bytes,
     ) -> Result<Self, Rejection> {
-        let envelope = Envelope::read(&body, kind)?;
+        let envelope = Envelope::read(&body, rules)?;
         let id = match message_id {
             Some(message_id) => EventId::from_message_id(message_id).ok_or(Rejection::BadMessageId)?,
             None => EventId::from_body(&body),
@@ -187,19 +200,16 @@ impl Event {
 
 impl<'a> Envelope<'a> {
     /// Checks a body: at most [`EVENT_BYTES_MAX`] of UTF-8, nested at most [`DEPTH_MAX`] deep, a JSON object without
-    /// duplicate top-level keys, `event` a known type, `timestamp` an integer, three non-empty ids, `data` an object.
+    /// duplicate top-level keys, `event` a known type, `timestamp` an integer, three ids of 1 to [`ID_BYTES_MAX`] bytes, `data` an object.
     /// Nothing is checked inside `data` or in unknown fields but that it is JSON.
     ///
     /// # Errors
     /// A [`Rejection`] for the first rule that is broken.
     pub fn parse(body: &'a [u8]) -> Result<Self, Rejection> {
-        Self::read(body, published)
+        Self::read(body, &PUBLISHED)
     }
 
-    fn read(
-        body: &'a [u8],
-        kind: fn(&str) -> Result<EventKind, UnknownEventType>,
-    ) -> Result<Self, Rejection> {
+    fn read(body: &'a [u8], rules: &Rules) -> Result<Self, Rejection> {
         if body.len() > EVENT_BYTES_MAX {
             return Err(Rejection::TooLarge { bytes: body.len() });
         }
@@ -222,15 +232,15 @@ impl<'a> Envelope<'a> {
                 key: key.chars().take(64).collect(),
             });
         }
-        let event_type = kind(&string("event", fields.event)?);
+        let event_type = (rules.kind)(&string("event", fields.event)?);
         let data = required("data", OBJECT, fields.data)?;
         let envelope = Self {
             event_type: event_type
                 .map_err(|UnknownEventType(name)| UnknownEventType(name.chars().take(64).collect()))?,
             timestamp_ms: timestamp(fields.timestamp)?,
-            organization_id: string("organization_id", fields.organization_id)?,
-            project_id: string("project_id", fields.project_id)?,
-            lead_id: string("lead_id", fields.lead_id)?,
+            organization_id: rules.id("organization_id", fields.organization_id)?,
+            project_id: rules.id("project_id", fields.project_id)?,
+            lead_id: rules.id("lead_id", fields.lead_id)?,
         };
         if data.get().starts_with('{') {
             Ok(envelope)
@@ -240,9 +250,33 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The kind of an event that can be published.
-fn published(name: &str) -> Result<EventKind, UnknownEventType> {
-    name.parse().map(EventKind::Of)
+/// In what an event that is published and one that is carried inside differ.
+struct Rules {
+    kind: fn(&str) -> Result<EventKind, UnknownEventType>,
+    id_bytes_max: usize,
+}
+
+const PUBLISHED: Rules = Rules {
+    kind: |name| name.parse().map(EventKind::Of),
+    id_bytes_max: ID_BYTES_MAX,
+};
+
+const CARRIED: Rules = Rules {
+    kind: str::parse,
+    id_bytes_max: usize::MAX,
+};
+
+impl Rules {
+    fn id<'a>(&self, field: &'static str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, Rejection> {
+        let id = string(field, value)?;
+        if id.len() > self.id_bytes_max {
+            return Err(Rejection::LongId {
+                field,
+                bytes: id.len(),
+            });
+        }
+        Ok(id)
+    }
 }
 
 fn bad(field: &'static str, expected: &'static str) -> Rejection {

@@ -8,6 +8,10 @@ use sha2::{Digest, Sha256};
 /// The longest AMQP `message_id` that is accepted as an event id, in characters.
 pub const MESSAGE_ID_CHARS_MAX: usize = 128;
 
+/// The longest id of an organization, project or lead that an event may be published with, in bytes. Long enough for anything
+/// that is an id, short enough for every index of a database.
+pub const ID_BYTES_MAX: usize = 255;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -40,8 +40,8 @@ pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, PreviousSecret,
 pub use event::{DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, Rejection, TIMESTAMP_MS_MAX};
 pub use event_type::{EventKind, EventType, PING, UnknownEventType};
 pub use ids::{
-    ApiKeyId, AttemptId, DeliveryId, EndpointId, EventId, LeadId, MESSAGE_ID_CHARS_MAX, OrganizationId,
-    ProjectId,
+    ApiKeyId, AttemptId, DeliveryId, EndpointId, EventId, ID_BYTES_MAX, LeadId, MESSAGE_ID_CHARS_MAX,
+    OrganizationId, ProjectId,
 };
 pub use outcome::{CancelReason, DeadReason, DeferReason, Outcome, UnknownReason, outcome};
 pub use payload::{About, example, ping_schema, sample, schema};

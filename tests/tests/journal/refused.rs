@@ -1,6 +1,8 @@
 //! What a database refuses spoils nothing else: ids of any length, and records that break a rule of the database.
 
-use e2e::{Answer, Endpoint, Installation, Postgres, Receiver, due_headers, event, shared_broker, wait_until};
+use e2e::{
+    Answer, Endpoint, Installation, Postgres, Receiver, due_headers, event, shared_broker, wait_until,
+};
 use lapin::{BasicProperties, Confirmation};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -55,12 +57,20 @@ async fn an_event_with_long_ids_that_is_under_way_is_recorded_listed_and_sent_ag
     let events = installation.json(&["event", "list"]).await;
     let leads = texts(&events, "lead_id");
     assert_eq!(leads[..2], ["after", "before"]);
-    assert!(leads[2].len() <= 255 && lead.starts_with(leads[2].split('~').next().unwrap()), "{leads:?}");
+    assert!(
+        leads[2].len() <= 255 && lead.starts_with(leads[2].split('~').next().unwrap()),
+        "{leads:?}"
+    );
 
     let ids = texts(&dead, "id");
-    installation.cli_ok(&[&["delivery", "resend"], &ids[..]].concat()).await;
+    installation
+        .cli_ok(&[&["delivery", "resend"], &ids[..]].concat())
+        .await;
     wait_until("each is sent again", SOON, || receiver.accepted() == 3).await;
-    assert!(receiver.requests().iter().any(|request| request.lead == lead), "as it was");
+    assert!(
+        receiver.requests().iter().any(|request| request.lead == lead),
+        "as it was"
+    );
     installation
         .wait_until_recorded(&[&worker], &recorder, SOON)
         .await;
@@ -79,7 +89,10 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     installation.endpoint("org_1", &receiver.url()).await;
     let mut database = PgConnection::connect(postgres.url()).await.unwrap();
     let mut execute = async |sql: &'static str| {
-        sqlx::query(AssertSqlSafe(sql)).execute(&mut database).await.unwrap();
+        sqlx::query(AssertSqlSafe(sql))
+            .execute(&mut database)
+            .await
+            .unwrap();
     };
     execute("ALTER TABLE events ADD CONSTRAINT narrow CHECK (lead_id <> 'refused')").await;
     let worker = installation.worker().await;
@@ -92,15 +105,23 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     installation
         .wait_until_recorded(&[&worker], &recorder, SOON)
         .await;
-    assert_eq!(texts(&installation.json(&["event", "list"]).await, "lead_id"), ["lead_1", "lead_2"]);
+    assert_eq!(
+        texts(&installation.json(&["event", "list"]).await, "lead_id"),
+        ["lead_1", "lead_2"]
+    );
     let aside = installation.json(&REJECTED).await;
     assert_eq!(texts(&aside, "source"), ["dead", "journal"], "{aside:?}");
-    assert!(aside.iter().all(|row| row["reason"] == "unrecordable"), "{aside:?}");
+    assert!(
+        aside.iter().all(|row| row["reason"] == "unrecordable"),
+        "{aside:?}"
+    );
 
     // What was set aside has all that it needs, once the database takes it.
     execute("ALTER TABLE events DROP CONSTRAINT narrow").await;
     let ids = texts(&aside, "id");
-    installation.cli_ok(&[&["rejected", "redrive"], &ids[..]].concat()).await;
+    installation
+        .cli_ok(&[&["rejected", "redrive"], &ids[..]].concat())
+        .await;
     installation.wait_for_listed(&DEAD, 3, SOON).await;
     installation
         .wait_until_recorded(&[&worker], &recorder, SOON)
@@ -109,7 +130,10 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     assert_eq!(installation.json(&REJECTED).await.len(), 0);
     let audit = installation.audit().await;
     audit.assert_settled();
-    assert_eq!((audit.number("/events"), audit.number("/deliveries/dead")), (3, 3));
+    assert_eq!(
+        (audit.number("/events"), audit.number("/deliveries/dead")),
+        (3, 3)
+    );
     assert!(recorder.terminate().await && worker.terminate().await);
     installation.delete().await;
 }

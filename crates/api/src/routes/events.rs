@@ -47,14 +47,14 @@ pub(super) struct EventBody {
         example = 1_703_123_456_789_i64
     )]
     timestamp: u64,
-    /// Whose event it is: the key's organization.
-    #[schema(min_length = 1, example = "org_123abc")]
+    /// Whose event it is: the key's organization. At most 255 bytes as UTF-8, as are the other ids.
+    #[schema(min_length = 1, max_length = 255, example = "org_123abc")]
     organization_id: String,
     /// In which project.
-    #[schema(min_length = 1, example = "proj_456def")]
+    #[schema(min_length = 1, max_length = 255, example = "proj_456def")]
     project_id: String,
     /// About which lead.
-    #[schema(min_length = 1, example = "lead_789ghi")]
+    #[schema(min_length = 1, max_length = 255, example = "lead_789ghi")]
     lead_id: String,
     /// What is known of it; `GET /v1/event-types` has the schema for each type.
     #[schema(value_type = Object, example = json!({"lead_id": "lead_789ghi", "status": "completed", "completed_at": 1_703_123_456_789_i64}))]
@@ -242,7 +242,9 @@ fn capitalized(rejection: &Rejection) -> String {
 
 fn field_error(rejection: &Rejection, event: &str) -> FieldError {
     let field = match rejection {
-        Rejection::MissingField { field, .. } | Rejection::BadField { field, .. } => *field,
+        Rejection::MissingField { field, .. }
+        | Rejection::BadField { field, .. }
+        | Rejection::LongId { field, .. } => *field,
         Rejection::UnknownEvent(_) => "event",
         _ => return FieldError::at(event, rejection.to_string()),
     };

@@ -24,7 +24,7 @@ pub struct Rejected {
     pub id: Option<String>,
     /// When, in Unix milliseconds; 0 when nothing says.
     pub rejected_ms: u64,
-    /// `events` or `due`: where the message belongs. Another queue's name when RabbitMQ moved it from there.
+    /// `events`, `due`, `journal` or `dead`: where the message belongs. Another queue's name when RabbitMQ moved it from there.
     pub source: String,
     /// A stable word; RabbitMQ's, such as `delivery_limit` or `expired`, when it moved the message by itself.
     pub reason: String,

@@ -82,7 +82,7 @@ impl Store {
     ///
     /// Only the database's, and that the row cannot be read.
     pub async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRow>, Error> {
-        let select = Statement::with(select!("d.id = $1"), [Argument::outside(id.as_str())]);
+        let select = Statement::with(select!("d.id = $1"), [Argument::id(id.as_str())]);
         let rows = self
             .fetch(&Operation::ReadDelivery(id.clone()), select, read)
             .await?;
@@ -101,10 +101,7 @@ impl Store {
     ) -> Result<Vec<DeliveryRow>, Error> {
         let select = Statement::with(
             select!("d.event_id = $1 AND d.organization_id = $2 ORDER BY d.endpoint_id, d.run"),
-            [
-                Argument::outside(event.as_str()),
-                Argument::outside(organization.as_str()),
-            ],
+            [Argument::id(event.as_str()), Argument::id(organization.as_str())],
         );
         self.fetch(&Operation::ReadEvent(event.clone()), select, read)
             .await
@@ -124,7 +121,7 @@ impl Store {
         let mut select = Statement::new(select!("1 = 1"));
         filter.narrow(&mut select);
         if let Some(before) = before {
-            let before = [before.created_ms.into(), Argument::outside(before.id.as_str())];
+            let before = [before.created_ms.into(), Argument::id(before.id.as_str())];
             select.push_list(" AND (d.created_ms, d.id) < ", before);
         }
         select.push_with(" ORDER BY d.created_ms DESC, d.id DESC LIMIT ", limit.into());
@@ -135,14 +132,14 @@ impl Store {
 impl DeliveryFilter {
     fn narrow<'a>(&'a self, select: &mut Statement<'a>) {
         if let Some(organization) = &self.organization {
-            let organization = Argument::outside(organization.as_str());
+            let organization = Argument::id(organization.as_str());
             select.push_with(" AND d.organization_id = ", organization);
         }
         if let Some(endpoint) = &self.endpoint {
-            select.push_with(" AND d.endpoint_id = ", Argument::outside(endpoint.as_str()));
+            select.push_with(" AND d.endpoint_id = ", Argument::id(endpoint.as_str()));
         }
         if let Some(event) = &self.event {
-            select.push_with(" AND d.event_id = ", Argument::outside(event.as_str()));
+            select.push_with(" AND d.event_id = ", Argument::id(event.as_str()));
         }
         if let Some(state) = self.state {
             select.push(in_state(state));

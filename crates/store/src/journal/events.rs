@@ -81,8 +81,8 @@ impl EventCursor {
     pub(super) fn arguments(&self) -> [Argument<'_>; 3] {
         [
             self.received_ms.into(),
-            Argument::outside(self.id.as_str()),
-            Argument::outside(self.organization_id.as_str()),
+            Argument::id(self.id.as_str()),
+            Argument::id(self.organization_id.as_str()),
         ]
     }
 }
@@ -144,9 +144,9 @@ impl Store {
         id: &EventId,
         organization: Option<&OrganizationId>,
     ) -> Result<Vec<EventEntry>, Error> {
-        let mut select = Statement::with(SELECT_BY_ID, [Argument::outside(id.as_str())]);
+        let mut select = Statement::with(SELECT_BY_ID, [Argument::id(id.as_str())]);
         if let Some(organization) = organization {
-            let organization = Argument::outside(organization.as_str());
+            let organization = Argument::id(organization.as_str());
             select.push_with(" AND e.organization_id = ", organization);
         }
         select.push(" ORDER BY e.organization_id");
@@ -158,14 +158,14 @@ impl Store {
 impl EventFilter {
     fn narrow<'a>(&'a self, select: &mut Statement<'a>) {
         if let Some(organization) = &self.organization {
-            let organization = Argument::outside(organization.as_str());
+            let organization = Argument::id(organization.as_str());
             select.push_with(" AND e.organization_id = ", organization);
         }
         if let Some(project) = &self.project {
-            select.push_with(" AND e.project_id = ", Argument::outside(project.as_str()));
+            select.push_with(" AND e.project_id = ", Argument::id(project.as_str()));
         }
         if let Some(lead) = &self.lead {
-            select.push_with(" AND e.lead_id = ", Argument::outside(lead.as_str()));
+            select.push_with(" AND e.lead_id = ", Argument::id(lead.as_str()));
         }
         if let Some(event_type) = self.event_type {
             select.push_with(" AND e.event_type = ", event_type.as_str().into());

@@ -97,7 +97,7 @@ impl Store {
             return Ok(());
         }
         let mut delete = Statement::new("DELETE FROM operations WHERE id IN ");
-        delete.push_list("", ids.iter().map(|id| Argument::outside(id)));
+        delete.push_list("", ids.iter().map(|id| Argument::id(id)));
         self.execute(&Operation::DeleteOperations, UNPREPARED, delete)
             .await?;
         Ok(())

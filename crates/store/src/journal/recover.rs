@@ -76,8 +76,8 @@ impl Store {
         let mut select = Statement::with(
             SELECT,
             [
-                Argument::outside(endpoint.id.as_str()),
-                Argument::outside(endpoint.organization_id.as_str()),
+                Argument::id(endpoint.id.as_str()),
+                Argument::id(endpoint.organization_id.as_str()),
                 since_ms.into(),
                 until_ms.into(),
             ],
@@ -100,7 +100,7 @@ impl Store {
             }
         }
         if let Some(after) = after {
-            let after = [after.received_ms.into(), Argument::outside(after.id.as_str())];
+            let after = [after.received_ms.into(), Argument::id(after.id.as_str())];
             select.push_list(" AND (e.received_ms, e.id) > ", after);
         }
         select.push_with(" ORDER BY e.received_ms, e.id LIMIT ", limit.into());
@@ -129,7 +129,7 @@ fn push_missed<'a>(
 /// Adds the condition that an event `e` is of the project and the types.
 fn push_match<'a>(select: &mut Statement<'a>, project: Option<&'a ProjectId>, subscription: &Subscription) {
     if let Some(project) = project {
-        select.push_with(" AND e.project_id = ", Argument::outside(project.as_str()));
+        select.push_with(" AND e.project_id = ", Argument::id(project.as_str()));
     }
     let wanted = EventType::ALL.into_iter();
     let wanted = wanted.filter(|event_type| subscription.matches(*event_type));

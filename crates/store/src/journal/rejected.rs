@@ -16,7 +16,7 @@ pub struct Rejected {
     pub id: String,
     /// When it was, in Unix milliseconds.
     pub rejected_ms: u64,
-    /// The queue it came from: `events` or `due`.
+    /// The queue it came from: `events`, `due`, `journal` or `dead`.
     pub source: String,
     /// Why, in one word.
     pub reason: String,
@@ -115,7 +115,7 @@ impl Store {
             Some(false) => select.push(" AND r.redriven_ms IS NULL"),
         }
         if let Some(before) = before {
-            let before = [before.rejected_ms.into(), Argument::outside(&before.id)];
+            let before = [before.rejected_ms.into(), Argument::id(&before.id)];
             select.push_list(" AND (r.rejected_ms, r.id) < ", before);
         }
         select.push_with(" ORDER BY r.rejected_ms DESC, r.id DESC LIMIT ", limit.into());
@@ -141,7 +141,7 @@ impl Store {
     ///
     /// Only the database's.
     pub async fn rejected_message(&self, id: &str) -> Result<Option<Rejected>, Error> {
-        let select = Statement::with(select!("r.id = $1"), [Argument::outside(id)]);
+        let select = Statement::with(select!("r.id = $1"), [Argument::id(id)]);
         let operation = Operation::ReadRejected(id.to_owned());
         Ok(self.fetch(&operation, select, read).await?.into_iter().next())
     }
@@ -152,7 +152,7 @@ impl Store {
     ///
     /// Only the database's.
     pub async fn mark_redriven(&self, id: &str, now_ms: u64) -> Result<bool, Error> {
-        let update = Statement::with(MARK_REDRIVEN, [Argument::outside(id), now_ms.into()]);
+        let update = Statement::with(MARK_REDRIVEN, [Argument::id(id), now_ms.into()]);
         let marked = self
             .execute(&Operation::MarkRedriven(id.to_owned()), UNPREPARED, update)
             .await?;

@@ -146,7 +146,7 @@ impl Store {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
                 let mut requested = Vec::with_capacity(ids.len());
                 for id in ids {
-                    let pair = bind_all!(sqlx::query(SELECT_PAIR), &[Argument::outside(id.as_str())])
+                    let pair = bind_all!(sqlx::query(SELECT_PAIR), &[Argument::id(id.as_str())])
                         .try_map(|row| read_pair(&row))
                         .fetch_optional(&mut *tx)
                         .await?;
@@ -219,10 +219,10 @@ impl Store {
         let operation = &Operation::ClaimRequested;
         let mut select = Statement::with(SELECT_UNSENT, [now_ms.into()]);
         if let Some(endpoint) = endpoint {
-            select.push_with(" AND d.endpoint_id = ", Argument::outside(endpoint.as_str()));
+            select.push_with(" AND d.endpoint_id = ", Argument::id(endpoint.as_str()));
         }
         if let Some(ids) = ids {
-            let ids = ids.iter().map(|id| Argument::outside(id.as_str()));
+            let ids = ids.iter().map(|id| Argument::id(id.as_str()));
             select.push_list(" AND d.id IN ", ids);
         }
         select.push_with(" ORDER BY COALESCE(e.received_ms, 0), d.id LIMIT ", limit.into());
@@ -270,7 +270,7 @@ impl Store {
                 for id in &ids {
                     bind_all!(
                         sqlx::query(MARK_SENT),
-                        &[Argument::outside(id.as_str()), now_ms.into()]
+                        &[Argument::id(id.as_str()), now_ms.into()]
                     )
                     .execute(&mut *tx)
                     .await?;
@@ -285,13 +285,13 @@ impl Store {
 impl Pair {
     fn arguments(&self) -> [Argument<'_>; 3] {
         let [event, organization] = self.event_arguments();
-        [event, organization, Argument::outside(self.endpoint.as_str())]
+        [event, organization, Argument::id(self.endpoint.as_str())]
     }
 
     fn event_arguments(&self) -> [Argument<'_>; 2] {
         [
-            Argument::outside(self.event.as_str()),
-            Argument::outside(self.organization.as_str()),
+            Argument::id(self.event.as_str()),
+            Argument::id(self.organization.as_str()),
         ]
     }
 

@@ -32,12 +32,12 @@ impl Store {
     ) -> Result<u64, Error> {
         let mut select = Statement::new(COUNT_UNSENT);
         if let Some(endpoint) = endpoint {
-            select.push_with(" AND d.endpoint_id = ", Argument::outside(endpoint.as_str()));
+            select.push_with(" AND d.endpoint_id = ", Argument::id(endpoint.as_str()));
         }
         match ids {
             Some([]) => return Ok(0),
             Some(ids) => {
-                let ids = ids.iter().map(|id| Argument::outside(id.as_str()));
+                let ids = ids.iter().map(|id| Argument::id(id.as_str()));
                 select.push_list(" AND d.id IN ", ids);
             }
             None => {}
@@ -62,7 +62,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<bool, Error> {
         let times = [now_ms, late_ms, due_ms].map(Argument::from);
-        let arguments = [Argument::outside(id.as_str())].into_iter().chain(times);
+        let arguments = [Argument::id(id.as_str())].into_iter().chain(times);
         let update = Statement::with(DECLARE_LOST, arguments);
         let operation = Operation::DeclareLost(id.clone());
         let lost = self.execute(&operation, UNPREPARED, update).await?;

@@ -16,7 +16,7 @@ use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
     database::on_connection,
-    statement::{Argument, Insert, Statement, bind_all, insert_all, storable},
+    statement::{Argument, Insert, Statement, bind_all, insert_all, stored_id},
 };
 
 /// The columns of a [`Standing`](webhook::journal::Standing), in the order in which it is compared.
@@ -161,8 +161,8 @@ macro_rules! merge_event {
     ($tx:ident, $dialect:ident, $entry:expr) => {{
         let entry: &EventEntry = $entry;
         let key = [
-            Argument::outside(entry.event.id.as_str()),
-            Argument::outside(entry.event.organization_id.as_str()),
+            Argument::id(entry.event.id.as_str()),
+            Argument::id(entry.event.organization_id.as_str()),
         ];
         let mut select = Statement::with(SELECT_EVENT, key);
         select.push($dialect.for_update);
@@ -181,7 +181,7 @@ impl Store {
     /// [`Books`] merge: in whichever order and however often books are written, by however many at once, the tables
     /// end up the same.
     ///
-    /// U+0000 in texts, which PostgreSQL does not take, is stored as U+FFFD.
+    /// U+0000 in texts, which PostgreSQL does not take, is stored as U+FFFD; an id of more than 255 bytes is shortened.
     ///
     /// # Errors
     ///
@@ -254,16 +254,16 @@ impl<'a> EventRow<'a> {
     fn key(&self) -> (String, String) {
         let event = &self.entry.event;
         let (organization, id) = (event.organization_id.as_str(), event.id.as_str());
-        (storable(organization).into_owned(), storable(id).into_owned())
+        (stored_id(organization).into_owned(), stored_id(id).into_owned())
     }
 
     fn row(&self) -> [Argument<'_>; 12] {
         let event = &self.entry.event;
         [
-            Argument::outside(event.id.as_str()),
-            Argument::outside(event.organization_id.as_str()),
-            Argument::outside(event.project_id.as_str()),
-            Argument::outside(event.lead_id.as_str()),
+            Argument::id(event.id.as_str()),
+            Argument::id(event.organization_id.as_str()),
+            Argument::id(event.project_id.as_str()),
+            Argument::id(event.lead_id.as_str()),
             event.event_type.as_str().into(),
             event.timestamp_ms.into(),
             self.entry.received_ms.into(),
@@ -300,10 +300,10 @@ fn delivery_row<'a>((id, entry): (&'a DeliveryId, &'a DeliveryEntry)) -> [Argume
         standing,
     } = entry;
     [
-        Argument::outside(id.as_str()),
-        Argument::outside(delivery.organization_id.as_str()),
-        Argument::outside(delivery.event_id.as_str()),
-        Argument::outside(delivery.endpoint_id.as_str()),
+        Argument::id(id.as_str()),
+        Argument::id(delivery.organization_id.as_str()),
+        Argument::id(delivery.event_id.as_str()),
+        Argument::id(delivery.endpoint_id.as_str()),
         delivery.run.into(),
         delivery.trigger.as_str().into(),
         (*created_ms).into(),
@@ -327,9 +327,9 @@ fn attempt_row<'a>((attempt, delivery_id): (&'a AttemptRecord, &'a DeliveryId)) 
         Then::Cancelled { reason } => ("cancelled", 0, reason.as_str()),
     };
     [
-        Argument::outside(attempt.id.as_str()),
+        Argument::id(attempt.id.as_str()),
         delivery_id.as_str().into(),
-        Argument::outside(attempt.delivery.endpoint_id.as_str()),
+        Argument::id(attempt.delivery.endpoint_id.as_str()),
         i64::from(attempt.is_success()).into(),
         attempt.number.into(),
         attempt.began_ms.into(),
@@ -350,7 +350,7 @@ fn attempt_row<'a>((attempt, delivery_id): (&'a AttemptRecord, &'a DeliveryId)) 
 
 fn rejected_row(rejected: &Rejected) -> [Argument<'_>; 9] {
     [
-        Argument::outside(&rejected.id),
+        Argument::id(&rejected.id),
         rejected.rejected_ms.into(),
         Argument::outside(&rejected.source),
         Argument::outside(&rejected.reason),
@@ -364,7 +364,7 @@ fn rejected_row(rejected: &Rejected) -> [Argument<'_>; 9] {
 
 fn gap_row(gap: &Gap) -> [Argument<'_>; 4] {
     [
-        Argument::outside(&gap.worker),
+        Argument::id(&gap.worker),
         gap.from_ms.into(),
         gap.until_ms.into(),
         gap.count.into(),

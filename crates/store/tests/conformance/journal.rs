@@ -9,5 +9,6 @@ mod audit;
 mod resend;
 mod recover;
 mod health;
+mod refused;
 mod retention;
 mod operations;

@@ -96,6 +96,21 @@ fn each_broken_rule_has_its_reason_and_names_the_field() {
             "duplicate_key",
             "\"x\"",
         ),
+        (
+            replaced("org_1", &"o".repeat(256)),
+            "long_id",
+            "\"organization_id\" has 256",
+        ),
+        (
+            replaced("proj_1", &"é".repeat(128)),
+            "long_id",
+            "\"project_id\" has 256",
+        ),
+        (
+            replaced("lead_1", &"l".repeat(3_000)),
+            "long_id",
+            "\"lead_id\" has 3000",
+        ),
         (vec![b' '; EVENT_BYTES_MAX + 1], "too_large", "262144"),
     ];
     for (body, expected, word) in table {
@@ -104,6 +119,17 @@ fn each_broken_rule_has_its_reason_and_names_the_field() {
         assert_eq!(reason, expected, "{shown}: {text}");
         assert!(text.contains(word), "{shown}: {text}");
     }
+}
+
+#[test]
+fn an_id_has_at_most_255_bytes_at_entry_and_any_number_inside() {
+    let long = |bytes: usize| GOOD.replace("lead_1", &"l".repeat(bytes));
+    assert!(Envelope::parse(long(255).as_bytes()).is_ok());
+    assert_eq!(reason(long(256)).0, "long_id");
+    let carried = Event::from_delivery(None, None, long(100_000).into()).unwrap();
+    assert_eq!(carried.lead_id.as_str().len(), 100_000);
+    // Half of a surrogate pair is no text.
+    assert_eq!(reason(GOOD.replace("lead_1", "\\ud800")).0, "bad_field");
 }
 
 #[test]
@@ -116,14 +142,14 @@ fn depth_is_counted_over_all_brackets_outside_strings() {
     };
     assert!(Envelope::parse(nested(DEPTH_MAX - 2).as_bytes()).is_ok());
     assert_eq!(reason(nested(DEPTH_MAX - 1)).0, "too_deep");
-    let in_a_string = GOOD.replace("org_1", &format!("\\\"{}", "[".repeat(500)));
+    let in_a_string = GOOD.replace("org_1", &format!("\\\"{}", "[".repeat(200)));
     assert!(Envelope::parse(in_a_string.as_bytes()).is_ok());
 }
 
 #[test]
 fn a_body_of_exactly_the_limit_is_accepted() {
-    let filler = "x".repeat(EVENT_BYTES_MAX - GOOD.len());
-    let body = GOOD.replace("org_1", &format!("org_1{filler}"));
+    let filler = "x".repeat(EVENT_BYTES_MAX - GOOD.len() - 1);
+    let body = GOOD.replace("{\"a\":1}", &format!("{{\"a\":\"{filler}\"}}"));
     assert_eq!(body.len(), EVENT_BYTES_MAX);
     assert!(Envelope::parse(body.as_bytes()).is_ok());
 }

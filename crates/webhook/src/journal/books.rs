@@ -140,7 +140,11 @@ impl Books {
         let standing = Standing {
             last_status: record.status.unwrap_or_default(),
             last_error: record.error.clone(),
-            ..Standing::new(record.number, record.began_ms + record.duration_ms, record.then)
+            ..Standing::new(
+                record.number,
+                record.began_ms.saturating_add(record.duration_ms),
+                record.then,
+            )
         };
         self.delivery(record.delivery.clone(), record.began_ms, standing);
         self.attempts.insert(record.id.clone(), record);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{EventType, PING, TIMESTAMP_MS_MAX};
+use crate::{EventType, ID_BYTES_MAX, PING, TIMESTAMP_MS_MAX};
 
 /// The schema of the whole payload of events of this type. Its `description` says when they happen.
 pub fn schema(event_type: EventType) -> Value {
@@ -27,9 +27,9 @@ fn payload(event: &str, description: &str, lead: &str, data: &[(&'static str, Va
             "timestamp",
             time("When it happened, in Unix milliseconds. The same on every attempt."),
         ),
-        ("organization_id", text("Whose event it is.")),
-        ("project_id", text("In which project.")),
-        ("lead_id", text(lead)),
+        ("organization_id", id("Whose event it is.")),
+        ("project_id", id("In which project.")),
+        ("lead_id", id(lead)),
         ("data", object("What there is to tell.", data)),
     ];
     let mut schema = object(description, &fields);
@@ -129,6 +129,11 @@ fn object(description: &str, fields: &[(&'static str, Value)]) -> Value {
 
 fn text(description: &str) -> Value {
     json!({ "type": "string", "minLength": 1, "description": description })
+}
+
+/// The bound is in bytes, of which a character has at least one.
+fn id(description: &str) -> Value {
+    json!({ "type": "string", "minLength": 1, "maxLength": ID_BYTES_MAX, "description": description })
 }
 
 fn time(description: &str) -> Value {

@@ -35,7 +35,7 @@ pub(in crate::routes) struct CreateEndpoint {
     #[serde(default)]
     #[schema(
         min_length = 1,
-        max_length = 256,
+        max_length = 255,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
         example = "proj_456def"
     )]
@@ -65,7 +65,7 @@ pub(in crate::routes) struct UpdateEndpoint {
     #[schema(
         value_type = Option<String>,
         min_length = 1,
-        max_length = 256,
+        max_length = 255,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
         example = "proj_456def"
     )]
