@@ -83,6 +83,8 @@ pub(crate) struct Dialect {
     pub(crate) count_migrations_tables: &'static str,
     /// One text: the server's name and version.
     pub(crate) server_version: &'static str,
+    /// One text: the encoding of the database's texts.
+    pub(crate) encoding: &'static str,
 }
 
 pub(crate) static SQLITE: Dialect = Dialect {
@@ -97,6 +99,8 @@ pub(crate) static SQLITE: Dialect = Dialect {
     finish_migrations: &[],
     count_migrations_tables: "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'magnetite_migrations'",
     server_version: "SELECT 'SQLite ' || sqlite_version()",
+    // Its texts are Unicode in each of its encodings.
+    encoding: "SELECT 'UTF8'",
 };
 
 pub(crate) static POSTGRES: Dialect = Dialect {
@@ -125,6 +129,7 @@ pub(crate) static POSTGRES: Dialect = Dialect {
     ],
     count_migrations_tables: "SELECT COUNT(*) FROM pg_class WHERE oid = to_regclass('magnetite_migrations')",
     server_version: "SELECT 'PostgreSQL ' || current_setting('server_version')",
+    encoding: "SELECT current_setting('server_encoding')",
 };
 
 /// Connections to one of the two.

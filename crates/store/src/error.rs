@@ -255,6 +255,15 @@ pub enum Error {
         /// Names of the migrations.
         altered: Vec<String>,
     },
+    /// PostgreSQL's database cannot store every text: it was created with another encoding than UTF-8.
+    #[error(
+        "the database's encoding is {encoding}, which cannot store every event; create one with UTF-8 (`createdb --encoding=UTF8 \
+         --template=template0 NAME`), name it in database.url, and migrate it"
+    )]
+    NotUtf8 {
+        /// The encoding that it has.
+        encoding: String,
+    },
     /// No such endpoint, or it was deleted.
     #[error("endpoint {id} does not exist")]
     EndpointNotFound {

@@ -111,6 +111,18 @@ macro_rules! applied {
     }};
 }
 
+/// Refuses a database that cannot store every text; steps of an [`on_connection!`].
+macro_rules! require_utf8 {
+    ($connection:expr, $dialect:ident) => {{
+        let encoding: String = sqlx::query_scalar($dialect.encoding)
+            .fetch_one(&mut *$connection)
+            .await?;
+        if encoding != "UTF8" {
+            return Err(Error::NotUtf8 { encoding }.into());
+        }
+    }};
+}
+
 impl Store {
     /// Brings the tables up to date and returns the names of the migrations that this call applied, none if it found
     /// nothing to do.
@@ -120,7 +132,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::SchemaNewer`] and [`Error::SchemaAltered`], and nothing is changed; an unavailable database, also when another
+    /// [`Error::SchemaNewer`], [`Error::SchemaAltered`] and [`Error::NotUtf8`], and nothing is changed; an unavailable database, also when another
     /// process has been migrating for [`MIGRATION_LOCK_TIMEOUT`].
     pub async fn migrate(&self) -> Result<Vec<String>, Error> {
         let operation = &Operation::Migrate;
@@ -133,6 +145,7 @@ impl Store {
             operation,
             MIGRATE_TIMEOUT,
             |connection, dialect| {
+                require_utf8!(connection, dialect);
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
                 for statement in dialect.prepare_migrations {
                     sqlx::query(*statement).execute(&mut *tx).await?;
@@ -158,7 +171,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// When the database cannot be asked. Tables that do not fit are no error.
+    /// When the database cannot be asked, and [`Error::NotUtf8`]. Tables that do not fit are no error.
     pub async fn check(&self) -> Result<Schema, Error> {
         let operation = &Operation::Check;
         let known = known(&migrator());
@@ -168,6 +181,7 @@ impl Store {
             operation,
             OPERATION_TIMEOUT,
             |connection, dialect| {
+                require_utf8!(connection, dialect);
                 let server = sqlx::query_scalar(dialect.server_version)
                     .fetch_one(&mut *connection)
                     .await?;

@@ -122,11 +122,19 @@ pub(crate) async fn on_postgres<F>(test: fn(Bed) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    on_postgres_with("", test).await;
+}
+
+/// On a database that is created with these options.
+pub(crate) async fn on_postgres_with<F>(options: &str, test: fn(Bed) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let server = std::env::var(POSTGRES_URL).unwrap_or_else(|_| {
         panic!("{POSTGRES_URL} is not set: run tests/run.sh, which starts a PostgreSQL and sets it")
     });
     let name = format!("store_{}_{}", std::process::id(), next_number());
-    administer(&server, format!("CREATE DATABASE {name}")).await;
+    administer(&server, format!("CREATE DATABASE {name} {options}")).await;
     let (address, _) = server.rsplit_once('/').expect("the URL names a database");
     // In a task, so that the database is dropped whatever the test does.
     let result = tokio::spawn(test(Bed {

@@ -2,7 +2,7 @@
 
 use store::{Error, SchemaState};
 
-use super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases};
+use super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases, on_postgres_with};
 
 on_both_databases! {
     migrating_names_what_it_applied_and_then_finds_nothing_to_do,
@@ -23,6 +23,27 @@ pub(crate) const ALL: &[&str] = &[
     "0010_roles",
     "0011_endpoint_history",
 ];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_database_that_is_not_utf8_is_refused_with_what_to_do() {
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let options = format!("ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0");
+        on_postgres_with(&options, |bed| async move {
+            let store = bed.connect().await;
+            for refused in [
+                store.migrate().await.map(drop).unwrap_err(),
+                store.check().await.map(drop).unwrap_err(),
+            ] {
+                assert!(matches!(refused, Error::NotUtf8 { .. }), "{refused}");
+                assert!(!refused.is_unavailable());
+                assert!(refused.to_string().contains("--encoding=UTF8"), "{refused}");
+            }
+            let tables = "SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'public'";
+            assert_eq!(bed.number(tables).await, 0, "nothing was made");
+        })
+        .await;
+    }
+}
 
 async fn migrating_names_what_it_applied_and_then_finds_nothing_to_do(bed: Bed) {
     let store = bed.connect().await;

@@ -34,6 +34,10 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
                 report.add(&rejected_check(&store).await)?;
             }
         }
+        Err(error @ store::Error::NotUtf8 { .. }) => {
+            let fix = "createdb --encoding=UTF8 --template=template0 NAME, name it in database.url, and run `magnetite migrate`";
+            report.add(&Check::fail(WHAT, error.to_string(), fix))?;
+        }
         Err(error) => {
             let detail = format!("{:#}", anyhow::Error::from(error));
             report.add(&Check::fail(
