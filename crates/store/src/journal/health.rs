@@ -42,7 +42,24 @@ const COUNT_SINCE: &str = "SELECT COUNT(*) AS attempts, COALESCE(SUM(CASE WHEN o
 const SELECT_DURATION: &str = "SELECT duration_ms AS at_ms FROM attempts WHERE endpoint_id = $1 AND ok IN (0, 1) \
     AND began_ms >= $2 ORDER BY duration_ms LIMIT 1 OFFSET $3";
 
-/// The columns of an endpoint, and since when it fails without having been changed.
+/// That the endpoint of a row of `failing` failed in this part of the period.
+macro_rules! failed_between {
+    ($from:literal, $until:literal) => {
+        concat!(
+            " AND EXISTS (SELECT 1 FROM attempts p WHERE p.endpoint_id = failing.id AND p.ok = 0 AND p.began_ms >= ",
+            $from,
+            " AND p.began_ms < ",
+            $until,
+            ")"
+        )
+    };
+}
+
+/// How many parts of a period a failing endpoint must have failed in.
+const PARTS: u64 = 5;
+
+/// The columns of an endpoint, and since when it fails without having been changed. Of the period, which begins at `$2`, each part has to
+/// have a failure, and there have to be ten in all; since the first failure after the last success is older, no success is in it.
 const SELECT_FAILING: &str = concat!(
     "SELECT ",
     crate::endpoint::row::columns!(),
@@ -50,7 +67,14 @@ const SELECT_FAILING: &str = concat!(
      AND f.began_ms > COALESCE((SELECT MAX(s.began_ms) FROM attempts s WHERE s.endpoint_id = e.id AND s.ok = 1), 0) \
      AND f.began_ms > e.updated_at_ms) AS failing_since_ms FROM endpoints e \
      WHERE e.deleted_at_ms IS NULL AND e.disabled_at_ms IS NULL AND EXISTS (SELECT 1 FROM attempts r \
-     WHERE r.endpoint_id = e.id AND r.ok = 0 AND r.began_ms >= $1)) failing WHERE failing_since_ms <= $2 ORDER BY id"
+     WHERE r.endpoint_id = e.id AND r.ok = 0 AND r.began_ms >= $1)) failing WHERE failing_since_ms <= $2",
+    failed_between!("$2", "$3"),
+    failed_between!("$3", "$4"),
+    failed_between!("$4", "$5"),
+    failed_between!("$5", "$6"),
+    failed_between!("$6", "$7"),
+    " AND 10 = (SELECT COUNT(*) FROM (SELECT 1 FROM attempts c WHERE c.endpoint_id = failing.id AND c.ok = 0 \
+     AND c.began_ms >= $2 AND c.began_ms < $7 LIMIT 10) counted) ORDER BY id"
 );
 
 /// The first row's column `at_ms`; steps of an [`on_connection!`].
@@ -107,8 +131,9 @@ impl Store {
     }
 
     /// Every enabled endpoint that failed at `recent_ms` or later, and whose every attempt failed for the last `failing_for_ms`
-    /// milliseconds; with the time of the first of these failures. What it did before it was last changed does not count: once
-    /// enabled again, an endpoint has all of its time again.
+    /// milliseconds: ten times or more, and in each fifth of that time, so that two short outages are not one long one. With the
+    /// time of the first failure. What it did before it was last changed does not count: once enabled again, an endpoint has all of
+    /// its time again.
     ///
     /// # Errors
     ///
@@ -120,7 +145,18 @@ impl Store {
         now_ms: u64,
     ) -> Result<Vec<(Endpoint, u64)>, Error> {
         let operation = &Operation::FindFailing;
-        let since: [Argument; 2] = [recent_ms.into(), now_ms.saturating_sub(failing_for_ms).into()];
+        let from_ms = now_ms.saturating_sub(failing_for_ms);
+        let bound = |part: u64| from_ms + (now_ms - from_ms) / PARTS * part;
+        let since: [Argument; 7] = [
+            recent_ms.into(),
+            from_ms.into(),
+            bound(1).into(),
+            bound(2).into(),
+            bound(3).into(),
+            bound(4).into(),
+            // An attempt that began just now counts, by whichever host's clock.
+            i64::MAX.into(),
+        ];
         let rows: Vec<(Row, u64)> = on_connection!(
             &self.database,
             reader,

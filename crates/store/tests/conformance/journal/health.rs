@@ -1,5 +1,7 @@
 //! How an endpoint does.
 
+use std::ops::Range;
+
 use store::{EndpointChange, Health, Store};
 use webhook::{
     DisabledReason,
@@ -16,6 +18,7 @@ on_both_databases! {
     health_counts_the_last_hour_and_says_since_when_it_fails,
     percentiles_are_of_all_attempts_of_the_last_hour,
     an_endpoint_that_fails_for_days_is_found,
+    short_outages_days_apart_are_not_one_long_one,
     a_change_gives_a_failing_endpoint_its_days_anew,
 }
 
@@ -110,6 +113,12 @@ async fn failing(store: &Store, now_ms: u64) -> Vec<(webhook::EndpointId, u64)> 
         .collect()
 }
 
+/// Two failures on each of these days since [`T`], the first at its beginning.
+fn failed_on(days: Range<u64>, endpoint: u32) -> impl Iterator<Item = Record> {
+    let halves = days.start * 2..days.end * 2;
+    halves.map(move |half| failed(100 * endpoint + half as u32, endpoint, T + half * DAY / 2))
+}
+
 async fn an_endpoint_that_fails_for_days_is_found(bed: Bed) {
     let store = bed.migrated().await;
     for number in 1..=6 {
@@ -119,31 +128,58 @@ async fn an_endpoint_that_fails_for_days_is_found(bed: Bed) {
             .unwrap();
     }
     let today = T + 5 * DAY;
-    record(
-        &store,
-        [
-            // 1 never answered; 2 did before, 3 in between; 4 fails since yesterday; 5 is disabled, 6 is not sent anything.
-            failed(1, 1, T),
-            failed(2, 1, today - 5),
-            delivered(&event(3), 2, T - 5),
-            failed(4, 2, T - 1),
-            failed(5, 2, today - 5),
-            failed(6, 3, T),
-            delivered(&event(7), 3, T + 5),
-            failed(8, 3, today - 5),
-            failed(9, 4, today - DAY + 5),
-            failed(10, 5, T),
-            failed(11, 5, today - 5),
-            failed(12, 6, T),
-        ],
-    )
-    .await;
+    // 1 never answered; 2 did before, 3 in between; 4 fails since yesterday; 5 is disabled, 6 is not sent anything any more.
+    let some = [
+        failed(1, 2, T - 1),
+        delivered(&event(2), 2, T - 5),
+        delivered(&event(3), 3, T + 5),
+    ];
+    let days = [(1, 0..5), (2, 0..5), (3, 0..5), (4, 4..5), (5, 0..5), (6, 0..4)];
+    let failures = days.map(|(endpoint, days)| failed_on(days, endpoint));
+    record(&store, failures.into_iter().flatten().chain(some)).await;
     store
         .disable_endpoint(&ep(5), DisabledReason::Manual, T as i64)
         .await
         .unwrap();
     assert_eq!(failing(&store, today - 1).await, [(ep(2), T - 1)]);
     assert_eq!(failing(&store, today).await, [(ep(1), T), (ep(2), T - 1)]);
+}
+
+async fn short_outages_days_apart_are_not_one_long_one(bed: Bed) {
+    let store = bed.migrated().await;
+    let today = T + 5 * DAY;
+    let outage = |from_ms: u64| (0..20).map(move |n| from_ms + n * 3 * MINUTE);
+    let two_outages = || outage(T).chain(outage(today - 60 * MINUTE)).collect::<Vec<_>>();
+    let without_day = |day: u64| {
+        let days = (1..4).filter(|other| *other != day);
+        [two_outages(), days.map(|day| T + day * DAY).collect()].concat()
+    };
+    let spread = |times: u64| (0..times).map(|n| T + n * 5 * DAY / times).collect::<Vec<_>>();
+    let early = [vec![T - 1], spread(20).split_off(4)].concat();
+    let failures = [
+        two_outages(),
+        without_day(1),
+        without_day(2),
+        without_day(3),
+        early,
+        spread(9),
+        spread(10),
+        spread(10),
+    ];
+    let mut records = vec![delivered(&event(9_999), 8, T + 2 * DAY + 7)];
+    for (endpoint, times) in (1..).zip(failures) {
+        store
+            .create_endpoint(new_endpoint("org_1"), ep(endpoint), 1)
+            .await
+            .unwrap();
+        records.extend(
+            (1000 * endpoint..)
+                .zip(times)
+                .map(|(number, at_ms)| failed(number, endpoint, at_ms)),
+        );
+    }
+    record(&store, records).await;
+    assert_eq!(failing(&store, today).await, [(ep(7), T)]);
 }
 
 async fn a_change_gives_a_failing_endpoint_its_days_anew(bed: Bed) {
@@ -153,16 +189,8 @@ async fn a_change_gives_a_failing_endpoint_its_days_anew(bed: Bed) {
         .await
         .unwrap();
     let (day_2, day_5, day_8) = (T + 2 * DAY, T + 5 * DAY, T + 8 * DAY);
-    record(
-        &store,
-        [
-            failed(1, 1, T),
-            failed(2, 1, day_2 + 7),
-            failed(3, 1, day_5 - 5),
-            failed(4, 1, day_8 - 5),
-        ],
-    )
-    .await;
+    let first = [failed(1, 1, day_2 + 7)];
+    record(&store, failed_on(0..2, 1).chain(first).chain(failed_on(3..8, 1))).await;
     store
         .update_endpoint(&ep(1), EndpointChange::default(), day_2 as i64)
         .await
