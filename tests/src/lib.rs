@@ -23,6 +23,7 @@ mod amqp;
 mod raw;
 mod receiver;
 mod clocks;
+mod shifted;
 mod certificates;
 mod hostile;
 mod names;
@@ -36,13 +37,13 @@ mod scale;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub use disk::SmallDisk;
 pub use amqp::{Amqp, Found, due_headers};
 pub use api::{Answered, Api};
 pub use certificates::Certificates;
 pub use clocks::{CLOCK_TOLERANCE, has_passed, is_between, outside_ms};
 pub use cluster::Cluster;
 pub use confirms::{Confirms, Published, Strike};
+pub use disk::SmallDisk;
 pub use hostile::{Hostile, Hostility, Visit};
 pub use installation::{Endpoint, Installation, binary, shared_broker};
 pub use journal::Audit;
@@ -57,6 +58,7 @@ pub use receiver::{Answer, Receipt, Receiver, Request};
 pub use role::{Role, memory_kib};
 pub use scale::{chance, is_long, report, scaled, seed};
 pub use script::root;
+pub use shifted::ShiftedClock;
 pub use traced::{Socket, Trace};
 
 /// Polls `condition` until it holds.

@@ -18,6 +18,7 @@ mod trigger;
 mod check;
 mod topology;
 mod migrate;
+mod retention;
 mod secrets;
 mod doctor;
 mod advice;
@@ -88,6 +89,8 @@ enum Command {
     Topology(topology::Arguments),
     /// Bring the database's tables up to date
     Migrate,
+    /// Say that the time is right when recorders have stopped deleting because clocks disagree
+    Retention(retention::Arguments),
     /// The keys that endpoints' secrets are sealed with in the database
     Secrets(secrets::Arguments),
     /// Print what the HTTP API can be asked for, as OpenAPI 3.1
@@ -156,6 +159,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Check(arguments) => check::run(arguments, configuration).await,
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,
+        Command::Retention(arguments) => retention::run(arguments, &configuration).await,
         Command::Secrets(secrets::Arguments {
             action: secrets::Action::Reseal,
         }) => secrets::reseal(&configuration).await,

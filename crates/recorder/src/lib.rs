@@ -19,6 +19,8 @@
 //! - While the database is away nothing is acked and nothing is dropped: the queues hold it.
 //! - A message that cannot be read is set aside among the rejected ones, with the reason. So is a record that the database refuses:
 //!   alone, with its content, so that it can be redriven. Everything else of its batch is written.
+//! - Nothing is deleted by a clock that is in doubt: retention counts from the earlier of this host's clock and the newest record, and
+//!   stops while clocks disagree.
 //! - Memory is bounded by the prefetch of the three queues.
 //!
 //! Deliberately absent: any influence on deliveries. A recorder that is down for a day costs a lagging journal.
@@ -53,6 +55,8 @@ pub struct Deps {
     pub topology: Topology,
     /// Where the journal is kept; its schema must be up to date.
     pub store: Store,
+    /// The name of this host, under which it says that its clock is in doubt.
+    pub host: String,
     /// Told what the recorder waits for; `None` once it consumes.
     pub readiness: watch::Sender<Option<String>>,
 }
@@ -78,6 +82,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         broker,
         topology,
         store,
+        host,
         readiness,
     } = deps;
     readiness.send_replace(Some("connecting to the broker".to_owned()));
@@ -112,6 +117,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         publisher: Publisher::new(publishing, &broker),
         topology,
         store,
+        host,
     };
     let upkeep = tokio::spawn(vital(
         "upkeep",

@@ -18,6 +18,8 @@ pub(crate) struct Upkeep {
     pub(crate) publisher: Publisher,
     pub(crate) topology: Topology,
     pub(crate) store: Store,
+    /// This host's name.
+    pub(crate) host: String,
 }
 
 /// How soon the platform is told of an endpoint that was disabled.
@@ -51,10 +53,17 @@ impl Upkeep {
         let sweeping = async {
             let unseen = Task::new("look for failing endpoints");
             let kept = Task::new("delete what is old");
+            let doubted = Lasting::new();
             loop {
                 sweep.tick().await;
-                unseen.log(self.disable_failing().await);
-                kept.log(self.delete_expired().await);
+                match self.look_at_clocks(&doubted).await {
+                    Ok(None) => {}
+                    Ok(Some(counted_ms)) => {
+                        unseen.log(self.disable_failing().await);
+                        kept.log(self.delete_expired(counted_ms).await);
+                    }
+                    Err(error) => kept.log(Err(error)),
+                }
             }
         };
         tokio::join!(telling, sweeping);
@@ -105,6 +114,34 @@ impl Upkeep {
         Outgoing::operation(&self.topology, &operation.id, &operation.kind, json.into())
     }
 
+    /// The time from which on retention counts; `None` while this host's clock is in doubt.
+    async fn look_at_clocks(&self, doubted: &Lasting) -> Result<Option<u64>, store::Error> {
+        let looked = self.store.look_at_clocks(&self.host, now_ms()).await?;
+        metrics::gauge!("magnetite_retention_stopped").set(f64::from(u8::from(looked.is_err())));
+        match looked {
+            Ok(counted_ms) => {
+                if let Some(ended) = doubted.end() {
+                    let stopped_s = ended.lasted.as_secs();
+                    tracing::info!(
+                        stopped_s,
+                        "the clocks agree again: what is old is deleted, failing endpoints are disabled"
+                    );
+                }
+                Ok(Some(counted_ms))
+            }
+            Err(doubt) => {
+                if doubted.again().is_some() {
+                    tracing::warn!(
+                        %doubt,
+                        "the clocks disagree: nothing is deleted and no failing endpoint is disabled until they agree; set this \
+                         host's clock or, if it is right, run `magnetite retention confirm`"
+                    );
+                }
+                Ok(None)
+            }
+        }
+    }
+
     async fn disable_failing(&self) -> Result<(), store::Error> {
         let now_ms = now_ms();
         let recent_ms = now_ms.saturating_sub(FAILING_RECENTLY.as_millis() as u64);
@@ -125,8 +162,8 @@ impl Upkeep {
         Ok(())
     }
 
-    async fn delete_expired(&self) -> Result<(), store::Error> {
-        let before_ms = now_ms().saturating_sub(self.config.retention_age.as_millis() as u64);
+    async fn delete_expired(&self, counted_ms: u64) -> Result<(), store::Error> {
+        let before_ms = counted_ms.saturating_sub(self.config.retention_age.as_millis() as u64);
         let (mut from_ms, mut deleted) = (0, 0);
         while from_ms < before_ms {
             let expired = self.store.delete_expired(from_ms, before_ms, DELETED_MAX).await?;

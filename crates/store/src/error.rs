@@ -86,6 +86,10 @@ pub enum Operation {
     FindFailing,
     /// [`Store::delete_expired`](crate::Store::delete_expired).
     DeleteExpired,
+    /// [`Store::look_at_clocks`](crate::Store::look_at_clocks) and [`Store::retention_stops`](crate::Store::retention_stops).
+    LookAtClocks,
+    /// [`Store::confirm_time`](crate::Store::confirm_time).
+    ConfirmTime,
     /// [`Store::operations`](crate::Store::operations).
     ListOperations,
     /// [`Store::delete_operations`](crate::Store::delete_operations).
@@ -145,6 +149,8 @@ impl fmt::Display for Operation {
             Self::ReadHealth(id) => write!(f, "read the health of endpoint {id}"),
             Self::FindFailing => f.write_str("find failing endpoints"),
             Self::DeleteExpired => f.write_str("delete what is older than the journal keeps"),
+            Self::LookAtClocks => f.write_str("compare the clocks"),
+            Self::ConfirmTime => f.write_str("confirm the time"),
             Self::ListOperations => f.write_str("list operational events"),
             Self::DeleteOperations => f.write_str("delete operational events"),
             Self::AnnounceExpiring(id) => write!(f, "announce that the certificate of endpoint {id} expires"),

@@ -28,10 +28,12 @@ pub(crate) mod history;
 mod stuck;
 mod health;
 mod retention;
+mod clock;
 pub(crate) mod operations;
 
 pub use attempts::AttemptRow;
 pub use audit::{Audit, AuditLimits, FINDINGS_MAX, Findings, Late, StateCounts, Unbalanced, Unrecorded};
+pub use clock::{CLOCK_DIFFERENCE_MAX_MS, ClockDoubt, RetentionStop, UNWATCHED_MAX_MS};
 pub use deliveries::{DeliveryCursor, DeliveryFilter, DeliveryRow};
 pub use events::{EventCursor, EventFilter, EventRow};
 pub use health::Health;

@@ -27,7 +27,8 @@
 //! after it. Batches come in any order, more than once, and through any number of recorders; what is stored is merged, so that the
 //! tables end up the same. The command line and the API ask: [`Store::event`], [`Store::deliveries`], [`Store::audit`] and the
 //! others. What is to be sent again is [requested](Store::request_resends), [claimed](Store::claim_requested), published, and
-//! [marked as sent](Store::mark_sent). [`Store::delete_expired`] deletes what is too old.
+//! [marked as sent](Store::mark_sent). [`Store::delete_expired`] deletes what is too old, by a
+//! clock that [`Store::look_at_clocks`] has no reason to doubt.
 //!
 //! **Secrets.** What signs requests is sealed with a key that is not in the database, for its endpoint alone. Which of the configured keys
 //! seals stands in the table `registry`, so that all processes agree. Who reads an endpoint opens its secret: without the key that
@@ -114,9 +115,10 @@ pub use database::{ACQUIRE_TIMEOUT, CONNECT_TIMEOUT, OPERATION_TIMEOUT};
 pub use endpoint::{EndpointChange, Lookup, NewEndpoint};
 pub use error::{Cause, Error, Operation};
 pub use journal::{
-    AttemptRow, Audit, AuditLimits, Claimed, DeliveryCursor, DeliveryFilter, DeliveryRow, EventCursor,
-    EventFilter, EventRow, Expired, FINDINGS_MAX, Findings, Health, Late, OperationRow, RecoverState,
-    Recoverable, Refusal, Rejected, RejectedCursor, Requested, StateCounts, Unbalanced, Unrecorded,
+    AttemptRow, Audit, AuditLimits, CLOCK_DIFFERENCE_MAX_MS, Claimed, ClockDoubt, DeliveryCursor,
+    DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Findings, Health,
+    Late, OperationRow, RecoverState, Recoverable, Refusal, Rejected, RejectedCursor, Requested,
+    RetentionStop, StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded,
 };
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Position, Snapshot};
 pub use roles::{ANNOUNCED_MAX, Announcement, WorkerBehind};

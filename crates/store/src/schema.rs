@@ -27,6 +27,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../migrations/0003_sealed_secrets.sql"),
     ),
     (4, "api_keys", include_str!("../migrations/0004_api_keys.sql")),
+    (6, "retention", include_str!("../migrations/0006_retention.sql")),
     (
         8,
         "endpoint_limits",

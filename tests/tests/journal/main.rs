@@ -11,6 +11,7 @@ mod audits;
 mod story;
 mod again;
 mod refused;
+mod retention;
 mod recover;
 mod health;
 mod http;

@@ -117,7 +117,7 @@ async fn work(
             // It announces itself, with the endpoints that it acts on.
             Kind::Worker => deliver(configuration, &process, &store, egress, told, &stop).await,
             Kind::Recorder => {
-                let recording = record(configuration, &store, told.readiness, &stop);
+                let recording = record(configuration, &process, &store, told.readiness, &stop);
                 announced(&process, kind, &store, recording).await
             }
             Kind::Api(address) => {
@@ -190,6 +190,7 @@ async fn deliver(
 
 async fn record(
     configuration: &Configuration,
+    process: &Process,
     store: &Store,
     readiness: watch::Sender<Option<String>>,
     stop: &CancellationToken,
@@ -198,6 +199,7 @@ async fn record(
         broker: configuration.broker.config(),
         topology: topology::of(configuration),
         store: store.acting_as(Actor::Recorder),
+        host: process.host.clone(),
         readiness,
     };
     Ok(recorder::run(configuration.recorder.clone(), deps, stop.clone()).await?)

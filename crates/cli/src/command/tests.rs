@@ -20,7 +20,7 @@ fn the_help_of_every_command() {
     command.build();
     let mut found = Vec::new();
     helps(&mut command, "", &mut found);
-    assert_eq!(found.len(), 46, "a new command needs a new snapshot");
+    assert_eq!(found.len(), 48, "a new command needs a new snapshot");
     for (path, help) in found {
         insta::assert_snapshot!(path, help);
     }
@@ -55,6 +55,7 @@ fn what_is_accepted() {
         "magnetite delivery resend dlv_1 dlv_2",
         "magnetite rejected list --all --json",
         "magnetite rejected redrive rej_1 --again",
+        "magnetite retention confirm",
         "magnetite audit --since 2026-11-25 --json",
         "magnetite listen --secret whsec_a --secret whsec_b --fail 500,hang,drop,ok,410 --fail-each --count 3",
         "magnetite check https://e.example/ --secret whsec_a --allow 10.0.0.0/8,::1/128 --json",

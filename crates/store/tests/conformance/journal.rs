@@ -11,4 +11,5 @@ mod recover;
 mod health;
 mod refused;
 mod retention;
+mod clock;
 mod operations;

@@ -19,6 +19,7 @@ pub(crate) const ALL: &[&str] = &[
     "0002_journal",
     "0003_sealed_secrets",
     "0004_api_keys",
+    "0006_retention",
     "0008_endpoint_limits",
     "0010_roles",
     "0011_endpoint_history",

@@ -2,7 +2,7 @@
 
 use store::{SchemaState, Store};
 
-use crate::{configuration::Configuration, database, output};
+use crate::{configuration::Configuration, database, moment, output};
 
 use super::{
     super::{checked::Check, rejected},
@@ -32,6 +32,7 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
             if schema.state == SchemaState::UpToDate {
                 report.add(&secrets_check(&store).await)?;
                 report.add(&rejected_check(&store).await)?;
+                report.add(&retention_check(&store).await)?;
             }
         }
         Err(error @ store::Error::NotUtf8 { .. }) => {
@@ -92,6 +93,32 @@ async fn rejected_check(store: &Store) -> Check {
             format!("{:#}", anyhow::Error::from(error)),
             "see the database's log",
         ),
+    }
+}
+
+/// Whether recorders delete what is too old.
+async fn retention_check(store: &Store) -> Check {
+    const WHAT: &str = "retention";
+    const FIX: &str = "set the clock of that host or, if it is right, run `magnetite retention confirm`";
+    match store.retention_stops().await {
+        Ok(stops) if stops.is_empty() => Check::ok(WHAT, "no clock is in doubt"),
+        Ok(stops) => {
+            let stops: Vec<_> = stops
+                .iter()
+                .map(|stop| {
+                    let since = moment::second(stop.since_ms);
+                    format!(
+                        "stopped on {} since {since} by its clock: {}",
+                        stop.host, stop.reason
+                    )
+                })
+                .collect();
+            Check::fail(WHAT, stops.join("; "), FIX)
+        }
+        Err(error) => {
+            let detail = format!("{:#}", anyhow::Error::from(error));
+            Check::fail(WHAT, detail, "see what the database says, and its log")
+        }
     }
 }
 

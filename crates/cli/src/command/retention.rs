@@ -1,0 +1,36 @@
+//! `magnetite retention`: what is too old is deleted only by clocks that agree.
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+
+use crate::{clock, configuration::Configuration, database, moment, output};
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Action {
+    /// Confirm that this host's clock is right, so that recorders whose clock agrees with it delete what is too old
+    Confirm,
+}
+
+/// Tells the recorders.
+pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    let Action::Confirm = arguments.action;
+    let store = database::open(&configuration.database).await?;
+    let now_ms = clock::now_ms();
+    let confirmed = store.confirm_time(now_ms).await?;
+    store.close().await;
+    if let Err(doubt) = confirmed {
+        bail!("{doubt}: nothing was confirmed; set the clock that is wrong, and try again");
+    }
+    output::line(&format!(
+        "confirmed that it is {}; recorders whose clock agrees go on within a minute",
+        moment::second(now_ms)
+    ))?;
+    Ok(())
+}

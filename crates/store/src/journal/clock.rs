@@ -1,0 +1,368 @@
+//! Whether it is as late as a host's clock says: nothing is deleted by a clock that is in doubt.
+
+use std::fmt;
+
+use sqlx::AssertSqlSafe;
+
+use crate::{
+    Error, OPERATION_TIMEOUT, Operation, Store,
+    columns::Columns,
+    database::on_connection,
+    statement::{Argument, Statement, UNPREPARED},
+};
+
+/// Clocks that differ by more than this, in milliseconds, are in doubt: one hour.
+pub const CLOCK_DIFFERENCE_MAX_MS: u64 = 60 * 60 * 1000;
+
+/// After this time without a look, in milliseconds, only an operator can tell whether it has passed or the clock has jumped: one day.
+pub const UNWATCHED_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// What is known of the time besides a host's own clock, in Unix milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Clocks {
+    /// The database's clock. SQLite's is the host's own.
+    database_ms: u64,
+    /// The clock of the recorder that looked last, without doubt.
+    looked_ms: Option<u64>,
+    /// The newest record of the journal.
+    newest_ms: Option<u64>,
+    /// The newest record when an operator last confirmed the time.
+    confirmed_newest_ms: u64,
+}
+
+/// Why a host's clock may be wrong. The texts say by how much, in the unit that fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockDoubt {
+    /// The database's clock differs from it.
+    Database {
+        /// By how many milliseconds.
+        by_ms: u64,
+    },
+    /// An earlier look was later by its clock.
+    Backwards {
+        /// By how many milliseconds.
+        by_ms: u64,
+    },
+    /// A record of the journal is from the future.
+    RecordAhead {
+        /// By how many milliseconds.
+        by_ms: u64,
+    },
+    /// There was no look and no record for a while, or the clock has jumped: a record of now will tell.
+    NoNews {
+        /// For how many milliseconds.
+        for_ms: u64,
+    },
+    /// There was no look for a day or more, or the clock has jumped: an operator has to tell.
+    Unwatched {
+        /// For how many milliseconds.
+        for_ms: u64,
+    },
+}
+
+impl fmt::Display for ClockDoubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Database { by_ms } => {
+                write!(
+                    f,
+                    "this host's clock and the database's differ by {}",
+                    Rough(by_ms)
+                )
+            }
+            Self::Backwards { by_ms } => {
+                write!(
+                    f,
+                    "this host's clock is {} behind that of the last look at the journal",
+                    Rough(by_ms)
+                )
+            }
+            Self::RecordAhead { by_ms } => {
+                write!(
+                    f,
+                    "the journal has a record that is {} ahead of this host's clock",
+                    Rough(by_ms)
+                )
+            }
+            Self::NoNews { for_ms } => write!(
+                f,
+                "by this host's clock nothing was recorded and no recorder looked for {}",
+                Rough(for_ms)
+            ),
+            Self::Unwatched { for_ms } => {
+                write!(f, "by this host's clock no recorder looked for {}", Rough(for_ms))
+            }
+        }
+    }
+}
+
+/// Milliseconds in the largest unit of which there are two.
+struct Rough(u64);
+
+impl fmt::Display for Rough {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let minutes = self.0 / 60_000;
+        match minutes {
+            0..120 => write!(f, "{minutes} minutes"),
+            120..2_880 => write!(f, "{} hours", minutes / 60),
+            _ => write!(f, "{} days", minutes / (24 * 60)),
+        }
+    }
+}
+
+/// A host whose recorder deletes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionStop {
+    /// The host's name.
+    pub host: String,
+    /// What is in doubt, a [`ClockDoubt`] in words.
+    pub reason: String,
+    /// Since when, in Unix milliseconds of that host.
+    pub since_ms: u64,
+}
+
+impl Clocks {
+    fn doubt(&self, now_ms: u64) -> Option<ClockDoubt> {
+        let ahead =
+            |other_ms: u64| Some(other_ms.saturating_sub(now_ms)).filter(|by| *by > CLOCK_DIFFERENCE_MAX_MS);
+        let by_ms = self.database_ms.abs_diff(now_ms);
+        if by_ms > CLOCK_DIFFERENCE_MAX_MS {
+            return Some(ClockDoubt::Database { by_ms });
+        }
+        if let Some(by_ms) = self.looked_ms.and_then(ahead) {
+            return Some(ClockDoubt::Backwards { by_ms });
+        }
+        let unconfirmed_ms = self
+            .newest_ms
+            .filter(|newest_ms| *newest_ms > self.confirmed_newest_ms);
+        if let Some(by_ms) = unconfirmed_ms.and_then(ahead) {
+            return Some(ClockDoubt::RecordAhead { by_ms });
+        }
+        let unwatched_ms = now_ms.saturating_sub(self.looked_ms.unwrap_or(now_ms));
+        if unwatched_ms > UNWATCHED_MAX_MS {
+            return Some(ClockDoubt::Unwatched { for_ms: unwatched_ms });
+        }
+        // In a new database there is nothing to be wrong about.
+        let for_ms = now_ms.saturating_sub(self.known_ms().unwrap_or(now_ms));
+        (for_ms > CLOCK_DIFFERENCE_MAX_MS).then_some(ClockDoubt::NoNews { for_ms })
+    }
+
+    /// The latest time that is known to have been.
+    fn known_ms(&self) -> Option<u64> {
+        self.looked_ms.max(self.newest_ms)
+    }
+}
+
+/// The columns of [`Clocks`]; the first one is the database's clock.
+const SELECT: [&str; 2] = [
+    "SELECT ",
+    " AS database_ms, r.looked_ms, r.confirmed_newest_ms, (SELECT MAX(received_ms) FROM events) AS events_ms, \
+     (SELECT MAX(created_ms) FROM deliveries) AS deliveries_ms, \
+     (SELECT began_ms FROM attempts ORDER BY id DESC LIMIT 1) AS attempts_ms FROM retention r WHERE r.id = 1",
+];
+
+const NOTE_LOOK: &str = "UPDATE retention SET looked_ms = $1 WHERE id = 1 AND COALESCE(looked_ms, 0) < $1";
+const END_STOP: &str = "DELETE FROM retention_stops WHERE host = $1";
+const NOTE_STOP: &str = "INSERT INTO retention_stops (host, reason, since_ms) VALUES ($1, $2, $3) \
+    ON CONFLICT (host) DO UPDATE SET reason = excluded.reason";
+const CONFIRM: &str = "UPDATE retention SET looked_ms = $1, confirmed_newest_ms = $2 WHERE id = 1";
+const END_STOPS: &str = "DELETE FROM retention_stops";
+const SELECT_STOPS: &str = "SELECT host, reason, since_ms FROM retention_stops ORDER BY host";
+
+fn read(row: &dyn Columns) -> Result<Clocks, sqlx::Error> {
+    let mut newest_ms = None;
+    for column in ["events_ms", "deliveries_ms", "attempts_ms"] {
+        newest_ms = newest_ms.max(row.maybe_number(column)?);
+    }
+    Ok(Clocks {
+        database_ms: row.number("database_ms")?,
+        looked_ms: row.maybe_number("looked_ms")?,
+        newest_ms,
+        confirmed_newest_ms: row.number("confirmed_newest_ms")?,
+    })
+}
+
+fn read_stop(row: &dyn Columns) -> Result<RetentionStop, sqlx::Error> {
+    Ok(RetentionStop {
+        host: row.text("host")?,
+        reason: row.text("reason")?,
+        since_ms: row.number("since_ms")?,
+    })
+}
+
+impl Store {
+    /// Looks whether it is as late as this host's clock says, and notes the answer. Returns the time from which on retention counts:
+    /// the earlier one of `now_ms` and the latest time that a record or a look knows of; or why nothing may be deleted.
+    ///
+    /// The clock is in doubt while it differs by more than an hour from the database's, from the newest record or, forwards without
+    /// a record of now, from the last look; and, if the last look was over a day ago, until [`Store::confirm_time`].
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn look_at_clocks(&self, host: &str, now_ms: u64) -> Result<Result<u64, ClockDoubt>, Error> {
+        let clocks = self.clocks().await?;
+        let operation = &Operation::LookAtClocks;
+        if let Some(doubt) = clocks.doubt(now_ms) {
+            let reason = doubt.to_string();
+            let arguments = [Argument::id(host), Argument::outside(&reason), now_ms.into()];
+            self.execute(operation, UNPREPARED, Statement::with(NOTE_STOP, arguments))
+                .await?;
+            return Ok(Err(doubt));
+        }
+        let look = Statement::with(NOTE_LOOK, [now_ms.into()]);
+        self.execute(operation, UNPREPARED, look).await?;
+        let ended = Statement::with(END_STOP, [Argument::id(host)]);
+        self.execute(operation, UNPREPARED, ended).await?;
+        Ok(Ok(clocks.known_ms().unwrap_or(now_ms).min(now_ms)))
+    }
+
+    /// Takes an operator's word that it is `now_ms`: what differs from that by now raises no doubt any more. Returns why not, if the
+    /// database's clock says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn confirm_time(&self, now_ms: u64) -> Result<Result<(), ClockDoubt>, Error> {
+        let clocks = self.clocks().await?;
+        let by_ms = clocks.database_ms.abs_diff(now_ms);
+        if by_ms > CLOCK_DIFFERENCE_MAX_MS {
+            return Ok(Err(ClockDoubt::Database { by_ms }));
+        }
+        let arguments = [now_ms.into(), clocks.newest_ms.unwrap_or_default().into()];
+        for statement in [Statement::with(CONFIRM, arguments), Statement::new(END_STOPS)] {
+            self.execute(&Operation::ConfirmTime, UNPREPARED, statement)
+                .await?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// The hosts whose recorders delete nothing, by name.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn retention_stops(&self) -> Result<Vec<RetentionStop>, Error> {
+        self.fetch(&Operation::LookAtClocks, Statement::new(SELECT_STOPS), read_stop)
+            .await
+    }
+
+    async fn clocks(&self) -> Result<Clocks, Error> {
+        on_connection!(
+            &self.database,
+            reader,
+            &Operation::LookAtClocks,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let [begin, end] = SELECT;
+                let select = AssertSqlSafe(format!("{begin}{}{end}", dialect.now_ms));
+                Ok(sqlx::query(select)
+                    .try_map(|row| read(&row))
+                    .fetch_one(connection)
+                    .await?)
+            }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = CLOCK_DIFFERENCE_MAX_MS;
+    const DAY: u64 = UNWATCHED_MAX_MS;
+    const T: u64 = 1_000 * DAY;
+
+    /// The database's clock agrees with the host's.
+    fn doubt(now_ms: u64, looked_ms: Option<u64>, newest_ms: Option<u64>) -> Option<ClockDoubt> {
+        let clocks = Clocks {
+            database_ms: now_ms,
+            looked_ms,
+            newest_ms,
+            confirmed_newest_ms: 0,
+        };
+        clocks.doubt(now_ms)
+    }
+
+    #[test]
+    fn clocks_that_agree_raise_no_doubt() {
+        for (looked_ms, newest_ms) in [
+            (None, None),
+            (None, Some(T - HOUR)),
+            (Some(T), None),
+            // Quiet, but watched.
+            (Some(T - HOUR), Some(T - 90 * DAY)),
+            // Not watched for a while, but not quiet.
+            (Some(T - DAY), Some(T)),
+            (Some(T + HOUR), Some(T + HOUR)),
+        ] {
+            assert_eq!(
+                doubt(T, looked_ms, newest_ms),
+                None,
+                "{looked_ms:?} {newest_ms:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_is_in_doubt_whichever_way() {
+        use ClockDoubt as D;
+        let month = 31 * DAY;
+        for (looked_ms, newest_ms, expected) in [
+            (None, Some(T - month), D::NoNews { for_ms: month }),
+            (
+                Some(T - 2 * HOUR),
+                Some(T - 3 * HOUR),
+                D::NoNews { for_ms: 2 * HOUR },
+            ),
+            (Some(T - month), Some(T - month), D::Unwatched { for_ms: month }),
+            // Others on the same host, which are as wrong, prove nothing.
+            (Some(T - month), Some(T), D::Unwatched { for_ms: month }),
+            (Some(T + month), Some(T), D::Backwards { by_ms: month }),
+            (Some(T), Some(T + month), D::RecordAhead { by_ms: month }),
+            (None, Some(u64::MAX), D::RecordAhead { by_ms: u64::MAX - T }),
+        ] {
+            assert_eq!(doubt(T, looked_ms, newest_ms), Some(expected));
+        }
+        for database_ms in [T - month, T + month, 0] {
+            let clocks = Clocks {
+                database_ms,
+                looked_ms: Some(T),
+                newest_ms: Some(T),
+                confirmed_newest_ms: 0,
+            };
+            assert!(
+                matches!(clocks.doubt(T), Some(D::Database { .. })),
+                "{database_ms}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_confirmed_record_raises_no_doubt_and_a_later_one_does() {
+        let clocks = |newest_ms| Clocks {
+            database_ms: T,
+            looked_ms: Some(T),
+            newest_ms: Some(newest_ms),
+            confirmed_newest_ms: T + DAY,
+        };
+        assert_eq!(clocks(T + DAY).doubt(T), None);
+        assert_eq!(
+            clocks(T + DAY + 1).doubt(T),
+            Some(ClockDoubt::RecordAhead { by_ms: DAY + 1 })
+        );
+    }
+
+    #[test]
+    fn a_doubt_says_by_how_much_roughly() {
+        for (by_ms, text) in [
+            (HOUR + 1, "60 minutes"),
+            (2 * HOUR, "2 hours"),
+            (2 * DAY - 1, "47 hours"),
+            (31 * DAY, "31 days"),
+        ] {
+            let doubt = ClockDoubt::Database { by_ms }.to_string();
+            assert!(doubt.ends_with(text), "{doubt}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What is too old is deleted only while the clocks agree.
+
+use store::{ClockDoubt, Store, UNWATCHED_MAX_MS};
+use webhook::journal::Then;
+
+use super::{
+    super::bed::{Bed, on_both_databases},
+    samples::{attempt, delivered, event, record, taken, to},
+};
+
+on_both_databases! {
+    retention_counts_from_the_earlier_of_clock_and_newest_record,
+    a_clock_that_jumps_stops_retention_until_an_operator_confirms_the_time,
+    a_record_from_the_future_stops_retention_until_it_is_confirmed,
+    a_clock_that_differs_from_the_database_is_confirmed_by_none,
+}
+
+const MINUTE: u64 = 60_000;
+const DAY: u64 = UNWATCHED_MAX_MS;
+
+/// The database's clock is compared as well.
+fn now_ms() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_epoch.expect("it is after 1970").as_millis() as u64
+}
+
+async fn look(store: &Store, host: &str) -> Result<u64, ClockDoubt> {
+    store.look_at_clocks(host, now_ms()).await.unwrap()
+}
+
+async fn stops(store: &Store) -> Vec<(String, String)> {
+    let stops = store.retention_stops().await.unwrap();
+    stops.into_iter().map(|stop| (stop.host, stop.reason)).collect()
+}
+
+/// As if the recorder had last looked then.
+async fn looked(bed: &Bed, at_ms: u64) {
+    bed.execute(&format!("UPDATE retention SET looked_ms = {at_ms}"))
+        .await;
+}
+
+async fn retention_counts_from_the_earlier_of_clock_and_newest_record(bed: Bed) {
+    let store = bed.migrated().await;
+    let counted_ms = look(&store, "a").await.unwrap();
+    assert!(
+        counted_ms <= now_ms() && counted_ms + MINUTE > now_ms(),
+        "nothing is recorded yet"
+    );
+
+    let bed_is_fresh = "UPDATE retention SET looked_ms = NULL";
+    bed.execute(bed_is_fresh).await;
+    let newest_ms = now_ms() - 30 * MINUTE;
+    record(
+        &store,
+        [
+            taken(&event(1), newest_ms - MINUTE, "1:matched"),
+            delivered(&event(1), 1, newest_ms),
+        ],
+    )
+    .await;
+    assert_eq!(look(&store, "a").await, Ok(newest_ms));
+    // From now on the looks tell that time passes, also while nothing happens.
+    assert!(look(&store, "a").await.unwrap() > newest_ms);
+    assert_eq!(stops(&store).await, []);
+}
+
+async fn a_clock_that_jumps_stops_retention_until_an_operator_confirms_the_time(bed: Bed) {
+    let store = bed.migrated().await;
+    // The other way round: it was 31 days ago a moment ago.
+    looked(&bed, now_ms() - 31 * DAY).await;
+    let failed = attempt(to(&event(1), 1, 0), 1, now_ms(), Then::Retry { at_ms: now_ms() });
+    for _ in 0..2 {
+        let doubt = look(&store, "a").await.unwrap_err();
+        assert!(
+            matches!(doubt, ClockDoubt::Unwatched { for_ms } if for_ms >= 31 * DAY),
+            "{doubt}"
+        );
+        assert_eq!(stops(&store).await, [("a".to_owned(), doubt.to_string())]);
+        // What the same host records meanwhile does not tell.
+        record(&store, [webhook::journal::Record::Attempt(failed.clone())]).await;
+    }
+    assert_eq!(store.confirm_time(now_ms()).await.unwrap(), Ok(()));
+    assert_eq!(stops(&store).await, []);
+    look(&store, "a").await.unwrap();
+
+    // Back again: the other host of the two was right.
+    looked(&bed, now_ms() + 2 * DAY).await;
+    let doubt = look(&store, "b").await.unwrap_err();
+    assert!(matches!(doubt, ClockDoubt::Backwards { .. }), "{doubt}");
+    looked(&bed, now_ms()).await;
+    look(&store, "b").await.unwrap();
+    assert_eq!(stops(&store).await, [], "they agree again");
+}
+
+async fn a_record_from_the_future_stops_retention_until_it_is_confirmed(bed: Bed) {
+    let store = bed.migrated().await;
+    let ahead_ms = now_ms() + 2 * DAY;
+    record(&store, [taken(&event(1), ahead_ms, "1:matched")]).await;
+    let doubt = look(&store, "a").await.unwrap_err();
+    assert!(matches!(doubt, ClockDoubt::RecordAhead { .. }), "{doubt}");
+    assert_eq!(store.confirm_time(now_ms()).await.unwrap(), Ok(()));
+    assert!(look(&store, "a").await.unwrap() <= now_ms());
+    record(&store, [delivered(&event(1), 1, ahead_ms + 1)]).await;
+    look(&store, "a").await.unwrap_err();
+}
+
+async fn a_clock_that_differs_from_the_database_is_confirmed_by_none(bed: Bed) {
+    let store = bed.migrated().await;
+    for wrong_ms in [now_ms() - 2 * DAY, now_ms() + 31 * DAY] {
+        let looked = store.look_at_clocks("a", wrong_ms).await.unwrap();
+        assert!(matches!(looked, Err(ClockDoubt::Database { .. })), "{looked:?}");
+        let confirmed = store.confirm_time(wrong_ms).await.unwrap();
+        assert!(
+            matches!(confirmed, Err(ClockDoubt::Database { .. })),
+            "{confirmed:?}"
+        );
+    }
+    assert_eq!(stops(&store).await.len(), 1);
+    look(&store, "a").await.unwrap();
+    assert_eq!(stops(&store).await, []);
+}
