@@ -92,6 +92,7 @@ async fn a_sibling_that_hangs_does_not_keep_its_events_unacked() {
         hanging.count() == 2 && healthy.count() == 2
     })
     .await;
+    worker.wait_for_unacked(".events", 0, SOON).await;
     worker.kill().await;
     let next = installation.worker().await;
     wait_until("what was in its hands is attempted again", SOON, || {

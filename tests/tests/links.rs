@@ -140,6 +140,47 @@ async fn a_link_that_stalls_for_longer_than_the_heartbeat_is_given_up_and_made_a
     installation.delete().await;
 }
 
+/// The message that holds a slow attempt comes due when it cannot be handed out again in time. It belongs to the same attempt however
+/// often the connection is lost: the endpoint is not asked twice, and what it answers in the end counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_attempt_outlives_two_lost_connections_and_is_made_once() {
+    const SLOW: Duration = Duration::from_secs(20);
+    let query = "?heartbeat=1&connection_timeout=1000";
+    let (installation, proxy) = behind_proxy("slow-attempt", &[200, 200], query).await;
+    let receiver = Receiver::new(|_, before| match before {
+        0 => Answer::status(500),
+        1 => Answer::Late(SLOW, 500),
+        _ => Answer::status(200),
+    })
+    .await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let worker = installation.worker().await;
+    let amqp = installation.amqp();
+    amqp.publish(&[event("org_1", "lead_1")]).await;
+    wait_until("the second attempt begins", SOON, || receiver.count() == 2).await;
+    let began = Instant::now();
+    worker.wait_for_unacked(".held.", 1, SOON).await;
+    worker.wait_for_unacked(".due", 0, SOON).await;
+    for _ in 0..2 {
+        proxy.stall();
+        proxy.cut(Cut::Reset);
+        amqp.wait_for_ready("due", 1, SOON).await;
+        proxy.resume();
+        worker.wait_for_unacked(".due", 1, SOON).await;
+    }
+    assert!(
+        began.elapsed() < SLOW,
+        "the attempt has ended meanwhile: the test proves nothing"
+    );
+    wait_until("the third attempt", LONG, || receiver.count() == 3).await;
+    worker.wait_for_unacked("", 0, SOON).await;
+    installation.wait_until_drained(SOON).await;
+    receiver.assert_attempts(&[1, 2, 3]);
+    assert_eq!(amqp.ready("dead").await, 0);
+    assert!(worker.terminate().await);
+    installation.delete().await;
+}
+
 mod alone {
     use super::*;
 

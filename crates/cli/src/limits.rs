@@ -6,9 +6,9 @@ use std::io;
 /// broker, health probes.
 const SPARE: u64 = 256;
 
-/// How many descriptors a worker with `in_flight_max` slots needs: one in use and one idle for each.
+/// How many descriptors a worker with `in_flight_max` slots needs: one in use and one idle for each, and one for each slow slot.
 pub(crate) fn descriptors_needed(in_flight_max: usize) -> u64 {
-    in_flight_max as u64 * 2 + SPARE
+    in_flight_max as u64 * 3 + SPARE
 }
 
 /// Raises the soft limit to the hard one and returns it.

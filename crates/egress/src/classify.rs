@@ -97,6 +97,17 @@ pub(crate) fn out_of_time(attempted: Attempted<'_>) -> Result<Failure, Fault> {
     Ok(failure(phase, FailureKind::Timeout, detail))
 }
 
+/// The attempt was ended before its deadline, to make room for others. While a name is being looked up that spends no attempt.
+pub(crate) fn cut_short(attempted: Attempted<'_>, after: Duration) -> Result<Failure, Fault> {
+    let limit = Duration::from_millis(after.as_millis() as u64 / 100 * 100);
+    let mut failure = out_of_time(Attempted { limit, ..attempted })?;
+    failure.kind = FailureKind::CutShort;
+    failure.detail.push_str(
+        "; the attempt was ended early because its organization had the most slow attempts in flight",
+    );
+    Ok(failure)
+}
+
 /// The client gave up.
 pub(crate) fn failed(
     error: &(dyn Error + 'static),

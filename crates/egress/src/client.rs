@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -287,12 +288,26 @@ impl Egress {
         headers: Vec<(&'static str, String)>,
         body: Bytes,
     ) -> Result<AttemptResult, Fault> {
+        self.post_until(target, headers, body, pending()).await
+    }
+
+    /// Makes one attempt as [`Self::post`] does, and ends it early when `ended` completes: as `cut_short`, in whichever phase it is.
+    ///
+    /// # Errors
+    /// What is not the endpoint's doing.
+    pub async fn post_until(
+        &self,
+        target: &Target,
+        headers: Vec<(&'static str, String)>,
+        body: Bytes,
+        ended: impl Future<Output = ()>,
+    ) -> Result<AttemptResult, Fault> {
         let place = match &target.0 {
             Ok(place) => place,
             Err(refused) => return Ok(AttemptResult::Failed(refused.clone())),
         };
         let progress = Arc::new(Progress::to(literal(&place.url)));
-        self.attempt(place, headers, body, progress, |_| {}).await
+        self.attempt(place, headers, body, progress, |_| {}, ended).await
     }
 
     /// Makes one attempt as [`Self::post`] does, and looks at it more closely.
@@ -316,7 +331,7 @@ impl Egress {
             let value = response.headers().get(LOCATION);
             location = value.and_then(|value| value.to_str().ok()).map(str::to_owned);
         };
-        let attempting = self.attempt(place, headers, body, Arc::clone(&progress), look);
+        let attempting = self.attempt(place, headers, body, Arc::clone(&progress), look, pending());
         let result = attempting.await?;
         let took = began.elapsed();
         let first_byte = answered
@@ -337,7 +352,9 @@ impl Egress {
         body: Bytes,
         progress: Arc<Progress>,
         look: impl FnOnce(&Response<Incoming>),
+        ended: impl Future<Output = ()>,
     ) -> Result<AttemptResult, Fault> {
+        let began = Instant::now();
         let mut request = Request::new(MarkedBody::new(body, Arc::clone(&progress)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();
@@ -346,7 +363,11 @@ impl Egress {
         // On the heap, because every future around this one would otherwise hold room for it twice and be copied with it.
         let exchange = Box::pin(self.exchange(request, look));
         let exchange = progress::observe(Arc::clone(&progress), exchange);
-        let outcome = tokio::time::timeout(self.attempt_timeout, exchange).await;
+        let outcome = tokio::select! {
+            biased;
+            outcome = tokio::time::timeout(self.attempt_timeout, exchange) => Some(outcome),
+            () = ended => None,
+        };
         let attempted = Attempted {
             host: url.host_str().unwrap_or_default(),
             phase: progress.phase(),
@@ -355,9 +376,10 @@ impl Egress {
             limit: self.attempt_timeout,
         };
         let failed = match outcome {
-            Ok(Ok(answer)) => return Ok(AttemptResult::Answered(answer)),
-            Ok(Err(error)) => classify::failed(&*error, attempted, resolver::has_route),
-            Err(_elapsed) => classify::out_of_time(attempted),
+            Some(Ok(Ok(answer))) => return Ok(AttemptResult::Answered(answer)),
+            Some(Ok(Err(error))) => classify::failed(&*error, attempted, resolver::has_route),
+            Some(Err(_elapsed)) => classify::out_of_time(attempted),
+            None => classify::cut_short(attempted, began.elapsed()),
         };
         match failed {
             Err(fault) => self

@@ -78,6 +78,8 @@ pub enum FailureKind {
     Tls,
     /// The deadline of the whole attempt passed.
     Timeout,
+    /// The attempt was slow, and was ended before its deadline because its organization had the most slow attempts in flight.
+    CutShort,
     /// What came back is not HTTP.
     Protocol,
     /// It sent and sent, and did not get on with its answer.
@@ -106,6 +108,7 @@ impl AttemptResult {
             Self::Failed(failure) => matches!(
                 failure.kind,
                 FailureKind::Timeout
+                    | FailureKind::CutShort
                     | FailureKind::ConnectionReset
                     | FailureKind::Protocol
                     | FailureKind::NameServerFailed
@@ -150,7 +153,7 @@ impl fmt::Display for Phase {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BadUrl,
         Self::NameNotFound,
         Self::NameServerFailed,
@@ -159,6 +162,7 @@ impl FailureKind {
         Self::ConnectionReset,
         Self::Tls,
         Self::Timeout,
+        Self::CutShort,
         Self::Protocol,
         Self::Flood,
     ];
@@ -174,6 +178,7 @@ impl FailureKind {
             Self::ConnectionReset => "connection_reset",
             Self::Tls => "tls",
             Self::Timeout => "timeout",
+            Self::CutShort => "cut_short",
             Self::Protocol => "protocol",
             Self::Flood => "flood",
         }

@@ -8,12 +8,16 @@ use std::{
 
 use broker::Outgoing;
 use webhook::{
-    AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, DeliveryId, EndpointId, FailureKind,
+    AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, DeliveryId, Endpoint, FailureKind,
     Outcome, Signatures, Trigger,
 };
 
 use crate::{
-    Context, admission::Slot, display_chain, now_ms, outcome, registry::Registered, settlement::Turn,
+    Context,
+    admission::{Refusal, Slot, Slowness},
+    display_chain, now_ms, outcome,
+    registry::Registered,
+    settlement::Turn,
     signing::Signer,
 };
 
@@ -23,12 +27,20 @@ const SEEN_LATE_MIN: Duration = Duration::from_secs(1);
 /// Makes the delivery's next attempt, if the endpoint has a slot free. Returns the message that has to be published before
 /// the delivery's own message may be acked, none when it was delivered; and what there is to record.
 ///
+/// `slowness` is told when the attempt has been in flight for a second.
+///
 /// While a rotation's overlap lasts, an endpoint that refuses the signature is asked twice: under the same number, since it is not to
 /// spend two attempts for having one of two valid secrets.
-pub(crate) async fn attempt(context: &Context, delivery: Delivery, found: &Arc<Registered>) -> Turn {
+pub(crate) async fn attempt(
+    context: &Context,
+    delivery: Delivery,
+    found: &Arc<Registered>,
+    slowness: &Slowness,
+) -> Turn {
     let began = Instant::now();
-    let Some(slot) = admit(context, &found.endpoint.id).await else {
-        return outcome::defer(context, delivery, DeferReason::NoSlot, began.elapsed());
+    let mut slot = match admit(context, &found.endpoint).await {
+        Ok(slot) => slot,
+        Err(by) => return outcome::refused(context, delivery, by, began.elapsed()),
     };
     let registered = match renewed(context, &delivery, found).await {
         Ok(registered) => registered,
@@ -36,7 +48,14 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, found: &Arc<R
     };
     let id = delivery.id();
     let signer = registered.signing.first(now_ms() as i64);
-    let (mut answered, mut refused) = (request(context, &delivery, &id, &registered, signer).await, None);
+    let mut in_flight = InFlight {
+        slot: &mut slot,
+        slowness,
+    };
+    let (mut answered, mut refused) = (
+        request(context, &delivery, &id, &registered, signer, &mut in_flight).await,
+        None,
+    );
     if let Ok(first) = &answered
         && first.result.is_unauthorized()
         && let Some(other) = signer.other()
@@ -47,7 +66,7 @@ pub(crate) async fn attempt(context: &Context, delivery: Delivery, found: &Arc<R
         };
         report(context, &delivery, &id, &first.result, decided, first.took);
         refused = outcome::attempt(context, &delivery, &first.result, decided, first.time());
-        answered = request(context, &delivery, &id, &registered, other).await;
+        answered = request(context, &delivery, &id, &registered, other, &mut in_flight).await;
     }
     let turn = match answered {
         Ok(answered) => {
@@ -105,6 +124,12 @@ fn is_current(context: &Context, registered: &Arc<Registered>) -> bool {
     now.is_some_and(|now| now.endpoint.version == registered.endpoint.version)
 }
 
+/// What an attempt holds while it is in flight.
+struct InFlight<'a> {
+    slot: &'a mut Slot,
+    slowness: &'a Slowness,
+}
+
 /// What an endpoint made of a request.
 struct Answered {
     result: AttemptResult,
@@ -144,11 +169,13 @@ async fn request(
     id: &DeliveryId,
     registered: &Registered,
     signer: Signer<'_>,
+    in_flight: &mut InFlight<'_>,
 ) -> Result<Answered, Unanswered> {
     let (began, began_ms) = (Instant::now(), now_ms());
     let headers = headers(delivery, id, signer, began_ms);
     let (egress, body) = (&context.egress, delivery.event.body.clone());
-    let posting = egress.post(registered.target(egress), headers, body);
+    let ended = in_flight.slot.ended(in_flight.slowness);
+    let posting = egress.post_until(registered.target(egress), headers, body, ended);
     let result = tokio::select! {
         biased;
         posted = posting => posted.map_err(Unanswered::Fault)?,
@@ -177,17 +204,21 @@ fn stalled(context: &Context, result: &AttemptResult, began: Instant) -> bool {
     result.may_be_a_stalled_senders() && (context.pulse.stalled_since(began) || seen_late())
 }
 
-/// A slot, or none when the delivery is to be deferred. While the broker is away or takes no publishes nothing can be deferred,
+/// A slot, unless the delivery is to be deferred. While the broker is away or takes no publishes nothing can be deferred,
 /// and the message stays unacked for as long anyway: then it waits for its slot here.
-async fn admit(context: &Context, endpoint: &EndpointId) -> Option<Slot> {
-    let admitted = context.admission.admit(endpoint).await;
-    if admitted.is_some() || context.publishing.is_writable() {
+async fn admit(context: &Context, endpoint: &Endpoint) -> Result<Slot, Refusal> {
+    let (id, organization) = (&endpoint.id, &endpoint.organization_id);
+    let admitted = context.admission.admit(id, organization).await;
+    let Err(by) = admitted else {
+        return admitted;
+    };
+    if context.publishing.is_writable() {
         return admitted;
     }
     tokio::select! {
-        slot = context.admission.wait(endpoint) => slot,
-        _ = context.publishing.writable() => None,
-        () = context.abort.cancelled() => None,
+        slot = context.admission.wait(id, organization) => slot.ok_or(by),
+        _ = context.publishing.writable() => Err(by),
+        () = context.abort.cancelled() => Err(by),
     }
 }
 

@@ -10,12 +10,13 @@ use webhook::{DeferReason, Schedule, Trigger};
 pub struct Config {
     /// When failed attempts are repeated.
     pub schedule: Schedule,
-    /// How many attempts are in flight at once, over all endpoints. One endpoint gets at most a quarter of what is free.
+    /// How many attempts are in flight at once, over all endpoints, besides as many that take longer than a second. An organization
+    /// gets at most as many as are free, an endpoint a quarter of that.
     pub in_flight_max: usize,
     /// How many event messages are held unacked: those in work, those that wait for it, and those that are done and wait for their
     /// records' confirm.
     pub prefetch_events: u16,
-    /// How many due messages are held unacked.
+    /// How many due messages are held unacked: more than there are slots, so that those in flight leave room for others.
     pub prefetch_due: u16,
     /// An event that matches more endpoints than this is not attempted inline: each delivery becomes a message of its own.
     pub inline_max: usize,
@@ -37,7 +38,7 @@ impl Default for Config {
             schedule: Schedule::default(),
             in_flight_max: 512,
             prefetch_events: 1024,
-            prefetch_due: 512,
+            prefetch_due: 1024,
             inline_max: 16,
             defer_age_max: Duration::from_mins(10),
             defer_fault_age_max: Duration::from_hours(72),
@@ -53,8 +54,8 @@ impl Config {
         match source {
             Source::Events => self.prefetch_events,
             Source::Due => self.prefetch_due,
-            // Each of them is an attempt in flight.
-            Source::Held => u16::try_from(self.in_flight_max).unwrap_or(u16::MAX),
+            // Each is an attempt in a slow slot, or one that has ended and waits for its confirms: the next may have its slot by then.
+            Source::Held => u16::try_from(2 * self.in_flight_max).unwrap_or(u16::MAX),
         }
     }
 

@@ -10,11 +10,19 @@ use webhook::{
 };
 
 use crate::{
-    Context, attempt::attempt, display_chain, now_ms, outcome, registry::Registered, settlement::Settlement,
+    Context,
+    admission::Slowness,
+    attempt::attempt,
+    display_chain,
+    fanout::until_slow,
+    intake::Job,
+    now_ms, outcome,
+    registry::Registered,
+    settlement::{Settlement, Turn},
 };
 
-/// Makes the attempt, with the endpoint's URL and secret of now.
-pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement {
+/// Makes the attempt, with the endpoint's URL and secret of now. One that takes over a second is held by a message of its own.
+pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Message) -> Settlement {
     let reject =
         |reason, detail: &str| outcome::quarantine(context, Source::Due, message, reason, detail).into();
     let delivery = match message.delivery() {
@@ -30,7 +38,9 @@ pub(crate) async fn delivery(context: &Context, message: &Message) -> Settlement
         Found::Endpoint(registered) if registered.endpoint.disabled.is_some() && !may_be_disabled => {
             outcome::dead_untried(context, &delivery, DeadReason::EndpointDisabled)
         }
-        Found::Endpoint(registered) => attempt(context, delivery, &registered).await,
+        Found::Endpoint(registered) => {
+            return attempted(context, job, delivery, &registered, pinged).await;
+        }
         Found::Deleted => outcome::cancelled(context, &delivery, CancelReason::EndpointDeleted),
         Found::Unknown => {
             return reject(
@@ -57,6 +67,25 @@ fn foreign(delivery: &Delivery, registered: &Registered) -> String {
         "the event is of {} and the endpoint of {}; nothing was sent",
         delivery.event.organization_id, registered.endpoint.organization_id
     )
+}
+
+async fn attempted(
+    context: &Context,
+    job: &mut Job<'_>,
+    delivery: Delivery,
+    registered: &Arc<Registered>,
+    pinged: Option<Record>,
+) -> Settlement {
+    let slowness = Slowness::default();
+    let attempting = async {
+        let turn: Turn = attempt(context, delivery.clone(), registered, &slowness).await;
+        turn.after(pinged)
+    };
+    let mut attempting = std::pin::pin!(attempting);
+    match until_slow(attempting.as_mut(), &slowness).await {
+        Some(turn) => turn.into(),
+        None => job.hold(delivery.clone(), Vec::new(), attempting).await,
+    }
 }
 
 /// A ping was fanned out by whoever made it, to this one endpoint: nobody else records it.

@@ -5,12 +5,10 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{self, Poll},
-    time::Duration,
 };
 
-use broker::{Message, Outgoing, Source};
+use broker::{Message, Outgoing};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use tokio::time::timeout;
 use webhook::{
     Delivery, Event,
     journal::{CONSIDERED_MAX, EventRecord, Record, Verdict},
@@ -18,28 +16,26 @@ use webhook::{
 
 use crate::{
     Context,
+    admission::{Begun, Slowness},
     attempt::attempt,
-    intake::Intake,
+    intake::Job,
     now_ms, outcome,
     registry::{Considered, Registered},
     settlement::{Settlement, Turn},
 };
 
-/// How long the attempts of one event may keep its message unacked. An attempt that takes longer becomes the work on a message
-/// of its own.
-const TOGETHER_MAX: Duration = Duration::from_secs(1);
-
 /// Makes the first attempt for every endpoint that gets this event.
 ///
 /// The event's message is acked when its attempts have ended, and after a crash all of them are made again: an endpoint that
-/// keeps them waiting would cost its healthy siblings copies. So what is likely to take long becomes a message of its own
-/// before it is attempted, for any worker: everything when more than [`inline_max`](crate::Config::inline_max) endpoints
-/// match, and among several those that failed or were slow last. And what does take long becomes one while it is attempted.
-pub(crate) async fn event(context: &Arc<Context>, intake: &Intake, message: &Message) -> Settlement {
+/// keeps them waiting would cost its healthy siblings copies, and others the room in this worker's hands. So what is likely to take
+/// long becomes a message of its own before it is attempted, for any worker: everything when more than
+/// [`inline_max`](crate::Config::inline_max) endpoints match, among several those that failed or were slow last, and what may not begin
+/// because attempts of its organization hang. And what does take long, over a second, becomes one while it is attempted.
+pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &Message) -> Settlement {
     let event = match message.event() {
         Ok(event) => Arc::new(event),
         Err(bad) => {
-            return outcome::quarantine(context, Source::Events, message, bad.reason(), &bad.to_string())
+            return outcome::quarantine(context, job.source(), message, bad.reason(), &bad.to_string())
                 .into();
         }
     };
@@ -50,17 +46,27 @@ pub(crate) async fn event(context: &Arc<Context>, intake: &Intake, message: &Mes
     let matches = matches(considered);
     context.meters.event(event.event_type);
     tracing::debug!(event.id = %event.id, matches = matches.len(), "event fanned out");
-    if let [endpoint] = &matches[..] {
-        let _begun = context.admission.begin(1).await;
-        let turn = attempt(context, first(&event, endpoint), endpoint).await;
-        return Settlement::from(turn).and_records(records);
+    let (mut inline, mut apart) = split(context, matches);
+    let may_refuse = || context.publishing.is_writable();
+    let begin = context
+        .admission
+        .begin(&event.organization_id, inline.len(), may_refuse);
+    let Some(begun) = begin.await else {
+        apart.append(&mut inline);
+        return Settlement::default().and_apart(event, apart).and_records(records);
+    };
+    if begun.has_waited && inline.len() > 1 {
+        let (still, hanging) = split(context, inline);
+        inline = still;
+        apart.extend(hanging);
     }
-    let (inline, apart) = split(context, matches);
-    let _begun = context.admission.begin(inline.len()).await;
+    if let ([endpoint], []) = (&inline[..], &apart[..]) {
+        return alone(context, job, &event, endpoint, begun, records).await;
+    }
     let attempts = inline
         .into_iter()
         .map(|endpoint| Pending::new(Arc::clone(context), Arc::clone(&event), endpoint));
-    together(context, intake, attempts.collect())
+    together(context, job, begun, attempts.collect())
         .await
         .and_apart(event, apart)
         .and_records(records)
@@ -94,60 +100,127 @@ fn matches(considered: Considered) -> Endpoints {
     matched.map(|(registered, _)| registered).collect()
 }
 
+/// Makes the one attempt that an event comes to.
+async fn alone(
+    context: &Context,
+    job: &mut Job<'_>,
+    event: &Arc<Event>,
+    endpoint: &Arc<Registered>,
+    begun: Begun<'_>,
+    records: Vec<Record>,
+) -> Settlement {
+    let slowness = Slowness::default();
+    let attempting = attempt(context, first(event, endpoint), endpoint, &slowness);
+    let mut attempting = std::pin::pin!(attempting);
+    let turn = until_slow(attempting.as_mut(), &slowness).await;
+    drop(begun);
+    match turn {
+        Some(turn) => Settlement::from(turn).and_records(records),
+        None => job.hold(first(event, endpoint), records, attempting).await,
+    }
+}
+
 /// Waits for the attempts of one event, and holds those that take long by messages of their own.
-async fn together(context: &Context, intake: &Intake, mut attempts: FuturesUnordered<Pending>) -> Settlement {
-    let mut settlement = Settlement::default();
-    let waiting = async {
-        while let Some(turn) = attempts.next().await {
-            settlement.add(turn);
-        }
-    };
-    // While shutting down, what is published into this worker's hands would find them closed.
-    if timeout(TOGETHER_MAX, waiting).await.is_err() && !context.stop.is_cancelled() {
-        for pending in std::mem::take(&mut attempts) {
-            settlement.owe(intake.hold(pending));
+async fn together(
+    context: &Context,
+    job: &Job<'_>,
+    mut begun: Begun<'_>,
+    mut attempts: FuturesUnordered<Pending>,
+) -> Settlement {
+    let (mut settlement, mut slow) = (Settlement::default(), FuturesUnordered::new());
+    loop {
+        tokio::select! {
+            biased;
+            Some(progress) = attempts.next() => match progress {
+                Ok(turn) => settlement.add(turn),
+                Err(pending) => {
+                    begun.give_one_back();
+                    slow.push(pending);
+                }
+            },
+            Some(progress) = slow.next() => match progress {
+                Ok(turn) => settlement.add(turn),
+                Err(pending) => slow.push(pending),
+            },
+            () = context.may_hold(), if !slow.is_empty() => {
+                for pending in std::mem::take(&mut slow) {
+                    if let Some(message) = job.hold_apart(pending) {
+                        settlement.owe(message);
+                    }
+                }
+            }
+            else => return settlement,
         }
     }
-    while let Some(turn) = attempts.next().await {
-        settlement.add(turn);
-    }
-    settlement
+}
+
+/// Waits until the attempt ends; `None` when it has been in flight for a second, once.
+pub(crate) async fn until_slow(
+    mut attempting: Pin<&mut impl Future<Output = Turn>>,
+    slowness: &Slowness,
+) -> Option<Turn> {
+    std::future::poll_fn(|context| match attempting.as_mut().poll(context) {
+        Poll::Ready(turn) => Poll::Ready(Some(turn)),
+        // Only the attempt itself, in the poll before, becomes slow.
+        Poll::Pending if slowness.has_begun() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// A first attempt under way. If it panics, that delivery becomes a message of its own, where a panic harms no sibling.
-pub(crate) struct Pending {
+///
+/// As a future it ends with what the attempt came to, or with itself when it has been in flight for a second.
+pub(crate) struct Pending(Option<UnderWay>);
+
+struct UnderWay {
     event: Arc<Event>,
     endpoint: Arc<Registered>,
+    slowness: Arc<Slowness>,
     attempt: Pin<Box<dyn Future<Output = Turn> + Send>>,
 }
 
 impl Pending {
     fn new(context: Arc<Context>, event: Arc<Event>, endpoint: Arc<Registered>) -> Self {
         let delivery = first(&event, &endpoint);
-        let registered = Arc::clone(&endpoint);
+        let (registered, slowness) = (Arc::clone(&endpoint), Arc::new(Slowness::default()));
+        let told = Arc::clone(&slowness);
         let attempt = Box::pin(async move {
             let due = delivery.clone();
-            let attempting = AssertUnwindSafe(attempt(&context, delivery, &registered));
+            let attempting = AssertUnwindSafe(attempt(&context, delivery, &registered, &told));
             let panicked = |_| Outgoing::due(&context.topology, &due).into();
             attempting.catch_unwind().await.unwrap_or_else(panicked)
         });
-        Self {
+        Self(Some(UnderWay {
+            event,
+            endpoint,
+            slowness,
+            attempt,
+        }))
+    }
+
+    /// The delivery, and what its attempt comes to.
+    pub(crate) fn into_parts(self) -> Option<(Delivery, impl Future<Output = Turn> + Send + 'static)> {
+        let UnderWay {
             event,
             endpoint,
             attempt,
-        }
-    }
-
-    pub(crate) fn delivery(&self) -> Delivery {
-        first(&self.event, &self.endpoint)
+            ..
+        } = self.0?;
+        Some((first(&event, &endpoint), attempt))
     }
 }
 
 impl Future for Pending {
-    type Output = Turn;
+    type Output = Result<Turn, Self>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {
-        self.attempt.as_mut().poll(context)
+        let under_way = self.0.as_mut().expect("it is not polled after its end");
+        match under_way.attempt.as_mut().poll(context) {
+            Poll::Ready(turn) => Poll::Ready(Ok(turn)),
+            Poll::Pending if under_way.slowness.has_begun() => Poll::Ready(Err(Self(self.0.take()))),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

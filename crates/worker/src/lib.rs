@@ -14,9 +14,9 @@
 //! to record. The committer in `settle` publishes the messages in groups and waits for every confirm; `journal` publishes the
 //! records in batches, waits for their confirm, but not for long, and acks.
 //!
-//! An attempt that keeps its siblings' message unacked for over a second goes on as the work on a message of its own, which
-//! this worker publishes into a queue of its own and takes out again: unacked there, it is in this worker's hands, and comes
-//! due for any other should this one die. The event's message is acked without it.
+//! An attempt that takes over a second gives its slot to others and goes on as the work on a message of its own, which this worker
+//! publishes into a queue of its own and takes out again: unacked there, it is in this worker's hands, and comes due for any
+//! other should this one die. The worker then acks the event's or due message without waiting for it.
 //!
 //! What survives a crash: what the broker holds. Every message that was not acked is handed out again, to anyone. A
 //! worker's memory only spares work: `recall` remembers what was settled when the connection was lost before the ack
@@ -32,6 +32,7 @@
 //! - Our own faults (no descriptor, no name server, no database, shutdown, a process that did not run) put a delivery off and
 //!   spend no attempt.
 //! - A panic in the work on one message quarantines that message and nothing else.
+//! - No organization, and no number of endpoints that fail or hang, holds all slots: see `admission`.
 //! - Memory is bounded by the prefetch of the two queues, the registry's bound and `recall`'s capacity.
 //!
 //! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon.
@@ -136,6 +137,15 @@ impl Context {
     /// What there is to record, if anything is.
     fn record(&self, make: impl FnOnce() -> Record) -> Option<Record> {
         self.config.journal.then(make)
+    }
+
+    /// Waits until a slow attempt can be held by a message of its own: not while the broker takes no publishes, and not while shutting
+    /// down, because what is published into this worker's hands would find them closed.
+    async fn may_hold(&self) {
+        let is_writable = self.publishing.writable().await.is_ok();
+        if !is_writable || self.stop.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

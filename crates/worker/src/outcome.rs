@@ -8,7 +8,7 @@ use webhook::{
     journal::{AttemptRecord, Record, StepRecord, Then},
 };
 
-use crate::{Context, now_ms, registry::Registered, settlement::Turn};
+use crate::{Context, admission::Refusal, now_ms, registry::Registered, settlement::Turn};
 
 /// What follows from a charged attempt that began at `began_ms`. A 410 also disables the endpoint.
 pub(crate) fn attempted(
@@ -62,6 +62,12 @@ pub(crate) fn attempt(
         let then = Then::after(decided, began_ms + took_ms);
         Record::Attempt(AttemptRecord::new(id, delivery, began_ms, took_ms, result, then))
     })
+}
+
+/// No slot, after a wait of `spent` for one: put off.
+pub(crate) fn refused(context: &Context, delivery: Delivery, by: Refusal, spent: Duration) -> Turn {
+    by.count(1);
+    defer(context, delivery, DeferReason::NoSlot, spent)
 }
 
 /// Puts a delivery off, after `spent` on trying; no attempt is spent. Each deferral in a row waits longer, and they end: what has

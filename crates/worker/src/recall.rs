@@ -8,13 +8,16 @@
 //! A message can also be expected before it comes: this worker publishes one for an attempt that it has in its hands, and
 //! takes it back as the handle to settle that attempt with.
 //!
+//! A held message that could not be handed out again in time, because the connection was away for longer, comes due instead: what is
+//! known of it under the queue that it was held in then holds for it, too.
+//!
 //! The same content published twice is two messages, and looks the same here. So a copy is taken for an earlier one only if
 //! RabbitMQ marks it as redelivered and the channel of the earlier one is gone: while that is there, the broker hands none of
 //! its messages out again. And what was settled is remembered for a few minutes only.
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{BuildHasher, Hash, Hasher, RandomState},
+    hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -52,8 +55,10 @@ pub(crate) struct Recall {
 #[derive(Default)]
 struct Entries {
     by_key: HashMap<u64, Entry>,
-    /// Keys of what is not in work any more, oldest first: what is forgotten next.
-    done: VecDeque<u64>,
+    /// Keys of what is settled, oldest first: what is forgotten next.
+    settled: VecDeque<u64>,
+    /// Keys of what waits for its message. Apart, because what is settled every second would soon push it out.
+    parked: VecDeque<u64>,
 }
 
 enum Entry {
@@ -67,7 +72,7 @@ enum Entry {
 const SETTLED_AGE_MAX: Duration = Duration::from_mins(5);
 
 impl Recall {
-    /// Remembers at most `capacity` messages besides those in work.
+    /// Remembers at most `capacity` messages that are settled, and as many that wait for the broker, besides those in work.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             hasher: RandomState::new(),
@@ -78,16 +83,15 @@ impl Recall {
 
     /// The work on a message that is about to be published and will be handed out to this worker.
     pub(crate) fn expect(&self, source: Source, message: &Message) -> Arc<Work> {
-        let key = self.key(source, message);
+        let key = keyed(source, self.content(message));
         self.lock().begin(key, None)
     }
 
     pub(crate) fn arrive(&self, source: Source, incoming: &Incoming) -> Arrival {
-        let key = self.key(source, &incoming.message);
+        let content = self.content(&incoming.message);
         let mut entries = self.lock();
-        let comes_back =
-            |entry: &Entry| entry.is_expected() || (incoming.redelivered && entry.may_come_back());
-        if entries.by_key.get(&key).is_some_and(comes_back) {
+        let known = entries.known(source, content, incoming.redelivered);
+        if let Some(key) = known {
             match entries.by_key.remove(&key) {
                 Some(Entry::Working(work)) => {
                     *work.lock() = Some(incoming.ack.clone());
@@ -112,7 +116,7 @@ impl Recall {
                 None => {}
             }
         }
-        Arrival::New(entries.begin(key, Some(incoming.ack.clone())))
+        Arrival::New(entries.begin(keyed(source, content), Some(incoming.ack.clone())))
     }
 
     /// Everything the message caused is confirmed: acks the latest copy of it, or the first one once it has come.
@@ -143,9 +147,8 @@ impl Recall {
         Ok(())
     }
 
-    fn key(&self, source: Source, message: &Message) -> u64 {
+    fn content(&self, message: &Message) -> u64 {
         let mut state = self.hasher.build_hasher();
-        source.hash(&mut state);
         message.hash_content(&mut state);
         state.finish()
     }
@@ -153,6 +156,15 @@ impl Recall {
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The key of this content from this queue.
+fn keyed(source: Source, content: u64) -> u64 {
+    content.rotate_left(match source {
+        Source::Events => 0,
+        Source::Due => 1,
+        Source::Held => 2,
+    })
 }
 
 impl Work {
@@ -194,6 +206,26 @@ impl Entries {
         work
     }
 
+    /// The key of the earlier copy of a message that has come, if there is one.
+    fn known(&mut self, source: Source, content: u64, redelivered: bool) -> Option<u64> {
+        let (key, held) = (keyed(source, content), keyed(Source::Held, content));
+        // RabbitMQ does not call a message redelivered that it passed on from another queue.
+        let was_held = |entry: &Entry| !entry.is_expected() && entry.may_come_back();
+        if source == Source::Due && !redelivered && self.by_key.get(&held).is_some_and(was_held) {
+            // What was settled under this key is the message that the held one took the place of. This one may come back as well, and
+            // must not be taken for it then.
+            if matches!(self.by_key.get(&key), Some(Entry::Settled { .. })) {
+                self.by_key.remove(&key);
+            }
+            return Some(held);
+        }
+        let comes_back = |entry: &Entry| entry.is_expected() || (redelivered && entry.may_come_back());
+        if self.by_key.get(&key).is_some_and(comes_back) {
+            return Some(key);
+        }
+        (source == Source::Due && self.by_key.get(&held).is_some_and(was_held)).then_some(held)
+    }
+
     /// False when another message of the same content has taken its place.
     fn is_working(&self, work: &Arc<Work>) -> bool {
         matches!(self.by_key.get(&work.key), Some(Entry::Working(now)) if Arc::ptr_eq(now, work))
@@ -207,13 +239,24 @@ impl Entries {
     }
 
     fn done(&mut self, key: u64, entry: Entry, capacity: usize) {
+        let is_parked = matches!(entry, Entry::Parked(..));
         self.by_key.insert(key, entry);
-        self.done.push_back(key);
-        while self.done.len() > capacity {
-            let Some(oldest) = self.done.pop_front() else {
+        let kind = if is_parked {
+            &mut self.parked
+        } else {
+            &mut self.settled
+        };
+        kind.push_back(key);
+        while kind.len() > capacity {
+            let Some(oldest) = kind.pop_front() else {
                 break;
             };
-            if !matches!(self.by_key.get(&oldest), Some(Entry::Working(_))) {
+            let is_of_kind = |entry: &Entry| match entry {
+                Entry::Working(_) => false,
+                Entry::Parked(..) => is_parked,
+                Entry::Settled { .. } => !is_parked,
+            };
+            if self.by_key.get(&oldest).is_some_and(is_of_kind) {
                 self.by_key.remove(&oldest);
             }
         }

@@ -12,8 +12,8 @@ use crate::registry::Registered;
 pub(crate) struct Turn {
     publish: Option<Outgoing>,
     record: Option<Record>,
-    /// The request before, which the endpoint refused because of its signature.
-    refused: Option<Record>,
+    /// What happened before: a request that the endpoint refused because of its signature, a ping's event.
+    before: Vec<Record>,
 }
 
 impl Turn {
@@ -21,13 +21,14 @@ impl Turn {
         Self {
             publish,
             record,
-            refused: None,
+            before: Vec::new(),
         }
     }
 
-    /// Also records a request that was refused before.
-    pub(crate) fn after(self, refused: Option<Record>) -> Self {
-        Self { refused, ..self }
+    /// Also records what happened before.
+    pub(crate) fn after(mut self, before: Option<Record>) -> Self {
+        self.before.extend(before);
+        self
     }
 }
 
@@ -68,7 +69,7 @@ impl Settlement {
     /// Also owes what this turn came to, and records it.
     pub(crate) fn add(&mut self, turn: Turn) {
         self.publishes.extend(turn.publish);
-        self.records.extend(turn.refused);
+        self.records.extend(turn.before);
         self.records.extend(turn.record);
     }
 

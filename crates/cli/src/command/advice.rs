@@ -48,6 +48,9 @@ pub(super) fn on_failure(kind: FailureKind) -> Cow<'static, str> {
         FailureKind::Timeout => {
             "is a firewall in between? Answer as soon as the request is verified and stored, and work on it later"
         }
+        FailureKind::CutShort => {
+            "answer as soon as the request is verified and stored: many slow endpoints of one organization end each other's attempts"
+        }
         FailureKind::Protocol => "what answers there does not speak HTTP: is the port right?",
         FailureKind::Flood => "answer with one response; the server, or a proxy before it, sends without end",
     };

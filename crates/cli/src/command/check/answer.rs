@@ -111,7 +111,7 @@ fn reach(kind: FailureKind) -> &'static str {
         FailureKind::Tls => {
             "give it a certificate that is valid for the host, with its intermediate certificates"
         }
-        FailureKind::Timeout => {
+        FailureKind::Timeout | FailureKind::CutShort => {
             "is a firewall in the way? else: answer 200 at once, and work on the event later"
         }
         FailureKind::Protocol => "it has to speak HTTP/1.1 or HTTP/2 at this port",

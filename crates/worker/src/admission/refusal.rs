@@ -1,0 +1,33 @@
+//! Why a delivery gets no slot.
+
+/// Why a delivery may not have a slot now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Its endpoint has its share.
+    Endpoint,
+    /// Its organization has its share.
+    Organization,
+    /// Endpoints that are not known to be well hold half of all slots.
+    Unwell,
+    /// No slot is free.
+    Slots,
+}
+
+impl Refusal {
+    pub(super) const ALL: [Self; 4] = [Self::Endpoint, Self::Organization, Self::Unwell, Self::Slots];
+
+    /// Counts so many deliveries that were refused.
+    pub(crate) fn count(self, deliveries: u64) {
+        metrics::counter!("magnetite_slots_refused_total", "by" => self.as_str()).increment(deliveries);
+    }
+
+    /// The name in metrics.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Endpoint => "endpoint",
+            Self::Organization => "organization",
+            Self::Unwell => "unwell",
+            Self::Slots => "slots",
+        }
+    }
+}

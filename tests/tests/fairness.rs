@@ -1,0 +1,265 @@
+//! Six hundred endpoints that hang, of one organization and of many, beside an endpoint of another organization that answers.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test ends at the first surprise"
+)]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use e2e::{
+    Answer, Api, Installation, Load, Receiver, Role, event, percentile, report, scaled, wait_for, wait_until,
+};
+use futures_util::StreamExt as _;
+use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(40);
+const HANGING: usize = 600;
+/// So many endpoints are registered at once.
+const AT_ONCE: usize = 8;
+const HEALTHY_PER_SECOND: u32 = 200;
+/// The healthy endpoint answers the first attempt of one event in so many with 500.
+const FAILS_ONE_IN: usize = 20;
+/// The first delay of the contract's schedule.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// From publishing to receipt, in the long form. In the short one, the first second of a wave is one of few: six hundred connections are
+/// opened in it.
+const P99_MAX_MS: f64 = 50.0;
+const P99_SHORT_MAX_MS: f64 = 250.0;
+/// A delivery that is put off comes after a second at the earliest, so none may be.
+const MAX_MS: f64 = 1000.0;
+/// How late a retry is.
+const LATE_P99_MAX_MS: f64 = 100.0;
+
+/// Measures under load: nothing else runs beside it.
+mod alone {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn six_hundred_endpoints_of_one_organization_that_never_answer_delay_no_other_organization() {
+        measure("one-hangs", 1, false).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sixty_organizations_with_ten_endpoints_that_never_answer_delay_no_other_organization() {
+        measure("sixty-hang", 60, false).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sixty_organizations_whose_endpoints_begin_to_hang_at_once_delay_no_other_organization() {
+        measure("sixty-begin", 60, true).await;
+    }
+}
+
+/// Endpoints that hang, at one receiver, in equal parts of so many organizations.
+struct Crowd {
+    organizations: usize,
+    receiver: Receiver,
+    hangs: Arc<AtomicBool>,
+}
+
+impl Crowd {
+    async fn register(installation: &Installation, organizations: usize) -> Self {
+        let hangs = Arc::new(AtomicBool::new(true));
+        let told = Arc::clone(&hangs);
+        let receiver = Receiver::new(move |_, _| {
+            if told.load(Ordering::Relaxed) {
+                Answer::Hang
+            } else {
+                Answer::status(200)
+            }
+        })
+        .await;
+        let api = Api::start(installation).await;
+        for organization in 0..organizations {
+            let key = installation
+                .key(&format!("org_{organization}"), "endpoints:write")
+                .await;
+            let (api, key) = (&api, &key);
+            let each = futures_util::stream::iter(0..HANGING / organizations).map(|number| {
+                let url = format!("{}/{organization}/{number}", receiver.url());
+                async move {
+                    let created = api.send(
+                        "POST",
+                        "/v1/endpoints",
+                        key,
+                        &[],
+                        json!({ "url": url }).to_string(),
+                    );
+                    assert_eq!(created.await.status, 201);
+                }
+            });
+            each.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+        }
+        assert!(api.role.terminate().await);
+        Self {
+            organizations,
+            receiver,
+            hangs,
+        }
+    }
+
+    /// One event for each organization.
+    async fn wave(&self, installation: &Installation, lead: &str) {
+        let events: Vec<_> = (0..self.organizations)
+            .map(|organization| event(&format!("org_{organization}"), lead))
+            .collect();
+        installation.amqp().publish(&events).await;
+    }
+
+    /// Has every endpoint answer once, and then no more.
+    async fn begin_well(&self, installation: &Installation) {
+        self.hangs.store(false, Ordering::Relaxed);
+        self.wave(installation, "well").await;
+        wait_until("all of them have answered", SOON, || {
+            self.receiver.count() == HANGING
+        })
+        .await;
+        self.hangs.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An endpoint that answers, and fails now and then.
+async fn healthy(installation: &Installation) -> Receiver {
+    let receiver = Receiver::new(|request, before| {
+        let number: usize = request.lead.trim_start_matches("lead_").parse().unwrap();
+        let fails = before == 0 && number % FAILS_ONE_IN == 0;
+        Answer::status(if fails { 500 } else { 200 })
+    })
+    .await;
+    installation.endpoint("org_healthy", &receiver.url()).await;
+    receiver
+}
+
+/// How long events of the healthy organization were on their way, in milliseconds.
+struct Measured {
+    latencies: Vec<f64>,
+    /// How much later than after [`RETRY_AFTER`] its retries came.
+    latenesses: Vec<f64>,
+}
+
+impl Measured {
+    /// Of the events that were published within that time.
+    fn within(
+        healthy: &Receiver,
+        published: &[(String, Instant)],
+        is_within: impl Fn(Instant) -> bool,
+    ) -> Self {
+        let chosen: Vec<_> = published
+            .iter()
+            .filter(|(_, at)| is_within(*at))
+            .cloned()
+            .collect();
+        let receipts = healthy.receipts();
+        let retried = chosen.iter().filter_map(|(lead, _)| {
+            let [first, second, ..] = &receipts[lead][..] else {
+                return None;
+            };
+            let late = (second.at - first.at).as_secs_f64() - RETRY_AFTER.as_secs_f64();
+            (!first.accepted).then_some(late * 1000.0)
+        });
+        Self {
+            latenesses: retried.collect(),
+            latencies: healthy.latencies_ms(&chosen),
+        }
+    }
+
+    fn report(&mut self, campaign: &str, lasted: Duration) -> [f64; 3] {
+        let (count, retries) = (self.latencies.len(), self.latenesses.len());
+        let [p50, p99, max] = [50.0, 99.0, 100.0].map(|p| percentile(&mut self.latencies, p));
+        let [late_p50, late_p99] = [50.0, 99.0].map(|p| percentile(&mut self.latenesses, p));
+        report(
+            campaign,
+            format!(
+                "{lasted:.0?}, {count} events of a healthy endpoint of another organization: from publishing to receipt p50 {p50:.1} ms, \
+                 p99 {p99:.1} ms, max {max:.1} ms; {retries} retries of it late by p50 {late_p50:.1} ms, p99 {late_p99:.1} ms"
+            ),
+        );
+        [p99, max, late_p99]
+    }
+}
+
+/// The bars hold while the endpoints hang, and after the worker was killed and another one began with everything that the first one had in
+/// its hands, and as much again.
+async fn measure(name: &str, organizations: usize, begin_well: bool) {
+    let (first, second) = scaled(
+        (Duration::from_secs(20), Duration::from_secs(15)),
+        (Duration::from_mins(10), Duration::from_mins(5)),
+    );
+    let installation = Installation::new(name).await;
+    let crowd = Crowd::register(&installation, organizations).await;
+    let healthy = healthy(&installation).await;
+    let worker = installation.worker().await;
+    if begin_well {
+        crowd.begin_well(&installation).await;
+    }
+    let load = Load::start(&installation, "org_healthy", HEALTHY_PER_SECOND);
+    wait_until("events flow", SOON, || healthy.distinct() > 200).await;
+
+    let began = Instant::now();
+    crowd.wave(&installation, "first").await;
+    wait_until("the load has lasted", first + SOON, || began.elapsed() >= first).await;
+    assert_busy(&worker, &crowd).await;
+    let ended = Instant::now();
+    worker.kill().await;
+    let worker = installation.worker().await;
+    let began_again = Instant::now();
+    crowd.wave(&installation, "second").await;
+    wait_until("the load has lasted again", second + SOON, || {
+        began_again.elapsed() >= second
+    })
+    .await;
+    assert_busy(&worker, &crowd).await;
+    let published = load.stop().await;
+    wait_for("the healthy endpoint has everything", SOON, || async {
+        let accepted = healthy.accepted();
+        let all = (accepted == published.len()).then_some(());
+        all.ok_or_else(|| format!("{accepted} of {}", published.len()))
+    })
+    .await;
+
+    // Events that were on their way at the kill are another worker's.
+    let before = |at| at >= began && at + MARGIN < ended;
+    let of = format!("{HANGING} endpoints of {organizations} organizations");
+    let how = if begin_well {
+        "begin to hang"
+    } else {
+        "never answer"
+    };
+    let bars = [
+        Measured::within(&healthy, &published, before).report(&format!("{of} {how}"), first),
+        Measured::within(&healthy, &published, |at| at >= began_again)
+            .report(&format!("{of} {how}, after SIGKILL"), second),
+    ];
+    for [p99, max, late_p99] in bars {
+        assert!(p99 <= scaled(P99_SHORT_MAX_MS, P99_MAX_MS), "p99 {p99:.1} ms");
+        assert!(max <= MAX_MS, "max {max:.1} ms");
+        assert!(
+            late_p99 <= scaled(P99_SHORT_MAX_MS, LATE_P99_MAX_MS),
+            "retries are late by p99 {late_p99:.1} ms"
+        );
+    }
+    crowd.receiver.release();
+    drop(worker);
+    installation.delete().await;
+}
+
+/// Longer than an event may take, its retry included.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// Every endpoint was asked, and many are asked still.
+async fn assert_busy(worker: &Role, crowd: &Crowd) {
+    let asked = crowd.receiver.count();
+    assert!(asked >= HANGING, "{asked} requests hang");
+    let unacked = worker.metric("magnetite_messages_unacked", ".held.").await;
+    assert!(
+        unacked > 100.0,
+        "{unacked} attempts are under way: the test proves nothing"
+    );
+}
