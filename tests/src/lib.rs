@@ -33,6 +33,7 @@ mod ledger;
 mod journal;
 mod proxy;
 mod confirms;
+mod collector;
 mod scale;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -42,6 +43,7 @@ pub use api::{Answered, Api};
 pub use certificates::Certificates;
 pub use clocks::{CLOCK_TOLERANCE, has_passed, is_between, outside_ms};
 pub use cluster::Cluster;
+pub use collector::Collector;
 pub use confirms::{Confirms, Published, Strike};
 pub use disk::SmallDisk;
 pub use hostile::{Hostile, Hostility, Visit};

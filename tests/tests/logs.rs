@@ -5,19 +5,10 @@
     reason = "a test ends at the first surprise"
 )]
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
-use e2e::{Answer, Installation, Receiver, Role, event, wait_for, wait_until};
-use tempfile::TempDir;
-use tokio::{
-    io::AsyncReadExt as _,
-    net::unix::pipe::{self, Receiver as Reader},
-    time::timeout,
-};
+use e2e::{Answer, Collector, Installation, Receiver, Role, event, wait_for, wait_until};
+use tokio::{io::AsyncReadExt as _, time::timeout};
 
 const SOON: Duration = Duration::from_secs(30);
 const EVENTS: usize = 50;
@@ -110,47 +101,17 @@ async fn a_full_disk_under_the_log_stops_nothing() {
     scene.end().await;
 }
 
-/// A named pipe in place of a terminal or a log collector.
-struct Collector {
-    directory: TempDir,
-    /// What is read from it, if anything is.
-    reader: Reader,
-}
-
-impl Collector {
-    fn new() -> Self {
-        let directory = TempDir::with_prefix("magnetite-log-").unwrap();
-        let made = Command::new("mkfifo").arg(pipe_in(&directory)).status().unwrap();
-        assert!(made.success());
-        let reader = open(&pipe_in(&directory));
-        Self { directory, reader }
-    }
-
-    fn path(&self) -> PathBuf {
-        pipe_in(&self.directory)
-    }
-}
-
-fn pipe_in(directory: &TempDir) -> PathBuf {
-    directory.path().join("log")
-}
-
-fn open(pipe: &Path) -> Reader {
-    pipe::OpenOptions::new().open_receiver(pipe).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_collector_that_goes_away_stops_nothing_and_learns_later_what_it_missed() {
-    let Collector { directory, reader } = Collector::new();
-    let path = pipe_in(&directory);
-    let mut scene = Scene::set("loggone", &path, FILTER).await;
-    drop(reader);
+    let mut collector = Collector::new();
+    let mut scene = Scene::set("loggone", &collector.path(), FILTER).await;
+    collector.leave();
     scene.deliver().await;
     scene.loses_lines().await;
 
-    let mut reader = open(&path);
+    collector.come_back();
     scene.deliver().await;
-    let mut read = Vec::new();
+    let (mut reader, mut read) = (collector.reader.take().unwrap(), Vec::new());
     let says = async {
         while !String::from_utf8_lossy(&read).contains("log lines were lost") {
             assert_ne!(
