@@ -340,8 +340,11 @@ fn deliveries(endpoint: &Endpoint) -> Vec<Kind> {
             "a ping of another organization's endpoint",
             "other_organization",
             "org_2",
-            Sent::delivery(event("org_2", "lead_1"), endpoint)
-                .with_header("magnetite-trigger", Some(text("ping"))),
+            Sent::delivery(
+                event("org_2", "lead_1").replace("lead.completed", "webhook.ping"),
+                endpoint,
+            )
+            .with_header("magnetite-trigger", Some(text("ping"))),
         ),
     ]
 }
