@@ -34,6 +34,7 @@ mod journal;
 mod proxy;
 mod confirms;
 mod collector;
+mod crowd;
 mod scale;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -45,6 +46,7 @@ pub use clocks::{CLOCK_TOLERANCE, has_passed, is_between, outside_ms};
 pub use cluster::Cluster;
 pub use collector::Collector;
 pub use confirms::{Confirms, Published, Strike};
+pub use crowd::Crowd;
 pub use disk::SmallDisk;
 pub use hostile::{Hostile, Hostility, Visit};
 pub use installation::{Endpoint, Installation, binary, shared_broker};

@@ -5,24 +5,14 @@
     reason = "a test ends at the first surprise"
 )]
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use e2e::{
-    Answer, Api, Installation, Load, Receiver, Role, event, percentile, report, scaled, wait_for, wait_until,
+    Answer, Crowd, Installation, Load, Receiver, Role, percentile, report, scaled, wait_for, wait_until,
 };
-use futures_util::StreamExt as _;
-use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(40);
 const HANGING: usize = 600;
-/// So many endpoints are registered at once.
-const AT_ONCE: usize = 8;
 const HEALTHY_PER_SECOND: u32 = 200;
 /// The healthy endpoint answers the first attempt of one event in so many with 500.
 const FAILS_ONE_IN: usize = 20;
@@ -54,74 +44,6 @@ mod alone {
     #[tokio::test(flavor = "multi_thread")]
     async fn sixty_organizations_whose_endpoints_begin_to_hang_at_once_delay_no_other_organization() {
         measure("sixty-begin", 60, true).await;
-    }
-}
-
-/// Endpoints that hang, at one receiver, in equal parts of so many organizations.
-struct Crowd {
-    organizations: usize,
-    receiver: Receiver,
-    hangs: Arc<AtomicBool>,
-}
-
-impl Crowd {
-    async fn register(installation: &Installation, organizations: usize) -> Self {
-        let hangs = Arc::new(AtomicBool::new(true));
-        let told = Arc::clone(&hangs);
-        let receiver = Receiver::new(move |_, _| {
-            if told.load(Ordering::Relaxed) {
-                Answer::Hang
-            } else {
-                Answer::status(200)
-            }
-        })
-        .await;
-        let api = Api::start(installation).await;
-        for organization in 0..organizations {
-            let key = installation
-                .key(&format!("org_{organization}"), "endpoints:write")
-                .await;
-            let (api, key) = (&api, &key);
-            let each = futures_util::stream::iter(0..HANGING / organizations).map(|number| {
-                let url = format!("{}/{organization}/{number}", receiver.url());
-                async move {
-                    let created = api.send(
-                        "POST",
-                        "/v1/endpoints",
-                        key,
-                        &[],
-                        json!({ "url": url }).to_string(),
-                    );
-                    assert_eq!(created.await.status, 201);
-                }
-            });
-            each.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
-        }
-        assert!(api.role.terminate().await);
-        Self {
-            organizations,
-            receiver,
-            hangs,
-        }
-    }
-
-    /// One event for each organization.
-    async fn wave(&self, installation: &Installation, lead: &str) {
-        let events: Vec<_> = (0..self.organizations)
-            .map(|organization| event(&format!("org_{organization}"), lead))
-            .collect();
-        installation.amqp().publish(&events).await;
-    }
-
-    /// Has every endpoint answer once, and then no more.
-    async fn begin_well(&self, installation: &Installation) {
-        self.hangs.store(false, Ordering::Relaxed);
-        self.wave(installation, "well").await;
-        wait_until("all of them have answered", SOON, || {
-            self.receiver.count() == HANGING
-        })
-        .await;
-        self.hangs.store(true, Ordering::Relaxed);
     }
 }
 
@@ -193,7 +115,7 @@ async fn measure(name: &str, organizations: usize, begin_well: bool) {
         (Duration::from_mins(10), Duration::from_mins(5)),
     );
     let installation = Installation::new(name).await;
-    let crowd = Crowd::register(&installation, organizations).await;
+    let crowd = Crowd::register(&installation, HANGING, organizations).await;
     let healthy = healthy(&installation).await;
     let worker = installation.worker().await;
     if begin_well {

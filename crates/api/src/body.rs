@@ -246,7 +246,9 @@ mod tests {
     fn a_body_that_exceeds_its_share_is_refused() {
         let shares = Shares::new(64 * 1024);
         let mut kept = kept(&shares);
-        let added = (0..64).take_while(|_| kept.add(&[b'a'; 1024], 1024 * 1024)).count();
+        let added = (0..64)
+            .take_while(|_| kept.add(&[b'a'; 1024], 1024 * 1024))
+            .count();
         assert_eq!(added, 16, "a quarter");
         drop(kept);
         assert_eq!(shares.free(), 64 * 1024);

@@ -1,0 +1,91 @@
+//! Hundreds of endpoints that hang.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use serde_json::json;
+
+use crate::{Answer, Api, Installation, Receiver, event, wait_until};
+
+/// How long all of them may take to answer once.
+const SOON: Duration = Duration::from_secs(40);
+/// So many endpoints are registered at once.
+const AT_ONCE: usize = 8;
+
+/// Endpoints that hang, at one receiver, in equal parts of so many organizations.
+pub struct Crowd {
+    endpoints: usize,
+    organizations: usize,
+    /// All of them.
+    pub receiver: Receiver,
+    hangs: Arc<AtomicBool>,
+}
+
+impl Crowd {
+    /// Registers so many endpoints, in equal parts of `org_0`, `org_1` and so on. They never answer.
+    pub async fn register(installation: &Installation, endpoints: usize, organizations: usize) -> Self {
+        let hangs = Arc::new(AtomicBool::new(true));
+        let told = Arc::clone(&hangs);
+        let receiver = Receiver::new(move |_, _| {
+            if told.load(Ordering::Relaxed) {
+                Answer::Hang
+            } else {
+                Answer::status(200)
+            }
+        })
+        .await;
+        let api = Api::start(installation).await;
+        for organization in 0..organizations {
+            let key = installation
+                .key(&format!("org_{organization}"), "endpoints:write")
+                .await;
+            let (api, key) = (&api, &key);
+            let each = futures_util::stream::iter(0..endpoints / organizations).map(|number| {
+                let url = format!("{}/{organization}/{number}", receiver.url());
+                async move {
+                    let created = api.send(
+                        "POST",
+                        "/v1/endpoints",
+                        key,
+                        &[],
+                        json!({ "url": url }).to_string(),
+                    );
+                    assert_eq!(created.await.status, 201);
+                }
+            });
+            each.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
+        }
+        assert!(api.role.terminate().await);
+        Self {
+            endpoints,
+            organizations,
+            receiver,
+            hangs,
+        }
+    }
+
+    /// One event for each organization.
+    pub async fn wave(&self, installation: &Installation, lead: &str) {
+        let events: Vec<_> = (0..self.organizations)
+            .map(|organization| event(&format!("org_{organization}"), lead))
+            .collect();
+        installation.amqp().publish(&events).await;
+    }
+
+    /// Has every endpoint answer once, and then no more.
+    pub async fn begin_well(&self, installation: &Installation) {
+        self.hangs.store(false, Ordering::Relaxed);
+        self.wave(installation, "well").await;
+        wait_until("all of them have answered", SOON, || {
+            self.receiver.count() == self.endpoints
+        })
+        .await;
+        self.hangs.store(true, Ordering::Relaxed);
+    }
+}
