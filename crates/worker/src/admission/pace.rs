@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 /// Weight of the newest attempt in the average latency: an eighth.
 const LATENCY_WEIGHT: u32 = 8;
 
-/// A pace below this is fast.
-const FAST: Duration = Duration::from_millis(100);
+/// What is held for less than this on average is given back quickly: half of what makes an attempt slow.
+const FAST: Duration = Duration::from_millis(500);
 
 /// How fast what is held is given back.
 #[derive(Default)]
