@@ -239,7 +239,7 @@ mod alone {
         let mut sending = JoinSet::new();
         for _ in 0..BODIES {
             let (api, greedy) = (api.url().to_owned(), greedy.clone());
-            sending.spawn(async move { begin_publish(&api, &greedy, MIB, &[b' '; MIB - 1]).await });
+            sending.spawn(async move { begin_publish(&api, &greedy, MIB, &vec![b' '; MIB - 1]).await });
         }
         let mut open = Vec::new();
         while let Some(stream) = sending.join_next().await {

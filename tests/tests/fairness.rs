@@ -51,7 +51,7 @@ mod alone {
 async fn healthy(installation: &Installation) -> Receiver {
     let receiver = Receiver::new(|request, before| {
         let number: usize = request.lead.trim_start_matches("lead_").parse().unwrap();
-        let fails = before == 0 && number % FAILS_ONE_IN == 0;
+        let fails = before == 0 && number.is_multiple_of(FAILS_ONE_IN);
         Answer::status(if fails { 500 } else { 200 })
     })
     .await;

@@ -36,9 +36,10 @@ async fn says(installation: &Installation, from: usize, words: &[&str]) {
     wait_for(&format!("a line with {words:?}"), SOON, || async {
         let log = log(installation);
         let is_there = |line: &String| words.iter().all(|word| line.contains(word));
-        match log[from..].iter().any(is_there) {
-            true => Ok(()),
-            false => Err(log.join("\n")),
+        if log[from..].iter().any(is_there) {
+            Ok(())
+        } else {
+            Err(log.join("\n"))
         }
     })
     .await;

@@ -60,7 +60,7 @@ async fn channel(url: &str) -> (Connection, Channel) {
     (connection, channel)
 }
 
-/// Panics unless this is RabbitMQ's ACCESS_REFUSED.
+/// Panics unless this is RabbitMQ's `ACCESS_REFUSED`.
 fn assert_refused<T>(what: &str, result: Result<T, lapin::Error>) {
     let Err(error) = result else {
         panic!("{what} was let through");

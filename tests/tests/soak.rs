@@ -17,7 +17,7 @@ use e2e::{
 };
 use tokio::time::{MissedTickBehavior, interval};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
 const PER_SECOND: u32 = 100;
 const HANGING: usize = 600;
@@ -86,6 +86,11 @@ impl Scene {
     }
 }
 
+/// How long all of it goes on.
+fn lasts() -> Duration {
+    scaled(Duration::from_secs(48), Duration::from_mins(20))
+}
+
 fn unreadable(number: usize) -> RawMessage {
     let app_id = [b"pipeline-\xe9" as &[u8], number.to_string().as_bytes()].concat();
     let persistent_and_app_id = (1_u16 << 12 | 1 << 3).to_be_bytes();
@@ -119,20 +124,77 @@ async fn pester(url: String, prefix: String, lasts: Duration) -> usize {
     count
 }
 
+/// Name servers that fail for one customer.
+async fn names() -> Names {
+    Names::start(|name, _| match name {
+        "broken.example" => Reply::ServerFailure,
+        "good.example" => Reply::Addresses(vec![Ipv4Addr::LOCALHOST.into()]),
+        _ => Reply::NoName,
+    })
+    .await
+}
+
+/// An endpoint that answers, and fails now and then.
+async fn healthy() -> Receiver {
+    Receiver::new(|request, before| {
+        let number: usize = request.lead.trim_start_matches("lead_").parse().unwrap();
+        let fails = before == 0 && number.is_multiple_of(20);
+        Answer::status(if fails { 500 } else { 200 })
+    })
+    .await
+}
+
+/// Reports what was measured, and holds it against the bars.
+async fn assert_measured(
+    scene: &Scene,
+    healthy: &Receiver,
+    published: &[(String, Instant)],
+    odd: usize,
+    memory_kib: [u64; 2],
+) {
+    let (from, until) = scene.stopped.unwrap();
+    let unaffected: Vec<_> = published
+        .iter()
+        .filter(|(_, at)| *at + MARGIN < from || *at > until + MARGIN)
+        .cloned()
+        .collect();
+    let mut latencies = healthy.latencies_ms(&unaffected);
+    let [p50, p99, max] = [50.0, 99.0, 100.0].map(|p| percentile(&mut latencies, p));
+    let [before_mib, after_mib] = memory_kib.map(|kib| kib / 1024);
+    let lost = scene.workers[0]
+        .metric("magnetite_log_lines_lost_total", "")
+        .await;
+    report(
+        "everything at once",
+        format!(
+            "{:?}: {} events of a healthy endpoint beside {HANGING} that hang, {odd} messages that cannot be read and {odd} \
+             events for a name whose servers fail: lost 0; outside of {:.0?} in which a worker was stopped p50 {p50:.1} ms, p99 \
+             {p99:.1} ms, max {max:.1} ms; {lost} log lines lost; a worker's memory {before_mib} MiB, then {after_mib} MiB",
+            lasts(),
+            published.len(),
+            until - from,
+        ),
+    );
+    assert!(
+        lost > 0.0,
+        "the log was taken all the time: the test proves nothing"
+    );
+    assert!(p99 <= scaled(2.5, 1.0) * P99_MAX_MS, "p99 {p99:.1} ms");
+    assert!(
+        after_mib <= before_mib + GAIN_MAX_MIB,
+        "{before_mib} MiB, then {after_mib} MiB"
+    );
+}
+
 /// Measures under load: nothing else runs beside it.
 mod alone {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn everything_that_goes_wrong_at_once_loses_nothing_and_delays_nothing_that_is_well() {
-        let lasts = scaled(Duration::from_secs(48), Duration::from_mins(20));
+        let lasts = lasts();
         let postgres = Postgres::start().await;
-        let names = Names::start(|name, _| match name {
-            "broken.example" => Reply::ServerFailure,
-            "good.example" => Reply::Addresses(vec![Ipv4Addr::LOCALHOST.into()]),
-            _ => Reply::NoName,
-        })
-        .await;
+        let names = names().await;
         let servers = names.address().to_string();
         let settings = [
             ("MAGNETITE_DATABASE__URL", postgres.url()),
@@ -140,11 +202,7 @@ mod alone {
         ];
         let installation = Installation::with("soak", &shared_broker(), &[500, 1000, 2000], &settings).await;
         let crowd = Crowd::register(&installation, HANGING, 1).await;
-        let healthy = Receiver::new(|request, before| {
-            let number: usize = request.lead.trim_start_matches("lead_").parse().unwrap();
-            Answer::status(if before == 0 && number % 20 == 0 { 500 } else { 200 })
-        })
-        .await;
+        let healthy = healthy().await;
         let url = healthy.url().replace("127.0.0.1", "good.example");
         installation.endpoint("org_healthy", &url).await;
         let url = healthy.url().replace("127.0.0.1", "broken.example");
@@ -211,37 +269,14 @@ mod alone {
         .await;
         audit.assert_settled();
 
-        let (from, until) = scene.stopped.unwrap();
-        let unaffected: Vec<_> = published
-            .iter()
-            .filter(|(_, at)| *at + MARGIN < from || *at > until + MARGIN)
-            .cloned()
-            .collect();
-        let mut latencies = healthy.latencies_ms(&unaffected);
-        let [p50, p99, max] = [50.0, 99.0, 100.0].map(|p| percentile(&mut latencies, p));
-        let [before_mib, after_mib] = [memory_kib_before, memory_kib_after].map(|kib| kib / 1024);
-        let lost = scene.workers[0]
-            .metric("magnetite_log_lines_lost_total", "")
-            .await;
-        report(
-            "everything at once",
-            format!(
-                "{lasts:?}: {} events of a healthy endpoint beside {HANGING} that hang, {odd} messages that cannot be read and {odd} \
-                 events for a name whose servers fail: lost 0; outside of {:.0?} in which a worker was stopped p50 {p50:.1} ms, p99 \
-                 {p99:.1} ms, max {max:.1} ms; {lost} log lines lost; a worker's memory {before_mib} MiB, then {after_mib} MiB",
-                published.len(),
-                until - from,
-            ),
-        );
-        assert!(
-            lost > 0.0,
-            "the log was taken all the time: the test proves nothing"
-        );
-        assert!(p99 <= scaled(2.5, 1.0) * P99_MAX_MS, "p99 {p99:.1} ms");
-        assert!(
-            after_mib <= before_mib + GAIN_MAX_MIB,
-            "{before_mib} MiB, then {after_mib} MiB"
-        );
+        assert_measured(
+            &scene,
+            &healthy,
+            &published,
+            odd,
+            [memory_kib_before, memory_kib_after],
+        )
+        .await;
         for role in scene.workers.into_iter().chain([recorder]) {
             assert!(role.terminate().await);
         }

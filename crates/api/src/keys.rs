@@ -157,7 +157,9 @@ impl Keys {
         match self.store.note_api_key_uses(&uses).await {
             Ok(()) => {
                 self.unnoted.end();
-                known.iter().for_each(|known| known.noted(&uses));
+                for known in &known {
+                    known.noted(&uses);
+                }
             }
             Err(error) if self.unnoted.again().is_none() => {
                 tracing::debug!(error = %crate::problem::chain(&error), "when keys were last used is not written down");

@@ -98,7 +98,7 @@ async fn wait(
     }
     let telling = async {
         changes.tell().await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let mut pause = FIRST_PAUSE;
     let waiting = async {

@@ -107,7 +107,9 @@ pub(crate) fn plain(rejected: Rejected, detail: &str) -> Rejected {
 
 fn batch(records: &[Record]) -> bytes::Bytes {
     let mut batch = Batch::new();
-    records.iter().for_each(|record| batch.push(record));
+    for record in records {
+        batch.push(record);
+    }
     batch.take()
 }
 

@@ -92,7 +92,9 @@ impl Writer {
         match self.committed(&content, &group).await {
             Ok(true) => {
                 self.refused.end();
-                group.iter().for_each(|arrived| arrived.ack.ack());
+                for arrived in &group {
+                    arrived.ack.ack();
+                }
             }
             Ok(false) => {}
             Err(error) => {

@@ -178,7 +178,7 @@ impl<W: Write> Lines<W> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Another process has set the terminal or pipe that it shares with this one to non-blocking.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(PAUSE),
                 Err(error) => return Err(error),
             }
         }

@@ -12,16 +12,14 @@ use crate::logs;
 /// # Cancel safety
 /// That of `work`.
 pub async fn vital<F: Future>(name: &'static str, work: F) -> F::Output {
-    match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(output) => output,
-        Err(_) => {
-            tracing::error!(
-                task = name,
-                "this task is vital: the process ends, and is to be started again"
-            );
-            logs::end_process()
-        }
+    if let Ok(output) = AssertUnwindSafe(work).catch_unwind().await {
+        return output;
     }
+    tracing::error!(
+        task = name,
+        "this task is vital: the process ends, and is to be started again"
+    );
+    logs::end_process()
 }
 
 #[cfg(test)]

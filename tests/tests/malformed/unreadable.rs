@@ -64,9 +64,12 @@ fn nested(letter: u8, depth: usize) -> Vec<u8> {
     }
 }
 
-/// Each to the events exchange but the last ones, which RabbitMQ dead-letters.
-fn corpus() -> Vec<Odd> {
-    let mut odd: Vec<(String, Vec<u8>, Fate)> = Vec::new();
+/// A name, properties, and what becomes of a message with them.
+type Kind = (String, Vec<u8>, Fate);
+
+/// Every text property in every wrong encoding.
+fn wrong_texts() -> Vec<Kind> {
+    let mut odd: Vec<Kind> = Vec::new();
     let mut add = |name: String, properties, fate| odd.push((name, properties, fate));
     let texts = [
         ("content_type", 15),
@@ -94,6 +97,13 @@ fn corpus() -> Vec<Odd> {
             );
         }
     }
+    odd
+}
+
+/// Headers of every type, and of every kind of fault.
+fn headers_of_all_kinds() -> Vec<Kind> {
+    let mut odd: Vec<Kind> = Vec::new();
+    let mut add = |name: String, properties, fate| odd.push((name, properties, fate));
     add(
         "a header's name in Latin-1".into(),
         headers(&[&short(b"\xe9")[..], b"V"].concat()),
@@ -159,8 +169,13 @@ fn corpus() -> Vec<Odd> {
         properties(TYPE, &short(b"a\0b")),
         Fate::Delivered,
     );
-    odd.into_iter()
-        .enumerate()
+    odd
+}
+
+/// All to the events exchange, some with a routing key that is not UTF-8.
+fn corpus() -> Vec<Odd> {
+    let odd = wrong_texts().into_iter().chain(headers_of_all_kinds());
+    odd.enumerate()
         .map(|(number, (name, properties, fate))| Odd {
             name,
             message: RawMessage {
@@ -217,13 +232,12 @@ mod alone {
         let (mut taken, mut refused) = (Vec::new(), 0);
         let mut raw = Raw::connect(installation.broker_url(), installation.prefix()).await;
         for odd in corpus() {
-            match raw.publish(&odd.message).await {
-                Ok(()) => taken.push(odd),
+            if raw.publish(&odd.message).await.is_ok() {
+                taken.push(odd);
+            } else {
                 // What the broker itself does not take reaches no worker.
-                Err(_) => {
-                    refused += 1;
-                    raw = Raw::connect(installation.broker_url(), installation.prefix()).await;
-                }
+                refused += 1;
+                raw = Raw::connect(installation.broker_url(), installation.prefix()).await;
             }
         }
         let outgrown = outgrown(&endpoint);

@@ -122,7 +122,7 @@ async fn work(
             }
             Kind::Api(address) => {
                 let serving = serve(address, configuration, &store, egress, told.readiness, &stop);
-                announced(&process, kind, &store, serving).await
+                Box::pin(announced(&process, kind, &store, serving)).await
             }
         };
         // Whatever ended one of them, the process is to end.

@@ -5,9 +5,9 @@ pub(super) fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::{Error as E, migrate::MigrateError};
 
     match error {
-        E::Io(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => true,
+        E::Io(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed
         // Of a transaction that sqlx believes is still open; the next connection has none.
-        E::InvalidSavePointStatement | E::BeginFailed => true,
+        | E::InvalidSavePointStatement | E::BeginFailed => true,
         E::Database(database) => match sqlite_code(error) {
             Some(code) => is_transient_sqlite(code),
             None => is_transient_postgres(database.code().as_deref().unwrap_or_default()),

@@ -19,6 +19,7 @@ pub const UNWATCHED_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What is known of the time besides a host's own clock, in Unix milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "their unit")]
 struct Clocks {
     /// The database's clock. SQLite's is the host's own.
     database_ms: u64,

@@ -159,8 +159,8 @@ fn push_unknown<'a>(select: &mut Statement<'a>, endpoint: &'a Endpoint, taken: &
 }
 
 /// Adds the condition that [`Considered`](webhook::journal::Considered)'s text has the endpoint with such a verdict: as a word, after a space.
-fn push_verdict<'a>(
-    select: &mut Statement<'a>,
+fn push_verdict(
+    select: &mut Statement<'_>,
     before: &'static str,
     endpoint: &Endpoint,
     verdict: &'static str,
