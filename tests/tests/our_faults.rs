@@ -194,7 +194,7 @@ async fn what_our_faults_hold_up_for_too_long_is_dead_uncharged_and_can_be_sent_
     let command = ["delivery", "list", "--endpoint", &endpoint.id, "--state", "dead"];
     let dead = installation.wait_for_listed(&command, 1, SOON).await;
     assert_eq!(
-        (&dead[0]["reason"], &dead[0]["attempts"]),
+        (&dead[0]["reason"], &dead[0]["attempt_count"]),
         (&"fault".into(), &0.into())
     );
     fails.store(false, SeqCst);
