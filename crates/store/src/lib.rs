@@ -15,7 +15,7 @@
 //! slow transaction could commit number 7 after a reader has seen 8.
 //!
 //! **Histories.** A restored backup has an old counter, and later counts past what a reader has seen. So a reader keeps a [`Position`]: the
-//! version, and the number and random nonce of the last change in the log. Whoever reads on from a position that the log does not have
+//! version, and the number and random nonce of the last change in the log. A reader that goes on from a position that the log does not have
 //! is told [`Error::RegistryWentBack`], in the snapshot that would have been read, and loads everything again.
 //!
 //! **Deletions.** The row of a deleted endpoint stays, so that readers learn of the deletion. It is removed once the journal has no delivery

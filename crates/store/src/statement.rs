@@ -54,7 +54,7 @@ pub(crate) fn storable(text: &str) -> Cow<'_, str> {
 }
 
 /// What is stored for an id from outside: like any text, but one that is longer than [`ID_BYTES_MAX`] is shortened to its beginning
-/// and the first 128 bits of its SHA-256. Shortening again changes nothing, so whoever has read the id finds its row.
+/// and the first 128 bits of its SHA-256. Shortening again changes nothing, so a caller that has read the id finds its row.
 pub(crate) fn stored_id(id: &str) -> Cow<'_, str> {
     /// `~` and 32 hexadecimal digits.
     const END_BYTES: usize = 33;
