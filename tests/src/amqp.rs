@@ -270,7 +270,7 @@ impl Amqp {
     }
 }
 
-async fn connect(urls: &str) -> Connection {
+pub(crate) async fn connect(urls: &str) -> Connection {
     const ANSWER: Duration = Duration::from_secs(5);
     let mut last = String::new();
     for url in urls.split(',') {

@@ -20,6 +20,7 @@ mod cluster;
 mod postgres;
 mod disk;
 mod amqp;
+mod alone;
 mod raw;
 mod receiver;
 mod clocks;
@@ -39,6 +40,7 @@ mod scale;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub use alone::Alone;
 pub use amqp::{Amqp, Found, due_headers};
 pub use api::{Answered, Api};
 pub use certificates::Certificates;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Certificates, Hostile, Installation, Load, Receiver, Role, event, memory_kib, percentile, report, scaled,
-    wait_for, wait_until,
+    Alone, Certificates, Hostile, Installation, Load, Receiver, Role, event, memory_kib, percentile, report,
+    scaled, wait_for, wait_until,
 };
 
 use crate::{deadline, installation, register, rows::ROWS};
@@ -43,6 +43,7 @@ async fn a_hundred_hostile_endpoints_leave_memory_flat_and_healthy_ones_fast() {
 
     let (until, pid) = (Instant::now() + duration(), worker.pid());
     let memory = tokio::spawn(watch_memory(pid, until));
+    let alone = Alone::start(&installation).await;
     let load = Load::start(&installation, &format!("org_{HOSTILE}"), HEALTHY_PER_SECOND);
     let hostile = publish_in_turn(&installation, until).await;
     let (published, memory) = (load.stop().await, memory.await.unwrap());
@@ -51,7 +52,7 @@ async fn a_hundred_hostile_endpoints_leave_memory_flat_and_healthy_ones_fast() {
         healthy.distinct() == published.len()
     })
     .await;
-    assert_latency(&healthy, &published);
+    assert_latency(&healthy, &published, &alone);
     assert_flat(&memory);
     assert_books(&installation, &worker, &ids, &hostile, published.len()).await;
     assert_eq!(healthy.count(), published.len(), "nothing was delivered twice");
@@ -103,17 +104,19 @@ fn assert_flat(samples: &[u64]) {
     );
 }
 
-fn assert_latency(healthy: &Receiver, published: &[(String, Instant)]) {
+fn assert_latency(healthy: &Receiver, published: &[(String, Instant)], alone: &Alone) {
     let mut took_ms = healthy.latencies_ms(published);
     let [p50, p99, most] = [50.0, 99.0, 100.0].map(|p| percentile(&mut took_ms, p));
+    let alone_p99 = alone.late_ms(99.0, |_| true);
     report(
         "100 hostile endpoints: a healthy one, publish to receipt",
         format!(
-            "{} events, p50 {p50:.1} ms, p99 {p99:.1} ms, max {most:.1} ms",
+            "{} events, p50 {p50:.1} ms, p99 {p99:.1} ms (of the broker alone {alone_p99:.1} ms), max {most:.1} ms",
             published.len()
         ),
     );
-    assert!(p99 <= P99_MAX_MS, "p99 {p99:.1} ms");
+    let p99_max = P99_MAX_MS + scaled(alone_p99, 0.0);
+    assert!(p99 <= p99_max, "p99 {p99:.1} ms, at most {p99_max:.1} ms");
 }
 
 /// Every hostile delivery is dead after two attempts for its endpoint's own reason, or was delivered where that is

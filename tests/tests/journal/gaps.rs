@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Installation, Ledger, Load, Node, Receiver, Role, report, scaled, wait_for, wait_until};
+use e2e::{Alone, Installation, Ledger, Load, Node, Receiver, Role, report, scaled, wait_for, wait_until};
 
 use crate::{LONG, SOON};
 
@@ -58,6 +58,7 @@ async fn a_full_journal_holds_up_nothing_and_its_gap_is_named() {
     let policy = ["set_policy", "--apply-to", "queues", "small", "journal$"];
     node.ctl(&[&policy[..], &[r#"{"max-length":3,"overflow":"reject-publish"}"#]].concat())
         .await;
+    let alone = Alone::start(&installation).await;
     let load = Load::start(&installation, "org_1", 200);
     let enough = scaled(1000, 10_000);
     wait_until("deliveries go on", LONG, || {
@@ -78,7 +79,11 @@ async fn a_full_journal_holds_up_nothing_and_its_gap_is_named() {
     assert_eq!(books.duplicates, 0);
     let latencies = ledger.receiver("only").latencies_ms(&ledger.published_times());
     let p99 = e2e::percentile(&mut latencies.clone(), 99.0);
-    assert!(p99 < 250.0, "deliveries waited: p99 {p99} ms");
+    let p99_max = 250.0 + alone.late_ms(99.0, |_| true);
+    assert!(
+        p99 <= p99_max,
+        "deliveries waited: p99 {p99:.1} ms, at most {p99_max:.1} ms"
+    );
     named(
         &installation,
         &worker,

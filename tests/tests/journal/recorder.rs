@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Answer, Installation, Ledger, Load, Postgres, Receiver, chance, percentile, report, scaled, shared_broker,
+    Alone, Answer, Installation, Ledger, Load, Postgres, Receiver, chance, percentile, report, scaled,
+    shared_broker,
 };
 
 use serde_json::Value;
@@ -32,6 +33,7 @@ mod alone {
         let endpoint = installation.endpoint("org_1", &receiver.url()).await;
         ledger.endpoint("only", endpoint, receiver);
         let worker = installation.worker().await;
+        let alone = Alone::start(&installation).await;
         let load = Load::start(&installation, "org_1", PER_SECOND);
 
         let (mut pace, mut kills) = (tokio::time::interval(Duration::from_secs(1)), 0);
@@ -80,7 +82,11 @@ mod alone {
                 "{kills} kills, {outage:?} without a database, {books}; p99 {p99:.1} ms, caught up in {caught_up:.1?}"
             ),
         );
-        assert!(p99 < 250.0, "deliveries waited for the journal: p99 {p99} ms");
+        let p99_max = 250.0 + alone.late_ms(99.0, |_| true);
+        assert!(
+            p99 <= p99_max,
+            "deliveries waited for the journal: p99 {p99:.1} ms, at most {p99_max:.1} ms"
+        );
         assert!(recorder.terminate().await && worker.terminate().await);
         installation.delete().await;
     }

@@ -222,12 +222,13 @@ async fn kill(child: &Child, signal: &str) {
     assert!(sent.success(), "kill -{signal} {pid}");
 }
 
-/// How many arrived a second; panics unless that is what was asked for.
+/// How many arrived a second; panics if that is more than was asked for, or much less. In the short form the machine may be busy.
 fn rate_of(requests: &[Request], asked: usize) -> f64 {
     let (first, last) = (requests.first().unwrap().at, requests.last().unwrap().at);
     let rate = (requests.len() - 1) as f64 / (last - first).as_secs_f64();
     let asked = asked as f64;
-    assert!((rate - asked).abs() < 0.15 * asked, "{rate:.1}/s, not {asked}/s");
+    let least = scaled(0.5, 0.85) * asked;
+    assert!(rate > least && rate < 1.15 * asked, "{rate:.1}/s, not {asked}/s");
     rate
 }
 
