@@ -36,8 +36,8 @@ pub enum Operation {
     LookUpEndpoint(EndpointId),
     /// [`Store::list_endpoints`](crate::Store::list_endpoints).
     ListEndpoints,
-    /// [`Store::registry_version`](crate::Store::registry_version).
-    ReadRegistryVersion,
+    /// [`Store::registry_position`](crate::Store::registry_position).
+    ReadRegistryPosition,
     /// [`Store::load_registry`](crate::Store::load_registry).
     LoadRegistry,
     /// [`Store::registry_changes`](crate::Store::registry_changes).
@@ -124,7 +124,7 @@ impl fmt::Display for Operation {
             Self::DeleteEndpoint(id) => write!(f, "delete endpoint {id}"),
             Self::LookUpEndpoint(id) => write!(f, "look up endpoint {id}"),
             Self::ListEndpoints => f.write_str("list endpoints"),
-            Self::ReadRegistryVersion => f.write_str("read the registry's version"),
+            Self::ReadRegistryPosition => f.write_str("read where the registry is"),
             Self::LoadRegistry => f.write_str("load the registry"),
             Self::ReadRegistryChanges { since } => {
                 write!(f, "read the registry's changes since version {since}")

@@ -59,8 +59,6 @@ pub struct Changes {
     pub unreadable: Vec<EndpointId>,
 }
 
-const SELECT_VERSION: &str = "SELECT version FROM registry WHERE id = 1";
-
 /// In one row: the number and the stamp are those of the log's last change.
 const SELECT_POSITION: &str = "SELECT r.version, r.change_count, COALESCE(c.nonce, c.at_ms, 0) FROM registry r \
     LEFT JOIN changes c ON c.number = r.change_count WHERE r.id = 1";
@@ -85,29 +83,14 @@ const SELECT_CHANGED: &str = concat!(
 );
 
 impl Store {
-    /// The registry's counter: it has grown if, and only if, an endpoint was written. Starts at 0.
-    ///
-    /// # Errors
-    ///
-    /// Only the database's.
-    pub async fn registry_version(&self) -> Result<i64, Error> {
-        let operation = &Operation::ReadRegistryVersion;
-        on_connection!(
-            &self.database,
-            reader,
-            operation,
-            OPERATION_TIMEOUT,
-            |connection, _dialect| { Ok(sqlx::query_scalar(SELECT_VERSION).fetch_one(connection).await?) }
-        )
-    }
-
-    /// Where the registry is: a reader that has seen this very position is up to date.
+    /// Where the registry is: a reader that has seen this very position is up to date. Its version starts at 0, and grows if, and only if, an
+    /// endpoint is written.
     ///
     /// # Errors
     ///
     /// Only the database's.
     pub async fn registry_position(&self) -> Result<Position, Error> {
-        let operation = &Operation::ReadRegistryVersion;
+        let operation = &Operation::ReadRegistryPosition;
         on_connection!(
             &self.database,
             reader,
@@ -142,7 +125,7 @@ impl Store {
     }
 
     /// What was written after `since`, as of one moment: at most [`CHANGES_MAX`] endpoints, those written first. There are more if the
-    /// returned version is less than [`Store::registry_version`].
+    /// returned version is less than that of [`Store::registry_position`].
     ///
     /// # Errors
     ///

@@ -280,7 +280,7 @@ async fn writers_at_once_leave_no_gap_in_the_numbers(bed: Bed) {
     let changes = told(&stores[0]).await;
     assert!(changes.iter().map(|change| change.number).eq(1..=60));
     assert_eq!(bed.number("SELECT change_count FROM registry").await, 60);
-    assert_eq!(stores[0].registry_version().await.unwrap(), 30);
+    assert_eq!(stores[0].registry_position().await.unwrap().version, 30);
 }
 
 async fn sealing_anew_and_using_a_key_are_no_changes(bed: Bed) {
@@ -329,7 +329,7 @@ async fn a_write_of_another_version_is_refused_and_changes_nothing(bed: Bed) {
         );
         assert!(!error.is_unavailable());
     }
-    assert_eq!(store.registry_version().await.unwrap(), 2);
+    assert_eq!(store.registry_position().await.unwrap().version, 2);
     assert_eq!(store.endpoint(&id).await.unwrap(), Lookup::Found(current));
     let error = stale.delete_endpoint(&endpoint_id(9), 3).await.unwrap_err();
     assert!(matches!(error, Error::EndpointNotFound { .. }), "{error:?}");

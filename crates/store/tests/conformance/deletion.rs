@@ -38,7 +38,7 @@ async fn a_deleted_endpoint_is_told_from_one_that_never_was(bed: Bed) {
     ] {
         assert!(matches!(error, Error::EndpointNotFound { .. }), "{error:?}");
     }
-    assert_eq!(store.registry_version().await.unwrap(), 2);
+    assert_eq!(store.registry_position().await.unwrap().version, 2);
 }
 
 async fn a_deleted_endpoint_leaves_neither_url_nor_secret_in_its_row(bed: Bed) {

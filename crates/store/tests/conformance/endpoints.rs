@@ -207,7 +207,7 @@ async fn a_410_disables_only_the_endpoint_it_was_about(bed: Bed) {
             .unwrap()
     );
     assert_eq!(store.endpoint(&id).await.unwrap(), Lookup::Found(changed.clone()));
-    assert_eq!(store.registry_version().await.unwrap(), changed.version);
+    assert_eq!(store.registry_position().await.unwrap().version, changed.version);
 
     assert!(
         store
@@ -229,7 +229,7 @@ async fn a_410_disables_only_the_endpoint_it_was_about(bed: Bed) {
     assert_eq!(changes.endpoints, std::slice::from_ref(&disabled));
 
     store.delete_endpoint(&id, 5).await.unwrap();
-    let last = store.registry_version().await.unwrap();
+    let last = store.registry_position().await.unwrap().version;
     for version in [disabled.version, last] {
         assert!(
             !store
@@ -274,7 +274,7 @@ async fn of_many_attempts_that_got_a_410_one_disables(bed: Bed) {
             .unwrap();
         assert_eq!(disable_six_times(&store, &id, created.version).await, 1);
     }
-    assert_eq!(store.registry_version().await.unwrap(), 10);
+    assert_eq!(store.registry_position().await.unwrap().version, 10);
 }
 
 async fn a_change_in_the_same_moment_as_a_410_is_never_undone(bed: Bed) {
@@ -317,7 +317,7 @@ async fn an_unknown_endpoint_is_named_by_the_error(bed: Bed) {
         assert!(error.to_string().contains("ep_missing"), "{error}");
         assert!(!error.is_unavailable());
     }
-    assert_eq!(store.registry_version().await.unwrap(), 0);
+    assert_eq!(store.registry_position().await.unwrap().version, 0);
 }
 
 async fn pages_are_complete_ordered_and_of_one_organization(bed: Bed) {
@@ -395,7 +395,7 @@ async fn an_unreadable_row_is_named_and_its_secret_is_not_shown(bed: Bed) {
         ))
         .await;
 
-        let before = store.registry_version().await.unwrap();
+        let before = store.registry_position().await.unwrap().version;
         for error in [
             store.endpoint(&id).await.unwrap_err(),
             store.list_endpoints(None, None, 10).await.unwrap_err(),
@@ -412,7 +412,7 @@ async fn an_unreadable_row_is_named_and_its_secret_is_not_shown(bed: Bed) {
             assert!(text.contains(id.as_str()) && text.contains(column), "{text}");
             assert!(!text.contains("whsec_"), "{text}");
         }
-        assert_eq!(store.registry_version().await.unwrap(), before);
+        assert_eq!(store.registry_position().await.unwrap().version, before);
         // It can still be got rid of, and then stands in nobody's way.
         store.delete_endpoint(&id, 3).await.unwrap();
         assert_eq!(store.load_registry().await.unwrap().endpoints, []);

@@ -31,7 +31,7 @@ const ENDPOINTS_PER_WRITER: u32 = 10;
 
 async fn every_write_advances_the_counter_by_one(bed: Bed) {
     let store = bed.migrated().await;
-    assert_eq!(store.registry_version().await.unwrap(), 0);
+    assert_eq!(store.registry_position().await.unwrap().version, 0);
     assert_eq!(store.load_registry().await.unwrap().position.version, 0);
 
     let id = endpoint_id(1);
@@ -39,14 +39,17 @@ async fn every_write_advances_the_counter_by_one(bed: Bed) {
         .create_endpoint(new_endpoint("org_1"), id.clone(), 1)
         .await
         .unwrap();
-    assert_eq!(store.registry_version().await.unwrap(), 1);
+    assert_eq!(store.registry_position().await.unwrap().version, 1);
     let updated = store
         .update_endpoint(&id, EndpointChange::default(), 2)
         .await
         .unwrap();
-    assert_eq!((updated.version, store.registry_version().await.unwrap()), (2, 2));
+    assert_eq!(
+        (updated.version, store.registry_position().await.unwrap().version),
+        (2, 2)
+    );
     store.delete_endpoint(&id, 3).await.unwrap();
-    assert_eq!(store.registry_version().await.unwrap(), 3);
+    assert_eq!(store.registry_position().await.unwrap().version, 3);
 }
 
 async fn changes_are_those_after_the_given_version(bed: Bed) {
@@ -258,7 +261,7 @@ async fn twenty_writers_get_increasing_versions_and_a_poller_misses_nothing(bed:
         versions.is_sorted_by(|one, next| one < next),
         "two writes got one version"
     );
-    assert_eq!(stores[0].registry_version().await.unwrap(), writes);
+    assert_eq!(stores[0].registry_position().await.unwrap().version, writes);
 
     let snapshot = stores[0].load_registry().await.unwrap();
     assert_eq!(
@@ -320,7 +323,7 @@ async fn changes_come_in_bounded_pages_that_miss_nothing(bed: Bed) {
     fill(&bed, count).await;
 
     let (mut position, mut sizes) = (Position::default(), Vec::new());
-    while position.version < store.registry_version().await.unwrap() {
+    while position.version < store.registry_position().await.unwrap().version {
         let changes = store.registry_changes(&position).await.unwrap();
         let first = changes.unreadable.first().unwrap().as_str().to_owned();
         assert_eq!(first, format!("ep_{}", position.version + 1));

@@ -130,7 +130,7 @@ async fn a_migration_that_was_edited_is_noticed(bed: Bed) {
 }
 
 async fn a_store_without_tables_says_so_and_not_that_it_is_away(bed: Bed) {
-    let error = bed.connect().await.registry_version().await.unwrap_err();
+    let error = bed.connect().await.registry_position().await.unwrap_err();
     assert!(super::bed::all_of(&error).contains("registry"), "{error:?}");
     assert!(!error.is_unavailable());
 }

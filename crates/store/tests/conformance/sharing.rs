@@ -25,7 +25,10 @@ async fn what_one_store_wrote_another_reads_at_once(bed: Bed) {
             .create_endpoint(new_endpoint("org_1"), endpoint_id(number), 1)
             .await
             .unwrap();
-        assert_eq!(reading.registry_version().await.unwrap(), created.version);
+        assert_eq!(
+            reading.registry_position().await.unwrap().version,
+            created.version
+        );
         assert_eq!(
             reading.endpoint(&created.id).await.unwrap(),
             Lookup::Found(created)
@@ -54,7 +57,10 @@ async fn two_stores_write_the_same_endpoint_in_turns(bed: Bed) {
         panic!("it exists")
     };
     assert_eq!(
-        (endpoint.version, stores[0].registry_version().await.unwrap()),
+        (
+            endpoint.version,
+            stores[0].registry_position().await.unwrap().version
+        ),
         (51, 51)
     );
 }
@@ -91,7 +97,7 @@ async fn a_closed_store_is_unavailable(bed: Bed) {
     let store = bed.migrated().await;
     let clone = store.clone();
     store.close().await;
-    assert!(clone.registry_version().await.unwrap_err().is_unavailable());
+    assert!(clone.registry_position().await.unwrap_err().is_unavailable());
     assert!(
         clone
             .enable_endpoint(&endpoint_id(1), 1)
