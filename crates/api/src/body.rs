@@ -162,7 +162,7 @@ impl Arriving {
 fn too_large() -> Problem {
     Problem::new(
         Kind::TooLarge,
-        "Send less at once; docs/api.md has the limits, and whoever runs Magnetite can raise api.body_bytes_max.",
+        "Send less at once; docs/api.md has the limits, and the operator can raise api.body_bytes_max.",
     )
 }
 

@@ -72,7 +72,7 @@ pub(crate) struct ProblemBody<'a> {
     /// What to do about it.
     #[schema(example = "Correct what `errors` names, and send the request again.")]
     detail: &'a str,
-    /// The request's id, as in the header X-Request-Id; whoever runs Magnetite finds it in the log.
+    /// The request's id, as in the header X-Request-Id; the operator finds the request in the log by it.
     #[schema(example = "req_5f0c8a0e8d3b4b6c9f5a1e2d3c4b5a69")]
     instance: &'a str,
     /// Each part of the request that is not valid.
@@ -199,8 +199,7 @@ impl Problem {
     }
 }
 
-const INTERNAL: &str =
-    "Whether it was done is not known. Tell whoever runs Magnetite `instance`: the log has the cause.";
+const INTERNAL: &str = "Whether it was done is not known. Tell the operator the value of `instance`: the log has the cause under it.";
 
 impl FieldError {
     pub(crate) fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -228,13 +227,13 @@ impl From<store::Error> for Problem {
             store::Error::VersionMismatch { .. } => return Self::version_mismatch(),
             store::Error::OrganizationFull { max, .. } => {
                 let detail = format!(
-                    "The organization has {max} endpoints already, the most it may have: delete one, or ask whoever runs Magnetite for more."
+                    "The organization has {max} endpoints already, the most it may have: delete one, or ask the operator for more."
                 );
                 return Self::new(Kind::TooManyEndpoints, detail);
             }
             store::Error::TooManyEndpoints => Self::new(
                 Kind::TooManyEndpoints,
-                "This installation has as many endpoints as it can hold: tell whoever runs Magnetite.",
+                "This installation has as many endpoints as it can hold: tell the operator.",
             ),
             error if error.is_full() => Self::new(
                 Kind::DatabaseUnavailable,
