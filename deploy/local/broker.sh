@@ -5,6 +5,8 @@
 #   broker.sh join DIR OTHER  start a new node in the cluster of OTHER's, which runs, and print its URL
 #   broker.sh find DIR        print the URL of a broker, starting one if need be (see below)
 #   broker.sh url DIR         print the URL of the node of DIR, running or not
+#   broker.sh management DIR  print the address of its management HTTP API, which is where Magnetite looks for it by
+#                             default: the port of the URL and 10000
 #   broker.sh stop DIR        end the node gracefully; its data stays
 #   broker.sh kill DIR        end it with SIGKILL, as a power cut would
 #                             (a quorum queue declared within the last 500 ms stays unusable afterwards: RabbitMQ
@@ -30,7 +32,9 @@ set -euo pipefail
 
 readonly START_SECONDS_MAX=60
 readonly STOP_SECONDS_MAX=30
-readonly DOCKER_IMAGE=rabbitmq:4
+readonly DOCKER_IMAGE=rabbitmq:4-management
+# From the port of AMQP to that of the management HTTP API, as with RabbitMQ's own 5672 and 15672.
+readonly MANAGEMENT_ABOVE=10000
 # While it exists and exits 101, packages are installed without starting their services (invoke-rc.d(8)).
 readonly POLICY=/usr/sbin/policy-rc.d
 
@@ -42,7 +46,7 @@ die() {
 }
 
 usage() {
-    sed -n '4,15s/^# \{0,1\}//p' "$0" >&2
+    sed -n '4,17s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -64,6 +68,7 @@ load() {
     amqp_port=$(noted amqp_port)
     dist_port=$(noted dist_port)
     epmd_port=$(noted epmd_port)
+    management_port=$((amqp_port + MANAGEMENT_ABOVE))
     root=$(noted root)
     # One directory under two names: `files` as we see it, `home` as the node does.
     if [[ -n $root ]]; then
@@ -79,7 +84,7 @@ load() {
 create() {
     local ports chroot=${MAGNETITE_RABBITMQ_ROOT:-}
     [[ -z $chroot ]] || chroot=$(absolute "$chroot") || die "MAGNETITE_RABBITMQ_ROOT: no directory $MAGNETITE_RABBITMQ_ROOT"
-    ports=$(free_ports 3)
+    ports="$(amqp_port) $(free_ports 2)"
     # shellcheck disable=SC2086 # three words
     note "$1" "$chroot" $ports
 }
@@ -87,7 +92,7 @@ create() {
 # create_beside OTHER: the same for a node that joins OTHER's cluster: it runs the same RabbitMQ and shares the epmd.
 create_beside() {
     local ports
-    ports=$(free_ports 2)
+    ports="$(amqp_port) $(free_ports 1)"
     # shellcheck disable=SC2086 # two words
     note node "$(noted root "$1")" $ports "$(noted epmd_port "$1")"
 }
@@ -103,27 +108,37 @@ note() {
     mv "$dir/node.new" "$dir/node"
 }
 
-# free_ports COUNT: ports that the kernel lets us bind now, on one line.
+# amqp_port: a free port whose port for management is free as well.
+amqp_port() { free_ports 1 "$MANAGEMENT_ABOVE"; }
+
+# free_ports COUNT [ABOVE]: ports that the kernel lets us bind now, on one line; so far above each is another, if ABOVE is given.
 # From below the range it gives to outgoing connections: a client that reconnects to a port of that range while the
 # broker is down can be given the same port as its source, be connected to itself, and keep the broker from starting.
 free_ports() {
     perl -MSocket -e '
-        my ($count, $low) = @ARGV;
+        my ($count, $above, $low) = @ARGV;
         my ($from, $to) = $low >= 4096 ? ($low / 2, $low) : (20000, 60000);
+        # If there is room, the port above is no outgoing one either.
+        $to -= $above if $to - $from > $above + 1000;
         my %held;
+        sub bound {
+            socket(my $socket, PF_INET, SOCK_STREAM, 0) or die "socket: $!";
+            return bind($socket, sockaddr_in($_[0], INADDR_ANY)) && $socket;
+        }
         for (1 .. 10000) {
             last if keys %held == $count;
             my $port = int($from + rand($to - $from));
-            next if $held{$port};
-            socket(my $socket, PF_INET, SOCK_STREAM, 0) or die "socket: $!";
-            $held{$port} = $socket if bind($socket, sockaddr_in($port, INADDR_ANY));
+            next if $held{$port} or not my $socket = bound($port);
+            $held{$port} = $socket if not $above or bound($port + $above);
         }
         die "no free TCP ports in $from..$to\n" if keys %held < $count;
         print join(" ", keys %held), "\n";
-    ' "$1" "$(cut -f 1 /proc/sys/net/ipv4/ip_local_port_range 2>/dev/null || echo 32768)"
+    ' "$1" "${2:-0}" "$(cut -f 1 /proc/sys/net/ipv4/ip_local_port_range 2>/dev/null || echo 32768)"
 }
 
 print_url() { echo "amqp://guest:guest@127.0.0.1:$amqp_port/%2f"; }
+
+print_management() { echo "http://guest:guest@127.0.0.1:$management_port"; }
 
 # ---- Processes -----------------------------------------------------------------------------------------------
 
@@ -278,7 +293,7 @@ server_scripts() {
 
 write_configuration() {
     mkdir -p "$files/data" "$files/log" "$files/config"
-    cat >"$files/rabbitmq.conf" <<'CONF'
+    cat >"$files/rabbitmq.conf" <<CONF
 log.file.level = warning
 log.console = false
 # The node refuses publishers when less is free; 50 MB suffice for tests on a nearly full disk.
@@ -286,11 +301,14 @@ disk_free_limit.absolute = 50MB
 # In a cluster: a node that sees no majority stops serving, and comes back by itself. Left to its default, it would go
 # on by itself after a partition, and stay apart from the others when the network is whole again.
 cluster_partition_handling = pause_minority
+management.tcp.ip = 127.0.0.1
+management.tcp.port = $management_port
 CONF
     # What a delay queue passes on while the target's leader is lost it passes on again after this time, by default 180 s.
     echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 10000}]}].' >"$files/advanced.config"
-    # Empty ones, so that the files under /etc/rabbitmq are not read instead.
-    echo '[].' >"$files/enabled_plugins"
+    # `magnetite doctor` reads policies and bindings there.
+    echo '[rabbitmq_management].' >"$files/enabled_plugins"
+    # An empty one, so that the file under /etc/rabbitmq is not read instead.
     : >"$files/rabbitmq-env.conf"
 }
 
@@ -333,7 +351,7 @@ start_container() {
     else
         say "starting $DOCKER_IMAGE with Docker as $(container)"
         docker run --detach --name "$(container)" --hostname "${node%@*}" \
-            --publish "127.0.0.1:$amqp_port:5672" "$DOCKER_IMAGE" >&2
+            --publish "127.0.0.1:$amqp_port:5672" --publish "127.0.0.1:$management_port:15672" "$DOCKER_IMAGE" >&2
     fi
     within "$START_SECONDS_MAX" speaks_amqp || die "no AMQP on 127.0.0.1:$amqp_port after ${START_SECONDS_MAX} s: docker logs $(container)"
 }
@@ -476,10 +494,11 @@ ctl() {
     in_node "$(server_scripts "$root")/rabbitmqctl" "$@"
 }
 
-url() {
+# show DIR WHAT: url or management.
+show() {
     dir=$(absolute "$1") || die "$1 does not exist"
     load
-    print_url
+    "print_$2"
 }
 
 main() {
@@ -488,7 +507,7 @@ main() {
         start) start "$2" ;;
         join) if [[ $# -eq 3 ]]; then join "$2" "$3"; else usage; fi ;;
         find) find_broker "$2" ;;
-        url) url "$2" ;;
+        url | management) show "$2" "$1" ;;
         stop) stop "$2" TERM ;;
         kill) stop "$2" KILL ;;
         pause) send "$2" STOP ;;

@@ -2,13 +2,16 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use url::Url;
 
 /// How to reach the broker. Its `Debug` does not show the password.
 #[derive(Clone)]
 pub struct Config {
     /// At least one.
     nodes: Vec<Node>,
+    /// Where the management HTTP API is, with user and password; empty for nowhere.
+    management: Vec<Url>,
     /// Prefix of every exchange and queue name.
     pub prefix: String,
     /// How long a publish may take from the call to its confirm.
@@ -32,6 +35,11 @@ pub(crate) struct Node(AMQPUri);
 )]
 pub struct BadUrl(String);
 
+/// An address of the management API that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected http://user:password@host:15672 or https://..., or several with commas between them")]
+pub struct BadManagementUrl;
+
 impl Config {
     /// Reads `amqp://` or `amqps://`, or several of them with commas between, which are then the nodes of one cluster: any
     /// will do. (A comma inside of a URL is `%2C`.) `heartbeat` (seconds) and `connection_timeout` (milliseconds) may be
@@ -41,13 +49,45 @@ impl Config {
     /// When a URL is not an AMQP URL. The text never repeats it: it holds a password.
     pub fn new(urls: &str, prefix: impl Into<String>) -> Result<Self, BadUrl> {
         let nodes = urls.split(',').map(|url| url.trim().parse());
+        let nodes = nodes.collect::<Result<Vec<Node>, _>>()?;
         Ok(Self {
-            nodes: nodes.collect::<Result<_, _>>()?,
+            management: nodes.iter().filter_map(Node::management).collect(),
+            nodes,
             prefix: prefix.into(),
             publish_timeout: Duration::from_secs(10),
             confirm_age_max: Duration::from_mins(5),
             channels_max: 8,
         })
+    }
+
+    /// Names the addresses of the management HTTP API: one or several with commas between, or none. One without a user has
+    /// the broker's.
+    ///
+    /// # Errors
+    /// When one is not an HTTP URL. The text never repeats it.
+    pub fn with_management(mut self, urls: &str) -> Result<Self, BadManagementUrl> {
+        let read = |url: &str| {
+            let mut url: Url = url.trim().parse().ok()?;
+            if url.username().is_empty() {
+                self.nodes.first()?.log_in_at(&mut url)?;
+            }
+            (["http", "https"].contains(&url.scheme()) && url.has_host()).then_some(url)
+        };
+        let urls = urls.split(',').filter(|url| !url.trim().is_empty());
+        self.management = urls.map(read).collect::<Option<_>>().ok_or(BadManagementUrl)?;
+        Ok(self)
+    }
+
+    pub(crate) fn management(&self) -> &[Url] {
+        &self.management
+    }
+
+    /// That of the first URL; all have the same.
+    pub(crate) fn vhost(&self) -> String {
+        self.nodes
+            .first()
+            .map(|node| node.0.vhost.clone())
+            .unwrap_or_default()
     }
 
     pub(crate) fn nodes(&self) -> &[Node] {
@@ -71,6 +111,8 @@ impl Node {
     const HEARTBEAT_S: u16 = 10;
     /// The bound on connecting when the URL names none.
     const CONNECT_TIMEOUT_MS: u64 = 5_000;
+    /// From the port of AMQP to that of the management API.
+    const MANAGEMENT_ABOVE: u16 = 10_000;
 
     pub(crate) fn uri(&self) -> AMQPUri {
         self.0.clone()
@@ -80,6 +122,25 @@ impl Node {
     pub(crate) fn connect_timeout(&self) -> Duration {
         let timeout_ms = self.0.query.connection_timeout;
         Duration::from_millis(timeout_ms.unwrap_or(Self::CONNECT_TIMEOUT_MS))
+    }
+
+    /// Where RabbitMQ has its management API by default, as seen from its AMQP port: 15672 and 5672, 15671 and 5671.
+    fn management(&self) -> Option<Url> {
+        let authority = &self.0.authority;
+        let scheme = match self.0.scheme {
+            AMQPScheme::AMQP => "http",
+            AMQPScheme::AMQPS => "https",
+        };
+        let port = authority.port.checked_add(Self::MANAGEMENT_ABOVE)?;
+        let mut url = Url::parse(&format!("{scheme}://{}:{port}", authority.host)).ok()?;
+        self.log_in_at(&mut url)?;
+        Some(url)
+    }
+
+    fn log_in_at(&self, url: &mut Url) -> Option<()> {
+        let user = &self.0.authority.userinfo;
+        url.set_username(&user.username.replace('%', "%25")).ok()?;
+        url.set_password(Some(&user.password.replace('%', "%25"))).ok()
     }
 
     pub(crate) fn address(&self) -> String {
@@ -153,6 +214,29 @@ mod tests {
             let error = Config::new(url, "magnetite").expect_err(url).to_string();
             assert!(error.contains("amqp://user:password@host"), "{error}");
             assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_management_api_is_10000_ports_above_amqp_unless_named() {
+        let texts = |config: &Config| {
+            let urls = config.management().iter().map(Url::to_string);
+            urls.collect::<Vec<_>>().join(" ")
+        };
+        let urls = "amqp://me:p%25%40@mq1/%2f,amqps://me:p@mq2:5671/v,amqp://me:p@mq3:60000/v";
+        let config = Config::new(urls, "m").unwrap();
+        assert_eq!(
+            texts(&config),
+            "http://me:p%25%40@mq1:15672/ https://me:p@mq2:15671/"
+        );
+        let named = config
+            .clone()
+            .with_management("https://you:q@a/x, http://b:1")
+            .unwrap();
+        assert_eq!(texts(&named), "https://you:q@a/x http://me:p%25%40@b:1/");
+        assert_eq!(texts(&config.clone().with_management("").unwrap()), "");
+        for bad in ["mq:15672", "amqp://h", "http://", "http://a,x"] {
+            assert!(config.clone().with_management(bad).is_err(), "{bad}");
         }
     }
 

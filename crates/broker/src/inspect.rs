@@ -172,7 +172,7 @@ impl Topology {
 
     /// Compares everything with what is on the broker and changes nothing: each queue's state, or what is wrong.
     ///
-    /// Bindings are not compared: AMQP has no question for them.
+    /// Bindings and policies are not compared: AMQP has no question for them, and [`Management`](crate::Management) has.
     ///
     /// # Errors
     /// When there is no channel.

@@ -30,15 +30,19 @@ mod ack;
 mod consumer;
 mod changes;
 mod inspect;
+mod policy;
+mod management;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 
 pub use ack::{AckHandle, Origin};
 pub use changes::{Changes, follow_changes};
-pub use config::{BadUrl, Config};
+pub use config::{BadManagementUrl, BadUrl, Config};
 pub use consumer::{Incoming, Unsettled, consume};
 pub use inspect::{InspectError, Problem, QueueState, Server};
 pub use link::{Closed, Link, backoff};
+pub use management::{Inspection, Management, ManagementError};
 pub use message::{BadMessage, DeadLetter, Message, Outgoing, Rejected, Source};
+pub use policy::Harm;
 pub use publisher::{Late, PublishError, PublishResult, Publisher, WINDOW_MAX};
 pub use topology::{Argument, Binding, DeclareError, Exchange, Queue, Topology};

@@ -74,6 +74,8 @@ pub struct DeclareError {
 /// connection or a shutdown, so this leaves room for a bad night.
 const DELIVERY_LIMIT: i64 = 100;
 pub(crate) const DUE_KEY: &str = "due";
+/// On a topic exchange.
+pub(crate) const EVERYTHING: &str = "#";
 /// Of what only a recorder takes: it writes the same once, however often it comes, and nothing in there is poison. 4.x would
 /// drop a message after 20 returns, and on 3.10 "unlimited" drops it at the first.
 const KEPT_DELIVERY_LIMIT: i64 = 1_000_000;
@@ -161,6 +163,12 @@ impl Topology {
         self.named("journal")
     }
 
+    /// A name without the prefix, such as `due`.
+    pub fn own_name<'a>(&self, name: &'a str) -> &'a str {
+        let own = name.strip_prefix(&self.prefix);
+        own.and_then(|own| own.strip_prefix('.')).unwrap_or(name)
+    }
+
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -214,6 +222,19 @@ impl Topology {
         queues
     }
 
+    /// The queue of this name, if it is one that some configuration or worker of this prefix declares: also of a delay that is not
+    /// configured any more, and of another worker.
+    pub(crate) fn queue(&self, name: &str) -> Option<Queue> {
+        let own = name.strip_prefix(&self.prefix)?.strip_prefix('.')?;
+        if let Some(delay_ms) = own.strip_prefix("delay.") {
+            return Some(self.delay_queue(Duration::from_millis(delay_ms.parse().ok()?)));
+        }
+        if let Some(worker) = own.strip_prefix("held.") {
+            return Some(self.clone().of_worker(worker).held_queue());
+        }
+        self.queues().into_iter().find(|queue| queue.name == name)
+    }
+
     /// The bindings. Messages for other queues go through the default exchange, by the queue's name.
     pub fn bindings(&self) -> Vec<Binding> {
         vec![
@@ -225,7 +246,7 @@ impl Topology {
             Binding {
                 exchange: self.events_exchange(),
                 queue: self.events(),
-                routing_key: "#",
+                routing_key: EVERYTHING,
             },
         ]
     }
@@ -367,7 +388,7 @@ impl Queue {
 }
 
 impl Binding {
-    async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
+    pub(crate) async fn declare(&self, channel: &Channel) -> Result<(), DeclareError> {
         channel
             .queue_bind(
                 self.queue.as_str().into(),
@@ -387,6 +408,13 @@ impl Binding {
 impl DeclareError {
     pub(crate) fn detail(&self) -> String {
         self.source.to_string()
+    }
+}
+
+/// `exchange --routing key--> queue`
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} --{}--> {}", self.exchange, self.routing_key, self.queue)
     }
 }
 
@@ -411,76 +439,11 @@ impl fmt::Display for Topology {
             }
         }
         for binding in self.bindings() {
-            writeln!(
-                f,
-                "binding  {} --{}--> {}",
-                binding.exchange, binding.routing_key, binding.queue
-            )?;
+            writeln!(f, "binding  {binding}")?;
         }
         Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn topology() -> Topology {
-        Topology::new("magnetite", &[Duration::from_secs(1), Duration::from_secs(30)]).of_worker("w1")
-    }
-
-    fn argument<'a>(queue: &'a Queue, key: &str) -> Option<&'a Argument> {
-        queue
-            .arguments
-            .iter()
-            .find(|(name, _)| *name == key)
-            .map(|(_, value)| value)
-    }
-
-    #[test]
-    fn every_queue_that_dead_letters_does_so_at_least_once_to_something_declared_before_it() {
-        let topology = topology();
-        let mut declared = Vec::new();
-        for queue in topology.queues() {
-            if let Some(Argument::Text(exchange)) = argument(&queue, "x-dead-letter-exchange") {
-                let text = |key| argument(&queue, key).unwrap().to_string();
-                assert_eq!(text("x-dead-letter-strategy"), "\"at-least-once\"");
-                assert_eq!(text("x-overflow"), "\"reject-publish\"");
-                let key = text("x-dead-letter-routing-key").replace('"', "");
-                let bindings = topology.bindings();
-                let bound = bindings
-                    .iter()
-                    .find(|b| b.exchange == *exchange && b.routing_key == key);
-                let target = if exchange.is_empty() {
-                    key
-                } else {
-                    bound.unwrap().queue.clone()
-                };
-                assert!(
-                    declared.contains(&target),
-                    "{target} is declared after {}",
-                    queue.name
-                );
-            }
-            declared.push(queue.name);
-        }
-    }
-
-    #[test]
-    fn a_tier_is_in_the_name_of_its_queue() {
-        let names: Vec<_> = topology().queues().into_iter().map(|queue| queue.name).collect();
-        assert_eq!(
-            names,
-            [
-                "magnetite.rejected",
-                "magnetite.dead",
-                "magnetite.journal",
-                "magnetite.due",
-                "magnetite.events",
-                "magnetite.delay.1000",
-                "magnetite.delay.30000",
-                "magnetite.held.w1"
-            ]
-        );
-    }
-}
+mod tests;

@@ -48,6 +48,8 @@ pub(crate) struct Configuration {
 #[derive(Clone, PartialEq)]
 pub(crate) struct Broker {
     url: String,
+    /// `None` for where RabbitMQ has it by default.
+    management_url: Option<String>,
     pub(crate) prefix: String,
 }
 
@@ -142,6 +144,7 @@ impl Configuration {
 fn broker(reader: &mut Reader) -> Broker {
     Broker {
         url: reader.read("broker.url", value::broker_url, || DEFAULT_BROKER_URL.to_owned()),
+        management_url: reader.read("broker.management_url", value::management_url, || None),
         prefix: reader.read("broker.prefix", value::prefix, || "magnetite".to_owned()),
     }
 }
@@ -306,8 +309,12 @@ fn log(reader: &mut Reader) -> Log {
 
 impl Broker {
     pub(crate) fn config(&self) -> broker::Config {
-        broker::Config::new(&self.url, self.prefix.clone())
-            .expect("the URL was read by the same parser before")
+        const READ_BEFORE: &str = "the URL was read by the same parser before";
+        let config = broker::Config::new(&self.url, self.prefix.clone()).expect(READ_BEFORE);
+        match &self.management_url {
+            Some(urls) => config.with_management(urls).expect(READ_BEFORE),
+            None => config,
+        }
     }
 }
 

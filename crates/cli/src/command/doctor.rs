@@ -3,8 +3,7 @@
 //! A check that builds on a failed one is left out: its cure is the first one's. The doctor changes nothing, but for a
 //! queue of its own on the broker that it deletes again.
 //!
-//! Not covered: bindings (AMQP has no question for them) and policies of the operator, except for what the probe of
-//! dead-lettering shows.
+//! Policies and bindings are read from RabbitMQ's management API; without it, a warning says that they are not checked.
 
 mod broker_checks;
 mod database_checks;

@@ -1,7 +1,7 @@
 //! `magnetite topology`: what is, or should be, on the broker.
 
 use anyhow::{Context as _, bail};
-use broker::{Problem, QueueState, Topology};
+use broker::{Harm, Inspection, Management, ManagementError, Problem, QueueState, Topology};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
@@ -24,21 +24,26 @@ enum Action {
     Declare,
     /// Compare with what is on the broker, and change nothing; exits 1 if anything is missing or different
     ///
-    /// Bindings are not compared: AMQP has no question for them.
+    /// Policies and bindings are read from RabbitMQ's management API. If it does not answer, a line says so and how to change
+    /// that.
     Check,
 }
 
-/// One exchange or queue, as it stands on the broker.
+/// One exchange, queue or binding, as it stands on the broker.
 #[derive(Debug, Serialize)]
 struct Finding {
     name: String,
-    /// `ok`, `missing` or `different`.
+    /// `ok`, `missing`, `different`, or `unchecked` for what could not be looked at.
     state: &'static str,
     ready: Option<u32>,
     consumers: Option<u32>,
     detail: Option<String>,
-    fix: Option<&'static str>,
+    fix: Option<String>,
 }
+
+/// How to mend a binding.
+pub(super) const BIND: &str = "run `magnetite topology declare`; then find out who removed it";
+const UNCHECKED: &str = "unchecked";
 
 /// Prints the topology, declares it, or compares it with the broker.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
@@ -128,15 +133,21 @@ async fn declare(topology: &Topology, configuration: &Configuration) -> anyhow::
 }
 
 async fn check(topology: &Topology, configuration: &Configuration, as_json: bool) -> anyhow::Result<()> {
-    let broker = BrokerLink::open(&configuration.broker.config()).await?;
-    let findings: Vec<Finding> = topology
+    let config = configuration.broker.config();
+    let broker = BrokerLink::open(&config).await?;
+    let mut findings: Vec<Finding> = topology
         .check(&broker.link)
         .await?
         .into_iter()
         .map(finding)
         .collect();
     broker.close().await;
-    let bad = findings.iter().filter(|finding| finding.fix.is_some()).count();
+    match inspect(&config, topology).await {
+        Ok(inspection) => findings.extend(inspected(inspection)),
+        Err(error) => findings.push(unchecked(&error)),
+    }
+    let is_bad = |finding: &&Finding| finding.fix.is_some() && finding.state != UNCHECKED;
+    let bad = findings.iter().filter(is_bad).count();
     let line = |finding: &Finding| {
         if as_json {
             output::json(finding)
@@ -149,6 +160,59 @@ async fn check(topology: &Topology, configuration: &Configuration, as_json: bool
         bail!("missing or different on the broker: {bad}; each has a line that says how to fix it");
     }
     Ok(())
+}
+
+/// What policies and missing bindings do.
+pub(super) async fn inspect(
+    config: &broker::Config,
+    topology: &Topology,
+) -> Result<Inspection, ManagementError> {
+    Management::new(config)?.inspect(topology).await
+}
+
+fn inspected(inspection: Inspection) -> impl Iterator<Item = Finding> {
+    let harmed = inspection.harms.into_iter().map(|harm: Harm| {
+        let (detail, fix) = (harm.to_string(), harm.fix());
+        Finding::bad(harm.queue, "different", detail, fix)
+    });
+    let unbound = inspection.unbound.into_iter().map(|binding| {
+        Finding::bad(
+            binding.queue.clone(),
+            "missing",
+            binding.to_string(),
+            BIND.to_owned(),
+        )
+    });
+    harmed.chain(unbound)
+}
+
+fn unchecked(error: &ManagementError) -> Finding {
+    let detail = format!("policies and bindings cannot be read: {}", chain(error));
+    Finding::bad(
+        "management".to_owned(),
+        UNCHECKED,
+        detail,
+        error.advice().to_owned(),
+    )
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+impl Finding {
+    fn bad(name: String, state: &'static str, detail: String, fix: String) -> Self {
+        Self {
+            name,
+            state,
+            ready: None,
+            consumers: None,
+            detail: Some(detail),
+            fix: Some(fix),
+        }
+    }
 }
 
 fn finding(found: Result<QueueState, Problem>) -> Finding {
@@ -168,18 +232,15 @@ fn finding(found: Result<QueueState, Problem>) -> Finding {
                 fix: None,
             }
         }
-        Err(problem) => Finding {
-            state: if is_missing(&problem) {
+        Err(problem) => {
+            let state = if is_missing(&problem) {
                 "missing"
             } else {
                 "different"
-            },
-            fix: Some(fix(&problem)),
-            detail: Some(words(&problem).to_owned()),
-            name: problem.name,
-            ready: None,
-            consumers: None,
-        },
+            };
+            let (detail, fix) = (words(&problem).to_owned(), fix(&problem).to_owned());
+            Finding::bad(problem.name, state, detail, fix)
+        }
     }
 }
 

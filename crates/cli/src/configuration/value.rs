@@ -66,6 +66,16 @@ pub(super) fn broker_url(value: &ValueKind) -> Result<String, String> {
     Ok(urls)
 }
 
+/// Some URLs, or an empty text for none. The user is that of another key, so any will do here.
+pub(super) fn management_url(value: &ValueKind) -> Result<Option<String>, String> {
+    let urls = list(value)
+        .map_err(|_| broker::BadManagementUrl.to_string())?
+        .join(",");
+    let any = broker::Config::new("amqp://user:password@host/%2f", "").map_err(|error| error.to_string())?;
+    any.with_management(&urls).map_err(|error| error.to_string())?;
+    Ok(Some(urls))
+}
+
 /// The form alone: the store reads the rest when it connects.
 pub(super) fn database_url(value: &ValueKind) -> Result<String, String> {
     let url = text(value).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The broker: there, known, open to us, declared, safe, drained.
 
-use broker::{InspectError, Publisher, QueueState, Server, Topology};
+use broker::{InspectError, Inspection, Publisher, QueueState, Server, Topology};
 
 use crate::{broker_link::BrokerLink, command::topology, configuration::Configuration, output};
 
@@ -30,7 +30,15 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
         }
     };
     report.add(&Check::ok("login", broker.link.address()))?;
-    topology_checks(&topology::of(configuration), &broker, report).await?;
+    let topology = topology::of(configuration);
+    topology_checks(&topology, &broker, report).await?;
+    match topology::inspect(&config, &topology).await {
+        Ok(inspection) => inspection_checks(&inspection, report)?,
+        Err(error) => {
+            let detail = format!("not checked: {}", topology::chain(&error));
+            report.add(&Check::warn("policies, bindings", detail, error.advice()))?;
+        }
+    }
     report.add(&dead_lettering_check(configuration, &config, &broker).await)?;
     broker.close().await;
     Ok(())
@@ -105,6 +113,28 @@ async fn topology_checks(
     Ok(())
 }
 
+fn inspection_checks(inspection: &Inspection, report: &mut Report) -> Result<(), output::Closed> {
+    for harm in &inspection.harms {
+        let detail = format!("{}: {harm}", harm.queue);
+        report.add(&Check::fail("policies", detail, harm.fix()))?;
+    }
+    if inspection.harms.is_empty() {
+        let detail = format!("none does harm to the {} queues", inspection.queues);
+        report.add(&Check::ok("policies", detail))?;
+    }
+    for binding in &inspection.unbound {
+        report.add(&Check::fail(
+            "bindings",
+            format!("missing: {binding}"),
+            topology::BIND,
+        ))?;
+    }
+    if inspection.unbound.is_empty() {
+        report.add(&Check::ok("bindings", "all there"))?;
+    }
+    Ok(())
+}
+
 fn queue_check(topology: &Topology, state: &QueueState) -> Check {
     let QueueState {
         name,
@@ -125,6 +155,9 @@ fn queue_check(topology: &Topology, state: &QueueState) -> Check {
             detail,
             "start `magnetite worker` or `magnetite up`: nobody delivers",
         )
+    } else if is(topology.journal()) && *ready > 0 && *consumers == 0 {
+        let fix = "start `magnetite recorder` or `magnetite up`: what happens is not recorded";
+        Check::warn("queue", detail, fix)
     } else {
         Check::ok("queue", detail)
     }

@@ -1,0 +1,319 @@
+//! RabbitMQ's management HTTP API: the questions that AMQP has no word for, about policies and bindings.
+//!
+//! It is asked by commands alone: nothing that delivers needs it. It is a plugin, and a user needs a tag to be let in, so every answer
+//! may be missing; an error says what to do for the next one.
+
+use std::time::Duration;
+
+use reqwest::{Client, Response, StatusCode, redirect};
+use serde::{Deserialize, de::DeserializeOwned};
+use url::Url;
+
+use crate::{
+    Binding, Config, Topology,
+    policy::{Harm, Policies, Policy},
+};
+
+/// How long one answer may take, from connecting to its last byte.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Thousands of queues, a few hundred bytes each.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many queues are looked at: one for each delay and each worker that runs, and a few more. The API has pages of 500 at most.
+const QUEUES_MAX: usize = 500;
+
+/// A client of the management HTTP API, for one vhost.
+pub struct Management {
+    client: Client,
+    /// Of the nodes of a cluster; each knows everything.
+    urls: Vec<Url>,
+    vhost: String,
+}
+
+/// A question that the management HTTP API did not answer. Its texts hold no password.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManagementError {
+    /// The configuration names no address.
+    #[error("broker.management_url is empty")]
+    Off,
+    /// The client could not be made.
+    #[error("cannot make an HTTP client")]
+    Client(#[source] reqwest::Error),
+    /// No node answered.
+    #[error("no answer from {address}")]
+    Unreachable {
+        /// `host:port` of the last node that was asked.
+        address: String,
+        /// The client's words.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The user is not let in, or must not see the vhost.
+    #[error("{address} refuses the user {user:?}")]
+    Refused {
+        /// `host:port`.
+        address: String,
+        /// The user's name.
+        user: String,
+    },
+    /// Something else answered, or the API of an unknown version.
+    #[error("{address} does not answer as the management API of RabbitMQ does: {detail}")]
+    Unexpected {
+        /// `host:port`.
+        address: String,
+        /// What is wrong with the answer.
+        detail: String,
+    },
+}
+
+/// What policies and missing bindings do to a topology.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// How many queues of this installation there are on the broker.
+    pub queues: usize,
+    /// The settings of policies that lose or misplace messages.
+    pub harms: Vec<Harm>,
+    /// The bindings that are not there.
+    pub unbound: Vec<Binding>,
+}
+
+#[derive(Deserialize)]
+struct Overview {
+    rabbitmq_version: String,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    items: Vec<Listed>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    name: String,
+    /// The name of the policy that applies; of operators' policies nothing is said.
+    #[serde(default)]
+    policy: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Bound {
+    destination: String,
+    destination_type: String,
+    routing_key: String,
+}
+
+impl ManagementError {
+    /// What to do so that the question is answered the next time.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Off => "set broker.management_url to the address of RabbitMQ's management API",
+            Self::Client(_) | Self::Unreachable { .. } | Self::Unexpected { .. } => {
+                "rabbitmq-plugins enable rabbitmq_management on every node, and set broker.management_url if it is not at the \
+                 broker's host, 10000 ports above AMQP's"
+            }
+            Self::Refused { .. } => {
+                "rabbitmqctl set_user_tags USER management, or name another user in broker.management_url"
+            }
+        }
+    }
+}
+
+impl Management {
+    /// A client for the addresses of this configuration.
+    ///
+    /// # Errors
+    /// When the configuration names none, or there is no TLS.
+    pub fn new(config: &Config) -> Result<Self, ManagementError> {
+        if config.management().is_empty() {
+            return Err(ManagementError::Off);
+        }
+        let client = Client::builder()
+            .timeout(ANSWER_MAX)
+            .connect_timeout(ANSWER_MAX / 2)
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .map_err(ManagementError::Client)?;
+        Ok(Self {
+            client,
+            urls: config.management().to_vec(),
+            vhost: config.vhost(),
+        })
+    }
+
+    /// Compares the policies and bindings that are in force with what the topology needs.
+    ///
+    /// # Errors
+    /// When the API is not there, or does not answer this user.
+    pub async fn inspect(&self, topology: &Topology) -> Result<Inspection, ManagementError> {
+        let overview: Overview = self.get(&["overview"], &[]).await?;
+        let policies = Policies {
+            regular: self.policies("policies").await?,
+            operator: self.policies("operator-policies").await?,
+            major: overview
+                .rabbitmq_version
+                .split('.')
+                .next()
+                .and_then(|major| major.parse().ok()),
+        };
+        let listed = self.queues(topology).await?;
+        let queues: Vec<_> = listed
+            .iter()
+            .filter_map(|listed| Some((topology.queue(&listed.name)?, listed)))
+            .collect();
+        let harms = queues
+            .iter()
+            .flat_map(|(queue, listed)| policies.harms(queue, listed.policy.as_deref()))
+            .collect();
+        Ok(Inspection {
+            queues: queues.len(),
+            harms,
+            unbound: self.unbound(topology).await?,
+        })
+    }
+
+    async fn policies(&self, kind: &str) -> Result<Vec<Policy>, ManagementError> {
+        self.get(&[kind, &self.vhost], &[]).await
+    }
+
+    /// The queues whose names begin with the prefix. Without statistics, because those are up to 5 s old.
+    async fn queues(&self, topology: &Topology) -> Result<Vec<Listed>, ManagementError> {
+        let name = format!(r"^{}\.", fancy_regex::escape(topology.prefix()));
+        let size = QUEUES_MAX.to_string();
+        let query = [
+            ("disable_stats", "true"),
+            ("columns", "name,policy"),
+            ("page", "1"),
+            ("page_size", size.as_str()),
+            ("use_regex", "true"),
+            ("name", name.as_str()),
+        ];
+        let page: Page = self.get(&["queues", &self.vhost], &query).await?;
+        Ok(page.items)
+    }
+
+    async fn unbound(&self, topology: &Topology) -> Result<Vec<Binding>, ManagementError> {
+        let mut unbound = Vec::new();
+        for binding in topology.bindings() {
+            let path = ["exchanges", &self.vhost, &binding.exchange, "bindings", "source"];
+            let bound: Vec<Bound> = self.get(&path, &[]).await?;
+            let is_it = |bound: &Bound| {
+                bound.destination_type == "queue"
+                    && bound.destination == binding.queue
+                    && bound.routing_key == binding.routing_key
+            };
+            if !bound.iter().any(is_it) {
+                unbound.push(binding);
+            }
+        }
+        Ok(unbound)
+    }
+
+    /// Asks one node after the other, until one answers. Each part of the path is one segment, whatever it contains.
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<T, ManagementError> {
+        let mut unreachable = ManagementError::Off;
+        for url in &self.urls {
+            let address = address(url);
+            let asked = self
+                .client
+                .get(question(url, path, query))
+                .basic_auth(decoded(url.username()), url.password().map(decoded));
+            match asked.send().await {
+                Ok(response) => return read(response, address, decoded(url.username())).await,
+                Err(source) => {
+                    let source = source.without_url();
+                    unreachable = ManagementError::Unreachable { address, source };
+                }
+            }
+        }
+        Err(unreachable)
+    }
+}
+
+async fn read<T: DeserializeOwned>(
+    mut response: Response,
+    address: String,
+    user: String,
+) -> Result<T, ManagementError> {
+    let unexpected = |detail: String| ManagementError::Unexpected {
+        address: address.clone(),
+        detail,
+    };
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            return Err(ManagementError::Refused { address, user });
+        }
+        status => return Err(unexpected(format!("status {}", status.as_u16()))),
+    }
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => {
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Some(_)) => return Err(unexpected(format!("more than {ANSWER_BYTES_MAX} bytes"))),
+            Ok(None) => break,
+            Err(error) => return Err(unexpected(error.without_url().to_string())),
+        }
+    }
+    serde_json::from_slice(&body).map_err(|error| unexpected(error.to_string()))
+}
+
+fn question(base: &Url, path: &[&str], query: &[(&str, &str)]) -> Url {
+    let mut url = base.clone();
+    // Only URLs that cannot be a base have no path or user.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().push("api").extend(path);
+    }
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
+    url
+}
+
+fn address(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or_default();
+    format!("{host}:{port}")
+}
+
+/// A URL's user or password, without percent signs.
+fn decoded(text: &str) -> String {
+    let pair = format!("{}=", text.replace('+', "%2B"));
+    let decoded = url::form_urlencoded::parse(pair.as_bytes()).next();
+    decoded.map(|(text, _)| text.into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_one_segment_of_the_path() {
+        let base = Url::parse("https://me:pass@mq.example/base/").unwrap();
+        let url = question(&base, &["queues", "/", "a b/c%2F?#ü"], &[("name", r"^a\.")]);
+        assert_eq!(
+            url.as_str(),
+            "https://mq.example/base/api/queues/%2F/a%20b%2Fc%252F%3F%23%C3%BC?name=%5Ea%5C."
+        );
+    }
+
+    #[test]
+    fn a_password_is_sent_as_it_is() {
+        for text in ["a+b", "p%40ss", "a&b=c", "ü", ""] {
+            let mut url = Url::parse("http://h").unwrap();
+            url.set_password(Some(text)).unwrap();
+            assert_eq!(
+                decoded(url.password().unwrap_or_default()),
+                if text == "p%40ss" { "p@ss" } else { text }
+            );
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Policies, and what they do to our queues.
+//!
+//! RabbitMQ gives a queue the policy that matches it with the highest priority, and the operator's policy of the same kind on top. How a
+//! policy and the queue's own arguments become one setting differs by setting: of limits and times the smaller one counts, `overflow` and
+//! `expires` are the policy's, and what is about dead-lettering is the argument's.
+//!
+//! What is allowed: everything that keeps a confirmed message where it is, for as long as it has to wait. A limit on length is allowed where a full
+//! queue refuses what is published; whoever published it learns of that.
+
+use std::fmt;
+
+use fancy_regex::Regex;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::{Argument, Queue};
+
+/// A policy or an operator's policy, as the management API lists it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Policy {
+    pub(crate) name: String,
+    pattern: String,
+    #[serde(rename = "apply-to")]
+    apply_to: String,
+    definition: Map<String, Value>,
+    #[serde(default)]
+    priority: i64,
+}
+
+/// All policies of a vhost.
+pub(crate) struct Policies {
+    pub(crate) regular: Vec<Policy>,
+    pub(crate) operator: Vec<Policy>,
+    /// The broker's major version.
+    pub(crate) major: Option<u32>,
+}
+
+/// A setting by which a policy loses messages of a queue, or has them come at the wrong time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Harm {
+    /// The queue's full name.
+    pub queue: String,
+    /// The policy's name.
+    pub policy: String,
+    /// Whether it is an operator's policy.
+    pub is_operators: bool,
+    /// The setting and its value.
+    pub setting: String,
+    /// What it does to the queue.
+    pub effect: String,
+}
+
+/// The setting of a policy that is in force.
+struct Setting<'a> {
+    value: &'a Value,
+    policy: &'a Policy,
+    is_operators: bool,
+}
+
+/// Both policies that apply to a queue.
+#[derive(Clone, Copy)]
+struct Applied<'a> {
+    regular: Option<&'a Policy>,
+    operator: Option<&'a Policy>,
+}
+
+const REJECT: &str = "reject-publish";
+/// All settings that can do harm.
+const SETTINGS: [&str; 7] = [
+    "message-ttl",
+    "expires",
+    "max-length",
+    "max-length-bytes",
+    "overflow",
+    "dead-letter-exchange",
+    "delivery-limit",
+];
+
+impl Policies {
+    /// What is wrong with this queue. `applied` is the name of the policy that the broker says applies.
+    pub(crate) fn harms(&self, queue: &Queue, applied: Option<&str>) -> Vec<Harm> {
+        let applied = Applied {
+            regular: applied.and_then(|name| self.regular.iter().find(|policy| policy.name == name)),
+            operator: first_match(&self.operator, &queue.name),
+        };
+        let harm = |key| {
+            let setting = applied.setting(key)?;
+            let effect = effect(queue, applied, key, setting.value, self.major)?;
+            Some(Harm {
+                queue: queue.name.clone(),
+                policy: setting.policy.name.clone(),
+                is_operators: setting.is_operators,
+                setting: format!("{key} = {}", setting.value),
+                effect,
+            })
+        };
+        SETTINGS.into_iter().filter_map(harm).collect()
+    }
+}
+
+/// A pattern that cannot be read here counts as a match: better a word too much about a policy than none.
+fn first_match<'a>(policies: &'a [Policy], queue: &str) -> Option<&'a Policy> {
+    let applies = |policy: &&Policy| {
+        let is_for_queues = ["all", "queues", "quorum_queues"].contains(&policy.apply_to.as_str());
+        let is_match = || Regex::new(&policy.pattern).and_then(|regex| regex.is_match(queue));
+        is_for_queues && is_match().unwrap_or(true)
+    };
+    policies
+        .iter()
+        .filter(applies)
+        .max_by_key(|policy| policy.priority)
+}
+
+impl<'a> Applied<'a> {
+    fn setting(self, key: &str) -> Option<Setting<'a>> {
+        let of = |policy: Option<&'a Policy>, is_operators| {
+            let policy = policy?;
+            let value = policy.definition.get(key)?;
+            Some(Setting {
+                value,
+                policy,
+                is_operators,
+            })
+        };
+        match (of(self.regular, false), of(self.operator, true)) {
+            (Some(regular), Some(operator)) => {
+                let regular_is_less = regular.value.as_i64() < operator.value.as_i64();
+                Some(if regular_is_less { regular } else { operator })
+            }
+            (regular, operator) => operator.or(regular),
+        }
+    }
+
+    fn overflow(self, queue: &Queue) -> Option<&'a str> {
+        match self.setting("overflow") {
+            Some(setting) => setting.value.as_str(),
+            None if queue.text("x-overflow") == Some(REJECT) => Some(REJECT),
+            None => None,
+        }
+    }
+}
+
+/// What the setting does to the queue, if it does harm.
+fn effect(
+    queue: &Queue,
+    applied: Applied<'_>,
+    key: &str,
+    value: &Value,
+    major: Option<u32>,
+) -> Option<String> {
+    let number = value.as_i64();
+    let refuses = applied.overflow(queue) == Some(REJECT);
+    match key {
+        "message-ttl" => match (queue.number("x-message-ttl"), number?) {
+            (Some(own), policys) if policys >= own => None,
+            (Some(own), policys) => Some(format!(
+                "messages leave it after {policys} ms instead of {own} ms"
+            )),
+            (None, policys) => Some(format!(
+                "messages that wait for longer than {policys} ms are taken out of it"
+            )),
+        },
+        "expires" => match (queue.number("x-expires"), number?) {
+            (Some(own), policys) if policys >= own => None,
+            (_, policys) => Some(format!(
+                "it is deleted with all its messages when it has had no consumer for {policys} ms"
+            )),
+        },
+        "max-length" | "max-length-bytes" if refuses => None,
+        "max-length" | "max-length-bytes" => {
+            Some("its oldest messages are dropped when it is full".to_owned())
+        }
+        "overflow" if refuses || queue.text("x-overflow").is_none() => None,
+        "overflow" => Some(
+            "its oldest messages are dropped when it is full, and what it dead-letters can be lost"
+                .to_owned(),
+        ),
+        "dead-letter-exchange" if queue.text("x-dead-letter-exchange").is_some() => None,
+        "dead-letter-exchange" => Some("what it gives up goes elsewhere, and can be lost".to_owned()),
+        "delivery-limit" => match (queue.number("x-delivery-limit")?, number?) {
+            (own, policys) if policys >= own => None,
+            // 4.x takes a negative number for "no limit", and the argument for the limit then.
+            (_, policys) if policys < 0 && major.is_some_and(|major| major >= 4) => None,
+            (_, policys) => Some(format!(
+                "messages are taken out of it after {policys} returns, by which nothing is wrong with them"
+            )),
+        },
+        _ => None,
+    }
+}
+
+impl Queue {
+    fn argument(&self, key: &str) -> Option<&Argument> {
+        let found = self.arguments.iter().find(|(name, _)| *name == key);
+        found.map(|(_, argument)| argument)
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        match self.argument(key)? {
+            Argument::Text(text) => Some(text),
+            Argument::Number(_) => None,
+        }
+    }
+
+    fn number(&self, key: &str) -> Option<i64> {
+        match self.argument(key)? {
+            Argument::Number(number) => Some(*number),
+            Argument::Text(_) => None,
+        }
+    }
+}
+
+impl Harm {
+    /// The command that clears the policy.
+    pub fn fix(&self) -> String {
+        let command = if self.is_operators {
+            "clear_operator_policy"
+        } else {
+            "clear_policy"
+        };
+        format!(
+            "rabbitmqctl {command} {:?} (with -p VHOST), or change it so that it does not match this queue",
+            self.policy
+        )
+    }
+}
+
+impl fmt::Display for Harm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_operators {
+            "operator policy"
+        } else {
+            "policy"
+        };
+        let Self {
+            policy,
+            setting,
+            effect,
+            ..
+        } = self;
+        write!(f, "the {kind} {policy:?} sets {setting}: {effect}")
+    }
+}
+
+#[cfg(test)]
+mod tests;
