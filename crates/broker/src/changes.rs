@@ -33,6 +33,10 @@ use crate::{
 
 /// How long telling may take. The caller waits for the workers in any case; after this time being told makes them no faster.
 const TELL_MAX: Duration = Duration::from_secs(1);
+/// When nothing came for this long, it is found out whether something would.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// How long being told may take.
+const TOLD_MAX: Duration = Duration::from_secs(5);
 /// How long declaring and binding a queue may take.
 const OPEN_MAX: Duration = Duration::from_secs(30);
 /// Of messages that all say the same, one is enough.
@@ -102,11 +106,20 @@ impl Changes {
         }
     }
 
+    fn is_writable(&self) -> bool {
+        self.link().is_ok_and(Link::is_writable)
+    }
+
     /// Tells every connected worker to look for changes now. Returns after a second at most, whether or not a worker was told.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn tell(&self) {
+        self.try_to_tell().await;
+    }
+
+    /// Whether the message was sent.
+    async fn try_to_tell(&self) -> bool {
         let telling = async {
             let mut open = self.channel.lock().await;
             let channel = match open.take() {
@@ -121,10 +134,11 @@ impl Changes {
             Ok::<_, ChannelError>(())
         };
         match timeout(TELL_MAX, telling).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => tracing::debug!(%error, "workers could not be told of a change"),
             Err(_) => tracing::debug!("workers could not be told of a change in time"),
         }
+        false
     }
 
     /// Whether the worker of this name consumes now: it has a queue of its own, and a consumer of it for as long as it is connected.
@@ -164,12 +178,32 @@ impl Changes {
 
 /// Calls `changed` for each change that is [told](Changes::tell), and whenever one may have been missed, until `stop`. The topology is a
 /// worker's.
-pub async fn follow_changes(link: &Link, topology: &Topology, stop: &CancellationToken, changed: impl Fn()) {
+///
+/// A minute without a change is ended by a message of its own, over `publishing`, which is then what all workers are told. If it does not
+/// come, the queue is not bound any more: a new one is made.
+pub async fn follow_changes(
+    link: &Link,
+    publishing: &Link,
+    topology: &Topology,
+    stop: &CancellationToken,
+    changed: impl Fn(),
+) {
+    let own = Changes::over(publishing.clone(), topology.clone());
+    let missing = metrics::counter!("magnetite_bindings_missing_total", "exchange" => "changes");
+    missing.increment(0);
     let mut failures = 0;
     let following = async {
         loop {
-            let error = match follow(link, topology, &changed, &mut failures).await {
-                Ok(()) => "the broker ended the consumer".to_owned(),
+            let error = match follow(link, topology, &own, &changed, &mut failures).await {
+                Ok(Ended::ByBroker) => "the broker ended the consumer".to_owned(),
+                Ok(Ended::Unbound) => {
+                    missing.increment(1);
+                    tracing::warn!(
+                        exchange = topology.changes_exchange(),
+                        "the binding of this worker's queue of changes was missing; there is a new queue; find out who removed it"
+                    );
+                    continue;
+                }
                 Err(ChannelError::Closed(_)) => return,
                 Err(error) => error.to_string(),
             };
@@ -186,16 +220,23 @@ pub async fn follow_changes(link: &Link, topology: &Topology, stop: &Cancellatio
     stop.run_until_cancelled(following).await;
 }
 
-/// Returns when the broker ends the consumer.
+/// Why a queue of changes is of no use any more.
+enum Ended {
+    ByBroker,
+    /// Nothing comes to it.
+    Unbound,
+}
+
 async fn follow(
     link: &Link,
     topology: &Topology,
+    own: &Changes,
     changed: &impl Fn(),
     failures: &mut u32,
-) -> Result<(), ChannelError> {
+) -> Result<Ended, ChannelError> {
     link.connection().await?;
     let Ok(opened) = timeout(OPEN_MAX, open(link, topology)).await else {
-        return Ok(());
+        return Ok(Ended::ByBroker);
     };
     let mut consumer = opened?;
     if *failures > 1 {
@@ -204,10 +245,22 @@ async fn follow(
     *failures = 0;
     // What was told before it was bound is found by looking.
     changed();
-    while let Some(Ok(_)) = consumer.next().await {
+    loop {
+        let next = match timeout(SILENCE_MAX, consumer.next()).await {
+            Ok(next) => next,
+            Err(_) if !own.is_writable() || !own.try_to_tell().await => continue,
+            Err(_) => match timeout(TOLD_MAX, consumer.next()).await {
+                Ok(next) => next,
+                // An alarm that was raised in between takes it.
+                Err(_) if own.is_writable() => return Ok(Ended::Unbound),
+                Err(_) => continue,
+            },
+        };
+        let Some(Ok(_)) = next else {
+            return Ok(Ended::ByBroker);
+        };
         changed();
     }
-    Ok(())
 }
 
 /// A queue that goes with its connection. Its name is used once: the broker may not have noticed yet that an earlier connection is lost,

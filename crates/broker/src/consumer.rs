@@ -172,7 +172,14 @@ async fn read(
         match next {
             // lapin still yields what had arrived before the loss; the broker has handed it to others by now.
             Some(Ok(_)) if !lane.is_live() => {}
-            Some(Ok(delivery)) => take(incoming(lane, delivery)),
+            Some(Ok(delivery)) => {
+                let incoming = incoming(lane, delivery);
+                if incoming.message.is_canary() {
+                    incoming.ack.ack();
+                } else {
+                    take(incoming);
+                }
+            }
             Some(Err(error)) => return Ended::Lost(error.to_string()),
             // Also what a server-sent basic.cancel looks like: a fault, not an end.
             None => return Ended::Lost("the broker ended the consumer".to_owned()),

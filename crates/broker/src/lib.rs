@@ -29,6 +29,7 @@ mod publisher;
 mod ack;
 mod consumer;
 mod changes;
+mod canary;
 mod inspect;
 mod policy;
 mod management;

@@ -35,7 +35,7 @@
 //! - No organization, and no number of endpoints that fail or hang, holds all slots: see `admission`.
 //! - Memory is bounded by the prefetch of the two queues, the registry's bound and `recall`'s capacity.
 //!
-//! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon.
+//! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon, and `bindings` repairs what somebody unbound.
 //!
 //! Deliberately absent: reading state back from a database to retry (a delivery carries its own), timers (delay queues are
 //! the only clock), any knowledge of other workers.
@@ -56,6 +56,7 @@ mod settlement;
 mod settle;
 mod journal;
 mod gone;
+mod bindings;
 mod expiry;
 mod meters;
 
@@ -207,7 +208,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         config,
     });
     let mut following = tokio::spawn(vital("registry", refresh(Arc::clone(&context), links.clone())));
-    let background = in_background(&context, &consuming, &links);
+    let background = in_background(&context, &consuming, &publisher, &links);
     let (consumed, consumes) = watch::channel([false; SOURCES.len()]);
     let watching = watch_readiness(ready, publishing.clone(), consumes, links.clone());
     background.spawn(vital("readiness", watching));
@@ -260,7 +261,12 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
 }
 
 /// Starts what runs beside the deliveries, until `stop`.
-fn in_background(context: &Arc<Context>, consuming: &Link, stop: &CancellationToken) -> TaskTracker {
+fn in_background(
+    context: &Arc<Context>,
+    consuming: &Link,
+    publisher: &Publisher,
+    stop: &CancellationToken,
+) -> TaskTracker {
     let background = TaskTracker::new();
     let shared = || (Arc::clone(context), stop.clone());
     let (beating, stopped) = shared();
@@ -276,6 +282,11 @@ fn in_background(context: &Arc<Context>, consuming: &Link, stop: &CancellationTo
     background.spawn(vital("gone endpoints", record_gone(gone, stopped)));
     let (expiring, stopped) = shared();
     background.spawn(vital("certificates", warn_of_expiry(expiring, stopped)));
+    let (bound, stopped) = shared();
+    background.spawn(vital(
+        "bindings",
+        watch_bindings(bound, publisher.clone(), stopped),
+    ));
     background
 }
 
@@ -388,7 +399,7 @@ async fn announce(context: Arc<Context>, stop: CancellationToken) {
 
 async fn hear_of_changes(context: Arc<Context>, link: Link, stop: CancellationToken) {
     let told = || context.registry.tell();
-    broker::follow_changes(&link, &context.topology, &stop, told).await;
+    broker::follow_changes(&link, &context.publishing, &context.topology, &stop, told).await;
 }
 
 async fn beat(context: Arc<Context>, stop: CancellationToken) {
@@ -432,6 +443,11 @@ async fn warn_of_expiry(context: Arc<Context>, stop: CancellationToken) {
     let (certificates, registry, store) = (context.egress.certificates(), &context.registry, &context.store);
     stop.run_until_cancelled(expiry::watch(certificates, registry, store))
         .await;
+}
+
+async fn watch_bindings(context: Arc<Context>, publisher: Publisher, stop: CancellationToken) {
+    let watching = bindings::watch(&publisher, &context.publishing, &context.topology);
+    stop.run_until_cancelled(watching).await;
 }
 
 async fn watch_readiness(

@@ -6,6 +6,7 @@
     reason = "a test ends at the first surprise"
 )]
 
+mod bindings;
 mod policies;
 
 use e2e::Installation;

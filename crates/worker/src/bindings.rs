@@ -1,0 +1,81 @@
+//! Looks for missing bindings once a minute, and binds again what is missing.
+//!
+//! Without the binding of its queue an exchange refuses what is published, retries included, while every queue and consumer looks well. See
+//! `broker::Topology::missing_bindings` for how it is told.
+
+use std::time::Duration;
+
+use broker::{Binding, Link, Publisher, Topology};
+use metrics::Counter;
+use rand::RngExt as _;
+use tokio::time::{sleep, timeout};
+
+use crate::display_chain;
+
+const EVERY: Duration = Duration::from_mins(1);
+const MEND_MAX: Duration = Duration::from_secs(10);
+
+/// Looks for ever.
+pub(crate) async fn watch(publisher: &Publisher, link: &Link, topology: &Topology) {
+    // They exist from the start.
+    for binding in topology.bindings() {
+        missing_total(topology, &binding).increment(0);
+    }
+    // A fleet that starts at once does not look at once.
+    let first = EVERY.mul_f64(rand::rng().random_range(0.5..=1.0));
+    sleep(first).await;
+    loop {
+        // A second look tells whether mending was of any use.
+        if link.is_writable() && look(publisher, link, topology).await {
+            look(publisher, link, topology).await;
+        }
+        sleep(EVERY).await;
+    }
+}
+
+/// Returns whether anything was missing.
+async fn look(publisher: &Publisher, link: &Link, topology: &Topology) -> bool {
+    match topology.missing_bindings(publisher).await {
+        Ok(missing) => {
+            for binding in &missing {
+                missing_total(topology, binding).increment(1);
+                mend(link, topology, binding).await;
+            }
+            !missing.is_empty()
+        }
+        Err(error) if error.is_missing_exchange() => {
+            let declared = timeout(MEND_MAX, topology.declare(link)).await;
+            let is_mended = matches!(declared, Ok(Ok(())));
+            tracing::warn!(
+                error = display_chain(&error),
+                is_mended,
+                "an exchange was missing, and what was published to it was refused; find out who deleted it"
+            );
+            true
+        }
+        Err(error) => {
+            tracing::debug!(error = display_chain(&error), "cannot look for missing bindings");
+            false
+        }
+    }
+}
+
+async fn mend(link: &Link, topology: &Topology, binding: &Binding) {
+    let error = match timeout(MEND_MAX, topology.bind(link, binding)).await {
+        Ok(Ok(())) => {
+            tracing::warn!(
+                %binding,
+                "a binding was missing, and messages for that queue were refused; it is there again; find out who removed it"
+            );
+            return;
+        }
+        Ok(Err(error)) => display_chain(&error),
+        Err(_) => format!("no answer within {MEND_MAX:?}"),
+    };
+    tracing::error!(%binding, error, "a binding is missing, and cannot be made: run `magnetite topology declare`");
+}
+
+fn missing_total(topology: &Topology, binding: &Binding) -> Counter {
+    let exchange = topology.own_name(&binding.exchange).to_owned();
+    metrics::counter!("magnetite_bindings_missing_total", "exchange" => exchange)
+}
