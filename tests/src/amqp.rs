@@ -260,7 +260,7 @@ impl Amqp {
                 .queue_delete(name.as_str().into(), QueueDeleteOptions::default())
                 .await;
         }
-        for name in ["events", "deliveries", "operations", "changes"] {
+        for name in ["events", "deliveries", "operations", "changes", "installation"] {
             let name = format!("{}.{name}", self.prefix);
             let _ = self
                 .channel

@@ -16,6 +16,7 @@ use crate::{
     AckHandle, DeclareError, Link, Message, Topology,
     ack::Lane,
     link::{ChannelError, backoff},
+    watched::Watched,
 };
 
 /// A message from a queue. (In AMQP's words a delivery; in ours that is something else.)
@@ -47,6 +48,7 @@ pub async fn consume(
     mut take: impl FnMut(Incoming),
 ) -> Unsettled {
     let (mut failures, refused) = (0, Lasting::new());
+    let mut watched = Watched::new(topology, queue);
     while !stop.is_cancelled() {
         let opening = async {
             link.connection().await.map_err(ChannelError::from)?;
@@ -66,7 +68,7 @@ pub async fn consume(
                 }
                 failures = 0;
                 consuming(true);
-                let ended = read(&lane, &mut consumer, stop, &mut take).await;
+                let ended = read(&lane, &mut consumer, stop, &watched, &mut take).await;
                 consuming(false);
                 match ended {
                     Ended::Stopped => {
@@ -79,6 +81,7 @@ pub async fn consume(
             Some(Err(error)) => error.to_string(),
         };
         failures += 1;
+        watched.restarts(&error);
         if stop
             .run_until_cancelled(tokio::time::sleep(backoff(failures)))
             .await
@@ -163,6 +166,7 @@ async fn read(
     lane: &Arc<Lane>,
     consumer: &mut lapin::Consumer,
     stop: &CancellationToken,
+    watched: &Watched,
     take: &mut impl FnMut(Incoming),
 ) -> Ended {
     loop {
@@ -174,6 +178,7 @@ async fn read(
             Some(Ok(_)) if !lane.is_live() => {}
             Some(Ok(delivery)) => {
                 let incoming = incoming(lane, delivery);
+                watched.arrives(&incoming.message);
                 if incoming.message.is_canary() {
                     incoming.ack.ack();
                 } else {

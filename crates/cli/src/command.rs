@@ -22,6 +22,8 @@ mod retention;
 mod secrets;
 mod doctor;
 mod advice;
+mod claim;
+mod troubles;
 mod checked;
 mod given;
 mod listing;

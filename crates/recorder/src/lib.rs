@@ -28,6 +28,7 @@
 mod config;
 mod entry;
 mod part;
+mod lag;
 mod write;
 mod upkeep;
 

@@ -12,7 +12,7 @@ use webhook::journal::{Books, Record};
 use crate::{
     display_chain,
     entry::{Entry, Source, count_aside},
-    now_ms,
+    lag, now_ms,
     part::{Part, UNRECORDABLE, plain},
 };
 
@@ -232,6 +232,7 @@ impl Content {
         for ended_ms in &self.ended_ms {
             lag.record(Duration::from_millis(now_ms.saturating_sub(*ended_ms)));
         }
+        lag::note(now_ms, &self.ended_ms);
         let recorded = |what, count: usize| {
             metrics::counter!("magnetite_recorded_total", "what" => what).increment(count as u64);
         };

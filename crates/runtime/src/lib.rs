@@ -2,6 +2,7 @@
 //!
 //! - [`Lasting`]: how often a condition that lasts is logged.
 //! - [`logs`]: log lines, none of which is worth waiting for.
+//! - [`troubles`]: what a process has noticed that a person should know of.
 //! - [`vital`]: tasks whose panic ends the process.
 //!
 //! Invariants: nothing that is logged blocks or fails a task, whatever standard error is; and no process goes on without a task that it
@@ -9,6 +10,7 @@
 
 mod lasting;
 pub mod logs;
+pub mod troubles;
 mod vital;
 
 pub use lasting::{Lasting, Report};

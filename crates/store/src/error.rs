@@ -49,6 +49,10 @@ pub enum Operation {
     AnnounceRole,
     /// [`Store::workers_behind`](crate::Store::workers_behind).
     FindWorkersBehind,
+    /// [`Store::running_roles`](crate::Store::running_roles).
+    ListRoles,
+    /// [`Store::installation_id`](crate::Store::installation_id).
+    ReadInstallation,
     /// [`Store::record`](crate::Store::record).
     Record,
     /// [`Store::events`](crate::Store::events).
@@ -131,6 +135,8 @@ impl fmt::Display for Operation {
             }
             Self::AnnounceRole => f.write_str("announce a role"),
             Self::FindWorkersBehind => f.write_str("find workers that are behind"),
+            Self::ListRoles => f.write_str("list the running roles"),
+            Self::ReadInstallation => f.write_str("read the installation's id"),
             Self::Record => f.write_str("write to the journal"),
             Self::ListEvents => f.write_str("list events"),
             Self::ReadEvent(id) => write!(f, "read event {id}"),

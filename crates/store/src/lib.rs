@@ -89,7 +89,7 @@
 //!
 //! - A key in the database: secrets are sealed with keys that are elsewhere. Who has both has the secrets.
 //! - Foreign keys in the journal: an attempt may be recorded before its event, or without it.
-//! - A clock, and a random source but for nonces: ids and times are arguments.
+//! - A clock, and a random source but for nonces and the installation's id: other ids and times are arguments.
 //! - Whether a URL may be reached, or a value is of a sensible length: whoever accepts it decides.
 //! - Retries: [`Error::is_unavailable`] tells the caller whether one can help.
 
@@ -105,6 +105,8 @@ mod registry;
 mod api_key;
 mod changes;
 mod roles;
+mod troubles;
+mod installation;
 mod journal;
 
 use std::fmt;
@@ -124,6 +126,7 @@ pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Position, Snapshot};
 pub use roles::{ANNOUNCED_MAX, Announcement, WorkerBehind};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 pub use sealing::{BadSealingKey, SealingKey};
+pub use troubles::RunningRole;
 
 use address::Address;
 use database::Database;

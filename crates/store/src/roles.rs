@@ -163,6 +163,6 @@ impl From<(String, String, i64)> for WorkerBehind {
     }
 }
 
-fn timed(sql: &str, dialect: &Dialect) -> AssertSqlSafe<String> {
+pub(crate) fn timed(sql: &str, dialect: &Dialect) -> AssertSqlSafe<String> {
     AssertSqlSafe(sql.replace("{now}", dialect.now_ms))
 }

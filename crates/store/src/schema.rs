@@ -8,7 +8,8 @@ use sqlx::{
 };
 
 use crate::{
-    Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, error::Failure, sealing::seal_plain,
+    Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, error::Failure, installation,
+    roles::timed, sealing::seal_plain,
 };
 
 /// How long [`Store::migrate`] waits for another process that is migrating; on SQLite only 10 s, the wait of every write.
@@ -38,6 +39,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         11,
         "endpoint_history",
         include_str!("../migrations/0011_endpoint_history.sql"),
+    ),
+    (
+        14,
+        "installation",
+        include_str!("../migrations/0014_installation.sql"),
     ),
 ];
 
@@ -159,6 +165,8 @@ impl Store {
                 };
                 migrator.run_direct(None, &mut *tx, false).await?;
                 seal_plain!(tx, keyring);
+                let identify = sqlx::query(timed(installation::INSERT, dialect)).bind(installation::new_id());
+                identify.execute(&mut *tx).await?;
                 for statement in dialect.finish_migrations {
                     sqlx::query(*statement).execute(&mut *tx).await?;
                 }

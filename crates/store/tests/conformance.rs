@@ -18,6 +18,7 @@ mod conformance {
     mod outages;
     mod registry;
     mod roles;
+    mod installation;
     mod schema;
     mod secrets;
     mod sharing;

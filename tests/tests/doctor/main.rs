@@ -7,7 +7,9 @@
 )]
 
 mod bindings;
+mod installations;
 mod policies;
+mod roles;
 
 use e2e::Installation;
 

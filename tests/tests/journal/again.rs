@@ -5,6 +5,7 @@ use std::process::Output;
 use e2e::{Answer, Installation, Receiver, due_headers, event, wait_until};
 use lapin::{BasicProperties, Confirmation};
 use serde_json::Value;
+use sqlx::{Connection as _, SqliteConnection};
 
 use crate::SOON;
 
@@ -139,6 +140,17 @@ async fn what_is_unknown_or_still_pending_is_not_sent_again() {
     installation.delete().await;
 }
 
+async fn copy_installation_id(from: &str, to: &str) {
+    let mut from = SqliteConnection::connect(from).await.unwrap();
+    let id: String = sqlx::query_scalar("SELECT id FROM installation")
+        .fetch_one(&mut from)
+        .await
+        .unwrap();
+    let mut to = SqliteConnection::connect(to).await.unwrap();
+    let update = sqlx::query("UPDATE installation SET id = $1").bind(id);
+    update.execute(&mut to).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_was_rejected_by_our_own_fault_arrives_when_it_is_redriven() {
     let mut installation = Installation::with_delays("redrive", &[60_000]).await;
@@ -146,11 +158,12 @@ async fn a_message_that_was_rejected_by_our_own_fault_arrives_when_it_is_redrive
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let recorder = installation.recorder().await;
 
-    // A worker on a database in which the endpoint is not.
+    // A worker on a database in which the endpoint is not, and which is of the same installation: one that is not would be refused.
     let database = |name: &str| format!("sqlite://{}/{name}.db", installation.directory().display());
     let (right, wrong) = (database("magnetite"), database("wrong"));
     installation.set("MAGNETITE_DATABASE__URL", &wrong);
     installation.cli_ok(&["migrate"]).await;
+    copy_installation_id(&right, &wrong).await;
     let worker = installation.worker().await;
     let (body, properties) = (
         event("org_1", "lead_1"),

@@ -7,6 +7,7 @@
 
 mod broker_checks;
 mod database_checks;
+mod role_checks;
 
 use anyhow::bail;
 use clap::Args;

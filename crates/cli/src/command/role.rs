@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{configuration::Configuration, database, limits, signals};
 
-use super::{audit, topology};
+use super::{audit, claim::claim, topology, troubles};
 
 /// What to do about the tables before the work begins.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +129,10 @@ async fn work(
         stop.cancel();
         ended
     });
-    let ended = join_all(running).await;
+    let ended = tokio::select! {
+        ended = join_all(running) => ended,
+        () = troubles::report(&process.name, &store) => unreachable!("it never ends"),
+    };
     store.close().await;
     ended.into_iter().collect()
 }
@@ -168,6 +171,18 @@ async fn announced<T>(process: &Process, kind: Kind, store: &Store, role: impl F
     ended
 }
 
+/// Waits until the queues are known to be those of this database. False when the role was stopped before.
+async fn claimed(
+    configuration: &Configuration,
+    store: &Store,
+    readiness: &watch::Sender<Option<String>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    readiness.send_replace(Some("connecting to the broker".to_owned()));
+    let claiming = stop.run_until_cancelled(claim(configuration, store)).await;
+    Ok(claiming.transpose()?.is_some())
+}
+
 async fn deliver(
     configuration: &Configuration,
     process: &Process,
@@ -176,6 +191,9 @@ async fn deliver(
     told: Told,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    if !claimed(configuration, store, &told.readiness, stop).await? {
+        return Ok(());
+    }
     let deps = worker::Deps {
         name: process.name.clone(),
         host: process.host.clone(),
@@ -195,6 +213,9 @@ async fn record(
     readiness: watch::Sender<Option<String>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    if !claimed(configuration, store, &readiness, stop).await? {
+        return Ok(());
+    }
     let deps = recorder::Deps {
         broker: configuration.broker.config(),
         topology: topology::of(configuration),
@@ -224,8 +245,19 @@ async fn serve(
         egress: egress.clone(),
         readiness,
     };
-    api::run(configuration.api.clone(), deps, stop.clone()).await;
-    Ok(())
+    // What needs no broker is served without one.
+    tokio::select! {
+        () = api::run(configuration.api.clone(), deps, stop.clone()) => Ok(()),
+        error = refused(configuration, store) => Err(error),
+    }
+}
+
+/// Why the queues must not be used, once it is known; otherwise it never ends.
+async fn refused(configuration: &Configuration, store: &Store) -> anyhow::Error {
+    match claim(configuration, store).await {
+        Err(error) => error,
+        Ok(()) => std::future::pending().await,
+    }
 }
 
 /// The address is the one that was taken, if any port would do.

@@ -8,6 +8,8 @@ use serde_json::json;
 
 use crate::{broker_link::BrokerLink, configuration::Configuration, output};
 
+use super::claim;
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print one JSON object a line
@@ -27,6 +29,10 @@ enum Action {
     /// Policies and bindings are read from RabbitMQ's management API. If it does not answer, a line says so and how to change
     /// that.
     Check,
+    /// Have the exchanges and queues belong to this database, after it has replaced another one for good
+    ///
+    /// Roles of an installation with another database do not start while they do.
+    Adopt,
 }
 
 /// One exchange, queue or binding, as it stands on the broker.
@@ -51,6 +57,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     match arguments.action {
         None => Ok(print(&topology, arguments.json)?),
         Some(Action::Declare) => declare(&topology, configuration).await,
+        Some(Action::Adopt) => claim::adopt(configuration).await,
         Some(Action::Check) => check(&topology, configuration, arguments.json).await,
     }
 }

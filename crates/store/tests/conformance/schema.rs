@@ -23,6 +23,7 @@ pub(crate) const ALL: &[&str] = &[
     "0008_endpoint_limits",
     "0010_roles",
     "0011_endpoint_history",
+    "0014_installation",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

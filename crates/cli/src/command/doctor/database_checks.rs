@@ -1,12 +1,13 @@
 //! The database: there, with the tables of this version, and with secrets that open.
 
+use broker::Mark;
 use store::{SchemaState, Store};
 
 use crate::{configuration::Configuration, database, moment, output};
 
 use super::{
-    super::{checked::Check, rejected},
-    Report,
+    super::{checked::Check, claim, rejected},
+    Report, role_checks,
 };
 
 const WHAT: &str = "database";
@@ -33,6 +34,8 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
                 report.add(&secrets_check(&store).await)?;
                 report.add(&rejected_check(&store).await)?;
                 report.add(&retention_check(&store).await)?;
+                report.add(&installation_check(configuration, &store).await)?;
+                role_checks::run(configuration, &store, report).await?;
             }
         }
         Err(error @ store::Error::NotUtf8 { .. }) => {
@@ -119,6 +122,27 @@ async fn retention_check(store: &Store) -> Check {
             let detail = format!("{:#}", anyhow::Error::from(error));
             Check::fail(WHAT, detail, "see what the database says, and its log")
         }
+    }
+}
+
+/// Whether the queues are this database's. A broker that is away was named before.
+async fn installation_check(configuration: &Configuration, store: &Store) -> Check {
+    const WHAT: &str = "installation";
+    match claim::find(configuration, store).await {
+        Ok((Mark::Ours, id)) => Check::ok(WHAT, format!("the queues are those of this database: {id}")),
+        Ok((Mark::Missing, id)) => Check::ok(
+            WHAT,
+            format!("{id}; the first role marks the queues as this database's"),
+        ),
+        Ok((Mark::Theirs(theirs), id)) => {
+            let detail = format!("the queues belong to {theirs}, and this database to {id}");
+            Check::fail(WHAT, detail, claim::FIX)
+        }
+        Err(error) => Check::warn(
+            WHAT,
+            format!("cannot be compared: {error:#}"),
+            "correct what is named above, and ask again",
+        ),
     }
 }
 

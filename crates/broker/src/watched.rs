@@ -1,0 +1,103 @@
+//! What is noticed of a consumer and its messages, for metrics and `magnetite doctor`.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use metrics::Counter;
+use runtime::troubles::Trouble;
+
+use crate::{
+    Message, Topology,
+    screen::{CUT, UNREADABLE},
+};
+
+/// So many returns are more than what restarts and lost connections come to. At a limit of its own the queue takes the message out.
+const RETURNS_MANY: u64 = 10;
+/// A consumer that is lost or refused so often within [`RESTARTS_WITHIN`] comes back over and over.
+const RESTARTS_MANY: usize = 5;
+const RESTARTS_WITHIN: Duration = Duration::from_mins(10);
+
+/// One queue that a process consumes.
+pub(crate) struct Watched {
+    /// Without prefix, and without a worker's number.
+    queue: String,
+    /// When the consumer was lost or refused, the latest [`RESTARTS_MANY`] times.
+    restarts: VecDeque<Instant>,
+    restarts_total: Counter,
+    returned_often_total: Counter,
+    unreadable_total: Counter,
+}
+
+impl Watched {
+    pub(crate) fn new(topology: &Topology, queue: &str) -> Self {
+        let own = topology.own_name(queue);
+        let queue = if own.starts_with("held.") { "held" } else { own }.to_owned();
+        let label = || queue.clone();
+        let watched = Self {
+            restarts_total: metrics::counter!("magnetite_consumer_restarts_total", "queue" => label()),
+            returned_often_total: metrics::counter!("magnetite_messages_returned_often_total", "queue" => label()),
+            unreadable_total: metrics::counter!("magnetite_messages_unreadable_total", "queue" => label()),
+            restarts: VecDeque::new(),
+            queue,
+        };
+        for counter in [
+            &watched.restarts_total,
+            &watched.returned_often_total,
+            &watched.unreadable_total,
+        ] {
+            counter.increment(0);
+        }
+        watched
+    }
+
+    /// The consumer was lost, or could not begin.
+    pub(crate) fn restarts(&mut self, error: &str) {
+        self.restarts_total.increment(1);
+        let now = Instant::now();
+        self.restarts.push_back(now);
+        if self.restarts.len() < RESTARTS_MANY {
+            return;
+        }
+        let first = self.restarts.pop_front().unwrap_or(now);
+        if now.duration_since(first) < RESTARTS_WITHIN {
+            let detail = format!(
+                "its consumer was lost or refused {RESTARTS_MANY} times within {} s, the last time because of: {error}",
+                now.duration_since(first).as_secs().max(1)
+            );
+            Trouble::Reconnecting.note(&self.queue, detail);
+        }
+    }
+
+    /// A message came.
+    pub(crate) fn arrives(&self, message: &Message) {
+        let headers = message.properties.headers().as_ref().map(FieldTable::inner);
+        let name = || {
+            let id = message.properties.message_id().as_ref();
+            id.map_or("without an id", ShortString::as_str).to_owned()
+        };
+        // Set by quorum queues from the first return on.
+        let returns = match headers.and_then(|headers| headers.get("x-delivery-count")) {
+            Some(AMQPValue::LongLongInt(count)) => u64::try_from(*count).unwrap_or_default(),
+            Some(AMQPValue::LongInt(count)) => u64::try_from(*count).unwrap_or_default(),
+            _ => 0,
+        };
+        if returns >= RETURNS_MANY {
+            self.returned_often_total.increment(1);
+            let detail = format!("a message ({}) came back for the {returns}th time", name());
+            Trouble::Poison.note(&self.queue, detail);
+        }
+        let is_unreadable = |name: &str| headers.is_some_and(|headers| headers.contains_key(name));
+        // What stands among the rejected messages was read by somebody, who said so.
+        if self.queue != "rejected" && [UNREADABLE, CUT].into_iter().any(is_unreadable) {
+            self.unreadable_total.increment(1);
+            let detail = format!(
+                "a message ({}) has properties or a size that cannot be read",
+                name()
+            );
+            Trouble::Unreadable.note(&self.queue, detail);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Whether the exchanges and queues that a role is about to use belong to its database's installation.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use broker::{Link, Mark};
+use runtime::Lasting;
+use store::Store;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{broker_link::BrokerLink, configuration::Configuration, database, output};
+
+use super::topology;
+
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Waits for the broker, and marks the prefix as this installation's unless it is another's, which is an error.
+pub(super) async fn claim(configuration: &Configuration, store: &Store) -> anyhow::Result<()> {
+    let (config, topology) = (configuration.broker.config(), topology::of(configuration));
+    let stop = CancellationToken::new();
+    // Whoever stops waiting for this has it closed.
+    let _closing = stop.clone().drop_guard();
+    let link = Link::open(&config, "magnetite installation", stop.clone());
+    let (mut failures, refused) = (0, Lasting::new());
+    loop {
+        link.connection().await?;
+        let claiming =
+            async { Ok::<_, anyhow::Error>(topology.claim(&link, &store.installation_id().await?).await?) };
+        let error = match timeout(ANSWER_MAX, claiming).await {
+            Ok(Ok(Mark::Theirs(theirs))) => {
+                return Err(anyhow!(shared(
+                    configuration,
+                    &theirs,
+                    &store.installation_id().await?
+                )));
+            }
+            Ok(Ok(Mark::Ours | Mark::Missing)) => break,
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("no answer within {ANSWER_MAX:?}"),
+        };
+        failures += 1;
+        if refused.again().is_some() {
+            tracing::warn!(error, failures, "cannot tell whose the queues are; trying again");
+        }
+        sleep(broker::backoff(failures)).await;
+    }
+    stop.cancel();
+    link.closed().await;
+    Ok(())
+}
+
+/// What is wrong, and what to do.
+fn shared(configuration: &Configuration, theirs: &str, ours: &str) -> String {
+    let prefix = &configuration.broker.prefix;
+    format!(
+        "the queues {prefix}.* on the broker belong to the installation {theirs}, and this database to {ours}: two databases that share \
+         queues take each other's events; {FIX}"
+    )
+}
+
+pub(super) const FIX: &str = "set another broker.prefix, or name the other database in database.url; if this database has replaced the other \
+                              one for good, run `magnetite topology adopt`";
+
+/// Has the queues belong to this database's installation.
+pub(super) async fn adopt(configuration: &Configuration) -> anyhow::Result<()> {
+    let store = database::open(&configuration.database).await?;
+    let id = store.installation_id().await?;
+    store.close().await;
+    let broker = BrokerLink::open(&configuration.broker.config()).await?;
+    topology::of(configuration).adopt(&broker.link, &id).await?;
+    broker.close().await;
+    output::note(&format!(
+        "the queues {}.* belong to the installation {id}; restart the roles of any other",
+        configuration.broker.prefix
+    ));
+    Ok(())
+}
+
+/// Whose the queues are, and which installation this database belongs to.
+pub(super) async fn find(configuration: &Configuration, store: &Store) -> anyhow::Result<(Mark, String)> {
+    let id = store.installation_id().await?;
+    let broker = BrokerLink::open(&configuration.broker.config()).await?;
+    let found = topology::of(configuration).find_mark(&broker.link, &id).await;
+    broker.close().await;
+    Ok((found?, id))
+}
