@@ -21,6 +21,7 @@
 
 mod config;
 mod topology;
+mod held;
 mod message;
 mod screen;
 mod connect;
