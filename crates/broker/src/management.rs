@@ -284,9 +284,9 @@ fn address(url: &Url) -> String {
     format!("{host}:{port}")
 }
 
-/// A URL's user or password, without percent signs.
+/// A URL's user or password, without percent signs. Of what a form gives a meaning to, `+` and `&` may stand there as they are.
 fn decoded(text: &str) -> String {
-    let pair = format!("{}=", text.replace('+', "%2B"));
+    let pair = format!("{}=", text.replace('+', "%2B").replace('&', "%26"));
     let decoded = url::form_urlencoded::parse(pair.as_bytes()).next();
     decoded.map(|(text, _)| text.into_owned()).unwrap_or_default()
 }
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_password_is_sent_as_it_is() {
-        for text in ["a+b", "p%40ss", "a&b=c", "ü", ""] {
+        for text in ["a+b", "p%40ss", "a&b=c", "=", "ü", ""] {
             let mut url = Url::parse("http://h").unwrap();
             url.set_password(Some(text)).unwrap();
             assert_eq!(
