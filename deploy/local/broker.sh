@@ -32,7 +32,7 @@ set -euo pipefail
 
 readonly START_SECONDS_MAX=60
 readonly STOP_SECONDS_MAX=30
-readonly DOCKER_IMAGE=rabbitmq:4-management
+readonly DOCKER_IMAGE=rabbitmq:4
 # From the port of AMQP to that of the management HTTP API, as with RabbitMQ's own 5672 and 15672.
 readonly MANAGEMENT_ABOVE=10000
 # While it exists and exits 101, packages are installed without starting their services (invoke-rc.d(8)).
@@ -303,11 +303,12 @@ disk_free_limit.absolute = 50MB
 cluster_partition_handling = pause_minority
 management.tcp.ip = 127.0.0.1
 management.tcp.port = $management_port
+# Statistics that nobody looks at.
+management_agent.disable_metrics_collector = true
 CONF
     # What a delay queue passes on while the target's leader is lost it passes on again after this time, by default 180 s.
     echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 10000}]}].' >"$files/advanced.config"
-    # `magnetite doctor` reads policies and bindings there.
-    echo '[rabbitmq_management].' >"$files/enabled_plugins"
+    write_plugins
     # An empty one, so that the file under /etc/rabbitmq is not read instead.
     : >"$files/rabbitmq-env.conf"
 }
@@ -338,6 +339,9 @@ start_node() {
     fi
 }
 
+# `magnetite doctor` reads policies and bindings from the management API.
+write_plugins() { echo '[rabbitmq_management].' >"$files/enabled_plugins"; }
+
 # ---- A container ---------------------------------------------------------------------------------------------
 
 container() { echo "magnetite-${node%@*}"; }
@@ -350,7 +354,10 @@ start_container() {
         docker start "$(container)" >&2
     else
         say "starting $DOCKER_IMAGE with Docker as $(container)"
+        write_plugins
         docker run --detach --name "$(container)" --hostname "${node%@*}" \
+            --volume "$files/enabled_plugins:/etc/rabbitmq/magnetite_plugins:ro" \
+            --env RABBITMQ_ENABLED_PLUGINS_FILE=/etc/rabbitmq/magnetite_plugins \
             --publish "127.0.0.1:$amqp_port:5672" --publish "127.0.0.1:$management_port:15672" "$DOCKER_IMAGE" >&2
     fi
     within "$START_SECONDS_MAX" speaks_amqp || die "no AMQP on 127.0.0.1:$amqp_port after ${START_SECONDS_MAX} s: docker logs $(container)"
