@@ -53,10 +53,9 @@ impl Topology {
         let mut missing = Vec::new();
         for binding in self.bindings() {
             match publisher.publish(&Outgoing::canary(&binding)).await {
-                Ok(()) => {}
+                // A queue that is full is bound.
+                Ok(()) | Err(PublishError::Nacked { .. }) => {}
                 Err(PublishError::Unroutable { .. }) => missing.push(binding),
-                // The queue is full, and so it is bound.
-                Err(PublishError::Nacked { .. }) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -207,7 +207,7 @@ impl<W: Write> Write for Lines<W> {
 
     /// After the last line that was queued.
     fn flush(&mut self) -> io::Result<()> {
-        thread::sleep(GATHER);
+        thread::park_timeout(GATHER);
         Ok(())
     }
 }

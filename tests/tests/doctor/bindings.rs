@@ -94,13 +94,13 @@ async fn an_unbound_queue_is_named_and_bound_again_within_about_a_minute() {
     })
     .await;
     wait_until("it is delivered", SOON, || receiver.accepted() == published + 1).await;
-    assert_eq!(missing("changes").await, 0.0);
+    assert!(missing("changes").await < 1.0);
 
     // What the looks published has left nothing behind.
     installation.wait_until_drained(SOON).await;
     assert_eq!(installation.amqp().ready("rejected").await, 0);
     assert_eq!(installation.json(&["rejected", "list"]).await.len(), 0);
-    assert_eq!(worker.metric("magnetite_rejected_total", "").await, 0.0);
+    assert!(worker.metric("magnetite_rejected_total", "").await < 1.0);
     let audit = installation.cli(&["audit", "--since", "1h"]).await;
     let audit = String::from_utf8_lossy(&audit.stdout).into_owned();
     assert!(
@@ -194,10 +194,8 @@ async fn a_worker_that_is_not_told_of_changes_any_more_makes_a_new_queue() {
         other => Err(format!("{other:?}")),
     })
     .await;
-    assert_eq!(
-        worker.metric("magnetite_bindings_missing_total", "changes").await,
-        1.0
-    );
+    let missing = worker.metric("magnetite_bindings_missing_total", "changes").await;
+    assert!((missing - 1.0).abs() < 0.5, "{missing}");
     assert!(worker.terminate().await);
     installation.delete().await;
 }

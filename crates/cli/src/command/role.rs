@@ -118,7 +118,7 @@ async fn work(
             Kind::Worker => deliver(configuration, &process, &store, egress, told, &stop).await,
             Kind::Recorder => {
                 let recording = record(configuration, &process, &store, told.readiness, &stop);
-                announced(&process, kind, &store, recording).await
+                Box::pin(announced(&process, kind, &store, recording)).await
             }
             Kind::Api(address) => {
                 let serving = serve(address, configuration, &store, egress, told.readiness, &stop);
