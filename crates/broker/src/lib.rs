@@ -21,7 +21,6 @@
 
 mod config;
 mod topology;
-mod held;
 mod message;
 mod screen;
 mod connect;

@@ -7,7 +7,6 @@
 )]
 
 mod bindings;
-mod held;
 mod installations;
 mod policies;
 mod roles;
