@@ -170,9 +170,7 @@ async fn measure(name: &str, organizations: usize, begin_well: bool) {
     } else {
         "never answer"
     };
-    // In its first seconds a worker gets everything at once that the one before it had in hand, and the wave. Of a long form that is less
-    // than a hundredth.
-    let after = |at| at >= began_again + scaled(MARGIN, Duration::ZERO);
+    let after = |at| at >= began_again;
     Measured::within(&healthy, &published, &alone, before).hold(&format!("{of} {how}"), first);
     Measured::within(&healthy, &published, &alone, after).hold(&format!("{of} {how}, after SIGKILL"), second);
     crowd.receiver.release();
