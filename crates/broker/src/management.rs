@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use reqwest::{Client, Response, StatusCode, redirect};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
@@ -284,11 +285,9 @@ fn address(url: &Url) -> String {
     format!("{host}:{port}")
 }
 
-/// A URL's user or password, without percent signs. Of what a form gives a meaning to, `+` and `&` may stand there as they are.
+/// A URL's user or password as it was before it was percent-encoded.
 fn decoded(text: &str) -> String {
-    let pair = format!("{}=", text.replace('+', "%2B").replace('&', "%26"));
-    let decoded = url::form_urlencoded::parse(pair.as_bytes()).next();
-    decoded.map(|(text, _)| text.into_owned()).unwrap_or_default()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

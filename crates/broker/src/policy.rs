@@ -5,7 +5,7 @@
 //! `expires` are the policy's, and what is about dead-lettering is the argument's.
 //!
 //! What is allowed: everything that keeps a confirmed message where it is, for as long as it has to wait. A limit on length is allowed where a full
-//! queue refuses what is published; whoever published it learns of that.
+//! queue refuses what is published: its publisher learns of that.
 
 use std::fmt;
 
@@ -190,11 +190,6 @@ fn effect(
 }
 
 impl Queue {
-    fn argument(&self, key: &str) -> Option<&Argument> {
-        let found = self.arguments.iter().find(|(name, _)| *name == key);
-        found.map(|(_, argument)| argument)
-    }
-
     fn text(&self, key: &str) -> Option<&str> {
         match self.argument(key)? {
             Argument::Text(text) => Some(text),

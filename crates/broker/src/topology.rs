@@ -165,8 +165,11 @@ impl Topology {
 
     /// A name without the prefix, such as `due`.
     pub fn own_name<'a>(&self, name: &'a str) -> &'a str {
-        let own = name.strip_prefix(&self.prefix);
-        own.and_then(|own| own.strip_prefix('.')).unwrap_or(name)
+        self.own(name).unwrap_or(name)
+    }
+
+    fn own<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_prefix(&self.prefix)?.strip_prefix('.')
     }
 
     pub(crate) fn prefix(&self) -> &str {
@@ -225,7 +228,7 @@ impl Topology {
     /// The queue of this name, if it is one that some configuration or worker of this prefix declares: also of a delay that is not
     /// configured any more, and of another worker.
     pub(crate) fn queue(&self, name: &str) -> Option<Queue> {
-        let own = name.strip_prefix(&self.prefix)?.strip_prefix('.')?;
+        let own = self.own(name)?;
         if let Some(delay_ms) = own.strip_prefix("delay.") {
             return Some(self.delay_queue(Duration::from_millis(delay_ms.parse().ok()?)));
         }
@@ -361,6 +364,11 @@ impl Exchange {
 }
 
 impl Queue {
+    pub(crate) fn argument(&self, key: &str) -> Option<&Argument> {
+        let found = self.arguments.iter().find(|(name, _)| *name == key);
+        found.map(|(_, argument)| argument)
+    }
+
     /// Returns how many messages are ready and how many consumers there are.
     pub(crate) async fn declare(&self, channel: &Channel, passive: bool) -> Result<(u32, u32), DeclareError> {
         let options = QueueDeclareOptions {

@@ -4,21 +4,13 @@ fn topology() -> Topology {
     Topology::new("magnetite", &[Duration::from_secs(1), Duration::from_secs(30)]).of_worker("w1")
 }
 
-fn argument<'a>(queue: &'a Queue, key: &str) -> Option<&'a Argument> {
-    queue
-        .arguments
-        .iter()
-        .find(|(name, _)| *name == key)
-        .map(|(_, value)| value)
-}
-
 #[test]
 fn every_queue_that_dead_letters_does_so_at_least_once_to_something_declared_before_it() {
     let topology = topology();
     let mut declared = Vec::new();
     for queue in topology.queues() {
-        if let Some(Argument::Text(exchange)) = argument(&queue, "x-dead-letter-exchange") {
-            let text = |key| argument(&queue, key).unwrap().to_string();
+        if let Some(Argument::Text(exchange)) = queue.argument("x-dead-letter-exchange") {
+            let text = |key| queue.argument(key).unwrap().to_string();
             assert_eq!(text("x-dead-letter-strategy"), "\"at-least-once\"");
             assert_eq!(text("x-overflow"), "\"reject-publish\"");
             let key = text("x-dead-letter-routing-key").replace('"', "");
