@@ -162,10 +162,10 @@ impl Keys {
                 }
             }
             Err(error) if self.unnoted.again().is_none() => {
-                tracing::debug!(error = %crate::problem::chain(&error), "when keys were last used is not written down");
+                tracing::debug!(error = %runtime::display_chain(&error), "when keys were last used is not written down");
             }
             Err(error) => {
-                tracing::warn!(error = %crate::problem::chain(&error), "when keys were last used is not written down; trying again in a minute");
+                tracing::warn!(error = %runtime::display_chain(&error), "when keys were last used is not written down; trying again in a minute");
             }
         }
     }

@@ -145,7 +145,7 @@ impl Problem {
     /// What the log is to say of it.
     #[must_use]
     pub(crate) fn because(mut self, cause: &dyn std::error::Error) -> Self {
-        self.cause = Some(chain(cause));
+        self.cause = Some(runtime::display_chain(cause));
         self
     }
 
@@ -256,11 +256,4 @@ impl Problem {
             "Its version is not one that If-Match names: get it again, decide again, and send its new ETag.",
         )
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let texts: Vec<_> = causes.map(ToString::to_string).collect();
-    texts.join(": ")
 }

@@ -35,7 +35,7 @@ mod upkeep;
 use std::sync::Arc;
 
 use broker::{Incoming, Link, Publisher, Topology, Unsettled};
-use runtime::vital;
+use runtime::{display_chain, vital};
 use store::Store;
 use tokio::{
     sync::{mpsc, watch},
@@ -192,15 +192,4 @@ async fn watch_readiness(
 fn now_ms() -> u64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since_epoch.unwrap_or_default().as_millis() as u64
-}
-
-/// An error with its causes, on one line.
-fn display_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -1,5 +1,6 @@
 //! What every process of Magnetite needs, whatever its role. Names no other crate of ours.
 //!
+//! - [`display_chain`]: an error, for a log line.
 //! - [`Lasting`]: how often a condition that lasts is logged.
 //! - [`logs`]: log lines, none of which is worth waiting for.
 //! - [`troubles`]: what a process has noticed that a person should know of.
@@ -15,3 +16,10 @@ mod vital;
 
 pub use lasting::{Lasting, Report};
 pub use vital::vital;
+
+/// An error with its causes, on one line.
+pub fn display_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<_> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}

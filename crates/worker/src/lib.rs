@@ -35,7 +35,7 @@
 //! - No organization, and no number of endpoints that fail or hang, holds all slots: see `admission`.
 //! - Memory is bounded by the prefetch of the two queues, the registry's bound and `recall`'s capacity.
 //!
-//! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon, and `bindings` repairs what somebody unbound.
+//! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon, and `bindings` restores bindings that were removed.
 //!
 //! Deliberately absent: reading state back from a database to retry (a delivery carries its own), timers (delay queues are
 //! the only clock), any knowledge of other workers.
@@ -63,7 +63,7 @@ mod meters;
 use std::{sync::Arc, time::Duration};
 
 use broker::{Link, Publisher, Source, Topology, Unsettled};
-use runtime::{Lasting, vital};
+use runtime::{Lasting, display_chain, vital};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -486,15 +486,4 @@ async fn watch_readiness(
 fn now_ms() -> u64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since_epoch.unwrap_or_default().as_millis() as u64
-}
-
-/// An error with its causes, on one line.
-fn display_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -194,19 +194,16 @@ fn inspected(inspection: Inspection) -> impl Iterator<Item = Finding> {
 }
 
 fn unchecked(error: &ManagementError) -> Finding {
-    let detail = format!("policies and bindings cannot be read: {}", chain(error));
+    let detail = format!(
+        "policies and bindings cannot be read: {}",
+        runtime::display_chain(error)
+    );
     Finding::bad(
         "management".to_owned(),
         UNCHECKED,
         detail,
         error.advice().to_owned(),
     )
-}
-
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl Finding {

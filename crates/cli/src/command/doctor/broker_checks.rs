@@ -35,7 +35,7 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
     match topology::inspect(&config, &topology).await {
         Ok(inspection) => inspection_checks(&inspection, report)?,
         Err(error) => {
-            let detail = format!("not checked: {}", topology::chain(&error));
+            let detail = format!("not checked: {}", runtime::display_chain(&error));
             report.add(&Check::warn("policies, bindings", detail, error.advice()))?;
         }
     }
