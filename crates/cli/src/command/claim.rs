@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::bail;
 use broker::{Link, Mark};
 use runtime::Lasting;
 use store::Store;
@@ -19,23 +19,19 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 pub(super) async fn claim(configuration: &Configuration, store: &Store) -> anyhow::Result<()> {
     let (config, topology) = (configuration.broker.config(), topology::of(configuration));
     let stop = CancellationToken::new();
-    // Whoever stops waiting for this has it closed.
+    // Closes the link when the caller stops waiting.
     let _closing = stop.clone().drop_guard();
     let link = Link::open(&config, "magnetite installation", stop.clone());
     let (mut failures, refused) = (0, Lasting::new());
     loop {
         link.connection().await?;
-        let claiming =
-            async { Ok::<_, anyhow::Error>(topology.claim(&link, &store.installation_id().await?).await?) };
+        let claiming = async {
+            let ours = store.installation_id().await?;
+            Ok::<_, anyhow::Error>((topology.claim(&link, &ours).await?, ours))
+        };
         let error = match timeout(ANSWER_MAX, claiming).await {
-            Ok(Ok(Mark::Theirs(theirs))) => {
-                return Err(anyhow!(shared(
-                    configuration,
-                    &theirs,
-                    &store.installation_id().await?
-                )));
-            }
-            Ok(Ok(Mark::Ours | Mark::Missing)) => break,
+            Ok(Ok((Mark::Theirs(theirs), ours))) => bail!(shared(configuration, &theirs, &ours)),
+            Ok(Ok((Mark::Ours | Mark::Missing, _))) => break,
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => format!("no answer within {ANSWER_MAX:?}"),
         };
