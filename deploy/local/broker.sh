@@ -303,7 +303,7 @@ disk_free_limit.absolute = 50MB
 cluster_partition_handling = pause_minority
 management.tcp.ip = 127.0.0.1
 management.tcp.port = $management_port
-# Statistics that nobody looks at.
+# No test reads statistics, and they cost processor time.
 management_agent.disable_metrics_collector = true
 CONF
     # What a delay queue passes on while the target's leader is lost it passes on again after this time, by default 180 s.

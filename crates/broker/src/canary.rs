@@ -1,7 +1,7 @@
 //! Canaries: messages that tell a missing binding.
 //!
-//! AMQP has no question for bindings, and declaring one again would only hide that somebody removed it. So a canary is published as a
-//! message of that exchange and key would be, `mandatory`: RabbitMQ returns it if no queue takes it. If a queue does, the canary comes to a
+//! AMQP cannot be asked for bindings, and declaring one again would hide that it had been removed. So a worker publishes a canary as it would a
+//! message of that exchange and key, `mandatory`: RabbitMQ returns it if no queue takes it. If a queue does, the canary comes to a
 //! consumer, which acknowledges it and does nothing else ([`consume`](crate::consume), in every role).
 //!
 //! A canary has no body and its own `type`. An event has a body, so nothing that a publisher sends is taken for one by mistake. A worker of

@@ -24,7 +24,7 @@ pub enum Mark {
     Ours,
     /// That of another one, with its id as far as it is known.
     Theirs(String),
-    /// Nobody's yet.
+    /// No installation's yet.
     Missing,
 }
 

@@ -22,7 +22,7 @@ const RESTARTS_WITHIN: Duration = Duration::from_mins(10);
 
 /// One queue that a process consumes.
 pub(crate) struct Watched {
-    /// Without prefix, and without a worker's number.
+    /// Without prefix, and without a worker's name.
     queue: String,
     /// When the consumer was lost or refused, the latest [`RESTARTS_MANY`] times.
     restarts: VecDeque<Instant>,
@@ -90,7 +90,7 @@ impl Watched {
             Trouble::Poison.note(&self.queue, detail);
         }
         let is_unreadable = |name: &str| headers.is_some_and(|headers| headers.contains_key(name));
-        // What stands among the rejected messages was read by somebody, who said so.
+        // The consumer that rejected it has noted it.
         if self.queue != "rejected" && [UNREADABLE, CUT].into_iter().any(is_unreadable) {
             self.unreadable_total.increment(1);
             let detail = format!(

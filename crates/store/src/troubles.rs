@@ -1,12 +1,13 @@
 //! The roles that run, with what each has noticed that a person should know of.
 
+use sqlx::Connection as _;
+
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
     roles::timed,
     statement::{Argument, bind_all},
 };
-use sqlx::Connection as _;
 
 /// How long after its last announcement a role is taken to run. Longer than announcements are believed for, because here a role that runs
 /// and is not listed would be worse than one that has just ended.

@@ -15,7 +15,7 @@ use crate::display_chain;
 const EVERY: Duration = Duration::from_mins(1);
 const MEND_MAX: Duration = Duration::from_secs(10);
 
-/// Looks for ever.
+/// Looks once a minute; never returns.
 pub(crate) async fn watch(publisher: &Publisher, link: &Link, topology: &Topology) {
     // They exist from the start.
     for binding in topology.bindings() {

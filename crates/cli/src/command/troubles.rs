@@ -18,7 +18,7 @@ pub(super) struct Told {
     pub(super) detail: String,
 }
 
-/// Tells for ever what the process of this name notices.
+/// Reports what the process of this name notices; never returns.
 pub(super) async fn report(process: &str, store: &Store) {
     let mut told = None;
     loop {
