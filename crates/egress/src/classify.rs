@@ -171,11 +171,14 @@ fn from_causes(
         return from_lookup(error, host).map(Some);
     }
     if let Some(flood) = find::<Flood>(causes) {
-        return Ok(Some(failure(
-            phase,
-            FailureKind::Flood,
-            format!("{host} {flood}"),
-        )));
+        // What comes over a complete connection comes in place of a response, whether or not the request has left.
+        let phase = if phase == Phase::Send {
+            Phase::Response
+        } else {
+            phase
+        };
+        let detail = format!("{host} {flood}");
+        return Ok(Some(failure(phase, FailureKind::Flood, detail)));
     }
     if let Some(error) = find::<rustls::Error>(causes) {
         return Ok(Some(failure(phase, FailureKind::Tls, tls::explain(error, host))));

@@ -27,8 +27,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower::Service;
+use webhook::Phase;
 
 use crate::evidence::Routes;
+use crate::progress;
 
 mod messages;
 
@@ -183,6 +185,7 @@ where
         let connecting = self.0.call(to);
         Box::pin(async move {
             let stream = connecting.await?;
+            progress::enter(Phase::Send);
             let (connected, mut extensions) = (stream.connected(), Extensions::new());
             connected.get_extras(&mut extensions);
             Ok(TokioIo::new(Metered {

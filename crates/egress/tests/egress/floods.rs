@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use webhook::{Failure, FailureKind, Phase};
 
@@ -231,5 +232,27 @@ async fn other_endless_frames_of_http_2_end_the_attempt_as_well() {
         assert!(is_expected, "{what}: {failure:?}");
         let sent = sent.load(Ordering::Relaxed);
         assert!(sent < TAKEN_BYTES_MAX, "{what}: {sent} bytes were taken");
+    }
+}
+
+/// The server pours as soon as the handshake is done; now and then that is before the request leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pings_before_the_request_has_left_end_the_attempt_in_phase_response() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&params("localhost"), &["h2"]);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sent);
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    let url = tls_receiver(acceptor, move |stream| {
+        let (settings, sent) = (settings.clone(), Arc::clone(&counter));
+        async move { pour(stream, &settings, &frame(PING, 0, 0, b"pingping"), &sent).await }
+    })
+    .await;
+    let attempts = (0..200).map(|_| async {
+        let failure = failure(&authority.trusted(), &url).await;
+        (failure.kind, failure.phase)
+    });
+    for told in join_all(attempts).await {
+        assert_eq!(told, (FailureKind::Flood, Phase::Response));
     }
 }
