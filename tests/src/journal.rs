@@ -11,6 +11,8 @@ use crate::{Installation, Role, wait_for};
 pub struct Audit {
     /// Whether it exited with 0.
     pub balances: bool,
+    /// What it exited with.
+    pub code: Option<i32>,
     /// What `--json` prints: objects of several kinds.
     pub lines: Vec<Value>,
 }
@@ -67,6 +69,7 @@ impl Installation {
         assert!(!lines.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
         Audit {
             balances: output.status.success(),
+            code: output.status.code(),
             lines,
         }
     }

@@ -30,6 +30,7 @@ mod ack;
 mod watched;
 mod consumer;
 mod changes;
+mod depth;
 mod canary;
 mod mark;
 mod inspect;

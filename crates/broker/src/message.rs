@@ -8,7 +8,7 @@
 //! | delivery in a worker's hands | queue `P.held.WORKER` | the same bytes | delivery headers |
 //! | dead letter | queue `P.dead` | the same bytes | delivery headers and those of [`DeadLetter`] |
 //! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-rejection`, `-reason`, `-detail`, `-source`, `-rejected-ms`; `magnetite-unreadable-properties` when the properties could not be read, `magnetite-body-bytes` when the body was cut |
-//! | journal | queue `P.journal` | a batch of records | |
+//! | journal | queue `P.journal` | a batch of records | `magnetite-worker` (the worker's run), `magnetite-batch` (its number in the run), `magnetite-batches-settled`, `magnetite-batch-ms`; none from older workers |
 //! | operation | exchange `P.operations`, key = its kind | a JSON object | |
 //!
 //! Delivery headers: `magnetite-endpoint` (text), `magnetite-run`, `magnetite-attempt` (the next, 1-based),
@@ -22,6 +22,7 @@
 //! that is too large costs the connection. RabbitMQ's own are never copied: with `x-death` a message would look as if it went round in circles.
 
 mod bad;
+mod batch;
 mod ended;
 
 use std::{
@@ -202,18 +203,6 @@ impl Outgoing {
         set(LAST_ERROR, text(&letter.last_error));
         set(DEAD_MS, number(letter.dead_ms));
         Self::delivery(String::new(), topology.dead(), delivery, headers)
-    }
-
-    /// What workers recorded: a batch as of the journal's encoding.
-    pub fn journal(topology: &Topology, batch: Bytes) -> Self {
-        Self {
-            exchange: String::new(),
-            routing_key: topology.journal(),
-            properties: BasicProperties::default()
-                .with_delivery_mode(2)
-                .with_content_type("application/msgpack".into()),
-            body: batch,
-        }
     }
 
     /// Something that happened to an endpoint, for whoever has bound a queue: a JSON object. `kind` is the routing key.

@@ -12,6 +12,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use webhook::journal::BatchStamp;
 
 /// Many times what any of this takes.
 const SOON: Duration = Duration::from_secs(20);
@@ -77,7 +78,14 @@ async fn a_broker_that_is_not_there_fails_a_publish_within_its_bound() {
     let stop = CancellationToken::new();
     let publisher = Publisher::new(Link::open(&config, "broker tests", stop.clone()), &config);
     let before = Instant::now();
-    let message = Outgoing::journal(&Topology::new("nobody", &[]), Bytes::from_static(b"a batch"));
+    let stamp = BatchStamp {
+        worker: "w".to_owned(),
+        number: 1,
+        settled: 0,
+        made_ms: 1,
+    };
+    let batch = Bytes::from_static(b"a batch");
+    let message = Outgoing::journal(&Topology::new("nobody", &[]), &stamp, batch);
     let error = publisher.publish(&message).await.unwrap_err();
     assert!(matches!(error, PublishError::NotConnected { .. }), "{error}");
     assert!(

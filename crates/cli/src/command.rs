@@ -35,6 +35,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use runtime::logs;
 
+pub(crate) use audit::NotKnownYet;
+
 use crate::configuration::{Configuration, Log};
 
 /// Delivers the events of the lead pipeline to the webhook endpoints of customers.
@@ -43,7 +45,7 @@ use crate::configuration::{Configuration, Log};
     name = "magnetite",
     version,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration.\n\
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 not known yet (audit), 64 bad configuration.\n\
                   Configuration: magnetite.toml or --config FILE, then variables such as MAGNETITE_BROKER__URL."
 )]
 pub(crate) struct Arguments {

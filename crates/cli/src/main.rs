@@ -28,7 +28,7 @@ use std::{error::Error, io, panic, process::ExitCode, time::Duration};
 use clap::Parser as _;
 use runtime::logs;
 
-use command::Arguments;
+use command::{Arguments, NotKnownYet};
 use configuration::Problems;
 
 #[global_allocator]
@@ -37,6 +37,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Exit code of a bad configuration: `EX_USAGE` of sysexits.h, apart from clap's 2 for bad arguments.
 const EXIT_CONFIGURATION: u8 = 64;
 const EXIT_USAGE: u8 = 2;
+/// Exit code of an audit that does not know yet.
+const EXIT_NOT_KNOWN_YET: u8 = 3;
 
 /// What a command was asked for does not make sense, in a way that clap cannot see.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +84,8 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         ExitCode::from(EXIT_CONFIGURATION)
     } else if error.chain().any(<dyn Error>::is::<Usage>) {
         ExitCode::from(EXIT_USAGE)
+    } else if error.chain().any(<dyn Error>::is::<NotKnownYet>) {
+        ExitCode::from(EXIT_NOT_KNOWN_YET)
     } else {
         ExitCode::FAILURE
     }

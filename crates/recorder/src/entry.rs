@@ -81,7 +81,11 @@ impl Entry {
             "a message cannot be recorded; `magnetite rejected list` has it"
         );
         count_aside(reason);
-        let found = message.rejected(topology);
+        let found = match source {
+            // With all that it says: what this version cannot read a later one may.
+            Source::Dead => message.dead_letter_aside(topology),
+            Source::Journal | Source::Rejected => message.rejected(topology),
+        };
         Self::Rejected(Box::new(rejected(broker::Rejected {
             id: None,
             rejected_ms: now_ms(),

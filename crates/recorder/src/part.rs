@@ -135,6 +135,7 @@ mod tests {
             from_ms,
             until_ms: from_ms,
             count: 1,
+            batches: None,
         })
     }
 

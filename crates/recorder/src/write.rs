@@ -88,7 +88,10 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let content: Content = group.iter().map(|arrived| self.read(arrived)).collect();
+        let mut content: Content = group.iter().map(|arrived| self.read(arrived)).collect();
+        for arrived in &group {
+            content.stamp(arrived);
+        }
         match self.committed(&content, &group).await {
             Ok(true) => {
                 self.refused.end();
@@ -136,7 +139,13 @@ impl Writer {
                 return;
             }
         }
-        arrived.ack.ack();
+        // Whatever was set aside of it, the batch came.
+        let mut came = Content::default();
+        came.stamp(arrived);
+        let is_ending = !came.books.is_empty() && matches!(self.committed(&came, group).await, Ok(false));
+        if !is_ending {
+            arrived.ack.ack();
+        }
     }
 
     /// Records what the database refuses among the rejected messages, for as long as it takes; whether it did.
@@ -217,6 +226,14 @@ impl Writer {
 }
 
 impl Content {
+    /// Takes in which batch of its worker the message is, if it is one.
+    fn stamp(&mut self, arrived: &Arrived) {
+        let stamp = (arrived.source == Source::Journal).then(|| arrived.message.batch_stamp());
+        if let Some(stamp) = stamp.flatten() {
+            self.books.stamp(&stamp);
+        }
+    }
+
     fn count(&self, took: Duration, messages: usize) {
         let now_ms = now_ms();
         metrics::histogram!("magnetite_recorder_commit_seconds").record(took);

@@ -16,12 +16,15 @@
 //!
 //! **Pages.** Listings go by time and id, newest first, from a cursor: what is written while somebody pages disturbs no page.
 
+mod batches;
 mod write;
 mod events;
 mod deliveries;
 mod attempts;
 mod rejected;
+mod aside;
 mod audit;
+mod marks;
 mod resend;
 mod recover;
 pub(crate) mod history;
@@ -31,12 +34,15 @@ mod retention;
 mod clock;
 pub(crate) mod operations;
 
+pub use aside::SetAside;
 pub use attempts::AttemptRow;
 pub use audit::{Audit, AuditLimits, FINDINGS_MAX, Findings, Late, StateCounts, Unbalanced, Unrecorded};
+pub use batches::{LOST_AFTER_MS, Lost, LostCause};
 pub use clock::{CLOCK_DIFFERENCE_MAX_MS, ClockDoubt, RetentionStop, UNWATCHED_MAX_MS};
 pub use deliveries::{DeliveryCursor, DeliveryFilter, DeliveryRow};
 pub use events::{EventCursor, EventFilter, EventRow};
 pub use health::Health;
+pub use marks::MARK_PREFIX;
 pub use operations::OperationRow;
 pub use recover::{RecoverState, Recoverable};
 pub use rejected::{Rejected, RejectedCursor};

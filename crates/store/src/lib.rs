@@ -119,11 +119,12 @@ pub use error::{Cause, Error, Operation};
 pub use journal::{
     AttemptRow, Audit, AuditLimits, CLOCK_DIFFERENCE_MAX_MS, Claimed, ClockDoubt, DeliveryCursor,
     DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Findings, Health,
-    Late, OperationRow, RecoverState, Recoverable, Refusal, Rejected, RejectedCursor, Requested,
-    RetentionStop, StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded,
+    LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, OperationRow, RecoverState, Recoverable, Refusal,
+    Rejected, RejectedCursor, Requested, RetentionStop, SetAside, StateCounts, UNWATCHED_MAX_MS, Unbalanced,
+    Unrecorded,
 };
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Position, Snapshot};
-pub use roles::{ANNOUNCED_MAX, Announcement, WorkerBehind};
+pub use roles::{ANNOUNCED_MAX, Announcement, Dropping, JournalTotals, WorkerBehind};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 pub use sealing::{BadSealingKey, SealingKey};
 pub use troubles::RunningRole;

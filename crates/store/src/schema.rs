@@ -9,7 +9,7 @@ use sqlx::{
 
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, error::Failure, installation,
-    roles::timed, sealing::seal_plain,
+    sealing::seal_plain, statement::timed,
 };
 
 /// How long [`Store::migrate`] waits for another process that is migrating; on SQLite only 10 s, the wait of every write.
@@ -45,6 +45,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "installation",
         include_str!("../migrations/0014_installation.sql"),
     ),
+    (15, "batches", include_str!("../migrations/0015_batches.sql")),
+    (16, "in_hand", include_str!("../migrations/0016_in_hand.sql")),
 ];
 
 /// A name of its own, so that a database may be shared with other programs that use sqlx.

@@ -21,6 +21,7 @@ const CHUNK_ROWS: [usize; 3] = [64, 8, 1];
 pub(crate) const ID_BYTES_MAX: usize = webhook::ID_BYTES_MAX;
 
 /// A value on its way into a statement.
+#[derive(Clone)]
 pub(crate) enum Argument<'a> {
     Text(Option<Cow<'a, str>>),
     Integer(Option<i64>),
@@ -237,9 +238,20 @@ impl<'a> Statement<'a> {
         self.push(")");
     }
 
+    /// With this table, or query made of numbers, for `{gaps}`.
+    pub(crate) fn with_gaps(mut self, gaps: &str) -> Self {
+        self.sql = self.sql.replace("{gaps}", gaps);
+        self
+    }
+
     pub(crate) fn sql(&self) -> AssertSqlSafe<String> {
         AssertSqlSafe(self.sql.clone())
     }
+}
+
+/// The statement with the database's clock for `{now}`.
+pub(crate) fn timed(sql: &str, dialect: &Dialect) -> AssertSqlSafe<String> {
+    AssertSqlSafe(sql.replace("{now}", dialect.now_ms))
 }
 
 /// Which statements of the database's a transaction begins with.

@@ -5,8 +5,7 @@ use sqlx::Connection as _;
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
-    roles::timed,
-    statement::{Argument, bind_all},
+    statement::{Argument, bind_all, timed},
 };
 
 /// How long after its last announcement a role is taken to run. Longer than announcements are believed for, because here a role that runs

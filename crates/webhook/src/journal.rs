@@ -13,6 +13,7 @@
 //! version. Records of every version that was ever released can be read for good.
 
 mod considered;
+mod numbers;
 mod books;
 
 use std::{fmt, sync::Arc};
@@ -27,6 +28,7 @@ use crate::{
 
 pub use books::{Books, DeliveryEntry, DeliveryState, EventEntry, Standing, UnknownDeliveryState};
 pub use considered::{BadConsidered, Considered, Verdict};
+pub use numbers::{BatchStamp, Hole, Numbers, Span};
 
 /// The largest batch, in bytes, before and after it is compressed.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
@@ -172,6 +174,9 @@ pub struct Gap {
     pub until_ms: u64,
     /// How many, at most: a batch that was not confirmed in time may have arrived after all.
     pub count: u64,
+    /// The numbers of the first and the last batch that were dropped; `None` from a worker of an older version, which numbers none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<(u64, u64)>,
 }
 
 /// Bytes that are not a batch.

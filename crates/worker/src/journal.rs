@@ -8,6 +8,10 @@
 //! what was dropped is counted: once the broker takes batches again, a gap says how many records are missing, and from when
 //! until when. Only while there is no connection at all batches are kept, however long that is: their messages cannot be acked
 //! either.
+//!
+//! Batches are numbered, and one that is dropped uses up its number, so that a worker that dies before it could record a gap leaves a
+//! hole (see [`webhook::journal::Numbers`]) or its last word: before the first message is acked without its records, the worker announces
+//! to the database that it drops some, and waits for that for [`TOLD_MAX`] at most.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -18,10 +22,10 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use webhook::journal::{BATCH_BYTES_MAX, Batch, Gap, Record};
+use webhook::journal::{BATCH_BYTES_MAX, Batch, BatchStamp, Books, Gap, Record};
 
 use crate::{
-    Config, display_chain, now_ms,
+    Config, Context, display_chain, now_ms,
     recall::{Recall, Work},
     settlement::Settlement,
 };
@@ -30,6 +34,10 @@ use crate::{
 const GROUP_EVERY: Duration = Duration::from_millis(10);
 /// How long the acks of settled messages wait for their records' confirm.
 const RECORDED_MAX: Duration = Duration::from_secs(2);
+/// How long the first acks without records wait until the database knows that there are some. One that is known to be away is not waited for.
+const TOLD_MAX: Duration = Duration::from_millis(500);
+/// How long it may take at the end to record in the database what the broker does not take.
+const GAP_RECORDED_MAX: Duration = Duration::from_millis(500);
 /// After a batch was refused, how long records are dropped without another try.
 const SUSPENDED: Duration = Duration::from_secs(1);
 /// A batch takes no further record from this size on. One more always fits: the largest record, an event of the largest size with
@@ -71,6 +79,7 @@ impl Closing {
 }
 
 pub(crate) struct Journal {
+    context: Arc<Context>,
     publisher: Publisher,
     link: Link,
     topology: Topology,
@@ -85,19 +94,23 @@ struct Group {
     settled: Vec<Settled>,
     /// Encoded; one, unless bodies are large.
     batches: Vec<Bytes>,
+    /// The number of the first of them.
+    first: u64,
     records: u64,
     /// What was lost before it, which is recorded with it.
     gap: Option<Gap>,
 }
 
-/// What became of a group: what was lost when it was not taken, and is still to be recorded.
-type Published = Result<(), Option<Gap>>;
+/// What became of a group: if it was not taken, what is lost with it and still to be recorded.
+type Published = Result<(), Gap>;
 
 /// What is to be recorded, and what could not be. The former is bounded by the prefetch: each is an unacked message.
 struct Waiting {
     settled: VecDeque<Settled>,
     /// Empty between two groups.
     batch: Batch,
+    /// The last number that was used up; all up to it are settled between two groups.
+    last: u64,
     gap: Option<Gap>,
     /// Until when nothing is tried after a failure.
     suspended: Option<Instant>,
@@ -105,15 +118,16 @@ struct Waiting {
 
 impl Journal {
     pub(crate) fn new(
+        context: Arc<Context>,
         broker: &broker::Config,
-        link: Link,
-        topology: Topology,
         recall: Arc<Recall>,
         worker: String,
     ) -> Self {
         let mut broker = broker.clone();
         broker.publish_timeout = RECORDED_MAX;
+        let (link, topology) = (context.publishing.clone(), context.topology.clone());
         Self {
+            context,
             publisher: Publisher::new(link.clone(), &broker),
             link,
             topology,
@@ -145,33 +159,55 @@ impl Journal {
             }
             if waiting.suspended.is_some() {
                 let dropped: Vec<_> = waiting.settled.drain(..).collect();
-                waiting.gap = self.dropped(waiting.gap.take(), &dropped);
+                if !dropped.is_empty() {
+                    waiting.last += 1;
+                    let number = (waiting.last, waiting.last);
+                    waiting.gap = Some(self.dropped(waiting.gap.take(), &dropped, number).await);
+                }
             } else if waiting.has_group() {
                 next_group = Instant::now() + GROUP_EVERY;
                 let published = self.publish(waiting.group()).await;
                 waiting.published(published);
             }
         }
-        if let Some(Gap { count, .. }) = waiting.gap {
-            tracing::error!(
-                count,
-                "shut down with records lost, and the gap could not be recorded"
-            );
+        if let Some(gap) = waiting.gap {
+            self.record_gap(gap).await;
+        }
+    }
+
+    /// Records the gap in the database: the broker has taken no batch since, and the process ends.
+    async fn record_gap(&self, gap: Gap) {
+        let (count, mut books) = (gap.count, Books::default());
+        books.add(Record::Gap(gap));
+        match timeout(GAP_RECORDED_MAX, self.context.store.record(&books, &[])).await {
+            Ok(Ok(())) => {
+                self.context.presence.tally.gap_recorded();
+                tracing::warn!(
+                    records = count,
+                    "shut down with a gap in the journal, which is recorded; `magnetite audit` names it"
+                );
+            }
+            failed => {
+                let error = failed.ok().and_then(Result::err);
+                tracing::error!(
+                    count,
+                    error = error.map(|error| display_chain(&error)),
+                    "shut down with records lost, and the gap could not be recorded"
+                );
+            }
         }
     }
 
     /// Publishes a group's batches and acks its messages, whether or not they could be published.
     async fn publish(&self, group: Group) -> Published {
+        let numbers = (group.first, group.last());
+        let batches = self.numbered(&group);
         let Group {
             settled,
-            batches,
             records,
             gap,
+            ..
         } = group;
-        let batches: Vec<_> = batches
-            .into_iter()
-            .map(|batch| Outgoing::journal(&self.topology, batch))
-            .collect();
         if let Err(error) = self.confirmed(&batches).await {
             if let Some(report) = self.refused.again() {
                 tracing::warn!(
@@ -180,9 +216,10 @@ impl Journal {
                     "the journal's records are not taken and are dropped; deliveries go on, and the gap is recorded later"
                 );
             }
-            return Err(self.dropped(gap, &settled));
+            return Err(self.dropped(gap, &settled, numbers).await);
         }
         metrics::counter!("magnetite_journal_records_total").increment(records);
+        self.context.presence.tally.confirmed(numbers.1, records);
         let ended = self.refused.end();
         if let (Some(Gap { count, .. }), Some(_)) = (gap, ended) {
             tracing::warn!(
@@ -194,13 +231,28 @@ impl Journal {
         Ok(())
     }
 
-    /// Acks messages without their records, and widens the gap by them.
-    fn dropped(&self, gap: Option<Gap>, dropped: &[Settled]) -> Option<Gap> {
+    /// The group's batches as messages, each with its number.
+    fn numbered(&self, group: &Group) -> Vec<Outgoing> {
+        let made_ms = now_ms();
+        let messages = (group.first..).zip(&group.batches).map(|(number, batch)| {
+            let stamp = BatchStamp {
+                worker: self.worker.clone(),
+                number,
+                settled: group.first - 1,
+                made_ms,
+            };
+            Outgoing::journal(&self.topology, &stamp, batch.clone())
+        });
+        messages.collect()
+    }
+
+    /// Acks messages without their records, once the database knows that there are some, and widens the gap by them.
+    async fn dropped(&self, gap: Option<Gap>, dropped: &[Settled], batches: (u64, u64)) -> Gap {
         let count: usize = dropped.iter().map(|settled| settled.records.len()).sum();
-        if count == 0 {
-            return gap;
-        }
         metrics::counter!("magnetite_journal_dropped_total").increment(count as u64);
+        if self.context.presence.tally.dropped(batches, count as u64) {
+            self.tell_dropping().await;
+        }
         self.ack(dropped);
         let until_ms = now_ms();
         let lost = Gap {
@@ -208,8 +260,21 @@ impl Journal {
             from_ms: until_ms,
             until_ms,
             count: count as u64,
+            batches: Some(batches),
         };
-        Some(united(gap, lost))
+        united(gap, lost)
+    }
+
+    async fn tell_dropping(&self) {
+        let context = Arc::clone(&self.context);
+        let may_wait = !context.presence.is_failing();
+        // In a task of its own: a statement that is given up would be cut off in the middle.
+        let telling =
+            tokio::spawn(async move { context.presence.announce(&context.store, &context.registry).await });
+        let told = may_wait && matches!(timeout(TOLD_MAX, telling).await, Ok(Ok(Ok(()))));
+        if !told {
+            tracing::debug!("the database does not know yet that records are dropped");
+        }
     }
 
     fn ack(&self, settled: &[Settled]) {
@@ -254,6 +319,7 @@ impl Waiting {
         Self {
             settled: VecDeque::new(),
             batch: Batch::new(),
+            last: 0,
             gap: None,
             suspended: None,
         }
@@ -268,6 +334,7 @@ impl Waiting {
         let mut group = Group {
             settled: Vec::new(),
             batches: Vec::new(),
+            first: self.last + 1,
             records: 0,
             gap: self.gap.take(),
         };
@@ -287,19 +354,24 @@ impl Waiting {
             group.settled.push(settled);
         }
         group.end(batch);
+        self.last = group.last();
         group
     }
 
     fn published(&mut self, published: Published) {
-        let Err(gap) = published else { return };
-        self.suspended = Some(Instant::now() + SUSPENDED);
-        if let Some(lost) = gap {
-            self.gap = Some(united(self.gap.take(), lost));
+        if let Err(gap) = published {
+            self.suspended = Some(Instant::now() + SUSPENDED);
+            self.gap = Some(gap);
         }
     }
 }
 
 impl Group {
+    /// The number of its last batch.
+    fn last(&self) -> u64 {
+        self.first + self.batches.len() as u64 - 1
+    }
+
     /// The batch has all it takes.
     fn end(&mut self, batch: &mut Batch) {
         self.records += batch.records();
@@ -307,15 +379,20 @@ impl Group {
     }
 }
 
-/// One gap over both.
+/// One gap over both, of which the second is the later one.
 fn united(gap: Option<Gap>, lost: Gap) -> Gap {
-    match gap {
-        None => lost,
-        Some(gap) => Gap {
-            worker: gap.worker,
-            from_ms: gap.from_ms.min(lost.from_ms),
-            until_ms: gap.until_ms.max(lost.until_ms),
-            count: gap.count + lost.count,
+    let Some(gap) = gap else { return lost };
+    let first = gap.batches.or(lost.batches).map(|(first, _)| first);
+    let last = lost.batches.or(gap.batches).map(|(_, last)| last);
+    Gap {
+        worker: gap.worker,
+        from_ms: gap.from_ms.min(lost.from_ms),
+        until_ms: if lost.count > 0 {
+            gap.until_ms.max(lost.until_ms)
+        } else {
+            gap.until_ms
         },
+        count: gap.count + lost.count,
+        batches: first.zip(last),
     }
 }

@@ -43,6 +43,7 @@
 mod config;
 mod signing;
 mod registry;
+mod tally;
 mod presence;
 mod pulse;
 mod recall;
@@ -177,7 +178,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let (ready, name) = (deps.readiness, deps.name);
     ready.send_replace(Some("loading the endpoints from the database".to_owned()));
     let presence = Presence::new(name.clone(), deps.host, deps.degraded);
-    let loading = load(&deps.store, &presence);
+    let loading = load(&deps.store, &presence, config.schedule.tiers());
     let registry = match stop.run_until_cancelled(loading).await {
         None => {
             presence.close(&deps.store).await;
@@ -213,15 +214,10 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let watching = watch_readiness(ready, publishing.clone(), consumes, links.clone());
     background.spawn(vital("readiness", watching));
 
-    let recall = Arc::new(Recall::new(context.config.recall_max()));
+    let in_hand = Arc::clone(&context.presence.tally.in_hand);
+    let recall = Arc::new(Recall::new(context.config.recall_max(), in_hand));
     let (closing, settled) = journal::channel(&context.config, Arc::clone(&recall));
-    let journal = Journal::new(
-        &broker,
-        publishing.clone(),
-        context.topology.clone(),
-        Arc::clone(&recall),
-        name,
-    );
+    let journal = Journal::new(Arc::clone(&context), &broker, Arc::clone(&recall), name);
     let mut journal = tokio::spawn(journal.run(settled));
     let (submit, submitted) = settle::channel(&context.config);
     let committer = settle::Committer::new(
@@ -256,7 +252,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let _ = following.await;
     background.close();
     background.wait().await;
-    context.presence.close(&context.store).await;
+    context.presence.end(&context.store, &context.registry).await;
     Ok(())
 }
 
@@ -363,13 +359,18 @@ async fn shut_down(
     }
 }
 
-/// Loads the endpoints and announces this worker. What is written from then on waits for it, and what was written before is looked for
+/// Loads the endpoints and announces this worker and the delays of its schedule. What is written from then on waits for it, and what was written before is looked for
 /// once more, before anything is consumed.
-async fn load(store: &store::Store, presence: &Presence) -> Result<Registry, store::Error> {
+async fn load(
+    store: &store::Store,
+    presence: &Presence,
+    tiers: &[Duration],
+) -> Result<Registry, store::Error> {
     let (registry, away) = (Registry::load(store).await?, Lasting::new());
     loop {
         let announced = presence.announce(store, &registry).await;
-        match announced.and(registry.refresh(store).await) {
+        let remembered = announced.and(store.remember_delays(tiers).await);
+        match remembered.and(registry.refresh(store).await) {
             Ok(()) => break,
             Err(error) if error.is_unavailable() => {
                 if away.again().is_some() {

@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{display_chain, registry::Registry};
+use crate::{display_chain, registry::Registry, tally::Tally};
 
 /// How often a worker announces itself when nothing changes.
 const EVERY: Duration = Duration::from_secs(1);
@@ -39,6 +39,8 @@ pub(crate) struct Presence {
     announced: Mutex<Instant>,
     /// The last announcement failed.
     failing: AtomicBool,
+    /// What became of the journal, which is announced as well.
+    pub(crate) tally: Tally,
 }
 
 impl Presence {
@@ -50,6 +52,7 @@ impl Presence {
             announcing: tokio::sync::Mutex::default(),
             announced: Mutex::new(Instant::now()),
             failing: AtomicBool::new(false),
+            tally: Tally::default(),
         }
     }
 
@@ -61,6 +64,8 @@ impl Presence {
             role: ROLE,
             host: &self.host,
             position: registry.position(),
+            journal: self.tally.totals(),
+            in_hand: self.tally.in_hand.load(Ordering::Relaxed),
         };
         // Measured from before the write: the database's three seconds begin later.
         let began = Instant::now();
@@ -98,7 +103,21 @@ impl Presence {
         });
     }
 
-    /// Announces that this worker has ended.
+    /// Whether the last announcement failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Announces a last time what became of the journal, and that this worker has ended.
+    pub(crate) async fn end(&self, store: &Store, registry: &Registry) {
+        let ending = async {
+            let _ = self.announce(store, registry).await;
+            let _ = store.close_role(&self.process, ROLE).await;
+        };
+        let _ = timeout(CLOSE_MAX, ending).await;
+    }
+
+    /// Announces that this worker has ended, which did nothing.
     pub(crate) async fn close(&self, store: &Store) {
         let _ = timeout(CLOSE_MAX, store.close_role(&self.process, ROLE)).await;
     }

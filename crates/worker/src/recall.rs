@@ -18,7 +18,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, Hasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,6 +35,27 @@ pub(crate) struct Work {
     key: u64,
     /// The handle of the latest copy that the broker handed out; none yet of a message that is only expected.
     ack: Mutex<Option<AckHandle>>,
+    /// Counts it while it is in work, unless it is an event.
+    _in_hand: Option<InHand>,
+}
+
+/// Counts a delivery for as long as it is in hand.
+#[derive(Debug)]
+struct InHand(Arc<AtomicU64>);
+
+impl InHand {
+    fn of(source: Source, count: &Arc<AtomicU64>) -> Option<Self> {
+        (source != Source::Events).then(|| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Self(Arc::clone(count))
+        })
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What to do with a message that arrived.
@@ -49,6 +73,8 @@ pub(crate) enum Arrival {
 pub(crate) struct Recall {
     hasher: RandomState,
     capacity: usize,
+    /// How many deliveries are in hand.
+    in_hand: Arc<AtomicU64>,
     entries: Mutex<Entries>,
 }
 
@@ -73,10 +99,12 @@ const SETTLED_AGE_MAX: Duration = Duration::from_mins(5);
 
 impl Recall {
     /// Remembers at most `capacity` messages that are settled, and as many that wait for the broker, besides those in work.
-    pub(crate) fn new(capacity: usize) -> Self {
+    /// Counts in `in_hand` how many deliveries, due or held, are in work.
+    pub(crate) fn new(capacity: usize, in_hand: Arc<AtomicU64>) -> Self {
         Self {
             hasher: RandomState::new(),
             capacity,
+            in_hand,
             entries: Mutex::default(),
         }
     }
@@ -84,7 +112,7 @@ impl Recall {
     /// The work on a message that is about to be published and will be handed out to this worker.
     pub(crate) fn expect(&self, source: Source, message: &Message) -> Arc<Work> {
         let key = keyed(source, self.content(message));
-        self.lock().begin(key, None)
+        self.lock().begin(key, None, InHand::of(source, &self.in_hand))
     }
 
     pub(crate) fn arrive(&self, source: Source, incoming: &Incoming) -> Arrival {
@@ -116,7 +144,8 @@ impl Recall {
                 None => {}
             }
         }
-        Arrival::New(entries.begin(keyed(source, content), Some(incoming.ack.clone())))
+        let in_hand = InHand::of(source, &self.in_hand);
+        Arrival::New(entries.begin(keyed(source, content), Some(incoming.ack.clone()), in_hand))
     }
 
     /// Everything the message caused is confirmed: acks the latest copy of it, or the first one once it has come.
@@ -197,10 +226,11 @@ impl Entry {
 }
 
 impl Entries {
-    fn begin(&mut self, key: u64, ack: Option<AckHandle>) -> Arc<Work> {
+    fn begin(&mut self, key: u64, ack: Option<AckHandle>, in_hand: Option<InHand>) -> Arc<Work> {
         let work = Arc::new(Work {
             key,
             ack: Mutex::new(ack),
+            _in_hand: in_hand,
         });
         self.by_key.insert(key, Entry::Working(Arc::clone(&work)));
         work

@@ -6,6 +6,8 @@
 )]
 
 mod gaps;
+mod dropped;
+mod unknown;
 mod recorder;
 mod audits;
 mod story;

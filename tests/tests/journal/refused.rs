@@ -116,6 +116,22 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
         "{aside:?}"
     );
 
+    let audit = installation.audit().await;
+    assert!(audit.balances, "what is missing is in a gap: {audit:#?}");
+    let gaps = audit.of_kind("gap");
+    let told: Vec<_> = gaps
+        .iter()
+        .map(|gap| {
+            (
+                gap["cause"].as_str(),
+                gap["source"].as_str(),
+                gap["count"].as_u64(),
+            )
+        })
+        .collect();
+    let set_aside = |source| (Some("set_aside"), Some(source), Some(1));
+    assert_eq!(told, [set_aside("dead"), set_aside("journal")], "{audit:#?}");
+
     // What was set aside has all that it needs, once the database takes it.
     execute("ALTER TABLE events DROP CONSTRAINT narrow").await;
     let ids = texts(&aside, "id");
@@ -130,6 +146,7 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     assert_eq!(installation.json(&REJECTED).await.len(), 0);
     let audit = installation.audit().await;
     audit.assert_settled();
+    assert!(audit.of_kind("gap").is_empty(), "{audit:#?}");
     assert_eq!(
         (audit.number("/events"), audit.number("/deliveries/dead")),
         (3, 3)

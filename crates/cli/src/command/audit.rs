@@ -4,32 +4,57 @@
 //! matched = delivered + dead + cancelled + pending, and what is pending stands in a queue
 //! ```
 //!
-//! Two things move while they are compared: the journal, which is behind by what its queue holds, and the queues. What may
-//! be right a second later is asked again for [`SETTLE_FOR`] before it is told.
+//! Two things move while they are compared: the journal, which is behind by what its queue holds and what recorders have in hand, and the
+//! queues. What may be right a second later is asked again for [`SETTLE_FOR`] before it is told. What cannot be known by then is told as
+//! such, apart from what is right and from what is wrong.
 
+mod mark;
 mod verdict;
 
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use api::resend::IN_HAND;
-use broker::Topology;
+use broker::{Publisher, Topology};
 use clap::Args;
 use store::{AuditLimits, Store};
 use tokio::time::{Instant, sleep};
 
-use crate::{broker_link::BrokerLink, clock, configuration::Configuration, database, moment::Moment, output};
+use crate::{
+    broker_link::BrokerLink,
+    clock,
+    configuration::Configuration,
+    database,
+    moment::{self, Moment},
+    output,
+};
 
 use super::topology;
-use verdict::{Queues, Verdict};
+use mark::{Marked, Marker};
+use verdict::{Conclusion, Queues, Verdict};
 
-/// How long the recorder may take with what is waiting.
+/// How long the recorder may take with what is waiting, and with each mark.
 const SETTLE_FOR: Duration = Duration::from_secs(5);
 const SETTLE_POLL: Duration = Duration::from_millis(500);
+/// How long the broker may take with the mark.
+const MARK_TAKEN_MAX: Duration = Duration::from_secs(2);
+
+/// Whether the books balance cannot be known yet.
+#[derive(Debug, thiserror::Error)]
+#[error("it cannot be known yet whether the books balance: ask again at {at}")]
+pub(crate) struct NotKnownYet {
+    /// A time in UTC.
+    at: String,
+}
+
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exits 1 when the books do not balance, are not complete, or something that is pending is lost. Gaps, \
-                  which workers name themselves, do not count against them."
+    after_help = "Exits 1 when the books do not balance or something that is pending is lost; 3 when that cannot be known \
+                  yet, because not everything is recorded, or workers may have in hand what stands in no queue. Gaps, \
+                  which workers name themselves, do not count against them.\n\n\
+                  It compares what was recorded with itself and with the queues. It does not see an event that vanished before \
+                  a worker recorded anything of it: one that a publisher was not confirmed, or that was removed from \
+                  magnetite.events. `magnetite doctor` looks for policies that remove messages."
 )]
 pub(super) struct Arguments {
     /// Events received from this time on: so long ago, such as 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z
@@ -43,11 +68,15 @@ pub(super) struct Arguments {
 /// Compares the books with themselves and with the queues.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let store = database::open(&configuration.database).await?;
-    let broker = BrokerLink::open(&configuration.broker.config()).await?;
+    let mut config = configuration.broker.config();
+    let broker = BrokerLink::open(&config).await?;
+    config.publish_timeout = MARK_TAKEN_MAX;
+    let topology = topology::of(configuration);
     let auditor = Auditor {
         store: &store,
         broker: &broker,
-        topology: topology::of(configuration),
+        marker: Marker::new(&store, &topology, Publisher::new(broker.link.clone(), &config)),
+        topology: &topology,
         since_ms: arguments.since.before(clock::now_ms()),
         late: late(configuration),
     };
@@ -60,9 +89,15 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     } else {
         output::lines(verdict.text())?;
     }
-    match verdict.failures() {
-        0 => Ok(()),
-        failures => bail!("the books do not balance: findings {failures}; each says what to do"),
+    match verdict.conclusion() {
+        Conclusion::Balance => Ok(()),
+        Conclusion::NotKnown { ask_again_ms } => Err(NotKnownYet {
+            at: moment::second(ask_again_ms),
+        }
+        .into()),
+        Conclusion::Wrong { failures } => {
+            bail!("the books do not balance: findings {failures}; each says what to do")
+        }
     }
 }
 
@@ -77,7 +112,8 @@ pub(super) fn late(configuration: &Configuration) -> Duration {
 struct Auditor<'a> {
     store: &'a Store,
     broker: &'a BrokerLink,
-    topology: Topology,
+    marker: Marker<'a>,
+    topology: &'a Topology,
     since_ms: u64,
     late: Duration,
 }
@@ -96,12 +132,23 @@ impl Auditor<'_> {
 
     /// The queues are counted before and after: what leaves one for a worker, or comes back, is in one of the counts.
     async fn verdict(&self) -> anyhow::Result<Verdict> {
-        let before = self.queues().await?;
+        let batches_due = self.store.batches_made().await?;
+        let mut before = self.queues().await?;
+        let marked = if before.recorders == 0 {
+            Marked::Recorded
+        } else {
+            self.marker.mark(Instant::now() + SETTLE_FOR).await?
+        };
+        if before.journal > 0 && marked == Marked::Recorded {
+            // All of that was recorded since.
+            before = self.queues().await?;
+        }
         let now_ms = clock::now_ms();
         let limits = AuditLimits {
             now_ms,
             in_hand_ms: IN_HAND.as_millis() as u64,
             late_ms: self.late.as_millis() as u64,
+            batches_due,
         };
         let audit = self.store.audit(self.since_ms, now_ms, limits).await?;
         let rejected = self.store.count_rejected(self.since_ms, now_ms).await?;
@@ -110,6 +157,7 @@ impl Auditor<'_> {
             audit,
             rejected,
             queues,
+            &marked,
             (self.since_ms, now_ms),
             self.late,
         ))
@@ -117,22 +165,36 @@ impl Auditor<'_> {
 
     async fn queues(&self) -> anyhow::Result<Queues> {
         let found = self.topology.check(&self.broker.link).await?;
-        let ready = |name: String| {
+        let state = |name: String| {
             let mut states = found.iter().flatten();
-            let state = states.find(|state| state.name == name);
-            state.map(|state| u64::from(state.ready)).ok_or_else(|| {
+            states.find(|state| state.name == name).ok_or_else(|| {
                 anyhow!("queue {name} is not as it should be: `magnetite topology check` says how to mend it")
             })
         };
+        let ready = |name| state(name).map(|state| u64::from(state.ready));
         let mut delayed = 0;
         for tier in self.topology.tiers() {
             delayed += ready(self.topology.delay(*tier))?;
         }
         Ok(Queues {
             journal: ready(self.topology.journal())?,
+            recorders: u64::from(state(self.topology.journal())?.consumers),
             dead: ready(self.topology.dead())?,
             due: ready(self.topology.due())?,
             delayed,
+            earlier: self.earlier().await?,
         })
+    }
+
+    /// What stands in delay queues of earlier schedules.
+    async fn earlier(&self) -> anyhow::Result<u64> {
+        let mut ready = 0;
+        for delay in self.store.delays().await? {
+            if !self.topology.tiers().contains(&delay) {
+                let delayed = self.topology.delayed(&self.broker.link, delay).await?;
+                ready += u64::from(delayed.unwrap_or_default());
+            }
+        }
+        Ok(ready)
     }
 }

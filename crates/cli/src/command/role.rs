@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use api::health::{self, Health, Role};
 use futures_util::future::join_all;
 use runtime::{Lasting, logs, vital};
-use store::{Actor, Announcement, Position, Store};
+use store::{Actor, Announcement, JournalTotals, Position, Store};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -154,6 +154,8 @@ async fn announced<T>(process: &Process, kind: Kind, store: &Store, role: impl F
         role: kind.name(),
         host: &process.host,
         position: Position::default(),
+        journal: JournalTotals::default(),
+        in_hand: 0,
     };
     let announcing = async {
         loop {

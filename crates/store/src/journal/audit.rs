@@ -1,16 +1,28 @@
 //! Whether the books balance: every match has its delivery, every delivery its attempts, and none is pending for too long.
 
+mod statements;
+
+use std::collections::BTreeMap;
+
 use sqlx::Connection as _;
 use webhook::{
     AttemptId, DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState, journal::Gap,
 };
 
-use super::deliveries::state;
+use super::{
+    aside::{self, SetAside},
+    batches::{self, Lost},
+    deliveries::state,
+};
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
     database::on_connection,
-    statement::{Statement, bind_all},
+    statement::{Statement, bind_all, timed},
+};
+use statements::{
+    COUNT_DELIVERIES, COUNT_DELIVERIES_OF_EVENTS, COUNT_PENDING, COUNT_ROLES, FIND_LATE, FIND_UNBALANCED,
+    FIND_UNRECORDED, SELECT_GAPS, SUM_EVENTS,
 };
 
 /// How many of each kind of finding are listed; all are counted.
@@ -23,11 +35,14 @@ const GAPS_MAX: u32 = 10_000;
 /// everywhere before it is reported.
 const NEAR_MS: u64 = 60_000;
 
+/// So far may the clocks of two hosts be apart, in milliseconds, that recorded an event and its deliveries.
+const SKEW_MS: u64 = 3_600_000;
+
 /// A delivery that is due within this time, in milliseconds, may have left its queue already.
 const LEAVING_MS: u64 = 2_000;
 
-/// What counts as late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What counts as late, and as missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditLimits {
     /// Now, in Unix milliseconds.
     pub now_ms: u64,
@@ -35,6 +50,9 @@ pub struct AuditLimits {
     pub in_hand_ms: u64,
     /// How long a delivery may be pending, in milliseconds: its schedule, and the deferrals.
     pub late_ms: u64,
+    /// How many batches of each worker have to be here by now, if none is lost: what [`Store::batches_made`] said before all that the
+    /// journal's queue held was recorded.
+    pub batches_due: BTreeMap<String, u64>,
 }
 
 /// What the journal says about a window of time.
@@ -44,7 +62,7 @@ pub struct Audit {
     pub events: u64,
     /// How many endpoints they matched, in all.
     pub matched: u64,
-    /// The deliveries created in it that came with their events.
+    /// The deliveries that came with these events.
     pub first_runs: StateCounts,
     /// The deliveries created in it that somebody asked for.
     pub resends: StateCounts,
@@ -58,10 +76,22 @@ pub struct Audit {
     pub pending_settled: u64,
     /// How many of them may have ended, in a gap: their next attempt was due before one had passed.
     pub pending_in_gaps: u64,
+    /// How many others were due lately, or are about to be: a queue has them, or a worker. None of them may have ended in a gap.
+    pub pending_in_hand: u64,
+    /// When the last of those was due, in Unix milliseconds; 0 when there is none.
+    pub in_hand_until_ms: u64,
+    /// How many deliveries the workers say that they have in hand.
+    pub held_by_workers: u64,
+    /// How many recorders were heard of within [`ANNOUNCED_MAX`](crate::ANNOUNCED_MAX).
+    pub recorders_heard: u64,
     /// How many requested runs of all times were not sent yet.
     pub unsent: u64,
-    /// Where records were lost, overlapping the window; by time.
+    /// Where workers dropped records, overlapping the window; by time.
     pub gaps: Vec<Gap>,
+    /// Where records are lost and no gap says so, overlapping the window; by time.
+    pub lost: Vec<Lost>,
+    /// What recorders could not store in the window.
+    pub set_aside: Vec<SetAside>,
 }
 
 /// Deliveries by their state.
@@ -135,92 +165,6 @@ pub struct Late {
     pub next_ms: u64,
 }
 
-const SUM_EVENTS: &str = "SELECT COUNT(*) AS events, COALESCE(CAST(SUM(matched) AS BIGINT), 0) AS matched, \
-    COALESCE(CAST(SUM(mark) AS BIGINT), 0) AS mark FROM events WHERE received_ms >= $1 AND received_ms < $2";
-
-const COUNT_DELIVERIES: &str = "SELECT resent, state, COUNT(*) AS deliveries, CAST(SUM(mark) AS BIGINT) AS mark FROM \
-    (SELECT CAST(CASE WHEN run = 0 THEN 0 ELSE 1 END AS BIGINT) AS resent, state, mark FROM deliveries \
-    WHERE created_ms >= $1 AND created_ms < $2) runs GROUP BY resent, state";
-
-/// How many of what was found a gap explains: it overlaps the time from `$late` milliseconds before `$at_ms` until as long after.
-macro_rules! in_gaps {
-    ($at_ms:literal, $late:literal) => {
-        concat!(
-            "SUM(CASE WHEN EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= ",
-            $at_ms,
-            " + ",
-            $late,
-            " AND g.until_ms >= ",
-            $at_ms,
-            " - ",
-            $late,
-            ") THEN 1 ELSE 0 END) OVER () AS in_gaps "
-        )
-    };
-}
-
-/// Suspects are found by what was recorded near the window, two ranges of indexes that are joined; then each of them is compared
-/// with all there is.
-const FIND_UNBALANCED: &str = concat!(
-    "WITH counted AS MATERIALIZED ( \
-    SELECT event_id, organization_id, COUNT(*) AS deliveries, MIN(created_ms) AS created_ms FROM deliveries \
-    WHERE run = 0 AND created_ms >= $3 AND created_ms < $4 GROUP BY event_id, organization_id \
-    ), near AS MATERIALIZED ( \
-    SELECT id, organization_id, received_ms, matched FROM events WHERE received_ms >= $3 AND received_ms < $4 \
-    ), suspects AS MATERIALIZED ( \
-    SELECT n.id, n.organization_id, n.received_ms, n.matched FROM near n \
-    LEFT JOIN counted c ON c.event_id = n.id AND c.organization_id = n.organization_id \
-    WHERE n.received_ms >= $1 AND n.received_ms < $2 AND n.matched <> COALESCE(c.deliveries, 0) \
-    UNION ALL \
-    SELECT c.event_id, c.organization_id, c.created_ms, NULL FROM counted c \
-    LEFT JOIN near n ON n.id = c.event_id AND n.organization_id = c.organization_id \
-    WHERE n.id IS NULL AND c.created_ms >= $1 AND c.created_ms < $2 \
-    ), found AS ( \
-    SELECT s.*, (SELECT COUNT(*) FROM deliveries d WHERE d.event_id = s.id AND d.organization_id = s.organization_id \
-    AND d.run = 0) AS deliveries, (SELECT COUNT(*) FROM events e WHERE e.id = s.id \
-    AND e.organization_id = s.organization_id) AS events FROM suspects s) \
-    SELECT id, organization_id, received_ms AS at_ms, matched, deliveries, COUNT(*) OVER () AS total, ",
-    in_gaps!("received_ms", "$6"),
-    "FROM found \
-    WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5"
-);
-
-/// Likewise. Most deliveries have one attempt: whether the last one is there is one join. The others' attempts are counted by
-/// their numbers: one that was made again, because a worker died, has two rows.
-const FIND_UNRECORDED: &str = concat!(
-    "WITH suspects AS MATERIALIZED ( \
-    SELECT DISTINCT d.id, d.created_ms, d.attempts FROM deliveries d \
-    LEFT JOIN attempts a ON a.delivery_id = d.id AND a.number = d.attempts AND a.id >= $3 AND a.id < $4 \
-    WHERE d.created_ms >= $1 AND d.created_ms < $2 AND d.attempts > 0 AND (a.id IS NULL OR d.attempts > 1) \
-    ), found AS ( \
-    SELECT s.*, (SELECT COUNT(DISTINCT a.number) FROM attempts a WHERE a.delivery_id = s.id) AS recorded FROM suspects s) \
-    SELECT id, (SELECT d.endpoint_id FROM deliveries d WHERE d.id = f.id) AS endpoint_id, created_ms AS at_ms, attempts, \
-    recorded, COUNT(*) OVER () AS total, ",
-    in_gaps!("created_ms", "$6"),
-    "FROM found f WHERE attempts > recorded ORDER BY created_ms, id LIMIT $5"
-);
-
-const FIND_LATE: &str = concat!(
-    "SELECT d.id, d.organization_id, d.event_id, d.endpoint_id, d.created_ms AS at_ms, d.next_ms, \
-    COUNT(*) OVER () AS total, ",
-    in_gaps!("d.created_ms", "$5"),
-    "FROM deliveries d WHERE d.state = 0 AND d.state <> 3 AND d.created_ms >= $1 AND d.created_ms < $2 \
-    AND (d.requested_ms IS NULL OR d.sent_ms IS NOT NULL) AND COALESCE(d.sent_ms, d.created_ms) < $3 \
-    ORDER BY d.created_ms, d.id LIMIT $4"
-);
-
-const COUNT_PENDING: &str = "SELECT \
-    COALESCE(SUM(CASE WHEN requested_ms IS NOT NULL AND sent_ms IS NULL AND attempts = 0 THEN 1 ELSE 0 END), 0) AS unsent, \
-    COALESCE(SUM(CASE WHEN requested_ms IS NOT NULL AND sent_ms IS NULL AND attempts = 0 THEN 0 \
-    WHEN next_ms > $1 OR next_ms < $2 THEN 1 ELSE 0 END), 0) AS settled, \
-    COALESCE(SUM(CASE WHEN requested_ms IS NOT NULL AND sent_ms IS NULL AND attempts = 0 THEN 0 \
-    WHEN next_ms < $2 AND EXISTS (SELECT 1 FROM gaps g WHERE g.from_ms <= next_ms + $3 AND g.until_ms >= created_ms) \
-    THEN 1 ELSE 0 END), 0) AS in_gaps \
-    FROM deliveries WHERE state = 0 AND state <> 3";
-
-const SELECT_GAPS: &str = "SELECT worker, from_ms, until_ms, record_count FROM gaps WHERE until_ms >= $1 AND from_ms < $2 \
-    ORDER BY from_ms, worker LIMIT $3";
-
 /// A finding, with how many there are in all, and how many of those a gap explains.
 type Found<T> = (T, (u64, u64));
 
@@ -235,9 +179,10 @@ macro_rules! fetch_all {
 
 impl Store {
     /// Balances what was recorded of the events received, and of the deliveries created, from `since_ms` until before
-    /// `until_ms`, all as of one moment.
+    /// `until_ms`, all as of one moment. Deliveries belong to their events, whatever the clock says by which they were created.
     ///
-    /// What it does not see: an event of which no record at all arrived, and that is in no gap.
+    /// What it does not see: an event of which no record at all arrived, and that is in no gap; records that a worker dropped while it
+    /// reached no database, if it died before it could record one again.
     ///
     /// # Errors
     ///
@@ -258,8 +203,30 @@ impl Store {
                 }
                 let mut audit = Audit {
                     gaps: fetch_all!(tx, window.gaps(), read_gap),
+                    lost: {
+                        let batches = fetch_all!(
+                            tx,
+                            batches::select_since(window.since_ms),
+                            batches::read_worker_row
+                        );
+                        let (runs, arguments) = batches::select_runs(window.since_ms);
+                        let runs = bind_all!(sqlx::query(timed(runs, dialect)), &arguments);
+                        let runs = runs
+                            .try_map(|row| batches::read_run(&row))
+                            .fetch_all(&mut *tx)
+                            .await?;
+                        window.overlapping(batches::lost(
+                            &batches,
+                            &runs,
+                            &window.limits.batches_due,
+                            window.limits.now_ms,
+                        ))
+                    },
                     ..Audit::default()
                 };
+                audit.set_aside = fetch_all!(tx, aside::select(since_ms, until_ms), aside::read);
+                let gaps = batches::gaps_with(audit.unrecorded_ms());
+                let gaps = gaps.as_str();
                 let mut marks = [0, 0];
                 for (events, matched, mark) in fetch_all!(tx, window.of(SUM_EVENTS), read_sums) {
                     (audit.events, audit.matched, marks[0]) = (events, matched, mark);
@@ -274,17 +241,28 @@ impl Store {
                         marks[1] += mark;
                     }
                 }
-                for (unsent, settled, in_gaps) in fetch_all!(tx, window.pending(), read_pending) {
-                    (audit.unsent, audit.pending_settled, audit.pending_in_gaps) = (unsent, settled, in_gaps);
+                for pending in fetch_all!(tx, window.pending(gaps), read_pending) {
+                    audit.pending(&pending);
+                }
+                let heard =
+                    sqlx::query(timed(COUNT_ROLES, dialect)).bind(crate::ANNOUNCED_MAX.as_millis() as i64);
+                for (recorders, in_hand) in heard.try_map(|row| read_roles(&row)).fetch_all(&mut *tx).await? {
+                    (audit.recorders_heard, audit.held_by_workers) = (recorders, in_hand);
                 }
                 // Comparing each event with its deliveries takes longest, and is of no use when the sums agree.
                 let unbalanced = if marks[0] == marks[1] && audit.matched == audit.first_runs.total() {
                     Vec::new()
                 } else {
-                    fetch_all!(tx, window.unbalanced(), read_unbalanced)
+                    // The sums were those of all that was created in the window, which by another clock may be another event's.
+                    audit.first_runs = StateCounts::default();
+                    for (_, state, deliveries, _) in fetch_all!(tx, window.deliveries_of_events(), read_count)
+                    {
+                        *audit.first_runs.of(state) = deliveries;
+                    }
+                    fetch_all!(tx, window.unbalanced(gaps), read_unbalanced)
                 };
-                let unrecorded = fetch_all!(tx, window.unrecorded(), read_unrecorded);
-                let late = fetch_all!(tx, window.late(), read_late);
+                let unrecorded = fetch_all!(tx, window.unrecorded(gaps), read_unrecorded);
+                let late = fetch_all!(tx, window.late(gaps), read_late);
                 tx.commit().await?;
 
                 audit.unbalanced = findings(unbalanced);
@@ -293,6 +271,32 @@ impl Store {
                 Ok(audit)
             }
         )
+    }
+}
+
+/// Pending deliveries of all times.
+struct Pending {
+    unsent: u64,
+    settled: u64,
+    in_gaps: u64,
+    in_hand: u64,
+    in_hand_until_ms: u64,
+}
+
+impl Audit {
+    /// From when until when records are missing that no gap names.
+    fn unrecorded_ms(&self) -> Vec<(u64, u64)> {
+        let lost = self.lost.iter().map(|lost| (lost.from_ms, lost.until_ms));
+        let set_aside = self.set_aside.iter().map(|aside| (aside.from_ms, aside.until_ms));
+        lost.chain(set_aside).collect()
+    }
+
+    fn pending(&mut self, pending: &Pending) {
+        self.unsent = pending.unsent;
+        self.pending_settled = pending.settled;
+        self.pending_in_gaps = pending.in_gaps;
+        self.pending_in_hand = pending.in_hand;
+        self.in_hand_until_ms = pending.in_hand_until_ms;
     }
 }
 
@@ -321,27 +325,43 @@ impl Window {
         Statement::with(sql, [self.since_ms.into(), self.until_ms.into()])
     }
 
+    fn deliveries_of_events(&self) -> Statement<'_> {
+        let mut statement = self.of(COUNT_DELIVERIES_OF_EVENTS);
+        let near = [
+            self.since_ms.saturating_sub(SKEW_MS),
+            self.until_ms.saturating_add(SKEW_MS),
+        ];
+        statement.arguments.extend(near.map(Into::into));
+        statement
+    }
+
+    fn overlapping(&self, lost: Vec<Lost>) -> Vec<Lost> {
+        let overlaps = |lost: &Lost| lost.until_ms >= self.since_ms && lost.from_ms < self.until_ms;
+        lost.into_iter().filter(overlaps).collect()
+    }
+
     fn gaps(&self) -> Statement<'_> {
         let mut statement = self.of(SELECT_GAPS);
         statement.arguments.push(GAPS_MAX.into());
         statement
     }
 
-    fn pending(&self) -> Statement<'_> {
+    fn pending(&self, gaps: &str) -> Statement<'_> {
         let AuditLimits {
             now_ms,
             in_hand_ms,
             late_ms,
+            ..
         } = self.limits;
         let bounds = [
             now_ms.saturating_add(LEAVING_MS),
             now_ms.saturating_sub(in_hand_ms),
             late_ms,
         ];
-        Statement::with(COUNT_PENDING, bounds.map(Into::into))
+        Statement::with(COUNT_PENDING, bounds.map(Into::into)).with_gaps(gaps)
     }
 
-    fn unbalanced(&self) -> Statement<'_> {
+    fn unbalanced(&self, gaps: &str) -> Statement<'_> {
         let near = [
             self.since_ms.saturating_sub(NEAR_MS),
             self.until_ms.saturating_add(NEAR_MS),
@@ -350,24 +370,24 @@ impl Window {
         statement.arguments.extend(near.map(Into::into));
         statement.arguments.push(FINDINGS_MAX.into());
         statement.arguments.push(self.limits.late_ms.into());
-        statement
+        statement.with_gaps(gaps)
     }
 
-    fn unrecorded(&self) -> Statement<'_> {
+    fn unrecorded(&self, gaps: &str) -> Statement<'_> {
         let mut statement = self.of(FIND_UNRECORDED);
         statement.arguments.push(self.first_attempt.as_str().into());
         statement.arguments.push(self.end_of_attempts.as_str().into());
         statement.arguments.push(FINDINGS_MAX.into());
         statement.arguments.push(self.limits.late_ms.into());
-        statement
+        statement.with_gaps(gaps)
     }
 
-    fn late(&self) -> Statement<'_> {
+    fn late(&self, gaps: &str) -> Statement<'_> {
         let late = self.limits.now_ms.saturating_sub(self.limits.late_ms);
         let mut statement = self.of(FIND_LATE);
         statement.arguments.extend([late.into(), FINDINGS_MAX.into()]);
         statement.arguments.push(self.limits.late_ms.into());
-        statement
+        statement.with_gaps(gaps)
     }
 }
 
@@ -419,12 +439,18 @@ fn read_count(row: &dyn Columns) -> Result<(bool, DeliveryState, u64, u64), sqlx
     Ok((resent, state(row)?, deliveries, row.number("mark")?))
 }
 
-fn read_pending(row: &dyn Columns) -> Result<(u64, u64, u64), sqlx::Error> {
-    Ok((
-        row.number("unsent")?,
-        row.number("settled")?,
-        row.number("in_gaps")?,
-    ))
+fn read_pending(row: &dyn Columns) -> Result<Pending, sqlx::Error> {
+    Ok(Pending {
+        unsent: row.number("unsent")?,
+        settled: row.number("settled")?,
+        in_gaps: row.number("in_gaps")?,
+        in_hand: row.number("in_hand")?,
+        in_hand_until_ms: row.number("in_hand_until_ms")?,
+    })
+}
+
+fn read_roles(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
+    Ok((row.number("recorders")?, row.number("in_hand")?))
 }
 
 /// How many findings there are, and how many of them a gap explains.
@@ -438,6 +464,7 @@ fn read_gap(row: &dyn Columns) -> Result<Gap, sqlx::Error> {
         from_ms: row.number("from_ms")?,
         until_ms: row.number("until_ms")?,
         count: row.number("record_count")?,
+        batches: None,
     })
 }
 

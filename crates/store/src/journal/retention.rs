@@ -3,7 +3,7 @@
 use sqlx::Connection as _;
 use webhook::AttemptId;
 
-use super::history;
+use super::{batches, history};
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
@@ -106,13 +106,15 @@ impl Store {
                 .await?;
         }
         if until_ms == before_ms {
-            let expire = Statement::with(history::EXPIRE, [before_ms.into()]);
-            let prepared = self.execute(
-                &Operation::DeleteExpired,
-                |dialect| dialect.prepare_deletions,
-                expire,
-            );
-            prepared.await?;
+            for expire in [history::EXPIRE, batches::EXPIRE] {
+                let expire = Statement::with(expire, [before_ms.into()]);
+                let prepared = self.execute(
+                    &Operation::DeleteExpired,
+                    |dialect| dialect.prepare_deletions,
+                    expire,
+                );
+                prepared.await?;
+            }
         }
         rows += self.remove_deleted(from_ms, until_ms).await?;
         Ok(Expired { rows, until_ms })

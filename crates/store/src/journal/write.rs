@@ -9,6 +9,7 @@ use webhook::{
 };
 
 use super::{
+    batches::{self, Change},
     events::{event_columns, read_event},
     rejected::Rejected,
 };
@@ -16,7 +17,7 @@ use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
     database::on_connection,
-    statement::{Argument, Insert, Statement, bind_all, insert_all, stored_id},
+    statement::{Argument, Insert, Statement, bind_all, insert_all, stored_id, timed},
 };
 
 /// The columns of a [`Standing`](webhook::journal::Standing), in the order in which it is compared.
@@ -176,6 +177,46 @@ macro_rules! merge_event {
     }};
 }
 
+/// Writes which batches of a worker came; steps of an [`on_connection!`]. They come last: of one worker's batches several recorders may
+/// write at once, and the second waits for the first.
+macro_rules! write_numbers {
+    ($tx:ident, $dialect:ident, $worker:expr, $came:expr) => {{
+        let worker: &str = $worker;
+        let select = [Argument::id(worker)];
+        let query = bind_all!(sqlx::query(batches::SELECT), &select);
+        let stored = query
+            .try_map(|row| batches::read_row(&row))
+            .fetch_all(&mut *$tx)
+            .await?;
+        let Change {
+            written,
+            covered,
+            gaps,
+        } = Change::new(&stored, $came);
+        for (span, settled) in written {
+            let numbers = [span.first, span.last, span.from_ms, span.until_ms, settled];
+            let arguments = select.iter().cloned().chain(numbers.map(Argument::from));
+            let arguments: Vec<_> = arguments.collect();
+            let write = timed(batches::WRITE, $dialect);
+            bind_all!(sqlx::query(write), &arguments)
+                .execute(&mut *$tx)
+                .await?;
+        }
+        for span in covered {
+            let arguments = [Argument::id(worker), span.first.into(), span.last.into()];
+            bind_all!(sqlx::query(batches::DELETE), &arguments)
+                .execute(&mut *$tx)
+                .await?;
+        }
+        let gaps: Vec<_> = gaps
+            .iter()
+            .map(|hole| batches::unknown_gap(worker, hole))
+            .collect();
+        let gaps: Vec<_> = gaps.iter().map(gap_row).collect();
+        insert_all!($tx, INSERT_GAPS, gaps);
+    }};
+}
+
 impl Store {
     /// Writes books and rejected messages, all of them or none. What is stored already is merged as
     /// [`Books`] merge: in whichever order and however often books are written, by however many at once, the tables
@@ -220,6 +261,9 @@ impl Store {
                 insert_all!(tx, INSERT_ATTEMPTS, attempts);
                 insert_all!(tx, INSERT_REJECTED, rejected);
                 insert_all!(tx, INSERT_GAPS, gaps);
+                for (worker, came) in &books.batches {
+                    write_numbers!(tx, dialect, worker, came);
+                }
                 tx.commit().await?;
                 Ok(())
             }

@@ -27,6 +27,8 @@ async fn announce(store: &Store, process: &str, role: &str) {
         role,
         host: "host_1",
         position: Position::default(),
+        journal: store::JournalTotals::default(),
+        in_hand: 0,
     };
     store.announce_role(&announced).await.unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use store::{ANNOUNCED_MAX, Announcement, Position, Store, WorkerBehind};
+use store::{ANNOUNCED_MAX, Announcement, JournalTotals, Position, Store, WorkerBehind};
 
 use super::bed::{Backup, Bed, endpoint_id, new_endpoint, on_both_databases};
 
@@ -20,6 +20,8 @@ async fn announce(store: &Store, process: &str, role: &str, position: Position) 
         role,
         host: "host_1",
         position,
+        journal: JournalTotals::default(),
+        in_hand: 0,
     };
     store.announce_role(&announced).await.unwrap();
 }

@@ -24,6 +24,8 @@ pub(crate) const ALL: &[&str] = &[
     "0010_roles",
     "0011_endpoint_history",
     "0014_installation",
+    "0015_batches",
+    "0016_in_hand",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

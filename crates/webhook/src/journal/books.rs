@@ -9,7 +9,10 @@ use std::{
 
 use crate::{
     AttemptId, DeliveryId, Event, EventId, OrganizationId, Trigger,
-    journal::{AttemptRecord, Considered, DeliveryRef, EventRecord, Gap, Record, StepRecord, Then},
+    journal::{
+        AttemptRecord, BatchStamp, Considered, DeliveryRef, EventRecord, Gap, Numbers, Record, Span,
+        StepRecord, Then,
+    },
 };
 
 /// What a set of records says. Whatever their order, and however often each of them came, the books are the same.
@@ -23,6 +26,8 @@ pub struct Books {
     pub attempts: BTreeMap<AttemptId, AttemptRecord>,
     /// By the worker and by when they began.
     pub gaps: BTreeMap<(String, u64), Gap>,
+    /// Which batches are accounted for, by the worker.
+    pub batches: BTreeMap<String, Numbers>,
 }
 
 /// What is known of an event.
@@ -96,12 +101,18 @@ impl Books {
         }
     }
 
+    /// Takes in that a batch arrived.
+    pub fn stamp(&mut self, stamp: &BatchStamp) {
+        self.batches.entry(stamp.worker.clone()).or_default().stamp(stamp);
+    }
+
     /// Whether nothing was taken in.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
             && self.deliveries.is_empty()
             && self.attempts.is_empty()
             && self.gaps.is_empty()
+            && self.batches.is_empty()
     }
 
     fn event(&mut self, record: EventRecord) {
@@ -172,14 +183,32 @@ impl Books {
     }
 
     fn gap(&mut self, gap: Gap) {
+        if let Some((first, last)) = gap.batches {
+            let (from_ms, until_ms) = (gap.from_ms, gap.until_ms);
+            self.batches.entry(gap.worker.clone()).or_default().add(Span {
+                first,
+                last,
+                from_ms,
+                until_ms,
+            });
+        }
         match self.gaps.entry((gap.worker.clone(), gap.from_ms)) {
             Entry::Vacant(vacant) => drop(vacant.insert(gap)),
             Entry::Occupied(mut known) => {
                 let known = known.get_mut();
                 known.until_ms = known.until_ms.max(gap.until_ms);
                 known.count = known.count.max(gap.count);
+                known.batches = united(known.batches, gap.batches);
             }
         }
+    }
+}
+
+/// The numbers from the first to the last of both.
+fn united(one: Option<(u64, u64)>, other: Option<(u64, u64)>) -> Option<(u64, u64)> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some((one.0.min(other.0), one.1.max(other.1))),
+        (one, other) => one.or(other),
     }
 }
 

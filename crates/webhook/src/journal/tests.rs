@@ -136,17 +136,23 @@ fn records() -> impl Strategy<Value = Record> {
                 then,
             })
         });
-    let gaps = (select(vec!["worker_1", "worker_2"]), 0..2_u64, 2..4_u64, 1..4_u64).prop_map(
-        |(worker, from_ms, until_ms, count)| {
+    let gaps = (
+        select(vec!["worker_1", "worker_2"]),
+        0..2_u64,
+        2..4_u64,
+        1..4_u64,
+        proptest::option::of((1..4_u64, 4..6_u64)),
+    )
+        .prop_map(|(worker, from_ms, until_ms, count, batches)| {
             let worker = worker.to_owned();
             Record::Gap(Gap {
                 worker,
                 from_ms,
                 until_ms,
                 count,
+                batches,
             })
-        },
-    );
+        });
     prop_oneof![events, attempts, steps, gaps]
 }
 
@@ -277,6 +283,7 @@ fn samples() -> Vec<Record> {
             from_ms: FIRST_MS,
             until_ms: at_ms,
             count: 1_234,
+            batches: None,
         }),
     ]
 }
@@ -319,6 +326,7 @@ fn a_field_that_a_newer_writer_added_is_skipped() {
         from_ms: 1,
         until_ms: 2,
         count: 3,
+        batches: None,
     };
     assert_eq!(Batch::decode(&body).unwrap(), [Record::Gap(gap)]);
 }

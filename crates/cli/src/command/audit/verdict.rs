@@ -4,24 +4,48 @@ mod finding;
 
 use std::time::Duration;
 
-use api::view::States;
+use api::{resend::IN_HAND, view::States};
 use serde_json::{Value, json};
-use store::{Audit, StateCounts};
+use store::{Audit, Lost, LostCause, SetAside, StateCounts};
 
 use crate::{command::rejected, moment, output::printable};
 
-use finding::{Finding, incomplete, late_ones, nowhere, unbalanced, unrecorded};
+use super::mark::Marked;
+use finding::{
+    Finding, in_hand, incomplete, late_ones, lost_batches, nowhere, unbalanced, unequal, unrecorded,
+};
 
 /// How many messages are ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Queues {
     /// Not in the books yet.
     pub(super) journal: u64,
+    /// Consumers of that queue.
+    pub(super) recorders: u64,
     /// Not in the books yet.
     pub(super) dead: u64,
     pub(super) due: u64,
-    /// In all delay queues.
+    /// In all delay queues of the schedule.
     pub(super) delayed: u64,
+    /// In delay queues of earlier schedules.
+    pub(super) earlier: u64,
+}
+
+/// What an audit comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Conclusion {
+    /// The books balance, but for what gaps hide.
+    Balance,
+    /// Nothing is known to be wrong, and not all is known yet.
+    NotKnown {
+        /// When it is, in Unix milliseconds.
+        ask_again_ms: u64,
+    },
+    /// Something is wrong.
+    Wrong {
+        /// How many findings.
+        failures: usize,
+    },
 }
 
 /// The books, the queues, and what was found.
@@ -42,6 +66,8 @@ impl Queues {
             dead: self.dead.max(other.dead),
             due: self.due.max(other.due),
             delayed: self.delayed.max(other.delayed),
+            earlier: self.earlier.max(other.earlier),
+            recorders: self.recorders.max(other.recorders),
         }
     }
 
@@ -50,7 +76,7 @@ impl Queues {
     }
 
     fn waiting(self) -> u64 {
-        self.due + self.delayed
+        self.due + self.delayed + self.earlier
     }
 }
 
@@ -60,18 +86,30 @@ impl Verdict {
         audit: Audit,
         rejected: Vec<(String, u64)>,
         queues: Queues,
+        marked: &Marked,
         window_ms: (u64, u64),
         late: Duration,
     ) -> Self {
+        let now_ms = window_ms.1;
         let findings = [
-            incomplete(queues),
+            lost_batches(&audit.lost, now_ms),
+            unequal(&audit),
             unbalanced(&audit.unbalanced),
             unrecorded(&audit.unrecorded),
             late_ones(&audit.late, late),
             nowhere(&audit, queues, late),
+            in_hand(&audit, queues, IN_HAND.as_millis() as u64),
         ];
+        let findings = findings.into_iter().flatten();
+        let incomplete = incomplete(queues, marked, audit.recorders_heard, now_ms);
+        // What is not recorded yet may explain all the rest.
+        let known_at_ms = incomplete.as_ref().and_then(Finding::known_at_ms);
+        let findings = findings.map(|finding| match known_at_ms {
+            Some(at_ms) => finding.known_at(at_ms),
+            None => finding,
+        });
         Self {
-            findings: findings.into_iter().flatten().collect(),
+            findings: incomplete.into_iter().chain(findings).collect(),
             audit,
             rejected,
             queues,
@@ -79,14 +117,20 @@ impl Verdict {
         }
     }
 
-    /// How many findings are against the books.
-    pub(super) fn failures(&self) -> usize {
-        self.findings.iter().filter(|finding| finding.fails()).count()
+    /// What it comes to.
+    pub(super) fn conclusion(&self) -> Conclusion {
+        let failures = self.findings.iter().filter(|finding| finding.fails()).count();
+        let known_at_ms = self.findings.iter().filter_map(Finding::known_at_ms).max();
+        match (failures, known_at_ms) {
+            (0, None) => Conclusion::Balance,
+            (0, Some(ask_again_ms)) => Conclusion::NotKnown { ask_again_ms },
+            (failures, _) => Conclusion::Wrong { failures },
+        }
     }
 
     /// Whether asking again in a moment may find less.
     pub(super) fn may_settle(&self) -> bool {
-        let moving = ["incomplete", "in_no_queue"];
+        let moving = ["incomplete", "in_no_queue", "in_hand", "lost_batches"];
         self.findings.iter().any(|finding| moving.contains(&finding.name))
     }
 
@@ -100,6 +144,8 @@ impl Verdict {
             resends,
             unsent,
             gaps,
+            lost,
+            set_aside,
             ..
         } = &self.audit;
         let sign = if *matched == all(first_runs) { "=" } else { "!=" };
@@ -108,6 +154,8 @@ impl Verdict {
             dead,
             due,
             delayed,
+            earlier,
+            ..
         } = self.queues;
         let mut lines = vec![
             format!(
@@ -120,6 +168,9 @@ impl Verdict {
             format!("resends  {} = {}", all(resends), sum(resends)),
             format!("queues   journal {journal}, dead {dead}, due {due}, delayed {delayed}"),
         ];
+        if earlier > 0 {
+            lines.push(format!("         and {earlier} delayed by an earlier schedule"));
+        }
         if !self.rejected.is_empty() {
             lines.push(format!(
                 "rejected {}: no valid events, delivered to no endpoint; `magnetite rejected list` says why",
@@ -135,16 +186,32 @@ impl Verdict {
         lines.extend(gaps.iter().map(|gap| {
             let (from, until) = (moment::millisecond(gap.from_ms), moment::millisecond(gap.until_ms));
             let worker = printable(&gap.worker);
-            format!(
-                "gap      worker {worker} dropped up to {} records from {from} to {until}: the broker took none",
-                gap.count
-            )
+            let count = match gap.count {
+                0 => "an unknown number of".to_owned(),
+                count => format!("up to {count}"),
+            };
+            format!("gap      worker {worker} dropped {count} records from {from} to {until}: the broker took none")
         }));
+        lines.extend(lost.iter().map(gap_of));
+        lines.extend(set_aside.iter().map(aside));
         for finding in &self.findings {
             lines.extend(finding.text());
         }
-        if self.failures() == 0 {
-            lines.push("ok       the books balance".to_owned());
+        match (self.conclusion(), gaps.len() + lost.len() + set_aside.len()) {
+            (Conclusion::Wrong { .. }, _) => {}
+            (Conclusion::NotKnown { ask_again_ms }, _) => lines.push(format!(
+                "unknown  it cannot be known yet whether the books balance: ask again at {}",
+                moment::second(ask_again_ms)
+            )),
+            (Conclusion::Balance, 0) => lines.push("ok       the books balance".to_owned()),
+            (Conclusion::Balance, 1) => {
+                lines.push("ok       the books balance, but for what the gap hides".to_owned());
+            }
+            (Conclusion::Balance, gaps) => {
+                lines.push(format!(
+                    "ok       the books balance, but for what the {gaps} gaps hide"
+                ));
+            }
         }
         lines
     }
@@ -153,6 +220,11 @@ impl Verdict {
     pub(super) fn json(&self) -> Vec<Value> {
         let (since_ms, until_ms) = self.window_ms;
         let audit = &self.audit;
+        let (verdict, ask_again_ms) = match self.conclusion() {
+            Conclusion::Balance => ("ok", None),
+            Conclusion::NotKnown { ask_again_ms } => ("unknown", Some(ask_again_ms)),
+            Conclusion::Wrong { .. } => ("wrong", None),
+        };
         let mut objects = vec![
             json!({
                 "kind": "balance",
@@ -164,7 +236,9 @@ impl Verdict {
                 "resends": States::from(&audit.resends),
                 "unsent": audit.unsent,
                 "rejected": self.rejected.iter().map(|(_, count)| count).sum::<u64>(),
-                "balances": self.failures() == 0,
+                "balances": verdict == "ok",
+                "verdict": verdict,
+                "ask_again_ms": ask_again_ms,
             }),
             json!({
                 "kind": "queues",
@@ -172,6 +246,8 @@ impl Verdict {
                 "dead": self.queues.dead,
                 "due": self.queues.due,
                 "delayed": self.queues.delayed,
+                "delayed_by_earlier_schedules": self.queues.earlier,
+                "held_by_workers": audit.held_by_workers,
             }),
         ];
         objects.extend(audit.gaps.iter().map(|gap| {
@@ -180,12 +256,116 @@ impl Verdict {
                 "worker": gap.worker,
                 "from_ms": gap.from_ms,
                 "until_ms": gap.until_ms,
-                "count": gap.count,
+                "count": (gap.count > 0).then_some(gap.count),
+                "cause": "refused",
             })
         }));
+        objects.extend(audit.lost.iter().map(gap_as_object));
+        objects.extend(audit.set_aside.iter().map(aside_as_object));
         objects.extend(self.findings.iter().map(Finding::json));
         objects
     }
+}
+
+/// Records that are lost, in words.
+fn gap_of(lost: &Lost) -> String {
+    let Lost {
+        worker,
+        from_ms,
+        until_ms,
+        cause,
+        certain_in_ms,
+    } = lost;
+    let (worker, from, until) = (
+        printable(worker),
+        moment::millisecond(*from_ms),
+        moment::millisecond(*until_ms),
+    );
+    match cause {
+        LostCause::Dropping {
+            is_heard: true,
+            records_min,
+        } => format!(
+            "gap      worker {worker} has been dropping records since {from}, {records_min} so far: the broker takes none"
+        ),
+        LostCause::Dropping {
+            is_heard: false,
+            records_min,
+        } => format!(
+            "gap      worker {worker} ended at about {until} while it dropped records, since {from}: an unknown number of records, \
+             at least {records_min}"
+        ),
+        LostCause::Missing { batches } | LostCause::MissingInTheEnd { batches } => {
+            let come = if *certain_in_ms == 0 {
+                "never came"
+            } else {
+                "have not come yet"
+            };
+            format!(
+                "gap      batches {batches} of worker {worker}, made from {from} to {until}, {come}: an unknown number of records"
+            )
+        }
+    }
+}
+
+fn gap_as_object(lost: &Lost) -> Value {
+    let (cause, count_min, batches) = match lost.cause {
+        LostCause::Dropping {
+            is_heard: true,
+            records_min,
+        } => ("dropping", records_min, None),
+        LostCause::Dropping {
+            is_heard: false,
+            records_min,
+        } => ("ended_dropping", records_min, None),
+        LostCause::Missing { batches } | LostCause::MissingInTheEnd { batches } => ("lost", 0, Some(batches)),
+    };
+    json!({
+        "kind": "gap",
+        "worker": lost.worker,
+        "from_ms": lost.from_ms,
+        "until_ms": lost.until_ms,
+        "count": null,
+        "count_min": count_min,
+        "cause": cause,
+        "batches": batches,
+        "certain_in_ms": lost.certain_in_ms,
+    })
+}
+
+/// What was set aside, in words.
+fn aside(aside: &SetAside) -> String {
+    let what = if aside.source == "dead" {
+        "dead letters"
+    } else {
+        "messages of the journal"
+    };
+    let records = match aside.records() {
+        Some(records) if aside.source == "journal" => format!("with {records} records"),
+        Some(_) => "that are not in the books".to_owned(),
+        None => "with an unknown number of records".to_owned(),
+    };
+    format!(
+        "gap      {what} {} {records} were set aside from {} to {} ({}): `magnetite rejected list` has them, and once the reason is \
+         gone `magnetite rejected redrive ID...` records them",
+        aside.messages,
+        moment::millisecond(aside.from_ms),
+        moment::millisecond(aside.until_ms),
+        printable(&aside.reason),
+    )
+}
+
+fn aside_as_object(aside: &SetAside) -> Value {
+    json!({
+        "kind": "gap",
+        "cause": "set_aside",
+        "source": aside.source,
+        "reason": aside.reason,
+        "messages": aside.messages,
+        "from_ms": aside.from_ms,
+        "until_ms": aside.until_ms,
+        "count": aside.records(),
+    })
 }
 
 fn all(counts: &StateCounts) -> u64 {

@@ -1,7 +1,10 @@
 //! Whether the books balance, and what is said when they do not.
 
-use store::{Audit, AuditLimits, StateCounts, Store};
-use webhook::journal::{Record, Then};
+use store::{
+    Announcement, Audit, AuditLimits, Dropping, JournalTotals, LostCause, Position, Rejected, StateCounts,
+    Store,
+};
+use webhook::journal::{BatchStamp, Gap, Record, Then};
 
 use super::{
     super::bed::{Bed, on_both_databases},
@@ -18,6 +21,11 @@ on_both_databases! {
     what_must_stand_in_a_queue_is_counted_for_all_times,
     attempts_are_counted_by_their_numbers,
     an_attempt_long_after_the_window_is_found,
+    deliveries_count_with_their_events_whatever_clock_created_them,
+    what_was_set_aside_is_counted_until_it_is_redriven,
+    a_batch_that_never_came_is_lost_after_a_minute_and_explains_as_a_gap_does,
+    what_was_announced_as_made_and_never_came_is_lost,
+    a_worker_that_announced_that_it_drops_records_and_ended_has_lost_some,
 }
 
 async fn audit(store: &Store, now_ms: u64) -> Audit {
@@ -250,10 +258,217 @@ async fn an_attempt_long_after_the_window_is_found(bed: Bed) {
         now_ms: u64::MAX,
         in_hand_ms: 0,
         late_ms: u64::MAX,
+        batches_due: Default::default(),
     };
     let all = store.audit(0, u64::MAX, limits).await.unwrap();
     assert_eq!(
         (all.events, all.unrecorded.total, all.unbalanced.total),
         (1, 0, 0)
     );
+}
+
+/// Books of a batch with these records, and whose it is.
+async fn record_batch(store: &Store, number: u64, records: impl IntoIterator<Item = Record>) {
+    let mut books = super::samples::books(records);
+    books.stamp(&BatchStamp {
+        worker: "w1".to_owned(),
+        number,
+        settled: number - 1,
+        made_ms: T + number,
+    });
+    store.record(&books, &[]).await.unwrap();
+}
+
+async fn announce(store: &Store, journal: JournalTotals) {
+    let announcement = Announcement {
+        process: "w1",
+        role: "worker",
+        host: "host_1",
+        position: Position::default(),
+        journal,
+        in_hand: 0,
+    };
+    store.announce_role(&announcement).await.unwrap();
+}
+
+/// What is lost, over all time.
+async fn lost(store: &Store) -> Vec<LostCause> {
+    let audit = store.audit(0, u64::MAX, limits(T + MINUTE)).await.unwrap();
+    let certain = audit.lost.into_iter().filter(|lost| lost.certain_in_ms == 0);
+    certain.map(|lost| lost.cause).collect()
+}
+
+async fn a_batch_that_never_came_is_lost_after_a_minute_and_explains_as_a_gap_does(bed: Bed) {
+    let store = bed.migrated().await;
+    let one = event(1);
+    record_batch(&store, 1, [taken(&one, T, "1:matched 2:matched")]).await;
+    bed.execute("DELETE FROM deliveries WHERE endpoint_id = (SELECT MAX(endpoint_id) FROM deliveries)")
+        .await;
+    record_batch(&store, 4, [delivered(&one, 1, T + 1)]).await;
+    record_batch(&store, 3, []).await;
+    record_batch(&store, 3, []).await;
+    let rows = "SELECT COUNT(*) FROM batches";
+    assert_eq!(bed.number(rows).await, 2);
+    assert_eq!(lost(&store).await, []);
+    let found = audit(&store, T + MINUTE).await;
+    assert!(found.lost[0].certain_in_ms > 0, "it may come: {found:?}");
+    assert_eq!((found.unbalanced.total, found.unbalanced.in_gaps), (1, 1));
+
+    bed.execute("UPDATE batches SET recorded_ms = recorded_ms - 61000")
+        .await;
+    announce(&store, JournalTotals::default()).await;
+    let batches = 1;
+    assert_eq!(lost(&store).await, [LostCause::Missing { batches }]);
+    let found = audit(&store, T + MINUTE).await;
+    assert_eq!((found.unbalanced.total, found.unbalanced.in_gaps), (1, 1));
+    assert_eq!((found.lost[0].from_ms, found.lost[0].until_ms), (T + 1, T + 3));
+
+    // It came late, or a gap names it.
+    let late = Record::Gap(Gap {
+        worker: "w1".to_owned(),
+        from_ms: T,
+        until_ms: T,
+        count: 1,
+        batches: Some((2, 2)),
+    });
+    record_batch(&store, 5, [late]).await;
+    assert_eq!(bed.number(rows).await, 1);
+    assert_eq!(lost(&store).await, []);
+    store.delete_expired(0, 2 * T, 1_000).await.unwrap();
+    assert_eq!(bed.number(rows).await, 1, "its worker is remembered");
+    bed.execute("DELETE FROM roles").await;
+    store.delete_expired(0, 2 * T, 1_000).await.unwrap();
+    assert_eq!(bed.number(rows).await, 0);
+}
+
+async fn what_was_announced_as_made_and_never_came_is_lost(bed: Bed) {
+    let store = bed.migrated().await;
+    let made = |batches_made| JournalTotals {
+        batches_made,
+        ..JournalTotals::default()
+    };
+    record_batch(&store, 1, []).await;
+    announce(&store, made(3)).await;
+    assert_eq!(lost(&store).await, []);
+    let due = store.batches_made().await.unwrap();
+    assert_eq!(due, [("w1".to_owned(), 3)].into());
+    let limits = AuditLimits {
+        batches_due: due,
+        ..limits(T + MINUTE)
+    };
+    let uncertain = store.audit(0, u64::MAX, limits).await.unwrap().lost;
+    assert_eq!(uncertain[0].cause, LostCause::MissingInTheEnd { batches: 2 });
+    assert!(uncertain[0].certain_in_ms > 0, "{uncertain:?}");
+    bed.execute("UPDATE roles SET made_ms = made_ms - 61000").await;
+    announce(&store, made(3)).await;
+    let batches = 2;
+    assert_eq!(lost(&store).await, [LostCause::MissingInTheEnd { batches }]);
+    store.close_role("w1", "worker").await.unwrap();
+    assert_eq!(lost(&store).await, [LostCause::MissingInTheEnd { batches }]);
+    record_batch(&store, 2, []).await;
+    record_batch(&store, 3, []).await;
+    assert_eq!(lost(&store).await, []);
+    announce(&store, made(4)).await;
+    assert_eq!(lost(&store).await, [], "it may be on its way");
+}
+
+async fn a_worker_that_announced_that_it_drops_records_and_ended_has_lost_some(bed: Bed) {
+    let store = bed.migrated().await;
+    let dropping = JournalTotals {
+        dropping: Some(Dropping {
+            lasted: std::time::Duration::from_secs(5),
+            batch: 2,
+        }),
+        batches_made: 2,
+        batches_dropped: 1,
+        records_made: 50,
+        records_dropped: 40,
+    };
+    record_batch(&store, 1, []).await;
+    announce(&store, dropping).await;
+    let lost_so_far = |is_heard| LostCause::Dropping {
+        records_min: 40,
+        is_heard,
+    };
+    assert_eq!(lost(&store).await, [lost_so_far(true)]);
+    bed.execute("UPDATE roles SET seen_ms = seen_ms - 4000").await;
+    assert_eq!(lost(&store).await, [lost_so_far(false)]);
+    let gap = Record::Gap(Gap {
+        worker: "w1".to_owned(),
+        from_ms: T,
+        until_ms: T,
+        count: 40,
+        batches: Some((2, 2)),
+    });
+    record_batch(&store, 3, [gap]).await;
+    assert_eq!(lost(&store).await, [], "the gap was recorded");
+}
+
+async fn deliveries_count_with_their_events_whatever_clock_created_them(bed: Bed) {
+    let store = bed.migrated().await;
+    let end = T + 60 * MINUTE;
+    // A worker whose clock is ahead takes events, one whose clock is right makes their retries; and the other way round.
+    for number in 1..=3 {
+        let event = event(number);
+        record(
+            &store,
+            [taken(&event, end + 5, "1:matched"), delivered(&event, 1, end - 5)],
+        )
+        .await;
+    }
+    let inside = event(4);
+    record(
+        &store,
+        [taken(&inside, T, "1:matched"), delivered(&inside, 1, T - 5)],
+    )
+    .await;
+    let audit = audit(&store, end).await;
+    assert_eq!((audit.events, audit.matched), (1, 1));
+    let delivered = StateCounts {
+        delivered: 1,
+        ..StateCounts::default()
+    };
+    assert_eq!(audit.first_runs, delivered);
+    assert_eq!(audit.unbalanced.total, 0, "{:?}", audit.unbalanced);
+}
+
+async fn what_was_set_aside_is_counted_until_it_is_redriven(bed: Bed) {
+    let store = bed.migrated().await;
+    let rejected = |number: u64, source: &str, reason: &str| Rejected {
+        id: format!("rej_{number}"),
+        rejected_ms: T + number,
+        source: source.to_owned(),
+        reason: reason.to_owned(),
+        detail: String::new(),
+        message_id: None,
+        event_type: None,
+        headers: "{}".to_owned(),
+        body: bytes::Bytes::from_static(b"body"),
+        redriven_ms: None,
+    };
+    let all = [
+        rejected(1, "journal", "unrecordable"),
+        rejected(2, "journal", "unrecordable"),
+        rejected(3, "journal", "bad_batch"),
+        rejected(4, "events", "not_json"),
+    ];
+    store
+        .record(&webhook::journal::Books::default(), &all)
+        .await
+        .unwrap();
+    // The event of a delivery is among what was refused.
+    record(&store, [delivered(&event(1), 1, T)]).await;
+    let found = audit(&store, T + MINUTE).await;
+    let counts: Vec<_> = found
+        .set_aside
+        .iter()
+        .map(|aside| (aside.reason.as_str(), aside.messages, aside.records()))
+        .collect();
+    assert_eq!(counts, [("bad_batch", 1, None), ("unrecordable", 2, Some(2))]);
+    assert_eq!((found.unbalanced.total, found.unbalanced.in_gaps), (1, 1));
+    for number in 1..=3 {
+        assert!(store.mark_redriven(&format!("rej_{number}"), T).await.unwrap());
+    }
+    let found = audit(&store, T + MINUTE).await;
+    assert_eq!((found.set_aside.len(), found.unbalanced.in_gaps), (0, 0));
 }

@@ -109,6 +109,7 @@ fn records() -> impl Strategy<Value = Record> {
                 from_ms,
                 until_ms,
                 count,
+                batches: None,
             })
         },
     );

@@ -121,6 +121,7 @@ pub(super) fn gap(worker: &str, from_ms: u64, until_ms: u64) -> Record {
         from_ms,
         until_ms,
         count: 7,
+        batches: None,
     })
 }
 
@@ -141,6 +142,7 @@ pub(super) fn limits(now_ms: u64) -> AuditLimits {
         now_ms,
         in_hand_ms: 90_000,
         late_ms: 10 * MINUTE,
+        batches_due: Default::default(),
     }
 }
 

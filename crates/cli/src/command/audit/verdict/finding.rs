@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use store::{Audit, Findings, Late, Unbalanced, Unrecorded};
+use store::{Audit, Findings, Late, Lost, LostCause, Unbalanced, Unrecorded};
 
 use crate::{moment, output::printable};
 
-use super::Queues;
+use super::{Marked, Queues};
+
+/// How long what is not recorded yet is given before it is asked for again, in milliseconds.
+const ASK_AGAIN_MS: u64 = 10_000;
 
 /// Something that is not right.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub(super) struct Finding {
     /// How many, and how many of them no gap explains.
     count: u64,
     unexplained: u64,
+    /// When it can be known, in Unix milliseconds, if it is not known yet.
+    known_at_ms: Option<u64>,
     detail: String,
     next: String,
     /// As many as are listed.
@@ -24,8 +29,25 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    pub(super) fn fails(&self) -> bool {
+    /// Whether the books are wrong, or may be: no gap explains it.
+    pub(super) fn is_unexplained(&self) -> bool {
         self.unexplained > 0
+    }
+
+    /// Whether it is known to be wrong.
+    pub(super) fn fails(&self) -> bool {
+        self.is_unexplained() && self.known_at_ms.is_none()
+    }
+
+    /// When it can be known whether it is wrong, if it is not known yet.
+    pub(super) fn known_at_ms(&self) -> Option<u64> {
+        self.known_at_ms.filter(|_| self.is_unexplained())
+    }
+
+    /// Not known before that time.
+    pub(super) fn known_at(mut self, at_ms: u64) -> Self {
+        self.known_at_ms = Some(self.known_at_ms.map_or(at_ms, |known_ms| known_ms.max(at_ms)));
+        self
     }
 
     pub(super) fn text(&self) -> Vec<String> {
@@ -36,9 +58,10 @@ impl Finding {
             next,
             ..
         } = self;
-        let (mark, explained) = match (self.fails(), count - unexplained) {
-            (true, 0) => ("WRONG  ", String::new()),
-            (true, explained) => ("WRONG  ", format!(" ({explained} of them in a gap)")),
+        let mark = if self.fails() { "WRONG  " } else { "unknown" };
+        let (mark, explained) = match (self.is_unexplained(), count - unexplained) {
+            (true, 0) => (mark, String::new()),
+            (true, explained) => (mark, format!(" ({explained} of them in a gap)")),
             (false, _) => ("in gap ", String::new()),
         };
         let mut lines = vec![format!(
@@ -56,6 +79,7 @@ impl Finding {
             "kind": "finding",
             "finding": self.name,
             "fails": self.fails(),
+            "known_at_ms": self.known_at_ms(),
             "count": self.count,
             "in_gaps": self.count - self.unexplained,
             "detail": self.detail,
@@ -65,18 +89,89 @@ impl Finding {
     }
 }
 
-pub(super) fn incomplete(queues: Queues) -> Option<Finding> {
-    let count = queues.unrecorded();
-    (count > 0).then(|| Finding {
+/// What the recorders have not written yet. As long as there is some, nothing else is known.
+pub(super) fn incomplete(queues: Queues, marked: &Marked, heard: u64, now_ms: u64) -> Option<Finding> {
+    let silent = queues.recorders.saturating_sub(heard);
+    let (count, detail, next) = match marked {
+        Marked::Refused { error } => (
+            1,
+            format!("the journal's queue takes no message ({error}), so that workers drop records"),
+            "is the queue full, or does the broker have an alarm? start a recorder, or see `magnetite doctor`, and ask again",
+        ),
+        Marked::NotYet { since_ms } => (
+            queues.unrecorded().max(1),
+            format!(
+                "messages that are not in the books yet: no recorder has written what was in the journal's queue at {}",
+                moment::second(*since_ms)
+            ),
+            "is the recorders' database locked, full or away, or do they not keep up? look at their log, and ask again",
+        ),
+        Marked::Recorded if queues.unrecorded() > 0 => (
+            queues.unrecorded(),
+            format!(
+                "messages that are not in the books yet (in the journal's queue {}, dead letters {})",
+                queues.journal, queues.dead
+            ),
+            "is a recorder running, and does it keep up? start one (`magnetite recorder`), and ask again",
+        ),
+        Marked::Recorded if silent > 0 => (
+            silent,
+            "recorders that are connected and were not heard of for 3 seconds: what they have in hand is not in the books".to_owned(),
+            "does its process stand still, or can it not reach the database? look at its log, or end it, and ask again",
+        ),
+        Marked::Recorded => return None,
+    };
+    let finding = Finding {
         name: "incomplete",
         count,
         unexplained: count,
-        detail: format!(
-            "messages that are not in the books yet (in the journal's queue {}, dead letters {})",
-            queues.journal, queues.dead
-        ),
-        next: "is a recorder running, and does it keep up? start one (`magnetite recorder`), and ask again"
+        known_at_ms: None,
+        detail,
+        next: next.to_owned(),
+        ids: Vec::new(),
+    };
+    Some(finding.known_at(now_ms.saturating_add(ASK_AGAIN_MS)))
+}
+
+/// What the broker had confirmed and no recorder got. What a worker drops it says itself. Some of it for certain, or all of it perhaps.
+pub(super) fn lost_batches(lost: &[Lost], now_ms: u64) -> Option<Finding> {
+    let batches = lost.iter().filter_map(|lost| match lost.cause {
+        LostCause::Missing { batches } | LostCause::MissingInTheEnd { batches } => {
+            Some((batches, lost.certain_in_ms))
+        }
+        LostCause::Dropping { .. } => None,
+    });
+    let (certain, others): (Vec<_>, Vec<_>) = batches.partition(|(_, certain_in_ms)| *certain_in_ms == 0);
+    let is_certain = !certain.is_empty();
+    let shown = if is_certain { &certain } else { &others };
+    let count: u64 = shown.iter().map(|(batches, _)| batches).sum();
+    let certain_in_ms = shown.iter().map(|(_, certain_in_ms)| *certain_in_ms).max();
+    (count > 0).then(|| Finding {
+        name: "lost_batches",
+        count,
+        unexplained: count,
+        known_at_ms: certain_in_ms
+            .filter(|_| !is_certain)
+            .map(|in_ms| now_ms.saturating_add(in_ms)),
+        detail: "batches of the journal that no recorder has got, each with an unknown number of records".to_owned(),
+        next: "was the journal's queue purged or deleted, does a policy drop its messages, or did a recorder of an older \
+               version run beside newer workers? What was delivered then can be missing in the books"
             .to_owned(),
+        ids: Vec::new(),
+    })
+}
+
+/// Sums that differ although no event does.
+pub(super) fn unequal(audit: &Audit) -> Option<Finding> {
+    let count = audit.matched.abs_diff(audit.first_runs.total());
+    (count > 0 && audit.unbalanced.total == 0).then(|| Finding {
+        name: "unequal",
+        count,
+        unexplained: count,
+        known_at_ms: None,
+        detail: "the sum of deliveries differs from what matched, although each event has its deliveries"
+            .to_owned(),
+        next: "are the clocks of two workers' hosts more than an hour apart? set them".to_owned(),
         ids: Vec::new(),
     })
 }
@@ -121,21 +216,49 @@ pub(super) fn late_ones(found: &Findings<Late>, late: Duration) -> Option<Findin
 /// What may have ended in a gap is not looked for in the queues first: which ones stand there nobody can tell.
 pub(super) fn nowhere(audit: &Audit, queues: Queues, late: Duration) -> Option<Finding> {
     let pending_settled = audit.pending_settled;
-    let count = pending_settled.saturating_sub(queues.waiting());
+    let missing = pending_settled.saturating_sub(queues.waiting());
+    let count = missing.min(nowhere_at_all(audit, queues));
     (count > 0).then(|| Finding {
         name: "in_no_queue",
         count,
         unexplained: count.saturating_sub(audit.pending_in_gaps),
+        known_at_ms: None,
         detail: format!(
             "pending deliveries that stand in no queue ({pending_settled} should, {} do)",
             queues.waiting()
         ),
         next: format!(
-            "was a queue purged or deleted, or the schedule changed while delay queues of the old one hold some? Those \
-             that are lost are listed here by id {} after they began",
+            "was a queue purged or deleted? Those that are lost are listed here by id {} after they began",
             moment::span(late.as_millis() as u64)
         ),
         ids: Vec::new(),
+    })
+}
+
+/// How many pending deliveries neither stand in a queue nor are in the hands of a worker that says so.
+fn nowhere_at_all(audit: &Audit, queues: Queues) -> u64 {
+    let pending = audit.pending_settled + audit.pending_in_hand;
+    pending.saturating_sub(queues.waiting() + audit.held_by_workers)
+}
+
+/// What was due within [`IN_HAND`](api::resend::IN_HAND) may be in the hands of a worker that has not said so yet. Later it is late.
+pub(super) fn in_hand(audit: &Audit, queues: Queues, in_hand_ms: u64) -> Option<Finding> {
+    let known_to_miss = audit.pending_settled.saturating_sub(queues.waiting());
+    let count = nowhere_at_all(audit, queues).saturating_sub(known_to_miss);
+    (count > 0).then(|| {
+        let finding = Finding {
+            name: "in_hand",
+            count,
+            unexplained: count,
+            known_at_ms: None,
+            detail: format!(
+                "deliveries that were due lately and stand in no queue: workers may have them in hand ({} say that they have)",
+                audit.held_by_workers
+            ),
+            next: "ask again then: those that are lost are called so".to_owned(),
+            ids: Vec::new(),
+        };
+        finding.known_at(audit.in_hand_until_ms.saturating_add(in_hand_ms))
     })
 }
 
@@ -150,6 +273,7 @@ fn finding<T>(
         name,
         count: found.total,
         unexplained: found.total.saturating_sub(found.in_gaps),
+        known_at_ms: None,
         detail,
         next,
         ids: found.items.iter().map(|item| id(item).to_owned()).collect(),

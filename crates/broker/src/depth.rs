@@ -1,0 +1,30 @@
+//! How many messages wait in a delay queue that no schedule may use any more.
+
+use std::time::Duration;
+
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
+
+use crate::{InspectError, Link, Topology};
+
+impl Topology {
+    /// How many messages are ready in the delay queue of this delay, whether or not it is one of the topology's; `None` when there is no
+    /// such queue, or this user may not ask.
+    ///
+    /// # Errors
+    /// When there is no channel.
+    pub async fn delayed(&self, link: &Link, delay: Duration) -> Result<Option<u32>, InspectError> {
+        let channel = link.channel().await?;
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let queue = self.delay(delay);
+        let found = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default());
+        let Ok(queue) = found.await else {
+            return Ok(None);
+        };
+        let ready = queue.message_count();
+        let _ = channel.close(200, "OK".into()).await;
+        Ok(Some(ready))
+    }
+}

@@ -1,0 +1,46 @@
+//! What recorders could not store as what it is, and keep among the rejected messages.
+
+use crate::{columns::Columns, statement::Statement};
+
+/// The reason of what the database refused: each message has one record of the journal, or is one dead letter.
+const UNRECORDABLE: &str = "unrecordable";
+
+/// Batches of the journal, or dead letters, that were set aside for one reason and not redriven yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// `journal` or `dead`.
+    pub source: String,
+    /// Why, in one word.
+    pub reason: String,
+    /// How many messages.
+    pub messages: u64,
+    /// When the first of them was set aside, in Unix milliseconds.
+    pub from_ms: u64,
+    /// When the last of them was set aside, in Unix milliseconds.
+    pub until_ms: u64,
+}
+
+impl SetAside {
+    /// How many records or dead letters are in them; `None` when nobody could read them.
+    pub fn records(&self) -> Option<u64> {
+        (self.reason == UNRECORDABLE || self.source == "dead").then_some(self.messages)
+    }
+}
+
+const SELECT: &str = "SELECT source, reason, COUNT(*) AS messages, MIN(rejected_ms) AS from_ms, MAX(rejected_ms) AS until_ms \
+    FROM rejected WHERE rejected_ms >= $1 AND rejected_ms < $2 AND redriven_ms IS NULL AND source IN ('journal', 'dead') \
+    GROUP BY source, reason ORDER BY source, reason LIMIT 100";
+
+pub(super) fn select(since_ms: u64, until_ms: u64) -> Statement<'static> {
+    Statement::with(SELECT, [since_ms.into(), until_ms.into()])
+}
+
+pub(super) fn read(row: &dyn Columns) -> Result<SetAside, sqlx::Error> {
+    Ok(SetAside {
+        source: row.text("source")?,
+        reason: row.text("reason")?,
+        messages: row.number("messages")?,
+        from_ms: row.number("from_ms")?,
+        until_ms: row.number("until_ms")?,
+    })
+}

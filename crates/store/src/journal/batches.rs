@@ -1,0 +1,373 @@
+//! Which batches of each worker's run are accounted for, and which records are lost although no gap names them.
+//!
+//! The numbers of recorded batches are written with their records. Of them and of what a worker announces of itself follows what
+//! is lost: see [`Lost`]. A run that ended without a word and dropped nothing has lost nothing: what it had not confirmed it had not acked
+//! either, so its last numbers are missing for good, and no later one tells of them.
+
+use std::collections::BTreeMap;
+
+use webhook::journal::{Gap, Hole, Numbers, Span};
+
+use crate::{
+    columns::Columns,
+    statement::{Argument, Statement},
+};
+
+/// How many spans are kept of one run. A span ends where batches are lost that the worker did not drop, which is rare; beyond so many, the
+/// oldest two become one, and a gap of an unknown number of records is written for what lies between them.
+const SPANS_MAX: usize = 1_000;
+
+/// A number that is missing for so long, in milliseconds, is lost: a batch before a recorded one is in some recorder's hands at most.
+pub const LOST_AFTER_MS: u64 = 60_000;
+
+/// How many spans and runs are read for one audit.
+const READ_MAX: u32 = 100_000;
+
+/// Records that are lost without a gap of their worker's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The worker's name.
+    pub worker: String,
+    /// When the first of them were made at the earliest, in Unix milliseconds.
+    pub from_ms: u64,
+    /// When the last of them were made at the latest, in Unix milliseconds.
+    pub until_ms: u64,
+    /// How they were lost.
+    pub cause: LostCause,
+    /// After how many milliseconds that is certain, unless they come; 0 when it is.
+    pub certain_in_ms: u64,
+}
+
+/// How records were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostCause {
+    /// So many batches were confirmed by the broker, or dropped, and did not come, while later ones did.
+    Missing {
+        /// How many.
+        batches: u64,
+    },
+    /// So many batches were confirmed by the broker, or dropped, and did not come, and none after them.
+    MissingInTheEnd {
+        /// How many.
+        batches: u64,
+    },
+    /// The worker drops records, or did so when it was last heard of, and has recorded nothing since.
+    Dropping {
+        /// How many at least.
+        records_min: u64,
+        /// Whether it is still heard of.
+        is_heard: bool,
+    },
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) span: Span,
+    settled: u64,
+    recorded_ms: u64,
+}
+
+/// A worker's run, as it announced itself last. Times are the database's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Run {
+    worker: String,
+    now_ms: u64,
+    started_ms: u64,
+    seen_ms: u64,
+    closed_ms: Option<u64>,
+    dropping_since_ms: Option<u64>,
+    dropping_batch: u64,
+    made: u64,
+    made_ms: u64,
+    records_dropped: u64,
+}
+
+/// What is to be written, so that the table has all that it had and what came.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    /// Spans that are new or longer, with what was settled.
+    pub(super) written: Vec<(Span, u64)>,
+    /// Rows that another span covers.
+    pub(super) covered: Vec<Span>,
+    /// What lies between spans that became one.
+    pub(super) gaps: Vec<Hole>,
+}
+
+pub(super) const SELECT: &str = "SELECT first_number, last_number, from_ms, until_ms, settled, recorded_ms FROM batches \
+    WHERE worker = $1 ORDER BY first_number";
+
+/// `{now}` is the database's clock.
+pub(super) const WRITE: &str = "INSERT INTO batches (worker, first_number, last_number, from_ms, until_ms, settled, recorded_ms) \
+    VALUES ($1, $2, $3, $4, $5, $6, {now}) ON CONFLICT (worker, first_number) DO UPDATE SET \
+    last_number = CASE WHEN excluded.last_number > batches.last_number THEN excluded.last_number ELSE batches.last_number END, \
+    from_ms = CASE WHEN excluded.from_ms < batches.from_ms THEN excluded.from_ms ELSE batches.from_ms END, \
+    until_ms = CASE WHEN excluded.until_ms > batches.until_ms THEN excluded.until_ms ELSE batches.until_ms END, \
+    settled = CASE WHEN excluded.settled > batches.settled THEN excluded.settled ELSE batches.settled END";
+
+/// Not if another recorder has made it longer meanwhile.
+pub(super) const DELETE: &str =
+    "DELETE FROM batches WHERE worker = $1 AND first_number = $2 AND last_number = $3";
+
+/// Whole runs only, of workers that are not remembered any more: the rest of one that lost its beginning would look like a hole.
+pub(super) const EXPIRE: &str = "DELETE FROM batches WHERE until_ms < $1 AND worker IN \
+    (SELECT worker FROM batches GROUP BY worker HAVING MAX(until_ms) < $1) \
+    AND worker NOT IN (SELECT process FROM roles WHERE role = 'worker')";
+
+const SELECT_SINCE: &str = "SELECT worker, first_number, last_number, from_ms, until_ms, settled, recorded_ms FROM batches \
+    WHERE worker IN (SELECT worker FROM batches WHERE until_ms >= $1 UNION SELECT process FROM roles WHERE role = 'worker' \
+    AND seen_ms >= $1) ORDER BY worker, first_number LIMIT $2";
+
+/// What workers had announced of their batches.
+pub(super) const SELECT_MADE: &str = "SELECT process, batches_made FROM roles WHERE role = 'worker' AND batches_made > 0 ORDER BY process LIMIT $1";
+
+const SELECT_RUNS: &str = "SELECT process, {now} AS now_ms, COALESCE(started_ms, 0) AS started_ms, seen_ms, closed_ms, \
+    dropping_since_ms, COALESCE(dropping_batch, 0) AS dropping_batch, batches_made, COALESCE(made_ms, 0) AS made_ms, \
+    records_dropped FROM roles WHERE role = 'worker' AND seen_ms >= $1 ORDER BY process LIMIT $2";
+
+/// Spans of runs that made batches since, or were heard of, in the order of their workers.
+pub(super) fn select_since(since_ms: u64) -> Statement<'static> {
+    Statement::with(SELECT_SINCE, [since_ms.into(), READ_MAX.into()])
+}
+
+/// Runs that were heard of since.
+pub(super) fn select_runs(since_ms: u64) -> (&'static str, [Argument<'static>; 2]) {
+    (SELECT_RUNS, [since_ms.into(), READ_MAX.into()])
+}
+
+/// How many batches every worker says that it made.
+pub(super) fn select_made() -> Statement<'static> {
+    Statement::with(SELECT_MADE, [READ_MAX.into()])
+}
+
+pub(super) fn read_made(row: &dyn Columns) -> Result<(String, u64), sqlx::Error> {
+    Ok((row.text("process")?, row.number("batches_made")?))
+}
+
+pub(super) fn read_row(row: &dyn Columns) -> Result<Row, sqlx::Error> {
+    Ok(Row {
+        span: Span {
+            first: row.number("first_number")?,
+            last: row.number("last_number")?,
+            from_ms: row.number("from_ms")?,
+            until_ms: row.number("until_ms")?,
+        },
+        settled: row.number("settled")?,
+        recorded_ms: row.number("recorded_ms")?,
+    })
+}
+
+pub(super) fn read_worker_row(row: &dyn Columns) -> Result<(String, Row), sqlx::Error> {
+    Ok((row.text("worker")?, read_row(row)?))
+}
+
+pub(super) fn read_run(row: &dyn Columns) -> Result<Run, sqlx::Error> {
+    Ok(Run {
+        worker: row.text("process")?,
+        now_ms: row.number("now_ms")?,
+        started_ms: row.number("started_ms")?,
+        seen_ms: row.number("seen_ms")?,
+        closed_ms: row.maybe_number("closed_ms")?,
+        dropping_since_ms: row.maybe_number("dropping_since_ms")?,
+        dropping_batch: row.number("dropping_batch")?,
+        made: row.number("batches_made")?,
+        made_ms: row.number("made_ms")?,
+        records_dropped: row.number("records_dropped")?,
+    })
+}
+
+fn numbers(rows: &[Row]) -> Numbers {
+    let mut numbers = Numbers::default();
+    for row in rows {
+        numbers.add(row.span);
+        numbers.settle(row.settled);
+    }
+    numbers
+}
+
+impl Change {
+    /// By which what is stored of a run comes to have the numbers that came.
+    pub(super) fn new(stored: &[Row], came: &Numbers) -> Self {
+        let mut numbers = numbers(stored);
+        numbers.merge(came);
+        let mut gaps = Vec::new();
+        while let [first, second, ..] = numbers.spans()
+            && numbers.spans().len() > SPANS_MAX
+        {
+            let between = Hole {
+                first: first.last + 1,
+                last: second.first - 1,
+                from_ms: first.until_ms.min(second.from_ms),
+                until_ms: first.until_ms.max(second.from_ms),
+            };
+            numbers.add(Span {
+                first: between.first,
+                last: between.last,
+                from_ms: between.from_ms,
+                until_ms: between.until_ms,
+            });
+            gaps.push(between);
+        }
+        let settled = numbers.settled();
+        let has = |span: &Span| stored.iter().any(|row| row.span == *span);
+        let kept = |row: &Row| numbers.spans().iter().any(|span| span.first == row.span.first);
+        Self {
+            written: numbers
+                .spans()
+                .iter()
+                .filter(|span| !has(span))
+                .map(|span| (*span, settled))
+                .collect(),
+            covered: stored
+                .iter()
+                .filter(|row| !kept(row))
+                .map(|row| row.span)
+                .collect(),
+            gaps,
+        }
+    }
+}
+
+/// A gap of an unknown number of records.
+pub(super) fn unknown_gap(worker: &str, hole: &Hole) -> Gap {
+    Gap {
+        worker: worker.to_owned(),
+        from_ms: hole.from_ms,
+        until_ms: hole.until_ms,
+        count: 0,
+        batches: None,
+    }
+}
+
+/// What is lost, by time. `rows` are in the order of their workers; `due` is how many batches of each worker have to be here by now, if
+/// none is lost.
+pub(super) fn lost(
+    rows: &[(String, Row)],
+    runs: &[Run],
+    due: &BTreeMap<String, u64>,
+    now_ms: u64,
+) -> Vec<Lost> {
+    let mut lost = Vec::new();
+    let of = |worker: &str| runs.iter().find(|run| run.worker == worker);
+    for chunk in rows.chunk_by(|one, other| one.0 == other.0) {
+        let (worker, rows) = (&chunk[0].0, chunk.iter().map(|(_, row)| *row).collect::<Vec<_>>());
+        let run = of(worker);
+        lost.extend(missing(worker, &rows, run.map_or(now_ms, |run| run.now_ms)));
+        lost.extend(run.and_then(|run| in_the_end(run, &numbers(&rows), due)));
+    }
+    let is_recorded = |run: &&Run| rows.iter().any(|(worker, _)| *worker == run.worker);
+    let unrecorded = runs.iter().filter(|run| !is_recorded(run));
+    lost.extend(unrecorded.filter_map(|run| in_the_end(run, &Numbers::default(), due)));
+    lost.sort_by(|one, other| (one.from_ms, &one.worker).cmp(&(other.from_ms, &other.worker)));
+    lost
+}
+
+/// For [`in_gaps!`](super::audit): the table of gaps, and these times in Unix milliseconds, from when until when.
+pub(super) fn gaps_with(mut more: Vec<(u64, u64)>) -> String {
+    /// What is beyond so many is taken for one.
+    const LISTED_MAX: usize = 64;
+    more.sort_unstable();
+    let mut spans: Vec<(u64, u64)> = Vec::new();
+    for (from_ms, until_ms) in more {
+        let is_full = spans.len() == LISTED_MAX;
+        match spans.last_mut() {
+            Some((_, last_ms)) if is_full || from_ms <= *last_ms => *last_ms = until_ms.max(*last_ms),
+            _ => spans.push((from_ms, until_ms)),
+        }
+    }
+    if spans.is_empty() {
+        return "gaps".to_owned();
+    }
+    let spans = spans.iter().map(|(from_ms, until_ms)| {
+        let most = i64::MAX as u64;
+        format!(
+            " UNION ALL SELECT {}, {}",
+            from_ms.min(&most),
+            until_ms.min(&most)
+        )
+    });
+    format!(
+        "(SELECT from_ms, until_ms FROM gaps{})",
+        spans.collect::<String>()
+    )
+}
+
+/// Holes between what came. The younger ones may be in the hands of a recorder.
+fn missing(worker: &str, rows: &[Row], now_ms: u64) -> Vec<Lost> {
+    let numbers = numbers(rows);
+    let recorded_ms = |hole: &Hole| {
+        let after = rows.iter().filter(|row| row.span.first > hole.last);
+        after.map(|row| row.recorded_ms).min().unwrap_or(now_ms)
+    };
+    let holes = numbers.holes().into_iter();
+    holes
+        .map(|hole| Lost {
+            worker: worker.to_owned(),
+            from_ms: hole.from_ms,
+            until_ms: hole.until_ms,
+            cause: LostCause::Missing {
+                batches: hole.batches(),
+            },
+            certain_in_ms: certain_in_ms(recorded_ms(&hole), now_ms),
+        })
+        .collect()
+}
+
+fn certain_in_ms(since_ms: u64, now_ms: u64) -> u64 {
+    since_ms.saturating_add(LOST_AFTER_MS).saturating_sub(now_ms)
+}
+
+/// What is lost after the last number that is accounted for.
+fn in_the_end(run: &Run, numbers: &Numbers, due: &BTreeMap<String, u64>) -> Option<Lost> {
+    let last_ms = numbers.spans().last().map(|span| span.until_ms);
+    let known = numbers.settled().max(numbers.last());
+    let ended_ms = run.closed_ms.unwrap_or(run.seen_ms);
+    let lost = |from_ms: u64, until_ms: u64, cause, certain_in_ms| {
+        Some(Lost {
+            worker: run.worker.clone(),
+            from_ms: from_ms.min(until_ms),
+            until_ms: until_ms.max(from_ms),
+            cause,
+            certain_in_ms,
+        })
+    };
+    if let Some(since_ms) = run.dropping_since_ms
+        && run.dropping_batch > known
+    {
+        let unseen = run.now_ms.saturating_sub(run.seen_ms) > crate::ANNOUNCED_MAX.as_millis() as u64;
+        let is_heard = run.closed_ms.is_none() && !unseen;
+        let until_ms = if is_heard { run.now_ms } else { ended_ms };
+        let records_min = run.records_dropped;
+        return lost(
+            since_ms,
+            until_ms,
+            LostCause::Dropping {
+                records_min,
+                is_heard,
+            },
+            0,
+        );
+    }
+    let certain_in_ms = certain_in_ms(run.made_ms, run.now_ms);
+    // What was announced just now may be on its way.
+    let made = match certain_in_ms {
+        0 => run.made,
+        _ => due.get(&run.worker).map_or(0, |due| run.made.min(*due)),
+    };
+    let holes = numbers.missing_until(made);
+    let missing = holes.iter().filter(|hole| hole.first > known);
+    let batches: u64 = missing.map(Hole::batches).sum();
+    if batches == 0 {
+        return None;
+    }
+    let cause = LostCause::MissingInTheEnd { batches };
+    lost(
+        last_ms.unwrap_or(run.started_ms),
+        run.made_ms,
+        cause,
+        certain_in_ms,
+    )
+}
+
+#[cfg(test)]
+mod tests;
