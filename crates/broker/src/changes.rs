@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Closed, Config, Exchange, Link, Topology,
+    held::is_locked,
     link::{ChannelError, backoff},
 };
 
@@ -141,19 +142,25 @@ impl Changes {
         false
     }
 
-    /// Whether the worker of this name consumes now: it has a queue of its own, and a consumer of it for as long as it is connected.
+    /// Whether the worker of this name is connected now: it has an exclusive queue then or, up to an earlier version, a consumer of a queue
+    /// of its own.
     /// `None` when the broker does not answer within a second.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn is_consuming(&self, worker: &str) -> Option<bool> {
-        let held = self.topology.clone().of_worker(worker).held();
+        let (alive, held) = (self.topology.alive(worker), self.topology.held_of(worker));
         let asking = async {
-            let channel = self.link().ok()?.channel().await.ok()?;
             let options = QueueDeclareOptions {
                 passive: true,
                 ..QueueDeclareOptions::default()
             };
+            let channel = self.link().ok()?.channel().await.ok()?;
+            let found = channel.queue_declare(alive.as_str().into(), options, FieldTable::default());
+            if found.await.is_err_and(|error| is_locked(&error)) {
+                return Some(true);
+            }
+            let channel = self.link().ok()?.channel().await.ok()?;
             let found = channel.queue_declare(held.as_str().into(), options, FieldTable::default());
             let consumers = match found.await {
                 Ok(queue) => queue.consumer_count(),

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     AckHandle, DeclareError, Link, Message, Topology,
     ack::Lane,
+    held::ClaimError,
     link::{ChannelError, backoff},
     watched::Watched,
 };
@@ -30,7 +31,7 @@ pub struct Incoming {
     pub ack: AckHandle,
 }
 
-/// Consumes `queue` until `stop`, with at most `prefetch` unsettled messages, handing each to `take`, which must not
+/// Consumes `queue`, or the worker's own for [`Topology::held_pool`], until `stop`, with at most `prefetch` unsettled messages, handing each to `take`, which must not
 /// block. Declares the topology before it consumes, so that a broker that lost everything is set up again.
 ///
 /// After any fault (lost connection, closed channel, the queue deleted under us) it begins again with backoff, for ever.
@@ -127,6 +128,8 @@ enum OpenError {
     Channel(#[from] ChannelError),
     #[error("{0}: {detail}", detail = .0.detail())]
     Declare(#[from] DeclareError),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     #[error("the broker did not answer within {OPEN_MAX:?}")]
     TimedOut,
 }
@@ -139,8 +142,15 @@ struct Opened {
 }
 
 async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> Result<Opened, OpenError> {
+    let connection = link.connection().await.map_err(ChannelError::from)?;
+    let is_held = queue == topology.held_pool();
+    if is_held {
+        topology.claim_held(&connection).await?;
+    }
+    let held = topology.held();
+    let queue = if is_held { held.as_str() } else { queue };
     topology.declare_on(&link.declaring().await?).await?;
-    let channel = link.channel().await?;
+    let channel = connection.create_channel().await.map_err(ChannelError::from)?;
     channel
         .basic_qos(prefetch, BasicQosOptions::default())
         .await

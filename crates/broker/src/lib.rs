@@ -21,6 +21,8 @@
 
 mod config;
 mod topology;
+mod held;
+mod reply;
 mod message;
 mod screen;
 mod connect;

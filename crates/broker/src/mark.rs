@@ -7,15 +7,15 @@
 //! argument of an exchange that RabbitMQ compares when the exchange is declared again, and whose present value it names when they differ.
 
 use lapin::{
-    Channel, ErrorKind, ExchangeKind,
+    Channel, ExchangeKind,
     options::{ExchangeDeclareOptions, ExchangeDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
 
-use crate::{InspectError, Link, Topology};
-
-const NOT_FOUND: u16 = 404;
-const PRECONDITION_FAILED: u16 = 406;
+use crate::{
+    InspectError, Link, Topology,
+    reply::{self, reply_code},
+};
 
 /// Whose a prefix is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +82,9 @@ impl Topology {
         let Err(error) = declared.await else {
             return Ok(Mark::Ours);
         };
-        match error.kind() {
-            ErrorKind::ProtocolError(refused) if refused.get_id() == NOT_FOUND => Ok(Mark::Missing),
-            ErrorKind::ProtocolError(refused) if refused.get_id() == PRECONDITION_FAILED => {
-                Ok(Mark::Theirs(present_id(&error.to_string())))
-            }
+        match reply_code(&error) {
+            Some(reply::NOT_FOUND) => Ok(Mark::Missing),
+            Some(reply::PRECONDITION_FAILED) => Ok(Mark::Theirs(present_id(&error.to_string()))),
             _ => Err(InspectError::Channel(error)),
         }
     }

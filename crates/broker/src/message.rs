@@ -5,7 +5,7 @@
 //! | event | exchange `P.events`, key = event type | the event's JSON | `traceparent` |
 //! | delivery that is due | exchange `P.deliveries`, key `due` | the same bytes | delivery headers |
 //! | delivery that waits | queue `P.delay.MS` | the same bytes | delivery headers |
-//! | delivery in a worker's hands | queue `P.held.WORKER` | the same bytes | delivery headers |
+//! | delivery in a worker's hands | queue `P.held.N` | the same bytes | delivery headers |
 //! | dead letter | queue `P.dead` | the same bytes | delivery headers and those of [`DeadLetter`] |
 //! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-rejection`, `-reason`, `-detail`, `-source`, `-rejected-ms`; `magnetite-unreadable-properties` when the properties could not be read, `magnetite-body-bytes` when the body was cut |
 //! | journal | queue `P.journal` | a batch of records | `magnetite-worker` (the worker's run), `magnetite-batch` (its number in the run), `magnetite-batches-settled`, `magnetite-batch-ms`; none from older workers |
@@ -481,7 +481,7 @@ impl Source {
         match self {
             Self::Events => topology.events(),
             Self::Due => topology.due(),
-            Self::Held => topology.held(),
+            Self::Held => topology.held_pool(),
         }
     }
 }

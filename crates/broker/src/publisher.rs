@@ -13,7 +13,7 @@ use std::{
 use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
-    Channel, Confirmation, Connection, ErrorKind,
+    Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::{
     Config, Link, Outgoing,
     link::{ChannelError, close},
+    reply::{self, reply_code},
 };
 
 /// The most messages published before their confirms are awaited. A confirm of many scans all that are pending, so
@@ -100,11 +101,10 @@ pub enum PublishError {
 impl PublishError {
     /// Whether the channel broke because an exchange that was published to does not exist.
     pub fn is_missing_exchange(&self) -> bool {
-        const NOT_FOUND: u16 = 404;
         let Self::Broken { source, .. } = self else {
             return false;
         };
-        matches!(source.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND)
+        reply_code(source) == Some(reply::NOT_FOUND)
     }
 }
 

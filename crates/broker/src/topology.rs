@@ -12,7 +12,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::link::Declaring;
+use crate::{held::Number, link::Declaring};
 
 /// Every name of one installation, from its prefix and its delay tiers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Topology {
     prefix: String,
     tiers: Vec<Duration>,
     worker: Option<String>,
+    /// Of the worker's queue of held deliveries.
+    number: Number,
 }
 
 /// An exchange: durable, never deleted by itself.
@@ -94,14 +96,17 @@ impl Topology {
             prefix: prefix.into(),
             tiers: tiers.to_vec(),
             worker: None,
+            number: Number::default(),
         }
     }
 
-    /// The same, with the queue of what the worker of this name holds. No two running workers may share a name.
+    /// The same, for the worker of this name: with a queue of what it holds, once it has taken one. No two running workers may share a
+    /// name.
     #[must_use]
     pub fn of_worker(self, name: impl Into<String>) -> Self {
         Self {
             worker: Some(name.into()),
+            number: Number::default(),
             ..self
         }
     }
@@ -132,10 +137,19 @@ impl Topology {
         self.named("due")
     }
 
-    /// The queue of deliveries that this worker has in its hands. It is declared only if the topology is a worker's; nobody else
+    /// The queue of deliveries that this worker has in its hands. It is declared only once a worker has taken it; nobody else
     /// holds anything.
     pub fn held(&self) -> String {
-        self.named(&format!("held.{}", self.worker()))
+        self.held_of(&self.number.get().to_string())
+    }
+
+    /// The queue of this number or, up to an earlier version, of the worker of this name.
+    pub(crate) fn held_of(&self, number: &str) -> String {
+        self.named(&format!("held.{number}"))
+    }
+
+    pub(crate) fn number(&self) -> &Number {
+        &self.number
     }
 
     /// The queue in which a delivery waits for `delay`.
@@ -221,7 +235,7 @@ impl Topology {
             work(self.events()),
         ];
         queues.extend(self.tiers.iter().map(|tier| self.delay_queue(*tier)));
-        queues.extend(self.worker.is_some().then(|| self.held_queue()));
+        queues.extend((self.number.get() > 0).then(|| self.held_queue(self.held())));
         queues
     }
 
@@ -232,8 +246,8 @@ impl Topology {
         if let Some(delay_ms) = own.strip_prefix("delay.") {
             return Some(self.delay_queue(Duration::from_millis(delay_ms.parse().ok()?)));
         }
-        if let Some(worker) = own.strip_prefix("held.") {
-            return Some(self.clone().of_worker(worker).held_queue());
+        if own.starts_with("held.") {
+            return Some(self.held_queue(name.to_owned()));
         }
         self.queues().into_iter().find(|queue| queue.name == name)
     }
@@ -279,13 +293,10 @@ impl Topology {
         }
     }
 
-    fn held_queue(&self) -> Queue {
+    fn held_queue(&self, name: String) -> Queue {
         let mut arguments = self.due_after(HELD_TTL);
         arguments.push(("x-expires", milliseconds(HELD_EXPIRES)));
-        Queue {
-            name: self.held(),
-            arguments,
-        }
+        Queue { name, arguments }
     }
 
     fn due_after(&self, ttl: Duration) -> Vec<(&'static str, Argument)> {

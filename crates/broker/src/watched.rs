@@ -34,7 +34,7 @@ pub(crate) struct Watched {
 impl Watched {
     pub(crate) fn new(topology: &Topology, queue: &str) -> Self {
         let own = topology.own_name(queue);
-        let queue = if own.starts_with("held.") { "held" } else { own }.to_owned();
+        let queue = own.to_owned();
         let label = || queue.clone();
         let watched = Self {
             restarts_total: metrics::counter!("magnetite_consumer_restarts_total", "queue" => label()),

@@ -144,6 +144,7 @@ impl Context {
     /// Waits until a slow attempt can be held by a message of its own: not while the broker takes no publishes, and not while shutting
     /// down, because what is published into this worker's hands would find them closed.
     async fn may_hold(&self) {
+        self.topology.has_held_queue().await;
         let is_writable = self.publishing.writable().await.is_ok();
         if !is_writable || self.stop.is_cancelled() {
             std::future::pending::<()>().await;

@@ -7,6 +7,7 @@
 )]
 
 mod bindings;
+mod held;
 mod installations;
 mod policies;
 mod roles;

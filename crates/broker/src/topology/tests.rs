@@ -1,7 +1,7 @@
 use super::*;
 
 fn topology() -> Topology {
-    Topology::new("magnetite", &[Duration::from_secs(1), Duration::from_secs(30)]).of_worker("w1")
+    Topology::new("magnetite", &[Duration::from_secs(1), Duration::from_secs(30)])
 }
 
 #[test]
@@ -45,8 +45,7 @@ fn a_tier_is_in_the_name_of_its_queue() {
             "magnetite.due",
             "magnetite.events",
             "magnetite.delay.1000",
-            "magnetite.delay.30000",
-            "magnetite.held.w1"
+            "magnetite.delay.30000"
         ]
     );
 }

@@ -1,0 +1,166 @@
+//! Queues of held deliveries: a pool of them, of which each running worker has one.
+//!
+//! A queue of a worker's own name would outlive the worker by an hour, and with it every start of a worker that crashes over and over. So
+//! the queues are numbered, and a worker takes the lowest number that no other has. What tells is a second queue of the same number,
+//! exclusive to the connection that consumes the first: RabbitMQ refuses it to every other connection, and deletes it with this one.
+//! (It lets two consumers that call themselves exclusive share a quorum queue.)
+//!
+//! What a worker that died had in its queue comes due, one after the other, within seconds. A worker that took the queue before would
+//! begin with all of it at once, so it takes one that is empty.
+
+use std::{sync::Arc, time::Duration};
+
+use lapin::{
+    Connection,
+    options::{QueueDeclareOptions, QueueDeleteOptions},
+    types::FieldTable,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    Topology,
+    reply::{self, reply_code},
+};
+
+/// More workers than a broker takes connections of.
+const NUMBERS_MAX: u32 = 10_000;
+/// How long the consumer of a worker that is not connected any more may take to be gone.
+const CONSUMER_GONE_MAX: Duration = Duration::from_secs(1);
+const CONSUMER_GONE_POLL: Duration = Duration::from_millis(50);
+
+/// The number of a worker's queue of held deliveries, which all clones of its topology share; 0 until it has one.
+#[derive(Clone, Debug)]
+pub(crate) struct Number(Arc<watch::Sender<u32>>);
+
+impl Default for Number {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+}
+
+impl Number {
+    pub(crate) fn get(&self) -> u32 {
+        *self.0.borrow()
+    }
+
+    fn set(&self, number: u32) {
+        self.0.send_replace(number);
+    }
+}
+
+impl PartialEq for Number {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl Eq for Number {}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClaimError {
+    #[error(transparent)]
+    Refused(#[from] lapin::Error),
+    #[error("all {NUMBERS_MAX} queues of held deliveries are taken; are there so many workers?")]
+    AllTaken,
+}
+
+impl Topology {
+    /// Stands for the queue of held deliveries that the worker has, or will have, in [`consume`](crate::consume).
+    pub fn held_pool(&self) -> String {
+        self.named("held")
+    }
+
+    /// The queue by which the worker of this name shows that it is connected.
+    pub(crate) fn alive(&self, worker: &str) -> String {
+        self.named(&format!("worker.{worker}"))
+    }
+
+    fn holder(&self, number: u32) -> String {
+        self.named(&format!("holder.{number}"))
+    }
+
+    /// Waits until the worker has a queue of held deliveries.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn has_held_queue(&self) {
+        let mut number = self.number().0.subscribe();
+        // An error says that no topology is left.
+        let _ = number.wait_for(|number| *number > 0).await;
+    }
+
+    /// Takes a queue of held deliveries for as long as the connection lives: the one that the worker had before, or the first that no
+    /// other worker has, nor has left anything in.
+    pub(crate) async fn claim_held(&self, connection: &Connection) -> Result<(), ClaimError> {
+        declare_exclusive(connection, &self.alive(self.worker())).await?;
+        let before = self.number().get();
+        let had = (before > 0).then_some(before);
+        for number in had.into_iter().chain(1..=NUMBERS_MAX) {
+            let holder = self.holder(number);
+            if !declare_exclusive(connection, &holder).await? {
+                continue;
+            }
+            if number == before || is_unused(connection, &self.held_of(&number.to_string())).await? {
+                self.number().set(number);
+                return Ok(());
+            }
+            let channel = connection.create_channel().await?;
+            channel
+                .queue_delete(holder.into(), QueueDeleteOptions::default())
+                .await?;
+            channel.close(200, "OK".into()).await?;
+        }
+        Err(ClaimError::AllTaken)
+    }
+}
+
+/// Whether the queue is empty, or not there. A consumer that died has its messages until it is gone, which may be a moment later.
+async fn is_unused(connection: &Connection, name: &str) -> Result<bool, lapin::Error> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let deadline = Instant::now() + CONSUMER_GONE_MAX;
+    loop {
+        let channel = connection.create_channel().await?;
+        let found = channel.queue_declare(name.into(), options, FieldTable::default());
+        let queue = match found.await {
+            Ok(queue) => queue,
+            Err(error) if reply_code(&error) == Some(reply::NOT_FOUND) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        channel.close(200, "OK".into()).await?;
+        if queue.consumer_count() == 0 || Instant::now() >= deadline {
+            return Ok(queue.message_count() == 0 && queue.consumer_count() == 0);
+        }
+        sleep(CONSUMER_GONE_POLL).await;
+    }
+}
+
+/// False when another connection has it.
+async fn declare_exclusive(connection: &Connection, name: &str) -> Result<bool, lapin::Error> {
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    // The broker closes the channel if it refuses.
+    let channel = connection.create_channel().await?;
+    match channel
+        .queue_declare(name.into(), options, FieldTable::default())
+        .await
+    {
+        Ok(_) => {
+            channel.close(200, "OK".into()).await?;
+            Ok(true)
+        }
+        Err(error) if is_locked(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) fn is_locked(error: &lapin::Error) -> bool {
+    reply_code(error) == Some(reply::RESOURCE_LOCKED)
+}

@@ -1,0 +1,15 @@
+//! The codes by which RabbitMQ says why it closes a channel.
+
+use lapin::ErrorKind;
+
+pub(crate) const NOT_FOUND: u16 = 404;
+pub(crate) const RESOURCE_LOCKED: u16 = 405;
+pub(crate) const PRECONDITION_FAILED: u16 = 406;
+
+/// With which code the broker refused, if it did.
+pub(crate) fn reply_code(error: &lapin::Error) -> Option<u16> {
+    match error.kind() {
+        ErrorKind::ProtocolError(refused) => Some(refused.get_id()),
+        _ => None,
+    }
+}
