@@ -64,6 +64,12 @@ async fn a_full_disk_delays_what_is_recorded_and_nothing_else() {
         }
     })
     .await;
+    wait_for("the recorder is not ready", SOON, || async {
+        let ready = recorder.get("/readyz").await.unwrap();
+        let says_why = ready.starts_with("HTTP/1.1 503") && ready.contains("full");
+        if says_why { Ok(()) } else { Err(ready) }
+    })
+    .await;
     let began = Instant::now();
     wait_for("the API answers that there is no room", SOON, || async {
         let refused = create(&api, &key, &receiver.url()).await;
@@ -107,6 +113,7 @@ async fn a_full_disk_delays_what_is_recorded_and_nothing_else() {
     installation
         .wait_until_recorded(&[&worker], &recorder, SOON)
         .await;
+    recorder.wait_until_ready().await;
     let audit = installation.audit().await;
     audit.assert_settled();
     assert_eq!(audit.number("/events"), EVENTS as u64);

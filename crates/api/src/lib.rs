@@ -56,6 +56,7 @@ mod extract;
 mod keys;
 mod publishing;
 mod resending;
+mod readiness;
 mod context;
 mod auth;
 mod shares;
@@ -83,6 +84,7 @@ use auth::Operations;
 use context::{Context, Shared};
 use keys::Keys;
 use publishing::{PUBLISH_TIMEOUT, Publishing};
+use readiness::Readiness;
 use resending::Resending;
 use serve::Bounds;
 use shares::Shares;
@@ -102,8 +104,12 @@ pub struct Deps {
     pub store: Store,
     /// Judges URLs.
     pub egress: Egress,
-    /// Told what the API waits for; `None` once it serves.
+    /// Why this process could not write its row in the table of roles the last time, which it does every second; `None` if it could.
+    pub database: watch::Receiver<Option<String>>,
+    /// Receives what the API waits for; `None` while it can publish.
     pub readiness: watch::Sender<Option<String>>,
+    /// Receives what the API works without; `None` while nothing is missing.
+    pub degraded: watch::Sender<Option<String>>,
 }
 
 /// Serves until `stop` is cancelled, and then finishes the requests under way, until [`Config::shutdown_deadline`].
@@ -117,14 +123,26 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         late,
         store,
         egress,
+        database,
         readiness,
+        degraded,
     } = deps;
     broker.publish_timeout = PUBLISH_TIMEOUT;
+    let resending = Resending::start(&broker, topology.clone(), store.clone(), late);
+    let producer = Producer::connect(broker);
+    let readiness = Readiness {
+        ready: readiness,
+        degraded,
+        producer: producer.clone(),
+        resending: resending.link(),
+        topology,
+        database,
+    };
     let (handlers, document) = router::parts(routes::all());
     let context = Context::new(Shared {
         keys: Keys::new(store.clone(), config.rate_per_key),
-        resending: Resending::start(&broker, topology, store.clone(), late),
-        publishing: Publishing::start(Producer::connect(broker)),
+        resending,
+        publishing: Publishing::start(producer),
         operations: Operations::of(&document).expect("the document is made of this program's own code"),
         document: document.to_string().into(),
         arriving: Shares::new(config::ARRIVING_MAX),
@@ -136,7 +154,6 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         config,
     });
     let router = router::router(handlers, context.clone());
-    readiness.send_replace(None);
     let bounds = Bounds {
         connections_max: config::CONNECTIONS_MAX,
         headers_timeout: config::HEADERS_TIMEOUT,
@@ -145,6 +162,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     tokio::select! {
         () = serve::serve(listener, router, &stop, bounds) => {}
         () = context.keys.note_uses() => unreachable!("it never ends"),
+        () = readiness.watch() => unreachable!("it never returns"),
     }
     tokio::join!(context.publishing.shutdown(), context.resending.shutdown());
     context.keys.note_last_uses().await;

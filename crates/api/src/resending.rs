@@ -30,7 +30,7 @@ impl Resending {
     /// Starts to connect.
     pub(crate) fn start(broker: &Config, topology: Topology, store: Store, late: Duration) -> Self {
         let stop = CancellationToken::new();
-        let link = Link::open(broker, "magnetite api", stop.clone());
+        let link = Link::publishing(broker, "magnetite api", stop.clone());
         Self {
             changes: Changes::over(link.clone(), topology.clone()),
             sender: Sender::new(store, Publisher::new(link.clone(), broker), topology),
@@ -50,6 +50,11 @@ impl Resending {
             )
             .retry_after(5)),
         }
+    }
+
+    /// Returns the connection that deliveries are sent again over.
+    pub(crate) fn link(&self) -> Link {
+        self.link.clone()
     }
 
     /// Closes the connection.

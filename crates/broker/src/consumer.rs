@@ -68,6 +68,7 @@ pub async fn consume(
                     tracing::info!(queue, prefetch, "consuming");
                 }
                 failures = 0;
+                link.noted().consumes(queue, None);
                 consuming(true);
                 let ended = read(&lane, &mut consumer, stop, &watched, &mut take).await;
                 consuming(false);
@@ -83,6 +84,7 @@ pub async fn consume(
         };
         failures += 1;
         watched.restarts(&error);
+        link.noted().consumes(queue, Some(&error));
         if stop
             .run_until_cancelled(tokio::time::sleep(backoff(failures)))
             .await

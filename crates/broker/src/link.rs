@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, config::Node, connect::connect};
+use crate::{Config, config::Node, connect::connect, refusals::Refusals};
 
 /// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost: to the configuration's nodes in
 /// turn, beginning anywhere, so that many processes spread over them. Clones share it.
@@ -20,6 +20,7 @@ use crate::{Config, config::Node, connect::connect};
 pub struct Link {
     state: watch::Receiver<State>,
     declaring: Arc<Mutex<()>>,
+    refusals: Arc<Refusals>,
 }
 
 /// The link's process is shutting down: there will be no connection any more.
@@ -81,6 +82,7 @@ impl Link {
         Self {
             state,
             declaring: Arc::default(),
+            refusals: Arc::default(),
         }
     }
 
@@ -152,6 +154,11 @@ impl Link {
     pub async fn closed(&self) {
         let mut state = self.state.clone();
         while state.changed().await.is_ok() {}
+    }
+
+    /// What the broker refuses to this link.
+    pub(crate) fn noted(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// A new channel to declare a topology on, once nobody else does on this link.

@@ -144,7 +144,11 @@ impl Publisher {
         let mut results = Vec::with_capacity(messages.len());
         for window in messages.chunks(WINDOW_MAX) {
             match self.publish_window(window).await {
-                Ok(sent) => results.extend(self.final_results(&sent)),
+                Ok(sent) => {
+                    let answers: Vec<_> = self.final_results(&sent).collect();
+                    self.link.noted().note_window(window, answers.iter().map(Some));
+                    results.extend(answers);
+                }
                 Err(error) => results.extend(window.iter().map(|_| Err(error.clone()))),
             }
         }
@@ -166,6 +170,9 @@ impl Publisher {
             Err(error) => (window.iter().map(|_| Some(Err(error.clone()))).collect(), None),
             Ok(mut sent) => {
                 let results = sent.results();
+                self.link
+                    .noted()
+                    .note_window(window, results.iter().map(Option::as_ref));
                 let late = results.iter().any(Option::is_none).then(|| {
                     sent.leave_pool();
                     Late {

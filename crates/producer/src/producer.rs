@@ -67,6 +67,12 @@ impl Producer {
         }
     }
 
+    /// Returns the connection, for a process that reports its state.
+    #[doc(hidden)]
+    pub fn link(&self) -> &Link {
+        &self.shared.link
+    }
+
     /// Publishes an event and waits for the broker's confirm, at most the configuration's `publish_timeout`. Returns the
     /// event's id.
     ///

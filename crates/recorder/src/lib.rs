@@ -29,6 +29,7 @@ mod config;
 mod entry;
 mod part;
 mod lag;
+mod readiness;
 mod write;
 mod upkeep;
 
@@ -46,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 
 use entry::Source;
+use readiness::{Readiness, Writing};
 
 /// What a recorder works with.
 #[derive(Debug)]
@@ -58,8 +60,12 @@ pub struct Deps {
     pub store: Store,
     /// The name of this host, under which it says that its clock is in doubt.
     pub host: String,
-    /// Told what the recorder waits for; `None` once it consumes.
+    /// Why this process could not write its row in the table of roles the last time, which it does every second; `None` if it could.
+    pub database: watch::Receiver<Option<String>>,
+    /// Receives what the recorder waits for; `None` while it records.
     pub readiness: watch::Sender<Option<String>>,
+    /// Receives what the recorder works without; `None` while nothing is missing.
+    pub degraded: watch::Sender<Option<String>>,
 }
 
 /// Why a recorder cannot work at all. Faults that can pass (broker or database away) are waited for instead.
@@ -84,7 +90,9 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         topology,
         store,
         host,
+        database,
         readiness,
+        degraded,
     } = deps;
     readiness.send_replace(Some("connecting to the broker".to_owned()));
     let links = CancellationToken::new();
@@ -107,12 +115,24 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         )
     });
     drop((arrived, consumes));
+    let is_written = Writing::default();
     let mut writing = tokio::spawn(write::run(
         store.clone(),
         topology.clone(),
         arrivals,
+        is_written.clone(),
         stop.clone(),
     ));
+    let readiness = Readiness {
+        ready: readiness,
+        degraded,
+        consumed,
+        consuming: consuming.clone(),
+        publishing: publishing.clone(),
+        topology: topology.clone(),
+        writing: is_written,
+        database,
+    };
     let upkeep = upkeep::Upkeep {
         config,
         publisher: Publisher::new(publishing, &broker),
@@ -124,7 +144,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         "upkeep",
         stop.clone().run_until_cancelled_owned(upkeep.run()),
     ));
-    let watching = tokio::spawn(vital("readiness", watch_readiness(readiness, consumed)));
+    let watching = tokio::spawn(vital("readiness", readiness.watch()));
 
     let [journal, dead, rejected] = &mut consumers;
     tokio::select! {
@@ -168,25 +188,6 @@ fn consume(
         };
         broker::consume(&link, &topology, &queue, source.prefetch(), &stop, told, take).await
     })
-}
-
-async fn watch_readiness(
-    readiness: watch::Sender<Option<String>>,
-    mut consumed: watch::Receiver<[bool; SOURCES.len()]>,
-) {
-    loop {
-        let consumes_all = consumed
-            .borrow_and_update()
-            .iter()
-            .all(|is_consumed| *is_consumed);
-        let waits_for =
-            (!consumes_all).then(|| "connecting to the broker, or declaring its queues".to_owned());
-        readiness.send_replace(waits_for);
-        // An error says that the consumers have ended, which is their last change.
-        if consumed.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 fn now_ms() -> u64 {

@@ -14,6 +14,7 @@ use crate::{
     entry::{Entry, Source, count_aside},
     lag, now_ms,
     part::{Part, UNRECORDABLE, plain},
+    readiness::Writing,
 };
 
 /// A transaction takes no further message from this size of bodies on: some ten thousand attempts.
@@ -41,9 +42,11 @@ pub(crate) async fn run(
     store: Store,
     topology: Topology,
     mut arrivals: mpsc::UnboundedReceiver<(Source, Incoming)>,
+    writing: Writing,
     stop: CancellationToken,
 ) {
     let writer = Writer {
+        writing,
         store,
         topology,
         stop,
@@ -62,10 +65,13 @@ pub(crate) async fn run(
             group.push(next);
         }
         writer.write(group).await;
+        writer.writing.given_up();
     }
 }
 
 struct Writer {
+    /// Whether the database takes the records, for `/readyz`.
+    writing: Writing,
     store: Store,
     topology: Topology,
     stop: CancellationToken,
@@ -167,6 +173,7 @@ impl Writer {
                 Ok(is_done) => return is_done,
                 Err(error) if failures == 1 => rejected = plain(rejected, &display_chain(&error)),
                 Err(error) => {
+                    self.writing.fails(&error);
                     if self.stuck.again().is_some() {
                         tracing::error!(
                             error = display_chain(&error),
@@ -196,7 +203,10 @@ impl Writer {
         let mut failures = 0;
         loop {
             let began = Instant::now();
-            match self.store.record(&content.books, &content.rejected).await {
+            self.writing.begins();
+            let recorded = self.store.record(&content.books, &content.rejected).await;
+            self.writing.ended(&recorded);
+            match recorded {
                 Ok(()) => {
                     content.count(began.elapsed(), group.len());
                     self.stuck.end();

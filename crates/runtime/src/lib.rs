@@ -3,6 +3,7 @@
 //! - [`display_chain`]: an error, for a log line.
 //! - [`Lasting`]: how often a condition that lasts is logged.
 //! - [`logs`]: log lines, none of which is worth waiting for.
+//! - [`send_if_changed`]: what a role says of itself to `/readyz`.
 //! - [`troubles`]: what a process has noticed that a person should know of.
 //! - [`vital`]: tasks whose panic ends the process.
 //!
@@ -17,9 +18,20 @@ mod vital;
 pub use lasting::{Lasting, Report};
 pub use vital::vital;
 
+use tokio::sync::watch;
+
 /// An error with its causes, on one line.
 pub fn display_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let texts: Vec<_> = causes.map(ToString::to_string).collect();
     texts.join(": ")
+}
+
+/// Sends a value, unless it is the one that was sent last.
+pub fn send_if_changed<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|last| {
+        let changed = *last != value;
+        *last = value;
+        changed
+    });
 }

@@ -45,6 +45,7 @@ mod signing;
 mod registry;
 mod tally;
 mod presence;
+mod readiness;
 mod pulse;
 mod recall;
 mod intake;
@@ -78,7 +79,7 @@ use webhook::journal::Record;
 
 use crate::{
     admission::Admission, gone::Gone, intake::Intake, journal::Journal, meters::Meters, presence::Presence,
-    pulse::Pulse, recall::Recall, registry::Registry,
+    pulse::Pulse, readiness::Readiness, recall::Recall, registry::Registry,
 };
 
 /// What a worker works with.
@@ -212,8 +213,16 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let mut following = tokio::spawn(vital("registry", refresh(Arc::clone(&context), links.clone())));
     let background = in_background(&context, &consuming, &publisher, &links);
     let (consumed, consumes) = watch::channel([false; SOURCES.len()]);
-    let watching = watch_readiness(ready, publishing.clone(), consumes, links.clone());
-    background.spawn(vital("readiness", watching));
+    let readiness = Readiness {
+        ready,
+        publishing: publishing.clone(),
+        consuming: consuming.clone(),
+        consumes,
+    };
+    background.spawn(vital(
+        "readiness",
+        readiness.watch(Arc::clone(&context), links.clone()),
+    ));
 
     let in_hand = Arc::clone(&context.presence.tally.in_hand);
     let recall = Arc::new(Recall::new(context.config.recall_max(), in_hand));
@@ -450,39 +459,6 @@ async fn warn_of_expiry(context: Arc<Context>, stop: CancellationToken) {
 async fn watch_bindings(context: Arc<Context>, publisher: Publisher, stop: CancellationToken) {
     let watching = bindings::watch(&publisher, &context.publishing, &context.topology);
     stop.run_until_cancelled(watching).await;
-}
-
-async fn watch_readiness(
-    ready: watch::Sender<Option<String>>,
-    mut publishing: Link,
-    mut consumes: watch::Receiver<[bool; SOURCES.len()]>,
-    stop: CancellationToken,
-) {
-    while !stop.is_cancelled() {
-        let consumes_all = consumes
-            .borrow_and_update()
-            .iter()
-            .all(|is_consumed| *is_consumed);
-        let waits_for = match (publishing.is_up(), consumes_all, publishing.is_blocked()) {
-            (false, ..) => Some("connecting to the broker"),
-            (_, false, _) => Some("connecting to the broker, or declaring its queues"),
-            (.., true) => Some("the broker blocks publishing: memory or disk alarm"),
-            _ => None,
-        };
-        ready.send_if_modified(|now| {
-            let changed = now.as_deref() != waits_for;
-            *now = waits_for.map(str::to_owned);
-            changed
-        });
-        let either = async {
-            tokio::select! {
-                () = publishing.changed() => {}
-                // An error says that the consumers have ended, which is their last change.
-                Ok(()) = consumes.changed() => {}
-            }
-        };
-        stop.run_until_cancelled(either).await;
-    }
 }
 
 fn now_ms() -> u64 {

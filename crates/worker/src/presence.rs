@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use runtime::send_if_changed;
 use store::{ANNOUNCED_MAX, Announcement, Store};
 use tokio::{
     sync::watch,
@@ -27,6 +28,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long the last word to the database may take when the process ends.
 const CLOSE_MAX: Duration = Duration::from_millis(500);
 const ROLE: &str = "worker";
+const CUT_OFF: &str =
+    "cut off from the database; delivering to the endpoints that are known, without the latest changes";
 
 /// What other processes know of this worker.
 pub(crate) struct Presence {
@@ -39,6 +42,8 @@ pub(crate) struct Presence {
     announced: Mutex<Instant>,
     /// The last announcement failed.
     failing: AtomicBool,
+    /// Why the journal's queue takes no records, as far as it is known.
+    unrecorded: Mutex<Option<String>>,
     /// What became of the journal, which is announced as well.
     pub(crate) tally: Tally,
 }
@@ -52,6 +57,7 @@ impl Presence {
             announcing: tokio::sync::Mutex::default(),
             announced: Mutex::new(Instant::now()),
             failing: AtomicBool::new(false),
+            unrecorded: Mutex::default(),
             tally: Tally::default(),
         }
     }
@@ -87,20 +93,28 @@ impl Presence {
         }
     }
 
-    /// Reports whether the worker is cut off from the database; called several times a second.
+    /// Notes why the journal's queue takes no records; `None` if it does, or it is not known.
+    pub(crate) fn cannot_record(&self, why: Option<String>) {
+        *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Reports whether the worker is cut off from the database, or drops records. Called several times a second.
     pub(crate) fn judge(&self, registry: &Registry) {
         let silent = self.announced().elapsed() > ANNOUNCED_MAX;
         let cut_off = silent || self.failing.load(Ordering::Relaxed) || registry.is_failing();
-        self.degraded.send_if_modified(|degraded| {
-            let changed = degraded.is_some() != cut_off;
-            if changed {
-                *degraded = cut_off.then(|| {
-                    "cut off from the database; delivering to the endpoints that are known, without the latest changes"
-                        .to_owned()
-                });
-            }
-            changed
-        });
+        let unrecorded = self
+            .unrecorded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let is_dropping = self.tally.totals().dropping.is_some();
+        let unrecorded = unrecorded
+            .or_else(|| is_dropping.then(|| "the broker takes no records".to_owned()))
+            .map(|why| format!("{why}; deliveries that the worker makes meanwhile are not recorded"));
+        let reasons = cut_off.then(|| CUT_OFF.to_owned()).into_iter().chain(unrecorded);
+        let reasons: Vec<_> = reasons.collect();
+        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        send_if_changed(&self.degraded, reason);
     }
 
     /// Whether the last announcement failed.

@@ -117,12 +117,14 @@ async fn work(
             // It announces itself, with the endpoints that it acts on.
             Kind::Worker => deliver(configuration, &process, &store, egress, told, &stop).await,
             Kind::Recorder => {
-                let recording = record(configuration, &process, &store, told.readiness, &stop);
-                Box::pin(announced(&process, kind, &store, recording)).await
+                let (unannounced, database) = watch::channel(None);
+                let recording = record(configuration, &process, &store, (told, database), &stop);
+                Box::pin(announced(&process, kind, &store, unannounced, recording)).await
             }
             Kind::Api(address) => {
-                let serving = serve(address, configuration, &store, egress, told.readiness, &stop);
-                Box::pin(announced(&process, kind, &store, serving)).await
+                let (unannounced, database) = watch::channel(None);
+                let serving = serve(address, configuration, &store, egress, (told, database), &stop);
+                Box::pin(announced(&process, kind, &store, unannounced, serving)).await
             }
         };
         // Whatever ended one of them, the process is to end.
@@ -147,8 +149,15 @@ impl Process {
     }
 }
 
-/// Runs a role that makes no attempts, and announces it every second until it ends.
-async fn announced<T>(process: &Process, kind: Kind, store: &Store, role: impl Future<Output = T>) -> T {
+/// Runs a role that makes no attempts, and announces it every second until it ends. `unannounced` receives why the last announcement could not
+/// be written; `None` if it could.
+async fn announced<T>(
+    process: &Process,
+    kind: Kind,
+    store: &Store,
+    unannounced: watch::Sender<Option<String>>,
+    role: impl Future<Output = T>,
+) -> T {
     let announcement = Announcement {
         process: &process.name,
         role: kind.name(),
@@ -159,9 +168,12 @@ async fn announced<T>(process: &Process, kind: Kind, store: &Store, role: impl F
     };
     let announcing = async {
         loop {
-            if let Err(error) = store.announce_role(&announcement).await {
+            let announced = store.announce_role(&announcement).await;
+            let failed = announced.err().map(|error| {
                 tracing::debug!(role = announcement.role, %error, "cannot announce this role");
-            }
+                format!("cannot write to the database: {:#}", anyhow::Error::from(error))
+            });
+            unannounced.send_replace(failed);
             sleep(ANNOUNCE_EVERY).await;
         }
     };
@@ -212,10 +224,10 @@ async fn record(
     configuration: &Configuration,
     process: &Process,
     store: &Store,
-    readiness: watch::Sender<Option<String>>,
+    (told, database): (Told, watch::Receiver<Option<String>>),
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    if !claimed(configuration, store, &readiness, stop).await? {
+    if !claimed(configuration, store, &told.readiness, stop).await? {
         return Ok(());
     }
     let deps = recorder::Deps {
@@ -223,7 +235,9 @@ async fn record(
         topology: topology::of(configuration),
         store: store.acting_as(Actor::Recorder),
         host: process.host.clone(),
-        readiness,
+        database,
+        readiness: told.readiness,
+        degraded: told.degraded,
     };
     Ok(recorder::run(configuration.recorder.clone(), deps, stop.clone()).await?)
 }
@@ -233,7 +247,7 @@ async fn serve(
     configuration: &Configuration,
     store: &Store,
     egress: &egress::Egress,
-    readiness: watch::Sender<Option<String>>,
+    (told, database): (Told, watch::Receiver<Option<String>>),
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (listener, address) = listen(address, "api.listen").await?;
@@ -245,7 +259,9 @@ async fn serve(
         late: audit::late(configuration),
         store: store.clone(),
         egress: egress.clone(),
-        readiness,
+        database,
+        readiness: told.readiness,
+        degraded: told.degraded,
     };
     // What needs no broker is served without one.
     tokio::select! {

@@ -1,0 +1,371 @@
+//! What the broker refuses to one link, so that a process can report it: publishes, and consumers.
+//!
+//! Publishers note the result of every publish, and consumers whether they could begin. A permission that was revoked or granted shows only at
+//! the next publish, so [`Link::watch_permissions`] asks for exchanges that nothing was published to lately. Asking leaves nothing behind on
+//! the broker. For the default exchange it publishes a message that no queue takes; for any other exchange it removes a binding that does not
+//! exist, which needs the same permission.
+
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use lapin::{
+    Channel, ExchangeKind,
+    options::{
+        BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeUnbindOptions,
+        QueueDeclareOptions,
+    },
+    types::FieldTable,
+};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::{
+    Link, Outgoing, PublishError, PublishResult, Topology,
+    link::ChannelError,
+    reply::{self, reply_code},
+};
+
+/// How often the broker is asked about an exchange, unless it has taken a message for it within this time.
+const ASK_EVERY: Duration = Duration::from_secs(3);
+/// How long an answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// How long a full or missing queue is reported after the last publish that it refused. A message that has to be published is tried again sooner.
+const REPORTED: Duration = Duration::from_secs(15);
+/// The most refusals that are kept: more than a topology has queues and exchanges.
+const TARGETS_MAX: usize = 64;
+
+/// What a process reports while [`Link::is_blocked`].
+pub const BLOCKED: &str = "the broker blocks publishing: memory or disk alarm";
+
+/// Something that the broker refuses to this process now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The queue or exchange; empty for the default exchange.
+    pub target: String,
+    /// Whether the target is an exchange, a queue, or a queue to consume.
+    pub kind: RefusalKind,
+    /// What the broker refuses and what to do about it, as a sentence.
+    pub why: String,
+}
+
+/// What a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RefusalKind {
+    /// The exchange does not exist, or the user may not write to it. Ends when a publish or the question succeeds.
+    Exchange,
+    /// A queue is full, missing or not bound. Ends with the next publish that succeeds.
+    Queue,
+    /// A queue cannot be consumed. Ends when consuming begins.
+    Consumer,
+}
+
+/// A queue and an exchange may have the same name.
+type Key = (String, RefusalKind);
+
+#[derive(Debug)]
+struct Entry {
+    why: String,
+    at: Instant,
+}
+
+/// Shared by all that use a link.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    /// Whether there may be entries: most publishes need to know no more.
+    any: AtomicBool,
+    entries: Mutex<BTreeMap<Key, Entry>>,
+    /// When each exchange took a publish last.
+    taken: Mutex<BTreeMap<String, Instant>>,
+}
+
+impl Refusals {
+    /// Notes which messages of a window the broker took and which it refused; `None` for those that it has not answered.
+    pub(crate) fn note_window<'a>(
+        &self,
+        window: &'a [impl Borrow<Outgoing>],
+        results: impl Iterator<Item = Option<&'a PublishResult>>,
+    ) {
+        let answered = window.iter().zip(results).filter_map(|(message, result)| {
+            let message = message.borrow();
+            Some((message.exchange.as_str(), message.target(), result?))
+        });
+        self.note(answered);
+    }
+
+    /// Notes the results of publishes: exchange, target and result of each message of a window.
+    fn note<'a>(&self, results: impl Iterator<Item = (&'a str, &'a str, &'a PublishResult)>) {
+        let (now, mut noted) = (Instant::now(), None::<&str>);
+        for (exchange, target, result) in results {
+            match result {
+                Ok(()) => {
+                    if noted != Some(exchange) {
+                        self.took(exchange, now);
+                        noted = Some(exchange);
+                    }
+                    if self.any.load(Ordering::Acquire) {
+                        self.forget(target, RefusalKind::Queue);
+                    }
+                }
+                Err(error) => self.refused(exchange, target, error),
+            }
+        }
+    }
+
+    fn took(&self, exchange: &str, now: Instant) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(exchange) {
+            Some(at) => *at = now,
+            None => drop(taken.insert(exchange.to_owned(), now)),
+        }
+        drop(taken);
+        if self.any.load(Ordering::Acquire) {
+            self.forget(exchange, RefusalKind::Exchange);
+        }
+    }
+
+    fn took_lately(&self, exchange: &str) -> bool {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.get(exchange).is_some_and(|at| at.elapsed() < ASK_EVERY)
+    }
+
+    fn refused(&self, exchange: &str, target: &str, error: &PublishError) {
+        match error {
+            PublishError::Broken { source, .. } => self.broke(exchange, source),
+            PublishError::Unroutable { .. } => {
+                let why = format!("no queue takes messages for {target}: run `magnetite topology declare`");
+                self.remember(target, RefusalKind::Queue, why);
+            }
+            PublishError::Nacked { .. } => {
+                let why = format!("{target} takes no messages: it is full, or failed; see the broker's log");
+                self.remember(target, RefusalKind::Queue, why);
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes that a channel broke. All publishes on it fail with one error, whichever exchange caused it.
+    fn broke(&self, exchange: &str, error: &lapin::Error) {
+        let text = error.to_string();
+        let exchange = refused_exchange(&text).unwrap_or(exchange);
+        if let Some(why) = why_not(exchange, error) {
+            self.remember(exchange, RefusalKind::Exchange, why);
+        }
+    }
+
+    /// Notes whether a queue can be consumed; `error` says why not.
+    pub(crate) fn consumes(&self, queue: &str, error: Option<&str>) {
+        match error {
+            None => self.forget(queue, RefusalKind::Consumer),
+            Some(error) => {
+                let why = format!("cannot consume {queue}: {error}");
+                self.remember(queue, RefusalKind::Consumer, why);
+            }
+        }
+    }
+
+    fn remember(&self, target: &str, kind: RefusalKind, why: String) {
+        let (mut entries, key) = (self.entries(), (target.to_owned(), kind));
+        if entries.len() < TARGETS_MAX || entries.contains_key(&key) {
+            let at = Instant::now();
+            entries.insert(key, Entry { why, at });
+            self.any.store(true, Ordering::Release);
+        }
+    }
+
+    fn forget(&self, target: &str, kind: RefusalKind) {
+        let mut entries = self.entries();
+        entries.remove(&(target.to_owned(), kind));
+        self.any.store(!entries.is_empty(), Ordering::Release);
+    }
+
+    fn current(&self) -> Vec<Refusal> {
+        let mut entries = self.entries();
+        entries.retain(|(_, kind), entry| *kind != RefusalKind::Queue || entry.at.elapsed() < REPORTED);
+        self.any.store(!entries.is_empty(), Ordering::Release);
+        let refusal = |((target, kind), entry): (&Key, &Entry)| Refusal {
+            target: target.clone(),
+            kind: *kind,
+            why: entry.why.clone(),
+        };
+        entries.iter().map(refusal).collect()
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the exchange that the broker's error text names. The text calls the default exchange `amq.default`.
+fn refused_exchange(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("exchange '")?;
+    let (name, _) = rest.split_once('\'')?;
+    Some(if name == "amq.default" { "" } else { name })
+}
+
+/// Returns what is wrong with the exchange and what to do; `None` if the error is about something else.
+fn why_not(exchange: &str, error: &lapin::Error) -> Option<String> {
+    let text = error.to_string();
+    let name = if exchange.is_empty() {
+        "amq.default"
+    } else {
+        exchange
+    };
+    match reply_code(error)? {
+        reply::ACCESS_REFUSED if refused_exchange(&text).is_none_or(|named| named == exchange) => {
+            Some(format!(
+                "the broker refuses publishing to exchange {name} (ACCESS_REFUSED): give the user of broker.url write permission there"
+            ))
+        }
+        reply::NOT_FOUND => Some(format!(
+            "exchange {name} or its queue does not exist: run `magnetite topology declare`"
+        )),
+        _ => None,
+    }
+}
+
+impl Link {
+    /// Returns what the broker refuses now, as far as publishing, consuming and [`watch_permissions`](Self::watch_permissions) have shown.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.noted().current()
+    }
+
+    /// Asks the broker every three seconds whether this process may publish to these exchanges, except to those that it has published to
+    /// since. The empty name is the default exchange. Never returns.
+    pub async fn watch_permissions(&self, topology: &Topology, exchanges: &[String]) {
+        let mut ticks = interval(ASK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for exchange in exchanges {
+                if self.is_writable() && !self.noted().took_lately(exchange) {
+                    self.ask(topology, exchange).await;
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, topology: &Topology, exchange: &str) {
+        let asking = async {
+            let channel = self.channel().await?;
+            let answer = if exchange.is_empty() {
+                publish_nowhere(&channel).await
+            } else {
+                unbind_nothing(&channel, topology, exchange).await
+            };
+            if channel.status().connected() {
+                let _ = channel.close(200, "OK".into()).await;
+            }
+            answer.map_err(ChannelError::from)
+        };
+        match timeout(ANSWER_MAX, asking).await {
+            Ok(Ok(())) => self.noted().forget(exchange, RefusalKind::Exchange),
+            Ok(Err(ChannelError::Refused(error))) => {
+                if let Some(why) = why_not(exchange, &error) {
+                    self.noted().remember(exchange, RefusalKind::Exchange, why);
+                }
+            }
+            // A lost connection and an alarm are part of the link's state.
+            Ok(Err(ChannelError::Closed(_))) | Err(_) => {}
+        }
+    }
+}
+
+/// Publishes a message to the default exchange that the broker returns, because no queue has an empty name.
+async fn publish_nowhere(channel: &Channel) -> lapin::Result<()> {
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let publishing = channel.basic_publish("".into(), "".into(), options, &[], <_>::default());
+    publishing.await?.await.map(|_| ())
+}
+
+/// Checks that the exchange exists (of the events' exchange also its queue), and removes a binding that does not exist.
+async fn unbind_nothing(channel: &Channel, topology: &Topology, exchange: &str) -> lapin::Result<()> {
+    let passive = ExchangeDeclareOptions {
+        passive: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let table = FieldTable::default;
+    channel
+        .exchange_declare(exchange.into(), ExchangeKind::Topic, passive, table())
+        .await?;
+    if exchange == topology.events_exchange() {
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(topology.events().as_str().into(), passive, table())
+            .await?;
+    }
+    let (source, options) = (topology.changes_exchange(), ExchangeUnbindOptions::default());
+    let nothing = "may this user publish".into();
+    channel
+        .exchange_unbind(exchange.into(), source.as_str().into(), nothing, options, table())
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nacked(target: &str) -> PublishResult {
+        Err(PublishError::Nacked {
+            target: target.to_owned(),
+        })
+    }
+
+    fn targets(refusals: &Refusals) -> Vec<String> {
+        let current = refusals.current();
+        current.into_iter().map(|refusal| refusal.target).collect()
+    }
+
+    #[test]
+    fn a_queue_that_is_full_is_reported_until_it_takes_something() {
+        let refusals = Refusals::default();
+        refusals.note([("", "p.dead", &nacked("p.dead")), ("", "p.delay.1000", &Ok(()))].into_iter());
+        assert_eq!(targets(&refusals), ["p.dead"]);
+        refusals.note([("", "p.journal", &Ok(()))].into_iter());
+        assert_eq!(targets(&refusals), ["p.dead"], "another queue takes something");
+        refusals.note([("", "p.dead", &Ok(()))].into_iter());
+        assert!(targets(&refusals).is_empty());
+        assert!(!refusals.any.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn a_queue_that_cannot_be_consumed_is_not_forgotten_because_it_takes_messages() {
+        let refusals = Refusals::default();
+        refusals.consumes("p.due", Some("NOT_ALLOWED"));
+        refusals.note([("", "p.due", &Ok(()))].into_iter());
+        assert_eq!(targets(&refusals), ["p.due"]);
+        refusals.consumes("p.due", None);
+        assert!(targets(&refusals).is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound() {
+        let refusals = Refusals::default();
+        for number in 0..1_000 {
+            let target = format!("p.{number}");
+            refusals.note([("", target.as_str(), &nacked(&target))].into_iter());
+        }
+        assert_eq!(targets(&refusals).len(), TARGETS_MAX);
+    }
+
+    #[test]
+    fn the_exchange_is_read_from_the_words_of_both_versions() {
+        let old = "ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'u'";
+        let new = "ACCESS_REFUSED - write access to exchange 'p.events' in vhost '/' refused for user 'u'";
+        assert_eq!(refused_exchange(old), Some(""));
+        assert_eq!(refused_exchange(new), Some("p.events"));
+        assert_eq!(refused_exchange("NOT_FOUND - no queue 'p.due'"), None);
+    }
+}
