@@ -97,12 +97,20 @@ pub async fn gather(stored: EventEntry, store: &Store) -> Result<Story, store::E
         let attempts = store.attempts(&delivery.id).await?;
         runs.push(Run { delivery, attempts });
     }
-    Ok(Story::new(stored, endpoints, runs))
+    let verdicts = store.verdicts(&stored).await?;
+    Ok(Story::new(stored, endpoints, runs, verdicts))
 }
 
 impl Story {
-    /// Brings together what belongs to one endpoint: those that exist, those that were considered, those with deliveries.
-    pub fn new(stored: EventEntry, endpoints: Vec<Endpoint>, runs: Vec<Run>) -> Self {
+    /// Brings together what belongs to one endpoint: endpoints that exist, that were considered, and that have deliveries. `verdicts` says why
+    /// endpoints that the event's record does not name did not get the event.
+    pub fn new(
+        stored: EventEntry,
+        endpoints: Vec<Endpoint>,
+        runs: Vec<Run>,
+        verdicts: Vec<(EndpointId, Verdict)>,
+    ) -> Self {
+        let verdicts: BTreeMap<EndpointId, Verdict> = verdicts.into_iter().collect();
         // A ping was for one endpoint, and the others have no part in it.
         let concerned =
             |endpoint: &Endpoint| !stored.event.is_ping() || stored.considered.get(&endpoint.id).is_some();
@@ -118,6 +126,7 @@ impl Story {
         }
         let considered = stored.considered.iter().map(|(endpoint_id, _)| endpoint_id);
         let ids: BTreeSet<EndpointId> = considered
+            .chain(verdicts.keys())
             .chain(endpoints.keys())
             .chain(runs_of.keys())
             .cloned()
@@ -129,7 +138,7 @@ impl Story {
                 runs.sort_by_key(|run| run.delivery.delivery.run);
                 Chapter {
                     endpoint: endpoints.remove(&id),
-                    verdict: stored.considered.get(&id),
+                    verdict: stored.considered.get(&id).or_else(|| verdicts.get(&id).copied()),
                     runs,
                     endpoint_id: id,
                 }

@@ -108,6 +108,7 @@ fn dead(delivery: &Delivery, letter: &broker::DeadLetter) -> Vec<Record> {
         event: std::sync::Arc::clone(&delivery.event),
         received_ms: delivery.first_attempt_ms.unwrap_or(letter.dead_ms),
         considered: Considered::default(),
+        seen: None,
     };
     let step = StepRecord {
         delivery: delivery.into(),

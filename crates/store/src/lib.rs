@@ -121,7 +121,7 @@ pub use journal::{
     DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Findings, Health,
     LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, OperationRow, RecoverState, Recoverable, Refusal,
     Rejected, RejectedCursor, Requested, RetentionStop, SetAside, StateCounts, UNWATCHED_MAX_MS, Unbalanced,
-    Unrecorded,
+    Unrecorded, Vanished,
 };
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Position, Snapshot};
 pub use roles::{ANNOUNCED_MAX, Announcement, Dropping, JournalTotals, WorkerBehind};
@@ -144,6 +144,8 @@ pub struct Store {
     expected_version: Option<i64>,
     /// How many endpoints an organization may have for another one to be created.
     per_organization_max: u32,
+    /// The shard of the journal's totals that this store adds to.
+    shard: u64,
     /// Where the database is, without user or password.
     address: String,
 }
@@ -184,6 +186,7 @@ impl Store {
             actor: Actor::Unknown,
             expected_version: None,
             per_organization_max: ENDPOINTS_MAX,
+            shard: rand::random::<u64>() % journal::totals::SHARDS,
             address: address.to_string(),
         })
     }

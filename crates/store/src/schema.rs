@@ -47,6 +47,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     ),
     (15, "batches", include_str!("../migrations/0015_batches.sql")),
     (16, "in_hand", include_str!("../migrations/0016_in_hand.sql")),
+    (
+        17,
+        "seen_and_totals",
+        include_str!("../migrations/0017_seen_and_totals.sql"),
+    ),
 ];
 
 /// A name of its own, so that a database may be shared with other programs that use sqlx.

@@ -90,22 +90,27 @@ impl Endpoint {
     /// Whether this endpoint gets the event, and if not, why. The organization is not compared: whoever asks has
     /// looked the endpoint up by it.
     pub fn mismatch(&self, event: &Event) -> Option<Mismatch> {
-        if self
-            .project_id
-            .as_ref()
-            .is_some_and(|project| *project != event.project_id)
-        {
-            Some(Mismatch::Project)
-        } else if !event
-            .event_type
-            .event_type()
-            .is_some_and(|event_type| self.subscription.matches(event_type))
-        {
-            Some(Mismatch::EventType)
-        } else if self.disabled.is_some() {
-            Some(Mismatch::Disabled)
+        let project_id = self.project_id.as_ref();
+        Mismatch::of(project_id, &self.subscription, self.disabled.as_ref(), event)
+    }
+}
+
+impl Mismatch {
+    /// Returns why an endpoint with this project and subscription does not get the event; `None` if it does. Without a project it takes the
+    /// events of all.
+    pub(crate) fn of(
+        project_id: Option<&ProjectId>,
+        subscription: &Subscription,
+        disabled: Option<&Disabled>,
+        event: &Event,
+    ) -> Option<Self> {
+        let event_type = event.event_type.event_type();
+        if project_id.is_some_and(|project| *project != event.project_id) {
+            Some(Self::Project)
+        } else if !event_type.is_some_and(|event_type| subscription.matches(event_type)) {
+            Some(Self::EventType)
         } else {
-            None
+            disabled.map(|_| Self::Disabled)
         }
     }
 }

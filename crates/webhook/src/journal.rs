@@ -13,6 +13,7 @@
 //! version. Records of every version that was ever released can be read for good.
 
 mod considered;
+mod seen;
 mod numbers;
 mod books;
 
@@ -29,6 +30,7 @@ use crate::{
 pub use books::{Books, DeliveryEntry, DeliveryState, EventEntry, Standing, UnknownDeliveryState};
 pub use considered::{BadConsidered, Considered, Verdict};
 pub use numbers::{BatchStamp, Hole, Numbers, Span};
+pub use seen::{BadSeen, Seen};
 
 /// The largest batch, in bytes, before and after it is compressed.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
@@ -63,8 +65,13 @@ pub struct EventRecord {
     pub event: Arc<Event>,
     /// When a worker took it, in Unix milliseconds.
     pub received_ms: u64,
-    /// Every endpoint of the organization and why it got the event or did not; at most [`CONSIDERED_MAX`] of them.
+    /// The endpoints that got the event, and those that did not for a reason that only the worker knew; at most [`CONSIDERED_MAX`].
+    /// Without `seen`, every endpoint of the organization.
     pub considered: Considered,
+    /// The position of the registry that the worker fanned out with, which explains why the other endpoints did not get the event. `None` in
+    /// records of older versions and of pings, and when only a dead letter tells of the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
 }
 
 /// Which delivery a record is about.

@@ -100,6 +100,7 @@ fn pinged(context: &Context, delivery: &Delivery) -> Option<Record> {
             considered: [(delivery.endpoint_id.clone(), Verdict::Matched)]
                 .into_iter()
                 .collect(),
+            seen: None,
         })
     })
 }

@@ -9,9 +9,10 @@ use std::{
 
 use broker::{Message, Outgoing};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use store::Position;
 use webhook::{
-    Delivery, Event,
-    journal::{CONSIDERED_MAX, EventRecord, Record, Verdict},
+    Delivery, EndpointId, Event,
+    journal::{CONSIDERED_MAX, EventRecord, Record, Seen, Verdict},
 };
 
 use crate::{
@@ -72,29 +73,47 @@ pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &M
         .and_records(records)
 }
 
-/// The event, and every endpoint of its organization with the reason why it gets the event or not.
+/// Returns records of the event, the endpoints that get it, and the registry's position, with which the endpoints' history explains why the
+/// others do not. An endpoint whose history does not explain it is named as well.
 fn records(context: &Context, event: &Arc<Event>, received_ms: u64, considered: &Considered) -> Vec<Record> {
     if !context.config.journal {
         return Vec::new();
     }
-    let record = |part: &[(Arc<Registered>, Verdict)]| {
-        let verdicts = part.iter();
+    let Position {
+        version,
+        change,
+        stamp,
+    } = considered.position;
+    let record = |part: &[(EndpointId, Verdict)]| {
         Record::Event(EventRecord {
             event: Arc::clone(event),
             received_ms,
-            considered: verdicts
-                .map(|(registered, verdict)| (registered.endpoint.id.clone(), *verdict))
-                .collect(),
+            considered: part.iter().cloned().collect(),
+            seen: Some(Seen {
+                version,
+                change,
+                stamp,
+            }),
         })
     };
-    if considered.is_empty() {
+    let is_named = |(registered, verdict): &&(Arc<Registered>, Verdict)| {
+        *verdict == Verdict::Matched || !registered.is_told_by_history()
+    };
+    let named: Vec<_> = considered
+        .endpoints
+        .iter()
+        .filter(is_named)
+        .map(|(registered, verdict)| (registered.endpoint.id.clone(), *verdict))
+        .collect();
+    if named.is_empty() {
         return vec![record(&[])];
     }
-    considered.chunks(CONSIDERED_MAX).map(record).collect()
+    named.chunks(CONSIDERED_MAX).map(record).collect()
 }
 
 fn matches(considered: Considered) -> Endpoints {
     let matched = considered
+        .endpoints
         .into_iter()
         .filter(|(_, verdict)| *verdict == Verdict::Matched);
     matched.map(|(registered, _)| registered).collect()

@@ -27,10 +27,15 @@ pub(crate) struct Registered {
     pub(crate) signing: Signing,
     /// From the first attempt on.
     target: OnceLock<Target>,
+    /// This worker disabled it before the database did, so its history at the registry's position does not say so.
+    ahead: bool,
 }
 
-/// Every endpoint of an event's organization, and whether it gets the event.
-pub(crate) type Considered = Vec<(Arc<Registered>, Verdict)>;
+/// Every endpoint of an event's organization, whether it gets the event, and the registry's position at which that holds.
+pub(crate) struct Considered {
+    pub(crate) endpoints: Vec<(Arc<Registered>, Verdict)>,
+    pub(crate) position: Position,
+}
 
 /// The endpoints that this worker knows.
 pub(crate) struct Registry {
@@ -185,9 +190,13 @@ impl Registry {
         let known = self.read();
         let of_organization = known.by_organization.get(&event.organization_id);
         let considered = of_organization.into_iter().flatten();
-        considered
+        let endpoints = considered
             .map(|registered| (Arc::clone(registered), Verdict::of(&registered.endpoint, event)))
-            .collect()
+            .collect();
+        Considered {
+            endpoints,
+            position: known.position,
+        }
     }
 
     /// The endpoint as it is known now.
@@ -222,7 +231,10 @@ impl Registry {
                 reason: DisabledReason::Gone,
                 at_ms: at_ms as i64,
             });
-            known.insert(Arc::new(endpoint.into()));
+            known.insert(Arc::new(Registered {
+                ahead: true,
+                ..endpoint.into()
+            }));
         }
     }
 
@@ -322,6 +334,11 @@ impl Known {
 }
 
 impl Registered {
+    /// Returns whether the endpoint's history says what this worker knows of it.
+    pub(crate) fn is_told_by_history(&self) -> bool {
+        !self.ahead
+    }
+
     /// Where its requests go.
     pub(crate) fn target(&self, egress: &Egress) -> &Target {
         self.target.get_or_init(|| egress.target(&self.endpoint.url))
@@ -334,6 +351,7 @@ impl From<Endpoint> for Registered {
             signing: Signing::of(&endpoint),
             endpoint,
             target: OnceLock::new(),
+            ahead: false,
         }
     }
 }
@@ -380,6 +398,7 @@ mod tests {
     fn matched(registry: &Registry, event: &Event) -> Vec<String> {
         let considered = registry.consider(event);
         let matched = considered
+            .endpoints
             .iter()
             .filter(|(_, verdict)| *verdict == Verdict::Matched);
         matched.map(|(found, _)| found.endpoint.id.to_string()).collect()

@@ -25,6 +25,7 @@ fn event(organization: &str, number: u64, endpoint: &str, verdict: &str) -> Even
         event: Arc::new(event),
         received_ms: T + 1000 * number,
         considered: format!("{endpoint}:{verdict}").parse().unwrap(),
+        seen: None,
     }
 }
 

@@ -63,6 +63,7 @@ impl Bed {
             considered: format!("{}:matched", things.endpoint).parse().unwrap(),
             event,
             received_ms: AT_MS,
+            seen: None,
         }));
         books.add(Record::Step(StepRecord {
             delivery,

@@ -150,17 +150,21 @@ impl Auditor<'_> {
             late_ms: self.late.as_millis() as u64,
             batches_due,
         };
-        let audit = self.store.audit(self.since_ms, now_ms, limits).await?;
+        let (audit, vanished) = tokio::try_join!(
+            self.store.audit(self.since_ms, now_ms, limits),
+            self.store.vanished(self.since_ms, now_ms),
+        )?;
         let rejected = self.store.count_rejected(self.since_ms, now_ms).await?;
         let queues = before.max(self.queues().await?);
-        Ok(Verdict::new(
+        let verdict = Verdict::new(
             audit,
             rejected,
             queues,
             &marked,
             (self.since_ms, now_ms),
             self.late,
-        ))
+        );
+        Ok(verdict.and_vanished(&vanished))
     }
 
     async fn queues(&self) -> anyhow::Result<Queues> {

@@ -117,9 +117,9 @@ impl<'a> Step<'a> {
     /// What becomes of the endpoint's history.
     fn history(self) -> Option<&'static str> {
         match self {
-            Self::Create(..) | Self::Update => Some(history::REMEMBER),
-            Self::Delete => Some(history::FORGET),
-            Self::Enable | Self::Disable(_) | Self::Rotate { .. } => None,
+            Self::Create(..) | Self::Update | Self::Enable | Self::Disable(_) => Some(history::REMEMBER),
+            // The history stays as long as the endpoint's row does.
+            Self::Delete | Self::Rotate { .. } => None,
         }
     }
 

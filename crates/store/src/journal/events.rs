@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use webhook::{
     Event, EventId, EventKind, LeadId, OrganizationId, ProjectId,
-    journal::{Considered, DeliveryState, EventEntry},
+    journal::{Considered, DeliveryState, EventEntry, Seen},
 };
 
 use super::audit::StateCounts;
@@ -90,7 +90,7 @@ impl EventCursor {
 /// The columns that [`read_event`] reads.
 macro_rules! event_columns {
     () => {
-        "id, received_ms, traceparent, body, considered"
+        "id, received_ms, traceparent, body, considered, seen"
     };
 }
 pub(super) use event_columns;
@@ -210,7 +210,15 @@ pub(super) fn read_event(row: &dyn Columns) -> Result<EventEntry, sqlx::Error> {
         event: event.map(Arc::new).map_err(|error| undecodable("body", error))?,
         received_ms: row.number("received_ms")?,
         considered: row.word::<Considered>("considered")?,
+        seen: read_seen(row)?,
     })
+}
+
+/// Reads the position of the registry, which is empty in rows of older versions.
+fn read_seen(row: &dyn Columns) -> Result<Option<Seen>, sqlx::Error> {
+    let seen = row.text("seen")?;
+    let seen = (!seen.is_empty()).then(|| seen.parse());
+    seen.transpose().map_err(|error| undecodable("seen", error))
 }
 
 fn read_row(row: &dyn Columns) -> Result<EventRow, sqlx::Error> {

@@ -1,22 +1,30 @@
-//! What an endpoint subscribed to at which time, to judge events that a worker fanned out without knowing of the endpoint's last change.
+//! What an endpoint subscribed to and whether it was enabled, by version and time. It explains why the endpoint did not get an event, and finds
+//! events that a worker fanned out before it knew of the endpoint's last change.
 
-use webhook::{Endpoint, EndpointId, ProjectId, Subscription};
+use webhook::{
+    Disabled, Endpoint, EndpointId, ProjectId, Subscription,
+    journal::{EventEntry, Verdict},
+};
 
 use crate::{
     Error, Operation, Store,
     columns::{Columns, undecodable},
-    statement::Statement,
+    statement::{Argument, Statement},
 };
 
 /// The most rows of an endpoint's history that are looked at, the latest ones.
-const TIMES_MAX: u32 = 100;
+const ROWS_MAX: u32 = 2_000;
+/// The most changes of an endpoint's subscription that are looked at, the latest ones.
+const TIMES_MAX: usize = 100;
 
-/// Run last in a write that creates or changes an endpoint.
-pub(crate) const REMEMBER: &str = "INSERT INTO endpoint_history (endpoint_id, version, at_ms, project_id, subscription) \
-    SELECT id, version, updated_at_ms, project_id, subscription FROM endpoints WHERE id = $1";
+/// Run last in a write that creates, changes, disables or enables an endpoint.
+pub(crate) const REMEMBER: &str = "INSERT INTO endpoint_history \
+    (endpoint_id, version, at_ms, project_id, subscription, disabled_at_ms, disabled_reason) \
+    SELECT id, version, updated_at_ms, project_id, subscription, disabled_at_ms, disabled_reason FROM endpoints WHERE id = $1";
 
-/// Run last in a write that deletes an endpoint.
-pub(crate) const FORGET: &str = "DELETE FROM endpoint_history WHERE endpoint_id = $1";
+/// Deletes the history of endpoints whose rows are deleted.
+pub(crate) const FORGET_REMOVED: &str = "DELETE FROM endpoint_history WHERE NOT EXISTS \
+    (SELECT 1 FROM endpoints WHERE endpoints.id = endpoint_history.endpoint_id)";
 
 /// Deletes what was true only before a time.
 pub(crate) const EXPIRE: &str = "DELETE FROM endpoint_history WHERE EXISTS (SELECT 1 FROM endpoint_history later \
@@ -47,7 +55,7 @@ impl Taken {
 impl Store {
     /// Returns what the endpoint subscribed to, oldest first, from the latest [`TIMES_MAX`] rows.
     pub(crate) async fn taken_by(&self, endpoint: &Endpoint) -> Result<Vec<Taken>, Error> {
-        let select = Statement::with(SELECT, [(&endpoint.id).into(), TIMES_MAX.into()]);
+        let select = Statement::with(SELECT, [(&endpoint.id).into(), ROWS_MAX.into()]);
         let operation = Operation::FindRecoverable(EndpointId::new(endpoint.id.as_str()));
         let mut newest_first = self.fetch(&operation, select, read).await?;
         if newest_first.is_empty() {
@@ -59,9 +67,49 @@ impl Store {
                 subscription: endpoint.subscription.clone(),
             });
         }
-        Ok(united(newest_first.into_iter().rev()))
+        let mut taken = united(newest_first.into_iter().rev());
+        taken.drain(..taken.len().saturating_sub(TIMES_MAX));
+        Ok(taken)
+    }
+
+    /// Returns why the endpoints of the organization that the event's record does not name did not get the event, according to what the
+    /// worker knew. Returns nothing for an event that an older version recorded, and when the database was restored to a history of
+    /// endpoints that the worker did not follow.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn verdicts(&self, stored: &EventEntry) -> Result<Vec<(EndpointId, Verdict)>, Error> {
+        let Some(seen) = stored.seen else {
+            return Ok(Vec::new());
+        };
+        let event = &stored.event;
+        let arguments = [
+            Argument::id(event.organization_id.as_str()),
+            seen.version.into(),
+            seen.change.into(),
+            seen.stamp.into(),
+        ];
+        let operation = Operation::ReadEvent(event.id.clone());
+        let known = self
+            .fetch(&operation, Statement::with(SELECT_KNOWN, arguments), read_known)
+            .await?;
+        let verdict = |(id, taken, disabled): (EndpointId, Taken, Option<Disabled>)| {
+            let project_id = taken.project_id.as_ref();
+            let verdict = Verdict::at(project_id, &taken.subscription, disabled.as_ref(), event);
+            // The record names every endpoint that matched.
+            (stored.considered.get(&id).is_none() && verdict != Verdict::Matched).then_some((id, verdict))
+        };
+        Ok(known.into_iter().filter_map(verdict).collect())
     }
 }
+
+/// The endpoints of an organization as they were at a version, if the log has the change that the version ends with.
+const SELECT_KNOWN: &str = "SELECT h.endpoint_id, h.at_ms, h.project_id, h.subscription, h.disabled_at_ms, h.disabled_reason \
+    FROM endpoints e JOIN endpoint_history h ON h.endpoint_id = e.id \
+    WHERE e.organization_id = $1 AND (e.deleted_at_ms IS NULL OR e.version > $2) \
+    AND h.version = (SELECT MAX(known.version) FROM endpoint_history known WHERE known.endpoint_id = e.id AND known.version <= $2) \
+    AND ($3 = 0 OR EXISTS (SELECT 1 FROM changes c WHERE c.number = $3 AND COALESCE(c.nonce, c.at_ms) = $4))";
 
 /// Ends each entry where the next begins, and unites neighbours that are equal.
 fn united(oldest_first: impl Iterator<Item = Taken>) -> Vec<Taken> {
@@ -79,6 +127,16 @@ fn united(oldest_first: impl Iterator<Item = Taken>) -> Vec<Taken> {
         }
     }
     all
+}
+
+fn read_known(row: &dyn Columns) -> Result<(EndpointId, Taken, Option<Disabled>), sqlx::Error> {
+    let reason = row.maybe_text("disabled_reason")?.map(|reason| reason.parse());
+    let reason = reason
+        .transpose()
+        .map_err(|error| undecodable("disabled_reason", error))?;
+    let disabled = row.maybe_integer("disabled_at_ms")?.zip(reason);
+    let disabled = disabled.map(|(at_ms, reason)| Disabled { reason, at_ms });
+    Ok((EndpointId::new(row.text("endpoint_id")?), read(row)?, disabled))
 }
 
 fn read(row: &dyn Columns) -> Result<Taken, sqlx::Error> {

@@ -140,8 +140,8 @@ fn push_match<'a>(select: &mut Statement<'a>, project: Option<&'a ProjectId>, su
 }
 
 /// Adds the condition that the event was received while the endpoint took such events, and that the worker did not know: its record does not
-/// name the endpoint, or names it as one that does not take the event. An event that is known from a dead letter alone has no such record,
-/// and does not count.
+/// name the endpoint, or names it as one that does not take the event. A record of this version does not name an endpoint that the worker knew as
+/// disabled, either; one of an older version does. An event that is known from a dead letter alone has no such record, and does not count.
 fn push_unknown<'a>(select: &mut Statement<'a>, endpoint: &'a Endpoint, taken: &'a Taken) {
     select.push_with(" OR (e.received_ms >= ", taken.from_ms.into());
     if let Some(until_ms) = taken.until_ms {
@@ -153,7 +153,7 @@ fn push_unknown<'a>(select: &mut Statement<'a>, endpoint: &'a Endpoint, taken: &
     push_verdict(select, " OR ", endpoint, ":project%");
     push_verdict(select, " OR (NOT ", endpoint, ":%");
     select.push(
-        " AND NOT (e.considered = '' AND EXISTS (SELECT 1 FROM deliveries first WHERE first.event_id = e.id \
+        " AND NOT (e.considered = '' AND e.seen = '' AND EXISTS (SELECT 1 FROM deliveries first WHERE first.event_id = e.id \
          AND first.organization_id = e.organization_id AND first.run = 0)))))",
     );
 }

@@ -8,7 +8,12 @@ use webhook::{
     journal::{DeliveryState, EventEntry},
 };
 
-use super::{events::read_event, recover::Recoverable, write::mark};
+use super::{
+    events::read_event,
+    recover::Recoverable,
+    totals::{Added, add_totals},
+    write::mark,
+};
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
@@ -76,7 +81,7 @@ const INSERT_RUN: &str = "INSERT INTO deliveries (id, event_id, organization_id,
 
 /// A run that a worker has recorded something of was sent, whether it is marked or not.
 const SELECT_UNSENT: &str = "SELECT d.id AS delivery_id, d.endpoint_id, d.run, e.id, e.received_ms, e.traceparent, e.body, \
-    e.considered FROM deliveries d LEFT JOIN events e ON e.id = d.event_id AND e.organization_id = d.organization_id \
+    e.considered, e.seen FROM deliveries d LEFT JOIN events e ON e.id = d.event_id AND e.organization_id = d.organization_id \
     WHERE d.requested_ms IS NOT NULL AND d.sent_ms IS NULL AND d.state = 0 AND d.attempts = 0 \
     AND d.updated_ms <= d.requested_ms AND (d.claimed_until_ms IS NULL OR d.claimed_until_ms < $1)";
 
@@ -156,6 +161,8 @@ impl Store {
                         Some((pair, _)) => request!(tx, &pair, None, now_ms),
                     });
                 }
+                let added = added(&requested, now_ms);
+                add_totals!(tx, added, self.shard);
                 tx.commit().await?;
                 Ok(requested)
             }
@@ -191,6 +198,8 @@ impl Store {
                     };
                     requested.push(request!(tx, &pair, Some(1), now_ms));
                 }
+                let added = added(&requested, now_ms);
+                add_totals!(tx, added, self.shard);
                 tx.commit().await?;
                 Ok(requested)
             }
@@ -280,6 +289,18 @@ impl Store {
             }
         )
     }
+}
+
+/// Counts the rows of new runs.
+fn added(requested: &[Requested], now_ms: u64) -> Added {
+    let mut added = Added::default();
+    for _ in requested
+        .iter()
+        .filter(|requested| matches!(requested, Requested::New(_)))
+    {
+        added.delivery(now_ms, None);
+    }
+    added
 }
 
 impl Pair {

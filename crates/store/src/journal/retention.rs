@@ -3,7 +3,7 @@
 use sqlx::Connection as _;
 use webhook::AttemptId;
 
-use super::{batches, history};
+use super::{batches, history, totals};
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
@@ -97,6 +97,13 @@ impl Store {
                 until_ms = until_ms.min(end_ms + 1);
             }
         }
+        let expire = Statement::with(totals::EXPIRE, [until_ms.into()]);
+        self.execute(
+            &Operation::DeleteExpired,
+            |dialect| dialect.prepare_deletions,
+            expire,
+        )
+        .await?;
         let mut rows = 0;
         for Table { delete, bound, .. } in &TABLES {
             let delete = Statement::with(delete, [bound(from_ms), bound(until_ms)]);
@@ -138,6 +145,7 @@ impl Store {
                         .bind(*newest)
                         .execute(&mut *tx)
                         .await?;
+                    sqlx::query(history::FORGET_REMOVED).execute(&mut *tx).await?;
                 }
                 tx.commit().await?;
                 Ok(versions.len() as u64)

@@ -12,6 +12,7 @@ use super::{
     batches::{self, Change},
     events::{event_columns, read_event},
     rejected::Rejected,
+    totals::{Added, add_totals},
 };
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
@@ -31,7 +32,7 @@ const STANDING: [&str; 7] = [
     "last_error",
 ];
 
-static INSERT_EVENTS: LazyLock<Insert<12>> = LazyLock::new(|| {
+static INSERT_EVENTS: LazyLock<Insert<13>> = LazyLock::new(|| {
     let columns = [
         "id",
         "organization_id",
@@ -45,6 +46,7 @@ static INSERT_EVENTS: LazyLock<Insert<12>> = LazyLock::new(|| {
         "considered",
         "matched",
         "mark",
+        "seen",
     ];
     Insert::new(
         "events",
@@ -80,7 +82,10 @@ static INSERT_DELIVERIES: LazyLock<Insert<15>> = LazyLock::new(|| {
     let standing = STANDING.map(|column| take(column, &further)).join(", ");
     let created = take("created_ms", earlier);
     // Without the last condition every repetition would write its row anew.
-    let tail = format!("ON CONFLICT (id) DO UPDATE SET {standing}, {created} WHERE {further} OR {earlier}");
+    let tail = format!(
+        "ON CONFLICT (id) DO UPDATE SET {standing}, {created}, replaced_ms = deliveries.created_ms \
+         WHERE {further} OR {earlier} RETURNING created_ms, replaced_ms"
+    );
     Insert::new("deliveries", columns, &tail)
 });
 
@@ -102,7 +107,7 @@ static INSERT_ATTEMPTS: LazyLock<Insert<15>> = LazyLock::new(|| {
         "next_ms",
         "reason",
     ];
-    Insert::new("attempts", columns, "ON CONFLICT (id) DO NOTHING")
+    Insert::new("attempts", columns, "ON CONFLICT (id) DO NOTHING RETURNING id")
 });
 
 static INSERT_REJECTED: LazyLock<Insert<9>> = LazyLock::new(|| {
@@ -139,27 +144,36 @@ const SELECT_EVENT: &str = concat!(
 );
 
 const UPDATE_EVENT: &str = "UPDATE events SET project_id = $3, lead_id = $4, event_type = $5, timestamp_ms = $6, \
-    received_ms = $7, traceparent = $8, body = $9, considered = $10, matched = $11, mark = $12 \
+    received_ms = $7, traceparent = $8, body = $9, considered = $10, matched = $11, mark = $12, seen = $13 \
     WHERE id = $1 AND organization_id = $2";
+
+/// Inserts rows and evaluates to what the statement returns for each row that it wrote; steps of an [`on_connection!`].
+macro_rules! insert_returning {
+    ($tx:ident, $insert:expr, $rows:expr, $returned:ty) => {{
+        let mut returned: Vec<$returned> = Vec::new();
+        let mut rows = &$rows[..];
+        while let Some((sql, chunk, rest)) = $insert.next(rows) {
+            let query = bind_all!(sqlx::query_as(sql), chunk.iter().flatten());
+            let written: Vec<$returned> = query.fetch_all(&mut *$tx).await?;
+            returned.extend(written);
+            rows = rest;
+        }
+        returned
+    }};
+}
 
 /// Inserts events and evaluates to the keys of those that were not there; steps of an [`on_connection!`].
 macro_rules! insert_events {
-    ($tx:ident, $rows:expr) => {{
-        let mut new = HashSet::new();
-        let mut rows = &$rows[..];
-        while let Some((sql, chunk, rest)) = INSERT_EVENTS.next(rows) {
-            let query = bind_all!(sqlx::query_as(sql), chunk.iter().flatten());
-            let inserted: Vec<(String, String)> = query.fetch_all(&mut *$tx).await?;
-            new.extend(inserted);
-            rows = rest;
-        }
-        new
-    }};
+    ($tx:ident, $rows:expr) => {
+        insert_returning!($tx, INSERT_EVENTS, $rows, (String, String))
+            .into_iter()
+            .collect::<HashSet<_>>()
+    };
 }
 
 /// Unites an event with its row; steps of an [`on_connection!`].
 macro_rules! merge_event {
-    ($tx:ident, $dialect:ident, $entry:expr) => {{
+    ($tx:ident, $dialect:ident, $entry:expr, $added:ident) => {{
         let entry: &EventEntry = $entry;
         let key = [
             Argument::id(entry.event.id.as_str()),
@@ -169,10 +183,15 @@ macro_rules! merge_event {
         select.push($dialect.for_update);
         let query = bind_all!(sqlx::query(select.sql()), &select.arguments);
         let row = query.fetch_optional(&mut *$tx).await?;
-        if let Some(merged) = row.and_then(|row| merged(&row, entry)) {
-            bind_all!(sqlx::query(UPDATE_EVENT), &EventRow::new(&merged).row())
+        if let Some((merged, stored)) = row.and_then(|row| merged(&row, entry)) {
+            let row = EventRow::new(&merged);
+            bind_all!(sqlx::query(UPDATE_EVENT), &row.row())
                 .execute(&mut *$tx)
                 .await?;
+            if let Some((received_ms, matched)) = stored {
+                $added.event_gone(received_ms, matched);
+                $added.event(merged.received_ms, row.matched);
+            }
         }
     }};
 }
@@ -253,17 +272,29 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
+                let mut added = Added::default();
                 let new = insert_events!(tx, event_rows);
-                for event in events.iter().filter(|event| !new.contains(&event.key())) {
-                    merge_event!(tx, dialect, event.entry);
+                for event in events {
+                    if new.contains(&event.key()) {
+                        added.event(event.entry.received_ms, event.matched);
+                    } else {
+                        merge_event!(tx, dialect, event.entry, added);
+                    }
                 }
-                insert_all!(tx, INSERT_DELIVERIES, deliveries);
-                insert_all!(tx, INSERT_ATTEMPTS, attempts);
+                for (created_ms, replaced_ms) in
+                    insert_returning!(tx, INSERT_DELIVERIES, deliveries, (i64, Option<i64>))
+                {
+                    added.delivery(unsigned(created_ms), replaced_ms.map(unsigned));
+                }
+                for (id,) in insert_returning!(tx, INSERT_ATTEMPTS, attempts, (String,)) {
+                    added.attempt(&id);
+                }
                 insert_all!(tx, INSERT_REJECTED, rejected);
                 insert_all!(tx, INSERT_GAPS, gaps);
                 for (worker, came) in &books.batches {
                     write_numbers!(tx, dialect, worker, came);
                 }
+                add_totals!(tx, added, self.shard);
                 tx.commit().await?;
                 Ok(())
             }
@@ -275,6 +306,7 @@ impl Store {
 struct EventRow<'a> {
     entry: &'a EventEntry,
     considered: String,
+    seen: String,
     matched: u64,
     mark: u64,
 }
@@ -289,6 +321,7 @@ impl<'a> EventRow<'a> {
         Self {
             entry,
             considered: entry.considered.to_string(),
+            seen: entry.seen.map_or_else(String::new, |seen| seen.to_string()),
             matched: entry.considered.matched().count() as u64,
             mark: marks.sum(),
         }
@@ -301,7 +334,7 @@ impl<'a> EventRow<'a> {
         (stored_id(organization).into_owned(), stored_id(id).into_owned())
     }
 
-    fn row(&self) -> [Argument<'_>; 12] {
+    fn row(&self) -> [Argument<'_>; 13] {
         let event = &self.entry.event;
         [
             Argument::id(event.id.as_str()),
@@ -316,19 +349,26 @@ impl<'a> EventRow<'a> {
             Argument::outside(&self.considered),
             self.matched.into(),
             self.mark.into(),
+            self.seen.as_str().into(),
         ]
     }
 }
 
-/// What is to be written over the row, if anything. A row that cannot be read any more, because somebody edited it, must not
-/// keep all that comes after it waiting: it is written anew.
-fn merged(row: &dyn Columns, entry: &EventEntry) -> Option<EventEntry> {
+/// Converts a time or number of the database.
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
+
+/// Returns what to write over the row, and when the row's event was received and how many endpoints it matched; `None` if the row is to stay. A
+/// row that was edited and cannot be read any more must not delay all that comes after it: it is written anew.
+fn merged(row: &dyn Columns, entry: &EventEntry) -> Option<(EventEntry, Option<(u64, u64)>)> {
     let Ok(stored) = read_event(row) else {
-        return Some(entry.clone());
+        return Some((entry.clone(), None));
     };
     let mut merged = stored.clone();
     merged.merge(entry.clone());
-    (merged != stored).then_some(merged)
+    let was = (stored.received_ms, stored.considered.matched().count() as u64);
+    (merged != stored).then_some((merged, Some(was)))
 }
 
 /// The first 32 bits of the hash in the id.

@@ -8,6 +8,8 @@ mod rejected;
 mod audit;
 mod resend;
 mod recover;
+mod seen;
+mod totals;
 mod health;
 mod refused;
 mod retention;

@@ -26,6 +26,7 @@ pub(crate) const ALL: &[&str] = &[
     "0014_installation",
     "0015_batches",
     "0016_in_hand",
+    "0017_seen_and_totals",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -54,6 +54,7 @@ async fn with_a_delivery(bed: &Bed) -> (Store, DeliveryId) {
         event: event(),
         received_ms: RECEIVED_MS,
         considered,
+        seen: None,
     };
     record(&store, Record::Event(matched)).await;
     (store, delivery().id())

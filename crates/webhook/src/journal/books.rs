@@ -10,7 +10,7 @@ use std::{
 use crate::{
     AttemptId, DeliveryId, Event, EventId, OrganizationId, Trigger,
     journal::{
-        AttemptRecord, BatchStamp, Considered, DeliveryRef, EventRecord, Gap, Numbers, Record, Span,
+        AttemptRecord, BatchStamp, Considered, DeliveryRef, EventRecord, Gap, Numbers, Record, Seen, Span,
         StepRecord, Then,
     },
 };
@@ -37,8 +37,11 @@ pub struct EventEntry {
     pub event: Arc<Event>,
     /// When a worker first took it, in Unix milliseconds.
     pub received_ms: u64,
-    /// Empty when only a dead letter tells of the event.
+    /// The endpoints that the event's records name. Empty when no endpoint got the event, and when only a dead letter tells of it.
     pub considered: Considered,
+    /// The position of the registry that the event was fanned out with; `None` when `considered` names every endpoint of the organization, and
+    /// when only a dead letter tells of the event.
+    pub seen: Option<Seen>,
 }
 
 /// What is known of a delivery.
@@ -120,6 +123,7 @@ impl Books {
             event,
             received_ms,
             considered,
+            seen,
         } = record;
         for endpoint_id in considered.matched() {
             let delivery = DeliveryRef {
@@ -139,6 +143,7 @@ impl Books {
             event,
             received_ms,
             considered,
+            seen,
         };
         let key = (entry.event.organization_id.clone(), entry.event.id.clone());
         match self.events.entry(key) {
@@ -222,6 +227,7 @@ impl EventEntry {
         }
         self.received_ms = self.received_ms.min(other.received_ms);
         self.considered.merge(other.considered);
+        self.seen = self.seen.max(other.seen);
     }
 }
 

@@ -4,9 +4,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::{Disabled, DisabledReason, Endpoint, EndpointId, Event, Mismatch};
+use crate::{Disabled, DisabledReason, Endpoint, EndpointId, Event, Mismatch, ProjectId, Subscription};
 
-/// The endpoints of an event's organization when it was fanned out, and why each got the event or did not; sorted by id.
+/// Endpoints of an event's organization at the time of the fan-out, and why each got the event or did not; sorted by id.
 ///
 /// As text, one word for each endpoint: `ep_1:matched ep_2:project ep_3:event_type ep_4:disabled.gone.1703123456789`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,7 +38,24 @@ pub struct BadConsidered(String);
 impl Verdict {
     /// What becomes of `event` at an endpoint of its organization.
     pub fn of(endpoint: &Endpoint, event: &Event) -> Self {
-        match (endpoint.mismatch(event), &endpoint.disabled) {
+        let project_id = endpoint.project_id.as_ref();
+        Self::at(
+            project_id,
+            &endpoint.subscription,
+            endpoint.disabled.as_ref(),
+            event,
+        )
+    }
+
+    /// Returns what becomes of `event` at an endpoint of its organization with this project and subscription. Without a project it takes the
+    /// events of all.
+    pub fn at(
+        project_id: Option<&ProjectId>,
+        subscription: &Subscription,
+        disabled: Option<&Disabled>,
+        event: &Event,
+    ) -> Self {
+        match (Mismatch::of(project_id, subscription, disabled, event), disabled) {
             (None, _) => Self::Matched,
             (Some(Mismatch::Project), _) => Self::Project,
             (Some(Mismatch::Disabled), Some(Disabled { reason, at_ms })) => Self::Disabled {

@@ -82,11 +82,19 @@ fn records() -> impl Strategy<Value = Record> {
             .map(|(id, verdict)| (EndpointId::new(id), verdict))
             .collect()
     });
-    let events = (0..5_u64, times(), considered).prop_map(|(number, received_ms, considered)| {
+    let seen = option::of(
+        (0..4_i64, 0..3_i64, any::<i64>()).prop_map(|(version, change, stamp)| Seen {
+            version,
+            change,
+            stamp,
+        }),
+    );
+    let events = (0..5_u64, times(), considered, seen).prop_map(|(number, received_ms, considered, seen)| {
         Record::Event(EventRecord {
             event: event(number),
             received_ms,
             considered,
+            seen,
         })
     });
     let errors = || select(vec!["", "status 500", "timeout in response: 30 s"]);
@@ -258,6 +266,7 @@ fn samples() -> Vec<Record> {
             event: event(3),
             received_ms: FIRST_MS + 7,
             considered: considered.parse().unwrap(),
+            seen: None,
         }),
         Record::Attempt(attempt(1, None, Then::Retry { at_ms })),
         Record::Attempt(attempt(
@@ -370,6 +379,11 @@ fn the_largest_event_with_the_most_endpoints_fits_into_a_batch() {
         considered: (0..CONSIDERED_MAX)
             .map(|number| (endpoint(number), verdict))
             .collect(),
+        seen: Some(Seen {
+            version: i64::MAX,
+            change: i64::MAX,
+            stamp: i64::MIN,
+        }),
     };
     let mut batch = Batch::new();
     batch.push(&Record::Event(record));

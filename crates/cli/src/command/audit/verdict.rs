@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use api::{resend::IN_HAND, view::States};
 use serde_json::{Value, json};
-use store::{Audit, Lost, LostCause, SetAside, StateCounts};
+use store::{Audit, Lost, LostCause, SetAside, StateCounts, Vanished};
 
 use crate::{command::rejected, moment, output::printable};
 
 use super::mark::Marked;
 use finding::{
-    Finding, in_hand, incomplete, late_ones, lost_batches, nowhere, unbalanced, unequal, unrecorded,
+    Finding, in_hand, incomplete, late_ones, lost_batches, nowhere, unbalanced, unequal, unrecorded, vanished,
 };
 
 /// How many messages are ready.
@@ -115,6 +115,12 @@ impl Verdict {
             queues,
             window_ms,
         }
+    }
+
+    /// Adds the rows that were recorded and are missing. What is not recorded yet cannot explain them.
+    pub(super) fn and_vanished(mut self, found: &Vanished) -> Self {
+        self.findings.extend(vanished(found));
+        self
     }
 
     /// What it comes to.

@@ -202,7 +202,13 @@ async fn what_a_worker_did_not_know_was_missed(bed: Bed) {
         "of endpoint 1 what it took from T + 20 on"
     );
     store.delete_endpoint(&ep(1), T as i64 + 95).await.unwrap();
-    assert_eq!(bed.number(kept).await, 1);
+    assert_eq!(
+        bed.number(kept).await,
+        3,
+        "it still tells of events before the deletion"
+    );
+    store.delete_expired(0, T + 200, 99).await.unwrap();
+    assert_eq!(bed.number(kept).await, 1, "the endpoint's row is removed");
 }
 
 async fn pages_of_what_is_recoverable_are_complete(bed: Bed) {

@@ -51,6 +51,7 @@ pub(super) fn taken(event: &Arc<Event>, received_ms: u64, considered: &str) -> R
         event: event.clone(),
         received_ms,
         considered: considered.join(" ").parse().expect("verdicts"),
+        seen: None,
     })
 }
 

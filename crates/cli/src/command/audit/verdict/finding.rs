@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use store::{Audit, Findings, Late, Lost, LostCause, Unbalanced, Unrecorded};
+use store::{Audit, Findings, Late, Lost, LostCause, Unbalanced, Unrecorded, Vanished};
 
 use crate::{moment, output::printable};
 
@@ -231,6 +231,33 @@ pub(super) fn nowhere(audit: &Audit, queues: Queues, late: Duration) -> Option<F
             "was a queue purged or deleted? Those that are lost are listed here by id {} after they began",
             moment::span(late.as_millis() as u64)
         ),
+        ids: Vec::new(),
+    })
+}
+
+/// Rows that were recorded, that retention has not deleted, and that are missing.
+pub(super) fn vanished(found: &Vanished) -> Option<Finding> {
+    let Vanished {
+        events,
+        matched: _,
+        deliveries,
+        attempts,
+        first_ms,
+    } = *found;
+    let count = events + deliveries + attempts;
+    let since = first_ms.map_or_else(String::new, |at_ms| {
+        format!(", the first from {}", moment::second(at_ms))
+    });
+    (!found.is_empty()).then(|| Finding {
+        name: "vanished",
+        count: count.max(1),
+        unexplained: count.max(1),
+        known_at_ms: None,
+        detail: format!(
+            "rows that were recorded and are missing (events {events}, deliveries {deliveries}, attempts {attempts}{since})"
+        ),
+        next: "rows of the journal were deleted or changed by hand, or by another program: restore them from a backup"
+            .to_owned(),
         ids: Vec::new(),
     })
 }

@@ -43,7 +43,7 @@ pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
 
 fn unknown(endpoint: Option<&Endpoint>, stored: &EventEntry) -> String {
     match endpoint {
-        _ if stored.considered.iter().next().is_none() => {
+        _ if stored.considered.iter().next().is_none() && stored.seen.is_none() => {
             "the journal does not say whether it matched: that record was lost, or has not come yet"
                 .to_owned()
         }

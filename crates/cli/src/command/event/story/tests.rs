@@ -41,6 +41,7 @@ fn stored(considered: &str) -> EventEntry {
         event: event(),
         received_ms: RECEIVED_MS,
         considered: considered.parse::<Considered>().unwrap(),
+        seen: None,
     }
 }
 
@@ -175,7 +176,7 @@ fn all_that_can_happen() -> Story {
     let considered = "ep_dead:matched ep_delivered:matched ep_retrying:matched ep_resent:matched ep_lost:matched \
                       ep_project:project ep_type:event_type ep_disabled:disabled.gone.1703123396789 \
                       ep_enabled_again:disabled.manual.1703123396789 ep_deleted:event_type";
-    Story::new(stored(considered), endpoints, runs)
+    Story::new(stored(considered), endpoints, runs, vec![])
 }
 
 #[test]
@@ -202,14 +203,19 @@ fn every_endpoint_has_its_line() {
 
 #[test]
 fn an_organization_without_endpoints_is_told() {
-    let text = text(&Story::new(stored(""), vec![], vec![]), NOW_MS);
+    let text = text(&Story::new(stored(""), vec![], vec![], vec![]), NOW_MS);
     assert!(text.last().unwrap().contains("no endpoints"), "{text:?}");
 }
 
 #[test]
 fn a_dead_letter_alone_tells_of_no_verdicts() {
     let dead = delivery("ep_1", 0, standing(DeliveryState::Dead, 3, RECEIVED_MS));
-    let story = Story::new(stored(""), vec![endpoint("ep_1")], vec![run(dead, vec![])]);
+    let story = Story::new(
+        stored(""),
+        vec![endpoint("ep_1")],
+        vec![run(dead, vec![])],
+        vec![],
+    );
     let text = text(&story, NOW_MS).join("\n");
     assert!(
         text.contains("the journal does not say whether it matched"),

@@ -1,0 +1,64 @@
+//! The position of the registry that a worker fanned an event out with.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// A position of the registry of endpoints: every endpoint as of this version, in the history that has this change.
+///
+/// As text `version.change.stamp`. If two workers took the same event, the greater position is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seen {
+    /// The registry's version.
+    pub version: i64,
+    /// The number of the last row in the log of changes; 0 before the first.
+    pub change: i64,
+    /// Distinguishes that row from another one with the same number, which a restored database may have.
+    pub stamp: i64,
+}
+
+/// A text that is not a [`Seen`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no position of the registry; expected three numbers with dots between")]
+pub struct BadSeen(String);
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            version,
+            change,
+            stamp,
+        } = self;
+        write!(f, "{version}.{change}.{stamp}")
+    }
+}
+
+impl FromStr for Seen {
+    type Err = BadSeen;
+
+    fn from_str(text: &str) -> Result<Self, BadSeen> {
+        let numbers: Result<Vec<i64>, _> = text.split('.').map(str::parse).collect();
+        match numbers.as_deref() {
+            Ok(&[version, change, stamp]) => Ok(Self {
+                version,
+                change,
+                stamp,
+            }),
+            _ => Err(BadSeen(text.to_owned())),
+        }
+    }
+}
+
+impl Serialize for Seen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Seen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
+    }
+}
