@@ -45,7 +45,8 @@ pub enum Operation {
         /// The version that was asked from.
         since: i64,
     },
-    /// [`Store::announce_role`](crate::Store::announce_role) and [`Store::close_role`](crate::Store::close_role).
+    /// [`Store::announce_role`](crate::Store::announce_role), [`Store::report_role`](crate::Store::report_role) and
+    /// [`Store::close_role`](crate::Store::close_role).
     AnnounceRole,
     /// [`Store::workers_behind`](crate::Store::workers_behind).
     FindWorkersBehind,

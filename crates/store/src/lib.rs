@@ -118,16 +118,16 @@ pub use endpoint::{EndpointChange, Lookup, NewEndpoint};
 pub use error::{Cause, Error, Operation};
 pub use journal::{
     AttemptRow, Audit, AuditLimits, CLOCK_DIFFERENCE_MAX_MS, Claimed, ClockDoubt, DeliveryCursor,
-    DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Findings, Health,
-    LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, OperationRow, RecoverState, Recoverable, Refusal,
-    Rejected, RejectedCursor, Requested, RetentionStop, SetAside, StateCounts, UNWATCHED_MAX_MS, Unbalanced,
-    Unrecorded, Vanished,
+    DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Failing,
+    Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, OperationRow, Overview,
+    RecoverState, Recoverable, Refusal, Rejected, RejectedCursor, Requested, RetentionStop, SetAside,
+    StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded, Vanished,
 };
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Position, Snapshot};
 pub use roles::{ANNOUNCED_MAX, Announcement, Dropping, JournalTotals, WorkerBehind};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 pub use sealing::{BadSealingKey, SealingKey};
-pub use troubles::RunningRole;
+pub use troubles::{RoleReport, RunningRole};
 
 use address::Address;
 use database::Database;

@@ -52,6 +52,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "seen_and_totals",
         include_str!("../migrations/0017_seen_and_totals.sql"),
     ),
+    (18, "reports", include_str!("../migrations/0018_reports.sql")),
 ];
 
 /// A name of its own, so that a database may be shared with other programs that use sqlx.

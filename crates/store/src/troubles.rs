@@ -1,18 +1,16 @@
-//! The roles that run, with what each has noticed that a person should know of.
+//! The roles that run, with what each reports of itself.
+
+use std::time::Duration;
 
 use sqlx::Connection as _;
 
 use crate::{
-    Error, OPERATION_TIMEOUT, Operation, Store,
+    ANNOUNCED_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
     statement::{Argument, bind_all, timed},
 };
 
-/// How long after its last announcement a role is taken to run. Longer than announcements are believed for, because here a role that runs
-/// and is not listed would be worse than one that has just ended.
-const LISTED_MS: i64 = 10_000;
-
-/// A role that runs, as it announced itself.
+/// A role that has announced itself, and has not said that it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningRole {
     /// Random, made when the process started.
@@ -24,23 +22,53 @@ pub struct RunningRole {
     /// How long ago it announced itself, in milliseconds by the database's clock; negative if the clock of its announcement is ahead.
     /// With SQLite that clock is each host's own.
     pub unseen_ms: i64,
-    /// What it has noticed: a JSON array of objects with `kind`, `subject` and `detail`, all texts.
+    /// What it reported of itself last.
+    pub report: RoleReport,
+}
+
+/// What a role reports of itself. A field is `None` while there is nothing to report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoleReport {
+    /// Why it cannot do its main job.
+    pub waits_for: Option<String>,
+    /// What it works without.
+    pub degraded: Option<String>,
+    /// What its process has noticed: a JSON array of objects with `kind`, `subject` and `detail`, all texts.
     pub troubles: Option<String>,
 }
 
-const REPORT: &str = "UPDATE roles SET troubles = $1 WHERE process = $2";
+impl RunningRole {
+    /// Returns whether it has announced itself within the last three seconds.
+    pub fn is_heard(&self) -> bool {
+        self.unseen() <= ANNOUNCED_MAX
+    }
 
-const SELECT_RUNNING: &str = "SELECT process, role, host, {now} - seen_ms AS unseen_ms, troubles FROM roles \
-    WHERE closed_ms IS NULL AND seen_ms >= {now} - $1 ORDER BY role, host, process";
+    /// Returns how long ago it announced itself; zero if the clock of its announcement is ahead.
+    pub fn unseen(&self) -> Duration {
+        Duration::from_millis(self.unseen_ms.try_into().unwrap_or_default())
+    }
+}
+
+const REPORT: &str =
+    "UPDATE roles SET waits_for = $3, degraded = $4, troubles = $5 WHERE process = $1 AND role = $2";
+
+const SELECT_RUNNING: &str = "SELECT process, role, host, {now} - seen_ms AS unseen_ms, waits_for, degraded, troubles FROM roles \
+    WHERE closed_ms IS NULL AND seen_ms >= {now} - $1 ORDER BY role, host, process LIMIT 1000";
 
 impl Store {
-    /// Says what the process has noticed. False when none of its roles has announced itself yet.
+    /// Stores what a role reports of itself. Returns false when it has not announced itself yet.
     ///
     /// # Errors
     ///
     /// Only the database's.
-    pub async fn report_troubles(&self, process: &str, troubles: Option<&str>) -> Result<bool, Error> {
-        let arguments = [Argument::maybe_outside(troubles), process.into()];
+    pub async fn report_role(&self, process: &str, role: &str, report: &RoleReport) -> Result<bool, Error> {
+        let arguments = [
+            process.into(),
+            role.into(),
+            Argument::maybe_outside(report.waits_for.as_deref()),
+            Argument::maybe_outside(report.degraded.as_deref()),
+            Argument::maybe_outside(report.troubles.as_deref()),
+        ];
         on_connection!(
             &self.database,
             writer,
@@ -56,13 +84,21 @@ impl Store {
         )
     }
 
-    /// The roles that run, by role and host.
+    /// Returns the roles that announced themselves within this time and have not said that they ended, by role and host; the first 1,000.
     ///
     /// # Errors
     ///
     /// Only the database's.
-    pub async fn running_roles(&self) -> Result<Vec<RunningRole>, Error> {
-        type Row = (String, String, String, i64, Option<String>);
+    pub async fn running_roles(&self, within: Duration) -> Result<Vec<RunningRole>, Error> {
+        type Row = (
+            String,
+            String,
+            String,
+            i64,
+            Option<String>,
+            Option<String>,
+            Option<String>,
+        );
         on_connection!(
             &self.database,
             reader,
@@ -70,15 +106,19 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let rows: Vec<Row> = sqlx::query_as(timed(SELECT_RUNNING, dialect))
-                    .bind(LISTED_MS)
+                    .bind(within.as_millis() as i64)
                     .fetch_all(connection)
                     .await?;
-                let role = |(process, role, host, unseen_ms, troubles)| RunningRole {
+                let role = |(process, role, host, unseen_ms, waits_for, degraded, troubles)| RunningRole {
                     process,
                     role,
                     host,
                     unseen_ms,
-                    troubles,
+                    report: RoleReport {
+                        waits_for,
+                        degraded,
+                        troubles,
+                    },
                 };
                 Ok(rows.into_iter().map(role).collect())
             }

@@ -94,8 +94,8 @@ pub(super) async fn run(configuration: &Configuration, schema: Schema, kinds: &[
             ((*kind, told), role)
         })
         .unzip();
-    let probes = Probes::start(configuration.health_listen, roles, &stop).await?;
-    let worked = work(configuration, schema, &egress, told, stop).await;
+    let probes = Probes::start(configuration.health_listen, roles.clone(), &stop).await?;
+    let worked = work(configuration, schema, &egress, (told, roles), stop).await;
     probes.end().await;
     worked
 }
@@ -104,15 +104,15 @@ async fn work(
     configuration: &Configuration,
     schema: Schema,
     egress: &egress::Egress,
-    roles: Vec<(Kind, Told)>,
+    (told, roles): (Vec<(Kind, Told)>, Vec<Role>),
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let process = Process::new();
-    let opening = open_store(configuration, schema, &roles);
+    let opening = open_store(configuration, schema, &told);
     let Some(store) = stop.run_until_cancelled(opening).await.transpose()? else {
         return Ok(());
     };
-    let running = roles.into_iter().map(async |(kind, told)| {
+    let running = told.into_iter().map(async |(kind, told)| {
         let ended = match kind {
             // It announces itself, with the endpoints that it acts on.
             Kind::Worker => deliver(configuration, &process, &store, egress, told, &stop).await,
@@ -133,7 +133,7 @@ async fn work(
     });
     let ended = tokio::select! {
         ended = join_all(running) => ended,
-        () = troubles::report(&process.name, &store) => unreachable!("it never ends"),
+        () = troubles::report(&process.name, &store, &roles) => unreachable!("it never ends"),
     };
     store.close().await;
     ended.into_iter().collect()

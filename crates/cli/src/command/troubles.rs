@@ -1,14 +1,22 @@
-//! What a process has noticed lately, told to the database for `magnetite doctor`.
+//! What the roles of a process report to the database, for `magnetite status` and `magnetite doctor`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use api::health::Role;
 use runtime::troubles;
 use serde::{Deserialize, Serialize};
-use store::Store;
+use store::{RoleReport, RunningRole, Store};
 use tokio::time::sleep;
 
-/// How often it is looked whether there is something new to tell.
-const EVERY: Duration = Duration::from_secs(5);
+/// How often the process looks for something new to report.
+const EVERY: Duration = Duration::from_secs(1);
+/// After so many rounds a report is written again although nothing has changed: a database that was restored has lost it.
+const AGAIN_AFTER: u64 = 10;
+/// Clocks of hosts that keep their time agree within milliseconds; one that is announced is a second old.
+const CLOCK_AHEAD_MAX_MS: i64 = 60_000;
+
+/// What to do about a clock that is ahead.
+pub(super) const CLOCK_FIX: &str = "set the clock that is wrong, and restart the role";
 
 /// One thing that was noticed, as it stands in the database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,17 +26,25 @@ pub(super) struct Told {
     pub(super) detail: String,
 }
 
-/// Reports what the process of this name notices; never returns.
-pub(super) async fn report(process: &str, store: &Store) {
-    let mut told = None;
-    loop {
-        let now = noticed();
-        if now != told {
-            match store.report_troubles(process, now.as_deref()).await {
-                Ok(true) => told = now,
-                // No role has announced itself yet.
+/// Stores what each role says in `/readyz` and what the process of this name notices, whenever that changes; never returns.
+pub(super) async fn report(process: &str, store: &Store, roles: &[Role]) {
+    let mut last = vec![None; roles.len()];
+    for round in 0_u64.. {
+        let troubles = noticed();
+        for (role, last) in roles.iter().zip(&mut last) {
+            let now = RoleReport {
+                waits_for: role.readiness.borrow().clone(),
+                degraded: role.degraded.borrow().clone(),
+                troubles: troubles.clone(),
+            };
+            if last.as_ref() == Some(&now) && !round.is_multiple_of(AGAIN_AFTER) {
+                continue;
+            }
+            match store.report_role(process, role.name, &now).await {
+                Ok(true) => *last = Some(now),
+                // The role has not announced itself yet.
                 Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "cannot report what was noticed"),
+                Err(error) => tracing::debug!(role = role.name, %error, "cannot report how the role does"),
             }
         }
         sleep(EVERY).await;
@@ -48,8 +64,50 @@ fn noticed() -> Option<String> {
     is_any.then(|| serde_json::to_string(&recent).expect("texts can be written"))
 }
 
-/// What stands in the database; nothing for what a later version wrote in another form.
-pub(super) fn read(troubles: Option<&str>) -> Vec<Told> {
+/// What the processes of these roles have noticed, each with one of the roles of its process.
+pub(super) fn noticed_by(roles: &[RunningRole]) -> Vec<(&RunningRole, Told)> {
+    let mut processes = BTreeSet::new();
+    let each = roles
+        .iter()
+        .filter(|role| processes.insert(role.process.as_str()));
+    each.flat_map(|role| {
+        let told = read(role.report.troubles.as_deref()).into_iter();
+        told.map(move |told| (role, told))
+    })
+    .collect()
+}
+
+/// What to do about something of this kind.
+pub(super) fn advice(kind: &str) -> &'static str {
+    match kind {
+        "poison" => {
+            "see in the roles' logs why they end, or lose their connections; the queue sets the message aside after 100 returns, and \
+             `magnetite rejected list` has it then"
+        }
+        "unreadable" => "`magnetite rejected list` has the message; correct what publishes it",
+        "reconnecting" => "see the role's log; check the network, and the permissions of the broker's user",
+        "journal_lag" => "start another recorder, or see why the database is slow",
+        _ => "see the role's log",
+    }
+}
+
+/// Says by how much the clock of the role's host is ahead of this one, if it is by more than a minute. Only with SQLite, where a role
+/// announces itself by its host's own clock: PostgreSQL's is one for all.
+pub(super) fn clock_ahead(role: &RunningRole) -> Option<String> {
+    if role.unseen_ms >= -CLOCK_AHEAD_MAX_MS {
+        return None;
+    }
+    let ahead = Duration::from_secs(role.unseen_ms.unsigned_abs() / 1000);
+    Some(format!(
+        "the clock of the {} on {} is {} ahead of this one",
+        role.role,
+        role.host,
+        humantime::format_duration(ahead)
+    ))
+}
+
+/// What is in the database; nothing for what a later version wrote in another form.
+fn read(troubles: Option<&str>) -> Vec<Told> {
     let read = troubles.and_then(|json| serde_json::from_str(json).ok());
     read.unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use webhook::{
 
 use super::{
     aside::{self, SetAside},
-    batches::{self, Lost},
+    batches::{self, Lost, fetch_lost},
     deliveries::state,
 };
 use crate::{
@@ -203,25 +203,13 @@ impl Store {
                 }
                 let mut audit = Audit {
                     gaps: fetch_all!(tx, window.gaps(), read_gap),
-                    lost: {
-                        let batches = fetch_all!(
-                            tx,
-                            batches::select_since(window.since_ms),
-                            batches::read_worker_row
-                        );
-                        let (runs, arguments) = batches::select_runs(window.since_ms);
-                        let runs = bind_all!(sqlx::query(timed(runs, dialect)), &arguments);
-                        let runs = runs
-                            .try_map(|row| batches::read_run(&row))
-                            .fetch_all(&mut *tx)
-                            .await?;
-                        window.overlapping(batches::lost(
-                            &batches,
-                            &runs,
-                            &window.limits.batches_due,
-                            window.limits.now_ms,
-                        ))
-                    },
+                    lost: window.overlapping(fetch_lost!(
+                        tx,
+                        dialect,
+                        window.since_ms,
+                        &window.limits.batches_due,
+                        window.limits.now_ms
+                    )),
                     ..Audit::default()
                 };
                 audit.set_aside = fetch_all!(tx, aside::select(since_ms, until_ms), aside::read);

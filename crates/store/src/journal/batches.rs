@@ -262,6 +262,25 @@ pub(super) fn lost(
     lost
 }
 
+/// Evaluates to what is [`lost`] since a time; steps of an [`on_connection!`](crate::database::on_connection).
+macro_rules! fetch_lost {
+    ($tx:ident, $dialect:ident, $since_ms:expr, $due:expr, $now_ms:expr) => {{
+        use $crate::{
+            journal::batches,
+            statement::{bind_all, timed},
+        };
+        let select = batches::select_since($since_ms);
+        let rows = bind_all!(sqlx::query(select.sql()), &select.arguments);
+        let rows = rows.try_map(|row| batches::read_worker_row(&row));
+        let rows = rows.fetch_all(&mut *$tx).await?;
+        let (runs, arguments) = batches::select_runs($since_ms);
+        let runs = bind_all!(sqlx::query(timed(runs, $dialect)), &arguments);
+        let runs = runs.try_map(|row| batches::read_run(&row));
+        batches::lost(&rows, &runs.fetch_all(&mut *$tx).await?, $due, $now_ms)
+    }};
+}
+pub(super) use fetch_lost;
+
 /// For [`in_gaps!`](super::audit): the table of gaps, and these times in Unix milliseconds, from when until when.
 pub(super) fn gaps_with(mut more: Vec<(u64, u64)>) -> String {
     /// What is beyond so many is taken for one.

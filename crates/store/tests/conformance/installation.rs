@@ -1,13 +1,17 @@
 //! The installation's id, and what running roles report.
 
-use store::{Announcement, Position, Store};
+use std::time::Duration;
+
+use store::{Announcement, Position, RoleReport, Store};
 
 use super::bed::{Bed, on_both_databases};
 
 on_both_databases! {
     an_id_is_made_with_the_tables_and_stays,
-    what_a_process_reports_stands_with_its_roles_until_they_end,
+    what_a_role_reports_stands_with_it_until_it_ends,
 }
+
+const LISTED: Duration = Duration::from_secs(10);
 
 async fn an_id_is_made_with_the_tables_and_stays(bed: Bed) {
     let store = bed.connect().await;
@@ -33,44 +37,49 @@ async fn announce(store: &Store, process: &str, role: &str) {
     store.announce_role(&announced).await.unwrap();
 }
 
-async fn what_a_process_reports_stands_with_its_roles_until_they_end(bed: Bed) {
+fn report(waits_for: Option<&str>, troubles: Option<&str>) -> RoleReport {
+    RoleReport {
+        waits_for: waits_for.map(str::to_owned),
+        degraded: None,
+        troubles: troubles.map(str::to_owned),
+    }
+}
+
+async fn what_a_role_reports_stands_with_it_until_it_ends(bed: Bed) {
     let store = bed.migrated().await;
+    let noticed = report(Some("broker"), Some("[\0]"));
     assert!(
-        !store.report_troubles("p1", Some("[1]")).await.unwrap(),
-        "it has no roles yet"
+        !store.report_role("p1", "worker", &noticed).await.unwrap(),
+        "it has not announced itself yet"
     );
     announce(&store, "p1", "worker").await;
     announce(&store, "p1", "recorder").await;
     announce(&store, "p2", "worker").await;
-    assert!(store.report_troubles("p1", Some("[\0]")).await.unwrap());
+    assert!(store.report_role("p1", "worker", &noticed).await.unwrap());
     announce(&store, "p1", "worker").await;
-    let roles = store.running_roles().await.unwrap();
+    let roles = store.running_roles(LISTED).await.unwrap();
     let listed: Vec<_> = roles
         .iter()
-        .map(|role| {
-            (
-                role.process.as_str(),
-                role.role.as_str(),
-                role.troubles.as_deref(),
-            )
-        })
+        .map(|role| (role.process.as_str(), role.role.as_str(), role.report.clone()))
         .collect();
-    let reported = Some("[\u{fffd}]");
     assert_eq!(
         listed,
         [
-            ("p1", "recorder", reported),
-            ("p1", "worker", reported),
-            ("p2", "worker", None)
+            ("p1", "recorder", RoleReport::default()),
+            ("p1", "worker", report(Some("broker"), Some("[\u{fffd}]"))),
+            ("p2", "worker", RoleReport::default())
         ]
     );
     assert!(
-        roles.iter().all(|role| (0..1000).contains(&role.unseen_ms)),
+        roles
+            .iter()
+            .all(|role| (0..1000).contains(&role.unseen_ms) && role.is_heard()),
         "{roles:?}"
     );
-    store.report_troubles("p1", None).await.unwrap();
-    store.close_role("p1", "worker").await.unwrap();
-    let roles = store.running_roles().await.unwrap();
+    let well = RoleReport::default();
+    assert!(store.report_role("p1", "worker", &well).await.unwrap());
+    store.close_role("p1", "recorder").await.unwrap();
+    let roles = store.running_roles(LISTED).await.unwrap();
     assert_eq!(roles.len(), 2);
-    assert!(roles.iter().all(|role| role.troubles.is_none()));
+    assert!(roles.iter().all(|role| role.report == well), "{roles:?}");
 }

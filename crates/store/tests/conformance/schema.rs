@@ -27,6 +27,7 @@ pub(crate) const ALL: &[&str] = &[
     "0015_batches",
     "0016_in_hand",
     "0017_seen_and_totals",
+    "0018_reports",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

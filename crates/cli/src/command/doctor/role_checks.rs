@@ -1,6 +1,6 @@
 //! The roles that run: what each has noticed, whether it consumes its queues, and whether its clock is right.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use broker::{QueueState, Topology};
 use store::{RunningRole, Store};
@@ -15,17 +15,18 @@ use crate::{
 
 use super::{super::checked::Check, Report};
 
+/// How long after its last announcement a role is taken to run. Longer than announcements are believed for, because a role that runs and
+/// is not listed would be worse than one that has just ended.
+const LISTED: Duration = Duration::from_secs(10);
 /// A role announces itself before it consumes.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
-/// Clocks of hosts that keep their time agree within milliseconds; one that is announced is a second old.
-const CLOCK_AHEAD_MAX_MS: i64 = 60_000;
 
 pub(super) async fn run(
     configuration: &Configuration,
     store: &Store,
     report: &mut Report,
 ) -> Result<(), output::Closed> {
-    let roles = match store.running_roles().await {
+    let roles = match store.running_roles(LISTED).await {
         Ok(roles) => roles,
         Err(error) => {
             let detail = format!("{:#}", anyhow::Error::from(error));
@@ -51,58 +52,24 @@ fn running(roles: &[RunningRole]) -> String {
     format!("running: {}", names.collect::<Vec<_>>().join(", "))
 }
 
-/// What the processes have told.
+/// What the processes have noticed.
 fn noticed(roles: &[RunningRole]) -> Vec<Check> {
-    let mut processes = BTreeSet::new();
-    let each = roles
-        .iter()
-        .filter(|role| processes.insert(role.process.as_str()));
-    each.flat_map(|role| {
-        troubles::read(role.troubles.as_deref())
-            .into_iter()
-            .map(move |told| (role, told))
-    })
-    .map(|(role, told)| {
-        let detail = format!(
-            "{} on {}: {}: {}",
-            role.role, role.host, told.subject, told.detail
-        );
-        Check::warn(told.kind.clone(), detail, advice(&told.kind))
-    })
-    .collect()
-}
-
-fn advice(kind: &str) -> &'static str {
-    match kind {
-        "poison" => {
-            "see in the roles' logs why they end, or lose their connections; the queue sets the message aside after 100 returns, and \
-             `magnetite rejected list` has it then"
-        }
-        "unreadable" => "`magnetite rejected list` has the message; correct what publishes it",
-        "reconnecting" => "see the role's log; check the network, and the permissions of the broker's user",
-        "journal_lag" => "start another recorder, or see why the database is slow",
-        _ => "see the role's log",
-    }
-}
-
-/// Only with SQLite, where a role announces itself by its host's own clock: PostgreSQL's is one for all.
-fn clocks(roles: &[RunningRole]) -> Vec<Check> {
-    let ahead = roles.iter().filter(|role| role.unseen_ms < -CLOCK_AHEAD_MAX_MS);
-    ahead
-        .map(|role| {
-            let ahead = Duration::from_secs(role.unseen_ms.unsigned_abs() / 1000);
+    let noticed = troubles::noticed_by(roles).into_iter();
+    noticed
+        .map(|(role, told)| {
             let detail = format!(
-                "the clock of the {} on {} is {} ahead of this one",
-                role.role,
-                role.host,
-                humantime::format_duration(ahead)
+                "{} on {}: {}: {}",
+                role.role, role.host, told.subject, told.detail
             );
-            Check::fail(
-                "clocks",
-                detail,
-                "set the clock that is wrong, and restart the role",
-            )
+            Check::warn(told.kind.clone(), detail, troubles::advice(&told.kind))
         })
+        .collect()
+}
+
+fn clocks(roles: &[RunningRole]) -> Vec<Check> {
+    let ahead = roles.iter().filter_map(troubles::clock_ahead);
+    ahead
+        .map(|detail| Check::fail("clocks", detail, troubles::CLOCK_FIX))
         .collect()
 }
 

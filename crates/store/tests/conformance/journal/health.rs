@@ -1,8 +1,8 @@
 //! How an endpoint does.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
-use store::{EndpointChange, Health, Store};
+use store::{Announcement, Dropping, EndpointChange, Health, JournalTotals, Overview, Position, Store};
 use webhook::{
     DisabledReason,
     journal::{Record, Then},
@@ -10,7 +10,7 @@ use webhook::{
 
 use super::{
     super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases},
-    samples::{MINUTE, T, attempt, delivered, ep, event, record, to},
+    samples::{MINUTE, T, attempt, delivered, died, ep, event, gap, record, taken, to},
 };
 
 on_both_databases! {
@@ -20,6 +20,8 @@ on_both_databases! {
     an_endpoint_that_fails_for_days_is_found,
     short_outages_days_apart_are_not_one_long_one,
     a_change_gives_a_failing_endpoint_its_days_anew,
+    what_fails_now_is_listed_with_why_and_how_much_waits,
+    the_present_state_is_counted,
 }
 
 const DAY: u64 = 24 * 60 * MINUTE;
@@ -33,6 +35,108 @@ fn failed(number: u32, endpoint: u32, began_ms: u64) -> Record {
             at_ms: began_ms + 1_000,
         },
     ))
+}
+
+/// 1 fails and has succeeded before; 2 never succeeded and is disabled for it; 3 succeeded last; 4 fails and is disabled by hand; 5 was never
+/// asked; 6 fails and is another organization's; 7 fails and is deleted.
+async fn what_fails_now_is_listed_with_why_and_how_much_waits(bed: Bed) {
+    let store = bed.migrated().await;
+    for number in 1..8 {
+        let organization = if number == 6 { "org_2" } else { "org_1" };
+        store
+            .create_endpoint(new_endpoint(organization), ep(number), 1)
+            .await
+            .unwrap();
+    }
+    let records = [
+        delivered(&event(1), 1, T),
+        failed(2, 1, T + 5),
+        failed(3, 1, T + 9),
+        failed(4, 2, T - 90 * MINUTE),
+        failed(5, 3, T + 1),
+        delivered(&event(6), 3, T + 2),
+        failed(7, 4, T),
+        failed(8, 6, T),
+        failed(9, 7, T),
+    ];
+    record(&store, records).await;
+    for (number, reason) in [(2, DisabledReason::Failing), (4, DisabledReason::Manual)] {
+        store.disable_endpoint(&ep(number), reason, 5).await.unwrap();
+    }
+    store.delete_endpoint(&ep(7), 6).await.unwrap();
+    let org = super::samples::org(1);
+    let found = store.failing(Some(&org), None, 9, T + MINUTE).await.unwrap();
+    let ids: Vec<_> = found.iter().map(|found| found.endpoint.id.clone()).collect();
+    assert_eq!(ids, [ep(1), ep(2)]);
+    let [first, second] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!(
+        (
+            first.last_success_ms,
+            first.failing_since_ms,
+            first.last_failure_ms
+        ),
+        (Some(T), T + 5, T + 9)
+    );
+    assert_eq!((first.attempts_hour, first.successes_hour), (3, 1));
+    assert_eq!((first.pending, first.oldest_pending_ms), (2, Some(T + 5)));
+    assert_eq!(
+        (second.last_success_ms, second.attempts_hour, second.pending),
+        (None, 0, 1)
+    );
+    assert!(!first.last_error.is_empty(), "{first:?}");
+
+    let all = store.failing(None, Some(&ep(1)), 1, T + MINUTE).await.unwrap();
+    assert_eq!(all[0].endpoint.id, ep(2));
+    let all = store.failing(None, Some(&ep(2)), 9, T + MINUTE).await.unwrap();
+    assert_eq!((all.len(), &all[0].endpoint.id), (1, &ep(6)));
+}
+
+/// One event and two attempts within the last minute. A worker has recorded a gap, another one drops records.
+async fn the_present_state_is_counted(bed: Bed) {
+    let store = bed.migrated().await;
+    let now_ms = T + 2 * MINUTE;
+    let overview = store.overview(now_ms, T, now_ms).await.unwrap();
+    assert_eq!(overview, Overview::default());
+    let records = [
+        taken(&event(1), T, "1:matched"),
+        taken(&event(2), now_ms - 9, "1:matched"),
+        failed(1, 1, T),
+        delivered(&event(2), 1, now_ms - 9),
+        failed(3, 1, now_ms - 5),
+        died(&event(4), 1, 0, T + 1),
+        gap("w1", T, T + 1),
+        gap("w1", T - 9, T - 1),
+    ];
+    record(&store, records).await;
+    let announced = Announcement {
+        process: "w2",
+        role: "worker",
+        host: "host_1",
+        position: Position::default(),
+        journal: JournalTotals {
+            dropping: Some(Dropping {
+                lasted: Duration::from_secs(5),
+                batch: 1,
+            }),
+            ..JournalTotals::default()
+        },
+        in_hand: 0,
+    };
+    store.announce_role(&announced).await.unwrap();
+    let expected = Overview {
+        events_minute: 1,
+        attempts_minute: vec![("delivered".to_owned(), 1), ("retry".to_owned(), 1)],
+        last_attempt_ms: Some(now_ms - 5),
+        pending: 2,
+        oldest_pending_ms: Some(T),
+        overdue: 1,
+        dead: 1,
+        gaps: 2,
+    };
+    let overdue_ms = now_ms - 1_000;
+    assert_eq!(store.overview(now_ms, T, overdue_ms).await.unwrap(), expected);
 }
 
 async fn an_endpoint_without_attempts_has_no_health(bed: Bed) {

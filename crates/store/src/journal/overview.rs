@@ -1,0 +1,127 @@
+//! The present state of the journal: rates of the last minute, pending deliveries, and losses.
+
+use std::collections::BTreeMap;
+
+use sqlx::Connection as _;
+use webhook::AttemptId;
+
+use super::batches::{Lost, LostCause, fetch_lost};
+use crate::{
+    Error, OPERATION_TIMEOUT, Operation, Store,
+    columns::Columns,
+    database::on_connection,
+    statement::{Argument, bind_all},
+};
+
+/// The present state of the journal, as of one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// Events received within the last minute.
+    pub events_minute: u64,
+    /// Attempts that began within the last minute, by outcome: `cancelled`, `dead`, `deferred`, `delivered`, `retry`. An outcome without
+    /// attempts is absent.
+    pub attempts_minute: Vec<(String, u64)>,
+    /// When the last recorded attempt began, in Unix milliseconds; `None` if there is none.
+    pub last_attempt_ms: Option<u64>,
+    /// How many deliveries are pending.
+    pub pending: u64,
+    /// When the oldest pending delivery was created, in Unix milliseconds; `None` if none is pending.
+    pub oldest_pending_ms: Option<u64>,
+    /// How many pending deliveries were due before `overdue_ms`.
+    pub overdue: u64,
+    /// How many of the deliveries created since `since_ms` are dead.
+    pub dead: u64,
+    /// How many gaps ended at `since_ms` or later, and how many workers drop records or ended while they did.
+    pub gaps: u64,
+}
+
+const COUNT_EVENTS: &str = "SELECT COUNT(*) AS found FROM events WHERE received_ms >= $1";
+
+const COUNT_ATTEMPTS: &str =
+    "SELECT outcome, COUNT(*) AS found FROM attempts WHERE id >= $1 GROUP BY outcome ORDER BY outcome";
+
+const LAST_ATTEMPT: &str = "SELECT began_ms FROM attempts ORDER BY id DESC LIMIT 1";
+
+/// A run that was requested and not sent yet is not overdue.
+const COUNT_PENDING: &str = "SELECT COUNT(*) AS found, MIN(created_ms) AS oldest_ms, \
+    COALESCE(SUM(CASE WHEN next_ms < $1 AND (requested_ms IS NULL OR sent_ms IS NOT NULL) THEN 1 ELSE 0 END), 0) AS overdue \
+    FROM deliveries WHERE state = 0 AND state <> 3";
+
+const COUNT_DEAD: &str =
+    "SELECT COUNT(*) AS found FROM deliveries WHERE state = 2 AND state <> 3 AND created_ms >= $1";
+
+const COUNT_GAPS: &str = "SELECT COUNT(*) AS found FROM gaps WHERE until_ms >= $1";
+
+const MINUTE_MS: u64 = 60_000;
+
+/// Evaluates to the rows that a statement with one argument finds in a transaction; steps of an [`on_connection!`].
+macro_rules! fetch {
+    ($tx:ident, $sql:expr, $argument:expr, $read:expr) => {{
+        let arguments: [Argument<'_>; 1] = [$argument.into()];
+        let query = bind_all!(sqlx::query($sql), &arguments);
+        query.try_map(|row| $read(&row)).fetch_all(&mut *$tx).await?
+    }};
+}
+
+impl Store {
+    /// Counts events and attempts of the minute before `now_ms`, pending deliveries, and dead deliveries and gaps since `since_ms`. A pending
+    /// delivery is overdue if its next attempt was due before `overdue_ms`.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn overview(&self, now_ms: u64, since_ms: u64, overdue_ms: u64) -> Result<Overview, Error> {
+        let minute_ago_ms = now_ms.saturating_sub(MINUTE_MS);
+        let first_attempt = AttemptId::first_at(minute_ago_ms);
+        on_connection!(
+            &self.database,
+            reader,
+            &Operation::Audit,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let mut tx = connection.begin_with(dialect.begin_snapshot).await?;
+                let mut overview = Overview {
+                    attempts_minute: fetch!(tx, COUNT_ATTEMPTS, first_attempt.as_str(), read_outcome),
+                    ..Overview::default()
+                };
+                for found in fetch!(tx, COUNT_EVENTS, minute_ago_ms, read_count) {
+                    overview.events_minute = found;
+                }
+                let last: Option<i64> = sqlx::query_scalar(LAST_ATTEMPT).fetch_optional(&mut *tx).await?;
+                overview.last_attempt_ms = last.and_then(|at_ms| u64::try_from(at_ms).ok());
+                for (found, oldest_ms, overdue) in fetch!(tx, COUNT_PENDING, overdue_ms, read_pending) {
+                    (overview.pending, overview.oldest_pending_ms, overview.overdue) =
+                        (found, oldest_ms, overdue);
+                }
+                for found in fetch!(tx, COUNT_DEAD, since_ms, read_count) {
+                    overview.dead = found;
+                }
+                for found in fetch!(tx, COUNT_GAPS, since_ms, read_count) {
+                    overview.gaps = found;
+                }
+                let lost = fetch_lost!(tx, dialect, since_ms, &BTreeMap::new(), now_ms);
+                tx.commit().await?;
+                overview.gaps += lost.iter().filter(|lost| is_dropping(lost, since_ms)).count() as u64;
+                Ok(overview)
+            }
+        )
+    }
+}
+
+/// Batches that are only missing may wait in the journal's queue, which is not known here.
+fn is_dropping(lost: &Lost, since_ms: u64) -> bool {
+    matches!(lost.cause, LostCause::Dropping { .. }) && lost.until_ms >= since_ms
+}
+
+fn read_count(row: &dyn Columns) -> Result<u64, sqlx::Error> {
+    row.number("found")
+}
+
+fn read_outcome(row: &dyn Columns) -> Result<(String, u64), sqlx::Error> {
+    Ok((row.text("outcome")?, row.number("found")?))
+}
+
+fn read_pending(row: &dyn Columns) -> Result<(u64, Option<u64>, u64), sqlx::Error> {
+    let oldest_ms = row.maybe_number("oldest_ms")?;
+    Ok((row.number("found")?, oldest_ms, row.number("overdue")?))
+}
