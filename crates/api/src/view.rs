@@ -2,6 +2,7 @@
 
 mod delivery;
 mod event;
+mod failing;
 mod health;
 mod change;
 mod ping;
@@ -13,6 +14,7 @@ use webhook::{DisabledReason, ProjectId};
 pub use change::Change;
 pub use delivery::{Attempt, Delivery, DeliveryWithAttempts};
 pub use event::{Considered, DisabledSince, Event, States, Story};
+pub use failing::Failing;
 pub use health::Health;
 pub use ping::Ping;
 
@@ -67,6 +69,10 @@ pub struct Endpoint {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false, example = json!(["5f1c9a0b7d3e2468"]))]
     pub workers_behind: Vec<String>,
+    /// Since when and why the endpoint fails. Present only in a list of failing endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub failing: Option<Failing>,
 }
 
 impl From<&webhook::Endpoint> for Endpoint {
@@ -93,6 +99,7 @@ impl From<&webhook::Endpoint> for Endpoint {
             created_at_ms: endpoint.created_at_ms,
             updated_at_ms: endpoint.updated_at_ms,
             workers_behind: Vec::new(),
+            failing: None,
         }
     }
 }
@@ -103,6 +110,14 @@ impl Endpoint {
         Self {
             secret: Some(endpoint.secret.expose().to_owned()),
             ..Self::from(endpoint)
+        }
+    }
+
+    /// Returns the endpoint with since when and why it fails.
+    pub fn failing(found: &store::Failing) -> Self {
+        Self {
+            failing: Some(Failing::from(found)),
+            ..Self::from(&found.endpoint)
         }
     }
 

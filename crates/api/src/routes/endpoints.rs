@@ -12,7 +12,9 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde::Deserialize;
 use store::{Lookup, Store};
+use utoipa::IntoParams;
 use webhook::EndpointId;
 
 use crate::{
@@ -27,6 +29,23 @@ use crate::{
 };
 
 use body::{CreateEndpoint, UpdateEndpoint};
+
+/// The query of the list of endpoints.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Which {
+    /// List only endpoints whose last attempt was not answered with a 2xx, except those that were disabled by hand.
+    #[serde(default)]
+    #[param(default = false)]
+    failing: bool,
+    /// The most endpoints of a page.
+    #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
+    limit: Option<u32>,
+    /// `next_cursor` of the previous page; omit it for the first page.
+    #[param(max_length = 1024, nullable = false)]
+    cursor: Option<String>,
+}
 
 /// Names the workers that are not known to act on a change.
 const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-behind");
@@ -78,25 +97,36 @@ pub(super) async fn create(
 
 /// List endpoints.
 ///
-/// Ordered by id, without their secrets; those that are disabled, too.
+/// Ordered by id, without their secrets, including disabled ones. With `failing=true` only those that fail now, with since when and why.
 #[utoipa::path(
     get,
     path = "/v1/endpoints",
     operation_id = "listEndpoints",
     tag = "Endpoints",
     security(("api_key" = ["endpoints:read"])),
-    params(Page),
+    params(Which),
     responses((status = 200, description = "A page of endpoints.", body = Listing<view::Endpoint>)),
 )]
 pub(super) async fn list(
     State(context): State<Context>,
     caller: Caller,
-    Query(page): Query<Page>,
+    Query(which): Query<Which>,
 ) -> Result<Answer<Listing<view::Endpoint>>, Problem> {
+    let page = Page::new(which.limit, which.cursor);
     let (limit, after) = (page.limit()?, page.after()?.map(|id: String| EndpointId::new(id)));
+    let organization = Some(&caller.organization);
+    if which.failing {
+        let failing = context
+            .store
+            .failing(organization, after.as_ref(), limit + 1, now_ms())
+            .await?;
+        let place = |last: &store::Failing| last.endpoint.id.to_string();
+        let shown = |found| view::Endpoint::failing(&found);
+        return Ok(Answer(Listing::new(failing, limit, place, shown)));
+    }
     let endpoints = context
         .store
-        .list_endpoints(Some(&caller.organization), after.as_ref(), limit + 1)
+        .list_endpoints(organization, after.as_ref(), limit + 1)
         .await?;
     let place = |last: &webhook::Endpoint| last.id.to_string();
     Ok(Answer(Listing::new(endpoints, limit, place, |endpoint| {

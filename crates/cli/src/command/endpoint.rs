@@ -4,6 +4,7 @@
 
 mod edit;
 mod view;
+mod failing;
 mod rotate;
 mod health;
 mod ping;
@@ -45,6 +46,9 @@ enum Action {
         /// Only this organization's
         #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
         org: Option<String>,
+        /// List only endpoints whose last attempt failed, with since when, why and how many deliveries are pending; without those that were disabled by hand
+        #[arg(long)]
+        failing: bool,
     },
     /// Show one endpoint and how it fared lately, without its secret
     Show {
@@ -105,7 +109,7 @@ async fn on_store(
     json: bool,
 ) -> anyhow::Result<()> {
     match action {
-        Action::List { org } => list(store, org.map(OrganizationId::new), json).await,
+        Action::List { org, failing } => list(store, org.map(OrganizationId::new), failing, json).await,
         Action::RotateSecret(rotate) => rotate::run(rotate, store, configuration, json).await,
         Action::Ping { id } => ping::run(&EndpointId::new(id), store, configuration, json).await,
         Action::Show { id } => show(store, &EndpointId::new(id), json).await,
@@ -145,7 +149,20 @@ async fn on_store(
     }
 }
 
-async fn list(store: &Store, organization: Option<OrganizationId>, json: bool) -> anyhow::Result<()> {
+async fn list(
+    store: &Store,
+    organization: Option<OrganizationId>,
+    failing: bool,
+    json: bool,
+) -> anyhow::Result<()> {
+    if failing {
+        let now_ms = clock::now_ms();
+        return listing::print(json, None, async |after: Option<&After>, limit| {
+            let after = after.map(|After(id)| id);
+            store.failing(organization.as_ref(), after, limit, now_ms).await
+        })
+        .await;
+    }
     listing::print(json, None, async |after: Option<&After>, limit| {
         let after = after.map(|After(id)| id);
         store.list_endpoints(organization.as_ref(), after, limit).await

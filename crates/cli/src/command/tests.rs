@@ -51,6 +51,7 @@ fn what_is_accepted() {
         "magnetite changes --org o --limit 5 --json",
         "magnetite event list --org o --project p --lead l --type lead.completed --state dead --since 1h --limit 5 --json",
         "magnetite event show evt_1 --org o --body --json",
+        "magnetite endpoint list --failing --org o --json",
         "magnetite delivery list --org o --endpoint ep_1 --event evt_1 --state pending --since 7d --until 1d",
         "magnetite delivery resend dlv_1 dlv_2",
         "magnetite rejected list --all --json",

@@ -73,7 +73,7 @@ fn project(endpoint: &Endpoint) -> String {
         .map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
-fn state(endpoint: &Endpoint) -> String {
+pub(super) fn state(endpoint: &Endpoint) -> String {
     match &endpoint.disabled {
         None => "enabled".to_owned(),
         Some(disabled) => format!("disabled ({})", disabled.reason),
