@@ -30,6 +30,7 @@ use crate::{
     Closed, Config, Exchange, Link, Topology,
     held::is_locked,
     link::{ChannelError, backoff},
+    tail::WATCH,
 };
 
 /// How long telling may take. The caller waits for the workers in any case; after this time being told makes them no faster.
@@ -40,8 +41,8 @@ const SILENCE_MAX: Duration = Duration::from_mins(1);
 const TOLD_MAX: Duration = Duration::from_secs(5);
 /// How long declaring and binding a queue may take.
 const OPEN_MAX: Duration = Duration::from_secs(30);
-/// Of messages that all say the same, one is enough.
-const QUEUE_LENGTH_MAX: i64 = 1;
+/// Room for one message of each command that watches, and a few changes. All changes say the same, so a worker needs only one of them.
+const QUEUE_LENGTH_MAX: i64 = 16;
 
 impl Topology {
     /// The fanout exchange by which workers are told that an endpoint was changed. Each of them has a queue there that goes with its
@@ -183,8 +184,8 @@ impl Changes {
     }
 }
 
-/// Calls `changed` for each change that is [told](Changes::tell), and whenever one may have been missed, until `stop`. The topology is a
-/// worker's.
+/// Calls `changed` for each change that is [told](Changes::tell), and whenever one may have been missed, until `stop`. Calls `watched` with the
+/// name of the queue of a command that [tails](crate::tail) the journal. The topology is a worker's.
 ///
 /// A minute without a change is ended by a message of its own, over `publishing`, which is then what all workers are told. If it does not
 /// come, the queue is not bound any more: a new one is made.
@@ -194,6 +195,7 @@ pub async fn follow_changes(
     topology: &Topology,
     stop: &CancellationToken,
     changed: impl Fn(),
+    watched: impl Fn(&str),
 ) {
     let own = Changes::over(publishing.clone(), topology.clone());
     let missing = metrics::counter!("magnetite_bindings_missing_total", "exchange" => "changes");
@@ -201,7 +203,7 @@ pub async fn follow_changes(
     let mut failures = 0;
     let following = async {
         loop {
-            let error = match follow(link, topology, &own, &changed, &mut failures).await {
+            let error = match follow(link, topology, &own, (&changed, &watched), &mut failures).await {
                 Ok(Ended::ByBroker) => "the broker ended the consumer".to_owned(),
                 Ok(Ended::Unbound) => {
                     missing.increment(1);
@@ -238,7 +240,7 @@ async fn follow(
     link: &Link,
     topology: &Topology,
     own: &Changes,
-    changed: &impl Fn(),
+    (changed, watched): (&impl Fn(), &impl Fn(&str)),
     failures: &mut u32,
 ) -> Result<Ended, ChannelError> {
     link.connection().await?;
@@ -263,10 +265,17 @@ async fn follow(
                 Err(_) => continue,
             },
         };
-        let Some(Ok(_)) = next else {
+        let Some(Ok(told)) = next else {
             return Ok(Ended::ByBroker);
         };
-        changed();
+        match told.properties.kind() {
+            Some(kind) if kind.as_str() == WATCH => {
+                if let Ok(queue) = std::str::from_utf8(&told.data) {
+                    watched(queue);
+                }
+            }
+            _ => changed(),
+        }
     }
 }
 

@@ -201,6 +201,7 @@ impl Journal {
     /// Publishes a group's batches and acks its messages, whether or not they could be published.
     async fn publish(&self, group: Group) -> Published {
         let numbers = (group.first, group.last());
+        self.context.tails.copy(&group.batches);
         let batches = self.numbered(&group);
         let Group {
             settled,

@@ -57,6 +57,7 @@ mod outcome;
 mod settlement;
 mod settle;
 mod journal;
+mod tails;
 mod gone;
 mod bindings;
 mod expiry;
@@ -79,7 +80,7 @@ use webhook::journal::Record;
 
 use crate::{
     admission::Admission, gone::Gone, intake::Intake, journal::Journal, meters::Meters, presence::Presence,
-    pulse::Pulse, readiness::Readiness, recall::Recall, registry::Registry,
+    pulse::Pulse, readiness::Readiness, recall::Recall, registry::Registry, tails::Tails,
 };
 
 /// What a worker works with.
@@ -130,6 +131,8 @@ struct Context {
     /// Attempts fail by our own fault.
     faults: Lasting,
     meters: Meters,
+    /// The commands that watch.
+    tails: Arc<Tails>,
     /// Cancelled when nothing new is to be taken.
     stop: CancellationToken,
     /// Cancelled when attempts in flight have to be given up.
@@ -193,8 +196,10 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let publishing = Link::publishing(&broker, "magnetite worker, publishing", links.clone());
     let consuming = Link::open(&broker, "magnetite worker, consuming", links.clone());
     let publisher = Publisher::new(publishing.clone(), &broker);
+    let topology = Topology::new(&broker.prefix, config.schedule.tiers()).of_worker(&*name);
+    let (tails, copies) = Tails::new(topology.clone());
     let context = Arc::new(Context {
-        topology: Topology::new(&broker.prefix, config.schedule.tiers()).of_worker(&*name),
+        topology,
         registry,
         presence,
         pulse: Pulse::new(),
@@ -206,6 +211,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         look_ups: Lasting::new(),
         faults: Lasting::new(),
         meters: Meters::new(),
+        tails: Arc::new(tails),
         stop: stop.clone(),
         abort: CancellationToken::new(),
         config,
@@ -224,6 +230,10 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         readiness.watch(Arc::clone(&context), links.clone()),
     ));
 
+    let (tails, link, stopped) = (Arc::clone(&context.tails), publishing.clone(), links.clone());
+    background.spawn(vital("copies", async move {
+        tails.run(link, copies, stopped).await;
+    }));
     let in_hand = Arc::clone(&context.presence.tally.in_hand);
     let recall = Arc::new(Recall::new(context.config.recall_max(), in_hand));
     let (closing, settled) = journal::channel(&context.config, Arc::clone(&recall));
@@ -410,7 +420,16 @@ async fn announce(context: Arc<Context>, stop: CancellationToken) {
 
 async fn hear_of_changes(context: Arc<Context>, link: Link, stop: CancellationToken) {
     let told = || context.registry.tell();
-    broker::follow_changes(&link, &context.publishing, &context.topology, &stop, told).await;
+    let watched = |queue: &str| context.tails.watched(queue);
+    broker::follow_changes(
+        &link,
+        &context.publishing,
+        &context.topology,
+        &stop,
+        told,
+        watched,
+    )
+    .await;
 }
 
 async fn beat(context: Arc<Context>, stop: CancellationToken) {

@@ -3,6 +3,7 @@
 mod list;
 mod show;
 mod story;
+mod tail;
 
 use clap::{Args, Subcommand};
 
@@ -25,15 +26,21 @@ enum Action {
     List(list::List),
     /// Show one event: for every endpoint of its organization whether it got it or why not, each attempt, and what comes next
     Show(show::Show),
+    /// Print events, attempts and outcomes as workers record them
+    Tail(tail::Tail),
 }
 
 /// Asks the journal.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let Arguments { json, action } = arguments;
+    if let Action::Tail(tail) = action {
+        return tail::run(tail, configuration, json).await;
+    }
     let store = database::open(&configuration.database).await?;
     let done = match action {
         Action::List(list) => list::run(list, &store, json).await,
         Action::Show(show) => show::run(show, &store, json).await,
+        Action::Tail(_) => unreachable!("it needs no store"),
     };
     store.close().await;
     done

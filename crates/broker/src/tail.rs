@@ -1,0 +1,175 @@
+//! Copies of what workers record, for commands that watch.
+//!
+//! A command that watches declares a queue that is deleted with its connection. Every few seconds it tells all workers the queue's name over the
+//! exchange of changes ([`Topology::changes_exchange`]). A worker that was told within [`WATCHED`] sends a copy of each batch of its journal to
+//! that queue, without a confirm. Workers send no copies while no command watches.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use lapin::{
+    BasicProperties, Channel,
+    options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use tokio::time::{interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Link, Topology,
+    link::{ChannelError, backoff},
+};
+
+/// How long a worker sends copies to a queue after it was last told the queue's name.
+pub const WATCHED: Duration = Duration::from_secs(15);
+/// How often a command tells workers its queue's name: a third of [`WATCHED`].
+const TELL_EVERY: Duration = Duration::from_secs(5);
+/// The most bytes that wait in a queue of copies for a slow reader; of more the oldest are dropped.
+const BYTES_MAX: i64 = 16 * 1024 * 1024;
+/// The type of a message on the exchange of changes whose body is the name of a queue of copies.
+pub(crate) const WATCH: &str = "watch";
+
+/// What a command that watches receives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tailed {
+    /// The connection is open, for the first time or again. What was recorded before does not come.
+    Connected,
+    /// A batch of a worker's journal.
+    Batch(Bytes),
+}
+
+impl Topology {
+    fn copies_queue(&self, number: u64) -> String {
+        self.named(&format!("copies.{}.{number}", std::process::id()))
+    }
+
+    /// Returns whether a queue of this name is one for copies.
+    pub fn is_for_copies(&self, queue: &str) -> bool {
+        queue
+            .strip_prefix(&self.named("copies."))
+            .is_some_and(|rest| !rest.is_empty())
+    }
+}
+
+/// Hands everything that workers record from now on to `take`, until `stop`. Reconnects for ever.
+pub async fn tail(link: &Link, topology: &Topology, stop: &CancellationToken, mut take: impl FnMut(Tailed)) {
+    let mut failures = 0;
+    let following = async {
+        loop {
+            let error = match follow(link, topology, &mut failures, &mut take).await {
+                Ok(()) => "the broker ended the consumer".to_owned(),
+                Err(ChannelError::Closed(_)) => return,
+                Err(error) => error.to_string(),
+            };
+            failures += 1;
+            tracing::warn!(
+                error,
+                "not connected; trying again; what workers record meanwhile is not shown"
+            );
+            sleep(backoff(failures)).await;
+        }
+    };
+    stop.run_until_cancelled(following).await;
+}
+
+async fn follow(
+    link: &Link,
+    topology: &Topology,
+    failures: &mut u32,
+    take: &mut impl FnMut(Tailed),
+) -> Result<(), ChannelError> {
+    static OPENED: AtomicU64 = AtomicU64::new(0);
+    let random = u64::from(rand::random::<u32>()) << 32;
+    let queue = topology.copies_queue(random | OPENED.fetch_add(1, Ordering::Relaxed));
+    let channel = link.channel().await?;
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        auto_delete: true,
+        ..QueueDeclareOptions::default()
+    };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(BYTES_MAX));
+    channel
+        .queue_declare(queue.as_str().into(), options, arguments)
+        .await?;
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        exclusive: true,
+        ..BasicConsumeOptions::default()
+    };
+    let consumer = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
+    let (mut consumer, mut ticks) = (consumer.await?, interval(TELL_EVERY));
+    let mut is_told = false;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                tell(&channel, topology, &queue).await?;
+                if !is_told {
+                    (is_told, *failures) = (true, 0);
+                    take(Tailed::Connected);
+                }
+            }
+            next = consumer.next() => match next {
+                Some(Ok(delivery)) => take(Tailed::Batch(delivery.data.into())),
+                Some(Err(error)) => return Err(error.into()),
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+async fn tell(channel: &Channel, topology: &Topology, queue: &str) -> Result<(), ChannelError> {
+    let properties = BasicProperties::default().with_type(WATCH.into());
+    let (exchange, options) = (topology.changes_exchange(), BasicPublishOptions::default());
+    let published = channel.basic_publish(
+        exchange.as_str().into(),
+        "".into(),
+        options,
+        queue.as_bytes(),
+        properties,
+    );
+    published.await?;
+    Ok(())
+}
+
+/// Sends copies on a channel of its own.
+pub struct Copies {
+    link: Link,
+    channel: Option<Channel>,
+}
+
+impl Copies {
+    /// Sends copies over this link.
+    pub fn over(link: Link) -> Self {
+        Self { link, channel: None }
+    }
+
+    /// Sends a copy to a queue, unless the broker takes no publishes now. There is no confirm, and the broker drops a copy whose queue is gone.
+    pub async fn send(&mut self, queue: &str, batch: &[u8]) {
+        if !self.link.is_writable() {
+            return;
+        }
+        let channel = match self.channel.take() {
+            Some(channel) if channel.status().connected() => channel,
+            _ => match self.link.channel().await {
+                Ok(channel) => channel,
+                Err(_) => return,
+            },
+        };
+        let options = BasicPublishOptions::default();
+        let published = channel.basic_publish(
+            "".into(),
+            queue.into(),
+            options,
+            batch,
+            BasicProperties::default(),
+        );
+        if published.await.is_ok() {
+            self.channel = Some(channel);
+        }
+    }
+}

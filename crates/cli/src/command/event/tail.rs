@@ -1,0 +1,109 @@
+//! `event tail`: prints events, attempts and outcomes as workers record them.
+
+mod line;
+
+use anyhow::Context as _;
+use broker::Tailed;
+use clap::{Args, ValueEnum};
+use tokio::sync::mpsc;
+use webhook::{EndpointId, EventKind, OrganizationId, journal::Batch};
+
+use crate::{
+    broker_link::BrokerLink,
+    command::{given, topology},
+    configuration::Configuration,
+    output, signals,
+};
+
+use line::Narrator;
+
+/// The most batches that wait to be printed. Of more, those that arrive last are left out.
+const WAITING_MAX: usize = 1_024;
+
+#[derive(Debug, Args)]
+pub(super) struct Tail {
+    /// Print only records of this organization
+    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    org: Option<String>,
+    /// Print only events of this type, such as lead.completed, and their attempts. Attempts of events that came before the command started are left out
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<EventKind>,
+    /// Print only records of this endpoint, and events that matched it
+    #[arg(long, value_name = "ENDPOINT")]
+    endpoint: Option<String>,
+    /// Print only attempts and outcomes with this result
+    #[arg(long)]
+    outcome: Option<Outcome>,
+}
+
+/// What follows an attempt, or a decision without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Outcome {
+    /// The endpoint answered with a 2xx
+    Delivered,
+    /// Another attempt follows
+    Retry,
+    /// Postponed, and no attempt was spent
+    Deferred,
+    /// Given up: a dead letter
+    Dead,
+    /// The endpoint was deleted, or a ping failed
+    Cancelled,
+}
+
+/// Which records to print.
+#[derive(Debug, Default)]
+struct Filter {
+    organization: Option<OrganizationId>,
+    event_type: Option<EventKind>,
+    endpoint: Option<EndpointId>,
+    outcome: Option<Outcome>,
+}
+
+/// Prints until a signal comes.
+pub(super) async fn run(tail: Tail, configuration: &Configuration, json: bool) -> anyhow::Result<()> {
+    let stop = signals::stop_on_signal()?;
+    let broker = BrokerLink::open(&configuration.broker.config()).await?;
+    let topology = topology::of(configuration);
+    let filter = Filter {
+        organization: tail.org.map(OrganizationId::new),
+        event_type: tail.event_type,
+        endpoint: tail.endpoint.map(EndpointId::new),
+        outcome: tail.outcome,
+    };
+    let (sender, mut waiting) = mpsc::channel(WAITING_MAX);
+    let following = broker::tail(&broker.link, &topology, &stop, |tailed| {
+        // A full channel means a slow terminal: the batch is left out, as the queue does it.
+        let _ = sender.try_send(tailed);
+    });
+    let printing = async {
+        let mut narrator = Narrator::new(filter, json);
+        while let Some(tailed) = waiting.recv().await {
+            print(&mut narrator, tailed)?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let printed = tokio::select! {
+        printed = printing => printed,
+        () = following => Ok(()),
+    };
+    broker.close().await;
+    printed
+}
+
+fn print(narrator: &mut Narrator, tailed: Tailed) -> anyhow::Result<()> {
+    let batch = match tailed {
+        Tailed::Batch(batch) => batch,
+        Tailed::Connected => {
+            output::note("watching; Ctrl-C ends it");
+            return Ok(());
+        }
+    };
+    let records =
+        Batch::decode(&batch).context("cannot read a batch of a newer worker; upgrade this command")?;
+    let lines: Vec<_> = records
+        .iter()
+        .filter_map(|record| narrator.tell(record))
+        .collect();
+    Ok(output::lines(lines)?)
+}

@@ -1,0 +1,140 @@
+//! Sends copies of the journal's batches to commands that watch (`magnetite event tail`).
+//!
+//! While no command watches, a batch costs one read of a flag. Copies delay nothing: a copy for which there is no room is left out.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use broker::{Copies, Link, Topology, WATCHED};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// The most commands that can watch at once.
+const WATCHERS_MAX: usize = 8;
+/// The most batches that wait to be copied, each of at most 256 KiB before compression.
+const WAITING_MAX: usize = 32;
+
+/// The commands that watch this worker.
+pub(crate) struct Tails {
+    topology: Topology,
+    /// Whether there may be watchers.
+    is_watched: AtomicBool,
+    watchers: Mutex<Vec<Watcher>>,
+    /// Batches to copy.
+    copies: mpsc::Sender<Bytes>,
+}
+
+/// A command that watches.
+struct Watcher {
+    /// Its queue of copies.
+    queue: String,
+    /// When the worker was last told the queue's name.
+    told: Instant,
+}
+
+impl Tails {
+    /// Returns also the batches to copy, for [`run`](Self::run).
+    pub(crate) fn new(topology: Topology) -> (Self, mpsc::Receiver<Bytes>) {
+        let (copies, waiting) = mpsc::channel(WAITING_MAX);
+        let tails = Self {
+            topology,
+            is_watched: AtomicBool::new(false),
+            watchers: Mutex::default(),
+            copies,
+        };
+        (tails, waiting)
+    }
+
+    /// Notes that a command with this queue watches.
+    pub(crate) fn watched(&self, queue: &str) {
+        if !self.topology.is_for_copies(queue) {
+            tracing::debug!(queue, "not a name of a queue for copies");
+            return;
+        }
+        let mut watchers = self.watchers();
+        let told = Instant::now();
+        if let Some(watcher) = watchers.iter_mut().find(|watcher| watcher.queue == queue) {
+            watcher.told = told;
+        } else if watchers.len() < WATCHERS_MAX {
+            let queue = queue.to_owned();
+            watchers.push(Watcher { queue, told });
+        }
+        self.is_watched.store(true, Ordering::Release);
+    }
+
+    /// Hands batches over to be copied, if a command watches.
+    pub(crate) fn copy(&self, batches: &[Bytes]) {
+        if !self.is_watched.load(Ordering::Acquire) {
+            return;
+        }
+        for batch in batches {
+            // An error means that too many batches wait.
+            let _ = self.copies.try_send(batch.clone());
+        }
+    }
+
+    /// Sends copies until `stop`.
+    pub(crate) async fn run(&self, link: Link, mut waiting: mpsc::Receiver<Bytes>, stop: CancellationToken) {
+        let mut copies = Copies::over(link);
+        let sending = async {
+            while let Some(batch) = waiting.recv().await {
+                for queue in self.current() {
+                    copies.send(&queue, &batch).await;
+                }
+            }
+        };
+        stop.run_until_cancelled(sending).await;
+    }
+
+    /// Forgets commands that do not watch any more, and returns the queues of the others.
+    fn current(&self) -> Vec<String> {
+        let mut watchers = self.watchers();
+        watchers.retain(|watcher| watcher.told.elapsed() < WATCHED);
+        self.is_watched.store(!watchers.is_empty(), Ordering::Release);
+        watchers.iter().map(|watcher| watcher.queue.clone()).collect()
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Vec<Watcher>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_copied_while_no_command_watches() {
+        let (tails, mut waiting) = Tails::new(Topology::new("p", &[]));
+        tails.copy(&[Bytes::from_static(b"a")]);
+        tails.watched("p.events");
+        tails.copy(&[Bytes::from_static(b"a")]);
+        assert!(
+            waiting.try_recv().is_err(),
+            "a queue that is not for copies is ignored"
+        );
+        tails.watched("p.copies.1.2");
+        tails.copy(&[Bytes::from_static(b"b")]);
+        assert_eq!(waiting.try_recv().unwrap(), "b");
+        tails.watchers()[0].told = Instant::now().checked_sub(WATCHED).unwrap();
+        assert!(tails.current().is_empty());
+        tails.copy(&[Bytes::from_static(b"c")]);
+        assert!(waiting.try_recv().is_err());
+    }
+
+    #[test]
+    fn watchers_and_waiting_batches_have_a_bound() {
+        let (tails, _waiting) = Tails::new(Topology::new("p", &[]));
+        for number in 0..100 {
+            tails.watched(&format!("p.copies.1.{number}"));
+            tails.copy(&[Bytes::from_static(b"a")]);
+        }
+        assert_eq!(tails.current().len(), WATCHERS_MAX);
+    }
+}
