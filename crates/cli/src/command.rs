@@ -13,6 +13,7 @@ mod event;
 mod delivery;
 mod rejected;
 mod audit;
+mod status;
 mod listen;
 mod trigger;
 mod check;
@@ -83,6 +84,8 @@ enum Command {
     Rejected(rejected::Arguments),
     /// Check that the books balance: what matched was delivered, is dead, cancelled or still on its way
     Audit(audit::Arguments),
+    /// Show the state of the system on one screen, and exit 1 if something needs a person
+    Status(status::Arguments),
     /// Receive webhooks on this machine: verify and print them, or fail on purpose
     Listen(listen::Arguments),
     /// Send a signed sample of any event to a URL, with nothing set up
@@ -160,6 +163,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,
+        Command::Status(arguments) => status::run(arguments, &configuration).await,
         Command::Check(arguments) => check::run(arguments, configuration).await,
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,

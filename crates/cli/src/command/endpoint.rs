@@ -20,6 +20,7 @@ use crate::{clock, configuration::Configuration, database, output};
 
 use super::{given, listing};
 use edit::{Create, Update};
+pub(super) use failing::rate as success_rate;
 use recover::Recover;
 use rotate::Rotate;
 use view::{After, describe};

@@ -20,7 +20,7 @@ fn the_help_of_every_command() {
     command.build();
     let mut found = Vec::new();
     helps(&mut command, "", &mut found);
-    assert_eq!(found.len(), 50, "a new command needs a new snapshot");
+    assert_eq!(found.len(), 51, "a new command needs a new snapshot");
     for (path, help) in found {
         insta::assert_snapshot!(path, help);
     }
@@ -53,6 +53,7 @@ fn what_is_accepted() {
         "magnetite event show evt_1 --org o --body --json",
         "magnetite event tail --org o --type lead.completed --endpoint ep_1 --outcome retry --json",
         "magnetite endpoint list --failing --org o --json",
+        "magnetite status --watch --since 24h --json",
         "magnetite delivery list --org o --endpoint ep_1 --event evt_1 --state pending --since 7d --until 1d",
         "magnetite delivery resend dlv_1 dlv_2",
         "magnetite rejected list --all --json",
@@ -97,6 +98,7 @@ fn what_is_refused_as_usage() {
         "magnetite event list --state melted",
         "magnetite event list --limit 0",
         "magnetite event tail --outcome melted",
+        "magnetite status --since yesterday",
         "magnetite delivery resend",
         "magnetite rejected show rej_1 --body --json",
         "magnetite audit --since 1795571999",

@@ -1,0 +1,250 @@
+//! Reads the roles, the journal and the queues.
+
+use std::time::{Duration, Instant};
+
+use broker::{Changes, Inspection, Link, Mark, Problem, QueueState, Topology};
+use store::{Failing, Overview, RetentionStop, RunningRole, SchemaState, Store};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{clock, command::topology, configuration::Configuration, database};
+
+/// How long the login at the broker may take.
+const LOGIN_MAX: Duration = Duration::from_secs(5);
+/// How long it may take to answer one question: about all queues, about policies and bindings, about the installation.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long saying goodbye may take, which a blocked connection does not answer.
+const GOODBYE_MAX: Duration = Duration::from_millis(500);
+/// The time between the two looks at the queues that their rates are computed from.
+const RATE_OVER: Duration = Duration::from_secs(1);
+/// How long a role is shown that has ended without saying so.
+pub(super) const LOST_SHOWN: Duration = Duration::from_mins(10);
+/// The most workers that have not announced themselves lately whose queues are looked at, those that were heard last first.
+const SILENT_MAX: usize = 100;
+/// A pending delivery is overdue when its next attempt has been due for longer than this: more than any attempt takes.
+pub(super) const OVERDUE: Duration = Duration::from_mins(5);
+/// The most failing endpoints that are counted.
+pub(super) const FAILING_MAX: u32 = 1_000;
+
+/// Everything that was read, or why it could not be.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) now_ms: u64,
+    pub(super) since_ms: u64,
+    pub(super) database: Result<InDatabase, String>,
+    pub(super) broker: Result<OnBroker, String>,
+}
+
+#[derive(Debug)]
+pub(super) struct InDatabase {
+    /// The id of the database's installation.
+    pub(super) installation: String,
+    pub(super) roles: Vec<RunningRole>,
+    pub(super) overview: Overview,
+    /// At most [`FAILING_MAX`].
+    pub(super) failing: Vec<Failing>,
+    /// Messages in quarantine, by reason.
+    pub(super) rejected: Vec<(String, u64)>,
+    pub(super) retention_stops: Vec<RetentionStop>,
+}
+
+#[derive(Debug)]
+pub(super) struct OnBroker {
+    pub(super) queues: Vec<Depth>,
+    /// Exchanges and queues that are missing, or not as this version declares them.
+    pub(super) problems: Vec<Problem>,
+    /// The broker has a memory or disk alarm.
+    pub(super) is_blocked: bool,
+    /// Workers that consume although they have not announced themselves in the database lately.
+    pub(super) cut_off: Vec<String>,
+    /// The installation that the queues belong to, if that is not the database's.
+    pub(super) other_installation: Option<String>,
+    /// Policies and bindings, or why they could not be read.
+    pub(super) inspection: Result<Inspection, String>,
+}
+
+/// A queue, read twice.
+#[derive(Debug)]
+pub(super) struct Depth {
+    /// Without the prefix.
+    pub(super) name: String,
+    pub(super) ready: u32,
+    /// By how many messages a second `ready` grew; negative if it shrank.
+    pub(super) rate: f64,
+    pub(super) consumers: u32,
+}
+
+/// Reads everything, as often as it is asked.
+pub(super) struct Looker<'a> {
+    configuration: &'a Configuration,
+    topology: Topology,
+    link: Link,
+    changes: Changes,
+    stop: CancellationToken,
+}
+
+impl<'a> Looker<'a> {
+    pub(super) async fn open(configuration: &'a Configuration) -> Self {
+        let stop = CancellationToken::new();
+        let link = Link::open(&configuration.broker.config(), "magnetite status", stop.clone());
+        let topology = topology::of(configuration);
+        let _ = timeout(LOGIN_MAX, link.connection()).await;
+        Self {
+            configuration,
+            changes: Changes::over(link.clone(), topology.clone()),
+            topology,
+            link,
+            stop,
+        }
+    }
+
+    pub(super) async fn look(&self, since_ms: u64) -> Seen {
+        let now_ms = clock::now_ms();
+        let database = self.in_database(now_ms, since_ms);
+        let (database, queues, inspection, is_blocked) =
+            tokio::join!(database, self.queues(), self.inspection(), self.is_blocked());
+        let broker = match queues {
+            Ok((queues, problems)) => {
+                let database = database.as_ref().ok();
+                Ok(OnBroker {
+                    queues,
+                    problems,
+                    is_blocked,
+                    cut_off: self.cut_off(database).await,
+                    other_installation: self.other_installation(database).await,
+                    inspection,
+                })
+            }
+            Err(error) => Err(error),
+        };
+        Seen {
+            now_ms,
+            since_ms,
+            database,
+            broker,
+        }
+    }
+
+    pub(super) async fn close(self) {
+        self.stop.cancel();
+        self.link.closed().await;
+    }
+
+    async fn in_database(&self, now_ms: u64, since_ms: u64) -> Result<InDatabase, String> {
+        let configuration = &self.configuration.database;
+        if configuration.would_be_created() {
+            return Err(
+                "there is no database file yet: run `magnetite migrate`, or `magnetite up`".to_owned(),
+            );
+        }
+        let store = database::connect(configuration)
+            .await
+            .map_err(|error| format!("{error:#}"))?;
+        let found = ask(&store, now_ms, since_ms).await;
+        store.close().await;
+        found.map_err(|error| format!("{error:#}"))
+    }
+
+    async fn queues(&self) -> Result<(Vec<Depth>, Vec<Problem>), String> {
+        let away = || {
+            format!(
+                "the broker at {} does not answer, or refuses the login",
+                self.configuration.broker.config().address()
+            )
+        };
+        if !self.link.is_up() {
+            return Err(away());
+        }
+        let check = async || match timeout(ANSWER_MAX, self.topology.check(&self.link)).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
+            Err(_) => Err(away()),
+        };
+        let (first, began) = (check().await?, Instant::now());
+        sleep(RATE_OVER).await;
+        let (second, over) = (check().await?, began.elapsed());
+        let before: Vec<QueueState> = first.into_iter().flatten().collect();
+        let (mut depths, mut problems) = (Vec::new(), Vec::new());
+        for found in second {
+            match found {
+                Ok(state) => depths.push(self.depth(&state, &before, over)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        Ok((depths, problems))
+    }
+
+    fn depth(&self, state: &QueueState, before: &[QueueState], over: Duration) -> Depth {
+        let was = before.iter().find(|was| was.name == state.name);
+        let more = was.map_or(0.0, |was| f64::from(state.ready) - f64::from(was.ready));
+        Depth {
+            name: self.topology.own_name(&state.name).to_owned(),
+            ready: state.ready,
+            rate: more / over.as_secs_f64(),
+            consumers: state.consumers,
+        }
+    }
+
+    /// Asks over a connection of its own: in an alarm the broker tells a connection so when it publishes, and reads nothing more from it.
+    async fn is_blocked(&self) -> bool {
+        let (config, stop) = (self.configuration.broker.config(), CancellationToken::new());
+        let link = Link::publishing(&config, "magnetite status, alarms", stop.clone());
+        let is_up = timeout(LOGIN_MAX, link.connection())
+            .await
+            .is_ok_and(|up| up.is_ok());
+        let is_blocked = is_up && link.is_blocked();
+        stop.cancel();
+        let _ = timeout(GOODBYE_MAX, link.closed()).await;
+        is_blocked
+    }
+
+    async fn inspection(&self) -> Result<Inspection, String> {
+        let config = self.configuration.broker.config();
+        match timeout(ANSWER_MAX, topology::inspect(&config, &self.topology)).await {
+            Ok(Ok(inspection)) => Ok(inspection),
+            Ok(Err(error)) => Err(runtime::display_chain(&error)),
+            Err(_) => Err(format!("no answer within {ANSWER_MAX:?}")),
+        }
+    }
+
+    /// Returns the installation that the queues belong to, if it is known and not the database's.
+    async fn other_installation(&self, database: Option<&InDatabase>) -> Option<String> {
+        let finding = self.topology.find_mark(&self.link, &database?.installation);
+        match timeout(ANSWER_MAX, finding).await {
+            Ok(Ok(Mark::Theirs(theirs))) => Some(theirs),
+            _ => None,
+        }
+    }
+
+    /// Returns the workers that consume although they have not announced themselves lately.
+    async fn cut_off(&self, database: Option<&InDatabase>) -> Vec<String> {
+        let roles = database.iter().flat_map(|database| &database.roles);
+        let mut silent: Vec<_> = roles
+            .filter(|role| role.role == "worker" && !role.is_heard())
+            .collect();
+        silent.sort_by_key(|role| role.unseen_ms);
+        let mut cut_off = Vec::new();
+        for role in silent.into_iter().take(SILENT_MAX) {
+            if self.changes.is_consuming(&role.process).await == Some(true) {
+                cut_off.push(role.process.clone());
+            }
+        }
+        cut_off
+    }
+}
+
+async fn ask(store: &Store, now_ms: u64, since_ms: u64) -> anyhow::Result<InDatabase> {
+    match store.check().await?.state {
+        SchemaState::UpToDate => {}
+        other => database::fits(&other)?,
+    }
+    let overdue_ms = now_ms.saturating_sub(OVERDUE.as_millis() as u64);
+    Ok(InDatabase {
+        installation: store.installation_id().await?,
+        roles: store.running_roles(LOST_SHOWN).await?,
+        overview: store.overview(now_ms, since_ms, overdue_ms).await?,
+        failing: store.failing(None, None, FAILING_MAX, now_ms).await?,
+        rejected: store.count_rejected(since_ms, now_ms.saturating_add(1)).await?,
+        retention_stops: store.retention_stops().await?,
+    })
+}

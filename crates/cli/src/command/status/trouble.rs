@@ -1,0 +1,244 @@
+//! Decides what needs a person: a pure function of what was read.
+
+use std::{borrow::Cow, time::Duration};
+
+use broker::BLOCKED;
+use serde::Serialize;
+use store::RunningRole;
+
+use crate::{
+    command::{claim, rejected, topology, troubles},
+    moment,
+};
+
+use super::look::{Depth, InDatabase, LOST_SHOWN, OVERDUE, OnBroker, Seen};
+
+/// The most batches that may wait for a recorder. A busy system makes so many within minutes.
+const JOURNAL_MAX: u32 = 500;
+/// The most events, or due deliveries, that may wait while their number grows.
+const BACKLOG_MAX: u32 = 10_000;
+/// So many roles that ended without saying so within [`LOST_SHOWN`] are probably one that crashes again and again.
+const LOST_MANY: usize = 3;
+/// A role that has not announced itself for longer has ended, unless it is cut off from the database.
+const LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// Something that needs a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Trouble {
+    /// A word for scripts.
+    pub(super) name: Cow<'static, str>,
+    /// What is wrong.
+    pub(super) what: String,
+    /// What to do.
+    pub(super) next: Cow<'static, str>,
+}
+
+fn trouble(
+    name: impl Into<Cow<'static, str>>,
+    what: impl Into<String>,
+    next: impl Into<Cow<'static, str>>,
+) -> Trouble {
+    Trouble {
+        name: name.into(),
+        what: what.into(),
+        next: next.into(),
+    }
+}
+
+/// Returns everything that needs a person.
+pub(super) fn found(seen: &Seen) -> Vec<Trouble> {
+    let mut troubles = Vec::new();
+    match &seen.database {
+        Ok(database) => {
+            troubles.extend(absent(&database.roles));
+            troubles.extend(lost(database, seen.broker.as_ref().ok()));
+            of_roles(&database.roles, &mut troubles);
+            of_the_journal(database, &mut troubles);
+        }
+        Err(error) => troubles.push(trouble(
+            "database",
+            format!("database: {error}"),
+            "start it, or run `magnetite doctor`; deliveries go on without it",
+        )),
+    }
+    match &seen.broker {
+        Ok(broker) => of_the_broker(broker, &mut troubles),
+        Err(error) => troubles.push(trouble(
+            "broker",
+            format!("broker: {error}"),
+            "start it, or run `magnetite doctor`; nothing is delivered without it",
+        )),
+    }
+    troubles
+}
+
+/// Returns a trouble for each role that is needed and does not run. An API is needed if one ran within [`LOST_SHOWN`].
+fn absent(roles: &[RunningRole]) -> Vec<Trouble> {
+    let runs = |name: &str| roles.iter().any(|role| role.role == name && role.is_heard());
+    let ended = |name: &str| roles.iter().any(|role| role.role == name);
+    let mut absent = Vec::new();
+    for (role, is_needed, next) in [
+        (
+            "worker",
+            true,
+            "start one: `magnetite worker`; nothing is delivered",
+        ),
+        (
+            "recorder",
+            true,
+            "start one: `magnetite recorder`; the journal waits in its queue",
+        ),
+        (
+            "api",
+            ended("api"),
+            "start one: `magnetite api`; the last one ended without saying so",
+        ),
+    ] {
+        if is_needed && !runs(role) {
+            absent.push(trouble("no_role", format!("no {role} runs"), next));
+        }
+    }
+    absent
+}
+
+/// Returns a trouble if many roles ended without saying so. [`absent`] does not notice a role that is started again after each crash.
+fn lost(database: &InDatabase, broker: Option<&OnBroker>) -> Option<Trouble> {
+    let is_lost = |role: &&RunningRole| {
+        let is_cut_off = broker.is_some_and(|broker| broker.cut_off.contains(&role.process));
+        role.unseen() > LOST_AFTER && !is_cut_off
+    };
+    let lost = database.roles.iter().filter(is_lost).count();
+    let within = moment::span(LOST_SHOWN.as_millis() as u64);
+    (lost >= LOST_MANY).then(|| {
+        trouble(
+            "lost",
+            format!("roles that ended without saying so within {within}: {lost}"),
+            "see their logs, and those of what starts them: one may crash again and again",
+        )
+    })
+}
+
+fn of_roles(roles: &[RunningRole], troubles: &mut Vec<Trouble>) {
+    const NEXT: &str = "see its log; it continues by itself when that ends";
+    for role in roles.iter().filter(|role| role.is_heard()) {
+        let name = format!("{} {} on {}", role.role, role.process, role.host);
+        let report = &role.report;
+        if let Some(waits_for) = &report.waits_for {
+            let what = format!("{name} is not ready: {waits_for}");
+            troubles.push(trouble("not_ready", what, NEXT));
+        } else if let Some(degraded) = &report.degraded {
+            let what = format!("{name} is degraded: {degraded}");
+            troubles.push(trouble("degraded", what, NEXT));
+        }
+        if let Some(ahead) = troubles::clock_ahead(role) {
+            troubles.push(trouble("clock", ahead, troubles::CLOCK_FIX));
+        }
+    }
+    for (role, told) in troubles::noticed_by(roles) {
+        let what = format!(
+            "{} on {}, {}: {}",
+            role.role, role.host, told.subject, told.detail
+        );
+        let next = troubles::advice(&told.kind);
+        troubles.push(trouble(told.kind, what, next));
+    }
+}
+
+fn of_the_journal(database: &InDatabase, troubles: &mut Vec<Trouble>) {
+    let overview = &database.overview;
+    if overview.overdue > 0 {
+        let after = moment::span(OVERDUE.as_millis() as u64);
+        troubles.push(trouble(
+            "overdue",
+            format!("deliveries due for over {after}: {}", overview.overdue),
+            "`magnetite audit` says whether they are lost",
+        ));
+    }
+    if overview.gaps > 0 {
+        troubles.push(trouble(
+            "gaps",
+            format!("gaps in the journal: {}", overview.gaps),
+            "`magnetite audit` names them; deliveries were made",
+        ));
+    }
+    if !database.rejected.is_empty() {
+        troubles.push(trouble(
+            "rejected",
+            format!("rejected messages: {}", rejected::by_reason(&database.rejected)),
+            "`magnetite rejected list` says why; correct the publisher, or redrive them",
+        ));
+    }
+    for stop in &database.retention_stops {
+        troubles.push(trouble(
+            "retention",
+            format!("retention stopped on {}: {}", stop.host, stop.reason),
+            "set that host's clock, or run `magnetite retention confirm`",
+        ));
+    }
+}
+
+fn of_the_broker(broker: &OnBroker, troubles: &mut Vec<Trouble>) {
+    if broker.is_blocked {
+        troubles.push(trouble(
+            "alarm",
+            BLOCKED,
+            "free memory or disk space on its nodes",
+        ));
+    }
+    for problem in &broker.problems {
+        let what = format!("{}: {}", problem.name, topology::words(problem));
+        troubles.push(trouble("topology", what, topology::fix(problem)));
+    }
+    if let Some(theirs) = &broker.other_installation {
+        let what = format!("the queues belong to the installation {theirs}, and not to this database's");
+        troubles.push(trouble("installation", what, claim::FIX));
+    }
+    for process in &broker.cut_off {
+        troubles.push(trouble(
+            "cut_off",
+            format!("worker {process} delivers without the database"),
+            "see its log and its way to the database",
+        ));
+    }
+    if let Ok(inspection) = &broker.inspection {
+        for harm in &inspection.harms {
+            let what = format!("{}: {harm}", harm.queue);
+            troubles.push(trouble("policy", what, harm.fix()));
+        }
+        for binding in &inspection.unbound {
+            let what = format!("binding missing: {binding}");
+            troubles.push(trouble("binding", what, topology::BIND));
+        }
+    }
+    troubles.extend(broker.queues.iter().filter_map(of_a_queue));
+}
+
+fn of_a_queue(queue: &Depth) -> Option<Trouble> {
+    let (name, ready) = (queue.name.as_str(), queue.ready);
+    let reader = match name {
+        "events" | "due" => "worker",
+        "journal" | "dead" | "rejected" => "recorder",
+        _ => return None,
+    };
+    if queue.consumers == 0 {
+        return Some(trouble(
+            "no_consumer",
+            format!("no {reader} consumes the queue {name}; ready messages: {ready}"),
+            "start one, or see its /readyz",
+        ));
+    }
+    if name == "journal" && ready > JOURNAL_MAX {
+        return Some(trouble(
+            "journal_lag",
+            format!("batches of the journal waiting: {ready}"),
+            troubles::advice("journal_lag"),
+        ));
+    }
+    (reader == "worker" && ready > BACKLOG_MAX && queue.rate > 0.0).then(|| {
+        trouble(
+            "backlog",
+            format!("messages waiting in {name}: {ready}, and growing"),
+            "start more workers",
+        )
+    })
+}
