@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    Topology,
+    DeclareError, Queue, Topology,
     reply::{self, reply_code},
 };
 
@@ -63,6 +63,8 @@ impl Eq for Number {}
 pub(crate) enum ClaimError {
     #[error(transparent)]
     Refused(#[from] lapin::Error),
+    #[error("{0}: {detail}", detail = .0.detail())]
+    Declare(#[from] DeclareError),
     #[error("all {NUMBERS_MAX} queues of held deliveries are taken; are there so many workers?")]
     AllTaken,
 }
@@ -103,7 +105,8 @@ impl Topology {
             if !declare_exclusive(connection, &holder).await? {
                 continue;
             }
-            if number == before || is_unused(connection, &self.held_of(&number.to_string())).await? {
+            let held = self.held_queue(self.held_of(&number.to_string()));
+            if number == before || is_empty(connection, &held).await? {
                 self.number().set(number);
                 return Ok(());
             }
@@ -117,24 +120,15 @@ impl Topology {
     }
 }
 
-/// Whether the queue is empty, or not there. A consumer that died has its messages until it is gone, which may be a moment later.
-async fn is_unused(connection: &Connection, name: &str) -> Result<bool, lapin::Error> {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
+/// Whether nothing is left in the queue, which is declared. A consumer that died has its messages until it is gone, which may be a moment later.
+async fn is_empty(connection: &Connection, queue: &Queue) -> Result<bool, ClaimError> {
     let deadline = Instant::now() + CONSUMER_GONE_MAX;
+    let channel = connection.create_channel().await?;
     loop {
-        let channel = connection.create_channel().await?;
-        let found = channel.queue_declare(name.into(), options, FieldTable::default());
-        let queue = match found.await {
-            Ok(queue) => queue,
-            Err(error) if reply_code(&error) == Some(reply::NOT_FOUND) => return Ok(true),
-            Err(error) => return Err(error),
-        };
-        channel.close(200, "OK".into()).await?;
-        if queue.consumer_count() == 0 || Instant::now() >= deadline {
-            return Ok(queue.message_count() == 0 && queue.consumer_count() == 0);
+        let (ready, consumers) = queue.declare(&channel, false).await?;
+        if consumers == 0 || Instant::now() >= deadline {
+            channel.close(200, "OK".into()).await?;
+            return Ok(ready == 0 && consumers == 0);
         }
         sleep(CONSUMER_GONE_POLL).await;
     }

@@ -2,8 +2,8 @@
 //!
 //! Publishers note the result of every publish, and consumers whether they could begin. A permission that was revoked or granted shows only at
 //! the next publish, so [`Link::watch_permissions`] asks for exchanges that nothing was published to lately. Asking leaves nothing behind on
-//! the broker. For the default exchange it publishes a message that no queue takes; for any other exchange it removes a binding that does not
-//! exist, which needs the same permission.
+//! the broker. To the default exchange and to that of the deliveries it publishes a message that no queue takes; from any other exchange it removes
+//! a binding that does not exist, which needs the same permission.
 
 use std::{
     borrow::Borrow,
@@ -253,8 +253,8 @@ impl Link {
     async fn ask(&self, topology: &Topology, exchange: &str) {
         let asking = async {
             let channel = self.channel().await?;
-            let answer = if exchange.is_empty() {
-                publish_nowhere(&channel).await
+            let answer = if exchange.is_empty() || *exchange == topology.deliveries_exchange() {
+                publish_nowhere(&channel, exchange).await
             } else {
                 unbind_nothing(&channel, topology, exchange).await
             };
@@ -276,14 +276,12 @@ impl Link {
     }
 }
 
-/// Publishes a message to the default exchange that the broker returns, because no queue has an empty name.
-async fn publish_nowhere(channel: &Channel) -> lapin::Result<()> {
+/// Publishes a message to the default exchange, or to that of the deliveries, that the broker drops, because no queue takes an empty key there. In
+/// an alarm the broker tells the connection of it.
+async fn publish_nowhere(channel: &Channel, exchange: &str) -> lapin::Result<()> {
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
-    let publishing = channel.basic_publish("".into(), "".into(), options, &[], <_>::default());
+    let options = BasicPublishOptions::default();
+    let publishing = channel.basic_publish(exchange.into(), "".into(), options, &[], <_>::default());
     publishing.await?.await.map(|_| ())
 }
 

@@ -293,7 +293,7 @@ impl Topology {
         }
     }
 
-    fn held_queue(&self, name: String) -> Queue {
+    pub(crate) fn held_queue(&self, name: String) -> Queue {
         let mut arguments = self.due_after(HELD_TTL);
         arguments.push(("x-expires", milliseconds(HELD_EXPIRES)));
         Queue { name, arguments }
