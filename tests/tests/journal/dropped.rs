@@ -53,9 +53,10 @@ async fn drop_records(node: &Node, installation: &Installation, receiver: &Recei
 async fn with_a_gap(installation: &Installation) -> Audit {
     wait_for("the audit names a gap and balances otherwise", LONG, || async {
         let audit = installation.audit().await;
-        match audit.of_kind("gap").is_empty() || !audit.balances {
-            false => Ok(audit),
-            true => Err(format!("{audit:#?}")),
+        if audit.balances && !audit.of_kind("gap").is_empty() {
+            Ok(audit)
+        } else {
+            Err(format!("{audit:#?}"))
         }
     })
     .await
@@ -194,14 +195,15 @@ async fn batches_that_vanish_from_the_journals_queue_are_missed() {
     installation
         .wait_until_recorded(&[&worker], &recorder, SOON)
         .await;
-    let missed = |at_least: usize| {
+    let missed = |count: usize| {
         let installation = &installation;
         move || async move {
             let audit = installation.audit().await;
             let is_found = audit.findings().contains(&"lost_batches");
-            match is_found && audit.of_kind("gap").len() == at_least {
-                true => Ok(()),
-                false => Err(format!("{audit:#?}")),
+            if is_found && audit.of_kind("gap").len() == count {
+                Ok(())
+            } else {
+                Err(format!("{audit:#?}"))
             }
         }
     };

@@ -29,9 +29,11 @@ async fn named(installation: &Installation, worker: &Role, campaign: &str, publi
         let audit = installation.audit().await;
         // Until the worker has recorded it, the audit names one of an unknown number of records.
         let gaps = audit.of_kind("gap");
-        match gaps.is_empty() || gaps.iter().any(|gap| gap["count"].is_null()) {
-            false => Ok(()),
-            true => Err(format!("{audit:?}")),
+        let is_named = !gaps.is_empty() && gaps.iter().all(|gap| !gap["count"].is_null());
+        if is_named {
+            Ok(())
+        } else {
+            Err(format!("{audit:?}"))
         }
     })
     .await;

@@ -1,5 +1,7 @@
 //! Whether the books balance, and what is said when they do not.
 
+use std::collections::BTreeMap;
+
 use store::{
     Announcement, Audit, AuditLimits, Dropping, JournalTotals, LostCause, Position, Rejected, StateCounts,
     Store,
@@ -258,7 +260,7 @@ async fn an_attempt_long_after_the_window_is_found(bed: Bed) {
         now_ms: u64::MAX,
         in_hand_ms: 0,
         late_ms: u64::MAX,
-        batches_due: Default::default(),
+        batches_due: BTreeMap::default(),
     };
     let all = store.audit(0, u64::MAX, limits).await.unwrap();
     assert_eq!(

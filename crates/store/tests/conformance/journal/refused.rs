@@ -1,6 +1,6 @@
 //! What a database would refuse is stored in a form that it takes, and what it does refuse spoils nothing else.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use store::{DeliveryFilter, EventFilter};
 use webhook::{Event, EventId, LeadId, OrganizationId, journal::Record};
@@ -80,7 +80,7 @@ async fn long_ids_from_an_older_version_are_stored_shortened_and_found(bed: Bed)
         now_ms: T + 1,
         in_hand_ms: 0,
         late_ms: 1_000,
-        batches_due: Default::default(),
+        batches_due: BTreeMap::default(),
     };
     let audit = store.audit(0, T + 1, limits).await.unwrap();
     assert_eq!(audit.matched, 1, "{audit:?}");

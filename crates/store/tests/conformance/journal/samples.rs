@@ -1,6 +1,6 @@
 //! Records to begin with, and all of what a store says about them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use store::{AuditLimits, DeliveryFilter, EventFilter, Store};
@@ -143,7 +143,7 @@ pub(super) fn limits(now_ms: u64) -> AuditLimits {
         now_ms,
         in_hand_ms: 90_000,
         late_ms: 10 * MINUTE,
-        batches_due: Default::default(),
+        batches_due: BTreeMap::default(),
     }
 }
 

@@ -313,8 +313,8 @@ fn while_something_is_not_recorded_nothing_else_is_known() {
     ] {
         let queues = Queues {
             journal,
-            dead,
             recorders,
+            dead,
             ..QUEUES
         };
         let audit = Audit {
