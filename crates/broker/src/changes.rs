@@ -185,7 +185,7 @@ impl Changes {
 }
 
 /// Calls `changed` for each change that is [told](Changes::tell), and whenever one may have been missed, until `stop`. Calls `watched` with the
-/// name of the queue of a command that [tails](crate::tail) the journal. The topology is a worker's.
+/// name of the queue of a command that [tails](crate::tail()) the journal. The topology is a worker's.
 ///
 /// A minute without a change is ended by a message of its own, over `publishing`, which is then what all workers are told. If it does not
 /// come, the queue is not bound any more: a new one is made.
