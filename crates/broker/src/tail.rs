@@ -55,7 +55,7 @@ impl Topology {
     }
 }
 
-/// Hands everything that workers record from now on to `take`, until `stop`. Reconnects for ever.
+/// Hands everything that workers record from now on to `take`, until `stop`. Reconnects whenever the connection is lost.
 pub async fn tail(link: &Link, topology: &Topology, stop: &CancellationToken, mut take: impl FnMut(Tailed)) {
     let mut failures = 0;
     let following = async {

@@ -10,7 +10,7 @@
 //! either.
 //!
 //! Batches are numbered, and one that is dropped uses up its number, so that a worker that dies before it could record a gap leaves a
-//! hole (see [`webhook::journal::Numbers`]) or its last word: before the first message is acked without its records, the worker announces
+//! hole (see [`webhook::journal::Numbers`]) or its last word: before the worker acks the first message without its records, it announces
 //! to the database that it drops some, and waits for that for [`TOLD_MAX`] at most.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};

@@ -39,7 +39,7 @@ async fn publish(installation: &Installation, receiver: &Receiver, count: usize)
     .await;
 }
 
-/// Publishes while the journal takes nothing, until everything is acked without its records.
+/// Publishes while the journal takes nothing, until the worker has acked everything without its records.
 async fn drop_records(node: &Node, installation: &Installation, receiver: &Receiver, worker: &Role) {
     fill_journal(node).await;
     // The first ones may still be taken: the limit holds from the next message on.

@@ -21,7 +21,7 @@ pub struct SetAside {
 }
 
 impl SetAside {
-    /// How many records or dead letters are in them; `None` when nobody could read them.
+    /// How many records or dead letters are in them; `None` when no recorder could read them.
     pub fn records(&self) -> Option<u64> {
         (self.reason == UNRECORDABLE || self.source == "dead").then_some(self.messages)
     }

@@ -19,7 +19,7 @@ const COUNT: &str = "SELECT COUNT(*) AS marks FROM batches WHERE worker = $1";
 const FORGET: &str =
     "DELETE FROM batches WHERE worker = $1 OR (worker >= 'audit-' AND worker < 'audit.' AND until_ms < $2)";
 
-/// How long a mark is left alone that nobody has deleted, in milliseconds.
+/// How long a mark is kept whose audit did not delete it, in milliseconds.
 const KEPT_MS: u64 = 3_600_000;
 
 impl Store {
