@@ -14,11 +14,8 @@ use std::{
 use futures_util::StreamExt as _;
 use lapin::{
     Channel, ExchangeKind,
-    options::{
-        BasicConsumeOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions,
-        QueueDeclareOptions,
-    },
-    types::{AMQPValue, FieldTable},
+    options::{BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+    types::FieldTable,
 };
 use tokio::{
     sync::Mutex,
@@ -30,6 +27,7 @@ use crate::{
     Closed, Config, Exchange, Link, Topology,
     held::is_locked,
     link::{ChannelError, backoff},
+    private,
     tail::WATCH,
 };
 
@@ -298,16 +296,7 @@ async fn open(link: &Link, topology: &Topology) -> Result<lapin::Consumer, Chann
             FieldTable::default(),
         )
         .await?;
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(QUEUE_LENGTH_MAX));
-    channel
-        .queue_declare(queue.as_str().into(), options, arguments)
-        .await?;
+    private::declare(&channel, &queue, ("x-max-length", QUEUE_LENGTH_MAX)).await?;
     channel
         .queue_bind(
             queue.as_str().into(),
@@ -317,11 +306,5 @@ async fn open(link: &Link, topology: &Topology) -> Result<lapin::Consumer, Chann
             FieldTable::default(),
         )
         .await?;
-    let options = BasicConsumeOptions {
-        no_ack: true,
-        exclusive: true,
-        ..BasicConsumeOptions::default()
-    };
-    let consumer = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
-    Ok(consumer.await?)
+    Ok(private::consume(&channel, &queue).await?)
 }

@@ -32,6 +32,7 @@ mod publisher;
 mod ack;
 mod watched;
 mod consumer;
+mod private;
 mod changes;
 mod tail;
 mod depth;

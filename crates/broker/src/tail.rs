@@ -11,17 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use lapin::{
-    BasicProperties, Channel,
-    options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable},
-};
+use lapin::{BasicProperties, Channel, options::BasicPublishOptions};
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Link, Topology,
     link::{ChannelError, backoff},
+    private,
 };
 
 /// How long a worker sends copies to a queue after it was last told the queue's name.
@@ -86,23 +83,8 @@ async fn follow(
     let random = u64::from(rand::random::<u32>()) << 32;
     let queue = topology.copies_queue(random | OPENED.fetch_add(1, Ordering::Relaxed));
     let channel = link.channel().await?;
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(BYTES_MAX));
-    channel
-        .queue_declare(queue.as_str().into(), options, arguments)
-        .await?;
-    let options = BasicConsumeOptions {
-        no_ack: true,
-        exclusive: true,
-        ..BasicConsumeOptions::default()
-    };
-    let consumer = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
-    let (mut consumer, mut ticks) = (consumer.await?, interval(TELL_EVERY));
+    private::declare(&channel, &queue, ("x-max-length-bytes", BYTES_MAX)).await?;
+    let (mut consumer, mut ticks) = (private::consume(&channel, &queue).await?, interval(TELL_EVERY));
     let mut is_told = false;
     loop {
         tokio::select! {

@@ -137,8 +137,8 @@ impl Topology {
         self.named("due")
     }
 
-    /// The queue of deliveries that this worker has in its hands. It is declared only once a worker has taken it; nobody else
-    /// holds anything.
+    /// The queue of deliveries that this worker has in its hands. It is declared only once the worker has taken it; other roles hold
+    /// nothing.
     pub fn held(&self) -> String {
         self.held_of(&self.number.get().to_string())
     }

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::health::success_rate;
+
 /// Since when and why an endpoint fails: its last attempt was not answered with a 2xx.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Failing {
@@ -37,7 +39,6 @@ pub struct Failing {
 
 impl From<&store::Failing> for Failing {
     fn from(found: &store::Failing) -> Self {
-        let asked = found.attempts_hour > 0;
         Self {
             since_ms: found.failing_since_ms,
             last_success_ms: found.last_success_ms,
@@ -45,7 +46,7 @@ impl From<&store::Failing> for Failing {
             last_status: found.last_status,
             last_error: found.last_error.clone(),
             attempts_last_hour: found.attempts_hour,
-            success_rate_last_hour: asked.then(|| found.successes_hour as f64 / found.attempts_hour as f64),
+            success_rate_last_hour: success_rate(found.successes_hour, found.attempts_hour),
             pending: found.pending,
             oldest_pending_ms: found.oldest_pending_ms,
         }

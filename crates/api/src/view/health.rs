@@ -27,14 +27,18 @@ pub struct Health {
 
 impl From<&store::Health> for Health {
     fn from(health: &store::Health) -> Self {
-        let asked = health.attempts_hour > 0;
         Self {
             last_success_ms: health.last_success_ms,
             failing_since_ms: health.failing_since_ms,
             attempts_last_hour: health.attempts_hour,
-            success_rate_last_hour: asked.then(|| health.successes_hour as f64 / health.attempts_hour as f64),
+            success_rate_last_hour: success_rate(health.successes_hour, health.attempts_hour),
             p50_ms_last_hour: health.p50_ms,
             p99_ms_last_hour: health.p99_ms,
         }
     }
+}
+
+/// The share of attempts that succeeded; `None` without attempts.
+pub(super) fn success_rate(successes: u64, attempts: u64) -> Option<f64> {
+    (attempts > 0).then(|| successes as f64 / attempts as f64)
 }
