@@ -253,16 +253,17 @@ check_everything() {
     check formatting cargo fmt --all --check
     step scripts "shellcheck \$(git ls-files '*.sh' .ci/run)" check_scripts
     check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
-    check build cargo build --workspace --locked
+    check build cargo build --workspace --all-targets --locked
     step servers "$(run_again --servers-only -- true)" start_servers
     tested tests cargo nextest run --workspace --locked
     tested doc-tests cargo test --doc --workspace --locked
     check docs env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace --locked
 }
 
-# The build comes first because the end-to-end tests run the built program, which a selection of tests may not build.
+# The build comes first because the end-to-end tests run the built program, which a selection of tests may not build. It is of all
+# targets because others would be built with other features of the dependencies, and those twice.
 check_selection() {
-    check build cargo build --workspace --locked
+    check build cargo build --workspace --all-targets --locked
     step servers "$(run_again --servers-only -- true)" start_servers
     tested tests cargo nextest run --workspace --locked "$@"
 }
@@ -282,6 +283,8 @@ main() {
         [[ ${2:-} == -- && $# -ge 3 ]] || die "usage: tests/run.sh --servers-only -- COMMAND..."
     fi
     trap stop_servers EXIT
+    # Two tests that load the machine, and one that waits, also on two cores: see .config/nextest.toml.
+    export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$(($(nproc) < 3 ? 3 : $(nproc)))}
     [[ -z $rabbitmq ]] || need_rabbitmq
     need_rust
     need_strace

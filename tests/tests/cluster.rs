@@ -13,7 +13,7 @@ use e2e::{
 };
 
 const SOON: Duration = Duration::from_secs(30);
-const LONG: Duration = Duration::from_mins(8);
+const LONG: Duration = Duration::from_mins(4);
 /// Ten attempts.
 const DELAYS_MS: [u64; 9] = [200, 400, 800, 1000, 1000, 2000, 2000, 2000, 2000];
 const PER_SECOND: u32 = 50;
@@ -69,91 +69,86 @@ fn assert_nothing_charged(endpoint: &Endpoint, receiver: &Receiver) {
     }
 }
 
-/// Measures under load: nothing else runs beside it.
-mod alone {
-    use super::*;
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
-        // Longer than it takes to notice a dead connection (20 s), and in the long form than the nodes take to notice each other's.
-        let stopped_for = scaled(Duration::from_secs(30), Duration::from_secs(90));
-        let cluster = Cluster::start().await;
-        let installation = Installation::with("cluster", &cluster.urls(), &DELAYS_MS, &[]).await;
-        let mut ledger = Ledger::new();
-        for (name, receiver) in [
-            ("first", unsteady("first").await),
-            ("second", unsteady("second").await),
-            ("failing", failing().await),
-        ] {
-            let endpoint = installation.endpoint("org_1", &receiver.url()).await;
-            ledger.endpoint(name, endpoint, receiver);
-        }
-        let recorder = installation.recorder().await;
-        let mut workers = [installation.worker().await, installation.worker().await];
-        cluster.wait_until_whole(0).await;
-        let load = Load::start(&installation, "org_1", PER_SECOND);
-        let events = format!("{}.events", installation.prefix());
-        let mut silences = Vec::new();
-        for (round, what) in ["node stopped", "node killed"].into_iter().enumerate() {
-            let begun = ledger.receiver("first").distinct();
-            wait_until("events flow", SOON, || {
-                ledger.receiver("first").distinct() > begun + 100
-            })
-            .await;
-            let victim = cluster.leader(&events).await;
-            have_client(&cluster, victim, &installation, &mut workers[round]).await;
-            let unacked = workers[0].unacked().await + workers[1].unacked().await;
-            let from = Instant::now();
-            if what == "node stopped" {
-                cluster.node(victim).pause().await;
-                wait_until("it is stopped long enough", LONG, || from.elapsed() > stopped_for).await;
-                cluster.node(victim).resume().await;
-                if is_long() && !cluster.heals() {
-                    // As docs/operations.md has it.
-                    cluster.node(victim).kill().await;
-                    cluster.node(victim).start_again().await;
-                }
-            } else {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
+    // Longer than it takes to notice a dead connection (20 s), and in the long form than the nodes take to notice each other's.
+    let stopped_for = scaled(Duration::from_secs(30), Duration::from_secs(90));
+    let cluster = Cluster::start().await;
+    let installation = Installation::with("cluster", &cluster.urls(), &DELAYS_MS, &[]).await;
+    let mut ledger = Ledger::new();
+    for (name, receiver) in [
+        ("first", unsteady("first").await),
+        ("second", unsteady("second").await),
+        ("failing", failing().await),
+    ] {
+        let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+        ledger.endpoint(name, endpoint, receiver);
+    }
+    let recorder = installation.recorder().await;
+    let mut workers = [installation.worker().await, installation.worker().await];
+    cluster.wait_until_whole(0).await;
+    let load = Load::start(&installation, "org_1", PER_SECOND);
+    let events = format!("{}.events", installation.prefix());
+    let mut silences = Vec::new();
+    for (round, what) in ["node stopped", "node killed"].into_iter().enumerate() {
+        let begun = ledger.receiver("first").distinct();
+        wait_until("events flow", SOON, || {
+            ledger.receiver("first").distinct() > begun + 100
+        })
+        .await;
+        let victim = cluster.leader(&events).await;
+        have_client(&cluster, victim, &installation, &mut workers[round]).await;
+        let unacked = workers[0].unacked().await + workers[1].unacked().await;
+        let from = Instant::now();
+        if what == "node stopped" {
+            cluster.node(victim).pause().await;
+            wait_until("it is stopped long enough", LONG, || from.elapsed() > stopped_for).await;
+            cluster.node(victim).resume().await;
+            if is_long() && !cluster.heals() {
+                // As docs/operations.md has it.
                 cluster.node(victim).kill().await;
                 cluster.node(victim).start_again().await;
             }
-            cluster.wait_until_whole(victim).await;
-            for role in workers.iter().chain([&recorder]) {
-                role.wait_until_ready().await;
-            }
-            ledger.broken(what, from, Some(unacked));
-            silences.push(format!(
-                "{what} for {:.0?}, silent at most {:.1?}",
-                from.elapsed(),
-                longest_silence(ledger.receiver("first"), from)
-            ));
+        } else {
+            cluster.node(victim).kill().await;
+            cluster.node(victim).start_again().await;
         }
-        ledger.published(load.stop().await);
-
-        let books = ledger
-            .settle_and_end(&installation, cluster.node(0), workers.into(), LONG)
-            .await;
-        installation.wait_until_recorded(&[], &recorder, LONG).await;
-        // Logging never holds up delivering: what could not be recorded in time is named as a gap.
-        let audit = installation.audit().await;
-        let gaps = audit.of_kind("gap").into_iter();
-        let unrecorded: u64 = gaps.filter_map(|gap| gap["count"].as_u64()).sum();
-        report(
-            "three nodes: the leader of events SIGSTOPped, then SIGKILLed",
-            format!("{}; {books}; {unrecorded} records in gaps", silences.join("; ")),
-        );
-        books.assert_balanced();
-        assert_eq!(books.dead, 0, "{books}");
-        for (endpoint, receiver) in ledger.endpoints() {
-            assert_nothing_charged(endpoint, receiver);
+        cluster.wait_until_whole(victim).await;
+        for role in workers.iter().chain([&recorder]) {
+            role.wait_until_ready().await;
         }
-        assert!(
-            books.unacked_median() > 0,
-            "nothing was in flight at the breaks: {books}"
-        );
-        assert!(audit.balances, "{audit:#?}");
-        assert!(recorder.terminate().await);
+        ledger.broken(what, from, Some(unacked));
+        silences.push(format!(
+            "{what} for {:.0?}, silent at most {:.1?}",
+            from.elapsed(),
+            longest_silence(ledger.receiver("first"), from)
+        ));
     }
+    ledger.published(load.stop().await);
+
+    let books = ledger
+        .settle_and_end(&installation, cluster.node(0), workers.into(), LONG)
+        .await;
+    installation.wait_until_recorded(&[], &recorder, LONG).await;
+    // Logging never holds up delivering: what could not be recorded in time is named as a gap.
+    let audit = installation.audit().await;
+    let gaps = audit.of_kind("gap").into_iter();
+    let unrecorded: u64 = gaps.filter_map(|gap| gap["count"].as_u64()).sum();
+    report(
+        "three nodes: the leader of events SIGSTOPped, then SIGKILLed",
+        format!("{}; {books}; {unrecorded} records in gaps", silences.join("; ")),
+    );
+    books.assert_balanced();
+    assert_eq!(books.dead, 0, "{books}");
+    for (endpoint, receiver) in ledger.endpoints() {
+        assert_nothing_charged(endpoint, receiver);
+    }
+    assert!(
+        books.unacked_median() > 0,
+        "nothing was in flight at the breaks: {books}"
+    );
+    assert!(audit.balances, "{audit:#?}");
+    assert!(recorder.terminate().await);
 }
 
 /// With two addresses, of which one accepts connections and never answers.

@@ -302,3 +302,29 @@ async fn a_worker_that_is_stopped_and_goes_on_charges_nothing() {
     assert!(worker.terminate().await);
     installation.delete().await;
 }
+
+/// The broker confirms what the worker had published when it stood still. A worker that goes on reads that only after its timers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_stopped_while_it_records_drops_no_records() {
+    const STOPPED: Duration = Duration::from_millis(2500);
+    let installation = Installation::new("standstill").await;
+    let receiver = Receiver::ok().await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let worker = installation.worker().await;
+    let load = Load::start(&installation, "org_1", 300);
+    for _ in 0..4 {
+        let seen = receiver.count();
+        wait_until("events flow", SOON, || receiver.count() > seen + 100).await;
+        worker.signal("STOP").await;
+        let stopped = Instant::now();
+        wait_until("it has stood still", SOON, || stopped.elapsed() >= STOPPED).await;
+        worker.signal("CONT").await;
+    }
+    let published = load.stop().await.len();
+    wait_until("all are delivered", SOON, || receiver.distinct() == published).await;
+    installation.wait_until_drained(SOON).await;
+    let dropped = worker.metric("magnetite_journal_dropped_total", "").await;
+    assert!(dropped < 0.5, "{dropped} records were dropped");
+    assert!(worker.terminate().await);
+    installation.delete().await;
+}

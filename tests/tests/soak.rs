@@ -18,7 +18,7 @@ use e2e::{
 use tokio::time::{MissedTickBehavior, interval};
 
 const SOON: Duration = Duration::from_mins(1);
-const LONG: Duration = Duration::from_mins(10);
+const LONG: Duration = Duration::from_mins(3);
 const PER_SECOND: u32 = 100;
 const HANGING: usize = 600;
 /// The short form, in which troubles take more of the time, allows on top what the broker alone takes meanwhile.

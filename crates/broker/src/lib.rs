@@ -28,6 +28,7 @@ mod screen;
 mod connect;
 mod link;
 mod refusals;
+mod patience;
 mod publisher;
 mod ack;
 mod watched;

@@ -17,11 +17,12 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::sleep;
 
 use crate::{
     Config, Link, Outgoing,
     link::{ChannelError, close},
+    patience::Patience,
     reply::{self, reply_code},
 };
 
@@ -188,31 +189,31 @@ impl Publisher {
 
     /// Publishes a window and waits for its answers, for the publish timeout. The error means that nothing was published.
     async fn publish_window(&self, window: &[impl Borrow<Outgoing>]) -> Result<Sent, PublishError> {
-        let deadline = Instant::now() + self.publish_timeout;
-        match timeout_at(deadline, self.link.writable()).await {
-            Ok(writable) => writable?,
-            Err(_) => return Err(self.not_writable()),
+        let mut patience = Patience::new(self.publish_timeout);
+        match patience.wait(self.link.writable()).await {
+            Some(writable) => writable?,
+            None => return Err(self.not_writable()),
         }
-        let channel = match timeout_at(deadline, self.pool.get()).await {
-            Ok(Ok(channel)) => channel,
+        let channel = match patience.wait(self.pool.get()).await {
+            Some(Ok(channel)) => channel,
             // The connection was there a moment ago.
-            Ok(Err(PoolError::Backend(ChannelError::Refused(source)))) => {
+            Some(Err(PoolError::Backend(ChannelError::Refused(source)))) => {
                 let target = window
                     .first()
                     .map_or("", |first| first.borrow().target())
                     .to_owned();
                 return Err(PublishError::Broken { target, source });
             }
-            Ok(Err(PoolError::Backend(ChannelError::Closed(closed)))) => return Err(closed.into()),
-            Ok(Err(_)) | Err(_) => {
+            Some(Err(PoolError::Backend(ChannelError::Closed(closed)))) => return Err(closed.into()),
+            Some(Err(_)) | None => {
                 return Err(PublishError::NotConnected {
                     after: self.publish_timeout,
                 });
             }
         };
         let mut sent = Sent::new(channel, window, self.publish_timeout);
-        // An error says that time is up.
-        let _ = timeout_at(deadline, sent.answered()).await;
+        // What is unanswered when time is up, `sent` knows.
+        let _ = patience.wait(sent.answered()).await;
         Ok(sent)
     }
 
