@@ -3,7 +3,7 @@
 # docs/reliability.md promises.
 #
 #   tests/chaos.sh              all end-to-end tests, about half an hour
-#   tests/chaos.sh ARG...       those that `cargo nextest run ARG...` selects, for example: tests/chaos.sh --test kills
+#   tests/chaos.sh ARG...       those that `cargo nextest run ARG...` selects, for example: tests/chaos.sh kills::
 #   tests/chaos.sh --rabbitmq MAJOR ...         either on that RabbitMQ, as tests/run.sh has it
 #
 # MAGNETITE_CHAOS_SEED=N repeats a run's random choices. The figures are printed as a table at the end, and everything

@@ -123,6 +123,16 @@ impl Amqp {
             .unwrap();
     }
 
+    /// Removes the binding of the queue `prefix.queue` to the exchange `prefix.exchange`.
+    pub async fn unbind(&self, exchange: &str, queue: &str, key: &str) {
+        let [queue, exchange] = [queue, exchange].map(|name| format!("{}.{name}", self.prefix));
+        let (queue, exchange) = (queue.as_str().into(), exchange.as_str().into());
+        let unbound = self
+            .channel
+            .queue_unbind(queue, exchange, key.into(), FieldTable::default());
+        unbound.await.unwrap();
+    }
+
     /// Messages that wait in the queue `prefix.name`.
     pub async fn ready(&self, name: &str) -> u32 {
         let options = QueueDeclareOptions {

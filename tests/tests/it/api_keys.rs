@@ -1,0 +1,171 @@
+//! API keys on the command line, and who changed what.
+
+use std::{process::Output, time::Duration};
+
+use e2e::{Answer, Installation, Receiver, event, wait_for};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(20);
+const CREATE: [&str; 8] = [
+    "api-key",
+    "create",
+    "--org",
+    "org_1",
+    "--name",
+    "lead form",
+    "--scopes",
+    "events:write,endpoints:read",
+];
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_shown_once_and_afterwards_known_by_its_beginning() {
+    let installation = Installation::new("keys").await;
+    let made = installation
+        .cli(&[&CREATE[..], &["--expires-in", "90d"]].concat())
+        .await;
+    assert!(made.status.success(), "{}", stderr(&made));
+    assert!(stderr(&made).contains("not shown again"), "{}", stderr(&made));
+    let key = stdout(&made)
+        .split_whitespace()
+        .find(|word| word.starts_with("mgk_"))
+        .unwrap()
+        .to_owned();
+    assert_eq!(key.len(), "mgk_".len() + 43);
+    installation.keep_secret(&key);
+
+    let listed = installation.json(&["api-key", "list", "--org", "org_1"]).await;
+    let [listed] = &listed[..] else {
+        panic!("{listed:?}")
+    };
+    assert_eq!(listed["prefix"], key[..10]);
+    assert_eq!(
+        listed["scopes"],
+        serde_json::json!(["events:write", "endpoints:read"])
+    );
+    let (created_ms, expires_ms) = (listed["created_at_ms"].as_u64(), listed["expires_at_ms"].as_u64());
+    assert_eq!(expires_ms.unwrap() - created_ms.unwrap(), 90 * 86_400_000);
+    assert_eq!(listed["last_used_at_ms"], Value::Null);
+    for arguments in [
+        ["api-key", "list"].as_slice(),
+        &["api-key", "list", "--json"],
+        &["changes"],
+    ] {
+        let printed = installation.cli_ok(arguments).await;
+        assert!(
+            printed.contains(&key[..10]) && !printed.contains(&key),
+            "{printed}"
+        );
+    }
+    assert_eq!(
+        installation.cli_ok(&["api-key", "list", "--org", "org_2"]).await,
+        ""
+    );
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_revoked_and_what_does_not_exist_is_named() {
+    let installation = Installation::new("revoke").await;
+    let made = installation.json(&CREATE).await.remove(0);
+    installation.keep_secret(made["key"].as_str().unwrap());
+    assert_eq!(made["expires_at_ms"], Value::Null);
+    let id = made["id"].as_str().unwrap();
+    for _ in 0..2 {
+        let revoked = installation.cli_ok(&["api-key", "revoke", id]).await;
+        assert_eq!(revoked.trim(), format!("revoked {id}"));
+    }
+    let listed = installation.json(&["api-key", "list"]).await.remove(0);
+    assert!(listed["revoked_at_ms"].is_u64(), "{listed}");
+    assert!(
+        installation
+            .cli_ok(&["api-key", "list"])
+            .await
+            .contains("revoked 2")
+    );
+
+    let missing = installation.cli(&["api-key", "revoke", "key_1"]).await;
+    assert_eq!(missing.status.code(), Some(1));
+    for word in ["key_1", "does not exist", "api-key list"] {
+        assert!(stderr(&missing).contains(word), "{}", stderr(&missing));
+    }
+    let unknown = installation.cli(&[&CREATE[..7], &["events:read"]].concat()).await;
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(
+        stderr(&unknown).contains("deliveries:write"),
+        "{}",
+        stderr(&unknown)
+    );
+    installation.delete().await;
+}
+
+/// What people do on the command line, and what a worker does by itself after a 410.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_who_changed_what_and_gives_nothing_away() {
+    let installation = Installation::new("changes").await;
+    let leaving = Receiver::new(|_, _| Answer::status(410)).await;
+    let url = leaving.url() + "?token=hunter2";
+    let endpoint = installation.endpoint("org_1", &url).await;
+    installation.endpoint("org_2", &url).await;
+    let _worker = installation.worker().await;
+    let lead = event("org_1", "1") + "\n";
+    installation.cli_with_input(&["publish"], lead.as_bytes()).await;
+    let of_one = ["changes", "--org", "org_1"];
+    wait_for("the worker writes the 410 down", SOON, || async {
+        let changes = installation.json(&of_one).await;
+        if changes.len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{changes:?}"))
+        }
+    })
+    .await;
+    installation
+        .cli_ok(&["endpoint", "update", &endpoint.id, "--events", "lead.*"])
+        .await;
+    installation.cli_ok(&["endpoint", "delete", &endpoint.id]).await;
+    installation.cli(&["endpoint", "delete", &endpoint.id]).await;
+
+    let changes = installation.json(&of_one).await;
+    let told: Vec<_> = changes
+        .iter()
+        .rev()
+        .map(|change| [&change["actor"], &change["kind"]].map(|text| text.as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ["cli", "endpoint.created"],
+            ["worker", "endpoint.disabled"],
+            ["cli", "endpoint.updated"],
+            ["cli", "endpoint.deleted"],
+        ]
+    );
+    assert!(
+        changes
+            .iter()
+            .all(|change| change["subject"] == endpoint.id.as_str())
+    );
+    assert_eq!(changes[2]["detail"], serde_json::json!({ "reason": "gone" }));
+    let events = serde_json::json!({ "events": { "from": "*", "to": "lead.*" } });
+    assert_eq!(changes[1]["detail"], events);
+
+    let all = installation.cli_ok(&["changes"]).await;
+    assert_eq!(all.lines().count(), 5, "{all}");
+    assert!(all.contains("127.0.0.1") && !all.contains("hunter2"), "{all}");
+    let newest = installation.cli(&["changes", "--limit", "1"]).await;
+    assert!(
+        stdout(&newest).contains("endpoint.deleted"),
+        "{}",
+        stdout(&newest)
+    );
+    assert!(stderr(&newest).contains("--limit"), "{}", stderr(&newest));
+    installation.delete().await;
+}

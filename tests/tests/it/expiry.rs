@@ -1,0 +1,167 @@
+//! Certificates that expire: who is warned, and of which.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use e2e::{
+    Answer, Certificates, Endpoint, Installation, Postgres, Receiver, Role, event, now_ms, shared_broker,
+    wait_for, wait_until,
+};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(30);
+const DAY_S: u64 = 24 * 60 * 60;
+
+/// It trusts the tests' authority, and has a queue for what the platform is told.
+async fn installation(name: &str, certificates: &Certificates) -> Installation {
+    prepared(Installation::new(name).await, certificates).await
+}
+
+async fn prepared(mut installation: Installation, certificates: &Certificates) -> Installation {
+    let pem = installation.directory().join("authority.pem");
+    certificates.write_pem(&pem);
+    installation.set("MAGNETITE_EGRESS__ROOT_CERTIFICATES", pem.to_str().unwrap());
+    installation.amqp().bind("platform", "operations", "#").await;
+    installation
+}
+
+/// Its certificate is good for so many days. All of them are at one host.
+async fn receiver(certificates: &Certificates, days: u64) -> Receiver {
+    Receiver::secure(certificates.good_for_days(days), |_, _| Answer::status(200)).await
+}
+
+/// Publishes an event once the worker knows so many endpoints, and waits until it was delivered.
+async fn deliver(installation: &Installation, worker: &Role, endpoints: u64, receiver: &Receiver) {
+    wait_for("the worker knows the endpoints", SOON, || async {
+        let known = worker.metric("magnetite_registry_endpoints", "").await;
+        (known as u64 == endpoints)
+            .then_some(())
+            .ok_or_else(|| known.to_string())
+    })
+    .await;
+    let before = receiver.count();
+    installation.amqp().publish(&[event("org_1", "lead_1")]).await;
+    wait_until("it is delivered", SOON, || receiver.count() > before).await;
+}
+
+/// Waits until the platform was told so many things.
+async fn told(installation: &Installation, count: usize) -> Vec<Value> {
+    let told = tokio::sync::Mutex::new(Vec::new());
+    wait_for("the platform is told", SOON, || async {
+        let mut told = told.lock().await;
+        for found in installation.amqp().drain("platform").await {
+            let object: Value = serde_json::from_slice(&found.body).unwrap();
+            let property =
+                |text: &Option<lapin::types::ShortString>| Value::from(text.clone().unwrap().as_str());
+            assert_eq!(property(found.properties.message_id()), object["id"]);
+            assert_eq!(property(found.properties.kind()), object["kind"]);
+            told.push(object);
+        }
+        (told.len() == count)
+            .then_some(())
+            .ok_or_else(|| format!("{told:?}"))
+    })
+    .await;
+    told.into_inner()
+}
+
+/// Panics unless it is what `docs/protocol.md` says of a certificate that expires in so many days.
+fn assert_expiring(told: &Value, endpoint: &Endpoint, days: u64) {
+    assert_eq!(told["kind"], "endpoint.certificate_expiring");
+    assert_eq!(told["organization_id"], "org_1");
+    assert_eq!(told["endpoint_id"], *endpoint.id);
+    let expires = humantime::parse_rfc3339(told["reason"].as_str().unwrap()).unwrap();
+    let left_s = expires.duration_since(UNIX_EPOCH).unwrap().as_secs() - now_ms() / 1000;
+    assert!((days * DAY_S..=days * DAY_S + 3600).contains(&left_s), "{told}");
+}
+
+/// Waits until so many hosts are about to expire, and the first one in so many days.
+async fn wait_for_gauges(worker: &Role, expiring: u64, days: u64) {
+    wait_for("the gauges show it", SOON, || async {
+        let count = worker.metric("magnetite_certificates_expiring", "").await;
+        let least_s = worker
+            .metric("magnetite_certificate_expiry_min_seconds", "")
+            .await;
+        let is_there =
+            count as u64 == expiring && (days * DAY_S..=days * DAY_S + 3600).contains(&(least_s as u64));
+        is_there
+            .then_some(())
+            .ok_or_else(|| format!("{count}, {least_s} s"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_expires_in_five_days_is_warned_of_by_metric_log_and_event() {
+    let certificates = Certificates::new();
+    let installation = installation("expiring", &certificates).await;
+    let first = receiver(&certificates, 5).await;
+    let endpoint = installation.endpoint("org_1", &first.url()).await;
+    let recorder = installation.recorder().await;
+    let worker = installation.talkative_worker().await;
+    deliver(&installation, &worker, 1, &first).await;
+    let operations = told(&installation, 1).await;
+    assert_expiring(&operations[0], &endpoint, 5);
+    wait_for_gauges(&worker, 1, 5).await;
+
+    // The same host shows another certificate: each endpoint there is told of under another id, the log was told today.
+    let second = receiver(&certificates, 4).await;
+    let new = installation.endpoint("org_1", &second.url()).await;
+    deliver(&installation, &worker, 2, &second).await;
+    let mut again = told(&installation, 2).await;
+    again.sort_by_key(|told| told["endpoint_id"] != *endpoint.id);
+    for (told, endpoint) in again.iter().zip([&endpoint, &new]) {
+        assert_expiring(told, endpoint, 4);
+        assert_ne!(told["id"], operations[0]["id"]);
+    }
+    let log = std::fs::read_to_string(installation.directory().join("worker.log")).unwrap();
+    assert_eq!(
+        log.matches("certificate of an endpoint's host expires soon")
+            .count(),
+        1
+    );
+
+    // And then a renewed one.
+    let renewed = receiver(&certificates, 90).await;
+    installation.endpoint("org_1", &renewed.url()).await;
+    deliver(&installation, &worker, 3, &renewed).await;
+    wait_for_gauges(&worker, 0, 90).await;
+    assert!(told(&installation, 0).await.is_empty());
+    assert!(worker.terminate().await && recorder.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_certificate_that_is_good_for_sixty_days_nobody_is_told() {
+    let certificates = Certificates::new();
+    let installation = installation("not-expiring", &certificates).await;
+    let receiver = receiver(&certificates, 60).await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    deliver(&installation, &worker, 1, &receiver).await;
+    wait_for_gauges(&worker, 0, 60).await;
+    // What is told is told in order: nothing came before this.
+    installation.cli_ok(&["endpoint", "disable", &endpoint.id]).await;
+    let operations = told(&installation, 1).await;
+    assert_eq!(operations[0]["kind"], "endpoint.disabled");
+    assert!(worker.terminate().await && recorder.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_delays_the_event_and_no_delivery() {
+    let (certificates, postgres) = (Certificates::new(), Postgres::start().await);
+    let settings = [("MAGNETITE_DATABASE__URL", postgres.url())];
+    let installation = Installation::with("expiring-outage", &shared_broker(), &[60_000], &settings).await;
+    let installation = prepared(installation, &certificates).await;
+    let receiver = receiver(&certificates, 5).await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    postgres.stop().await;
+    deliver(&installation, &worker, 1, &receiver).await;
+    wait_for_gauges(&worker, 1, 5).await;
+    assert!(installation.amqp().drain("platform").await.is_empty());
+    postgres.start_again().await;
+    assert_expiring(&told(&installation, 1).await[0], &endpoint, 5);
+    assert!(worker.terminate().await && recorder.terminate().await);
+    installation.delete().await;
+}

@@ -1,0 +1,188 @@
+//! Six hundred endpoints that hang, of one organization and of many, beside an endpoint of another organization that answers.
+
+use std::time::{Duration, Instant};
+
+use e2e::{
+    Alone, Answer, Crowd, Installation, Load, Receiver, Role, percentile, report, scaled, wait_for,
+    wait_until,
+};
+
+const SOON: Duration = Duration::from_secs(40);
+const HANGING: usize = 600;
+const HEALTHY_PER_SECOND: u32 = 200;
+/// The healthy endpoint answers the first attempt of one event in so many with 500.
+const FAILS_ONE_IN: usize = 20;
+/// The first delay of the contract's schedule.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// From publishing to receipt, in the long form. In the short one, the first second of a wave is one of few: six hundred connections are
+/// opened in it. The short form allows on top what the broker alone takes in the same seconds.
+const P99_MAX_MS: f64 = 50.0;
+const P99_SHORT_MAX_MS: f64 = 250.0;
+/// A delivery that is put off comes after a second at the earliest, so none may be.
+const MAX_MS: f64 = 1000.0;
+/// How late a retry is.
+const LATE_P99_MAX_MS: f64 = 100.0;
+
+/// Measures under load: nothing else runs beside it.
+mod alone {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn six_hundred_endpoints_of_one_organization_that_never_answer_delay_no_other_organization() {
+        measure("one-hangs", 1, false).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sixty_organizations_with_ten_endpoints_that_never_answer_delay_no_other_organization() {
+        measure("sixty-hang", 60, false).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sixty_organizations_whose_endpoints_begin_to_hang_at_once_delay_no_other_organization() {
+        measure("sixty-begin", 60, true).await;
+    }
+}
+
+/// An endpoint that answers, and fails now and then.
+async fn healthy(installation: &Installation) -> Receiver {
+    let receiver = Receiver::new(|request, before| {
+        let number: usize = request.lead.trim_start_matches("lead_").parse().unwrap();
+        let fails = before == 0 && number.is_multiple_of(FAILS_ONE_IN);
+        Answer::status(if fails { 500 } else { 200 })
+    })
+    .await;
+    installation.endpoint("org_healthy", &receiver.url()).await;
+    receiver
+}
+
+/// How long events of the healthy organization were on their way, in milliseconds.
+struct Measured {
+    latencies: Vec<f64>,
+    /// How much later than after [`RETRY_AFTER`] its retries came.
+    latenesses: Vec<f64>,
+    /// The 99th percentile and the most that the broker alone takes.
+    alone: [f64; 2],
+}
+
+impl Measured {
+    /// Of the events that were published within that time.
+    fn within(
+        healthy: &Receiver,
+        published: &[(String, Instant)],
+        alone: &Alone,
+        is_within: impl Fn(Instant) -> bool,
+    ) -> Self {
+        let chosen: Vec<_> = published
+            .iter()
+            .filter(|(_, at)| is_within(*at))
+            .cloned()
+            .collect();
+        let receipts = healthy.receipts();
+        let retried = chosen.iter().filter_map(|(lead, _)| {
+            let [first, second, ..] = &receipts[lead][..] else {
+                return None;
+            };
+            let late = (second.at - first.at).as_secs_f64() - RETRY_AFTER.as_secs_f64();
+            (!first.accepted).then_some(late * 1000.0)
+        });
+        Self {
+            latenesses: retried.collect(),
+            latencies: healthy.latencies_ms(&chosen),
+            alone: [99.0, 100.0].map(|p| alone.late_ms(p, &is_within)),
+        }
+    }
+
+    fn hold(&mut self, campaign: &str, lasted: Duration) {
+        let [alone_p99, alone_max] = self.alone;
+        let (count, retries) = (self.latencies.len(), self.latenesses.len());
+        let [p50, p99, max] = [50.0, 99.0, 100.0].map(|p| percentile(&mut self.latencies, p));
+        let [late_p50, late_p99] = [50.0, 99.0].map(|p| percentile(&mut self.latenesses, p));
+        report(
+            campaign,
+            format!(
+                "{lasted:.0?}, {count} events of a healthy endpoint of another organization: from publishing to receipt p50 {p50:.1} ms, \
+                 p99 {p99:.1} ms, max {max:.1} ms; {retries} retries of it late by p50 {late_p50:.1} ms, p99 {late_p99:.1} ms; the broker alone: p99 \
+                 {alone_p99:.1} ms, max {alone_max:.1} ms"
+            ),
+        );
+        let p99_max = scaled(P99_SHORT_MAX_MS + alone_p99, P99_MAX_MS);
+        let late_p99_max = scaled(P99_SHORT_MAX_MS + alone_p99, LATE_P99_MAX_MS);
+        let most = MAX_MS + scaled(alone_max, 0.0);
+        assert!(p99 <= p99_max, "p99 {p99:.1} ms, at most {p99_max:.1} ms");
+        assert!(max <= most, "max {max:.1} ms, at most {most:.1} ms");
+        assert!(
+            late_p99 <= late_p99_max,
+            "retries are late by p99 {late_p99:.1} ms, at most {late_p99_max:.1} ms"
+        );
+    }
+}
+
+/// The bars hold while the endpoints hang, and after the worker was killed and another one began with everything that the first one had in
+/// its hands, and as much again.
+async fn measure(name: &str, organizations: usize, begin_well: bool) {
+    let (first, second) = scaled(
+        (Duration::from_secs(12), Duration::from_secs(10)),
+        (Duration::from_mins(10), Duration::from_mins(5)),
+    );
+    let installation = Installation::new(name).await;
+    let crowd = Crowd::register(&installation, HANGING, organizations).await;
+    let healthy = healthy(&installation).await;
+    let worker = installation.worker().await;
+    if begin_well {
+        crowd.begin_well(&installation).await;
+    }
+    let alone = Alone::start(&installation).await;
+    let load = Load::start(&installation, "org_healthy", HEALTHY_PER_SECOND);
+    wait_until("events flow", SOON, || healthy.distinct() > 200).await;
+
+    let began = Instant::now();
+    crowd.wave(&installation, "first").await;
+    wait_until("the load has lasted", first + SOON, || began.elapsed() >= first).await;
+    assert_busy(&worker, &crowd).await;
+    let ended = Instant::now();
+    worker.kill().await;
+    let worker = installation.worker().await;
+    let began_again = Instant::now();
+    crowd.wave(&installation, "second").await;
+    wait_until("the load has lasted again", second + SOON, || {
+        began_again.elapsed() >= second
+    })
+    .await;
+    assert_busy(&worker, &crowd).await;
+    let published = load.stop().await;
+    wait_for("the healthy endpoint has everything", SOON, || async {
+        let accepted = healthy.accepted();
+        let all = (accepted == published.len()).then_some(());
+        all.ok_or_else(|| format!("{accepted} of {}", published.len()))
+    })
+    .await;
+
+    // Events that were on their way at the kill are another worker's.
+    let before = |at| at >= began && at + MARGIN < ended;
+    let of = format!("{HANGING} endpoints of {organizations} organizations");
+    let how = if begin_well {
+        "begin to hang"
+    } else {
+        "never answer"
+    };
+    let after = |at| at >= began_again;
+    Measured::within(&healthy, &published, &alone, before).hold(&format!("{of} {how}"), first);
+    Measured::within(&healthy, &published, &alone, after).hold(&format!("{of} {how}, after SIGKILL"), second);
+    crowd.receiver.release();
+    drop(worker);
+    installation.delete().await;
+}
+
+/// Longer than an event may take, its retry included.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// Every endpoint was asked, and many are asked still.
+async fn assert_busy(worker: &Role, crowd: &Crowd) {
+    let asked = crowd.receiver.count();
+    assert!(asked >= HANGING, "{asked} requests hang");
+    let unacked = worker.metric("magnetite_messages_unacked", ".held.").await;
+    assert!(
+        unacked > 100.0,
+        "{unacked} attempts are under way: the test proves nothing"
+    );
+}

@@ -1,0 +1,264 @@
+//! Every way to be hostile, with what the dead letter has to say of it.
+
+use std::time::Duration;
+
+use e2e::{Found, Hostility, Visit};
+
+use super::deadline;
+
+/// What a busy machine may add to an attempt.
+pub(crate) const SLACK: Duration = Duration::from_millis(800);
+/// What a worker does not read stays in the buffers of two sockets, which Linux lets grow to some MiB.
+const TAKEN_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How the attempts against a receiver end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// At once: far from the deadline.
+    Soon,
+    /// At the deadline.
+    AtDeadline,
+    /// Unseen by the receiver, which never gets to see a client.
+    Unseen,
+}
+
+/// What the dead letter says in the end.
+pub(crate) struct Row {
+    pub(crate) hostility: Hostility,
+    pub(crate) end: End,
+    /// `None` if the delivery succeeds.
+    pub(crate) error: Option<&'static str>,
+}
+
+const fn row(hostility: Hostility, end: End, error: &'static str) -> Row {
+    let error = Some(error);
+    Row {
+        hostility,
+        end,
+        error,
+    }
+}
+
+/// A 2xx counts as soon as 16 KiB of the body are read, or as much as was announced.
+const fn delivered(hostility: Hostility) -> Row {
+    Row {
+        hostility,
+        end: End::Soon,
+        error: None,
+    }
+}
+
+/// `{s}` is the deadline in seconds.
+pub(crate) const ROWS: [Row; 36] = {
+    use End::{AtDeadline, Soon, Unseen};
+    use Hostility as H;
+    [
+        row(
+            H::NeverAnswers,
+            AtDeadline,
+            "timeout in response: 127.0.0.1 did not answer within {s} s",
+        ),
+        row(
+            H::HeadByTheSecond,
+            AtDeadline,
+            "timeout in response: 127.0.0.1 did not answer within {s} s",
+        ),
+        row(
+            H::BodyByTheSecond,
+            AtDeadline,
+            "timeout in response: 127.0.0.1 answered with status 200, but its response was not complete within {s} s",
+        ),
+        row(H::EndlessBody(500), Soon, "status 500"),
+        delivered(H::EndlessBody(200)),
+        row(
+            H::EndlessHeaders,
+            Soon,
+            "protocol in response: the headers of 127.0.0.1's response are too many or too large",
+        ),
+        row(
+            H::EndlessHeader,
+            Soon,
+            "protocol in response: the headers of 127.0.0.1's response are too many or too large",
+        ),
+        row(
+            H::EndlessContinue,
+            Soon,
+            "flood in response: 127.0.0.1 sent more than 100 interim responses before its answer",
+        ),
+        row(
+            H::SlowEarlyHints,
+            AtDeadline,
+            "timeout in response: 127.0.0.1 did not answer within {s} s",
+        ),
+        row(
+            H::LengthTooLong,
+            Soon,
+            "connection_reset in response: 127.0.0.1 answered with status 200, but closed the connection before its \
+             response was complete",
+        ),
+        row(
+            H::LengthTooLongAndStays,
+            AtDeadline,
+            "timeout in response: 127.0.0.1 answered with status 200, but its response was not complete within {s} s",
+        ),
+        row(H::LengthTooShort(500), Soon, "status 500"),
+        delivered(H::LengthTooShort(200)),
+        row(
+            H::LengthsDiffer,
+            Soon,
+            "protocol in response: 127.0.0.1 did not answer in HTTP: invalid content-length parsed",
+        ),
+        row(
+            H::LengthNegative,
+            Soon,
+            "protocol in response: 127.0.0.1 did not answer in HTTP: invalid content-length parsed",
+        ),
+        row(
+            H::Closes,
+            Soon,
+            "connection_reset in response: 127.0.0.1 closed the connection before it answered",
+        ),
+        row(
+            H::ResetBefore,
+            Soon,
+            "connection_reset in response: 127.0.0.1 broke the connection off before it answered: Connection reset by peer",
+        ),
+        row(H::ResetWithin, Soon, "Connection reset by peer"),
+        row(H::RedirectLoop, Soon, "status 302: redirects are not followed"),
+        row(H::RedirectInward, Soon, "status 302: redirects are not followed"),
+        row(H::GzipBomb(500), Soon, "status 500"),
+        delivered(H::GzipBomb(200)),
+        row(
+            H::NotHttp,
+            Soon,
+            "protocol in response: 127.0.0.1 did not answer in HTTP: invalid HTTP version parsed",
+        ),
+        row(H::SwitchesProtocols, Soon, "status 101"),
+        row(
+            H::NeverAccepts,
+            Unseen,
+            "timeout in connect: 127.0.0.1 did not accept the connection within {s} s",
+        ),
+        row(
+            H::NotListening,
+            Unseen,
+            "connection_refused in connect: 127.0.0.1 refused the connection",
+        ),
+        row(
+            H::SelfSigned,
+            Soon,
+            "tls in tls: the certificate of 127.0.0.1 is self-signed",
+        ),
+        row(
+            H::UnknownAuthority,
+            Soon,
+            "tls in tls: the certificate of 127.0.0.1 is self-signed, or its issuer is unknown",
+        ),
+        row(
+            H::Expired,
+            Soon,
+            "tls in tls: the certificate of 127.0.0.1 has expired",
+        ),
+        row(
+            H::NotYetValid,
+            Soon,
+            "tls in tls: the certificate of 127.0.0.1 is not valid yet",
+        ),
+        row(
+            H::WrongHost,
+            Soon,
+            "tls in tls: the certificate is not valid for 127.0.0.1, only for",
+        ),
+        row(
+            H::HandshakeStalls,
+            AtDeadline,
+            "timeout in tls: 127.0.0.1 did not complete the TLS handshake within {s} s",
+        ),
+        row(
+            H::HandshakeCut,
+            Soon,
+            "connection_reset in tls: 127.0.0.1 closed the connection during the TLS handshake",
+        ),
+        row(
+            H::NotTls,
+            Soon,
+            "tls in tls: 127.0.0.1 does not speak TLS at this port",
+        ),
+        row(
+            H::SilentHttp2,
+            AtDeadline,
+            "timeout in response: 127.0.0.1 did not answer within {s} s",
+        ),
+        row(
+            H::EndlessHttp2Pings,
+            Soon,
+            "flood in response: 127.0.0.1 sent more than 4096 frames of HTTP/2 without getting on with its answer",
+        ),
+    ]
+};
+
+impl Row {
+    /// What of the dead letter is not as it should be.
+    pub(crate) fn misses_in(&self, letter: &Found) -> Vec<String> {
+        let expected = self
+            .error
+            .unwrap_or("no dead letter")
+            .replace("{s}", &deadline().as_secs().to_string());
+        let status = expected
+            .strip_prefix("status ")
+            .map_or("", |rest| rest.split(':').next().unwrap_or_default());
+        let error = letter.header("magnetite-last-error");
+        let mut misses = Vec::new();
+        if !error.contains(&expected) {
+            misses.push(format!("{}: {error:?} lacks {expected:?}", self.hostility));
+        }
+        for (name, value) in [
+            ("magnetite-reason", "exhausted"),
+            ("magnetite-attempts", "2"),
+            ("magnetite-last-status", status),
+        ] {
+            if letter.header(name) != value {
+                let found = letter.header(name);
+                misses.push(format!("{}: {name} is {found:?}, not {value:?}", self.hostility));
+            }
+        }
+        misses
+    }
+
+    /// What is not as it should be with one attempt as the receiver saw it.
+    pub(crate) fn misses_of(&self, visit: &Visit) -> Vec<String> {
+        let (took, received) = (visit.took(), visit.received.to_lowercase());
+        // The receiver's clock starts when it accepts, the deadline's before.
+        let in_time = match self.end {
+            End::AtDeadline => deadline().saturating_sub(SLACK)..=deadline() + SLACK,
+            End::Soon | End::Unseen => Duration::ZERO..=SLACK,
+        };
+        let is_untrusted = matches!(
+            self.hostility,
+            Hostility::SelfSigned
+                | Hostility::UnknownAuthority
+                | Hostility::Expired
+                | Hostility::NotYetValid
+                | Hostility::WrongHost
+        );
+        let misses = [
+            (!in_time.contains(&took), format!("took {took:?}")),
+            (
+                received.contains("accept-encoding"),
+                "asks for compression".to_owned(),
+            ),
+            (
+                is_untrusted && !received.is_empty(),
+                "sends to whom it does not trust".to_owned(),
+            ),
+            (
+                visit.sent_bytes >= TAKEN_BYTES_MAX,
+                format!("takes {} bytes", visit.sent_bytes),
+            ),
+        ];
+        let misses = misses.into_iter().filter(|(is_missed, _)| *is_missed);
+        misses
+            .map(|(_, what)| format!("{}: an attempt {what}", self.hostility))
+            .collect()
+    }
+}

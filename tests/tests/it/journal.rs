@@ -1,0 +1,19 @@
+//! The journal: what it says is true, what it cannot say it names, and everything that failed can be sent again.
+
+mod gaps;
+mod dropped;
+mod unknown;
+mod recorder;
+mod audits;
+mod story;
+mod again;
+mod refused;
+mod retention;
+mod recover;
+mod health;
+mod http;
+
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_mins(3);

@@ -1,0 +1,122 @@
+//! What an audit finds.
+
+use e2e::{Answer, Installation, Node, Receiver, wait_for};
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+
+use super::{LONG, SOON};
+
+async fn execute(installation: &Installation, sql: String) {
+    assert_eq!(execute_all(installation, sql).await, 1);
+}
+
+/// Returns how many rows were changed.
+async fn execute_all(installation: &Installation, sql: String) -> u64 {
+    let path = installation.directory().join("magnetite.db");
+    let mut database = SqliteConnection::connect(&format!("sqlite://{}", path.display()))
+        .await
+        .unwrap();
+    let changed = sqlx::query(AssertSqlSafe(sql))
+        .execute(&mut database)
+        .await
+        .unwrap();
+    changed.rows_affected()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_deleted_and_a_queue_that_was_purged_are_found() {
+    let node = Node::start().await;
+    let installation = Installation::with("audits", node.url(), &[60_000], &[]).await;
+    let ok = Receiver::ok().await;
+    let failing = Receiver::new(|_, _| Answer::status(500)).await;
+    installation.endpoint("org_1", &ok.url()).await;
+    installation.endpoint("org_1", &failing.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    let events: Vec<_> = (0..10)
+        .map(|lead| e2e::event("org_1", &format!("lead_{lead}")))
+        .collect();
+    installation.amqp().publish(&events).await;
+    installation.amqp().wait_for_ready("delay.60000", 10, SOON).await;
+    installation
+        .wait_until_recorded(&[&worker], &recorder, SOON)
+        .await;
+    let audit = installation.audit().await;
+    assert!(audit.balances, "{audit:#?}");
+    assert_eq!(
+        (audit.number("/matched"), audit.number("/deliveries/pending")),
+        (20, 10)
+    );
+
+    // An attempt, a delivery, an event: each is missed.
+    let delivered = installation
+        .json(&["delivery", "list", "--state", "delivered"])
+        .await;
+    let id = |row: usize, name: &str| delivered[row][name].as_str().unwrap().to_owned();
+    for (table, condition, finding) in [
+        (
+            "attempts",
+            format!("delivery_id = '{}'", id(0, "id")),
+            "unrecorded",
+        ),
+        ("deliveries", format!("id = '{}'", id(1, "id")), "unbalanced"),
+        ("events", format!("id = '{}'", id(2, "event_id")), "unbalanced"),
+    ] {
+        execute(&installation, format!("DELETE FROM {table} WHERE {condition}")).await;
+        let audit = installation.audit().await;
+        assert!(
+            !audit.balances && audit.findings().contains(&finding),
+            "{table}: {audit:#?}"
+        );
+    }
+    let audit = installation.audit().await;
+    let unbalanced = audit
+        .of_kind("finding")
+        .into_iter()
+        .find(|found| found["finding"] == "unbalanced");
+    let ids = unbalanced.unwrap()["ids"].as_array().unwrap();
+    for row in [1, 2] {
+        assert!(
+            ids.iter().any(|found| *found == id(row, "event_id").as_str()),
+            "{audit:#?}"
+        );
+    }
+    assert!(!audit.findings().contains(&"in_no_queue"), "{audit:#?}");
+
+    // An event with all that belongs to it: only the totals miss it.
+    let vanished = |audit: &e2e::Audit| {
+        let findings = audit.of_kind("finding").into_iter();
+        let vanished = findings.filter(|found| found["finding"] == "vanished");
+        vanished
+            .map(|found| found["count"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    assert_eq!(vanished(&audit), 3, "{audit:#?}");
+    let event_id = id(3, "event_id");
+    for (table, condition) in [
+        (
+            "attempts",
+            format!("delivery_id IN (SELECT id FROM deliveries WHERE event_id = '{event_id}')"),
+        ),
+        ("deliveries", format!("event_id = '{event_id}'")),
+        ("events", format!("id = '{event_id}'")),
+    ] {
+        execute_all(&installation, format!("DELETE FROM {table} WHERE {condition}")).await;
+    }
+    let audit = installation.audit().await;
+    assert_eq!(vanished(&audit), 3 + 1 + 2 + 2, "{audit:#?}");
+
+    node.ctl(&["purge_queue", &format!("{}.delay.60000", installation.prefix())])
+        .await;
+    wait_for("the audit misses what was delayed", LONG, || async {
+        let audit = installation.audit().await;
+        let lost = audit
+            .of_kind("finding")
+            .into_iter()
+            .find(|found| found["finding"] == "in_no_queue");
+        match lost {
+            Some(lost) if lost["count"] == 9 && !audit.balances => Ok(()),
+            _ => Err(format!("{audit:#?}")),
+        }
+    })
+    .await;
+    assert!(recorder.terminate().await && worker.terminate().await);
+}

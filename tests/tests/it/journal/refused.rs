@@ -1,0 +1,156 @@
+//! What a database refuses spoils nothing else: ids of any length, and records that break a rule of the database.
+
+use e2e::{
+    Answer, Endpoint, Installation, Postgres, Receiver, due_headers, event, shared_broker, wait_until,
+};
+use lapin::{BasicProperties, Confirmation};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use super::SOON;
+
+const DEAD: [&str; 4] = ["delivery", "list", "--state", "dead"];
+const REJECTED: [&str; 2] = ["rejected", "list"];
+
+fn texts<'a>(rows: &'a [Value], name: &str) -> Vec<&'a str> {
+    let mut texts: Vec<_> = rows.iter().map(|row| row[name].as_str().unwrap()).collect();
+    texts.sort_unstable();
+    texts
+}
+
+/// Text that no index compresses, so that a row of it is as long as it looks.
+fn noise(chars: u32) -> String {
+    let char = |n: u32| char::from_u32(0x4e00 + n.wrapping_mul(2_654_435_761) % 20_000).unwrap();
+    (0..chars).map(char).collect()
+}
+
+/// A delivery that an older version let in, due for its last attempt.
+async fn publish_due(installation: &Installation, endpoint: &Endpoint, body: &str) {
+    let properties = BasicProperties::default().with_headers(due_headers(endpoint));
+    let sent = installation
+        .amqp()
+        .publish_to("deliveries", "due", body.as_bytes(), properties);
+    assert_eq!(sent.await, Confirmation::Ack(None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_with_long_ids_that_is_under_way_is_recorded_listed_and_sent_again() {
+    let postgres = Postgres::start().await;
+    let settings = [("MAGNETITE_DATABASE__URL", postgres.url())];
+    let installation = Installation::with("long", &shared_broker(), &[500], &settings).await;
+    let receiver = Receiver::new(|_, before| Answer::status(if before == 0 { 500 } else { 200 })).await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let worker = installation.worker().await;
+    let lead = noise(3_000);
+    publish_due(&installation, &endpoint, &event("org_1", "before")).await;
+    publish_due(&installation, &endpoint, &event("org_1", &lead)).await;
+    publish_due(&installation, &endpoint, &event("org_1", "after")).await;
+    installation.amqp().wait_for_ready("dead", 3, SOON).await;
+    worker.wait_for_unacked("", 0, SOON).await;
+    // Only now, so that one batch has them all.
+    let recorder = installation.recorder().await;
+    let dead = installation.wait_for_listed(&DEAD, 3, SOON).await;
+    installation
+        .wait_until_recorded(&[&worker], &recorder, SOON)
+        .await;
+    assert_eq!(installation.json(&REJECTED).await, [Value::Null; 0]);
+    let events = installation.json(&["event", "list"]).await;
+    let leads = texts(&events, "lead_id");
+    assert_eq!(leads[..2], ["after", "before"]);
+    assert!(
+        leads[2].len() <= 255 && lead.starts_with(leads[2].split('~').next().unwrap()),
+        "{leads:?}"
+    );
+
+    let ids = texts(&dead, "id");
+    installation
+        .cli_ok(&[&["delivery", "resend"], &ids[..]].concat())
+        .await;
+    wait_until("each is sent again", SOON, || receiver.accepted() == 3).await;
+    assert!(
+        receiver.requests().iter().any(|request| request.lead == lead),
+        "as it was"
+    );
+    installation
+        .wait_until_recorded(&[&worker], &recorder, SOON)
+        .await;
+    let delivered = ["delivery", "list", "--state", "delivered"];
+    installation.wait_for_listed(&delivered, 3, SOON).await;
+    assert!(recorder.terminate().await && worker.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriven() {
+    let postgres = Postgres::start().await;
+    let settings = [("MAGNETITE_DATABASE__URL", postgres.url())];
+    let installation = Installation::with("refused", &shared_broker(), &[500], &settings).await;
+    let receiver = Receiver::new(|_, _| Answer::status(500)).await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let mut database = PgConnection::connect(postgres.url()).await.unwrap();
+    let mut execute = async |sql: &'static str| {
+        sqlx::query(AssertSqlSafe(sql))
+            .execute(&mut database)
+            .await
+            .unwrap();
+    };
+    execute("ALTER TABLE events ADD CONSTRAINT narrow CHECK (lead_id <> 'refused')").await;
+    let worker = installation.worker().await;
+    let leads = ["lead_1", "refused", "lead_2"];
+    let events = leads.map(|lead| event("org_1", lead));
+    installation.amqp().publish(&events).await;
+    installation.amqp().wait_for_ready("dead", 3, SOON).await;
+    worker.wait_for_unacked("", 0, SOON).await;
+    let recorder = installation.recorder().await;
+    installation
+        .wait_until_recorded(&[&worker], &recorder, SOON)
+        .await;
+    assert_eq!(
+        texts(&installation.json(&["event", "list"]).await, "lead_id"),
+        ["lead_1", "lead_2"]
+    );
+    let aside = installation.json(&REJECTED).await;
+    assert_eq!(texts(&aside, "source"), ["dead", "journal"], "{aside:?}");
+    assert!(
+        aside.iter().all(|row| row["reason"] == "unrecordable"),
+        "{aside:?}"
+    );
+
+    let audit = installation.audit().await;
+    assert!(audit.balances, "what is missing is in a gap: {audit:#?}");
+    let gaps = audit.of_kind("gap");
+    let told: Vec<_> = gaps
+        .iter()
+        .map(|gap| {
+            (
+                gap["cause"].as_str(),
+                gap["source"].as_str(),
+                gap["count"].as_u64(),
+            )
+        })
+        .collect();
+    let set_aside = |source| (Some("set_aside"), Some(source), Some(1));
+    assert_eq!(told, [set_aside("dead"), set_aside("journal")], "{audit:#?}");
+
+    // What was set aside has all that it needs, once the database takes it.
+    execute("ALTER TABLE events DROP CONSTRAINT narrow").await;
+    let ids = texts(&aside, "id");
+    installation
+        .cli_ok(&[&["rejected", "redrive"], &ids[..]].concat())
+        .await;
+    installation.wait_for_listed(&DEAD, 3, SOON).await;
+    installation
+        .wait_until_recorded(&[&worker], &recorder, SOON)
+        .await;
+    assert_eq!(installation.json(&["event", "list"]).await.len(), 3);
+    assert_eq!(installation.json(&REJECTED).await.len(), 0);
+    let audit = installation.audit().await;
+    audit.assert_settled();
+    assert!(audit.of_kind("gap").is_empty(), "{audit:#?}");
+    assert_eq!(
+        (audit.number("/events"), audit.number("/deliveries/dead")),
+        (3, 3)
+    );
+    assert!(recorder.terminate().await && worker.terminate().await);
+    installation.delete().await;
+}

@@ -1,0 +1,275 @@
+//! Why did this customer not get that event? One command says it of every endpoint.
+
+use std::{collections::BTreeSet, net::TcpListener};
+
+use e2e::{
+    Answer, Endpoint, Installation, Receiver, event, event_of, is_between, now_ms, shared_broker, wait_for,
+};
+use serde_json::Value;
+
+use super::SOON;
+
+/// An endpoint's chapter in the story.
+fn chapter<'a>(story: &'a Value, endpoint: &Endpoint) -> &'a Value {
+    let mut chapters = story["endpoints"].as_array().unwrap().iter();
+    let found = chapters.find(|chapter| chapter["endpoint_id"] == endpoint.id.as_str());
+    found.unwrap_or_else(|| panic!("nothing of {}: {story}", endpoint.id))
+}
+
+/// Panics unless the endpoint had one delivery in this state with one attempt of these values.
+fn assert_attempted(story: &Value, endpoint: &Endpoint, state: &str, values: &[(&str, Value)]) {
+    let chapter = chapter(story, endpoint);
+    assert_eq!(chapter["verdict"], "matched", "{chapter}");
+    let [delivery] = &chapter["deliveries"].as_array().unwrap()[..] else {
+        panic!("not one delivery: {chapter}");
+    };
+    let [attempt] = &delivery["attempts"].as_array().unwrap()[..] else {
+        panic!("not one attempt: {chapter}");
+    };
+    assert_eq!(
+        (&delivery["state"], &attempt["number"]),
+        (&state.into(), &1.into()),
+        "{chapter}"
+    );
+    for (name, value) in values {
+        assert_eq!(attempt[name], *value, "{name}: {chapter}");
+    }
+    let next_ms = delivery["next_attempt_ms"].as_u64();
+    assert_eq!(next_ms.is_some(), state == "pending", "{chapter}");
+    if let Some(next_ms) = next_ms {
+        assert_eq!(attempt["next_attempt_ms"], next_ms, "{chapter}");
+        let ended_ms = attempt["began_ms"].as_u64().unwrap() + attempt["duration_ms"].as_u64().unwrap();
+        let due_ms = ended_ms + 60_000..=ended_ms + 61_000;
+        assert!(is_between(&due_ms, next_ms), "{chapter}");
+    }
+}
+
+/// Panics unless the endpoint did not get the event, and this is why.
+fn assert_not_matched(story: &Value, endpoint: &Endpoint, verdict: &str) {
+    let chapter = chapter(story, endpoint);
+    assert_eq!(chapter["verdict"], verdict, "{chapter}");
+    assert_eq!(chapter["deliveries"], Value::Array(Vec::new()), "{chapter}");
+}
+
+/// Waits until the story of the only event tells of so many attempts, and returns its id.
+async fn told(installation: &Installation, attempts: usize) -> String {
+    wait_for("the story is complete", SOON, || async {
+        let events = installation.json(&["event", "list", "--org", "org_1"]).await;
+        let Some(id) = events.first().and_then(|event| event["id"].as_str()) else {
+            return Err("no event".to_owned());
+        };
+        let deliveries = installation.json(&["delivery", "list", "--event", id]).await;
+        let mut made = deliveries.iter().filter_map(|row| row["attempt_count"].as_u64());
+        if made.by_ref().sum::<u64>() as usize == attempts {
+            Ok(id.to_owned())
+        } else {
+            Err(format!("{deliveries:?}"))
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_story_of_an_event_names_every_endpoint_of_its_organization_and_why() {
+    let settings = [("MAGNETITE_EGRESS__ATTEMPT_TIMEOUT", "1s")];
+    let installation = Installation::with("story", &shared_broker(), &[60_000], &settings).await;
+    let ok = Receiver::new(|_, _| Answer::Body(200, "thank you")).await;
+    let broken = Receiver::new(|_, _| Answer::Body(500, "<h1>no such table: leads</h1>\n")).await;
+    let leaving = Receiver::new(|_, _| Answer::status(410)).await;
+    let slow = Receiver::new(|_, _| Answer::Hang).await;
+    // Nobody connects from this address: its port stays closed.
+    let closed = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
+    let create = async |url: String, more: &[&str]| installation.endpoint_with("org_1", &url, more).await;
+    let delivered = create(ok.url(), &[]).await;
+    let failed = create(broken.url(), &[]).await;
+    let gone = create(leaving.url(), &[]).await;
+    let timed_out = create(slow.url(), &[]).await;
+    let refused = create(format!("http://{closed}/hook"), &[]).await;
+    let elsewhere = create(ok.url(), &["--project", "proj_2"]).await;
+    let uninterested = create(ok.url(), &["--events", "magnet.viewed,research.*"]).await;
+    let disabled = create(ok.url(), &[]).await;
+    let deleted = create(ok.url(), &[]).await;
+    let foreign = installation.endpoint("org_2", &ok.url()).await;
+    let (before_ms, disable) = (now_ms(), ["endpoint", "disable", &disabled.id]);
+    installation.cli_ok(&disable).await;
+    let (disabled_ms, worker) = (before_ms..=now_ms(), installation.worker().await);
+    let recorder = installation.recorder().await;
+    let body = event("org_1", "lead_1");
+    installation.amqp().publish(&[&body]).await;
+    let id = told(&installation, 6).await;
+    let late = create(ok.url(), &[]).await;
+    installation.cli_ok(&["endpoint", "delete", &deleted.id]).await;
+
+    let story = &installation.json(&["event", "show", &id]).await[0];
+    assert_eq!(
+        (
+            &story["lead_id"],
+            &story["type"],
+            story["endpoints"].as_array().unwrap().len()
+        ),
+        (&"lead_1".into(), &"lead.completed".into(), 10),
+        "{story}"
+    );
+    let answered = |status: u16, body: &str| [("status", status.into()), ("response", body.into())];
+    let unanswered = |phase: &str, failure: &str| {
+        [
+            ("status", Value::Null),
+            ("phase", phase.into()),
+            ("failure", failure.into()),
+        ]
+    };
+    assert_attempted(story, &delivered, "delivered", &answered(200, "thank you"));
+    assert_attempted(story, &deleted, "delivered", &answered(200, "thank you"));
+    let response = "<h1>no such table: leads</h1>\n";
+    assert_attempted(story, &failed, "pending", &answered(500, response));
+    assert_attempted(story, &gone, "dead", &answered(410, ""));
+    let refusal = unanswered("connect", "connection_refused");
+    assert_attempted(story, &refused, "pending", &refusal);
+    assert_attempted(story, &timed_out, "pending", &unanswered("response", "timeout"));
+    assert_not_matched(story, &elsewhere, "project");
+    assert_not_matched(story, &uninterested, "event_type");
+    assert_not_matched(story, &disabled, "disabled");
+    assert_not_matched(story, &late, "created_after");
+    assert_eq!(chapter(story, &deleted)["deleted"], true);
+    let since = &chapter(story, &disabled)["disabled"];
+    assert_eq!(since["reason"], "manual", "{since}");
+    assert!(
+        is_between(&disabled_ms, since["since_ms"].as_u64().unwrap()),
+        "{since}"
+    );
+
+    assert_told(
+        &installation.cli_ok(&["event", "show", &id]).await,
+        &[
+            (&delivered, &["matched", "thank you", "delivered at"]),
+            (&deleted, &["(deleted since)", "thank you"]),
+            (
+                &failed,
+                &["status 500", "no such table: leads", "attempt 2 comes at"],
+            ),
+            (&gone, &["status 410", "dead since", "gone", "endpoint enable"]),
+            (&refused, &["connection_refused in connect", "attempt 2 comes at"]),
+            (&timed_out, &["timeout in response", "within 1 s"]),
+            (&elsewhere, &["not for proj_1 (it takes proj_2's)"]),
+            (&uninterested, &["not subscribed to lead.completed"]),
+            (
+                &disabled,
+                &[
+                    "disabled since",
+                    "(manual)",
+                    "endpoint enable",
+                    "endpoint recover",
+                ],
+            ),
+            (&late, &["created after the event"]),
+        ],
+    );
+    let text = installation.cli_ok(&["event", "show", &id]).await;
+    assert!(!text.contains(&foreign.id), "{text}");
+    let shown = installation.cli_ok(&["event", "show", &id, "--body"]).await;
+    assert_eq!(shown, format!("{body}\n"));
+    assert!(recorder.terminate().await && worker.terminate().await);
+    installation.delete().await;
+}
+
+/// Panics unless the paragraph about each endpoint has these words.
+fn assert_told(text: &str, endpoints: &[(&Endpoint, &[&str])]) {
+    for (endpoint, words) in endpoints {
+        let mut paragraphs = text.split("\n\n");
+        let told = paragraphs.find(|paragraph| paragraph.starts_with(&endpoint.id));
+        let told = told.unwrap_or_else(|| panic!("nothing of {}: {text}", endpoint.id));
+        for word in *words {
+            assert!(told.contains(word), "{word}: {told}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_listed_by_what_is_known_of_them() {
+    let installation = Installation::with_delays("events", &[60_000]).await;
+    let ok = Receiver::ok().await;
+    let broken = Receiver::new(|_, _| Answer::status(500)).await;
+    let leaving = Receiver::new(|_, _| Answer::status(410)).await;
+    for (organization, receiver) in [("org_1", &ok), ("org_2", &broken), ("org_3", &leaving)] {
+        installation.endpoint(organization, &receiver.url()).await;
+    }
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    let bodies = [
+        event("org_1", "lead_1"),
+        event_of("magnet.viewed", "org_1", "lead_1"),
+        event("org_1", "lead_2").replace("proj_1", "proj_2"),
+        event("org_2", "lead_1"),
+        event("org_3", "lead_3"),
+        // Nobody gets it.
+        event("org_4", "lead_4"),
+    ];
+    // The last one later than all others, by more than the clock's millisecond.
+    let (last, first) = bodies.split_last().unwrap();
+    for body in first {
+        installation.amqp().publish(std::slice::from_ref(body)).await;
+    }
+    installation.wait_for_listed(&["event", "list"], 5, SOON).await;
+    installation.amqp().publish(std::slice::from_ref(last)).await;
+    installation.wait_for_listed(&["delivery", "list"], 5, SOON).await;
+    let all = installation.wait_for_listed(&["event", "list"], 6, SOON).await;
+    let received_ms = |row: &Value| row["received_ms"].as_u64().unwrap();
+    assert!(
+        all.is_sorted_by_key(|row| u64::MAX - received_ms(row)),
+        "newest first: {all:?}"
+    );
+
+    let listed = async |filter: &[&str]| {
+        let rows = installation.json(&[&["event", "list"], filter].concat()).await;
+        let position = |row: &Value| {
+            let same = |body: &String| {
+                let body: Value = serde_json::from_str(body).unwrap();
+                ["organization_id", "project_id", "lead_id"]
+                    .iter()
+                    .all(|name| body[name] == row[name])
+                    && body["event"] == row["type"]
+            };
+            bodies.iter().position(same).unwrap()
+        };
+        rows.iter().map(position).collect::<BTreeSet<_>>()
+    };
+    for (filter, expected) in [
+        (&["--org", "org_1"][..], &[0, 1, 2][..]),
+        (&["--org", "org_5"], &[]),
+        (&["--project", "proj_2"], &[2]),
+        (&["--lead", "lead_1"], &[0, 1, 3]),
+        (&["--lead", "lead_1", "--org", "org_2"], &[3]),
+        (&["--type", "magnet.viewed"], &[1]),
+        (&["--state", "delivered"], &[0, 1, 2]),
+        (&["--state", "pending"], &[3]),
+        (&["--state", "dead"], &[4]),
+        (&["--state", "cancelled"], &[]),
+        (&["--since", "1h"], &[0, 1, 2, 3, 4, 5]),
+        (&["--until", "1h"], &[]),
+    ] {
+        let expected: BTreeSet<_> = expected.iter().copied().collect();
+        assert_eq!(listed(filter).await, expected, "{filter:?}");
+    }
+    assert_eq!(
+        installation.json(&["event", "list", "--limit", "2"]).await,
+        all[..2]
+    );
+
+    // A time as the listing prints it is one that it takes.
+    let table = installation.cli_ok(&["event", "list"]).await;
+    let time = table.lines().next().unwrap().split('\t').next().unwrap();
+    for (side, later) in [("--since", true), ("--until", false)] {
+        let expected: Vec<_> = all
+            .iter()
+            .filter(|row| (received_ms(row) >= received_ms(&all[0])) == later)
+            .cloned()
+            .collect();
+        assert!(!expected.is_empty(), "{all:?}");
+        assert_eq!(
+            installation.json(&["event", "list", side, time]).await,
+            expected,
+            "{side} {time}"
+        );
+    }
+    assert!(recorder.terminate().await && worker.terminate().await);
+    installation.delete().await;
+}

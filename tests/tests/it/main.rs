@@ -1,0 +1,48 @@
+//! What a user can do and what may go wrong, with processes as they run in production: each module is one subject. One binary, because
+//! forty would be linked for minutes.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at the first surprise and prints its figures"
+)]
+
+mod acted;
+mod api;
+mod api_keys;
+mod bounds;
+mod broker_faults;
+mod check;
+mod cluster;
+mod commands;
+mod confirms;
+mod contract;
+mod database;
+mod doctor;
+mod expiry;
+mod fairness;
+mod fan_out;
+mod full_disk;
+mod hostile;
+mod journal;
+mod kills;
+mod lasting;
+mod links;
+mod logs;
+mod malformed;
+mod neighbours;
+mod openapi;
+mod our_faults;
+mod outages;
+mod ping;
+mod publishers;
+mod readiness;
+mod receivers;
+mod restored;
+mod retries;
+mod secrets;
+mod shutdown;
+mod soak;
+mod ssrf;
+mod status;
+mod tools;

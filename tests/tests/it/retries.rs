@@ -1,0 +1,229 @@
+//! Failed deliveries: when they are tried again, and where they end.
+
+use std::{collections::HashMap, time::Duration};
+
+use e2e::{Answer, Installation, Receiver, event, has_passed, percentile, report, scaled, wait_until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_410_disables_the_endpoint_and_its_other_deliveries_are_dead_letters() {
+    let installation = Installation::with_delays("gone", &[300]).await;
+    let receiver = Receiver::new(|request, _| {
+        Answer::status(if request.json()["lead_id"] == "last" {
+            410
+        } else {
+            500
+        })
+    })
+    .await;
+    let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+    let _worker = installation.worker().await;
+    installation.amqp().publish(&[event("org_1", "first")]).await;
+    wait_until("the first attempt", SOON, || receiver.count() == 1).await;
+    installation.amqp().publish(&[event("org_1", "last")]).await;
+    installation.amqp().wait_for_ready("dead", 2, SOON).await;
+    let mut reasons: Vec<_> = installation
+        .amqp()
+        .drain("dead")
+        .await
+        .iter()
+        .map(|letter| letter.header("magnetite-reason"))
+        .collect();
+    reasons.sort();
+    assert_eq!(reasons, ["endpoint_disabled", "gone"]);
+    e2e::wait_for("the endpoint is disabled in the database", SOON, || async {
+        let shown = installation.show(&endpoint).await.to_string();
+        if shown.contains("gone") {
+            Ok(())
+        } else {
+            Err(shown)
+        }
+    })
+    .await;
+    // Enabled again by its owner it gets what is published from then on.
+    installation.cli_ok(&["endpoint", "enable", &endpoint.id]).await;
+    e2e::wait_for("deliveries go on", SOON, || async {
+        installation.amqp().publish(&[event("org_1", "after")]).await;
+        let leads: Vec<_> = receiver
+            .requests()
+            .iter()
+            .map(|r| r.json()["lead_id"].to_string())
+            .collect();
+        if leads.contains(&"\"after\"".to_owned()) {
+            Ok(())
+        } else {
+            Err(format!("{leads:?}"))
+        }
+    })
+    .await;
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_after_is_honoured_up_to_the_longest_tier() {
+    let installation = Installation::with_delays("retry-after", &[100, 1500]).await;
+    let receiver = Receiver::new(|_, before| match before {
+        0 => Answer::Status(503, vec![("retry-after", "1".to_owned())]),
+        1 => Answer::Status(429, vec![("retry-after", "3600".to_owned())]),
+        _ => Answer::status(200),
+    })
+    .await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let _worker = installation.worker().await;
+    installation.amqp().publish(&[event("org_1", "lead_1")]).await;
+    wait_until("the third attempt", SOON, || receiver.count() == 3).await;
+    for pair in receiver.requests().windows(2) {
+        let gap = pair[1].at - pair[0].at;
+        let tier = Duration::from_millis(1500);
+        assert!(
+            has_passed(tier, gap) && gap < Duration::from_millis(2500),
+            "{gap:?}"
+        );
+    }
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_uses_the_url_of_now_and_a_deleted_endpoint_gets_nothing_more() {
+    let installation = Installation::with_delays("changed", &[2000]).await;
+    let [old, new, deleted] = [
+        Receiver::new(|_, _| Answer::status(500)).await,
+        Receiver::ok().await,
+        Receiver::new(|_, _| Answer::status(500)).await,
+    ];
+    let moved = installation.endpoint("org_1", &old.url()).await;
+    let removed = installation.endpoint("org_2", &deleted.url()).await;
+    let worker = installation.worker().await;
+    installation
+        .amqp()
+        .publish(&[event("org_1", "a"), event("org_2", "b")])
+        .await;
+    wait_until("the first attempts", SOON, || {
+        old.count() == 1 && deleted.count() == 1
+    })
+    .await;
+    installation
+        .cli_ok(&["endpoint", "update", &moved.id, "--url", &new.url()])
+        .await;
+    installation.cli_ok(&["endpoint", "delete", &removed.id]).await;
+    wait_until("the retry", SOON, || new.count() == 1).await;
+    e2e::wait_for("the other one is cancelled", SOON, || async {
+        let cancelled = worker
+            .metric("magnetite_cancelled_total", "endpoint_deleted")
+            .await;
+        if cancelled >= 1.0 {
+            Ok(())
+        } else {
+            Err(cancelled.to_string())
+        }
+    })
+    .await;
+    installation.wait_until_drained(SOON).await;
+    assert_eq!((old.count(), deleted.count()), (1, 1));
+    assert_eq!(installation.amqp().ready("dead").await, 0);
+    new.requests()[0].verify(&moved.secret);
+    assert_eq!(new.requests()[0].attempt(), 2);
+    installation.delete().await;
+}
+
+/// Measures time: nothing else runs beside it.
+mod alone {
+    use super::*;
+
+    /// No attempt comes before its delay has passed since the attempt before it ended, and hardly any comes later than the broker alone
+    /// would bring it at the same time; after the last one there is a dead letter that says everything.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn timing_of_200_failing_deliveries() {
+        const DELIVERIES: usize = 200;
+        let delays_ms: [u64; 9] = scaled(
+            [100, 200, 400, 800, 1000, 1000, 1000, 1000, 1000],
+            [1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000, 30000],
+        );
+        let installation = Installation::with_delays("timing", &delays_ms).await;
+        let receiver = Receiver::new(|_, _| Answer::status(500)).await;
+        let endpoint = installation.endpoint("org_1", &receiver.url()).await;
+        let worker = installation.worker().await;
+        let alone = Installation::with_delays("timing-alone", &delays_ms).await;
+        let mut alone_ms = Vec::new();
+        let load = async {
+            let mut pace = tokio::time::interval(Duration::from_millis(5));
+            for lead in 0..DELIVERIES {
+                pace.tick().await;
+                installation
+                    .amqp()
+                    .publish(&[event("org_1", &lead.to_string())])
+                    .await;
+            }
+            let limit = scaled(Duration::from_mins(1), Duration::from_mins(4));
+            installation
+                .amqp()
+                .wait_for_ready("dead", DELIVERIES as u32, limit)
+                .await;
+        };
+        tokio::select! {
+            () = load => {}
+            () = alone.amqp().watch_lateness(delays_ms[0], &mut alone_ms) => {}
+        }
+        let alone_p99 = percentile(&mut alone_ms, 99.0);
+
+        let mut attempts: HashMap<String, Vec<_>> = HashMap::new();
+        for request in receiver.requests() {
+            request.verify(&endpoint.secret);
+            attempts.entry(request.event_id()).or_default().push(request);
+        }
+        assert_eq!(attempts.len(), DELIVERIES);
+        let mut late_ms = Vec::new();
+        for attempts in attempts.values() {
+            let numbers: Vec<_> = attempts.iter().map(e2e::Request::attempt).collect();
+            assert_eq!(numbers, (1..=10).collect::<Vec<_>>());
+            for (pair, delay_ms) in attempts.windows(2).zip(delays_ms) {
+                assert_eq!(pair[0].body, pair[1].body);
+                for same in [
+                    "x-magnetite-timestamp",
+                    "x-magnetite-delivery",
+                    "x-magnetite-signature",
+                    "webhook-id",
+                ] {
+                    assert_eq!(pair[0].header(same), pair[1].header(same), "{same}");
+                }
+                let gap = pair[1].at - pair[0].at;
+                let gap_ms = gap.as_secs_f64() * 1000.0;
+                assert!(
+                    has_passed(Duration::from_millis(delay_ms), gap),
+                    "an attempt came {gap_ms} ms after the one before, not {delay_ms}"
+                );
+                late_ms.push(gap_ms - delay_ms as f64);
+            }
+        }
+        let (p50, p99) = (percentile(&mut late_ms, 50.0), percentile(&mut late_ms, 99.0));
+        let retries = late_ms.len();
+        report(
+            "200 failing deliveries, 10 attempts each",
+            format!(
+                "{retries} retries, none early, late by p50 {p50:.1} ms, p99 {p99:.1} ms; the broker alone p99 {alone_p99:.1} ms"
+            ),
+        );
+        assert!(
+            p99 <= alone_p99 + 50.0,
+            "p99 {p99:.1} ms late, the broker alone {alone_p99:.1} ms"
+        );
+
+        let dead = installation.amqp().drain("dead").await;
+        assert_eq!(dead.len(), DELIVERIES);
+        for letter in dead {
+            for (name, value) in [
+                ("magnetite-reason", "exhausted"),
+                ("magnetite-endpoint", endpoint.id.as_str()),
+                ("magnetite-attempts", "10"),
+                ("magnetite-last-status", "500"),
+            ] {
+                assert_eq!(letter.header(name), value, "{name}");
+            }
+            assert!(attempts.contains_key(letter.properties.message_id().as_ref().unwrap().as_str()));
+        }
+        assert!(worker.terminate().await);
+        installation.delete().await;
+        alone.delete().await;
+    }
+}

@@ -1,0 +1,287 @@
+//! Everything that goes wrong by itself in the other tests, at once: messages that cannot be read, 600 endpoints that hang, name servers that
+//! fail for one customer, a worker that is stopped, a log that is not taken, a database that is away.
+
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use e2e::{
+    Alone, Answer, Collector, Crowd, Installation, Load, Names, Postgres, Raw, RawMessage, Receiver, Reply,
+    Role, event, memory_kib, percentile, report, scaled, shared_broker, short, wait_for, wait_until,
+};
+use tokio::time::{MissedTickBehavior, interval};
+
+const SOON: Duration = Duration::from_mins(1);
+const LONG: Duration = Duration::from_mins(3);
+const PER_SECOND: u32 = 100;
+const HANGING: usize = 600;
+/// The short form, in which troubles take more of the time, allows on top what the broker alone takes meanwhile.
+const P99_MAX_MS: f64 = 100.0;
+/// What a worker may gain between a third of the time and its end.
+const GAIN_MAX_MIB: u64 = 24;
+/// How often a message that cannot be read and an event for the customer without name servers are published.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What the worker that is stopped misses is handed out again; that is over so long after it goes on.
+const MARGIN: Duration = Duration::from_secs(3);
+
+/// A part of the time, in eighths of it.
+#[derive(Clone, Copy)]
+enum Trouble {
+    LogAway,
+    LogBack,
+    DatabaseAway,
+    DatabaseBack,
+    WorkerStops,
+}
+
+const PLAN: [(u32, Trouble); 9] = [
+    (1, Trouble::LogAway),
+    (2, Trouble::LogBack),
+    (2, Trouble::DatabaseAway),
+    (3, Trouble::DatabaseBack),
+    (4, Trouble::LogAway),
+    (5, Trouble::LogBack),
+    (5, Trouble::DatabaseAway),
+    (6, Trouble::DatabaseBack),
+    (7, Trouble::WorkerStops),
+];
+
+struct Scene {
+    installation: Installation,
+    postgres: Postgres,
+    collector: Collector,
+    /// The second one is stopped.
+    workers: [Role; 2],
+    /// When the second worker did not run.
+    stopped: Option<(Instant, Instant)>,
+}
+
+impl Scene {
+    async fn cause(&mut self, trouble: Trouble) {
+        match trouble {
+            Trouble::LogAway => self.collector.leave(),
+            Trouble::LogBack => self.collector.come_back(),
+            Trouble::DatabaseAway => self.postgres.stop().await,
+            Trouble::DatabaseBack => self.postgres.start_again().await,
+            Trouble::WorkerStops => {
+                let (from, lasts) = (
+                    Instant::now(),
+                    scaled(Duration::from_secs(3), Duration::from_secs(40)),
+                );
+                self.workers[1].signal("STOP").await;
+                wait_until("the worker was stopped for a while", SOON, || {
+                    from.elapsed() >= lasts
+                })
+                .await;
+                self.workers[1].signal("CONT").await;
+                self.stopped = Some((from, Instant::now()));
+            }
+        }
+    }
+}
+
+/// How long all of it goes on.
+fn lasts() -> Duration {
+    scaled(Duration::from_secs(48), Duration::from_mins(20))
+}
+
+fn unreadable(number: usize) -> RawMessage {
+    let app_id = [b"pipeline-\xe9" as &[u8], number.to_string().as_bytes()].concat();
+    let persistent_and_app_id = (1_u16 << 12 | 1 << 3).to_be_bytes();
+    RawMessage {
+        exchange: "events",
+        routing_key: b"lead.\xe9".to_vec(),
+        properties: [&persistent_and_app_id[..], &[2], &short(&app_id)].concat(),
+        body: event("org_healthy", &format!("odd_{number}")).into_bytes(),
+    }
+}
+
+/// Publishes a message that cannot be read and an event for the customer without name servers, over and over. Returns how many of
+/// each.
+async fn pester(url: String, prefix: String, lasts: Duration) -> usize {
+    let mut raw = Raw::connect(&url, &prefix).await;
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (began, mut count) = (Instant::now(), 0);
+    while began.elapsed() < lasts {
+        ticks.tick().await;
+        raw.publish(&unreadable(count)).await.unwrap();
+        let nameless = RawMessage {
+            properties: vec![0x10, 0, 2],
+            routing_key: b"lead.completed".to_vec(),
+            body: event("org_nameless", &format!("nameless_{count}")).into_bytes(),
+            ..unreadable(count)
+        };
+        raw.publish(&nameless).await.unwrap();
+        count += 1;
+    }
+    count
+}
+
+/// Name servers that fail for one customer.
+async fn names() -> Names {
+    Names::start(|name, _| match name {
+        "broken.example" => Reply::ServerFailure,
+        "good.example" => Reply::Addresses(vec![Ipv4Addr::LOCALHOST.into()]),
+        _ => Reply::NoName,
+    })
+    .await
+}
+
+/// An endpoint that answers, and fails now and then.
+async fn healthy() -> Receiver {
+    Receiver::new(|request, before| {
+        let number: usize = request.lead.trim_start_matches("lead_").parse().unwrap();
+        let fails = before == 0 && number.is_multiple_of(20);
+        Answer::status(if fails { 500 } else { 200 })
+    })
+    .await
+}
+
+/// Reports what was measured, and holds it against the bars.
+async fn assert_measured(
+    scene: &Scene,
+    healthy: &Receiver,
+    published: &[(String, Instant)],
+    alone: &Alone,
+    odd: usize,
+    memory_kib: [u64; 2],
+) {
+    let (from, until) = scene.stopped.unwrap();
+    let is_unaffected = |at: Instant| at + MARGIN < from || at > until + MARGIN;
+    let unaffected: Vec<_> = published
+        .iter()
+        .filter(|(_, at)| is_unaffected(*at))
+        .cloned()
+        .collect();
+    let mut latencies = healthy.latencies_ms(&unaffected);
+    let [p50, p99, max] = [50.0, 99.0, 100.0].map(|p| percentile(&mut latencies, p));
+    let alone_p99 = alone.late_ms(99.0, is_unaffected);
+    let [before_mib, after_mib] = memory_kib.map(|kib| kib / 1024);
+    let lost = scene.workers[0]
+        .metric("magnetite_log_lines_lost_total", "")
+        .await;
+    report(
+        "everything at once",
+        format!(
+            "{:?}: {} events of a healthy endpoint beside {HANGING} that hang, {odd} messages that cannot be read and {odd} \
+             events for a name whose servers fail: lost 0; outside of {:.0?} in which a worker was stopped p50 {p50:.1} ms, p99 \
+             {p99:.1} ms (of the broker alone {alone_p99:.1} ms), max {max:.1} ms; {lost} log lines lost; a worker's memory {before_mib} MiB, then {after_mib} MiB",
+            lasts(),
+            published.len(),
+            until - from,
+        ),
+    );
+    assert!(
+        lost > 0.0,
+        "the log was taken all the time: the test proves nothing"
+    );
+    let p99_max = scaled(2.5 * P99_MAX_MS + alone_p99, P99_MAX_MS);
+    assert!(p99 <= p99_max, "p99 {p99:.1} ms, at most {p99_max:.1} ms");
+    assert!(
+        after_mib <= before_mib + GAIN_MAX_MIB,
+        "{before_mib} MiB, then {after_mib} MiB"
+    );
+}
+
+/// Measures under load: nothing else runs beside it.
+mod alone {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn everything_that_goes_wrong_at_once_loses_nothing_and_delays_nothing_that_is_well() {
+        let lasts = lasts();
+        let postgres = Postgres::start().await;
+        let names = names().await;
+        let servers = names.address().to_string();
+        let settings = [
+            ("MAGNETITE_DATABASE__URL", postgres.url()),
+            ("MAGNETITE_EGRESS__NAME_SERVERS", &servers),
+        ];
+        let installation = Installation::with("soak", &shared_broker(), &[500, 1000, 2000], &settings).await;
+        let crowd = Crowd::register(&installation, HANGING, 1).await;
+        let healthy = healthy().await;
+        let url = healthy.url().replace("127.0.0.1", "good.example");
+        installation.endpoint("org_healthy", &url).await;
+        let url = healthy.url().replace("127.0.0.1", "broken.example");
+        installation.endpoint("org_nameless", &url).await;
+
+        let collector = Collector::new();
+        let start = || installation.start_logging_to("worker", &collector.path(), "info,lapin=off");
+        let workers = [start(), start()];
+        let recorder = installation.start_logging_to("recorder", &collector.path(), "info,lapin=off");
+        for role in workers.iter().chain([&recorder]) {
+            role.wait_until_ready().await;
+        }
+        let alone = Alone::start(&installation).await;
+        let load = Load::start(&installation, "org_healthy", PER_SECOND);
+        wait_until("events flow", SOON, || healthy.distinct() > 100).await;
+        let pestering = tokio::spawn(pester(
+            installation.broker_url().to_owned(),
+            installation.prefix().to_owned(),
+            lasts,
+        ));
+        crowd.wave(&installation, "hang").await;
+
+        let began = Instant::now();
+        let mut scene = Scene {
+            installation,
+            postgres,
+            collector,
+            workers,
+            stopped: None,
+        };
+        let mut memory_kib_before = 0;
+        for (eighths, trouble) in PLAN {
+            wait_until("the next trouble", lasts, || {
+                began.elapsed() >= lasts / 8 * eighths
+            })
+            .await;
+            if eighths == 3 {
+                memory_kib_before = memory_kib(scene.workers[0].pid(), "VmRSS");
+            }
+            scene.cause(trouble).await;
+        }
+        wait_until("it has lasted", lasts, || began.elapsed() >= lasts).await;
+        let memory_kib_after = memory_kib(scene.workers[0].pid(), "VmRSS");
+        let odd = pestering.await.unwrap();
+        let published = load.stop().await;
+        crowd.receiver.release();
+
+        wait_until("the healthy endpoint has everything", LONG, || {
+            healthy.accepted() == published.len()
+        })
+        .await;
+        let expected = (published.len() + odd + HANGING) as u64;
+        let audit = wait_for("all is recorded", LONG, || async {
+            let audit = scene.installation.audit().await;
+            let ended = ["delivered", "dead"].map(|state| audit.number(&format!("/deliveries/{state}")));
+            if ended.iter().sum::<u64>() == expected && audit.number("/rejected") == odd as u64 {
+                Ok(audit)
+            } else {
+                Err(format!(
+                    "{ended:?} of {expected}, {} of {odd}",
+                    audit.number("/rejected")
+                ))
+            }
+        })
+        .await;
+        audit.assert_settled();
+
+        assert_measured(
+            &scene,
+            &healthy,
+            &published,
+            &alone,
+            odd,
+            [memory_kib_before, memory_kib_after],
+        )
+        .await;
+        for role in scene.workers.into_iter().chain([recorder]) {
+            assert!(role.terminate().await);
+        }
+        scene.installation.delete().await;
+    }
+}

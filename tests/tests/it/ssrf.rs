@@ -1,0 +1,378 @@
+//! URLs that lead inside: none is connected to, at creation or at sending. The proof is the kernel's: every address that the
+//! program pointed a socket at, by `strace`.
+
+mod urls;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use e2e::{Answer, Found, Installation, Names, Receiver, Reply, Trace, event, wait_for};
+use futures_util::{StreamExt as _, stream};
+use tokio::net::TcpListener;
+
+use self::urls::{ADDRESSES, LOCAL_NAMES, NAMES, NEVER};
+
+const SOON: Duration = Duration::from_secs(20);
+/// How many commands run at once.
+const COMMANDS_MAX: usize = 4;
+
+fn ips(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|ip| ip.parse().unwrap()).collect()
+}
+
+async fn names() -> Names {
+    Names::start(|name, _| match NAMES.iter().find(|(known, ..)| *known == name) {
+        Some(("alias.example.com", list, _)) => Reply::Alias("inside.example.org", ips(list)),
+        Some((_, list, _)) => Reply::Addresses(ips(list)),
+        // Who gets an alias without an address of the wanted family asks for what it is an alias of.
+        None if name == "inside.example.org" => Reply::Addresses(ips(&["127.0.0.1"])),
+        None => panic!("asked for {name}"),
+    })
+    .await
+}
+
+/// The URLs that only an allowed network can get into the store, and what each is refused as.
+fn storable() -> Vec<(String, &'static str)> {
+    let addresses = ADDRESSES.iter().map(|(url, word)| ((*url).to_owned(), *word));
+    let names = NAMES
+        .iter()
+        .map(|(name, _, word)| (format!("http://{name}/hook"), *word));
+    let local = LOCAL_NAMES.iter().map(|url| ((*url).to_owned(), "loopback"));
+    let all: Vec<_> = addresses.chain(names).chain(local).collect();
+    assert!(all.len() >= 100, "only {} URLs", all.len());
+    all
+}
+
+/// An installation that allows no network but these.
+async fn installation(name: &str, allow: &str, names: &Names) -> Installation {
+    let mut installation = Installation::with_delays(name, &[100]).await;
+    installation.set("MAGNETITE_EGRESS__ALLOW", allow);
+    installation.set("MAGNETITE_EGRESS__NAME_SERVERS", &names.address().to_string());
+    installation
+}
+
+/// Runs `endpoint create` for each URL, a few at once, each for an organization of its own: `org_0`, `org_1` and so on. Each
+/// is traced into a file of its own if `traced`.
+async fn create(
+    installation: &Installation,
+    urls: Vec<String>,
+    traced: bool,
+) -> Vec<(std::process::Output, Option<Trace>)> {
+    let creating = urls.into_iter().enumerate().map(|(number, url)| async move {
+        let organization = format!("org_{number}");
+        let mut command = installation.command(&[
+            "endpoint",
+            "create",
+            "--org",
+            &organization,
+            "--url",
+            &url,
+            "--json",
+        ]);
+        if traced {
+            let (mut command, trace) = Trace::of(&command, trace_file(installation, number));
+            (command.output().await.unwrap(), Some(trace))
+        } else {
+            (command.output().await.unwrap(), None)
+        }
+    });
+    stream::iter(creating).buffered(COMMANDS_MAX).collect().await
+}
+
+fn trace_file(installation: &Installation, number: usize) -> PathBuf {
+    installation.directory().join(format!("create-{number}.strace"))
+}
+
+/// Panics if a socket was pointed at anything but the broker, the name server and `more`.
+fn assert_only(trace: &Trace, what: &str, broker: Option<&Installation>, names: &Names, more: &[SocketAddr]) {
+    let broker_port = broker.map(Installation::broker_port);
+    for socket in trace.sockets() {
+        let is_known = if socket.is_tcp {
+            Some(socket.to.port()) == broker_port || more.contains(&socket.to)
+        } else {
+            socket.to == names.address()
+        };
+        assert!(is_known, "{what}: {socket:?}");
+    }
+}
+
+/// Charged as the endpoint's failure, twice, before anything was connected to.
+fn assert_refused(letter: &Found, what: &str, word: &str) {
+    let error = letter.header("magnetite-last-error");
+    assert!(
+        error.starts_with("address_refused in resolve: "),
+        "{what}: {error}"
+    );
+    assert!(error.contains(word), "{what}: {error}");
+    for (name, value) in [
+        ("magnetite-reason", "exhausted"),
+        ("magnetite-attempts", "2"),
+        ("magnetite-last-status", ""),
+    ] {
+        assert_eq!(letter.header(name), value, "{what}: {name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_hostile_url_becomes_an_endpoint_and_none_is_connected_to_to_find_out() {
+    Trace::need().await;
+    let names = names().await;
+    let installation = installation("ssrf-create", "", &names).await;
+    let mut refused = storable();
+    refused.extend(NEVER.iter().map(|(url, word)| ((*url).to_owned(), *word)));
+    let urls = refused.iter().map(|(url, _)| url.clone()).collect();
+    let mut asked = 0;
+    for ((url, word), (output, trace)) in refused.iter().zip(create(&installation, urls, true).await) {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{url}: {stderr}");
+        assert!(stderr.contains(word), "{url}: {stderr}");
+        let trace = trace.unwrap();
+        assert_only(&trace, url, None, &names, &[]);
+        asked += usize::from(!trace.sockets().is_empty());
+    }
+    assert_eq!(asked, NAMES.len(), "the trace shows whose name was looked up");
+    assert_eq!(installation.cli_ok(&["endpoint", "list", "--json"]).await, "");
+    installation.delete().await;
+}
+
+/// The same URLs, stored while every network was allowed.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_hostile_url_in_the_store_is_connected_to_at_sending() {
+    Trace::need().await;
+    let names = names().await;
+    let mut installation = installation("ssrf-send", "0.0.0.0/0,::/0", &names).await;
+    let refused = storable();
+    let urls = refused.iter().map(|(url, _)| url.clone()).collect();
+    let mut ids = Vec::new();
+    for ((url, _), (output, _)) in refused.iter().zip(create(&installation, urls, false).await) {
+        assert!(output.status.success(), "{url}: {output:?}");
+        let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        ids.push(printed["id"].as_str().unwrap().to_owned());
+    }
+    let never: Vec<_> = NEVER.iter().map(|(url, _)| (*url).to_owned()).collect();
+    for ((url, word), (output, _)) in NEVER.iter().zip(create(&installation, never, false).await) {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && stderr.contains(word),
+            "{url}: {stderr}"
+        );
+    }
+
+    installation.set("MAGNETITE_EGRESS__ALLOW", "");
+    let (worker, trace) = installation.traced_worker().await;
+    let events: Vec<_> = (0..refused.len())
+        .map(|number| event(&format!("org_{number}"), "lead_1"))
+        .collect();
+    installation.amqp().publish(&events).await;
+    installation
+        .amqp()
+        .wait_for_ready("dead", refused.len() as u32, SOON)
+        .await;
+    let letters = installation.amqp().dead_letters().await;
+    for ((url, word), id) in refused.iter().zip(&ids) {
+        assert_refused(&letters[id], url, word);
+    }
+    assert!(worker.terminate().await);
+    assert_only(&trace, "the worker", Some(&installation), &names, &[]);
+    let sockets = trace.sockets();
+    assert!(
+        sockets.iter().any(|socket| socket.is_tcp) && sockets.iter().any(|socket| !socket.is_tcp),
+        "the trace shows neither the broker nor the name server"
+    );
+    installation.delete().await;
+}
+
+/// Sockets at one port of several addresses of this machine, the first of which serves; whoever connects to the others is
+/// counted.
+struct Neighbours {
+    served: Receiver,
+    address: SocketAddr,
+    others: Vec<Receiver>,
+}
+
+impl Neighbours {
+    async fn listen(serves: &str, others: &[&str]) -> Self {
+        'ports: loop {
+            let listener = TcpListener::bind((serves, 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut receivers = Vec::new();
+            for other in others {
+                // Taken by somebody else: another port.
+                let Ok(listener) = TcpListener::bind((*other, address.port())).await else {
+                    continue 'ports;
+                };
+                receivers.push(Receiver::at(listener, |_, _| Answer::status(200)));
+            }
+            // Closed, so that every attempt looks the name up again.
+            let served = Receiver::at(listener, |_, _| {
+                Answer::Status(200, vec![("connection", "close".to_owned())])
+            });
+            return Self {
+                served,
+                address,
+                others: receivers,
+            };
+        }
+    }
+
+    fn assert_others_unasked(&self) {
+        assert!(self.others.iter().all(|other| other.count() == 0));
+    }
+}
+
+/// Public when the endpoint is created, this machine when it is sent to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_was_public_at_creation_is_not_connected_to_once_it_leads_inside() {
+    const REBOUND: [(&str, &[&str], &str); 5] = [
+        ("one.rebind.example.com", &["127.0.0.1"], "loopback"),
+        ("two.rebind.example.com", &["::1"], "loopback"),
+        ("three.rebind.example.com", &["::ffff:127.0.0.1"], "loopback"),
+        (
+            "four.rebind.example.com",
+            &["169.254.169.254", "127.0.0.1"],
+            "link-local",
+        ),
+        ("five.rebind.example.com", &["10.0.0.1", "fd00::1"], "private"),
+    ];
+    Trace::need().await;
+    let inside = Arc::new(AtomicBool::new(false));
+    let is_inside = Arc::clone(&inside);
+    let names = Names::start(move |name, _| {
+        let (_, list, _) = REBOUND.iter().find(|(known, ..)| *known == name).unwrap();
+        Reply::Addresses(ips(if is_inside.load(Ordering::SeqCst) {
+            list
+        } else {
+            &["93.184.216.34", "2606:4700:4700::1111"]
+        }))
+    })
+    .await;
+    let installation = installation("ssrf-rebind", "", &names).await;
+    let listening = Neighbours::listen("127.0.0.1", &["::1"]).await;
+    let urls = REBOUND.map(|(name, ..)| format!("http://{name}:{}/hook", listening.address.port()));
+    let mut ids = Vec::new();
+    for ((output, trace), url) in create(&installation, urls.to_vec(), true)
+        .await
+        .into_iter()
+        .zip(&urls)
+    {
+        assert!(output.status.success(), "{url}: {output:?}");
+        let tcp = trace
+            .unwrap()
+            .sockets()
+            .into_iter()
+            .filter(|socket| socket.is_tcp);
+        assert_eq!(tcp.collect::<Vec<_>>(), [], "{url}");
+        let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        ids.push(printed["id"].as_str().unwrap().to_owned());
+    }
+    inside.store(true, Ordering::SeqCst);
+    let (worker, trace) = installation.traced_worker().await;
+    let events: Vec<_> = (0..REBOUND.len())
+        .map(|number| event(&format!("org_{number}"), "lead_1"))
+        .collect();
+    installation.amqp().publish(&events).await;
+    let amqp = installation.amqp();
+    amqp.wait_for_ready("dead", REBOUND.len() as u32, SOON).await;
+    let letters = amqp.dead_letters().await;
+    for ((name, _, word), id) in REBOUND.iter().zip(&ids) {
+        assert_refused(&letters[id], name, word);
+        assert!(letters[id].header("magnetite-last-error").contains(name));
+    }
+    assert!(worker.terminate().await);
+    assert_only(&trace, "the worker", Some(&installation), &names, &[]);
+    assert_eq!(listening.served.count(), 0);
+    listening.assert_others_unasked();
+    installation.delete().await;
+}
+
+/// 127.9.9.9 plays the public address, because it alone is allowed; everything else on this machine is inside.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_what_is_inside() {
+    const OUTSIDE: &str = "127.9.9.9";
+    const MIXED: [&str; 3] = [
+        "alternates.example.com",
+        "mixes.example.com",
+        "families.example.com",
+    ];
+    Trace::need().await;
+    let names = Names::start(|name, before| {
+        Reply::Addresses(ips(match (name, before / 2 % 2) {
+            ("alternates.example.com", 0) => &[OUTSIDE],
+            ("alternates.example.com", _) => &["127.0.0.1"],
+            ("mixes.example.com", _) => &["10.0.0.1", "127.0.0.1", OUTSIDE, "::1", "::ffff:127.0.0.1"],
+            ("families.example.com", _) => &[OUTSIDE, "::1"],
+            _ => panic!("asked for {name}"),
+        }))
+    })
+    .await;
+    let installation = installation("ssrf-mixed", &format!("{OUTSIDE}/32"), &names).await;
+    let listening = Neighbours::listen(OUTSIDE, &["127.0.0.1", "::1"]).await;
+    let urls = MIXED.map(|name| format!("http://{name}:{}/hook", listening.address.port()));
+    for (output, trace) in create(&installation, urls.to_vec(), true).await {
+        assert!(output.status.success(), "{output:?}");
+        assert!(trace.unwrap().sockets().iter().all(|socket| !socket.is_tcp));
+    }
+    let (worker, trace) = installation.traced_worker().await;
+    let published = std::cell::Cell::new(0);
+    wait_for("the answer was used and refused in turn, twice", SOON, || async {
+        let lead = published.get().to_string();
+        let events: Vec<_> = (0..MIXED.len())
+            .map(|number| event(&format!("org_{number}"), &lead))
+            .collect();
+        installation.amqp().publish(&events).await;
+        published.set(published.get() + 1);
+        let served = listening.served.requests();
+        let from = |name: &str| {
+            served
+                .iter()
+                .filter(|request| request.header("host").starts_with(name))
+                .count()
+        };
+        let counts = MIXED.map(from);
+        let dead = installation.amqp().ready("dead").await;
+        if counts.iter().all(|count| *count >= 20) && dead >= 20 {
+            Ok(())
+        } else {
+            Err(format!("{counts:?} served, {dead} dead"))
+        }
+    })
+    .await;
+    installation.wait_until_drained(SOON).await;
+    assert!(worker.terminate().await);
+    let letters = installation.amqp().drain("dead").await;
+    for letter in &letters {
+        assert_refused(
+            letter,
+            "alternates.example.com",
+            "alternates.example.com resolves to 127.0.0.1",
+        );
+    }
+    let total = MIXED.len() * published.get();
+    assert_eq!(
+        listening.served.distinct() + letters.len(),
+        total,
+        "each was delivered or is dead"
+    );
+    assert_only(
+        &trace,
+        "the worker",
+        Some(&installation),
+        &names,
+        &[listening.address],
+    );
+    let sockets = trace.sockets();
+    let seen = sockets.iter().filter(|socket| socket.to == listening.address);
+    assert!(
+        seen.count() >= 60,
+        "the trace does not show what was connected to"
+    );
+    listening.assert_others_unasked();
+    installation.delete().await;
+}
