@@ -15,6 +15,7 @@
 #   MAGNETITE_TEST_PYTHON          a Python with tests/{receivers/python,openapi}/requirements.txt
 #   MAGNETITE_TEST_NODE_PATH       NODE_PATH with tests/receivers/node/package-lock.json
 #   MAGNETITE_TEST_SPECTRAL        the linter of tests/openapi/package-lock.json
+#   MAGNETITE_TEST_PROMTOOL        Prometheus' promtool
 # Servers started here live in a temporary directory and end with this script.
 set -euo pipefail
 
@@ -73,7 +74,7 @@ need_shellcheck() {
     command -v shellcheck >/dev/null || apt_install "no shellcheck" shellcheck
 }
 
-# tests/tests/ssrf.rs looks at what the program asks the kernel for.
+# tests/tests/it/ssrf.rs looks at what the program asks the kernel for.
 need_strace() {
     command -v strace >/dev/null || apt_install "no strace" strace
 }
@@ -125,6 +126,26 @@ need_php() {
 
 need_go() {
     command -v go >/dev/null || apt_install "no Go" golang-go
+}
+
+# Prometheus' linter of what /metrics serves: the one program of its package, whose server is not installed.
+need_promtool() {
+    local new
+    export MAGNETITE_TEST_PROMTOOL=$cache/promtool
+    if command -v promtool >/dev/null; then
+        MAGNETITE_TEST_PROMTOOL=$(command -v promtool)
+    elif [[ ! -x $MAGNETITE_TEST_PROMTOOL ]]; then
+        say "fetching promtool from Debian's package prometheus into tests/.cache"
+        command -v apt-get >/dev/null || die "there is no apt-get: install promtool, a part of Prometheus, by hand"
+        mkdir -p "$cache"
+        new=$(mktemp -d "$cache/promtool.XXXXXX")
+        # As a user who may not write to this directory apt downloads with a warning.
+        (cd "$new" && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; }) >&2 ||
+            die "promtool cannot be fetched: what apt-get said is above"
+        dpkg-deb --extract "$new"/prometheus_*.deb "$new"
+        mv "$new/usr/bin/promtool" "$MAGNETITE_TEST_PROMTOOL"
+        rm -rf -- "$new"
+    fi
 }
 
 # Has broker.sh start nodes of the version that --rabbitmq names, those that tests start themselves included.
@@ -271,7 +292,7 @@ check_selection() {
 main() {
     cd "$repository"
     if [[ ${1:-} == --help || ${1:-} == -h ]]; then
-        sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit
     fi
     if [[ ${1:-} == --rabbitmq ]]; then
@@ -292,6 +313,7 @@ main() {
     need_node
     need_php
     need_go
+    need_promtool
     if [[ ${1:-} == --servers-only ]]; then
         start_servers
         "${@:3}"

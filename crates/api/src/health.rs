@@ -21,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::serve::{self, Bounds};
 
-/// Upper bounds of the buckets of every histogram of seconds: from a receiver on the same host to the 30 s of the
-/// contract.
-pub const DURATION_BUCKETS_S: [f64; 15] = [
-    0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0,
+/// Upper bounds of the buckets of every histogram of seconds: from a receiver on the same host, by the 30 s of the contract, to
+/// a delivery with its last retries.
+pub const DURATION_BUCKETS_S: [f64; 18] = [
+    0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 150.0,
+    300.0,
 ];
 
 /// How often the recorder sorts what was recorded into its buckets; without it memory grows until the next scrape.

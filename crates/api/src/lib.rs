@@ -49,6 +49,7 @@ pub mod resend;
 pub mod recover;
 pub mod view;
 mod schema;
+mod meters;
 mod problem;
 mod pagination;
 mod time;
@@ -79,6 +80,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use meters::METRICS;
 
 use auth::Operations;
 use context::{Context, Shared};

@@ -16,6 +16,7 @@ use runtime::Lasting;
 
 use crate::{
     auth::Caller,
+    meters,
     problem::{self, Problem},
 };
 
@@ -105,13 +106,9 @@ struct Line<'a> {
 impl Line<'_> {
     fn tell(&self, problem: Option<&Problem>) {
         let status = self.status.as_u16();
-        metrics::histogram!(
-            "magnetite_api_request_duration_seconds",
-            "method" => self.method,
-            "route" => self.route.to_owned(),
-            "status_class" => class(status),
-        )
-        .record(self.duration.as_secs_f64());
+        meters::REQUEST_DURATION
+            .durations([self.method, self.route, class(status)])
+            .record(self.duration);
         tracing::info!(
             http.method = self.method,
             http.route = self.route,

@@ -27,6 +27,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use crate::meters;
+
 /// Settles one message. Dropping it settles nothing: the broker hands the message out again when the channel ends.
 #[derive(Clone, Debug)]
 pub struct AckHandle {
@@ -89,12 +91,12 @@ impl AckHandle {
 }
 
 impl Lane {
-    /// Begins to write acks for what comes over this channel from this queue. The task ends when the lane's last handle is gone.
+    /// Begins to write acks for what comes over this channel from the queue that metrics call `queue`. The task ends when the lane's last handle is gone.
     pub(crate) fn open(channel: Channel, queue: &str, prefetch: u16) -> (Arc<Self>, JoinHandle<()>) {
         let (settled, settles) = mpsc::unbounded_channel();
         let open = Arc::new(Open {
             tags: Mutex::default(),
-            unacked: metrics::gauge!("magnetite_messages_unacked", "queue" => queue.to_owned()),
+            unacked: meters::UNACKED.level([queue]),
         });
         let writing = write_settles(
             channel.clone(),

@@ -27,7 +27,7 @@ use crate::{
     Closed, Config, Exchange, Link, Topology,
     held::is_locked,
     link::{ChannelError, backoff},
-    private,
+    meters, private,
     tail::WATCH,
 };
 
@@ -196,7 +196,7 @@ pub async fn follow_changes(
     watched: impl Fn(&str),
 ) {
     let own = Changes::over(publishing.clone(), topology.clone());
-    let missing = metrics::counter!("magnetite_bindings_missing_total", "exchange" => "changes");
+    let missing = meters::bindings_missing(topology, &topology.changes_exchange());
     missing.increment(0);
     let mut failures = 0;
     let following = async {

@@ -150,7 +150,7 @@ async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> R
         topology.claim_held(&connection).await?;
     }
     let held = topology.held();
-    let queue = if is_held { held.as_str() } else { queue };
+    let (named, queue) = (queue, if is_held { held.as_str() } else { queue });
     topology.declare_on(&link.declaring().await?).await?;
     let channel = connection.create_channel().await.map_err(ChannelError::from)?;
     channel
@@ -166,7 +166,7 @@ async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> R
         )
         .await
         .map_err(ChannelError::from)?;
-    let (lane, writing) = Lane::open(channel, queue, prefetch);
+    let (lane, writing) = Lane::open(channel, topology.own_name(named), prefetch);
     Ok(Opened {
         lane,
         consumer,

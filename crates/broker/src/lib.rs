@@ -20,6 +20,7 @@
 //! decision about what a message means.
 
 mod config;
+mod meters;
 mod topology;
 mod held;
 mod reply;
@@ -54,6 +55,7 @@ pub use link::{Closed, Link, backoff};
 pub use management::{Inspection, Management, ManagementError};
 pub use mark::Mark;
 pub use message::{BadMessage, DeadLetter, Message, Outgoing, Rejected, Source};
+pub use meters::{BINDING_METRICS, CONNECTION_METRICS, CONSUMER_METRICS, bindings_missing};
 pub use policy::Harm;
 pub use publisher::{Late, PublishError, PublishResult, Publisher, WINDOW_MAX};
 pub use refusals::{BLOCKED, Refusal, RefusalKind};

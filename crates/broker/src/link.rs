@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, config::Node, connect::connect, refusals::Refusals};
+use crate::{Config, config::Node, connect::connect, meters, refusals::Refusals};
 
 /// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost: to the configuration's nodes in
 /// turn, beginning anywhere, so that many processes spread over them. Clones share it.
@@ -75,6 +75,9 @@ impl Link {
             away: Lasting::new(),
             state: sender,
         };
+        for state in [meters::CONNECTED, meters::BLOCKED] {
+            state.level([name]).set(0.0);
+        }
         tokio::spawn(vital("link to the broker", async move {
             stop.run_until_cancelled(supervisor.run()).await;
             supervisor.close().await;
@@ -260,7 +263,7 @@ impl Supervisor {
             state.connection = Some(Arc::clone(&connection));
             address.clone_into(&mut state.address);
         });
-        metrics::gauge!("magnetite_broker_connected", "connection" => self.name).set(1.0);
+        meters::CONNECTED.level([self.name]).set(1.0);
         let mut poll = tokio::time::interval(POLL);
         let why = loop {
             tokio::select! {
@@ -282,13 +285,15 @@ impl Supervisor {
             state.connection = None;
             state.blocked = false;
         });
-        metrics::gauge!("magnetite_broker_connected", "connection" => self.name).set(0.0);
+        meters::CONNECTED.level([self.name]).set(0.0);
+        meters::BLOCKED.level([self.name]).set(0.0);
         why
     }
 
     fn blocked(&self, reason: Option<&str>) {
         self.state.send_modify(|state| state.blocked = reason.is_some());
-        metrics::gauge!("magnetite_broker_blocked", "connection" => self.name)
+        meters::BLOCKED
+            .level([self.name])
             .set(f64::from(reason.is_some()));
         if let Some(reason) = reason {
             tracing::warn!(

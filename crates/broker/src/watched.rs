@@ -10,7 +10,7 @@ use metrics::Counter;
 use runtime::troubles::Trouble;
 
 use crate::{
-    Message, Topology,
+    Message, Topology, meters,
     screen::{CUT, UNREADABLE},
 };
 
@@ -34,14 +34,12 @@ pub(crate) struct Watched {
 impl Watched {
     pub(crate) fn new(topology: &Topology, queue: &str) -> Self {
         let own = topology.own_name(queue);
-        let queue = own.to_owned();
-        let label = || queue.clone();
         let watched = Self {
-            restarts_total: metrics::counter!("magnetite_consumer_restarts_total", "queue" => label()),
-            returned_often_total: metrics::counter!("magnetite_messages_returned_often_total", "queue" => label()),
-            unreadable_total: metrics::counter!("magnetite_messages_unreadable_total", "queue" => label()),
+            restarts_total: meters::CONSUMER_RESTARTS.count([own]),
+            returned_often_total: meters::RETURNED_OFTEN.count([own]),
+            unreadable_total: meters::UNREADABLE.count([own]),
             restarts: VecDeque::new(),
-            queue,
+            queue: own.to_owned(),
         };
         for counter in [
             &watched.restarts_total,

@@ -17,6 +17,7 @@ mod configuration;
 mod clock;
 mod moment;
 mod limits;
+mod meters;
 mod signals;
 mod output;
 mod broker_link;

@@ -7,7 +7,10 @@ use webhook::{
     journal::{Batch, Considered, EventRecord, Record, StepRecord, Then},
 };
 
-use crate::{display_chain, now_ms};
+use crate::{display_chain, meters, now_ms};
+
+/// Why a message of the journal's queue is set aside that is no batch of records.
+pub(crate) const BAD_BATCH: &str = "bad_batch";
 
 /// Which queue a message was consumed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +64,7 @@ impl Entry {
         match source {
             Source::Journal => match Batch::decode(&message.body) {
                 Ok(records) => Self::Records(records),
-                Err(bad) => Self::aside(source, message, topology, "bad_batch", &display_chain(&bad)),
+                Err(bad) => Self::aside(source, message, topology, BAD_BATCH, &display_chain(&bad)),
             },
             Source::Dead => match message.dead_letter() {
                 Ok((delivery, letter)) => Self::Records(dead(&delivery, &letter)),
@@ -99,7 +102,7 @@ impl Entry {
 
 /// Counts a message, or a record, that is kept among the rejected ones for lack of a better place.
 pub(crate) fn count_aside(reason: &str) {
-    metrics::counter!("magnetite_recorder_set_aside_total", "reason" => reason.to_owned()).increment(1);
+    meters::SET_ASIDE.count([reason]).increment(1);
 }
 
 /// A dead letter brings its event along, so that it can be sent again whatever else is missing.

@@ -5,6 +5,7 @@
 //! [dead]     -> entry -> write -> ack       what was given up, with its event, so that it can be sent again
 //! [rejected] -> entry -> write -> ack       what nobody could read, as it came
 //!                        upkeep             retention, endpoints that fail for days, operations to tell of
+//!                        depths             how much waits, for metrics
 //! ```
 //!
 //! Workers publish what happened in batches; `entry` reads them, `write` gathers what has arrived, writes it in one
@@ -27,6 +28,8 @@
 
 mod config;
 mod entry;
+mod meters;
+mod depths;
 mod part;
 mod lag;
 mod readiness;
@@ -45,6 +48,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
+pub use meters::METRICS;
 
 use entry::Source;
 use readiness::{Readiness, Writing};
@@ -133,6 +137,11 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         writing: is_written,
         database,
     };
+    let depths = depths::Depths {
+        link: publishing.clone(),
+        topology: topology.clone(),
+        store: store.clone(),
+    };
     let upkeep = upkeep::Upkeep {
         config,
         publisher: Publisher::new(publishing, &broker),
@@ -143,6 +152,10 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let upkeep = tokio::spawn(vital(
         "upkeep",
         stop.clone().run_until_cancelled_owned(upkeep.run()),
+    ));
+    let looking = tokio::spawn(vital(
+        "depths",
+        stop.clone().run_until_cancelled_owned(depths.run()),
     ));
     let watching = tokio::spawn(vital("readiness", readiness.watch()));
 
@@ -165,6 +178,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         handed_out.settled().await;
     }
     let _ = upkeep.await;
+    let _ = looking.await;
     links.cancel();
     consuming.closed().await;
     let _ = watching.await;

@@ -11,7 +11,7 @@ use store::{OperationRow, Store};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use webhook::DisabledReason;
 
-use crate::{Config, display_chain, now_ms};
+use crate::{Config, display_chain, meters, now_ms};
 
 pub(crate) struct Upkeep {
     pub(crate) config: Config,
@@ -117,7 +117,9 @@ impl Upkeep {
     /// The time from which on retention counts; `None` while this host's clock is in doubt.
     async fn look_at_clocks(&self, doubted: &Lasting) -> Result<Option<u64>, store::Error> {
         let looked = self.store.look_at_clocks(&self.host, now_ms()).await?;
-        metrics::gauge!("magnetite_retention_stopped").set(f64::from(u8::from(looked.is_err())));
+        meters::RETENTION_STOPPED
+            .level([])
+            .set(f64::from(u8::from(looked.is_err())));
         match looked {
             Ok(counted_ms) => {
                 if let Some(ended) = doubted.end() {
@@ -173,7 +175,7 @@ impl Upkeep {
             }
         }
         if deleted > 0 {
-            metrics::counter!("magnetite_journal_deleted_rows_total").increment(deleted);
+            meters::DELETED.count([]).increment(deleted);
             tracing::info!(deleted, "rows older than retention.age deleted");
         }
         Ok(())

@@ -12,7 +12,7 @@ use webhook::journal::{Books, Record};
 use crate::{
     display_chain,
     entry::{Entry, Source, count_aside},
-    lag, now_ms,
+    lag, meters, now_ms,
     part::{Part, UNRECORDABLE, plain},
     readiness::Writing,
 };
@@ -224,7 +224,7 @@ impl Writer {
                             "cannot write the journal; its queues hold it, trying again"
                         );
                     }
-                    metrics::counter!("magnetite_recorder_write_failures_total").increment(1);
+                    meters::WRITE_FAILURES.count([]).increment(1);
                     if !self.rests(failures, group).await {
                         return Ok(false);
                     }
@@ -246,7 +246,7 @@ impl Content {
 
     fn count(&self, took: Duration, messages: usize) {
         let now_ms = now_ms();
-        metrics::histogram!("magnetite_recorder_commit_seconds").record(took);
+        meters::COMMIT.durations([]).record(took);
         tracing::debug!(
             messages,
             events = self.books.events.len(),
@@ -255,18 +255,18 @@ impl Content {
             duration_us = took.as_micros() as u64,
             "recorded"
         );
-        let lag = metrics::histogram!("magnetite_journal_lag_seconds");
+        let lag = meters::LAG.durations([]);
         for ended_ms in &self.ended_ms {
             lag.record(Duration::from_millis(now_ms.saturating_sub(*ended_ms)));
         }
         lag::note(now_ms, &self.ended_ms);
         let recorded = |what, count: usize| {
-            metrics::counter!("magnetite_recorded_total", "what" => what).increment(count as u64);
+            meters::RECORDED.count([what]).increment(count as u64);
         };
-        recorded("event", self.books.events.len());
-        recorded("attempt", self.books.attempts.len());
-        recorded("rejected", self.rejected.len());
-        recorded("gap", self.books.gaps.len());
+        recorded(meters::EVENT, self.books.events.len());
+        recorded(meters::ATTEMPT, self.books.attempts.len());
+        recorded(meters::REJECTED, self.rejected.len());
+        recorded(meters::GAP, self.books.gaps.len());
     }
 }
 

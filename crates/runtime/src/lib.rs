@@ -2,6 +2,7 @@
 //!
 //! - [`display_chain`]: an error, for a log line.
 //! - [`Lasting`]: how often a condition that lasts is logged.
+//! - [`Metric`]: what `/metrics` serves, as lists of constants.
 //! - [`logs`]: log lines, none of which is worth waiting for.
 //! - [`send_if_changed`]: what a role says of itself to `/readyz`.
 //! - [`troubles`]: what a process has noticed that a person should know of.
@@ -12,10 +13,12 @@
 
 mod lasting;
 pub mod logs;
+mod metric;
 pub mod troubles;
 mod vital;
 
 pub use lasting::{Lasting, Report};
+pub use metric::{Metric, MetricKind, MetricLabel, MetricValues};
 pub use vital::vital;
 
 use tokio::sync::watch;

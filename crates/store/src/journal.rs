@@ -48,7 +48,7 @@ pub use failing::Failing;
 pub use health::Health;
 pub use marks::MARK_PREFIX;
 pub use operations::OperationRow;
-pub use overview::Overview;
+pub use overview::{Overview, Pending};
 pub use recover::{RecoverState, Recoverable};
 pub use rejected::{Rejected, RejectedCursor};
 pub use resend::{Claimed, Refusal, Requested};

@@ -119,7 +119,7 @@ pub use error::{Cause, Error, Operation};
 pub use journal::{
     AttemptRow, Audit, AuditLimits, CLOCK_DIFFERENCE_MAX_MS, Claimed, ClockDoubt, DeliveryCursor,
     DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Failing,
-    Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, OperationRow, Overview,
+    Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, OperationRow, Overview, Pending,
     RecoverState, Recoverable, Refusal, Rejected, RejectedCursor, Requested, RetentionStop, SetAside,
     StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded, Vanished,
 };

@@ -125,6 +125,21 @@ const TIMESTAMP: &str = "an integer of Unix milliseconds from 0 to 9007199254740
 const OBJECT: &str = "an object";
 
 impl Rejection {
+    /// Every word that [`reason`](Self::reason) returns.
+    pub const REASONS: [&'static str; 11] = [
+        "too_large",
+        "invalid_utf8",
+        "too_deep",
+        "not_json",
+        "not_an_object",
+        "duplicate_key",
+        "missing_field",
+        "bad_field",
+        "long_id",
+        "unknown_event_type",
+        "bad_message_id",
+    ];
+
     /// The stable word for headers and metrics.
     pub const fn reason(&self) -> &'static str {
         match self {

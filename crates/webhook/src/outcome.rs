@@ -122,6 +122,15 @@ fn asked_delay(result: &AttemptResult, now: SystemTime) -> Option<Duration> {
 }
 
 impl DeadReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Exhausted,
+        Self::Gone,
+        Self::EndpointDisabled,
+        Self::NoSlot,
+        Self::Fault,
+    ];
+
     /// The name in headers, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -138,19 +147,15 @@ impl std::str::FromStr for DeadReason {
     type Err = UnknownReason;
 
     fn from_str(name: &str) -> Result<Self, UnknownReason> {
-        let all = [
-            Self::Exhausted,
-            Self::Gone,
-            Self::EndpointDisabled,
-            Self::NoSlot,
-            Self::Fault,
-        ];
-        let known = all.into_iter().find(|reason| reason.as_str() == name);
+        let known = Self::ALL.into_iter().find(|reason| reason.as_str() == name);
         known.ok_or_else(|| UnknownReason(name.to_owned()))
     }
 }
 
 impl DeferReason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::NoSlot, Self::Fault, Self::Database];
+
     /// The name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -162,6 +167,9 @@ impl DeferReason {
 }
 
 impl CancelReason {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::EndpointDeleted, Self::PingFailed];
+
     /// The name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -172,6 +180,9 @@ impl CancelReason {
 }
 
 impl Outcome {
+    /// Every name that [`as_str`](Self::as_str) returns.
+    pub const NAMES: [&'static str; 4] = ["delivered", "retry", "dead", "cancelled"];
+
     /// The name in logs and metrics, from a closed set.
     pub const fn as_str(self) -> &'static str {
         match self {

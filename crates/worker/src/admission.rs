@@ -43,6 +43,7 @@ use self::{
     shares::Shares,
     waiters::{Grant, Waiters},
 };
+use crate::meters;
 
 /// Any number of deliveries wait for a slot that is promised within this time.
 const WAIT_MAX: Duration = Duration::from_millis(100);
@@ -115,21 +116,18 @@ impl Admission {
             waiting_long: 0,
             ends: HashMap::new(),
         };
-        metrics::gauge!("magnetite_slots").set(slots as f64);
-        let free = metrics::gauge!("magnetite_slots_free");
+        meters::SLOTS.level([]).set(slots as f64);
+        let free = meters::SLOTS_FREE.level([]);
         free.set(slots as f64);
-        let slow = metrics::gauge!("magnetite_slow_slots_used");
+        let slow = meters::SLOW_SLOTS_USED.level([]);
         slow.set(0.0);
-        for refusal in Refusal::ALL {
-            refusal.count(0);
-        }
         Arc::new(Self {
             state: Mutex::new(state),
             places: Mutex::new(Places::new(slots)),
             slots,
             free,
             slow,
-            ended: metrics::counter!("magnetite_slow_attempts_ended_total"),
+            ended: meters::SLOW_ENDED.count([]),
         })
     }
 

@@ -247,6 +247,10 @@ fn report(
     took: Duration,
 ) {
     context.meters.attempted(decided, took);
+    if decided == Outcome::Delivered && delivery.trigger == Trigger::Event {
+        let after_ms = now_ms().saturating_sub(delivery.event.timestamp_ms);
+        context.meters.delivered(Duration::from_millis(after_ms));
+    }
     let outcome = decided.as_str();
     let delay_ms = match decided {
         Outcome::Retry { after } => Some(after.as_millis() as u64),

@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use broker::{Binding, Link, Publisher, Topology};
-use metrics::Counter;
+use broker::{Binding, Link, Publisher, Topology, bindings_missing};
 use rand::RngExt as _;
 use tokio::time::{sleep, timeout};
 
@@ -19,7 +18,7 @@ const MEND_MAX: Duration = Duration::from_secs(10);
 pub(crate) async fn watch(publisher: &Publisher, link: &Link, topology: &Topology) {
     // They exist from the start.
     for binding in topology.bindings() {
-        missing_total(topology, &binding).increment(0);
+        bindings_missing(topology, &binding.exchange).increment(0);
     }
     // A fleet that starts at once does not look at once.
     let first = EVERY.mul_f64(rand::rng().random_range(0.5..=1.0));
@@ -38,7 +37,7 @@ async fn look(publisher: &Publisher, link: &Link, topology: &Topology) -> bool {
     match topology.missing_bindings(publisher).await {
         Ok(missing) => {
             for binding in &missing {
-                missing_total(topology, binding).increment(1);
+                bindings_missing(topology, &binding.exchange).increment(1);
                 mend(link, topology, binding).await;
             }
             !missing.is_empty()
@@ -73,9 +72,4 @@ async fn mend(link: &Link, topology: &Topology, binding: &Binding) {
         Err(_) => format!("no answer within {MEND_MAX:?}"),
     };
     tracing::error!(%binding, error, "a binding is missing, and cannot be made: run `magnetite topology declare`");
-}
-
-fn missing_total(topology: &Topology, binding: &Binding) -> Counter {
-    let exchange = topology.own_name(&binding.exchange).to_owned();
-    metrics::counter!("magnetite_bindings_missing_total", "exchange" => exchange)
 }

@@ -44,7 +44,7 @@ pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Mes
         Found::Deleted => outcome::cancelled(context, &delivery, CancelReason::EndpointDeleted),
         Found::Unknown => {
             return reject(
-                "unknown_endpoint",
+                UNKNOWN_ENDPOINT,
                 "the database has never had this endpoint; is it the right one?",
             );
         }
@@ -54,7 +54,9 @@ pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Mes
 }
 
 /// Why a delivery is quarantined that brings an event to an endpoint of another organization.
-const OTHER_ORGANIZATION: &str = "other_organization";
+pub(crate) const OTHER_ORGANIZATION: &str = "other_organization";
+/// Why a delivery is quarantined whose endpoint has never existed.
+pub(crate) const UNKNOWN_ENDPOINT: &str = "unknown_endpoint";
 
 /// Whether the event is for the endpoint's organization, as every delivery is that a worker has written. Its project is not compared:
 /// an endpoint may be given another one while its deliveries wait.

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use webhook::EndpointId;
 
 use crate::{
-    display_chain, now_ms,
+    display_chain, meters, now_ms,
     registry::{Registered, Registry},
 };
 
@@ -50,6 +50,7 @@ struct Found {
 
 /// Watches for ever.
 pub(crate) async fn watch(certificates: &Certificates, registry: &Registry, store: &Store) {
+    report(&Found::default(), 0);
     let (mut warned, mut wait) = (Warned::default(), LOOK_EVERY);
     loop {
         let _ = timeout(wait, certificates.changed()).await;
@@ -113,12 +114,14 @@ fn find(expiries: impl Iterator<Item = (String, i64)>, now_s: i64) -> Found {
 }
 
 fn report(found: &Found, now_s: i64) {
-    metrics::gauge!("magnetite_certificates_expiring").set(found.soon.len() as f64);
+    meters::CERTIFICATES_EXPIRING
+        .level([])
+        .set(found.soon.len() as f64);
     // Without any certificate there is no least one.
     let least_s = found
         .first_s
         .map_or(f64::INFINITY, |first_s| (first_s - now_s) as f64);
-    metrics::gauge!("magnetite_certificate_expiry_min_seconds").set(least_s);
+    meters::CERTIFICATE_EXPIRY_MIN.level([]).set(least_s);
 }
 
 fn log(soon: &HashMap<String, i64>, now_s: i64, logged_s: &mut HashMap<String, i64>) {

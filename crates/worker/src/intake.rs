@@ -18,6 +18,9 @@ use crate::{
     settlement::{Settlement, Turn},
 };
 
+/// Why a message is quarantined on which the work panicked.
+pub(crate) const PANIC: &str = "panic";
+
 /// Starts one task for each message; the prefetch bounds how many there are.
 #[derive(Clone)]
 pub(crate) struct Intake {
@@ -168,7 +171,7 @@ impl Job<'_> {
                     panic = text,
                     "a bug: the work on a message panicked; the message is set aside"
                 );
-                outcome::quarantine(context, source, message, "panic", &text).into()
+                outcome::quarantine(context, source, message, PANIC, &text).into()
             }
         }
     }

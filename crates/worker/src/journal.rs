@@ -25,7 +25,7 @@ use tokio::{
 use webhook::journal::{BATCH_BYTES_MAX, Batch, BatchStamp, Books, Gap, Record};
 
 use crate::{
-    Config, Context, display_chain, now_ms,
+    Config, Context, display_chain, meters, now_ms,
     recall::{Recall, Work},
     settlement::Settlement,
 };
@@ -219,7 +219,7 @@ impl Journal {
             }
             return Err(self.dropped(gap, &settled, numbers).await);
         }
-        metrics::counter!("magnetite_journal_records_total").increment(records);
+        meters::JOURNAL_RECORDS.count([]).increment(records);
         self.context.presence.tally.confirmed(numbers.1, records);
         let ended = self.refused.end();
         if let (Some(Gap { count, .. }), Some(_)) = (gap, ended) {
@@ -250,7 +250,7 @@ impl Journal {
     /// Acks messages without their records, once the database knows that there are some, and widens the gap by them.
     async fn dropped(&self, gap: Option<Gap>, dropped: &[Settled], batches: (u64, u64)) -> Gap {
         let count: usize = dropped.iter().map(|settled| settled.records.len()).sum();
-        metrics::counter!("magnetite_journal_dropped_total").increment(count as u64);
+        meters::JOURNAL_DROPPED.count([]).increment(count as u64);
         if self.context.presence.tally.dropped(batches, count as u64) {
             self.tell_dropping().await;
         }

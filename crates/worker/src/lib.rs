@@ -75,6 +75,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::Config;
+pub use meters::METRICS;
 
 use webhook::journal::Record;
 

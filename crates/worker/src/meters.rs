@@ -1,26 +1,163 @@
-//! The metrics that every delivery changes.
+//! What is counted and measured of events, attempts and their endpoints.
 
 use std::{collections::HashMap, time::Duration};
 
-use metrics::{Counter, Histogram};
-use webhook::{EventKind, EventType, Outcome};
+use metrics::{Counter, Histogram, Unit};
+use runtime::{Metric, MetricLabel};
+use webhook::{CancelReason, DeadReason, DeferReason, EventKind, EventType, Outcome};
 
-/// Looked up once: that costs several times what the change does.
+use crate::{admission::Refusal, outcome::rejection_reasons};
+
+pub(crate) const EVENTS: Metric = Metric::counter("magnetite_events_total", "Events that were fanned out")
+    .by(&[MetricLabel::known("type", || {
+        EventType::ALL.map(EventType::as_str).to_vec()
+    })]);
+pub(crate) const ATTEMPTS: Metric = Metric::counter(
+    "magnetite_attempts_total",
+    "Requests that were charged to their endpoints, by what followed",
+)
+.by(&[MetricLabel::known("outcome", || Outcome::NAMES.to_vec())]);
+pub(crate) const ATTEMPT_DURATION: Metric = Metric::seconds(
+    "magnetite_attempt_duration_seconds",
+    "From the beginning of an attempt until its answer was read or it failed",
+);
+pub(crate) const PUBLISH_TO_DELIVERED: Metric = Metric::seconds(
+    "magnetite_publish_to_delivered_seconds",
+    "From an event's timestamp, by its publisher's clock, until its endpoint answered 2xx, retries included; resends are not counted",
+);
+pub(crate) const DEFERRALS: Metric = Metric::counter(
+    "magnetite_deferrals_total",
+    "Deliveries that were put off without an attempt",
+)
+.by(&[MetricLabel::known("reason", || {
+    DeferReason::ALL.map(DeferReason::as_str).to_vec()
+})]);
+pub(crate) const DEAD: Metric =
+    Metric::counter("magnetite_dead_total", "Deliveries that were given up")
+        .by(&[MetricLabel::known("reason", || {
+            DeadReason::ALL.map(DeadReason::as_str).to_vec()
+        })]);
+pub(crate) const CANCELLED: Metric = Metric::counter(
+    "magnetite_cancelled_total",
+    "Deliveries that ended without a need to be made",
+)
+.by(&[MetricLabel::known("reason", || {
+    CancelReason::ALL.map(CancelReason::as_str).to_vec()
+})]);
+pub(crate) const REJECTED: Metric = Metric::counter(
+    "magnetite_rejected_total",
+    "Messages that are no events or no deliveries, and were set aside",
+)
+.by(&[MetricLabel::known("reason", rejection_reasons)]);
+pub(crate) const JOURNAL_RECORDS: Metric = Metric::counter(
+    "magnetite_journal_records_total",
+    "Records of events and attempts that the broker has confirmed",
+);
+pub(crate) const JOURNAL_DROPPED: Metric = Metric::counter(
+    "magnetite_journal_dropped_total",
+    "Records that were dropped because the broker took none; a gap in the journal says how many and when",
+);
+pub(crate) const PUBLISH_FAILURES: Metric = Metric::counter(
+    "magnetite_publish_failures_total",
+    "Groups of retries and dead letters that the broker did not take; they are published again",
+);
+pub(crate) const UNCONFIRMED: Metric = Metric::gauge(
+    "magnetite_unconfirmed_messages",
+    None,
+    "Messages whose publishes the broker has not confirmed in time; they stay unacknowledged",
+);
+pub(crate) const STALLS: Metric = Metric::counter(
+    "magnetite_stalls_total",
+    "Times that the process did not run for a second or more",
+);
+pub(crate) const REGISTRY_FAILURES: Metric = Metric::counter(
+    "magnetite_registry_refresh_failures_total",
+    "Times that changed endpoints could not be read from the database",
+);
+pub(crate) const REGISTRY_ENDPOINTS: Metric = Metric::gauge(
+    "magnetite_registry_endpoints",
+    None,
+    "Endpoints that the worker knows",
+);
+pub(crate) const REGISTRY_VERSION: Metric = Metric::gauge(
+    "magnetite_registry_version",
+    None,
+    "The last change of an endpoint that the worker knows",
+);
+pub(crate) const CERTIFICATES_EXPIRING: Metric = Metric::gauge(
+    "magnetite_certificates_expiring",
+    None,
+    "Hosts of endpoints whose certificate expires within 14 days",
+);
+pub(crate) const CERTIFICATE_EXPIRY_MIN: Metric = Metric::gauge(
+    "magnetite_certificate_expiry_min_seconds",
+    Some(Unit::Seconds),
+    "Until the first certificate of an endpoint expires; +Inf while none has been seen",
+);
+pub(crate) const SLOTS: Metric =
+    Metric::gauge("magnetite_slots", None, "Attempts that may be under way at once");
+pub(crate) const SLOTS_FREE: Metric = Metric::gauge("magnetite_slots_free", None, "Slots without an attempt");
+pub(crate) const SLOW_SLOTS_USED: Metric = Metric::gauge(
+    "magnetite_slow_slots_used",
+    None,
+    "Slots whose attempt has been under way for over a second",
+);
+pub(crate) const SLOTS_REFUSED: Metric = Metric::counter(
+    "magnetite_slots_refused_total",
+    "Deliveries that got no slot, by what was used up",
+)
+.by(&[MetricLabel::known("by", || {
+    Refusal::ALL.map(Refusal::as_str).to_vec()
+})]);
+pub(crate) const SLOW_ENDED: Metric = Metric::counter(
+    "magnetite_slow_attempts_ended_total",
+    "Attempts of over a second that were ended to make room for others",
+);
+
+/// All of them.
+pub const METRICS: &[Metric] = &[
+    EVENTS,
+    ATTEMPTS,
+    ATTEMPT_DURATION,
+    PUBLISH_TO_DELIVERED,
+    DEFERRALS,
+    DEAD,
+    CANCELLED,
+    REJECTED,
+    JOURNAL_RECORDS,
+    JOURNAL_DROPPED,
+    PUBLISH_FAILURES,
+    UNCONFIRMED,
+    STALLS,
+    REGISTRY_FAILURES,
+    REGISTRY_ENDPOINTS,
+    REGISTRY_VERSION,
+    CERTIFICATES_EXPIRING,
+    CERTIFICATE_EXPIRY_MIN,
+    SLOTS,
+    SLOTS_FREE,
+    SLOW_SLOTS_USED,
+    SLOTS_REFUSED,
+    SLOW_ENDED,
+];
+
+/// The metrics that every delivery changes, looked up once: that costs several times what the change does.
 pub(crate) struct Meters {
     delivered: Counter,
-    duration: Histogram,
+    attempt_duration: Histogram,
+    publish_to_delivered: Histogram,
     events: HashMap<EventKind, Counter>,
 }
 
 impl Meters {
     pub(crate) fn new() -> Self {
-        let events = EventType::ALL.into_iter().map(|kind| {
-            let counter = metrics::counter!("magnetite_events_total", "type" => kind.as_str());
-            (EventKind::Of(kind), counter)
-        });
+        let events = EventType::ALL
+            .into_iter()
+            .map(|kind| (EventKind::Of(kind), EVENTS.count([kind.as_str()])));
         Self {
-            delivered: metrics::counter!("magnetite_attempts_total", "outcome" => Outcome::Delivered.as_str()),
-            duration: metrics::histogram!("magnetite_attempt_duration_seconds"),
+            delivered: ATTEMPTS.count([Outcome::Delivered.as_str()]),
+            attempt_duration: ATTEMPT_DURATION.durations([]),
+            publish_to_delivered: PUBLISH_TO_DELIVERED.durations([]),
             events: events.collect(),
         }
     }
@@ -34,10 +171,15 @@ impl Meters {
 
     /// A request was charged to its endpoint.
     pub(crate) fn attempted(&self, decided: Outcome, took: Duration) {
-        self.duration.record(took);
+        self.attempt_duration.record(took);
         match decided {
             Outcome::Delivered => self.delivered.increment(1),
-            _ => metrics::counter!("magnetite_attempts_total", "outcome" => decided.as_str()).increment(1),
+            _ => ATTEMPTS.count([decided.as_str()]).increment(1),
         }
+    }
+
+    /// An event reached an endpoint, so long after its timestamp.
+    pub(crate) fn delivered(&self, after: Duration) {
+        self.publish_to_delivered.record(after);
     }
 }

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use broker::{DeadLetter, Message, Outgoing, Source};
+use broker::{BadMessage, DeadLetter, Message, Outgoing, Source};
 use webhook::{
     AttemptId, AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, Outcome, Trigger,
     journal::{AttemptRecord, Record, StepRecord, Then},
 };
 
-use crate::{Context, admission::Refusal, now_ms, registry::Registered, settlement::Turn};
+use crate::{
+    Context, admission::Refusal, due, intake, meters, now_ms, registry::Registered, settlement::Turn,
+};
 
 /// What follows from a charged attempt that began at `began_ms`. A 410 also disables the endpoint.
 pub(crate) fn attempted(
@@ -79,7 +81,7 @@ pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason, spe
     }
     let tier = context.config.schedule.deferral(delivery.deferrals);
     let reason = why.as_str();
-    metrics::counter!("magnetite_deferrals_total", "reason" => reason).increment(1);
+    meters::DEFERRALS.count([reason]).increment(1);
     tracing::debug!(delivery.id = %delivery.id(), reason, delay_ms = tier.as_millis() as u64, "delivery deferred");
     let at_ms = now_ms();
     let until_ms = at_ms + tier.as_millis() as u64;
@@ -130,7 +132,7 @@ pub(crate) fn dead_untried(context: &Context, delivery: &Delivery, reason: DeadR
 
 fn dead(context: &Context, delivery: &Delivery, letter: &DeadLetter) -> Outgoing {
     let reason = letter.reason.as_str();
-    metrics::counter!("magnetite_dead_total", "reason" => reason).increment(1);
+    meters::DEAD.count([reason]).increment(1);
     tracing::warn!(
         event.id = %delivery.event.id,
         endpoint.id = %delivery.endpoint_id,
@@ -159,7 +161,7 @@ pub(crate) fn cancelled(context: &Context, delivery: &Delivery, reason: CancelRe
 }
 
 fn count_cancelled(reason: CancelReason) {
-    metrics::counter!("magnetite_cancelled_total", "reason" => reason.as_str()).increment(1);
+    meters::CANCELLED.count([reason.as_str()]).increment(1);
 }
 
 /// A delivery that goes on without the attempt that was due.
@@ -176,7 +178,13 @@ fn step(context: &Context, delivery: &Delivery, at_ms: u64, then: Then) -> Optio
     })
 }
 
-/// Sets a message aside with the reason; the queue goes on.
+/// Every reason of [`quarantine`].
+pub(crate) fn rejection_reasons() -> Vec<&'static str> {
+    let of_the_work = [due::OTHER_ORGANIZATION, due::UNKNOWN_ENDPOINT, intake::PANIC];
+    [BadMessage::reasons(), of_the_work.to_vec()].concat()
+}
+
+/// Sets a message aside with the reason, one of [`rejection_reasons`]; the queue goes on.
 pub(crate) fn quarantine(
     context: &Context,
     source: Source,
@@ -193,7 +201,7 @@ pub(crate) fn quarantine(
         "message rejected; it is in the queue {}",
         topology.rejected()
     );
-    metrics::counter!("magnetite_rejected_total", "reason" => reason).increment(1);
+    meters::REJECTED.count([reason]).increment(1);
     let id = format!("rej_{:032x}", rand::random::<u128>());
     Outgoing::rejected(topology, &id, message, source, reason, detail, now_ms())
 }

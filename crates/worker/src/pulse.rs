@@ -25,6 +25,8 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+use crate::meters;
+
 /// How often it ticks.
 const TICK: Duration = Duration::from_millis(100);
 /// A gap of this length is a stall: far more than a busy machine makes a task wait, and far less than an attempt takes.
@@ -79,7 +81,7 @@ impl Pulse {
                 biased;
                 _ = ticks.tick() => {
                     if let Some(gap) = self.tick(now()) {
-                        metrics::counter!("magnetite_stalls_total").increment(1);
+                        meters::STALLS.count([]).increment(1);
                         tracing::warn!(
                             gap_ms = gap.as_millis() as u64,
                             "this process did not run: stopped, suspended, or starved; attempts that failed meanwhile are not charged, \

@@ -18,7 +18,7 @@ use store::{Changes, Position, Snapshot, Store};
 use tokio::sync::{Mutex, Notify};
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, OrganizationId, journal::Verdict};
 
-use crate::{display_chain, signing::Signing};
+use crate::{display_chain, meters, signing::Signing};
 
 /// An endpoint with what signing and sending need worked out.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Registry {
                             "cannot look for changed endpoints; going on with those that are known"
                         );
                     }
-                    metrics::counter!("magnetite_registry_refresh_failures_total").increment(1);
+                    meters::REGISTRY_FAILURES.count([]).increment(1);
                 }
             }
         }
@@ -328,8 +328,10 @@ impl Known {
     }
 
     fn report(&self) {
-        metrics::gauge!("magnetite_registry_endpoints").set(self.by_id.len() as f64);
-        metrics::gauge!("magnetite_registry_version").set(self.position.version as f64);
+        meters::REGISTRY_ENDPOINTS.level([]).set(self.by_id.len() as f64);
+        meters::REGISTRY_VERSION
+            .level([])
+            .set(self.position.version as f64);
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use crate::{
     Config, display_chain,
     journal::Closing,
+    meters,
     recall::{Recall, Work},
     settlement::Settlement,
 };
@@ -185,7 +186,7 @@ impl Committer {
                 "publishes are not confirmed in time; their messages stay unacknowledged until they are, or the connection ends"
             );
         }
-        let waiting = metrics::gauge!("magnetite_unconfirmed_messages");
+        let waiting = meters::UNCONFIRMED.level([]);
         waiting.increment(messages as f64);
         let results = group.late.results().await.into_iter().map(Some);
         waiting.decrement(messages as f64);
@@ -265,7 +266,7 @@ impl Committer {
 
     fn report(&self, finished: &mut Finished, error: &PublishError) {
         finished.failures += 1;
-        metrics::counter!("magnetite_publish_failures_total").increment(1);
+        meters::PUBLISH_FAILURES.count([]).increment(1);
         if let Some(report) = self.refused.again() {
             tracing::warn!(
                 error = display_chain(error),

@@ -30,6 +30,7 @@ mod lasting;
 mod links;
 mod logs;
 mod malformed;
+mod metrics;
 mod neighbours;
 mod openapi;
 mod our_faults;

@@ -22,6 +22,11 @@ pub enum BadMessage {
 }
 
 impl BadMessage {
+    /// Every word that [`reason`](Self::reason) returns.
+    pub fn reasons() -> Vec<&'static str> {
+        [&Rejection::REASONS[..], &["unreadable_properties", "bad_header"]].concat()
+    }
+
     /// The stable word for the `magnetite-reason` header and metrics.
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{configuration::Configuration, database, limits, signals};
+use crate::{configuration::Configuration, database, limits, meters, signals};
 
 use super::{audit, claim::claim, topology, troubles};
 
@@ -373,7 +373,7 @@ async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
 }
 
 async fn count_lost_lines() {
-    let lost = metrics::counter!("magnetite_log_lines_lost_total");
+    let lost = meters::LOG_LINES_LOST.count([]);
     let mut ticks = interval(LOST_LINES_EVERY);
     loop {
         ticks.tick().await;
@@ -399,8 +399,10 @@ impl Probes {
         };
         let (listener, address) = listen(address, "health.listen").await?;
         tracing::info!(%address, "serving /livez, /readyz and /metrics");
+        let metrics = health::install_recorder().context("cannot collect metrics")?;
+        meters::register(&roles.iter().map(|role| role.name).collect::<Vec<_>>());
         let health = Health {
-            metrics: health::install_recorder().context("cannot collect metrics")?,
+            metrics,
             roles,
             stopping: stopping.clone(),
         };

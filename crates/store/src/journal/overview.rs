@@ -63,7 +63,40 @@ macro_rules! fetch {
     }};
 }
 
+/// The deliveries that have not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// How many there are.
+    pub count: u64,
+    /// When the oldest one was created, in Unix milliseconds; `None` if there is none.
+    pub oldest_ms: Option<u64>,
+}
+
 impl Store {
+    /// Counts the deliveries that have not ended.
+    ///
+    /// # Errors
+    ///
+    /// Only the database's.
+    pub async fn pending(&self) -> Result<Pending, Error> {
+        on_connection!(
+            &self.database,
+            reader,
+            &Operation::Audit,
+            OPERATION_TIMEOUT,
+            |connection, _dialect| {
+                let found = fetch!(connection, COUNT_PENDING, 0_u64, read_pending);
+                let found = found.into_iter().next();
+                Ok(
+                    found.map_or_else(Pending::default, |(count, oldest_ms, _)| Pending {
+                        count,
+                        oldest_ms,
+                    }),
+                )
+            }
+        )
+    }
+
     /// Counts events and attempts of the minute before `now_ms`, pending deliveries, and dead deliveries and gaps since `since_ms`. A pending
     /// delivery is overdue if its next attempt was due before `overdue_ms`.
     ///

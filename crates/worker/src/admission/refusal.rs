@@ -1,5 +1,7 @@
 //! Why a delivery gets no slot.
 
+use crate::meters;
+
 /// Why a delivery may not have a slot now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -14,15 +16,15 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(super) const ALL: [Self; 4] = [Self::Endpoint, Self::Organization, Self::Unwell, Self::Slots];
+    pub(crate) const ALL: [Self; 4] = [Self::Endpoint, Self::Organization, Self::Unwell, Self::Slots];
 
     /// Counts so many deliveries that were refused.
     pub(crate) fn count(self, deliveries: u64) {
-        metrics::counter!("magnetite_slots_refused_total", "by" => self.as_str()).increment(deliveries);
+        meters::SLOTS_REFUSED.count([self.as_str()]).increment(deliveries);
     }
 
     /// The name in metrics.
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Endpoint => "endpoint",
             Self::Organization => "organization",

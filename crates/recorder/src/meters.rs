@@ -1,0 +1,77 @@
+//! What is counted and measured of the journal.
+
+use broker::BadMessage;
+use metrics::Unit;
+use runtime::{Metric, MetricLabel};
+
+use crate::{entry::BAD_BATCH, part::UNRECORDABLE};
+
+pub(crate) const RECORDED: Metric = Metric::counter(
+    "magnetite_recorded_total",
+    "What was written to the database; what comes twice is counted twice",
+)
+.by(&[MetricLabel::known("what", || vec![EVENT, ATTEMPT, REJECTED, GAP])]);
+/// Values of `what`.
+pub(crate) const EVENT: &str = "event";
+pub(crate) const ATTEMPT: &str = "attempt";
+pub(crate) const REJECTED: &str = "rejected";
+pub(crate) const GAP: &str = "gap";
+
+pub(crate) const SET_ASIDE: Metric = Metric::counter(
+    "magnetite_recorder_set_aside_total",
+    "Messages and records that could not be recorded, and are kept among the rejected messages",
+)
+.by(&[MetricLabel::known("reason", || {
+    [BadMessage::reasons(), vec![BAD_BATCH, UNRECORDABLE]].concat()
+})]);
+pub(crate) const WRITE_FAILURES: Metric = Metric::counter(
+    "magnetite_recorder_write_failures_total",
+    "Transactions that failed because the database was away; they are tried again",
+);
+pub(crate) const COMMIT: Metric = Metric::seconds(
+    "magnetite_recorder_commit_seconds",
+    "From the beginning of a transaction until it was committed",
+);
+pub(crate) const LAG: Metric = Metric::seconds(
+    "magnetite_journal_lag_seconds",
+    "From the end of an attempt until it was recorded",
+);
+pub(crate) const RETENTION_STOPPED: Metric = Metric::gauge(
+    "magnetite_retention_stopped",
+    None,
+    "1 while nothing is deleted because clocks disagree",
+);
+pub(crate) const DELETED: Metric = Metric::counter(
+    "magnetite_journal_deleted_rows_total",
+    "Rows that retention has deleted",
+);
+pub(crate) const QUEUE_READY: Metric = Metric::gauge(
+    "magnetite_queue_messages_ready",
+    None,
+    "Messages that wait in the queue, when it was last looked at, every 15 s; each recorder says the same",
+)
+.by(&[MetricLabel::told("queue", "each queue's name without the prefix")]);
+pub(crate) const PENDING: Metric = Metric::gauge(
+    "magnetite_pending_deliveries",
+    None,
+    "Deliveries that have not ended, in the journal, when it was last looked at; each recorder says the same",
+);
+pub(crate) const PENDING_OLDEST: Metric = Metric::gauge(
+    "magnetite_pending_oldest_seconds",
+    Some(Unit::Seconds),
+    "Age of the oldest delivery that has not ended, 0 without one; each recorder says the same",
+);
+
+/// All of them.
+pub const METRICS: &[Metric] = &[
+    RECORDED,
+    SET_ASIDE,
+    WRITE_FAILURES,
+    COMMIT,
+    LAG,
+    RETENTION_STOPPED,
+    DELETED,
+    QUEUE_READY,
+    PENDING,
+    PENDING_OLDEST,
+];
