@@ -41,6 +41,7 @@ mod readiness;
 mod receivers;
 mod restored;
 mod retries;
+mod sabotage;
 mod secrets;
 mod shutdown;
 mod soak;

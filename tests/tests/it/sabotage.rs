@@ -1,0 +1,399 @@
+//! One act of sabotage a round, on a system under load: `audit` and `doctor` name it, and are content where nothing was done.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use e2e::{
+    Answer, Audit, Installation, Load, Node, Raw, RawMessage, Receiver, Role, ShiftedClock, chance, report,
+    scaled, short, wait_for, wait_until,
+};
+use futures_util::{StreamExt as _, stream};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+
+const SOON: Duration = Duration::from_secs(40);
+/// What is not known yet is known after it.
+const KNOWN: Duration = Duration::from_mins(3);
+/// Retries wait for so long: longer than a round.
+const DELAY_MS: u64 = 600_000;
+const PER_SECOND: u32 = 40;
+/// So many rounds share a node.
+const AT_ONCE: usize = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Act {
+    // Nothing is lost by these.
+    Nothing,
+    WorkerKilled,
+    RecorderKilled,
+    RecorderStoodStill,
+    WorkerTerminated,
+    // Something is lost, hidden or at risk by these.
+    AttemptDeleted,
+    DeliveryDeleted,
+    EventDeleted,
+    DelayPurged,
+    JournalPurged,
+    RetriesUnbound,
+    EventsUnbound,
+    MessagesExpire,
+    JournalDropsItsHead,
+    RecordsDropped,
+    DatabaseLocked,
+    UnreadableMessage,
+    NoEvent,
+    ClockAhead,
+    OtherDatabase,
+}
+
+const ACTS: [Act; 20] = [
+    Act::Nothing,
+    Act::WorkerKilled,
+    Act::RecorderKilled,
+    Act::RecorderStoodStill,
+    Act::WorkerTerminated,
+    Act::AttemptDeleted,
+    Act::DeliveryDeleted,
+    Act::EventDeleted,
+    Act::DelayPurged,
+    Act::JournalPurged,
+    Act::RetriesUnbound,
+    Act::EventsUnbound,
+    Act::MessagesExpire,
+    Act::JournalDropsItsHead,
+    Act::RecordsDropped,
+    Act::DatabaseLocked,
+    Act::UnreadableMessage,
+    Act::NoEvent,
+    Act::ClockAhead,
+    Act::OtherDatabase,
+];
+
+impl Act {
+    fn is_harmless(self) -> bool {
+        self <= Self::WorkerTerminated
+    }
+}
+
+/// What the checks say together.
+#[derive(Debug)]
+struct Answers {
+    audit: Audit,
+    /// Checks of `doctor` that are not ok.
+    doctor: Vec<Value>,
+}
+
+impl Answers {
+    /// All that a person would look into.
+    fn alarms(&self) -> Vec<&Value> {
+        let of_audit = self.audit.lines.iter().filter(|line| {
+            let kind = line["kind"].as_str().unwrap();
+            let is_alarm = !matches!(kind, "balance" | "queues" | "finding");
+            is_alarm || (kind == "finding" && self.audit.code == Some(1))
+        });
+        of_audit.chain(&self.doctor).collect()
+    }
+
+    /// Nothing is wrong, and nothing is left to be known.
+    fn are_content(&self) -> bool {
+        self.audit.code == Some(0) && self.audit.number("/rejected") == 0 && self.alarms().is_empty()
+    }
+
+    /// What was set aside is named with its number.
+    fn name_something(&self) -> bool {
+        self.audit.number("/rejected") > 0 || !self.alarms().is_empty()
+    }
+}
+
+struct Scene<'a> {
+    node: &'a Node,
+    installation: Installation,
+    well: Receiver,
+    worker: Option<Role>,
+    recorder: Option<Role>,
+    /// Ends with the round.
+    lock: Option<SqliteConnection>,
+}
+
+impl<'a> Scene<'a> {
+    async fn new(node: &'a Node, number: usize) -> Self {
+        let installation =
+            Installation::with(&format!("sabotage-{number}"), node.url(), &[DELAY_MS], &[]).await;
+        let well = Receiver::ok().await;
+        installation.endpoint("org_1", &well.url()).await;
+        // One of its own for every round, so that no other round is in its way.
+        let failing = Receiver::new(|_, _| Answer::status(500)).await;
+        installation.endpoint("org_1", &failing.url()).await;
+        let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+        Self {
+            node,
+            installation,
+            well,
+            worker: Some(worker),
+            recorder: Some(recorder),
+            lock: None,
+        }
+    }
+
+    fn worker(&self) -> &Role {
+        self.worker.as_ref().unwrap()
+    }
+
+    fn recorder(&self) -> &Role {
+        self.recorder.as_ref().unwrap()
+    }
+
+    fn queue(&self, name: &str) -> String {
+        format!("{}.{name}", self.installation.prefix())
+    }
+
+    async fn answers(&self) -> Answers {
+        let audit = self.installation.audit().await;
+        let doctor = self.installation.cli(&["doctor", "--json"]).await;
+        let lines = String::from_utf8(doctor.stdout).unwrap();
+        let checks = lines
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        Answers {
+            audit,
+            doctor: checks.filter(|check| check["outcome"] != "ok").collect(),
+        }
+    }
+
+    async fn database(&self) -> SqliteConnection {
+        let path = self.installation.directory().join("magnetite.db");
+        let opened = SqliteConnection::connect(&format!("sqlite://{}", path.display()));
+        opened.await.unwrap()
+    }
+
+    async fn delete_one(&self, table: &str) {
+        let sql = format!("DELETE FROM {table} WHERE id = (SELECT MIN(id) FROM {table})");
+        let mut database = self.database().await;
+        let deleted = sqlx::query(AssertSqlSafe(sql)).execute(&mut database).await;
+        assert_eq!(deleted.unwrap().rows_affected(), 1);
+    }
+
+    async fn set_policy(&self, queue: &str, definition: &str) {
+        let name = self.queue("policy");
+        let pattern = format!("^{}$", self.queue(queue).replace('.', "[.]"));
+        let policy = ["set_policy", "--apply-to", "queues", &name, &pattern, definition];
+        self.node.ctl(&policy).await;
+    }
+
+    async fn clear_policy(&self) {
+        self.node.ctl(&["clear_policy", &self.queue("policy")]).await;
+    }
+
+    async fn purge(&self, queue: &str) {
+        self.node.ctl(&["purge_queue", &self.queue(queue)]).await;
+    }
+
+    async fn unbind(&self, exchange: &str, queue: &str, key: &str) {
+        self.installation.amqp().unbind(exchange, queue, key).await;
+    }
+
+    /// More is delivered than before.
+    async fn deliveries_go_on(&self) {
+        let before = self.well.accepted();
+        wait_until("deliveries go on", SOON, || self.well.accepted() > before + 20).await;
+    }
+
+    async fn records_are_dropped(&self) {
+        wait_for("records are dropped", SOON, || async {
+            match self.worker().metric("magnetite_journal_dropped_total", "").await {
+                0.0 => Err("none".to_owned()),
+                _ => Ok(()),
+            }
+        })
+        .await;
+    }
+
+    async fn raw(&self) -> Raw {
+        Raw::connect(self.installation.broker_url(), self.installation.prefix()).await
+    }
+
+    /// Under load.
+    async fn commit(&mut self, act: Act) {
+        match act {
+            Act::Nothing => {}
+            Act::WorkerKilled => {
+                self.worker.take().unwrap().kill().await;
+                self.worker = Some(self.installation.worker().await);
+            }
+            Act::WorkerTerminated => {
+                assert!(self.worker.take().unwrap().terminate().await);
+                self.worker = Some(self.installation.worker().await);
+            }
+            Act::RecorderKilled => {
+                self.recorder.take().unwrap().kill().await;
+                self.recorder = Some(self.installation.recorder().await);
+            }
+            Act::RecorderStoodStill => {
+                self.recorder().signal("STOP").await;
+                self.deliveries_go_on().await;
+                self.recorder().signal("CONT").await;
+            }
+            Act::AttemptDeleted => self.delete_one("attempts").await,
+            Act::DeliveryDeleted => self.delete_one("deliveries").await,
+            Act::EventDeleted => self.delete_one("events").await,
+            Act::DelayPurged => self.purge(&format!("delay.{DELAY_MS}")).await,
+            Act::JournalPurged => {
+                assert!(self.recorder.take().unwrap().terminate().await);
+                self.deliveries_go_on().await;
+                self.purge("journal").await;
+                self.recorder = Some(self.installation.recorder().await);
+            }
+            Act::RetriesUnbound => self.unbind("deliveries", "due", "due").await,
+            Act::EventsUnbound => self.unbind("events", "events", "#").await,
+            Act::MessagesExpire => self.set_policy("due", r#"{"message-ttl":1000}"#).await,
+            Act::JournalDropsItsHead => {
+                self.set_policy("journal", r#"{"max-length":1,"overflow":"drop-head"}"#)
+                    .await;
+            }
+            Act::RecordsDropped => {
+                let full = r#"{"max-length-bytes":1,"overflow":"reject-publish"}"#;
+                assert!(self.recorder.take().unwrap().terminate().await);
+                self.set_policy("journal", full).await;
+                self.records_are_dropped().await;
+                self.worker.take().unwrap().kill().await;
+                self.clear_policy().await;
+                self.worker = Some(self.installation.worker().await);
+                self.recorder = Some(self.installation.recorder().await);
+            }
+            Act::DatabaseLocked => {
+                let mut lock = self.database().await;
+                sqlx::query("BEGIN IMMEDIATE").execute(&mut lock).await.unwrap();
+                self.lock = Some(lock);
+                self.deliveries_go_on().await;
+            }
+            Act::UnreadableMessage => {
+                let persistent_and_app_id = (1_u16 << 12 | 1 << 3).to_be_bytes();
+                let unreadable = RawMessage {
+                    exchange: "events",
+                    routing_key: b"lead".to_vec(),
+                    properties: [&persistent_and_app_id[..], &[2], &short(b"pipeline-\xe9")].concat(),
+                    body: b"{}".to_vec(),
+                };
+                self.raw().await.publish(&unreadable).await.unwrap();
+            }
+            Act::NoEvent => self.installation.amqp().publish(&["not json"]).await,
+            Act::ClockAhead => {
+                let directory = self.installation.directory();
+                let clock = ShiftedClock::ahead_by(Duration::from_hours(40 * 24), &directory).await;
+                let command = clock.shift(self.installation.command(&["recorder"]));
+                assert!(self.recorder.take().unwrap().terminate().await);
+                let recorder = self.installation.launch(command, "recorder-ahead");
+                recorder.wait_until_ready().await;
+                self.recorder = Some(recorder);
+            }
+            Act::OtherDatabase => {
+                let path = self.installation.directory().join("other.db");
+                let url = format!("sqlite://{}", path.display());
+                self.installation.set("MAGNETITE_DATABASE__URL", &url);
+                self.installation.cli_ok(&["migrate"]).await;
+            }
+        }
+    }
+
+    /// Until the checks have said what they have to, at every question: nothing wrong about what is well, and of everything else neither
+    /// that it is well. Returns what was named.
+    async fn judged(&self, act: Act) -> BTreeSet<String> {
+        wait_for(&format!("the checks know about {act:?}"), KNOWN, || async {
+            let answers = self.answers().await;
+            if act.is_harmless() {
+                assert!(
+                    !answers.name_something(),
+                    "a false alarm after {act:?}: {answers:#?}"
+                );
+                let are_content = answers.are_content().then(BTreeSet::new);
+                are_content.ok_or_else(|| format!("{answers:#?}"))
+            } else if answers.are_content() && self.is_mended(act).await {
+                Ok(BTreeSet::from(["mended".to_owned()]))
+            } else {
+                assert!(!answers.are_content(), "a false peace after {act:?}");
+                let alarms = answers.alarms().into_iter().map(name);
+                let rejected = (answers.audit.number("/rejected") > 0).then(|| "rejected".to_owned());
+                let named: BTreeSet<_> = alarms.chain(rejected).collect();
+                let is_named = !named.is_empty() || act == Act::DatabaseLocked;
+                is_named.then_some(named).ok_or_else(|| format!("{answers:#?}"))
+            }
+        })
+        .await
+    }
+
+    /// The worker has found by itself what was missing, by looking or because a publish was returned, and has put it back.
+    async fn is_mended(&self, act: Act) -> bool {
+        let worker = self.worker();
+        let missing = async |exchange| worker.metric("magnetite_bindings_missing_total", exchange).await;
+        match act {
+            Act::RetriesUnbound => {
+                missing("deliveries").await + worker.metric("magnetite_publish_failures_total", "").await
+                    > 0.0
+            }
+            Act::EventsUnbound => missing("events").await > 0.0,
+            _ => false,
+        }
+    }
+
+    async fn end(mut self) {
+        drop(self.lock.take());
+        self.clear_policy_if_any().await;
+        for role in [self.worker.take(), self.recorder.take()].into_iter().flatten() {
+            role.kill().await;
+        }
+        self.installation.delete().await;
+    }
+
+    async fn clear_policy_if_any(&self) {
+        let policies = self.node.ctl(&["-q", "list_policies"]).await;
+        if policies.contains(&self.queue("policy")) {
+            self.clear_policy().await;
+        }
+    }
+}
+
+/// Of a line of either command.
+fn name(line: &Value) -> String {
+    let word = |key: &str| line[key].as_str().map(str::to_owned);
+    let name = word("check").or_else(|| word("finding")).or_else(|| word("kind"));
+    name.unwrap_or_else(|| line.to_string())
+}
+
+async fn round(node: &Node, number: usize, act: Act) {
+    let mut scene = Scene::new(node, number).await;
+    let load = Load::start(&scene.installation, "org_1", PER_SECOND);
+    wait_until("events flow", SOON, || scene.well.accepted() > 20).await;
+    let before = scene.answers().await;
+    assert!(
+        !before.name_something(),
+        "a false alarm before {act:?}: {before:#?}"
+    );
+    scene.commit(act).await;
+    // A publisher is told that no queue takes its events.
+    if act == Act::EventsUnbound {
+        drop(load);
+    } else {
+        load.stop().await;
+    }
+    let named = scene.judged(act).await;
+    report(
+        &format!("sabotage: {act:?}"),
+        named.into_iter().collect::<Vec<_>>().join(", "),
+    );
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sabotage_is_named_and_nothing_else_is() {
+    let rounds: usize = scaled(9, 100);
+    let node = Node::start().await;
+    // Every act once before any of them comes again; in an order that the seed decides.
+    let mut order = Vec::new();
+    for lap in 0..rounds.div_ceil(ACTS.len()) {
+        let mut acts = ACTS.to_vec();
+        acts.sort_by_key(|act| chance((lap, *act as usize), u64::MAX));
+        order.extend(acts);
+    }
+    let acts = order.into_iter().take(rounds).enumerate();
+    let all = stream::iter(acts).map(|(number, act)| round(&node, number, act));
+    all.buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+}
