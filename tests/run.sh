@@ -40,16 +40,22 @@ die() {
 
 # apt_install REASON PACKAGE...
 apt_install() {
-    local reason=$1 as_root=()
+    local reason=$1
     shift
     say "$reason: installing with apt-get: $*"
+    apt_update "$@"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2
+}
+
+# apt_update PACKAGE...: has apt-get know the present versions of what is to be installed, and sets as_root.
+apt_update() {
+    as_root=()
     command -v apt-get >/dev/null || die "there is no apt-get: install by hand: $*"
     if [[ $EUID -ne 0 ]]; then
         command -v sudo >/dev/null || die "neither root nor sudo: install by hand: $*"
         as_root=(sudo)
     fi
     "${as_root[@]}" apt-get update -q >&2
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2
 }
 
 need_rust() {
@@ -136,13 +142,13 @@ need_promtool() {
         MAGNETITE_TEST_PROMTOOL=$(command -v promtool)
     elif [[ ! -x $MAGNETITE_TEST_PROMTOOL ]]; then
         say "fetching promtool from Debian's package prometheus into tests/.cache"
-        command -v apt-get >/dev/null || die "there is no apt-get: install promtool, a part of Prometheus, by hand"
+        apt_update "promtool, a part of Prometheus"
         mkdir -p "$cache"
         new=$(mktemp -d "$cache/promtool.XXXXXX")
-        # As a user who may not write to this directory apt downloads with a warning.
-        (cd "$new" && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; }) >&2 ||
+        if ! (cd "$new" && apt-get download -q prometheus && dpkg-deb --extract prometheus_*.deb .) >&2; then
+            rm -rf -- "$new"
             die "promtool cannot be fetched: what apt-get said is above"
-        dpkg-deb --extract "$new"/prometheus_*.deb "$new"
+        fi
         mv "$new/usr/bin/promtool" "$MAGNETITE_TEST_PROMTOOL"
         rm -rf -- "$new"
     fi

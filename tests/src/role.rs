@@ -73,10 +73,15 @@ impl Role {
         self.metric("magnetite_messages_unacked", "").await as u64
     }
 
-    /// Waits until it holds `count` messages of the queues whose names contain `queue` unacked.
+    /// Waits until it holds `count` messages of the queue unacked, `held` being all queues of held deliveries; of all queues if it is empty.
     pub async fn wait_for_unacked(&self, queue: &str, count: u64, limit: Duration) {
         wait_for(&format!("{count} unacked of {queue:?}"), limit, || async {
-            let unacked = self.metric("magnetite_messages_unacked", queue).await as u64;
+            let label = if queue.is_empty() {
+                String::new()
+            } else {
+                format!("queue=\"{queue}\"")
+            };
+            let unacked = self.metric("magnetite_messages_unacked", &label).await as u64;
             if unacked == count {
                 Ok(())
             } else {

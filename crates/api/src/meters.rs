@@ -7,10 +7,7 @@ pub(crate) const REQUEST_DURATION: Metric = Metric::seconds(
     "From a request's headers until its answer's headers",
 )
 .by(&[
-    MetricLabel::told(
-        "method",
-        "the request's method, `other` if HTTP does not define it",
-    ),
+    MetricLabel::told("method", "the request's method, `other` for one that no path has"),
     MetricLabel::told(
         "route",
         "the path in the OpenAPI document, `none` if there is no such path",

@@ -55,7 +55,7 @@ pub(crate) struct Lane {
     settled: mpsc::UnboundedSender<Settle>,
 }
 
-/// Tags that were handed out and not yet settled, and the gauge of how many there are.
+/// Tags that were handed out and not yet settled, and the gauge of how many there are, in which those of an earlier channel have a part.
 struct Open {
     tags: Mutex<BTreeSet<u64>>,
     unacked: Gauge,
@@ -94,9 +94,11 @@ impl Lane {
     /// Begins to write acks for what comes over this channel from the queue that metrics call `queue`. The task ends when the lane's last handle is gone.
     pub(crate) fn open(channel: Channel, queue: &str, prefetch: u16) -> (Arc<Self>, JoinHandle<()>) {
         let (settled, settles) = mpsc::unbounded_channel();
+        let unacked = meters::UNACKED.level([queue]);
+        unacked.increment(0.0);
         let open = Arc::new(Open {
             tags: Mutex::default(),
-            unacked: meters::UNACKED.level([queue]),
+            unacked,
         });
         let writing = write_settles(
             channel.clone(),
@@ -142,8 +144,9 @@ impl fmt::Debug for Lane {
 impl Open {
     fn with<T>(&self, change: impl FnOnce(&mut BTreeSet<u64>) -> T) -> T {
         let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = tags.len() as f64;
         let changed = change(&mut tags);
-        self.unacked.set(tags.len() as f64);
+        self.unacked.increment(tags.len() as f64 - before);
         changed
     }
 }
@@ -151,7 +154,8 @@ impl Open {
 /// A lane that is gone holds nothing: the broker hands its messages out again.
 impl Drop for Open {
     fn drop(&mut self) {
-        self.unacked.set(0.0);
+        let tags = self.tags.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.unacked.decrement(tags.len() as f64);
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Config {
     management: Vec<Url>,
     /// Prefix of every exchange and queue name.
     pub prefix: String,
-    /// How long a publish may take from the call to its confirm.
+    /// How long a publish may take from the call to its confirm. Time in which the process stood still is not counted.
     pub publish_timeout: Duration,
     /// How long a publish that must not be repeated waits for its confirm before the connection is replaced. Well below the 30 minutes
     /// for which RabbitMQ lets a consumer hold a message.

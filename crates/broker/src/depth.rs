@@ -1,4 +1,4 @@
-//! How many messages wait in a delay queue that no schedule may use any more.
+//! How many messages wait in queues.
 
 use std::time::Duration;
 
@@ -7,6 +7,26 @@ use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use crate::{InspectError, Link, Topology};
 
 impl Topology {
+    /// How many messages are ready in each of the topology's queues; `None` for one that cannot be asked, because it is missing or this user
+    /// may not. Changes nothing.
+    ///
+    /// # Errors
+    /// When there is no channel.
+    pub async fn depths(&self, link: &Link) -> Result<Vec<(String, Option<u32>)>, InspectError> {
+        let mut channel = link.channel().await?;
+        let mut depths = Vec::new();
+        for queue in self.queues() {
+            let ready = queue.declare(&channel, true).await.ok().map(|(ready, _)| ready);
+            if ready.is_none() {
+                // The broker has closed it.
+                channel = link.channel().await?;
+            }
+            depths.push((queue.name, ready));
+        }
+        let _ = channel.close(200, "OK".into()).await;
+        Ok(depths)
+    }
+
     /// How many messages are ready in the delay queue of this delay, whether or not it is one of the topology's; `None` when there is no
     /// such queue, or this user may not ask.
     ///

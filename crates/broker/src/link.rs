@@ -75,9 +75,7 @@ impl Link {
             away: Lasting::new(),
             state: sender,
         };
-        for state in [meters::CONNECTED, meters::BLOCKED] {
-            state.level([name]).set(0.0);
-        }
+        supervisor.report_none();
         tokio::spawn(vital("link to the broker", async move {
             stop.run_until_cancelled(supervisor.run()).await;
             supervisor.close().await;
@@ -285,8 +283,7 @@ impl Supervisor {
             state.connection = None;
             state.blocked = false;
         });
-        meters::CONNECTED.level([self.name]).set(0.0);
-        meters::BLOCKED.level([self.name]).set(0.0);
+        self.report_none();
         why
     }
 
@@ -306,8 +303,16 @@ impl Supervisor {
         }
     }
 
+    /// There is no connection.
+    fn report_none(&self) {
+        for state in [meters::CONNECTED, meters::BLOCKED] {
+            state.level([self.name]).set(0.0);
+        }
+    }
+
     async fn close(&self) {
         let connection = self.state.send_replace(State::default()).connection;
+        self.report_none();
         if let Some(connection) = connection {
             close(&connection).await;
         }

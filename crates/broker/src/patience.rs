@@ -8,37 +8,37 @@ use tokio::time::{Instant, timeout};
 const STEPS: u32 = 8;
 
 /// Time to wait for an answer. A process that stood still (SIGSTOP, a paused or overloaded machine) finds its timer over before it
-/// has read what the broker answered meanwhile, so a step that took twice its length or more is given once more. Not without
-/// end: it is twice as many steps at most.
+/// has read what the broker answered meanwhile, so a step that took twice its length or more is not counted. Not without end: at
+/// most [`STEPS`] such steps are not.
 pub(crate) struct Patience {
     step: Duration,
-    /// Steps in time that are left.
-    left: u32,
-    /// Steps of either kind that are left.
-    left_in_all: u32,
+    left: Duration,
+    late_steps_left: u32,
 }
 
 impl Patience {
     pub(crate) fn new(limit: Duration) -> Self {
         Self {
             step: limit / STEPS,
-            left: STEPS,
-            left_in_all: 2 * STEPS,
+            left: limit,
+            late_steps_left: STEPS,
         }
     }
 
-    /// Waits for what is left of the limit; `None` when that is over. Several waits may share it; the step in which an answer comes is
-    /// not used up.
+    /// Waits for what is left of the limit; `None` when that is over. Several waits may share it.
     pub(crate) async fn wait<F: Future>(&mut self, answer: F) -> Option<F::Output> {
         let mut answer = pin!(answer);
-        while self.left > 0 && self.left_in_all > 0 {
-            let began = Instant::now();
-            if let Ok(answer) = timeout(self.step, &mut answer).await {
-                return Some(answer);
+        while !self.left.is_zero() {
+            let (step, began) = (self.step.min(self.left), Instant::now());
+            let answered = timeout(step, &mut answer).await.ok();
+            let took = began.elapsed();
+            if took >= 2 * self.step && self.late_steps_left > 0 {
+                self.late_steps_left -= 1;
+            } else {
+                self.left = self.left.saturating_sub(took);
             }
-            self.left_in_all -= 1;
-            if began.elapsed() < 2 * self.step {
-                self.left -= 1;
+            if answered.is_some() {
+                return answered;
             }
         }
         None
@@ -61,7 +61,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_ends_after_the_limit_however_many_waits_share_it() {
         let (mut patience, began) = (Patience::new(LIMIT), Instant::now());
-        assert_eq!(patience.wait(async { 1 }).await, Some(1));
+        let soon = async {
+            sleep(LIMIT / 20).await;
+            1
+        };
+        assert_eq!(patience.wait(soon).await, Some(1));
         assert_eq!(patience.wait(pending::<()>()).await, None);
         // The timer of the runtime counts milliseconds.
         let lasted = began.elapsed();
@@ -98,6 +102,6 @@ mod tests {
             advance(LIMIT).await;
         }
         assert_eq!(waiting.await.unwrap(), None);
-        assert!(began.elapsed() < LIMIT * 2 * (2 * STEPS + 1));
+        assert!(began.elapsed() < LIMIT * 2 * (STEPS + 2));
     }
 }

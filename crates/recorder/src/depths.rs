@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use broker::{InspectError, Link, Topology};
-use runtime::display_chain;
-use store::Store;
-use tokio::time::{MissedTickBehavior, interval};
+use broker::{Link, Topology};
+use store::{Pending, Store};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::{meters, now_ms};
 
 /// As often as metrics are usually scraped.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// What takes longer is not known.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Depths {
     pub(crate) link: Link,
@@ -19,41 +20,52 @@ pub(crate) struct Depths {
 }
 
 impl Depths {
-    /// Looks again and again, without an end. What cannot be read keeps its last value: other metrics say that the broker or the database
-    /// is away.
+    /// Looks again and again, without an end. What is not known is `NaN`.
     pub(crate) async fn run(self) {
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            looks.tick().await;
-            if let Err(error) = self.look_at_queues().await {
-                tracing::debug!(error = display_chain(&error), "the queues cannot be looked at");
+        let queues = async {
+            let mut looks = looks();
+            loop {
+                looks.tick().await;
+                self.look_at_queues().await;
             }
-            if let Err(error) = self.look_at_journal().await {
-                tracing::debug!(
-                    error = display_chain(&error),
-                    "pending deliveries cannot be counted"
-                );
+        };
+        let journal = async {
+            let mut looks = looks();
+            loop {
+                looks.tick().await;
+                self.look_at_journal().await;
             }
+        };
+        tokio::join!(queues, journal);
+    }
+
+    async fn look_at_queues(&self) {
+        let depths = timeout(LOOK_MAX, self.topology.depths(&self.link)).await;
+        let unknown = || self.topology.queues().into_iter().map(|queue| (queue.name, None));
+        let depths = depths
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_else(|| unknown().collect());
+        for (queue, ready) in depths {
+            let level = meters::QUEUE_READY.level([self.topology.own_name(&queue)]);
+            level.set(ready.map_or(f64::NAN, f64::from));
         }
     }
 
-    async fn look_at_queues(&self) -> Result<(), InspectError> {
-        for queue in self.topology.check(&self.link).await?.into_iter().flatten() {
-            let ready = meters::QUEUE_READY.level([self.topology.own_name(&queue.name)]);
-            ready.set(f64::from(queue.ready));
-        }
-        Ok(())
+    async fn look_at_journal(&self) {
+        let pending = timeout(LOOK_MAX, self.store.pending()).await;
+        let age_s = |oldest_ms| Duration::from_millis(now_ms().saturating_sub(oldest_ms)).as_secs_f64();
+        let (count, oldest_s) = match pending {
+            Ok(Ok(Pending { count, oldest_ms })) => (count as f64, oldest_ms.map_or(0.0, age_s)),
+            _ => (f64::NAN, f64::NAN),
+        };
+        meters::PENDING.level([]).set(count);
+        meters::PENDING_OLDEST.level([]).set(oldest_s);
     }
+}
 
-    async fn look_at_journal(&self) -> Result<(), store::Error> {
-        let pending = self.store.pending().await?;
-        meters::PENDING.level([]).set(pending.count as f64);
-        let oldest_ms = pending
-            .oldest_ms
-            .map_or(0, |oldest_ms| now_ms().saturating_sub(oldest_ms));
-        let oldest = Duration::from_millis(oldest_ms);
-        meters::PENDING_OLDEST.level([]).set(oldest.as_secs_f64());
-        Ok(())
-    }
+fn looks() -> Interval {
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }

@@ -138,7 +138,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         database,
     };
     let depths = depths::Depths {
-        link: publishing.clone(),
+        link: consuming.clone(),
         topology: topology.clone(),
         store: store.clone(),
     };

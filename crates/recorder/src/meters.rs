@@ -48,18 +48,18 @@ pub(crate) const DELETED: Metric = Metric::counter(
 pub(crate) const QUEUE_READY: Metric = Metric::gauge(
     "magnetite_queue_messages_ready",
     None,
-    "Messages that wait in the queue, when it was last looked at, every 15 s; each recorder says the same",
+    "Messages that wait in the queue, as of the last 15 s; NaN while that is not known",
 )
-.by(&[MetricLabel::told("queue", "each queue's name without the prefix")]);
+.by(&[MetricLabel::told("queue", "a queue's name without the prefix; queues of held deliveries, and delays of an earlier schedule, are not among them")]);
 pub(crate) const PENDING: Metric = Metric::gauge(
     "magnetite_pending_deliveries",
     None,
-    "Deliveries that have not ended, in the journal, when it was last looked at; each recorder says the same",
+    "Deliveries in the journal that have not ended, as of the last 15 s; NaN while that is not known",
 );
 pub(crate) const PENDING_OLDEST: Metric = Metric::gauge(
     "magnetite_pending_oldest_seconds",
     Some(Unit::Seconds),
-    "Age of the oldest delivery that has not ended, 0 without one; each recorder says the same",
+    "Age of the oldest delivery in the journal that has not ended, 0 without one; NaN while that is not known",
 );
 
 /// All of them.

@@ -108,7 +108,7 @@ impl Metric {
         series.collect()
     }
 
-    /// Describes it, and makes every series of which all labels are known 0.
+    /// Describes it, and begins every series of which all labels are known. What a gauge is at first only its owner knows.
     pub fn register(&self) {
         let (name, help) = (self.name, self.help);
         match self.kind {
@@ -121,7 +121,7 @@ impl Metric {
             let series = self.series(&values);
             match self.kind {
                 MetricKind::Counter => metrics::counter!(name, series).increment(0),
-                MetricKind::Gauge(_) => metrics::gauge!(name, series).increment(0),
+                MetricKind::Gauge(_) => {}
                 MetricKind::Seconds => drop(metrics::histogram!(name, series)),
             }
         }

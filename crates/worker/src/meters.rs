@@ -14,7 +14,7 @@ pub(crate) const EVENTS: Metric = Metric::counter("magnetite_events_total", "Eve
     })]);
 pub(crate) const ATTEMPTS: Metric = Metric::counter(
     "magnetite_attempts_total",
-    "Requests that were charged to their endpoints, by what followed",
+    "Requests that were answered or failed, by what followed; those that failed by a fault of ours are not counted",
 )
 .by(&[MetricLabel::known("outcome", || Outcome::NAMES.to_vec())]);
 pub(crate) const ATTEMPT_DURATION: Metric = Metric::seconds(
@@ -39,14 +39,14 @@ pub(crate) const DEAD: Metric =
         })]);
 pub(crate) const CANCELLED: Metric = Metric::counter(
     "magnetite_cancelled_total",
-    "Deliveries that ended without a need to be made",
+    "Deliveries whose endpoint was deleted, and pings that failed",
 )
 .by(&[MetricLabel::known("reason", || {
     CancelReason::ALL.map(CancelReason::as_str).to_vec()
 })]);
 pub(crate) const REJECTED: Metric = Metric::counter(
     "magnetite_rejected_total",
-    "Messages that are no events or no deliveries, and were set aside",
+    "Messages that cannot be worked on, and were set aside",
 )
 .by(&[MetricLabel::known("reason", rejection_reasons)]);
 pub(crate) const JOURNAL_RECORDS: Metric = Metric::counter(
@@ -59,7 +59,7 @@ pub(crate) const JOURNAL_DROPPED: Metric = Metric::counter(
 );
 pub(crate) const PUBLISH_FAILURES: Metric = Metric::counter(
     "magnetite_publish_failures_total",
-    "Groups of retries and dead letters that the broker did not take; they are published again",
+    "Messages whose retry, dead letter or copy the broker did not take; it is published again",
 );
 pub(crate) const UNCONFIRMED: Metric = Metric::gauge(
     "magnetite_unconfirmed_messages",

@@ -111,6 +111,7 @@ impl Committer {
         recall: Arc<Recall>,
         closing: Closing,
     ) -> Arc<Self> {
+        meters::UNCONFIRMED.level([]).set(0.0);
         Arc::new(Self {
             publisher,
             link,

@@ -180,7 +180,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 async fn assert_busy(worker: &Role, crowd: &Crowd) {
     let asked = crowd.receiver.count();
     assert!(asked >= HANGING, "{asked} requests hang");
-    let unacked = worker.metric("magnetite_messages_unacked", ".held.").await;
+    let unacked = worker.metric("magnetite_messages_unacked", "held").await;
     assert!(
         unacked > 100.0,
         "{unacked} attempts are under way: the test proves nothing"

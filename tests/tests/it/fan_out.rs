@@ -76,8 +76,8 @@ async fn a_sibling_that_hangs_does_not_keep_its_events_unacked() {
     installation.amqp().publish(&[event("org_1", "first")]).await;
     wait_until("it hangs", SOON, || hanging.count() == 1 && healthy.count() == 1).await;
     let began = hanging.requests()[0].at;
-    worker.wait_for_unacked(".held.", 1, SOON).await;
-    worker.wait_for_unacked(".events", 0, SOON).await;
+    worker.wait_for_unacked("held", 1, SOON).await;
+    worker.wait_for_unacked("events", 0, SOON).await;
     let after = began.elapsed();
     println!("the event was acked {after:?} after the attempt that hangs began");
     assert!(after < Duration::from_secs(2), "{after:?}");
@@ -86,7 +86,7 @@ async fn a_sibling_that_hangs_does_not_keep_its_events_unacked() {
         hanging.count() == 2 && healthy.count() == 2
     })
     .await;
-    worker.wait_for_unacked(".events", 0, SOON).await;
+    worker.wait_for_unacked("events", 0, SOON).await;
     worker.kill().await;
     let next = installation.worker().await;
     wait_until("what was in its hands is attempted again", SOON, || {

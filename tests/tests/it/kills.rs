@@ -216,7 +216,7 @@ mod alone {
             let next = installation.worker().await;
             ledger.broken("worker", killed, None);
             ledger.wait_until_accounted(installation.amqp(), LONG).await;
-            next.wait_for_unacked(".events", 0, SOON).await;
+            next.wait_for_unacked("events", 0, SOON).await;
             for name in ["first", "second", "third"] {
                 for (lead, receipts) in ledger.receiver(name).receipts() {
                     let [first, copies @ ..] = &receipts[..] else {

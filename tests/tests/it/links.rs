@@ -154,14 +154,14 @@ async fn a_slow_attempt_outlives_two_lost_connections_and_is_made_once() {
     amqp.publish(&[event("org_1", "lead_1")]).await;
     wait_until("the second attempt begins", SOON, || receiver.count() == 2).await;
     let began = Instant::now();
-    worker.wait_for_unacked(".held.", 1, SOON).await;
-    worker.wait_for_unacked(".due", 0, SOON).await;
+    worker.wait_for_unacked("held", 1, SOON).await;
+    worker.wait_for_unacked("due", 0, SOON).await;
     for _ in 0..2 {
         proxy.stall();
         proxy.cut(Cut::Reset);
         amqp.wait_for_ready("due", 1, SOON).await;
         proxy.resume();
-        worker.wait_for_unacked(".due", 1, SOON).await;
+        worker.wait_for_unacked("due", 1, SOON).await;
     }
     assert!(
         began.elapsed() < SLOW,

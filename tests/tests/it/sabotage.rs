@@ -72,7 +72,36 @@ impl Act {
     fn is_harmless(self) -> bool {
         self <= Self::WorkerTerminated
     }
+
+    /// What names it: one of these has to be said.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Nothing
+            | Self::WorkerKilled
+            | Self::RecorderKilled
+            | Self::RecorderStoodStill
+            | Self::WorkerTerminated => &[],
+            Self::AttemptDeleted => &["unrecorded", "vanished"],
+            Self::DeliveryDeleted | Self::EventDeleted => &["unbalanced", "vanished"],
+            Self::DelayPurged => &["in_no_queue"],
+            Self::JournalPurged | Self::RecordsDropped => &["gap", "lost_batches"],
+            Self::RetriesUnbound | Self::EventsUnbound => &["bindings", MENDED],
+            Self::MessagesExpire | Self::JournalDropsItsHead => &["policies"],
+            Self::DatabaseLocked => &[UNKNOWN],
+            Self::UnreadableMessage => &["unreadable"],
+            Self::NoEvent => &[REJECTED],
+            Self::ClockAhead => &["clocks", "retention"],
+            Self::OtherDatabase => &["installation"],
+        }
+    }
 }
+
+/// A worker has put back what was missing.
+const MENDED: &str = "mended";
+/// `audit` says that it does not know yet, and exits 3.
+const UNKNOWN: &str = "unknown";
+/// Messages were set aside.
+const REJECTED: &str = "rejected";
 
 /// What the checks say together.
 #[derive(Debug)]
@@ -307,13 +336,14 @@ impl<'a> Scene<'a> {
                 let are_content = answers.are_content().then(BTreeSet::new);
                 are_content.ok_or_else(|| format!("{answers:#?}"))
             } else if answers.are_content() && self.is_mended(act).await {
-                Ok(BTreeSet::from(["mended".to_owned()]))
+                Ok(BTreeSet::from([MENDED.to_owned()]))
             } else {
                 assert!(!answers.are_content(), "a false peace after {act:?}");
                 let alarms = answers.alarms().into_iter().map(name);
-                let rejected = (answers.audit.number("/rejected") > 0).then(|| "rejected".to_owned());
-                let named: BTreeSet<_> = alarms.chain(rejected).collect();
-                let is_named = !named.is_empty() || act == Act::DatabaseLocked;
+                let rejected = (answers.audit.number("/rejected") > 0).then(|| REJECTED.to_owned());
+                let unknown = (answers.audit.code == Some(3)).then(|| UNKNOWN.to_owned());
+                let named: BTreeSet<_> = alarms.chain(rejected).chain(unknown).collect();
+                let is_named = act.names().iter().any(|name| named.contains(*name));
                 is_named.then_some(named).ok_or_else(|| format!("{answers:#?}"))
             }
         })

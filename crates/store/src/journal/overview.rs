@@ -47,6 +47,10 @@ const COUNT_PENDING: &str = "SELECT COUNT(*) AS found, MIN(created_ms) AS oldest
     COALESCE(SUM(CASE WHEN next_ms < $1 AND (requested_ms IS NULL OR sent_ms IS NOT NULL) THEN 1 ELSE 0 END), 0) AS overdue \
     FROM deliveries WHERE state = 0 AND state <> 3";
 
+/// The index alone answers it.
+const FIND_PENDING: &str =
+    "SELECT COUNT(*) AS found, MIN(created_ms) AS oldest_ms FROM deliveries WHERE state = $1 AND state <> 3";
+
 const COUNT_DEAD: &str =
     "SELECT COUNT(*) AS found FROM deliveries WHERE state = 2 AND state <> 3 AND created_ms >= $1";
 
@@ -85,14 +89,14 @@ impl Store {
             &Operation::Audit,
             OPERATION_TIMEOUT,
             |connection, _dialect| {
-                let found = fetch!(connection, COUNT_PENDING, 0_u64, read_pending);
-                let found = found.into_iter().next();
-                Ok(
-                    found.map_or_else(Pending::default, |(count, oldest_ms, _)| Pending {
-                        count,
+                let found = fetch!(connection, FIND_PENDING, 0_u64, |row: &dyn Columns| {
+                    let oldest_ms = row.maybe_number("oldest_ms")?;
+                    Ok(Pending {
+                        count: row.number("found")?,
                         oldest_ms,
-                    }),
-                )
+                    })
+                });
+                Ok(found.into_iter().next().unwrap_or_default())
             }
         )
     }

@@ -59,7 +59,7 @@ async fn what_a_worker_that_died_has_held_is_attempted_by_another() {
     installation.endpoint("org_1", &receiver.url()).await;
     let first = installation.worker().await;
     installation.amqp().publish(&[event("org_1", "lead_1")]).await;
-    first.wait_for_unacked(".held.", 1, SOON).await;
+    first.wait_for_unacked("held", 1, SOON).await;
     first.kill().await;
     // What the first one left comes due by itself: the second one does not begin with it.
     let second = installation.worker().await;

@@ -2,7 +2,9 @@
 
 use std::{ops::Range, time::Duration};
 
-use store::{Announcement, Dropping, EndpointChange, Health, JournalTotals, Overview, Position, Store};
+use store::{
+    Announcement, Dropping, EndpointChange, Health, JournalTotals, Overview, Pending, Position, Store,
+};
 use webhook::{
     DisabledReason,
     journal::{Record, Then},
@@ -99,6 +101,7 @@ async fn the_present_state_is_counted(bed: Bed) {
     let now_ms = T + 2 * MINUTE;
     let overview = store.overview(now_ms, T, now_ms).await.unwrap();
     assert_eq!(overview, Overview::default());
+    assert_eq!(store.pending().await.unwrap(), Pending::default());
     let records = [
         taken(&event(1), T, "1:matched"),
         taken(&event(2), now_ms - 9, "1:matched"),
@@ -137,6 +140,11 @@ async fn the_present_state_is_counted(bed: Bed) {
     };
     let overdue_ms = now_ms - 1_000;
     assert_eq!(store.overview(now_ms, T, overdue_ms).await.unwrap(), expected);
+    let pending = Pending {
+        count: expected.pending,
+        oldest_ms: expected.oldest_pending_ms,
+    };
+    assert_eq!(store.pending().await.unwrap(), pending);
 }
 
 async fn an_endpoint_without_attempts_has_no_health(bed: Bed) {
