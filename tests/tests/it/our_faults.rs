@@ -10,8 +10,8 @@ use std::{
 };
 
 use e2e::{
-    Answer, Installation, Ledger, Load, Names, Receiver, Reply, Role, due_headers, event, report, scaled,
-    wait_for, wait_until,
+    Answer, Installation, Ledger, Load, Names, Proxy, Receiver, Reply, Role, due_headers, event, report,
+    scaled, wait_for, wait_until,
 };
 use lapin::{BasicProperties, types::AMQPValue};
 
@@ -298,15 +298,19 @@ async fn a_worker_that_is_stopped_and_goes_on_charges_nothing() {
     installation.delete().await;
 }
 
-/// The broker confirms what the worker had published when it stood still. A worker that goes on reads that only after its timers.
+/// The broker confirms what the worker had published when it stood still. A worker that goes on reads that only after its timers. The link is
+/// slow, so that there is a batch of records without its confirm at any moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_stopped_while_it_records_drops_no_records() {
     const STOPPED: Duration = Duration::from_millis(2500);
-    let installation = Installation::new("standstill").await;
+    let mut installation = Installation::new("standstill").await;
     let receiver = Receiver::ok().await;
     installation.endpoint("org_1", &receiver.url()).await;
+    let load = Load::start(&installation, "org_1", 100);
+    let proxy = Proxy::to(installation.broker_url()).await;
+    installation.set("MAGNETITE_BROKER__URL", &proxy.url());
     let worker = installation.worker().await;
-    let load = Load::start(&installation, "org_1", 300);
+    proxy.slow(Duration::from_millis(200), 16 * 1024 * 1024);
     for _ in 0..4 {
         let seen = receiver.count();
         wait_until("events flow", SOON, || receiver.count() > seen + 100).await;
