@@ -107,6 +107,18 @@ pub fn now_ms() -> u64 {
         .as_millis() as u64
 }
 
+/// The event types of the public contract.
+pub const EVENT_TYPES: [&str; 8] = [
+    "lead.created",
+    "research.started",
+    "research.completed",
+    "research.failed",
+    "magnet.generated",
+    "lead.completed",
+    "lead.failed",
+    "magnet.viewed",
+];
+
 /// An event's JSON, of type `lead.completed`, about `lead`.
 pub fn event(organization: &str, lead: &str) -> String {
     event_of("lead.completed", organization, lead)

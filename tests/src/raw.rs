@@ -31,6 +31,20 @@ pub struct RawMessage {
     pub body: Vec<u8>,
 }
 
+impl RawMessage {
+    /// For the events exchange, with an `app_id` and a routing key that are not UTF-8, so that lapin cannot read it.
+    pub fn unreadable(number: usize, body: String) -> Self {
+        let app_id = [b"pipeline-\xe9" as &[u8], number.to_string().as_bytes()].concat();
+        let persistent_and_app_id = (1_u16 << 12 | 1 << 3).to_be_bytes();
+        Self {
+            exchange: "events",
+            routing_key: b"lead.\xe9".to_vec(),
+            properties: [&persistent_and_app_id[..], &[2], &short(&app_id)].concat(),
+            body: body.into_bytes(),
+        }
+    }
+}
+
 /// What fits into the frames that are negotiated.
 const BODY_BYTES: usize = 128 * 1024 - 8;
 const METHOD: u8 = 1;

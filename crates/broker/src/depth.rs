@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use lapin::{options::QueueDeclareOptions, types::FieldTable};
-
 use crate::{InspectError, Link, Topology};
 
 impl Topology {
@@ -34,16 +32,9 @@ impl Topology {
     /// When there is no channel.
     pub async fn delayed(&self, link: &Link, delay: Duration) -> Result<Option<u32>, InspectError> {
         let channel = link.channel().await?;
-        let passive = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let queue = self.delay(delay);
-        let found = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default());
-        let Ok(queue) = found.await else {
+        let Ok((ready, _)) = self.delay_queue(delay).declare(&channel, true).await else {
             return Ok(None);
         };
-        let ready = queue.message_count();
         let _ = channel.close(200, "OK".into()).await;
         Ok(Some(ready))
     }

@@ -286,7 +286,7 @@ impl Topology {
         }
     }
 
-    fn delay_queue(&self, tier: Duration) -> Queue {
+    pub(crate) fn delay_queue(&self, tier: Duration) -> Queue {
         Queue {
             name: self.delay(tier),
             arguments: self.due_after(tier),

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use broker::{Link, Topology};
 use store::{Pending, Store};
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{meters, now_ms};
 
 /// As often as metrics are usually scraped.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// What takes longer is not known.
+/// What the broker does not tell sooner is not known. The database has a bound of its own.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Depths {
@@ -22,21 +22,12 @@ pub(crate) struct Depths {
 impl Depths {
     /// Looks again and again, without an end. What is not known is `NaN`.
     pub(crate) async fn run(self) {
-        let queues = async {
-            let mut looks = looks();
-            loop {
-                looks.tick().await;
-                self.look_at_queues().await;
-            }
-        };
-        let journal = async {
-            let mut looks = looks();
-            loop {
-                looks.tick().await;
-                self.look_at_journal().await;
-            }
-        };
-        tokio::join!(queues, journal);
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            tokio::join!(self.look_at_queues(), self.look_at_journal());
+        }
     }
 
     async fn look_at_queues(&self) {
@@ -53,19 +44,12 @@ impl Depths {
     }
 
     async fn look_at_journal(&self) {
-        let pending = timeout(LOOK_MAX, self.store.pending()).await;
         let age_s = |oldest_ms| Duration::from_millis(now_ms().saturating_sub(oldest_ms)).as_secs_f64();
-        let (count, oldest_s) = match pending {
-            Ok(Ok(Pending { count, oldest_ms })) => (count as f64, oldest_ms.map_or(0.0, age_s)),
-            _ => (f64::NAN, f64::NAN),
+        let (count, oldest_s) = match self.store.pending().await {
+            Ok(Pending { count, oldest_ms }) => (count as f64, oldest_ms.map_or(0.0, age_s)),
+            Err(_) => (f64::NAN, f64::NAN),
         };
         meters::PENDING.level([]).set(count);
         meters::PENDING_OLDEST.level([]).set(oldest_s);
     }
-}
-
-fn looks() -> Interval {
-    let mut looks = interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    looks
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use e2e::{Answer, Installation, Receiver, event, event_of, wait_until};
+use e2e::{Answer, EVENT_TYPES, Installation, Receiver, event, event_of, wait_until};
 use lapin::BasicProperties;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -62,17 +62,7 @@ async fn an_endpoint_gets_the_events_it_subscribed_to_and_no_others() {
         .await;
     installation.endpoint("org_2", &stranger.url()).await;
     let _worker = installation.worker().await;
-    let types = [
-        "lead.created",
-        "research.started",
-        "research.completed",
-        "research.failed",
-        "magnet.generated",
-        "lead.completed",
-        "lead.failed",
-        "magnet.viewed",
-    ];
-    let events: Vec<_> = types
+    let events: Vec<_> = EVENT_TYPES
         .iter()
         .map(|event_type| event_of(event_type, "org_1", event_type))
         .collect();

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use e2e::{
-    Answer, Audit, Installation, Load, Node, Raw, RawMessage, Receiver, Role, ShiftedClock, chance, report,
-    scaled, short, wait_for, wait_until,
+    Answer, Audit, Installation, Load, Node, Raw, RawMessage, Receiver, Role, ShiftedClock, chance, event,
+    report, scaled, wait_for, wait_until,
 };
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
@@ -19,7 +19,7 @@ const PER_SECOND: u32 = 40;
 /// So many rounds share a node.
 const AT_ONCE: usize = 3;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     // Nothing is lost by these.
     Nothing,
@@ -69,11 +69,12 @@ const ACTS: [Act; 20] = [
 ];
 
 impl Act {
+    /// Nothing is lost by it.
     fn is_harmless(self) -> bool {
-        self <= Self::WorkerTerminated
+        self.names().is_empty()
     }
 
-    /// What names it: one of these has to be said.
+    /// What names it: one of these has to be said. Nothing names what is harmless.
     fn names(self) -> &'static [&'static str] {
         match self {
             Self::Nothing
@@ -122,14 +123,22 @@ impl Answers {
         of_audit.chain(&self.doctor).collect()
     }
 
-    /// Nothing is wrong, and nothing is left to be known.
-    fn are_content(&self) -> bool {
-        self.audit.code == Some(0) && self.audit.number("/rejected") == 0 && self.alarms().is_empty()
+    /// What they name, in their words.
+    fn named(&self) -> BTreeSet<String> {
+        let rejected = (self.audit.number("/rejected") > 0).then(|| REJECTED.to_owned());
+        let unknown = (self.audit.code == Some(3)).then(|| UNKNOWN.to_owned());
+        let alarms = self.alarms().into_iter().map(name);
+        alarms.chain(rejected).chain(unknown).collect()
     }
 
-    /// What was set aside is named with its number.
+    /// Nothing is wrong, and nothing is left to be known.
+    fn are_content(&self) -> bool {
+        self.audit.code == Some(0) && self.named().is_empty()
+    }
+
+    /// Something is wrong, and not only unknown yet.
     fn name_something(&self) -> bool {
-        self.audit.number("/rejected") > 0 || !self.alarms().is_empty()
+        self.named().iter().any(|name| name != UNKNOWN)
     }
 }
 
@@ -295,13 +304,7 @@ impl<'a> Scene<'a> {
                 self.deliveries_go_on().await;
             }
             Act::UnreadableMessage => {
-                let persistent_and_app_id = (1_u16 << 12 | 1 << 3).to_be_bytes();
-                let unreadable = RawMessage {
-                    exchange: "events",
-                    routing_key: b"lead".to_vec(),
-                    properties: [&persistent_and_app_id[..], &[2], &short(b"pipeline-\xe9")].concat(),
-                    body: b"{}".to_vec(),
-                };
+                let unreadable = RawMessage::unreadable(0, event("org_1", "odd"));
                 self.raw().await.publish(&unreadable).await.unwrap();
             }
             Act::NoEvent => self.installation.amqp().publish(&["not json"]).await,
@@ -339,10 +342,7 @@ impl<'a> Scene<'a> {
                 Ok(BTreeSet::from([MENDED.to_owned()]))
             } else {
                 assert!(!answers.are_content(), "a false peace after {act:?}");
-                let alarms = answers.alarms().into_iter().map(name);
-                let rejected = (answers.audit.number("/rejected") > 0).then(|| REJECTED.to_owned());
-                let unknown = (answers.audit.code == Some(3)).then(|| UNKNOWN.to_owned());
-                let named: BTreeSet<_> = alarms.chain(rejected).chain(unknown).collect();
+                let named = answers.named();
                 let is_named = act.names().iter().any(|name| named.contains(*name));
                 is_named.then_some(named).ok_or_else(|| format!("{answers:#?}"))
             }

@@ -8,7 +8,7 @@ use std::{
 
 use e2e::{
     Alone, Answer, Collector, Crowd, Installation, Load, Names, Postgres, Raw, RawMessage, Receiver, Reply,
-    Role, event, memory_kib, percentile, report, scaled, shared_broker, short, wait_for, wait_until,
+    Role, event, memory_kib, percentile, report, scaled, shared_broker, wait_for, wait_until,
 };
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -88,14 +88,7 @@ fn lasts() -> Duration {
 }
 
 fn unreadable(number: usize) -> RawMessage {
-    let app_id = [b"pipeline-\xe9" as &[u8], number.to_string().as_bytes()].concat();
-    let persistent_and_app_id = (1_u16 << 12 | 1 << 3).to_be_bytes();
-    RawMessage {
-        exchange: "events",
-        routing_key: b"lead.\xe9".to_vec(),
-        properties: [&persistent_and_app_id[..], &[2], &short(&app_id)].concat(),
-        body: event("org_healthy", &format!("odd_{number}")).into_bytes(),
-    }
+    RawMessage::unreadable(number, event("org_healthy", &format!("odd_{number}")))
 }
 
 /// Publishes a message that cannot be read and an event for the customer without name servers, over and over. Returns how many of

@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use e2e::{Answer, Receiver};
+use e2e::{Answer, EVENT_TYPES, Receiver};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -11,16 +11,6 @@ use tokio::{
 
 const SECRET: &str = "whsec_AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 const OTHER: &str = "whsec_AgIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
-const EVENTS: [&str; 8] = [
-    "lead.created",
-    "research.started",
-    "research.completed",
-    "research.failed",
-    "magnet.generated",
-    "lead.completed",
-    "lead.failed",
-    "magnet.viewed",
-];
 
 /// Where there is no configuration, no broker and no database.
 fn command(arguments: &[&str]) -> Command {
@@ -51,7 +41,7 @@ fn json(output: &Output) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn trigger_sends_a_signed_sample_of_every_event_with_nothing_set_up() {
     let receiver = Receiver::ok().await;
-    for (number, event) in EVENTS.into_iter().enumerate() {
+    for (number, event) in EVENT_TYPES.into_iter().enumerate() {
         let output = trigger(event, &receiver.url(), &["--lead", "lead_7"]).await;
         assert_eq!(output.status.code(), Some(0), "{event}: {}", stderr(&output));
         let printed = json(&output);
