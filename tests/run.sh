@@ -282,7 +282,8 @@ check_everything() {
     check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
     check build cargo build --workspace --all-targets --locked
     step servers "$(run_again --servers-only -- true)" start_servers
-    tested tests cargo nextest run --workspace --locked
+    # What failed is told once, at the end, without the frames below it: in CI that may be all that is kept.
+    tested tests env RUST_BACKTRACE=0 cargo nextest run --workspace --locked --status-level slow --failure-output final
     tested doc-tests cargo test --doc --workspace --locked
     check docs env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace --locked
 }

@@ -7,6 +7,7 @@
 #   broker.sh url DIR         print the URL of the node of DIR, running or not
 #   broker.sh management DIR  print the address of its management HTTP API, which is where Magnetite looks for it by
 #                             default: the port of the URL and 10000
+#   broker.sh log DIR         print what the node has logged
 #   broker.sh stop DIR        end the node gracefully; its data stays
 #   broker.sh kill DIR        end it with SIGKILL, as a power cut would
 #                             (a quorum queue declared within the last 500 ms stays unusable afterwards: RabbitMQ
@@ -46,7 +47,7 @@ die() {
 }
 
 usage() {
-    sed -n '4,17s/^# \{0,1\}//p' "$0" >&2
+    sed -n '4,18s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -501,6 +502,13 @@ ctl() {
     in_node "$(server_scripts "$root")/rabbitmqctl" "$@"
 }
 
+show_log() {
+    dir=$(absolute "$1") || die "$1 does not exist"
+    load
+    if [[ $kind == docker ]]; then exec docker logs "$(container)"; fi
+    cat "$files/log/$node.log"
+}
+
 # show DIR WHAT: url or management.
 show() {
     dir=$(absolute "$1") || die "$1 does not exist"
@@ -515,6 +523,7 @@ main() {
         join) if [[ $# -eq 3 ]]; then join "$2" "$3"; else usage; fi ;;
         find) find_broker "$2" ;;
         url | management) show "$2" "$1" ;;
+        log) show_log "$2" ;;
         stop) stop "$2" TERM ;;
         kill) stop "$2" KILL ;;
         pause) send "$2" STOP ;;

@@ -1,20 +1,15 @@
 //! Hundreds of endpoints that hang.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use futures_util::StreamExt as _;
 use serde_json::json;
 
-use crate::{Answer, Api, Installation, Receiver, event, wait_until};
+use crate::{Answer, Api, Installation, Receiver, SOON, event, wait_until};
 
-/// How long all of them may take to answer once.
-const SOON: Duration = Duration::from_secs(40);
 /// So many endpoints are registered at once.
 const AT_ONCE: usize = 8;
 

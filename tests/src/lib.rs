@@ -67,6 +67,10 @@ pub use script::root;
 pub use shifted::ShiftedClock;
 pub use traced::{Socket, Trace};
 
+/// How long a test waits for what happens at once or every few seconds. No bar: what has to be quick is measured. A machine whose disk
+/// or whose processor stands still for half a minute makes no test fail.
+pub const SOON: Duration = Duration::from_secs(90);
+
 /// Polls `condition` until it holds.
 ///
 /// # Panics

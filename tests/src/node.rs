@@ -131,8 +131,27 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Prints what the node itself has logged last: why a test failed may be told there.
+    #[allow(clippy::print_stderr, reason = "it is shown with what the test has logged")]
+    fn print_log(&self) {
+        const LINES_MAX: usize = 40;
+        let log = SCRIPT.run_last("log", self.directory.path());
+        let lines: Vec<_> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LINES_MAX)..];
+        eprintln!(
+            "the last that node {} has logged:\n{}",
+            self.name,
+            last.join("\n")
+        );
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_log();
+        }
         SCRIPT.run_last("remove", self.directory.path());
     }
 }

@@ -15,15 +15,13 @@ use tokio::{
     process::{Child, ChildStderr, Command},
 };
 
-use crate::wait_for;
+use crate::{SOON, wait_for};
 
 /// A running role; killed when dropped.
 pub struct Role {
     child: Child,
     port: u16,
 }
-
-const READY: Duration = Duration::from_secs(30);
 
 impl Role {
     /// Starts `command`, whose probes are at `port`. Its log goes to this process's standard error, which the test runner shows when the
@@ -36,7 +34,7 @@ impl Role {
 
     /// Waits until `/readyz` says 200.
     pub async fn wait_until_ready(&self) {
-        wait_for("the role is ready", READY, || async {
+        wait_for("the role is ready", SOON, || async {
             match self.get("/readyz").await {
                 Ok(response) if response.starts_with("HTTP/1.1 200") => Ok(()),
                 other => Err(format!("{other:?}")),

@@ -22,10 +22,14 @@ impl Script {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// Runs it while something is dropped, where nothing more can be done about a failure.
-    pub(crate) fn run_last(&self, verb: &str, directory: &Path) {
+    /// Runs it while something is dropped, where nothing more can be done about a failure. Returns what it printed.
+    pub(crate) fn run_last(&self, verb: &str, directory: &Path) -> String {
         let mut command = std::process::Command::new(self.path());
-        let _ = command.arg(verb).arg(directory).output();
+        let output = command.arg(verb).arg(directory).output();
+        output.map_or_else(
+            |error| error.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
     }
 
     fn path(&self) -> PathBuf {

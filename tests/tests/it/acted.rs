@@ -6,12 +6,11 @@ use std::{
 };
 
 use e2e::{
-    Answer, Answered, Api, Installation, Load, Postgres, Proxy, Receiver, Role, event, percentile, report,
-    scaled, shared_broker, wait_for, wait_until,
+    Answer, Answered, Api, Installation, Load, Postgres, Proxy, Receiver, Role, SOON, event, percentile,
+    report, scaled, shared_broker, wait_for, wait_until,
 };
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(20);
 const DELAYS_MS: [u64; 6] = [1000, 2000, 4000, 8000, 16000, 30000];
 const SCOPES: &str = "endpoints:write,events:write";
 const BEHIND: &str = "magnetite-workers-behind";

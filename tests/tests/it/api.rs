@@ -5,10 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answer, Answered, Api, Installation, Node, Receiver, event, report, wait_for, wait_until};
+use e2e::{Answer, Answered, Api, Installation, Node, Receiver, SOON, event, report, wait_for, wait_until};
 use serde_json::{Value, json};
-
-const SOON: Duration = Duration::from_secs(30);
 
 /// An endpoint that was created over HTTP: its id and secret.
 async fn create(api: &Api, key: &str, url: &str) -> (String, String) {

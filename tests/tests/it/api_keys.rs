@@ -1,11 +1,10 @@
 //! API keys on the command line, and who changed what.
 
-use std::{process::Output, time::Duration};
+use std::process::Output;
 
-use e2e::{Answer, Installation, Receiver, event, wait_for};
+use e2e::{Answer, Installation, Receiver, SOON, event, wait_for};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(20);
 const CREATE: [&str; 8] = [
     "api-key",
     "create",

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answer, Api, Installation, Receiver, Role, event, report, wait_until};
+use e2e::{Answer, Api, Installation, Receiver, Role, SOON, event, report, wait_until};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -13,7 +13,6 @@ use tokio::{
     task::JoinSet,
 };
 
-const SOON: Duration = Duration::from_secs(20);
 /// More than a process may open unless it is told otherwise.
 const DESCRIPTORS: u64 = 4096;
 

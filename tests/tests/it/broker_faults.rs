@@ -6,10 +6,10 @@ use std::{
 };
 
 use e2e::{
-    Amqp, Answer, Installation, Ledger, Node, Receiver, chance, event, report, scaled, wait_for, wait_until,
+    Amqp, Answer, Installation, Ledger, Node, Receiver, SOON, chance, event, report, scaled, wait_for,
+    wait_until,
 };
 
-const SOON: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_mins(5);
 
 /// An installation on a node of its own, with an endpoint "only" that gets every event.

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Answer, Cluster, Endpoint, Installation, Ledger, Load, Receiver, Role, chance, is_long, report, scaled,
-    wait_until,
+    Answer, Cluster, Endpoint, Installation, Ledger, Load, Receiver, Role, SOON, chance, is_long, report,
+    scaled, wait_until,
 };
 
-const SOON: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_mins(4);
 /// Ten attempts.
 const DELAYS_MS: [u64; 9] = [200, 400, 800, 1000, 1000, 2000, 2000, 2000, 2000];

@@ -1,10 +1,6 @@
 //! The command line from outside: exit codes, and messages that say what to do.
 
-use std::time::Duration;
-
-use e2e::{Installation, Receiver, event, wait_until};
-
-const SOON: Duration = Duration::from_secs(20);
+use e2e::{Installation, Receiver, SOON, event, wait_until};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()

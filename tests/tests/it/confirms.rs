@@ -1,12 +1,9 @@
 //! A worker whose retry is nacked, confirmed late or never confirmed, while 63 others are in flight with it.
 
-use std::time::Duration;
-
 use e2e::{
-    Answer, Confirms, Installation, Receiver, Role, Strike, chance, event, report, wait_for, wait_until,
+    Answer, Confirms, Installation, Receiver, Role, SOON, Strike, chance, event, report, wait_for, wait_until,
 };
 
-const SOON: Duration = Duration::from_secs(20);
 const IN_FLIGHT: usize = 64;
 /// As many groups as a worker commits at once: with all of them waiting, what comes next becomes one group.
 const GROUPS: usize = 4;

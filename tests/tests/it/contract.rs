@@ -1,15 +1,13 @@
 //! What the public contract promises about a request, and who can verify it.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{path::PathBuf, process::Stdio};
 
-use e2e::{Answer, EVENT_TYPES, Installation, Receiver, event, event_of, wait_until};
+use e2e::{Answer, EVENT_TYPES, Installation, Receiver, SOON, event, event_of, wait_until};
 use lapin::BasicProperties;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
 };
-
-const SOON: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_has_every_header_of_the_contract_and_the_published_bytes() {

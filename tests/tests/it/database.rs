@@ -6,12 +6,11 @@ use std::{
 };
 
 use e2e::{
-    Answer, Endpoint, Installation, Ledger, Load, Postgres, Receiver, due_headers, event, report, scaled,
-    shared_broker, wait_for, wait_until,
+    Answer, Endpoint, Installation, Ledger, Load, Postgres, Receiver, SOON, due_headers, event, report,
+    scaled, shared_broker, wait_for, wait_until,
 };
 use lapin::{BasicProperties, Confirmation};
 
-const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
 const PER_SECOND: u32 = 100;
 /// Three of four attempts fail: a third of all deliveries under way are delayed.

@@ -1,14 +1,13 @@
 //! Certificates that expire: who is warned, and of which.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use e2e::{
-    Answer, Certificates, Endpoint, Installation, Postgres, Receiver, Role, event, now_ms, shared_broker,
-    wait_for, wait_until,
+    Answer, Certificates, Endpoint, Installation, Postgres, Receiver, Role, SOON, event, now_ms,
+    shared_broker, wait_for, wait_until,
 };
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(30);
 const DAY_S: u64 = 24 * 60 * 60;
 
 /// It trusts the tests' authority, and has a queue for what the platform is told.

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Alone, Answer, Crowd, Installation, Load, Receiver, Role, percentile, report, scaled, wait_for,
+    Alone, Answer, Crowd, Installation, Load, Receiver, Role, SOON, percentile, report, scaled, wait_for,
     wait_until,
 };
 
-const SOON: Duration = Duration::from_secs(40);
 const HANGING: usize = 600;
 const HEALTHY_PER_SECOND: u32 = 200;
 /// The healthy endpoint answers the first attempt of one event in so many with 500.

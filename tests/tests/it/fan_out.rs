@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Answer, Installation, Receiver, event, wait_until};
-
-const SOON: Duration = Duration::from_secs(30);
+use e2e::{Answer, Installation, Receiver, SOON, event, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_with_more_endpoints_than_are_attempted_inline_reaches_all_of_them() {

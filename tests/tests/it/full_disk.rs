@@ -5,10 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answered, Api, Installation, Receiver, SmallDisk, wait_for, wait_until};
+use e2e::{Answered, Api, Installation, Receiver, SOON, SmallDisk, wait_for, wait_until};
 use serde_json::json;
 
-const SOON: Duration = Duration::from_secs(30);
 /// In this time a recorder tries many times.
 const FULL: Duration = Duration::from_secs(10);
 /// The most lines that a role may write about it.

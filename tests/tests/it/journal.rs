@@ -15,5 +15,4 @@ mod http;
 
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_mins(3);

@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use e2e::{
-    Answer, Installation, Ledger, Load, Node, Receipt, Receiver, Request, Role, chance, is_between,
+    Answer, Installation, Ledger, Load, Node, Receipt, Receiver, Request, Role, SOON, chance, is_between,
     outside_ms, report, scaled, wait_until,
 };
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
 /// Ten attempts, as many as the contract's schedule has, in 11 s instead of 151.
 const DELAYS_MS: [u64; 9] = [200, 400, 800, 1000, 1000, 2000, 2000, 2000, 2000];

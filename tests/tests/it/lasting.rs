@@ -5,9 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Installation, Postgres, Proxy, Role, shared_broker, wait_for, wait_until};
+use e2e::{Installation, Postgres, Proxy, Role, SOON, shared_broker, wait_for, wait_until};
 
-const SOON: Duration = Duration::from_secs(20);
 /// In this time each of the process' tries fails several times.
 const AWAY: Duration = Duration::from_secs(10);
 /// The most lines that may be written in half a minute.

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use e2e::{
-    Answer, Cut, Installation, Ledger, Load, Proxy, Receiver, Role, Way, chance, event, report, scaled,
+    Answer, Cut, Installation, Ledger, Load, Proxy, Receiver, Role, SOON, Way, chance, event, report, scaled,
     wait_for, wait_until,
 };
 
-const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(90);
 /// Short, so that what a broken link put off is soon due.
 const DELAYS_MS: [u64; 4] = [200, 400, 800, 1600];

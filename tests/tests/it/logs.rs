@@ -1,11 +1,10 @@
 //! Standard error that is full, without a reader, or stuck: the work goes on, and the lines that are lost are counted.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-use e2e::{Answer, Collector, Installation, Receiver, Role, event, wait_for, wait_until};
+use e2e::{Answer, Collector, Installation, Receiver, Role, SOON, event, wait_for, wait_until};
 use tokio::{io::AsyncReadExt as _, time::timeout};
 
-const SOON: Duration = Duration::from_secs(30);
 const EVENTS: usize = 50;
 /// Every attempt writes a line at least.
 const FILTER: &str = "info";

@@ -4,13 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     process::Stdio,
-    time::Duration,
 };
 
-use e2e::{Answer, Installation, Receiver, Role, event, wait_for, wait_until};
+use e2e::{Answer, Installation, Receiver, Role, SOON, event, wait_for, wait_until};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-const SOON: Duration = Duration::from_secs(40);
 const ROLES: [&str; 3] = ["worker", "recorder", "api"];
 
 /// The names that the table in docs/operations.md has for each role.

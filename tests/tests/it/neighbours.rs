@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Alone, Answer, Installation, Load, Receiver, percentile, report, scaled, wait_until};
+use e2e::{Alone, Answer, Installation, Load, Receiver, SOON, percentile, report, scaled, wait_until};
 use futures_util::future::join_all;
 
-const SOON: Duration = Duration::from_secs(40);
 const LONG: Duration = Duration::from_mins(2);
 const HEALTHY_PER_SECOND: u32 = 200;
 /// To all endpoints that never answer together.

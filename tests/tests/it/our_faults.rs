@@ -10,12 +10,11 @@ use std::{
 };
 
 use e2e::{
-    Answer, Installation, Ledger, Load, Names, Proxy, Receiver, Reply, Role, due_headers, event, report,
-    scaled, wait_for, wait_until,
+    Answer, Installation, Ledger, Load, Names, Proxy, Receiver, Reply, Role, SOON, due_headers, event,
+    report, scaled, wait_for, wait_until,
 };
 use lapin::{BasicProperties, types::AMQPValue};
 
-const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
 /// Also the steps by which a delivery is put off.
 const DELAYS_MS: [u64; 4] = [200, 400, 800, 1600];

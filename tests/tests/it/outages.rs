@@ -6,11 +6,10 @@ use std::{
 };
 
 use e2e::{
-    Answer, Installation, Ledger, Load, Node, Receiver, chance, event, has_passed, report, wait_for,
+    Answer, Installation, Ledger, Load, Node, Receiver, SOON, chance, event, has_passed, report, wait_for,
     wait_until,
 };
 
-const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(90);
 
 /// Two workers under load; one is killed in mid-flight, then the broker is, and both come back.

@@ -1,11 +1,9 @@
 //! `endpoint ping`, from the command to the journal.
 
-use std::{process::Output, time::Duration};
+use std::process::Output;
 
-use e2e::{Answer, Endpoint, Installation, Receiver, Role, event, wait_until};
+use e2e::{Answer, Endpoint, Installation, Receiver, Role, SOON, event, wait_until};
 use serde_json::Value;
-
-const SOON: Duration = Duration::from_secs(20);
 
 async fn running(name: &str) -> (Installation, Role, Role) {
     let installation = Installation::with_delays(name, &[300, 300]).await;

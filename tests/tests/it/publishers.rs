@@ -1,9 +1,9 @@
 //! What a publisher's user of the broker may do: write events, and nothing else.
 
-use std::{env, fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{env, fs, os::unix::fs::PermissionsExt as _};
 
 use bytes::Bytes;
-use e2e::{Amqp, Installation, Node, Receiver, due_headers, event, root, wait_until};
+use e2e::{Amqp, Installation, Node, Receiver, SOON, due_headers, event, root, wait_until};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions},
@@ -13,7 +13,6 @@ use lapin::{
 use producer::{Producer, Serialized};
 use tokio::process::Command;
 
-const SOON: Duration = Duration::from_secs(20);
 const USER: &str = "pipeline";
 
 /// Runs `deploy/publisher-user.sh` as it is run beside a node, and returns the broker's URL for the user that it made.

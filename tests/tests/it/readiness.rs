@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use e2e::{
-    Answer, Api, Installation, Ledger, Load, Node, Postgres, Receiver, Role, event, shared_broker, wait_for,
-    wait_until,
+    Answer, Api, Installation, Ledger, Load, Node, Postgres, Receiver, Role, SOON, event, shared_broker,
+    wait_for, wait_until,
 };
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, sqlite::SqliteConnectOptions};
 
-/// A role looks every half a second, the broker is asked every 3 s, a locked database is noticed after 10 s.
-const SOON: Duration = Duration::from_secs(40);
 const LONG: Duration = Duration::from_mins(2);
 const ALL: &str = ".*";
 const NOTHING: &str = "^$";

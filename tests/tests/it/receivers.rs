@@ -4,9 +4,7 @@ mod program;
 mod request;
 mod hostile;
 
-use std::time::Duration;
-
-use e2e::{Endpoint, Installation, event, wait_for, wait_until};
+use e2e::{Endpoint, Installation, SOON, event, wait_for, wait_until};
 use futures_util::future::join_all;
 use lapin::BasicProperties;
 use serde_json::Value;
@@ -18,7 +16,6 @@ use self::{
     request::Request,
 };
 
-const SOON: Duration = Duration::from_secs(30);
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const OTHER_SECRET: &str = "whsec_AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 

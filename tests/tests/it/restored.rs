@@ -1,12 +1,9 @@
 //! A database is restored from a backup under running workers, or forgets what was deleted: what is true is what it has now, whatever its
 //! counters say.
 
-use std::time::Duration;
-
-use e2e::{Installation, Postgres, Receiver, Role, event, shared_broker, wait_for, wait_until};
+use e2e::{Installation, Postgres, Receiver, Role, SOON, event, shared_broker, wait_for, wait_until};
 use tokio::process::Command;
 
-const SOON: Duration = Duration::from_secs(20);
 const DELAYS_MS: [u64; 6] = [1000, 2000, 4000, 8000, 16000, 30000];
 
 /// Copies a database and puts the copy back, with the database's own tools, while others are connected.

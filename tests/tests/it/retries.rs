@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use e2e::{Answer, Installation, Receiver, event, has_passed, percentile, report, scaled, wait_until};
-
-const SOON: Duration = Duration::from_secs(20);
+use e2e::{Answer, Installation, Receiver, SOON, event, has_passed, percentile, report, scaled, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_410_disables_the_endpoint_and_its_other_deliveries_are_dead_letters() {

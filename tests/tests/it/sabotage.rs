@@ -3,14 +3,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use e2e::{
-    Answer, Audit, Installation, Load, Node, Raw, RawMessage, Receiver, Role, ShiftedClock, chance, event,
-    report, scaled, wait_for, wait_until,
+    Answer, Audit, Installation, Load, Node, Raw, RawMessage, Receiver, Role, SOON, ShiftedClock, chance,
+    event, report, scaled, wait_for, wait_until,
 };
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
-const SOON: Duration = Duration::from_secs(40);
 /// What is not known yet is known after it.
 const KNOWN: Duration = Duration::from_mins(3);
 /// Retries wait for so long: longer than a round.

@@ -5,10 +5,9 @@ use std::{
     time::Duration,
 };
 
-use e2e::{Answer, Endpoint, Installation, Ledger, Load, Receiver, chance, event, scaled, wait_until};
+use e2e::{Answer, Endpoint, Installation, Ledger, Load, Receiver, SOON, chance, event, scaled, wait_until};
 use signature::{SIGNATURE_HEADER, Secret, Verifier};
 
-const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(90);
 
 /// A receiver as the contract's samples are: one secret, one header, 401 to what does not verify.

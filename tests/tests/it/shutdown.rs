@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Answer, Installation, Ledger, Load, Receiver, chance, report, scaled, wait_until};
+use e2e::{Answer, Installation, Ledger, Load, Receiver, SOON, chance, report, scaled, wait_until};
 
-const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(2);
 /// The promise: so long after the deadline everything is committed, and the process has ended.
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);

@@ -8,11 +8,10 @@ use std::{
 
 use e2e::{
     Alone, Answer, Collector, Crowd, Installation, Load, Names, Postgres, Raw, RawMessage, Receiver, Reply,
-    Role, event, memory_kib, percentile, report, scaled, shared_broker, wait_for, wait_until,
+    Role, SOON, event, memory_kib, percentile, report, scaled, shared_broker, wait_for, wait_until,
 };
 use tokio::time::{MissedTickBehavior, interval};
 
-const SOON: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(3);
 const PER_SECOND: u32 = 100;
 const HANGING: usize = 600;

@@ -10,16 +10,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
-use e2e::{Answer, Found, Installation, Names, Receiver, Reply, Trace, event, wait_for};
+use e2e::{Answer, Found, Installation, Names, Receiver, Reply, SOON, Trace, event, wait_for};
 use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
 
 use self::urls::{ADDRESSES, LOCAL_NAMES, NAMES, NEVER};
 
-const SOON: Duration = Duration::from_secs(20);
 /// How many commands run at once.
 const COMMANDS_MAX: usize = 4;
 

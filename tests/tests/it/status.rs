@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answer, Api, Installation, Node, Receiver, event, event_of, wait_for, wait_until};
+use e2e::{Answer, Api, Installation, Node, Receiver, SOON, event, event_of, wait_for, wait_until};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -13,7 +13,6 @@ use tokio::{
     time::timeout,
 };
 
-const SOON: Duration = Duration::from_secs(40);
 /// How long a line may take before events are published once more.
 const PATIENCE: Duration = Duration::from_secs(2);
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Answer, Installation, Load, Node, Receiver, event, wait_for, wait_until};
+use e2e::{Answer, Installation, Load, Node, Receiver, SOON, event, wait_for, wait_until};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
     options::BasicPublishOptions,
@@ -13,7 +13,6 @@ use super::{check, doctor};
 
 /// A look every minute, and the 10 s after which the broker passes on again what found no binding; twice that for a busy machine.
 const MENDED: Duration = Duration::from_secs(140);
-const SOON: Duration = Duration::from_secs(30);
 const DELAYS_MS: [u64; 1] = [1000];
 
 async fn channel(installation: &Installation) -> Channel {

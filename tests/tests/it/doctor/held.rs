@@ -1,10 +1,7 @@
 //! The queues of held deliveries, while workers come and go.
 
-use std::time::Duration;
+use e2e::{Answer, Installation, Node, Receiver, Role, SOON, event, wait_until};
 
-use e2e::{Answer, Installation, Node, Receiver, Role, event, wait_until};
-
-const SOON: Duration = Duration::from_secs(40);
 const CRASHES: usize = 6;
 
 /// The queues that workers have, or had.

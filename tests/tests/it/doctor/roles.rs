@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Installation, Node, Receiver, Role, ShiftedClock, event, wait_for, wait_until};
+use e2e::{Installation, Node, Receiver, Role, SOON, ShiftedClock, event, wait_for, wait_until};
 use futures_util::StreamExt as _;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
@@ -14,7 +14,6 @@ use lapin::{
 
 use super::{Said, doctor};
 
-const SOON: Duration = Duration::from_secs(40);
 /// More often than a message comes back by a few restarts.
 const RETURNS: usize = 12;
 /// From so many on within ten minutes a consumer is said to restart over and over.

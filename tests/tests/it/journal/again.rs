@@ -2,12 +2,10 @@
 
 use std::process::Output;
 
-use e2e::{Answer, Installation, Receiver, due_headers, event, wait_until};
+use e2e::{Answer, Installation, Receiver, SOON, due_headers, event, wait_until};
 use lapin::{BasicProperties, Confirmation};
 use serde_json::Value;
 use sqlx::{Connection as _, SqliteConnection};
-
-use super::SOON;
 
 const DEAD: [&str; 4] = ["delivery", "list", "--state", "dead"];
 const REJECTED: [&str; 2] = ["rejected", "list"];

@@ -1,9 +1,9 @@
 //! What an audit finds.
 
-use e2e::{Answer, Installation, Node, Receiver, wait_for};
+use e2e::{Answer, Installation, Node, Receiver, SOON, wait_for};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
-use super::{LONG, SOON};
+use super::LONG;
 
 async fn execute(installation: &Installation, sql: String) {
     assert_eq!(execute_all(installation, sql).await, 1);

@@ -1,10 +1,10 @@
 //! Records that a worker dropped before it died, and batches that vanished: the audit names them whatever became of the worker.
 
-use e2e::{Audit, Installation, Node, Receiver, Role, wait_for, wait_until};
+use e2e::{Audit, Installation, Node, Receiver, Role, SOON, wait_for, wait_until};
 
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::{LONG, SOON};
+use super::LONG;
 
 const EVENTS: usize = 200;
 async fn scene(name: &str) -> (Node, Installation, Receiver) {

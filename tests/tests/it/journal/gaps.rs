@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Alone, Installation, Ledger, Load, Node, Receiver, Role, report, scaled, wait_for, wait_until};
+use e2e::{
+    Alone, Installation, Ledger, Load, Node, Receiver, Role, SOON, report, scaled, wait_for, wait_until,
+};
 
-use super::{LONG, SOON};
+use super::LONG;
 
 /// An endpoint that answers, under load on a node of its own.
 async fn scene(name: &str, node: &Node) -> (Installation, Ledger) {

@@ -3,11 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use e2e::{
-    Answer, Endpoint, Installation, Receiver, event, has_passed, is_between, now_ms, shared_broker, wait_for,
+    Answer, Endpoint, Installation, Receiver, SOON, event, has_passed, is_between, now_ms, shared_broker,
+    wait_for,
 };
 use serde_json::Value;
-
-use super::SOON;
 
 /// The operations that have arrived, by endpoint; panics when one has two.
 struct Operations<'a> {

@@ -2,11 +2,11 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use e2e::{Answer, Answered, Api, Endpoint, Installation, Receiver, Role, event, wait_for, wait_until};
+use e2e::{Answer, Answered, Api, Endpoint, Installation, Receiver, Role, SOON, event, wait_for, wait_until};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{LONG, SOON};
+use super::LONG;
 
 const KEY: &str = "endpoints:read,deliveries:read,deliveries:write";
 

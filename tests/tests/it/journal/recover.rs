@@ -8,8 +8,8 @@ use std::{
 };
 
 use e2e::{
-    Answer, Endpoint, Installation, Postgres, Proxy, Receiver, Request, Role, event, is_long, report, scaled,
-    shared_broker, wait_for, wait_until,
+    Answer, Endpoint, Installation, Postgres, Proxy, Receiver, Request, Role, SOON, event, is_long, report,
+    scaled, shared_broker, wait_for, wait_until,
 };
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::{
@@ -17,7 +17,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{LONG, SOON};
+use super::LONG;
 
 /// Three attempts within 0.6 s: what comes while the endpoint is down is dead soon.
 const DELAYS_MS: [u64; 2] = [200, 400];

@@ -1,13 +1,11 @@
 //! What a database refuses spoils nothing else: ids of any length, and records that break a rule of the database.
 
 use e2e::{
-    Answer, Endpoint, Installation, Postgres, Receiver, due_headers, event, shared_broker, wait_until,
+    Answer, Endpoint, Installation, Postgres, Receiver, SOON, due_headers, event, shared_broker, wait_until,
 };
 use lapin::{BasicProperties, Confirmation};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-
-use super::SOON;
 
 const DEAD: [&str; 4] = ["delivery", "list", "--state", "dead"];
 const REJECTED: [&str; 2] = ["rejected", "list"];

@@ -2,9 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use e2e::{Answer, Installation, Receiver, Role, ShiftedClock, event, wait_for};
-
-use super::SOON;
+use e2e::{Answer, Installation, Receiver, Role, SOON, ShiftedClock, event, wait_for};
 
 const DEAD: [&str; 4] = ["delivery", "list", "--state", "dead"];
 /// Longer than `retention.age`.

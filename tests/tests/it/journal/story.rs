@@ -3,11 +3,10 @@
 use std::{collections::BTreeSet, net::TcpListener};
 
 use e2e::{
-    Answer, Endpoint, Installation, Receiver, event, event_of, is_between, now_ms, shared_broker, wait_for,
+    Answer, Endpoint, Installation, Receiver, SOON, event, event_of, is_between, now_ms, shared_broker,
+    wait_for,
 };
 use serde_json::Value;
-
-use super::SOON;
 
 /// An endpoint's chapter in the story.
 fn chapter<'a>(story: &'a Value, endpoint: &Endpoint) -> &'a Value {

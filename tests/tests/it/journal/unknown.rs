@@ -2,10 +2,10 @@
 
 use std::future::Future;
 
-use e2e::{Answer, Audit, Installation, Node, Receiver, Role, wait_for, wait_until};
+use e2e::{Answer, Audit, Installation, Node, Receiver, Role, SOON, wait_for, wait_until};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
-use super::{LONG, SOON};
+use super::LONG;
 
 const NOT_KNOWN_YET: Option<i32> = Some(3);
 const LATE: [&str; 2] = ["late", "in_no_queue"];

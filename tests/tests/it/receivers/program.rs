@@ -4,10 +4,9 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
-use e2e::wait_for;
+use e2e::{SOON, wait_for};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::TcpStream,
@@ -71,9 +70,6 @@ pub(crate) const PROGRAMS: [Program; 5] = [
     },
 ];
 
-/// An interpreter that has to be read from disk, on a machine that does more than that.
-const STARTS_WITHIN: Duration = Duration::from_secs(30);
-
 /// Ports that are this process's alone, also while nothing listens at them: Linux gives no port below 32768 to a connection, and
 /// no test that runs at the same time has one of these, nor has a broker of deploy/local/broker.sh (from 16384 on).
 fn ports() -> impl Iterator<Item = u16> {
@@ -124,7 +120,7 @@ impl Receiver {
         {
             self.children.push(self.spawn(&mut command, secrets));
         }
-        wait_for(&format!("{} listens", self.name()), STARTS_WITHIN, || async {
+        wait_for(&format!("{} listens", self.name()), SOON, || async {
             let connected = TcpStream::connect(("127.0.0.1", self.port)).await;
             connected.map(drop).map_err(|error| error.to_string())
         })

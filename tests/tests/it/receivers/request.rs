@@ -1,16 +1,14 @@
 //! Requests that are written by hand, byte for byte.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use e2e::SOON;
 use signature::{Secret, SigningKey};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
-
-/// Nothing that a receiver is asked here takes time.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
 /// A request, to be changed before it is sent.
 #[derive(Clone)]
@@ -85,9 +83,9 @@ impl Request {
             let (_, status) = tokio::join!(writing.write_all(&bytes), status(&mut reading));
             status
         };
-        timeout(ANSWERS_WITHIN, asked)
+        timeout(SOON, asked)
             .await
-            .unwrap_or_else(|_| panic!("port {port}: no answer within {ANSWERS_WITHIN:?}"))
+            .unwrap_or_else(|_| panic!("port {port}: no answer within {SOON:?}"))
     }
 
     fn bytes(&self) -> Vec<u8> {
