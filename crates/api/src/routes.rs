@@ -7,32 +7,61 @@ mod deliveries;
 mod changes;
 mod documentation;
 
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouter},
+    routes,
+};
 
 use crate::context::Context;
 
 /// Every operation, with its handler.
 pub(crate) fn all() -> OpenApiRouter<Context> {
-    OpenApiRouter::default()
-        .routes(routes!(endpoints::create, endpoints::list))
-        .routes(routes!(endpoints::show, endpoints::update, endpoints::delete))
-        .routes(routes!(endpoints::state::enable))
-        .routes(routes!(endpoints::state::disable))
-        .routes(routes!(endpoints::secret::rotate))
-        .routes(routes!(endpoints::ping::ping))
-        .routes(routes!(event_types::list))
-        .routes(routes!(event_types::show))
-        .routes(routes!(events::publish))
-        .routes(routes!(events::publish_batch))
-        .routes(routes!(events::journal::list))
-        .routes(routes!(events::journal::show))
-        .routes(routes!(deliveries::list))
-        .routes(routes!(deliveries::show))
-        .routes(routes!(deliveries::attempts))
-        .routes(routes!(deliveries::resend::one))
-        .routes(routes!(deliveries::resend::many))
-        .routes(routes!(endpoints::journal::health))
-        .routes(routes!(endpoints::journal::recover))
-        .routes(routes!(changes::list))
-        .routes(routes!(documentation::openapi))
+    let router = OpenApiRouter::default();
+    operations().into_iter().fold(router, OpenApiRouter::routes)
+}
+
+/// By path.
+fn operations() -> Vec<UtoipaMethodRouter<Context>> {
+    vec![
+        routes!(endpoints::create, endpoints::list),
+        routes!(endpoints::show, endpoints::update, endpoints::delete),
+        routes!(endpoints::state::enable),
+        routes!(endpoints::state::disable),
+        routes!(endpoints::secret::rotate),
+        routes!(endpoints::ping::ping),
+        routes!(event_types::list),
+        routes!(event_types::show),
+        routes!(events::publish),
+        routes!(events::publish_batch),
+        routes!(events::journal::list),
+        routes!(events::journal::show),
+        routes!(deliveries::list),
+        routes!(deliveries::show),
+        routes!(deliveries::attempts),
+        routes!(deliveries::resend::one),
+        routes!(deliveries::resend::many),
+        routes!(endpoints::journal::health),
+        routes!(endpoints::journal::recover),
+        routes!(changes::list),
+        routes!(documentation::openapi),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// The document has one schema for each name, and the last that is added wins.
+    #[test]
+    fn no_two_types_share_the_name_of_a_schema() {
+        let mut known = BTreeMap::new();
+        for (name, schema) in operations().into_iter().flat_map(|(schemas, ..)| schemas) {
+            let schema = serde_json::to_value(schema).unwrap();
+            let before = known.entry(name.clone()).or_insert_with(|| schema.clone());
+            assert_eq!(*before, schema, "two types are called {name}");
+        }
+        assert!(known.contains_key("Event"), "{:?}", known.keys());
+    }
 }

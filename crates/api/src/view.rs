@@ -13,7 +13,7 @@ use webhook::{DisabledReason, ProjectId};
 
 pub use change::Change;
 pub use delivery::{Attempt, Delivery, DeliveryWithAttempts};
-pub use event::{Considered, DisabledSince, Event, States, Story};
+pub use event::{Considered, DisabledSince, EventSummary, States, Story};
 pub use failing::Failing;
 pub use health::Health;
 pub use ping::Ping;

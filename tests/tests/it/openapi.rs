@@ -1,11 +1,10 @@
 //! The OpenAPI document: a public linter has nothing to say against it, and the API does what it says, whatever it is sent.
 
-use std::{fs, path::Path, process::Output, time::Duration};
+use std::{fs, path::Path, process::Output};
 
-use e2e::{Api, Installation, Receiver, event, scaled, seed, wait_for};
+use e2e::{Api, Installation, Receiver, SOON, event, scaled, seed, wait_for, wait_until};
+use serde_json::Value;
 use tokio::process::Command;
-
-const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_public_linter_has_nothing_to_say_against_the_document() {
@@ -21,6 +20,212 @@ async fn a_public_linter_has_nothing_to_say_against_the_document() {
         .unwrap();
     assert!(output.status.success(), "{}", said(&output));
     installation.delete().await;
+}
+
+/// Bodies, paths and queries as the document shows them; ids and URLs are those of things that there are here.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_of_the_document_is_taken() {
+    let installation = Installation::new("examples").await;
+    let (api, receiver) = (Api::start(&installation).await, Receiver::ok().await);
+    let key = installation.key("org_123abc", "admin").await;
+    let endpoint = installation.endpoint("org_123abc", &receiver.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    let document: Value = serde_json::from_str(&installation.cli_ok(&["openapi"]).await).unwrap();
+
+    let example = operations(&document)
+        .find(|operation| operation.id == "publishEvent")
+        .and_then(|publish| publish.body)
+        .expect("it has a body");
+    let published = api
+        .send("POST", "/v1/events", &key, &[], example.to_string())
+        .await;
+    assert_eq!(published.status, 202, "{published:?}");
+    let delivery = delivered(&api, &key).await;
+    let real = [
+        ("ep_", endpoint.id.clone()),
+        ("dlv_", delivery),
+        ("evt_", published.body["id"].as_str().unwrap().to_owned()),
+        ("https://example.com", receiver.url()),
+    ];
+
+    // What is deleted comes last.
+    let (last, first): (Vec<_>, _) =
+        operations(&document).partition(|operation| operation.method == "DELETE");
+    let mut bodies = 0;
+    for operation in first.into_iter().chain(last) {
+        bodies += usize::from(operation.body.is_some());
+        let (path, body) = (
+            replaced(&operation.path, &real),
+            operation
+                .body
+                .map_or_else(String::new, |body| replaced_in(body, &real).to_string()),
+        );
+        let answer = api.send(&operation.method, &path, &key, &[], body.clone()).await;
+        assert!(
+            (200..300).contains(&answer.status),
+            "{} {path} {body}: {answer:?}",
+            operation.method
+        );
+    }
+    assert!(bodies >= 7, "only {bodies} operations with a body");
+    assert!(api.role.terminate().await && worker.terminate().await && recorder.terminate().await);
+    installation.delete().await;
+}
+
+/// An operation as the document shows how to ask for it.
+struct Operation {
+    id: String,
+    method: String,
+    /// With the query.
+    path: String,
+    body: Option<Value>,
+}
+
+fn operations(document: &Value) -> impl Iterator<Item = Operation> {
+    let paths = document["paths"].as_object().unwrap().iter();
+    paths.flat_map(|(path, methods)| {
+        let methods = methods.as_object().unwrap().iter();
+        methods.map(|(method, operation)| Operation::new(path, method, operation))
+    })
+}
+
+impl Operation {
+    fn new(template: &str, method: &str, operation: &Value) -> Self {
+        let id = operation["operationId"].as_str().unwrap().to_owned();
+        let (mut path, mut query) = (template.to_owned(), Vec::new());
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let name = parameter["name"].as_str().unwrap();
+            let value = match &parameter["example"] {
+                Value::Array(values) => values[0].clone(),
+                value => value.clone(),
+            };
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            match parameter["in"].as_str().unwrap() {
+                "path" => path = path.replace(&format!("{{{name}}}"), &text),
+                "query" if !value.is_null() => query.push(format!("{name}={text}")),
+                _ => {}
+            }
+        }
+        if !query.is_empty() {
+            path = format!("{path}?{}", query.join("&"));
+        }
+        let body = operation.get("requestBody").map(|body| {
+            let example = &body["content"]["application/json"]["example"];
+            assert!(!example.is_null(), "{id}: the body has no example");
+            example.clone()
+        });
+        let method = method.to_uppercase();
+        Self {
+            id,
+            method,
+            path,
+            body,
+        }
+    }
+}
+
+/// With every word that begins like one of these replaced by what is real.
+fn replaced(text: &str, real: &[(&str, String)]) -> String {
+    let words = text.split_inclusive(['/', '=', '&', '?']).map(|word| {
+        let (body, end) = match word.strip_suffix(['/', '=', '&', '?']) {
+            Some(body) => word.split_at(body.len()),
+            None => (word, ""),
+        };
+        let found = real.iter().find(|(prefix, _)| body.starts_with(prefix));
+        found.map_or_else(|| word.to_owned(), |(_, value)| format!("{value}{end}"))
+    });
+    words.collect()
+}
+
+fn replaced_in(value: Value, real: &[(&str, String)]) -> Value {
+    match value {
+        Value::String(text) => {
+            let found = real.iter().find(|(prefix, _)| text.starts_with(prefix));
+            Value::String(found.map_or(text, |(_, value)| value.clone()))
+        }
+        Value::Array(items) => items.into_iter().map(|item| replaced_in(item, real)).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(key, value)| (key, replaced_in(value, real)))
+            .collect(),
+        other => other,
+    }
+}
+
+/// A client that a public generator makes of the document, used by a program that knows nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generated_client_registers_publishes_and_sends_again() {
+    let installation = Installation::new("client").await;
+    let (api, receiver) = (Api::start(&installation).await, Receiver::ok().await);
+    let key = installation.key("org_1", "admin").await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    let directory = installation.directory();
+    fs::write(
+        directory.join("openapi.json"),
+        installation.cli_ok(&["openapi"]).await,
+    )
+    .unwrap();
+    fs::write(directory.join("generator.yaml"), "post_hooks: []\n").unwrap();
+    let generated = tool("MAGNETITE_TEST_PYTHON")
+        .args([
+            "-m",
+            "openapi_python_client",
+            "generate",
+            "--path",
+            "openapi.json",
+            "--fail-on-warning",
+        ])
+        .args([
+            "--meta",
+            "none",
+            "--output-path",
+            "client",
+            "--config",
+            "generator.yaml",
+        ])
+        .current_dir(&directory)
+        .output()
+        .await
+        .unwrap();
+    assert!(generated.status.success(), "{}", said(&generated));
+
+    let client = async |action: &str, argument: &str| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/use_client.py");
+        let output = tool("MAGNETITE_TEST_PYTHON")
+            .arg(script)
+            .args([&api.url().to_owned(), &key, action, argument])
+            .env("PYTHONPATH", &directory)
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let endpoint = client("create-endpoint", &receiver.url()).await;
+    let event = client("publish", "org_1").await;
+    let delivery = delivered(&api, &key).await;
+    let again = client("resend", &delivery).await;
+    assert_ne!(again, delivery);
+    wait_until("it arrives again", SOON, || receiver.count() == 2).await;
+    let listed = api.get(&format!("/v1/deliveries/{again}"), &key).await;
+    assert_eq!(
+        (&listed.body["endpoint_id"], &listed.body["event_id"]),
+        (&Value::from(endpoint), &Value::from(event))
+    );
+    assert!(api.role.terminate().await && worker.terminate().await && recorder.terminate().await);
+    installation.delete().await;
+}
+
+/// The first delivery that is recorded as delivered.
+async fn delivered(api: &Api, key: &str) -> String {
+    wait_for("the delivery is recorded", SOON, || async {
+        let listed = api.get("/v1/deliveries?state=delivered", key).await;
+        match listed.body["data"][0]["id"].as_str() {
+            Some(id) => Ok(id.to_owned()),
+            None => Err(format!("{listed:?}")),
+        }
+    })
+    .await
 }
 
 mod alone {
@@ -44,14 +249,7 @@ mod alone {
             .send("POST", "/v1/events", &key, &[], event("org_1", "lead_1"))
             .await;
         assert_eq!(published.status, 202, "{published:?}");
-        wait_for("the delivery is recorded", SOON, || async {
-            let deliveries = api.get("/v1/deliveries", &key).await;
-            match deliveries.body["data"].as_array() {
-                Some(items) if !items.is_empty() => Ok(()),
-                _ => Err(format!("{deliveries:?}")),
-            }
-        })
-        .await;
+        delivered(&api, &key).await;
         let output = fuzz(&api, &key, &installation.directory()).await;
         assert!(output.status.success(), "{}", said(&output));
         assert!(api.role.terminate().await && worker.terminate().await && recorder.terminate().await);

@@ -60,7 +60,10 @@ const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-be
     operation_id = "createEndpoint",
     tag = "Endpoints",
     security(("api_key" = ["endpoints:write"])),
-    request_body = CreateEndpoint,
+    request_body(
+        content = CreateEndpoint,
+        example = json!({ "url": "https://example.com/webhook", "events": ["lead.completed", "research.*"] }),
+    ),
     responses(
         (
             status = 201,
@@ -176,7 +179,7 @@ pub(super) async fn show(
         ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
         ("If-Match" = Option<String>, Header, description = "ETags of versions that may be changed.", example = "\"17\""),
     ),
-    request_body = UpdateEndpoint,
+    request_body(content = UpdateEndpoint, example = json!({ "events": ["lead.*"] })),
     responses(
         (
             status = 200,

@@ -12,7 +12,7 @@ use producer::Serialized;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-use webhook::{EVENT_BYTES_MAX, Envelope, EventId, Rejection};
+use webhook::{EVENT_BYTES_MAX, Envelope, EventId, EventType, Rejection};
 
 use crate::{
     auth::Caller,
@@ -93,7 +93,7 @@ pub(super) struct PublishedBatch {
         description = "The event's id: 1 to 128 characters of A-Z a-z 0-9 _ -. What is published twice under one id is one event.",
         min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-]+$", example = "lead_789ghi-completed",
     )),
-    request_body = EventBody,
+    request_body(content = EventBody, example = json!(webhook::example(EventType::LeadCompleted))),
     responses(
         (status = 202, description = "The broker has it.", body = Published),
         (status = 503, description = "It is not known whether the broker has it. Publish it again."),
@@ -128,7 +128,11 @@ pub(super) async fn publish(
     operation_id = "publishEvents",
     tag = "Events",
     security(("api_key" = ["events:write"])),
-    request_body(content = inline(Vec<EventBody>), description = "1 to 500 events."),
+    request_body(
+        content = Vec<EventBody>,
+        description = "1 to 500 events.",
+        example = json!([webhook::example(EventType::LeadCreated), webhook::example(EventType::ResearchCompleted)]),
+    ),
     responses(
         (status = 202, description = "The broker has all of them.", body = PublishedBatch),
         (status = 503, description = "It is not known whether the broker has all of them. Publish them again."),

@@ -10,7 +10,7 @@ use super::DeliveryWithAttempts;
 
 /// Something that happened to a lead.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Event {
+pub struct EventSummary {
     /// Its id, which endpoints get in `webhook-id`.
     #[schema(example = "evt_e3857281de58d21d48b287e274b6f6c0")]
     pub id: String,
@@ -128,7 +128,7 @@ pub struct DisabledSince {
     pub reason: &'static str,
 }
 
-impl From<&EventRow> for Event {
+impl From<&EventRow> for EventSummary {
     fn from(row: &EventRow) -> Self {
         Self {
             id: row.id.to_string(),

@@ -118,7 +118,7 @@ pub(in crate::routes) async fn one(
     operation_id = "resendDeliveries",
     tag = "Deliveries",
     security(("api_key" = ["deliveries:write"])),
-    request_body = ResendDeliveries,
+    request_body(content = ResendDeliveries, example = json!({ "ids": ["dlv_958343c375fad16b091b931f14abe353"] })),
     responses(
         (status = 200, description = "Those that are not refused are on their way.", body = ResentDeliveries),
         (status = 503, description = "Not all of them are known to be on their way. Ask again."),

@@ -118,7 +118,7 @@ pub(in crate::routes) async fn health(
     tag = "Endpoints",
     security(("api_key" = ["deliveries:write"])),
     params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
-    request_body = RecoverEndpoint,
+    request_body(content = RecoverEndpoint, example = json!({ "since_ms": 1_703_123_456_789_i64, "dry_run": true })),
     responses(
         (status = 200, description = "So many are on their way.", body = RecoveredEndpoint),
         (status = 404, description = "The organization has no such endpoint."),

@@ -27,7 +27,11 @@ use super::{admitted, body::RotateSecret, done};
         ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
         ("If-Match" = Option<String>, Header, description = "ETags of versions that may be changed.", example = "\"17\""),
     ),
-    request_body(content = Option<RotateSecret>, description = "How; nothing for a random secret and an overlap of a day."),
+    request_body(
+        content = Option<RotateSecret>,
+        description = "How; nothing for a random secret and an overlap of a day.",
+        example = json!({ "overlap_s": 86_400 }),
+    ),
     responses(
         (
             status = 200,

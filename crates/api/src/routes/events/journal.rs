@@ -59,13 +59,13 @@ pub(in crate::routes) struct Events {
     tag = "Events",
     security(("api_key" = ["deliveries:read"])),
     params(Events),
-    responses((status = 200, description = "A page of events.", body = Listing<view::Event>)),
+    responses((status = 200, description = "A page of events.", body = Listing<view::EventSummary>)),
 )]
 pub(in crate::routes) async fn list(
     State(context): State<Context>,
     caller: Caller,
     Query(wanted): Query<Events>,
-) -> Result<Answer<Listing<view::Event>>, Problem> {
+) -> Result<Answer<Listing<view::EventSummary>>, Problem> {
     let filter = EventFilter {
         organization: Some(caller.organization.clone()),
         project: wanted.project_id.map(ProjectId::new),
@@ -85,7 +85,7 @@ pub(in crate::routes) async fn list(
     let events = context.store.events(&filter, before.as_ref(), limit + 1).await?;
     let place = |last: &EventRow| (last.received_ms, last.id.to_string());
     Ok(Answer(Listing::new(events, limit, place, |event| {
-        view::Event::from(&event)
+        view::EventSummary::from(&event)
     })))
 }
 

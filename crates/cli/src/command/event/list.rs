@@ -84,7 +84,7 @@ impl Listed<8> for EventRow {
     }
 
     fn json(&self) -> String {
-        output::json(&view::Event::from(self))
+        output::json(&view::EventSummary::from(self))
     }
 }
 
