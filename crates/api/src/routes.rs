@@ -20,7 +20,7 @@ pub(crate) fn all() -> OpenApiRouter<Context> {
     operations().into_iter().fold(router, OpenApiRouter::routes)
 }
 
-/// By path.
+/// Every operation, grouped by path.
 fn operations() -> Vec<UtoipaMethodRouter<Context>> {
     vec![
         routes!(endpoints::create, endpoints::list),

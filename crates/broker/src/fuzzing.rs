@@ -6,7 +6,7 @@ use webhook::Delivery;
 
 use crate::{Message, Outgoing, Source, Topology};
 
-const BODY: &[u8] = br#"{"event":"lead.created","timestamp":1,"organization_id":"o","project_id":"p","lead_id":"l","data":{}}"#;
+const BODY: &[u8] = br#"{"event":"lead.created","timestamp":1703123456789,"organization_id":"o","project_id":"p","lead_id":"l","data":{}}"#;
 
 /// Reads `wire` as the properties of a message, as the client library does, and then the message as an event and as a delivery.
 ///

@@ -119,7 +119,7 @@ fn prefix(name: &str) -> String {
 
 fn letter(topology: &Topology, lead: usize) -> Outgoing {
     let body = format!(
-        r#"{{"event":"lead.created","timestamp":1,"organization_id":"o","project_id":"p","lead_id":"lead_{lead}","data":{{}}}}"#
+        r#"{{"event":"lead.created","timestamp":1703123456789,"organization_id":"o","project_id":"p","lead_id":"lead_{lead}","data":{{}}}}"#
     );
     let event = Event::from_message(None, None, Bytes::from(body)).unwrap();
     let delivery = Delivery::first(Arc::new(event), EndpointId::new("ep_1"));

@@ -122,7 +122,7 @@ impl Fixture {
 
 fn delivery(lead: usize) -> Delivery {
     let body = format!(
-        r#"{{"event":"lead.created","timestamp":1,"organization_id":"o","project_id":"p","lead_id":"{lead}","data":{{}}}}"#
+        r#"{{"event":"lead.created","timestamp":1703123456789,"organization_id":"o","project_id":"p","lead_id":"{lead}","data":{{}}}}"#
     );
     let event = Event::from_message(None, None, Bytes::from(body)).unwrap();
     Delivery::first(Arc::new(event), EndpointId::new("ep_1"))

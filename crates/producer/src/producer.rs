@@ -1,6 +1,9 @@
 //! The connection, and publishing over it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use broker::{Config, Link, Outgoing, Publisher, Topology, WINDOW_MAX};
 use tokio::time::timeout;
@@ -10,7 +13,7 @@ use tokio_util::{
 };
 use webhook::{EventId, MESSAGE_ID_CHARS_MAX};
 
-use crate::{Error, Event, NotReady, Serialized};
+use crate::{Error, Event, NotReady, Serialized, timestamps::unix_ms};
 
 /// Publishes events over one connection that comes back by itself. Clones share the connection; it is closed by
 /// [`shutdown`](Self::shutdown), or when the last clone is dropped.
@@ -185,14 +188,16 @@ impl Producer {
     }
 }
 
-/// By the parser that workers read it with.
+/// By the parser that workers read it with, and by the clock.
 fn check(event: Serialized) -> Result<webhook::Event, Error> {
     let Serialized {
         body,
         message_id,
         traceparent,
     } = event;
-    webhook::Event::from_message(message_id.as_deref(), traceparent, body.clone()).map_err(|source| {
+    let now_ms = unix_ms(SystemTime::now());
+    let entering = webhook::Event::entering(message_id.as_deref(), traceparent, body.clone(), now_ms);
+    entering.map_err(|source| {
         let id = match message_id {
             Some(id) => EventId::new(id.chars().take(MESSAGE_ID_CHARS_MAX).collect::<String>()),
             None => EventId::from_body(&body),

@@ -1,6 +1,6 @@
 //! The envelope: what is checked of an event, and nothing more.
 
-use std::{borrow::Cow, collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt, ops::RangeInclusive, time::Duration};
 
 use bytes::Bytes;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -15,8 +15,12 @@ use crate::{
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// How deep objects and arrays may nest; the event itself is level 1.
 pub const DEPTH_MAX: usize = 128;
-/// The largest `timestamp`: 2^53 - 1, the largest integer that every JSON parser reads exactly.
-pub const TIMESTAMP_MS_MAX: u64 = (1 << 53) - 1;
+/// The `timestamp` of an event that is published is of the years 2001 to 2100. Seconds and microseconds are not.
+pub const TIMESTAMPS_MS: RangeInclusive<u64> = 978_307_200_000..=4_133_980_799_999;
+/// How far ahead of the clock of the host where it enters a `timestamp` may be.
+pub const TIMESTAMP_AHEAD_MAX: Duration = Duration::from_hours(24);
+/// 2^53 - 1, the largest integer that every JSON parser reads exactly.
+const INTEGER_MAX: u64 = (1 << 53) - 1;
 
 /// A valid event, as published; or a ping, made like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub struct Event {
 pub struct Envelope<'a> {
     /// Field `event`.
     pub event_type: EventKind,
-    /// Field `timestamp`, 0 to [`TIMESTAMP_MS_MAX`].
+    /// Field `timestamp`, one of [`TIMESTAMPS_MS`]; of what is inside already, any integer from 0 to 2^53 - 1.
     pub timestamp_ms: u64,
     /// Field `organization_id`: 1 to [`ID_BYTES_MAX`] bytes; of what is inside already, any number.
     pub organization_id: Cow<'a, str>,
@@ -88,17 +92,28 @@ pub enum Rejection {
         /// The key.
         key: String,
     },
-    /// A required field is not there.
+    /// Fields are missing or not valid: all that are, at least one.
+    #[error("{}", .0.iter().map(FieldRejection::to_string).collect::<Vec<_>>().join("; "))]
+    Fields(Vec<FieldRejection>),
+    /// The AMQP `message_id` cannot be an event id.
+    #[error("the message_id is not 1 to {MESSAGE_ID_CHARS_MAX} characters of A-Z a-z 0-9 _ -")]
+    BadMessageId,
+}
+
+/// What is wrong with one field. Its text names it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FieldRejection {
+    /// It is required, and not there.
     #[error("field {field:?} is missing; expected {expected}")]
-    MissingField {
+    Missing {
         /// The field.
         field: &'static str,
         /// What it must be.
         expected: &'static str,
     },
-    /// A field is of the wrong type or out of bounds.
+    /// It is of the wrong type, or empty.
     #[error("field {field:?} is not {expected}")]
-    BadField {
+    Bad {
         /// The field.
         field: &'static str,
         /// What it must be.
@@ -115,18 +130,28 @@ pub enum Rejection {
     /// `event` is not a known type.
     #[error("field \"event\": {0}")]
     UnknownEvent(#[from] UnknownEventType),
-    /// The AMQP `message_id` cannot be an event id.
-    #[error("the message_id is not 1 to {MESSAGE_ID_CHARS_MAX} characters of A-Z a-z 0-9 _ -")]
-    BadMessageId,
+    /// `timestamp` is not one of [`TIMESTAMPS_MS`].
+    #[error("field \"timestamp\" is {0}; expected Unix milliseconds of the years 2001 to 2100{unit}", unit = unit(*.0))]
+    Timestamp(u64),
+    /// `timestamp` is further ahead than [`TIMESTAMP_AHEAD_MAX`].
+    #[error(
+        "field \"timestamp\" is {timestamp_ms}, more than a day after now ({now_ms}); expected when it happened, in Unix milliseconds"
+    )]
+    Ahead {
+        /// The field's value.
+        timestamp_ms: u64,
+        /// The time by the clock of this host.
+        now_ms: u64,
+    },
 }
 
 const TEXT: &str = "a non-empty string";
-const TIMESTAMP: &str = "an integer of Unix milliseconds from 0 to 9007199254740991";
+const TIMESTAMP: &str = "an integer, in Unix milliseconds";
 const OBJECT: &str = "an object";
 
 impl Rejection {
     /// Every word that [`reason`](Self::reason) returns.
-    pub const REASONS: [&'static str; 11] = [
+    pub const REASONS: [&'static str; 12] = [
         "too_large",
         "invalid_utf8",
         "too_deep",
@@ -137,11 +162,12 @@ impl Rejection {
         "bad_field",
         "long_id",
         "unknown_event_type",
+        "bad_timestamp",
         "bad_message_id",
     ];
 
-    /// The stable word for headers and metrics.
-    pub const fn reason(&self) -> &'static str {
+    /// The stable word for headers and metrics; of several fields, the first one's.
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::TooLarge { .. } => "too_large",
             Self::InvalidUtf8 { .. } => "invalid_utf8",
@@ -149,12 +175,42 @@ impl Rejection {
             Self::NotJson { .. } => "not_json",
             Self::NotAnObject => "not_an_object",
             Self::DuplicateKey { .. } => "duplicate_key",
-            Self::MissingField { .. } => "missing_field",
-            Self::BadField { .. } => "bad_field",
-            Self::LongId { .. } => "long_id",
-            Self::UnknownEvent(_) => "unknown_event_type",
+            Self::Fields(fields) => fields.first().map_or("bad_field", FieldRejection::reason),
             Self::BadMessageId => "bad_message_id",
         }
+    }
+}
+
+impl FieldRejection {
+    /// The field.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Missing { field, .. } | Self::Bad { field, .. } | Self::LongId { field, .. } => field,
+            Self::UnknownEvent(_) => "event",
+            Self::Timestamp(_) | Self::Ahead { .. } => "timestamp",
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "missing_field",
+            Self::Bad { .. } => "bad_field",
+            Self::LongId { .. } => "long_id",
+            Self::UnknownEvent(_) => "unknown_event_type",
+            Self::Timestamp(_) | Self::Ahead { .. } => "bad_timestamp",
+        }
+    }
+}
+
+/// Names the unit in which the value would be between 2001 and 2100.
+fn unit(timestamp: u64) -> &'static str {
+    let is_in = |milliseconds: Option<u64>| milliseconds.is_some_and(|time| TIMESTAMPS_MS.contains(&time));
+    if is_in(timestamp.checked_mul(1000)) {
+        " (these look like seconds: multiply them by 1000)"
+    } else if is_in(Some(timestamp / 1000)) {
+        " (these look like microseconds: divide them by 1000)"
+    } else {
+        ""
     }
 }
 
@@ -169,6 +225,19 @@ impl Event {
         body: Bytes,
     ) -> Result<Self, Rejection> {
         Self::checked(&PUBLISHED, message_id, traceparent, body)
+    }
+
+    /// The same, where an event enters: its `timestamp` may be at most [`TIMESTAMP_AHEAD_MAX`] after this time.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn entering(
+        message_id: Option<&str>,
+        traceparent: Option<String>,
+        body: Bytes,
+        now_ms: u64,
+    ) -> Result<Self, Rejection> {
+        Self::checked(&Rules::entering(now_ms), message_id, traceparent, body)
     }
 
     /// Checks what a delivery carries, or what is recorded of one: in the same way, but that a ping is valid, too, and ids may be of
@@ -215,13 +284,21 @@ impl Event {
 
 impl<'a> Envelope<'a> {
     /// Checks a body: at most [`EVENT_BYTES_MAX`] of UTF-8, nested at most [`DEPTH_MAX`] deep, a JSON object without
-    /// duplicate top-level keys, `event` a known type, `timestamp` an integer, three ids of 1 to [`ID_BYTES_MAX`] bytes, `data` an object.
-    /// Nothing is checked inside `data` or in unknown fields but that it is JSON.
+    /// duplicate top-level keys, `event` a known type, `timestamp` one of [`TIMESTAMPS_MS`], three ids of 1 to [`ID_BYTES_MAX`] bytes, `data`
+    /// an object. Nothing is checked inside `data` or in unknown fields but that it is JSON.
     ///
     /// # Errors
-    /// A [`Rejection`] for the first rule that is broken.
+    /// A [`Rejection`] for the first of these rules that is broken, and then for all fields that are not valid.
     pub fn parse(body: &'a [u8]) -> Result<Self, Rejection> {
         Self::read(body, &PUBLISHED)
+    }
+
+    /// The same, where an event enters: its `timestamp` may be at most [`TIMESTAMP_AHEAD_MAX`] after this time.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn entering(body: &'a [u8], now_ms: u64) -> Result<Self, Rejection> {
+        Self::read(body, &Rules::entering(now_ms))
     }
 
     fn read(body: &'a [u8], rules: &Rules) -> Result<Self, Rejection> {
@@ -247,20 +324,34 @@ impl<'a> Envelope<'a> {
                 key: key.chars().take(64).collect(),
             });
         }
-        let event_type = (rules.kind)(&string("event", fields.event)?);
-        let data = required("data", OBJECT, fields.data)?;
-        let envelope = Self {
-            event_type: event_type
-                .map_err(|UnknownEventType(name)| UnknownEventType(name.chars().take(64).collect()))?,
-            timestamp_ms: timestamp(fields.timestamp)?,
-            organization_id: rules.id("organization_id", fields.organization_id)?,
-            project_id: rules.id("project_id", fields.project_id)?,
-            lead_id: rules.id("lead_id", fields.lead_id)?,
-        };
-        if data.get().starts_with('{') {
-            Ok(envelope)
-        } else {
-            Err(bad("data", OBJECT))
+        let mut wrong = Vec::new();
+        let mut note = |error| wrong.push(error);
+        let event_type = rules.event_type(fields.event).map_err(&mut note);
+        let timestamp_ms = rules.timestamp(fields.timestamp).map_err(&mut note);
+        let organization_id = rules
+            .id("organization_id", fields.organization_id)
+            .map_err(&mut note);
+        let project_id = rules.id("project_id", fields.project_id).map_err(&mut note);
+        let lead_id = rules.id("lead_id", fields.lead_id).map_err(&mut note);
+        let data = object("data", fields.data).map_err(&mut note);
+        match (
+            event_type,
+            timestamp_ms,
+            organization_id,
+            project_id,
+            lead_id,
+            data,
+        ) {
+            (Ok(event_type), Ok(timestamp_ms), Ok(organization_id), Ok(project_id), Ok(lead_id), Ok(())) => {
+                Ok(Self {
+                    event_type,
+                    timestamp_ms,
+                    organization_id,
+                    project_id,
+                    lead_id,
+                })
+            }
+            _ => Err(Rejection::Fields(wrong)),
         }
     }
 }
@@ -269,23 +360,63 @@ impl<'a> Envelope<'a> {
 struct Rules {
     kind: fn(&str) -> Result<EventKind, UnknownEventType>,
     id_bytes_max: usize,
+    timestamps_ms: RangeInclusive<u64>,
+    /// The time where it enters, if its timestamp is compared with that.
+    now_ms: Option<u64>,
 }
 
 const PUBLISHED: Rules = Rules {
     kind: |name| name.parse().map(EventKind::Of),
     id_bytes_max: ID_BYTES_MAX,
+    timestamps_ms: TIMESTAMPS_MS,
+    now_ms: None,
 };
 
 const CARRIED: Rules = Rules {
     kind: str::parse,
     id_bytes_max: usize::MAX,
+    timestamps_ms: 0..=INTEGER_MAX,
+    now_ms: None,
 };
 
 impl Rules {
-    fn id<'a>(&self, field: &'static str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, Rejection> {
+    fn entering(now_ms: u64) -> Self {
+        Self {
+            now_ms: Some(now_ms),
+            ..PUBLISHED
+        }
+    }
+
+    fn event_type(&self, value: Option<&RawValue>) -> Result<EventKind, FieldRejection> {
+        let name = string("event", value)?;
+        let kind = (self.kind)(&name);
+        // What is unknown may be long.
+        kind.map_err(|_| UnknownEventType(name.chars().take(64).collect()).into())
+    }
+
+    fn timestamp(&self, value: Option<&RawValue>) -> Result<u64, FieldRejection> {
+        let json = required("timestamp", TIMESTAMP, value)?.get();
+        let integer = json.parse().ok().filter(|integer| *integer <= INTEGER_MAX);
+        let timestamp_ms = integer.ok_or_else(|| bad("timestamp", TIMESTAMP))?;
+        if !self.timestamps_ms.contains(&timestamp_ms) {
+            return Err(FieldRejection::Timestamp(timestamp_ms));
+        }
+        match self.now_ms {
+            Some(now_ms) if is_ahead(timestamp_ms, now_ms) => {
+                Err(FieldRejection::Ahead { timestamp_ms, now_ms })
+            }
+            _ => Ok(timestamp_ms),
+        }
+    }
+
+    fn id<'a>(
+        &self,
+        field: &'static str,
+        value: Option<&'a RawValue>,
+    ) -> Result<Cow<'a, str>, FieldRejection> {
         let id = string(field, value)?;
         if id.len() > self.id_bytes_max {
-            return Err(Rejection::LongId {
+            return Err(FieldRejection::LongId {
                 field,
                 bytes: id.len(),
             });
@@ -294,19 +425,23 @@ impl Rules {
     }
 }
 
-fn bad(field: &'static str, expected: &'static str) -> Rejection {
-    Rejection::BadField { field, expected }
+fn is_ahead(timestamp_ms: u64, now_ms: u64) -> bool {
+    Duration::from_millis(timestamp_ms.saturating_sub(now_ms)) > TIMESTAMP_AHEAD_MAX
+}
+
+fn bad(field: &'static str, expected: &'static str) -> FieldRejection {
+    FieldRejection::Bad { field, expected }
 }
 
 fn required<'a>(
     field: &'static str,
     expected: &'static str,
     value: Option<&'a RawValue>,
-) -> Result<&'a RawValue, Rejection> {
-    value.ok_or(Rejection::MissingField { field, expected })
+) -> Result<&'a RawValue, FieldRejection> {
+    value.ok_or(FieldRejection::Missing { field, expected })
 }
 
-fn string<'a>(field: &'static str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, Rejection> {
+fn string<'a>(field: &'static str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, FieldRejection> {
     let json = required(field, TEXT, value)?.get();
     let text = serde_json::from_str::<Text<'a>>(json)
         .map_err(|_| bad(field, TEXT))?
@@ -318,12 +453,12 @@ fn string<'a>(field: &'static str, value: Option<&'a RawValue>) -> Result<Cow<'a
     }
 }
 
-fn timestamp(value: Option<&RawValue>) -> Result<u64, Rejection> {
-    let json = required("timestamp", TIMESTAMP, value)?.get();
-    json.parse()
-        .ok()
-        .filter(|timestamp_ms| *timestamp_ms <= TIMESTAMP_MS_MAX)
-        .ok_or_else(|| bad("timestamp", TIMESTAMP))
+fn object(field: &'static str, value: Option<&RawValue>) -> Result<(), FieldRejection> {
+    if required(field, OBJECT, value)?.get().starts_with('{') {
+        Ok(())
+    } else {
+        Err(bad(field, OBJECT))
+    }
 }
 
 /// The JSON parser skips values without recursion and so without a limit of its own; receivers' parsers have one.

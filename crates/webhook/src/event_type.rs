@@ -37,8 +37,25 @@ pub enum EventKind {
 
 /// A type that is not one of [`EventType::ALL`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown event type {0:?}; known are {known}", known = EventType::ALL.map(EventType::as_str).join(", "))]
+#[error(
+    "unknown event type {0:?}{meant}; known are {known}",
+    meant = did_you_mean(.0),
+    known = EventType::ALL.map(EventType::as_str).join(", ")
+)]
 pub struct UnknownEventType(pub String);
+
+/// Names the known type that is meant, if one is within three edits of the name.
+fn did_you_mean(name: &str) -> String {
+    const SLIPS_MAX: usize = 3;
+    let name = name.to_lowercase();
+    let slips = |known: EventType| strsim::osa_distance(&name, known.as_str());
+    let nearest = EventType::ALL
+        .into_iter()
+        .map(|known| (slips(known), known))
+        .filter(|(slips, _)| *slips <= SLIPS_MAX)
+        .min_by_key(|(slips, _)| *slips);
+    nearest.map_or_else(String::new, |(_, known)| format!(" (did you mean \"{known}\"?)"))
+}
 
 impl EventType {
     /// Every type, in the order of a lead's life.

@@ -37,7 +37,10 @@ pub use api_key::{ApiKey, BadApiKey, Scope, Scopes, UnknownScope};
 pub use attempt::{Answer, AttemptResult, Failure, FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
 pub use delivery::{Delivery, PutOff, Trigger, UnknownTrigger};
 pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, PreviousSecret, UnknownDisabledReason};
-pub use event::{DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, Rejection, TIMESTAMP_MS_MAX};
+pub use event::{
+    DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, FieldRejection, Rejection, TIMESTAMP_AHEAD_MAX,
+    TIMESTAMPS_MS,
+};
 pub use event_type::{EventKind, EventType, PING, UnknownEventType};
 pub use ids::{
     ApiKeyId, AttemptId, DeliveryId, EndpointId, EventId, ID_BYTES_MAX, LeadId, MESSAGE_ID_CHARS_MAX,

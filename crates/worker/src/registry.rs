@@ -384,7 +384,7 @@ mod tests {
 
     fn event(organization: &str, project: &str, event_type: &str) -> Event {
         let body = format!(
-            r#"{{"event":"{event_type}","timestamp":1,"organization_id":"{organization}","project_id":"{project}","lead_id":"l","data":{{}}}}"#
+            r#"{{"event":"{event_type}","timestamp":1703123456789,"organization_id":"{organization}","project_id":"{project}","lead_id":"l","data":{{}}}}"#
         );
         Event::from_message(None, None, Bytes::from(body)).unwrap()
     }

@@ -45,7 +45,7 @@ async fn what_is_published_over_http_arrives_signed_and_byte_for_byte() {
     request.verify(&secret);
 
     let events = ["b1", "b2"].map(|lead| {
-        format!("{{\"lead_id\":\"{lead}\",\n \"data\" : {{}},\"event\":\"magnet.viewed\",\"timestamp\":2,\"organization_id\":\"org_1\",\"project_id\":\"p\"}}")
+        format!("{{\"lead_id\":\"{lead}\",\n \"data\" : {{}},\"event\":\"magnet.viewed\",\"timestamp\":1703123456789,\"organization_id\":\"org_1\",\"project_id\":\"p\"}}")
     });
     let batch = format!("[\n  {} ,\n\t{}\n]", events[0], events[1]);
     let published = api.send("POST", "/v1/events/batch", &key, &[], batch).await;

@@ -1,6 +1,9 @@
 //! What the public contract promises about a request, and who can verify it.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use e2e::{Answer, EVENT_TYPES, Installation, Receiver, SOON, event, event_of, wait_until};
 use lapin::BasicProperties;
@@ -135,7 +138,7 @@ fn variable(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: run tests/run.sh, which installs what it names"))
 }
 
-fn node(secret_file: &std::path::Path) -> Command {
+fn node(secret_file: &Path) -> Command {
     let mut command = Command::new("node");
     command
         .arg(receivers().join("node/samples.js"))
@@ -203,14 +206,7 @@ async fn the_python_publisher_of_the_protocol_document_feeds_it() {
     let events: Vec<_> = (0..20).map(|lead| event("org_1", &lead.to_string())).collect();
     let input = installation.directory().join("events.jsonl");
     std::fs::write(&input, events.join("\n") + "\n").unwrap();
-    let published = Command::new(variable("MAGNETITE_TEST_PYTHON"))
-        .arg(&file)
-        .stdin(std::fs::File::open(&input).unwrap())
-        .env("MAGNETITE_BROKER__URL", installation.broker_url())
-        .env("MAGNETITE_BROKER__PREFIX", installation.prefix())
-        .output()
-        .await
-        .unwrap();
+    let published = program_run(&installation, &file, &input).await;
     assert!(
         published.status.success(),
         "{}",
@@ -224,7 +220,28 @@ async fn the_python_publisher_of_the_protocol_document_feeds_it() {
             "a body was changed"
         );
     }
+    // It would be rejected, which no publisher is told.
+    let in_seconds = events[0].replace("\"timestamp\":", "\"timestamp\":1703123456,\"at\":");
+    std::fs::write(&input, in_seconds + "\n").unwrap();
+    let refused = program_run(&installation, &file, &input).await;
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && told.contains("milliseconds"),
+        "{told}"
+    );
     installation.delete().await;
+}
+
+/// The publisher of the document, with these events.
+async fn program_run(installation: &Installation, program: &Path, events: &Path) -> std::process::Output {
+    Command::new(variable("MAGNETITE_TEST_PYTHON"))
+        .arg(program)
+        .stdin(std::fs::File::open(events).unwrap())
+        .env("MAGNETITE_BROKER__URL", installation.broker_url())
+        .env("MAGNETITE_BROKER__PREFIX", installation.prefix())
+        .output()
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,11 +12,11 @@ use producer::Serialized;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-use webhook::{EVENT_BYTES_MAX, Envelope, EventId, EventType, Rejection};
+use webhook::{EVENT_BYTES_MAX, Envelope, EventId, EventType, FieldRejection, Rejection};
 
 use crate::{
     auth::Caller,
-    context::Context,
+    context::{Context, now_ms},
     extract::{JsonBytes, parse},
     problem::{FieldError, Kind, Problem},
 };
@@ -42,8 +42,8 @@ pub(super) struct EventBody {
     event: String,
     /// When it happened, in Unix milliseconds. Two events of one lead never have the same.
     #[schema(
-        minimum = 0,
-        maximum = 9_007_199_254_740_991_i64,
+        minimum = 978_307_200_000_i64,
+        maximum = 4_133_980_799_999_i64,
         example = 1_703_123_456_789_i64
     )]
     timestamp: u64,
@@ -106,7 +106,7 @@ pub(super) async fn publish(
     JsonBytes(body): JsonBytes,
 ) -> Result<(StatusCode, Answer<Published>), Problem> {
     let message_id = idempotency_key(&headers)?;
-    let envelope = Envelope::parse(&body).map_err(|rejection| rejected(&rejection, ""))?;
+    let envelope = Envelope::entering(&body, now_ms()).map_err(|rejection| rejected(&rejection, ""))?;
     of_caller(&envelope, &caller)?;
     let event = Serialized {
         message_id,
@@ -174,9 +174,9 @@ fn batch(body: &Bytes, caller: &Caller) -> Result<Vec<Bytes>, Problem> {
     }
     let (mut errors, mut foreign) = (Vec::new(), None);
     for (index, event) in events.iter().enumerate() {
-        match Envelope::parse(event.get().as_bytes()) {
+        match Envelope::entering(event.get().as_bytes(), now_ms()) {
             Ok(envelope) => foreign = foreign.or(of_caller(&envelope, caller).err()),
-            Err(rejection) => errors.push(field_error(&rejection, &format!("/{index}"))),
+            Err(rejection) => errors.extend(field_errors(&rejection, &format!("/{index}"))),
         }
     }
     errors.truncate(ERRORS_MAX);
@@ -232,7 +232,7 @@ fn rejected(rejection: &Rejection, pointer: &str) -> Problem {
         Rejection::NotJson { .. } | Rejection::InvalidUtf8 { .. } => {
             Problem::new(Kind::MalformedRequest, format!("{}.", capitalized(rejection)))
         }
-        _ => Problem::fields(vec![field_error(rejection, pointer)]),
+        _ => Problem::fields(field_errors(rejection, pointer)),
     }
 }
 
@@ -244,13 +244,12 @@ fn capitalized(rejection: &Rejection) -> String {
         .map_or(text.clone(), |first| first.to_uppercase().chain(chars).collect())
 }
 
-fn field_error(rejection: &Rejection, event: &str) -> FieldError {
-    let field = match rejection {
-        Rejection::MissingField { field, .. }
-        | Rejection::BadField { field, .. }
-        | Rejection::LongId { field, .. } => *field,
-        Rejection::UnknownEvent(_) => "event",
-        _ => return FieldError::at(event, rejection.to_string()),
-    };
-    FieldError::at(format!("{event}/{field}"), rejection.to_string())
+/// What is wrong with the event at this place of the body: of all its fields, or with the event itself.
+fn field_errors(rejection: &Rejection, event: &str) -> Vec<FieldError> {
+    let of_field =
+        |wrong: &FieldRejection| FieldError::at(format!("{event}/{}", wrong.field()), wrong.to_string());
+    match rejection {
+        Rejection::Fields(fields) => fields.iter().map(of_field).collect(),
+        _ => vec![FieldError::at(event, rejection.to_string())],
+    }
 }

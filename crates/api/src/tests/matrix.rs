@@ -61,7 +61,7 @@ fn delivery(things: &Things) -> &str {
 
 fn event(organization: &str) -> Value {
     json!({
-        "event": "lead.created", "timestamp": 1, "organization_id": organization, "project_id": "p", "lead_id": "l", "data": {}
+        "event": "lead.created", "timestamp": 1_703_123_456_789_u64, "organization_id": organization, "project_id": "p", "lead_id": "l", "data": {}
     })
 }
 

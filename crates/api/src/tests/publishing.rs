@@ -4,6 +4,7 @@ use axum::body::Body;
 use serde_json::{Value, json};
 
 use super::bed::{Answer, Bed, request};
+use crate::context::now_ms;
 
 fn event(organization: &str) -> Value {
     json!({
@@ -40,6 +41,11 @@ async fn what_a_worker_would_reject_is_refused_with_the_field() {
         (with("event", Some(json!("lead.complete"))), "/event"),
         (with("timestamp", Some(json!("now"))), "/timestamp"),
         (with("timestamp", Some(json!(-1))), "/timestamp"),
+        (with("timestamp", Some(json!(1_703_123_456))), "/timestamp"),
+        (
+            with("timestamp", Some(json!(now_ms() + 25 * 60 * 60 * 1000))),
+            "/timestamp",
+        ),
         (with("organization_id", Some(json!(""))), "/organization_id"),
         (with("project_id", None), "/project_id"),
         (with("lead_id", Some(json!(7))), "/lead_id"),
@@ -49,6 +55,23 @@ async fn what_a_worker_would_reject_is_refused_with_the_field() {
         let refused = bed.post("/v1/events", &key, &event.to_string()).await;
         assert_eq!(refused.problem(), "invalid-fields", "{event}: {refused:?}");
         assert_eq!(pointers(&refused), [pointer], "{event}");
+    }
+    let seconds = json!({ "event": "lead_completed", "timestamp": 1_703_123_456, "data": {} });
+    let refused = bed.post("/v1/events", &key, &seconds.to_string()).await;
+    let all = [
+        "/event",
+        "/timestamp",
+        "/organization_id",
+        "/project_id",
+        "/lead_id",
+    ];
+    assert_eq!(pointers(&refused), all, "{refused:?}");
+    for (index, word) in ["did you mean \"lead.completed\"?", "look like seconds"]
+        .iter()
+        .enumerate()
+    {
+        let detail = refused.body["errors"][index]["detail"].as_str().unwrap();
+        assert!(detail.contains(word), "{detail}");
     }
     let deep = "[".repeat(200) + &"]".repeat(200);
     let mut twice = event("org_1").to_string();

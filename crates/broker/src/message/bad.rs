@@ -28,7 +28,7 @@ impl BadMessage {
     }
 
     /// The stable word for the `magnetite-reason` header and metrics.
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Event(rejection) => rejection.reason(),
             Self::Unreadable(_) => "unreadable_properties",

@@ -116,7 +116,7 @@ fn the_documented_examples_are_met_field_by_field() {
 fn workers_read_every_type_as_what_it_was_made_as() {
     for (data, event_type) in every_kind().into_iter().zip(EventType::ALL) {
         assert_eq!(data.event_type(), event_type);
-        let event = Event::new(lead(), 7, data).with_traceparent("00-1-2-01");
+        let event = Event::new(lead(), 1_703_123_456_789, data).with_traceparent("00-1-2-01");
         let Serialized {
             body,
             message_id,
@@ -125,7 +125,7 @@ fn workers_read_every_type_as_what_it_was_made_as() {
         let read = webhook::Event::from_message(message_id.as_deref(), traceparent, body).unwrap();
         assert_eq!(read.id, event.id);
         assert_eq!(read.event_type, event_type.into());
-        assert_eq!(read.timestamp_ms, 7);
+        assert_eq!(read.timestamp_ms, 1_703_123_456_789);
         assert_eq!(read.organization_id, event.lead.organization_id);
         assert_eq!(read.project_id, event.lead.project_id);
         assert_eq!(read.lead_id, event.lead.id);

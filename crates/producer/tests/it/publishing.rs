@@ -44,7 +44,7 @@ async fn json_is_published_as_it_is_and_without_an_id_gets_one_from_its_bytes() 
     on_broker(async |rig| {
         rig.declare().await;
         let producer = rig.producer();
-        let body = " {\"event\" : \"lead.created\",\n\"data\":{\"x\":1.0e2}, \"unknown\":[],\"timestamp\":5,\
+        let body = " {\"event\" : \"lead.created\",\n\"data\":{\"x\":1.0e2}, \"unknown\":[],\"timestamp\":1703123456789,\
                     \"lead_id\":\"l\u{e9}\",\"project_id\":\"p\",\"organization_id\":\"\\u006f\"}\n";
         let derived = producer.publish_json(&Serialized::new(body)).await.unwrap();
         assert_eq!(derived, EventId::from_body(body.as_bytes()));

@@ -248,10 +248,11 @@ pub(crate) async fn wait_for(what: &str, within: Duration, mut condition: impl A
     }
 }
 
-pub(crate) fn event(timestamp_ms: u64) -> Event {
+/// The event of this number.
+pub(crate) fn event(number: u64) -> Event {
     Event::new(
         Lead::new("org_1", "proj_1", "lead_1"),
-        timestamp_ms,
+        1_703_123_456_789 + number,
         Data::ResearchStarted,
     )
 }

@@ -22,7 +22,7 @@ const RECEIVED_MS: u64 = 1_703_123_456_789;
 const LATER_MS: u64 = RECEIVED_MS + 3_600_000;
 
 fn event() -> Arc<Event> {
-    let body = r#"{"event":"lead.completed","timestamp":1,"organization_id":"org_1","project_id":"p","lead_id":"l","data":{}}"#;
+    let body = r#"{"event":"lead.completed","timestamp":1703123456789,"organization_id":"org_1","project_id":"p","lead_id":"l","data":{}}"#;
     Arc::new(Event::from_message(Some("evt_1"), None, body.into()).unwrap())
 }
 

@@ -22,7 +22,7 @@ fn a_good_envelope_is_read_and_its_strings_are_borrowed() {
 #[test]
 fn order_space_escapes_and_unknown_fields_do_not_matter() {
     let body = "\n {\"data\" : {} , \"x\":[[1e400]], \"lead_id\":\"l\\u00e9\", \"project_id\":\"p\", \
-                \"organization_id\":\"o\", \"timestamp\": 0, \"event\":\"lead\\u002ecreated\"} \n";
+                \"organization_id\":\"o\", \"timestamp\": 978307200000, \"event\":\"lead\\u002ecreated\"} \n";
     let envelope = Envelope::parse(body.as_bytes()).unwrap();
     assert_eq!(envelope.lead_id, "lé");
     assert_eq!(envelope.event_type, EventType::LeadCreated.into());
@@ -76,6 +76,21 @@ fn each_broken_rule_has_its_reason_and_names_the_field() {
             "bad_field",
             "\"timestamp\"",
         ),
+        (
+            replaced("1703123456789", "1703123456"),
+            "bad_timestamp",
+            "look like seconds",
+        ),
+        (
+            replaced("1703123456789", "1703123456789000"),
+            "bad_timestamp",
+            "look like microseconds",
+        ),
+        (
+            replaced("1703123456789", "0"),
+            "bad_timestamp",
+            "\"timestamp\" is 0; expected Unix milliseconds of the years 2001 to 2100",
+        ),
         (replaced("\"org_1\"", "\"\""), "bad_field", "\"organization_id\""),
         (replaced("\"proj_1\"", "null"), "bad_field", "\"project_id\""),
         (replaced("\"lead_1\"", "[\"lead_1\"]"), "bad_field", "\"lead_id\""),
@@ -118,6 +133,78 @@ fn each_broken_rule_has_its_reason_and_names_the_field() {
         let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
         assert_eq!(reason, expected, "{shown}: {text}");
         assert!(text.contains(word), "{shown}: {text}");
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_with_the_fields_is_told_at_once() {
+    let body = GOOD
+        .replace("lead.completed", "lead_completed")
+        .replace("1703123456789", "1703123456")
+        .replace("org_1", "")
+        .replace("\"lead_id\"", "\"lead\"");
+    let Err(Rejection::Fields(fields)) = Envelope::parse(body.as_bytes()) else {
+        panic!("it is an event");
+    };
+    let named: Vec<_> = fields.iter().map(FieldRejection::field).collect();
+    assert_eq!(named, ["event", "timestamp", "organization_id", "lead_id"]);
+    let (reason, text) = reason(body);
+    assert_eq!(reason, "unknown_event_type");
+    assert_eq!(text.matches("field \"").count(), 4, "{text}");
+}
+
+#[test]
+fn a_timestamp_is_of_the_years_2001_to_2100_at_entry_and_any_integer_inside() {
+    let at = |timestamp: u64| GOOD.replace("1703123456789", &timestamp.to_string());
+    for (timestamp, is_valid) in [
+        (TIMESTAMPS_MS.start() - 1, false),
+        (*TIMESTAMPS_MS.start(), true),
+        (*TIMESTAMPS_MS.end(), true),
+        (TIMESTAMPS_MS.end() + 1, false),
+    ] {
+        assert_eq!(
+            Envelope::parse(at(timestamp).as_bytes()).is_ok(),
+            is_valid,
+            "{timestamp}"
+        );
+        let carried = Event::from_delivery(None, None, at(timestamp).into());
+        assert_eq!(carried.unwrap().timestamp_ms, timestamp);
+    }
+}
+
+#[test]
+fn a_timestamp_may_be_a_day_ahead_of_the_clock_where_it_enters() {
+    let day_ms = 24 * 60 * 60 * 1000;
+    let entering = |now_ms: u64| Envelope::entering(GOOD.as_bytes(), now_ms);
+    assert!(entering(1_703_123_456_789 - day_ms).is_ok());
+    assert!(entering(u64::MAX).is_ok());
+    let ahead = entering(1_703_123_456_789 - day_ms - 1).unwrap_err();
+    assert_eq!(ahead.reason(), "bad_timestamp");
+    assert!(ahead.to_string().contains("milliseconds"), "{ahead}");
+    // It is told with all else that is wrong.
+    let both = GOOD.replace("org_1", "");
+    let Err(Rejection::Fields(fields)) = Event::entering(None, None, both.into(), 0) else {
+        panic!("it is an event");
+    };
+    assert_eq!(fields.len(), 2, "{fields:?}");
+}
+
+#[test]
+fn a_slip_in_a_type_is_told_from_a_type_that_is_not_there() {
+    for (slip, meant) in [
+        ("lead.complete", Some("lead.completed")),
+        ("lead_completed", Some("lead.completed")),
+        ("LEAD.COMPLETED", Some("lead.completed")),
+        ("leadCreated", Some("lead.created")),
+        ("reserach.failed", Some("research.failed")),
+        ("order.paid", None),
+        ("", None),
+    ] {
+        let text = slip.parse::<EventType>().unwrap_err().to_string();
+        let told = text
+            .split_once("did you mean \"")
+            .map(|(_, rest)| rest.split('"').next().unwrap());
+        assert_eq!(told, meant, "{text}");
     }
 }
 
@@ -191,7 +278,7 @@ proptest! {
 
     #[test]
     fn any_object_with_the_envelope_passes(
-        org in "[^\"\\\\\u{0}-\u{1f}]{1,40}", timestamp in 0..=TIMESTAMP_MS_MAX, extra in "[a-z]{1,8}",
+        org in "[^\"\\\\\u{0}-\u{1f}]{1,40}", timestamp in TIMESTAMPS_MS, extra in "[a-z]{1,8}",
     ) {
         let body = serde_json::json!({
             "event": "magnet.viewed", "timestamp": timestamp, "organization_id": org, "project_id": "p",

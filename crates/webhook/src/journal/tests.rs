@@ -366,7 +366,7 @@ fn what_is_no_batch_is_told_from_one() {
 fn the_largest_event_with_the_most_endpoints_fits_into_a_batch() {
     let padding = "x".repeat(crate::EVENT_BYTES_MAX - 200);
     let body = format!(
-        r#"{{"event":"lead.completed","timestamp":1,"organization_id":"o","project_id":"p","lead_id":"l","data":{{"x":"{padding}"}}}}"#
+        r#"{{"event":"lead.completed","timestamp":1703123456789,"organization_id":"o","project_id":"p","lead_id":"l","data":{{"x":"{padding}"}}}}"#
     );
     let verdict = Verdict::Disabled {
         at_ms: FIRST_MS as i64,

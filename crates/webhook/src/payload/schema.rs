@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{EventType, ID_BYTES_MAX, PING, TIMESTAMP_MS_MAX};
+use crate::{EventType, ID_BYTES_MAX, PING, TIMESTAMPS_MS};
 
 /// The schema of the whole payload of events of this type. Its `description` says when they happen.
 pub fn schema(event_type: EventType) -> Value {
@@ -137,5 +137,5 @@ fn id(description: &str) -> Value {
 }
 
 fn time(description: &str) -> Value {
-    json!({ "type": "integer", "minimum": 0, "maximum": TIMESTAMP_MS_MAX, "description": description })
+    json!({ "type": "integer", "minimum": TIMESTAMPS_MS.start(), "maximum": TIMESTAMPS_MS.end(), "description": description })
 }

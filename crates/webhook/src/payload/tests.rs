@@ -44,7 +44,7 @@ fn ping_of(project: Option<&str>) -> Delivery {
         created_at_ms: 0,
         updated_at_ms: 0,
     };
-    Delivery::ping(&endpoint, 7, [1; 16])
+    Delivery::ping(&endpoint, 1_703_123_456_789, [1; 16])
 }
 
 #[test]
@@ -53,6 +53,25 @@ fn every_schema_is_one_of_draft_2020_12() {
         assert!(jsonschema::draft202012::meta::is_valid(&schema), "{schema}");
         assert!(schema["description"].as_str().unwrap().ends_with('.'), "{schema}");
     }
+}
+
+#[test]
+fn the_schemas_in_docs_are_these() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/schemas");
+    let ours = EventType::ALL.map(|event_type| (event_type.as_str(), schema(event_type)));
+    for (name, schema) in ours.into_iter().chain([(crate::PING, ping_schema())]) {
+        let path = format!("{directory}/{name}.json");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            text,
+            format!("{schema:#}\n"),
+            "{path} is not up to date: cargo run -p magnetite-webhook --example schemas -- docs/schemas"
+        );
+    }
+    assert_eq!(
+        std::fs::read_dir(directory).unwrap().count(),
+        EventType::ALL.len() + 1
+    );
 }
 
 #[test]

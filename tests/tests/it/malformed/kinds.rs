@@ -166,15 +166,16 @@ fn not_objects() -> Vec<Kind> {
 fn envelopes() -> Vec<Kind> {
     const TYPE: &str = "unknown_event_type";
     const BAD: &str = "bad_field";
+    const YEAR: &str = "bad_timestamp";
     const TWICE: &str = "duplicate_key";
     const LONG: &str = "long_id";
     let missing = |name, field: &'static str| {
         let from = format!("\"{field}\":");
         swap(name, "missing_field", field, &from, "\"other\":")
     };
-    let stamped = |name, timestamp: &str| {
+    let stamped = |name, reason, timestamp: &str| {
         let (from, to) = ("\"timestamp\":", format!("\"timestamp\":{timestamp},\"t\":"));
-        swap(name, BAD, "\"timestamp\"", from, &to)
+        swap(name, reason, "\"timestamp\"", from, &to)
     };
     let with_data = |name, reason, word, data: &str| {
         let (from, to) = ("\"data\":", format!("\"data\":{data},\"d\":"));
@@ -192,12 +193,17 @@ fn envelopes() -> Vec<Kind> {
         swap("an unknown type", TYPE, "lead.complete", typed, mistyped),
         swap("a type in capitals", TYPE, "LEAD", typed, loud),
         swap("no type but null", BAD, "\"event\"", "\"lead.completed\"", "null"),
-        stamped("a time as text", "\"1703123456789\""),
-        stamped("a time before 1970", "-1"),
-        stamped("a time with a fraction", "1703123456789.5"),
-        stamped("a time with an exponent", "1e12"),
-        stamped("a time that no JavaScript reads", "9007199254740992"),
-        stamped("a time that is null", "null"),
+        stamped("a time as text", BAD, "\"1703123456789\""),
+        stamped("a time before 1970", BAD, "-1"),
+        stamped("a time with a fraction", BAD, "1703123456789.5"),
+        stamped("a time with an exponent", BAD, "1e12"),
+        stamped("a time that no JavaScript reads", BAD, "9007199254740992"),
+        stamped("a time in seconds", YEAR, "1703123456"),
+        stamped("a time in microseconds", YEAR, "1703123456789000"),
+        stamped("a time of no clock", YEAR, "0"),
+        stamped("the last time of the year 2000", YEAR, "978307199999"),
+        stamped("the first time of the year 2101", YEAR, "4133980800000"),
+        stamped("a time that is null", BAD, "null"),
         swap(
             "an empty organization",
             BAD,
