@@ -6,6 +6,7 @@ mod worker;
 mod recorder;
 mod api;
 mod publish;
+mod validate;
 mod endpoint;
 mod api_key;
 mod changes;
@@ -28,6 +29,7 @@ mod troubles;
 mod checked;
 mod given;
 mod listing;
+mod lines;
 mod resend;
 
 use std::path::PathBuf;
@@ -70,6 +72,8 @@ enum Command {
     Api,
     /// Publish events, one JSON object per line, and print their ids
     Publish(publish::Arguments),
+    /// Check events, one JSON object per line, by the rules and by the JSON Schemas of their types, without a broker
+    Validate(validate::Arguments),
     /// Manage the endpoints that events are delivered to
     Endpoint(endpoint::Arguments),
     /// Manage the keys that let clients in to the HTTP API
@@ -121,14 +125,18 @@ fn start_logs(log: &Log, filter: &str) -> anyhow::Result<()> {
 /// Runs one command to its end.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { config, command } = arguments;
-    // These two are for a customer's machine, which has no configuration of ours.
-    if matches!(command, Command::Listen(_) | Command::Trigger(_)) {
+    // These are for machines that have no configuration of ours.
+    if matches!(
+        command,
+        Command::Listen(_) | Command::Trigger(_) | Command::Validate(_)
+    ) {
         let (format, filter) = (logs::Format::Text, None);
         start_logs(&Log { format, filter }, COMMAND_FILTER)?;
     }
     let command = match command {
         Command::Listen(arguments) => return listen::run(arguments).await,
         Command::Trigger(arguments) => return trigger::run(arguments).await,
+        Command::Validate(arguments) => return validate::run(arguments).await,
         command => command,
     };
     // Its key is to go into the configuration.
@@ -174,6 +182,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
         Command::Listen(_)
         | Command::Trigger(_)
+        | Command::Validate(_)
         | Command::Openapi
         | Command::Secrets(secrets::Arguments {
             action: secrets::Action::NewKey,

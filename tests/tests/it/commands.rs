@@ -1,6 +1,6 @@
 //! The command line from outside: exit codes, and messages that say what to do.
 
-use e2e::{Installation, Receiver, SOON, event, wait_until};
+use e2e::{Api, Installation, Receiver, SOON, event, wait_until};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -39,7 +39,8 @@ async fn an_endpoint_that_may_not_be_is_refused_with_the_reason() {
         ("http://2130706433/", "egress.allow"),
         ("http://[::ffff:10.0.0.1]/", "egress.allow"),
         ("http://169.254.169.254/latest/meta-data", "egress.allow"),
-        ("ftp://example.com/", "http"),
+        ("http://93.184.216.34/", "egress.allow_http"),
+        ("ftp://example.com/", "https"),
         ("https://user:password@93.184.216.34/", "user"),
         ("not a url", "URL"),
     ] {
@@ -67,6 +68,68 @@ async fn an_endpoint_that_may_not_be_is_refused_with_the_reason() {
         stderr(&output)
     );
     assert_eq!(installation.cli_ok(&["endpoint", "list", "--json"]).await, "");
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_with_http_are_registered_only_where_it_is_allowed_and_named_elsewhere() {
+    let mut installation = Installation::new("plain").await;
+    let create = ["endpoint", "create", "--org", "org_1", "--url"];
+    let asked = |url| [&create[..], &[url, "--json"]].concat();
+    let public = "http://93.184.216.34/hook";
+    let (api, key) = (
+        Api::start(&installation).await,
+        installation.key("org_1", "admin").await,
+    );
+    let body = serde_json::json!({ "url": public }).to_string();
+    let refused = api.send("POST", "/v1/endpoints", &key, &[], body).await;
+    assert_eq!((refused.status, refused.problem()), (422, "invalid-fields"));
+    let told = refused.body["errors"][0]["detail"].as_str().unwrap();
+    assert!(told.contains("https") && !told.contains("egress"), "{told}");
+    assert!(api.role.terminate().await);
+
+    // In a network of egress.allow.
+    installation.cli_ok(&asked("http://127.0.0.1:9000/hook")).await;
+    installation.set("MAGNETITE_EGRESS__ALLOW_HTTP", "true");
+    let before: serde_json::Value = serde_json::from_str(&installation.cli_ok(&asked(public)).await).unwrap();
+    // More than doctor asks for at once.
+    for port in 9001..9030 {
+        installation
+            .endpoint("org_2", &format!("http://127.0.0.1:{port}/"))
+            .await;
+    }
+    let https = async |installation: &Installation| {
+        let doctor = installation.cli(&["doctor", "--json"]).await;
+        let lines = String::from_utf8(doctor.stdout).unwrap();
+        let checks = lines
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        checks
+            .into_iter()
+            .find(|check| check["check"] == "https")
+            .expect("it is checked")
+    };
+    assert_eq!(https(&installation).await["outcome"], "ok");
+    installation.set("MAGNETITE_EGRESS__ALLOW_HTTP", "false");
+    let named = https(&installation).await;
+    let id = before["id"].as_str().unwrap();
+    assert_eq!(named["outcome"], "warn", "{named}");
+    assert!(
+        named["detail"]
+            .as_str()
+            .unwrap()
+            .ends_with(&format!("http: {id}")),
+        "{named}"
+    );
+    // What it has it keeps.
+    let kept = installation
+        .cli(&["endpoint", "update", id, "--events", "lead.*"])
+        .await;
+    assert!(kept.status.success(), "{}", stderr(&kept));
+    let moved = installation
+        .cli(&["endpoint", "update", id, "--url", public])
+        .await;
+    assert!(stderr(&moved).contains("egress.allow_http"), "{}", stderr(&moved));
     installation.delete().await;
 }
 
@@ -111,4 +174,72 @@ async fn doctor_passes_on_a_good_installation_and_says_what_is_missing_on_anothe
         "{report}"
     );
     installation.delete().await;
+}
+
+/// Neither broker nor database is there, and the configuration is not valid.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_checked_without_a_broker_and_all_that_is_wrong_is_told() {
+    let mut installation = Installation::new("validated").await;
+    installation.set("MAGNETITE_BROKER__URL", "none");
+    let mut lines = vec![event("org_1", "lead_1")];
+    lines.push(lines[0].replace("\"timestamp\":", "\"timestamp\":1703123456,\"at\":"));
+    lines.push(
+        lines[0]
+            .replace("lead.completed", "lead.complete")
+            .replace("org_1", ""),
+    );
+    lines.push(String::new());
+    lines.push("{".to_owned());
+    let completed = r#"{"lead_id":"lead_1","status":"completed","research_results":{},"generated_content":{},"completed_at":1703123456789}"#;
+    lines[0] = lines[0].replace("{\"lead_id\":\"lead_1\"}", completed);
+    let (valid, all) = (lines[0].clone(), lines.join("\n"));
+
+    let checked = installation
+        .cli_with_input(&["validate", "-"], all.as_bytes())
+        .await;
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert_eq!(checked.status.code(), Some(1), "{said}");
+    for (line, word) in [
+        (2, "look like seconds"),
+        (3, "did you mean \"lead.completed\"?"),
+        (3, "\"organization_id\""),
+        (5, "not JSON"),
+    ] {
+        let told = said
+            .lines()
+            .any(|told| told.starts_with(&format!("line {line}: ")) && told.contains(word));
+        assert!(told, "line {line}, {word}: {said}");
+    }
+    assert!(!said.contains("line 1:") && !said.contains("line 4:"), "{said}");
+    assert!(
+        stderr(&checked).contains("not valid: 3 of 4"),
+        "{}",
+        stderr(&checked)
+    );
+
+    let well = installation.cli_with_input(&["validate"], valid.as_bytes()).await;
+    assert_eq!(
+        (well.status.code(), &well.stdout[..]),
+        (Some(0), &b"valid: 1\n"[..])
+    );
+    let promised = valid.replace("\"status\":\"completed\"", "\"status\":\"done\"");
+    let json = installation
+        .cli_with_input(&["validate", "--json"], promised.as_bytes())
+        .await;
+    let found: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((json.status.code(), &found["line"]), (Some(1), &1.into()));
+    assert!(
+        found["errors"][0].as_str().unwrap().contains("/data/status"),
+        "{found}"
+    );
+    installation.set("MAGNETITE_BROKER__URL", "amqp://127.0.0.1:9/");
+    let dry = installation
+        .cli_with_input(&["publish", "--dry-run"], promised.as_bytes())
+        .await;
+    let id = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(
+        dry.status.success() && id.starts_with("evt_"),
+        "{id} {}",
+        stderr(&dry)
+    );
 }

@@ -9,30 +9,26 @@
 //! command stops, and says from which line to go on. The same line is the same event whenever it is published: its id is
 //! derived from its bytes.
 
-mod lines;
 mod progress;
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
 use clap::Args;
-use producer::{Error, EventType, Producer, Serialized};
+use producer::{Error, EventId, EventType, Producer, Serialized};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::{
-    io::AsyncRead,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{Usage, clock, configuration::Configuration, output};
 
-use lines::{Content, Line, Lines};
+use super::{
+    lines::{self, BATCH_BYTES_MAX, BATCH_LINES, Content, Input, Line},
+    validate,
+};
 use progress::Progress;
 
-/// How many lines are published before their confirms are awaited.
-const BATCH_LINES: usize = 256;
-/// Large lines make smaller batches.
-const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long the first connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long one batch is tried again: a broker restarts in less, and a cluster replaces a node that hangs, for which RabbitMQ waits
@@ -57,6 +53,9 @@ pub(super) struct Arguments {
         conflicts_with = "event"
     )]
     from_line: u64,
+    /// Check the events without publishing them; `magnetite validate` also checks their data
+    #[arg(long)]
+    dry_run: bool,
     /// Print one JSON object a line: the id and the line's number
     #[arg(long)]
     json: bool,
@@ -111,6 +110,15 @@ struct Published<'a> {
 /// Publishes, and prints the ids of what was confirmed.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let by_hand = arguments.by_hand.serialized()?;
+    if arguments.dry_run {
+        return match &by_hand {
+            Some(event) => {
+                let id = validate::id(event.message_id.as_deref(), event.body.clone())?;
+                print_one(&id, arguments.json)
+            }
+            None => publish_input(None, &arguments).await,
+        };
+    }
     let producer = Producer::connect(configuration.broker.config());
     producer
         .ready(CONNECT_MAX)
@@ -118,7 +126,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         .context("nothing was published")?;
     let published = match &by_hand {
         Some(event) => publish_one(&producer, event, arguments.json).await,
-        None => publish_input(&producer, &arguments).await,
+        None => publish_input(Some(&producer), &arguments).await,
     };
     producer.shutdown().await;
     published
@@ -154,7 +162,7 @@ impl ByHand {
         };
         let body = serde_json::to_vec(&body).context("cannot write the event")?;
         // Checked before the broker is asked for: what is wrong are the arguments.
-        webhook::Event::from_message(self.id.as_deref(), None, body.clone().into())
+        validate::id(self.id.as_deref(), body.clone().into())
             .map_err(|error| usage(format!("this is no event: {error}")))?;
         Ok(Some(Serialized {
             message_id: self.id.clone(),
@@ -164,7 +172,10 @@ impl ByHand {
 }
 
 async fn publish_one(producer: &Producer, event: &Serialized, json: bool) -> anyhow::Result<()> {
-    let id = producer.publish_json(event).await?;
+    print_one(&producer.publish_json(event).await?, json)
+}
+
+fn print_one(id: &EventId, json: bool) -> anyhow::Result<()> {
     let published = Published {
         id: id.as_str(),
         line: None,
@@ -176,26 +187,10 @@ async fn publish_one(producer: &Producer, event: &Serialized, json: bool) -> any
     })?)
 }
 
-async fn publish_input(producer: &Producer, arguments: &Arguments) -> anyhow::Result<()> {
-    let file = arguments.file.as_ref().filter(|file| file.as_os_str() != "-");
-    let Some(path) = file else {
-        let progress = Progress::start(None);
-        return publish_lines(producer, arguments, tokio::io::stdin(), progress).await;
-    };
-    let named = || format!("cannot read {}", path.display());
-    let file = tokio::fs::File::open(path).await.with_context(named)?;
-    let bytes = file.metadata().await.with_context(named)?;
-    let progress = Progress::start(bytes.is_file().then_some(bytes.len()));
-    publish_lines(producer, arguments, file, progress).await
-}
-
-async fn publish_lines(
-    producer: &Producer,
-    arguments: &Arguments,
-    input: impl AsyncRead + Unpin,
-    mut progress: Progress,
-) -> anyhow::Result<()> {
-    let mut lines = Lines::new(input);
+/// Without a producer it only checks.
+async fn publish_input(producer: Option<&Producer>, arguments: &Arguments) -> anyhow::Result<()> {
+    let Input { mut lines, bytes } = Input::open(arguments.file.as_deref()).await?;
+    let mut progress = Progress::start(bytes);
     let (mut published, mut bad) = (0, 0);
     loop {
         let batch = lines
@@ -210,7 +205,10 @@ async fn publish_lines(
             .into_iter()
             .filter(|line| line.number >= arguments.from_line)
             .collect();
-        let settled = Batch::publish(producer, wanted).await;
+        let settled = match producer {
+            Some(producer) => Batch::publish(producer, wanted).await,
+            None => Batch::check(wanted),
+        };
         bad += settled.report_bad(&progress);
         published += settled.print(arguments)?;
         progress.advance(read, published);
@@ -222,11 +220,16 @@ async fn publish_lines(
     progress.finish();
     if bad > 0 {
         bail!(
-            "{} and left out: see above; {published} events were published",
+            "{} and left out: see above; {published} events {}",
             if bad == 1 {
                 "1 line is no event".to_owned()
             } else {
                 format!("{bad} lines are no events")
+            },
+            if arguments.dry_run {
+                "are valid, and none was published"
+            } else {
+                "were published"
             }
         );
     }
@@ -253,17 +256,29 @@ struct Stopped {
 }
 
 impl Batch {
+    fn new(lines: Vec<Line>, state: impl Fn(Bytes) -> State) -> Self {
+        let state = |content| match content {
+            Content::Whole(bytes) => state(bytes),
+            Content::TooLong => State::Bad(lines::too_long()),
+        };
+        let lines = lines.into_iter();
+        Self {
+            lines: lines.map(|line| (line.number, state(line.content))).collect(),
+            stopped: None,
+        }
+    }
+
+    /// As if every event were confirmed.
+    fn check(lines: Vec<Line>) -> Self {
+        Self::new(lines, |bytes| match validate::id(None, bytes) {
+            Ok(id) => State::Confirmed(id.to_string()),
+            Err(rejection) => State::Bad(rejection.to_string()),
+        })
+    }
+
     /// Publishes until every line is confirmed or bad, or the broker was away for too long.
     async fn publish(producer: &Producer, lines: Vec<Line>) -> Self {
-        let state = |content| match content {
-            Content::Whole(bytes) => State::Waiting(Serialized::new(bytes)),
-            Content::TooLong => State::Bad(format!("the line has more than {} bytes", lines::LINE_BYTES_MAX)),
-        };
-        let lines = lines
-            .into_iter()
-            .map(|line| (line.number, state(line.content)))
-            .collect();
-        let mut batch = Self { lines, stopped: None };
+        let mut batch = Self::new(lines, |bytes| State::Waiting(Serialized::new(bytes)));
         let deadline = Instant::now() + RETRY_FOR;
         let mut failures = 0;
         while let Some(stopped) = batch.attempt(producer).await {
@@ -332,8 +347,12 @@ impl Batch {
         output::lines(ids).map_err(|output::Closed(error)| {
             let undone = self.stopped.as_ref().map(|stopped| stopped.line);
             let next = undone.or_else(|| Some(self.lines.last()?.0 + 1)).unwrap_or(1);
-            let go_on = arguments.go_on(next);
-            anyhow!("stopped before line {next}: the ids cannot be printed ({error}). {go_on}")
+            let rest = if arguments.dry_run {
+                "Nothing was published".to_owned()
+            } else {
+                arguments.go_on(next)
+            };
+            anyhow!("stopped before line {next}: the ids cannot be printed ({error}). {rest}")
         })?;
         Ok(count)
     }

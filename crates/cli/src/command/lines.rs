@@ -1,7 +1,8 @@
 //! Lines of any input, in bounded memory.
 
-use std::io;
+use std::{io, path::Path};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use webhook::EVENT_BYTES_MAX;
@@ -9,6 +10,17 @@ use webhook::EVENT_BYTES_MAX;
 /// The longest line that is kept, in bytes: a little more than an event may have, so that one that is just too large is
 /// told its size.
 pub(super) const LINE_BYTES_MAX: usize = EVENT_BYTES_MAX + 1024;
+
+/// The error for a longer line.
+pub(super) fn too_long() -> String {
+    format!("the line has more than {LINE_BYTES_MAX} bytes")
+}
+
+/// How many lines are worked on together.
+pub(super) const BATCH_LINES: usize = 256;
+/// Large lines make smaller batches.
+pub(super) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 const BUFFER_BYTES: usize = 1024 * 1024;
 
 /// A line that is not empty.
@@ -32,6 +44,32 @@ pub(super) enum Content {
 pub(super) struct Lines<R> {
     input: BufReader<R>,
     number: u64,
+}
+
+/// A file, or standard input.
+pub(super) struct Input {
+    pub(super) lines: Lines<Box<dyn AsyncRead + Send + Unpin>>,
+    /// The size of a regular file.
+    pub(super) bytes: Option<u64>,
+}
+
+impl Input {
+    /// Standard input for `-` or nothing.
+    pub(super) async fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
+            return Ok(Self {
+                lines: Lines::new(Box::new(tokio::io::stdin())),
+                bytes: None,
+            });
+        };
+        let named = || format!("cannot read {}", path.display());
+        let file = tokio::fs::File::open(path).await.with_context(named)?;
+        let metadata = file.metadata().await.with_context(named)?;
+        Ok(Self {
+            lines: Lines::new(Box::new(file)),
+            bytes: metadata.is_file().then_some(metadata.len()),
+        })
+    }
 }
 
 impl Line {
