@@ -65,6 +65,7 @@ pub(crate) struct Database {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Egress {
     allow: Vec<IpNet>,
+    pub(crate) allow_http: bool,
     pub(crate) attempt_timeout: Duration,
     idle_per_host_max: usize,
     idle_timeout: Duration,
@@ -285,6 +286,7 @@ fn egress(reader: &mut Reader) -> Egress {
     let list = "egress.root_certificates";
     Egress {
         allow: reader.read("egress.allow", value::networks, Vec::new),
+        allow_http: reader.read("egress.allow_http", value::boolean, || false),
         attempt_timeout: reader.read("egress.attempt_timeout", value::duration("100ms", "30s"), || {
             default.attempt_timeout
         }),
@@ -336,6 +338,7 @@ impl Egress {
         };
         Ok(egress::Config {
             allow: self.allow.clone(),
+            allow_http: self.allow_http,
             attempt_timeout: self.attempt_timeout,
             idle_per_host_max: self.idle_per_host_max,
             idle_timeout: self.idle_timeout,

@@ -56,6 +56,8 @@ type HttpClient = Client<ByMessages<HttpsConnector<ByBytes<HttpConnector<Resolve
 pub struct Config {
     /// Networks that may be reached although they are not public. None by default.
     pub allow: Vec<IpNet>,
+    /// Whether new endpoints may use http, which anyone on the network path can read and change. At the addresses in `allow` they may in any case.
+    pub allow_http: bool,
     /// How long one attempt may take in all: lookup, connection, TLS, request, response and its body. 30 s by default
     /// (CONTRACT, "Webhook timeouts").
     pub attempt_timeout: Duration,
@@ -174,6 +176,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             allow: Vec::new(),
+            allow_http: false,
             attempt_timeout: Duration::from_secs(30),
             idle_per_host_max: 512,
             idle_timeout: Duration::from_secs(20),
@@ -189,7 +192,7 @@ impl Egress {
     /// # Errors
     /// Each says what to install or set.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
-        let policy = Arc::new(Policy::new(config.allow.clone()));
+        let policy = Arc::new(Policy::new(config.allow.clone()).with_plain_http(config.allow_http));
         let resolver = Resolver::new(&config.name_servers, Arc::clone(&policy))?;
         let (verifier, certificates) = (tls::verifier(&config.root_certificates)?, Certificates::default());
         let tls = tls::client_config(
@@ -228,15 +231,16 @@ impl Egress {
     /// time after which name servers are given up.
     ///
     /// As in sending, one address that may be reached is enough. Name servers that do not answer are not held
-    /// against the URL: the name is judged again at every attempt, because it can lead elsewhere by then.
+    /// against an https URL: the name is judged again at every attempt, because it can lead elsewhere by then. http is
+    /// judged only here.
     ///
     /// # Errors
     /// Why it cannot be an endpoint, in words for whoever wants to register it.
     pub async fn check_endpoint(&self, url: &str) -> Result<Url, Refusal> {
         let url = self.policy.check_url(url)?;
-        if let Some(Host::Domain(host)) = url.host() {
-            match self.resolver.lookup(host).await {
-                Ok(_) => {}
+        let addresses = match url.host() {
+            Some(Host::Domain(host)) => match self.resolver.lookup(host).await {
+                Ok(addresses) => addresses,
                 Err(LookupError::NotFound) => {
                     return Err(Refusal::NameNotFound {
                         host: host.to_owned(),
@@ -245,9 +249,21 @@ impl Egress {
                 Err(LookupError::Refused(refusal)) => return Err(refusal),
                 Err(LookupError::Unanswered(error)) => {
                     debug!(host, %error, "an endpoint's name is not checked");
+                    let unanswered = |_| Refusal::PlainHttpUnanswered {
+                        host: host.to_owned(),
+                    };
+                    return self
+                        .policy
+                        .check_scheme(&url, &[])
+                        .map_err(unanswered)
+                        .map(|()| url);
                 }
-            }
-        }
+            },
+            Some(Host::Ipv4(address)) => vec![address.into()],
+            Some(Host::Ipv6(address)) => vec![address.into()],
+            None => Vec::new(),
+        };
+        self.policy.check_scheme(&url, &addresses)?;
         Ok(url)
     }
 

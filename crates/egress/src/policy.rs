@@ -15,10 +15,11 @@ const NAME_BYTES_MAX: usize = 253;
 /// The longest part of a DNS name, in bytes (RFC 1035 section 2.3.4).
 const LABEL_BYTES_MAX: usize = 63;
 
-/// Public addresses, and the networks that the operator allowed besides.
+/// Public addresses over https, and what the operator allowed besides.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     allowed: Vec<IpNet>,
+    plain_http: bool,
 }
 
 /// Why a URL or an address may not be used. The text is for whoever asked for it: it names what was refused, and the
@@ -41,10 +42,24 @@ pub enum Refusal {
         reason: url::ParseError,
     },
     /// Neither http nor https.
-    #[error("the scheme {scheme:?} is not supported; use https (or http)")]
+    #[error("the scheme {scheme:?} is not supported; use https")]
     BadScheme {
         /// The scheme, without the colon.
         scheme: String,
+    },
+    /// http, which anyone on the network path can read and change.
+    #[error(
+        "webhooks are sent over https, and this URL has http. To allow http, set `egress.allow_http = true` or \
+         MAGNETITE_EGRESS__ALLOW_HTTP=true; at addresses that `egress.allow` names it is allowed"
+    )]
+    PlainHttp,
+    /// An http URL, and its name servers do not tell whether it is at an address where that is allowed.
+    #[error(
+        "whether {host} may have http cannot be told, because its name servers do not answer; use https, or try again"
+    )]
+    PlainHttpUnanswered {
+        /// The name.
+        host: String,
     },
     /// `https://user:password@host`.
     #[error(
@@ -109,7 +124,35 @@ pub enum Refusal {
 impl Policy {
     /// Public addresses, and the given networks. An IPv4 network also covers its IPv4-mapped IPv6 addresses.
     pub fn new(allowed: Vec<IpNet>) -> Self {
-        Self { allowed }
+        Self {
+            allowed,
+            plain_http: false,
+        }
+    }
+
+    /// Whether new endpoints may use http at public addresses, too.
+    #[must_use]
+    pub fn with_plain_http(self, plain_http: bool) -> Self {
+        Self { plain_http, ..self }
+    }
+
+    /// Whether a new endpoint's URL, which leads to these addresses, may have its scheme.
+    ///
+    /// # Errors
+    /// [`Refusal::PlainHttp`].
+    pub(crate) fn check_scheme(&self, url: &Url, addresses: &[IpAddr]) -> Result<(), Refusal> {
+        let is_allowed = |address: &IpAddr| self.is_allowed(address.to_canonical());
+        let is_local = !addresses.is_empty() && addresses.iter().all(is_allowed);
+        if url.scheme() == "https" || self.plain_http || is_local {
+            Ok(())
+        } else {
+            Err(Refusal::PlainHttp)
+        }
+    }
+
+    /// Whether the operator has named it.
+    fn is_allowed(&self, address: IpAddr) -> bool {
+        self.allowed.iter().any(|network| network.contains(&address))
     }
 
     /// Parses a URL and judges all that can be judged without a name server: length, scheme, user info, host, port,
@@ -167,7 +210,7 @@ impl Policy {
         let Some(special) = address::special(address) else {
             return Ok(());
         };
-        if !self.allowed.iter().any(|network| network.contains(&address)) {
+        if !self.is_allowed(address) {
             let allowance = special.allowance(address);
             let Special { class, network } = special;
             return Err(Refusal::Address {
@@ -191,6 +234,7 @@ impl Refusal {
             Self::Address { .. } | Self::Resolved { .. } => {
                 "the URL leads to an address that is not public, and webhooks are sent to public addresses only".to_owned()
             }
+            Self::PlainHttp => "webhooks are sent over https, and this URL has http".to_owned(),
             other => other.to_string(),
         }
     }

@@ -251,7 +251,8 @@ async fn a_name_that_was_public_at_creation_is_not_connected_to_once_it_leads_in
         }))
     })
     .await;
-    let installation = installation("ssrf-rebind", "", &names).await;
+    let mut installation = installation("ssrf-rebind", "", &names).await;
+    installation.set("MAGNETITE_EGRESS__ALLOW_HTTP", "true");
     let listening = Neighbours::listen("127.0.0.1", &["::1"]).await;
     let urls = REBOUND.map(|(name, ..)| format!("http://{name}:{}/hook", listening.address.port()));
     let mut ids = Vec::new();

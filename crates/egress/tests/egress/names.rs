@@ -226,6 +226,49 @@ async fn only_the_addresses_that_passed_are_connected_to() {
 }
 
 #[tokio::test]
+async fn http_is_for_names_that_lead_to_allowed_addresses_and_to_no_others() {
+    for (list, is_allowed) in [
+        (&["127.0.0.1"][..], true),
+        (&["127.0.0.1", "127.0.0.2"], true),
+        (&["127.0.0.1", "93.184.216.34"], false),
+        (&["93.184.216.34"], false),
+    ] {
+        let addresses = ips(list);
+        let names = NameServer::start(move |_, _| Reply::Addresses(addresses.clone())).await;
+        let egress = names.egress();
+        let plain = egress.check_endpoint("http://hooks.example.com/").await;
+        match plain {
+            Ok(_) => assert!(is_allowed, "{list:?}"),
+            Err(refusal) => assert!(
+                !is_allowed && refusal == Refusal::PlainHttp,
+                "{list:?}: {refusal}"
+            ),
+        }
+        egress
+            .check_endpoint("https://hooks.example.com/")
+            .await
+            .expect("https is for all");
+    }
+    let names = NameServer::start(|_, _| Reply::ServerFailure).await;
+    let unanswered = names.egress().check_endpoint("http://hooks.example.com/").await;
+    assert!(
+        matches!(&unanswered, Err(Refusal::PlainHttpUnanswered { host }) if host == "hooks.example.com"),
+        "{unanswered:?}"
+    );
+    for (url, is_allowed) in [
+        ("http://127.0.0.1/", true),
+        ("http://[::ffff:127.0.0.1]/", true),
+        ("http://93.184.216.34/", false),
+    ] {
+        assert_eq!(
+            names.egress().check_endpoint(url).await.is_ok(),
+            is_allowed,
+            "{url}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_changes_its_mind_is_judged_again() {
     let names = NameServer::start(|_, asked| {
         // Two questions are one lookup: A and AAAA.

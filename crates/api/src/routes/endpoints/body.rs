@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct CreateEndpoint {
-    /// Where events are delivered: https, or http, at a public address; no user, no fragment.
+    /// Where events are delivered: https, at a public address; no user, no fragment.
     #[schema(
         format = "uri",
         min_length = 1,

@@ -1,12 +1,16 @@
 //! The database: there, with the tables of this version, and with secrets that open.
 
 use broker::Mark;
-use store::{SchemaState, Store};
+use egress::Refusal;
+use futures_util::{StreamExt as _, stream};
+use runtime::display_chain;
+use store::{SchemaState, Snapshot, Store};
+use webhook::Endpoint;
 
 use crate::{configuration::Configuration, database, moment, output};
 
 use super::{
-    super::{checked::Check, claim, rejected},
+    super::{checked::Check, claim, rejected, role},
     Report, role_checks,
 };
 
@@ -31,7 +35,11 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
             report.add(&Check::ok(WHAT, schema.server))?;
             report.add(&schema_check(&schema.state))?;
             if schema.state == SchemaState::UpToDate {
-                report.add(&secrets_check(&store).await)?;
+                let registry = store.load_registry().await;
+                report.add(&secrets_check(&registry))?;
+                if let Ok(Snapshot { endpoints, .. }) = &registry {
+                    report.add(&plain_http_check(configuration, endpoints).await)?;
+                }
                 report.add(&rejected_check(&store).await)?;
                 report.add(&retention_check(&store).await)?;
                 report.add(&installation_check(configuration, &store).await)?;
@@ -55,10 +63,50 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
     Ok(())
 }
 
+/// Warns about endpoints whose http URL could not be registered today.
+async fn plain_http_check(configuration: &Configuration, endpoints: &[Endpoint]) -> Check {
+    const WHAT: &str = "https";
+    const FIX: &str =
+        "ask their customers for an https URL, or set egress.allow_http if http is meant to be used";
+    const AT_ONCE: usize = 20;
+    const NAMED_MAX: usize = 20;
+    if configuration.egress.allow_http {
+        return Check::ok(WHAT, "not checked: egress.allow_http is set");
+    }
+    let egress = match role::egress(configuration) {
+        Ok(egress) => egress,
+        Err(error) => return Check::fail(WHAT, format!("{error:#}"), "correct what is named"),
+    };
+    let plain = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.url.starts_with("http:"));
+    let judged =
+        plain.map(async |endpoint| (endpoint.id.as_str(), egress.check_endpoint(&endpoint.url).await));
+    let refused =
+        stream::iter(judged)
+            .buffer_unordered(AT_ONCE)
+            .filter_map(async |(id, judged)| match judged {
+                Err(Refusal::PlainHttp) => Some(id),
+                _ => None,
+            });
+    let mut named: Vec<_> = refused.collect().await;
+    if named.is_empty() {
+        return Check::ok(WHAT, "no endpoint has http, except at addresses in egress.allow");
+    }
+    named.sort_unstable();
+    let more = named.len().saturating_sub(NAMED_MAX);
+    named.truncate(NAMED_MAX);
+    let mut detail = format!("endpoints with http: {}", named.join(", "));
+    if more > 0 {
+        detail.push_str(&format!(", and {more} more"));
+    }
+    Check::warn(WHAT, detail, FIX)
+}
+
 /// As a worker begins.
-async fn secrets_check(store: &Store) -> Check {
+fn secrets_check(registry: &Result<Snapshot, store::Error>) -> Check {
     const WHAT: &str = "secrets";
-    match store.load_registry().await {
+    match registry {
         Ok(loaded) if loaded.unreadable.is_empty() => Check::ok(
             WHAT,
             format!("those of {} endpoints open", loaded.endpoints.len()),
@@ -73,7 +121,7 @@ async fn secrets_check(store: &Store) -> Check {
             Check::fail(WHAT, format!("cannot be read: {}", ids.join(", ")), fix)
         }
         Err(error) => {
-            let detail = format!("{:#}", anyhow::Error::from(error));
+            let detail = display_chain(error);
             Check::fail(WHAT, detail, "add the key to secrets.keys, in every process")
         }
     }

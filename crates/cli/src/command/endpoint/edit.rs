@@ -23,7 +23,7 @@ pub(super) struct Create {
     /// Whose events are delivered
     #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
     org: String,
-    /// Where to: https, or http
+    /// The URL that events are delivered to, with https
     #[arg(long)]
     url: String,
     /// Deliver only this project's events
