@@ -330,6 +330,7 @@ start_node() {
         # A process that was killed a moment ago may hold its sockets a little longer than its process id.
         if ! within 10 is_silent "$amqp_port"; then die "port $amqp_port of $dir is taken by another process: end that, or: $0 remove $dir"; fi
         start_epmd
+        rm -f -- "$dir/running"
         detach broker "$scripts/rabbitmq-server"
     fi
     within "$START_SECONDS_MAX" answers_or_ended || die "no AMQP on 127.0.0.1:$amqp_port after ${START_SECONDS_MAX} s: see $files/log and $files/broker.out"
@@ -499,8 +500,15 @@ ctl() {
     shift
     load
     if [[ $kind == docker ]]; then exec docker exec "$(container)" rabbitmqctl "$@"; fi
+    # A node listens seconds before it takes every command.
+    if [[ ! -e $dir/running ]]; then
+        within "$START_SECONDS_MAX" is_running || die "RabbitMQ listens and does not go on: see $files/log and $files/broker.out"
+        : >"$dir/running"
+    fi
     in_node "$(server_scripts "$root")/rabbitmqctl" "$@"
 }
+
+is_running() { [[ $( (in_node "$(server_scripts "$root")/rabbitmqctl" --quiet eval 'rabbit:is_running().') 2>/dev/null) == true ]]; }
 
 show_log() {
     dir=$(absolute "$1") || die "$1 does not exist"

@@ -67,8 +67,8 @@ pub use script::root;
 pub use shifted::ShiftedClock;
 pub use traced::{Socket, Trace};
 
-/// How long a test waits for what happens at once or every few seconds. No bar: what has to be quick is measured. A machine whose disk
-/// or whose processor stands still for half a minute makes no test fail.
+/// How long a test waits for what happens at once or every few seconds. This is no limit on speed, which tests measure where it matters: a
+/// machine that stands still for half a minute makes no test fail.
 pub const SOON: Duration = Duration::from_secs(90);
 
 /// Polls `condition` until it holds.

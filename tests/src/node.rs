@@ -129,9 +129,7 @@ impl Node {
     pub async fn ctl(&self, arguments: &[&str]) -> String {
         SCRIPT.run("ctl", self.directory.path(), arguments).await
     }
-}
 
-impl Node {
     /// Prints what the node itself has logged last: why a test failed may be told there.
     #[allow(clippy::print_stderr, reason = "it is shown with what the test has logged")]
     fn print_log(&self) {
@@ -139,11 +137,7 @@ impl Node {
         let log = SCRIPT.run_last("log", self.directory.path());
         let lines: Vec<_> = log.lines().collect();
         let last = &lines[lines.len().saturating_sub(LINES_MAX)..];
-        eprintln!(
-            "the last that node {} has logged:\n{}",
-            self.name,
-            last.join("\n")
-        );
+        eprintln!("the last log lines of node {}:\n{}", self.name, last.join("\n"));
     }
 }
 

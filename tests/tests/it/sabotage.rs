@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use e2e::{
-    Answer, Audit, Installation, Load, Node, Raw, RawMessage, Receiver, Role, SOON, ShiftedClock, chance,
-    event, report, scaled, wait_for, wait_until,
+    Answer, Audit, Installation, Load, Node, Raw, RawMessage, Receiver, Role, SOON, ShiftedClock, SmallDisk,
+    chance, event, report, scaled, wait_for, wait_until,
 };
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
@@ -17,6 +17,8 @@ const DELAY_MS: u64 = 600_000;
 const PER_SECOND: u32 = 40;
 /// So many rounds share a node.
 const AT_ONCE: usize = 3;
+/// Room for more than a round writes.
+const DISK_KIB: u32 = 64 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
@@ -38,13 +40,14 @@ enum Act {
     JournalDropsItsHead,
     RecordsDropped,
     DatabaseLocked,
+    DatabaseFull,
     UnreadableMessage,
     NoEvent,
     ClockAhead,
     OtherDatabase,
 }
 
-const ACTS: [Act; 20] = [
+const ACTS: [Act; 21] = [
     Act::Nothing,
     Act::WorkerKilled,
     Act::RecorderKilled,
@@ -61,6 +64,7 @@ const ACTS: [Act; 20] = [
     Act::JournalDropsItsHead,
     Act::RecordsDropped,
     Act::DatabaseLocked,
+    Act::DatabaseFull,
     Act::UnreadableMessage,
     Act::NoEvent,
     Act::ClockAhead,
@@ -87,7 +91,7 @@ impl Act {
             Self::JournalPurged | Self::RecordsDropped => &["gap", "lost_batches"],
             Self::RetriesUnbound | Self::EventsUnbound => &["bindings", MENDED],
             Self::MessagesExpire | Self::JournalDropsItsHead => &["policies"],
-            Self::DatabaseLocked => &[UNKNOWN],
+            Self::DatabaseLocked | Self::DatabaseFull => &[UNKNOWN],
             Self::UnreadableMessage => &["unreadable"],
             Self::NoEvent => &[REJECTED],
             Self::ClockAhead => &["clocks", "retention"],
@@ -149,12 +153,20 @@ struct Scene<'a> {
     recorder: Option<Role>,
     /// Ends with the round.
     lock: Option<SqliteConnection>,
+    /// Where the database is, if it is to be full.
+    disk: Option<SmallDisk>,
 }
 
 impl<'a> Scene<'a> {
-    async fn new(node: &'a Node, number: usize) -> Self {
-        let installation =
+    async fn new(node: &'a Node, number: usize, act: Act) -> Self {
+        let mut installation =
             Installation::with(&format!("sabotage-{number}"), node.url(), &[DELAY_MS], &[]).await;
+        let mut disk = None;
+        if act == Act::DatabaseFull {
+            let small = SmallDisk::mount(&installation.directory().join("disk"), DISK_KIB).await;
+            installation.move_database_to(&small).await;
+            disk = Some(small);
+        }
         let well = Receiver::ok().await;
         installation.endpoint("org_1", &well.url()).await;
         // One of its own for every round, so that no other round is in its way.
@@ -168,6 +180,7 @@ impl<'a> Scene<'a> {
             worker: Some(worker),
             recorder: Some(recorder),
             lock: None,
+            disk,
         }
     }
 
@@ -302,6 +315,18 @@ impl<'a> Scene<'a> {
                 self.lock = Some(lock);
                 self.deliveries_go_on().await;
             }
+            Act::DatabaseFull => {
+                self.disk.as_ref().unwrap().fill();
+                wait_for("the recorder has no room", SOON, || async {
+                    let ready = self.recorder().get("/readyz").await.unwrap();
+                    if ready.starts_with("HTTP/1.1 503") && ready.contains("full") {
+                        Ok(())
+                    } else {
+                        Err(ready)
+                    }
+                })
+                .await;
+            }
             Act::UnreadableMessage => {
                 let unreadable = RawMessage::unreadable(0, event("org_1", "odd"));
                 self.raw().await.publish(&unreadable).await.unwrap();
@@ -388,7 +413,7 @@ fn name(line: &Value) -> String {
 }
 
 async fn round(node: &Node, number: usize, act: Act) {
-    let mut scene = Scene::new(node, number).await;
+    let mut scene = Scene::new(node, number, act).await;
     let load = Load::start(&scene.installation, "org_1", PER_SECOND);
     wait_until("events flow", SOON, || scene.well.accepted() > 20).await;
     let before = scene.answers().await;

@@ -270,7 +270,7 @@ mod tests {
 
     fn event(id: &str, organization: &str) -> Record {
         let body = format!(
-            r#"{{"event":"lead.completed","timestamp":1,"organization_id":"{organization}","project_id":"p","lead_id":"l","data":{{}}}}"#
+            r#"{{"event":"lead.completed","timestamp":1703123456789,"organization_id":"{organization}","project_id":"p","lead_id":"l","data":{{}}}}"#
         );
         Record::Event(EventRecord {
             event: Arc::new(Event::from_message(Some(id), None, Bytes::from(body)).unwrap()),
