@@ -22,6 +22,12 @@ const MAX_MS: f64 = 1000.0;
 /// How late a retry is.
 const LATE_P99_MAX_MS: f64 = 100.0;
 
+/// Of so many percent of the events the bars are. A hundredth of the long form is three seconds, in the short one a tenth of one: there, a
+/// machine that stands still for half a second fails nothing, unless something takes longer than [`MAX_MS`].
+fn usual_percent() -> f64 {
+    scaled(95.0, 99.0)
+}
+
 /// Measures under load: nothing else runs beside it.
 mod alone {
     use super::*;
@@ -104,14 +110,16 @@ impl Measured {
                  {alone_p99:.1} ms, max {alone_max:.1} ms"
             ),
         );
-        let p99_max = scaled(P99_SHORT_MAX_MS + alone_p99, P99_MAX_MS);
-        let late_p99_max = scaled(P99_SHORT_MAX_MS + alone_p99, LATE_P99_MAX_MS);
+        let usual = percentile(&mut self.latencies, usual_percent());
+        let usual_max = scaled(P99_SHORT_MAX_MS + alone_p99, P99_MAX_MS);
+        let late = percentile(&mut self.latenesses, usual_percent());
+        let late_max = scaled(P99_SHORT_MAX_MS + alone_p99, LATE_P99_MAX_MS);
         let most = MAX_MS + scaled(alone_max, 0.0);
-        assert!(p99 <= p99_max, "p99 {p99:.1} ms, at most {p99_max:.1} ms");
+        assert!(usual <= usual_max, "{usual:.1} ms, at most {usual_max:.1} ms");
         assert!(max <= most, "max {max:.1} ms, at most {most:.1} ms");
         assert!(
-            late_p99 <= late_p99_max,
-            "retries are late by p99 {late_p99:.1} ms, at most {late_p99_max:.1} ms"
+            late <= late_max,
+            "retries are late by {late:.1} ms, at most {late_max:.1} ms"
         );
     }
 }
