@@ -508,7 +508,12 @@ ctl() {
     in_node "$(server_scripts "$root")/rabbitmqctl" "$@"
 }
 
-is_running() { [[ $( (in_node "$(server_scripts "$root")/rabbitmqctl" --quiet eval 'rabbit:is_running().') 2>/dev/null) == true ]]; }
+# Leaves standard input to the command that waits for it.
+is_running() {
+    local answer
+    answer=$( (in_node "$(server_scripts "$root")/rabbitmqctl" --quiet eval 'rabbit:is_running().') </dev/null 2>/dev/null) || return
+    [[ $answer == true ]]
+}
 
 show_log() {
     dir=$(absolute "$1") || die "$1 does not exist"

@@ -139,6 +139,7 @@ async fn a_customers_broken_name_servers_are_charged_to_that_customer_alone() {
     .await;
     let mut installation = Installation::with_delays("one-name", &[100, 200]).await;
     installation.set("MAGNETITE_EGRESS__NAME_SERVERS", &names.address().to_string());
+    installation.set("MAGNETITE_EGRESS__ALLOW_HTTP", "true");
     let receiver = Receiver::ok().await;
     for name in ["good.example", "broken.example"] {
         let url = receiver.url().replace("127.0.0.1", name);
@@ -179,6 +180,7 @@ async fn what_our_faults_hold_up_for_too_long_is_dead_uncharged_and_can_be_sent_
     .await;
     let mut installation = Installation::with_delays("fault-age", &[200, 400]).await;
     installation.set("MAGNETITE_EGRESS__NAME_SERVERS", &names.address().to_string());
+    installation.set("MAGNETITE_EGRESS__ALLOW_HTTP", "true");
     installation.set("MAGNETITE_DEFER__FAULT_AGE_MAX", "1s");
     let receiver = Receiver::ok().await;
     let url = receiver.url().replace("127.0.0.1", "customer.example");
