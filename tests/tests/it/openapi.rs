@@ -193,7 +193,7 @@ async fn a_generated_client_registers_publishes_and_sends_again() {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/use_client.py");
         let output = tool("MAGNETITE_TEST_PYTHON")
             .arg(script)
-            .args([&api.url().to_owned(), &key, action, argument])
+            .args([api.url(), &key, action, argument])
             .env("PYTHONPATH", &directory)
             .output()
             .await

@@ -48,7 +48,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         for line in batch {
             all += 1;
             let errors = match line.content {
-                Content::Whole(bytes) => schemas.errors(bytes),
+                Content::Whole(bytes) => schemas.errors(&bytes),
                 Content::TooLong => vec![lines::too_long()],
             };
             if errors.is_empty() {
@@ -106,14 +106,14 @@ impl Schemas {
     }
 
     /// All that is wrong with an event, or nothing.
-    fn errors(&self, body: Bytes) -> Vec<String> {
+    fn errors(&self, body: &Bytes) -> Vec<String> {
         let fields = match id(None, body.clone()) {
             Ok(_) => Vec::new(),
             Err(Rejection::Fields(fields)) => fields,
             Err(rejection) => return vec![rejection.to_string()],
         };
         let mut errors: Vec<_> = fields.iter().map(ToString::to_string).collect();
-        match serde_json::from_slice::<Value>(&body) {
+        match serde_json::from_slice::<Value>(body) {
             Ok(event) if fields.iter().all(|wrong| wrong.field() != "data") => {
                 errors.extend(self.errors_of_data(&event));
             }
@@ -151,11 +151,11 @@ mod tests {
         let schemas = Schemas::new();
         for event_type in EventType::ALL {
             let body = example(event_type).to_string();
-            assert_eq!(schemas.errors(body.into()), Vec::<String>::new(), "{event_type}");
+            assert_eq!(schemas.errors(&body.into()), Vec::<String>::new(), "{event_type}");
         }
         let mut event = example(EventType::LeadCompleted);
         event["data"] = serde_json::json!({ "lead_id": 7, "status": "done" });
-        let errors = schemas.errors(event.to_string().into());
+        let errors = schemas.errors(&event.to_string().into());
         assert!(errors.len() >= 3, "{errors:?}");
         for word in ["/data/lead_id", "/data/status", "completed_at"] {
             assert!(

@@ -96,10 +96,11 @@ async fn plain_http_check(configuration: &Configuration, endpoints: &[Endpoint])
     named.sort_unstable();
     let more = named.len().saturating_sub(NAMED_MAX);
     named.truncate(NAMED_MAX);
-    let mut detail = format!("endpoints with http: {}", named.join(", "));
-    if more > 0 {
-        detail.push_str(&format!(", and {more} more"));
-    }
+    let more = match more {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let detail = format!("endpoints with http: {}{more}", named.join(", "));
     Check::warn(WHAT, detail, FIX)
 }
 
