@@ -1,6 +1,6 @@
 //! What the journal says, asked as an operator asks.
 
-use std::time::Duration;
+use std::{process::Output, time::Duration};
 
 use serde_json::Value;
 
@@ -58,14 +58,15 @@ impl Installation {
             .collect()
     }
 
+    /// Runs `magnetite doctor`: its checks.
+    pub async fn doctor(&self) -> Vec<Value> {
+        objects(&self.cli(&["doctor", "--json"]).await)
+    }
+
     /// Runs `magnetite audit`, over all time.
     pub async fn audit(&self) -> Audit {
         let output = self.cli(&["audit", "--since", "30d", "--json"]).await;
-        let stdout = String::from_utf8(output.stdout).unwrap();
-        let lines: Vec<Value> = stdout
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
+        let lines = objects(&output);
         assert!(!lines.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
         Audit {
             balances: output.status.success(),
@@ -99,4 +100,11 @@ impl Installation {
         })
         .await
     }
+}
+
+/// What a command has printed, an object a line.
+fn objects(output: &Output) -> Vec<Value> {
+    let stdout = std::str::from_utf8(&output.stdout).unwrap();
+    let lines = stdout.lines();
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -99,11 +99,7 @@ async fn endpoints_with_http_are_registered_only_where_it_is_allowed_and_named_e
             .await;
     }
     let https = async |installation: &Installation| {
-        let doctor = installation.cli(&["doctor", "--json"]).await;
-        let lines = String::from_utf8(doctor.stdout).unwrap();
-        let checks = lines
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let checks = installation.doctor().await;
         checks
             .into_iter()
             .find(|check| check["check"] == "https")

@@ -198,15 +198,9 @@ impl<'a> Scene<'a> {
 
     async fn answers(&self) -> Answers {
         let audit = self.installation.audit().await;
-        let doctor = self.installation.cli(&["doctor", "--json"]).await;
-        let lines = String::from_utf8(doctor.stdout).unwrap();
-        let checks = lines
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        Answers {
-            audit,
-            doctor: checks.filter(|check| check["outcome"] != "ok").collect(),
-        }
+        let mut doctor = self.installation.doctor().await;
+        doctor.retain(|check| check["outcome"] != "ok");
+        Answers { audit, doctor }
     }
 
     async fn database(&self) -> SqliteConnection {

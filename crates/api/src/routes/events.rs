@@ -172,9 +172,9 @@ fn batch(body: &Bytes, caller: &Caller) -> Result<Vec<Bytes>, Problem> {
     if !(1..=BATCH_MAX).contains(&events.len()) {
         return Err(Problem::field("", format!("expected 1 to {BATCH_MAX} events")));
     }
-    let (mut errors, mut foreign) = (Vec::new(), None);
+    let (mut errors, mut foreign, now_ms) = (Vec::new(), None, now_ms());
     for (index, event) in events.iter().enumerate() {
-        match Envelope::entering(event.get().as_bytes(), now_ms()) {
+        match Envelope::entering(event.get().as_bytes(), now_ms) {
             Ok(envelope) => foreign = foreign.or(of_caller(&envelope, caller).err()),
             Err(rejection) => errors.extend(field_errors(&rejection, &format!("/{index}"))),
         }

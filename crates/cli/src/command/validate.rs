@@ -163,5 +163,22 @@ mod tests {
                 "{word}: {errors:?}"
             );
         }
+        // Of the fields as well as of the data.
+        event["timestamp"] = 1_703_123_456.into();
+        let all = schemas.errors(&event.to_string().into());
+        assert_eq!(all.len(), errors.len() + 1, "{all:?}");
+    }
+
+    #[test]
+    fn an_event_whose_json_has_no_value_here_is_told_and_ends_nothing() {
+        let schemas = Schemas::new();
+        let good = example(EventType::LeadCompleted).to_string();
+        let deep = format!("{}1{}", "[".repeat(126), "]".repeat(126));
+        for odd in ["1e400", "\"\\ud800\"", &deep] {
+            let body = good.replacen("\"data\":{", &format!("\"data\":{{\"odd\":{odd},"), 1);
+            let errors = schemas.errors(&body.into());
+            assert_eq!(errors.len(), 1, "{odd}: {errors:?}");
+            assert!(errors[0].contains("cannot be compared"), "{odd}: {errors:?}");
+        }
     }
 }

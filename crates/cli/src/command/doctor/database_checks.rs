@@ -51,7 +51,7 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
             report.add(&Check::fail(WHAT, error.to_string(), fix))?;
         }
         Err(error) => {
-            let detail = format!("{:#}", anyhow::Error::from(error));
+            let detail = display_chain(&error);
             report.add(&Check::fail(
                 WHAT,
                 detail,
@@ -140,11 +140,7 @@ async fn rejected_check(store: &Store) -> Check {
             format!("messages in quarantine: {}", rejected::by_reason(&counts)),
             FIX,
         ),
-        Err(error) => Check::fail(
-            WHAT,
-            format!("{:#}", anyhow::Error::from(error)),
-            "see the database's log",
-        ),
+        Err(error) => Check::fail(WHAT, display_chain(&error), "see the database's log"),
     }
 }
 
@@ -168,7 +164,7 @@ async fn retention_check(store: &Store) -> Check {
             Check::fail(WHAT, stops.join("; "), FIX)
         }
         Err(error) => {
-            let detail = format!("{:#}", anyhow::Error::from(error));
+            let detail = display_chain(&error);
             Check::fail(WHAT, detail, "see what the database says, and its log")
         }
     }
