@@ -85,7 +85,7 @@ load() {
 create() {
     local ports chroot=${MAGNETITE_RABBITMQ_ROOT:-}
     [[ -z $chroot ]] || chroot=$(absolute "$chroot") || die "MAGNETITE_RABBITMQ_ROOT: no directory $MAGNETITE_RABBITMQ_ROOT"
-    ports="$(amqp_port) $(free_ports 2)"
+    ports="$(free_ports 1 "$MANAGEMENT_ABOVE") $(free_ports 2)"
     # shellcheck disable=SC2086 # three words
     note "$1" "$chroot" $ports
 }
@@ -93,7 +93,7 @@ create() {
 # create_beside OTHER: the same for a node that joins OTHER's cluster: it runs the same RabbitMQ and shares the epmd.
 create_beside() {
     local ports
-    ports="$(amqp_port) $(free_ports 1)"
+    ports="$(free_ports 1 "$MANAGEMENT_ABOVE") $(free_ports 1)"
     # shellcheck disable=SC2086 # two words
     note node "$(noted root "$1")" $ports "$(noted epmd_port "$1")"
 }
@@ -109,33 +109,8 @@ note() {
     mv "$dir/node.new" "$dir/node"
 }
 
-# amqp_port: a free port whose port for management is free as well.
-amqp_port() { free_ports 1 "$MANAGEMENT_ABOVE"; }
-
-# free_ports COUNT [ABOVE]: ports that the kernel lets us bind now, on one line; so far above each is another, if ABOVE is given.
-# From below the range it gives to outgoing connections: a client that reconnects to a port of that range while the
-# broker is down can be given the same port as its source, be connected to itself, and keep the broker from starting.
-free_ports() {
-    perl -MSocket -e '
-        my ($count, $above, $low) = @ARGV;
-        my ($from, $to) = $low >= 4096 ? ($low / 2, $low) : (20000, 60000);
-        # If there is room, the port above is no outgoing one either.
-        $to -= $above if $to - $from > $above + 1000;
-        my %held;
-        sub bound {
-            socket(my $socket, PF_INET, SOCK_STREAM, 0) or die "socket: $!";
-            return bind($socket, sockaddr_in($_[0], INADDR_ANY)) && $socket;
-        }
-        for (1 .. 10000) {
-            last if keys %held == $count;
-            my $port = int($from + rand($to - $from));
-            next if $held{$port} or not my $socket = bound($port);
-            $held{$port} = $socket if not $above or bound($port + $above);
-        }
-        die "no free TCP ports in $from..$to\n" if keys %held < $count;
-        print join(" ", keys %held), "\n";
-    ' "$1" "${2:-0}" "$(cut -f 1 /proc/sys/net/ipv4/ip_local_port_range 2>/dev/null || echo 32768)"
-}
+# free_ports COUNT [ABOVE]
+free_ports() { "$(dirname -- "${BASH_SOURCE[0]}")/free-ports.sh" "$@"; }
 
 print_url() { echo "amqp://guest:guest@127.0.0.1:$amqp_port/%2f"; }
 

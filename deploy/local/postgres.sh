@@ -9,6 +9,8 @@
 # machine can. PostgreSQL refuses to run as root: started by root, it runs as the user "postgres".
 set -euo pipefail
 
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+readonly here
 readonly WAIT_S=30
 readonly START_TRIES_MAX=5
 # Linux takes socket paths of at most 107 bytes; the socket's name takes up to 15.
@@ -48,19 +50,6 @@ install_programs() {
 
 as_server_user() {
     if [[ $EUID -eq 0 ]]; then runuser -u postgres -- "$@"; else "$@"; fi
-}
-
-# Below the ports that Linux gives to connections: one of those could be taken while the server is stopped, even by a client
-# that tries to reach it. Somebody may take this one before PostgreSQL does: the caller tries again.
-free_port() {
-    perl -MIO::Socket::INET -e '
-        for (1 .. 100) {
-            my $port = 20000 + int(rand(12000));
-            next unless IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => $port);
-            print "$port\n";
-            exit;
-        }
-        die "no free port";'
 }
 
 is_running() { as_server_user "$bin/pg_ctl" status --pgdata="$dir/data" >/dev/null 2>&1; }
@@ -109,7 +98,7 @@ start() {
     if ! is_running; then
         local try port
         for ((try = 1; ; try++)); do
-            if ((try == 1)) && [[ -s $dir/port ]]; then port=$(<"$dir/port"); else port=$(free_port); fi
+            if ((try == 1)) && [[ -s $dir/port ]]; then port=$(<"$dir/port"); else port=$("$here/free-ports.sh" 1); fi
             if start_on "$port"; then break; fi
             ((try < START_TRIES_MAX)) || { tail -n 20 "$dir/server.log" >&2; die "PostgreSQL does not start"; }
         done

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Installation, Role, role::free_port};
+use crate::{Installation, Role, free_port};
 
 /// A running `magnetite api`.
 pub struct Api {

@@ -63,7 +63,7 @@ pub use raw::{Raw, RawMessage, long, short};
 pub use receiver::{Answer, Receipt, Receiver, Request};
 pub use role::{Role, memory_kib};
 pub use scale::{chance, is_long, report, scaled, seed};
-pub use script::root;
+pub use script::{free_port, root};
 pub use shifted::ShiftedClock;
 pub use traced::{Socket, Trace};
 

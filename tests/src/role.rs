@@ -15,7 +15,7 @@ use tokio::{
     process::{Child, ChildStderr, Command},
 };
 
-use crate::{SOON, wait_for};
+use crate::{SOON, free_port, wait_for};
 
 /// A running role; killed when dropped.
 pub struct Role {
@@ -164,13 +164,4 @@ fn copy(from: ChildStderr, log: &Path) {
             }
         }
     });
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }

@@ -37,6 +37,14 @@ impl Script {
     }
 }
 
+/// A free port, which no other test is given soon.
+pub fn free_port() -> u16 {
+    let script = root().join("deploy/local/free-ports.sh");
+    let output = std::process::Command::new(script).arg("1").output().unwrap();
+    let port = String::from_utf8_lossy(&output.stdout).trim().parse();
+    port.unwrap_or_else(|_| panic!("free-ports.sh: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
 /// The repository's directory.
 pub fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use e2e::{SOON, wait_for};
+use e2e::{SOON, free_port, wait_for};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::TcpStream,
@@ -70,14 +70,6 @@ pub(crate) const PROGRAMS: [Program; 5] = [
     },
 ];
 
-/// Ports that are this process's alone, also while nothing listens at them: Linux gives no port below 32768 to a connection, and
-/// no test that runs at the same time has one of these, nor has a broker of deploy/local/broker.sh (from 16384 on).
-fn ports() -> impl Iterator<Item = u16> {
-    const EACH: u16 = 16;
-    let first = 10_000 + (std::process::id() % 390) as u16 * EACH;
-    (first..first + EACH).filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-}
-
 /// Every program with either scheme, none of them running. Files of theirs are in `directory`.
 pub(crate) async fn receivers(directory: &Path) -> Vec<Receiver> {
     build_go(directory).await;
@@ -86,11 +78,10 @@ pub(crate) async fn receivers(directory: &Path) -> Vec<Receiver> {
         schemes.map(|scheme| (program, scheme))
     });
     pairs
-        .zip(ports())
-        .map(|((program, scheme), port)| Receiver {
+        .map(|(program, scheme)| Receiver {
             program,
             scheme,
-            port,
+            port: free_port(),
             directory: directory.to_owned(),
             children: Vec::new(),
             processed: Arc::default(),

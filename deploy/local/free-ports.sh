@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Ports for servers that are yet to start.
+#
+#   free-ports.sh COUNT [ABOVE]   print COUNT free TCP ports on one line; with ABOVE, the port so far above each is free as well
+#
+# Between this and a server's start nothing holds the port, nor while a server is stopped. So the ports go round: none is printed
+# again, to whichever process of this user, before more than 10000 others were. And they are below those that Linux gives to
+# outgoing connections: a client that tries to reach a stopped server could be given that server's port as its own.
+set -euo pipefail
+
+[[ $# -ge 1 ]] || { sed -n '4s/^# *//p' "$0" >&2; exit 2; }
+
+exec perl -MSocket -MFcntl=:flock,:seek -e '
+    my ($state, $connections, $count, $above) = @ARGV;
+    my $room = 10000;
+    # Where connections are given low ports as well, no range is free of them.
+    my $from = $connections > 2 * $room + 2000 ? $room : 2 * $room;
+    my $to = $connections > 2 * $room + 2000 ? $connections - $room : 50000;
+
+    open(my $file, "+>>", $state) or die "$state: $!\n";
+    flock($file, LOCK_EX) or die "$state: $!\n";
+    seek($file, 0, SEEK_SET);
+    my $port = <$file> // 0;
+
+    sub is_free {
+        socket(my $socket, PF_INET, SOCK_STREAM, 0) or die "socket: $!\n";
+        # As a server does, which connections of its predecessor do not keep from starting.
+        setsockopt($socket, SOL_SOCKET, SO_REUSEADDR, 1) or die "setsockopt: $!\n";
+        return bind($socket, sockaddr_in($_[0], INADDR_ANY)) && listen($socket, 1);
+    }
+
+    my @found;
+    for (1 .. $to - $from) {
+        $port = $port + 1 >= $from && $port + 1 < $to ? $port + 1 : $from;
+        next unless is_free($port) and (not $above or is_free($port + $above));
+        push @found, $port;
+        last if @found == $count;
+    }
+    die "no free TCP ports in $from..$to\n" if @found < $count;
+
+    truncate($file, 0) or die "$state: $!\n";
+    print $file $port;
+    print "@found\n";
+' "${TMPDIR:-/tmp}/magnetite-ports-$EUID" \
+    "$(cut -f 1 /proc/sys/net/ipv4/ip_local_port_range 2>/dev/null || echo 32768)" "$1" "${2:-0}"
