@@ -80,6 +80,14 @@ need_shellcheck() {
     command -v shellcheck >/dev/null || apt_install "no shellcheck" shellcheck
 }
 
+# tests/docs.sh runs what the documents tell readers to type.
+need_documents() {
+    local tool
+    for tool in curl jq openssl ip; do
+        command -v "$tool" >/dev/null || { apt_install "no $tool" curl jq openssl iproute2 && return; }
+    done
+}
+
 # tests/tests/it/ssrf.rs looks at what the program asks the kernel for.
 need_strace() {
     command -v strace >/dev/null || apt_install "no strace" strace
@@ -281,6 +289,7 @@ check_everything() {
     step scripts "shellcheck \$(git ls-files '*.sh' .ci/run)" check_scripts
     check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
     check build cargo build --workspace --all-targets --locked
+    check documents tests/docs.sh
     step servers "$(run_again --servers-only -- true)" start_servers
     # What failed is told once, at the end, without the frames below it: in CI that may be all that is kept.
     tested tests env RUST_BACKTRACE=0 cargo nextest run --workspace --locked --status-level slow --failure-output final
@@ -330,6 +339,7 @@ main() {
         check_selection "$@"
     else
         need_shellcheck
+        need_documents
         check_everything
     fi
     summary
