@@ -428,7 +428,11 @@ impl Egress {
         look: impl FnOnce(&Response<Incoming>),
     ) -> Result<Answer, Box<dyn Error + Send + Sync>> {
         let response = self.client.request(request).await;
-        let response = response.map_err(|error| or_flood(meter::flood_of(&error), error))?;
+        let response = response.map_err(|error| {
+            // An error in the first moments of a connection does not say which connection it was.
+            let flood = meter::flood_of(&error).or_else(progress::flood);
+            or_flood(flood, error)
+        })?;
         let meter = Meter::of(response.extensions());
         meter.restart();
         progress::answered(response.status().as_u16());
@@ -477,6 +481,8 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver, routes: Routes
         .pool_max_idle_per_host(config.idle_per_host_max)
         .pool_idle_timeout(config.idle_timeout)
         .http1_title_case_headers(true)
+        // nginx sends a header that has newlines in its configuration on several lines; RFC 9112, 5.2, has clients accept that.
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HTTP2_HEADERS_BYTES_MAX)

@@ -188,9 +188,11 @@ where
             progress::enter(Phase::Send);
             let (connected, mut extensions) = (stream.connected(), Extensions::new());
             connected.get_extras(&mut extensions);
+            let meter = Meter::of(&extensions);
+            progress::connected(&meter);
             Ok(TokioIo::new(Metered {
                 stream: TokioIo::new(stream),
-                meter: Meter::of(&extensions),
+                meter,
                 count: Count::messages(connected.is_negotiated_h2()),
             }))
         })

@@ -27,6 +27,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use webhook::Phase;
 
+use crate::meter::{Flood, Meter};
+
 tokio::task_local! {
     /// The attempt that the current task makes. A connection that the client finishes in the background, because
     /// another became free first, has none, and so cannot change the phase of the attempt that began it.
@@ -50,6 +52,8 @@ pub(crate) struct Progress {
     status: AtomicU16,
     /// `None` when it is not to be noted.
     taken: Option<OnceLock<Instant>>,
+    /// Of the connection that was opened for it, if one was.
+    meter: OnceLock<Meter>,
 }
 
 /// A request's body that marks the moment in which a connection takes it.
@@ -71,6 +75,7 @@ impl Progress {
             address,
             status: AtomicU16::new(0),
             taken: None,
+            meter: OnceLock::new(),
         }
     }
 
@@ -122,6 +127,19 @@ pub(crate) fn connecting(address: IpAddr) {
         let _ = progress.address.set(address);
         progress.enter(Phase::Connect);
     });
+}
+
+/// The current attempt, if there is one, has opened a connection with this meter.
+pub(crate) fn connected(meter: &Meter) {
+    let _ = CURRENT.try_with(|progress| {
+        let _ = progress.meter.set(meter.clone());
+    });
+}
+
+/// The limit that ended the connection which the current attempt has opened, if one did.
+pub(crate) fn flood() -> Option<Flood> {
+    let flood = CURRENT.try_with(|progress| progress.meter.get()?.flood());
+    flood.ok().flatten()
 }
 
 /// The current attempt, if there is one, has the headers of a response.

@@ -15,6 +15,14 @@ use webhook::{FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
 
 use crate::support::*;
 
+/// nginx sends a header on as many lines as its configuration has it on.
+#[tokio::test]
+async fn a_header_that_goes_on_on_the_next_line_is_taken() {
+    let folded = "HTTP/1.1 200 OK\r\nContent-Security-Policy: default-src 'self';\r\n  img-src *;\r\n\tscript-src 'none'\r\nContent-Length: 2\r\n\r\nok";
+    let answer = answer(&egress(), &responder(folded).await).await;
+    assert_eq!((answer.status, &answer.body[..]), (200, &b"ok"[..]));
+}
+
 #[tokio::test]
 async fn a_200_is_an_answer() {
     let url = responder("HTTP/1.1 200 OK\r\nRetry-After: 7\r\nContent-Length: 5\r\n\r\nhello").await;
