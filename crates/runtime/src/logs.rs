@@ -11,7 +11,7 @@ use std::{
     process,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread,
@@ -36,6 +36,8 @@ const VITAL_THREADS: [&str; 1] = ["lapin-io-loop"];
 const EXIT_PANICKED: i32 = 101;
 
 static LOGS: Mutex<Option<Logs>> = Mutex::new(None);
+/// Set at the end of the process, which does not wait for lines to gather.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 struct Logs {
     /// Dropping it writes what is queued.
@@ -98,6 +100,7 @@ pub fn lost() -> u64 {
 
 /// Writes what is queued, for at most 1.5 seconds. What is logged later is lost.
 pub fn end() {
+    ENDING.store(true, Ordering::Relaxed);
     let logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(Logs { guard, .. }) = logs {
         // The guard itself writes to standard error when that is stuck.
@@ -207,7 +210,9 @@ impl<W: Write> Write for Lines<W> {
 
     /// After the last line that was queued.
     fn flush(&mut self) -> io::Result<()> {
-        thread::park_timeout(GATHER);
+        if !ENDING.load(Ordering::Relaxed) {
+            thread::park_timeout(GATHER);
+        }
         Ok(())
     }
 }
