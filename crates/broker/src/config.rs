@@ -1,9 +1,9 @@
 //! Where the broker is and how long it may take.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use lapin::uri::{AMQPScheme, AMQPUri};
-use url::Url;
+use url::{Host, Url};
 
 /// How to reach the broker. Its `Debug` does not show the password.
 #[derive(Clone)]
@@ -27,13 +27,21 @@ pub struct Config {
 #[derive(Clone)]
 pub(crate) struct Node(AMQPUri);
 
-/// A broker URL that cannot be read.
+/// A broker URL that cannot be used. The text repeats nothing of it but the name of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0}; expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /, or several with commas \
-     between them"
-)]
-pub struct BadUrl(String);
+pub enum BadUrl {
+    /// It is not a URL of RabbitMQ.
+    #[error(
+        "expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /, or several with commas between \
+         them (a comma inside of one is %2C)"
+    )]
+    Malformed,
+    /// Its query has a parameter that would be ignored.
+    #[error(
+        "expected no parameter {0:?} after the ?: heartbeat (in seconds) and connection_timeout (in milliseconds) are known"
+    )]
+    UnknownParameter(String),
+}
 
 /// An address of the management API that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,6 +119,14 @@ impl Node {
     const HEARTBEAT_S: u16 = 10;
     /// The bound on connecting when the URL names none.
     const CONNECT_TIMEOUT_MS: u64 = 5_000;
+    /// What the query of a URL may set.
+    const PARAMETERS: [&'static str; 5] = [
+        "heartbeat",
+        "connection_timeout",
+        "frame_max",
+        "channel_max",
+        "auth_mechanism",
+    ];
     /// From the port of AMQP to that of the management API.
     const MANAGEMENT_ABOVE: u16 = 10_000;
 
@@ -132,7 +148,7 @@ impl Node {
             AMQPScheme::AMQPS => "https",
         };
         let port = authority.port.checked_add(Self::MANAGEMENT_ABOVE)?;
-        let mut url = Url::parse(&format!("{scheme}://{}:{port}", authority.host)).ok()?;
+        let mut url = Url::parse(&format!("{scheme}://{}:{port}", in_brackets(&authority.host))).ok()?;
         self.log_in_at(&mut url)?;
         Some(url)
     }
@@ -144,13 +160,12 @@ impl Node {
     }
 
     pub(crate) fn address(&self) -> String {
-        let authority = &self.0.authority;
-        format!(
-            "{}:{}/{}",
-            authority.host,
-            authority.port,
-            self.0.vhost.trim_start_matches('/')
-        )
+        let (authority, vhost) = (&self.0.authority, &self.0.vhost);
+        let (host, port) = (in_brackets(&authority.host), authority.port);
+        if vhost.is_empty() {
+            return format!("{host}:{port}/ (an empty vhost: the default one is written /%2f)");
+        }
+        format!("{host}:{port}/{}", vhost.trim_start_matches('/'))
     }
 }
 
@@ -158,12 +173,40 @@ impl FromStr for Node {
     type Err = BadUrl;
 
     fn from_str(url: &str) -> Result<Self, BadUrl> {
-        let mut uri: AMQPUri = url.parse().map_err(BadUrl)?;
+        let mut uri: AMQPUri = url.parse().map_err(|_| BadUrl::Malformed)?;
+        let url: Url = url.parse().map_err(|_| BadUrl::Malformed)?;
+        // lapin's parser takes an address of IPv6 for a missing host, which is localhost.
+        if let Some(Host::Ipv6(address)) = url.host() {
+            uri.authority.host = address.to_string();
+        }
+        let unknown = url
+            .query_pairs()
+            .find(|(name, _)| !Self::PARAMETERS.contains(&name.as_ref()));
+        if let Some((name, _)) = unknown {
+            // After a password with a bare question mark it is a part of that.
+            let is_name = !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+            return Err(if is_name {
+                BadUrl::UnknownParameter(name.into_owned())
+            } else {
+                BadUrl::Malformed
+            });
+        }
         uri.query.heartbeat.get_or_insert(Self::HEARTBEAT_S);
         uri.query
             .connection_timeout
             .get_or_insert(Self::CONNECT_TIMEOUT_MS);
         Ok(Self(uri))
+    }
+}
+
+/// A host as it stands in a URL.
+fn in_brackets(host: &str) -> String {
+    match host.parse() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        _ => host.to_owned(),
     }
 }
 
@@ -204,17 +247,58 @@ mod tests {
     fn what_is_no_amqp_url_is_refused_without_repeating_it() {
         for url in [
             "",
-            "http://me:s3cret@x/",
+            "http://me:s3cret@x/v",
             "mq:5672",
-            "amqp://me:s3cret@x:port/",
-            "amqp://me:s3cret@x/,",
-            "amqp://me:s3cret@x/,y",
-            "amqp://me:s3cret,s3cret@x/",
+            "amqp://me:s3cret@x:port/v",
+            "amqp://me:s3cret@x/v,",
+            "amqp://me:s3cret@x/v,y",
+            "amqp://me:s3cret,s3cret@x/v",
+            "amqp://me:s3cret@[::1/v",
+            "amqp://me:?s3cret@x/v",
+            "amqp://me:4711?s3cret@x/v",
         ] {
-            let error = Config::new(url, "magnetite").expect_err(url).to_string();
-            assert!(error.contains("amqp://user:password@host"), "{error}");
-            assert!(!error.contains("s3cret"), "{error}");
+            let error = Config::new(url, "magnetite").expect_err(url);
+            assert_eq!(error, BadUrl::Malformed, "{url}");
+            assert!(!error.to_string().contains("s3cret"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        let refused = |url| Config::new(url, "magnetite").unwrap_err();
+        for (url, name) in [
+            ("amqps://x/v?cacertfile=/ca.pem", "cacertfile"),
+            ("amqp://x/v?heartbeat=3&verify=s3cret", "verify"),
+            ("amqp://x/v?Heartbeat=3", "Heartbeat"),
+        ] {
+            let error = refused(url);
+            assert_eq!(error, BadUrl::UnknownParameter(name.to_owned()));
+            assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+    }
+
+    /// RabbitMQ has none: it was forgotten to write `%2f`.
+    #[test]
+    fn the_empty_vhost_is_not_shown_as_the_default_one() {
+        let address = |url| Config::new(url, "magnetite").unwrap().address();
+        assert_eq!(address("amqp://x/%2f"), "x:5672/");
+        assert_eq!(address("amqp://x"), "x:5672/");
+        assert_eq!(
+            address("amqp://x/"),
+            "x:5672/ (an empty vhost: the default one is written /%2f)"
+        );
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_a_host() {
+        let config = Config::new("amqp://me:p@[2001:db8::7]:5673/v,amqps://me:p@[::1]", "m").unwrap();
+        assert_eq!(config.address(), "[2001:db8::7]:5673/v, [::1]:5671/");
+        assert_eq!(config.nodes()[0].uri().authority.host, "2001:db8::7");
+        let management: Vec<_> = config.management().iter().map(Url::to_string).collect();
+        assert_eq!(
+            management,
+            ["http://me:p@[2001:db8::7]:15673/", "https://me:p@[::1]:15671/"]
+        );
     }
 
     #[test]

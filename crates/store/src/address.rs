@@ -56,6 +56,17 @@ fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
     let options = url
         .parse::<PgConnectOptions>()
         .map_err(|error| Error::BadPostgresUrl(error.into()))?;
+    // Poolers refuse connections that begin with a setting, and PostgreSQL 12 and later writes floats exactly without this one.
+    let options = options.extra_float_digits(None);
+    // In a URL an address of IPv6 stands in brackets, which is no name.
+    let host = options.get_host();
+    let options = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => {
+            let address = address.to_owned();
+            options.host(&address)
+        }
+        None => options,
+    };
     let options = match options.get_application_name() {
         Some(_) => options,
         None => options.application_name("magnetite"),
@@ -71,6 +82,9 @@ impl fmt::Display for Address {
             Self::Postgres(options) => {
                 match options.get_socket() {
                     Some(socket) => write!(f, "postgres://{}", socket.display())?,
+                    None if options.get_host().contains(':') => {
+                        write!(f, "postgres://[{}]:{}", options.get_host(), options.get_port())?;
+                    }
                     None => write!(f, "postgres://{}:{}", options.get_host(), options.get_port())?,
                 }
                 write!(f, "/{}", options.get_database().unwrap_or(options.get_username()))
@@ -108,6 +122,18 @@ mod tests {
             shown("postgres://u@db.example:6543/hooks?password=hunter2"),
             "postgres://db.example:6543/hooks"
         );
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_a_host() {
+        assert_eq!(
+            shown("postgres://u@[::1]:6543/hooks"),
+            "postgres://[::1]:6543/hooks"
+        );
+        let Ok(Address::Postgres(options)) = Address::parse("postgres://u@[2001:db8::7]/hooks") else {
+            panic!("it is an address of PostgreSQL");
+        };
+        assert_eq!(options.get_host(), "2001:db8::7");
     }
 
     #[test]

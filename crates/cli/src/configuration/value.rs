@@ -39,7 +39,10 @@ fn list(value: &ValueKind) -> Result<Vec<&str>, String> {
             .map(str::trim)
             .filter(|text| !text.is_empty())
             .collect()),
-        ValueKind::Array(values) => values.iter().map(|value| self::text(&value.kind)).collect(),
+        ValueKind::Array(values) => values
+            .iter()
+            .map(|value| self::text(&value.kind).map(str::trim))
+            .collect(),
         _ => Err("expected a list of texts".to_owned()),
     }
 }
@@ -55,14 +58,10 @@ fn list_of<T>(
 }
 
 pub(super) fn broker_url(value: &ValueKind) -> Result<String, String> {
-    // The error's own text could quote a part of the URL.
-    let expected = |_| {
-        "expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /, or several with commas \
-         between them (a comma inside of one is %2C)"
-            .to_owned()
-    };
-    let urls = list(value).map_err(expected)?.join(",");
-    broker::Config::new(&urls, "").map_err(|error| expected(error.to_string()))?;
+    let urls = list(value)
+        .map_err(|_| broker::BadUrl::Malformed.to_string())?
+        .join(",");
+    broker::Config::new(&urls, "").map_err(|error| error.to_string())?;
     Ok(urls)
 }
 
