@@ -134,6 +134,11 @@ impl Installation {
         self.settings.push((key.to_owned(), value.to_owned()));
     }
 
+    /// Has everything that is started from now on be started by this command, such as `nohup`.
+    pub fn start_by(&mut self, command: &[&str]) {
+        self.within = command.iter().map(|&word| word.to_owned()).collect();
+    }
+
     /// Has a new and empty database on this disk, for all that is started from now on.
     pub async fn move_database_to(&mut self, disk: &SmallDisk) {
         self.within = disk.enter();

@@ -117,8 +117,13 @@ impl Role {
     }
 
     /// SIGTERM, and waits for the end; returns whether the exit code was 0.
-    pub async fn terminate(mut self) -> bool {
+    pub async fn terminate(self) -> bool {
         self.signal("TERM").await;
+        self.ended().await
+    }
+
+    /// Waits for the end; returns whether the exit code was 0.
+    pub async fn ended(mut self) -> bool {
         self.child.wait().await.unwrap().success()
     }
 }

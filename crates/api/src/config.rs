@@ -11,6 +11,8 @@ pub struct Config {
     pub rate_per_key: u32,
     /// How many endpoints an organization may have.
     pub endpoints_per_organization_max: u32,
+    /// How long the headers of a request may take, and a connection stay open without one.
+    pub idle_timeout: Duration,
     /// How long requests in flight may go on after the shutdown began.
     pub shutdown_deadline: Duration,
 }
@@ -26,8 +28,6 @@ const BODIES_BYTES_MAX: usize = 128 * 1024 * 1024;
 pub(crate) const PINGS_MAX: usize = 32;
 /// The most open connections; a further one takes the place of one that sends nothing.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
-/// How long the headers of a request may take, and a connection stay open without one.
-pub(crate) const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the body of a request may take to arrive.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request may take in all. Longer than what the store and the broker are given.
@@ -46,6 +46,8 @@ impl Default for Config {
             body_bytes_max: 1024 * 1024,
             rate_per_key: 5_000,
             endpoints_per_organization_max: 1_000,
+            // Longer than proxies keep connections idle (60 s in most), so that none sends a request on one that is being closed.
+            idle_timeout: Duration::from_secs(75),
             shutdown_deadline: Duration::from_secs(25),
         }
     }

@@ -158,7 +158,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     let router = router::router(handlers, context.clone());
     let bounds = Bounds {
         connections_max: config::CONNECTIONS_MAX,
-        headers_timeout: config::HEADERS_TIMEOUT,
+        headers_timeout: context.config.idle_timeout,
         shutdown_deadline: context.config.shutdown_deadline,
     };
     tokio::select! {

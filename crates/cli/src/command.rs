@@ -22,6 +22,9 @@ mod topology;
 mod migrate;
 mod retention;
 mod secrets;
+mod config;
+mod health;
+mod shell;
 mod doctor;
 mod advice;
 mod claim;
@@ -49,10 +52,11 @@ use crate::configuration::{Configuration, Log};
     version,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 not known yet (audit), 64 bad configuration.\n\
-                  Configuration: magnetite.toml or --config FILE, then variables such as MAGNETITE_BROKER__URL."
+                  Configuration: --config FILE, else magnetite.toml, else /etc/magnetite/magnetite.toml; then variables such as \
+                  MAGNETITE_BROKER__URL. `magnetite config` shows what is in force."
 )]
 pub(crate) struct Arguments {
-    /// Configuration file, instead of magnetite.toml in the current directory
+    /// Configuration file, instead of magnetite.toml in the current directory or in /etc/magnetite
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -106,6 +110,14 @@ enum Command {
     Secrets(secrets::Arguments),
     /// Print what the HTTP API can be asked for, as OpenAPI 3.1
     Openapi,
+    /// Print the configuration in force: every key, its value, and which file or variable it is from; secrets are masked
+    Config(config::Arguments),
+    /// Ask the roles on this host whether they are ready, and exit 1 if they are not
+    Health,
+    /// Print a script that has a shell complete commands and options
+    Completions(shell::Completions),
+    /// Print the manual page, or write the pages of all commands to a directory
+    Man(shell::Man),
     /// Check configuration, broker, database and limits, and say how to fix what is wrong
     Doctor(doctor::Arguments),
 }
@@ -139,15 +151,15 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Validate(arguments) => return validate::run(arguments).await,
         command => command,
     };
-    // Its key is to go into the configuration.
-    if let Command::Secrets(secrets::Arguments {
-        action: secrets::Action::NewKey,
-    }) = command
-    {
-        return secrets::new_key();
-    }
-    if let Command::Openapi = command {
-        return api::document();
+    match &command {
+        // Its key is to go into the configuration.
+        Command::Secrets(secrets::Arguments {
+            action: secrets::Action::NewKey,
+        }) => return secrets::new_key(),
+        Command::Openapi => return api::document(),
+        Command::Completions(arguments) => return shell::completions(arguments),
+        Command::Man(arguments) => return shell::man(arguments),
+        _ => {}
     }
     let configuration = Configuration::load(config.as_deref())?;
     let is_role = matches!(
@@ -179,11 +191,15 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Secrets(secrets::Arguments {
             action: secrets::Action::Reseal,
         }) => secrets::reseal(&configuration).await,
+        Command::Config(arguments) => config::run(&arguments, &configuration),
+        Command::Health => health::run(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
         Command::Listen(_)
         | Command::Trigger(_)
         | Command::Validate(_)
         | Command::Openapi
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Secrets(secrets::Arguments {
             action: secrets::Action::NewKey,
         }) => unreachable!("they were run above"),

@@ -1,7 +1,7 @@
 //! What can be configured, its defaults and its bounds.
 //!
-//! Defaults < `magnetite.toml` or `--config FILE` < `MAGNETITE_*` variables, `__` for the dot of a key:
-//! `MAGNETITE_BROKER__URL` is `broker.url`. A key that is not known or a value out of its bounds is refused before
+//! Defaults < one file < `MAGNETITE_*` variables, `__` for the dot of a key: `MAGNETITE_BROKER__URL` is `broker.url`. The file is
+//! that of `--config`, or else `magnetite.toml` in the current directory, or else `/etc/magnetite/magnetite.toml`. A key that is not known or a value out of its bounds is refused before
 //! anything is opened, with its name, where it stands and what was expected; all of them at once.
 //! `docs/configuration.md` has every key, and a test that compares it with what stands here.
 //!
@@ -9,6 +9,7 @@
 
 mod sources;
 mod value;
+mod effective;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ use runtime::logs;
 use store::SealingKey;
 use webhook::Schedule;
 
+pub(crate) use effective::Setting;
 use sources::Reader;
 
 /// Everything that can be configured, checked.
@@ -43,6 +45,8 @@ pub(crate) struct Configuration {
     pub(crate) log: Log,
     /// Where it was read, for `doctor`.
     pub(crate) read_from: Vec<String>,
+    /// Every key, in the order of `docs/configuration.md`.
+    pub(crate) settings: Vec<Setting>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -102,8 +106,8 @@ pub(crate) struct Problem {
     detail: String,
 }
 
-/// The file that is read, if it exists, when `--config` names none.
-const DEFAULT_FILE: &str = "magnetite.toml";
+/// The first of these that exists is read when `--config` names no file.
+const DEFAULT_FILES: [&str; 2] = ["magnetite.toml", "/etc/magnetite/magnetite.toml"];
 const DEFAULT_BROKER_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const DEFAULT_HEALTH_LISTEN: &str = "127.0.0.1:8085";
 const DEFAULT_API_LISTEN: &str = "127.0.0.1:8420";
@@ -111,8 +115,10 @@ const DEFAULT_API_LISTEN: &str = "127.0.0.1:8420";
 impl Configuration {
     /// Reads the process's file and variables.
     pub(crate) fn load(file: Option<&Path>) -> Result<Self, Problems> {
-        let default = Path::new(DEFAULT_FILE);
-        let file = file.or_else(|| default.exists().then_some(default));
+        // One that must not be looked at is there, and reading it says so.
+        let is_there = |file: &&Path| !matches!(file.try_exists(), Ok(false));
+        let default = || DEFAULT_FILES.map(Path::new).into_iter().find(is_there);
+        let file = file.or_else(default);
         Self::read(file, std::env::vars_os())
     }
 
@@ -122,7 +128,7 @@ impl Configuration {
     ) -> Result<Self, Problems> {
         let mut reader = Reader::new(file, variables)?;
         let read_from = reader.places();
-        let configuration = Self {
+        let mut configuration = Self {
             broker: broker(&mut reader),
             database: database(&mut reader),
             worker: worker(&mut reader),
@@ -136,7 +142,9 @@ impl Configuration {
             }),
             log: log(&mut reader),
             read_from,
+            settings: Vec::new(),
         };
+        configuration.settings = effective::settings(&reader, &configuration.database.url);
         reader.finish()?;
         Ok(configuration)
     }
@@ -237,6 +245,9 @@ fn api(reader: &mut Reader) -> api::Config {
             value::number(1..=store::ENDPOINTS_MAX.into()),
             || default.endpoints_per_organization_max.into(),
         ) as u32,
+        idle_timeout: reader.read("api.idle_timeout", value::duration("1s", "1h"), || {
+            default.idle_timeout
+        }),
         shutdown_deadline: shutdown_deadline(reader),
     }
 }

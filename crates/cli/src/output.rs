@@ -80,6 +80,13 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// Writes a question, without a newline after it.
+pub(crate) fn ask(question: &str) {
+    let mut out = io::stderr().lock();
+    // Whoever cannot see it will not answer yes.
+    let _ = write!(out, "{question}").and_then(|()| out.flush());
+}
+
 /// Rows for people: aligned and under a heading on a terminal, tab-separated without one in a pipe.
 pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result<(), Closed> {
     let printable = |cell: &String| printable(cell).into_owned();

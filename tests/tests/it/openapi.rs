@@ -36,6 +36,9 @@ async fn every_example_of_the_document_is_taken() {
         .find(|operation| operation.id == "publishEvent")
         .and_then(|publish| publish.body)
         .expect("it has a body");
+    let file = installation.directory().join("event.jsonl");
+    fs::write(&file, example.to_string()).unwrap();
+    installation.cli_ok(&["validate", file.to_str().unwrap()]).await;
     let published = api
         .send("POST", "/v1/events", &key, &[], example.to_string())
         .await;

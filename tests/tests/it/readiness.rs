@@ -53,6 +53,36 @@ async fn permit(node: &Node, configure: &str, write: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn health_tells_by_its_exit_code_what_the_roles_of_this_host_answer() {
+    let node = Node::start().await;
+    let mut installation = Installation::with("health", node.url(), &[500, 1000], &[]).await;
+    let worker = installation.worker().await;
+    wait_until_well(&worker).await;
+    installation.set("MAGNETITE_HEALTH__LISTEN", &format!("0.0.0.0:{}", worker.port()));
+    assert_eq!(installation.cli_ok(&["health"]).await, "ready\n");
+
+    node.kill().await;
+    wait_for_answer(&worker, "503", &["worker"]).await;
+    let unready = installation.cli(&["health"]).await;
+    assert_eq!(unready.status.code(), Some(1));
+    let answer = String::from_utf8_lossy(&unready.stdout).into_owned();
+    assert!(answer.contains("worker"), "it says which role: {answer}");
+
+    worker.kill().await;
+    let nobody = installation.cli(&["health"]).await;
+    let words = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(
+        words.contains("health.listen") && words.contains("magnetite up"),
+        "{words}"
+    );
+    installation.set("MAGNETITE_HEALTH__LISTEN", "");
+    let nowhere = installation.cli(&["health"]).await;
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("health.listen is empty"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_role_whose_user_may_not_publish_says_so_until_it_may_again() {
     let (node, installation) = of_a_user("permitted").await;
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);

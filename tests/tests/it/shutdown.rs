@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Answer, Installation, Ledger, Load, Receiver, SOON, chance, report, scaled, wait_until};
+use e2e::{Answer, Installation, Ledger, Load, Receiver, SOON, chance, event, report, scaled, wait_until};
 
 const LONG: Duration = Duration::from_mins(2);
 /// The promise: so long after the deadline everything is committed, and the process has ended.
@@ -67,5 +67,41 @@ async fn sigterm_under_load_loses_nothing_charges_nothing_and_ends_in_time() {
     // What was delivered was acked before the end.
     ledger.receiver("healthy").assert_attempts(&[1]);
     assert!(next.terminate().await);
+    installation.delete().await;
+}
+
+/// A terminal that is closed sends SIGHUP, and a shell in it sends it once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_signal_that_asks_for_the_end_gets_a_clean_one() {
+    let installation = Installation::new("signals").await;
+    for signals in [
+        &["HUP"][..],
+        &["INT"],
+        &["TERM"],
+        &["HUP", "HUP", "HUP"],
+        &["TERM", "HUP"],
+    ] {
+        let worker = installation.worker().await;
+        for signal in signals {
+            worker.signal(signal).await;
+        }
+        assert!(worker.ended().await, "{signals:?}: it ends with 0");
+    }
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_started_by_nohup_outlives_its_terminal() {
+    let mut installation = Installation::new("nohup").await;
+    installation.start_by(&["nohup"]);
+    let worker = installation.worker().await;
+    worker.signal("HUP").await;
+    let receiver = Receiver::ok().await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    installation
+        .cli_with_input(&["publish"], event("org_1", "lead_1").as_bytes())
+        .await;
+    wait_until("it still delivers", SOON, || receiver.accepted() == 1).await;
+    assert!(worker.terminate().await);
     installation.delete().await;
 }

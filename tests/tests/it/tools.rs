@@ -202,3 +202,31 @@ async fn listen_forwards_what_it_verified_and_answers_what_the_application_answe
     assert_eq!(printed[0]["signatures"]["standard"]["verdict"], "valid");
     assert_eq!(printed[0]["headers"]["user-agent"], "Magnetite-Webhooks/1.0");
 }
+
+#[tokio::test]
+async fn completions_are_scripts_and_every_command_has_a_page() {
+    for (shell, check) in [("bash", Some("bash")), ("zsh", None), ("fish", None)] {
+        let script = command(&["completions", shell]).output().await.unwrap();
+        assert!(script.status.success(), "{}", stderr(&script));
+        let text = String::from_utf8(script.stdout).unwrap();
+        assert!(text.contains("rotate-secret"), "{shell}");
+        if let Some(shell) = check {
+            let read = std::process::Command::new(shell)
+                .args(["-n", "-c", &text])
+                .status();
+            assert!(read.unwrap().success(), "{shell} cannot read it");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let pages = directory.path().join("man/man1");
+    let written = command(&["man", pages.to_str().unwrap()]).output().await.unwrap();
+    assert!(written.status.success(), "{}", stderr(&written));
+    for page in [
+        "magnetite.1",
+        "magnetite-endpoint-rotate-secret.1",
+        "magnetite-up.1",
+    ] {
+        let text = std::fs::read_to_string(pages.join(page)).expect(page);
+        assert!(text.contains(".TH"), "{page}");
+    }
+}

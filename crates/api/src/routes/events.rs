@@ -57,7 +57,13 @@ pub(super) struct EventBody {
     #[schema(min_length = 1, max_length = 255, example = "lead_789ghi")]
     lead_id: String,
     /// What is known of it; `GET /v1/event-types` has the schema for each type.
-    #[schema(value_type = Object, example = json!({"lead_id": "lead_789ghi", "status": "completed", "completed_at": 1_703_123_456_789_i64}))]
+    #[schema(value_type = Object, example = json!({
+        "lead_id": "lead_789ghi",
+        "status": "completed",
+        "completed_at": 1_703_123_456_789_i64,
+        "research_results": {},
+        "generated_content": {"contentLength": 5230},
+    }))]
     data: (),
 }
 

@@ -58,10 +58,13 @@ enum Action {
     },
     /// Change an endpoint; what is not named stays as it is
     Update(Update),
-    /// Delete an endpoint for good, and cancel what still waits for it
+    /// Delete an endpoint for good, and cancel what still waits for it; asks first on a terminal
     Delete {
         /// The endpoint's id
         id: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Resume deliveries
     Enable {
@@ -114,8 +117,15 @@ async fn on_store(
         Action::RotateSecret(rotate) => rotate::run(rotate, store, configuration, json).await,
         Action::Ping { id } => ping::run(&EndpointId::new(id), store, configuration, json).await,
         Action::Show { id } => show(store, &EndpointId::new(id), json).await,
-        Action::Delete { id } => {
+        Action::Delete { id, yes } => {
             let id = EndpointId::new(id);
+            if !yes {
+                let endpoint = find(store, &id).await?;
+                given::agreed(&format!(
+                    "Delete {id} ({}) for good, and cancel what waits for it?",
+                    endpoint.url
+                ))?;
+            }
             store
                 .delete_endpoint(&id, clock::now_ms() as i64)
                 .await

@@ -1,6 +1,10 @@
 //! How arguments are read that several commands take.
 
-use std::{io, ops::RangeInclusive, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use api::manage::{self, OVERLAP};
@@ -9,7 +13,7 @@ use egress::Egress;
 use ipnet::IpNet;
 use signature::Secret;
 
-use crate::{Usage, moment::Moment};
+use crate::{Usage, moment::Moment, output};
 
 /// More a second than one process publishes.
 const RATE_MAX: f64 = 100_000.0;
@@ -95,6 +99,27 @@ pub(super) fn unrestricted_egress() -> Result<Egress, egress::SetupError> {
         allow: everywhere.into(),
         ..egress::Config::default()
     })
+}
+
+/// Asks a person at a terminal; a script has none to ask.
+///
+/// # Errors
+/// When the answer is not yes.
+pub(super) fn agreed(question: &str) -> anyhow::Result<()> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(());
+    }
+    output::ask(&format!("{} [y/N] ", output::printable(question)));
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .context("cannot read the answer")?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(anyhow!(
+            "nothing was done: the answer was not yes (--yes does not ask)"
+        )),
+    }
 }
 
 /// An endpoint's secret, or the first line of standard input for `-`. Not parsed by clap, whose errors quote the value.

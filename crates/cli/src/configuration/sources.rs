@@ -128,6 +128,11 @@ impl Reader {
         file.chain(self.set_by.values().cloned()).collect()
     }
 
+    /// The value of `key` as it was given.
+    pub(super) fn given(&self, key: &str) -> Option<&ValueKind> {
+        self.values.get(key)
+    }
+
     #[cfg(test)]
     pub(super) fn known(&self) -> impl Iterator<Item = &'static str> {
         self.known.iter().copied()
@@ -268,12 +273,20 @@ fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 
-/// The leaves of nested tables, by their dotted keys.
+/// The leaves of nested tables, by their dotted keys. Texts lose white space around them: a value that was read from a file often ends
+/// with a newline.
 fn flatten(root: ValueKind) -> Values {
     fn walk(prefix: &str, kind: ValueKind, into: &mut Values) {
-        let ValueKind::Table(table) = kind else {
-            into.insert(prefix.to_owned(), kind);
-            return;
+        let table = match kind {
+            ValueKind::Table(table) => table,
+            ValueKind::String(text) => {
+                into.insert(prefix.to_owned(), ValueKind::String(text.trim().to_owned()));
+                return;
+            }
+            kind => {
+                into.insert(prefix.to_owned(), kind);
+                return;
+            }
         };
         for (name, value) in table {
             let key = if prefix.is_empty() {

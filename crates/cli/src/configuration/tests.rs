@@ -20,6 +20,7 @@ fn defaults() -> Configuration {
 fn same(mut one: Configuration, mut other: Configuration) -> bool {
     for each in [&mut one, &mut other] {
         each.read_from.clear();
+        each.settings.clear();
         each.egress.root_certificates_place = Place::Default;
         each.api_listen_place = Place::Default;
     }
@@ -75,6 +76,66 @@ fn every_key_is_documented_with_its_line() {
     keys.sort();
     known.sort();
     assert_eq!(keys, known);
+}
+
+#[test]
+fn what_is_in_force_is_shown_with_its_source() {
+    let file =
+        "[broker]\nurl = [\"amqp://u:hunter2@a/v\", \"amqp://u:hunter2@b/v\"]\n[worker]\nin_flight_max = 7";
+    let key = SealingKey::generate([7; 32]).expose();
+    let variables = [
+        ("MAGNETITE_WORKER__PREFETCH_DUE", "9"),
+        ("MAGNETITE_EGRESS__ALLOW", "10.0.0.0/8,::1/128"),
+        (
+            "MAGNETITE_DATABASE__URL",
+            "postgres://u:hunter2@h/d?password=hunter2\n",
+        ),
+        ("MAGNETITE_SECRETS__KEYS", key.as_str()),
+    ];
+    let shown = read(file, &variables).unwrap().settings;
+    let text = |key: &str| {
+        let setting = shown.iter().find(|setting| setting.key == key).unwrap();
+        let value = setting.value.as_ref().map(ToString::to_string);
+        (value.unwrap_or_default(), setting.place.clone())
+    };
+    let variable = |name: &str| Place::Variable(format!("MAGNETITE_{name}"));
+    assert_eq!(
+        text("broker.url").0,
+        r#"["amqp://u:***@a/v", "amqp://u:***@b/v"]"#
+    );
+    assert!(matches!(text("worker.in_flight_max"), (value, Place::File(_)) if value == "7"));
+    assert_eq!(
+        text("worker.prefetch_due"),
+        ("9".to_owned(), variable("WORKER__PREFETCH_DUE"))
+    );
+    assert_eq!(text("egress.allow").0, r#"["10.0.0.0/8", "::1/128"]"#);
+    assert_eq!(text("database.url").0, r#""postgres://u:***@h/d?password=***""#);
+    assert_eq!(text("secrets.keys").0, r#""***""#);
+    assert_eq!(text("retry.factor"), ("2.0".to_owned(), Place::Default));
+    assert_eq!(text("log.filter"), (String::new(), Place::Default));
+    let all = format!("{shown:?}");
+    assert!(!all.contains("hunter2") && !all.contains(key.as_str()), "{all}");
+}
+
+#[test]
+fn white_space_around_a_value_is_none_of_it() {
+    let variables = [
+        ("MAGNETITE_DATABASE__URL", "sqlite:///var/lib/m.db\n"),
+        ("MAGNETITE_BROKER__URL", " amqp://u:p@h/v\r\n"),
+        ("MAGNETITE_WORKER__IN_FLIGHT_MAX", "9\n"),
+        ("MAGNETITE_EGRESS__ALLOW_HTTP", "true\n"),
+        ("MAGNETITE_EGRESS__ATTEMPT_TIMEOUT", "5s\n"),
+        ("MAGNETITE_HEALTH__LISTEN", "127.0.0.1:1\n"),
+        ("MAGNETITE_BROKER__PREFIX", "m\n"),
+        ("MAGNETITE_RETRY__FACTOR", "3.0\n"),
+        ("MAGNETITE_LOG__FORMAT", "json\n"),
+    ];
+    let configuration = read("", &variables).unwrap();
+    assert_eq!(configuration.database.url, "sqlite:///var/lib/m.db");
+    assert_eq!(configuration.broker.config().address(), "h:5672/v");
+    assert_eq!(configuration.broker.prefix, "m");
+    assert_eq!(configuration.worker.in_flight_max, 9);
+    assert!(configuration.egress.allow_http);
 }
 
 #[test]
@@ -183,7 +244,7 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     ),
     ("broker.url = 5672", "broker.url", "expected amqp://"),
     (
-        "broker.url = \"amqp://h/, hunter2\"",
+        "broker.url = \"amqp://h/v, hunter2\"",
         "broker.url",
         "several with commas",
     ),

@@ -1,0 +1,78 @@
+//! `magnetite health`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{Request, StatusCode, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time};
+
+use crate::{configuration::Configuration, output};
+
+/// A role answers from memory.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// A line for each role.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Prints what the roles at `health.listen` answer to `/readyz`; fails unless they are ready.
+pub(super) async fn run(configuration: &Configuration) -> anyhow::Result<()> {
+    let Some(listen) = configuration.health_listen else {
+        bail!(
+            "no role on this host answers, because health.listen is empty: set it, for example to 127.0.0.1:8085"
+        );
+    };
+    let address = reachable(listen);
+    let answered = time::timeout(ANSWER_MAX, ready(address)).await;
+    let (status, body) = answered
+        .with_context(|| format!("the roles at {address} (health.listen) did not answer within {ANSWER_MAX:?}"))?
+        .with_context(|| {
+            format!("no role answers at {address} (health.listen): start one, such as `magnetite up`, or correct the address")
+        })?;
+    output::line(String::from_utf8_lossy(&body).trim_end())?;
+    if status != StatusCode::OK {
+        bail!("not ready: the lines above say which role and why");
+    }
+    Ok(())
+}
+
+async fn ready(address: SocketAddr) -> anyhow::Result<(StatusCode, Bytes)> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the sender.
+    tokio::spawn(connection);
+    let request = Request::get("/readyz").header("host", address.to_string());
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+    Ok((head.status, body.map_err(anyhow::Error::from_boxed)?.to_bytes()))
+}
+
+/// An address that is listened at, as a client on the same host names it.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = listen.ip();
+    let loopback = if listen.is_ipv4() {
+        [127, 0, 0, 1].into()
+    } else {
+        std::net::Ipv6Addr::LOCALHOST.into()
+    };
+    SocketAddr::new(if ip.is_unspecified() { loopback } else { ip }, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reachable;
+
+    #[test]
+    fn all_addresses_are_asked_at_loopback() {
+        for (listen, asked) in [
+            ("0.0.0.0:8085", "127.0.0.1:8085"),
+            ("[::]:8085", "[::1]:8085"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+            ("127.0.0.1:8085", "127.0.0.1:8085"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}
