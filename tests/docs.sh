@@ -40,6 +40,7 @@ main() {
     for tool in curl jq openssl python3 unshare ip; do
         command -v "$tool" >/dev/null || die "there is no $tool: apt-get install curl jq openssl python3 util-linux iproute2"
     done
+    deploy/local/broker.sh install
     [[ $# -gt 0 ]] || set -- README.md docs/*.md
     for page; do run_page "$page" || failed=1; done
     exit "$failed"

@@ -84,8 +84,10 @@ need_shellcheck() {
 need_documents() {
     local tool
     for tool in curl jq openssl ip; do
-        command -v "$tool" >/dev/null || { apt_install "no $tool" curl jq openssl iproute2 && return; }
+        command -v "$tool" >/dev/null || apt_install "no $tool" curl jq openssl iproute2
     done
+    # Each page has a broker in a network of its own.
+    "$broker" install
 }
 
 # tests/tests/it/ssrf.rs looks at what the program asks the kernel for.

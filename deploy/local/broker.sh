@@ -4,6 +4,7 @@
 #   broker.sh start DIR       start the node (or leave it running) and print its URL
 #   broker.sh join DIR OTHER  start a new node in the cluster of OTHER's, which runs, and print its URL
 #   broker.sh find DIR        print the URL of a broker, starting one if need be (see below)
+#   broker.sh install         install RabbitMQ if it is not there; its service stays off
 #   broker.sh url DIR         print the URL of the node of DIR, running or not
 #   broker.sh management DIR  print the address of its management HTTP API, which is where Magnetite looks for it by
 #                             default: the port of the URL and 10000
@@ -47,7 +48,7 @@ die() {
 }
 
 usage() {
-    sed -n '4,18s/^# \{0,1\}//p' "$0" >&2
+    sed -n '4,19s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -505,6 +506,10 @@ show() {
 }
 
 main() {
+    if [[ $# -eq 1 && $1 == install ]]; then
+        [[ -n $(server_scripts "${MAGNETITE_RABBITMQ_ROOT:-}") ]] || install_server
+        return
+    fi
     [[ $# -ge 2 && -n $2 ]] || usage
     case $1 in
         start) start "$2" ;;

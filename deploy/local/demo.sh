@@ -53,12 +53,7 @@ until_true() {
     : "$what"
 }
 
-# A port of loopback on which nothing listens.
-free_port() {
-    local port
-    while port=$((20000 + RANDOM % 12000)); (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
-    echo "$port"
-}
+free_port() { "$here/free-ports.sh" 1; }
 
 # field NAME LINE: a text or number of a flat JSON line.
 field() {

@@ -4,7 +4,7 @@
 #   free-ports.sh COUNT [ABOVE]   print COUNT free TCP ports on one line; with ABOVE, the port so far above each is free as well
 #
 # Between this and a server's start nothing holds the port, nor while a server is stopped. So the ports go round: none is printed
-# again, to whichever process of this user, before more than 10000 others were. And they are below those that Linux gives to
+# again, to whichever process of this user, before some 10000 others were. And they are below those that Linux gives to
 # outgoing connections: a client that tries to reach a stopped server could be given that server's port as its own.
 set -euo pipefail
 
@@ -13,9 +13,9 @@ set -euo pipefail
 exec perl -MSocket -MFcntl=:flock,:seek -e '
     my ($state, $connections, $count, $above) = @ARGV;
     my $room = 10000;
-    # Where connections are given low ports as well, no range is free of them.
-    my $from = $connections > 2 * $room + 2000 ? $room : 2 * $room;
-    my $to = $connections > 2 * $room + 2000 ? $connections - $room : 50000;
+    # Where connections are given low ports as well, no range is free of them. A port above is in neither range.
+    my $from = $connections >= 3 * $room ? $room : 3 * $room;
+    my $to = $from + $room;
 
     open(my $file, "+>>", $state) or die "$state: $!\n";
     flock($file, LOCK_EX) or die "$state: $!\n";
@@ -41,5 +41,5 @@ exec perl -MSocket -MFcntl=:flock,:seek -e '
     truncate($file, 0) or die "$state: $!\n";
     print $file $port;
     print "@found\n";
-' "${TMPDIR:-/tmp}/magnetite-ports-$EUID" \
+' "/tmp/magnetite-ports-$EUID" \
     "$(cut -f 1 /proc/sys/net/ipv4/ip_local_port_range 2>/dev/null || echo 32768)" "$1" "${2:-0}"

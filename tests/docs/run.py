@@ -24,8 +24,10 @@ ADDRESS = "198.41.0.4"
 # What listens there passes on to the reader's own receiver.
 RECEIVER = "http://127.0.0.1:3000"
 
-FENCE = re.compile(r"```(\w*)\s*$")
+FENCE = re.compile(r"(\s*)(```|~~~)(.*)$")
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*$")
+# Blocks that are run, and names for them that are not.
+RUN, NOT_CALLED = ["sh", "console"], ["bash", "shell"]
 KINDS = "ep|evt|dlv|rej|key|whsec|mgk"
 PRINTED = re.compile(rf"\b({KINDS})_[A-Za-z0-9+/=_-]{{16,}}")
 COPIED = re.compile(rf"\b({KINDS})_[0-9a-zA-Z]*…")
@@ -48,11 +50,12 @@ def blocks(path):
     for number, line in enumerate(path.read_text().splitlines(), 1):
         fence = FENCE.match(line)
         if kind is None and fence:
-            if fence[1] in ("bash", "shell"):
-                raise Failure(f"{path}:{number}: call a block that is run sh or console, not {fence[1]}")
-            kind, lines = ("" if NOT_RUN.match(before) else fence[1]) or "none", []
-        elif line == "```":
-            if kind in ("sh", "console"):
+            indent, marks, info = fence.groups()
+            if info.split()[:1] and info.split()[0] in RUN + NOT_CALLED and (indent or marks != "```" or info not in RUN):
+                raise Failure(f"{path}:{number}: a block that is run begins with ```sh or ```console, and nothing more")
+            kind, lines = ("" if NOT_RUN.match(before) else info) or "none", []
+        elif fence and not fence[3].strip():
+            if kind in RUN:
                 yield heading, kind, lines
             elif any(text.startswith("$ ") for _, text in lines) and not NOT_RUN.match(before):
                 raise Failure(f"{path}:{lines[0][0]}: commands in a block that is not run: call it console")
@@ -63,6 +66,8 @@ def blocks(path):
         elif line.startswith("#"):
             heading = line.lstrip("# ")
         before = line
+    if kind is not None:
+        raise Failure(f"{path}: the last block does not end")
 
 
 def is_complete(text):
@@ -104,6 +109,7 @@ class Session:
             cwd=directory,
         )
         self.printed = {}
+        self.background = []
         self.lines = queue.Queue()
         threading.Thread(target=self.read, daemon=True).start()
 
@@ -163,6 +169,8 @@ class Session:
                 raise Failure(f"it ends with {status}\n{output}")
             time.sleep(0.5)
         if is_background(text):
+            _, output = self.once("echo $!")
+            self.background.append((text, int(output.split()[-1])))
             self.await_start(text)
 
     def await_start(self, text):
@@ -170,8 +178,17 @@ class Session:
         if re.search(r"magnetite\S* up", text):
             await_http("http://127.0.0.1:8085/readyz")
             await_http("http://127.0.0.1:8420/openapi.json")
-        elif "magnetite listen" in text or "magnetite event tail" in text:
-            self.line(time.monotonic() + COMMAND_S)
+        elif "magnetite listen" in text:
+            until = time.monotonic() + COMMAND_S
+            while "listening on" not in self.line(until):
+                pass
+
+    def end(self):
+        """What runs in the background still does, or has ended well."""
+        for text, process in self.background:
+            status, output = self.once(f"kill -0 {process} 2>&- || wait {process}")
+            if status != 0:
+                raise Failure(f"{text}: it ended with {status}\n{output}")
 
 
 def is_background(text):
@@ -300,6 +317,9 @@ def main():
     tree = directory / "repository"
     tree.mkdir()
     for entry in ROOT.iterdir():
+        if entry.name == "magnetite.toml":
+            # A developer's own.
+            continue
         (tree / entry.name).symlink_to(entry)
     session = Session(tree, environment)
     before = ROOT / "tests/docs/before" / f"{page.stem.lower()}.sh"
@@ -314,6 +334,10 @@ def main():
             session.run(text)
         except Failure as failure:
             raise Failure(f"{page}:{number}: {text}\n{failure}") from None
+    try:
+        session.end()
+    except Failure as failure:
+        raise Failure(f"{page}: {failure}") from None
     print(f"docs: {page}: {len(wanted)} commands in {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 
