@@ -11,7 +11,7 @@ use std::{
 use sqlx::{
     ConnectOptions as _, Connection as _, Pool, Postgres, Sqlite,
     pool::{PoolConnection, PoolOptions},
-    postgres::PgConnectOptions,
+    postgres::{PgConnectOptions, PgConnection},
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous},
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -349,13 +349,14 @@ async fn switch_to_wal(
 
 async fn connect_postgres(options: &PgConnectOptions, address: &Address) -> Result<Pools<Postgres>, Error> {
     // Not by the pool: it would try again until its own timeout, and then not say why.
-    let first = timeout(CONNECT_TIMEOUT, options.connect())
+    let mut first = timeout(CONNECT_TIMEOUT, options.connect())
         .await
         .map_err(|_| Error::ConnectTimedOut {
             address: address.to_string(),
             limit: CONNECT_TIMEOUT,
         })?
         .map_err(|error| no_connection(address, error))?;
+    refuse_pooler(&mut first, address).await?;
     // It has shown what it was for. Whether the goodbye arrives matters to nobody.
     let _ = timeout(CONNECT_TIMEOUT, first.close()).await;
 
@@ -374,6 +375,22 @@ async fn connect_postgres(options: &PgConnectOptions, address: &Address) -> Resu
         reader: pool.clone(),
         writer: pool,
     })
+}
+
+/// A connection that is new to PostgreSQL as well has no statement of this library's yet.
+async fn refuse_pooler(first: &mut PgConnection, address: &Address) -> Result<(), Error> {
+    const STATEMENTS: &str = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\\_s\\_%' LIMIT 1";
+    let asked = timeout(CONNECT_TIMEOUT, sqlx::raw_sql(STATEMENTS).fetch_optional(first));
+    let found = asked.await.map_err(|_| Error::ConnectTimedOut {
+        address: address.to_string(),
+        limit: CONNECT_TIMEOUT,
+    })?;
+    match found.map_err(|error| no_connection(address, error))? {
+        Some(_) => Err(Error::Pooler {
+            address: address.to_string(),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn no_connection(address: &Address, error: sqlx::Error) -> Error {

@@ -239,6 +239,15 @@ pub enum Error {
         /// How long was waited.
         limit: Duration,
     },
+    /// A pooler hands out connections of others, on which a prepared statement may be another than the one that is meant.
+    #[error(
+        "{address} is a pooler that gives each transaction another connection and keeps no prepared statements: set pool_mode = session, or \
+         use PgBouncer 1.21 or later with max_prepared_statements above 0"
+    )]
+    Pooler {
+        /// Who, without user or password.
+        address: String,
+    },
     /// The database, or the way to it, failed.
     #[error("could not {operation}")]
     Query {
@@ -406,6 +415,9 @@ impl Error {
 /// row, secret included.
 pub struct Cause(Box<sqlx::Error>);
 
+/// SQLSTATE for a prepared statement that is there before this connection has prepared it, and for one that is missing although it has.
+const FOREIGN_STATEMENTS: [&str; 2] = ["42P05", "26000"];
+
 impl Cause {
     pub(crate) fn is_transient(&self) -> bool {
         is_transient(&self.0)
@@ -420,7 +432,12 @@ impl From<sqlx::Error> for Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.0.fmt(f)?;
+        let code = self.0.as_database_error().and_then(|error| error.code());
+        if code.is_some_and(|code| FOREIGN_STATEMENTS.contains(&&*code)) {
+            f.write_str("; is there a pooler in transaction mode? docs/operations.md, \"PgBouncer\", says what it has to be set to")?;
+        }
+        Ok(())
     }
 }
 
