@@ -299,7 +299,7 @@ def main():
     ca, certificate, key = make_certificates(directory)
     serve_customers(certificate, key)
     # An error of HTTP is one of the command, and a server that is still starting is waited for.
-    curl = "--silent --show-error --fail-with-body --retry 20 --retry-connrefused --retry-delay 1"
+    curl = "--silent --show-error --fail-with-body --retry 60 --retry-connrefused --retry-delay 1"
     write_program(programs / "curl", f'exec /usr/bin/curl {curl} "$@"')
     (programs / "magnetite").symlink_to(ROOT / "target/debug/magnetite")
     environment = {

@@ -83,7 +83,7 @@ pub(crate) fn note(text: &str) {
 /// Writes a question, without a newline after it.
 pub(crate) fn ask(question: &str) {
     let mut out = io::stderr().lock();
-    // Whoever cannot see it will not answer yes.
+    // A question that cannot be written is not answered with yes.
     let _ = write!(out, "{question}").and_then(|()| out.flush());
 }
 

@@ -69,9 +69,9 @@ async fn health_tells_by_its_exit_code_what_the_roles_of_this_host_answer() {
     assert!(answer.contains("worker"), "it says which role: {answer}");
 
     worker.kill().await;
-    let nobody = installation.cli(&["health"]).await;
-    let words = String::from_utf8_lossy(&nobody.stderr).into_owned();
-    assert_eq!(nobody.status.code(), Some(1));
+    let unanswered = installation.cli(&["health"]).await;
+    let words = String::from_utf8_lossy(&unanswered.stderr).into_owned();
+    assert_eq!(unanswered.status.code(), Some(1));
     assert!(
         words.contains("health.listen") && words.contains("magnetite up"),
         "{words}"
