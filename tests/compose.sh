@@ -123,6 +123,7 @@ main() {
     compose exec --no-TTY rabbitmq rabbitmqctl --quiet list_user_permissions publisher --formatter json |
         jq --exit-status '. == [{vhost: "/", configure: "^$", write: "^magnetite\\.events$", read: "^$"}]' >/dev/null ||
         die "the publishers' user may do something else than write to magnetite.events"
+    docker rm --force "$project-receiver" >/dev/null
     compose --profile tools down --volumes
     [[ -z $(docker ps --all --quiet --filter "label=com.docker.compose.project=$project") ]] || die "containers are left"
     say "all as it has to be"
