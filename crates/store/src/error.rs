@@ -8,7 +8,7 @@ use webhook::{ApiKeyId, DeliveryId, EndpointId, EventId, OrganizationId};
 
 use crate::ENDPOINTS_MAX;
 
-use transient::{is_full, is_transient, is_transient_sqlite, sqlite_code};
+use transient::{is_foreign_statement, is_full, is_transient, is_transient_sqlite, sqlite_code};
 
 /// What was being done. Reads as the end of "could not ...".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -415,9 +415,6 @@ impl Error {
 /// row, secret included.
 pub struct Cause(Box<sqlx::Error>);
 
-/// SQLSTATE for a prepared statement that is there before this connection has prepared it, and for one that is missing although it has.
-const FOREIGN_STATEMENTS: [&str; 2] = ["42P05", "26000"];
-
 impl Cause {
     pub(crate) fn is_transient(&self) -> bool {
         is_transient(&self.0)
@@ -433,8 +430,7 @@ impl From<sqlx::Error> for Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)?;
-        let code = self.0.as_database_error().and_then(|error| error.code());
-        if code.is_some_and(|code| FOREIGN_STATEMENTS.contains(&&*code)) {
+        if is_foreign_statement(&self.0) {
             f.write_str("; is there a pooler in transaction mode? docs/operations.md, \"PgBouncer\", says what it has to be set to")?;
         }
         Ok(())

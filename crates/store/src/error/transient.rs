@@ -1,4 +1,4 @@
-//! Which of the databases' errors go away by themselves, and which of them say that there is no room.
+//! Which of the databases' errors go away by themselves, and which of them say what is in the way.
 
 /// Whether the same statement may succeed later.
 pub(super) fn is_transient(error: &sqlx::Error) -> bool {
@@ -28,6 +28,14 @@ pub(super) fn is_full(error: &sqlx::Error) -> bool {
             Some(code) => code & 0xff == 13 || code == 778,
             None => database.code().as_deref() == Some("53100"),
         },
+        _ => false,
+    }
+}
+
+/// Whether a prepared statement is there before this connection has prepared it, or is missing although it has: the connection is shared.
+pub(super) fn is_foreign_statement(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => matches!(database.code().as_deref(), Some("42P05" | "26000")),
         _ => false,
     }
 }
