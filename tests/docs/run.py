@@ -126,19 +126,16 @@ class Session:
         if line is None:
             raise Failure("the shell has ended")
         for found in PRINTED.finditer(line):
-            known = self.printed.setdefault(found[1], [])
-            if found[0] in known:
-                known.remove(found[0])
-            known.append(found[0])
+            self.printed[found[1]] = found[0]
         return line
 
     def filled(self, text):
         """The command with what a reader would have copied."""
 
         def copied(match):
-            if not self.printed.get(match[1]):
+            if match[1] not in self.printed:
                 raise Failure(f"nothing that begins with {match[1]}_ was printed")
-            return self.printed[match[1]][-1]
+            return self.printed[match[1]]
 
         return COPIED.sub(copied, text)
 
@@ -238,9 +235,10 @@ def make_certificates(directory):
 
 
 class Customer(http.server.BaseHTTPRequestHandler):
-    """The proxy that speaks TLS before the reader's receiver; where none listens, it answers for it as OUTCOME says."""
+    """The proxy that speaks TLS before the reader's receiver; where none listens, it answers with the status in `outcome`, or 200."""
 
     protocol_version = "HTTP/1.1"
+    outcome = None
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -251,16 +249,13 @@ class Customer(http.server.BaseHTTPRequestHandler):
         except urllib.error.HTTPError as error:
             status = error.code
         except (urllib.error.URLError, OSError):
-            status = int(OUTCOME.read_text()) if OUTCOME.exists() else 200
+            status = int(self.outcome.read_text()) if self.outcome.exists() else 200
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, *arguments):
         pass
-
-
-OUTCOME = pathlib.Path("/tmp/unset")
 
 
 def serve_customers(certificate, key):
@@ -285,7 +280,6 @@ def start_broker(directory, programs):
 
 
 def main():
-    global OUTCOME
     page = pathlib.Path(sys.argv[1])
     wanted = list(commands(page))
     if not wanted:
@@ -294,7 +288,7 @@ def main():
     directory = pathlib.Path(sys.argv[2])
     programs = directory / "bin"
     programs.mkdir()
-    OUTCOME = directory / "outcome"
+    Customer.outcome = directory / "outcome"
     make_network(directory)
     ca, certificate, key = make_certificates(directory)
     serve_customers(certificate, key)
@@ -307,7 +301,7 @@ def main():
         "HOME": str(directory / "home"),
         "LANG": "C.UTF-8",
         "TMPDIR": str(directory),
-        "OUTCOME": str(OUTCOME),
+        "OUTCOME": str(Customer.outcome),
         "MAGNETITE_BROKER__URL": start_broker(directory, programs),
         "MAGNETITE_EGRESS__ROOT_CERTIFICATES": str(ca),
         "MAGNETITE_RETRY__DELAYS": "200ms,200ms",

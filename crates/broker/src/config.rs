@@ -38,7 +38,8 @@ pub enum BadUrl {
     Malformed,
     /// Its query has a parameter that would be ignored.
     #[error(
-        "expected no parameter {0:?} after the ?: heartbeat (in seconds) and connection_timeout (in milliseconds) are known"
+        "expected no parameter {0:?} after the ?: known are heartbeat (in seconds), connection_timeout (in milliseconds), frame_max, \
+         channel_max and auth_mechanism"
     )]
     UnknownParameter(String),
 }

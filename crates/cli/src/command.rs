@@ -159,6 +159,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Openapi => return api::document(),
         Command::Completions(arguments) => return shell::completions(arguments),
         Command::Man(arguments) => return shell::man(arguments),
+        Command::Config(arguments) => return config::run(arguments, config.as_deref()),
         _ => {}
     }
     let configuration = Configuration::load(config.as_deref())?;
@@ -191,7 +192,6 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Secrets(secrets::Arguments {
             action: secrets::Action::Reseal,
         }) => secrets::reseal(&configuration).await,
-        Command::Config(arguments) => config::run(&arguments, &configuration),
         Command::Health => health::run(&configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
         Command::Listen(_)
@@ -200,6 +200,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         | Command::Openapi
         | Command::Completions(_)
         | Command::Man(_)
+        | Command::Config(_)
         | Command::Secrets(secrets::Arguments {
             action: secrets::Action::NewKey,
         }) => unreachable!("they were run above"),

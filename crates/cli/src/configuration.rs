@@ -1,8 +1,9 @@
 //! What can be configured, its defaults and its bounds.
 //!
 //! Defaults < one file < `MAGNETITE_*` variables, `__` for the dot of a key: `MAGNETITE_BROKER__URL` is `broker.url`. The file is
-//! that of `--config`, or else `magnetite.toml` in the current directory, or else `/etc/magnetite/magnetite.toml`. A key that is not known or a value out of its bounds is refused before
-//! anything is opened, with its name, where it stands and what was expected; all of them at once.
+//! that of `--config`, or else `magnetite.toml` in the current directory, or else `/etc/magnetite/magnetite.toml`. A key that is not
+//! known or a value out of its bounds is refused before anything is opened, with its name, where it stands and what was expected; all of
+//! them at once.
 //! `docs/configuration.md` has every key, and a test that compares it with what stands here.
 //!
 //! No error here quotes a URL: both of them hold passwords.
@@ -45,8 +46,6 @@ pub(crate) struct Configuration {
     pub(crate) log: Log,
     /// Where it was read, for `doctor`.
     pub(crate) read_from: Vec<String>,
-    /// Every key, in the order of `docs/configuration.md`.
-    pub(crate) settings: Vec<Setting>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -115,11 +114,7 @@ const DEFAULT_API_LISTEN: &str = "127.0.0.1:8420";
 impl Configuration {
     /// Reads the process's file and variables.
     pub(crate) fn load(file: Option<&Path>) -> Result<Self, Problems> {
-        // One that must not be looked at is there, and reading it says so.
-        let is_there = |file: &&Path| !matches!(file.try_exists(), Ok(false));
-        let default = || DEFAULT_FILES.map(Path::new).into_iter().find(is_there);
-        let file = file.or_else(default);
-        Self::read(file, std::env::vars_os())
+        Self::read(file.or_else(default_file), std::env::vars_os())
     }
 
     fn read(
@@ -127,27 +122,51 @@ impl Configuration {
         variables: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Problems> {
         let mut reader = Reader::new(file, variables)?;
-        let read_from = reader.places();
-        let mut configuration = Self {
-            broker: broker(&mut reader),
-            database: database(&mut reader),
-            worker: worker(&mut reader),
-            recorder: recorder(&mut reader),
-            api: api(&mut reader),
-            api_listen: api_listen(&mut reader),
-            api_listen_place: reader.place("api.listen"),
-            egress: egress(&mut reader),
-            health_listen: reader.read("health.listen", value::listen, || {
-                DEFAULT_HEALTH_LISTEN.parse().ok()
-            }),
-            log: log(&mut reader),
-            read_from,
-            settings: Vec::new(),
-        };
-        configuration.settings = effective::settings(&reader, &configuration.database.url);
+        let configuration = Self::take(&mut reader);
         reader.finish()?;
         Ok(configuration)
     }
+
+    /// Asks for every key; what is wrong with them is told when the reader finishes.
+    fn take(reader: &mut Reader) -> Self {
+        Self {
+            read_from: reader.places(),
+            broker: broker(reader),
+            database: database(reader),
+            worker: worker(reader),
+            recorder: recorder(reader),
+            api: api(reader),
+            api_listen: api_listen(reader),
+            api_listen_place: reader.place("api.listen"),
+            egress: egress(reader),
+            health_listen: reader.read("health.listen", value::listen, || {
+                DEFAULT_HEALTH_LISTEN.parse().ok()
+            }),
+            log: log(reader),
+        }
+    }
+}
+
+/// Every key of the process's file and variables with its value, in the order of `docs/configuration.md`.
+pub(crate) fn load_settings(file: Option<&Path>) -> Result<Vec<Setting>, Problems> {
+    read_settings(file.or_else(default_file), std::env::vars_os())
+}
+
+fn read_settings(
+    file: Option<&Path>,
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Vec<Setting>, Problems> {
+    let mut reader = Reader::new(file, variables)?;
+    let configuration = Configuration::take(&mut reader);
+    let settings = effective::settings(&reader, &configuration.database.url);
+    reader.finish()?;
+    Ok(settings)
+}
+
+fn default_file<'a>() -> Option<&'a Path> {
+    // One that must not be looked at is there, and reading it says so.
+    let is_there = |file: &&Path| !matches!(file.try_exists(), Ok(false));
+    DEFAULT_FILES.map(Path::new).into_iter().find(is_there)
 }
 
 fn broker(reader: &mut Reader) -> Broker {

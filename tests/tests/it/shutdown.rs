@@ -1,4 +1,4 @@
-//! SIGTERM under load.
+//! The end of a role: SIGTERM under load, and the other signals.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,11 @@
 //! `magnetite config`.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::{
-    configuration::{Configuration, Place, Setting},
+    configuration::{self, Place, Setting},
     output,
 };
 
@@ -15,12 +17,12 @@ pub(super) struct Arguments {
 }
 
 /// Prints every key with its value and its source.
-pub(super) fn run(arguments: &Arguments, configuration: &Configuration) -> anyhow::Result<()> {
-    let settings = &configuration.settings;
+pub(super) fn run(arguments: &Arguments, file: Option<&Path>) -> anyhow::Result<()> {
+    let settings = configuration::load_settings(file)?;
     if arguments.json {
         output::lines(settings.iter().map(as_json))?;
     } else {
-        output::lines(as_toml(settings))?;
+        output::lines(as_toml(&settings))?;
     }
     Ok(())
 }

@@ -9,8 +9,10 @@ use super::{Place, sources::Reader};
 /// Its block of TOML has every key. All that is not commented out has its default.
 const PAGE: &str = include_str!("../../../../docs/configuration.md");
 const MASK: &str = "***";
-/// They hold passwords. The first two may be several, with commas between them.
-const URLS: [&str; 3] = ["broker.url", "broker.management_url", "database.url"];
+/// A URL that holds a password.
+const DATABASE_URL: &str = "database.url";
+/// URLs that hold passwords, each one or several with commas between them.
+const BROKER_URLS: [&str; 2] = ["broker.url", "broker.management_url"];
 const KEYS: &str = "secrets.keys";
 const DELAYS: &str = "retry.delays";
 
@@ -36,7 +38,7 @@ pub(super) fn settings(reader: &Reader, database_url: &str) -> Vec<Setting> {
         let value = match reader.given(&key) {
             _ if is_replaced => None,
             Some(given) => Some(value_of(given, default(&key).as_ref())),
-            None if key == "database.url" => Some(Value::from(database_url)),
+            None if key == DATABASE_URL => Some(Value::from(database_url)),
             None => default(&key),
         };
         Setting {
@@ -48,7 +50,8 @@ pub(super) fn settings(reader: &Reader, database_url: &str) -> Vec<Setting> {
     keys().map(setting).collect()
 }
 
-fn documented() -> &'static str {
+/// The block of TOML.
+pub(super) fn documented() -> &'static str {
     let block = PAGE
         .split_once("```toml\n")
         .and_then(|(_, rest)| rest.split_once("```"));
@@ -100,8 +103,8 @@ fn value_of_text(text: &str, default: Option<&Value>) -> Value {
 fn masked(key: &str, value: Value) -> Value {
     match value {
         Value::Array(values) => Value::Array(values.into_iter().map(|value| masked(key, value)).collect()),
-        Value::String(text) if key == URLS[2] => Value::from(without_password(&text)),
-        Value::String(text) if URLS.contains(&key) => {
+        Value::String(text) if key == DATABASE_URL => Value::from(without_password(&text)),
+        Value::String(text) if BROKER_URLS.contains(&key) => {
             let urls: Vec<_> = text.split(',').map(without_password).collect();
             Value::from(urls.join(","))
         }

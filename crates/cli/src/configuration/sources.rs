@@ -277,25 +277,22 @@ fn variable_of(key: &str) -> String {
 /// with a newline.
 fn flatten(root: ValueKind) -> Values {
     fn walk(prefix: &str, kind: ValueKind, into: &mut Values) {
-        let table = match kind {
-            ValueKind::Table(table) => table,
-            ValueKind::String(text) => {
-                into.insert(prefix.to_owned(), ValueKind::String(text.trim().to_owned()));
+        let kind = match kind {
+            ValueKind::Table(table) => {
+                for (name, value) in table {
+                    let key = if prefix.is_empty() {
+                        name
+                    } else {
+                        format!("{prefix}.{name}")
+                    };
+                    walk(&key, value.kind, into);
+                }
                 return;
             }
-            kind => {
-                into.insert(prefix.to_owned(), kind);
-                return;
-            }
+            ValueKind::String(text) => ValueKind::String(text.trim().to_owned()),
+            kind => kind,
         };
-        for (name, value) in table {
-            let key = if prefix.is_empty() {
-                name
-            } else {
-                format!("{prefix}.{name}")
-            };
-            walk(&key, value.kind, into);
-        }
+        into.insert(prefix.to_owned(), kind);
     }
     let mut values = Values::new();
     walk("", root, &mut values);

@@ -1,14 +1,24 @@
 use std::io::Write as _;
 
-use super::*;
+use super::{effective::documented, *};
+
+type Variables = std::vec::IntoIter<(OsString, OsString)>;
 
 /// Reads a file of this text and these variables, besides a home directory.
 fn read(file: &str, variables: &[(&str, &str)]) -> Result<Configuration, Problems> {
+    read_by(Configuration::read, file, variables)
+}
+
+fn read_by<T>(
+    read: impl Fn(Option<&Path>, Variables) -> Result<T, Problems>,
+    file: &str,
+    variables: &[(&str, &str)],
+) -> Result<T, Problems> {
     let mut written = tempfile::NamedTempFile::new().unwrap();
     written.write_all(file.as_bytes()).unwrap();
     let variables = [("HOME", "/home/m"), ("PATH", "/bin")].iter().chain(variables);
     let variables = variables.map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    Configuration::read(Some(written.path()), variables.collect::<Vec<_>>().into_iter())
+    read(Some(written.path()), variables.collect::<Vec<_>>().into_iter())
 }
 
 fn defaults() -> Configuration {
@@ -20,22 +30,15 @@ fn defaults() -> Configuration {
 fn same(mut one: Configuration, mut other: Configuration) -> bool {
     for each in [&mut one, &mut other] {
         each.read_from.clear();
-        each.settings.clear();
         each.egress.root_certificates_place = Place::Default;
         each.api_listen_place = Place::Default;
     }
     one == other
 }
 
-fn documented() -> String {
-    let page = include_str!("../../../../docs/configuration.md");
-    let (_, rest) = page.split_once("```toml\n").unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
-}
-
 #[test]
 fn the_documented_file_has_the_defaults() {
-    let configuration = read(&documented(), &[]).unwrap();
+    let configuration = read(documented(), &[]).unwrap();
     assert!(same(configuration.clone(), defaults()), "{configuration:#?}");
 }
 
@@ -92,7 +95,7 @@ fn what_is_in_force_is_shown_with_its_source() {
         ),
         ("MAGNETITE_SECRETS__KEYS", key.as_str()),
     ];
-    let shown = read(file, &variables).unwrap().settings;
+    let shown = read_by(read_settings, file, &variables).unwrap();
     let text = |key: &str| {
         let setting = shown.iter().find(|setting| setting.key == key).unwrap();
         let value = setting.value.as_ref().map(ToString::to_string);
