@@ -1,5 +1,6 @@
 """Runs the commands of one page: see tests/docs.sh, which gives this process a network of its own."""
 
+import contextlib
 import http.server
 import os
 import pathlib
@@ -39,6 +40,15 @@ LASTING = re.compile(r"^magnetite (up|listen|event tail)\b")
 
 class Failure(Exception):
     pass
+
+
+@contextlib.contextmanager
+def described(what):
+    """Says of a failure in which command it was."""
+    try:
+        yield
+    except Failure as failure:
+        raise Failure(f"{what}\n{failure}") from None
 
 
 # ---- The page ----
@@ -154,16 +164,19 @@ class Session:
                 return int(line.split()[1]), "".join(output)
             output.append(line)
 
-    def run(self, text):
+    def run(self, text, again_s=AGAIN_S):
         if LASTING.search(text) and not is_background(text):
             text += " &"
-        until = time.monotonic() + AGAIN_S
+        until, failed = time.monotonic() + again_s, None
         while True:
             status, output = self.once(self.filled(text))
             if status == 0:
                 break
             if time.monotonic() > until:
                 raise Failure(f"it ends with {status}\n{output}")
+            if output != failed:
+                print(f"docs: it ends with {status}, and is tried again: {output.strip()}", file=sys.stderr, flush=True)
+                failed = output
             time.sleep(0.5)
         if is_background(text):
             _, output = self.once("echo $!")
@@ -317,21 +330,18 @@ def main():
         (tree / entry.name).symlink_to(entry)
     session = Session(tree, environment)
     before = ROOT / "tests/docs/before" / f"{page.stem.lower()}.sh"
-    session.run(f"before() {{ :; }}; [ ! -e {before} ] || . {before}")
+    session.run(f"before() {{ :; }}; [ ! -e {before} ] || . {before}", again_s=0)
     section = None
     for heading, number, text in wanted:
         if heading != section:
             section = heading
-            session.run(f"before {shlex.quote(section)}")
+            with described(f"{before}: before {section!r}"):
+                session.run(f"before {shlex.quote(section)}", again_s=0)
         print(f"docs: {page}:{number}: {text.splitlines()[0]}", file=sys.stderr, flush=True)
-        try:
+        with described(f"{page}:{number}: {text}"):
             session.run(text)
-        except Failure as failure:
-            raise Failure(f"{page}:{number}: {text}\n{failure}") from None
-    try:
+    with described(f"{page}"):
         session.end()
-    except Failure as failure:
-        raise Failure(f"{page}: {failure}") from None
     print(f"docs: {page}: {len(wanted)} commands in {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 
