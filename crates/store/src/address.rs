@@ -1,8 +1,8 @@
 //! Where the database is: the URL, read once, and never shown whole.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::Error;
 
@@ -74,6 +74,20 @@ fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
     Ok(Address::Postgres(Box::new(options)))
 }
 
+/// Whether this is the URL of a PostgreSQL on another host whose certificate is not verified for it: only `sslmode=verify-full` does that, and
+/// `sslmode=disable` says that none is wanted. A URL that cannot be read is none.
+pub fn is_unverified(url: &str) -> bool {
+    let Ok(Address::Postgres(options)) = Address::parse(url) else {
+        return false;
+    };
+    let host = options.get_host();
+    let is_local = host == "localhost"
+        || host.starts_with('/')
+        || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    let is_decided = matches!(options.get_ssl_mode(), PgSslMode::Disable | PgSslMode::VerifyFull);
+    options.get_socket().is_none() && !is_local && !is_decided
+}
+
 /// Without user and password.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,6 +118,25 @@ mod tests {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 format!("{error}: {cause:?} {error:?}")
             }
+        }
+    }
+
+    #[test]
+    fn another_host_without_verification_is_told() {
+        for (url, expected) in [
+            ("postgres://u@db.example/m", true),
+            ("postgres://u@db.example/m?sslmode=require", true),
+            ("postgres://u@[2001:db8::7]/m?sslmode=prefer", true),
+            ("postgres://u@db.example/m?sslmode=verify-full", false),
+            ("postgres://u@db.example/m?sslmode=verify-ca", true),
+            ("postgres://u@db.example/m?sslmode=disable", false),
+            ("postgres://u@localhost/m", false),
+            ("postgres://u@127.0.0.1/m", false),
+            ("postgres://u@[::1]/m", false),
+            ("postgres:///m?host=/run/postgresql", false),
+            ("sqlite:///m.db", false),
+        ] {
+            assert_eq!(is_unverified(url), expected, "{url}");
         }
     }
 

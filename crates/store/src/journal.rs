@@ -53,4 +53,4 @@ pub use recover::{RecoverState, Recoverable};
 pub use rejected::{Rejected, RejectedCursor};
 pub use resend::{Claimed, Refusal, Requested};
 pub use retention::Expired;
-pub use totals::Vanished;
+pub use totals::{MINUTE_MS, Vanished};

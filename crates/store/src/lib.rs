@@ -111,6 +111,7 @@ mod journal;
 
 use std::fmt;
 
+pub use address::is_unverified;
 pub use api_key::{ApiKeyRow, NewApiKey};
 pub use changes::{Actor, ChangeKind, ChangeRow, UnknownChangeKind};
 pub use database::{ACQUIRE_TIMEOUT, CONNECT_TIMEOUT, OPERATION_TIMEOUT};
@@ -119,9 +120,9 @@ pub use error::{Cause, Error, Operation};
 pub use journal::{
     AttemptRow, Audit, AuditLimits, CLOCK_DIFFERENCE_MAX_MS, Claimed, ClockDoubt, DeliveryCursor,
     DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Failing,
-    Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, OperationRow, Overview, Pending,
-    RecoverState, Recoverable, Refusal, Rejected, RejectedCursor, Requested, RetentionStop, SetAside,
-    StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded, Vanished,
+    Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, MINUTE_MS, OperationRow, Overview,
+    Pending, RecoverState, Recoverable, Refusal, Rejected, RejectedCursor, Requested, RetentionStop,
+    SetAside, StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded, Vanished,
 };
 pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Position, Snapshot};
 pub use roles::{ANNOUNCED_MAX, Announcement, Dropping, JournalTotals, WorkerBehind};

@@ -90,6 +90,7 @@ async fn fill(database: &mut PgConnection, deliveries: i64) {
             .bind(LEADS)
             .bind(event::text(0, TEXT_BYTES).into_bytes()),
         sqlx::query(include_str!("seed/attempts.sql")),
+        sqlx::query(include_str!("seed/totals.sql")),
     ];
     for statement in statements {
         statement.execute(&mut *database).await.unwrap();

@@ -17,7 +17,7 @@ use anyhow::{anyhow, bail};
 use api::resend::IN_HAND;
 use broker::{Publisher, Topology};
 use clap::Args;
-use store::{AuditLimits, Store};
+use store::{AuditLimits, MINUTE_MS, Store};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -57,7 +57,7 @@ pub(crate) struct NotKnownYet {
                   magnetite.events. `magnetite doctor` looks for policies that remove messages."
 )]
 pub(super) struct Arguments {
-    /// Events received from this time on: so long ago, such as 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z
+    /// Events received from this time on, rounded down to the minute: so long ago, such as 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z
     #[arg(long, value_name = "TIME", default_value = "24h")]
     since: Moment,
     /// Print one JSON object a line
@@ -77,7 +77,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         broker: &broker,
         marker: Marker::new(&store, &topology, Publisher::new(broker.link.clone(), &config)),
         topology: &topology,
-        since_ms: arguments.since.before(clock::now_ms()),
+        since_ms: arguments.since.before(clock::now_ms()) / MINUTE_MS * MINUTE_MS,
         late: late(configuration),
     };
     let verdict = auditor.settled().await;
@@ -150,21 +150,18 @@ impl Auditor<'_> {
             late_ms: self.late.as_millis() as u64,
             batches_due,
         };
-        let (audit, vanished) = tokio::try_join!(
-            self.store.audit(self.since_ms, now_ms, limits),
-            self.store.vanished(self.since_ms, now_ms),
-        )?;
-        let rejected = self.store.count_rejected(self.since_ms, now_ms).await?;
+        let until_ms = now_ms.next_multiple_of(MINUTE_MS);
+        let audit = self.store.audit(self.since_ms, until_ms, limits).await?;
+        let rejected = self.store.count_rejected(self.since_ms, until_ms).await?;
         let queues = before.max(self.queues().await?);
-        let verdict = Verdict::new(
+        Ok(Verdict::new(
             audit,
             rejected,
             queues,
             &marked,
             (self.since_ms, now_ms),
             self.late,
-        );
-        Ok(verdict.and_vanished(&vanished))
+        ))
     }
 
     async fn queues(&self) -> anyhow::Result<Queues> {

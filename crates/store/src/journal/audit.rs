@@ -1,5 +1,6 @@
 //! Whether the books balance: every match has its delivery, every delivery its attempts, and none is pending for too long.
 
+mod rows;
 mod statements;
 
 use std::collections::BTreeMap;
@@ -12,13 +13,16 @@ use webhook::{
 use super::{
     aside::{self, SetAside},
     batches::{self, Lost, fetch_lost},
-    deliveries::state,
+    totals::{self, Minutes, Sums, Vanished},
 };
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
-    columns::Columns,
     database::on_connection,
     statement::{Statement, bind_all, timed},
+};
+use rows::{
+    Found, Pending, read_count, read_events, read_gap, read_late, read_pending, read_roles, read_unbalanced,
+    read_unrecorded,
 };
 use statements::{
     COUNT_DELIVERIES, COUNT_DELIVERIES_OF_EVENTS, COUNT_PENDING, COUNT_ROLES, FIND_LATE, FIND_UNBALANCED,
@@ -70,6 +74,8 @@ pub struct Audit {
     pub unbalanced: Findings<Unbalanced>,
     /// Deliveries of which attempts are missing.
     pub unrecorded: Findings<Unrecorded>,
+    /// Rows that were added in the minutes that overlap the window, and are not there.
+    pub vanished: Vanished,
     /// Deliveries of the window that are pending for too long. A run that was requested and not yet sent is not.
     pub late: Findings<Late>,
     /// How many deliveries of all times must stand in a queue: they are pending, and not about to be attempted.
@@ -165,9 +171,6 @@ pub struct Late {
     pub next_ms: u64,
 }
 
-/// A finding, with how many there are in all, and how many of those a gap explains.
-type Found<T> = (T, (u64, u64));
-
 /// Every row that a statement finds in a transaction; steps of an [`on_connection!`].
 macro_rules! fetch_all {
     ($tx:ident, $statement:expr, $read:expr) => {{
@@ -177,9 +180,60 @@ macro_rules! fetch_all {
     }};
 }
 
+/// Evaluates to what vanished in the minutes that overlap a window in which these sums were found; steps of an [`on_connection!`].
+macro_rules! fetch_vanished {
+    ($tx:ident, $window:ident, $sums:ident) => {{
+        let first = fetch_all!($tx, Statement::new(totals::FIRST), totals::read_first);
+        let mut vanished = Vanished::default();
+        if let Some(minutes) = $window.minutes(first.into_iter().flatten().next()) {
+            let mut agree = false;
+            for (recorded, attempts) in fetch_all!($tx, minutes.of(totals::SUM), totals::read_sums) {
+                agree = minutes.are($window.since_ms, $window.until_ms) && recorded == $sums;
+                let found = fetch_all!($tx, minutes.attempts(), totals::read_attempts);
+                vanished.attempts = totals::missing(attempts - found.iter().sum::<i64>());
+            }
+            if !agree {
+                let recorded = fetch_all!($tx, minutes.of(totals::SUM_BY_MINUTE), totals::read_counts);
+                let events = fetch_all!($tx, minutes.of(totals::COUNT_EVENTS), totals::read_events);
+                let deliveries =
+                    fetch_all!($tx, minutes.of(totals::COUNT_DELIVERIES), totals::read_deliveries);
+                let attempts = vanished.attempts;
+                vanished = totals::compare(recorded, events.into_iter().chain(deliveries));
+                vanished.attempts = attempts;
+            }
+        }
+        vanished
+    }};
+}
+
+/// Begins a transaction and evaluates to it and to the audit, as far as it says what was not recorded; steps of an [`on_connection!`].
+macro_rules! begin {
+    ($connection:ident, $dialect:ident, $window:ident) => {{
+        let mut tx = $connection.begin_with($dialect.begin_snapshot).await?;
+        for statement in $dialect.prepare_joins {
+            sqlx::query(*statement).execute(&mut *tx).await?;
+        }
+        let mut audit = Audit {
+            gaps: fetch_all!(tx, $window.gaps(), read_gap),
+            lost: $window.overlapping(fetch_lost!(
+                tx,
+                $dialect,
+                $window.since_ms,
+                &$window.limits.batches_due,
+                $window.limits.now_ms
+            )),
+            ..Audit::default()
+        };
+        audit.set_aside = fetch_all!(tx, aside::select($window.since_ms, $window.until_ms), aside::read);
+        (tx, audit)
+    }};
+}
+
 impl Store {
     /// Balances what was recorded of the events received, and of the deliveries created, from `since_ms` until before
-    /// `until_ms`, all as of one moment. Deliveries belong to their events, whatever the clock says by which they were created.
+    /// `until_ms`, as of one moment, and looks for missing attempts, as of another one at about the same time. Deliveries belong to their
+    /// events, whatever the clock says by which they were created. Rows are compared with the totals of all minutes that overlap this time,
+    /// and fastest if they are that time.
     ///
     /// What it does not see: an event of which no record at all arrived, and that is in no gap; records that a worker dropped while it
     /// reached no database, if it died before it could record one again.
@@ -188,45 +242,37 @@ impl Store {
     ///
     /// Only the database's.
     pub async fn audit(&self, since_ms: u64, until_ms: u64, limits: AuditLimits) -> Result<Audit, Error> {
-        let operation = &Operation::Audit;
         let window = Window::new(since_ms, until_ms, limits);
-        let window = &window;
+        // Half of the work each, on connections of their own.
+        let (mut audit, unrecorded) = tokio::try_join!(self.books(&window), self.unrecorded(&window))?;
+        audit.unrecorded = unrecorded;
+        Ok(audit)
+    }
+
+    /// All but the missing attempts.
+    async fn books(&self, window: &Window) -> Result<Audit, Error> {
         on_connection!(
             &self.database,
             reader,
-            operation,
+            &Operation::Audit,
             OPERATION_TIMEOUT,
             |connection, dialect| {
-                let mut tx = connection.begin_with(dialect.begin_snapshot).await?;
-                for statement in dialect.prepare_joins {
-                    sqlx::query(*statement).execute(&mut *tx).await?;
-                }
-                let mut audit = Audit {
-                    gaps: fetch_all!(tx, window.gaps(), read_gap),
-                    lost: window.overlapping(fetch_lost!(
-                        tx,
-                        dialect,
-                        window.since_ms,
-                        &window.limits.batches_due,
-                        window.limits.now_ms
-                    )),
-                    ..Audit::default()
-                };
-                audit.set_aside = fetch_all!(tx, aside::select(since_ms, until_ms), aside::read);
+                let (mut tx, mut audit) = begin!(connection, dialect, window);
                 let gaps = batches::gaps_with(audit.unrecorded_ms());
                 let gaps = gaps.as_str();
-                let mut marks = [0, 0];
-                for (events, matched, mark) in fetch_all!(tx, window.of(SUM_EVENTS), read_sums) {
-                    (audit.events, audit.matched, marks[0]) = (events, matched, mark);
+                let (mut marks, mut sums) = ([0, 0], Sums::default());
+                for events in fetch_all!(tx, window.of(SUM_EVENTS), read_events) {
+                    (audit.events, audit.matched, marks[0]) = (events.count, events.matched, events.mark);
+                    sums = events.sums;
                 }
-                for (resent, state, deliveries, mark) in
-                    fetch_all!(tx, window.of(COUNT_DELIVERIES), read_count)
-                {
-                    if resent {
-                        *audit.resends.of(state) = deliveries;
+                for row in fetch_all!(tx, window.of(COUNT_DELIVERIES), read_count) {
+                    sums.deliveries[0] += row.count as i64;
+                    sums.deliveries[1] += row.weight;
+                    if row.resent {
+                        *audit.resends.of(row.state) = row.count;
                     } else {
-                        *audit.first_runs.of(state) = deliveries;
-                        marks[1] += mark;
+                        *audit.first_runs.of(row.state) = row.count;
+                        marks[1] += row.mark;
                     }
                 }
                 for pending in fetch_all!(tx, window.pending(gaps), read_pending) {
@@ -243,32 +289,37 @@ impl Store {
                 } else {
                     // The sums were those of all that was created in the window, which by another clock may be another event's.
                     audit.first_runs = StateCounts::default();
-                    for (_, state, deliveries, _) in fetch_all!(tx, window.deliveries_of_events(), read_count)
-                    {
-                        *audit.first_runs.of(state) = deliveries;
+                    for row in fetch_all!(tx, window.deliveries_of_events(), read_count) {
+                        *audit.first_runs.of(row.state) = row.count;
                     }
                     fetch_all!(tx, window.unbalanced(gaps), read_unbalanced)
                 };
-                let unrecorded = fetch_all!(tx, window.unrecorded(gaps), read_unrecorded);
+                audit.vanished = fetch_vanished!(tx, window, sums);
                 let late = fetch_all!(tx, window.late(gaps), read_late);
                 tx.commit().await?;
 
                 audit.unbalanced = findings(unbalanced);
-                audit.unrecorded = findings(unrecorded);
                 audit.late = findings(late);
                 Ok(audit)
             }
         )
     }
-}
 
-/// Pending deliveries of all times.
-struct Pending {
-    unsent: u64,
-    settled: u64,
-    in_gaps: u64,
-    in_hand: u64,
-    in_hand_until_ms: u64,
+    async fn unrecorded(&self, window: &Window) -> Result<Findings<Unrecorded>, Error> {
+        on_connection!(
+            &self.database,
+            reader,
+            &Operation::Audit,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let (mut tx, audit) = begin!(connection, dialect, window);
+                let gaps = batches::gaps_with(audit.unrecorded_ms());
+                let unrecorded = fetch_all!(tx, window.unrecorded(&gaps), read_unrecorded);
+                tx.commit().await?;
+                Ok(findings(unrecorded))
+            }
+        )
+    }
 }
 
 impl Audit {
@@ -307,6 +358,10 @@ impl Window {
             first_attempt: AttemptId::first_at(since_ms.saturating_sub(NEAR_MS)),
             end_of_attempts: AttemptId::first_at(attempts_until_ms.min(ATTEMPT_MS_MAX)),
         }
+    }
+
+    fn minutes(&self, first_ms: Option<u64>) -> Option<Minutes> {
+        Minutes::new(self.since_ms, self.until_ms, first_ms)
     }
 
     fn of(&self, sql: &'static str) -> Statement<'_> {
@@ -416,76 +471,4 @@ impl<T> Default for Findings<T> {
             items: Vec::new(),
         }
     }
-}
-
-fn read_sums(row: &dyn Columns) -> Result<(u64, u64, u64), sqlx::Error> {
-    Ok((row.number("events")?, row.number("matched")?, row.number("mark")?))
-}
-
-fn read_count(row: &dyn Columns) -> Result<(bool, DeliveryState, u64, u64), sqlx::Error> {
-    let (resent, deliveries) = (row.integer("resent")? != 0, row.number("deliveries")?);
-    Ok((resent, state(row)?, deliveries, row.number("mark")?))
-}
-
-fn read_pending(row: &dyn Columns) -> Result<Pending, sqlx::Error> {
-    Ok(Pending {
-        unsent: row.number("unsent")?,
-        settled: row.number("settled")?,
-        in_gaps: row.number("in_gaps")?,
-        in_hand: row.number("in_hand")?,
-        in_hand_until_ms: row.number("in_hand_until_ms")?,
-    })
-}
-
-fn read_roles(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
-    Ok((row.number("recorders")?, row.number("in_hand")?))
-}
-
-/// How many findings there are, and how many of them a gap explains.
-fn read_counts(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
-    Ok((row.number("total")?, row.number("in_gaps")?))
-}
-
-fn read_gap(row: &dyn Columns) -> Result<Gap, sqlx::Error> {
-    Ok(Gap {
-        worker: row.text("worker")?,
-        from_ms: row.number("from_ms")?,
-        until_ms: row.number("until_ms")?,
-        count: row.number("record_count")?,
-        batches: None,
-    })
-}
-
-fn read_unbalanced(row: &dyn Columns) -> Result<Found<Unbalanced>, sqlx::Error> {
-    let unbalanced = Unbalanced {
-        organization_id: OrganizationId::new(row.text("organization_id")?),
-        event_id: EventId::new(row.text("id")?),
-        received_ms: row.number("at_ms")?,
-        matched: row.maybe_number("matched")?,
-        deliveries: row.number("deliveries")?,
-    };
-    Ok((unbalanced, read_counts(row)?))
-}
-
-fn read_unrecorded(row: &dyn Columns) -> Result<Found<Unrecorded>, sqlx::Error> {
-    let unrecorded = Unrecorded {
-        delivery_id: DeliveryId::new(row.text("id")?),
-        endpoint_id: EndpointId::new(row.text("endpoint_id")?),
-        created_ms: row.number("at_ms")?,
-        attempts: row.number("attempts")?,
-        recorded: row.number("recorded")?,
-    };
-    Ok((unrecorded, read_counts(row)?))
-}
-
-fn read_late(row: &dyn Columns) -> Result<Found<Late>, sqlx::Error> {
-    let late = Late {
-        delivery_id: DeliveryId::new(row.text("id")?),
-        organization_id: OrganizationId::new(row.text("organization_id")?),
-        event_id: EventId::new(row.text("event_id")?),
-        endpoint_id: EndpointId::new(row.text("endpoint_id")?),
-        created_ms: row.number("at_ms")?,
-        next_ms: row.number("next_ms")?,
-    };
-    Ok((late, read_counts(row)?))
 }

@@ -6,6 +6,7 @@ use sqlx::Connection as _;
 use webhook::AttemptId;
 
 use super::batches::{Lost, LostCause, fetch_lost};
+use super::totals::MINUTE_MS;
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
@@ -55,8 +56,6 @@ const COUNT_DEAD: &str =
     "SELECT COUNT(*) AS found FROM deliveries WHERE state = 2 AND state <> 3 AND created_ms >= $1";
 
 const COUNT_GAPS: &str = "SELECT COUNT(*) AS found FROM gaps WHERE until_ms >= $1";
-
-const MINUTE_MS: u64 = 60_000;
 
 /// Evaluates to the rows that a statement with one argument finds in a transaction; steps of an [`on_connection!`].
 macro_rules! fetch {

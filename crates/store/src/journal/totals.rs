@@ -6,17 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::Connection as _;
 use webhook::AttemptId;
 
 use crate::{
-    Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
-    database::on_connection,
-    statement::{Argument, Statement, bind_all},
+    statement::{Argument, Statement},
 };
 
-pub(crate) const MINUTE_MS: u64 = 60_000;
+/// What totals are kept of, in milliseconds.
+pub const MINUTE_MS: u64 = 60_000;
 /// The latest time that an attempt's id can hold, in Unix milliseconds.
 const ATTEMPT_MS_MAX: u64 = (1 << 48) - 1;
 
@@ -33,21 +31,53 @@ pub(crate) const ADD: &str = "INSERT INTO totals (minute_ms, shard, events, matc
 /// migration.
 pub(crate) const EXPIRE: &str = "DELETE FROM totals WHERE minute_ms < $1 AND minute_ms > 0";
 
-const SUM: &str = "SELECT minute_ms, CAST(SUM(events) AS BIGINT) AS events, CAST(SUM(matched) AS BIGINT) AS matched, \
-    CAST(SUM(deliveries) AS BIGINT) AS deliveries, CAST(SUM(attempts) AS BIGINT) AS attempts FROM totals \
-    WHERE minute_ms >= $1 AND minute_ms < $2 GROUP BY minute_ms";
+/// The weight of a time's minute: a number below 65,521, a prime, that looks like chance. A cube, since sums of what is linear or square agree
+/// for many patterns of too much and too little in minutes that follow one another.
+macro_rules! weight {
+    ($ms:literal) => {
+        concat!(
+            "(",
+            $ms,
+            " / 60000 % 65521 * (",
+            $ms,
+            " / 60000 % 65521) % 65521 * (",
+            $ms,
+            " / 60000 % 65521) % 65521)"
+        )
+    };
+}
+pub(super) use weight;
 
-const FIRST: &str = "SELECT MIN(minute_ms) AS minute_ms FROM totals";
+/// How many rows there have to be, for [`Sums`] and for attempts.
+pub(super) const SUM: &str = concat!(
+    "SELECT CAST(COALESCE(SUM(events), 0) AS BIGINT) AS events, \
+    CAST(COALESCE(SUM(events * weight), 0) AS BIGINT) AS events_weight, \
+    CAST(COALESCE(SUM(matched), 0) AS BIGINT) AS matched, \
+    CAST(COALESCE(SUM(matched * weight), 0) AS BIGINT) AS matched_weight, \
+    CAST(COALESCE(SUM(deliveries), 0) AS BIGINT) AS deliveries, \
+    CAST(COALESCE(SUM(deliveries * weight), 0) AS BIGINT) AS deliveries_weight, \
+    CAST(COALESCE(SUM(attempts), 0) AS BIGINT) AS attempts FROM (SELECT events, matched, deliveries, attempts, ",
+    weight!("minute_ms"),
+    " AS weight FROM totals WHERE minute_ms >= $1 AND minute_ms < $2) weighted"
+);
 
-const COUNT_EVENTS: &str = "SELECT minute, COUNT(*) AS rows_found, CAST(SUM(matched) AS BIGINT) AS matched FROM \
+/// The same for each minute.
+pub(super) const SUM_BY_MINUTE: &str = "SELECT minute_ms, CAST(SUM(events) AS BIGINT) AS events, CAST(SUM(matched) AS BIGINT) AS matched, \
+    CAST(SUM(deliveries) AS BIGINT) AS deliveries FROM totals WHERE minute_ms >= $1 AND minute_ms < $2 GROUP BY minute_ms";
+
+/// The first minute of which there are totals; 0 for all.
+pub(super) const FIRST: &str = "SELECT MIN(minute_ms) AS minute_ms FROM totals";
+
+pub(super) const COUNT_EVENTS: &str = "SELECT minute, COUNT(*) AS rows_found, CAST(SUM(matched) AS BIGINT) AS matched FROM \
     (SELECT received_ms / 60000 AS minute, matched FROM events WHERE received_ms >= $1 AND received_ms < $2) found GROUP BY minute";
 
-const COUNT_DELIVERIES: &str = "SELECT minute, COUNT(*) AS rows_found FROM \
+pub(super) const COUNT_DELIVERIES: &str = "SELECT minute, COUNT(*) AS rows_found FROM \
     (SELECT created_ms / 60000 AS minute FROM deliveries WHERE created_ms >= $1 AND created_ms < $2) found GROUP BY minute";
 
 const COUNT_ATTEMPTS: &str = "SELECT COUNT(*) AS rows_found FROM attempts WHERE id >= $1 AND id < $2";
 
-/// How many rows were added and are missing.
+/// How many rows were added and are missing. Events, matches and deliveries are compared by minute, attempts all at once. Rows from before there
+/// were totals are not compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vanished {
     /// Events.
@@ -71,11 +101,10 @@ impl Vanished {
 
 /// Numbers of rows of one minute.
 #[derive(Clone, Copy, Debug, Default)]
-struct Counts {
+pub(super) struct Counts {
     events: i64,
     matched: i64,
     deliveries: i64,
-    attempts: i64,
 }
 
 /// The rows that a transaction adds or removes, by minute.
@@ -161,89 +190,67 @@ macro_rules! add_totals {
 }
 pub(crate) use add_totals;
 
-/// Evaluates to the rows that a statement finds in a transaction; steps of an [`on_connection!`].
-macro_rules! fetch {
-    ($tx:ident, $sql:expr, $from:expr, $until:expr, $read:expr) => {{
-        let arguments: [Argument<'_>; 2] = [$from.into(), $until.into()];
-        let query = bind_all!(sqlx::query($sql), &arguments);
-        query.try_map(|row| $read(&row)).fetch_all(&mut *$tx).await?
-    }};
+/// Numbers of rows of some minutes, and the sums of the [weights](weight) of their minutes: if both agree, no minute lacks what another one
+/// has too much of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub(super) events: [i64; 2],
+    pub(super) matched: [i64; 2],
+    pub(super) deliveries: [i64; 2],
 }
 
-impl Store {
-    /// Counts the missing rows of all minutes that overlap the time from `since_ms` to before `until_ms`, as of one moment. Events and
-    /// deliveries are compared by minute, attempts all at once. Rows from before there were totals are not compared.
-    ///
-    /// # Errors
-    ///
-    /// Only the database's.
-    pub async fn vanished(&self, since_ms: u64, until_ms: u64) -> Result<Vanished, Error> {
-        let operation = &Operation::Audit;
-        let first = self
-            .fetch(operation, Statement::new(FIRST), |row| {
-                row.maybe_number("minute_ms")
-            })
-            .await?;
-        let Some(first_ms) = first.into_iter().flatten().next() else {
-            return Ok(Vanished::default());
-        };
-        let from_ms = (since_ms / MINUTE_MS * MINUTE_MS).max(first_ms);
+/// What is compared with the totals: all minutes that overlap a window, as far as there are totals of them.
+#[derive(Debug)]
+pub(super) struct Minutes {
+    from_ms: u64,
+    until_ms: u64,
+    first_attempt: AttemptId,
+    end_of_attempts: AttemptId,
+}
+
+impl Minutes {
+    /// `None` if there are no totals of it. `first_ms` is what [`FIRST`] found.
+    pub(super) fn new(since_ms: u64, until_ms: u64, first_ms: Option<u64>) -> Option<Self> {
+        let from_ms = (since_ms / MINUTE_MS * MINUTE_MS).max(first_ms?);
         let until_ms = until_ms.min(ATTEMPT_MS_MAX - MINUTE_MS).div_ceil(MINUTE_MS) * MINUTE_MS;
-        if from_ms >= until_ms {
-            return Ok(Vanished::default());
-        }
-        let (first_attempt, end_of_attempts) = (AttemptId::first_at(from_ms), AttemptId::first_at(until_ms));
-        on_connection!(
-            &self.database,
-            reader,
-            operation,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let mut tx = connection.begin_with(dialect.begin_snapshot).await?;
-                let recorded = fetch!(tx, SUM, from_ms, until_ms, read_counts);
-                let events = fetch!(tx, COUNT_EVENTS, from_ms, until_ms, read_events);
-                let deliveries = fetch!(tx, COUNT_DELIVERIES, from_ms, until_ms, read_deliveries);
-                let attempts = fetch!(
-                    tx,
-                    COUNT_ATTEMPTS,
-                    first_attempt.as_str(),
-                    end_of_attempts.as_str(),
-                    read_attempts
-                );
-                tx.commit().await?;
-                Ok(compare(recorded, events.into_iter().chain(deliveries), attempts))
-            }
-        )
+        (from_ms < until_ms).then(|| Self {
+            from_ms,
+            until_ms,
+            first_attempt: AttemptId::first_at(from_ms),
+            end_of_attempts: AttemptId::first_at(until_ms),
+        })
+    }
+
+    /// Whether they are the window, no more and no less.
+    pub(super) const fn are(&self, since_ms: u64, until_ms: u64) -> bool {
+        self.from_ms == since_ms && self.until_ms == until_ms
+    }
+
+    pub(super) fn of(&self, sql: &'static str) -> Statement<'static> {
+        Statement::with(sql, [self.from_ms.into(), self.until_ms.into()])
+    }
+
+    pub(super) fn attempts(&self) -> Statement<'_> {
+        let ids = [&self.first_attempt, &self.end_of_attempts].map(|id| id.as_str().into());
+        Statement::with(COUNT_ATTEMPTS, ids)
     }
 }
 
-/// Counts what was recorded and not found. A minute with more found than recorded is from before there were totals.
-fn compare(
-    recorded: Vec<(u64, Counts)>,
-    found: impl Iterator<Item = (u64, Counts)>,
-    attempts: Vec<i64>,
-) -> Vanished {
-    let mut minutes: BTreeMap<u64, Counts> = BTreeMap::new();
-    let mut attempts_left = -attempts.into_iter().sum::<i64>();
-    for (minute_ms, counts) in recorded {
-        attempts_left += counts.attempts;
-        minutes.insert(minute_ms, counts);
-    }
+/// Counts the events, matches and deliveries that were recorded and not found. A minute with more found than recorded is from before there were
+/// totals.
+pub(super) fn compare(recorded: Vec<(u64, Counts)>, found: impl Iterator<Item = (u64, Counts)>) -> Vanished {
+    let mut minutes: BTreeMap<u64, Counts> = recorded.into_iter().collect();
     for (minute_ms, counts) in found {
         let left = minutes.entry(minute_ms).or_default();
         left.events -= counts.events;
         left.matched -= counts.matched;
         left.deliveries -= counts.deliveries;
     }
-    let positive = |number: i64| u64::try_from(number).unwrap_or_default();
-    let mut vanished = Vanished {
-        attempts: positive(attempts_left),
-        ..Vanished::default()
-    };
+    let mut vanished = Vanished::default();
     for (minute_ms, left) in minutes {
-        vanished.events += positive(left.events);
-        vanished.matched += positive(left.matched);
-        vanished.deliveries += positive(left.deliveries);
+        vanished.events += missing(left.events);
+        vanished.matched += missing(left.matched);
+        vanished.deliveries += missing(left.deliveries);
         if left.events > 0 || left.matched > 0 || left.deliveries > 0 {
             vanished.first_ms.get_or_insert(minute_ms);
         }
@@ -251,17 +258,35 @@ fn compare(
     vanished
 }
 
-fn read_counts(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Error> {
+/// How many of something are missing.
+pub(super) fn missing(left: i64) -> u64 {
+    u64::try_from(left).unwrap_or_default()
+}
+
+/// What [`SUM`] says: the sums, and the number of attempts.
+pub(super) fn read_sums(row: &dyn Columns) -> Result<(Sums, i64), sqlx::Error> {
+    let sums = Sums {
+        events: [row.integer("events")?, row.integer("events_weight")?],
+        matched: [row.integer("matched")?, row.integer("matched_weight")?],
+        deliveries: [row.integer("deliveries")?, row.integer("deliveries_weight")?],
+    };
+    Ok((sums, row.integer("attempts")?))
+}
+
+pub(super) fn read_first(row: &dyn Columns) -> Result<Option<u64>, sqlx::Error> {
+    row.maybe_number("minute_ms")
+}
+
+pub(super) fn read_counts(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Error> {
     let counts = Counts {
         events: row.integer("events")?,
         matched: row.integer("matched")?,
         deliveries: row.integer("deliveries")?,
-        attempts: row.integer("attempts")?,
     };
     Ok((row.number("minute_ms")?, counts))
 }
 
-fn read_events(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Error> {
+pub(super) fn read_events(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Error> {
     let counts = Counts {
         events: row.integer("rows_found")?,
         matched: row.integer("matched")?,
@@ -270,7 +295,7 @@ fn read_events(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Error> {
     Ok((minute_ms(row)?, counts))
 }
 
-fn read_deliveries(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Error> {
+pub(super) fn read_deliveries(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Error> {
     let counts = Counts {
         deliveries: row.integer("rows_found")?,
         ..Counts::default()
@@ -282,7 +307,7 @@ fn minute_ms(row: &dyn Columns) -> Result<u64, sqlx::Error> {
     Ok(row.number::<u64>("minute")?.saturating_mul(MINUTE_MS))
 }
 
-fn read_attempts(row: &dyn Columns) -> Result<i64, sqlx::Error> {
+pub(super) fn read_attempts(row: &dyn Columns) -> Result<i64, sqlx::Error> {
     row.integer("rows_found")
 }
 
@@ -292,24 +317,23 @@ mod tests {
 
     #[test]
     fn a_surplus_of_one_minute_hides_nothing_of_another() {
-        let counts = |events, deliveries, attempts| Counts {
+        let counts = |events, deliveries| Counts {
             events,
             matched: events,
             deliveries,
-            attempts,
         };
-        let recorded = vec![(60_000, counts(5, 5, 3)), (120_000, counts(2, 2, 4))];
+        let recorded = vec![(60_000, counts(5, 5)), (120_000, counts(2, 2))];
         let found = [
-            (60_000, counts(4, 0, 0)),
-            (60_000, counts(0, 5, 0)),
-            (120_000, counts(9, 9, 0)),
+            (60_000, counts(4, 0)),
+            (60_000, counts(0, 5)),
+            (120_000, counts(9, 9)),
         ];
-        let vanished = compare(recorded, found.into_iter(), vec![6]);
+        let vanished = compare(recorded, found.into_iter());
         let expected = Vanished {
             events: 1,
             matched: 1,
             deliveries: 0,
-            attempts: 1,
+            attempts: 0,
             first_ms: Some(60_000),
         };
         assert_eq!(vanished, expected);

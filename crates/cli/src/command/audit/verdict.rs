@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::{resend::IN_HAND, view::States};
 use serde_json::{Value, json};
-use store::{Audit, Lost, LostCause, SetAside, StateCounts, Vanished};
+use store::{Audit, Lost, LostCause, SetAside, StateCounts};
 
 use crate::{command::rejected, moment, output::printable};
 
@@ -109,18 +109,17 @@ impl Verdict {
             None => finding,
         });
         Self {
-            findings: incomplete.into_iter().chain(findings).collect(),
+            // What is not recorded yet cannot explain what vanished.
+            findings: incomplete
+                .into_iter()
+                .chain(findings)
+                .chain(vanished(&audit.vanished))
+                .collect(),
             audit,
             rejected,
             queues,
             window_ms,
         }
-    }
-
-    /// Adds the rows that were recorded and are missing. What is not recorded yet cannot explain them.
-    pub(super) fn and_vanished(mut self, found: &Vanished) -> Self {
-        self.findings.extend(vanished(found));
-        self
     }
 
     /// What it comes to.

@@ -1,14 +1,26 @@
 //! What an audit asks. `{gaps}` stands for the table of gaps, with what is lost besides.
 
-pub(super) const SUM_EVENTS: &str = "SELECT COUNT(*) AS events, COALESCE(CAST(SUM(matched) AS BIGINT), 0) AS matched, \
-    COALESCE(CAST(SUM(mark) AS BIGINT), 0) AS mark FROM events WHERE received_ms >= $1 AND received_ms < $2";
+use super::super::totals::weight;
 
-pub(super) const COUNT_DELIVERIES: &str = "SELECT resent, state, COUNT(*) AS deliveries, CAST(SUM(mark) AS BIGINT) AS mark FROM \
-    (SELECT CAST(CASE WHEN run = 0 THEN 0 ELSE 1 END AS BIGINT) AS resent, state, mark FROM deliveries \
-    WHERE created_ms >= $1 AND created_ms < $2) runs GROUP BY resent, state";
+/// `..._weight` are for the comparison with the totals: see `Sums`.
+pub(super) const SUM_EVENTS: &str = concat!(
+    "SELECT COUNT(*) AS events, COALESCE(CAST(SUM(matched) AS BIGINT), 0) AS matched, \
+    COALESCE(CAST(SUM(mark) AS BIGINT), 0) AS mark, COALESCE(CAST(SUM(weight) AS BIGINT), 0) AS events_weight, \
+    COALESCE(CAST(SUM(matched * weight) AS BIGINT), 0) AS matched_weight FROM (SELECT matched, mark, ",
+    weight!("received_ms"),
+    " AS weight FROM events WHERE received_ms >= $1 AND received_ms < $2) weighted"
+);
+
+pub(super) const COUNT_DELIVERIES: &str = concat!(
+    "SELECT resent, state, COUNT(*) AS deliveries, CAST(SUM(mark) AS BIGINT) AS mark, \
+    CAST(SUM(weight) AS BIGINT) AS deliveries_weight FROM \
+    (SELECT CAST(CASE WHEN run = 0 THEN 0 ELSE 1 END AS BIGINT) AS resent, state, mark, ",
+    weight!("created_ms"),
+    " AS weight FROM deliveries WHERE created_ms >= $1 AND created_ms < $2) runs GROUP BY resent, state"
+);
 
 pub(super) const COUNT_DELIVERIES_OF_EVENTS: &str = "SELECT CAST(0 AS BIGINT) AS resent, d.state AS state, COUNT(*) AS deliveries, \
-    CAST(SUM(d.mark) AS BIGINT) AS mark FROM events e JOIN deliveries d ON d.event_id = e.id AND d.organization_id = e.organization_id \
+    CAST(SUM(d.mark) AS BIGINT) AS mark, CAST(0 AS BIGINT) AS deliveries_weight FROM events e JOIN deliveries d ON d.event_id = e.id AND d.organization_id = e.organization_id \
     WHERE e.received_ms >= $1 AND e.received_ms < $2 AND d.run = 0 AND d.created_ms >= $3 AND d.created_ms < $4 GROUP BY d.state";
 
 /// How many of what was found a gap explains, `{gaps}` with what is lost besides: it overlaps the time from `$late` milliseconds before `$at_ms` until as long after.
@@ -54,13 +66,13 @@ pub(super) const FIND_UNBALANCED: &str = concat!(
     WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5"
 );
 
-/// Likewise. Most deliveries have one attempt: whether the last one is there is one join. The others' attempts are counted by
-/// their numbers: one that was made again, because a worker died, has two rows.
+/// Likewise. Attempts are counted by their numbers: one that was made again, because a worker died, has two rows.
 pub(super) const FIND_UNRECORDED: &str = concat!(
     "WITH suspects AS MATERIALIZED ( \
-    SELECT DISTINCT d.id, d.created_ms, d.attempts FROM deliveries d \
-    LEFT JOIN attempts a ON a.delivery_id = d.id AND a.number = d.attempts AND a.id >= $3 AND a.id < $4 \
+    SELECT d.id, d.created_ms, d.attempts FROM deliveries d \
+    LEFT JOIN attempts a ON a.delivery_id = d.id AND a.number <= d.attempts AND a.id >= $3 AND a.id < $4 \
     WHERE d.created_ms >= $1 AND d.created_ms < $2 AND d.attempts > 0 AND (a.id IS NULL OR d.attempts > 1) \
+    GROUP BY d.id, d.created_ms, d.attempts HAVING COUNT(DISTINCT a.number) < d.attempts \
     ), found AS ( \
     SELECT s.*, (SELECT COUNT(DISTINCT a.number) FROM attempts a WHERE a.delivery_id = s.id) AS recorded FROM suspects s) \
     SELECT id, (SELECT d.endpoint_id FROM deliveries d WHERE d.id = f.id) AS endpoint_id, created_ms AS at_ms, attempts, \

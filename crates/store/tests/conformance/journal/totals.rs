@@ -4,7 +4,7 @@ use store::{Store, Vanished};
 
 use super::{
     super::bed::{Bed, on_both_databases},
-    samples::{MINUTE, T, delivered, died, dlv, event, evt, record, taken},
+    samples::{MINUTE, T, delivered, died, dlv, event, evt, limits, record, taken},
 };
 
 on_both_databases! {
@@ -13,10 +13,24 @@ on_both_databases! {
     a_requested_run_is_missed,
     retention_deletes_totals_and_rows_in_step,
     rows_of_before_there_were_totals_are_not_missed,
+    a_row_that_moves_to_another_minute_hides_none,
 }
 
+/// Whole minutes, which are compared by sums that agree, and a window that begins within one, which is always compared by minute.
 async fn vanished(store: &Store) -> Vanished {
-    store.vanished(T - 9 * MINUTE, T + 9 * MINUTE).await.unwrap()
+    let from_ms = T / MINUTE * MINUTE - 9 * MINUTE;
+    let (whole, part) = (
+        in_window(store, from_ms).await,
+        in_window(store, from_ms + 1).await,
+    );
+    assert_eq!(whole, part);
+    whole
+}
+
+async fn in_window(store: &Store, from_ms: u64) -> Vanished {
+    let until_ms = T / MINUTE * MINUTE + 9 * MINUTE;
+    let audit = store.audit(from_ms, until_ms, limits(until_ms)).await;
+    audit.unwrap().vanished
 }
 
 /// The second worker took the event a minute before the first one.
@@ -65,7 +79,7 @@ async fn an_event_that_is_deleted_with_all_that_belongs_to_it_is_missed(bed: Bed
     )
     .await;
     let audit = store
-        .audit(T - MINUTE, T + MINUTE, super::samples::limits(T + MINUTE))
+        .audit(T - MINUTE, T + MINUTE, limits(T + MINUTE))
         .await
         .unwrap();
     assert_eq!(
@@ -81,7 +95,7 @@ async fn an_event_that_is_deleted_with_all_that_belongs_to_it_is_missed(bed: Bed
         first_ms: Some(T / MINUTE * MINUTE),
     };
     assert_eq!(vanished(&store).await, expected);
-    let elsewhere = store.vanished(T + 2 * MINUTE, T + 9 * MINUTE).await.unwrap();
+    let elsewhere = in_window(&store, T + 2 * MINUTE).await;
     assert_eq!(elsewhere, Vanished::default(), "in a window without it");
 }
 
@@ -150,4 +164,23 @@ async fn rows_of_before_there_were_totals_are_not_missed(bed: Bed) {
     record(&store, [taken(&event(10), T + 3 * MINUTE, "1:matched")]).await;
     bed.execute("DELETE FROM events WHERE id = 'evt_10'").await;
     assert_eq!(vanished(&store).await.events, 1);
+}
+
+/// As many events as there were, two of them in the minute between their own.
+async fn a_row_that_moves_to_another_minute_hides_none(bed: Bed) {
+    let store = bed.migrated().await;
+    for number in 1..6 {
+        record(
+            &store,
+            [taken(&event(number), T + u64::from(number) * MINUTE, "1:matched")],
+        )
+        .await;
+    }
+    bed.execute(
+        "UPDATE events SET received_ms = received_ms + 60000 WHERE id = 'evt_1'; \
+         UPDATE events SET received_ms = received_ms - 60000 WHERE id = 'evt_3'",
+    )
+    .await;
+    let found = vanished(&store).await;
+    assert_eq!((found.events, found.matched), (2, 2));
 }

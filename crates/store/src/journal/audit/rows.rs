@@ -1,0 +1,128 @@
+//! Reads the rows that an audit's statements find.
+
+use webhook::{
+    DeliveryId, EndpointId, EventId, OrganizationId,
+    journal::{DeliveryState, Gap},
+};
+
+use super::{
+    super::{deliveries::state, totals::Sums},
+    Late, Unbalanced, Unrecorded,
+};
+use crate::columns::Columns;
+
+/// A finding, with how many there are in all, and how many of those a gap explains.
+pub(super) type Found<T> = (T, (u64, u64));
+
+/// The events of the window.
+pub(super) struct Events {
+    pub(super) count: u64,
+    pub(super) matched: u64,
+    pub(super) mark: u64,
+    pub(super) sums: Sums,
+}
+
+/// Deliveries of the window that are in one state.
+pub(super) struct Deliveries {
+    pub(super) resent: bool,
+    pub(super) state: DeliveryState,
+    pub(super) count: u64,
+    pub(super) mark: u64,
+    /// For [`Sums::deliveries`].
+    pub(super) weight: i64,
+}
+
+/// Pending deliveries of all times.
+pub(super) struct Pending {
+    pub(super) unsent: u64,
+    pub(super) settled: u64,
+    pub(super) in_gaps: u64,
+    pub(super) in_hand: u64,
+    pub(super) in_hand_until_ms: u64,
+}
+
+pub(super) fn read_events(row: &dyn Columns) -> Result<Events, sqlx::Error> {
+    Ok(Events {
+        count: row.number("events")?,
+        matched: row.number("matched")?,
+        mark: row.number("mark")?,
+        sums: Sums {
+            events: [row.integer("events")?, row.integer("events_weight")?],
+            matched: [row.integer("matched")?, row.integer("matched_weight")?],
+            ..Sums::default()
+        },
+    })
+}
+
+pub(super) fn read_count(row: &dyn Columns) -> Result<Deliveries, sqlx::Error> {
+    Ok(Deliveries {
+        resent: row.integer("resent")? != 0,
+        state: state(row)?,
+        count: row.number("deliveries")?,
+        mark: row.number("mark")?,
+        weight: row.integer("deliveries_weight")?,
+    })
+}
+
+pub(super) fn read_pending(row: &dyn Columns) -> Result<Pending, sqlx::Error> {
+    Ok(Pending {
+        unsent: row.number("unsent")?,
+        settled: row.number("settled")?,
+        in_gaps: row.number("in_gaps")?,
+        in_hand: row.number("in_hand")?,
+        in_hand_until_ms: row.number("in_hand_until_ms")?,
+    })
+}
+
+pub(super) fn read_roles(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
+    Ok((row.number("recorders")?, row.number("in_hand")?))
+}
+
+/// How many findings there are, and how many of them a gap explains.
+fn read_counts(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
+    Ok((row.number("total")?, row.number("in_gaps")?))
+}
+
+pub(super) fn read_gap(row: &dyn Columns) -> Result<Gap, sqlx::Error> {
+    Ok(Gap {
+        worker: row.text("worker")?,
+        from_ms: row.number("from_ms")?,
+        until_ms: row.number("until_ms")?,
+        count: row.number("record_count")?,
+        batches: None,
+    })
+}
+
+pub(super) fn read_unbalanced(row: &dyn Columns) -> Result<Found<Unbalanced>, sqlx::Error> {
+    let unbalanced = Unbalanced {
+        organization_id: OrganizationId::new(row.text("organization_id")?),
+        event_id: EventId::new(row.text("id")?),
+        received_ms: row.number("at_ms")?,
+        matched: row.maybe_number("matched")?,
+        deliveries: row.number("deliveries")?,
+    };
+    Ok((unbalanced, read_counts(row)?))
+}
+
+pub(super) fn read_unrecorded(row: &dyn Columns) -> Result<Found<Unrecorded>, sqlx::Error> {
+    let unrecorded = Unrecorded {
+        delivery_id: DeliveryId::new(row.text("id")?),
+        endpoint_id: EndpointId::new(row.text("endpoint_id")?),
+        created_ms: row.number("at_ms")?,
+        attempts: row.number("attempts")?,
+        recorded: row.number("recorded")?,
+    };
+    Ok((unrecorded, read_counts(row)?))
+}
+
+pub(super) fn read_late(row: &dyn Columns) -> Result<Found<Late>, sqlx::Error> {
+    let late = Late {
+        delivery_id: DeliveryId::new(row.text("id")?),
+        organization_id: OrganizationId::new(row.text("organization_id")?),
+        event_id: EventId::new(row.text("event_id")?),
+        endpoint_id: EndpointId::new(row.text("endpoint_id")?),
+        created_ms: row.number("at_ms")?,
+        next_ms: row.number("next_ms")?,
+    };
+    Ok((late, read_counts(row)?))
+}
