@@ -40,7 +40,7 @@ cat >magnetite.toml.new <<TOML
 url = "amqp://magnetite:$(cat rabbitmq-password)@rabbitmq:5672/%2f"
 
 [database]
-url = "postgres://magnetite:$(cat postgres-password)@postgres:5432/magnetite"
+url = "postgres://magnetite:$(cat postgres-password)@postgres:5432/magnetite?sslmode=disable"
 
 [secrets]
 keys = "$(cat secrets-key)"

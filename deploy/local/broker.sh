@@ -317,8 +317,8 @@ start_node() {
     fi
 }
 
-# `magnetite doctor` reads policies and bindings from the management API.
-write_plugins() { echo '[rabbitmq_management].' >"$files/enabled_plugins"; }
+# `magnetite doctor` reads policies and bindings from the management API. The other one lets clients log in with their certificate.
+write_plugins() { echo '[rabbitmq_management, rabbitmq_auth_mechanism_ssl].' >"$files/enabled_plugins"; }
 
 # ---- A container ---------------------------------------------------------------------------------------------
 

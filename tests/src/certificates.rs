@@ -1,7 +1,7 @@
 //! A certificate authority of the test's own, and servers' certificates that are good or bad in one way each.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::{
     ServerConfig,
@@ -20,6 +21,12 @@ use crate::now_ms;
 
 /// The authority. Whoever trusts it, by [`Certificates::write_pem`], refuses its bad certificates for what is wrong with them.
 pub struct Certificates(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, both in DER; the key as PKCS #8.
+pub struct Issued {
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+}
 
 /// Whom the good certificates are for.
 const HOST: &str = "127.0.0.1";
@@ -85,10 +92,52 @@ impl Certificates {
         acceptor((certificate, key.into()), &[])
     }
 
+    /// The authority's own certificate.
+    pub fn der(&self) -> &[u8] {
+        self.0.der()
+    }
+
+    /// A certificate for a host, or for a client of this name.
+    pub fn issued_for(&self, name: &str) -> Issued {
+        let mut params = params(name);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let (certificate, key) = self.issue(&params);
+        Issued { certificate, key }
+    }
+
     fn issue(&self, params: &CertificateParams) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
         (certificate.der().clone(), key.into())
+    }
+}
+
+impl Issued {
+    pub(crate) fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        self.key.secret_der()
+    }
+
+    /// Writes both as PEM: `NAME.pem` and `NAME.key`, which are returned.
+    pub fn write_pem(&self, directory: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let write = |extension: &str, label: &str, der: &[u8]| {
+            let file = directory.join(format!("{name}.{extension}"));
+            let lines = STANDARD.encode(der).into_bytes();
+            let lines: Vec<_> = lines.chunks(64).map(String::from_utf8_lossy).collect();
+            let pem = format!(
+                "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+                lines.join("\n")
+            );
+            std::fs::write(&file, pem).unwrap();
+            file
+        };
+        (
+            write("pem", "CERTIFICATE", self.certificate()),
+            write("key", "PRIVATE KEY", self.key()),
+        )
     }
 }
 

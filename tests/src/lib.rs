@@ -43,7 +43,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use alone::Alone;
 pub use amqp::{Amqp, Found, due_headers};
 pub use api::{Answered, Api};
-pub use certificates::Certificates;
+pub use certificates::{Certificates, Issued};
 pub use clocks::{CLOCK_TOLERANCE, has_passed, is_between, outside_ms};
 pub use cluster::Cluster;
 pub use collector::Collector;

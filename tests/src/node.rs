@@ -2,9 +2,15 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tempfile::TempDir;
 
-use crate::{script::Script, wait_for};
+use crate::{
+    Certificates,
+    certificates::Issued,
+    script::{Script, free_port},
+    wait_for,
+};
 
 const SCRIPT: Script = Script("deploy/local/broker.sh");
 
@@ -123,6 +129,32 @@ impl Node {
     /// Has its disk go on.
     pub async fn end_stall(&self) {
         self.ctl(&["-q", "eval", "magnetite_stall ! go."]).await;
+    }
+
+    /// Has it listen for AMQP over TLS as well, on a port that is returned. Clients have to show a certificate of the authority, and may log in with
+    /// that alone, as the user that its name says.
+    pub async fn listen_with_tls(&self, server: &Issued, authority: &Certificates) -> u16 {
+        let port = free_port();
+        let der = |bytes: &[u8]| format!("base64:decode(\"{}\")", STANDARD.encode(bytes));
+        let options = format!(
+            "[{{cacerts, [{}]}}, {{cert, {}}}, {{key, {{'PrivateKeyInfo', {}}}}}, {{verify, verify_peer}}, \
+             {{fail_if_no_peer_cert, true}}]",
+            der(authority.der()),
+            der(server.certificate()),
+            der(server.key())
+        );
+        let start = format!(
+            "application:set_env(rabbit, auth_mechanisms, ['PLAIN', 'AMQPLAIN', 'EXTERNAL']), \
+             application:set_env(rabbit, ssl_cert_login_from, common_name), \
+             Options = {options}, \
+             application:set_env(rabbit, ssl_options, Options), \
+             Arguments = [{{\"127.0.0.1\", {port}}}, Options, 2], \
+             Newer = erlang:function_exported(rabbit_networking, start_ssl_listener, 4), \
+             apply(rabbit_networking, start_ssl_listener, case Newer of true -> Arguments ++ [1]; false -> Arguments end)."
+        );
+        let answer = self.ctl(&["-q", "eval", &start]).await;
+        assert_eq!(answer.trim(), "ok");
+        port
     }
 
     /// `rabbitmqctl` on this node.

@@ -1,8 +1,14 @@
 //! A PostgreSQL of a test's own, for tests that stop it.
 
+use std::{
+    fs::{OpenOptions, Permissions},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+};
+
 use tempfile::TempDir;
 
-use crate::script::Script;
+use crate::{Certificates, certificates::Issued, script::Script};
 
 const SCRIPT: Script = Script("deploy/local/postgres.sh");
 
@@ -23,6 +29,29 @@ impl Postgres {
     /// The database's URL, the same after every start.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Has it take connections over TCP with TLS alone, from clients that show a certificate of the authority.
+    pub async fn require_tls(&self, server: &Issued, authority: &Certificates) {
+        let data = self.directory.path().join("data");
+        let owner = std::fs::metadata(&data).unwrap();
+        let (certificate, key) = server.write_pem(&data, "server");
+        let roots = data.join("roots.pem");
+        authority.write_pem(&roots);
+        for file in [&certificate, &key, &roots] {
+            chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
+        }
+        std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        let access = "hostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n";
+        std::fs::write(data.join("pg_hba.conf"), access).unwrap();
+        let settings = "ssl = on\nssl_cert_file = 'server.pem'\nssl_key_file = 'server.key'\nssl_ca_file = 'roots.pem'\n";
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.conf"))
+            .unwrap();
+        file.write_all(settings.as_bytes()).unwrap();
+        self.stop().await;
+        self.start_again().await;
     }
 
     /// The process that starts all others of the server.

@@ -5,6 +5,8 @@ use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use url::{Host, Url};
 
+use crate::tls::{BadTls, Connector, Tls};
+
 /// How to reach the broker. Its `Debug` does not show the password.
 #[derive(Clone)]
 pub struct Config {
@@ -12,6 +14,8 @@ pub struct Config {
     nodes: Vec<Node>,
     /// Where the management HTTP API is, with user and password; empty for nowhere.
     management: Vec<Url>,
+    /// What connections to both are secured with.
+    tls: Connector,
     /// Prefix of every exchange and queue name.
     pub prefix: String,
     /// How long a publish may take from the call to its confirm. Time in which the process stood still is not counted.
@@ -62,6 +66,7 @@ impl Config {
         Ok(Self {
             management: nodes.iter().filter_map(Node::management).collect(),
             nodes,
+            tls: Connector::default(),
             prefix: prefix.into(),
             publish_timeout: Duration::from_secs(10),
             confirm_age_max: Duration::from_mins(5),
@@ -85,6 +90,26 @@ impl Config {
         let urls = urls.split(',').filter(|url| !url.trim().is_empty());
         self.management = urls.map(read).collect::<Option<_>>().ok_or(BadManagementUrl)?;
         Ok(self)
+    }
+
+    /// Sets what connections by AMQP, and to the addresses of the management HTTP API that were named before, are secured with.
+    /// [`Tls::server_name`] is for AMQP alone.
+    ///
+    /// # Errors
+    /// When something in it cannot be used, or there is no TLS to use it for. The text names the part and holds no key.
+    pub fn with_tls(mut self, tls: &Tls) -> Result<Self, BadTls> {
+        let by_amqp = self.nodes.iter().any(Node::is_secured);
+        let by_http = self.management.iter().any(|url| url.scheme() == "https");
+        let is_used = by_amqp || (by_http && tls.server_name.is_none());
+        if *tls != Tls::default() && !is_used {
+            return Err(BadTls::NoTls);
+        }
+        self.tls = Connector::new(tls)?;
+        Ok(self)
+    }
+
+    pub(crate) fn tls(&self) -> &Connector {
+        &self.tls
     }
 
     pub(crate) fn management(&self) -> &[Url] {
@@ -135,6 +160,11 @@ impl Node {
         self.0.clone()
     }
 
+    /// Whether it is reached over TLS.
+    pub(crate) fn is_secured(&self) -> bool {
+        matches!(self.0.scheme, AMQPScheme::AMQPS)
+    }
+
     /// The bound on everything from the first packet until the broker has let us in: a node that hangs accepts connections, too.
     pub(crate) fn connect_timeout(&self) -> Duration {
         let timeout_ms = self.0.query.connection_timeout;
@@ -144,10 +174,7 @@ impl Node {
     /// Where RabbitMQ has its management API by default, as seen from its AMQP port: 15672 and 5672, 15671 and 5671.
     fn management(&self) -> Option<Url> {
         let authority = &self.0.authority;
-        let scheme = match self.0.scheme {
-            AMQPScheme::AMQP => "http",
-            AMQPScheme::AMQPS => "https",
-        };
+        let scheme = if self.is_secured() { "https" } else { "http" };
         let port = authority.port.checked_add(Self::MANAGEMENT_ABOVE)?;
         let mut url = Url::parse(&format!("{scheme}://{}:{port}", in_brackets(&authority.host))).ok()?;
         self.log_in_at(&mut url)?;

@@ -11,30 +11,32 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use lapin::{
-    AsyncTcpStream, Connection, ConnectionProperties,
-    tcp::{AMQPUriTcpExt as _, OwnedTLSConfig},
-    uri::AMQPUri,
-};
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties, uri::AMQPUri};
 use tokio_util::sync::CancellationToken;
 
-use crate::screen::{self, Screened, ScreenedRuntime};
+use crate::{
+    config::Node,
+    screen::{self, Screened, ScreenedRuntime, Unscreened},
+    tls::Connector,
+};
 
 /// Connects and logs in, however long it takes.
 ///
 /// # Cancel safety
 /// Nothing is left behind when it is dropped.
-pub(crate) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
+pub(crate) async fn connect(
+    node: &Node,
+    tls: &Connector,
+    properties: ConnectionProperties,
+) -> lapin::Result<Connection> {
     let waiting = Waiting(Attempt::default());
     let attempt = waiting.0.clone();
-    let tokio = lapin::runtime::default_runtime()?;
+    let (node, tls) = (node.clone(), tls.clone());
     let connecting = Connection::connector(
-        uri,
+        node.uri(),
         screen::runtime(),
         async move |uri: AMQPUri, _: ScreenedRuntime| {
-            let tls = OwnedTLSConfig::default();
-            let opening = Box::pin(uri.connect_with_config_async(tls.as_ref(), &tokio));
-            let stream = attempt.unless_given_up(opening).await?;
+            let stream = attempt.unless_given_up(Box::pin(open(&node, &tls))).await?;
             match &stream {
                 AsyncTcpStream::Plain(stream) => attempt.opened(stream.get_ref().as_fd())?,
                 AsyncTcpStream::Rustls(stream) => attempt.opened(stream.get_ref().0.get_ref().as_fd())?,
@@ -48,6 +50,19 @@ pub(crate) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> l
     let connection = connecting.await?;
     waiting.succeeded();
     Ok(connection)
+}
+
+/// Looks up the host, and makes the connection: TCP, and TLS if the URL says so.
+pub(crate) async fn open(node: &Node, tls: &Connector) -> io::Result<Unscreened> {
+    let authority = node.uri().authority;
+    let tokio = lapin::runtime::default_runtime().map_err(io::Error::other)?;
+    let addresses = tokio.to_socket_addrs((authority.host.clone(), authority.port));
+    let stream = AsyncTcpStream::connect(&tokio, addresses).await?;
+    if node.is_secured() {
+        tls.secured(stream, &authority.host).await
+    } else {
+        Ok(stream)
+    }
 }
 
 /// Shared by who waits for the connection and lapin's thread.

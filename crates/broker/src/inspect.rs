@@ -3,19 +3,27 @@
 use std::{io, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{AsyncReadExt, AsyncWriteExt, future::join_all};
+use futures_util::{
+    AsyncReadExt, AsyncWriteExt, StreamExt as _, TryStreamExt as _, future::join_all, stream,
+};
 use lapin::{
     BasicProperties, Channel,
     options::QueueDeleteOptions,
     protocol::{AMQPClass, connection::AMQPMethod, parse_class},
-    tcp::AMQPUriTcpExt,
 };
 use tokio::time::timeout;
 
 use crate::{
-    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology, config::Node,
+    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology,
+    config::Node,
+    connect::open,
     link::ChannelError,
+    screen,
+    tls::{self, Connector},
 };
+
+/// How many exchanges or queues are looked at together. Each takes a channel, and a connection may have few.
+const CHECKED_AT_ONCE: usize = 6;
 
 /// What the broker says of itself before anyone has logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,10 +105,10 @@ impl Server {
     /// with the last.
     pub async fn of(config: &Config) -> Result<Self, InspectError> {
         let (first, others) = config.nodes().split_first().expect("there is at least one");
-        let mut found = Self::of_node(first).await;
+        let mut found = Self::of_node(first, config.tls()).await;
         for node in others {
             if found.is_err() {
-                found = Self::of_node(node).await;
+                found = Self::of_node(node, config.tls()).await;
             }
         }
         found
@@ -111,13 +119,13 @@ impl Server {
         let asking = config
             .nodes()
             .iter()
-            .map(async |node| (node.address(), Self::of_node(node).await));
+            .map(async |node| (node.address(), Self::of_node(node, config.tls()).await));
         join_all(asking).await
     }
 
-    async fn of_node(node: &Node) -> Result<Self, InspectError> {
+    async fn of_node(node: &Node, tls: &Connector) -> Result<Self, InspectError> {
         let address = node.address();
-        let start = match timeout(node.connect_timeout(), read_start(node)).await {
+        let start = match timeout(node.connect_timeout(), read_start(node, tls)).await {
             Ok(Ok(start)) => start,
             Ok(Err(source)) => return Err(InspectError::Connect { address, source }),
             Err(_) => {
@@ -145,16 +153,16 @@ impl Server {
 }
 
 /// The payload of the broker's first frame.
-async fn read_start(node: &Node) -> io::Result<Vec<u8>> {
+async fn read_start(node: &Node, tls: &Connector) -> io::Result<Vec<u8>> {
     /// A server's properties take a few hundred bytes.
     const FRAME_BYTES_MAX: usize = 64 * 1024;
-    let runtime = lapin::runtime::default_runtime().map_err(io::Error::other)?;
-    let mut stream = node.uri().connect_async(&runtime).await?;
+    let mut stream = open(node, tls).await?;
     stream.write_all(b"AMQP\0\0\x09\x01").await?;
     stream.flush().await?;
     // Type (1 byte), channel (2), size (4).
     let mut header = [0; 7];
-    stream.read_exact(&mut header).await?;
+    stream.read_exact(&mut header).await.map_err(tls::refused)?;
+    screen::refuse_tls(&header)?;
     let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
     let mut payload = vec![0; size.min(FRAME_BYTES_MAX)];
     stream.read_exact(&mut payload).await?;
@@ -177,20 +185,24 @@ impl Topology {
     /// # Errors
     /// When there is no channel.
     pub async fn check(&self, link: &Link) -> Result<Vec<Result<QueueState, Problem>>, InspectError> {
-        let mut found = Vec::new();
-        for exchange in self.exchanges() {
-            // The broker closes the channel on every mismatch, hence a new one each.
-            if let Err(error) = exchange.declare(&link.channel().await?, true).await {
-                found.push(Err(Problem {
-                    name: exchange.name,
-                    detail: error.detail(),
-                }));
-            }
-        }
-        for queue in self.queues() {
-            found.push(queue.check(&link.channel().await?).await);
-        }
-        Ok(found)
+        // The broker closes the channel on every mismatch, hence a new one each.
+        let exchanges = stream::iter(self.exchanges()).map(async |exchange| {
+            let channel = link.channel().await?;
+            let declared = exchange.declare(&channel, true).await;
+            let problem = declared.err().map(|error| Problem {
+                name: exchange.name,
+                detail: error.detail(),
+            });
+            Ok::<_, InspectError>(problem)
+        });
+        let problems: Vec<_> = exchanges.buffered(CHECKED_AT_ONCE).try_collect().await?;
+        let queues = stream::iter(self.queues()).map(async |queue| {
+            let channel = link.channel().await?;
+            Ok::<_, InspectError>(queue.check(&channel).await)
+        });
+        let queues: Vec<_> = queues.buffered(CHECKED_AT_ONCE).try_collect().await?;
+        let problems = problems.into_iter().flatten().map(Err);
+        Ok(problems.chain(queues).collect())
     }
 
     /// Tests whether this broker dead-letters at least once, as the delay queues need. RabbitMQ 3.10 without the feature flag

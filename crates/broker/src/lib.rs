@@ -19,6 +19,7 @@
 //! Deliberately absent: lapin's own recovery (it replays a topology it remembers and can give up for good), and any
 //! decision about what a message means.
 
+mod tls;
 mod config;
 mod meters;
 mod topology;
@@ -60,4 +61,5 @@ pub use policy::Harm;
 pub use publisher::{Late, PublishError, PublishResult, Publisher, WINDOW_MAX};
 pub use refusals::{BLOCKED, Refusal, RefusalKind};
 pub use tail::{Copies, Tailed, WATCHED, tail};
+pub use tls::{BadTls, Tls};
 pub use topology::{Argument, Binding, DeclareError, Exchange, Queue, Topology};

@@ -241,7 +241,8 @@ impl Supervisor {
 
     async fn connect(&self, node: &Node) -> Result<Arc<Connection>, String> {
         let properties = ConnectionProperties::default().with_connection_name(self.name.into());
-        match timeout(node.connect_timeout(), connect(node.uri(), properties)).await {
+        let connecting = connect(node, self.config.tls(), properties);
+        match timeout(node.connect_timeout(), connecting).await {
             Ok(Ok(connection)) => Ok(Arc::new(connection)),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {:?}", node.connect_timeout())),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use reqwest::{Client, Response, StatusCode, redirect};
+use rustls::ClientConfig;
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
@@ -110,7 +111,8 @@ impl ManagementError {
             Self::Off => "set broker.management_url to the address of RabbitMQ's management API",
             Self::Client(_) | Self::Unreachable { .. } | Self::Unexpected { .. } => {
                 "rabbitmq-plugins enable rabbitmq_management on every node, and set broker.management_url if it is not at the \
-                 broker's host, 10000 ports above AMQP's"
+                 broker's host, 10000 ports above AMQP's; https needs a certificate for its host, and of a private authority \
+                 broker.tls.root_certificates"
             }
             Self::Refused { .. } => {
                 "rabbitmqctl set_user_tags USER management, or name another user in broker.management_url"
@@ -128,13 +130,15 @@ impl Management {
         if config.management().is_empty() {
             return Err(ManagementError::Off);
         }
-        let client = Client::builder()
+        let mut client = Client::builder()
             .timeout(ANSWER_MAX)
             .connect_timeout(ANSWER_MAX / 2)
             .redirect(redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .map_err(ManagementError::Client)?;
+            .no_proxy();
+        if let Some(tls) = &config.tls().config {
+            client = client.tls_backend_preconfigured(ClientConfig::clone(tls));
+        }
+        let client = client.build().map_err(ManagementError::Client)?;
         Ok(Self {
             client,
             urls: config.management().to_vec(),

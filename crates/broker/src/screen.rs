@@ -30,7 +30,9 @@ use std::{
 
 use futures_util::io::{AsyncRead, AsyncWrite};
 
-pub(crate) use reactor::{ScreenedRuntime, runtime};
+use crate::tls;
+
+pub(crate) use reactor::{ScreenedRuntime, Unscreened, runtime};
 
 /// Header of a replaced content header: what lapin could not have read.
 pub(crate) const UNREADABLE: &str = "magnetite-unreadable";
@@ -90,6 +92,8 @@ enum Field {
 pub(crate) struct Screened<S> {
     inner: S,
     screen: Screen,
+    /// Whether anything was read yet.
+    begun: bool,
 }
 
 /// The screening without the socket.
@@ -125,8 +129,19 @@ impl<S> Screened<S> {
         Self {
             inner,
             screen: Screen::new(frame_max),
+            begun: false,
         }
     }
+}
+
+/// Fails if a connection without TLS begins with an alert of TLS: the server did not understand the greeting.
+pub(crate) fn refuse_tls(beginning: &[u8]) -> io::Result<()> {
+    const ALERT: [u8; 2] = [0x15, 0x03];
+    if beginning.starts_with(&ALERT) {
+        let advice = "this port expects TLS: use amqps:// in broker.url";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, advice));
+    }
+    Ok(())
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
@@ -135,11 +150,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
         context: &mut Context<'_>,
         target: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { inner, screen } = &mut *self;
+        let Self { inner, screen, begun } = &mut *self;
         while screen.is_empty() {
-            let read = ready!(Pin::new(&mut *inner).poll_read(context, screen.room()))?;
+            let room = screen.room();
+            let read = ready!(Pin::new(&mut *inner).poll_read(context, room)).map_err(tls::refused)?;
             if read == 0 {
                 return Poll::Ready(Ok(0));
+            }
+            if !std::mem::replace(begun, true) {
+                refuse_tls(&room[..read])?;
             }
             screen.filled(read);
         }

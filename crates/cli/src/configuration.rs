@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use broker::{BadTls, Tls};
 use ipnet::IpNet;
 use runtime::logs;
 use store::SealingKey;
@@ -54,6 +55,7 @@ pub(crate) struct Broker {
     /// `None` for where RabbitMQ has it by default.
     management_url: Option<String>,
     pub(crate) prefix: String,
+    tls: Tls,
 }
 
 #[derive(Clone, PartialEq)]
@@ -170,11 +172,53 @@ fn default_file<'a>() -> Option<&'a Path> {
 }
 
 fn broker(reader: &mut Reader) -> Broker {
-    Broker {
+    let mut broker = Broker {
         url: reader.read("broker.url", value::broker_url, || DEFAULT_BROKER_URL.to_owned()),
         management_url: reader.read("broker.management_url", value::management_url, || None),
         prefix: reader.read("broker.prefix", value::prefix, || "magnetite".to_owned()),
+        tls: Tls::default(),
+    };
+    broker.tls = broker_tls(reader, broker.config());
+    broker
+}
+
+/// Reads the files that are named.
+fn broker_tls(reader: &mut Reader, broker: broker::Config) -> Tls {
+    const ROOTS: &str = "broker.tls.root_certificates";
+    const CERTIFICATE: &str = "broker.tls.certificate";
+    const KEY: &str = "broker.tls.key";
+    const SERVER_NAME: &str = "broker.tls.server_name";
+    let tls = Tls {
+        root_certificates: reader.read(ROOTS, value::files, Vec::new),
+        certificate: reader.read(CERTIFICATE, value::file, Vec::new),
+        key: reader.read(KEY, value::file, Vec::new),
+        server_name: reader.read(SERVER_NAME, value::maybe_text, || None),
+    };
+    let read = [
+        "broker.url",
+        "broker.management_url",
+        ROOTS,
+        CERTIFICATE,
+        KEY,
+        SERVER_NAME,
+    ];
+    if read.into_iter().any(|key| reader.is_refused(key)) {
+        return Tls::default();
     }
+    let Err(bad) = broker.with_tls(&tls) else {
+        return tls;
+    };
+    let refused = match bad {
+        BadTls::RootCertificates(_) => ROOTS,
+        BadTls::Certificate(_) => CERTIFICATE,
+        BadTls::Key(_) => KEY,
+        BadTls::NoTls if !tls.root_certificates.is_empty() => ROOTS,
+        BadTls::NoTls if !tls.certificate.is_empty() => CERTIFICATE,
+        BadTls::NoTls if !tls.key.is_empty() => KEY,
+        BadTls::ServerName | BadTls::NoTls => SERVER_NAME,
+    };
+    reader.refuse(refused, &bad.to_string());
+    Tls::default()
 }
 
 fn database(reader: &mut Reader) -> Database {
@@ -343,10 +387,11 @@ impl Broker {
     pub(crate) fn config(&self) -> broker::Config {
         const READ_BEFORE: &str = "the URL was read by the same parser before";
         let config = broker::Config::new(&self.url, self.prefix.clone()).expect(READ_BEFORE);
-        match &self.management_url {
+        let config = match &self.management_url {
             Some(urls) => config.with_management(urls).expect(READ_BEFORE),
             None => config,
-        }
+        };
+        config.with_tls(&self.tls).expect(READ_BEFORE)
     }
 }
 

@@ -9,6 +9,11 @@ use crate::configuration::{Database, Place, Problems};
 
 const MIGRATE: &str = "run `magnetite migrate` (`magnetite up` does it by itself)";
 
+/// What is told of a database for which [`store::is_unverified`] holds, and what to do.
+pub(crate) const UNVERIFIED: &str = "the database is on another host, and its certificate is not verified";
+pub(crate) const VERIFY: &str = "set sslmode=verify-full in database.url (and sslrootcert=FILE for a private authority), or \
+    sslmode=disable if the network between is trusted";
+
 /// Connects once. A URL that the store cannot read is a bad configuration.
 pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
     match Store::connect(&database.url, &database.keys).await {

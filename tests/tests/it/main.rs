@@ -47,4 +47,5 @@ mod shutdown;
 mod soak;
 mod ssrf;
 mod status;
+mod tls;
 mod tools;

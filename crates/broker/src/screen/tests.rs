@@ -1,3 +1,5 @@
+use futures_util::AsyncReadExt as _;
+
 use super::{
     header::tests::{header, table_of},
     *,
@@ -213,4 +215,25 @@ fn what_is_not_amqp_passes_for_lapin_to_report() {
     let mut no_end = frame(HEADER, 1, &header(MESSAGE_ID, b"\x01\xff"));
     *no_end.last_mut().unwrap() = 0;
     assert!(in_any_pieces(&no_end, 0) == no_end);
+}
+
+/// The alert of a server that expected TLS is not for lapin, which would call it a bad frame. Later in a connection these bytes are any others.
+#[tokio::test]
+async fn a_server_that_expects_tls_is_told_at_once() {
+    let alert = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x0a];
+    let mut target = [0; 16];
+    let error = Screened::new(&alert[..], 0).read(&mut target).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "this port expects TLS: use amqps:// in broker.url"
+    );
+
+    let heartbeat = frame(HEARTBEAT, 0, b"");
+    let later = [&heartbeat[..], &frame(BODY, 1, &alert)].concat();
+    let mut passed = Vec::new();
+    Screened::new(&later[..], 0)
+        .read_to_end(&mut passed)
+        .await
+        .unwrap();
+    assert_eq!(passed, later);
 }

@@ -35,7 +35,7 @@ fn as_json(setting: &Setting) -> String {
 fn as_toml(settings: &[Setting]) -> Vec<String> {
     let (mut lines, mut last) = (Vec::new(), "");
     for Setting { key, value, place } in settings {
-        let (section, name) = key.split_once('.').unwrap_or_default();
+        let (section, name) = key.rsplit_once('.').unwrap_or_default();
         if section != last {
             if !last.is_empty() {
                 lines.push(String::new());

@@ -319,6 +319,9 @@ async fn open_store(
 ) -> anyhow::Result<Store> {
     let database = &configuration.database;
     let store = until_available(roles, async || database::connect(database).await).await?;
+    if store::is_unverified(&database.url) {
+        tracing::warn!(advice = database::VERIFY, "{}", database::UNVERIFIED);
+    }
     match schema {
         Schema::Migrate => {
             let applied = until_available(roles, async || Ok(store.migrate().await?)).await?;

@@ -28,10 +28,10 @@ pub(crate) struct Setting {
 
 /// All that the page documents. `database_url` is the one in force: its default depends on the user.
 pub(super) fn settings(reader: &Reader, database_url: &str) -> Vec<Setting> {
-    let defaults: toml::Table = documented().parse().unwrap_or_default();
+    let defaults = Value::Table(documented().parse().unwrap_or_default());
     let default = |key: &str| {
-        let (section, name) = key.split_once('.')?;
-        defaults.get(section)?.get(name).cloned()
+        let found = key.split('.').try_fold(&defaults, |table, name| table.get(name));
+        found.cloned()
     };
     let setting = |key: String| {
         let is_replaced = key.starts_with("retry.") && key != DELAYS && reader.given(DELAYS).is_some();
@@ -113,7 +113,7 @@ fn masked(key: &str, value: Value) -> Value {
     }
 }
 
-/// Masks what stands between the first colon of the user and the last `@`, and a parameter that is called `password`. What is no URL then is
+/// Masks what stands between the first colon of the user and the last `@`, and a parameter that is called `password` or holds PEM. What is no URL then is
 /// masked as a whole.
 fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -128,8 +128,10 @@ fn without_password(url: &str) -> String {
         None => format!("{user}@"),
     });
     let parameter = |pair: &str| match pair.split_once('=') {
-        // A name may be written with percent signs as well.
-        Some((name, _)) if name == "password" || name.contains('%') => format!("{name}={MASK}"),
+        // A name may be written with percent signs as well, and a key may stand where the path of its file belongs.
+        Some((name, value)) if name == "password" || name.contains('%') || value.contains("BEGIN") => {
+            format!("{name}={MASK}")
+        }
         _ => pair.to_owned(),
     };
     let rest = match rest.split_once('?') {
@@ -168,6 +170,10 @@ mod tests {
             ("postgres://u:pa?ss@h/d", "postgres://u:***@h/d"),
             ("postgres://u:2/x@h/d", "postgres://u:***@h/d"),
             ("postgres://h/d?pass%77ord=p", "postgres://h/d?pass%77ord=***"),
+            (
+                "postgres://h/d?sslkey=-----BEGIN%20PRIVATE%20KEY-----x",
+                "postgres://h/d?sslkey=***",
+            ),
             ("p", "***"),
         ] {
             assert_eq!(without_password(url), shown);

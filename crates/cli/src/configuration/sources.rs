@@ -98,14 +98,18 @@ impl Reader {
 
     /// Only the first refusal of a key is told: the others follow from it.
     pub(super) fn refuse(&mut self, key: &str, detail: &str) {
-        let is_told = |problem: &Problem| problem.key.as_deref() == Some(key);
-        if !self.problems.iter().any(is_told) {
+        if !self.is_refused(key) {
             self.problems.push(Problem {
                 key: Some(key.to_owned()),
                 place: self.place(key),
                 detail: detail.to_owned(),
             });
         }
+    }
+
+    pub(super) fn is_refused(&self, key: &str) -> bool {
+        let mut refused = self.problems.iter().map(|problem| problem.key.as_deref());
+        refused.any(|refused| refused == Some(key))
     }
 
     /// Where the value of `key` comes from.

@@ -251,6 +251,41 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
         "broker.url",
         "several with commas",
     ),
+    (
+        "broker.url = \"amqps://h/v\"\nbroker.tls.root_certificates = [\"/none.pem\"]",
+        "broker.tls.root_certificates",
+        "/none.pem cannot: No such file",
+    ),
+    (
+        "broker.url = \"amqps://h/v\"\nbroker.tls.root_certificates = [\"/etc/hostname\"]",
+        "broker.tls.root_certificates",
+        "number 1: there is no certificate in it",
+    ),
+    (
+        "broker.url = \"amqps://h/v\"\nbroker.tls.certificate = \"/dev/null\"",
+        "broker.tls.certificate",
+        "/dev/null is empty",
+    ),
+    (
+        "broker.url = \"amqps://h/v\"\nbroker.tls = { certificate = \"/etc/hostname\", key = \"/etc/hostname\" }",
+        "broker.tls.certificate",
+        "there is no certificate in it",
+    ),
+    (
+        "broker.url = \"amqps://h/v\"\nbroker.tls.key = \"-----BEGIN PRIVATE KEY-----hunter2\"",
+        "broker.tls.key",
+        "the path of a PEM file",
+    ),
+    (
+        "broker.url = \"amqps://h/v\"\nbroker.tls.server_name = \"a b\"",
+        "broker.tls.server_name",
+        "the name of a host",
+    ),
+    (
+        "broker.url = \"amqp://h/v\"\nbroker.management_url = \"https://h\"\nbroker.tls.server_name = \"mq\"",
+        "broker.tls.server_name",
+        "broker.url has no amqps://",
+    ),
     ("broker.prefix = \"\"", "broker.prefix", "1 to 64 characters"),
     ("broker.prefix = \"a b\"", "broker.prefix", "1 to 64 characters"),
     (

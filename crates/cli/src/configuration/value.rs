@@ -3,7 +3,14 @@
 //! Stricter than the `config` crate's own conversions, which take "yes" for 1 and round 1.5. A variable is always
 //! text, so a number may be written as one.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use config::ValueKind;
 use ipnet::IpNet;
@@ -185,6 +192,39 @@ pub(super) fn paths(value: &ValueKind) -> Result<Vec<PathBuf>, String> {
     list_of(value, "paths of PEM files", |text| {
         (!text.is_empty()).then(|| PathBuf::from(text))
     })
+}
+
+/// What one file holds; an empty text names none.
+pub(super) fn file(value: &ValueKind) -> Result<Vec<u8>, String> {
+    match text(value) {
+        Ok("") => Ok(Vec::new()),
+        Ok(path) => content(Path::new(path)),
+        Err(_) => Err("expected the path of a file".to_owned()),
+    }
+}
+
+/// What each of some files holds.
+pub(super) fn files(value: &ValueKind) -> Result<Vec<Vec<u8>>, String> {
+    paths(value)?.iter().map(|path| content(path)).collect()
+}
+
+/// The error must not quote what may be a key instead of the path of its file.
+fn content(path: &Path) -> Result<Vec<u8>, String> {
+    let shown = path.display().to_string();
+    if shown.contains("-----BEGIN") || shown.contains('\n') {
+        return Err("expected the path of a PEM file instead of what it holds".to_owned());
+    }
+    let content = fs::read(path)
+        .map_err(|error| format!("expected a file that can be read, and {shown} cannot: {error}"))?;
+    if content.is_empty() {
+        return Err(format!("expected PEM, and {shown} is empty"));
+    }
+    Ok(content)
+}
+
+pub(super) fn maybe_text(value: &ValueKind) -> Result<Option<String>, String> {
+    let text = text(value)?;
+    Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
 /// Nothing but an address, lest a probe depend on a resolver.

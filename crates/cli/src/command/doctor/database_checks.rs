@@ -33,6 +33,9 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
     match store.check().await {
         Ok(schema) => {
             report.add(&Check::ok(WHAT, schema.server))?;
+            if store::is_unverified(&database.url) {
+                report.add(&Check::warn(WHAT, database::UNVERIFIED, database::VERIFY))?;
+            }
             report.add(&schema_check(&schema.state))?;
             if schema.state == SchemaState::UpToDate {
                 let registry = store.load_registry().await;

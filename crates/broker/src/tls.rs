@@ -1,0 +1,184 @@
+//! TLS to the broker: trusted authorities and the client certificate.
+
+use std::{fmt, io, sync::Arc};
+
+use lapin::tcp::RustlsConnector;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, InvalidMessage, RootCertStore,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+
+use crate::screen::Unscreened;
+
+/// Settings of TLS to the broker. By default the broker's certificate has to be issued by an authority that the system trusts, for the host
+/// in its URL, and there is no client certificate. `Debug` does not show the key.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates (PEM, one or more in each) of the authorities to trust instead of the system's; empty for the system's.
+    pub root_certificates: Vec<Vec<u8>>,
+    /// The client certificate (PEM), followed by those between it and its authority; empty for none.
+    pub certificate: Vec<u8>,
+    /// Its private key (PEM, not encrypted).
+    pub key: Vec<u8>,
+    /// The host name in the broker's certificate, if it differs from the host in its URL.
+    pub server_name: Option<String>,
+}
+
+/// Something in a [`Tls`] that cannot be used. The texts repeat nothing of a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadTls {
+    /// The authorities' certificates.
+    #[error("expected PEM with the certificates of authorities: {0}")]
+    RootCertificates(String),
+    /// The client certificate.
+    #[error("expected PEM with a certificate that fits the key: {0}")]
+    Certificate(String),
+    /// The client's key.
+    #[error("expected PEM with the private key of the certificate, not encrypted: {0}")]
+    Key(String),
+    /// The host name.
+    #[error("expected the name of a host, or an address")]
+    ServerName,
+    /// No URL has TLS.
+    #[error("expected nothing, since broker.url has no amqps:// and broker.management_url no https://")]
+    NoTls,
+}
+
+/// What connections are secured with.
+#[derive(Clone, Default)]
+pub(crate) struct Connector {
+    /// `None` for the system's authorities, which are read when a connection is made, and no client certificate.
+    pub(crate) config: Option<Arc<ClientConfig>>,
+    server_name: Option<String>,
+}
+
+impl Connector {
+    pub(crate) fn new(tls: &Tls) -> Result<Self, BadTls> {
+        if let Some(name) = &tls.server_name {
+            ServerName::try_from(name.as_str()).map_err(|_| BadTls::ServerName)?;
+        }
+        Ok(Self {
+            config: tls.config()?.map(Arc::new),
+            server_name: tls.server_name.clone(),
+        })
+    }
+
+    /// Does the handshake. Errors say what to do.
+    pub(crate) async fn secured(&self, stream: Unscreened, host: &str) -> io::Result<Unscreened> {
+        let connector = match &self.config {
+            Some(config) => RustlsConnector::from(Arc::clone(config)),
+            None => RustlsConnector::new_with_native_certs()?,
+        };
+        let name = self.server_name.as_deref().unwrap_or(host);
+        stream
+            .into_rustls(&connector, name)
+            .await
+            .map_err(|error| explained(error, name))
+    }
+}
+
+impl Tls {
+    fn config(&self) -> Result<Option<ClientConfig>, BadTls> {
+        let has_certificate = !self.certificate.is_empty() || !self.key.is_empty();
+        if self.root_certificates.is_empty() && !has_certificate {
+            return Ok(None);
+        }
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| BadTls::RootCertificates(error.to_string()))?
+            .with_root_certificates(self.roots()?);
+        if !has_certificate {
+            return Ok(Some(config.with_no_client_auth()));
+        }
+        let chain = certificates(&self.certificate).map_err(BadTls::Certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|_| BadTls::Key("there is no such key in it".to_owned()))?;
+        let config = config.with_client_auth_cert(chain, key);
+        config.map(Some).map_err(|error| match error {
+            rustls::Error::General(_) => BadTls::Key("keys of its kind are not supported".to_owned()),
+            error => BadTls::Certificate(error.to_string()),
+        })
+    }
+
+    fn roots(&self) -> Result<RootCertStore, BadTls> {
+        let mut roots = RootCertStore::empty();
+        if self.root_certificates.is_empty() {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            return Ok(roots);
+        }
+        for (index, pem) in self.root_certificates.iter().enumerate() {
+            let bad = |reason: String| BadTls::RootCertificates(format!("number {}: {reason}", index + 1));
+            for certificate in certificates(pem).map_err(bad)? {
+                roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+            }
+        }
+        Ok(roots)
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// At least one. The parser's errors quote the file, and a key may stand in it.
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|_| "it is not valid PEM")?;
+    if found.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(found)
+}
+
+/// What is usually wrong, in words that say what to do.
+fn explained(error: io::Error, name: &str) -> io::Error {
+    let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let advice = match reason {
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "this port does not speak TLS: name the port of RabbitMQ's TLS listener, usually 5671, or amqp:// if TLS is not wanted".to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "the broker's certificate is not issued by a trusted authority: name that in broker.tls.root_certificates".to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => format!(
+            "the broker's certificate is not for {name}: correct the host in broker.url, or set broker.tls.server_name"
+        ),
+        _ => return refused(error),
+    };
+    io::Error::new(error.kind(), advice)
+}
+
+/// The same for what is read after the handshake: by TLS 1.3 a server tells only then that it misses the client certificate, or does not
+/// trust it.
+pub(crate) fn refused(error: io::Error) -> io::Error {
+    let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let Some(rustls::Error::AlertReceived(alert)) = reason else {
+        return error;
+    };
+    let advice = match alert {
+        AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure => {
+            "if the broker requires a client certificate, set broker.tls.certificate and broker.tls.key"
+        }
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA => "the broker refused the client certificate, broker.tls.certificate",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}: {advice}"))
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("root_certificates", &self.root_certificates.len())
+            .field("certificate", &self.certificate.len())
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
