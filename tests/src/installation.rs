@@ -1,6 +1,7 @@
 //! One installation: configuration, database, processes.
 
 use std::{
+    cell::Cell,
     ffi::OsStr,
     fs,
     io::Write as _,
@@ -368,9 +369,12 @@ impl Installation {
         Role::start(command, port, &self.log(name))
     }
 
-    /// Waits until nothing is ready in any queue but `dead` and `rejected`, seen in one look at all of them. A delivery that
-    /// goes from one queue to the next meanwhile can hide from it: for that see [`Installation::wait_until_nothing_is_left`].
+    /// Waits until nothing is ready in any queue but `dead` and `rejected`, seen in many looks in a row, so that a delivery that goes from
+    /// one queue to the next does not hide. What a worker has in hand for longer than that does: for it see
+    /// [`Installation::wait_until_nothing_is_left`].
     pub async fn wait_until_drained(&self, limit: Duration) {
+        const LOOKS: u32 = 20;
+        let empty = Cell::new(0);
         wait_for("nothing is ready", limit, || async {
             let mut ready = Vec::new();
             for name in self.work_queues() {
@@ -379,7 +383,8 @@ impl Installation {
                     count => ready.push(format!("{count} in {name}")),
                 }
             }
-            if ready.is_empty() {
+            empty.set(if ready.is_empty() { empty.get() + 1 } else { 0 });
+            if empty.get() == LOOKS {
                 Ok(())
             } else {
                 Err(ready.join(", "))

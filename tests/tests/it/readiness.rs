@@ -1,6 +1,6 @@
 //! What `/readyz` says while a role cannot do its job, or does it with less than it should have.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{
     Answer, Api, Installation, Ledger, Load, Node, Postgres, Receiver, Role, SOON, event, shared_broker,
@@ -125,12 +125,14 @@ async fn nothing_is_lost_while_a_worker_may_not_publish() {
     wait_until("it runs", SOON, || is_tried(100)(&ledger)).await;
 
     permit(&node, ALL, NOTHING).await;
-    // A channel that is busy keeps the permission that it was given.
+    // A channel that is busy keeps the permission that it was given. What the worker had in hand comes again, some of it for the second time.
+    let closed = Instant::now();
     node.ctl(&["close_all_user_connections", "roles", "permissions"])
         .await;
     wait_for_answer(&worker, "503", &["ACCESS_REFUSED"]).await;
     permit(&node, ALL, ALL).await;
     wait_until_well(&worker).await;
+    ledger.broken("connections", closed, None);
     let before = ledger.receiver("only").accepted();
     wait_until("it goes on", SOON, || {
         ledger.receiver("only").accepted() > before + 50

@@ -343,7 +343,19 @@ async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_w
         }
     })
     .await;
-    installation.wait_until_drained(SOON).await;
+    let total = MIXED.len() * published.get();
+    wait_for("each is delivered or dead", SOON, || async {
+        let (served, dead) = (
+            listening.served.distinct(),
+            installation.amqp().ready("dead").await,
+        );
+        if served + dead as usize >= total {
+            Ok(())
+        } else {
+            Err(format!("{served} served and {dead} dead of {total}"))
+        }
+    })
+    .await;
     assert!(worker.terminate().await);
     let letters = installation.amqp().drain("dead").await;
     for letter in &letters {
@@ -353,7 +365,6 @@ async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_w
             "alternates.example.com resolves to 127.0.0.1",
         );
     }
-    let total = MIXED.len() * published.get();
     assert_eq!(
         listening.served.distinct() + letters.len(),
         total,
