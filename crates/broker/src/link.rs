@@ -35,6 +35,8 @@ struct State {
     address: String,
     /// The broker takes no publishes: memory or disk alarm.
     blocked: bool,
+    /// Why the last try to connect failed, while there is no connection.
+    failure: Option<String>,
 }
 
 impl State {
@@ -95,6 +97,11 @@ impl Link {
     /// `host:port/vhost` of the node that it is connected to, or was last; empty before the first connection.
     pub fn address(&self) -> String {
         self.state.borrow().address.clone()
+    }
+
+    /// Why the last try to connect failed; `None` while there is a connection, and before the first try has ended.
+    pub fn failure(&self) -> Option<String> {
+        self.state.borrow().failure.clone()
     }
 
     /// Whether the broker refuses publishes now.
@@ -225,6 +232,7 @@ impl Supervisor {
                 }
                 Err(error) => {
                     failures += 1;
+                    self.failed(&error);
                     if self.away.again().is_some() {
                         tracing::warn!(
                             broker, connection = self.name, error = %error, failures,
@@ -260,6 +268,7 @@ impl Supervisor {
         }
         self.state.send_modify(|state| {
             state.connection = Some(Arc::clone(&connection));
+            state.failure = None;
             address.clone_into(&mut state.address);
         });
         meters::CONNECTED.level([self.name]).set(1.0);
@@ -286,6 +295,14 @@ impl Supervisor {
         });
         self.report_none();
         why
+    }
+
+    fn failed(&self, error: &str) {
+        self.state.send_if_modified(|state| {
+            let is_new = state.failure.as_deref() != Some(error);
+            state.failure = Some(error.to_owned());
+            is_new
+        });
     }
 
     fn blocked(&self, reason: Option<&str>) {

@@ -29,18 +29,21 @@ impl BrokerLink {
         Self::log_in(config).await
     }
 
-    /// For who knows that a broker is there.
+    /// For who knows that a broker is there. A login that the only broker refuses is told at once.
     pub(crate) async fn log_in(config: &broker::Config) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let link = Link::open(config, "magnetite command", stop.clone());
         let limit = LOGIN_MAX * config.addresses_count();
-        if timeout(limit, link.connection()).await.is_err() {
+        let is_let_in = tokio::select! {
+            up = timeout(limit, link.connection()) => up.is_ok(),
+            () = refusal(&link), if config.addresses_count() == 1 => false,
+        };
+        if !is_let_in {
             stop.cancel();
-            bail!(
-                "the broker at {} does not let us in within {limit:?}: the warnings above say why; check the \
-                 user, the password and the vhost in broker.url",
-                config.address()
-            );
+            let why = link
+                .failure()
+                .unwrap_or_else(|| format!("no answer within {limit:?}"));
+            bail!("the broker at {} does not let us in: {why}", config.address());
         }
         Ok(Self { link, stop })
     }
@@ -49,5 +52,17 @@ impl BrokerLink {
     pub(crate) async fn close(self) {
         self.stop.cancel();
         self.link.closed().await;
+    }
+}
+
+/// Waits until the broker has refused the login. Another one would be refused as well.
+async fn refusal(link: &Link) {
+    const WORDS: [&str; 2] = ["ACCESS_REFUSED", "NOT_ALLOWED"];
+    let mut link = link.clone();
+    while !link
+        .failure()
+        .is_some_and(|failure| WORDS.iter().any(|word| failure.contains(word)))
+    {
+        link.changed().await;
     }
 }

@@ -31,8 +31,8 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     };
     report.add(&configuration_check(configuration))?;
     report.add(&descriptors_check(configuration.worker.in_flight_max))?;
-    broker_checks::run(configuration, &mut report).await?;
-    database_checks::run(configuration, &mut report).await?;
+    let has_broker = broker_checks::run(configuration, &mut report).await?;
+    database_checks::run(configuration, has_broker, &mut report).await?;
     if report.failed > 0 {
         bail!(
             "checks that failed: {}; each has a line that says how to fix it",

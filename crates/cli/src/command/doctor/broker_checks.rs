@@ -9,7 +9,8 @@ use super::{super::checked::Check, Report};
 /// The oldest RabbitMQ that dead-letters at least once.
 const OLDEST: (u32, u32) = (3, 10);
 
-pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> Result<(), output::Closed> {
+/// Returns whether the broker let us in.
+pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> Result<bool, output::Closed> {
     let config = configuration.broker.config();
     let servers = Server::of_each(&config).await;
     let answers = servers.iter().any(|(_, server)| server.is_ok());
@@ -20,13 +21,15 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
         })?;
     }
     if !answers {
-        return Ok(());
+        return Ok(false);
     }
     let broker = match BrokerLink::log_in(&config).await {
         Ok(broker) => broker,
         Err(error) => {
-            let fix = "correct user, password and vhost in broker.url, and grant the user configure, write and read";
-            return report.add(&Check::fail("login", error.to_string(), fix));
+            let detail = error.to_string();
+            let fix = login_fix(&detail);
+            report.add(&Check::fail("login", detail, fix))?;
+            return Ok(false);
         }
     };
     report.add(&Check::ok("login", broker.link.address()))?;
@@ -41,7 +44,21 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
     }
     report.add(&dead_lettering_check(configuration, &config, &broker).await)?;
     broker.close().await;
-    Ok(())
+    Ok(true)
+}
+
+/// What to do about a refused login, by RabbitMQ's words for it.
+fn login_fix(refusal: &str) -> &'static str {
+    let says = |words: &str| refusal.contains(words);
+    if says("vhost") && says("not found") {
+        "correct the vhost in broker.url (the default one is written /%2f), or create it: rabbitmqctl add_vhost NAME"
+    } else if says("vhost") && says("refused") {
+        "let the user into the vhost: rabbitmqctl set_permissions --vhost NAME USER '.*' '.*' '.*'"
+    } else if says("ACCESS_REFUSED") || says("ACCESS-REFUSED") {
+        "correct user and password in broker.url (in a URL, characters such as / and @ are percent-encoded)"
+    } else {
+        "correct user, password and vhost in broker.url, and grant the user configure, write and read"
+    }
 }
 
 /// A node that does not answer. While others of its cluster do, nothing stands still.
@@ -51,7 +68,8 @@ fn absence_check(error: InspectError, others_answer: bool) -> Check {
         let fix = "start this node, or take it out of broker.url: the others are all that is left meanwhile";
         Check::warn("broker", detail, fix)
     } else {
-        let fix = "start the broker, or correct broker.url (MAGNETITE_BROKER__URL)";
+        let fix = "start the broker, or correct broker.url (MAGNETITE_BROKER__URL); to get one here: apt-get install rabbitmq-server, or \
+            docker run --detach --publish 5672:5672 --publish 15672:15672 rabbitmq:4-management";
         Check::fail("broker", detail, fix)
     }
 }

@@ -17,7 +17,11 @@ use super::{
 const WHAT: &str = "database";
 const MIGRATE: &str = "run `magnetite migrate`, or `magnetite up`";
 
-pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> Result<(), output::Closed> {
+pub(super) async fn run(
+    configuration: &Configuration,
+    has_broker: bool,
+    report: &mut Report,
+) -> Result<(), output::Closed> {
     let database = &configuration.database;
     // Opening would make an empty one.
     if database.would_be_created() {
@@ -45,8 +49,10 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
                 }
                 report.add(&rejected_check(&store).await)?;
                 report.add(&retention_check(&store).await)?;
-                report.add(&installation_check(configuration, &store).await)?;
-                role_checks::run(configuration, &store, report).await?;
+                if has_broker {
+                    report.add(&installation_check(configuration, &store).await)?;
+                }
+                role_checks::run(configuration, has_broker, &store, report).await?;
             }
         }
         Err(error @ store::Error::NotUtf8 { .. }) => {

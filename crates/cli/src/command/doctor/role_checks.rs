@@ -23,6 +23,7 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(
     configuration: &Configuration,
+    has_broker: bool,
     store: &Store,
     report: &mut Report,
 ) -> Result<(), output::Closed> {
@@ -38,8 +39,10 @@ pub(super) async fn run(
     for check in noticed(&roles).into_iter().chain(clocks(&roles)) {
         report.add(&check)?;
     }
-    for check in idle(configuration, &roles).await {
-        report.add(&check)?;
+    if has_broker {
+        for check in idle(configuration, &roles).await {
+            report.add(&check)?;
+        }
     }
     Ok(())
 }
@@ -73,7 +76,7 @@ fn clocks(roles: &[RunningRole]) -> Vec<Check> {
         .collect()
 }
 
-/// Queues that a role which runs does not consume. A broker that is away was named before.
+/// Queues that a role which runs does not consume.
 async fn idle(configuration: &Configuration, roles: &[RunningRole]) -> Vec<Check> {
     let topology = topology::of(configuration);
     let Ok(broker) = BrokerLink::open(&configuration.broker.config()).await else {
