@@ -136,7 +136,9 @@ impl ClientSessionStore for Sessions {
 pub(crate) fn explain(error: &rustls::Error, host: &str) -> String {
     match error {
         rustls::Error::InvalidCertificate(reason) => explain_certificate(reason, host),
-        rustls::Error::InvalidMessage(_) => format!("{host} does not speak TLS at this port"),
+        rustls::Error::InvalidMessage(_) => {
+            format!("{host} does not speak TLS at this port: is it that of https?")
+        }
         rustls::Error::AlertReceived(alert) => format!("{host} refused the TLS handshake: {alert:?}"),
         rustls::Error::PeerIncompatible(reason) => {
             format!("{host} and this client have no TLS version or cipher suite in common: {reason:?}")
@@ -159,7 +161,9 @@ fn explain_certificate(reason: &CertificateError, host: &str) -> String {
         ),
         CertificateError::NotValidForName => format!("the certificate is not valid for {host}"),
         CertificateError::NotValidForNameContext { presented, .. } => {
-            let names = &presented[..presented.len().min(NAMES_TOLD_MAX)];
+            // Such as `DnsName("www.example.com")`.
+            let plain = |name: &String| name.split('"').nth(1).unwrap_or(name).to_owned();
+            let names: Vec<_> = presented.iter().take(NAMES_TOLD_MAX).map(plain).collect();
             format!(
                 "the certificate is not valid for {host}, only for {}",
                 names.join(", ")
@@ -169,10 +173,11 @@ fn explain_certificate(reason: &CertificateError, host: &str) -> String {
             format!("the certificate of {host} was not signed by the issuer that it names")
         }
         CertificateError::Revoked => format!("the certificate of {host} has been revoked"),
-        // A certificate authority's own certificate, used by a server: what most tools make when asked for a
-        // self-signed one.
+        // What most tools make when asked for a self-signed one.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            format!("the certificate of {host} is self-signed")
+            format!(
+                "the certificate of {host} is self-signed, or that of an authority itself (CA:TRUE), which no server may use"
+            )
         }
         other => format!("the certificate of {host} is not valid: {other:?}"),
     }

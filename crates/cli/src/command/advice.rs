@@ -43,7 +43,7 @@ pub(super) fn on_failure(kind: FailureKind) -> Cow<'static, str> {
             "the server, or a proxy before it, closes connections: its log says why"
         }
         FailureKind::Tls => {
-            "use a valid certificate for this host, with its intermediate certificates; self-signed ones are refused"
+            "use the port of https, and a valid certificate for this host, with its intermediate certificates; self-signed ones are refused"
         }
         FailureKind::Timeout => {
             "is a firewall in between? Answer as soon as the request is verified and stored, and work on it later"

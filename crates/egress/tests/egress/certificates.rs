@@ -119,7 +119,7 @@ async fn a_bad_certificate_is_told_in_words() {
         (early, "the certificate of localhost is not valid yet"),
         (
             params("other.example.com"),
-            "the certificate is not valid for localhost, only for",
+            "the certificate is not valid for localhost, only for other.example.com",
         ),
     ] {
         let url = tls_receiver(authority.acceptor(&params, &[]), greet).await;
@@ -174,7 +174,10 @@ async fn a_port_that_does_not_speak_tls_is_told_in_words() {
     let url = responder_to_anything("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
     let failure = failure(&egress(), &url).await;
     assert_eq!((failure.kind, failure.phase), (FailureKind::Tls, Phase::Tls));
-    assert_eq!(failure.detail, "127.0.0.1 does not speak TLS at this port");
+    assert_eq!(
+        failure.detail,
+        "127.0.0.1 does not speak TLS at this port: is it that of https?"
+    );
 }
 
 async fn responder_to_anything(response: &'static str) -> String {

@@ -182,7 +182,7 @@ pub(crate) const ROWS: [Row; 36] = {
         row(
             H::NotTls,
             Soon,
-            "tls in tls: 127.0.0.1 does not speak TLS at this port",
+            "tls in tls: 127.0.0.1 does not speak TLS at this port: is it that of https?",
         ),
         row(
             H::SilentHttp2,
