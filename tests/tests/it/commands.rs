@@ -1,6 +1,6 @@
 //! The command line from outside: exit codes, and messages that say what to do.
 
-use e2e::{Api, Installation, Receiver, SOON, event, wait_until};
+use e2e::{Answer, Api, Installation, Receiver, SOON, event, wait_until};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -152,6 +152,75 @@ async fn a_file_with_bad_lines_is_published_without_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn publish_waits_until_events_have_ended_and_says_how() {
+    let installation = Installation::with_delays("publish-wait", &[100]).await;
+    let good = Receiver::ok().await;
+    let bad = Receiver::new(|_, _| Answer::status(500)).await;
+    for (organization, receiver) in [("org_1", &good), ("org_2", &good), ("org_2", &bad)] {
+        installation.endpoint(organization, &receiver.url()).await;
+    }
+    let _worker = installation.worker().await;
+    let recorder = installation.recorder().await;
+    let by_hand = async |organization: &str, wait: &str| {
+        let event = [
+            "publish",
+            "--event",
+            "lead.completed",
+            "--project",
+            "p",
+            "--lead",
+            "l",
+            "--org",
+        ];
+        let output = installation
+            .cli(&[&event[..], &[organization, wait]].concat())
+            .await;
+        let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let (id, fate) = printed.split_once("  ").unwrap();
+        (
+            output.status.code(),
+            id.to_owned(),
+            fate.to_owned(),
+            stderr(&output),
+        )
+    };
+    let (code, _, fate, _) = by_hand("org_1", "--wait").await;
+    assert_eq!((code, fate.as_str()), (Some(0), "delivered 1"));
+    let (code, _, fate, _) = by_hand("org_3", "--wait").await;
+    assert_eq!((code, fate.as_str()), (Some(0), "no endpoint matched"));
+    let (code, id, fate, error) = by_hand("org_2", "--wait").await;
+    assert_eq!((code, fate.as_str()), (Some(1), "delivered 1, dead 1"));
+    assert!(
+        error.contains("every endpoint: 1;") && error.contains(&format!("event show {id}")),
+        "{error}"
+    );
+
+    let lines: Vec<_> = (0..300).map(|lead| event("org_1", &lead.to_string())).collect();
+    let output = installation
+        .cli_with_input(&["publish", "--wait", "--json"], lines.join("\n").as_bytes())
+        .await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    for (index, line) in printed.lines().enumerate() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&line["line"], &line["deliveries"]["delivered"]),
+            (&(index + 1).into(), &1.into())
+        );
+    }
+    assert_eq!((printed.lines().count(), good.distinct()), (300, 302));
+
+    recorder.kill().await;
+    let (code, _, fate, error) = by_hand("org_1", "--wait=1s").await;
+    assert_eq!((code, fate.as_str()), (Some(1), "not in the journal yet"));
+    assert!(
+        error.contains("not ended yet: 1") && error.contains("magnetite status"),
+        "{error}"
+    );
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn doctor_passes_on_a_good_installation_and_says_what_is_missing_on_another() {
     let mut installation = Installation::new("doctor").await;
     let report = installation.cli_ok(&["doctor"]).await;
@@ -169,6 +238,37 @@ async fn doctor_passes_on_a_good_installation_and_says_what_is_missing_on_anothe
         report.contains("127.0.0.1:1") && !report.contains("s3cret"),
         "{report}"
     );
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_login_is_told_once_and_says_what_to_correct() {
+    let mut installation = Installation::new("login").await;
+    let port = installation.broker_port();
+    for (url, words, fix) in [
+        (
+            format!("amqp://guest:wrong@127.0.0.1:{port}/%2f"),
+            "ACCESS_REFUSED",
+            "correct user and password",
+        ),
+        (
+            format!("amqp://guest:guest@127.0.0.1:{port}/nope"),
+            "vhost nope not found",
+            "rabbitmqctl add_vhost",
+        ),
+    ] {
+        installation.set("MAGNETITE_BROKER__URL", &url);
+        let output = installation.cli(&["doctor", "--json"]).await;
+        let report = String::from_utf8_lossy(&output.stdout).into_owned();
+        let told: Vec<_> = report.lines().filter(|line| line.contains(words)).collect();
+        assert!(
+            told.len() == 1 && told[0].contains(fix) && told[0].contains("login"),
+            "{report}"
+        );
+        assert!(!report.contains("wrong@"), "{report}");
+        let output = installation.cli(&["topology", "declare"]).await;
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
     installation.delete().await;
 }
 

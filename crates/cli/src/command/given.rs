@@ -42,6 +42,8 @@ pub(super) const DEFAULT_RATE: f64 = 100.0;
 
 /// How long an API key is valid. Ten years are as good as for good, which is what no expiry is for.
 const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(10 * 366 * 24);
+/// How long a command may wait.
+const WAIT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 
 /// An organization's, project's or lead's id: compared with what events carry, so anything that is text. Also a name for people.
 pub(super) fn id(text: &str) -> Result<String, Usage> {
@@ -64,6 +66,11 @@ pub(super) fn rate(text: &str) -> Result<f64, Usage> {
 /// How long a rotated secret stays valid.
 pub(super) fn overlap(text: &str) -> Result<Duration, Usage> {
     duration(text, &OVERLAP, "from 1s to 30d, such as 24h")
+}
+
+/// How long a command waits.
+pub(super) fn wait(text: &str) -> Result<Duration, Usage> {
+    duration(text, &WAIT, "from 1s to 30d, such as 5m")
 }
 
 /// How long an API key is valid.

@@ -7,8 +7,9 @@
 //! A batch is settled before the next is read, so that memory is bounded whatever the input's size. A line that is no
 //! event is told and left out; the others go on. A broker that is away is tried again for [`RETRY_FOR`]; then the
 //! command stops, and says from which line to go on. The same line is the same event whenever it is published: its id is
-//! derived from its bytes.
+//! derived from its bytes. With `--wait` the next batch also waits until this one's events have ended.
 
+mod follow;
 mod progress;
 
 use std::{path::PathBuf, time::Duration};
@@ -20,6 +21,7 @@ use producer::{Error, EventId, EventType, Producer, Serialized};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
+use webhook::OrganizationId;
 
 use crate::{Usage, clock, configuration::Configuration, output};
 
@@ -27,6 +29,7 @@ use super::{
     lines::{self, BATCH_BYTES_MAX, BATCH_LINES, Content, Input, Line},
     validate,
 };
+use follow::{Fate, Follower, Limit};
 use progress::Progress;
 
 /// How long the first connection may take.
@@ -56,6 +59,18 @@ pub(super) struct Arguments {
     /// Check the events without publishing them; `magnetite validate` also checks their data
     #[arg(long)]
     dry_run: bool,
+    /// Wait until each event was delivered or given up, and print that after its id. For how long, such as --wait=5m, is by default
+    /// as long as all attempts may take
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        value_parser = Limit::parse,
+        conflicts_with = "dry_run"
+    )]
+    wait: Option<Limit>,
     /// Print one JSON object a line: the id and the line's number
     #[arg(long)]
     json: bool,
@@ -105,6 +120,20 @@ struct Published<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
+    /// With `--wait`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliveries: Option<Fate>,
+}
+
+/// Events that did not reach every endpoint that they matched.
+#[derive(Default)]
+struct Unreached {
+    /// They have ended.
+    undelivered: u64,
+    /// They have not.
+    unfinished: u64,
+    /// One of them.
+    example: Option<String>,
 }
 
 /// Publishes, and prints the ids of what was confirmed.
@@ -116,19 +145,26 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
                 let id = validate::id(event.message_id.as_deref(), event.body.clone())?;
                 print_one(&id, arguments.json)
             }
-            None => publish_input(None, &arguments).await,
+            None => publish_input(None, None, &arguments).await,
         };
     }
+    let follower = match arguments.wait {
+        Some(limit) => Some(Follower::open(configuration, limit).await?),
+        None => None,
+    };
     let producer = Producer::connect(configuration.broker.config());
     producer
         .ready(CONNECT_MAX)
         .await
         .context("nothing was published")?;
     let published = match &by_hand {
-        Some(event) => publish_one(&producer, event, arguments.json).await,
-        None => publish_input(Some(&producer), &arguments).await,
+        Some(event) => publish_one(&producer, event, follower.as_ref(), &arguments).await,
+        None => publish_input(Some(&producer), follower.as_ref(), &arguments).await,
     };
     producer.shutdown().await;
+    if let Some(follower) = follower {
+        follower.close().await;
+    }
     published
 }
 
@@ -171,27 +207,83 @@ impl ByHand {
     }
 }
 
-async fn publish_one(producer: &Producer, event: &Serialized, json: bool) -> anyhow::Result<()> {
-    print_one(&producer.publish_json(event).await?, json)
+async fn publish_one(
+    producer: &Producer,
+    event: &Serialized,
+    follower: Option<&Follower>,
+    arguments: &Arguments,
+) -> anyhow::Result<()> {
+    let id = producer.publish_json(event).await?;
+    let Some(follower) = follower else {
+        return print_one(&id, arguments.json);
+    };
+    let organization = arguments.by_hand.org.clone().map(OrganizationId::new);
+    let fate = follower.fate(&id, organization.as_ref()).await?;
+    let mut unreached = Unreached::default();
+    unreached.add(id.as_str(), &fate);
+    let published = Published {
+        deliveries: Some(fate),
+        ..Published::of(id.as_str())
+    };
+    output::line(&published.shown(arguments.json))?;
+    unreached.result()
 }
 
 fn print_one(id: &EventId, json: bool) -> anyhow::Result<()> {
-    let published = Published {
-        id: id.as_str(),
-        line: None,
-    };
-    Ok(output::line(&if json {
-        output::json(&published)
-    } else {
-        id.to_string()
-    })?)
+    Ok(output::line(&Published::of(id.as_str()).shown(json))?)
+}
+
+impl<'a> Published<'a> {
+    const fn of(id: &'a str) -> Self {
+        Self {
+            id,
+            line: None,
+            deliveries: None,
+        }
+    }
+
+    fn shown(&self, json: bool) -> String {
+        match &self.deliveries {
+            _ if json => output::json(self),
+            Some(fate) => format!("{}  {fate}", self.id),
+            None => self.id.to_owned(),
+        }
+    }
+}
+
+impl Unreached {
+    fn add(&mut self, id: &str, fate: &Fate) {
+        if fate.is_good() {
+            return;
+        }
+        self.example.get_or_insert_with(|| id.to_owned());
+        if fate.has_ended() {
+            self.undelivered += 1;
+        } else {
+            self.unfinished += 1;
+        }
+    }
+
+    fn result(self) -> anyhow::Result<()> {
+        let Some(id) = self.example else { return Ok(()) };
+        bail!(
+            "events that did not reach every endpoint: {}; that have not ended yet: {}. `magnetite event show {id}` has the story of \
+             the first, and `magnetite status` says whether all roles run",
+            self.undelivered,
+            self.unfinished
+        )
+    }
 }
 
 /// Without a producer it only checks.
-async fn publish_input(producer: Option<&Producer>, arguments: &Arguments) -> anyhow::Result<()> {
+async fn publish_input(
+    producer: Option<&Producer>,
+    follower: Option<&Follower>,
+    arguments: &Arguments,
+) -> anyhow::Result<()> {
     let Input { mut lines, bytes } = Input::open(arguments.file.as_deref()).await?;
     let mut progress = Progress::start(bytes);
-    let (mut published, mut bad) = (0, 0);
+    let (mut published, mut bad, mut unreached) = (0, 0, Unreached::default());
     loop {
         let batch = lines
             .batch(BATCH_LINES, BATCH_BYTES_MAX)
@@ -210,7 +302,10 @@ async fn publish_input(producer: Option<&Producer>, arguments: &Arguments) -> an
             None => Batch::check(wanted),
         };
         bad += settled.report_bad(&progress);
-        published += settled.print(arguments)?;
+        published += match follower {
+            Some(follower) => settled.follow(follower, arguments, &mut unreached).await?,
+            None => settled.print(arguments)?,
+        };
         progress.advance(read, published);
         if let Some(stopped) = settled.stopped {
             progress.finish();
@@ -233,7 +328,7 @@ async fn publish_input(producer: Option<&Producer>, arguments: &Arguments) -> an
             }
         );
     }
-    Ok(())
+    unreached.result()
 }
 
 /// Lines that were published together, and what became of each.
@@ -334,27 +429,51 @@ impl Batch {
     ///
     /// Without a reader it fails, unlike a listing: not everything was published.
     fn print(&self, arguments: &Arguments) -> anyhow::Result<u64> {
-        let published = |(number, state): &(u64, State)| match state {
-            State::Confirmed(id) if arguments.json => Some(output::json(&Published {
-                id,
-                line: Some(*number),
-            })),
-            State::Confirmed(id) => Some(id.clone()),
-            _ => None,
-        };
-        let ids: Vec<String> = self.lines.iter().filter_map(published).collect();
+        let ids = self.confirmed().map(|published| published.shown(arguments.json));
+        let ids: Vec<String> = ids.collect();
         let count = ids.len() as u64;
-        output::lines(ids).map_err(|output::Closed(error)| {
-            let undone = self.stopped.as_ref().map(|stopped| stopped.line);
-            let next = undone.or_else(|| Some(self.lines.last()?.0 + 1)).unwrap_or(1);
-            let rest = if arguments.dry_run {
-                "Nothing was published".to_owned()
-            } else {
-                arguments.go_on(next)
-            };
-            anyhow!("stopped before line {next}: the ids cannot be printed ({error}). {rest}")
-        })?;
+        output::lines(ids).map_err(|closed| self.unprinted(closed, arguments))?;
         Ok(count)
+    }
+
+    /// The same for each event when it has ended, with what became of it.
+    async fn follow(
+        &self,
+        follower: &Follower,
+        arguments: &Arguments,
+        unreached: &mut Unreached,
+    ) -> anyhow::Result<u64> {
+        let mut count = 0;
+        for mut published in self.confirmed() {
+            let fate = follower.fate(&EventId::new(published.id), None).await?;
+            unreached.add(published.id, &fate);
+            published.deliveries = Some(fate);
+            output::line(&published.shown(arguments.json))
+                .map_err(|closed| self.unprinted(closed, arguments))?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn confirmed(&self) -> impl Iterator<Item = Published<'_>> {
+        self.lines.iter().filter_map(|(number, state)| match state {
+            State::Confirmed(id) => Some(Published {
+                line: Some(*number),
+                ..Published::of(id)
+            }),
+            _ => None,
+        })
+    }
+
+    fn unprinted(&self, output::Closed(error): output::Closed, arguments: &Arguments) -> anyhow::Error {
+        let undone = self.stopped.as_ref().map(|stopped| stopped.line);
+        let next = undone.or_else(|| Some(self.lines.last()?.0 + 1)).unwrap_or(1);
+        let rest = if arguments.dry_run {
+            "Nothing was published".to_owned()
+        } else {
+            arguments.go_on(next)
+        };
+        anyhow!("stopped before line {next}: the ids cannot be printed ({error}). {rest}")
     }
 }
 
