@@ -206,7 +206,8 @@ macro_rules! fetch_vanished {
     }};
 }
 
-/// Begins a transaction and evaluates to it and to the audit, as far as it says what was not recorded; steps of an [`on_connection!`].
+/// Begins a transaction and evaluates to it and to the audit, as far as it says what was not recorded and no worker has named; steps of an
+/// [`on_connection!`].
 macro_rules! begin {
     ($connection:ident, $dialect:ident, $window:ident) => {{
         let mut tx = $connection.begin_with($dialect.begin_snapshot).await?;
@@ -214,7 +215,6 @@ macro_rules! begin {
             sqlx::query(*statement).execute(&mut *tx).await?;
         }
         let mut audit = Audit {
-            gaps: fetch_all!(tx, $window.gaps(), read_gap),
             lost: $window.overlapping(fetch_lost!(
                 tx,
                 $dialect,
@@ -258,6 +258,7 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let (mut tx, mut audit) = begin!(connection, dialect, window);
+                audit.gaps = fetch_all!(tx, window.gaps(), read_gap);
                 let gaps = batches::gaps_with(audit.unrecorded_ms());
                 let gaps = gaps.as_str();
                 let (mut marks, mut sums) = ([0, 0], Sums::default());
@@ -356,7 +357,7 @@ impl Window {
             until_ms,
             limits,
             first_attempt: AttemptId::first_at(since_ms.saturating_sub(NEAR_MS)),
-            end_of_attempts: AttemptId::first_at(attempts_until_ms.min(ATTEMPT_MS_MAX)),
+            end_of_attempts: AttemptId::first_at(attempts_until_ms.min(totals::ATTEMPT_MS_MAX)),
         }
     }
 
@@ -442,9 +443,6 @@ fn findings<T>(found: Vec<Found<T>>) -> Findings<T> {
         items: found.into_iter().map(|(item, _)| item).collect(),
     }
 }
-
-/// The latest time that an attempt's id can tell: 48 bits of milliseconds.
-const ATTEMPT_MS_MAX: u64 = (1 << 48) - 1;
 
 impl StateCounts {
     fn of(&mut self, state: DeliveryState) -> &mut u64 {

@@ -16,7 +16,7 @@ use crate::{
 /// What totals are kept of, in milliseconds.
 pub const MINUTE_MS: u64 = 60_000;
 /// The latest time that an attempt's id can hold, in Unix milliseconds.
-const ATTEMPT_MS_MAX: u64 = (1 << 48) - 1;
+pub(super) const ATTEMPT_MS_MAX: u64 = (1 << 48) - 1;
 
 /// How many rows the total of one minute is spread over, so that processes that write at once seldom wait for each other.
 pub(crate) const SHARDS: u64 = 16;
