@@ -14,12 +14,8 @@ use lapin::{
 use tokio::time::timeout;
 
 use crate::{
-    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology,
-    config::Node,
-    connect::open,
-    link::ChannelError,
-    screen,
-    tls::{self, Connector},
+    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology, config::Node,
+    connect::open, link::ChannelError, screen::Screened, tls::Connector,
 };
 
 /// How many exchanges or queues are looked at together. Each takes a channel, and a connection may have few.
@@ -156,13 +152,12 @@ impl Server {
 async fn read_start(node: &Node, tls: &Connector) -> io::Result<Vec<u8>> {
     /// A server's properties take a few hundred bytes.
     const FRAME_BYTES_MAX: usize = 64 * 1024;
-    let mut stream = open(node, tls).await?;
+    let mut stream = Screened::new(open(node, tls).await?, 0);
     stream.write_all(b"AMQP\0\0\x09\x01").await?;
     stream.flush().await?;
     // Type (1 byte), channel (2), size (4).
     let mut header = [0; 7];
-    stream.read_exact(&mut header).await.map_err(tls::refused)?;
-    screen::refuse_tls(&header)?;
+    stream.read_exact(&mut header).await?;
     let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
     let mut payload = vec![0; size.min(FRAME_BYTES_MAX)];
     stream.read_exact(&mut payload).await?;

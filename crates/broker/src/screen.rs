@@ -135,7 +135,7 @@ impl<S> Screened<S> {
 }
 
 /// Fails if a connection without TLS begins with an alert of TLS: the server did not understand the greeting.
-pub(crate) fn refuse_tls(beginning: &[u8]) -> io::Result<()> {
+fn refuse_tls(beginning: &[u8]) -> io::Result<()> {
     const ALERT: [u8; 2] = [0x15, 0x03];
     if beginning.starts_with(&ALERT) {
         let advice = "this port expects TLS: use amqps:// in broker.url";
