@@ -9,12 +9,10 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer},
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
 };
+use rustls::ServerConfig;
 use tokio_rustls::TlsAcceptor;
 
 use crate::now_ms;
@@ -22,10 +20,10 @@ use crate::now_ms;
 /// The authority. Whoever trusts it, by [`Certificates::write_pem`], refuses its bad certificates for what is wrong with them.
 pub struct Certificates(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key, both in DER; the key as PKCS #8.
+/// A certificate and its key.
 pub struct Issued {
-    certificate: CertificateDer<'static>,
-    key: PrivateKeyDer<'static>,
+    certificate: Certificate,
+    key: KeyPair,
 }
 
 /// Whom the good certificates are for.
@@ -55,7 +53,7 @@ impl Certificates {
 
     /// Nothing is wrong with it. `protocols` are offered by ALPN.
     pub fn good(&self, protocols: &[&str]) -> TlsAcceptor {
-        acceptor(self.issue(&params(HOST)), protocols)
+        self.issue(&params(HOST)).acceptor(protocols)
     }
 
     /// Nothing is wrong with it for this many days from now on, and an hour.
@@ -63,33 +61,33 @@ impl Certificates {
         let mut params = params(HOST);
         let until = Duration::from_millis(now_ms()) + Duration::from_hours(24 * days + 1);
         params.not_after = date_time_ymd(1970, 1, 1) + until;
-        acceptor(self.issue(&params), &[])
+        self.issue(&params).acceptor(&[])
     }
 
     /// It was good until 2020.
     pub fn expired(&self) -> TlsAcceptor {
         let mut params = params(HOST);
         params.not_after = date_time_ymd(2020, 1, 1);
-        acceptor(self.issue(&params), &[])
+        self.issue(&params).acceptor(&[])
     }
 
     /// It is good from 2200 on.
     pub fn not_yet_valid(&self) -> TlsAcceptor {
         let mut params = params(HOST);
         params.not_before = date_time_ymd(2200, 1, 1);
-        acceptor(self.issue(&params), &[])
+        self.issue(&params).acceptor(&[])
     }
 
     /// It is for other.example.com.
     pub fn of_another_host(&self) -> TlsAcceptor {
-        acceptor(self.issue(&params("other.example.com")), &[])
+        self.issue(&params("other.example.com")).acceptor(&[])
     }
 
     /// Nobody but itself vouches for it.
     pub fn self_signed(&self) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
-        let certificate = params(HOST).self_signed(&key).unwrap().der().clone();
-        acceptor((certificate, key.into()), &[])
+        let certificate = params(HOST).self_signed(&key).unwrap();
+        Issued { certificate, key }.acceptor(&[])
     }
 
     /// The authority's own certificate.
@@ -101,61 +99,52 @@ impl Certificates {
     pub fn issued_for(&self, name: &str) -> Issued {
         let mut params = params(name);
         params.distinguished_name.push(DnType::CommonName, name);
-        let (certificate, key) = self.issue(&params);
-        Issued { certificate, key }
+        self.issue(&params)
     }
 
-    fn issue(&self, params: &CertificateParams) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    fn issue(&self, params: &CertificateParams) -> Issued {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
-        (certificate.der().clone(), key.into())
+        Issued { certificate, key }
     }
 }
 
 impl Issued {
-    pub(crate) fn certificate(&self) -> &[u8] {
-        &self.certificate
+    pub(crate) fn certificate_der(&self) -> &[u8] {
+        self.certificate.der()
     }
 
-    pub(crate) fn key(&self) -> &[u8] {
-        self.key.secret_der()
+    /// As PKCS #8.
+    pub(crate) fn key_der(&self) -> &[u8] {
+        self.key.serialized_der()
     }
 
     /// Writes both as PEM: `NAME.pem` and `NAME.key`, which are returned.
     pub fn write_pem(&self, directory: &Path, name: &str) -> (PathBuf, PathBuf) {
-        let write = |extension: &str, label: &str, der: &[u8]| {
+        let write = |extension: &str, pem: String| {
             let file = directory.join(format!("{name}.{extension}"));
-            let lines = STANDARD.encode(der).into_bytes();
-            let lines: Vec<_> = lines.chunks(64).map(String::from_utf8_lossy).collect();
-            let pem = format!(
-                "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-                lines.join("\n")
-            );
             std::fs::write(&file, pem).unwrap();
             file
         };
         (
-            write("pem", "CERTIFICATE", self.certificate()),
-            write("key", "PRIVATE KEY", self.key()),
+            write("pem", self.certificate.pem()),
+            write("key", self.key.serialize_pem()),
         )
+    }
+
+    fn acceptor(self, protocols: &[&str]) -> TlsAcceptor {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.der().clone()], self.key.into())
+            .unwrap();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
     }
 }
 
 fn params(name: &str) -> CertificateParams {
     CertificateParams::new(vec![name.to_owned()]).unwrap()
-}
-
-fn acceptor(
-    (certificate, key): (CertificateDer<'static>, PrivateKeyDer<'static>),
-    protocols: &[&str],
-) -> TlsAcceptor {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    TlsAcceptor::from(Arc::new(config))
 }

@@ -140,8 +140,8 @@ impl Node {
             "[{{cacerts, [{}]}}, {{cert, {}}}, {{key, {{'PrivateKeyInfo', {}}}}}, {{verify, verify_peer}}, \
              {{fail_if_no_peer_cert, true}}]",
             der(authority.der()),
-            der(server.certificate()),
-            der(server.key())
+            der(server.certificate_der()),
+            der(server.key_der())
         );
         let start = format!(
             "application:set_env(rabbit, auth_mechanisms, ['PLAIN', 'AMQPLAIN', 'EXTERNAL']), \

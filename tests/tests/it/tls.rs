@@ -1,7 +1,7 @@
 //! RabbitMQ and PostgreSQL over TLS, with a private authority that asks for a client certificate, and every way to get that wrong.
 
 use e2e::{
-    Certificates, Installation, Issued, Node, Postgres, Receiver, Role, SOON, shared_broker, wait_for,
+    Certificates, Installation, Issued, Node, Postgres, Receiver, Role, SOON, shared_broker, wait_until,
 };
 use tempfile::TempDir;
 
@@ -60,14 +60,7 @@ async fn delivered_by_up(installation: &Installation) -> Role {
         "l",
     ];
     installation.cli_ok(&[&["publish"][..], &event].concat()).await;
-    wait_for("the event is delivered", SOON, || async {
-        if receiver.count() == 1 {
-            Ok(())
-        } else {
-            Err("it was not yet".to_owned())
-        }
-    })
-    .await;
+    wait_until("the event is delivered", SOON, || receiver.count() == 1).await;
     up
 }
 
