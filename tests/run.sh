@@ -80,11 +80,16 @@ need_shellcheck() {
     command -v shellcheck >/dev/null || apt_install "no shellcheck" shellcheck
 }
 
+# Certificates of kinds that the tests' own library cannot make, and the documents' recipes.
+need_openssl() {
+    command -v openssl >/dev/null || apt_install "no openssl" openssl
+}
+
 # tests/docs.sh runs what the documents tell readers to type.
 need_documents() {
     local tool
-    for tool in curl jq openssl ip; do
-        command -v "$tool" >/dev/null || apt_install "no $tool" curl jq openssl iproute2
+    for tool in curl jq ip; do
+        command -v "$tool" >/dev/null || apt_install "no $tool" curl jq iproute2
     done
     # Each page has a broker in a network of its own.
     "$broker" install
@@ -97,6 +102,11 @@ need_strace() {
 
 # fresh MARK FILE...: whether MARK was written for just these contents.
 fresh() { [[ -e $1 && $(cat -- "${@:2}" | sha256sum) == "$(cat -- "$1")" ]]; }
+
+# Tests put it between the roles and PostgreSQL.
+need_pgbouncer() {
+    command -v pgbouncer >/dev/null || apt_install "no pgbouncer" pgbouncer
+}
 
 # What the tests need of Python, in a virtual environment of the exact versions.
 need_python() {
@@ -327,6 +337,8 @@ main() {
     [[ -z $rabbitmq ]] || need_rabbitmq
     need_rust
     need_strace
+    need_openssl
+    need_pgbouncer
     need_python
     need_node
     need_php

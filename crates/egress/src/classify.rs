@@ -8,6 +8,7 @@ use std::time::Duration;
 use webhook::{Failure, FailureKind, Phase};
 
 use crate::client::Fault;
+use crate::http1::RequiresHttp1;
 use crate::lookup::LookupError;
 use crate::meter::Flood;
 use crate::policy::Refusal;
@@ -179,6 +180,10 @@ fn from_causes(
         };
         let detail = format!("{host} {flood}");
         return Ok(Some(failure(phase, FailureKind::Flood, detail)));
+    }
+    if let Some(error) = find::<RequiresHttp1>(causes) {
+        let detail = format!("{host} {error}");
+        return Ok(Some(failure(Phase::Response, FailureKind::Protocol, detail)));
     }
     if let Some(error) = find::<rustls::Error>(causes) {
         return Ok(Some(failure(phase, FailureKind::Tls, tls::explain(error, host))));

@@ -27,6 +27,7 @@ use crate::answer;
 use crate::certificates::Certificates;
 use crate::classify::{self, Attempted};
 use crate::evidence::Routes;
+use crate::http1::{Http1Hosts, RequiresHttp1};
 use crate::lookup::LookupError;
 use crate::meter::{self, ByBytes, ByMessages, Flood, Meter};
 use crate::policy::{Policy, Refusal};
@@ -71,12 +72,17 @@ pub struct Config {
     pub name_servers: Vec<SocketAddr>,
     /// Root certificates (PEM) that are trusted besides the system's, for private certificate authorities.
     pub root_certificates: Vec<Vec<u8>>,
+    /// Whether every certificate is taken: for a developer's own application, never for endpoints.
+    pub insecure: bool,
 }
 
 /// The way out. Clones share one connection pool, one cache of names and one cache of TLS sessions.
 #[derive(Clone)]
 pub struct Egress {
     client: HttpClient,
+    /// Speaks HTTP/1.1 alone, to the hosts that want nothing else.
+    http1_client: HttpClient,
+    http1_hosts: Http1Hosts,
     pub(crate) resolver: Resolver,
     pub(crate) policy: Arc<Policy>,
     /// Whom to trust.
@@ -182,6 +188,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(20),
             name_servers: Vec::new(),
             root_certificates: Vec::new(),
+            insecure: false,
         }
     }
 }
@@ -194,15 +201,25 @@ impl Egress {
     pub fn new(config: &Config) -> Result<Self, SetupError> {
         let policy = Arc::new(Policy::new(config.allow.clone()).with_plain_http(config.allow_http));
         let resolver = Resolver::new(&config.name_servers, Arc::clone(&policy))?;
-        let (verifier, certificates) = (tls::verifier(&config.root_certificates)?, Certificates::default());
+        let (verifier, certificates) = (
+            tls::verifier(&config.root_certificates, config.insecure)?,
+            Certificates::default(),
+        );
+        let watching = if config.insecure {
+            Watching::taking_any
+        } else {
+            Watching::new
+        };
         let tls = tls::client_config(
-            Watching::new(Arc::clone(&verifier), certificates.clone()),
+            watching(Arc::clone(&verifier), certificates.clone()),
             tls::resumption(certificates.clone()),
         )?;
         let routes = Routes::default();
-        let client = client(config, tls, resolver.clone(), routes.clone());
+        let http1_tls = tls::without_http2(tls.clone());
         Ok(Self {
-            client,
+            client: client(config, tls, resolver.clone(), routes.clone()),
+            http1_client: client(config, http1_tls, resolver.clone(), routes.clone()),
+            http1_hosts: Http1Hosts::default(),
             routes,
             resolver,
             policy,
@@ -283,7 +300,7 @@ impl Egress {
     /// `headers`, whose names are in lower case. Over HTTP/1 names are sent in title case (`X-Magnetite-Event`), over HTTP/2 in lower case.
     ///
     /// The answer is the status with at most [`RESPONSE_BODY_BYTES_MAX`](webhook::RESPONSE_BODY_BYTES_MAX) bytes of the body, whatever the status is:
-    /// redirects are not followed. A body that breaks off, or does not end before the deadline and the cap, is a
+    /// redirects are not followed. A host that requires HTTP/1.1 fails the attempt that says so, and is spoken to in it from then on. A body that breaks off, or does not end before the deadline and the cap, is a
     /// failure in phase `Response` even after a 2xx. The phase of a failure is as exact as the module `progress`
     /// says.
     ///
@@ -326,11 +343,31 @@ impl Egress {
         self.attempt(place, headers, body, progress, |_| {}, ended).await
     }
 
-    /// Makes one attempt as [`Self::post`] does, and looks at it more closely.
+    /// Makes one attempt as [`Self::post`] does, and looks at it more closely. A second one follows if the host requires HTTP/1.1 and that was
+    /// not known.
     ///
     /// # Errors
     /// What is not the endpoint's doing.
     pub async fn ask(
+        &self,
+        target: &Target,
+        headers: Vec<(&'static str, String)>,
+        body: Bytes,
+    ) -> Result<Reply, Fault> {
+        let requires_http1 = || {
+            let place = target.0.as_ref();
+            place.is_ok_and(|place| self.http1_hosts.contains(&place.uri))
+        };
+        let was_known = requires_http1();
+        let reply = self.ask_once(target, headers.clone(), body.clone()).await?;
+        let failed = matches!(reply.result, AttemptResult::Failed(_));
+        if failed && !was_known && requires_http1() {
+            return self.ask_once(target, headers, body).await;
+        }
+        Ok(reply)
+    }
+
+    async fn ask_once(
         &self,
         target: &Target,
         headers: Vec<(&'static str, String)>,
@@ -427,8 +464,18 @@ impl Egress {
         request: Request<MarkedBody>,
         look: impl FnOnce(&Response<Incoming>),
     ) -> Result<Answer, Box<dyn Error + Send + Sync>> {
-        let response = self.client.request(request).await;
+        let client = if self.http1_hosts.contains(request.uri()) {
+            &self.http1_client
+        } else {
+            &self.client
+        };
+        let authority = request.uri().authority().cloned();
+        let response = client.request(request).await;
         let response = response.map_err(|error| {
+            if RequiresHttp1::is_cause_of(&error) {
+                self.http1_hosts.extend(authority);
+                return RequiresHttp1.into();
+            }
             // An error in the first moments of a connection does not say which connection it was.
             let flood = meter::flood_of(&error).or_else(progress::flood);
             or_flood(flood, error)

@@ -39,6 +39,7 @@ mod policy;
 mod progress;
 mod lookup;
 mod evidence;
+mod http1;
 mod resolver;
 mod certificates;
 mod tls;

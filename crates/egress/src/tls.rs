@@ -16,6 +16,7 @@ use crate::certificates::Certificates;
 use crate::client::SetupError;
 use crate::progress;
 
+mod algorithms;
 mod verify;
 
 pub(crate) use verify::{Keep, Watching};
@@ -28,8 +29,11 @@ const NAMES_TOLD_MAX: usize = 5;
 /// Trusts the system's root certificates and the given ones (PEM, one or more in each).
 ///
 /// # Errors
-/// Without any root certificate every endpoint would look as if its certificate were bad.
-pub(crate) fn verifier(extra_roots_pem: &[Vec<u8>]) -> Result<Arc<WebPkiServerVerifier>, SetupError> {
+/// Without any root certificate every endpoint would look as if its certificate were bad, unless that `is_ignored`.
+pub(crate) fn verifier(
+    extra_roots_pem: &[Vec<u8>],
+    is_ignored: bool,
+) -> Result<Arc<WebPkiServerVerifier>, SetupError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
@@ -39,7 +43,7 @@ pub(crate) fn verifier(extra_roots_pem: &[Vec<u8>]) -> Result<Arc<WebPkiServerVe
     for pem in extra_roots_pem {
         add_pem(&mut roots, pem)?;
     }
-    if roots.is_empty() {
+    if roots.is_empty() && !is_ignored {
         return Err(SetupError::NoRootCertificates);
     }
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
@@ -64,6 +68,12 @@ pub(crate) fn client_config(
     Ok(config)
 }
 
+/// The same, by HTTP/1.1 alone.
+pub(crate) fn without_http2(mut config: ClientConfig) -> ClientConfig {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
 /// Sessions are resumed, but not at hosts whose certificate is about to expire.
 pub(crate) fn resumption(certificates: Certificates) -> Resumption {
     Resumption::store(Arc::new(Sessions {
@@ -73,7 +83,10 @@ pub(crate) fn resumption(certificates: Certificates) -> Resumption {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+    Arc::new(CryptoProvider {
+        signature_verification_algorithms: *algorithms::SUPPORTED,
+        ..rustls::crypto::ring::default_provider()
+    })
 }
 
 fn add_pem(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), SetupError> {

@@ -1,11 +1,19 @@
 //! `magnetite check`, against receivers that do what they should, and others.
 
-use std::{process::Output, time::Duration};
+use std::{
+    env,
+    path::Path,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use e2e::{Answer, Certificates, Hostile, Hostility, Receiver, Request};
 use serde_json::Value;
 use signature::{Secret, TOLERANCE_S, Verifier};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -55,16 +63,21 @@ fn command(url: &str, more: &[&str]) -> Command {
 }
 
 async fn check(url: &str, more: &[&str]) -> Report {
-    check_trusting(url, more, None).await
+    check_with(url, more, None).await
 }
 
-async fn check_trusting(url: &str, more: &[&str], certificates: Option<&Certificates>) -> Report {
+async fn check_trusting(url: &str, more: &[&str], certificates: &Certificates) -> Report {
     let directory = tempfile::tempdir().unwrap();
+    let authorities = directory.path().join("authority.pem");
+    certificates.write_pem(&authorities);
+    check_with(url, more, Some(&authorities)).await
+}
+
+/// `authorities` is a file of certificates to trust.
+async fn check_with(url: &str, more: &[&str], authorities: Option<&Path>) -> Report {
     let mut command = command(url, &[&["--secret", SECRET, "--json"], more].concat());
-    if let Some(certificates) = certificates {
-        let pem = directory.path().join("authority.pem");
-        certificates.write_pem(&pem);
-        command.env("MAGNETITE_EGRESS__ROOT_CERTIFICATES", pem);
+    if let Some(authorities) = authorities {
+        command.env("MAGNETITE_EGRESS__ROOT_CERTIFICATES", authorities);
     }
     let output = command.output().await.unwrap();
     let stdout = String::from_utf8(output.stdout.clone()).unwrap();
@@ -95,7 +108,7 @@ fn by_the_book(request: &Request, _: usize) -> Answer {
 async fn an_endpoint_that_does_everything_right_passes() {
     let certificates = Certificates::new();
     let receiver = Receiver::secure(certificates.good_for_days(60), by_the_book).await;
-    let report = check_trusting(&receiver.url(), &HERE, Some(&certificates)).await;
+    let report = check_trusting(&receiver.url(), &HERE, &certificates).await;
     assert_eq!(report.code(), Some(0), "{:?} {}", report.checks, report.stderr());
     assert_eq!(
         report.with_outcome("ok"),
@@ -130,6 +143,136 @@ async fn an_endpoint_that_does_everything_right_passes() {
     assert_eq!(requests[1].event_id(), requests[0].event_id());
     assert_eq!((requests[0].attempt(), requests[1].attempt()), (1, 2));
     assert_eq!(requests[0].json()["data"]["lead_id"], requests[0].lead.as_str());
+}
+
+/// A server on OpenSSL, as Python has it: with the certificate, the key and the version of TLS that it is given. Takes everything, and prints its
+/// port.
+const SERVER: &str = r#"
+import http.server, ssl, sys
+
+class Taker(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+context.minimum_version = context.maximum_version = ssl.TLSVersion[sys.argv[3]]
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Taker)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"#;
+
+/// An authority and a server's certificate that it has signed, with keys of one kind, made by openssl.
+async fn issue(directory: &Path, key: &[&str], signing: &[&str]) {
+    let openssl = async |arguments: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(arguments).current_dir(directory);
+        let output = command.output().await.expect("openssl: apt-get install openssl");
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    for name in ["authority.key", "server.key"] {
+        openssl(&[&["genpkey", "-out", name, "-algorithm"], key].concat()).await;
+    }
+    let days = ["-days", "90"];
+    let authority = [
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        "authority.key",
+        "-out",
+        "authority.pem",
+    ];
+    let of = [
+        "-subj",
+        "/CN=authority",
+        "-addext",
+        "basicConstraints=critical,CA:TRUE",
+    ];
+    openssl(&[&authority[..], &of, &days, signing].concat()).await;
+    let request = ["req", "-new", "-key", "server.key", "-out", "server.csr"];
+    let of = ["-subj", "/CN=server", "-addext", "subjectAltName=IP:127.0.0.1"];
+    openssl(&[&request[..], &of].concat()).await;
+    let signed = ["x509", "-req", "-in", "server.csr", "-out", "server.pem"];
+    let by = [
+        "-CA",
+        "authority.pem",
+        "-CAkey",
+        "authority.key",
+        "-CAcreateserial",
+    ];
+    openssl(&[&signed[..], &by, &days, signing, &["-copy_extensions", "copy"]].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_on_p_521_and_for_rsa_pss_alone_are_verified() {
+    let digest_long: &[&str] = &["-sigopt", "rsa_pss_saltlen:digest"];
+    for (key, signing) in [
+        (["EC", "-pkeyopt", "ec_paramgen_curve:P-521"], &[][..]),
+        (["RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048"], digest_long),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        issue(directory.path(), &key, signing).await;
+        let (_server, url) = serve(directory.path(), "TLSv1_3").await;
+        let trusted = directory.path().join("authority.pem");
+        let report = check_with(&url, &HERE, Some(&trusted)).await;
+        for name in ["tls", "good request"] {
+            assert_eq!(report.outcome(name), "ok", "{key:?}: {:?}", report.checks);
+        }
+        assert_eq!(report.named("tls")["version"], "TLS 1.3");
+        // Without trust in the authority.
+        let report = check(&url, &HERE).await;
+        assert_eq!(report.outcome("good request"), "fail", "{:?}", report.checks);
+        // Another authority of the same name.
+        let other = tempfile::tempdir().unwrap();
+        issue(other.path(), &key, signing).await;
+        let report = check_with(&url, &HERE, Some(&other.path().join("authority.pem"))).await;
+        assert_eq!(report.outcome("good request"), "fail", "{:?}", report.checks);
+    }
+}
+
+/// In TLS 1.2 a signature's name fixes the hash, but not the curve.
+#[tokio::test(flavor = "multi_thread")]
+async fn ecdsa_with_any_hash_is_verified_in_tls_1_2() {
+    for curve in ["ec_paramgen_curve:P-256", "ec_paramgen_curve:P-384"] {
+        let directory = tempfile::tempdir().unwrap();
+        issue(directory.path(), &["EC", "-pkeyopt", curve], &["-sha512"]).await;
+        let (_server, url) = serve(directory.path(), "TLSv1_2").await;
+        let trusted = directory.path().join("authority.pem");
+        let report = check_with(&url, &HERE, Some(&trusted)).await;
+        assert_eq!(
+            report.outcome("good request"),
+            "ok",
+            "{curve}: {:?}",
+            report.checks
+        );
+    }
+}
+
+/// Starts [`SERVER`] with what was issued in a directory, and returns its URL.
+async fn serve(directory: &Path, version: &str) -> (Child, String) {
+    let python = env::var("MAGNETITE_TEST_PYTHON").expect("run the tests by tests/run.sh");
+    let mut server = Command::new(python)
+        .args(["-c", SERVER, "server.pem", "server.key", version])
+        .current_dir(directory)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let port = lines.next_line().await.unwrap().expect("the server's port");
+    (server, format!("https://127.0.0.1:{port}/"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +377,7 @@ async fn a_slow_endpoint_is_advised_to_answer_first_and_work_later() {
 async fn a_certificate_that_has_expired_or_soon_will_is_shown_with_its_days() {
     let certificates = Certificates::new();
     let expired = Hostile::start(Hostility::Expired, &certificates).await;
-    let report = check_trusting(&expired.url(), &HERE, Some(&certificates)).await;
+    let report = check_trusting(&expired.url(), &HERE, &certificates).await;
     assert_eq!(
         (report.code(), report.with_outcome("fail")),
         (Some(1), vec!["certificate", "good request"])
@@ -244,7 +387,7 @@ async fn a_certificate_that_has_expired_or_soon_will_is_shown_with_its_days() {
     assert!(detail.contains("has expired"), "{detail}");
 
     let soon = Receiver::secure(certificates.good_for_days(5), by_the_book).await;
-    let report = check_trusting(&soon.url(), &HERE, Some(&certificates)).await;
+    let report = check_trusting(&soon.url(), &HERE, &certificates).await;
     assert_eq!(
         (report.code(), report.with_outcome("fail")),
         (Some(1), vec!["certificate"])

@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use e2e::{Answer, EVENT_TYPES, Receiver};
+use e2e::{Answer, Certificates, EVENT_TYPES, Receiver, Request};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -148,6 +148,70 @@ async fn printed(child: Child) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_with_a_certificate_of_its_own_is_forwarded_to_if_so_asked() {
+    let certificates = Certificates::new();
+    let directory = tempfile::tempdir().unwrap();
+    let authority = directory.path().join("authority.pem");
+    certificates.write_pem(&authority);
+    let authority = authority.to_str().unwrap();
+    let taking = |_: &Request, _: usize| Answer::Body(202, "thank you");
+    let good = Receiver::secure(certificates.good(&[]), taking).await;
+    let expired = Receiver::secure(certificates.expired(), taking).await;
+    let (good, expired) = (&good.url(), &expired.url());
+    let (trusting, blind) = (&["--cacert", authority][..], &["--insecure"][..]);
+    for (app, trust, status) in [
+        (good, trusting, 202),
+        (good, blind, 202),
+        (good, &[], 502),
+        (expired, trusting, 502),
+        (expired, blind, 202),
+    ] {
+        let (listening, url) = listen(&[&["--forward", app, "--count", "1"], trust].concat()).await;
+        let output = trigger("lead.completed", &url, &[]).await;
+        assert_eq!(
+            json(&output)["status"],
+            status,
+            "{app} {trust:?}: {}",
+            json(&output)
+        );
+        printed(listening).await;
+        let output = trigger("lead.completed", app, trust).await;
+        let reached = json(&output)["status"] == 202;
+        assert_eq!(reached, status == 202, "{app} {trust:?}: {}", json(&output));
+    }
+    for (arguments, code, words) in [
+        (
+            &["--insecure"][..],
+            2,
+            "are for the application of --forward, which is not given",
+        ),
+        (
+            &["--forward", good, "--cacert", "/nonexistent"],
+            1,
+            "--cacert: cannot read /nonexistent",
+        ),
+        (
+            &["--forward", good, "--cacert", "/dev/null"],
+            1,
+            "holds no certificate that can be used",
+        ),
+    ] {
+        let arguments = [
+            &["listen", "--addr", "127.0.0.1:0", "--secret", SECRET][..],
+            arguments,
+        ]
+        .concat();
+        let output = Command::new(e2e::binary())
+            .args(arguments)
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

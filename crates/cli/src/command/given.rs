@@ -1,8 +1,10 @@
 //! How arguments are read that several commands take.
 
 use std::{
+    fs,
     io::{self, IsTerminal as _},
     ops::RangeInclusive,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -99,13 +101,42 @@ impl SecretArgument {
     }
 }
 
+/// Whom to trust over https, for an application on a developer's machine. The options are called as curl has them.
+#[derive(Debug, Args)]
+pub(super) struct Trust {
+    /// Trust the authorities in this PEM file as well
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// Take any certificate, also one that is not valid
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl Trust {
+    pub(super) fn is_given(&self) -> bool {
+        self.insecure || self.cacert.is_some()
+    }
+}
+
 /// The way out to every address there is: for what this machine's user asks it to send, wherever to.
-pub(super) fn unrestricted_egress() -> Result<Egress, egress::SetupError> {
+pub(super) fn unrestricted_egress(trust: &Trust) -> anyhow::Result<Egress> {
     let everywhere = ["0.0.0.0/0", "::/0"].map(|network| network.parse::<IpNet>().expect("it is a network"));
-    Egress::new(&egress::Config {
+    let read =
+        |file: &PathBuf| fs::read(file).with_context(|| format!("--cacert: cannot read {}", file.display()));
+    let root_certificates = trust.cacert.iter().map(read).collect::<Result<_, _>>()?;
+    let egress = Egress::new(&egress::Config {
         allow: everywhere.into(),
+        root_certificates,
+        insecure: trust.insecure,
         ..egress::Config::default()
-    })
+    });
+    match (egress, &trust.cacert) {
+        (Err(egress::SetupError::RootCertificate(source)), Some(file)) => Err(anyhow!(
+            "--cacert: {} holds no certificate that can be used: {source}",
+            file.display()
+        )),
+        (egress, _) => Ok(egress?),
+    }
 }
 
 /// Asks a person at a terminal; a script has none to ask.

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{limits, output, signals};
+use crate::{Usage, limits, output, signals};
 
 use super::given;
 
@@ -67,6 +67,8 @@ pub(super) struct Arguments {
     /// Pass on what was verified, with its headers and exact bytes, and answer what this URL answers; 502 if it does not
     #[arg(long, value_name = "URL", conflicts_with = "fail")]
     forward: Option<String>,
+    #[command(flatten)]
+    trust: given::Trust,
     /// Print bodies as they came, on one line, and no headers
     #[arg(long)]
     compact: bool,
@@ -106,7 +108,15 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Err(error) = limits::raise_descriptors() {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
-    let forward = arguments.forward.as_deref().map(Forward::to).transpose()?;
+    let forward = arguments.forward.as_deref();
+    if forward.is_none() && arguments.trust.is_given() {
+        bail!(Usage(
+            "--cacert and --insecure are for the application of --forward, which is not given".to_owned()
+        ));
+    }
+    let forward = forward
+        .map(|url| Forward::to(url, &arguments.trust))
+        .transpose()?;
     let addr = arguments.addr;
     let listener = TcpListener::bind(addr)
         .await

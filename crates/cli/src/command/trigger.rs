@@ -52,6 +52,8 @@ pub(super) struct Arguments {
     /// The event's data, a JSON object, instead of the example's
     #[arg(long, value_name = "JSON")]
     data: Option<String>,
+    #[command(flatten)]
+    trust: given::Trust,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -70,7 +72,7 @@ struct Sent {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let key = SigningKey::new(&arguments.secret.read()?);
     let event = arguments.event()?;
-    let egress = given::unrestricted_egress()?;
+    let egress = given::unrestricted_egress(&arguments.trust)?;
     let signed_s = (clock::now_ms() / 1000) as i64;
     let (organization, endpoint) = (&event.organization_id, EndpointId::new(NO_ENDPOINT));
     let id = DeliveryId::derive(organization, &event.id, &endpoint, 0);

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use webhook::{FailureKind, Phase};
+use webhook::{AttemptResult, FailureKind, Phase};
 
 use crate::support::*;
 
@@ -335,6 +335,54 @@ async fn a_refused_http_2_stream_is_a_protocol_failure_and_is_not_sent_again() {
         (FailureKind::Protocol, Phase::Response)
     );
     assert_eq!(requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_host_that_requires_http_1_1_is_spoken_to_in_it_from_the_next_attempt_on() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&params("localhost"), &["h2", "http/1.1"]);
+    let by_http2 = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&by_http2);
+    let url = tls_receiver(acceptor, move |mut stream| {
+        let counter = Arc::clone(&counter);
+        async move {
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                let mut connection = h2::server::handshake(stream).await.expect("a preface");
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                    respond.send_reset(h2::Reason::HTTP_1_1_REQUIRED);
+                }
+            } else {
+                while read_request(&mut stream).await.is_some() {
+                    let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+                    let _ = stream.flush().await;
+                }
+            }
+        }
+    })
+    .await;
+    let egress = authority.trusted();
+    let failure = failure(&egress, &url).await;
+    assert_eq!(
+        (failure.kind, failure.phase),
+        (FailureKind::Protocol, Phase::Response)
+    );
+    assert!(failure.detail.contains("HTTP_1_1_REQUIRED"), "{}", failure.detail);
+    for _ in 0..2 {
+        assert_eq!(answer(&egress, &url).await.status, 204);
+    }
+    assert_eq!(by_http2.load(Ordering::SeqCst), 1);
+
+    // Looking more closely takes the second attempt at once.
+    let egress = authority.trusted();
+    let target = egress.target(&url);
+    let reply = egress.ask(&target, Vec::new(), Bytes::from_static(b"{}")).await;
+    let result = reply.expect("no fault of ours").result;
+    assert!(
+        matches!(&result, AttemptResult::Answered(answer) if answer.status == 204),
+        "{result:?}"
+    );
+    assert_eq!(by_http2.load(Ordering::SeqCst), 2);
 }
 
 #[test]

@@ -1,0 +1,62 @@
+//! Hosts that offer HTTP/2 and then require HTTP/1.1 (RFC 9113, 7): servers behind which a login by certificate or by NTLM is needed.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::iter::successors;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hyper::Uri;
+use hyper::http::uri::Authority;
+
+/// How many hosts are remembered. Beyond that all are forgotten, and learned again.
+const HOSTS_MAX: usize = 1024;
+
+/// What such a host said, over HTTP/2.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "requires HTTP/1.1, although it offers HTTP/2 (HTTP_1_1_REQUIRED): from the next attempt on it is spoken to in HTTP/1.1"
+)]
+pub(crate) struct RequiresHttp1;
+
+impl RequiresHttp1 {
+    pub(crate) fn is_cause_of(error: &(dyn Error + 'static)) -> bool {
+        let mut causes = successors(Some(error), |&error| error.source());
+        causes.any(|cause| {
+            let error = cause.downcast_ref::<h2::Error>();
+            error.and_then(h2::Error::reason) == Some(h2::Reason::HTTP_1_1_REQUIRED)
+        })
+    }
+}
+
+/// Those that have said so, as long as the process runs. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Http1Hosts(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Nearly always false: then there is nothing to look up.
+    any: AtomicBool,
+    hosts: RwLock<HashSet<Authority>>,
+}
+
+impl Http1Hosts {
+    pub(crate) fn contains(&self, uri: &Uri) -> bool {
+        self.0.any.load(Ordering::Relaxed)
+            && uri.authority().is_some_and(|authority| {
+                let hosts = self.0.hosts.read().unwrap_or_else(PoisonError::into_inner);
+                hosts.contains(authority)
+            })
+    }
+
+    pub(crate) fn extend(&self, hosts: impl IntoIterator<Item = Authority>) {
+        let mut known = self.0.hosts.write().unwrap_or_else(PoisonError::into_inner);
+        for host in hosts {
+            if known.len() >= HOSTS_MAX && !known.contains(&host) {
+                known.clear();
+            }
+            known.insert(host);
+        }
+        self.0.any.store(true, Ordering::Relaxed);
+    }
+}
