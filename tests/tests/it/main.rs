@@ -35,6 +35,7 @@ mod neighbours;
 mod openapi;
 mod our_faults;
 mod outages;
+mod pgbouncer;
 mod ping;
 mod publishers;
 mod readiness;

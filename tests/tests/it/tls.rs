@@ -44,7 +44,7 @@ async fn doctor(installation: &Installation, with: &[(&str, &str)], without: &[&
 }
 
 /// Starts all roles, which then deliver an event.
-async fn delivered_by_up(installation: &Installation) -> Role {
+pub(crate) async fn delivered_by_up(installation: &Installation) -> Role {
     let receiver = Receiver::ok().await;
     installation.endpoint("org_tls", &receiver.url()).await;
     let up = installation.start("up");
