@@ -14,14 +14,50 @@ if [ -z "$password" ]; then
     exit 1
 fi
 
-ctl() { rabbitmqctl --quiet ${node:+--node "$node"} "$@"; }
+# octets HEX: these bytes themselves.
+octets() {
+    for octet in $(printf '%s' "$1" | sed 's/../& /g'); do
+        # shellcheck disable=SC2059 # the format is the byte
+        printf "\\$(printf '%03o' "0x$octet")"
+    done
+}
 
-# The password goes through standard input: arguments are seen by every process of the host.
-printf '%s\n' "$password" | ctl add_user "$user" >/dev/null 2>&1 ||
-    printf '%s\n' "$password" | ctl change_password "$user" >/dev/null
-ctl set_user_tags "$user"
+# As RabbitMQ stores it: four random bytes, then the SHA-256 of these and the password.
+hashed() {
+    salt=$(od -A n -N 4 -t x1 /dev/urandom | tr -d ' \n')
+    sum=$({ octets "$salt" && printf '%s' "$1"; } | sha256sum | cut -c 1-64)
+    if [ ${#salt} -ne 8 ] || [ ${#sum} -ne 64 ]; then
+        echo "publisher-user.sh: the password cannot be hashed: od, tr, sha256sum and cut are needed" >&2
+        return 1
+    fi
+    octets "$salt$sum" | base64 | tr -d '\n'
+}
+
+# quoted TEXT: a string of JSON.
+quoted() { printf '"%s"' "$(printf '%s' "$1" | sed 's/["\\]/\\&/g')"; }
 
 # Permissions are regular expressions: configure, write, read. A prefix may have dots.
-escaped=$(printf '%s' "$prefix" | sed 's/\./\\./g')
-ctl set_permissions --vhost "$vhost" "$user" '^$' "^$escaped\\.events\$" '^$'
+write="^$(printf '%s' "$prefix" | sed 's/\./\\./g')\\.events\$"
+
+hash=$(hashed "$password")
+
+# Arguments are seen by every process of the host, and rabbitmqctl of some 4.0 cannot read standard input. So the definitions go through
+# a file, which has to belong to `rabbitmq`, because on Debian rabbitmqctl runs as that user.
+file=$(TMPDIR=/tmp mktemp)
+trap 'rm -f -- "$file"' EXIT
+trap 'exit 1' HUP INT TERM
+cat >"$file" <<JSON
+{
+  "users": [{
+    "name": $(quoted "$user"), "tags": "",
+    "password_hash": "$hash", "hashing_algorithm": "rabbit_password_hashing_sha256"
+  }],
+  "permissions": [{
+    "user": $(quoted "$user"), "vhost": $(quoted "$vhost"),
+    "configure": "^$", "write": $(quoted "$write"), "read": "^$"
+  }]
+}
+JSON
+if [ "$(id -u)" -eq 0 ] && id rabbitmq >/dev/null 2>&1; then chown rabbitmq "$file"; fi
+rabbitmqctl --quiet ${node:+--node "$node"} import_definitions "$file" >/dev/null
 echo "publisher-user.sh: $user may write to the exchange $prefix.events, and do nothing else" >&2

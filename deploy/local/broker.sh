@@ -123,9 +123,10 @@ print_management() { echo "http://guest:guest@127.0.0.1:$management_port"; }
 in_node() {
     local enter=()
     if [[ -n $root ]]; then
-        # RabbitMQ measures memory through /proc. Mounted in a namespace of its own, it goes when the process does.
+        # RabbitMQ measures memory through /proc, and rabbitmqctl is given files in /tmp. Mounted in a namespace of its own, they go when
+        # the process does.
         # shellcheck disable=SC2016 # for the inner shell
-        enter=(unshare --mount bash -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$root")
+        enter=(unshare --mount bash -c 'mount -t proc proc "$0/proc" && mount --bind /tmp "$0/tmp" && exec chroot "$0" "$@"' "$root")
     fi
     exec "${enter[@]}" /usr/bin/env -i -C "$home" \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
@@ -370,9 +371,17 @@ install_server() {
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$POLICY" >/dev/null
         as_root chmod 755 "$POLICY"
     fi
-    as_root apt-get update -q >&2
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends rabbitmq-server >&2
-    if [[ -d /run/systemd/system ]]; then as_root systemctl disable --now rabbitmq-server >&2; fi
+    local log
+    log=$(mktemp "${TMPDIR:-/tmp}/install-rabbitmq.XXXXXX.log")
+    if ! {
+        as_root apt-get update -q &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends rabbitmq-server
+    } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        die "rabbitmq-server cannot be installed: all that apt-get said is in $log"
+    fi
+    rm -f -- "$log"
+    if [[ -d /run/systemd/system ]]; then as_root systemctl disable --quiet --now rabbitmq-server >&2; fi
 }
 
 # ---- Commands ------------------------------------------------------------------------------------------------
