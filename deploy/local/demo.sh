@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# The main job on this machine: a real RabbitMQ, SQLite, `magnetite up` and four receivers.
+# What Magnetite webhooks does, in half a minute on this machine: a real RabbitMQ, SQLite, `magnetite up` and four receivers.
 #
-#   demo.sh           plays the scenes below, checks them, and goes on until Ctrl-C
+#   demo.sh           plays six scenes, checks them, and goes on until Ctrl-C
 #   demo.sh --once    the same, and ends: 0 if everything was as it has to be, 1 if not
 #
-# Scenes: a healthy endpoint gets eight events; one that fails three times gets its event at +1, +3 and +7 s; one answers 410
-# and is disabled; one has a receiver with a wrong secret, which refuses every request.
+# Scenes: delivery; retries; a dead letter, and what `event show` says of it; `recover`; a new secret; `audit`.
 #
 # Needs Debian with Rust. The broker is found or installed by broker.sh, which says what it does; everything else lives in a
 # temporary directory that is deleted at the end.
@@ -16,17 +15,25 @@ repository=$(cd -- "$here/../.." && pwd)
 readonly here repository
 readonly binary=$repository/target/debug/magnetite
 readonly organization=org_demo
-# Scenes end within 7 s; the rest is room for a slow machine.
-readonly SCENES_SECONDS_MAX=40
+readonly endpoints=(healthy flaky down gone)
+# A scene ends within 8 s; the rest is room for a slow machine.
+readonly SCENE_SECONDS_MAX=40
 
 dir=
 pids=()
-failures=0
+failures=()
+checks=0
+declare -A id=() shown=()
 
-say() { printf 'demo: %s\n' "$*"; }
+bold='' green='' red='' dim='' plain='' color=never
+if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then
+    bold=$'\e[1m' green=$'\e[32m' red=$'\e[31m' dim=$'\e[2m' plain=$'\e[0m' color=always
+fi
+
+say() { printf 'demo: %s\n' "$*" >&2; }
 
 die() {
-    printf 'demo: %s\n' "$*" >&2
+    say "$@"
     exit 1
 }
 
@@ -35,25 +42,22 @@ cleanup() {
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
     [[ -n $dir ]] || return 0
-    "$here/broker.sh" remove "$dir/broker" >&2 || true
+    "$here/broker.sh" remove "$dir/broker" >/dev/null 2>&1 || true
     rm -rf -- "$dir"
 }
 
 now_ms() { date +%s%3N; }
 
-# until_true SECONDS WHAT COMMAND...: polls COMMAND.
+# until_true SECONDS COMMAND...: polls COMMAND.
 until_true() {
-    local until=$((SECONDS + $1)) what=$2
-    shift 2
+    local until=$((SECONDS + $1))
+    shift
     until "$@"; do
         ((SECONDS < until)) || return 1
-        [[ -z ${worker:-} ]] || kill -0 "$worker" 2>/dev/null || die "magnetite up ended: $(tail -n 5 "$dir/up.log")"
+        [[ -z ${roles:-} ]] || kill -0 "$roles" 2>/dev/null || die "magnetite up ended: $(tail -n 5 "$dir/up.log")"
         read -rt 0.1 <> <(:) || true
     done
-    : "$what"
 }
-
-free_port() { "$here/free-ports.sh" 1; }
 
 # field NAME LINE: a text or number of a flat JSON line.
 field() {
@@ -65,12 +69,18 @@ field() {
 # ---- Setting up ----------------------------------------------------------------------------------------------
 
 build() {
+    local cargo
     command -v cargo >/dev/null || die "there is no cargo: install Rust, see https://rustup.rs"
-    say "building magnetite (some minutes the first time)"
-    cargo build --quiet --locked --manifest-path "$repository/Cargo.toml" --package magnetite-cli
+    cargo=(cargo build --locked --manifest-path "$repository/Cargo.toml" --package magnetite-cli)
+    say "building the program: some minutes the first time"
+    if [[ -t 2 ]]; then
+        "${cargo[@]}" || die "the program cannot be built"
+    else
+        "${cargo[@]}" >"$dir/build.log" 2>&1 || die "the program cannot be built: $(tail -n 20 "$dir/build.log")"
+    fi
 }
 
-configure() {
+start() {
     MAGNETITE_BROKER__URL=$("$here/broker.sh" find "$dir/broker")
     export MAGNETITE_BROKER__URL
     # A name of its own, should the broker be shared.
@@ -78,88 +88,130 @@ configure() {
     export MAGNETITE_DATABASE__URL=sqlite://$dir/magnetite.db
     # The receivers are on this machine; without this a loopback address is refused.
     export MAGNETITE_EGRESS__ALLOW=127.0.0.0/8
-    export MAGNETITE_HEALTH__LISTEN=127.0.0.1:0
-    export MAGNETITE_API__LISTEN=127.0.0.1:0
-    say "broker ${MAGNETITE_BROKER__URL##*@}, database $dir/magnetite.db"
-}
-
-start_worker() {
+    export MAGNETITE_HEALTH__LISTEN=127.0.0.1:0 MAGNETITE_API__LISTEN=127.0.0.1:0
+    # Four attempts, so that the last one fails while you watch.
+    export MAGNETITE_RETRY__DELAYS=1s,2s,4s
     cd "$dir"
+    # Instead of a configuration that this host may have.
+    : >magnetite.toml
     "$binary" up 2>"$dir/up.log" &
-    worker=$!
-    pids+=("$worker")
-    until_true 30 "consuming" consuming || die "magnetite up does not consume: $(tail -n 5 "$dir/up.log")"
-    say "magnetite up consumes"
+    roles=$!
+    pids+=("$roles")
+    until_true 30 consuming || die "magnetite up does not consume: $(tail -n 5 "$dir/up.log")"
+    say "broker ${MAGNETITE_BROKER__URL##*@}, database $dir/magnetite.db, magnetite up runs"
 }
 
 # Three queues of the worker, three of the recorder.
 consuming() { [[ $(grep -c ' consuming' "$dir/up.log") -ge 6 ]]; }
 
-# endpoint NAME EVENTS FAIL [SECRET]: registers an endpoint and starts its receiver.
+# endpoint NAME EVENTS FAIL: registers an endpoint and starts its receiver.
 endpoint() {
-    local name=$1 events=$2 fail=$3 secret=${4:-} port created
-    port=$(free_port)
-    created=$("$binary" endpoint create --org "$organization" --url "http://127.0.0.1:$port/$name" --events "$events" --json)
-    field id "$created" >"$dir/$name.id"
-    "$binary" listen --secret "${secret:-$(field secret "$created")}" --addr "127.0.0.1:$port" --json ${fail:+--fail "$fail"} \
+    local name=$1 events=$2 fail=$3 port created
+    port=$("$here/free-ports.sh" 1)
+    created=$("$binary" endpoint create --org "$organization" --url "http://127.0.0.1:$port/$name" --events "$events" --json \
+        2>"$dir/created.log") || die "the endpoint $name cannot be created: $(cat "$dir/created.log")"
+    id[$name]=$(field id "$created")
+    "$binary" listen --secret "$(field secret "$created")" --addr "127.0.0.1:$port" --json ${fail:+--fail "$fail"} \
         >"$dir/$name.requests" 2>"$dir/$name.log" &
     pids+=($!)
-    until_true 10 "$name listens" listening "$port" || die "the receiver $name does not listen: $(cat "$dir/$name.log")"
-    say "endpoint $name ($(cat "$dir/$name.id")): $events${fail:+, answers $fail at first}${secret:+, its receiver has a wrong secret}"
+    until_true 10 listening "$port" || die "the receiver $name does not listen: $(cat "$dir/$name.log")"
 }
 
 listening() { (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # ---- Playing -------------------------------------------------------------------------------------------------
 
+scene() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
+
+# run ARG...: a command of ours, shown as it would be typed, and what it prints.
+run() {
+    printf '  %s$ magnetite %s%s\n' "$dim" "$*" "$plain"
+    # Whether it was right is seen by `check`.
+    "$binary" --color "$color" "$@" 2>&1 | sed 's/^/  /' || true
+}
+
+# publish TYPE...: one event of each, each confirmed by the broker.
 publish() {
     local event_type timestamp
     timestamp=$(now_ms)
-    for event_type in lead.created research.started research.completed research.failed magnet.generated lead.completed \
-        lead.failed magnet.viewed; do
+    for event_type; do
         timestamp=$((timestamp + 1))
         printf '{"event":"%s","timestamp":%s,"organization_id":"%s","project_id":"proj_demo","lead_id":"lead_1","data":{"lead_id":"lead_1"}}\n' \
             "$event_type" "$timestamp" "$organization"
     done >"$dir/events.jsonl"
-    begun=$(now_ms)
+    begun=${begun:-$(now_ms)}
     "$binary" publish "$dir/events.jsonl" >"$dir/published"
-    say "published $(wc -l <"$dir/published") events, each confirmed by the broker"
 }
 
 # Prints the requests that arrived since the last call.
-declare -A shown=()
 show() {
-    local name line at
-    for name in healthy failing gone wrong; do
+    local name line at status
+    for name in "${endpoints[@]}"; do
         while IFS= read -r line; do
             shown[$name]=$((${shown[$name]:-0} + 1))
             at=$(($(field received_ms "$line") - begun))
-            printf '  +%2d.%03d s  %-8s %-19s attempt %s  answered %s  signature %s\n' $((at / 1000)) $((at % 1000)) "$name" \
-                "$(field event "$line")" "$(field attempt "$line")" "$(field status "$line")" \
-                "$([[ $(field verified "$line") == true ]] && echo good || echo BAD)"
+            status=$(field status "$line")
+            printf '  +%2d.%03d s  %-8s %-19s attempt %s  answered %s%s%s  signature %s\n' $((at / 1000)) $((at % 1000)) "$name" \
+                "$(field event "$line")" "$(field attempt "$line")" "$([[ $status == 2* ]] && echo "$green" || echo "$red")" "$status" "$plain" \
+                "$([[ $(field verified "$line") == true ]] && echo "${green}valid$plain" || echo "${red}NOT VALID$plain")"
         done < <(tail -n "+$((${shown[$name]:-0} + 1))" "$dir/$name.requests")
     done
 }
 
 count() { wc -l <"$dir/$1.requests"; }
 
-played() {
+# came NAME COUNT [NAME COUNT]...: whether so many requests came; shows them.
+came() {
     show
-    (($(count healthy) >= 8 && $(count failing) >= 4 && $(count gone) >= 1 && $(count wrong) >= 3)) && gone_is_disabled
+    while (($# > 0)); do
+        (($(count "$1") >= $2)) || return
+        shift 2
+    done
 }
 
-gone_is_disabled() { [[ $("$binary" endpoint show "$(cat "$dir/gone.id")" --json) == *'"gone"'* ]]; }
+# await NAME COUNT [NAME COUNT]...
+await() { until_true "$SCENE_SECONDS_MAX" came "$@" || say "not everything came within $SCENE_SECONDS_MAX s"; }
+
+is_disabled() { [[ $("$binary" endpoint show "${id[$1]}" --json) == *'"gone"'* ]]; }
+
+# in_state NAME STATE: whether an endpoint's one delivery is recorded as that.
+in_state() { [[ $("$binary" delivery list --endpoint "${id[$1]}" --json) == *"\"state\":\"$2\""* ]]; }
+
+recorded_as() { until_true "$SCENE_SECONDS_MAX" in_state "$@" || say "the delivery to $1 was not recorded as $2 within $SCENE_SECONDS_MAX s"; }
+
+play() {
+    local dead
+    scene '1. Three events are published. Each endpoint gets those that it subscribed to, signed.'
+    publish lead.created research.completed magnet.generated
+    await healthy 3
+    scene '2. "flaky" fails three times, "down" every time, and "gone" answers 410, which disables it.'
+    publish lead.completed lead.failed magnet.viewed
+    await healthy 6 flaky 4 down 4 gone 1
+    scene '3. "down" had four attempts: a dead letter. What happened to the event?'
+    recorded_as down dead
+    dead=$(sed -n 2p "$dir/published")
+    run event show "$dead"
+    scene '4. "down" works again, and gets what it missed.'
+    run endpoint recover "${id[down]}" --since 1h
+    await down 5
+    scene '5. "healthy" gets a new secret; for a day requests have the signatures of both.'
+    run endpoint rotate-secret "${id[healthy]}" | sed 's/whsec_[^ ]*/whsec_…/'
+    publish lead.created
+    await healthy 7
+    scene '6. Is every delivery accounted for?'
+    recorded_as down delivered
+    until_true "$SCENE_SECONDS_MAX" balances || true
+    run audit
+}
+
+balances() { "$binary" audit >/dev/null 2>&1; }
 
 # ---- Checking ------------------------------------------------------------------------------------------------
 
 # expect WHAT COMMAND...
 expect() {
-    if "${@:2}"; then
-        printf '  ok      %s\n' "$1"
-    else
-        printf '  FAILED  %s\n' "$1"
-        failures=$((failures + 1))
-    fi
+    checks=$((checks + 1))
+    "${@:2}" || failures+=("$1")
 }
 
 # distinct NAME FIELD: how many different values a receiver's requests have.
@@ -171,18 +223,15 @@ distinct() {
     done <"$dir/$1.requests" | sort -u | wc -l
 }
 
-# How many different bodies: the field holds quotes, and is compared with all that follows it but the times.
+# How many different bodies: the last field of a request.
 bodies() { sed 's/.*"body"://' "$dir/$1.requests" | sort -u | wc -l; }
 
 all_verified() { ! grep -q '"verified":false' "$dir/$1.requests"; }
-none_verified() { ! grep -q '"verified":true' "$dir/$1.requests"; }
 # How many attempts the journal has of an endpoint's delivery.
-recorded() { field attempt_count "$("$binary" delivery list --endpoint "$(cat "$dir/$1.id")" --json)"; }
-balances() { "$binary" audit >/dev/null; }
-none_accepted() { ! grep -q '"status":200' "$dir/$1.requests"; }
+recorded() { field attempt_count "$("$binary" delivery list --endpoint "${id[$1]}" --json)"; }
 is() { [[ $1 -eq $2 ]]; }
 
-# The gaps between the attempts at the failing endpoint: never shorter than 1, 2, 4 s, and hardly longer.
+# The gaps between the attempts at the flaky endpoint: never shorter than 1, 2, 4 s, and hardly longer.
 on_schedule() {
     local line at last='' gap delay delays=(1000 2000 4000)
     while IFS= read -r line; do
@@ -193,24 +242,45 @@ on_schedule() {
             ((gap >= delay && gap <= delay + 500)) || return 1
         fi
         last=$at
-    done <"$dir/failing.requests"
+    done <"$dir/flaky.requests"
     [[ ${#delays[@]} -eq 0 ]]
 }
 
 check() {
-    say "what had to be:"
-    expect "the healthy endpoint got 8 different events, once each" is "$(count healthy)$(distinct healthy event_id)" 88
-    expect "the failing endpoint got its event at +1, +3 and +7 s" on_schedule
-    expect "  with the same body each time" is "$(bodies failing)" 1
-    expect "  with the same id each time" is "$(distinct failing event_id)" 1
-    expect "  with the same timestamp each time" is "$(distinct failing timestamp)" 1
+    local name
+    expect "the healthy endpoint got 7 different events, once each" is "$(count healthy)$(distinct healthy event_id)" 77
+    expect "the flaky endpoint got its event at +1, +3 and +7 s" on_schedule
+    expect "with the same body each time" is "$(bodies flaky)" 1
+    expect "with the same id each time" is "$(distinct flaky event_id)" 1
+    expect "with the same timestamp each time" is "$(distinct flaky timestamp)" 1
+    expect "the journal knows of its four attempts" is "$(recorded flaky)" 4
     expect "the endpoint that answered 410 was asked once" is "$(count gone)" 1
-    expect "  and is disabled" gone_is_disabled
-    expect "the receiver with the wrong secret refused every request" none_verified wrong
-    expect "  and none of them counts as delivered" none_accepted wrong
-    expect "the journal knows of the failing endpoint's four attempts" is "$(recorded failing)" 4
-    expect "the books balance: what matched was delivered, is dead or stands in a queue" balances
-    for name in healthy failing gone; do expect "every signature at $name is good" all_verified "$name"; done
+    expect "and is disabled" is_disabled gone
+    expect "the endpoint that was down was asked five times about one event" is "$(count down)$(distinct down event_id)" 51
+    expect "the books balance" balances
+    for name in "${endpoints[@]}"; do expect "every signature at $name is valid" all_verified "$name"; done
+    if ((${#failures[@]} == 0)); then
+        printf '\n%sAll of %s checks passed.%s\n' "$green" "$checks" "$plain"
+    else
+        printf '\n%sOf %s checks %s failed:%s\n' "$red" "$checks" "${#failures[@]}" "$plain"
+        printf '  %s\n' "${failures[@]}"
+    fi
+}
+
+# Until Ctrl-C.
+go_on() {
+    printf '\nIt runs until Ctrl-C. In another terminal:\n\n'
+    local name
+    printf '  cd %s\n' "$dir"
+    for name in BROKER__URL BROKER__PREFIX DATABASE__URL EGRESS__ALLOW RETRY__DELAYS; do
+        name=MAGNETITE_$name
+        printf "  export %s='%s'\n" "$name" "${!name}"
+    done
+    printf '  %s publish --event lead.completed --org %s --project proj_demo --lead lead_2 --wait\n\n' "$binary" "$organization"
+    while kill -0 "$roles" 2>/dev/null; do
+        show
+        read -rt 0.5 <> <(:) || true
+    done
 }
 
 main() {
@@ -219,34 +289,15 @@ main() {
     trap 'exit 130' INT TERM
     dir=$(mktemp -d "${TMPDIR:-/tmp}/magnetite-demo.XXXXXX")
     build
-    configure
-    start_worker
+    start
     endpoint healthy '*' ''
-    endpoint failing lead.completed 500,500,500
+    endpoint flaky lead.completed 500,500,500
+    endpoint down lead.failed 500,500,500,500
     endpoint gone magnet.viewed 410
-    endpoint wrong lead.created '' "whsec_$(head -c 32 /dev/zero | base64)"
-    # The worker looks for new endpoints every 250 ms.
-    until_true 5 "the worker knows the endpoints" known || true
-    publish
-    until_true "$SCENES_SECONDS_MAX" "the scenes" played || say "not everything came within $SCENES_SECONDS_MAX s"
+    play
     check
-    if [[ ${1:-} != --once ]]; then
-        say "running until Ctrl-C; publish more with the same environment:"
-        env | grep '^MAGNETITE_' | sed 's/^/  export /'
-        say "  $binary publish --event lead.completed --org $organization --project proj_demo --lead lead_2"
-        while kill -0 "$worker" 2>/dev/null; do
-            show
-            read -rt 0.5 <> <(:) || true
-        done
-    fi
-    [[ $failures -eq 0 ]] || die "$failures expectations failed"
-    say "all as it has to be"
-}
-
-# Half a second after the last endpoint was registered.
-known() {
-    known_at=${known_at:-$(($(now_ms) + 500))}
-    (($(now_ms) >= known_at))
+    [[ ${1:-} == --once ]] || go_on
+    ((${#failures[@]} == 0))
 }
 
 main "$@"
