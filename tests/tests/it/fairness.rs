@@ -13,6 +13,8 @@ const HEALTHY_PER_SECOND: u32 = 200;
 const FAILS_ONE_IN: usize = 20;
 /// The first delay of the contract's schedule.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Of a wave nothing is left after ten attempts of 30 s and the delays between them, seven and a half minutes.
+const WAVE_EVERY: Duration = Duration::from_mins(4);
 /// From publishing to receipt, in the long form. In the short one, the first second of a wave is one of few: six hundred connections are
 /// opened in it. The short form allows on top what the broker alone takes in the same seconds.
 const P99_MAX_MS: f64 = 50.0;
@@ -143,18 +145,13 @@ async fn measure(name: &str, organizations: usize, begin_well: bool) {
     wait_until("events flow", SOON, || healthy.distinct() > 200).await;
 
     let began = Instant::now();
-    crowd.wave(&installation, "first").await;
-    wait_until("the load has lasted", first + SOON, || began.elapsed() >= first).await;
+    waves(&installation, &crowd, "first", first).await;
     assert_busy(&worker, &crowd).await;
     let ended = Instant::now();
     worker.kill().await;
     let worker = installation.worker().await;
     let began_again = Instant::now();
-    crowd.wave(&installation, "second").await;
-    wait_until("the load has lasted again", second + SOON, || {
-        began_again.elapsed() >= second
-    })
-    .await;
+    waves(&installation, &crowd, "second", second).await;
     assert_busy(&worker, &crowd).await;
     let published = load.stop().await;
     wait_for("the healthy endpoint has everything", SOON, || async {
@@ -178,6 +175,19 @@ async fn measure(name: &str, organizations: usize, begin_well: bool) {
     crowd.receiver.release();
     drop(worker);
     installation.delete().await;
+}
+
+/// One wave after another, so that the endpoints hang for all of this time.
+async fn waves(installation: &Installation, crowd: &Crowd, name: &str, lasts: Duration) {
+    let began = Instant::now();
+    for number in 0.. {
+        crowd.wave(installation, &format!("{name}_{number}")).await;
+        let until = lasts.min(WAVE_EVERY * (number + 1));
+        wait_until("the wave is over", until + SOON, || began.elapsed() >= until).await;
+        if until == lasts {
+            return;
+        }
+    }
 }
 
 /// Longer than an event may take, its retry included.
