@@ -156,7 +156,8 @@ impl Installation {
         self.command_of(binary(), arguments)
     }
 
-    fn command_of(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+    /// Another program, with this installation's configuration in its environment.
+    pub fn command_of(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut words = self.within.iter().map(OsStr::new).chain([program.as_ref()]);
         let mut command = Command::new(words.next().expect("a program at least"));
         command

@@ -43,7 +43,10 @@ use runtime::logs;
 
 pub(crate) use audit::NotKnownYet;
 
-use crate::configuration::{Configuration, Log};
+use crate::{
+    configuration::{Configuration, Log},
+    output::{self, ColorChoice},
+};
 
 /// Delivers the events of the lead pipeline to the webhook endpoints of customers.
 #[derive(Debug, Parser)]
@@ -59,6 +62,10 @@ pub(crate) struct Arguments {
     /// Configuration file, instead of magnetite.toml in the current directory or in /etc/magnetite
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// When to use colours; by default on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
+    color: ColorChoice,
 
     #[command(subcommand)]
     command: Command,
@@ -131,12 +138,18 @@ const COMMAND_FILTER: &str = "warn,lapin=off";
 /// Logs from now on; `filter` is for a configuration that names none.
 fn start_logs(log: &Log, filter: &str) -> anyhow::Result<()> {
     let filter = log.filter.as_deref().unwrap_or(filter);
-    logs::start(filter, log.format).context("cannot open standard error once more: is `ulimit -n` too low?")
+    logs::start(filter, log.format, output::is_stderr_colored())
+        .context("cannot open standard error once more: is `ulimit -n` too low?")
 }
 
 /// Runs one command to its end.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let Arguments { config, command } = arguments;
+    let Arguments {
+        config,
+        color,
+        command,
+    } = arguments;
+    color.apply();
     // These are for machines that have no configuration of ours.
     if matches!(
         command,

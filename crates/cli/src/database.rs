@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use store::{Actor, SchemaState, Store};
 
 use crate::configuration::{Database, Place, Problems};
@@ -35,6 +35,7 @@ pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
 
 /// Connects, for a command that needs the tables. What it changes is told to be the command line's doing.
 pub(crate) async fn open(database: &Database) -> anyhow::Result<Store> {
+    database.expect_file()?;
     let store = connect(database).await?;
     let schema = store.check().await?;
     fits(&schema.state)?;
@@ -64,9 +65,22 @@ pub(crate) fn fits(state: &SchemaState) -> anyhow::Result<()> {
 }
 
 impl Database {
-    /// Whether connecting would make a new, empty file.
-    pub(crate) fn would_be_created(&self) -> bool {
-        let path = self.url.strip_prefix("sqlite://").map(Path::new);
-        path.is_some_and(|path| matches!(fs::exists(path), Ok(false)))
+    /// The file of SQLite, if it is not there: connecting would make a new, empty one.
+    pub(crate) fn missing_file(&self) -> Option<&Path> {
+        let path = self.url.strip_prefix("sqlite://")?;
+        // What is no path of a file is refused when it is connected to.
+        let is_path = path.starts_with('/') && !path.ends_with('/') && !path.contains(['?', '#']);
+        (is_path && matches!(fs::exists(path), Ok(false))).then(|| Path::new(path))
+    }
+
+    /// Fails if connecting would make a new, empty file.
+    pub(crate) fn expect_file(&self) -> anyhow::Result<()> {
+        self.missing_file().map_or(Ok(()), |path| {
+            Err(anyhow!(
+                "there is no database {} (database.url, from {}): name the one that the roles use, or make it: {MIGRATE}",
+                path.display(),
+                self.place
+            ))
+        })
     }
 }

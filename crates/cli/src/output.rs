@@ -2,11 +2,47 @@
 
 use std::{
     borrow::Cow,
+    env,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
 };
 
+use clap::ValueEnum;
+use console::{Alignment, Color, Term, measure_text_width, pad_str, truncate_str};
 use serde::Serialize;
+
+/// Between the columns of a table, and between the words of a line that are columns to [`painted`].
+const GAP: &str = "  ";
+/// A column is not made narrower than this to fit a terminal.
+const COLUMN_MIN: usize = 8;
+
+/// When to use colours. Without a text for each value, the help of every command has a line for this, not ten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+impl ColorChoice {
+    /// From here on, for both outputs.
+    pub(crate) fn apply(self) {
+        let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let may = |is_terminal| match self {
+            Self::Auto => is_terminal && !is_set("NO_COLOR") && !is_dumb,
+            Self::Always => true,
+            Self::Never => false,
+        };
+        console::set_colors_enabled(may(io::stdout().is_terminal()));
+        console::set_colors_enabled_stderr(may(io::stderr().is_terminal()));
+    }
+}
+
+/// Whether what goes to standard error may have colours.
+pub(crate) fn is_stderr_colored() -> bool {
+    console::colors_enabled_stderr()
+}
 
 /// Standard output takes nothing any more.
 #[derive(Debug, thiserror::Error)]
@@ -16,21 +52,37 @@ pub(crate) struct Closed(#[source] pub(crate) io::Error);
 /// Writes one result.
 pub(crate) fn line(text: &str) -> Result<(), Closed> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Closed)
+    writeln!(out, "{}", painted(&screened(text), console::colors_enabled()))
+        .and_then(|()| out.flush())
+        .map_err(Closed)
 }
 
 /// Writes results, one a line, with one flush.
 pub(crate) fn lines(lines: impl IntoIterator<Item = String>) -> Result<(), Closed> {
+    let is_colored = console::colors_enabled();
     let mut out = io::BufWriter::new(io::stdout().lock());
     for line in lines {
-        writeln!(out, "{line}").map_err(Closed)?;
+        writeln!(out, "{}", painted(&screened(&line), is_colored)).map_err(Closed)?;
     }
     out.flush().map_err(Closed)
 }
 
-/// One object on one line.
+/// One object on one line. What would turn the direction of a terminal's text is escaped, as serde escapes other control characters.
 pub(crate) fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("our own values have text keys and no failing fields")
+    let json = serde_json::to_string(value).expect("our own values have text keys and no failing fields");
+    if !json.contains(is_control) {
+        return json;
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for char in json.chars() {
+        if is_control(char) {
+            // All of them have four digits.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(char));
+        } else {
+            escaped.push(char);
+        }
+    }
+    escaped
 }
 
 /// Writes what was done to one thing: as an object or in words.
@@ -51,19 +103,75 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Closed> {
 
 /// A text from outside, on one line: control characters are escaped, lest they move a terminal's cursor or break a row.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_control) {
+    escaped(text, is_control)
+}
+
+/// A text of ours, of several lines perhaps, in which something from outside was not escaped yet.
+fn screened(text: &str) -> Cow<'_, str> {
+    escaped(text, |char| is_control(char) && !matches!(char, '\n' | '\t'))
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_escaped) {
         return Cow::Borrowed(text);
     }
     let escaped = text.chars().map(|char| match char {
-        char if is_control(char) => char.escape_default().to_string(),
+        char if is_escaped(char) => char.escape_default().to_string(),
         char => char.to_string(),
     });
     Cow::Owned(escaped.collect())
 }
 
-/// Those that Unicode calls so, and those that turn the direction of what follows.
+/// Those that Unicode calls so, those that change the direction of text, spaces without a width, and those that separate lines.
 fn is_control(char: char) -> bool {
-    char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    char.is_control()
+        || matches!(
+            char,
+            '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{feff}'
+        )
+        || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+}
+
+/// The lines of a text, with colours if they are wanted: the words that say how something stands, where they are all that is in their
+/// column.
+fn painted(text: &str, is_colored: bool) -> Cow<'_, str> {
+    // An object is for programs.
+    if text.starts_with('{') || !is_colored {
+        return Cow::Borrowed(text);
+    }
+    let column = |column: &str| {
+        let word = column.trim();
+        match color(word) {
+            Some(color) => {
+                let styled = console::style(word).fg(color).force_styling(true);
+                column.replace(word, &styled.to_string())
+            }
+            None => column.to_owned(),
+        }
+    };
+    // Tables have tabs where they are not for a terminal.
+    let cells = |cells: &str| joined(cells, GAP, &column);
+    let line = |line: &str| joined(line, "\t", &cells);
+    Cow::Owned(joined(text, "\n", &line))
+}
+
+/// What lies between the separators, each part by itself.
+fn joined(text: &str, separator: &str, part: &dyn Fn(&str) -> String) -> String {
+    text.split(separator)
+        .map(part)
+        .collect::<Vec<_>>()
+        .join(separator)
+}
+
+fn color(word: &str) -> Option<Color> {
+    match word {
+        "ok" | "OK" | "delivered" | "ready" | "enabled" | "verified" => Some(Color::Green),
+        "warn" | "advice" | "unknown" | "in gap" | "retry" | "deferred" | "pending" | "degraded" => {
+            Some(Color::Yellow)
+        }
+        "fail" | "dead" | "disabled" | "WRONG" | "TROUBLE" | "NOT READY" => Some(Color::Red),
+        _ => None,
+    }
 }
 
 /// Names and values of one thing, one a line.
@@ -77,7 +185,7 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
 /// Tells the person at the terminal or in the log something that is no result.
 pub(crate) fn note(text: &str) {
     // Whether anyone reads it is not our business.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", screened(text));
 }
 
 /// Writes a question, without a newline after it.
@@ -87,33 +195,75 @@ pub(crate) fn ask(question: &str) {
     let _ = write!(out, "{question}").and_then(|()| out.flush());
 }
 
-/// Rows for people: aligned and under a heading on a terminal, tab-separated without one in a pipe.
+/// Rows for people: aligned, under a heading and no wider than the terminal on one, tab-separated and whole in a pipe.
 pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result<(), Closed> {
     let printable = |cell: &String| printable(cell).into_owned();
     let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(printable)).collect();
     if io::stdout().is_terminal() {
-        lines(aligned(heading, &rows))
+        let width = Term::stdout().size_checked().map(|(_, columns)| columns.into());
+        lines(aligned(heading, &rows, width))
     } else {
         lines(rows.iter().map(|row| row.join("\t")))
     }
 }
 
-fn aligned<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Vec<String> {
-    let chars = |text: &str| text.chars().count();
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| chars(&row[column]));
-        cells.chain([chars(heading[column])]).max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
+fn aligned<const N: usize>(
+    heading: [&str; N],
+    rows: &[[String; N]],
+    width_max: Option<usize>,
+) -> Vec<String> {
+    let heading = heading.map(str::to_uppercase);
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let cells = rows
+            .iter()
+            .chain([&heading])
+            .map(|row| measure_text_width(&row[column]));
+        cells.max().unwrap_or_default()
+    });
+    let widths = narrowed(widths, width_max.unwrap_or(usize::MAX));
     let line = |cells: &[String; N]| {
-        let mut line = String::new();
-        for (cell, width) in cells.iter().zip(&widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        line.trim_end().to_owned()
+        let cells = cells.iter().zip(widths).map(|(cell, width)| {
+            let cell = shortened(cell, width);
+            pad_str(&cell, width, Alignment::Left, None).into_owned()
+        });
+        cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
     };
-    let heading = line(&heading.map(str::to_uppercase));
-    std::iter::once(heading).chain(rows.iter().map(line)).collect()
+    std::iter::once(&heading).chain(rows).map(line).collect()
+}
+
+/// Takes from the widest column until all fit, or none can be narrower.
+fn narrowed<const N: usize>(mut widths: [usize; N], width_max: usize) -> [usize; N] {
+    let gaps = GAP.len() * N.saturating_sub(1);
+    while widths.iter().sum::<usize>() + gaps > width_max {
+        match widths.iter_mut().max() {
+            Some(widest) if *widest > COLUMN_MIN => *widest -= 1,
+            _ => break,
+        }
+    }
+    widths
+}
+
+/// A text in so many columns: without its middle if it is one word, such as an id or a URL, else without its end.
+fn shortened(text: &str, width: usize) -> Cow<'_, str> {
+    let own = measure_text_width(text);
+    if own <= width {
+        return Cow::Borrowed(text);
+    }
+    if text.contains(' ') {
+        return truncate_str(text, width, "…");
+    }
+    let kept = width.saturating_sub(1);
+    let front = truncate_str(text, kept - kept / 2, "");
+    // From the back, a character at a time: what is wide counts twice.
+    let mut back = String::new();
+    for char in text.chars().rev() {
+        back.insert(0, char);
+        if measure_text_width(&back) > kept / 2 {
+            back.remove(0);
+            break;
+        }
+    }
+    Cow::Owned(format!("{front}…{back}"))
 }
 
 #[cfg(test)]
@@ -126,7 +276,40 @@ mod tests {
             ["ep_1".to_owned(), "ö".to_owned()],
             ["e".to_owned(), String::new()],
         ];
-        assert_eq!(aligned(["id", "org"], &rows), ["ID    ORG", "ep_1  ö", "e"]);
+        assert_eq!(aligned(["id", "org"], &rows, None), ["ID    ORG", "ep_1  ö", "e"]);
+    }
+
+    #[test]
+    fn a_table_is_no_wider_than_the_terminal() {
+        let rows = [
+            [
+                "ep_0123456789abcdefghij".to_owned(),
+                "dead".to_owned(),
+                "the answer was 500".to_owned(),
+            ],
+            [
+                "ep_1".to_owned(),
+                "pending".to_owned(),
+                "日本語日本語日本語".to_owned(),
+            ],
+        ];
+        let table = |width| aligned(["id", "state", "why"], &rows, Some(width));
+        assert_eq!(table(100), aligned(["id", "state", "why"], &rows, None));
+        let narrow = table(40);
+        assert_eq!(
+            narrow,
+            [
+                "ID               STATE    WHY",
+                "ep_0123…defghij  dead     the answer wa…",
+                "ep_1             pending  日本語…日本語",
+            ]
+        );
+        // What cannot be narrower is whole again in --json.
+        assert!(
+            table(10)
+                .iter()
+                .all(|line| measure_text_width(line) <= 8 + 2 + 8 + 2 + 8)
+        );
     }
 
     #[test]
@@ -136,5 +319,26 @@ mod tests {
             printable("a\n\tb\u{1b}[2J\u{202e}c"),
             "a\\n\\tb\\u{1b}[2J\\u{202e}c"
         );
+        assert_eq!(screened("a\n\tb\u{1b}\u{200f}"), "a\n\tb\\u{1b}\\u{200f}");
+        let object = json(&["\u{202e}\u{7f}\u{9b}\n", "ö"]);
+        assert_eq!(object, r#"["\u202e\u007f\u009b\n","ö"]"#);
+        let read: Vec<String> = serde_json::from_str(&object).unwrap();
+        assert_eq!(read, ["\u{202e}\u{7f}\u{9b}\n", "ö"]);
+    }
+
+    #[test]
+    fn a_word_that_is_a_column_has_a_colour_and_a_word_in_a_text_or_an_object_has_none() {
+        let red = |word| format!("\u{1b}[31m{word}\u{1b}[0m");
+        assert_eq!(
+            painted("fail  broker  it is dead\nstate          dead", true),
+            format!(
+                "{}  broker  it is dead\nstate          {}",
+                red("fail"),
+                red("dead")
+            )
+        );
+        assert_eq!(painted(r#"{"a":"x  dead  y"}"#, true), r#"{"a":"x  dead  y"}"#);
+        assert_eq!(painted("a\tdead\tb", true), format!("a\t{}\tb", red("dead")));
+        assert_eq!(painted("fail  broker", false), "fail  broker");
     }
 }

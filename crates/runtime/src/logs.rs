@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, IsTerminal as _, Write},
+    io::{self, Write},
     os::fd::AsFd as _,
     panic::{self, PanicHookInfo},
     process,
@@ -55,12 +55,11 @@ pub enum Format {
     Json,
 }
 
-/// Logs what `filter` lets through from now on, panics included.
+/// Logs what `filter` lets through from now on, panics included; text with colours if so wanted.
 ///
 /// # Errors
 /// When the process has no free file descriptor.
-pub fn start(filter: &str, format: Format) -> io::Result<()> {
-    let is_terminal = io::stderr().is_terminal();
+pub fn start(filter: &str, format: Format, is_colored: bool) -> io::Result<()> {
     // Not through `io::stderr()`, whose lock a stuck write would keep from everything else that writes there.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let refused = Arc::new(AtomicU64::new(0));
@@ -79,7 +78,7 @@ pub fn start(filter: &str, format: Format) -> io::Result<()> {
         .log_internal_errors(false)
         .with_writer(queue);
     let started = match format {
-        Format::Text => lines.with_ansi(is_terminal).finish().try_init(),
+        Format::Text => lines.with_ansi(is_colored).finish().try_init(),
         Format::Json => lines.json().flatten_event(true).finish().try_init(),
     };
     // An error says that there is a subscriber already, which is as good.

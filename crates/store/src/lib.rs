@@ -192,6 +192,11 @@ impl Store {
         })
     }
 
+    /// Where the database is: `sqlite:///path`, or `postgres://host:port/database`, without user and password.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Closes all connections, also those of every clone, after their operations have ended.
     ///
     /// SQLite then moves its write-ahead log into the database file.

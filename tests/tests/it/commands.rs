@@ -1,8 +1,11 @@
 //! The command line from outside: exit codes, and messages that say what to do.
 
-use e2e::{Answer, Api, Installation, Receiver, SOON, event, wait_until};
+use std::process::{Output, Stdio};
 
-fn stderr(output: &std::process::Output) -> String {
+use e2e::{Answer, Api, Installation, Receiver, SOON, event, wait_until};
+use tokio::io::AsyncReadExt as _;
+
+fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -238,6 +241,116 @@ async fn doctor_passes_on_a_good_installation_and_says_what_is_missing_on_anothe
         report.contains("127.0.0.1:1") && !report.contains("s3cret"),
         "{report}"
     );
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_there_is_made_by_no_command_but_those_that_say_so() {
+    let mut installation = Installation::new("database-named").await;
+    let there = installation.directory().join("magnetite.db");
+    let output = installation.cli(&["endpoint", "list"]).await;
+    assert!(output.status.success() && output.stdout.is_empty());
+    let none = format!("none in sqlite://{}", there.display());
+    assert!(stderr(&output).contains(&none), "{}", stderr(&output));
+
+    let missing = installation.directory().join("missing.db");
+    installation.set(
+        "MAGNETITE_DATABASE__URL",
+        &format!("sqlite://{}", missing.display()),
+    );
+    for arguments in [&["endpoint", "list"][..], &["audit"], &["worker"], &["recorder"]] {
+        let output = installation.cli(arguments).await;
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        let words = format!(
+            "there is no database {} (database.url, from MAGNETITE_DATABASE__URL)",
+            missing.display()
+        );
+        assert!(
+            stderr(&output).contains(&words),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        assert!(!missing.exists(), "{arguments:?}");
+    }
+    installation.set("MAGNETITE_DATABASE__URL", "sqlite:///m.db?mode=rwc");
+    let output = installation.cli(&["endpoint", "list"]).await;
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+
+    let url = format!("sqlite://{}", missing.display());
+    installation.set("MAGNETITE_DATABASE__URL", &url);
+    let output = installation.cli(&["migrate"]).await;
+    let words = format!("{url} is a new, empty database");
+    assert!(stderr(&output).contains(&words), "{}", stderr(&output));
+    let output = installation.cli(&["migrate"]).await;
+    let words = format!("{url} is up to date");
+    assert!(stderr(&output).contains(&words), "{}", stderr(&output));
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn colours_are_where_they_are_wanted_and_never_in_objects() {
+    const GREEN: &str = "\u{1b}[32mok\u{1b}[0m";
+    let installation = Installation::new("colours").await;
+    let doctor = async |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = installation.command(&[&["doctor"], arguments].concat());
+        let output = command.envs(variables.iter().copied()).output().await.unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (arguments, variables, is_colored) in [
+        (&[][..], &[][..], false),
+        (&[], &[("CLICOLOR_FORCE", "1")], false),
+        (&["--color", "always"], &[], true),
+        (&["--color", "always"], &[("NO_COLOR", "1")], true),
+        (&["--color", "never"], &[], false),
+        (&["--color", "always", "--json"], &[], false),
+    ] {
+        let printed = doctor(arguments, variables).await;
+        assert_eq!(
+            printed.contains(GREEN),
+            is_colored,
+            "{arguments:?} {variables:?}: {printed}"
+        );
+        assert_eq!(
+            printed.contains('\u{1b}'),
+            is_colored,
+            "{arguments:?} {variables:?}: {printed}"
+        );
+    }
+    let on_terminal = async |variable: &str| {
+        let typed = format!("{variable} {} doctor", e2e::binary().display());
+        let mut script = installation.command_of(
+            "script",
+            &["--quiet", "--return", "--command", &typed, "/dev/null"],
+        );
+        let output = script.env("TERM", "xterm").output().await.unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(on_terminal("").await.contains(GREEN));
+    assert!(!on_terminal("NO_COLOR=1").await.contains('\u{1b}'));
+    assert!(!on_terminal("TERM=dumb").await.contains('\u{1b}'));
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_status_clears_the_screen() {
+    let installation = Installation::new("watched").await;
+    let mut command = installation.command(&["status", "--watch"]);
+    let mut watching = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 16];
+    watching
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut first)
+        .await
+        .unwrap();
+    assert_eq!(&first, b"\x1b[H\x1b[2JMAGNETITE");
+    watching.kill().await.unwrap();
     installation.delete().await;
 }
 

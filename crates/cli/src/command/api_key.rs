@@ -99,7 +99,7 @@ async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
 }
 
 async fn list(organization: Option<OrganizationId>, store: &Store, json: bool) -> anyhow::Result<()> {
-    listing::print(json, None, async |after: Option<&After>, limit| {
+    listing::print(store, json, None, async |after: Option<&After>, limit| {
         let after = after.map(|After(id)| id);
         store.api_keys(organization.as_ref(), after, limit).await
     })

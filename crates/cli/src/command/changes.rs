@@ -30,10 +30,15 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     let Arguments { org, limit, json } = arguments;
     let organization = org.map(OrganizationId::new);
     let store = database::open(&configuration.database).await?;
-    let listed = listing::print(json, Some(limit), async |before: Option<&Before>, limit| {
-        let before = before.map(|Before(number)| *number);
-        store.changes(organization.as_ref(), before, limit).await
-    })
+    let listed = listing::print(
+        &store,
+        json,
+        Some(limit),
+        async |before: Option<&Before>, limit| {
+            let before = before.map(|Before(number)| *number);
+            store.changes(organization.as_ref(), before, limit).await
+        },
+    )
     .await;
     store.close().await;
     listed

@@ -90,6 +90,7 @@ async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
         until_ms,
     };
     listing::print(
+        store,
         as_json,
         Some(list.limit),
         async |before: Option<&DeliveryCursor>, limit| store.deliveries(&filter, before, limit).await,

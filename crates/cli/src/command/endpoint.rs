@@ -168,13 +168,13 @@ async fn list(
 ) -> anyhow::Result<()> {
     if failing {
         let now_ms = clock::now_ms();
-        return listing::print(json, None, async |after: Option<&After>, limit| {
+        return listing::print(store, json, None, async |after: Option<&After>, limit| {
             let after = after.map(|After(id)| id);
             store.failing(organization.as_ref(), after, limit, now_ms).await
         })
         .await;
     }
-    listing::print(json, None, async |after: Option<&After>, limit| {
+    listing::print(store, json, None, async |after: Option<&After>, limit| {
         let after = after.map(|After(id)| id);
         store.list_endpoints(organization.as_ref(), after, limit).await
     })

@@ -1,5 +1,7 @@
 //! Listings: read from the store in pages, printed as a table or as one JSON object a line.
 
+use store::Store;
+
 use crate::output;
 
 /// How many rows are read at once.
@@ -17,8 +19,10 @@ pub(super) trait Listed<const N: usize> {
 }
 
 /// Prints at most `limit` of what `page` returns when it is asked for so many after a row; without a limit all. JSON is
-/// printed page by page. A table is as wide as its widest row, so it is held until all are there.
+/// printed page by page. A table is as wide as its widest row, so it is held until all are there. Where there is nothing, the note
+/// names the database, which may be another than was meant.
 pub(super) async fn print<T: Listed<N>, const N: usize>(
+    store: &Store,
     as_json: bool,
     limit: Option<u32>,
     page: impl AsyncFn(Option<&T::Cursor>, u32) -> Result<Vec<T>, store::Error>,
@@ -39,7 +43,9 @@ pub(super) async fn print<T: Listed<N>, const N: usize>(
             rows.extend(found.iter().map(T::cells));
         }
         if !has_more || left == 0 {
-            if !as_json {
+            if !as_json && rows.is_empty() {
+                output::note(&format!("none in {}", store.address()));
+            } else if !as_json {
                 output::table(T::HEADING, &rows)?;
             }
             if let (true, Some(limit)) = (has_more, limit) {

@@ -76,11 +76,16 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
     let (since_ms, until_ms) = list.window.at(clock::now_ms());
     let redriven = if list.all { None } else { Some(false) };
-    listing::print(as_json, None, async |before: Option<&RejectedCursor>, limit| {
-        store
-            .rejected_messages(since_ms, until_ms, redriven, before, limit)
-            .await
-    })
+    listing::print(
+        store,
+        as_json,
+        None,
+        async |before: Option<&RejectedCursor>, limit| {
+            store
+                .rejected_messages(since_ms, until_ms, redriven, before, limit)
+                .await
+        },
+    )
     .await
 }
 

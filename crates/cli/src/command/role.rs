@@ -318,7 +318,12 @@ async fn open_store(
     roles: &[(Kind, Told)],
 ) -> anyhow::Result<Store> {
     let database = &configuration.database;
+    let is_new = database.missing_file().is_some();
+    if let Schema::Expect = schema {
+        database.expect_file()?;
+    }
     let store = until_available(roles, async || database::connect(database).await).await?;
+    tracing::info!(database = store.address(), is_new, "opened the database");
     if store::is_unverified(&database.url) {
         tracing::warn!(advice = database::VERIFY, "{}", database::UNVERIFIED);
     }

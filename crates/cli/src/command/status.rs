@@ -59,8 +59,10 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         if arguments.json {
             output::line(&output::json(&screen::json(&seen, &troubles)))?;
         } else {
-            let clear = if arguments.watch { CLEAR } else { "" };
-            output::line(&format!("{clear}{}", screen::lines(&seen, &troubles).join("\n")))?;
+            if arguments.watch {
+                output::bytes(CLEAR.as_bytes())?;
+            }
+            output::lines(screen::lines(&seen, &troubles))?;
         }
         if !arguments.watch || stop.run_until_cancelled(sleep(WATCH_EVERY)).await.is_none() {
             break;

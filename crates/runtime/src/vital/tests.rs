@@ -10,7 +10,7 @@ const EXIT_PANICKED: i32 = 101;
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn lose_a_vital_task() {
-    logs::start("info", Format::Text).unwrap();
+    logs::start("info", Format::Text, false).unwrap();
     tokio::spawn(vital("heart", async { panic!("arrested") }));
     tokio::time::timeout(LIMIT, pending::<()>()).await.unwrap_err();
     std::process::exit(0);

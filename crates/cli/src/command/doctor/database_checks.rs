@@ -24,8 +24,13 @@ pub(super) async fn run(
 ) -> Result<(), output::Closed> {
     let database = &configuration.database;
     // Opening would make an empty one.
-    if database.would_be_created() {
-        return report.add(&Check::fail(WHAT, "there is no database file yet", MIGRATE));
+    if let Some(path) = database.missing_file() {
+        let detail = format!(
+            "there is no database {} (database.url, from {})",
+            path.display(),
+            database.place
+        );
+        return report.add(&Check::fail(WHAT, detail, MIGRATE));
     }
     let store = match database::connect(database).await {
         Ok(store) => store,
@@ -36,7 +41,10 @@ pub(super) async fn run(
     };
     match store.check().await {
         Ok(schema) => {
-            report.add(&Check::ok(WHAT, schema.server))?;
+            report.add(&Check::ok(
+                WHAT,
+                format!("{}: {}", store.address(), schema.server),
+            ))?;
             if store::is_unverified(&database.url) {
                 report.add(&Check::warn(WHAT, database::UNVERIFIED, database::VERIFY))?;
             }

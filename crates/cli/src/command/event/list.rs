@@ -50,6 +50,7 @@ pub(super) async fn run(list: List, store: &Store, as_json: bool) -> anyhow::Res
         until_ms,
     };
     listing::print(
+        store,
         as_json,
         Some(list.limit),
         async |before: Option<&EventCursor>, limit| store.events(&filter, before, limit).await,

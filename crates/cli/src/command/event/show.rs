@@ -28,9 +28,10 @@ pub(super) async fn run(show: Show, store: &Store, as_json: bool) -> anyhow::Res
     let found = store.event(&id, organization.as_ref()).await?;
     if found.is_empty() {
         bail!(
-            "event {id} is not in the journal. If it was published just now, ask again in a second; else it may have \
+            "event {id} is not in the journal in {}. If it was published just now, ask again in a second; else it may have \
              been refused (`magnetite rejected list`), wait in a queue (`magnetite topology check`), be in a gap of \
-             the journal (`magnetite audit`) or be older than what is kept"
+             the journal (`magnetite audit`) or be older than what is kept",
+            store.address()
         );
     }
     if show.body && !as_json {

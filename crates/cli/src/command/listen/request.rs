@@ -13,7 +13,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, he
 use serde::Serialize;
 use signature::{SIGNATURE_HEADER, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER};
 
-use crate::output;
+use crate::output::{self, printable};
 
 use super::{
     Receiver,
@@ -256,7 +256,7 @@ async fn give(
 
 /// Several lines for a person.
 pub(super) fn pretty(number: u64, record: &Record, answer: Answer, compact: bool) -> String {
-    let or_dash = |field: &Option<String>| printable(field.as_deref().unwrap_or("-"));
+    let or_dash = |field: &Option<String>| printable(field.as_deref().unwrap_or("-")).into_owned();
     let time = UNIX_EPOCH + std::time::Duration::from_millis(record.received_ms);
     let mut text = format!(
         "#{number}  {}  {} {}  {}",
@@ -354,11 +354,4 @@ fn indented(json: &str) -> String {
 fn new_line(text: &mut String, depth: usize) {
     text.push('\n');
     text.extend(std::iter::repeat_n("  ", depth));
-}
-
-/// A stranger's text must not steer the terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }

@@ -132,11 +132,9 @@ impl<'a> Looker<'a> {
 
     async fn in_database(&self, now_ms: u64, since_ms: u64) -> Result<InDatabase, String> {
         let configuration = &self.configuration.database;
-        if configuration.would_be_created() {
-            return Err(
-                "there is no database file yet: run `magnetite migrate`, or `magnetite up`".to_owned(),
-            );
-        }
+        configuration
+            .expect_file()
+            .map_err(|error| format!("{error:#}"))?;
         let store = database::connect(configuration)
             .await
             .map_err(|error| format!("{error:#}"))?;
