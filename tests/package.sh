@@ -144,7 +144,7 @@ one_process() {
 
     inside sh -c 'echo "nonsense = 1" >>/etc/magnetite/magnetite.toml && systemctl restart magnetite' || true
     within "a configuration that is not valid ends it" inside systemctl --quiet is-failed magnetite
-    expect "with exit code 64" [ "$(inside systemctl show --property ExecMainStatus --value magnetite)" -eq 64 ]
+    expect "one that is not valid ends it with exit code 64" [ "$(inside systemctl show --property ExecMainStatus --value magnetite)" -eq 64 ]
     inside sh -c "sed --in-place '/nonsense/d' /etc/magnetite/magnetite.toml && systemctl start magnetite"
     within "magnetite is ready after the correction" ready
 }

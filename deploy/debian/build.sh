@@ -17,7 +17,7 @@ command -v dpkg-shlibdeps >/dev/null || {
     echo "build.sh: there is no dpkg-shlibdeps: apt-get install dpkg-dev" >&2
     exit 1
 }
-if [[ $(cargo deb --version 2>/dev/null) != 3.* ]]; then cargo install cargo-deb --version '^3.8' --locked >&2; fi
+if [[ $(cargo deb --version 2>/dev/null) != 'cargo-deb 3.'* ]]; then cargo install cargo-deb --version '^3.8' --locked >&2; fi
 cargo build --profile "$profile" --locked --package magnetite-cli >&2
 
 # The program writes its own pages and completions.
