@@ -9,6 +9,8 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 const DEAD: [&str; 4] = ["delivery", "list", "--state", "dead"];
 const REJECTED: [&str; 2] = ["rejected", "list"];
+/// How many events there are beside and with the one that is refused.
+const COUNT: usize = 40;
 
 fn texts<'a>(rows: &'a [Value], name: &str) -> Vec<&'a str> {
     let mut texts: Vec<_> = rows.iter().map(|row| row[name].as_str().unwrap()).collect();
@@ -94,19 +96,24 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     };
     execute("ALTER TABLE events ADD CONSTRAINT narrow CHECK (lead_id <> 'refused')").await;
     let worker = installation.worker().await;
-    let leads = ["lead_1", "refused", "lead_2"];
-    let events = leads.map(|lead| event("org_1", lead));
+    // So many at once that batches have several records.
+    let mut leads: Vec<_> = (1..COUNT).map(|number| format!("lead_{number}")).collect();
+    leads.insert(COUNT / 2, "refused".to_owned());
+    let events: Vec<_> = leads.iter().map(|lead| event("org_1", lead)).collect();
     installation.amqp().publish(&events).await;
-    installation.amqp().wait_for_ready("dead", 3, SOON).await;
+    installation
+        .amqp()
+        .wait_for_ready("dead", COUNT as u32, SOON)
+        .await;
     worker.wait_for_unacked("", 0, SOON).await;
     let recorder = installation.recorder().await;
     installation
         .wait_until_recorded(&[&worker], &recorder, SOON)
         .await;
-    assert_eq!(
-        texts(&installation.json(&["event", "list"]).await, "lead_id"),
-        ["lead_1", "lead_2"]
-    );
+    leads.retain(|lead| lead != "refused");
+    leads.sort_unstable();
+    let listed = installation.json(&["event", "list"]).await;
+    assert_eq!(texts(&listed, "lead_id"), leads);
     let aside = installation.json(&REJECTED).await;
     assert_eq!(texts(&aside, "source"), ["dead", "journal"], "{aside:?}");
     assert!(
@@ -136,18 +143,18 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     installation
         .cli_ok(&[&["rejected", "redrive"], &ids[..]].concat())
         .await;
-    installation.wait_for_listed(&DEAD, 3, SOON).await;
+    installation.wait_for_listed(&DEAD, COUNT, SOON).await;
     installation
         .wait_until_recorded(&[&worker], &recorder, SOON)
         .await;
-    assert_eq!(installation.json(&["event", "list"]).await.len(), 3);
+    assert_eq!(installation.json(&["event", "list"]).await.len(), COUNT);
     assert_eq!(installation.json(&REJECTED).await.len(), 0);
     let audit = installation.audit().await;
     audit.assert_settled();
     assert!(audit.of_kind("gap").is_empty(), "{audit:#?}");
     assert_eq!(
         (audit.number("/events"), audit.number("/deliveries/dead")),
-        (3, 3)
+        (COUNT as u64, COUNT as u64)
     );
     assert!(recorder.terminate().await && worker.terminate().await);
     installation.delete().await;
