@@ -386,6 +386,11 @@ impl Message {
         })
     }
 
+    /// The queue that RabbitMQ first passed the message on from, if it did.
+    pub fn first_queue(&self) -> Option<String> {
+        self.text("x-first-death-queue")
+    }
+
     /// Feeds everything into `state` by which two messages of one queue differ, apart from their being redelivered.
     pub fn hash_content(&self, state: &mut impl Hasher) {
         self.body.hash(state);

@@ -148,6 +148,11 @@ impl Topology {
         self.named(&format!("held.{number}"))
     }
 
+    /// Whether it is the queue of held deliveries of any worker.
+    pub fn is_held(&self, queue: &str) -> bool {
+        queue.starts_with(&self.held_of(""))
+    }
+
     pub(crate) fn number(&self) -> &Number {
         &self.number
     }

@@ -55,7 +55,11 @@ impl Intake {
     }
 
     pub(crate) fn take(self: &Arc<Self>, source: Source, incoming: Incoming) {
-        match self.recall.arrive(source, &incoming) {
+        let first = || incoming.message.first_queue();
+        let was_held =
+            source == Source::Due && first().is_some_and(|queue| self.context.topology.is_held(&queue));
+        let from = if was_held { Source::Held } else { source };
+        match self.recall.arrive(from, &incoming, was_held) {
             Arrival::New(work) => {
                 let intake = Arc::clone(self);
                 self.tasks.spawn(async move {

@@ -8,8 +8,8 @@
 //! A message can also be expected before it comes: this worker publishes one for an attempt that it has in its hands, and
 //! takes it back as the handle to settle that attempt with.
 //!
-//! A held message that could not be handed out again in time, because the connection was away for longer, comes due instead: what is
-//! known of it under the queue that it was held in then holds for it, too.
+//! A held message that could not be handed out again in time, because the connection was away for longer, comes due instead: it counts
+//! as one of the queue that it was held in, and comes back also if RabbitMQ does not mark it as redelivered. (4 does, 3 does not.)
 //!
 //! The same content published twice is two messages, and looks the same here. So a copy is taken for an earlier one only if
 //! RabbitMQ marks it as redelivered and the channel of the earlier one is gone: while that is there, the broker hands none of
@@ -115,11 +115,12 @@ impl Recall {
         self.lock().begin(key, None, InHand::of(source, &self.in_hand))
     }
 
-    pub(crate) fn arrive(&self, source: Source, incoming: &Incoming) -> Arrival {
-        let content = self.content(&incoming.message);
+    /// What a message is, from the queue that it was in when this worker published it or saw it first. One that `was_held` comes back from
+    /// there in another queue.
+    pub(crate) fn arrive(&self, source: Source, incoming: &Incoming, was_held: bool) -> Arrival {
+        let key = keyed(source, self.content(&incoming.message));
         let mut entries = self.lock();
-        let known = entries.known(source, content, incoming.redelivered);
-        if let Some(key) = known {
+        if entries.comes_back(key, incoming.redelivered || was_held) {
             match entries.by_key.remove(&key) {
                 Some(Entry::Working(work)) => {
                     *work.lock() = Some(incoming.ack.clone());
@@ -145,7 +146,7 @@ impl Recall {
             }
         }
         let in_hand = InHand::of(source, &self.in_hand);
-        Arrival::New(entries.begin(keyed(source, content), Some(incoming.ack.clone()), in_hand))
+        Arrival::New(entries.begin(key, Some(incoming.ack.clone()), in_hand))
     }
 
     /// Everything the message caused is confirmed: acks the latest copy of it, or the first one once it has come.
@@ -236,24 +237,10 @@ impl Entries {
         work
     }
 
-    /// The key of the earlier copy of a message that has come, if there is one.
-    fn known(&mut self, source: Source, content: u64, redelivered: bool) -> Option<u64> {
-        let (key, held) = (keyed(source, content), keyed(Source::Held, content));
-        // RabbitMQ does not call a message redelivered that it passed on from another queue.
-        let was_held = |entry: &Entry| !entry.is_expected() && entry.may_come_back();
-        if source == Source::Due && !redelivered && self.by_key.get(&held).is_some_and(was_held) {
-            // What was settled under this key is the message that the held one took the place of. This one may come back as well, and
-            // must not be taken for it then.
-            if matches!(self.by_key.get(&key), Some(Entry::Settled { .. })) {
-                self.by_key.remove(&key);
-            }
-            return Some(held);
-        }
-        let comes_back = |entry: &Entry| entry.is_expected() || (redelivered && entry.may_come_back());
-        if self.by_key.get(&key).is_some_and(comes_back) {
-            return Some(key);
-        }
-        (source == Source::Due && self.by_key.get(&held).is_some_and(was_held)).then_some(held)
+    /// Whether a message that has come is one that is known. `again` says that the broker has handed it out before.
+    fn comes_back(&self, key: u64, again: bool) -> bool {
+        let comes_back = |entry: &Entry| entry.is_expected() || (again && entry.may_come_back());
+        self.by_key.get(&key).is_some_and(comes_back)
     }
 
     /// False when another message of the same content has taken its place.
