@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,6 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use ipnet::IpNet;
 use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
 use tracing::debug;
@@ -26,6 +25,7 @@ use webhook::{Answer, AttemptResult, Failure};
 use crate::answer;
 use crate::certificates::Certificates;
 use crate::classify::{self, Attempted};
+use crate::config::{Config, SetupError};
 use crate::evidence::Routes;
 use crate::http1::{Http1Hosts, RequiresHttp1};
 use crate::lookup::LookupError;
@@ -51,30 +51,6 @@ const TCP_KEEPALIVE: (Duration, u32) = (Duration::from_secs(15), 3);
 const TCP_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 
 type HttpClient = Client<ByMessages<HttpsConnector<ByBytes<HttpConnector<Resolver>>>>, MarkedBody>;
-
-/// How to reach endpoints.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Networks that may be reached although they are not public. None by default.
-    pub allow: Vec<IpNet>,
-    /// Whether new endpoints may use http, which anyone on the network path can read and change. At the addresses in `allow` they may in any case.
-    pub allow_http: bool,
-    /// How long one attempt may take in all: lookup, connection, TLS, request, response and its body. 30 s by default
-    /// (CONTRACT, "Webhook timeouts").
-    pub attempt_timeout: Duration,
-    /// How many idle connections are kept per scheme, host and port. It does not bound connections in use. 512 by default,
-    /// a worker's default slots: many endpoints can be on one host, answers come in bursts, and whatever is idle for a moment
-    /// above this is closed and opened again, at the price of several deliveries each.
-    pub idle_per_host_max: usize,
-    /// How long an idle connection is kept. 20 s by default: less than most servers keep theirs.
-    pub idle_timeout: Duration,
-    /// Whom to ask for addresses. Empty (the default): the name servers of `/etc/resolv.conf`.
-    pub name_servers: Vec<SocketAddr>,
-    /// Root certificates (PEM) that are trusted besides the system's, for private certificate authorities.
-    pub root_certificates: Vec<Vec<u8>>,
-    /// Whether every certificate is taken: for a developer's own application, never for endpoints.
-    pub insecure: bool,
-}
 
 /// The way out. Clones share one connection pool, one cache of names and one cache of TLS sessions.
 #[derive(Clone)]
@@ -154,43 +130,6 @@ pub enum Fault {
         /// Its name.
         name: &'static str,
     },
-}
-
-/// Why there is no way out at all.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// `/etc/resolv.conf` is missing, unreadable, or names no server.
-    #[error("/etc/resolv.conf cannot be used; correct it, or set egress.name_servers")]
-    SystemResolver(#[source] Box<dyn Error + Send + Sync>),
-    /// The resolver does not start.
-    #[error("the resolver cannot be set up")]
-    Resolver(#[source] Box<dyn Error + Send + Sync>),
-    /// One of [`Config::root_certificates`].
-    #[error("a root certificate of the configuration cannot be used")]
-    RootCertificate(#[source] Box<dyn Error + Send + Sync>),
-    /// Every certificate would look as if its issuer were unknown.
-    #[error(
-        "there are no root certificates; install the package ca-certificates, or set egress.root_certificates"
-    )]
-    NoRootCertificates,
-    /// The TLS library's defaults do not fit together.
-    #[error("TLS cannot be set up")]
-    Tls(#[source] rustls::Error),
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            allow: Vec::new(),
-            allow_http: false,
-            attempt_timeout: Duration::from_secs(30),
-            idle_per_host_max: 512,
-            idle_timeout: Duration::from_secs(20),
-            name_servers: Vec::new(),
-            root_certificates: Vec::new(),
-            insecure: false,
-        }
-    }
 }
 
 impl Egress {
@@ -414,7 +353,7 @@ impl Egress {
         *request.headers_mut() = header_map(headers)?;
 
         // On the heap, because every future around this one would otherwise hold room for it twice and be copied with it.
-        let exchange = Box::pin(self.exchange(request, look));
+        let exchange = Box::pin(self.exchange(uri, request, look));
         let exchange = progress::observe(Arc::clone(&progress), exchange);
         let outcome = tokio::select! {
             biased;
@@ -461,19 +400,19 @@ impl Egress {
 
     async fn exchange(
         &self,
+        uri: &Uri,
         request: Request<MarkedBody>,
         look: impl FnOnce(&Response<Incoming>),
     ) -> Result<Answer, Box<dyn Error + Send + Sync>> {
-        let client = if self.http1_hosts.contains(request.uri()) {
+        let client = if self.http1_hosts.contains(uri) {
             &self.http1_client
         } else {
             &self.client
         };
-        let authority = request.uri().authority().cloned();
         let response = client.request(request).await;
         let response = response.map_err(|error| {
             if RequiresHttp1::is_cause_of(&error) {
-                self.http1_hosts.extend(authority);
+                self.http1_hosts.add(uri);
                 return RequiresHttp1.into();
             }
             // An error in the first moments of a connection does not say which connection it was.

@@ -49,14 +49,15 @@ impl Http1Hosts {
             })
     }
 
-    pub(crate) fn extend(&self, hosts: impl IntoIterator<Item = Authority>) {
+    pub(crate) fn add(&self, uri: &Uri) {
+        let Some(authority) = uri.authority() else {
+            return;
+        };
         let mut known = self.0.hosts.write().unwrap_or_else(PoisonError::into_inner);
-        for host in hosts {
-            if known.len() >= HOSTS_MAX && !known.contains(&host) {
-                known.clear();
-            }
-            known.insert(host);
+        if known.len() >= HOSTS_MAX && !known.contains(authority) {
+            known.clear();
         }
+        known.insert(authority.clone());
         self.0.any.store(true, Ordering::Relaxed);
     }
 }

@@ -36,6 +36,7 @@
 
 mod address;
 mod policy;
+mod config;
 mod progress;
 mod lookup;
 mod evidence;
@@ -51,6 +52,7 @@ mod probe;
 
 pub use address::Class;
 pub use certificates::{Certificate, Certificates, EXPIRES_SOON, tls_host};
-pub use client::{Config, Egress, Fault, Reply, SetupError, Target, USER_AGENT};
-pub use policy::{Policy, Refusal, URL_BYTES_MAX};
+pub use client::{Egress, Fault, Reply, Target, USER_AGENT};
+pub use config::{Config, SetupError};
+pub use policy::{NOT_PUBLIC, Policy, Refusal, URL_BYTES_MAX};
 pub use probe::{Handshake, Way};

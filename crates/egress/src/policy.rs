@@ -22,6 +22,11 @@ pub struct Policy {
     plain_http: bool,
 }
 
+/// What customers are told of an address that may not be reached: they cannot change what is allowed, and are not to learn where a name leads
+/// in our network.
+pub const NOT_PUBLIC: &str =
+    "the URL leads to an address that is not public, and webhooks are sent to public addresses only";
+
 /// Why a URL or an address may not be used. The text is for whoever asked for it: it names what was refused, and the
 /// setting that would allow it where there is one. It never holds the URL's path or query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -228,12 +233,10 @@ impl Policy {
 }
 
 impl Refusal {
-    /// The same for customers, who cannot change what is allowed and are not to learn where a name leads in our network.
+    /// The same for customers, who cannot change what is allowed: see [`NOT_PUBLIC`].
     pub fn for_customers(&self) -> String {
         match self {
-            Self::Address { .. } | Self::Resolved { .. } => {
-                "the URL leads to an address that is not public, and webhooks are sent to public addresses only".to_owned()
-            }
+            Self::Address { .. } | Self::Resolved { .. } => NOT_PUBLIC.to_owned(),
             Self::PlainHttp => "webhooks are sent over https, and this URL has http".to_owned(),
             other => other.to_string(),
         }

@@ -25,7 +25,7 @@ use tracing::debug;
 use webhook::Phase;
 
 use crate::classify::is_shortage;
-use crate::client::SetupError;
+use crate::config::SetupError;
 use crate::evidence;
 use crate::lookup::{LookupError, addresses_of};
 use crate::policy::{Policy, Refusal};

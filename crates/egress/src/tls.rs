@@ -13,7 +13,7 @@ use tracing::warn;
 use webhook::Phase;
 
 use crate::certificates::Certificates;
-use crate::client::SetupError;
+use crate::config::SetupError;
 use crate::progress;
 
 mod algorithms;

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 /// All of them.
 pub(super) static SUPPORTED: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new(|| {
     let ring = rustls::crypto::ring::default_provider().signature_verification_algorithms;
-    let all = [ring.all, &P521, &WITH_SHA512, &PSS].concat();
+    let all = [ring.all, &ECDSA, &PSS].concat();
     let mapping = [ring.mapping, &MORE].concat();
     WebPkiSupportedAlgorithms {
         all: all.leak(),
@@ -41,40 +41,22 @@ static MORE: [(SignatureScheme, &[Algorithm]); 4] = [
     (SignatureScheme::Unknown(0x080b), &[PSS_SHA512]),
 ];
 
-static P521: [Algorithm; 3] = [P521_SHA256, P521_SHA384, P521_SHA512];
-static WITH_SHA512: [Algorithm; 2] = [P256_SHA512, P384_SHA512];
+static ECDSA: [Algorithm; 5] = [P521_SHA256, P521_SHA384, P521_SHA512, P256_SHA512, P384_SHA512];
 static PSS: [Algorithm; 3] = [PSS_SHA256, PSS_SHA384, PSS_SHA512];
 
-const P521_SHA256: Algorithm = &Ecdsa {
-    key: alg_id::ECDSA_P521,
-    signature: alg_id::ECDSA_SHA256,
-    digest: |message| Sha256::digest(message).to_vec(),
-    verify: on_p521,
-};
-const P521_SHA384: Algorithm = &Ecdsa {
-    key: alg_id::ECDSA_P521,
-    signature: alg_id::ECDSA_SHA384,
-    digest: |message| Sha384::digest(message).to_vec(),
-    verify: on_p521,
-};
-const P521_SHA512: Algorithm = &Ecdsa {
-    key: alg_id::ECDSA_P521,
-    signature: alg_id::ECDSA_SHA512,
-    digest: |message| Sha512::digest(message).to_vec(),
-    verify: on_p521,
-};
-const P256_SHA512: Algorithm = &Ecdsa {
-    key: alg_id::ECDSA_P256,
-    signature: alg_id::ECDSA_SHA512,
-    digest: |message| Sha512::digest(message).to_vec(),
-    verify: on_p256,
-};
-const P384_SHA512: Algorithm = &Ecdsa {
-    key: alg_id::ECDSA_P384,
-    signature: alg_id::ECDSA_SHA512,
-    digest: |message| Sha512::digest(message).to_vec(),
-    verify: on_p384,
-};
+const P256: Curve = Curve(alg_id::ECDSA_P256, on_p256);
+const P384: Curve = Curve(alg_id::ECDSA_P384, on_p384);
+const P521: Curve = Curve(alg_id::ECDSA_P521, on_p521);
+
+const SHA256: Hash = Hash(alg_id::ECDSA_SHA256, |message| Sha256::digest(message).to_vec());
+const SHA384: Hash = Hash(alg_id::ECDSA_SHA384, |message| Sha384::digest(message).to_vec());
+const SHA512: Hash = Hash(alg_id::ECDSA_SHA512, |message| Sha512::digest(message).to_vec());
+
+const P521_SHA256: Algorithm = &Ecdsa(P521, SHA256);
+const P521_SHA384: Algorithm = &Ecdsa(P521, SHA384);
+const P521_SHA512: Algorithm = &Ecdsa(P521, SHA512);
+const P256_SHA512: Algorithm = &Ecdsa(P256, SHA512);
+const P384_SHA512: Algorithm = &Ecdsa(P384, SHA512);
 
 const PSS_SHA256: Algorithm = &RsaPss {
     signature: alg_id::RSA_PSS_SHA256,
@@ -96,12 +78,13 @@ const RSASSA_PSS: AlgorithmIdentifier =
 /// Judges a public key (SEC 1), a digest and a signature (DER).
 type Verify = fn(&[u8], &[u8], &[u8]) -> Result<(), InvalidSignature>;
 
-struct Ecdsa {
-    key: AlgorithmIdentifier,
-    signature: AlgorithmIdentifier,
-    digest: fn(&[u8]) -> Vec<u8>,
-    verify: Verify,
-}
+/// What certificates call keys on it, and how their signatures are verified.
+struct Curve(AlgorithmIdentifier, Verify);
+
+/// What certificates call signatures with it, and how a message is hashed.
+struct Hash(AlgorithmIdentifier, fn(&[u8]) -> Vec<u8>);
+
+struct Ecdsa(Curve, Hash);
 
 macro_rules! on_curve {
     ($name:ident, $curve:ident) => {
@@ -130,24 +113,27 @@ impl SignatureVerificationAlgorithm for Ecdsa {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
-        let digest = (self.digest)(message);
+        let Self(Curve(_, verify), Hash(_, hash)) = self;
+        let digest = hash(message);
         let mut padded = vec![0; DIGEST_BYTES_MIN.saturating_sub(digest.len())];
         padded.extend(digest);
-        (self.verify)(public_key, &padded, signature)
+        verify(public_key, &padded, signature)
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
-        self.key
+        let Self(Curve(key, _), _) = self;
+        *key
     }
 
     fn signature_alg_id(&self) -> AlgorithmIdentifier {
-        self.signature
+        let Self(_, Hash(signature, _)) = self;
+        *signature
     }
 }
 
 impl fmt::Debug for Ecdsa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ecdsa").field(&self.signature).finish()
+        f.debug_tuple("Ecdsa").field(&self.signature_alg_id()).finish()
     }
 }
 
