@@ -43,7 +43,8 @@ pub(crate) async fn connect(
                 _ => return Err(io::Error::other("lapin opened a stream of an unknown kind").into()),
             }
             let frame_max = uri.query.frame_max.unwrap_or_default();
-            Ok(AsyncTcpStream::Plain(Screened::new(stream, frame_max)))
+            let screened = Screened::new(stream, frame_max).secured(node.is_secured());
+            Ok(AsyncTcpStream::Plain(screened))
         },
         properties,
     );

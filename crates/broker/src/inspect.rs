@@ -152,7 +152,7 @@ impl Server {
 async fn read_start(node: &Node, tls: &Connector) -> io::Result<Vec<u8>> {
     /// A server's properties take a few hundred bytes.
     const FRAME_BYTES_MAX: usize = 64 * 1024;
-    let mut stream = Screened::new(open(node, tls).await?, 0);
+    let mut stream = Screened::new(open(node, tls).await?, 0).secured(node.is_secured());
     stream.write_all(b"AMQP\0\0\x09\x01").await?;
     stream.flush().await?;
     // Type (1 byte), channel (2), size (4).
@@ -183,7 +183,11 @@ impl Topology {
         // The broker closes the channel on every mismatch, hence a new one each.
         let exchanges = stream::iter(self.exchanges()).map(async |exchange| {
             let channel = link.channel().await?;
-            let declared = exchange.declare(&channel, true).await;
+            // Passive first: an active declaration would create what is missing, and only it compares the type.
+            let declared = match exchange.declare(&channel, true).await {
+                Ok(()) => exchange.declare(&channel, false).await,
+                missing => missing,
+            };
             let problem = declared.err().map(|error| Problem {
                 name: exchange.name,
                 detail: error.detail(),

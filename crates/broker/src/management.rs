@@ -20,8 +20,10 @@ use crate::{
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Thousands of queues, a few hundred bytes each.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How many queues are looked at: one for each delay and each worker that runs, and a few more. The API has pages of 500 at most.
-const QUEUES_MAX: usize = 500;
+/// Queues of one page: the API has no larger ones.
+const PAGE: usize = 500;
+/// Pages that are read: workers have four queues each, and there is one for each delay.
+const PAGES_MAX: u32 = 40;
 
 /// A client of the management HTTP API, for one vhost.
 pub struct Management {
@@ -58,6 +60,9 @@ pub enum ManagementError {
         /// The user's name.
         user: String,
     },
+    /// More queues than anyone has.
+    #[error("there are more than {} queues with this prefix", PAGE * PAGES_MAX as usize)]
+    TooManyQueues,
     /// Something else answered, or the API of an unknown version.
     #[error("{address} does not answer as the management API of RabbitMQ does: {detail}")]
     Unexpected {
@@ -87,6 +92,7 @@ struct Overview {
 #[derive(Deserialize)]
 struct Page {
     items: Vec<Listed>,
+    page_count: u32,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +119,9 @@ impl ManagementError {
                 "rabbitmq-plugins enable rabbitmq_management on every node, and set broker.management_url if it is not at the \
                  broker's host, 10000 ports above AMQP's; https needs a certificate for its host, and of a private authority \
                  broker.tls.root_certificates"
+            }
+            Self::TooManyQueues => {
+                "delete queues of workers and delays that are gone, or set another broker.prefix"
             }
             Self::Refused { .. } => {
                 "rabbitmqctl set_user_tags USER management, or name another user in broker.management_url"
@@ -184,17 +193,24 @@ impl Management {
     /// The queues whose names begin with the prefix. Without statistics, because those are up to 5 s old.
     async fn queues(&self, topology: &Topology) -> Result<Vec<Listed>, ManagementError> {
         let name = format!(r"^{}\.", fancy_regex::escape(topology.prefix()));
-        let size = QUEUES_MAX.to_string();
-        let query = [
-            ("disable_stats", "true"),
-            ("columns", "name,policy"),
-            ("page", "1"),
-            ("page_size", size.as_str()),
-            ("use_regex", "true"),
-            ("name", name.as_str()),
-        ];
-        let page: Page = self.get(&["queues", &self.vhost], &query).await?;
-        Ok(page.items)
+        let (size, mut queues) = (PAGE.to_string(), Vec::new());
+        for number in 1..=PAGES_MAX {
+            let page = number.to_string();
+            let query = [
+                ("disable_stats", "true"),
+                ("columns", "name,policy"),
+                ("page", page.as_str()),
+                ("page_size", size.as_str()),
+                ("use_regex", "true"),
+                ("name", name.as_str()),
+            ];
+            let page: Page = self.get(&["queues", &self.vhost], &query).await?;
+            queues.extend(page.items);
+            if number >= page.page_count {
+                return Ok(queues);
+            }
+        }
+        Err(ManagementError::TooManyQueues)
     }
 
     async fn unbound(&self, topology: &Topology) -> Result<Vec<Binding>, ManagementError> {

@@ -42,7 +42,7 @@ use webhook::{
 
 use crate::{
     Topology,
-    screen::{CUT, RAW, UNREADABLE},
+    screen::{CUT, RAW, RAW_MAX, UNREADABLE},
     topology::DUE_KEY,
 };
 
@@ -236,9 +236,12 @@ impl Outgoing {
                 headers.insert(name.clone(), value.clone());
             }
         }
-        for name in [RAW, CUT] {
-            if let Some(value) = message.header(name) {
-                headers.insert(name.into(), value.clone());
+        // Publishers can set these as well, to anything.
+        for (name, bytes_max) in [(RAW, RAW_MAX), (CUT, TEXT_CHARS_MAX)] {
+            if let Some(AMQPValue::LongString(value)) = message.header(name)
+                && value.as_bytes().len() <= bytes_max
+            {
+                headers.insert(name.into(), AMQPValue::LongString(value.clone()));
             }
         }
         headers.insert(REJECTION.into(), text(id));
@@ -327,8 +330,12 @@ fn delivery_headers(delivery: &Delivery) -> FieldTable {
 }
 
 fn text(text: &str) -> AMQPValue {
-    let cut: String = text.chars().take(TEXT_CHARS_MAX).collect();
-    AMQPValue::LongString(cut.into())
+    AMQPValue::LongString(cut(text).into())
+}
+
+fn cut(text: &str) -> &str {
+    let end = text.char_indices().nth(TEXT_CHARS_MAX);
+    end.map_or(text, |(at, _)| &text[..at])
 }
 
 fn number(number: impl TryInto<i64>) -> AMQPValue {
@@ -404,7 +411,8 @@ impl Message {
     /// Whether properties and body are those that were published, and not what stands for some that cannot be read or are too large.
     fn readable(&self) -> Result<(), BadMessage> {
         if let Some(what) = self.text(UNREADABLE) {
-            return Err(BadMessage::Unreadable(what));
+            // Publishers can set it as well, to anything.
+            return Err(BadMessage::Unreadable(cut(&what).to_owned()));
         }
         let bytes = self.text(CUT).and_then(|bytes| bytes.parse().ok());
         match bytes.filter(|_| self.body.len() > EVENT_BYTES_MAX) {

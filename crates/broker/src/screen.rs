@@ -47,7 +47,7 @@ const BODY_MAX: u64 = 2 * 1024 * 1024;
 /// How many bytes of a content header are looked at. RabbitMQ's frames have 128 KiB by default, a little more with `x-death`.
 const HELD_MAX: usize = 1024 * 1024;
 /// How many bytes of unreadable properties are kept.
-const RAW_MAX: usize = 16 * 1024;
+pub(crate) const RAW_MAX: usize = 16 * 1024;
 /// How much is read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
 /// Every peer takes frames of this size (AMQP 0-9-1, `frame-min-size`).
@@ -92,6 +92,8 @@ enum Field {
 pub(crate) struct Screened<S> {
     inner: S,
     screen: Screen,
+    /// Whether it has TLS.
+    is_secured: bool,
     /// Whether anything was read yet.
     begun: bool,
 }
@@ -129,8 +131,20 @@ impl<S> Screened<S> {
         Self {
             inner,
             screen: Screen::new(frame_max),
+            is_secured: false,
             begun: false,
         }
+    }
+
+    /// Says whether it has TLS, for the words of its errors.
+    pub(crate) fn secured(mut self, is_secured: bool) -> Self {
+        self.is_secured = is_secured;
+        self
+    }
+
+    /// In words that say what to do, where a client certificate may be the reason.
+    fn explained(&self, error: io::Error) -> io::Error {
+        tls::refused(error, self.is_secured && !self.begun)
     }
 }
 
@@ -150,19 +164,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
         context: &mut Context<'_>,
         target: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { inner, screen, begun } = &mut *self;
-        while screen.is_empty() {
-            let room = screen.room();
-            let read = ready!(Pin::new(&mut *inner).poll_read(context, room)).map_err(tls::refused)?;
-            if read == 0 {
-                return Poll::Ready(Ok(0));
-            }
-            if !std::mem::replace(begun, true) {
+        while self.screen.is_empty() {
+            let this = &mut *self;
+            let room = this.screen.room();
+            let read = match ready!(Pin::new(&mut this.inner).poll_read(context, room)) {
+                Ok(0) => return Poll::Ready(Ok(0)),
+                Ok(read) => read,
+                Err(error) => return Poll::Ready(Err(this.explained(error))),
+            };
+            if !std::mem::replace(&mut this.begun, true) {
                 refuse_tls(&room[..read])?;
             }
-            screen.filled(read);
+            this.screen.filled(read);
         }
-        Poll::Ready(Ok(screen.take(target)))
+        Poll::Ready(Ok(self.screen.take(target)))
     }
 }
 
@@ -172,7 +187,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        written.map_err(|error| self.explained(error))
     }
 
     fn poll_write_vectored(
@@ -180,11 +196,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, bytes);
+        written.map_err(|error| self.explained(error))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        flushed.map_err(|error| self.explained(error))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -146,31 +146,44 @@ fn explained(error: io::Error, name: &str) -> io::Error {
         )) => format!(
             "the broker's certificate is not for {name}: correct the host in broker.url, or set broker.tls.server_name"
         ),
-        _ => return refused(error),
+        _ => return refused(error, false),
     };
     io::Error::new(error.kind(), advice)
 }
 
-/// The same for what is read after the handshake: by TLS 1.3 a server tells only then that it misses the client certificate, or does not
-/// trust it.
-pub(crate) fn refused(error: io::Error) -> io::Error {
+/// The same for a connection after its handshake: by TLS 1.3 a server tells only then that it misses the client certificate, or does not trust
+/// it. With `begins` it has TLS, and nothing was read yet: then a reset may have overtaken the server's words.
+pub(crate) fn refused(error: io::Error, begins: bool) -> io::Error {
     let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
-    let Some(rustls::Error::AlertReceived(alert)) = reason else {
-        return error;
-    };
-    let advice = match alert {
-        AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure => {
-            "if the broker requires a client certificate, set broker.tls.certificate and broker.tls.key"
+    let advice = match reason {
+        Some(rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure,
+        )) => "if the broker requires a client certificate, set broker.tls.certificate and broker.tls.key",
+        Some(rustls::Error::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA,
+        )) => "the broker refused the client certificate, broker.tls.certificate",
+        _ if begins && is_end(error.kind()) => {
+            "it ended right after the handshake: if the broker requires a client certificate, set broker.tls.certificate and \
+             broker.tls.key, or set a certificate that it trusts"
         }
-        AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateRevoked
-        | AlertDescription::CertificateExpired
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::UnknownCA => "the broker refused the client certificate, broker.tls.certificate",
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{error}: {advice}"))
+}
+
+fn is_end(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+    )
 }
 
 impl fmt::Debug for Tls {
