@@ -44,6 +44,10 @@ const SQLITE_READERS_MAX: u32 = 4;
 /// Few, since every replica has as many, and PostgreSQL takes 100 in all by default.
 const POSTGRES_CONNECTIONS_MAX: u32 = 8;
 
+/// Questions about the journal may take seconds, and customers ask them: however many they are, records, endpoints and keys have connections
+/// of their own.
+const JOURNAL_CONNECTIONS_MAX: u32 = 4;
+
 /// Bounds that PostgreSQL keeps itself. The last one ends the transaction of a client that vanished from the network
 /// while it held the registry's lock: nobody could write until TCP gave up. And no compilation of plans: an audit of
 /// 100,000 attempts takes 150 ms without, and 200 ms more with it.
@@ -140,10 +144,12 @@ pub(crate) enum Database {
 }
 
 /// On SQLite one connection writes, so that writers of this process queue in order instead of polling for the lock; on
-/// PostgreSQL both are the same pool.
+/// PostgreSQL `reader` and `writer` are the same pool.
 pub(crate) struct Pools<DB: sqlx::Database> {
     pub(crate) reader: Pool<DB>,
     pub(crate) writer: Pool<DB>,
+    /// For questions about the journal.
+    pub(crate) journal: Pool<DB>,
 }
 
 /// Not derived: that would ask for `DB: Clone`.
@@ -152,11 +158,12 @@ impl<DB: sqlx::Database> Clone for Pools<DB> {
         Self {
             reader: self.reader.clone(),
             writer: self.writer.clone(),
+            journal: self.journal.clone(),
         }
     }
 }
 
-/// Runs `$steps` on one connection of `$pool` (`reader` or `writer`) of whichever database it is, and evaluates to its
+/// Runs `$steps` on one connection of `$pool` (a field of [`Pools`]) of whichever database it is, and evaluates to its
 /// `Result<_, Failure>` with [`Failure`] turned into [`Error`]. The steps are compiled once for each database, with
 /// `$connection` as its connection and `$dialect` as its [`Dialect`]; `?` and `return` leave the steps.
 ///
@@ -237,11 +244,15 @@ impl Database {
     pub(crate) async fn close(&self) {
         match self {
             Self::Sqlite(pools) => {
+                pools.journal.close().await;
                 pools.reader.close().await;
                 // Last: whoever closes SQLite's last connection empties the log, which a reader may not.
                 pools.writer.close().await;
             }
-            Self::Postgres(pools) => pools.writer.close().await,
+            Self::Postgres(pools) => {
+                pools.journal.close().await;
+                pools.writer.close().await;
+            }
         }
     }
 }
@@ -262,11 +273,14 @@ async fn connect_sqlite(path: &Path, address: &Address) -> Result<Pools<Sqlite>,
 
     // Opening a file costs nothing and files do not restart: connections stay.
     let pool = || clean_pool().idle_timeout(None).max_lifetime(None);
+    let readers = |count| {
+        let options = options.clone().pragma("query_only", "ON");
+        pool().max_connections(count).connect_lazy_with(options)
+    };
     let pools = Pools {
-        reader: pool()
-            .max_connections(SQLITE_READERS_MAX)
-            .connect_lazy_with(options.clone().pragma("query_only", "ON")),
-        writer: pool().max_connections(1).connect_lazy_with(options),
+        reader: readers(SQLITE_READERS_MAX),
+        journal: readers(JOURNAL_CONNECTIONS_MAX),
+        writer: pool().max_connections(1).connect_lazy_with(options.clone()),
     };
     first
         .close()
@@ -360,20 +374,24 @@ async fn connect_postgres(options: &PgConnectOptions, address: &Address) -> Resu
     // It has shown what it was for. Whether the goodbye arrives matters to nobody.
     let _ = timeout(CONNECT_TIMEOUT, first.close()).await;
 
-    let pool = clean_pool()
-        .max_connections(POSTGRES_CONNECTIONS_MAX)
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                sqlx::raw_sql(POSTGRES_SESSION)
-                    .execute(connection)
-                    .await
-                    .map(drop)
+    let pool = |connections_max| {
+        clean_pool()
+            .max_connections(connections_max)
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    sqlx::raw_sql(POSTGRES_SESSION)
+                        .execute(connection)
+                        .await
+                        .map(drop)
+                })
             })
-        })
-        .connect_lazy_with(options.clone());
+            .connect_lazy_with(options.clone())
+    };
+    let all = pool(POSTGRES_CONNECTIONS_MAX);
     Ok(Pools {
-        reader: pool.clone(),
-        writer: pool,
+        reader: all.clone(),
+        writer: all,
+        journal: pool(JOURNAL_CONNECTIONS_MAX),
     })
 }
 

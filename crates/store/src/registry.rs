@@ -232,7 +232,10 @@ impl Position {
 }
 
 /// Reads each row for itself: one that a newer version wrote, or somebody by hand, must not hide the others.
-fn decode_each(rows: Vec<Row>, keyring: &Keyring) -> Result<(Vec<Endpoint>, Vec<EndpointId>), Error> {
+pub(crate) fn decode_each(
+    rows: Vec<Row>,
+    keyring: &Keyring,
+) -> Result<(Vec<Endpoint>, Vec<EndpointId>), Error> {
     let (mut endpoints, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
         let id = EndpointId::new(row.0.as_str());
@@ -243,7 +246,7 @@ fn decode_each(rows: Vec<Row>, keyring: &Keyring) -> Result<(Vec<Endpoint>, Vec<
             Err(error) => {
                 tracing::error!(
                     endpoint.id = %id, %error, cause = error.source().map(ToString::to_string),
-                    "an endpoint cannot be read: what was known of it stays in force, or else it gets nothing from here"
+                    "an endpoint cannot be read: what was known of it stays in force, or else it is left out"
                 );
                 unreadable.push(id);
             }

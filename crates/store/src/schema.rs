@@ -53,6 +53,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../migrations/0017_seen_and_totals.sql"),
     ),
     (18, "reports", include_str!("../migrations/0018_reports.sql")),
+    (19, "recorded", include_str!("../migrations/0019_recorded.sql")),
 ];
 
 /// A name of its own, so that a database may be shared with other programs that use sqlx.

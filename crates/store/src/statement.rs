@@ -259,6 +259,21 @@ pub(crate) type Preparation = fn(&Dialect) -> &'static [&'static str];
 
 pub(crate) const UNPREPARED: Preparation = |_| &[];
 
+macro_rules! fetch_on {
+    ($self:ident, $pool:ident, $operation:ident, $statement:ident, $read:ident) => {
+        on_connection!(
+            &$self.database,
+            $pool,
+            $operation,
+            OPERATION_TIMEOUT,
+            |connection, _dialect| {
+                let query = bind_all!(sqlx::query($statement.sql()), &$statement.arguments);
+                Ok(query.try_map(|row| $read(&row)).fetch_all(connection).await?)
+            }
+        )
+    };
+}
+
 impl Store {
     /// Every row that `statement` finds.
     pub(crate) async fn fetch<T: Send + Unpin>(
@@ -267,16 +282,17 @@ impl Store {
         statement: Statement<'_>,
         read: fn(&dyn Columns) -> Result<T, sqlx::Error>,
     ) -> Result<Vec<T>, Error> {
-        on_connection!(
-            &self.database,
-            reader,
-            operation,
-            OPERATION_TIMEOUT,
-            |connection, _dialect| {
-                let query = bind_all!(sqlx::query(statement.sql()), &statement.arguments);
-                Ok(query.try_map(|row| read(&row)).fetch_all(connection).await?)
-            }
-        )
+        fetch_on!(self, reader, operation, statement, read)
+    }
+
+    /// As [`fetch`](Self::fetch), on a connection that is for questions about the journal.
+    pub(crate) async fn fetch_from_journal<T: Send + Unpin>(
+        &self,
+        operation: &Operation,
+        statement: Statement<'_>,
+        read: fn(&dyn Columns) -> Result<T, sqlx::Error>,
+    ) -> Result<Vec<T>, Error> {
+        fetch_on!(self, journal, operation, statement, read)
     }
 
     /// Executes `statement` in a transaction of its own, which begins with what `preparation` picks, and returns how many rows it wrote.

@@ -35,6 +35,19 @@ pub(super) fn select(since_ms: u64, until_ms: u64) -> Statement<'static> {
     Statement::with(SELECT, [since_ms.into(), until_ms.into()])
 }
 
+/// When something was set aside, by tens of minutes, so that what lies between two such times is not explained by them.
+const SELECT_SPANS: &str = "SELECT MIN(rejected_ms) AS from_ms, MAX(rejected_ms) AS until_ms FROM rejected \
+    WHERE rejected_ms >= $1 AND rejected_ms < $2 AND redriven_ms IS NULL AND source IN ('journal', 'dead') \
+    GROUP BY rejected_ms / 600000 ORDER BY from_ms LIMIT 10000";
+
+pub(super) fn select_spans(since_ms: u64, until_ms: u64) -> Statement<'static> {
+    Statement::with(SELECT_SPANS, [since_ms.into(), until_ms.into()])
+}
+
+pub(super) fn read_span(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
+    Ok((row.number("from_ms")?, row.number("until_ms")?))
+}
+
 pub(super) fn read(row: &dyn Columns) -> Result<SetAside, sqlx::Error> {
     Ok(SetAside {
         source: row.text("source")?,

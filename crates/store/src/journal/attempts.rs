@@ -54,7 +54,7 @@ impl Store {
     /// Only the database's, and that a row cannot be read.
     pub async fn attempts(&self, delivery: &DeliveryId) -> Result<Vec<AttemptRow>, Error> {
         let select = Statement::with(SELECT_OF_DELIVERY, [Argument::id(delivery.as_str())]);
-        self.fetch(&Operation::ReadDelivery(delivery.clone()), select, read)
+        self.fetch_from_journal(&Operation::ReadDelivery(delivery.clone()), select, read)
             .await
     }
 }

@@ -21,12 +21,12 @@ use crate::{
     statement::{Statement, bind_all, timed},
 };
 use rows::{
-    Found, Pending, read_count, read_events, read_gap, read_late, read_pending, read_roles, read_unbalanced,
-    read_unrecorded,
+    Found, Pending, read_count, read_events, read_gap, read_late, read_oldest, read_pending, read_roles,
+    read_suspects, read_unbalanced, read_unrecorded,
 };
 use statements::{
-    COUNT_DELIVERIES, COUNT_DELIVERIES_OF_EVENTS, COUNT_PENDING, COUNT_ROLES, FIND_LATE, FIND_UNBALANCED,
-    FIND_UNRECORDED, SELECT_GAPS, SUM_EVENTS,
+    COUNT_DELIVERIES, COUNT_DELIVERIES_OF_EVENTS, COUNT_PENDING, COUNT_ROLES, COUNT_SUSPECTS, FIND_LATE,
+    FIND_UNBALANCED, FIND_UNRECORDED, OLDEST_PENDING, SELECT_GAPS, SUM_EVENTS,
 };
 
 /// How many of each kind of finding are listed; all are counted.
@@ -206,26 +206,37 @@ macro_rules! fetch_vanished {
     }};
 }
 
-/// Begins a transaction and evaluates to it and to the audit, as far as it says what was not recorded and no worker has named; steps of an
+/// Evaluates to from when until when records are missing that no gap names, since a time, and to those that are lost; steps of an
 /// [`on_connection!`].
+macro_rules! explained_ms {
+    ($tx:ident, $dialect:ident, $window:ident, $since_ms:expr) => {{
+        let since_ms: u64 = $since_ms;
+        let due = &$window.limits.batches_due;
+        let mut lost = fetch_lost!($tx, $dialect, since_ms, due, $window.limits.now_ms);
+        lost.retain(|lost| lost.until_ms >= since_ms && lost.from_ms < $window.until_ms);
+        let spans = aside::select_spans(since_ms, $window.until_ms);
+        let mut explained_ms = fetch_all!($tx, spans, aside::read_span);
+        explained_ms.extend(lost.iter().map(|lost| (lost.from_ms, lost.until_ms)));
+        (explained_ms, lost)
+    }};
+}
+
+/// Begins a transaction and evaluates to it, to the audit, as far as it says what was not recorded and no worker has named, and to from when until
+/// when that was; steps of an [`on_connection!`].
 macro_rules! begin {
     ($connection:ident, $dialect:ident, $window:ident) => {{
         let mut tx = $connection.begin_with($dialect.begin_snapshot).await?;
         for statement in $dialect.prepare_joins {
             sqlx::query(*statement).execute(&mut *tx).await?;
         }
-        let mut audit = Audit {
-            lost: $window.overlapping(fetch_lost!(
-                tx,
-                $dialect,
-                $window.since_ms,
-                &$window.limits.batches_due,
-                $window.limits.now_ms
-            )),
+        let (explained_ms, lost) = explained_ms!(tx, $dialect, $window, $window.since_ms);
+        let set_aside = fetch_all!(tx, aside::select($window.since_ms, $window.until_ms), aside::read);
+        let audit = Audit {
+            lost,
+            set_aside,
             ..Audit::default()
         };
-        audit.set_aside = fetch_all!(tx, aside::select($window.since_ms, $window.until_ms), aside::read);
-        (tx, audit)
+        (tx, audit, explained_ms)
     }};
 }
 
@@ -253,13 +264,13 @@ impl Store {
     async fn books(&self, window: &Window) -> Result<Audit, Error> {
         on_connection!(
             &self.database,
-            reader,
+            journal,
             &Operation::Audit,
             OPERATION_TIMEOUT,
             |connection, dialect| {
-                let (mut tx, mut audit) = begin!(connection, dialect, window);
+                let (mut tx, mut audit, explained_ms) = begin!(connection, dialect, window);
                 audit.gaps = fetch_all!(tx, window.gaps(), read_gap);
-                let gaps = batches::gaps_with(audit.unrecorded_ms());
+                let gaps = batches::gaps_with(explained_ms);
                 let gaps = gaps.as_str();
                 let (mut marks, mut sums) = ([0, 0], Sums::default());
                 for events in fetch_all!(tx, window.of(SUM_EVENTS), read_events) {
@@ -276,7 +287,14 @@ impl Store {
                         marks[1] += row.mark;
                     }
                 }
-                for pending in fetch_all!(tx, window.pending(gaps), read_pending) {
+                // Pending deliveries are of all times, and so is what explains that they may have ended.
+                let oldest = fetch_all!(tx, Statement::new(OLDEST_PENDING), read_oldest);
+                let oldest = oldest.into_iter().flatten().next();
+                let gaps_before = match oldest.filter(|oldest_ms| *oldest_ms < window.since_ms) {
+                    Some(oldest_ms) => batches::gaps_with(explained_ms!(tx, dialect, window, oldest_ms).0),
+                    None => gaps.to_owned(),
+                };
+                for pending in fetch_all!(tx, window.pending(&gaps_before), read_pending) {
                     audit.pending(&pending);
                 }
                 let heard =
@@ -309,13 +327,27 @@ impl Store {
     async fn unrecorded(&self, window: &Window) -> Result<Findings<Unrecorded>, Error> {
         on_connection!(
             &self.database,
-            reader,
+            journal,
             &Operation::Audit,
             OPERATION_TIMEOUT,
             |connection, dialect| {
-                let (mut tx, audit) = begin!(connection, dialect, window);
-                let gaps = batches::gaps_with(audit.unrecorded_ms());
-                let unrecorded = fetch_all!(tx, window.unrecorded(&gaps), read_unrecorded);
+                let (mut tx, _, explained_ms) = begin!(connection, dialect, window);
+                let mut agree = fetch_all!(tx, window.of(COUNT_SUSPECTS), read_suspects) == [0];
+                if agree {
+                    let first = fetch_all!(tx, Statement::new(totals::FIRST_KEPT), totals::read_first);
+                    let [before, minutes] = window.attempts(first.into_iter().flatten().next());
+                    let uncounted = fetch_all!(tx, before.attempts(), totals::read_attempts);
+                    let made = fetch_all!(tx, minutes.of(totals::SUM_ATTEMPTS), totals::read_attempts);
+                    agree =
+                        uncounted == [0] && fetch_all!(tx, minutes.attempts(), totals::read_attempts) == made;
+                }
+                // Comparing each delivery with its attempts takes longest, and is of no use when all that were ever recorded are there.
+                let unrecorded = if agree {
+                    Vec::new()
+                } else {
+                    let gaps = batches::gaps_with(explained_ms);
+                    fetch_all!(tx, window.unrecorded(&gaps), read_unrecorded)
+                };
                 tx.commit().await?;
                 Ok(findings(unrecorded))
             }
@@ -324,13 +356,6 @@ impl Store {
 }
 
 impl Audit {
-    /// From when until when records are missing that no gap names.
-    fn unrecorded_ms(&self) -> Vec<(u64, u64)> {
-        let lost = self.lost.iter().map(|lost| (lost.from_ms, lost.until_ms));
-        let set_aside = self.set_aside.iter().map(|aside| (aside.from_ms, aside.until_ms));
-        lost.chain(set_aside).collect()
-    }
-
     fn pending(&mut self, pending: &Pending) {
         self.unsent = pending.unsent;
         self.pending_settled = pending.settled;
@@ -365,6 +390,11 @@ impl Window {
         Minutes::new(self.since_ms, self.until_ms, first_ms)
     }
 
+    /// All minutes in which attempts of the window's deliveries may have begun: those before the first that there are totals of, and the others.
+    fn attempts(&self, first_kept_ms: Option<u64>) -> [Minutes; 2] {
+        Minutes::from(self.since_ms.saturating_sub(NEAR_MS)).split_at(first_kept_ms)
+    }
+
     fn of(&self, sql: &'static str) -> Statement<'_> {
         Statement::with(sql, [self.since_ms.into(), self.until_ms.into()])
     }
@@ -377,11 +407,6 @@ impl Window {
         ];
         statement.arguments.extend(near.map(Into::into));
         statement
-    }
-
-    fn overlapping(&self, lost: Vec<Lost>) -> Vec<Lost> {
-        let overlaps = |lost: &Lost| lost.until_ms >= self.since_ms && lost.from_ms < self.until_ms;
-        lost.into_iter().filter(overlaps).collect()
     }
 
     fn gaps(&self) -> Statement<'_> {

@@ -284,7 +284,7 @@ pub(super) use fetch_lost;
 /// For [`in_gaps!`](super::audit): the table of gaps, and these times in Unix milliseconds, from when until when.
 pub(super) fn gaps_with(mut more: Vec<(u64, u64)>) -> String {
     /// What is beyond so many is taken for one.
-    const LISTED_MAX: usize = 64;
+    const LISTED_MAX: usize = 256;
     more.sort_unstable();
     let mut spans: Vec<(u64, u64)> = Vec::new();
     for (from_ms, until_ms) in more {

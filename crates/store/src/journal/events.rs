@@ -131,7 +131,8 @@ impl Store {
             limit.into(),
         );
         select.push(") p ORDER BY p.received_ms DESC, p.id DESC, p.organization_id DESC");
-        self.fetch(&Operation::ListEvents, select, read_row).await
+        self.fetch_from_journal(&Operation::ListEvents, select, read_row)
+            .await
     }
 
     /// All events with this id, of one organization or of all: an id is unique within its organization only.
@@ -150,7 +151,7 @@ impl Store {
             select.push_with(" AND e.organization_id = ", organization);
         }
         select.push(" ORDER BY e.organization_id");
-        self.fetch(&Operation::ReadEvent(id.clone()), select, |row| read_event(row))
+        self.fetch_from_journal(&Operation::ReadEvent(id.clone()), select, |row| read_event(row))
             .await
     }
 }

@@ -87,7 +87,7 @@ impl Store {
         select.push_with(" ORDER BY id LIMIT ", limit.into());
         let rows: Vec<(Row, Found)> = on_connection!(
             &self.database,
-            reader,
+            journal,
             &Operation::FindFailing,
             OPERATION_TIMEOUT,
             |connection, _dialect| {
@@ -113,7 +113,9 @@ impl Store {
         let mut count = Statement::new(COUNT_PENDING);
         count.push_list("", failing.iter().map(|found| Argument::from(&found.endpoint.id)));
         count.push(" GROUP BY endpoint_id");
-        let pending = self.fetch(&Operation::FindFailing, count, read_pending).await?;
+        let pending = self
+            .fetch_from_journal(&Operation::FindFailing, count, read_pending)
+            .await?;
         for (id, count, oldest_ms) in pending {
             if let Some(found) = failing.iter_mut().find(|found| found.endpoint.id == id) {
                 (found.pending, found.oldest_pending_ms) = (count, Some(oldest_ms));

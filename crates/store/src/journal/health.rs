@@ -1,5 +1,7 @@
 //! How an endpoint does.
 
+use std::collections::HashMap;
+
 use sqlx::Connection as _;
 use webhook::{Endpoint, EndpointId};
 
@@ -7,7 +9,8 @@ use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
     database::on_connection,
-    endpoint::row::{Row, decode},
+    endpoint::row::Row,
+    registry::decode_each,
     statement::{Argument, bind_all},
 };
 
@@ -100,7 +103,7 @@ impl Store {
         let hour_ago_ms = now_ms.saturating_sub(HOUR_MS);
         on_connection!(
             &self.database,
-            reader,
+            journal,
             operation,
             OPERATION_TIMEOUT,
             |connection, dialect| {
@@ -172,9 +175,19 @@ impl Store {
                     .await?)
             }
         )?;
-        rows.into_iter()
-            .map(|(row, failing_since_ms)| Ok((decode(row, &self.keyring)?, failing_since_ms)))
-            .collect()
+        let since_ms: HashMap<_, _> = rows
+            .iter()
+            .map(|(row, since_ms)| (row.0.clone(), *since_ms))
+            .collect();
+        let rows = rows.into_iter().map(|(row, _)| row).collect();
+        let (endpoints, _) = decode_each(rows, &self.keyring)?;
+        Ok(endpoints
+            .into_iter()
+            .map(|endpoint| {
+                let since_ms = since_ms.get(endpoint.id.as_str()).copied().unwrap_or_default();
+                (endpoint, since_ms)
+            })
+            .collect())
     }
 }
 

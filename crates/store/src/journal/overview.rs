@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::Connection as _;
 use webhook::AttemptId;
 
-use super::batches::{Lost, LostCause, fetch_lost};
+use super::batches::{LostCause, fetch_lost};
 use super::totals::MINUTE_MS;
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
@@ -34,6 +34,9 @@ pub struct Overview {
     pub dead: u64,
     /// How many gaps ended at `since_ms` or later, and how many workers drop records or ended while they did.
     pub gaps: u64,
+    /// How many batches of records did not come since `since_ms`, although later ones did or a minute has passed: they wait in the journal's
+    /// queue, or are lost.
+    pub missing_batches: u64,
 }
 
 const COUNT_EVENTS: &str = "SELECT COUNT(*) AS found FROM events WHERE received_ms >= $1";
@@ -111,7 +114,7 @@ impl Store {
         let first_attempt = AttemptId::first_at(minute_ago_ms);
         on_connection!(
             &self.database,
-            reader,
+            journal,
             &Operation::Audit,
             OPERATION_TIMEOUT,
             |connection, dialect| {
@@ -137,16 +140,19 @@ impl Store {
                 }
                 let lost = fetch_lost!(tx, dialect, since_ms, &BTreeMap::new(), now_ms);
                 tx.commit().await?;
-                overview.gaps += lost.iter().filter(|lost| is_dropping(lost, since_ms)).count() as u64;
+                let lost = lost.iter().filter(|lost| lost.until_ms >= since_ms);
+                for lost in lost {
+                    match lost.cause {
+                        LostCause::Dropping { .. } => overview.gaps += 1,
+                        LostCause::Missing { batches } | LostCause::MissingInTheEnd { batches } => {
+                            overview.missing_batches += batches;
+                        }
+                    }
+                }
                 Ok(overview)
             }
         )
     }
-}
-
-/// Batches that are only missing may wait in the journal's queue, which is not known here.
-fn is_dropping(lost: &Lost, since_ms: u64) -> bool {
-    matches!(lost.cause, LostCause::Dropping { .. }) && lost.until_ms >= since_ms
 }
 
 fn read_count(row: &dyn Columns) -> Result<u64, sqlx::Error> {

@@ -105,7 +105,7 @@ impl Store {
         }
         select.push_with(" ORDER BY e.received_ms, e.id LIMIT ", limit.into());
         let operation = Operation::FindRecoverable(endpoint.id.clone());
-        self.fetch(&operation, select, read).await
+        self.fetch_from_journal(&operation, select, read).await
     }
 }
 

@@ -119,7 +119,8 @@ impl Store {
             select.push_list(" AND (r.rejected_ms, r.id) < ", before);
         }
         select.push_with(" ORDER BY r.rejected_ms DESC, r.id DESC LIMIT ", limit.into());
-        self.fetch(&Operation::ListRejected, select, read).await
+        self.fetch_from_journal(&Operation::ListRejected, select, read)
+            .await
     }
 
     /// How many messages were rejected from `since_ms` until before `until_ms` and not redriven yet, for each reason; most first.
@@ -129,7 +130,7 @@ impl Store {
     /// Only the database's.
     pub async fn count_rejected(&self, since_ms: u64, until_ms: u64) -> Result<Vec<(String, u64)>, Error> {
         let select = Statement::with(COUNT_BY_REASON, [since_ms.into(), until_ms.into()]);
-        self.fetch(&Operation::ListRejected, select, |row| {
+        self.fetch_from_journal(&Operation::ListRejected, select, |row| {
             Ok((row.text("reason")?, row.number("messages")?))
         })
         .await
@@ -143,7 +144,11 @@ impl Store {
     pub async fn rejected_message(&self, id: &str) -> Result<Option<Rejected>, Error> {
         let select = Statement::with(select!("r.id = $1"), [Argument::id(id)]);
         let operation = Operation::ReadRejected(id.to_owned());
-        Ok(self.fetch(&operation, select, read).await?.into_iter().next())
+        Ok(self
+            .fetch_from_journal(&operation, select, read)
+            .await?
+            .into_iter()
+            .next())
     }
 
     /// Notes that the message was sent back. `false` when that was noted before, or when it is unknown.

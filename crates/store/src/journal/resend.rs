@@ -76,8 +76,8 @@ const SELECT_LATEST: &str = "SELECT id, run, state, requested_ms FROM deliveries
 
 /// Nothing when somebody else requested a run of it a moment ago.
 const INSERT_RUN: &str = "INSERT INTO deliveries (id, event_id, organization_id, endpoint_id, run, trigger, state, attempts, \
-    updated_ms, next_ms, reason, last_status, last_error, created_ms, requested_ms, mark) \
-    VALUES ($1, $2, $3, $4, $5, 'resend', 0, 0, $6, $6, '', 0, '', $6, $6, $7) ON CONFLICT DO NOTHING";
+    updated_ms, next_ms, reason, last_status, last_error, created_ms, requested_ms, mark, recorded) \
+    VALUES ($1, $2, $3, $4, $5, 'resend', 0, 0, $6, $6, '', 0, '', $6, $6, $7, 0) ON CONFLICT DO NOTHING";
 
 /// A run that a worker has recorded something of was sent, whether it is marked or not.
 const SELECT_UNSENT: &str = "SELECT d.id AS delivery_id, d.endpoint_id, d.run, e.id, e.received_ms, e.traceparent, e.body, \

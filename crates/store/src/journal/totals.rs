@@ -65,6 +65,13 @@ pub(super) const SUM: &str = concat!(
 pub(super) const SUM_BY_MINUTE: &str = "SELECT minute_ms, CAST(SUM(events) AS BIGINT) AS events, CAST(SUM(matched) AS BIGINT) AS matched, \
     CAST(SUM(deliveries) AS BIGINT) AS deliveries FROM totals WHERE minute_ms >= $1 AND minute_ms < $2 GROUP BY minute_ms";
 
+/// How many attempts there have to be.
+pub(super) const SUM_ATTEMPTS: &str = "SELECT CAST(COALESCE(SUM(attempts), 0) AS BIGINT) AS rows_found FROM totals \
+    WHERE minute_ms >= $1 AND minute_ms < $2";
+
+/// The first minute of which there are totals still, whether or not there were some of all.
+pub(super) const FIRST_KEPT: &str = "SELECT MIN(minute_ms) AS minute_ms FROM totals WHERE minute_ms > 0";
+
 /// The first minute of which there are totals; 0 for all.
 pub(super) const FIRST: &str = "SELECT MIN(minute_ms) AS minute_ms FROM totals";
 
@@ -213,17 +220,37 @@ impl Minutes {
     pub(super) fn new(since_ms: u64, until_ms: u64, first_ms: Option<u64>) -> Option<Self> {
         let from_ms = (since_ms / MINUTE_MS * MINUTE_MS).max(first_ms?);
         let until_ms = until_ms.min(ATTEMPT_MS_MAX - MINUTE_MS).div_ceil(MINUTE_MS) * MINUTE_MS;
-        (from_ms < until_ms).then(|| Self {
-            from_ms,
-            until_ms,
-            first_attempt: AttemptId::first_at(from_ms),
-            end_of_attempts: AttemptId::first_at(until_ms),
-        })
+        (from_ms < until_ms).then(|| Self::between(from_ms, until_ms))
     }
 
     /// Whether they are the window, no more and no less.
     pub(super) const fn are(&self, since_ms: u64, until_ms: u64) -> bool {
         self.from_ms == since_ms && self.until_ms == until_ms
+    }
+
+    /// Those from the one with this time on, without an end.
+    pub(super) fn from(since_ms: u64) -> Self {
+        Self::between(since_ms / MINUTE_MS * MINUTE_MS, ATTEMPT_MS_MAX)
+    }
+
+    /// Those before a minute, and the others; without one, all of them and none.
+    pub(super) fn split_at(self, minute_ms: Option<u64>) -> [Self; 2] {
+        let at_ms = minute_ms
+            .unwrap_or(self.until_ms)
+            .clamp(self.from_ms, self.until_ms);
+        [
+            Self::between(self.from_ms, at_ms),
+            Self::between(at_ms, self.until_ms),
+        ]
+    }
+
+    fn between(from_ms: u64, until_ms: u64) -> Self {
+        Self {
+            from_ms,
+            until_ms,
+            first_attempt: AttemptId::first_at(from_ms),
+            end_of_attempts: AttemptId::first_at(until_ms),
+        }
     }
 
     pub(super) fn of(&self, sql: &'static str) -> Statement<'static> {

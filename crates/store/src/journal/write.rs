@@ -1,6 +1,9 @@
 //! How books are written: one transaction, rows in the order of their keys, and what is there already merged.
 
-use std::{collections::HashSet, sync::LazyLock};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
 
 use sqlx::Connection as _;
 use webhook::{
@@ -55,7 +58,7 @@ static INSERT_EVENTS: LazyLock<Insert<13>> = LazyLock::new(|| {
     )
 });
 
-static INSERT_DELIVERIES: LazyLock<Insert<15>> = LazyLock::new(|| {
+static INSERT_DELIVERIES: LazyLock<Insert<16>> = LazyLock::new(|| {
     let columns = [
         "id",
         "organization_id",
@@ -65,6 +68,7 @@ static INSERT_DELIVERIES: LazyLock<Insert<15>> = LazyLock::new(|| {
         "trigger",
         "created_ms",
         "mark",
+        "recorded",
         STANDING[0],
         STANDING[1],
         STANDING[2],
@@ -81,10 +85,11 @@ static INSERT_DELIVERIES: LazyLock<Insert<15>> = LazyLock::new(|| {
     };
     let standing = STANDING.map(|column| take(column, &further)).join(", ");
     let created = take("created_ms", earlier);
+    let recorded = "deliveries.recorded | excluded.recorded";
     // Without the last condition every repetition would write its row anew.
     let tail = format!(
-        "ON CONFLICT (id) DO UPDATE SET {standing}, {created}, replaced_ms = deliveries.created_ms \
-         WHERE {further} OR {earlier} RETURNING created_ms, replaced_ms"
+        "ON CONFLICT (id) DO UPDATE SET {standing}, {created}, recorded = {recorded}, replaced_ms = deliveries.created_ms \
+         WHERE {further} OR {earlier} OR ({recorded}) <> deliveries.recorded RETURNING created_ms, replaced_ms"
     );
     Insert::new("deliveries", columns, &tail)
 });
@@ -251,11 +256,18 @@ impl Store {
         let operation = &Operation::Record;
         let events: Vec<_> = books.events.values().map(EventRow::new).collect();
         let event_rows: Vec<_> = events.iter().map(EventRow::row).collect();
-        let deliveries: Vec<_> = books.deliveries.iter().map(delivery_row).collect();
         let attempt_ids: Vec<_> = books
             .attempts
             .values()
             .map(|attempt| attempt.delivery.id())
+            .collect();
+        let mut recorded: HashMap<&DeliveryId, i64> = HashMap::with_capacity(attempt_ids.len());
+        for (id, attempt) in attempt_ids.iter().zip(books.attempts.values()) {
+            *recorded.entry(id).or_default() |= recorded_bit(attempt.number);
+        }
+        let deliveries = books.deliveries.iter();
+        let deliveries: Vec<_> = deliveries
+            .map(|(id, entry)| delivery_row(id, entry, recorded.get(id).copied().unwrap_or_default()))
             .collect();
         let attempts = books.attempts.values().zip(&attempt_ids).map(attempt_row);
         let attempts: Vec<_> = attempts.collect();
@@ -377,7 +389,18 @@ pub(super) fn mark(id: &DeliveryId) -> u64 {
     digits.map_or(0, |digits| u64::from_str_radix(digits, 16).unwrap_or_default())
 }
 
-fn delivery_row<'a>((id, entry): (&'a DeliveryId, &'a DeliveryEntry)) -> [Argument<'a>; 15] {
+/// What stands for an attempt in `deliveries.recorded`; nothing for one of a higher number than that holds.
+fn recorded_bit(number: u32) -> i64 {
+    /// With one more, the next power of two would not be a BIGINT.
+    const NUMBERS: std::ops::RangeInclusive<u32> = 1..=62;
+    if NUMBERS.contains(&number) {
+        1 << (number - 1)
+    } else {
+        0
+    }
+}
+
+fn delivery_row<'a>(id: &'a DeliveryId, entry: &'a DeliveryEntry, recorded: i64) -> [Argument<'a>; 16] {
     let DeliveryEntry {
         delivery,
         created_ms,
@@ -392,6 +415,7 @@ fn delivery_row<'a>((id, entry): (&'a DeliveryId, &'a DeliveryEntry)) -> [Argume
         delivery.trigger.as_str().into(),
         (*created_ms).into(),
         mark(id).into(),
+        recorded.into(),
         standing.state.rank().into(),
         standing.attempts.into(),
         standing.updated_ms.into(),

@@ -172,7 +172,7 @@ async fn a_database_from_before_keys_keeps_its_endpoints(bed: Bed) {
         .unwrap();
     // As the version before left it.
     bed.execute(
-        "DROP TABLE api_keys; DROP TABLE changes; DROP TABLE roles; DROP TABLE installation; DROP TABLE batches; DROP TABLE delays; DROP TABLE totals; ALTER TABLE events DROP COLUMN seen; ALTER TABLE deliveries DROP COLUMN replaced_ms; DROP TABLE endpoint_history; DROP TABLE retention; DROP TABLE retention_stops; \
+        "DROP TABLE api_keys; DROP TABLE changes; DROP TABLE roles; DROP TABLE installation; DROP TABLE batches; DROP TABLE delays; DROP TABLE totals; ALTER TABLE events DROP COLUMN seen; DROP INDEX deliveries_unrecorded; ALTER TABLE deliveries DROP COLUMN recorded; ALTER TABLE deliveries DROP COLUMN replaced_ms; DROP TABLE endpoint_history; DROP TABLE retention; DROP TABLE retention_stops; \
          ALTER TABLE registry DROP COLUMN low_version; DROP INDEX endpoints_existing; DROP INDEX endpoints_deleted; \
          ALTER TABLE registry DROP COLUMN change_count; DELETE FROM magnetite_migrations WHERE version >= 4",
     )

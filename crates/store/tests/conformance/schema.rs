@@ -28,6 +28,7 @@ pub(crate) const ALL: &[&str] = &[
     "0016_in_hand",
     "0017_seen_and_totals",
     "0018_reports",
+    "0019_recorded",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

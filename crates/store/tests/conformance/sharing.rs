@@ -2,15 +2,44 @@
 
 use std::{pin::pin, task::Poll};
 
-use store::{Lookup, Store};
+use sqlx::{Connection as _, PgConnection};
+use store::{EventFilter, Lookup, Store};
 
-use super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases};
+use super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases, on_postgres};
 
 on_both_databases! {
     what_one_store_wrote_another_reads_at_once,
     two_stores_write_the_same_endpoint_in_turns,
     an_abandoned_write_is_applied_whole_or_not_at_all_and_holds_up_nobody,
     a_closed_store_is_unavailable,
+}
+
+/// One customer's questions, in another process's way: PostgreSQL alone has locks that hold up readers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_about_the_journal_take_no_connection_from_anything_else() {
+    on_postgres(|bed| async move {
+        let store = bed.migrated().await;
+        let mut other = PgConnection::connect(&bed.url).await.unwrap();
+        sqlx::raw_sql("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut other)
+            .await
+            .unwrap();
+        let ask = |store: Store| {
+            tokio::spawn(async move { store.events(&EventFilter::default(), None, 10).await })
+        };
+        let asked: Vec<_> = (0..16).map(|_| ask(store.clone())).collect();
+        let waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while bed.number(waiting).await < 4 {}
+        for number in 0..20 {
+            let created = store.create_endpoint(new_endpoint("org_1"), endpoint_id(number), 1);
+            created.await.unwrap();
+        }
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+        for answer in asked {
+            assert_eq!(answer.await.unwrap().unwrap(), []);
+        }
+    })
+    .await;
 }
 
 async fn what_one_store_wrote_another_reads_at_once(bed: Bed) {

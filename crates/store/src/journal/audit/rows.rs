@@ -78,6 +78,14 @@ pub(super) fn read_roles(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
     Ok((row.number("recorders")?, row.number("in_hand")?))
 }
 
+pub(super) fn read_oldest(row: &dyn Columns) -> Result<Option<u64>, sqlx::Error> {
+    row.maybe_number("oldest_ms")
+}
+
+pub(super) fn read_suspects(row: &dyn Columns) -> Result<u64, sqlx::Error> {
+    row.number("suspects")
+}
+
 /// How many findings there are, and how many of them a gap explains.
 fn read_counts(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
     Ok((row.number("total")?, row.number("in_gaps")?))

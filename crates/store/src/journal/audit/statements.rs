@@ -66,7 +66,12 @@ pub(super) const FIND_UNBALANCED: &str = concat!(
     WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5"
 );
 
-/// Likewise. Attempts are counted by their numbers: one that was made again, because a worker died, has two rows.
+/// How many deliveries there are of which an attempt may be missing: the condition is that of an index, which holds next to nothing.
+pub(super) const COUNT_SUSPECTS: &str = "SELECT COUNT(*) AS suspects FROM deliveries \
+    WHERE created_ms >= $1 AND created_ms < $2 AND CASE WHEN recorded IS NULL OR attempts > 62 THEN 1 \
+    ELSE (~recorded) & ((CAST(1 AS BIGINT) << CAST(attempts AS INTEGER)) - 1) END <> 0";
+
+/// Suspects are found as above. Attempts are counted by their numbers: one that was made again, because a worker died, has two rows.
 pub(super) const FIND_UNRECORDED: &str = concat!(
     "WITH suspects AS MATERIALIZED ( \
     SELECT d.id, d.created_ms, d.attempts FROM deliveries d \
@@ -74,7 +79,8 @@ pub(super) const FIND_UNRECORDED: &str = concat!(
     WHERE d.created_ms >= $1 AND d.created_ms < $2 AND d.attempts > 0 AND (a.id IS NULL OR d.attempts > 1) \
     GROUP BY d.id, d.created_ms, d.attempts HAVING COUNT(DISTINCT a.number) < d.attempts \
     ), found AS ( \
-    SELECT s.*, (SELECT COUNT(DISTINCT a.number) FROM attempts a WHERE a.delivery_id = s.id) AS recorded FROM suspects s) \
+    SELECT s.*, (SELECT COUNT(DISTINCT a.number) FROM attempts a WHERE a.delivery_id = s.id \
+    AND a.number <= s.attempts) AS recorded FROM suspects s) \
     SELECT id, (SELECT d.endpoint_id FROM deliveries d WHERE d.id = f.id) AS endpoint_id, created_ms AS at_ms, attempts, \
     recorded, COUNT(*) OVER () AS total, ",
     in_gaps!("created_ms", "$6"),
@@ -89,6 +95,9 @@ pub(super) const FIND_LATE: &str = concat!(
     AND (d.requested_ms IS NULL OR d.sent_ms IS NOT NULL) AND COALESCE(d.sent_ms, d.created_ms) < $3 \
     ORDER BY d.created_ms, d.id LIMIT $4"
 );
+
+pub(super) const OLDEST_PENDING: &str =
+    "SELECT MIN(created_ms) AS oldest_ms FROM deliveries WHERE state = 0 AND state <> 3";
 
 pub(super) const COUNT_PENDING: &str = "SELECT \
     COALESCE(SUM(CASE WHEN requested_ms IS NOT NULL AND sent_ms IS NULL AND attempts = 0 THEN 1 ELSE 0 END), 0) AS unsent, \

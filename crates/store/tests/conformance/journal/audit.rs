@@ -23,8 +23,12 @@ on_both_databases! {
     what_must_stand_in_a_queue_is_counted_for_all_times,
     attempts_are_counted_by_their_numbers,
     an_attempt_long_after_the_window_is_found,
+    attempts_that_come_in_any_order_are_known_to_be_recorded,
+    more_attempts_than_a_row_has_bits_for_are_counted,
+    rows_of_an_older_version_are_compared_with_their_attempts,
     deliveries_count_with_their_events_whatever_clock_created_them,
     what_was_set_aside_is_counted_until_it_is_redriven,
+    two_batches_set_aside_do_not_explain_what_is_lost_between_them,
     a_batch_that_never_came_is_lost_after_a_minute_and_explains_as_a_gap_does,
     what_was_announced_as_made_and_never_came_is_lost,
     a_worker_that_announced_that_it_drops_records_and_ended_has_lost_some,
@@ -255,6 +259,10 @@ async fn an_attempt_long_after_the_window_is_found(bed: Bed) {
     let late = attempt(to(&event, 1, 0), 1, T + 500 * MINUTE, Then::Delivered);
     record(&store, [taken(&event, T, "1:matched"), Record::Attempt(late)]).await;
     assert_eq!(audit(&store, T + 600 * MINUTE).await.unrecorded.total, 0);
+    bed.execute("DELETE FROM attempts").await;
+    assert_eq!(audit(&store, T + 600 * MINUTE).await.unrecorded.total, 1);
+    let late = attempt(to(&event, 1, 0), 1, T + 501 * MINUTE, Then::Delivered);
+    record(&store, [Record::Attempt(late)]).await;
     // No bound overflows.
     let limits = AuditLimits {
         now_ms: u64::MAX,
@@ -267,6 +275,76 @@ async fn an_attempt_long_after_the_window_is_found(bed: Bed) {
         (all.events, all.unrecorded.total, all.unbalanced.total),
         (1, 0, 0)
     );
+}
+
+/// Attempts of one delivery, a second apart.
+fn attempts(numbers: impl IntoIterator<Item = u32>) -> impl Iterator<Item = Record> {
+    let retry = |number| {
+        let began_ms = T + u64::from(number) * 1_000;
+        let then = Then::Retry {
+            at_ms: began_ms + 1_000,
+        };
+        Record::Attempt(attempt(to(&event(1), 1, 0), number, began_ms, then))
+    };
+    numbers.into_iter().map(retry)
+}
+
+/// How many deliveries have to be compared with their attempts.
+const SUSPECTS: &str = "SELECT COUNT(*) FROM deliveries WHERE CASE WHEN recorded IS NULL OR attempts > 62 THEN 1 \
+    ELSE (~recorded) & ((CAST(1 AS BIGINT) << CAST(attempts AS INTEGER)) - 1) END <> 0";
+
+async fn attempts_that_come_in_any_order_are_known_to_be_recorded(bed: Bed) {
+    let store = bed.migrated().await;
+    for numbers in [&[2, 5][..], &[], &[4], &[5, 4], &[1]] {
+        let taken = taken(&event(1), T, "1:matched");
+        record(&store, attempts(numbers.iter().copied()).chain([taken])).await;
+    }
+    let found = audit(&store, T + MINUTE).await.unrecorded;
+    assert_eq!(
+        (found.total, found.items[0].attempts, found.items[0].recorded),
+        (1, 5, 4)
+    );
+    assert_eq!(bed.number(SUSPECTS).await, 1);
+    // What comes at last leaves the delivery as it stands.
+    record(&store, attempts([3])).await;
+    assert_eq!(audit(&store, T + MINUTE).await.unrecorded.total, 0);
+    let recorded = "SELECT recorded FROM deliveries";
+    assert_eq!(
+        (bed.number(SUSPECTS).await, bed.number(recorded).await),
+        (0, 0b11111)
+    );
+}
+
+async fn more_attempts_than_a_row_has_bits_for_are_counted(bed: Bed) {
+    let store = bed.migrated().await;
+    let taken = taken(&event(1), T, "1:matched");
+    record(&store, attempts(1..=62).chain([taken])).await;
+    assert_eq!(bed.number(SUSPECTS).await, 0);
+    assert_eq!(audit(&store, T + 3 * MINUTE).await.unrecorded.total, 0);
+    record(&store, attempts((63..=70).filter(|number| *number != 65))).await;
+    let found = audit(&store, T + 3 * MINUTE).await.unrecorded;
+    assert_eq!(
+        (found.total, found.items[0].attempts, found.items[0].recorded),
+        (1, 70, 69)
+    );
+    record(&store, attempts([65])).await;
+    assert_eq!(audit(&store, T + 3 * MINUTE).await.unrecorded.total, 0);
+}
+
+async fn rows_of_an_older_version_are_compared_with_their_attempts(bed: Bed) {
+    let store = bed.migrated().await;
+    let taken = taken(&event(1), T, "1:matched");
+    record(&store, attempts([1, 3]).chain([taken])).await;
+    bed.execute("UPDATE deliveries SET recorded = NULL").await;
+    record(&store, attempts([4])).await;
+    assert_eq!(
+        bed.number("SELECT COUNT(*) FROM deliveries WHERE recorded IS NULL")
+            .await,
+        1
+    );
+    assert_eq!(audit(&store, T + MINUTE).await.unrecorded.total, 1);
+    record(&store, attempts([2])).await;
+    assert_eq!(audit(&store, T + MINUTE).await.unrecorded.total, 0);
 }
 
 /// Books of a batch with these records, and whose it is.
@@ -434,9 +512,8 @@ async fn deliveries_count_with_their_events_whatever_clock_created_them(bed: Bed
     assert_eq!(audit.unbalanced.total, 0, "{:?}", audit.unbalanced);
 }
 
-async fn what_was_set_aside_is_counted_until_it_is_redriven(bed: Bed) {
-    let store = bed.migrated().await;
-    let rejected = |number: u64, source: &str, reason: &str| Rejected {
+fn rejected(number: u64, source: &str, reason: &str) -> Rejected {
+    Rejected {
         id: format!("rej_{number}"),
         rejected_ms: T + number,
         source: source.to_owned(),
@@ -447,7 +524,50 @@ async fn what_was_set_aside_is_counted_until_it_is_redriven(bed: Bed) {
         headers: "{}".to_owned(),
         body: bytes::Bytes::from_static(b"body"),
         redriven_ms: None,
-    };
+    }
+}
+
+/// What is set aside explains what is missing at about that time, and nothing between two such times.
+async fn two_batches_set_aside_do_not_explain_what_is_lost_between_them(bed: Bed) {
+    let store = bed.migrated().await;
+    let both = [
+        rejected(0, "journal", "bad_batch"),
+        rejected(50 * MINUTE, "journal", "bad_batch"),
+    ];
+    store
+        .record(&webhook::journal::Books::default(), &both)
+        .await
+        .unwrap();
+    for (number, minute) in [(1, 45), (2, 25)] {
+        let began_ms = T + minute * MINUTE;
+        let retry = Then::Retry {
+            at_ms: began_ms + 1_000,
+        };
+        let attempt = attempt(to(&event(number), 1, 0), 1, began_ms, retry);
+        record(
+            &store,
+            [
+                taken(&event(number), began_ms, "1:matched"),
+                Record::Attempt(attempt),
+            ],
+        )
+        .await;
+    }
+    let found = audit(&store, T + 200 * MINUTE).await;
+    assert_eq!((found.late.total, found.late.in_gaps), (2, 1));
+    assert_eq!(found.set_aside.len(), 1, "they are listed as one");
+    assert_eq!((found.pending_settled, found.pending_in_gaps), (2, 1));
+    // Pending deliveries of all times are explained in a window that has none of them.
+    let later = store
+        .audit(T + 100 * MINUTE, T + 200 * MINUTE, limits(T + 200 * MINUTE))
+        .await
+        .unwrap();
+    assert_eq!((later.set_aside.len(), later.late.total), (0, 0));
+    assert_eq!((later.pending_settled, later.pending_in_gaps), (2, 1));
+}
+
+async fn what_was_set_aside_is_counted_until_it_is_redriven(bed: Bed) {
+    let store = bed.migrated().await;
     let all = [
         rejected(1, "journal", "unrecordable"),
         rejected(2, "journal", "unrecordable"),

@@ -137,6 +137,7 @@ async fn the_present_state_is_counted(bed: Bed) {
         overdue: 1,
         dead: 1,
         gaps: 2,
+        missing_batches: 0,
     };
     let overdue_ms = now_ms - 1_000;
     assert_eq!(store.overview(now_ms, T, overdue_ms).await.unwrap(), expected);
@@ -255,6 +256,13 @@ async fn an_endpoint_that_fails_for_days_is_found(bed: Bed) {
         .unwrap();
     assert_eq!(failing(&store, today - 1).await, [(ep(2), T - 1)]);
     assert_eq!(failing(&store, today).await, [(ep(1), T), (ep(2), T - 1)]);
+    // A newer version has written it, or somebody by hand.
+    let id = ep(1);
+    bed.execute(&format!(
+        "UPDATE endpoints SET subscription = 'no such type' WHERE id = '{id}'"
+    ))
+    .await;
+    assert_eq!(failing(&store, today).await, [(ep(2), T - 1)]);
 }
 
 async fn short_outages_days_apart_are_not_one_long_one(bed: Bed) {

@@ -14,6 +14,7 @@ on_both_databases! {
     an_event_stays_as_long_as_a_resend_of_it,
     the_row_of_a_deleted_endpoint_stays_until_the_journal_has_no_delivery_to_it,
     a_reader_that_may_have_missed_a_deletion_loads_everything_again,
+    an_endpoint_that_was_changed_every_minute_holds_up_nothing,
 }
 
 async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
@@ -58,6 +59,29 @@ async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
     assert_eq!(store.event(&evt(9), None).await.unwrap(), []);
     assert_eq!(store.event(&evt(10), None).await.unwrap().len(), 1);
     assert!(store.rejected_message("rej_10").await.unwrap().is_some());
+}
+
+/// Half of its history is old. The time of a quadratic search would run out.
+async fn an_endpoint_that_was_changed_every_minute_holds_up_nothing(bed: Bed) {
+    const CHANGES: u64 = 60_000;
+    let store = bed.migrated().await;
+    bed.execute(&format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {CHANGES}) \
+         INSERT INTO endpoint_history (endpoint_id, version, at_ms, project_id, subscription) \
+         SELECT 'ep_often', n, {T} + CAST(n AS BIGINT) * {MINUTE}, NULL, '*' FROM numbers UNION ALL SELECT 'ep_once', 1, {T}, NULL, '*'"
+    ))
+    .await;
+    expire(&store, T + (CHANGES / 2) * MINUTE + 1, 100).await;
+    let left = "SELECT COUNT(*) FROM endpoint_history WHERE endpoint_id = 'ep_often'";
+    assert_eq!(
+        bed.number(left).await as u64,
+        CHANGES / 2 + 1,
+        "the newest of the old ones was true until later"
+    );
+    assert_eq!(
+        bed.number("SELECT COUNT(*) FROM endpoint_history").await as u64,
+        CHANGES / 2 + 2
+    );
 }
 
 /// How many rows went with each slice.
