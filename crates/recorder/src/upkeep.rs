@@ -148,20 +148,27 @@ impl Upkeep {
         let now_ms = now_ms();
         let recent_ms = now_ms.saturating_sub(FAILING_RECENTLY.as_millis() as u64);
         let age_ms = self.config.failing_age.as_millis() as u64;
+        let mut failed = None;
         for (endpoint, since_ms) in self.store.failing_endpoints(recent_ms, age_ms, now_ms).await? {
             let reason = DisabledReason::Failing;
-            let disabled = self
-                .store
-                .disable_endpoint_unless_changed(&endpoint.id, endpoint.version, reason, now_ms as i64)
-                .await?;
-            if disabled {
-                tracing::warn!(
+            let disabling = self.store.disable_endpoint_unless_changed(
+                &endpoint.id,
+                endpoint.version,
+                reason,
+                now_ms as i64,
+            );
+            match disabling.await {
+                Ok(false) => {}
+                Ok(true) => tracing::warn!(
                     endpoint.id = %endpoint.id, since_ms,
                     "every attempt at the endpoint failed for longer than endpoints.failing_age: it is disabled"
-                );
+                ),
+                Err(error) if error.is_unavailable() => return Err(error),
+                // The others are disabled all the same.
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     async fn delete_expired(&self, counted_ms: u64) -> Result<(), store::Error> {

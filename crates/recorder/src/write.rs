@@ -238,9 +238,13 @@ impl Writer {
 impl Content {
     /// Takes in which batch of its worker the message is, if it is one.
     fn stamp(&mut self, arrived: &Arrived) {
-        let stamp = (arrived.source == Source::Journal).then(|| arrived.message.batch_stamp());
-        if let Some(stamp) = stamp.flatten() {
-            self.books.stamp(&stamp);
+        if arrived.source != Source::Journal {
+            return;
+        }
+        match arrived.message.batch_stamp() {
+            Some(stamp) => self.books.stamp(&stamp),
+            // An earlier version's, or redriven: how long ago its attempts were made says nothing about recorders.
+            None => self.ended_ms.clear(),
         }
     }
 

@@ -13,7 +13,11 @@
 //! hole (see [`webhook::journal::Numbers`]) or its last word: before the worker acks the first message without its records, it announces
 //! to the database that it drops some, and waits for that for [`TOLD_MAX`] at most.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use broker::{Link, Outgoing, PublishError, Publisher, Topology};
 use bytes::Bytes;
@@ -34,6 +38,9 @@ use crate::{
 const GROUP_EVERY: Duration = Duration::from_millis(10);
 /// How long the acks of settled messages wait for their records' confirm.
 const RECORDED_MAX: Duration = Duration::from_secs(2);
+/// How often publishing may break on one connection. When a connection ends it breaks once or twice; more often, it is the channels that end, since
+/// the broker refuses what is published.
+const BROKEN_MAX: u32 = 10;
 /// How long the first acks without records wait until the database knows that there are some. One that is known to be away is not waited for.
 const TOLD_MAX: Duration = Duration::from_millis(500);
 /// How long it may take at the end to record in the database what the broker does not take.
@@ -292,16 +299,20 @@ impl Journal {
     }
 
     async fn confirmed(&self, batches: &[Outgoing]) -> Result<(), PublishError> {
-        let mut redeclared = false;
+        let (mut redeclared, mut broken, mut last) = (false, 0, Weak::new());
         loop {
-            self.link.connection().await?;
+            let connection = Arc::downgrade(&self.link.connection().await?);
+            if !Weak::ptr_eq(&last, &connection) {
+                (broken, last) = (0, connection);
+            }
             let results = self.publisher.publish_all(batches).await;
             let Some(error) = results.into_iter().find_map(Result::err) else {
                 return Ok(());
             };
             match error {
                 // The connection broke. What had arrived is recorded twice, which is no more than once.
-                PublishError::Broken { .. } | PublishError::NotConnected { .. } => {
+                PublishError::Broken { .. } | PublishError::NotConnected { .. } if broken < BROKEN_MAX => {
+                    broken += 1;
                     sleep(broker::backoff(0)).await;
                 }
                 PublishError::Unroutable { .. } if !redeclared => {
