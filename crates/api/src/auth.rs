@@ -167,7 +167,7 @@ async fn valid_key(context: &Context, headers: &HeaderMap) -> Result<Arc<Known>,
     };
     let unknown = || {
         unauthorized(
-            "The key is not known; is it whole, and of this installation?",
+            "The key is unknown: check that it is complete, and that it was made for this installation.",
             true,
         )
     };

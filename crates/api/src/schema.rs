@@ -2,9 +2,11 @@
 
 use utoipa::openapi::{
     RefOr, Schema,
-    schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type},
+    schema::{AnyOfBuilder, ArrayBuilder, KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type},
 };
 use webhook::{DisabledReason, EventType, PING, journal::DeliveryState};
+
+use crate::time::UnixMs;
 
 /// Which events an endpoint gets: at least one pattern.
 pub(crate) fn patterns() -> RefOr<Schema> {
@@ -73,6 +75,45 @@ pub(crate) fn delivery_state() -> RefOr<Schema> {
         "Delivered; dead: given up, and can be sent again; cancelled: the endpoint was deleted; or pending.",
         "dead",
     )
+}
+
+/// The beginning of a time in a request: see [`UnixMs`](crate::time::UnixMs).
+pub(crate) fn since_ms() -> RefOr<Schema> {
+    unix_ms(
+        "From this time on, in Unix milliseconds: 2001 or later, or 0 for the beginning of time.",
+        false,
+    )
+}
+
+/// The end of a time in a request.
+pub(crate) fn until_ms() -> RefOr<Schema> {
+    unix_ms("Before this time, in Unix milliseconds: 2001 or later.", false)
+}
+
+/// The same in a body, where it may be null.
+pub(crate) fn until_ms_or_now() -> RefOr<Schema> {
+    unix_ms(
+        "Before this time, in Unix milliseconds: 2001 or later; null or absent: until now.",
+        true,
+    )
+}
+
+fn unix_ms(description: &str, may_be_null: bool) -> RefOr<Schema> {
+    let integer = || {
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+    };
+    let mut schema = AnyOfBuilder::new()
+        .item(integer().enum_values(Some([0])))
+        .item(integer().minimum(Some(UnixMs::EARLIEST)));
+    if may_be_null {
+        schema = schema.item(ObjectBuilder::new().schema_type(Type::Null));
+    }
+    schema
+        .description(Some(description))
+        .examples([serde_json::json!(1_703_123_456_789_i64)])
+        .into()
 }
 
 fn one_of(names: impl Iterator<Item = &'static str>, description: &str, example: &str) -> RefOr<Schema> {

@@ -2,18 +2,28 @@
 
 use serde::Deserialize;
 
-/// Unix milliseconds that a database's signed number can hold, as the format `int64` of the document says.
+/// Unix milliseconds, 0 for the beginning of time. A time before 2001 is refused: the number is one of seconds.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "u64")]
 pub(crate) struct UnixMs(pub(crate) u64);
+
+impl UnixMs {
+    /// 2001-01-01. As seconds it is the year 32971.
+    pub(crate) const EARLIEST: u64 = 978_307_200_000;
+    /// A database's signed number holds no more.
+    const LATEST: u64 = i64::MAX as u64;
+}
 
 impl TryFrom<u64> for UnixMs {
     type Error = String;
 
     fn try_from(ms: u64) -> Result<Self, String> {
-        match i64::try_from(ms) {
-            Ok(_) => Ok(Self(ms)),
-            Err(_) => Err(format!("expected Unix milliseconds up to {}", i64::MAX)),
+        match ms {
+            0 | Self::EARLIEST..=Self::LATEST => Ok(Self(ms)),
+            1..Self::EARLIEST => Err(format!(
+                "expected Unix milliseconds from 2001 on, or 0, and {ms} is earlier: seconds have to be multiplied by 1000"
+            )),
+            _ => Err(format!("expected Unix milliseconds up to {}", Self::LATEST)),
         }
     }
 }

@@ -6,6 +6,7 @@ mod failing;
 mod health;
 mod change;
 mod ping;
+mod words;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -51,7 +52,7 @@ pub struct Endpoint {
     /// Why not: `manual`, `gone` after the endpoint answered 410, or `failing` after days without a success.
     #[schema(schema_with = crate::schema::disabled_reason)]
     pub disabled_reason: Option<&'static str>,
-    /// Since when not, in Unix milliseconds.
+    /// When it was disabled, in Unix milliseconds; null if it is enabled.
     pub disabled_at_ms: Option<i64>,
     /// Until when the secret before the last rotation is valid, too, in Unix milliseconds; it may have passed.
     pub old_secret_until_ms: Option<i64>,
@@ -118,6 +119,15 @@ impl Endpoint {
         Self {
             failing: Some(Failing::from(found)),
             ..Self::from(&found.endpoint)
+        }
+    }
+
+    /// As its organization may see it.
+    #[must_use]
+    pub fn for_customers(self) -> Self {
+        Self {
+            failing: self.failing.map(Failing::for_customers),
+            ..self
         }
     }
 

@@ -33,10 +33,10 @@ pub(super) struct Deliveries {
     #[param(schema_with = crate::schema::delivery_state)]
     state: Option<String>,
     /// Only those created at this time or later, in Unix milliseconds.
-    #[param(value_type = Option<u64>, minimum = 0, example = 1_703_123_456_789_i64, nullable = false)]
+    #[param(schema_with = crate::schema::since_ms)]
     since_ms: Option<UnixMs>,
     /// Only those created before this time, in Unix milliseconds.
-    #[param(value_type = Option<u64>, minimum = 0, example = 1_703_209_856_789_i64, nullable = false)]
+    #[param(schema_with = crate::schema::until_ms)]
     until_ms: Option<UnixMs>,
     /// How many at most.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
@@ -83,7 +83,7 @@ pub(super) async fn list(
         .await?;
     let place = |last: &DeliveryRow| (last.created_ms, last.id.to_string());
     Ok(Answer(Listing::new(deliveries, limit, place, |delivery| {
-        view::Delivery::from(&delivery)
+        view::Delivery::from(&delivery).for_customers()
     })))
 }
 
@@ -108,7 +108,7 @@ pub(super) async fn show(
     Id(id): Id,
 ) -> Result<Answer<view::Delivery>, Problem> {
     let found = find(&context, &caller, id).await?;
-    Ok(Answer(view::Delivery::from(&found)))
+    Ok(Answer(view::Delivery::from(&found).for_customers()))
 }
 
 /// List a delivery's attempts.
@@ -134,7 +134,10 @@ pub(super) async fn attempts(
     let found = find(&context, &caller, id).await?;
     let attempts = context.store.attempts(&found.id).await?;
     Ok(Answer(Listing {
-        data: attempts.iter().map(view::Attempt::from).collect(),
+        data: attempts
+            .iter()
+            .map(|attempt| view::Attempt::from(attempt).for_customers())
+            .collect(),
         next_cursor: None,
     }))
 }

@@ -124,7 +124,7 @@ pub(super) async fn list(
             .failing(organization, after.as_ref(), limit + 1, now_ms())
             .await?;
         let place = |last: &store::Failing| last.endpoint.id.to_string();
-        let shown = |found| view::Endpoint::failing(&found);
+        let shown = |found| view::Endpoint::failing(&found).for_customers();
         return Ok(Answer(Listing::new(failing, limit, place, shown)));
     }
     let endpoints = context

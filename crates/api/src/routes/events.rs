@@ -94,11 +94,18 @@ pub(super) struct PublishedBatch {
     operation_id = "publishEvent",
     tag = "Events",
     security(("api_key" = ["events:write"])),
-    params((
-        "Idempotency-Key" = Option<String>, Header,
-        description = "The event's id: 1 to 128 characters of A-Z a-z 0-9 _ -. What is published twice under one id is one event.",
-        min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-]+$", example = "lead_789ghi-completed",
-    )),
+    params(
+        (
+            "Idempotency-Key" = Option<String>, Header,
+            description = "The event's id: 1 to 128 characters of A-Z a-z 0-9 _ -. What is published twice under one id is one event.",
+            min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-]+$", example = "lead_789ghi-completed",
+        ),
+        (
+            "traceparent" = Option<String>, Header,
+            description = "W3C trace context that attempts belong to; one that is not valid is ignored.",
+            example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ),
+    ),
     request_body(content = EventBody, example = json!(webhook::example(EventType::LeadCompleted))),
     responses(
         (status = 202, description = "The broker has it.", body = Published),
@@ -134,6 +141,13 @@ pub(super) async fn publish(
     operation_id = "publishEvents",
     tag = "Events",
     security(("api_key" = ["events:write"])),
+    params(
+        (
+            "traceparent" = Option<String>, Header,
+            description = "W3C trace context that attempts belong to; one that is not valid is ignored.",
+            example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ),
+    ),
     request_body(
         content = Vec<EventBody>,
         description = "1 to 500 events.",

@@ -125,11 +125,49 @@ async fn events_are_listed_newest_first_in_pages_and_by_what_they_are() {
         "type=lead.melted",
         "since_ms=yesterday",
         "since_ms=-1",
+        "since_ms=1703123456",
+        "until_ms=1703123456",
         "until_ms=9223372036854775808",
         "nothing=1",
     ] {
         let refused = bed.get(&format!("/v1/events?{query}"), &key).await;
         assert_eq!(refused.problem(), "malformed-request", "{query}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_answer_says_where_a_name_leads_in_our_network() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "endpoints:read,deliveries:read").await;
+    let endpoint = bed.endpoint("org_1").await["id"].as_str().unwrap().to_owned();
+    let event = event("org_1", 1, &endpoint, "matched");
+    let attempt = AttemptRecord {
+        phase: Some(Phase::Resolve),
+        failure: Some(FailureKind::AddressRefused),
+        error: "address_refused in resolve: hooks.example.com resolves to 10.0.0.5, a private address (10.0.0.0/8), and webhooks are sent to \
+                public addresses only. To allow it, set `egress.allow = [\"10.0.0.0/8\"]`"
+            .to_owned(),
+        ..dead(&event, &endpoint)
+    };
+    let delivery = attempt.delivery.id().to_string();
+    record(&bed, [Record::Event(event), Record::Attempt(attempt)]).await;
+    for path in [
+        "/v1/events/evt_org_1_1".to_owned(),
+        "/v1/deliveries".to_owned(),
+        format!("/v1/deliveries/{delivery}"),
+        format!("/v1/deliveries/{delivery}/attempts"),
+        "/v1/endpoints?failing=true".to_owned(),
+    ] {
+        let answer = bed.get(&path, &key).await;
+        let text = answer.body.to_string();
+        assert!(
+            text.contains("address_refused in resolve: the URL leads to an address that is not public"),
+            "{path}: {text}"
+        );
+        assert!(
+            !text.contains("10.0.0.") && !text.contains("egress"),
+            "{path}: {text}"
+        );
     }
 }
 
@@ -288,6 +326,9 @@ async fn what_is_to_be_sent_again_is_bounded_and_checked() {
         (r#"{"since_ms":0,"limit":1001}"#, "/limit"),
         (r#"{"since_ms":0,"state":"lost"}"#, "/state"),
         (r#"{"since_ms":-1}"#, "/since_ms"),
+        // Seconds.
+        (r#"{"since_ms":1703123456}"#, "/since_ms"),
+        (r#"{"since_ms":0,"until_ms":1703123456}"#, "/until_ms"),
     ] {
         let refused = bed.post(&path, &key, body).await;
         assert_eq!(

@@ -4,6 +4,7 @@ use serde::Serialize;
 use store::{AttemptRow, DeliveryRow};
 use utoipa::ToSchema;
 
+use super::words;
 use crate::story::Run;
 
 /// One event's way to one endpoint, in one run.
@@ -102,6 +103,39 @@ pub struct Attempt {
     pub next_attempt_ms: Option<u64>,
     /// Why it was dead, cancelled or put off.
     pub reason: Option<String>,
+}
+
+impl Delivery {
+    /// As its organization may see it.
+    #[must_use]
+    pub fn for_customers(self) -> Self {
+        Self {
+            last_error: self.last_error.map(words::for_customers),
+            ..self
+        }
+    }
+}
+
+impl DeliveryWithAttempts {
+    /// As its organization may see it.
+    #[must_use]
+    pub fn for_customers(self) -> Self {
+        Self {
+            delivery: self.delivery.for_customers(),
+            attempts: self.attempts.into_iter().map(Attempt::for_customers).collect(),
+        }
+    }
+}
+
+impl Attempt {
+    /// As its organization may see it.
+    #[must_use]
+    pub fn for_customers(self) -> Self {
+        Self {
+            error: self.error.map(words::for_customers),
+            ..self
+        }
+    }
 }
 
 impl From<&DeliveryRow> for Delivery {

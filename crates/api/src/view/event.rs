@@ -162,6 +162,16 @@ impl From<&StateCounts> for States {
 }
 
 impl Story {
+    /// As its organization may see it.
+    #[must_use]
+    pub fn for_customers(self) -> Self {
+        let endpoints = self.endpoints.into_iter();
+        Self {
+            endpoints: endpoints.map(Considered::for_customers).collect(),
+            ..self
+        }
+    }
+
     /// With the body, or without.
     pub fn new(story: &story::Story, with_body: bool) -> Self {
         let event = &story.stored.event;
@@ -183,6 +193,14 @@ impl Story {
 }
 
 impl Considered {
+    fn for_customers(self) -> Self {
+        let deliveries = self.deliveries.into_iter();
+        Self {
+            deliveries: deliveries.map(DeliveryWithAttempts::for_customers).collect(),
+            ..self
+        }
+    }
+
     fn new(chapter: &Chapter, fate: Fate) -> Self {
         let disabled = match fate {
             Fate::Disabled { at_ms, reason } => Some(DisabledSince {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::health::success_rate;
+use super::{health::success_rate, words};
 
 /// Since when and why an endpoint fails: its last attempt was not answered with a 2xx.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,6 +35,17 @@ pub struct Failing {
     /// When the oldest pending delivery was created, in Unix milliseconds; null if none is pending.
     #[schema(example = 1_703_123_456_799_i64)]
     pub oldest_pending_ms: Option<u64>,
+}
+
+impl Failing {
+    /// As its organization may see it.
+    #[must_use]
+    pub fn for_customers(self) -> Self {
+        Self {
+            last_error: words::for_customers(self.last_error),
+            ..self
+        }
+    }
 }
 
 impl From<&store::Failing> for Failing {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use webhook::Delivery;
 
+use super::words;
 use crate::ping::Pinged;
 
 /// A ping of an endpoint, and how it was answered.
@@ -29,7 +30,7 @@ pub struct Ping {
     /// How long the attempt took, in milliseconds.
     #[schema(minimum = 0, example = 34)]
     pub duration_ms: Option<u64>,
-    /// How far the attempt came, if it failed: `resolve`, `connect`, `tls`, `request` or `response`.
+    /// How far the attempt came, if it failed: `resolve`, `connect`, `tls`, `send` or `response`.
     pub phase: Option<String>,
     /// What went wrong, in one word.
     pub failure: Option<String>,
@@ -41,6 +42,15 @@ pub struct Ping {
 }
 
 impl Ping {
+    /// As its organization may see it.
+    #[must_use]
+    pub fn for_customers(self) -> Self {
+        Self {
+            error: self.error.map(words::for_customers),
+            ..self
+        }
+    }
+
     /// As far as it is known what became of what was sent.
     pub fn new(sent: &Delivery, pinged: Option<&Pinged>) -> Self {
         let last = pinged.and_then(|pinged| pinged.attempts.last());

@@ -26,11 +26,11 @@ const LIMIT_DEFAULT: u32 = 100;
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct RecoverEndpoint {
     /// Of events that came at this time or later, in Unix milliseconds.
-    #[schema(value_type = u64, minimum = 0, example = 1_703_123_456_789_i64)]
+    #[schema(schema_with = crate::schema::since_ms)]
     since_ms: UnixMs,
     /// Of events that came before this time, in Unix milliseconds; now, when it is left away.
     #[serde(default)]
-    #[schema(value_type = Option<u64>, minimum = 0, example = 1_703_152_256_789_i64)]
+    #[schema(schema_with = crate::schema::until_ms_or_now)]
     until_ms: Option<UnixMs>,
     /// What to send.
     #[serde(default)]

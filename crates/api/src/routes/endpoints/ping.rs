@@ -68,5 +68,8 @@ pub(in crate::routes) async fn ping(
     } else {
         StatusCode::ACCEPTED
     };
-    Ok((status, Answer(view::Ping::new(&sent, pinged.as_ref()))))
+    Ok((
+        status,
+        Answer(view::Ping::new(&sent, pinged.as_ref()).for_customers()),
+    ))
 }

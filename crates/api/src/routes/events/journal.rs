@@ -36,10 +36,10 @@ pub(in crate::routes) struct Events {
     #[param(schema_with = crate::schema::delivery_state)]
     state: Option<String>,
     /// Only those that came at this time or later, in Unix milliseconds.
-    #[param(value_type = Option<u64>, minimum = 0, example = 1_703_123_456_789_i64, nullable = false)]
+    #[param(schema_with = crate::schema::since_ms)]
     since_ms: Option<UnixMs>,
     /// Only those that came before this time, in Unix milliseconds.
-    #[param(value_type = Option<u64>, minimum = 0, example = 1_703_209_856_789_i64, nullable = false)]
+    #[param(schema_with = crate::schema::until_ms)]
     until_ms: Option<UnixMs>,
     /// How many at most.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
@@ -115,5 +115,5 @@ pub(in crate::routes) async fn show(
     let stored = found.into_iter().next();
     let stored = stored.ok_or_else(|| Problem::not_found("event", id.as_str()))?;
     let story = story::gather(stored, &context.store).await?;
-    Ok(Answer(view::Story::new(&story, true)))
+    Ok(Answer(view::Story::new(&story, true).for_customers()))
 }
