@@ -95,7 +95,7 @@ enum Command {
     Event(event::Arguments),
     /// What became of deliveries, one event to one endpoint each, and sending them again
     Delivery(delivery::Arguments),
-    /// Messages that nobody could work on, and giving them another chance
+    /// Show messages that could not be processed, and publish them again
     Rejected(rejected::Arguments),
     /// Check that the books balance: what matched was delivered, is dead, cancelled or still on its way
     Audit(audit::Arguments),
@@ -119,8 +119,8 @@ enum Command {
     Openapi,
     /// Print the configuration in force: every key, its value, and which file or variable it is from; secrets are masked
     Config(config::Arguments),
-    /// Ask the roles on this host whether they are ready, and exit 1 if they are not
-    Health,
+    /// Ask roles whether they are ready, and exit 1 if one is not
+    Health(health::Arguments),
     /// Print a script that has a shell complete commands and options
     Completions(shell::Completions),
     /// Print the manual page, or write the pages of all commands to a directory
@@ -205,7 +205,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Secrets(secrets::Arguments {
             action: secrets::Action::Reseal,
         }) => secrets::reseal(&configuration).await,
-        Command::Health => health::run(&configuration).await,
+        Command::Health(arguments) => health::run(arguments, &configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
         Command::Listen(_)
         | Command::Trigger(_)

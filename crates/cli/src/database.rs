@@ -1,6 +1,6 @@
 //! The database, for roles and commands.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Context as _, anyhow, bail};
 use store::{Actor, SchemaState, Store};
@@ -65,21 +65,20 @@ pub(crate) fn fits(state: &SchemaState) -> anyhow::Result<()> {
 }
 
 impl Database {
-    /// The file of SQLite, if it is not there: connecting would make a new, empty one.
-    pub(crate) fn missing_file(&self) -> Option<&Path> {
+    /// What is missing, in words: the file of SQLite, where connecting would make a new, empty one.
+    pub(crate) fn missing_file(&self) -> Option<String> {
         let path = self.url.strip_prefix("sqlite://")?;
         // What is no path of a file is refused when it is connected to.
         let is_path = path.starts_with('/') && !path.ends_with('/') && !path.contains(['?', '#']);
-        (is_path && matches!(fs::exists(path), Ok(false))).then(|| Path::new(path))
+        (is_path && matches!(fs::exists(path), Ok(false)))
+            .then(|| format!("there is no database {path} (database.url, from {})", self.place))
     }
 
     /// Fails if connecting would make a new, empty file.
     pub(crate) fn expect_file(&self) -> anyhow::Result<()> {
-        self.missing_file().map_or(Ok(()), |path| {
+        self.missing_file().map_or(Ok(()), |missing| {
             Err(anyhow!(
-                "there is no database {} (database.url, from {}): name the one that the roles use, or make it: {MIGRATE}",
-                path.display(),
-                self.place
+                "{missing}: name the one that the roles use, or make it: {MIGRATE}"
             ))
         })
     }

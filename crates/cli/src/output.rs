@@ -7,6 +7,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
 };
 
+use anyhow::anyhow;
 use clap::ValueEnum;
 use console::{Alignment, Color, Term, measure_text_width, pad_str, truncate_str};
 use serde::Serialize;
@@ -49,6 +50,14 @@ pub(crate) fn is_stderr_colored() -> bool {
 #[error("cannot write to standard output")]
 pub(crate) struct Closed(#[source] pub(crate) io::Error);
 
+/// Whether it was written, or the reader, such as `head`, has left: for what decides the exit code whether it is read or not.
+pub(crate) fn unless_left(written: Result<(), Closed>) -> Result<(), Closed> {
+    written.or_else(|Closed(error)| match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Closed(error)),
+    })
+}
+
 /// Writes one result.
 pub(crate) fn line(text: &str) -> Result<(), Closed> {
     let mut out = io::stdout().lock();
@@ -88,6 +97,13 @@ pub(crate) fn json(value: &impl Serialize) -> String {
 /// Writes what was done to one thing: as an object or in words.
 pub(crate) fn said(as_json: bool, value: &impl Serialize, text: &str) -> anyhow::Result<()> {
     Ok(said_line(as_json, value, text)?)
+}
+
+/// Writes what is shown this once. If it cannot be written, not even to a reader that has left, the error begins with `lost`, which says what was
+/// done and how to get another.
+pub(crate) fn said_once(as_json: bool, value: &impl Serialize, text: &str, lost: &str) -> anyhow::Result<()> {
+    said_line(as_json, value, text)
+        .map_err(|Closed(error)| anyhow!("{lost}: cannot write to standard output: {error}"))
 }
 
 /// Writes one of several things that were found: as an object or in words.

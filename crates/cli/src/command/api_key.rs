@@ -91,7 +91,11 @@ async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
         ("scopes", created.scopes.to_string()),
         ("ends", ends(&created)),
     ]);
-    output::said(json, &shown(&created, Some(&key)), &text)?;
+    let lost = format!(
+        "API key {0} was made, and could not be printed; `magnetite api-key revoke {0}`, and make another",
+        created.id
+    );
+    output::said_once(json, &shown(&created, Some(&key)), &text, &lost)?;
     output::note(
         "Keep the key now: it is not shown again. Requests carry it as Authorization: Bearer mgk_...",
     );

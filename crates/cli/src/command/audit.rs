@@ -67,6 +67,9 @@ pub(super) struct Arguments {
 
 /// Compares the books with themselves and with the queues.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    if !configuration.worker.journal {
+        bail!("audit compares what workers recorded, and journal.enabled is false: switch the journal on");
+    }
     let store = database::open(&configuration.database).await?;
     let mut config = configuration.broker.config();
     let broker = BrokerLink::open(&config).await?;
@@ -84,11 +87,11 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     broker.close().await;
     store.close().await;
     let verdict = verdict?;
-    if arguments.json {
-        output::lines(verdict.json().iter().map(output::json))?;
+    output::unless_left(if arguments.json {
+        output::lines(verdict.json().iter().map(output::json))
     } else {
-        output::lines(verdict.text())?;
-    }
+        output::lines(verdict.text())
+    })?;
     match verdict.conclusion() {
         Conclusion::Balance => Ok(()),
         Conclusion::NotKnown { ask_again_ms } => Err(NotKnownYet {

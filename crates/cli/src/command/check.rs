@@ -115,7 +115,7 @@ impl Report {
     fn add(&mut self, findings: impl IntoIterator<Item = Finding>) -> Result<(), output::Closed> {
         for finding in findings {
             self.failed += u32::from(finding.is_failure());
-            output::said_line(self.json, &finding, &finding.to_string())?;
+            output::unless_left(output::said_line(self.json, &finding, &finding.to_string()))?;
         }
         Ok(())
     }

@@ -51,11 +51,7 @@ struct Report {
 impl Report {
     fn add(&mut self, check: &Check) -> Result<(), output::Closed> {
         self.failed += u32::from(check.outcome == Outcome::Fail);
-        output::line(&if self.json {
-            output::json(check)
-        } else {
-            check.to_string()
-        })
+        output::unless_left(output::said_line(self.json, check, &check.to_string()))
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, ensure};
 use bytes::Bytes;
+use clap::Args;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, StatusCode, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -16,24 +17,56 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// A line for each role.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Prints what the roles at `health.listen` answer to `/readyz`; fails unless they are ready.
-pub(super) async fn run(configuration: &Configuration) -> anyhow::Result<()> {
-    let Some(listen) = configuration.health_listen else {
-        bail!(
-            "no role on this host answers, because health.listen is empty: set it, for example to 127.0.0.1:8085"
-        );
-    };
-    let address = reachable(listen);
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Health ports to ask instead of the one in health.listen, such as 127.0.0.1:8086
+    #[arg(value_name = "ADDRESS")]
+    addresses: Vec<SocketAddr>,
+}
+
+/// Prints what the roles at each address answer to `/readyz`; fails unless all of them are ready.
+pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+    match &arguments.addresses[..] {
+        [] => {
+            let listen = configuration.health_listen.context(
+                "no role on this host answers, because health.listen is empty: set it, for example to 127.0.0.1:8085",
+            )?;
+            ask(reachable(listen), "health.listen").await
+        }
+        [address] => ask(*address, "given").await,
+        addresses => {
+            let mut failed = 0;
+            for address in addresses {
+                output::line(&format!("{address}:"))?;
+                if let Err(error) = ask(*address, "given").await {
+                    output::line(&format!("{error:#}"))?;
+                    failed += 1;
+                }
+            }
+            ensure!(
+                failed == 0,
+                "addresses at which not every role is ready: {failed}"
+            );
+            Ok(())
+        }
+    }
+}
+
+async fn ask(address: SocketAddr, from: &str) -> anyhow::Result<()> {
     let answered = time::timeout(ANSWER_MAX, ready(address)).await;
     let (status, body) = answered
-        .with_context(|| format!("the roles at {address} (health.listen) did not answer within {ANSWER_MAX:?}"))?
+        .with_context(|| format!("the roles at {address} ({from}) did not answer within {ANSWER_MAX:?}"))?
         .with_context(|| {
-            format!("no role answers at {address} (health.listen): start one, such as `magnetite up`, or correct the address")
+            format!(
+                "no role answers at {address} ({from}): start one, or name the health ports of the roles on this host, such as \
+                 `magnetite health 127.0.0.1:8086`"
+            )
         })?;
     output::line(String::from_utf8_lossy(&body).trim_end())?;
-    if status != StatusCode::OK {
-        bail!("not ready: the lines above say which role and why");
-    }
+    ensure!(
+        status == StatusCode::OK,
+        "not ready: the lines above say which role and why"
+    );
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use clap::Args;
 use producer::{EventId, EventType, Producer, Serialized};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use webhook::OrganizationId;
+use webhook::{About, LeadId, OrganizationId, ProjectId};
 
 use crate::{Usage, clock, configuration::Configuration, output};
 
@@ -90,7 +90,7 @@ struct ByHand {
     /// The lead
     #[arg(long, requires = "event")]
     lead: Option<String>,
-    /// The event's data, a JSON object [default: {}]
+    /// The event's data, a JSON object [default: that of the type's example]
     #[arg(long, value_name = "JSON", requires = "event")]
     data: Option<String>,
     /// When it occurred, in Unix milliseconds [default: now]
@@ -99,17 +99,6 @@ struct ByHand {
     /// The event's id, 1 to 128 characters of A-Z a-z 0-9 _ - [default: derived from the event]
     #[arg(long, requires = "event")]
     id: Option<String>,
-}
-
-/// An event in the contract's order of fields.
-#[derive(Serialize)]
-struct Body<'a> {
-    event: &'a str,
-    timestamp: u64,
-    organization_id: &'a str,
-    project_id: &'a str,
-    lead_id: &'a str,
-    data: &'a RawValue,
 }
 
 #[derive(Serialize)]
@@ -180,22 +169,24 @@ impl ByHand {
     /// The event, when there is one by hand.
     fn serialized(&self) -> anyhow::Result<Option<Serialized>> {
         let Some(event) = self.event else { return Ok(None) };
-        let data = self.data.as_deref().unwrap_or("{}");
         let usage = |error: String| anyhow!(Usage(error));
-        let data: &RawValue = serde_json::from_str(data)
-            .map_err(|error| usage(format!("--data: expected a JSON object: {error}")))?;
         let given = |text: &Option<String>| text.clone().unwrap_or_default();
-        let body = Body {
-            event: event.as_str(),
-            timestamp: self.timestamp.unwrap_or_else(clock::now_ms),
-            organization_id: &given(&self.org),
-            project_id: &given(&self.project),
-            lead_id: &given(&self.lead),
-            data,
+        let about = About {
+            organization_id: OrganizationId::new(given(&self.org)),
+            project_id: ProjectId::new(given(&self.project)),
+            lead_id: LeadId::new(given(&self.lead)),
+            timestamp_ms: self.timestamp.unwrap_or_else(clock::now_ms),
         };
-        let body = serde_json::to_vec(&body).context("cannot write the event")?;
+        let body = match &self.data {
+            None => webhook::sample(event, &about),
+            Some(data) => {
+                let data: &RawValue = serde_json::from_str(data)
+                    .map_err(|error| usage(format!("--data: expected a JSON object: {error}")))?;
+                about.event(event, data)
+            }
+        };
         // Checked before the broker is asked for: what is wrong are the arguments.
-        validate::id(self.id.as_deref(), body.clone().into())
+        validate::id(self.id.as_deref(), body.clone())
             .map_err(|error| usage(format!("this is no event: {error}")))?;
         Ok(Some(Serialized {
             message_id: self.id.clone(),
@@ -264,7 +255,7 @@ impl Unreached {
     fn result(self) -> anyhow::Result<()> {
         let Some(id) = self.example else { return Ok(()) };
         bail!(
-            "events that did not reach every endpoint: {}; that have not ended yet: {}. `magnetite event show {id}` has the story of \
+            "events that were not delivered to every endpoint: {}; that are still pending: {}. `magnetite event show {id}` has the story of \
              the first, and `magnetite status` says whether all roles run",
             self.undelivered,
             self.unfinished
@@ -352,6 +343,17 @@ mod tests {
             .unwrap();
         insta::assert_snapshot!("by_hand", std::str::from_utf8(&event.body).unwrap());
         assert_eq!(event.message_id, None);
+    }
+
+    #[test]
+    fn an_event_by_hand_without_data_is_a_valid_sample() {
+        let event = by_hand(None).serialized().unwrap().unwrap();
+        let event: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
+        assert_eq!(
+            (&event["lead_id"], &event["data"]["lead_id"]),
+            (&"lead_1".into(), &"lead_1".into())
+        );
+        assert_eq!(event["data"]["status"], "completed");
     }
 
     #[test]

@@ -11,7 +11,10 @@ mod look;
 mod trouble;
 mod screen;
 
-use std::time::Duration;
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use anyhow::bail;
 use clap::Args;
@@ -56,13 +59,18 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         };
         let troubles = trouble::found(&seen);
         count = troubles.len();
-        if arguments.json {
-            output::line(&output::json(&screen::json(&seen, &troubles)))?;
+        let written = if arguments.json {
+            output::line(&output::json(&screen::json(&seen, &troubles)))
         } else {
-            if arguments.watch {
+            if arguments.watch && io::stdout().is_terminal() {
                 output::bytes(CLEAR.as_bytes())?;
             }
-            output::lines(screen::lines(&seen, &troubles))?;
+            output::lines(screen::lines(&seen, &troubles))
+        };
+        if arguments.watch {
+            written?;
+        } else {
+            output::unless_left(written)?;
         }
         if !arguments.watch || stop.run_until_cancelled(sleep(WATCH_EVERY)).await.is_none() {
             break;

@@ -74,6 +74,8 @@ pub(super) fn of(configuration: &Configuration) -> Topology {
 pub(super) fn fix(problem: &Problem) -> &'static str {
     if is_missing(problem) {
         "run `magnetite topology declare`, or start a worker"
+    } else if problem.detail.contains("for exchange") {
+        "delete it (in the management UI) and run `magnetite topology declare`, or set another broker.prefix"
     } else {
         "empty and delete it (rabbitmqctl delete_queue) and run `magnetite topology declare`, or set another \
          broker.prefix"

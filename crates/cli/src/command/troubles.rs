@@ -15,6 +15,26 @@ const AGAIN_AFTER: u64 = 10;
 /// Clocks of hosts that keep their time agree within milliseconds; one that is announced is a second old.
 const CLOCK_AHEAD_MAX_MS: i64 = 60_000;
 
+/// What to do about what a role reports of itself.
+pub(super) const REPORTED_FIX: &str = "see its log; it continues by itself when that ends";
+
+/// What a running role says in `/readyz`: `not_ready` or `degraded`, and in words.
+pub(super) fn reported(role: &RunningRole) -> Option<(&'static str, String)> {
+    let report = Some(&role.report).filter(|_| role.is_heard())?;
+    let name = format!("{} {} on {}", role.role, role.process, role.host);
+    let not_ready = report
+        .waits_for
+        .as_ref()
+        .map(|why| ("not_ready", format!("{name} is not ready: {why}")));
+    let degraded = || {
+        report
+            .degraded
+            .as_ref()
+            .map(|why| ("degraded", format!("{name} is degraded: {why}")))
+    };
+    not_ready.or_else(degraded)
+}
+
 /// What to do about a clock that is ahead.
 pub(super) const CLOCK_FIX: &str = "set the clock that is wrong, and restart the role";
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -191,8 +191,15 @@ fn read_file(path: &Path) -> Result<String, Problems> {
             detail,
         }])
     };
-    let text = fs::read_to_string(path)
-        .map_err(|error| problem(format!("expected a readable file of TOML, and {error}")))?;
+    let text = fs::read_to_string(path).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                ": run the command as a user who may read it, such as `sudo -u magnetite magnetite ...` with the Debian package"
+            }
+            _ => "",
+        };
+        problem(format!("expected a readable file of TOML, and {error}{advice}"))
+    })?;
     // Parsed here first because this error can be told without the line it stands in.
     toml::from_str::<toml::Table>(&text).map_err(|error| {
         let before = error

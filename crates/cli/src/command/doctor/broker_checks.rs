@@ -161,11 +161,11 @@ fn queue_check(topology: &Topology, state: &QueueState) -> Check {
     } = state;
     let detail = format!("{name}: {ready} ready, {consumers} consumers");
     let is = |other: String| *name == other;
-    if is(topology.dead()) && *ready > 0 {
-        let fix = "look why deliveries died (header magnetite-reason), and resend them";
+    if is(topology.dead()) && *ready > 0 && *consumers == 0 {
+        let fix = "start `magnetite recorder` or `magnetite up`; then `magnetite delivery list --state dead` says why they died";
         Check::warn("queue", detail, fix)
-    } else if is(topology.rejected()) && *ready > 0 {
-        let fix = "look what was refused (header magnetite-detail), and correct the publisher";
+    } else if is(topology.rejected()) && *ready > 0 && *consumers == 0 {
+        let fix = "start `magnetite recorder` or `magnetite up`; then `magnetite rejected list` says what is wrong with them";
         Check::warn("queue", detail, fix)
     } else if (is(topology.events()) || is(topology.due())) && *consumers == 0 {
         Check::warn(

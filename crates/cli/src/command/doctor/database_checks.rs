@@ -24,13 +24,8 @@ pub(super) async fn run(
 ) -> Result<(), output::Closed> {
     let database = &configuration.database;
     // Opening would make an empty one.
-    if let Some(path) = database.missing_file() {
-        let detail = format!(
-            "there is no database {} (database.url, from {})",
-            path.display(),
-            database.place
-        );
-        return report.add(&Check::fail(WHAT, detail, MIGRATE));
+    if let Some(missing) = database.missing_file() {
+        return report.add(&Check::fail(WHAT, missing, MIGRATE));
     }
     let store = match database::connect(database).await {
         Ok(store) => store,

@@ -39,6 +39,9 @@ pub(super) async fn run(
     for check in noticed(&roles).into_iter().chain(clocks(&roles)) {
         report.add(&check)?;
     }
+    for check in reported(store, &roles).await {
+        report.add(&check)?;
+    }
     if has_broker {
         for check in idle(configuration, &roles).await {
             report.add(&check)?;
@@ -53,6 +56,22 @@ fn running(roles: &[RunningRole]) -> String {
     }
     let names = roles.iter().map(|role| format!("{} on {}", role.role, role.host));
     format!("running: {}", names.collect::<Vec<_>>().join(", "))
+}
+
+/// What roles report of themselves in `/readyz`, and still do after a moment: one that has just begun reports something.
+async fn reported(store: &Store, roles: &[RunningRole]) -> Vec<Check> {
+    if roles.iter().all(|role| troubles::reported(role).is_none()) {
+        return Vec::new();
+    }
+    sleep(BEGINS_WITHIN).await;
+    let roles = store.running_roles(LISTED).await.unwrap_or_default();
+    let reported = roles.iter().filter_map(troubles::reported);
+    reported
+        .map(|(kind, what)| match kind {
+            "not_ready" => Check::fail(kind, what, troubles::REPORTED_FIX),
+            _ => Check::warn(kind, what, troubles::REPORTED_FIX),
+        })
+        .collect()
 }
 
 /// What the processes have noticed.

@@ -79,10 +79,14 @@ pub(super) async fn create(new: Create, configuration: &Configuration, json: boo
     store.close().await;
     let created = created?;
     let text = format!("id      {}\nsecret  {}", created.id, created.secret.expose());
-    output::said(
+    output::said_once(
         json,
         &view::Endpoint::with_secret(&created).behind(&behind),
         &text,
+        &format!(
+            "endpoint {0} was created, and its secret could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` makes another",
+            created.id
+        ),
     )?;
     output::note("Keep the secret now: it is not shown again. The receiver verifies signatures with it.");
     acting::note(&behind);

@@ -57,10 +57,14 @@ pub(super) async fn run(
         "id          {}\nsecret      {secret}\nold secret  {old}",
         rotated.id
     );
-    output::said(
+    output::said_once(
         json,
         &view::Endpoint::with_secret(&rotated).behind(&behind),
         &text,
+        &format!(
+            "endpoint {0} has a new secret, which could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` makes another",
+            rotated.id
+        ),
     )?;
     output::note(
         "Keep the secret now: it is not shown again. Give it to the receiver before the old one ends.",

@@ -1,5 +1,7 @@
 //! `event show`.
 
+use std::io::{self, IsTerminal as _};
+
 use anyhow::bail;
 use api::{story, view};
 use clap::Args;
@@ -61,5 +63,9 @@ fn body(id: &EventId, found: &[EventEntry]) -> anyhow::Result<()> {
         )));
     };
     output::bytes(&only.event.body)?;
-    Ok(output::line("")?)
+    // A program gets the body alone, whose signature it may compute.
+    if io::stdout().is_terminal() {
+        output::line("")?;
+    }
+    Ok(())
 }

@@ -63,6 +63,9 @@ pub(super) struct OnBroker {
     pub(super) inspection: Result<Inspection, String>,
 }
 
+/// The queues that are there, and the exchanges and queues that are not as they should be.
+type Queues = (Vec<Depth>, Vec<Problem>);
+
 /// A queue, read twice.
 #[derive(Debug)]
 pub(super) struct Depth {
@@ -88,7 +91,7 @@ impl<'a> Looker<'a> {
         let stop = CancellationToken::new();
         let link = Link::open(&configuration.broker.config(), "magnetite status", stop.clone());
         let topology = topology::of(configuration);
-        let _ = timeout(LOGIN_MAX, link.connection()).await;
+        log_in(&link, configuration.broker.config().addresses_count()).await;
         Self {
             configuration,
             changes: Changes::over(link.clone(), topology.clone()),
@@ -101,10 +104,9 @@ impl<'a> Looker<'a> {
     pub(super) async fn look(&self, since_ms: u64) -> Seen {
         let now_ms = clock::now_ms();
         let database = self.in_database(now_ms, since_ms);
-        let (database, queues, inspection, is_blocked) =
-            tokio::join!(database, self.queues(), self.inspection(), self.is_blocked());
-        let broker = match queues {
-            Ok((queues, problems)) => {
+        let (database, told) = tokio::join!(database, self.told());
+        let broker = match told {
+            Ok(((queues, problems), inspection, is_blocked)) => {
                 let database = database.as_ref().ok();
                 Ok(OnBroker {
                     queues,
@@ -143,20 +145,28 @@ impl<'a> Looker<'a> {
         found.map_err(|error| format!("{error:#}"))
     }
 
-    async fn queues(&self) -> Result<(Vec<Depth>, Vec<Problem>), String> {
-        let away = || {
-            format!(
-                "the broker at {} does not answer, or refuses the login",
-                self.configuration.broker.config().address()
-            )
-        };
+    /// Reads what the broker tells; nothing is asked while it does not let us in.
+    async fn told(&self) -> Result<(Queues, Result<Inspection, String>, bool), String> {
         if !self.link.is_up() {
-            return Err(away());
+            return Err(self.away());
         }
+        let (queues, inspection, is_blocked) =
+            tokio::join!(self.queues(), self.inspection(), self.is_blocked());
+        Ok((queues?, inspection, is_blocked))
+    }
+
+    fn away(&self) -> String {
+        let address = self.configuration.broker.config().address();
+        let failure = self.link.failure();
+        let why = failure.unwrap_or_else(|| format!("no answer within {LOGIN_MAX:?}"));
+        format!("the broker at {address} cannot be used: {why}")
+    }
+
+    async fn queues(&self) -> Result<Queues, String> {
         let check = async || match timeout(ANSWER_MAX, self.topology.check(&self.link)).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
-            Err(_) => Err(away()),
+            Err(_) => Err(self.away()),
         };
         let (first, began) = (check().await?, Instant::now());
         sleep(RATE_OVER).await;
@@ -228,6 +238,20 @@ impl<'a> Looker<'a> {
             }
         }
         cut_off
+    }
+}
+
+/// Waits until the broker lets us in; if there is one address only, until it fails.
+async fn log_in(link: &Link, addresses_count: u32) {
+    let mut states = link.clone();
+    let failed = async {
+        while states.failure().is_none() {
+            states.changed().await;
+        }
+    };
+    tokio::select! {
+        _ = timeout(LOGIN_MAX, link.connection()) => {}
+        () = failed, if addresses_count == 1 => {}
     }
 }
 

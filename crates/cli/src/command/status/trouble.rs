@@ -69,7 +69,25 @@ pub(super) fn found(seen: &Seen) -> Vec<Trouble> {
             "start it, or run `magnetite doctor`; nothing is delivered without it",
         )),
     }
+    if let (Ok(database), Ok(broker)) = (&seen.database, &seen.broker) {
+        troubles.extend(missing(database, broker));
+    }
     troubles
+}
+
+/// Batches that did not come, and do not wait in the journal's queue or in the hands of a recorder that is held up.
+fn missing(database: &InDatabase, broker: &OnBroker) -> Option<Trouble> {
+    let records =
+        |role: &RunningRole| role.role == "recorder" && role.is_heard() && role.report.waits_for.is_none();
+    let is_empty = |queue: &Depth| queue.name == "journal" && queue.ready == 0;
+    let batches = database.overview.missing_batches;
+    (batches > 0 && database.roles.iter().any(records) && broker.queues.iter().any(is_empty)).then(|| {
+        trouble(
+            "gaps",
+            format!("batches of records that did not come: {batches}"),
+            "`magnetite audit` says whose and when; deliveries were made",
+        )
+    })
 }
 
 /// Returns a trouble for each role that is needed and does not run. An API is needed if one ran within [`LOST_SHOWN`].
@@ -119,16 +137,9 @@ fn lost(database: &InDatabase, broker: Option<&OnBroker>) -> Option<Trouble> {
 }
 
 fn of_roles(roles: &[RunningRole], troubles: &mut Vec<Trouble>) {
-    const NEXT: &str = "see its log; it continues by itself when that ends";
     for role in roles.iter().filter(|role| role.is_heard()) {
-        let name = format!("{} {} on {}", role.role, role.process, role.host);
-        let report = &role.report;
-        if let Some(waits_for) = &report.waits_for {
-            let what = format!("{name} is not ready: {waits_for}");
-            troubles.push(trouble("not_ready", what, NEXT));
-        } else if let Some(degraded) = &report.degraded {
-            let what = format!("{name} is degraded: {degraded}");
-            troubles.push(trouble("degraded", what, NEXT));
+        if let Some((kind, what)) = troubles::reported(role) {
+            troubles.push(trouble(kind, what, troubles::REPORTED_FIX));
         }
         if let Some(ahead) = troubles::clock_ahead(role) {
             troubles.push(trouble("clock", ahead, troubles::CLOCK_FIX));
