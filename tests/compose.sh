@@ -84,6 +84,16 @@ deliver() {
 
 balanced() { cli audit; }
 
+# As docs/operations.md has it.
+change_passwords() {
+    local name
+    compose exec --no-TTY postgres psql --quiet --username magnetite --command "ALTER ROLE magnetite PASSWORD 'changed'"
+    for name in postgres rabbitmq publisher; do
+        compose run --rm --no-TTY --entrypoint sh secrets -c "printf %s changed >/etc/magnetite/$name-password"
+    done
+    compose up --detach --force-recreate
+}
+
 main() {
     local endpoint secret
     if [[ ${1:-} == --help || ${1:-} == -h ]]; then
@@ -115,6 +125,9 @@ main() {
     export MAGNETITE_TAG=local
     start 2
     deliver "after an upgrade" "$secret"
+    change_passwords
+    start 2
+    deliver "with other passwords" "$secret"
 
     cli doctor
     within "the books balance" balanced

@@ -112,10 +112,7 @@ restarted() { [[ $(pid "$1") != 0 && $(pid "$1") != "$2" ]]; }
 ready() { cli health; }
 
 roles() {
-    local port
-    for port in 8086 8087 8091 8092; do
-        inside runuser -u magnetite -- env "MAGNETITE_HEALTH__LISTEN=127.0.0.1:$port" magnetite health || return
-    done
+    inside runuser -u magnetite -- magnetite health 127.0.0.1:{8086,8087,8091,8092}
 }
 
 one_process() {

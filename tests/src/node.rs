@@ -134,23 +134,27 @@ impl Node {
     /// Has it listen for AMQP over TLS as well, on a port that is returned. Clients have to show a certificate of the authority, and may log in with
     /// that alone, as the user that its name says.
     pub async fn listen_with_tls(&self, server: &Issued, authority: &Certificates) -> u16 {
-        let port = free_port();
-        let der = |bytes: &[u8]| format!("base64:decode(\"{}\")", STANDARD.encode(bytes));
-        let options = format!(
-            "[{{cacerts, [{}]}}, {{cert, {}}}, {{key, {{'PrivateKeyInfo', {}}}}}, {{verify, verify_peer}}, \
-             {{fail_if_no_peer_cert, true}}]",
-            der(authority.der()),
-            der(server.certificate_der()),
-            der(server.key_der())
-        );
+        let (port, options) = (free_port(), tls_options(server, authority));
         let start = format!(
             "application:set_env(rabbit, auth_mechanisms, ['PLAIN', 'AMQPLAIN', 'EXTERNAL']), \
              application:set_env(rabbit, ssl_cert_login_from, common_name), \
-             Options = {options}, \
+             Options = [{options}], \
              application:set_env(rabbit, ssl_options, Options), \
              Arguments = [{{\"127.0.0.1\", {port}}}, Options, 2], \
              Newer = erlang:function_exported(rabbit_networking, start_ssl_listener, 4), \
              apply(rabbit_networking, start_ssl_listener, case Newer of true -> Arguments ++ [1]; false -> Arguments end)."
+        );
+        let answer = self.ctl(&["-q", "eval", &start]).await;
+        assert_eq!(answer.trim(), "ok");
+        port
+    }
+
+    /// Has its management API listen with TLS as well, on a port that is returned. Clients have to show a certificate of the authority.
+    pub async fn manage_with_tls(&self, server: &Issued, authority: &Certificates) -> u16 {
+        let (port, options) = (free_port(), tls_options(server, authority));
+        let start = format!(
+            "application:set_env(rabbitmq_management, ssl_config, [{{ip, \"127.0.0.1\"}}, {{port, {port}}}, {options}]), \
+             rabbit_mgmt_app:reset_dispatcher([])."
         );
         let answer = self.ctl(&["-q", "eval", &start]).await;
         assert_eq!(answer.trim(), "ok");
@@ -180,6 +184,17 @@ impl Drop for Node {
         }
         SCRIPT.run_last("remove", self.directory.path());
     }
+}
+
+/// Entries of a list, as Erlang's TLS takes it.
+fn tls_options(server: &Issued, authority: &Certificates) -> String {
+    let der = |bytes: &[u8]| format!("base64:decode(\"{}\")", STANDARD.encode(bytes));
+    format!(
+        "{{cacerts, [{}]}}, {{cert, {}}}, {{key, {{'PrivateKeyInfo', {}}}}}, {{verify, verify_peer}}, {{fail_if_no_peer_cert, true}}",
+        der(authority.der()),
+        der(server.certificate_der()),
+        der(server.key_der())
+    )
 }
 
 fn new_directory() -> TempDir {

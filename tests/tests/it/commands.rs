@@ -3,7 +3,7 @@
 use std::process::{Output, Stdio};
 
 use e2e::{Answer, Api, Installation, Receiver, SOON, event, wait_until};
-use tokio::io::AsyncReadExt as _;
+use tokio::{io::AsyncReadExt as _, process::Command};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -337,20 +337,73 @@ async fn colours_are_where_they_are_wanted_and_never_in_objects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watched_status_clears_the_screen() {
+async fn a_watched_status_clears_a_terminal_and_writes_no_controls_elsewhere() {
     let installation = Installation::new("watched").await;
-    let mut command = installation.command(&["status", "--watch"]);
-    let mut watching = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut first = [0; 16];
-    watching
-        .stdout
-        .take()
-        .unwrap()
-        .read_exact(&mut first)
-        .await
-        .unwrap();
-    assert_eq!(&first, b"\x1b[H\x1b[2JMAGNETITE");
-    watching.kill().await.unwrap();
+    let begin = async |mut command: Command| {
+        let mut watching = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut first = [0; 9];
+        let mut stdout = watching.stdout.take().unwrap();
+        stdout.read_exact(&mut first).await.unwrap();
+        String::from_utf8(first.to_vec()).unwrap()
+    };
+    let piped = installation.command(&["status", "--watch"]);
+    assert_eq!(begin(piped).await, "MAGNETITE");
+    let typed = format!("{} status --watch", e2e::binary().display());
+    let on_terminal = installation.command_of(
+        "script",
+        &["--quiet", "--flush", "--command", &typed, "/dev/null"],
+    );
+    assert!(begin(on_terminal).await.starts_with("\u{1b}[H\u{1b}[2J"));
+    installation.delete().await;
+}
+
+/// The exit code and standard error, with a reader of standard output that has gone, as in `| jq` where there is no jq.
+async fn unread(installation: &Installation, arguments: &[&str]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = installation.command(arguments);
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    (output.status.code(), stderr(&output))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_reads_is_an_error_where_it_is_shown_once_and_no_verdict_is_lost() {
+    let mut installation = Installation::new("unread").await;
+    let endpoint = installation.endpoint("org_1", "http://127.0.0.1:9/").await;
+    for (arguments, words) in [
+        (
+            &[
+                "endpoint",
+                "create",
+                "--org",
+                "org_1",
+                "--url",
+                "http://127.0.0.1:9/",
+            ][..],
+            "was created, and its secret could not be printed; `magnetite endpoint rotate-secret ep_",
+        ),
+        (
+            &["endpoint", "rotate-secret", &endpoint.id, "--json"],
+            "has a new secret, which could not be printed; `magnetite endpoint rotate-secret ep_",
+        ),
+        (
+            &[
+                "api-key", "create", "--org", "org_1", "--name", "n", "--scopes", "admin",
+            ],
+            "was made, and could not be printed; `magnetite api-key revoke key_",
+        ),
+    ] {
+        let (code, told) = unread(&installation, arguments).await;
+        assert_eq!(code, Some(1), "{arguments:?}: {told}");
+        assert!(told.contains(words), "{arguments:?}: {told}");
+    }
+    assert_eq!(unread(&installation, &["endpoint", "list"]).await.0, Some(0));
+    assert_eq!(unread(&installation, &["doctor"]).await.0, Some(0));
+    // No role runs.
+    assert_eq!(unread(&installation, &["status"]).await.0, Some(1));
+    installation.set("MAGNETITE_DATABASE__URL", "sqlite:///nowhere/magnetite.db");
+    assert_eq!(unread(&installation, &["doctor"]).await.0, Some(1));
     installation.delete().await;
 }
 

@@ -6,6 +6,7 @@ use e2e::{
     Answer, Api, Installation, Ledger, Load, Node, Postgres, Receiver, Role, SOON, event, shared_broker,
     wait_for, wait_until,
 };
+use serde_json::Value;
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, sqlite::SqliteConnectOptions};
 
 const LONG: Duration = Duration::from_mins(2);
@@ -73,7 +74,7 @@ async fn health_tells_by_its_exit_code_what_the_roles_of_this_host_answer() {
     let words = String::from_utf8_lossy(&unanswered.stderr).into_owned();
     assert_eq!(unanswered.status.code(), Some(1));
     assert!(
-        words.contains("health.listen") && words.contains("magnetite up"),
+        words.contains("health.listen") && words.contains("`magnetite health 127.0.0.1:8086`"),
         "{words}"
     );
     installation.set("MAGNETITE_HEALTH__LISTEN", "");
@@ -143,6 +144,16 @@ async fn nothing_is_lost_while_a_worker_may_not_publish() {
     permit(&node, ALL, BUT_THE_DEFAULT_EXCHANGE).await;
     ledger.published(load.stop().await);
     wait_for_answer(&worker, "503", &["ACCESS_REFUSED", "amq.default"]).await;
+    wait_for("doctor says so as well", SOON, async || {
+        let checks = installation.doctor().await;
+        let says = |check: &Value| check["check"] == "not_ready" && check["outcome"] == "fail";
+        if checks.iter().any(says) {
+            Ok(())
+        } else {
+            Err(Value::from(checks).to_string())
+        }
+    })
+    .await;
     permit(&node, ALL, ALL).await;
     wait_until_well(&worker).await;
     let books = ledger

@@ -16,9 +16,9 @@ WITH numbered AS (
     FROM numbered
 )
 INSERT INTO deliveries (id, organization_id, event_id, endpoint_id, run, trigger, state, attempts, updated_ms, next_ms, reason,
-    last_status, last_error, created_ms, mark)
+    last_status, last_error, created_ms, mark, recorded)
 SELECT 'dlv_' || substr(hash, 1, 32), organization, event, endpoint, 0, 'event', state, attempts,
     at_ms + CASE attempts WHEN 1 THEN 0 ELSE 15000 END + 20, 0, CASE state WHEN 2 THEN 'gone' ELSE '' END,
     CASE state WHEN 2 THEN 410 ELSE 200 END, CASE state WHEN 2 THEN 'HTTP 410' ELSE '' END, at_ms,
-    ('x' || substr(hash, 1, 8))::bit(32)::bigint
+    ('x' || substr(hash, 1, 8))::bit(32)::bigint, (1::bigint << attempts) - 1
 FROM identified

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use e2e::{Answer, Installation, Load, Node, Receiver, SOON, event, wait_for, wait_until};
 use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties,
-    options::BasicPublishOptions,
+    BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind,
+    options::{BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions},
     types::{FieldTable, ShortString},
 };
 
@@ -97,6 +97,50 @@ async fn an_unbound_queue_is_named_and_bound_again_within_about_a_minute() {
         "{audit}"
     );
     assert!(worker.terminate().await);
+    assert!(recorder.terminate().await);
+    installation.delete().await;
+}
+
+/// As made again by hand, with the type that the management UI proposes: its binding takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_of_another_type_is_named() {
+    let installation = Installation::new("exchange-type").await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    assert!(worker.terminate().await);
+    let name = format!("{}.events", installation.prefix());
+    let broker = channel(&installation).await;
+    let exchange = || lapin::types::ShortString::from(name.as_str());
+    broker
+        .exchange_delete(exchange(), ExchangeDeleteOptions::default())
+        .await
+        .unwrap();
+    let durable = ExchangeDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    broker
+        .exchange_declare(exchange(), ExchangeKind::Direct, durable, FieldTable::default())
+        .await
+        .unwrap();
+    broker
+        .queue_bind(
+            exchange(),
+            exchange(),
+            "#".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let said = doctor(&installation).await;
+    said.lines(&["fail", &name, "inequivalent arg 'type'"]);
+    let said = check(&installation).await;
+    said.lines(&["different", &name]);
+    assert!(!said.is_ok, "{}", said.text);
+    broker
+        .exchange_delete(exchange(), ExchangeDeleteOptions::default())
+        .await
+        .unwrap();
     assert!(recorder.terminate().await);
     installation.delete().await;
 }

@@ -108,7 +108,50 @@ pub(crate) fn kinds(endpoint: &Endpoint) -> Vec<Kind> {
     kinds.extend(envelopes());
     kinds.extend(ids());
     kinds.extend(deliveries(endpoint));
+    kinds.extend(markers());
     kinds
+}
+
+/// Headers that this system sets itself on what it rejects, so large that nothing fits into the frame beside them.
+fn markers() -> Vec<Kind> {
+    const LARGE: usize = 130_800;
+    let marked = |name, reason, word, header: &'static str, value| Kind {
+        name,
+        reason,
+        word,
+        sent: Sent::event("not json").with_header(header, Some(value)),
+    };
+    let large = || AMQPValue::LongString(vec![b'x'; LARGE].into());
+    vec![
+        marked(
+            "raw properties of its own",
+            "not_json",
+            "expected",
+            "magnetite-unreadable-properties",
+            large(),
+        ),
+        marked(
+            "a length of its own",
+            "not_json",
+            "expected",
+            "magnetite-body-bytes",
+            large(),
+        ),
+        marked(
+            "a fault of its own",
+            "unreadable_properties",
+            "xxx",
+            "magnetite-unreadable",
+            large(),
+        ),
+        marked(
+            "raw properties that are an array",
+            "not_json",
+            "expected",
+            "magnetite-unreadable-properties",
+            AMQPValue::FieldArray(vec![large()].into()),
+        ),
+    ]
 }
 
 /// A body that is no event.
