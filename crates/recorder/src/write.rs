@@ -94,9 +94,13 @@ impl Writer {
         if group.is_empty() {
             return;
         }
-        let mut content: Content = group.iter().map(|arrived| self.read(arrived)).collect();
+        let mut content = Content::default();
         for arrived in &group {
-            content.stamp(arrived);
+            let ended = content.ended_ms.len();
+            content.add(self.read(arrived));
+            if !content.stamp(arrived) {
+                content.ended_ms.truncate(ended);
+            }
         }
         match self.committed(&content, &group).await {
             Ok(true) => {
@@ -130,7 +134,8 @@ impl Writer {
         let group = std::slice::from_ref(arrived);
         let mut parts = vec![Part::whole(arrived.source, self.read(arrived))];
         while let Some(part) = parts.pop() {
-            let content = Content::from_iter([part.entry()]);
+            let mut content = Content::default();
+            content.add(part.entry());
             let is_done = match self.committed(&content, group).await {
                 Ok(is_done) => is_done,
                 Err(error) => match part.halves() {
@@ -168,7 +173,10 @@ impl Writer {
         count_aside(UNRECORDABLE);
         let group = std::slice::from_ref(arrived);
         for failures in 1.. {
-            let content = Content::from_iter([Entry::Rejected(Box::new(rejected.clone()))]);
+            let content = Content {
+                rejected: vec![rejected.clone()],
+                ..Content::default()
+            };
             match self.committed(&content, group).await {
                 Ok(is_done) => return is_done,
                 Err(error) if failures == 1 => rejected = plain(rejected, &display_chain(&error)),
@@ -236,15 +244,31 @@ impl Writer {
 }
 
 impl Content {
-    /// Takes in which batch of its worker the message is, if it is one.
-    fn stamp(&mut self, arrived: &Arrived) {
+    /// Takes in which batch of its worker the message is, if it is one. Returns whether it comes from a worker just now: a batch without a
+    /// stamp is an earlier version's, or redriven, and how long ago its attempts were made says nothing about recorders.
+    fn stamp(&mut self, arrived: &Arrived) -> bool {
         if arrived.source != Source::Journal {
-            return;
+            return true;
         }
-        match arrived.message.batch_stamp() {
-            Some(stamp) => self.books.stamp(&stamp),
-            // An earlier version's, or redriven: how long ago its attempts were made says nothing about recorders.
-            None => self.ended_ms.clear(),
+        let stamp = arrived.message.batch_stamp();
+        if let Some(stamp) = &stamp {
+            self.books.stamp(stamp);
+        }
+        stamp.is_some()
+    }
+
+    fn add(&mut self, entry: Entry) {
+        match entry {
+            Entry::Rejected(rejected) => self.rejected.push(*rejected),
+            Entry::Records(records) => {
+                for record in records {
+                    if let Record::Attempt(attempt) = &record {
+                        self.ended_ms
+                            .push(attempt.began_ms.saturating_add(attempt.duration_ms));
+                    }
+                    self.books.add(record);
+                }
+            }
         }
     }
 
@@ -271,28 +295,6 @@ impl Content {
         recorded(meters::ATTEMPT, self.books.attempts.len());
         recorded(meters::REJECTED, self.rejected.len());
         recorded(meters::GAP, self.books.gaps.len());
-    }
-}
-
-impl FromIterator<Entry> for Content {
-    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
-        let mut content = Self::default();
-        for entry in entries {
-            match entry {
-                Entry::Rejected(rejected) => content.rejected.push(*rejected),
-                Entry::Records(records) => {
-                    for record in records {
-                        if let Record::Attempt(attempt) = &record {
-                            content
-                                .ended_ms
-                                .push(attempt.began_ms.saturating_add(attempt.duration_ms));
-                        }
-                        content.books.add(record);
-                    }
-                }
-            }
-        }
-        content
     }
 }
 

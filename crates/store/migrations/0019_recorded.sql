@@ -4,7 +4,8 @@
 -- older version wrote.
 ALTER TABLE deliveries ADD COLUMN recorded BIGINT;
 
--- Deliveries of which an attempt may be missing: next to none, so that an audit need not compare all others with their attempts.
+-- Deliveries of which an attempt may be missing, and until they are too old those that an older version wrote: next to none then, so that an
+-- audit need not compare all others with their attempts.
 CREATE INDEX deliveries_unrecorded ON deliveries (created_ms)
     WHERE CASE WHEN recorded IS NULL OR attempts > 62 THEN 1
         ELSE (~recorded) & ((CAST(1 AS BIGINT) << CAST(attempts AS INTEGER)) - 1) END <> 0;

@@ -41,7 +41,7 @@ const WAL_RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// SQLite's readers disturb nobody, but more of them than cores gain nothing.
 const SQLITE_READERS_MAX: u32 = 4;
 
-/// Few, since every replica has as many, and PostgreSQL takes 100 in all by default.
+/// Few, since every process has as many, and those for the journal: twelve of the hundred that PostgreSQL takes by default.
 const POSTGRES_CONNECTIONS_MAX: u32 = 8;
 
 /// Questions about the journal may take seconds, and customers ask them: however many they are, records, endpoints and keys have connections

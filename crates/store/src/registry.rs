@@ -246,7 +246,7 @@ pub(crate) fn decode_each(
             Err(error) => {
                 tracing::error!(
                     endpoint.id = %id, %error, cause = error.source().map(ToString::to_string),
-                    "an endpoint cannot be read: what was known of it stays in force, or else it is left out"
+                    "an endpoint cannot be read: what a worker knew of it stays in force there; everything else goes on without it"
                 );
                 unreadable.push(id);
             }

@@ -38,8 +38,7 @@ use crate::{
 const GROUP_EVERY: Duration = Duration::from_millis(10);
 /// How long the acks of settled messages wait for their records' confirm.
 const RECORDED_MAX: Duration = Duration::from_secs(2);
-/// How often publishing may break on one connection. When a connection ends it breaks once or twice; more often, it is the channels that end, since
-/// the broker refuses what is published.
+/// How often publishing may break while its connection stays: then it is the channels that end, since the broker refuses what is published.
 const BROKEN_MAX: u32 = 10;
 /// How long the first acks without records wait until the database knows that there are some. One that is known to be away is not waited for.
 const TOLD_MAX: Duration = Duration::from_millis(500);
@@ -312,7 +311,10 @@ impl Journal {
             match error {
                 // The connection broke. What had arrived is recorded twice, which is no more than once.
                 PublishError::Broken { .. } | PublishError::NotConnected { .. } if broken < BROKEN_MAX => {
-                    broken += 1;
+                    let stays = last
+                        .upgrade()
+                        .is_some_and(|connection| connection.status().connected());
+                    broken += u32::from(stays);
                     sleep(broker::backoff(0)).await;
                 }
                 PublishError::Unroutable { .. } if !redeclared => {

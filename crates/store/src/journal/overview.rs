@@ -34,8 +34,7 @@ pub struct Overview {
     pub dead: u64,
     /// How many gaps ended at `since_ms` or later, and how many workers drop records or ended while they did.
     pub gaps: u64,
-    /// How many batches of records did not come since `since_ms`, although later ones did or a minute has passed: they wait in the journal's
-    /// queue, or are lost.
+    /// How many batches of records did not come since `since_ms`, for over a minute: they wait in the journal's queue, or are lost.
     pub missing_batches: u64,
 }
 
@@ -144,9 +143,12 @@ impl Store {
                 for lost in lost {
                     match lost.cause {
                         LostCause::Dropping { .. } => overview.gaps += 1,
-                        LostCause::Missing { batches } | LostCause::MissingInTheEnd { batches } => {
+                        LostCause::Missing { batches } | LostCause::MissingInTheEnd { batches }
+                            if lost.certain_in_ms == 0 =>
+                        {
                             overview.missing_batches += batches;
                         }
+                        LostCause::Missing { .. } | LostCause::MissingInTheEnd { .. } => {}
                     }
                 }
                 Ok(overview)

@@ -66,7 +66,7 @@ pub(super) const FIND_UNBALANCED: &str = concat!(
     WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5"
 );
 
-/// How many deliveries there are of which an attempt may be missing: the condition is that of an index, which holds next to nothing.
+/// How many deliveries there are of which an attempt may be missing: the condition is that of an index, which holds next to nothing but rows of older versions.
 pub(super) const COUNT_SUSPECTS: &str = "SELECT COUNT(*) AS suspects FROM deliveries \
     WHERE created_ms >= $1 AND created_ms < $2 AND CASE WHEN recorded IS NULL OR attempts > 62 THEN 1 \
     ELSE (~recorded) & ((CAST(1 AS BIGINT) << CAST(attempts AS INTEGER)) - 1) END <> 0";
