@@ -77,28 +77,43 @@ pub(crate) fn delivery_state() -> RefOr<Schema> {
     )
 }
 
-/// The beginning of a time in a request: see [`UnixMs`](crate::time::UnixMs).
-pub(crate) fn since_ms() -> RefOr<Schema> {
-    unix_ms(
-        "From this time on, in Unix milliseconds: 2001 or later, or 0 for the beginning of time.",
-        false,
-    )
+/// Parameters of [`UnixMs`].
+pub(crate) fn created_since() -> RefOr<Schema> {
+    since_ms("Only those created at this time or later")
 }
 
-/// The end of a time in a request.
-pub(crate) fn until_ms() -> RefOr<Schema> {
-    unix_ms("Before this time, in Unix milliseconds: 2001 or later.", false)
+pub(crate) fn created_until() -> RefOr<Schema> {
+    until_ms("Only those created before this time", false)
 }
 
-/// The same in a body, where it may be null.
-pub(crate) fn until_ms_or_now() -> RefOr<Schema> {
-    unix_ms(
-        "Before this time, in Unix milliseconds: 2001 or later; null or absent: until now.",
+pub(crate) fn received_since() -> RefOr<Schema> {
+    since_ms("Only those that came at this time or later")
+}
+
+pub(crate) fn received_until() -> RefOr<Schema> {
+    until_ms("Only those that came before this time", false)
+}
+
+pub(crate) fn recover_since() -> RefOr<Schema> {
+    since_ms("Of events that came at this time or later")
+}
+
+pub(crate) fn recover_until() -> RefOr<Schema> {
+    until_ms(
+        "Of events that came before this time; now, if it is null or absent",
         true,
     )
 }
 
-fn unix_ms(description: &str, may_be_null: bool) -> RefOr<Schema> {
+fn since_ms(what: &str) -> RefOr<Schema> {
+    unix_ms(what, 1_703_123_456_789, false)
+}
+
+fn until_ms(what: &str, may_be_null: bool) -> RefOr<Schema> {
+    unix_ms(what, 1_703_209_856_789, may_be_null)
+}
+
+fn unix_ms(what: &str, example: i64, may_be_null: bool) -> RefOr<Schema> {
     let integer = || {
         ObjectBuilder::new()
             .schema_type(Type::Integer)
@@ -110,9 +125,10 @@ fn unix_ms(description: &str, may_be_null: bool) -> RefOr<Schema> {
     if may_be_null {
         schema = schema.item(ObjectBuilder::new().schema_type(Type::Null));
     }
+    let description = format!("{what}. Unix milliseconds, from 2001 on, or 0.");
     schema
         .description(Some(description))
-        .examples([serde_json::json!(1_703_123_456_789_i64)])
+        .examples([serde_json::json!(example)])
         .into()
 }
 

@@ -32,11 +32,9 @@ pub(super) struct Deliveries {
     /// Only those in this state.
     #[param(schema_with = crate::schema::delivery_state)]
     state: Option<String>,
-    /// Only those created at this time or later, in Unix milliseconds.
-    #[param(schema_with = crate::schema::since_ms)]
+    #[param(schema_with = crate::schema::created_since)]
     since_ms: Option<UnixMs>,
-    /// Only those created before this time, in Unix milliseconds.
-    #[param(schema_with = crate::schema::until_ms)]
+    #[param(schema_with = crate::schema::created_until)]
     until_ms: Option<UnixMs>,
     /// How many at most.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]

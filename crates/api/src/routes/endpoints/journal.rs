@@ -25,12 +25,10 @@ const LIMIT_DEFAULT: u32 = 100;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct RecoverEndpoint {
-    /// Of events that came at this time or later, in Unix milliseconds.
-    #[schema(schema_with = crate::schema::since_ms)]
+    #[schema(schema_with = crate::schema::recover_since)]
     since_ms: UnixMs,
-    /// Of events that came before this time, in Unix milliseconds; now, when it is left away.
     #[serde(default)]
-    #[schema(schema_with = crate::schema::until_ms_or_now)]
+    #[schema(schema_with = crate::schema::recover_until)]
     until_ms: Option<UnixMs>,
     /// What to send.
     #[serde(default)]

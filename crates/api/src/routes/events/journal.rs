@@ -35,11 +35,9 @@ pub(in crate::routes) struct Events {
     /// Only those with a delivery in this state.
     #[param(schema_with = crate::schema::delivery_state)]
     state: Option<String>,
-    /// Only those that came at this time or later, in Unix milliseconds.
-    #[param(schema_with = crate::schema::since_ms)]
+    #[param(schema_with = crate::schema::received_since)]
     since_ms: Option<UnixMs>,
-    /// Only those that came before this time, in Unix milliseconds.
-    #[param(schema_with = crate::schema::until_ms)]
+    #[param(schema_with = crate::schema::received_until)]
     until_ms: Option<UnixMs>,
     /// How many at most.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
