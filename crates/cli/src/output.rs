@@ -102,8 +102,7 @@ pub(crate) fn said(as_json: bool, value: &impl Serialize, text: &str) -> anyhow:
 /// Writes what is shown this once. If it cannot be written, not even to a reader that has left, the error begins with `lost`, which says what was
 /// done and how to get another.
 pub(crate) fn said_once(as_json: bool, value: &impl Serialize, text: &str, lost: &str) -> anyhow::Result<()> {
-    said_line(as_json, value, text)
-        .map_err(|Closed(error)| anyhow!("{lost}: cannot write to standard output: {error}"))
+    said_line(as_json, value, text).map_err(|Closed(error)| anyhow!("{lost} (standard output: {error})"))
 }
 
 /// Writes one of several things that were found: as an object or in words.

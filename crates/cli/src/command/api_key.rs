@@ -92,7 +92,7 @@ async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
         ("ends", ends(&created)),
     ]);
     let lost = format!(
-        "API key {0} was made, and could not be printed; `magnetite api-key revoke {0}`, and make another",
+        "API key {0} was made, and could not be printed; revoke it with `magnetite api-key revoke {0}` and make another",
         created.id
     );
     output::said_once(json, &shown(&created, Some(&key)), &text, &lost)?;

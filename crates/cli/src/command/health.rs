@@ -31,15 +31,15 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
             let listen = configuration.health_listen.context(
                 "no role on this host answers, because health.listen is empty: set it, for example to 127.0.0.1:8085",
             )?;
-            ask(reachable(listen), "health.listen").await
+            ask(reachable(listen), " (health.listen)").await
         }
-        [address] => ask(*address, "given").await,
+        [address] => ask(*address, "").await,
         addresses => {
             let mut failed = 0;
             for address in addresses {
-                output::line(&format!("{address}:"))?;
-                if let Err(error) = ask(*address, "given").await {
-                    output::line(&format!("{error:#}"))?;
+                output::unless_left(output::line(&format!("{address}:")))?;
+                if let Err(error) = ask(*address, "").await {
+                    output::unless_left(output::line(&format!("{error:#}")))?;
                     failed += 1;
                 }
             }
@@ -55,14 +55,14 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 async fn ask(address: SocketAddr, from: &str) -> anyhow::Result<()> {
     let answered = time::timeout(ANSWER_MAX, ready(address)).await;
     let (status, body) = answered
-        .with_context(|| format!("the roles at {address} ({from}) did not answer within {ANSWER_MAX:?}"))?
+        .with_context(|| format!("the roles at {address}{from} did not answer within {ANSWER_MAX:?}"))?
         .with_context(|| {
             format!(
-                "no role answers at {address} ({from}): start one, or name the health ports of the roles on this host, such as \
+                "no role answers at {address}{from}: start one, or name the health ports of the roles on this host, such as \
                  `magnetite health 127.0.0.1:8086`"
             )
         })?;
-    output::line(String::from_utf8_lossy(&body).trim_end())?;
+    output::unless_left(output::line(String::from_utf8_lossy(&body).trim_end()))?;
     ensure!(
         status == StatusCode::OK,
         "not ready: the lines above say which role and why"

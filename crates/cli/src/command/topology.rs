@@ -72,7 +72,9 @@ pub(super) fn of(configuration: &Configuration) -> Topology {
 
 /// What to do about an exchange or queue.
 pub(super) fn fix(problem: &Problem) -> &'static str {
-    if is_missing(problem) {
+    if problem.detail.contains("ACCESS_REFUSED") {
+        "grant the user configure, write and read: rabbitmqctl set_permissions"
+    } else if is_missing(problem) {
         "run `magnetite topology declare`, or start a worker"
     } else if problem.detail.contains("for exchange") {
         "delete it (in the management UI) and run `magnetite topology declare`, or set another broker.prefix"
@@ -164,7 +166,7 @@ async fn check(topology: &Topology, configuration: &Configuration, as_json: bool
             text(finding)
         }
     };
-    output::lines(findings.iter().map(line))?;
+    output::unless_left(output::lines(findings.iter().map(line)))?;
     if bad > 0 {
         bail!("missing or different on the broker: {bad}; each has a line that says how to fix it");
     }

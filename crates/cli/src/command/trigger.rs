@@ -92,7 +92,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         body: event.body,
         result,
     };
-    output::said(arguments.json, &sent.object(), &sent.text())?;
+    output::unless_left(output::said_line(arguments.json, &sent.object(), &sent.text()))?;
     if !sent.result.is_success() {
         bail!("the receiver did not take the event: {}", sent.result);
     }

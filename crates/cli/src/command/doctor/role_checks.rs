@@ -58,14 +58,31 @@ fn running(roles: &[RunningRole]) -> String {
     format!("running: {}", names.collect::<Vec<_>>().join(", "))
 }
 
-/// What roles report of themselves in `/readyz`, and still do after a moment: one that has just begun reports something.
+/// What roles report of themselves in `/readyz`, and still do when they are looked at again: one that has just begun reports something.
 async fn reported(store: &Store, roles: &[RunningRole]) -> Vec<Check> {
     if roles.iter().all(|role| troubles::reported(role).is_none()) {
         return Vec::new();
     }
     sleep(BEGINS_WITHIN).await;
-    let roles = store.running_roles(LISTED).await.unwrap_or_default();
-    let reported = roles.iter().filter_map(troubles::reported);
+    let reported_before = |role: &&RunningRole| {
+        let same = |before: &&RunningRole| before.process == role.process && before.role == role.role;
+        roles.iter().find(same).and_then(troubles::reported).is_some()
+    };
+    let again = match store.running_roles(LISTED).await {
+        Ok(again) => again,
+        Err(error) => {
+            let detail = format!("{:#}", anyhow::Error::from(error));
+            return vec![Check::fail(
+                "roles",
+                detail,
+                "see what the database says, and its log",
+            )];
+        }
+    };
+    let reported = again
+        .iter()
+        .filter(reported_before)
+        .filter_map(troubles::reported);
     reported
         .map(|(kind, what)| match kind {
             "not_ready" => Check::fail(kind, what, troubles::REPORTED_FIX),

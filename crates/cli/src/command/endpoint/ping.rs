@@ -56,7 +56,7 @@ pub(super) async fn run(
         ping: view::Ping::new(&sent, Some(&pinged)),
         advice: advice(&pinged),
     };
-    output::said(as_json, &object, &text(&sent, &pinged))?;
+    output::unless_left(output::said_line(as_json, &object, &text(&sent, &pinged)))?;
     tell_if_disabled(&endpoint);
     if !pinged.is_delivered() {
         bail!("the ping of {id} failed");

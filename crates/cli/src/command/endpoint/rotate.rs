@@ -62,7 +62,7 @@ pub(super) async fn run(
         &view::Endpoint::with_secret(&rotated).behind(&behind),
         &text,
         &format!(
-            "endpoint {0} has a new secret, which could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` makes another",
+            "endpoint {0} has a new secret, which could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` makes another, and voids the one that the receiver has",
             rotated.id
         ),
     )?;

@@ -290,3 +290,22 @@ fn long_words_are_broken() {
     assert_eq!(wrapped.len(), 4);
     assert!(wrapped.iter().all(|line| line.chars().count() <= WIDTH));
 }
+
+#[test]
+fn batches_that_did_not_come_are_told_unless_they_may_wait_in_the_queue() {
+    let told = |waiting: u32, waits_for: Option<&str>| {
+        let mut seen = well();
+        if let (Ok(database), Ok(broker)) = (&mut seen.database, &mut seen.broker) {
+            database.overview.missing_batches = 3;
+            database.roles[0].report.waits_for = waits_for.map(str::to_owned);
+            for queue in broker.queues.iter_mut().filter(|queue| queue.name == "journal") {
+                queue.ready = waiting;
+            }
+        }
+        let screen = lines(&seen, &trouble::found(&seen)).join("\n");
+        screen.contains("batches of records that did not come: 3")
+    };
+    assert!(told(0, None));
+    assert!(!told(2, None));
+    assert!(!told(0, Some("the database is away")));
+}
