@@ -217,7 +217,7 @@ async fn publish_waits_until_events_have_ended_and_says_how() {
     let (code, _, fate, error) = by_hand("org_1", "--wait=1s").await;
     assert_eq!((code, fate.as_str()), (Some(1), "not in the journal yet"));
     assert!(
-        error.contains("not ended yet: 1") && error.contains("magnetite status"),
+        error.contains("still pending: 1") && error.contains("magnetite status"),
         "{error}"
     );
     installation.delete().await;
@@ -391,7 +391,7 @@ async fn what_nobody_reads_is_an_error_where_it_is_shown_once_and_no_verdict_is_
             &[
                 "api-key", "create", "--org", "org_1", "--name", "n", "--scopes", "admin",
             ],
-            "was made, and could not be printed; `magnetite api-key revoke key_",
+            "was made, and could not be printed; revoke it with `magnetite api-key revoke key_",
         ),
     ] {
         let (code, told) = unread(&installation, arguments).await;

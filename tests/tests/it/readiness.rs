@@ -61,6 +61,16 @@ async fn health_tells_by_its_exit_code_what_the_roles_of_this_host_answer() {
     wait_until_well(&worker).await;
     installation.set("MAGNETITE_HEALTH__LISTEN", &format!("0.0.0.0:{}", worker.port()));
     assert_eq!(installation.cli_ok(&["health"]).await, "ready\n");
+    let here = format!("127.0.0.1:{}", worker.port());
+    assert_eq!(installation.cli_ok(&["health", &here]).await, "ready\n");
+    let both = installation.cli(&["health", "127.0.0.1:1", &here]).await;
+    assert_eq!(both.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&both.stdout).into_owned();
+    assert!(
+        told.starts_with("127.0.0.1:1:\nno role answers at 127.0.0.1:1")
+            && told.ends_with(&format!("{here}:\nready\n")),
+        "{told}"
+    );
 
     node.kill().await;
     wait_for_answer(&worker, "503", &["worker"]).await;
