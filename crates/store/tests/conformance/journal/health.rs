@@ -256,7 +256,7 @@ async fn an_endpoint_that_fails_for_days_is_found(bed: Bed) {
         .unwrap();
     assert_eq!(failing(&store, today - 1).await, [(ep(2), T - 1)]);
     assert_eq!(failing(&store, today).await, [(ep(1), T), (ep(2), T - 1)]);
-    // A newer version has written it, or somebody by hand.
+    // As a newer version may write it.
     let id = ep(1);
     bed.execute(&format!(
         "UPDATE endpoints SET subscription = 'no such type' WHERE id = '{id}'"
