@@ -1,5 +1,6 @@
 //! Six hundred endpoints that hang, of one organization and of many, beside an endpoint of another organization that answers.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use e2e::{
@@ -21,6 +22,8 @@ const P99_MAX_MS: f64 = 50.0;
 const P99_SHORT_MAX_MS: f64 = 250.0;
 /// A delivery that is put off comes after a second at the earliest, so none may be.
 const MAX_MS: f64 = 1000.0;
+/// So many of the slowest seconds are named.
+const SLOWEST_TOLD: usize = 8;
 /// How late a retry is.
 const LATE_P99_MAX_MS: f64 = 100.0;
 
@@ -69,6 +72,8 @@ struct Measured {
     latenesses: Vec<f64>,
     /// The 99th percentile and the most that the broker alone takes.
     alone: [f64; 2],
+    /// The seconds in which an event took longest, and what the broker alone took then.
+    slowest: String,
 }
 
 impl Measured {
@@ -92,9 +97,11 @@ impl Measured {
             let late = (second.at - first.at).as_secs_f64() - RETRY_AFTER.as_secs_f64();
             (!first.accepted).then_some(late * 1000.0)
         });
+        let latencies = healthy.latencies_ms(&chosen);
         Self {
             latenesses: retried.collect(),
-            latencies: healthy.latencies_ms(&chosen),
+            slowest: slowest_seconds(&chosen, &latencies, alone),
+            latencies,
             alone: [99.0, 100.0].map(|p| alone.late_ms(p, &is_within)),
         }
     }
@@ -109,7 +116,8 @@ impl Measured {
             format!(
                 "{lasted:.0?}, {count} events of a healthy endpoint of another organization: from publishing to receipt p50 {p50:.1} ms, \
                  p99 {p99:.1} ms, max {max:.1} ms; {retries} retries of it late by p50 {late_p50:.1} ms, p99 {late_p99:.1} ms; the broker alone: p99 \
-                 {alone_p99:.1} ms, max {alone_max:.1} ms"
+                 {alone_p99:.1} ms, max {alone_max:.1} ms; slowest seconds: {}",
+                self.slowest
             ),
         );
         let usual = percentile(&mut self.latencies, usual_percent());
@@ -124,6 +132,24 @@ impl Measured {
             "retries are late by {late:.1} ms, at most {late_max:.1} ms"
         );
     }
+}
+
+/// Where to look when a bar is missed: in which seconds events took longest, and whether the broker was slow by itself.
+fn slowest_seconds(published: &[(String, Instant)], latencies: &[f64], alone: &Alone) -> String {
+    let began = published[0].1;
+    let second_of = |at: Instant| at.saturating_duration_since(began).as_secs();
+    let mut most = BTreeMap::<u64, f64>::new();
+    for ((_, at), latency) in published.iter().zip(latencies) {
+        let second = most.entry(second_of(*at)).or_default();
+        *second = second.max(*latency);
+    }
+    let mut most: Vec<_> = most.into_iter().collect();
+    most.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let told = most.iter().take(SLOWEST_TOLD).map(|(second, ms)| {
+        let broker = alone.late_ms(100.0, |at| at >= began && second_of(at) == *second);
+        format!("{second} ({ms:.0} ms, the broker alone {broker:.0})")
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// The bars hold while the endpoints hang, and after the worker was killed and another one began with everything that the first one had in
