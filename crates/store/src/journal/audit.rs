@@ -13,7 +13,7 @@ use webhook::{
 use super::{
     aside::{self, SetAside},
     batches::{self, Lost, fetch_lost},
-    totals::{self, Minutes, Sums, Vanished},
+    totals::{self, MINUTE_MS, Minutes, Vanished},
 };
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
@@ -21,12 +21,12 @@ use crate::{
     statement::{Statement, bind_all, timed},
 };
 use rows::{
-    Found, Pending, read_count, read_events, read_gap, read_late, read_oldest, read_pending, read_roles,
-    read_suspects, read_unbalanced, read_unrecorded,
+    Found, Pending, read_count, read_deliveries, read_events, read_gap, read_late, read_oldest, read_pending,
+    read_roles, read_suspects, read_unbalanced, read_unrecorded,
 };
 use statements::{
-    COUNT_DELIVERIES, COUNT_DELIVERIES_OF_EVENTS, COUNT_PENDING, COUNT_ROLES, COUNT_SUSPECTS, FIND_LATE,
-    FIND_UNBALANCED, FIND_UNRECORDED, OLDEST_PENDING, SELECT_GAPS, SUM_EVENTS,
+    COUNT_DELIVERIES, COUNT_DELIVERIES_OF_EVENTS, COUNT_EVENTS, COUNT_PENDING, COUNT_ROLES, COUNT_SUSPECTS,
+    FIND_LATE, FIND_UNBALANCED, FIND_UNRECORDED, OLDEST_PENDING, SELECT_GAPS,
 };
 
 /// How many of each kind of finding are listed; all are counted.
@@ -74,7 +74,7 @@ pub struct Audit {
     pub unbalanced: Findings<Unbalanced>,
     /// Deliveries of which attempts are missing.
     pub unrecorded: Findings<Unrecorded>,
-    /// Rows that were added in the minutes that overlap the window, and are not there.
+    /// Rows that were added in the window, and are not there.
     pub vanished: Vanished,
     /// Deliveries of the window that are pending for too long. A run that was requested and not yet sent is not.
     pub late: Findings<Late>,
@@ -180,32 +180,6 @@ macro_rules! fetch_all {
     }};
 }
 
-/// Evaluates to what vanished in the minutes that overlap a window in which these sums were found; steps of an [`on_connection!`].
-macro_rules! fetch_vanished {
-    ($tx:ident, $window:ident, $sums:ident) => {{
-        let first = fetch_all!($tx, Statement::new(totals::FIRST), totals::read_first);
-        let mut vanished = Vanished::default();
-        if let Some(minutes) = $window.minutes(first.into_iter().flatten().next()) {
-            let mut agree = false;
-            for (recorded, attempts) in fetch_all!($tx, minutes.of(totals::SUM), totals::read_sums) {
-                agree = minutes.are($window.since_ms, $window.until_ms) && recorded == $sums;
-                let found = fetch_all!($tx, minutes.attempts(), totals::read_attempts);
-                vanished.attempts = totals::missing(attempts - found.iter().sum::<i64>());
-            }
-            if !agree {
-                let recorded = fetch_all!($tx, minutes.of(totals::SUM_BY_MINUTE), totals::read_counts);
-                let events = fetch_all!($tx, minutes.of(totals::COUNT_EVENTS), totals::read_events);
-                let deliveries =
-                    fetch_all!($tx, minutes.of(totals::COUNT_DELIVERIES), totals::read_deliveries);
-                let attempts = vanished.attempts;
-                vanished = totals::compare(recorded, events.into_iter().chain(deliveries));
-                vanished.attempts = attempts;
-            }
-        }
-        vanished
-    }};
-}
-
 /// Evaluates to from when until when records are missing that no gap names, since a time, and to those that are lost; steps of an
 /// [`on_connection!`].
 macro_rules! explained_ms {
@@ -221,30 +195,21 @@ macro_rules! explained_ms {
     }};
 }
 
-/// Begins a transaction and evaluates to it, to the audit, as far as it says what was not recorded and no worker has named, and to from when until
-/// when that was; steps of an [`on_connection!`].
+/// Begins a transaction whose reads all see one moment, and evaluates to it; steps of an [`on_connection!`].
 macro_rules! begin {
-    ($connection:ident, $dialect:ident, $window:ident) => {{
+    ($connection:ident, $dialect:ident) => {{
         let mut tx = $connection.begin_with($dialect.begin_snapshot).await?;
         for statement in $dialect.prepare_joins {
             sqlx::query(*statement).execute(&mut *tx).await?;
         }
-        let (explained_ms, lost) = explained_ms!(tx, $dialect, $window, $window.since_ms);
-        let set_aside = fetch_all!(tx, aside::select($window.since_ms, $window.until_ms), aside::read);
-        let audit = Audit {
-            lost,
-            set_aside,
-            ..Audit::default()
-        };
-        (tx, audit, explained_ms)
+        tx
     }};
 }
 
 impl Store {
-    /// Balances what was recorded of the events received, and of the deliveries created, from `since_ms` until before
-    /// `until_ms`, as of one moment, and looks for missing attempts, as of another one at about the same time. Deliveries belong to their
-    /// events, whatever the clock says by which they were created. Rows are compared with the totals of all minutes that overlap this time,
-    /// and fastest if they are that time.
+    /// Balances what was recorded of the events received, and of the deliveries created, from the minute of `since_ms` until the end of
+    /// the one of `until_ms`, as of one moment, and looks for missing attempts, as of another one at about the same time. Deliveries belong to
+    /// their events, whatever the clock says by which they were created.
     ///
     /// What it does not see: an event of which no record at all arrived, and that is in no gap; records that a worker dropped while it
     /// reached no database, if it died before it could record one again.
@@ -255,8 +220,8 @@ impl Store {
     pub async fn audit(&self, since_ms: u64, until_ms: u64, limits: AuditLimits) -> Result<Audit, Error> {
         let window = Window::new(since_ms, until_ms, limits);
         // Half of the work each, on connections of their own.
-        let (mut audit, unrecorded) = tokio::try_join!(self.books(&window), self.unrecorded(&window))?;
-        audit.unrecorded = unrecorded;
+        let (mut audit, attempts) = tokio::try_join!(self.books(&window), self.missing_attempts(&window))?;
+        (audit.unrecorded, audit.vanished.attempts) = attempts;
         Ok(audit)
     }
 
@@ -268,25 +233,34 @@ impl Store {
             &Operation::Audit,
             OPERATION_TIMEOUT,
             |connection, dialect| {
-                let (mut tx, mut audit, explained_ms) = begin!(connection, dialect, window);
-                audit.gaps = fetch_all!(tx, window.gaps(), read_gap);
+                let mut tx = begin!(connection, dialect);
+                let (explained_ms, lost) = explained_ms!(tx, dialect, window, window.since_ms);
+                let mut audit = Audit {
+                    lost,
+                    set_aside: fetch_all!(tx, aside::select(window.since_ms, window.until_ms), aside::read),
+                    gaps: fetch_all!(tx, window.gaps(), read_gap),
+                    ..Audit::default()
+                };
                 let gaps = batches::gaps_with(explained_ms);
                 let gaps = gaps.as_str();
-                let (mut marks, mut sums) = ([0, 0], Sums::default());
-                for events in fetch_all!(tx, window.of(SUM_EVENTS), read_events) {
-                    (audit.events, audit.matched, marks[0]) = (events.count, events.matched, events.mark);
-                    sums = events.sums;
+                let (mut found, mut marks) = (Vec::new(), [0, 0]);
+                for events in fetch_all!(tx, window.of(COUNT_EVENTS), read_events) {
+                    audit.events += events.count;
+                    audit.matched += events.matched;
+                    marks[0] += events.mark;
+                    found.push(events.counts());
                 }
-                for row in fetch_all!(tx, window.of(COUNT_DELIVERIES), read_count) {
-                    sums.deliveries[0] += row.count as i64;
-                    sums.deliveries[1] += row.weight;
-                    if row.resent {
-                        *audit.resends.of(row.state) = row.count;
+                for deliveries in fetch_all!(tx, window.of(COUNT_DELIVERIES), read_deliveries) {
+                    found.push(deliveries.counts());
+                    if deliveries.resent {
+                        *audit.resends.of(deliveries.state) += deliveries.count;
                     } else {
-                        *audit.first_runs.of(row.state) = row.count;
-                        marks[1] += row.mark;
+                        *audit.first_runs.of(deliveries.state) += deliveries.count;
+                        marks[1] += deliveries.mark;
                     }
                 }
+                let recorded = fetch_all!(tx, window.of(totals::SUM), totals::read_counts);
+                audit.vanished = totals::compare(recorded, found);
                 // Pending deliveries are of all times, and so is what explains that they may have ended.
                 let oldest = fetch_all!(tx, Statement::new(OLDEST_PENDING), read_oldest);
                 let oldest = oldest.into_iter().flatten().next();
@@ -308,12 +282,11 @@ impl Store {
                 } else {
                     // The sums were those of all that was created in the window, which by another clock may be another event's.
                     audit.first_runs = StateCounts::default();
-                    for row in fetch_all!(tx, window.deliveries_of_events(), read_count) {
-                        *audit.first_runs.of(row.state) = row.count;
+                    for (state, count) in fetch_all!(tx, window.deliveries_of_events(), read_count) {
+                        *audit.first_runs.of(state) = count;
                     }
                     fetch_all!(tx, window.unbalanced(gaps), read_unbalanced)
                 };
-                audit.vanished = fetch_vanished!(tx, window, sums);
                 let late = fetch_all!(tx, window.late(gaps), read_late);
                 tx.commit().await?;
 
@@ -324,32 +297,38 @@ impl Store {
         )
     }
 
-    async fn unrecorded(&self, window: &Window) -> Result<Findings<Unrecorded>, Error> {
+    /// The deliveries of which attempts are missing, and how many attempts vanished.
+    async fn missing_attempts(&self, window: &Window) -> Result<(Findings<Unrecorded>, u64), Error> {
         on_connection!(
             &self.database,
             journal,
             &Operation::Audit,
             OPERATION_TIMEOUT,
             |connection, dialect| {
-                let (mut tx, _, explained_ms) = begin!(connection, dialect, window);
-                let mut agree = fetch_all!(tx, window.of(COUNT_SUSPECTS), read_suspects) == [0];
-                if agree {
-                    let first = fetch_all!(tx, Statement::new(totals::FIRST_KEPT), totals::read_first);
-                    let [before, minutes] = window.attempts(first.into_iter().flatten().next());
-                    let uncounted = fetch_all!(tx, before.attempts(), totals::read_attempts);
-                    let made = fetch_all!(tx, minutes.of(totals::SUM_ATTEMPTS), totals::read_attempts);
-                    agree =
-                        uncounted == [0] && fetch_all!(tx, minutes.attempts(), totals::read_attempts) == made;
-                }
+                let mut tx = begin!(connection, dialect);
+                let first = fetch_all!(tx, Statement::new(totals::FIRST), totals::read_first);
+                let first_ms = first.into_iter().flatten().next();
+                let [before, since] = window.attempts(first_ms);
                 // Comparing each delivery with its attempts takes longest, and is of no use when all that were ever recorded are there.
-                let unrecorded = if agree {
-                    Vec::new()
-                } else {
+                let agree = fetch_all!(tx, window.of(COUNT_SUSPECTS), read_suspects) == [0]
+                    && fetch_all!(tx, before.found(), totals::read_attempts) == [0]
+                    && fetch_all!(tx, since.found(), totals::read_attempts)
+                        == fetch_all!(tx, since.recorded(), totals::read_attempts);
+                let (mut unrecorded, mut vanished) = (Vec::new(), 0);
+                if !agree {
+                    let (explained_ms, _) = explained_ms!(tx, dialect, window, window.since_ms);
                     let gaps = batches::gaps_with(explained_ms);
-                    fetch_all!(tx, window.unrecorded(&gaps), read_unrecorded)
-                };
+                    unrecorded = fetch_all!(tx, window.unrecorded(&gaps), read_unrecorded);
+                    let [_, minutes] = Minutes::split(window.since_ms, window.until_ms, first_ms);
+                    vanished = fetch_all!(tx, minutes.recorded(), totals::read_attempts)
+                        .iter()
+                        .sum();
+                    for found in fetch_all!(tx, minutes.found(), totals::read_attempts) {
+                        vanished -= found;
+                    }
+                }
                 tx.commit().await?;
-                Ok(findings(unrecorded))
+                Ok((findings(unrecorded), totals::missing(vanished)))
             }
         )
     }
@@ -375,7 +354,10 @@ struct Window {
 }
 
 impl Window {
+    /// Whole minutes, as there are totals of them.
     fn new(since_ms: u64, until_ms: u64, limits: AuditLimits) -> Self {
+        let since_ms = since_ms / MINUTE_MS * MINUTE_MS;
+        let until_ms = until_ms.min(totals::ATTEMPT_MS_MAX).next_multiple_of(MINUTE_MS);
         let attempts_until_ms = until_ms.saturating_add(limits.late_ms);
         Self {
             since_ms,
@@ -386,13 +368,13 @@ impl Window {
         }
     }
 
-    fn minutes(&self, first_ms: Option<u64>) -> Option<Minutes> {
-        Minutes::new(self.since_ms, self.until_ms, first_ms)
-    }
-
     /// All minutes in which attempts of the window's deliveries may have begun: those before the first that there are totals of, and the others.
-    fn attempts(&self, first_kept_ms: Option<u64>) -> [Minutes; 2] {
-        Minutes::from(self.since_ms.saturating_sub(NEAR_MS)).split_at(first_kept_ms)
+    fn attempts(&self, first_ms: Option<u64>) -> [Minutes; 2] {
+        Minutes::split(
+            self.since_ms.saturating_sub(NEAR_MS),
+            totals::ATTEMPT_MS_MAX,
+            first_ms,
+        )
     }
 
     fn of(&self, sql: &'static str) -> Statement<'_> {

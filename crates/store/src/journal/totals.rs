@@ -27,59 +27,18 @@ pub(crate) const ADD: &str = "INSERT INTO totals (minute_ms, shard, events, matc
     matched = totals.matched + excluded.matched, deliveries = totals.deliveries + excluded.deliveries, \
     attempts = totals.attempts + excluded.attempts";
 
-/// Run before the rows of that time are deleted. A minute of which only a part is deleted is not compared any more. Minute 0 stays: see the
-/// migration.
-pub(crate) const EXPIRE: &str = "DELETE FROM totals WHERE minute_ms < $1 AND minute_ms > 0";
+/// Run before the rows of that time are deleted. A minute of which only a part is deleted is not compared any more.
+pub(crate) const EXPIRE: &str = "DELETE FROM totals WHERE minute_ms < $1";
 
-/// The weight of a time's minute: a number below 65,521, a prime, that looks like chance. A cube, since sums of what is linear or square agree
-/// for many patterns of too much and too little in minutes that follow one another.
-macro_rules! weight {
-    ($ms:literal) => {
-        concat!(
-            "(",
-            $ms,
-            " / 60000 % 65521 * (",
-            $ms,
-            " / 60000 % 65521) % 65521 * (",
-            $ms,
-            " / 60000 % 65521) % 65521)"
-        )
-    };
-}
-pub(super) use weight;
-
-/// How many rows there have to be, for [`Sums`] and for attempts.
-pub(super) const SUM: &str = concat!(
-    "SELECT CAST(COALESCE(SUM(events), 0) AS BIGINT) AS events, \
-    CAST(COALESCE(SUM(events * weight), 0) AS BIGINT) AS events_weight, \
-    CAST(COALESCE(SUM(matched), 0) AS BIGINT) AS matched, \
-    CAST(COALESCE(SUM(matched * weight), 0) AS BIGINT) AS matched_weight, \
-    CAST(COALESCE(SUM(deliveries), 0) AS BIGINT) AS deliveries, \
-    CAST(COALESCE(SUM(deliveries * weight), 0) AS BIGINT) AS deliveries_weight, \
-    CAST(COALESCE(SUM(attempts), 0) AS BIGINT) AS attempts FROM (SELECT events, matched, deliveries, attempts, ",
-    weight!("minute_ms"),
-    " AS weight FROM totals WHERE minute_ms >= $1 AND minute_ms < $2) weighted"
-);
-
-/// The same for each minute.
-pub(super) const SUM_BY_MINUTE: &str = "SELECT minute_ms, CAST(SUM(events) AS BIGINT) AS events, CAST(SUM(matched) AS BIGINT) AS matched, \
+/// How many rows there have to be.
+pub(super) const SUM: &str = "SELECT minute_ms, CAST(SUM(events) AS BIGINT) AS events, CAST(SUM(matched) AS BIGINT) AS matched, \
     CAST(SUM(deliveries) AS BIGINT) AS deliveries FROM totals WHERE minute_ms >= $1 AND minute_ms < $2 GROUP BY minute_ms";
 
-/// How many attempts there have to be.
-pub(super) const SUM_ATTEMPTS: &str = "SELECT CAST(COALESCE(SUM(attempts), 0) AS BIGINT) AS rows_found FROM totals \
+const SUM_ATTEMPTS: &str = "SELECT CAST(COALESCE(SUM(attempts), 0) AS BIGINT) AS rows_found FROM totals \
     WHERE minute_ms >= $1 AND minute_ms < $2";
-
-/// The first minute of which there are totals still, whether or not there were some of all.
-pub(super) const FIRST_KEPT: &str = "SELECT MIN(minute_ms) AS minute_ms FROM totals WHERE minute_ms > 0";
 
 /// The first minute of which there are totals; 0 for all.
 pub(super) const FIRST: &str = "SELECT MIN(minute_ms) AS minute_ms FROM totals";
-
-pub(super) const COUNT_EVENTS: &str = "SELECT minute, COUNT(*) AS rows_found, CAST(SUM(matched) AS BIGINT) AS matched FROM \
-    (SELECT received_ms / 60000 AS minute, matched FROM events WHERE received_ms >= $1 AND received_ms < $2) found GROUP BY minute";
-
-pub(super) const COUNT_DELIVERIES: &str = "SELECT minute, COUNT(*) AS rows_found FROM \
-    (SELECT created_ms / 60000 AS minute FROM deliveries WHERE created_ms >= $1 AND created_ms < $2) found GROUP BY minute";
 
 const COUNT_ATTEMPTS: &str = "SELECT COUNT(*) AS rows_found FROM attempts WHERE id >= $1 AND id < $2";
 
@@ -109,9 +68,9 @@ impl Vanished {
 /// Numbers of rows of one minute.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
-    events: i64,
-    matched: i64,
-    deliveries: i64,
+    pub(super) events: i64,
+    pub(super) matched: i64,
+    pub(super) deliveries: i64,
 }
 
 /// The rows that a transaction adds or removes, by minute.
@@ -197,16 +156,7 @@ macro_rules! add_totals {
 }
 pub(crate) use add_totals;
 
-/// Numbers of rows of some minutes, and the sums of the [weights](weight) of their minutes: if both agree, no minute lacks what another one
-/// has too much of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sums {
-    pub(super) events: [i64; 2],
-    pub(super) matched: [i64; 2],
-    pub(super) deliveries: [i64; 2],
-}
-
-/// What is compared with the totals: all minutes that overlap a window, as far as there are totals of them.
+/// Minutes of attempts.
 #[derive(Debug)]
 pub(super) struct Minutes {
     from_ms: u64,
@@ -216,32 +166,11 @@ pub(super) struct Minutes {
 }
 
 impl Minutes {
-    /// `None` if there are no totals of it. `first_ms` is what [`FIRST`] found.
-    pub(super) fn new(since_ms: u64, until_ms: u64, first_ms: Option<u64>) -> Option<Self> {
-        let from_ms = (since_ms / MINUTE_MS * MINUTE_MS).max(first_ms?);
-        let until_ms = until_ms.min(ATTEMPT_MS_MAX - MINUTE_MS).div_ceil(MINUTE_MS) * MINUTE_MS;
-        (from_ms < until_ms).then(|| Self::between(from_ms, until_ms))
-    }
-
-    /// Whether they are the window, no more and no less.
-    pub(super) const fn are(&self, since_ms: u64, until_ms: u64) -> bool {
-        self.from_ms == since_ms && self.until_ms == until_ms
-    }
-
-    /// Those from the one with this time on, without an end.
-    pub(super) fn from(since_ms: u64) -> Self {
-        Self::between(since_ms / MINUTE_MS * MINUTE_MS, ATTEMPT_MS_MAX)
-    }
-
-    /// Those before a minute, and the others; without one, all of them and none.
-    pub(super) fn split_at(self, minute_ms: Option<u64>) -> [Self; 2] {
-        let at_ms = minute_ms
-            .unwrap_or(self.until_ms)
-            .clamp(self.from_ms, self.until_ms);
-        [
-            Self::between(self.from_ms, at_ms),
-            Self::between(at_ms, self.until_ms),
-        ]
+    /// Those before `first_ms`, which is what [`FIRST`] found, and the others, until a time.
+    pub(super) fn split(since_ms: u64, until_ms: u64, first_ms: Option<u64>) -> [Self; 2] {
+        let from_ms = since_ms / MINUTE_MS * MINUTE_MS;
+        let at_ms = first_ms.map_or(until_ms, |first_ms| first_ms.clamp(from_ms, until_ms));
+        [Self::between(from_ms, at_ms), Self::between(at_ms, until_ms)]
     }
 
     fn between(from_ms: u64, until_ms: u64) -> Self {
@@ -253,11 +182,13 @@ impl Minutes {
         }
     }
 
-    pub(super) fn of(&self, sql: &'static str) -> Statement<'static> {
-        Statement::with(sql, [self.from_ms.into(), self.until_ms.into()])
+    /// How many attempts there have to be.
+    pub(super) fn recorded(&self) -> Statement<'static> {
+        Statement::with(SUM_ATTEMPTS, [self.from_ms.into(), self.until_ms.into()])
     }
 
-    pub(super) fn attempts(&self) -> Statement<'_> {
+    /// How many there are.
+    pub(super) fn found(&self) -> Statement<'_> {
         let ids = [&self.first_attempt, &self.end_of_attempts].map(|id| id.as_str().into());
         Statement::with(COUNT_ATTEMPTS, ids)
     }
@@ -265,7 +196,7 @@ impl Minutes {
 
 /// Counts the events, matches and deliveries that were recorded and not found. A minute with more found than recorded is from before there were
 /// totals.
-pub(super) fn compare(recorded: Vec<(u64, Counts)>, found: impl Iterator<Item = (u64, Counts)>) -> Vanished {
+pub(super) fn compare(recorded: Vec<(u64, Counts)>, found: Vec<(u64, Counts)>) -> Vanished {
     let mut minutes: BTreeMap<u64, Counts> = recorded.into_iter().collect();
     for (minute_ms, counts) in found {
         let left = minutes.entry(minute_ms).or_default();
@@ -290,16 +221,6 @@ pub(super) fn missing(left: i64) -> u64 {
     u64::try_from(left).unwrap_or_default()
 }
 
-/// What [`SUM`] says: the sums, and the number of attempts.
-pub(super) fn read_sums(row: &dyn Columns) -> Result<(Sums, i64), sqlx::Error> {
-    let sums = Sums {
-        events: [row.integer("events")?, row.integer("events_weight")?],
-        matched: [row.integer("matched")?, row.integer("matched_weight")?],
-        deliveries: [row.integer("deliveries")?, row.integer("deliveries_weight")?],
-    };
-    Ok((sums, row.integer("attempts")?))
-}
-
 pub(super) fn read_first(row: &dyn Columns) -> Result<Option<u64>, sqlx::Error> {
     row.maybe_number("minute_ms")
 }
@@ -311,27 +232,6 @@ pub(super) fn read_counts(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Erro
         deliveries: row.integer("deliveries")?,
     };
     Ok((row.number("minute_ms")?, counts))
-}
-
-pub(super) fn read_events(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Error> {
-    let counts = Counts {
-        events: row.integer("rows_found")?,
-        matched: row.integer("matched")?,
-        ..Counts::default()
-    };
-    Ok((minute_ms(row)?, counts))
-}
-
-pub(super) fn read_deliveries(row: &dyn Columns) -> Result<(u64, Counts), sqlx::Error> {
-    let counts = Counts {
-        deliveries: row.integer("rows_found")?,
-        ..Counts::default()
-    };
-    Ok((minute_ms(row)?, counts))
-}
-
-fn minute_ms(row: &dyn Columns) -> Result<u64, sqlx::Error> {
-    Ok(row.number::<u64>("minute")?.saturating_mul(MINUTE_MS))
 }
 
 pub(super) fn read_attempts(row: &dyn Columns) -> Result<i64, sqlx::Error> {
@@ -350,12 +250,12 @@ mod tests {
             deliveries,
         };
         let recorded = vec![(60_000, counts(5, 5)), (120_000, counts(2, 2))];
-        let found = [
+        let found = vec![
             (60_000, counts(4, 0)),
             (60_000, counts(0, 5)),
             (120_000, counts(9, 9)),
         ];
-        let vanished = compare(recorded, found.into_iter());
+        let vanished = compare(recorded, found);
         let expected = Vanished {
             events: 1,
             matched: 1,

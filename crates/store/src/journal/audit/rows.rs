@@ -6,7 +6,10 @@ use webhook::{
 };
 
 use super::{
-    super::{deliveries::state, totals::Sums},
+    super::{
+        deliveries::state,
+        totals::{Counts, MINUTE_MS},
+    },
     Late, Unbalanced, Unrecorded,
 };
 use crate::columns::Columns;
@@ -14,22 +17,44 @@ use crate::columns::Columns;
 /// A finding, with how many there are in all, and how many of those a gap explains.
 pub(super) type Found<T> = (T, (u64, u64));
 
-/// The events of the window.
+/// Events of one minute.
 pub(super) struct Events {
+    pub(super) minute_ms: u64,
     pub(super) count: u64,
     pub(super) matched: u64,
     pub(super) mark: u64,
-    pub(super) sums: Sums,
 }
 
-/// Deliveries of the window that are in one state.
+/// Deliveries of one minute that are in one state.
 pub(super) struct Deliveries {
+    pub(super) minute_ms: u64,
     pub(super) resent: bool,
     pub(super) state: DeliveryState,
     pub(super) count: u64,
     pub(super) mark: u64,
-    /// For [`Sums::deliveries`].
-    pub(super) weight: i64,
+}
+
+impl Events {
+    /// For the comparison with the totals.
+    pub(super) fn counts(&self) -> (u64, Counts) {
+        let counts = Counts {
+            events: self.count as i64,
+            matched: self.matched as i64,
+            ..Counts::default()
+        };
+        (self.minute_ms, counts)
+    }
+}
+
+impl Deliveries {
+    /// For the comparison with the totals.
+    pub(super) fn counts(&self) -> (u64, Counts) {
+        let counts = Counts {
+            deliveries: self.count as i64,
+            ..Counts::default()
+        };
+        (self.minute_ms, counts)
+    }
 }
 
 /// Pending deliveries of all times.
@@ -43,25 +68,29 @@ pub(super) struct Pending {
 
 pub(super) fn read_events(row: &dyn Columns) -> Result<Events, sqlx::Error> {
     Ok(Events {
+        minute_ms: minute_ms(row)?,
         count: row.number("events")?,
         matched: row.number("matched")?,
         mark: row.number("mark")?,
-        sums: Sums {
-            events: [row.integer("events")?, row.integer("events_weight")?],
-            matched: [row.integer("matched")?, row.integer("matched_weight")?],
-            ..Sums::default()
-        },
     })
 }
 
-pub(super) fn read_count(row: &dyn Columns) -> Result<Deliveries, sqlx::Error> {
+pub(super) fn read_deliveries(row: &dyn Columns) -> Result<Deliveries, sqlx::Error> {
     Ok(Deliveries {
+        minute_ms: minute_ms(row)?,
         resent: row.integer("resent")? != 0,
         state: state(row)?,
         count: row.number("deliveries")?,
         mark: row.number("mark")?,
-        weight: row.integer("deliveries_weight")?,
     })
+}
+
+fn minute_ms(row: &dyn Columns) -> Result<u64, sqlx::Error> {
+    Ok(row.number::<u64>("minute")?.saturating_mul(MINUTE_MS))
+}
+
+pub(super) fn read_count(row: &dyn Columns) -> Result<(DeliveryState, u64), sqlx::Error> {
+    Ok((state(row)?, row.number("deliveries")?))
 }
 
 pub(super) fn read_pending(row: &dyn Columns) -> Result<Pending, sqlx::Error> {

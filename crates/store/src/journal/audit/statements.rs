@@ -1,26 +1,15 @@
 //! What an audit asks. `{gaps}` stands for the table of gaps, with what is lost besides.
 
-use super::super::totals::weight;
+/// By minute, as the totals are.
+pub(super) const COUNT_EVENTS: &str = "SELECT received_ms / 60000 AS minute, COUNT(*) AS events, CAST(SUM(matched) AS BIGINT) AS matched, \
+    CAST(SUM(mark) AS BIGINT) AS mark FROM events WHERE received_ms >= $1 AND received_ms < $2 GROUP BY minute";
 
-/// `..._weight` are for the comparison with the totals: see `Sums`.
-pub(super) const SUM_EVENTS: &str = concat!(
-    "SELECT COUNT(*) AS events, COALESCE(CAST(SUM(matched) AS BIGINT), 0) AS matched, \
-    COALESCE(CAST(SUM(mark) AS BIGINT), 0) AS mark, COALESCE(CAST(SUM(weight) AS BIGINT), 0) AS events_weight, \
-    COALESCE(CAST(SUM(matched * weight) AS BIGINT), 0) AS matched_weight FROM (SELECT matched, mark, ",
-    weight!("received_ms"),
-    " AS weight FROM events WHERE received_ms >= $1 AND received_ms < $2) weighted"
-);
+/// By minute, and by state.
+pub(super) const COUNT_DELIVERIES: &str = "SELECT minute, resent, state, COUNT(*) AS deliveries, CAST(SUM(mark) AS BIGINT) AS mark FROM \
+    (SELECT created_ms / 60000 AS minute, CAST(CASE WHEN run = 0 THEN 0 ELSE 1 END AS BIGINT) AS resent, state, mark \
+    FROM deliveries WHERE created_ms >= $1 AND created_ms < $2) runs GROUP BY minute, resent, state";
 
-pub(super) const COUNT_DELIVERIES: &str = concat!(
-    "SELECT resent, state, COUNT(*) AS deliveries, CAST(SUM(mark) AS BIGINT) AS mark, \
-    CAST(SUM(weight) AS BIGINT) AS deliveries_weight FROM \
-    (SELECT CAST(CASE WHEN run = 0 THEN 0 ELSE 1 END AS BIGINT) AS resent, state, mark, ",
-    weight!("created_ms"),
-    " AS weight FROM deliveries WHERE created_ms >= $1 AND created_ms < $2) runs GROUP BY resent, state"
-);
-
-pub(super) const COUNT_DELIVERIES_OF_EVENTS: &str = "SELECT CAST(0 AS BIGINT) AS resent, d.state AS state, COUNT(*) AS deliveries, \
-    CAST(SUM(d.mark) AS BIGINT) AS mark, CAST(0 AS BIGINT) AS deliveries_weight FROM events e JOIN deliveries d ON d.event_id = e.id AND d.organization_id = e.organization_id \
+pub(super) const COUNT_DELIVERIES_OF_EVENTS: &str = "SELECT d.state AS state, COUNT(*) AS deliveries FROM events e JOIN deliveries d ON d.event_id = e.id AND d.organization_id = e.organization_id \
     WHERE e.received_ms >= $1 AND e.received_ms < $2 AND d.run = 0 AND d.created_ms >= $3 AND d.created_ms < $4 GROUP BY d.state";
 
 /// How many of what was found a gap explains, `{gaps}` with what is lost besides: it overlaps the time from `$late` milliseconds before `$at_ms` until as long after.

@@ -62,11 +62,13 @@ async fn sample(store: &Store) {
 async fn books_that_balance_are_counted(bed: Bed) {
     let store = bed.migrated().await;
     sample(&store).await;
+    // Whole minutes are audited, T's and the sixty after it.
+    let minute = T / MINUTE * MINUTE;
     record(
         &store,
         [
-            taken(&event(8), T - 1, "1:matched"),
-            taken(&event(9), T + 60 * MINUTE, "1:matched"),
+            taken(&event(8), minute - 1, "1:matched"),
+            taken(&event(9), minute + 61 * MINUTE, "1:matched"),
         ],
     )
     .await;
@@ -486,7 +488,8 @@ async fn a_worker_that_announced_that_it_drops_records_and_ended_has_lost_some(b
 
 async fn deliveries_count_with_their_events_whatever_clock_created_them(bed: Bed) {
     let store = bed.migrated().await;
-    let end = T + 60 * MINUTE;
+    let minute = T / MINUTE * MINUTE;
+    let end = minute + 61 * MINUTE;
     // A worker whose clock is ahead takes events, one whose clock is right makes their retries; and the other way round.
     for number in 1..=3 {
         let event = event(number);
@@ -499,7 +502,7 @@ async fn deliveries_count_with_their_events_whatever_clock_created_them(bed: Bed
     let inside = event(4);
     record(
         &store,
-        [taken(&inside, T, "1:matched"), delivered(&inside, 1, T - 5)],
+        [taken(&inside, T, "1:matched"), delivered(&inside, 1, minute - 5)],
     )
     .await;
     let audit = audit(&store, end).await;
