@@ -80,7 +80,7 @@ pub struct Audit {
     pub late: Findings<Late>,
     /// How many deliveries of all times must stand in a queue: they are pending, and not about to be attempted.
     pub pending_settled: u64,
-    /// How many of them may have ended, in a gap: their next attempt was due before one had passed.
+    /// How many of them may have ended, in a gap: their next attempt was due before one had passed, and the gaps have as many records.
     pub pending_in_gaps: u64,
     /// How many others were due lately, or are about to be: a queue has them, or a worker. None of them may have ended in a gap.
     pub pending_in_hand: u64,
@@ -118,7 +118,7 @@ pub struct StateCounts {
 pub struct Findings<T> {
     /// How many there are.
     pub total: u64,
-    /// How many of them a gap explains.
+    /// How many of them a gap explains: no more than there were records in all gaps, as far as that is known.
     pub in_gaps: u64,
     /// The earliest at most [`FINDINGS_MAX`] of them.
     pub items: Vec<T>,
@@ -220,13 +220,17 @@ impl Store {
     pub async fn audit(&self, since_ms: u64, until_ms: u64, limits: AuditLimits) -> Result<Audit, Error> {
         let window = Window::new(since_ms, until_ms, limits);
         // Half of the work each, on connections of their own.
-        let (mut audit, attempts) = tokio::try_join!(self.books(&window), self.missing_attempts(&window))?;
+        let books = self.books(&window);
+        let ((mut audit, in_gaps_max), attempts) = tokio::try_join!(books, self.missing_attempts(&window))?;
         (audit.unrecorded, audit.vanished.attempts) = attempts;
+        if let Some(max) = in_gaps_max {
+            audit.explain_at_most(max);
+        }
         Ok(audit)
     }
 
-    /// All but the missing attempts.
-    async fn books(&self, window: &Window) -> Result<Audit, Error> {
+    /// Returns the audit without the missing attempts, and how many records are missing from the journal at most; `None` if that is not known.
+    async fn books(&self, window: &Window) -> Result<(Audit, Option<u64>), Error> {
         on_connection!(
             &self.database,
             journal,
@@ -238,7 +242,7 @@ impl Store {
                 let mut audit = Audit {
                     lost,
                     set_aside: fetch_all!(tx, aside::select(window.since_ms, window.until_ms), aside::read),
-                    gaps: fetch_all!(tx, window.gaps(), read_gap),
+                    gaps: fetch_all!(tx, window.gaps(window.since_ms), read_gap),
                     ..Audit::default()
                 };
                 let gaps = batches::gaps_with(explained_ms);
@@ -263,11 +267,22 @@ impl Store {
                 audit.vanished = totals::compare(recorded, found);
                 // Pending deliveries are of all times, and so is what explains that they may have ended.
                 let oldest = fetch_all!(tx, Statement::new(OLDEST_PENDING), read_oldest);
-                let oldest = oldest.into_iter().flatten().next();
-                let gaps_before = match oldest.filter(|oldest_ms| *oldest_ms < window.since_ms) {
-                    Some(oldest_ms) => batches::gaps_with(explained_ms!(tx, dialect, window, oldest_ms).0),
-                    None => gaps.to_owned(),
+                let oldest_ms = oldest.into_iter().flatten().next().unwrap_or(window.since_ms);
+                let mut is_known = audit.lost.is_empty();
+                let gaps_before = if oldest_ms < window.since_ms {
+                    let (explained_ms, lost) = explained_ms!(tx, dialect, window, oldest_ms);
+                    is_known = lost.is_empty();
+                    batches::gaps_with(explained_ms)
+                } else {
+                    gaps.to_owned()
                 };
+                // A gap explains what was recorded shortly after it as well.
+                let since_ms = oldest_ms
+                    .min(window.since_ms)
+                    .saturating_sub(window.limits.late_ms);
+                let gaps_of_all = fetch_all!(tx, window.gaps(since_ms), read_gap);
+                let aside_of_all = fetch_all!(tx, aside::select(since_ms, window.until_ms), aside::read);
+                let in_gaps_max = records_of(&gaps_of_all, &aside_of_all).filter(|_| is_known);
                 for pending in fetch_all!(tx, window.pending(&gaps_before), read_pending) {
                     audit.pending(&pending);
                 }
@@ -292,7 +307,7 @@ impl Store {
 
                 audit.unbalanced = findings(unbalanced);
                 audit.late = findings(late);
-                Ok(audit)
+                Ok((audit, in_gaps_max))
             }
         )
     }
@@ -342,6 +357,26 @@ impl Audit {
         self.pending_in_hand = pending.in_hand;
         self.in_hand_until_ms = pending.in_hand_until_ms;
     }
+
+    /// Applies the bound that gaps of `max` records explain no more than `max` findings of a kind: each record is about one event, or one delivery.
+    fn explain_at_most(&mut self, max: u64) {
+        for in_gaps in [
+            &mut self.unbalanced.in_gaps,
+            &mut self.unrecorded.in_gaps,
+            &mut self.late.in_gaps,
+            &mut self.pending_in_gaps,
+        ] {
+            *in_gaps = max.min(*in_gaps);
+        }
+    }
+}
+
+/// Returns how many records these gaps and batches have in all; `None` if one of them does not say.
+fn records_of(gaps: &[Gap], set_aside: &[SetAside]) -> Option<u64> {
+    let are_all = gaps.len() < GAPS_MAX as usize;
+    let of_gaps = gaps.iter().map(|gap| Some(gap.count).filter(|count| *count > 0));
+    let all = of_gaps.chain(set_aside.iter().map(SetAside::records));
+    all.sum::<Option<u64>>().filter(|_| are_all)
 }
 
 /// The time that is audited, and the statements about it.
@@ -391,10 +426,9 @@ impl Window {
         statement
     }
 
-    fn gaps(&self) -> Statement<'_> {
-        let mut statement = self.of(SELECT_GAPS);
-        statement.arguments.push(GAPS_MAX.into());
-        statement
+    fn gaps(&self, since_ms: u64) -> Statement<'_> {
+        let arguments = [since_ms.into(), self.until_ms.into(), GAPS_MAX.into()];
+        Statement::with(SELECT_GAPS, arguments)
     }
 
     fn pending(&self, gaps: &str) -> Statement<'_> {

@@ -19,6 +19,7 @@ on_both_databases! {
     books_that_balance_are_counted,
     a_deleted_row_is_found_whichever_it_is,
     what_lies_in_a_gap_is_said_to,
+    a_gap_explains_no_more_than_was_lost_in_it,
     a_delivery_that_is_pending_for_too_long_is_late,
     what_must_stand_in_a_queue_is_counted_for_all_times,
     attempts_are_counted_by_their_numbers,
@@ -179,6 +180,60 @@ async fn what_lies_in_a_gap_is_said_to(bed: Bed) {
         (found.gaps.len(), found.unbalanced.in_gaps, found.late.in_gaps),
         (0, 0, 0)
     );
+}
+
+/// A gap of seven records, and eight of everything that a gap may explain.
+async fn a_gap_explains_no_more_than_was_lost_in_it(bed: Bed) {
+    let store = bed.migrated().await;
+    for number in 1..=8 {
+        let (one, two, three) = (event(number), event(number + 10), event(number + 20));
+        record(
+            &store,
+            [
+                taken(&one, T, "1:matched"),
+                delivered(&one, 1, T),
+                taken(&two, T, "1:matched"),
+                delivered(&two, 1, T),
+                taken(&three, T, "1:matched"),
+                Record::Attempt(attempt(to(&three, 1, 0), 1, T, Then::Retry { at_ms: T + 1 })),
+            ],
+        )
+        .await;
+        bed.execute(&format!(
+            "DELETE FROM events WHERE id = '{}'; DELETE FROM attempts WHERE delivery_id = '{}'",
+            evt(number),
+            dlv(number + 10, 1, 0)
+        ))
+        .await;
+    }
+    let in_gaps = async |expected| {
+        let found = audit(&store, T + 60 * MINUTE).await;
+        let totals = [found.unbalanced.total, found.unrecorded.total, found.late.total];
+        assert_eq!((totals, found.pending_settled), ([8; 3], 8));
+        let in_gaps = [
+            found.unbalanced.in_gaps,
+            found.unrecorded.in_gaps,
+            found.late.in_gaps,
+        ];
+        assert_eq!((in_gaps, found.pending_in_gaps), ([expected; 3], expected));
+    };
+    in_gaps(0).await;
+    record(&store, [gap("w1", T, T + 1)]).await;
+    in_gaps(7).await;
+    record(&store, [gap("w2", T, T + 1)]).await;
+    in_gaps(8).await;
+
+    // A set-aside batch with an unknown number of records explains everything.
+    bed.execute("DELETE FROM gaps WHERE worker = 'w2'").await;
+    in_gaps(7).await;
+    store
+        .record(
+            &webhook::journal::Books::default(),
+            &[rejected(1, "journal", "bad_batch")],
+        )
+        .await
+        .unwrap();
+    in_gaps(8).await;
 }
 
 async fn a_delivery_that_is_pending_for_too_long_is_late(bed: Bed) {
