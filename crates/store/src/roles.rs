@@ -1,6 +1,6 @@
 //! The roles that run, as they announce themselves, and which version of the registry each worker acts on.
 //!
-//! All times are the database's, so that clocks of different hosts are never compared. An announcement is believed for
+//! All times are the database's: a host's own clock is only compared with it, to tell whether its records can be trusted. An announcement is believed for
 //! [`ANNOUNCED_MAX`]; a running role announces itself once a second.
 
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub struct Announcement<'a> {
     pub journal: JournalTotals,
     /// How many deliveries it has in hand that were recorded as pending; 0 for roles that deliver none.
     pub in_hand: u64,
+    /// Now by its host's clock, in Unix milliseconds: the journal has times of that clock.
+    pub now_ms: u64,
 }
 
 /// What became of the journal of a worker's run, since it began.
@@ -80,14 +82,14 @@ impl WorkerBehind {
 
 /// `{now}` is the database's clock.
 const ANNOUNCE: &str = "INSERT INTO roles (process, role, host, version, change_number, change_stamp, seen_ms, started_ms, \
-    dropping_since_ms, dropping_batch, batches_made, batches_dropped, records_made, records_dropped, in_hand, made_ms) \
+    dropping_since_ms, dropping_batch, batches_made, batches_dropped, records_made, records_dropped, in_hand, made_ms, ahead_ms) \
     VALUES ($1, $2, $3, $4, $5, $6, {now}, {now}, {now} - CAST($7 AS BIGINT), CAST($8 AS BIGINT), $9, $10, $11, $12, $13, \
-    CASE WHEN $9 > 0 THEN {now} END) ON CONFLICT (process, role) DO UPDATE SET host = excluded.host, \
+    CASE WHEN $9 > 0 THEN {now} END, $14 - {now}) ON CONFLICT (process, role) DO UPDATE SET host = excluded.host, \
     version = excluded.version, change_number = excluded.change_number, change_stamp = excluded.change_stamp, \
     seen_ms = excluded.seen_ms, closed_ms = NULL, dropping_since_ms = excluded.dropping_since_ms, \
     dropping_batch = excluded.dropping_batch, batches_made = excluded.batches_made, \
     batches_dropped = excluded.batches_dropped, records_made = excluded.records_made, \
-    records_dropped = excluded.records_dropped, in_hand = excluded.in_hand, \
+    records_dropped = excluded.records_dropped, in_hand = excluded.in_hand, ahead_ms = excluded.ahead_ms, \
     made_ms = CASE WHEN excluded.batches_made = roles.batches_made THEN roles.made_ms ELSE excluded.made_ms END";
 
 const CLOSE: &str =
@@ -123,6 +125,7 @@ impl Store {
             position,
             journal,
             in_hand,
+            now_ms,
         } = *announced;
         let dropping = journal.dropping;
         let arguments = [
@@ -139,6 +142,7 @@ impl Store {
             journal.records_made.into(),
             journal.records_dropped.into(),
             in_hand.into(),
+            now_ms.into(),
         ];
         self.write_roles(ANNOUNCE, &arguments).await
     }

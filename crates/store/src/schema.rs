@@ -54,6 +54,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     ),
     (18, "reports", include_str!("../migrations/0018_reports.sql")),
     (19, "recorded", include_str!("../migrations/0019_recorded.sql")),
+    (20, "clocks", include_str!("../migrations/0020_clocks.sql")),
 ];
 
 /// A name of its own, so that a database may be shared with other programs that use sqlx.

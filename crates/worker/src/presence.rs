@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{display_chain, registry::Registry, tally::Tally};
+use crate::{display_chain, now_ms, registry::Registry, tally::Tally};
 
 /// How often a worker announces itself when nothing changes.
 const EVERY: Duration = Duration::from_secs(1);
@@ -72,6 +72,7 @@ impl Presence {
             position: registry.position(),
             journal: self.tally.totals(),
             in_hand: self.tally.in_hand.load(Ordering::Relaxed),
+            now_ms: now_ms(),
         };
         // Measured from before the write: the database's three seconds begin later.
         let began = Instant::now();

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{configuration::Configuration, database, limits, meters, signals};
+use crate::{clock, configuration::Configuration, database, limits, meters, signals};
 
 use super::{audit, claim::claim, topology, troubles};
 
@@ -158,19 +158,20 @@ async fn announced<T>(
     unannounced: watch::Sender<Option<String>>,
     role: impl Future<Output = T>,
 ) -> T {
-    let announcement = Announcement {
-        process: &process.name,
-        role: kind.name(),
-        host: &process.host,
-        position: Position::default(),
-        journal: JournalTotals::default(),
-        in_hand: 0,
-    };
     let announcing = async {
         loop {
+            let announcement = Announcement {
+                process: &process.name,
+                role: kind.name(),
+                host: &process.host,
+                position: Position::default(),
+                journal: JournalTotals::default(),
+                in_hand: 0,
+                now_ms: clock::now_ms(),
+            };
             let announced = store.announce_role(&announcement).await;
             let failed = announced.err().map(|error| {
-                tracing::debug!(role = announcement.role, %error, "cannot announce this role");
+                tracing::debug!(role = kind.name(), %error, "cannot announce this role");
                 format!("cannot write to the database: {:#}", anyhow::Error::from(error))
             });
             unannounced.send_replace(failed);

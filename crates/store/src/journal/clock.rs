@@ -5,10 +5,10 @@ use std::fmt;
 use sqlx::AssertSqlSafe;
 
 use crate::{
-    Error, OPERATION_TIMEOUT, Operation, Store,
+    ANNOUNCED_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
     database::on_connection,
-    statement::{Argument, Statement, UNPREPARED},
+    statement::{Argument, Statement, UNPREPARED, bind_all, timed},
 };
 
 /// Clocks that differ by more than this, in milliseconds, are in doubt: one hour.
@@ -32,10 +32,19 @@ struct Clocks {
 }
 
 /// Why a host's clock may be wrong. The texts say by how much, in the unit that fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClockDoubt {
     /// The database's clock differs from it.
     Database {
+        /// By how many milliseconds.
+        by_ms: u64,
+    },
+    /// The clock of a running role's host differs from the database's: what the role records may be too old, or too new.
+    Role {
+        /// Such as `worker`.
+        role: String,
+        /// Where it runs.
+        host: String,
         /// By how many milliseconds.
         by_ms: u64,
     },
@@ -63,35 +72,44 @@ pub enum ClockDoubt {
 
 impl fmt::Display for ClockDoubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
+        match self {
             Self::Database { by_ms } => {
                 write!(
                     f,
                     "this host's clock and the database's differ by {}",
-                    Rough(by_ms)
+                    Rough(*by_ms)
                 )
             }
+            Self::Role { role, host, by_ms } => write!(
+                f,
+                "the clock of host {host}, where a {role} runs, and the database's differ by {}",
+                Rough(*by_ms)
+            ),
             Self::Backwards { by_ms } => {
                 write!(
                     f,
                     "this host's clock is {} behind that of the last look at the journal",
-                    Rough(by_ms)
+                    Rough(*by_ms)
                 )
             }
             Self::RecordAhead { by_ms } => {
                 write!(
                     f,
                     "the journal has a record that is {} ahead of this host's clock",
-                    Rough(by_ms)
+                    Rough(*by_ms)
                 )
             }
             Self::NoNews { for_ms } => write!(
                 f,
                 "by this host's clock nothing was recorded and no recorder looked for {}",
-                Rough(for_ms)
+                Rough(*for_ms)
             ),
             Self::Unwatched { for_ms } => {
-                write!(f, "by this host's clock no recorder looked for {}", Rough(for_ms))
+                write!(
+                    f,
+                    "by this host's clock no recorder looked for {}",
+                    Rough(*for_ms)
+                )
             }
         }
     }
@@ -162,6 +180,10 @@ const SELECT: [&str; 2] = [
      (SELECT began_ms FROM attempts ORDER BY id DESC LIMIT 1) AS attempts_ms FROM retention r WHERE r.id = 1",
 ];
 
+/// A role that runs on a host whose clock differs by more than `$2`; `{now}` is the database's clock.
+const SELECT_ROLE: &str = "SELECT role, host, ahead_ms FROM roles WHERE closed_ms IS NULL AND seen_ms >= {now} - $1 \
+    AND (ahead_ms > $2 OR ahead_ms < -$2) ORDER BY host, role LIMIT 1";
+
 const NOTE_LOOK: &str = "UPDATE retention SET looked_ms = $1 WHERE id = 1 AND COALESCE(looked_ms, 0) < $1";
 const END_STOP: &str = "DELETE FROM retention_stops WHERE host = $1";
 const NOTE_STOP: &str = "INSERT INTO retention_stops (host, reason, since_ms) VALUES ($1, $2, $3) \
@@ -183,6 +205,14 @@ fn read(row: &dyn Columns) -> Result<Clocks, sqlx::Error> {
     })
 }
 
+fn read_role(row: &dyn Columns) -> Result<ClockDoubt, sqlx::Error> {
+    Ok(ClockDoubt::Role {
+        role: row.text("role")?,
+        host: row.text("host")?,
+        by_ms: row.integer("ahead_ms")?.unsigned_abs(),
+    })
+}
+
 fn read_stop(row: &dyn Columns) -> Result<RetentionStop, sqlx::Error> {
     Ok(RetentionStop {
         host: row.text("host")?,
@@ -195,7 +225,8 @@ impl Store {
     /// Looks whether it is as late as this host's clock says, and notes the answer. Returns the time from which on retention counts:
     /// the earlier one of `now_ms` and the latest time that a record or a look knows of; or why nothing may be deleted.
     ///
-    /// The clock is in doubt while it differs by more than an hour from the database's, from the newest record or, forwards without
+    /// The clock is in doubt while it, or that of a running role's host, differs by more than an hour from the database's; while it differs by
+    /// more than an hour from the newest record or, forwards without
     /// a record of now, from the last look; and, if the last look was over a day ago, until [`Store::confirm_time`].
     ///
     /// # Errors
@@ -204,7 +235,11 @@ impl Store {
     pub async fn look_at_clocks(&self, host: &str, now_ms: u64) -> Result<Result<u64, ClockDoubt>, Error> {
         let clocks = self.clocks().await?;
         let operation = &Operation::LookAtClocks;
-        if let Some(doubt) = clocks.doubt(now_ms) {
+        let doubt = match clocks.doubt(now_ms) {
+            Some(doubt) => Some(doubt),
+            None => self.role_in_doubt().await?,
+        };
+        if let Some(doubt) = doubt {
             let reason = doubt.to_string();
             let arguments = [Argument::id(host), Argument::outside(&reason), now_ms.into()];
             self.execute(operation, UNPREPARED, Statement::with(NOTE_STOP, arguments))
@@ -246,6 +281,27 @@ impl Store {
     pub async fn retention_stops(&self) -> Result<Vec<RetentionStop>, Error> {
         self.fetch(&Operation::LookAtClocks, Statement::new(SELECT_STOPS), read_stop)
             .await
+    }
+
+    /// A running role whose host's clock differs from the database's.
+    async fn role_in_doubt(&self) -> Result<Option<ClockDoubt>, Error> {
+        let arguments: [Argument<'_>; 2] = [
+            (ANNOUNCED_MAX.as_millis() as u64).into(),
+            CLOCK_DIFFERENCE_MAX_MS.into(),
+        ];
+        on_connection!(
+            &self.database,
+            reader,
+            &Operation::LookAtClocks,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let query = bind_all!(sqlx::query(timed(SELECT_ROLE, dialect)), &arguments);
+                Ok(query
+                    .try_map(|row| read_role(&row))
+                    .fetch_optional(connection)
+                    .await?)
+            }
+        )
     }
 
     async fn clocks(&self) -> Result<Clocks, Error> {

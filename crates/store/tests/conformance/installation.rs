@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use store::{Announcement, Position, RoleReport, Store};
 
-use super::bed::{Bed, on_both_databases};
+use super::bed::{Bed, now_ms, on_both_databases};
 
 on_both_databases! {
     an_id_is_made_with_the_tables_and_stays,
@@ -33,6 +33,7 @@ async fn announce(store: &Store, process: &str, role: &str) {
         position: Position::default(),
         journal: store::JournalTotals::default(),
         in_hand: 0,
+        now_ms: now_ms(),
     };
     store.announce_role(&announced).await.unwrap();
 }

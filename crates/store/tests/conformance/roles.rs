@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use store::{ANNOUNCED_MAX, Announcement, JournalTotals, Position, Store, WorkerBehind};
 
-use super::bed::{Backup, Bed, endpoint_id, new_endpoint, on_both_databases};
+use super::bed::{Backup, Bed, endpoint_id, new_endpoint, now_ms, on_both_databases};
 
 on_both_databases! {
     a_worker_is_behind_until_it_announces_the_version_or_a_later_one,
@@ -22,6 +22,7 @@ async fn announce(store: &Store, process: &str, role: &str, position: Position) 
         position,
         journal: JournalTotals::default(),
         in_hand: 0,
+        now_ms: now_ms(),
     };
     store.announce_role(&announced).await.unwrap();
 }

@@ -9,7 +9,7 @@ use store::{
 use webhook::journal::{BatchStamp, Gap, Record, Then};
 
 use super::{
-    super::bed::{Bed, on_both_databases},
+    super::bed::{Bed, now_ms, on_both_databases},
     samples::{
         MINUTE, T, attempt, delivered, died, dlv, ep, event, evt, gap, limits, org, record, taken, to,
     },
@@ -424,6 +424,7 @@ async fn announce(store: &Store, journal: JournalTotals) {
         position: Position::default(),
         journal,
         in_hand: 0,
+        now_ms: now_ms(),
     };
     store.announce_role(&announcement).await.unwrap();
 }

@@ -1,10 +1,10 @@
 //! What is too old is deleted only while the clocks agree.
 
-use store::{ClockDoubt, Store, UNWATCHED_MAX_MS};
+use store::{Announcement, ClockDoubt, JournalTotals, Position, Store, UNWATCHED_MAX_MS};
 use webhook::journal::Then;
 
 use super::{
-    super::bed::{Bed, on_both_databases},
+    super::bed::{Bed, now_ms, on_both_databases},
     samples::{attempt, delivered, event, record, taken, to},
 };
 
@@ -13,16 +13,11 @@ on_both_databases! {
     a_clock_that_jumps_stops_retention_until_an_operator_confirms_the_time,
     a_record_from_the_future_stops_retention_until_it_is_confirmed,
     a_clock_that_differs_from_the_database_is_confirmed_by_none,
+    a_role_whose_clock_is_wrong_stops_retention_while_it_runs,
 }
 
 const MINUTE: u64 = 60_000;
 const DAY: u64 = UNWATCHED_MAX_MS;
-
-/// The database's clock is compared as well.
-fn now_ms() -> u64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since_epoch.expect("it is after 1970").as_millis() as u64
-}
 
 async fn look(store: &Store, host: &str) -> Result<u64, ClockDoubt> {
     store.look_at_clocks(host, now_ms()).await.unwrap()
@@ -116,6 +111,53 @@ async fn a_clock_that_differs_from_the_database_is_confirmed_by_none(bed: Bed) {
         );
     }
     assert_eq!(stops(&store).await.len(), 1);
+    look(&store, "a").await.unwrap();
+    assert_eq!(stops(&store).await, []);
+}
+
+/// What a worker records by a clock that is 31 days behind would be deleted at once.
+async fn a_role_whose_clock_is_wrong_stops_retention_while_it_runs(bed: Bed) {
+    let store = bed.migrated().await;
+    let announce = async |process, ahead_ms: i64| {
+        let announcement = Announcement {
+            process,
+            role: "worker",
+            host: "host_2",
+            position: Position::default(),
+            journal: JournalTotals::default(),
+            in_hand: 0,
+            now_ms: now_ms().saturating_add_signed(ahead_ms),
+        };
+        store.announce_role(&announcement).await.unwrap();
+    };
+    let (minute, month) = (MINUTE as i64, 31 * DAY as i64);
+    for right in [0, 59 * minute, -59 * minute] {
+        announce("w1", right).await;
+        look(&store, "a").await.unwrap();
+    }
+    for (wrong, by) in [
+        (-month, "31 days"),
+        (month, "31 days"),
+        (61 * minute, "61 minutes"),
+    ] {
+        announce("w1", wrong).await;
+        let doubt = look(&store, "a").await.unwrap_err().to_string();
+        assert!(
+            doubt.contains("host_2, where a worker runs") && doubt.ends_with(by),
+            "{doubt}"
+        );
+        assert_eq!(stops(&store).await, [("a".to_owned(), doubt)]);
+    }
+    // Its clock was set; or it has ended, in a word or without one.
+    announce("w1", 0).await;
+    look(&store, "a").await.unwrap();
+    announce("w1", month).await;
+    look(&store, "a").await.unwrap_err();
+    store.close_role("w1", "worker").await.unwrap();
+    look(&store, "a").await.unwrap();
+    announce("w2", month).await;
+    look(&store, "a").await.unwrap_err();
+    bed.execute("UPDATE roles SET seen_ms = seen_ms - 4000").await;
     look(&store, "a").await.unwrap();
     assert_eq!(stops(&store).await, []);
 }

@@ -126,6 +126,7 @@ async fn the_present_state_is_counted(bed: Bed) {
             ..JournalTotals::default()
         },
         in_hand: 0,
+        now_ms,
     };
     store.announce_role(&announced).await.unwrap();
     let expected = Overview {
