@@ -1,11 +1,16 @@
 //! Lines of any input, in bounded memory.
 
-use std::{io, path::Path};
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use webhook::EVENT_BYTES_MAX;
+
+use crate::output;
 
 /// The longest line that is kept, in bytes: a little more than an event may have, so that one that is just too large is
 /// told its size.
@@ -57,6 +62,9 @@ impl Input {
     /// Standard input for `-` or nothing.
     pub(super) async fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
+            if io::stdin().is_terminal() {
+                output::note("reading standard input, one event a line; Ctrl-D ends it");
+            }
             return Ok(Self {
                 lines: Lines::new(Box::new(tokio::io::stdin())),
                 bytes: None,
