@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const LATENCY_WEIGHT: u32 = 8;
 
 /// What is held for less than this on average is given back quickly: half of what makes an attempt slow.
-const FAST: Duration = Duration::from_millis(500);
+pub(super) const FAST: Duration = Duration::from_millis(500);
 
 /// How fast what is held is given back.
 #[derive(Default)]

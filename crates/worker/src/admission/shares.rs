@@ -11,7 +11,11 @@ use std::{
 
 use webhook::{EndpointId, OrganizationId};
 
-use super::{SLOW, pace::Pace, refusal::Refusal};
+use super::{
+    SLOW,
+    pace::{FAST, Pace},
+    refusal::Refusal,
+};
 
 /// The share of the free slots that one endpoint may hold: a quarter.
 const ENDPOINT_SHARE: usize = 4;
@@ -53,6 +57,8 @@ struct Behaviour {
     tried: bool,
     /// The last attempt failed or was slow.
     suspect: bool,
+    /// The last attempt was over within [`FAST`].
+    quick: bool,
 }
 
 /// What an organization holds.
@@ -195,7 +201,9 @@ impl Shares {
         let crowd = self.crowds.last()?;
         let (id, organization) = (crowd.oldest.0, crowd.organization.clone());
         let endpoint = self.organizations.get(&organization)?.slow.get(&id)?.clone();
-        self.change(&endpoint, now, |behaviour, _| behaviour.suspect = true);
+        self.change(&endpoint, now, |behaviour, _| {
+            (behaviour.suspect, behaviour.quick) = (true, false);
+        });
         self.leave_slow(&endpoint, &organization, id, now).then_some(id)
     }
 
@@ -210,6 +218,7 @@ impl Shares {
                 behaviour.tried = true;
                 // What is not among the slots held was slow.
                 behaviour.suspect = !success || took.is_none_or(|took| took > SLOW);
+                behaviour.quick = took.is_some_and(|took| took < FAST);
             }
             (took, behaviour.organization.clone())
         });
@@ -404,6 +413,7 @@ impl Behaviour {
             pace: Pace::default(),
             tried: false,
             suspect: false,
+            quick: false,
         }
     }
 
@@ -415,20 +425,28 @@ impl Behaviour {
         self.suspect || self.slow > 0
     }
 
-    /// How many of its slots count as those of an endpoint that is not known to be well. Before anything is known, all but one.
+    /// How many of its slots count as those of an endpoint that is not known to be well.
     fn unwell(&self) -> usize {
-        if self.is_suspect() {
-            self.held.len()
-        } else if self.tried {
+        if self.is_well() {
             0
         } else {
-            self.held.len().saturating_sub(1)
+            self.held.len().saturating_sub(self.trusted())
         }
     }
 
     /// Whether one slot more would count.
     fn next_is_unwell(&self) -> bool {
-        self.is_suspect() || !self.tried && !self.held.is_empty()
+        !self.is_well() && self.held.len() >= self.trusted()
+    }
+
+    fn is_well(&self) -> bool {
+        self.tried && !self.is_suspect()
+    }
+
+    /// How many slots an endpoint that is not known to be well may hold like a well one: one, if it was never tried, or if it has just failed
+    /// quickly. Otherwise a healthy endpoint that answers one request with 500 would wait for those that hang.
+    fn trusted(&self) -> usize {
+        usize::from(self.slow == 0 && (!self.tried || self.quick))
     }
 
     /// Takes a slot off those held, and returns how long it was held.

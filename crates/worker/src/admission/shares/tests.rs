@@ -41,6 +41,13 @@ fn tried(shares: &mut Shares, endpoint: &EndpointId, organization: &Organization
     shares.give_back(endpoint, slot, Some(success), Instant::now());
 }
 
+/// The endpoint has not answered for two seconds.
+fn hung(shares: &mut Shares, endpoint: &EndpointId, organization: &OrganizationId) {
+    let slot = try_take(shares, endpoint, organization).unwrap();
+    shares.slow_down(endpoint, slot, Instant::now());
+    shares.give_back(endpoint, slot, Some(false), Instant::now() + 2 * SECOND);
+}
+
 #[test]
 fn one_endpoint_gets_a_quarter_of_what_is_free_and_never_less_than_one() {
     for (slots, expected) in [(1, 1), (4, 1), (5, 1), (20, 4), (512, 102)] {
@@ -99,8 +106,8 @@ fn what_is_kept_goes_to_organizations_that_hold_none_or_give_slots_back_quickly(
 fn endpoints_that_are_not_known_to_be_well_share_half_of_the_slots() {
     let mut shares = Shares::new(512);
     for n in 0..600 {
-        tried(&mut shares, &id(format!("a-{n}")), &org("a"), false);
-        tried(&mut shares, &id(format!("b-{n}")), &org("b"), false);
+        hung(&mut shares, &id(format!("a-{n}")), &org("a"));
+        hung(&mut shares, &id(format!("b-{n}")), &org("b"));
     }
     assert_eq!(take_each(&mut shares, "a", 600).len(), 120, "half of the half");
     let b = take_each(&mut shares, "b", 600).len();
@@ -115,12 +122,12 @@ fn an_endpoint_that_was_never_tried_has_one_slot_like_a_well_one() {
     // The half is full.
     for n in 0..4 {
         let organization = org(format!("unwell-{n}"));
-        tried(&mut shares, &id(n), &organization, false);
+        hung(&mut shares, &id(n), &organization);
         assert!(try_take(&mut shares, &id(n), &organization).is_some());
     }
-    tried(&mut shares, &id("failed"), &a, false);
+    hung(&mut shares, &id("hung"), &a);
     assert_eq!(
-        shares.decide(&id("failed"), &a, Instant::now()),
+        shares.decide(&id("hung"), &a, Instant::now()),
         Err(Refusal::Unwell)
     );
     let slot = try_take(&mut shares, &id("new"), &b).unwrap();
@@ -162,7 +169,7 @@ fn slots_of_an_endpoint_count_as_unwell_from_when_it_becomes_so_until_it_succeed
         .collect();
     assert_eq!(shares.unwell, 0);
     shares.give_back(&id("a"), held[0], Some(false), Instant::now());
-    assert_eq!(shares.unwell, 3);
+    assert_eq!(shares.unwell, 2, "it failed quickly: one is like a well one's");
     shares.slow_down(&id("a"), held[1], Instant::now());
     shares.give_back(&id("a"), held[2], Some(true), Instant::now());
     assert_eq!(shares.unwell, 1, "one is slow still");
@@ -170,6 +177,37 @@ fn slots_of_an_endpoint_count_as_unwell_from_when_it_becomes_so_until_it_succeed
     assert_eq!(shares.unwell, 1, "the last was slow");
     shares.give_back(&id("a"), held[3], Some(true), Instant::now());
     assert_eq!((shares.unwell, shares.free(), shares.slow_free()), (0, 64, 64));
+}
+
+/// Sixty organizations whose endpoints hang have all of the half, and what is kept of it.
+#[test]
+fn a_healthy_endpoint_that_fails_once_does_not_wait_for_those_that_hang() {
+    let (mut shares, healthy) = (Shares::new(512), org("healthy"));
+    for n in 0..60 {
+        for endpoint in 0..10 {
+            hung(&mut shares, &id(format!("{n}-{endpoint}")), &org(n));
+        }
+    }
+    tried(&mut shares, &id("healthy"), &healthy, true);
+    for n in 0..60 {
+        take_each(&mut shares, &n.to_string(), 10);
+    }
+    assert_eq!(shares.unwell, shares.unwell_max());
+    let now = Instant::now();
+    for _ in 0..10 {
+        let slot = try_take(&mut shares, &id("healthy"), &healthy).unwrap();
+        shares.give_back(&id("healthy"), slot, Some(false), now + Duration::from_millis(5));
+    }
+    let slot = try_take(&mut shares, &id("healthy"), &healthy).unwrap();
+    assert_eq!(
+        shares.decide(&id("healthy"), &healthy, now),
+        Err(Refusal::Organization),
+        "not a second one"
+    );
+    // A failure after a second is none that came quickly.
+    shares.slow_down(&id("healthy"), slot, now + SECOND);
+    shares.give_back(&id("healthy"), slot, Some(false), now + 2 * SECOND);
+    assert_eq!(shares.decide(&id("healthy"), &healthy, now), Err(Refusal::Unwell));
 }
 
 #[test]
