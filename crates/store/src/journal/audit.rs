@@ -2,18 +2,20 @@
 
 mod rows;
 mod statements;
+mod window;
 
 use std::collections::BTreeMap;
 
 use sqlx::Connection as _;
 use webhook::{
-    AttemptId, DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState, journal::Gap,
+    DeliveryId, EndpointId, EventId, OrganizationId,
+    journal::{DeliveryState, Gap},
 };
 
 use super::{
     aside::{self, SetAside},
     batches::{self, Lost, fetch_lost},
-    totals::{self, MINUTE_MS, Minutes, Vanished},
+    totals::{self, Minutes, Vanished},
 };
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
@@ -24,26 +26,14 @@ use rows::{
     Found, Pending, read_count, read_deliveries, read_events, read_gap, read_late, read_oldest, read_pending,
     read_roles, read_suspects, read_unbalanced, read_unrecorded,
 };
-use statements::{
-    COUNT_DELIVERIES, COUNT_DELIVERIES_OF_EVENTS, COUNT_EVENTS, COUNT_PENDING, COUNT_ROLES, COUNT_SUSPECTS,
-    FIND_LATE, FIND_UNBALANCED, FIND_UNRECORDED, OLDEST_PENDING, SELECT_GAPS,
-};
+use statements::{COUNT_DELIVERIES, COUNT_EVENTS, COUNT_ROLES, COUNT_SUSPECTS, OLDEST_PENDING};
+use window::Window;
 
 /// How many of each kind of finding are listed; all are counted.
 pub const FINDINGS_MAX: u32 = 1_000;
 
 /// How many gaps are read. Each of them stands for a time when the broker took nothing: more would be no journal.
 const GAPS_MAX: u32 = 10_000;
-
-/// What belongs together is recorded at about the same time, in milliseconds. What is found missing within that is looked for
-/// everywhere before it is reported.
-const NEAR_MS: u64 = 60_000;
-
-/// So far may the clocks of two hosts be apart, in milliseconds, that recorded an event and its deliveries.
-const SKEW_MS: u64 = 3_600_000;
-
-/// A delivery that is due within this time, in milliseconds, may have left its queue already.
-const LEAVING_MS: u64 = 2_000;
 
 /// What counts as late, and as missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -377,103 +367,6 @@ fn records_of(gaps: &[Gap], set_aside: &[SetAside]) -> Option<u64> {
     let of_gaps = gaps.iter().map(|gap| Some(gap.count).filter(|count| *count > 0));
     let all = of_gaps.chain(set_aside.iter().map(SetAside::records));
     all.sum::<Option<u64>>().filter(|_| are_all)
-}
-
-/// The time that is audited, and the statements about it.
-struct Window {
-    since_ms: u64,
-    until_ms: u64,
-    limits: AuditLimits,
-    first_attempt: AttemptId,
-    end_of_attempts: AttemptId,
-}
-
-impl Window {
-    /// Whole minutes, as there are totals of them.
-    fn new(since_ms: u64, until_ms: u64, limits: AuditLimits) -> Self {
-        let since_ms = since_ms / MINUTE_MS * MINUTE_MS;
-        let until_ms = until_ms.min(totals::ATTEMPT_MS_MAX).next_multiple_of(MINUTE_MS);
-        let attempts_until_ms = until_ms.saturating_add(limits.late_ms);
-        Self {
-            since_ms,
-            until_ms,
-            limits,
-            first_attempt: AttemptId::first_at(since_ms.saturating_sub(NEAR_MS)),
-            end_of_attempts: AttemptId::first_at(attempts_until_ms.min(totals::ATTEMPT_MS_MAX)),
-        }
-    }
-
-    /// All minutes in which attempts of the window's deliveries may have begun: those before the first that there are totals of, and the others.
-    fn attempts(&self, first_ms: Option<u64>) -> [Minutes; 2] {
-        Minutes::split(
-            self.since_ms.saturating_sub(NEAR_MS),
-            totals::ATTEMPT_MS_MAX,
-            first_ms,
-        )
-    }
-
-    fn of(&self, sql: &'static str) -> Statement<'_> {
-        Statement::with(sql, [self.since_ms.into(), self.until_ms.into()])
-    }
-
-    fn deliveries_of_events(&self) -> Statement<'_> {
-        let mut statement = self.of(COUNT_DELIVERIES_OF_EVENTS);
-        let near = [
-            self.since_ms.saturating_sub(SKEW_MS),
-            self.until_ms.saturating_add(SKEW_MS),
-        ];
-        statement.arguments.extend(near.map(Into::into));
-        statement
-    }
-
-    fn gaps(&self, since_ms: u64) -> Statement<'_> {
-        let arguments = [since_ms.into(), self.until_ms.into(), GAPS_MAX.into()];
-        Statement::with(SELECT_GAPS, arguments)
-    }
-
-    fn pending(&self, gaps: &str) -> Statement<'_> {
-        let AuditLimits {
-            now_ms,
-            in_hand_ms,
-            late_ms,
-            ..
-        } = self.limits;
-        let bounds = [
-            now_ms.saturating_add(LEAVING_MS),
-            now_ms.saturating_sub(in_hand_ms),
-            late_ms,
-        ];
-        Statement::with(COUNT_PENDING, bounds.map(Into::into)).with_gaps(gaps)
-    }
-
-    fn unbalanced(&self, gaps: &str) -> Statement<'_> {
-        let near = [
-            self.since_ms.saturating_sub(NEAR_MS),
-            self.until_ms.saturating_add(NEAR_MS),
-        ];
-        let mut statement = self.of(FIND_UNBALANCED);
-        statement.arguments.extend(near.map(Into::into));
-        statement.arguments.push(FINDINGS_MAX.into());
-        statement.arguments.push(self.limits.late_ms.into());
-        statement.with_gaps(gaps)
-    }
-
-    fn unrecorded(&self, gaps: &str) -> Statement<'_> {
-        let mut statement = self.of(FIND_UNRECORDED);
-        statement.arguments.push(self.first_attempt.as_str().into());
-        statement.arguments.push(self.end_of_attempts.as_str().into());
-        statement.arguments.push(FINDINGS_MAX.into());
-        statement.arguments.push(self.limits.late_ms.into());
-        statement.with_gaps(gaps)
-    }
-
-    fn late(&self, gaps: &str) -> Statement<'_> {
-        let late = self.limits.now_ms.saturating_sub(self.limits.late_ms);
-        let mut statement = self.of(FIND_LATE);
-        statement.arguments.extend([late.into(), FINDINGS_MAX.into()]);
-        statement.arguments.push(self.limits.late_ms.into());
-        statement.with_gaps(gaps)
-    }
 }
 
 fn findings<T>(found: Vec<Found<T>>) -> Findings<T> {
