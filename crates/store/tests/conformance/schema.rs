@@ -29,6 +29,7 @@ pub(crate) const ALL: &[&str] = &[
     "0017_seen_and_totals",
     "0018_reports",
     "0019_recorded",
+    "0020_clocks",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

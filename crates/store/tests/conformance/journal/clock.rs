@@ -130,7 +130,7 @@ async fn a_role_whose_clock_is_wrong_stops_retention_while_it_runs(bed: Bed) {
         };
         store.announce_role(&announcement).await.unwrap();
     };
-    let (minute, month) = (MINUTE as i64, 31 * DAY as i64);
+    let (minute, month) = (MINUTE as i64, (31 * DAY + MINUTE) as i64);
     for right in [0, 59 * minute, -59 * minute] {
         announce("w1", right).await;
         look(&store, "a").await.unwrap();
@@ -138,7 +138,7 @@ async fn a_role_whose_clock_is_wrong_stops_retention_while_it_runs(bed: Bed) {
     for (wrong, by) in [
         (-month, "31 days"),
         (month, "31 days"),
-        (61 * minute, "61 minutes"),
+        (61 * minute + minute / 2, "61 minutes"),
     ] {
         announce("w1", wrong).await;
         let doubt = look(&store, "a").await.unwrap_err().to_string();

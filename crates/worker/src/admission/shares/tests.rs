@@ -201,7 +201,7 @@ fn a_healthy_endpoint_that_fails_once_does_not_wait_for_those_that_hang() {
     let slot = try_take(&mut shares, &id("healthy"), &healthy).unwrap();
     assert_eq!(
         shares.decide(&id("healthy"), &healthy, now),
-        Err(Refusal::Organization),
+        Err(Refusal::Unwell),
         "not a second one"
     );
     // A failure after a second is none that came quickly.
