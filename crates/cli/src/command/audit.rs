@@ -70,9 +70,9 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     if !configuration.worker.journal {
         bail!("audit compares what workers recorded, and journal.enabled is false: switch the journal on");
     }
-    let store = database::open(&configuration.database).await?;
     let mut config = configuration.broker.config();
-    let broker = BrokerLink::open(&config).await?;
+    let (store, broker) =
+        tokio::try_join!(database::open(&configuration.database), BrokerLink::open(&config),)?;
     config.publish_timeout = MARK_TAKEN_MAX;
     let topology = topology::of(configuration);
     let auditor = Auditor {
@@ -154,8 +154,10 @@ impl Auditor<'_> {
             batches_due,
         };
         let until_ms = now_ms.next_multiple_of(MINUTE_MS);
-        let audit = self.store.audit(self.since_ms, until_ms, limits).await?;
-        let rejected = self.store.count_rejected(self.since_ms, until_ms).await?;
+        let (audit, rejected) = tokio::try_join!(
+            self.store.audit(self.since_ms, until_ms, limits),
+            self.store.count_rejected(self.since_ms, until_ms),
+        )?;
         let queues = before.max(self.queues().await?);
         Ok(Verdict::new(
             audit,
