@@ -7,9 +7,10 @@
 //! An attempt in flight for over [`SLOW`] gives its slot back and takes one of as many slow slots. When none is free, the oldest slow
 //! attempt of the organization that holds most is ended.
 //!
-//! A delivery that has to wait for its own share waits only when slots come back to that share fast enough to promise one: within
-//! [`WAIT_MAX`], or within [`LONG_WAIT_MAX`] if there is room for it among those that wait so long. One that has to wait for others waits for
-//! up to [`LONG_WAIT_MAX`]. What gets no slot is deferred through the broker.
+//! A delivery that has to wait for its own share waits only when slots come back to that share fast enough to promise one within
+//! [`LONG_WAIT_MAX`], and for as long if there is room for it among those that wait so long. Without room, or before any slot came back, it
+//! waits for [`WAIT_MAX`], if a slot is promised within that time. One that has to wait for others waits for up to [`LONG_WAIT_MAX`]. What gets no slot is deferred
+//! through the broker.
 //!
 //! Before that, the events of each organization begin one after the other, and only so many first attempts are in work (`places`):
 //! a burst of events waits in its order for a moment, instead of asking for all slots at once and being deferred for a second.
@@ -335,13 +336,15 @@ impl State {
         let room = self.shares.unwell_max().saturating_sub(self.waiting_long);
         match refusal {
             Refusal::Endpoint | Refusal::Organization => {
-                let promised = self.shares.promised_wait(endpoint, organization, refusal, now)?;
-                if promised <= WAIT_MAX {
-                    return Some(WAIT_MAX);
-                }
-                // An organization may take up as much of the room as it leaves.
+                let promise = self.shares.promised_wait(endpoint, organization, refusal, now)?;
+                let is_soon = promise.within <= WAIT_MAX;
+                // An organization may take up as much of the room as it leaves. A promise that is founded may be kept late: a busy machine
+                // stands still for tenths of a second, and what is deferred comes after a whole one.
                 let has_room = self.shares.waiting(organization) < room;
-                (promised <= LONG_WAIT_MAX && has_room).then_some(LONG_WAIT_MAX)
+                if has_room && promise.within <= LONG_WAIT_MAX && (promise.is_founded || !is_soon) {
+                    return Some(LONG_WAIT_MAX);
+                }
+                is_soon.then_some(WAIT_MAX)
             }
             Refusal::Unwell => (room > 0).then_some(LONG_WAIT_MAX),
             Refusal::Slots => Some(LONG_WAIT_MAX),

@@ -8,6 +8,13 @@ const LATENCY_WEIGHT: u32 = 8;
 /// What is held for less than this on average is given back quickly: half of what makes an attempt slow.
 pub(super) const FAST: Duration = Duration::from_millis(500);
 
+/// How long a newcomer would wait.
+pub(super) struct Promise {
+    pub(super) within: Duration,
+    /// Something was given back before. Otherwise, only so much time has passed.
+    pub(super) is_founded: bool,
+}
+
 /// How fast what is held is given back.
 #[derive(Default)]
 pub(super) struct Pace {
@@ -45,13 +52,21 @@ impl Pace {
 
     /// Whether what is held comes back quickly, as far as is known.
     pub(super) fn is_fast(&self, now: Instant) -> bool {
-        self.latency > Duration::ZERO && self.latency.max(self.quiet(now)) < FAST
+        !self.is_unknown() && self.latency.max(self.quiet(now)) < FAST
+    }
+
+    /// Whether nothing was given back yet that says something.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.latency == Duration::ZERO
     }
 
     /// How long a newcomer would wait behind those that wait already; `None` when nothing is held, so that nothing will come back.
-    pub(super) fn promise(&self, held: usize, waiting: usize, now: Instant) -> Option<Duration> {
+    pub(super) fn promise(&self, held: usize, waiting: usize, now: Instant) -> Option<Promise> {
         let latency = self.latency.max(self.quiet(now));
         let ahead = waiting as u32 + 1;
-        (held > 0).then(|| latency.saturating_mul(ahead) / held as u32)
+        (held > 0).then(|| Promise {
+            within: latency.saturating_mul(ahead) / held as u32,
+            is_founded: !self.is_unknown(),
+        })
     }
 }

@@ -13,7 +13,7 @@ use webhook::{EndpointId, OrganizationId};
 
 use super::{
     SLOW,
-    pace::{FAST, Pace},
+    pace::{FAST, Pace, Promise},
     refusal::Refusal,
 };
 
@@ -118,7 +118,8 @@ impl Shares {
             return Err(Refusal::Endpoint);
         }
         let holder = self.organizations.get(organization);
-        if holder.is_some_and(|holder| has_share(holder.held, &holder.pace, self.free, self.slots, now)) {
+        let is_fast = |holder: &Holder| holder.pace_with(behaviour).is_fast(now);
+        if holder.is_some_and(|holder| has_share(holder.held, is_fast(holder), self.free, self.slots)) {
             return Err(Refusal::Organization);
         }
         if self.free == 0 {
@@ -128,7 +129,7 @@ impl Shares {
             return Ok(());
         }
         let free = self.unwell_max().saturating_sub(self.unwell);
-        if holder.is_some_and(|holder| has_share(holder.unwell, &holder.pace, free, self.unwell_max(), now)) {
+        if holder.is_some_and(|holder| has_share(holder.unwell, is_fast(holder), free, self.unwell_max())) {
             Err(Refusal::Organization)
         } else if free == 0 {
             Err(Refusal::Unwell)
@@ -297,7 +298,7 @@ impl Shares {
         organization: &OrganizationId,
         refusal: Refusal,
         now: Instant,
-    ) -> Option<Duration> {
+    ) -> Option<Promise> {
         let behaviour = self.endpoints.get(endpoint);
         if refusal == Refusal::Endpoint {
             return behaviour?
@@ -308,7 +309,9 @@ impl Shares {
         if behaviour.is_some_and(|behaviour| behaviour.tried && behaviour.next_is_unwell()) {
             holder.unwell_pace.promise(holder.unwell, holder.waiting, now)
         } else {
-            holder.pace.promise(holder.held, holder.waiting, now)
+            holder
+                .pace_with(behaviour)
+                .promise(holder.held, holder.waiting, now)
         }
     }
 
@@ -385,8 +388,8 @@ impl Shares {
 }
 
 /// Whether an organization would hold more than is left free if it took one more, apart from what is kept. Each may hold one.
-fn has_share(held: usize, pace: &Pace, free: usize, of: usize, now: Instant) -> bool {
-    let kept = if pace.is_fast(now) { 0 } else { of / KEPT_SHARE };
+fn has_share(held: usize, is_fast: bool, free: usize, of: usize) -> bool {
+    let kept = if is_fast { 0 } else { of / KEPT_SHARE };
     held > 0 && held + 1 + kept >= free
 }
 
@@ -458,6 +461,14 @@ impl Behaviour {
 }
 
 impl Holder {
+    /// Returns how fast it gives slots back. An organization is forgotten when it holds none; then one of its endpoints tells.
+    fn pace_with<'a>(&'a self, endpoint: Option<&'a Behaviour>) -> &'a Pace {
+        match endpoint {
+            Some(endpoint) if self.pace.is_unknown() => &endpoint.pace,
+            _ => &self.pace,
+        }
+    }
+
     fn is_idle(&self) -> bool {
         self.held == 0 && self.waiting == 0 && self.slow.is_empty()
     }

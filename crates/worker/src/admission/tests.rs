@@ -124,7 +124,7 @@ async fn an_endpoint_that_answers_fast_is_waited_for_and_one_that_hangs_is_not()
         let state = admission.lock();
         state.wait_max(&endpoint, &a, Refusal::Endpoint, now + quiet)
     });
-    assert_eq!(waits, [Some(WAIT_MAX), Some(LONG_WAIT_MAX), None]);
+    assert_eq!(waits, [Some(LONG_WAIT_MAX), Some(LONG_WAIT_MAX), None]);
     drop(hanging);
 }
 
