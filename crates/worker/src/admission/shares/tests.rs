@@ -44,7 +44,7 @@ fn tried(shares: &mut Shares, endpoint: &EndpointId, organization: &Organization
 /// The endpoint has not answered for two seconds.
 fn hung(shares: &mut Shares, endpoint: &EndpointId, organization: &OrganizationId) {
     let slot = try_take(shares, endpoint, organization).unwrap();
-    shares.slow_down(endpoint, slot, Instant::now());
+    shares.slow_down(endpoint, slot, Instant::now() + SECOND);
     shares.give_back(endpoint, slot, Some(false), Instant::now() + 2 * SECOND);
 }
 
