@@ -7,9 +7,11 @@
 //! An attempt in flight for over [`SLOW`] gives its slot back and takes one of as many slow slots. When none is free, the oldest slow
 //! attempt of the organization that holds most is ended.
 //!
-//! A delivery that has to wait for its own share waits only when slots come back to that share fast enough to promise one within
-//! [`LONG_WAIT_MAX`], and for as long if there is room for it among those that wait so long. Without room, or before any slot came back, it
-//! waits for [`WAIT_MAX`], if a slot is promised within that time. One that has to wait for others waits for up to [`LONG_WAIT_MAX`]. What gets no slot is deferred
+//! A delivery that has to wait for its own share waits only when slots come back to that share fast enough to
+//! promise one within [`LONG_WAIT_MAX`], and for as long if there is room for it among those that wait so
+//! long. Without room it waits for [`WAIT_MAX`], if a slot is promised within that time. As long as no slot
+//! has come back, the promise is how long none has, and one within [`WAIT_MAX`] is waited for only so long. A
+//! delivery that has to wait for others waits for up to [`LONG_WAIT_MAX`]. What gets no slot is deferred
 //! through the broker.
 //!
 //! Before that, the events of each organization begin one after the other, and only so many first attempts are in work (`places`):
@@ -346,7 +348,7 @@ impl State {
                 }
                 is_soon.then_some(WAIT_MAX)
             }
-            Refusal::Unwell => (room > 0).then_some(LONG_WAIT_MAX),
+            Refusal::Unwell => (self.shares.waiting(organization) < room).then_some(LONG_WAIT_MAX),
             Refusal::Slots => Some(LONG_WAIT_MAX),
         }
     }

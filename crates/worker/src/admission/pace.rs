@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 const LATENCY_WEIGHT: u32 = 8;
 
 /// What is held for less than this on average is given back quickly: half of what makes an attempt slow.
-pub(super) const FAST: Duration = Duration::from_millis(500);
+const FAST: Duration = Duration::from_millis(500);
 
 /// How long a newcomer would wait.
 pub(super) struct Promise {
     pub(super) within: Duration,
-    /// Something was given back before. Otherwise, only so much time has passed.
+    /// Whether a latency was measured. If not, `within` is only how long nothing has come back.
     pub(super) is_founded: bool,
 }
 
 /// How fast what is held is given back.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Pace {
     /// The average of how long each was held.
     latency: Duration,
@@ -55,9 +55,20 @@ impl Pace {
         !self.is_unknown() && self.latency.max(self.quiet(now)) < FAST
     }
 
-    /// Whether nothing was given back yet that says something.
+    /// Whether no latency was measured yet.
     pub(super) fn is_unknown(&self) -> bool {
         self.latency == Duration::ZERO
+    }
+
+    /// The same, with another's latency if there is none of its own.
+    pub(super) fn or_latency_of(self, other: Option<&Self>) -> Self {
+        match other {
+            Some(other) if self.is_unknown() => Self {
+                latency: other.latency,
+                ..self
+            },
+            _ => self,
+        }
     }
 
     /// How long a newcomer would wait behind those that wait already; `None` when nothing is held, so that nothing will come back.

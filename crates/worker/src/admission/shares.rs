@@ -13,7 +13,7 @@ use webhook::{EndpointId, OrganizationId};
 
 use super::{
     SLOW,
-    pace::{FAST, Pace, Promise},
+    pace::{Pace, Promise},
     refusal::Refusal,
 };
 
@@ -26,6 +26,8 @@ const UNWELL_SHARE: usize = 2;
 const KEPT_SHARE: usize = 16;
 /// The share of all slow slots that one endpoint may hold however few are free: a 32nd.
 const SLOW_SHARE: usize = 32;
+/// An attempt that fails within this time occupies a slot for no longer than a success does.
+const QUICK: Duration = Duration::from_millis(100);
 /// How many endpoints' behaviour is remembered. As many as the registry holds; past it, all that are idle are forgotten.
 pub(super) const REMEMBERED_MAX: usize = store::ENDPOINTS_MAX as usize;
 
@@ -57,7 +59,7 @@ struct Behaviour {
     tried: bool,
     /// The last attempt failed or was slow.
     suspect: bool,
-    /// The last attempt was over within [`FAST`].
+    /// The last attempt was over within [`QUICK`].
     quick: bool,
 }
 
@@ -219,7 +221,7 @@ impl Shares {
                 behaviour.tried = true;
                 // What is not among the slots held was slow.
                 behaviour.suspect = !success || took.is_none_or(|took| took > SLOW);
-                behaviour.quick = took.is_some_and(|took| took < FAST);
+                behaviour.quick = took.is_some_and(|took| took < QUICK);
             }
             (took, behaviour.organization.clone())
         });
@@ -306,12 +308,15 @@ impl Shares {
                 .promise(behaviour?.held.len(), behaviour?.waiting, now);
         }
         let holder = self.organizations.get(organization)?;
-        if behaviour.is_some_and(|behaviour| behaviour.tried && behaviour.next_is_unwell()) {
+        let is_unwell = behaviour.is_some_and(|behaviour| behaviour.tried && behaviour.next_is_unwell());
+        // Without a slot of the half, it was not its share of the half that was refused.
+        if is_unwell && holder.unwell > 0 {
             holder.unwell_pace.promise(holder.unwell, holder.waiting, now)
         } else {
-            holder
-                .pace_with(behaviour)
-                .promise(holder.held, holder.waiting, now)
+            let pace = holder
+                .pace
+                .or_latency_of(behaviour.map(|behaviour| &behaviour.pace));
+            pace.promise(holder.held, holder.waiting, now)
         }
     }
 
@@ -461,7 +466,8 @@ impl Behaviour {
 }
 
 impl Holder {
-    /// Returns how fast it gives slots back. An organization is forgotten when it holds none; then one of its endpoints tells.
+    /// Returns how fast it gives slots back. An organization that holds nothing and waits for nothing is forgotten; then the endpoint tells, if it
+    /// has given one back lately.
     fn pace_with<'a>(&'a self, endpoint: Option<&'a Behaviour>) -> &'a Pace {
         match endpoint {
             Some(endpoint) if self.pace.is_unknown() => &endpoint.pace,
@@ -478,7 +484,8 @@ impl Holder {
         self.held -= 1;
         self.pace.returned(took, now);
         behaviour.pace.returned(took, now);
-        if behaviour.is_suspect() {
+        // The slot is not among those held any more: what is true of the next one was true of it.
+        if behaviour.next_is_unwell() {
             self.unwell_pace.returned(took, now);
         }
     }

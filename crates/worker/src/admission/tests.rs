@@ -125,6 +125,14 @@ async fn an_endpoint_that_answers_fast_is_waited_for_and_one_that_hangs_is_not()
         state.wait_max(&endpoint, &a, Refusal::Endpoint, now + quiet)
     });
     assert_eq!(waits, [Some(LONG_WAIT_MAX), Some(LONG_WAIT_MAX), None]);
+    let waits = [WAIT_MAX / 2, WAIT_MAX * 2].map(|quiet| {
+        let mut state = admission.lock();
+        state.waiting_long = state.shares.unwell_max();
+        let wait = state.wait_max(&endpoint, &a, Refusal::Endpoint, now + quiet);
+        state.waiting_long = 0;
+        wait
+    });
+    assert_eq!(waits, [Some(WAIT_MAX), None], "there is no room to wait long");
     drop(hanging);
 }
 
@@ -149,8 +157,10 @@ async fn so_many_wait_long_that_half_of_the_slots_could_be_theirs() {
             waiting.push(endpoint.clone());
         }
         let state = admission.lock();
-        let refused = state.wait_max(&endpoint, organization, Refusal::Organization, later);
-        assert_eq!(refused, None);
+        for refusal in [Refusal::Organization, Refusal::Unwell] {
+            let refused = state.wait_max(&endpoint, organization, refusal, later);
+            assert_eq!(refused, None, "{refusal:?}");
+        }
     }
     let mut state = admission.lock();
     for endpoint in waiting {

@@ -210,6 +210,75 @@ fn a_healthy_endpoint_that_fails_once_does_not_wait_for_those_that_hang() {
     assert_eq!(shares.decide(&id("healthy"), &healthy, now), Err(Refusal::Unwell));
 }
 
+/// It was forgotten when it held none. The endpoint that asks has answered in 5 ms, ten seconds ago.
+#[test]
+fn an_organization_that_was_idle_is_promised_a_slot_by_the_pace_of_its_endpoint() {
+    let (mut shares, healthy, began) = (Shares::new(512), org("healthy"), Instant::now());
+    for endpoint in ["a", "b"] {
+        let slot = shares.take(&id(endpoint), &healthy, began);
+        let answered = began + Duration::from_millis(5);
+        shares.give_back(&id(endpoint), slot, Some(true), answered);
+    }
+    assert_eq!(shares.organizations(), 0);
+    for n in 0..60 {
+        take_each(&mut shares, &n.to_string(), 10);
+    }
+    let later = began + 10 * SECOND;
+    shares.take(&id("a"), &healthy, later);
+    let asked = later + Duration::from_millis(1);
+    assert_eq!(
+        shares.decide(&id("b"), &healthy, asked),
+        Err(Refusal::Organization)
+    );
+    let promise = shares.promised_wait(&id("b"), &healthy, Refusal::Organization, asked);
+    let promise = promise.unwrap();
+    assert!(promise.is_founded && promise.within < Duration::from_millis(10));
+}
+
+/// Its slot is like a well one's: no slot of the half comes back for it, and its own says nothing about those.
+#[test]
+fn an_endpoint_that_failed_quickly_is_promised_a_slot_of_its_organization() {
+    let (mut shares, a, began) = (Shares::new(64), org("a"), Instant::now());
+    for _ in 0..20 {
+        tried(&mut shares, &id("failing"), &a, false);
+    }
+    hung(&mut shares, &id("hanging"), &a);
+    for endpoint in ["failing", "hanging", "other"] {
+        shares.take(&id(endpoint), &a, began);
+    }
+    assert_eq!(shares.unwell, 1);
+    let slot = shares.next_slot + 1;
+    assert_eq!(shares.take(&id("failing-2"), &a, began), slot);
+    shares.give_back(
+        &id("failing-2"),
+        slot,
+        Some(false),
+        began + Duration::from_millis(5),
+    );
+    let slot = shares.take(&id("failing-2"), &a, began);
+    shares.give_back(
+        &id("failing-2"),
+        slot,
+        Some(false),
+        began + Duration::from_millis(5),
+    );
+    assert!(
+        shares.organizations[&a].unwell_pace.is_unknown(),
+        "the half's slot is held"
+    );
+
+    let (mut shares, slots) = (Shares::new(64), ["one", "two"]);
+    for endpoint in slots {
+        tried(&mut shares, &id(endpoint), &a, true);
+        shares.take(&id(endpoint), &a, began);
+    }
+    tried(&mut shares, &id("failing"), &a, false);
+    shares.take(&id("failing"), &a, began);
+    assert_eq!(shares.organizations[&a].unwell, 0);
+    let promise = shares.promised_wait(&id("failing"), &a, Refusal::Organization, began);
+    assert!(promise.is_some(), "it is deferred");
+}
+
 #[test]
 fn six_hundred_endpoints_that_hang_cost_another_organization_nothing() {
     let (mut shares, healthy) = (Shares::new(512), org("healthy"));
