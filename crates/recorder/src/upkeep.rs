@@ -135,8 +135,8 @@ impl Upkeep {
                 if doubted.again().is_some() {
                     tracing::warn!(
                         %doubt,
-                        "the clocks disagree: nothing is deleted and no failing endpoint is disabled until they agree; set this \
-                         host's clock or, if it is right, run `magnetite retention confirm`"
+                        "the clocks disagree: nothing is deleted and no failing endpoint is disabled until they agree; set the \
+                         clock that is wrong or, if all are right, run `magnetite retention confirm`"
                     );
                 }
                 Ok(None)

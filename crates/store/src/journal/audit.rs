@@ -185,6 +185,17 @@ macro_rules! explained_ms {
     }};
 }
 
+/// Evaluates to how many records the gaps and set-aside batches have in all that may explain what was recorded since a time, if none is lost whose
+/// number is unknown; steps of an [`on_connection!`].
+macro_rules! records_since {
+    ($tx:ident, $window:ident, $since_ms:expr, $lost:expr) => {{
+        let (since_ms, until_ms) = $window.explained_by($since_ms);
+        let gaps = fetch_all!($tx, $window.gaps(since_ms, until_ms), read_gap);
+        let set_aside = fetch_all!($tx, aside::select(since_ms, until_ms), aside::read);
+        records_of(&gaps, &set_aside).filter(|_| $lost.is_empty())
+    }};
+}
+
 /// Begins a transaction whose reads all see one moment, and evaluates to it; steps of an [`on_connection!`].
 macro_rules! begin {
     ($connection:ident, $dialect:ident) => {{
@@ -211,16 +222,14 @@ impl Store {
         let window = Window::new(since_ms, until_ms, limits);
         // Half of the work each, on connections of their own.
         let books = self.books(&window);
-        let ((mut audit, in_gaps_max), attempts) = tokio::try_join!(books, self.missing_attempts(&window))?;
+        let ((mut audit, records), attempts) = tokio::try_join!(books, self.missing_attempts(&window))?;
         (audit.unrecorded, audit.vanished.attempts) = attempts;
-        if let Some(max) = in_gaps_max {
-            audit.explain_at_most(max);
-        }
+        audit.explain_at_most(records);
         Ok(audit)
     }
 
-    /// Returns the audit without the missing attempts, and how many records are missing from the journal at most; `None` if that is not known.
-    async fn books(&self, window: &Window) -> Result<(Audit, Option<u64>), Error> {
+    /// Returns the audit without the missing attempts, and how many records may be missing.
+    async fn books(&self, window: &Window) -> Result<(Audit, MissingRecords), Error> {
         on_connection!(
             &self.database,
             journal,
@@ -232,7 +241,7 @@ impl Store {
                 let mut audit = Audit {
                     lost,
                     set_aside: fetch_all!(tx, aside::select(window.since_ms, window.until_ms), aside::read),
-                    gaps: fetch_all!(tx, window.gaps(window.since_ms), read_gap),
+                    gaps: fetch_all!(tx, window.gaps(window.since_ms, window.until_ms), read_gap),
                     ..Audit::default()
                 };
                 let gaps = batches::gaps_with(explained_ms);
@@ -258,21 +267,18 @@ impl Store {
                 // Pending deliveries are of all times, and so is what explains that they may have ended.
                 let oldest = fetch_all!(tx, Statement::new(OLDEST_PENDING), read_oldest);
                 let oldest_ms = oldest.into_iter().flatten().next().unwrap_or(window.since_ms);
-                let mut is_known = audit.lost.is_empty();
+                let of_window = records_since!(tx, window, window.since_ms, audit.lost);
+                let mut records = MissingRecords {
+                    of_window,
+                    of_all_times: of_window,
+                };
                 let gaps_before = if oldest_ms < window.since_ms {
                     let (explained_ms, lost) = explained_ms!(tx, dialect, window, oldest_ms);
-                    is_known = lost.is_empty();
+                    records.of_all_times = records_since!(tx, window, oldest_ms, lost);
                     batches::gaps_with(explained_ms)
                 } else {
                     gaps.to_owned()
                 };
-                // A gap explains what was recorded shortly after it as well.
-                let since_ms = oldest_ms
-                    .min(window.since_ms)
-                    .saturating_sub(window.limits.late_ms);
-                let gaps_of_all = fetch_all!(tx, window.gaps(since_ms), read_gap);
-                let aside_of_all = fetch_all!(tx, aside::select(since_ms, window.until_ms), aside::read);
-                let in_gaps_max = records_of(&gaps_of_all, &aside_of_all).filter(|_| is_known);
                 for pending in fetch_all!(tx, window.pending(&gaps_before), read_pending) {
                     audit.pending(&pending);
                 }
@@ -297,7 +303,7 @@ impl Store {
 
                 audit.unbalanced = findings(unbalanced);
                 audit.late = findings(late);
-                Ok((audit, in_gaps_max))
+                Ok((audit, records))
             }
         )
     }
@@ -348,17 +354,26 @@ impl Audit {
         self.in_hand_until_ms = pending.in_hand_until_ms;
     }
 
-    /// Applies the bound that gaps of `max` records explain no more than `max` findings of a kind: each record is about one event, or one delivery.
-    fn explain_at_most(&mut self, max: u64) {
-        for in_gaps in [
-            &mut self.unbalanced.in_gaps,
-            &mut self.unrecorded.in_gaps,
-            &mut self.late.in_gaps,
-            &mut self.pending_in_gaps,
+    /// Bounds the findings of each kind that gaps explain: each record is about one event, or one delivery.
+    fn explain_at_most(&mut self, records: MissingRecords) {
+        for (in_gaps, max) in [
+            (&mut self.unbalanced.in_gaps, records.of_window),
+            (&mut self.unrecorded.in_gaps, records.of_window),
+            (&mut self.late.in_gaps, records.of_window),
+            (&mut self.pending_in_gaps, records.of_all_times),
         ] {
-            *in_gaps = max.min(*in_gaps);
+            *in_gaps = max.unwrap_or(u64::MAX).min(*in_gaps);
         }
     }
+}
+
+/// How many records may be missing from the journal, at most. `None` where that is not known.
+#[derive(Clone, Copy)]
+struct MissingRecords {
+    /// Of gaps that may explain what is found in the window.
+    of_window: Option<u64>,
+    /// Of gaps that may explain why a delivery of any time is pending.
+    of_all_times: Option<u64>,
 }
 
 /// Returns how many records these gaps and batches have in all; `None` if one of them does not say.

@@ -5,7 +5,7 @@ use std::fmt;
 use sqlx::AssertSqlSafe;
 
 use crate::{
-    ANNOUNCED_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
+    Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
     database::on_connection,
     statement::{Argument, Statement, UNPREPARED, bind_all, timed},
@@ -16,6 +16,10 @@ pub const CLOCK_DIFFERENCE_MAX_MS: u64 = 60 * 60 * 1000;
 
 /// After this time without a look, in milliseconds, only an operator can tell whether it has passed or the clock has jumped: one day.
 pub const UNWATCHED_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// So long after its last announcement, in milliseconds, a role still counts as running: two looks of a recorder, one of which may meet a
+/// database that is just away.
+const ROLE_HEARD_MS: u64 = 2 * 60 * 1000;
 
 /// What is known of the time besides a host's own clock, in Unix milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -235,9 +239,17 @@ impl Store {
     pub async fn look_at_clocks(&self, host: &str, now_ms: u64) -> Result<Result<u64, ClockDoubt>, Error> {
         let clocks = self.clocks().await?;
         let operation = &Operation::LookAtClocks;
-        let doubt = match clocks.doubt(now_ms) {
-            Some(doubt) => Some(doubt),
-            None => self.role_in_doubt().await?,
+        let (own, role) = (clocks.doubt(now_ms), self.role_in_doubt().await?);
+        if own.is_none() {
+            // Another host's clock is no reason to forget that this one was looked at.
+            let look = Statement::with(NOTE_LOOK, [now_ms.into()]);
+            self.execute(operation, UNPREPARED, look).await?;
+        }
+        let doubt = match own {
+            // By the database's clock both are wrong, or this one alone.
+            Some(ClockDoubt::Database { .. }) => own,
+            // What such a role records raises the other doubts as well.
+            _ => role.or(own),
         };
         if let Some(doubt) = doubt {
             let reason = doubt.to_string();
@@ -246,15 +258,13 @@ impl Store {
                 .await?;
             return Ok(Err(doubt));
         }
-        let look = Statement::with(NOTE_LOOK, [now_ms.into()]);
-        self.execute(operation, UNPREPARED, look).await?;
         let ended = Statement::with(END_STOP, [Argument::id(host)]);
         self.execute(operation, UNPREPARED, ended).await?;
         Ok(Ok(clocks.known_ms().unwrap_or(now_ms).min(now_ms)))
     }
 
     /// Takes an operator's word that it is `now_ms`: what differs from that by now raises no doubt any more. Returns why not, if the
-    /// database's clock says otherwise.
+    /// database's clock or that of a running role says otherwise.
     ///
     /// # Errors
     ///
@@ -264,6 +274,9 @@ impl Store {
         let by_ms = clocks.database_ms.abs_diff(now_ms);
         if by_ms > CLOCK_DIFFERENCE_MAX_MS {
             return Ok(Err(ClockDoubt::Database { by_ms }));
+        }
+        if let Some(doubt) = self.role_in_doubt().await? {
+            return Ok(Err(doubt));
         }
         let arguments = [now_ms.into(), clocks.newest_ms.unwrap_or_default().into()];
         for statement in [Statement::with(CONFIRM, arguments), Statement::new(END_STOPS)] {
@@ -285,10 +298,7 @@ impl Store {
 
     /// A running role whose host's clock differs from the database's.
     async fn role_in_doubt(&self) -> Result<Option<ClockDoubt>, Error> {
-        let arguments: [Argument<'_>; 2] = [
-            (ANNOUNCED_MAX.as_millis() as u64).into(),
-            CLOCK_DIFFERENCE_MAX_MS.into(),
-        ];
+        let arguments: [Argument<'_>; 2] = [ROLE_HEARD_MS.into(), CLOCK_DIFFERENCE_MAX_MS.into()];
         on_connection!(
             &self.database,
             reader,

@@ -37,7 +37,7 @@ pub(super) const SUM: &str = "SELECT minute_ms, CAST(SUM(events) AS BIGINT) AS e
 const SUM_ATTEMPTS: &str = "SELECT CAST(COALESCE(SUM(attempts), 0) AS BIGINT) AS rows_found FROM totals \
     WHERE minute_ms >= $1 AND minute_ms < $2";
 
-/// The first minute of which there are totals; 0 for all.
+/// The first minute of which there are totals; 0 as long as there are totals of all minutes.
 pub(super) const FIRST: &str = "SELECT MIN(minute_ms) AS minute_ms FROM totals";
 
 const COUNT_ATTEMPTS: &str = "SELECT COUNT(*) AS rows_found FROM attempts WHERE id >= $1 AND id < $2";
@@ -169,7 +169,7 @@ impl Minutes {
     /// Those before `first_ms`, which is what [`FIRST`] found, and the others, until a time.
     pub(super) fn split(since_ms: u64, until_ms: u64, first_ms: Option<u64>) -> [Self; 2] {
         let from_ms = since_ms / MINUTE_MS * MINUTE_MS;
-        let at_ms = first_ms.map_or(until_ms, |first_ms| first_ms.clamp(from_ms, until_ms));
+        let at_ms = first_ms.map_or(until_ms, |first_ms| first_ms.max(from_ms).min(until_ms));
         [Self::between(from_ms, at_ms), Self::between(at_ms, until_ms)]
     }
 

@@ -209,13 +209,13 @@ pub(crate) fn next_number() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// `whsec_` and the base64 of 32 bytes.
 /// Now, in Unix milliseconds: the databases' clock is compared with it.
 pub(crate) fn now_ms() -> u64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since_epoch.expect("it is after 1970").as_millis() as u64
 }
 
+/// `whsec_` and the base64 of 32 bytes.
 pub(crate) const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 pub(crate) fn new_endpoint(organization: &str) -> NewEndpoint {

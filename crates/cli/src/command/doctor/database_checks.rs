@@ -159,7 +159,7 @@ async fn rejected_check(store: &Store) -> Check {
 /// Whether recorders delete what is too old.
 async fn retention_check(store: &Store) -> Check {
     const WHAT: &str = "retention";
-    const FIX: &str = "set the clock of that host or, if it is right, run `magnetite retention confirm`";
+    const FIX: &str = "set the clock that is wrong; if all are right, run `magnetite retention confirm`";
     match store.retention_stops().await {
         Ok(stops) if stops.is_empty() => Check::ok(WHAT, "no clock is in doubt"),
         Ok(stops) => {
@@ -167,10 +167,7 @@ async fn retention_check(store: &Store) -> Check {
                 .iter()
                 .map(|stop| {
                     let since = moment::second(stop.since_ms);
-                    format!(
-                        "stopped on {} since {since} by its clock: {}",
-                        stop.host, stop.reason
-                    )
+                    format!("stopped on {} since {since}: {}", stop.host, stop.reason)
                 })
                 .collect();
             Check::fail(WHAT, stops.join("; "), FIX)

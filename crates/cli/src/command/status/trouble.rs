@@ -183,7 +183,7 @@ fn of_the_journal(database: &InDatabase, troubles: &mut Vec<Trouble>) {
         troubles.push(trouble(
             "retention",
             format!("retention stopped on {}: {}", stop.host, stop.reason),
-            "set that host's clock, or run `magnetite retention confirm`",
+            "set the clock that is wrong; if all are right, run `magnetite retention confirm`",
         ));
     }
 }

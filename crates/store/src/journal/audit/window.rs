@@ -34,7 +34,10 @@ impl Window {
     /// Whole minutes, as there are totals of them.
     pub(super) fn new(since_ms: u64, until_ms: u64, limits: AuditLimits) -> Self {
         let since_ms = since_ms / MINUTE_MS * MINUTE_MS;
-        let until_ms = until_ms.min(totals::ATTEMPT_MS_MAX).next_multiple_of(MINUTE_MS);
+        // The last whole minute that an attempt's id can hold.
+        let until_ms = until_ms
+            .min(totals::ATTEMPT_MS_MAX - MINUTE_MS)
+            .next_multiple_of(MINUTE_MS);
         let attempts_until_ms = until_ms.saturating_add(limits.late_ms);
         Self {
             since_ms,
@@ -68,9 +71,17 @@ impl Window {
         statement
     }
 
-    pub(super) fn gaps(&self, since_ms: u64) -> Statement<'_> {
-        let arguments = [since_ms.into(), self.until_ms.into(), GAPS_MAX.into()];
-        Statement::with(SELECT_GAPS, arguments)
+    pub(super) fn gaps(&self, since_ms: u64, until_ms: u64) -> Statement<'static> {
+        Statement::with(SELECT_GAPS, [since_ms.into(), until_ms.into(), GAPS_MAX.into()])
+    }
+
+    /// From when until when gaps explain what was recorded from `since_ms` until the window's end: also shortly before, and after.
+    pub(super) fn explained_by(&self, since_ms: u64) -> (u64, u64) {
+        let late_ms = self.limits.late_ms;
+        (
+            since_ms.saturating_sub(late_ms),
+            self.until_ms.saturating_add(late_ms),
+        )
     }
 
     pub(super) fn pending(&self, gaps: &str) -> Statement<'_> {

@@ -223,6 +223,12 @@ async fn a_gap_explains_no_more_than_was_lost_in_it(bed: Bed) {
     record(&store, [gap("w2", T, T + 1)]).await;
     in_gaps(8).await;
 
+    // A gap just after the window, by another host's clock perhaps.
+    bed.execute("UPDATE gaps SET from_ms = from_ms + 120000, until_ms = until_ms + 120000")
+        .await;
+    let found = store.audit(T, T, limits(T + 60 * MINUTE)).await.unwrap();
+    assert_eq!((found.gaps.len(), found.unbalanced.in_gaps), (0, 8));
+
     // A set-aside batch with an unknown number of records explains everything.
     bed.execute("DELETE FROM gaps WHERE worker = 'w2'").await;
     in_gaps(7).await;

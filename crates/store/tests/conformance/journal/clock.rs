@@ -146,7 +146,14 @@ async fn a_role_whose_clock_is_wrong_stops_retention_while_it_runs(bed: Bed) {
             doubt.contains("host_2, where a worker runs") && doubt.ends_with(by),
             "{doubt}"
         );
-        assert_eq!(stops(&store).await, [("a".to_owned(), doubt)]);
+        assert_eq!(stops(&store).await, [("a".to_owned(), doubt.clone())]);
+        // An operator's word does not help, and its records do not hide it.
+        let refused = store.confirm_time(now_ms()).await.unwrap().unwrap_err();
+        assert_eq!(refused.to_string(), doubt);
+        let recorded_ms = now_ms().saturating_add_signed(wrong);
+        record(&store, [taken(&event(1), recorded_ms, "1:matched")]).await;
+        assert_eq!(look(&store, "a").await.unwrap_err().to_string(), doubt);
+        bed.execute("DELETE FROM events; DELETE FROM deliveries").await;
     }
     // Its clock was set; or it has ended, in a word or without one.
     announce("w1", 0).await;
@@ -157,7 +164,7 @@ async fn a_role_whose_clock_is_wrong_stops_retention_while_it_runs(bed: Bed) {
     look(&store, "a").await.unwrap();
     announce("w2", month).await;
     look(&store, "a").await.unwrap_err();
-    bed.execute("UPDATE roles SET seen_ms = seen_ms - 4000").await;
+    bed.execute("UPDATE roles SET seen_ms = seen_ms - 121000").await;
     look(&store, "a").await.unwrap();
     assert_eq!(stops(&store).await, []);
 }
