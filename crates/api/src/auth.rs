@@ -11,12 +11,13 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use runtime::now_ms;
 use serde_json::Value;
 use store::{Actor, Store};
 use webhook::{ApiKey, ApiKeyId, OrganizationId, Scope};
 
 use crate::{
-    context::{Context, now_ms},
+    context::Context,
     keys::Known,
     openapi::{METHODS, SECURITY_SCHEME},
     problem::{Kind, Problem},

@@ -1,10 +1,6 @@
 //! What every request shares.
 
-use std::{
-    ops::Deref,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{ops::Deref, sync::Arc};
 
 use axum::body::Bytes;
 use egress::Egress;
@@ -51,10 +47,4 @@ impl Deref for Context {
     fn deref(&self) -> &Shared {
         &self.0
     }
-}
-
-/// Unix milliseconds.
-pub(crate) fn now_ms() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since_epoch.as_millis() as u64
 }

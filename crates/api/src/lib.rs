@@ -11,9 +11,7 @@
 //! documented is what is enforced, and a route without a description is denied. Whoever is let in is a `Caller`: a key and its
 //! organization, outside of which nothing is there.
 //!
-//! What the command line does as well is done by the same code: endpoints are written by the rules of [`manage`], [`workers`] are waited
-//! for until they act on it, an event's [`story`] is
-//! told from the journal, deliveries are sent again by [`resend`] and [`recover`], and all is shown as [`view`] has it. Events go to the broker through `publishing`,
+//! Handlers call [`service`], as the command line does, and show the results as [`view`] has them. Events go to the broker through `publishing`,
 //! many requests in one window of confirms, and are answered after their own confirm; their bytes are those of the body.
 //!
 //! [`health`] is apart, on a listener of its own: every role serves it, an orchestrator probes it and Prometheus scrapes it.
@@ -41,12 +39,6 @@
 
 pub mod health;
 mod config;
-pub mod manage;
-pub mod workers;
-pub mod ping;
-pub mod story;
-pub mod resend;
-pub mod recover;
 pub mod view;
 mod schema;
 mod meters;

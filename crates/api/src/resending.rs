@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use broker::{Changes, Config, Link, Publisher, Topology};
+use service::resend::{CLAIM, Error, Sender};
 use store::Store;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    problem::{Kind, Problem},
-    resend::{CLAIM, Error, Sender},
-};
+use crate::problem::{Kind, Problem};
 
 /// How long a broker that is away or blocks is waited for before a request is told.
 const PATIENCE: Duration = Duration::from_secs(1);

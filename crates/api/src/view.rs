@@ -19,7 +19,7 @@ pub use failing::Failing;
 pub use health::Health;
 pub use ping::Ping;
 
-use crate::workers::Behind;
+use service::workers::Behind;
 
 /// An endpoint: a URL of a customer's, and which events are delivered there.
 #[derive(Debug, Serialize, ToSchema)]

@@ -14,7 +14,6 @@
 //! Nothing is kept in memory that anyone would miss: a command that was killed can be repeated.
 
 mod configuration;
-mod clock;
 mod moment;
 mod limits;
 mod meters;

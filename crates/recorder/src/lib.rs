@@ -39,7 +39,7 @@ mod upkeep;
 use std::sync::Arc;
 
 use broker::{Incoming, Link, Publisher, Topology, Unsettled};
-use runtime::{display_chain, vital};
+use runtime::{display_chain, now_ms, vital};
 use store::Store;
 use tokio::{
     sync::{mpsc, watch},
@@ -202,9 +202,4 @@ fn consume(
         };
         broker::consume(&link, &topology, &queue, source.prefetch(), &stop, told, take).await
     })
-}
-
-fn now_ms() -> u64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since_epoch.unwrap_or_default().as_millis() as u64
 }

@@ -4,6 +4,7 @@
 //! - [`Lasting`]: how often a condition that lasts is logged.
 //! - [`Metric`]: what `/metrics` serves, as lists of constants.
 //! - [`logs`]: log lines, none of which is worth waiting for.
+//! - [`now_ms`]: the time.
 //! - [`send_if_changed`]: what a role says of itself to `/readyz`.
 //! - [`troubles`]: what a process has noticed that a person should know of.
 //! - [`vital`]: tasks whose panic ends the process.
@@ -11,12 +12,14 @@
 //! Invariants: nothing that is logged blocks or fails a task, whatever standard error is; and no process goes on without a task that it
 //! needs.
 
+mod clock;
 mod lasting;
 pub mod logs;
 mod metric;
 pub mod troubles;
 mod vital;
 
+pub use clock::now_ms;
 pub use lasting::{Lasting, Report};
 pub use metric::{Metric, MetricKind, MetricLabel, MetricValues};
 pub use vital::vital;

@@ -66,7 +66,7 @@ mod meters;
 use std::{sync::Arc, time::Duration};
 
 use broker::{Link, Publisher, Source, Topology, Unsettled};
-use runtime::{Lasting, display_chain, vital};
+use runtime::{Lasting, display_chain, now_ms, vital};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -479,9 +479,4 @@ async fn warn_of_expiry(context: Arc<Context>, stop: CancellationToken) {
 async fn watch_bindings(context: Arc<Context>, publisher: Publisher, stop: CancellationToken) {
     let watching = bindings::watch(&publisher, &context.publishing, &context.topology);
     stop.run_until_cancelled(watching).await;
-}
-
-fn now_ms() -> u64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since_epoch.unwrap_or_default().as_millis() as u64
 }

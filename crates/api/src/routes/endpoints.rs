@@ -12,20 +12,23 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use runtime::now_ms;
 use serde::Deserialize;
+use service::{
+    manage,
+    workers::{self, Behind},
+};
 use store::{Lookup, Store};
 use utoipa::IntoParams;
 use webhook::EndpointId;
 
 use crate::{
     auth::Caller,
-    context::{Context, now_ms},
+    context::Context,
     extract::{Id, IfMatch, Json, Query, etag},
-    manage,
     pagination::{Listing, Page},
     problem::Problem,
     view,
-    workers::{self, Behind},
 };
 
 use body::{CreateEndpoint, UpdateEndpoint};

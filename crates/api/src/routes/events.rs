@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use producer::Serialized;
+use runtime::now_ms;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -16,7 +17,7 @@ use webhook::{EVENT_BYTES_MAX, Envelope, EventId, EventType, FieldRejection, Rej
 
 use crate::{
     auth::Caller,
-    context::{Context, now_ms},
+    context::Context,
     extract::{JsonBytes, parse},
     problem::{FieldError, Kind, Problem},
 };

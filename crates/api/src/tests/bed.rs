@@ -11,6 +11,7 @@ use broker::Topology;
 use egress::Egress;
 use http_body_util::BodyExt as _;
 use producer::Producer;
+use runtime::now_ms;
 use serde_json::Value;
 use store::{ApiKeyRow, NewApiKey, Store};
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ use crate::{
     Config,
     auth::Operations,
     config::{ARRIVING_MAX, IN_FLIGHT_MAX, PINGS_MAX},
-    context::{Context, Shared, now_ms},
+    context::{Context, Shared},
     keys::Keys,
     openapi::METHODS,
     publishing::Publishing,

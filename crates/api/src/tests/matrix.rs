@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use axum::{body::Body, http::Method};
+use runtime::now_ms;
 use serde_json::{Value, json};
 use webhook::{OrganizationId, Scope};
 
-use crate::{auth::Operations, context::now_ms, openapi::SECURITY_SCHEME};
+use crate::{auth::Operations, openapi::SECURITY_SCHEME};
 
 use super::{
     bed::{Answer, Bed, request},

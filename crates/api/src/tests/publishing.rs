@@ -4,7 +4,7 @@ use axum::body::Body;
 use serde_json::{Value, json};
 
 use super::bed::{Answer, Bed, request};
-use crate::context::now_ms;
+use runtime::now_ms;
 
 fn event(organization: &str) -> Value {
     json!({

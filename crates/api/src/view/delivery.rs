@@ -5,7 +5,7 @@ use store::{AttemptRow, DeliveryRow};
 use utoipa::ToSchema;
 
 use super::words;
-use crate::story::Run;
+use service::story::Run;
 
 /// One event's way to one endpoint, in one run.
 #[derive(Debug, Serialize, ToSchema)]

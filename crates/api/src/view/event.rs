@@ -1,10 +1,9 @@
 //! Events, and what became of them.
 
 use serde::Serialize;
+use service::story::{self, Chapter, Fate};
 use store::{EventRow, StateCounts};
 use utoipa::ToSchema;
-
-use crate::story::{self, Chapter, Fate};
 
 use super::DeliveryWithAttempts;
 

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 use webhook::Delivery;
 
 use super::words;
-use crate::ping::Pinged;
+use service::ping::Pinged;
 
 /// A ping of an endpoint, and how it was answered.
 #[derive(Debug, Serialize, ToSchema)]

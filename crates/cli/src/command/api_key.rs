@@ -8,7 +8,7 @@ use serde::Serialize;
 use store::{ApiKeyRow, NewApiKey, Store};
 use webhook::{ApiKey, ApiKeyId, OrganizationId, Scopes};
 
-use crate::{clock, configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, moment, output};
 
 use super::{
     given,
@@ -74,7 +74,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 }
 
 async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
-    let now_ms = clock::now_ms();
+    let now_ms = runtime::now_ms();
     let key = ApiKey::generate(rand::random());
     let new = NewApiKey {
         organization_id: OrganizationId::new(new.org),
@@ -111,7 +111,7 @@ async fn list(organization: Option<OrganizationId>, store: &Store, json: bool) -
 }
 
 async fn revoke(id: &ApiKeyId, store: &Store, json: bool) -> anyhow::Result<()> {
-    let revoked = store.revoke_api_key(id, clock::now_ms()).await.map_err(hint)?;
+    let revoked = store.revoke_api_key(id, runtime::now_ms()).await.map_err(hint)?;
     output::said(json, &shown(&revoked, None), &format!("revoked {id}"))
 }
 

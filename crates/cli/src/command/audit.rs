@@ -14,15 +14,14 @@ mod verdict;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
-use api::resend::IN_HAND;
 use broker::{Publisher, Topology};
 use clap::Args;
+use service::resend::IN_HAND;
 use store::{AuditLimits, MINUTE_MS, Store};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     broker_link::BrokerLink,
-    clock,
     configuration::Configuration,
     database,
     moment::{self, Moment},
@@ -80,7 +79,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         broker: &broker,
         marker: Marker::new(&store, &topology, Publisher::new(broker.link.clone(), &config)),
         topology: &topology,
-        since_ms: arguments.since.before(clock::now_ms()) / MINUTE_MS * MINUTE_MS,
+        since_ms: arguments.since.before(runtime::now_ms()) / MINUTE_MS * MINUTE_MS,
         late: late(configuration),
     };
     let verdict = auditor.settled().await;
@@ -146,7 +145,7 @@ impl Auditor<'_> {
             // All of that was recorded since.
             before = self.queues().await?;
         }
-        let now_ms = clock::now_ms();
+        let now_ms = runtime::now_ms();
         let limits = AuditLimits {
             now_ms,
             in_hand_ms: IN_HAND.as_millis() as u64,

@@ -19,10 +19,11 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use egress::{Egress, Refusal};
 use ipnet::IpNet;
+use runtime::now_ms;
 use signature::Secret;
 use url::Url;
 
-use crate::{Usage, clock::now_ms, configuration::Configuration, output};
+use crate::{Usage, configuration::Configuration, output};
 
 use super::{given, role};
 

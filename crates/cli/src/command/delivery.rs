@@ -4,12 +4,13 @@ mod resend;
 pub(super) mod run;
 
 use anyhow::anyhow;
-use api::{story::Run, view};
+use api::view;
 use clap::{Args, Subcommand};
+use service::story::Run;
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow, Lookup, Store};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState};
 
-use crate::{clock, configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, moment, output};
 
 use super::{
     given,
@@ -80,7 +81,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 }
 
 async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
-    let (since_ms, until_ms) = list.window.at(clock::now_ms());
+    let (since_ms, until_ms) = list.window.at(runtime::now_ms());
     let filter = DeliveryFilter {
         organization: list.org.map(OrganizationId::new),
         endpoint: list.endpoint.map(EndpointId::new),
@@ -118,7 +119,7 @@ async fn show(store: &Store, id: &DeliveryId, as_json: bool) -> anyhow::Result<(
     let around = Around {
         endpoint: endpoint.as_ref(),
         is_superseded: siblings.iter().any(is_later),
-        now_ms: clock::now_ms(),
+        now_ms: runtime::now_ms(),
     };
     let about = output::fields(&[
         ("event", of.event_id.to_string()),

@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use store::{Lookup, Store};
 use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId};
 
-use crate::{clock, configuration::Configuration, database, output};
+use crate::{configuration::Configuration, database, output};
 
 use super::{given, listing};
 use edit::{Create, Update};
@@ -127,7 +127,7 @@ async fn on_store(
                 ))?;
             }
             store
-                .delete_endpoint(&id, clock::now_ms() as i64)
+                .delete_endpoint(&id, runtime::now_ms() as i64)
                 .await
                 .map_err(hint)?;
             let behind = acting::wait(store, configuration).await;
@@ -141,7 +141,7 @@ async fn on_store(
         }
         Action::Enable { id } => {
             let enabled = store
-                .enable_endpoint(&EndpointId::new(id), clock::now_ms() as i64)
+                .enable_endpoint(&EndpointId::new(id), runtime::now_ms() as i64)
                 .await
                 .map_err(hint)?;
             acting::said(&enabled, "enabled", store, configuration, json).await
@@ -149,7 +149,7 @@ async fn on_store(
         Action::Disable { id } => {
             let reason = DisabledReason::Manual;
             let disabled = store
-                .disable_endpoint(&EndpointId::new(id), reason, clock::now_ms() as i64)
+                .disable_endpoint(&EndpointId::new(id), reason, runtime::now_ms() as i64)
                 .await
                 .map_err(hint)?;
             acting::said(&disabled, "disabled", store, configuration, json).await
@@ -167,7 +167,7 @@ async fn list(
     json: bool,
 ) -> anyhow::Result<()> {
     if failing {
-        let now_ms = clock::now_ms();
+        let now_ms = runtime::now_ms();
         return listing::print(store, json, None, async |after: Option<&After>, limit| {
             let after = after.map(|After(id)| id);
             store.failing(organization.as_ref(), after, limit, now_ms).await
@@ -183,7 +183,7 @@ async fn list(
 
 async fn show(store: &Store, id: &EndpointId, json: bool) -> anyhow::Result<()> {
     let endpoint = find(store, id).await?;
-    let now_ms = clock::now_ms();
+    let now_ms = runtime::now_ms();
     let health = store.endpoint_health(id, now_ms).await?;
     let text = format!("{}\n{}", describe(&endpoint), health::describe(&health, now_ms));
     output::said(json, &health::WithHealth::new(&endpoint, &health), &text)

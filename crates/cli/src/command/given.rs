@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use api::manage::{self, OVERLAP};
 use clap::Args;
 use egress::Egress;
 use ipnet::IpNet;
+use service::manage::{self, OVERLAP};
 use signature::Secret;
 
 use crate::{Usage, moment::Moment, output};

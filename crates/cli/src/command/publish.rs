@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use webhook::{About, LeadId, OrganizationId, ProjectId};
 
-use crate::{Usage, clock, configuration::Configuration, output};
+use crate::{Usage, configuration::Configuration, output};
 
 use super::{
     lines::{BATCH_BYTES_MAX, BATCH_LINES, Input, Line},
@@ -175,7 +175,7 @@ impl ByHand {
             organization_id: OrganizationId::new(given(&self.org)),
             project_id: ProjectId::new(given(&self.project)),
             lead_id: LeadId::new(given(&self.lead)),
-            timestamp_ms: self.timestamp.unwrap_or_else(clock::now_ms),
+            timestamp_ms: self.timestamp.unwrap_or_else(runtime::now_ms),
         };
         let body = match &self.data {
             None => webhook::sample(event, &about),

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use store::{Rejected, RejectedCursor, Store};
 
-use crate::{clock, configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, moment, output};
 
 use super::{
     given,
@@ -74,7 +74,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 }
 
 async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
-    let (since_ms, until_ms) = list.window.at(clock::now_ms());
+    let (since_ms, until_ms) = list.window.at(runtime::now_ms());
     let redriven = if list.all { None } else { Some(false) };
     listing::print(
         store,

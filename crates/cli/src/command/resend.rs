@@ -1,4 +1,4 @@
-//! What `delivery resend` and `endpoint recover` share: [sending again](api::resend) at a rate, with progress, until a signal comes.
+//! What `delivery resend` and `endpoint recover` share: [sending again](service::resend) at a rate, with progress, until a signal comes.
 
 mod pace;
 mod progress;
@@ -6,8 +6,8 @@ mod progress;
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::bail;
-use api::resend::{self, CLAIM, Which, Window};
 use broker::Publisher;
+use service::resend::{self, CLAIM, Which, Window};
 use store::Store;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use crate::{clock, configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, moment, output};
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -22,7 +22,7 @@ enum Action {
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let Action::Confirm = arguments.action;
     let store = database::open(&configuration.database).await?;
-    let now_ms = clock::now_ms();
+    let now_ms = runtime::now_ms();
     let confirmed = store.confirm_time(now_ms).await?;
     store.close().await;
     if let Err(doubt) = confirmed {

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, configuration::Configuration, database, limits, meters, signals};
+use crate::{configuration::Configuration, database, limits, meters, signals};
 
 use super::{audit, claim::claim, topology, troubles};
 
@@ -167,7 +167,7 @@ async fn announced<T>(
                 position: Position::default(),
                 journal: JournalTotals::default(),
                 in_hand: 0,
-                now_ms: clock::now_ms(),
+                now_ms: runtime::now_ms(),
             };
             let announced = store.announce_role(&announcement).await;
             let failed = announced.err().map(|error| {

@@ -20,7 +20,7 @@ use anyhow::bail;
 use clap::Args;
 use tokio::time::sleep;
 
-use crate::{clock, configuration::Configuration, moment::Moment, output, signals};
+use crate::{configuration::Configuration, moment::Moment, output, signals};
 
 use look::Looker;
 
@@ -52,7 +52,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     let looker = Looker::open(configuration).await;
     let mut count = 0;
     loop {
-        let since_ms = arguments.since.before(clock::now_ms());
+        let since_ms = arguments.since.before(runtime::now_ms());
         let looking = Box::pin(looker.look(since_ms));
         let Some(seen) = stop.run_until_cancelled(looking).await else {
             break;

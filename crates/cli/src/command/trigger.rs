@@ -16,7 +16,7 @@ use webhook::{
     Signatures, request_headers,
 };
 
-use crate::{Usage, clock, moment, output};
+use crate::{Usage, moment, output};
 
 use super::{advice, given};
 
@@ -73,7 +73,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let key = SigningKey::new(&arguments.secret.read()?);
     let event = arguments.event()?;
     let egress = given::unrestricted_egress(&arguments.trust)?;
-    let signed_s = (clock::now_ms() / 1000) as i64;
+    let signed_s = (runtime::now_ms() / 1000) as i64;
     let (organization, endpoint) = (&event.organization_id, EndpointId::new(NO_ENDPOINT));
     let id = DeliveryId::derive(organization, &event.id, &endpoint, 0);
     let headers = request_headers(&event, &id, 1, signed_s, Signatures::by(&key, &event, signed_s));
@@ -106,7 +106,7 @@ impl Arguments {
             organization_id: OrganizationId::new(&*self.org),
             project_id: ProjectId::new(&*self.project),
             lead_id: LeadId::new(&*self.lead),
-            timestamp_ms: clock::now_ms(),
+            timestamp_ms: runtime::now_ms(),
         };
         let usage = |error: String| anyhow!(Usage(error));
         let body = match &self.data {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use webhook::{Event, EventId, EventType, Rejection, schema};
 
-use crate::{clock, output};
+use crate::output;
 
 use super::lines::{self, BATCH_BYTES_MAX, BATCH_LINES, Content, Input};
 
@@ -89,7 +89,7 @@ impl Invalid {
 
 /// The id that an event would have if it were published now; without one of its own, it is derived from the body.
 pub(super) fn id(message_id: Option<&str>, body: Bytes) -> Result<EventId, Rejection> {
-    Ok(Event::entering(message_id, None, body, clock::now_ms())?.id)
+    Ok(Event::entering(message_id, None, body, runtime::now_ms())?.id)
 }
 
 /// Of all event types, compiled.

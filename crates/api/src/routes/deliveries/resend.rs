@@ -1,17 +1,18 @@
 //! Deliveries, sent again.
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
+use runtime::now_ms;
 use serde::{Deserialize, Serialize};
+use service::resend::{self, Which};
 use store::{Refusal, Requested};
 use utoipa::ToSchema;
 use webhook::DeliveryId;
 
 use crate::{
     auth::Caller,
-    context::{Context, now_ms},
+    context::Context,
     extract::{Id, Json},
     problem::{Kind, Problem},
-    resend::{self, Which},
     resending::unsent,
 };
 

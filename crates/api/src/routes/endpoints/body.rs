@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use service::manage::{self, OVERLAP, OVERLAP_DEFAULT, Registration, Rotation};
 use signature::Secret;
 use store::EndpointChange;
 use utoipa::ToSchema;
@@ -10,7 +11,6 @@ use webhook::{OrganizationId, ProjectId, Subscription};
 
 use crate::{
     extract::present,
-    manage::{self, OVERLAP, OVERLAP_DEFAULT, Registration, Rotation},
     problem::{FieldError, Problem},
     schema::PATTERNS_MAX,
 };

@@ -1,16 +1,17 @@
 //! Endpoints, as the journal has them: how they do, and what they missed.
 
 use axum::{Json as Answer, extract::State};
+use runtime::now_ms;
 use serde::{Deserialize, Serialize};
+use service::recover::{Recovered, Search};
 use store::RecoverState;
 use utoipa::ToSchema;
 
 use crate::{
     auth::Caller,
-    context::{Context, now_ms},
+    context::Context,
     extract::{Id, Json},
     problem::{Kind, Problem},
-    recover::{Recovered, Search},
     time::UnixMs,
     view,
 };

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
+use runtime::now_ms;
+use service::ping::{self, Pinged};
 
 use crate::{
     auth::Caller,
-    context::{Context, now_ms},
+    context::Context,
     extract::Id,
-    ping::{self, Pinged},
     problem::{Kind, Problem},
     view,
 };

@@ -1,12 +1,13 @@
 //! Endpoints' secrets, replaced.
 
 use axum::{extract::State, response::Response};
+use runtime::now_ms;
+use service::manage;
 
 use crate::{
     auth::Caller,
-    context::{Context, now_ms},
+    context::Context,
     extract::{Id, IfMatch, OptionalJson},
-    manage,
     problem::{Kind, Problem},
     view,
 };

@@ -1,11 +1,12 @@
 //! Endpoints, suspended and resumed.
 
 use axum::{extract::State, response::Response};
+use runtime::now_ms;
 use webhook::DisabledReason;
 
 use crate::{
     auth::Caller,
-    context::{Context, now_ms},
+    context::Context,
     extract::{Id, IfMatch},
     problem::Problem,
     view,

@@ -2,6 +2,7 @@
 
 use axum::{Json as Answer, extract::State};
 use serde::Deserialize;
+use service::story;
 use store::{EventCursor, EventFilter, EventRow};
 use utoipa::IntoParams;
 use webhook::{EventId, LeadId, ProjectId};
@@ -12,7 +13,6 @@ use crate::{
     extract::{Id, Query, parameter},
     pagination::{Listing, Page},
     problem::Problem,
-    story,
     time::UnixMs,
     view,
 };

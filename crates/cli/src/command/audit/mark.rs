@@ -8,8 +8,6 @@ use store::{MARK_PREFIX, Store};
 use tokio::time::{Duration, Instant, sleep};
 use webhook::journal::{Batch, BatchStamp};
 
-use crate::clock;
-
 /// Small against the time that a recorder takes.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -42,7 +40,7 @@ impl<'a> Marker<'a> {
 
     /// Publishes a mark and waits until it is written, or the deadline has passed.
     pub(super) async fn mark(&self, deadline: Instant) -> anyhow::Result<Marked> {
-        let since_ms = clock::now_ms();
+        let since_ms = runtime::now_ms();
         let name = format!("{MARK_PREFIX}{:016x}", rand::random::<u64>());
         let stamp = BatchStamp {
             worker: name.clone(),

@@ -4,8 +4,9 @@ mod finding;
 
 use std::time::Duration;
 
-use api::{resend::IN_HAND, view::States};
+use api::view::States;
 use serde_json::{Value, json};
+use service::resend::IN_HAND;
 use store::{Audit, Lost, LostCause, SetAside, StateCounts};
 
 use crate::{command::rejected, moment, output::printable};

@@ -1,13 +1,12 @@
 //! `delivery resend`.
 
 use anyhow::bail;
-use api::resend::{self, Which};
 use serde_json::json;
+use service::resend::{self, Which};
 use store::{Refusal, Requested, Store};
 use webhook::DeliveryId;
 
 use crate::{
-    clock,
     command::{audit, given, resend::Sender},
     configuration::Configuration,
     output,
@@ -23,7 +22,7 @@ pub(super) async fn run(
     // Without a broker nothing is requested either.
     let mut sender = Sender::start(store, configuration, given::DEFAULT_RATE).await?;
     let (mut runs, mut refused) = (Vec::new(), 0);
-    let requested = resend::request(store, &ids, audit::late(configuration), clock::now_ms()).await?;
+    let requested = resend::request(store, &ids, audit::late(configuration), runtime::now_ms()).await?;
     for (asked, requested) in ids.iter().zip(requested) {
         match requested {
             Requested::New(run) | Requested::Open(run) => runs.push((asked, run)),

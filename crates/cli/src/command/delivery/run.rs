@@ -1,6 +1,6 @@
 //! One run of a delivery, told: each attempt, and what comes next.
 
-use api::{resend::IN_HAND, story::Run};
+use service::{resend::IN_HAND, story::Run};
 use store::{AttemptRow, DeliveryRow};
 use webhook::{CancelReason, DeadReason, Endpoint, Trigger, journal::DeliveryState};
 

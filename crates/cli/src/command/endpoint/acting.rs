@@ -1,10 +1,8 @@
 //! Waits for workers to act on what a command has changed, and names those that are not known to.
 
-use api::{
-    view,
-    workers::{self, Behind},
-};
+use api::view;
 use broker::Changes;
+use service::workers::{self, Behind};
 use store::Store;
 use webhook::Endpoint;
 

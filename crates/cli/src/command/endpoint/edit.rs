@@ -1,16 +1,15 @@
 //! `create` and `update`: the two that take a URL.
 
-use api::{
+use api::view;
+use clap::Args;
+use service::{
     manage::{self, Registration},
-    view,
     workers::Behind,
 };
-use clap::Args;
 use store::EndpointChange;
 use webhook::{EndpointId, OrganizationId, ProjectId, Subscription};
 
 use crate::{
-    clock,
     command::{given, role},
     configuration::Configuration,
     database, output,
@@ -71,7 +70,7 @@ pub(super) async fn create(new: Create, configuration: &Configuration, json: boo
         subscription: new.events,
     };
     let limited = store.per_organization_max(configuration.api.endpoints_per_organization_max);
-    let created = manage::register(&limited, &egress, new, clock::now_ms() as i64).await;
+    let created = manage::register(&limited, &egress, new, runtime::now_ms() as i64).await;
     let behind = match &created {
         Ok(_) => acting::wait(&store, configuration).await,
         Err(_) => Behind::default(),
@@ -113,7 +112,7 @@ pub(super) async fn change(update: Update, configuration: &Configuration, json: 
             subscription: change.events,
         },
     );
-    let updated = manage::change(&store, &egress, &id, change, clock::now_ms() as i64).await;
+    let updated = manage::change(&store, &egress, &id, change, runtime::now_ms() as i64).await;
     let done = match updated {
         Ok(updated) => acting::said(&updated, "updated", &store, configuration, json).await,
         Err(manage::Error::Store(error)) => Err(hint(error)),

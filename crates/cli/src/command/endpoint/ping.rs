@@ -3,18 +3,15 @@
 use std::{borrow::Cow, time::Duration};
 
 use anyhow::{Context as _, bail};
-use api::{
-    ping::{self, Pinged},
-    view,
-};
+use api::view;
 use broker::{Publisher, Topology};
 use serde::Serialize;
+use service::ping::{self, Pinged};
 use store::{AttemptRow, Store};
 use webhook::{Delivery, Endpoint, EndpointId};
 
 use crate::{
     broker_link::BrokerLink,
-    clock,
     command::{advice, topology},
     configuration::Configuration,
     moment, output,
@@ -39,7 +36,14 @@ pub(super) async fn run(
     let (config, topology) = (configuration.broker.config(), topology::of(configuration));
     let broker = BrokerLink::open(&config).await?;
     let publisher = Publisher::new(broker.link.clone(), &config);
-    let sent = ping::send(&publisher, &topology, &endpoint, clock::now_ms(), rand::random()).await;
+    let sent = ping::send(
+        &publisher,
+        &topology,
+        &endpoint,
+        runtime::now_ms(),
+        rand::random(),
+    )
+    .await;
     let sent = sent.context("the ping was not sent")?;
     let patience = configuration.egress.attempt_timeout + LAG;
     let pinged = ping::result(store, &sent, patience).await?;

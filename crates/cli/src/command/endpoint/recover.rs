@@ -1,19 +1,18 @@
 //! `endpoint recover`: what an endpoint missed is sent again, oldest first.
 //!
-//! See [`api::recover`].
+//! See [`service::recover`].
 
 use anyhow::{anyhow, bail};
-use api::{
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use service::{
     recover::{Count, PAGE, Search},
     resend::Which,
 };
-use clap::{Args, ValueEnum};
-use serde_json::json;
 use store::{EventCursor, RecoverState, Store};
 use webhook::{Endpoint, EndpointId};
 
 use crate::{
-    clock,
     command::{given, resend::Sender},
     configuration::Configuration,
     database,
@@ -72,7 +71,7 @@ async fn on_store(
     as_json: bool,
 ) -> anyhow::Result<()> {
     let id = EndpointId::new(recover.id.as_str());
-    let now_ms = clock::now_ms();
+    let now_ms = runtime::now_ms();
     let search = Search {
         endpoint: enabled(find(store, &id).await?)?,
         since_ms: recover.since.before(now_ms),
@@ -161,7 +160,7 @@ async fn send(search: &Search, store: &Store, sender: &mut Sender) -> anyhow::Re
         let Some(last) = page.last() else { break };
         after = Some(EventCursor::from(last));
         store
-            .request_recoveries(&search.endpoint.id, &page, clock::now_ms())
+            .request_recoveries(&search.endpoint.id, &page, runtime::now_ms())
             .await?;
         sender.send(which).await?;
     }

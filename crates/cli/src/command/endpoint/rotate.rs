@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use api::{
-    manage::{self, Rotation},
-    view,
-};
+use api::view;
 use clap::Args;
+use service::manage::{self, Rotation};
 use store::Store;
 use webhook::EndpointId;
 
-use crate::{clock, command::given, configuration::Configuration, moment, output};
+use crate::{command::given, configuration::Configuration, moment, output};
 
 use super::{acting, hint};
 
@@ -37,7 +35,7 @@ pub(super) async fn run(
     configuration: &Configuration,
     json: bool,
 ) -> anyhow::Result<()> {
-    let now_ms = clock::now_ms() as i64;
+    let now_ms = runtime::now_ms() as i64;
     let rotation = Rotation {
         secret: rotate.secret.as_deref().map(given::secret).transpose()?,
         overlap: (!rotate.revoke_now).then_some(rotate.overlap),

@@ -6,7 +6,6 @@ use store::{EventCursor, EventFilter, EventRow, StateCounts, Store};
 use webhook::{EventKind, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
 
 use crate::{
-    clock,
     command::{
         given,
         listing::{self, Listed},
@@ -39,7 +38,7 @@ pub(super) struct List {
 }
 
 pub(super) async fn run(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
-    let (since_ms, until_ms) = list.window.at(clock::now_ms());
+    let (since_ms, until_ms) = list.window.at(runtime::now_ms());
     let filter = EventFilter {
         organization: list.org.map(OrganizationId::new),
         project: list.project.map(ProjectId::new),

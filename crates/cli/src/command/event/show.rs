@@ -3,12 +3,13 @@
 use std::io::{self, IsTerminal as _};
 
 use anyhow::bail;
-use api::{story, view};
+use api::view;
 use clap::Args;
+use service::story;
 use store::Store;
 use webhook::{EventId, OrganizationId, journal::EventEntry};
 
-use crate::{Usage, clock, command::given, output};
+use crate::{Usage, command::given, output};
 
 use super::story::text;
 
@@ -45,7 +46,7 @@ pub(super) async fn run(show: Show, store: &Store, as_json: bool) -> anyhow::Res
             output::line(&output::json(&view::Story::new(&story, show.body)))?;
         } else {
             let blank = (index > 0).then(String::new);
-            output::lines(blank.into_iter().chain(text(&story, clock::now_ms())))?;
+            output::lines(blank.into_iter().chain(text(&story, runtime::now_ms())))?;
         }
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! The story of an event, in words. [`api::story`] has it as it is.
+//! The story of an event, in words. [`service::story`] has it as it is.
 
 mod fate;
 
-use api::story::{Chapter, Fate, Story};
+use service::story::{Chapter, Fate, Story};
 use webhook::journal::{DeliveryState, EventEntry};
 
 use crate::{

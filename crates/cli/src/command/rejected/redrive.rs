@@ -5,7 +5,7 @@ use broker::{Outgoing, Publisher, Topology};
 use serde_json::json;
 use store::{Rejected, Store};
 
-use crate::{broker_link::BrokerLink, clock, command::topology, configuration::Configuration, output};
+use crate::{broker_link::BrokerLink, command::topology, configuration::Configuration, output};
 
 use super::find;
 
@@ -65,7 +65,7 @@ impl Redrive<'_> {
             )
         })?;
         self.publisher.publish(&message).await?;
-        self.store.mark_redriven(id, clock::now_ms()).await?;
+        self.store.mark_redriven(id, runtime::now_ms()).await?;
         Ok(())
     }
 }

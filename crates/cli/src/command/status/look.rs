@@ -7,7 +7,7 @@ use store::{Failing, Overview, RetentionStop, RunningRole, SchemaState, Store};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, command::topology, configuration::Configuration, database};
+use crate::{command::topology, configuration::Configuration, database};
 
 /// How long the login at the broker may take.
 const LOGIN_MAX: Duration = Duration::from_secs(5);
@@ -102,7 +102,7 @@ impl<'a> Looker<'a> {
     }
 
     pub(super) async fn look(&self, since_ms: u64) -> Seen {
-        let now_ms = clock::now_ms();
+        let now_ms = runtime::now_ms();
         let database = self.in_database(now_ms, since_ms);
         let (database, told) = tokio::join!(database, self.told());
         let broker = match told {

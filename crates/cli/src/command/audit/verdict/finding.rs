@@ -268,7 +268,7 @@ fn nowhere_at_all(audit: &Audit, queues: Queues) -> u64 {
     pending.saturating_sub(queues.waiting() + audit.held_by_workers)
 }
 
-/// What was due within [`IN_HAND`](api::resend::IN_HAND) may be in the hands of a worker that has not said so yet. Later it is late.
+/// What was due within [`IN_HAND`](service::resend::IN_HAND) may be in the hands of a worker that has not said so yet. Later it is late.
 pub(super) fn in_hand(audit: &Audit, queues: Queues, in_hand_ms: u64) -> Option<Finding> {
     let known_to_miss = audit.pending_settled.saturating_sub(queues.waiting());
     let count = nowhere_at_all(audit, queues).saturating_sub(known_to_miss);

@@ -1,6 +1,6 @@
 //! Why an endpoint got an event, or did not.
 
-use api::story::{Chapter, Fate};
+use service::story::{Chapter, Fate};
 use webhook::{Endpoint, journal::EventEntry};
 
 use crate::{moment, output::printable};

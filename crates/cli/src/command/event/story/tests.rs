@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
-use api::{story::Run, view};
+use api::view;
 use bytes::Bytes;
+use service::story::Run;
 use signature::Secret;
 use store::{AttemptRow, DeliveryRow};
 use webhook::{

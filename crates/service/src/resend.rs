@@ -1,4 +1,4 @@
-//! Sending again, over HTTP and from the command line.
+//! Sends deliveries again.
 //!
 //! ```text
 //! request (a run that is open, unique) -> claim a window -> publish, confirmed -> mark sent
@@ -11,11 +11,10 @@
 use std::{panic, sync::Arc, time::Duration};
 
 use broker::{Outgoing, PublishError, Publisher, Topology};
+use runtime::now_ms;
 use store::{Claimed, Requested, Store};
 use tokio::time::{Instant, sleep};
 use webhook::{Delivery, DeliveryId, EndpointId};
-
-use crate::context::now_ms;
 
 /// How long others leave a claimed window alone: longer than a publish and two statements take, each at its own limit.
 pub const CLAIM: Duration = Duration::from_mins(1);
@@ -60,12 +59,13 @@ pub struct Window {
 
 /// What became of all that was to be sent.
 #[derive(Debug, Default)]
-pub(crate) struct Totals {
-    pub(crate) sent: u64,
+pub struct Totals {
+    /// How many were published, and marked.
+    pub sent: u64,
     /// Requested and not sent: beyond the limit, or in somebody else's hands.
-    pub(crate) left: u64,
+    pub left: u64,
     /// Those whose event is not in the journal any more.
-    pub(crate) unsendable: Vec<DeliveryId>,
+    pub unsendable: Vec<DeliveryId>,
 }
 
 /// Why sending ended early.
@@ -128,7 +128,7 @@ impl Sender {
     }
 
     /// What it publishes with.
-    pub(crate) fn way(&self) -> (&Publisher, &Topology) {
+    pub fn way(&self) -> (&Publisher, &Topology) {
         (&self.publisher, &self.topology)
     }
 
@@ -209,7 +209,7 @@ impl Sender {
     ///
     /// # Errors
     /// The database's, and the broker's.
-    pub(crate) async fn send(&self, which: Which<'_>, limit: u64) -> Result<Totals, Error> {
+    pub async fn send(&self, which: Which<'_>, limit: u64) -> Result<Totals, Error> {
         let mut all = Totals::default();
         let until = Instant::now() + PATIENCE;
         loop {

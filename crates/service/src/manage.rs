@@ -1,4 +1,4 @@
-//! Endpoints are registered and changed by the same rules over HTTP and from the command line.
+//! Registers and changes endpoints.
 //!
 //! What is written here every running worker acts on a moment later: see [`crate::workers`].
 //!

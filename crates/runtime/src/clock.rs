@@ -2,8 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Unix milliseconds.
-pub(crate) fn now_ms() -> u64 {
+/// Returns the time by this host's clock, in Unix milliseconds; 0 if the clock is set to a time before 1970.
+pub fn now_ms() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since_epoch.as_millis() as u64
 }

@@ -1,15 +1,13 @@
-//! What an endpoint missed is sent again, oldest first, over HTTP and from the command line.
+//! Sends again what an endpoint missed, oldest first.
 //!
 //! Missed are deliveries that died, and events that would match now but met a disabled endpoint. Each becomes a run of its own that is
 //! requested before it is published: see [`resend`](crate::resend).
 
+use runtime::now_ms;
 use store::{EventCursor, RecoverState, Recoverable, Store};
 use webhook::Endpoint;
 
-use crate::{
-    context::now_ms,
-    resend::{Error, Sender, Which},
-};
+use crate::resend::{Error, Sender, Which};
 
 /// How many are requested in one transaction.
 pub const PAGE: u32 = 256;
@@ -40,11 +38,13 @@ pub struct Count {
 
 /// What was found, sent and left of it by one call.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Recovered {
-    pub(crate) count: Count,
-    pub(crate) sent: u64,
+pub struct Recovered {
+    /// What was found.
+    pub count: Count,
+    /// How many were published, and marked.
+    pub sent: u64,
     /// Whether the same call finds more.
-    pub(crate) more: bool,
+    pub more: bool,
 }
 
 impl Count {
@@ -88,7 +88,7 @@ impl Search {
     ///
     /// # Errors
     /// Only the database's.
-    pub(crate) async fn count(&self, store: &Store, limit: u32) -> Result<Recovered, store::Error> {
+    pub async fn count(&self, store: &Store, limit: u32) -> Result<Recovered, store::Error> {
         let left = store.unsent(Some(&self.endpoint.id), None).await?;
         let place = u64::from(limit).saturating_sub(left) as u32;
         let mut recovered = Recovered::default();
@@ -102,7 +102,7 @@ impl Search {
     ///
     /// # Errors
     /// The database's, and the broker's. What was requested is sent by the next call.
-    pub(crate) async fn send(&self, store: &Store, sender: &Sender, limit: u32) -> Result<Recovered, Error> {
+    pub async fn send(&self, store: &Store, sender: &Sender, limit: u32) -> Result<Recovered, Error> {
         let which = Which::Endpoint(&self.endpoint.id);
         let before = sender.send(which, limit.into()).await?;
         let mut recovered = Recovered {
