@@ -1,4 +1,4 @@
-//! HTTP: the API for customers and the platform, and what every role tells those who run it. The only crate that serves it.
+//! The HTTP API for customers and the platform.
 //!
 //! # Theory of operation
 //!
@@ -14,8 +14,6 @@
 //! Handlers call [`service`], as the command line does, and show the results as [`view`] has them. Events go to the broker through `publishing`,
 //! many requests in one window of confirms, and are answered after their own confirm; their bytes are those of the body.
 //!
-//! [`health`] is apart, on a listener of its own: every role serves it, an orchestrator probes it and Prometheus scrapes it.
-//!
 //! # What survives a crash
 //!
 //! All that was answered: endpoints are in the database, events in the broker. Nothing is kept here but caches, and when keys were last
@@ -30,14 +28,11 @@
 //! - Everything that goes wrong is a `Problem`, also what axum and the layers answer with.
 //! - Bounded: connections, requests that are worked on, their bodies and their time, keys that are remembered, events that wait. One key may
 //!   hold at most a quarter of what requests share, and one organization half (`shares`).
-//! - A probe is answered from memory: it waits for no broker and no database, or their outage would get every replica restarted.
 //!
 //! # Deliberately absent
 //!
 //! TLS and limits by address: a proxy's job. Sessions, cookies, CORS: whoever calls has a key, and a browser is no place for it.
-//! Authentication of [`health`], whose listener belongs on a loopback or cluster address.
 
-pub mod health;
 mod config;
 pub mod view;
 mod schema;
@@ -58,14 +53,13 @@ mod observe;
 mod openapi;
 mod routes;
 mod router;
-mod connections;
-mod serve;
 
 use std::time::Duration;
 
 use broker::Topology;
 use egress::Egress;
 use producer::Producer;
+use runtime::serve::{self, Bounds};
 use serde_json::Value;
 use store::Store;
 use tokio::{net::TcpListener, sync::watch};
@@ -80,7 +74,6 @@ use keys::Keys;
 use publishing::{PUBLISH_TIMEOUT, Publishing};
 use readiness::Readiness;
 use resending::Resending;
-use serve::Bounds;
 use shares::Shares;
 
 /// What the API works with.

@@ -5,6 +5,7 @@
 //! - [`Metric`]: what `/metrics` serves, as lists of constants.
 //! - [`logs`]: log lines, none of which is worth waiting for.
 //! - [`now_ms`]: the time.
+//! - `probes`, with the feature of that name: what every role answers to `/livez`, `/readyz` and `/metrics`.
 //! - [`send_if_changed`]: what a role says of itself to `/readyz`.
 //! - [`troubles`]: what a process has noticed that a person should know of.
 //! - [`vital`]: tasks whose panic ends the process.
@@ -16,6 +17,10 @@ mod clock;
 mod lasting;
 pub mod logs;
 mod metric;
+#[cfg(feature = "probes")]
+pub mod probes;
+#[cfg(feature = "probes")]
+pub mod serve;
 pub mod troubles;
 mod vital;
 

@@ -6,9 +6,12 @@
 use std::{fs, future::Future, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
-use api::health::{self, Health, Role};
 use futures_util::future::join_all;
-use runtime::{Lasting, logs, vital};
+use runtime::{
+    Lasting, logs,
+    probes::{self, Role},
+    vital,
+};
 use store::{Actor, Announcement, JournalTotals, Position, Store};
 use tokio::{
     net::TcpListener,
@@ -408,14 +411,14 @@ impl Probes {
         };
         let (listener, address) = listen(address, "health.listen").await?;
         tracing::info!(%address, "serving /livez, /readyz and /metrics");
-        let metrics = health::install_recorder().context("cannot collect metrics")?;
+        let metrics = probes::install_recorder().context("cannot collect metrics")?;
         meters::register(&roles.iter().map(|role| role.name).collect::<Vec<_>>());
-        let health = Health {
+        let probes = probes::Probes {
             metrics,
             roles,
             stopping: stopping.clone(),
         };
-        let serving = health::serve(listener, health, stop.clone());
+        let serving = probes::serve(listener, probes, stop.clone());
         let serving = tokio::spawn(vital("probes", async move {
             tokio::select! {
                 served = serving => served,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use api::health::Role;
+use runtime::probes::Role;
 use runtime::troubles;
 use serde::{Deserialize, Serialize};
 use store::{RoleReport, RunningRole, Store};

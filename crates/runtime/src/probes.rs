@@ -5,6 +5,9 @@
 //! | `/livez` | 200 while the runtime turns, whatever else is wrong: a restart cures nothing but a hang |
 //! | `/readyz` | 200 `ready`, with a line `degraded: ` for each role that works with less than it should have; or 503 with one line for each thing that is waited for |
 //! | `/metrics` | Prometheus' text format, version 0.0.4 |
+//!
+//! A probe is answered from memory: it waits for no broker and no database, or their outage would get every replica restarted. Clients are not
+//! authenticated: the listener belongs on a loopback or cluster address.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -40,7 +43,7 @@ const BOUNDS: Bounds = Bounds {
 
 /// What the answers are made of.
 #[derive(Clone)]
-pub struct Health {
+pub struct Probes {
     /// From [`install_recorder`].
     pub metrics: PrometheusHandle,
     /// Every role of this process.
@@ -74,10 +77,10 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 }
 
 /// Serves until `stop` is cancelled, then finishes the answers under way.
-pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToken) {
-    let upkeep = upkeep(health.metrics.clone());
+pub async fn serve(listener: TcpListener, probes: Probes, stop: CancellationToken) {
+    let upkeep = upkeep(probes.metrics.clone());
     tokio::select! {
-        () = serve::serve(listener, router(health), &stop, BOUNDS) => {}
+        () = serve::serve(listener, router(probes), &stop, BOUNDS) => {}
         () = upkeep => unreachable!("the upkeep never ends"),
     }
 }
@@ -90,29 +93,29 @@ async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
-fn router(health: Health) -> Router {
+fn router(probes: Probes) -> Router {
     Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(health)
+        .with_state(probes)
 }
 
-async fn ready(State(health): State<Health>) -> impl IntoResponse {
-    let waits_for = health.waits_for();
+async fn ready(State(probes): State<Probes>) -> impl IntoResponse {
+    let waits_for = probes.waits_for();
     if waits_for.is_empty() {
-        (StatusCode::OK, format!("ready\n{}", health.degraded()))
+        (StatusCode::OK, format!("ready\n{}", probes.degraded()))
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, waits_for)
     }
 }
 
-async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+async fn metrics(State(probes): State<Probes>) -> impl IntoResponse {
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (content_type, health.metrics.render())
+    (content_type, probes.metrics.render())
 }
 
-impl Health {
+impl Probes {
     /// One line for each reason not to be ready.
     fn waits_for(&self) -> String {
         let mut lines = String::new();
@@ -128,7 +131,7 @@ impl Health {
     }
 }
 
-impl Health {
+impl Probes {
     /// One line for each role that works with less than it should have.
     fn degraded(&self) -> String {
         let mut lines = String::new();

@@ -27,7 +27,7 @@ const NEW: u64 = 0;
 
 /// Bounded in number. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Connections(Arc<Shared>);
+pub(super) struct Connections(Arc<Shared>);
 
 struct Shared {
     places: Arc<Semaphore>,
@@ -43,7 +43,7 @@ struct Connection {
 }
 
 /// One open connection; its place is free when this is dropped.
-pub(crate) struct Open {
+pub(super) struct Open {
     number: u64,
     connection: Arc<Connection>,
     connections: Connections,
@@ -51,14 +51,14 @@ pub(crate) struct Open {
 }
 
 /// A request that is being answered; when it is dropped, the connection waits for its client.
-pub(crate) struct Answering {
+pub(super) struct Answering {
     connection: Arc<Connection>,
     connections: Connections,
 }
 
 impl Connections {
     /// Creates a set of at most `max` connections.
-    pub(crate) fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize) -> Self {
         Self(Arc::new(Shared {
             places: Arc::new(Semaphore::new(max)),
             open: Mutex::default(),
@@ -70,7 +70,7 @@ impl Connections {
     ///
     /// # Cancel safety
     /// Safe to drop: the new connection has no place then.
-    pub(crate) async fn open(&self) -> Open {
+    pub(super) async fn open(&self) -> Open {
         loop {
             if self.0.places.available_permits() == 0 {
                 self.close_one();
@@ -121,12 +121,12 @@ impl Connections {
 
 impl Open {
     /// Returns when the connection has to give its place to another.
-    pub(crate) async fn closed(&self) {
+    pub(super) async fn closed(&self) {
         self.connection.close.notified().await;
     }
 
     /// Marks the connection as answering a request until the result is dropped.
-    pub(crate) fn answering(&self) -> Answering {
+    pub(super) fn answering(&self) -> Answering {
         self.connection.state.store(ANSWERING, Ordering::Relaxed);
         Answering {
             connection: Arc::clone(&self.connection),

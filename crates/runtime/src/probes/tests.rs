@@ -23,7 +23,7 @@ async fn served(metrics: PrometheusHandle) -> Served {
     let (readiness, receiver) = watch::channel(Some("connecting to the broker".to_owned()));
     let (degraded, is_degraded) = watch::channel(None);
     let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
-    let health = Health {
+    let probes = Probes {
         metrics,
         roles: vec![Role {
             name: "worker",
@@ -34,7 +34,7 @@ async fn served(metrics: PrometheusHandle) -> Served {
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let serving = tokio::spawn(serve(listener, health, stop.clone()));
+    let serving = tokio::spawn(serve(listener, probes, stop.clone()));
     Served {
         address,
         readiness,

@@ -1,5 +1,7 @@
 //! A listener: connections with a bound on their number and on their patience, and an end in two steps.
 
+mod connections;
+
 use std::{sync::Arc, time::Duration};
 
 use axum::Router;
@@ -9,14 +11,14 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use runtime::Lasting;
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::connections::{Connections, Open};
+use crate::Lasting;
+use connections::{Connections, Open};
 
 /// Mostly file descriptors that have run out: connections that end give some back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -26,17 +28,17 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// The bounds of a listener's connections.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// The most open connections. A further one takes the place of another: see [`Connections`].
-    pub(crate) connections_max: usize,
+pub struct Bounds {
+    /// The most open connections. A further one takes the place of another: the oldest without a request, or the one that has waited longest.
+    pub connections_max: usize,
     /// How long the headers of a request may take, and a connection stay open without one.
-    pub(crate) headers_timeout: Duration,
+    pub headers_timeout: Duration,
     /// How long requests in flight may go on after the shutdown began.
-    pub(crate) shutdown_deadline: Duration,
+    pub shutdown_deadline: Duration,
 }
 
 /// Serves until `stop` is cancelled; then requests in flight have until the deadline.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: &CancellationToken, bounds: Bounds) {
+pub async fn serve(listener: TcpListener, router: Router, stop: &CancellationToken, bounds: Bounds) {
     let graceful = GracefulShutdown::new();
     let connections = Connections::new(bounds.connections_max);
     while let Some((stream, open)) = next(&listener, &connections, stop).await {
