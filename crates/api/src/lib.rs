@@ -11,7 +11,7 @@
 //! documented is what is enforced, and a route without a description is denied. Whoever is let in is a `Caller`: a key and its
 //! organization, outside of which nothing is there.
 //!
-//! Handlers call [`service`], as the command line does, and show the results as [`view`] has them. Events go to the broker through `publishing`,
+//! Handlers call [`service`], as the command line does, and show the results as [`service::view`] has them. Events go to the broker through `publishing`,
 //! many requests in one window of confirms, and are answered after their own confirm; their bytes are those of the body.
 //!
 //! # What survives a crash
@@ -34,7 +34,6 @@
 //! TLS and limits by address: a proxy's job. Sessions, cookies, CORS: whoever calls has a key, and a browser is no place for it.
 
 mod config;
-pub mod view;
 mod schema;
 mod meters;
 mod problem;

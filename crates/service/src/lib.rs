@@ -6,6 +6,7 @@
 //! - [`story`]: what became of an event, and of each endpoint that was considered for it.
 //! - [`resend`]: send deliveries again.
 //! - [`recover`]: send again what an endpoint missed.
+//! - [`view`]: show all of it as the JSON types of [`wire`].
 //!
 //! # What survives a crash
 //!
@@ -22,3 +23,4 @@ pub mod ping;
 pub mod story;
 pub mod resend;
 pub mod recover;
+pub mod view;

@@ -1,6 +1,7 @@
 //! Changes: who did what to endpoints and API keys.
 
 use axum::{Json as Answer, extract::State};
+use service::view;
 use store::ChangeRow;
 
 use crate::{
@@ -9,7 +10,6 @@ use crate::{
     extract::Query,
     pagination::{Listing, Page},
     problem::Problem,
-    view,
 };
 
 /// List changes.
@@ -22,13 +22,13 @@ use crate::{
     tag = "Changes",
     security(("api_key" = ["admin"])),
     params(Page),
-    responses((status = 200, description = "A page of changes.", body = Listing<view::Change>)),
+    responses((status = 200, description = "A page of changes.", body = Listing<wire::Change>)),
 )]
 pub(super) async fn list(
     State(context): State<Context>,
     caller: Caller,
     Query(page): Query<Page>,
-) -> Result<Answer<Listing<view::Change>>, Problem> {
+) -> Result<Answer<Listing<wire::Change>>, Problem> {
     let (limit, before) = (page.limit()?, page.after()?);
     let changes = context
         .store
@@ -36,6 +36,6 @@ pub(super) async fn list(
         .await?;
     let place = |last: &ChangeRow| last.number;
     Ok(Answer(Listing::new(changes, limit, place, |change| {
-        view::Change::from(&change)
+        view::change(&change)
     })))
 }

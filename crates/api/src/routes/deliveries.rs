@@ -4,6 +4,7 @@ pub(super) mod resend;
 
 use axum::{Json as Answer, extract::State};
 use serde::Deserialize;
+use service::view::{self, ForCustomers as _};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow};
 use utoipa::IntoParams;
 use webhook::{DeliveryId, EndpointId, EventId};
@@ -15,7 +16,6 @@ use crate::{
     pagination::{Listing, Page},
     problem::Problem,
     time::UnixMs,
-    view,
 };
 
 /// Which deliveries, and which page of them.
@@ -30,7 +30,7 @@ pub(super) struct Deliveries {
     #[param(example = "evt_e3857281de58d21d48b287e274b6f6c0", nullable = false)]
     event_id: Option<String>,
     /// Only those in this state.
-    #[param(schema_with = crate::schema::delivery_state)]
+    #[param(schema_with = wire::schema::delivery_state)]
     state: Option<String>,
     #[param(schema_with = crate::schema::created_since)]
     since_ms: Option<UnixMs>,
@@ -54,13 +54,13 @@ pub(super) struct Deliveries {
     tag = "Deliveries",
     security(("api_key" = ["deliveries:read"])),
     params(Deliveries),
-    responses((status = 200, description = "A page of deliveries.", body = Listing<view::Delivery>)),
+    responses((status = 200, description = "A page of deliveries.", body = Listing<wire::Delivery>)),
 )]
 pub(super) async fn list(
     State(context): State<Context>,
     caller: Caller,
     Query(wanted): Query<Deliveries>,
-) -> Result<Answer<Listing<view::Delivery>>, Problem> {
+) -> Result<Answer<Listing<wire::Delivery>>, Problem> {
     let filter = DeliveryFilter {
         organization: Some(caller.organization),
         endpoint: wanted.endpoint_id.map(EndpointId::new),
@@ -81,7 +81,7 @@ pub(super) async fn list(
         .await?;
     let place = |last: &DeliveryRow| (last.created_ms, last.id.to_string());
     Ok(Answer(Listing::new(deliveries, limit, place, |delivery| {
-        view::Delivery::from(&delivery).for_customers()
+        view::delivery(&delivery).for_customers()
     })))
 }
 
@@ -96,7 +96,7 @@ pub(super) async fn list(
     security(("api_key" = ["deliveries:read"])),
     params(("id" = String, Path, description = "The delivery's id.", example = "dlv_958343c375fad16b091b931f14abe353")),
     responses(
-        (status = 200, description = "The delivery.", body = view::Delivery),
+        (status = 200, description = "The delivery.", body = wire::Delivery),
         (status = 404, description = "The organization has no such delivery."),
     ),
 )]
@@ -104,9 +104,9 @@ pub(super) async fn show(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Answer<view::Delivery>, Problem> {
+) -> Result<Answer<wire::Delivery>, Problem> {
     let found = find(&context, &caller, id).await?;
-    Ok(Answer(view::Delivery::from(&found).for_customers()))
+    Ok(Answer(view::delivery(&found).for_customers()))
 }
 
 /// List a delivery's attempts.
@@ -120,7 +120,7 @@ pub(super) async fn show(
     security(("api_key" = ["deliveries:read"])),
     params(("id" = String, Path, description = "The delivery's id.", example = "dlv_958343c375fad16b091b931f14abe353")),
     responses(
-        (status = 200, description = "Every attempt; there is one page.", body = Listing<view::Attempt>),
+        (status = 200, description = "Every attempt; there is one page.", body = Listing<wire::Attempt>),
         (status = 404, description = "The organization has no such delivery."),
     ),
 )]
@@ -128,13 +128,13 @@ pub(super) async fn attempts(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Answer<Listing<view::Attempt>>, Problem> {
+) -> Result<Answer<Listing<wire::Attempt>>, Problem> {
     let found = find(&context, &caller, id).await?;
     let attempts = context.store.attempts(&found.id).await?;
     Ok(Answer(Listing {
         data: attempts
             .iter()
-            .map(|attempt| view::Attempt::from(attempt).for_customers())
+            .map(|attempt| view::attempt(attempt).for_customers())
             .collect(),
         next_cursor: None,
     }))

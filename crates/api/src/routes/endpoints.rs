@@ -16,6 +16,7 @@ use runtime::now_ms;
 use serde::Deserialize;
 use service::{
     manage,
+    view::{self, ForCustomers as _},
     workers::{self, Behind},
 };
 use store::{Lookup, Store};
@@ -28,7 +29,6 @@ use crate::{
     extract::{Id, IfMatch, Json, Query, etag},
     pagination::{Listing, Page},
     problem::Problem,
-    view,
 };
 
 use body::{CreateEndpoint, UpdateEndpoint};
@@ -71,7 +71,7 @@ const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-be
         (
             status = 201,
             description = "The endpoint, with its secret.",
-            body = view::Endpoint,
+            body = wire::Endpoint,
             headers(
                 ("ETag" = String, description = "Its version."),
                 ("Location" = String, description = "Its path."),
@@ -93,7 +93,7 @@ pub(super) async fn create(
         .await
         .map_err(refused)?;
     let location = HeaderValue::from_str(&format!("/v1/endpoints/{}", created.id));
-    let mut answer = done(&context, created.version, view::Endpoint::with_secret(&created)).await;
+    let mut answer = done(&context, created.version, view::endpoint_with_secret(&created)).await;
     *answer.status_mut() = StatusCode::CREATED;
     answer
         .headers_mut()
@@ -111,13 +111,13 @@ pub(super) async fn create(
     tag = "Endpoints",
     security(("api_key" = ["endpoints:read"])),
     params(Which),
-    responses((status = 200, description = "A page of endpoints.", body = Listing<view::Endpoint>)),
+    responses((status = 200, description = "A page of endpoints.", body = Listing<wire::Endpoint>)),
 )]
 pub(super) async fn list(
     State(context): State<Context>,
     caller: Caller,
     Query(which): Query<Which>,
-) -> Result<Answer<Listing<view::Endpoint>>, Problem> {
+) -> Result<Answer<Listing<wire::Endpoint>>, Problem> {
     let page = Page::new(which.limit, which.cursor);
     let (limit, after) = (page.limit()?, page.after()?.map(|id: String| EndpointId::new(id)));
     let organization = Some(&caller.organization);
@@ -127,7 +127,7 @@ pub(super) async fn list(
             .failing(organization, after.as_ref(), limit + 1, now_ms())
             .await?;
         let place = |last: &store::Failing| last.endpoint.id.to_string();
-        let shown = |found| view::Endpoint::failing(&found).for_customers();
+        let shown = |found| view::failing_endpoint(&found).for_customers();
         return Ok(Answer(Listing::new(failing, limit, place, shown)));
     }
     let endpoints = context
@@ -136,7 +136,7 @@ pub(super) async fn list(
         .await?;
     let place = |last: &webhook::Endpoint| last.id.to_string();
     Ok(Answer(Listing::new(endpoints, limit, place, |endpoint| {
-        view::Endpoint::from(&endpoint)
+        view::endpoint(&endpoint)
     })))
 }
 
@@ -154,7 +154,7 @@ pub(super) async fn list(
         (
             status = 200,
             description = "The endpoint.",
-            body = view::Endpoint,
+            body = wire::Endpoint,
             headers(("ETag" = String, description = "Its version.")),
         ),
         (status = 404, description = "The organization has no such endpoint."),
@@ -187,7 +187,7 @@ pub(super) async fn show(
         (
             status = 200,
             description = "The endpoint as it is now.",
-            body = view::Endpoint,
+            body = wire::Endpoint,
             headers(
                 ("ETag" = String, description = "Its version."),
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
@@ -271,18 +271,18 @@ async fn admitted(
 }
 
 fn shown(endpoint: &webhook::Endpoint) -> Response {
-    answer(endpoint.version, view::Endpoint::from(endpoint))
+    answer(endpoint.version, view::endpoint(endpoint))
 }
 
 /// Answers a change when every running worker acts on it, or with the names of those that are not known to.
-pub(super) async fn done(context: &Context, version: i64, endpoint: view::Endpoint) -> Response {
+pub(super) async fn done(context: &Context, version: i64, endpoint: wire::Endpoint) -> Response {
     let behind = workers::act(&context.store, &context.resending.changes).await;
-    naming(&behind, answer(version, endpoint.behind(&behind)))
+    naming(&behind, answer(version, view::behind(endpoint, &behind)))
 }
 
 /// The same for an endpoint whose secret is not shown.
 async fn changed_to(context: &Context, endpoint: &webhook::Endpoint) -> Response {
-    done(context, endpoint.version, view::Endpoint::from(endpoint)).await
+    done(context, endpoint.version, view::endpoint(endpoint)).await
 }
 
 fn naming(behind: &Behind, mut answer: Response) -> Response {
@@ -295,7 +295,7 @@ fn naming(behind: &Behind, mut answer: Response) -> Response {
     answer
 }
 
-fn answer(version: i64, endpoint: view::Endpoint) -> Response {
+fn answer(version: i64, endpoint: wire::Endpoint) -> Response {
     ([(header::ETAG, etag(version))], Answer(endpoint)).into_response()
 }
 

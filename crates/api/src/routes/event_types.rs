@@ -20,7 +20,7 @@ use crate::{
 pub(super) struct EventTypeInfo {
     /// Its name, as in the field `event` and in subscriptions.
     #[serde(rename = "type")]
-    #[schema(schema_with = crate::schema::event_type)]
+    #[schema(schema_with = wire::schema::event_type)]
     name: &'static str,
     /// When it happens.
     #[schema(example = "The lead magnet is completely processed and available for viewing.")]

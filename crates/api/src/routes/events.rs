@@ -39,7 +39,7 @@ const TRACEPARENT_CHARS_MAX: usize = 256;
     reason = "it is a description; events stay the bytes that they are"
 )]
 pub(super) struct EventBody {
-    #[schema(schema_with = crate::schema::event_type)]
+    #[schema(schema_with = wire::schema::event_type)]
     event: String,
     /// When it happened, in Unix milliseconds. Two events of one lead never have the same.
     #[schema(

@@ -1,7 +1,7 @@
 //! `magnetite changes`: who changed which endpoint or API key.
 
-use api::view;
 use clap::Args;
+use service::view;
 use store::ChangeRow;
 use webhook::OrganizationId;
 
@@ -70,6 +70,6 @@ impl Listed<7> for ChangeRow {
     }
 
     fn json(&self) -> String {
-        output::json(&view::Change::from(self))
+        output::json(&view::change(self))
     }
 }

@@ -4,9 +4,8 @@ mod resend;
 pub(super) mod run;
 
 use anyhow::anyhow;
-use api::view;
 use clap::{Args, Subcommand};
-use service::story::Run;
+use service::{story::Run, view};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow, Lookup, Store};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState};
 
@@ -128,7 +127,7 @@ async fn show(store: &Store, id: &DeliveryId, as_json: bool) -> anyhow::Result<(
         ("state", run.delivery.standing.state.to_string()),
     ]);
     let text = format!("{about}\n{}", run::text(&run, around).join("\n"));
-    output::said(as_json, &view::DeliveryWithAttempts::from(&run), &text)
+    output::said(as_json, &view::run(&run), &text)
 }
 
 impl Listed<9> for DeliveryRow {
@@ -157,7 +156,7 @@ impl Listed<9> for DeliveryRow {
     }
 
     fn json(&self) -> String {
-        output::json(&view::Delivery::from(self))
+        output::json(&view::delivery(self))
     }
 }
 

@@ -8,11 +8,11 @@ use signature::Secret;
 use store::EndpointChange;
 use utoipa::ToSchema;
 use webhook::{OrganizationId, ProjectId, Subscription};
+use wire::schema::PATTERNS_MAX;
 
 use crate::{
     extract::present,
     problem::{FieldError, Problem},
-    schema::PATTERNS_MAX,
 };
 
 /// An endpoint to be registered.
@@ -29,7 +29,7 @@ pub(in crate::routes) struct CreateEndpoint {
     url: String,
     /// Which event types; all of them when it is left away.
     #[serde(default)]
-    #[schema(schema_with = crate::schema::patterns, required = false)]
+    #[schema(schema_with = wire::schema::patterns, required = false)]
     events: Option<Vec<String>>,
     /// Deliver only this project's events.
     #[serde(default)]
@@ -58,7 +58,7 @@ pub(in crate::routes) struct UpdateEndpoint {
     url: Option<String>,
     /// Which event types.
     #[serde(default, deserialize_with = "present")]
-    #[schema(schema_with = crate::schema::patterns, required = false)]
+    #[schema(schema_with = wire::schema::patterns, required = false)]
     events: Option<Vec<String>>,
     /// Deliver only this project's events; null delivers those of all.
     #[serde(default, deserialize_with = "present")]

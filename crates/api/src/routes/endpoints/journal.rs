@@ -3,7 +3,10 @@
 use axum::{Json as Answer, extract::State};
 use runtime::now_ms;
 use serde::{Deserialize, Serialize};
-use service::recover::{Recovered, Search};
+use service::{
+    recover::{Recovered, Search},
+    view,
+};
 use store::RecoverState;
 use utoipa::ToSchema;
 
@@ -13,7 +16,6 @@ use crate::{
     extract::{Id, Json},
     problem::{Kind, Problem},
     time::UnixMs,
-    view,
 };
 
 use super::find;
@@ -92,7 +94,7 @@ pub(in crate::routes) struct RecoveredEndpoint {
     security(("api_key" = ["endpoints:read"])),
     params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
     responses(
-        (status = 200, description = "How it does.", body = view::Health),
+        (status = 200, description = "How it does.", body = wire::Health),
         (status = 404, description = "The organization has no such endpoint."),
     ),
 )]
@@ -100,10 +102,10 @@ pub(in crate::routes) async fn health(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Answer<view::Health>, Problem> {
+) -> Result<Answer<wire::Health>, Problem> {
     let endpoint = find(&context, &caller, id).await?;
     let health = context.store.endpoint_health(&endpoint.id, now_ms()).await?;
-    Ok(Answer(view::Health::from(&health)))
+    Ok(Answer(view::health(&health)))
 }
 
 /// Send again what an endpoint missed.

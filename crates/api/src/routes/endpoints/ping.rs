@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use axum::{Json as Answer, extract::State, http::StatusCode};
 use runtime::now_ms;
-use service::ping::{self, Pinged};
+use service::{
+    ping::{self, Pinged},
+    view::{self, ForCustomers as _},
+};
 
 use crate::{
     auth::Caller,
     context::Context,
     extract::Id,
     problem::{Kind, Problem},
-    view,
 };
 
 use super::find;
@@ -31,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(35);
     security(("api_key" = ["endpoints:write"])),
     params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
     responses(
-        (status = 200, description = "How the endpoint answered, or what went wrong.", body = view::Ping),
-        (status = 202, description = "It is on its way.", body = view::Ping),
+        (status = 200, description = "How the endpoint answered, or what went wrong.", body = wire::Ping),
+        (status = 202, description = "It is on its way.", body = wire::Ping),
         (status = 404, description = "The organization has no such endpoint."),
         (status = 503, description = "It is not known to be on its way, or too many pings are. Ask again."),
     ),
@@ -41,7 +43,7 @@ pub(in crate::routes) async fn ping(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<(StatusCode, Answer<view::Ping>), Problem> {
+) -> Result<(StatusCode, Answer<wire::Ping>), Problem> {
     let endpoint = find(&context, &caller, id).await?;
     // Endpoints that hang must not take the places of other requests, or of other callers' pings.
     let Some(_place) = context.pings.take(&caller, 1) else {
@@ -69,8 +71,5 @@ pub(in crate::routes) async fn ping(
     } else {
         StatusCode::ACCEPTED
     };
-    Ok((
-        status,
-        Answer(view::Ping::new(&sent, pinged.as_ref()).for_customers()),
-    ))
+    Ok((status, Answer(view::ping(&sent, pinged.as_ref()).for_customers())))
 }

@@ -2,14 +2,13 @@
 
 use axum::{extract::State, response::Response};
 use runtime::now_ms;
-use service::manage;
+use service::{manage, view};
 
 use crate::{
     auth::Caller,
     context::Context,
     extract::{Id, IfMatch, OptionalJson},
     problem::{Kind, Problem},
-    view,
 };
 
 use super::{admitted, body::RotateSecret, done};
@@ -37,7 +36,7 @@ use super::{admitted, body::RotateSecret, done};
         (
             status = 200,
             description = "The endpoint, with its new secret.",
-            body = view::Endpoint,
+            body = wire::Endpoint,
             headers(
                 ("ETag" = String, description = "Its version."),
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
@@ -59,7 +58,7 @@ pub(in crate::routes) async fn rotate(
     let (id, store) = admitted(&context, &caller, id, &if_match).await?;
     let rotated = manage::rotate(&store, &id, &rotation, now_ms() as i64).await;
     match rotated {
-        Ok(rotated) => Ok(done(&context, rotated.version, view::Endpoint::with_secret(&rotated)).await),
+        Ok(rotated) => Ok(done(&context, rotated.version, view::endpoint_with_secret(&rotated)).await),
         Err(store::Error::RotationOpen { until_ms, .. }) => Err(Problem::new(
             Kind::Conflict,
             format!(

@@ -9,7 +9,6 @@ use crate::{
     context::Context,
     extract::{Id, IfMatch},
     problem::Problem,
-    view,
 };
 
 use super::{admitted, changed_to};
@@ -31,7 +30,7 @@ use super::{admitted, changed_to};
         (
             status = 200,
             description = "The endpoint as it is now.",
-            body = view::Endpoint,
+            body = wire::Endpoint,
             headers(
                 ("ETag" = String, description = "Its version."),
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
@@ -69,7 +68,7 @@ pub(in crate::routes) async fn enable(
         (
             status = 200,
             description = "The endpoint as it is now.",
-            body = view::Endpoint,
+            body = wire::Endpoint,
             headers(
                 ("ETag" = String, description = "Its version."),
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),

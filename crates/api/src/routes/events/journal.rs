@@ -2,7 +2,10 @@
 
 use axum::{Json as Answer, extract::State};
 use serde::Deserialize;
-use service::story;
+use service::{
+    story,
+    view::{self, ForCustomers as _},
+};
 use store::{EventCursor, EventFilter, EventRow};
 use utoipa::IntoParams;
 use webhook::{EventId, LeadId, ProjectId};
@@ -14,7 +17,6 @@ use crate::{
     pagination::{Listing, Page},
     problem::Problem,
     time::UnixMs,
-    view,
 };
 
 /// Which events, and which page of them.
@@ -24,7 +26,7 @@ use crate::{
 pub(in crate::routes) struct Events {
     /// Only of this type.
     #[serde(rename = "type")]
-    #[param(schema_with = crate::schema::event_kind)]
+    #[param(schema_with = wire::schema::event_kind)]
     event_type: Option<String>,
     /// Only of this project.
     #[param(example = "proj_456def", nullable = false)]
@@ -33,7 +35,7 @@ pub(in crate::routes) struct Events {
     #[param(example = "lead_789ghi", nullable = false)]
     lead_id: Option<String>,
     /// Only those with a delivery in this state.
-    #[param(schema_with = crate::schema::delivery_state)]
+    #[param(schema_with = wire::schema::delivery_state)]
     state: Option<String>,
     #[param(schema_with = crate::schema::received_since)]
     since_ms: Option<UnixMs>,
@@ -57,13 +59,13 @@ pub(in crate::routes) struct Events {
     tag = "Events",
     security(("api_key" = ["deliveries:read"])),
     params(Events),
-    responses((status = 200, description = "A page of events.", body = Listing<view::EventSummary>)),
+    responses((status = 200, description = "A page of events.", body = Listing<wire::EventSummary>)),
 )]
 pub(in crate::routes) async fn list(
     State(context): State<Context>,
     caller: Caller,
     Query(wanted): Query<Events>,
-) -> Result<Answer<Listing<view::EventSummary>>, Problem> {
+) -> Result<Answer<Listing<wire::EventSummary>>, Problem> {
     let filter = EventFilter {
         organization: Some(caller.organization.clone()),
         project: wanted.project_id.map(ProjectId::new),
@@ -83,7 +85,7 @@ pub(in crate::routes) async fn list(
     let events = context.store.events(&filter, before.as_ref(), limit + 1).await?;
     let place = |last: &EventRow| (last.received_ms, last.id.to_string());
     Ok(Answer(Listing::new(events, limit, place, |event| {
-        view::EventSummary::from(&event)
+        view::event(&event)
     })))
 }
 
@@ -99,7 +101,7 @@ pub(in crate::routes) async fn list(
     security(("api_key" = ["deliveries:read"])),
     params(("id" = String, Path, description = "The event's id.", example = "evt_e3857281de58d21d48b287e274b6f6c0")),
     responses(
-        (status = 200, description = "The event.", body = view::Story),
+        (status = 200, description = "The event.", body = wire::Story),
         (status = 404, description = "The organization has no such event, or no worker has taken it yet."),
     ),
 )]
@@ -107,11 +109,11 @@ pub(in crate::routes) async fn show(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Answer<view::Story>, Problem> {
+) -> Result<Answer<wire::Story>, Problem> {
     let id = EventId::new(id);
     let found = context.store.event(&id, Some(&caller.organization)).await?;
     let stored = found.into_iter().next();
     let stored = stored.ok_or_else(|| Problem::not_found("event", id.as_str()))?;
     let story = story::gather(stored, &context.store).await?;
-    Ok(Answer(view::Story::new(&story, true).for_customers()))
+    Ok(Answer(view::story(&story, true).for_customers()))
 }

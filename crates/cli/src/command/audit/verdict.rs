@@ -4,9 +4,8 @@ mod finding;
 
 use std::time::Duration;
 
-use api::view::States;
 use serde_json::{Value, json};
-use service::resend::IN_HAND;
+use service::{resend::IN_HAND, view};
 use store::{Audit, Lost, LostCause, SetAside, StateCounts};
 
 use crate::{command::rejected, moment, output::printable};
@@ -238,8 +237,8 @@ impl Verdict {
                 "until_ms": until_ms,
                 "events": audit.events,
                 "matched": audit.matched,
-                "deliveries": States::from(&audit.first_runs),
-                "resends": States::from(&audit.resends),
+                "deliveries": view::states(&audit.first_runs),
+                "resends": view::states(&audit.resends),
                 "unsent": audit.unsent,
                 "rejected": self.rejected.iter().map(|(_, count)| count).sum::<u64>(),
                 "balances": verdict == "ok",

@@ -1,8 +1,10 @@
 //! Waits for workers to act on what a command has changed, and names those that are not known to.
 
-use api::view;
 use broker::Changes;
-use service::workers::{self, Behind};
+use service::{
+    view,
+    workers::{self, Behind},
+};
 use store::Store;
 use webhook::Endpoint;
 
@@ -25,7 +27,7 @@ pub(super) async fn said(
     json: bool,
 ) -> anyhow::Result<()> {
     let behind = wait(store, configuration).await;
-    let shown = view::Endpoint::from(changed).behind(&behind);
+    let shown = view::behind(view::endpoint(changed), &behind);
     output::said(json, &shown, &format!("{done} {}", changed.id))?;
     note(&behind);
     Ok(())

@@ -1,9 +1,9 @@
 //! `create` and `update`: the two that take a URL.
 
-use api::view;
 use clap::Args;
 use service::{
     manage::{self, Registration},
+    view,
     workers::Behind,
 };
 use store::EndpointChange;
@@ -80,7 +80,7 @@ pub(super) async fn create(new: Create, configuration: &Configuration, json: boo
     let text = format!("id      {}\nsecret  {}", created.id, created.secret.expose());
     output::said_once(
         json,
-        &view::Endpoint::with_secret(&created).behind(&behind),
+        &view::behind(view::endpoint_with_secret(&created), &behind),
         &text,
         &format!(
             "endpoint {0} was created, and its secret could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` makes another",

@@ -1,6 +1,6 @@
 //! The list of endpoints that fail.
 
-use api::view;
+use service::view;
 use store::Failing;
 
 use crate::{command::listing::Listed, moment, output};
@@ -40,13 +40,13 @@ impl Listed<8> for Failing {
     }
 
     fn json(&self) -> String {
-        output::json(&view::Endpoint::failing(self))
+        output::json(&view::failing_endpoint(self))
     }
 }
 
 /// Returns the success rate of the last hour, rounded down to a tenth of a percent, so that one failure among many does not read as 100%.
 pub(in crate::command) fn rate(found: &Failing) -> String {
-    match view::Failing::from(found).success_rate_last_hour {
+    match view::failing(found).success_rate_last_hour {
         Some(rate) => format!("{:.1}%", (rate * 1000.0).floor() / 10.0),
         None => "-".to_owned(),
     }

@@ -1,7 +1,7 @@
 //! How an endpoint fared lately.
 
-use api::view;
 use serde::Serialize;
+use service::view;
 use store::Health;
 use webhook::Endpoint;
 
@@ -11,15 +11,15 @@ use crate::{moment, output};
 #[derive(Serialize)]
 pub(super) struct WithHealth {
     #[serde(flatten)]
-    endpoint: view::Endpoint,
-    health: view::Health,
+    endpoint: wire::Endpoint,
+    health: wire::Health,
 }
 
 impl WithHealth {
     pub(super) fn new(endpoint: &Endpoint, health: &Health) -> Self {
         Self {
-            endpoint: view::Endpoint::from(endpoint),
-            health: view::Health::from(health),
+            endpoint: view::endpoint(endpoint),
+            health: view::health(health),
         }
     }
 }
@@ -42,7 +42,7 @@ pub(super) fn describe(health: &Health, now_ms: u64) -> String {
 }
 
 fn last_hour(health: &Health) -> String {
-    let rate = view::Health::from(health).success_rate_last_hour;
+    let rate = view::health(health).success_rate_last_hour;
     let (Some(rate), Some(p50_ms), Some(p99_ms)) = (rate, health.p50_ms, health.p99_ms) else {
         return "no attempts".to_owned();
     };
@@ -98,6 +98,6 @@ mod tests {
             describe(&health, NOW_MS),
             "last success   -\nfailing since  -\nlast hour      no attempts"
         );
-        assert_eq!(view::Health::from(&health).success_rate_last_hour, None);
+        assert_eq!(view::health(&health).success_rate_last_hour, None);
     }
 }

@@ -3,10 +3,12 @@
 use std::{borrow::Cow, time::Duration};
 
 use anyhow::{Context as _, bail};
-use api::view;
 use broker::{Publisher, Topology};
 use serde::Serialize;
-use service::ping::{self, Pinged};
+use service::{
+    ping::{self, Pinged},
+    view,
+};
 use store::{AttemptRow, Store};
 use webhook::{Delivery, Endpoint, EndpointId};
 
@@ -57,7 +59,7 @@ pub(super) async fn run(
     };
     broker.close().await;
     let object = Object {
-        ping: view::Ping::new(&sent, Some(&pinged)),
+        ping: view::ping(&sent, Some(&pinged)),
         advice: advice(&pinged),
     };
     output::unless_left(output::said_line(as_json, &object, &text(&sent, &pinged)))?;
@@ -140,6 +142,6 @@ fn in_words(attempt: &AttemptRow) -> String {
 #[derive(Serialize)]
 struct Object {
     #[serde(flatten)]
-    ping: view::Ping,
+    ping: wire::Ping,
     advice: Option<Cow<'static, str>>,
 }

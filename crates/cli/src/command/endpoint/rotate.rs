@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use api::view;
 use clap::Args;
-use service::manage::{self, Rotation};
+use service::{
+    manage::{self, Rotation},
+    view,
+};
 use store::Store;
 use webhook::EndpointId;
 
@@ -57,7 +59,7 @@ pub(super) async fn run(
     );
     output::said_once(
         json,
-        &view::Endpoint::with_secret(&rotated).behind(&behind),
+        &view::behind(view::endpoint_with_secret(&rotated), &behind),
         &text,
         &format!(
             "endpoint {0} has a new secret, which could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` makes another, and voids the one that the receiver has",

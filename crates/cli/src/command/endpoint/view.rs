@@ -1,6 +1,6 @@
 //! How endpoints are printed.
 
-use api::view;
+use service::view;
 use webhook::{Endpoint, EndpointId};
 
 use crate::{command::listing::Listed, moment, output};
@@ -39,7 +39,7 @@ impl Listed<7> for Endpoint {
     }
 
     fn json(&self) -> String {
-        output::json(&view::Endpoint::from(self))
+        output::json(&view::endpoint(self))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `event list`.
 
-use api::view;
 use clap::Args;
+use service::view;
 use store::{EventCursor, EventFilter, EventRow, StateCounts, Store};
 use webhook::{EventKind, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
 
@@ -84,7 +84,7 @@ impl Listed<8> for EventRow {
     }
 
     fn json(&self) -> String {
-        output::json(&view::EventSummary::from(self))
+        output::json(&view::event(self))
     }
 }
 

@@ -3,9 +3,8 @@
 use std::io::{self, IsTerminal as _};
 
 use anyhow::bail;
-use api::view;
 use clap::Args;
-use service::story;
+use service::{story, view};
 use store::Store;
 use webhook::{EventId, OrganizationId, journal::EventEntry};
 
@@ -43,7 +42,7 @@ pub(super) async fn run(show: Show, store: &Store, as_json: bool) -> anyhow::Res
     for (index, event) in found.into_iter().enumerate() {
         let story = story::gather(event, store).await?;
         if as_json {
-            output::line(&output::json(&view::Story::new(&story, show.body)))?;
+            output::line(&output::json(&view::story(&story, show.body)))?;
         } else {
             let blank = (index > 0).then(String::new);
             output::lines(blank.into_iter().chain(text(&story, runtime::now_ms())))?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use service::view;
 use store::{Failing, Overview, RunningRole};
 
 use crate::{command::endpoint, moment, output::printable};
@@ -243,7 +244,7 @@ fn in_database(found: &InDatabase) -> Value {
             "degraded": role.report.degraded,
         })
     });
-    let failing = found.failing.iter().map(api::view::Endpoint::failing);
+    let failing = found.failing.iter().map(view::failing_endpoint);
     json!({
         "roles": roles.collect::<Vec<_>>(),
         "events_last_minute": overview.events_minute,

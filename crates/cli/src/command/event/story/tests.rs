@@ -1,8 +1,7 @@
 use std::sync::Arc;
 
-use api::view;
 use bytes::Bytes;
-use service::story::Run;
+use service::{story::Run, view};
 use signature::Secret;
 use store::{AttemptRow, DeliveryRow};
 use webhook::{
@@ -188,7 +187,7 @@ fn the_story_of_an_event_in_words() {
 #[test]
 fn the_story_of_an_event_as_an_object() {
     let json = |with_body| {
-        let story = view::Story::new(&all_that_can_happen(), with_body);
+        let story = view::story(&all_that_can_happen(), with_body);
         serde_json::to_value(story).unwrap()
     };
     insta::assert_snapshot!("as_an_object", serde_json::to_string_pretty(&json(true)).unwrap());

@@ -1,12 +1,11 @@
 //! Who changed what.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::ChangeRow;
 use utoipa::ToSchema;
 
 /// A change of an endpoint or an API key.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Change {
     /// Grows with every change.
     #[schema(example = 12)]
@@ -20,7 +19,7 @@ pub struct Change {
     /// What was done: `endpoint.created`, `endpoint.updated`, `endpoint.enabled`, `endpoint.disabled`, `endpoint.secret_rotated`,
     /// `endpoint.deleted`, `api_key.created` or `api_key.revoked`.
     #[schema(example = "endpoint.updated")]
-    pub kind: &'static str,
+    pub kind: String,
     /// Whose endpoint or key it is.
     #[schema(example = "org_123abc")]
     pub organization_id: String,
@@ -30,18 +29,4 @@ pub struct Change {
     /// What is different since. Never a secret, and of URLs the host alone.
     #[schema(value_type = Object, example = json!({ "events": { "from": "*", "to": "lead.*" } }))]
     pub detail: Value,
-}
-
-impl From<&ChangeRow> for Change {
-    fn from(row: &ChangeRow) -> Self {
-        Self {
-            number: row.number,
-            at_ms: row.at_ms,
-            actor: row.actor.clone(),
-            kind: row.kind.as_str(),
-            organization_id: row.organization_id.to_string(),
-            subject: row.subject.clone(),
-            detail: serde_json::from_str(&row.detail).unwrap_or_default(),
-        }
-    }
 }

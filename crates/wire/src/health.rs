@@ -1,10 +1,10 @@
 //! How an endpoint does.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// How an endpoint does, by the attempts that were recorded.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
     /// When the last attempt that it answered with a 2xx began, in Unix milliseconds.
     #[schema(example = 1_703_123_456_799_i64)]
@@ -23,22 +23,4 @@ pub struct Health {
     /// 99 of 100 took at most so many milliseconds.
     #[schema(example = 480)]
     pub p99_ms_last_hour: Option<u64>,
-}
-
-impl From<&store::Health> for Health {
-    fn from(health: &store::Health) -> Self {
-        Self {
-            last_success_ms: health.last_success_ms,
-            failing_since_ms: health.failing_since_ms,
-            attempts_last_hour: health.attempts_hour,
-            success_rate_last_hour: success_rate(health.successes_hour, health.attempts_hour),
-            p50_ms_last_hour: health.p50_ms,
-            p99_ms_last_hour: health.p99_ms,
-        }
-    }
-}
-
-/// The share of attempts that succeeded; `None` without attempts.
-pub(super) fn success_rate(successes: u64, attempts: u64) -> Option<f64> {
-    (attempts > 0).then(|| successes as f64 / attempts as f64)
 }

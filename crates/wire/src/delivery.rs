@@ -1,14 +1,10 @@
 //! Deliveries and their attempts.
 
-use serde::Serialize;
-use store::{AttemptRow, DeliveryRow};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::words;
-use service::story::Run;
-
 /// One event's way to one endpoint, in one run.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Delivery {
     /// Its id, which the endpoint gets in `X-Magnetite-Delivery`.
     #[schema(example = "dlv_958343c375fad16b091b931f14abe353")]
@@ -58,7 +54,7 @@ pub struct Delivery {
 }
 
 /// A delivery, and every attempt at it.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeliveryWithAttempts {
     /// The delivery.
     #[serde(flatten)]
@@ -68,7 +64,7 @@ pub struct DeliveryWithAttempts {
 }
 
 /// One request to an endpoint.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Attempt {
     /// Its id.
     #[schema(example = "att_018c8a11931f3f2c8a4d5e6f70819203")]
@@ -103,94 +99,4 @@ pub struct Attempt {
     pub next_attempt_ms: Option<u64>,
     /// Why it was dead, cancelled or put off.
     pub reason: Option<String>,
-}
-
-impl Delivery {
-    /// As its organization may see it.
-    #[must_use]
-    pub fn for_customers(self) -> Self {
-        Self {
-            last_error: self.last_error.map(words::for_customers),
-            ..self
-        }
-    }
-}
-
-impl DeliveryWithAttempts {
-    /// As its organization may see it.
-    #[must_use]
-    pub fn for_customers(self) -> Self {
-        Self {
-            delivery: self.delivery.for_customers(),
-            attempts: self.attempts.into_iter().map(Attempt::for_customers).collect(),
-        }
-    }
-}
-
-impl Attempt {
-    /// As its organization may see it.
-    #[must_use]
-    pub fn for_customers(self) -> Self {
-        Self {
-            error: self.error.map(words::for_customers),
-            ..self
-        }
-    }
-}
-
-impl From<&DeliveryRow> for Delivery {
-    fn from(row: &DeliveryRow) -> Self {
-        let (of, standing) = (&row.delivery, &row.standing);
-        Self {
-            id: row.id.to_string(),
-            organization_id: of.organization_id.to_string(),
-            event_id: of.event_id.to_string(),
-            endpoint_id: of.endpoint_id.to_string(),
-            run: of.run,
-            trigger: of.trigger.to_string(),
-            state: standing.state.to_string(),
-            attempt_count: standing.attempts,
-            created_ms: row.created_ms,
-            updated_ms: standing.updated_ms,
-            next_attempt_ms: Some(standing.next_ms).filter(|next_ms| *next_ms > 0),
-            reason: said(&standing.reason),
-            last_status: Some(standing.last_status).filter(|status| *status > 0),
-            last_error: said(&standing.last_error),
-            requested_ms: row.requested_ms,
-            sent_ms: row.sent_ms,
-        }
-    }
-}
-
-impl From<&Run> for DeliveryWithAttempts {
-    fn from(run: &Run) -> Self {
-        Self {
-            delivery: Delivery::from(&run.delivery),
-            attempts: run.attempts.iter().map(Attempt::from).collect(),
-        }
-    }
-}
-
-impl From<&AttemptRow> for Attempt {
-    fn from(row: &AttemptRow) -> Self {
-        Self {
-            id: row.id.to_string(),
-            number: row.number,
-            began_ms: row.began_ms,
-            duration_ms: row.duration_ms,
-            status: row.status,
-            phase: said(&row.phase),
-            failure: said(&row.failure),
-            error: said(&row.error),
-            response: String::from_utf8_lossy(&row.response).into_owned(),
-            outcome: row.outcome.clone(),
-            next_attempt_ms: row.next_ms,
-            reason: said(&row.reason),
-        }
-    }
-}
-
-/// Nothing instead of an empty text.
-fn said(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
 }

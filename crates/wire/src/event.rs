@@ -1,14 +1,12 @@
 //! Events, and what became of them.
 
-use serde::Serialize;
-use service::story::{self, Chapter, Fate};
-use store::{EventRow, StateCounts};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::DeliveryWithAttempts;
+use crate::DeliveryWithAttempts;
 
 /// Something that happened to a lead.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EventSummary {
     /// Its id, which endpoints get in `webhook-id`.
     #[schema(example = "evt_e3857281de58d21d48b287e274b6f6c0")]
@@ -40,7 +38,7 @@ pub struct EventSummary {
 }
 
 /// How many deliveries are in each state.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct States {
     /// Answered with a 2xx.
     #[schema(example = 1)]
@@ -57,7 +55,7 @@ pub struct States {
 }
 
 /// An event, every endpoint of its organization, and what became of the one at the other.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Story {
     /// Its id, which endpoints get in `webhook-id`.
     #[schema(example = "evt_e3857281de58d21d48b287e274b6f6c0")]
@@ -95,7 +93,7 @@ pub struct Story {
 }
 
 /// What became of an event at one endpoint.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Considered {
     /// Which endpoint.
     #[schema(example = "ep_8e0d3e107685e7013e1070dba5f85cc2")]
@@ -109,7 +107,7 @@ pub struct Considered {
     /// Whether it was to get the event when that came, or why not: `matched`, `project` (it takes another project's), `event_type` (it is
     /// not subscribed to the type), `disabled`, `created_after` the event, `pinged`, or `unknown`.
     #[schema(example = "matched")]
-    pub verdict: &'static str,
+    pub verdict: String,
     /// Since when and why it was disabled, if that was why not.
     pub disabled: Option<DisabledSince>,
     /// One for each run.
@@ -117,104 +115,12 @@ pub struct Considered {
 }
 
 /// Since when and why an endpoint was disabled.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DisabledSince {
     /// Unix milliseconds.
     #[schema(example = 1_703_123_396_789_i64)]
     pub since_ms: i64,
     /// `manual`, `gone` or `failing`.
     #[schema(example = "gone")]
-    pub reason: &'static str,
-}
-
-impl From<&EventRow> for EventSummary {
-    fn from(row: &EventRow) -> Self {
-        Self {
-            id: row.id.to_string(),
-            event_type: row.event_type.to_string(),
-            organization_id: row.organization_id.to_string(),
-            project_id: row.project_id.to_string(),
-            lead_id: row.lead_id.to_string(),
-            timestamp_ms: row.timestamp_ms,
-            received_ms: row.received_ms,
-            matched: row.matched,
-            deliveries: States::from(&row.deliveries),
-        }
-    }
-}
-
-impl From<&StateCounts> for States {
-    fn from(counts: &StateCounts) -> Self {
-        let StateCounts {
-            pending,
-            cancelled,
-            dead,
-            delivered,
-        } = *counts;
-        Self {
-            delivered,
-            dead,
-            cancelled,
-            pending,
-        }
-    }
-}
-
-impl Story {
-    /// As its organization may see it.
-    #[must_use]
-    pub fn for_customers(self) -> Self {
-        let endpoints = self.endpoints.into_iter();
-        Self {
-            endpoints: endpoints.map(Considered::for_customers).collect(),
-            ..self
-        }
-    }
-
-    /// With the body, or without.
-    pub fn new(story: &story::Story, with_body: bool) -> Self {
-        let event = &story.stored.event;
-        let considered = |chapter: &Chapter| Considered::new(chapter, chapter.fate(&story.stored));
-        Self {
-            id: event.id.to_string(),
-            event_type: event.event_type.to_string(),
-            organization_id: event.organization_id.to_string(),
-            project_id: event.project_id.to_string(),
-            lead_id: event.lead_id.to_string(),
-            timestamp_ms: event.timestamp_ms,
-            received_ms: story.stored.received_ms,
-            traceparent: event.traceparent.as_deref().map(str::to_owned),
-            body_bytes: event.body.len(),
-            body: with_body.then(|| String::from_utf8_lossy(&event.body).into_owned()),
-            endpoints: story.chapters.iter().map(considered).collect(),
-        }
-    }
-}
-
-impl Considered {
-    fn for_customers(self) -> Self {
-        let deliveries = self.deliveries.into_iter();
-        Self {
-            deliveries: deliveries.map(DeliveryWithAttempts::for_customers).collect(),
-            ..self
-        }
-    }
-
-    fn new(chapter: &Chapter, fate: Fate) -> Self {
-        let disabled = match fate {
-            Fate::Disabled { at_ms, reason } => Some(DisabledSince {
-                since_ms: at_ms,
-                reason: reason.as_str(),
-            }),
-            _ => None,
-        };
-        Self {
-            endpoint_id: chapter.endpoint_id.to_string(),
-            url: chapter.endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
-            deleted: chapter.endpoint.is_none(),
-            verdict: fate.word(),
-            disabled,
-            deliveries: chapter.runs.iter().map(DeliveryWithAttempts::from).collect(),
-        }
-    }
+    pub reason: String,
 }

@@ -1,12 +1,10 @@
 //! Since when and why an endpoint fails.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{health::success_rate, words};
-
 /// Since when and why an endpoint fails: its last attempt was not answered with a 2xx.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Failing {
     /// When the first attempt after its last success began, in Unix milliseconds.
     #[schema(example = 1_703_123_456_799_i64)]
@@ -35,31 +33,4 @@ pub struct Failing {
     /// When the oldest pending delivery was created, in Unix milliseconds; null if none is pending.
     #[schema(example = 1_703_123_456_799_i64)]
     pub oldest_pending_ms: Option<u64>,
-}
-
-impl Failing {
-    /// As its organization may see it.
-    #[must_use]
-    pub fn for_customers(self) -> Self {
-        Self {
-            last_error: words::for_customers(self.last_error),
-            ..self
-        }
-    }
-}
-
-impl From<&store::Failing> for Failing {
-    fn from(found: &store::Failing) -> Self {
-        Self {
-            since_ms: found.failing_since_ms,
-            last_success_ms: found.last_success_ms,
-            last_failure_ms: found.last_failure_ms,
-            last_status: found.last_status,
-            last_error: found.last_error.clone(),
-            attempts_last_hour: found.attempts_hour,
-            success_rate_last_hour: success_rate(found.successes_hour, found.attempts_hour),
-            pending: found.pending,
-            oldest_pending_ms: found.oldest_pending_ms,
-        }
-    }
 }

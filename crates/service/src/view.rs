@@ -1,0 +1,53 @@
+//! Shows what the database has as the JSON types of [`wire`].
+//!
+//! Operators see everything. Customers see what [`ForCustomers`] leaves: no address and no setting of this network.
+
+mod delivery;
+mod endpoint;
+mod event;
+mod ping;
+mod words;
+
+use store::ChangeRow;
+
+pub use delivery::{attempt, delivery, run};
+pub use endpoint::{behind, endpoint, endpoint_with_secret, failing, failing_endpoint, health};
+pub use event::{event, states, story};
+pub use ping::ping;
+
+/// Types that customers read.
+pub trait ForCustomers {
+    /// Returns what the organization that it belongs to may see.
+    #[must_use]
+    fn for_customers(self) -> Self;
+}
+
+impl<T: ForCustomers> ForCustomers for Vec<T> {
+    fn for_customers(self) -> Self {
+        self.into_iter().map(T::for_customers).collect()
+    }
+}
+
+impl<T: ForCustomers> ForCustomers for Option<T> {
+    fn for_customers(self) -> Self {
+        self.map(T::for_customers)
+    }
+}
+
+/// Shows a change of an endpoint or an API key.
+pub fn change(row: &ChangeRow) -> wire::Change {
+    wire::Change {
+        number: row.number,
+        at_ms: row.at_ms,
+        actor: row.actor.clone(),
+        kind: row.kind.as_str().to_owned(),
+        organization_id: row.organization_id.to_string(),
+        subject: row.subject.clone(),
+        detail: serde_json::from_str(&row.detail).unwrap_or_default(),
+    }
+}
+
+/// Returns nothing instead of an empty text.
+fn said(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}

@@ -1,0 +1,82 @@
+//! Shows deliveries and their attempts.
+
+use store::{AttemptRow, DeliveryRow};
+
+use super::{ForCustomers, said, words};
+use crate::story::Run;
+
+/// Shows a delivery.
+pub fn delivery(row: &DeliveryRow) -> wire::Delivery {
+    let (of, standing) = (&row.delivery, &row.standing);
+    wire::Delivery {
+        id: row.id.to_string(),
+        organization_id: of.organization_id.to_string(),
+        event_id: of.event_id.to_string(),
+        endpoint_id: of.endpoint_id.to_string(),
+        run: of.run,
+        trigger: of.trigger.to_string(),
+        state: standing.state.to_string(),
+        attempt_count: standing.attempts,
+        created_ms: row.created_ms,
+        updated_ms: standing.updated_ms,
+        next_attempt_ms: Some(standing.next_ms).filter(|next_ms| *next_ms > 0),
+        reason: said(&standing.reason),
+        last_status: Some(standing.last_status).filter(|status| *status > 0),
+        last_error: said(&standing.last_error),
+        requested_ms: row.requested_ms,
+        sent_ms: row.sent_ms,
+    }
+}
+
+/// Shows a delivery with every attempt at it.
+pub fn run(run: &Run) -> wire::DeliveryWithAttempts {
+    wire::DeliveryWithAttempts {
+        delivery: delivery(&run.delivery),
+        attempts: run.attempts.iter().map(attempt).collect(),
+    }
+}
+
+/// Shows an attempt.
+pub fn attempt(row: &AttemptRow) -> wire::Attempt {
+    wire::Attempt {
+        id: row.id.to_string(),
+        number: row.number,
+        began_ms: row.began_ms,
+        duration_ms: row.duration_ms,
+        status: row.status,
+        phase: said(&row.phase),
+        failure: said(&row.failure),
+        error: said(&row.error),
+        response: String::from_utf8_lossy(&row.response).into_owned(),
+        outcome: row.outcome.clone(),
+        next_attempt_ms: row.next_ms,
+        reason: said(&row.reason),
+    }
+}
+
+impl ForCustomers for wire::Delivery {
+    fn for_customers(self) -> Self {
+        Self {
+            last_error: self.last_error.map(words::for_customers),
+            ..self
+        }
+    }
+}
+
+impl ForCustomers for wire::DeliveryWithAttempts {
+    fn for_customers(self) -> Self {
+        Self {
+            delivery: self.delivery.for_customers(),
+            attempts: self.attempts.for_customers(),
+        }
+    }
+}
+
+impl ForCustomers for wire::Attempt {
+    fn for_customers(self) -> Self {
+        Self {
+            error: self.error.map(words::for_customers),
+            ..self
+        }
+    }
+}

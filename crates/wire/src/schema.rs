@@ -1,0 +1,85 @@
+//! Schemas of closed sets, made of the sets themselves.
+
+use utoipa::openapi::{
+    RefOr, Schema,
+    schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type},
+};
+use webhook::{DisabledReason, EventType, PING, journal::DeliveryState};
+
+/// Which events an endpoint gets: at least one pattern.
+pub fn patterns() -> RefOr<Schema> {
+    let mut names = vec!["*".to_owned()];
+    for event_type in EventType::ALL {
+        let family = format!("{}.*", event_type.family());
+        if !names.contains(&family) {
+            names.push(family);
+        }
+    }
+    names.extend(EventType::ALL.map(|event_type| event_type.as_str().to_owned()));
+    let pattern = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names));
+    ArrayBuilder::new()
+        .items(pattern)
+        .min_items(Some(1))
+        .max_items(Some(PATTERNS_MAX))
+        .description(Some(
+            "Which event types: a type, a family such as research.*, or * for all.",
+        ))
+        .examples([serde_json::json!(["lead.completed", "research.*"])])
+        .into()
+}
+
+/// The most patterns of an endpoint: more than there are.
+pub const PATTERNS_MAX: usize = 64;
+
+/// The name of an event type.
+pub fn event_type() -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(EventType::ALL.map(EventType::as_str)))
+        .description(Some("What happened."))
+        .examples([serde_json::json!("lead.completed")])
+        .into()
+}
+
+/// Why an endpoint is disabled, or null.
+pub fn disabled_reason() -> RefOr<Schema> {
+    let reasons = [
+        DisabledReason::Manual,
+        DisabledReason::Gone,
+        DisabledReason::Failing,
+    ];
+    let names = reasons.map(|reason| Some(reason.as_str())).into_iter();
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Array(vec![Type::String, Type::Null]))
+        .enum_values(Some(names.chain([None])))
+        .description(Some(
+            "Why it is disabled: by hand, because it answered 410, or after days without a success.",
+        ))
+        .into()
+}
+
+/// The type of an event that was delivered: also a ping's.
+pub fn event_kind() -> RefOr<Schema> {
+    let names = EventType::ALL.map(EventType::as_str).into_iter();
+    one_of(names.chain([PING]), "What happened.", "lead.completed")
+}
+
+/// How far a delivery is.
+pub fn delivery_state() -> RefOr<Schema> {
+    one_of(
+        DeliveryState::ALL.map(DeliveryState::as_str).into_iter().rev(),
+        "Delivered; dead: given up, and can be sent again; cancelled: the endpoint was deleted; or pending.",
+        "dead",
+    )
+}
+
+fn one_of(names: impl Iterator<Item = &'static str>, description: &str, example: &str) -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(names))
+        .description(Some(description))
+        .examples([serde_json::json!(example)])
+        .into()
+}
