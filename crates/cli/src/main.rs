@@ -14,7 +14,7 @@
 //! Nothing is kept in memory that anyone would miss: a command that was killed can be repeated.
 
 mod configuration;
-mod moment;
+mod time;
 mod limits;
 mod meters;
 mod signals;

@@ -8,10 +8,10 @@ use serde::Serialize;
 use store::{ApiKeyRow, NewApiKey, Store};
 use webhook::{ApiKey, ApiKeyId, OrganizationId, Scopes};
 
-use crate::{configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, output, time};
 
 use super::{
-    given,
+    arguments,
     listing::{self, Listed},
 };
 
@@ -33,7 +33,7 @@ enum Action {
     /// List keys, also those that let nobody in any more
     List {
         /// Only this organization's
-        #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+        #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
         org: Option<String>,
     },
     /// Have a key let nobody in any more
@@ -46,17 +46,17 @@ enum Action {
 #[derive(Debug, Args)]
 struct Create {
     /// Whose endpoints and events the key is for
-    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: String,
     /// What people know it by, such as where it is used
-    #[arg(long, value_parser = given::id)]
+    #[arg(long, value_parser = arguments::id)]
     name: String,
     /// What it allows: events:write, endpoints:read, endpoints:write, deliveries:read, deliveries:write, or admin for all of them and to
     /// see who changed what
     #[arg(long, value_name = "LIST")]
     scopes: Scopes,
     /// When it ends, such as 90d; without, it is valid until it is revoked
-    #[arg(long, value_name = "DURATION", value_parser = given::lifetime)]
+    #[arg(long, value_name = "DURATION", value_parser = arguments::lifetime)]
     expires_in: Option<Duration>,
 }
 
@@ -178,8 +178,7 @@ impl Listed<7> for ApiKeyRow {
             self.organization_id.to_string(),
             self.name.clone(),
             self.scopes.to_string(),
-            self.last_used_at_ms
-                .map_or_else(|| "-".to_owned(), moment::second),
+            self.last_used_at_ms.map_or_else(|| "-".to_owned(), time::second),
             ends(self),
         ]
     }
@@ -191,8 +190,8 @@ impl Listed<7> for ApiKeyRow {
 
 fn ends(row: &ApiKeyRow) -> String {
     match (row.revoked_at_ms, row.expires_at_ms) {
-        (Some(revoked_at_ms), _) => format!("revoked {}", moment::second(revoked_at_ms)),
-        (None, Some(expires_at_ms)) => format!("expires {}", moment::second(expires_at_ms)),
+        (Some(revoked_at_ms), _) => format!("revoked {}", time::second(revoked_at_ms)),
+        (None, Some(expires_at_ms)) => format!("expires {}", time::second(expires_at_ms)),
         (None, None) => "when it is revoked".to_owned(),
     }
 }

@@ -23,9 +23,8 @@ use tokio::time::{Instant, sleep};
 use crate::{
     broker_link::BrokerLink,
     configuration::Configuration,
-    database,
-    moment::{self, Moment},
-    output,
+    database, output,
+    time::{self, Moment},
 };
 
 use super::topology;
@@ -94,7 +93,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     match verdict.conclusion() {
         Conclusion::Balance => Ok(()),
         Conclusion::NotKnown { ask_again_ms } => Err(NotKnownYet {
-            at: moment::second(ask_again_ms),
+            at: time::second(ask_again_ms),
         }
         .into()),
         Conclusion::Wrong { failures } => {

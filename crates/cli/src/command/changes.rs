@@ -5,17 +5,17 @@ use service::view;
 use store::ChangeRow;
 use webhook::OrganizationId;
 
-use crate::{configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, output, time};
 
 use super::{
-    given,
+    arguments,
     listing::{self, Listed},
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Only of this organization's endpoints and keys
-    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -60,7 +60,7 @@ impl Listed<7> for ChangeRow {
     fn cells(&self) -> [String; 7] {
         [
             self.number.to_string(),
-            moment::millisecond(self.at_ms),
+            time::millisecond(self.at_ms),
             self.actor.clone(),
             self.kind.to_string(),
             self.organization_id.to_string(),

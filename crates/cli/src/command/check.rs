@@ -25,7 +25,7 @@ use url::Url;
 
 use crate::{Usage, configuration::Configuration, output};
 
-use super::{given, role};
+use super::{arguments, role};
 
 use finding::Finding;
 use question::Question;
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     /// The endpoint's URL; it gets up to five requests with a sample event
     url: String,
     #[command(flatten)]
-    secret: given::SecretArgument,
+    secret: arguments::SecretArgument,
     /// A network that is not public and may be reached all the same, such as 127.0.0.0/8, besides egress.allow
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     allow: Vec<IpNet>,

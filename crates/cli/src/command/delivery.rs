@@ -9,10 +9,10 @@ use service::{story::Run, view};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow, Lookup, Store};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState};
 
-use crate::{configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, output, time};
 
 use super::{
-    given,
+    arguments,
     listing::{self, Listed},
 };
 use run::Around;
@@ -48,7 +48,7 @@ enum Action {
 #[derive(Debug, Args)]
 struct List {
     /// Only this organization's
-    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
     /// Only those to this endpoint
     #[arg(long, value_name = "ID")]
@@ -60,7 +60,7 @@ struct List {
     #[arg(long)]
     state: Option<DeliveryState>,
     #[command(flatten)]
-    window: given::Window,
+    window: arguments::Window,
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -140,10 +140,10 @@ impl Listed<9> for DeliveryRow {
         let standing = &self.standing;
         let next = match standing.next_ms {
             0 => "-".to_owned(),
-            next_ms => moment::millisecond(next_ms),
+            next_ms => time::millisecond(next_ms),
         };
         [
-            moment::millisecond(self.created_ms),
+            time::millisecond(self.created_ms),
             self.id.to_string(),
             self.delivery.event_id.to_string(),
             self.delivery.endpoint_id.to_string(),

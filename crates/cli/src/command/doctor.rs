@@ -14,7 +14,7 @@ use clap::Args;
 
 use crate::{configuration::Configuration, limits, output};
 
-use super::checked::{Check, Outcome};
+use super::checks::{Check, Outcome};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

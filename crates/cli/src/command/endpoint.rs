@@ -18,7 +18,7 @@ use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId};
 
 use crate::{configuration::Configuration, database, output};
 
-use super::{given, listing};
+use super::{arguments, listing};
 use edit::{Create, Update};
 pub(super) use failing::rate as success_rate;
 use recover::Recover;
@@ -45,7 +45,7 @@ enum Action {
     /// List endpoints
     List {
         /// Only this organization's
-        #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+        #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
         org: Option<String>,
         /// List only endpoints whose last attempt failed, with since when, why and how many deliveries are pending; without those that were disabled by hand
         #[arg(long)]
@@ -121,7 +121,7 @@ async fn on_store(
             let id = EndpointId::new(id);
             if !yes {
                 let endpoint = find(store, &id).await?;
-                given::agreed(&format!(
+                arguments::agreed(&format!(
                     "Delete {id} ({}) for good, and cancel what waits for it?",
                     endpoint.url
                 ))?;

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Usage, limits, output, signals};
 
-use super::given;
+use super::arguments;
 
 use answer::{Answer, Plan};
 use forward::Forward;
@@ -68,7 +68,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "URL", conflicts_with = "fail")]
     forward: Option<String>,
     #[command(flatten)]
-    trust: given::Trust,
+    trust: arguments::Trust,
     /// Print bodies as they came, on one line, and no headers
     #[arg(long)]
     compact: bool,
@@ -103,7 +103,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let secrets: Vec<_> = arguments
         .secret
         .iter()
-        .map(|text| given::secret(text))
+        .map(|text| arguments::secret(text))
         .collect::<Result<_, _>>()?;
     if let Err(error) = limits::raise_descriptors() {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");

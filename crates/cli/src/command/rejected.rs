@@ -7,10 +7,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use store::{Rejected, RejectedCursor, Store};
 
-use crate::{configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, output, time};
 
 use super::{
-    given,
+    arguments,
     listing::{self, Listed},
 };
 
@@ -54,7 +54,7 @@ enum Action {
 #[derive(Debug, Args)]
 struct List {
     #[command(flatten)]
-    window: given::Window,
+    window: arguments::Window,
     /// Also those that were redriven
     #[arg(long)]
     all: bool,
@@ -110,7 +110,7 @@ impl Listed<6> for Rejected {
 
     fn cells(&self) -> [String; 6] {
         [
-            moment::millisecond(self.rejected_ms),
+            time::millisecond(self.rejected_ms),
             self.id.clone(),
             self.source.clone(),
             self.reason.clone(),
@@ -133,9 +133,7 @@ pub(super) fn by_reason(counts: &[(String, u64)]) -> String {
 }
 
 fn redriven(rejected: &Rejected) -> String {
-    rejected
-        .redriven_ms
-        .map_or_else(|| "-".to_owned(), moment::second)
+    rejected.redriven_ms.map_or_else(|| "-".to_owned(), time::second)
 }
 
 fn json(rejected: &Rejected) -> Value {
@@ -160,7 +158,7 @@ fn describe(rejected: &Rejected) -> String {
     let given = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let about = output::fields(&[
         ("id", rejected.id.clone()),
-        ("rejected", moment::millisecond(rejected.rejected_ms)),
+        ("rejected", time::millisecond(rejected.rejected_ms)),
         ("from", rejected.source.clone()),
         ("reason", rejected.reason.clone()),
         ("detail", rejected.detail.clone()),

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use crate::{configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, output, time};
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -30,7 +30,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     }
     output::line(&format!(
         "confirmed that it is {}; recorders whose clock agrees go on within a minute",
-        moment::second(now_ms)
+        time::second(now_ms)
     ))?;
     Ok(())
 }

@@ -20,7 +20,7 @@ use anyhow::bail;
 use clap::Args;
 use tokio::time::sleep;
 
-use crate::{configuration::Configuration, moment::Moment, output, signals};
+use crate::{configuration::Configuration, output, signals, time::Moment};
 
 use look::Looker;
 

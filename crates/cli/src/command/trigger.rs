@@ -16,9 +16,9 @@ use webhook::{
     Signatures, request_headers,
 };
 
-use crate::{Usage, moment, output};
+use crate::{Usage, output, time};
 
-use super::{advice, given};
+use super::{arguments, remedies};
 
 /// How much of a response is printed, in characters.
 const RESPONSE_CHARS_MAX: usize = 2_000;
@@ -39,21 +39,21 @@ pub(super) struct Arguments {
     #[arg(long)]
     url: String,
     #[command(flatten)]
-    secret: given::SecretArgument,
+    secret: arguments::SecretArgument,
     /// The event's organization
-    #[arg(long, value_name = "ORGANIZATION", default_value = "org_123abc", value_parser = given::id)]
+    #[arg(long, value_name = "ORGANIZATION", default_value = "org_123abc", value_parser = arguments::id)]
     org: String,
     /// The event's project
-    #[arg(long, default_value = "proj_456def", value_parser = given::id)]
+    #[arg(long, default_value = "proj_456def", value_parser = arguments::id)]
     project: String,
     /// The event's lead
-    #[arg(long, default_value = "lead_789ghi", value_parser = given::id)]
+    #[arg(long, default_value = "lead_789ghi", value_parser = arguments::id)]
     lead: String,
     /// The event's data, a JSON object, instead of the example's
     #[arg(long, value_name = "JSON")]
     data: Option<String>,
     #[command(flatten)]
-    trust: given::Trust,
+    trust: arguments::Trust,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -72,7 +72,7 @@ struct Sent {
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let key = SigningKey::new(&arguments.secret.read()?);
     let event = arguments.event()?;
-    let egress = given::unrestricted_egress(&arguments.trust)?;
+    let egress = arguments::unrestricted_egress(&arguments.trust)?;
     let signed_s = (runtime::now_ms() / 1000) as i64;
     let (organization, endpoint) = (&event.organization_id, EndpointId::new(NO_ENDPOINT));
     let id = DeliveryId::derive(organization, &event.id, &endpoint, 0);
@@ -133,8 +133,8 @@ impl Sent {
     fn advice(&self) -> Option<String> {
         let advice = match &self.result {
             result if result.is_success() => return None,
-            AttemptResult::Answered(answer) => advice::on_status(answer.status),
-            AttemptResult::Failed(failure) => advice::on_failure(failure.kind),
+            AttemptResult::Answered(answer) => remedies::on_status(answer.status),
+            AttemptResult::Failed(failure) => remedies::on_failure(failure.kind),
         };
         Some(advice.into_owned())
     }
@@ -147,7 +147,7 @@ impl Sent {
             String::from_utf8_lossy(&self.body).into_owned(),
             String::new(),
         ]);
-        let took = moment::span(self.took.as_millis() as u64);
+        let took = time::span(self.took.as_millis() as u64);
         lines.push(format!(
             "{}, after {took}",
             output::printable(&self.result.to_string())

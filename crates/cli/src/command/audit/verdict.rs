@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use service::{resend::IN_HAND, view};
 use store::{Audit, Lost, LostCause, SetAside, StateCounts};
 
-use crate::{command::rejected, moment, output::printable};
+use crate::{command::rejected, output::printable, time};
 
 use super::mark::Marked;
 use finding::{
@@ -165,8 +165,8 @@ impl Verdict {
         let mut lines = vec![
             format!(
                 "from     {} to {}",
-                moment::second(since_ms),
-                moment::second(until_ms)
+                time::second(since_ms),
+                time::second(until_ms)
             ),
             format!("events   {events}"),
             format!("matched  {matched} {sign} {}", sum(first_runs)),
@@ -189,7 +189,7 @@ impl Verdict {
             ));
         }
         lines.extend(gaps.iter().map(|gap| {
-            let (from, until) = (moment::millisecond(gap.from_ms), moment::millisecond(gap.until_ms));
+            let (from, until) = (time::millisecond(gap.from_ms), time::millisecond(gap.until_ms));
             let worker = printable(&gap.worker);
             let count = match gap.count {
                 0 => "an unknown number of".to_owned(),
@@ -206,7 +206,7 @@ impl Verdict {
             (Conclusion::Wrong { .. }, _) => {}
             (Conclusion::NotKnown { ask_again_ms }, _) => lines.push(format!(
                 "unknown  it cannot be known yet whether the books balance: ask again at {}",
-                moment::second(ask_again_ms)
+                time::second(ask_again_ms)
             )),
             (Conclusion::Balance, 0) => lines.push("ok       the books balance".to_owned()),
             (Conclusion::Balance, 1) => {
@@ -283,8 +283,8 @@ fn gap_of(lost: &Lost) -> String {
     } = lost;
     let (worker, from, until) = (
         printable(worker),
-        moment::millisecond(*from_ms),
-        moment::millisecond(*until_ms),
+        time::millisecond(*from_ms),
+        time::millisecond(*until_ms),
     );
     match cause {
         LostCause::Dropping {
@@ -354,8 +354,8 @@ fn aside(aside: &SetAside) -> String {
         "gap      {what} {} {records} were set aside from {} to {} ({}): `magnetite rejected list` has them, and once the reason is \
          gone `magnetite rejected redrive ID...` records them",
         aside.messages,
-        moment::millisecond(aside.from_ms),
-        moment::millisecond(aside.until_ms),
+        time::millisecond(aside.from_ms),
+        time::millisecond(aside.until_ms),
         printable(&aside.reason),
     )
 }

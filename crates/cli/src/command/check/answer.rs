@@ -163,7 +163,7 @@ mod tests {
     use bytes::Bytes;
     use webhook::{Answer, Failure, Phase};
 
-    use crate::command::checked::Outcome;
+    use crate::command::checks::Outcome;
 
     use super::*;
 

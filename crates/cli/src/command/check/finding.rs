@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    command::checked::{Check, Outcome},
-    moment,
+    command::checks::{Check, Outcome},
+    time,
 };
 
 /// What `--json` has besides the words.
@@ -74,5 +74,5 @@ impl fmt::Display for Finding {
 
 /// `12 ms`.
 pub(super) fn span(took: Duration) -> String {
-    moment::span(took.as_millis() as u64)
+    time::span(took.as_millis() as u64)
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use egress::{Certificate, EXPIRES_SOON, Handshake, Refusal, Way};
 use url::Url;
 
-use crate::{moment, output::printable};
+use crate::{output::printable, time};
 
 use super::finding::{Finding, span};
 
@@ -111,7 +111,7 @@ fn certificate(shown: &Certificate, now_s: i64) -> Finding {
     const WHAT: &str = "certificate";
     let left_s = shown.not_after_s - now_s;
     let days_left = left_s.div_euclid(DAY_S);
-    let until = moment::second(u64::try_from(shown.not_after_s).unwrap_or(0) * 1000);
+    let until = time::second(u64::try_from(shown.not_after_s).unwrap_or(0) * 1000);
     let left = if left_s < 0 {
         format!("expired on {until}")
     } else {

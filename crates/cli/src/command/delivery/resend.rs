@@ -7,7 +7,7 @@ use store::{Refusal, Requested, Store};
 use webhook::DeliveryId;
 
 use crate::{
-    command::{audit, given, resend::Sender},
+    command::{arguments, audit, resend::Sender},
     configuration::Configuration,
     output,
 };
@@ -20,7 +20,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let ids: Vec<DeliveryId> = ids.into_iter().map(DeliveryId::new).collect();
     // Without a broker nothing is requested either.
-    let mut sender = Sender::start(store, configuration, given::DEFAULT_RATE).await?;
+    let mut sender = Sender::start(store, configuration, arguments::DEFAULT_RATE).await?;
     let (mut runs, mut refused) = (Vec::new(), 0);
     let requested = resend::request(store, &ids, audit::late(configuration), runtime::now_ms()).await?;
     for (asked, requested) in ids.iter().zip(requested) {

@@ -4,7 +4,7 @@ use service::{resend::IN_HAND, story::Run};
 use store::{AttemptRow, DeliveryRow};
 use webhook::{CancelReason, DeadReason, Endpoint, Trigger, journal::DeliveryState};
 
-use crate::{moment, output::printable};
+use crate::{output::printable, time};
 
 /// How much of a response is shown, in characters.
 const RESPONSE_CHARS_MAX: usize = 120;
@@ -45,7 +45,7 @@ fn heading(row: &DeliveryRow) -> String {
         (trigger, Some(requested_ms)) => format!(
             "{id}  run {}, {trigger}, asked for at {}",
             delivery.run,
-            moment::second(*requested_ms)
+            time::second(*requested_ms)
         ),
     }
 }
@@ -55,7 +55,7 @@ fn next(row: &DeliveryRow, around: Around<'_>) -> Vec<String> {
     let standing = &row.standing;
     match standing.state {
         DeliveryState::Delivered => {
-            let at = moment::millisecond(standing.updated_ms);
+            let at = time::millisecond(standing.updated_ms);
             vec![format!("delivered at {at}, by attempt {}", standing.attempts)]
         }
         DeliveryState::Cancelled => vec![cancelled(&standing.reason)],
@@ -68,7 +68,7 @@ fn dead(row: &DeliveryRow, around: Around<'_>) -> Vec<String> {
     let (id, standing) = (&row.id, &row.standing);
     let mut lines = vec![format!(
         "dead since {}: {}",
-        moment::second(standing.updated_ms),
+        time::second(standing.updated_ms),
         why_dead(&standing.reason, standing.attempts)
     )];
     lines.push(match around.endpoint {
@@ -103,13 +103,13 @@ fn pending(row: &DeliveryRow, around: Around<'_>) -> String {
     };
     if standing.next_ms > around.now_ms {
         let (at, left) = (
-            moment::millisecond(standing.next_ms),
-            moment::span(standing.next_ms - around.now_ms),
+            time::millisecond(standing.next_ms),
+            time::span(standing.next_ms - around.now_ms),
         );
         return format!("attempt {number} comes at {at}, in {left}{put_off}");
     }
     let overdue_ms = around.now_ms - standing.next_ms;
-    let overdue = moment::span(overdue_ms);
+    let overdue = time::span(overdue_ms);
     if overdue_ms < IN_HAND.as_millis() as u64 {
         return format!("attempt {number} is due since {overdue}{put_off}: being made, or not recorded yet");
     }
@@ -148,11 +148,11 @@ fn why_dead(reason: &str, attempts: u32) -> String {
 fn attempts(attempts: &[AttemptRow]) -> Vec<String> {
     let spans: Vec<String> = attempts
         .iter()
-        .map(|attempt| moment::span(attempt.duration_ms))
+        .map(|attempt| time::span(attempt.duration_ms))
         .collect();
     let width = spans.iter().map(String::len).max().unwrap_or_default();
     let line = |(attempt, span): (&AttemptRow, &String)| {
-        let at = moment::millisecond(attempt.began_ms);
+        let at = time::millisecond(attempt.began_ms);
         let AttemptRow { number, .. } = attempt;
         format!("  #{number:<2}  {at}  {span:>width$}  {}", result(attempt))
     };

@@ -4,7 +4,7 @@ use broker::{InspectError, Inspection, Publisher, QueueState, Server, Topology};
 
 use crate::{broker_link::BrokerLink, command::topology, configuration::Configuration, output};
 
-use super::{super::checked::Check, Report};
+use super::{super::checks::Check, Report};
 
 /// The oldest RabbitMQ that dead-letters at least once.
 const OLDEST: (u32, u32) = (3, 10);

@@ -7,10 +7,10 @@ use runtime::display_chain;
 use store::{SchemaState, Snapshot, Store};
 use webhook::Endpoint;
 
-use crate::{configuration::Configuration, database, moment, output};
+use crate::{configuration::Configuration, database, output, time};
 
 use super::{
-    super::{checked::Check, claim, rejected, role},
+    super::{checks::Check, claim, rejected, role},
     Report, role_checks,
 };
 
@@ -166,7 +166,7 @@ async fn retention_check(store: &Store) -> Check {
             let stops: Vec<_> = stops
                 .iter()
                 .map(|stop| {
-                    let since = moment::second(stop.since_ms);
+                    let since = time::second(stop.since_ms);
                     format!("stopped on {} since {since}: {}", stop.host, stop.reason)
                 })
                 .collect();

@@ -13,7 +13,7 @@ use crate::{
     output,
 };
 
-use super::{super::checked::Check, Report};
+use super::{super::checks::Check, Report};
 
 /// How long after its last announcement a role is taken to run. Longer than announcements are believed for, because a role that runs and
 /// is not listed would be worse than one that has just ended.

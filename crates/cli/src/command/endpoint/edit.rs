@@ -10,7 +10,7 @@ use store::EndpointChange;
 use webhook::{EndpointId, OrganizationId, ProjectId, Subscription};
 
 use crate::{
-    command::{given, role},
+    command::{arguments, role},
     configuration::Configuration,
     database, output,
 };
@@ -20,13 +20,13 @@ use super::{acting, hint};
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// Whose events are delivered
-    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: String,
     /// The URL that events are delivered to, with https
     #[arg(long)]
     url: String,
     /// Deliver only this project's events
-    #[arg(long, value_parser = given::id)]
+    #[arg(long, value_parser = arguments::id)]
     project: Option<String>,
     /// Event types, such as lead.completed,research.*
     #[arg(long, value_name = "LIST", default_value = "*")]
@@ -40,7 +40,7 @@ struct Change {
     #[arg(long)]
     url: Option<String>,
     /// Deliver only this project's events
-    #[arg(long, value_parser = given::id)]
+    #[arg(long, value_parser = arguments::id)]
     project: Option<String>,
     /// Deliver the events of every project
     #[arg(long, conflicts_with = "project")]

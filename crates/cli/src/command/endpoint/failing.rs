@@ -3,7 +3,7 @@
 use service::view;
 use store::Failing;
 
-use crate::{command::listing::Listed, moment, output};
+use crate::{command::listing::Listed, output, time};
 
 use super::view::{After, state};
 
@@ -31,7 +31,7 @@ impl Listed<8> for Failing {
             self.endpoint.id.to_string(),
             self.endpoint.organization_id.to_string(),
             state(&self.endpoint),
-            moment::second(self.failing_since_ms),
+            time::second(self.failing_since_ms),
             rate(self),
             self.pending.to_string(),
             self.last_error.clone(),

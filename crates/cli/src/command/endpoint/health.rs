@@ -5,7 +5,7 @@ use service::view;
 use store::Health;
 use webhook::Endpoint;
 
-use crate::{moment, output};
+use crate::{output, time};
 
 /// An endpoint as `show --json` prints it.
 #[derive(Serialize)]
@@ -29,8 +29,8 @@ pub(super) fn describe(health: &Health, now_ms: u64) -> String {
     let time = |unix_ms: Option<u64>| match unix_ms {
         Some(unix_ms) => format!(
             "{} ({} ago)",
-            moment::second(unix_ms),
-            moment::span(now_ms.saturating_sub(unix_ms))
+            time::second(unix_ms),
+            time::span(now_ms.saturating_sub(unix_ms))
         ),
         None => "-".to_owned(),
     };
@@ -50,8 +50,8 @@ fn last_hour(health: &Health) -> String {
         "attempts: {}, successful: {:.1}%, p50 {}, p99 {}",
         health.attempts_hour,
         rounded_down(rate * 100.0),
-        moment::span(p50_ms),
-        moment::span(p99_ms)
+        time::span(p50_ms),
+        time::span(p99_ms)
     )
 }
 

@@ -14,9 +14,9 @@ use webhook::{Delivery, Endpoint, EndpointId};
 
 use crate::{
     broker_link::BrokerLink,
-    command::{advice, topology},
+    command::{remedies, topology},
     configuration::Configuration,
-    moment, output,
+    output, time,
 };
 
 /// How long the ping may stand in queues, and its record on its way into the database.
@@ -109,7 +109,7 @@ fn advice(pinged: &Pinged) -> Option<Cow<'static, str>> {
         return None;
     }
     let last = pinged.attempts.last()?;
-    advice::on_recorded(last.status, &last.failure)
+    remedies::on_recorded(last.status, &last.failure)
 }
 
 fn text(sent: &Delivery, pinged: &Pinged) -> String {
@@ -135,7 +135,7 @@ fn in_words(attempt: &AttemptRow) -> String {
         (Some(status), "") => format!("status {status}"),
         (_, error) => error.to_owned(),
     };
-    format!("{result}, after {}", moment::span(attempt.duration_ms))
+    format!("{result}, after {}", time::span(attempt.duration_ms))
 }
 
 /// What the API answers, and what to do.

@@ -13,11 +13,10 @@ use store::{EventCursor, RecoverState, Store};
 use webhook::{Endpoint, EndpointId};
 
 use crate::{
-    command::{given, resend::Sender},
+    command::{arguments, resend::Sender},
     configuration::Configuration,
-    database,
-    moment::Moment,
-    output,
+    database, output,
+    time::Moment,
 };
 
 use super::find;
@@ -36,7 +35,7 @@ pub(super) struct Recover {
     #[arg(long, value_enum, default_value_t = State::All)]
     state: State,
     /// How many a second at most
-    #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = given::rate)]
+    #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = arguments::rate)]
     rate: f64,
     /// Count, and send nothing
     #[arg(long)]

@@ -11,7 +11,7 @@ use service::{
 use store::Store;
 use webhook::EndpointId;
 
-use crate::{command::given, configuration::Configuration, moment, output};
+use crate::{command::arguments, configuration::Configuration, output, time};
 
 use super::{acting, hint};
 
@@ -23,7 +23,7 @@ pub(super) struct Rotate {
     #[arg(long)]
     secret: Option<String>,
     /// How long the old secret stays valid: requests carry the signatures of both
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = given::overlap)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = arguments::overlap)]
     overlap: Duration,
     /// The old secret is known to others: it is void at once
     #[arg(long, conflicts_with = "overlap")]
@@ -39,7 +39,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let now_ms = runtime::now_ms() as i64;
     let rotation = Rotation {
-        secret: rotate.secret.as_deref().map(given::secret).transpose()?,
+        secret: rotate.secret.as_deref().map(arguments::secret).transpose()?,
         overlap: (!rotate.revoke_now).then_some(rotate.overlap),
     };
     let id = EndpointId::new(rotate.id);
@@ -51,7 +51,7 @@ pub(super) async fn run(
     let secret = rotated.secret.expose();
     let old = until_ms.map_or_else(
         || "void".to_owned(),
-        |until_ms| format!("valid until {}", moment::second(until_ms as u64)),
+        |until_ms| format!("valid until {}", time::second(until_ms as u64)),
     );
     let text = format!(
         "id          {}\nsecret      {secret}\nold secret  {old}",
@@ -78,7 +78,7 @@ fn explained(error: store::Error) -> anyhow::Error {
         store::Error::RotationOpen { id, until_ms } => anyhow!(
             "endpoint {id} has two valid secrets already, the old one until {}: wait until then, or give --revoke-now, after which only \
              the new one is valid",
-            moment::second(until_ms.try_into().unwrap_or_default())
+            time::second(until_ms.try_into().unwrap_or_default())
         ),
         error => hint(error),
     }

@@ -3,7 +3,7 @@
 use service::view;
 use webhook::{Endpoint, EndpointId};
 
-use crate::{command::listing::Listed, moment, output};
+use crate::{command::listing::Listed, output, time};
 
 /// A place in the listing: ordered by id.
 pub(in crate::command) struct After(pub(super) EndpointId);
@@ -81,5 +81,5 @@ pub(super) fn state(endpoint: &Endpoint) -> String {
 }
 
 fn time(unix_ms: i64) -> String {
-    moment::second(unix_ms.try_into().unwrap_or_default())
+    time::second(unix_ms.try_into().unwrap_or_default())
 }

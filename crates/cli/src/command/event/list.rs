@@ -7,22 +7,22 @@ use webhook::{EventKind, LeadId, OrganizationId, ProjectId, journal::DeliverySta
 
 use crate::{
     command::{
-        given,
+        arguments,
         listing::{self, Listed},
     },
-    moment, output,
+    output, time,
 };
 
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// Only this organization's
-    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
     /// Only this project's
-    #[arg(long, value_parser = given::id)]
+    #[arg(long, value_parser = arguments::id)]
     project: Option<String>,
     /// Only those about this lead
-    #[arg(long, value_parser = given::id)]
+    #[arg(long, value_parser = arguments::id)]
     lead: Option<String>,
     /// Only of this type, such as lead.completed; webhook.ping are pings
     #[arg(long = "type", value_name = "TYPE")]
@@ -31,7 +31,7 @@ pub(super) struct List {
     #[arg(long)]
     state: Option<DeliveryState>,
     #[command(flatten)]
-    window: given::Window,
+    window: arguments::Window,
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -72,7 +72,7 @@ impl Listed<8> for EventRow {
 
     fn cells(&self) -> [String; 8] {
         [
-            moment::millisecond(self.received_ms),
+            time::millisecond(self.received_ms),
             self.id.to_string(),
             self.event_type.to_string(),
             self.organization_id.to_string(),

@@ -8,7 +8,7 @@ use service::{story, view};
 use store::Store;
 use webhook::{EventId, OrganizationId, journal::EventEntry};
 
-use crate::{Usage, command::given, output};
+use crate::{Usage, command::arguments, output};
 
 use super::story::text;
 
@@ -17,7 +17,7 @@ pub(super) struct Show {
     /// The event's id, as `publish` printed it and receivers get it in `webhook-id`
     id: String,
     /// Only this organization's: an id is unique within one
-    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
     /// Print the body as it was published, and nothing else; with --json, as a text in the object
     #[arg(long)]

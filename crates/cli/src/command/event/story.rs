@@ -7,7 +7,7 @@ use webhook::journal::{DeliveryState, EventEntry};
 
 use crate::{
     command::delivery::run::{self, Around},
-    moment, output,
+    output, time,
 };
 
 /// For people.
@@ -31,13 +31,13 @@ fn about(stored: &EventEntry, now_ms: u64) -> String {
         ("organization", event.organization_id.to_string()),
         ("project", event.project_id.to_string()),
         ("lead", event.lead_id.to_string()),
-        ("occurred", moment::millisecond(event.timestamp_ms)),
+        ("occurred", time::millisecond(event.timestamp_ms)),
         (
             "received",
             format!(
                 "{}, {} ago",
-                moment::millisecond(received_ms),
-                moment::span(now_ms.saturating_sub(received_ms))
+                time::millisecond(received_ms),
+                time::span(now_ms.saturating_sub(received_ms))
             ),
         ),
         ("body", format!("{} bytes; --body prints it", event.body.len())),

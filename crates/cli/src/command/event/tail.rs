@@ -10,7 +10,7 @@ use webhook::{EndpointId, EventKind, OrganizationId, journal::Batch};
 
 use crate::{
     broker_link::BrokerLink,
-    command::{given, topology},
+    command::{arguments, topology},
     configuration::Configuration,
     output, signals,
 };
@@ -23,7 +23,7 @@ const WAITING_MAX: usize = 1_024;
 #[derive(Debug, Args)]
 pub(super) struct Tail {
     /// Print only records of this organization
-    #[arg(long, value_name = "ORGANIZATION", value_parser = given::id)]
+    #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
     /// Print only events of this type, such as lead.completed, and their attempts. Attempts of events that came before the command started are left out
     #[arg(long = "type", value_name = "TYPE")]

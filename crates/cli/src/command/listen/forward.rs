@@ -7,7 +7,7 @@ use hyper::{HeaderMap, StatusCode};
 use signature::{SIGNATURE_HEADER, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER};
 use webhook::{ATTEMPT_HEADER, AttemptResult, DELIVERY_HEADER, EVENT_HEADER, TIMESTAMP_HEADER};
 
-use super::given::{self, Trust};
+use super::arguments::{self, Trust};
 
 /// What a webhook has besides `Content-Type` and `User-Agent`, which are the same for all of them.
 const HEADERS: [&str; 8] = [
@@ -40,7 +40,7 @@ impl Forward {
     /// # Errors
     /// When the URL is none, or the file of authorities cannot be used.
     pub(super) fn to(url: &str, trust: &Trust) -> anyhow::Result<Self> {
-        let egress = given::unrestricted_egress(trust)?;
+        let egress = arguments::unrestricted_egress(trust)?;
         egress
             .policy()
             .check_url(url)

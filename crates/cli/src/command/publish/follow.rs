@@ -13,7 +13,7 @@ use webhook::{
 
 use crate::{Usage, configuration::Configuration, database};
 
-use super::super::{audit, given};
+use super::super::{arguments, audit};
 
 /// The pause between two looks at the journal.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ impl Limit {
         if text.is_empty() {
             return Ok(Self::Schedule);
         }
-        given::wait(text).map(Self::Of)
+        arguments::wait(text).map(Self::Of)
     }
 }
 

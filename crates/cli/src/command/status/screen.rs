@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use service::view;
 use store::{Failing, Overview, RunningRole};
 
-use crate::{command::endpoint, moment, output::printable};
+use crate::{command::endpoint, output::printable, time};
 
 use super::{
     look::{Depth, FAILING_MAX, InDatabase, OnBroker, Seen},
@@ -27,7 +27,7 @@ const OUTCOMES: [&str; 5] = ["delivered", "retry", "deferred", "dead", "cancelle
 pub(super) fn lines(seen: &Seen, troubles: &[Trouble]) -> Vec<String> {
     let mut lines = vec![format!(
         "MAGNETITE  {:>69}",
-        moment::second(seen.now_ms).replace('T', " ").replace('Z', " UTC")
+        time::second(seen.now_ms).replace('T', " ").replace('Z', " UTC")
     )];
     if let Ok(database) = &seen.database {
         lines.push(String::new());
@@ -102,7 +102,7 @@ fn roles(roles: &[RunningRole]) -> Vec<String> {
 /// Returns a role's rank in the order of the screen, and its state.
 fn standing(role: &RunningRole) -> (u8, String) {
     if !role.is_heard() {
-        let unseen = moment::span(role.unseen().as_millis() as u64 / 1_000 * 1_000);
+        let unseen = time::span(role.unseen().as_millis() as u64 / 1_000 * 1_000);
         return (1, format!("not seen for {unseen}"));
     }
     match (&role.report.waits_for, &role.report.degraded) {
@@ -125,7 +125,7 @@ fn overview(overview: &Overview, now_ms: u64) -> Vec<String> {
         .filter(|outcome| count(outcome) > 0 || **outcome == "delivered")
         .map(|outcome| format!("{outcome} {}", rate(count(outcome))))
         .collect();
-    let ago = |at_ms: u64| moment::span(now_ms.saturating_sub(at_ms) / 1_000 * 1_000);
+    let ago = |at_ms: u64| time::span(now_ms.saturating_sub(at_ms) / 1_000 * 1_000);
     let oldest = overview
         .oldest_pending_ms
         .map(|at_ms| format!(", the oldest for {}", ago(at_ms)));
@@ -155,7 +155,7 @@ fn failing(failing: &[Failing], now_ms: u64) -> Vec<String> {
     let mut sorted: Vec<_> = failing.iter().collect();
     sorted.sort_by_key(|found| (std::cmp::Reverse(found.pending), found.failing_since_ms));
     for found in sorted.iter().take(FAILING_SHOWN) {
-        let since = moment::span(now_ms.saturating_sub(found.failing_since_ms) / 1_000 * 1_000);
+        let since = time::span(now_ms.saturating_sub(found.failing_since_ms) / 1_000 * 1_000);
         let line = format!(
             "  {} for {since}, {} ok, {} pending",
             found.endpoint.id,

@@ -8,7 +8,7 @@ use store::RunningRole;
 
 use crate::{
     command::{claim, rejected, topology, troubles},
-    moment,
+    time,
 };
 
 use super::look::{Depth, InDatabase, LOST_SHOWN, OVERDUE, OnBroker, Seen};
@@ -126,7 +126,7 @@ fn lost(database: &InDatabase, broker: Option<&OnBroker>) -> Option<Trouble> {
         role.unseen() > LOST_AFTER && !is_cut_off
     };
     let lost = database.roles.iter().filter(is_lost).count();
-    let within = moment::span(LOST_SHOWN.as_millis() as u64);
+    let within = time::span(LOST_SHOWN.as_millis() as u64);
     (lost >= LOST_MANY).then(|| {
         trouble(
             "lost",
@@ -158,7 +158,7 @@ fn of_roles(roles: &[RunningRole], troubles: &mut Vec<Trouble>) {
 fn of_the_journal(database: &InDatabase, troubles: &mut Vec<Trouble>) {
     let overview = &database.overview;
     if overview.overdue > 0 {
-        let after = moment::span(OVERDUE.as_millis() as u64);
+        let after = time::span(OVERDUE.as_millis() as u64);
         troubles.push(trouble(
             "overdue",
             format!("deliveries due for over {after}: {}", overview.overdue),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use store::{Audit, Findings, Late, Lost, LostCause, Unbalanced, Unrecorded, Vanished};
 
-use crate::{moment, output::printable};
+use crate::{output::printable, time};
 
 use super::{Marked, Queues};
 
@@ -102,7 +102,7 @@ pub(super) fn incomplete(queues: Queues, marked: &Marked, heard: u64, now_ms: u6
             queues.unrecorded().max(1),
             format!(
                 "messages that are not in the books yet: no recorder has written what was in the journal's queue at {}",
-                moment::second(*since_ms)
+                time::second(*since_ms)
             ),
             "is the recorders' database locked, full or away, or do they not keep up? look at their log, and ask again",
         ),
@@ -205,7 +205,7 @@ pub(super) fn late_ones(found: &Findings<Late>, late: Duration) -> Option<Findin
         |delivery| delivery.delivery_id.as_str(),
         format!(
             "deliveries unaccounted for, pending for longer than the {} that all attempts take",
-            moment::span(late.as_millis() as u64)
+            time::span(late.as_millis() as u64)
         ),
         "is a worker running? if so they are lost, with a queue that was purged or deleted: `magnetite delivery resend \
          ID...` sends them again"
@@ -229,7 +229,7 @@ pub(super) fn nowhere(audit: &Audit, queues: Queues, late: Duration) -> Option<F
         ),
         next: format!(
             "was a queue purged or deleted? Those that are lost are listed here by id {} after they began",
-            moment::span(late.as_millis() as u64)
+            time::span(late.as_millis() as u64)
         ),
         ids: Vec::new(),
     })
@@ -246,7 +246,7 @@ pub(super) fn vanished(found: &Vanished) -> Option<Finding> {
     } = *found;
     let count = events + deliveries + attempts;
     let since = first_ms.map_or_else(String::new, |at_ms| {
-        format!(", the first from {}", moment::second(at_ms))
+        format!(", the first from {}", time::second(at_ms))
     });
     (!found.is_empty()).then(|| Finding {
         name: "vanished",

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use egress::Policy;
 
-use crate::command::checked::Outcome;
+use crate::command::checks::Outcome;
 
 use super::*;
 

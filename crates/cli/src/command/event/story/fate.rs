@@ -3,7 +3,7 @@
 use service::story::{Chapter, Fate};
 use webhook::{Endpoint, journal::EventEntry};
 
-use crate::{moment, output::printable};
+use crate::{output::printable, time};
 
 /// The end of "the endpoint ...".
 pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
@@ -78,5 +78,5 @@ pub(super) fn next(chapter: &Chapter, stored: &EventEntry) -> Option<String> {
 }
 
 fn second(unix_ms: i64) -> String {
-    moment::second(unix_ms.try_into().unwrap_or_default())
+    time::second(unix_ms.try_into().unwrap_or_default())
 }

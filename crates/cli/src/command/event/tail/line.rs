@@ -8,7 +8,7 @@ use webhook::{
     journal::{AttemptRecord, DeliveryRef, EventRecord, Gap, Record, StepRecord, Then},
 };
 
-use crate::{moment, output};
+use crate::{output, time};
 
 use super::{Filter, Outcome};
 
@@ -70,7 +70,7 @@ impl Narrator {
         let matched = record.considered.matched().count();
         let line = is_wanted.then(|| {
             [
-                moment::millisecond(record.received_ms),
+                time::millisecond(record.received_ms),
                 "event".to_owned(),
                 event.organization_id.to_string(),
                 event.id.to_string(),
@@ -103,12 +103,12 @@ impl Narrator {
             .status
             .map_or_else(|| record.error.clone(), |status| status.to_string());
         let line = [
-            moment::millisecond(ended_ms),
+            time::millisecond(ended_ms),
             "attempt".to_owned(),
             record.delivery.organization_id.to_string(),
             record.delivery.event_id.to_string(),
             record.delivery.endpoint_id.to_string(),
-            format!("#{} {}", record.number, moment::span(record.duration_ms)),
+            format!("#{} {}", record.number, time::span(record.duration_ms)),
             answer,
             words(outcome, next_ms, reason),
         ];
@@ -139,7 +139,7 @@ impl Narrator {
             return None;
         }
         let line = [
-            moment::millisecond(record.at_ms),
+            time::millisecond(record.at_ms),
             "outcome".to_owned(),
             record.delivery.organization_id.to_string(),
             record.delivery.event_id.to_string(),
@@ -165,7 +165,7 @@ impl Narrator {
     /// No filter rejects a gap.
     fn gap(&self, gap: &Gap) -> String {
         let line = [
-            moment::millisecond(gap.until_ms),
+            time::millisecond(gap.until_ms),
             "gap".to_owned(),
             format!("worker {} dropped up to {} records", gap.worker, gap.count),
         ];
@@ -254,7 +254,7 @@ fn words(outcome: Outcome, next_ms: Option<u64>, reason: Option<&str>) -> String
         words = format!("{words} ({reason})");
     }
     match next_ms {
-        Some(next_ms) => format!("{words} at {}", moment::millisecond(next_ms)),
+        Some(next_ms) => format!("{words} at {}", time::millisecond(next_ms)),
         None => words,
     }
 }

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use service::manage::{self, OVERLAP};
 use signature::Secret;
 
-use crate::{Usage, moment::Moment, output};
+use crate::{Usage, output, time::Moment};
 
 /// More a second than one process publishes.
 const RATE_MAX: f64 = 100_000.0;
