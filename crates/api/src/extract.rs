@@ -19,7 +19,7 @@ pub(crate) use if_match::{IfMatch, etag};
 pub(crate) struct JsonBytes(pub(crate) Bytes);
 
 /// The body, read.
-pub(crate) struct Json<T>(pub(crate) T);
+pub(crate) struct JsonBody<T>(pub(crate) T);
 
 /// The body, read; none at all is as good as `{}`.
 pub(crate) struct OptionalJson<T>(pub(crate) T);
@@ -42,7 +42,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBytes {
     }
 }
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {

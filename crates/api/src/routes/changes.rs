@@ -1,6 +1,6 @@
 //! Changes: who did what to endpoints and API keys.
 
-use axum::{Json as Answer, extract::State};
+use axum::{Json, extract::State};
 use service::view;
 use store::ChangeRow;
 
@@ -28,14 +28,14 @@ pub(super) async fn list(
     State(context): State<Context>,
     caller: Caller,
     Query(page): Query<Page>,
-) -> Result<Answer<Listing<wire::Change>>, Problem> {
+) -> Result<Json<Listing<wire::Change>>, Problem> {
     let (limit, before) = (page.limit()?, page.after()?);
     let changes = context
         .store
         .changes(Some(&caller.organization), before, limit + 1)
         .await?;
     let place = |last: &ChangeRow| last.number;
-    Ok(Answer(Listing::new(changes, limit, place, |change| {
+    Ok(Json(Listing::new(changes, limit, place, |change| {
         view::change(&change)
     })))
 }

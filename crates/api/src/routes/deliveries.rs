@@ -2,7 +2,7 @@
 
 pub(super) mod resend;
 
-use axum::{Json as Answer, extract::State};
+use axum::{Json, extract::State};
 use serde::Deserialize;
 use service::view::{self, ForCustomers as _};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow};
@@ -60,7 +60,7 @@ pub(super) async fn list(
     State(context): State<Context>,
     caller: Caller,
     Query(wanted): Query<Deliveries>,
-) -> Result<Answer<Listing<wire::Delivery>>, Problem> {
+) -> Result<Json<Listing<wire::Delivery>>, Problem> {
     let filter = DeliveryFilter {
         organization: Some(caller.organization),
         endpoint: wanted.endpoint_id.map(EndpointId::new),
@@ -80,7 +80,7 @@ pub(super) async fn list(
         .deliveries(&filter, before.as_ref(), limit + 1)
         .await?;
     let place = |last: &DeliveryRow| (last.created_ms, last.id.to_string());
-    Ok(Answer(Listing::new(deliveries, limit, place, |delivery| {
+    Ok(Json(Listing::new(deliveries, limit, place, |delivery| {
         view::delivery(&delivery).for_customers()
     })))
 }
@@ -104,9 +104,9 @@ pub(super) async fn show(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Answer<wire::Delivery>, Problem> {
+) -> Result<Json<wire::Delivery>, Problem> {
     let found = find(&context, &caller, id).await?;
-    Ok(Answer(view::delivery(&found).for_customers()))
+    Ok(Json(view::delivery(&found).for_customers()))
 }
 
 /// List a delivery's attempts.
@@ -128,10 +128,10 @@ pub(super) async fn attempts(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Answer<Listing<wire::Attempt>>, Problem> {
+) -> Result<Json<Listing<wire::Attempt>>, Problem> {
     let found = find(&context, &caller, id).await?;
     let attempts = context.store.attempts(&found.id).await?;
-    Ok(Answer(Listing {
+    Ok(Json(Listing {
         data: attempts
             .iter()
             .map(|attempt| view::attempt(attempt).for_customers())

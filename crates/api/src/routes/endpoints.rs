@@ -7,7 +7,7 @@ pub(super) mod state;
 pub(super) mod journal;
 
 use axum::{
-    Json as Answer,
+    Json,
     extract::State,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -26,7 +26,7 @@ use webhook::EndpointId;
 use crate::{
     auth::Caller,
     context::Context,
-    extract::{Id, IfMatch, Json, Query, etag},
+    extract::{Id, IfMatch, JsonBody, Query, etag},
     pagination::{Listing, Page},
     problem::Problem,
 };
@@ -84,7 +84,7 @@ const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-be
 pub(super) async fn create(
     State(context): State<Context>,
     caller: Caller,
-    Json(new): Json<CreateEndpoint>,
+    JsonBody(new): JsonBody<CreateEndpoint>,
 ) -> Result<Response, Problem> {
     let registration = new.registration(&caller.organization)?;
     let max = context.config.endpoints_per_organization_max;
@@ -117,7 +117,7 @@ pub(super) async fn list(
     State(context): State<Context>,
     caller: Caller,
     Query(which): Query<Which>,
-) -> Result<Answer<Listing<wire::Endpoint>>, Problem> {
+) -> Result<Json<Listing<wire::Endpoint>>, Problem> {
     let page = Page::new(which.limit, which.cursor);
     let (limit, after) = (page.limit()?, page.after()?.map(|id: String| EndpointId::new(id)));
     let organization = Some(&caller.organization);
@@ -128,14 +128,14 @@ pub(super) async fn list(
             .await?;
         let place = |last: &store::Failing| last.endpoint.id.to_string();
         let shown = |found| view::failing_endpoint(&found).for_customers();
-        return Ok(Answer(Listing::new(failing, limit, place, shown)));
+        return Ok(Json(Listing::new(failing, limit, place, shown)));
     }
     let endpoints = context
         .store
         .list_endpoints(organization, after.as_ref(), limit + 1)
         .await?;
     let place = |last: &webhook::Endpoint| last.id.to_string();
-    Ok(Answer(Listing::new(endpoints, limit, place, |endpoint| {
+    Ok(Json(Listing::new(endpoints, limit, place, |endpoint| {
         view::endpoint(&endpoint)
     })))
 }
@@ -202,7 +202,7 @@ pub(super) async fn update(
     caller: Caller,
     Id(id): Id,
     if_match: IfMatch,
-    Json(update): Json<UpdateEndpoint>,
+    JsonBody(update): JsonBody<UpdateEndpoint>,
 ) -> Result<Response, Problem> {
     let change = update.change()?;
     let (id, store) = admitted(&context, &caller, id, &if_match).await?;
@@ -296,7 +296,7 @@ fn naming(behind: &Behind, mut answer: Response) -> Response {
 }
 
 fn answer(version: i64, endpoint: wire::Endpoint) -> Response {
-    ([(header::ETAG, etag(version))], Answer(endpoint)).into_response()
+    ([(header::ETAG, etag(version))], Json(endpoint)).into_response()
 }
 
 /// What a customer cannot change, such as what is allowed here, is not told.

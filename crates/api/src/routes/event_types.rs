@@ -1,7 +1,7 @@
 //! What can happen, with the schema and an example of each.
 
 use axum::{
-    Json as Answer,
+    Json,
     extract::{Path, rejection::PathRejection},
 };
 use serde::Serialize;
@@ -44,8 +44,8 @@ pub(super) struct EventTypeInfo {
     security(("api_key" = ["endpoints:read"])),
     responses((status = 200, description = "Every type; there is one page.", body = Listing<EventTypeInfo>)),
 )]
-pub(super) async fn list(_: Caller) -> Answer<Listing<EventTypeInfo>> {
-    Answer(Listing {
+pub(super) async fn list(_: Caller) -> Json<Listing<EventTypeInfo>> {
+    Json(Listing {
         data: EventType::ALL.map(EventTypeInfo::of).into(),
         next_cursor: None,
     })
@@ -69,11 +69,11 @@ pub(super) async fn list(_: Caller) -> Answer<Listing<EventTypeInfo>> {
 pub(super) async fn show(
     _: Caller,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Answer<EventTypeInfo>, Problem> {
+) -> Result<Json<EventTypeInfo>, Problem> {
     let name = name.map(|Path(name)| name).unwrap_or_default();
     let found = name.parse::<EventType>();
     found
-        .map(|event_type| Answer(EventTypeInfo::of(event_type)))
+        .map(|event_type| Json(EventTypeInfo::of(event_type)))
         .map_err(|_| {
             Problem::new(
                 Kind::NotFound,

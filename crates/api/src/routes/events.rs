@@ -3,7 +3,7 @@
 pub(super) mod journal;
 
 use axum::{
-    Json as Answer,
+    Json,
     body::Bytes,
     extract::State,
     http::{HeaderMap, StatusCode},
@@ -118,7 +118,7 @@ pub(super) async fn publish(
     caller: Caller,
     headers: HeaderMap,
     JsonBytes(body): JsonBytes,
-) -> Result<(StatusCode, Answer<Published>), Problem> {
+) -> Result<(StatusCode, Json<Published>), Problem> {
     let message_id = idempotency_key(&headers)?;
     let envelope = Envelope::entering(&body, now_ms()).map_err(|rejection| rejected(&rejection, ""))?;
     of_caller(&envelope, &caller)?;
@@ -129,7 +129,7 @@ pub(super) async fn publish(
     };
     let id = context.publishing.publish(event).await?;
     let published = Published { id: id.to_string() };
-    Ok((StatusCode::ACCEPTED, Answer(published)))
+    Ok((StatusCode::ACCEPTED, Json(published)))
 }
 
 /// Publish many events at once.
@@ -164,7 +164,7 @@ pub(super) async fn publish_batch(
     caller: Caller,
     headers: HeaderMap,
     JsonBytes(body): JsonBytes,
-) -> Result<(StatusCode, Answer<PublishedBatch>), Problem> {
+) -> Result<(StatusCode, Json<PublishedBatch>), Problem> {
     if headers.contains_key(IDEMPOTENCY_KEY) {
         return Err(Problem::parameter(
             "Idempotency-Key",
@@ -184,7 +184,7 @@ pub(super) async fn publish_batch(
     let published = PublishedBatch {
         ids: ids.iter().map(EventId::to_string).collect(),
     };
-    Ok((StatusCode::ACCEPTED, Answer(published)))
+    Ok((StatusCode::ACCEPTED, Json(published)))
 }
 
 /// The events of an array, as they stand there.

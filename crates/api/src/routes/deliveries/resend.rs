@@ -1,6 +1,6 @@
 //! Deliveries, sent again.
 
-use axum::{Json as Answer, extract::State, http::StatusCode};
+use axum::{Json, extract::State, http::StatusCode};
 use runtime::now_ms;
 use serde::{Deserialize, Serialize};
 use service::resend::{self, Which};
@@ -11,7 +11,7 @@ use webhook::DeliveryId;
 use crate::{
     auth::Caller,
     context::Context,
-    extract::{Id, Json},
+    extract::{Id, JsonBody},
     problem::{Kind, Problem},
     resending::unsent,
 };
@@ -83,13 +83,13 @@ pub(in crate::routes) async fn one(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<(StatusCode, Answer<Resent>), Problem> {
+) -> Result<(StatusCode, Json<Resent>), Problem> {
     let found = find(&context, &caller, id).await?;
     let mut results = send(&context, std::slice::from_ref(&found.id)).await?;
     match results.pop().expect("one delivery has one result") {
         Ok(run) => Ok((
             StatusCode::ACCEPTED,
-            Answer(Resent {
+            Json(Resent {
                 resend_of: found.id.to_string(),
                 id: run.to_string(),
             }),
@@ -128,8 +128,8 @@ pub(in crate::routes) async fn one(
 pub(in crate::routes) async fn many(
     State(context): State<Context>,
     caller: Caller,
-    Json(asked): Json<ResendDeliveries>,
-) -> Result<Answer<ResentDeliveries>, Problem> {
+    JsonBody(asked): JsonBody<ResendDeliveries>,
+) -> Result<Json<ResentDeliveries>, Problem> {
     if !(1..=IDS_MAX).contains(&asked.ids.len()) {
         return Err(Problem::field("/ids", format!("expected 1 to {IDS_MAX} ids")));
     }
@@ -150,7 +150,7 @@ pub(in crate::routes) async fn many(
             refused: result.err().map(word),
         }
     };
-    Ok(Answer(ResentDeliveries {
+    Ok(Json(ResentDeliveries {
         results: asked.ids.into_iter().map(result).collect(),
     }))
 }

@@ -1,6 +1,6 @@
 //! Endpoints, as the journal has them: how they do, and what they missed.
 
-use axum::{Json as Answer, extract::State};
+use axum::{Json, extract::State};
 use runtime::now_ms;
 use serde::{Deserialize, Serialize};
 use service::{
@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::{
     auth::Caller,
     context::Context,
-    extract::{Id, Json},
+    extract::{Id, JsonBody},
     problem::{Kind, Problem},
     time::UnixMs,
 };
@@ -102,10 +102,10 @@ pub(in crate::routes) async fn health(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Answer<wire::Health>, Problem> {
+) -> Result<Json<wire::Health>, Problem> {
     let endpoint = find(&context, &caller, id).await?;
     let health = context.store.endpoint_health(&endpoint.id, now_ms()).await?;
-    Ok(Answer(view::health(&health)))
+    Ok(Json(view::health(&health)))
 }
 
 /// Send again what an endpoint missed.
@@ -131,8 +131,8 @@ pub(in crate::routes) async fn recover(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-    Json(asked): Json<RecoverEndpoint>,
-) -> Result<Answer<RecoveredEndpoint>, Problem> {
+    JsonBody(asked): JsonBody<RecoverEndpoint>,
+) -> Result<Json<RecoveredEndpoint>, Problem> {
     if !(1..=LIMIT_MAX).contains(&asked.limit) {
         return Err(Problem::field("/limit", format!("expected 1 to {LIMIT_MAX}")));
     }
@@ -159,7 +159,7 @@ pub(in crate::routes) async fn recover(
         let sender = &context.resending.sender;
         search.send(&context.store, sender, asked.limit).await?
     };
-    Ok(Answer(RecoveredEndpoint::of(&recovered, asked.dry_run)))
+    Ok(Json(RecoveredEndpoint::of(&recovered, asked.dry_run)))
 }
 
 impl RecoveredEndpoint {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{Json as Answer, extract::State, http::StatusCode};
+use axum::{Json, extract::State, http::StatusCode};
 use runtime::now_ms;
 use service::{
     ping::{self, Pinged},
@@ -43,7 +43,7 @@ pub(in crate::routes) async fn ping(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<(StatusCode, Answer<wire::Ping>), Problem> {
+) -> Result<(StatusCode, Json<wire::Ping>), Problem> {
     let endpoint = find(&context, &caller, id).await?;
     // Endpoints that hang must not take the places of other requests, or of other callers' pings.
     let Some(_place) = context.pings.take(&caller, 1) else {
@@ -71,5 +71,5 @@ pub(in crate::routes) async fn ping(
     } else {
         StatusCode::ACCEPTED
     };
-    Ok((status, Answer(view::ping(&sent, pinged.as_ref()).for_customers())))
+    Ok((status, Json(view::ping(&sent, pinged.as_ref()).for_customers())))
 }

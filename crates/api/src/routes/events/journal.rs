@@ -1,6 +1,6 @@
 //! Events, as the journal has them.
 
-use axum::{Json as Answer, extract::State};
+use axum::{Json, extract::State};
 use serde::Deserialize;
 use service::{
     story,
@@ -65,7 +65,7 @@ pub(in crate::routes) async fn list(
     State(context): State<Context>,
     caller: Caller,
     Query(wanted): Query<Events>,
-) -> Result<Answer<Listing<wire::EventSummary>>, Problem> {
+) -> Result<Json<Listing<wire::EventSummary>>, Problem> {
     let filter = EventFilter {
         organization: Some(caller.organization.clone()),
         project: wanted.project_id.map(ProjectId::new),
@@ -84,7 +84,7 @@ pub(in crate::routes) async fn list(
     });
     let events = context.store.events(&filter, before.as_ref(), limit + 1).await?;
     let place = |last: &EventRow| (last.received_ms, last.id.to_string());
-    Ok(Answer(Listing::new(events, limit, place, |event| {
+    Ok(Json(Listing::new(events, limit, place, |event| {
         view::event(&event)
     })))
 }
@@ -109,11 +109,11 @@ pub(in crate::routes) async fn show(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Answer<wire::Story>, Problem> {
+) -> Result<Json<wire::Story>, Problem> {
     let id = EventId::new(id);
     let found = context.store.event(&id, Some(&caller.organization)).await?;
     let stored = found.into_iter().next();
     let stored = stored.ok_or_else(|| Problem::not_found("event", id.as_str()))?;
     let story = story::gather(stored, &context.store).await?;
-    Ok(Answer(view::story(&story, true).for_customers()))
+    Ok(Json(view::story(&story, true).for_customers()))
 }
