@@ -43,7 +43,7 @@ pub struct QueueState {
 
 /// An exchange or queue that is missing, or not as this version declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct TopologyFault {
     /// The exchange or queue.
     pub name: String,
     /// The broker's words.
@@ -179,7 +179,7 @@ impl Topology {
     ///
     /// # Errors
     /// When there is no channel.
-    pub async fn check(&self, link: &Link) -> Result<Vec<Result<QueueState, Problem>>, InspectError> {
+    pub async fn check(&self, link: &Link) -> Result<Vec<Result<QueueState, TopologyFault>>, InspectError> {
         // The broker closes the channel on every mismatch, hence a new one each.
         let exchanges = stream::iter(self.exchanges()).map(async |exchange| {
             let channel = link.channel().await?;
@@ -188,7 +188,7 @@ impl Topology {
                 Ok(()) => exchange.declare(&channel, false).await,
                 missing => missing,
             };
-            let problem = declared.err().map(|error| Problem {
+            let problem = declared.err().map(|error| TopologyFault {
                 name: exchange.name,
                 detail: error.detail(),
             });
@@ -271,8 +271,8 @@ fn refused(published: Result<(), PublishError>) -> Result<bool, PublishError> {
 }
 
 impl Queue {
-    async fn check(&self, channel: &Channel) -> Result<QueueState, Problem> {
-        let problem = |error: DeclareError| Problem {
+    async fn check(&self, channel: &Channel) -> Result<QueueState, TopologyFault> {
+        let problem = |error: DeclareError| TopologyFault {
             name: self.name.clone(),
             detail: error.detail(),
         };

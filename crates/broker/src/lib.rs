@@ -51,7 +51,7 @@ pub use ack::{AckHandle, Origin};
 pub use changes::{Changes, follow_changes};
 pub use config::{BadManagementUrl, BadUrl, Config};
 pub use consumer::{Incoming, Unsettled, consume};
-pub use inspect::{InspectError, Problem, QueueState, Server};
+pub use inspect::{InspectError, QueueState, Server, TopologyFault};
 pub use link::{Closed, Link, backoff};
 pub use management::{Inspection, Management, ManagementError};
 pub use mark::Mark;

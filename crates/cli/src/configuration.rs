@@ -96,10 +96,10 @@ pub(crate) enum Place {
 
 /// Everything that is wrong with the configuration, at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problems(Vec<Problem>);
+pub(crate) struct InvalidSettings(Vec<InvalidSetting>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub(crate) struct InvalidSetting {
     /// `None` when it is the file itself.
     key: Option<String>,
     place: Place,
@@ -115,14 +115,14 @@ const DEFAULT_API_LISTEN: &str = "127.0.0.1:8420";
 
 impl Configuration {
     /// Reads the process's file and variables.
-    pub(crate) fn load(file: Option<&Path>) -> Result<Self, Problems> {
+    pub(crate) fn load(file: Option<&Path>) -> Result<Self, InvalidSettings> {
         Self::read(file.or_else(default_file), std::env::vars_os())
     }
 
     fn read(
         file: Option<&Path>,
         variables: impl Iterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, Problems> {
+    ) -> Result<Self, InvalidSettings> {
         let mut reader = Reader::new(file, variables)?;
         let configuration = Self::take(&mut reader);
         reader.finish()?;
@@ -150,14 +150,14 @@ impl Configuration {
 }
 
 /// Every key of the process's file and variables with its value, in the order of `docs/configuration.md`.
-pub(crate) fn load_settings(file: Option<&Path>) -> Result<Vec<Setting>, Problems> {
+pub(crate) fn load_settings(file: Option<&Path>) -> Result<Vec<Setting>, InvalidSettings> {
     read_settings(file.or_else(default_file), std::env::vars_os())
 }
 
 fn read_settings(
     file: Option<&Path>,
     variables: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Vec<Setting>, Problems> {
+) -> Result<Vec<Setting>, InvalidSettings> {
     let mut reader = Reader::new(file, variables)?;
     let configuration = Configuration::take(&mut reader);
     let settings = effective::settings(&reader, &configuration.database.url);
@@ -406,7 +406,7 @@ impl Egress {
     }
 
     /// Reads the files that are named.
-    pub(crate) fn config(&self) -> Result<egress::Config, Problems> {
+    pub(crate) fn config(&self) -> Result<egress::Config, InvalidSettings> {
         let read = |path: &PathBuf| {
             fs::read(path).map_err(|error| {
                 self.bad_root_certificate(format!(
@@ -431,8 +431,8 @@ impl Egress {
         })
     }
 
-    pub(crate) fn bad_root_certificate(&self, detail: String) -> Problems {
-        Problems::one(
+    pub(crate) fn bad_root_certificate(&self, detail: String) -> InvalidSettings {
+        InvalidSettings::one(
             "egress.root_certificates",
             self.root_certificates_place.clone(),
             detail,
@@ -440,9 +440,9 @@ impl Egress {
     }
 }
 
-impl Problems {
+impl InvalidSettings {
     pub(crate) fn one(key: &str, place: Place, detail: String) -> Self {
-        Self(vec![Problem {
+        Self(vec![InvalidSetting {
             key: Some(key.to_owned()),
             place,
             detail,
@@ -476,7 +476,7 @@ impl fmt::Display for Place {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for InvalidSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
             Some(key) => write!(f, "{key} (in {}): {}", self.place, self.detail),
@@ -485,7 +485,7 @@ impl fmt::Display for Problem {
     }
 }
 
-impl fmt::Display for Problems {
+impl fmt::Display for InvalidSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("bad configuration")?;
         for problem in &self.0 {
@@ -495,7 +495,7 @@ impl fmt::Display for Problems {
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for InvalidSettings {}
 
 /// Keys with their values.
 type Values = BTreeMap<String, config::ValueKind>;

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, anyhow, bail};
 use store::{Actor, SchemaState, Store};
 
-use crate::configuration::{Database, Place, Problems};
+use crate::configuration::{Database, InvalidSettings, Place};
 
 const MIGRATE: &str = "run `magnetite migrate` (`magnetite up` does it by itself)";
 
@@ -20,11 +20,11 @@ pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
         Ok(store) => Ok(store),
         Err(error @ (store::Error::BadUrl(_) | store::Error::BadPostgresUrl(_))) => {
             let detail = format!("expected a URL that can be read: {error}");
-            Err(Problems::one("database.url", database.place.clone(), detail).into())
+            Err(InvalidSettings::one("database.url", database.place.clone(), detail).into())
         }
         Err(error @ store::Error::NoSealingKey) => {
             let detail = format!("expected a key: {error}");
-            Err(Problems::one("secrets.keys", Place::Default, detail).into())
+            Err(InvalidSettings::one("secrets.keys", Place::Default, detail).into())
         }
         Err(error) => Err(error).context(format!(
             "the database cannot be opened; check database.url (from {})",

@@ -29,7 +29,7 @@ use clap::Parser as _;
 use runtime::logs;
 
 use command::{Arguments, NotKnownYet};
-use configuration::Problems;
+use configuration::InvalidSettings;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -80,7 +80,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
     let note = format!("magnetite: {error:#}");
     logs::within(LAST_NOTE_MAX, move || output::note(&note));
-    if error.chain().any(<dyn Error>::is::<Problems>) {
+    if error.chain().any(<dyn Error>::is::<InvalidSettings>) {
         ExitCode::from(EXIT_CONFIGURATION)
     } else if error.chain().any(<dyn Error>::is::<Usage>) {
         ExitCode::from(EXIT_USAGE)

@@ -1,7 +1,7 @@
 //! `magnetite api`: the HTTP API alone, and `magnetite openapi`: what it can be asked for.
 
 use crate::{
-    configuration::{Configuration, Problems},
+    configuration::{Configuration, InvalidSettings},
     output,
 };
 
@@ -11,7 +11,9 @@ use super::role::{self, Kind, Schema};
 pub(super) async fn run(configuration: &Configuration) -> anyhow::Result<()> {
     let Some(address) = configuration.api_listen else {
         let detail = "expected an address to serve the API at, and it is empty".to_owned();
-        return Err(Problems::one("api.listen", configuration.api_listen_place.clone(), detail).into());
+        return Err(
+            InvalidSettings::one("api.listen", configuration.api_listen_place.clone(), detail).into(),
+        );
     };
     role::run(configuration, Schema::Expect, &[Kind::Api(address)]).await
 }

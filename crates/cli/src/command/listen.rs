@@ -6,7 +6,7 @@
 mod answer;
 mod forward;
 mod seen;
-mod verdict;
+mod verification;
 mod request;
 
 use std::{

@@ -1,7 +1,7 @@
 //! `magnetite topology`: what is, or should be, on the broker.
 
 use anyhow::{Context as _, bail};
-use broker::{Harm, Inspection, Management, ManagementError, Problem, QueueState, Topology};
+use broker::{Harm, Inspection, Management, ManagementError, QueueState, Topology, TopologyFault};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
@@ -37,7 +37,7 @@ enum Action {
 
 /// One exchange, queue or binding, as it stands on the broker.
 #[derive(Debug, Serialize)]
-struct Finding {
+struct Row {
     name: String,
     /// `ok`, `missing`, `different`, or `unchecked` for what could not be looked at.
     state: &'static str,
@@ -71,7 +71,7 @@ pub(super) fn of(configuration: &Configuration) -> Topology {
 }
 
 /// What to do about an exchange or queue.
-pub(super) fn fix(problem: &Problem) -> &'static str {
+pub(super) fn fix(problem: &TopologyFault) -> &'static str {
     if problem.detail.contains("ACCESS_REFUSED") {
         "grant the user configure, write and read: rabbitmqctl set_permissions"
     } else if is_missing(problem) {
@@ -85,7 +85,7 @@ pub(super) fn fix(problem: &Problem) -> &'static str {
 }
 
 /// The broker's words, without those of the library around them.
-pub(super) fn words(problem: &Problem) -> &str {
+pub(super) fn words(problem: &TopologyFault) -> &str {
     let detail = problem.detail.as_str();
     let begins = ["NOT_FOUND - ", "PRECONDITION_FAILED - ", "ACCESS_REFUSED - "]
         .iter()
@@ -93,7 +93,7 @@ pub(super) fn words(problem: &Problem) -> &str {
     begins.min().map_or(detail, |at| &detail[at..])
 }
 
-fn is_missing(problem: &Problem) -> bool {
+fn is_missing(problem: &TopologyFault) -> bool {
     problem.detail.contains("NOT_FOUND")
 }
 
@@ -146,7 +146,7 @@ async fn declare(topology: &Topology, configuration: &Configuration) -> anyhow::
 async fn check(topology: &Topology, configuration: &Configuration, as_json: bool) -> anyhow::Result<()> {
     let config = configuration.broker.config();
     let broker = BrokerLink::open(&config).await?;
-    let mut findings: Vec<Finding> = topology
+    let mut findings: Vec<Row> = topology
         .check(&broker.link)
         .await?
         .into_iter()
@@ -157,9 +157,9 @@ async fn check(topology: &Topology, configuration: &Configuration, as_json: bool
         Ok(inspection) => findings.extend(inspected(inspection)),
         Err(error) => findings.push(unchecked(&error)),
     }
-    let is_bad = |finding: &&Finding| finding.fix.is_some() && finding.state != UNCHECKED;
+    let is_bad = |finding: &&Row| finding.fix.is_some() && finding.state != UNCHECKED;
     let bad = findings.iter().filter(is_bad).count();
-    let line = |finding: &Finding| {
+    let line = |finding: &Row| {
         if as_json {
             output::json(finding)
         } else {
@@ -181,13 +181,13 @@ pub(super) async fn inspect(
     Management::new(config)?.inspect(topology).await
 }
 
-fn inspected(inspection: Inspection) -> impl Iterator<Item = Finding> {
+fn inspected(inspection: Inspection) -> impl Iterator<Item = Row> {
     let harmed = inspection.harms.into_iter().map(|harm: Harm| {
         let (detail, fix) = (harm.to_string(), harm.fix());
-        Finding::bad(harm.queue, "different", detail, fix)
+        Row::bad(harm.queue, "different", detail, fix)
     });
     let unbound = inspection.unbound.into_iter().map(|binding| {
-        Finding::bad(
+        Row::bad(
             binding.queue.clone(),
             "missing",
             binding.to_string(),
@@ -197,12 +197,12 @@ fn inspected(inspection: Inspection) -> impl Iterator<Item = Finding> {
     harmed.chain(unbound)
 }
 
-fn unchecked(error: &ManagementError) -> Finding {
+fn unchecked(error: &ManagementError) -> Row {
     let detail = format!(
         "policies and bindings cannot be read: {}",
         runtime::display_chain(error)
     );
-    Finding::bad(
+    Row::bad(
         "management".to_owned(),
         UNCHECKED,
         detail,
@@ -210,7 +210,7 @@ fn unchecked(error: &ManagementError) -> Finding {
     )
 }
 
-impl Finding {
+impl Row {
     fn bad(name: String, state: &'static str, detail: String, fix: String) -> Self {
         Self {
             name,
@@ -223,7 +223,7 @@ impl Finding {
     }
 }
 
-fn finding(found: Result<QueueState, Problem>) -> Finding {
+fn finding(found: Result<QueueState, TopologyFault>) -> Row {
     match found {
         Ok(QueueState {
             name,
@@ -231,7 +231,7 @@ fn finding(found: Result<QueueState, Problem>) -> Finding {
             consumers,
         }) => {
             let (ready, consumers) = (Some(ready), Some(consumers));
-            Finding {
+            Row {
                 name,
                 state: "ok",
                 ready,
@@ -247,13 +247,13 @@ fn finding(found: Result<QueueState, Problem>) -> Finding {
                 "different"
             };
             let (detail, fix) = (words(&problem).to_owned(), fix(&problem).to_owned());
-            Finding::bad(problem.name, state, detail, fix)
+            Row::bad(problem.name, state, detail, fix)
         }
     }
 }
 
-fn text(finding: &Finding) -> String {
-    let Finding {
+fn text(finding: &Row) -> String {
+    let Row {
         name,
         state,
         ready,

@@ -9,7 +9,7 @@ use std::{
 
 use config::{Config, Environment, File, FileFormat, Source as _, ValueKind};
 
-use super::{Place, Problem, Problems, Values};
+use super::{InvalidSetting, InvalidSettings, Place, Values};
 
 const PREFIX: &str = "MAGNETITE_";
 /// Where clients of the HTTP API keep their key and its address.
@@ -27,14 +27,14 @@ pub(super) struct Reader {
     known: BTreeSet<&'static str>,
     /// Keys of the file, to find those that nobody asked for.
     in_file: Vec<String>,
-    problems: Vec<Problem>,
+    problems: Vec<InvalidSetting>,
 }
 
 impl Reader {
     pub(super) fn new(
         file: Option<&Path>,
         variables: impl Iterator<Item = (OsString, OsString)>,
-    ) -> Result<Self, Problems> {
+    ) -> Result<Self, InvalidSettings> {
         let text = file.map(read_file).transpose()?.unwrap_or_default();
         let (ours, variables) = text_variables(variables)?;
         let set_by: BTreeMap<_, _> = ours
@@ -57,7 +57,7 @@ impl Reader {
             .build();
         let unreadable = |_| {
             // Its own words may quote a value.
-            Problems(vec![Problem {
+            InvalidSettings(vec![InvalidSetting {
                 key: None,
                 place: place_of(file),
                 detail: "expected TOML tables that fit the variables MAGNETITE_*".to_owned(),
@@ -99,7 +99,7 @@ impl Reader {
     /// Only the first refusal of a key is told: the others follow from it.
     pub(super) fn refuse(&mut self, key: &str, detail: &str) {
         if !self.is_refused(key) {
-            self.problems.push(Problem {
+            self.problems.push(InvalidSetting {
                 key: Some(key.to_owned()),
                 place: self.place(key),
                 detail: detail.to_owned(),
@@ -143,7 +143,7 @@ impl Reader {
     }
 
     /// To be called after every key was read: what is left is unknown.
-    pub(super) fn finish(mut self) -> Result<(), Problems> {
+    pub(super) fn finish(mut self) -> Result<(), InvalidSettings> {
         let unknown = |key: &&String| !self.known.contains(key.as_str());
         let in_file = self
             .in_file
@@ -152,9 +152,9 @@ impl Reader {
             .map(|key| (key, place_of(self.file.as_deref())));
         let variables = self.set_by.iter().filter(|(key, _)| unknown(key));
         let variables = variables.map(|(key, name)| (key, Place::Variable(name.clone())));
-        let found: Vec<Problem> = in_file
+        let found: Vec<InvalidSetting> = in_file
             .chain(variables)
-            .map(|(key, place)| Problem {
+            .map(|(key, place)| InvalidSetting {
                 key: Some(key.clone()),
                 detail: self.unknown(key, &place),
                 place,
@@ -164,7 +164,7 @@ impl Reader {
         if self.problems.is_empty() {
             Ok(())
         } else {
-            Err(Problems(self.problems))
+            Err(InvalidSettings(self.problems))
         }
     }
 
@@ -183,9 +183,9 @@ fn place_of(file: Option<&Path>) -> Place {
     file.map_or(Place::Default, |file| Place::File(file.to_owned()))
 }
 
-fn read_file(path: &Path) -> Result<String, Problems> {
+fn read_file(path: &Path) -> Result<String, InvalidSettings> {
     let problem = |detail| {
-        Problems(vec![Problem {
+        InvalidSettings(vec![InvalidSetting {
             key: None,
             place: Place::File(path.to_owned()),
             detail,
@@ -215,7 +215,7 @@ fn read_file(path: &Path) -> Result<String, Problems> {
 /// The names of ours, and all variables.
 fn text_variables(
     variables: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<(Vec<String>, BTreeMap<String, String>), Problems> {
+) -> Result<(Vec<String>, BTreeMap<String, String>), InvalidSettings> {
     let (mut ours, mut all, mut problems) = (Vec::new(), BTreeMap::new(), Vec::new());
     for (name, value) in variables {
         let Ok(name) = name.into_string() else { continue };
@@ -227,7 +227,7 @@ fn text_variables(
                     ours.push(name);
                 }
             }
-            Err(_) if is_ours => problems.push(Problem {
+            Err(_) if is_ours => problems.push(InvalidSetting {
                 key: key_of(&name),
                 place: Place::Variable(name),
                 detail: "expected UTF-8".to_owned(),
@@ -238,7 +238,7 @@ fn text_variables(
     if problems.is_empty() {
         Ok((ours, all))
     } else {
-        Err(Problems(problems))
+        Err(InvalidSettings(problems))
     }
 }
 

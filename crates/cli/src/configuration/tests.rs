@@ -5,15 +5,15 @@ use super::{effective::documented, *};
 type Variables = std::vec::IntoIter<(OsString, OsString)>;
 
 /// Reads a file of this text and these variables, besides a home directory.
-fn read(file: &str, variables: &[(&str, &str)]) -> Result<Configuration, Problems> {
+fn read(file: &str, variables: &[(&str, &str)]) -> Result<Configuration, InvalidSettings> {
     read_by(Configuration::read, file, variables)
 }
 
 fn read_by<T>(
-    read: impl Fn(Option<&Path>, Variables) -> Result<T, Problems>,
+    read: impl Fn(Option<&Path>, Variables) -> Result<T, InvalidSettings>,
     file: &str,
     variables: &[(&str, &str)],
-) -> Result<T, Problems> {
+) -> Result<T, InvalidSettings> {
     let mut written = tempfile::NamedTempFile::new().unwrap();
     written.write_all(file.as_bytes()).unwrap();
     let variables = [("HOME", "/home/m"), ("PATH", "/bin")].iter().chain(variables);

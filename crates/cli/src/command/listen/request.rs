@@ -18,7 +18,7 @@ use crate::output::{self, printable};
 use super::{
     Receiver,
     answer::Answer,
-    verdict::{Signed, Verdicts},
+    verification::{Signed, Verdicts},
 };
 
 /// Four times the largest event.

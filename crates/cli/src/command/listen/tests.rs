@@ -210,9 +210,9 @@ async fn it_ends_after_so_many_verified_requests_and_answers_the_last() {
     served.serving.await.unwrap();
 }
 
-fn verdict(error: Option<&str>) -> verdict::Verdict {
-    verdict::Verdict {
-        verdict: error.map_or(verdict::Word::Valid, |_| verdict::Word::WrongSecret),
+fn verdict(error: Option<&str>) -> verification::Verification {
+    verification::Verification {
+        verdict: error.map_or(verification::Word::Valid, |_| verification::Word::WrongSecret),
         why: error.map(str::to_owned),
     }
 }
@@ -236,7 +236,7 @@ fn record(error: Option<&str>) -> request::Record {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into(),
-        signatures: verdict::Verdicts {
+        signatures: verification::Verdicts {
             contract: verdict(error),
             standard: verdict(None),
         },

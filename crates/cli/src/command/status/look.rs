@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use broker::{Changes, Inspection, Link, Mark, Problem, QueueState, Topology};
+use broker::{Changes, Inspection, Link, Mark, QueueState, Topology, TopologyFault};
 use store::{Failing, Overview, RetentionStop, RunningRole, SchemaState, Store};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,7 @@ pub(super) struct InDatabase {
 pub(super) struct OnBroker {
     pub(super) queues: Vec<Depth>,
     /// Exchanges and queues that are missing, or not as this version declares them.
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<TopologyFault>,
     /// The broker has a memory or disk alarm.
     pub(super) is_blocked: bool,
     /// Workers that consume although they have not announced themselves in the database lately.
@@ -64,7 +64,7 @@ pub(super) struct OnBroker {
 }
 
 /// The queues that are there, and the exchanges and queues that are not as they should be.
-type Queues = (Vec<Depth>, Vec<Problem>);
+type Queues = (Vec<Depth>, Vec<TopologyFault>);
 
 /// A queue, read twice.
 #[derive(Debug)]

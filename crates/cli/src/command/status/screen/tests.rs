@@ -1,6 +1,6 @@
 //! The screen of a system without troubles, and of one with every trouble.
 
-use broker::{Harm, Inspection, Problem, Topology};
+use broker::{Harm, Inspection, Topology, TopologyFault};
 use signature::Secret;
 use store::{Overview, RetentionStop, RoleReport};
 use webhook::{Endpoint, EndpointId, OrganizationId};
@@ -161,7 +161,7 @@ fn ill() -> Seen {
             }],
             unbound: Topology::new("magnetite", &[]).bindings(),
         });
-        broker.problems = vec![Problem {
+        broker.problems = vec![TopologyFault {
             name: "magnetite.operations".to_owned(),
             detail: "NOT_FOUND - no exchange 'magnetite.operations' in vhost '/'".to_owned(),
         }];

@@ -26,14 +26,14 @@ pub(super) struct Signed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Verdicts {
     /// Of `X-Magnetite-Signature`.
-    pub(super) contract: Verdict,
+    pub(super) contract: Verification,
     /// Of `webhook-signature`, with id and timestamp.
-    pub(super) standard: Verdict,
+    pub(super) standard: Verification,
 }
 
 /// Of one signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Verdict {
+pub(super) struct Verification {
     pub(super) verdict: Word,
     /// The reason in words; `None` when it is valid.
     pub(super) why: Option<String>,
@@ -73,10 +73,10 @@ impl Verdicts {
         // The body and the secret are right if either signature fits, whenever it was made.
         let body_fits = contract.is_ok() || standard_fits(verifier, signed, body);
         Self {
-            contract: Verdict::new(SIGNATURE_HEADER, &contract, || {
+            contract: Verification::new(SIGNATURE_HEADER, &contract, || {
                 if body_fits { ANOTHER_SIGNATURE } else { cause() }
             }),
-            standard: Verdict::new(WEBHOOK_SIGNATURE_HEADER, &standard, || {
+            standard: Verification::new(WEBHOOK_SIGNATURE_HEADER, &standard, || {
                 if body_fits { CHANGED_HEADER } else { cause() }
             }),
         }
@@ -89,24 +89,24 @@ impl Verdicts {
     }
 }
 
-impl Verdict {
-    fn new(header: &str, checked: &Result<(), Problem>, cause: impl Fn() -> Cause) -> Self {
+impl Verification {
+    fn new(header: &str, checked: &Result<(), Rejection>, cause: impl Fn() -> Cause) -> Self {
         let told =
             |word, error: &dyn fmt::Display| (word, Some(format!("{header} does not verify: {error}")));
         let (verdict, why) = match checked {
             Ok(()) => (Word::Valid, None),
-            Err(Problem::Missing(name)) => (
+            Err(Rejection::Missing(name)) => (
                 Word::MalformedSignature,
                 Some(format!("the header {name} is missing")),
             ),
-            Err(Problem::Refused(VerifyError::Mismatch)) => {
+            Err(Rejection::Refused(VerifyError::Mismatch)) => {
                 let Cause { word, why } = cause();
                 told(word, &why)
             }
-            Err(Problem::Refused(error @ (VerifyError::TooOld { .. } | VerifyError::TooNew { .. }))) => {
+            Err(Rejection::Refused(error @ (VerifyError::TooOld { .. } | VerifyError::TooNew { .. }))) => {
                 told(Word::StaleTimestamp, &error)
             }
-            Err(Problem::Refused(error)) => told(Word::MalformedSignature, &error),
+            Err(Rejection::Refused(error)) => told(Word::MalformedSignature, &error),
         };
         Self { verdict, why }
     }
@@ -192,14 +192,14 @@ fn with_separators(json: &str, comma: &str, colon: &str) -> String {
 }
 
 /// Why a signature is not accepted.
-enum Problem {
+enum Rejection {
     Missing(&'static str),
     Refused(VerifyError),
 }
 
-fn contract(verifier: &Verifier, signed: &Signed, body: &[u8]) -> Result<(), Problem> {
+fn contract(verifier: &Verifier, signed: &Signed, body: &[u8]) -> Result<(), Rejection> {
     let header = required(signed.contract.as_ref(), SIGNATURE_HEADER)?;
-    verifier.verify(body, header).map_err(Problem::Refused)
+    verifier.verify(body, header).map_err(Rejection::Refused)
 }
 
 fn standard(
@@ -208,13 +208,13 @@ fn standard(
     body: &[u8],
     now_s: i64,
     tolerance_s: i64,
-) -> Result<(), Problem> {
+) -> Result<(), Rejection> {
     let id = required(signed.id.as_ref(), signature::WEBHOOK_ID_HEADER)?;
     let timestamp = required(signed.timestamp.as_ref(), signature::WEBHOOK_TIMESTAMP_HEADER)?;
     let signatures = required(signed.standard.as_ref(), WEBHOOK_SIGNATURE_HEADER)?;
     verifier
         .verify_standard(id, timestamp, signatures, body, now_s, tolerance_s)
-        .map_err(Problem::Refused)
+        .map_err(Rejection::Refused)
 }
 
 /// At whatever time.
@@ -222,8 +222,8 @@ fn standard_fits(verifier: &Verifier, signed: &Signed, body: &[u8]) -> bool {
     standard(verifier, signed, body, 0, i64::MAX).is_ok()
 }
 
-fn required<'a>(header: Option<&'a String>, name: &'static str) -> Result<&'a str, Problem> {
-    header.map(String::as_str).ok_or(Problem::Missing(name))
+fn required<'a>(header: Option<&'a String>, name: &'static str) -> Result<&'a str, Rejection> {
+    header.map(String::as_str).ok_or(Rejection::Missing(name))
 }
 
 impl fmt::Display for Word {
