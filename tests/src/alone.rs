@@ -1,4 +1,5 @@
-//! How late the broker and the machine are by themselves: what a bar in milliseconds allows on top, where others use the machine as well.
+//! How late the broker and the machine are by themselves: what a bar in milliseconds allows on top, where
+//! others use the machine as well.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,7 +20,8 @@ const EVERY: Duration = Duration::from_millis(20);
 /// The queue deletes itself when nobody has used it for so long.
 const EXPIRES_MS: i32 = 60_000;
 
-/// A persistent message through a quorum queue every 20 ms, beside what is measured. Magnetite has no part in it.
+/// A persistent message through a quorum queue every 20 ms, beside what is measured. Magnetite has no part in
+/// it.
 pub struct Alone {
     watching: JoinHandle<()>,
     /// When each was due, and how many milliseconds later it came.

@@ -43,7 +43,8 @@ pub struct Found {
 }
 
 impl Amqp {
-    /// Connects to the first of `urls` (one, or several with commas between) that answers; names begin with `prefix`.
+    /// Connects to the first of `urls` (one, or several with commas between) that answers; names begin with
+    /// `prefix`.
     pub async fn connect(urls: &str, prefix: &str) -> Self {
         let connection = connect(urls).await;
         let channel = connection.create_channel().await.unwrap();
@@ -100,7 +101,8 @@ impl Amqp {
         published.unwrap().await.unwrap()
     }
 
-    /// Binds a new queue `prefix.queue` to the exchange `prefix.exchange`, as the platform does. It ends with this connection.
+    /// Binds a new queue `prefix.queue` to the exchange `prefix.exchange`, as the platform does. It ends with
+    /// this connection.
     pub async fn bind(&self, queue: &str, exchange: &str, key: &str) {
         let options = QueueDeclareOptions {
             exclusive: true,
@@ -200,8 +202,9 @@ impl Amqp {
         }
     }
 
-    /// Notes how late, in milliseconds, the broker alone is with the delay queue of `delay_ms`: a message every 20 ms, from its publish
-    /// until it is taken out of `due`, less the delay. Never ends; nothing else may consume `due`.
+    /// Notes how late, in milliseconds, the broker alone is with the delay queue of `delay_ms`: a message
+    /// every 20 ms, from its publish until it is taken out of `due`, less the delay. Never ends; nothing
+    /// else may consume `due`.
     pub async fn watch_lateness(&self, delay_ms: u64, late_ms: &mut Vec<f64>) {
         const EVERY: Duration = Duration::from_millis(20);
         let (due, delay) = (
@@ -299,8 +302,8 @@ pub(crate) async fn connect(urls: &str) -> Connection {
     panic!("no broker answers: {last}");
 }
 
-/// Panics unless this broker is of the major version that `tests/run.sh --rabbitmq` names: a run that says 4 and tests 3 proves
-/// nothing. The broker says its version in its first frame, as a long string.
+/// Panics unless this broker is of the major version that `tests/run.sh --rabbitmq` names: a run that says 4
+/// and tests 3 proves nothing. The broker says its version in its first frame, as a long string.
 async fn assert_version(url: &str) -> io::Result<()> {
     const KEY: &[u8] = b"\x07versionS";
     let Ok(major) = env::var("MAGNETITE_TEST_RABBITMQ") else {

@@ -17,7 +17,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::now_ms;
 
-/// The authority. Whoever trusts it, by [`Certificates::write_pem`], refuses its bad certificates for what is wrong with them.
+/// The authority. Whoever trusts it, by [`Certificates::write_pem`], refuses its bad certificates for what is
+/// wrong with them.
 pub struct Certificates(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key.
@@ -40,7 +41,8 @@ impl Certificates {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        // Two authorities of one name would be told apart by their signatures, which is another reason to refuse.
+        // Two authorities of one name would be told apart by their signatures, which is another reason to
+        // refuse.
         let name = format!("Test authority {}", FOUNDED.fetch_add(1, Ordering::Relaxed));
         params.distinguished_name.push(DnType::CommonName, name);
         Self(CertifiedIssuer::self_signed(params, key).unwrap())

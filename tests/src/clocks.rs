@@ -2,8 +2,8 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-/// How far apart the readings of two processes may be for the same moment. The system's clock is adjusted while they run, and the
-/// broker counts delays by it, while tests measure with the monotonic one.
+/// How far apart the readings of two processes may be for the same moment. The system's clock is adjusted
+/// while they run, and the broker counts delays by it, while tests measure with the monotonic one.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
 
 /// Returns by how many milliseconds a moment lies outside of these, and 0 for one inside.

@@ -16,8 +16,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts three nodes, the second and third of which join the first, with Khepri where there is that: on 4.0.5 without
-    /// it a node that was stopped for 90 s stays apart from the others.
+    /// Starts three nodes, the second and third of which join the first, with Khepri where there is that: on
+    /// 4.0.5 without it a node that was stopped for 90 s stays apart from the others.
     pub async fn start() -> Self {
         let mut nodes = vec![Node::start().await];
         for _ in 0..2 {
@@ -32,7 +32,8 @@ impl Cluster {
         Self { nodes, has_khepri }
     }
 
-    /// Whether a node comes back by itself after the others gave it up. Mnesia can leave it apart until it is restarted.
+    /// Whether a node comes back by itself after the others gave it up. Mnesia can leave it apart until it is
+    /// restarted.
     pub fn heals(&self) -> bool {
         self.has_khepri
     }
@@ -71,7 +72,8 @@ impl Cluster {
         connections.lines().filter(here).count()
     }
 
-    /// Waits until, as seen from another node than this one, three nodes run and every queue has three members, all online.
+    /// Waits until, as seen from another node than this one, three nodes run and every queue has three
+    /// members, all online.
     pub async fn wait_until_whole(&self, seen_past: usize) {
         let seer = self.other(seen_past);
         wait_for("the cluster is whole", WHOLE, || async {

@@ -1,8 +1,9 @@
 //! A proxy to the broker that understands AMQP 0-9-1 well enough to tamper with publisher confirms.
 //!
-//! It follows every publish from the client to its confirm, and every delivery to its ack. Confirms can be held back, so that
-//! a known number of publishes is in flight, and the confirm of a chosen publish can be turned into a nack or swallowed. The
-//! broker itself has the message in either case: what is put to the test is what the publisher makes of the answer.
+//! It follows every publish from the client to its confirm, and every delivery to its ack. Confirms can be
+//! held back, so that a known number of publishes is in flight, and the confirm of a chosen publish can be
+//! turned into a nack or swallowed. The broker itself has the message in either case: what is put to the test
+//! is what the publisher makes of the answer.
 
 mod frame;
 
@@ -48,7 +49,8 @@ pub enum Strike {
 pub struct Published {
     /// What was published.
     pub body: Bytes,
-    /// How many publishes waited for their confirms on its channel at once while it did, itself included, at most.
+    /// How many publishes waited for their confirms on its channel at once while it did, itself included, at
+    /// most.
     pub together: usize,
     /// What its confirm became.
     pub struck: Option<Strike>,
@@ -67,7 +69,8 @@ struct Rules {
     last_hold: u64,
     /// Up to this one they are over.
     over: u64,
-    /// What is published now is held by this one, until so many publishes of one channel wait for their confirms.
+    /// What is published now is held by this one, until so many publishes of one channel wait for their
+    /// confirms.
     hold: Option<(u64, usize)>,
     strikes: Vec<(String, Strike)>,
     /// How often all connections were cut.
@@ -102,8 +105,8 @@ impl Confirms {
         self.change(|rules| rules.strikes.push((marker.into(), strike)));
     }
 
-    /// Ends earlier holds, and holds the confirms of what is published from now on until `together` publishes of one channel
-    /// wait for theirs.
+    /// Ends earlier holds, and holds the confirms of what is published from now on until `together` publishes
+    /// of one channel wait for theirs.
     pub fn hold_until(&self, together: usize) {
         self.change(|rules| {
             rules.over = rules.last_hold;

@@ -12,8 +12,8 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// A tmpfs in a mount namespace of its own, which needs no rights; it ends with this value. Only processes that
-/// [enter](SmallDisk::enter) see it.
+/// A tmpfs in a mount namespace of its own, which needs no rights; it ends with this value. Only processes
+/// that [enter](SmallDisk::enter) see it.
 pub struct SmallDisk {
     holder: Child,
     directory: PathBuf,
@@ -50,7 +50,8 @@ impl SmallDisk {
         &self.directory
     }
 
-    /// The program and its first arguments that run what follows where the disk is mounted, with the same process id.
+    /// The program and its first arguments that run what follows where the disk is mounted, with the same
+    /// process id.
     pub fn enter(&self) -> Vec<String> {
         let target = self.holder.id().expect("it has not ended").to_string();
         [

@@ -1,7 +1,8 @@
 //! Receivers that mean harm, or are merely broken.
 //!
-//! Each plays one [`Hostility`] to every connection and notes how long the client stayed: a worker's attempt is over when it
-//! closes the connection. Nothing here ends a connection of its own accord unless ending it is the hostility.
+//! Each plays one [`Hostility`] to every connection and notes how long the client stayed: a worker's attempt
+//! is over when it closes the connection. Nothing here ends a connection of its own accord unless ending it
+//! is the hostility.
 
 use std::{
     any::Any,
@@ -110,9 +111,11 @@ pub struct Visit {
     pub began: Instant,
     /// When the client had closed it; `None` while it is there.
     pub ended: Option<Instant>,
-    /// What the client sent: the request, or the bytes of a handshake. Of an encrypted connection what was in it.
+    /// What the client sent: the request, or the bytes of a handshake. Of an encrypted connection what was
+    /// in it.
     pub received: String,
-    /// How many bytes it was possible to send: those that the client read, and what the buffers of two sockets hold.
+    /// How many bytes it was possible to send: those that the client read, and what the buffers of two
+    /// sockets hold.
     pub sent_bytes: usize,
 }
 
@@ -156,7 +159,8 @@ impl Hostile {
             Hostility::NotListening => (None, Box::new(socket)),
             Hostility::NeverAccepts => {
                 let (listener, mut queue) = (socket.listen(1).unwrap(), Vec::new());
-                // When the queue of connections to accept is full, Linux leaves the next ones without an answer.
+                // When the queue of connections to accept is full, Linux leaves the next ones without an
+                // answer.
                 while let Ok(stream) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await
                 {
                     queue.push(stream.unwrap());

@@ -23,7 +23,8 @@ use crate::{
     wait_for,
 };
 
-/// A configured installation. Its database is migrated and its topology declared; no role runs until one is started.
+/// A configured installation. Its database is migrated and its topology declared; no role runs until one is
+/// started.
 pub struct Installation {
     directory: TempDir,
     prefix: String,
@@ -62,8 +63,8 @@ impl Installation {
         Self::with(name, &shared_broker(), delays_ms, &[]).await
     }
 
-    /// With further settings, such as `("MAGNETITE_WORKER__IN_FLIGHT_MAX", "8")`. `delays_ms` is the retry schedule, or
-    /// the delay queues of the contract's.
+    /// With further settings, such as `("MAGNETITE_WORKER__IN_FLIGHT_MAX", "8")`. `delays_ms` is the retry
+    /// schedule, or the delay queues of the contract's.
     pub async fn with(name: &str, broker_url: &str, delays_ms: &[u64], settings: &[(&str, &str)]) -> Self {
         let directory = TempDir::with_prefix("magnetite-e2e-").unwrap();
         let prefix = format!("e2e-{name}-{}", std::process::id());
@@ -254,7 +255,8 @@ impl Installation {
         self.printed_with_secret(&self.cli_ok(&arguments).await)
     }
 
-    /// `endpoint rotate-secret` with further arguments: the endpoint with its new secret, or what the command says instead.
+    /// `endpoint rotate-secret` with further arguments: the endpoint with its new secret, or what the command
+    /// says instead.
     pub async fn rotate_secret(&self, id: &str, more: &[&str]) -> Result<Endpoint, String> {
         let mut arguments = vec!["endpoint", "rotate-secret", id, "--json"];
         arguments.extend(more);
@@ -370,9 +372,9 @@ impl Installation {
         Role::start(command, port, &self.log(name))
     }
 
-    /// Waits until nothing is ready in any queue but `dead` and `rejected`, seen in many looks in a row, so that a delivery that goes from
-    /// one queue to the next does not hide. What a worker has in hand for longer than that does: for it see
-    /// [`Installation::wait_until_nothing_is_left`].
+    /// Waits until nothing is ready in any queue but `dead` and `rejected`, seen in many looks in a row, so
+    /// that a delivery that goes from one queue to the next does not hide. What a worker has in hand for
+    /// longer than that does: for it see [`Installation::wait_until_nothing_is_left`].
     pub async fn wait_until_drained(&self, limit: Duration) {
         const LOOKS: u32 = 20;
         let empty = Cell::new(0);
@@ -394,8 +396,9 @@ impl Installation {
         .await;
     }
 
-    /// Waits until every queue but `dead` and `rejected` is empty, whatever copies crashes have made. It ends the workers, so
-    /// that nothing is in anyone's hands, lets what is delayed come due, and looks; what is left another worker is given.
+    /// Waits until every queue but `dead` and `rejected` is empty, whatever copies crashes have made. It ends
+    /// the workers, so that nothing is in anyone's hands, lets what is delayed come due, and looks; what
+    /// is left another worker is given.
     pub async fn wait_until_nothing_is_left(&self, node: &Node, workers: Vec<Role>, limit: Duration) {
         let (amqp, until, mut workers) = (self.connect().await, Instant::now() + limit, workers);
         loop {
@@ -425,8 +428,9 @@ impl Installation {
         }
     }
 
-    /// Panics when a file of this installation, of its database, of what its processes have logged, and of whatever was put into its
-    /// directory, has a secret that is to be [kept](Installation::keep_secret), such as an endpoint's, a part of one, or the key.
+    /// Panics when a file of this installation, of its database, of what its processes have logged, and of
+    /// whatever was put into its directory, has a secret that is to be [kept](Installation::keep_secret),
+    /// such as an endpoint's, a part of one, or the key.
     pub fn assert_nothing_in_clear(&self) {
         self.secrets.assert_nothing_in_clear(self.directory.path());
     }

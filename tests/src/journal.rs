@@ -75,7 +75,8 @@ impl Installation {
         }
     }
 
-    /// Waits until the workers have settled what they hold, and the recorder has stored all that they reported.
+    /// Waits until the workers have settled what they hold, and the recorder has stored all that they
+    /// reported.
     pub async fn wait_until_recorded(&self, workers: &[&Role], recorder: &Role, limit: Duration) {
         for worker in workers {
             worker.wait_for_unacked("", 0, limit).await;

@@ -1,7 +1,8 @@
 //! What was published, what became of it, and whether the books balance.
 //!
-//! The ledger believes the publisher's word for what was published, the receivers' logs for what was delivered and the
-//! broker's queues for what is dead or rejected. It asks neither the workers nor a database.
+//! The ledger believes the publisher's word for what was published, the receivers' logs for what was
+//! delivered and the broker's queues for what is dead or rejected. It asks neither the workers nor a
+//! database.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -57,8 +58,8 @@ pub struct Books {
     pub breaks: Vec<Break>,
 }
 
-/// How long before a break an event may have been seen for the break to explain its copies: the slowest answer, and the time
-/// from an answer to its ack.
+/// How long before a break an event may have been seen for the break to explain its copies: the slowest
+/// answer, and the time from an answer to its ack.
 const IN_FLIGHT_MAX: Duration = Duration::from_millis(2500);
 
 impl Ledger {
@@ -130,7 +131,8 @@ impl Ledger {
         });
     }
 
-    /// Waits until every pair is delivered or dead. Takes dead letters and rejected messages out of their queues.
+    /// Waits until every pair is delivered or dead. Takes dead letters and rejected messages out of their
+    /// queues.
     pub async fn wait_until_accounted(&mut self, amqp: &Amqp, limit: Duration) {
         let ledger = tokio::sync::Mutex::new(self);
         wait_for(
@@ -150,7 +152,8 @@ impl Ledger {
         .await;
     }
 
-    /// Waits until every pair is accounted for and nothing is ready in any queue, and tells how the books stand then.
+    /// Waits until every pair is accounted for and nothing is ready in any queue, and tells how the books
+    /// stand then.
     pub async fn settle(&mut self, installation: &Installation, limit: Duration) -> Books {
         self.wait_until_accounted(installation.amqp(), limit).await;
         installation.wait_until_drained(limit).await;
@@ -158,7 +161,8 @@ impl Ledger {
         self.books()
     }
 
-    /// The same on a broker that was killed, whatever copies that made: ends the workers, and leaves nothing in any queue.
+    /// The same on a broker that was killed, whatever copies that made: ends the workers, and leaves nothing
+    /// in any queue.
     pub async fn settle_and_end(
         &mut self,
         installation: &Installation,
@@ -246,7 +250,8 @@ impl Ledger {
         books
     }
 
-    /// Whether the event was under way when something was broken: it was published or asked about then, or shortly before.
+    /// Whether the event was under way when something was broken: it was published or asked about then, or
+    /// shortly before.
     fn is_explained(&self, born: Instant, seen: &[Instant]) -> bool {
         self.breaks
             .iter()

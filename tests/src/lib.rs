@@ -1,8 +1,9 @@
 //! What the end-to-end tests share: the built binary, receivers on real sockets, a real broker.
 //!
-//! The tests run `magnetite` as its users do and look at it from outside: requests at receivers, messages in queues, lines
-//! on standard output. Nothing here links the worker. Each test has an installation of its own ([`Installation`]): a name
-//! prefix on the broker, an SQLite file in a temporary directory, and processes that end with it.
+//! The tests run `magnetite` as its users do and look at it from outside: requests at receivers, messages in
+//! queues, lines on standard output. Nothing here links the worker. Each test has an installation of its own
+//! ([`Installation`]): a name prefix on the broker, an SQLite file in a temporary directory, and processes
+//! that end with it.
 
 #![allow(
     clippy::unwrap_used,
@@ -67,8 +68,8 @@ pub use script::{free_port, root};
 pub use shifted::ShiftedClock;
 pub use traced::{Socket, Trace};
 
-/// How long a test waits for what happens at once or every few seconds. This is no limit on speed, which tests measure where it matters: a
-/// machine that stands still for half a minute makes no test fail.
+/// How long a test waits for what happens at once or every few seconds. This is no limit on speed, which
+/// tests measure where it matters: a machine that stands still for half a minute makes no test fail.
 pub const SOON: Duration = Duration::from_secs(90);
 
 /// Polls `condition` until it holds.

@@ -32,8 +32,8 @@ pub struct Names {
 const QUESTION_TAIL_BYTES: usize = 4;
 
 impl Names {
-    /// `reply` is given the name, without its final dot, and how many questions about it came before. A lookup is two
-    /// questions, one for each family.
+    /// `reply` is given the name, without its final dot, and how many questions about it came before. A
+    /// lookup is two questions, one for each family.
     pub async fn start(reply: impl Fn(&str, usize) -> Reply + Send + 'static) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();

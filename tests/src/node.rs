@@ -14,8 +14,8 @@ use crate::{
 
 const SCRIPT: Script = Script("deploy/local/broker.sh");
 
-/// A process that suspends the write-ahead log of quorum queues until it gets a message: Erlang resumes what a process that ends has
-/// suspended.
+/// A process that suspends the write-ahead log of quorum queues until it gets a message: Erlang resumes what
+/// a process that ends has suspended.
 const STALL: &str = "Main = self(), \
     spawn(fun() -> \
         register(magnetite_stall, self()), \
@@ -88,7 +88,8 @@ impl Node {
         assert_eq!(url, self.url, "the node keeps its port");
     }
 
-    /// Waits until a queue holds nothing: neither ready, nor unacked, nor about to be dead-lettered. RabbitMQ counts every 5 s.
+    /// Waits until a queue holds nothing: neither ready, nor unacked, nor about to be dead-lettered. RabbitMQ
+    /// counts every 5 s.
     pub async fn wait_for_empty(&self, queue: &str, limit: Duration) {
         wait_for(&format!("{queue} is empty"), limit, || async {
             let queues = self.ctl(&["list_queues", "-q", "name", "messages"]).await;
@@ -120,7 +121,8 @@ impl Node {
         self.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
     }
 
-    /// Has its disk stand still: what quorum queues write is neither stored nor confirmed, and all else goes on.
+    /// Has its disk stand still: what quorum queues write is neither stored nor confirmed, and all else goes
+    /// on.
     pub async fn stall_disk(&self) {
         let answer = self.ctl(&["-q", "eval", STALL]).await;
         assert_eq!(answer.trim(), "stalled");
@@ -131,8 +133,8 @@ impl Node {
         self.ctl(&["-q", "eval", "magnetite_stall ! go."]).await;
     }
 
-    /// Has it listen for AMQP over TLS as well, on a port that is returned. Clients have to show a certificate of the authority, and may log in with
-    /// that alone, as the user that its name says.
+    /// Has it listen for AMQP over TLS as well, on a port that is returned. Clients have to show a
+    /// certificate of the authority, and may log in with that alone, as the user that its name says.
     pub async fn listen_with_tls(&self, server: &Issued, authority: &Certificates) -> u16 {
         let (port, options) = (free_port(), tls_options(server, authority));
         let start = format!(
@@ -149,7 +151,8 @@ impl Node {
         port
     }
 
-    /// Has its management API listen with TLS as well, on a port that is returned. Clients have to show a certificate of the authority.
+    /// Has its management API listen with TLS as well, on a port that is returned. Clients have to show a
+    /// certificate of the authority.
     pub async fn manage_with_tls(&self, server: &Issued, authority: &Certificates) -> u16 {
         let (port, options) = (free_port(), tls_options(server, authority));
         let start = format!(

@@ -31,7 +31,8 @@ impl Postgres {
         &self.url
     }
 
-    /// Has it take connections over TCP with TLS alone, from clients that show a certificate of the authority.
+    /// Has it take connections over TCP with TLS alone, from clients that show a certificate of the
+    /// authority.
     pub async fn require_tls(&self, server: &Issued, authority: &Certificates) {
         let data = self.directory.path().join("data");
         let owner = std::fs::metadata(&data).unwrap();

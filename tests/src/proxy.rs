@@ -71,7 +71,8 @@ struct Line {
 
 /// Small against what a slow line carries in a second.
 const CHUNK_BYTES: usize = 4096;
-/// What is under way in one direction of a connection, at most: the proxy's part of the buffers that any line has.
+/// What is under way in one direction of a connection, at most: the proxy's part of the buffers that any line
+/// has.
 const CHUNKS_MAX: usize = 64;
 
 impl Proxy {
@@ -111,7 +112,8 @@ impl Proxy {
         });
     }
 
-    /// Lets `bytes` more through in that direction, over whatever connections, and cuts the one that carried the last of them.
+    /// Lets `bytes` more through in that direction, over whatever connections, and cuts the one that carried
+    /// the last of them.
     pub fn cut_after(&self, way: Way, bytes: usize, how: Cut) {
         *self.shared.armed.lock().unwrap() = Some((way, bytes, how));
     }

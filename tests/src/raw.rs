@@ -32,7 +32,8 @@ pub struct RawMessage {
 }
 
 impl RawMessage {
-    /// For the events exchange, with an `app_id` and a routing key that are not UTF-8, so that lapin cannot read it.
+    /// For the events exchange, with an `app_id` and a routing key that are not UTF-8, so that lapin cannot
+    /// read it.
     pub fn unreadable(number: usize, body: String) -> Self {
         let app_id = [b"pipeline-\xe9" as &[u8], number.to_string().as_bytes()].concat();
         let persistent_and_app_id = (1_u16 << 12 | 1 << 3).to_be_bytes();

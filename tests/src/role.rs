@@ -24,8 +24,8 @@ pub struct Role {
 }
 
 impl Role {
-    /// Starts `command`, whose probes are at `port`. Its log goes to this process's standard error, which the test runner shows when the
-    /// test fails, and to `log`.
+    /// Starts `command`, whose probes are at `port`. Its log goes to this process's standard error, which the
+    /// test runner shows when the test fails, and to `log`.
     pub(crate) fn start(mut command: Command, port: u16, log: &Path) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         copy(child.stderr.take().expect("it is piped"), log);
@@ -71,7 +71,8 @@ impl Role {
         self.metric("magnetite_messages_unacked", "").await as u64
     }
 
-    /// Waits until it holds `count` messages of the queue unacked, `held` being all queues of held deliveries; of all queues if it is empty.
+    /// Waits until it holds `count` messages of the queue unacked, `held` being all queues of held
+    /// deliveries; of all queues if it is empty.
     pub async fn wait_for_unacked(&self, queue: &str, count: u64, limit: Duration) {
         wait_for(&format!("{count} unacked of {queue:?}"), limit, || async {
             let label = if queue.is_empty() {
@@ -138,7 +139,8 @@ pub fn memory_kib(pid: u32, field: &str) -> u64 {
     kib.parse().unwrap()
 }
 
-/// A role's command with a port for its probes, and few lines in its log unless the command has that otherwise.
+/// A role's command with a port for its probes, and few lines in its log unless the command has that
+/// otherwise.
 pub(crate) fn probed(mut command: Command) -> (Command, u16) {
     const FILTER: &str = "MAGNETITE_LOG__FILTER";
     let port = free_port();

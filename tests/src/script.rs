@@ -22,7 +22,8 @@ impl Script {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// Runs it while something is dropped, where nothing more can be done about a failure. Returns what it printed.
+    /// Runs it while something is dropped, where nothing more can be done about a failure. Returns what it
+    /// printed.
     pub(crate) fn run_last(&self, verb: &str, directory: &Path) -> String {
         let mut command = std::process::Command::new(self.path());
         let output = command.arg(verb).arg(directory).output();

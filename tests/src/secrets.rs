@@ -14,8 +14,9 @@ impl Secrets {
         self.0.lock().unwrap().push(secret.to_owned());
     }
 
-    /// Panics when one of the files in `directory` has a secret in it, the part of one that is random, or a key. The keys are those of the
-    /// files `*.key`, which alone may hold them, and that of PostgreSQL. Files `*.secret` are a receiver's.
+    /// Panics when one of the files in `directory` has a secret in it, the part of one that is random, or a
+    /// key. The keys are those of the files `*.key`, which alone may hold them, and that of PostgreSQL.
+    /// Files `*.secret` are a receiver's.
     pub(crate) fn assert_nothing_in_clear(&self, directory: &Path) {
         let mut secrets = self.0.lock().unwrap().clone();
         secrets.push(SEALING_KEY.to_owned());

@@ -14,7 +14,8 @@ pub struct ShiftedClock {
     ahead: Duration,
 }
 
-/// Asks the kernel by system calls, which it does not replace. Only the wall clock is shifted, as when it is set.
+/// Asks the kernel by system calls, which it does not replace. Only the wall clock is shifted, as when it is
+/// set.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-//! Which addresses a process asked the kernel for: `strace` at its system calls, whatever the process says of itself.
+//! Which addresses a process asked the kernel for: `strace` at its system calls, whatever the process says of
+//! itself.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -18,8 +19,8 @@ pub struct Socket {
 }
 
 impl Trace {
-    /// The same command under `strace`, which writes to `file`. The child is the command itself: its process id, its
-    /// signals and its exit code are its own.
+    /// The same command under `strace`, which writes to `file`. The child is the command itself: its process
+    /// id, its signals and its exit code are its own.
     pub fn of(command: &Command, file: PathBuf) -> (Command, Self) {
         let (inner, mut traced) = (command.as_std(), Command::new("strace"));
         // -D: strace is the grandchild. -f: all threads. -yy: the protocol of each socket.
@@ -59,7 +60,8 @@ impl Trace {
 }
 
 /// What a line of the trace points a socket at. Such a line is
-/// `71 connect(9<TCPv6:[4]>, {sa_family=AF_INET6, sin6_port=htons(80), ..., inet_pton(AF_INET6, "::1", &sin6_addr), ...}, 28) = 0`.
+/// `71 connect(9<TCPv6:[4]>, {sa_family=AF_INET6, sin6_port=htons(80), ..., inet_pton(AF_INET6, "::1",
+/// &sin6_addr), ...}, 28) = 0`.
 fn socket(line: &str) -> Option<Socket> {
     let call = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
     // The end of a call that another thread's line interrupted: its arguments stand in the first part.

@@ -1,7 +1,7 @@
 //! Who may do what: one decision for every request, before any handler.
 //!
-//! What an operation needs stands in the OpenAPI document, in its `security`; [`Operations`] is read from there. A route that is not in
-//! the document is denied as if it were not there, whatever it would do.
+//! What an operation needs stands in the OpenAPI document, in its `security`; [`Operations`] is read from
+//! there. A route that is not in the document is denied as if it were not there, whatever it would do.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -1,8 +1,10 @@
-//! The body of a request: read once the caller is known and before the request takes a slot, and counted as long as its bytes are kept.
+//! The body of a request: read once the caller is known and before the request takes a slot, and counted as
+//! long as its bytes are kept.
 //!
-//! A request whose body arrives slowly holds one of the places for arriving bodies and the bytes that have arrived, but no slot. One
-//! organization and one key may hold only a share of either (see [`Shares`](crate::shares::Shares)). The time is bounded as well:
-//! [`BODY_TIMEOUT`] in all, and [`PACE_BYTES`] in each [`PACE`].
+//! A request whose body arrives slowly holds one of the places for arriving bodies and the bytes that have
+//! arrived, but no slot. One organization and one key may hold only a share of either (see
+//! [`Shares`](crate::shares::Shares)). The time is bounded as well: [`BODY_TIMEOUT`] in all, and
+//! [`PACE_BYTES`] in each [`PACE`].
 
 use std::time::Duration;
 
@@ -30,8 +32,8 @@ const PACE_BYTES: usize = 16 * 1024;
 /// The least by which a buffer grows, so that a body of many small chunks is not copied for each of them.
 const GROWTH_BYTES: usize = 4 * 1024;
 
-/// Reads the body, takes a slot, and passes the request on. An operation without a key reads no body and takes no slot: it is answered
-/// from memory.
+/// Reads the body, takes a slot, and passes the request on. An operation without a key reads no body and
+/// takes no slot: it is answered from memory.
 pub(crate) async fn receive(State(context): State<Context>, request: Request, next: Next) -> Response {
     let Some(caller) = request.extensions().get::<Caller>().cloned() else {
         return next.run(request.map(|_| Body::empty())).await;
@@ -76,8 +78,9 @@ async fn read(context: &Context, caller: &Caller, body: Body) -> Result<Body, Pr
     Ok(Body::from(Bytes::from_owner(kept)))
 }
 
-/// The bytes of a body that have arrived, with their share of the bytes of all bodies. An event that waits for the broker is a part of its
-/// request's body, and may outlive the request; the share is given back with the last part.
+/// The bytes of a body that have arrived, with their share of the bytes of all bodies. An event that waits
+/// for the broker is a part of its request's body, and may outlive the request; the share is given back with
+/// the last part.
 struct Kept {
     bytes: Vec<u8>,
     share: Share,
@@ -90,7 +93,8 @@ impl AsRef<[u8]> for Kept {
 }
 
 impl Kept {
-    /// Copies a chunk, which may be a small part of a large buffer. Returns whether the caller's share had room for it.
+    /// Copies a chunk, which may be a small part of a large buffer. Returns whether the caller's share had
+    /// room for it.
     fn add(&mut self, chunk: &[u8], capacity_max: usize) -> bool {
         let needed = self.bytes.len() + chunk.len();
         if needed > self.bytes.capacity() {

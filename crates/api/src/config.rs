@@ -17,8 +17,9 @@ pub struct Config {
     pub shutdown_deadline: Duration,
 }
 
-/// The most requests that are worked on at once; further ones are answered with 503. One key gets at most a quarter of these, and one
-/// organization half, as of the three limits below: see [`Shares`](crate::shares::Shares).
+/// The most requests that are worked on at once; further ones are answered with 503. One key gets at most a
+/// quarter of these, and one organization half, as of the three limits below: see
+/// [`Shares`](crate::shares::Shares).
 pub(crate) const IN_FLIGHT_MAX: usize = 1024;
 /// The most requests whose bodies are arriving. Slow bodies leave half of the connections to other requests.
 pub(crate) const ARRIVING_MAX: usize = CONNECTIONS_MAX / 2;
@@ -34,7 +35,8 @@ pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
 
 impl Config {
-    /// The most bytes of bodies in memory: [`BODIES_BYTES_MAX`], or more where a body may be so large that one key's quarter could not hold it.
+    /// The most bytes of bodies in memory: [`BODIES_BYTES_MAX`], or more where a body may be so large that
+    /// one key's quarter could not hold it.
     pub(crate) fn bodies_bytes_max(&self) -> usize {
         BODIES_BYTES_MAX.max(4 * self.body_bytes_max)
     }
@@ -46,7 +48,8 @@ impl Default for Config {
             body_bytes_max: 1024 * 1024,
             rate_per_key: 5_000,
             endpoints_per_organization_max: 1_000,
-            // Longer than proxies keep connections idle (60 s in most), so that none sends a request on one that is being closed.
+            // Longer than proxies keep connections idle (60 s in most), so that none sends a request on one
+            // that is being closed.
             idle_timeout: Duration::from_secs(75),
             shutdown_deadline: Duration::from_secs(25),
         }

@@ -27,7 +27,8 @@ pub(crate) struct OptionalJson<T>(pub(crate) T);
 /// The parameters of the query. Those that nobody knows are refused, since their senders count on them.
 pub(crate) struct Query<T>(pub(crate) T);
 
-/// The last id in the path: 1 to 128 characters of `[A-Za-z0-9_-]`. Nothing has another one, so it is not found.
+/// The last id in the path: 1 to 128 characters of `[A-Za-z0-9_-]`. Nothing has another one, so it is not
+/// found.
 pub(crate) struct Id(pub(crate) String);
 
 const JSON: [&str; 2] = ["application/json", "application/merge-patch+json"];

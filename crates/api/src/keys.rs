@@ -1,8 +1,8 @@
 //! Who has which key, without asking the database for every request.
 //!
-//! What the database says of a key counts for a second: a key that is revoked lets nobody in a second later, and a key that was just made
-//! is known a second after it was first tried. While the database is away, what it said last counts for up to an hour: publishing goes
-//! on, and nobody can revoke a key meanwhile anyway.
+//! What the database says of a key counts for a second: a key that is revoked lets nobody in a second later,
+//! and a key that was just made is known a second after it was first tried. While the database is away, what
+//! it said last counts for up to an hour: publishing goes on, and nobody can revoke a key meanwhile anyway.
 
 use std::{
     num::NonZeroU32,
@@ -81,7 +81,8 @@ impl Keys {
         }
     }
 
-    /// The key, also one that has expired or was revoked. Requests that ask at once share one answer of the database.
+    /// The key, also one that has expired or was revoked. Requests that ask at once share one answer of the
+    /// database.
     ///
     /// # Errors
     /// When the database is away, and the key was not seen in the last hour.

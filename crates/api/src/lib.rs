@@ -6,32 +6,38 @@
 //! request -> observe (id, log, metric) -> admit (key, rate, scope) -> receive (body, slot) -> handler -> store | egress | producer
 //! ```
 //!
-//! [`run`] is the role `api`: a listener, and a router of handlers in `routes`, each of which documents itself. The OpenAPI
-//! document is made of these descriptions, and it decides: what an operation needs is read from the document by `auth`, so that what is
-//! documented is what is enforced, and a route without a description is denied. Whoever is let in is a `Caller`: a key and its
-//! organization, outside of which nothing is there.
+//! [`run`] is the role `api`: a listener, and a router of handlers in `routes`, each of which documents
+//! itself. The OpenAPI document is made of these descriptions, and it decides: what an operation needs is
+//! read from the document by `auth`, so that what is documented is what is enforced, and a route without a
+//! description is denied. Whoever is let in is a `Caller`: a key and its organization, outside of which
+//! nothing is there.
 //!
-//! Handlers call [`service`], as the command line does, and show the results as [`service::view`] has them. Events go to the broker through `publishing`,
-//! many requests in one window of confirms, and are answered after their own confirm; their bytes are those of the body.
+//! Handlers call [`service`], as the command line does, and show the results as [`service::view`] has them.
+//! Events go to the broker through `publishing`, many requests in one window of confirms, and are answered
+//! after their own confirm; their bytes are those of the body.
 //!
 //! # What survives a crash
 //!
-//! All that was answered: endpoints are in the database, events in the broker. Nothing is kept here but caches, and when keys were last
-//! used, of which a crash loses a minute.
+//! All that was answered: endpoints are in the database, events in the broker. Nothing is kept here but
+//! caches, and when keys were last used, of which a crash loses a minute.
 //!
 //! # Invariants
 //!
-//! - A request that changes an endpoint is answered when every running worker acts on the change, or names those that are not known to.
+//! - A request that changes an endpoint is answered when every running worker acts on the change, or names
+//!   those that are not known to.
 //! - 202 is answered after the broker's confirm, never before.
-//! - An operation does what it does for its caller's organization alone: another one's id is answered like one that does not exist.
+//! - An operation does what it does for its caller's organization alone: another one's id is answered like
+//!   one that does not exist.
 //! - No answer, line of the log or metric has a key; a secret is in the answer that made it and in no other.
 //! - Everything that goes wrong is a `Problem`, also what axum and the layers answer with.
-//! - Bounded: connections, requests that are worked on, their bodies and their time, keys that are remembered, events that wait. One key may
-//!   hold at most a quarter of what requests share, and one organization half (`shares`).
+//! - Bounded: connections, requests that are worked on, their bodies and their time, keys that are
+//!   remembered, events that wait. One key may hold at most a quarter of what requests share, and one
+//!   organization half (`shares`).
 //!
 //! # Deliberately absent
 //!
-//! TLS and limits by address: a proxy's job. Sessions, cookies, CORS: whoever calls has a key, and a browser is no place for it.
+//! TLS and limits by address: a proxy's job. Sessions, cookies, CORS: whoever calls has a key, and a browser
+//! is no place for it.
 
 mod config;
 mod schema;
@@ -84,13 +90,15 @@ pub struct Deps {
     pub broker: broker::Config,
     /// Its queues, for what is sent again.
     pub topology: Topology,
-    /// After how long a delivery that is still pending was lost: all its attempts, the delays between them, and waiting for a slot.
+    /// After how long a delivery that is still pending was lost: all its attempts, the delays between them,
+    /// and waiting for a slot.
     pub late: Duration,
     /// Where endpoints, keys and the journal are; its schema must be up to date.
     pub store: Store,
     /// Judges URLs.
     pub egress: Egress,
-    /// Why this process could not write its row in the table of roles the last time, which it does every second; `None` if it could.
+    /// Why this process could not write its row in the table of roles the last time, which it does every
+    /// second; `None` if it could.
     pub database: watch::Receiver<Option<String>>,
     /// Receives what the API waits for; `None` while it can publish.
     pub readiness: watch::Sender<Option<String>>,
@@ -98,7 +106,8 @@ pub struct Deps {
     pub degraded: watch::Sender<Option<String>>,
 }
 
-/// Serves until `stop` is cancelled, and then finishes the requests under way, until [`Config::shutdown_deadline`].
+/// Serves until `stop` is cancelled, and then finishes the requests under way, until
+/// [`Config::shutdown_deadline`].
 ///
 /// A broker or database that is away is answered with 503.
 pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {

@@ -23,7 +23,8 @@ use crate::{
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ID_CHARS_MAX: usize = 128;
 
-/// The broker or the database is away, or there is too much to do: each request of that time is answered with 503.
+/// The broker or the database is away, or there is too much to do: each request of that time is answered with
+/// 503.
 static UNAVAILABLE: Lasting = Lasting::new();
 
 /// The outermost layer.

@@ -1,8 +1,9 @@
-//! The OpenAPI document: made of the handlers' own descriptions, and completed with what is the same for all of them.
+//! The OpenAPI document: made of the handlers' own descriptions, and completed with what is the same for all
+//! of them.
 //!
-//! A handler documents what is its own: parameters, bodies, answers, the scope it needs. Added here: the problems that follow from that
-//! (who needs a key can be told that it is revoked, who reads a body can be told that it is too large), the problems' form, and the
-//! headers that every answer has.
+//! A handler documents what is its own: parameters, bodies, answers, the scope it needs. Added here: the
+//! problems that follow from that (who needs a key can be told that it is revoked, who reads a body can be
+//! told that it is too large), the problems' form, and the headers that every answer has.
 
 mod schemas;
 

@@ -1,8 +1,9 @@
 //! Listings, a page at a time.
 //!
-//! A page is asked for with `limit` and, for the ones that follow, with the `cursor` that the one before gave. A cursor is a place in the
-//! listing, not a number of things: what is added or removed meanwhile neither repeats nor hides anything else. Nobody is to look into
-//! it, and nothing depends on whether somebody did: a listing is of the key's organization whatever the cursor says.
+//! A page is asked for with `limit` and, for the ones that follow, with the `cursor` that the one before
+//! gave. A cursor is a place in the listing, not a number of things: what is added or removed meanwhile
+//! neither repeats nor hides anything else. Nobody is to look into it, and nothing depends on whether
+//! somebody did: a listing is of the key's organization whatever the cursor says.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -73,8 +74,8 @@ impl Page {
 }
 
 impl<T> Listing<T> {
-    /// From one thing more than there is place for, so that the last page is known to be the last. `place` is where the next page begins
-    /// when this is its last thing.
+    /// From one thing more than there is place for, so that the last page is known to be the last. `place` is
+    /// where the next page begins when this is its last thing.
     pub(crate) fn new<R, C: Serialize>(
         mut rows: Vec<R>,
         limit: u32,

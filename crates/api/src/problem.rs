@@ -11,8 +11,8 @@
 //! }
 //! ```
 //!
-//! A handler returns a [`Problem`]; `observe` gives it the request's id and makes the body, also for errors that axum and the layers
-//! answer with.
+//! A handler returns a [`Problem`]; `observe` gives it the request's id and makes the body, also for errors
+//! that axum and the layers answer with.
 
 mod kind;
 

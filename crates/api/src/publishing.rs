@@ -4,8 +4,9 @@
 //! request -> queue -> group (all that wait, 256 at most) -> producer: published, confirmed -> request
 //! ```
 //!
-//! A confirm is a wait for the broker's disk, and one for each event would be slow. So while some groups are being confirmed the next one
-//! gathers; there are no timers: an event that comes alone goes at once. A request hears of its own event's confirm and of no other's.
+//! A confirm is a wait for the broker's disk, and one for each event would be slow. So while some groups are
+//! being confirmed the next one gathers; there are no timers: an event that comes alone goes at once. A
+//! request hears of its own event's confirm and of no other's.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,9 +20,11 @@ use crate::problem::{Kind, Problem};
 const GROUP_MAX: usize = 256;
 /// The most groups that are being confirmed. More would be smaller, and no faster.
 const GROUPS_MAX: usize = 4;
-/// The most events that wait for a group; further requests wait to be let in. As many as requests that are worked on.
+/// The most events that wait for a group; further requests wait to be let in. As many as requests that are
+/// worked on.
 const WAITING_MAX: usize = 1024;
-/// How long a broker that is away or blocks is waited for before a request is told. A connection that was just lost is often back.
+/// How long a broker that is away or blocks is waited for before a request is told. A connection that was
+/// just lost is often back.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a publish may take. A client waits for it.
 pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,8 +66,8 @@ impl Publishing {
         answer.map_err(|error| unconfirmed(&error))
     }
 
-    /// Publishes events that were checked, in their order. Those that came before an error may be published; they have the same ids when
-    /// they are published again.
+    /// Publishes events that were checked, in their order. Those that came before an error may be published;
+    /// they have the same ids when they are published again.
     ///
     /// # Errors
     /// When one of them is not known to be published: the first one's error.

@@ -1,6 +1,7 @@
 //! Reports for `/readyz` whether the API can do its main job: publish events.
 //!
-//! An API that cannot write to the database, or cannot send deliveries again, still publishes. It stays ready and reports itself as degraded.
+//! An API that cannot write to the database, or cannot send deliveries again, still publishes. It stays ready
+//! and reports itself as degraded.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ pub(crate) struct Readiness {
     /// Publishes deliveries that are sent again. The broker tells it of an alarm before it publishes.
     pub(crate) resending: Link,
     pub(crate) topology: Topology,
-    /// Why this process could not write its row in the table of roles the last time, which it does every second; `None` if it could.
+    /// Why this process could not write its row in the table of roles the last time, which it does every
+    /// second; `None` if it could.
     pub(crate) database: watch::Receiver<Option<String>>,
 }
 

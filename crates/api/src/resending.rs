@@ -1,4 +1,5 @@
-//! The connection over which deliveries are sent again and workers are told of changes, and what its failures mean to a client.
+//! The connection over which deliveries are sent again and workers are told of changes, and what its failures
+//! mean to a client.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What there is, by the thing that it is about. Each handler documents itself; what it needs stands in its `security`.
+//! What there is, by the thing that it is about. Each handler documents itself; what it needs stands in its
+//! `security`.
 
 mod endpoints;
 mod event_types;

@@ -1,6 +1,7 @@
 //! Units that requests share, and how many of them one organization and one key may hold.
 //!
-//! - An organization may hold at most as many units as are still free: alone it gets half of them, two get a third each.
+//! - An organization may hold at most as many units as are still free: alone it gets half of them, two get a
+//!   third each.
 //! - A key may hold at most as many units as its organization may still take: alone it gets a quarter.
 //! - An organization or key that holds nothing is given what it asks for, as long as that is free.
 //!

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-/// Unix milliseconds, 0 for the beginning of time. A time before 2001 is refused: the number is one of seconds.
+/// Unix milliseconds, 0 for the beginning of time. A time before 2001 is refused: the number is one of
+/// seconds.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "u64")]
 pub(crate) struct UnixMs(pub(crate) u64);

@@ -1,11 +1,12 @@
 //! Settling what was consumed.
 //!
-//! Each channel that consumes has a [`Lane`]: it knows which delivery tags are open, and one task of it writes the acks.
-//! When no tag is open any more, everything is acked at once. While others are in work, acks gather, and one `multiple` ack covers
-//! the settled prefix. What is settled behind a tag that is still open waits for the prefix to catch up, which it mostly does
-//! within milliseconds, but not for long, and not when it comes to half of the prefetch: then single acks cover it, so that one
-//! attempt that hangs holds back nothing but itself. An ack costs RabbitMQ and us as much as a small message does, whether it
-//! settles one message or a hundred.
+//! Each channel that consumes has a [`Lane`]: it knows which delivery tags are open, and one task of it
+//! writes the acks. When no tag is open any more, everything is acked at once. While others are in work, acks
+//! gather, and one `multiple` ack covers the settled prefix. What is settled behind a tag that is still open
+//! waits for the prefix to catch up, which it mostly does within milliseconds, but not for long, and not when
+//! it comes to half of the prefetch: then single acks cover it, so that one attempt that hangs holds back
+//! nothing but itself. An ack costs RabbitMQ and us as much as a small message does, whether it settles one
+//! message or a hundred.
 
 use std::{
     collections::BTreeSet,
@@ -29,7 +30,8 @@ use tokio::{
 
 use crate::meters;
 
-/// Settles one message. Dropping it settles nothing: the broker hands the message out again when the channel ends.
+/// Settles one message. Dropping it settles nothing: the broker hands the message out again when the channel
+/// ends.
 #[derive(Clone, Debug)]
 pub struct AckHandle {
     lane: Arc<Lane>,
@@ -55,7 +57,8 @@ pub(crate) struct Lane {
     settled: mpsc::UnboundedSender<Settle>,
 }
 
-/// Tags that were handed out and not yet settled, and the gauge of how many there are, in which those of an earlier channel have a part.
+/// Tags that were handed out and not yet settled, and the gauge of how many there are, in which those of an
+/// earlier channel have a part.
 struct Open {
     tags: Mutex<BTreeSet<u64>>,
     unacked: Gauge,
@@ -68,7 +71,8 @@ enum Settle {
 }
 
 impl AckHandle {
-    /// Acks the message: the broker forgets it. Returns at once; the ack is written soon, together with others.
+    /// Acks the message: the broker forgets it. Returns at once; the ack is written soon, together with
+    /// others.
     pub fn ack(&self) {
         // Nobody listens any more when the channel is gone, and then the broker hands the message out again.
         let _ = self.lane.settled.send(Settle::Ack(self.tag));
@@ -84,14 +88,16 @@ impl AckHandle {
         Origin(Arc::downgrade(&self.lane))
     }
 
-    /// Whether an ack can still reach the broker. `false` means that the message will be or was handed out again.
+    /// Whether an ack can still reach the broker. `false` means that the message will be or was handed out
+    /// again.
     pub fn is_live(&self) -> bool {
         self.lane.is_live()
     }
 }
 
 impl Lane {
-    /// Begins to write acks for what comes over this channel from the queue that metrics call `queue`. The task ends when the lane's last handle is gone.
+    /// Begins to write acks for what comes over this channel from the queue that metrics call `queue`. The
+    /// task ends when the lane's last handle is gone.
     pub(crate) fn open(channel: Channel, queue: &str, prefetch: u16) -> (Arc<Self>, JoinHandle<()>) {
         let (settled, settles) = mpsc::unbounded_channel();
         let unacked = meters::UNACKED.level([queue]);
@@ -161,8 +167,8 @@ impl Drop for Open {
 
 /// Settled messages that are acked together without waiting for more.
 const ACKED_TOGETHER: usize = 32;
-/// How long a settled message waits for the prefix to catch up: many times what a fast endpoint takes, and few messages to
-/// deliver again after a crash.
+/// How long a settled message waits for the prefix to catch up: many times what a fast endpoint takes, and
+/// few messages to deliver again after a crash.
 const ACK_WAIT: Duration = Duration::from_millis(50);
 
 /// Writes acks until every handle of the lane is gone or the channel is.
@@ -241,10 +247,12 @@ impl Gathered {
         }
     }
 
-    /// Takes settled tags off the open ones and says which frames to write, in this order: one ack for the prefix before the
-    /// first open tag, and one each for the rest. A requeued tag counts as open for the prefix, which must not ack it.
+    /// Takes settled tags off the open ones and says which frames to write, in this order: one ack for the
+    /// prefix before the first open tag, and one each for the rest. A requeued tag counts as open for the
+    /// prefix, which must not ack it.
     ///
-    /// Unless it `is_due` or has become too much, the rest waits, and so does a short prefix while any tag is open.
+    /// Unless it `is_due` or has become too much, the rest waits, and so does a short prefix while any tag is
+    /// open.
     fn plan(&mut self, open: &mut BTreeSet<u64>, batch: &[Settle], is_due: bool) -> Plan {
         let mut plan = Plan::default();
         for settle in batch {

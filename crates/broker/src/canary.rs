@@ -1,14 +1,16 @@
 //! Canaries: messages that tell a missing binding.
 //!
-//! AMQP cannot be asked for bindings, and declaring one again would hide that it had been removed. So a worker publishes a canary as it would a
-//! message of that exchange and key, `mandatory`: RabbitMQ returns it if no queue takes it. If a queue does, the canary comes to a
-//! consumer, which acknowledges it and does nothing else ([`consume`](crate::consume), in every role).
+//! AMQP cannot be asked for bindings, and declaring one again would hide that it had been removed. So a
+//! worker publishes a canary as it would a message of that exchange and key, `mandatory`: RabbitMQ returns it
+//! if no queue takes it. If a queue does, the canary comes to a consumer, which acknowledges it and does
+//! nothing else ([`consume`](crate::consume), in every role).
 //!
-//! A canary has no body and its own `type`. An event has a body, so nothing that a publisher sends is taken for one by mistake. A worker of
-//! an earlier version sets it aside as a rejected message, with the same body and type, and recorders, which are
-//! upgraded first, drop it there.
+//! A canary has no body and its own `type`. An event has a body, so nothing that a publisher sends is taken
+//! for one by mistake. A worker of an earlier version sets it aside as a rejected message, with the same body
+//! and type, and recorders, which are upgraded first, drop it there.
 //!
-//! What is not told: that our queue is unbound while another queue takes the canary, one that an operator has bound with `#`.
+//! What is not told: that our queue is unbound while another queue takes the canary, one that an operator has
+//! bound with `#`.
 
 use bytes::Bytes;
 use lapin::BasicProperties;
@@ -48,7 +50,8 @@ impl Topology {
     /// Publishes a canary over each binding, and returns those that are missing.
     ///
     /// # Errors
-    /// When a canary is neither confirmed nor returned: that of an exchange which does not exist, for instance.
+    /// When a canary is neither confirmed nor returned: that of an exchange which does not exist, for
+    /// instance.
     pub async fn missing_bindings(&self, publisher: &Publisher) -> Result<Vec<Binding>, PublishError> {
         let mut missing = Vec::new();
         for binding in self.bindings() {

@@ -1,7 +1,9 @@
-//! Telling workers that an endpoint was changed, so that they look at once instead of when their interval is over.
+//! Telling workers that an endpoint was changed, so that they look at once instead of when their interval is
+//! over.
 //!
-//! A message says that something changed and nothing else: workers read from the database what it was. No message is confirmed, because
-//! none is needed: a worker that misses one finds the change at its next look, a quarter of a second later.
+//! A message says that something changed and nothing else: workers read from the database what it was. No
+//! message is confirmed, because none is needed: a worker that misses one finds the change at its next look,
+//! a quarter of a second later.
 
 use std::{
     sync::{
@@ -31,7 +33,8 @@ use crate::{
     tail::WATCH,
 };
 
-/// How long telling may take. The caller waits for the workers in any case; after this time being told makes them no faster.
+/// How long telling may take. The caller waits for the workers in any case; after this time being told makes
+/// them no faster.
 const TELL_MAX: Duration = Duration::from_secs(1);
 /// When nothing came for this long, it is found out whether something would.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
@@ -39,12 +42,14 @@ const SILENCE_MAX: Duration = Duration::from_mins(1);
 const TOLD_MAX: Duration = Duration::from_secs(5);
 /// How long declaring and binding a queue may take.
 const OPEN_MAX: Duration = Duration::from_secs(30);
-/// Room for one message of each command that watches, and a few changes. All changes say the same, so a worker needs only one of them.
+/// Room for one message of each command that watches, and a few changes. All changes say the same, so a
+/// worker needs only one of them.
 const QUEUE_LENGTH_MAX: i64 = 16;
 
 impl Topology {
-    /// The fanout exchange by which workers are told that an endpoint was changed. Each of them has a queue there that goes with its
-    /// connection; a message says nothing but that there is something to look for in the database.
+    /// The fanout exchange by which workers are told that an endpoint was changed. Each of them has a queue
+    /// there that goes with its connection; a message says nothing but that there is something to look
+    /// for in the database.
     pub fn changes_exchange(&self) -> String {
         self.named("changes")
     }
@@ -110,7 +115,8 @@ impl Changes {
         self.link().is_ok_and(Link::is_writable)
     }
 
-    /// Tells every connected worker to look for changes now. Returns after a second at most, whether or not a worker was told.
+    /// Tells every connected worker to look for changes now. Returns after a second at most, whether or not a
+    /// worker was told.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -141,8 +147,8 @@ impl Changes {
         false
     }
 
-    /// Whether the worker of this name is connected now: it has an exclusive queue then or, up to an earlier version, a consumer of a queue
-    /// of its own.
+    /// Whether the worker of this name is connected now: it has an exclusive queue then or, up to an earlier
+    /// version, a consumer of a queue of its own.
     /// `None` when the broker does not answer within a second.
     ///
     /// # Cancel safety
@@ -182,11 +188,12 @@ impl Changes {
     }
 }
 
-/// Calls `changed` for each change that is [told](Changes::tell), and whenever one may have been missed, until `stop`. Calls `watched` with the
-/// name of the queue of a command that [tails](crate::tail()) the journal. The topology is a worker's.
+/// Calls `changed` for each change that is [told](Changes::tell), and whenever one may have been missed,
+/// until `stop`. Calls `watched` with the name of the queue of a command that [tails](crate::tail()) the
+/// journal. The topology is a worker's.
 ///
-/// A minute without a change is ended by a message of its own, over `publishing`, which is then what all workers are told. If it does not
-/// come, the queue is not bound any more: a new one is made.
+/// A minute without a change is ended by a message of its own, over `publishing`, which is then what all
+/// workers are told. If it does not come, the queue is not bound any more: a new one is made.
 pub async fn follow_changes(
     link: &Link,
     publishing: &Link,
@@ -277,8 +284,8 @@ async fn follow(
     }
 }
 
-/// A queue that goes with its connection. Its name is used once: the broker may not have noticed yet that an earlier connection is lost,
-/// and keeps that one's queue for it alone.
+/// A queue that goes with its connection. Its name is used once: the broker may not have noticed yet that an
+/// earlier connection is lost, and keeps that one's queue for it alone.
 async fn open(link: &Link, topology: &Topology) -> Result<lapin::Consumer, ChannelError> {
     static OPENED: AtomicU64 = AtomicU64::new(0);
     let queue = topology.changes_queue(OPENED.fetch_add(1, Ordering::Relaxed));

@@ -18,10 +18,11 @@ pub struct Config {
     tls: Connector,
     /// Prefix of every exchange and queue name.
     pub prefix: String,
-    /// How long a publish may take from the call to its confirm. Time in which the process stood still is not counted.
+    /// How long a publish may take from the call to its confirm. Time in which the process stood still is
+    /// not counted.
     pub publish_timeout: Duration,
-    /// How long a publish that must not be repeated waits for its confirm before the connection is replaced. Well below the 30 minutes
-    /// for which RabbitMQ lets a consumer hold a message.
+    /// How long a publish that must not be repeated waits for its confirm before the connection is replaced.
+    /// Well below the 30 minutes for which RabbitMQ lets a consumer hold a message.
     pub confirm_age_max: Duration,
     /// How many channels publish at once, at most.
     pub channels_max: usize,
@@ -54,9 +55,10 @@ pub enum BadUrl {
 pub struct BadManagementUrl;
 
 impl Config {
-    /// Reads `amqp://` or `amqps://`, or several of them with commas between, which are then the nodes of one cluster: any
-    /// will do. (A comma inside of a URL is `%2C`.) `heartbeat` (seconds) and `connection_timeout` (milliseconds) may be
-    /// given in each URL's query and are 10 and 5000 otherwise. A publish has 10 s, and 8 channels publish at once.
+    /// Reads `amqp://` or `amqps://`, or several of them with commas between, which are then the nodes of one
+    /// cluster: any will do. (A comma inside of a URL is `%2C`.) `heartbeat` (seconds) and
+    /// `connection_timeout` (milliseconds) may be given in each URL's query and are 10 and 5000
+    /// otherwise. A publish has 10 s, and 8 channels publish at once.
     ///
     /// # Errors
     /// When a URL is not an AMQP URL. The text never repeats it: it holds a password.
@@ -74,8 +76,8 @@ impl Config {
         })
     }
 
-    /// Names the addresses of the management HTTP API: one or several with commas between, or none. One without a user has
-    /// the broker's.
+    /// Names the addresses of the management HTTP API: one or several with commas between, or none. One
+    /// without a user has the broker's.
     ///
     /// # Errors
     /// When one is not an HTTP URL. The text never repeats it.
@@ -92,11 +94,12 @@ impl Config {
         Ok(self)
     }
 
-    /// Sets what connections by AMQP, and to the addresses of the management HTTP API that were named before, are secured with.
-    /// [`Tls::server_name`] is for AMQP alone.
+    /// Sets what connections by AMQP, and to the addresses of the management HTTP API that were named before,
+    /// are secured with. [`Tls::server_name`] is for AMQP alone.
     ///
     /// # Errors
-    /// When something in it cannot be used, or there is no TLS to use it for. The text names the part and holds no key.
+    /// When something in it cannot be used, or there is no TLS to use it for. The text names the part and
+    /// holds no key.
     pub fn with_tls(mut self, tls: &Tls) -> Result<Self, BadTls> {
         let by_amqp = self.nodes.iter().any(Node::is_secured);
         let by_http = self.management.iter().any(|url| url.scheme() == "https");
@@ -165,13 +168,15 @@ impl Node {
         matches!(self.0.scheme, AMQPScheme::AMQPS)
     }
 
-    /// The bound on everything from the first packet until the broker has let us in: a node that hangs accepts connections, too.
+    /// The bound on everything from the first packet until the broker has let us in: a node that hangs
+    /// accepts connections, too.
     pub(crate) fn connect_timeout(&self) -> Duration {
         let timeout_ms = self.0.query.connection_timeout;
         Duration::from_millis(timeout_ms.unwrap_or(Self::CONNECT_TIMEOUT_MS))
     }
 
-    /// Where RabbitMQ has its management API by default, as seen from its AMQP port: 15672 and 5672, 15671 and 5671.
+    /// Where RabbitMQ has its management API by default, as seen from its AMQP port: 15672 and 5672, 15671
+    /// and 5671.
     fn management(&self) -> Option<Url> {
         let authority = &self.0.authority;
         let scheme = if self.is_secured() { "https" } else { "http" };

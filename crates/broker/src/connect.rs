@@ -1,8 +1,8 @@
 //! One try to connect, over a stream that is screened.
 //!
-//! lapin gives a connection a thread, which waits for the broker as long as the socket is open, also when nobody waits for the
-//! connection any more. A node that hangs accepts connections and never answers: each try would leave a thread and a socket
-//! behind. So a try that is given up closes its socket.
+//! lapin gives a connection a thread, which waits for the broker as long as the socket is open, also when
+//! nobody waits for the connection any more. A node that hangs accepts connections and never answers: each
+//! try would leave a thread and a socket behind. So a try that is given up closes its socket.
 
 use std::{
     io,

@@ -31,14 +31,15 @@ pub struct Incoming {
     pub ack: AckHandle,
 }
 
-/// Consumes `queue`, or the worker's own for [`Topology::held_pool`], until `stop`, with at most `prefetch` unsettled messages, handing each to `take`, which must not
-/// block. Declares the topology before it consumes, so that a broker that lost everything is set up again.
+/// Consumes `queue`, or the worker's own for [`Topology::held_pool`], until `stop`, with at most `prefetch`
+/// unsettled messages, handing each to `take`, which must not block. Declares the topology before it
+/// consumes, so that a broker that lost everything is set up again.
 ///
-/// After any fault (lost connection, closed channel, the queue deleted under us) it begins again with backoff, for ever.
-/// `consuming` is told when messages begin to arrive and when they cannot any more.
+/// After any fault (lost connection, closed channel, the queue deleted under us) it begins again with
+/// backoff, for ever. `consuming` is told when messages begin to arrive and when they cannot any more.
 ///
-/// On `stop` it cancels the consumer, hands back what arrived and was not taken, and returns; handles that were given out
-/// stay good, and the returned [`Unsettled`] waits for them.
+/// On `stop` it cancels the consumer, hands back what arrived and was not taken, and returns; handles that
+/// were given out stay good, and the returned [`Unsettled`] waits for them.
 pub async fn consume(
     link: &Link,
     topology: &Topology,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::{InspectError, Link, Topology};
 
 impl Topology {
-    /// How many messages are ready in each of the topology's queues; `None` for one that cannot be asked, because it is missing or this user
-    /// may not. Changes nothing.
+    /// How many messages are ready in each of the topology's queues; `None` for one that cannot be asked,
+    /// because it is missing or this user may not. Changes nothing.
     ///
     /// # Errors
     /// When there is no channel.
@@ -25,8 +25,8 @@ impl Topology {
         Ok(depths)
     }
 
-    /// How many messages are ready in the delay queue of this delay, whether or not it is one of the topology's; `None` when there is no
-    /// such queue, or this user may not ask.
+    /// How many messages are ready in the delay queue of this delay, whether or not it is one of the
+    /// topology's; `None` when there is no such queue, or this user may not ask.
     ///
     /// # Errors
     /// When there is no channel.

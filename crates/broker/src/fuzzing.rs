@@ -8,7 +8,8 @@ use crate::{Message, Outgoing, Source, Topology};
 
 const BODY: &[u8] = br#"{"event":"lead.created","timestamp":1703123456789,"organization_id":"o","project_id":"p","lead_id":"l","data":{}}"#;
 
-/// Reads `wire` as the properties of a message, as the client library does, and then the message as an event and as a delivery.
+/// Reads `wire` as the properties of a message, as the client library does, and then the message as an event
+/// and as a delivery.
 ///
 /// # Panics
 /// When what is read is not written back as it was, or cannot be set aside.

@@ -1,12 +1,13 @@
 //! Queues of held deliveries: a pool of them, of which each running worker has one.
 //!
-//! A queue of a worker's own name would outlive the worker by an hour, and with it every start of a worker that crashes over and over. So
-//! the queues are numbered, and a worker takes the lowest number that no other has. What tells is a second queue of the same number,
-//! exclusive to the connection that consumes the first: RabbitMQ refuses it to every other connection, and deletes it with this one.
-//! (It lets two consumers that call themselves exclusive share a quorum queue.)
+//! A queue of a worker's own name would outlive the worker by an hour, and with it every start of a worker
+//! that crashes over and over. So the queues are numbered, and a worker takes the lowest number that no other
+//! has. What tells is a second queue of the same number, exclusive to the connection that consumes the first:
+//! RabbitMQ refuses it to every other connection, and deletes it with this one. (It lets two consumers that
+//! call themselves exclusive share a quorum queue.)
 //!
-//! What a worker that died had in its queue comes due, one after the other, within seconds. A worker that took the queue before would
-//! begin with all of it at once, so it takes one that is empty.
+//! What a worker that died had in its queue comes due, one after the other, within seconds. A worker that
+//! took the queue before would begin with all of it at once, so it takes one that is empty.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +32,8 @@ const NUMBERS_MAX: u32 = 10_000;
 const CONSUMER_GONE_MAX: Duration = Duration::from_secs(1);
 const CONSUMER_GONE_POLL: Duration = Duration::from_millis(50);
 
-/// The number of a worker's queue of held deliveries, which all clones of its topology share; 0 until it has one.
+/// The number of a worker's queue of held deliveries, which all clones of its topology share; 0 until it has
+/// one.
 #[derive(Clone, Debug)]
 pub(crate) struct Number(Arc<watch::Sender<u32>>);
 
@@ -70,7 +72,8 @@ pub(crate) enum ClaimError {
 }
 
 impl Topology {
-    /// Stands for the queue of held deliveries that the worker has, or will have, in [`consume`](crate::consume).
+    /// Stands for the queue of held deliveries that the worker has, or will have, in
+    /// [`consume`](crate::consume).
     pub fn held_pool(&self) -> String {
         self.named("held")
     }
@@ -94,8 +97,8 @@ impl Topology {
         let _ = number.wait_for(|number| *number > 0).await;
     }
 
-    /// Takes a queue of held deliveries for as long as the connection lives: the one that the worker had before, or the first that no
-    /// other worker has, nor has left anything in.
+    /// Takes a queue of held deliveries for as long as the connection lives: the one that the worker had
+    /// before, or the first that no other worker has, nor has left anything in.
     pub(crate) async fn claim_held(&self, connection: &Connection) -> Result<(), ClaimError> {
         declare_exclusive(connection, &self.alive(self.worker())).await?;
         let before = self.number().get();
@@ -120,7 +123,8 @@ impl Topology {
     }
 }
 
-/// Whether nothing is left in the queue, which is declared. A consumer that died has its messages until it is gone, which may be a moment later.
+/// Whether nothing is left in the queue, which is declared. A consumer that died has its messages until it is
+/// gone, which may be a moment later.
 async fn is_empty(connection: &Connection, queue: &Queue) -> Result<bool, ClaimError> {
     let deadline = Instant::now() + CONSUMER_GONE_MAX;
     let channel = connection.create_channel().await?;

@@ -93,12 +93,12 @@ impl From<ChannelError> for InspectError {
 }
 
 impl Server {
-    /// Asks the broker for its product and version by beginning a handshake, which needs no credentials. Of several nodes
-    /// the first that answers speaks.
+    /// Asks the broker for its product and version by beginning a handshake, which needs no credentials. Of
+    /// several nodes the first that answers speaks.
     ///
     /// # Errors
-    /// When no node answers as something that speaks AMQP does, each within its URL's connection timeout: what was wrong
-    /// with the last.
+    /// When no node answers as something that speaks AMQP does, each within its URL's connection timeout:
+    /// what was wrong with the last.
     pub async fn of(config: &Config) -> Result<Self, InspectError> {
         let (first, others) = config.nodes().split_first().expect("there is at least one");
         let mut found = Self::of_node(first, config.tls()).await;
@@ -173,9 +173,11 @@ impl Topology {
         Ok(self.declare_on(&link.declaring().await?).await?)
     }
 
-    /// Compares everything with what is on the broker and changes nothing: each queue's state, or what is wrong.
+    /// Compares everything with what is on the broker and changes nothing: each queue's state, or what is
+    /// wrong.
     ///
-    /// Bindings and policies are not compared: AMQP has no question for them, and [`Management`](crate::Management) has.
+    /// Bindings and policies are not compared: AMQP has no question for them, and
+    /// [`Management`](crate::Management) has.
     ///
     /// # Errors
     /// When there is no channel.
@@ -183,7 +185,8 @@ impl Topology {
         // The broker closes the channel on every mismatch, hence a new one each.
         let exchanges = stream::iter(self.exchanges()).map(async |exchange| {
             let channel = link.channel().await?;
-            // Passive first: an active declaration would create what is missing, and only it compares the type.
+            // Passive first: an active declaration would create what is missing, and only it compares the
+            // type.
             let declared = match exchange.declare(&channel, true).await {
                 Ok(()) => exchange.declare(&channel, false).await,
                 missing => missing,
@@ -204,8 +207,9 @@ impl Topology {
         Ok(problems.chain(queues).collect())
     }
 
-    /// Tests whether this broker dead-letters at least once, as the delay queues need. RabbitMQ 3.10 without the feature flag
-    /// `stream_queue` falls back to its default in silence, and that one can lose messages. Takes about a second.
+    /// Tests whether this broker dead-letters at least once, as the delay queues need. RabbitMQ 3.10 without
+    /// the feature flag `stream_queue` falls back to its default in silence, and that one can lose
+    /// messages. Takes about a second.
     ///
     /// # Errors
     /// When the queue for it cannot be declared or published to.
@@ -244,8 +248,9 @@ impl Topology {
     }
 }
 
-/// Expired messages that have nowhere to go stay and count towards the queue's length when dead-lettering is at least once, so
-/// the queue is full and refuses more; otherwise they are gone. (What is kept shows in no message count.)
+/// Expired messages that have nowhere to go stay and count towards the queue's length when dead-lettering is
+/// at least once, so the queue is full and refuses more; otherwise they are gone. (What is kept shows in no
+/// message count.)
 async fn keeps_expired(queue: &str, publisher: &Publisher) -> Result<bool, PublishError> {
     /// The limit is soft: a few messages get in beyond it.
     const FILL: usize = 4;
@@ -276,7 +281,8 @@ impl Queue {
             name: self.name.clone(),
             detail: error.detail(),
         };
-        // Passive first: an active declaration would create what is missing, and only it compares the arguments.
+        // Passive first: an active declaration would create what is missing, and only it compares the
+        // arguments.
         self.declare(channel, true).await.map_err(problem)?;
         let (ready, consumers) = self.declare(channel, false).await.map_err(problem)?;
         Ok(QueueState {

@@ -1,23 +1,25 @@
 //! RabbitMQ: what is declared there, how our messages are written and read, and connections that come back.
 //!
-//! The only crate that speaks AMQP. A [`Link`] keeps one connection alive for as long as the process wants it and
-//! rebuilds it after any fault. A [`Publisher`] publishes over a link, `mandatory` and confirmed, on channels from a
-//! pool: `Ok` means that a queue holds the message and has written it down. [`consume`] reads a queue over a link and
-//! hands each message to a callback as an [`Incoming`], whose [`AckHandle`] is the duty to settle it.
+//! The only crate that speaks AMQP. A [`Link`] keeps one connection alive for as long as the process wants it
+//! and rebuilds it after any fault. A [`Publisher`] publishes over a link, `mandatory` and confirmed, on
+//! channels from a pool: `Ok` means that a queue holds the message and has written it down. [`consume`] reads
+//! a queue over a link and hands each message to a callback as an [`Incoming`], whose [`AckHandle`] is the
+//! duty to settle it.
 //!
-//! What survives a crash: everything that was confirmed, and every message that was not acked. Nothing in this
-//! process does.
+//! What survives a crash: everything that was confirmed, and every message that was not acked. Nothing in
+//! this process does.
 //!
 //! Invariants:
-//! - A publish is `Ok` only after a confirm without a return. lapin may pair a return with another publish of the same
-//!   channel, so returns are matched by a `correlation_id` of our own.
+//! - A publish is `Ok` only after a confirm without a return. lapin may pair a return with another publish of
+//!   the same channel, so returns are matched by a `correlation_id` of our own.
 //! - A channel on which anything went wrong is never used again.
-//! - Publishing and consuming use separate links: a broker under a memory or disk alarm blocks the former and not the
-//!   latter.
-//! - Everything in flight has a bound: a window of publishes, the pool of channels, the prefetch of a consumer.
+//! - Publishing and consuming use separate links: a broker under a memory or disk alarm blocks the former and
+//!   not the latter.
+//! - Everything in flight has a bound: a window of publishes, the pool of channels, the prefetch of a
+//!   consumer.
 //!
-//! Deliberately absent: lapin's own recovery (it replays a topology it remembers and can give up for good), and any
-//! decision about what a message means.
+//! Deliberately absent: lapin's own recovery (it replays a topology it remembers and can give up for good),
+//! and any decision about what a message means.
 
 mod tls;
 mod config;

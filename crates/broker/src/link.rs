@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Config, config::Node, connect::connect, meters, refusals::Refusals};
 
-/// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost: to the configuration's nodes in
-/// turn, beginning anywhere, so that many processes spread over them. Clones share it.
+/// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost: to the
+/// configuration's nodes in turn, beginning anywhere, so that many processes spread over them. Clones share
+/// it.
 #[derive(Clone)]
 pub struct Link {
     state: watch::Receiver<State>,
@@ -54,16 +55,16 @@ const PROBE_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_secs(1);
 
 impl Link {
-    /// Starts to connect and returns at once. `name` is shown in RabbitMQ's list of connections. Cancelling `stop` closes
-    /// the connection.
+    /// Starts to connect and returns at once. `name` is shown in RabbitMQ's list of connections. Cancelling
+    /// `stop` closes the connection.
     ///
     /// Of an alarm that was raised before the connection was made, the link learns with its first publish.
     pub fn open(config: &Config, name: &'static str, stop: CancellationToken) -> Self {
         Self::start(config, name, stop, false)
     }
 
-    /// As [`open`](Self::open), for a connection that only publishes: when it is up it is known whether the broker takes publishes.
-    /// It needs the right to write to the default exchange for that.
+    /// As [`open`](Self::open), for a connection that only publishes: when it is up it is known whether the
+    /// broker takes publishes. It needs the right to write to the default exchange for that.
     pub fn publishing(config: &Config, name: &'static str, stop: CancellationToken) -> Self {
         Self::start(config, name, stop, true)
     }
@@ -99,7 +100,8 @@ impl Link {
         self.state.borrow().address.clone()
     }
 
-    /// Why the last try to connect failed; `None` while there is a connection, and before the first try has ended.
+    /// Why the last try to connect failed; `None` while there is a connection, and before the first try has
+    /// ended.
     pub fn failure(&self) -> Option<String> {
         self.state.borrow().failure.clone()
     }
@@ -155,7 +157,8 @@ impl Link {
             .map_err(|_| Closed)
     }
 
-    /// Waits until the link was stopped and its connection is closed, so that a process that ends says goodbye.
+    /// Waits until the link was stopped and its connection is closed, so that a process that ends says
+    /// goodbye.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -184,8 +187,8 @@ impl Link {
     }
 }
 
-/// A channel to declare a topology on; a link has one at a time. RabbitMQ 3.10 calls a quorum queue declared that another channel
-/// is still making, and whoever consumes from it that early loses the whole connection.
+/// A channel to declare a topology on; a link has one at a time. RabbitMQ 3.10 calls a quorum queue declared
+/// that another channel is still making, and whoever consumes from it that early loses the whole connection.
 pub(crate) struct Declaring<'a> {
     pub(crate) channel: Channel,
     _alone: MutexGuard<'a, ()>,
@@ -337,14 +340,15 @@ impl Supervisor {
     }
 }
 
-/// Closes a connection. Whether the broker still answers does not matter: the connection cannot be used any more.
+/// Closes a connection. Whether the broker still answers does not matter: the connection cannot be used any
+/// more.
 pub(crate) async fn close(connection: &Connection) {
     let _ = timeout(Duration::from_millis(500), connection.close(200, "OK".into())).await;
 }
 
-/// Why the broker takes no publishes on this new connection, if it takes none. RabbitMQ tells a connection of an alarm once it
-/// publishes, and reads nothing more from it then: either that comes, or the answer to what follows the publish. Any answer will do,
-/// and what is wrong with the connection is found out by using it.
+/// Why the broker takes no publishes on this new connection, if it takes none. RabbitMQ tells a connection of
+/// an alarm once it publishes, and reads nothing more from it then: either that comes, or the answer to what
+/// follows the publish. Any answer will do, and what is wrong with the connection is found out by using it.
 async fn blocked_from_the_start(
     connection: &Connection,
     events: &mut (impl Stream<Item = Event> + Unpin),
@@ -365,8 +369,8 @@ async fn blocked_from_the_start(
     }
 }
 
-/// The wait before the next try after this many failures: doubling from 100 ms to 3 s, of which a random half is taken off, so that
-/// a fleet does not come back in step.
+/// The wait before the next try after this many failures: doubling from 100 ms to 3 s, of which a random half
+/// is taken off, so that a fleet does not come back in step.
 pub fn backoff(failures: u32) -> Duration {
     let full = BACKOFF_FIRST
         .saturating_mul(1 << failures.min(10))

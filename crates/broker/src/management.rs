@@ -1,7 +1,7 @@
 //! RabbitMQ's management HTTP API: the questions that AMQP has no word for, about policies and bindings.
 //!
-//! It is asked by commands alone: nothing that delivers needs it. It is a plugin, and a user needs a tag to be let in, so every answer
-//! may be missing; an error says what to do for the next one.
+//! It is asked by commands alone: nothing that delivers needs it. It is a plugin, and a user needs a tag to
+//! be let in, so every answer may be missing; an error says what to do for the next one.
 
 use std::time::Duration;
 
@@ -230,7 +230,8 @@ impl Management {
         Ok(unbound)
     }
 
-    /// Asks one node after the other, until one answers. Each part of the path is one segment, whatever it contains.
+    /// Asks one node after the other, until one answers. Each part of the path is one segment, whatever it
+    /// contains.
     async fn get<T: DeserializeOwned>(
         &self,
         path: &[&str],

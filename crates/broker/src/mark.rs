@@ -1,10 +1,12 @@
 //! The mark of an installation on the broker: which database the exchanges and queues of a prefix belong to.
 //!
-//! Two installations that share a prefix take each other's messages: a worker that does not know an endpoint sets its deliveries aside, and
-//! each recorder writes half of the journal. So every role compares the id of its database with the mark before it consumes.
+//! Two installations that share a prefix take each other's messages: a worker that does not know an endpoint
+//! sets its deliveries aside, and each recorder writes half of the journal. So every role compares the id of
+//! its database with the mark before it consumes.
 //!
-//! The mark is a durable exchange that nothing is published to. Its alternate exchange, which does not exist, is named by the id: that is the one
-//! argument of an exchange that RabbitMQ compares when the exchange is declared again, and whose present value it names when they differ.
+//! The mark is a durable exchange that nothing is published to. Its alternate exchange, which does not exist,
+//! is named by the id: that is the one argument of an exchange that RabbitMQ compares when the exchange is
+//! declared again, and whose present value it names when they differ.
 
 use lapin::{
     Channel, ExchangeKind,
@@ -90,8 +92,8 @@ impl Topology {
     }
 }
 
-/// The id in RabbitMQ's words: `... received 'ins_a' but current is 'ins_b'`. They have 255 bytes at most, so it can be missing where names are
-/// long.
+/// The id in RabbitMQ's words: `... received 'ins_a' but current is 'ins_b'`. They have 255 bytes at most, so
+/// it can be missing where names are long.
 fn present_id(error: &str) -> String {
     let id = || {
         let (_, present) = error.rsplit_once("current is '")?;

@@ -12,14 +12,16 @@
 //! | operation | exchange `P.operations`, key = its kind | a JSON object | |
 //!
 //! Delivery headers: `magnetite-endpoint` (text), `magnetite-run`, `magnetite-attempt` (the next, 1-based),
-//! `magnetite-deferrals`, `magnetite-first-attempt-ms` (numbers, the last one only when set), `magnetite-no-slot-ms` and
-//! `magnetite-fault-ms` (numbers, each only above 0), `magnetite-trigger` (`event`, `resend`, `ping`), `traceparent` when the publisher sent one.
-//! Earlier versions wrote `magnetite-no-slot-since-ms`, a moment of the writing host's clock; it is read by no one, so that what they put
-//! off waits from 0. Properties:
+//! `magnetite-deferrals`, `magnetite-first-attempt-ms` (numbers, the last one only when set),
+//! `magnetite-no-slot-ms` and `magnetite-fault-ms` (numbers, each only above 0), `magnetite-trigger`
+//! (`event`, `resend`, `ping`), `traceparent` when the publisher sent one. Earlier versions wrote
+//! `magnetite-no-slot-since-ms`, a moment of the writing host's clock; it is read by no one, so that what
+//! they put off waits from 0. Properties:
 //! `message_id` = event id, `type` = event type, persistent, `application/json`.
 //!
-//! A rejected message keeps its delivery headers and no others, whatever their names: a header frame has a bound, and one
-//! that is too large costs the connection. RabbitMQ's own are never copied: with `x-death` a message would look as if it went round in circles.
+//! A rejected message keeps its delivery headers and no others, whatever their names: a header frame has a
+//! bound, and one that is too large costs the connection. RabbitMQ's own are never copied: with `x-death` a
+//! message would look as if it went round in circles.
 
 mod bad;
 mod batch;
@@ -205,7 +207,8 @@ impl Outgoing {
         Self::delivery(String::new(), topology.dead(), delivery, headers)
     }
 
-    /// Something that happened to an endpoint, for whoever has bound a queue: a JSON object. `kind` is the routing key.
+    /// Something that happened to an endpoint, for whoever has bound a queue: a JSON object. `kind` is the
+    /// routing key.
     pub fn operation(topology: &Topology, id: &str, kind: &str, json: Bytes) -> Self {
         Self {
             exchange: topology.operations_exchange(),
@@ -219,8 +222,8 @@ impl Outgoing {
         }
     }
 
-    /// A message that nobody here can work on, as it came. `id` is this rejection's own, `reason` is a stable word, `detail` is
-    /// for people.
+    /// A message that nobody here can work on, as it came. `id` is this rejection's own, `reason` is a stable
+    /// word, `detail` is for people.
     pub fn rejected(
         topology: &Topology,
         id: &str,
@@ -356,8 +359,8 @@ impl Message {
     /// Reads a message of the due queue.
     ///
     /// # Errors
-    /// When the event is not valid, or a delivery header is missing or out of bounds; also when the trigger says that it is a ping and
-    /// the event is none, or the other way round.
+    /// When the event is not valid, or a delivery header is missing or out of bounds; also when the trigger
+    /// says that it is a ping and the event is none, or the other way round.
     pub fn delivery(&self) -> Result<Delivery, BadMessage> {
         self.readable()?;
         let endpoint_id = self.text(ENDPOINT).filter(|id| !id.is_empty());
@@ -398,7 +401,8 @@ impl Message {
         self.text("x-first-death-queue")
     }
 
-    /// Feeds everything into `state` by which two messages of one queue differ, apart from their being redelivered.
+    /// Feeds everything into `state` by which two messages of one queue differ, apart from their being
+    /// redelivered.
     pub fn hash_content(&self, state: &mut impl Hasher) {
         self.body.hash(state);
         self.message_id().hash(state);
@@ -408,7 +412,8 @@ impl Message {
         }
     }
 
-    /// Whether properties and body are those that were published, and not what stands for some that cannot be read or are too large.
+    /// Whether properties and body are those that were published, and not what stands for some that cannot be
+    /// read or are too large.
     fn readable(&self) -> Result<(), BadMessage> {
         if let Some(what) = self.text(UNREADABLE) {
             // Publishers can set it as well, to anything.
@@ -480,8 +485,8 @@ const COUNTER_MAX: u32 = 1_000_000_000;
 const COUNTER: &str = "a number within its bounds";
 
 impl Source {
-    /// `events` or `due`, the value of the `magnetite-source` header: where the message belongs. What a worker holds belongs
-    /// into `due`.
+    /// `events` or `due`, the value of the `magnetite-source` header: where the message belongs. What a
+    /// worker holds belongs into `due`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Events => "events",

@@ -7,9 +7,9 @@ use tokio::time::{Instant, timeout};
 /// A wait is made of so many steps.
 const STEPS: u32 = 8;
 
-/// Time to wait for an answer. A process that stood still (SIGSTOP, a paused or overloaded machine) finds its timer over before it
-/// has read what the broker answered meanwhile, so a step that took twice its length or more is not counted. Not without end: at
-/// most [`STEPS`] such steps are not.
+/// Time to wait for an answer. A process that stood still (SIGSTOP, a paused or overloaded machine) finds its
+/// timer over before it has read what the broker answered meanwhile, so a step that took twice its length or
+/// more is not counted. Not without end: at most [`STEPS`] such steps are not.
 pub(crate) struct Patience {
     step: Duration,
     left: Duration,

@@ -1,11 +1,12 @@
 //! Policies, and what they do to our queues.
 //!
-//! RabbitMQ gives a queue the policy that matches it with the highest priority, and the operator's policy of the same kind on top. How a
-//! policy and the queue's own arguments become one setting differs by setting: of limits and times the smaller one counts, `overflow` and
-//! `expires` are the policy's, and what is about dead-lettering is the argument's.
+//! RabbitMQ gives a queue the policy that matches it with the highest priority, and the operator's policy of
+//! the same kind on top. How a policy and the queue's own arguments become one setting differs by setting: of
+//! limits and times the smaller one counts, `overflow` and `expires` are the policy's, and what is about
+//! dead-lettering is the argument's.
 //!
-//! What is allowed: everything that keeps a confirmed message where it is, for as long as it has to wait. A limit on length is allowed where a full
-//! queue refuses what is published: its publisher learns of that.
+//! What is allowed: everything that keeps a confirmed message where it is, for as long as it has to wait. A
+//! limit on length is allowed where a full queue refuses what is published: its publisher learns of that.
 
 use std::fmt;
 

@@ -26,8 +26,8 @@ use crate::{
     reply::{self, reply_code},
 };
 
-/// The most messages published before their confirms are awaited. A confirm of many scans all that are pending, so
-/// windows stay in the hundreds.
+/// The most messages published before their confirms are awaited. A confirm of many scans all that are
+/// pending, so windows stay in the hundreds.
 pub const WINDOW_MAX: usize = 256;
 
 /// Publishes over one link, on channels from a pool. Clones share the pool.
@@ -42,7 +42,8 @@ pub struct Publisher {
 /// What became of a publish.
 pub type PublishResult = Result<(), PublishError>;
 
-/// Why a message is not known to be in a queue. It may be there all the same, unless it was returned or nacked.
+/// Why a message is not known to be in a queue. It may be there all the same, unless it was returned or
+/// nacked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PublishError {
     /// There was no connection, or none with a free channel, within the time.
@@ -136,8 +137,9 @@ impl Publisher {
         results.pop().expect("one message has one result")
     }
 
-    /// Publishes messages in order, in windows of [`WINDOW_MAX`], and waits for the confirms of each window before the
-    /// next. Returns one result for each message, in order. Each window has the publish timeout to itself.
+    /// Publishes messages in order, in windows of [`WINDOW_MAX`], and waits for the confirms of each window
+    /// before the next. Returns one result for each message, in order. Each window has the publish
+    /// timeout to itself.
     ///
     /// # Cancel safety
     /// Safe to drop, but which messages were published is then not known.
@@ -156,8 +158,9 @@ impl Publisher {
         results
     }
 
-    /// Publishes at most [`WINDOW_MAX`] messages in order and waits for their confirms, for the publish timeout. What is not answered by
-    /// then may still be confirmed, so it must not be published again: it is `None` among the results, and [`Late`] waits for it.
+    /// Publishes at most [`WINDOW_MAX`] messages in order and waits for their confirms, for the publish
+    /// timeout. What is not answered by then may still be confirmed, so it must not be published again:
+    /// it is `None` among the results, and [`Late`] waits for it.
     ///
     /// # Cancel safety
     /// Safe to drop, but which messages were published is then not known.
@@ -187,7 +190,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes a window and waits for its answers, for the publish timeout. The error means that nothing was published.
+    /// Publishes a window and waits for its answers, for the publish timeout. The error means that nothing
+    /// was published.
     async fn publish_window(&self, window: &[impl Borrow<Outgoing>]) -> Result<Sent, PublishError> {
         let mut patience = Patience::new(self.publish_timeout);
         match patience.wait(self.link.writable()).await {
@@ -239,19 +243,22 @@ impl Publisher {
     }
 }
 
-/// Publishes that were not answered within the publish timeout. Until they are, or their connection ends, the broker may still have them.
+/// Publishes that were not answered within the publish timeout. Until they are, or their connection ends, the
+/// broker may still have them.
 pub struct Late {
     sent: Sent,
     link: Link,
     age_max: Duration,
 }
 
-/// How often a connection is asked whether it has ended: lapin does not always tell the publishes that wait for it.
+/// How often a connection is asked whether it has ended: lapin does not always tell the publishes that wait
+/// for it.
 const CONNECTION_POLL: Duration = Duration::from_secs(1);
 
 impl Late {
-    /// Waits until each is answered or the connection has ended, and returns their results in order. Replaces a connection that
-    /// answers for longer than the configuration's `confirm_age_max`; a memory or disk alarm does not count.
+    /// Waits until each is answered or the connection has ended, and returns their results in order. Replaces
+    /// a connection that answers for longer than the configuration's `confirm_age_max`; a memory or disk
+    /// alarm does not count.
     ///
     /// # Cancel safety
     /// Safe to drop, but which messages were published is then not known.
@@ -294,8 +301,8 @@ impl Late {
     }
 }
 
-/// Messages that were sent on one channel, and their answers so far. lapin gives a return to whichever confirm comes next, also to
-/// one whose publisher has given up; so none is waited for by itself.
+/// Messages that were sent on one channel, and their answers so far. lapin gives a return to whichever
+/// confirm comes next, also to one whose publisher has given up; so none is waited for by itself.
 struct Sent {
     /// Goes back to the pool when everything is answered, and leaves it otherwise, even if this is dropped.
     channel: Option<Object<Channels>>,
@@ -413,7 +420,8 @@ impl SentMessage {
     }
 }
 
-/// The `correlation_id` of the message that came back with this confirmation, which may be the confirmation of another.
+/// The `correlation_id` of the message that came back with this confirmation, which may be the confirmation
+/// of another.
 fn returned_id(confirmation: &Confirmation) -> Option<&str> {
     let (Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) = confirmation else {
         return None;

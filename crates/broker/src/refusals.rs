@@ -1,9 +1,10 @@
 //! What the broker refuses to one link, so that a process can report it: publishes, and consumers.
 //!
-//! Publishers note the result of every publish, and consumers whether they could begin. A permission that was revoked or granted shows only at
-//! the next publish, so [`Link::watch_permissions`] asks for exchanges that nothing was published to lately. Asking leaves nothing behind on
-//! the broker. To the default exchange and to that of the deliveries it publishes a message that no queue takes; from any other exchange it removes
-//! a binding that does not exist, which needs the same permission.
+//! Publishers note the result of every publish, and consumers whether they could begin. A permission that was
+//! revoked or granted shows only at the next publish, so [`Link::watch_permissions`] asks for exchanges that
+//! nothing was published to lately. Asking leaves nothing behind on the broker. To the default exchange and
+//! to that of the deliveries it publishes a message that no queue takes; from any other exchange it removes a
+//! binding that does not exist, which needs the same permission.
 
 use std::{
     borrow::Borrow,
@@ -35,7 +36,8 @@ use crate::{
 const ASK_EVERY: Duration = Duration::from_secs(3);
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
-/// How long a full or missing queue is reported after the last publish that it refused. A message that has to be published is tried again sooner.
+/// How long a full or missing queue is reported after the last publish that it refused. A message that has to
+/// be published is tried again sooner.
 const REPORTED: Duration = Duration::from_secs(15);
 /// The most refusals that are kept: more than a topology has queues and exchanges.
 const TARGETS_MAX: usize = 64;
@@ -57,7 +59,8 @@ pub struct Refusal {
 /// What a refusal is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RefusalKind {
-    /// The exchange does not exist, or the user may not write to it. Ends when a publish or the question succeeds.
+    /// The exchange does not exist, or the user may not write to it. Ends when a publish or the question
+    /// succeeds.
     Exchange,
     /// A queue is full, missing or not bound. Ends with the next publish that succeeds.
     Queue,
@@ -85,7 +88,8 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// Notes which messages of a window the broker took and which it refused; `None` for those that it has not answered.
+    /// Notes which messages of a window the broker took and which it refused; `None` for those that it has
+    /// not answered.
     pub(crate) fn note_window<'a>(
         &self,
         window: &'a [impl Borrow<Outgoing>],
@@ -201,7 +205,8 @@ impl Refusals {
     }
 }
 
-/// Returns the exchange that the broker's error text names. The text calls the default exchange `amq.default`.
+/// Returns the exchange that the broker's error text names. The text calls the default exchange
+/// `amq.default`.
 fn refused_exchange(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("exchange '")?;
     let (name, _) = rest.split_once('\'')?;
@@ -230,13 +235,14 @@ fn why_not(exchange: &str, error: &lapin::Error) -> Option<String> {
 }
 
 impl Link {
-    /// Returns what the broker refuses now, as far as publishing, consuming and [`watch_permissions`](Self::watch_permissions) have shown.
+    /// Returns what the broker refuses now, as far as publishing, consuming and
+    /// [`watch_permissions`](Self::watch_permissions) have shown.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.noted().current()
     }
 
-    /// Asks the broker every three seconds whether this process may publish to these exchanges, except to those that it has published to
-    /// since. The empty name is the default exchange. Never returns.
+    /// Asks the broker every three seconds whether this process may publish to these exchanges, except to
+    /// those that it has published to since. The empty name is the default exchange. Never returns.
     pub async fn watch_permissions(&self, topology: &Topology, exchanges: &[String]) {
         let mut ticks = interval(ASK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -276,8 +282,8 @@ impl Link {
     }
 }
 
-/// Publishes a message to the default exchange, or to that of the deliveries, that the broker drops, because no queue takes an empty key there. In
-/// an alarm the broker tells the connection of it.
+/// Publishes a message to the default exchange, or to that of the deliveries, that the broker drops, because
+/// no queue takes an empty key there. In an alarm the broker tells the connection of it.
 async fn publish_nowhere(channel: &Channel, exchange: &str) -> lapin::Result<()> {
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let options = BasicPublishOptions::default();
@@ -285,7 +291,8 @@ async fn publish_nowhere(channel: &Channel, exchange: &str) -> lapin::Result<()>
     publishing.await?.await.map(|_| ())
 }
 
-/// Checks that the exchange exists (of the events' exchange also its queue), and removes a binding that does not exist.
+/// Checks that the exchange exists (of the events' exchange also its queue), and removes a binding that does
+/// not exist.
 async fn unbind_nothing(channel: &Channel, topology: &Topology, exchange: &str) -> lapin::Result<()> {
     let passive = ExchangeDeclareOptions {
         passive: true,

@@ -1,17 +1,19 @@
 //! Screens what the broker sends before lapin parses it.
 //!
-//! RabbitMQ accepts and passes on property bytes that lapin's parser cannot read: short strings that are not UTF-8, headers nested so
-//! deeply that the parser overflows its stack, headers that outgrew a frame when `x-death` was added. lapin ends the connection or the
-//! process on such a message, and the broker then hands it out again and again. [`Screened`] stands between the socket and lapin,
-//! looks at each frame, and replaces a content header that lapin could not read by one that it can: with every property that is
-//! valid, and two headers that say what was wrong ([`UNREADABLE`]) and what stood there ([`RAW`]). The message arrives, and its
-//! consumer quarantines it.
+//! RabbitMQ accepts and passes on property bytes that lapin's parser cannot read: short strings that are not
+//! UTF-8, headers nested so deeply that the parser overflows its stack, headers that outgrew a frame when
+//! `x-death` was added. lapin ends the connection or the process on such a message, and the broker then hands
+//! it out again and again. [`Screened`] stands between the socket and lapin, looks at each frame, and
+//! replaces a content header that lapin could not read by one that it can: with every property that is valid,
+//! and two headers that say what was wrong ([`UNREADABLE`]) and what stood there ([`RAW`]). The message
+//! arrives, and its consumer quarantines it.
 //!
-//! A body that is larger than any message of ours is cut to [`BODY_MAX`], and a header says how large it was ([`CUT`]): a thousand
-//! messages of the 128 MiB that RabbitMQ takes would fill any memory. Its consumer quarantines it for its size.
+//! A body that is larger than any message of ours is cut to [`BODY_MAX`], and a header says how large it was
+//! ([`CUT`]): a thousand messages of the 128 MiB that RabbitMQ takes would fill any memory. Its consumer
+//! quarantines it for its size.
 //!
-//! Method frames with a short string that is not UTF-8 (a routing key, say) get `?` in place of the bad bytes. All other frames pass
-//! as they are. A stream that is not AMQP passes as well: lapin reports it.
+//! Method frames with a short string that is not UTF-8 (a routing key, say) get `?` in place of the bad
+//! bytes. All other frames pass as they are. A stream that is not AMQP passes as well: lapin reports it.
 //!
 //! Invariants:
 //! - What [`header::check`] lets pass, lapin's parser reads without an error and with bounded recursion.
@@ -36,7 +38,8 @@ pub(crate) use reactor::{ScreenedRuntime, Unscreened, runtime};
 
 /// Header of a replaced content header: what lapin could not have read.
 pub(crate) const UNREADABLE: &str = "magnetite-unreadable";
-/// Header of a replaced content header: the property flags and properties as they came, cut to [`RAW_MAX`] bytes.
+/// Header of a replaced content header: the property flags and properties as they came, cut to [`RAW_MAX`]
+/// bytes.
 pub(crate) const RAW: &str = "magnetite-unreadable-properties";
 
 /// Header of a message whose body was cut: how many bytes it had.
@@ -44,7 +47,8 @@ pub(crate) const CUT: &str = "magnetite-body-bytes";
 
 /// How many bytes of a body pass: twice the largest batch of the journal, eight times the largest event.
 const BODY_MAX: u64 = 2 * 1024 * 1024;
-/// How many bytes of a content header are looked at. RabbitMQ's frames have 128 KiB by default, a little more with `x-death`.
+/// How many bytes of a content header are looked at. RabbitMQ's frames have 128 KiB by default, a little more
+/// with `x-death`.
 const HELD_MAX: usize = 1024 * 1024;
 /// How many bytes of unreadable properties are kept.
 pub(crate) const RAW_MAX: usize = 16 * 1024;
@@ -63,7 +67,8 @@ const HEARTBEAT: u8 = 8;
 const FRAME_END: u8 = 0xCE;
 /// The method `connection.tune`.
 const TUNE: [u8; 4] = [0, 10, 0, 30];
-/// Methods that the server sends with texts of others: class and method, and their fields up to the last short string.
+/// Methods that the server sends with texts of others: class and method, and their fields up to the last
+/// short string.
 const TEXTS: [([u8; 4], &[Field]); 6] = [
     ([0, 10, 0, 50], &[Field::Bytes(2), Field::Text]),
     ([0, 10, 0, 60], &[Field::Text]),
@@ -100,7 +105,8 @@ pub(crate) struct Screened<S> {
 
 /// The screening without the socket.
 struct Screen {
-    /// Up to `start` it was handed over, up to `checked` it may be, up to `filled` a frame begins; the rest is room.
+    /// Up to `start` it was handed over, up to `checked` it may be, up to `filled` a frame begins; the rest
+    /// is room.
     buffer: Vec<u8>,
     start: usize,
     checked: usize,
@@ -126,7 +132,8 @@ struct Cut {
 }
 
 impl<S> Screened<S> {
-    /// Screens what comes from `inner`. `frame_max` is what lapin asks for when it connects; 0 leaves it to the broker.
+    /// Screens what comes from `inner`. `frame_max` is what lapin asks for when it connects; 0 leaves it to
+    /// the broker.
     pub(crate) fn new(inner: S, frame_max: u32) -> Self {
         Self {
             inner,
@@ -330,7 +337,8 @@ impl Screen {
         }
     }
 
-    /// Lets the beginning of a body pass and drops the rest; `whole` is the length of the frame that comes next.
+    /// Lets the beginning of a body pass and drops the rest; `whole` is the length of the frame that comes
+    /// next.
     fn cut(&mut self, channel: [u8; 2], whole: usize) {
         let Some(cut) = self.cuts.get_mut(&channel) else {
             return;
@@ -355,8 +363,8 @@ impl Screen {
         }
     }
 
-    /// Puts a content header that lapin can read in place of the next `length` bytes, the beginning of one that it cannot or whose body
-    /// is cut.
+    /// Puts a content header that lapin can read in place of the next `length` bytes, the beginning of one
+    /// that it cannot or whose body is cut.
     fn replace_header(&mut self, length: usize, fault: Option<header::Fault>) {
         let frame = &self.buffer[self.checked..self.checked + length];
         let end = if self.dropping > 0 { length } else { length - 1 };
@@ -386,7 +394,8 @@ impl Screen {
     }
 }
 
-/// lapin takes frames of the smallest size that the protocol allows in any case, and of any size without a limit.
+/// lapin takes frames of the smallest size that the protocol allows in any case, and of any size without a
+/// limit.
 fn limit(frame_max: u32) -> usize {
     match frame_max as usize {
         0 => usize::MAX,

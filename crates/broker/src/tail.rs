@@ -1,8 +1,9 @@
 //! Copies of what workers record, for commands that watch.
 //!
-//! A command that watches declares a queue that is deleted with its connection. Every few seconds it tells all workers the queue's name over the
-//! exchange of changes ([`Topology::changes_exchange`]). A worker that was told within [`WATCHED`] sends a copy of each batch of its journal to
-//! that queue, without a confirm. Workers send no copies while no command watches.
+//! A command that watches declares a queue that is deleted with its connection. Every few seconds it tells
+//! all workers the queue's name over the exchange of changes ([`Topology::changes_exchange`]). A worker that
+//! was told within [`WATCHED`] sends a copy of each batch of its journal to that queue, without a confirm.
+//! Workers send no copies while no command watches.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -52,7 +53,8 @@ impl Topology {
     }
 }
 
-/// Hands everything that workers record from now on to `take`, until `stop`. Reconnects whenever the connection is lost.
+/// Hands everything that workers record from now on to `take`, until `stop`. Reconnects whenever the
+/// connection is lost.
 pub async fn tail(link: &Link, topology: &Topology, stop: &CancellationToken, mut take: impl FnMut(Tailed)) {
     let mut failures = 0;
     let following = async {
@@ -130,7 +132,8 @@ impl Copies {
         Self { link, channel: None }
     }
 
-    /// Sends a copy to a queue, unless the broker takes no publishes now. There is no confirm, and the broker drops a copy whose queue is gone.
+    /// Sends a copy to a queue, unless the broker takes no publishes now. There is no confirm, and the broker
+    /// drops a copy whose queue is gone.
     pub async fn send(&mut self, queue: &str, batch: &[u8]) {
         if !self.link.is_writable() {
             return;

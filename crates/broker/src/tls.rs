@@ -11,11 +11,13 @@ use rustls::{
 
 use crate::screen::Unscreened;
 
-/// Settings of TLS to the broker. By default the broker's certificate has to be issued by an authority that the system trusts, for the host
-/// in its URL, and there is no client certificate. `Debug` does not show the key.
+/// Settings of TLS to the broker. By default the broker's certificate has to be issued by an authority that
+/// the system trusts, for the host in its URL, and there is no client certificate. `Debug` does not show the
+/// key.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates (PEM, one or more in each) of the authorities to trust instead of the system's; empty for the system's.
+    /// Certificates (PEM, one or more in each) of the authorities to trust instead of the system's; empty
+    /// for the system's.
     pub root_certificates: Vec<Vec<u8>>,
     /// The client certificate (PEM), followed by those between it and its authority; empty for none.
     pub certificate: Vec<u8>,
@@ -48,7 +50,8 @@ pub enum BadTls {
 /// What connections are secured with.
 #[derive(Clone, Default)]
 pub(crate) struct Connector {
-    /// `None` for the system's authorities, which are read when a connection is made, and no client certificate.
+    /// `None` for the system's authorities, which are read when a connection is made, and no client
+    /// certificate.
     pub(crate) config: Option<Arc<ClientConfig>>,
     server_name: Option<String>,
 }
@@ -151,8 +154,9 @@ fn explained(error: io::Error, name: &str) -> io::Error {
     io::Error::new(error.kind(), advice)
 }
 
-/// The same for a connection after its handshake: by TLS 1.3 a server tells only then that it misses the client certificate, or does not trust
-/// it. With `begins` it has TLS, and nothing was read yet: then a reset may have overtaken the server's words.
+/// The same for a connection after its handshake: by TLS 1.3 a server tells only then that it misses the
+/// client certificate, or does not trust it. With `begins` it has TLS, and nothing was read yet: then a reset
+/// may have overtaken the server's words.
 pub(crate) fn refused(error: io::Error, begins: bool) -> io::Error {
     let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
     let advice = match reason {

@@ -1,8 +1,8 @@
 //! Exchanges, queues and bindings, as data.
 //!
-//! A queue's name holds what its arguments fix (`delay.1000` keeps messages for 1000 ms), and the arguments of all
-//! other names are constants: a changed configuration declares new queues and never meets 406 PRECONDITION_FAILED.
-//! Operators tune limits by policy.
+//! A queue's name holds what its arguments fix (`delay.1000` keeps messages for 1000 ms), and the arguments
+//! of all other names are constants: a changed configuration declares new queues and never meets 406
+//! PRECONDITION_FAILED. Operators tune limits by policy.
 
 use std::{fmt, time::Duration};
 
@@ -72,25 +72,28 @@ pub struct DeclareError {
     source: lapin::Error,
 }
 
-/// How often a message may come back before it is taken for poison. RabbitMQ counts every return, also those of a lost
-/// connection or a shutdown, so this leaves room for a bad night.
+/// How often a message may come back before it is taken for poison. RabbitMQ counts every return, also those
+/// of a lost connection or a shutdown, so this leaves room for a bad night.
 const DELIVERY_LIMIT: i64 = 100;
 pub(crate) const DUE_KEY: &str = "due";
 /// On a topic exchange.
 pub(crate) const EVERYTHING: &str = "#";
-/// Of what only a recorder takes: it writes the same once, however often it comes, and nothing in there is poison. 4.x would
-/// drop a message after 20 returns, and on 3.10 "unlimited" drops it at the first.
+/// Of what only a recorder takes: it writes the same once, however often it comes, and nothing in there is
+/// poison. 4.x would drop a message after 20 returns, and on 3.10 "unlimited" drops it at the first.
 const KEPT_DELIVERY_LIMIT: i64 = 1_000_000;
-/// How long a delivery that its worker holds may be in nobody's hands: then it comes due, for any worker. RabbitMQ does not let
-/// an unacked message expire; one that a worker gave back by dying has most often outlived this already, and comes due at once.
+/// How long a delivery that its worker holds may be in nobody's hands: then it comes due, for any worker.
+/// RabbitMQ does not let an unacked message expire; one that a worker gave back by dying has most often
+/// outlived this already, and comes due at once.
 const HELD_TTL: Duration = Duration::from_secs(5);
-/// How much of the journal waits for a recorder, in bytes; more is refused. Hours of a busy system, and little of a disk.
+/// How much of the journal waits for a recorder, in bytes; more is refused. Hours of a busy system, and
+/// little of a disk.
 const JOURNAL_BYTES_MAX: i64 = 2 * 1024 * 1024 * 1024;
 /// The queue of a worker that is gone is deleted after this time, long after all that it held has come due.
 const HELD_EXPIRES: Duration = Duration::from_hours(1);
 
 impl Topology {
-    /// The topology with this name prefix and one delay queue for each tier (whole milliseconds, shortest first).
+    /// The topology with this name prefix and one delay queue for each tier (whole milliseconds, shortest
+    /// first).
     pub fn new(prefix: impl Into<String>, tiers: &[Duration]) -> Self {
         Self {
             prefix: prefix.into(),
@@ -100,8 +103,8 @@ impl Topology {
         }
     }
 
-    /// The same, for the worker of this name: with a queue of what it holds, once it has taken one. No two running workers may share a
-    /// name.
+    /// The same, for the worker of this name: with a queue of what it holds, once it has taken one. No two
+    /// running workers may share a name.
     #[must_use]
     pub fn of_worker(self, name: impl Into<String>) -> Self {
         Self {
@@ -121,8 +124,8 @@ impl Topology {
         self.named("deliveries")
     }
 
-    /// The topic exchange for what operators and the platform may want to know; its routing keys are kinds of operations.
-    /// Whoever wants them binds a queue of its own.
+    /// The topic exchange for what operators and the platform may want to know; its routing keys are kinds of
+    /// operations. Whoever wants them binds a queue of its own.
     pub fn operations_exchange(&self) -> String {
         self.named("operations")
     }
@@ -137,8 +140,8 @@ impl Topology {
         self.named("due")
     }
 
-    /// The queue of deliveries that this worker has in its hands. It is declared only once the worker has taken it; other roles hold
-    /// nothing.
+    /// The queue of deliveries that this worker has in its hands. It is declared only once the worker has
+    /// taken it; other roles hold nothing.
     pub fn held(&self) -> String {
         self.held_of(&self.number.get().to_string())
     }
@@ -222,7 +225,8 @@ impl Topology {
         ]
     }
 
-    /// The queues, in the order in which they are declared: whatever dead-letters comes after what it dead-letters to.
+    /// The queues, in the order in which they are declared: whatever dead-letters comes after what it
+    /// dead-letters to.
     pub fn queues(&self) -> Vec<Queue> {
         let kept = |name| Queue {
             name,
@@ -244,8 +248,8 @@ impl Topology {
         queues
     }
 
-    /// The queue of this name, if it is one that some configuration or worker of this prefix declares: also of a delay that is not
-    /// configured any more, and of another worker.
+    /// The queue of this name, if it is one that some configuration or worker of this prefix declares: also
+    /// of a delay that is not configured any more, and of another worker.
     pub(crate) fn queue(&self, name: &str) -> Option<Queue> {
         let own = self.own(name)?;
         if let Some(delay_ms) = own.strip_prefix("delay.") {
@@ -343,8 +347,8 @@ fn quorum() -> (&'static str, Argument) {
     ("x-queue-type", Argument::Text("quorum".to_owned()))
 }
 
-/// RabbitMQ's default dead-lettering loses messages when the target does not take them; this one keeps them until it
-/// has. It works only together with `reject-publish`.
+/// RabbitMQ's default dead-lettering loses messages when the target does not take them; this one keeps them
+/// until it has. It works only together with `reject-publish`.
 fn dead_letter_to(exchange: String, routing_key: String) -> [(&'static str, Argument); 4] {
     [
         ("x-dead-letter-exchange", Argument::Text(exchange)),

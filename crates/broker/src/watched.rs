@@ -14,7 +14,8 @@ use crate::{
     screen::{CUT, UNREADABLE},
 };
 
-/// So many returns are more than what restarts and lost connections come to. At a limit of its own the queue takes the message out.
+/// So many returns are more than what restarts and lost connections come to. At a limit of its own the queue
+/// takes the message out.
 const RETURNS_MANY: u64 = 10;
 /// A consumer that is lost or refused so often within [`RESTARTS_WITHIN`] comes back over and over.
 const RESTARTS_MANY: usize = 5;

@@ -1,5 +1,5 @@
-//! 64 publishes in flight on one channel, and something happens to a few: these fail, with the right error, and no others; and
-//! whatever is Ok is in its queue, once.
+//! 64 publishes in flight on one channel, and something happens to a few: these fail, with the right error,
+//! and no others; and whatever is Ok is in its queue, once.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

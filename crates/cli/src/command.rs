@@ -83,7 +83,8 @@ enum Command {
     Api,
     /// Publish events, one JSON object per line, and print their ids
     Publish(publish::Arguments),
-    /// Check events, one JSON object per line, by the rules and by the JSON Schemas of their types, without a broker
+    /// Check events, one JSON object per line, by the rules and by the JSON Schemas of their types, without a
+    /// broker
     Validate(validate::Arguments),
     /// Manage the endpoints that events are delivered to
     Endpoint(endpoint::Arguments),
@@ -117,7 +118,8 @@ enum Command {
     Secrets(secrets::Arguments),
     /// Print what the HTTP API can be asked for, as OpenAPI 3.1
     Openapi,
-    /// Print the configuration in force: every key, its value, and which file or variable it is from; secrets are masked
+    /// Print the configuration in force: every key, its value, and which file or variable it is from; secrets
+    /// are masked
     Config(config::Arguments),
     /// Ask roles whether they are ready, and exit 1 if one is not
     Health(health::Arguments),
@@ -129,8 +131,8 @@ enum Command {
     Doctor(doctor::Arguments),
 }
 
-/// What roles log unless configured otherwise. lapin logs every closed channel as an error of its own, before whoever
-/// used the channel has said what it means.
+/// What roles log unless configured otherwise. lapin logs every closed channel as an error of its own, before
+/// whoever used the channel has said what it means.
 const ROLE_FILTER: &str = "info,lapin=off";
 /// What commands log: only what is wrong.
 const COMMAND_FILTER: &str = "warn,lapin=off";

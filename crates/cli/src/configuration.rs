@@ -1,9 +1,9 @@
 //! What can be configured, its defaults and its bounds.
 //!
-//! Defaults < one file < `MAGNETITE_*` variables, `__` for the dot of a key: `MAGNETITE_BROKER__URL` is `broker.url`. The file is
-//! that of `--config`, or else `magnetite.toml` in the current directory, or else `/etc/magnetite/magnetite.toml`. A key that is not
-//! known or a value out of its bounds is refused before anything is opened, with its name, where it stands and what was expected; all of
-//! them at once.
+//! Defaults < one file < `MAGNETITE_*` variables, `__` for the dot of a key: `MAGNETITE_BROKER__URL` is
+//! `broker.url`. The file is that of `--config`, or else `magnetite.toml` in the current directory, or else
+//! `/etc/magnetite/magnetite.toml`. A key that is not known or a value out of its bounds is refused before
+//! anything is opened, with its name, where it stands and what was expected; all of them at once.
 //! `docs/configuration.md` has every key, and a test that compares it with what stands here.
 //!
 //! No error here quotes a URL: both of them hold passwords.

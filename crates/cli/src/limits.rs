@@ -2,11 +2,12 @@
 
 use std::io;
 
-/// What a worker needs besides its attempts: idle connections to endpoints of its own count, the database, the
-/// broker, health probes.
+/// What a worker needs besides its attempts: idle connections to endpoints of its own count, the database,
+/// the broker, health probes.
 const SPARE: u64 = 256;
 
-/// How many descriptors a worker with `in_flight_max` slots needs: one in use and one idle for each, and one for each slow slot.
+/// How many descriptors a worker with `in_flight_max` slots needs: one in use and one idle for each, and one
+/// for each slow slot.
 pub(crate) fn descriptors_needed(in_flight_max: usize) -> u64 {
     in_flight_max as u64 * 3 + SPARE
 }

@@ -1,15 +1,15 @@
 //! `magnetite`: the one binary, with every role and every command.
 //!
-//! `up` and `worker` are roles: they run until SIGTERM or SIGINT, finish what is in flight, and end. Everything else is
-//! a command: it does one thing and ends.
+//! `up` and `worker` are roles: they run until SIGTERM or SIGINT, finish what is in flight, and end.
+//! Everything else is a command: it does one thing and ends.
 //!
 //! Scripts rely on this:
-//! - Standard output carries results alone, one a line, and with `--json` one object a line. Logs, notes, progress
-//!   and errors go to standard error; progress only to a terminal.
+//! - Standard output carries results alone, one a line, and with `--json` one object a line. Logs, notes,
+//!   progress and errors go to standard error; progress only to a terminal.
 //! - Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration. An error says what to do next.
 //! - Nothing is opened before the configuration was read and checked.
-//! - No password, no secret and no path or query of an endpoint's URL is in an error or a log. `endpoint create` prints
-//!   a new secret, once.
+//! - No password, no secret and no path or query of an endpoint's URL is in an error or a log. `endpoint
+//!   create` prints a new secret, once.
 //!
 //! Nothing is kept in memory that anyone would miss: a command that was killed can be repeated.
 

@@ -1,4 +1,5 @@
-//! The metrics of a process, by the roles that it runs. The table in docs/operations.md lists them, and a test compares it.
+//! The metrics of a process, by the roles that it runs. The table in docs/operations.md lists them, and a
+//! test compares it.
 
 use runtime::{Metric, MetricLabel};
 

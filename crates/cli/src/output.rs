@@ -17,7 +17,8 @@ const GAP: &str = "  ";
 /// A column is not made narrower than this to fit a terminal.
 const COLUMN_MIN: usize = 8;
 
-/// When to use colours. Without a text for each value, the help of every command has a line for this, not ten.
+/// When to use colours. Without a text for each value, the help of every command has a line for this, not
+/// ten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ColorChoice {
     Auto,
@@ -50,7 +51,8 @@ pub(crate) fn is_stderr_colored() -> bool {
 #[error("cannot write to standard output")]
 pub(crate) struct Closed(#[source] pub(crate) io::Error);
 
-/// Whether it was written, or the reader, such as `head`, has left: for what decides the exit code whether it is read or not.
+/// Whether it was written, or the reader, such as `head`, has left: for what decides the exit code whether it
+/// is read or not.
 pub(crate) fn unless_left(written: Result<(), Closed>) -> Result<(), Closed> {
     written.or_else(|Closed(error)| match error.kind() {
         io::ErrorKind::BrokenPipe => Ok(()),
@@ -76,7 +78,8 @@ pub(crate) fn lines(lines: impl IntoIterator<Item = String>) -> Result<(), Close
     out.flush().map_err(Closed)
 }
 
-/// One object on one line. What would turn the direction of a terminal's text is escaped, as serde escapes other control characters.
+/// One object on one line. What would turn the direction of a terminal's text is escaped, as serde escapes
+/// other control characters.
 pub(crate) fn json(value: &impl Serialize) -> String {
     let json = serde_json::to_string(value).expect("our own values have text keys and no failing fields");
     if !json.contains(is_control) {
@@ -99,8 +102,8 @@ pub(crate) fn said(as_json: bool, value: &impl Serialize, text: &str) -> anyhow:
     Ok(said_line(as_json, value, text)?)
 }
 
-/// Writes what is shown this once. If it cannot be written, not even to a reader that has left, the error begins with `lost`, which says what was
-/// done and how to get another.
+/// Writes what is shown this once. If it cannot be written, not even to a reader that has left, the error
+/// begins with `lost`, which says what was done and how to get another.
 pub(crate) fn said_once(as_json: bool, value: &impl Serialize, text: &str, lost: &str) -> anyhow::Result<()> {
     said_line(as_json, value, text).map_err(|Closed(error)| anyhow!("{lost} (standard output: {error})"))
 }
@@ -116,7 +119,8 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Closed> {
     out.write_all(bytes).and_then(|()| out.flush()).map_err(Closed)
 }
 
-/// A text from outside, on one line: control characters are escaped, lest they move a terminal's cursor or break a row.
+/// A text from outside, on one line: control characters are escaped, lest they move a terminal's cursor or
+/// break a row.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_control)
 }
@@ -137,7 +141,8 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(escaped.collect())
 }
 
-/// Those that Unicode calls so, those that change the direction of text, spaces without a width, and those that separate lines.
+/// Those that Unicode calls so, those that change the direction of text, spaces without a width, and those
+/// that separate lines.
 fn is_control(char: char) -> bool {
     char.is_control()
         || matches!(
@@ -147,8 +152,8 @@ fn is_control(char: char) -> bool {
         || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
 }
 
-/// The lines of a text, with colours if they are wanted: the words that say how something stands, where they are all that is in their
-/// column.
+/// The lines of a text, with colours if they are wanted: the words that say how something stands, where they
+/// are all that is in their column.
 fn painted(text: &str, is_colored: bool) -> Cow<'_, str> {
     // An object is for programs.
     if text.starts_with('{') || !is_colored {
@@ -210,7 +215,8 @@ pub(crate) fn ask(question: &str) {
     let _ = write!(out, "{question}").and_then(|()| out.flush());
 }
 
-/// Rows for people: aligned, under a heading and no wider than the terminal on one, tab-separated and whole in a pipe.
+/// Rows for people: aligned, under a heading and no wider than the terminal on one, tab-separated and whole
+/// in a pipe.
 pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result<(), Closed> {
     let printable = |cell: &String| printable(cell).into_owned();
     let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(printable)).collect();
@@ -258,7 +264,8 @@ fn narrowed<const N: usize>(mut widths: [usize; N], width_max: usize) -> [usize;
     widths
 }
 
-/// A text in so many columns: without its middle if it is one word, such as an id or a URL, else without its end.
+/// A text in so many columns: without its middle if it is one word, such as an id or a URL, else without its
+/// end.
 fn shortened(text: &str, width: usize) -> Cow<'_, str> {
     let own = measure_text_width(text);
     if own <= width {

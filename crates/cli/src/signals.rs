@@ -7,8 +7,8 @@ use runtime::{logs, vital};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Cancelled by the first signal. The second ends the process at once, with exit code 1: whatever is in flight is
-/// handed out again by the broker.
+/// Cancelled by the first signal. The second ends the process at once, with exit code 1: whatever is in
+/// flight is handed out again by the broker.
 pub(crate) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let stop = CancellationToken::new();

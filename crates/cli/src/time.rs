@@ -58,7 +58,8 @@ pub(crate) fn millisecond(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(time(unix_ms)).to_string()
 }
 
-/// A duration that people read: `340 ms`, `1.2 s`, and from a minute on its two largest units, such as `2h 5m`.
+/// A duration that people read: `340 ms`, `1.2 s`, and from a minute on its two largest units, such as `2h
+/// 5m`.
 pub(crate) fn span(ms: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let seconds = ms / 1_000;

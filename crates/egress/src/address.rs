@@ -110,8 +110,8 @@ const V6: [(Ipv6Net, Class); 23] = [
     (v6([0x8000, 0, 0, 0, 0, 0, 0, 0], 1), Class::Reserved),
 ];
 
-/// The tables' entry for an address; `None` for a public one. An IPv4-mapped address (`::ffff:0:0/96`) is the IPv4
-/// address it holds.
+/// The tables' entry for an address; `None` for a public one. An IPv4-mapped address (`::ffff:0:0/96`) is the
+/// IPv4 address it holds.
 pub(crate) fn special(address: IpAddr) -> Option<Special> {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -133,8 +133,9 @@ pub(crate) fn special(address: IpAddr) -> Option<Special> {
 
 /// The IPv4 address that a packet to a special IPv6 address would be handed on to.
 ///
-/// Asked only of addresses whose class the operator allowed, so that allowing a translator does not open what is
-/// behind it. `64:ff9b:1::/48` is not unpacked: where the IPv4 address stands in it is each network's own choice.
+/// Asked only of addresses whose class the operator allowed, so that allowing a translator does not open what
+/// is behind it. `64:ff9b:1::/48` is not unpacked: where the IPv4 address stands in it is each network's own
+/// choice.
 pub(crate) fn embedded(address: IpAddr, class: Class) -> Option<Ipv4Addr> {
     let IpAddr::V6(v6) = address else { return None };
     let s = v6.segments();

@@ -23,8 +23,8 @@ pub(crate) async fn read(response: Response<Incoming>, meter: &Meter) -> Result<
     })
 }
 
-/// At most [`RESPONSE_BODY_BYTES_MAX`] bytes. The rest is not waited for: dropping the response ends the stream, and
-/// with HTTP/1 the connection.
+/// At most [`RESPONSE_BODY_BYTES_MAX`] bytes. The rest is not waited for: dropping the response ends the
+/// stream, and with HTTP/1 the connection.
 async fn read_body(response: Response<Incoming>, meter: &Meter) -> Result<Bytes, hyper::Error> {
     let until_close = ends_with_connection(&response);
     let (mut stream, mut body) = (response.into_body(), Vec::new());

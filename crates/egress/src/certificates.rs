@@ -1,11 +1,11 @@
 //! Until when servers' certificates are valid, as they were last seen in a handshake.
 //!
-//! Noted by handshakes alone: a request over a connection that exists costs nothing here. While one connection is kept open,
-//! a renewed certificate is not seen; no session is resumed at a host whose certificate is about to expire, so that the next
-//! handshake shows whether it was renewed.
+//! Noted by handshakes alone: a request over a connection that exists costs nothing here. While one
+//! connection is kept open, a renewed certificate is not seen; no session is resumed at a host whose
+//! certificate is about to expire, so that the next handshake shows whether it was renewed.
 //!
-//! Kept by host, because a handshake does not know its port: of a host with other certificates at other ports the one that
-//! was seen last is told.
+//! Kept by host, because a handshake does not know its port: of a host with other certificates at other ports
+//! the one that was seen last is told.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,8 @@ use url::{Host, Url};
 use x509_parser::parse_x509_certificate;
 use x509_parser::prelude::{GeneralName, X509Certificate};
 
-/// How long before its end a certificate is about to expire. Most are renewed 30 days before it: what is left then was forgotten.
+/// How long before its end a certificate is about to expire. Most are renewed 30 days before it: what is left
+/// then was forgotten.
 pub const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
 /// As many hosts as there can be endpoints. Further ones are not noted.
@@ -48,7 +49,8 @@ pub struct Certificate {
 }
 
 impl Certificates {
-    /// Waits until a host shows a certificate that it did not show before; at once if one has since the last call.
+    /// Waits until a host shows a certificate that it did not show before; at once if one has since the last
+    /// call.
     ///
     /// # Cancel safety
     /// Nothing is lost by dropping it.

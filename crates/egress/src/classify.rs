@@ -14,7 +14,8 @@ use crate::meter::Flood;
 use crate::policy::Refusal;
 use crate::tls;
 
-/// The longest detail, in bytes. Parts of it can come from the endpoint: a certificate's names, a parser's words.
+/// The longest detail, in bytes. Parts of it can come from the endpoint: a certificate's names, a parser's
+/// words.
 const DETAIL_BYTES_MAX: usize = 400;
 
 /// What is known of a request that failed, besides the error.
@@ -98,7 +99,8 @@ pub(crate) fn out_of_time(attempted: Attempted<'_>) -> Result<Failure, Fault> {
     Ok(failure(phase, FailureKind::Timeout, detail))
 }
 
-/// The attempt was ended before its deadline, to make room for others. While a name is being looked up that spends no attempt.
+/// The attempt was ended before its deadline, to make room for others. While a name is being looked up that
+/// spends no attempt.
 pub(crate) fn cut_short(attempted: Attempted<'_>, after: Duration) -> Result<Failure, Fault> {
     let limit = Duration::from_millis(after.as_millis() as u64 / 100 * 100);
     let mut failure = out_of_time(Attempted { limit, ..attempted })?;
@@ -146,8 +148,8 @@ pub(crate) fn is_end_of_stream(error: &hyper::Error) -> bool {
         .any(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
-/// An error and all that it was caused by, outermost first. An I/O error hides the error it wraps from `source`, so
-/// that is looked up in its own way.
+/// An error and all that it was caused by, outermost first. An I/O error hides the error it wraps from
+/// `source`, so that is looked up in its own way.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     let mut causes = Vec::new();
     let mut next = Some(error);
@@ -172,7 +174,8 @@ fn from_causes(
         return from_lookup(error, host).map(Some);
     }
     if let Some(flood) = find::<Flood>(causes) {
-        // What comes over a complete connection comes in place of a response, whether or not the request has left.
+        // What comes over a complete connection comes in place of a response, whether or not the request has
+        // left.
         let phase = if phase == Phase::Send {
             Phase::Response
         } else {
@@ -244,8 +247,8 @@ fn from_io(
         });
     }
     if is_unreachable(error) {
-        // Routers and firewalls near the endpoint send these as well ("host prohibited" is a common default). It is
-        // our fault only if our own routing table has no way to it.
+        // Routers and firewalls near the endpoint send these as well ("host prohibited" is a common default).
+        // It is our fault only if our own routing table has no way to it.
         return match address {
             Some(address) if has_route(address) => {
                 let detail = format!("the network says that {host} ({address}) cannot be reached: {error}");

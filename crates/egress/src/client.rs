@@ -38,16 +38,18 @@ use crate::tls::{self, Watching};
 /// The `User-Agent` of every request (CONTRACT, "Webhook Headers").
 pub const USER_AGENT: &str = "Magnetite-Webhooks/1.0";
 
-/// The most that one HTTP/2 response may have on the way to us, in bytes: the least that HTTP/2 allows to announce,
-/// and more than we read.
+/// The most that one HTTP/2 response may have on the way to us, in bytes: the least that HTTP/2 allows to
+/// announce, and more than we read.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 65_535;
 /// The most that all responses of one HTTP/2 connection may have on the way to us, in bytes.
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// The most that the headers of one HTTP/2 response may take, in bytes.
 const HTTP2_HEADERS_BYTES_MAX: u32 = 16 * 1024;
-/// After how long a silence, and then how often, a connection is probed; after so many probes without an answer it is gone.
+/// After how long a silence, and then how often, a connection is probed; after so many probes without an
+/// answer it is gone.
 const TCP_KEEPALIVE: (Duration, u32) = (Duration::from_secs(15), 3);
-/// How long sent bytes may stay unacknowledged before the connection is gone: what an attempt may take by default.
+/// How long sent bytes may stay unacknowledged before the connection is gone: what an attempt may take by
+/// default.
 const TCP_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 
 type HttpClient = Client<ByMessages<HttpsConnector<ByBytes<HttpConnector<Resolver>>>>, MarkedBody>;
@@ -68,8 +70,8 @@ pub struct Egress {
     attempt_timeout: Duration,
 }
 
-/// Where requests go, judged once as far as that goes without a name server: where a name leads is judged whenever it is connected
-/// to.
+/// Where requests go, judged once as far as that goes without a name server: where a name leads is judged
+/// whenever it is connected to.
 #[derive(Clone, Debug)]
 pub struct Target(Result<Place, Failure>);
 
@@ -85,7 +87,8 @@ struct Place {
 pub struct Reply {
     /// As [`Egress::post`] returns it.
     pub result: AttemptResult,
-    /// From when a connection took the request to when the response's headers had come; `None` without a response.
+    /// From when a connection took the request to when the response's headers had come; `None` without a
+    /// response.
     pub first_byte: Option<Duration>,
     /// How long all of it took.
     pub took: Duration,
@@ -96,8 +99,8 @@ pub struct Reply {
 /// Our own trouble: it says nothing about the endpoint, and must not spend one of its attempts.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// No name server answered, or none could be asked, or they answer `SERVFAIL`, and there is no evidence that they do answer
-    /// about other names.
+    /// No name server answered, or none could be asked, or they answer `SERVFAIL`, and there is no evidence
+    /// that they do answer about other names.
     #[error("no name server gives an answer about {host}")]
     Resolver {
         /// The name.
@@ -183,12 +186,12 @@ impl Egress {
         &self.certificates
     }
 
-    /// Judges a URL before it is stored as an endpoint, and asks where its name leads. Takes about 4 s at most, the
-    /// time after which name servers are given up.
+    /// Judges a URL before it is stored as an endpoint, and asks where its name leads. Takes about 4 s at
+    /// most, the time after which name servers are given up.
     ///
     /// As in sending, one address that may be reached is enough. Name servers that do not answer are not held
-    /// against an https URL: the name is judged again at every attempt, because it can lead elsewhere by then. http is
-    /// judged only here.
+    /// against an https URL: the name is judged again at every attempt, because it can lead elsewhere by
+    /// then. http is judged only here.
     ///
     /// # Errors
     /// Why it cannot be an endpoint, in words for whoever wants to register it.
@@ -235,16 +238,18 @@ impl Egress {
         })
     }
 
-    /// Makes one attempt: one POST of exactly `body`, with `Content-Type: application/json`, our `User-Agent` and
-    /// `headers`, whose names are in lower case. Over HTTP/1 names are sent in title case (`X-Magnetite-Event`), over HTTP/2 in lower case.
+    /// Makes one attempt: one POST of exactly `body`, with `Content-Type: application/json`, our `User-Agent`
+    /// and `headers`, whose names are in lower case. Over HTTP/1 names are sent in title case
+    /// (`X-Magnetite-Event`), over HTTP/2 in lower case.
     ///
-    /// The answer is the status with at most [`RESPONSE_BODY_BYTES_MAX`](webhook::RESPONSE_BODY_BYTES_MAX) bytes of the body, whatever the status is:
-    /// redirects are not followed. A host that requires HTTP/1.1 fails the attempt that says so, and is spoken to in it from then on. A body that breaks off, or does not end before the deadline and the cap, is a
-    /// failure in phase `Response` even after a 2xx. The phase of a failure is as exact as the module `progress`
-    /// says.
+    /// The answer is the status with at most [`RESPONSE_BODY_BYTES_MAX`](webhook::RESPONSE_BODY_BYTES_MAX)
+    /// bytes of the body, whatever the status is: redirects are not followed. A host that requires
+    /// HTTP/1.1 fails the attempt that says so, and is spoken to in it from then on. A body that breaks off,
+    /// or does not end before the deadline and the cap, is a failure in phase `Response` even after a
+    /// 2xx. The phase of a failure is as exact as the module `progress` says.
     ///
-    /// A server that closes a kept-alive connection at the moment in which a request is written to it looks like one
-    /// that resets: the attempt fails, although nothing is wrong with the endpoint.
+    /// A server that closes a kept-alive connection at the moment in which a request is written to it looks
+    /// like one that resets: the attempt fails, although nothing is wrong with the endpoint.
     ///
     /// # Errors
     /// What is not the endpoint's doing.
@@ -263,7 +268,8 @@ impl Egress {
         self.post_until(target, headers, body, pending()).await
     }
 
-    /// Makes one attempt as [`Self::post`] does, and ends it early when `ended` completes: as `cut_short`, in whichever phase it is.
+    /// Makes one attempt as [`Self::post`] does, and ends it early when `ended` completes: as `cut_short`, in
+    /// whichever phase it is.
     ///
     /// # Errors
     /// What is not the endpoint's doing.
@@ -282,8 +288,8 @@ impl Egress {
         self.attempt(place, headers, body, progress, |_| {}, ended).await
     }
 
-    /// Makes one attempt as [`Self::post`] does, and looks at it more closely. A second one follows if the host requires HTTP/1.1 and that was
-    /// not known.
+    /// Makes one attempt as [`Self::post`] does, and looks at it more closely. A second one follows if the
+    /// host requires HTTP/1.1 and that was not known.
     ///
     /// # Errors
     /// What is not the endpoint's doing.
@@ -352,7 +358,8 @@ impl Egress {
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = header_map(headers)?;
 
-        // On the heap, because every future around this one would otherwise hold room for it twice and be copied with it.
+        // On the heap, because every future around this one would otherwise hold room for it twice and be
+        // copied with it.
         let exchange = Box::pin(self.exchange(uri, request, look));
         let exchange = progress::observe(Arc::clone(&progress), exchange);
         let outcome = tokio::select! {
@@ -382,7 +389,8 @@ impl Egress {
         }
     }
 
-    /// The endpoint's failure, if there is evidence that what looks like a fault of ours concerns this endpoint alone.
+    /// The endpoint's failure, if there is evidence that what looks like a fault of ours concerns this
+    /// endpoint alone.
     async fn endpoints_own(&self, fault: Fault, attempted: Attempted<'_>) -> Result<Failure, Fault> {
         match (&fault, attempted.address) {
             // On the heap, because every attempt would otherwise hold room for it.
@@ -455,7 +463,8 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver, routes: Routes
     http.set_keepalive_interval(Some(TCP_KEEPALIVE.0));
     http.set_keepalive_retries(Some(TCP_KEEPALIVE.1));
     http.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED_MAX));
-    // Not a second deadline, but the one that is divided among a name's addresses, so that the first one cannot use up all of it.
+    // Not a second deadline, but the one that is divided among a name's addresses, so that the first one
+    // cannot use up all of it.
     http.set_connect_timeout(Some(config.attempt_timeout));
     let by_bytes = ByBytes {
         connector: http,
@@ -467,13 +476,15 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver, routes: Routes
         .pool_max_idle_per_host(config.idle_per_host_max)
         .pool_idle_timeout(config.idle_timeout)
         .http1_title_case_headers(true)
-        // nginx sends a header that has newlines in its configuration on several lines; RFC 9112, 5.2, has clients accept that.
+        // nginx sends a header that has newlines in its configuration on several lines; RFC 9112, 5.2, has
+        // clients accept that.
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HTTP2_HEADERS_BYTES_MAX)
-        // A connection that has said nothing for as long as an attempt may take is not used for the next one. Not sooner: a
-        // server that is busy with a request for all of that time may be too busy to answer a ping.
+        // A connection that has said nothing for as long as an attempt may take is not used for the next one.
+        // Not sooner: a server that is busy with a request for all of that time may be too busy to
+        // answer a ping.
         .http2_keep_alive_interval(config.attempt_timeout / 2)
         .http2_keep_alive_timeout(config.attempt_timeout / 2)
         .build(ByMessages(HttpsConnector::from((by_bytes, tls))))

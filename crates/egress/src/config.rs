@@ -11,14 +11,16 @@ use ipnet::IpNet;
 pub struct Config {
     /// Networks that may be reached although they are not public. None by default.
     pub allow: Vec<IpNet>,
-    /// Whether new endpoints may use http, which anyone on the network path can read and change. At the addresses in `allow` they may in any case.
+    /// Whether new endpoints may use http, which anyone on the network path can read and change. At the
+    /// addresses in `allow` they may in any case.
     pub allow_http: bool,
-    /// How long one attempt may take in all: lookup, connection, TLS, request, response and its body. 30 s by default
-    /// (CONTRACT, "Webhook timeouts").
+    /// How long one attempt may take in all: lookup, connection, TLS, request, response and its body. 30 s
+    /// by default (CONTRACT, "Webhook timeouts").
     pub attempt_timeout: Duration,
-    /// How many idle connections are kept per scheme, host and port. It does not bound connections in use. 512 by default,
-    /// a worker's default slots: many endpoints can be on one host, answers come in bursts, and whatever is idle for a moment
-    /// above this is closed and opened again, at the price of several deliveries each.
+    /// How many idle connections are kept per scheme, host and port. It does not bound connections in use.
+    /// 512 by default, a worker's default slots: many endpoints can be on one host, answers come in
+    /// bursts, and whatever is idle for a moment above this is closed and opened again, at the price of
+    /// several deliveries each.
     pub idle_per_host_max: usize,
     /// How long an idle connection is kept. 20 s by default: less than most servers keep theirs.
     pub idle_timeout: Duration,

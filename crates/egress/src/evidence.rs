@@ -1,18 +1,20 @@
 //! Whose trouble it is when a name or an address cannot be reached: the endpoint's, or ours.
 //!
-//! A name server that does not answer about a name, and a routing table without a way to an address, look the same
-//! whether they fail for everything or for this endpoint alone. The second is the endpoint's failure and spends an
-//! attempt, since it would otherwise be put off for as long as it lasts. So others are looked at in the moment of the
-//! failure, not earlier, and without a cache: evidence that is older than the failure proves nothing about it.
+//! A name server that does not answer about a name, and a routing table without a way to an address, look the
+//! same whether they fail for everything or for this endpoint alone. The second is the endpoint's failure and
+//! spends an attempt, since it would otherwise be put off for as long as it lasts. So others are looked at in
+//! the moment of the failure, not earlier, and without a cache: evidence that is older than the failure
+//! proves nothing about it.
 //!
-//! - **Names**: the failed name is asked once more, together with up to three names that were answered before and a
-//!   name that does not exist in the same top-level domain. If one of those is answered, if only by "no such name",
-//!   and the failed one fails again, its own name servers are what fails.
-//! - **Routes**: if there are addresses that were connected to before, and the routing table has a way to all of
-//!   them, the missing one is the endpoint's: most often its name has IPv6 addresses only, and this machine has no
-//!   IPv6. If one of them has lost its way as well, the network is what fails.
+//! - **Names**: the failed name is asked once more, together with up to three names that were answered before
+//!   and a name that does not exist in the same top-level domain. If one of those is answered, if only by "no
+//!   such name", and the failed one fails again, its own name servers are what fails.
+//! - **Routes**: if there are addresses that were connected to before, and the routing table has a way to all
+//!   of them, the missing one is the endpoint's: most often its name has IPv6 addresses only, and this
+//!   machine has no IPv6. If one of them has lost its way as well, the network is what fails.
 //!
-//! Without evidence the trouble is ours. Nothing but the configured name servers is asked, and nothing is sent elsewhere.
+//! Without evidence the trouble is ours. Nothing but the configured name servers is asked, and nothing is
+//! sent elsewhere.
 
 use std::borrow::Borrow;
 use std::collections::VecDeque;
@@ -30,7 +32,8 @@ use crate::lookup::addresses_of;
 const REMEMBERED_MAX: usize = 8;
 /// How many of the names are asked about.
 const ASKED_MAX: usize = 3;
-/// How many failures are looked into at once. Those beyond are without evidence: when so many fail together, it is ours as a rule.
+/// How many failures are looked into at once. Those beyond are without evidence: when so many fail together,
+/// it is ours as a rule.
 const AT_ONCE_MAX: usize = 16;
 
 /// The latest few, each once.
@@ -88,7 +91,8 @@ impl Names {
         self.answered.note(host);
     }
 
-    /// Whether this name, which could not be looked up, fails alone. Takes 2 s at most for one without a search list.
+    /// Whether this name, which could not be looked up, fails alone. Takes 2 s at most for one without a
+    /// search list.
     pub(crate) async fn fails_alone(&self, host: &str) -> bool {
         let Ok(_permit) = self.permits.try_acquire() else {
             return false;

@@ -1,4 +1,5 @@
-//! Hosts that offer HTTP/2 and then require HTTP/1.1 (RFC 9113, 7): servers behind which a login by certificate or by NTLM is needed.
+//! Hosts that offer HTTP/2 and then require HTTP/1.1 (RFC 9113, 7): servers behind which a login by
+//! certificate or by NTLM is needed.
 
 use std::collections::HashSet;
 use std::error::Error;

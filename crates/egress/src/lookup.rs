@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use crate::policy::Refusal;
 
-/// How long the second family's answer is waited for once the first one has addresses (RFC 8305 section 3): name
-/// servers that never answer AAAA queries exist.
+/// How long the second family's answer is waited for once the first one has addresses (RFC 8305 section 3):
+/// name servers that never answer AAAA queries exist.
 const SECOND_FAMILY_WAIT: Duration = Duration::from_millis(50);
 
 /// Why there is no address to connect to.
@@ -73,8 +73,8 @@ async fn rest(first: &Answer, second: impl Future<Output = Answer>) -> Option<An
     }
 }
 
-/// Addresses if there are any. If not, one family's "there is no such name" is good for both; that the name has no
-/// address is only known if both families said so.
+/// Addresses if there are any. If not, one family's "there is no such name" is good for both; that the name
+/// has no address is only known if both families said so.
 fn merge(v6: Option<Answer>, v4: Option<Answer>) -> Result<Vec<IpAddr>, LookupError> {
     let answers: Vec<Answer> = [v6, v4].into_iter().flatten().collect();
     let found: Vec<IpAddr> = answers.iter().flat_map(addresses).collect();

@@ -1,17 +1,17 @@
 //! How much a connection may send before it gets on with an answer.
 //!
-//! A deadline bounds how long an endpoint is listened to, but not the work that its bytes cause meanwhile: interim
-//! responses, control frames of HTTP/2 and TLS messages can come as fast as the network carries them, and the HTTP
-//! client reads all of them. So every connection is metered, twice:
+//! A deadline bounds how long an endpoint is listened to, but not the work that its bytes cause meanwhile:
+//! interim responses, control frames of HTTP/2 and TLS messages can come as fast as the network carries them,
+//! and the HTTP client reads all of them. So every connection is metered, twice:
 //!
 //! ```text
 //! HTTP client <- messages <- TLS <- bytes <- TCP
 //! ```
 //!
-//! The meter starts again with every answer of which the headers have come or the body has ended, and gets back what
-//! of a body was taken, whose length has a bound of its own. What reaches a limit before that ends as a [`Flood`],
-//! which is the endpoint's failure, and the connection with it. An attempt therefore takes at most a few times
-//! [`BYTES_MAX`] from its endpoint, however fast it sends.
+//! The meter starts again with every answer of which the headers have come or the body has ended, and gets
+//! back what of a body was taken, whose length has a bound of its own. What reaches a limit before that ends
+//! as a [`Flood`], which is the endpoint's failure, and the connection with it. An attempt therefore takes at
+//! most a few times [`BYTES_MAX`] from its endpoint, however fast it sends.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -36,13 +36,13 @@ mod messages;
 
 use messages::{Frames, Interim};
 
-/// How many bytes a connection may receive before the next answer, TLS included. More than all that HTTP/2 allows to be on its
-/// way to us at once (1 MiB) and than the largest headers of HTTP/1 (about 400 KiB).
+/// How many bytes a connection may receive before the next answer, TLS included. More than all that HTTP/2
+/// allows to be on its way to us at once (1 MiB) and than the largest headers of HTTP/1 (about 400 KiB).
 pub(crate) const BYTES_MAX: u32 = 2 * 1024 * 1024;
 /// How many interim responses (100 to 199) may precede an answer over HTTP/1. Servers send one or two.
 pub(crate) const INTERIM_MAX: u32 = 100;
-/// How many frames an HTTP/2 connection may receive before the next answer: several for each of the hundreds of requests that
-/// share it.
+/// How many frames an HTTP/2 connection may receive before the next answer: several for each of the hundreds
+/// of requests that share it.
 pub(crate) const FRAMES_MAX: u32 = 4096;
 
 /// An endpoint that sends and sends, and does not get on with its answer.
@@ -60,8 +60,8 @@ pub(crate) enum Flood {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Meter(Arc<Levels>);
 
-/// Both levels can fall below zero, by no more than one answer's body: what was received before the meter started again may be
-/// given back after it.
+/// Both levels can fall below zero, by no more than one answer's body: what was received before the meter
+/// started again may be given back after it.
 #[derive(Debug, Default)]
 struct Levels {
     bytes: AtomicI64,
@@ -117,8 +117,8 @@ impl Meter {
     }
 }
 
-/// The limit that ended the connection of a request which failed. HTTP/2 keeps its causes to itself, so it is asked of the
-/// connection.
+/// The limit that ended the connection of a request which failed. HTTP/2 keeps its causes to itself, so it is
+/// asked of the connection.
 pub(crate) fn flood_of(error: &legacy::Error) -> Option<Flood> {
     let mut extensions = Extensions::new();
     error.connect_info()?.get_extras(&mut extensions);
@@ -132,7 +132,8 @@ pub(crate) struct ByBytes<C> {
     pub(crate) routes: Routes,
 }
 
-/// A connector of which every connection is metered by the message, too. The connector inside is [`ByBytes`], with or without TLS.
+/// A connector of which every connection is metered by the message, too. The connector inside is [`ByBytes`],
+/// with or without TLS.
 #[derive(Clone, Debug)]
 pub(crate) struct ByMessages<C>(pub(crate) C);
 

@@ -22,13 +22,13 @@ pub struct Policy {
     plain_http: bool,
 }
 
-/// What customers are told of an address that may not be reached: they cannot change what is allowed, and are not to learn where a name leads
-/// in our network.
+/// What customers are told of an address that may not be reached: they cannot change what is allowed, and are
+/// not to learn where a name leads in our network.
 pub const NOT_PUBLIC: &str =
     "the URL leads to an address that is not public, and webhooks are sent to public addresses only";
 
-/// Why a URL or an address may not be used. The text is for whoever asked for it: it names what was refused, and the
-/// setting that would allow it where there is one. It never holds the URL's path or query.
+/// Why a URL or an address may not be used. The text is for whoever asked for it: it names what was refused,
+/// and the setting that would allow it where there is one. It never holds the URL's path or query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Longer than [`URL_BYTES_MAX`].
@@ -160,12 +160,12 @@ impl Policy {
         self.allowed.iter().any(|network| network.contains(&address))
     }
 
-    /// Parses a URL and judges all that can be judged without a name server: length, scheme, user info, host, port,
-    /// fragment, and the address if the host is one, in whatever spelling (`0x7f.1`, `2130706433`,
+    /// Parses a URL and judges all that can be judged without a name server: length, scheme, user info, host,
+    /// port, fragment, and the address if the host is one, in whatever spelling (`0x7f.1`, `2130706433`,
     /// `[::ffff:127.0.0.1]`).
     ///
-    /// Not covered: where a name leads (see [`crate::Egress::check_endpoint`]), and which service listens at a port:
-    /// any port may be used.
+    /// Not covered: where a name leads (see [`crate::Egress::check_endpoint`]), and which service listens at
+    /// a port: any port may be used.
     ///
     /// # Errors
     /// The first reason to refuse it.
@@ -205,8 +205,8 @@ impl Policy {
         Ok(url)
     }
 
-    /// Judges an address. Where the operator allowed a network of translated addresses (NAT64, 6to4, Teredo), the
-    /// IPv4 address inside is judged as well.
+    /// Judges an address. Where the operator allowed a network of translated addresses (NAT64, 6to4, Teredo),
+    /// the IPv4 address inside is judged as well.
     ///
     /// # Errors
     /// [`Refusal::Address`].

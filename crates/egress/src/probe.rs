@@ -1,7 +1,8 @@
 //! The way to a URL, taken once and looked at, step by step.
 //!
-//! By the resolver, the policy and the TLS settings of the attempts, but with a connection of its own, over which nothing is
-//! sent. What fails is not explained here: an attempt at the same URL fails for the same reason and says it.
+//! By the resolver, the policy and the TLS settings of the attempts, but with a connection of its own, over
+//! which nothing is sent. What fails is not explained here: an attempt at the same URL fails for the same
+//! reason and says it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -54,8 +55,8 @@ pub struct Handshake {
 }
 
 impl Egress {
-    /// Looks up, connects, shakes hands and closes. Takes a minute at most: a lookup, eight addresses of which only
-    /// the last one answers, and a handshake.
+    /// Looks up, connects, shakes hands and closes. Takes a minute at most: a lookup, eight addresses of
+    /// which only the last one answers, and a handshake.
     pub async fn probe(&self, url: &Url) -> Way {
         let mut way = Way::default();
         let targets = self.look_up(url, &mut way).await;

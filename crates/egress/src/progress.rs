@@ -1,7 +1,7 @@
 //! How far a request got, told by the places it passes.
 //!
-//! The HTTP client does not tell. But its resolver, its TLS sessions, its connector and its request bodies are ours,
-//! and each of them is called by the task that makes the attempt, or carries a handle along:
+//! The HTTP client does not tell. But its resolver, its TLS sessions, its connector and its request bodies
+//! are ours, and each of them is called by the task that makes the attempt, or carries a handle along:
 //!
 //! | called | phase from then on |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | connector, has the connection, with its TLS handshake | `Send` |
 //! | request body, taken by a connection | `Response` |
 //!
-//! A connection takes a body whole, into its own buffer. So `Response` includes the time in which the buffer is
-//! written, and `Send` is left to writes that fail and to requests that wait for a connection that exists.
+//! A connection takes a body whole, into its own buffer. So `Response` includes the time in which the buffer
+//! is written, and `Send` is left to writes that fail and to requests that wait for a connection that exists.
 
 use std::convert::Infallible;
 use std::net::IpAddr;

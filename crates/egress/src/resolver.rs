@@ -1,11 +1,11 @@
 //! Names to addresses that may be reached.
 //!
-//! Not `getaddrinfo`, which does not tell a name that does not exist from name servers that do not answer, and
-//! cannot be given up on.
+//! Not `getaddrinfo`, which does not tell a name that does not exist from name servers that do not answer,
+//! and cannot be given up on.
 //!
 //! A name with a dot is absolute: no search domain is appended to it, because a customer's name must not mean
-//! something else here, and because a chain of searches blurs why a lookup failed. A name without a dot is looked up
-//! in the system's search domains, as container platforms need it.
+//! something else here, and because a chain of searches blurs why a lookup failed. A name without a dot is
+//! looked up in the system's search domains, as container platforms need it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
@@ -31,8 +31,8 @@ use crate::lookup::{LookupError, addresses_of};
 use crate::policy::{Policy, Refusal};
 use crate::progress;
 
-/// How long one try may take. With [`TRIES_EXTRA`] a dead name server is known as such after 4 s, within any sensible
-/// deadline of an attempt.
+/// How long one try may take. With [`TRIES_EXTRA`] a dead name server is known as such after 4 s, within any
+/// sensible deadline of an attempt.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a lookup that got no answer is tried again.
 const TRIES_EXTRA: usize = 1;
@@ -42,8 +42,8 @@ const CACHED_RESPONSES_MAX: u64 = 8192;
 const POSITIVE_TTL_MIN: Duration = Duration::from_secs(1);
 /// A receiver that moved is found again after at most this long.
 const POSITIVE_TTL_MAX: Duration = Duration::from_mins(5);
-/// A name that was just created is found after at most this long. Not less, because most names have no IPv6 address,
-/// and that answer is cached for as long.
+/// A name that was just created is found after at most this long. Not less, because most names have no IPv6
+/// address, and that answer is cached for as long.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(5);
 /// How many addresses of a family are tried. The deadline for connecting is divided among them.
 const ADDRESSES_PER_FAMILY_MAX: usize = 4;
@@ -69,8 +69,8 @@ impl Resolver {
         })
     }
 
-    /// The addresses of a name that may be connected to, in the order in which to try them: at least one, at most
-    /// [`ADDRESSES_PER_FAMILY_MAX`] of each family. Takes 4 s at most for one without a search list.
+    /// The addresses of a name that may be connected to, in the order in which to try them: at least one, at
+    /// most [`ADDRESSES_PER_FAMILY_MAX`] of each family. Takes 4 s at most for one without a search list.
     pub(crate) async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
         let found = self.judged(host).await?;
         let mut passed = Vec::with_capacity(found.len());
@@ -180,8 +180,9 @@ fn bound_once(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Never;
 }
 
-/// IPv6 first, as RFC 8305 wants it, but without a family that this machine has no route to, if the other has one:
-/// the client reports the failure of the family it tried last, and "no route" must not hide "connection refused".
+/// IPv6 first, as RFC 8305 wants it, but without a family that this machine has no route to, if the other has
+/// one: the client reports the failure of the family it tried last, and "no route" must not hide "connection
+/// refused".
 fn in_order(found: Vec<IpAddr>, turn: usize, has_route: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
     let (mut v6, mut v4): (Vec<_>, Vec<_>) = found.into_iter().partition(IpAddr::is_ipv6);
     for family in [&mut v6, &mut v4] {
@@ -202,7 +203,8 @@ fn in_order(found: Vec<IpAddr>, turn: usize, has_route: impl Fn(IpAddr) -> bool)
     v6
 }
 
-/// Whether the routing table knows a way to an address. Connecting a UDP socket asks the table and sends nothing.
+/// Whether the routing table knows a way to an address. Connecting a UDP socket asks the table and sends
+/// nothing.
 ///
 /// True when there is no socket to ask with: then the connection will say what is wrong.
 pub(crate) fn has_route(address: IpAddr) -> bool {

@@ -29,7 +29,8 @@ const NAMES_TOLD_MAX: usize = 5;
 /// Trusts the system's root certificates and the given ones (PEM, one or more in each).
 ///
 /// # Errors
-/// Without any root certificate every endpoint would look as if its certificate were bad, unless that `is_ignored`.
+/// Without any root certificate every endpoint would look as if its certificate were bad, unless that
+/// `is_ignored`.
 pub(crate) fn verifier(
     extra_roots_pem: &[Vec<u8>],
     is_ignored: bool,
@@ -105,7 +106,8 @@ fn add_pem(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), SetupError> {
     }
 }
 
-/// The sessions in memory, and the mark that a handshake began: a hint is asked for when the first message is written.
+/// The sessions in memory, and the mark that a handshake began: a hint is asked for when the first message is
+/// written.
 #[derive(Debug)]
 struct Sessions {
     cache: ClientSessionMemoryCache,

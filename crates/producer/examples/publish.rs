@@ -1,7 +1,7 @@
 //! Publishes the events of one lead's life, as the lead pipeline does.
 //!
-//! `MAGNETITE_BROKER__URL=amqp://... cargo run -p magnetite-producer --example publish`, once a worker has run or
-//! `magnetite topology declare` was called: an event that no queue takes is an error.
+//! `MAGNETITE_BROKER__URL=amqp://... cargo run -p magnetite-producer --example publish`, once a worker has
+//! run or `magnetite topology declare` was called: an event that no queue takes is an error.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -66,7 +66,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Publishes until it is confirmed, for a minute at most. A repetition has the event's id: receivers see one event.
+/// Publishes until it is confirmed, for a minute at most. A repetition has the event's id: receivers see one
+/// event.
 async fn publish(producer: &Producer, event: &Event) -> anyhow::Result<()> {
     let give_up = tokio::time::Instant::now() + Duration::from_mins(1);
     loop {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use broker::PublishError;
 use webhook::{EventId, Rejection};
 
-/// Why an event is not known to be published. All but [`Invalid`](Self::Invalid) ask for the same: publish the event
-/// again, under the same id, so that a copy that did arrive and this one are one event.
+/// Why an event is not known to be published. All but [`Invalid`](Self::Invalid) ask for the same: publish
+/// the event again, under the same id, so that a copy that did arrive and this one are one event.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -37,8 +37,9 @@ pub struct Event {
     pub traceparent: Option<String>,
 }
 
-/// What happened. On the wire `data` also holds the lead's id and the event's timestamp under a name of its own
-/// (`created_at`, ...), and `status`, which is the lead's: `processing` until it is `completed` or `failed`.
+/// What happened. On the wire `data` also holds the lead's id and the event's timestamp under a name of its
+/// own (`created_at`, ...), and `status`, which is the lead's: `processing` until it is `completed` or
+/// `failed`.
 ///
 /// ```json
 /// {"lead_id":"lead_789ghi","input_data":{"fullName":"John Smith"},"status":"processing","created_at":1703123456789}
@@ -57,7 +58,8 @@ pub enum Data {
         /// What was found.
         research_results: Object,
     },
-    /// `research.failed`: the research agent met an error. The lead may still be tried again: its status is `processing`.
+    /// `research.failed`: the research agent met an error. The lead may still be tried again: its status is
+    /// `processing`.
     ResearchFailed {
         /// What went wrong.
         error: Failure,
@@ -136,8 +138,8 @@ impl Event {
         }
     }
 
-    /// The event under an id of the caller's: whoever makes the event anew after a crash, from what was written down,
-    /// repeats it instead of making a second one. 1 to 128 characters of `[A-Za-z0-9_-]`.
+    /// The event under an id of the caller's: whoever makes the event anew after a crash, from what was
+    /// written down, repeats it instead of making a second one. 1 to 128 characters of `[A-Za-z0-9_-]`.
     #[must_use]
     pub fn with_id(mut self, id: EventId) -> Self {
         self.id = id;

@@ -15,8 +15,8 @@ use webhook::{EventId, MESSAGE_ID_CHARS_MAX};
 
 use crate::{Error, Event, NotReady, Serialized, timestamps::unix_ms};
 
-/// Publishes events over one connection that comes back by itself. Clones share the connection; it is closed by
-/// [`shutdown`](Self::shutdown), or when the last clone is dropped.
+/// Publishes events over one connection that comes back by itself. Clones share the connection; it is closed
+/// by [`shutdown`](Self::shutdown), or when the last clone is dropped.
 #[derive(Clone)]
 pub struct Producer {
     shared: Arc<Shared>,
@@ -76,8 +76,8 @@ impl Producer {
         &self.shared.link
     }
 
-    /// Publishes an event and waits for the broker's confirm, at most the configuration's `publish_timeout`. Returns the
-    /// event's id.
+    /// Publishes an event and waits for the broker's confirm, at most the configuration's `publish_timeout`.
+    /// Returns the event's id.
     ///
     /// # Errors
     /// When the event is not known to be published; see [`Error`].
@@ -88,11 +88,11 @@ impl Producer {
         self.publish_json(&event.serialize()).await
     }
 
-    /// Publishes events in order and returns one result for each, in order. Much faster than one by one: confirms are
-    /// awaited for each window of 256, each of which has the publish timeout to itself.
+    /// Publishes events in order and returns one result for each, in order. Much faster than one by one:
+    /// confirms are awaited for each window of 256, each of which has the publish timeout to itself.
     ///
-    /// A window in which the broker was not there, blocked or silent ends the batch: the rest is [`Error::Skipped`], so
-    /// that an outage costs one timeout whatever the batch's length.
+    /// A window in which the broker was not there, blocked or silent ends the batch: the rest is
+    /// [`Error::Skipped`], so that an outage costs one timeout whatever the batch's length.
     ///
     /// # Cancel safety
     /// As for [`publish`](Self::publish).
@@ -120,8 +120,9 @@ impl Producer {
         self.publish_windows(events, Serialized::clone).await
     }
 
-    /// Waits for the publishes that are under way, also those of clones, and closes the connection. No new ones are taken,
-    /// and batches end with their present window. Takes at most one publish timeout and a second.
+    /// Waits for the publishes that are under way, also those of clones, and closes the connection. No new
+    /// ones are taken, and batches end with their present window. Takes at most one publish timeout and a
+    /// second.
     pub async fn shutdown(self) {
         /// A publish also encodes and checks.
         const GRACE: Duration = Duration::from_secs(1);

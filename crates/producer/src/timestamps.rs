@@ -10,8 +10,8 @@ use webhook::LeadId;
 
 /// Hands out milliseconds that strictly increase for each lead.
 ///
-/// Receivers may take two events with one `timestamp` and one `lead_id` for a duplicate (public contract, "Handle
-/// Duplicates") and drop the second. Keep one for the whole process, and stamp every event with it:
+/// Receivers may take two events with one `timestamp` and one `lead_id` for a duplicate (public contract,
+/// "Handle Duplicates") and drop the second. Keep one for the whole process, and stamp every event with it:
 ///
 /// ```
 /// static TIMESTAMPS: producer::Timestamps = producer::Timestamps::new();
@@ -20,14 +20,14 @@ use webhook::LeadId;
 /// assert!(TIMESTAMPS.next(&lead, std::time::SystemTime::now()) > created);
 /// ```
 ///
-/// Leads share 2048 slots (16 KiB) by hash; a slot holds the last millisecond it gave. So memory is bounded without
-/// forgetting any lead, and a timestamp lies ahead of the clock only by as many milliseconds as its slot gave out too
-/// many: the process has to make over 1000 events a second *for one slot*, or the clock has to step back. One counter
-/// for the whole process would run ahead from 1000 events a second in all.
+/// Leads share 2048 slots (16 KiB) by hash; a slot holds the last millisecond it gave. So memory is bounded
+/// without forgetting any lead, and a timestamp lies ahead of the clock only by as many milliseconds as its
+/// slot gave out too many: the process has to make over 1000 events a second *for one slot*, or the clock has
+/// to step back. One counter for the whole process would run ahead from 1000 events a second in all.
 ///
-/// It does not cover other processes, nor this one before its last start. Where another process has stamped events of
-/// the lead, carry the last timestamp over with [`observe`](Self::observe), or let the database that both share count:
-/// see `docs/protocol.md`.
+/// It does not cover other processes, nor this one before its last start. Where another process has stamped
+/// events of the lead, carry the last timestamp over with [`observe`](Self::observe), or let the database
+/// that both share count: see `docs/protocol.md`.
 #[derive(Debug)]
 pub struct Timestamps {
     last_ms: [AtomicU64; SLOTS],
@@ -43,7 +43,8 @@ impl Timestamps {
         }
     }
 
-    /// The lead's next timestamp, in Unix milliseconds: `now`, or if that is taken the first free millisecond after it.
+    /// The lead's next timestamp, in Unix milliseconds: `now`, or if that is taken the first free millisecond
+    /// after it.
     pub fn next(&self, lead_id: &LeadId, now: SystemTime) -> u64 {
         let now_ms = unix_ms(now);
         let after = |last_ms: u64| now_ms.max(last_ms.saturating_add(1));

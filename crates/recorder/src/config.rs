@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct Config {
     /// How long events, deliveries, attempts, rejected messages and gaps are kept.
     pub retention_age: Duration,
-    /// An endpoint of which every attempt has failed for this long, ten times and in each fifth of it, is disabled. Not zero.
+    /// An endpoint of which every attempt has failed for this long, ten times and in each fifth of it, is
+    /// disabled. Not zero.
     pub failing_age: Duration,
 }
 

@@ -31,8 +31,8 @@ pub(crate) enum Entry {
 }
 
 impl Source {
-    /// How many messages are held unacked. A batch has up to 1 MiB, a dead letter 256 KiB, a rejected message whatever its
-    /// publisher wanted.
+    /// How many messages are held unacked. A batch has up to 1 MiB, a dead letter 256 KiB, a rejected message
+    /// whatever its publisher wanted.
     pub(crate) const fn prefetch(self) -> u16 {
         match self {
             Self::Journal => 32,
@@ -126,7 +126,8 @@ fn dead(delivery: &Delivery, letter: &broker::DeadLetter) -> Vec<Record> {
     vec![Record::Event(event), Record::Step(step)]
 }
 
-/// A message that RabbitMQ moved by itself has no id: its content makes one, so that it is written once, however often it comes.
+/// A message that RabbitMQ moved by itself has no id: its content makes one, so that it is written once,
+/// however often it comes.
 pub(crate) fn rejected(found: broker::Rejected) -> Rejected {
     let id = found.id.clone().unwrap_or_else(|| {
         Rejected::id_of(

@@ -8,23 +8,25 @@
 //!                        depths             how much waits, for metrics
 //! ```
 //!
-//! Workers publish what happened in batches; `entry` reads them, `write` gathers what has arrived, writes it in one
-//! transaction and acks. While one transaction is under way the next gathers.
+//! Workers publish what happened in batches; `entry` reads them, `write` gathers what has arrived, writes it
+//! in one transaction and acks. While one transaction is under way the next gathers.
 //!
-//! What survives a crash: what the broker holds. A message is acked after the commit, so what was written may come again,
-//! and batches of several workers come in any order. Neither matters: everything that is written merges (see
-//! [`webhook::journal`]). Any number of recorders may run.
+//! What survives a crash: what the broker holds. A message is acked after the commit, so what was written may
+//! come again, and batches of several workers come in any order. Neither matters: everything that is written
+//! merges (see [`webhook::journal`]). Any number of recorders may run.
 //!
 //! Invariants:
 //! - A message is acked after what it says was committed, never before.
 //! - While the database is away nothing is acked and nothing is dropped: the queues hold it.
-//! - A message that cannot be read is set aside among the rejected ones, with the reason. So is a record that the database refuses:
-//!   alone, with its content, so that it can be redriven. Everything else of its batch is written.
-//! - Nothing is deleted by a clock that is in doubt: retention counts from the earlier of this host's clock and the newest record, and
-//!   stops while clocks disagree.
+//! - A message that cannot be read is set aside among the rejected ones, with the reason. So is a record that
+//!   the database refuses: alone, with its content, so that it can be redriven. Everything else of its batch
+//!   is written.
+//! - Nothing is deleted by a clock that is in doubt: retention counts from the earlier of this host's clock
+//!   and the newest record, and stops while clocks disagree.
 //! - Memory is bounded by the prefetch of the three queues.
 //!
-//! Deliberately absent: any influence on deliveries. A recorder that is down for a day costs a lagging journal.
+//! Deliberately absent: any influence on deliveries. A recorder that is down for a day costs a lagging
+//! journal.
 
 mod config;
 mod entry;
@@ -64,7 +66,8 @@ pub struct Deps {
     pub store: Store,
     /// The name of this host, under which it says that its clock is in doubt.
     pub host: String,
-    /// Why this process could not write its row in the table of roles the last time, which it does every second; `None` if it could.
+    /// Why this process could not write its row in the table of roles the last time, which it does every
+    /// second; `None` if it could.
     pub database: watch::Receiver<Option<String>>,
     /// Receives what the recorder waits for; `None` while it records.
     pub readiness: watch::Sender<Option<String>>,
@@ -75,7 +78,8 @@ pub struct Deps {
 /// Why a recorder cannot work at all. Faults that can pass (broker or database away) are waited for instead.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A part of the recorder ended by itself: a bug. Nothing is lost, the broker hands out again what was not acked.
+    /// A part of the recorder ended by itself: a bug. Nothing is lost, the broker hands out again what was
+    /// not acked.
     #[error("the recorder's {0} ended unexpectedly, see the panic above; restart the recorder")]
     Ended(&'static str),
 }
@@ -102,7 +106,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let links = CancellationToken::new();
     let consuming = Link::open(&broker, "magnetite recorder, consuming", links.clone());
     let publishing = Link::open(&broker, "magnetite recorder, publishing", links.clone());
-    // Bounded by the prefetches, twice after a lost connection: the writer drops what the broker hands out again.
+    // Bounded by the prefetches, twice after a lost connection: the writer drops what the broker hands out
+    // again.
     let (arrived, arrivals) = mpsc::unbounded_channel();
     let (consumes, consumed) = watch::channel([false; SOURCES.len()]);
     let consumes = Arc::new(consumes);
@@ -172,7 +177,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     for consumer in consumers {
         unsettled.extend(consumer.await);
     }
-    // It ends when everyone who could hand it a message has. A panic was logged, and the broker has what was not acked.
+    // It ends when everyone who could hand it a message has. A panic was logged, and the broker has what was
+    // not acked.
     let _ = writing.await;
     for handed_out in unsettled {
         handed_out.settled().await;

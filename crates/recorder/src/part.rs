@@ -48,7 +48,8 @@ impl Part {
         }
     }
 
-    /// The part as a rejected message, in a form in which it can be redriven; `detail` says why it was refused.
+    /// The part as a rejected message, in a form in which it can be redriven; `detail` says why it was
+    /// refused.
     pub(crate) fn refused(self, message: &Message, topology: &Topology, detail: &str) -> Rejected {
         let (source, found) = match self {
             Self::Rejected(rejected) => return plain(*rejected, detail),

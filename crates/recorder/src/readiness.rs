@@ -1,4 +1,5 @@
-//! Reports for `/readyz` whether the recorder can do its main job: consume its three queues, and write to the database.
+//! Reports for `/readyz` whether the recorder can do its main job: consume its three queues, and write to the
+//! database.
 //!
 //! A recorder that cannot publish operational messages stays ready and reports itself as degraded.
 
@@ -36,7 +37,8 @@ impl Writing {
         self.state().began = Some(Instant::now());
     }
 
-    /// Notes how the transaction ended. A database that refuses some of its records may take the others, so only an unavailable one counts.
+    /// Notes how the transaction ended. A database that refuses some of its records may take the others, so
+    /// only an unavailable one counts.
     pub(crate) fn ended(&self, result: &Result<(), store::Error>) {
         self.state().began = None;
         match result {
@@ -81,7 +83,8 @@ pub(crate) struct Readiness {
     pub(crate) publishing: Link,
     pub(crate) topology: Topology,
     pub(crate) writing: Writing,
-    /// Why this process could not write its row in the table of roles the last time, which it does every second; `None` if it could.
+    /// Why this process could not write its row in the table of roles the last time, which it does every
+    /// second; `None` if it could.
     pub(crate) database: watch::Receiver<Option<String>>,
 }
 

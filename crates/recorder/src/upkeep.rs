@@ -1,4 +1,5 @@
-//! What nobody publishes: old rows go, endpoints that fail for days are disabled, and what happened to endpoints is told.
+//! What nobody publishes: old rows go, endpoints that fail for days are disabled, and what happened to
+//! endpoints is told.
 //!
 //! Every recorder does it; what two of them do at once is done once, or, of telling, twice under one id.
 
@@ -24,14 +25,15 @@ pub(crate) struct Upkeep {
 
 /// How soon the platform is told of an endpoint that was disabled.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// Small against the hours and days that it is about. A shorter `failing_age` is looked for as often as it is long.
+/// Small against the hours and days that it is about. A shorter `failing_age` is looked for as often as it is
+/// long.
 const SWEEP_EVERY_MAX: Duration = Duration::from_mins(1);
 /// An endpoint that nothing was sent to for this long is left alone: it does not fail now.
 const FAILING_RECENTLY: Duration = Duration::from_mins(10);
 /// Operations told at once.
 const TOLD_MAX: u32 = 100;
-/// Rows of each table that one transaction deletes: what is recorded meanwhile waits for that much to reach the disk. With 500, one
-/// commit in a hundred took three times as long as without.
+/// Rows of each table that one transaction deletes: what is recorded meanwhile waits for that much to reach
+/// the disk. With 500, one commit in a hundred took three times as long as without.
 const DELETED_MAX: u32 = 200;
 /// Between two such slices, so that what is recorded meanwhile gets through. 3,500 attempts a second can go.
 const DELETE_PAUSE: Duration = Duration::from_millis(50);

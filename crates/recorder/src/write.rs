@@ -36,8 +36,8 @@ struct Content {
     ended_ms: Vec<u64>,
 }
 
-/// Writes what arrives until every sender is gone. After `stop` a database that is away is not waited for any more: what is not
-/// written is not acked, and comes again.
+/// Writes what arrives until every sender is gone. After `stop` a database that is away is not waited for any
+/// more: what is not written is not acked, and comes again.
 pub(crate) async fn run(
     store: Store,
     topology: Topology,
@@ -159,7 +159,8 @@ impl Writer {
         }
     }
 
-    /// Records what the database refuses among the rejected messages, for as long as it takes; whether it did.
+    /// Records what the database refuses among the rejected messages, for as long as it takes; whether it
+    /// did.
     async fn set_aside(&self, arrived: &Arrived, part: Part, error: &store::Error) -> bool {
         let detail = display_chain(error);
         let mut rejected = part.refused(&arrived.message, &self.topology, &detail);
@@ -198,15 +199,16 @@ impl Writer {
         false
     }
 
-    /// Waits before the next try. False if the process is to end, or the broker has handed all of these messages out again.
+    /// Waits before the next try. False if the process is to end, or the broker has handed all of these
+    /// messages out again.
     async fn rests(&self, failures: u32, group: &[Arrived]) -> bool {
         let pause = tokio::time::sleep(broker::backoff(failures));
         let ends = self.stop.run_until_cancelled(pause).await.is_none();
         !ends && group.iter().any(|arrived| arrived.ack.is_live())
     }
 
-    /// Whether the content of these messages was committed, for as long as it takes; not if the process is to end before the
-    /// database is back, or the broker has handed all of them out again.
+    /// Whether the content of these messages was committed, for as long as it takes; not if the process is to
+    /// end before the database is back, or the broker has handed all of them out again.
     async fn committed(&self, content: &Content, group: &[Arrived]) -> Result<bool, store::Error> {
         let mut failures = 0;
         loop {
@@ -244,8 +246,9 @@ impl Writer {
 }
 
 impl Content {
-    /// Takes in which batch of its worker the message is, if it is one. Returns whether it comes from a worker just now: a batch without a
-    /// stamp is an earlier version's, or redriven, and how long ago its attempts were made says nothing about recorders.
+    /// Takes in which batch of its worker the message is, if it is one. Returns whether it comes from a
+    /// worker just now: a batch without a stamp is an earlier version's, or redriven, and how long ago
+    /// its attempts were made says nothing about recorders.
     fn stamp(&mut self, arrived: &Arrived) -> bool {
         if arrived.source != Source::Journal {
             return true;

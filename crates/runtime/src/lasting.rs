@@ -11,13 +11,15 @@ use std::{
 /// The time between two log lines about a condition that goes on.
 const REPEAT_EVERY: Duration = Duration::from_mins(1);
 
-/// How many beginnings are logged a minute. A condition that comes and goes faster than that is one that lasts.
+/// How many beginnings are logged a minute. A condition that comes and goes faster than that is one that
+/// lasts.
 const BEGINNINGS_MAX: u32 = 3;
 
-/// A condition that lasts, such as a database that is away. Decides which of its repetitions are logged; the caller logs.
+/// A condition that lasts, such as a database that is away. Decides which of its repetitions are logged; the
+/// caller logs.
 ///
-/// The condition begins with the first [`again`](Self::again) and lasts until [`end`](Self::end). At most seven lines a minute are to be
-/// logged, however often the condition repeats, begins and ends.
+/// The condition begins with the first [`again`](Self::again) and lasts until [`end`](Self::end). At most
+/// seven lines a minute are to be logged, however often the condition repeats, begins and ends.
 ///
 /// ```
 /// # fn ask() -> Result<(), std::io::Error> { Ok(()) }

@@ -10,8 +10,8 @@
 //! - [`troubles`]: what a process has noticed that a person should know of.
 //! - [`vital`]: tasks whose panic ends the process.
 //!
-//! Invariants: nothing that is logged blocks or fails a task, whatever standard error is; and no process goes on without a task that it
-//! needs.
+//! Invariants: nothing that is logged blocks or fails a task, whatever standard error is; and no process goes
+//! on without a task that it needs.
 
 mod clock;
 mod lasting;

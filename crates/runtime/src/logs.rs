@@ -1,7 +1,9 @@
-//! Logs to standard error, which may be full, closed or stuck. No line is worth waiting for, and none may end a task.
+//! Logs to standard error, which may be full, closed or stuck. No line is worth waiting for, and none may end
+//! a task.
 //!
-//! A task hands its line to a bounded queue and goes on; a thread writes it. A line that finds the queue full, or that standard error
-//! does not take, is lost and counted. When lines get through again, a warning says how many were lost.
+//! A task hands its line to a bounded queue and goes on; a thread writes it. A line that finds the queue
+//! full, or that standard error does not take, is lost and counted. When lines get through again, a warning
+//! says how many were lost.
 
 use std::{
     fs::File,
@@ -25,12 +27,13 @@ use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
 const LINES_MAX: usize = 8192;
 /// How long the end of the process waits for lines to be written.
 const END_MAX: Duration = Duration::from_millis(1500);
-/// How long lines gather before the thread is woken for the next ones: at a thousand lines a second, waking it for each is a tenth of a
-/// worker's processor time.
+/// How long lines gather before the thread is woken for the next ones: at a thousand lines a second, waking
+/// it for each is a tenth of a worker's processor time.
 const GATHER: Duration = Duration::from_millis(10);
 /// How long a full terminal that was set to non-blocking is given before it is tried again.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Threads of libraries without which the process is of no use: lapin drives every connection to the broker from this one.
+/// Threads of libraries without which the process is of no use: lapin drives every connection to the broker
+/// from this one.
 const VITAL_THREADS: [&str; 1] = ["lapin-io-loop"];
 /// What Rust itself ends with after a panic of the main thread.
 const EXIT_PANICKED: i32 = 101;

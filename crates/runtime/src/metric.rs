@@ -1,7 +1,7 @@
 //! What a process counts and measures, as `/metrics` serves it.
 //!
-//! Each crate lists its metrics as constants, and uses them through these, so that none is missing from the list. A role registers its crates'
-//! lists before it begins: what has not happened yet is 0 and not absent.
+//! Each crate lists its metrics as constants, and uses them through these, so that none is missing from the
+//! list. A role registers its crates' lists before it begins: what has not happened yet is 0 and not absent.
 
 use std::fmt;
 
@@ -108,7 +108,8 @@ impl Metric {
         series.collect()
     }
 
-    /// Describes it, and begins every series of which all labels are known. What a gauge is at first only its owner knows.
+    /// Describes it, and begins every series of which all labels are known. What a gauge is at first only its
+    /// owner knows.
     pub fn register(&self) {
         let (name, help) = (self.name, self.help);
         match self.kind {

@@ -6,8 +6,8 @@
 //! | `/readyz` | 200 `ready`, with a line `degraded: ` for each role that works with less than it should have; or 503 with one line for each thing that is waited for |
 //! | `/metrics` | Prometheus' text format, version 0.0.4 |
 //!
-//! A probe is answered from memory: it waits for no broker and no database, or their outage would get every replica restarted. Clients are not
-//! authenticated: the listener belongs on a loopback or cluster address.
+//! A probe is answered from memory: it waits for no broker and no database, or their outage would get every
+//! replica restarted. Clients are not authenticated: the listener belongs on a loopback or cluster address.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -24,17 +24,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::serve::{self, Bounds};
 
-/// Upper bounds of the buckets of every histogram of seconds: from a receiver on the same host, by the 30 s of the contract, to
-/// a delivery with its last retries.
+/// Upper bounds of the buckets of every histogram of seconds: from a receiver on the same host, by the 30 s
+/// of the contract, to a delivery with its last retries.
 pub const DURATION_BUCKETS_S: [f64; 18] = [
     0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 150.0,
     300.0,
 ];
 
-/// How often the recorder sorts what was recorded into its buckets; without it memory grows until the next scrape.
+/// How often the recorder sorts what was recorded into its buckets; without it memory grows until the next
+/// scrape.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Enough for a few probes and scrapers. Whatever else connects takes neither the role's file descriptors nor a probe's place.
+/// Enough for a few probes and scrapers. Whatever else connects takes neither the role's file descriptors nor
+/// a probe's place.
 const BOUNDS: Bounds = Bounds {
     connections_max: 64,
     headers_timeout: Duration::from_secs(5),

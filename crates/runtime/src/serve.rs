@@ -29,7 +29,8 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 /// The bounds of a listener's connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The most open connections. A further one takes the place of another: the oldest without a request, or the one that has waited longest.
+    /// The most open connections. A further one takes the place of another: the oldest without a request, or
+    /// the one that has waited longest.
     pub connections_max: usize,
     /// How long the headers of a request may take, and a connection stay open without one.
     pub headers_timeout: Duration,

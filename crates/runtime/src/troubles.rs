@@ -1,7 +1,8 @@
 //! What this process has noticed lately that a person should know of, and that passes by itself or does not.
 //!
-//! A log line is gone with the log, and a counter does not say what it counted. What is noted here is told by `magnetite doctor`, for as
-//! long as it is recent. There is a bound on how much is kept: one note for each kind and subject.
+//! A log line is gone with the log, and a counter does not say what it counted. What is noted here is told by
+//! `magnetite doctor`, for as long as it is recent. There is a bound on how much is kept: one note for each
+//! kind and subject.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

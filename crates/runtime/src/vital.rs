@@ -6,8 +6,8 @@ use futures_util::FutureExt as _;
 
 use crate::logs;
 
-/// Does `work`, and ends the process if that panics: tokio would end the task alone, and leave a process that looks alive and does a
-/// part of its work. Whatever runs for as long as the process does is wrapped in this.
+/// Does `work`, and ends the process if that panics: tokio would end the task alone, and leave a process that
+/// looks alive and does a part of its work. Whatever runs for as long as the process does is wrapped in this.
 ///
 /// # Cancel safety
 /// That of `work`.

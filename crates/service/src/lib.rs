@@ -1,4 +1,5 @@
-//! What can be done with the system. The HTTP API and the command line are two skins over it. Names neither HTTP nor a terminal.
+//! What can be done with the system. The HTTP API and the command line are two skins over it. Names neither
+//! HTTP nor a terminal.
 //!
 //! - [`manage`]: register an endpoint, change it, replace its secret.
 //! - [`workers`]: wait until every running worker acts on a change.
@@ -10,12 +11,13 @@
 //!
 //! # What survives a crash
 //!
-//! Everything that a function has returned: it is in the database or confirmed by the broker. A run that was requested stays requested until it was
-//! sent, whoever goes on with it.
+//! Everything that a function has returned: it is in the database or confirmed by the broker. A run that was
+//! requested stays requested until it was sent, whoever goes on with it.
 //!
 //! # Deliberately absent
 //!
-//! Authentication, scopes and tenants: the caller decides who may do what. The store that it passes knows who acts ([`store::Store::acting_as`]).
+//! Authentication, scopes and tenants: the caller decides who may do what. The store that it passes knows who
+//! acts ([`store::Store::acting_as`]).
 
 pub mod manage;
 pub mod workers;

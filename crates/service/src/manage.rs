@@ -2,7 +2,8 @@
 //!
 //! What is written here every running worker acts on a moment later: see [`crate::workers`].
 //!
-//! Who writes, and over which version alone, the store was told before: [`Store::acting_as`], [`Store::if_version`].
+//! Who writes, and over which version alone, the store was told before: [`Store::acting_as`],
+//! [`Store::if_version`].
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -54,7 +55,8 @@ pub struct Rotation {
     pub overlap: Option<Duration>,
 }
 
-/// Checks an organization's, project's or lead's id: compared with what events carry, so anything that is text.
+/// Checks an organization's, project's or lead's id: compared with what events carry, so anything that is
+/// text.
 ///
 /// # Errors
 /// [`BadId`].
@@ -102,8 +104,8 @@ pub async fn change(
     Ok(store.update_endpoint(id, change, now_ms).await?)
 }
 
-/// Replaces a secret. It is to be given to the receiver when [workers](crate::workers::act) have it: one that switched before would be
-/// asked with the old one alone.
+/// Replaces a secret. It is to be given to the receiver when [workers](crate::workers::act) have it: one that
+/// switched before would be asked with the old one alone.
 ///
 /// # Errors
 /// The database's, and [`store::Error::RotationOpen`].

@@ -1,5 +1,5 @@
-//! Asking an endpoint whether it answers: a ping is published like a delivery that is due, a worker makes its one attempt, and the
-//! journal has what became of it.
+//! Asking an endpoint whether it answers: a ping is published like a delivery that is due, a worker makes its
+//! one attempt, and the journal has what became of it.
 
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ impl Pinged {
     }
 }
 
-/// Publishes a ping of the endpoint, and returns it when the broker has confirmed that it has it. It is attempted once, whether the
-/// endpoint is enabled or not.
+/// Publishes a ping of the endpoint, and returns it when the broker has confirmed that it has it. It is
+/// attempted once, whether the endpoint is enabled or not.
 ///
 /// # Errors
 /// When it is not known to be in the queue of due deliveries.
@@ -49,7 +49,8 @@ pub async fn send(
     Ok(ping)
 }
 
-/// Waits until the journal says how the ping ended, or as it stands after `patience`: `None` when nothing is recorded of it.
+/// Waits until the journal says how the ping ended, or as it stands after `patience`: `None` when nothing is
+/// recorded of it.
 ///
 /// # Errors
 /// Only the database's.

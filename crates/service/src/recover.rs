@@ -1,7 +1,7 @@
 //! Sends again what an endpoint missed, oldest first.
 //!
-//! Missed are deliveries that died, and events that would match now but met a disabled endpoint. Each becomes a run of its own that is
-//! requested before it is published: see [`resend`](crate::resend).
+//! Missed are deliveries that died, and events that would match now but met a disabled endpoint. Each becomes
+//! a run of its own that is requested before it is published: see [`resend`](crate::resend).
 
 use runtime::now_ms;
 use store::{EventCursor, RecoverState, Recoverable, Store};
@@ -98,7 +98,8 @@ impl Search {
         Ok(recovered)
     }
 
-    /// Requests and sends at most `limit`: first what was requested before and not sent, then the oldest of what is found.
+    /// Requests and sends at most `limit`: first what was requested before and not sent, then the oldest of
+    /// what is found.
     ///
     /// # Errors
     /// The database's, and the broker's. What was requested is sent by the next call.

@@ -4,9 +4,9 @@
 //! request (a run that is open, unique) -> claim a window -> publish, confirmed -> mark sent
 //! ```
 //!
-//! Only what was requested and not sent is claimed, so that whatever interrupts this, doing it again goes on where it stopped, and two
-//! at once send nothing twice. A process that dies between a confirm and its mark leaves a claim; when that has run out, at most one
-//! window is sent a second time, under the same event id.
+//! Only what was requested and not sent is claimed, so that whatever interrupts this, doing it again goes on
+//! where it stopped, and two at once send nothing twice. A process that dies between a confirm and its mark
+//! leaves a claim; when that has run out, at most one window is sent a second time, under the same event id.
 
 use std::{panic, sync::Arc, time::Duration};
 
@@ -16,14 +16,16 @@ use store::{Claimed, Requested, Store};
 use tokio::time::{Instant, sleep};
 use webhook::{Delivery, DeliveryId, EndpointId};
 
-/// How long others leave a claimed window alone: longer than a publish and two statements take, each at its own limit.
+/// How long others leave a claimed window alone: longer than a publish and two statements take, each at its
+/// own limit.
 pub const CLAIM: Duration = Duration::from_mins(1);
 /// Every attempt is recorded within its timeout of 30 s, the commit and the recorder's own work.
 pub const IN_HAND: Duration = Duration::from_secs(90);
 
 /// Deliveries in one window of a request, each with up to 256 KiB of an event.
 const WINDOW: u64 = 64;
-/// How long a request waits for what another one has claimed, which is done in milliseconds or when the claim is over.
+/// How long a request waits for what another one has claimed, which is done in milliseconds or when the claim
+/// is over.
 const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 
@@ -97,8 +99,8 @@ pub enum Error {
     },
 }
 
-/// Asks for each of the deliveries to be made again; returns what became of each, in their order. One that has been pending for longer
-/// than `late`, and that nobody can have in hand, is taken for lost first.
+/// Asks for each of the deliveries to be made again; returns what became of each, in their order. One that
+/// has been pending for longer than `late`, and that nobody can have in hand, is taken for lost first.
 ///
 /// # Errors
 /// Only the database's.
@@ -138,8 +140,8 @@ impl Sender {
     /// The database's, and [`Error::Unmarked`].
     ///
     /// # Cancel safety
-    /// Safe to drop: a task of its own finishes what it has begun, so that nothing stays claimed, or published and not marked, because
-    /// somebody waits no longer.
+    /// Safe to drop: a task of its own finishes what it has begun, so that nothing stays claimed, or
+    /// published and not marked, because somebody waits no longer.
     pub async fn window(&self, which: Which<'_>, limit: u32) -> Result<Window, Error> {
         let (endpoint, ids) = which.parts();
         let (endpoint, ids) = (endpoint.cloned(), ids.map(<[_]>::to_vec));
@@ -205,7 +207,8 @@ impl Sender {
         self.store.unsent(endpoint, ids).await
     }
 
-    /// Sends at most `limit` as fast as the broker takes them. What somebody else has claimed is waited for, but not for long.
+    /// Sends at most `limit` as fast as the broker takes them. What somebody else has claimed is waited for,
+    /// but not for long.
     ///
     /// # Errors
     /// The database's, and the broker's.

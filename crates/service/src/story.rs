@@ -1,7 +1,7 @@
 //! The whole story of an event: every endpoint that could have got it, and what became of that.
 //!
-//! The journal says who was considered when the event was fanned out, and why. The endpoints are as they are now. Where the two differ,
-//! whoever tells the story says which of them it speaks of.
+//! The journal says who was considered when the event was fanned out, and why. The endpoints are as they are
+//! now. Where the two differ, whoever tells the story says which of them it speaks of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,8 @@ const PAGE: u32 = 500;
 pub struct Story {
     /// As the journal has it.
     pub stored: EventEntry,
-    /// One for each endpoint: what needs someone first, then what went well, then what was not meant to happen.
+    /// One for each endpoint: what needs someone first, then what went well, then what was not meant to
+    /// happen.
     pub chapters: Vec<Chapter>,
 }
 
@@ -45,7 +46,8 @@ pub struct Run {
     pub attempts: Vec<AttemptRow>,
 }
 
-/// Why an endpoint got an event, or did not: a word of a closed set, and since when and why it was disabled, if that is it.
+/// Why an endpoint got an event, or did not: a word of a closed set, and since when and why it was disabled,
+/// if that is it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It matched.
@@ -102,8 +104,9 @@ pub async fn gather(stored: EventEntry, store: &Store) -> Result<Story, store::E
 }
 
 impl Story {
-    /// Brings together what belongs to one endpoint: endpoints that exist, that were considered, and that have deliveries. `verdicts` says why
-    /// endpoints that the event's record does not name did not get the event.
+    /// Brings together what belongs to one endpoint: endpoints that exist, that were considered, and that
+    /// have deliveries. `verdicts` says why endpoints that the event's record does not name did not get
+    /// the event.
     pub fn new(
         stored: EventEntry,
         endpoints: Vec<Endpoint>,

@@ -1,6 +1,7 @@
 //! Shows what the database has as the JSON types of [`wire`].
 //!
-//! Operators see everything. Customers see what [`ForCustomers`] leaves: no address and no setting of this network.
+//! Operators see everything. Customers see what [`ForCustomers`] leaves: no address and no setting of this
+//! network.
 
 mod delivery;
 mod endpoint;

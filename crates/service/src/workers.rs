@@ -1,8 +1,10 @@
-//! Waits, after a change of an endpoint, until every running worker acts on it, so that what a request reports as done is done.
+//! Waits, after a change of an endpoint, until every running worker acts on it, so that what a request
+//! reports as done is done.
 //!
-//! Workers announce in the database which version they act on. They are told of a change over the broker, look for it, and announce it
-//! at once, so that the wait is some milliseconds; a worker that is not told looks at its interval. Workers that are not known to act on
-//! the change after [`ACT_MAX`] are named in the answer.
+//! Workers announce in the database which version they act on. They are told of a change over the broker,
+//! look for it, and announce it at once, so that the wait is some milliseconds; a worker that is not told
+//! looks at its interval. Workers that are not known to act on the change after [`ACT_MAX`] are named in the
+//! answer.
 
 use std::time::Duration;
 
@@ -19,7 +21,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// The most workers that the broker is asked for.
 const ASKED_MAX: usize = 32;
-/// A worker that is not closed, does not announce itself and does not consume was killed; after this time it is not asked for again.
+/// A worker that is not closed, does not announce itself and does not consume was killed; after this time it
+/// is not asked for again.
 const LOST: Duration = Duration::from_mins(1);
 /// How long a silent worker is named when the broker cannot say whether it consumes.
 const NAMED_UNHEARD: Duration = Duration::from_mins(10);
@@ -47,7 +50,8 @@ impl Behind {
     }
 }
 
-/// Waits until every running worker acts on all that was written so far, for [`ACT_MAX`] at most, and returns the workers that are not known to.
+/// Waits until every running worker acts on all that was written so far, for [`ACT_MAX`] at most, and returns
+/// the workers that are not known to.
 ///
 /// # Cancel safety
 /// Cancel safe.
@@ -121,7 +125,8 @@ async fn wait(
     heard
 }
 
-/// Returns, of workers that have not announced themselves lately, those that run all the same: cut off from the database, or stopped.
+/// Returns, of workers that have not announced themselves lately, those that run all the same: cut off from
+/// the database, or stopped.
 async fn running(
     store: &Store,
     changes: &Changes,

@@ -51,8 +51,8 @@ impl Receiver {
             .is_ok()
     }
 
-    /// Remember, then answer. In production insert id and body into a table with a unique key on the id, commit, answer, and
-    /// let a job work on the table: this memory ends with the process.
+    /// Remember, then answer. In production insert id and body into a table with a unique key on the id,
+    /// commit, answer, and let a job work on the table: this memory ends with the process.
     fn take(&self, id: String, event: Value) -> StatusCode {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let (ids, order) = &mut *remembered;
@@ -96,7 +96,8 @@ async fn receive(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // May hold the old and the new one, separated by a comma. With one alone nothing is lost either while it is being changed.
+    // May hold the old and the new one, separated by a comma. With one alone nothing is lost either while it
+    // is being changed.
     let secrets = env::var("WEBHOOK_SECRET")?.replace(',', " ");
     let secrets: Vec<Secret> = secrets
         .split_whitespace()

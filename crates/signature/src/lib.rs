@@ -10,26 +10,27 @@
 //! | `X-Magnetite-Signature` | `sha256=` + 64 lowercase hex digits | the UTF-8 bytes of the whole secret string | the body |
 //! | `webhook-signature` | `v1,` + 44 characters of base64 | the bytes that the base64 after `whsec_` decodes to | id, seconds and body |
 //!
-//! The first is the public contract ("Verifying Webhook Signatures"), whose samples pass the secret to the HMAC as
-//! text. The second is [Standard Webhooks 1.0], so that its published libraries verify our requests unchanged.
+//! The first is the public contract ("Verifying Webhook Signatures"), whose samples pass the secret to the
+//! HMAC as text. The second is [Standard Webhooks 1.0], so that its published libraries verify our requests
+//! unchanged.
 //!
-//! The delivery side makes a [`SigningKey`] once per endpoint and signs once per attempt. The receiving side makes
-//! a [`Verifier`] from every secret that is valid now: two while a rotation lasts.
+//! The delivery side makes a [`SigningKey`] once per endpoint and signs once per attempt. The receiving side
+//! makes a [`Verifier`] from every secret that is valid now: two while a rotation lasts.
 //!
 //! # Invariants
 //!
-//! - Bytes only: the body is never parsed. What is signed is what is sent, so the receiver must verify the bytes as
-//!   they arrived, before any JSON parser has touched them.
-//! - A secret never reaches a log: `Debug` is redacted, `Display` does not exist, and no error quotes its input.
-//!   [`Secret::expose`] is the only way out.
-//! - How long a comparison takes tells nothing about where two signatures differ; each candidate is compared with
-//!   each secret's signature even after one has matched.
+//! - Bytes only: the body is never parsed. What is signed is what is sent, so the receiver must verify the
+//!   bytes as they arrived, before any JSON parser has touched them.
+//! - A secret never reaches a log: `Debug` is redacted, `Display` does not exist, and no error quotes its
+//!   input. [`Secret::expose`] is the only way out.
+//! - How long a comparison takes tells nothing about where two signatures differ; each candidate is compared
+//!   with each secret's signature even after one has matched.
 //!
 //! # Deliberately absent
 //!
 //! - A clock and a random source: both are arguments.
-//! - Protection against replay. `X-Magnetite-Signature` covers no time at all; the standard one allows a replay
-//!   within the tolerance. Receivers deduplicate by `webhook-id`.
+//! - Protection against replay. `X-Magnetite-Signature` covers no time at all; the standard one allows a
+//!   replay within the tolerance. Receivers deduplicate by `webhook-id`.
 //! - HTTP types: headers come and go as text, and this crate fits any server.
 //! - Wiping secrets from freed memory: they live as long as the process that signs with them.
 //!
@@ -72,7 +73,8 @@ pub const WEBHOOK_ID_HEADER: &str = "webhook-id";
 
 /// Name of the header with the time of this attempt, in whole seconds since the Unix epoch.
 ///
-/// Not `X-Magnetite-Timestamp`, which has the event's milliseconds. Source: Standard Webhooks 1.0, "Webhook headers".
+/// Not `X-Magnetite-Timestamp`, which has the event's milliseconds. Source: Standard Webhooks 1.0, "Webhook
+/// headers".
 pub const WEBHOOK_TIMESTAMP_HEADER: &str = "webhook-timestamp";
 
 /// Name of the header with the standard signatures: `v1,<base64>`, several of them separated by spaces.

@@ -8,13 +8,15 @@ use base64::engine::general_purpose::STANDARD;
 
 const PREFIX: &str = "whsec_";
 
-/// Bounds on the length of the decoded key: 192 to 512 bits. Source: Standard Webhooks 1.0, "Signature scheme".
+/// Bounds on the length of the decoded key: 192 to 512 bits. Source: Standard Webhooks 1.0, "Signature
+/// scheme".
 const KEY_BYTES: RangeInclusive<usize> = 24..=64;
 
 /// An endpoint's signing secret: `whsec_` and the base64 of 24 to 64 bytes.
 ///
-/// Holds the whole string, because the contract's signature is keyed with it as text. `==` is for configuration, such as
-/// "is this a new secret?", and takes a time that depends on the content: never compare with it what a stranger sent.
+/// Holds the whole string, because the contract's signature is keyed with it as text. `==` is for
+/// configuration, such as "is this a new secret?", and takes a time that depends on the content: never
+/// compare with it what a stranger sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -24,8 +26,8 @@ pub enum SecretError {
     /// The text does not begin as every secret does.
     #[error("a signing secret begins with `whsec_`")]
     Prefix,
-    /// What follows the prefix is not canonical base64. Base64's own error would quote a character of the secret, so it is
-    /// not kept as the source.
+    /// What follows the prefix is not canonical base64. Base64's own error would quote a character of the
+    /// secret, so it is not kept as the source.
     #[error("a signing secret is `whsec_` and standard base64 with padding")]
     Base64,
     /// The key is too short to be safe, or longer than the standard allows.
@@ -39,7 +41,8 @@ pub enum SecretError {
 impl Secret {
     /// Makes the secret of a new endpoint, or the next one of a rotation.
     ///
-    /// `random` must come from a cryptographically secure generator: nothing else keeps signatures from being forged.
+    /// `random` must come from a cryptographically secure generator: nothing else keeps signatures from being
+    /// forged.
     pub fn generate(random: [u8; 32]) -> Self {
         Self(format!("{PREFIX}{}", STANDARD.encode(random)))
     }
@@ -58,7 +61,8 @@ impl Secret {
         Ok(Self(text.to_owned()))
     }
 
-    /// The whole string in clear, prefix included: to store it, or to show it to its owner once. Never log it.
+    /// The whole string in clear, prefix included: to store it, or to show it to its owner once. Never log
+    /// it.
     pub fn expose(&self) -> &str {
         &self.0
     }

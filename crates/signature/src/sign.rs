@@ -23,8 +23,8 @@ pub(crate) type Tag = CtOutput<HmacSha256>;
 
 /// An endpoint's [`Secret`], made ready to sign with both schemes.
 ///
-/// Making one decodes the base64 and hashes the key's blocks, four of them; a signature then clones that state and hashes
-/// the message alone. Make it when the endpoint is loaded and keep it.
+/// Making one decodes the base64 and hashes the key's blocks, four of them; a signature then clones that
+/// state and hashes the message alone. Make it when the endpoint is loaded and keep it.
 #[derive(Clone)]
 pub struct SigningKey {
     whole_secret: HmacSha256,
@@ -42,7 +42,8 @@ impl SigningKey {
 
     /// The value of `X-Magnetite-Signature` for this body: `sha256=` and 64 lowercase hex digits.
     ///
-    /// Covers neither the id nor any timestamp outside the body. Source: the contract, "Verifying Webhook Signatures".
+    /// Covers neither the id nor any timestamp outside the body. Source: the contract, "Verifying Webhook
+    /// Signatures".
     pub fn sign(&self, body: &[u8]) -> String {
         let mut digits = [0; 64];
         hex::encode_to_slice(self.tag(body).as_bytes(), &mut digits)
@@ -53,9 +54,10 @@ impl SigningKey {
 
     /// The value of `webhook-signature` for one attempt: `v1,` and 44 characters of base64.
     ///
-    /// `id` and `timestamp_s` (seconds since the Unix epoch, at this attempt) must be sent as `webhook-id` and
-    /// `webhook-timestamp` exactly as given here. They are joined to the body by full stops, so an `id` with a full stop
-    /// is ambiguous: it is signed all the same, and a [`Verifier`](crate::Verifier) refuses it. Event ids have none.
+    /// `id` and `timestamp_s` (seconds since the Unix epoch, at this attempt) must be sent as `webhook-id`
+    /// and `webhook-timestamp` exactly as given here. They are joined to the body by full stops, so an
+    /// `id` with a full stop is ambiguous: it is signed all the same, and a [`Verifier`](crate::Verifier)
+    /// refuses it. Event ids have none.
     ///
     /// Source: Standard Webhooks 1.0, "Signature scheme".
     pub fn sign_standard(&self, id: &str, timestamp_s: i64, body: &[u8]) -> String {
@@ -67,7 +69,8 @@ impl SigningKey {
         self.whole_secret.clone().chain_update(body).finalize()
     }
 
-    /// Takes the timestamp as text, so that a receiver signs what arrived and not its own rendering of the number.
+    /// Takes the timestamp as text, so that a receiver signs what arrived and not its own rendering of the
+    /// number.
     pub(crate) fn tag_standard(&self, id: &str, timestamp: &str, body: &[u8]) -> Tag {
         let mut mac = self.decoded_secret.clone();
         for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {

@@ -6,8 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use crate::sign::{SHA256_PREFIX, SigningKey, Tag, V1_PREFIX};
 use crate::{SIGNATURE_HEADER, Secret, WEBHOOK_SIGNATURE_HEADER};
 
-/// How many `v1` signatures one request may carry. A sender adds one per valid secret, so a handful is generous; the bound
-/// keeps a hostile header from buying comparisons.
+/// How many `v1` signatures one request may carry. A sender adds one per valid secret, so a handful is
+/// generous; the bound keeps a hostile header from buying comparisons.
 const SIGNATURES_MAX: usize = 16;
 
 const TAG_BYTES: usize = 32;
@@ -65,8 +65,8 @@ pub enum VerifyError {
 }
 
 impl Verifier {
-    /// Prepares the keys of all secrets that are valid now: the new and the old one during a rotation. With none, every
-    /// request is refused.
+    /// Prepares the keys of all secrets that are valid now: the new and the old one during a rotation. With
+    /// none, every request is refused.
     pub fn new(secrets: &[Secret]) -> Self {
         Self {
             keys: secrets.iter().map(SigningKey::new).collect(),
@@ -75,12 +75,14 @@ impl Verifier {
 
     /// Checks the `X-Magnetite-Signature` of a body, as received and unparsed.
     ///
-    /// Says nothing about when the request was made: one recorded last year still passes. Source: the contract, "Verifying
-    /// Webhook Signatures"; stricter than its Node.js sample in that `sha256=` and lowercase are required.
+    /// Says nothing about when the request was made: one recorded last year still passes. Source: the
+    /// contract, "Verifying Webhook Signatures"; stricter than its Node.js sample in that `sha256=` and
+    /// lowercase are required.
     ///
     /// # Errors
     ///
-    /// [`VerifyError::BadSignature`] when the header has another form, [`VerifyError::Mismatch`] when no secret fits.
+    /// [`VerifyError::BadSignature`] when the header has another form, [`VerifyError::Mismatch`] when no
+    /// secret fits.
     pub fn verify(&self, body: &[u8], header: &str) -> Result<(), VerifyError> {
         let candidate = sha256_tag(header).ok_or(VerifyError::BadSignature {
             header: SIGNATURE_HEADER,
@@ -91,9 +93,10 @@ impl Verifier {
 
     /// Checks the three headers of Standard Webhooks against a body, as received and unparsed.
     ///
-    /// `signatures` is a list separated by spaces, of which one right `v1` signature suffices; other versions and entries
-    /// that are not well formed are skipped. The timestamp may lie up to `tolerance_s` seconds, inclusive, before or after
-    /// `now_s` (seconds since the Unix epoch); [`TOLERANCE_S`](crate::TOLERANCE_S) is what the official libraries use.
+    /// `signatures` is a list separated by spaces, of which one right `v1` signature suffices; other versions
+    /// and entries that are not well formed are skipped. The timestamp may lie up to `tolerance_s`
+    /// seconds, inclusive, before or after `now_s` (seconds since the Unix epoch);
+    /// [`TOLERANCE_S`](crate::TOLERANCE_S) is what the official libraries use.
     ///
     /// Does not remember ids: a copy sent again within the tolerance passes. Source: Standard Webhooks 1.0.
     ///

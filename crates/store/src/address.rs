@@ -47,7 +47,8 @@ fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
         .strip_prefix("//")
         .ok_or(Error::BadUrl("PostgreSQL's begins with postgres://"))?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    // A password with a bare / ends the authority early: its first half would be taken for the port, and shown.
+    // A password with a bare / ends the authority early: its first half would be taken for the port, and
+    // shown.
     if !authority.contains('@') && rest.contains('@') {
         return Err(Error::BadUrl(
             "an @ after the host; percent-encode /, ?, # and @ in user and password",
@@ -56,7 +57,8 @@ fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
     let options = url
         .parse::<PgConnectOptions>()
         .map_err(|error| Error::BadPostgresUrl(error.into()))?;
-    // Poolers refuse connections that begin with a setting, and PostgreSQL 12 and later writes floats exactly without this one.
+    // Poolers refuse connections that begin with a setting, and PostgreSQL 12 and later writes floats exactly
+    // without this one.
     let options = options.extra_float_digits(None);
     // In a URL an address of IPv6 stands in brackets, which is no name.
     let host = options.get_host();
@@ -74,8 +76,9 @@ fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
     Ok(Address::Postgres(Box::new(options)))
 }
 
-/// Whether this is the URL of a PostgreSQL on another host whose certificate is not verified for it: only `sslmode=verify-full` does that, and
-/// `sslmode=disable` says that none is wanted. A URL that cannot be read is none.
+/// Whether this is the URL of a PostgreSQL on another host whose certificate is not verified for it: only
+/// `sslmode=verify-full` does that, and `sslmode=disable` says that none is wanted. A URL that cannot be read
+/// is none.
 pub fn is_unverified(url: &str) -> bool {
     let Ok(Address::Postgres(options)) = Address::parse(url) else {
         return false;

@@ -136,7 +136,8 @@ impl Store {
         found.ok_or_else(|| Error::ApiKeyNotFound { id: id.clone() })
     }
 
-    /// The key with this [hash](ApiKey::hash), also when it has expired or was revoked: see [`ApiKeyRow::is_valid_at`].
+    /// The key with this [hash](ApiKey::hash), also when it has expired or was revoked: see
+    /// [`ApiKeyRow::is_valid_at`].
     ///
     /// # Errors
     ///
@@ -148,8 +149,8 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
-    /// The next at most `limit` keys after `after`, ordered by id, also those that let nobody in any more; of one organization or of
-    /// all.
+    /// The next at most `limit` keys after `after`, ordered by id, also those that let nobody in any more; of
+    /// one organization or of all.
     ///
     /// # Errors
     ///
@@ -173,8 +174,9 @@ impl Store {
         self.fetch(&Operation::ListApiKeys, select, read).await
     }
 
-    /// Notes when keys were last used, all in one transaction. Earlier times than those that are stored change nothing, so that several
-    /// processes may note what each has seen. Using a key is no change of it: the log does not tell of it.
+    /// Notes when keys were last used, all in one transaction. Earlier times than those that are stored
+    /// change nothing, so that several processes may note what each has seen. Using a key is no change of
+    /// it: the log does not tell of it.
     ///
     /// # Errors
     ///
@@ -205,7 +207,8 @@ impl Store {
         )
     }
 
-    /// The one way in which keys are written: with a row of the log. `None` when the statement found nothing to write.
+    /// The one way in which keys are written: with a row of the log. `None` when the statement found nothing
+    /// to write.
     async fn write_api_key<const N: usize>(
         &self,
         operation: &Operation,

@@ -1,14 +1,15 @@
 //! The log of changes: who changed which endpoint or API key, when, and what is different since.
 //!
-//! It is only ever added to: a row is written by the transaction of the change that it tells of, so that neither is there without the
-//! other, and no statement changes or deletes one. It is kept for good: a change is some 200 bytes, and people make few.
+//! It is only ever added to: a row is written by the transaction of the change that it tells of, so that
+//! neither is there without the other, and no statement changes or deletes one. It is kept for good: a change
+//! is some 200 bytes, and people make few.
 //!
-//! **Numbers.** Rows are counted in the table `registry`, in the row whose lock all writers hold until they commit. So the numbers have
-//! no gaps and grow in the order of the commits: who reads on from a number misses nothing, and a row that somebody deleted is
-//! missed.
+//! **Numbers.** Rows are counted in the table `registry`, in the row whose lock all writers hold until they
+//! commit. So the numbers have no gaps and grow in the order of the commits: who reads on from a number
+//! misses nothing, and a row that somebody deleted is missed.
 //!
-//! **Nonces.** Each row has a random number, by which two rows of one number are told apart: a database that was restored from a backup
-//! counts again from there. See [`Position`](crate::Position).
+//! **Nonces.** Each row has a random number, by which two rows of one number are told apart: a database that
+//! was restored from a backup counts again from there. See [`Position`](crate::Position).
 
 use std::{fmt, str::FromStr};
 
@@ -132,8 +133,8 @@ pub struct ChangeRow {
     pub kind: ChangeKind,
     /// The id of the endpoint or API key.
     pub subject: String,
-    /// What is different since: one JSON object, such as `{"events":{"from":"*","to":"lead.completed"}}`. Never a secret, and of URLs the
-    /// host alone.
+    /// What is different since: one JSON object, such as `{"events":{"from":"*","to":"lead.completed"}}`.
+    /// Never a secret, and of URLs the host alone.
     pub detail: String,
 }
 
@@ -146,7 +147,8 @@ pub(crate) struct Change<'a> {
     pub(crate) detail: Value,
 }
 
-/// For writes of what is not in the registry: the lock that puts writers in a row, and the number of the change.
+/// For writes of what is not in the registry: the lock that puts writers in a row, and the number of the
+/// change.
 pub(crate) const COUNT_CHANGE: &str =
     "UPDATE registry SET change_count = change_count + 1 WHERE id = 1 RETURNING change_count";
 

@@ -28,60 +28,65 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an operation waits for a free connection, or for a new one.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an operation may take once it has a connection. Longer than every wait that the database bounds itself, so
-/// that it expires only when the network, the host or the disk hangs; the connection is then given up.
+/// How long an operation may take once it has a connection. Longer than every wait that the database bounds
+/// itself, so that it expires only when the network, the host or the disk hangs; the connection is then given
+/// up.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long SQLite waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pause between two tries to switch to the write-ahead log: the one lock on which SQLite does not wait by itself.
+/// Pause between two tries to switch to the write-ahead log: the one lock on which SQLite does not wait by
+/// itself.
 const WAL_RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// SQLite's readers disturb nobody, but more of them than cores gain nothing.
 const SQLITE_READERS_MAX: u32 = 4;
 
-/// Few, since every process has as many, and those for the journal: twelve of the hundred that PostgreSQL takes by default.
+/// Few, since every process has as many, and those for the journal: twelve of the hundred that PostgreSQL
+/// takes by default.
 const POSTGRES_CONNECTIONS_MAX: u32 = 8;
 
-/// Questions about the journal may take seconds, and customers ask them: however many they are, records, endpoints and keys have connections
-/// of their own.
+/// Questions about the journal may take seconds, and customers ask them: however many they are, records,
+/// endpoints and keys have connections of their own.
 const JOURNAL_CONNECTIONS_MAX: u32 = 4;
 
-/// Bounds that PostgreSQL keeps itself. The last one ends the transaction of a client that vanished from the network
-/// while it held the registry's lock: nobody could write until TCP gave up. And no compilation of plans: an audit of
-/// 100,000 attempts takes 150 ms without, and 200 ms more with it.
+/// Bounds that PostgreSQL keeps itself. The last one ends the transaction of a client that vanished from the
+/// network while it held the registry's lock: nobody could write until TCP gave up. And no compilation of
+/// plans: an audit of 100,000 attempts takes 150 ms without, and 200 ms more with it.
 const POSTGRES_SESSION: &str = "SET lock_timeout = '10s'; SET statement_timeout = '15s'; \
     SET idle_in_transaction_session_timeout = '15s'; SET jit = off";
 
 /// The differences between the two databases.
 pub(crate) struct Dialect {
-    /// Begins a transaction that writes. On SQLite it takes the write lock at once: a lock taken later, after a read, could
-    /// not be waited for. On PostgreSQL each statement must see what was committed before it, or the lock on the
-    /// registry's row would be of no use.
+    /// Begins a transaction that writes. On SQLite it takes the write lock at once: a lock taken later,
+    /// after a read, could not be waited for. On PostgreSQL each statement must see what was committed
+    /// before it, or the lock on the registry's row would be of no use.
     pub(crate) begin_write: &'static str,
     /// Begins a transaction whose reads all see one moment.
     pub(crate) begin_snapshot: &'static str,
-    /// Run first in a transaction that joins much with much. PostgreSQL may know nothing yet of what was written within the last
-    /// minute, take it for a handful of rows, and look through all of one side for each of the other: an audit of 40,000
-    /// deliveries did not end within 15 s.
+    /// Run first in a transaction that joins much with much. PostgreSQL may know nothing yet of what was
+    /// written within the last minute, take it for a handful of rows, and look through all of one side
+    /// for each of the other: an audit of 40,000 deliveries did not end within 15 s.
     pub(crate) prepare_joins: &'static [&'static str],
-    /// Run first in a transaction that deletes what is too old. PostgreSQL need not wait until that is on disk: what a crash brings back is
-    /// deleted again, and the commits of others do not queue behind it.
+    /// Run first in a transaction that deletes what is too old. PostgreSQL need not wait until that is on
+    /// disk: what a crash brings back is deleted again, and the commits of others do not queue behind
+    /// it.
     pub(crate) prepare_deletions: &'static [&'static str],
     /// The database's clock, in Unix milliseconds.
     pub(crate) now_ms: &'static str,
-    /// Appended to a `SELECT` of a transaction that will write what it has read. SQLite has locked all by `begin_write`.
+    /// Appended to a `SELECT` of a transaction that will write what it has read. SQLite has locked all by
+    /// `begin_write`.
     pub(crate) for_update: &'static str,
     /// Appended to a `SELECT` from deliveries `d`: rows that another transaction has locked are left to it.
     pub(crate) skip_locked: &'static str,
-    /// Run first in the transaction that migrates, to be alone in it: SQLite is by `begin_write`. The number is the name
-    /// that PostgreSQL's lock has: "magnetit" in ASCII. Then PostgreSQL is given the collation that the tables name and
-    /// SQLite has.
+    /// Run first in the transaction that migrates, to be alone in it: SQLite is by `begin_write`. The number
+    /// is the name that PostgreSQL's lock has: "magnetit" in ASCII. Then PostgreSQL is given the
+    /// collation that the tables name and SQLite has.
     pub(crate) prepare_migrations: &'static [&'static str],
-    /// Run last in the transaction that migrates. What is only ever added to PostgreSQL leaves alone until a fifth is new, which of
-    /// a month is six days. But only what it has looked over is read from indexes alone, and only what it has counted is
-    /// planned for.
+    /// Run last in the transaction that migrates. What is only ever added to PostgreSQL leaves alone until a
+    /// fifth is new, which of a month is six days. But only what it has looked over is read from indexes
+    /// alone, and only what it has counted is planned for.
     pub(crate) finish_migrations: &'static [&'static str],
     /// Counts the tables that list applied migrations: 0 or 1.
     pub(crate) count_migrations_tables: &'static str,
@@ -143,8 +148,8 @@ pub(crate) enum Database {
     Postgres(Pools<Postgres>),
 }
 
-/// On SQLite one connection writes, so that writers of this process queue in order instead of polling for the lock; on
-/// PostgreSQL `reader` and `writer` are the same pool.
+/// On SQLite one connection writes, so that writers of this process queue in order instead of polling for the
+/// lock; on PostgreSQL `reader` and `writer` are the same pool.
 pub(crate) struct Pools<DB: sqlx::Database> {
     pub(crate) reader: Pool<DB>,
     pub(crate) writer: Pool<DB>,
@@ -163,12 +168,13 @@ impl<DB: sqlx::Database> Clone for Pools<DB> {
     }
 }
 
-/// Runs `$steps` on one connection of `$pool` (a field of [`Pools`]) of whichever database it is, and evaluates to its
-/// `Result<_, Failure>` with [`Failure`] turned into [`Error`]. The steps are compiled once for each database, with
-/// `$connection` as its connection and `$dialect` as its [`Dialect`]; `?` and `return` leave the steps.
+/// Runs `$steps` on one connection of `$pool` (a field of [`Pools`]) of whichever database it is, and
+/// evaluates to its `Result<_, Failure>` with [`Failure`] turned into [`Error`]. The steps are compiled once
+/// for each database, with `$connection` as its connection and `$dialect` as its [`Dialect`]; `?` and
+/// `return` leave the steps.
 ///
-/// When `$limit` passes, the connection is closed rather than returned to the pool, which would wait for a host that is
-/// gone to answer. So it is after an error on which SQLite may have rolled back by itself: see
+/// When `$limit` passes, the connection is closed rather than returned to the pool, which would wait for a
+/// host that is gone to answer. So it is after an error on which SQLite may have rolled back by itself: see
 /// [`Error::spoils_connection`]. [`clean_pool`] does the same for steps whose future is dropped.
 macro_rules! on_connection {
     ($database:expr, $pool:ident, $operation:expr, $limit:expr, |$connection:ident, $dialect:ident| $steps:block) => {
@@ -202,9 +208,10 @@ macro_rules! on_connection {
 }
 pub(crate) use on_connection;
 
-/// Options of a pool that never hands out a connection of which sqlx believes that a transaction is still open. That happens when
-/// SQLite has rolled back by itself (disk full, I/O error, out of memory, interrupted): sqlx's own `ROLLBACK` then fails, and every
-/// later transaction of the connection would be refused.
+/// Options of a pool that never hands out a connection of which sqlx believes that a transaction is still
+/// open. That happens when SQLite has rolled back by itself (disk full, I/O error, out of memory,
+/// interrupted): sqlx's own `ROLLBACK` then fails, and every later transaction of the connection would be
+/// refused.
 fn clean_pool<DB: sqlx::Database>() -> PoolOptions<DB> {
     PoolOptions::new()
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -291,8 +298,9 @@ async fn connect_sqlite(path: &Path, address: &Address) -> Result<Pools<Sqlite>,
 
 /// Makes the file and the directories above it, if missing, for their owner alone.
 fn create_private_file(path: &Path) -> Result<(), Error> {
-    // Closing any descriptor of a file drops all locks that this process holds on it, SQLite's included. So the file is
-    // opened here only when it is new, and nobody else in this process can have opened it before it is closed.
+    // Closing any descriptor of a file drops all locks that this process holds on it, SQLite's included. So
+    // the file is opened here only when it is new, and nobody else in this process can have opened it
+    // before it is closed.
     static CREATING: Mutex<()> = Mutex::new(());
 
     let failed = |path: &Path, source| Error::CreateFile {

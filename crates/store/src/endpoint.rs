@@ -66,8 +66,8 @@ const COUNT_DELETIONS: &str = "SELECT COUNT(*) FROM changes WHERE subject = $1 A
 
 impl Store {
     /// The same connections, for writes of endpoints that have this version: of others they are refused with
-    /// [`Error::VersionMismatch`], in the transaction that would have written. `None` writes over whatever is there. A new endpoint has no
-    /// version: creating is never refused for it.
+    /// [`Error::VersionMismatch`], in the transaction that would have written. `None` writes over whatever is
+    /// there. A new endpoint has no version: creating is never refused for it.
     #[must_use]
     pub fn if_version(&self, expected: Option<i64>) -> Self {
         Self {
@@ -76,8 +76,9 @@ impl Store {
         }
     }
 
-    /// Returns a handle with the same connections that creates no endpoint of an organization that has `max` already:
-    /// [`Error::OrganizationFull`]. Other handles have no limit but [`ENDPOINTS_MAX`](crate::ENDPOINTS_MAX).
+    /// Returns a handle with the same connections that creates no endpoint of an organization that has `max`
+    /// already: [`Error::OrganizationFull`]. Other handles have no limit but
+    /// [`ENDPOINTS_MAX`](crate::ENDPOINTS_MAX).
     #[must_use]
     pub fn per_organization_max(&self, max: u32) -> Self {
         Self {
@@ -150,13 +151,14 @@ impl Store {
             .await
     }
 
-    /// Replaces the secret. The old one stays valid until `overlap_until_ms`, in Unix milliseconds; without, it is void at once, and so
-    /// is the one before, whose time may still run.
+    /// Replaces the secret. The old one stays valid until `overlap_until_ms`, in Unix milliseconds; without,
+    /// it is void at once, and so is the one before, whose time may still run.
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`]; [`Error::RotationOpen`] when there is to be an
-    /// overlap and the last one has not ended: the receiver may have any of three secrets then, and a request is tried with two.
+    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`];
+    /// [`Error::RotationOpen`] when there is to be an overlap and the last one has not ended: the
+    /// receiver may have any of three secrets then, and a request is tried with two.
     pub async fn rotate_secret(
         &self,
         id: &EndpointId,
@@ -212,8 +214,9 @@ impl Store {
 
     /// Disables the endpoint if its version is still `version_seen`, and says whether it did.
     ///
-    /// For the attempt that was answered with 410: what it was told is about the endpoint as it was when the attempt began. Of
-    /// several such attempts the first one disables. `false` also when the endpoint is deleted or unknown.
+    /// For the attempt that was answered with 410: what it was told is about the endpoint as it was when the
+    /// attempt began. Of several such attempts the first one disables. `false` also when the endpoint is
+    /// deleted or unknown.
     ///
     /// # Errors
     ///
@@ -234,7 +237,8 @@ impl Store {
         }
     }
 
-    /// Deletes the endpoint for good: its URL and secret are wiped, and looking its id up returns [`Lookup::Deleted`].
+    /// Deletes the endpoint for good: its URL and secret are wiped, and looking its id up returns
+    /// [`Lookup::Deleted`].
     ///
     /// # Errors
     ///
@@ -287,8 +291,8 @@ impl Store {
         }
     }
 
-    /// The next at most `limit` endpoints after `after`, ordered by id, disabled ones included; of one organization or of
-    /// all. A page that is shorter than `limit` is the last one.
+    /// The next at most `limit` endpoints after `after`, ordered by id, disabled ones included; of one
+    /// organization or of all. A page that is shorter than `limit` is the last one.
     ///
     /// Pages are read one by one: an endpoint that is created while paging may be missed.
     ///

@@ -45,7 +45,8 @@ pub enum Operation {
         /// The version that was asked from.
         since: i64,
     },
-    /// [`Store::announce_role`](crate::Store::announce_role), [`Store::report_role`](crate::Store::report_role) and
+    /// [`Store::announce_role`](crate::Store::announce_role),
+    /// [`Store::report_role`](crate::Store::report_role) and
     /// [`Store::close_role`](crate::Store::close_role).
     AnnounceRole,
     /// [`Store::workers_behind`](crate::Store::workers_behind).
@@ -58,7 +59,8 @@ pub enum Operation {
     Record,
     /// [`Store::events`](crate::Store::events).
     ListEvents,
-    /// [`Store::event`](crate::Store::event) and [`Store::deliveries_of_event`](crate::Store::deliveries_of_event).
+    /// [`Store::event`](crate::Store::event) and
+    /// [`Store::deliveries_of_event`](crate::Store::deliveries_of_event).
     ReadEvent(EventId),
     /// [`Store::deliveries`](crate::Store::deliveries).
     ListDeliveries,
@@ -91,7 +93,8 @@ pub enum Operation {
     FindFailing,
     /// [`Store::delete_expired`](crate::Store::delete_expired).
     DeleteExpired,
-    /// [`Store::look_at_clocks`](crate::Store::look_at_clocks) and [`Store::retention_stops`](crate::Store::retention_stops).
+    /// [`Store::look_at_clocks`](crate::Store::look_at_clocks) and
+    /// [`Store::retention_stops`](crate::Store::retention_stops).
     LookAtClocks,
     /// [`Store::confirm_time`](crate::Store::confirm_time).
     ConfirmTime,
@@ -239,7 +242,8 @@ pub enum Error {
         /// How long was waited.
         limit: Duration,
     },
-    /// A pooler hands out connections of others, on which a prepared statement may be another than the one that is meant.
+    /// A pooler hands out connections of others, on which a prepared statement may be another than the one
+    /// that is meant.
     #[error(
         "{address} is a pooler that gives each transaction another connection and keeps no prepared statements: set pool_mode = session, or \
          use PgBouncer 1.21 or later with max_prepared_statements above 0"
@@ -308,7 +312,8 @@ pub enum Error {
         /// The id that is taken.
         id: EndpointId,
     },
-    /// The endpoint was changed since the caller has seen it: its write was [for that version](crate::Store::if_version) alone.
+    /// The endpoint was changed since the caller has seen it: its write was [for that
+    /// version](crate::Store::if_version) alone.
     #[error("endpoint {id} was changed meanwhile: its version is {found}, not {expected}; read it again")]
     VersionMismatch {
         /// Which endpoint.
@@ -354,8 +359,9 @@ pub enum Error {
         #[source]
         source: Option<Box<dyn error::Error + Send + Sync>>,
     },
-    /// The registry's history is not the one that the caller has followed: a backup was restored, or a replica without the last commits
-    /// took over. What was loaded before is not to be trusted: [load it again](crate::Store::load_registry).
+    /// The registry's history is not the one that the caller has followed: a backup was restored, or a
+    /// replica without the last commits took over. What was loaded before is not to be trusted: [load it
+    /// again](crate::Store::load_registry).
     #[error(
         "the registry's history changed after version {since}, and is at {version}: was a backup restored?"
     )]
@@ -365,8 +371,8 @@ pub enum Error {
         /// The version now.
         version: i64,
     },
-    /// Endpoints that were deleted after the version that the caller has seen have no rows any more, so that they would be missing among
-    /// the changes. [Load everything again](crate::Store::load_registry).
+    /// Endpoints that were deleted after the version that the caller has seen have no rows any more, so that
+    /// they would be missing among the changes. [Load everything again](crate::Store::load_registry).
     #[error(
         "deletions up to version {low_version} of the registry are not kept any more, and version {since} is older"
     )]
@@ -399,8 +405,8 @@ impl Error {
         }
     }
 
-    /// Whether the connection is not to be used again: SQLite rolls back by itself on some errors (full disk, I/O error, out of
-    /// memory, busy, interrupted), of which sqlx knows nothing.
+    /// Whether the connection is not to be used again: SQLite rolls back by itself on some errors (full disk,
+    /// I/O error, out of memory, busy, interrupted), of which sqlx knows nothing.
     pub(crate) fn spoils_connection(&self) -> bool {
         match self {
             Self::Query { source, .. } => sqlite_code(&source.0).is_some_and(is_transient_sqlite),
@@ -411,8 +417,8 @@ impl Error {
 
 /// What the database or its driver said, causes included.
 ///
-/// `Debug` is the same text as `Display`: the driver's own would add PostgreSQL's details, which can quote a whole
-/// row, secret included.
+/// `Debug` is the same text as `Display`: the driver's own would add PostgreSQL's details, which can quote a
+/// whole row, secret included.
 pub struct Cause(Box<sqlx::Error>);
 
 impl Cause {
@@ -446,7 +452,8 @@ impl fmt::Debug for Cause {
 /// Without a source: sqlx's `Display` has printed it already.
 impl error::Error for Cause {}
 
-/// What the steps of an operation return: the database's error, which still lacks the operation's name, or ours.
+/// What the steps of an operation return: the database's error, which still lacks the operation's name, or
+/// ours.
 pub(crate) enum Failure {
     Database(sqlx::Error),
     Store(Error),

@@ -14,7 +14,8 @@ pub(crate) fn new_id() -> String {
 }
 
 impl Store {
-    /// The id of the installation, random and made with the database's tables. A copy of the database has the same one.
+    /// The id of the installation, random and made with the database's tables. A copy of the database has the
+    /// same one.
     ///
     /// # Errors
     ///

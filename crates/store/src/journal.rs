@@ -1,20 +1,23 @@
 //! The journal: what became of every event, as the workers recorded it.
 //!
-//! The recorder folds the workers' records into [`Books`](webhook::journal::Books) and hands them to [`Store::record`](crate::Store::record).
-//! Everything else here asks: one event or delivery, pages of them, whether the books balance, what can be sent again, how an
-//! endpoint does. Nothing in the journal decides a delivery: what is under way carries its own state over the broker.
+//! The recorder folds the workers' records into [`Books`](webhook::journal::Books) and hands them to
+//! [`Store::record`](crate::Store::record). Everything else here asks: one event or delivery, pages of them,
+//! whether the books balance, what can be sent again, how an endpoint does. Nothing in the journal decides a
+//! delivery: what is under way carries its own state over the broker.
 //!
-//! **Merging.** Records come in any order and more than once. Attempts, rejected messages and gaps have ids of their own: the
-//! first one stays, of gaps the greatest. A delivery's row has the greatest [`Standing`](webhook::journal::Standing) that
-//! was ever written, compared column by column, byte by byte; an event's row is united with what comes. So any number of recorders
-//! end up with the same tables.
+//! **Merging.** Records come in any order and more than once. Attempts, rejected messages and gaps have ids
+//! of their own: the first one stays, of gaps the greatest. A delivery's row has the greatest
+//! [`Standing`](webhook::journal::Standing) that was ever written, compared column by column, byte by byte;
+//! an event's row is united with what comes. So any number of recorders end up with the same tables.
 //!
-//! **Requested runs.** To send again, a run is [requested](crate::Store::request_resends): a pending row with `requested_ms`, at
-//! most one for an event and an endpoint (a unique index sees to it). Whoever publishes [claims](crate::Store::claim_requested)
-//! rows for some time, publishes them with confirms and [marks](crate::Store::mark_sent) them sent. After a crash the claims
-//! expire and the rest is claimed again; a run of which a worker has recorded something never is.
+//! **Requested runs.** To send again, a run is [requested](crate::Store::request_resends): a pending row with
+//! `requested_ms`, at most one for an event and an endpoint (a unique index sees to it). Whoever publishes
+//! [claims](crate::Store::claim_requested) rows for some time, publishes them with confirms and
+//! [marks](crate::Store::mark_sent) them sent. After a crash the claims expire and the rest is claimed again;
+//! a run of which a worker has recorded something never is.
 //!
-//! **Pages.** Listings go by time and id, newest first, from a cursor: what is written while somebody pages disturbs no page.
+//! **Pages.** Listings go by time and id, newest first, from a cursor: what is written while somebody pages
+//! disturbs no page.
 
 mod batches;
 mod write;

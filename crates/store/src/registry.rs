@@ -12,7 +12,8 @@ use crate::{
     sealing::Keyring,
 };
 
-/// The most endpoints there can be, all organizations together: every worker holds them all in memory, at about 1 KiB each.
+/// The most endpoints there can be, all organizations together: every worker holds them all in memory, at
+/// about 1 KiB each.
 pub const ENDPOINTS_MAX: u32 = 100_000;
 
 /// The most endpoints that one [`Store::registry_changes`] returns; the next call returns the next ones.
@@ -20,10 +21,11 @@ pub const CHANGES_MAX: u32 = 10_000;
 
 /// A point in the registry's history: the counter's value, and the change in the log that led to it.
 ///
-/// A version alone does not tell two histories apart: a database that was restored from a backup counts again from where the backup
-/// was made, and reaches every version that a reader may have seen before. The last change does tell them apart, by its number and its
-/// stamp, which is random. A reader whose change is still in the log has missed nothing but what came after it; one whose change is not
-/// there has followed another history, and has to load everything again.
+/// A version alone does not tell two histories apart: a database that was restored from a backup counts again
+/// from where the backup was made, and reaches every version that a reader may have seen before. The last
+/// change does tell them apart, by its number and its stamp, which is random. A reader whose change is still
+/// in the log has missed nothing but what came after it; one whose change is not there has followed another
+/// history, and has to load everything again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The registry's counter.
@@ -54,8 +56,8 @@ pub struct Changes {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints deleted, in the order in which they were; possibly some that the caller never saw.
     pub deleted: Vec<EndpointId>,
-    /// Endpoints created or changed that this version cannot read: what was known of them is the best there is. The log
-    /// says why.
+    /// Endpoints created or changed that this version cannot read: what was known of them is the best there
+    /// is. The log says why.
     pub unreadable: Vec<EndpointId>,
 }
 
@@ -83,8 +85,8 @@ const SELECT_CHANGED: &str = concat!(
 );
 
 impl Store {
-    /// Where the registry is: a reader that has seen this very position is up to date. Its version starts at 0, and grows if, and only if, an
-    /// endpoint is written.
+    /// Where the registry is: a reader that has seen this very position is up to date. Its version starts at
+    /// 0, and grows if, and only if, an endpoint is written.
     ///
     /// # Errors
     ///
@@ -107,7 +109,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The database's; [`Error::TooManyEndpoints`]. A row that cannot be read is none: it is logged and left out.
+    /// The database's; [`Error::TooManyEndpoints`]. A row that cannot be read is none: it is logged and left
+    /// out.
     pub async fn load_registry(&self) -> Result<Snapshot, Error> {
         let limit = i64::from(ENDPOINTS_MAX) + 1;
         let (position, rows) = self
@@ -124,13 +127,14 @@ impl Store {
         })
     }
 
-    /// What was written after `since`, as of one moment: at most [`CHANGES_MAX`] endpoints, those written first. There are more if the
-    /// returned version is less than that of [`Store::registry_position`].
+    /// What was written after `since`, as of one moment: at most [`CHANGES_MAX`] endpoints, those written
+    /// first. There are more if the returned version is less than that of [`Store::registry_position`].
     ///
     /// # Errors
     ///
-    /// The database's; [`Error::RegistryWentBack`] when `since` is no position of this history; [`Error::RegistryForgot`] when it is so old
-    /// that deletions may be missing. A row that cannot be read is none: it is logged and left out.
+    /// The database's; [`Error::RegistryWentBack`] when `since` is no position of this history;
+    /// [`Error::RegistryForgot`] when it is so old that deletions may be missing. A row that cannot be
+    /// read is none: it is logged and left out.
     pub async fn registry_changes(&self, since: &Position) -> Result<Changes, Error> {
         let operation = Operation::ReadRegistryChanges { since: since.version };
         let arguments = [since.version, i64::from(CHANGES_MAX)];
@@ -155,7 +159,8 @@ impl Store {
         })
     }
 
-    /// The registry's position and the endpoints that `select` finds, both as of one moment, for a reader that has seen `since`.
+    /// The registry's position and the endpoints that `select` finds, both as of one moment, for a reader
+    /// that has seen `since`.
     async fn read_registry(
         &self,
         operation: &Operation,
@@ -208,7 +213,8 @@ impl From<PositionRow> for Position {
 }
 
 impl Position {
-    /// Refuses a position that this history never had. `seen` says whether the log has its change; before the first one there is none.
+    /// Refuses a position that this history never had. `seen` says whether the log has its change; before the
+    /// first one there is none.
     fn is_followed_by(&self, newest: &Self, seen: bool) -> Result<(), Error> {
         if newest.version >= self.version && (seen || self.change == 0) {
             return Ok(());

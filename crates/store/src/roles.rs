@@ -1,7 +1,8 @@
 //! The roles that run, as they announce themselves, and which version of the registry each worker acts on.
 //!
-//! All times are the database's: a host's own clock is only compared with it, to tell whether its records can be trusted. An announcement is believed for
-//! [`ANNOUNCED_MAX`]; a running role announces itself once a second.
+//! All times are the database's: a host's own clock is only compared with it, to tell whether its records can
+//! be trusted. An announcement is believed for [`ANNOUNCED_MAX`]; a running role announces itself once a
+//! second.
 
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ pub struct Announcement<'a> {
     pub role: &'a str,
     /// Where it runs.
     pub host: &'a str,
-    /// Every attempt that begins from now on begins with this or something later; the default for roles that make none.
+    /// Every attempt that begins from now on begins with this or something later; the default for roles that
+    /// make none.
     pub position: Position,
     /// What became of its journal; the default for roles that keep none.
     pub journal: JournalTotals,
@@ -105,7 +107,8 @@ const FORGET_DELAYS: &str = "DELETE FROM delays WHERE used_ms < {now} - $1";
 /// A schedule has fewer, and within 30 days there are few schedules.
 const SELECT_DELAYS: &str = "SELECT delay_ms FROM delays ORDER BY used_ms DESC, delay_ms LIMIT 200";
 
-/// A worker is behind when its version is an older one, or one of another history: the log of changes does not have what it saw last.
+/// A worker is behind when its version is an older one, or one of another history: the log of changes does
+/// not have what it saw last.
 const SELECT_BEHIND: &str = "SELECT process, host, {now} - seen_ms AS unseen_ms FROM roles r \
     WHERE role = 'worker' AND closed_ms IS NULL AND NOT (version >= $1 AND (change_number = 0 OR EXISTS ( \
     SELECT 1 FROM changes c WHERE c.number = r.change_number AND COALESCE(c.nonce, c.at_ms) = r.change_stamp))) \
@@ -156,7 +159,8 @@ impl Store {
         self.write_roles(CLOSE, &[process.into(), role.into()]).await
     }
 
-    /// Forgets roles that have not announced themselves for 30 days, and delays that no worker began with since.
+    /// Forgets roles that have not announced themselves for 30 days, and delays that no worker began with
+    /// since.
     ///
     /// # Errors
     ///

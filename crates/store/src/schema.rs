@@ -12,7 +12,8 @@ use crate::{
     sealing::seal_plain, statement::timed,
 };
 
-/// How long [`Store::migrate`] waits for another process that is migrating; on SQLite only 10 s, the wait of every write.
+/// How long [`Store::migrate`] waits for another process that is migrating; on SQLite only 10 s, the wait of
+/// every write.
 pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long all of [`Store::migrate`] may take: a bound against a host that hangs, not on honest work.
@@ -66,13 +67,15 @@ const SELECT_APPLIED: &str =
 /// What [`Store::check`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
-    /// Name and version of the database software: `SQLite 3.51.1`, `PostgreSQL 15.18 (Debian 15.18-0+deb12u1)`.
+    /// Name and version of the database software: `SQLite 3.51.1`, `PostgreSQL 15.18 (Debian
+    /// 15.18-0+deb12u1)`.
     pub server: String,
     /// Whether this binary can work with the tables as they are.
     pub state: SchemaState,
 }
 
-/// How a database's tables compare with what this binary expects. Migrations are named as in `0001_endpoints`.
+/// How a database's tables compare with what this binary expects. Migrations are named as in
+/// `0001_endpoints`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SchemaState {
     /// All migrations are applied, and no others.
@@ -87,7 +90,8 @@ pub enum SchemaState {
         /// Applied, and not known here.
         unknown: Vec<String>,
     },
-    /// A migration was applied under a known number with another text: a development build, or another program.
+    /// A migration was applied under a known number with another text: a development build, or another
+    /// program.
     Altered {
         /// The migrations whose text differs.
         altered: Vec<String>,
@@ -141,16 +145,16 @@ macro_rules! require_utf8 {
 }
 
 impl Store {
-    /// Brings the tables up to date and returns the names of the migrations that this call applied, none if it found
-    /// nothing to do.
+    /// Brings the tables up to date and returns the names of the migrations that this call applied, none if
+    /// it found nothing to do.
     ///
-    /// All of them are applied in one transaction, or none is. Any number of processes may call this at once: one works, the
-    /// others wait for it and then find nothing to do.
+    /// All of them are applied in one transaction, or none is. Any number of processes may call this at once:
+    /// one works, the others wait for it and then find nothing to do.
     ///
     /// # Errors
     ///
-    /// [`Error::SchemaNewer`], [`Error::SchemaAltered`] and [`Error::NotUtf8`], and nothing is changed; an unavailable database, also when another
-    /// process has been migrating for [`MIGRATION_LOCK_TIMEOUT`].
+    /// [`Error::SchemaNewer`], [`Error::SchemaAltered`] and [`Error::NotUtf8`], and nothing is changed; an
+    /// unavailable database, also when another process has been migrating for [`MIGRATION_LOCK_TIMEOUT`].
     pub async fn migrate(&self) -> Result<Vec<String>, Error> {
         let operation = &Operation::Migrate;
         let migrator = migrator();

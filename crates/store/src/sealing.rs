@@ -1,11 +1,12 @@
 //! Secrets at rest: sealed with a key that is not in the database.
 //!
-//! A sealed secret is the text `sealed:KEY:BASE64`: the id of the key, and 24 bytes of nonce with the ciphertext and its tag
-//! behind them, of XChaCha20-Poly1305. Organization and endpoint are associated data, so that what is copied from one row
-//! to another does not open there.
+//! A sealed secret is the text `sealed:KEY:BASE64`: the id of the key, and 24 bytes of nonce with the
+//! ciphertext and its tag behind them, of XChaCha20-Poly1305. Organization and endpoint are associated data,
+//! so that what is copied from one row to another does not open there.
 //!
-//! Which key seals stands in the table `registry`, so that all processes seal with one key, in whatever order their configurations
-//! name them: the first secret's key, until [`Store::reseal_secrets`](crate::Store::reseal_secrets) changes to another.
+//! Which key seals stands in the table `registry`, so that all processes seal with one key, in whatever order
+//! their configurations name them: the first secret's key, until
+//! [`Store::reseal_secrets`](crate::Store::reseal_secrets) changes to another.
 
 mod local;
 pub(crate) mod reseal;

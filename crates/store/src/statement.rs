@@ -12,12 +12,13 @@ use crate::{
     database::{Dialect, on_connection},
 };
 
-/// How many rows one statement of an [`Insert`] writes: few sizes, so that every statement is prepared once. 64 rows of 16
-/// columns stay far below the number of parameters that SQLite (32,766) and PostgreSQL (65,535) take.
+/// How many rows one statement of an [`Insert`] writes: few sizes, so that every statement is prepared once.
+/// 64 rows of 16 columns stay far below the number of parameters that SQLite (32,766) and PostgreSQL (65,535)
+/// take.
 const CHUNK_ROWS: [usize; 3] = [64, 8, 1];
 
-/// The longest id that is stored whole, in bytes. A row of an index has several, and PostgreSQL takes 2,704 bytes of them. What
-/// publishers send now is no longer; an older version let longer ones in.
+/// The longest id that is stored whole, in bytes. A row of an index has several, and PostgreSQL takes 2,704
+/// bytes of them. What publishers send now is no longer; an older version let longer ones in.
 pub(crate) const ID_BYTES_MAX: usize = webhook::ID_BYTES_MAX;
 
 /// A value on its way into a statement.
@@ -29,7 +30,8 @@ pub(crate) enum Argument<'a> {
 }
 
 impl<'a> Argument<'a> {
-    /// A text from outside, which may hold what PostgreSQL's TEXT does not take: U+0000 becomes U+FFFD, on both databases.
+    /// A text from outside, which may hold what PostgreSQL's TEXT does not take: U+0000 becomes U+FFFD, on
+    /// both databases.
     pub(crate) fn outside(text: &'a str) -> Self {
         Self::Text(Some(storable(text)))
     }
@@ -54,8 +56,9 @@ pub(crate) fn storable(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What is stored for an id from outside: like any text, but one that is longer than [`ID_BYTES_MAX`] is shortened to its beginning
-/// and the first 128 bits of its SHA-256. Shortening again changes nothing, so a caller that has read the id finds its row.
+/// What is stored for an id from outside: like any text, but one that is longer than [`ID_BYTES_MAX`] is
+/// shortened to its beginning and the first 128 bits of its SHA-256. Shortening again changes nothing, so a
+/// caller that has read the id finds its row.
 pub(crate) fn stored_id(id: &str) -> Cow<'_, str> {
     /// `~` and 32 hexadecimal digits.
     const END_BYTES: usize = 33;
@@ -165,7 +168,8 @@ impl<const N: usize> Insert<N> {
         }
     }
 
-    /// The statement for as many of the first rows as one takes, these rows, and the others; `None` without rows.
+    /// The statement for as many of the first rows as one takes, these rows, and the others; `None` without
+    /// rows.
     #[allow(clippy::type_complexity, reason = "a name for it would say less")]
     pub(crate) fn next<'r, 'a>(
         &self,
@@ -195,7 +199,8 @@ macro_rules! insert_all {
 }
 pub(crate) use insert_all;
 
-/// A statement that is put together from constant pieces and numbered arguments: no text from outside becomes a part of it.
+/// A statement that is put together from constant pieces and numbered arguments: no text from outside becomes
+/// a part of it.
 pub(crate) struct Statement<'a> {
     sql: String,
     pub(crate) arguments: Vec<Argument<'a>>,
@@ -295,7 +300,8 @@ impl Store {
         fetch_on!(self, journal, operation, statement, read)
     }
 
-    /// Executes `statement` in a transaction of its own, which begins with what `preparation` picks, and returns how many rows it wrote.
+    /// Executes `statement` in a transaction of its own, which begins with what `preparation` picks, and
+    /// returns how many rows it wrote.
     pub(crate) async fn execute(
         &self,
         operation: &Operation,

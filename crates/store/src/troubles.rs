@@ -19,8 +19,8 @@ pub struct RunningRole {
     pub role: String,
     /// Where it runs.
     pub host: String,
-    /// How long ago it announced itself, in milliseconds by the database's clock; negative if the clock of its announcement is ahead.
-    /// With SQLite that clock is each host's own.
+    /// How long ago it announced itself, in milliseconds by the database's clock; negative if the clock of
+    /// its announcement is ahead. With SQLite that clock is each host's own.
     pub unseen_ms: i64,
     /// What it reported of itself last.
     pub report: RoleReport,
@@ -84,7 +84,8 @@ impl Store {
         )
     }
 
-    /// Returns the roles that announced themselves within this time and have not said that they ended, by role and host; the first 1,000.
+    /// Returns the roles that announced themselves within this time and have not said that they ended, by
+    /// role and host; the first 1,000.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Writes the JSON Schemas of all events into a directory: `cargo run -p magnetite-webhook --example schemas -- docs/schemas`.
+//! Writes the JSON Schemas of all events into a directory: `cargo run -p magnetite-webhook --example schemas
+//! -- docs/schemas`.
 
 use std::{env, fs, io, path::PathBuf};
 

@@ -13,7 +13,8 @@ const SHOWN_CHARS: usize = 6;
 
 /// A key's whole text: `mgk_` and 32 random bytes in URL-safe base64 without padding.
 ///
-/// Whoever has it is let in, so it is shown once and kept nowhere; what is kept is [`hash`](Self::hash). `Debug` hides it.
+/// Whoever has it is let in, so it is shown once and kept nowhere; what is kept is [`hash`](Self::hash).
+/// `Debug` hides it.
 #[derive(Clone)]
 pub struct ApiKey(String);
 
@@ -48,8 +49,8 @@ impl ApiKey {
         &self.0
     }
 
-    /// SHA-256 of the whole text: what is stored, and looked up by. A plain hash is enough for 256 random bits, and no comparison of
-    /// hashes tells anything of the key.
+    /// SHA-256 of the whole text: what is stored, and looked up by. A plain hash is enough for 256 random
+    /// bits, and no comparison of hashes tells anything of the key.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(&self.0).into()
     }

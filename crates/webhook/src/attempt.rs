@@ -1,7 +1,7 @@
 //! What became of one request.
 //!
-//! Only what the endpoint did is an [`AttemptResult`]. What went wrong on our side (no file descriptor, no route, no
-//! name server) is an error of whoever sends, and is not charged to the endpoint.
+//! Only what the endpoint did is an [`AttemptResult`]. What went wrong on our side (no file descriptor, no
+//! route, no name server) is an error of whoever sends, and is not charged to the endpoint.
 
 use std::fmt;
 
@@ -78,7 +78,8 @@ pub enum FailureKind {
     Tls,
     /// The deadline of the whole attempt passed.
     Timeout,
-    /// The attempt was slow, and was ended before its deadline because its organization had the most slow attempts in flight.
+    /// The attempt was slow, and was ended before its deadline because its organization had the most slow
+    /// attempts in flight.
     CutShort,
     /// What came back is not HTTP.
     Protocol,
@@ -100,8 +101,8 @@ impl AttemptResult {
         matches!(self.status(), Some(200..=299))
     }
 
-    /// Whether a sender that did not run for a while may have caused this: time ran out, or the other side gave up waiting and
-    /// ended the connection, or its stream, or answered that it did.
+    /// Whether a sender that did not run for a while may have caused this: time ran out, or the other side
+    /// gave up waiting and ended the connection, or its stream, or answered that it did.
     pub fn may_be_a_stalled_senders(&self) -> bool {
         match self {
             Self::Answered(answer) => answer.status == 408,
@@ -116,8 +117,8 @@ impl AttemptResult {
         }
     }
 
-    /// Whether the endpoint refused the request as one that it cannot trust: 401, as the contract's samples answer to a wrong
-    /// signature, or 403.
+    /// Whether the endpoint refused the request as one that it cannot trust: 401, as the contract's samples
+    /// answer to a wrong signature, or 403.
     pub fn is_unauthorized(&self) -> bool {
         matches!(self.status(), Some(401 | 403))
     }

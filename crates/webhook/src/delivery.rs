@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DeferReason, DeliveryId, Endpoint, EndpointId, Event, EventKind, LeadId, ProjectId, payload};
 
-/// A delivery that has an attempt before it. It travels as a message of its own (see the broker's header codec) and
-/// carries all of its state.
+/// A delivery that has an attempt before it. It travels as a message of its own (see the broker's header
+/// codec) and carries all of its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// What is delivered.
@@ -28,8 +28,8 @@ pub struct Delivery {
     pub trigger: Trigger,
 }
 
-/// How long an attempt has been put off, by whose doing. Durations, because a moment of one host's clock means another on
-/// the next host.
+/// How long an attempt has been put off, by whose doing. Durations, because a moment of one host's clock
+/// means another on the next host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PutOff {
     /// For want of a slot, in milliseconds.
@@ -70,8 +70,8 @@ impl Delivery {
         }
     }
 
-    /// A ping of this endpoint: one attempt with all that a real delivery has, also while the endpoint is disabled. `random` makes its
-    /// id; no two pings are the same event.
+    /// A ping of this endpoint: one attempt with all that a real delivery has, also while the endpoint is
+    /// disabled. `random` makes its id; no two pings are the same event.
     pub fn ping(endpoint: &Endpoint, now_ms: u64, random: [u8; 16]) -> Self {
         let none = payload::NONE;
         let project_id = endpoint.project_id.clone();
@@ -107,7 +107,8 @@ impl Delivery {
         )
     }
 
-    /// The delivery after a charged attempt that began at `attempted_at_ms`: the next attempt, not yet deferred.
+    /// The delivery after a charged attempt that began at `attempted_at_ms`: the next attempt, not yet
+    /// deferred.
     #[must_use]
     pub fn after_attempt(self, attempted_at_ms: u64) -> Self {
         Self {

@@ -15,8 +15,8 @@ pub struct Endpoint {
     pub organization_id: OrganizationId,
     /// When set, only events of this project are.
     pub project_id: Option<ProjectId>,
-    /// `http` or `https`, as the customer wrote it; whether it may be reached is checked when it is registered and
-    /// again at every attempt.
+    /// `http` or `https`, as the customer wrote it; whether it may be reached is checked when it is
+    /// registered and again at every attempt.
     pub url: String,
     /// The event types wanted.
     pub subscription: Subscription,
@@ -87,8 +87,8 @@ impl Endpoint {
             .filter(|previous| now_ms < previous.until_ms)
     }
 
-    /// Whether this endpoint gets the event, and if not, why. The organization is not compared: whoever asks has
-    /// looked the endpoint up by it.
+    /// Whether this endpoint gets the event, and if not, why. The organization is not compared: whoever asks
+    /// has looked the endpoint up by it.
     pub fn mismatch(&self, event: &Event) -> Option<Mismatch> {
         let project_id = self.project_id.as_ref();
         Mismatch::of(project_id, &self.subscription, self.disabled.as_ref(), event)
@@ -96,8 +96,8 @@ impl Endpoint {
 }
 
 impl Mismatch {
-    /// Returns why an endpoint with this project and subscription does not get the event; `None` if it does. Without a project it takes the
-    /// events of all.
+    /// Returns why an endpoint with this project and subscription does not get the event; `None` if it does.
+    /// Without a project it takes the events of all.
     pub(crate) fn of(
         project_id: Option<&ProjectId>,
         subscription: &Subscription,

@@ -15,7 +15,8 @@ use crate::{
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// How deep objects and arrays may nest; the event itself is level 1.
 pub const DEPTH_MAX: usize = 128;
-/// The `timestamp` of an event that is published is of the years 2001 to 2100. Seconds and microseconds are not.
+/// The `timestamp` of an event that is published is of the years 2001 to 2100. Seconds and microseconds are
+/// not.
 pub const TIMESTAMPS_MS: RangeInclusive<u64> = 978_307_200_000..=4_133_980_799_999;
 /// How far ahead of the clock of the host where it enters a `timestamp` may be.
 pub const TIMESTAMP_AHEAD_MAX: Duration = Duration::from_hours(24);
@@ -48,7 +49,8 @@ pub struct Event {
 pub struct Envelope<'a> {
     /// Field `event`.
     pub event_type: EventKind,
-    /// Field `timestamp`, one of [`TIMESTAMPS_MS`]; of what is inside already, any integer from 0 to 2^53 - 1.
+    /// Field `timestamp`, one of [`TIMESTAMPS_MS`]; of what is inside already, any integer from 0 to 2^53 -
+    /// 1.
     pub timestamp_ms: u64,
     /// Field `organization_id`: 1 to [`ID_BYTES_MAX`] bytes; of what is inside already, any number.
     pub organization_id: Cow<'a, str>,
@@ -58,8 +60,8 @@ pub struct Envelope<'a> {
     pub lead_id: Cow<'a, str>,
 }
 
-/// Why a message is not an event. Its [`reason`](Rejection::reason) is a stable word; its text says which field and
-/// what was expected, without quoting the body at length.
+/// Why a message is not an event. Its [`reason`](Rejection::reason) is a stable word; its text says which
+/// field and what was expected, without quoting the body at length.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// Over [`EVENT_BYTES_MAX`].
@@ -227,7 +229,8 @@ impl Event {
         Self::checked(&PUBLISHED, message_id, traceparent, body)
     }
 
-    /// The same, where an event enters: its `timestamp` may be at most [`TIMESTAMP_AHEAD_MAX`] after this time.
+    /// The same, where an event enters: its `timestamp` may be at most [`TIMESTAMP_AHEAD_MAX`] after this
+    /// time.
     ///
     /// # Errors
     /// As above.
@@ -240,8 +243,9 @@ impl Event {
         Self::checked(&Rules::entering(now_ms), message_id, traceparent, body)
     }
 
-    /// Checks what a delivery carries, or what is recorded of one: in the same way, but that a ping is valid, too, and ids may be of
-    /// any length. What was let in is not rejected later, also when an older version let it in.
+    /// Checks what a delivery carries, or what is recorded of one: in the same way, but that a ping is valid,
+    /// too, and ids may be of any length. What was let in is not rejected later, also when an older
+    /// version let it in.
     ///
     /// # Errors
     /// A [`Rejection`] for the first rule that is broken.
@@ -283,17 +287,20 @@ impl Event {
 }
 
 impl<'a> Envelope<'a> {
-    /// Checks a body: at most [`EVENT_BYTES_MAX`] of UTF-8, nested at most [`DEPTH_MAX`] deep, a JSON object without
-    /// duplicate top-level keys, `event` a known type, `timestamp` one of [`TIMESTAMPS_MS`], three ids of 1 to [`ID_BYTES_MAX`] bytes, `data`
-    /// an object. Nothing is checked inside `data` or in unknown fields but that it is JSON.
+    /// Checks a body: at most [`EVENT_BYTES_MAX`] of UTF-8, nested at most [`DEPTH_MAX`] deep, a JSON object
+    /// without duplicate top-level keys, `event` a known type, `timestamp` one of [`TIMESTAMPS_MS`],
+    /// three ids of 1 to [`ID_BYTES_MAX`] bytes, `data` an object. Nothing is checked inside `data` or in
+    /// unknown fields but that it is JSON.
     ///
     /// # Errors
-    /// A [`Rejection`] for the first of these rules that is broken, and then for all fields that are not valid.
+    /// A [`Rejection`] for the first of these rules that is broken, and then for all fields that are not
+    /// valid.
     pub fn parse(body: &'a [u8]) -> Result<Self, Rejection> {
         Self::read(body, &PUBLISHED)
     }
 
-    /// The same, where an event enters: its `timestamp` may be at most [`TIMESTAMP_AHEAD_MAX`] after this time.
+    /// The same, where an event enters: its `timestamp` may be at most [`TIMESTAMP_AHEAD_MAX`] after this
+    /// time.
     ///
     /// # Errors
     /// As above.
@@ -461,7 +468,8 @@ fn object(field: &'static str, value: Option<&RawValue>) -> Result<(), FieldReje
     }
 }
 
-/// The JSON parser skips values without recursion and so without a limit of its own; receivers' parsers have one.
+/// The JSON parser skips values without recursion and so without a limit of its own; receivers' parsers have
+/// one.
 fn nests_deeper_than(json: &[u8], depth_max: usize) -> bool {
     // Most events have too few brackets to nest that deep, and counting is much faster than following them.
     let opens = json.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();

@@ -26,7 +26,8 @@ pub enum EventType {
 /// The name on the wire of a ping.
 pub const PING: &str = "webhook.ping";
 
-/// What a delivery carries: an event of a type of the contract, as it was published, or a ping, which nobody can publish.
+/// What a delivery carries: an event of a type of the contract, as it was published, or a ping, which nobody
+/// can publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// Something that happened.

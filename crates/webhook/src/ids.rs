@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 /// The longest AMQP `message_id` that is accepted as an event id, in characters.
 pub const MESSAGE_ID_CHARS_MAX: usize = 128;
 
-/// The longest id of an organization, project or lead that an event may be published with, in bytes. Long enough for anything
-/// that is an id, short enough for every index of a database.
+/// The longest id of an organization, project or lead that an event may be published with, in bytes. Long
+/// enough for anything that is an id, short enough for every index of a database.
 pub const ID_BYTES_MAX: usize = 255;
 
 macro_rules! id {
@@ -78,7 +78,8 @@ id! {
     ApiKeyId
 }
 
-/// What ids made here look like. In place: `hex::encode` collects its digits one by one, and every delivery makes two ids.
+/// What ids made here look like. In place: `hex::encode` collects its digits one by one, and every delivery
+/// makes two ids.
 fn hexadecimal(prefix: &str, bytes: &[u8]) -> String {
     let mut digits = [0; 32];
     hex::encode_to_slice(bytes, &mut digits).expect("16 bytes have 32 digits");
@@ -131,8 +132,8 @@ impl AttemptId {
 }
 
 impl DeliveryId {
-    /// The id of the delivery of `event` to `endpoint` in `run`: the first 128 bits of a SHA-256 over the four
-    /// parts, each preceded by its length, so that no two different quadruples hash the same bytes.
+    /// The id of the delivery of `event` to `endpoint` in `run`: the first 128 bits of a SHA-256 over the
+    /// four parts, each preceded by its length, so that no two different quadruples hash the same bytes.
     pub fn derive(organization: &OrganizationId, event: &EventId, endpoint: &EndpointId, run: u32) -> Self {
         let mut hash = Sha256::new();
         for part in [organization.as_str(), event.as_str(), endpoint.as_str()] {

@@ -1,16 +1,18 @@
 //! The journal: what workers say about every event, delivery and attempt, for whoever asks later.
 //!
-//! A worker gathers [`Record`]s into a batch of at most [`BATCH_BYTES_MAX`] and publishes it as one message, before it acks
-//! what the records are about. Whoever stores them folds them into [`Books`]. Batches arrive in any order, and more than
-//! once: a message that was handed out again is worked on and recorded again. So everything here merges, and merging is
-//! commutative, associative and idempotent: two readers of the same records have the same books.
+//! A worker gathers [`Record`]s into a batch of at most [`BATCH_BYTES_MAX`] and publishes it as one message,
+//! before it acks what the records are about. Whoever stores them folds them into [`Books`]. Batches arrive
+//! in any order, and more than once: a message that was handed out again is worked on and recorded again. So
+//! everything here merges, and merging is commutative, associative and idempotent: two readers of the same
+//! records have the same books.
 //!
 //! # The encoding
 //!
-//! One byte, the version ([`VERSION`]); four bytes, how long what follows is when it is decompressed (little-endian); and one
-//! LZ4 block: records in `MessagePack`, one after the other. Structs are maps with the names of their fields, so that a reader
-//! skips what it does not know and fills in what an older writer did not write. What cannot be told that way gets a new
-//! version. Records of every version that was ever released can be read for good.
+//! One byte, the version ([`VERSION`]); four bytes, how long what follows is when it is decompressed
+//! (little-endian); and one LZ4 block: records in `MessagePack`, one after the other. Structs are maps with
+//! the names of their fields, so that a reader skips what it does not know and fills in what an older writer
+//! did not write. What cannot be told that way gets a new version. Records of every version that was ever
+//! released can be read for good.
 
 mod considered;
 mod seen;
@@ -36,7 +38,8 @@ pub use seen::{BadSeen, Seen};
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// How much of a response's body is recorded, in bytes.
 pub const RESPONSE_BYTES_MAX: usize = 4096;
-/// How many endpoints one record of an event names. An event that considered more has several records, which merge.
+/// How many endpoints one record of an event names. An event that considered more has several records, which
+/// merge.
 pub const CONSIDERED_MAX: usize = 5_000;
 /// The version and the length.
 const HEADER_BYTES: usize = 5;
@@ -65,11 +68,12 @@ pub struct EventRecord {
     pub event: Arc<Event>,
     /// When a worker took it, in Unix milliseconds.
     pub received_ms: u64,
-    /// The endpoints that got the event, and those that did not for a reason that only the worker knew; at most [`CONSIDERED_MAX`].
-    /// Without `seen`, every endpoint of the organization.
+    /// The endpoints that got the event, and those that did not for a reason that only the worker knew; at
+    /// most [`CONSIDERED_MAX`]. Without `seen`, every endpoint of the organization.
     pub considered: Considered,
-    /// The position of the registry that the worker fanned out with, which explains why the other endpoints did not get the event. `None` in
-    /// records of older versions and of pings, and when only a dead letter tells of the event.
+    /// The position of the registry that the worker fanned out with, which explains why the other endpoints
+    /// did not get the event. `None` in records of older versions and of pings, and when only a dead
+    /// letter tells of the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Seen>,
 }
@@ -170,7 +174,8 @@ pub enum Then {
     },
 }
 
-/// Records that were dropped, because the journal's queue took nothing: it was full, or the broker was out of memory or disk.
+/// Records that were dropped, because the journal's queue took nothing: it was full, or the broker was out of
+/// memory or disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// The worker that dropped them.
@@ -181,7 +186,8 @@ pub struct Gap {
     pub until_ms: u64,
     /// How many, at most: a batch that was not confirmed in time may have arrived after all.
     pub count: u64,
-    /// The numbers of the first and the last batch that were dropped; `None` from a worker of an older version, which numbers none.
+    /// The numbers of the first and the last batch that were dropped; `None` from a worker of an older
+    /// version, which numbers none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batches: Option<(u64, u64)>,
 }
@@ -235,8 +241,9 @@ impl Batch {
         }
     }
 
-    /// Appends a record. The largest one, an event of the largest size with [`CONSIDERED_MAX`] endpoints, is smaller than
-    /// [`BATCH_BYTES_MAX`]; whether another one still fits is for the caller to watch by [`Batch::bytes`].
+    /// Appends a record. The largest one, an event of the largest size with [`CONSIDERED_MAX`] endpoints, is
+    /// smaller than [`BATCH_BYTES_MAX`]; whether another one still fits is for the caller to watch by
+    /// [`Batch::bytes`].
     pub fn push(&mut self, record: &Record) {
         let mut serializer = rmp_serde::Serializer::new(&mut self.bytes).with_struct_map();
         record

@@ -1,21 +1,21 @@
 //! The nouns of webhook delivery and the decisions made about them.
 //!
 //! An [`Event`] is published by the lead pipeline. Every [`Endpoint`] whose organization, project and
-//! [`Subscription`] match it gets a [`Delivery`]. A delivery is tried by [attempts](AttemptResult), one request
-//! each, until [`outcome`] says that it is delivered, dead or cancelled; the [`Schedule`] says when the next one
-//! is due.
+//! [`Subscription`] match it gets a [`Delivery`]. A delivery is tried by [attempts](AttemptResult), one
+//! request each, until [`outcome`] says that it is delivered, dead or cancelled; the [`Schedule`] says when
+//! the next one is due.
 //!
 //! Who manages them over HTTP shows an [`ApiKey`], which is bound to an organization and has [`Scopes`].
 //!
-//! Everything here is a value or a pure function: no I/O, no async, no clock, no randomness. Time is always an
-//! argument. What survives a crash is not decided here but by whoever holds the broker's message: a delivery
-//! carries all of its state with it, so that nothing has to be looked up to retry it.
+//! Everything here is a value or a pure function: no I/O, no async, no clock, no randomness. Time is always
+//! an argument. What survives a crash is not decided here but by whoever holds the broker's message: a
+//! delivery carries all of its state with it, so that nothing has to be looked up to retry it.
 //!
 //! Invariants:
 //! - [`Event::body`] is the AMQP body, byte for byte; nothing in this crate re-serializes it.
 //! - A [`Rejection`] is about the sender's bytes, never about us: it leads to quarantine, not to a retry.
-//! - [`outcome`] never returns a delay that is not one of the schedule's [tiers](Schedule::tiers): each tier is a
-//!   queue.
+//! - [`outcome`] never returns a delay that is not one of the schedule's [tiers](Schedule::tiers): each tier
+//!   is a queue.
 //! - What the [`journal`] says merges: in any order, any number of times, to the same books.
 
 mod ids;

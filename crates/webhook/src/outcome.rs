@@ -78,9 +78,9 @@ pub struct UnknownReason(pub String);
 
 /// Decides what follows from the result of attempt number `attempt` (1-based) at `now`.
 ///
-/// 2xx is delivered. 410 is dead at once. Everything else, 3xx included, is tried again after the schedule's delay; on
-/// 429 and 503 a `Retry-After` can only lengthen it, up to the schedule's longest tier. After the schedule's last
-/// attempt the delivery is dead. A ping has one attempt, whatever became of it.
+/// 2xx is delivered. 410 is dead at once. Everything else, 3xx included, is tried again after the schedule's
+/// delay; on 429 and 503 a `Retry-After` can only lengthen it, up to the schedule's longest tier. After the
+/// schedule's last attempt the delivery is dead. A ping has one attempt, whatever became of it.
 pub fn outcome(
     result: &AttemptResult,
     trigger: Trigger,

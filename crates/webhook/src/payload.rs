@@ -1,8 +1,9 @@
 //! What customers were promised of each event's JSON: a schema, an example, and a sample about any lead.
 //!
-//! Workers deliver what was published and check the envelope alone ([`Envelope`](crate::Envelope)); this is what the lead pipeline
-//! keeps to, and what a receiver can be built and tested against. The types `data` of `lead.created`, `lead.completed` and
-//! `magnet.viewed` are the public contract's ("Event-Specific Data Examples"), the others follow their pattern.
+//! Workers deliver what was published and check the envelope alone ([`Envelope`](crate::Envelope)); this is
+//! what the lead pipeline keeps to, and what a receiver can be built and tested against. The types `data` of
+//! `lead.created`, `lead.completed` and `magnet.viewed` are the public contract's ("Event-Specific Data
+//! Examples"), the others follow their pattern.
 
 mod data;
 mod schema;
@@ -43,7 +44,8 @@ struct Payload<'a> {
 pub(crate) const NONE: &str = "ping";
 
 impl About {
-    /// As in the contract's examples. Those of one type have one timestamp, the types in the order of a lead's life.
+    /// As in the contract's examples. Those of one type have one timestamp, the types in the order of a
+    /// lead's life.
     fn example(event_type: EventType) -> Self {
         let timestamp_ms = match event_type {
             EventType::LeadCreated => 1_703_123_456_789,
@@ -85,8 +87,8 @@ impl About {
     }
 }
 
-/// The bytes of a realistic event of this type, as the lead pipeline would publish it: its `data` is that of the [`example`], about
-/// this lead at this time.
+/// The bytes of a realistic event of this type, as the lead pipeline would publish it: its `data` is that of
+/// the [`example`], about this lead at this time.
 pub fn sample(event_type: EventType, about: &About) -> Bytes {
     about.event(event_type, &data::of(event_type, about))
 }

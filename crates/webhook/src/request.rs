@@ -34,8 +34,8 @@ impl Signatures {
     }
 }
 
-/// The headers of one attempt, apart from `Content-Type` and `User-Agent` (public contract, "Webhook Headers", and Standard
-/// Webhooks 1.0). `signed_s` are Unix seconds.
+/// The headers of one attempt, apart from `Content-Type` and `User-Agent` (public contract, "Webhook
+/// Headers", and Standard Webhooks 1.0). `signed_s` are Unix seconds.
 pub fn request_headers(
     event: &Event,
     delivery_id: &DeliveryId,

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-/// Reads a `Retry-After` header: seconds, or an HTTP date of which the time left from `now` is taken (RFC 9110,
-/// section 10.2.3). Anything else is `None`: the header is ignored. A date in the past is zero.
+/// Reads a `Retry-After` header: seconds, or an HTTP date of which the time left from `now` is taken (RFC
+/// 9110, section 10.2.3). Anything else is `None`: the header is ignored. A date in the past is zero.
 pub fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
     let header = header.trim_ascii();
     if !header.is_empty() && header.bytes().all(|byte| byte.is_ascii_digit()) {

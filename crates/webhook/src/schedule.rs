@@ -48,8 +48,8 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// Delays that begin at `initial` and grow by `factor` (1.0 to 100.0) up to `max`, for `attempts` (2 to 100)
-    /// attempts in all.
+    /// Delays that begin at `initial` and grow by `factor` (1.0 to 100.0) up to `max`, for `attempts` (2 to
+    /// 100) attempts in all.
     ///
     /// # Errors
     /// When an argument is out of its bounds.
@@ -102,8 +102,8 @@ impl Schedule {
         self.delays.get(attempt.saturating_sub(1) as usize).copied()
     }
 
-    /// How long the delays of one run may take together: each is the schedule's own, or as long as the longest when the
-    /// endpoint asks for it by `Retry-After`.
+    /// How long the delays of one run may take together: each is the schedule's own, or as long as the
+    /// longest when the endpoint asks for it by `Retry-After`.
     pub fn run_max(&self) -> Duration {
         *self.longest() * self.delays.len() as u32
     }
@@ -119,7 +119,8 @@ impl Schedule {
         *fitting.unwrap_or(self.longest())
     }
 
-    /// The delay of a delivery that is put off for the n-th time (0-based): the tiers in turn, then the longest.
+    /// The delay of a delivery that is put off for the n-th time (0-based): the tiers in turn, then the
+    /// longest.
     pub fn deferral(&self, deferrals: u32) -> Duration {
         *self.tiers.get(deferrals as usize).unwrap_or(self.longest())
     }

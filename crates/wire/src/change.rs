@@ -13,11 +13,12 @@ pub struct Change {
     /// When, in Unix milliseconds.
     #[schema(example = 1_703_123_456_789_i64)]
     pub at_ms: u64,
-    /// The id of the API key that was used, or `cli`, `worker` (after a 410) or `recorder` (after days without a success).
+    /// The id of the API key that was used, or `cli`, `worker` (after a 410) or `recorder` (after days
+    /// without a success).
     #[schema(example = "key_86f1e90be5ba9e3ea5a5a94bb9df0a56")]
     pub actor: String,
-    /// What was done: `endpoint.created`, `endpoint.updated`, `endpoint.enabled`, `endpoint.disabled`, `endpoint.secret_rotated`,
-    /// `endpoint.deleted`, `api_key.created` or `api_key.revoked`.
+    /// What was done: `endpoint.created`, `endpoint.updated`, `endpoint.enabled`, `endpoint.disabled`,
+    /// `endpoint.secret_rotated`, `endpoint.deleted`, `api_key.created` or `api_key.revoked`.
     #[schema(example = "endpoint.updated")]
     pub kind: String,
     /// Whose endpoint or key it is.

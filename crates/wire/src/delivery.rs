@@ -47,7 +47,8 @@ pub struct Delivery {
     /// What the last attempt met, in words.
     #[schema(example = "status 500")]
     pub last_error: Option<String>,
-    /// When somebody asked for it to be sent again, in Unix milliseconds; null for the run that came with the event.
+    /// When somebody asked for it to be sent again, in Unix milliseconds; null for the run that came with
+    /// the event.
     pub requested_ms: Option<u64>,
     /// When what was asked for was put into the queue, in Unix milliseconds.
     pub sent_ms: Option<u64>,

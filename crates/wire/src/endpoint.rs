@@ -38,7 +38,8 @@ pub struct Endpoint {
     pub disabled_reason: Option<String>,
     /// When it was disabled, in Unix milliseconds; null if it is enabled.
     pub disabled_at_ms: Option<i64>,
-    /// Until when the secret before the last rotation is valid, too, in Unix milliseconds; it may have passed.
+    /// Until when the secret before the last rotation is valid, too, in Unix milliseconds; it may have
+    /// passed.
     pub old_secret_until_ms: Option<i64>,
     /// Grows with every change; the ETag is made of it.
     #[schema(example = 17)]
@@ -49,8 +50,9 @@ pub struct Endpoint {
     /// Unix milliseconds.
     #[schema(example = 1_703_123_456_789_i64)]
     pub updated_at_ms: i64,
-    /// Workers that are not known to act on the change yet. Only in answers to requests that change the endpoint, and absent if every running
-    /// worker acts on the change. See the header Magnetite-Workers-Behind.
+    /// Workers that are not known to act on the change yet. Only in answers to requests that change the
+    /// endpoint, and absent if every running worker acts on the change. See the header
+    /// Magnetite-Workers-Behind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false, example = json!(["5f1c9a0b7d3e2468"]))]
     pub workers_behind: Vec<String>,

@@ -104,8 +104,9 @@ pub struct Considered {
     /// Whether it was deleted since.
     #[schema(example = false)]
     pub deleted: bool,
-    /// Whether it was to get the event when that came, or why not: `matched`, `project` (it takes another project's), `event_type` (it is
-    /// not subscribed to the type), `disabled`, `created_after` the event, `pinged`, or `unknown`.
+    /// Whether it was to get the event when that came, or why not: `matched`, `project` (it takes another
+    /// project's), `event_type` (it is not subscribed to the type), `disabled`, `created_after` the
+    /// event, `pinged`, or `unknown`.
     #[schema(example = "matched")]
     pub verdict: String,
     /// Since when and why it was disabled, if that was why not.

@@ -9,7 +9,8 @@ pub struct Failing {
     /// When the first attempt after its last success began, in Unix milliseconds.
     #[schema(example = 1_703_123_456_799_i64)]
     pub since_ms: u64,
-    /// When the last attempt that the endpoint answered with a 2xx began, in Unix milliseconds; null if the journal has none.
+    /// When the last attempt that the endpoint answered with a 2xx began, in Unix milliseconds; null if the
+    /// journal has none.
     #[schema(example = 1_703_123_400_000_i64)]
     pub last_success_ms: Option<u64>,
     /// When its last attempt began, in Unix milliseconds.

@@ -9,7 +9,8 @@ pub struct Health {
     /// When the last attempt that it answered with a 2xx began, in Unix milliseconds.
     #[schema(example = 1_703_123_456_799_i64)]
     pub last_success_ms: Option<u64>,
-    /// When the first attempt after that began which failed, in Unix milliseconds; null while it does not fail.
+    /// When the first attempt after that began which failed, in Unix milliseconds; null while it does not
+    /// fail.
     pub failing_since_ms: Option<u64>,
     /// How many attempts began in the last hour.
     #[schema(example = 1200)]

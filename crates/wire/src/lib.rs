@@ -1,9 +1,11 @@
-//! The JSON types of the HTTP API, which the command line prints as well. A server serializes them, a client deserializes them.
+//! The JSON types of the HTTP API, which the command line prints as well. A server serializes them, a client
+//! deserializes them.
 //!
-//! They hold what is shown and decide nothing: `service::view` makes them of what the database has. [`schema`] describes closed sets, such as the
-//! states of a delivery, for the OpenAPI document.
+//! They hold what is shown and decide nothing: `service::view` makes them of what the database has.
+//! [`schema`] describes closed sets, such as the states of a delivery, for the OpenAPI document.
 //!
-//! Times are Unix milliseconds. A field that is absent or null has no value; its documentation says what that means.
+//! Times are Unix milliseconds. A field that is absent or null has no value; its documentation says what that
+//! means.
 
 pub mod schema;
 mod endpoint;

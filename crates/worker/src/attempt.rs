@@ -24,13 +24,14 @@ use crate::{
 /// A deadline that is seen so much later was missed by a process that did not run.
 const SEEN_LATE_MIN: Duration = Duration::from_secs(1);
 
-/// Makes the delivery's next attempt, if the endpoint has a slot free. Returns the message that has to be published before
-/// the delivery's own message may be acked, none when it was delivered; and what there is to record.
+/// Makes the delivery's next attempt, if the endpoint has a slot free. Returns the message that has to be
+/// published before the delivery's own message may be acked, none when it was delivered; and what there is to
+/// record.
 ///
 /// `slowness` is told when the attempt has been in flight for a second.
 ///
-/// While a rotation's overlap lasts, an endpoint that refuses the signature is asked twice: under the same number, since it is not to
-/// spend two attempts for having one of two valid secrets.
+/// While a rotation's overlap lasts, an endpoint that refuses the signature is asked twice: under the same
+/// number, since it is not to spend two attempts for having one of two valid secrets.
 pub(crate) async fn attempt(
     context: &Context,
     delivery: Delivery,
@@ -99,8 +100,9 @@ pub(crate) async fn attempt(
     turn.after(refused)
 }
 
-/// Returns the endpoint as it is when the attempt begins, or the end of a delivery whose attempt may not begin any more. The wait for a slot
-/// may have been long, and a request that changed the endpoint meanwhile was answered when this worker had announced the change.
+/// Returns the endpoint as it is when the attempt begins, or the end of a delivery whose attempt may not
+/// begin any more. The wait for a slot may have been long, and a request that changed the endpoint meanwhile
+/// was answered when this worker had announced the change.
 async fn renewed(
     context: &Context,
     delivery: &Delivery,
@@ -193,8 +195,8 @@ async fn request(
     })
 }
 
-/// Whether a failure may be of our own making: this process did not run all the time since the attempt began, or the deadline was
-/// seen long after it had passed.
+/// Whether a failure may be of our own making: this process did not run all the time since the attempt began,
+/// or the deadline was seen long after it had passed.
 fn stalled(context: &Context, result: &AttemptResult, began: Instant) -> bool {
     let seen_late = || {
         let is_timeout =
@@ -204,8 +206,8 @@ fn stalled(context: &Context, result: &AttemptResult, began: Instant) -> bool {
     result.may_be_a_stalled_senders() && (context.pulse.stalled_since(began) || seen_late())
 }
 
-/// A slot, unless the delivery is to be deferred. While the broker is away or takes no publishes nothing can be deferred,
-/// and the message stays unacked for as long anyway: then it waits for its slot here.
+/// A slot, unless the delivery is to be deferred. While the broker is away or takes no publishes nothing can
+/// be deferred, and the message stays unacked for as long anyway: then it waits for its slot here.
 async fn admit(context: &Context, endpoint: &Endpoint) -> Result<Slot, Refusal> {
     let (id, organization) = (&endpoint.id, &endpoint.organization_id);
     let admitted = context.admission.admit(id, organization).await;

@@ -1,7 +1,7 @@
 //! Looks for missing bindings once a minute, and binds again what is missing.
 //!
-//! Without the binding of its queue an exchange refuses what is published, retries included, while every queue and consumer looks well. See
-//! `broker::Topology::missing_bindings` for how it is told.
+//! Without the binding of its queue an exchange refuses what is published, retries included, while every
+//! queue and consumer looks well. See `broker::Topology::missing_bindings` for how it is told.
 
 use std::time::Duration;
 

@@ -10,19 +10,22 @@ use webhook::{DeferReason, Schedule, Trigger};
 pub struct Config {
     /// When failed attempts are repeated.
     pub schedule: Schedule,
-    /// How many attempts are in flight at once, over all endpoints, besides as many that take longer than a second. An organization
-    /// gets at most as many as are free, an endpoint a quarter of that.
+    /// How many attempts are in flight at once, over all endpoints, besides as many that take longer than a
+    /// second. An organization gets at most as many as are free, an endpoint a quarter of that.
     pub in_flight_max: usize,
-    /// How many event messages are held unacked: those in work, those that wait for it, and those that are done and wait for their
-    /// records' confirm.
+    /// How many event messages are held unacked: those in work, those that wait for it, and those that are
+    /// done and wait for their records' confirm.
     pub prefetch_events: u16,
-    /// How many due messages are held unacked: more than there are slots, so that those in flight leave room for others.
+    /// How many due messages are held unacked: more than there are slots, so that those in flight leave room
+    /// for others.
     pub prefetch_due: u16,
-    /// An event that matches more endpoints than this is not attempted inline: each delivery becomes a message of its own.
+    /// An event that matches more endpoints than this is not attempted inline: each delivery becomes a
+    /// message of its own.
     pub inline_max: usize,
     /// A delivery that was refused a slot for longer than this is dead-lettered as `no_slot`.
     pub defer_age_max: Duration,
-    /// A delivery that faults of ours kept from being attempted for longer than this is dead-lettered as `fault`.
+    /// A delivery that faults of ours kept from being attempted for longer than this is dead-lettered as
+    /// `fault`.
     pub defer_fault_age_max: Duration,
     /// How long attempts in flight may go on after the shutdown began. The contract gives an attempt 30 s.
     pub shutdown_deadline: Duration,
@@ -54,12 +57,14 @@ impl Config {
         match source {
             Source::Events => self.prefetch_events,
             Source::Due => self.prefetch_due,
-            // Each is an attempt in a slow slot, or one that has ended and waits for its confirms: the next may have its slot by then.
+            // Each is an attempt in a slow slot, or one that has ended and waits for its confirms: the next
+            // may have its slot by then.
             Source::Held => u16::try_from(2 * self.in_flight_max).unwrap_or(u16::MAX),
         }
     }
 
-    /// How long a delivery may be put off for a reason. A ping asks how things are now, and waits for nothing for long.
+    /// How long a delivery may be put off for a reason. A ping asks how things are now, and waits for nothing
+    /// for long.
     pub(crate) fn put_off_max(&self, trigger: Trigger, why: DeferReason) -> Duration {
         match (trigger, why) {
             (Trigger::Ping, _) | (_, DeferReason::NoSlot) => self.defer_age_max,
@@ -75,7 +80,8 @@ impl Config {
             .sum()
     }
 
-    /// The broker can hand out again only what it saw no ack for: at most the prefetch. Twice that outlives a second loss.
+    /// The broker can hand out again only what it saw no ack for: at most the prefetch. Twice that outlives a
+    /// second loss.
     pub(crate) fn recall_max(&self) -> usize {
         2 * self.unacked_max()
     }

@@ -21,7 +21,8 @@ use crate::{
     settlement::{Settlement, Turn},
 };
 
-/// Makes the attempt, with the endpoint's URL and secret of now. One that takes over a second is held by a message of its own.
+/// Makes the attempt, with the endpoint's URL and secret of now. One that takes over a second is held by a
+/// message of its own.
 pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Message) -> Settlement {
     let reject =
         |reason, detail: &str| outcome::quarantine(context, Source::Due, message, reason, detail).into();
@@ -58,8 +59,8 @@ pub(crate) const OTHER_ORGANIZATION: &str = "other_organization";
 /// Why a delivery is quarantined whose endpoint has never existed.
 pub(crate) const UNKNOWN_ENDPOINT: &str = "unknown_endpoint";
 
-/// Whether the event is for the endpoint's organization, as every delivery is that a worker has written. Its project is not compared:
-/// an endpoint may be given another one while its deliveries wait.
+/// Whether the event is for the endpoint's organization, as every delivery is that a worker has written. Its
+/// project is not compared: an endpoint may be given another one while its deliveries wait.
 fn is_own(delivery: &Delivery, registered: &Registered) -> bool {
     delivery.event.organization_id == registered.endpoint.organization_id
 }
@@ -114,12 +115,14 @@ enum Found {
     Unavailable,
 }
 
-/// What memory does not have the store is asked for: the endpoint may be newer than the last refresh, or deleted.
+/// What memory does not have the store is asked for: the endpoint may be newer than the last refresh, or
+/// deleted.
 async fn look_up(context: &Context, delivery: &Delivery) -> Found {
     if let Some(registered) = context.registry.get(&delivery.endpoint_id) {
         return Found::Endpoint(registered);
     }
-    // On the heap: a query is fifteen kilobytes of state, which every message would otherwise have room for and copy.
+    // On the heap: a query is fifteen kilobytes of state, which every message would otherwise have room for
+    // and copy.
     let found = Box::pin(context.store.endpoint(&delivery.endpoint_id)).await;
     if found.is_ok() {
         context.look_ups.end();

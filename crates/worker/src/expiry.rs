@@ -1,6 +1,8 @@
-//! Certificates that expire within 14 days are warned of: a line in the log, two gauges, an operational event for each endpoint.
+//! Certificates that expire within 14 days are warned of: a line in the log, two gauges, an operational event
+//! for each endpoint.
 //!
-//! By what handshakes have left in memory, off the hot path. A database that is away delays the events and nothing else.
+//! By what handshakes have left in memory, off the hot path. A database that is away delays the events and
+//! nothing else.
 
 use std::{
     collections::HashMap,
@@ -21,7 +23,8 @@ use crate::{
 
 /// An endpoint that is new at a known host is told of after this long. Small against 14 days.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
-/// Between two looks, however many handshakes there are: one look at 100,000 endpoints takes tens of milliseconds.
+/// Between two looks, however many handshakes there are: one look at 100,000 endpoints takes tens of
+/// milliseconds.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
 /// A host is logged once in this time.
 const LOG_EVERY_S: i64 = 24 * 60 * 60;
@@ -140,7 +143,8 @@ fn log(soon: &HashMap<String, i64>, now_s: i64, logged_s: &mut HashMap<String, i
     }
 }
 
-/// What is not in the database yet is written there. False when that fails: then it is tried again at the next look.
+/// What is not in the database yet is written there. False when that fails: then it is tried again at the
+/// next look.
 async fn announce(told: HashMap<EndpointId, i64>, store: &Store, warned: &mut Warned) -> bool {
     let announced = &mut warned.announced;
     announced.retain(|id, expires_s| told.get(id) == Some(expires_s));

@@ -27,11 +27,12 @@ use crate::{
 
 /// Makes the first attempt for every endpoint that gets this event.
 ///
-/// The event's message is acked when its attempts have ended, and after a crash all of them are made again: an endpoint that
-/// keeps them waiting would cost its healthy siblings copies, and others the room in this worker's hands. So what is likely to take
-/// long becomes a message of its own before it is attempted, for any worker: everything when more than
-/// [`inline_max`](crate::Config::inline_max) endpoints match, among several those that failed or were slow last, and what may not begin
-/// because attempts of its organization hang. And what does take long, over a second, becomes one while it is attempted.
+/// The event's message is acked when its attempts have ended, and after a crash all of them are made again:
+/// an endpoint that keeps them waiting would cost its healthy siblings copies, and others the room in this
+/// worker's hands. So what is likely to take long becomes a message of its own before it is attempted, for
+/// any worker: everything when more than [`inline_max`](crate::Config::inline_max) endpoints match, among
+/// several those that failed or were slow last, and what may not begin because attempts of its organization
+/// hang. And what does take long, over a second, becomes one while it is attempted.
 pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &Message) -> Settlement {
     let event = match message.event() {
         Ok(event) => Arc::new(event),
@@ -73,8 +74,9 @@ pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &M
         .and_records(records)
 }
 
-/// Returns records of the event, the endpoints that get it, and the registry's position, with which the endpoints' history explains why the
-/// others do not. An endpoint whose history does not explain it is named as well.
+/// Returns records of the event, the endpoints that get it, and the registry's position, with which the
+/// endpoints' history explains why the others do not. An endpoint whose history does not explain it is named
+/// as well.
 fn records(context: &Context, event: &Arc<Event>, received_ms: u64, considered: &Considered) -> Vec<Record> {
     if !context.config.journal {
         return Vec::new();
@@ -187,7 +189,8 @@ pub(crate) async fn until_slow(
     .await
 }
 
-/// A first attempt under way. If it panics, that delivery becomes a message of its own, where a panic harms no sibling.
+/// A first attempt under way. If it panics, that delivery becomes a message of its own, where a panic harms
+/// no sibling.
 ///
 /// As a future it ends with what the attempt came to, or with itself when it has been in flight for a second.
 pub(crate) struct Pending(Option<UnderWay>);

@@ -1,7 +1,7 @@
 //! Endpoints that answered 410 are disabled in the store, off the hot path.
 //!
-//! They are disabled here at once and written back as soon as the database takes it. If the worker dies before that, the
-//! endpoint answers 410 once more and is disabled then.
+//! They are disabled here at once and written back as soon as the database takes it. If the worker dies
+//! before that, the endpoint answers 410 once more and is disabled then.
 
 use std::{
     collections::HashMap,

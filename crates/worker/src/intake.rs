@@ -31,7 +31,8 @@ pub(crate) struct Intake {
     tasks: TaskTracker,
 }
 
-/// The message that a task works on: the one that came, and another one once the delivery is held by a message of its own.
+/// The message that a task works on: the one that came, and another one once the delivery is held by a
+/// message of its own.
 pub(crate) struct Job<'a> {
     intake: &'a Intake,
     source: Source,
@@ -116,11 +117,12 @@ impl Job<'_> {
         self.source
     }
 
-    /// Goes on with a slow attempt as the work on a message of its own, so that it keeps no room from others; what it came to then
-    /// settles that message. The message so far owes it, and `records`.
+    /// Goes on with a slow attempt as the work on a message of its own, so that it keeps no room from others;
+    /// what it came to then settles that message. The message so far owes it, and `records`.
     ///
-    /// A delivery that is held already stays as it is, and so does one that cannot be: while the broker takes no publishes, its
-    /// message could not be acked, and while the worker shuts down nothing that is published for it would be taken.
+    /// A delivery that is held already stays as it is, and so does one that cannot be: while the broker takes
+    /// no publishes, its message could not be acked, and while the worker shuts down nothing that is
+    /// published for it would be taken.
     pub(crate) async fn hold(
         &mut self,
         delivery: Delivery,
@@ -143,7 +145,8 @@ impl Job<'_> {
         Settlement::from(attempting.await).and_records(records)
     }
 
-    /// Goes on with one of several slow attempts as the work on a message of its own, which is to be published for it.
+    /// Goes on with one of several slow attempts as the work on a message of its own, which is to be
+    /// published for it.
     pub(crate) fn hold_apart(&self, pending: Pending) -> Option<Outgoing> {
         let (delivery, attempt) = pending.into_parts()?;
         let (message, work) = self.intake.expect(&delivery);
@@ -154,8 +157,8 @@ impl Job<'_> {
         Some(message)
     }
 
-    /// Works on one message. A panic is a bug in the work on this very message: it is set aside, so that it neither stops the
-    /// others nor comes back for ever.
+    /// Works on one message. A panic is a bug in the work on this very message: it is set aside, so that it
+    /// neither stops the others nor comes back for ever.
     async fn settlement(&mut self, message: &Message) -> Settlement {
         let (context, source) = (&self.intake.context, self.source);
         let work = async {

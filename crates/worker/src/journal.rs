@@ -1,17 +1,19 @@
 //! The last step of a message: what it came to is recorded, then the message is acked.
 //!
-//! Records of many messages make one batch, one message for the recorder. While a batch is being confirmed the next one gathers,
-//! as in `settle`: an idle worker records at once, a busy one in batches. One at a time and [`GROUP_EVERY`] at most, so that they
-//! are few and large: what a batch costs the broker does not depend on its size alone.
+//! Records of many messages make one batch, one message for the recorder. While a batch is being confirmed
+//! the next one gathers, as in `settle`: an idle worker records at once, a busy one in batches. One at a time
+//! and [`GROUP_EVERY`] at most, so that they are few and large: what a batch costs the broker does not depend
+//! on its size alone.
 //!
-//! Recording holds up nothing. A batch that is not confirmed within [`RECORDED_MAX`] is dropped, its messages are acked, and
-//! what was dropped is counted: once the broker takes batches again, a gap says how many records are missing, and from when
-//! until when. Only while there is no connection at all batches are kept, however long that is: their messages cannot be acked
-//! either.
+//! Recording holds up nothing. A batch that is not confirmed within [`RECORDED_MAX`] is dropped, its messages
+//! are acked, and what was dropped is counted: once the broker takes batches again, a gap says how many
+//! records are missing, and from when until when. Only while there is no connection at all batches are kept,
+//! however long that is: their messages cannot be acked either.
 //!
-//! Batches are numbered, and one that is dropped uses up its number, so that a worker that dies before it could record a gap leaves a
-//! hole (see [`webhook::journal::Numbers`]) or its last word: before the worker acks the first message without its records, it announces
-//! to the database that it drops some, and waits for that for [`TOLD_MAX`] at most.
+//! Batches are numbered, and one that is dropped uses up its number, so that a worker that dies before it
+//! could record a gap leaves a hole (see [`webhook::journal::Numbers`]) or its last word: before the worker
+//! acks the first message without its records, it announces to the database that it drops some, and waits for
+//! that for [`TOLD_MAX`] at most.
 
 use std::{
     collections::VecDeque,
@@ -38,18 +40,21 @@ use crate::{
 const GROUP_EVERY: Duration = Duration::from_millis(10);
 /// How long the acks of settled messages wait for their records' confirm.
 const RECORDED_MAX: Duration = Duration::from_secs(2);
-/// How often publishing may break while its connection stays: then it is the channels that end, since the broker refuses what is published.
+/// How often publishing may break while its connection stays: then it is the channels that end, since the
+/// broker refuses what is published.
 const BROKEN_MAX: u32 = 10;
-/// How long the first acks without records wait until the database knows that there are some. One that is known to be away is not waited for.
+/// How long the first acks without records wait until the database knows that there are some. One that is
+/// known to be away is not waited for.
 const TOLD_MAX: Duration = Duration::from_millis(500);
 /// How long it may take at the end to record in the database what the broker does not take.
 const GAP_RECORDED_MAX: Duration = Duration::from_millis(500);
 /// After a batch was refused, how long records are dropped without another try.
 const SUSPENDED: Duration = Duration::from_secs(1);
-/// A batch takes no further record from this size on. One more always fits: the largest record, an event of the largest size with
-/// as many endpoints as one record may name, is about 600 KiB.
+/// A batch takes no further record from this size on. One more always fits: the largest record, an event of
+/// the largest size with as many endpoints as one record may name, is about 600 KiB.
 const BATCH_BYTES: usize = BATCH_BYTES_MAX / 4;
-/// A group takes no further message from so many batches on: 4 MiB, so that groups of large bodies are not groups of one or two.
+/// A group takes no further message from so many batches on: 4 MiB, so that groups of large bodies are not
+/// groups of one or two.
 const BATCHES_MAX: usize = 16;
 
 /// The way to the ack.
@@ -110,7 +115,8 @@ struct Group {
 /// What became of a group: if it was not taken, what is lost with it and still to be recorded.
 type Published = Result<(), Gap>;
 
-/// What is to be recorded, and what could not be. The former is bounded by the prefetch: each is an unacked message.
+/// What is to be recorded, and what could not be. The former is bounded by the prefetch: each is an unacked
+/// message.
 struct Waiting {
     settled: VecDeque<Settled>,
     /// Empty between two groups.
@@ -253,7 +259,8 @@ impl Journal {
         messages.collect()
     }
 
-    /// Acks messages without their records, once the database knows that there are some, and widens the gap by them.
+    /// Acks messages without their records, once the database knows that there are some, and widens the gap
+    /// by them.
     async fn dropped(&self, gap: Option<Gap>, dropped: &[Settled], batches: (u64, u64)) -> Gap {
         let count: usize = dropped.iter().map(|settled| settled.records.len()).sum();
         meters::JOURNAL_DROPPED.count([]).increment(count as u64);

@@ -8,37 +8,42 @@
 //!                                 presence (what others are told of the registry)   pulse (whether this process ran all the time)
 //! ```
 //!
-//! An event message is one unit of work: `fanout` finds the endpoints that want it, makes the first attempts itself and
-//! publishes what has to wait. A due message is one delivery whose next attempt has come; `due` looks its endpoint up
-//! and makes that attempt. Both end as a `settlement::Settlement`: the messages to publish before the ack, and what there is
-//! to record. The committer in `settle` publishes the messages in groups and waits for every confirm; `journal` publishes the
-//! records in batches, waits for their confirm, but not for long, and acks.
+//! An event message is one unit of work: `fanout` finds the endpoints that want it, makes the first attempts
+//! itself and publishes what has to wait. A due message is one delivery whose next attempt has come; `due`
+//! looks its endpoint up and makes that attempt. Both end as a `settlement::Settlement`: the messages to
+//! publish before the ack, and what there is to record. The committer in `settle` publishes the messages in
+//! groups and waits for every confirm; `journal` publishes the records in batches, waits for their confirm,
+//! but not for long, and acks.
 //!
-//! An attempt that takes over a second gives its slot to others and goes on as the work on a message of its own, which this worker
-//! publishes into a queue of its own and takes out again: unacked there, it is in this worker's hands, and comes due for any
-//! other should this one die. The worker then acks the event's or due message without waiting for it.
+//! An attempt that takes over a second gives its slot to others and goes on as the work on a message of its
+//! own, which this worker publishes into a queue of its own and takes out again: unacked there, it is in this
+//! worker's hands, and comes due for any other should this one die. The worker then acks the event's or due
+//! message without waiting for it.
 //!
-//! What survives a crash: what the broker holds. Every message that was not acked is handed out again, to anyone. A
-//! worker's memory only spares work: `recall` remembers what was settled when the connection was lost before the ack
-//! arrived, so that the endpoint is not asked twice by the same worker.
+//! What survives a crash: what the broker holds. Every message that was not acked is handed out again, to
+//! anyone. A worker's memory only spares work: `recall` remembers what was settled when the connection was
+//! lost before the ack arrived, so that the endpoint is not asked twice by the same worker.
 //!
 //! Invariants:
 //! - A message is acked after everything it caused is confirmed, never before.
-//! - What was settled is recorded before the ack, or counted in a gap that is recorded later: the journal holds up nothing.
-//! - No step between a message and its attempt waits for the database, except for a due delivery whose endpoint is not
-//!   known here, and for two seconds at most after this process did not run for a while.
-//! - An attempt begins with the endpoint as it is known when its slot is granted, and `presence` announces what is known: a process that
-//!   changes an endpoint can wait until no later attempt begins with an older one.
-//! - Our own faults (no descriptor, no name server, no database, shutdown, a process that did not run) put a delivery off and
-//!   spend no attempt.
+//! - What was settled is recorded before the ack, or counted in a gap that is recorded later: the journal
+//!   holds up nothing.
+//! - No step between a message and its attempt waits for the database, except for a due delivery whose
+//!   endpoint is not known here, and for two seconds at most after this process did not run for a while.
+//! - An attempt begins with the endpoint as it is known when its slot is granted, and `presence` announces
+//!   what is known: a process that changes an endpoint can wait until no later attempt begins with an older
+//!   one.
+//! - Our own faults (no descriptor, no name server, no database, shutdown, a process that did not run) put a
+//!   delivery off and spend no attempt.
 //! - A panic in the work on one message quarantines that message and nothing else.
 //! - No organization, and no number of endpoints that fail or hang, holds all slots: see `admission`.
 //! - Memory is bounded by the prefetch of the two queues, the registry's bound and `recall`'s capacity.
 //!
-//! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon, and `bindings` restores bindings that were removed.
+//! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon, and `bindings`
+//! restores bindings that were removed.
 //!
-//! Deliberately absent: reading state back from a database to retry (a delivery carries its own), timers (delay queues are
-//! the only clock), any knowledge of other workers.
+//! Deliberately absent: reading state back from a database to retry (a delivery carries its own), timers
+//! (delay queues are the only clock), any knowledge of other workers.
 
 mod config;
 mod signing;
@@ -109,7 +114,8 @@ pub enum Error {
     /// The endpoints cannot be read, and waiting will not help.
     #[error("cannot load the endpoints")]
     Registry(#[source] store::Error),
-    /// A part of the worker ended by itself: a bug. Nothing is lost, the broker hands out again what was not acked.
+    /// A part of the worker ended by itself: a bug. Nothing is lost, the broker hands out again what was not
+    /// acked.
     #[error("the worker's {0} ended unexpectedly, see the panic above; restart the worker")]
     Ended(&'static str),
 }
@@ -146,8 +152,9 @@ impl Context {
         self.config.journal.then(make)
     }
 
-    /// Waits until a slow attempt can be held by a message of its own: not while the broker takes no publishes, and not while shutting
-    /// down, because what is published into this worker's hands would find them closed.
+    /// Waits until a slow attempt can be held by a message of its own: not while the broker takes no
+    /// publishes, and not while shutting down, because what is published into this worker's hands would
+    /// find them closed.
     async fn may_hold(&self) {
         self.topology.has_held_queue().await;
         let is_writable = self.publishing.writable().await.is_ok();
@@ -159,22 +166,25 @@ impl Context {
 
 /// The wait between two tries to become known to the database.
 const LOAD_RETRY: Duration = Duration::from_secs(1);
-/// How long attempts wait for the endpoints to be looked at after the process stood still. A database that does not answer by then is
-/// away, and a worker that cannot reach it goes on with what it knows.
+/// How long attempts wait for the endpoints to be looked at after the process stood still. A database that
+/// does not answer by then is away, and a worker that cannot reach it goes on with what it knows.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
 const SOURCES: [Source; 3] = [Source::Events, Source::Due, Source::Held];
 
-/// Cancelling `stop` ends with the attempts in flight given up at the deadline; this is how long the rest may take then.
+/// Cancelling `stop` ends with the attempts in flight given up at the deadline; this is how long the rest may
+/// take then.
 const LAST_COMMIT: Duration = Duration::from_millis(800);
-/// How long the channels stay open after the last ack was written. RabbitMQ holds acks back while more than 32 commands of a channel
-/// are under way to a quorum queue, and forgets what it holds when the channel is closed; a busy one was seen to hand out
-/// hundreds of acked messages again, and with 200 ms about a hundred in 3 of 72 drains beside a compiler. Nothing says when it is
-/// through. What is handed out again is delivered once more, not lost.
+/// How long the channels stay open after the last ack was written. RabbitMQ holds acks back while more than
+/// 32 commands of a channel are under way to a quorum queue, and forgets what it holds when the channel is
+/// closed; a busy one was seen to hand out hundreds of acked messages again, and with 200 ms about a hundred
+/// in 3 of 72 drains beside a compiler. Nothing says when it is through. What is handed out again is
+/// delivered once more, not lost.
 const ACKS_TAKEN: Duration = Duration::from_millis(500);
 
-/// Delivers until `stop` is cancelled, and then shuts down: takes nothing new, hands back what was not begun, lets
-/// attempts in flight end until [`Config::shutdown_deadline`], puts the rest off uncharged, commits, and returns.
+/// Delivers until `stop` is cancelled, and then shuts down: takes nothing new, hands back what was not begun,
+/// lets attempts in flight end until [`Config::shutdown_deadline`], puts the rest off uncharged, commits, and
+/// returns.
 ///
 /// Waits, with a line in the log, for a database or broker that is away.
 ///
@@ -380,8 +390,8 @@ async fn shut_down(
     }
 }
 
-/// Loads the endpoints and announces this worker and the delays of its schedule. What is written from then on waits for it, and what was written before is looked for
-/// once more, before anything is consumed.
+/// Loads the endpoints and announces this worker and the delays of its schedule. What is written from then on
+/// waits for it, and what was written before is looked for once more, before anything is consumed.
 async fn load(
     store: &store::Store,
     presence: &Presence,
@@ -441,8 +451,9 @@ async fn beat(context: Arc<Context>, stop: CancellationToken) {
     stop.run_until_cancelled(beating).await;
 }
 
-/// Looks for changes after this process did not run for a while. Requests that changed an endpoint meanwhile may not have waited for this
-/// worker. It announces itself first: every later request waits for it again, and what was written earlier is found by looking.
+/// Looks for changes after this process did not run for a while. Requests that changed an endpoint meanwhile
+/// may not have waited for this worker. It announces itself first: every later request waits for it again,
+/// and what was written earlier is found by looking.
 async fn catch_up(context: Arc<Context>) {
     // In a task of its own: a query that is given up would be cut off in the middle.
     let catching_up = tokio::spawn(async move {

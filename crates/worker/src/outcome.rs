@@ -72,8 +72,8 @@ pub(crate) fn refused(context: &Context, delivery: Delivery, by: Refusal, spent:
     defer(context, delivery, DeferReason::NoSlot, spent)
 }
 
-/// Puts a delivery off, after `spent` on trying; no attempt is spent. Each deferral in a row waits longer, and they end: what has
-/// been put off for too long is dead.
+/// Puts a delivery off, after `spent` on trying; no attempt is spent. Each deferral in a row waits longer,
+/// and they end: what has been put off for too long is dead.
 pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason, spent: Duration) -> Turn {
     let put_off = delivery.put_off.longer(why, spent);
     if put_off.sum(why) > context.config.put_off_max(delivery.trigger, why) {

@@ -1,8 +1,9 @@
 //! Announces this worker to other processes: that it runs, and which version of the endpoints it acts on.
 //!
-//! A request that changes an endpoint waits until every running worker has announced that version (`store::Announcement`). An announcement
-//! says that no attempt that begins from now on begins with an older one. So it is made after the registry has taken the version
-//! over, and every attempt reads its endpoint when its slot is granted.
+//! A request that changes an endpoint waits until every running worker has announced that version
+//! (`store::Announcement`). An announcement says that no attempt that begins from now on begins with an older
+//! one. So it is made after the registry has taken the version over, and every attempt reads its endpoint
+//! when its slot is granted.
 //!
 //! A worker that cannot reach the database goes on with what it knows, and reports itself as degraded.
 
@@ -99,7 +100,8 @@ impl Presence {
         *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    /// Reports whether the worker is cut off from the database, or drops records. Called several times a second.
+    /// Reports whether the worker is cut off from the database, or drops records. Called several times a
+    /// second.
     pub(crate) fn judge(&self, registry: &Registry) {
         let silent = self.announced().elapsed() > ANNOUNCED_MAX;
         let cut_off = silent || self.failing.load(Ordering::Relaxed) || registry.is_failing();

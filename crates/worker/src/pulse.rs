@@ -1,18 +1,18 @@
 //! Whether this process ran all the time.
 //!
-//! A worker that was stopped, suspended or starved for seconds finds its attempts past their deadline, and connections that
-//! endpoints have closed meanwhile, although they answered in time. A task that does nothing but tick shows it: it notes
-//! when it ticked last, and until when a gap of more than [`STALL_MIN`] lasted.
+//! A worker that was stopped, suspended or starved for seconds finds its attempts past their deadline, and
+//! connections that endpoints have closed meanwhile, although they answered in time. A task that does nothing
+//! but tick shows it: it notes when it ticked last, and until when a gap of more than [`STALL_MIN`] lasted.
 //!
 //! - A failed attempt that overlaps such a gap is not charged.
-//! - After such a gap no attempt begins until changed endpoints were looked for: the process that changed one may not have waited for
-//!   this worker.
+//! - After such a gap no attempt begins until changed endpoints were looked for: the process that changed one
+//!   may not have waited for this worker.
 //!
-//! Two clocks are looked at. The monotonic one goes on while the process is stopped (SIGSTOP, a debugger, swapping, a
-//! container that is throttled or frozen), and stands still while the whole machine is suspended; then the wall clock is ahead
-//! when it resumes, as soon as it has been set. It may also have been set for another reason: a failure that is not
-//! charged for that costs one more attempt and nothing else. What cannot be seen is a virtual machine that was paused and whose wall
-//! clock was not set afterwards.
+//! Two clocks are looked at. The monotonic one goes on while the process is stopped (SIGSTOP, a debugger,
+//! swapping, a container that is throttled or frozen), and stands still while the whole machine is suspended;
+//! then the wall clock is ahead when it resumes, as soon as it has been set. It may also have been set for
+//! another reason: a failure that is not charged for that costs one more attempt and nothing else. What
+//! cannot be seen is a virtual machine that was paused and whose wall clock was not set afterwards.
 
 use std::{
     pin::{Pin, pin},
@@ -29,7 +29,8 @@ use crate::meters;
 
 /// How often it ticks.
 const TICK: Duration = Duration::from_millis(100);
-/// A gap of this length is a stall: far more than a busy machine makes a task wait, and far less than an attempt takes.
+/// A gap of this length is a stall: far more than a busy machine makes a task wait, and far less than an
+/// attempt takes.
 const STALL_MIN: Duration = Duration::from_secs(1);
 
 /// When this process ran.
@@ -70,8 +71,8 @@ impl Pulse {
         }
     }
 
-    /// Ticks without an end, and calls `ticked` each time. After a stall it runs `catch_up`, which has to end by itself, and starts it anew
-    /// if another stall interrupts it.
+    /// Ticks without an end, and calls `ticked` each time. After a stall it runs `catch_up`, which has to end
+    /// by itself, and starts it anew if another stall interrupts it.
     pub(crate) async fn run<F: Future<Output = ()>>(&self, catch_up: impl Fn() -> F, ticked: impl Fn()) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -117,7 +118,8 @@ impl Pulse {
         self.is_behind.load(Ordering::Acquire) || self.gap(now) >= STALL_MIN
     }
 
-    /// What was missed in a stall has been looked for; in vain if there was another one meanwhile, which the next tick notices.
+    /// What was missed in a stall has been looked for; in vain if there was another one meanwhile, which the
+    /// next tick notices.
     fn caught_up(&self, now: Moment) {
         if self.gap(now) < STALL_MIN {
             self.is_behind.store(false, Ordering::Release);

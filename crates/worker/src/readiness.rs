@@ -1,6 +1,8 @@
-//! Reports for `/readyz` whether the worker can do its main job: consume its queues, and publish what has to be published before each ack.
+//! Reports for `/readyz` whether the worker can do its main job: consume its queues, and publish what has to
+//! be published before each ack.
 //!
-//! A worker whose records the broker does not take still delivers. It stays ready and reports itself as degraded.
+//! A worker whose records the broker does not take still delivers. It stays ready and reports itself as
+//! degraded.
 
 use std::{sync::Arc, time::Duration};
 
@@ -48,7 +50,8 @@ impl Readiness {
             .publishing
             .refusals()
             .into_iter()
-            // The worker publishes there only to see whether the binding exists, and needs no permission to deliver.
+            // The worker publishes there only to see whether the binding exists, and needs no permission to
+            // deliver.
             .filter(|refusal| refusal.target != context.topology.events_exchange())
             .partition(|refusal| is_of_the_journal(refusal, &context.topology));
         let waits_for = self.waits_for(work);

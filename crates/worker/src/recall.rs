@@ -1,19 +1,22 @@
 //! What this worker is doing and has done, so that a message that comes back is not worked on twice.
 //!
-//! When the connection is lost, the broker hands every unacked message out again, often to the same worker. Three things
-//! may have become of it here. It is still being worked on: then the new handle takes the old one's place. Its work is
-//! done but what it owes could not be published, because its handle was dead: then it is committed with the new handle. It
-//! is settled and only the ack was lost: then it is acked. In none of them is the endpoint asked again.
+//! When the connection is lost, the broker hands every unacked message out again, often to the same worker.
+//! Three things may have become of it here. It is still being worked on: then the new handle takes the old
+//! one's place. Its work is done but what it owes could not be published, because its handle was dead: then
+//! it is committed with the new handle. It is settled and only the ack was lost: then it is acked. In none of
+//! them is the endpoint asked again.
 //!
-//! A message can also be expected before it comes: this worker publishes one for an attempt that it has in its hands, and
-//! takes it back as the handle to settle that attempt with.
+//! A message can also be expected before it comes: this worker publishes one for an attempt that it has in
+//! its hands, and takes it back as the handle to settle that attempt with.
 //!
-//! A held message that could not be handed out again in time, because the connection was away for longer, comes due instead: it counts
-//! as one of the queue that it was held in, and comes back also if RabbitMQ does not mark it as redelivered. (4 does, 3 does not.)
+//! A held message that could not be handed out again in time, because the connection was away for longer,
+//! comes due instead: it counts as one of the queue that it was held in, and comes back also if RabbitMQ does
+//! not mark it as redelivered. (4 does, 3 does not.)
 //!
-//! The same content published twice is two messages, and looks the same here. So a copy is taken for an earlier one only if
-//! RabbitMQ marks it as redelivered and the channel of the earlier one is gone: while that is there, the broker hands none of
-//! its messages out again. And what was settled is remembered for a few minutes only.
+//! The same content published twice is two messages, and looks the same here. So a copy is taken for an
+//! earlier one only if RabbitMQ marks it as redelivered and the channel of the earlier one is gone: while
+//! that is there, the broker hands none of its messages out again. And what was settled is remembered for a
+//! few minutes only.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -33,7 +36,8 @@ use crate::settlement::Settlement;
 #[derive(Debug)]
 pub(crate) struct Work {
     key: u64,
-    /// The handle of the latest copy that the broker handed out; none yet of a message that is only expected.
+    /// The handle of the latest copy that the broker handed out; none yet of a message that is only
+    /// expected.
     ack: Mutex<Option<AckHandle>>,
     /// Counts it while it is in work, unless it is an event.
     _in_hand: Option<InHand>,
@@ -83,7 +87,8 @@ struct Entries {
     by_key: HashMap<u64, Entry>,
     /// Keys of what is settled, oldest first: what is forgotten next.
     settled: VecDeque<u64>,
-    /// Keys of what waits for its message. Apart, because what is settled every second would soon push it out.
+    /// Keys of what waits for its message. Apart, because what is settled every second would soon push it
+    /// out.
     parked: VecDeque<u64>,
 }
 
@@ -93,13 +98,13 @@ enum Entry {
     Settled { origin: Origin, at: Instant },
 }
 
-/// How long after its ack was handed over a message may come back. RabbitMQ hands out again what it saw no ack for as soon as
-/// there is a consumer, so this is the longest outage that is bridged.
+/// How long after its ack was handed over a message may come back. RabbitMQ hands out again what it saw no
+/// ack for as soon as there is a consumer, so this is the longest outage that is bridged.
 const SETTLED_AGE_MAX: Duration = Duration::from_mins(5);
 
 impl Recall {
-    /// Remembers at most `capacity` messages that are settled, and as many that wait for the broker, besides those in work.
-    /// Counts in `in_hand` how many deliveries, due or held, are in work.
+    /// Remembers at most `capacity` messages that are settled, and as many that wait for the broker, besides
+    /// those in work. Counts in `in_hand` how many deliveries, due or held, are in work.
     pub(crate) fn new(capacity: usize, in_hand: Arc<AtomicU64>) -> Self {
         Self {
             hasher: RandomState::new(),
@@ -115,8 +120,8 @@ impl Recall {
         self.lock().begin(key, None, InHand::of(source, &self.in_hand))
     }
 
-    /// What a message is, from the queue that it was in when this worker published it or saw it first. One that `was_held` comes back from
-    /// there in another queue.
+    /// What a message is, from the queue that it was in when this worker published it or saw it first. One
+    /// that `was_held` comes back from there in another queue.
     pub(crate) fn arrive(&self, source: Source, incoming: &Incoming, was_held: bool) -> Arrival {
         let key = keyed(source, self.content(&incoming.message));
         let mut entries = self.lock();
@@ -149,7 +154,8 @@ impl Recall {
         Arrival::New(entries.begin(key, Some(incoming.ack.clone()), in_hand))
     }
 
-    /// Everything the message caused is confirmed: acks the latest copy of it, or the first one once it has come.
+    /// Everything the message caused is confirmed: acks the latest copy of it, or the first one once it has
+    /// come.
     pub(crate) fn settled(&self, work: &Arc<Work>) {
         let mut entries = self.lock();
         let Some(ack) = work.lock().clone() else {
@@ -166,8 +172,8 @@ impl Recall {
         ack.ack();
     }
 
-    /// The message has to wait until the broker hands it out again, because its handle is dead. Gives the settlement back
-    /// when that has happened meanwhile.
+    /// The message has to wait until the broker hands it out again, because its handle is dead. Gives the
+    /// settlement back when that has happened meanwhile.
     pub(crate) fn park(&self, work: &Arc<Work>, settlement: Settlement) -> Result<(), Settlement> {
         let mut entries = self.lock();
         if work.is_live() {
@@ -237,7 +243,8 @@ impl Entries {
         work
     }
 
-    /// Whether a message that has come is one that is known. `again` says that the broker has handed it out before.
+    /// Whether a message that has come is one that is known. `again` says that the broker has handed it out
+    /// before.
     fn comes_back(&self, key: u64, again: bool) -> bool {
         let comes_back = |entry: &Entry| entry.is_expected() || (again && entry.may_come_back());
         self.by_key.get(&key).is_some_and(comes_back)

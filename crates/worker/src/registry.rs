@@ -1,7 +1,7 @@
 //! All endpoints, in memory.
 //!
-//! Loaded before anything is consumed, and refreshed when the broker passes on that something was changed, and at intervals. While the
-//! database is away the worker goes on with what it knows.
+//! Loaded before anything is consumed, and refreshed when the broker passes on that something was changed,
+//! and at intervals. While the database is away the worker goes on with what it knows.
 
 use std::{
     collections::HashMap,
@@ -27,11 +27,13 @@ pub(crate) struct Registered {
     pub(crate) signing: Signing,
     /// From the first attempt on.
     target: OnceLock<Target>,
-    /// This worker disabled it before the database did, so its history at the registry's position does not say so.
+    /// This worker disabled it before the database did, so its history at the registry's position does not
+    /// say so.
     ahead: bool,
 }
 
-/// Every endpoint of an event's organization, whether it gets the event, and the registry's position at which that holds.
+/// Every endpoint of an event's organization, whether it gets the event, and the registry's position at which
+/// that holds.
 pub(crate) struct Considered {
     pub(crate) endpoints: Vec<(Arc<Registered>, Verdict)>,
     pub(crate) position: Position,
@@ -69,8 +71,8 @@ impl Registry {
         Ok(known.into())
     }
 
-    /// Takes over changes, when told of one and at intervals. Returns only an error that waiting cannot mend: without its key a new
-    /// endpoint cannot be read, and its events would pass it by.
+    /// Takes over changes, when told of one and at intervals. Returns only an error that waiting cannot mend:
+    /// without its key a new endpoint cannot be read, and its events would pass it by.
     pub(crate) async fn follow(&self, store: &Store, every: Duration) -> store::Error {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -204,7 +206,8 @@ impl Registry {
         self.read().by_id.get(id).cloned()
     }
 
-    /// What has become of an endpoint that was found here, or looked up, a while ago; `None` when it was deleted.
+    /// What has become of an endpoint that was found here, or looked up, a while ago; `None` when it was
+    /// deleted.
     pub(crate) fn renewed(&self, found: &Arc<Registered>) -> Option<Arc<Registered>> {
         let known = self.read();
         match known.by_id.get(&found.endpoint.id) {

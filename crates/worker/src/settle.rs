@@ -1,12 +1,15 @@
-//! Settling: everything a message caused is published and confirmed, then it is recorded, then the message is acked.
+//! Settling: everything a message caused is published and confirmed, then it is recorded, then the message is
+//! acked.
 //!
-//! A message that owes nothing goes on to the journal at once. The others go to the worker's one committer, which commits them
-//! in groups: while some groups are being confirmed the next one gathers, so an idle worker commits at once and a busy one in
-//! groups, without a timer. A message depends on its own publishes alone: when one of them fails, that message waits and is
-//! committed again by itself, and its neighbours in the group go on.
+//! A message that owes nothing goes on to the journal at once. The others go to the worker's one committer,
+//! which commits them in groups: while some groups are being confirmed the next one gathers, so an idle
+//! worker commits at once and a busy one in groups, without a timer. A message depends on its own publishes
+//! alone: when one of them fails, that message waits and is committed again by itself, and its neighbours in
+//! the group go on.
 //!
-//! A publish that is not confirmed in time may be confirmed later: publishing it again would begin a second chain of retries. Its
-//! message leaves the group and waits for the confirm, or for the end of the connection, and holds up no other commit meanwhile.
+//! A publish that is not confirmed in time may be confirmed later: publishing it again would begin a second
+//! chain of retries. Its message leaves the group and waits for the confirm, or for the end of the
+//! connection, and holds up no other commit meanwhile.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -56,9 +59,11 @@ pub(crate) struct Committer {
 
 /// Publishes of a group, at most, unless one message alone owes more.
 const GROUP_MAX: usize = broker::WINDOW_MAX;
-/// Groups being confirmed at once. More than one, so that a confirm that never comes holds up no more than its group.
+/// Groups being confirmed at once. More than one, so that a confirm that never comes holds up no more than
+/// its group.
 const COMMITS_MAX: usize = 4;
-/// Messages being committed once more at once. Each alone: whatever failed may be what makes its neighbours fail.
+/// Messages being committed once more at once. Each alone: whatever failed may be what makes its neighbours
+/// fail.
 const REPEATS_MAX: usize = 4;
 /// A broker that answers declares a topology in milliseconds.
 const DECLARE_MAX: Duration = Duration::from_secs(10);
@@ -200,7 +205,8 @@ impl Committer {
         Done::Waited(self.sort(group.waiting, results, None).await)
     }
 
-    /// Publishes what the group owes, a window at a time, hands on those of whom everything was confirmed, and returns the others.
+    /// Publishes what the group owes, a window at a time, hands on those of whom everything was confirmed,
+    /// and returns the others.
     async fn commit(&self, group: Vec<Finished>) -> Left {
         let mut left = Left::default();
         let mut owing: Vec<_> = group
@@ -225,8 +231,8 @@ impl Committer {
         left
     }
 
-    /// Hands on the messages of whom everything was confirmed, and returns the others. `results` has one for each publish, in order;
-    /// `late` waits for those that are `None`.
+    /// Hands on the messages of whom everything was confirmed, and returns the others. `results` has one for
+    /// each publish, in order; `late` waits for those that are `None`.
     async fn sort(
         &self,
         windows: Vec<(Finished, Vec<Outgoing>)>,
@@ -277,7 +283,8 @@ impl Committer {
         }
     }
 
-    /// Publishing for a message that the broker hands out again anyway would double what it causes: it waits for that.
+    /// Publishing for a message that the broker hands out again anyway would double what it causes: it waits
+    /// for that.
     fn live(&self, finished: Finished) -> Option<Finished> {
         if finished.work.is_live() {
             return Some(finished);

@@ -40,8 +40,8 @@ pub(crate) struct Settlement {
     apart: Option<Apart>,
 }
 
-/// First deliveries of an event that become messages of their own. There may be thousands of them; they are made a window at
-/// a time.
+/// First deliveries of an event that become messages of their own. There may be thousands of them; they are
+/// made a window at a time.
 #[derive(Debug)]
 struct Apart {
     event: Arc<Event>,

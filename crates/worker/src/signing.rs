@@ -1,9 +1,10 @@
 //! With which secret a request is signed.
 //!
-//! After a rotation the receiver may have either secret until the overlap ends, and switch at any moment. The signature of Standard
-//! Webhooks has room for both. `X-Magnetite-Signature` has room for one: the old secret's, at first. An endpoint that answers
-//! 401 or 403 is asked once more with the other one, and the one it took last is the first one of the next request. With the end of
-//! the overlap the new secret is the only one.
+//! After a rotation the receiver may have either secret until the overlap ends, and switch at any moment. The
+//! signature of Standard Webhooks has room for both. `X-Magnetite-Signature` has room for one: the old
+//! secret's, at first. An endpoint that answers 401 or 403 is asked once more with the other one, and the one
+//! it took last is the first one of the next request. With the end of the overlap the new secret is the only
+//! one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,6 +1,7 @@
 //! Sends copies of the journal's batches to commands that watch (`magnetite event tail`).
 //!
-//! While no command watches, a batch costs one read of a flag. Copies delay nothing: a copy for which there is no room is left out.
+//! While no command watches, a batch costs one read of a flag. Copies delay nothing: a copy for which there
+//! is no room is left out.
 
 use std::{
     sync::{

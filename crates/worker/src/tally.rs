@@ -1,6 +1,7 @@
 //! What became of this run's journal, and how many deliveries are in hand, as the worker announces it.
 //!
-//! Only totals and whether records are dropped right now: which batches arrived the recorder knows by their numbers.
+//! Only totals and whether records are dropped right now: which batches arrived the recorder knows by their
+//! numbers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64};
 

@@ -20,7 +20,8 @@ pub(crate) fn start(setup: &Setup<'_>) -> Vec<Process> {
     }
 }
 
-/// With the default configuration, except that loopback may be reached and the health port is any that is free. Its log goes to a file.
+/// With the default configuration, except that loopback may be reached and the health port is any that is
+/// free. Its log goes to a file.
 fn worker(setup: &Setup<'_>, number: usize) -> Process {
     let mut command = role(setup, "worker", number);
     let is_journaled = setup.side.journal != Journal::Off;

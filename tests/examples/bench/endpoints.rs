@@ -21,8 +21,8 @@ pub(crate) async fn of_one(
     endpoints
 }
 
-/// One endpoint each for so many organizations, in the installation's SQLite. Through the store itself, which seals their secrets: a
-/// command for each would take minutes.
+/// One endpoint each for so many organizations, in the installation's SQLite. Through the store itself, which
+/// seals their secrets: a command for each would take minutes.
 pub(crate) async fn of_many(installation: &Installation, receiver: &Receiver, organizations: usize) {
     let url = format!("sqlite://{}/magnetite.db", installation.directory().display());
     let store = Store::connect(&url, &[]).await.unwrap();

@@ -30,7 +30,8 @@ pub(crate) fn versions(broker: Option<&Path>) -> Value {
     })
 }
 
-/// The process of a broker that `deploy/local/broker.sh` has started in this directory, unless that is a container.
+/// The process of a broker that `deploy/local/broker.sh` has started in this directory, unless that is a
+/// container.
 pub(crate) fn broker_pid(directory: &Path) -> Option<u32> {
     let noted = fs::read_to_string(directory.join("broker.pid")).ok()?;
     noted.split_whitespace().next()?.parse().ok()

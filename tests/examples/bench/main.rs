@@ -1,15 +1,17 @@
-//! What `tests/bench.sh` runs: the worker beside a raw loop under many loads, how long an event is on its way, how late what failed
-//! is attempted again, whether memory grows, and how fast events are published.
+//! What `tests/bench.sh` runs: the worker beside a raw loop under many loads, how long an event is on its
+//! way, how late what failed is attempted again, whether memory grows, and how fast events are published.
 //!
-//! What is measured is a list, `cases.rs`. Each case is a drain of a queue that was filled before (`drain.rs`), or events at a
-//! steady pace (`paced.rs`); both stand on the same `setup.rs`, which also makes sure that nothing was lost, came twice or is left.
-//! `report.rs` collects the figures and compares them with the bars.
+//! What is measured is a list, `cases.rs`. Each case is a drain of a queue that was filled before
+//! (`drain.rs`), or events at a steady pace (`paced.rs`); both stand on the same `setup.rs`, which also makes
+//! sure that nothing was lost, came twice or is left. `report.rs` collects the figures and compares them with
+//! the bars.
 //!
-//! Every process that is measured, or that a measured one talks to, is a process of its own: the receiver and the raw loop
-//! are this same program under another argument, and the worker is the built `magnetite`. So each one's processor time and
-//! memory are what the kernel says about it.
+//! Every process that is measured, or that a measured one talks to, is a process of its own: the receiver and
+//! the raw loop are this same program under another argument, and the worker is the built `magnetite`. So
+//! each one's processor time and memory are what the kernel says about it.
 //!
-//! Not measured: name lookup, a broker on another host, HTTP/2. `docs/performance.md` says what the figures mean.
+//! Not measured: name lookup, a broker on another host, HTTP/2. `docs/performance.md` says what the figures
+//! mean.
 
 #![allow(
     clippy::unwrap_used,

@@ -28,7 +28,8 @@ impl Paced {
     }
 }
 
-/// Publishes the events of these numbers, or as many of them as are due before `stop`, and waits for their confirms.
+/// Publishes the events of these numbers, or as many of them as are due before `stop`, and waits for their
+/// confirms.
 pub(crate) async fn publish(
     amqp: &Amqp,
     events: Events,

@@ -1,5 +1,5 @@
-//! Events that come at a steady pace, whatever becomes of earlier ones: how long each is on its way, how late what failed is
-//! attempted again, and how much memory the worker has meanwhile.
+//! Events that come at a steady pace, whatever becomes of earlier ones: how long each is on its way, how late
+//! what failed is attempted again, and how much memory the worker has meanwhile.
 
 use std::{fmt, future::pending, time::Duration};
 
@@ -22,11 +22,13 @@ pub(crate) struct Steady {
     seconds: usize,
     /// From when an event was to be published, not when it was, until its receipt. Without failures only.
     pub(crate) latency_ms: Option<Spread>,
-    /// From a second after the receiver had answered the first attempt until the second's receipt. With failures only.
+    /// From a second after the receiver had answered the first attempt until the second's receipt. With
+    /// failures only.
     pub(crate) lateness_ms: Option<Spread>,
     /// The worker's resident set, once a second.
     pub(crate) memory_mib: Vec<f64>,
-    /// The most of that in the second tenth of the time, and in the last; unless there was not a second for each.
+    /// The most of that in the second tenth of the time, and in the last; unless there was not a second for
+    /// each.
     memory_max_mib: Option<[f64; 2]>,
     cpu_us: Cpu,
     /// Of this process, which publishes, while it did.

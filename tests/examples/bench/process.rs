@@ -50,7 +50,8 @@ impl Process {
     }
 }
 
-/// The fields from the state on (proc(5)): user time is the 12th, system time the 13th; then those of ended children.
+/// The fields from the state on (proc(5)): user time is the 12th, system time the 13th; then those of ended
+/// children.
 fn stat(pid: u32) -> io::Result<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, after_name) = stat.rsplit_once(')').expect("the name is in brackets");

@@ -1,4 +1,5 @@
-//! Publishing, each event confirmed to whoever asked: with the producer crate, over HTTP, and over HTTP in batches.
+//! Publishing, each event confirmed to whoever asked: with the producer crate, over HTTP, and over HTTP in
+//! batches.
 
 use std::{
     fmt,

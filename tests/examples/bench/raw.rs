@@ -1,7 +1,8 @@
-//! The raw loop: consume, sign, POST to each endpoint, ack. What a delivery costs at least, with the libraries that the worker uses.
+//! The raw loop: consume, sign, POST to each endpoint, ack. What a delivery costs at least, with the
+//! libraries that the worker uses.
 //!
-//! It checks no envelope, knows the endpoints of one event, keeps no log, counts nothing, and would lose or repeat events in most of the
-//! ways that the worker is there to prevent.
+//! It checks no envelope, knows the endpoints of one event, keeps no log, counts nothing, and would lose or
+//! repeat events in most of the ways that the worker is there to prevent.
 
 use std::{
     cmp::Reverse,

@@ -69,11 +69,13 @@ pub(crate) struct Receipts {
     pub(crate) connections: u64,
     /// When each delivery was first answered with 200, in Unix nanoseconds; 0 if it was not.
     pub(crate) at_ns: Vec<u64>,
-    /// When the first attempt of each that had to fail was answered; 0 if there was none. Empty if none had to.
+    /// When the first attempt of each that had to fail was answered; 0 if there was none. Empty if none had
+    /// to.
     pub(crate) failed_ns: Vec<u64>,
 }
 
-/// Connections that wait to be accepted. With the usual 128 a client that opens 256 at once has some of them made a second later.
+/// Connections that wait to be accepted. With the usual 128 a client that opens 256 at once has some of them
+/// made a second later.
 const CONNECTING_MAX: u32 = 4096;
 
 impl Expected {
@@ -108,7 +110,8 @@ impl Expected {
         self.failing_every > 0 && delivery.is_multiple_of(self.failing_every)
     }
 
-    /// The number of the delivery of an event to the endpoint with this path. Panics if it is not the event's.
+    /// The number of the delivery of an event to the endpoint with this path. Panics if it is not the
+    /// event's.
     fn delivery(&self, event: usize, path: &str) -> usize {
         let mut numbers = path.trim_start_matches('/').split('/').map(str::parse::<usize>);
         let mut number = || {
@@ -184,7 +187,8 @@ struct Seen {
     failed_ns: Vec<AtomicU64>,
 }
 
-/// The receiver: prints where it is, `complete` when it has every delivery, and after the end of standard input what it saw.
+/// The receiver: prints where it is, `complete` when it has every delivery, and after the end of standard
+/// input what it saw.
 pub(crate) async fn run(expected: Expected) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();

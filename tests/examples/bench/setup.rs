@@ -163,8 +163,8 @@ impl<'a> Setup<'a> {
         }
     }
 
-    /// A busy RabbitMQ holds acks back, forgets them when their channel is closed, and hands out again what was acked. Nothing says
-    /// when it has taken them; it has when it is idle.
+    /// A busy RabbitMQ holds acks back, forgets them when their channel is closed, and hands out again what
+    /// was acked. Nothing says when it has taken them; it has when it is idle.
     async fn broker_has_nothing_to_do(&self) {
         let Some(pid) = self.broker_pid() else { return };
         let (mut since, mut until_then) = (Instant::now(), process::cpu_of_tree(pid));
@@ -180,8 +180,8 @@ impl<'a> Setup<'a> {
 }
 
 impl Running<'_> {
-    /// Waits until everything has arrived, and ends it. Panics unless every delivery arrived exactly once (and once more for each
-    /// failure) and nothing is left.
+    /// Waits until everything has arrived, and ends it. Panics unless every delivery arrived exactly once
+    /// (and once more for each failure) and nothing is left.
     pub(crate) async fn end(mut self) -> Measured {
         self.setup.receiver.complete(COMPLETE_MAX).await;
         self.setup.broker_has_nothing_to_do().await;

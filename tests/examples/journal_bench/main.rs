@@ -1,10 +1,12 @@
-//! What `tests/journal-bench.sh` runs: how far the journal is behind, how soon it answers when it is full, and what deleting costs.
+//! What `tests/journal-bench.sh` runs: how far the journal is behind, how soon it answers when it is full,
+//! and what deleting costs.
 //!
-//! Worker and recorder are the built `magnetite`, the receiver is this program under another argument, PostgreSQL and RabbitMQ
-//! are servers of their own: each one's processor time is what the kernel says about it. What is stored is made by SQL, in
-//! the tables that `magnetite migrate` made.
+//! Worker and recorder are the built `magnetite`, the receiver is this program under another argument,
+//! PostgreSQL and RabbitMQ are servers of their own: each one's processor time is what the kernel says about
+//! it. What is stored is made by SQL, in the tables that `magnetite migrate` made.
 //!
-//! Not measured: failures, several workers or recorders, SQLite. `docs/performance.md` says what the figures mean.
+//! Not measured: failures, several workers or recorders, SQLite. `docs/performance.md` says what the figures
+//! mean.
 
 #![allow(
     clippy::unwrap_used,

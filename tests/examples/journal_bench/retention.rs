@@ -31,8 +31,8 @@ const BEFORE_SECONDS: usize = 60;
 const DURING_SECONDS_MAX: usize = 3600;
 const STORED_MAX: Duration = Duration::from_mins(1);
 
-/// Lets the oldest `expired` attempts expire, with their deliveries and events. Panics unless they are gone, and everything that
-/// was recorded meanwhile is there.
+/// Lets the oldest `expired` attempts expire, with their deliveries and events. Panics unless they are gone,
+/// and everything that was recorded meanwhile is there.
 pub(crate) async fn run(installation: &Installation, url: &str, expired: i64) -> Retention {
     let mut database = PgConnection::connect(url).await.unwrap();
     let (before, all) = (BEFORE_SECONDS * PER_SECOND, DURING_SECONDS_MAX * PER_SECOND);

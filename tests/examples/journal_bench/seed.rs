@@ -1,4 +1,5 @@
-//! A journal as it stands after a month: 5,000,000 attempts, of which one in fifty began in the last 25 minutes.
+//! A journal as it stands after a month: 5,000,000 attempts, of which one in fifty began in the last 25
+//! minutes.
 
 use std::{
     fmt,
@@ -32,7 +33,8 @@ const MINUTE_MS: i64 = 60_000;
 const SELECT_INDEXES: &str = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' \
     AND tablename IN ('events', 'deliveries', 'attempts') AND indexname NOT LIKE '%_pkey'";
 
-/// Fills the migrated tables of a database with so many attempts. Four of five came first, the others are repetitions.
+/// Fills the migrated tables of a database with so many attempts. Four of five came first, the others are
+/// repetitions.
 pub(crate) async fn run(installation: &Installation, url: &str, attempts: i64) -> Stored {
     let began = Instant::now();
     // By the command: nothing else can seal their secrets.

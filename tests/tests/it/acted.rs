@@ -109,7 +109,8 @@ async fn after_a_rotation_with_revoke_now_no_request_has_the_old_signature() {
     secrets_that_are_revoked_sign_nothing_more(3).await;
 }
 
-/// Few slots and a receiver that takes its time: there are always deliveries that were fanned out and wait for a slot.
+/// Few slots and a receiver that takes its time: there are always deliveries that were fanned out and wait
+/// for a slot.
 async fn under_load(workers: usize) {
     /// A request that was sent before the answer may be read by the receiver after it.
     const UNDER_WAY: Duration = Duration::from_millis(50);

@@ -1,4 +1,5 @@
-//! The HTTP API from outside: endpoints that get what is published, confirms that are waited for, keys that end.
+//! The HTTP API from outside: endpoints that get what is published, confirms that are waited for, keys that
+//! end.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,5 @@
-//! What one client can take of a process: its connections, the bodies it sends slowly, its pings, its endpoints.
+//! What one client can take of a process: its connections, the bodies it sends slowly, its pings, its
+//! endpoints.
 
 use std::{
     fs,
@@ -20,7 +21,8 @@ fn descriptors(role: &Role) -> usize {
     fs::read_dir(format!("/proc/{}/fd", role.pid())).unwrap().count()
 }
 
-/// Opens a connection and sends a request's head and the first bytes of its body. An error says that the connection was closed already.
+/// Opens a connection and sends a request's head and the first bytes of its body. An error says that the
+/// connection was closed already.
 async fn begin_publish(api: &str, key: &str, length: usize, body: &[u8]) -> TcpStream {
     let address = api.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -33,7 +35,8 @@ async fn begin_publish(api: &str, key: &str, length: usize, body: &[u8]) -> TcpS
     stream
 }
 
-/// Publishes events one after the other, each of which has to be confirmed, and returns the longest time that one took.
+/// Publishes events one after the other, each of which has to be confirmed, and returns the longest time that
+/// one took.
 async fn publish(api: &Api, key: &str, organization: &str, count: usize) -> Duration {
     let mut slowest = Duration::ZERO;
     for number in 0..count {

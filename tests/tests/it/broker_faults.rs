@@ -54,8 +54,8 @@ async fn kill(node: &Node, ledger: &mut Ledger) {
     ledger.broken("broker", from, None);
 }
 
-/// Each round delays its events in three queues by turns, and kills the broker twice: while it holds all of them, and while it
-/// passes them on.
+/// Each round delays its events in three queues by turns, and kills the broker twice: while it holds all of
+/// them, and while it passes them on.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_delayed_outlives_the_sigkill_of_the_broker() {
     let (rounds, messages) = scaled((1, 1500), (5, 20_000));
@@ -193,8 +193,9 @@ async fn under_a_memory_alarm_what_needs_no_retry_is_delivered_and_acked_and_the
     assert_eq!((books.delivered, books.duplicates), (messages, 0));
 }
 
-/// The broker's write-ahead log stands still, as on a disk that does not answer: heartbeats go on, confirms stop. The retries of all
-/// attempts that fail meanwhile stay without one for longer than a worker waits before it does something else.
+/// The broker's write-ahead log stands still, as on a disk that does not answer: heartbeats go on, confirms
+/// stop. The retries of all attempts that fail meanwhile stay without one for longer than a worker waits
+/// before it does something else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_of_the_broker_that_stands_still_makes_no_second_chain_of_retries() {
     const ATTEMPT: Duration = Duration::from_secs(5);

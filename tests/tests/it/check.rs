@@ -48,7 +48,8 @@ impl Report {
     }
 }
 
-/// `magnetite check`, with nothing around it but its environment. No broker and no database are where it would look.
+/// `magnetite check`, with nothing around it but its environment. No broker and no database are where it
+/// would look.
 fn command(url: &str, more: &[&str]) -> Command {
     let mut command = Command::new(e2e::binary());
     command
@@ -145,8 +146,8 @@ async fn an_endpoint_that_does_everything_right_passes() {
     assert_eq!(requests[0].json()["data"]["lead_id"], requests[0].lead.as_str());
 }
 
-/// A server on OpenSSL, as Python has it: with the certificate, the key and the version of TLS that it is given. Takes everything, and prints its
-/// port.
+/// A server on OpenSSL, as Python has it: with the certificate, the key and the version of TLS that it is
+/// given. Takes everything, and prints its port.
 const SERVER: &str = r#"
 import http.server, ssl, sys
 

@@ -1,4 +1,5 @@
-//! A cluster of three nodes that loses one: stopped, so that nothing of it answers and nothing is closed, and killed.
+//! A cluster of three nodes that loses one: stopped, so that nothing of it answers and nothing is closed, and
+//! killed.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,8 @@ async fn failing() -> Receiver {
     Receiver::new(|_, before| Answer::status(if before < 3 { 500 } else { 200 })).await
 }
 
-/// A worker that has a connection to this node: they choose where they begin, so one is replaced until it does.
+/// A worker that has a connection to this node: they choose where they begin, so one is replaced until it
+/// does.
 async fn have_client(cluster: &Cluster, node: usize, installation: &Installation, worker: &mut Role) {
     let until = Instant::now() + SOON;
     while cluster.clients(node).await == 0 {
@@ -65,7 +67,8 @@ fn assert_nothing_charged(endpoint: &Endpoint, receiver: &Receiver) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
-    // Longer than it takes to notice a dead connection (20 s), and in the long form than the nodes take to notice each other's.
+    // Longer than it takes to notice a dead connection (20 s), and in the long form than the nodes take to
+    // notice each other's.
     let stopped_for = scaled(Duration::from_secs(30), Duration::from_secs(90));
     let cluster = Cluster::start().await;
     let installation = Installation::with("cluster", &cluster.urls(), &DELAYS_MS, &[]).await;

@@ -357,7 +357,8 @@ async fn a_watched_status_clears_a_terminal_and_writes_no_controls_elsewhere() {
     installation.delete().await;
 }
 
-/// The exit code and standard error, with a reader of standard output that has gone, as in `| jq` where there is no jq.
+/// The exit code and standard error, with a reader of standard output that has gone, as in `| jq` where there
+/// is no jq.
 async fn unread(installation: &Installation, arguments: &[&str]) -> (Option<i32>, String) {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

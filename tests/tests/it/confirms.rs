@@ -34,7 +34,8 @@ impl Scene {
         }
     }
 
-    /// Brings 64 retries in flight on one channel, of which one is struck; later publishes of it by the other strikes.
+    /// Brings 64 retries in flight on one channel, of which one is struck; later publishes of it by the other
+    /// strikes.
     async fn strike(&self, strikes: &[Strike]) {
         let amqp = self.installation.amqp();
         self.confirms.hold_until(usize::MAX);
@@ -79,7 +80,8 @@ impl Scene {
         self.confirms.published(&marker(lead))
     }
 
-    /// The struck retry alone is published again; its message is the only one that is not acked, until that is confirmed.
+    /// The struck retry alone is published again; its message is the only one that is not acked, until that
+    /// is confirmed.
     async fn only_the_victim_is_published_again_and_then_acked(&self) {
         wait_until("the victim is published again", SOON, || {
             self.retries(&self.victim).len() == 2
@@ -97,7 +99,8 @@ impl Scene {
         wait_until("the victim is acked", SOON, || self.confirms.unacked() == 0).await;
     }
 
-    /// The messages whose confirms are missing stay unacked past the worker's 10 s, and nothing is published again.
+    /// The messages whose confirms are missing stay unacked past the worker's 10 s, and nothing is published
+    /// again.
     async fn is_known_to_be_late(&self) {
         wait_for("the worker says that confirms are late", SOON, || async {
             let waiting = self.worker.metric("magnetite_unconfirmed_messages", "").await as usize;
@@ -111,7 +114,8 @@ impl Scene {
         assert_eq!(self.retries(&self.victim).len(), 1, "it may still be confirmed");
     }
 
-    /// Every lead is delivered with the second attempt. The broker had the victim's first retry as well if `twice`.
+    /// Every lead is delivered with the second attempt. The broker had the victim's first retry as well if
+    /// `twice`.
     async fn all_are_delivered(&self, events: usize, twice: bool) {
         wait_until("all second attempts arrive", SOON, || {
             self.receiver.attempts().values().map(Vec::len).sum::<usize>() == 2 * events + usize::from(twice)
@@ -159,7 +163,8 @@ async fn of_64_retries_in_flight_the_one_that_is_nacked_is_published_again_and_n
     scene.end("a retry nacked among 64", what).await;
 }
 
-/// Takes as long as a worker waits for a confirm: 10 s. A second publish would begin a second chain of retries.
+/// Takes as long as a worker waits for a confirm: 10 s. A second publish would begin a second chain of
+/// retries.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_retries_in_flight_one_that_is_confirmed_late_is_published_once_and_holds_up_no_new_one() {
     let scene = Scene::set("late").await;

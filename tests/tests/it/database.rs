@@ -139,7 +139,8 @@ async fn an_outage_of_the_database_delays_and_charges_nothing() {
     installation.delete().await;
 }
 
-/// The worker stands still while both endpoints are created, and goes on when the database is away: it has to ask for both.
+/// The worker stands still while both endpoints are created, and goes on when the database is away: it has to
+/// ask for both.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_due_delivery_of_an_endpoint_that_only_the_database_knows_waits_for_it() {
     let postgres = Postgres::start().await;

@@ -1,5 +1,6 @@
-//! What `magnetite doctor` and `magnetite topology check` see: policies, bindings, messages that nobody can read, consumers that are
-//! missing, another installation's queues. Each test plants a fault on a node of its own and asks both.
+//! What `magnetite doctor` and `magnetite topology check` see: policies, bindings, messages that nobody can
+//! read, consumers that are missing, another installation's queues. Each test plants a fault on a node of its
+//! own and asks both.
 
 mod bindings;
 mod held;

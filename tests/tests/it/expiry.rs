@@ -102,7 +102,8 @@ async fn a_certificate_that_expires_in_five_days_is_warned_of_by_metric_log_and_
     assert_expiring(&operations[0], &endpoint, 5);
     wait_for_gauges(&worker, 1, 5).await;
 
-    // The same host shows another certificate: each endpoint there is told of under another id, the log was told today.
+    // The same host shows another certificate: each endpoint there is told of under another id, the log was
+    // told today.
     let second = receiver(&certificates, 4).await;
     let new = installation.endpoint("org_1", &second.url()).await;
     deliver(&installation, &worker, 2, &second).await;

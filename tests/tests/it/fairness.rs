@@ -1,4 +1,5 @@
-//! Six hundred endpoints that hang, of one organization and of many, beside an endpoint of another organization that answers.
+//! Six hundred endpoints that hang, of one organization and of many, beside an endpoint of another
+//! organization that answers.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,10 +15,12 @@ const HEALTHY_PER_SECOND: u32 = 200;
 const FAILS_ONE_IN: usize = 20;
 /// The first delay of the contract's schedule.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Of a wave nothing is left after ten attempts of 30 s and the delays between them, seven and a half minutes.
+/// Of a wave nothing is left after ten attempts of 30 s and the delays between them, seven and a half
+/// minutes.
 const WAVE_EVERY: Duration = Duration::from_mins(4);
-/// From publishing to receipt, in the long form. In the short one, the first second of a wave is one of few: six hundred connections are
-/// opened in it. The short form allows on top what the broker alone takes in the same seconds.
+/// From publishing to receipt, in the long form. In the short one, the first second of a wave is one of few:
+/// six hundred connections are opened in it. The short form allows on top what the broker alone takes in the
+/// same seconds.
 const P99_MAX_MS: f64 = 50.0;
 const P99_SHORT_MAX_MS: f64 = 250.0;
 /// A delivery that is put off comes after a second at the earliest, so none may be.
@@ -27,8 +30,9 @@ const SLOWEST_TOLD: usize = 8;
 /// How late a retry is.
 const LATE_P99_MAX_MS: f64 = 100.0;
 
-/// Of so many percent of the events the bars are. A hundredth of the long form is three seconds, in the short one a tenth of one: there, a
-/// machine that stands still for half a second fails nothing, unless something takes longer than [`MAX_MS`].
+/// Of so many percent of the events the bars are. A hundredth of the long form is three seconds, in the short
+/// one a tenth of one: there, a machine that stands still for half a second fails nothing, unless something
+/// takes longer than [`MAX_MS`].
 fn usual_percent() -> f64 {
     scaled(95.0, 99.0)
 }
@@ -134,7 +138,8 @@ impl Measured {
     }
 }
 
-/// Where to look when a bar is missed: in which seconds events took longest, and whether the broker was slow by itself.
+/// Where to look when a bar is missed: in which seconds events took longest, and whether the broker was slow
+/// by itself.
 fn slowest_seconds(published: &[(String, Instant)], latencies: &[f64], alone: &Alone) -> String {
     let began = published[0].1;
     let second_of = |at: Instant| at.saturating_duration_since(began).as_secs();
@@ -152,8 +157,8 @@ fn slowest_seconds(published: &[(String, Instant)], latencies: &[f64], alone: &A
     told.collect::<Vec<_>>().join(", ")
 }
 
-/// The bars hold while the endpoints hang, and after the worker was killed and another one began with everything that the first one had in
-/// its hands, and as much again.
+/// The bars hold while the endpoints hang, and after the worker was killed and another one began with
+/// everything that the first one had in its hands, and as much again.
 async fn measure(name: &str, organizations: usize, begin_well: bool) {
     let (first, second) = scaled(
         (Duration::from_secs(12), Duration::from_secs(10)),

@@ -30,7 +30,8 @@ async fn an_event_with_more_endpoints_than_are_attempted_inline_reaches_all_of_t
     installation.delete().await;
 }
 
-/// A backlog asks for many times the slots that there are. Whoever waited long for one would be put off for a second.
+/// A backlog asks for many times the slots that there are. Whoever waited long for one would be put off for a
+/// second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_for_endpoints_that_answer_fast_is_delivered_without_putting_anything_off() {
     const EVENTS: usize = 400;
@@ -61,9 +62,9 @@ async fn a_backlog_for_endpoints_that_answer_fast_is_delivered_without_putting_a
     installation.delete().await;
 }
 
-/// The first event meets a hanging endpoint that nobody knew to hang: after a second its attempt goes on as the work on a message
-/// of its own. Later events are attempted apart from the start. So a crash makes no copies at the healthy one, and the hanging one
-/// gets all of them again.
+/// The first event meets a hanging endpoint that nobody knew to hang: after a second its attempt goes on as
+/// the work on a message of its own. Later events are attempted apart from the start. So a crash makes no
+/// copies at the healthy one, and the hanging one gets all of them again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sibling_that_hangs_does_not_keep_its_events_unacked() {
     let installation = Installation::new("apart").await;
@@ -101,7 +102,8 @@ async fn a_sibling_that_hangs_does_not_keep_its_events_unacked() {
     installation.delete().await;
 }
 
-/// An attempt that took long and ended well settles the message that it was held by: nothing is attempted again.
+/// An attempt that took long and ended well settles the message that it was held by: nothing is attempted
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sibling_that_answers_late_is_asked_once() {
     let installation = Installation::with_delays("late", &[200]).await;

@@ -1,5 +1,5 @@
-//! Receivers that mean harm: each attempt ends within its deadline, for a reason that a person understands, and none of them
-//! is another endpoint's trouble.
+//! Receivers that mean harm: each attempt ends within its deadline, for a reason that a person understands,
+//! and none of them is another endpoint's trouble.
 
 mod rows;
 mod retry_after;
@@ -33,7 +33,8 @@ async fn installation(name: &str, delays_ms: &[u64], certificates: &Certificates
     installation
 }
 
-/// Registers each URL as the only endpoint of an organization `org_0`, `org_1` and so on; gives the endpoints' ids.
+/// Registers each URL as the only endpoint of an organization `org_0`, `org_1` and so on; gives the
+/// endpoints' ids.
 async fn register(installation: &Installation, urls: Vec<String>) -> Vec<String> {
     let creating = urls
         .into_iter()

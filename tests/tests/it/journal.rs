@@ -1,4 +1,5 @@
-//! The journal: what it says is true, what it cannot say it names, and everything that failed can be sent again.
+//! The journal: what it says is true, what it cannot say it names, and everything that failed can be sent
+//! again.
 
 mod gaps;
 mod dropped;

@@ -54,8 +54,9 @@ async fn tells_the_same(installation: &Installation, ledger: &Ledger) {
     assert!(recorder.terminate().await);
 }
 
-/// Returns which of these receipts is that of an attempt of the journal: the one of the same delivery, number and answer whose time
-/// is nearest, if that is as near as the clocks can tell. A crash makes several of one number.
+/// Returns which of these receipts is that of an attempt of the journal: the one of the same delivery, number
+/// and answer whose time is nearest, if that is as near as the clocks can tell. A crash makes several of one
+/// number.
 fn receipt_of(delivery_id: &str, attempt: &Value, seen: &[(&Request, &Receipt)]) -> Option<usize> {
     let number = |name: &str| attempt[name].as_u64().unwrap_or_default();
     // Both are cut to whole milliseconds.
@@ -185,7 +186,8 @@ mod alone {
         );
     }
 
-    /// The message of an event is acked without the attempt that hangs; so a crash makes copies of young events only.
+    /// The message of an event is acked without the attempt that hangs; so a crash makes copies of young
+    /// events only.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_crash_beside_a_hanging_sibling_copies_only_what_is_younger_than_2_s() {
         const YOUNG: Duration = Duration::from_secs(2);

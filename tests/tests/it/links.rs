@@ -20,7 +20,8 @@ async fn behind_proxy(name: &str, delays_ms: &[u64], query: &str) -> (Installati
     (installation, proxy)
 }
 
-/// An endpoint that takes its time, so that something is in flight always, and fails a fifth of the first attempts.
+/// An endpoint that takes its time, so that something is in flight always, and fails a fifth of the first
+/// attempts.
 async fn busy_endpoint(installation: &Installation, ledger: &mut Ledger) {
     let receiver = Receiver::new(|request, before| {
         let fails = before == 0 && chance(&request.lead, 5) == 0;
@@ -134,8 +135,9 @@ async fn a_link_that_stalls_for_longer_than_the_heartbeat_is_given_up_and_made_a
     installation.delete().await;
 }
 
-/// The message that holds a slow attempt comes due when it cannot be handed out again in time. It belongs to the same attempt however
-/// often the connection is lost: the endpoint is not asked twice, and what it answers in the end counts.
+/// The message that holds a slow attempt comes due when it cannot be handed out again in time. It belongs to
+/// the same attempt however often the connection is lost: the endpoint is not asked twice, and what it
+/// answers in the end counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_attempt_outlives_two_lost_connections_and_is_made_once() {
     const SLOW: Duration = Duration::from_secs(20);
@@ -202,8 +204,8 @@ mod alone {
     }
 }
 
-/// What the endpoint got is not known to the worker, so it is asked again: a receiver that was cut off while it answered has two
-/// copies.
+/// What the endpoint got is not known to the worker, so it is asked again: a receiver that was cut off while
+/// it answered has two copies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_to_a_receiver_that_is_cut_is_a_failed_attempt_and_the_next_one_delivers() {
     // Some of the request's head; all but the end of the status line.

@@ -1,4 +1,5 @@
-//! Standard error that is full, without a reader, or stuck: the work goes on, and the lines that are lost are counted.
+//! Standard error that is full, without a reader, or stuck: the work goes on, and the lines that are lost are
+//! counted.
 
 use std::path::Path;
 

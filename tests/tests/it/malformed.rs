@@ -142,7 +142,8 @@ async fn a_message_whose_headers_fill_a_frame_is_quarantined() {
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let worker = installation.worker().await;
     let mut sent = Sent::event("{}");
-    // Each takes 519 bytes, and all of them all but 100 of the 131,064 that a frame of RabbitMQ's default has.
+    // Each takes 519 bytes, and all of them all but 100 of the 131,064 that a frame of RabbitMQ's default
+    // has.
     for n in 100..352 {
         sent.headers
             .insert(format!("magnetite-{n}").into(), text(&"x".repeat(500)));

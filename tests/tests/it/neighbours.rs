@@ -53,7 +53,8 @@ impl Measured {
     }
 }
 
-/// One worker with its default configuration. In the end the hanging endpoints are let go, and everything arrives.
+/// One worker with its default configuration. In the end the hanging endpoints are let go, and everything
+/// arrives.
 async fn measure(name: &str, hanging: usize) -> Measured {
     let lasts = scaled(Duration::from_secs(12), Duration::from_mins(1));
     let installation = Installation::new(name).await;

@@ -1,4 +1,5 @@
-//! The OpenAPI document: a public linter has nothing to say against it, and the API does what it says, whatever it is sent.
+//! The OpenAPI document: a public linter has nothing to say against it, and the API does what it says,
+//! whatever it is sent.
 
 use std::{fs, path::Path, process::Output};
 
@@ -22,7 +23,8 @@ async fn a_public_linter_has_nothing_to_say_against_the_document() {
     installation.delete().await;
 }
 
-/// Bodies, paths and queries as the document shows them; ids and URLs are those of things that there are here.
+/// Bodies, paths and queries as the document shows them; ids and URLs are those of things that there are
+/// here.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_the_document_is_taken() {
     let installation = Installation::new("examples").await;
@@ -234,9 +236,10 @@ async fn delivered(api: &Api, key: &str) -> String {
 mod alone {
     use super::*;
 
-    /// Schemathesis makes requests of the document, good and bad ones, and chains of them, and compares every answer with it. Whatever
-    /// happens, no 5xx, no answer that is not documented, and no request that is taken although it is not valid. What is valid may be
-    /// refused: no schema can say where a URL leads, or which cursor was answered.
+    /// Schemathesis makes requests of the document, good and bad ones, and chains of them, and compares every
+    /// answer with it. Whatever happens, no 5xx, no answer that is not documented, and no request that is
+    /// taken although it is not valid. What is valid may be refused: no schema can say where a URL leads,
+    /// or which cursor was answered.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_fuzzer_finds_no_answer_that_is_not_documented() {
         let settings = [("MAGNETITE_API__RATE_PER_KEY", "1000000")];

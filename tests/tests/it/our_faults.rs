@@ -127,7 +127,8 @@ async fn while_the_name_server_is_silent_no_attempt_is_charged() {
     installation.delete().await;
 }
 
-/// The name servers fail for one customer's name alone: that is the customer's, and ends as any failure of an endpoint does.
+/// The name servers fail for one customer's name alone: that is the customer's, and ends as any failure of an
+/// endpoint does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customers_broken_name_servers_are_charged_to_that_customer_alone() {
     const EVENTS: u32 = 5;
@@ -202,7 +203,8 @@ async fn what_our_faults_hold_up_for_too_long_is_dead_uncharged_and_can_be_sent_
     installation.delete().await;
 }
 
-/// A message of an earlier version says since when it waits for a slot, by the clock of a worker that was 11 minutes behind.
+/// A message of an earlier version says since when it waits for a slot, by the clock of a worker that was 11
+/// minutes behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_moment_of_another_hosts_clock_makes_no_delivery_dead() {
     let mut installation = Installation::with_delays("skew", &[200, 400]).await;
@@ -254,8 +256,8 @@ async fn a_moment_of_another_hosts_clock_makes_no_delivery_dead() {
     installation.delete().await;
 }
 
-/// Attempts have 2 s; the endpoint answers after 1 s, or would have, to a worker that stands still for most of that time, or for
-/// longer. Only what failed is made again, and under the same number.
+/// Attempts have 2 s; the endpoint answers after 1 s, or would have, to a worker that stands still for most
+/// of that time, or for longer. Only what failed is made again, and under the same number.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_stopped_and_goes_on_charges_nothing() {
     const EVENTS: usize = 40;
@@ -299,8 +301,9 @@ async fn a_worker_that_is_stopped_and_goes_on_charges_nothing() {
     installation.delete().await;
 }
 
-/// The broker confirms what the worker had published when it stood still. A worker that goes on reads that only after its timers. The link is
-/// slow, so that there is a batch of records without its confirm at any moment.
+/// The broker confirms what the worker had published when it stood still. A worker that goes on reads that
+/// only after its timers. The link is slow, so that there is a batch of records without its confirm at any
+/// moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_stopped_while_it_records_drops_no_records() {
     const STOPPED: Duration = Duration::from_millis(2500);

@@ -19,8 +19,8 @@ async fn a_killed_worker_and_a_restarted_broker_lose_nothing_and_everyone_is_bac
     let installation =
         Installation::with("kill", node.url(), &[200, 400, 800, 1000, 2000, 2000, 2000], &[]).await;
     let mut ledger = Ledger::new();
-    // One takes its time, so that at every moment events are in flight whose other attempts are done; of another a fifth of the
-    // first attempts fail.
+    // One takes its time, so that at every moment events are in flight whose other attempts are done; of
+    // another a fifth of the first attempts fail.
     let slow = Receiver::new(|_, _| Answer::Late(Duration::from_millis(150), 200)).await;
     let flaky = Receiver::new(|request, before| {
         let fails = before == 0 && chance(&request.lead, 5) == 0;
@@ -97,7 +97,8 @@ async fn one_attempt_that_hangs_for_30_s_holds_back_none_of_10000_messages() {
         healthy.distinct() == MESSAGES
     })
     .await;
-    // Acked as well: RabbitMQ has handed out everything, and a prefetch of 512 lets no more than that be unacked.
+    // Acked as well: RabbitMQ has handed out everything, and a prefetch of 512 lets no more than that be
+    // unacked.
     installation.amqp().wait_for_ready("events", 0, SOON).await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(29), "{took:?}");
@@ -155,7 +156,8 @@ async fn an_event_published_500_ms_after_its_endpoint_was_created_arrives_200_of
     Arc::into_inner(installation).unwrap().delete().await;
 }
 
-/// The connection is cut after the endpoint answered and before the ack is written: the broker hands the message out again.
+/// The connection is cut after the endpoint answered and before the ack is written: the broker hands the
+/// message out again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_comes_back_to_the_worker_that_settled_it_is_not_posted_again() {
     let node = Node::start().await;
@@ -172,7 +174,8 @@ async fn a_message_that_comes_back_to_the_worker_that_settled_it_is_not_posted_a
     installation.amqp().publish(&[event("org_1", "hangs")]).await;
     wait_until("the attempt hangs", SOON, || receiver.count() == 1).await;
     node.ctl(&["close_all_connections", "test"]).await;
-    // Back, and the message has been handed out again: it is unacked, not ready. After a second it is one of those that the worker holds.
+    // Back, and the message has been handed out again: it is unacked, not ready. After a second it is one of
+    // those that the worker holds.
     let events = format!("{}.events", installation.prefix());
     let columns = [
         "list_queues",

@@ -1,5 +1,5 @@
-//! PgBouncer between the roles and PostgreSQL: in session mode everything works; in transaction mode without prepared statements, everything
-//! that notices says what to set.
+//! PgBouncer between the roles and PostgreSQL: in session mode everything works; in transaction mode without
+//! prepared statements, everything that notices says what to set.
 
 use std::{
     fs,
@@ -112,7 +112,8 @@ async fn a_pooler_that_keeps_no_prepared_statements_is_refused_with_what_to_set(
         Installation::with("pgbouncer-transaction", &shared_broker(), &[200], &settings).await;
     let pooler = PgBouncer::start(&server, "transaction").await;
     installation.set("MAGNETITE_DATABASE__URL", &pooler.url);
-    // The first command leaves its statements on the connection of the next. It fails itself if that is its own second one.
+    // The first command leaves its statements on the connection of the next. It fails itself if that is its
+    // own second one.
     installation.cli_with_input(&["endpoint", "list"], b"").await;
     for command in [&["endpoint", "list"][..], &["doctor"], &["worker"], &["up"]] {
         let refused = installation.cli_with_input(command, b"").await;

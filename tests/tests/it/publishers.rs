@@ -15,7 +15,8 @@ use tokio::process::Command;
 
 const USER: &str = "pipeline";
 
-/// Runs `deploy/publisher-user.sh` as it is run beside a node, and returns the broker's URL for the user that it made.
+/// Runs `deploy/publisher-user.sh` as it is run beside a node, and returns the broker's URL for the user that
+/// it made.
 async fn publisher_url(node: &Node, installation: &Installation) -> String {
     let (bin, password) = (installation.directory().join("bin"), "correct-horse");
     fs::create_dir(&bin).unwrap();

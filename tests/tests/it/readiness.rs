@@ -136,7 +136,8 @@ async fn nothing_is_lost_while_a_worker_may_not_publish() {
     wait_until("it runs", SOON, || is_tried(100)(&ledger)).await;
 
     permit(&node, ALL, NOTHING).await;
-    // A channel that is busy keeps the permission that it was given. What the worker had in hand comes again, some of it for the second time.
+    // A channel that is busy keeps the permission that it was given. What the worker had in hand comes again,
+    // some of it for the second time.
     let closed = Instant::now();
     node.ctl(&["close_all_user_connections", "roles", "permissions"])
         .await;

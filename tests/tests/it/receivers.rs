@@ -154,7 +154,8 @@ async fn every_receiver_processes_each_event_once_and_loses_none_while_its_secre
     let last = Sent::new("evt_last");
     last.publish(&installation).await;
     last.wait_until_processed(&receivers).await;
-    // The others were processed just before their receivers were ended, and PHP's job notes afterwards what it has done.
+    // The others were processed just before their receivers were ended, and PHP's job notes afterwards what
+    // it has done.
     for sent in [&refused, &meanwhile, &last] {
         let twice = receivers.iter().filter(|receiver| sent.count(receiver) > 1);
         let twice: Vec<String> = twice.map(Receiver::name).collect();

@@ -1,5 +1,5 @@
-//! A database is restored from a backup under running workers, or forgets what was deleted: what is true is what it has now, whatever its
-//! counters say.
+//! A database is restored from a backup under running workers, or forgets what was deleted: what is true is
+//! what it has now, whatever its counters say.
 
 use e2e::{Installation, Postgres, Receiver, Role, SOON, event, shared_broker, wait_for, wait_until};
 use tokio::process::Command;
@@ -77,7 +77,8 @@ async fn acts_on(worker: &Role, version: u64) {
     .await;
 }
 
-/// After the restore as many endpoints are made as the worker has seen before: the counter stands where it stood.
+/// After the restore as many endpoints are made as the worker has seen before: the counter stands where it
+/// stood.
 async fn the_restored_truth_is_acted_on(installation: &Installation, database: impl Database) {
     let [kept, lost, made] = [Receiver::ok().await, Receiver::ok().await, Receiver::ok().await];
     installation.endpoint("org_1", &kept.url()).await;
@@ -146,7 +147,8 @@ async fn a_worker_acts_on_a_restored_postgresql_whose_counter_stands_where_it_st
     installation.delete().await;
 }
 
-/// Runs a statement in the installation's SQLite file, and returns how many rows it wrote or, for a count, the count.
+/// Runs a statement in the installation's SQLite file, and returns how many rows it wrote or, for a count,
+/// the count.
 async fn in_sqlite(installation: &Installation, sql: &str) -> i64 {
     let script = "import sqlite3, sys\n\
                   with sqlite3.connect('magnetite.db', timeout=20) as database:\n    \

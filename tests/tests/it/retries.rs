@@ -129,8 +129,9 @@ async fn a_retry_uses_the_url_of_now_and_a_deleted_endpoint_gets_nothing_more() 
 mod alone {
     use super::*;
 
-    /// No attempt comes before its delay has passed since the attempt before it ended, and hardly any comes later than the broker alone
-    /// would bring it at the same time; after the last one there is a dead letter that says everything.
+    /// No attempt comes before its delay has passed since the attempt before it ended, and hardly any comes
+    /// later than the broker alone would bring it at the same time; after the last one there is a dead
+    /// letter that says everything.
     #[tokio::test(flavor = "multi_thread")]
     async fn timing_of_200_failing_deliveries() {
         const DELIVERIES: usize = 200;

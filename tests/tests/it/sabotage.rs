@@ -1,4 +1,5 @@
-//! One act of sabotage a round, on a system under load: `audit` and `doctor` name it, and are content where nothing was done.
+//! One act of sabotage a round, on a system under load: `audit` and `doctor` name it, and are content where
+//! nothing was done.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -344,8 +345,8 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Until the checks have said what they have to, at every question: nothing wrong about what is well, and of everything else neither
-    /// that it is well. Returns what was named.
+    /// Until the checks have said what they have to, at every question: nothing wrong about what is well, and
+    /// of everything else neither that it is well. Returns what was named.
     async fn judged(&self, act: Act) -> BTreeSet<String> {
         wait_for(&format!("the checks know about {act:?}"), KNOWN, || async {
             let answers = self.answers().await;
@@ -368,7 +369,8 @@ impl<'a> Scene<'a> {
         .await
     }
 
-    /// The worker has found by itself what was missing, by looking or because a publish was returned, and has put it back.
+    /// The worker has found by itself what was missing, by looking or because a publish was returned, and has
+    /// put it back.
     async fn is_mended(&self, act: Act) -> bool {
         let worker = self.worker();
         let missing = async |exchange| worker.metric("magnetite_bindings_missing_total", exchange).await;

@@ -8,8 +8,8 @@ const LONG: Duration = Duration::from_mins(2);
 /// The promise: so long after the deadline everything is committed, and the process has ended.
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);
 
-/// One worker alone, so that nobody takes over meanwhile; one endpoint that keeps some requests open for longer than the
-/// deadline; and events that go on coming.
+/// One worker alone, so that nobody takes over meanwhile; one endpoint that keeps some requests open for
+/// longer than the deadline; and events that go on coming.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_loses_nothing_charges_nothing_and_ends_in_time() {
     let deadline = Duration::from_secs(scaled(1, 25));

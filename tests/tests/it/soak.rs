@@ -1,5 +1,6 @@
-//! Everything that goes wrong by itself in the other tests, at once: messages that cannot be read, 600 endpoints that hang, name servers that
-//! fail for one customer, a worker that is stopped, a log that is not taken, a database that is away.
+//! Everything that goes wrong by itself in the other tests, at once: messages that cannot be read, 600
+//! endpoints that hang, name servers that fail for one customer, a worker that is stopped, a log that is not
+//! taken, a database that is away.
 
 use std::{
     net::Ipv4Addr,
@@ -15,7 +16,8 @@ use tokio::time::{MissedTickBehavior, interval};
 const LONG: Duration = Duration::from_mins(3);
 const PER_SECOND: u32 = 100;
 const HANGING: usize = 600;
-/// The short form, in which troubles take more of the time, allows on top what the broker alone takes meanwhile.
+/// The short form, in which troubles take more of the time, allows on top what the broker alone takes
+/// meanwhile.
 const P99_MAX_MS: f64 = 100.0;
 /// What a worker may gain between a third of the time and its end.
 const GAIN_MAX_MIB: u64 = 24;
@@ -90,8 +92,8 @@ fn unreadable(number: usize) -> RawMessage {
     RawMessage::unreadable(number, event("org_healthy", &format!("odd_{number}")))
 }
 
-/// Publishes a message that cannot be read and an event for the customer without name servers, over and over. Returns how many of
-/// each.
+/// Publishes a message that cannot be read and an event for the customer without name servers, over and over.
+/// Returns how many of each.
 async fn pester(url: String, prefix: String, lasts: Duration) -> usize {
     let mut raw = Raw::connect(&url, &prefix).await;
     let mut ticks = interval(EVERY);

@@ -1,5 +1,5 @@
-//! URLs that lead inside: none is connected to, at creation or at sending. The proof is the kernel's: every address that the
-//! program pointed a socket at, by `strace`.
+//! URLs that lead inside: none is connected to, at creation or at sending. The proof is the kernel's: every
+//! address that the program pointed a socket at, by `strace`.
 
 mod urls;
 
@@ -56,8 +56,8 @@ async fn installation(name: &str, allow: &str, names: &Names) -> Installation {
     installation
 }
 
-/// Runs `endpoint create` for each URL, a few at once, each for an organization of its own: `org_0`, `org_1` and so on. Each
-/// is traced into a file of its own if `traced`.
+/// Runs `endpoint create` for each URL, a few at once, each for an organization of its own: `org_0`, `org_1`
+/// and so on. Each is traced into a file of its own if `traced`.
 async fn create(
     installation: &Installation,
     urls: Vec<String>,
@@ -187,8 +187,8 @@ async fn no_hostile_url_in_the_store_is_connected_to_at_sending() {
     installation.delete().await;
 }
 
-/// Sockets at one port of several addresses of this machine, the first of which serves; whoever connects to the others is
-/// counted.
+/// Sockets at one port of several addresses of this machine, the first of which serves; whoever connects to
+/// the others is counted.
 struct Neighbours {
     served: Receiver,
     address: SocketAddr,
@@ -291,7 +291,8 @@ async fn a_name_that_was_public_at_creation_is_not_connected_to_once_it_leads_in
     installation.delete().await;
 }
 
-/// 127.9.9.9 plays the public address, because it alone is allowed; everything else on this machine is inside.
+/// 127.9.9.9 plays the public address, because it alone is allowed; everything else on this machine is
+/// inside.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_what_is_inside() {
     const OUTSIDE: &str = "127.9.9.9";

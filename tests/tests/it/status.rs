@@ -203,7 +203,8 @@ impl Tail {
         Self { child, lines }
     }
 
-    /// Publishes events until the wanted line comes, because workers learn a moment later that a command watches.
+    /// Publishes events until the wanted line comes, because workers learn a moment later that a command
+    /// watches.
     async fn line(
         &mut self,
         installation: &Installation,

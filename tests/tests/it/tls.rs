@@ -1,4 +1,5 @@
-//! RabbitMQ and PostgreSQL over TLS, with a private authority that asks for a client certificate, and every way to get that wrong.
+//! RabbitMQ and PostgreSQL over TLS, with a private authority that asks for a client certificate, and every
+//! way to get that wrong.
 
 use e2e::{
     Certificates, Installation, Issued, Node, Postgres, Receiver, Role, SOON, shared_broker, wait_until,

@@ -38,7 +38,8 @@ use body::{CreateEndpoint, UpdateEndpoint};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Which {
-    /// List only endpoints whose last attempt was not answered with a 2xx, except those that were disabled by hand.
+    /// List only endpoints whose last attempt was not answered with a 2xx, except those that were disabled
+    /// by hand.
     #[serde(default)]
     #[param(default = false)]
     failing: bool,
@@ -55,8 +56,9 @@ const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-be
 
 /// Register an endpoint.
 ///
-/// Every event that is published after the answer is delivered to it, if it is of the key's organization and the endpoint subscribes to it.
-/// The answer has its secret, which is not shown again: receivers verify signatures with it. Its URL must lead to a public address.
+/// Every event that is published after the answer is delivered to it, if it is of the key's organization and
+/// the endpoint subscribes to it. The answer has its secret, which is not shown again: receivers verify
+/// signatures with it. Its URL must lead to a public address.
 #[utoipa::path(
     post,
     path = "/v1/endpoints",
@@ -103,7 +105,8 @@ pub(super) async fn create(
 
 /// List endpoints.
 ///
-/// Ordered by id, without their secrets, including disabled ones. With `failing=true` only those that fail now, with since when and why.
+/// Ordered by id, without their secrets, including disabled ones. With `failing=true` only those that fail
+/// now, with since when and why.
 #[utoipa::path(
     get,
     path = "/v1/endpoints",
@@ -170,8 +173,8 @@ pub(super) async fn show(
 
 /// Change an endpoint.
 ///
-/// What is not named stays as it is (RFC 7396). With the header If-Match it is changed only if its version is one of those: nobody's
-/// change is overwritten unseen.
+/// What is not named stays as it is (RFC 7396). With the header If-Match it is changed only if its version is
+/// one of those: nobody's change is overwritten unseen.
 #[utoipa::path(
     patch,
     path = "/v1/endpoints/{id}",

@@ -86,9 +86,9 @@ pub(super) struct PublishedBatch {
 
 /// Publish an event.
 ///
-/// 202 means that the broker has it on disk: every endpoint that subscribes to it gets it, byte for byte as it stands in the body. Without
-/// Idempotency-Key its id is derived from the body, so that publishing the same again is the same event; whoever does not get an answer
-/// publishes again.
+/// 202 means that the broker has it on disk: every endpoint that subscribes to it gets it, byte for byte as
+/// it stands in the body. Without Idempotency-Key its id is derived from the body, so that publishing the
+/// same again is the same event; whoever does not get an answer publishes again.
 #[utoipa::path(
     post,
     path = "/v1/events",
@@ -134,8 +134,9 @@ pub(super) async fn publish(
 
 /// Publish many events at once.
 ///
-/// An array of at most 500, each published as `publishEvent` does; its id is derived from its text. If one of them is not valid none is
-/// published. After any other error some may be: publish all of them again, which repeats none.
+/// An array of at most 500, each published as `publishEvent` does; its id is derived from its text. If one of
+/// them is not valid none is published. After any other error some may be: publish all of them again, which
+/// repeats none.
 #[utoipa::path(
     post,
     path = "/v1/events/batch",

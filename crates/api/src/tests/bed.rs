@@ -144,7 +144,8 @@ impl Bed {
         self.ask(request.body(Body::from(json.to_owned())).unwrap()).await
     }
 
-    /// Also checks what holds for every answer: it is documented, it has the request's id, and if it is an error it is a problem.
+    /// Also checks what holds for every answer: it is documented, it has the request's id, and if it is an
+    /// error it is a problem.
     pub(super) async fn ask(&self, request: Request<Body>) -> Answer {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.unwrap();

@@ -1,4 +1,5 @@
-//! What the journal says over HTTP. Without a broker: nothing is sent again here, and nothing is asked for either.
+//! What the journal says over HTTP. Without a broker: nothing is sent again here, and nothing is asked for
+//! either.
 
 use std::sync::Arc;
 

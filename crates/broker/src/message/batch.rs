@@ -33,7 +33,8 @@ impl Outgoing {
 }
 
 impl Message {
-    /// What a batch of the journal says of itself; `None` from a worker of an older version, or when it makes no sense.
+    /// What a batch of the journal says of itself; `None` from a worker of an older version, or when it makes
+    /// no sense.
     pub fn batch_stamp(&self) -> Option<BatchStamp> {
         let counter = |name| self.number(name).and_then(|number| u64::try_from(number).ok());
         let stamp = BatchStamp {

@@ -24,9 +24,11 @@ pub struct Rejected {
     pub id: Option<String>,
     /// When, in Unix milliseconds; 0 when nothing says.
     pub rejected_ms: u64,
-    /// `events`, `due`, `journal` or `dead`: where the message belongs. Another queue's name when RabbitMQ moved it from there.
+    /// `events`, `due`, `journal` or `dead`: where the message belongs. Another queue's name when RabbitMQ
+    /// moved it from there.
     pub source: String,
-    /// A stable word; RabbitMQ's, such as `delivery_limit` or `expired`, when it moved the message by itself.
+    /// A stable word; RabbitMQ's, such as `delivery_limit` or `expired`, when it moved the message by
+    /// itself.
     pub reason: String,
     /// For people.
     pub detail: String,
@@ -34,9 +36,9 @@ pub struct Rejected {
     pub message_id: Option<String>,
     /// The property `type`, as it came.
     pub event_type: Option<String>,
-    /// The delivery headers that it came with: a flat JSON object of texts and numbers. Property bytes that could not be read are in
-    /// it as well, in hexadecimal digits, as `magnetite-unreadable-properties`; and the length of a body that was cut, as
-    /// `magnetite-body-bytes`.
+    /// The delivery headers that it came with: a flat JSON object of texts and numbers. Property bytes that
+    /// could not be read are in it as well, in hexadecimal digits, as `magnetite-unreadable-properties`;
+    /// and the length of a body that was cut, as `magnetite-body-bytes`.
     pub headers: String,
     /// As it came.
     pub body: Bytes,
@@ -160,8 +162,8 @@ impl Message {
 }
 
 impl Outgoing {
-    /// A rejected message, as it came, to where it belongs; `None` when that is none of `events`, `due`, `journal` and `dead`, or its
-    /// headers are not what [`Rejected::headers`] holds.
+    /// A rejected message, as it came, to where it belongs; `None` when that is none of `events`, `due`,
+    /// `journal` and `dead`, or its headers are not what [`Rejected::headers`] holds.
     pub fn redriven(topology: &Topology, rejected: &Rejected) -> Option<Self> {
         let Ok(Value::Object(stored)) = serde_json::from_str(&rejected.headers) else {
             return None;

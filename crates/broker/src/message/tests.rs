@@ -44,7 +44,8 @@ fn first_release() -> Message {
     written(&[("magnetite-no-slot-since-ms", 1_703_123_457_000)])
 }
 
-/// A message as it has been written since durations travel instead of moments: every later release must read it.
+/// A message as it has been written since durations travel instead of moments: every later release must read
+/// it.
 fn with_durations() -> Message {
     written(&[("magnetite-no-slot-ms", 7_000), ("magnetite-fault-ms", 31_000)])
 }

@@ -6,7 +6,8 @@ use std::str;
 
 use super::{AROUND_PAYLOAD, BODY_MAX, CUT, FRAME_MIN, RAW, RAW_MAX, UNREADABLE};
 
-/// How deeply tables and arrays may be nested. RabbitMQ's own `x-death` has three levels; lapin's parser takes several hundred.
+/// How deeply tables and arrays may be nested. RabbitMQ's own `x-death` has three levels; lapin's parser
+/// takes several hundred.
 const DEPTH_MAX: usize = 32;
 /// Class, weight and size of the body come before the property flags.
 const BEFORE_FLAGS: usize = 12;
@@ -96,8 +97,9 @@ pub(super) fn body_bytes(payload: &[u8]) -> u64 {
         .map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// A payload that lapin can read, in place of one that it cannot or whose body is cut to [`BODY_MAX`]: with the properties that are valid
-/// and fit into a frame of `frame_max` bytes, and what was wrong. `None` when the payload does not even say how long the body is.
+/// A payload that lapin can read, in place of one that it cannot or whose body is cut to [`BODY_MAX`]: with
+/// the properties that are valid and fit into a frame of `frame_max` bytes, and what was wrong. `None` when
+/// the payload does not even say how long the body is.
 pub(super) fn replacement(payload: &[u8], fault: Option<Fault>, frame_max: usize) -> Option<Vec<u8>> {
     let raw = &payload[BEFORE_FLAGS.min(payload.len())..];
     let mut flags = 0_u16;

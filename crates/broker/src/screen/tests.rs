@@ -217,7 +217,8 @@ fn what_is_not_amqp_passes_for_lapin_to_report() {
     assert!(in_any_pieces(&no_end, 0) == no_end);
 }
 
-/// The alert of a server that expected TLS is not for lapin, which would call it a bad frame. Later in a connection these bytes are any others.
+/// The alert of a server that expected TLS is not for lapin, which would call it a bad frame. Later in a
+/// connection these bytes are any others.
 #[tokio::test]
 async fn a_server_that_expects_tls_is_told_at_once() {
     let alert = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x0a];

@@ -1,4 +1,5 @@
-//! `magnetite api-key`: who is let in to the HTTP API. Needs the database alone: the API notices within a second.
+//! `magnetite api-key`: who is let in to the HTTP API. Needs the database alone: the API notices within a
+//! second.
 
 use std::time::Duration;
 
@@ -51,8 +52,8 @@ struct Create {
     /// What people know it by, such as where it is used
     #[arg(long, value_parser = arguments::id)]
     name: String,
-    /// What it allows: events:write, endpoints:read, endpoints:write, deliveries:read, deliveries:write, or admin for all of them and to
-    /// see who changed what
+    /// What it allows: events:write, endpoints:read, endpoints:write, deliveries:read, deliveries:write, or
+    /// admin for all of them and to see who changed what
     #[arg(long, value_name = "LIST")]
     scopes: Scopes,
     /// When it ends, such as 90d; without, it is valid until it is revoked

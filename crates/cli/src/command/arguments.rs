@@ -47,7 +47,8 @@ const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fr
 /// How long a command may wait.
 const WAIT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 
-/// An organization's, project's or lead's id: compared with what events carry, so anything that is text. Also a name for people.
+/// An organization's, project's or lead's id: compared with what events carry, so anything that is text. Also
+/// a name for people.
 pub(super) fn id(text: &str) -> Result<String, Usage> {
     let id = manage::id(text).map_err(|error| Usage(error.to_string()))?;
     Ok(id.to_owned())
@@ -101,7 +102,8 @@ impl SecretArgument {
     }
 }
 
-/// Whom to trust over https, for an application on a developer's machine. The options are called as curl has them.
+/// Whom to trust over https, for an application on a developer's machine. The options are called as curl has
+/// them.
 #[derive(Debug, Args)]
 pub(super) struct Trust {
     /// Trust the authorities in this PEM file as well
@@ -160,7 +162,8 @@ pub(super) fn agreed(question: &str) -> anyhow::Result<()> {
     }
 }
 
-/// An endpoint's secret, or the first line of standard input for `-`. Not parsed by clap, whose errors quote the value.
+/// An endpoint's secret, or the first line of standard input for `-`. Not parsed by clap, whose errors quote
+/// the value.
 pub(super) fn secret(text: &str) -> anyhow::Result<Secret> {
     if text != "-" {
         return secret_of(text);

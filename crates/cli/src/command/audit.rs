@@ -4,9 +4,10 @@
 //! matched = delivered + dead + cancelled + pending, and what is pending stands in a queue
 //! ```
 //!
-//! Two things move while they are compared: the journal, which is behind by what its queue holds and what recorders have in hand, and the
-//! queues. What may be right a second later is asked again for [`SETTLE_FOR`] before it is told. What cannot be known by then is told as
-//! such, apart from what is right and from what is wrong.
+//! Two things move while they are compared: the journal, which is behind by what its queue holds and what
+//! recorders have in hand, and the queues. What may be right a second later is asked again for [`SETTLE_FOR`]
+//! before it is told. What cannot be known by then is told as such, apart from what is right and from what is
+//! wrong.
 
 mod mark;
 mod verdict;
@@ -55,7 +56,8 @@ pub(crate) struct NotKnownYet {
                   magnetite.events. `magnetite doctor` looks for policies that remove messages."
 )]
 pub(super) struct Arguments {
-    /// Events received from this time on, rounded down to the minute: so long ago, such as 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z
+    /// Events received from this time on, rounded down to the minute: so long ago, such as 1h or 7d, or a
+    /// time in UTC such as 2026-11-25T01:00:00Z
     #[arg(long, value_name = "TIME", default_value = "24h")]
     since: Moment,
     /// Print one JSON object a line
@@ -102,7 +104,8 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     }
 }
 
-/// After how long a delivery must have ended: all its attempts, the longest delays between them, and waiting for a slot.
+/// After how long a delivery must have ended: all its attempts, the longest delays between them, and waiting
+/// for a slot.
 pub(super) fn late(configuration: &Configuration) -> Duration {
     let worker = &configuration.worker;
     worker.schedule.run_max()
@@ -131,7 +134,8 @@ impl Auditor<'_> {
         }
     }
 
-    /// The queues are counted before and after: what leaves one for a worker, or comes back, is in one of the counts.
+    /// The queues are counted before and after: what leaves one for a worker, or comes back, is in one of the
+    /// counts.
     async fn verdict(&self) -> anyhow::Result<Verdict> {
         let batches_due = self.store.batches_made().await?;
         let mut before = self.queues().await?;

@@ -6,9 +6,9 @@
 //! findings  what was seen -> lines with a cure               pure: `way` and `answer`
 //! ```
 //!
-//! It needs neither broker nor database, and leaves nothing behind here. At the endpoint it leaves what the endpoint makes of a
-//! sample event. Nothing but the good request is made of an endpoint that does not take that one: what it refused then would say
-//! nothing about signatures.
+//! It needs neither broker nor database, and leaves nothing behind here. At the endpoint it leaves what the
+//! endpoint makes of a sample event. Nothing but the good request is made of an endpoint that does not take
+//! that one: what it refused then would say nothing about signatures.
 
 mod question;
 mod finding;
@@ -36,7 +36,8 @@ pub(super) struct Arguments {
     url: String,
     #[command(flatten)]
     secret: arguments::SecretArgument,
-    /// A network that is not public and may be reached all the same, such as 127.0.0.0/8, besides egress.allow
+    /// A network that is not public and may be reached all the same, such as 127.0.0.0/8, besides
+    /// egress.allow
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     allow: Vec<IpNet>,
     /// Print one JSON object a line for each check
@@ -44,7 +45,8 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Prints each finding as it is made. Fails if anything is wrong with the endpoint; advice alone is no failure.
+/// Prints each finding as it is made. Fails if anything is wrong with the endpoint; advice alone is no
+/// failure.
 pub(super) async fn run(arguments: Arguments, mut configuration: Configuration) -> anyhow::Result<()> {
     let secret = arguments.secret.read()?;
     configuration.egress.allow(arguments.allow);

@@ -15,7 +15,8 @@ use super::topology;
 
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Waits for the broker, and marks the prefix as this installation's unless it is another's, which is an error.
+/// Waits for the broker, and marks the prefix as this installation's unless it is another's, which is an
+/// error.
 pub(super) async fn claim(configuration: &Configuration, store: &Store) -> anyhow::Result<()> {
     let (config, topology) = (configuration.broker.config(), topology::of(configuration));
     let stop = CancellationToken::new();

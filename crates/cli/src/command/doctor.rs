@@ -1,9 +1,10 @@
 //! `magnetite doctor`: everything that a role needs, one check a line.
 //!
-//! A check that builds on a failed one is left out: its cure is the first one's. The doctor changes nothing, but for a
-//! queue of its own on the broker that it deletes again.
+//! A check that builds on a failed one is left out: its cure is the first one's. The doctor changes nothing,
+//! but for a queue of its own on the broker that it deletes again.
 //!
-//! Policies and bindings are read from RabbitMQ's management API; without it, a warning says that they are not checked.
+//! Policies and bindings are read from RabbitMQ's management API; without it, a warning says that they are
+//! not checked.
 
 mod broker_checks;
 mod database_checks;

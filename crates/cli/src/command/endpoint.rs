@@ -1,6 +1,6 @@
-//! `magnetite endpoint`: create, list, show, update, delete, enable, disable, ping, rotate-secret, recover. Ping and recover need the
-//! broker. The others need the database alone; those that change an endpoint wait until every running worker acts on the change, and tell
-//! the workers of it over the broker, if that is up.
+//! `magnetite endpoint`: create, list, show, update, delete, enable, disable, ping, rotate-secret, recover.
+//! Ping and recover need the broker. The others need the database alone; those that change an endpoint wait
+//! until every running worker acts on the change, and tell the workers of it over the broker, if that is up.
 
 mod edit;
 mod view;
@@ -47,7 +47,8 @@ enum Action {
         /// Only this organization's
         #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
         org: Option<String>,
-        /// List only endpoints whose last attempt failed, with since when, why and how many deliveries are pending; without those that were disabled by hand
+        /// List only endpoints whose last attempt failed, with since when, why and how many deliveries are
+        /// pending; without those that were disabled by hand
         #[arg(long)]
         failing: bool,
     },
@@ -76,10 +77,12 @@ enum Action {
         /// The endpoint's id
         id: String,
     },
-    /// Ask an endpoint whether it answers: one signed request of the type webhook.ping, also while it is disabled
+    /// Ask an endpoint whether it answers: one signed request of the type webhook.ping, also while it is
+    /// disabled
     ///
-    /// The request goes the way of every delivery, so that a worker and a recorder have to be running. It is made once: a ping that
-    /// fails is not repeated and is no dead letter. Exits 1 if the endpoint did not answer with a 2xx.
+    /// The request goes the way of every delivery, so that a worker and a recorder have to be running. It is
+    /// made once: a ping that fails is not repeated and is no dead letter. Exits 1 if the endpoint did
+    /// not answer with a 2xx.
     Ping {
         /// The endpoint's id
         id: String,

@@ -24,7 +24,8 @@ pub(super) struct Arguments {
 enum Action {
     /// List events, newest first
     List(list::List),
-    /// Show one event: for every endpoint of its organization whether it got it or why not, each attempt, and what comes next
+    /// Show one event: for every endpoint of its organization whether it got it or why not, each attempt, and
+    /// what comes next
     Show(show::Show),
     /// Print events, attempts and outcomes as workers record them
     Tail(tail::Tail),

@@ -12,8 +12,8 @@ use webhook::EVENT_BYTES_MAX;
 
 use crate::output;
 
-/// The longest line that is kept, in bytes: a little more than an event may have, so that one that is just too large is
-/// told its size.
+/// The longest line that is kept, in bytes: a little more than an event may have, so that one that is just
+/// too large is told its size.
 pub(super) const LINE_BYTES_MAX: usize = EVENT_BYTES_MAX + 1024;
 
 /// The error for a longer line.
@@ -94,8 +94,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next lines: as many as there are without waiting for the input, but at least one, and at most so many lines and
-    /// about so many bytes. None at the end.
+    /// The next lines: as many as there are without waiting for the input, but at least one, and at most so
+    /// many lines and about so many bytes. None at the end.
     pub(super) async fn batch(&mut self, lines_max: usize, bytes_max: usize) -> io::Result<Vec<Line>> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < lines_max && bytes < bytes_max as u64 {

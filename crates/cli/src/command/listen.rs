@@ -1,7 +1,8 @@
 //! `magnetite listen`: a receiver as a customer would write it, for trying things out.
 //!
-//! Verifies both signatures as the contract asks and answers 401 when one is wrong; what is right is answered as
-//! `--fail` says, and then with 200, or as the application of `--forward` does. Keeps nothing. Not a server for production: no TLS, and it prints every body.
+//! Verifies both signatures as the contract asks and answers 401 when one is wrong; what is right is answered
+//! as `--fail` says, and then with 200, or as the application of `--forward` does. Keeps nothing. Not a
+//! server for production: no TLS, and it prints every body.
 
 mod answer;
 mod forward;
@@ -64,7 +65,8 @@ pub(super) struct Arguments {
     /// End after this many verified requests
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Pass on what was verified, with its headers and exact bytes, and answer what this URL answers; 502 if it does not
+    /// Pass on what was verified, with its headers and exact bytes, and answer what this URL answers; 502 if
+    /// it does not
     #[arg(long, value_name = "URL", conflicts_with = "fail")]
     forward: Option<String>,
     #[command(flatten)]

@@ -18,9 +18,9 @@ pub(super) trait Listed<const N: usize> {
     fn json(&self) -> String;
 }
 
-/// Prints at most `limit` of what `page` returns when it is asked for so many after a row; without a limit all. JSON is
-/// printed page by page. A table is as wide as its widest row, so it is held until all are there. Where there is nothing, the note
-/// names the database, which may be another than was meant.
+/// Prints at most `limit` of what `page` returns when it is asked for so many after a row; without a limit
+/// all. JSON is printed page by page. A table is as wide as its widest row, so it is held until all are
+/// there. Where there is nothing, the note names the database, which may be another than was meant.
 pub(super) async fn print<T: Listed<N>, const N: usize>(
     store: &Store,
     as_json: bool,

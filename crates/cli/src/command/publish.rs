@@ -4,10 +4,11 @@
 //! lines -> batch (256 lines or 8 MiB) -> producer: checked, published, confirmed -> ids, in order
 //! ```
 //!
-//! A batch is settled before the next is read, so that memory is bounded whatever the input's size. A line that is no
-//! event is told and left out; the others go on. A broker that is away is tried again for [`batch::RETRY_FOR`]; then the
-//! command stops, and says from which line to go on. The same line is the same event whenever it is published: its id is
-//! derived from its bytes. With `--wait` the next batch also waits until this one's events have ended.
+//! A batch is settled before the next is read, so that memory is bounded whatever the input's size. A line
+//! that is no event is told and left out; the others go on. A broker that is away is tried again for
+//! [`batch::RETRY_FOR`]; then the command stops, and says from which line to go on. The same line is the same
+//! event whenever it is published: its id is derived from its bytes. With `--wait` the next batch also waits
+//! until this one's events have ended.
 
 mod batch;
 mod follow;
@@ -56,8 +57,8 @@ pub(super) struct Arguments {
     /// Check the events without publishing them; `magnetite validate` also checks their data
     #[arg(long)]
     dry_run: bool,
-    /// Wait until each event was delivered or given up, and print that after its id. For how long, such as --wait=5m, is by default
-    /// as long as all attempts may take
+    /// Wait until each event was delivered or given up, and print that after its id. For how long, such as
+    /// --wait=5m, is by default as long as all attempts may take
     #[arg(
         long,
         value_name = "DURATION",

@@ -40,7 +40,8 @@ enum Action {
         #[arg(long, conflicts_with = "json")]
         body: bool,
     },
-    /// Publish messages again, as they came, to the queue they came from: after what was wrong with our side is mended
+    /// Publish messages again, as they came, to the queue they came from: after what was wrong with our side
+    /// is mended
     Redrive {
         /// The rejected messages' ids
         #[arg(required = true, value_name = "ID")]

@@ -57,7 +57,8 @@ pub(super) fn on_failure(kind: FailureKind) -> Cow<'static, str> {
     linked(text, kind.as_str())
 }
 
-/// What to do about a failure by its recorded name; a newer version may have recorded one that is not known here.
+/// What to do about a failure by its recorded name; a newer version may have recorded one that is not known
+/// here.
 pub(super) fn on_recorded(status: Option<u16>, failure: &str) -> Option<Cow<'static, str>> {
     let kind = FailureKind::ALL.into_iter().find(|kind| kind.as_str() == failure);
     status.map(on_status).or_else(|| kind.map(on_failure))

@@ -1,4 +1,5 @@
-//! What `delivery resend` and `endpoint recover` share: [sending again](service::resend) at a rate, with progress, until a signal comes.
+//! What `delivery resend` and `endpoint recover` share: [sending again](service::resend) at a rate, with
+//! progress, until a signal comes.
 
 mod pace;
 mod progress;
@@ -70,8 +71,8 @@ impl Sender {
         self.progress.expect(more);
     }
 
-    /// Sends all of it, oldest first, at the rate; or as much as goes until a signal comes. What another process has claimed
-    /// is waited for.
+    /// Sends all of it, oldest first, at the rate; or as much as goes until a signal comes. What another
+    /// process has claimed is waited for.
     pub(super) async fn send(&mut self, which: Which<'_>) -> anyhow::Result<()> {
         let mut is_told = false;
         while self.may_begin().await {

@@ -14,7 +14,8 @@ pub(super) struct Arguments {
 
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Action {
-    /// Confirm that this host's clock is right, so that recorders whose clock agrees with it delete what is too old
+    /// Confirm that this host's clock is right, so that recorders whose clock agrees with it delete what is
+    /// too old
     Confirm,
 }
 

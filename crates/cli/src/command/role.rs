@@ -1,7 +1,7 @@
 //! What every role does: limits, signals, health, database, work, shutdown.
 //!
-//! A broker or a database that is away is waited for, with a line in the log for each try. What waiting cannot mend
-//! ends the process with exit code 1.
+//! A broker or a database that is away is waited for, with a line in the log for each try. What waiting
+//! cannot mend ends the process with exit code 1.
 
 use std::{fs, future::Future, net::SocketAddr, time::Duration};
 
@@ -152,8 +152,8 @@ impl Process {
     }
 }
 
-/// Runs a role that makes no attempts, and announces it every second until it ends. `unannounced` receives why the last announcement could not
-/// be written; `None` if it could.
+/// Runs a role that makes no attempts, and announces it every second until it ends. `unannounced` receives
+/// why the last announcement could not be written; `None` if it could.
 async fn announced<T>(
     process: &Process,
     kind: Kind,
@@ -291,7 +291,8 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<(TcpListener, 
     Ok((listener, address))
 }
 
-/// A root certificate that cannot be used is a bad configuration; the other errors name their cure themselves.
+/// A root certificate that cannot be used is a bad configuration; the other errors name their cure
+/// themselves.
 pub(super) fn egress(configuration: &Configuration) -> anyhow::Result<egress::Egress> {
     let config = configuration.egress.config()?;
     egress::Egress::new(&config).map_err(|error| match error {

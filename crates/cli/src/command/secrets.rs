@@ -20,7 +20,8 @@ pub(super) enum Action {
     Reseal,
 }
 
-/// Needs no configuration, since that is where the key is to go. Prints the key alone, so that it can be captured.
+/// Needs no configuration, since that is where the key is to go. Prints the key alone, so that it can be
+/// captured.
 pub(super) fn new_key() -> anyhow::Result<()> {
     let key = SealingKey::generate(rand::random());
     output::line(&key.expose())?;

@@ -18,7 +18,8 @@ pub(super) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Man {
-    /// A directory for the pages of all commands, such as magnetite-endpoint-create.1; without it, the page of magnetite alone is printed
+    /// A directory for the pages of all commands, such as magnetite-endpoint-create.1; without it, the page
+    /// of magnetite alone is printed
     directory: Option<PathBuf>,
 }
 

@@ -1,11 +1,12 @@
-//! `magnetite status`: shows the state of the system on one screen of 80 columns, and exits 1 if something needs a person.
+//! `magnetite status`: shows the state of the system on one screen of 80 columns, and exits 1 if something
+//! needs a person.
 //!
 //! ```text
 //! look (database, broker, management API) -> Seen -> trouble (what needs a person) -> screen | JSON
 //! ```
 //!
-//! It changes nothing. It does not compare the journal's rows with each other, as `magnetite audit` does, and does not check what roles need
-//! before they can start, as `magnetite doctor` does.
+//! It changes nothing. It does not compare the journal's rows with each other, as `magnetite audit` does, and
+//! does not check what roles need before they can start, as `magnetite doctor` does.
 
 mod look;
 mod trouble;
@@ -38,7 +39,8 @@ pub(super) struct Arguments {
     /// Show a new screen every two seconds until Ctrl-C; the last one decides the exit code
     #[arg(long)]
     watch: bool,
-    /// Count gaps, rejected messages and dead deliveries from this time on: a span before now, or a time in UTC
+    /// Count gaps, rejected messages and dead deliveries from this time on: a span before now, or a time in
+    /// UTC
     #[arg(long, value_name = "TIME", default_value = "1h")]
     since: Moment,
     /// Print one JSON object; with --watch, one object per line

@@ -26,8 +26,8 @@ enum Action {
     Declare,
     /// Compare with what is on the broker, and change nothing; exits 1 if anything is missing or different
     ///
-    /// Policies and bindings are read from RabbitMQ's management API. If it does not answer, a line says so and how to change
-    /// that.
+    /// Policies and bindings are read from RabbitMQ's management API. If it does not answer, a line says so
+    /// and how to change that.
     Check,
     /// Have the exchanges and queues belong to this database, after it has replaced another one for good
     ///

@@ -1,7 +1,7 @@
 //! `magnetite trigger`: a signed sample of any event, sent from this machine, with nothing set up.
 //!
-//! The request is the one that a worker would make. No broker, no database and no configuration has a part in it, and nobody hears of it
-//! but the URL.
+//! The request is the one that a worker would make. No broker, no database and no configuration has a part in
+//! it, and nobody hears of it but the URL.
 
 use std::time::{Duration, Instant};
 

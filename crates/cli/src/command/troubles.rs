@@ -10,7 +10,8 @@ use tokio::time::sleep;
 
 /// How often the process looks for something new to report.
 const EVERY: Duration = Duration::from_secs(1);
-/// After so many rounds a report is written again although nothing has changed: a database that was restored has lost it.
+/// After so many rounds a report is written again although nothing has changed: a database that was restored
+/// has lost it.
 const AGAIN_AFTER: u64 = 10;
 /// Clocks of hosts that keep their time agree within milliseconds; one that is announced is a second old.
 const CLOCK_AHEAD_MAX_MS: i64 = 60_000;
@@ -46,7 +47,8 @@ pub(super) struct Told {
     pub(super) detail: String,
 }
 
-/// Stores what each role says in `/readyz` and what the process of this name notices, whenever that changes; never returns.
+/// Stores what each role says in `/readyz` and what the process of this name notices, whenever that changes;
+/// never returns.
 pub(super) async fn report(process: &str, store: &Store, roles: &[Role]) {
     let mut last = vec![None; roles.len()];
     for round in 0_u64.. {
@@ -111,8 +113,8 @@ pub(super) fn advice(kind: &str) -> &'static str {
     }
 }
 
-/// Says by how much the clock of the role's host is ahead of this one, if it is by more than a minute. Only with SQLite, where a role
-/// announces itself by its host's own clock: PostgreSQL's is one for all.
+/// Says by how much the clock of the role's host is ahead of this one, if it is by more than a minute. Only
+/// with SQLite, where a role announces itself by its host's own clock: PostgreSQL's is one for all.
 pub(super) fn clock_ahead(role: &RunningRole) -> Option<String> {
     if role.unseen_ms >= -CLOCK_AHEAD_MAX_MS {
         return None;

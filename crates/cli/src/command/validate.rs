@@ -87,7 +87,8 @@ impl Invalid {
     }
 }
 
-/// The id that an event would have if it were published now; without one of its own, it is derived from the body.
+/// The id that an event would have if it were published now; without one of its own, it is derived from the
+/// body.
 pub(super) fn id(message_id: Option<&str>, body: Bytes) -> Result<EventId, Rejection> {
     Ok(Event::entering(message_id, None, body, runtime::now_ms())?.id)
 }

@@ -1,5 +1,5 @@
-//! `magnetite worker`: the worker alone. It leaves the tables to `migrate`, so that replicas of two versions do not
-//! fight over them.
+//! `magnetite worker`: the worker alone. It leaves the tables to `migrate`, so that replicas of two versions
+//! do not fight over them.
 
 use crate::configuration::Configuration;
 

@@ -1,5 +1,5 @@
-//! The configuration in force, as `magnetite config` prints it: every key with its value and where that comes from. No password and no
-//! key is in it.
+//! The configuration in force, as `magnetite config` prints it: every key with its value and where that comes
+//! from. No password and no key is in it.
 
 use config::ValueKind;
 use toml::Value;
@@ -113,8 +113,8 @@ fn masked(key: &str, value: Value) -> Value {
     }
 }
 
-/// Masks what stands between the first colon of the user and the last `@`, and a parameter that is called `password` or holds PEM. What is no URL then is
-/// masked as a whole.
+/// Masks what stands between the first colon of the user and the last `@`, and a parameter that is called
+/// `password` or holds PEM. What is no URL then is masked as a whole.
 fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return MASK.to_owned();
@@ -128,7 +128,8 @@ fn without_password(url: &str) -> String {
         None => format!("{user}@"),
     });
     let parameter = |pair: &str| match pair.split_once('=') {
-        // A name may be written with percent signs as well, and a key may stand where the path of its file belongs.
+        // A name may be written with percent signs as well, and a key may stand where the path of its file
+        // belongs.
         Some((name, value)) if name == "password" || name.contains('%') || value.contains("BEGIN") => {
             format!("{name}={MASK}")
         }

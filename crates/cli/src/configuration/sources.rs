@@ -243,7 +243,8 @@ fn text_variables(
 }
 
 /// Whether a variable is meant to configure us. With `__` it is. With a section's name but single `_` it is a
-/// mistake, unless it looks like what Kubernetes sets for a service called `magnetite-...`. Others are not ours.
+/// mistake, unless it looks like what Kubernetes sets for a service called `magnetite-...`. Others are not
+/// ours.
 fn is_ours(name: &str) -> bool {
     const SECTIONS: [&str; 16] = [
         "broker",
@@ -284,8 +285,8 @@ fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 
-/// The leaves of nested tables, by their dotted keys. Texts lose white space around them: a value that was read from a file often ends
-/// with a newline.
+/// The leaves of nested tables, by their dotted keys. Texts lose white space around them: a value that was
+/// read from a file often ends with a newline.
 fn flatten(root: ValueKind) -> Values {
     fn walk(prefix: &str, kind: ValueKind, into: &mut Values) {
         let kind = match kind {

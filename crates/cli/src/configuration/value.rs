@@ -1,7 +1,7 @@
 //! One function for each kind of value: what is accepted, and in words what would have been.
 //!
-//! Stricter than the `config` crate's own conversions, which take "yes" for 1 and round 1.5. A variable is always
-//! text, so a number may be written as one.
+//! Stricter than the `config` crate's own conversions, which take "yes" for 1 and round 1.5. A variable is
+//! always text, so a number may be written as one.
 
 use std::{
     fs,

@@ -1,9 +1,11 @@
 //! The signatures that certificates and handshakes may have: ring's, and those that ring does not know.
 //!
-//! - ECDSA by keys on the curve P-521, and with SHA-512 by those on P-256 and P-384: verified by the crates `p521`, `p256` and `p384`. The latter
-//!   two are there because the name that offers P-521 in a handshake of TLS 1.3 offers SHA-512 with any curve in one of TLS 1.2.
-//! - RSA-PSS by keys that are for RSA-PSS alone and for any hash (RFC 4055, `id-RSASSA-PSS` without parameters), with a salt as long as the hash: verified
-//!   by ring, which is told of keys for all of RSA only. In handshakes of TLS 1.3; rustls refuses them in TLS 1.2.
+//! - ECDSA by keys on the curve P-521, and with SHA-512 by those on P-256 and P-384: verified by the crates
+//!   `p521`, `p256` and `p384`. The latter two are there because the name that offers P-521 in a handshake of
+//!   TLS 1.3 offers SHA-512 with any curve in one of TLS 1.2.
+//! - RSA-PSS by keys that are for RSA-PSS alone and for any hash (RFC 4055, `id-RSASSA-PSS` without
+//!   parameters), with a salt as long as the hash: verified by ring, which is told of keys for all of RSA
+//!   only. In handshakes of TLS 1.3; rustls refuses them in TLS 1.2.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -29,7 +31,8 @@ pub(super) static SUPPORTED: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new
 
 type Algorithm = &'static dyn SignatureVerificationAlgorithm;
 
-/// What a handshake calls them. For `rsa_pss_pss_sha256` and its siblings (RFC 8446, 4.2.3) rustls has no names.
+/// What a handshake calls them. For `rsa_pss_pss_sha256` and its siblings (RFC 8446, 4.2.3) rustls has no
+/// names.
 static MORE: [(SignatureScheme, &[Algorithm]); 4] = [
     // Of several only TLS 1.2 tries more than the first.
     (
@@ -103,7 +106,8 @@ on_curve!(on_p256, p256);
 on_curve!(on_p384, p384);
 on_curve!(on_p521, p521);
 
-/// A digest that is shorter than half of the curve's order is refused by the crate `p521`; zeros in front change no number.
+/// A digest that is shorter than half of the curve's order is refused by the crate `p521`; zeros in front
+/// change no number.
 const DIGEST_BYTES_MIN: usize = 64;
 
 impl SignatureVerificationAlgorithm for Ecdsa {

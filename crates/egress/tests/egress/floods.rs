@@ -19,8 +19,8 @@ const SOON: Duration = Duration::from_secs(5);
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Sends the same again and again, and counts what could be sent. What comes meanwhile is read, lest the answers to it stall
-/// the connection.
+/// Sends the same again and again, and counts what could be sent. What comes meanwhile is read, lest the
+/// answers to it stall the connection.
 async fn pour(stream: impl AsyncRead + AsyncWrite, first: &[u8], again: &[u8], sent: &AtomicUsize) {
     let (mut reading, mut writing) = tokio::io::split(stream);
     let pouring = async {

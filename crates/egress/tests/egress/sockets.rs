@@ -407,7 +407,8 @@ async fn a_header_that_cannot_be_sent_is_our_fault() {
     ));
 }
 
-/// The environment of a process cannot be changed safely while it runs, so another test is run in a process of its own.
+/// The environment of a process cannot be changed safely while it runs, so another test is run in a process
+/// of its own.
 #[tokio::test]
 async fn the_environments_proxies_are_ignored() {
     let mut child = Command::new(std::env::current_exe().expect("this test's executable"));

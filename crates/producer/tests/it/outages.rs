@@ -68,8 +68,9 @@ async fn a_killed_broker_loses_nothing_confirmed_and_the_producer_finds_it_again
     let (node, url) = Node::start().await;
     let rig = Rig::new(&url).await;
     rig.declare().await;
-    // RabbitMQ notes the name of a new quorum queue on disk up to a second late. Killed before, it comes back with an empty
-    // queue that has no leader; what it confirmed by then is gone. A graceful stop writes everything.
+    // RabbitMQ notes the name of a new quorum queue on disk up to a second late. Killed before, it comes back
+    // with an empty queue that has no leader; what it confirmed by then is gone. A graceful stop writes
+    // everything.
     node.stop().await;
     node.start_again().await;
     let producer = impatient(rig.config.clone());
@@ -123,7 +124,8 @@ async fn under_a_memory_alarm_events_are_blocked_in_time_and_published_once_it_i
     .await;
 
     node.set_memory_watermark("0.0001").await;
-    // The broker tells a connection that it is blocked only when it publishes, and that publish may still pass.
+    // The broker tells a connection that it is blocked only when it publishes, and that publish may still
+    // pass.
     let mut last = None;
     wait_for("a blocked event", RECOVERY, async || {
         last = in_time(producer.publish(&event(2))).await.err();

@@ -46,7 +46,8 @@ pub(crate) fn broker_url() -> String {
     )
 }
 
-/// Runs a test with a prefix of its own on the shared broker, and deletes what is under the prefix, passed or failed.
+/// Runs a test with a prefix of its own on the shared broker, and deletes what is under the prefix, passed or
+/// failed.
 pub(crate) async fn on_broker<F>(test: impl FnOnce(Arc<Rig>) -> F)
 where
     F: Future<Output = ()> + Send + 'static,

@@ -1,9 +1,10 @@
 //! The open connections of a listener, and which of them is closed when there are too many.
 //!
-//! A connection is in one of three states: its client has sent no whole request yet; a request is being answered; or the connection waits
-//! for its client to send the next request or to read an answer. When all places are taken, a new client gets the place of the oldest
-//! connection without a request, or else of the connection that has waited longest. Connections that send nothing therefore cannot keep
-//! other clients out, however many they are. Addresses are not compared: behind a proxy they are all the same.
+//! A connection is in one of three states: its client has sent no whole request yet; a request is being
+//! answered; or the connection waits for its client to send the next request or to read an answer. When all
+//! places are taken, a new client gets the place of the oldest connection without a request, or else of the
+//! connection that has waited longest. Connections that send nothing therefore cannot keep other clients out,
+//! however many they are. Addresses are not compared: behind a proxy they are all the same.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,8 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a new client waits before the states are read again: requests may have been answered on all connections.
+/// How long a new client waits before the states are read again: requests may have been answered on all
+/// connections.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 const ANSWERING: u64 = u64::MAX;
@@ -66,7 +68,8 @@ impl Connections {
         }))
     }
 
-    /// Returns a place for a connection that was accepted; closes another connection when all places are taken.
+    /// Returns a place for a connection that was accepted; closes another connection when all places are
+    /// taken.
     ///
     /// # Cancel safety
     /// Safe to drop: the new connection has no place then.
@@ -97,7 +100,8 @@ impl Connections {
         }
     }
 
-    /// Closes the connection without a request, or the one that has waited longest. It may be told twice before it closes.
+    /// Closes the connection without a request, or the one that has waited longest. It may be told twice
+    /// before it closes.
     fn close_one(&self) {
         let all = self.all();
         let states = all.iter().map(|(number, connection)| {

@@ -3,7 +3,8 @@
 use egress::NOT_PUBLIC;
 use webhook::FailureKind;
 
-/// What customers may read of what an attempt met: not where a name leads in our network, nor the settings that would allow it.
+/// What customers may read of what an attempt met: not where a name leads in our network, nor the settings
+/// that would allow it.
 pub(super) fn for_customers(error: String) -> String {
     let refused = FailureKind::AddressRefused.as_str();
     match error.split_once(": ") {

@@ -1,5 +1,5 @@
-//! Vectors computed without this crate: one is in the tests of the official Standard Webhooks libraries, the rest come from
-//! Python's `hmac`, `hashlib` and `base64`.
+//! Vectors computed without this crate: one is in the tests of the official Standard Webhooks libraries, the
+//! rest come from Python's `hmac`, `hashlib` and `base64`.
 
 use super::secret;
 use crate::{Secret, SigningKey, TOLERANCE_S, Verifier};

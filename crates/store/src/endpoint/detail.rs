@@ -1,4 +1,5 @@
-//! What the log of changes says of an endpoint that was written. Never a secret, and of its URL the host alone.
+//! What the log of changes says of an endpoint that was written. Never a secret, and of its URL the host
+//! alone.
 
 use serde_json::{Map, Value, json};
 use url::Url;

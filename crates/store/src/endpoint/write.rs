@@ -1,5 +1,5 @@
-//! The one way in which endpoints are written: one statement, in one transaction that advances the registry first, looks at what it
-//! writes over, and tells what it did.
+//! The one way in which endpoints are written: one statement, in one transaction that advances the registry
+//! first, looks at what it writes over, and tells what it did.
 
 use signature::Secret;
 use sqlx::Connection as _;
@@ -24,7 +24,8 @@ use crate::{
     statement::{Argument, bind_all},
 };
 
-/// First in every write: the lock that puts writers in a row, and the numbers that this write and the log's row get.
+/// First in every write: the lock that puts writers in a row, and the numbers that this write and the log's
+/// row get.
 const ADVANCE_REGISTRY: &str = "UPDATE registry SET version = version + 1, endpoint_count = endpoint_count + $1, \
     change_count = change_count + 1 WHERE id = 1 RETURNING version, endpoint_count, change_count";
 
@@ -196,7 +197,8 @@ impl Write<'_> {
 }
 
 impl Store {
-    /// The one way in which endpoints are written. What is refused, or cannot be decoded afterwards, is not committed.
+    /// The one way in which endpoints are written. What is refused, or cannot be decoded afterwards, is not
+    /// committed.
     pub(super) async fn write<T>(
         &self,
         operation: &Operation,

@@ -32,7 +32,8 @@ pub(super) fn is_full(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a prepared statement is there before this connection has prepared it, or is missing although it has: the connection is shared.
+/// Whether a prepared statement is there before this connection has prepared it, or is missing although it
+/// has: the connection is shared.
 pub(super) fn is_foreign_statement(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => matches!(database.code().as_deref(), Some("42P05" | "26000")),
@@ -52,8 +53,8 @@ pub(super) fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
     )
 }
 
-/// Whether SQLite's extended result code is one that goes away: busy, locked, out of memory, interrupted, I/O error, disk
-/// full, cannot open (also when out of file descriptors), locking protocol. Source: <https://www.sqlite.org/rescode.html>.
+/// Whether SQLite's extended result code is one that goes away: busy, locked, out of memory, interrupted, I/O
+/// error, disk full, cannot open (also when out of file descriptors), locking protocol. Source: <https://www.sqlite.org/rescode.html>.
 pub(super) fn is_transient_sqlite(extended_code: i32) -> bool {
     matches!(extended_code & 0xff, 5 | 6 | 7 | 9 | 10 | 13 | 14 | 15)
 }

@@ -2,7 +2,8 @@
 
 use crate::{columns::Columns, statement::Statement};
 
-/// The reason of what the database refused: each message has one record of the journal, or is one dead letter.
+/// The reason of what the database refused: each message has one record of the journal, or is one dead
+/// letter.
 const UNRECORDABLE: &str = "unrecordable";
 
 /// Batches of the journal, or dead letters, that were set aside for one reason and not redriven yet.
@@ -35,7 +36,8 @@ pub(super) fn select(since_ms: u64, until_ms: u64) -> Statement<'static> {
     Statement::with(SELECT, [since_ms.into(), until_ms.into()])
 }
 
-/// When something was set aside, by tens of minutes, so that what lies between two such times is not explained by them.
+/// When something was set aside, by tens of minutes, so that what lies between two such times is not
+/// explained by them.
 const SELECT_SPANS: &str = "SELECT MIN(rejected_ms) AS from_ms, MAX(rejected_ms) AS until_ms FROM rejected \
     WHERE rejected_ms >= $1 AND rejected_ms < $2 AND redriven_ms IS NULL AND source IN ('journal', 'dead') \
     GROUP BY rejected_ms / 600000 ORDER BY from_ms LIMIT 10000";

@@ -9,7 +9,8 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// One request, as it was recorded. Words are those of the record; a newer version may have written more of them.
+/// One request, as it was recorded. Words are those of the record; a newer version may have written more of
+/// them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptRow {
     /// Its id.
@@ -26,7 +27,8 @@ pub struct AttemptRow {
     pub duration_ms: u64,
     /// The HTTP status, if there was a response.
     pub status: Option<u16>,
-    /// How far it came, if there was no response: `resolve`, `connect`, `tls`, `send`, `response`; else empty.
+    /// How far it came, if there was no response: `resolve`, `connect`, `tls`, `send`, `response`; else
+    /// empty.
     pub phase: String,
     /// What went wrong, if there was no response, such as `connection_refused`; else empty.
     pub failure: String,
@@ -46,8 +48,8 @@ const SELECT_OF_DELIVERY: &str = "SELECT id, delivery_id, endpoint_id, number, b
      next_ms, reason FROM attempts WHERE delivery_id = $1 ORDER BY began_ms, id";
 
 impl Store {
-    /// Every recorded attempt of a delivery, in the order in which they began. One number can stand twice: a worker that died
-    /// after an attempt has left it to be made again.
+    /// Every recorded attempt of a delivery, in the order in which they began. One number can stand twice: a
+    /// worker that died after an attempt has left it to be made again.
     ///
     /// # Errors
     ///

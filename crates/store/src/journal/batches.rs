@@ -1,8 +1,10 @@
-//! Which batches of each worker's run are accounted for, and which records are lost although no gap names them.
+//! Which batches of each worker's run are accounted for, and which records are lost although no gap names
+//! them.
 //!
-//! The numbers of recorded batches are written with their records. Of them and of what a worker announces of itself follows what
-//! is lost: see [`Lost`]. A run that ended without a word and dropped nothing has lost nothing: what it had not confirmed it had not acked
-//! either, so its last numbers are missing for good, and no later one tells of them.
+//! The numbers of recorded batches are written with their records. Of them and of what a worker announces of
+//! itself follows what is lost: see [`Lost`]. A run that ended without a word and dropped nothing has lost
+//! nothing: what it had not confirmed it had not acked either, so its last numbers are missing for good, and
+//! no later one tells of them.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +15,13 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// How many spans are kept of one run. A span ends where batches are lost that the worker did not drop, which is rare; beyond so many, the
-/// oldest two become one, and a gap of an unknown number of records is written for what lies between them.
+/// How many spans are kept of one run. A span ends where batches are lost that the worker did not drop, which
+/// is rare; beyond so many, the oldest two become one, and a gap of an unknown number of records is written
+/// for what lies between them.
 const SPANS_MAX: usize = 1_000;
 
-/// A number that is missing for so long, in milliseconds, is lost: a batch before a recorded one is in some recorder's hands at most.
+/// A number that is missing for so long, in milliseconds, is lost: a batch before a recorded one is in some
+/// recorder's hands at most.
 pub const LOST_AFTER_MS: u64 = 60_000;
 
 /// How many spans and runs are read for one audit.
@@ -109,7 +113,8 @@ pub(super) const WRITE: &str = "INSERT INTO batches (worker, first_number, last_
 pub(super) const DELETE: &str =
     "DELETE FROM batches WHERE worker = $1 AND first_number = $2 AND last_number = $3";
 
-/// Whole runs only, of workers that are not remembered any more: the rest of one that lost its beginning would look like a hole.
+/// Whole runs only, of workers that are not remembered any more: the rest of one that lost its beginning
+/// would look like a hole.
 pub(super) const EXPIRE: &str = "DELETE FROM batches WHERE until_ms < $1 AND worker IN \
     (SELECT worker FROM batches GROUP BY worker HAVING MAX(until_ms) < $1) \
     AND worker NOT IN (SELECT process FROM roles WHERE role = 'worker')";
@@ -239,8 +244,8 @@ pub(super) fn unknown_gap(worker: &str, hole: &Hole) -> Gap {
     }
 }
 
-/// What is lost, by time. `rows` are in the order of their workers; `due` is how many batches of each worker have to be here by now, if
-/// none is lost.
+/// What is lost, by time. `rows` are in the order of their workers; `due` is how many batches of each worker
+/// have to be here by now, if none is lost.
 pub(super) fn lost(
     rows: &[(String, Row)],
     runs: &[Run],
@@ -262,7 +267,8 @@ pub(super) fn lost(
     lost
 }
 
-/// Evaluates to what is [`lost`] since a time; steps of an [`on_connection!`](crate::database::on_connection).
+/// Evaluates to what is [`lost`] since a time; steps of an
+/// [`on_connection!`](crate::database::on_connection).
 macro_rules! fetch_lost {
     ($tx:ident, $dialect:ident, $since_ms:expr, $due:expr, $now_ms:expr) => {{
         use $crate::{
@@ -281,7 +287,8 @@ macro_rules! fetch_lost {
 }
 pub(super) use fetch_lost;
 
-/// For [`in_gaps!`](super::audit): the table of gaps, and these times in Unix milliseconds, from when until when.
+/// For [`in_gaps!`](super::audit): the table of gaps, and these times in Unix milliseconds, from when until
+/// when.
 pub(super) fn gaps_with(mut more: Vec<(u64, u64)>) -> String {
     /// What is beyond so many is taken for one.
     const LISTED_MAX: usize = 256;

@@ -188,8 +188,8 @@ impl EventFilter {
     }
 }
 
-/// That a delivery `d` is in this state, in words that let the index of those that are not delivered be used: as a constant,
-/// and with the index's own condition, which SQLite does not conclude.
+/// That a delivery `d` is in this state, in words that let the index of those that are not delivered be used:
+/// as a constant, and with the index's own condition, which SQLite does not conclude.
 pub(super) const fn in_state(state: DeliveryState) -> &'static str {
     match state {
         DeliveryState::Pending => " AND d.state = 0 AND d.state <> 3",

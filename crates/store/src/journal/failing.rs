@@ -54,7 +54,8 @@ const SELECT: &str = concat!(
      WHERE last_failure_ms > COALESCE(last_success_ms, -1)"
 );
 
-/// Of the endpoints whose ids are added. Pending deliveries are few, and an index of the deliveries that are not delivered finds them.
+/// Of the endpoints whose ids are added. Pending deliveries are few, and an index of the deliveries that are
+/// not delivered finds them.
 const COUNT_PENDING: &str = "SELECT endpoint_id, COUNT(*) AS pending, MIN(created_ms) AS oldest_ms FROM deliveries \
     WHERE state = 0 AND state <> 3 AND endpoint_id IN ";
 
@@ -64,8 +65,9 @@ const HOUR_MS: u64 = 3_600_000;
 type Pending = (EndpointId, u64, u64);
 
 impl Store {
-    /// Returns at most `limit` endpoints that fail as of `now_ms`, ordered by id and beginning after `after`: of one organization, or of
-    /// all. An endpoint that was disabled by hand is left out; one that was disabled because it failed is not.
+    /// Returns at most `limit` endpoints that fail as of `now_ms`, ordered by id and beginning after `after`:
+    /// of one organization, or of all. An endpoint that was disabled by hand is left out; one that was
+    /// disabled because it failed is not.
     ///
     /// # Errors
     ///

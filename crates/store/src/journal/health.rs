@@ -61,8 +61,9 @@ macro_rules! failed_between {
 /// How many parts of a period a failing endpoint must have failed in.
 const PARTS: u64 = 5;
 
-/// The columns of an endpoint, and since when it fails without having been changed. Of the period, which begins at `$2`, each part has to
-/// have a failure, and there have to be ten in all; since the first failure after the last success is older, no success is in it.
+/// The columns of an endpoint, and since when it fails without having been changed. Of the period, which
+/// begins at `$2`, each part has to have a failure, and there have to be ten in all; since the first failure
+/// after the last success is older, no success is in it.
 const SELECT_FAILING: &str = concat!(
     "SELECT ",
     crate::endpoint::row::columns!(),
@@ -133,10 +134,10 @@ impl Store {
         )
     }
 
-    /// Every enabled endpoint that failed at `recent_ms` or later, and whose every attempt failed for the last `failing_for_ms`
-    /// milliseconds: ten times or more, and in each fifth of that time, so that two short outages are not one long one. With the
-    /// time of the first failure. What it did before it was last changed does not count: once enabled again, an endpoint has all of
-    /// its time again.
+    /// Every enabled endpoint that failed at `recent_ms` or later, and whose every attempt failed for the
+    /// last `failing_for_ms` milliseconds: ten times or more, and in each fifth of that time, so that two
+    /// short outages are not one long one. With the time of the first failure. What it did before it was
+    /// last changed does not count: once enabled again, an endpoint has all of its time again.
     ///
     /// # Errors
     ///

@@ -1,5 +1,6 @@
-//! What an endpoint subscribed to and whether it was enabled, by version and time. It explains why the endpoint did not get an event, and finds
-//! events that a worker fanned out before it knew of the endpoint's last change.
+//! What an endpoint subscribed to and whether it was enabled, by version and time. It explains why the
+//! endpoint did not get an event, and finds events that a worker fanned out before it knew of the endpoint's
+//! last change.
 
 use webhook::{
     Disabled, Endpoint, EndpointId, ProjectId, Subscription,
@@ -26,7 +27,8 @@ pub(crate) const REMEMBER: &str = "INSERT INTO endpoint_history \
 pub(crate) const FORGET_REMOVED: &str = "DELETE FROM endpoint_history WHERE NOT EXISTS \
     (SELECT 1 FROM endpoints WHERE endpoints.id = endpoint_history.endpoint_id)";
 
-/// Deletes what was true only before a time: in one pass, since a customer's program may change an endpoint every second.
+/// Deletes what was true only before a time: in one pass, since a customer's program may change an endpoint
+/// every second.
 pub(crate) const EXPIRE: &str = "DELETE FROM endpoint_history WHERE (endpoint_id, version) IN \
     (SELECT earlier.endpoint_id, earlier.version FROM \
     (SELECT endpoint_id, MAX(version) AS version FROM endpoint_history WHERE at_ms < $1 GROUP BY endpoint_id) latest \
@@ -73,9 +75,10 @@ impl Store {
         Ok(taken)
     }
 
-    /// Returns why the endpoints of the organization that the event's record does not name did not get the event, according to what the
-    /// worker knew. Returns nothing for an event that an older version recorded, and when the database was restored to a history of
-    /// endpoints that the worker did not follow.
+    /// Returns why the endpoints of the organization that the event's record does not name did not get the
+    /// event, according to what the worker knew. Returns nothing for an event that an older version
+    /// recorded, and when the database was restored to a history of endpoints that the worker did not
+    /// follow.
     ///
     /// # Errors
     ///
@@ -105,7 +108,8 @@ impl Store {
     }
 }
 
-/// The endpoints of an organization as they were at a version, if the log has the change that the version ends with.
+/// The endpoints of an organization as they were at a version, if the log has the change that the version
+/// ends with.
 const SELECT_KNOWN: &str = "SELECT h.endpoint_id, h.at_ms, h.project_id, h.subscription, h.disabled_at_ms, h.disabled_reason \
     FROM endpoints e JOIN endpoint_history h ON h.endpoint_id = e.id \
     WHERE e.organization_id = $1 AND (e.deleted_at_ms IS NULL OR e.version > $2) \

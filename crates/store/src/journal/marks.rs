@@ -1,6 +1,7 @@
 //! Marks in the journal: whether the recorders have written all that its queue held.
 //!
-//! An audit publishes a batch without records under a name of its own. A recorder writes it like any other, behind all that came before.
+//! An audit publishes a batch without records under a name of its own. A recorder writes it like any other,
+//! behind all that came before.
 
 use std::collections::BTreeMap;
 

@@ -57,9 +57,9 @@ fn expiry_id(endpoint: &EndpointId, expires: &str) -> String {
 }
 
 impl Store {
-    /// Has the platform told that the certificate at an endpoint expires at `expires` (RFC 3339). As long as that was not
-    /// published, saying it again changes nothing; afterwards it is told again, under the same id. Of an endpoint that does not exist
-    /// nothing is told.
+    /// Has the platform told that the certificate at an endpoint expires at `expires` (RFC 3339). As long as
+    /// that was not published, saying it again changes nothing; afterwards it is told again, under the
+    /// same id. Of an endpoint that does not exist nothing is told.
     ///
     /// # Errors
     ///

@@ -19,8 +19,8 @@ use crate::{
 pub struct Overview {
     /// Events received within the last minute.
     pub events_minute: u64,
-    /// Attempts that began within the last minute, by outcome: `cancelled`, `dead`, `deferred`, `delivered`, `retry`. An outcome without
-    /// attempts is absent.
+    /// Attempts that began within the last minute, by outcome: `cancelled`, `dead`, `deferred`, `delivered`,
+    /// `retry`. An outcome without attempts is absent.
     pub attempts_minute: Vec<(String, u64)>,
     /// When the last recorded attempt began, in Unix milliseconds; `None` if there is none.
     pub last_attempt_ms: Option<u64>,
@@ -32,9 +32,11 @@ pub struct Overview {
     pub overdue: u64,
     /// How many of the deliveries created since `since_ms` are dead.
     pub dead: u64,
-    /// How many gaps ended at `since_ms` or later, and how many workers drop records or ended while they did.
+    /// How many gaps ended at `since_ms` or later, and how many workers drop records or ended while they
+    /// did.
     pub gaps: u64,
-    /// How many batches of records did not come since `since_ms`, for over a minute: they wait in the journal's queue, or are lost.
+    /// How many batches of records did not come since `since_ms`, for over a minute: they wait in the
+    /// journal's queue, or are lost.
     pub missing_batches: u64,
 }
 
@@ -59,7 +61,8 @@ const COUNT_DEAD: &str =
 
 const COUNT_GAPS: &str = "SELECT COUNT(*) AS found FROM gaps WHERE until_ms >= $1";
 
-/// Evaluates to the rows that a statement with one argument finds in a transaction; steps of an [`on_connection!`].
+/// Evaluates to the rows that a statement with one argument finds in a transaction; steps of an
+/// [`on_connection!`].
 macro_rules! fetch {
     ($tx:ident, $sql:expr, $argument:expr, $read:expr) => {{
         let arguments: [Argument<'_>; 1] = [$argument.into()];
@@ -102,8 +105,9 @@ impl Store {
         )
     }
 
-    /// Counts events and attempts of the minute before `now_ms`, pending deliveries, and dead deliveries and gaps since `since_ms`. A pending
-    /// delivery is overdue if its next attempt was due before `overdue_ms`.
+    /// Counts events and attempts of the minute before `now_ms`, pending deliveries, and dead deliveries and
+    /// gaps since `since_ms`. A pending delivery is overdue if its next attempt was due before
+    /// `overdue_ms`.
     ///
     /// # Errors
     ///

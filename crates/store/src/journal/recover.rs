@@ -16,7 +16,8 @@ use crate::{
 pub enum RecoverState {
     /// Those whose latest delivery is dead.
     Dead,
-    /// Those that match and met the endpoint disabled, or a worker that did not know it as it was, so that there never was a delivery.
+    /// Those that match and met the endpoint disabled, or a worker that did not know it as it was, so that
+    /// there never was a delivery.
     Missed,
     /// Both.
     All,
@@ -55,11 +56,12 @@ const SELECT: &str = "SELECT e.organization_id, e.id, e.event_type, e.received_m
     WHERE e.organization_id = $2 AND e.received_ms >= $3 AND e.received_ms < $4 AND e.event_type <> 'webhook.ping'";
 
 impl Store {
-    /// The next at most `limit` events after `after` that were received from `since_ms` until before `until_ms` and that the
-    /// endpoint could still get, oldest first.
+    /// The next at most `limit` events after `after` that were received from `since_ms` until before
+    /// `until_ms` and that the endpoint could still get, oldest first.
     ///
-    /// Missed is what matches the endpoint by its project and its subscription of now, and met it disabled, or met a worker that did not
-    /// know the endpoint, or not its latest change, although the endpoint took such events at that time.
+    /// Missed is what matches the endpoint by its project and its subscription of now, and met it disabled,
+    /// or met a worker that did not know the endpoint, or not its latest change, although the endpoint
+    /// took such events at that time.
     ///
     /// # Errors
     ///
@@ -139,9 +141,10 @@ fn push_match<'a>(select: &mut Statement<'a>, project: Option<&'a ProjectId>, su
     );
 }
 
-/// Adds the condition that the event was received while the endpoint took such events, and that the worker did not know: its record does not
-/// name the endpoint, or names it as one that does not take the event. A record of this version does not name an endpoint that the worker knew as
-/// disabled, either; one of an older version does. An event that is known from a dead letter alone has no such record, and does not count.
+/// Adds the condition that the event was received while the endpoint took such events, and that the worker
+/// did not know: its record does not name the endpoint, or names it as one that does not take the event. A
+/// record of this version does not name an endpoint that the worker knew as disabled, either; one of an older
+/// version does. An event that is known from a dead letter alone has no such record, and does not count.
 fn push_unknown<'a>(select: &mut Statement<'a>, endpoint: &'a Endpoint, taken: &'a Taken) {
     select.push_with(" OR (e.received_ms >= ", taken.from_ms.into());
     if let Some(until_ms) = taken.until_ms {
@@ -158,7 +161,8 @@ fn push_unknown<'a>(select: &mut Statement<'a>, endpoint: &'a Endpoint, taken: &
     );
 }
 
-/// Adds the condition that [`Considered`](webhook::journal::Considered)'s text has the endpoint with such a verdict: as a word, after a space.
+/// Adds the condition that [`Considered`](webhook::journal::Considered)'s text has the endpoint with such a
+/// verdict: as a word, after a space.
 fn push_verdict(
     select: &mut Statement<'_>,
     before: &'static str,

@@ -30,7 +30,8 @@ pub struct Rejected {
     pub headers: String,
     /// The message's body.
     pub body: Bytes,
-    /// When it was sent back to the queue it came from, in Unix milliseconds. [`Store::record`] does not look at it.
+    /// When it was sent back to the queue it came from, in Unix milliseconds. [`Store::record`] does not
+    /// look at it.
     pub redriven_ms: Option<u64>,
 }
 
@@ -53,8 +54,9 @@ impl From<&Rejected> for RejectedCursor {
 }
 
 impl Rejected {
-    /// The id of a message, the same however often the message is read, and another one when it was redriven and is rejected
-    /// again: the first 128 bits of a SHA-256 over the parts, each preceded by its length.
+    /// The id of a message, the same however often the message is read, and another one when it was redriven
+    /// and is rejected again: the first 128 bits of a SHA-256 over the parts, each preceded by its
+    /// length.
     pub fn id_of(
         rejected_ms: u64,
         source: &str,
@@ -88,8 +90,8 @@ const COUNT_BY_REASON: &str = "SELECT reason, COUNT(*) AS messages FROM rejected
 const MARK_REDRIVEN: &str = "UPDATE rejected SET redriven_ms = $2 WHERE id = $1 AND redriven_ms IS NULL";
 
 impl Store {
-    /// The next at most `limit` messages before `before`, newest first, that were rejected from `since_ms` until before
-    /// `until_ms`; all of them, or those that were redriven, or those that were not.
+    /// The next at most `limit` messages before `before`, newest first, that were rejected from `since_ms`
+    /// until before `until_ms`; all of them, or those that were redriven, or those that were not.
     ///
     /// # Errors
     ///
@@ -123,7 +125,8 @@ impl Store {
             .await
     }
 
-    /// How many messages were rejected from `since_ms` until before `until_ms` and not redriven yet, for each reason; most first.
+    /// How many messages were rejected from `since_ms` until before `until_ms` and not redriven yet, for each
+    /// reason; most first.
     ///
     /// # Errors
     ///

@@ -133,9 +133,9 @@ macro_rules! request {
 }
 
 impl Store {
-    /// Asks for each of the deliveries to be made again, in one transaction: a new run after the latest one of the same event
-    /// and endpoint, unless that one is still pending. Returns what became of each, in the order given; asking twice gives one
-    /// run. Meant for some hundreds at a time.
+    /// Asks for each of the deliveries to be made again, in one transaction: a new run after the latest one
+    /// of the same event and endpoint, unless that one is still pending. Returns what became of each, in
+    /// the order given; asking twice gives one run. Meant for some hundreds at a time.
     ///
     /// # Errors
     ///
@@ -169,8 +169,8 @@ impl Store {
         )
     }
 
-    /// Asks for what an endpoint missed to be delivered after all; otherwise like [`Store::request_resends`]. An event that the
-    /// endpoint never had a delivery of gets run 1.
+    /// Asks for what an endpoint missed to be delivered after all; otherwise like [`Store::request_resends`].
+    /// An event that the endpoint never had a delivery of gets run 1.
     ///
     /// # Errors
     ///
@@ -206,8 +206,9 @@ impl Store {
         )
     }
 
-    /// Takes the next at most `limit` requested runs that were not sent, those of the oldest events first, for whoever calls:
-    /// for `claim_ms` milliseconds nobody else gets them. Of one endpoint, of these ids, or all.
+    /// Takes the next at most `limit` requested runs that were not sent, those of the oldest events first,
+    /// for whoever calls: for `claim_ms` milliseconds nobody else gets them. Of one endpoint, of these
+    /// ids, or all.
     ///
     /// Every one comes with its event's body, which has up to 256 KiB: mind `limit`.
     ///
@@ -337,7 +338,8 @@ impl Pair {
 /// The latest run of a pair: its id, its number, its state, and whether it was requested.
 type Latest = (DeliveryId, u32, DeliveryState, bool);
 
-/// The run that a request gets, or the answer that there will be none. Without a delivery it is the first one, if there is one.
+/// The run that a request gets, or the answer that there will be none. Without a delivery it is the first
+/// one, if there is one.
 fn next_run(latest: Option<Latest>, first_run: Option<u32>) -> Result<u32, Requested> {
     match latest {
         None => first_run.ok_or(Requested::Refused(Refusal::Unknown)),

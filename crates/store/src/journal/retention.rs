@@ -26,8 +26,9 @@ struct Table {
     bound: fn(u64) -> Argument<'static>,
 }
 
-/// Events come after deliveries: one stays as long as one of its deliveries does, and be it a resend of yesterday. They are counted,
-/// not joined: what is joined PostgreSQL may take for a reason to read all deliveries for each slice.
+/// Events come after deliveries: one stays as long as one of its deliveries does, and be it a resend of
+/// yesterday. They are counted, not joined: what is joined PostgreSQL may take for a reason to read all
+/// deliveries for each slice.
 const TABLES: [Table; 5] = [
     Table {
         find_end: "SELECT began_ms AS at_ms FROM attempts WHERE id >= $1 AND id < $2 ORDER BY id LIMIT 1 OFFSET $3",
@@ -61,8 +62,8 @@ const TABLES: [Table; 5] = [
     },
 ];
 
-/// Rows of endpoints that were deleted. They come last, after the deliveries of the slice: a row stays as long as the journal has a
-/// delivery to its endpoint.
+/// Rows of endpoints that were deleted. They come last, after the deliveries of the slice: a row stays as
+/// long as the journal has a delivery to its endpoint.
 const FIND_END_OF_DELETED: &str = "SELECT deleted_at_ms AS at_ms FROM endpoints WHERE deleted_at_ms >= $1 AND deleted_at_ms < $2 \
     ORDER BY deleted_at_ms LIMIT 1 OFFSET $3";
 
@@ -73,10 +74,12 @@ const REMOVE_DELETED: &str = "DELETE FROM endpoints WHERE deleted_at_ms >= $1 AN
 const RAISE_LOW_VERSION: &str = "UPDATE registry SET low_version = $1 WHERE id = 1 AND low_version < $1";
 
 impl Store {
-    /// Deletes the attempts, deliveries, events, rejected messages and gaps from `from_ms` on that are older than `before_ms`, and the rows
-    /// of endpoints that were deleted then and have no delivery in the journal, but only the first slice of that time, in which no table has more than `chunk` rows, not counting those of its last millisecond.
-    /// Each table is a transaction of its own, so that recorders wait for none for long: go on from
-    /// [`until_ms`](Expired::until_ms) until it is `before_ms`. What is deleted already is not looked at again.
+    /// Deletes the attempts, deliveries, events, rejected messages and gaps from `from_ms` on that are older
+    /// than `before_ms`, and the rows of endpoints that were deleted then and have no delivery in the
+    /// journal, but only the first slice of that time, in which no table has more than `chunk` rows, not
+    /// counting those of its last millisecond. Each table is a transaction of its own, so that recorders
+    /// wait for none for long: go on from [`until_ms`](Expired::until_ms) until it is `before_ms`. What
+    /// is deleted already is not looked at again.
     ///
     /// Pending deliveries stay, however old, and so do the events of all deliveries that stay.
     ///

@@ -19,8 +19,9 @@ const DECLARE_LOST: &str = "UPDATE deliveries SET state = 2, reason = 'lost', ne
     AND COALESCE(sent_ms, created_ms) < $3 AND next_ms < $4";
 
 impl Store {
-    /// How many requested runs were not sent yet, claimed or not: of one endpoint, of these ids, or of all. Whoever finds
-    /// nothing to claim and this not 0 waits for another process, or for its claims to be over.
+    /// How many requested runs were not sent yet, claimed or not: of one endpoint, of these ids, or of all.
+    /// Whoever finds nothing to claim and this not 0 waits for another process, or for its claims to be
+    /// over.
     ///
     /// # Errors
     ///
@@ -47,9 +48,9 @@ impl Store {
         Ok(counted.into_iter().next().unwrap_or_default())
     }
 
-    /// Takes a delivery for lost that has been pending since before `late_ms` and whose next attempt was due before `due_ms`,
-    /// both in Unix milliseconds: it is dead, reason `lost`, and can be sent again. Says whether it was one. Should it be
-    /// delivered after all, that prevails.
+    /// Takes a delivery for lost that has been pending since before `late_ms` and whose next attempt was due
+    /// before `due_ms`, both in Unix milliseconds: it is dead, reason `lost`, and can be sent again. Says
+    /// whether it was one. Should it be delivered after all, that prevails.
     ///
     /// # Errors
     ///

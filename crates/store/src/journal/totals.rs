@@ -1,8 +1,9 @@
 //! The number of rows that were ever added to the journal, by minute.
 //!
-//! `audit` compares an event with its deliveries, and a delivery with its attempts. If all of these rows are deleted, there is nothing left to
-//! compare. So a transaction that adds rows also adds their number to the totals of their minute, and retention deletes both. A minute from
-//! before there were totals has more rows than its total, which is not an error.
+//! `audit` compares an event with its deliveries, and a delivery with its attempts. If all of these rows are
+//! deleted, there is nothing left to compare. So a transaction that adds rows also adds their number to the
+//! totals of their minute, and retention deletes both. A minute from before there were totals has more rows
+//! than its total, which is not an error.
 
 use std::collections::BTreeMap;
 
@@ -18,16 +19,19 @@ pub const MINUTE_MS: u64 = 60_000;
 /// The latest time that an attempt's id can hold, in Unix milliseconds.
 pub(super) const ATTEMPT_MS_MAX: u64 = (1 << 48) - 1;
 
-/// How many rows the total of one minute is spread over, so that processes that write at once seldom wait for each other.
+/// How many rows the total of one minute is spread over, so that processes that write at once seldom wait for
+/// each other.
 pub(crate) const SHARDS: u64 = 16;
 
-/// Run last in a transaction that adds rows, once for each minute in order, so that other transactions do not wait long.
+/// Run last in a transaction that adds rows, once for each minute in order, so that other transactions do not
+/// wait long.
 pub(crate) const ADD: &str = "INSERT INTO totals (minute_ms, shard, events, matched, deliveries, attempts) \
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (minute_ms, shard) DO UPDATE SET events = totals.events + excluded.events, \
     matched = totals.matched + excluded.matched, deliveries = totals.deliveries + excluded.deliveries, \
     attempts = totals.attempts + excluded.attempts";
 
-/// Run before the rows of that time are deleted. A minute of which only a part is deleted is not compared any more.
+/// Run before the rows of that time are deleted. A minute of which only a part is deleted is not compared any
+/// more.
 pub(crate) const EXPIRE: &str = "DELETE FROM totals WHERE minute_ms < $1";
 
 /// How many rows there have to be.
@@ -42,8 +46,8 @@ pub(super) const FIRST: &str = "SELECT MIN(minute_ms) AS minute_ms FROM totals";
 
 const COUNT_ATTEMPTS: &str = "SELECT COUNT(*) AS rows_found FROM attempts WHERE id >= $1 AND id < $2";
 
-/// How many rows were added and are missing. Events, matches and deliveries are compared by minute, attempts all at once. Rows from before there
-/// were totals are not compared.
+/// How many rows were added and are missing. Events, matches and deliveries are compared by minute, attempts
+/// all at once. Rows from before there were totals are not compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vanished {
     /// Events.
@@ -54,7 +58,8 @@ pub struct Vanished {
     pub deliveries: u64,
     /// Attempts.
     pub attempts: u64,
-    /// The beginning of the first minute in which an event, a match or a delivery is missing, in Unix milliseconds.
+    /// The beginning of the first minute in which an event, a match or a delivery is missing, in Unix
+    /// milliseconds.
     pub first_ms: Option<u64>,
 }
 
@@ -98,7 +103,8 @@ impl Added {
         minute.matched -= matched as i64;
     }
 
-    /// Counts a delivery's row that was written. `replaced_ms` is the time of creation in the row that it replaced; `None` if it is new.
+    /// Counts a delivery's row that was written. `replaced_ms` is the time of creation in the row that it
+    /// replaced; `None` if it is new.
     pub(crate) fn delivery(&mut self, created_ms: u64, replaced_ms: Option<u64>) {
         if replaced_ms == Some(created_ms) {
             return;
@@ -194,8 +200,8 @@ impl Minutes {
     }
 }
 
-/// Counts the events, matches and deliveries that were recorded and not found. A minute with more found than recorded is from before there were
-/// totals.
+/// Counts the events, matches and deliveries that were recorded and not found. A minute with more found than
+/// recorded is from before there were totals.
 pub(super) fn compare(recorded: Vec<(u64, Counts)>, found: Vec<(u64, Counts)>) -> Vanished {
     let mut minutes: BTreeMap<u64, Counts> = recorded.into_iter().collect();
     for (minute_ms, counts) in found {

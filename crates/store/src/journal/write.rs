@@ -152,7 +152,8 @@ const UPDATE_EVENT: &str = "UPDATE events SET project_id = $3, lead_id = $4, eve
     received_ms = $7, traceparent = $8, body = $9, considered = $10, matched = $11, mark = $12, seen = $13 \
     WHERE id = $1 AND organization_id = $2";
 
-/// Inserts rows and evaluates to what the statement returns for each row that it wrote; steps of an [`on_connection!`].
+/// Inserts rows and evaluates to what the statement returns for each row that it wrote; steps of an
+/// [`on_connection!`].
 macro_rules! insert_returning {
     ($tx:ident, $insert:expr, $rows:expr, $returned:ty) => {{
         let mut returned: Vec<$returned> = Vec::new();
@@ -201,8 +202,8 @@ macro_rules! merge_event {
     }};
 }
 
-/// Writes which batches of a worker came; steps of an [`on_connection!`]. They come last: of one worker's batches several recorders may
-/// write at once, and the second waits for the first.
+/// Writes which batches of a worker came; steps of an [`on_connection!`]. They come last: of one worker's
+/// batches several recorders may write at once, and the second waits for the first.
 macro_rules! write_numbers {
     ($tx:ident, $dialect:ident, $worker:expr, $came:expr) => {{
         let worker: &str = $worker;
@@ -243,15 +244,16 @@ macro_rules! write_numbers {
 
 impl Store {
     /// Writes books and rejected messages, all of them or none. What is stored already is merged as
-    /// [`Books`] merge: in whichever order and however often books are written, by however many at once, the tables
-    /// end up the same.
+    /// [`Books`] merge: in whichever order and however often books are written, by however many at once, the
+    /// tables end up the same.
     ///
-    /// U+0000 in texts, which PostgreSQL does not take, is stored as U+FFFD; an id of more than 255 bytes is shortened.
+    /// U+0000 in texts, which PostgreSQL does not take, is stored as U+FFFD; an id of more than 255 bytes is
+    /// shortened.
     ///
     /// # Errors
     ///
-    /// Only the database's. Two that write at once can make PostgreSQL end one of them as a deadlock, which is
-    /// [unavailable](Error::is_unavailable) as well.
+    /// Only the database's. Two that write at once can make PostgreSQL end one of them as a deadlock, which
+    /// is [unavailable](Error::is_unavailable) as well.
     pub async fn record(&self, books: &Books, rejected: &[Rejected]) -> Result<(), Error> {
         let operation = &Operation::Record;
         let events: Vec<_> = books.events.values().map(EventRow::new).collect();
@@ -371,8 +373,9 @@ fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-/// Returns what to write over the row, and when the row's event was received and how many endpoints it matched; `None` if the row is to stay. A
-/// row that was edited and cannot be read any more must not delay all that comes after it: it is written anew.
+/// Returns what to write over the row, and when the row's event was received and how many endpoints it
+/// matched; `None` if the row is to stay. A row that was edited and cannot be read any more must not delay
+/// all that comes after it: it is written anew.
 fn merged(row: &dyn Columns, entry: &EventEntry) -> Option<(EventEntry, Option<(u64, u64)>)> {
     let Ok(stored) = read_event(row) else {
         return Some((entry.clone(), None));

@@ -17,7 +17,8 @@ fn path_beside(database: &Path) -> PathBuf {
     name.into()
 }
 
-/// Reads the key beside this database, and makes one, for its owner alone, where there is none. Says where it is, too.
+/// Reads the key beside this database, and makes one, for its owner alone, where there is none. Says where it
+/// is, too.
 pub(crate) fn local_key(database: &Path) -> Result<(SealingKey, PathBuf), Error> {
     let path = path_beside(database);
     let failed = |source| Error::KeyFile {
@@ -38,7 +39,8 @@ pub(crate) fn local_key(database: &Path) -> Result<(SealingKey, PathBuf), Error>
     Ok((key, path))
 }
 
-/// Written whole under another name first: several processes may begin at once, and the first one's key is everyone's.
+/// Written whole under another name first: several processes may begin at once, and the first one's key is
+/// everyone's.
 fn make(path: &Path) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{:016x}", rand::random::<u64>()));

@@ -7,7 +7,8 @@ use webhook::{EndpointId, OrganizationId};
 use super::{Keyring, Owner};
 use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection};
 
-/// Endpoints whose secrets are sealed anew in one transaction: few, since every other write of an endpoint waits for it.
+/// Endpoints whose secrets are sealed anew in one transaction: few, since every other write of an endpoint
+/// waits for it.
 const CHUNK: i64 = 200;
 
 pub(crate) const SELECT_PLAIN: &str =
@@ -15,8 +16,8 @@ pub(crate) const SELECT_PLAIN: &str =
 
 pub(crate) const SET_SECRET: &str = "UPDATE endpoints SET secret = $2 WHERE id = $1";
 
-/// Which key seals: the one that has sealed first, and where none has, this one from now on. Also the lock that puts the writers of
-/// endpoints in a row.
+/// Which key seals: the one that has sealed first, and where none has, this one from now on. Also the lock
+/// that puts the writers of endpoints in a row.
 pub(crate) const CHOOSE_SEALING_KEY: &str =
     "UPDATE registry SET sealing_key = COALESCE(sealing_key, $1) WHERE id = 1 RETURNING sealing_key";
 
@@ -83,11 +84,12 @@ pub(crate) fn sealed_plain(
 }
 
 impl Store {
-    /// Seals every secret with the first of the keys that this store was [connected](Store::connect) with, and has every process seal
-    /// with it from now on. Returns how many endpoints were not sealed with it before. Workers read on meanwhile if they have that
-    /// key, too: give it to all of them first.
+    /// Seals every secret with the first of the keys that this store was [connected](Store::connect) with,
+    /// and has every process seal with it from now on. Returns how many endpoints were not sealed with it
+    /// before. Workers read on meanwhile if they have that key, too: give it to all of them first.
     ///
-    /// May be interrupted, and repeated: what is done is not done again. Once it has returned, no other key is needed.
+    /// May be interrupted, and repeated: what is done is not done again. Once it has returned, no other key
+    /// is needed.
     ///
     /// # Errors
     ///

@@ -246,7 +246,8 @@ async fn a_410_disables_only_the_endpoint_it_was_about(bed: Bed) {
     );
 }
 
-/// Six attempts at once that were told to stop the endpoint as it was at `seen`; returns how many of them disabled it.
+/// Six attempts at once that were told to stop the endpoint as it was at `seen`; returns how many of them
+/// disabled it.
 async fn disable_six_times(store: &Store, id: &EndpointId, seen: i64) -> usize {
     let attempts = [(); 6].map(|()| {
         let (store, id) = (store.clone(), id.clone());

@@ -107,8 +107,8 @@ async fn a_counter_that_went_back_is_noticed(bed: Bed) {
     );
 }
 
-/// The backup has one endpoint. Afterwards the reader sees a second one, which the restored database never had, and the restored
-/// database gets to the same version, and further, by other changes.
+/// The backup has one endpoint. Afterwards the reader sees a second one, which the restored database never
+/// had, and the restored database gets to the same version, and further, by other changes.
 async fn a_restored_database_that_counts_past_what_a_reader_saw_is_noticed(bed: Bed) {
     let store = bed.migrated().await;
     let create = async |store: &Store, number| {
@@ -190,7 +190,8 @@ impl Follower {
     }
 }
 
-/// Creates endpoints, changes every second one, deletes every fourth; returns the versions in the order it got them.
+/// Creates endpoints, changes every second one, deletes every fourth; returns the versions in the order it
+/// got them.
 async fn write_some(store: Store, writer: u32) -> Vec<i64> {
     let mut versions = Vec::new();
     for number in 0..ENDPOINTS_PER_WRITER {
@@ -306,7 +307,8 @@ async fn a_loaded_registry_is_of_one_moment(bed: Bed) {
     }
 }
 
-/// Inserts endpoints with the versions 1 to `count`, faster than the store would: with secrets that do not open.
+/// Inserts endpoints with the versions 1 to `count`, faster than the store would: with secrets that do not
+/// open.
 async fn fill(bed: &Bed, count: u32) {
     bed.execute(&format!(
         "INSERT INTO endpoints (id, organization_id, url, subscription, secret, version, created_at_ms, updated_at_ms) \

@@ -1,4 +1,5 @@
-//! What goes on only when somebody sees to it: requested runs that were not sent, and deliveries that are lost.
+//! What goes on only when somebody sees to it: requested runs that were not sent, and deliveries that are
+//! lost.
 
 use std::sync::Arc;
 

@@ -15,7 +15,8 @@ use crate::{
     },
 };
 
-/// What a set of records says. Whatever their order, and however often each of them came, the books are the same.
+/// What a set of records says. Whatever their order, and however often each of them came, the books are the
+/// same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Books {
     /// Ids are unique within an organization.
@@ -37,10 +38,11 @@ pub struct EventEntry {
     pub event: Arc<Event>,
     /// When a worker first took it, in Unix milliseconds.
     pub received_ms: u64,
-    /// The endpoints that the event's records name. Empty when no endpoint got the event, and when only a dead letter tells of it.
+    /// The endpoints that the event's records name. Empty when no endpoint got the event, and when only a
+    /// dead letter tells of it.
     pub considered: Considered,
-    /// The position of the registry that the event was fanned out with; `None` when `considered` names every endpoint of the organization, and
-    /// when only a dead letter tells of the event.
+    /// The position of the registry that the event was fanned out with; `None` when `considered` names every
+    /// endpoint of the organization, and when only a dead letter tells of the event.
     pub seen: Option<Seen>,
 }
 
@@ -55,8 +57,8 @@ pub struct DeliveryEntry {
     pub standing: Standing,
 }
 
-/// How far a delivery has come. Of two, the greater one is the later: by state, then by attempts, then by time. What follows
-/// makes the order total, so that any two readers choose the same.
+/// How far a delivery has come. Of two, the greater one is the later: by state, then by attempts, then by
+/// time. What follows makes the order total, so that any two readers choose the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Standing {
     /// Where it ended, or that it has not.
@@ -218,8 +220,9 @@ fn united(one: Option<(u64, u64)>, other: Option<(u64, u64)>) -> Option<(u64, u6
 }
 
 impl EventEntry {
-    /// Unites what two sets of records say of one event. Of two bodies under one id, which the protocol forbids, the lesser
-    /// stays, so that the order in which they came does not matter; and of two trace contexts likewise.
+    /// Unites what two sets of records say of one event. Of two bodies under one id, which the protocol
+    /// forbids, the lesser stays, so that the order in which they came does not matter; and of two trace
+    /// contexts likewise.
     pub fn merge(&mut self, other: Self) {
         let rank = |event: &Event| (event.body.clone(), event.traceparent.clone());
         if rank(&other.event) < rank(&self.event) {

@@ -6,13 +6,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{Disabled, DisabledReason, Endpoint, EndpointId, Event, Mismatch, ProjectId, Subscription};
 
-/// Endpoints of an event's organization at the time of the fan-out, and why each got the event or did not; sorted by id.
+/// Endpoints of an event's organization at the time of the fan-out, and why each got the event or did not;
+/// sorted by id.
 ///
-/// As text, one word for each endpoint: `ep_1:matched ep_2:project ep_3:event_type ep_4:disabled.gone.1703123456789`.
+/// As text, one word for each endpoint: `ep_1:matched ep_2:project ep_3:event_type
+/// ep_4:disabled.gone.1703123456789`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Considered(Vec<(EndpointId, Verdict)>);
 
-/// Why an endpoint got an event, or did not. Ordered: the later one wins when an event was fanned out more than once.
+/// Why an endpoint got an event, or did not. Ordered: the later one wins when an event was fanned out more
+/// than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// The endpoint is another project's.
@@ -47,8 +50,8 @@ impl Verdict {
         )
     }
 
-    /// Returns what becomes of `event` at an endpoint of its organization with this project and subscription. Without a project it takes the
-    /// events of all.
+    /// Returns what becomes of `event` at an endpoint of its organization with this project and subscription.
+    /// Without a project it takes the events of all.
     pub fn at(
         project_id: Option<&ProjectId>,
         subscription: &Subscription,

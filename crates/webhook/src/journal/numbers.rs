@@ -1,7 +1,8 @@
 //! Which batches of a worker's run are accounted for, by their numbers.
 //!
-//! A worker numbers its batches from 1 on, and a batch that is dropped uses up its number as well. So a number that never arrives, below
-//! one that did, tells of lost records whatever became of the worker. Numbers that a [`Gap`](super::Gap) names are accounted for, too.
+//! A worker numbers its batches from 1 on, and a batch that is dropped uses up its number as well. So a
+//! number that never arrives, below one that did, tells of lost records whatever became of the worker.
+//! Numbers that a [`Gap`](super::Gap) names are accounted for, too.
 
 /// What a batch says of itself, in the headers of its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,8 +11,9 @@ pub struct BatchStamp {
     pub worker: String,
     /// The batch's number in it, 1-based.
     pub number: u64,
-    /// Every batch up to this number had been confirmed or dropped when this one was made. What has a greater number may be under way
-    /// still; if the worker dies, the broker hands out again what those batches were about.
+    /// Every batch up to this number had been confirmed or dropped when this one was made. What has a
+    /// greater number may be under way still; if the worker dies, the broker hands out again what those
+    /// batches were about.
     pub settled: u64,
     /// When it was made, in Unix milliseconds.
     pub made_ms: u64,
@@ -37,13 +39,16 @@ pub struct Hole {
     pub first: u64,
     /// The last of them.
     pub last: u64,
-    /// When the batch before them was made, in Unix milliseconds; when the one after them was if there is none.
+    /// When the batch before them was made, in Unix milliseconds; when the one after them was if there is
+    /// none.
     pub from_ms: u64,
-    /// When the batch after them was made, in Unix milliseconds; when the one before them was if none has come.
+    /// When the batch after them was made, in Unix milliseconds; when the one before them was if none has
+    /// come.
     pub until_ms: u64,
 }
 
-/// The numbers of one run that are accounted for. Whatever the order in which they come, and however often, the result is the same.
+/// The numbers of one run that are accounted for. Whatever the order in which they come, and however often,
+/// the result is the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
     /// In order; between two of them at least one number is missing.

@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// A position of the registry of endpoints: every endpoint as of this version, in the history that has this change.
+/// A position of the registry of endpoints: every endpoint as of this version, in the history that has this
+/// change.
 ///
 /// As text `version.change.stamp`. If two workers took the same event, the greater position is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,8 @@ use crate::{EndpointId, EventType, LeadId};
 
 use super::About;
 
-/// The fields that some type has; in the order of the contract's examples, of which each type has a selection.
+/// The fields that some type has; in the order of the contract's examples, of which each type has a
+/// selection.
 #[derive(Serialize, Default)]
 struct Fields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,5 @@
-//! JSON Schemas, draft 2020-12. They say what has to be there; more may be, and receivers skip what they do not know.
+//! JSON Schemas, draft 2020-12. They say what has to be there; more may be, and receivers skip what they do
+//! not know.
 
 use serde_json::{Map, Value, json};
 

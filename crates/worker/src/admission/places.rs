@@ -1,7 +1,8 @@
-//! Whose first attempts are in work: places are given out as slots are, by organization, before any slot is asked for.
+//! Whose first attempts are in work: places are given out as slots are, by organization, before any slot is
+//! asked for.
 //!
-//! The events of an organization begin in their order. It may have as many first attempts in work as there are places left, and
-//! always a 32nd of all, so that none waits for another's.
+//! The events of an organization begin in their order. It may have as many first attempts in work as there
+//! are places left, and always a 32nd of all, so that none waits for another's.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -121,7 +122,8 @@ impl Places {
         self.grant(organization, now);
     }
 
-    /// To the other organizations in turn, an event each, then to this one. Those that got places stand behind those that did not.
+    /// To the other organizations in turn, an event each, then to this one. Those that got places stand
+    /// behind those that did not.
     fn grant(&mut self, organization: &OrganizationId, now: Instant) {
         let mut served = Vec::new();
         for _ in 0..self.turns.len().min(LOOKED_AT) {

@@ -28,7 +28,8 @@ pub(super) enum Grant {
 }
 
 impl Waiters {
-    /// Adds one behind the others of its endpoint. Returns its ticket, and what will have the number of its slot.
+    /// Adds one behind the others of its endpoint. Returns its ticket, and what will have the number of its
+    /// slot.
     pub(super) fn add(
         &mut self,
         endpoint: &EndpointId,
@@ -74,8 +75,9 @@ impl Waiters {
         Some(grant)
     }
 
-    /// Gives some organizations their turn, and in each some endpoints, until one of them has been granted a slot; ends when no slot is
-    /// free. Organizations that were granted one stand behind those that were not.
+    /// Gives some organizations their turn, and in each some endpoints, until one of them has been granted a
+    /// slot; ends when no slot is free. Organizations that were granted one stand behind those that were
+    /// not.
     pub(super) fn take_turns(&mut self, mut grant: impl FnMut(&mut Self, &EndpointId) -> Grant) {
         let mut served = Vec::new();
         for _ in 0..self.turns.len().min(LOOKED_AT) {

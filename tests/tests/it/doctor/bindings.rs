@@ -11,7 +11,8 @@ use lapin::{
 
 use super::{check, doctor};
 
-/// A look every minute, and the 10 s after which the broker passes on again what found no binding; twice that for a busy machine.
+/// A look every minute, and the 10 s after which the broker passes on again what found no binding; twice that
+/// for a busy machine.
 const MENDED: Duration = Duration::from_secs(140);
 const DELAYS_MS: [u64; 1] = [1000];
 

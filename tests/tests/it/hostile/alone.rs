@@ -11,15 +11,15 @@ use super::{deadline, installation, register, rows::ROWS};
 
 const HOSTILE: usize = 100;
 const HEALTHY_PER_SECOND: u32 = 50;
-/// How much more memory the second half of a run may take than the first. What it takes at once is decided by the
-/// attempts in flight, of which there are as many in both halves; a response that was kept whole, or 1 KiB that was
-/// lost at every attempt, would show.
+/// How much more memory the second half of a run may take than the first. What it takes at once is decided by
+/// the attempts in flight, of which there are as many in both halves; a response that was kept whole, or 1
+/// KiB that was lost at every attempt, would show.
 const GROWTH_MAX_KIB: u64 = 8 * 1024;
 /// From publishing to the complete request at the receiver, confirm and fan-out included.
 const P99_MAX_MS: f64 = 100.0;
 
-/// How long it lasts, and how often each hostile endpoint gets an event: about four attempts are in flight at each
-/// one that lets them run to the deadline.
+/// How long it lasts, and how often each hostile endpoint gets an event: about four attempts are in flight at
+/// each one that lets them run to the deadline.
 fn duration() -> Duration {
     scaled(Duration::from_secs(10), Duration::from_mins(1))
 }
@@ -119,8 +119,8 @@ fn assert_latency(healthy: &Receiver, published: &[(String, Instant)], alone: &A
     assert!(p99 <= p99_max, "p99 {p99:.1} ms, at most {p99_max:.1} ms");
 }
 
-/// Every hostile delivery is dead after two attempts for its endpoint's own reason, or was delivered where that is
-/// how it ends; nothing was taken for our own fault.
+/// Every hostile delivery is dead after two attempts for its endpoint's own reason, or was delivered where
+/// that is how it ends; nothing was taken for our own fault.
 async fn assert_books(
     installation: &Installation,
     worker: &Role,

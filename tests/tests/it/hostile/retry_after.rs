@@ -9,7 +9,8 @@ use super::{installation, register};
 /// The delays between attempts, and so the tiers.
 const TIERS_MS: [u64; 3] = [200, 1000, 3000];
 
-/// What a receiver answers to the first two attempts, and which tiers are taken then. The schedule says 200 and 1000.
+/// What a receiver answers to the first two attempts, and which tiers are taken then. The schedule says 200
+/// and 1000.
 struct Asked {
     status: u16,
     retry_after: Wish,

@@ -156,7 +156,8 @@ async fn a_message_that_was_rejected_by_our_own_fault_arrives_when_it_is_redrive
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let recorder = installation.recorder().await;
 
-    // A worker on a database in which the endpoint is not, and which is of the same installation: one that is not would be refused.
+    // A worker on a database in which the endpoint is not, and which is of the same installation: one that is
+    // not would be refused.
     let database = |name: &str| format!("sqlite://{}/{name}.db", installation.directory().display());
     let (right, wrong) = (database("magnetite"), database("wrong"));
     installation.set("MAGNETITE_DATABASE__URL", &wrong);

@@ -1,4 +1,5 @@
-//! Records that a worker dropped before it died, and batches that vanished: the audit names them whatever became of the worker.
+//! Records that a worker dropped before it died, and batches that vanished: the audit names them whatever
+//! became of the worker.
 
 use e2e::{Audit, Installation, Node, Receiver, Role, SOON, wait_for, wait_until};
 

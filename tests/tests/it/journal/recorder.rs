@@ -1,4 +1,5 @@
-//! A recorder that dies, and a database that goes away: the journal is complete afterwards, and nothing waited for it.
+//! A recorder that dies, and a database that goes away: the journal is complete afterwards, and nothing
+//! waited for it.
 
 use std::time::{Duration, Instant};
 

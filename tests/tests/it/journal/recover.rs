@@ -39,11 +39,12 @@ struct Outage {
 }
 
 impl Outage {
-    /// The server answers for a second, then refuses connections; for a third of the time the endpoint is disabled. When it
-    /// is over, every delivery has ended.
+    /// The server answers for a second, then refuses connections; for a third of the time the endpoint is
+    /// disabled. When it is over, every delivery has ended.
     async fn of(name: &str, settings: &[(&str, &str)]) -> Self {
         let installation = Installation::with(name, &shared_broker(), &DELAYS_MS, settings).await;
-        // Nobody connects from this address: no one can take the port meanwhile, not even whoever tries to reach it.
+        // Nobody connects from this address: no one can take the port meanwhile, not even whoever tries to
+        // reach it.
         let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let receiver = Receiver::at(listener, |_, _| Answer::status(200));
@@ -161,8 +162,9 @@ impl Outage {
         ["dead", "missed", "left_by_an_earlier_run"].map(|name| counted[name].as_u64().unwrap() as usize)
     }
 
-    /// Nothing is left to recover, the books balance, and what arrived is what was missed: as it was published, under the id of
-    /// the event, and oldest first, but for so many places. Returns how much arrived twice.
+    /// Nothing is left to recover, the books balance, and what arrived is what was missed: as it was
+    /// published, under the id of the event, and oldest first, but for so many places. Returns how much
+    /// arrived twice.
     async fn assert_recovered(&self, receiver: &Receiver, astray_max: usize) -> usize {
         wait_until("all that was missed has arrived", LONG, || {
             receiver.distinct() >= self.missed.len()
@@ -222,7 +224,8 @@ async fn kill(child: &Child, signal: &str) {
     assert!(sent.success(), "kill -{signal} {pid}");
 }
 
-/// How many arrived a second; panics if that is more than was asked for, or much less. In the short form the machine may be busy.
+/// How many arrived a second; panics if that is more than was asked for, or much less. In the short form the
+/// machine may be busy.
 fn rate_of(requests: &[Request], asked: usize) -> f64 {
     let (first, last) = (requests.first().unwrap().at, requests.last().unwrap().at);
     let rate = (requests.len() - 1) as f64 / (last - first).as_secs_f64();

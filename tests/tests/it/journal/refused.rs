@@ -1,4 +1,5 @@
-//! What a database refuses spoils nothing else: ids of any length, and records that break a rule of the database.
+//! What a database refuses spoils nothing else: ids of any length, and records that break a rule of the
+//! database.
 
 use e2e::{
     Answer, Endpoint, Installation, Postgres, Receiver, SOON, due_headers, event, shared_broker, wait_until,

@@ -112,7 +112,8 @@ pub(crate) fn kinds(endpoint: &Endpoint) -> Vec<Kind> {
     kinds
 }
 
-/// Headers that this system sets itself on what it rejects, so large that nothing fits into the frame beside them.
+/// Headers that this system sets itself on what it rejects, so large that nothing fits into the frame beside
+/// them.
 fn markers() -> Vec<Kind> {
     const LARGE: usize = 130_800;
     let marked = |name, reason, word, header: &'static str, value| Kind {

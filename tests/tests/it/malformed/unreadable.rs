@@ -253,7 +253,8 @@ mod alone {
         let mut apart = 0;
         for odd in corpus() {
             if raw.publish(&odd.message).await.is_ok() {
-                // RabbitMQ 4 itself takes 2 to 3 s to hand out a header that is 20,000 levels deep: the bar is for each of them.
+                // RabbitMQ 4 itself takes 2 to 3 s to hand out a header that is 20,000 levels deep: the bar
+                // is for each of them.
                 if odd.name.contains(DEEP) {
                     apart += 1;
                     passed(&mut raw, &receiver, &format!("after_{apart}")).await;
@@ -319,8 +320,8 @@ mod alone {
         installation.delete().await;
     }
 
-    /// RabbitMQ 3.10 takes bodies of 128 MiB, 4.x of 16 MiB, and hands out as many as the prefetch says. How long events behind them
-    /// take is up to the broker, which stores and sends 480 MiB first.
+    /// RabbitMQ 3.10 takes bodies of 128 MiB, 4.x of 16 MiB, and hands out as many as the prefetch says. How
+    /// long events behind them take is up to the broker, which stores and sends 480 MiB first.
     #[tokio::test(flavor = "multi_thread")]
     async fn bodies_that_would_fill_the_memory_are_cut_and_quarantined() {
         const LARGE: usize = 40;

@@ -17,8 +17,8 @@ pub(crate) struct Row {
 
 const UNAUTHORIZED: &[Option<u16>] = &[Some(401)];
 const MALFORMED: &[Option<u16>] = &[Some(400)];
-/// Who closes while the rest is still being sent may cut its own answer off. Werkzeug cuts chunks off at the bound, and what is
-/// left does not verify.
+/// Who closes while the rest is still being sent may cut its own answer off. Werkzeug cuts chunks off at the
+/// bound, and what is left does not verify.
 const TOO_LARGE: &[Option<u16>] = &[Some(413), Some(401), None];
 const NOT_A_POST: &[Option<u16>] = &[Some(405), Some(404)];
 

@@ -57,14 +57,15 @@ pub(in crate::routes) struct ResendResult {
     /// The new delivery; null when there is none.
     #[schema(example = "dlv_086aabd54955f5b6672963d208a1493e")]
     id: Option<String>,
-    /// Why there is none: `not_found` in the key's organization, `still_pending`, `event_missing` when the event is not kept any more, or `ping`.
+    /// Why there is none: `not_found` in the key's organization, `still_pending`, `event_missing` when the
+    /// event is not kept any more, or `ping`.
     refused: Option<&'static str>,
 }
 
 /// Send a delivery again.
 ///
-/// The same event, byte for byte and under the same `webhook-id`, as a new delivery with all its attempts. Asking twice sends once: while
-/// the new delivery is pending, asking again answers with it.
+/// The same event, byte for byte and under the same `webhook-id`, as a new delivery with all its attempts.
+/// Asking twice sends once: while the new delivery is pending, asking again answers with it.
 #[utoipa::path(
     post,
     path = "/v1/deliveries/{id}/resend",

@@ -110,8 +110,9 @@ pub(in crate::routes) async fn health(
 
 /// Send again what an endpoint missed.
 ///
-/// Oldest first, at most `limit` at once, each as `resendDelivery` does. As long as the answer has `more`, the same request sends the next
-/// ones; nothing is sent twice. What is given up once more meanwhile counts as missed again.
+/// Oldest first, at most `limit` at once, each as `resendDelivery` does. As long as the answer has `more`,
+/// the same request sends the next ones; nothing is sent twice. What is given up once more meanwhile counts
+/// as missed again.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/recover",

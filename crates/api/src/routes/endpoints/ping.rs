@@ -23,8 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(35);
 
 /// Ping an endpoint.
 ///
-/// Sends one signed request of type `webhook.ping` as every event is sent, also to an endpoint that is disabled, and never again. The
-/// answer tells how it was answered. When that is not known after 35 s it is 202, and the delivery tells later.
+/// Sends one signed request of type `webhook.ping` as every event is sent, also to an endpoint that is
+/// disabled, and never again. The answer tells how it was answered. When that is not known after 35 s it is
+/// 202, and the delivery tells later.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/ping",

@@ -15,8 +15,9 @@ use super::{admitted, body::RotateSecret, done};
 
 /// Replace an endpoint's secret.
 ///
-/// For a while both secrets are valid, so that the receiver can change over at any moment and loses nothing; a secret that leaked is
-/// voided at once with `revoke_now`: it signs no request that begins after the answer, which comes when every running worker has the new one.
+/// For a while both secrets are valid, so that the receiver can change over at any moment and loses nothing;
+/// a secret that leaked is voided at once with `revoke_now`: it signs no request that begins after the
+/// answer, which comes when every running worker has the new one.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/rotate-secret",

@@ -53,7 +53,8 @@ pub(in crate::routes) async fn enable(
 
 /// Suspend deliveries.
 ///
-/// What comes due meanwhile becomes a dead letter, and events pass the endpoint by. No request to it begins after the answer.
+/// What comes due meanwhile becomes a dead letter, and events pass the endpoint by. No request to it begins
+/// after the answer.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/disable",

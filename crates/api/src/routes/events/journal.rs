@@ -91,8 +91,8 @@ pub(in crate::routes) async fn list(
 
 /// Show an event.
 ///
-/// Everything that became of it: every endpoint that could have got it and whether it did or why not, each delivery, each attempt, and
-/// when the next one is due.
+/// Everything that became of it: every endpoint that could have got it and whether it did or why not, each
+/// delivery, each attempt, and when the next one is due.
 #[utoipa::path(
     get,
     path = "/v1/events/{id}",

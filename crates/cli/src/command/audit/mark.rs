@@ -1,7 +1,8 @@
 //! Whether the recorders have written what the journal's queue held.
 //!
-//! A queue tells what is ready, not what a recorder has in hand: up to 32 batches, for as long as its database is locked, full or away. So
-//! the audit publishes a mark, a batch without records, and waits until it is in the database: what came before it is, too.
+//! A queue tells what is ready, not what a recorder has in hand: up to 32 batches, for as long as its
+//! database is locked, full or away. So the audit publishes a mark, a batch without records, and waits until
+//! it is in the database: what came before it is, too.
 
 use broker::{Outgoing, Publisher, Topology};
 use store::{MARK_PREFIX, Store};

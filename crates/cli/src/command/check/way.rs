@@ -1,7 +1,7 @@
 //! What the way to the endpoint says about it.
 //!
-//! A step that failed has no line: the good request fails for the same reason, and says it in the worker's words. Only when the
-//! policy forbids every address no request is made at all.
+//! A step that failed has no line: the good request fails for the same reason, and says it in the worker's
+//! words. Only when the policy forbids every address no request is made at all.
 
 use std::net::IpAddr;
 

@@ -15,8 +15,8 @@ use crate::{
 
 use super::{super::checks::Check, Report};
 
-/// How long after its last announcement a role is taken to run. Longer than announcements are believed for, because a role that runs and
-/// is not listed would be worse than one that has just ended.
+/// How long after its last announcement a role is taken to run. Longer than announcements are believed for,
+/// because a role that runs and is not listed would be worse than one that has just ended.
 const LISTED: Duration = Duration::from_secs(10);
 /// A role announces itself before it consumes.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
@@ -58,7 +58,8 @@ fn running(roles: &[RunningRole]) -> String {
     format!("running: {}", names.collect::<Vec<_>>().join(", "))
 }
 
-/// What roles report of themselves in `/readyz`, and still do when they are looked at again: one that has just begun reports something.
+/// What roles report of themselves in `/readyz`, and still do when they are looked at again: one that has
+/// just begun reports something.
 async fn reported(store: &Store, roles: &[RunningRole]) -> Vec<Check> {
     if roles.iter().all(|role| troubles::reported(role).is_none()) {
         return Vec::new();

@@ -44,7 +44,8 @@ impl Listed<8> for Failing {
     }
 }
 
-/// Returns the success rate of the last hour, rounded down to a tenth of a percent, so that one failure among many does not read as 100%.
+/// Returns the success rate of the last hour, rounded down to a tenth of a percent, so that one failure among
+/// many does not read as 100%.
 pub(in crate::command) fn rate(found: &Failing) -> String {
     match view::failing(found).success_rate_last_hour {
         Some(rate) => format!("{:.1}%", (rate * 1000.0).floor() / 10.0),

@@ -25,7 +25,8 @@ use super::find;
 pub(super) struct Recover {
     /// The endpoint's id
     id: String,
-    /// Events received from this time on: so long ago, such as 8h, or a time in UTC such as 2026-11-25T01:00:00Z
+    /// Events received from this time on: so long ago, such as 8h, or a time in UTC such as
+    /// 2026-11-25T01:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Moment,
     /// Events received before this time [default: now]

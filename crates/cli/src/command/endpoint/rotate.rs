@@ -30,7 +30,8 @@ pub(super) struct Rotate {
     revoke_now: bool,
 }
 
-/// Prints the new secret, this once, when workers have it: a receiver that switched before would be asked with the old one alone.
+/// Prints the new secret, this once, when workers have it: a receiver that switched before would be asked
+/// with the old one alone.
 pub(super) async fn run(
     rotate: Rotate,
     store: &Store,

@@ -25,7 +25,8 @@ pub(super) struct Tail {
     /// Print only records of this organization
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
-    /// Print only events of this type, such as lead.completed, and their attempts. Attempts of events that came before the command started are left out
+    /// Print only events of this type, such as lead.completed, and their attempts. Attempts of events that
+    /// came before the command started are left out
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<EventKind>,
     /// Print only records of this endpoint, and events that matched it

@@ -1,7 +1,8 @@
 //! What is to be said of a request's two signatures.
 //!
-//! An HMAC that does not fit says neither whether the secret is another one nor whether the body was changed. Other things do: the other
-//! signature, an id that is derived from the body, and the ways in which proxies and frameworks change JSON.
+//! An HMAC that does not fit says neither whether the secret is another one nor whether the body was changed.
+//! Other things do: the other signature, an id that is derived from the body, and the ways in which proxies
+//! and frameworks change JSON.
 
 use std::fmt;
 

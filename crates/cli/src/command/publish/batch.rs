@@ -17,8 +17,8 @@ use super::{
     Arguments, Follower, Progress, Published, Unreached,
 };
 
-/// How long one batch is tried again: a broker restarts in less, and a cluster replaces a node that hangs, for which RabbitMQ waits
-/// a minute and more.
+/// How long one batch is tried again: a broker restarts in less, and a cluster replaces a node that hangs,
+/// for which RabbitMQ waits a minute and more.
 pub(super) const RETRY_FOR: Duration = Duration::from_mins(2);
 
 /// Lines that were published together, and what became of each.

@@ -69,8 +69,8 @@ impl Follower {
         })
     }
 
-    /// Waits until nothing of the event is pending, or the limit has passed. An id is unique within an organization only; without one, all
-    /// events of this id are meant.
+    /// Waits until nothing of the event is pending, or the limit has passed. An id is unique within an
+    /// organization only; without one, all events of this id are meant.
     pub(super) async fn fate(
         &self,
         id: &EventId,

@@ -11,7 +11,8 @@ use crate::{command::topology, configuration::Configuration, database};
 
 /// How long the login at the broker may take.
 const LOGIN_MAX: Duration = Duration::from_secs(5);
-/// How long it may take to answer one question: about all queues, about policies and bindings, about the installation.
+/// How long it may take to answer one question: about all queues, about policies and bindings, about the
+/// installation.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How long saying goodbye may take, which a blocked connection does not answer.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
@@ -19,9 +20,11 @@ const GOODBYE_MAX: Duration = Duration::from_millis(500);
 const RATE_OVER: Duration = Duration::from_secs(1);
 /// How long a role is shown that has ended without saying so.
 pub(super) const LOST_SHOWN: Duration = Duration::from_mins(10);
-/// The most workers that have not announced themselves lately whose queues are looked at, those that were heard last first.
+/// The most workers that have not announced themselves lately whose queues are looked at, those that were
+/// heard last first.
 const SILENT_MAX: usize = 100;
-/// A pending delivery is overdue when its next attempt has been due for longer than this: more than any attempt takes.
+/// A pending delivery is overdue when its next attempt has been due for longer than this: more than any
+/// attempt takes.
 pub(super) const OVERDUE: Duration = Duration::from_mins(5);
 /// The most failing endpoints that are counted.
 pub(super) const FAILING_MAX: u32 = 1_000;
@@ -193,7 +196,8 @@ impl<'a> Looker<'a> {
         }
     }
 
-    /// Asks over a connection of its own: in an alarm the broker tells a connection so when it publishes, and reads nothing more from it.
+    /// Asks over a connection of its own: in an alarm the broker tells a connection so when it publishes, and
+    /// reads nothing more from it.
     async fn is_blocked(&self) -> bool {
         let (config, stop) = (self.configuration.broker.config(), CancellationToken::new());
         let link = Link::publishing(&config, "magnetite status, alarms", stop.clone());

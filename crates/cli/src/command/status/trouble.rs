@@ -17,7 +17,8 @@ use super::look::{Depth, InDatabase, LOST_SHOWN, OVERDUE, OnBroker, Seen};
 const JOURNAL_MAX: u32 = 500;
 /// The most events, or due deliveries, that may wait while their number grows.
 const BACKLOG_MAX: u32 = 10_000;
-/// So many roles that ended without saying so within [`LOST_SHOWN`] are probably one that crashes again and again.
+/// So many roles that ended without saying so within [`LOST_SHOWN`] are probably one that crashes again and
+/// again.
 const LOST_MANY: usize = 3;
 /// A role that has not announced itself for longer has ended, unless it is cut off from the database.
 const LOST_AFTER: Duration = Duration::from_secs(30);
@@ -75,7 +76,8 @@ pub(super) fn found(seen: &Seen) -> Vec<Trouble> {
     troubles
 }
 
-/// Batches that did not come, and do not wait in the journal's queue or in the hands of a recorder that is held up.
+/// Batches that did not come, and do not wait in the journal's queue or in the hands of a recorder that is
+/// held up.
 fn missing(database: &InDatabase, broker: &OnBroker) -> Option<Trouble> {
     let records =
         |role: &RunningRole| role.role == "recorder" && role.is_heard() && role.report.waits_for.is_none();
@@ -90,7 +92,8 @@ fn missing(database: &InDatabase, broker: &OnBroker) -> Option<Trouble> {
     })
 }
 
-/// Returns a trouble for each role that is needed and does not run. An API is needed if one ran within [`LOST_SHOWN`].
+/// Returns a trouble for each role that is needed and does not run. An API is needed if one ran within
+/// [`LOST_SHOWN`].
 fn absent(roles: &[RunningRole]) -> Vec<Trouble> {
     let runs = |name: &str| roles.iter().any(|role| role.role == name && role.is_heard());
     let ended = |name: &str| roles.iter().any(|role| role.role == name);
@@ -119,7 +122,8 @@ fn absent(roles: &[RunningRole]) -> Vec<Trouble> {
     absent
 }
 
-/// Returns a trouble if many roles ended without saying so. [`absent`] does not notice a role that is started again after each crash.
+/// Returns a trouble if many roles ended without saying so. [`absent`] does not notice a role that is started
+/// again after each crash.
 fn lost(database: &InDatabase, broker: Option<&OnBroker>) -> Option<Trouble> {
     let is_lost = |role: &&RunningRole| {
         let is_cut_off = broker.is_some_and(|broker| broker.cut_off.contains(&role.process));

@@ -12,7 +12,8 @@ pub(super) const COUNT_DELIVERIES: &str = "SELECT minute, resent, state, COUNT(*
 pub(super) const COUNT_DELIVERIES_OF_EVENTS: &str = "SELECT d.state AS state, COUNT(*) AS deliveries FROM events e JOIN deliveries d ON d.event_id = e.id AND d.organization_id = e.organization_id \
     WHERE e.received_ms >= $1 AND e.received_ms < $2 AND d.run = 0 AND d.created_ms >= $3 AND d.created_ms < $4 GROUP BY d.state";
 
-/// How many of what was found a gap explains, `{gaps}` with what is lost besides: it overlaps the time from `$late` milliseconds before `$at_ms` until as long after.
+/// How many of what was found a gap explains, `{gaps}` with what is lost besides: it overlaps the time from
+/// `$late` milliseconds before `$at_ms` until as long after.
 macro_rules! in_gaps {
     ($at_ms:literal, $late:literal) => {
         concat!(
@@ -29,8 +30,8 @@ macro_rules! in_gaps {
     };
 }
 
-/// Suspects are found by what was recorded near the window, two ranges of indexes that are joined; then each of them is compared
-/// with all there is.
+/// Suspects are found by what was recorded near the window, two ranges of indexes that are joined; then each
+/// of them is compared with all there is.
 pub(super) const FIND_UNBALANCED: &str = concat!(
     "WITH counted AS MATERIALIZED ( \
     SELECT event_id, organization_id, COUNT(*) AS deliveries, MIN(created_ms) AS created_ms FROM deliveries \
@@ -55,12 +56,14 @@ pub(super) const FIND_UNBALANCED: &str = concat!(
     WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5"
 );
 
-/// How many deliveries there are of which an attempt may be missing: the condition is that of an index, which holds next to nothing but rows of older versions.
+/// How many deliveries there are of which an attempt may be missing: the condition is that of an index, which
+/// holds next to nothing but rows of older versions.
 pub(super) const COUNT_SUSPECTS: &str = "SELECT COUNT(*) AS suspects FROM deliveries \
     WHERE created_ms >= $1 AND created_ms < $2 AND CASE WHEN recorded IS NULL OR attempts > 62 THEN 1 \
     ELSE (~recorded) & ((CAST(1 AS BIGINT) << CAST(attempts AS INTEGER)) - 1) END <> 0";
 
-/// Suspects are found as above. Attempts are counted by their numbers: one that was made again, because a worker died, has two rows.
+/// Suspects are found as above. Attempts are counted by their numbers: one that was made again, because a
+/// worker died, has two rows.
 pub(super) const FIND_UNRECORDED: &str = concat!(
     "WITH suspects AS MATERIALIZED ( \
     SELECT d.id, d.created_ms, d.attempts FROM deliveries d \

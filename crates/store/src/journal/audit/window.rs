@@ -11,8 +11,8 @@ use super::{
 };
 use crate::statement::Statement;
 
-/// What belongs together is recorded at about the same time, in milliseconds. What is found missing within that is looked for
-/// everywhere before it is reported.
+/// What belongs together is recorded at about the same time, in milliseconds. What is found missing within
+/// that is looked for everywhere before it is reported.
 const NEAR_MS: u64 = 60_000;
 
 /// So far may the clocks of two hosts be apart, in milliseconds, that recorded an event and its deliveries.
@@ -48,7 +48,8 @@ impl Window {
         }
     }
 
-    /// All minutes in which attempts of the window's deliveries may have begun: those before the first that there are totals of, and the others.
+    /// All minutes in which attempts of the window's deliveries may have begun: those before the first that
+    /// there are totals of, and the others.
     pub(super) fn attempts(&self, first_ms: Option<u64>) -> [Minutes; 2] {
         Minutes::split(
             self.since_ms.saturating_sub(NEAR_MS),

@@ -281,7 +281,8 @@ async fn what_must_stand_in_a_queue_is_counted_for_all_times(bed: Bed) {
     let found = audit(&store, T + 100_000).await;
     assert_eq!((found.pending_settled, found.first_runs.total()), (4, 0));
 
-    // The attempts that were due at its end and before may be among what was lost; those that are not due yet are not.
+    // The attempts that were due at its end and before may be among what was lost; those that are not due yet
+    // are not.
     assert_eq!(found.pending_in_gaps, 0);
     record(&store, [gap("w", T + 12 * MINUTE, T + 13 * MINUTE)]).await;
     assert_eq!(audit(&store, T + 100_000).await.pending_in_gaps, 0);
@@ -552,7 +553,8 @@ async fn deliveries_count_with_their_events_whatever_clock_created_them(bed: Bed
     let store = bed.migrated().await;
     let minute = T / MINUTE * MINUTE;
     let end = minute + 61 * MINUTE;
-    // A worker whose clock is ahead takes events, one whose clock is right makes their retries; and the other way round.
+    // A worker whose clock is ahead takes events, one whose clock is right makes their retries; and the other
+    // way round.
     for number in 1..=3 {
         let event = event(number);
         record(

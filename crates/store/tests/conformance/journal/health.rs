@@ -39,8 +39,8 @@ fn failed(number: u32, endpoint: u32, began_ms: u64) -> Record {
     ))
 }
 
-/// 1 fails and has succeeded before; 2 never succeeded and is disabled for it; 3 succeeded last; 4 fails and is disabled by hand; 5 was never
-/// asked; 6 fails and is another organization's; 7 fails and is deleted.
+/// 1 fails and has succeeded before; 2 never succeeded and is disabled for it; 3 succeeded last; 4 fails and
+/// is disabled by hand; 5 was never asked; 6 fails and is another organization's; 7 fails and is deleted.
 async fn what_fails_now_is_listed_with_why_and_how_much_waits(bed: Bed) {
     let store = bed.migrated().await;
     for number in 1..8 {
@@ -242,7 +242,8 @@ async fn an_endpoint_that_fails_for_days_is_found(bed: Bed) {
             .unwrap();
     }
     let today = T + 5 * DAY;
-    // 1 never answered; 2 did before, 3 in between; 4 fails since yesterday; 5 is disabled, 6 is not sent anything any more.
+    // 1 never answered; 2 did before, 3 in between; 4 fails since yesterday; 5 is disabled, 6 is not sent
+    // anything any more.
     let some = [
         failed(1, 2, T - 1),
         delivered(&event(2), 2, T - 5),

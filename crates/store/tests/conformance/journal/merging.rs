@@ -54,7 +54,8 @@ fn records() -> impl Strategy<Value = Record> {
         "2:disabled.gone.5",
         "",
     ]);
-    // The third has the id of the first in another organization; the fourth the key of the second, and another body.
+    // The third has the id of the first in another organization; the fourth the key of the second, and
+    // another body.
     let events = (1..5_u32, times(), verdicts).prop_map(|(number, received_ms, verdicts)| {
         let event = match number {
             3 => event_of("lead.created", &org(2), 1),

@@ -41,7 +41,8 @@ fn ids(found: &[Recoverable]) -> Vec<EventId> {
 
 const DISABLED: &str = "1:disabled.gone.1703123456000";
 
-/// Of the events 1 to 6: delivered, dead, missed, dead and then delivered, dead before the window, dead and requested.
+/// Of the events 1 to 6: delivered, dead, missed, dead and then delivered, dead before the window, dead and
+/// requested.
 async fn sample(store: &Store) {
     record(
         store,
@@ -149,8 +150,8 @@ async fn only_the_named_endpoint_missed_it(bed: Bed) {
     assert_eq!(find(&store, &like, RecoverState::Missed).await, []);
 }
 
-/// The endpoint takes `lead.completed` and `research.*` of `proj_1` from time 1 on, everything from T + 10 on, and no `lead.completed` from
-/// T + 20 until T + 30.
+/// The endpoint takes `lead.completed` and `research.*` of `proj_1` from time 1 on, everything from T + 10
+/// on, and no `lead.completed` from T + 20 until T + 30.
 async fn what_a_worker_did_not_know_was_missed(bed: Bed) {
     let store = bed.migrated().await;
     endpoint(&store).await;

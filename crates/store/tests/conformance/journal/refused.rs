@@ -1,4 +1,5 @@
-//! What a database would refuse is stored in a form that it takes, and what it does refuse spoils nothing else.
+//! What a database would refuse is stored in a form that it takes, and what it does refuse spoils nothing
+//! else.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -54,8 +54,8 @@ async fn verdicts(store: &Store, number: u32) -> Vec<(EndpointId, Verdict)> {
     verdicts
 }
 
-/// 1 matches; 2 takes other types; 3 is disabled; 4 is another project's; 5 is deleted afterwards; 6 is created afterwards; 7 is of another
-/// organization. Then all of them change.
+/// 1 matches; 2 takes other types; 3 is disabled; 4 is another project's; 5 is deleted afterwards; 6 is
+/// created afterwards; 7 is of another organization. Then all of them change.
 async fn the_endpoints_history_explains_what_a_record_does_not_name(bed: Bed) {
     let store = bed.migrated().await;
     for (number, events) in [
@@ -157,7 +157,8 @@ async fn a_position_of_another_history_explains_nothing(bed: Bed) {
     assert_eq!(verdicts(&store, 1).await, []);
 }
 
-/// A worker took three events: one while it knew the endpoint as it was, one while it did not know it, one while it was disabled.
+/// A worker took three events: one while it knew the endpoint as it was, one while it did not know it, one
+/// while it was disabled.
 async fn what_a_worker_did_not_know_was_missed_whoever_recorded_it(bed: Bed) {
     let store = bed.migrated().await;
     let nothing = seen(&store).await;

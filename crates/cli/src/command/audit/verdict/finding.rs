@@ -133,7 +133,8 @@ pub(super) fn incomplete(queues: Queues, marked: &Marked, heard: u64, now_ms: u6
     Some(finding.known_at(now_ms.saturating_add(ASK_AGAIN_MS)))
 }
 
-/// What the broker had confirmed and no recorder got. What a worker drops it says itself. Some of it for certain, or all of it perhaps.
+/// What the broker had confirmed and no recorder got. What a worker drops it says itself. Some of it for
+/// certain, or all of it perhaps.
 pub(super) fn lost_batches(lost: &[Lost], now_ms: u64) -> Option<Finding> {
     let batches = lost.iter().filter_map(|lost| match lost.cause {
         LostCause::Missing { batches } | LostCause::MissingInTheEnd { batches } => {
@@ -213,7 +214,8 @@ pub(super) fn late_ones(found: &Findings<Late>, late: Duration) -> Option<Findin
     )
 }
 
-/// What may have ended in a gap is not looked for in the queues first: which ones stand there nobody can tell.
+/// What may have ended in a gap is not looked for in the queues first: which ones stand there nobody can
+/// tell.
 pub(super) fn nowhere(audit: &Audit, queues: Queues, late: Duration) -> Option<Finding> {
     let pending_settled = audit.pending_settled;
     let missing = pending_settled.saturating_sub(queues.waiting());
@@ -268,7 +270,8 @@ fn nowhere_at_all(audit: &Audit, queues: Queues) -> u64 {
     pending.saturating_sub(queues.waiting() + audit.held_by_workers)
 }
 
-/// What was due within [`IN_HAND`](service::resend::IN_HAND) may be in the hands of a worker that has not said so yet. Later it is late.
+/// What was due within [`IN_HAND`](service::resend::IN_HAND) may be in the hands of a worker that has not
+/// said so yet. Later it is late.
 pub(super) fn in_hand(audit: &Audit, queues: Queues, in_hand_ms: u64) -> Option<Finding> {
     let known_to_miss = audit.pending_settled.saturating_sub(queues.waiting());
     let count = nowhere_at_all(audit, queues).saturating_sub(known_to_miss);
