@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use service::{resend::IN_HAND, view};
 use store::{Audit, Lost, LostCause, SetAside, StateCounts};
+use webhook::journal::Gap;
 
 use crate::{command::rejected, output::printable, time};
 
@@ -141,16 +142,24 @@ impl Verdict {
 
     /// For people.
     pub(super) fn text(&self) -> Vec<String> {
+        let mut lines = self.sums();
+        lines.extend(self.left_over());
+        lines.extend(self.audit.gaps.iter().map(gap));
+        lines.extend(self.audit.lost.iter().map(gap_of));
+        lines.extend(self.audit.set_aside.iter().map(aside));
+        lines.extend(self.findings.iter().flat_map(Finding::text));
+        lines.extend(self.conclusion_in_words());
+        lines
+    }
+
+    /// The window, what was counted in it, and the queues.
+    fn sums(&self) -> Vec<String> {
         let (since_ms, until_ms) = self.window_ms;
         let Audit {
             events,
             matched,
             first_runs,
             resends,
-            unsent,
-            gaps,
-            lost,
-            set_aside,
             ..
         } = &self.audit;
         let sign = if *matched == all(first_runs) { "=" } else { "!=" };
@@ -159,10 +168,9 @@ impl Verdict {
             dead,
             due,
             delayed,
-            earlier,
             ..
         } = self.queues;
-        let mut lines = vec![
+        vec![
             format!(
                 "from     {} to {}",
                 time::second(since_ms),
@@ -172,7 +180,13 @@ impl Verdict {
             format!("matched  {matched} {sign} {}", sum(first_runs)),
             format!("resends  {} = {}", all(resends), sum(resends)),
             format!("queues   journal {journal}, dead {dead}, due {due}, delayed {delayed}"),
-        ];
+        ]
+    }
+
+    /// What is in no sum: earlier schedules, rejected messages, and runs that were not sent.
+    fn left_over(&self) -> Vec<String> {
+        let (earlier, unsent) = (self.queues.earlier, self.audit.unsent);
+        let mut lines = Vec::new();
         if earlier > 0 {
             lines.push(format!("         and {earlier} delayed by an earlier schedule"));
         }
@@ -182,43 +196,32 @@ impl Verdict {
                 rejected::by_reason(&self.rejected)
             ));
         }
-        if *unsent > 0 {
+        if unsent > 0 {
             lines.push(format!(
                 "unsent   {unsent} were asked for again and not sent yet: to go on, run the same `magnetite endpoint recover` or \
                  `magnetite delivery resend` once more"
             ));
         }
-        lines.extend(gaps.iter().map(|gap| {
-            let (from, until) = (time::millisecond(gap.from_ms), time::millisecond(gap.until_ms));
-            let worker = printable(&gap.worker);
-            let count = match gap.count {
-                0 => "an unknown number of".to_owned(),
-                count => format!("up to {count}"),
-            };
-            format!("gap      worker {worker} dropped {count} records from {from} to {until}: the broker took none")
-        }));
-        lines.extend(lost.iter().map(gap_of));
-        lines.extend(set_aside.iter().map(aside));
-        for finding in &self.findings {
-            lines.extend(finding.text());
-        }
-        match (self.conclusion(), gaps.len() + lost.len() + set_aside.len()) {
-            (Conclusion::Wrong { .. }, _) => {}
-            (Conclusion::NotKnown { ask_again_ms }, _) => lines.push(format!(
+        lines
+    }
+
+    /// `None` when findings have said that something is wrong.
+    fn conclusion_in_words(&self) -> Option<String> {
+        let gaps = self.audit.gaps.len() + self.audit.lost.len() + self.audit.set_aside.len();
+        match (self.conclusion(), gaps) {
+            (Conclusion::Wrong { .. }, _) => None,
+            (Conclusion::NotKnown { ask_again_ms }, _) => Some(format!(
                 "unknown  it cannot be known yet whether the books balance: ask again at {}",
                 time::second(ask_again_ms)
             )),
-            (Conclusion::Balance, 0) => lines.push("ok       the books balance".to_owned()),
+            (Conclusion::Balance, 0) => Some("ok       the books balance".to_owned()),
             (Conclusion::Balance, 1) => {
-                lines.push("ok       the books balance, but for what the gap hides".to_owned());
+                Some("ok       the books balance, but for what the gap hides".to_owned())
             }
-            (Conclusion::Balance, gaps) => {
-                lines.push(format!(
-                    "ok       the books balance, but for what the {gaps} gaps hide"
-                ));
-            }
+            (Conclusion::Balance, gaps) => Some(format!(
+                "ok       the books balance, but for what the {gaps} gaps hide"
+            )),
         }
-        lines
     }
 
     /// One object a line: the balance, the queues, each gap, each finding.
@@ -270,6 +273,17 @@ impl Verdict {
         objects.extend(self.findings.iter().map(Finding::json));
         objects
     }
+}
+
+/// Records that a worker dropped, in words.
+fn gap(gap: &Gap) -> String {
+    let (from, until) = (time::millisecond(gap.from_ms), time::millisecond(gap.until_ms));
+    let worker = printable(&gap.worker);
+    let count = match gap.count {
+        0 => "an unknown number of".to_owned(),
+        count => format!("up to {count}"),
+    };
+    format!("gap      worker {worker} dropped {count} records from {from} to {until}: the broker took none")
 }
 
 /// Records that are lost, in words.
