@@ -110,20 +110,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     // again.
     let (arrived, arrivals) = mpsc::unbounded_channel();
     let (consumes, consumed) = watch::channel([false; SOURCES.len()]);
-    let consumes = Arc::new(consumes);
-    let mut consumers = [0, 1, 2].map(|index| {
-        let consumes = Arc::clone(&consumes);
-        let told = move |is_consumed| consumes.send_modify(|all| all[index] = is_consumed);
-        consume(
-            &consuming,
-            &topology,
-            SOURCES[index],
-            arrived.clone(),
-            &stop,
-            told,
-        )
-    });
-    drop((arrived, consumes));
+    let mut consumers = consume_all(&consuming, &topology, arrived, consumes, &stop);
     let is_written = Writing::default();
     let mut writing = tokio::spawn(write::run(
         store.clone(),
@@ -173,22 +160,42 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         _ = dead => return Err(Error::Ended("consumer of dead letters")),
         _ = rejected => return Err(Error::Ended("consumer of rejected messages")),
     }
-    let mut unsettled = Vec::new();
-    for consumer in consumers {
-        unsettled.extend(consumer.await);
-    }
-    // It ends when everyone who could hand it a message has. A panic was logged, and the broker has what was
-    // not acked.
-    let _ = writing.await;
-    for handed_out in unsettled {
-        handed_out.settled().await;
-    }
+    shut_down(consumers, writing).await;
     let _ = upkeep.await;
     let _ = looking.await;
     links.cancel();
     consuming.closed().await;
     let _ = watching.await;
     Ok(())
+}
+
+/// Begins to consume each of [`SOURCES`]. `arrived` receives the messages, and `consumes` which sources are consumed.
+fn consume_all(
+    link: &Link,
+    topology: &Topology,
+    arrived: mpsc::UnboundedSender<(Source, Incoming)>,
+    consumes: watch::Sender<[bool; SOURCES.len()]>,
+    stop: &CancellationToken,
+) -> [JoinHandle<Unsettled>; SOURCES.len()] {
+    let consumes = Arc::new(consumes);
+    [0, 1, 2].map(|index| {
+        let consumes = Arc::clone(&consumes);
+        let told = move |is_consumed| consumes.send_modify(|all| all[index] = is_consumed);
+        consume(link, topology, SOURCES[index], arrived.clone(), stop, told)
+    })
+}
+
+/// Waits for the consumers, then for the writer, which ends when no consumer is left to hand it a message. A panic was logged, and
+/// the broker has what was not acked.
+async fn shut_down(consumers: [JoinHandle<Unsettled>; SOURCES.len()], writing: JoinHandle<()>) {
+    let mut unsettled = Vec::new();
+    for consumer in consumers {
+        unsettled.extend(consumer.await);
+    }
+    let _ = writing.await;
+    for handed_out in unsettled {
+        handed_out.settled().await;
+    }
 }
 
 fn consume(

@@ -67,13 +67,15 @@ mod gone;
 mod bindings;
 mod expiry;
 mod meters;
+mod context;
 
 use std::{sync::Arc, time::Duration};
 
 use broker::{Link, Publisher, Source, Topology, Unsettled};
+use bytes::Bytes;
 use runtime::{Lasting, display_chain, now_ms, vital};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -82,11 +84,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use config::Config;
 pub use meters::METRICS;
 
-use webhook::journal::Record;
-
 use crate::{
-    admission::Admission, gone::Gone, intake::Intake, journal::Journal, meters::Meters, presence::Presence,
-    pulse::Pulse, readiness::Readiness, recall::Recall, registry::Registry, tails::Tails,
+    admission::Admission, context::Context, gone::Gone, intake::Intake, journal::Journal, meters::Meters,
+    presence::Presence, pulse::Pulse, readiness::Readiness, recall::Recall, registry::Registry, tails::Tails,
 };
 
 /// What a worker works with.
@@ -118,50 +118,6 @@ pub enum Error {
     /// acked.
     #[error("the worker's {0} ended unexpectedly, see the panic above; restart the worker")]
     Ended(&'static str),
-}
-
-/// What every task of one worker shares.
-struct Context {
-    config: Config,
-    topology: Topology,
-    registry: Registry,
-    presence: Presence,
-    pulse: Pulse,
-    admission: Arc<Admission>,
-    store: store::Store,
-    egress: egress::Egress,
-    /// What the committer publishes over.
-    publishing: Link,
-    gone: Gone,
-    /// The database does not say which endpoint a due delivery is for.
-    look_ups: Lasting,
-    /// Attempts fail by our own fault.
-    faults: Lasting,
-    meters: Meters,
-    /// The commands that watch.
-    tails: Arc<Tails>,
-    /// Cancelled when nothing new is to be taken.
-    stop: CancellationToken,
-    /// Cancelled when attempts in flight have to be given up.
-    abort: CancellationToken,
-}
-
-impl Context {
-    /// What there is to record, if anything is.
-    fn record(&self, make: impl FnOnce() -> Record) -> Option<Record> {
-        self.config.journal.then(make)
-    }
-
-    /// Waits until a slow attempt can be held by a message of its own: not while the broker takes no
-    /// publishes, and not while shutting down, because what is published into this worker's hands would
-    /// find them closed.
-    async fn may_hold(&self) {
-        self.topology.has_held_queue().await;
-        let is_writable = self.publishing.writable().await.is_ok();
-        if !is_writable || self.stop.is_cancelled() {
-            std::future::pending::<()>().await;
-        }
-    }
 }
 
 /// The wait between two tries to become known to the database.
@@ -236,37 +192,13 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         consuming: consuming.clone(),
         consumes,
     };
-    background.spawn(vital(
-        "readiness",
-        readiness.watch(Arc::clone(&context), links.clone()),
-    ));
+    let watching = readiness.watch(Arc::clone(&context), links.clone());
+    background.spawn(vital("readiness", watching));
+    let copying = pass_on_copies(Arc::clone(&context), copies, links.clone());
+    background.spawn(vital("copies", copying));
 
-    let (tails, link, stopped) = (Arc::clone(&context.tails), publishing.clone(), links.clone());
-    background.spawn(vital("copies", async move {
-        tails.run(link, copies, stopped).await;
-    }));
-    let in_hand = Arc::clone(&context.presence.tally.in_hand);
-    let recall = Arc::new(Recall::new(context.config.recall_max(), in_hand));
-    let (closing, settled) = journal::channel(&context.config, Arc::clone(&recall));
-    let journal = Journal::new(Arc::clone(&context), &broker, Arc::clone(&recall), name);
-    let mut journal = tokio::spawn(journal.run(settled));
-    let (submit, submitted) = settle::channel(&context.config);
-    let committer = settle::Committer::new(
-        publisher,
-        publishing,
-        context.topology.clone(),
-        Arc::clone(&recall),
-        closing.clone(),
-    );
-    let mut committer = tokio::spawn(committer.run(submitted));
-    let intake = Arc::new(Intake::new(Arc::clone(&context), recall, submit, closing));
-    let consumed = Arc::new(consumed);
-    let mut consumers = [0, 1, 2].map(|index| {
-        let consumed = Arc::clone(&consumed);
-        let told = move |is_consumed| consumed.send_modify(|all| all[index] = is_consumed);
-        consume(&context, &consuming, &intake, SOURCES[index], &stop, told)
-    });
-
+    let (intake, [mut committer, mut journal]) = settling(&context, &broker, publisher, name);
+    let mut consumers = consume_all(&context, &consuming, &intake, consumed, &stop);
     let [events, due, held] = &mut consumers;
     tokio::select! {
         biased;
@@ -281,10 +213,45 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     shut_down(&context, intake, [committer, journal], consumers).await;
     links.cancel();
     let _ = following.await;
+    end(&context, &background).await;
+    Ok(())
+}
+
+/// Waits for what ran beside the deliveries, and says the last word to the database.
+async fn end(context: &Context, background: &TaskTracker) {
     background.close();
     background.wait().await;
     context.presence.end(&context.store, &context.registry).await;
-    Ok(())
+}
+
+/// Starts the committer and the recording, and returns the intake that hands messages to them. They end once it is dropped.
+fn settling(
+    context: &Arc<Context>,
+    broker: &broker::Config,
+    publisher: Publisher,
+    name: String,
+) -> (Arc<Intake>, [JoinHandle<()>; 2]) {
+    let in_hand = Arc::clone(&context.presence.tally.in_hand);
+    let recall = Arc::new(Recall::new(context.config.recall_max(), in_hand));
+    let (closing, settled) = journal::channel(&context.config, Arc::clone(&recall));
+    let journal = Journal::new(Arc::clone(context), broker, Arc::clone(&recall), name);
+    let journal = tokio::spawn(journal.run(settled));
+    let (submit, submitted) = settle::channel(&context.config);
+    let committer = settle::Committer::new(
+        publisher,
+        context.publishing.clone(),
+        context.topology.clone(),
+        Arc::clone(&recall),
+        closing.clone(),
+    );
+    let committer = tokio::spawn(committer.run(submitted));
+    let intake = Arc::new(Intake::new(Arc::clone(context), recall, submit, closing));
+    (intake, [committer, journal])
+}
+
+/// Passes copies of what was settled on to the commands that watch.
+async fn pass_on_copies(context: Arc<Context>, copies: mpsc::Receiver<Bytes>, stop: CancellationToken) {
+    context.tails.run(context.publishing.clone(), copies, stop).await;
 }
 
 /// Starts what runs beside the deliveries, until `stop`.
@@ -315,6 +282,22 @@ fn in_background(
         watch_bindings(bound, publisher.clone(), stopped),
     ));
     background
+}
+
+/// Begins to consume each of [`SOURCES`]. `consumed` receives which of them are.
+fn consume_all(
+    context: &Arc<Context>,
+    link: &Link,
+    intake: &Arc<Intake>,
+    consumed: watch::Sender<[bool; SOURCES.len()]>,
+    stop: &CancellationToken,
+) -> [JoinHandle<Unsettled>; SOURCES.len()] {
+    let consumed = Arc::new(consumed);
+    [0, 1, 2].map(|index| {
+        let consumed = Arc::clone(&consumed);
+        let told = move |is_consumed| consumed.send_modify(|all| all[index] = is_consumed);
+        consume(context, link, intake, SOURCES[index], stop, told)
+    })
 }
 
 fn consume(
