@@ -169,7 +169,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     Ok(())
 }
 
-/// Begins to consume each of [`SOURCES`]. `arrived` receives the messages, and `consumes` which sources are consumed.
+/// Begins to consume each of [`SOURCES`]. `arrived` receives the messages, and `consumes` which sources are
+/// consumed.
 fn consume_all(
     link: &Link,
     topology: &Topology,
@@ -178,15 +179,18 @@ fn consume_all(
     stop: &CancellationToken,
 ) -> [JoinHandle<Unsettled>; SOURCES.len()] {
     let consumes = Arc::new(consumes);
-    [0, 1, 2].map(|index| {
+    let consumers = [0, 1, 2].map(|index| {
         let consumes = Arc::clone(&consumes);
         let told = move |is_consumed| consumes.send_modify(|all| all[index] = is_consumed);
         consume(link, topology, SOURCES[index], arrived.clone(), stop, told)
-    })
+    });
+    // The consumers alone hold it from now on: the writer ends after the last of them.
+    drop(arrived);
+    consumers
 }
 
-/// Waits for the consumers, then for the writer, which ends when no consumer is left to hand it a message. A panic was logged, and
-/// the broker has what was not acked.
+/// Waits for the consumers, then for the writer, which ends when no consumer is left to hand it a message. A
+/// panic was logged, and the broker has what was not acked.
 async fn shut_down(consumers: [JoinHandle<Unsettled>; SOURCES.len()], writing: JoinHandle<()>) {
     let mut unsettled = Vec::new();
     for consumer in consumers {

@@ -6,6 +6,7 @@
 //! - [`logs`]: log lines, none of which is worth waiting for.
 //! - [`now_ms`]: the time.
 //! - `probes`, with the feature of that name: what every role answers to `/livez`, `/readyz` and `/metrics`.
+//! - `serve`, with the same feature: a listener whose connections have bounds.
 //! - [`send_if_changed`]: what a role says of itself to `/readyz`.
 //! - [`troubles`]: what a process has noticed that a person should know of.
 //! - [`vital`]: tasks whose panic ends the process.

@@ -1,11 +1,12 @@
 //! Decides which delivery gets a slot, and what happens to an attempt that takes long.
 //!
-//! A worker has a fixed number of slots, one for each attempt in flight. How many of them an endpoint, an organization, and all
-//! endpoints that are not known to be well may hold depends on how many are free (dynamic thresholds, in `shares`): `k` organizations
-//! that take whatever they get come to hold `1 / (k + 1)` of the slots each, and leave as many for the next one.
+//! A worker has a fixed number of slots, one for each attempt in flight. How many of them an endpoint, an
+//! organization, and all endpoints that are not known to be well may hold depends on how many are free
+//! (dynamic thresholds, in `shares`): `k` organizations that take whatever they get come to hold `1 / (k +
+//! 1)` of the slots each, and leave as many for the next one.
 //!
-//! An attempt in flight for over [`SLOW`] gives its slot back and takes one of as many slow slots. When none is free, the oldest slow
-//! attempt of the organization that holds most is ended.
+//! An attempt in flight for over [`SLOW`] gives its slot back and takes one of as many slow slots. When none
+//! is free, the oldest slow attempt of the organization that holds most is ended.
 //!
 //! A delivery that has to wait for its own share waits only when slots come back to that share fast enough to
 //! promise one within [`LONG_WAIT_MAX`], and for as long if there is room for it among those that wait so
@@ -14,8 +15,9 @@
 //! delivery that has to wait for others waits for up to [`LONG_WAIT_MAX`]. What gets no slot is deferred
 //! through the broker.
 //!
-//! Before that, the events of each organization begin one after the other, and only so many first attempts are in work (`places`):
-//! a burst of events waits in its order for a moment, instead of asking for all slots at once and being deferred for a second.
+//! Before that, the events of each organization begin one after the other, and only so many first attempts
+//! are in work (`places`): a burst of events waits in its order for a moment, instead of asking for all slots
+//! at once and being deferred for a second.
 
 mod pace;
 mod places;
@@ -52,7 +54,8 @@ use crate::meters;
 const WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long a slot is waited for at most. What is deferred comes back after a second at the earliest.
 const LONG_WAIT_MAX: Duration = Duration::from_secs(1);
-/// An attempt that takes longer gives its slot back; an endpoint whose last attempt took longer is not known to be well.
+/// An attempt that takes longer gives its slot back; an endpoint whose last attempt took longer is not known
+/// to be well.
 const SLOW: Duration = Duration::from_secs(1);
 
 pub(crate) struct Admission {
@@ -67,8 +70,8 @@ pub(crate) struct Admission {
 struct State {
     shares: Shares,
     waiters: Waiters,
-    /// Deliveries that wait for up to [`LONG_WAIT_MAX`] while slots are free. Bounded by half of the slots, because each is an unacked
-    /// message, which keeps another from being handed out.
+    /// Deliveries that wait for up to [`LONG_WAIT_MAX`] while slots are free. Bounded by half of the slots,
+    /// because each is an unacked message, which keeps another from being handed out.
     waiting_long: usize,
     /// How to end each slow attempt.
     ends: HashMap<u64, oneshot::Sender<()>>,
@@ -91,7 +94,8 @@ enum Stage {
     Slow(oneshot::Receiver<()>),
 }
 
-/// Whether an attempt has been in flight for over a second, which its [`Slot`] tells and what waits for the attempt looks at.
+/// Whether an attempt has been in flight for over a second, which its [`Slot`] tells and what waits for the
+/// attempt looks at.
 #[derive(Debug, Default)]
 pub(crate) struct Slowness(AtomicBool);
 
@@ -134,9 +138,9 @@ impl Admission {
         })
     }
 
-    /// Waits until so many first attempts of an event may begin, after those of earlier events of its organization. They are in work
-    /// until the result is dropped. `None` when the organization's attempts hang, and `may_refuse` says that the event may go on
-    /// without.
+    /// Waits until so many first attempts of an event may begin, after those of earlier events of its
+    /// organization. They are in work until the result is dropped. `None` when the organization's
+    /// attempts hang, and `may_refuse` says that the event may go on without.
     ///
     /// # Cancel safety
     /// Loses its place among the events.
@@ -171,7 +175,8 @@ impl Admission {
         queued.granted(granted, may_refuse).await
     }
 
-    /// Takes a slot for an endpoint, after a wait of at most [`LONG_WAIT_MAX`]. A delivery that is refused is to be deferred.
+    /// Takes a slot for an endpoint, after a wait of at most [`LONG_WAIT_MAX`]. A delivery that is refused is
+    /// to be deferred.
     ///
     /// # Cancel safety
     /// A slot that is granted while this is dropped is given back.
@@ -290,8 +295,8 @@ impl Admission {
         ended
     }
 
-    /// Gives free slots to waiters: one to each of some organizations in turn, then to those of the endpoint that has just released
-    /// one, whose share is most likely to have room.
+    /// Gives free slots to waiters: one to each of some organizations in turn, then to those of the endpoint
+    /// that has just released one, whose share is most likely to have room.
     fn grant(&self, state: &mut State, released: &EndpointId, now: Instant) {
         let State { shares, waiters, .. } = state;
         let mut grant_one = |waiters: &mut Waiters, endpoint: &EndpointId| {
@@ -340,8 +345,9 @@ impl State {
             Refusal::Endpoint | Refusal::Organization => {
                 let promise = self.shares.promised_wait(endpoint, organization, refusal, now)?;
                 let is_soon = promise.within <= WAIT_MAX;
-                // An organization may take up as much of the room as it leaves. A promise that is founded may be kept late: a busy machine
-                // stands still for tenths of a second, and what is deferred comes after a whole one.
+                // An organization may take up as much of the room as it leaves. A promise that is founded may
+                // be kept late: a busy machine stands still for tenths of a second, and what
+                // is deferred comes after a whole one.
                 let has_room = self.shares.waiting(organization) < room;
                 if has_room && promise.within <= LONG_WAIT_MAX && (promise.is_founded || !is_soon) {
                     return Some(LONG_WAIT_MAX);
@@ -355,8 +361,8 @@ impl State {
 }
 
 impl Slot {
-    /// Gives the slot back once the attempt is slow, and says so; returns when the attempt has to end because its slow slot is
-    /// another's.
+    /// Gives the slot back once the attempt is slow, and says so; returns when the attempt has to end because
+    /// its slow slot is another's.
     ///
     /// # Cancel safety
     /// Cancel safe.

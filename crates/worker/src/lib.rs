@@ -224,7 +224,8 @@ async fn end(context: &Context, background: &TaskTracker) {
     context.presence.end(&context.store, &context.registry).await;
 }
 
-/// Starts the committer and the recording, and returns the intake that hands messages to them. They end once it is dropped.
+/// Starts the committer and the recording, and returns the intake that hands messages to them. They end once
+/// it is dropped.
 fn settling(
     context: &Arc<Context>,
     broker: &broker::Config,

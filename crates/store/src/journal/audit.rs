@@ -1,4 +1,5 @@
-//! Whether the books balance: every match has its delivery, every delivery its attempts, and none is pending for too long.
+//! Whether the books balance: every match has its delivery, every delivery its attempts, and none is pending
+//! for too long.
 
 mod rows;
 mod statements;
@@ -32,7 +33,8 @@ use window::Window;
 /// How many of each kind of finding are listed; all are counted.
 pub const FINDINGS_MAX: u32 = 1_000;
 
-/// How many gaps are read. Each of them stands for a time when the broker took nothing: more would be no journal.
+/// How many gaps are read. Each of them stands for a time when the broker took nothing: more would be no
+/// journal.
 const GAPS_MAX: u32 = 10_000;
 
 /// What counts as late, and as missing.
@@ -40,12 +42,13 @@ const GAPS_MAX: u32 = 10_000;
 pub struct AuditLimits {
     /// Now, in Unix milliseconds.
     pub now_ms: u64,
-    /// How long a worker may have a due delivery in hand, in milliseconds: an attempt, and the waiting before and after it.
+    /// How long a worker may have a due delivery in hand, in milliseconds: an attempt, and the waiting
+    /// before and after it.
     pub in_hand_ms: u64,
     /// How long a delivery may be pending, in milliseconds: its schedule, and the deferrals.
     pub late_ms: u64,
-    /// How many batches of each worker have to be here by now, if none is lost: what [`Store::batches_made`] said before all that the
-    /// journal's queue held was recorded.
+    /// How many batches of each worker have to be here by now, if none is lost: what [`Store::batches_made`]
+    /// said before all that the journal's queue held was recorded.
     pub batches_due: BTreeMap<String, u64>,
 }
 
@@ -66,13 +69,17 @@ pub struct Audit {
     pub unrecorded: Findings<Unrecorded>,
     /// Rows that were added in the window, and are not there.
     pub vanished: Vanished,
-    /// Deliveries of the window that are pending for too long. A run that was requested and not yet sent is not.
+    /// Deliveries of the window that are pending for too long. A run that was requested and not yet sent is
+    /// not.
     pub late: Findings<Late>,
-    /// How many deliveries of all times must stand in a queue: they are pending, and not about to be attempted.
+    /// How many deliveries of all times must stand in a queue: they are pending, and not about to be
+    /// attempted.
     pub pending_settled: u64,
-    /// How many of them may have ended, in a gap: their next attempt was due before one had passed, and the gaps have as many records.
+    /// How many of them may have ended, in a gap: their next attempt was due before one had passed, and the
+    /// gaps have as many records.
     pub pending_in_gaps: u64,
-    /// How many others were due lately, or are about to be: a queue has them, or a worker. None of them may have ended in a gap.
+    /// How many others were due lately, or are about to be: a queue has them, or a worker. None of them may
+    /// have ended in a gap.
     pub pending_in_hand: u64,
     /// When the last of those was due, in Unix milliseconds; 0 when there is none.
     pub in_hand_until_ms: u64,
@@ -108,7 +115,8 @@ pub struct StateCounts {
 pub struct Findings<T> {
     /// How many there are.
     pub total: u64,
-    /// How many of them a gap explains: no more than there were records in all gaps, as far as that is known.
+    /// How many of them a gap explains: no more than there were records in all gaps, as far as that is
+    /// known.
     pub in_gaps: u64,
     /// The earliest at most [`FINDINGS_MAX`] of them.
     pub items: Vec<T>,
@@ -121,7 +129,8 @@ pub struct Unbalanced {
     pub organization_id: OrganizationId,
     /// Which one.
     pub event_id: EventId,
-    /// When it was received, in Unix milliseconds; when the event is missing, when its first delivery was created.
+    /// When it was received, in Unix milliseconds; when the event is missing, when its first delivery was
+    /// created.
     pub received_ms: u64,
     /// How many endpoints it matched; `None` when the event itself is missing.
     pub matched: Option<u64>,
@@ -170,8 +179,8 @@ macro_rules! fetch_all {
     }};
 }
 
-/// Evaluates to from when until when records are missing that no gap names, since a time, and to those that are lost; steps of an
-/// [`on_connection!`].
+/// Evaluates to from when until when records are missing that no gap names, since a time, and to those that
+/// are lost; steps of an [`on_connection!`].
 macro_rules! explained_ms {
     ($tx:ident, $dialect:ident, $window:ident, $since_ms:expr) => {{
         let since_ms: u64 = $since_ms;
@@ -185,8 +194,8 @@ macro_rules! explained_ms {
     }};
 }
 
-/// Evaluates to how many records the gaps and set-aside batches have in all that may explain what was recorded since a time, if none is lost whose
-/// number is unknown; steps of an [`on_connection!`].
+/// Evaluates to how many records the gaps and set-aside batches have in all that may explain what was
+/// recorded since a time, if none is lost whose number is unknown; steps of an [`on_connection!`].
 macro_rules! records_since {
     ($tx:ident, $window:ident, $since_ms:expr, $lost:expr) => {{
         let (since_ms, until_ms) = $window.explained_by($since_ms);
@@ -208,12 +217,13 @@ macro_rules! begin {
 }
 
 impl Store {
-    /// Balances what was recorded of the events received, and of the deliveries created, from the minute of `since_ms` until the end of
-    /// the one of `until_ms`, as of one moment, and looks for missing attempts, as of another one at about the same time. Deliveries belong to
-    /// their events, whatever the clock says by which they were created.
+    /// Balances what was recorded of the events received, and of the deliveries created, from the minute of
+    /// `since_ms` until the end of the one of `until_ms`, as of one moment, and looks for missing
+    /// attempts, as of another one at about the same time. Deliveries belong to their events, whatever
+    /// the clock says by which they were created.
     ///
-    /// What it does not see: an event of which no record at all arrived, and that is in no gap; records that a worker dropped while it
-    /// reached no database, if it died before it could record one again.
+    /// What it does not see: an event of which no record at all arrived, and that is in no gap; records that
+    /// a worker dropped while it reached no database, if it died before it could record one again.
     ///
     /// # Errors
     ///
@@ -287,11 +297,13 @@ impl Store {
                 for (recorders, in_hand) in heard.try_map(|row| read_roles(&row)).fetch_all(&mut *tx).await? {
                     (audit.recorders_heard, audit.held_by_workers) = (recorders, in_hand);
                 }
-                // Comparing each event with its deliveries takes longest, and is of no use when the sums agree.
+                // Comparing each event with its deliveries takes longest, and is of no use when the sums
+                // agree.
                 let unbalanced = if marks[0] == marks[1] && audit.matched == audit.first_runs.total() {
                     Vec::new()
                 } else {
-                    // The sums were those of all that was created in the window, which by another clock may be another event's.
+                    // The sums were those of all that was created in the window, which by another clock may
+                    // be another event's.
                     audit.first_runs = StateCounts::default();
                     for (state, count) in fetch_all!(tx, window.deliveries_of_events(), read_count) {
                         *audit.first_runs.of(state) = count;
@@ -320,7 +332,8 @@ impl Store {
                 let first = fetch_all!(tx, Statement::new(totals::FIRST), totals::read_first);
                 let first_ms = first.into_iter().flatten().next();
                 let [before, since] = window.attempts(first_ms);
-                // Comparing each delivery with its attempts takes longest, and is of no use when all that were ever recorded are there.
+                // Comparing each delivery with its attempts takes longest, and is of no use when all that
+                // were ever recorded are there.
                 let agree = fetch_all!(tx, window.of(COUNT_SUSPECTS), read_suspects) == [0]
                     && fetch_all!(tx, before.found(), totals::read_attempts) == [0]
                     && fetch_all!(tx, since.found(), totals::read_attempts)

@@ -14,11 +14,12 @@ use crate::{
 /// Clocks that differ by more than this, in milliseconds, are in doubt: one hour.
 pub const CLOCK_DIFFERENCE_MAX_MS: u64 = 60 * 60 * 1000;
 
-/// After this time without a look, in milliseconds, only an operator can tell whether it has passed or the clock has jumped: one day.
+/// After this time without a look, in milliseconds, only an operator can tell whether it has passed or the
+/// clock has jumped: one day.
 pub const UNWATCHED_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// So long after its last announcement, in milliseconds, a role still counts as running: two looks of a recorder, one of which may meet a
-/// database that is just away.
+/// So long after its last announcement, in milliseconds, a role still counts as running: two looks of a
+/// recorder, one of which may meet a database that is just away.
 const ROLE_HEARD_MS: u64 = 2 * 60 * 1000;
 
 /// What is known of the time besides a host's own clock, in Unix milliseconds.
@@ -43,7 +44,8 @@ pub enum ClockDoubt {
         /// By how many milliseconds.
         by_ms: u64,
     },
-    /// The clock of a running role's host differs from the database's: what the role records may be too old, or too new.
+    /// The clock of a running role's host differs from the database's: what the role records may be too old,
+    /// or too new.
     Role {
         /// Such as `worker`.
         role: String,
@@ -226,12 +228,14 @@ fn read_stop(row: &dyn Columns) -> Result<RetentionStop, sqlx::Error> {
 }
 
 impl Store {
-    /// Looks whether it is as late as this host's clock says, and notes the answer. Returns the time from which on retention counts:
-    /// the earlier one of `now_ms` and the latest time that a record or a look knows of; or why nothing may be deleted.
+    /// Looks whether it is as late as this host's clock says, and notes the answer. Returns the time from
+    /// which on retention counts: the earlier one of `now_ms` and the latest time that a record or a look
+    /// knows of; or why nothing may be deleted.
     ///
-    /// The clock is in doubt while it, or that of a running role's host, differs by more than an hour from the database's; while it differs by
-    /// more than an hour from the newest record or, forwards without
-    /// a record of now, from the last look; and, if the last look was over a day ago, until [`Store::confirm_time`].
+    /// The clock is in doubt while it, or that of a running role's host, differs by more than an hour from
+    /// the database's; while it differs by more than an hour from the newest record or, forwards without
+    /// a record of now, from the last look; and, if the last look was over a day ago, until
+    /// [`Store::confirm_time`].
     ///
     /// # Errors
     ///
@@ -263,8 +267,8 @@ impl Store {
         Ok(Ok(clocks.known_ms().unwrap_or(now_ms).min(now_ms)))
     }
 
-    /// Takes an operator's word that it is `now_ms`: what differs from that by now raises no doubt any more. Returns why not, if the
-    /// database's clock or that of a running role says otherwise.
+    /// Takes an operator's word that it is `now_ms`: what differs from that by now raises no doubt any more.
+    /// Returns why not, if the database's clock or that of a running role says otherwise.
     ///
     /// # Errors
     ///

@@ -71,7 +71,8 @@ impl Pace {
         }
     }
 
-    /// How long a newcomer would wait behind those that wait already; `None` when nothing is held, so that nothing will come back.
+    /// How long a newcomer would wait behind those that wait already; `None` when nothing is held, so that
+    /// nothing will come back.
     pub(super) fn promise(&self, held: usize, waiting: usize, now: Instant) -> Option<Promise> {
         let latency = self.latency.max(self.quiet(now));
         let ahead = waiting as u32 + 1;

@@ -1,8 +1,9 @@
-//! The rules of fair admission, as a state without a clock, tasks or waits: it is told what happens and when, and says what may.
+//! The rules of fair admission, as a state without a clock, tasks or waits: it is told what happens and when,
+//! and says what may.
 //!
-//! Every decision looks at counters of the endpoint, of its organization and of the whole, and at nothing else: it takes the same
-//! time whatever waits. Only ending a slow attempt looks for the organization that holds most, in an ordered set of at most as
-//! many as there are slow slots.
+//! Every decision looks at counters of the endpoint, of its organization and of the whole, and at nothing
+//! else: it takes the same time whatever waits. Only ending a slow attempt looks for the organization that
+//! holds most, in an ordered set of at most as many as there are slow slots.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -21,14 +22,16 @@ use super::{
 const ENDPOINT_SHARE: usize = 4;
 /// The share of all slots that endpoints not known to be well may hold together: half.
 const UNWELL_SHARE: usize = 2;
-/// The share of all slots that is kept for organizations that hold none, or that give their slots back quickly: a 16th. Without it, organizations that hang at the same moment
-/// would leave nothing to one whose attempts end quickly, as soon as it holds none for a moment.
+/// The share of all slots that is kept for organizations that hold none, or that give their slots back
+/// quickly: a 16th. Without it, organizations that hang at the same moment would leave nothing to one whose
+/// attempts end quickly, as soon as it holds none for a moment.
 const KEPT_SHARE: usize = 16;
 /// The share of all slow slots that one endpoint may hold however few are free: a 32nd.
 const SLOW_SHARE: usize = 32;
 /// An attempt that fails within this time occupies a slot for no longer than a success does.
 const QUICK: Duration = Duration::from_millis(100);
-/// How many endpoints' behaviour is remembered. As many as the registry holds; past it, all that are idle are forgotten.
+/// How many endpoints' behaviour is remembered. As many as the registry holds; past it, all that are idle are
+/// forgotten.
 pub(super) const REMEMBERED_MAX: usize = store::ENDPOINTS_MAX as usize;
 
 /// Which endpoints and organizations hold which slots.
@@ -76,7 +79,8 @@ struct Holder {
     slow: BTreeMap<u64, EndpointId>,
 }
 
-/// Sorts by the number of slow attempts; of two organizations with as many, the one with the older attempt comes last.
+/// Sorts by the number of slow attempts; of two organizations with as many, the one with the older attempt
+/// comes last.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Crowd {
     count: usize,
@@ -140,7 +144,8 @@ impl Shares {
         }
     }
 
-    /// An endpoint may hold a quarter of what is free, slow attempts included; and a quarter of the free slow slots, or a 32nd of all.
+    /// An endpoint may hold a quarter of what is free, slow attempts included; and a quarter of the free slow
+    /// slots, or a 32nd of all.
     fn has_room(&self, behaviour: &Behaviour) -> bool {
         let in_flight_max = (self.free / ENDPOINT_SHARE).max(1);
         let slow_max = (self.slow_free / ENDPOINT_SHARE)
@@ -293,7 +298,8 @@ impl Shares {
         holder.map_or(0, |holder| holder.waiting)
     }
 
-    /// How long a newcomer that was refused its share would wait, judging by how fast slots come back to that share.
+    /// How long a newcomer that was refused its share would wait, judging by how fast slots come back to that
+    /// share.
     pub(super) fn promised_wait(
         &self,
         endpoint: &EndpointId,
@@ -338,7 +344,8 @@ impl Shares {
         self.organizations.len()
     }
 
-    /// Changes what an endpoint and its organization hold, and counts what is held by those that are not known to be well.
+    /// Changes what an endpoint and its organization hold, and counts what is held by those that are not
+    /// known to be well.
     fn change<T>(
         &mut self,
         endpoint: &EndpointId,
@@ -392,7 +399,8 @@ impl Shares {
     }
 }
 
-/// Whether an organization would hold more than is left free if it took one more, apart from what is kept. Each may hold one.
+/// Whether an organization would hold more than is left free if it took one more, apart from what is kept.
+/// Each may hold one.
 fn has_share(held: usize, is_fast: bool, free: usize, of: usize) -> bool {
     let kept = if is_fast { 0 } else { of / KEPT_SHARE };
     held > 0 && held + 1 + kept >= free
@@ -451,8 +459,9 @@ impl Behaviour {
         self.tried && !self.is_suspect()
     }
 
-    /// How many slots an endpoint that is not known to be well may hold like a well one: one, if it was never tried, or if it has just failed
-    /// quickly. Otherwise a healthy endpoint that answers one request with 500 would wait for those that hang.
+    /// How many slots an endpoint that is not known to be well may hold like a well one: one, if it was never
+    /// tried, or if it has just failed quickly. Otherwise a healthy endpoint that answers one request
+    /// with 500 would wait for those that hang.
     fn trusted(&self) -> usize {
         usize::from(self.slow == 0 && (!self.tried || self.quick))
     }
@@ -466,8 +475,8 @@ impl Behaviour {
 }
 
 impl Holder {
-    /// Returns how fast it gives slots back. An organization that holds nothing and waits for nothing is forgotten; then the endpoint tells, if it
-    /// has given one back lately.
+    /// Returns how fast it gives slots back. An organization that holds nothing and waits for nothing is
+    /// forgotten; then the endpoint tells, if it has given one back lately.
     fn pace_with<'a>(&'a self, endpoint: Option<&'a Behaviour>) -> &'a Pace {
         match endpoint {
             Some(endpoint) if self.pace.is_unknown() => &endpoint.pace,

@@ -76,7 +76,8 @@ impl Window {
         Statement::with(SELECT_GAPS, [since_ms.into(), until_ms.into(), GAPS_MAX.into()])
     }
 
-    /// From when until when gaps explain what was recorded from `since_ms` until the window's end: also shortly before, and after.
+    /// From when until when gaps explain what was recorded from `since_ms` until the window's end: also
+    /// shortly before, and after.
     pub(super) fn explained_by(&self, since_ms: u64) -> (u64, u64) {
         let late_ms = self.limits.late_ms;
         (

@@ -235,7 +235,8 @@ fn an_organization_that_was_idle_is_promised_a_slot_by_the_pace_of_its_endpoint(
     assert!(promise.is_founded && promise.within < Duration::from_millis(10));
 }
 
-/// Its slot is like a well one's: no slot of the half comes back for it, and its own says nothing about those.
+/// Its slot is like a well one's: no slot of the half comes back for it, and its own says nothing about
+/// those.
 #[test]
 fn an_endpoint_that_failed_quickly_is_promised_a_slot_of_its_organization() {
     let (mut shares, a, began) = (Shares::new(64), org("a"), Instant::now());
