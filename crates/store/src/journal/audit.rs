@@ -199,7 +199,7 @@ macro_rules! explained_ms {
 macro_rules! records_since {
     ($tx:ident, $window:ident, $since_ms:expr, $lost:expr) => {{
         let (since_ms, until_ms) = $window.explained_by($since_ms);
-        let gaps = fetch_all!($tx, $window.gaps(since_ms, until_ms), read_gap);
+        let gaps = fetch_all!($tx, Window::gaps(since_ms, until_ms), read_gap);
         let set_aside = fetch_all!($tx, aside::select(since_ms, until_ms), aside::read);
         records_of(&gaps, &set_aside).filter(|_| $lost.is_empty())
     }};
@@ -251,7 +251,7 @@ impl Store {
                 let mut audit = Audit {
                     lost,
                     set_aside: fetch_all!(tx, aside::select(window.since_ms, window.until_ms), aside::read),
-                    gaps: fetch_all!(tx, window.gaps(window.since_ms, window.until_ms), read_gap),
+                    gaps: fetch_all!(tx, Window::gaps(window.since_ms, window.until_ms), read_gap),
                     ..Audit::default()
                 };
                 let gaps = batches::gaps_with(explained_ms);

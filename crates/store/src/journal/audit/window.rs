@@ -72,7 +72,7 @@ impl Window {
         statement
     }
 
-    pub(super) fn gaps(&self, since_ms: u64, until_ms: u64) -> Statement<'static> {
+    pub(super) fn gaps(since_ms: u64, until_ms: u64) -> Statement<'static> {
         Statement::with(SELECT_GAPS, [since_ms.into(), until_ms.into(), GAPS_MAX.into()])
     }
 
