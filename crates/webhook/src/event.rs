@@ -49,8 +49,8 @@ pub struct Event {
 pub struct Envelope<'a> {
     /// Field `event`.
     pub event_type: EventKind,
-    /// Field `timestamp`, one of [`TIMESTAMPS_MS`]; of what is inside already, any integer from 0 to 2^53 -
-    /// 1.
+    /// Field `timestamp`, one of [`TIMESTAMPS_MS`]; of what is inside already, any integer below 2^53 that is
+    /// not negative.
     pub timestamp_ms: u64,
     /// Field `organization_id`: 1 to [`ID_BYTES_MAX`] bytes; of what is inside already, any number.
     pub organization_id: Cow<'a, str>,

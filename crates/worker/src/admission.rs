@@ -2,8 +2,8 @@
 //!
 //! A worker has a fixed number of slots, one for each attempt in flight. How many of them an endpoint, an
 //! organization, and all endpoints that are not known to be well may hold depends on how many are free
-//! (dynamic thresholds, in `shares`): `k` organizations that take whatever they get come to hold `1 / (k +
-//! 1)` of the slots each, and leave as many for the next one.
+//! (dynamic thresholds, in `shares`): `k` organizations that take whatever they get come to hold
+//! `1 / (k + 1)` of the slots each, and leave as many for the next one.
 //!
 //! An attempt in flight for over [`SLOW`] gives its slot back and takes one of as many slow slots. When none
 //! is free, the oldest slow attempt of the organization that holds most is ended.

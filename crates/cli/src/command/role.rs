@@ -97,7 +97,7 @@ pub(super) async fn run(configuration: &Configuration, schema: Schema, kinds: &[
             ((*kind, told), role)
         })
         .unzip();
-    let probes = Probes::start(configuration.health_listen, roles.clone(), &stop).await?;
+    let probes = ProbeServer::start(configuration.health_listen, roles.clone(), &stop).await?;
     let worked = work(configuration, schema, &egress, (told, roles), stop).await;
     probes.end().await;
     worked
@@ -395,12 +395,12 @@ async fn count_lost_lines() {
 }
 
 /// The server of `/livez`, `/readyz` and `/metrics`, if there is one.
-struct Probes {
+struct ProbeServer {
     serving: Option<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
-impl Probes {
+impl ProbeServer {
     async fn start(
         address: Option<SocketAddr>,
         roles: Vec<Role>,
