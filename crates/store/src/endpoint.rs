@@ -1,6 +1,7 @@
 //! Endpoints: written one transaction each, read one by one or in pages.
 
 pub(crate) mod row;
+pub(crate) mod history;
 mod detail;
 mod write;
 

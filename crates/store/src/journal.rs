@@ -19,6 +19,7 @@
 //! **Pages.** Listings go by time and id, newest first, from a cursor: what is written while somebody pages
 //! disturbs no page.
 
+mod state_counts;
 mod batches;
 mod write;
 mod events;
@@ -31,18 +32,17 @@ mod marks;
 pub(crate) mod totals;
 mod resend;
 mod recover;
-pub(crate) mod history;
+mod history;
 mod stuck;
 mod health;
 mod failing;
 mod overview;
 mod retention;
 mod clock;
-pub(crate) mod operations;
 
 pub use aside::SetAside;
 pub use attempts::AttemptRow;
-pub use audit::{Audit, AuditLimits, FINDINGS_MAX, Findings, Late, StateCounts, Unbalanced, Unrecorded};
+pub use audit::{Audit, AuditLimits, FINDINGS_MAX, Findings, Late, Unbalanced, Unrecorded};
 pub use batches::{LOST_AFTER_MS, Lost, LostCause};
 pub use clock::{CLOCK_DIFFERENCE_MAX_MS, ClockDoubt, RetentionStop, UNWATCHED_MAX_MS};
 pub use deliveries::{DeliveryCursor, DeliveryFilter, DeliveryRow};
@@ -50,10 +50,10 @@ pub use events::{EventCursor, EventFilter, EventRow};
 pub use failing::Failing;
 pub use health::Health;
 pub use marks::MARK_PREFIX;
-pub use operations::OperationRow;
 pub use overview::{Overview, Pending};
 pub use recover::{RecoverState, Recoverable};
 pub use rejected::{Rejected, RejectedCursor};
 pub use resend::{Claimed, Refusal, Requested};
 pub use retention::Expired;
+pub use state_counts::StateCounts;
 pub use totals::{MINUTE_MS, Vanished};

@@ -111,6 +111,7 @@ mod statement;
 mod columns;
 mod schema;
 mod sealing;
+mod operations;
 mod endpoint;
 mod registry;
 mod api_key;
@@ -131,11 +132,12 @@ pub use error::{Cause, Error, Operation};
 pub use journal::{
     AttemptRow, Audit, AuditLimits, CLOCK_DIFFERENCE_MAX_MS, Claimed, ClockDoubt, DeliveryCursor,
     DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Failing,
-    Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, MINUTE_MS, OperationRow, Overview,
-    Pending, RecoverState, Recoverable, Refusal, Rejected, RejectedCursor, Requested, RetentionStop,
-    SetAside, StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded, Vanished,
+    Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, MINUTE_MS, Overview, Pending,
+    RecoverState, Recoverable, Refusal, Rejected, RejectedCursor, Requested, RetentionStop, SetAside,
+    StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded, Vanished,
 };
-pub use registry::{CHANGES_MAX, Changes, ENDPOINTS_MAX, Position, Snapshot};
+pub use operations::OperationRow;
+pub use registry::{CHANGES_MAX, Changes, Position, Snapshot};
 pub use roles::{ANNOUNCED_MAX, Announcement, Dropping, JournalTotals, WorkerBehind};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 pub use sealing::{BadSealingKey, SealingKey};
@@ -144,6 +146,10 @@ pub use troubles::{RoleReport, RunningRole};
 use address::Address;
 use database::Database;
 use sealing::{Keyring, local_key};
+
+/// The most endpoints there can be, all organizations together: every worker holds them all in memory, at
+/// about 1 KiB each.
+pub const ENDPOINTS_MAX: u32 = 100_000;
 
 /// A handle to the database. Cheap to clone; all clones share the connections.
 #[derive(Clone)]

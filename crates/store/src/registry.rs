@@ -6,15 +6,11 @@ use sqlx::Connection as _;
 use webhook::{Endpoint, EndpointId};
 
 use crate::{
-    Error, OPERATION_TIMEOUT, Operation, Store,
+    ENDPOINTS_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
     endpoint::row::{Row, columns, decode, id_of, is_deleted, version_of},
     sealing::Keyring,
 };
-
-/// The most endpoints there can be, all organizations together: every worker holds them all in memory, at
-/// about 1 KiB each.
-pub const ENDPOINTS_MAX: u32 = 100_000;
 
 /// The most endpoints that one [`Store::registry_changes`] returns; the next call returns the next ones.
 pub const CHANGES_MAX: u32 = 10_000;

@@ -6,12 +6,10 @@
 
 use std::time::Duration;
 
-use sqlx::Connection as _;
-
 use crate::{
-    Error, OPERATION_TIMEOUT, Operation, Position, Store,
-    database::on_connection,
-    statement::{Argument, Statement, bind_all, timed},
+    Error, Operation, Position, Store,
+    columns::Columns,
+    statement::{Argument, Statement},
 };
 
 /// How long an announcement is believed.
@@ -147,7 +145,7 @@ impl Store {
             in_hand.into(),
             now_ms.into(),
         ];
-        self.write_roles(ANNOUNCE, &arguments).await
+        self.write_roles(ANNOUNCE, arguments).await
     }
 
     /// Says that the role has ended: nothing is expected of it any more.
@@ -156,7 +154,7 @@ impl Store {
     ///
     /// Only the database's.
     pub async fn close_role(&self, process: &str, role: &str) -> Result<(), Error> {
-        self.write_roles(CLOSE, &[process.into(), role.into()]).await
+        self.write_roles(CLOSE, [process.into(), role.into()]).await
     }
 
     /// Forgets roles that have not announced themselves for 30 days, and delays that no worker began with
@@ -166,9 +164,9 @@ impl Store {
     ///
     /// Only the database's.
     pub async fn forget_old_roles(&self) -> Result<(), Error> {
-        let remembered_ms = REMEMBERED.as_millis() as i64;
-        self.write_roles(FORGET, &[remembered_ms.into()]).await?;
-        self.write_roles(FORGET_DELAYS, &[remembered_ms.into()]).await
+        let remembered_ms = REMEMBERED.as_millis() as u64;
+        self.write_roles(FORGET, [remembered_ms.into()]).await?;
+        self.write_roles(FORGET_DELAYS, [remembered_ms.into()]).await
     }
 
     /// Remembers that a worker begins with a schedule of these delays, for 30 days.
@@ -179,7 +177,7 @@ impl Store {
     pub async fn remember_delays(&self, delays: &[Duration]) -> Result<(), Error> {
         for delay in delays {
             let delay_ms = delay.as_millis() as u64;
-            self.write_roles(REMEMBER_DELAY, &[delay_ms.into()]).await?;
+            self.write_roles(REMEMBER_DELAY, [delay_ms.into()]).await?;
         }
         Ok(())
     }
@@ -203,49 +201,33 @@ impl Store {
     ///
     /// Only the database's.
     pub async fn workers_behind(&self, position: &Position) -> Result<Vec<WorkerBehind>, Error> {
-        on_connection!(
-            &self.database,
-            reader,
-            &Operation::FindWorkersBehind,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let rows: Vec<(String, String, i64)> = sqlx::query_as(timed(SELECT_BEHIND, dialect))
-                    .bind(position.version)
-                    .fetch_all(connection)
-                    .await?;
-                Ok(rows.into_iter().map(WorkerBehind::from).collect())
-            }
-        )
+        let select = Statement::with(SELECT_BEHIND, [position.version.into()]);
+        self.fetch(&Operation::FindWorkersBehind, select, read_behind)
+            .await
     }
 
-    async fn write_roles(&self, sql: &'static str, arguments: &[Argument<'_>]) -> Result<(), Error> {
-        on_connection!(
-            &self.database,
-            writer,
+    /// Not synchronously where that takes time: what a crash takes back is announced again within a second.
+    async fn write_roles<'a>(
+        &self,
+        sql: &'static str,
+        arguments: impl IntoIterator<Item = Argument<'a>>,
+    ) -> Result<(), Error> {
+        let write = Statement::with(sql, arguments);
+        self.execute(
             &Operation::AnnounceRole,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let mut tx = connection.begin_with(dialect.begin_write).await?;
-                // What a crash takes back is announced again within a second.
-                for prepare in dialect.prepare_deletions {
-                    sqlx::query(*prepare).execute(&mut *tx).await?;
-                }
-                let query = bind_all!(sqlx::query(timed(sql, dialect)), arguments);
-                query.execute(&mut *tx).await?;
-                tx.commit().await?;
-                Ok(())
-            }
+            |dialect| dialect.prepare_deletions,
+            write,
         )
+        .await?;
+        Ok(())
     }
 }
 
-impl From<(String, String, i64)> for WorkerBehind {
-    fn from((process, host, unseen_ms): (String, String, i64)) -> Self {
-        Self {
-            process,
-            host,
-            // A clock that was set back makes it negative, until the next announcement.
-            unseen: Duration::from_millis(unseen_ms.try_into().unwrap_or_default()),
-        }
-    }
+fn read_behind(row: &dyn Columns) -> Result<WorkerBehind, sqlx::Error> {
+    Ok(WorkerBehind {
+        process: row.text("process")?,
+        host: row.text("host")?,
+        // A clock that was set back makes it negative, until the next announcement.
+        unseen: Duration::from_millis(row.integer("unseen_ms")?.try_into().unwrap_or_default()),
+    })
 }

@@ -249,8 +249,9 @@ impl<'a> Statement<'a> {
         self
     }
 
-    pub(crate) fn sql(&self) -> AssertSqlSafe<String> {
-        AssertSqlSafe(self.sql.clone())
+    /// With the database's clock for `{now}`.
+    pub(crate) fn sql(&self, dialect: &Dialect) -> AssertSqlSafe<String> {
+        timed(&self.sql, dialect)
     }
 }
 
@@ -264,6 +265,19 @@ pub(crate) type Preparation = fn(&Dialect) -> &'static [&'static str];
 
 pub(crate) const UNPREPARED: Preparation = |_| &[];
 
+/// Every row that a statement finds; steps of an [`on_connection!`].
+macro_rules! fetch_all {
+    ($connection:ident, $dialect:ident, $statement:expr, $read:expr) => {{
+        let statement = &$statement;
+        let query = $crate::statement::bind_all!(sqlx::query(statement.sql($dialect)), &statement.arguments);
+        query
+            .try_map(|row| $read(&row))
+            .fetch_all(&mut *$connection)
+            .await?
+    }};
+}
+pub(crate) use fetch_all;
+
 macro_rules! fetch_on {
     ($self:ident, $pool:ident, $operation:ident, $statement:ident, $read:ident) => {
         on_connection!(
@@ -271,10 +285,7 @@ macro_rules! fetch_on {
             $pool,
             $operation,
             OPERATION_TIMEOUT,
-            |connection, _dialect| {
-                let query = bind_all!(sqlx::query($statement.sql()), &$statement.arguments);
-                Ok(query.try_map(|row| $read(&row)).fetch_all(connection).await?)
-            }
+            |connection, dialect| { Ok(fetch_all!(connection, dialect, $statement, $read)) }
         )
     };
 }
@@ -318,7 +329,7 @@ impl Store {
                 for prepare in preparation(dialect) {
                     sqlx::query(*prepare).execute(&mut *tx).await?;
                 }
-                let query = bind_all!(sqlx::query(statement.sql()), &statement.arguments);
+                let query = bind_all!(sqlx::query(statement.sql(dialect)), &statement.arguments);
                 let rows = query.execute(&mut *tx).await?.rows_affected();
                 tx.commit().await?;
                 Ok(rows)

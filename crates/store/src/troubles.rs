@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::Connection as _;
-
 use crate::{
-    ANNOUNCED_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
-    database::on_connection,
-    statement::{Argument, bind_all, timed},
+    ANNOUNCED_MAX, Error, Operation, Store,
+    columns::Columns,
+    statement::{Argument, Statement, UNPREPARED},
 };
 
 /// A role that has announced itself, and has not said that it ended.
@@ -55,6 +53,20 @@ const REPORT: &str =
 const SELECT_RUNNING: &str = "SELECT process, role, host, {now} - seen_ms AS unseen_ms, waits_for, degraded, troubles FROM roles \
     WHERE closed_ms IS NULL AND seen_ms >= {now} - $1 ORDER BY role, host, process LIMIT 1000";
 
+fn read_running(row: &dyn Columns) -> Result<RunningRole, sqlx::Error> {
+    Ok(RunningRole {
+        process: row.text("process")?,
+        role: row.text("role")?,
+        host: row.text("host")?,
+        unseen_ms: row.integer("unseen_ms")?,
+        report: RoleReport {
+            waits_for: row.maybe_text("waits_for")?,
+            degraded: row.maybe_text("degraded")?,
+            troubles: row.maybe_text("troubles")?,
+        },
+    })
+}
+
 impl Store {
     /// Stores what a role reports of itself. Returns false when it has not announced itself yet.
     ///
@@ -69,19 +81,9 @@ impl Store {
             Argument::maybe_outside(report.degraded.as_deref()),
             Argument::maybe_outside(report.troubles.as_deref()),
         ];
-        on_connection!(
-            &self.database,
-            writer,
-            &Operation::AnnounceRole,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let mut tx = connection.begin_with(dialect.begin_write).await?;
-                let query = bind_all!(sqlx::query(REPORT), &arguments);
-                let reported = query.execute(&mut *tx).await?.rows_affected();
-                tx.commit().await?;
-                Ok(reported > 0)
-            }
-        )
+        let report = Statement::with(REPORT, arguments);
+        let reported = self.execute(&Operation::AnnounceRole, UNPREPARED, report).await?;
+        Ok(reported > 0)
     }
 
     /// Returns the roles that announced themselves within this time and have not said that they ended, by
@@ -91,38 +93,7 @@ impl Store {
     ///
     /// Only the database's.
     pub async fn running_roles(&self, within: Duration) -> Result<Vec<RunningRole>, Error> {
-        type Row = (
-            String,
-            String,
-            String,
-            i64,
-            Option<String>,
-            Option<String>,
-            Option<String>,
-        );
-        on_connection!(
-            &self.database,
-            reader,
-            &Operation::ListRoles,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let rows: Vec<Row> = sqlx::query_as(timed(SELECT_RUNNING, dialect))
-                    .bind(within.as_millis() as i64)
-                    .fetch_all(connection)
-                    .await?;
-                let role = |(process, role, host, unseen_ms, waits_for, degraded, troubles)| RunningRole {
-                    process,
-                    role,
-                    host,
-                    unseen_ms,
-                    report: RoleReport {
-                        waits_for,
-                        degraded,
-                        troubles,
-                    },
-                };
-                Ok(rows.into_iter().map(role).collect())
-            }
-        )
+        let select = Statement::with(SELECT_RUNNING, [(within.as_millis() as u64).into()]);
+        self.fetch(&Operation::ListRoles, select, read_running).await
     }
 }

@@ -7,6 +7,7 @@ use webhook::{DisabledReason, EndpointId, OrganizationId};
 
 use super::{
     detail::detail,
+    history,
     row::{
         Decode, Row, columns, disabled_reason_of, is_deleted, organization_of, previous_until_ms_of,
         version_of,
@@ -16,10 +17,7 @@ use crate::{
     ChangeKind, ENDPOINTS_MAX, Error, OPERATION_TIMEOUT, Operation, Store,
     changes::{Change, INSERT_CHANGE},
     database::on_connection,
-    journal::{
-        history,
-        operations::{ANNOUNCE_DISABLED, operation_id},
-    },
+    operations::{ANNOUNCE_DISABLED, operation_id},
     sealing::{CHOOSE_SEALING_KEY, Owner},
     statement::{Argument, bind_all},
 };

@@ -8,12 +8,10 @@ mod window;
 use std::collections::BTreeMap;
 
 use sqlx::Connection as _;
-use webhook::{
-    DeliveryId, EndpointId, EventId, OrganizationId,
-    journal::{DeliveryState, Gap},
-};
+use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::Gap};
 
 use super::{
+    StateCounts,
     aside::{self, SetAside},
     batches::{self, Lost, fetch_lost},
     totals::{self, Minutes, Vanished},
@@ -21,7 +19,7 @@ use super::{
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
-    statement::{Statement, bind_all, timed},
+    statement::{Statement, fetch_all},
 };
 use rows::{
     Found, Pending, read_count, read_deliveries, read_events, read_gap, read_late, read_oldest, read_pending,
@@ -97,19 +95,6 @@ pub struct Audit {
     pub set_aside: Vec<SetAside>,
 }
 
-/// Deliveries by their state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StateCounts {
-    /// On their way.
-    pub pending: u64,
-    /// Their endpoint was deleted.
-    pub cancelled: u64,
-    /// In the dead letters.
-    pub dead: u64,
-    /// Answered with a 2xx.
-    pub delivered: u64,
-}
-
 /// What an audit found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Findings<T> {
@@ -170,15 +155,6 @@ pub struct Late {
     pub next_ms: u64,
 }
 
-/// Every row that a statement finds in a transaction; steps of an [`on_connection!`].
-macro_rules! fetch_all {
-    ($tx:ident, $statement:expr, $read:expr) => {{
-        let statement = $statement;
-        let query = bind_all!(sqlx::query(statement.sql()), &statement.arguments);
-        query.try_map(|row| $read(&row)).fetch_all(&mut *$tx).await?
-    }};
-}
-
 /// Evaluates to from when until when records are missing that no gap names, since a time, and to those that
 /// are lost; steps of an [`on_connection!`].
 macro_rules! explained_ms {
@@ -188,7 +164,7 @@ macro_rules! explained_ms {
         let mut lost = fetch_lost!($tx, $dialect, since_ms, due, $window.limits.now_ms);
         lost.retain(|lost| lost.until_ms >= since_ms && lost.from_ms < $window.until_ms);
         let spans = aside::select_spans(since_ms, $window.until_ms);
-        let mut explained_ms = fetch_all!($tx, spans, aside::read_span);
+        let mut explained_ms = fetch_all!($tx, $dialect, spans, aside::read_span);
         explained_ms.extend(lost.iter().map(|lost| (lost.from_ms, lost.until_ms)));
         (explained_ms, lost)
     }};
@@ -197,10 +173,10 @@ macro_rules! explained_ms {
 /// Evaluates to how many records the gaps and set-aside batches have in all that may explain what was
 /// recorded since a time, if none is lost whose number is unknown; steps of an [`on_connection!`].
 macro_rules! records_since {
-    ($tx:ident, $window:ident, $since_ms:expr, $lost:expr) => {{
+    ($tx:ident, $dialect:ident, $window:ident, $since_ms:expr, $lost:expr) => {{
         let (since_ms, until_ms) = $window.explained_by($since_ms);
-        let gaps = fetch_all!($tx, Window::gaps(since_ms, until_ms), read_gap);
-        let set_aside = fetch_all!($tx, aside::select(since_ms, until_ms), aside::read);
+        let gaps = fetch_all!($tx, $dialect, Window::gaps(since_ms, until_ms), read_gap);
+        let set_aside = fetch_all!($tx, $dialect, aside::select(since_ms, until_ms), aside::read);
         records_of(&gaps, &set_aside).filter(|_| $lost.is_empty())
     }};
 }
@@ -250,20 +226,30 @@ impl Store {
                 let (explained_ms, lost) = explained_ms!(tx, dialect, window, window.since_ms);
                 let mut audit = Audit {
                     lost,
-                    set_aside: fetch_all!(tx, aside::select(window.since_ms, window.until_ms), aside::read),
-                    gaps: fetch_all!(tx, Window::gaps(window.since_ms, window.until_ms), read_gap),
+                    set_aside: fetch_all!(
+                        tx,
+                        dialect,
+                        aside::select(window.since_ms, window.until_ms),
+                        aside::read
+                    ),
+                    gaps: fetch_all!(
+                        tx,
+                        dialect,
+                        Window::gaps(window.since_ms, window.until_ms),
+                        read_gap
+                    ),
                     ..Audit::default()
                 };
                 let gaps = batches::gaps_with(explained_ms);
                 let gaps = gaps.as_str();
                 let (mut found, mut marks) = (Vec::new(), [0, 0]);
-                for events in fetch_all!(tx, window.of(COUNT_EVENTS), read_events) {
+                for events in fetch_all!(tx, dialect, window.of(COUNT_EVENTS), read_events) {
                     audit.events += events.count;
                     audit.matched += events.matched;
                     marks[0] += events.mark;
                     found.push(events.counts());
                 }
-                for deliveries in fetch_all!(tx, window.of(COUNT_DELIVERIES), read_deliveries) {
+                for deliveries in fetch_all!(tx, dialect, window.of(COUNT_DELIVERIES), read_deliveries) {
                     found.push(deliveries.counts());
                     if deliveries.resent {
                         *audit.resends.of(deliveries.state) += deliveries.count;
@@ -272,29 +258,29 @@ impl Store {
                         marks[1] += deliveries.mark;
                     }
                 }
-                let recorded = fetch_all!(tx, window.of(totals::SUM), totals::read_counts);
+                let recorded = fetch_all!(tx, dialect, window.of(totals::SUM), totals::read_counts);
                 audit.vanished = totals::compare(recorded, found);
                 // Pending deliveries are of all times, and so is what explains that they may have ended.
-                let oldest = fetch_all!(tx, Statement::new(OLDEST_PENDING), read_oldest);
+                let oldest = fetch_all!(tx, dialect, Statement::new(OLDEST_PENDING), read_oldest);
                 let oldest_ms = oldest.into_iter().flatten().next().unwrap_or(window.since_ms);
-                let of_window = records_since!(tx, window, window.since_ms, audit.lost);
+                let of_window = records_since!(tx, dialect, window, window.since_ms, audit.lost);
                 let mut records = MissingRecords {
                     of_window,
                     of_all_times: of_window,
                 };
                 let gaps_before = if oldest_ms < window.since_ms {
                     let (explained_ms, lost) = explained_ms!(tx, dialect, window, oldest_ms);
-                    records.of_all_times = records_since!(tx, window, oldest_ms, lost);
+                    records.of_all_times = records_since!(tx, dialect, window, oldest_ms, lost);
                     batches::gaps_with(explained_ms)
                 } else {
                     gaps.to_owned()
                 };
-                for pending in fetch_all!(tx, window.pending(&gaps_before), read_pending) {
+                for pending in fetch_all!(tx, dialect, window.pending(&gaps_before), read_pending) {
                     audit.pending(&pending);
                 }
-                let heard =
-                    sqlx::query(timed(COUNT_ROLES, dialect)).bind(crate::ANNOUNCED_MAX.as_millis() as i64);
-                for (recorders, in_hand) in heard.try_map(|row| read_roles(&row)).fetch_all(&mut *tx).await? {
+                let heard_ms = crate::ANNOUNCED_MAX.as_millis() as u64;
+                let heard = Statement::with(COUNT_ROLES, [heard_ms.into()]);
+                for (recorders, in_hand) in fetch_all!(tx, dialect, heard, read_roles) {
                     (audit.recorders_heard, audit.held_by_workers) = (recorders, in_hand);
                 }
                 // Comparing each event with its deliveries takes longest, and is of no use when the sums
@@ -305,12 +291,12 @@ impl Store {
                     // The sums were those of all that was created in the window, which by another clock may
                     // be another event's.
                     audit.first_runs = StateCounts::default();
-                    for (state, count) in fetch_all!(tx, window.deliveries_of_events(), read_count) {
+                    for (state, count) in fetch_all!(tx, dialect, window.deliveries_of_events(), read_count) {
                         *audit.first_runs.of(state) = count;
                     }
-                    fetch_all!(tx, window.unbalanced(gaps), read_unbalanced)
+                    fetch_all!(tx, dialect, window.unbalanced(gaps), read_unbalanced)
                 };
-                let late = fetch_all!(tx, window.late(gaps), read_late);
+                let late = fetch_all!(tx, dialect, window.late(gaps), read_late);
                 tx.commit().await?;
 
                 audit.unbalanced = findings(unbalanced);
@@ -329,25 +315,25 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = begin!(connection, dialect);
-                let first = fetch_all!(tx, Statement::new(totals::FIRST), totals::read_first);
+                let first = fetch_all!(tx, dialect, Statement::new(totals::FIRST), totals::read_first);
                 let first_ms = first.into_iter().flatten().next();
                 let [before, since] = window.attempts(first_ms);
                 // Comparing each delivery with its attempts takes longest, and is of no use when all that
                 // were ever recorded are there.
-                let agree = fetch_all!(tx, window.of(COUNT_SUSPECTS), read_suspects) == [0]
-                    && fetch_all!(tx, before.found(), totals::read_attempts) == [0]
-                    && fetch_all!(tx, since.found(), totals::read_attempts)
-                        == fetch_all!(tx, since.recorded(), totals::read_attempts);
+                let agree = fetch_all!(tx, dialect, window.of(COUNT_SUSPECTS), read_suspects) == [0]
+                    && fetch_all!(tx, dialect, before.found(), totals::read_attempts) == [0]
+                    && fetch_all!(tx, dialect, since.found(), totals::read_attempts)
+                        == fetch_all!(tx, dialect, since.recorded(), totals::read_attempts);
                 let (mut unrecorded, mut vanished) = (Vec::new(), 0);
                 if !agree {
                     let (explained_ms, _) = explained_ms!(tx, dialect, window, window.since_ms);
                     let gaps = batches::gaps_with(explained_ms);
-                    unrecorded = fetch_all!(tx, window.unrecorded(&gaps), read_unrecorded);
+                    unrecorded = fetch_all!(tx, dialect, window.unrecorded(&gaps), read_unrecorded);
                     let [_, minutes] = Minutes::split(window.since_ms, window.until_ms, first_ms);
-                    vanished = fetch_all!(tx, minutes.recorded(), totals::read_attempts)
+                    vanished = fetch_all!(tx, dialect, minutes.recorded(), totals::read_attempts)
                         .iter()
                         .sum();
-                    for found in fetch_all!(tx, minutes.found(), totals::read_attempts) {
+                    for found in fetch_all!(tx, dialect, minutes.found(), totals::read_attempts) {
                         vanished -= found;
                     }
                 }
@@ -403,22 +389,6 @@ fn findings<T>(found: Vec<Found<T>>) -> Findings<T> {
         total,
         in_gaps,
         items: found.into_iter().map(|(item, _)| item).collect(),
-    }
-}
-
-impl StateCounts {
-    fn of(&mut self, state: DeliveryState) -> &mut u64 {
-        match state {
-            DeliveryState::Pending => &mut self.pending,
-            DeliveryState::Cancelled => &mut self.cancelled,
-            DeliveryState::Dead => &mut self.dead,
-            DeliveryState::Delivered => &mut self.delivered,
-        }
-    }
-
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.pending + self.cancelled + self.dead + self.delivered
     }
 }
 

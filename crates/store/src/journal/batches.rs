@@ -10,10 +10,7 @@ use std::collections::BTreeMap;
 
 use webhook::journal::{Gap, Hole, Numbers, Span};
 
-use crate::{
-    columns::Columns,
-    statement::{Argument, Statement},
-};
+use crate::{columns::Columns, statement::Statement};
 
 /// How many spans are kept of one run. A span ends where batches are lost that the worker did not drop, which
 /// is rare; beyond so many, the oldest two become one, and a gap of an unknown number of records is written
@@ -136,8 +133,8 @@ pub(super) fn select_since(since_ms: u64) -> Statement<'static> {
 }
 
 /// Runs that were heard of since.
-pub(super) fn select_runs(since_ms: u64) -> (&'static str, [Argument<'static>; 2]) {
-    (SELECT_RUNS, [since_ms.into(), READ_MAX.into()])
+pub(super) fn select_runs(since_ms: u64) -> Statement<'static> {
+    Statement::with(SELECT_RUNS, [since_ms.into(), READ_MAX.into()])
 }
 
 /// How many batches every worker says that it made.
@@ -271,18 +268,16 @@ pub(super) fn lost(
 /// [`on_connection!`](crate::database::on_connection).
 macro_rules! fetch_lost {
     ($tx:ident, $dialect:ident, $since_ms:expr, $due:expr, $now_ms:expr) => {{
-        use $crate::{
-            journal::batches,
-            statement::{bind_all, timed},
-        };
-        let select = batches::select_since($since_ms);
-        let rows = bind_all!(sqlx::query(select.sql()), &select.arguments);
-        let rows = rows.try_map(|row| batches::read_worker_row(&row));
-        let rows = rows.fetch_all(&mut *$tx).await?;
-        let (runs, arguments) = batches::select_runs($since_ms);
-        let runs = bind_all!(sqlx::query(timed(runs, $dialect)), &arguments);
-        let runs = runs.try_map(|row| batches::read_run(&row));
-        batches::lost(&rows, &runs.fetch_all(&mut *$tx).await?, $due, $now_ms)
+        use $crate::{journal::batches, statement::fetch_all};
+        let since_ms = $since_ms;
+        let rows = fetch_all!(
+            $tx,
+            $dialect,
+            batches::select_since(since_ms),
+            batches::read_worker_row
+        );
+        let runs = fetch_all!($tx, $dialect, batches::select_runs(since_ms), batches::read_run);
+        batches::lost(&rows, &runs, $due, $now_ms)
     }};
 }
 pub(super) use fetch_lost;

@@ -2,13 +2,11 @@
 
 use std::fmt;
 
-use sqlx::AssertSqlSafe;
-
 use crate::{
-    Error, OPERATION_TIMEOUT, Operation, Store,
+    Error, Operation, Store,
     columns::Columns,
-    database::on_connection,
-    statement::{Argument, Statement, UNPREPARED, bind_all, timed},
+    error::Failure,
+    statement::{Argument, Statement, UNPREPARED},
 };
 
 /// Clocks that differ by more than this, in milliseconds, are in doubt: one hour.
@@ -178,13 +176,10 @@ impl Clocks {
     }
 }
 
-/// The columns of [`Clocks`]; the first one is the database's clock.
-const SELECT: [&str; 2] = [
-    "SELECT ",
-    " AS database_ms, r.looked_ms, r.confirmed_newest_ms, (SELECT MAX(received_ms) FROM events) AS events_ms, \
-     (SELECT MAX(created_ms) FROM deliveries) AS deliveries_ms, \
-     (SELECT began_ms FROM attempts ORDER BY id DESC LIMIT 1) AS attempts_ms FROM retention r WHERE r.id = 1",
-];
+/// The columns of [`Clocks`]; `{now}` is the database's clock.
+const SELECT: &str = "SELECT {now} AS database_ms, r.looked_ms, r.confirmed_newest_ms, \
+    (SELECT MAX(received_ms) FROM events) AS events_ms, (SELECT MAX(created_ms) FROM deliveries) AS deliveries_ms, \
+    (SELECT began_ms FROM attempts ORDER BY id DESC LIMIT 1) AS attempts_ms FROM retention r WHERE r.id = 1";
 
 /// A role that runs on a host whose clock differs by more than `$2`; `{now}` is the database's clock.
 const SELECT_ROLE: &str = "SELECT role, host, ahead_ms FROM roles WHERE closed_ms IS NULL AND seen_ms >= {now} - $1 \
@@ -302,37 +297,19 @@ impl Store {
 
     /// A running role whose host's clock differs from the database's.
     async fn role_in_doubt(&self) -> Result<Option<ClockDoubt>, Error> {
-        let arguments: [Argument<'_>; 2] = [ROLE_HEARD_MS.into(), CLOCK_DIFFERENCE_MAX_MS.into()];
-        on_connection!(
-            &self.database,
-            reader,
-            &Operation::LookAtClocks,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let query = bind_all!(sqlx::query(timed(SELECT_ROLE, dialect)), &arguments);
-                Ok(query
-                    .try_map(|row| read_role(&row))
-                    .fetch_optional(connection)
-                    .await?)
-            }
-        )
+        let arguments = [ROLE_HEARD_MS.into(), CLOCK_DIFFERENCE_MAX_MS.into()];
+        let select = Statement::with(SELECT_ROLE, arguments);
+        let mut found = self.fetch(&Operation::LookAtClocks, select, read_role).await?;
+        Ok(found.pop())
     }
 
     async fn clocks(&self) -> Result<Clocks, Error> {
-        on_connection!(
-            &self.database,
-            reader,
-            &Operation::LookAtClocks,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let [begin, end] = SELECT;
-                let select = AssertSqlSafe(format!("{begin}{}{end}", dialect.now_ms));
-                Ok(sqlx::query(select)
-                    .try_map(|row| read(&row))
-                    .fetch_one(connection)
-                    .await?)
-            }
-        )
+        let operation = &Operation::LookAtClocks;
+        let mut found = self.fetch(operation, Statement::new(SELECT), read).await?;
+        // The row was written with the table.
+        found
+            .pop()
+            .ok_or_else(|| Failure::Database(sqlx::Error::RowNotFound).during(operation))
     }
 }
 

@@ -7,7 +7,7 @@ use webhook::{
     journal::{Considered, DeliveryState, EventEntry, Seen},
 };
 
-use super::audit::StateCounts;
+use super::StateCounts;
 use crate::{
     Error, Operation, Store,
     columns::{Columns, undecodable},

@@ -92,8 +92,8 @@ impl Store {
             journal,
             &Operation::FindFailing,
             OPERATION_TIMEOUT,
-            |connection, _dialect| {
-                Ok(bind_all!(sqlx::query(select.sql()), &select.arguments)
+            |connection, dialect| {
+                Ok(bind_all!(sqlx::query(select.sql(dialect)), &select.arguments)
                     .try_map(|row| {
                         let found = read(&row)?;
                         Ok((sqlx::FromRow::from_row(&row)?, found))

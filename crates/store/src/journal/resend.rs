@@ -18,7 +18,7 @@ use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
     database::on_connection,
-    statement::{Argument, Statement, bind_all},
+    statement::{Argument, Statement, bind_all, fetch_all},
 };
 
 /// What became of a request to send again.
@@ -245,10 +245,7 @@ impl Store {
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
                 select.push(dialect.skip_locked);
-                let claimed = bind_all!(sqlx::query(select.sql()), &select.arguments)
-                    .try_map(|row| read_claimed(&row))
-                    .fetch_all(&mut *tx)
-                    .await?;
+                let claimed = fetch_all!(tx, dialect, select, read_claimed);
                 for Claimed { id, .. } in &claimed {
                     bind_all!(sqlx::query(CLAIM), &[id.as_str().into(), until_ms.into()])
                         .execute(&mut *tx)

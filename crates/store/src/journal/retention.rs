@@ -3,10 +3,11 @@
 use sqlx::Connection as _;
 use webhook::AttemptId;
 
-use super::{batches, history, totals};
+use super::{batches, totals};
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     database::on_connection,
+    endpoint::history,
     statement::{Argument, Statement, bind_all},
 };
 

@@ -187,7 +187,7 @@ macro_rules! merge_event {
         ];
         let mut select = Statement::with(SELECT_EVENT, key);
         select.push($dialect.for_update);
-        let query = bind_all!(sqlx::query(select.sql()), &select.arguments);
+        let query = bind_all!(sqlx::query(select.sql($dialect)), &select.arguments);
         let row = query.fetch_optional(&mut *$tx).await?;
         if let Some((merged, stored)) = row.and_then(|row| merged(&row, entry)) {
             let row = EventRow::new(&merged);
