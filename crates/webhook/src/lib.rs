@@ -24,6 +24,7 @@ mod event;
 mod payload;
 mod subscription;
 mod endpoint;
+mod reason;
 mod delivery;
 mod attempt;
 mod retry_after;
@@ -46,8 +47,9 @@ pub use ids::{
     ApiKeyId, AttemptId, DeliveryId, EndpointId, EventId, ID_BYTES_MAX, LeadId, MESSAGE_ID_CHARS_MAX,
     OrganizationId, ProjectId,
 };
-pub use outcome::{CancelReason, DeadReason, DeferReason, Outcome, UnknownReason, outcome};
+pub use outcome::{Outcome, outcome};
 pub use payload::{About, example, ping_schema, sample, schema};
+pub use reason::{CancelReason, DeadReason, DeferReason, UnknownReason};
 pub use request::{
     ATTEMPT_HEADER, DELIVERY_HEADER, EVENT_HEADER, Signatures, TIMESTAMP_HEADER, request_headers,
 };
