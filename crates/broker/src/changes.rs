@@ -26,11 +26,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Closed, Config, Exchange, Link, Topology,
-    held::is_locked,
-    link::{ChannelError, backoff},
-    meters, private,
-    tail::WATCH,
+    Closed, Config, Exchange, Link, Topology, channel::ChannelError, held::is_locked, link::backoff, meters,
+    private, tail::WATCH,
 };
 
 /// How long telling may take. The caller waits for the workers in any case; after this time being told makes

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Node,
     screen::{self, Screened, ScreenedRuntime, Unscreened},
-    tls::Connector,
+    tls::{Connector, explained},
 };
 
 /// Connects and logs in, however long it takes.
@@ -60,7 +60,9 @@ pub(crate) async fn open(node: &Node, tls: &Connector) -> io::Result<Unscreened>
     let addresses = tokio.to_socket_addrs((authority.host.clone(), authority.port));
     let stream = AsyncTcpStream::connect(&tokio, addresses).await?;
     if node.is_secured() {
-        tls.secured(stream, &authority.host).await
+        let name = tls.name(&authority.host);
+        let secured = stream.into_rustls(&tls.rustls()?, name).await;
+        secured.map_err(|error| explained(error, name))
     } else {
         Ok(stream)
     }

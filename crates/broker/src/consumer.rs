@@ -13,11 +13,8 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    AckHandle, DeclareError, Link, Message, Topology,
-    ack::Lane,
-    held::ClaimError,
-    link::{ChannelError, backoff},
-    watched::Watched,
+    AckHandle, DeclareError, Link, Message, Topology, ack::Lane, channel::ChannelError, held::ClaimError,
+    link::backoff, watched::Watched,
 };
 
 /// A message from a queue. (In AMQP's words a delivery; in ours that is something else.)

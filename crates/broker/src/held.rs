@@ -9,17 +9,14 @@
 //! What a worker that died had in its queue comes due, one after the other, within seconds. A worker that
 //! took the queue before would begin with all of it at once, so it takes one that is empty.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use lapin::{
     Connection,
     options::{QueueDeclareOptions, QueueDeleteOptions},
     types::FieldTable,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     DeclareError, Queue, Topology,
@@ -31,35 +28,6 @@ const NUMBERS_MAX: u32 = 10_000;
 /// How long the consumer of a worker that is not connected any more may take to be gone.
 const CONSUMER_GONE_MAX: Duration = Duration::from_secs(1);
 const CONSUMER_GONE_POLL: Duration = Duration::from_millis(50);
-
-/// The number of a worker's queue of held deliveries, which all clones of its topology share; 0 until it has
-/// one.
-#[derive(Clone, Debug)]
-pub(crate) struct Number(Arc<watch::Sender<u32>>);
-
-impl Default for Number {
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(0)))
-    }
-}
-
-impl Number {
-    pub(crate) fn get(&self) -> u32 {
-        *self.0.borrow()
-    }
-
-    fn set(&self, number: u32) {
-        self.0.send_replace(number);
-    }
-}
-
-impl PartialEq for Number {
-    fn eq(&self, other: &Self) -> bool {
-        self.get() == other.get()
-    }
-}
-
-impl Eq for Number {}
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClaimError {
@@ -92,7 +60,7 @@ impl Topology {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn has_held_queue(&self) {
-        let mut number = self.number().0.subscribe();
+        let mut number = self.number().subscribe();
         // An error says that no topology is left.
         let _ = number.wait_for(|number| *number > 0).await;
     }

@@ -14,8 +14,8 @@ use lapin::{
 use tokio::time::timeout;
 
 use crate::{
-    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology, config::Node,
-    connect::open, link::ChannelError, screen::Screened, tls::Connector,
+    Argument, Config, DeclareError, Link, Outgoing, PublishError, Publisher, Queue, Topology,
+    channel::ChannelError, config::Node, connect::open, screen::Screened, tls::Connector,
 };
 
 /// How many exchanges or queues are looked at together. Each takes a channel, and a connection may have few.

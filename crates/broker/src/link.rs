@@ -7,12 +7,19 @@ use lapin::{Channel, Connection, ConnectionProperties, Event, options::BasicPubl
 use rand::RngExt as _;
 use runtime::{Lasting, vital};
 use tokio::{
-    sync::{Mutex, MutexGuard, watch},
+    sync::{Mutex, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, config::Node, connect::connect, meters, refusals::Refusals};
+use crate::{
+    Closed, Config,
+    channel::{ChannelError, Declaring},
+    config::Node,
+    connect::connect,
+    meters,
+    refusals::Refusals,
+};
 
 /// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost: to the
 /// configuration's nodes in turn, beginning anywhere, so that many processes spread over them. Clones share
@@ -23,11 +30,6 @@ pub struct Link {
     declaring: Arc<Mutex<()>>,
     refusals: Arc<Refusals>,
 }
-
-/// The link's process is shutting down: there will be no connection any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the connection to the broker was closed by us")]
-pub struct Closed;
 
 #[derive(Clone, Default)]
 struct State {
@@ -177,7 +179,7 @@ impl Link {
         let alone = self.declaring.lock().await;
         Ok(Declaring {
             channel: self.channel().await?,
-            _alone: alone,
+            alone,
         })
     }
 
@@ -185,21 +187,6 @@ impl Link {
     pub(crate) async fn channel(&self) -> Result<Channel, ChannelError> {
         Ok(self.connection().await?.create_channel().await?)
     }
-}
-
-/// A channel to declare a topology on; a link has one at a time. RabbitMQ 3.10 calls a quorum queue declared
-/// that another channel is still making, and whoever consumes from it that early loses the whole connection.
-pub(crate) struct Declaring<'a> {
-    pub(crate) channel: Channel,
-    _alone: MutexGuard<'a, ()>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ChannelError {
-    #[error(transparent)]
-    Closed(#[from] Closed),
-    #[error(transparent)]
-    Refused(#[from] lapin::Error),
 }
 
 struct Supervisor {

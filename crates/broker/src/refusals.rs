@@ -1,10 +1,6 @@
 //! What the broker refuses to one link, so that a process can report it: publishes, and consumers.
 //!
-//! Publishers note the result of every publish, and consumers whether they could begin. A permission that was
-//! revoked or granted shows only at the next publish, so [`Link::watch_permissions`] asks for exchanges that
-//! nothing was published to lately. Asking leaves nothing behind on the broker. To the default exchange and
-//! to that of the deliveries it publishes a message that no queue takes; from any other exchange it removes a
-//! binding that does not exist, which needs the same permission.
+//! Publishers note the result of every publish, and consumers whether they could begin.
 
 use std::{
     borrow::Borrow,
@@ -16,26 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lapin::{
-    Channel, ExchangeKind,
-    options::{
-        BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeUnbindOptions,
-        QueueDeclareOptions,
-    },
-    types::FieldTable,
-};
-use tokio::time::{MissedTickBehavior, interval, timeout};
-
 use crate::{
-    Link, Outgoing, PublishError, PublishResult, Topology,
-    link::ChannelError,
+    Outgoing, PublishError, PublishResult,
     reply::{self, reply_code},
 };
 
-/// How often the broker is asked about an exchange, unless it has taken a message for it within this time.
-const ASK_EVERY: Duration = Duration::from_secs(3);
-/// How long an answer may take.
-const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// How long a full or missing queue is reported after the last publish that it refused. A message that has to
 /// be published is tried again sooner.
 const REPORTED: Duration = Duration::from_secs(15);
@@ -133,9 +114,10 @@ impl Refusals {
         }
     }
 
-    fn took_lately(&self, exchange: &str) -> bool {
+    /// Whether the exchange took a message within this time.
+    pub(crate) fn took_within(&self, exchange: &str, time: Duration) -> bool {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.get(exchange).is_some_and(|at| at.elapsed() < ASK_EVERY)
+        taken.get(exchange).is_some_and(|at| at.elapsed() < time)
     }
 
     fn refused(&self, exchange: &str, target: &str, error: &PublishError) {
@@ -173,7 +155,7 @@ impl Refusals {
         }
     }
 
-    fn remember(&self, target: &str, kind: RefusalKind, why: String) {
+    pub(crate) fn remember(&self, target: &str, kind: RefusalKind, why: String) {
         let (mut entries, key) = (self.entries(), (target.to_owned(), kind));
         if entries.len() < TARGETS_MAX || entries.contains_key(&key) {
             let at = Instant::now();
@@ -182,13 +164,13 @@ impl Refusals {
         }
     }
 
-    fn forget(&self, target: &str, kind: RefusalKind) {
+    pub(crate) fn forget(&self, target: &str, kind: RefusalKind) {
         let mut entries = self.entries();
         entries.remove(&(target.to_owned(), kind));
         self.any.store(!entries.is_empty(), Ordering::Release);
     }
 
-    fn current(&self) -> Vec<Refusal> {
+    pub(crate) fn current(&self) -> Vec<Refusal> {
         let mut entries = self.entries();
         entries.retain(|(_, kind), entry| *kind != RefusalKind::Queue || entry.at.elapsed() < REPORTED);
         self.any.store(!entries.is_empty(), Ordering::Release);
@@ -214,7 +196,7 @@ fn refused_exchange(text: &str) -> Option<&str> {
 }
 
 /// Returns what is wrong with the exchange and what to do; `None` if the error is about something else.
-fn why_not(exchange: &str, error: &lapin::Error) -> Option<String> {
+pub(crate) fn why_not(exchange: &str, error: &lapin::Error) -> Option<String> {
     let text = error.to_string();
     let name = if exchange.is_empty() {
         "amq.default"
@@ -232,90 +214,6 @@ fn why_not(exchange: &str, error: &lapin::Error) -> Option<String> {
         )),
         _ => None,
     }
-}
-
-impl Link {
-    /// Returns what the broker refuses now, as far as publishing, consuming and
-    /// [`watch_permissions`](Self::watch_permissions) have shown.
-    pub fn refusals(&self) -> Vec<Refusal> {
-        self.noted().current()
-    }
-
-    /// Asks the broker every three seconds whether this process may publish to these exchanges, except to
-    /// those that it has published to since. The empty name is the default exchange. Never returns.
-    pub async fn watch_permissions(&self, topology: &Topology, exchanges: &[String]) {
-        let mut ticks = interval(ASK_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            for exchange in exchanges {
-                if self.is_writable() && !self.noted().took_lately(exchange) {
-                    self.ask(topology, exchange).await;
-                }
-            }
-        }
-    }
-
-    async fn ask(&self, topology: &Topology, exchange: &str) {
-        let asking = async {
-            let channel = self.channel().await?;
-            let answer = if exchange.is_empty() || *exchange == topology.deliveries_exchange() {
-                publish_nowhere(&channel, exchange).await
-            } else {
-                unbind_nothing(&channel, topology, exchange).await
-            };
-            if channel.status().connected() {
-                let _ = channel.close(200, "OK".into()).await;
-            }
-            answer.map_err(ChannelError::from)
-        };
-        match timeout(ANSWER_MAX, asking).await {
-            Ok(Ok(())) => self.noted().forget(exchange, RefusalKind::Exchange),
-            Ok(Err(ChannelError::Refused(error))) => {
-                if let Some(why) = why_not(exchange, &error) {
-                    self.noted().remember(exchange, RefusalKind::Exchange, why);
-                }
-            }
-            // A lost connection and an alarm are part of the link's state.
-            Ok(Err(ChannelError::Closed(_))) | Err(_) => {}
-        }
-    }
-}
-
-/// Publishes a message to the default exchange, or to that of the deliveries, that the broker drops, because
-/// no queue takes an empty key there. In an alarm the broker tells the connection of it.
-async fn publish_nowhere(channel: &Channel, exchange: &str) -> lapin::Result<()> {
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    let options = BasicPublishOptions::default();
-    let publishing = channel.basic_publish(exchange.into(), "".into(), options, &[], <_>::default());
-    publishing.await?.await.map(|_| ())
-}
-
-/// Checks that the exchange exists (of the events' exchange also its queue), and removes a binding that does
-/// not exist.
-async fn unbind_nothing(channel: &Channel, topology: &Topology, exchange: &str) -> lapin::Result<()> {
-    let passive = ExchangeDeclareOptions {
-        passive: true,
-        ..ExchangeDeclareOptions::default()
-    };
-    let table = FieldTable::default;
-    channel
-        .exchange_declare(exchange.into(), ExchangeKind::Topic, passive, table())
-        .await?;
-    if exchange == topology.events_exchange() {
-        let passive = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        channel
-            .queue_declare(topology.events().as_str().into(), passive, table())
-            .await?;
-    }
-    let (source, options) = (topology.changes_exchange(), ExchangeUnbindOptions::default());
-    let nothing = "may this user publish".into();
-    channel
-        .exchange_unbind(exchange.into(), source.as_str().into(), nothing, options, table())
-        .await
 }
 
 #[cfg(test)]

@@ -16,11 +16,7 @@ use lapin::{BasicProperties, Channel, options::BasicPublishOptions};
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Link, Topology,
-    link::{ChannelError, backoff},
-    private,
-};
+use crate::{Link, Topology, channel::ChannelError, link::backoff, private};
 
 /// How long a worker sends copies to a queue after it was last told the queue's name.
 pub const WATCHED: Duration = Duration::from_secs(15);

@@ -9,8 +9,6 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
-use crate::screen::Unscreened;
-
 /// Settings of TLS to the broker. By default the broker's certificate has to be issued by an authority that
 /// the system trusts, for the host in its URL, and there is no client certificate. `Debug` does not show the
 /// key.
@@ -67,17 +65,17 @@ impl Connector {
         })
     }
 
-    /// Does the handshake. Errors say what to do.
-    pub(crate) async fn secured(&self, stream: Unscreened, host: &str) -> io::Result<Unscreened> {
-        let connector = match &self.config {
-            Some(config) => RustlsConnector::from(Arc::clone(config)),
-            None => RustlsConnector::new_with_native_certs()?,
-        };
-        let name = self.server_name.as_deref().unwrap_or(host);
-        stream
-            .into_rustls(&connector, name)
-            .await
-            .map_err(|error| explained(error, name))
+    /// For one handshake.
+    pub(crate) fn rustls(&self) -> io::Result<RustlsConnector> {
+        match &self.config {
+            Some(config) => Ok(RustlsConnector::from(Arc::clone(config))),
+            None => RustlsConnector::new_with_native_certs(),
+        }
+    }
+
+    /// The name that the broker's certificate has to be for.
+    pub(crate) fn name<'a>(&'a self, host: &'a str) -> &'a str {
+        self.server_name.as_deref().unwrap_or(host)
     }
 }
 
@@ -135,7 +133,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 /// What is usually wrong, in words that say what to do.
-fn explained(error: io::Error, name: &str) -> io::Error {
+pub(crate) fn explained(error: io::Error, name: &str) -> io::Error {
     let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
     let advice = match reason {
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {

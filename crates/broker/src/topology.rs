@@ -4,6 +4,8 @@
 //! of all other names are constants: a changed configuration declares new queues and never meets 406
 //! PRECONDITION_FAILED. Operators tune limits by policy.
 
+mod held_number;
+
 use std::{fmt, time::Duration};
 
 use lapin::{
@@ -12,7 +14,8 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::{held::Number, link::Declaring};
+use crate::channel::Declaring;
+use held_number::HeldNumber;
 
 /// Every name of one installation, from its prefix and its delay tiers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +24,7 @@ pub struct Topology {
     tiers: Vec<Duration>,
     worker: Option<String>,
     /// Of the worker's queue of held deliveries.
-    number: Number,
+    number: HeldNumber,
 }
 
 /// An exchange: durable, never deleted by itself.
@@ -99,7 +102,7 @@ impl Topology {
             prefix: prefix.into(),
             tiers: tiers.to_vec(),
             worker: None,
-            number: Number::default(),
+            number: HeldNumber::default(),
         }
     }
 
@@ -109,7 +112,7 @@ impl Topology {
     pub fn of_worker(self, name: impl Into<String>) -> Self {
         Self {
             worker: Some(name.into()),
-            number: Number::default(),
+            number: HeldNumber::default(),
             ..self
         }
     }
@@ -156,7 +159,7 @@ impl Topology {
         queue.starts_with(&self.held_of(""))
     }
 
-    pub(crate) fn number(&self) -> &Number {
+    pub(crate) fn number(&self) -> &HeldNumber {
         &self.number
     }
 
