@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use webhook::{Failure, FailureKind, Phase};
 
-use crate::client::Fault;
+use crate::fault::Fault;
 use crate::http1::RequiresHttp1;
 use crate::lookup::LookupError;
 use crate::meter::Flood;

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 use std::future::pending;
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,9 +26,11 @@ use crate::certificates::Certificates;
 use crate::classify::{self, Attempted};
 use crate::config::{Config, SetupError};
 use crate::evidence::Routes;
+use crate::fault::Fault;
 use crate::http1::{Http1Hosts, RequiresHttp1};
 use crate::lookup::LookupError;
-use crate::meter::{self, ByBytes, ByMessages, Flood, Meter};
+use crate::meter::{self, Flood, Meter};
+use crate::metered::{ByBytes, ByMessages};
 use crate::policy::{Policy, Refusal};
 use crate::progress::{self, MarkedBody, Progress};
 use crate::resolver::{self, Resolver};
@@ -94,45 +95,6 @@ pub struct Reply {
     pub took: Duration,
     /// The response's `Location`.
     pub location: Option<String>,
-}
-
-/// Our own trouble: it says nothing about the endpoint, and must not spend one of its attempts.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// No name server answered, or none could be asked, or they answer `SERVFAIL`, and there is no evidence
-    /// that they do answer about other names.
-    #[error("no name server gives an answer about {host}")]
-    Resolver {
-        /// The name.
-        host: String,
-        /// Why.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// File descriptors, local ports or memory ran out, or the local firewall objects.
-    #[error("this machine cannot open a connection to {host}")]
-    Socket {
-        /// The endpoint's host.
-        host: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The routing table has no way to the address, and there is no evidence that it has one to others.
-    #[error("this machine has no route to {host}")]
-    NoRoute {
-        /// The endpoint's host.
-        host: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A header that was passed in cannot be sent.
-    #[error("the header {name:?} cannot be sent: its value has characters that HTTP does not allow")]
-    Header {
-        /// Its name.
-        name: &'static str,
-    },
 }
 
 impl Egress {

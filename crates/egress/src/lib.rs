@@ -43,14 +43,16 @@
 mod address;
 mod policy;
 mod config;
+mod fault;
+mod meter;
 mod progress;
+mod metered;
 mod lookup;
 mod evidence;
 mod http1;
 mod resolver;
 mod certificates;
 mod tls;
-mod meter;
 mod classify;
 mod answer;
 mod client;
@@ -58,7 +60,8 @@ mod probe;
 
 pub use address::Class;
 pub use certificates::{Certificate, Certificates, EXPIRES_SOON, tls_host};
-pub use client::{Egress, Fault, Reply, Target, USER_AGENT};
+pub use client::{Egress, Reply, Target, USER_AGENT};
 pub use config::{Config, SetupError};
+pub use fault::Fault;
 pub use policy::{NOT_PUBLIC, Policy, Refusal, URL_BYTES_MAX};
 pub use probe::{Handshake, Way};
