@@ -7,10 +7,11 @@ use webhook::{
     journal::{Batch, Considered, EventRecord, Record, StepRecord, Then},
 };
 
-use crate::{display_chain, meters, now_ms};
-
-/// Why a message of the journal's queue is set aside that is no batch of records.
-pub(crate) const BAD_BATCH: &str = "bad_batch";
+use crate::{
+    display_chain,
+    meters::{self, BAD_BATCH},
+    now_ms,
+};
 
 /// Which queue a message was consumed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,6 @@ use broker::BadMessage;
 use metrics::Unit;
 use runtime::{Metric, MetricLabel};
 
-use crate::{entry::BAD_BATCH, part::UNRECORDABLE};
-
 pub(crate) const RECORDED: Metric = Metric::counter(
     "magnetite_recorded_total",
     "What was written to the database; what comes twice is counted twice",
@@ -24,6 +22,10 @@ pub(crate) const SET_ASIDE: Metric = Metric::counter(
 .by(&[MetricLabel::known("reason", || {
     [BadMessage::reasons(), vec![BAD_BATCH, UNRECORDABLE]].concat()
 })]);
+/// Why a message of the journal's queue is set aside that is no batch of records.
+pub(crate) const BAD_BATCH: &str = "bad_batch";
+/// The reason of what the database refuses.
+pub(crate) const UNRECORDABLE: &str = "unrecordable";
 pub(crate) const WRITE_FAILURES: Metric = Metric::counter(
     "magnetite_recorder_write_failures_total",
     "Transactions that failed because the database was away; they are tried again",

@@ -6,6 +6,7 @@ use webhook::journal::{Batch, Record};
 
 use crate::{
     entry::{Entry, Source, rejected},
+    meters::UNRECORDABLE,
     now_ms,
 };
 
@@ -75,9 +76,6 @@ impl Part {
         })
     }
 }
-
-/// The reason of what the database refuses.
-pub(crate) const UNRECORDABLE: &str = "unrecordable";
 
 /// The longest text of a rejected message that is reduced, in characters.
 const PLAIN_CHARS_MAX: usize = 1_000;

@@ -12,8 +12,10 @@ use webhook::journal::{Books, Record};
 use crate::{
     display_chain,
     entry::{Entry, Source, count_aside},
-    lag, meters, now_ms,
-    part::{Part, UNRECORDABLE, plain},
+    lag,
+    meters::{self, UNRECORDABLE},
+    now_ms,
+    part::{Part, plain},
     readiness::Writing,
 };
 
