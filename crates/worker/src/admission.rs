@@ -21,7 +21,6 @@
 
 mod pace;
 mod places;
-mod refusal;
 mod shares;
 mod waiters;
 
@@ -42,13 +41,12 @@ use tokio::{
 };
 use webhook::{EndpointId, OrganizationId};
 
-pub(crate) use self::refusal::Refusal;
 use self::{
     places::Places,
     shares::Shares,
     waiters::{Grant, Waiters},
 };
-use crate::meters;
+use crate::{meters, refusal::Refusal};
 
 /// Any number of deliveries wait for a slot that is promised within this time.
 const WAIT_MAX: Duration = Duration::from_millis(100);

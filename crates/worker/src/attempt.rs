@@ -14,8 +14,9 @@ use webhook::{
 
 use crate::{
     Context,
-    admission::{Refusal, Slot, Slowness},
+    admission::{Slot, Slowness},
     display_chain, now_ms, outcome,
+    refusal::Refusal,
     registry::Registered,
     settlement::Turn,
     signing::Signer,

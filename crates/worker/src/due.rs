@@ -15,7 +15,8 @@ use crate::{
     attempt::attempt,
     display_chain,
     fanout::until_slow,
-    intake::Job,
+    job::Job,
+    meters::{OTHER_ORGANIZATION, UNKNOWN_ENDPOINT},
     now_ms, outcome,
     registry::Registered,
     settlement::{Settlement, Turn},
@@ -53,11 +54,6 @@ pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Mes
     };
     turn.after(pinged).into()
 }
-
-/// Why a delivery is quarantined that brings an event to an endpoint of another organization.
-pub(crate) const OTHER_ORGANIZATION: &str = "other_organization";
-/// Why a delivery is quarantined whose endpoint has never existed.
-pub(crate) const UNKNOWN_ENDPOINT: &str = "unknown_endpoint";
 
 /// Whether the event is for the endpoint's organization, as every delivery is that a worker has written. Its
 /// project is not compared: an endpoint may be given another one while its deliveries wait.

@@ -19,7 +19,7 @@ use crate::{
     Context,
     admission::{Begun, Slowness},
     attempt::attempt,
-    intake::Job,
+    job::Job,
     now_ms, outcome,
     registry::{Considered, Registered},
     settlement::{Settlement, Turn},
@@ -165,8 +165,8 @@ async fn together(
             },
             () = context.may_hold(), if !slow.is_empty() => {
                 for pending in std::mem::take(&mut slow) {
-                    if let Some(message) = job.hold_apart(pending) {
-                        settlement.owe(message);
+                    if let Some((delivery, attempt)) = pending.into_parts() {
+                        settlement.owe(job.hold_apart(&delivery, attempt));
                     }
                 }
             }

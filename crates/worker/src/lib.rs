@@ -53,6 +53,8 @@ mod presence;
 mod readiness;
 mod pulse;
 mod recall;
+mod refusal;
+mod job;
 mod intake;
 mod fanout;
 mod due;
@@ -85,7 +87,7 @@ pub use config::Config;
 pub use meters::METRICS;
 
 use crate::{
-    admission::Admission, context::Context, gone::Gone, intake::Intake, journal::Journal, meters::Meters,
+    admission::Admission, context::Context, gone::Gone, job::Tasks, journal::Journal, meters::Meters,
     presence::Presence, pulse::Pulse, readiness::Readiness, recall::Recall, registry::Registry, tails::Tails,
 };
 
@@ -197,8 +199,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let copying = pass_on_copies(Arc::clone(&context), copies, links.clone());
     background.spawn(vital("copies", copying));
 
-    let (intake, [mut committer, mut journal]) = settling(&context, &broker, publisher, name);
-    let mut consumers = consume_all(&context, &consuming, &intake, consumed, &stop);
+    let (tasks, [mut committer, mut journal]) = settling(&context, &broker, publisher, name);
+    let mut consumers = consume_all(&context, &consuming, &tasks, consumed, &stop);
     let [events, due, held] = &mut consumers;
     tokio::select! {
         biased;
@@ -210,7 +212,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         _ = due => return Err(Error::Ended("consumer of due deliveries")),
         _ = held => return Err(Error::Ended("consumer of held deliveries")),
     }
-    shut_down(&context, intake, [committer, journal], consumers).await;
+    shut_down(&context, tasks, [committer, journal], consumers).await;
     links.cancel();
     let _ = following.await;
     end(&context, &background).await;
@@ -224,14 +226,14 @@ async fn end(context: &Context, background: &TaskTracker) {
     context.presence.end(&context.store, &context.registry).await;
 }
 
-/// Starts the committer and the recording, and returns the intake that hands messages to them. They end once
-/// it is dropped.
+/// Starts the committer and the recording, and returns the tasks, which hand messages to them. They end once
+/// these are dropped.
 fn settling(
     context: &Arc<Context>,
     broker: &broker::Config,
     publisher: Publisher,
     name: String,
-) -> (Arc<Intake>, [JoinHandle<()>; 2]) {
+) -> (Arc<Tasks>, [JoinHandle<()>; 2]) {
     let in_hand = Arc::clone(&context.presence.tally.in_hand);
     let recall = Arc::new(Recall::new(context.config.recall_max(), in_hand));
     let (closing, settled) = journal::channel(&context.config, Arc::clone(&recall));
@@ -246,8 +248,8 @@ fn settling(
         closing.clone(),
     );
     let committer = tokio::spawn(committer.run(submitted));
-    let intake = Arc::new(Intake::new(Arc::clone(context), recall, submit, closing));
-    (intake, [committer, journal])
+    let tasks = Arc::new(Tasks::new(Arc::clone(context), recall, submit, closing));
+    (tasks, [committer, journal])
 }
 
 /// Passes copies of what was settled on to the commands that watch.
@@ -289,7 +291,7 @@ fn in_background(
 fn consume_all(
     context: &Arc<Context>,
     link: &Link,
-    intake: &Arc<Intake>,
+    tasks: &Arc<Tasks>,
     consumed: watch::Sender<[bool; SOURCES.len()]>,
     stop: &CancellationToken,
 ) -> [JoinHandle<Unsettled>; SOURCES.len()] {
@@ -297,27 +299,22 @@ fn consume_all(
     [0, 1, 2].map(|index| {
         let consumed = Arc::clone(&consumed);
         let told = move |is_consumed| consumed.send_modify(|all| all[index] = is_consumed);
-        consume(context, link, intake, SOURCES[index], stop, told)
+        consume(context, link, tasks, SOURCES[index], stop, told)
     })
 }
 
 fn consume(
     context: &Arc<Context>,
     link: &Link,
-    intake: &Arc<Intake>,
+    tasks: &Arc<Tasks>,
     source: Source,
     stop: &CancellationToken,
     told: impl Fn(bool) + Send + 'static,
 ) -> JoinHandle<Unsettled> {
-    let (context, link, intake, stop) = (
-        Arc::clone(context),
-        link.clone(),
-        Arc::clone(intake),
-        stop.clone(),
-    );
+    let (context, link, tasks, stop) = (Arc::clone(context), link.clone(), Arc::clone(tasks), stop.clone());
     tokio::spawn(async move {
         let (topology, prefetch) = (&context.topology, context.config.prefetch(source));
-        let take = |incoming| intake.take(source, incoming);
+        let take = |incoming| intake::take(&tasks, source, incoming);
         let queue = source.queue(topology);
         broker::consume(&link, topology, &queue, prefetch, &stop, told, take).await
     })
@@ -326,13 +323,13 @@ fn consume(
 /// The consumers stop by themselves; what they handed out is waited for, then given up, then committed.
 async fn shut_down(
     context: &Context,
-    intake: Arc<Intake>,
+    tasks: Arc<Tasks>,
     committing: [JoinHandle<()>; 2],
     consumers: [JoinHandle<Unsettled>; 3],
 ) {
     let (began, deadline) = (Instant::now(), context.config.shutdown_deadline);
     tracing::info!(
-        in_flight = intake.in_flight(),
+        in_flight = tasks.in_flight(),
         ?deadline,
         "shutting down; no new messages are taken"
     );
@@ -341,10 +338,10 @@ async fn shut_down(
         for consumer in consumers {
             unsettled.extend(consumer.await);
         }
-        intake.idle().await;
+        tasks.idle().await;
     };
     if timeout(deadline, ending).await.is_err() {
-        let in_flight = intake.in_flight();
+        let in_flight = tasks.in_flight();
         tracing::warn!(
             in_flight,
             "the deadline passed; attempts in flight are put off, uncharged"
@@ -352,9 +349,9 @@ async fn shut_down(
         context.abort.cancel();
     }
     let committing = async {
-        intake.idle().await;
+        tasks.idle().await;
         // The committer ends when nobody can submit to it any more, and after it the journal.
-        drop(intake);
+        drop(tasks);
         for ending in committing {
             let _ = ending.await;
         }

@@ -2,11 +2,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use broker::BadMessage;
 use metrics::{Counter, Histogram, Unit};
 use runtime::{Metric, MetricLabel};
 use webhook::{CancelReason, DeadReason, DeferReason, EventKind, EventType, Outcome};
 
-use crate::{admission::Refusal, outcome::rejection_reasons};
+use crate::refusal::Refusal;
 
 pub(crate) const EVENTS: Metric = Metric::counter("magnetite_events_total", "Events that were fanned out")
     .by(&[MetricLabel::known("type", || {
@@ -49,6 +50,19 @@ pub(crate) const REJECTED: Metric = Metric::counter(
     "Messages that cannot be worked on, and were set aside",
 )
 .by(&[MetricLabel::known("reason", rejection_reasons)]);
+/// Why a delivery is quarantined that brings an event to an endpoint of another organization.
+pub(crate) const OTHER_ORGANIZATION: &str = "other_organization";
+/// Why a delivery is quarantined whose endpoint has never existed.
+pub(crate) const UNKNOWN_ENDPOINT: &str = "unknown_endpoint";
+/// Why a message is quarantined on which the work panicked.
+pub(crate) const PANIC: &str = "panic";
+
+/// Every reason for which a message is quarantined.
+pub(crate) fn rejection_reasons() -> Vec<&'static str> {
+    let of_the_work = [OTHER_ORGANIZATION, UNKNOWN_ENDPOINT, PANIC];
+    [BadMessage::reasons(), of_the_work.to_vec()].concat()
+}
+
 pub(crate) const JOURNAL_RECORDS: Metric = Metric::counter(
     "magnetite_journal_records_total",
     "Records of events and attempts that the broker has confirmed",

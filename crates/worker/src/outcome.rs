@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use broker::{BadMessage, DeadLetter, Message, Outgoing, Source};
+use broker::{DeadLetter, Message, Outgoing, Source};
 use webhook::{
     AttemptId, AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, Outcome, Trigger,
     journal::{AttemptRecord, Record, StepRecord, Then},
 };
 
-use crate::{
-    Context, admission::Refusal, due, intake, meters, now_ms, registry::Registered, settlement::Turn,
-};
+use crate::{Context, meters, now_ms, refusal::Refusal, registry::Registered, settlement::Turn};
 
 /// What follows from a charged attempt that began at `began_ms`. A 410 also disables the endpoint.
 pub(crate) fn attempted(
@@ -68,7 +66,7 @@ pub(crate) fn attempt(
 
 /// No slot, after a wait of `spent` for one: put off.
 pub(crate) fn refused(context: &Context, delivery: Delivery, by: Refusal, spent: Duration) -> Turn {
-    by.count(1);
+    meters::SLOTS_REFUSED.count([by.as_str()]).increment(1);
     defer(context, delivery, DeferReason::NoSlot, spent)
 }
 
@@ -178,13 +176,7 @@ fn step(context: &Context, delivery: &Delivery, at_ms: u64, then: Then) -> Optio
     })
 }
 
-/// Every reason of [`quarantine`].
-pub(crate) fn rejection_reasons() -> Vec<&'static str> {
-    let of_the_work = [due::OTHER_ORGANIZATION, due::UNKNOWN_ENDPOINT, intake::PANIC];
-    [BadMessage::reasons(), of_the_work.to_vec()].concat()
-}
-
-/// Sets a message aside with the reason, one of [`rejection_reasons`]; the queue goes on.
+/// Sets a message aside with the reason, one of [`meters::rejection_reasons`]; the queue goes on.
 pub(crate) fn quarantine(
     context: &Context,
     source: Source,

@@ -15,8 +15,8 @@ use webhook::{EndpointId, OrganizationId};
 use super::{
     SLOW,
     pace::{Pace, Promise},
-    refusal::Refusal,
 };
+use crate::refusal::Refusal;
 
 /// The share of the free slots that one endpoint may hold: a quarter.
 const ENDPOINT_SHARE: usize = 4;

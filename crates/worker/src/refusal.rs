@@ -1,7 +1,5 @@
 //! Why a delivery gets no slot.
 
-use crate::meters;
-
 /// Why a delivery may not have a slot now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -17,11 +15,6 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     pub(crate) const ALL: [Self; 4] = [Self::Endpoint, Self::Organization, Self::Unwell, Self::Slots];
-
-    /// Counts so many deliveries that were refused.
-    pub(crate) fn count(self, deliveries: u64) {
-        meters::SLOTS_REFUSED.count([self.as_str()]).increment(deliveries);
-    }
 
     /// The name in metrics.
     pub(crate) const fn as_str(self) -> &'static str {
