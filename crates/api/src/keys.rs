@@ -1,8 +1,9 @@
 //! Who has which key, without asking the database for every request.
 //!
-//! What the database says of a key counts for a second: a key that is revoked lets nobody in a second later,
-//! and a key that was just made is known a second after it was first tried. While the database is away, what
-//! it said last counts for up to an hour: publishing goes on, and nobody can revoke a key meanwhile anyway.
+//! The database's answer about a key counts for a second: a revoked key is refused after a second at most,
+//! and a new key that was tried too early is known after a second. While the database does not answer, its
+//! last answer counts for up to an hour, so that publishing goes on. A late answer is remembered as well: a
+//! slow database can delay the refusal of a revoked key by as long as it takes to answer, and no longer.
 
 use std::{
     num::NonZeroU32,
@@ -17,7 +18,10 @@ use governor::{Quota, RateLimiter, clock::Clock as _};
 use moka::future::Cache;
 use runtime::Lasting;
 use store::{ApiKeyRow, Store};
-use tokio::time::{interval, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{interval, timeout},
+};
 use webhook::{ApiKey, ApiKeyId};
 
 /// How long the database's word counts.
@@ -47,6 +51,8 @@ struct Usage {
     limiter: Limiter,
     last_used_ms: AtomicU64,
     noted_ms: AtomicU64,
+    /// Locked while the database is asked about the key.
+    asking: Arc<Mutex<()>>,
 }
 
 /// Every key that was used lately. Clones share it.
@@ -92,32 +98,47 @@ impl Keys {
     }
 
     async fn look_up(&self, hash: Hash) -> Result<Option<Arc<Known>>, store::Error> {
-        let remembered = self.remembered.get(&hash).await;
-        let asked = self.store.api_key_by_hash(&hash);
-        let found = match &remembered {
-            None => asked.await?,
-            Some(known) => match timeout(PATIENCE, asked).await {
-                Ok(Ok(found)) => found,
-                Ok(Err(error)) if !error.is_unavailable() => return Err(error),
-                _ => {
-                    if self.away.again().is_some() {
-                        tracing::warn!(api_key.id = %known.row.id, "the database is away: what it said last of the key counts");
-                    }
-                    return Ok(remembered);
-                }
-            },
+        let Some(known) = self.remembered.get(&hash).await else {
+            return self.ask(hash, None).await;
         };
+        // One question at a time: its answer is remembered, however late it comes.
+        let Ok(asking) = Arc::clone(&known.usage.asking).try_lock_owned() else {
+            return Ok(Some(known));
+        };
+        let (keys, remembered) = (self.clone(), Arc::clone(&known));
+        let answer = tokio::spawn(async move {
+            let answer = keys.ask(hash, Some(&remembered)).await;
+            drop(asking);
+            answer
+        });
+        match timeout(PATIENCE, answer).await {
+            Ok(Ok(Ok(found))) => return Ok(found),
+            Ok(Ok(Err(error))) if !error.is_unavailable() => return Err(error),
+            _ => {}
+        }
+        if self.away.again().is_some() {
+            tracing::warn!(
+                api_key.id = %known.row.id,
+                "the database does not say whether the key is valid; its last answer counts"
+            );
+        }
+        Ok(Some(known))
+    }
+
+    /// Asks the database, and remembers its answer.
+    async fn ask(&self, hash: Hash, before: Option<&Known>) -> Result<Option<Arc<Known>>, store::Error> {
+        let found = self.store.api_key_by_hash(&hash).await?;
         if let Some(ended) = self.away.end() {
             tracing::info!(
                 failures = ended.times,
-                "the database says again who has which key"
+                "the database says again which keys are valid"
             );
         }
         let Some(row) = found else {
             self.remembered.invalidate(&hash).await;
             return Ok(None);
         };
-        let usage = remembered.map_or_else(|| self.unused(), |known| Arc::clone(&known.usage));
+        let usage = before.map_or_else(|| self.unused(), |known| Arc::clone(&known.usage));
         let known = Arc::new(Known { row, usage });
         self.remembered.insert(hash, Arc::clone(&known)).await;
         Ok(Some(known))
@@ -128,6 +149,7 @@ impl Keys {
             limiter: RateLimiter::direct(self.quota),
             last_used_ms: AtomicU64::new(0),
             noted_ms: AtomicU64::new(0),
+            asking: Arc::default(),
         })
     }
 

@@ -2,8 +2,9 @@
 
 use std::process::Output;
 
-use e2e::{Answer, Installation, Receiver, SOON, event, wait_for};
+use e2e::{Answer, Api, Installation, Postgres, Receiver, SOON, event, shared_broker, wait_for};
 use serde_json::Value;
+use sqlx::{Connection as _, PgConnection, PgTransaction};
 
 const CREATE: [&str; 8] = [
     "api-key",
@@ -166,5 +167,57 @@ async fn the_log_says_who_changed_what_and_gives_nothing_away() {
         stdout(&newest)
     );
     assert!(stderr(&newest).contains("--limit"), "{}", stderr(&newest));
+    installation.delete().await;
+}
+
+/// Every question about a key waits until the transaction has ended.
+async fn hold_up(database: &mut PgConnection) -> PgTransaction<'_> {
+    let mut held = database.begin().await.unwrap();
+    let lock = sqlx::query("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE");
+    lock.execute(&mut *held).await.unwrap();
+    held
+}
+
+/// While the database is slow, its last answer about a key counts: the next one is remembered although the
+/// request that asked for it has been answered long before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_revoked_is_refused_however_slow_the_database_is() {
+    let postgres = Postgres::start().await;
+    let settings = [("MAGNETITE_DATABASE__URL", postgres.url())];
+    let installation = Installation::with("slow", &shared_broker(), &[], &settings).await;
+    let api = Api::start(&installation).await;
+    let key = installation.key("org_1", "endpoints:read").await;
+    let status = async || api.get("/v1/event-types", &key).await.status;
+    assert_eq!(status().await, 200);
+
+    let mut database = PgConnection::connect(postgres.url()).await.unwrap();
+    let mut watching = PgConnection::connect(postgres.url()).await.unwrap();
+    let mut waiting = async || {
+        let count = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted";
+        sqlx::query_scalar::<_, i64>(count)
+            .fetch_one(&mut watching)
+            .await
+            .unwrap()
+    };
+    let mut held = hold_up(&mut database).await;
+    let asked = tokio::time::timeout(SOON, async {
+        while waiting().await == 0 {
+            assert_eq!(status().await, 200, "the last answer counts");
+        }
+    });
+    asked.await.expect("the API asks about the key again");
+    let revoke = sqlx::query("UPDATE api_keys SET revoked_at_ms = 1");
+    revoke.execute(&mut *held).await.unwrap();
+    held.commit().await.unwrap();
+    let answered = tokio::time::timeout(SOON, async { while waiting().await > 0 {} });
+    answered.await.expect("the database answers");
+
+    let _held = hold_up(&mut database).await;
+    wait_for("the key is refused", SOON, async || match status().await {
+        401 => Ok(()),
+        status => Err(status.to_string()),
+    })
+    .await;
+    assert!(api.role.terminate().await);
     installation.delete().await;
 }
