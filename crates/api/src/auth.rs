@@ -3,105 +3,27 @@
 //! What an operation needs stands in the OpenAPI document, in its `security`; [`Operations`] is read from
 //! there. A route that is not in the document is denied as if it were not there, whatever it would do.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
-    extract::{FromRequestParts, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use runtime::now_ms;
-use serde_json::Value;
-use store::{Actor, Store};
-use webhook::{ApiKey, ApiKeyId, OrganizationId, Scope};
+use webhook::ApiKey;
 
 use crate::{
+    caller::Caller,
     context::Context,
     keys::Known,
-    openapi::{METHODS, SECURITY_SCHEME},
+    operations::Access,
     problem::{Kind, Problem},
 };
 
-/// Whose key was shown.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    pub(crate) key: ApiKeyId,
-    /// The only one whose things the caller may see and change.
-    pub(crate) organization: OrganizationId,
-}
-
-/// What is documented, and what each operation needs.
-pub(crate) struct Operations {
-    by_path: HashMap<String, Vec<(Method, Access)>>,
-}
-
-/// An operation that nobody can tell who may use.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} has no security in the document, or one that names no scope of ours")]
-pub(crate) struct NoSecurity(String);
-
-/// Who may use an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Everyone: it tells nothing of anyone.
-    Open,
-    /// Whoever has a key with this scope.
-    Needs(Scope),
-}
-
 /// The browsable page and its parts: no operations, and open to everyone.
 pub(crate) const DOCS: &str = "/docs";
-
-impl Operations {
-    /// Reads what a whole document says.
-    ///
-    /// # Errors
-    /// When an operation has no `security`, or names a scope that does not exist.
-    pub(crate) fn of(document: &Value) -> Result<Self, NoSecurity> {
-        let paths = document["paths"].as_object().expect("a document has paths");
-        let mut by_path = HashMap::with_capacity(paths.len());
-        for (path, item) in paths {
-            let mut operations = Vec::new();
-            for name in METHODS {
-                let Some(operation) = item.get(name) else { continue };
-                let access = access(operation).ok_or_else(|| NoSecurity(format!("{name} {path}")))?;
-                let method = name.to_uppercase().parse().expect("a method's name");
-                operations.push((method, access));
-            }
-            by_path.insert(path.clone(), operations);
-        }
-        Ok(Self { by_path })
-    }
-
-    /// What a request needs. `path` is as routes and the document write it.
-    fn access(&self, method: &Method, path: &str) -> Result<Access, Problem> {
-        let operations = self.by_path.get(path);
-        let operations = operations.ok_or_else(|| Problem::of_status(StatusCode::NOT_FOUND))?;
-        // Whoever may get something may look at its headers.
-        let method = if method == Method::HEAD {
-            &Method::GET
-        } else {
-            method
-        };
-        let found = operations.iter().find(|(known, _)| known == method);
-        found.map(|(_, access)| *access).ok_or_else(|| {
-            let allowed: Vec<_> = operations.iter().map(|(method, _)| method.as_str()).collect();
-            let allowed = HeaderValue::from_str(&allowed.join(", ")).expect("methods are tokens");
-            Problem::of_status(StatusCode::METHOD_NOT_ALLOWED).with_header(header::ALLOW, allowed)
-        })
-    }
-}
-
-/// No requirement opens an operation; one scope of our scheme is the other thing that is understood.
-fn access(operation: &Value) -> Option<Access> {
-    let security = operation.get("security")?.as_array()?;
-    let Some(requirement) = security.first() else {
-        return Some(Access::Open);
-    };
-    let scope = requirement.get(SECURITY_SCHEME)?.get(0)?.as_str()?;
-    Some(Access::Needs(scope.parse().ok()?))
-}
 
 /// Lets a request through to its handler, with its [`Caller`], or not.
 pub(crate) async fn admit(State(context): State<Context>, request: Request, next: Next) -> Response {
@@ -209,21 +131,4 @@ fn database(error: &Arc<store::Error>) -> Problem {
         Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR)
     };
     problem.because(error.as_ref())
-}
-
-impl Caller {
-    /// The database, which logs the caller's changes as the caller's.
-    pub(crate) fn store(&self, context: &Context) -> Store {
-        context.store.acting_as(Actor::ApiKey(self.key.clone()))
-    }
-}
-
-/// There for every operation that is not open.
-impl<S: Send + Sync> FromRequestParts<S> for Caller {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let caller = parts.extensions.get::<Self>().cloned();
-        caller.ok_or_else(|| Problem::of_status(StatusCode::NOT_FOUND))
-    }
 }

@@ -18,7 +18,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     config::BODY_TIMEOUT,
     context::Context,
     problem::{Kind, Problem},

@@ -4,10 +4,11 @@ use std::{ops::Deref, sync::Arc};
 
 use axum::body::Bytes;
 use egress::Egress;
-use store::Store;
+use store::{Actor, Store};
 
 use crate::{
-    Config, auth::Operations, keys::Keys, publishing::Publishing, resending::Resending, shares::Shares,
+    Config, caller::Caller, keys::Keys, operations::Operations, publishing::Publishing, resending::Resending,
+    shares::Shares,
 };
 
 /// Cheap to clone.
@@ -16,7 +17,7 @@ pub(crate) struct Context(Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    /// For reading. Who writes takes [`Caller::store`](crate::auth::Caller::store).
+    /// For reading. Writes take [`Context::store_for`].
     pub(crate) store: Store,
     pub(crate) egress: Egress,
     pub(crate) publishing: Publishing,
@@ -38,6 +39,11 @@ pub(crate) struct Shared {
 impl Context {
     pub(crate) fn new(shared: Shared) -> Self {
         Self(Arc::new(shared))
+    }
+
+    /// The database, which logs the caller's changes as the caller's.
+    pub(crate) fn store_for(&self, caller: &Caller) -> Store {
+        self.store.acting_as(Actor::ApiKey(caller.key.clone()))
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! [`run`] is the role `api`: a listener, and a router of handlers in `routes`, each of which documents
 //! itself. The OpenAPI document is made of these descriptions, and it decides: what an operation needs is
-//! read from the document by `auth`, so that what is documented is what is enforced, and a route without a
+//! read from the document by `operations`, so that what is documented is what is enforced, and a route without a
 //! description is denied. Whoever is let in is a `Caller`: a key and its organization, outside of which
 //! nothing is there.
 //!
@@ -50,12 +50,14 @@ mod keys;
 mod publishing;
 mod resending;
 mod readiness;
+mod openapi;
+mod caller;
+mod operations;
+mod shares;
 mod context;
 mod auth;
-mod shares;
 mod body;
 mod observe;
-mod openapi;
 mod routes;
 mod router;
 
@@ -73,9 +75,9 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 pub use meters::METRICS;
 
-use auth::Operations;
 use context::{Context, Shared};
 use keys::Keys;
+use operations::Operations;
 use publishing::{PUBLISH_TIMEOUT, Publishing};
 use readiness::Readiness;
 use resending::Resending;

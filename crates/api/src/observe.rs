@@ -15,7 +15,7 @@ use axum::{
 use runtime::Lasting;
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     meters,
     problem::{self, Problem},
 };

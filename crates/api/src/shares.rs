@@ -16,7 +16,7 @@ use std::{
 
 use webhook::{ApiKeyId, OrganizationId};
 
-use crate::auth::Caller;
+use crate::caller::Caller;
 
 /// A number of equal units. Clones share the same units.
 #[derive(Clone)]

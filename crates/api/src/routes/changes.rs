@@ -5,7 +5,7 @@ use service::view;
 use store::ChangeRow;
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::Query,
     pagination::{Listing, Page},

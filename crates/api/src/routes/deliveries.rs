@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 use webhook::{DeliveryId, EndpointId, EventId};
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::{Id, Query, parameter},
     pagination::{Listing, Page},

@@ -24,7 +24,7 @@ use utoipa::IntoParams;
 use webhook::EndpointId;
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::{Id, IfMatch, JsonBody, Query, etag},
     pagination::{Listing, Page},
@@ -90,7 +90,10 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let registration = new.registration(&caller.organization)?;
     let max = context.config.endpoints_per_organization_max;
-    let (store, now_ms) = (caller.store(&context).per_organization_max(max), now_ms() as i64);
+    let (store, now_ms) = (
+        context.store_for(&caller).per_organization_max(max),
+        now_ms() as i64,
+    );
     let created = manage::register(&store, &context.egress, registration, now_ms)
         .await
         .map_err(refused)?;
@@ -270,7 +273,7 @@ async fn admitted(
 ) -> Result<(EndpointId, Store), Problem> {
     let endpoint = find(context, caller, id).await?;
     let expected = if_match.expect(endpoint.version)?;
-    Ok((endpoint.id, caller.store(context).if_version(expected)))
+    Ok((endpoint.id, context.store_for(caller).if_version(expected)))
 }
 
 fn shown(endpoint: &webhook::Endpoint) -> Response {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use webhook::EventType;
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     pagination::Listing,
     problem::{Kind, Problem},
 };

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use webhook::{EVENT_BYTES_MAX, Envelope, EventId, EventType, FieldRejection, Rejection};
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::{JsonBytes, parse},
     problem::{FieldError, Kind, Problem},

@@ -21,11 +21,11 @@ use webhook::{ApiKey, ApiKeyId, OrganizationId};
 
 use crate::{
     Config,
-    auth::Operations,
     config::{ARRIVING_MAX, IN_FLIGHT_MAX, PINGS_MAX},
     context::{Context, Shared},
     keys::Keys,
     openapi::METHODS,
+    operations::Operations,
     publishing::Publishing,
     resending::Resending,
     router, routes,

@@ -4,7 +4,7 @@ use axum::{Router, body::Body, routing::get};
 use futures_util::stream;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{Config, auth::Caller, routes};
+use crate::{Config, caller::Caller, routes};
 
 use super::bed::{Bed, request};
 

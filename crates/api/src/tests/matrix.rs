@@ -7,7 +7,7 @@ use runtime::now_ms;
 use serde_json::{Value, json};
 use webhook::{OrganizationId, Scope};
 
-use crate::{auth::Operations, openapi::SECURITY_SCHEME};
+use crate::{openapi::SECURITY_SCHEME, operations::Operations};
 
 use super::{
     bed::{Answer, Bed, request},

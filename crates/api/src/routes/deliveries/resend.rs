@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use webhook::DeliveryId;
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::{Id, JsonBody},
     problem::{Kind, Problem},

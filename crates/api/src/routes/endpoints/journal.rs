@@ -11,7 +11,7 @@ use store::RecoverState;
 use utoipa::ToSchema;
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::{Id, JsonBody},
     problem::{Kind, Problem},

@@ -10,7 +10,7 @@ use service::{
 };
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::Id,
     problem::{Kind, Problem},

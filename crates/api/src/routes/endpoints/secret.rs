@@ -5,7 +5,7 @@ use runtime::now_ms;
 use service::{manage, view};
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::{Id, IfMatch, OptionalJson},
     problem::{Kind, Problem},

@@ -5,7 +5,7 @@ use runtime::now_ms;
 use webhook::DisabledReason;
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::{Id, IfMatch},
     problem::Problem,

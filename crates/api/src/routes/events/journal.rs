@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 use webhook::{EventId, LeadId, ProjectId};
 
 use crate::{
-    auth::Caller,
+    caller::Caller,
     context::Context,
     extract::{Id, Query, parameter},
     pagination::{Listing, Page},
