@@ -8,8 +8,9 @@
 //!
 //! No error here quotes a URL: both of them hold passwords.
 
-mod sources;
+mod invalid;
 mod value;
+mod sources;
 mod effective;
 
 use std::{
@@ -21,13 +22,14 @@ use std::{
     time::Duration,
 };
 
-use broker::{BadTls, Tls};
+use broker::{BadTls, Tls, Topology};
 use ipnet::IpNet;
 use runtime::logs;
 use store::SealingKey;
 use webhook::Schedule;
 
 pub(crate) use effective::Setting;
+pub(crate) use invalid::{InvalidSetting, InvalidSettings, Place};
 use sources::Reader;
 
 /// Everything that can be configured, checked.
@@ -86,27 +88,6 @@ pub(crate) struct Log {
     pub(crate) filter: Option<String>,
 }
 
-/// Where a value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    Default,
-    File(PathBuf),
-    Variable(String),
-}
-
-/// Everything that is wrong with the configuration, at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct InvalidSettings(Vec<InvalidSetting>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct InvalidSetting {
-    /// `None` when it is the file itself.
-    key: Option<String>,
-    place: Place,
-    /// Begins with "expected" or "unknown key", and is fit to be shown to anyone.
-    detail: String,
-}
-
 /// The first of these that exists is read when `--config` names no file.
 const DEFAULT_FILES: [&str; 2] = ["magnetite.toml", "/etc/magnetite/magnetite.toml"];
 const DEFAULT_BROKER_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
@@ -146,6 +127,11 @@ impl Configuration {
             }),
             log: log(reader),
         }
+    }
+
+    /// The exchanges and queues that this configuration needs.
+    pub(crate) fn topology(&self) -> Topology {
+        Topology::new(self.broker.prefix.clone(), self.worker.schedule.tiers())
     }
 }
 
@@ -440,16 +426,6 @@ impl Egress {
     }
 }
 
-impl InvalidSettings {
-    pub(crate) fn one(key: &str, place: Place, detail: String) -> Self {
-        Self(vec![InvalidSetting {
-            key: Some(key.to_owned()),
-            place,
-            detail,
-        }])
-    }
-}
-
 /// Without the password.
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -465,37 +441,6 @@ impl fmt::Debug for Database {
             .finish_non_exhaustive()
     }
 }
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("the defaults"),
-            Self::File(path) => path.display().fmt(f),
-            Self::Variable(name) => f.write_str(name),
-        }
-    }
-}
-
-impl fmt::Display for InvalidSetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.key {
-            Some(key) => write!(f, "{key} (in {}): {}", self.place, self.detail),
-            None => write!(f, "{}: {}", self.place, self.detail),
-        }
-    }
-}
-
-impl fmt::Display for InvalidSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bad configuration")?;
-        for problem in &self.0 {
-            write!(f, "\n  {problem}")?;
-        }
-        f.write_str("\ndocs/configuration.md has every key with its default and bounds")
-    }
-}
-
-impl std::error::Error for InvalidSettings {}
 
 /// Keys with their values.
 type Values = BTreeMap<String, config::ValueKind>;

@@ -28,7 +28,6 @@ use crate::{
     time::{self, Moment},
 };
 
-use super::topology;
 use mark::{Marked, Marker};
 use verdict::{Conclusion, Queues, Verdict};
 
@@ -74,7 +73,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     let (store, broker) =
         tokio::try_join!(database::open(&configuration.database), BrokerLink::open(&config),)?;
     config.publish_timeout = MARK_TAKEN_MAX;
-    let topology = topology::of(configuration);
+    let topology = configuration.topology();
     let auditor = Auditor {
         store: &store,
         broker: &broker,

@@ -11,14 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{broker_link::BrokerLink, configuration::Configuration, database, output};
 
-use super::topology;
-
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Waits for the broker, and marks the prefix as this installation's unless it is another's, which is an
 /// error.
 pub(super) async fn claim(configuration: &Configuration, store: &Store) -> anyhow::Result<()> {
-    let (config, topology) = (configuration.broker.config(), topology::of(configuration));
+    let (config, topology) = (configuration.broker.config(), configuration.topology());
     let stop = CancellationToken::new();
     // Closes the link when the caller stops waiting.
     let _closing = stop.clone().drop_guard();
@@ -65,7 +63,7 @@ pub(super) async fn adopt(configuration: &Configuration) -> anyhow::Result<()> {
     let id = store.installation_id().await?;
     store.close().await;
     let broker = BrokerLink::open(&configuration.broker.config()).await?;
-    topology::of(configuration).adopt(&broker.link, &id).await?;
+    configuration.topology().adopt(&broker.link, &id).await?;
     broker.close().await;
     output::note(&format!(
         "the queues {}.* belong to the installation {id}; restart the roles of any other",
@@ -78,7 +76,7 @@ pub(super) async fn adopt(configuration: &Configuration) -> anyhow::Result<()> {
 pub(super) async fn find(configuration: &Configuration, store: &Store) -> anyhow::Result<(Mark, String)> {
     let id = store.installation_id().await?;
     let broker = BrokerLink::open(&configuration.broker.config()).await?;
-    let found = topology::of(configuration).find_mark(&broker.link, &id).await;
+    let found = configuration.topology().find_mark(&broker.link, &id).await;
     broker.close().await;
     Ok((found?, id))
 }

@@ -16,7 +16,6 @@ use webhook::DeliveryId;
 
 use crate::{broker_link::BrokerLink, configuration::Configuration, signals};
 
-use super::topology;
 use pace::Pace;
 use progress::Progress;
 
@@ -46,7 +45,7 @@ impl Sender {
         let broker = BrokerLink::open(&config).await?;
         let publisher = Publisher::new(broker.link.clone(), &config);
         Ok(Self {
-            through: resend::Sender::new(store.clone(), publisher, topology::of(configuration)),
+            through: resend::Sender::new(store.clone(), publisher, configuration.topology()),
             broker,
             pace: Pace::new(rate, Instant::now()),
             progress: Progress::start(),

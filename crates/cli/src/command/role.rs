@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{configuration::Configuration, database, limits, meters, signals};
 
-use super::{audit, claim::claim, topology, troubles};
+use super::{audit, claim::claim, troubles};
 
 /// What to do about the tables before the work begins.
 #[derive(Clone, Copy, Debug)]
@@ -236,7 +236,7 @@ async fn record(
     }
     let deps = recorder::Deps {
         broker: configuration.broker.config(),
-        topology: topology::of(configuration),
+        topology: configuration.topology(),
         store: store.acting_as(Actor::Recorder),
         host: process.host.clone(),
         database,
@@ -259,7 +259,7 @@ async fn serve(
     let deps = api::Deps {
         listener,
         broker: configuration.broker.config(),
-        topology: topology::of(configuration),
+        topology: configuration.topology(),
         late: audit::late(configuration),
         store: store.clone(),
         egress: egress.clone(),

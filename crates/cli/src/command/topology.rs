@@ -53,21 +53,13 @@ const UNCHECKED: &str = "unchecked";
 
 /// Prints the topology, declares it, or compares it with the broker.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
-    let topology = of(configuration);
+    let topology = configuration.topology();
     match arguments.action {
         None => Ok(print(&topology, arguments.json)?),
         Some(Action::Declare) => declare(&topology, configuration).await,
         Some(Action::Adopt) => claim::adopt(configuration).await,
         Some(Action::Check) => check(&topology, configuration, arguments.json).await,
     }
-}
-
-/// The topology that this configuration needs.
-pub(super) fn of(configuration: &Configuration) -> Topology {
-    Topology::new(
-        configuration.broker.prefix.clone(),
-        configuration.worker.schedule.tiers(),
-    )
 }
 
 /// What to do about an exchange or queue.

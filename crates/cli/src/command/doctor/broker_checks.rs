@@ -33,7 +33,7 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
         }
     };
     report.add(&Check::ok("login", broker.link.address()))?;
-    let topology = topology::of(configuration);
+    let topology = configuration.topology();
     topology_checks(&topology, &broker, report).await?;
     match topology::inspect(&config, &topology).await {
         Ok(inspection) => inspection_checks(&inspection, report)?,
@@ -188,7 +188,7 @@ async fn dead_lettering_check(
 ) -> Check {
     const WHAT: &str = "dead-lettering";
     let publisher = Publisher::new(broker.link.clone(), config);
-    let topology = topology::of(configuration);
+    let topology = configuration.topology();
     match topology
         .dead_letters_at_least_once(&broker.link, &publisher)
         .await

@@ -6,12 +6,7 @@ use broker::{QueueState, Topology};
 use store::{RunningRole, Store};
 use tokio::time::sleep;
 
-use crate::{
-    broker_link::BrokerLink,
-    command::{topology, troubles},
-    configuration::Configuration,
-    output,
-};
+use crate::{broker_link::BrokerLink, command::troubles, configuration::Configuration, output};
 
 use super::{super::checks::Check, Report};
 
@@ -115,7 +110,7 @@ fn clocks(roles: &[RunningRole]) -> Vec<Check> {
 
 /// Queues that a role which runs does not consume.
 async fn idle(configuration: &Configuration, roles: &[RunningRole]) -> Vec<Check> {
-    let topology = topology::of(configuration);
+    let topology = configuration.topology();
     let Ok(broker) = BrokerLink::open(&configuration.broker.config()).await else {
         return Vec::new();
     };

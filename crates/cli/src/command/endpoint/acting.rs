@@ -8,11 +8,11 @@ use service::{
 use store::Store;
 use webhook::Endpoint;
 
-use crate::{command::topology, configuration::Configuration, output};
+use crate::{configuration::Configuration, output};
 
 /// Waits for the workers, two seconds at most.
 pub(super) async fn wait(store: &Store, configuration: &Configuration) -> Behind {
-    let changes = Changes::lazily(&configuration.broker.config(), topology::of(configuration));
+    let changes = Changes::lazily(&configuration.broker.config(), configuration.topology());
     let behind = workers::act(store, &changes).await;
     changes.close().await;
     behind

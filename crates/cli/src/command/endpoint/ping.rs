@@ -12,12 +12,7 @@ use service::{
 use store::{AttemptRow, Store};
 use webhook::{Delivery, Endpoint, EndpointId};
 
-use crate::{
-    broker_link::BrokerLink,
-    command::{remedies, topology},
-    configuration::Configuration,
-    output, time,
-};
+use crate::{broker_link::BrokerLink, command::remedies, configuration::Configuration, output, time};
 
 /// How long the ping may stand in queues, and its record on its way into the database.
 const LAG: Duration = Duration::from_secs(5);
@@ -35,7 +30,7 @@ pub(super) async fn run(
             "journal.enabled is false: what becomes of a ping would be in the worker's log alone; switch the journal on"
         );
     }
-    let (config, topology) = (configuration.broker.config(), topology::of(configuration));
+    let (config, topology) = (configuration.broker.config(), configuration.topology());
     let broker = BrokerLink::open(&config).await?;
     let publisher = Publisher::new(broker.link.clone(), &config);
     let sent = ping::send(

@@ -8,12 +8,7 @@ use clap::{Args, ValueEnum};
 use tokio::sync::mpsc;
 use webhook::{EndpointId, EventKind, OrganizationId, journal::Batch};
 
-use crate::{
-    broker_link::BrokerLink,
-    command::{arguments, topology},
-    configuration::Configuration,
-    output, signals,
-};
+use crate::{broker_link::BrokerLink, command::arguments, configuration::Configuration, output, signals};
 
 use line::Narrator;
 
@@ -65,7 +60,7 @@ struct Filter {
 pub(super) async fn run(tail: Tail, configuration: &Configuration, json: bool) -> anyhow::Result<()> {
     let stop = signals::stop_on_signal()?;
     let broker = BrokerLink::open(&configuration.broker.config()).await?;
-    let topology = topology::of(configuration);
+    let topology = configuration.topology();
     let filter = Filter {
         organization: tail.org.map(OrganizationId::new),
         event_type: tail.event_type,

@@ -5,7 +5,7 @@ use broker::{Outgoing, Publisher, Topology};
 use serde_json::json;
 use store::{Rejected, Store};
 
-use crate::{broker_link::BrokerLink, command::topology, configuration::Configuration, output};
+use crate::{broker_link::BrokerLink, configuration::Configuration, output};
 
 use super::find;
 
@@ -29,7 +29,7 @@ pub(super) async fn run(
     let broker = BrokerLink::open(&config).await?;
     let redrive = Redrive {
         store,
-        topology: topology::of(configuration),
+        topology: configuration.topology(),
         publisher: Publisher::new(broker.link.clone(), &config),
         again,
     };

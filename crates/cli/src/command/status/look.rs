@@ -93,7 +93,7 @@ impl<'a> Looker<'a> {
     pub(super) async fn open(configuration: &'a Configuration) -> Self {
         let stop = CancellationToken::new();
         let link = Link::open(&configuration.broker.config(), "magnetite status", stop.clone());
-        let topology = topology::of(configuration);
+        let topology = configuration.topology();
         log_in(&link, configuration.broker.config().addresses_count()).await;
         Self {
             configuration,
