@@ -1,0 +1,271 @@
+//! The modules of each crate form no circles.
+//!
+//! Compared are modules that stand beside each other, each together with all that is below it: what uses what,
+//! by the paths in the source. A parent and its children may use each other, and tests may use everything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens as _;
+use syn::{Attribute, Item, UseTree};
+
+/// A module or an item, from the root of its crate.
+type Name = Vec<String>;
+
+/// The source of one module, without tests and without its children.
+#[derive(Default)]
+struct Module {
+    /// All paths, as they are written.
+    paths: Vec<Name>,
+    /// What it makes public under another name: the name, and the path as it is written.
+    exports: Vec<(String, Name)>,
+}
+
+#[derive(Default)]
+struct Crate(BTreeMap<Name, Module>);
+
+#[test]
+fn modules_form_no_circles() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+    let mut circles = Vec::new();
+    for entry in fs::read_dir(crates).unwrap() {
+        let source = entry.unwrap().path().join("src");
+        let root = ["lib.rs", "main.rs"].map(|name| source.join(name));
+        let root = root
+            .iter()
+            .find(|root| root.exists())
+            .expect("a crate has a root");
+        circles.extend(
+            Crate::read(root)
+                .circles()
+                .iter()
+                .map(|circle| format!("{}: {circle}", root.display())),
+        );
+    }
+    assert!(
+        circles.is_empty(),
+        "modules that use each other:\n{}",
+        circles.join("\n")
+    );
+}
+
+#[test]
+fn a_circle_is_found_however_it_is_written() {
+    let found = |sources: &[(&str, &str)]| {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, source) in sources {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, source).unwrap();
+        }
+        Crate::read(&directory.path().join("lib.rs")).circles()
+    };
+    let root = ("lib.rs", "mod a; mod b; pub use a::A;");
+    let uses_a = ("b.rs", "use crate::A; pub struct B(A);");
+    for by in [
+        "use crate::{b::B}; pub struct A(B);",
+        "pub struct A(crate::b::B);",
+        "use super::b; pub struct A(b::B);",
+        "pub struct A; fn f() { println!(\"{}\", super::b::B::default()) }",
+    ] {
+        assert_eq!(found(&[root, ("a.rs", by), uses_a]), ["a -> b -> a"], "{by}");
+    }
+    let nested = ("a.rs", "mod c; pub struct A;");
+    let below = ("a/c.rs", "use crate::b::B;");
+    assert_eq!(found(&[root, nested, below, uses_a]), ["a -> b -> a"]);
+    for by in [
+        "pub struct A;",
+        "pub struct A; #[cfg(test)] mod tests { use crate::b::B; }",
+        "pub struct A; // crate::b::B",
+    ] {
+        assert_eq!(
+            found(&[root, ("a.rs", by), uses_a]),
+            <[String; 0]>::default(),
+            "{by}"
+        );
+    }
+    let child = ("a/c.rs", "use super::A;");
+    let parent = ("a.rs", "mod c; pub struct A; use c::C;");
+    assert_eq!(found(&[root, parent, child, uses_a]), <[String; 0]>::default());
+}
+
+impl Crate {
+    fn read(root: &Path) -> Self {
+        let mut found = Self::default();
+        found.read_file(root, root.parent().expect("it is in a directory"), &[]);
+        found
+    }
+
+    /// `below` is the directory of the module's children.
+    fn read_file(&mut self, file: &Path, below: &Path, module: &[String]) {
+        let source = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let parsed = syn::parse_file(&source).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        self.read_items(parsed.items, below, module);
+    }
+
+    fn read_items(&mut self, items: Vec<Item>, below: &Path, module: &[String]) {
+        let mut read = Module::default();
+        for item in items {
+            match item {
+                Item::Mod(child) if !is_for_tests(&child.attrs) => {
+                    let name = child.ident.to_string();
+                    let (path, children) = (joined(module, &name), below.join(&name));
+                    match child.content {
+                        Some((_, items)) => self.read_items(items, &children, &path),
+                        None => self.read_file(&children.with_extension("rs"), &children, &path),
+                    }
+                }
+                Item::Use(item) if !is_for_tests(&item.attrs) => {
+                    let (mut paths, is_public) =
+                        (Vec::new(), !matches!(item.vis, syn::Visibility::Inherited));
+                    expand(&item.tree, &[], &mut paths);
+                    read.exports.extend(paths.iter().filter(|_| is_public).cloned());
+                    read.paths.extend(paths.into_iter().map(|(_, path)| path));
+                }
+                Item::Mod(_) | Item::Use(_) => {}
+                item => {
+                    let tokens = item.to_token_stream();
+                    if !tokens.to_string().starts_with("# [cfg (test)]") {
+                        paths_in(tokens, &mut read.paths);
+                    }
+                }
+            }
+        }
+        self.0.insert(module.to_vec(), read);
+    }
+
+    /// The module that a path of another module leads to; `None` for one outside of the crate.
+    fn resolve(&self, from: &[String], path: &[String]) -> Option<Name> {
+        let up = path.iter().take_while(|part| *part == "super").count();
+        let (base, rest) = match path.first()?.as_str() {
+            "crate" => (&[][..], &path[1..]),
+            "self" => (from, &path[1..]),
+            "super" => (&from[..from.len().checked_sub(up)?], &path[up..]),
+            first => {
+                let is_child = self.0.contains_key(&joined(from, first));
+                (is_child.then_some(from)?, path)
+            }
+        };
+        let (mut module, mut rest) = (base.to_vec(), rest);
+        while let Some((first, after)) = rest.split_first() {
+            let child = joined(&module, first);
+            if !self.0.contains_key(&child) {
+                let exports = &self.0.get(&module)?.exports;
+                let export = exports.iter().find(|(name, path)| name == first && path != rest);
+                return match export {
+                    Some((_, path)) => self.resolve(&module, path).or(Some(module)),
+                    None => Some(module),
+                };
+            }
+            (module, rest) = (child, after);
+        }
+        Some(module)
+    }
+
+    /// The modules beside each other that use each other, as `a -> b -> a`.
+    fn circles(&self) -> Vec<String> {
+        let mut uses: BTreeMap<Name, BTreeMap<&str, BTreeSet<String>>> = BTreeMap::new();
+        for (from, module) in &self.0 {
+            for to in module.paths.iter().filter_map(|path| self.resolve(from, path)) {
+                let common = from
+                    .iter()
+                    .zip(&to)
+                    .take_while(|(one, other)| one == other)
+                    .count();
+                if let (Some(one), Some(other)) = (from.get(common), to.get(common)) {
+                    let level = uses.entry(from[..common].to_vec()).or_default();
+                    level.entry(one).or_default().insert(other.clone());
+                }
+            }
+        }
+        uses.iter()
+            .filter_map(|(level, uses)| circle(level, uses))
+            .collect()
+    }
+}
+
+/// One circle among the modules of a level: from each module that is left when those that use no other are
+/// taken away, one after the other.
+fn circle(level: &[String], uses: &BTreeMap<&str, BTreeSet<String>>) -> Option<String> {
+    let mut left = uses.clone();
+    loop {
+        let before = left.len();
+        let names: BTreeSet<String> = left.keys().map(ToString::to_string).collect();
+        left.retain(|_, used| used.iter().any(|name| names.contains(name)));
+        if left.len() == before {
+            break;
+        }
+    }
+    let mut path = vec![*left.keys().next()?];
+    loop {
+        let next = left[path[path.len() - 1]]
+            .iter()
+            .find_map(|name| left.get_key_value(name.as_str()));
+        let (next, _) = next.expect("each of them uses another of them");
+        if let Some(begin) = path.iter().position(|name| name == next) {
+            let mut circle: Vec<_> = path[begin..].to_vec();
+            circle.push(next);
+            let parent: String = level.iter().flat_map(|part| [part.as_str(), "::"]).collect();
+            return Some(format!("{parent}{}", circle.join(" -> ")));
+        }
+        path.push(next);
+    }
+}
+
+fn joined(module: &[String], name: &str) -> Name {
+    module.iter().cloned().chain([name.to_owned()]).collect()
+}
+
+fn is_for_tests(attributes: &[Attribute]) -> bool {
+    let is_test = |attribute: &Attribute| attribute.to_token_stream().to_string() == "# [cfg (test)]";
+    attributes.iter().any(is_test)
+}
+
+/// The paths of a `use`, each with the name that it gets.
+fn expand(tree: &UseTree, before: &[String], paths: &mut Vec<(String, Name)>) {
+    match tree {
+        UseTree::Path(path) => expand(&path.tree, &joined(before, &path.ident.to_string()), paths),
+        UseTree::Name(name) => paths.push((name.ident.to_string(), joined(before, &name.ident.to_string()))),
+        UseTree::Rename(name) => {
+            paths.push((name.rename.to_string(), joined(before, &name.ident.to_string())));
+        }
+        UseTree::Glob(_) => paths.push(("*".to_owned(), before.to_vec())),
+        UseTree::Group(group) => group.items.iter().for_each(|tree| expand(tree, before, paths)),
+    }
+}
+
+/// The paths of at least two parts in anything else, what macros are called with included.
+fn paths_in(tokens: TokenStream, paths: &mut Vec<Name>) {
+    let (mut path, mut colons) = (Name::new(), 0);
+    for token in tokens {
+        match token {
+            TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
+            TokenTree::Ident(ident) => {
+                if colons != 2 {
+                    end(&mut path, paths);
+                }
+                path.push(ident.to_string());
+                colons = 0;
+            }
+            other => {
+                end(&mut path, paths);
+                colons = 0;
+                if let TokenTree::Group(group) = other {
+                    paths_in(group.stream(), paths);
+                }
+            }
+        }
+    }
+    end(&mut path, paths);
+}
+
+fn end(path: &mut Name, paths: &mut Vec<Name>) {
+    let path = std::mem::take(path);
+    if path.len() > 1 {
+        paths.push(path);
+    }
+}
