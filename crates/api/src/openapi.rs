@@ -146,15 +146,13 @@ fn what_follows(operation: &Value) -> impl Fn(Kind) -> bool + use<> {
 
 /// `TooLarge` for `too-large`: the name of a component.
 fn name(kind: Kind) -> String {
-    let (name, ..) = kind.parts();
     let capitalized = |word: &str| word[..1].to_uppercase() + &word[1..];
-    name.split('-').map(capitalized).collect()
+    kind.name().split('-').map(capitalized).collect()
 }
 
 fn common(kind: Kind) -> Value {
-    let (_, status, title) = kind.parts();
-    let mut answer = json!({ "description": format!("{title}.") });
-    complete_answer(status.as_str(), &mut answer);
+    let mut answer = json!({ "description": format!("{}.", kind.title()) });
+    complete_answer(kind.status().as_str(), &mut answer);
     answer
 }
 

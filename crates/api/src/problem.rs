@@ -186,7 +186,7 @@ impl Problem {
     }
 
     pub(crate) fn body(&self, request_id: &str) -> Vec<u8> {
-        let (_, status, title) = self.kind.parts();
+        let (status, title) = (self.kind.status(), self.kind.title());
         let body = ProblemBody {
             kind: self.kind.uri(),
             title,
