@@ -144,6 +144,12 @@ fn start_logs(log: &Log, filter: &str) -> anyhow::Result<()> {
         .context("cannot open standard error once more: is `ulimit -n` too low?")
 }
 
+/// Logs as a command without a configuration does.
+fn start_default_logs() -> anyhow::Result<()> {
+    let (format, filter) = (logs::Format::Text, None);
+    start_logs(&Log { format, filter }, COMMAND_FILTER)
+}
+
 /// Runs one command to its end.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments {
@@ -152,32 +158,34 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         command,
     } = arguments;
     color.apply();
-    // These are for machines that have no configuration of ours.
-    if matches!(
-        command,
-        Command::Listen(_) | Command::Trigger(_) | Command::Validate(_)
-    ) {
-        let (format, filter) = (logs::Format::Text, None);
-        start_logs(&Log { format, filter }, COMMAND_FILTER)?;
-    }
-    let command = match command {
-        Command::Listen(arguments) => return listen::run(arguments).await,
-        Command::Trigger(arguments) => return trigger::run(arguments).await,
-        Command::Validate(arguments) => return validate::run(arguments).await,
-        command => command,
-    };
-    match &command {
+    let config = config.as_deref();
+    match command {
+        // These are for machines that have no configuration of ours.
+        Command::Listen(arguments) => {
+            start_default_logs()?;
+            listen::run(arguments).await
+        }
+        Command::Trigger(arguments) => {
+            start_default_logs()?;
+            trigger::run(arguments).await
+        }
+        Command::Validate(arguments) => {
+            start_default_logs()?;
+            validate::run(arguments).await
+        }
         // Its key is to go into the configuration.
         Command::Secrets(secrets::Arguments {
             action: secrets::Action::NewKey,
-        }) => return secrets::new_key(),
-        Command::Openapi => return api::document(),
-        Command::Completions(arguments) => return shell::completions(arguments),
-        Command::Man(arguments) => return shell::man(arguments),
-        Command::Config(arguments) => return config::run(arguments, config.as_deref()),
-        _ => {}
+        }) => secrets::new_key(),
+        Command::Openapi => api::document(),
+        Command::Completions(arguments) => shell::completions(&arguments),
+        Command::Man(arguments) => shell::man(&arguments),
+        Command::Config(arguments) => config::run(&arguments, config),
+        command => run_configured(command, Configuration::load(config)?).await,
     }
-    let configuration = Configuration::load(config.as_deref())?;
+}
+
+async fn run_configured(command: Command, configuration: Configuration) -> anyhow::Result<()> {
     let is_role = matches!(
         command,
         Command::Up | Command::Worker | Command::Recorder | Command::Api
@@ -204,9 +212,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,
         Command::Retention(arguments) => retention::run(arguments, &configuration).await,
-        Command::Secrets(secrets::Arguments {
-            action: secrets::Action::Reseal,
-        }) => secrets::reseal(&configuration).await,
+        Command::Secrets(secrets::Arguments { .. }) => secrets::reseal(&configuration).await,
         Command::Health(arguments) => health::run(arguments, &configuration).await,
         Command::Doctor(arguments) => doctor::run(arguments, &configuration).await,
         Command::Listen(_)
@@ -215,10 +221,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         | Command::Openapi
         | Command::Completions(_)
         | Command::Man(_)
-        | Command::Config(_)
-        | Command::Secrets(secrets::Arguments {
-            action: secrets::Action::NewKey,
-        }) => unreachable!("they were run above"),
+        | Command::Config(_) => unreachable!("they need no configuration"),
     }
 }
 
