@@ -141,14 +141,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         store,
         host,
     };
-    let upkeep = tokio::spawn(vital(
-        "upkeep",
-        stop.clone().run_until_cancelled_owned(upkeep.run()),
-    ));
-    let looking = tokio::spawn(vital(
-        "depths",
-        stop.clone().run_until_cancelled_owned(depths.run()),
-    ));
+    let upkeep = run_until(&stop, "upkeep", upkeep.run());
+    let looking = run_until(&stop, "depths", depths.run());
     let watching = tokio::spawn(vital("readiness", readiness.watch()));
 
     let [journal, dead, rejected] = &mut consumers;
@@ -167,6 +161,15 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     consuming.closed().await;
     let _ = watching.await;
     Ok(())
+}
+
+/// Starts a task whose panic ends the process, and which ends with `stop`.
+fn run_until<T: Send + 'static>(
+    stop: &CancellationToken,
+    name: &'static str,
+    task: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<Option<T>> {
+    tokio::spawn(vital(name, stop.clone().run_until_cancelled_owned(task)))
 }
 
 /// Begins to consume each of [`SOURCES`]. `arrived` receives the messages, and `consumes` which sources are
