@@ -194,6 +194,61 @@ impl Write<'_> {
     }
 }
 
+/// Evaluates to the row that a write is about to replace, if there is one, and to its organization, after the
+/// write was found to be allowed; steps of an [`on_connection!`].
+macro_rules! admit {
+    ($tx:ident, $write:ident, $store:ident) => {{
+        let found: Option<Row> = sqlx::query_as(SELECT_ONE)
+            .bind($write.id.as_str())
+            .fetch_optional(&mut *$tx)
+            .await?;
+        $write.admit(found.as_ref(), $store.expected_version)?;
+        let (organization, max) = ($write.organization(found.as_ref()), $store.per_organization_max);
+        if $write.step.growth() > 0 {
+            let existing: i64 = sqlx::query_scalar(COUNT_EXISTING)
+                .bind(organization.as_str())
+                .fetch_one(&mut *$tx)
+                .await?;
+            if existing >= i64::from(max) {
+                return Err(Error::OrganizationFull { organization, max }.into());
+            }
+        }
+        (found, organization)
+    }};
+}
+
+/// Writes an endpoint, and evaluates to its row; steps of an [`on_connection!`].
+macro_rules! write_row {
+    ($tx:ident, $write:ident, $keyring:expr, $version:ident, $organization:ident) => {{
+        let mut query = bind_all!(
+            sqlx::query_as($write.sql)
+                .bind($version)
+                .bind($write.id.as_str())
+                .bind($write.now_ms),
+            &$write.arguments
+        );
+        if let Some(secret) = $write.step.secret() {
+            let key: String = sqlx::query_scalar(CHOOSE_SEALING_KEY)
+                .bind($keyring.first())
+                .fetch_one(&mut *$tx)
+                .await?;
+            let owner = Owner {
+                organization: &$organization,
+                endpoint: $write.id,
+            };
+            query = query.bind($keyring.seal(&key, secret, owner)?);
+        }
+        let row: Row = query.fetch_one(&mut *$tx).await?;
+        if let Some(history) = $write.step.history() {
+            sqlx::query(history)
+                .bind($write.id.as_str())
+                .execute(&mut *$tx)
+                .await?;
+        }
+        row
+    }};
+}
+
 impl Store {
     /// The one way in which endpoints are written. What is refused, or cannot be decoded afterwards, is not
     /// committed.
@@ -203,13 +258,6 @@ impl Store {
         write: Write<'_>,
         decode: Decode<T>,
     ) -> Result<T, Error> {
-        let Self {
-            keyring,
-            actor,
-            expected_version,
-            per_organization_max,
-            ..
-        } = self;
         on_connection!(
             &self.database,
             writer,
@@ -226,70 +274,27 @@ impl Store {
                 if growth > 0 && endpoint_count > i64::from(ENDPOINTS_MAX) {
                     return Err(Error::TooManyEndpoints.into());
                 }
-                let found: Option<Row> = sqlx::query_as(SELECT_ONE)
-                    .bind(write.id.as_str())
-                    .fetch_optional(&mut *tx)
-                    .await?;
-                let found = found.as_ref();
-                write.admit(found, *expected_version)?;
-                let organization = write.organization(found);
-                if growth > 0 {
-                    let existing: i64 = sqlx::query_scalar(COUNT_EXISTING)
-                        .bind(organization.as_str())
-                        .fetch_one(&mut *tx)
-                        .await?;
-                    if existing >= i64::from(*per_organization_max) {
-                        return Err(Error::OrganizationFull {
-                            organization,
-                            max: *per_organization_max,
-                        }
-                        .into());
-                    }
-                }
-                if let Some(arguments) = write.announcement(found, &organization, version) {
+                let (found, organization) = admit!(tx, write, self);
+                if let Some(arguments) = write.announcement(found.as_ref(), &organization, version) {
                     bind_all!(sqlx::query(ANNOUNCE_DISABLED), &arguments)
                         .execute(&mut *tx)
                         .await?;
                 }
-                let mut query = bind_all!(
-                    sqlx::query_as(write.sql)
-                        .bind(version)
-                        .bind(write.id.as_str())
-                        .bind(write.now_ms),
-                    &write.arguments
-                );
-                if let Some(secret) = write.step.secret() {
-                    let key: String = sqlx::query_scalar(CHOOSE_SEALING_KEY)
-                        .bind(keyring.first())
-                        .fetch_one(&mut *tx)
-                        .await?;
-                    let owner = Owner {
-                        organization: &organization,
-                        endpoint: write.id,
-                    };
-                    query = query.bind(keyring.seal(&key, secret, owner)?);
-                }
-                let row: Row = query.fetch_one(&mut *tx).await?;
-                if let Some(history) = write.step.history() {
-                    sqlx::query(history)
-                        .bind(write.id.as_str())
-                        .execute(&mut *tx)
-                        .await?;
-                }
+                let row = write_row!(tx, write, self.keyring, version, organization);
                 let change = Change {
                     at_ms: write.now_ms,
                     organization: organization.as_str(),
                     kind: write.step.kind(),
                     subject: write.id.as_str(),
-                    detail: detail(write.step.kind(), found, &row),
+                    detail: detail(write.step.kind(), found.as_ref(), &row),
                 };
                 bind_all!(
                     sqlx::query(INSERT_CHANGE),
-                    &change.arguments(change_number, actor)
+                    &change.arguments(change_number, &self.actor)
                 )
                 .execute(&mut *tx)
                 .await?;
-                let written = decode(row, keyring)?;
+                let written = decode(row, &self.keyring)?;
                 tx.commit().await?;
                 Ok(written)
             }

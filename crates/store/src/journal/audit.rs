@@ -192,6 +192,58 @@ macro_rules! begin {
     }};
 }
 
+/// Counts the events and deliveries of the window, compares them with the totals that were recorded, and
+/// evaluates to the sums of their marks; steps of an [`on_connection!`].
+macro_rules! count {
+    ($tx:ident, $dialect:ident, $window:ident, $audit:ident) => {{
+        let (mut found, mut marks) = (Vec::new(), [0, 0]);
+        for events in fetch_all!($tx, $dialect, $window.of(COUNT_EVENTS), read_events) {
+            $audit.events += events.count;
+            $audit.matched += events.matched;
+            marks[0] += events.mark;
+            found.push(events.counts());
+        }
+        for deliveries in fetch_all!($tx, $dialect, $window.of(COUNT_DELIVERIES), read_deliveries) {
+            found.push(deliveries.counts());
+            if deliveries.resent {
+                *$audit.resends.of(deliveries.state) += deliveries.count;
+            } else {
+                *$audit.first_runs.of(deliveries.state) += deliveries.count;
+                marks[1] += deliveries.mark;
+            }
+        }
+        let recorded = fetch_all!($tx, $dialect, $window.of(totals::SUM), totals::read_counts);
+        $audit.vanished = totals::compare(recorded, found);
+        marks
+    }};
+}
+
+/// Counts the pending deliveries, and evaluates to how many records may be missing; steps of an
+/// [`on_connection!`]. Pending deliveries are of all times, and so is what explains that they may have ended.
+macro_rules! count_pending {
+    ($tx:ident, $dialect:ident, $window:ident, $audit:ident, $gaps:ident) => {{
+        let oldest = fetch_all!($tx, $dialect, Statement::new(OLDEST_PENDING), read_oldest);
+        let since_ms = $window.since_ms;
+        let oldest_ms = oldest.into_iter().flatten().next().unwrap_or(since_ms);
+        let of_window = records_since!($tx, $dialect, $window, since_ms, $audit.lost);
+        let mut records = MissingRecords {
+            of_window,
+            of_all_times: of_window,
+        };
+        let gaps_before = if oldest_ms < since_ms {
+            let (explained_ms, lost) = explained_ms!($tx, $dialect, $window, oldest_ms);
+            records.of_all_times = records_since!($tx, $dialect, $window, oldest_ms, lost);
+            batches::gaps_with(explained_ms)
+        } else {
+            $gaps.to_owned()
+        };
+        for pending in fetch_all!($tx, $dialect, $window.pending(&gaps_before), read_pending) {
+            $audit.pending(&pending);
+        }
+        records
+    }};
+}
+
 impl Store {
     /// Balances what was recorded of the events received, and of the deliveries created, from the minute of
     /// `since_ms` until the end of the one of `until_ms`, as of one moment, and looks for missing
@@ -242,42 +294,8 @@ impl Store {
                 };
                 let gaps = batches::gaps_with(explained_ms);
                 let gaps = gaps.as_str();
-                let (mut found, mut marks) = (Vec::new(), [0, 0]);
-                for events in fetch_all!(tx, dialect, window.of(COUNT_EVENTS), read_events) {
-                    audit.events += events.count;
-                    audit.matched += events.matched;
-                    marks[0] += events.mark;
-                    found.push(events.counts());
-                }
-                for deliveries in fetch_all!(tx, dialect, window.of(COUNT_DELIVERIES), read_deliveries) {
-                    found.push(deliveries.counts());
-                    if deliveries.resent {
-                        *audit.resends.of(deliveries.state) += deliveries.count;
-                    } else {
-                        *audit.first_runs.of(deliveries.state) += deliveries.count;
-                        marks[1] += deliveries.mark;
-                    }
-                }
-                let recorded = fetch_all!(tx, dialect, window.of(totals::SUM), totals::read_counts);
-                audit.vanished = totals::compare(recorded, found);
-                // Pending deliveries are of all times, and so is what explains that they may have ended.
-                let oldest = fetch_all!(tx, dialect, Statement::new(OLDEST_PENDING), read_oldest);
-                let oldest_ms = oldest.into_iter().flatten().next().unwrap_or(window.since_ms);
-                let of_window = records_since!(tx, dialect, window, window.since_ms, audit.lost);
-                let mut records = MissingRecords {
-                    of_window,
-                    of_all_times: of_window,
-                };
-                let gaps_before = if oldest_ms < window.since_ms {
-                    let (explained_ms, lost) = explained_ms!(tx, dialect, window, oldest_ms);
-                    records.of_all_times = records_since!(tx, dialect, window, oldest_ms, lost);
-                    batches::gaps_with(explained_ms)
-                } else {
-                    gaps.to_owned()
-                };
-                for pending in fetch_all!(tx, dialect, window.pending(&gaps_before), read_pending) {
-                    audit.pending(&pending);
-                }
+                let marks = count!(tx, dialect, window, audit);
+                let records = count_pending!(tx, dialect, window, audit, gaps);
                 let heard_ms = crate::ANNOUNCED_MAX.as_millis() as u64;
                 let heard = Statement::with(COUNT_ROLES, [heard_ms.into()]);
                 for (recorders, in_hand) in fetch_all!(tx, dialect, heard, read_roles) {
