@@ -1,123 +1,127 @@
-//! Why an event is not known to be published.
+//! The reasons why an event is not known to be published.
 
 use std::time::Duration;
 
 use broker::PublishError;
 use webhook::{EventId, Rejection};
 
-/// Why an event is not known to be published. All but [`Invalid`](Self::Invalid) ask for the same: publish
-/// the event again, under the same id, so that a copy that did arrive and this one are one event.
+/// The reason why an event is not known to be published.
+///
+/// After any error but [`Invalid`](Self::Invalid), publish the event again with the same id. If the first
+/// copy did reach the broker, receivers then recognize both copies as one event.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The event breaks a rule; nothing was sent.
+    /// The event is not valid and was not sent.
     #[error("event {id} is not valid and was not published; correct it, publishing it again would not help")]
     Invalid {
-        /// As it was given, or derived from the body.
+        /// The id as it was given, or derived from the body.
         id: EventId,
-        /// Which rule.
+        /// The violated rule.
         #[source]
         source: Rejection,
     },
-    /// There was no connection in time; nothing was sent.
+    /// The broker was not connected in time, and the event was not sent.
     #[error(
         "event {id} was not published: no connection to the broker within {after:?}; is it running, and is its URL right? then publish the event again"
     )]
     NotConnected {
-        /// The event.
+        /// The id of the event.
         id: EventId,
-        /// How long was waited.
+        /// How long the producer waited.
         after: Duration,
     },
-    /// The broker is under a memory or disk alarm.
+    /// The broker blocks publishing because of a memory or disk alarm.
     #[error(
         "event {id} is not confirmed: the broker blocks publishing (memory or disk alarm) and did not stop within {after:?}; free its memory or disk, then publish the event again under the same id"
     )]
     Blocked {
-        /// The event.
+        /// The id of the event.
         id: EventId,
-        /// How long was waited.
+        /// How long the producer waited.
         after: Duration,
     },
-    /// The exchange does not exist or has no queue for it.
+    /// The exchange does not exist, or no queue is bound to it for this event.
     #[error(
         "event {id} was not published: exchange {exchange} does not exist or has no queue; start a worker or run `magnetite topology declare`, then publish the event again"
     )]
     Unroutable {
-        /// The event.
+        /// The id of the event.
         id: EventId,
-        /// Where it was published to.
+        /// The exchange that the event was published to.
         exchange: String,
     },
-    /// The broker refused it.
+    /// The broker refused the event with a nack.
     #[error(
         "event {id} was refused by the broker: the events queue is full or failed; see the broker's log and whether workers consume, then publish the event again"
     )]
     Nacked {
-        /// The event.
+        /// The id of the event.
         id: EventId,
     },
-    /// Neither a confirm nor a refusal came in time.
+    /// The broker neither confirmed nor refused the event in time.
     #[error(
         "event {id} is not confirmed: the broker did not answer within {after:?}, and whether it has the event is not known; publish the event again under the same id"
     )]
     Unconfirmed {
-        /// The event.
+        /// The id of the event.
         id: EventId,
-        /// How long was waited.
+        /// How long the producer waited.
         after: Duration,
     },
-    /// The connection or channel broke before the confirm came.
+    /// The connection or channel was closed before the confirm arrived.
     #[error(
         "event {id} is not confirmed: the channel to the broker broke first, and whether it has the event is not known; publish the event again under the same id"
     )]
     Broken {
-        /// The event.
+        /// The id of the event.
         id: EventId,
-        /// What broke it.
+        /// The cause.
         #[source]
         source: PublishError,
     },
-    /// An earlier event of the batch met a fault that concerns all; this one was not sent.
+    /// The event was not sent, because its batch ended at an earlier event with an error that affects all
+    /// events.
     #[error(
         "event {id} was not published: its batch was given up at an earlier event, whose error says why; publish the event again"
     )]
     Skipped {
-        /// The event.
+        /// The id of the event.
         id: EventId,
     },
-    /// The producer was shut down.
+    /// The producer was shut down before the event was published.
     #[error(
         "event {id} was not published: the producer was shut down; publish the event again with a new one"
     )]
     Closed {
-        /// The event.
+        /// The id of the event.
         id: EventId,
     },
 }
 
-/// Why a producer cannot publish now.
+/// The reason why a producer cannot publish now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotReady {
-    /// There was no connection in time. It is still being tried, and each failure is logged with its cause.
+    /// The broker was not connected in time. The producer continues to connect, and logs each failure with
+    /// its cause.
     #[error(
         "no connection to the broker at {address} within {after:?}; is it running, and are its address and password right?"
     )]
     NotConnected {
-        /// `host:port/vhost`.
+        /// The address of the broker, `host:port/vhost`.
         address: String,
-        /// How long was waited.
+        /// How long the producer waited.
         after: Duration,
     },
-    /// The broker is under a memory or disk alarm.
+    /// The broker blocks publishing because of a memory or disk alarm.
     #[error(
         "the broker at {address} blocks publishing (memory or disk alarm) and did not stop within {after:?}; free its memory or disk"
     )]
     Blocked {
-        /// `host:port/vhost`.
+        /// The address of the broker, `host:port/vhost`.
         address: String,
-        /// How long was waited.
+        /// How long the producer waited.
         after: Duration,
     },
     /// The producer was shut down.
@@ -142,7 +146,7 @@ impl Error {
         }
     }
 
-    /// The event that is concerned.
+    /// Returns the id of the event.
     pub const fn event_id(&self) -> &EventId {
         match self {
             Self::Invalid { id, .. }
@@ -157,12 +161,13 @@ impl Error {
         }
     }
 
-    /// Whether publishing the same event again with the same producer can succeed.
+    /// Returns whether publishing the same event again with the same producer can succeed.
     pub const fn is_transient(&self) -> bool {
         !matches!(self, Self::Invalid { .. } | Self::Closed { .. })
     }
 
-    /// Whether the broker was too long silent: the next publish would only wait as long again.
+    /// Returns whether a batch ends at this error: the producer was shut down, or the broker did not answer
+    /// in time and the next publish would only time out again.
     pub(crate) const fn ends_a_batch(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! Events with typed data, and their JSON.
+//! Events with typed data, and their encoding as JSON.
 
 use std::net::IpAddr;
 
@@ -6,112 +6,121 @@ use bytes::Bytes;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use webhook::{EventId, EventType, LeadId, OrganizationId, ProjectId};
 
-/// A JSON object whose content is free.
+/// A JSON object with any content.
 pub type Object = serde_json::Map<String, serde_json::Value>;
 
-/// The lead that events are about, and whose it is.
+/// The lead that events are about, and its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lead {
-    /// Field `lead_id`, not empty.
+    /// The field `lead_id`, not empty.
     pub id: LeadId,
-    /// Field `project_id`, not empty.
+    /// The field `project_id`, not empty.
     pub project_id: ProjectId,
-    /// Field `organization_id`, not empty.
+    /// The field `organization_id`, not empty.
     pub organization_id: OrganizationId,
 }
 
 /// Something that happened to a lead.
 ///
-/// Publishing the same value again publishes the same event: its id is part of it.
+/// The id is part of the value, so publishing the same value again publishes the same event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// The AMQP `message_id`, and what receivers see as `webhook-id`.
+    /// The AMQP `message_id`. Receivers get it as `webhook-id`.
     pub id: EventId,
-    /// About which lead.
+    /// The lead that the event is about.
     pub lead: Lead,
-    /// When it happened, in Unix milliseconds; from [`Timestamps`](crate::Timestamps).
+    /// When the event happened, in Unix milliseconds. Use [`Timestamps`](crate::Timestamps) to obtain it.
     pub timestamp_ms: u64,
-    /// What happened.
+    /// The type and the data of the event.
     pub data: Data,
-    /// The W3C trace context that deliveries continue, at most 256 characters.
+    /// The W3C trace context that deliveries continue, at most 256 bytes; `None` for no trace. A longer one
+    /// is ignored.
     pub traceparent: Option<String>,
 }
 
-/// What happened. On the wire `data` also holds the lead's id and the event's timestamp under a name of its
-/// own (`created_at`, ...), and `status`, which is the lead's: `processing` until it is `completed` or
-/// `failed`.
+/// The type of an event, with its data.
+///
+/// In JSON, `data` also contains the lead's id, the event's timestamp under a name that depends on the type
+/// (`created_at`, ...), and the lead's `status`: `processing` until it is `completed` or `failed`.
+/// `magnet.viewed` has no `status`.
 ///
 /// ```json
-/// {"lead_id":"lead_789ghi","input_data":{"fullName":"John Smith"},"status":"processing","created_at":1703123456789}
+/// {
+///   "lead_id": "lead_789ghi",
+///   "input_data": {"fullName": "John Smith"},
+///   "status": "processing",
+///   "created_at": 1703123456789
+/// }
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Data {
     /// `lead.created`: a generation request was received and queued.
     LeadCreated {
-        /// What was known of the lead.
+        /// The known data about the lead.
         input_data: Object,
     },
-    /// `research.started`: the research agent began.
+    /// `research.started`: the research agent started.
     ResearchStarted,
-    /// `research.completed`: research is done, generation is about to begin.
+    /// `research.completed`: the research is done, and the generation is about to begin.
     ResearchCompleted {
-        /// What was found.
+        /// The results of the research.
         research_results: Object,
     },
-    /// `research.failed`: the research agent met an error. The lead may still be tried again: its status is
-    /// `processing`.
+    /// `research.failed`: the research agent encountered an error. The lead's status remains `processing`,
+    /// because the pipeline may retry the research.
     ResearchFailed {
-        /// What went wrong.
+        /// The error.
         error: Failure,
     },
     /// `magnet.generated`: the content was generated.
     MagnetGenerated {
-        /// What was made, such as `contentLength`.
+        /// Data about the generated content, such as `contentLength`.
         generated_content: Object,
     },
     /// `lead.completed`: the magnet is ready to be viewed.
     LeadCompleted {
-        /// What was found.
+        /// The results of the research.
         research_results: Object,
-        /// What was made, such as `contentLength`.
+        /// Data about the generated content, such as `contentLength`.
         generated_content: Object,
     },
-    /// `lead.failed`: generation failed for good.
+    /// `lead.failed`: the generation failed permanently.
     LeadFailed {
-        /// What went wrong at last.
+        /// The final error.
         error: Failure,
     },
     /// `magnet.viewed`: a recipient opened the magnet.
     MagnetViewed {
-        /// The recipient's address.
+        /// The recipient's IP address.
         viewer_ip: IpAddr,
         /// The recipient's `User-Agent` header.
         user_agent: String,
     },
 }
 
-/// Why something failed, as customers see it: `{"code":"api_limit","message":"..."}`.
+/// The reason of a failure, as customers see it: `{"code":"api_limit","message":"..."}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
-    /// A stable word for programs.
+    /// A stable identifier for programs.
     pub code: String,
-    /// A sentence for people.
+    /// A description for people.
     pub message: String,
 }
 
-/// An event that is already JSON: these bytes are what is signed and sent.
+/// An event that is already encoded as JSON. Exactly these bytes are signed and sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serialized {
     /// The event's JSON.
     pub body: Bytes,
-    /// The event's id: 1 to 128 characters of `[A-Za-z0-9_-]`. `None` derives it from the body.
+    /// The event's id: 1 to 128 characters of `[A-Za-z0-9_-]`. With `None`, the id is derived from the body.
     pub message_id: Option<String>,
-    /// The W3C trace context that deliveries continue, at most 256 characters.
+    /// The W3C trace context that deliveries continue, at most 256 bytes; `None` for no trace. A longer one
+    /// is ignored.
     pub traceparent: Option<String>,
 }
 
 impl Lead {
-    /// A lead of a project of an organization.
+    /// Creates a lead from the ids of its organization, its project and itself.
     pub fn new(
         organization_id: impl Into<Box<str>>,
         project_id: impl Into<Box<str>>,
@@ -126,7 +135,7 @@ impl Lead {
 }
 
 impl Event {
-    /// An event with a new random id: `evt_` and 32 hexadecimal digits.
+    /// Creates an event with a new random id: `evt_` and 32 hexadecimal digits.
     pub fn new(lead: Lead, timestamp_ms: u64, data: Data) -> Self {
         let random: [u8; 16] = rand::random();
         Self {
@@ -138,22 +147,24 @@ impl Event {
         }
     }
 
-    /// The event under an id of the caller's: whoever makes the event anew after a crash, from what was
-    /// written down, repeats it instead of making a second one. 1 to 128 characters of `[A-Za-z0-9_-]`.
+    /// Sets the id of the event: 1 to 128 characters of `[A-Za-z0-9_-]`.
+    ///
+    /// A pipeline that recreates the event from stored data after a crash can thus publish the same event
+    /// again instead of a second one.
     #[must_use]
     pub fn with_id(mut self, id: EventId) -> Self {
         self.id = id;
         self
     }
 
-    /// The event as part of a trace.
+    /// Sets the W3C trace context that deliveries continue.
     #[must_use]
     pub fn with_traceparent(mut self, traceparent: impl Into<String>) -> Self {
         self.traceparent = Some(traceparent.into());
         self
     }
 
-    /// The event as it is published. The same event always gives the same bytes.
+    /// Encodes the event as it is published. The same event always results in the same bytes.
     pub fn serialize(&self) -> Serialized {
         let body = Body {
             event: self.data.event_type().as_str(),
@@ -173,7 +184,7 @@ impl Event {
 }
 
 impl Serialized {
-    /// An event whose id is derived from its bytes: the same bytes are the same event.
+    /// Creates an event whose id is derived from its bytes. The same bytes are the same event.
     pub fn new(body: impl Into<Bytes>) -> Self {
         Self {
             body: body.into(),
@@ -184,7 +195,7 @@ impl Serialized {
 }
 
 impl Data {
-    /// The type of the event that has this data.
+    /// Returns the type of the event that has this data.
     pub const fn event_type(&self) -> EventType {
         match self {
             Self::LeadCreated { .. } => EventType::LeadCreated,
@@ -220,7 +231,7 @@ struct Body<'a> {
     data: DataOf<'a>,
 }
 
-/// Field `data`, in the order of the public contract's examples.
+/// The field `data`, with its fields in the order of the public contract's examples.
 struct DataOf<'a>(&'a Event);
 
 impl Serialize for DataOf<'_> {

@@ -1,25 +1,28 @@
-//! What the lead pipeline links: typed events in, confirmed publishes out.
+//! The library that the lead pipeline links: publishes typed events and waits for the broker's confirms.
 //!
-//! The pipeline makes an [`Event`] of a [`Lead`], a timestamp from [`Timestamps`] and the event's [`Data`],
-//! and gives it to a [`Producer`]. `Ok` means that the broker has written the event down; from then on every
-//! matching endpoint gets it, whatever crashes. Workers consume what is published here; `docs/protocol.md`
-//! says the same for publishers that cannot link Rust.
+//! The pipeline creates an [`Event`] from a [`Lead`], a timestamp from [`Timestamps`] and the event's
+//! [`Data`], and passes it to a [`Producer`]. `Ok` means that the broker has stored the event. From then on
+//! it is delivered to every matching endpoint, even if processes crash. Workers consume the published events.
+//! `docs/protocol.md` describes the same protocol for publishers that cannot use Rust.
 //!
-//! What survives a crash of this process: events whose publish returned `Ok`. An event that was not confirmed
-//! may be with the broker all the same. Publishing it again is always right: its [`EventId`] is made once,
-//! with the event, and receivers tell a repetition by it. A pipeline that must not lose an event across its
-//! own crash writes the event or its id down first, publishes, and strikes it off on `Ok`.
+//! If this process crashes, events whose publish returned `Ok` survive. An event that was not confirmed may
+//! have reached the broker nevertheless. Publishing it again is always safe: its [`EventId`] is created once,
+//! together with the event, and receivers recognize a duplicate by it. A pipeline that must not lose an event
+//! in its own crash has to store the event or its id first, then publish it, and delete the stored entry
+//! after `Ok`.
 //!
 //! Invariants:
-//! - Nothing is published that a worker would quarantine: every event passes [`webhook::Envelope`] first, and
-//!   what is wrong with it is the caller's [`Error::Invalid`].
-//! - Every call ends: in one publish timeout, and a batch in one for each of its windows that goes through
-//!   plus one.
-//! - Two events of one lead that one [`Timestamps`] stamped never share a millisecond.
+//! - Workers never quarantine what this crate publishes: every event first passes [`webhook::Envelope`], and
+//!   a violation is returned to the caller as [`Error::Invalid`].
+//! - Every publish ends in bounded time: a single event within one publish timeout, and a batch within one
+//!   publish timeout for each window that succeeds, plus one.
+//! - Two events of one lead with timestamps from the same [`Timestamps`] never have the same millisecond.
 //!
-//! Deliberately absent: a retry inside of `publish` (the caller knows how long an event may wait; see
-//! [`Error::is_transient`]), a queue in memory (it would be lost in a crash after the caller was told `Ok`),
-//! and any declaration of exchanges or queues (the broker's user of a producer needs no right to configure).
+//! Deliberately absent:
+//! - A retry inside of `publish`: the caller knows how long an event may wait. See [`Error::is_transient`].
+//! - A queue in memory: a crash would lose its events after the caller received `Ok`.
+//! - Any declaration of exchanges or queues: the broker's user for producers needs no permission to
+//!   configure.
 
 mod timestamps;
 mod event;

@@ -1,4 +1,4 @@
-//! The connection, and publishing over it.
+//! The producer: its connection, and publishing over it.
 
 use std::{
     sync::Arc,
@@ -15,8 +15,10 @@ use webhook::{EventId, MESSAGE_ID_CHARS_MAX};
 
 use crate::{Error, Event, NotReady, Serialized, timestamps::unix_ms};
 
-/// Publishes events over one connection that comes back by itself. Clones share the connection; it is closed
-/// by [`shutdown`](Self::shutdown), or when the last clone is dropped.
+/// Publishes events over one connection, which is reestablished automatically.
+///
+/// Clones share the connection. It is closed by [`shutdown`](Self::shutdown), or when the last clone is
+/// dropped.
 #[derive(Clone)]
 pub struct Producer {
     shared: Arc<Shared>,
@@ -27,16 +29,17 @@ struct Shared {
     publisher: Publisher,
     topology: Topology,
     config: Config,
-    /// Every call that publishes holds a token of it; closed by a shutdown.
+    /// Each publish holds a token of this tracker. A shutdown closes it.
     calls: TaskTracker,
     stop: CancellationToken,
     _stop_when_dropped: DropGuard,
 }
 
 impl Producer {
-    /// Starts to connect and returns at once. Whenever the connection is lost it is made anew, for ever.
+    /// Starts to connect and returns immediately. Whenever the connection is lost, the producer reconnects,
+    /// without a limit on the number of attempts.
     ///
-    /// Must be called in a tokio runtime.
+    /// Must be called within a tokio runtime.
     pub fn connect(config: Config) -> Self {
         let stop = CancellationToken::new();
         let link = Link::open(&config, "magnetite producer", stop.clone());
@@ -53,13 +56,15 @@ impl Producer {
         }
     }
 
-    /// Waits until events can be published: for a start-up check, publishing itself waits too.
+    /// Waits until events can be published. This is meant for a check at startup; publishing itself also
+    /// waits.
     ///
     /// # Errors
-    /// When there is no connection, or a blocked one, `within` the time.
+    /// Returns an error if for the whole time `within` there is no connection or the broker blocks it, or if
+    /// the producer was shut down.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub async fn ready(&self, within: Duration) -> Result<(), NotReady> {
         let Shared { link, config, .. } = &*self.shared;
         let (address, after) = (config.address(), within);
@@ -70,65 +75,71 @@ impl Producer {
         }
     }
 
-    /// Returns the connection, for a process that reports its state.
+    /// Returns the connection, for processes that report its state.
     #[doc(hidden)]
     pub fn link(&self) -> &Link {
         &self.shared.link
     }
 
-    /// Publishes an event and waits for the broker's confirm, at most the configuration's `publish_timeout`.
-    /// Returns the event's id.
+    /// Publishes an event, waits for the broker's confirm for up to the configured `publish_timeout`, and
+    /// returns the event's id.
     ///
     /// # Errors
-    /// When the event is not known to be published; see [`Error`].
+    /// Returns an [`Error`] if the event is not known to be published.
     ///
     /// # Cancel safety
-    /// Safe to drop, but whether the event was published is then not known: publish it again.
+    /// The future can be dropped, but it is then unknown whether the event was published: publish it again.
     pub async fn publish(&self, event: &Event) -> Result<EventId, Error> {
         self.publish_json(&event.serialize()).await
     }
 
-    /// Publishes events in order and returns one result for each, in order. Much faster than one by one:
-    /// confirms are awaited for each window of 256, each of which has the publish timeout to itself.
+    /// Publishes events in order, and returns one result for each, in the same order.
     ///
-    /// A window in which the broker was not there, blocked or silent ends the batch: the rest is
-    /// [`Error::Skipped`], so that an outage costs one timeout whatever the batch's length.
+    /// This is much faster than publishing one by one, because confirms are awaited for each window of 256
+    /// events. Each window has its own publish timeout.
+    ///
+    /// If the broker is not connected, blocks publishing or does not answer during a window, the batch ends
+    /// after that window, and the remaining events return [`Error::Skipped`]. An outage thus costs one
+    /// timeout, however long the batch is.
     ///
     /// # Cancel safety
-    /// As for [`publish`](Self::publish).
+    /// Same as [`publish`](Self::publish).
     pub async fn publish_batch(&self, events: &[Event]) -> Vec<Result<EventId, Error>> {
         self.publish_windows(events, Event::serialize).await
     }
 
-    /// Publishes an event that is already JSON, unchanged, after checking that it is one.
+    /// Validates an event that is already JSON, and publishes it unchanged.
     ///
     /// # Errors
-    /// As for [`publish`](Self::publish); an event that workers would quarantine is [`Error::Invalid`].
+    /// Returns the same errors as [`publish`](Self::publish), and [`Error::Invalid`] for an event that
+    /// workers would quarantine.
     ///
     /// # Cancel safety
-    /// As for [`publish`](Self::publish).
+    /// Same as [`publish`](Self::publish).
     pub async fn publish_json(&self, event: &Serialized) -> Result<EventId, Error> {
         let mut results = self.publish_json_batch(std::slice::from_ref(event)).await;
         results.pop().expect("one event has one result")
     }
 
-    /// Publishes events that are already JSON, as [`publish_batch`](Self::publish_batch) does.
+    /// Publishes events that are already JSON, in the same way as [`publish_batch`](Self::publish_batch).
     ///
     /// # Cancel safety
-    /// As for [`publish`](Self::publish).
+    /// Same as [`publish`](Self::publish).
     pub async fn publish_json_batch(&self, events: &[Serialized]) -> Vec<Result<EventId, Error>> {
         self.publish_windows(events, Serialized::clone).await
     }
 
-    /// Waits for the publishes that are under way, also those of clones, and closes the connection. No new
-    /// ones are taken, and batches end with their present window. Takes at most one publish timeout and a
-    /// second.
+    /// Waits for pending publishes, including those of clones, and closes the connection.
+    ///
+    /// New publishes are rejected with [`Error::Closed`], and batches end after their current window. The
+    /// wait takes at most one publish timeout plus one second.
     pub async fn shutdown(self) {
-        /// A publish also encodes and checks.
+        /// Additional time beyond the publish timeout, because a publish also encodes and validates its
+        /// events.
         const GRACE: Duration = Duration::from_secs(1);
         let Shared { calls, config, .. } = &*self.shared;
         calls.close();
-        // Whatever is still under way is told by its own error.
+        // A publish that is still pending after this time returns its own error.
         let _ = timeout(config.publish_timeout.saturating_add(GRACE), calls.wait()).await;
         self.shared.stop.cancel();
         self.shared.link.closed().await;
@@ -189,7 +200,7 @@ impl Producer {
     }
 }
 
-/// By the parser that workers read it with, and by the clock.
+/// Validates an event with the parser that workers use, and its timestamp against the clock.
 fn check(event: Serialized) -> Result<webhook::Event, Error> {
     let Serialized {
         body,

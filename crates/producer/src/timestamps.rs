@@ -1,4 +1,4 @@
-//! Timestamps that tell two events of one lead apart.
+//! Timestamps that are unique for each lead.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -8,10 +8,11 @@ use std::{
 
 use webhook::LeadId;
 
-/// Hands out milliseconds that strictly increase for each lead.
+/// Generates timestamps in milliseconds that strictly increase for each lead.
 ///
-/// Receivers may take two events with one `timestamp` and one `lead_id` for a duplicate (public contract,
-/// "Handle Duplicates") and drop the second. Keep one for the whole process, and stamp every event with it:
+/// Receivers may treat two events with the same `timestamp` and the same `lead_id` as duplicates (public
+/// contract, "Handle Duplicates") and drop the second one. Use one generator for the whole process, and take
+/// the timestamp of every event from it:
 ///
 /// ```
 /// static TIMESTAMPS: producer::Timestamps = producer::Timestamps::new();
@@ -20,14 +21,16 @@ use webhook::LeadId;
 /// assert!(TIMESTAMPS.next(&lead, std::time::SystemTime::now()) > created);
 /// ```
 ///
-/// Leads share 2048 slots (16 KiB) by hash; a slot holds the last millisecond it gave. So memory is bounded
-/// without forgetting any lead, and a timestamp lies ahead of the clock only by as many milliseconds as its
-/// slot gave out too many: the process has to make over 1000 events a second *for one slot*, or the clock has
-/// to step back. One counter for the whole process would run ahead from 1000 events a second in all.
+/// Leads are assigned to 2048 slots (16 KiB) by hash. Each slot holds the last millisecond that it returned,
+/// so memory is bounded although no lead is forgotten. A timestamp is only ahead of the clock if its slot has
+/// to return more than one timestamp in a millisecond: the process creates over 1000 events per second *for
+/// one slot*, or the clock steps back. A single counter for the whole process would run ahead from 1000
+/// events per second in total.
 ///
-/// It does not cover other processes, nor this one before its last start. Where another process has stamped
-/// events of the lead, carry the last timestamp over with [`observe`](Self::observe), or let the database
-/// that both share count: see `docs/protocol.md`.
+/// Timestamps of other processes, and those of this process before its last start, are not taken into
+/// account. If another process creates events of the same lead, pass its last timestamp to
+/// [`observe`](Self::observe), or let the database that both processes share generate the timestamps: see
+/// `docs/protocol.md`.
 #[derive(Debug)]
 pub struct Timestamps {
     last_ms: [AtomicU64; SLOTS],
@@ -36,15 +39,15 @@ pub struct Timestamps {
 const SLOTS: usize = 2048;
 
 impl Timestamps {
-    /// Nothing handed out yet.
+    /// Creates a generator that has not returned any timestamp yet.
     pub const fn new() -> Self {
         Self {
             last_ms: [const { AtomicU64::new(0) }; SLOTS],
         }
     }
 
-    /// The lead's next timestamp, in Unix milliseconds: `now`, or if that is taken the first free millisecond
-    /// after it.
+    /// Returns the lead's next timestamp, in Unix milliseconds: `now`, or the first unused millisecond after
+    /// it.
     pub fn next(&self, lead_id: &LeadId, now: SystemTime) -> u64 {
         let now_ms = unix_ms(now);
         let after = |last_ms: u64| now_ms.max(last_ms.saturating_add(1));
@@ -57,7 +60,8 @@ impl Timestamps {
         after(last_ms)
     }
 
-    /// Takes note of a timestamp that the lead got elsewhere: all that follow are greater.
+    /// Records a timestamp of the lead from elsewhere, in Unix milliseconds. All further timestamps are
+    /// greater.
     pub fn observe(&self, lead_id: &LeadId, timestamp_ms: u64) {
         self.slot(lead_id).fetch_max(timestamp_ms, Ordering::Relaxed);
     }
@@ -75,7 +79,7 @@ impl Default for Timestamps {
     }
 }
 
-/// 0 before 1970.
+/// Returns the time in Unix milliseconds; 0 for times before 1970.
 pub(crate) fn unix_ms(now: SystemTime) -> u64 {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis().try_into().unwrap_or(u64::MAX)
@@ -142,7 +146,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the clock does, for any mixture of leads.
+        /// Holds for any behavior of the clock, and any mixture of leads.
         #[test]
         fn every_lead_strictly_increases_and_never_lies_behind_the_clock(
             calls in prop::collection::vec((0_u32..50, 0_u64..200, prop::option::of(0_u64..300)), 1..400),

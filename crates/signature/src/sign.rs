@@ -1,4 +1,4 @@
-//! Making signatures.
+//! Creating signatures.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use sha2::Sha256;
 
 use crate::Secret;
 
-/// What an `X-Magnetite-Signature` begins with.
+/// The prefix of the value of `X-Magnetite-Signature`.
 pub(crate) const SHA256_PREFIX: &str = "sha256=";
 
-/// What a standard signature made with a shared secret begins with.
+/// The prefix of a standard signature made with a shared secret.
 pub(crate) const V1_PREFIX: &str = "v1,";
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// A finished HMAC of 32 bytes; its `==` takes the same time wherever two of them differ.
+/// A finished HMAC of 32 bytes. Comparing two of them with `==` takes constant time.
 pub(crate) type Tag = CtOutput<HmacSha256>;
 
-/// An endpoint's [`Secret`], made ready to sign with both schemes.
+/// The prepared keys of an endpoint's [`Secret`] for both signature schemes.
 ///
-/// Making one decodes the base64 and hashes the key's blocks, four of them; a signature then clones that
-/// state and hashes the message alone. Make it when the endpoint is loaded and keep it.
+/// Creating one decodes the base64 and hashes four blocks of key material. A signature then clones that state
+/// and only hashes the message. Create it when the endpoint is loaded, and keep it.
 #[derive(Clone)]
 pub struct SigningKey {
     whole_secret: HmacSha256,
@@ -32,7 +32,7 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// Prepares the keys of both schemes.
+    /// Prepares the keys for both schemes.
     pub fn new(secret: &Secret) -> Self {
         Self {
             whole_secret: keyed(secret.expose().as_bytes()),
@@ -40,10 +40,10 @@ impl SigningKey {
         }
     }
 
-    /// The value of `X-Magnetite-Signature` for this body: `sha256=` and 64 lowercase hex digits.
+    /// Returns the value of `X-Magnetite-Signature` for this body: `sha256=` and 64 lowercase hex digits.
     ///
-    /// Covers neither the id nor any timestamp outside the body. Source: the contract, "Verifying Webhook
-    /// Signatures".
+    /// The signature covers neither the id nor any timestamp outside the body. Source: the contract,
+    /// "Verifying Webhook Signatures".
     pub fn sign(&self, body: &[u8]) -> String {
         let mut digits = [0; 64];
         hex::encode_to_slice(self.tag(body).as_bytes(), &mut digits)
@@ -52,12 +52,13 @@ impl SigningKey {
         [SHA256_PREFIX, digits].concat()
     }
 
-    /// The value of `webhook-signature` for one attempt: `v1,` and 44 characters of base64.
+    /// Returns the value of `webhook-signature` for one attempt: `v1,` and 44 characters of base64.
     ///
-    /// `id` and `timestamp_s` (seconds since the Unix epoch, at this attempt) must be sent as `webhook-id`
-    /// and `webhook-timestamp` exactly as given here. They are joined to the body by full stops, so an
-    /// `id` with a full stop is ambiguous: it is signed all the same, and a [`Verifier`](crate::Verifier)
-    /// refuses it. Event ids have none.
+    /// `id` and `timestamp_s` (the time of the attempt, in seconds since the Unix epoch) must be sent
+    /// unchanged as `webhook-id` and `webhook-timestamp`. The signed message consists of the id, the
+    /// timestamp and the body, separated by full stops. An `id` that contains a full stop is therefore
+    /// ambiguous: this function signs it nevertheless, but a [`Verifier`](crate::Verifier) rejects it. Event
+    /// ids contain no full stops.
     ///
     /// Source: Standard Webhooks 1.0, "Signature scheme".
     pub fn sign_standard(&self, id: &str, timestamp_s: i64, body: &[u8]) -> String {
@@ -69,8 +70,8 @@ impl SigningKey {
         self.whole_secret.clone().chain_update(body).finalize()
     }
 
-    /// Takes the timestamp as text, so that a receiver signs what arrived and not its own rendering of the
-    /// number.
+    /// Takes the timestamp as text, so that a receiver checks the text that arrived, and not its own
+    /// formatting of the number.
     pub(crate) fn tag_standard(&self, id: &str, timestamp: &str, body: &[u8]) -> Tag {
         let mut mac = self.decoded_secret.clone();
         for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {

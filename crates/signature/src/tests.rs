@@ -10,7 +10,7 @@ fn secret(text: &str) -> Secret {
     Secret::parse(text).unwrap()
 }
 
-/// A secret whose key bytes all are `byte`: different bytes, different secrets.
+/// Returns a secret whose key bytes all equal `byte`, so that different bytes make different secrets.
 fn secret_of(byte: u8) -> Secret {
     Secret::generate([byte; 32])
 }

@@ -1,4 +1,4 @@
-//! Checking signatures, as a receiver does.
+//! Verifying signatures, as a receiver does.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,58 +6,61 @@ use base64::engine::general_purpose::STANDARD;
 use crate::sign::{SHA256_PREFIX, SigningKey, Tag, V1_PREFIX};
 use crate::{SIGNATURE_HEADER, Secret, WEBHOOK_SIGNATURE_HEADER};
 
-/// How many `v1` signatures one request may carry. A sender adds one per valid secret, so a handful is
-/// generous; the bound keeps a hostile header from buying comparisons.
+/// The maximum number of `v1` signatures in one request.
+///
+/// A sender adds one per valid secret, so only a few are expected. The limit keeps an attacker from causing
+/// many comparisons with one header.
 const SIGNATURES_MAX: usize = 16;
 
 const TAG_BYTES: usize = 32;
 
-/// Accepts requests signed with any one of the secrets it was made from.
+/// Verifies requests that are signed with any of the secrets that it was created from.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     keys: Vec<SigningKey>,
 }
 
-/// Why a request is not to be trusted. Answer it with 401 and do not process the body.
+/// The reason why a request cannot be trusted. Answer the request with 401 and do not process its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// The id is empty or has a full stop, which would let parts of the request pass for one another.
+    /// The id is empty or contains a full stop. With a full stop, one part of the signed message could be
+    /// mistaken for another.
     #[error("webhook-id: expected a text without full stops")]
     BadId,
     /// The timestamp is not an integer.
     #[error("webhook-timestamp: expected whole seconds since the Unix epoch")]
     BadTimestamp,
-    /// The request was signed too long ago: a replay, or one of the two clocks is wrong.
+    /// The request was signed too long ago: it is a replay, or one of the two clocks is wrong.
     #[error("webhook-timestamp: signed {age_s} s ago, and at most {tolerance_s} s are tolerated")]
     TooOld {
-        /// How far the timestamp lies in the past, in seconds.
+        /// The age of the timestamp, in seconds.
         age_s: i64,
-        /// The tolerance that was asked for, in seconds.
+        /// The tolerance that the caller passed, in seconds.
         tolerance_s: i64,
     },
-    /// The request claims to be signed in the future: one of the two clocks is wrong.
+    /// The timestamp is too far in the future: one of the two clocks is wrong.
     #[error("webhook-timestamp: lies {ahead_s} s ahead, and at most {tolerance_s} s are tolerated")]
     TooNew {
-        /// How far the timestamp lies in the future, in seconds.
+        /// How far the timestamp is in the future, in seconds.
         ahead_s: i64,
-        /// The tolerance that was asked for, in seconds.
+        /// The tolerance that the caller passed, in seconds.
         tolerance_s: i64,
     },
-    /// The header holds nothing that could be a signature of its scheme.
+    /// The header contains no well-formed signature of its scheme.
     #[error("{header}: expected {expected}")]
     BadSignature {
-        /// Name of the header.
+        /// The name of the header.
         header: &'static str,
-        /// The form that it must have.
+        /// The expected format.
         expected: &'static str,
     },
-    /// There are more signatures than an honest sender has secrets.
+    /// The request has more signatures than a legitimate sender has secrets.
     #[error("webhook-signature: expected at most {max} signatures")]
     TooManySignatures {
-        /// How many are allowed.
+        /// The maximum number of signatures.
         max: usize,
     },
-    /// The signatures are well formed, and none is right.
+    /// The signatures are well formed, but none of them is correct.
     #[error(
         "no signature matches: the body is not what was signed, byte for byte, or the secret is another one"
     )]
@@ -65,24 +68,24 @@ pub enum VerifyError {
 }
 
 impl Verifier {
-    /// Prepares the keys of all secrets that are valid now: the new and the old one during a rotation. With
-    /// none, every request is refused.
+    /// Prepares the keys of all secrets that are currently valid: the new and the old one during a rotation.
+    /// Without secrets, every request is rejected.
     pub fn new(secrets: &[Secret]) -> Self {
         Self {
             keys: secrets.iter().map(SigningKey::new).collect(),
         }
     }
 
-    /// Checks the `X-Magnetite-Signature` of a body, as received and unparsed.
+    /// Verifies the `X-Magnetite-Signature` of a body, which must be the bytes as received.
     ///
-    /// Says nothing about when the request was made: one recorded last year still passes. Source: the
-    /// contract, "Verifying Webhook Signatures"; stricter than its Node.js sample in that `sha256=` and
-    /// lowercase are required.
+    /// The signature does not cover the time of the request: a request that was recorded a year ago still
+    /// passes. Source: the contract, "Verifying Webhook Signatures". This function is stricter than the
+    /// contract's Node.js sample, because it requires `sha256=` and lowercase digits.
     ///
     /// # Errors
     ///
-    /// [`VerifyError::BadSignature`] when the header has another form, [`VerifyError::Mismatch`] when no
-    /// secret fits.
+    /// Returns [`VerifyError::BadSignature`] if the header has another format, and [`VerifyError::Mismatch`]
+    /// if the signature matches none of the secrets.
     pub fn verify(&self, body: &[u8], header: &str) -> Result<(), VerifyError> {
         let candidate = sha256_tag(header).ok_or(VerifyError::BadSignature {
             header: SIGNATURE_HEADER,
@@ -91,18 +94,19 @@ impl Verifier {
         self.match_any(&[candidate], |key| key.tag(body))
     }
 
-    /// Checks the three headers of Standard Webhooks against a body, as received and unparsed.
+    /// Verifies the three headers of Standard Webhooks against a body, which must be the bytes as received.
     ///
-    /// `signatures` is a list separated by spaces, of which one right `v1` signature suffices; other versions
-    /// and entries that are not well formed are skipped. The timestamp may lie up to `tolerance_s`
-    /// seconds, inclusive, before or after `now_s` (seconds since the Unix epoch);
-    /// [`TOLERANCE_S`](crate::TOLERANCE_S) is what the official libraries use.
+    /// `signatures` is a list separated by spaces. One correct `v1` signature in it is sufficient; other
+    /// versions and malformed entries are skipped. The timestamp may be up to `tolerance_s` seconds,
+    /// inclusive, before or after `now_s` (seconds since the Unix epoch). The official libraries use
+    /// [`TOLERANCE_S`](crate::TOLERANCE_S).
     ///
-    /// Does not remember ids: a copy sent again within the tolerance passes. Source: Standard Webhooks 1.0.
+    /// Ids are not remembered: a copy that is sent again within the tolerance passes. Source: Standard
+    /// Webhooks 1.0.
     ///
     /// # Errors
     ///
-    /// The first that applies, in the order of [`VerifyError`]'s variants.
+    /// Returns the first error that applies, in the order of [`VerifyError`]'s variants.
     pub fn verify_standard(
         &self,
         id: &str,
@@ -118,7 +122,7 @@ impl Verifier {
         self.match_any(&candidates, |key| key.tag_standard(id, timestamp, body))
     }
 
-    /// Compares every candidate with every key's signature, without stopping at a match.
+    /// Compares every candidate with the signature of every key, without stopping at a match.
     fn match_any(&self, candidates: &[Tag], sign: impl Fn(&SigningKey) -> Tag) -> Result<(), VerifyError> {
         let mut matched = false;
         for key in &self.keys {
@@ -144,7 +148,8 @@ fn check_id(id: &str) -> Result<(), VerifyError> {
 
 fn check_timestamp(timestamp: &str, now_s: i64, tolerance_s: i64) -> Result<(), VerifyError> {
     let signed_s: i64 = timestamp.parse().map_err(|_| VerifyError::BadTimestamp)?;
-    // Saturating: the number is a stranger's, and the far ends of i64 are out of any tolerance anyway.
+    // Saturate, because the sender chooses the number. Values near the limits of i64 exceed any tolerance
+    // anyway.
     let age_s = now_s.saturating_sub(signed_s);
     let ahead_s = signed_s.saturating_sub(now_s);
     if age_s > tolerance_s {
@@ -156,7 +161,8 @@ fn check_timestamp(timestamp: &str, now_s: i64, tolerance_s: i64) -> Result<(), 
     Ok(())
 }
 
-/// Lowercase only, as the contract's Python sample compares text: one signature has one spelling.
+/// Parses the header. Only lowercase digits are accepted, because the contract's Python sample compares text;
+/// a signature thus has exactly one valid spelling.
 fn sha256_tag(header: &str) -> Option<Tag> {
     let digits = header.strip_prefix(SHA256_PREFIX)?;
     if digits.bytes().any(|digit| digit.is_ascii_uppercase()) {

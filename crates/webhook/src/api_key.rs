@@ -1,4 +1,4 @@
-//! API keys: what a client of the HTTP API shows, and what it may do with it.
+//! API keys, which authenticate clients of the HTTP API, and the scopes that they grant.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -8,32 +8,32 @@ use sha2::{Digest as _, Sha256};
 
 const PREFIX: &str = "mgk_";
 const KEY_BYTES: usize = 32;
-/// Characters of the random part that listings show. They give away 36 of 256 bits.
+/// The number of characters of the random part that listings show. They reveal 36 of 256 bits.
 const SHOWN_CHARS: usize = 6;
 
-/// A key's whole text: `mgk_` and 32 random bytes in URL-safe base64 without padding.
+/// The full text of an API key: `mgk_` and 32 random bytes in URL-safe base64 without padding.
 ///
-/// Whoever has it is let in, so it is shown once and kept nowhere; what is kept is [`hash`](Self::hash).
-/// `Debug` hides it.
+/// The text grants access by itself. It is therefore shown only once and never stored; the database stores
+/// its [`hash`](Self::hash). `Debug` does not show the text.
 #[derive(Clone)]
 pub struct ApiKey(String);
 
-/// A text that is no [`ApiKey`]. Does not quote it.
+/// An error for a text that is not a valid [`ApiKey`]. The message does not quote the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an API key is `{PREFIX}` and the URL-safe base64 of {KEY_BYTES} bytes, without padding")]
 pub struct BadApiKey;
 
 impl ApiKey {
-    /// Makes a key. `random` must come from a cryptographically secure generator.
+    /// Creates a key. `random` must come from a cryptographically secure generator.
     pub fn generate(random: [u8; KEY_BYTES]) -> Self {
         Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random)))
     }
 
-    /// Reads a key as a client sent it. Surrounding white space is not removed.
+    /// Parses a key as a client sent it. Surrounding white space is not removed.
     ///
     /// # Errors
     ///
-    /// [`BadApiKey`] when it cannot be a key, whoever's.
+    /// Returns [`BadApiKey`] if the text does not have the format of a key.
     pub fn parse(text: &str) -> Result<Self, BadApiKey> {
         let encoded = text.strip_prefix(PREFIX).ok_or(BadApiKey)?;
         let decoded = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| BadApiKey)?;
@@ -44,18 +44,20 @@ impl ApiKey {
         }
     }
 
-    /// The whole text in clear: to show it to its owner once. Never log it.
+    /// Returns the full text of the key, to show it to its owner once. Never log it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// SHA-256 of the whole text: what is stored, and looked up by. A plain hash is enough for 256 random
-    /// bits, and no comparison of hashes tells anything of the key.
+    /// Returns the SHA-256 of the full text, which is stored and used for the lookup.
+    ///
+    /// A plain hash is sufficient because the text has 256 random bits. Comparing hashes reveals nothing
+    /// about the key.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(&self.0).into()
     }
 
-    /// How the text begins, so that people can tell keys apart: `mgk_` and 6 characters.
+    /// Returns the first characters of the text, which distinguish keys in listings: `mgk_` and 6 characters.
     pub fn prefix(&self) -> &str {
         &self.0[..PREFIX.len() + SHOWN_CHARS]
     }
@@ -67,36 +69,36 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// What a key allows, always within its organization.
+/// A permission that a key grants, always limited to the key's organization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Scope {
     /// Publish events.
     #[serde(rename = "events:write")]
     EventsWrite,
-    /// See endpoints and their health.
+    /// Read endpoints and their health.
     #[serde(rename = "endpoints:read")]
     EndpointsRead,
     /// Create, change and delete endpoints, and rotate their secrets.
     #[serde(rename = "endpoints:write")]
     EndpointsWrite,
-    /// See events, deliveries and attempts.
+    /// Read events, deliveries and attempts.
     #[serde(rename = "deliveries:read")]
     DeliveriesRead,
     /// Send deliveries again.
     #[serde(rename = "deliveries:write")]
     DeliveriesWrite,
-    /// All of the above, and see who changed what.
+    /// All of the above, and read the log of changes.
     #[serde(rename = "admin")]
     Admin,
 }
 
-/// A text that is no scope.
+/// A text that is not a known scope.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown scope {0:?}; known are {known}", known = Scope::ALL.map(Scope::as_str).join(", "))]
 pub struct UnknownScope(pub String);
 
 impl Scope {
-    /// Every scope.
+    /// All scopes.
     pub const ALL: [Self; 6] = [
         Self::EventsWrite,
         Self::EndpointsRead,
@@ -106,7 +108,7 @@ impl Scope {
         Self::Admin,
     ];
 
-    /// The name in requests, listings and the database.
+    /// Returns the name in requests, listings and the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::EventsWrite => "events:write",
@@ -134,13 +136,13 @@ impl FromStr for Scope {
     }
 }
 
-/// The scopes of one key. As text they are separated by commas: `events:write,endpoints:read`.
+/// The scopes of one key, at least one. As text, they are separated by commas: `events:write,endpoints:read`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Scopes(BTreeSet<Scope>);
 
 impl Scopes {
-    /// Whether one of them allows what `wanted` stands for: itself, or [`Scope::Admin`].
+    /// Returns whether these scopes include `wanted` or [`Scope::Admin`].
     pub fn allow(&self, wanted: Scope) -> bool {
         self.0.contains(&wanted) || self.0.contains(&Scope::Admin)
     }
@@ -153,7 +155,7 @@ impl fmt::Display for Scopes {
     }
 }
 
-/// At least one: a key that allows nothing is of no use.
+/// Parses one or more scopes. An empty text is an error, because a key without scopes would be useless.
 impl FromStr for Scopes {
     type Err = UnknownScope;
 
@@ -175,7 +177,7 @@ mod tests {
         let read = ApiKey::parse(key.expose()).unwrap();
         assert_eq!(read.hash(), key.hash());
         assert_ne!(read.hash(), ApiKey::generate([8; 32]).hash());
-        // Stored: it must never change.
+        // The hash is stored in databases, so it must never change.
         assert_eq!(
             hex::encode(key.hash()),
             "76666af024e5bb82f46b5aa51b4507a8c8a256e57fcb2483dbb59ca7c2ecedc7"

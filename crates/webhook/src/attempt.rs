@@ -1,22 +1,22 @@
-//! What became of one request.
+//! The result of one request.
 //!
-//! Only what the endpoint did is an [`AttemptResult`]. What went wrong on our side (no file descriptor, no
-//! route, no name server) is an error of whoever sends, and is not charged to the endpoint.
+//! An [`AttemptResult`] only describes what the endpoint did. A fault of this system (no file descriptor, no
+//! route, no name server) is an error of the sending code, and is not counted against the endpoint.
 
 use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// How much of a response's body is read, in bytes; the rest is not waited for.
+/// The maximum number of bytes that are read of a response's body. The client does not wait for the rest.
 pub const RESPONSE_BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// What the endpoint did with one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptResult {
-    /// It answered.
+    /// The endpoint returned an HTTP response.
     Answered(Answer),
-    /// It did not.
+    /// The endpoint returned no HTTP response.
     Failed(Failure),
 }
 
@@ -25,20 +25,20 @@ pub enum AttemptResult {
 pub struct Answer {
     /// The HTTP status code.
     pub status: u16,
-    /// The `Retry-After` header as it was sent, when there was one of readable text.
+    /// The `Retry-After` header as it was received; `None` if it is missing or not readable text.
     pub retry_after: Option<String>,
-    /// The body's first [`RESPONSE_BODY_BYTES_MAX`] bytes.
+    /// The first [`RESPONSE_BODY_BYTES_MAX`] bytes of the body.
     pub body: Bytes,
 }
 
-/// Why there was no response.
+/// The reason why there was no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// How far the request got.
+    /// The phase in which the request failed.
     pub phase: Phase,
-    /// What went wrong.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// The cause in words, for people; never the endpoint's path or query.
+    /// A description of the cause for people. It never contains the path or query of the endpoint's URL.
     pub detail: String,
 }
 
@@ -46,15 +46,15 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// The host's name is looked up.
+    /// Looking up the host's name.
     Resolve,
-    /// A TCP connection is made.
+    /// Opening a TCP connection.
     Connect,
-    /// The TLS handshake.
+    /// Performing the TLS handshake.
     Tls,
-    /// The request is written.
+    /// Writing the request.
     Send,
-    /// The response's headers and body are read.
+    /// Reading the response's headers and body.
     Response,
 }
 
@@ -62,33 +62,35 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// The URL cannot be used any more; it passed when the endpoint was registered.
+    /// The URL is not valid any more, although it was when the endpoint was registered.
     BadUrl,
-    /// The name does not exist, or has no address.
+    /// The host's name does not exist or has no address.
     NameNotFound,
-    /// The name's own name servers fail or do not answer, while other names are answered.
+    /// The authoritative name servers of the host's name fail or do not answer, while other names can be
+    /// resolved.
     NameServerFailed,
-    /// The address is not public and not allowed by configuration.
+    /// The host's address is not public, and the configuration does not allow it.
     AddressRefused,
-    /// Nothing listens there.
+    /// The connection could not be opened: most often nothing listens at the port, or a firewall or the
+    /// network rejects the connection.
     ConnectionRefused,
-    /// The connection ended early.
+    /// The connection was closed before the response was complete.
     ConnectionReset,
-    /// No TLS session could be agreed on; most often the certificate is not valid for the host.
+    /// The TLS handshake failed; most often the certificate is not valid for the host.
     Tls,
     /// The deadline of the whole attempt passed.
     Timeout,
     /// The attempt was slow, and was ended before its deadline because its organization had the most slow
     /// attempts in flight.
     CutShort,
-    /// What came back is not HTTP.
+    /// The response is not valid HTTP.
     Protocol,
-    /// It sent and sent, and did not get on with its answer.
+    /// The endpoint kept sending data without making progress with its response.
     Flood,
 }
 
 impl AttemptResult {
-    /// The HTTP status, when there was a response.
+    /// Returns the HTTP status; `None` if there was no response.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Answered(answer) => Some(answer.status),
@@ -96,13 +98,15 @@ impl AttemptResult {
         }
     }
 
-    /// Whether the endpoint took the delivery: any 2xx.
+    /// Returns whether the endpoint accepted the delivery: any 2xx.
     pub fn is_success(&self) -> bool {
         matches!(self.status(), Some(200..=299))
     }
 
-    /// Whether a sender that did not run for a while may have caused this: time ran out, or the other side
-    /// gave up waiting and ended the connection, or its stream, or answered that it did.
+    /// Returns whether a pause of the sending process may have caused this result.
+    ///
+    /// During a pause, the deadline may pass, or the other side may time out: it then closes the connection
+    /// or the HTTP/2 stream, or answers 408.
     pub fn may_be_a_stalled_senders(&self) -> bool {
         match self {
             Self::Answered(answer) => answer.status == 408,
@@ -117,7 +121,7 @@ impl AttemptResult {
         }
     }
 
-    /// Whether the endpoint refused the request as one that it cannot trust: 401, as the contract's samples
+    /// Returns whether the endpoint rejected the request as not authentic: 401, which the contract's samples
     /// answer to a wrong signature, or 403.
     pub fn is_unauthorized(&self) -> bool {
         matches!(self.status(), Some(401 | 403))
@@ -129,7 +133,7 @@ impl fmt::Display for AttemptResult {
         match self {
             Self::Answered(Answer { status, .. }) => {
                 write!(f, "status {status}")?;
-                // The statuses of which people expect something else.
+                // Users may expect that redirects are followed.
                 if matches!(status, 301 | 302 | 303 | 307 | 308) {
                     f.write_str(": redirects are not followed")?;
                 }
@@ -153,7 +157,7 @@ impl fmt::Display for Phase {
 }
 
 impl FailureKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 11] = [
         Self::BadUrl,
         Self::NameNotFound,
@@ -168,7 +172,7 @@ impl FailureKind {
         Self::Flood,
     ];
 
-    /// The name in headers, logs and metrics.
+    /// Returns the name in headers, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BadUrl => "bad_url",

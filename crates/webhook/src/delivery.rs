@@ -1,4 +1,4 @@
-//! One event's way to one endpoint.
+//! The delivery of one event to one endpoint.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -6,35 +6,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DeferReason, DeliveryId, Endpoint, EndpointId, Event, EventKind, LeadId, ProjectId, payload};
 
-/// A delivery that has an attempt before it. It travels as a message of its own (see the broker's header
-/// codec) and carries all of its state.
+/// A delivery with its next attempt still to be made.
+///
+/// Between attempts it is a message of its own (see the broker's header codec), which carries all of its
+/// state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// What is delivered.
+    /// The event that is delivered.
     pub event: Arc<Event>,
-    /// Where to.
+    /// The endpoint that the event is delivered to.
     pub endpoint_id: EndpointId,
-    /// 0 for the event itself; each resend is a new run with a fresh set of attempts.
+    /// The number of the run: 0 for the run that the event itself caused. Each resend is a new run with all
+    /// attempts of the schedule.
     pub run: u32,
-    /// The attempt that comes next, 1-based.
+    /// The number of the next attempt, 1-based.
     pub attempt: u32,
-    /// How often this attempt was put off without being made.
+    /// How many times this attempt was deferred.
     pub deferrals: u32,
-    /// How long this attempt has been put off so far.
+    /// How long this attempt was deferred in total.
     pub put_off: PutOff,
-    /// When the first attempt of this run began, in Unix milliseconds; `None` before it.
+    /// When the first attempt of this run began, in Unix milliseconds; `None` if none was made.
     pub first_attempt_ms: Option<u64>,
     /// What caused this run.
     pub trigger: Trigger,
 }
 
-/// How long an attempt has been put off, by whose doing. Durations, because a moment of one host's clock
-/// means another on the next host.
+/// How long an attempt was deferred in total, by cause.
+///
+/// These are durations and not points in time, because the clocks of hosts differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PutOff {
-    /// For want of a slot, in milliseconds.
+    /// The time for which no slot was free, in milliseconds.
     pub no_slot_ms: u64,
-    /// For faults of ours, in milliseconds.
+    /// The time for which a fault of this system prevented the attempt, in milliseconds.
     pub fault_ms: u64,
 }
 
@@ -42,11 +46,11 @@ pub struct PutOff {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
-    /// The event was published.
+    /// The publication of the event.
     Event,
-    /// Someone asked for it again.
+    /// A request to send the event again.
     Resend,
-    /// Someone asked whether the endpoint answers.
+    /// A request to test whether the endpoint answers.
     Ping,
 }
 
@@ -56,7 +60,7 @@ pub enum Trigger {
 pub struct UnknownTrigger(pub String);
 
 impl Delivery {
-    /// The first attempt of the event's own run.
+    /// Returns the first attempt of the run that the event itself caused.
     pub fn first(event: Arc<Event>, endpoint_id: EndpointId) -> Self {
         Self {
             event,
@@ -70,8 +74,10 @@ impl Delivery {
         }
     }
 
-    /// A ping of this endpoint: one attempt with all that a real delivery has, also while the endpoint is
-    /// disabled. `random` makes its id; no two pings are the same event.
+    /// Returns a ping of this endpoint: a delivery with a single attempt and everything that a real delivery
+    /// has. It is attempted even while the endpoint is disabled.
+    ///
+    /// The ping's id is made from `random`, so that every ping is a different event.
     pub fn ping(endpoint: &Endpoint, now_ms: u64, random: [u8; 16]) -> Self {
         let none = payload::NONE;
         let project_id = endpoint.project_id.clone();
@@ -97,7 +103,7 @@ impl Delivery {
         }
     }
 
-    /// The delivery's id: the same on every attempt of a run.
+    /// Returns the delivery's id, which is the same on every attempt of a run.
     pub fn id(&self) -> DeliveryId {
         DeliveryId::derive(
             &self.event.organization_id,
@@ -107,8 +113,10 @@ impl Delivery {
         )
     }
 
-    /// The delivery after a charged attempt that began at `attempted_at_ms`: the next attempt, not yet
-    /// deferred.
+    /// Returns the delivery after an attempt that counts against the endpoint and began at `attempted_at_ms`,
+    /// in Unix milliseconds.
+    ///
+    /// The result has the number of the next attempt and no deferrals.
     #[must_use]
     pub fn after_attempt(self, attempted_at_ms: u64) -> Self {
         Self {
@@ -122,7 +130,7 @@ impl Delivery {
 }
 
 impl PutOff {
-    /// With as much more.
+    /// Returns the times with `by` added for this reason.
     #[must_use]
     pub fn longer(mut self, why: DeferReason, by: Duration) -> Self {
         let by_ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -134,7 +142,8 @@ impl PutOff {
         self
     }
 
-    /// How long it has been put off for this reason and those of the same kind.
+    /// Returns how long the attempt was deferred for this reason. [`DeferReason::Fault`] and
+    /// [`DeferReason::Database`] share one sum.
     pub fn sum(&self, why: DeferReason) -> Duration {
         Duration::from_millis(match why {
             DeferReason::NoSlot => self.no_slot_ms,
@@ -144,7 +153,7 @@ impl PutOff {
 }
 
 impl Trigger {
-    /// The name on the wire.
+    /// Returns the name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Event => "event",

@@ -1,4 +1,4 @@
-//! Where events are delivered to.
+//! The endpoints that events are delivered to.
 
 use std::fmt;
 
@@ -6,60 +6,61 @@ use signature::Secret;
 
 use crate::{EndpointId, Event, OrganizationId, ProjectId, Subscription};
 
-/// A customer's registered URL.
+/// A URL that a customer has registered, and the events that are delivered to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Unique over all organizations.
+    /// The endpoint's id, unique across all organizations.
     pub id: EndpointId,
-    /// Only events of this organization are delivered here.
+    /// The organization whose events are delivered to this endpoint.
     pub organization_id: OrganizationId,
-    /// When set, only events of this project are.
+    /// The project whose events are delivered; `None` for the events of all projects.
     pub project_id: Option<ProjectId>,
-    /// `http` or `https`, as the customer wrote it; whether it may be reached is checked when it is
-    /// registered and again at every attempt.
+    /// The URL, `http` or `https`, as the customer wrote it. Whether its address is allowed is checked at
+    /// registration and again at every attempt.
     pub url: String,
-    /// The event types wanted.
+    /// The event types that the endpoint subscribes to.
     pub subscription: Subscription,
-    /// Signs every request to this endpoint.
+    /// The secret that signs every request to this endpoint.
     pub secret: Secret,
-    /// What `secret` was before the last rotation. Kept after its time, which is for the reader to compare.
+    /// The `secret` before the last rotation; `None` if there was no rotation. It is kept after it has
+    /// expired: compare its `until_ms`, or use [`previous_at`](Self::previous_at).
     pub previous: Option<PreviousSecret>,
     /// When and why deliveries are suspended; `None` while the endpoint is enabled.
     pub disabled: Option<Disabled>,
-    /// The registry's counter at the last change of this endpoint: grows with every change.
+    /// The registry's counter at the last change of this endpoint. It increases with every change.
     pub version: i64,
-    /// Unix milliseconds.
+    /// When the endpoint was created, in Unix milliseconds.
     pub created_at_ms: i64,
-    /// Unix milliseconds.
+    /// When the endpoint was last changed, in Unix milliseconds.
     pub updated_at_ms: i64,
 }
 
-/// A secret that was replaced, and that the receiver may still verify with for a while.
+/// A secret that was replaced, and that the receiver may still use for a while to verify signatures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreviousSecret {
-    /// The secret.
+    /// The replaced secret.
     pub secret: Secret,
-    /// When it ends to be valid, in Unix milliseconds.
+    /// When the secret expires, in Unix milliseconds.
     pub until_ms: i64,
 }
 
-/// Since when and why an endpoint gets no deliveries.
+/// When and why an endpoint was disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disabled {
-    /// Who or what disabled it.
+    /// Why the endpoint was disabled.
     pub reason: DisabledReason,
-    /// Unix milliseconds.
+    /// When the endpoint was disabled, in Unix milliseconds.
     pub at_ms: i64,
 }
 
-/// Why an endpoint is disabled.
+/// The reason why an endpoint is disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DisabledReason {
-    /// Someone disabled it by hand.
+    /// A user disabled it.
     Manual,
-    /// It answered 410.
+    /// The endpoint answered 410.
     Gone,
-    /// Every attempt failed for days.
+    /// All attempts failed for several days.
     Failing,
 }
 
@@ -68,27 +69,29 @@ pub enum DisabledReason {
 #[error("unknown reason {0:?} for a disabled endpoint; known are manual, gone and failing")]
 pub struct UnknownDisabledReason(pub String);
 
-/// Why an endpoint of the event's organization gets no delivery of it.
+/// The reason why an endpoint of the event's organization does not get the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
     /// The endpoint belongs to another project.
     Project,
-    /// The endpoint does not subscribe to the type.
+    /// The endpoint does not subscribe to the event type.
     EventType,
-    /// The endpoint is disabled; it would have matched.
+    /// The endpoint is disabled; it would have matched otherwise.
     Disabled,
 }
 
 impl Endpoint {
-    /// The secret before the last rotation, if it is still valid at this time.
+    /// Returns the secret before the last rotation if it is still valid at `now_ms`, in Unix milliseconds.
     pub fn previous_at(&self, now_ms: i64) -> Option<&PreviousSecret> {
         self.previous
             .as_ref()
             .filter(|previous| now_ms < previous.until_ms)
     }
 
-    /// Whether this endpoint gets the event, and if not, why. The organization is not compared: whoever asks
-    /// has looked the endpoint up by it.
+    /// Returns why this endpoint does not get the event; `None` if it does.
+    ///
+    /// Does not compare the organization: the caller must have looked the endpoint up by the event's
+    /// organization.
     pub fn mismatch(&self, event: &Event) -> Option<Mismatch> {
         let project_id = self.project_id.as_ref();
         Mismatch::of(project_id, &self.subscription, self.disabled.as_ref(), event)
@@ -97,7 +100,8 @@ impl Endpoint {
 
 impl Mismatch {
     /// Returns why an endpoint with this project and subscription does not get the event; `None` if it does.
-    /// Without a project it takes the events of all.
+    ///
+    /// An endpoint without a project gets the events of all projects.
     pub(crate) fn of(
         project_id: Option<&ProjectId>,
         subscription: &Subscription,
@@ -116,7 +120,7 @@ impl Mismatch {
 }
 
 impl DisabledReason {
-    /// The name in the database and in listings.
+    /// Returns the name in the database and in listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Manual => "manual",

@@ -1,4 +1,4 @@
-//! The envelope: what is checked of an event, and nothing more.
+//! Validation of events: parses and checks the envelope, and nothing else.
 
 use std::{borrow::Cow, collections::HashSet, fmt, ops::RangeInclusive, time::Duration};
 
@@ -11,138 +11,143 @@ use crate::{
     UnknownEventType,
 };
 
-/// The largest body of an event, in bytes.
+/// The maximum size of an event's body, in bytes.
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
-/// How deep objects and arrays may nest; the event itself is level 1.
+/// The maximum nesting depth of objects and arrays; the event itself is level 1.
 pub const DEPTH_MAX: usize = 128;
-/// The `timestamp` of an event that is published is of the years 2001 to 2100. Seconds and microseconds are
-/// not.
+/// The range of valid `timestamp`s of a published event, in Unix milliseconds: the years 2001 to 2100.
+///
+/// Present-day times in seconds or microseconds fall outside this range.
 pub const TIMESTAMPS_MS: RangeInclusive<u64> = 978_307_200_000..=4_133_980_799_999;
-/// How far ahead of the clock of the host where it enters a `timestamp` may be.
+/// How far a `timestamp` may be ahead of the clock of the host that accepts the event.
 pub const TIMESTAMP_AHEAD_MAX: Duration = Duration::from_hours(24);
 /// 2^53 - 1, the largest integer that every JSON parser reads exactly.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
-/// A valid event, as published; or a ping, made like one.
+/// A valid event as it was published, or a ping, which has the same form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Unique within the organization.
+    /// The event's id, unique within the organization.
     pub id: EventId,
-    /// What happened.
+    /// The type of the event.
     pub event_type: EventKind,
-    /// When it happened, in Unix milliseconds.
+    /// When the event happened, in Unix milliseconds.
     pub timestamp_ms: u64,
-    /// Whose event it is.
+    /// The organization that the event belongs to.
     pub organization_id: OrganizationId,
-    /// In which project.
+    /// The project that the event belongs to.
     pub project_id: ProjectId,
-    /// About which lead.
+    /// The lead that the event is about.
     pub lead_id: LeadId,
-    /// The JSON as it was published. This is what is signed and sent.
+    /// The JSON as it was published. These bytes are signed and sent.
     pub body: Bytes,
-    /// The publisher's W3C trace context, passed on unread.
+    /// The publisher's W3C trace context, passed on without being parsed; `None` if the publisher sent none.
     pub traceparent: Option<String>,
 }
 
-/// The checked fields of an event, borrowed from its body.
+/// The validated fields of an event, borrowed from its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
-    /// Field `event`.
+    /// The field `event`.
     pub event_type: EventKind,
-    /// Field `timestamp`, one of [`TIMESTAMPS_MS`]; of what is inside already, any integer below 2^53 that is
-    /// not negative.
+    /// The field `timestamp`, within [`TIMESTAMPS_MS`]. In an event that was accepted earlier (see
+    /// [`Event::from_delivery`]), it is any integer from 0 to 2^53 - 1.
     pub timestamp_ms: u64,
-    /// Field `organization_id`: 1 to [`ID_BYTES_MAX`] bytes; of what is inside already, any number.
+    /// The field `organization_id`, 1 to [`ID_BYTES_MAX`] bytes; of any length in an event that was accepted
+    /// earlier.
     pub organization_id: Cow<'a, str>,
-    /// Field `project_id`, likewise.
+    /// The field `project_id`, with the same limits.
     pub project_id: Cow<'a, str>,
-    /// Field `lead_id`, likewise.
+    /// The field `lead_id`, with the same limits.
     pub lead_id: Cow<'a, str>,
 }
 
-/// Why a message is not an event. Its [`reason`](Rejection::reason) is a stable word; its text says which
-/// field and what was expected, without quoting the body at length.
+/// The reason why a message is not a valid event.
+///
+/// [`reason`](Rejection::reason) returns it as a stable identifier. The error message names the field and the
+/// expected value, and quotes at most a short part of the body.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// Over [`EVENT_BYTES_MAX`].
+    /// The body is larger than [`EVENT_BYTES_MAX`].
     #[error("the body has {bytes} bytes; at most {EVENT_BYTES_MAX} are accepted")]
     TooLarge {
-        /// The body's size.
+        /// The size of the body.
         bytes: usize,
     },
-    /// Not UTF-8.
+    /// The body is not valid UTF-8.
     #[error("the body is not UTF-8: invalid byte at offset {offset}")]
     InvalidUtf8 {
-        /// Of the first invalid byte.
+        /// The offset of the first invalid byte.
         offset: usize,
     },
-    /// Nested deeper than [`DEPTH_MAX`].
+    /// The body nests deeper than [`DEPTH_MAX`].
     #[error("the body nests deeper than {DEPTH_MAX} levels")]
     TooDeep,
-    /// Not JSON.
+    /// The body is not valid JSON.
     #[error("the body is not JSON: {detail}")]
     NotJson {
-        /// The parser's words, with line and column.
+        /// The parser's error message, with line and column.
         detail: String,
     },
-    /// JSON, but not an object.
+    /// The body is valid JSON, but not an object.
     #[error("the body is not a JSON object")]
     NotAnObject,
-    /// A top-level key stands twice: parsers disagree on which one counts.
+    /// A top-level key occurs more than once. JSON parsers disagree on which occurrence counts.
     #[error("the top-level key {key:?} stands more than once")]
     DuplicateKey {
-        /// The key.
+        /// The duplicate key.
         key: String,
     },
-    /// Fields are missing or not valid: all that are, at least one.
+    /// Fields are missing or invalid. Contains every such field, at least one.
     #[error("{}", .0.iter().map(FieldRejection::to_string).collect::<Vec<_>>().join("; "))]
     Fields(Vec<FieldRejection>),
-    /// The AMQP `message_id` cannot be an event id.
+    /// The AMQP `message_id` is not a valid event id.
     #[error("the message_id is not 1 to {MESSAGE_ID_CHARS_MAX} characters of A-Z a-z 0-9 _ -")]
     BadMessageId,
 }
 
-/// What is wrong with one field. Its text names it.
+/// The reason why a field is invalid. The error message names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldRejection {
-    /// It is required, and not there.
+    /// The field is required, but missing.
     #[error("field {field:?} is missing; expected {expected}")]
     Missing {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// What it must be.
+        /// The expected value.
         expected: &'static str,
     },
-    /// It is of the wrong type, or empty.
+    /// The field has the wrong type or is an empty string, or the `timestamp` is not an integer from 0 to
+    /// 2^53 - 1.
     #[error("field {field:?} is not {expected}")]
     Bad {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// What it must be.
+        /// The expected value.
         expected: &'static str,
     },
-    /// An id is longer than [`ID_BYTES_MAX`].
+    /// The id is longer than [`ID_BYTES_MAX`].
     #[error("field {field:?} has {bytes} bytes; an id has at most {ID_BYTES_MAX}")]
     LongId {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// The id's size, as UTF-8.
+        /// The length of the id in UTF-8, in bytes.
         bytes: usize,
     },
     /// `event` is not a known type.
     #[error("field \"event\": {0}")]
     UnknownEvent(#[from] UnknownEventType),
-    /// `timestamp` is not one of [`TIMESTAMPS_MS`].
+    /// `timestamp` is not within [`TIMESTAMPS_MS`].
     #[error("field \"timestamp\" is {0}; expected Unix milliseconds of the years 2001 to 2100{unit}", unit = unit(*.0))]
     Timestamp(u64),
-    /// `timestamp` is further ahead than [`TIMESTAMP_AHEAD_MAX`].
+    /// `timestamp` is ahead of the clock by more than [`TIMESTAMP_AHEAD_MAX`].
     #[error(
         "field \"timestamp\" is {timestamp_ms}, more than a day after now ({now_ms}); expected when it happened, in Unix milliseconds"
     )]
     Ahead {
-        /// The field's value.
+        /// The value of the field, in Unix milliseconds.
         timestamp_ms: u64,
-        /// The time by the clock of this host.
+        /// The time according to the clock of this host, in Unix milliseconds.
         now_ms: u64,
     },
 }
@@ -152,7 +157,7 @@ const TIMESTAMP: &str = "an integer, in Unix milliseconds";
 const OBJECT: &str = "an object";
 
 impl Rejection {
-    /// Every word that [`reason`](Self::reason) returns.
+    /// All identifiers that [`reason`](Self::reason) can return.
     pub const REASONS: [&'static str; 12] = [
         "too_large",
         "invalid_utf8",
@@ -168,7 +173,8 @@ impl Rejection {
         "bad_message_id",
     ];
 
-    /// The stable word for headers and metrics; of several fields, the first one's.
+    /// Returns the reason as a stable identifier, for headers and metrics. If several fields are invalid, it
+    /// is the reason of the first one.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TooLarge { .. } => "too_large",
@@ -184,7 +190,7 @@ impl Rejection {
 }
 
 impl FieldRejection {
-    /// The field.
+    /// Returns the name of the field.
     pub fn field(&self) -> &'static str {
         match self {
             Self::Missing { field, .. } | Self::Bad { field, .. } | Self::LongId { field, .. } => field,
@@ -204,7 +210,8 @@ impl FieldRejection {
     }
 }
 
-/// Names the unit in which the value would be between 2001 and 2100.
+/// Returns a hint that names the unit in which the value would be between 2001 and 2100; empty if there is
+/// none.
 fn unit(timestamp: u64) -> &'static str {
     let is_in = |milliseconds: Option<u64>| milliseconds.is_some_and(|time| TIMESTAMPS_MS.contains(&time));
     if is_in(timestamp.checked_mul(1000)) {
@@ -217,10 +224,12 @@ fn unit(timestamp: u64) -> &'static str {
 }
 
 impl Event {
-    /// Checks a message's body and `message_id`. Without a `message_id` the id is derived from the body.
+    /// Parses and validates the body and `message_id` of a published message. Without a `message_id`, the id
+    /// is derived from the body.
     ///
     /// # Errors
-    /// A [`Rejection`] for the first rule that is broken.
+    /// Returns a [`Rejection`] for the first rule that the message violates. Invalid fields are reported
+    /// together.
     pub fn from_message(
         message_id: Option<&str>,
         traceparent: Option<String>,
@@ -229,11 +238,12 @@ impl Event {
         Self::checked(&PUBLISHED, message_id, traceparent, body)
     }
 
-    /// The same, where an event enters: its `timestamp` may be at most [`TIMESTAMP_AHEAD_MAX`] after this
-    /// time.
+    /// Validates an event that enters the system: like [`from_message`](Self::from_message), and in addition
+    /// rejects a `timestamp` that is more than [`TIMESTAMP_AHEAD_MAX`] after `now_ms`.
     ///
     /// # Errors
-    /// As above.
+    /// Returns the same errors as [`from_message`](Self::from_message), and [`FieldRejection::Ahead`] among
+    /// the fields.
     pub fn entering(
         message_id: Option<&str>,
         traceparent: Option<String>,
@@ -243,12 +253,16 @@ impl Event {
         Self::checked(&Rules::entering(now_ms), message_id, traceparent, body)
     }
 
-    /// Checks what a delivery carries, or what is recorded of one: in the same way, but that a ping is valid,
-    /// too, and ids may be of any length. What was let in is not rejected later, also when an older
-    /// version let it in.
+    /// Parses and validates an event that was accepted earlier: the content of a delivery, or of a record in
+    /// the journal.
+    ///
+    /// The rules are those of [`from_message`](Self::from_message), except that a ping is valid, ids may have
+    /// any length, and the `timestamp` may be any integer from 0 to 2^53 - 1. An event that was accepted once
+    /// is thus not rejected later, even if an older version accepted it.
     ///
     /// # Errors
-    /// A [`Rejection`] for the first rule that is broken.
+    /// Returns a [`Rejection`] for the first rule that the event violates. Invalid fields are reported
+    /// together.
     pub fn from_delivery(
         message_id: Option<&str>,
         traceparent: Option<String>,
@@ -280,30 +294,32 @@ impl Event {
         })
     }
 
-    /// Whether it is a ping.
+    /// Returns whether the event is a ping.
     pub fn is_ping(&self) -> bool {
         self.event_type == EventKind::Ping
     }
 }
 
 impl<'a> Envelope<'a> {
-    /// Checks a body: at most [`EVENT_BYTES_MAX`] of UTF-8, nested at most [`DEPTH_MAX`] deep, a JSON object
-    /// without duplicate top-level keys, `event` a known type, `timestamp` one of [`TIMESTAMPS_MS`],
-    /// three ids of 1 to [`ID_BYTES_MAX`] bytes, `data` an object. Nothing is checked inside `data` or in
-    /// unknown fields but that it is JSON.
+    /// Parses and validates the body of a published event.
+    ///
+    /// The body must be at most [`EVENT_BYTES_MAX`] of UTF-8, nested at most [`DEPTH_MAX`] levels deep, and a
+    /// JSON object without duplicate top-level keys. In it, `event` must be a known type, `timestamp` must be
+    /// within [`TIMESTAMPS_MS`], the three ids must have 1 to [`ID_BYTES_MAX`] bytes, and `data` must be an
+    /// object. The content of `data` and of unknown fields only has to be valid JSON.
     ///
     /// # Errors
-    /// A [`Rejection`] for the first of these rules that is broken, and then for all fields that are not
-    /// valid.
+    /// Returns a [`Rejection`] for the first of these rules that the body violates. Invalid fields are
+    /// reported together.
     pub fn parse(body: &'a [u8]) -> Result<Self, Rejection> {
         Self::read(body, &PUBLISHED)
     }
 
-    /// The same, where an event enters: its `timestamp` may be at most [`TIMESTAMP_AHEAD_MAX`] after this
-    /// time.
+    /// Validates an event that enters the system: like [`parse`](Self::parse), and in addition rejects a
+    /// `timestamp` that is more than [`TIMESTAMP_AHEAD_MAX`] after `now_ms`.
     ///
     /// # Errors
-    /// As above.
+    /// Returns the same errors as [`parse`](Self::parse), and [`FieldRejection::Ahead`] among the fields.
     pub fn entering(body: &'a [u8], now_ms: u64) -> Result<Self, Rejection> {
         Self::read(body, &Rules::entering(now_ms))
     }
@@ -363,12 +379,13 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// In what an event that is published and one that is carried inside differ.
+/// The rules that differ between a published event and one that was accepted earlier.
 struct Rules {
     kind: fn(&str) -> Result<EventKind, UnknownEventType>,
     id_bytes_max: usize,
     timestamps_ms: RangeInclusive<u64>,
-    /// The time where it enters, if its timestamp is compared with that.
+    /// The current time where the event enters, in Unix milliseconds; `None` if the timestamp is not compared
+    /// with it.
     now_ms: Option<u64>,
 }
 
@@ -397,7 +414,7 @@ impl Rules {
     fn event_type(&self, value: Option<&RawValue>) -> Result<EventKind, FieldRejection> {
         let name = string("event", value)?;
         let kind = (self.kind)(&name);
-        // What is unknown may be long.
+        // An unknown name may be long.
         kind.map_err(|_| UnknownEventType(name.chars().take(64).collect()).into())
     }
 
@@ -468,10 +485,13 @@ fn object(field: &'static str, value: Option<&RawValue>) -> Result<(), FieldReje
     }
 }
 
-/// The JSON parser skips values without recursion and so without a limit of its own; receivers' parsers have
+/// Returns whether objects and arrays nest deeper than `depth_max`.
+///
+/// The JSON parser skips values without recursion, and therefore has no depth limit. Receivers' parsers have
 /// one.
 fn nests_deeper_than(json: &[u8], depth_max: usize) -> bool {
-    // Most events have too few brackets to nest that deep, and counting is much faster than following them.
+    // Most events have too few brackets to nest that deep, and counting is much faster than tracking the
+    // depth.
     let opens = json.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
     if opens <= depth_max {
         return false;
@@ -500,7 +520,7 @@ fn nests_deeper_than(json: &[u8], depth_max: usize) -> bool {
     false
 }
 
-/// A JSON string, borrowed where it has no escapes.
+/// A JSON string, borrowed from the input if it has no escapes.
 #[derive(PartialEq, Eq, Hash)]
 struct Text<'a>(Cow<'a, str>);
 
@@ -526,7 +546,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// The top-level fields, unread.
+/// The top-level fields as raw JSON.
 #[derive(Default)]
 struct Fields<'a> {
     event: Option<&'a RawValue>,

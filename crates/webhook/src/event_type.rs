@@ -1,4 +1,4 @@
-//! The closed set of event types, and the one kind of event that is none of them.
+//! The closed set of event types, and the ping, which is not one of them.
 
 use std::fmt;
 
@@ -7,36 +7,36 @@ use std::fmt;
 pub enum EventType {
     /// `lead.created`: a generation request was received and queued.
     LeadCreated,
-    /// `research.started`: the research agent began.
+    /// `research.started`: the research agent started.
     ResearchStarted,
-    /// `research.completed`: research is done, generation is about to begin.
+    /// `research.completed`: the research is done, and the generation is about to begin.
     ResearchCompleted,
-    /// `research.failed`: the research agent met an error.
+    /// `research.failed`: the research agent encountered an error.
     ResearchFailed,
     /// `magnet.generated`: the content was generated.
     MagnetGenerated,
     /// `lead.completed`: the magnet is ready to be viewed.
     LeadCompleted,
-    /// `lead.failed`: generation failed for good.
+    /// `lead.failed`: the generation failed permanently.
     LeadFailed,
     /// `magnet.viewed`: a recipient opened the magnet.
     MagnetViewed,
 }
 
-/// The name on the wire of a ping.
+/// The name of a ping on the wire.
 pub const PING: &str = "webhook.ping";
 
-/// What a delivery carries: an event of a type of the contract, as it was published, or a ping, which nobody
-/// can publish.
+/// The kind of event that a delivery carries: a published event of one of the contract's types, or a ping,
+/// which cannot be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
-    /// Something that happened.
+    /// A published event of this type.
     Of(EventType),
-    /// [`PING`]: the question whether an endpoint answers.
+    /// A ping ([`PING`]), which tests whether an endpoint answers.
     Ping,
 }
 
-/// A type that is not one of [`EventType::ALL`].
+/// An event type that is not one of [`EventType::ALL`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown event type {0:?}{meant}; known are {known}",
@@ -45,7 +45,7 @@ pub enum EventKind {
 )]
 pub struct UnknownEventType(pub String);
 
-/// Names the known type that is meant, if one is within three edits of the name.
+/// Returns a hint that names the most similar known type; empty if none is within three edits of the name.
 fn did_you_mean(name: &str) -> String {
     const SLIPS_MAX: usize = 3;
     let name = name.to_lowercase();
@@ -59,7 +59,7 @@ fn did_you_mean(name: &str) -> String {
 }
 
 impl EventType {
-    /// Every type, in the order of a lead's life.
+    /// All types, in the order in which they occur for a lead.
     pub const ALL: [Self; 8] = [
         Self::LeadCreated,
         Self::ResearchStarted,
@@ -71,7 +71,7 @@ impl EventType {
         Self::MagnetViewed,
     ];
 
-    /// The name on the wire, such as `lead.completed`; also the AMQP routing key.
+    /// Returns the name on the wire, such as `lead.completed`; also the AMQP routing key.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::LeadCreated => "lead.created",
@@ -85,7 +85,7 @@ impl EventType {
         }
     }
 
-    /// The part before the dot: `lead`, `research` or `magnet`.
+    /// Returns the part before the dot: `lead`, `research` or `magnet`.
     pub fn family(self) -> &'static str {
         self.as_str()
             .split_once('.')
@@ -100,7 +100,7 @@ impl fmt::Display for EventType {
 }
 
 impl EventKind {
-    /// The name on the wire.
+    /// Returns the name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Of(event_type) => event_type.as_str(),
@@ -108,7 +108,7 @@ impl EventKind {
         }
     }
 
-    /// The type, unless it is a ping.
+    /// Returns the event type; `None` for a ping.
     pub const fn event_type(self) -> Option<EventType> {
         match self {
             Self::Of(event_type) => Some(event_type),

@@ -1,15 +1,16 @@
-//! Ids as newtypes: a project's id can never be passed where a lead's is meant.
+//! Ids as newtypes, so that the compiler rejects a project's id where a lead's id is expected.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// The longest AMQP `message_id` that is accepted as an event id, in characters.
+/// The maximum length of an AMQP `message_id` that is accepted as an event id, in characters.
 pub const MESSAGE_ID_CHARS_MAX: usize = 128;
 
-/// The longest id of an organization, project or lead that an event may be published with, in bytes. Long
-/// enough for anything that is an id, short enough for every index of a database.
+/// The maximum length of the id of an organization, project or lead in a published event, in bytes.
+///
+/// The limit is long enough for any real id, and short enough for the indexes of every database.
 pub const ID_BYTES_MAX: usize = 255;
 
 macro_rules! id {
@@ -20,12 +21,12 @@ macro_rules! id {
         pub struct $name(Box<str>);
 
         impl $name {
-            /// Wraps the id as it was received; nothing is checked.
+            /// Wraps an id as it was received, without validating it.
             pub fn new(id: impl Into<Box<str>>) -> Self {
                 Self(id.into())
             }
 
-            /// The id as text.
+            /// Returns the id as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -46,40 +47,42 @@ macro_rules! id {
 }
 
 id! {
-    /// A customer: owns endpoints, and every event belongs to exactly one.
+    /// The id of an organization: a customer, which owns endpoints. Every event belongs to exactly one.
     OrganizationId
 }
 id! {
-    /// A project of an organization.
+    /// The id of a project of an organization.
     ProjectId
 }
 id! {
-    /// The lead an event is about.
+    /// The id of the lead that an event is about.
     LeadId
 }
 id! {
-    /// An event's id, unique within its organization; sent to receivers as `webhook-id`.
+    /// The id of an event, unique within its organization. Receivers get it as `webhook-id`.
     EventId
 }
 id! {
-    /// A registered endpoint: `ep_` and 32 hexadecimal digits when made here.
+    /// The id of a registered endpoint: `ep_` and 32 hexadecimal digits if this crate generated it.
     EndpointId
 }
 id! {
-    /// One request: `att_` and 32 hexadecimal digits, of which the first 12 are the Unix milliseconds when it began.
+    /// The id of one request: `att_` and 32 hexadecimal digits, of which the first 12 are the time when the
+    /// attempt began, in Unix milliseconds.
     AttemptId
 }
 id! {
-    /// One event's way to one endpoint in one run: `dlv_` and 32 hexadecimal digits.
+    /// The id of the delivery of one event to one endpoint in one run: `dlv_` and 32 hexadecimal digits.
     DeliveryId
 }
 id! {
-    /// A key of the HTTP API, not its text: `key_` and 32 hexadecimal digits.
+    /// The id of an API key, which is not the secret text of the key: `key_` and 32 hexadecimal digits.
     ApiKeyId
 }
 
-/// What ids made here look like. In place: `hex::encode` collects its digits one by one, and every delivery
-/// makes two ids.
+/// Formats 16 bytes as an id with this prefix.
+///
+/// Encodes in place, because `hex::encode` collects the digits one by one and every delivery makes two ids.
 fn hexadecimal(prefix: &str, bytes: &[u8]) -> String {
     let mut digits = [0; 32];
     hex::encode_to_slice(bytes, &mut digits).expect("16 bytes have 32 digits");
@@ -88,36 +91,37 @@ fn hexadecimal(prefix: &str, bytes: &[u8]) -> String {
 }
 
 impl EventId {
-    /// Takes an AMQP `message_id`: 1 to [`MESSAGE_ID_CHARS_MAX`] characters of `[A-Za-z0-9_-]`, else `None`.
+    /// Converts an AMQP `message_id` of 1 to [`MESSAGE_ID_CHARS_MAX`] characters of `[A-Za-z0-9_-]` to an
+    /// event id. Returns `None` for any other text.
     pub fn from_message_id(message_id: &str) -> Option<Self> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         let fits = (1..=MESSAGE_ID_CHARS_MAX).contains(&message_id.len());
         (fits && message_id.bytes().all(allowed)).then(|| Self::new(message_id))
     }
 
-    /// The id of an event published without one: `evt_` and the first 128 bits of the body's SHA-256 in
-    /// hexadecimal, so that publishing the same bytes twice gives one id.
+    /// Derives the id of an event that was published without one: `evt_` and the first 128 bits of the body's
+    /// SHA-256 in hexadecimal. Publishing the same bytes twice thus results in one id.
     pub fn from_body(body: &[u8]) -> Self {
         Self::new(hexadecimal("evt_", &Sha256::digest(body)[..16]))
     }
 }
 
 impl EndpointId {
-    /// A new id from 16 random bytes.
+    /// Makes a new id from 16 random bytes.
     pub fn generate(random: [u8; 16]) -> Self {
         Self::new(hexadecimal("ep_", &random))
     }
 }
 
 impl ApiKeyId {
-    /// A new id from 16 random bytes.
+    /// Makes a new id from 16 random bytes.
     pub fn generate(random: [u8; 16]) -> Self {
         Self::new(hexadecimal("key_", &random))
     }
 }
 
 impl AttemptId {
-    /// The id of an attempt that began at `began_ms`, from 10 random bytes.
+    /// Makes the id of an attempt that began at `began_ms`, in Unix milliseconds, from 10 random bytes.
     pub fn generate(began_ms: u64, random: [u8; 10]) -> Self {
         let mut bytes = [0; 16];
         bytes[..6].copy_from_slice(&began_ms.to_be_bytes()[2..]);
@@ -125,15 +129,18 @@ impl AttemptId {
         Self::new(hexadecimal("att_", &bytes))
     }
 
-    /// No attempt that began at `began_ms` or later has an id that comes before it.
+    /// Returns the smallest id that an attempt can have that began at `began_ms`, in Unix milliseconds, or
+    /// later.
     pub fn first_at(began_ms: u64) -> Self {
         Self::generate(began_ms, [0; 10])
     }
 }
 
 impl DeliveryId {
-    /// The id of the delivery of `event` to `endpoint` in `run`: the first 128 bits of a SHA-256 over the
-    /// four parts, each preceded by its length, so that no two different quadruples hash the same bytes.
+    /// Derives the id of the delivery of `event` to `endpoint` in `run`.
+    ///
+    /// It is made of the first 128 bits of a SHA-256 over the four parts. Each text is preceded by its
+    /// length, so that no two different combinations hash the same bytes.
     pub fn derive(organization: &OrganizationId, event: &EventId, endpoint: &EndpointId, run: u32) -> Self {
         let mut hash = Sha256::new();
         for part in [organization.as_str(), event.as_str(), endpoint.as_str()] {
@@ -188,7 +195,7 @@ mod tests {
             assert_ne!(base, other);
         }
         assert_ne!(id("ab", "c", "p", 0), id("a", "bc", "p", 0));
-        // Written into journals and sent to receivers: it must never change.
+        // The id is stored in journals and sent to receivers, so its derivation must never change.
         assert_eq!(
             id("org_1", "evt_1", "ep_1", 0).as_str(),
             "dlv_42452ddbf81c418192ae71cf634bb294"

@@ -1,18 +1,18 @@
-//! The journal: what workers say about every event, delivery and attempt, for whoever asks later.
+//! The journal: the workers' records of every event, delivery and attempt.
 //!
-//! A worker gathers [`Record`]s into a batch of at most [`BATCH_BYTES_MAX`] and publishes it as one message,
-//! before it acks what the records are about. Whoever stores them folds them into [`Books`]. Batches arrive
-//! in any order, and more than once: a message that was handed out again is worked on and recorded again. So
-//! everything here merges, and merging is commutative, associative and idempotent: two readers of the same
-//! records have the same books.
+//! A worker collects [`Record`]s into a batch of at most [`BATCH_BYTES_MAX`] and publishes the batch as one
+//! message, before it acknowledges the messages that the records describe. A reader merges the records into
+//! [`Books`]. Batches arrive in any order, and may contain a record more than once, because a worker
+//! processes and records a redelivered message again. Merging is therefore commutative, associative and
+//! idempotent: two readers of the same records get the same books.
 //!
-//! # The encoding
+//! # Encoding
 //!
-//! One byte, the version ([`VERSION`]); four bytes, how long what follows is when it is decompressed
-//! (little-endian); and one LZ4 block: records in `MessagePack`, one after the other. Structs are maps with
-//! the names of their fields, so that a reader skips what it does not know and fills in what an older writer
-//! did not write. What cannot be told that way gets a new version. Records of every version that was ever
-//! released can be read for good.
+//! A batch consists of one byte with the version ([`VERSION`]), four bytes with the decompressed length of
+//! the rest (little-endian), and one LZ4 block of concatenated `MessagePack` records. Structs are encoded as
+//! maps with the names of their fields. A reader ignores unknown fields, and uses defaults for fields that an
+//! older writer did not write. Any other change of the format gets a new version. Records of every released
+//! version remain readable permanently.
 
 mod considered;
 mod seen;
@@ -34,201 +34,204 @@ pub use considered::{BadConsidered, Considered, Verdict};
 pub use numbers::{BatchStamp, Hole, Numbers, Span};
 pub use seen::{BadSeen, Seen};
 
-/// The largest batch, in bytes, before and after it is compressed.
+/// The maximum size of a batch, in bytes, before and after compression.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// How much of a response's body is recorded, in bytes.
+/// The maximum number of bytes of a response's body that are recorded.
 pub const RESPONSE_BYTES_MAX: usize = 4096;
-/// How many endpoints one record of an event names. An event that considered more has several records, which
-/// merge.
+/// The maximum number of endpoints that one record of an event names. An event with more of them has several
+/// records, which merge.
 pub const CONSIDERED_MAX: usize = 5_000;
-/// The version and the length.
+/// The size of the version and the length, in bytes.
 const HEADER_BYTES: usize = 5;
 /// The version that is written.
 pub const VERSION: u8 = 1;
 
-/// One thing that happened.
+/// One entry of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
-    /// An event was taken from its queue.
+    /// A worker took an event from its queue.
     Event(EventRecord),
-    /// An endpoint was asked.
+    /// A worker sent a request to an endpoint.
     Attempt(AttemptRecord),
-    /// A delivery went on without an attempt.
+    /// A delivery was deferred, dead-lettered or cancelled without an attempt.
     Step(StepRecord),
     /// Records were lost.
     Gap(Gap),
 }
 
-/// An event, and who was considered for it.
+/// An event, and the endpoints that were considered for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRecord {
-    /// What was published.
+    /// The event as it was published.
     #[serde(with = "wire")]
     pub event: Arc<Event>,
-    /// When a worker took it, in Unix milliseconds.
+    /// When a worker took the event from its queue, in Unix milliseconds.
     pub received_ms: u64,
     /// The endpoints that got the event, and those that did not for a reason that only the worker knew; at
-    /// most [`CONSIDERED_MAX`]. Without `seen`, every endpoint of the organization.
+    /// most [`CONSIDERED_MAX`]. In records of older versions, every endpoint of the organization. Empty if
+    /// the record was made from a dead letter.
     pub considered: Considered,
-    /// The position of the registry that the worker fanned out with, which explains why the other endpoints
-    /// did not get the event. `None` in records of older versions and of pings, and when only a dead
-    /// letter tells of the event.
+    /// The position of the registry that the worker used for the fan-out. It explains why the other endpoints
+    /// did not get the event. `None` in records of older versions, of pings, and those made from a dead
+    /// letter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Seen>,
 }
 
-/// Which delivery a record is about.
+/// The delivery that a record is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryRef {
-    /// Whose event it is.
+    /// The organization that owns the event and the endpoint.
     pub organization_id: OrganizationId,
-    /// What is delivered.
+    /// The event that is delivered.
     pub event_id: EventId,
-    /// Where to.
+    /// The endpoint that the event is delivered to.
     pub endpoint_id: EndpointId,
-    /// 0 for the event itself; each resend is a new run.
+    /// The number of the run: 0 for the run that the event itself caused. Each resend is a new run.
     pub run: u32,
     /// What caused the run.
     pub trigger: Trigger,
 }
 
-/// One request, charged to the endpoint.
+/// One request to an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptRecord {
-    /// Its own id: a delivery that was attempted twice under one number, because a worker died, has two.
+    /// The unique id of the request. Two requests can have the same number: if a worker died and the attempt
+    /// was repeated, or if the endpoint rejected the signature made with the first of two valid secrets.
     pub id: AttemptId,
-    /// Of which delivery.
+    /// The delivery that the request belongs to.
     pub delivery: DeliveryRef,
-    /// 1-based, within the run.
+    /// The number of the attempt within the run, 1-based.
     pub number: u32,
-    /// When it began, in Unix milliseconds.
+    /// When the request began, in Unix milliseconds.
     pub began_ms: u64,
-    /// How long it took until the response had been read or the attempt had failed.
+    /// How long it took until the response was read or the request had failed, in milliseconds.
     pub duration_ms: u64,
-    /// The HTTP status, if there was a response.
+    /// The HTTP status; `None` if there was no response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// How far it came, if there was no response.
+    /// The phase in which the request failed; `None` if there was a response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// What went wrong, if there was no response.
+    /// The kind of failure; `None` if there was a response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureKind>,
-    /// The failure in words, as in the log; empty after a 2xx.
+    /// A description of the failure, as in the log; empty after a 2xx.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
     /// The first [`RESPONSE_BYTES_MAX`] bytes of the response's body.
     #[serde(default, skip_serializing_if = "Bytes::is_empty")]
     pub response: Bytes,
-    /// What followed.
+    /// What happens to the delivery next.
     pub then: Then,
 }
 
-/// A delivery that was put off, dead-lettered or cancelled instead of being attempted.
+/// A delivery that was deferred, dead-lettered or cancelled instead of being attempted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Which delivery.
+    /// The delivery.
     pub delivery: DeliveryRef,
-    /// When, in Unix milliseconds.
+    /// When this happened, in Unix milliseconds.
     pub at_ms: u64,
-    /// How many attempts this run had had by then.
+    /// The number of attempts that the run had had by then.
     pub attempts: u32,
-    /// The status of the last attempt, if it is known.
+    /// The HTTP status of the last attempt; `None` if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_status: Option<u16>,
-    /// The last attempt's failure in words, if it is known.
+    /// A description of the last attempt's failure; empty if it is not known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub last_error: String,
-    /// What followed.
+    /// What happens to the delivery next.
     pub then: Then,
 }
 
-/// What follows from an attempt or a step.
+/// What happens to a delivery after an attempt or a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
-    /// The endpoint took it.
+    /// The endpoint accepted the delivery.
     Delivered,
-    /// The next attempt is due.
+    /// Another attempt is made.
     Retry {
-        /// Unix milliseconds.
+        /// When the attempt is due, in Unix milliseconds.
         at_ms: u64,
     },
-    /// Put off; no attempt was spent.
+    /// The delivery is deferred without spending an attempt.
     Deferred {
-        /// Why.
+        /// Why the delivery is deferred.
         reason: DeferReason,
-        /// Until when, in Unix milliseconds.
+        /// Until when the delivery is deferred, in Unix milliseconds.
         at_ms: u64,
     },
-    /// It stands in the dead letters.
+    /// The delivery is a dead letter.
     Dead {
-        /// Why.
+        /// Why the delivery is dead.
         reason: DeadReason,
     },
-    /// Nobody is left to deliver it to.
+    /// No more attempts are made: the endpoint was deleted, or a ping failed.
     Cancelled {
-        /// Why.
+        /// Why the delivery is cancelled.
         reason: CancelReason,
     },
 }
 
-/// Records that were dropped, because the journal's queue took nothing: it was full, or the broker was out of
-/// memory or disk.
+/// Records that a worker dropped because the journal's queue did not accept them: it was full, or the broker
+/// had a memory or disk alarm.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// The worker that dropped them.
+    /// The name of the worker that dropped the records.
     pub worker: String,
-    /// When the first of them was dropped, in Unix milliseconds.
+    /// When the first of the records was dropped, in Unix milliseconds.
     pub from_ms: u64,
-    /// When the last of them was dropped, in Unix milliseconds.
+    /// When the last of the records was dropped, in Unix milliseconds.
     pub until_ms: u64,
-    /// How many, at most: a batch that was not confirmed in time may have arrived after all.
+    /// The number of dropped records, as an upper bound: a batch that was not confirmed in time may have
+    /// arrived nevertheless.
     pub count: u64,
-    /// The numbers of the first and the last batch that were dropped; `None` from a worker of an older
-    /// version, which numbers none.
+    /// The numbers of the first and the last dropped batch. `None` from workers of older versions, which do
+    /// not number batches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batches: Option<(u64, u64)>,
 }
 
-/// Bytes that are not a batch.
+/// The reason why bytes are not a valid batch.
 #[derive(Debug, thiserror::Error)]
 pub enum BadBatch {
-    /// Written by a newer version.
+    /// The batch was written by a newer version.
     #[error("the batch has version {0}; this reader knows up to {VERSION}: upgrade the recorder first")]
     Version(u8),
-    /// Nothing at all.
+    /// The batch is empty.
     #[error("the batch is empty")]
     Empty,
-    /// Not compressed as it should be, or too long.
+    /// The batch cannot be decompressed, or would be too large.
     #[error("the batch cannot be decompressed: {detail}")]
     Compression {
-        /// The decoder's words.
+        /// The decoder's error message.
         detail: String,
     },
-    /// Not records.
+    /// A record cannot be decoded.
     #[error("the batch cannot be read at byte {at}")]
     Record {
-        /// Where the record begins.
+        /// The offset of the record in the decompressed bytes.
         at: u64,
-        /// The decoder's words.
+        /// The decoder's error.
         #[source]
         source: rmp_serde::decode::Error,
     },
 }
 
-/// A batch that is being written, and after it the next one in the same memory.
+/// A batch that is being written. Its memory is reused for the next batch.
 #[derive(Clone)]
 pub struct Batch {
     bytes: Vec<u8>,
     records: u64,
-    /// Where it is compressed.
+    /// The buffer for the compressed batch.
     compressed: Vec<u8>,
 }
 
 impl Batch {
-    /// Without records yet.
+    /// Creates a batch without records.
     #[allow(
         clippy::new_without_default,
         reason = "an empty batch is a beginning, not a value to fall back on"
@@ -241,9 +244,10 @@ impl Batch {
         }
     }
 
-    /// Appends a record. The largest one, an event of the largest size with [`CONSIDERED_MAX`] endpoints, is
-    /// smaller than [`BATCH_BYTES_MAX`]; whether another one still fits is for the caller to watch by
-    /// [`Batch::bytes`].
+    /// Appends a record.
+    ///
+    /// The caller must make sure by means of [`Batch::bytes`] that the record still fits. The largest record,
+    /// an event of the maximum size with [`CONSIDERED_MAX`] endpoints, is smaller than [`BATCH_BYTES_MAX`].
     pub fn push(&mut self, record: &Record) {
         let mut serializer = rmp_serde::Serializer::new(&mut self.bytes).with_struct_map();
         record
@@ -252,17 +256,17 @@ impl Batch {
         self.records += 1;
     }
 
-    /// How many bytes it has, uncompressed.
+    /// Returns the uncompressed size of the batch, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// How many records it has.
+    /// Returns the number of records in the batch.
     pub fn records(&self) -> u64 {
         self.records
     }
 
-    /// Takes the message's body out, and leaves a batch without records.
+    /// Returns the batch as the body of a message, and removes all records from the batch.
     pub fn take(&mut self) -> Bytes {
         let body = compress(&self.bytes, &mut self.compressed);
         let body = Bytes::copy_from_slice(body);
@@ -271,10 +275,11 @@ impl Batch {
         body
     }
 
-    /// Reads a message's body.
+    /// Decodes the body of a message.
     ///
     /// # Errors
-    /// When it is not a batch of a known version. None of its records is returned then.
+    /// Returns an error if the body is not a batch of a known version, or if any of its records cannot be
+    /// decoded.
     pub fn decode(body: &[u8]) -> Result<Vec<Record>, BadBatch> {
         let compressed = match body.split_first() {
             None => return Err(BadBatch::Empty),
@@ -294,7 +299,7 @@ impl Batch {
     }
 }
 
-/// Records behind their header, written into `room`.
+/// Compresses records into `room`, preceded by the header, and returns the used part of `room`.
 fn compress<'a>(records: &[u8], room: &'a mut Vec<u8>) -> &'a [u8] {
     let most = HEADER_BYTES + lz4_flex::block::get_maximum_output_size(records.len());
     if room.len() < most {
@@ -331,7 +336,8 @@ impl fmt::Debug for Batch {
 }
 
 impl Then {
-    /// What follows from an outcome that was decided at `now_ms`.
+    /// Returns what happens to a delivery after an outcome that was decided at `now_ms`, in Unix
+    /// milliseconds.
     pub fn after(outcome: Outcome, now_ms: u64) -> Self {
         match outcome {
             Outcome::Delivered => Self::Delivered,
@@ -345,7 +351,7 @@ impl Then {
 }
 
 impl DeliveryRef {
-    /// The delivery's id.
+    /// Returns the delivery's id.
     pub fn id(&self) -> DeliveryId {
         DeliveryId::derive(&self.organization_id, &self.event_id, &self.endpoint_id, self.run)
     }
@@ -364,7 +370,7 @@ impl From<&Delivery> for DeliveryRef {
 }
 
 impl AttemptRecord {
-    /// The record of the attempt that `delivery` had before it.
+    /// Returns the record of an attempt at `delivery`, whose fields are those before the attempt.
     pub fn new(
         id: AttemptId,
         delivery: &Delivery,
@@ -400,13 +406,13 @@ impl AttemptRecord {
         }
     }
 
-    /// Whether the endpoint took the delivery: any 2xx.
+    /// Returns whether the endpoint accepted the delivery: any 2xx.
     pub fn is_success(&self) -> bool {
         matches!(self.status, Some(200..=299))
     }
 }
 
-/// An event as it was published: what its body says is read from it again.
+/// The encoding of an event as it was published. Decoding parses the body again.
 mod wire {
     use std::{borrow::Cow, sync::Arc};
 

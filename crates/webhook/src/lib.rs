@@ -1,22 +1,25 @@
-//! The nouns of webhook delivery and the decisions made about them.
+//! The types of webhook delivery, and the decisions about them as pure functions.
 //!
-//! An [`Event`] is published by the lead pipeline. Every [`Endpoint`] whose organization, project and
-//! [`Subscription`] match it gets a [`Delivery`]. A delivery is tried by [attempts](AttemptResult), one
-//! request each, until [`outcome`] says that it is delivered, dead or cancelled; the [`Schedule`] says when
-//! the next one is due.
+//! The lead pipeline publishes an [`Event`]. Every [`Endpoint`] whose organization, project and
+//! [`Subscription`] match the event gets a [`Delivery`]. A worker makes [attempts](AttemptResult) at a
+//! delivery, one request each, until [`outcome`] decides that it is delivered, dead or cancelled. The
+//! [`Schedule`] defines the delay before each further attempt.
 //!
-//! Who manages them over HTTP shows an [`ApiKey`], which is bound to an organization and has [`Scopes`].
+//! Clients of the HTTP API authenticate with an [`ApiKey`], which belongs to one organization and has
+//! [`Scopes`].
 //!
-//! Everything here is a value or a pure function: no I/O, no async, no clock, no randomness. Time is always
-//! an argument. What survives a crash is not decided here but by whoever holds the broker's message: a
-//! delivery carries all of its state with it, so that nothing has to be looked up to retry it.
+//! This crate contains only values and pure functions: no I/O, no async code, no clock and no randomness.
+//! Time is always an argument. This crate does not decide what survives a crash; that is up to the code that
+//! holds the broker's message. A delivery carries all of its state, so that a retry needs no lookup.
 //!
 //! Invariants:
-//! - [`Event::body`] is the AMQP body, byte for byte; nothing in this crate re-serializes it.
-//! - A [`Rejection`] is about the sender's bytes, never about us: it leads to quarantine, not to a retry.
-//! - [`outcome`] never returns a delay that is not one of the schedule's [tiers](Schedule::tiers): each tier
-//!   is a queue.
-//! - What the [`journal`] says merges: in any order, any number of times, to the same books.
+//! - [`Event::body`] is the AMQP body, byte for byte; nothing in this crate serializes it again.
+//! - A [`Rejection`] describes a fault in the sender's bytes, never a fault of this system. It leads to
+//!   quarantine, not to a retry.
+//! - [`outcome`] only returns delays that are [tiers](Schedule::tiers) of the schedule, because each tier is
+//!   a queue.
+//! - Records of the [`journal`] can be merged in any order and any number of times; the resulting books are
+//!   the same.
 
 mod ids;
 mod event_type;

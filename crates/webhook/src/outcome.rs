@@ -1,36 +1,41 @@
-//! What follows from an attempt.
+//! The decision about a delivery after an attempt.
 
 use std::time::{Duration, SystemTime};
 
 use crate::{AttemptResult, CancelReason, DeadReason, Schedule, Trigger, retry_after};
 
-/// What becomes of a delivery.
+/// What happens to a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The endpoint took it.
+    /// The endpoint accepted the delivery.
     Delivered,
     /// Another attempt is made after this delay, which is one of the schedule's tiers.
     Retry {
-        /// From now.
+        /// The delay from now.
         after: Duration,
     },
-    /// No more attempts; it stands in the dead letters and can be resent.
+    /// No more attempts are made. The delivery is a dead letter and can be resent.
     Dead {
-        /// Why.
+        /// Why the delivery is dead.
         reason: DeadReason,
     },
-    /// Nobody is left to deliver it to.
+    /// No more attempts are made, and the delivery cannot be resent. After an attempt, this only happens to a
+    /// ping.
     Cancelled {
-        /// Why.
+        /// Why the delivery is cancelled.
         reason: CancelReason,
     },
 }
 
-/// Decides what follows from the result of attempt number `attempt` (1-based) at `now`.
+/// Decides what happens after attempt number `attempt` (1-based) with this result at `now`.
 ///
-/// 2xx is delivered. 410 is dead at once. Everything else, 3xx included, is tried again after the schedule's
-/// delay; on 429 and 503 a `Retry-After` can only lengthen it, up to the schedule's longest tier. After the
-/// schedule's last attempt the delivery is dead. A ping has one attempt, whatever became of it.
+/// - After a 2xx, the delivery is delivered.
+/// - After a 410, it is dead immediately.
+/// - After any other result, including 3xx, it is retried after the schedule's delay. A `Retry-After` header
+///   of a 429 or 503 can only lengthen that delay, up to the schedule's longest tier.
+/// - After any other result of the schedule's last attempt, it is dead.
+///
+/// A ping has a single attempt: it is cancelled unless that attempt succeeds.
 pub fn outcome(
     result: &AttemptResult,
     trigger: Trigger,
@@ -72,10 +77,10 @@ fn asked_delay(result: &AttemptResult, now: SystemTime) -> Option<Duration> {
 }
 
 impl Outcome {
-    /// Every name that [`as_str`](Self::as_str) returns.
+    /// All names that [`as_str`](Self::as_str) can return.
     pub const NAMES: [&'static str; 4] = ["delivered", "retry", "dead", "cancelled"];
 
-    /// The name in logs and metrics, from a closed set.
+    /// Returns the name in logs and metrics, from a closed set.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",

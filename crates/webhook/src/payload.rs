@@ -1,9 +1,9 @@
-//! What customers were promised of each event's JSON: a schema, an example, and a sample about any lead.
+//! The JSON that customers were promised for each event: a schema, an example, and a sample about any lead.
 //!
-//! Workers deliver what was published and check the envelope alone ([`Envelope`](crate::Envelope)); this is
-//! what the lead pipeline keeps to, and what a receiver can be built and tested against. The types `data` of
-//! `lead.created`, `lead.completed` and `magnet.viewed` are the public contract's ("Event-Specific Data
-//! Examples"), the others follow their pattern.
+//! Workers deliver events as they were published and only check the envelope ([`Envelope`](crate::Envelope)).
+//! This module describes what the lead pipeline adheres to, and what a receiver can be built and tested
+//! against. The public contract defines `data` of `lead.created`, `lead.completed` and `magnet.viewed`
+//! ("Event-Specific Data Examples"); the other types follow their pattern.
 
 mod data;
 mod schema;
@@ -16,20 +16,20 @@ use crate::{EndpointId, EventId, EventType, LeadId, OrganizationId, PING, Projec
 
 pub use schema::{ping_schema, schema};
 
-/// Whose event it is, about which lead, and when.
+/// The lead that an event is about, its owner, and the time of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
-    /// Field `organization_id`, not empty.
+    /// The field `organization_id`, not empty.
     pub organization_id: OrganizationId,
-    /// Field `project_id`, not empty.
+    /// The field `project_id`, not empty.
     pub project_id: ProjectId,
-    /// Field `lead_id`, not empty.
+    /// The field `lead_id`, not empty.
     pub lead_id: LeadId,
-    /// Field `timestamp`, in Unix milliseconds.
+    /// The field `timestamp`, in Unix milliseconds.
     pub timestamp_ms: u64,
 }
 
-/// The payload, in the contract's order of fields ("Payload Structure").
+/// The payload, with the fields in the order of the contract ("Payload Structure").
 #[derive(Serialize)]
 struct Payload<'a> {
     event: &'a str,
@@ -40,12 +40,15 @@ struct Payload<'a> {
     data: &'a RawValue,
 }
 
-/// What a ping says of a lead and, at an endpoint of all projects, of a project: there is none.
+/// The lead id of a ping, and its project id if the endpoint receives the events of all projects: a ping has
+/// neither.
 pub(crate) const NONE: &str = "ping";
 
 impl About {
-    /// As in the contract's examples. Those of one type have one timestamp, the types in the order of a
-    /// lead's life.
+    /// Returns the values of the contract's examples.
+    ///
+    /// All examples of a type have the same timestamp. The timestamps of the types are in the order in which
+    /// the types occur for a lead.
     fn example(event_type: EventType) -> Self {
         let timestamp_ms = match event_type {
             EventType::LeadCreated => 1_703_123_456_789,
@@ -63,12 +66,12 @@ impl About {
         }
     }
 
-    /// The bytes of an event of this type with this `data`, a JSON object.
+    /// Returns the bytes of an event of this type with this `data`, a JSON object.
     pub fn event(&self, event_type: EventType, data: &RawValue) -> Bytes {
         self.payload(event_type.as_str(), data)
     }
 
-    /// The bytes of a ping of this endpoint: all fields of an event.
+    /// Returns the bytes of a ping of this endpoint, with all fields of an event.
     pub(crate) fn ping(&self, endpoint_id: &EndpointId) -> Bytes {
         self.payload(PING, &data::of_ping(endpoint_id, self.timestamp_ms))
     }
@@ -87,19 +90,20 @@ impl About {
     }
 }
 
-/// The bytes of a realistic event of this type, as the lead pipeline would publish it: its `data` is that of
-/// the [`example`], about this lead at this time.
+/// Returns the bytes of a realistic event of this type, as the lead pipeline would publish it.
+///
+/// Its `data` is that of the [`example`], with the lead and the time of `about`.
 pub fn sample(event_type: EventType, about: &About) -> Bytes {
     about.event(event_type, &data::of(event_type, about))
 }
 
-/// An event of this type as customers see it in the contract.
+/// Returns the example of this type that the contract shows to customers.
 pub fn example(event_type: EventType) -> Value {
     let sample = sample(event_type, &About::example(event_type));
     serde_json::from_slice(&sample).expect("a sample is JSON")
 }
 
-/// The id of a ping, from 16 random bytes: `ping_` and 32 hexadecimal digits.
+/// Returns the id of a ping, made from 16 random bytes: `ping_` and 32 hexadecimal digits.
 pub(crate) fn ping_id(random: [u8; 16]) -> EventId {
     EventId::new(format!("ping_{}", hex::encode(random)))
 }

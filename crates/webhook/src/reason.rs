@@ -1,44 +1,46 @@
-//! Why a delivery is dead, cancelled, or put off.
+//! The reasons why a delivery is dead, cancelled or deferred.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a delivery is dead.
+/// The reason why a delivery is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadReason {
-    /// Every attempt of the schedule failed.
+    /// All attempts of the schedule failed.
     Exhausted,
     /// The endpoint answered 410.
     Gone,
-    /// It came due while the endpoint was disabled.
+    /// The delivery came due while the endpoint was disabled.
     EndpointDisabled,
-    /// The endpoint had no free slot for longer than the configured age.
+    /// No slot was free for the endpoint for longer than the configured maximum.
     NoSlot,
-    /// Faults of ours kept it from being attempted for longer than the configured age.
+    /// Faults of this system prevented the attempt for longer than the configured maximum.
     Fault,
 }
 
-/// Why a delivery is cancelled.
+/// The reason why a delivery is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelReason {
     /// The endpoint was deleted.
     EndpointDeleted,
-    /// The one attempt of a ping failed. It asked what was then: nobody wants it sent again.
+    /// The only attempt of a ping failed, or the ping was deferred for too long. A ping tests the endpoint at
+    /// one point in time, so it is not sent again.
     PingFailed,
 }
 
-/// Why a delivery is put off without an attempt.
+/// The reason why a delivery is deferred without an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeferReason {
-    /// The endpoint has no slot free.
+    /// The worker has no slot free for the endpoint or its organization.
     NoSlot,
-    /// The worker's machine could not make the attempt.
+    /// The worker could not make the attempt because of a fault of its own, or its process was paused during
+    /// an attempt that then failed.
     Fault,
-    /// The endpoint is not known to the worker, and the database is away.
+    /// The worker does not know the endpoint, and the database is unavailable.
     Database,
 }
 
@@ -50,7 +52,7 @@ pub enum DeferReason {
 pub struct UnknownReason(pub String);
 
 impl DeadReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 5] = [
         Self::Exhausted,
         Self::Gone,
@@ -59,7 +61,7 @@ impl DeadReason {
         Self::Fault,
     ];
 
-    /// The name in headers, logs and metrics.
+    /// Returns the name in headers, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Exhausted => "exhausted",
@@ -81,10 +83,10 @@ impl std::str::FromStr for DeadReason {
 }
 
 impl DeferReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 3] = [Self::NoSlot, Self::Fault, Self::Database];
 
-    /// The name in logs and metrics.
+    /// Returns the name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoSlot => "no_slot",
@@ -95,10 +97,10 @@ impl DeferReason {
 }
 
 impl CancelReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 2] = [Self::EndpointDeleted, Self::PingFailed];
 
-    /// The name in logs and metrics.
+    /// Returns the name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::EndpointDeleted => "endpoint_deleted",

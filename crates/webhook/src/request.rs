@@ -1,4 +1,4 @@
-//! What a request says besides its body.
+//! The headers of a request.
 
 use signature::{
     SIGNATURE_HEADER, SigningKey, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER,
@@ -25,7 +25,8 @@ pub struct Signatures {
 }
 
 impl Signatures {
-    /// Both by one secret. `signed_s` are the Unix seconds that are sent in `webhook-timestamp`.
+    /// Signs an event with the keys of one secret. `signed_s` is the value of `webhook-timestamp`, in Unix
+    /// seconds.
     pub fn by(key: &SigningKey, event: &Event, signed_s: i64) -> Self {
         Self {
             contract: key.sign(&event.body),
@@ -34,8 +35,10 @@ impl Signatures {
     }
 }
 
-/// The headers of one attempt, apart from `Content-Type` and `User-Agent` (public contract, "Webhook
-/// Headers", and Standard Webhooks 1.0). `signed_s` are Unix seconds.
+/// Returns the headers of one attempt, except `Content-Type` and `User-Agent` (public contract, "Webhook
+/// Headers", and Standard Webhooks 1.0).
+///
+/// `signed_s` is the value of `webhook-timestamp`, in Unix seconds.
 pub fn request_headers(
     event: &Event,
     delivery_id: &DeliveryId,

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-/// Reads a `Retry-After` header: seconds, or an HTTP date of which the time left from `now` is taken (RFC
-/// 9110, section 10.2.3). Anything else is `None`: the header is ignored. A date in the past is zero.
+/// Parses the value of a `Retry-After` header (RFC 9110, section 10.2.3): a number of seconds, or an HTTP
+/// date.
+///
+/// For a date, returns the time from `now` until then, or zero if the date is in the past. Returns `None` for
+/// any other value, which is then ignored.
 pub fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
     let header = header.trim_ascii();
     if !header.is_empty() && header.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are a time that is longer than any delay here.
+        // A number that overflows stands for a time that is longer than any delay of a schedule.
         return Some(Duration::from_secs(header.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(header).ok()?;

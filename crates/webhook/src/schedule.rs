@@ -1,41 +1,41 @@
-//! When the next attempt is due.
+//! The retry schedule: the delays between attempts.
 
 use std::time::Duration;
 
-/// The longest delay between two attempts.
+/// The maximum delay between two attempts.
 pub const DELAY_MAX: Duration = Duration::from_hours(24);
-/// The most attempts of one run.
+/// The maximum number of attempts of one run.
 const ATTEMPTS_MAX: u32 = 100;
 
-/// The delays between the attempts of a run: `delays[0]` stands between attempts 1 and 2.
+/// The delays between the attempts of a run: `delays[0]` is the delay between attempts 1 and 2.
 ///
 /// The default is 1, 2, 4, 8, 16, 30, 30, 30, 30 seconds: 10 attempts over 151 s (public contract, "Retry
 /// Behavior").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     delays: Vec<Duration>,
-    /// The distinct delays, shortest first: one delay queue each.
+    /// The distinct delays, shortest first. Each of them has a delay queue.
     tiers: Vec<Duration>,
 }
 
-/// A schedule that cannot be.
+/// The reason why a schedule is not valid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ScheduleError {
-    /// Too few or too many attempts.
+    /// The number of attempts is out of bounds.
     #[error("a schedule has 2 to {ATTEMPTS_MAX} attempts, not {0}")]
     Attempts(u64),
-    /// A delay out of bounds.
+    /// A delay is out of bounds or not in whole milliseconds.
     #[error("a delay is 1 ms to 24 h in whole milliseconds, not {0:?}")]
     Delay(Duration),
-    /// The factor would shorten delays, or is not a number.
+    /// The factor is not a number, or not within 1.0 to 100.0. A smaller factor would shorten the delays.
     #[error("the factor is 1.0 to 100.0, not {0}")]
     Factor(f64),
-    /// The first delay is longer than the longest.
+    /// The initial delay is longer than the maximum delay.
     #[error("the initial delay {initial:?} is longer than the maximum {max:?}")]
     InitialOverMax {
-        /// The first delay.
+        /// The initial delay.
         initial: Duration,
-        /// The longest.
+        /// The maximum delay.
         max: Duration,
     },
 }
@@ -48,11 +48,12 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// Delays that begin at `initial` and grow by `factor` (1.0 to 100.0) up to `max`, for `attempts` (2 to
-    /// 100) attempts in all.
+    /// Creates a schedule with exponential backoff, for `attempts` (2 to 100) attempts in total.
+    ///
+    /// The delays start at `initial` and are multiplied by `factor` (1.0 to 100.0), up to `max`.
     ///
     /// # Errors
-    /// When an argument is out of its bounds.
+    /// Returns an error if an argument is out of its bounds, or if `initial` is longer than `max`.
     pub fn exponential(
         initial: Duration,
         factor: f64,
@@ -74,10 +75,11 @@ impl Schedule {
         Self::list((0..retries).map(grown).collect())
     }
 
-    /// Exactly these delays, 1 to 99 of them, 1 ms to [`DELAY_MAX`] each; the number of attempts is one more.
+    /// Creates a schedule with exactly these delays: 1 to 99 delays of 1 ms to [`DELAY_MAX`] each. The number
+    /// of attempts is one more than that of the delays.
     ///
     /// # Errors
-    /// When there are none or too many, or one is out of bounds.
+    /// Returns an error if there are no delays or too many, or if one is out of bounds.
     pub fn list(delays: Vec<Duration>) -> Result<Self, ScheduleError> {
         let attempts = delays.len() as u64 + 1;
         if !(2..=u64::from(ATTEMPTS_MAX)).contains(&attempts) {
@@ -92,35 +94,36 @@ impl Schedule {
         Ok(Self { delays, tiers })
     }
 
-    /// How many attempts a run has at most.
+    /// Returns the maximum number of attempts of a run.
     pub fn attempts(&self) -> u32 {
         self.delays.len() as u32 + 1
     }
 
-    /// The delay after a failed attempt (1-based), `None` after the last.
+    /// Returns the delay after a failed attempt (1-based); `None` after the last attempt.
     pub fn delay_after(&self, attempt: u32) -> Option<Duration> {
         self.delays.get(attempt.saturating_sub(1) as usize).copied()
     }
 
-    /// How long the delays of one run may take together: each is the schedule's own, or as long as the
-    /// longest when the endpoint asks for it by `Retry-After`.
+    /// Returns the maximum total delay of one run.
+    ///
+    /// Each delay is that of the schedule, or up to the longest tier if the endpoint asks for it by
+    /// `Retry-After`.
     pub fn run_max(&self) -> Duration {
         *self.longest() * self.delays.len() as u32
     }
 
-    /// The distinct delays, shortest first.
+    /// Returns the distinct delays, shortest first.
     pub fn tiers(&self) -> &[Duration] {
         &self.tiers
     }
 
-    /// The shortest tier that is not shorter than `wanted`, or the longest tier.
+    /// Returns the shortest tier that is at least `wanted`, or the longest tier if none is.
     pub fn tier_for(&self, wanted: Duration) -> Duration {
         let fitting = self.tiers.iter().find(|tier| **tier >= wanted);
         *fitting.unwrap_or(self.longest())
     }
 
-    /// The delay of a delivery that is put off for the n-th time (0-based): the tiers in turn, then the
-    /// longest.
+    /// Returns the delay of the n-th deferral in a row (0-based): each tier in turn, then the longest one.
     pub fn deferral(&self, deferrals: u32) -> Duration {
         *self.tiers.get(deferrals as usize).unwrap_or(self.longest())
     }

@@ -1,4 +1,4 @@
-//! Which event types an endpoint wants.
+//! The event types that an endpoint subscribes to.
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use crate::{EventType, UnknownEventType};
 /// One element of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// `*`: every type, also those added later.
+    /// `*`: every type, including types that are added later.
     All,
     /// `research.*`: every type of one family.
     Family(&'static str),
@@ -19,20 +19,21 @@ pub enum Pattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     patterns: Vec<Pattern>,
-    /// Bit n stands for `EventType::ALL[n]`: matching is one test on the delivery path.
+    /// The matching types: bit n stands for `EventType::ALL[n]`. Matching on the delivery path is thus a
+    /// single test.
     mask: u16,
 }
 
-/// A subscription that could not be read.
+/// The reason why a text is not a valid subscription.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSubscription {
-    /// No pattern at all.
+    /// The text contains no pattern.
     #[error("the subscription is empty; name event types, a family such as research.*, or * for all")]
     Empty,
-    /// A `family.*` of which no type is known.
+    /// A pattern `family.*` names an unknown family.
     #[error("unknown event family {0:?}; known are lead.*, research.*, magnet.* and *")]
     UnknownFamily(String),
-    /// An exact type that is not known.
+    /// A pattern is not a known event type.
     #[error(transparent)]
     UnknownType(#[from] UnknownEventType),
 }
@@ -47,12 +48,12 @@ impl Subscription {
         Self { patterns, mask }
     }
 
-    /// Whether events of this type are wanted.
+    /// Returns whether the subscription includes events of this type.
     pub fn matches(&self, event_type: EventType) -> bool {
         self.mask & bit(event_type) != 0
     }
 
-    /// The patterns in the order they were given.
+    /// Returns the patterns in the order in which they were given, without duplicates.
     pub fn patterns(&self) -> &[Pattern] {
         &self.patterns
     }

@@ -1,4 +1,4 @@
-//! docs/failures.md has a section for every word that can be met.
+//! Checks that docs/failures.md has a section for every identifier that users can encounter.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs;
@@ -6,7 +6,8 @@ use std::fs;
 use serde::de::DeserializeOwned;
 use webhook::{CancelReason, DeadReason, DeferReason, DisabledReason, FailureKind, Phase};
 
-/// The names of all variants, which serde's error lists: a new one is among them without being named here.
+/// Returns the names of all variants, taken from serde's error message, so that new variants are included
+/// automatically.
 fn names<T: DeserializeOwned>() -> Vec<String> {
     let error = serde_json::from_str::<T>("\"?\"").err().unwrap().to_string();
     let names: Vec<String> = error.split('`').skip(3).step_by(2).map(str::to_owned).collect();
@@ -14,7 +15,7 @@ fn names<T: DeserializeOwned>() -> Vec<String> {
     names
 }
 
-/// What stands under a heading of the page, up to the next one of its level.
+/// Returns the text below a heading of the page, up to the next heading of the same level.
 fn part(heading: &str) -> String {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/failures.md");
     let page = fs::read_to_string(page).unwrap();
@@ -22,7 +23,8 @@ fn part(heading: &str) -> String {
     rest.split("\n## ").next().unwrap().to_owned()
 }
 
-/// `printed` is the word as the program has it.
+/// Asserts that the page has a section for every variant. `printed` returns the identifier that the program
+/// prints.
 fn assert_sections<T: DeserializeOwned>(heading: &str, printed: fn(&T) -> String) {
     let part = part(heading);
     for name in names::<T>() {
@@ -44,7 +46,7 @@ fn every_kind_and_reason_has_its_section() {
     assert_sections("Put off", |reason: &DeferReason| reason.as_str().to_owned());
 }
 
-/// `magnetite check` and `endpoint ping` point to it for every status.
+/// `magnetite check` and `endpoint ping` refer to this section for every status.
 #[test]
 fn there_is_a_part_about_statuses() {
     assert!(part("Status").contains("\n### `status 410`\n"));

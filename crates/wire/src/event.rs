@@ -1,127 +1,129 @@
-//! Events, and what became of them.
+//! Events, and their deliveries at each endpoint.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::DeliveryWithAttempts;
 
-/// Something that happened to a lead.
+/// An event: something that happened to a lead, or a ping of an endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EventSummary {
-    /// Its id, which endpoints get in `webhook-id`.
+    /// The event's id. Endpoints receive it as `webhook-id`.
     #[schema(example = "evt_e3857281de58d21d48b287e274b6f6c0")]
     pub id: String,
-    /// What happened.
+    /// The type of the event.
     #[serde(rename = "type")]
     #[schema(schema_with = crate::schema::event_kind)]
     pub event_type: String,
-    /// Whose it is.
+    /// The organization that the event belongs to.
     #[schema(example = "org_123abc")]
     pub organization_id: String,
-    /// In which project.
+    /// The project that the event belongs to.
     #[schema(example = "proj_456def")]
     pub project_id: String,
-    /// To which lead.
+    /// The lead that the event is about.
     #[schema(example = "lead_789ghi")]
     pub lead_id: String,
-    /// When it happened, in Unix milliseconds.
+    /// When the event happened, in Unix milliseconds.
     #[schema(example = 1_703_123_456_789_i64)]
     pub timestamp_ms: u64,
-    /// When a worker took it, in Unix milliseconds.
+    /// When a worker took the event from its queue, in Unix milliseconds.
     #[schema(example = 1_703_123_456_812_i64)]
     pub received_ms: u64,
-    /// How many endpoints it matched.
+    /// The number of endpoints that the event matched.
     #[schema(example = 1)]
     pub matched: u64,
-    /// How many deliveries are in each state, all runs together.
+    /// The number of deliveries in each state, over all runs.
     pub deliveries: States,
 }
 
-/// How many deliveries are in each state.
+/// The number of deliveries in each state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct States {
-    /// Answered with a 2xx.
+    /// Deliveries that the endpoint answered with a 2xx.
     #[schema(example = 1)]
     pub delivered: u64,
-    /// Given up.
+    /// Deliveries that were given up. They can be sent again.
     #[schema(example = 0)]
     pub dead: u64,
-    /// Their endpoint was deleted.
+    /// Deliveries whose endpoint was deleted, and pings that failed.
     #[schema(example = 0)]
     pub cancelled: u64,
-    /// Not over.
+    /// Deliveries that have not ended yet.
     #[schema(example = 0)]
     pub pending: u64,
 }
 
-/// An event, every endpoint of its organization, and what became of the one at the other.
+/// An event, and what happened to it at every endpoint of its organization.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Story {
-    /// Its id, which endpoints get in `webhook-id`.
+    /// The event's id. Endpoints receive it as `webhook-id`.
     #[schema(example = "evt_e3857281de58d21d48b287e274b6f6c0")]
     pub id: String,
-    /// What happened.
+    /// The type of the event.
     #[serde(rename = "type")]
     #[schema(schema_with = crate::schema::event_kind)]
     pub event_type: String,
-    /// Whose it is.
+    /// The organization that the event belongs to.
     #[schema(example = "org_123abc")]
     pub organization_id: String,
-    /// In which project.
+    /// The project that the event belongs to.
     #[schema(example = "proj_456def")]
     pub project_id: String,
-    /// To which lead.
+    /// The lead that the event is about.
     #[schema(example = "lead_789ghi")]
     pub lead_id: String,
-    /// When it happened, in Unix milliseconds.
+    /// When the event happened, in Unix milliseconds.
     #[schema(example = 1_703_123_456_789_i64)]
     pub timestamp_ms: u64,
-    /// When a worker took it, in Unix milliseconds.
+    /// When a worker took the event from its queue, in Unix milliseconds.
     #[schema(example = 1_703_123_456_812_i64)]
     pub received_ms: u64,
-    /// The trace that it was published in (W3C Trace Context).
+    /// The trace context that the event was published with (W3C Trace Context); null if there was none.
     pub traceparent: Option<String>,
-    /// How long the body is.
+    /// The size of the body, in bytes.
     #[schema(example = 124)]
     pub body_bytes: usize,
-    /// The body as it was published, which is what endpoints get.
+    /// The body as it was published, which is what endpoints receive. Absent if it was not requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub body: Option<String>,
-    /// Every endpoint that could have got it: what needs someone first.
+    /// Every endpoint that could have received the event, the most urgent ones first: those with a dead
+    /// delivery, those that matched but have no delivery yet, those with a pending, a cancelled and a
+    /// delivered delivery, and finally those that did not match.
     pub endpoints: Vec<Considered>,
 }
 
-/// What became of an event at one endpoint.
+/// What happened to an event at one endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Considered {
-    /// Which endpoint.
+    /// The id of the endpoint.
     #[schema(example = "ep_8e0d3e107685e7013e1070dba5f85cc2")]
     pub endpoint_id: String,
-    /// Its URL now; null when it was deleted.
+    /// The current URL of the endpoint; null if the endpoint was deleted.
     #[schema(format = "uri", example = "https://example.com/webhook")]
     pub url: Option<String>,
-    /// Whether it was deleted since.
+    /// Whether the endpoint has been deleted since.
     #[schema(example = false)]
     pub deleted: bool,
-    /// Whether it was to get the event when that came, or why not: `matched`, `project` (it takes another
-    /// project's), `event_type` (it is not subscribed to the type), `disabled`, `created_after` the
-    /// event, `pinged`, or `unknown`.
+    /// Why the endpoint received the event or did not: `matched`, `project` (it receives the events of
+    /// another project), `event_type` (it does not subscribe to the type), `disabled`, `created_after` (it
+    /// was created after the event), `pinged`, or `unknown`.
     #[schema(example = "matched")]
     pub verdict: String,
-    /// Since when and why it was disabled, if that was why not.
+    /// When and why the endpoint was disabled, if the verdict is `disabled`; null otherwise.
     pub disabled: Option<DisabledSince>,
-    /// One for each run.
+    /// The deliveries to the endpoint, one for each run.
     pub deliveries: Vec<DeliveryWithAttempts>,
 }
 
-/// Since when and why an endpoint was disabled.
+/// When and why an endpoint was disabled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DisabledSince {
-    /// Unix milliseconds.
+    /// When the endpoint was disabled, in Unix milliseconds.
     #[schema(example = 1_703_123_396_789_i64)]
     pub since_ms: i64,
-    /// `manual`, `gone` or `failing`.
+    /// Why the endpoint was disabled: `manual`, `gone` or `failing`.
     #[schema(example = "gone")]
     pub reason: String,
 }

@@ -1,11 +1,11 @@
-//! The JSON types of the HTTP API, which the command line prints as well. A server serializes them, a client
+//! The JSON types of the HTTP API, which the command line also prints. A server serializes them, and a client
 //! deserializes them.
 //!
-//! They hold what is shown and decide nothing: `service::view` makes them of what the database has.
-//! [`schema`] describes closed sets, such as the states of a delivery, for the OpenAPI document.
+//! The types only hold data: `service::view` creates them from the rows of the database. [`schema`] describes
+//! closed sets, such as the states of a delivery, for the OpenAPI document.
 //!
-//! Times are Unix milliseconds. A field that is absent or null has no value; its documentation says what that
-//! means.
+//! Times are in Unix milliseconds. A field without a value is null or absent; its documentation says what
+//! that means.
 
 pub mod schema;
 mod endpoint;

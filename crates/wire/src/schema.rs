@@ -1,4 +1,4 @@
-//! Schemas of closed sets, made of the sets themselves.
+//! OpenAPI schemas of closed sets, generated from the sets themselves.
 
 use utoipa::openapi::{
     RefOr, Schema,
@@ -6,7 +6,7 @@ use utoipa::openapi::{
 };
 use webhook::{DisabledReason, EventType, PING, journal::DeliveryState};
 
-/// Which events an endpoint gets: at least one pattern.
+/// Returns the schema of an endpoint's subscription: a list of at least one pattern.
 pub fn patterns() -> RefOr<Schema> {
     let mut names = vec!["*".to_owned()];
     for event_type in EventType::ALL {
@@ -30,10 +30,10 @@ pub fn patterns() -> RefOr<Schema> {
         .into()
 }
 
-/// The most patterns of an endpoint: more than there are.
+/// The maximum number of patterns of an endpoint, which is more than the number of different patterns.
 pub const PATTERNS_MAX: usize = 64;
 
-/// The name of an event type.
+/// Returns the schema of the name of an event type.
 pub fn event_type() -> RefOr<Schema> {
     ObjectBuilder::new()
         .schema_type(Type::String)
@@ -43,7 +43,7 @@ pub fn event_type() -> RefOr<Schema> {
         .into()
 }
 
-/// Why an endpoint is disabled, or null.
+/// Returns the schema of the reason why an endpoint is disabled, which may be null.
 pub fn disabled_reason() -> RefOr<Schema> {
     let reasons = [
         DisabledReason::Manual,
@@ -60,13 +60,13 @@ pub fn disabled_reason() -> RefOr<Schema> {
         .into()
 }
 
-/// The type of an event that was delivered: also a ping's.
+/// Returns the schema of the type of a delivered event, which may be a ping.
 pub fn event_kind() -> RefOr<Schema> {
     let names = EventType::ALL.map(EventType::as_str).into_iter();
     one_of(names.chain([PING]), "What happened.", "lead.completed")
 }
 
-/// How far a delivery is.
+/// Returns the schema of the state of a delivery.
 pub fn delivery_state() -> RefOr<Schema> {
     one_of(
         DeliveryState::ALL.map(DeliveryState::as_str).into_iter().rev(),

@@ -22,7 +22,7 @@ fn text(timestamp_ms: u64, data: Data) -> String {
     String::from_utf8(body.to_vec()).unwrap()
 }
 
-/// One of each, in the order of [`EventType::ALL`].
+/// Returns data of every type, in the order of [`EventType::ALL`].
 fn every_kind() -> [Data; 8] {
     let research_results = object(&json!({"company_info": "...", "industry_insights": "..."}));
     let generated_content = object(&json!({"contentLength": 4521}));

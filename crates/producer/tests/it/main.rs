@@ -1,4 +1,4 @@
-//! The producer against a real broker.
+//! Tests the producer with a real broker.
 
 mod rig;
 mod publishing;

@@ -1,4 +1,4 @@
-//! With a broker that is away, comes back, or refuses.
+//! Tests with a broker that is unreachable, is restarted, or blocks publishing.
 
 use std::{
     collections::BTreeSet,
@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 
 use crate::rig::{Node, Rig, event, wait_for};
 
-/// What a bounded wait may take on top of its bound on a busy machine.
+/// Additional time that a bounded wait may take on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 const BOUND: Duration = Duration::from_millis(500);
-/// A node needs seconds to be back, and queues some more to have a leader.
+/// The time for recovery: a node takes seconds to restart, and its queues take some more to elect a leader.
 const RECOVERY: Duration = Duration::from_mins(1);
 
 fn impatient(mut config: Config) -> Producer {
@@ -30,7 +30,7 @@ async fn in_time<T>(call: impl Future<Output = T>) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_broker_every_call_ends_in_time_and_says_where_it_looked() {
-    // Held and never accepted from: the port is nobody else's, and whoever connects gets no answer.
+    // The test keeps the port bound and never accepts a connection, so that clients get no answer.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = silent.local_addr().unwrap().port();
     for port in [1, silent] {
@@ -68,9 +68,9 @@ async fn a_killed_broker_loses_nothing_confirmed_and_the_producer_finds_it_again
     let (node, url) = Node::start().await;
     let rig = Rig::new(&url).await;
     rig.declare().await;
-    // RabbitMQ notes the name of a new quorum queue on disk up to a second late. Killed before, it comes back
-    // with an empty queue that has no leader; what it confirmed by then is gone. A graceful stop writes
-    // everything.
+    // RabbitMQ persists the name of a new quorum queue up to a second late. If the node is killed earlier, it
+    // restarts with an empty queue without a leader, and the messages that it had confirmed are lost. A
+    // graceful stop persists everything.
     node.stop().await;
     node.start_again().await;
     let producer = impatient(rig.config.clone());
@@ -124,8 +124,8 @@ async fn under_a_memory_alarm_events_are_blocked_in_time_and_published_once_it_i
     .await;
 
     node.set_memory_watermark("0.0001").await;
-    // The broker tells a connection that it is blocked only when it publishes, and that publish may still
-    // pass.
+    // The broker only notifies a connection that it is blocked when the connection publishes, and that
+    // publish may still succeed.
     let mut last = None;
     wait_for("a blocked event", RECOVERY, async || {
         last = in_time(producer.publish(&event(2))).await.err();

@@ -1,4 +1,4 @@
-//! With a broker that is well.
+//! Tests with a healthy broker.
 
 use std::time::Duration;
 

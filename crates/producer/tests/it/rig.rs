@@ -1,4 +1,4 @@
-//! What the tests stand on: a broker, a name prefix of their own on it, and sight of what arrived.
+//! The test fixture: a broker, a separate name prefix on it, and access to the messages that arrived.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A broker, and a prefix on it that nobody else uses.
+/// A connection to a broker with a prefix that no other test uses.
 pub(crate) struct Rig {
     pub(crate) config: Config,
     pub(crate) topology: Topology,
@@ -30,7 +30,7 @@ pub(crate) struct Rig {
     _connection: Connection,
 }
 
-/// A message as it lies in a queue.
+/// A message taken from a queue.
 pub(crate) struct Message {
     pub(crate) body: Vec<u8>,
     pub(crate) exchange: String,
@@ -38,7 +38,7 @@ pub(crate) struct Message {
     pub(crate) properties: BasicProperties,
 }
 
-/// The URL of the broker that tests share.
+/// Returns the URL of the broker that tests share.
 pub(crate) fn broker_url() -> String {
     env::var("MAGNETITE_BROKER__URL").expect(
         "this test needs a RabbitMQ: run tests/run.sh, which finds or starts one, or set MAGNETITE_BROKER__URL to what \
@@ -46,8 +46,8 @@ pub(crate) fn broker_url() -> String {
     )
 }
 
-/// Runs a test with a prefix of its own on the shared broker, and deletes what is under the prefix, passed or
-/// failed.
+/// Runs a test with its own prefix on the shared broker, and then deletes everything with that prefix,
+/// whether or not the test passed.
 pub(crate) async fn on_broker<F>(test: impl FnOnce(Arc<Rig>) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -65,7 +65,7 @@ impl Rig {
         Self::of(url, format!("test-producer-{:016x}", rand_u64())).await
     }
 
-    /// With a prefix that is there already.
+    /// Uses an existing prefix.
     pub(crate) async fn of(url: &str, prefix: String) -> Self {
         let config = Config::new(url, prefix.as_str()).expect("the URL of a broker");
         let connection = Connection::connect(url, ConnectionProperties::default())
@@ -83,7 +83,7 @@ impl Rig {
         Producer::connect(self.config.clone())
     }
 
-    /// What a worker declares.
+    /// Declares what a worker declares.
     pub(crate) async fn declare(&self) {
         let stop = CancellationToken::new();
         let link = Link::open(&self.config, "magnetite test", stop.clone());
@@ -103,7 +103,7 @@ impl Rig {
             .expect("an exchange");
     }
 
-    /// An events queue that has room for one message and refuses all others.
+    /// Declares an events queue that accepts one message and rejects all others.
     pub(crate) async fn declare_queue_for_one(&self) {
         self.declare_exchange_only().await;
         let mut arguments = FieldTable::default();
@@ -134,7 +134,7 @@ impl Rig {
             .expect("a binding");
     }
 
-    /// Everything in the events queue, oldest first.
+    /// Takes all messages from the events queue, oldest first.
     pub(crate) async fn take_all(&self) -> Vec<Message> {
         let mut messages = Vec::new();
         let acked = BasicGetOptions { no_ack: true };
@@ -177,7 +177,7 @@ impl Message {
     }
 }
 
-/// A RabbitMQ node for one test, which may do to it what it likes.
+/// A RabbitMQ node for a single test, which may stop or kill it.
 pub(crate) struct Node {
     dir: TempDir,
 }
@@ -203,7 +203,7 @@ impl Node {
         self.run("kill", &[]).await;
     }
 
-    /// How much of the machine's memory the node may use before it raises its alarm.
+    /// Sets the fraction of the machine's memory that the node may use before it raises its memory alarm.
     pub(crate) async fn set_memory_watermark(&self, fraction: &str) {
         self.run("ctl", &["set_vm_memory_high_watermark", fraction]).await;
     }
@@ -235,12 +235,12 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         let mut command = self.command("remove");
-        // Nothing to be done here if it fails, and the script says why.
+        // A failure cannot be handled here, and the script reports it.
         let _ = command.stdout(Stdio::null()).status();
     }
 }
 
-/// Asks again until the condition holds, and panics when it does not in time.
+/// Polls until the condition holds. Panics if it does not hold in time.
 pub(crate) async fn wait_for(what: &str, within: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + within;
     while !condition().await {
@@ -249,7 +249,7 @@ pub(crate) async fn wait_for(what: &str, within: Duration, mut condition: impl A
     }
 }
 
-/// The event of this number.
+/// Returns the event with this number.
 pub(crate) fn event(number: u64) -> Event {
     Event::new(
         Lead::new("org_1", "proj_1", "lead_1"),

@@ -1,4 +1,4 @@
-//! What is refused, with which error, and what the errors keep to themselves.
+//! Tests of rejected input: the error that is returned, and that errors do not reveal secrets.
 
 use super::{key_of, secret_of, verifier_of};
 use crate::{
@@ -20,7 +20,7 @@ fn good_signature() -> String {
 #[test]
 fn a_malformed_secret_is_refused_with_what_was_expected() {
     let of_length = |bytes: usize| {
-        // Zeros, six bits a character, and the padding that the length asks for.
+        // Zeros at six bits per character, with the padding that the length requires.
         let mut text = "A".repeat((bytes * 8).div_ceil(6));
         text.push_str(["", "==", "="][bytes % 3]);
         format!("whsec_{text}")
@@ -43,7 +43,7 @@ fn a_malformed_secret_is_refused_with_what_was_expected() {
             "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n".into(),
             Err(SecretError::Base64),
         ),
-        // The alphabet of URLs, missing padding, and bits after the last byte.
+        // The URL-safe alphabet, missing padding, and non-zero bits after the last byte.
         (
             "whsec_-_KQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into(),
             Err(SecretError::Base64),
@@ -206,7 +206,7 @@ fn a_timestamp_is_accepted_up_to_the_tolerance_either_way() {
         (NOW_S + 300, Ok(())),
         (NOW_S - 301, too_old(301)),
         (NOW_S + 301, too_new(301)),
-        // The event's milliseconds, put into the wrong header.
+        // The event's milliseconds in the wrong header.
         (NOW_S * 1000, too_new(NOW_S * 999)),
         (-1, too_old(NOW_S + 1)),
         (i64::MIN, too_old(i64::MAX)),
@@ -269,7 +269,7 @@ fn another_spelling_of_the_signed_timestamp_does_not_match() {
 
 #[test]
 fn an_id_that_blurs_the_parts_of_the_message_is_refused() {
-    // The same signed bytes, cut elsewhere: the body's first digits pass for the timestamp.
+    // The same signed bytes, split at another place: the first digits of the body become the timestamp.
     let body = format!("{NOW_S}.{{}}");
     let signature = key_of(1).sign_standard(ID, NOW_S, body.as_bytes());
     let (id, timestamp) = (format!("{ID}.{NOW_S}"), NOW_S.to_string());

@@ -1,4 +1,4 @@
-//! What holds for every secret, message and single-bit change.
+//! Properties that hold for every secret, message and single-bit change.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::sample::Index;
 
 use crate::{Secret, SigningKey, TOLERANCE_S, Verifier, VerifyError};
 
-/// One request with both signatures, and a verifier that knows its secret.
+/// A request with both signatures, and a verifier with its secret.
 #[derive(Debug)]
 struct Signed {
     verifier: Verifier,
@@ -23,7 +23,7 @@ impl Signed {
         self.verifier.verify(&self.body, &self.contract)
     }
 
-    /// With the widest tolerance, so that a refusal is never owed to the age.
+    /// Verifies with the widest tolerance, so that the age is never the reason for a rejection.
     fn verify_standard(&self) -> Result<(), VerifyError> {
         let Self {
             verifier,
@@ -59,7 +59,7 @@ prop_compose! {
     }
 }
 
-/// Flips one of the low seven bits of one byte: ASCII stays ASCII.
+/// Flips one of the lower seven bits of one byte, so that ASCII text remains ASCII.
 fn flipped(text: &str, index: Index, bit: u32) -> String {
     let mut bytes = text.as_bytes().to_vec();
     *index.get_mut(&mut bytes) ^= 1 << bit;

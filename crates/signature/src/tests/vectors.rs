@@ -1,5 +1,5 @@
-//! Vectors computed without this crate: one is in the tests of the official Standard Webhooks libraries, the
-//! rest come from Python's `hmac`, `hashlib` and `base64`.
+//! Test vectors computed without this crate. One is from the tests of the official Standard Webhooks
+//! libraries; the others were computed with Python's `hmac`, `hashlib` and `base64`.
 
 use super::secret;
 use crate::{Secret, SigningKey, TOLERANCE_S, Verifier};
@@ -16,7 +16,8 @@ struct Vector {
 }
 
 const VECTORS: [Vector; 3] = [
-    // The official libraries' standard signature: the shortest key allowed, 24 bytes.
+    // The standard signature is that of the official libraries' tests. The key has the minimum length, 24
+    // bytes.
     Vector {
         secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         id: "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -25,7 +26,7 @@ const VECTORS: [Vector; 3] = [
         contract: "sha256=80ec8a89ce3cd22133a1066caecb4d04fea7467657c8514d717ec42c38a5c94c",
         standard: "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
     },
-    // 32 bytes, as generated; a body that is not ASCII.
+    // A key of 32 bytes, like generated ones, and a body that is not ASCII.
     Vector {
         secret: "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
         id: "evt_01",
@@ -34,7 +35,7 @@ const VECTORS: [Vector; 3] = [
         contract: "sha256=69a04bec87e0285b82284abb12761f67e1ba1ffc0c24bf940759e2f8835a1b17",
         standard: "v1,5e+hlDKh65v3Q2G4s+cgvtzXI7BZNKqEPz7W0Y4wOSw=",
     },
-    // The longest key allowed: as text it is longer than SHA-256's block, and HMAC hashes it first.
+    // The key has the maximum length. As text it is longer than a block of SHA-256, so HMAC hashes it first.
     Vector {
         secret: "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==",
         id: "evt_01",

@@ -182,7 +182,7 @@ fn a_timestamp_may_be_a_day_ahead_of_the_clock_where_it_enters() {
     let ahead = entering(1_703_123_456_789 - day_ms - 1).unwrap_err();
     assert_eq!(ahead.reason(), "bad_timestamp");
     assert!(ahead.to_string().contains("milliseconds"), "{ahead}");
-    // It is told with all else that is wrong.
+    // The error is reported together with the other invalid fields.
     let both = GOOD.replace("org_1", "");
     let Err(Rejection::Fields(fields)) = Event::entering(None, None, both.into(), 0) else {
         panic!("it is an event");
@@ -216,7 +216,7 @@ fn an_id_has_at_most_255_bytes_at_entry_and_any_number_inside() {
     assert_eq!(reason(long(256)).0, "long_id");
     let carried = Event::from_delivery(None, None, long(100_000).into()).unwrap();
     assert_eq!(carried.lead_id.as_str().len(), 100_000);
-    // Half of a surrogate pair is no text.
+    // Half of a surrogate pair is not valid text.
     assert_eq!(reason(GOOD.replace("lead_1", "\\ud800")).0, "bad_field");
 }
 

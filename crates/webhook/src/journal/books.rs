@@ -1,4 +1,4 @@
-//! Records, folded into what is known of every event, delivery and attempt.
+//! The state of every event, delivery and attempt, merged from records.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -15,88 +15,91 @@ use crate::{
     },
 };
 
-/// What a set of records says. Whatever their order, and however often each of them came, the books are the
-/// same.
+/// The state that follows from a set of records. It does not depend on the order of the records, nor on
+/// duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    /// Ids are unique within an organization.
+    /// The events. Their ids are unique within an organization.
     pub events: BTreeMap<(OrganizationId, EventId), EventEntry>,
-    /// A delivery is here from the moment its endpoint matched.
+    /// The deliveries, each from the time when its endpoint matched the event.
     pub deliveries: BTreeMap<DeliveryId, DeliveryEntry>,
-    /// Each as it was recorded.
+    /// The attempts as they were recorded.
     pub attempts: BTreeMap<AttemptId, AttemptRecord>,
-    /// By the worker and by when they began.
+    /// The gaps, by worker and by the time when they began.
     pub gaps: BTreeMap<(String, u64), Gap>,
-    /// Which batches are accounted for, by the worker.
+    /// The batches that are accounted for, by worker.
     pub batches: BTreeMap<String, Numbers>,
 }
 
-/// What is known of an event.
+/// The merged state of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventEntry {
-    /// What was published.
+    /// The event as it was published.
     pub event: Arc<Event>,
-    /// When a worker first took it, in Unix milliseconds.
+    /// When a worker first took the event from its queue, in Unix milliseconds.
     pub received_ms: u64,
-    /// The endpoints that the event's records name. Empty when no endpoint got the event, and when only a
-    /// dead letter tells of it.
+    /// The endpoints that the records of the event name. Empty if no endpoint got the event, or if a dead
+    /// letter is the only source.
     pub considered: Considered,
-    /// The position of the registry that the event was fanned out with; `None` when `considered` names every
-    /// endpoint of the organization, and when only a dead letter tells of the event.
+    /// The position of the registry that was used for the fan-out. `None` if `considered` names every
+    /// endpoint of the organization, if the event is a ping, or if a dead letter is the only source.
     pub seen: Option<Seen>,
 }
 
-/// What is known of a delivery.
+/// The merged state of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryEntry {
-    /// Which one.
+    /// The delivery.
     pub delivery: DeliveryRef,
-    /// The earliest that is known of it, in Unix milliseconds.
+    /// The earliest recorded time of the delivery, in Unix milliseconds.
     pub created_ms: u64,
-    /// The furthest that is known of it.
+    /// The latest standing in the order of [`Standing`].
     pub standing: Standing,
 }
 
-/// How far a delivery has come. Of two, the greater one is the later: by state, then by attempts, then by
-/// time. What follows makes the order total, so that any two readers choose the same.
+/// The progress of a delivery. Of two standings, the greater one is later: they are compared by state, then
+/// by attempts, then by time.
+///
+/// The remaining fields make the order total, so that all readers choose the same standing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Standing {
-    /// Where it ended, or that it has not.
+    /// The state of the delivery.
     pub state: DeliveryState,
-    /// How many attempts were made.
+    /// The number of attempts made.
     pub attempts: u32,
-    /// When it got here, in Unix milliseconds.
+    /// When the delivery reached this standing, in Unix milliseconds.
     pub updated_ms: u64,
-    /// When the next attempt is due, in Unix milliseconds; 0 when none is.
+    /// When the next attempt is due, in Unix milliseconds; 0 if none is.
     pub next_ms: u64,
-    /// Why it is dead, cancelled or deferred; empty otherwise.
+    /// Why the delivery is dead, cancelled or deferred; empty otherwise.
     pub reason: String,
-    /// The status of the last attempt; 0 when there was none.
+    /// The HTTP status of the last attempt; 0 if there was no response or it is not known.
     pub last_status: u16,
-    /// The last attempt's failure in words; empty when there was none.
+    /// A description of the last attempt's failure; empty if there was none or it is not known.
     pub last_error: String,
 }
 
-/// Where a delivery stands. Ordered by what prevails: delivered is never taken back.
+/// The state of a delivery. Of two states, the greater one takes precedence: a delivered delivery never goes
+/// back to another state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeliveryState {
-    /// On its way.
+    /// More attempts are to be made.
     Pending,
-    /// Nobody was left to deliver it to.
+    /// The endpoint was deleted, or the delivery was a ping that failed.
     Cancelled,
-    /// In the dead letters.
+    /// The delivery is a dead letter.
     Dead,
-    /// Answered with a 2xx.
+    /// The endpoint answered with a 2xx.
     Delivered,
 }
 
-/// A word that is no state.
+/// A text that is not a known state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown state {0:?}; known are pending, cancelled, dead and delivered")]
 pub struct UnknownDeliveryState(pub String);
 
 impl Books {
-    /// Takes a record in.
+    /// Merges a record.
     pub fn add(&mut self, record: Record) {
         match record {
             Record::Event(record) => self.event(record),
@@ -106,12 +109,12 @@ impl Books {
         }
     }
 
-    /// Takes in that a batch arrived.
+    /// Merges the number of a batch that arrived.
     pub fn stamp(&mut self, stamp: &BatchStamp) {
         self.batches.entry(stamp.worker.clone()).or_default().stamp(stamp);
     }
 
-    /// Whether nothing was taken in.
+    /// Returns whether nothing was merged yet.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
             && self.deliveries.is_empty()
@@ -211,7 +214,7 @@ impl Books {
     }
 }
 
-/// The numbers from the first to the last of both.
+/// Returns the smallest range of batch numbers that contains both.
 fn united(one: Option<(u64, u64)>, other: Option<(u64, u64)>) -> Option<(u64, u64)> {
     match (one, other) {
         (Some(one), Some(other)) => Some((one.0.min(other.0), one.1.max(other.1))),
@@ -220,9 +223,10 @@ fn united(one: Option<(u64, u64)>, other: Option<(u64, u64)>) -> Option<(u64, u6
 }
 
 impl EventEntry {
-    /// Unites what two sets of records say of one event. Of two bodies under one id, which the protocol
-    /// forbids, the lesser stays, so that the order in which they came does not matter; and of two trace
-    /// contexts likewise.
+    /// Merges what two sets of records contain about one event.
+    ///
+    /// The protocol forbids two different bodies with one id. If they occur nevertheless, the lesser one is
+    /// kept, so that the order of arrival does not matter. The same applies to two trace contexts.
     pub fn merge(&mut self, other: Self) {
         let rank = |event: &Event| (event.body.clone(), event.traceparent.clone());
         if rank(&other.event) < rank(&self.event) {
@@ -235,7 +239,7 @@ impl EventEntry {
 }
 
 impl DeliveryEntry {
-    /// Unites what two sets of records say of one delivery.
+    /// Merges what two sets of records contain about one delivery.
     pub fn merge(&mut self, other: Self) {
         self.created_ms = self.created_ms.min(other.created_ms);
         if other.standing > self.standing {
@@ -245,7 +249,7 @@ impl DeliveryEntry {
 }
 
 impl Standing {
-    /// After this many attempts, at this time.
+    /// Returns the standing after this many attempts at this time, in Unix milliseconds.
     fn new(attempts: u32, at_ms: u64, then: Then) -> Self {
         let (state, next_ms, reason) = match then {
             Then::Delivered => (DeliveryState::Delivered, 0, ""),
@@ -265,17 +269,18 @@ impl Standing {
         }
     }
 
-    /// Of a delivery of which nothing is known but that it was to be attempted at once.
+    /// Returns the standing of a delivery whose endpoint matched at this time, in Unix milliseconds, with the
+    /// first attempt due immediately.
     pub fn matched(at_ms: u64) -> Self {
         Self::new(0, at_ms, Then::Retry { at_ms })
     }
 }
 
 impl DeliveryState {
-    /// Every state, in its order.
+    /// All states, in ascending order.
     pub const ALL: [Self; 4] = [Self::Pending, Self::Cancelled, Self::Dead, Self::Delivered];
 
-    /// The name in listings.
+    /// Returns the name in listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -285,7 +290,7 @@ impl DeliveryState {
         }
     }
 
-    /// The number in the database: greater is further.
+    /// Returns the number in the database; a later state has a greater number.
     pub const fn rank(self) -> i64 {
         match self {
             Self::Pending => 0,

@@ -1,4 +1,4 @@
-//! Who was considered for an event, in one compact field.
+//! The endpoints that were considered for an event, in one compact field.
 
 use std::{fmt, str::FromStr};
 
@@ -6,40 +6,40 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{Disabled, DisabledReason, Endpoint, EndpointId, Event, Mismatch, ProjectId, Subscription};
 
-/// Endpoints of an event's organization at the time of the fan-out, and why each got the event or did not;
-/// sorted by id.
+/// Endpoints of an event's organization at the time of the fan-out, and why each of them got the event or did
+/// not. Sorted by id.
 ///
-/// As text, one word for each endpoint: `ep_1:matched ep_2:project ep_3:event_type
+/// The text format has one word for each endpoint: `ep_1:matched ep_2:project ep_3:event_type
 /// ep_4:disabled.gone.1703123456789`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Considered(Vec<(EndpointId, Verdict)>);
 
-/// Why an endpoint got an event, or did not. Ordered: the later one wins when an event was fanned out more
-/// than once.
+/// The reason why an endpoint got an event or did not. If an event was fanned out more than once, the
+/// greatest verdict is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// The endpoint is another project's.
+    /// The endpoint belongs to another project.
     Project,
-    /// The endpoint does not subscribe to the type.
+    /// The endpoint does not subscribe to the event type.
     EventType,
-    /// It would have matched, and was disabled.
+    /// The endpoint was disabled; it would have matched otherwise.
     Disabled {
-        /// Since when, in Unix milliseconds.
+        /// When the endpoint was disabled, in Unix milliseconds.
         at_ms: i64,
-        /// Why.
+        /// Why the endpoint was disabled.
         reason: DisabledReason,
     },
-    /// It got the event.
+    /// The endpoint got the event.
     Matched,
 }
 
-/// A text that is no [`Considered`].
+/// A text that is not a valid [`Considered`] or [`Verdict`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} does not say what became of an endpoint")]
 pub struct BadConsidered(String);
 
 impl Verdict {
-    /// What becomes of `event` at an endpoint of its organization.
+    /// Returns the verdict about `event` for an endpoint of its organization.
     pub fn of(endpoint: &Endpoint, event: &Event) -> Self {
         let project_id = endpoint.project_id.as_ref();
         Self::at(
@@ -50,8 +50,10 @@ impl Verdict {
         )
     }
 
-    /// Returns what becomes of `event` at an endpoint of its organization with this project and subscription.
-    /// Without a project it takes the events of all.
+    /// Returns the verdict about `event` for an endpoint of its organization with this project and
+    /// subscription.
+    ///
+    /// An endpoint without a project gets the events of all projects.
     pub fn at(
         project_id: Option<&ProjectId>,
         subscription: &Subscription,
@@ -71,31 +73,31 @@ impl Verdict {
 }
 
 impl Considered {
-    /// Unites the two.
+    /// Adds the endpoints of `other`.
     pub fn merge(&mut self, other: Self) {
         self.0.extend(other.0);
         self.sort();
     }
 
-    /// Every endpoint with its verdict, by id.
+    /// Returns every endpoint with its verdict, ordered by id.
     pub fn iter(&self) -> impl Iterator<Item = (&EndpointId, Verdict)> {
         self.0.iter().map(|(endpoint, verdict)| (endpoint, *verdict))
     }
 
-    /// What became of one endpoint.
+    /// Returns the verdict for one endpoint; `None` if it was not considered.
     pub fn get(&self, endpoint: &EndpointId) -> Option<Verdict> {
         let found = self.0.binary_search_by(|(known, _)| known.cmp(endpoint));
         found.ok().map(|at| self.0[at].1)
     }
 
-    /// One verdict for each endpoint, by id.
+    /// Sorts by endpoint id, and keeps only the greatest verdict for each endpoint.
     fn sort(&mut self) {
         self.0
             .sort_unstable_by(|(one, verdict), (other, than)| one.cmp(other).then(than.cmp(verdict)));
         self.0.dedup_by(|(later, _), (kept, _)| later == kept);
     }
 
-    /// The endpoints that got the event.
+    /// Returns the endpoints that got the event.
     pub fn matched(&self) -> impl Iterator<Item = &EndpointId> {
         self.iter()
             .filter(|(_, verdict)| *verdict == Verdict::Matched)

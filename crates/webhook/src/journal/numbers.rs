@@ -1,30 +1,30 @@
-//! Which batches of a worker's run are accounted for, by their numbers.
+//! The batch numbers of a worker's run, to detect lost batches.
 //!
-//! A worker numbers its batches from 1 on, and a batch that is dropped uses up its number as well. So a
-//! number that never arrives, below one that did, tells of lost records whatever became of the worker.
-//! Numbers that a [`Gap`](super::Gap) names are accounted for, too.
+//! A worker numbers its batches starting at 1, and a batch that it drops uses up its number. A number that
+//! does not arrive although a later one did is therefore evidence of lost records, even if the worker has
+//! died. Numbers that a [`Gap`](super::Gap) names are also accounted for.
 
-/// What a batch says of itself, in the headers of its message.
+/// The origin and number of a batch, from the headers of its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchStamp {
     /// The name of the worker's run.
     pub worker: String,
-    /// The batch's number in it, 1-based.
+    /// The number of the batch within the run, 1-based.
     pub number: u64,
-    /// Every batch up to this number had been confirmed or dropped when this one was made. What has a
-    /// greater number may be under way still; if the worker dies, the broker hands out again what those
-    /// batches were about.
+    /// Every batch up to this number was already confirmed or dropped when this batch was made. Batches with
+    /// greater numbers may be unconfirmed. If the worker dies, the broker redelivers the messages that those
+    /// batches describe.
     pub settled: u64,
-    /// When it was made, in Unix milliseconds.
+    /// When the batch was made, in Unix milliseconds.
     pub made_ms: u64,
 }
 
-/// Consecutive numbers, all of them accounted for.
+/// A range of consecutive numbers that are all accounted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The first of them.
+    /// The first number.
     pub first: u64,
-    /// The last of them.
+    /// The last number.
     pub last: u64,
     /// When the first of these batches was made, in Unix milliseconds.
     pub from_ms: u64,
@@ -32,32 +32,32 @@ pub struct Span {
     pub until_ms: u64,
 }
 
-/// Consecutive numbers that are missing.
+/// A range of consecutive numbers that are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hole {
-    /// The first of them.
+    /// The first number.
     pub first: u64,
-    /// The last of them.
+    /// The last number.
     pub last: u64,
-    /// When the batch before them was made, in Unix milliseconds; when the one after them was if there is
-    /// none.
+    /// When the batch before the range was made, in Unix milliseconds; if there is none, when the batch after
+    /// the range was made.
     pub from_ms: u64,
-    /// When the batch after them was made, in Unix milliseconds; when the one before them was if none has
-    /// come.
+    /// When the batch after the range was made, in Unix milliseconds; if none has arrived, when the batch
+    /// before the range was made.
     pub until_ms: u64,
 }
 
-/// The numbers of one run that are accounted for. Whatever the order in which they come, and however often,
-/// the result is the same.
+/// The numbers of one run that are accounted for. The result does not depend on the order in which numbers
+/// are added, nor on duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// In order; between two of them at least one number is missing.
+    /// In ascending order. At least one number is missing between two spans.
     spans: Vec<Span>,
     settled: u64,
 }
 
 impl Numbers {
-    /// Takes in what a batch says of itself.
+    /// Adds the number of a batch, and that all earlier batches up to `settled` are settled.
     pub fn stamp(&mut self, stamp: &BatchStamp) {
         self.add(Span {
             first: stamp.number,
@@ -68,17 +68,18 @@ impl Numbers {
         self.settle(stamp.settled);
     }
 
-    /// Takes in that every number up to this one was settled.
+    /// Records that every number up to this one is settled, that is, confirmed or dropped.
     pub fn settle(&mut self, settled: u64) {
         self.settled = self.settled.max(settled);
     }
 
-    /// Takes in consecutive numbers. None, if the last is before the first; and there is no number 0.
+    /// Adds a range of numbers. Does nothing if the last number is before the first, or if the first one is
+    /// 0, which is not a valid number.
     pub fn add(&mut self, span: Span) {
         if span.first > span.last || span.first == 0 {
             return;
         }
-        // All that touch it become one with it.
+        // Merges all spans that overlap or adjoin the new one.
         let begin = self.spans.partition_point(|other| other.last < span.first - 1);
         let end = self
             .spans
@@ -87,7 +88,7 @@ impl Numbers {
         self.spans.splice(begin..end, [united]);
     }
 
-    /// Takes in all that another reader has seen.
+    /// Adds everything that another reader has seen.
     pub fn merge(&mut self, other: &Self) {
         for span in &other.spans {
             self.add(*span);
@@ -95,27 +96,27 @@ impl Numbers {
         self.settle(other.settled);
     }
 
-    /// What is accounted for, in order.
+    /// Returns the numbers that are accounted for, in ascending order.
     pub fn spans(&self) -> &[Span] {
         &self.spans
     }
 
-    /// Every number up to this one was confirmed or dropped.
+    /// Returns the greatest settled number: every number up to this one was confirmed or dropped.
     pub fn settled(&self) -> u64 {
         self.settled
     }
 
-    /// The greatest number that is accounted for; 0 if none is.
+    /// Returns the greatest number that is accounted for; 0 if there is none.
     pub fn last(&self) -> u64 {
         self.spans.last().map_or(0, |span| span.last)
     }
 
-    /// What was settled and is missing, in order.
+    /// Returns the settled numbers that are missing, in ascending order.
     pub fn holes(&self) -> Vec<Hole> {
         self.missing_until(self.settled)
     }
 
-    /// What is missing up to a number, in order.
+    /// Returns the missing numbers up to `last`, in ascending order.
     pub fn missing_until(&self, last: u64) -> Vec<Hole> {
         let mut holes = Vec::new();
         let mut before: Option<&Span> = None;
@@ -138,7 +139,7 @@ impl Numbers {
 }
 
 impl Span {
-    /// Whether the number is one of these.
+    /// Returns whether the span contains the number.
     pub fn contains(&self, number: u64) -> bool {
         (self.first..=self.last).contains(&number)
     }
@@ -154,7 +155,7 @@ impl Span {
 }
 
 impl Hole {
-    /// How many numbers are missing.
+    /// Returns how many numbers are missing.
     pub fn batches(&self) -> u64 {
         self.last - self.first + 1
     }

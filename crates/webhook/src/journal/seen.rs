@@ -1,24 +1,25 @@
-//! The position of the registry that a worker fanned an event out with.
+//! The position of the registry that a worker used to fan out an event.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// A position of the registry of endpoints: every endpoint as of this version, in the history that has this
-/// change.
+/// A position of the registry of endpoints: the state of every endpoint at this version, in the history that
+/// contains this change.
 ///
-/// As text `version.change.stamp`. If two workers took the same event, the greater position is kept.
+/// The text format is `version.change.stamp`. If two workers fanned out the same event, the greater position
+/// is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seen {
-    /// The registry's version.
+    /// The version of the registry.
     pub version: i64,
-    /// The number of the last row in the log of changes; 0 before the first.
+    /// The number of the last row in the log of changes; 0 before the first one.
     pub change: i64,
-    /// Distinguishes that row from another one with the same number, which a restored database may have.
+    /// Distinguishes that row from another one with the same number, which a restored database may contain.
     pub stamp: i64,
 }
 
-/// A text that is not a [`Seen`].
+/// A text that is not a valid [`Seen`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no position of the registry; expected three numbers with dots between")]
 pub struct BadSeen(String);

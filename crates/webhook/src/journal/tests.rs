@@ -3,13 +3,14 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use super::*;
 use crate::DisabledReason;
 
-/// A batch as version 1 wrote it. It stays, and stays readable.
+/// A batch that version 1 wrote. It must remain readable permanently.
 const VERSION_1: &str = include_str!("fixtures/batch_v1.hex");
 
 const FIRST_MS: u64 = 1_703_123_456_789;
 
 fn event(number: u64) -> Arc<Event> {
-    // The last two have one id, and bodies that differ: nobody should do that, and nothing must depend on it.
+    // The last two have the same id and different bodies. The protocol forbids this, but merging must not
+    // depend on it.
     let (organization, id, lead) = match number {
         0 => ("org_1", "evt_1", "lead_1"),
         1 => ("org_2", "evt_1", "lead_1"),
@@ -74,7 +75,7 @@ fn thens() -> impl Strategy<Value = Then> {
     ]
 }
 
-/// What nobody ever wrote comes too: records that contradict one another.
+/// Generates records, including records that contradict one another, which no worker writes.
 fn records() -> impl Strategy<Value = Record> {
     let considered = vec((endpoints(), verdicts()), 0..4).prop_map(|verdicts| {
         let verdicts = verdicts.into_iter();
@@ -164,7 +165,7 @@ fn records() -> impl Strategy<Value = Record> {
     prop_oneof![events, attempts, steps, gaps]
 }
 
-/// Records, and the same ones in another order, some of them more than once.
+/// Generates records, and the same records in another order with some of them duplicated.
 fn twice() -> impl Strategy<Value = (Vec<Record>, Vec<Record>)> {
     vec(records(), 0..16)
         .prop_flat_map(|records| {
@@ -201,7 +202,7 @@ proptest! {
         let body = batch.take();
         prop_assert_eq!(Batch::decode(&body).unwrap(), &records[..]);
 
-        // The next batch in the same memory has nothing of the one before.
+        // The next batch in the same memory contains nothing of the previous one.
         prop_assert_eq!((batch.records(), batch.bytes()), (0, 0));
         let mut fresh = Batch::new();
         for record in records.iter().take(1) {
@@ -217,7 +218,7 @@ proptest! {
         let whole = version_1();
         let mut prefix = &whole[..whole.len() - cut.min(whole.len())];
         if let Ok(records) = Batch::decode(prefix) {
-            // Cut between two records.
+            // The batch was cut between two records.
             prop_assert!(records.len() < samples().len());
             prefix = &[];
         }
@@ -232,7 +233,7 @@ proptest! {
     }
 }
 
-/// One record of every kind, with every kind of outcome.
+/// Returns records of every kind, with every kind of outcome.
 fn samples() -> Vec<Record> {
     let considered = "ep_1:matched ep_2:project ep_3:event_type ep_4:disabled.gone.1703123456789";
     let attempt = |number: u32, status: Option<u16>, then: Then| AttemptRecord {

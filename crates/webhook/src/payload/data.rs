@@ -1,4 +1,4 @@
-//! The field `data` of each type.
+//! The field `data` of each event type.
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -7,8 +7,8 @@ use crate::{EndpointId, EventType, LeadId};
 
 use super::About;
 
-/// The fields that some type has; in the order of the contract's examples, of which each type has a
-/// selection.
+/// The fields of `data` of all types together, in the order of the contract's examples. Each type has some of
+/// them.
 #[derive(Serialize, Default)]
 struct Fields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]

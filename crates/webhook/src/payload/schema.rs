@@ -1,17 +1,17 @@
-//! JSON Schemas, draft 2020-12. They say what has to be there; more may be, and receivers skip what they do
-//! not know.
+//! JSON Schemas of the payloads, draft 2020-12. They list the required fields; a payload may have more, and
+//! receivers ignore unknown fields.
 
 use serde_json::{Map, Value, json};
 
 use crate::{EventType, ID_BYTES_MAX, PING, TIMESTAMPS_MS};
 
-/// The schema of the whole payload of events of this type. Its `description` says when they happen.
+/// Returns the schema of the whole payload of events of this type. Its `description` says when they happen.
 pub fn schema(event_type: EventType) -> Value {
     let fields = data(event_type);
     payload(event_type.as_str(), description(event_type), "The lead.", &fields)
 }
 
-/// The schema of the whole payload of a ping.
+/// Returns the schema of the whole payload of a ping.
 pub fn ping_schema() -> Value {
     let fields = [
         ("endpoint_id", text("The endpoint that was pinged.")),
@@ -39,7 +39,7 @@ fn payload(event: &str, description: &str, lead: &str, data: &[(&'static str, Va
     schema
 }
 
-/// The contract's words ("Event Types").
+/// Returns the contract's description of the type ("Event Types").
 const fn description(event_type: EventType) -> &'static str {
     match event_type {
         EventType::LeadCreated => {
@@ -113,7 +113,7 @@ fn data(event_type: EventType) -> Vec<(&'static str, Value)> {
     }
 }
 
-/// An object in which all of these fields are required.
+/// Returns the schema of an object in which all of these fields are required.
 fn object(description: &str, fields: &[(&'static str, Value)]) -> Value {
     let properties: Map<String, Value> = fields
         .iter()
@@ -132,7 +132,8 @@ fn text(description: &str) -> Value {
     json!({ "type": "string", "minLength": 1, "description": description })
 }
 
-/// The bound is in bytes, of which a character has at least one.
+/// Returns the schema of an id. `maxLength` counts characters, while the limit is in bytes; since a character
+/// has at least one byte, no valid id exceeds it.
 fn id(description: &str) -> Value {
     json!({ "type": "string", "minLength": 1, "maxLength": ID_BYTES_MAX, "description": description })
 }
