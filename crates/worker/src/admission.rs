@@ -1,23 +1,30 @@
 //! Decides which delivery gets a slot, and what happens to an attempt that takes long.
 //!
-//! A worker has a fixed number of slots, one for each attempt in flight. How many of them an endpoint, an
-//! organization, and all endpoints that are not known to be well may hold depends on how many are free
-//! (dynamic thresholds, in `shares`): `k` organizations that take whatever they get come to hold
-//! `1 / (k + 1)` of the slots each, and leave as many for the next one.
+//! A worker has a fixed number of slots, one for each attempt in flight. How many of them an endpoint or an
+//! organization may hold depends on how many are free (dynamic thresholds, in `shares`). If `k` organizations
+//! take all they can get, each holds `1 / (k + 1)` of the slots, and as many remain free for the next one.
+//! Endpoints that are not known to be healthy share half of the slots by the same rule.
 //!
-//! An attempt in flight for over [`SLOW`] gives its slot back and takes one of as many slow slots. When none
-//! is free, the oldest slow attempt of the organization that holds most is ended.
+//! An attempt that has been in flight for [`SLOW`] gives its slot back and takes one of an equal number of
+//! slow slots. If no slow slot is free, the oldest slow attempt of the organization that holds the most is
+//! ended.
 //!
-//! A delivery that has to wait for its own share waits only when slots come back to that share fast enough to
-//! promise one within [`LONG_WAIT_MAX`], and for as long if there is room for it among those that wait so
-//! long. Without room it waits for [`WAIT_MAX`], if a slot is promised within that time. As long as no slot
-//! has come back, the promise is how long none has, and one within [`WAIT_MAX`] is waited for only so long. A
-//! delivery that has to wait for others waits for up to [`LONG_WAIT_MAX`]. What gets no slot is deferred
-//! through the broker.
+//! A delivery that is refused a slot either waits for one or is deferred through the broker:
 //!
-//! Before that, the events of each organization begin one after the other, and only so many first attempts
-//! are in work (`places`): a burst of events waits in its order for a moment, instead of asking for all slots
-//! at once and being deferred for a second.
+//! - If all slots are in use, it waits for up to [`LONG_WAIT_MAX`].
+//! - If its endpoint's or organization's share is used up, it waits only if a slot of that share is expected
+//!   soon. The expected wait is estimated from how fast slots of that share are given back. If it is at most
+//!   [`LONG_WAIT_MAX`], the delivery waits for up to that time, provided that there is room among the
+//!   deliveries that wait so long. Without room it waits for up to [`WAIT_MAX`], if a slot is expected within
+//!   that time.
+//! - As long as no slot of the share has been given back, the expected wait is the time for which none has.
+//!   If that is at most [`WAIT_MAX`], the delivery waits for no longer than [`WAIT_MAX`].
+//! - If endpoints that are not known to be healthy hold their half, it waits for up to [`LONG_WAIT_MAX`] if
+//!   there is room.
+//!
+//! Before a delivery asks for a slot, its event has to begin. The events of each organization begin in order,
+//! and the number of first attempts in progress is limited (`places`). A burst of events therefore waits in
+//! order for a short time, instead of requesting all slots at once and being deferred for a second.
 
 mod pace;
 mod places;
@@ -48,12 +55,13 @@ use self::{
 };
 use crate::{meters, refusal::Refusal};
 
-/// Any number of deliveries wait for a slot that is promised within this time.
+/// The maximum wait for a slot that is expected within this time, without room for a longer wait. Any number
+/// of deliveries may wait this long.
 const WAIT_MAX: Duration = Duration::from_millis(100);
-/// How long a slot is waited for at most. What is deferred comes back after a second at the earliest.
+/// The maximum wait for a slot. A deferred delivery comes back after a second at the earliest.
 const LONG_WAIT_MAX: Duration = Duration::from_secs(1);
-/// An attempt that takes longer gives its slot back; an endpoint whose last attempt took longer is not known
-/// to be well.
+/// How long an attempt may be in flight before it is slow and gives its slot back. An endpoint whose last
+/// attempt took longer is not known to be healthy.
 const SLOW: Duration = Duration::from_secs(1);
 
 pub(crate) struct Admission {
@@ -68,14 +76,18 @@ pub(crate) struct Admission {
 struct State {
     shares: Shares,
     waiters: Waiters,
-    /// Deliveries that wait for up to [`LONG_WAIT_MAX`] while slots are free. Bounded by half of the slots,
-    /// because each is an unacked message, which keeps another from being handed out.
+    /// The number of deliveries that wait for up to [`LONG_WAIT_MAX`] for another reason than that all slots
+    /// are in use.
+    ///
+    /// It is limited to half of the slots, because each waiting delivery is an unacknowledged message and
+    /// takes up prefetch.
     waiting_long: usize,
-    /// How to end each slow attempt.
+    /// For each slow attempt, the sender that ends it.
     ends: HashMap<u64, oneshot::Sender<()>>,
 }
 
-/// The right to make one attempt. Dropping it gives it back and says nothing about the endpoint.
+/// The right to make one attempt. Dropping it gives the slot back without recording a result for the
+/// endpoint.
 pub(crate) struct Slot {
     admission: Arc<Admission>,
     endpoint: EndpointId,
@@ -84,30 +96,31 @@ pub(crate) struct Slot {
     success: Option<bool>,
 }
 
-/// Which kind of slot an attempt has.
+/// The kind of slot that an attempt holds.
 enum Stage {
-    /// Until this moment.
+    /// A normal slot, until this moment.
     Fast(tokio::time::Instant),
-    /// Told when it has to end.
+    /// A slow slot. The receiver is notified when the attempt has to end.
     Slow(oneshot::Receiver<()>),
 }
 
-/// Whether an attempt has been in flight for over a second, which its [`Slot`] tells and what waits for the
-/// attempt looks at.
+/// A flag that is set when an attempt has been in flight for over a second. The attempt's [`Slot`] sets it,
+/// and the code that waits for the attempt reads it.
 #[derive(Debug, Default)]
 pub(crate) struct Slowness(AtomicBool);
 
-/// The places of an event's first attempts in work. Dropping it gives them back.
+/// The places of an event's first attempts in progress. Dropping it gives them back.
 pub(crate) struct Begun<'a> {
     admission: &'a Admission,
     organization: &'a OrganizationId,
     attempts: usize,
-    /// The event waited: what was known of its endpoints before is old.
+    /// Whether the event waited. In that case information about its endpoints from before the wait may be
+    /// outdated.
     pub(crate) has_waited: bool,
 }
 
 impl Slowness {
-    /// Whether the attempt became slow since the last call.
+    /// Returns whether the attempt became slow since the last call.
     pub(crate) fn has_begun(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
     }
@@ -136,12 +149,14 @@ impl Admission {
         })
     }
 
-    /// Waits until so many first attempts of an event may begin, after those of earlier events of its
-    /// organization. They are in work until the result is dropped. `None` when the organization's
-    /// attempts hang, and `may_refuse` says that the event may go on without.
+    /// Waits until this many first attempts of an event may begin, after those of earlier events of its
+    /// organization.
+    ///
+    /// They count as in progress until the result is dropped. Returns `None` if attempts of the organization
+    /// hang and `may_refuse` returns true, which means that the event can continue without first attempts.
     ///
     /// # Cancel safety
-    /// Loses its place among the events.
+    /// Dropping the future loses the event's position in the queue.
     pub(crate) async fn begin<'a>(
         &'a self,
         organization: &'a OrganizationId,
@@ -173,11 +188,11 @@ impl Admission {
         queued.granted(granted, may_refuse).await
     }
 
-    /// Takes a slot for an endpoint, after a wait of at most [`LONG_WAIT_MAX`]. A delivery that is refused is
-    /// to be deferred.
+    /// Takes a slot for an endpoint, after a wait of at most [`LONG_WAIT_MAX`]. A delivery that is refused
+    /// has to be deferred.
     ///
     /// # Cancel safety
-    /// A slot that is granted while this is dropped is given back.
+    /// If a slot is granted while the future is dropped, the slot is given back.
     pub(crate) async fn admit(
         self: &Arc<Self>,
         endpoint: &EndpointId,
@@ -201,10 +216,10 @@ impl Admission {
         granted.ok().flatten().ok_or(refusal)
     }
 
-    /// Takes a slot for the endpoint, however long it takes to come free.
+    /// Takes a slot for the endpoint, and waits as long as necessary for one to become free.
     ///
     /// # Cancel safety
-    /// As of [`admit`](Self::admit).
+    /// The same as for [`admit`](Self::admit).
     pub(crate) async fn wait(
         self: &Arc<Self>,
         endpoint: &EndpointId,
@@ -222,7 +237,8 @@ impl Admission {
         waiting.granted().await
     }
 
-    /// Whether the endpoint's last attempt here failed or was slow, or one in flight is.
+    /// Returns whether the endpoint's last attempt on this worker failed or was slow, or an attempt in flight
+    /// is slow.
     pub(crate) fn is_suspect(&self, endpoint: &EndpointId) -> bool {
         self.lock().shares.is_suspect(endpoint)
     }
@@ -277,7 +293,7 @@ impl Admission {
         self.grant(&mut state, endpoint, now);
     }
 
-    /// The attempt is slow from now on. Returns what says when it has to end.
+    /// Marks the attempt as slow. Returns the receiver that is notified when the attempt has to end.
     fn slow_down(&self, endpoint: &EndpointId, id: u64) -> oneshot::Receiver<()> {
         let now = Instant::now();
         let (end, ended) = oneshot::channel();
@@ -293,8 +309,8 @@ impl Admission {
         ended
     }
 
-    /// Gives free slots to waiters: one to each of some organizations in turn, then to those of the endpoint
-    /// that has just released one, whose share is most likely to have room.
+    /// Gives free slots to waiting deliveries: first to one of each of several organizations in turn, then to
+    /// those of the endpoint that has just released a slot, because its share is most likely to have room.
     fn grant(&self, state: &mut State, released: &EndpointId, now: Instant) {
         let State { shares, waiters, .. } = state;
         let mut grant_one = |waiters: &mut Waiters, endpoint: &EndpointId| {
@@ -307,7 +323,7 @@ impl Admission {
             let Some(id) = shares.grant(endpoint, now) else {
                 return Grant::Refused;
             };
-            // One that stops waiting is taken off the list first, under the lock.
+            // A delivery that stops waiting is first removed from the list, under the lock.
             let sent = waiters.next_of(endpoint).map(|waiter| waiter.send(id));
             if sent != Some(Ok(())) {
                 shares.give_back(endpoint, id, None, now);
@@ -330,7 +346,7 @@ impl Admission {
 }
 
 impl State {
-    /// How long a delivery that was refused waits, if it does.
+    /// Returns how long a refused delivery waits; `None` if it does not wait.
     fn wait_max(
         &self,
         endpoint: &EndpointId,
@@ -343,9 +359,9 @@ impl State {
             Refusal::Endpoint | Refusal::Organization => {
                 let promise = self.shares.promised_wait(endpoint, organization, refusal, now)?;
                 let is_soon = promise.within <= WAIT_MAX;
-                // An organization may take up as much of the room as it leaves. A promise that is founded may
-                // be kept late: a busy machine stands still for tenths of a second, and what
-                // is deferred comes after a whole one.
+                // An organization may take at most as much of the room as it leaves free. An estimate from a
+                // measured latency gets the full time, because the wait may take longer than estimated: a
+                // busy machine can pause for tenths of a second, and deferring costs a whole second.
                 let has_room = self.shares.waiting(organization) < room;
                 if has_room && promise.within <= LONG_WAIT_MAX && (promise.is_founded || !is_soon) {
                     return Some(LONG_WAIT_MAX);
@@ -359,11 +375,11 @@ impl State {
 }
 
 impl Slot {
-    /// Gives the slot back once the attempt is slow, and says so; returns when the attempt has to end because
-    /// its slow slot is another's.
+    /// Gives the slot back once the attempt is slow, and sets `slowness`. Returns when the attempt has to end
+    /// because its slow slot is given to another attempt.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub(crate) async fn ended(&mut self, slowness: &Slowness) {
         if let Stage::Fast(until) = self.stage {
             sleep_until(until).await;
@@ -373,12 +389,12 @@ impl Slot {
         if let Stage::Slow(ended) = &mut self.stage
             && ended.await.is_err()
         {
-            // Its slow slot is given back by itself alone.
+            // The sender was dropped without ending the attempt. Only dropping this `Slot` does that.
             pending::<()>().await;
         }
     }
 
-    /// Gives the slot back after an attempt that was made, and remembers how it went.
+    /// Gives the slot back after an attempt that was made, and records whether it succeeded.
     pub(crate) fn concluded(mut self, success: bool) {
         self.success = Some(success);
     }
@@ -391,7 +407,7 @@ impl Drop for Slot {
 }
 
 impl Begun<'_> {
-    /// Gives one place back: its attempt is slow.
+    /// Gives one place back, because its attempt is slow.
     pub(crate) fn give_one_back(&mut self) {
         if self.attempts > 0 {
             self.attempts -= 1;
@@ -412,7 +428,7 @@ impl Drop for Begun<'_> {
     }
 }
 
-/// An event that waits to begin. Dropping it gives back places that it was granted and does not use.
+/// An event that waits to begin. Dropping it gives back places that were granted and not used.
 struct Queued<'a> {
     begun: Begun<'a>,
     attempts: usize,
@@ -460,11 +476,11 @@ impl Drop for Queued<'_> {
     }
 }
 
-/// A delivery that waits for a slot. Dropping it gives back a slot that was granted and is not used.
+/// A delivery that waits for a slot. Dropping it gives back a slot that was granted and not used.
 struct Waiting<'a> {
     admission: &'a Arc<Admission>,
     endpoint: &'a EndpointId,
-    /// Counted in [`State::waiting_long`].
+    /// Whether the delivery is counted in [`State::waiting_long`].
     is_long: bool,
     ticket: u64,
     granted: oneshot::Receiver<u64>,

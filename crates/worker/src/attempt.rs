@@ -1,4 +1,4 @@
-//! One request to one endpoint.
+//! Makes one attempt: one request to one endpoint.
 
 use std::{
     fmt,
@@ -22,17 +22,19 @@ use crate::{
     signing::Signer,
 };
 
-/// A deadline that is seen so much later was missed by a process that did not run.
+/// How late an attempt's timeout has to be noticed for the worker to assume that this process was stalled.
 const SEEN_LATE_MIN: Duration = Duration::from_secs(1);
 
-/// Makes the delivery's next attempt, if the endpoint has a slot free. Returns the message that has to be
-/// published before the delivery's own message may be acked, none when it was delivered; and what there is to
-/// record.
+/// Makes the delivery's next attempt, if the endpoint gets a slot.
 ///
-/// `slowness` is told when the attempt has been in flight for a second.
+/// Returns the records to write, and the message that has to be published before the delivery's own message
+/// may be acknowledged. A successful delivery has no such message.
 ///
-/// While a rotation's overlap lasts, an endpoint that refuses the signature is asked twice: under the same
-/// number, since it is not to spend two attempts for having one of two valid secrets.
+/// `slowness` is set when the attempt has been in flight for a second.
+///
+/// During the overlap of a secret rotation, an endpoint that rejects the signature is sent a second request,
+/// signed with the other secret. Both requests have the same attempt number, because an endpoint that knows
+/// one of two valid secrets should not be charged two attempts.
 pub(crate) async fn attempt(
     context: &Context,
     delivery: Delivery,
@@ -85,7 +87,7 @@ pub(crate) async fn attempt(
             let time = answered.time();
             outcome::attempted(context, delivery, &registered, &answered.result, decided, time)
         }
-        // Whether the endpoint got it is not known, so it is not charged.
+        // It is unknown whether the endpoint received the request, so the attempt is not charged.
         Err(Unanswered::GivenUp) => Outgoing::due(&context.topology, &delivery).into(),
         Err(fault) => {
             drop(slot);
@@ -101,9 +103,11 @@ pub(crate) async fn attempt(
     turn.after(refused)
 }
 
-/// Returns the endpoint as it is when the attempt begins, or the end of a delivery whose attempt may not
-/// begin any more. The wait for a slot may have been long, and a request that changed the endpoint meanwhile
-/// was answered when this worker had announced the change.
+/// Returns the endpoint as it is when the attempt begins, or the end of a delivery whose attempt must not
+/// begin any more.
+///
+/// The wait for a slot may have been long, and a request that changed the endpoint during that wait was
+/// answered as soon as this worker had announced the change.
 async fn renewed(
     context: &Context,
     delivery: &Delivery,
@@ -121,32 +125,32 @@ async fn renewed(
     Ok(registered)
 }
 
-/// Whether the endpoint was not changed since the attempt began.
+/// Returns whether the endpoint has not changed since the attempt began.
 fn is_current(context: &Context, registered: &Arc<Registered>) -> bool {
     let now = context.registry.renewed(registered);
     now.is_some_and(|now| now.endpoint.version == registered.endpoint.version)
 }
 
-/// What an attempt holds while it is in flight.
+/// The slot and the slowness flag of an attempt in flight.
 struct InFlight<'a> {
     slot: &'a mut Slot,
     slowness: &'a Slowness,
 }
 
-/// What an endpoint made of a request.
+/// A request whose result is known.
 struct Answered {
     result: AttemptResult,
     began_ms: u64,
     took: Duration,
 }
 
-/// Why nothing is known of what it made of it.
+/// The reason why the result of a request is unknown.
 enum Unanswered {
-    /// The worker shuts down.
+    /// The worker is shutting down.
     GivenUp,
-    /// It could not be sent.
+    /// The request could not be sent.
     Fault(egress::Fault),
-    /// It failed, and this process did not run for a while meanwhile: the endpoint may have answered in time.
+    /// The request failed, and this process was stalled meanwhile: the endpoint may have responded in time.
     Stalled(AttemptResult),
 }
 
@@ -196,8 +200,8 @@ async fn request(
     })
 }
 
-/// Whether a failure may be of our own making: this process did not run all the time since the attempt began,
-/// or the deadline was seen long after it had passed.
+/// Returns whether the worker itself may have caused a failure: this process was stalled at some time since
+/// the attempt began, or the timeout was noticed long after it had passed.
 fn stalled(context: &Context, result: &AttemptResult, began: Instant) -> bool {
     let seen_late = || {
         let is_timeout =
@@ -207,8 +211,10 @@ fn stalled(context: &Context, result: &AttemptResult, began: Instant) -> bool {
     result.may_be_a_stalled_senders() && (context.pulse.stalled_since(began) || seen_late())
 }
 
-/// A slot, unless the delivery is to be deferred. While the broker is away or takes no publishes nothing can
-/// be deferred, and the message stays unacked for as long anyway: then it waits for its slot here.
+/// Returns a slot, or the reason why the delivery has to be deferred.
+///
+/// While the broker is unavailable or blocks publishing, nothing can be deferred and the message stays
+/// unacknowledged anyway. In that case this function waits for a slot.
 async fn admit(context: &Context, endpoint: &Endpoint) -> Result<Slot, Refusal> {
     let (id, organization) = (&endpoint.id, &endpoint.organization_id);
     let admitted = context.admission.admit(id, organization).await;
@@ -225,7 +231,7 @@ async fn admit(context: &Context, endpoint: &Endpoint) -> Result<Slot, Refusal> 
     }
 }
 
-/// Signed for this moment.
+/// Returns the request headers, signed with the time `now_ms`.
 fn headers(
     delivery: &Delivery,
     id: &DeliveryId,
@@ -240,7 +246,7 @@ fn headers(
     webhook::request_headers(event, id, delivery.attempt, signed_s, signatures)
 }
 
-/// Counts the attempt and writes its one line.
+/// Counts the attempt and writes its log line.
 fn report(
     context: &Context,
     delivery: &Delivery,

@@ -1,7 +1,8 @@
-//! Looks for missing bindings once a minute, and binds again what is missing.
+//! Checks for missing bindings once a minute, and restores them.
 //!
-//! Without the binding of its queue an exchange refuses what is published, retries included, while every
-//! queue and consumer looks well. See `broker::Topology::missing_bindings` for how it is told.
+//! If the binding of a queue is missing, the exchange refuses messages for it, including retries, while all
+//! queues and consumers look healthy. `broker::Topology::missing_bindings` describes how a missing binding is
+//! detected.
 
 use std::time::Duration;
 
@@ -14,17 +15,17 @@ use crate::display_chain;
 const EVERY: Duration = Duration::from_mins(1);
 const MEND_MAX: Duration = Duration::from_secs(10);
 
-/// Looks once a minute; never returns.
+/// Checks once a minute. Never returns.
 pub(crate) async fn watch(publisher: &Publisher, link: &Link, topology: &Topology) {
-    // They exist from the start.
+    // Creates the metrics' series, so that they exist from the start.
     for binding in topology.bindings() {
         bindings_missing(topology, &binding.exchange).increment(0);
     }
-    // A fleet that starts at once does not look at once.
+    // Workers that start at the same time check at different times.
     let first = EVERY.mul_f64(rand::rng().random_range(0.5..=1.0));
     sleep(first).await;
     loop {
-        // A second look tells whether mending was of any use.
+        // A second check shows whether restoring the bindings succeeded.
         if link.is_writable() && look(publisher, link, topology).await {
             look(publisher, link, topology).await;
         }
@@ -32,7 +33,7 @@ pub(crate) async fn watch(publisher: &Publisher, link: &Link, topology: &Topolog
     }
 }
 
-/// Returns whether anything was missing.
+/// Checks once. Returns whether anything was missing.
 async fn look(publisher: &Publisher, link: &Link, topology: &Topology) -> bool {
     match topology.missing_bindings(publisher).await {
         Ok(missing) => {

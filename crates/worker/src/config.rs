@@ -1,35 +1,38 @@
-//! The bounds and times of one worker.
+//! Limits and timeouts of one worker.
 
 use std::time::Duration;
 
 use broker::Source;
 use webhook::{DeferReason, Schedule, Trigger};
 
-/// The bounds and times of one worker. The defaults are those of the documentation.
+/// Limits and timeouts of one worker. The defaults are the documented ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// When failed attempts are repeated.
+    /// When failed attempts are retried.
     pub schedule: Schedule,
-    /// How many attempts are in flight at once, over all endpoints, besides as many that take longer than a
-    /// second. An organization gets at most as many as are free, an endpoint a quarter of that.
+    /// The maximum number of attempts in flight at once, over all endpoints.
+    ///
+    /// The same number of attempts that take longer than a second may be in flight in addition. An
+    /// organization may hold at most as many slots as are free, and an endpoint a quarter of that.
     pub in_flight_max: usize,
-    /// How many event messages are held unacked: those in work, those that wait for it, and those that are
-    /// done and wait for their records' confirm.
+    /// The maximum number of unacknowledged event messages: those being processed, those waiting to be
+    /// processed, and those that are finished and wait until their records are confirmed.
     pub prefetch_events: u16,
-    /// How many due messages are held unacked: more than there are slots, so that those in flight leave room
-    /// for others.
+    /// The maximum number of unacknowledged due messages. It is larger than the number of slots, so that
+    /// deliveries in flight leave room for others.
     pub prefetch_due: u16,
-    /// An event that matches more endpoints than this is not attempted inline: each delivery becomes a
-    /// message of its own.
+    /// The maximum number of matching endpoints whose first attempts are made inline. If an event matches
+    /// more, each of its deliveries gets a separate message.
     pub inline_max: usize,
-    /// A delivery that was refused a slot for longer than this is dead-lettered as `no_slot`.
+    /// The maximum time that a delivery is deferred for lack of a slot. After that it is dead-lettered as
+    /// `no_slot`.
     pub defer_age_max: Duration,
-    /// A delivery that faults of ours kept from being attempted for longer than this is dead-lettered as
-    /// `fault`.
+    /// The maximum time that a delivery is deferred because of faults on our side. After that it is
+    /// dead-lettered as `fault`.
     pub defer_fault_age_max: Duration,
-    /// How long attempts in flight may go on after the shutdown began. The contract gives an attempt 30 s.
+    /// How long attempts in flight may continue after a shutdown begins. The contract allows an attempt 30 s.
     pub shutdown_deadline: Duration,
-    /// How often changed endpoints are looked for.
+    /// The interval between two checks for changed endpoints.
     pub registry_refresh: Duration,
     /// Whether events and attempts are recorded in the journal.
     pub journal: bool,
@@ -57,14 +60,15 @@ impl Config {
         match source {
             Source::Events => self.prefetch_events,
             Source::Due => self.prefetch_due,
-            // Each is an attempt in a slow slot, or one that has ended and waits for its confirms: the next
-            // may have its slot by then.
+            // Each held message is an attempt in a slow slot, or a finished attempt that waits for its
+            // confirms. The slow slot of a finished attempt may already belong to another one, hence the
+            // factor of two.
             Source::Held => u16::try_from(2 * self.in_flight_max).unwrap_or(u16::MAX),
         }
     }
 
-    /// How long a delivery may be put off for a reason. A ping asks how things are now, and waits for nothing
-    /// for long.
+    /// Returns how long a delivery may be deferred in total for this reason. For a ping it is always
+    /// [`defer_age_max`](Self::defer_age_max), because its result matters only now.
     pub(crate) fn put_off_max(&self, trigger: Trigger, why: DeferReason) -> Duration {
         match (trigger, why) {
             (Trigger::Ping, _) | (_, DeferReason::NoSlot) => self.defer_age_max,
@@ -72,7 +76,7 @@ impl Config {
         }
     }
 
-    /// How many messages can be unacked at once.
+    /// Returns the maximum number of messages that can be unacknowledged at once.
     pub(crate) fn unacked_max(&self) -> usize {
         [Source::Events, Source::Due, Source::Held]
             .map(|source| usize::from(self.prefetch(source)))
@@ -80,8 +84,8 @@ impl Config {
             .sum()
     }
 
-    /// The broker can hand out again only what it saw no ack for: at most the prefetch. Twice that outlives a
-    /// second loss.
+    /// Returns how many settled messages `recall` remembers. The broker can redeliver only messages whose ack
+    /// it has not received, at most the prefetch. Twice that number covers a second lost connection.
     pub(crate) fn recall_max(&self) -> usize {
         2 * self.unacked_max()
     }

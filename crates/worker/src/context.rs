@@ -1,4 +1,4 @@
-//! What every task of one worker shares.
+//! State shared by all tasks of one worker.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     registry::Registry, tails::Tails,
 };
 
-/// Shared behind an `Arc`.
+/// State shared by all tasks of one worker, behind an `Arc`.
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) topology: Topology,
@@ -22,31 +22,32 @@ pub(crate) struct Context {
     pub(crate) admission: Arc<Admission>,
     pub(crate) store: store::Store,
     pub(crate) egress: egress::Egress,
-    /// What the committer publishes over.
+    /// The connection that the committer publishes over.
     pub(crate) publishing: Link,
     pub(crate) gone: Gone,
-    /// The database does not say which endpoint a due delivery is for.
+    /// Tracks failures to look up the endpoint of a due delivery in the database.
     pub(crate) look_ups: Lasting,
-    /// Attempts fail by our own fault.
+    /// Tracks attempts that fail because of faults on our side.
     pub(crate) faults: Lasting,
     pub(crate) meters: Meters,
-    /// The commands that watch.
+    /// The commands that watch this worker.
     pub(crate) tails: Arc<Tails>,
-    /// Cancelled when nothing new is to be taken.
+    /// Cancelled when the worker must not take new work.
     pub(crate) stop: CancellationToken,
-    /// Cancelled when attempts in flight have to be given up.
+    /// Cancelled when attempts in flight have to be aborted.
     pub(crate) abort: CancellationToken,
 }
 
 impl Context {
-    /// What there is to record, if anything is.
+    /// Returns the record that `make` creates, or `None` if the journal is disabled.
     pub(crate) fn record(&self, make: impl FnOnce() -> Record) -> Option<Record> {
         self.config.journal.then(make)
     }
 
-    /// Waits until a slow attempt can be held by a message of its own: not while the broker takes no
-    /// publishes, and not while shutting down, because what is published into this worker's hands would
-    /// find them closed.
+    /// Waits until a slow attempt can be moved to a held message: until the worker has a queue of held
+    /// deliveries and the broker accepts publishes.
+    ///
+    /// Never returns during a shutdown, because the worker no longer consumes its own queue.
     pub(crate) async fn may_hold(&self) {
         self.topology.has_held_queue().await;
         let is_writable = self.publishing.writable().await.is_ok();

@@ -1,4 +1,4 @@
-//! A delivery whose next attempt is due.
+//! Processes a delivery whose next attempt is due.
 
 use std::{sync::Arc, time::Instant};
 
@@ -22,8 +22,8 @@ use crate::{
     settlement::{Settlement, Turn},
 };
 
-/// Makes the attempt, with the endpoint's URL and secret of now. One that takes over a second is held by a
-/// message of its own.
+/// Makes the next attempt of a delivery, with the endpoint's current URL and secret. An attempt that lasts
+/// longer than a second is moved to a held message.
 pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Message) -> Settlement {
     let reject =
         |reason, detail: &str| outcome::quarantine(context, Source::Due, message, reason, detail).into();
@@ -55,8 +55,10 @@ pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Mes
     turn.after(pinged).into()
 }
 
-/// Whether the event is for the endpoint's organization, as every delivery is that a worker has written. Its
-/// project is not compared: an endpoint may be given another one while its deliveries wait.
+/// Returns whether the event belongs to the endpoint's organization.
+///
+/// This is true of every delivery that a worker has written. The projects are not compared, because an
+/// endpoint's project may change while its deliveries wait.
 fn is_own(delivery: &Delivery, registered: &Registered) -> bool {
     delivery.event.organization_id == registered.endpoint.organization_id
 }
@@ -87,7 +89,8 @@ async fn attempted(
     }
 }
 
-/// A ping was fanned out by whoever made it, to this one endpoint: nobody else records it.
+/// Returns the event record of a ping; `None` for other deliveries. A ping was addressed to this one endpoint
+/// by the process that published it, so no other worker records its event.
 fn pinged(context: &Context, delivery: &Delivery) -> Option<Record> {
     if delivery.trigger != Trigger::Ping {
         return None;
@@ -111,14 +114,14 @@ enum Found {
     Unavailable,
 }
 
-/// What memory does not have the store is asked for: the endpoint may be newer than the last refresh, or
-/// deleted.
+/// Looks up the endpoint in memory, then in the store: an endpoint that is not in memory may be newer than
+/// the last refresh, or deleted.
 async fn look_up(context: &Context, delivery: &Delivery) -> Found {
     if let Some(registered) = context.registry.get(&delivery.endpoint_id) {
         return Found::Endpoint(registered);
     }
-    // On the heap: a query is fifteen kilobytes of state, which every message would otherwise have room for
-    // and copy.
+    // The query is boxed because its future is fifteen kilobytes large. Otherwise every message would reserve
+    // and copy that much, even without a query.
     let found = Box::pin(context.store.endpoint(&delivery.endpoint_id)).await;
     if found.is_ok() {
         context.look_ups.end();

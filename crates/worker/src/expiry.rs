@@ -1,8 +1,8 @@
-//! Certificates that expire within 14 days are warned of: a line in the log, two gauges, an operational event
+//! Warns about certificates that expire within 14 days: with a log line, two gauges, and an operational event
 //! for each endpoint.
 //!
-//! By what handshakes have left in memory, off the hot path. A database that is away delays the events and
-//! nothing else.
+//! The expiry dates come from TLS handshakes and are kept in memory, so nothing is added to the hot path. An
+//! unavailable database delays only the operational events.
 
 use std::{
     collections::HashMap,
@@ -21,37 +21,39 @@ use crate::{
     registry::{Registered, Registry},
 };
 
-/// An endpoint that is new at a known host is told of after this long. Small against 14 days.
+/// The interval between two checks if no new certificate is seen. It bounds how late an endpoint that is new
+/// at a known host is announced, which is short compared with 14 days.
 const LOOK_EVERY: Duration = Duration::from_mins(1);
-/// Between two looks, however many handshakes there are: one look at 100,000 endpoints takes tens of
-/// milliseconds.
+/// The minimum pause between two checks, regardless of the number of handshakes. One check of 100,000
+/// endpoints takes tens of milliseconds.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
-/// A host is logged once in this time.
+/// The minimum time between two log lines about the same host, in seconds.
 const LOG_EVERY_S: i64 = 24 * 60 * 60;
-/// Between as many endpoints others get a turn.
+/// The number of endpoints to check before yielding to other tasks.
 const TURN: usize = 1000;
 
-/// What was warned of, so that it is not every minute.
+/// The warnings that were already given, so that they are not repeated at every check.
 #[derive(Default)]
 struct Warned {
-    /// By host, when the log was last told, in Unix seconds.
+    /// For each host, when it was last logged, in Unix seconds.
     logged_s: HashMap<String, i64>,
-    /// Endpoints whose event is in the database, each with the expiry it tells.
+    /// The endpoints whose event is in the database, each with the expiry date that the event reports, in
+    /// Unix seconds.
     announced: HashMap<EndpointId, i64>,
-    /// The database does not take such an event.
+    /// Tracks failures to write such an event to the database.
     unwritten: Lasting,
 }
 
-/// What one look finds.
+/// The result of one check.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
-    /// Hosts whose certificate expires soon, and when, in Unix seconds.
+    /// The hosts whose certificate expires soon, with the expiry date in Unix seconds.
     soon: HashMap<String, i64>,
-    /// The first expiry of all.
+    /// The earliest expiry of all certificates, in Unix seconds; `None` if there are none.
     first_s: Option<i64>,
 }
 
-/// Watches for ever.
+/// Watches the certificates. Never returns.
 pub(crate) async fn watch(certificates: &Certificates, registry: &Registry, store: &Store) {
     report(&Found::default(), 0);
     let (mut warned, mut wait) = (Warned::default(), LOOK_EVERY);
@@ -63,7 +65,7 @@ pub(crate) async fn watch(certificates: &Certificates, registry: &Registry, stor
     }
 }
 
-/// False when the database did not take everything.
+/// Checks all certificates once. Returns `false` if the database did not accept all events.
 async fn look(certificates: &Certificates, registry: &Registry, store: &Store, warned: &mut Warned) -> bool {
     let expiries = certificates.expiries();
     if expiries.is_empty() {
@@ -84,7 +86,7 @@ async fn look(certificates: &Certificates, registry: &Registry, store: &Store, w
     announce(told.collect(), store, warned).await
 }
 
-/// The endpoints at each of these hosts.
+/// Returns the endpoints at each of these hosts.
 async fn by_host(
     all: Vec<Arc<Registered>>,
     hosts: &HashMap<String, i64>,
@@ -120,7 +122,7 @@ fn report(found: &Found, now_s: i64) {
     meters::CERTIFICATES_EXPIRING
         .level([])
         .set(found.soon.len() as f64);
-    // Without any certificate there is no least one.
+    // Without certificates there is no earliest expiry.
     let least_s = found
         .first_s
         .map_or(f64::INFINITY, |first_s| (first_s - now_s) as f64);
@@ -143,8 +145,8 @@ fn log(soon: &HashMap<String, i64>, now_s: i64, logged_s: &mut HashMap<String, i
     }
 }
 
-/// What is not in the database yet is written there. False when that fails: then it is tried again at the
-/// next look.
+/// Writes the events that are not in the database yet. Returns `false` if that fails; the next check tries
+/// again.
 async fn announce(told: HashMap<EndpointId, i64>, store: &Store, warned: &mut Warned) -> bool {
     let announced = &mut warned.announced;
     announced.retain(|id, expires_s| told.get(id) == Some(expires_s));
@@ -174,9 +176,10 @@ async fn announce(told: HashMap<EndpointId, i64>, store: &Store, warned: &mut Wa
     true
 }
 
-/// RFC 3339, to the second; what lies before 1970 is 1970.
+/// Formats a time as RFC 3339 with a resolution of one second. A time before 1970 becomes the beginning of
+/// 1970.
 fn date(unix_s: i64) -> String {
-    /// 9999-12-31T23:59:59Z, the last that can be written.
+    /// 9999-12-31T23:59:59Z, the last time that RFC 3339 can express.
     const LAST_S: u64 = 253_402_300_799;
     let since_epoch = Duration::from_secs(unix_s.try_into().unwrap_or(0).min(LAST_S));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string()

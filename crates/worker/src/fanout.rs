@@ -1,4 +1,4 @@
-//! From an event to its deliveries.
+//! Fans an event out to its deliveries.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -25,14 +25,17 @@ use crate::{
     settlement::{Settlement, Turn},
 };
 
-/// Makes the first attempt for every endpoint that gets this event.
+/// Makes the first attempt for every endpoint that matches this event.
 ///
-/// The event's message is acked when its attempts have ended, and after a crash all of them are made again:
-/// an endpoint that keeps them waiting would cost its healthy siblings copies, and others the room in this
-/// worker's hands. So what is likely to take long becomes a message of its own before it is attempted, for
-/// any worker: everything when more than [`inline_max`](crate::Config::inline_max) endpoints match, among
-/// several those that failed or were slow last, and what may not begin because attempts of its organization
-/// hang. And what does take long, over a second, becomes one while it is attempted.
+/// The event's message is acknowledged when these attempts have ended. After a crash all of them are made
+/// again, so a slow endpoint would cause duplicate requests to its healthy siblings, and would occupy the
+/// worker's prefetch. Therefore a delivery that is likely to take long is published as a separate message
+/// before its attempt, for any worker. This applies:
+/// - to all deliveries, when more than [`inline_max`](crate::Config::inline_max) endpoints match;
+/// - to deliveries whose endpoint failed or was slow last, when several endpoints match;
+/// - to deliveries that may not begin because attempts of their organization hang.
+///
+/// A delivery whose attempt does last longer than a second is moved to a held message during the attempt.
 pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &Message) -> Settlement {
     let event = match message.event() {
         Ok(event) => Arc::new(event),
@@ -74,9 +77,10 @@ pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &M
         .and_records(records)
 }
 
-/// Returns records of the event, the endpoints that get it, and the registry's position, with which the
-/// endpoints' history explains why the others do not. An endpoint whose history does not explain it is named
-/// as well.
+/// Returns the records of the event: the endpoints that match it, and the registry's position.
+///
+/// With that position, the endpoints' history explains why the other endpoints do not match. An endpoint
+/// whose history does not explain it is listed as well.
 fn records(context: &Context, event: &Arc<Event>, received_ms: u64, considered: &Considered) -> Vec<Record> {
     if !context.config.journal {
         return Vec::new();
@@ -121,7 +125,7 @@ fn matches(considered: Considered) -> Endpoints {
     matched.map(|(registered, _)| registered).collect()
 }
 
-/// Makes the one attempt that an event comes to.
+/// Makes the only attempt of an event that has a single delivery.
 async fn alone(
     context: &Context,
     job: &mut Job<'_>,
@@ -141,7 +145,7 @@ async fn alone(
     }
 }
 
-/// Waits for the attempts of one event, and holds those that take long by messages of their own.
+/// Waits for the first attempts of one event, and moves each attempt that becomes slow to a held message.
 async fn together(
     context: &Context,
     job: &Job<'_>,
@@ -175,24 +179,25 @@ async fn together(
     }
 }
 
-/// Waits until the attempt ends; `None` when it has been in flight for a second, once.
+/// Waits until the attempt ends. Returns `None` once, when the attempt has been in flight for a second.
 pub(crate) async fn until_slow(
     mut attempting: Pin<&mut impl Future<Output = Turn>>,
     slowness: &Slowness,
 ) -> Option<Turn> {
     std::future::poll_fn(|context| match attempting.as_mut().poll(context) {
         Poll::Ready(turn) => Poll::Ready(Some(turn)),
-        // Only the attempt itself, in the poll before, becomes slow.
+        // The attempt becomes slow only inside its own poll, which has just happened.
         Poll::Pending if slowness.has_begun() => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
     .await
 }
 
-/// A first attempt under way. If it panics, that delivery becomes a message of its own, where a panic harms
-/// no sibling.
+/// A first attempt in progress. If it panics, the delivery is published as a separate message, where a panic
+/// does not affect sibling deliveries.
 ///
-/// As a future it ends with what the attempt came to, or with itself when it has been in flight for a second.
+/// As a future it resolves to the attempt's result, or to itself when the attempt has been in flight for a
+/// second.
 pub(crate) struct Pending(Option<UnderWay>);
 
 struct UnderWay {
@@ -221,7 +226,7 @@ impl Pending {
         }))
     }
 
-    /// The delivery, and what its attempt comes to.
+    /// Returns the delivery and a future that resolves to the attempt's result.
     pub(crate) fn into_parts(self) -> Option<(Delivery, impl Future<Output = Turn> + Send + 'static)> {
         let UnderWay {
             event,
@@ -248,7 +253,7 @@ impl Future for Pending {
 
 type Endpoints = Vec<Arc<Registered>>;
 
-/// Who is attempted inline, and who by a message apart.
+/// Splits the matching endpoints into those that are attempted inline and those that get a separate message.
 fn split(context: &Context, matches: Endpoints) -> (Endpoints, Endpoints) {
     match matches.len() {
         0 | 1 => (matches, Vec::new()),

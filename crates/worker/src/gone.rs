@@ -1,7 +1,7 @@
-//! Endpoints that answered 410 are disabled in the store, off the hot path.
+//! Records in the store, off the hot path, that endpoints which responded with 410 are disabled.
 //!
-//! They are disabled here at once and written back as soon as the database takes it. If the worker dies
-//! before that, the endpoint answers 410 once more and is disabled then.
+//! The endpoint is disabled in memory at once, and in the store as soon as the database accepts it. If the
+//! worker dies before that, the endpoint responds with 410 once more and is disabled then.
 
 use std::{
     collections::HashMap,
@@ -16,12 +16,13 @@ use webhook::{DisabledReason, Endpoint, EndpointId};
 
 use crate::{display_chain, now_ms, registry::Registry};
 
-/// Endpoints to be disabled, each with the version that answered 410: at most one entry for each endpoint.
+/// Endpoints to be disabled, each with the version that responded with 410. There is at most one entry for
+/// each endpoint.
 #[derive(Default)]
 pub(crate) struct Gone {
     pending: Mutex<HashMap<EndpointId, i64>>,
     added: Notify,
-    /// The database does not take them.
+    /// Tracks failures to write to the database.
     unwritten: Lasting,
 }
 
@@ -32,7 +33,7 @@ impl Gone {
     pub(crate) fn disable(&self, registry: &Registry, endpoint: &Endpoint) {
         tracing::warn!(endpoint.id = %endpoint.id, "the endpoint answered 410 Gone and is disabled");
         registry.disable_gone(&endpoint.id, endpoint.version, now_ms());
-        // An attempt of an earlier version may end after one of a later version.
+        // An attempt with an earlier version may end after one with a later version.
         let mut pending = self.lock();
         let version = pending.entry(endpoint.id.clone()).or_insert(endpoint.version);
         *version = endpoint.version.max(*version);
@@ -40,7 +41,7 @@ impl Gone {
         self.added.notify_one();
     }
 
-    /// Writes to the store what is pending, for ever.
+    /// Disables the pending endpoints in the store. Never returns.
     pub(crate) async fn write_back(&self, store: &Store) {
         loop {
             self.added.notified().await;
@@ -50,12 +51,12 @@ impl Gone {
         }
     }
 
-    /// One last try at the end of the process.
+    /// Tries once more when the process ends.
     pub(crate) async fn flush(&self, store: &Store) {
         let _ = tokio::time::timeout(FLUSH, self.write_pending(store)).await;
     }
 
-    /// False when something is still pending.
+    /// Returns `false` if something is still pending.
     async fn write_pending(&self, store: &Store) -> bool {
         let pending: Vec<_> = self
             .lock()

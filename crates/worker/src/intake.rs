@@ -1,4 +1,4 @@
-//! From a message to a task.
+//! Starts a task for each message that arrives.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -14,7 +14,8 @@ use crate::{
     settlement::Settlement,
 };
 
-/// Starts one task for each message; the prefetch bounds how many there are.
+/// Starts a task for the message, unless an earlier copy of it is still being processed or is already
+/// settled. The prefetch limits the number of tasks.
 pub(crate) fn take(tasks: &Arc<Tasks>, source: Source, incoming: Incoming) {
     let first = || incoming.message.first_queue();
     let was_held =
@@ -42,8 +43,8 @@ pub(crate) fn take(tasks: &Arc<Tasks>, source: Source, incoming: Incoming) {
     }
 }
 
-/// Works on one message. A panic is a bug in the work on this very message: it is set aside, so that it
-/// neither stops the others nor comes back for ever.
+/// Processes one message. A panic indicates a bug in processing this particular message. The message is
+/// quarantined, so that it neither stops other messages nor is redelivered endlessly.
 async fn settlement(job: &mut Job<'_>, message: &Message) -> Settlement {
     let (context, source) = (&job.tasks.context, job.source);
     let work = async {

@@ -1,4 +1,4 @@
-//! The work on a message, and where it ends.
+//! The tasks that process messages, and how they finish.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     settlement::{Settlement, Turn},
 };
 
-/// The tasks of a worker, of which each works on one message. Clones share them.
+/// The tasks of a worker, each of which processes one message. Clones share the same tasks.
 #[derive(Clone)]
 pub(crate) struct Tasks {
     pub(crate) context: Arc<Context>,
@@ -25,8 +25,7 @@ pub(crate) struct Tasks {
     tracker: TaskTracker,
 }
 
-/// The message that a task works on: the one that came, and another one once the delivery is held by a
-/// message of its own.
+/// The message that a task processes. It is replaced when the delivery moves to a held message.
 pub(crate) struct Job<'a> {
     pub(crate) tasks: &'a Tasks,
     pub(crate) source: Source,
@@ -53,17 +52,18 @@ impl Tasks {
         self.tracker.spawn(task);
     }
 
-    /// Hands on what the work on a message came to.
+    /// Passes on the result of processing a message: to the committer if messages have to be published before
+    /// the ack, otherwise to the journal.
     pub(crate) async fn finish(&self, work: Arc<Work>, settlement: Settlement) {
         if settlement.owed() > 0 {
-            // The committer ends only after every task has.
+            // The committer ends only after all tasks have ended.
             let _ = self.submit.send(Finished::new(work, settlement)).await;
         } else {
             self.closing.close(work, settlement).await;
         }
     }
 
-    /// The message that a delivery under way is held by, and the work on it.
+    /// Returns the message that is to hold a delivery in progress, and the registered work on that message.
     fn expect(&self, delivery: &Delivery) -> (Outgoing, Arc<Work>) {
         let message = Outgoing::held(&self.context.topology, delivery);
         let work = self.recall.expect(Source::Held, &message.message());
@@ -74,7 +74,7 @@ impl Tasks {
         self.tracker.len()
     }
 
-    /// Waits until no message is in work. Messages that arrive meanwhile are waited for as well.
+    /// Waits until no message is being processed, including messages that arrive during the wait.
     pub(crate) async fn idle(&self) {
         self.tracker.close();
         self.tracker.wait().await;
@@ -82,17 +82,20 @@ impl Tasks {
 }
 
 impl Job<'_> {
-    /// Where the message came from.
+    /// Returns the queue that the message came from.
     pub(crate) fn source(&self) -> Source {
         self.source
     }
 
-    /// Goes on with a slow attempt as the work on a message of its own, so that it keeps no room from others;
-    /// what it came to then settles that message. The message so far owes it, and `records`.
+    /// Moves a slow attempt from the current message to a separate held message, so that it does not occupy
+    /// the prefetch of other messages.
     ///
-    /// A delivery that is held already stays as it is, and so does one that cannot be: while the broker takes
-    /// no publishes, its message could not be acked, and while the worker shuts down nothing that is
-    /// published for it would be taken.
+    /// The attempt's result then settles the held message. The current message is settled with the publish of
+    /// the held message and with `records`.
+    ///
+    /// The attempt stays with the current message if the delivery is already held, and as long as it cannot
+    /// be moved. While the broker accepts no publishes, the current message could not be acknowledged. During
+    /// a shutdown the worker would not consume the held message.
     pub(crate) async fn hold(
         &mut self,
         delivery: Delivery,
@@ -115,8 +118,8 @@ impl Job<'_> {
         Settlement::from(attempting.await).and_records(records)
     }
 
-    /// Goes on with one of several slow attempts as the work on a message of its own, which is to be
-    /// published for it.
+    /// Moves one of several slow attempts to a separate held message, and returns that message for
+    /// publishing.
     pub(crate) fn hold_apart(
         &self,
         delivery: &Delivery,

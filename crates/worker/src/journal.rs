@@ -1,19 +1,20 @@
-//! The last step of a message: what it came to is recorded, then the message is acked.
+//! The last step of a message: its records are written to the journal, then the message is acknowledged.
 //!
-//! Records of many messages make one batch, one message for the recorder. While a batch is being confirmed
-//! the next one gathers, as in `settle`: an idle worker records at once, a busy one in batches. One at a time
-//! and [`GROUP_EVERY`] at most, so that they are few and large: what a batch costs the broker does not depend
-//! on its size alone.
+//! The records of many messages form one batch, which is one message to the recorder. While batches are being
+//! confirmed, the next ones gather, as in `settle`: an idle worker records at once, and a busy one in
+//! batches. Only one group of batches is published at a time, and at most one every [`GROUP_EVERY`], so that
+//! batches are few and large: the cost of a batch at the broker does not depend on its size alone.
 //!
-//! Recording holds up nothing. A batch that is not confirmed within [`RECORDED_MAX`] is dropped, its messages
-//! are acked, and what was dropped is counted: once the broker takes batches again, a gap says how many
-//! records are missing, and from when until when. Only while there is no connection at all batches are kept,
-//! however long that is: their messages cannot be acked either.
+//! Recording never delays deliveries. A batch that is not confirmed within [`RECORDED_MAX`] is dropped, its
+//! messages are acknowledged, and the dropped records are counted. Once the broker accepts batches again, a
+//! gap is recorded: it says how many records are missing, and from when until when. Batches are kept for any
+//! length of time only while there is no connection at all, because then their messages cannot be
+//! acknowledged either.
 //!
-//! Batches are numbered, and one that is dropped uses up its number, so that a worker that dies before it
-//! could record a gap leaves a hole (see [`webhook::journal::Numbers`]) or its last word: before the worker
-//! acks the first message without its records, it announces to the database that it drops some, and waits for
-//! that for [`TOLD_MAX`] at most.
+//! Batches are numbered, and a dropped batch uses up its number. A worker that dies before it could record a
+//! gap therefore leaves a hole in the numbers (see [`webhook::journal::Numbers`]) or a last announcement:
+//! before the worker acknowledges the first message without its records, it announces to the database that it
+//! drops records, and waits at most [`TOLD_MAX`] for that.
 
 use std::{
     collections::VecDeque,
@@ -36,54 +37,57 @@ use crate::{
     settlement::Settlement,
 };
 
-/// From the beginning of a group until that of the next, at least: some hundred records at full speed.
+/// The minimum time from the beginning of one group to the beginning of the next. At full speed a group has a
+/// few hundred records.
 const GROUP_EVERY: Duration = Duration::from_millis(10);
-/// How long the acks of settled messages wait for their records' confirm.
+/// The maximum time that the acks of settled messages wait for the confirm of their records.
 const RECORDED_MAX: Duration = Duration::from_secs(2);
-/// How often publishing may break while its connection stays: then it is the channels that end, since the
-/// broker refuses what is published.
+/// The maximum number of broken publishes on a connection that stays open, before a group is dropped. So many
+/// mean that the channels are being closed, because the broker refuses what is published.
 const BROKEN_MAX: u32 = 10;
-/// How long the first acks without records wait until the database knows that there are some. One that is
-/// known to be away is not waited for.
+/// The maximum time that the first acks without records wait until the database has the announcement that
+/// records are dropped. The worker does not wait for a database that it knows to be unavailable.
 const TOLD_MAX: Duration = Duration::from_millis(500);
-/// How long it may take at the end to record in the database what the broker does not take.
+/// The maximum time at shutdown for recording the last gap in the database instead of the journal.
 const GAP_RECORDED_MAX: Duration = Duration::from_millis(500);
-/// After a batch was refused, how long records are dropped without another try.
+/// How long records are dropped without trying to publish them, after a batch was refused.
 const SUSPENDED: Duration = Duration::from_secs(1);
-/// A batch takes no further record from this size on. One more always fits: the largest record, an event of
-/// the largest size with as many endpoints as one record may name, is about 600 KiB.
+/// The size from which a batch takes no further record, in bytes.
+///
+/// One more record always fits: the largest record, an event of maximum size with the maximum number of
+/// endpoints that one record may list, is about 600 KiB.
 const BATCH_BYTES: usize = BATCH_BYTES_MAX / 4;
-/// A group takes no further message from so many batches on: 4 MiB, so that groups of large bodies are not
-/// groups of one or two.
+/// The number of batches from which a group takes no further message. So many batches are 4 MiB, which lets a
+/// group have more than one or two messages even if bodies are large.
 const BATCHES_MAX: usize = 16;
 
-/// The way to the ack.
+/// The way to the ack: the journal's sender, and direct acknowledgement of messages without records.
 #[derive(Clone)]
 pub(crate) struct Closing {
     recall: Arc<Recall>,
     submit: mpsc::Sender<Settled>,
 }
 
-/// A message that owes nothing any more.
+/// A message without outstanding publishes.
 pub(crate) struct Settled {
     work: Arc<Work>,
     records: Vec<Record>,
 }
 
-/// With room for every message that can be in work.
+/// Creates the channel to the journal, with room for every message that can be in progress.
 pub(crate) fn channel(config: &Config, recall: Arc<Recall>) -> (Closing, mpsc::Receiver<Settled>) {
     let (submit, settled) = mpsc::channel(config.unacked_max());
     (Closing { recall, submit }, settled)
 }
 
 impl Closing {
-    /// Records what the message came to, which owes nothing any more, and acks it.
+    /// Records and acknowledges a message that has no outstanding publishes.
     pub(crate) async fn close(&self, work: Arc<Work>, settlement: Settlement) {
         let records = settlement.into_records();
         if records.is_empty() {
             self.recall.settled(&work);
         } else {
-            // The journal ends only after everyone who could submit.
+            // The journal ends only after all senders are dropped.
             let _ = self.submit.send(Settled { work, records }).await;
         }
     }
@@ -96,35 +100,36 @@ pub(crate) struct Journal {
     topology: Topology,
     recall: Arc<Recall>,
     worker: String,
-    /// Batches are not taken.
+    /// Tracks batches that the broker does not accept.
     refused: Lasting,
 }
 
 /// Messages whose records are published together.
 struct Group {
     settled: Vec<Settled>,
-    /// Encoded; one, unless bodies are large.
+    /// The encoded batches: a single one, unless bodies are large.
     batches: Vec<Bytes>,
-    /// The number of the first of them.
+    /// The number of the first batch.
     first: u64,
     records: u64,
-    /// What was lost before it, which is recorded with it.
+    /// The gap before this group, which is recorded with it; `None` if no records were lost.
     gap: Option<Gap>,
 }
 
-/// What became of a group: if it was not taken, what is lost with it and still to be recorded.
+/// The result of publishing a group. The error is the gap that is still to be recorded, which includes the
+/// group.
 type Published = Result<(), Gap>;
 
-/// What is to be recorded, and what could not be. The former is bounded by the prefetch: each is an unacked
-/// message.
+/// Messages whose records are to be published, and the gap of those that could not be. The messages are
+/// bounded by the prefetch, because each is unacknowledged.
 struct Waiting {
     settled: VecDeque<Settled>,
     /// Empty between two groups.
     batch: Batch,
-    /// The last number that was used up; all up to it are settled between two groups.
+    /// The last batch number that was used up. Between two groups, all numbers up to this one are settled.
     last: u64,
     gap: Option<Gap>,
-    /// Until when nothing is tried after a failure.
+    /// Until when records are dropped without trying to publish them; `None` unless a publish has failed.
     suspended: Option<Instant>,
 }
 
@@ -149,7 +154,7 @@ impl Journal {
         }
     }
 
-    /// Records and acks what is submitted until every sender is gone and nothing is left.
+    /// Records and acknowledges submitted messages until all senders are dropped and nothing is left.
     pub(crate) async fn run(self, mut submitted: mpsc::Receiver<Settled>) {
         let (mut waiting, mut next_group) = (Waiting::new(), Instant::now());
         loop {
@@ -163,7 +168,7 @@ impl Journal {
                 () = self.resumed(waiting.suspended), if waiting.suspended.is_some() => waiting.suspended = None,
             }
             if waiting.suspended.is_none() {
-                // What is settled meanwhile gathers in the channel, and wakes nobody.
+                // Messages that are settled meanwhile gather in the channel without waking this task.
                 sleep_until(next_group).await;
             }
             while let Ok(settled) = submitted.try_recv() {
@@ -187,7 +192,7 @@ impl Journal {
         }
     }
 
-    /// Records the gap in the database: the broker has taken no batch since, and the process ends.
+    /// Records the gap in the database, because the process ends and the broker has accepted no batch since.
     async fn record_gap(&self, gap: Gap) {
         let (count, mut books) = (gap.count, Books::default());
         books.add(Record::Gap(gap));
@@ -210,7 +215,7 @@ impl Journal {
         }
     }
 
-    /// Publishes a group's batches and acks its messages, whether or not they could be published.
+    /// Publishes a group's batches and acknowledges its messages, whether or not publishing succeeded.
     async fn publish(&self, group: Group) -> Published {
         let numbers = (group.first, group.last());
         self.context.tails.copy(&group.batches);
@@ -244,7 +249,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The group's batches as messages, each with its number.
+    /// Returns the group's batches as messages, each with its number.
     fn numbered(&self, group: &Group) -> Vec<Outgoing> {
         let made_ms = now_ms();
         let messages = (group.first..).zip(&group.batches).map(|(number, batch)| {
@@ -259,8 +264,8 @@ impl Journal {
         messages.collect()
     }
 
-    /// Acks messages without their records, once the database knows that there are some, and widens the gap
-    /// by them.
+    /// Acknowledges messages without recording them, and returns the gap extended by their records. Before
+    /// the first of these acks, announces to the database that records are dropped.
     async fn dropped(&self, gap: Option<Gap>, dropped: &[Settled], batches: (u64, u64)) -> Gap {
         let count: usize = dropped.iter().map(|settled| settled.records.len()).sum();
         meters::JOURNAL_DROPPED.count([]).increment(count as u64);
@@ -282,7 +287,7 @@ impl Journal {
     async fn tell_dropping(&self) {
         let context = Arc::clone(&self.context);
         let may_wait = !context.presence.is_failing();
-        // In a task of its own: a statement that is given up would be cut off in the middle.
+        // This runs in its own task: dropping the future at the timeout would interrupt a statement halfway.
         let telling =
             tokio::spawn(async move { context.presence.announce(&context.store, &context.registry).await });
         let told = may_wait && matches!(timeout(TOLD_MAX, telling).await, Ok(Ok(Ok(()))));
@@ -297,10 +302,10 @@ impl Journal {
         }
     }
 
-    /// Waits until there is a point in trying again.
+    /// Waits until publishing can be tried again: until `suspended`, and until the broker accepts publishes.
     async fn resumed(&self, suspended: Option<Instant>) {
         sleep_until(suspended.unwrap_or_else(Instant::now)).await;
-        // An error says that the process ends: the last try will say so again.
+        // An error means that the process ends. The last publish will report it again.
         let _ = self.link.writable().await;
     }
 
@@ -316,7 +321,8 @@ impl Journal {
                 return Ok(());
             };
             match error {
-                // The connection broke. What had arrived is recorded twice, which is no more than once.
+                // The connection broke. Batches that had arrived are recorded twice, which has the same
+                // effect as once.
                 PublishError::Broken { .. } | PublishError::NotConnected { .. } if broken < BROKEN_MAX => {
                     let stays = last
                         .upgrade()
@@ -326,7 +332,7 @@ impl Journal {
                 }
                 PublishError::Unroutable { .. } if !redeclared => {
                     redeclared = true;
-                    // Its error is the one that the next try meets.
+                    // If this fails, the next publish meets the same error.
                     let _ = timeout(RECORDED_MAX, self.topology.declare(&self.link)).await;
                 }
                 error => return Err(error),
@@ -350,7 +356,8 @@ impl Waiting {
         !self.settled.is_empty() || (self.gap.is_some() && self.suspended.is_none())
     }
 
-    /// The oldest messages, as many as [`BATCHES_MAX`] batches take, at least one; and the gap before them.
+    /// Takes the oldest messages, as many as fit into [`BATCHES_MAX`] batches and at least one, and the gap
+    /// before them.
     fn group(&mut self) -> Group {
         let mut group = Group {
             settled: Vec::new(),
@@ -388,19 +395,19 @@ impl Waiting {
 }
 
 impl Group {
-    /// The number of its last batch.
+    /// Returns the number of the group's last batch.
     fn last(&self) -> u64 {
         self.first + self.batches.len() as u64 - 1
     }
 
-    /// The batch has all it takes.
+    /// Completes the current batch and adds it to the group.
     fn end(&mut self, batch: &mut Batch) {
         self.records += batch.records();
         self.batches.push(batch.take());
     }
 }
 
-/// One gap over both, of which the second is the later one.
+/// Combines two gaps into one. `lost` is the later one.
 fn united(gap: Option<Gap>, lost: Gap) -> Gap {
     let Some(gap) = gap else { return lost };
     let first = gap.batches.or(lost.batches).map(|(first, _)| first);

@@ -1,49 +1,51 @@
-//! The delivery worker: from a published event to a settled message.
+//! The delivery worker: consumes published events and due deliveries, makes the attempts, and settles the
+//! messages.
 //!
 //! ```text
 //! [events] -> intake -> fanout -> admission -> attempt -> outcome -> settle -> journal -> ack
 //! [due]    -> intake -> due    -> admission -> attempt -> outcome -> settle -> journal -> ack
-//! [held]   -> intake:                          attempt, already under way
-//!                                 registry (who wants what)   recall (what is already done)
-//!                                 presence (what others are told of the registry)   pulse (whether this process ran all the time)
+//! [held]   -> intake:                          attempt, already in progress
+//!                                 registry (endpoints in memory)            recall (processed messages)
+//!                                 presence (announces the registry version) pulse (detects stalls)
 //! ```
 //!
-//! An event message is one unit of work: `fanout` finds the endpoints that want it, makes the first attempts
-//! itself and publishes what has to wait. A due message is one delivery whose next attempt has come; `due`
-//! looks its endpoint up and makes that attempt. Both end as a `settlement::Settlement`: the messages to
-//! publish before the ack, and what there is to record. The committer in `settle` publishes the messages in
-//! groups and waits for every confirm; `journal` publishes the records in batches, waits for their confirm,
-//! but not for long, and acks.
+//! An event message is one unit of work: `fanout` finds the endpoints that match the event, makes the first
+//! attempts inline, and publishes a separate message for each delivery that has to wait. A due message is one
+//! delivery whose next attempt is due; `due` looks up its endpoint and makes that attempt. Both end as a
+//! `settlement::Settlement`: the messages to publish before the ack, and the records to write. The committer
+//! in `settle` publishes the messages in groups and waits for every confirm. `journal` publishes the records
+//! in batches, waits for their confirm for a limited time, and acknowledges the messages.
 //!
-//! An attempt that takes over a second gives its slot to others and goes on as the work on a message of its
-//! own, which this worker publishes into a queue of its own and takes out again: unacked there, it is in this
-//! worker's hands, and comes due for any other should this one die. The worker then acks the event's or due
-//! message without waiting for it.
+//! An attempt that lasts longer than a second gives its slot back, and its delivery moves to a separate
+//! message, a *held message*: the worker publishes it to a queue that only this worker consumes, and receives
+//! it back. While the held message is unacknowledged, the attempt continues in this worker. If the worker
+//! dies, the message becomes due and any other worker can take it. The worker acknowledges the original event
+//! or due message without waiting for the slow attempt.
 //!
-//! What survives a crash: what the broker holds. Every message that was not acked is handed out again, to
-//! anyone. A worker's memory only spares work: `recall` remembers what was settled when the connection was
-//! lost before the ack arrived, so that the endpoint is not asked twice by the same worker.
+//! Only what the broker holds survives a crash. The broker redelivers every unacknowledged message to any
+//! worker. A worker's memory is only an optimization: `recall` remembers messages that were settled when the
+//! connection was lost before the ack arrived, so that the same worker does not send to the endpoint twice.
 //!
 //! Invariants:
-//! - A message is acked after everything it caused is confirmed, never before.
-//! - What was settled is recorded before the ack, or counted in a gap that is recorded later: the journal
-//!   holds up nothing.
-//! - No step between a message and its attempt waits for the database, except for a due delivery whose
-//!   endpoint is not known here, and for two seconds at most after this process did not run for a while.
+//! - A message is acknowledged only after every publish that it caused has been confirmed.
+//! - A settled message is recorded before its ack, or counted in a gap that is recorded later. The journal
+//!   never delays deliveries.
+//! - No step between a message and its attempt waits for the database, with two exceptions: a due delivery
+//!   whose endpoint is not in memory, and a wait of at most two seconds after this process was stalled.
 //! - An attempt begins with the endpoint as it is known when its slot is granted, and `presence` announces
-//!   what is known: a process that changes an endpoint can wait until no later attempt begins with an older
-//!   one.
-//! - Our own faults (no descriptor, no name server, no database, shutdown, a process that did not run) put a
-//!   delivery off and spend no attempt.
-//! - A panic in the work on one message quarantines that message and nothing else.
-//! - No organization, and no number of endpoints that fail or hang, holds all slots: see `admission`.
-//! - Memory is bounded by the prefetch of the two queues, the registry's bound and `recall`'s capacity.
+//!   that version. A process that changes an endpoint can therefore wait until no later attempt begins with
+//!   an older version.
+//! - Faults on our side (no file descriptor, no name server, no database, a shutdown, a stalled process)
+//!   defer the delivery and do not count as an attempt.
+//! - A panic while processing one message quarantines that message and affects no other.
+//! - No organization, and no number of failing or hanging endpoints, can hold all slots: see `admission`.
+//! - Memory is bounded by the prefetch of the three queues, the registry's limit and `recall`'s capacity.
 //!
-//! Beside it, `expiry` warns of certificates that handshakes have shown to expire soon, and `bindings`
-//! restores bindings that were removed.
+//! In the background, `expiry` warns about certificates that expire soon, as seen in TLS handshakes, and
+//! `bindings` restores bindings that were removed.
 //!
-//! Deliberately absent: reading state back from a database to retry (a delivery carries its own), timers
-//! (delay queues are the only clock), any knowledge of other workers.
+//! Deliberately absent: reading state back from a database to retry (a delivery carries its own state),
+//! timers for retries (the delay queues are the only clock), and any knowledge of other workers.
 
 mod config;
 mod signing;
@@ -91,63 +93,70 @@ use crate::{
     presence::Presence, pulse::Pulse, readiness::Readiness, recall::Recall, registry::Registry, tails::Tails,
 };
 
-/// What a worker works with.
+/// The dependencies of a worker.
 #[derive(Debug)]
 pub struct Deps {
-    /// Its name among all workers that run, on any host: part of a queue's name.
+    /// The worker's name, unique among all running workers on any host. It is part of a queue's name.
     pub name: String,
-    /// The host that it runs on, for people.
+    /// The host that the worker runs on, shown to operators.
     pub host: String,
     /// The broker to consume from and publish to.
     pub broker: broker::Config,
-    /// Where endpoints are kept; its schema must be up to date.
+    /// The store that holds the endpoints. Its schema must be up to date.
     pub store: store::Store,
-    /// The way to endpoints.
+    /// The HTTP client for requests to endpoints.
     pub egress: egress::Egress,
-    /// Told what the worker waits for; `None` once it consumes.
+    /// Receives what the worker is waiting for; `None` once it consumes.
     pub readiness: watch::Sender<Option<String>>,
-    /// Told why the worker works on with less than it should have; `None` while nothing is wrong.
+    /// Receives why the worker runs in a degraded state; `None` while nothing is wrong.
     pub degraded: watch::Sender<Option<String>>,
 }
 
-/// Why a worker cannot work at all. Faults that can pass (broker or database away) are waited for instead.
+/// An error that stops the worker. Temporary faults, such as an unavailable broker or database, do not: the
+/// worker waits.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The endpoints cannot be read, and waiting will not help.
+    /// The endpoints cannot be read, and waiting would not help.
     #[error("cannot load the endpoints")]
     Registry(#[source] store::Error),
-    /// A part of the worker ended by itself: a bug. Nothing is lost, the broker hands out again what was not
-    /// acked.
+    /// A part of the worker ended unexpectedly, which is a bug. No event is lost: the broker redelivers the
+    /// unacknowledged messages.
     #[error("the worker's {0} ended unexpectedly, see the panic above; restart the worker")]
     Ended(&'static str),
 }
 
-/// The wait between two tries to become known to the database.
+/// How long the worker waits before it tries again to announce itself to the database.
 const LOAD_RETRY: Duration = Duration::from_secs(1);
-/// How long attempts wait for the endpoints to be looked at after the process stood still. A database that
-/// does not answer by then is away, and a worker that cannot reach it goes on with what it knows.
+/// The maximum time that attempts wait, after this process was stalled, for the worker to check for changed
+/// endpoints.
+///
+/// If the database does not answer within this time, the worker continues with the endpoints in memory.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
 const SOURCES: [Source; 3] = [Source::Events, Source::Due, Source::Held];
 
-/// Cancelling `stop` ends with the attempts in flight given up at the deadline; this is how long the rest may
-/// take then.
+/// The minimum time that the worker allows for committing the remaining messages after the shutdown deadline.
+/// At the deadline, attempts in flight are aborted.
 const LAST_COMMIT: Duration = Duration::from_millis(800);
-/// How long the channels stay open after the last ack was written. RabbitMQ holds acks back while more than
-/// 32 commands of a channel are under way to a quorum queue, and forgets what it holds when the channel is
-/// closed; a busy one was seen to hand out hundreds of acked messages again, and with 200 ms about a hundred
-/// in 3 of 72 drains beside a compiler. Nothing says when it is through. What is handed out again is
-/// delivered once more, not lost.
+/// How long the channels stay open after the last ack was written.
+///
+/// RabbitMQ holds acks back while more than 32 commands of a channel to a quorum queue are pending, and
+/// discards the held acks when the channel is closed. A busy channel was seen to redeliver hundreds of
+/// acknowledged messages; with 200 ms, about a hundred were redelivered in 3 of 72 drains while a compiler
+/// was running. RabbitMQ does not report when it has processed all acks. A redelivered message is delivered
+/// once more, not lost.
 const ACKS_TAKEN: Duration = Duration::from_millis(500);
 
-/// Delivers until `stop` is cancelled, and then shuts down: takes nothing new, hands back what was not begun,
-/// lets attempts in flight end until [`Config::shutdown_deadline`], puts the rest off uncharged, commits, and
-/// returns.
+/// Runs the worker until `stop` is cancelled, then shuts down.
 ///
-/// Waits, with a line in the log, for a database or broker that is away.
+/// During shutdown the worker takes no new messages, requeues messages that it has not started, lets attempts
+/// in flight finish until [`Config::shutdown_deadline`], defers the remaining ones without charging an
+/// attempt, commits, and returns.
+///
+/// While the database or the broker is unavailable, the worker logs that and waits.
 ///
 /// # Errors
-/// Only what waiting cannot mend.
+/// Returns an error only if waiting cannot resolve the problem: see [`Error`].
 pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<(), Error> {
     let (ready, name) = (deps.readiness, deps.name);
     ready.send_replace(Some("loading the endpoints from the database".to_owned()));
@@ -219,15 +228,15 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     Ok(())
 }
 
-/// Waits for what ran beside the deliveries, and says the last word to the database.
+/// Waits for the background tasks to end, then announces to the database that the worker has ended.
 async fn end(context: &Context, background: &TaskTracker) {
     background.close();
     background.wait().await;
     context.presence.end(&context.store, &context.registry).await;
 }
 
-/// Starts the committer and the recording, and returns the tasks, which hand messages to them. They end once
-/// these are dropped.
+/// Starts the committer and the journal. Returns the [`Tasks`] that submit messages to them, and their
+/// handles. Both end once all clones of these tasks are dropped.
 fn settling(
     context: &Arc<Context>,
     broker: &broker::Config,
@@ -252,12 +261,12 @@ fn settling(
     (tasks, [committer, journal])
 }
 
-/// Passes copies of what was settled on to the commands that watch.
+/// Sends copies of the journal's batches to the commands that watch, until `stop` is cancelled.
 async fn pass_on_copies(context: Arc<Context>, copies: mpsc::Receiver<Bytes>, stop: CancellationToken) {
     context.tails.run(context.publishing.clone(), copies, stop).await;
 }
 
-/// Starts what runs beside the deliveries, until `stop`.
+/// Starts the background tasks, which run until `stop` is cancelled.
 fn in_background(
     context: &Arc<Context>,
     consuming: &Link,
@@ -287,7 +296,7 @@ fn in_background(
     background
 }
 
-/// Begins to consume each of [`SOURCES`]. `consumed` receives which of them are.
+/// Starts consuming each of [`SOURCES`]. `consumed` receives which of them are being consumed.
 fn consume_all(
     context: &Arc<Context>,
     link: &Link,
@@ -320,7 +329,8 @@ fn consume(
     })
 }
 
-/// The consumers stop by themselves; what they handed out is waited for, then given up, then committed.
+/// Shuts the worker down: waits for the consumers, which stop by themselves, and for the messages in
+/// progress, aborts the remaining attempts at the deadline, then commits everything.
 async fn shut_down(
     context: &Context,
     tasks: Arc<Tasks>,
@@ -350,7 +360,7 @@ async fn shut_down(
     }
     let committing = async {
         tasks.idle().await;
-        // The committer ends when nobody can submit to it any more, and after it the journal.
+        // The committer ends once all senders to it are dropped; the journal ends after the committer.
         drop(tasks);
         for ending in committing {
             let _ = ending.await;
@@ -360,7 +370,8 @@ async fn shut_down(
         }
         sleep(ACKS_TAKEN).await;
     };
-    // A slow broker may have what is left of the deadline; one that is away is not waited for.
+    // A slow broker may use the rest of the deadline. The worker does not wait for a broker that is
+    // unavailable.
     let left = if context.publishing.is_up() {
         deadline.saturating_sub(began.elapsed()).max(LAST_COMMIT)
     } else {
@@ -371,8 +382,10 @@ async fn shut_down(
     }
 }
 
-/// Loads the endpoints and announces this worker and the delays of its schedule. What is written from then on
-/// waits for it, and what was written before is looked for once more, before anything is consumed.
+/// Loads the endpoints, and announces this worker and the delays of its schedule.
+///
+/// Processes that change an endpoint after the announcement wait for this worker. Changes from before the
+/// announcement are found by refreshing the registry once more, before anything is consumed.
 async fn load(
     store: &store::Store,
     presence: &Presence,
@@ -432,11 +445,13 @@ async fn beat(context: Arc<Context>, stop: CancellationToken) {
     stop.run_until_cancelled(beating).await;
 }
 
-/// Looks for changes after this process did not run for a while. Requests that changed an endpoint meanwhile
-/// may not have waited for this worker. It announces itself first: every later request waits for it again,
-/// and what was written earlier is found by looking.
+/// Checks for changed endpoints after this process was stalled.
+///
+/// Requests that changed an endpoint during the stall may not have waited for this worker. The worker
+/// announces itself first, so that every later request waits for it again, and then reads the changes that
+/// were written earlier.
 async fn catch_up(context: Arc<Context>) {
-    // In a task of its own: a query that is given up would be cut off in the middle.
+    // This runs in its own task: dropping the future at the timeout would interrupt a query halfway.
     let catching_up = tokio::spawn(async move {
         let (store, registry) = (&context.store, &context.registry);
         let announced = context.presence.announce(store, registry).await;

@@ -1,4 +1,4 @@
-//! What is counted and measured of events, attempts and their endpoints.
+//! The worker's metrics about events, attempts and endpoints.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -50,14 +50,14 @@ pub(crate) const REJECTED: Metric = Metric::counter(
     "Messages that cannot be worked on, and were set aside",
 )
 .by(&[MetricLabel::known("reason", rejection_reasons)]);
-/// Why a delivery is quarantined that brings an event to an endpoint of another organization.
+/// The rejection reason of a delivery whose event belongs to another organization than its endpoint.
 pub(crate) const OTHER_ORGANIZATION: &str = "other_organization";
-/// Why a delivery is quarantined whose endpoint has never existed.
+/// The rejection reason of a delivery whose endpoint has never existed.
 pub(crate) const UNKNOWN_ENDPOINT: &str = "unknown_endpoint";
-/// Why a message is quarantined on which the work panicked.
+/// The rejection reason of a message whose processing panicked.
 pub(crate) const PANIC: &str = "panic";
 
-/// Every reason for which a message is quarantined.
+/// Returns every reason for which a message is quarantined.
 pub(crate) fn rejection_reasons() -> Vec<&'static str> {
     let of_the_work = [OTHER_ORGANIZATION, UNKNOWN_ENDPOINT, PANIC];
     [BadMessage::reasons(), of_the_work.to_vec()].concat()
@@ -128,7 +128,7 @@ pub(crate) const SLOW_ENDED: Metric = Metric::counter(
     "Attempts of over a second that were ended to make room for others",
 );
 
-/// All of them.
+/// All metrics of the worker.
 pub const METRICS: &[Metric] = &[
     EVENTS,
     ATTEMPTS,
@@ -155,7 +155,8 @@ pub const METRICS: &[Metric] = &[
     SLOW_ENDED,
 ];
 
-/// The metrics that every delivery changes, looked up once: that costs several times what the change does.
+/// Handles of the metrics that every delivery changes. They are looked up once, because a lookup costs
+/// several times as much as a change.
 pub(crate) struct Meters {
     delivered: Counter,
     attempt_duration: Histogram,
@@ -176,14 +177,14 @@ impl Meters {
         }
     }
 
-    /// An event was fanned out.
+    /// Counts an event that was fanned out.
     pub(crate) fn event(&self, kind: EventKind) {
         if let Some(counter) = self.events.get(&kind) {
             counter.increment(1);
         }
     }
 
-    /// A request was charged to its endpoint.
+    /// Counts a request that was charged to its endpoint, and records its duration.
     pub(crate) fn attempted(&self, decided: Outcome, took: Duration) {
         self.attempt_duration.record(took);
         match decided {
@@ -192,7 +193,7 @@ impl Meters {
         }
     }
 
-    /// An event reached an endpoint, so long after its timestamp.
+    /// Records the time from an event's timestamp until its endpoint received it.
     pub(crate) fn delivered(&self, after: Duration) {
         self.publish_to_delivered.record(after);
     }

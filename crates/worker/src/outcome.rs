@@ -1,4 +1,4 @@
-//! What is published and recorded for each way a delivery can go on.
+//! Creates the messages to publish and the records to write for each outcome of a delivery.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use webhook::{
 
 use crate::{Context, meters, now_ms, refusal::Refusal, registry::Registered, settlement::Turn};
 
-/// What follows from a charged attempt that began at `began_ms`. A 410 also disables the endpoint.
+/// Returns the consequences of a charged attempt that began at `began_ms`, in Unix milliseconds. A 410
+/// response also disables the endpoint.
 pub(crate) fn attempted(
     context: &Context,
     delivery: Delivery,
@@ -48,7 +49,7 @@ pub(crate) fn attempted(
     Turn::new(publish, record)
 }
 
-/// A request, for the journal.
+/// Returns the journal record of a request.
 pub(crate) fn attempt(
     context: &Context,
     delivery: &Delivery,
@@ -64,14 +65,16 @@ pub(crate) fn attempt(
     })
 }
 
-/// No slot, after a wait of `spent` for one: put off.
+/// Defers a delivery that was refused a slot after waiting `spent` for one.
 pub(crate) fn refused(context: &Context, delivery: Delivery, by: Refusal, spent: Duration) -> Turn {
     meters::SLOTS_REFUSED.count([by.as_str()]).increment(1);
     defer(context, delivery, DeferReason::NoSlot, spent)
 }
 
-/// Puts a delivery off, after `spent` on trying; no attempt is spent. Each deferral in a row waits longer,
-/// and they end: what has been put off for too long is dead.
+/// Defers a delivery after `spent` was spent on trying; no attempt is charged.
+///
+/// Consecutive deferrals become longer. A delivery that has been deferred for too long in total is
+/// dead-lettered, or cancelled if it is a ping.
 pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason, spent: Duration) -> Turn {
     let put_off = delivery.put_off.longer(why, spent);
     if put_off.sum(why) > context.config.put_off_max(delivery.trigger, why) {
@@ -100,7 +103,7 @@ pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason, spe
     Turn::new(Some(Outgoing::delay(&context.topology, &deferred, tier)), record)
 }
 
-/// Put off for too long. A ping is not to be sent again.
+/// Ends a delivery that was deferred for too long. A ping is cancelled, because it must not be sent again.
 fn given_up(context: &Context, delivery: &Delivery, why: DeferReason) -> Turn {
     if delivery.trigger == Trigger::Ping {
         return cancelled(context, delivery, CancelReason::PingFailed);
@@ -112,7 +115,7 @@ fn given_up(context: &Context, delivery: &Delivery, why: DeferReason) -> Turn {
     dead_untried(context, delivery, reason)
 }
 
-/// Dead without the attempt that was due.
+/// Dead-letters a delivery without making the attempt that was due.
 pub(crate) fn dead_untried(context: &Context, delivery: &Delivery, reason: DeadReason) -> Turn {
     let dead_ms = now_ms();
     let letter = DeadLetter {
@@ -143,7 +146,7 @@ fn dead(context: &Context, delivery: &Delivery, letter: &DeadLetter) -> Outgoing
     Outgoing::dead(&context.topology, delivery, letter)
 }
 
-/// Nobody is left to deliver to: there is nothing to publish.
+/// Cancels a delivery that has no endpoint any more, or a ping. Nothing is published.
 pub(crate) fn cancelled(context: &Context, delivery: &Delivery, reason: CancelReason) -> Turn {
     count_cancelled(reason);
     tracing::info!(
@@ -162,7 +165,7 @@ fn count_cancelled(reason: CancelReason) {
     meters::CANCELLED.count([reason.as_str()]).increment(1);
 }
 
-/// A delivery that goes on without the attempt that was due.
+/// Returns the record of a delivery that continues or ends without the attempt that was due.
 fn step(context: &Context, delivery: &Delivery, at_ms: u64, then: Then) -> Option<Record> {
     context.record(|| {
         Record::Step(StepRecord {
@@ -176,7 +179,8 @@ fn step(context: &Context, delivery: &Delivery, at_ms: u64, then: Then) -> Optio
     })
 }
 
-/// Sets a message aside with the reason, one of [`meters::rejection_reasons`]; the queue goes on.
+/// Quarantines a message: publishes it to the queue of rejected messages with the reason, which is one of
+/// [`meters::rejection_reasons`]. The other messages of its queue are not affected.
 pub(crate) fn quarantine(
     context: &Context,
     source: Source,

@@ -1,11 +1,12 @@
-//! Announces this worker to other processes: that it runs, and which version of the endpoints it acts on.
+//! Announces to other processes that this worker runs, and which version of the endpoints it uses.
 //!
 //! A request that changes an endpoint waits until every running worker has announced that version
-//! (`store::Announcement`). An announcement says that no attempt that begins from now on begins with an older
-//! one. So it is made after the registry has taken the version over, and every attempt reads its endpoint
-//! when its slot is granted.
+//! (`store::Announcement`). An announcement promises that no attempt that begins from now on uses an older
+//! version. Therefore it is made after the registry has applied the version, and every attempt reads its
+//! endpoint when its slot is granted.
 //!
-//! A worker that cannot reach the database goes on with what it knows, and reports itself as degraded.
+//! A worker that cannot reach the database continues with the endpoints in memory, and reports itself as
+//! degraded.
 
 use std::{
     sync::{
@@ -24,28 +25,28 @@ use tokio::{
 
 use crate::{display_chain, now_ms, registry::Registry, tally::Tally};
 
-/// How often a worker announces itself when nothing changes.
+/// The interval between two announcements when nothing changes.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long the last word to the database may take when the process ends.
+/// The maximum time for the last announcement when the process ends.
 const CLOSE_MAX: Duration = Duration::from_millis(500);
 const ROLE: &str = "worker";
 const CUT_OFF: &str =
     "cut off from the database; delivering to the endpoints that are known, without the latest changes";
 
-/// What other processes know of this worker.
+/// What other processes know about this worker.
 pub(crate) struct Presence {
     process: String,
     host: String,
-    /// Why the worker works on with less than all it should have; `None` while nothing is wrong.
+    /// Receives why the worker runs in a degraded state; `None` while nothing is wrong.
     degraded: watch::Sender<Option<String>>,
-    /// One announcement at a time, so that an older one never comes after a newer one.
+    /// Allows one announcement at a time, so that an older one is never written after a newer one.
     announcing: tokio::sync::Mutex<()>,
     announced: Mutex<Instant>,
-    /// The last announcement failed.
+    /// Whether the last announcement failed.
     failing: AtomicBool,
-    /// Why the journal's queue takes no records, as far as it is known.
+    /// Why the journal's queue accepts no records; `None` if it does, or if this is not known.
     unrecorded: Mutex<Option<String>>,
-    /// What became of the journal, which is announced as well.
+    /// The journal totals, which are part of each announcement.
     pub(crate) tally: Tally,
 }
 
@@ -63,7 +64,7 @@ impl Presence {
         }
     }
 
-    /// Announces what the worker acts on now.
+    /// Announces the registry's position and the journal totals.
     pub(crate) async fn announce(&self, store: &Store, registry: &Registry) -> Result<(), store::Error> {
         let _alone = self.announcing.lock().await;
         let announcement = Announcement {
@@ -75,7 +76,7 @@ impl Presence {
             in_hand: self.tally.in_hand.load(Ordering::Relaxed),
             now_ms: now_ms(),
         };
-        // Measured from before the write: the database's three seconds begin later.
+        // Taken before the write, so that this worker's three seconds begin no later than the database's.
         let began = Instant::now();
         let announced = store.announce_role(&announcement).await;
         self.failing.store(announced.is_err(), Ordering::Relaxed);
@@ -85,7 +86,7 @@ impl Presence {
         announced
     }
 
-    /// Announces every change of what the worker acts on at once, and the worker every second. Never returns.
+    /// Announces this worker every second, and at once when the registry's position changes. Never returns.
     pub(crate) async fn run(&self, store: &Store, registry: &Registry) {
         loop {
             let _ = timeout(EVERY, registry.moved()).await;
@@ -95,12 +96,12 @@ impl Presence {
         }
     }
 
-    /// Notes why the journal's queue takes no records; `None` if it does, or it is not known.
+    /// Stores why the journal's queue accepts no records; `None` if it does, or if this is not known.
     pub(crate) fn cannot_record(&self, why: Option<String>) {
         *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    /// Reports whether the worker is cut off from the database, or drops records. Called several times a
+    /// Reports whether the worker is cut off from the database or drops records. Called several times a
     /// second.
     pub(crate) fn judge(&self, registry: &Registry) {
         let silent = self.announced().elapsed() > ANNOUNCED_MAX;
@@ -120,12 +121,12 @@ impl Presence {
         send_if_changed(&self.degraded, reason);
     }
 
-    /// Whether the last announcement failed.
+    /// Returns whether the last announcement failed.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// Announces a last time what became of the journal, and that this worker has ended.
+    /// Announces the final journal totals, and that this worker has ended.
     pub(crate) async fn end(&self, store: &Store, registry: &Registry) {
         let ending = async {
             let _ = self.announce(store, registry).await;
@@ -134,7 +135,7 @@ impl Presence {
         let _ = timeout(CLOSE_MAX, ending).await;
     }
 
-    /// Announces that this worker has ended, which did nothing.
+    /// Announces that this worker has ended before it consumed anything.
     pub(crate) async fn close(&self, store: &Store) {
         let _ = timeout(CLOSE_MAX, store.close_role(&self.process, ROLE)).await;
     }

@@ -1,18 +1,19 @@
-//! Whether this process ran all the time.
+//! Detects stalls: periods in which this process did not run.
 //!
-//! A worker that was stopped, suspended or starved for seconds finds its attempts past their deadline, and
-//! connections that endpoints have closed meanwhile, although they answered in time. A task that does nothing
-//! but tick shows it: it notes when it ticked last, and until when a gap of more than [`STALL_MIN`] lasted.
+//! After a worker was stopped, suspended or starved of CPU time for seconds, its attempts are past their
+//! deadline, and endpoints have closed connections, although they may have responded in time. To detect this,
+//! a task ticks regularly and does nothing else. It stores when it last ticked, and when the last gap of more
+//! than [`STALL_MIN`] ended.
 //!
-//! - A failed attempt that overlaps such a gap is not charged.
-//! - After such a gap no attempt begins until changed endpoints were looked for: the process that changed one
-//!   may not have waited for this worker.
+//! - A failed attempt that overlaps a stall is not charged.
+//! - After a stall no attempt begins until the worker has checked for changed endpoints, because a process
+//!   that changed an endpoint may not have waited for this worker.
 //!
-//! Two clocks are looked at. The monotonic one goes on while the process is stopped (SIGSTOP, a debugger,
-//! swapping, a container that is throttled or frozen), and stands still while the whole machine is suspended;
-//! then the wall clock is ahead when it resumes, as soon as it has been set. It may also have been set for
-//! another reason: a failure that is not charged for that costs one more attempt and nothing else. What
-//! cannot be seen is a virtual machine that was paused and whose wall clock was not set afterwards.
+//! Two clocks are compared. The monotonic clock continues while the process is stopped (SIGSTOP, a debugger,
+//! swapping, a throttled or frozen container), but not while the whole machine is suspended. After a
+//! suspension the wall clock has advanced, as soon as it has been set. The wall clock may also have been set
+//! for another reason; the only consequence is that a failure is not charged, which costs one more attempt. A
+//! stall cannot be detected if a virtual machine was paused and its wall clock was not set afterwards.
 
 use std::{
     pin::{Pin, pin},
@@ -27,24 +28,26 @@ use tokio::{
 
 use crate::meters;
 
-/// How often it ticks.
+/// The interval between two ticks.
 const TICK: Duration = Duration::from_millis(100);
-/// A gap of this length is a stall: far more than a busy machine makes a task wait, and far less than an
-/// attempt takes.
+/// The minimum length of a gap that counts as a stall: much longer than a task waits on a busy machine, and
+/// much shorter than an attempt's timeout.
 const STALL_MIN: Duration = Duration::from_secs(1);
 
-/// When this process ran.
+/// Tracks when this process ran.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     began: (Instant, SystemTime),
-    /// The last tick, by the monotonic and by the wall clock, in milliseconds since the beginning.
+    /// The last tick by the monotonic clock, here, and by the wall clock, in the next field, in milliseconds
+    /// since `began`.
     ticked_ms: AtomicU64,
     ticked_wall_ms: AtomicU64,
-    /// When the last stall ended, in milliseconds since the beginning by the monotonic clock; 0 before any.
+    /// When the last stall ended, by the monotonic clock, in milliseconds since `began`; 0 before the first
+    /// stall.
     stalled_until_ms: AtomicU64,
-    /// A stall has ended, and what was missed has not been looked for yet.
+    /// Whether a stall has ended and the worker has not checked for changed endpoints yet.
     is_behind: AtomicBool,
-    /// Notified at every tick after which nothing is behind.
+    /// Notified at every tick while `is_behind` is false.
     steady: Notify,
 }
 
@@ -71,8 +74,8 @@ impl Pulse {
         }
     }
 
-    /// Ticks without an end, and calls `ticked` each time. After a stall it runs `catch_up`, which has to end
-    /// by itself, and starts it anew if another stall interrupts it.
+    /// Ticks forever, and calls `ticked` at each tick. After a stall, runs `catch_up`, which has to complete
+    /// by itself. Another stall in the meantime starts `catch_up` again.
     pub(crate) async fn run<F: Future<Output = ()>>(&self, catch_up: impl Fn() -> F, ticked: impl Fn()) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,10 +103,10 @@ impl Pulse {
         }
     }
 
-    /// Returns at once unless this process stalled and has not looked yet for what it missed.
+    /// Waits until the worker has caught up after a stall. Returns at once if it has.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub(crate) async fn steady(&self) {
         while self.is_behind(now()) {
             let mut steady = pin!(self.steady.notified());
@@ -118,8 +121,8 @@ impl Pulse {
         self.is_behind.load(Ordering::Acquire) || self.gap(now) >= STALL_MIN
     }
 
-    /// What was missed in a stall has been looked for; in vain if there was another one meanwhile, which the
-    /// next tick notices.
+    /// Notes that `catch_up` has completed. It does not count if the process was stalled again meanwhile; the
+    /// next tick detects that.
     fn caught_up(&self, now: Moment) {
         if self.gap(now) < STALL_MIN {
             self.is_behind.store(false, Ordering::Release);
@@ -127,17 +130,17 @@ impl Pulse {
         }
     }
 
-    /// Whether this process did not run for a while at any time since `began`.
+    /// Returns whether this process was stalled at any time since `began`.
     pub(crate) fn stalled_since(&self, began: Instant) -> bool {
         self.stalled_between(began, now())
     }
 
     fn stalled_between(&self, began: Instant, now: Moment) -> bool {
-        // A task that was to run may do so before the one that ticks.
+        // After a stall, another task may run before the one that ticks.
         self.gap(now) >= STALL_MIN || self.stalled_until_ms.load(Ordering::Acquire) > self.since_began(began)
     }
 
-    /// The gap that ends with this tick, if it is a stall.
+    /// Records a tick. Returns the gap since the previous tick if it counts as a stall.
     fn tick(&self, now: Moment) -> Option<Duration> {
         let gap = Some(self.gap(now)).filter(|gap| *gap >= STALL_MIN);
         let (at_ms, wall_ms) = (self.since_began(now.0), self.wall_since_began(now.1));
@@ -153,7 +156,7 @@ impl Pulse {
         gap
     }
 
-    /// How long ago the last tick was, by the clock that says more.
+    /// Returns the time since the last tick, by the clock that measures the longer time.
     fn gap(&self, now: Moment) -> Duration {
         let monotonic = self
             .since_began(now.0)
@@ -173,7 +176,7 @@ impl Pulse {
     }
 }
 
-/// The end of a future that may not be there: then it never ends.
+/// Waits for a future. Never returns if there is none.
 async fn finished(future: Option<Pin<&mut impl Future<Output = ()>>>) {
     match future {
         Some(future) => future.await,
@@ -195,7 +198,7 @@ mod tests {
         (instant + monotonic, wall + by_wall)
     }
 
-    /// Ticks regularly up to this second.
+    /// Returns a pulse that has ticked regularly for this many seconds.
     fn ran_for(began: Moment, seconds: u32) -> Pulse {
         let pulse = Pulse::at(began);
         for tick in 1..=seconds * 10 {

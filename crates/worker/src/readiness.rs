@@ -1,8 +1,8 @@
 //! Reports for `/readyz` whether the worker can do its main job: consume its queues, and publish what has to
 //! be published before each ack.
 //!
-//! A worker whose records the broker does not take still delivers. It stays ready and reports itself as
-//! degraded.
+//! If the broker does not accept the worker's journal records, the worker still delivers. It stays ready and
+//! reports itself as degraded.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,16 +17,16 @@ use crate::{Context, SOURCES};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) struct Readiness {
-    /// Receives what the worker waits for.
+    /// Receives what the worker is waiting for; `None` while it is ready.
     pub(crate) ready: watch::Sender<Option<String>>,
     pub(crate) publishing: Link,
     pub(crate) consuming: Link,
-    /// Which queues are consumed.
+    /// Which queues are being consumed.
     pub(crate) consumes: watch::Receiver<[bool; SOURCES.len()]>,
 }
 
 impl Readiness {
-    /// Reports until `stop`.
+    /// Reports until `stop` is cancelled.
     pub(crate) async fn watch(mut self, context: Arc<Context>, stop: CancellationToken) {
         let topology = &context.topology;
         let published_to = [String::new(), topology.deliveries_exchange()];
@@ -50,8 +50,8 @@ impl Readiness {
             .publishing
             .refusals()
             .into_iter()
-            // The worker publishes there only to see whether the binding exists, and needs no permission to
-            // deliver.
+            // The worker publishes to this exchange only to check whether the binding exists. It can deliver
+            // without permission to do so.
             .filter(|refusal| refusal.target != context.topology.events_exchange())
             .partition(|refusal| is_of_the_journal(refusal, &context.topology));
         let waits_for = self.waits_for(work);
@@ -83,7 +83,7 @@ impl Readiness {
     async fn changed(&mut self) {
         tokio::select! {
             () = self.publishing.changed() => {}
-            // An error says that the consumers have ended, which is their last change.
+            // An error means that the consumers have ended, and their state does not change any more.
             Ok(()) = self.consumes.changed() => {}
             () = sleep(LOOK_EVERY) => {}
         }

@@ -1,22 +1,26 @@
-//! What this worker is doing and has done, so that a message that comes back is not worked on twice.
+//! Remembers the messages that this worker is processing or has processed, so that a redelivered message is
+//! not processed twice.
 //!
-//! When the connection is lost, the broker hands every unacked message out again, often to the same worker.
-//! Three things may have become of it here. It is still being worked on: then the new handle takes the old
-//! one's place. Its work is done but what it owes could not be published, because its handle was dead: then
-//! it is committed with the new handle. It is settled and only the ack was lost: then it is acked. In none of
-//! them is the endpoint asked again.
+//! When the connection is lost, the broker redelivers every unacknowledged message, often to the same worker.
+//! The earlier copy of the message can be in one of three states here:
+//! - It is still being processed. The new ack handle replaces the old one.
+//! - It has been processed, but its outstanding publishes were not made because its ack handle was dead. The
+//!   worker commits it with the new handle.
+//! - It is settled and only the ack was lost. The worker acknowledges the new copy.
 //!
-//! A message can also be expected before it comes: this worker publishes one for an attempt that it has in
-//! its hands, and takes it back as the handle to settle that attempt with.
+//! In none of these cases is the request to the endpoint repeated.
 //!
-//! A held message that could not be handed out again in time, because the connection was away for longer,
-//! comes due instead: it counts as one of the queue that it was held in, and comes back also if RabbitMQ does
-//! not mark it as redelivered. (4 does, 3 does not.)
+//! A message can also be expected before it arrives: the worker publishes a held message for an attempt in
+//! progress, and receives it back as the handle with which to settle that attempt.
 //!
-//! The same content published twice is two messages, and looks the same here. So a copy is taken for an
-//! earlier one only if RabbitMQ marks it as redelivered and the channel of the earlier one is gone: while
-//! that is there, the broker hands none of its messages out again. And what was settled is remembered for a
-//! few minutes only.
+//! If the connection was away for too long to redeliver a held message in time, the message becomes due
+//! instead. It still counts as a message of the held queue, and is matched with its earlier copy even if
+//! RabbitMQ does not mark it as redelivered. (RabbitMQ 4 does, RabbitMQ 3 does not.)
+//!
+//! The same content published twice is two messages, and looks the same here. Therefore a copy is matched
+//! with an earlier one only if RabbitMQ marks it as redelivered and the channel of the earlier copy is
+//! closed: while that channel is open, the broker does not redeliver its messages. Settled messages are
+//! remembered for a few minutes only.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,18 +36,18 @@ use broker::{AckHandle, Incoming, Message, Origin, Source};
 
 use crate::settlement::Settlement;
 
-/// One message in work.
+/// A message that is being processed.
 #[derive(Debug)]
 pub(crate) struct Work {
     key: u64,
-    /// The handle of the latest copy that the broker handed out; none yet of a message that is only
+    /// The ack handle of the latest copy that the broker delivered; `None` while the message is only
     /// expected.
     ack: Mutex<Option<AckHandle>>,
-    /// Counts it while it is in work, unless it is an event.
+    /// Counts the message as in hand while it is being processed; `None` for an event message.
     _in_hand: Option<InHand>,
 }
 
-/// Counts a delivery for as long as it is in hand.
+/// Counts a delivery as in hand until it is dropped.
 #[derive(Debug)]
 struct InHand(Arc<AtomicU64>);
 
@@ -64,20 +68,21 @@ impl Drop for InHand {
 
 /// What to do with a message that arrived.
 pub(crate) enum Arrival {
-    /// Work on it.
+    /// Process the message.
     New(Arc<Work>),
-    /// Its earlier copy is in work; nothing is left to do with this one.
+    /// The message is already being processed, and that work now has this copy's ack handle. Nothing is left
+    /// to do.
     Attached,
-    /// Commit what its earlier copy came to.
+    /// An earlier copy has been processed; commit its settlement.
     Parked(Arc<Work>, Settlement),
-    /// Ack it.
+    /// An earlier copy is settled; acknowledge this one.
     Settled,
 }
 
 pub(crate) struct Recall {
     hasher: RandomState,
     capacity: usize,
-    /// How many deliveries are in hand.
+    /// The number of deliveries in hand.
     in_hand: Arc<AtomicU64>,
     entries: Mutex<Entries>,
 }
@@ -85,10 +90,10 @@ pub(crate) struct Recall {
 #[derive(Default)]
 struct Entries {
     by_key: HashMap<u64, Entry>,
-    /// Keys of what is settled, oldest first: what is forgotten next.
+    /// Keys of settled messages, oldest first: the next ones to forget.
     settled: VecDeque<u64>,
-    /// Keys of what waits for its message. Apart, because what is settled every second would soon push it
-    /// out.
+    /// Keys of processed messages that wait for their next copy. They are kept apart, because the much more
+    /// frequent settled messages would soon evict them.
     parked: VecDeque<u64>,
 }
 
@@ -98,13 +103,17 @@ enum Entry {
     Settled { origin: Origin, at: Instant },
 }
 
-/// How long after its ack was handed over a message may come back. RabbitMQ hands out again what it saw no
-/// ack for as soon as there is a consumer, so this is the longest outage that is bridged.
+/// How long after its ack was submitted a message may be redelivered and still be recognized.
+///
+/// RabbitMQ redelivers unacknowledged messages as soon as there is a consumer, so this is the longest outage
+/// that is bridged.
 const SETTLED_AGE_MAX: Duration = Duration::from_mins(5);
 
 impl Recall {
-    /// Remembers at most `capacity` messages that are settled, and as many that wait for the broker, besides
-    /// those in work. Counts in `in_hand` how many deliveries, due or held, are in work.
+    /// Creates a memory for at most `capacity` settled messages and as many that wait for redelivery, in
+    /// addition to those being processed.
+    ///
+    /// Counts in `in_hand` how many deliveries, due or held, are being processed.
     pub(crate) fn new(capacity: usize, in_hand: Arc<AtomicU64>) -> Self {
         Self {
             hasher: RandomState::new(),
@@ -114,14 +123,16 @@ impl Recall {
         }
     }
 
-    /// The work on a message that is about to be published and will be handed out to this worker.
+    /// Registers the work on a message that is about to be published and will be delivered to this worker.
     pub(crate) fn expect(&self, source: Source, message: &Message) -> Arc<Work> {
         let key = keyed(source, self.content(message));
         self.lock().begin(key, None, InHand::of(source, &self.in_hand))
     }
 
-    /// What a message is, from the queue that it was in when this worker published it or saw it first. One
-    /// that `was_held` comes back from there in another queue.
+    /// Compares a message that arrived with those remembered.
+    ///
+    /// `source` is the queue that the message was in when this worker published it or first received it. If
+    /// `was_held`, the message has left that queue of held deliveries and arrived through another queue.
     pub(crate) fn arrive(&self, source: Source, incoming: &Incoming, was_held: bool) -> Arrival {
         let key = keyed(source, self.content(&incoming.message));
         let mut entries = self.lock();
@@ -154,8 +165,8 @@ impl Recall {
         Arrival::New(entries.begin(key, Some(incoming.ack.clone()), in_hand))
     }
 
-    /// Everything the message caused is confirmed: acks the latest copy of it, or the first one once it has
-    /// come.
+    /// Acknowledges the latest copy of a message, after everything it caused has been confirmed. If no copy
+    /// has arrived yet, the first one is acknowledged when it does.
     pub(crate) fn settled(&self, work: &Arc<Work>) {
         let mut entries = self.lock();
         let Some(ack) = work.lock().clone() else {
@@ -172,8 +183,8 @@ impl Recall {
         ack.ack();
     }
 
-    /// The message has to wait until the broker hands it out again, because its handle is dead. Gives the
-    /// settlement back when that has happened meanwhile.
+    /// Parks a processed message until the broker redelivers it, because its ack handle is dead. Returns the
+    /// settlement as an error if a new copy has arrived meanwhile.
     pub(crate) fn park(&self, work: &Arc<Work>, settlement: Settlement) -> Result<(), Settlement> {
         let mut entries = self.lock();
         if work.is_live() {
@@ -194,7 +205,7 @@ impl Recall {
     }
 }
 
-/// The key of this content from this queue.
+/// Returns the key for this content from this queue.
 fn keyed(source: Source, content: u64) -> u64 {
     content.rotate_left(match source {
         Source::Events => 0,
@@ -204,7 +215,7 @@ fn keyed(source: Source, content: u64) -> u64 {
 }
 
 impl Work {
-    /// Whether an ack would reach the broker.
+    /// Returns whether an ack would reach the broker.
     pub(crate) fn is_live(&self) -> bool {
         self.lock().as_ref().is_some_and(AckHandle::is_live)
     }
@@ -215,7 +226,7 @@ impl Work {
 }
 
 impl Entry {
-    /// Whether no copy of it has come yet.
+    /// Returns whether no copy of the message has arrived yet.
     fn is_expected(&self) -> bool {
         match self {
             Self::Working(work) | Self::Parked(work, _) => work.lock().is_none(),
@@ -223,7 +234,7 @@ impl Entry {
         }
     }
 
-    /// Whether the broker may hand this very message out again.
+    /// Returns whether the broker may redeliver this message.
     fn may_come_back(&self) -> bool {
         match self {
             Self::Working(work) | Self::Parked(work, _) => !work.is_live(),
@@ -243,19 +254,20 @@ impl Entries {
         work
     }
 
-    /// Whether a message that has come is one that is known. `again` says that the broker has handed it out
-    /// before.
+    /// Returns whether a message that arrived is a copy of a remembered one. `again` is true if the broker
+    /// has delivered the message before.
     fn comes_back(&self, key: u64, again: bool) -> bool {
         let comes_back = |entry: &Entry| entry.is_expected() || (again && entry.may_come_back());
         self.by_key.get(&key).is_some_and(comes_back)
     }
 
-    /// False when another message of the same content has taken its place.
+    /// Returns whether this work is in progress and still registered. Another message with the same content
+    /// may have replaced it.
     fn is_working(&self, work: &Arc<Work>) -> bool {
         matches!(self.by_key.get(&work.key), Some(Entry::Working(now)) if Arc::ptr_eq(now, work))
     }
 
-    /// Keeps what the work came to until a copy of its message comes.
+    /// Keeps the settlement until a copy of its message arrives.
     fn park(&mut self, work: &Arc<Work>, settlement: Settlement, capacity: usize) {
         if self.is_working(work) {
             self.done(work.key, Entry::Parked(Arc::clone(work), settlement), capacity);

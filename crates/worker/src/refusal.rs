@@ -1,13 +1,13 @@
-//! Why a delivery gets no slot.
+//! The reasons why a delivery gets no slot.
 
-/// Why a delivery may not have a slot now.
+/// The reason why a delivery may not have a slot now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Its endpoint has its share.
+    /// The endpoint already holds its share.
     Endpoint,
-    /// Its organization has its share.
+    /// The organization already holds its share.
     Organization,
-    /// Endpoints that are not known to be well hold half of all slots.
+    /// Endpoints that are not known to be healthy already hold half of all slots.
     Unwell,
     /// No slot is free.
     Slots,
@@ -16,7 +16,7 @@ pub(crate) enum Refusal {
 impl Refusal {
     pub(crate) const ALL: [Self; 4] = [Self::Endpoint, Self::Organization, Self::Unwell, Self::Slots];
 
-    /// The name in metrics.
+    /// Returns the name used in metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Endpoint => "endpoint",

@@ -1,7 +1,8 @@
 //! All endpoints, in memory.
 //!
-//! Loaded before anything is consumed, and refreshed when the broker passes on that something was changed,
-//! and at intervals. While the database is away the worker goes on with what it knows.
+//! The registry is loaded before anything is consumed. It is refreshed at intervals, and when the broker
+//! forwards a notice that something was changed. While the database is unavailable, the worker continues with
+//! the endpoints in memory.
 
 use std::{
     collections::HashMap,
@@ -20,59 +21,62 @@ use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, Event, Organizatio
 
 use crate::{display_chain, meters, signing::Signing};
 
-/// An endpoint with what signing and sending need worked out.
+/// An endpoint, with its signing keys and its target prepared.
 #[derive(Debug)]
 pub(crate) struct Registered {
     pub(crate) endpoint: Endpoint,
     pub(crate) signing: Signing,
-    /// From the first attempt on.
+    /// The target of its requests, set by the first attempt.
     target: OnceLock<Target>,
-    /// This worker disabled it before the database did, so its history at the registry's position does not
-    /// say so.
+    /// Whether this worker disabled the endpoint before the database did. In that case the endpoint's history
+    /// at the registry's position does not say so.
     ahead: bool,
 }
 
-/// Every endpoint of an event's organization, whether it gets the event, and the registry's position at which
-/// that holds.
+/// Every endpoint of an event's organization, with whether it matches the event, and the registry's position
+/// at which this was decided.
 pub(crate) struct Considered {
     pub(crate) endpoints: Vec<(Arc<Registered>, Verdict)>,
     pub(crate) position: Position,
 }
 
-/// The endpoints that this worker knows.
+/// The endpoints in memory.
 pub(crate) struct Registry {
     known: RwLock<Known>,
-    /// Held while changes are looked for.
+    /// Locked while the registry is being refreshed.
     refreshing: Mutex<()>,
-    /// Notified when this worker is told of a change.
+    /// Notified when this worker receives a notice of a change.
     told: Notify,
     /// Notified when the position has changed.
     moved: Notify,
-    /// The last look for changes failed.
+    /// Whether the last refresh failed.
     failing: AtomicBool,
 }
 
 #[derive(Default)]
 struct Known {
-    /// Everything up to here is in here.
+    /// The position up to which all changes are included.
     position: Position,
     by_id: HashMap<EndpointId, Arc<Registered>>,
     by_organization: HashMap<OrganizationId, Vec<Arc<Registered>>>,
 }
 
-/// The wait between two tries to load; long enough to read the log by, short enough not to be noticed after.
+/// How long the worker waits before it tries to load again: long enough to keep the log readable, and short
+/// enough not to delay the start noticeably.
 const LOAD_RETRY: Duration = Duration::from_secs(1);
 
 impl Registry {
-    /// Loads every endpoint; waits for a database that is away.
+    /// Loads every endpoint. Waits while the database is unavailable.
     pub(crate) async fn load(store: &Store) -> Result<Self, store::Error> {
         let known = Known::from(snapshot(store).await?);
         known.report();
         Ok(known.into())
     }
 
-    /// Takes over changes, when told of one and at intervals. Returns only an error that waiting cannot mend:
-    /// without its key a new endpoint cannot be read, and its events would pass it by.
+    /// Refreshes the registry when notified of a change and at intervals.
+    ///
+    /// Returns only on an error that waiting cannot resolve: a missing sealing key. Without it, a new
+    /// endpoint cannot be read and would not get its events.
     pub(crate) async fn follow(&self, store: &Store, every: Duration) -> store::Error {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -106,7 +110,8 @@ impl Registry {
         }
     }
 
-    /// Looks for changes now, or as soon as a look that is under way has ended.
+    /// Reads the changes since the last refresh. Waits for another refresh that is in progress, and then
+    /// still refreshes.
     pub(crate) async fn refresh(&self, store: &Store) -> Result<(), store::Error> {
         let _alone = self.refreshing.lock().await;
         let before = self.position();
@@ -130,7 +135,7 @@ impl Registry {
             };
             position = changes.position;
             self.take_over(changes);
-            // More was written meanwhile, which the next look finds.
+            // More changes were written meanwhile. The next refresh reads them.
             if position.version >= current.version {
                 break;
             }
@@ -156,7 +161,7 @@ impl Registry {
         let unreadable = snapshot.unreadable.clone();
         let mut loaded = Known::from(snapshot);
         let mut known = self.write();
-        // What cannot be read now stays as it was.
+        // An endpoint that cannot be read now keeps its previous state.
         let kept = unreadable.iter().filter_map(|id| known.by_id.get(id).cloned());
         kept.for_each(|registered| loaded.insert(registered));
         loaded.report();
@@ -164,30 +169,31 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes [`follow`](Self::follow) look for changes at once.
+    /// Makes [`follow`](Self::follow) refresh the registry at once.
     pub(crate) fn tell(&self) {
         self.told.notify_one();
     }
 
-    /// Waits until what is known has changed since the last call.
+    /// Waits until the position has changed since the last call.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub(crate) async fn moved(&self) {
         self.moved.notified().await;
     }
 
-    /// What is known contains everything up to here.
+    /// Returns the position up to which all changes are included.
     pub(crate) fn position(&self) -> Position {
         self.read().position
     }
 
-    /// Whether the last look for changes failed.
+    /// Returns whether the last refresh failed.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// Whom this event could go to, all as of one moment.
+    /// Returns every endpoint of the event's organization with whether it matches the event, all from the
+    /// same state of the registry.
     pub(crate) fn consider(&self, event: &Event) -> Considered {
         let known = self.read();
         let of_organization = known.by_organization.get(&event.organization_id);
@@ -201,29 +207,29 @@ impl Registry {
         }
     }
 
-    /// The endpoint as it is known now.
+    /// Returns the endpoint as it is known now.
     pub(crate) fn get(&self, id: &EndpointId) -> Option<Arc<Registered>> {
         self.read().by_id.get(id).cloned()
     }
 
-    /// What has become of an endpoint that was found here, or looked up, a while ago; `None` when it was
-    /// deleted.
+    /// Returns the current state of an endpoint that was found in the registry or looked up earlier; `None`
+    /// if it was deleted.
     pub(crate) fn renewed(&self, found: &Arc<Registered>) -> Option<Arc<Registered>> {
         let known = self.read();
         match known.by_id.get(&found.endpoint.id) {
             Some(registered) => Some(Arc::clone(registered)),
-            // It was looked up because it is newer than what is known here.
+            // The endpoint was looked up in the database because it is newer than this registry's position.
             None if found.endpoint.version > known.position.version => Some(Arc::clone(found)),
             None => None,
         }
     }
 
-    /// Every endpoint, as of one moment.
+    /// Returns every endpoint, all from the same state of the registry.
     pub(crate) fn all(&self) -> Vec<Arc<Registered>> {
         self.read().by_id.values().cloned().collect()
     }
 
-    /// Disables an endpoint here, before the store says so, if it is still at `version`.
+    /// Disables an endpoint in memory, before the store does, if it is still at `version`.
     pub(crate) fn disable_gone(&self, id: &EndpointId, version: i64, at_ms: u64) {
         let mut known = self.write();
         if let Some(registered) = known.by_id.get(id)
@@ -250,7 +256,7 @@ impl Registry {
     }
 }
 
-/// Every endpoint as it is now; waits for a database that is away.
+/// Reads every endpoint from the store. Waits while the database is unavailable.
 async fn snapshot(store: &Store) -> Result<Snapshot, store::Error> {
     let away = Lasting::new();
     loop {
@@ -339,12 +345,12 @@ impl Known {
 }
 
 impl Registered {
-    /// Returns whether the endpoint's history says what this worker knows of it.
+    /// Returns whether the endpoint's history agrees with what this worker knows of it.
     pub(crate) fn is_told_by_history(&self) -> bool {
         !self.ahead
     }
 
-    /// Where its requests go.
+    /// Returns the target of the endpoint's requests.
     pub(crate) fn target(&self, egress: &Egress) -> &Target {
         self.target.get_or_init(|| egress.target(&self.endpoint.url))
     }

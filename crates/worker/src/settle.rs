@@ -1,15 +1,15 @@
-//! Settling: everything a message caused is published and confirmed, then it is recorded, then the message is
-//! acked.
+//! Settles messages: publishes everything that a message requires, waits for the confirms, and passes the
+//! message on to the journal, which records and acknowledges it.
 //!
-//! A message that owes nothing goes on to the journal at once. The others go to the worker's one committer,
-//! which commits them in groups: while some groups are being confirmed the next one gathers, so an idle
-//! worker commits at once and a busy one in groups, without a timer. A message depends on its own publishes
-//! alone: when one of them fails, that message waits and is committed again by itself, and its neighbours in
-//! the group go on.
+//! A message without outstanding publishes goes to the journal at once. The other messages go to the worker's
+//! single committer, which commits them in groups. While some groups are being confirmed, the next group
+//! gathers. So an idle worker commits at once and a busy one in groups, without a timer. A message depends
+//! only on its own publishes: if one of them fails, that message waits and is committed again by itself, and
+//! the other messages of the group continue.
 //!
-//! A publish that is not confirmed in time may be confirmed later: publishing it again would begin a second
-//! chain of retries. Its message leaves the group and waits for the confirm, or for the end of the
-//! connection, and holds up no other commit meanwhile.
+//! A publish that is not confirmed in time may still be confirmed later, and publishing it again would start
+//! a second chain of retries. Its message therefore leaves the group and waits for the confirm, or for the
+//! end of the connection. It does not delay other commits.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -25,11 +25,11 @@ use crate::{
     settlement::Settlement,
 };
 
-/// A message whose work is done.
+/// A message that has been processed.
 pub(crate) struct Finished {
     work: Arc<Work>,
     settlement: Settlement,
-    /// How often its commit failed.
+    /// How many of its commits have failed.
     failures: u32,
 }
 
@@ -49,59 +49,60 @@ pub(crate) struct Committer {
     topology: Topology,
     recall: Arc<Recall>,
     closing: Closing,
-    /// The broker does not take what messages owe.
+    /// Tracks publishes that the broker refuses.
     refused: Lasting,
-    /// A queue or exchange is missing and cannot be declared.
+    /// Tracks a missing queue or exchange that cannot be declared.
     undeclared: Lasting,
-    /// The broker has not confirmed what messages owe in time.
+    /// Tracks publishes that the broker has not confirmed in time.
     unconfirmed: Lasting,
 }
 
-/// Publishes of a group, at most, unless one message alone owes more.
+/// The maximum number of publishes in a group, unless a single message requires more.
 const GROUP_MAX: usize = broker::WINDOW_MAX;
-/// Groups being confirmed at once. More than one, so that a confirm that never comes holds up no more than
-/// its group.
+/// The maximum number of groups being confirmed at once. It is more than one, so that a confirm that never
+/// arrives delays only its own group.
 const COMMITS_MAX: usize = 4;
-/// Messages being committed once more at once. Each alone: whatever failed may be what makes its neighbours
-/// fail.
+/// The maximum number of messages being committed again at once. Each is committed alone, because the cause
+/// of its failure might make other messages of a group fail too.
 const REPEATS_MAX: usize = 4;
-/// A broker that answers declares a topology in milliseconds.
+/// The maximum time to wait while the topology is declared. A responsive broker takes milliseconds.
 const DECLARE_MAX: Duration = Duration::from_secs(10);
 
-/// The way to the committer, with room for every message that can be in work.
+/// Creates the channel to the committer, with room for every message that can be in progress.
 pub(crate) fn channel(config: &Config) -> (mpsc::Sender<Finished>, mpsc::Receiver<Finished>) {
     mpsc::channel(config.unacked_max())
 }
 
-/// What a task of the committer ended with.
+/// The result of a task of the committer.
 enum Done {
-    /// A group was confirmed, except for these. `repeated` when it was one message that had failed before.
+    /// A group was confirmed, except for the messages in `left`. `repeated` if the group was a single message
+    /// that had failed before.
     Committed { repeated: bool, left: Left },
-    /// Messages whose confirms were late were confirmed, except for these.
+    /// Messages with late confirms were confirmed, except for these.
     Waited(Left),
-    /// This one has waited and is to be committed again.
+    /// The message has waited and is to be committed again.
     Rested(Finished),
 }
 
-/// Messages of a group that could not be handed on.
+/// Messages of a group that could not be passed on to the journal.
 #[derive(Default)]
 struct Left {
-    /// A publish of theirs has failed.
+    /// Messages with a failed publish.
     failed: Vec<Finished>,
-    /// Publishes of theirs may still be confirmed.
+    /// Messages with publishes that may still be confirmed.
     late: Vec<LateGroup>,
-    /// They owe more than one window, and the next one can be published.
+    /// Messages that require more than one window, and whose next window can be published.
     unfinished: Vec<Finished>,
 }
 
-/// Messages whose publishes may still be confirmed.
+/// Messages with publishes that may still be confirmed.
 struct LateGroup {
     late: Late,
-    /// Each with its publishes that were not answered, in the order of the late results.
+    /// Each message with its unconfirmed publishes, in the order of the late results.
     waiting: Vec<(Finished, Vec<Outgoing>)>,
 }
 
-/// What is to be committed. Bounded by the prefetch: each is an unacked message.
+/// Messages to be committed. Bounded by the prefetch, because each is an unacknowledged message.
 #[derive(Default)]
 struct Owing {
     fresh: VecDeque<Finished>,
@@ -129,7 +130,7 @@ impl Committer {
         })
     }
 
-    /// Settles what is submitted until every sender is gone and nothing is left to commit.
+    /// Settles submitted messages until all senders are dropped and nothing is left to commit.
     pub(crate) async fn run(self: Arc<Self>, mut submitted: mpsc::Receiver<Finished>) {
         let (mut owing, mut tasks) = (Owing::default(), JoinSet::new());
         let (mut committing, mut repeating) = (0, 0);
@@ -205,8 +206,8 @@ impl Committer {
         Done::Waited(self.sort(group.waiting, results, None).await)
     }
 
-    /// Publishes what the group owes, a window at a time, hands on those of whom everything was confirmed,
-    /// and returns the others.
+    /// Publishes what the group has outstanding, one window at a time. Passes messages on to the journal once
+    /// all their publishes are confirmed, and returns the others.
     async fn commit(&self, group: Vec<Finished>) -> Left {
         let mut left = Left::default();
         let mut owing: Vec<_> = group
@@ -231,8 +232,8 @@ impl Committer {
         left
     }
 
-    /// Hands on the messages of whom everything was confirmed, and returns the others. `results` has one for
-    /// each publish, in order; `late` waits for those that are `None`.
+    /// Passes messages on to the journal if all their publishes are confirmed, and returns the others.
+    /// `results` has one result for each publish, in order; `late` waits for those that are `None`.
     async fn sort(
         &self,
         windows: Vec<(Finished, Vec<Outgoing>)>,
@@ -283,8 +284,8 @@ impl Committer {
         }
     }
 
-    /// Publishing for a message that the broker hands out again anyway would double what it causes: it waits
-    /// for that.
+    /// Returns the message if its ack handle is alive. Otherwise parks the message until the broker
+    /// redelivers it: if its publishes were made now, the redelivery could repeat them.
     fn live(&self, finished: Finished) -> Option<Finished> {
         if finished.work.is_live() {
             return Some(finished);
@@ -304,7 +305,7 @@ impl Committer {
         }
     }
 
-    /// Somebody deleted a queue or an exchange under us.
+    /// Declares the topology again after a queue or an exchange was deleted while the worker runs.
     async fn redeclare(&self) {
         match timeout(DECLARE_MAX, self.topology.declare(&self.link)).await {
             Ok(Ok(())) => {
@@ -324,7 +325,7 @@ impl Committer {
 }
 
 impl Owing {
-    /// The oldest messages that owe about a window together, at least one.
+    /// Returns the oldest messages that together require about one window of publishes, at least one message.
     fn group(&mut self) -> Vec<Finished> {
         let (mut group, mut owed) = (Vec::new(), 0);
         while let Some(next) = self.fresh.front() {
@@ -339,7 +340,8 @@ impl Owing {
 }
 
 impl Finished {
-    /// Takes back what was refused, says why the last of it was, and returns what is not answered yet.
+    /// Puts refused publishes back. Returns the last error, and the publishes that are not confirmed or
+    /// refused yet.
     fn take_answers(
         &mut self,
         answers: impl Iterator<Item = (Outgoing, Option<PublishResult>)>,

@@ -1,4 +1,4 @@
-//! What a message's work came to: what it owes before it may be acked.
+//! The result of processing a message: what to publish before the ack, and what to record.
 
 use std::sync::Arc;
 
@@ -7,12 +7,14 @@ use webhook::{Delivery, Event, journal::Record};
 
 use crate::registry::Registered;
 
-/// What one turn of a delivery came to: what has to be published, if it goes on, and what there is to record.
+/// The result of one step of a delivery: the message to publish if the delivery continues, and the records to
+/// write.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     publish: Option<Outgoing>,
     record: Option<Record>,
-    /// What happened before: a request that the endpoint refused because of its signature, a ping's event.
+    /// The records of what happened before this step: a request that the endpoint rejected because of its
+    /// signature, or the event of a ping.
     before: Vec<Record>,
 }
 
@@ -25,14 +27,15 @@ impl Turn {
         }
     }
 
-    /// Also records what happened before.
+    /// Also records what happened before this step.
     pub(crate) fn after(mut self, before: Option<Record>) -> Self {
         self.before.extend(before);
         self
     }
 }
 
-/// What has to be confirmed before a message may be acked, and what is recorded when it is.
+/// The publishes that must be confirmed before a message may be acknowledged, called its outstanding
+/// publishes, and the records to write after that.
 #[derive(Debug, Default)]
 pub(crate) struct Settlement {
     publishes: Vec<Outgoing>,
@@ -40,8 +43,8 @@ pub(crate) struct Settlement {
     apart: Option<Apart>,
 }
 
-/// First deliveries of an event that become messages of their own. There may be thousands of them; they are
-/// made a window at a time.
+/// First deliveries of an event that get separate messages. There may be thousands of them, so the messages
+/// are created one window at a time.
 #[derive(Debug)]
 struct Apart {
     event: Arc<Event>,
@@ -49,41 +52,41 @@ struct Apart {
 }
 
 impl Settlement {
-    /// Also owes a message for the first delivery to each of these endpoints.
+    /// Adds an outstanding publish for the first delivery to each of these endpoints.
     pub(crate) fn and_apart(self, event: Arc<Event>, endpoints: Vec<Arc<Registered>>) -> Self {
         let apart = (!endpoints.is_empty()).then_some(Apart { event, endpoints });
         Self { apart, ..self }
     }
 
-    /// Also records these.
+    /// Adds these records.
     pub(crate) fn and_records(mut self, records: Vec<Record>) -> Self {
         self.records.extend(records);
         self
     }
 
-    /// Also owes this message.
+    /// Adds this message to the outstanding publishes.
     pub(crate) fn owe(&mut self, publish: Outgoing) {
         self.publishes.push(publish);
     }
 
-    /// Also owes what this turn came to, and records it.
+    /// Adds the outstanding publish and the records of this step.
     pub(crate) fn add(&mut self, turn: Turn) {
         self.publishes.extend(turn.publish);
         self.records.extend(turn.before);
         self.records.extend(turn.record);
     }
 
-    /// What is to be recorded, once nothing is owed any more.
+    /// Returns the records to write, once there are no outstanding publishes.
     pub(crate) fn into_records(self) -> Vec<Record> {
         self.records
     }
 
-    /// How many messages have to be published.
+    /// Returns the number of outstanding publishes.
     pub(crate) fn owed(&self) -> usize {
         self.publishes.len() + self.apart.as_ref().map_or(0, |apart| apart.endpoints.len())
     }
 
-    /// Takes out at most one window of what is owed.
+    /// Removes and returns at most one window of outstanding publishes.
     pub(crate) fn take_window(&mut self, topology: &Topology) -> Vec<Outgoing> {
         let mut window: Vec<_> = self
             .publishes

@@ -1,17 +1,17 @@
-//! With which secret a request is signed.
+//! Chooses the secret with which a request is signed.
 //!
-//! After a rotation the receiver may have either secret until the overlap ends, and switch at any moment. The
-//! signature of Standard Webhooks has room for both. `X-Magnetite-Signature` has room for one: the old
-//! secret's, at first. An endpoint that answers 401 or 403 is asked once more with the other one, and the one
-//! it took last is the first one of the next request. With the end of the overlap the new secret is the only
-//! one.
+//! After a secret rotation the receiver may use either secret until the overlap ends, and may switch at any
+//! moment. The signature header of Standard Webhooks can contain signatures of both. `X-Magnetite-Signature`
+//! has room for one: the worker first uses the old secret. An endpoint that responds with 401 or 403 gets a
+//! second request, signed with the other secret, and the secret that it accepted last is used first for its
+//! next request. When the overlap ends, only the new secret remains.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use signature::SigningKey;
 use webhook::Endpoint;
 
-/// An endpoint's secrets, made ready to sign.
+/// An endpoint's secrets, prepared for signing.
 #[derive(Debug)]
 pub(crate) struct Signing {
     current: SigningKey,
@@ -22,7 +22,7 @@ pub(crate) struct Signing {
 struct Previous {
     key: SigningKey,
     until_ms: i64,
-    /// Whether the endpoint last took the current secret.
+    /// Whether the endpoint last accepted the current secret rather than the previous one.
     switched: AtomicBool,
 }
 
@@ -30,7 +30,7 @@ struct Previous {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Signer<'a> {
     current: &'a SigningKey,
-    /// Within the overlap.
+    /// The previous secret; `None` after the overlap.
     previous: Option<&'a Previous>,
     with_current: bool,
 }
@@ -47,7 +47,7 @@ impl Signing {
         }
     }
 
-    /// Goes on with what is known from when the endpoint had the same secrets.
+    /// Copies which secret was accepted last from an earlier state of the endpoint with the same secrets.
     pub(crate) fn go_on_from(&self, earlier: &Self) {
         if let (Some(previous), Some(earlier)) = (&self.previous, &earlier.previous) {
             let switched = earlier.switched.load(Ordering::Relaxed);
@@ -55,7 +55,7 @@ impl Signing {
         }
     }
 
-    /// The secret to try first.
+    /// Returns the secret to try first.
     pub(crate) fn first(&self, now_ms: i64) -> Signer<'_> {
         let previous = self
             .previous
@@ -70,7 +70,7 @@ impl Signing {
 }
 
 impl<'a> Signer<'a> {
-    /// The other secret, if there are two.
+    /// Returns the other secret; `None` if only one is valid.
     pub(crate) fn other(self) -> Option<Self> {
         self.previous.is_some().then_some(Self {
             with_current: !self.with_current,
@@ -78,19 +78,19 @@ impl<'a> Signer<'a> {
         })
     }
 
-    /// The endpoint took what this one signed.
+    /// Notes that the endpoint accepted a signature made with this secret.
     pub(crate) fn accepted(self) {
         if let Some(previous) = self.previous {
             previous.switched.store(self.with_current, Ordering::Relaxed);
         }
     }
 
-    /// The value of `X-Magnetite-Signature`.
+    /// Returns the value of `X-Magnetite-Signature`.
     pub(crate) fn sign(self, body: &[u8]) -> String {
         self.key().sign(body)
     }
 
-    /// The value of `webhook-signature`, of every secret that is valid.
+    /// Returns the value of `webhook-signature`, with a signature by each valid secret.
     pub(crate) fn sign_standard(self, id: &str, now_s: i64, body: &[u8]) -> String {
         let mut signatures = self.current.sign_standard(id, now_s, body);
         if let Some(previous) = self.previous {

@@ -1,7 +1,7 @@
 //! Sends copies of the journal's batches to commands that watch (`magnetite event tail`).
 //!
-//! While no command watches, a batch costs one read of a flag. Copies delay nothing: a copy for which there
-//! is no room is left out.
+//! While no command watches, a batch costs one read of a flag. Copies delay nothing: a copy is discarded if
+//! there is no room for it.
 
 use std::{
     sync::{
@@ -16,9 +16,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// The most commands that can watch at once.
+/// The maximum number of commands that can watch at once.
 const WATCHERS_MAX: usize = 8;
-/// The most batches that wait to be copied, each of at most 256 KiB before compression.
+/// The maximum number of batches that wait to be copied, each of at most 256 KiB before compression.
 const WAITING_MAX: usize = 32;
 
 /// The commands that watch this worker.
@@ -27,20 +27,20 @@ pub(crate) struct Tails {
     /// Whether there may be watchers.
     is_watched: AtomicBool,
     watchers: Mutex<Vec<Watcher>>,
-    /// Batches to copy.
+    /// The sender for batches to copy.
     copies: mpsc::Sender<Bytes>,
 }
 
 /// A command that watches.
 struct Watcher {
-    /// Its queue of copies.
+    /// The command's queue of copies.
     queue: String,
-    /// When the worker was last told the queue's name.
+    /// When the worker last received the queue's name.
     told: Instant,
 }
 
 impl Tails {
-    /// Returns also the batches to copy, for [`run`](Self::run).
+    /// Creates the set of watchers. Also returns the batches to copy, for [`run`](Self::run).
     pub(crate) fn new(topology: Topology) -> (Self, mpsc::Receiver<Bytes>) {
         let (copies, waiting) = mpsc::channel(WAITING_MAX);
         let tails = Self {
@@ -52,7 +52,7 @@ impl Tails {
         (tails, waiting)
     }
 
-    /// Notes that a command with this queue watches.
+    /// Registers a command with this queue as a watcher, or renews its registration.
     pub(crate) fn watched(&self, queue: &str) {
         if !self.topology.is_for_copies(queue) {
             tracing::debug!(queue, "not a name of a queue for copies");
@@ -69,7 +69,7 @@ impl Tails {
         self.is_watched.store(true, Ordering::Release);
     }
 
-    /// Hands batches over to be copied, if a command watches.
+    /// Submits batches for copying, if a command watches.
     pub(crate) fn copy(&self, batches: &[Bytes]) {
         if !self.is_watched.load(Ordering::Acquire) {
             return;
@@ -80,7 +80,7 @@ impl Tails {
         }
     }
 
-    /// Sends copies until `stop`.
+    /// Sends copies until `stop` is cancelled.
     pub(crate) async fn run(&self, link: Link, mut waiting: mpsc::Receiver<Bytes>, stop: CancellationToken) {
         let mut copies = Copies::over(link);
         let sending = async {
@@ -93,7 +93,7 @@ impl Tails {
         stop.run_until_cancelled(sending).await;
     }
 
-    /// Forgets commands that do not watch any more, and returns the queues of the others.
+    /// Removes the commands that do not watch any more, and returns the queues of the others.
     fn current(&self) -> Vec<String> {
         let mut watchers = self.watchers();
         watchers.retain(|watcher| watcher.told.elapsed() < WATCHED);

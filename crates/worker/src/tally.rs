@@ -1,7 +1,7 @@
-//! What became of this run's journal, and how many deliveries are in hand, as the worker announces it.
+//! The journal totals of this run and the number of deliveries in hand, as the worker announces them.
 //!
-//! Only totals and whether records are dropped right now: which batches arrived the recorder knows by their
-//! numbers.
+//! They contain only totals and whether records are being dropped right now. Which batches arrived is known
+//! to the recorder from their numbers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64};
 
@@ -11,14 +11,14 @@ use tokio::time::Instant;
 #[derive(Default)]
 pub(crate) struct Tally {
     state: Mutex<State>,
-    /// How many deliveries are in hand that were recorded as pending.
+    /// The number of deliveries in hand that were recorded as pending.
     pub(crate) in_hand: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
 struct State {
     totals: JournalTotals,
-    /// Since when records are dropped, and the number of the first batch that was.
+    /// Since when records are dropped, and the number of the first dropped batch; `None` while none are.
     dropping: Option<(Instant, u64)>,
 }
 
@@ -35,7 +35,8 @@ impl Tally {
         }
     }
 
-    /// The broker has all batches up to this one; what had been dropped before is recorded in them.
+    /// Notes that the broker has confirmed all batches up to this one. They include the record of an earlier
+    /// gap, if any.
     pub(crate) fn confirmed(&self, last_batch: u64, records: u64) {
         let mut state = self.lock();
         state.totals.batches_made = last_batch;
@@ -43,7 +44,8 @@ impl Tally {
         state.dropping = None;
     }
 
-    /// These batches and the records in them are dropped. Returns whether none were until then.
+    /// Notes that these batches and their records were dropped. Returns whether they are the first since
+    /// records were last accepted.
     pub(crate) fn dropped(&self, (first, last): (u64, u64), records: u64) -> bool {
         let mut state = self.lock();
         state.totals.batches_made = last;
@@ -55,7 +57,7 @@ impl Tally {
         begins
     }
 
-    /// What was dropped has been recorded otherwise.
+    /// Notes that the gap was recorded in the database instead of the journal.
     pub(crate) fn gap_recorded(&self) {
         self.lock().dropping = None;
     }

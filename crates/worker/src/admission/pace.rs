@@ -2,38 +2,39 @@
 
 use std::time::{Duration, Instant};
 
-/// Weight of the newest attempt in the average latency: an eighth.
+/// The inverse of the newest attempt's weight in the average latency: the weight is an eighth.
 const LATENCY_WEIGHT: u32 = 8;
 
-/// What is held for less than this on average is given back quickly: half of what makes an attempt slow.
+/// The limit below which an average latency is fast: half of what makes an attempt slow.
 const FAST: Duration = Duration::from_millis(500);
 
-/// How long a newcomer would wait.
+/// An estimate of how long a new delivery would wait.
 pub(super) struct Promise {
     pub(super) within: Duration,
-    /// Whether a latency was measured. If not, `within` is only how long nothing has come back.
+    /// Whether a latency has been measured. Otherwise `within` is based only on the time for which nothing
+    /// has been given back.
     pub(super) is_founded: bool,
 }
 
-/// How fast what is held is given back.
+/// How fast slots or places are given back.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Pace {
-    /// The average of how long each was held.
+    /// The average time for which each was held; zero before the first measurement.
     latency: Duration,
-    /// Since when something has been held without a break.
+    /// Since when at least one has been held without interruption; `None` before the first.
     busy_since: Option<Instant>,
     returned: Option<Instant>,
 }
 
 impl Pace {
-    /// One more is taken, beside `held`.
+    /// Notes that one more is taken, in addition to `held`.
     pub(super) fn taken(&mut self, held: usize, now: Instant) {
         if held == 0 {
             self.busy_since = Some(now);
         }
     }
 
-    /// One is given back; `took` is how long it was held, if that says anything.
+    /// Notes that one is given back. `took` is how long it was held; `None` if that time is not meaningful.
     pub(super) fn returned(&mut self, took: Option<Duration>, now: Instant) {
         self.returned = Some(now);
         if let Some(took) = took {
@@ -44,23 +45,23 @@ impl Pace {
         }
     }
 
-    /// How long nothing has been given back although something is held.
+    /// Returns for how long nothing has been given back although something is held.
     pub(super) fn quiet(&self, now: Instant) -> Duration {
         let since = self.returned.max(self.busy_since);
         since.map_or(Duration::ZERO, |since| now.duration_since(since))
     }
 
-    /// Whether what is held comes back quickly, as far as is known.
+    /// Returns whether slots are given back quickly, as far as is known.
     pub(super) fn is_fast(&self, now: Instant) -> bool {
         !self.is_unknown() && self.latency.max(self.quiet(now)) < FAST
     }
 
-    /// Whether no latency was measured yet.
+    /// Returns whether no latency has been measured yet.
     pub(super) fn is_unknown(&self) -> bool {
         self.latency == Duration::ZERO
     }
 
-    /// The same, with another's latency if there is none of its own.
+    /// Returns the same pace, with the latency of `other` if no latency of its own has been measured.
     pub(super) fn or_latency_of(self, other: Option<&Self>) -> Self {
         match other {
             Some(other) if self.is_unknown() => Self {
@@ -71,8 +72,8 @@ impl Pace {
         }
     }
 
-    /// How long a newcomer would wait behind those that wait already; `None` when nothing is held, so that
-    /// nothing will come back.
+    /// Estimates how long a new delivery would wait behind those already waiting. Returns `None` if nothing
+    /// is held, because then nothing will be given back.
     pub(super) fn promise(&self, held: usize, waiting: usize, now: Instant) -> Option<Promise> {
         let latency = self.latency.max(self.quiet(now));
         let ahead = waiting as u32 + 1;

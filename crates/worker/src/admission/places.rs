@@ -1,8 +1,9 @@
-//! Whose first attempts are in work: places are given out as slots are, by organization, before any slot is
-//! asked for.
+//! Limits the first attempts in progress. Places are shared among organizations as slots are, before any slot
+//! is requested.
 //!
-//! The events of an organization begin in their order. It may have as many first attempts in work as there
-//! are places left, and always a 32nd of all, so that none waits for another's.
+//! The events of an organization begin in order. An organization may have as many first attempts in progress
+//! as there are free places, and always at least a 32nd of all places, so that no organization waits for the
+//! places of another.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -14,19 +15,20 @@ use webhook::OrganizationId;
 
 use super::pace::Pace;
 
-/// The share of all places that an organization may have whatever the others have: a 32nd.
+/// The share of all places that an organization may always have, regardless of the others: a 32nd.
 const FLOOR_SHARE: usize = 32;
-/// How many waiting organizations are looked at when places come free.
+/// The number of waiting organizations that are considered when places become free.
 const LOOKED_AT: usize = 8;
 
-/// Which first attempts are in work, and which events wait to begin.
+/// The first attempts in progress, and the events that wait to begin.
 pub(super) struct Places {
     total: usize,
-    /// May be more than there are: each organization has its floor.
+    /// The number of first attempts in progress. It can exceed `total`, because each organization has its
+    /// guaranteed minimum.
     in_work: usize,
-    /// Those that have places or wait for them.
+    /// The organizations that have places or wait for them.
     organizations: HashMap<OrganizationId, Party>,
-    /// Organizations with events that wait, in turn.
+    /// The organizations with waiting events, in the order of their turns.
     turns: VecDeque<OrganizationId>,
     next_ticket: u64,
 }
@@ -35,13 +37,13 @@ pub(super) struct Places {
 struct Party {
     in_work: usize,
     pace: Pace,
-    /// Its events that wait, in order.
+    /// The organization's waiting events, in order.
     waiting: BTreeMap<u64, Event>,
-    /// It stands in [`Places::turns`].
+    /// Whether the organization is in [`Places::turns`].
     in_turn: bool,
 }
 
-/// An event that waits, and how many places it wants.
+/// A waiting event, and the number of places it needs.
 struct Event {
     attempts: usize,
     granted: oneshot::Sender<()>,
@@ -58,7 +60,8 @@ impl Places {
         }
     }
 
-    /// Takes places if the organization may have more and none of its events waits.
+    /// Takes places if the organization may have more and none of its events is waiting. Returns whether it
+    /// did.
     pub(super) fn take(&mut self, organization: &OrganizationId, attempts: usize, now: Instant) -> bool {
         let may = match self.organizations.get(organization) {
             Some(party) => party.waiting.is_empty() && self.has_room(party),
@@ -82,7 +85,8 @@ impl Places {
         party.in_work += attempts;
     }
 
-    /// The event waits for places, behind those of its organization that wait already. Returns its ticket.
+    /// Adds an event that waits for places, behind the waiting events of its organization. Returns its
+    /// ticket, and the receiver that is notified when it has its places.
     pub(super) fn wait(
         &mut self,
         organization: &OrganizationId,
@@ -98,7 +102,7 @@ impl Places {
         (ticket, grant)
     }
 
-    /// The event does not wait any more. False when it has its places already.
+    /// Removes a waiting event. Returns `false` if it already has its places.
     pub(super) fn leave(&mut self, organization: &OrganizationId, ticket: u64, now: Instant) -> bool {
         let party = self.organizations.get_mut(organization);
         let left = party.is_some_and(|party| party.waiting.remove(&ticket).is_some());
@@ -106,13 +110,13 @@ impl Places {
         left
     }
 
-    /// How long none of the organization's places has come free.
+    /// Returns for how long none of the organization's places has been given back.
     pub(super) fn quiet(&self, organization: &OrganizationId, now: Instant) -> Duration {
         let party = self.organizations.get(organization);
         party.map_or(Duration::ZERO, |party| party.pace.quiet(now))
     }
 
-    /// Takes places back, and gives them to events that wait.
+    /// Takes places back, and gives them to waiting events.
     pub(super) fn give_back(&mut self, organization: &OrganizationId, attempts: usize, now: Instant) {
         self.in_work -= attempts;
         if let Some(party) = self.organizations.get_mut(organization) {
@@ -122,8 +126,8 @@ impl Places {
         self.grant(organization, now);
     }
 
-    /// To the other organizations in turn, an event each, then to this one. Those that got places stand
-    /// behind those that did not.
+    /// Gives free places to the other organizations in turn, one event each, then to this one. Organizations
+    /// that were granted places go behind those that were not.
     fn grant(&mut self, organization: &OrganizationId, now: Instant) {
         let mut served = Vec::new();
         for _ in 0..self.turns.len().min(LOOKED_AT) {
@@ -157,7 +161,7 @@ impl Places {
         let Some((_, Event { attempts, granted })) = party.waiting.pop_first() else {
             return false;
         };
-        // An event that has left takes nothing.
+        // An event that has left takes no places.
         if granted.send(()).is_ok() {
             self.give(organization, attempts, now);
         }

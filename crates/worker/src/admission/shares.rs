@@ -1,9 +1,12 @@
-//! The rules of fair admission, as a state without a clock, tasks or waits: it is told what happens and when,
-//! and says what may.
+//! The rules of fair admission, as pure state without a clock, tasks or waiting. The caller reports what
+//! happens and when; the state decides which endpoint may have a slot.
 //!
-//! Every decision looks at counters of the endpoint, of its organization and of the whole, and at nothing
-//! else: it takes the same time whatever waits. Only ending a slow attempt looks for the organization that
-//! holds most, in an ordered set of at most as many as there are slow slots.
+//! Every decision reads only counters of the endpoint, of its organization and of the whole worker. It takes
+//! the same time regardless of how many deliveries wait. Only ending a slow attempt searches for the
+//! organization that holds the most, in an ordered set with at most as many entries as there are slow slots.
+//!
+//! An endpoint is *well* if it was tried and its last attempt neither failed nor was slow, and no attempt in
+//! flight is slow. All other endpoints are *unwell*: they are not known to be healthy.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -20,49 +23,51 @@ use crate::refusal::Refusal;
 
 /// The share of the free slots that one endpoint may hold: a quarter.
 const ENDPOINT_SHARE: usize = 4;
-/// The share of all slots that endpoints not known to be well may hold together: half.
+/// The share of all slots that unwell endpoints may hold together: half.
 const UNWELL_SHARE: usize = 2;
-/// The share of all slots that is kept for organizations that hold none, or that give their slots back
-/// quickly: a 16th. Without it, organizations that hang at the same moment would leave nothing to one whose
-/// attempts end quickly, as soon as it holds none for a moment.
+/// The share of all slots that is reserved for organizations that hold none, or that give their slots back
+/// quickly: a 16th.
+///
+/// Without it, organizations whose endpoints start to hang at the same moment would leave no slot to an
+/// organization whose attempts end quickly, as soon as it holds none for a moment.
 const KEPT_SHARE: usize = 16;
-/// The share of all slow slots that one endpoint may hold however few are free: a 32nd.
+/// The share of all slow slots that one endpoint may hold regardless of how few are free: a 32nd.
 const SLOW_SHARE: usize = 32;
-/// An attempt that fails within this time occupies a slot for no longer than a success does.
+/// The limit below which a failed attempt is quick: it occupies a slot for no longer than a successful one.
 const QUICK: Duration = Duration::from_millis(100);
-/// How many endpoints' behaviour is remembered. As many as the registry holds; past it, all that are idle are
-/// forgotten.
+/// The maximum number of endpoints whose behaviour is remembered. The registry holds as many. When the limit
+/// is reached, all idle endpoints are forgotten.
 pub(super) const REMEMBERED_MAX: usize = store::ENDPOINTS_MAX as usize;
 
-/// Which endpoints and organizations hold which slots.
+/// The slots that each endpoint and each organization holds.
 pub(super) struct Shares {
     slots: usize,
     free: usize,
-    /// Slots that endpoints not known to be well hold together.
+    /// The number of slots that unwell endpoints hold together.
     unwell: usize,
     slow_free: usize,
     endpoints: HashMap<EndpointId, Behaviour>,
-    /// Those that hold or wait.
+    /// The organizations that hold slots or wait for them.
     organizations: HashMap<OrganizationId, Holder>,
-    /// Organizations by how many slow attempts they have, and by the oldest of them.
+    /// Organizations ordered by the number of their slow attempts, and by the oldest of these.
     crowds: BTreeSet<Crowd>,
     next_slot: u64,
 }
 
-/// How an endpoint does at this worker, and what it holds.
+/// The recent behaviour of an endpoint on this worker, and what it holds.
 struct Behaviour {
     organization: OrganizationId,
-    /// Slots held, oldest first, with the time each was taken.
+    /// The slots held, oldest first, with the time each was taken.
     held: VecDeque<(u64, Instant)>,
-    /// How many slow slots it holds.
+    /// The number of slow slots held.
     slow: usize,
     waiting: usize,
     pace: Pace,
-    /// An attempt has succeeded or failed.
+    /// Whether an attempt has succeeded or failed.
     tried: bool,
-    /// The last attempt failed or was slow.
+    /// Whether the last attempt failed or was slow.
     suspect: bool,
-    /// The last attempt was over within [`QUICK`].
+    /// Whether the last attempt ended within [`QUICK`].
     quick: bool,
 }
 
@@ -71,16 +76,16 @@ struct Behaviour {
 struct Holder {
     held: usize,
     pace: Pace,
-    /// Slots held by its endpoints that are not known to be well.
+    /// The number of slots held by its unwell endpoints.
     unwell: usize,
     unwell_pace: Pace,
     waiting: usize,
-    /// Its slow attempts by slot, which is by age, with their endpoints.
+    /// Its slow attempts with their endpoints, ordered by slot number and therefore by age.
     slow: BTreeMap<u64, EndpointId>,
 }
 
-/// Sorts by the number of slow attempts; of two organizations with as many, the one with the older attempt
-/// comes last.
+/// An organization with slow attempts. Sorts by the number of slow attempts; of two organizations with the
+/// same number, the one with the older attempt comes last.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Crowd {
     count: usize,
@@ -102,17 +107,17 @@ impl Shares {
         }
     }
 
-    /// How many slots are free.
+    /// Returns the number of free slots.
     pub(super) fn free(&self) -> usize {
         self.free
     }
 
-    /// How many slow slots are free.
+    /// Returns the number of free slow slots.
     pub(super) fn slow_free(&self) -> usize {
         self.slow_free
     }
 
-    /// Whether the endpoint may have a slot now.
+    /// Returns whether the endpoint may have a slot now, or the reason why not.
     pub(super) fn decide(
         &self,
         endpoint: &EndpointId,
@@ -144,8 +149,10 @@ impl Shares {
         }
     }
 
-    /// An endpoint may hold a quarter of what is free, slow attempts included; and a quarter of the free slow
-    /// slots, or a 32nd of all.
+    /// Returns whether the endpoint's share has room.
+    ///
+    /// An endpoint may hold a quarter of the free slots, its slow attempts included, and at most a quarter of
+    /// the free slow slots or a 32nd of all slow slots, whichever is larger.
     fn has_room(&self, behaviour: &Behaviour) -> bool {
         let in_flight_max = (self.free / ENDPOINT_SHARE).max(1);
         let slow_max = (self.slow_free / ENDPOINT_SHARE)
@@ -154,7 +161,7 @@ impl Shares {
         behaviour.held.len() + behaviour.slow < in_flight_max && behaviour.slow < slow_max
     }
 
-    /// How many slots endpoints that are not known to be well may hold together.
+    /// Returns the number of slots that unwell endpoints may hold together.
     pub(super) fn unwell_max(&self) -> usize {
         (self.slots / UNWELL_SHARE).max(1)
     }
@@ -174,14 +181,14 @@ impl Shares {
         id
     }
 
-    /// Takes a slot for an endpoint that has one waiting, if it may have one now.
+    /// Takes a slot for an endpoint with a waiting delivery, if it may have one now.
     pub(super) fn grant(&mut self, endpoint: &EndpointId, now: Instant) -> Option<u64> {
         let organization = self.endpoints.get(endpoint)?.organization.clone();
         let allowed = self.decide(endpoint, &organization, now).is_ok();
         allowed.then(|| self.take(endpoint, &organization, now))
     }
 
-    /// Moves an attempt into a slow slot, and returns the slow attempt that has to end for it, if one has.
+    /// Moves an attempt to a slow slot. Returns the slow attempt that has to end to make room, if any.
     pub(super) fn slow_down(&mut self, endpoint: &EndpointId, id: u64, now: Instant) -> Option<u64> {
         let ended = if self.slow_free == 0 {
             self.end_oldest(now)
@@ -204,7 +211,7 @@ impl Shares {
         ended
     }
 
-    /// Frees the slow slot of the oldest attempt of the organization that holds most.
+    /// Frees the slow slot of the oldest attempt of the organization that holds the most.
     fn end_oldest(&mut self, now: Instant) -> Option<u64> {
         let crowd = self.crowds.last()?;
         let (id, organization) = (crowd.oldest.0, crowd.organization.clone());
@@ -215,7 +222,8 @@ impl Shares {
         self.leave_slow(&endpoint, &organization, id, now).then_some(id)
     }
 
-    /// Gives a slot or a slow slot back. Without `success` it was given back unused, or by our own fault.
+    /// Gives a slot or a slow slot back. `success` is `None` if no attempt was made or it failed because of a
+    /// fault on our side.
     pub(super) fn give_back(&mut self, endpoint: &EndpointId, id: u64, success: Option<bool>, now: Instant) {
         let released = self.change(endpoint, now, |behaviour, holder| {
             let took = behaviour.release(id, now);
@@ -224,7 +232,7 @@ impl Shares {
             }
             if let Some(success) = success {
                 behaviour.tried = true;
-                // What is not among the slots held was slow.
+                // An attempt that is not among the held slots was slow.
                 behaviour.suspect = !success || took.is_none_or(|took| took > SLOW);
                 behaviour.quick = took.is_some_and(|took| took < QUICK);
             }
@@ -240,7 +248,7 @@ impl Shares {
         self.forget_idle(endpoint);
     }
 
-    /// False when the attempt has left before.
+    /// Gives a slow slot back. Returns `false` if the attempt has already left it.
     fn leave_slow(
         &mut self,
         endpoint: &EndpointId,
@@ -258,7 +266,7 @@ impl Shares {
         true
     }
 
-    /// Changes an organization's slow attempts, and its place among the crowds.
+    /// Changes an organization's slow attempts, and updates its position in `crowds`.
     fn crowd<T>(
         &mut self,
         organization: &OrganizationId,
@@ -273,14 +281,14 @@ impl Shares {
         Some(changed)
     }
 
-    /// A delivery begins to wait for a slot.
+    /// Notes that a delivery begins to wait for a slot.
     pub(super) fn waits(&mut self, endpoint: &EndpointId, organization: &OrganizationId) {
         let (behaviour, holder) = self.remember(endpoint, organization);
         behaviour.waiting += 1;
         holder.waiting += 1;
     }
 
-    /// A delivery does not wait any more.
+    /// Notes that a delivery stops waiting.
     pub(super) fn waits_no_more(&mut self, endpoint: &EndpointId) {
         let Some(behaviour) = self.endpoints.get_mut(endpoint) else {
             return;
@@ -292,14 +300,14 @@ impl Shares {
         self.forget_idle(endpoint);
     }
 
-    /// How many deliveries of the organization wait for a slot.
+    /// Returns how many deliveries of the organization wait for a slot.
     pub(super) fn waiting(&self, organization: &OrganizationId) -> usize {
         let holder = self.organizations.get(organization);
         holder.map_or(0, |holder| holder.waiting)
     }
 
-    /// How long a newcomer that was refused its share would wait, judging by how fast slots come back to that
-    /// share.
+    /// Estimates how long a new delivery that was refused its share would wait, from how fast slots of that
+    /// share are given back. Returns `None` if none is held.
     pub(super) fn promised_wait(
         &self,
         endpoint: &EndpointId,
@@ -315,7 +323,7 @@ impl Shares {
         }
         let holder = self.organizations.get(organization)?;
         let is_unwell = behaviour.is_some_and(|behaviour| behaviour.tried && behaviour.next_is_unwell());
-        // Without a slot of the half, it was not its share of the half that was refused.
+        // If the organization holds no unwell slot, the refused share was not its share of the unwell half.
         if is_unwell && holder.unwell > 0 {
             holder.unwell_pace.promise(holder.unwell, holder.waiting, now)
         } else {
@@ -326,26 +334,25 @@ impl Shares {
         }
     }
 
-    /// Whether the endpoint's last attempt failed or was slow, or one in flight is.
+    /// Returns whether the endpoint's last attempt failed or was slow, or an attempt in flight is slow.
     pub(super) fn is_suspect(&self, endpoint: &EndpointId) -> bool {
         let behaviour = self.endpoints.get(endpoint);
         behaviour.is_some_and(Behaviour::is_suspect)
     }
 
-    /// How many endpoints are remembered.
+    /// Returns how many endpoints are remembered.
     #[cfg(test)]
     pub(super) fn endpoints(&self) -> usize {
         self.endpoints.len()
     }
 
-    /// How many organizations are tracked.
+    /// Returns how many organizations are tracked.
     #[cfg(test)]
     pub(super) fn organizations(&self) -> usize {
         self.organizations.len()
     }
 
-    /// Changes what an endpoint and its organization hold, and counts what is held by those that are not
-    /// known to be well.
+    /// Changes what an endpoint and its organization hold, and updates the numbers of unwell slots.
     fn change<T>(
         &mut self,
         endpoint: &EndpointId,
@@ -387,7 +394,7 @@ impl Shares {
         (behaviour, holder)
     }
 
-    /// Forgets the endpoint's organization if it neither holds nor waits.
+    /// Removes the endpoint's organization if it neither holds slots nor waits for them.
     fn forget_idle(&mut self, endpoint: &EndpointId) {
         let Some(behaviour) = self.endpoints.get(endpoint) else {
             return;
@@ -399,14 +406,14 @@ impl Shares {
     }
 }
 
-/// Whether an organization would hold more than is left free if it took one more, apart from what is kept.
-/// Each may hold one.
+/// Returns whether an organization's share is used up: with one more slot, it would hold more than the slots
+/// that remain free, apart from the reserved ones. Each organization may always hold one slot.
 fn has_share(held: usize, is_fast: bool, free: usize, of: usize) -> bool {
     let kept = if is_fast { 0 } else { of / KEPT_SHARE };
     held > 0 && held + 1 + kept >= free
 }
 
-/// The organization's, which is tracked from now on.
+/// Returns the organization's entry, and creates it if necessary.
 fn holder<'a>(
     organizations: &'a mut HashMap<OrganizationId, Holder>,
     organization: &OrganizationId,
@@ -441,7 +448,7 @@ impl Behaviour {
         self.suspect || self.slow > 0
     }
 
-    /// How many of its slots count as those of an endpoint that is not known to be well.
+    /// Returns how many of its slots count as unwell.
     fn unwell(&self) -> usize {
         if self.is_well() {
             0
@@ -450,7 +457,7 @@ impl Behaviour {
         }
     }
 
-    /// Whether one slot more would count.
+    /// Returns whether one more slot would count as unwell.
     fn next_is_unwell(&self) -> bool {
         !self.is_well() && self.held.len() >= self.trusted()
     }
@@ -459,14 +466,15 @@ impl Behaviour {
         self.tried && !self.is_suspect()
     }
 
-    /// How many slots an endpoint that is not known to be well may hold like a well one: one, if it was never
-    /// tried, or if it has just failed quickly. Otherwise a healthy endpoint that answers one request
-    /// with 500 would wait for those that hang.
+    /// Returns how many slots an unwell endpoint may hold without counting as unwell: one, if it was never
+    /// tried or has just failed quickly.
+    ///
+    /// Otherwise a healthy endpoint that responds to one request with 500 would wait for endpoints that hang.
     fn trusted(&self) -> usize {
         usize::from(self.slow == 0 && (!self.tried || self.quick))
     }
 
-    /// Takes a slot off those held, and returns how long it was held.
+    /// Removes a slot from those held, and returns how long it was held.
     fn release(&mut self, id: u64, now: Instant) -> Option<Duration> {
         let at = self.held.iter().position(|(held, _)| *held == id)?;
         let (_, since) = self.held.remove(at)?;
@@ -475,8 +483,8 @@ impl Behaviour {
 }
 
 impl Holder {
-    /// Returns how fast it gives slots back. An organization that holds nothing and waits for nothing is
-    /// forgotten; then the endpoint tells, if it has given one back lately.
+    /// Returns how fast the organization gives slots back. An organization that holds and waits for nothing
+    /// is forgotten. In that case the endpoint's pace is used.
     fn pace_with<'a>(&'a self, endpoint: Option<&'a Behaviour>) -> &'a Pace {
         match endpoint {
             Some(endpoint) if self.pace.is_unknown() => &endpoint.pace,
@@ -488,12 +496,14 @@ impl Holder {
         self.held == 0 && self.waiting == 0 && self.slow.is_empty()
     }
 
-    /// An endpoint of it has released a slot, which was held for `took` if that says anything.
+    /// Notes that an endpoint of the organization has released a slot. `took` is how long it was held; `None`
+    /// if that time is not meaningful.
     fn release(&mut self, behaviour: &mut Behaviour, took: Option<Duration>, now: Instant) {
         self.held -= 1;
         self.pace.returned(took, now);
         behaviour.pace.returned(took, now);
-        // The slot is not among those held any more: what is true of the next one was true of it.
+        // The slot was already removed from those held, so what applies to the endpoint's next slot applied
+        // to this one.
         if behaviour.next_is_unwell() {
             self.unwell_pace.returned(took, now);
         }

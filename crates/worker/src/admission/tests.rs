@@ -27,7 +27,7 @@ fn free(admission: &Admission) -> usize {
     admission.lock().shares.free()
 }
 
-/// The endpoint is known to be well.
+/// Makes one successful attempt, after which the endpoint is known to be healthy.
 async fn succeeds(admission: &Arc<Admission>, endpoint: &EndpointId) {
     let slot = admission.admit(endpoint, &org("a")).await;
     slot.ok().unwrap().concluded(true);
@@ -300,7 +300,7 @@ async fn waiters_of_every_organization_have_their_turn() {
     let admission = Admission::new(1);
     let slot = try_admit_of(&admission, &id("first"), &org("first"));
     let mut waiting = Vec::new();
-    // Many of one organization before one of another.
+    // Adds many deliveries of one organization, then one of another.
     for n in 0..30 {
         let (admission, endpoint) = (Arc::clone(&admission), id(n));
         let organization = org(if n < 29 { "many" } else { "one" });

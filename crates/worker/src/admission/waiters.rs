@@ -1,14 +1,15 @@
-//! Deliveries that wait for a slot, so that each organization and each of its endpoints has its turn.
+//! The deliveries that wait for a slot, served in turn by organization and by endpoint.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::sync::oneshot;
 use webhook::{EndpointId, OrganizationId};
 
-/// How many waiting organizations are looked at when a slot comes free, and of each how many endpoints.
+/// The number of waiting organizations that are considered when a slot becomes free, and of endpoints within
+/// each.
 const LOOKED_AT: usize = 8;
 
-/// The waiting deliveries, in turn.
+/// The waiting deliveries, in the order of their turns.
 #[derive(Default)]
 pub(super) struct Waiters {
     endpoints: HashMap<EndpointId, BTreeMap<u64, oneshot::Sender<u64>>>,
@@ -17,19 +18,19 @@ pub(super) struct Waiters {
     next_ticket: u64,
 }
 
-/// What came of the attempt to grant an endpoint a slot.
+/// The result of trying to grant an endpoint a slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grant {
     Granted,
-    /// It may have none now, or does not wait any more.
+    /// The endpoint may have no slot now, or has no waiting delivery any more.
     Refused,
     /// No slot is free.
     NoneFree,
 }
 
 impl Waiters {
-    /// Adds one behind the others of its endpoint. Returns its ticket, and what will have the number of its
-    /// slot.
+    /// Adds a delivery behind the others of its endpoint. Returns its ticket, and the receiver for the number
+    /// of its slot.
     pub(super) fn add(
         &mut self,
         endpoint: &EndpointId,
@@ -57,27 +58,28 @@ impl Waiters {
         }
     }
 
-    /// Takes one away. False when it was granted a slot.
+    /// Removes a delivery. Returns `false` if it was granted a slot.
     pub(super) fn remove(&mut self, endpoint: &EndpointId, ticket: u64) -> bool {
         let waiting = self.endpoints.get_mut(endpoint);
         waiting.is_some_and(|waiting| waiting.remove(&ticket).is_some())
     }
 
-    /// Whether one waits for the endpoint.
+    /// Returns whether a delivery waits for the endpoint.
     pub(super) fn has(&self, endpoint: &EndpointId) -> bool {
         let waiting = self.endpoints.get(endpoint);
         waiting.is_some_and(|waiting| !waiting.is_empty())
     }
 
-    /// Takes out the one of the endpoint that has waited longest.
+    /// Removes and returns the delivery of the endpoint that has waited longest.
     pub(super) fn next_of(&mut self, endpoint: &EndpointId) -> Option<oneshot::Sender<u64>> {
         let (_, grant) = self.endpoints.get_mut(endpoint)?.pop_first()?;
         Some(grant)
     }
 
-    /// Gives some organizations their turn, and in each some endpoints, until one of them has been granted a
-    /// slot; ends when no slot is free. Organizations that were granted one stand behind those that were
-    /// not.
+    /// Gives several organizations their turn.
+    ///
+    /// In each, tries several endpoints until one has been granted a slot. Stops when no slot is free.
+    /// Organizations that were granted a slot go behind those that were not.
     pub(super) fn take_turns(&mut self, mut grant: impl FnMut(&mut Self, &EndpointId) -> Grant) {
         let mut served = Vec::new();
         for _ in 0..self.turns.len().min(LOOKED_AT) {
@@ -102,7 +104,7 @@ impl Waiters {
         self.turns.extend(served);
     }
 
-    /// Returns the endpoints that have deliveries waiting still, and what came of it.
+    /// Returns the endpoints that still have waiting deliveries, and the result.
     fn take_turns_of(
         &mut self,
         mut endpoints: VecDeque<EndpointId>,

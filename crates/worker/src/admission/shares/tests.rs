@@ -19,7 +19,7 @@ fn try_take(shares: &mut Shares, endpoint: &EndpointId, organization: &Organizat
     allowed.then(|| shares.take(endpoint, organization, Instant::now()))
 }
 
-/// Takes a slot for each of so many endpoints of the organization, as far as it gets any.
+/// Takes a slot for each of this many endpoints of the organization, as long as it gets any.
 fn take_each(shares: &mut Shares, organization: &str, endpoints: usize) -> Vec<(EndpointId, u64)> {
     let each = (0..endpoints).filter_map(|n| {
         let endpoint = id(format!("{organization}-{n}"));
@@ -35,13 +35,13 @@ fn slow_down(shares: &mut Shares, slots: &[(EndpointId, u64)]) {
     }
 }
 
-/// The endpoint has succeeded or failed.
+/// Makes one attempt that succeeds or fails.
 fn tried(shares: &mut Shares, endpoint: &EndpointId, organization: &OrganizationId, success: bool) {
     let slot = try_take(shares, endpoint, organization).unwrap();
     shares.give_back(endpoint, slot, Some(success), Instant::now());
 }
 
-/// The endpoint has not answered for two seconds.
+/// Makes one attempt that fails after two seconds without a response.
 fn hung(shares: &mut Shares, endpoint: &EndpointId, organization: &OrganizationId) {
     let slot = try_take(shares, endpoint, organization).unwrap();
     shares.slow_down(endpoint, slot, Instant::now() + SECOND);
@@ -65,7 +65,7 @@ fn organizations_that_take_what_they_get_leave_as_much_for_the_next() {
         let each = (512 - 512 / KEPT_SHARE) / (organizations + 1);
         for _ in 0..512 {
             for n in 0..organizations {
-                // A new endpoint each time, of which nothing is known.
+                // A new endpoint each time, about which nothing is known.
                 let endpoint = id(shares.next_slot);
                 try_take(&mut shares, &endpoint, &org(n));
             }
@@ -119,7 +119,7 @@ fn endpoints_that_are_not_known_to_be_well_share_half_of_the_slots() {
 #[test]
 fn an_endpoint_that_was_never_tried_has_one_slot_like_a_well_one() {
     let (mut shares, a, b) = (Shares::new(8), org("a"), org("b"));
-    // The half is full.
+    // Fill the half of the slots that unwell endpoints may hold.
     for n in 0..4 {
         let organization = org(format!("unwell-{n}"));
         hung(&mut shares, &id(n), &organization);
@@ -179,7 +179,8 @@ fn slots_of_an_endpoint_count_as_unwell_from_when_it_becomes_so_until_it_succeed
     assert_eq!((shares.unwell, shares.free(), shares.slow_free()), (0, 64, 64));
 }
 
-/// Sixty organizations whose endpoints hang have all of the half, and what is kept of it.
+/// Sixty organizations whose endpoints hang hold the whole unwell half of the slots, including its reserved
+/// part.
 #[test]
 fn a_healthy_endpoint_that_fails_once_does_not_wait_for_those_that_hang() {
     let (mut shares, healthy) = (Shares::new(512), org("healthy"));
@@ -204,13 +205,14 @@ fn a_healthy_endpoint_that_fails_once_does_not_wait_for_those_that_hang() {
         Err(Refusal::Unwell),
         "not a second one"
     );
-    // A failure after a second is none that came quickly.
+    // A failure after a second does not count as quick.
     shares.slow_down(&id("healthy"), slot, now + SECOND);
     shares.give_back(&id("healthy"), slot, Some(false), now + 2 * SECOND);
     assert_eq!(shares.decide(&id("healthy"), &healthy, now), Err(Refusal::Unwell));
 }
 
-/// It was forgotten when it held none. The endpoint that asks has answered in 5 ms, ten seconds ago.
+/// The organization was forgotten when it held no slot. The endpoint that requests one responded in 5 ms, ten
+/// seconds earlier.
 #[test]
 fn an_organization_that_was_idle_is_promised_a_slot_by_the_pace_of_its_endpoint() {
     let (mut shares, healthy, began) = (Shares::new(512), org("healthy"), Instant::now());
@@ -235,8 +237,8 @@ fn an_organization_that_was_idle_is_promised_a_slot_by_the_pace_of_its_endpoint(
     assert!(promise.is_founded && promise.within < Duration::from_millis(10));
 }
 
-/// Its slot is like a well one's: no slot of the half comes back for it, and its own says nothing about
-/// those.
+/// The slot of the endpoint counts like that of a well one. No slot of the unwell half will be given back for
+/// it, and its own slots say nothing about that half.
 #[test]
 fn an_endpoint_that_failed_quickly_is_promised_a_slot_of_its_organization() {
     let (mut shares, a, began) = (Shares::new(64), org("a"), Instant::now());
@@ -301,7 +303,7 @@ fn six_hundred_endpoints_that_hang_cost_another_organization_nothing() {
     assert_eq!((shares.organizations(), shares.crowds.len()), (0, 0));
 }
 
-/// What one of several parties does next.
+/// The next action of one of several organizations.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Take(u8, u8),
@@ -361,7 +363,7 @@ proptest! {
                         prop_assert!(!next_is_unwell || shares.unwell <= shares.unwell_max());
                         held.push((name, endpoint, slot));
                     } else {
-                        // Never refused for nothing: it has its share of some kind, or others hold all there is.
+                        // A refusal always has a reason: some share is used up, or others hold all slots.
                         prop_assert!(free == 0 || of_organization > 0 || next_is_unwell || slow.iter().any(|(_, of, _)| *of == endpoint));
                     }
                 }
@@ -412,7 +414,7 @@ proptest! {
 mod alone {
     use super::*;
 
-    /// How long a thousand decisions take among so many endpoints and organizations.
+    /// Measures a thousand decisions among this many endpoints and organizations.
     fn decisions(among: usize) -> Duration {
         let mut shares = Shares::new(512);
         for n in 0..among {
