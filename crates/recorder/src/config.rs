@@ -1,14 +1,15 @@
-//! The times of one recorder.
+//! Time limits of one recorder.
 
 use std::time::Duration;
 
-/// The times of one recorder. The defaults are those of the documentation.
+/// Time limits of one recorder. The defaults are the documented ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How long events, deliveries, attempts, rejected messages and gaps are kept.
+    /// How long events, deliveries, attempts, rejected messages and gaps are kept. Pending deliveries and
+    /// their events are kept regardless of their age.
     pub retention_age: Duration,
-    /// An endpoint of which every attempt has failed for this long, ten times and in each fifth of it, is
-    /// disabled. Not zero.
+    /// How long every attempt at an endpoint has to fail before the endpoint is disabled. There must also be
+    /// ten failures or more, and at least one in each fifth of this time. Not zero.
     pub failing_age: Duration,
 }
 

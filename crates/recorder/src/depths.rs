@@ -1,4 +1,4 @@
-//! How much waits, in the queues and in the journal, for `/metrics`.
+//! Measures queue lengths and pending deliveries for `/metrics`.
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{meters, now_ms};
 
-/// As often as metrics are usually scraped.
+/// The interval between two measurements: about as often as metrics are usually scraped.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// What the broker does not tell sooner is not known. The database has a bound of its own.
+/// The maximum time to wait for the broker. Values that it does not report in time are unknown. The database
+/// has its own timeout.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub(crate) struct Depths {
@@ -20,7 +21,7 @@ pub(crate) struct Depths {
 }
 
 impl Depths {
-    /// Looks again and again, without an end. What is not known is `NaN`.
+    /// Measures repeatedly and never returns. An unknown value is reported as `NaN`.
     pub(crate) async fn run(self) {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! From a message to what is written.
+//! Decodes messages into what is written to the store.
 
 use broker::{Message, Topology};
 use store::Rejected;
@@ -13,18 +13,18 @@ use crate::{
     now_ms,
 };
 
-/// Which queue a message was consumed from.
+/// The queue that a message was consumed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// Batches of records.
     Journal,
     /// Dead letters.
     Dead,
-    /// Messages that nobody could read.
+    /// Messages that could not be decoded.
     Rejected,
 }
 
-/// What one message says.
+/// The decoded content of one message.
 #[derive(Debug)]
 pub(crate) enum Entry {
     Records(Vec<Record>),
@@ -32,8 +32,8 @@ pub(crate) enum Entry {
 }
 
 impl Source {
-    /// How many messages are held unacked. A batch has up to 1 MiB, a dead letter 256 KiB, a rejected message
-    /// whatever its publisher wanted.
+    /// Returns the maximum number of unacknowledged messages. A batch has up to 1 MiB and a dead letter up to
+    /// 256 KiB; the size of a rejected message is chosen by its publisher.
     pub(crate) const fn prefetch(self) -> u16 {
         match self {
             Self::Journal => 32,
@@ -60,7 +60,7 @@ impl Source {
 }
 
 impl Entry {
-    /// Reads a message. One that is not what its queue holds is set aside.
+    /// Decodes a message. A message that does not fit its queue becomes a rejected message.
     pub(crate) fn read(source: Source, message: &Message, topology: &Topology) -> Self {
         match source {
             Source::Journal => match Batch::decode(&message.body) {
@@ -75,7 +75,7 @@ impl Entry {
         }
     }
 
-    /// A message that cannot be read as what it is.
+    /// Returns a message that cannot be decoded as a rejected message.
     fn aside(source: Source, message: &Message, topology: &Topology, reason: &str, detail: &str) -> Self {
         tracing::error!(
             queue = source.queue(topology),
@@ -86,7 +86,7 @@ impl Entry {
         );
         count_aside(reason);
         let found = match source {
-            // With all that it says: what this version cannot read a later one may.
+            // Keeps everything that the dead letter contains: a later version may be able to decode it.
             Source::Dead => message.dead_letter_aside(topology),
             Source::Journal | Source::Rejected => message.rejected(topology),
         };
@@ -101,12 +101,13 @@ impl Entry {
     }
 }
 
-/// Counts a message, or a record, that is kept among the rejected ones for lack of a better place.
+/// Counts a message or a record that is stored as a rejected message because it cannot be recorded.
 pub(crate) fn count_aside(reason: &str) {
     meters::SET_ASIDE.count([reason]).increment(1);
 }
 
-/// A dead letter brings its event along, so that it can be sent again whatever else is missing.
+/// Returns the records of a dead letter. They include its event, so that the delivery can be resent even if
+/// other records are missing.
 fn dead(delivery: &Delivery, letter: &broker::DeadLetter) -> Vec<Record> {
     let event = EventRecord {
         event: std::sync::Arc::clone(&delivery.event),
@@ -127,8 +128,10 @@ fn dead(delivery: &Delivery, letter: &broker::DeadLetter) -> Vec<Record> {
     vec![Record::Event(event), Record::Step(step)]
 }
 
-/// A message that RabbitMQ moved by itself has no id: its content makes one, so that it is written once,
-/// however often it comes.
+/// Converts a rejected message for the store.
+///
+/// A message that RabbitMQ moved by itself has no id. In that case the id is derived from the content, so
+/// that the message is written once, regardless of how often it arrives.
 pub(crate) fn rejected(found: broker::Rejected) -> Rejected {
     let id = found.id.clone().unwrap_or_else(|| {
         Rejected::id_of(

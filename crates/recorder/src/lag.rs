@@ -1,13 +1,14 @@
-//! How old what is recorded is.
+//! Reports a journal that lags behind.
 
 use std::time::Duration;
 
 use runtime::troubles::Trouble;
 
-/// A journal in which a recorder keeps up is seconds behind.
+/// The age of attempts above which they are reported when recorded. A recorder that keeps up is seconds
+/// behind.
 const LAG_MAX: Duration = Duration::from_mins(1);
 
-/// Notes it if the newest of these attempts ended more than a minute before it was recorded.
+/// Reports a trouble if the newest of these attempts ended more than a minute before it was recorded.
 pub(crate) fn note(now_ms: u64, ended_ms: &[u64]) {
     let newest = ended_ms
         .iter()

@@ -1,32 +1,34 @@
-//! The recorder: from the journal's queue to the store.
+//! The recorder: writes the journal's queue, dead letters and rejected messages to the store.
 //!
 //! ```text
 //! [journal]  -> entry -> write -> ack       every event, every attempt
-//! [dead]     -> entry -> write -> ack       what was given up, with its event, so that it can be sent again
-//! [rejected] -> entry -> write -> ack       what nobody could read, as it came
-//!                        upkeep             retention, endpoints that fail for days, operations to tell of
-//!                        depths             how much waits, for metrics
+//! [dead]     -> entry -> write -> ack       dead letters with their events, so that they can be resent
+//! [rejected] -> entry -> write -> ack       messages that could not be decoded, unchanged
+//!                        upkeep             retention, failing endpoints, operational messages
+//!                        depths             queue lengths and pending deliveries, for metrics
 //! ```
 //!
-//! Workers publish what happened in batches; `entry` reads them, `write` gathers what has arrived, writes it
-//! in one transaction and acks. While one transaction is under way the next gathers.
+//! Workers publish batches of records. `entry` decodes them. `write` collects the messages that have arrived,
+//! writes them in one transaction, and acknowledges them. While one transaction is in progress, the messages
+//! of the next one gather.
 //!
-//! What survives a crash: what the broker holds. A message is acked after the commit, so what was written may
-//! come again, and batches of several workers come in any order. Neither matters: everything that is written
-//! merges (see [`webhook::journal`]). Any number of recorders may run.
+//! Only what the broker holds survives a crash. A message is acknowledged after the commit, so a message that
+//! was written may be redelivered, and the batches of several workers arrive in any order. Neither matters,
+//! because everything that is written merges (see [`webhook::journal`]). Any number of recorders may run.
 //!
 //! Invariants:
-//! - A message is acked after what it says was committed, never before.
-//! - While the database is away nothing is acked and nothing is dropped: the queues hold it.
-//! - A message that cannot be read is set aside among the rejected ones, with the reason. So is a record that
-//!   the database refuses: alone, with its content, so that it can be redriven. Everything else of its batch
-//!   is written.
-//! - Nothing is deleted by a clock that is in doubt: retention counts from the earlier of this host's clock
-//!   and the newest record, and stops while clocks disagree.
+//! - A message is acknowledged only after its content has been committed.
+//! - While the database is unavailable, nothing is acknowledged and nothing is dropped: the queues hold it.
+//! - A message that cannot be decoded is stored as a rejected message, with the reason. So is a single record
+//!   that the database refuses, with its content, so that it can be redriven. The rest of its batch is
+//!   written.
+//! - Nothing is deleted while a clock is in doubt. Retention counts from the earlier of two times: this
+//!   host's clock, and the latest time known from the newest record and the last clock check of a recorder.
+//!   It stops while clocks disagree.
 //! - Memory is bounded by the prefetch of the three queues.
 //!
-//! Deliberately absent: any influence on deliveries. A recorder that is down for a day costs a lagging
-//! journal.
+//! Deliberately absent: any influence on deliveries. If no recorder runs for a day, the only consequence is a
+//! journal that lags behind.
 
 mod config;
 mod entry;
@@ -55,43 +57,45 @@ pub use meters::METRICS;
 use entry::Source;
 use readiness::{Readiness, Writing};
 
-/// What a recorder works with.
+/// The dependencies of a recorder.
 #[derive(Debug)]
 pub struct Deps {
     /// The broker to consume from.
     pub broker: broker::Config,
-    /// What has to be on it.
+    /// The queues and exchanges that have to exist on the broker.
     pub topology: Topology,
-    /// Where the journal is kept; its schema must be up to date.
+    /// The store that holds the journal. Its schema must be up to date.
     pub store: Store,
-    /// The name of this host, under which it says that its clock is in doubt.
+    /// The name of this host, under which the recorder reports that its clock is in doubt.
     pub host: String,
-    /// Why this process could not write its row in the table of roles the last time, which it does every
-    /// second; `None` if it could.
+    /// Why this process last failed to write its row in the table `roles`, which it does every second; `None`
+    /// if it succeeded.
     pub database: watch::Receiver<Option<String>>,
-    /// Receives what the recorder waits for; `None` while it records.
+    /// Receives what the recorder is waiting for; `None` while it records.
     pub readiness: watch::Sender<Option<String>>,
-    /// Receives what the recorder works without; `None` while nothing is missing.
+    /// Receives why the recorder runs in a degraded state; `None` while nothing is wrong.
     pub degraded: watch::Sender<Option<String>>,
 }
 
-/// Why a recorder cannot work at all. Faults that can pass (broker or database away) are waited for instead.
+/// An error that stops the recorder. Temporary faults, such as an unavailable broker or database, do not: the
+/// recorder waits.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A part of the recorder ended by itself: a bug. Nothing is lost, the broker hands out again what was
-    /// not acked.
+    /// A part of the recorder ended unexpectedly, which is a bug. No record is lost: the broker redelivers
+    /// the unacknowledged messages.
     #[error("the recorder's {0} ended unexpectedly, see the panic above; restart the recorder")]
     Ended(&'static str),
 }
 
 const SOURCES: [Source; 3] = [Source::Journal, Source::Dead, Source::Rejected];
 
-/// Records until `stop` is cancelled, and then commits what it has taken, hands back the rest, and returns.
+/// Runs the recorder until `stop` is cancelled. Then commits the messages that it has taken, requeues the
+/// others, and returns.
 ///
-/// Waits, with a line in the log, for a database or broker that is away.
+/// While the database or the broker is unavailable, the recorder logs that and waits.
 ///
 /// # Errors
-/// Only what waiting cannot mend.
+/// Returns an error only if waiting cannot resolve the problem: see [`Error`].
 pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<(), Error> {
     let Deps {
         broker,
@@ -106,8 +110,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let links = CancellationToken::new();
     let consuming = Link::open(&broker, "magnetite recorder, consuming", links.clone());
     let publishing = Link::open(&broker, "magnetite recorder, publishing", links.clone());
-    // Bounded by the prefetches, twice after a lost connection: the writer drops what the broker hands out
-    // again.
+    // Bounded by the prefetches, or twice that after a lost connection: the writer discards messages that the
+    // broker redelivers.
     let (arrived, arrivals) = mpsc::unbounded_channel();
     let (consumes, consumed) = watch::channel([false; SOURCES.len()]);
     let mut consumers = consume_all(&consuming, &topology, arrived, consumes, &stop);
@@ -163,7 +167,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     Ok(())
 }
 
-/// Starts a task whose panic ends the process, and which ends with `stop`.
+/// Starts a task that ends with `stop`. A panic of the task ends the process.
 fn run_until<T: Send + 'static>(
     stop: &CancellationToken,
     name: &'static str,
@@ -172,8 +176,8 @@ fn run_until<T: Send + 'static>(
     tokio::spawn(vital(name, stop.clone().run_until_cancelled_owned(task)))
 }
 
-/// Begins to consume each of [`SOURCES`]. `arrived` receives the messages, and `consumes` which sources are
-/// consumed.
+/// Starts consuming each of [`SOURCES`]. `arrived` receives the messages, and `consumes` which sources are
+/// being consumed.
 fn consume_all(
     link: &Link,
     topology: &Topology,
@@ -187,13 +191,13 @@ fn consume_all(
         let told = move |is_consumed| consumes.send_modify(|all| all[index] = is_consumed);
         consume(link, topology, SOURCES[index], arrived.clone(), stop, told)
     });
-    // The consumers alone hold it from now on: the writer ends after the last of them.
+    // From now on only the consumers hold a sender, so the writer ends after the last of them.
     drop(arrived);
     consumers
 }
 
-/// Waits for the consumers, then for the writer, which ends when no consumer is left to hand it a message. A
-/// panic was logged, and the broker has what was not acked.
+/// Waits for the consumers, then for the writer, which ends when no consumer can send it a message. A panic
+/// of one of them was logged, and the broker still has the unacknowledged messages.
 async fn shut_down(consumers: [JoinHandle<Unsettled>; SOURCES.len()], writing: JoinHandle<()>) {
     let mut unsettled = Vec::new();
     for consumer in consumers {
@@ -217,7 +221,8 @@ fn consume(
     tokio::spawn(async move {
         let queue = source.queue(&topology);
         let take = |incoming| {
-            // An error says that the writer ended by a panic; then nothing is acked any more.
+            // An error means that the writer has ended with a panic. In that case nothing is acknowledged any
+            // more.
             let _ = arrived.send((source, incoming));
         };
         broker::consume(&link, &topology, &queue, source.prefetch(), &stop, told, take).await

@@ -1,4 +1,4 @@
-//! What is counted and measured of the journal.
+//! The recorder's metrics about the journal.
 
 use broker::BadMessage;
 use metrics::Unit;
@@ -9,7 +9,7 @@ pub(crate) const RECORDED: Metric = Metric::counter(
     "What was written to the database; what comes twice is counted twice",
 )
 .by(&[MetricLabel::known("what", || vec![EVENT, ATTEMPT, REJECTED, GAP])]);
-/// Values of `what`.
+/// Values of the label `what`.
 pub(crate) const EVENT: &str = "event";
 pub(crate) const ATTEMPT: &str = "attempt";
 pub(crate) const REJECTED: &str = "rejected";
@@ -22,9 +22,9 @@ pub(crate) const SET_ASIDE: Metric = Metric::counter(
 .by(&[MetricLabel::known("reason", || {
     [BadMessage::reasons(), vec![BAD_BATCH, UNRECORDABLE]].concat()
 })]);
-/// Why a message of the journal's queue is set aside that is no batch of records.
+/// The rejection reason of a message in the journal's queue that is not a batch of records.
 pub(crate) const BAD_BATCH: &str = "bad_batch";
-/// The reason of what the database refuses.
+/// The rejection reason of a record or message that the database refuses.
 pub(crate) const UNRECORDABLE: &str = "unrecordable";
 pub(crate) const WRITE_FAILURES: Metric = Metric::counter(
     "magnetite_recorder_write_failures_total",
@@ -64,7 +64,7 @@ pub(crate) const PENDING_OLDEST: Metric = Metric::gauge(
     "Age of the oldest delivery in the journal that has not ended, 0 without one; NaN while that is not known",
 );
 
-/// All of them.
+/// All metrics of the recorder.
 pub const METRICS: &[Metric] = &[
     RECORDED,
     SET_ASIDE,

@@ -1,4 +1,5 @@
-//! Parts of a message: what the database takes of one that it refuses is written, and the rest is set aside.
+//! Parts of a message that the database refuses: the parts that the database accepts are written, and the
+//! others are stored as rejected messages.
 
 use broker::{Message, Topology};
 use store::Rejected;
@@ -10,19 +11,19 @@ use crate::{
     now_ms,
 };
 
-/// What is written, or refused, as one. Never empty.
+/// A part of a message that is written or refused as a whole. Never empty.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
     /// Records of a batch of the journal.
     Records(Vec<Record>),
-    /// A dead letter: the records that it makes belong together.
+    /// The records of a dead letter, which belong together.
     Dead(Vec<Record>),
     /// A rejected message.
     Rejected(Box<Rejected>),
 }
 
 impl Part {
-    /// The whole message.
+    /// Returns the whole message as one part.
     pub(crate) fn whole(source: Source, entry: Entry) -> Self {
         match entry {
             Entry::Rejected(rejected) => Self::Rejected(rejected),
@@ -38,7 +39,7 @@ impl Part {
         }
     }
 
-    /// Both halves of several records, or what cannot be halved.
+    /// Splits several records into two halves. Returns the part unchanged as an error if it cannot be split.
     pub(crate) fn halves(self) -> Result<[Self; 2], Self> {
         match self {
             Self::Records(mut records) if records.len() > 1 => {
@@ -49,8 +50,8 @@ impl Part {
         }
     }
 
-    /// The part as a rejected message, in a form in which it can be redriven; `detail` says why it was
-    /// refused.
+    /// Returns the part as a rejected message, in a form in which it can be redriven. `detail` says why it
+    /// was refused.
     pub(crate) fn refused(self, message: &Message, topology: &Topology, detail: &str) -> Rejected {
         let (source, found) = match self {
             Self::Rejected(rejected) => return plain(*rejected, detail),
@@ -77,10 +78,11 @@ impl Part {
     }
 }
 
-/// The longest text of a rejected message that is reduced, in characters.
+/// The maximum length of each text of a rejected message after [`plain`], in characters.
 const PLAIN_CHARS_MAX: usize = 1_000;
 
-/// A rejected message with nothing in its texts that any database could refuse; its body stays as it came.
+/// Returns the rejected message with all texts reduced to characters that any database accepts. The body
+/// stays unchanged.
 pub(crate) fn plain(rejected: Rejected, detail: &str) -> Rejected {
     let plain = |text: &str| -> String {
         let visible = text.chars().map(|char| match char {
@@ -112,7 +114,7 @@ fn batch(records: &[Record]) -> bytes::Bytes {
     batch.take()
 }
 
-/// Of which event a record tells; of a gap, which worker's it is.
+/// Returns the id of the event that a record is about, or the worker's name for a gap.
 fn event_id(record: &Record) -> String {
     match record {
         Record::Event(record) => record.event.id.to_string(),

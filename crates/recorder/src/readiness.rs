@@ -16,29 +16,30 @@ use crate::{SOURCES, display_chain};
 
 /// The interval between two reports, unless something changes sooner.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A transaction that takes longer is reported: the database hangs, or the transaction waits for a lock.
+/// How long a transaction may take before it is reported. After that the database is unresponsive, or the
+/// transaction waits for a lock.
 const COMMIT_MAX: Duration = Duration::from_secs(5);
 
-/// Whether the database takes the records. Clones share it.
+/// Whether the database accepts the records. Clones share the same state.
 #[derive(Clone, Default)]
 pub(crate) struct Writing(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// When the transaction in progress began; `None` between two.
+    /// When the transaction in progress began; `None` between two transactions.
     began: Option<Instant>,
-    /// Why the last transaction failed; `None` unless it is tried again.
+    /// Why the last transaction failed; `None` unless it is retried.
     failing: Option<String>,
 }
 
 impl Writing {
-    /// Notes that a transaction begins.
+    /// Records that a transaction begins.
     pub(crate) fn begins(&self) {
         self.state().began = Some(Instant::now());
     }
 
-    /// Notes how the transaction ended. A database that refuses some of its records may take the others, so
-    /// only an unavailable one counts.
+    /// Records the result of the transaction. Only an unavailable database counts as failing, because a
+    /// database that refuses some records may accept the others.
     pub(crate) fn ended(&self, result: &Result<(), store::Error>) {
         self.state().began = None;
         match result {
@@ -48,12 +49,12 @@ impl Writing {
         }
     }
 
-    /// Notes that the database takes no records.
+    /// Records that the database accepts no records.
     pub(crate) fn fails(&self, error: &store::Error) {
         self.state().failing = Some(display_chain(error));
     }
 
-    /// Notes that no transaction is tried again.
+    /// Records that no transaction is being retried.
     pub(crate) fn given_up(&self) {
         *self.state() = State::default();
     }
@@ -73,18 +74,18 @@ impl Writing {
 }
 
 pub(crate) struct Readiness {
-    /// Receives what the recorder waits for.
+    /// Receives what the recorder is waiting for.
     pub(crate) ready: watch::Sender<Option<String>>,
-    /// Receives what the recorder works without.
+    /// Receives why the recorder runs in a degraded state.
     pub(crate) degraded: watch::Sender<Option<String>>,
-    /// Which queues are consumed.
+    /// Which queues are being consumed.
     pub(crate) consumed: watch::Receiver<[bool; SOURCES.len()]>,
     pub(crate) consuming: Link,
     pub(crate) publishing: Link,
     pub(crate) topology: Topology,
     pub(crate) writing: Writing,
-    /// Why this process could not write its row in the table of roles the last time, which it does every
-    /// second; `None` if it could.
+    /// Why this process last failed to write its row in the table `roles`, which it does every second; `None`
+    /// if it succeeded.
     pub(crate) database: watch::Receiver<Option<String>>,
 }
 
@@ -98,7 +99,7 @@ impl Readiness {
             loop {
                 self.report();
                 tokio::select! {
-                    // An error says that the consumers have ended, which is their last change.
+                    // An error means that the consumers have ended, and their state does not change any more.
                     changed = self.consumed.changed() => if changed.is_err() { return },
                     () = sleep(LOOK_EVERY) => {}
                 }
@@ -134,7 +135,7 @@ impl Readiness {
         if self.publishing.is_blocked() {
             return Some(format!("{BLOCKED}; operational messages are delayed"));
         }
-        // It is no fault that no queue is bound to the exchange.
+        // An exchange without a bound queue is not a fault.
         let mut refusals = self.publishing.refusals().into_iter();
         let refusal = refusals.find(|refusal| refusal.kind == RefusalKind::Exchange)?;
         Some(format!("{}; operational messages are delayed", refusal.why))

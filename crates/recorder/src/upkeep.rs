@@ -1,7 +1,8 @@
-//! What nobody publishes: old rows go, endpoints that fail for days are disabled, and what happened to
-//! endpoints is told.
+//! Background work on the database: deletes old rows, disables endpoints that have failed for days, and
+//! publishes operational messages about endpoints.
 //!
-//! Every recorder does it; what two of them do at once is done once, or, of telling, twice under one id.
+//! Every recorder does this. Work that two recorders do at once has the same result as if one had done it,
+//! except that an operational message may be published twice, with the same id.
 
 use std::time::Duration;
 
@@ -23,23 +24,27 @@ pub(crate) struct Upkeep {
     pub(crate) host: String,
 }
 
-/// How soon the platform is told of an endpoint that was disabled.
+/// The interval between two publishes of operational messages, such as that an endpoint was disabled.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// Small against the hours and days that it is about. A shorter `failing_age` is looked for as often as it is
-/// long.
+/// The maximum interval between two sweeps. It is short compared with the hours and days that they are about.
+/// If `failing_age` is shorter, it is the interval.
 const SWEEP_EVERY_MAX: Duration = Duration::from_mins(1);
-/// An endpoint that nothing was sent to for this long is left alone: it does not fail now.
+/// How recently an endpoint must have failed to be disabled. An endpoint without requests for longer is not
+/// failing now.
 const FAILING_RECENTLY: Duration = Duration::from_mins(10);
-/// Operations told at once.
+/// The maximum number of operational messages published at once.
 const TOLD_MAX: u32 = 100;
-/// Rows of each table that one transaction deletes: what is recorded meanwhile waits for that much to reach
-/// the disk. With 500, one commit in a hundred took three times as long as without.
+/// The maximum number of rows of each table that one transaction deletes.
+///
+/// Concurrent writes have to wait until that much is on disk. With 500, one commit in a hundred took three
+/// times as long as without deletions.
 const DELETED_MAX: u32 = 200;
-/// Between two such slices, so that what is recorded meanwhile gets through. 3,500 attempts a second can go.
+/// The pause between two such deletions, which lets concurrent writes proceed. It still allows 3,500 attempts
+/// per second to be deleted.
 const DELETE_PAUSE: Duration = Duration::from_millis(50);
 
 impl Upkeep {
-    /// For ever.
+    /// Runs all tasks. Never returns.
     pub(crate) async fn run(self) {
         let sweep_every = SWEEP_EVERY_MAX.min(self.config.failing_age);
         let (mut tell, mut sweep) = (interval(TELL_EVERY), interval(sweep_every));
@@ -71,7 +76,8 @@ impl Upkeep {
         tokio::join!(telling, sweeping);
     }
 
-    /// Publishes the outbox. Nobody may have bound a queue: then nobody wants to know.
+    /// Publishes the operational messages in the outbox. A message that is not routed to any queue counts as
+    /// published, because no consumer has subscribed to it.
     async fn tell(&self, untold: &Lasting) -> Result<(), store::Error> {
         let operations = self.store.operations(TOLD_MAX).await?;
         if operations.is_empty() {
@@ -116,7 +122,8 @@ impl Upkeep {
         Outgoing::operation(&self.topology, &operation.id, &operation.kind, json.into())
     }
 
-    /// The time from which on retention counts; `None` while this host's clock is in doubt.
+    /// Returns the time from which retention counts, in Unix milliseconds; `None` while this host's clock is
+    /// in doubt.
     async fn look_at_clocks(&self, doubted: &Lasting) -> Result<Option<u64>, store::Error> {
         let looked = self.store.look_at_clocks(&self.host, now_ms()).await?;
         meters::RETENTION_STOPPED
@@ -166,7 +173,7 @@ impl Upkeep {
                     "every attempt at the endpoint failed for longer than endpoints.failing_age: it is disabled"
                 ),
                 Err(error) if error.is_unavailable() => return Err(error),
-                // The others are disabled all the same.
+                // The other endpoints are still disabled.
                 Err(error) => failed = Some(error),
             }
         }
@@ -191,7 +198,7 @@ impl Upkeep {
     }
 }
 
-/// What upkeep does again and again, and whether it fails.
+/// A recurring task of upkeep, and whether it fails.
 struct Task {
     what: &'static str,
     fails: Lasting,

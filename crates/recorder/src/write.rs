@@ -1,4 +1,5 @@
-//! The one writer: what has arrived is written together, then acked.
+//! The single writer of a recorder: writes the messages that have arrived in one transaction, then
+//! acknowledges them.
 
 use std::time::{Duration, Instant};
 
@@ -19,17 +20,18 @@ use crate::{
     readiness::Writing,
 };
 
-/// A transaction takes no further message from this size of bodies on: some ten thousand attempts.
+/// The total size of bodies from which a transaction takes no further message, in bytes: about ten thousand
+/// attempts.
 const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 
-/// A message in work.
+/// A message that is being written.
 struct Arrived {
     source: Source,
     message: broker::Message,
     ack: AckHandle,
 }
 
-/// What some messages say together.
+/// The combined content of several messages.
 #[derive(Default)]
 struct Content {
     books: Books,
@@ -38,8 +40,10 @@ struct Content {
     ended_ms: Vec<u64>,
 }
 
-/// Writes what arrives until every sender is gone. After `stop` a database that is away is not waited for any
-/// more: what is not written is not acked, and comes again.
+/// Writes messages as they arrive, until all senders are dropped.
+///
+/// After `stop` is cancelled, the writer no longer waits for an unavailable database. Messages that are not
+/// written are not acknowledged, and will be redelivered.
 pub(crate) async fn run(
     store: Store,
     topology: Topology,
@@ -72,23 +76,25 @@ pub(crate) async fn run(
 }
 
 struct Writer {
-    /// Whether the database takes the records, for `/readyz`.
+    /// Whether the database accepts the records, for `/readyz`.
     writing: Writing,
     store: Store,
     topology: Topology,
     stop: CancellationToken,
-    /// The database is away, or its disk is full.
+    /// Tracks a database that is unavailable or has a full disk.
     away: Lasting,
-    /// The database refuses something of what is written.
+    /// Tracks a database that refuses some of the content.
     refused: Lasting,
-    /// The database refuses everything.
+    /// Tracks a database that refuses all content.
     stuck: Lasting,
 }
 
 impl Writer {
-    /// Writes messages together, or, when the database refuses that, each of them as far as it takes it.
+    /// Writes messages together. If the database refuses that, writes each message separately, as far as the
+    /// database accepts it.
     async fn write(&self, group: Vec<Arrived>) {
-        // What the broker has handed out again by now is written by whoever got it.
+        // A message that the broker redelivers, because its channel is closed, is written by the recorder
+        // that receives it.
         let group: Vec<_> = group
             .into_iter()
             .filter(|arrived| arrived.ack.is_live())
@@ -131,7 +137,8 @@ impl Writer {
         Entry::read(arrived.source, &arrived.message, &self.topology)
     }
 
-    /// Writes all of a message that the database takes, sets the rest aside, and acks the message.
+    /// Writes the parts of a message that the database accepts, stores the others as rejected messages, and
+    /// acknowledges the message.
     async fn write_parts(&self, arrived: &Arrived) {
         let group = std::slice::from_ref(arrived);
         let mut parts = vec![Part::whole(arrived.source, self.read(arrived))];
@@ -152,7 +159,7 @@ impl Writer {
                 return;
             }
         }
-        // Whatever was set aside of it, the batch came.
+        // The batch counts as received, even if some of it was rejected.
         let mut came = Content::default();
         came.stamp(arrived);
         let is_ending = !came.books.is_empty() && matches!(self.committed(&came, group).await, Ok(false));
@@ -161,8 +168,8 @@ impl Writer {
         }
     }
 
-    /// Records what the database refuses among the rejected messages, for as long as it takes; whether it
-    /// did.
+    /// Stores what the database refuses as a rejected message, and retries until that succeeds. Returns
+    /// `false` if it was given up.
     async fn set_aside(&self, arrived: &Arrived, part: Part, error: &store::Error) -> bool {
         let detail = display_chain(error);
         let mut rejected = part.refused(&arrived.message, &self.topology, &detail);
@@ -201,16 +208,18 @@ impl Writer {
         false
     }
 
-    /// Waits before the next try. False if the process is to end, or the broker has handed all of these
-    /// messages out again.
+    /// Waits before the next try. Returns `false` if the process is shutting down, or the broker has
+    /// redelivered all of these messages.
     async fn rests(&self, failures: u32, group: &[Arrived]) -> bool {
         let pause = tokio::time::sleep(broker::backoff(failures));
         let ends = self.stop.run_until_cancelled(pause).await.is_none();
         !ends && group.iter().any(|arrived| arrived.ack.is_live())
     }
 
-    /// Whether the content of these messages was committed, for as long as it takes; not if the process is to
-    /// end before the database is back, or the broker has handed all of them out again.
+    /// Commits the content of these messages, and retries while the database is unavailable.
+    ///
+    /// Returns `false` if it was given up because the process is shutting down, or the broker has redelivered
+    /// all of these messages.
     async fn committed(&self, content: &Content, group: &[Arrived]) -> Result<bool, store::Error> {
         let mut failures = 0;
         loop {
@@ -248,9 +257,10 @@ impl Writer {
 }
 
 impl Content {
-    /// Takes in which batch of its worker the message is, if it is one. Returns whether it comes from a
-    /// worker just now: a batch without a stamp is an earlier version's, or redriven, and how long ago
-    /// its attempts were made says nothing about recorders.
+    /// Registers which batch of its worker the message is, if it is one.
+    ///
+    /// Returns whether the age of the message's attempts says something about the recorders' lag. It does not
+    /// for a batch without a stamp, which was made by an earlier version or was redriven.
     fn stamp(&mut self, arrived: &Arrived) -> bool {
         if arrived.source != Source::Journal {
             return true;
