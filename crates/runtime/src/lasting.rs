@@ -1,4 +1,4 @@
-//! A condition that lasts is logged when it begins, then once a minute, and when it ends.
+//! Decides how often a lasting condition is logged: when it begins, then once a minute, and when it ends.
 
 use std::{
     sync::{
@@ -8,18 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The time between two log lines about a condition that goes on.
+/// The minimum time between two log lines about a condition that persists.
 const REPEAT_EVERY: Duration = Duration::from_mins(1);
 
-/// How many beginnings are logged a minute. A condition that comes and goes faster than that is one that
-/// lasts.
+/// The maximum number of beginnings logged per minute. A condition that comes and goes more often counts as
+/// one that persists.
 const BEGINNINGS_MAX: u32 = 3;
 
-/// A condition that lasts, such as a database that is away. Decides which of its repetitions are logged; the
-/// caller logs.
+/// A condition that lasts, such as an unavailable database. It decides which repetitions are logged; the
+/// caller logs them.
 ///
-/// The condition begins with the first [`again`](Self::again) and lasts until [`end`](Self::end). At most
-/// seven lines a minute are to be logged, however often the condition repeats, begins and ends.
+/// The condition begins with the first call of [`again`](Self::again) and lasts until [`end`](Self::end). At
+/// most seven lines per minute are logged, regardless of how often the condition repeats, begins and ends.
 ///
 /// ```
 /// # fn ask() -> Result<(), std::io::Error> { Ok(()) }
@@ -39,17 +39,17 @@ const BEGINNINGS_MAX: u32 = 3;
 /// ```
 #[derive(Debug, Default)]
 pub struct Lasting {
-    /// Whether the condition holds: most calls of `end` need to know no more.
+    /// Whether the condition holds. It lets most calls of `end` return without locking `state`.
     holds: AtomicBool,
     state: Mutex<State>,
 }
 
-/// What a log line about a lasting condition can say.
+/// The details to log about a lasting condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// How often the condition was met since it began.
+    /// How often the condition has occurred since it began.
     pub times: u64,
-    /// How many of these were not logged since the last line.
+    /// How many occurrences were not logged since the last line.
     pub unlogged: u64,
     /// How long the condition has lasted.
     pub lasted: Duration,
@@ -61,18 +61,18 @@ struct State {
     since: Option<Instant>,
     times: u64,
     unlogged: u64,
-    /// When a repetition was logged last.
+    /// When an occurrence was last logged; `None` before the first.
     logged: Option<Instant>,
-    /// Whether this episode was logged, so that its end is.
+    /// Whether this episode was logged. Only then its end is logged too.
     is_known: bool,
-    /// When the first of the counted beginnings was.
+    /// When the current minute of counting beginnings started; `None` before the first beginning.
     counted_from: Option<Instant>,
-    /// How many beginnings were logged since then.
+    /// How many beginnings were counted since then.
     beginnings: u32,
 }
 
 impl Lasting {
-    /// A condition that does not hold.
+    /// Creates a condition that does not hold.
     pub const fn new() -> Self {
         let state = State {
             since: None,
@@ -89,17 +89,19 @@ impl Lasting {
         }
     }
 
-    /// The condition was met, for the first time or once more. Returns what to log, if this is to be logged.
+    /// Notes that the condition occurred, for the first time or again. Returns what to log, or `None` if this
+    /// occurrence is not to be logged.
     pub fn again(&self) -> Option<Report> {
         self.again_at(Instant::now())
     }
 
-    /// The condition does not hold any more, if it did. Returns what to log, if anything of it was logged.
+    /// Notes that the condition does not hold any more. Returns what to log, or `None` if it did not hold or
+    /// none of it was logged.
     pub fn end(&self) -> Option<Report> {
         self.end_at(Instant::now())
     }
 
-    /// Whether the condition holds.
+    /// Returns whether the condition holds.
     pub fn holds(&self) -> bool {
         self.holds.load(Ordering::Acquire)
     }
@@ -145,13 +147,13 @@ impl Lasting {
 }
 
 impl State {
-    /// Whether the last line is a minute old.
+    /// Returns whether the last logged occurrence is a minute old.
     fn is_repeated_at(&self, now: Instant) -> bool {
         self.logged
             .is_some_and(|logged| now.saturating_duration_since(logged) >= REPEAT_EVERY)
     }
 
-    /// Counts a beginning, if fewer than [`BEGINNINGS_MAX`] were within a minute.
+    /// Counts a beginning. Returns whether it is among the first [`BEGINNINGS_MAX`] within a minute.
     fn takes_beginning_at(&mut self, now: Instant) -> bool {
         let is_over = |from: Instant| now.saturating_duration_since(from) >= REPEAT_EVERY;
         if self.counted_from.is_none_or(is_over) {

@@ -1,18 +1,19 @@
-//! What every process of Magnetite needs, whatever its role. Names no other crate of ours.
+//! Facilities that every Magnetite process needs, whatever its role. Depends on no other crate of this
+//! workspace.
 //!
-//! - [`display_chain`]: an error, for a log line.
-//! - [`Lasting`]: how often a condition that lasts is logged.
-//! - [`Metric`]: what `/metrics` serves, as lists of constants.
-//! - [`logs`]: log lines, none of which is worth waiting for.
-//! - [`now_ms`]: the time.
-//! - `probes`, with the feature of that name: what every role answers to `/livez`, `/readyz` and `/metrics`.
-//! - `serve`, with the same feature: a listener whose connections have bounds.
-//! - [`send_if_changed`]: what a role says of itself to `/readyz`.
-//! - [`troubles`]: what a process has noticed that a person should know of.
-//! - [`vital`]: tasks whose panic ends the process.
+//! - [`display_chain`]: formats an error with its causes for a log line.
+//! - [`Lasting`]: limits how often a lasting condition is logged.
+//! - [`Metric`]: defines the metrics that `/metrics` serves, as lists of constants.
+//! - [`logs`]: writes log lines without ever blocking a task.
+//! - [`now_ms`]: returns the current time.
+//! - `probes`, with the feature of that name: serves `/livez`, `/readyz` and `/metrics` for every role.
+//! - `serve`, with the same feature: serves HTTP with limits on connections.
+//! - [`send_if_changed`]: reports a role's state to `/readyz`.
+//! - [`troubles`]: collects recent problems that an operator should know about.
+//! - [`vital`]: runs tasks whose panic ends the process.
 //!
-//! Invariants: nothing that is logged blocks or fails a task, whatever standard error is; and no process goes
-//! on without a task that it needs.
+//! Invariants: logging never blocks or fails a task, whatever the state of standard error. No process
+//! continues without a task that it needs.
 
 mod clock;
 mod lasting;
@@ -32,14 +33,14 @@ pub use vital::vital;
 
 use tokio::sync::watch;
 
-/// An error with its causes, on one line.
+/// Formats an error with its causes on one line.
 pub fn display_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let texts: Vec<_> = causes.map(ToString::to_string).collect();
     texts.join(": ")
 }
 
-/// Sends a value, unless it is the one that was sent last.
+/// Sends a value, unless it equals the last one.
 pub fn send_if_changed<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
     sender.send_if_modified(|last| {
         let changed = *last != value;

@@ -1,9 +1,9 @@
-//! Logs to standard error, which may be full, closed or stuck. No line is worth waiting for, and none may end
-//! a task.
+//! Writes log lines to standard error, which may be full, closed or blocked. Logging never makes a task wait,
+//! and never ends one.
 //!
-//! A task hands its line to a bounded queue and goes on; a thread writes it. A line that finds the queue
-//! full, or that standard error does not take, is lost and counted. When lines get through again, a warning
-//! says how many were lost.
+//! A task puts its line into a bounded queue and continues; a thread writes the line. If the queue is full,
+//! or if standard error does not accept the line, the line is lost and counted. When lines can be written
+//! again, a warning says how many were lost.
 
 use std::{
     fs::File,
@@ -23,47 +23,47 @@ use std::{
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt as _};
 
-/// How many lines wait to be written, at most: some seconds of a busy worker, and about 4 MiB.
+/// The maximum number of lines that wait to be written: some seconds of a busy worker, and about 4 MiB.
 const LINES_MAX: usize = 8192;
-/// How long the end of the process waits for lines to be written.
+/// The maximum time to wait for lines to be written when the process ends.
 const END_MAX: Duration = Duration::from_millis(1500);
-/// How long lines gather before the thread is woken for the next ones: at a thousand lines a second, waking
-/// it for each is a tenth of a worker's processor time.
+/// How long lines gather before the thread writes the next ones. At a thousand lines per second, waking the
+/// thread for each line takes a tenth of a worker's CPU time.
 const GATHER: Duration = Duration::from_millis(10);
-/// How long a full terminal that was set to non-blocking is given before it is tried again.
+/// How long to wait before writing again to a full terminal that was set to non-blocking.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Threads of libraries without which the process is of no use: lapin drives every connection to the broker
-/// from this one.
+/// Threads of libraries that the process cannot do without. lapin drives all connections to the broker from
+/// this thread.
 const VITAL_THREADS: [&str; 1] = ["lapin-io-loop"];
-/// What Rust itself ends with after a panic of the main thread.
+/// The exit code that Rust uses after a panic of the main thread.
 const EXIT_PANICKED: i32 = 101;
 
 static LOGS: Mutex<Option<Logs>> = Mutex::new(None);
-/// Set at the end of the process, which does not wait for lines to gather.
+/// Set when the process ends. From then on lines do not gather before they are written.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
 struct Logs {
-    /// Dropping it writes what is queued.
+    /// Writes the queued lines when it is dropped.
     guard: WorkerGuard,
     queue: ErrorCounter,
     refused: Arc<AtomicU64>,
 }
 
-/// How a line is written.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Text for humans.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Logs what `filter` lets through from now on, panics included; text with colours if so wanted.
+/// Starts logging what `filter` lets through, including panics. Text is colored if `is_colored`.
 ///
 /// # Errors
-/// When the process has no free file descriptor.
+/// Returns an error if the process has no free file descriptor.
 pub fn start(filter: &str, format: Format, is_colored: bool) -> io::Result<()> {
-    // Not through `io::stderr()`, whose lock a stuck write would keep from everything else that writes there.
+    // `io::stderr()` is not used: a blocked write would hold its lock and block all other writers.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let refused = Arc::new(AtomicU64::new(0));
     let (queue, guard) = NonBlockingBuilder::default()
@@ -84,7 +84,7 @@ pub fn start(filter: &str, format: Format, is_colored: bool) -> io::Result<()> {
         Format::Text => lines.with_ansi(is_colored).finish().try_init(),
         Format::Json => lines.json().flatten_event(true).finish().try_init(),
     };
-    // An error says that there is a subscriber already, which is as good.
+    // An error means that a subscriber is already installed, which is just as good.
     if started.is_ok() {
         *LOGS.lock().unwrap_or_else(PoisonError::into_inner) = Some(logs);
         panic::set_hook(Box::new(panicked));
@@ -92,7 +92,7 @@ pub fn start(filter: &str, format: Format, is_colored: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// How many lines were lost since the start.
+/// Returns how many lines were lost since the start.
 pub fn lost() -> u64 {
     let logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
     logs.as_ref().map_or(0, |logs| {
@@ -100,29 +100,30 @@ pub fn lost() -> u64 {
     })
 }
 
-/// Writes what is queued, for at most 1.5 seconds. What is logged later is lost.
+/// Writes the queued lines, for at most 1.5 seconds. Lines that are logged later are lost.
 pub fn end() {
     ENDING.store(true, Ordering::Relaxed);
     let logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(Logs { guard, .. }) = logs {
-        // The guard itself writes to standard error when that is stuck.
+        // Dropping the guard can itself write to standard error, which may be blocked.
         within(END_MAX, move || drop(guard));
     }
 }
 
-/// Does something that may never end, such as writing to a terminal, and goes on without it after `limit`.
+/// Runs work that may never end, such as writing to a terminal, and returns after `limit` even if it has not
+/// ended.
 pub fn within(limit: Duration, work: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
         work();
-        // An error says that the time is up.
+        // An error means that the time is up.
         let _ = done.send(());
     });
-    // An error says that the time is up, or that it panicked.
+    // An error means that the time is up, or that the work panicked.
     let _ = is_done.recv_timeout(limit);
 }
 
-/// Ends a process that has lost a part of itself, after its last log line.
+/// Writes the last log lines, then ends the process after it has lost an essential part.
 pub(crate) fn end_process() -> ! {
     end();
     process::exit(EXIT_PANICKED)
@@ -148,13 +149,13 @@ fn panicked(info: &PanicHookInfo<'_>) {
     }
 }
 
-/// Writes whole lines to a sink, of which an error is another lost line and nothing more.
+/// Writes whole lines to a sink. A line that the sink refuses is counted as lost, without an error.
 struct Lines<W> {
     sink: W,
     refused: Arc<AtomicU64>,
-    /// How many were lost since that was last said.
+    /// The number of lines lost since the last warning about lost lines.
     unsaid: u64,
-    /// The sink took a part of the last line.
+    /// Whether the sink accepted only a part of the last line.
     torn: bool,
 }
 
@@ -185,7 +186,7 @@ impl<W: Write> Lines<W> {
                     self.torn = !rest.is_empty() || self.torn;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Another process has set the terminal or pipe that it shares with this one to non-blocking.
+                // Another process has set the shared terminal or pipe to non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(PAUSE),
                 Err(error) => return Err(error),
             }
@@ -203,14 +204,14 @@ impl<W: Write> Write for Lines<W> {
             self.torn = false;
             let lines = std::mem::take(&mut self.unsaid);
             if lines > 0 {
-                // This goes to the queue as any other line, and waits for nothing.
+                // This warning is queued like any other line, without waiting.
                 tracing::warn!(lines, "log lines were lost: standard error did not take them");
             }
         }
         Ok(line.len())
     }
 
-    /// After the last line that was queued.
+    /// Called after the last queued line.
     fn flush(&mut self) -> io::Result<()> {
         if !ENDING.load(Ordering::Relaxed) {
             thread::park_timeout(GATHER);

@@ -1,66 +1,68 @@
-//! What a process counts and measures, as `/metrics` serves it.
+//! Definitions of the metrics that `/metrics` serves.
 //!
-//! Each crate lists its metrics as constants, and uses them through these, so that none is missing from the
-//! list. A role registers its crates' lists before it begins: what has not happened yet is 0 and not absent.
+//! Each crate lists its metrics as constants of these types and updates them through these constants, so that
+//! the list is complete. A role registers the lists of its crates before it starts. Therefore a counter
+//! exists with value 0 before it is first incremented.
 
 use std::fmt;
 
 use metrics::{Counter, Gauge, Histogram, Label as Series, Unit};
 
-/// A name of `/metrics`, with all that is known of it before it is used.
+/// The definition of a metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// Such as `magnetite_dead_total`.
+    /// The name, such as `magnetite_dead_total`.
     pub name: &'static str,
-    /// What is done with it.
+    /// The kind of metric.
     pub kind: MetricKind,
-    /// One sentence without a full stop at its end.
+    /// The help text: one sentence without a full stop at its end.
     pub help: &'static str,
-    /// In the order in which their values are given.
+    /// The labels, in the order in which their values are given.
     pub labels: &'static [MetricLabel],
 }
 
-/// What is done with a metric.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Only grows. What it counts stands in its name, before `_total`.
+    /// A counter. Its name says what it counts, before `_total`.
     Counter,
-    /// A number of this moment, in this unit if it has one.
+    /// A gauge, with its unit if it has one.
     Gauge(Option<Unit>),
-    /// Durations in seconds, in buckets.
+    /// A histogram of durations in seconds.
     Seconds,
 }
 
-/// A label of a metric, of which there are few values.
+/// A label of a metric. It has few values.
 #[derive(Clone, Copy, Debug)]
 pub struct MetricLabel {
-    /// Such as `reason`.
+    /// The key, such as `reason`.
     pub key: &'static str,
-    /// What it may be.
+    /// The possible values.
     pub values: MetricValues,
 }
 
-/// What a label may be.
+/// The possible values of a label.
 #[derive(Clone, Copy, Debug)]
 pub enum MetricValues {
-    /// One of these. Each is there from the start.
+    /// One of these values. The series of each value exists from the start.
     Known(fn() -> Vec<&'static str>),
-    /// As the configuration or the code that uses it has it, in words. It is there when its user begins.
+    /// Values from the configuration or from the code that uses the metric; the text describes them. A series
+    /// exists from its first use.
     Told(&'static str),
 }
 
 impl Metric {
-    /// A counter without labels.
+    /// Creates a counter without labels.
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
         Self::of(name, MetricKind::Counter, help)
     }
 
-    /// A gauge without labels.
+    /// Creates a gauge without labels.
     pub const fn gauge(name: &'static str, unit: Option<Unit>, help: &'static str) -> Self {
         Self::of(name, MetricKind::Gauge(unit), help)
     }
 
-    /// A histogram without labels.
+    /// Creates a histogram of durations without labels.
     pub const fn seconds(name: &'static str, help: &'static str) -> Self {
         Self::of(name, MetricKind::Seconds, help)
     }
@@ -74,25 +76,25 @@ impl Metric {
         }
     }
 
-    /// The same with labels.
+    /// Returns the metric with labels.
     #[must_use]
     pub const fn by(self, labels: &'static [MetricLabel]) -> Self {
         Self { labels, ..self }
     }
 
-    /// The counter of these label values, one for each label.
+    /// Returns the counter for these label values, one for each label.
     pub fn count<const N: usize>(&self, values: [&str; N]) -> Counter {
         debug_assert_eq!(self.kind, MetricKind::Counter, "{self} is no counter");
         metrics::counter!(self.name, self.series(&values))
     }
 
-    /// The gauge of these label values, one for each label.
+    /// Returns the gauge for these label values, one for each label.
     pub fn level<const N: usize>(&self, values: [&str; N]) -> Gauge {
         debug_assert!(matches!(self.kind, MetricKind::Gauge(_)), "{self} is no gauge");
         metrics::gauge!(self.name, self.series(&values))
     }
 
-    /// The histogram of these label values, one for each label.
+    /// Returns the histogram for these label values, one for each label.
     pub fn durations<const N: usize>(&self, values: [&str; N]) -> Histogram {
         debug_assert_eq!(self.kind, MetricKind::Seconds, "{self} is no histogram");
         metrics::histogram!(self.name, self.series(&values))
@@ -108,8 +110,8 @@ impl Metric {
         series.collect()
     }
 
-    /// Describes it, and begins every series of which all labels are known. What a gauge is at first only its
-    /// owner knows.
+    /// Describes the metric, and creates every series whose label values are all known. A gauge gets no
+    /// initial value, because only its owner knows it.
     pub fn register(&self) {
         let (name, help) = (self.name, self.help);
         match self.kind {
@@ -128,7 +130,8 @@ impl Metric {
         }
     }
 
-    /// Every combination of the labels' values; none if one of them is only told later.
+    /// Returns every combination of the labels' values; none if the values of a label are not known in
+    /// advance.
     fn known(&self) -> Vec<Vec<&'static str>> {
         let mut all = vec![Vec::new()];
         for label in self.labels {
@@ -152,7 +155,7 @@ impl fmt::Display for Metric {
 }
 
 impl MetricLabel {
-    /// A label whose values are known.
+    /// Creates a label whose values are known.
     pub const fn known(key: &'static str, values: fn() -> Vec<&'static str>) -> Self {
         Self {
             key,
@@ -160,7 +163,7 @@ impl MetricLabel {
         }
     }
 
-    /// A label whose values are told in words.
+    /// Creates a label whose values are not known in advance. `values` describes them.
     pub const fn told(key: &'static str, values: &'static str) -> Self {
         Self {
             key,

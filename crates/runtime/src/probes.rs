@@ -1,13 +1,14 @@
-//! Is it alive, can it work, what does it count.
+//! Serves the liveness and readiness probes and the metrics.
 //!
-//! | path | answers |
-//! |---|---|
-//! | `/livez` | 200 while the runtime turns, whatever else is wrong: a restart cures nothing but a hang |
-//! | `/readyz` | 200 `ready`, with a line `degraded: ` for each role that works with less than it should have; or 503 with one line for each thing that is waited for |
-//! | `/metrics` | Prometheus' text format, version 0.0.4 |
+//! - `/livez` responds with 200 while the async runtime runs, regardless of all other problems: a restart
+//!   helps only against a hang.
+//! - `/readyz` responds with 200 and `ready`, and a line `degraded: ` for each role that runs in a degraded
+//!   state; or with 503 and one line for each thing that a role is waiting for.
+//! - `/metrics` responds in Prometheus' text format, version 0.0.4.
 //!
-//! A probe is answered from memory: it waits for no broker and no database, or their outage would get every
-//! replica restarted. Clients are not authenticated: the listener belongs on a loopback or cluster address.
+//! Probes are answered from memory. They do not query the broker or the database, because otherwise an outage
+//! of these would cause every replica to be restarted. Clients are not authenticated: the listener belongs on
+//! a loopback or cluster address.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -24,51 +25,53 @@ use tokio_util::sync::CancellationToken;
 
 use crate::serve::{self, Bounds};
 
-/// Upper bounds of the buckets of every histogram of seconds: from a receiver on the same host, by the 30 s
-/// of the contract, to a delivery with its last retries.
+/// The upper bounds of the buckets of every histogram of seconds. They range from a receiver on the same
+/// host, via the 30 s of the contract, to a delivery with its last retries.
 pub const DURATION_BUCKETS_S: [f64; 18] = [
     0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 150.0,
     300.0,
 ];
 
-/// How often the recorder sorts what was recorded into its buckets; without it memory grows until the next
+/// How often the recorder sorts recorded values into their buckets. Without this, memory grows until the next
 /// scrape.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Enough for a few probes and scrapers. Whatever else connects takes neither the role's file descriptors nor
-/// a probe's place.
+/// Enough for a few probes and scrapers. Other clients can neither use up the role's file descriptors nor
+/// take a probe's connection.
 const BOUNDS: Bounds = Bounds {
     connections_max: 64,
     headers_timeout: Duration::from_secs(5),
     shutdown_deadline: Duration::from_secs(1),
 };
 
-/// What the answers are made of.
+/// The sources of the responses.
 #[derive(Clone)]
 pub struct Probes {
-    /// From [`install_recorder`].
+    /// The handle from [`install_recorder`].
     pub metrics: PrometheusHandle,
     /// Every role of this process.
     pub roles: Vec<Role>,
-    /// Once it is cancelled the process is not ready, so that nobody counts on it while it drains.
+    /// Cancelled when the process shuts down. From then on it is not ready, so that it gets no traffic while
+    /// it drains.
     pub stopping: CancellationToken,
 }
 
 /// One role of this process.
 #[derive(Clone, Debug)]
 pub struct Role {
-    /// Such as `worker`.
+    /// The name, such as `worker`.
     pub name: &'static str,
-    /// What the role waits for; `None` while it works. A dropped sender means that the role has ended.
+    /// What the role is waiting for; `None` while it works. A dropped sender means that the role has ended.
     pub readiness: watch::Receiver<Option<String>>,
-    /// Why the role works on with less than it should have; `None` while nothing is wrong.
+    /// Why the role runs in a degraded state; `None` while nothing is wrong.
     pub degraded: watch::Receiver<Option<String>>,
 }
 
-/// Collects the metrics of the whole process from now on, durations in the buckets of [`DURATION_BUCKETS_S`].
+/// Starts collecting the metrics of the whole process, with durations in the buckets of
+/// [`DURATION_BUCKETS_S`].
 ///
 /// # Errors
-/// When the process has a recorder already.
+/// Returns an error if the process already has a recorder.
 pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
     builder()?.install_recorder()
 }
@@ -78,7 +81,7 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS_S)
 }
 
-/// Serves until `stop` is cancelled, then finishes the answers under way.
+/// Serves until `stop` is cancelled, then completes the responses in progress.
 pub async fn serve(listener: TcpListener, probes: Probes, stop: CancellationToken) {
     let upkeep = upkeep(probes.metrics.clone());
     tokio::select! {
@@ -118,7 +121,7 @@ async fn metrics(State(probes): State<Probes>) -> impl IntoResponse {
 }
 
 impl Probes {
-    /// One line for each reason not to be ready.
+    /// Returns one line for each reason why the process is not ready.
     fn waits_for(&self) -> String {
         let mut lines = String::new();
         if self.stopping.is_cancelled() {
@@ -134,7 +137,7 @@ impl Probes {
 }
 
 impl Probes {
-    /// One line for each role that works with less than it should have.
+    /// Returns one line for each degraded role.
     fn degraded(&self) -> String {
         let mut lines = String::new();
         for role in &self.roles {

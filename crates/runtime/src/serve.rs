@@ -1,4 +1,5 @@
-//! A listener: connections with a bound on their number and on their patience, and an end in two steps.
+//! Serves HTTP with limits on the number and the idle time of connections, and shuts down gracefully, then
+//! forcibly.
 
 mod connections;
 
@@ -20,25 +21,27 @@ use tokio_util::sync::CancellationToken;
 use crate::Lasting;
 use connections::{Connections, Open};
 
-/// Mostly file descriptors that have run out: connections that end give some back.
+/// How long to wait after accepting a connection failed. The usual reason is that there are no free file
+/// descriptors; connections that end release some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The most bytes that a connection reads ahead of what is worked on, and so of a request's head.
+/// The maximum number of bytes that a connection reads ahead, in bytes. It also limits the size of a
+/// request's head.
 const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// The bounds of a listener's connections.
+/// The limits of a listener's connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The most open connections. A further one takes the place of another: the oldest without a request, or
-    /// the one that has waited longest.
+    /// The maximum number of open connections. A further connection replaces another one: the oldest without
+    /// a request, or else the one that has waited longest.
     pub connections_max: usize,
-    /// How long the headers of a request may take, and a connection stay open without one.
+    /// The maximum time to receive the headers of a request, and to stay open without a request.
     pub headers_timeout: Duration,
-    /// How long requests in flight may go on after the shutdown began.
+    /// How long requests in flight may continue after a shutdown begins.
     pub shutdown_deadline: Duration,
 }
 
-/// Serves until `stop` is cancelled; then requests in flight have until the deadline.
+/// Serves until `stop` is cancelled. After that, requests in flight may continue until the deadline.
 pub async fn serve(listener: TcpListener, router: Router, stop: &CancellationToken, bounds: Bounds) {
     let graceful = GracefulShutdown::new();
     let connections = Connections::new(bounds.connections_max);
@@ -62,7 +65,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: &CancellationTok
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             tokio::select! {
-                // An error is the client's going away.
+                // An error means that the client has closed the connection.
                 _ = connection => {}
                 () = open.closed() => {}
             }
@@ -77,7 +80,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: &CancellationTok
     }
 }
 
-/// The next connection and its place; none once `stop` is cancelled.
+/// Returns the next connection and its place; `None` once `stop` is cancelled.
 async fn next(
     listener: &TcpListener,
     connections: &Connections,
@@ -88,13 +91,13 @@ async fn next(
         (stream, connections.open().await)
     };
     let (stream, open) = stop.run_until_cancelled(accepting).await?;
-    // Answers are small, and wait for nothing.
+    // Responses are small and should be sent at once. A failure is harmless.
     let _ = stream.set_nodelay(true);
     Some((stream, open))
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
-    /// No connection is accepted, on any listener.
+    /// Tracks failures to accept connections, of all listeners.
     static REFUSED: Lasting = Lasting::new();
     loop {
         match listener.accept().await {

@@ -1,31 +1,32 @@
-//! What this process has noticed lately that a person should know of, and that passes by itself or does not.
+//! Recent problems that this process has noticed and that an operator should know about, whether or not they
+//! resolve by themselves.
 //!
-//! A log line is gone with the log, and a counter does not say what it counted. What is noted here is told by
-//! `magnetite doctor`, for as long as it is recent. There is a bound on how much is kept: one note for each
-//! kind and subject.
+//! A log line disappears with the log, and a counter has no details. `magnetite doctor` reports the problems
+//! noted here while they are recent. The number of notes is limited, and there is one note for each kind and
+//! subject.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-/// How long a note is recent after its subject was last noticed.
+/// How long a note is recent after the problem was last noticed.
 pub const RECENT: Duration = Duration::from_mins(10);
-/// How many notes are kept; of more the oldest is dropped.
+/// The maximum number of notes. The oldest is dropped when there are more.
 const NOTES_MAX: usize = 64;
 
 static NOTES: Mutex<Vec<Note>> = Mutex::new(Vec::new());
 
-/// What a note is about.
+/// The kind of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// A message comes back again and again.
+    /// A message that is redelivered again and again.
     Poison,
-    /// A message whose properties or size nothing can read.
+    /// A message whose properties or size cannot be decoded.
     Unreadable,
-    /// A queue's consumer is lost, or refused, again and again.
+    /// A queue's consumer that is lost or refused again and again.
     Reconnecting,
-    /// What is recorded is old.
+    /// Attempts that are recorded late.
     JournalLag,
 }
 
@@ -37,7 +38,7 @@ struct Note {
 }
 
 impl Trouble {
-    /// The word for it.
+    /// Returns the kind's name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Poison => "poison",
@@ -47,7 +48,7 @@ impl Trouble {
         }
     }
 
-    /// Notes it; what was noted of the same subject before is replaced.
+    /// Notes a problem. It replaces an earlier note of the same kind about the same subject.
     pub fn note(self, subject: &str, detail: String) {
         let (mut notes, last) = (notes(), Instant::now());
         notes.retain(|note| note.trouble != self || note.subject != subject);
@@ -63,7 +64,7 @@ impl Trouble {
     }
 }
 
-/// Everything that is recent, the oldest first: kind, subject and detail.
+/// Returns all recent notes, oldest first: kind, subject and detail.
 pub fn recent() -> Vec<(Trouble, String, String)> {
     let mut notes = notes();
     notes.retain(|note| note.last.elapsed() < RECENT);

@@ -1,4 +1,4 @@
-//! Tasks without which a process is of no use.
+//! Tasks that a process cannot do without.
 
 use std::panic::AssertUnwindSafe;
 
@@ -6,11 +6,13 @@ use futures_util::FutureExt as _;
 
 use crate::logs;
 
-/// Does `work`, and ends the process if that panics: tokio would end the task alone, and leave a process that
-/// looks alive and does a part of its work. Whatever runs for as long as the process does is wrapped in this.
+/// Runs `work`, and ends the process if it panics.
+///
+/// Without this, tokio would end only the task, and the process would seem to be alive but do only a part of
+/// its work. Every task that runs as long as the process is wrapped in this function.
 ///
 /// # Cancel safety
-/// That of `work`.
+/// The same as that of `work`.
 pub async fn vital<F: Future>(name: &'static str, work: F) -> F::Output {
     if let Ok(output) = AssertUnwindSafe(work).catch_unwind().await {
         return output;

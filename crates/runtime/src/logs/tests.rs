@@ -2,7 +2,7 @@ use std::io::ErrorKind;
 
 use super::*;
 
-/// Takes `room` bytes, and then fails until there is more.
+/// A sink that accepts `room` bytes, and then fails until there is more room.
 #[derive(Default)]
 struct Disk {
     taken: Vec<u8>,

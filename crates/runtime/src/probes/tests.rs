@@ -1,4 +1,4 @@
-//! Over a real socket, as a probe does it.
+//! Tests the probes over a real socket.
 
 use std::net::SocketAddr;
 

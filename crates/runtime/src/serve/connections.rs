@@ -1,10 +1,10 @@
-//! The open connections of a listener, and which of them is closed when there are too many.
+//! The open connections of a listener, and which one is closed when there are too many.
 //!
-//! A connection is in one of three states: its client has sent no whole request yet; a request is being
-//! answered; or the connection waits for its client to send the next request or to read an answer. When all
+//! A connection is in one of three states: its client has not sent a whole request yet; a request is being
+//! answered; or the connection waits for its client to send the next request or to read a response. When all
 //! places are taken, a new client gets the place of the oldest connection without a request, or else of the
-//! connection that has waited longest. Connections that send nothing therefore cannot keep other clients out,
-//! however many they are. Addresses are not compared: behind a proxy they are all the same.
+//! connection that has waited longest. Therefore connections that send nothing cannot keep other clients out,
+//! however many there are. Client addresses are not compared, because behind a proxy they are all the same.
 
 use std::{
     collections::BTreeMap,
@@ -20,31 +20,31 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a new client waits before the states are read again: requests may have been answered on all
-/// connections.
+/// How long a new client waits before the states are checked again. It may have to wait because requests were
+/// being answered on all connections.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 const ANSWERING: u64 = u64::MAX;
 const NEW: u64 = 0;
 
-/// Bounded in number. Clones share them.
+/// A limited set of connections. Clones share the same set.
 #[derive(Clone)]
 pub(super) struct Connections(Arc<Shared>);
 
 struct Shared {
     places: Arc<Semaphore>,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
-    /// Numbers connections, and the moments at which they began to wait.
+    /// A counter that numbers connections and the moments at which they began to wait.
     clock: AtomicU64,
 }
 
 struct Connection {
-    /// [`NEW`], [`ANSWERING`], or when it began to wait.
+    /// [`NEW`], [`ANSWERING`], or the moment when it began to wait.
     state: AtomicU64,
     close: Notify,
 }
 
-/// One open connection; its place is free when this is dropped.
+/// An open connection. Its place becomes free when this is dropped.
 pub(super) struct Open {
     number: u64,
     connection: Arc<Connection>,
@@ -52,7 +52,7 @@ pub(super) struct Open {
     _place: OwnedSemaphorePermit,
 }
 
-/// A request that is being answered; when it is dropped, the connection waits for its client.
+/// A request that is being answered. When this is dropped, the connection waits for its client.
 pub(super) struct Answering {
     connection: Arc<Connection>,
     connections: Connections,
@@ -68,11 +68,10 @@ impl Connections {
         }))
     }
 
-    /// Returns a place for a connection that was accepted; closes another connection when all places are
-    /// taken.
+    /// Returns a place for a connection that was accepted. Closes another connection if all places are taken.
     ///
     /// # Cancel safety
-    /// Safe to drop: the new connection has no place then.
+    /// If the future is dropped, the new connection has no place.
     pub(super) async fn open(&self) -> Open {
         loop {
             if self.0.places.available_permits() == 0 {
@@ -100,8 +99,8 @@ impl Connections {
         }
     }
 
-    /// Closes the connection without a request, or the one that has waited longest. It may be told twice
-    /// before it closes.
+    /// Closes the oldest connection without a request, or else the one that has waited longest. A connection
+    /// may be notified twice before it closes.
     fn close_one(&self) {
         let all = self.all();
         let states = all.iter().map(|(number, connection)| {
@@ -124,7 +123,7 @@ impl Connections {
 }
 
 impl Open {
-    /// Returns when the connection has to give its place to another.
+    /// Waits until the connection has to give its place to another.
     pub(super) async fn closed(&self) {
         self.connection.close.notified().await;
     }

@@ -1,4 +1,4 @@
-//! Over real sockets, by clients that send nothing, or half a request.
+//! Tests the listener over real sockets, with clients that send nothing or half a request.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -20,7 +20,7 @@ const BOUNDS: Bounds = Bounds {
 };
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: api\r\n\r\n";
 
-/// Answers at once, or at `/slow` when it is told to.
+/// Starts a server that responds at once, or at `/slow` when `release` is notified.
 async fn served(release: Arc<Notify>) -> (SocketAddr, DropGuard) {
     let slow = move || async move {
         release.notified().await;
@@ -43,7 +43,7 @@ async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// What comes next; empty when the connection was closed.
+/// Reads the next bytes; an empty string means that the connection was closed.
 async fn read(stream: &mut TcpStream) -> String {
     let mut answer = vec![0; 4096];
     let read = timeout(Duration::from_secs(10), stream.read(&mut answer)).await;
@@ -79,7 +79,7 @@ async fn what_has_sent_requests_is_closed_after_what_has_sent_none_and_never_whi
     let mut answered = send(address, b"GET /slow HTTP/1.1\r\nHost: api\r\n\r\n").await;
     let mut kept = send(address, REQUEST).await;
     assert!(read(&mut kept).await.ends_with("quick"));
-    // More than there are places, of which two are taken.
+    // Open more connections than there are places. Two places are taken.
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(send(address, b"").await);

@@ -3,10 +3,10 @@ use std::{env, future::pending, process::Command, time::Duration};
 use super::*;
 use crate::logs::{self, Format};
 
-/// Set in the process that panics.
+/// The environment variable that is set in the child process, which panics.
 const CHILD: &str = "MAGNETITE_TEST_VITAL";
 const EXIT_PANICKED: i32 = 101;
-/// More than enough for a process that is to end at once.
+/// A generous limit for a process that is expected to end at once.
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn lose_a_vital_task() {
