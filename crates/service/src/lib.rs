@@ -1,23 +1,23 @@
-//! What can be done with the system. The HTTP API and the command line are two skins over it. Names neither
-//! HTTP nor a terminal.
+//! The operations of the system, which the HTTP API and the command line share. This crate depends neither on
+//! HTTP nor on a terminal.
 //!
-//! - [`manage`]: register an endpoint, change it, replace its secret.
-//! - [`workers`]: wait until every running worker acts on a change.
-//! - [`ping`]: ask an endpoint whether it answers.
-//! - [`story`]: what became of an event, and of each endpoint that was considered for it.
-//! - [`resend`]: send deliveries again.
-//! - [`recover`]: send again what an endpoint missed.
-//! - [`view`]: show all of it as the JSON types of [`wire`].
+//! - [`manage`]: registers endpoints, changes them and rotates their secrets.
+//! - [`workers`]: waits until every running worker uses a change.
+//! - [`ping`]: checks whether an endpoint responds.
+//! - [`story`]: reports what happened to an event at each endpoint that was considered for it.
+//! - [`resend`]: sends deliveries again.
+//! - [`recover`]: sends the events that an endpoint missed.
+//! - [`view`]: converts all of this to the JSON types of [`wire`].
 //!
 //! # What survives a crash
 //!
-//! Everything that a function has returned: it is in the database or confirmed by the broker. A run that was
-//! requested stays requested until it was sent, whoever goes on with it.
+//! Every result that a function has returned is in the database, or was confirmed by the broker. A requested
+//! run stays requested until it is sent, by this process or another.
 //!
 //! # Deliberately absent
 //!
-//! Authentication, scopes and tenants: the caller decides who may do what. The store that it passes knows who
-//! acts ([`store::Store::acting_as`]).
+//! Authentication, scopes and tenants: the caller decides who may do what. The store that the caller passes
+//! knows the actor ([`store::Store::acting_as`]).
 
 pub mod manage;
 pub mod workers;

@@ -1,9 +1,9 @@
 //! Registers and changes endpoints.
 //!
-//! What is written here every running worker acts on a moment later: see [`crate::workers`].
+//! Every running worker uses a change shortly after it was written: see [`crate::workers`].
 //!
-//! Who writes, and over which version alone, the store was told before: [`Store::acting_as`],
-//! [`Store::if_version`].
+//! The caller tells the store beforehand who writes, and which version may be overwritten:
+//! [`Store::acting_as`], [`Store::if_version`].
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -12,63 +12,64 @@ use signature::Secret;
 use store::{EndpointChange, NewEndpoint, Store};
 use webhook::{Endpoint, EndpointId, ID_BYTES_MAX, OrganizationId, ProjectId, Subscription};
 
-/// How long two secrets are valid. Not for good: what is known to two is known to more in the end.
+/// The allowed overlaps, during which two secrets are valid. The overlap is limited, because a secret that
+/// two parties know spreads over time.
 pub const OVERLAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
-/// How long they are unless told otherwise.
+/// The default overlap.
 pub const OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
 
-/// A text that is no organization's, project's or lead's id.
+/// The error for a text that is not a valid id of an organization, a project or a lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected 1 to {ID_BYTES_MAX} bytes, none of them a control character")]
 pub struct BadId;
 
-/// Why an endpoint was not registered or changed.
+/// The reason why an endpoint was not registered or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The URL may not be an endpoint's.
+    /// The URL is not allowed for an endpoint.
     #[error("the URL cannot be an endpoint's")]
     Url(#[from] Refusal),
-    /// The database's, and what it found.
+    /// The database operation failed, or the store refused it.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
-/// What is to be registered.
+/// An endpoint to be registered.
 #[derive(Clone, Debug)]
 pub struct Registration {
-    /// Whose events are delivered.
+    /// The organization whose events are delivered.
     pub organization_id: OrganizationId,
-    /// When set, only events of this project are delivered.
+    /// The project whose events are delivered; `None` for all projects.
     pub project_id: Option<ProjectId>,
-    /// Where to.
+    /// The URL that events are sent to.
     pub url: String,
-    /// The event types wanted.
+    /// The event types to deliver.
     pub subscription: Subscription,
 }
 
-/// How a secret is replaced.
+/// How a secret is rotated.
 #[derive(Clone, Debug)]
 pub struct Rotation {
-    /// The new secret; without one a random one is made.
+    /// The new secret; `None` to generate a random one.
     pub secret: Option<Secret>,
-    /// How long the old one stays valid; without, it is void at once.
+    /// How long the old secret stays valid; `None` to revoke it at once.
     pub overlap: Option<Duration>,
 }
 
-/// Checks an organization's, project's or lead's id: compared with what events carry, so anything that is
-/// text.
+/// Validates an id of an organization, a project or a lead. Any text is allowed, because it is compared with
+/// what events carry.
 ///
 /// # Errors
-/// [`BadId`].
+/// Returns [`BadId`] if the id is empty, too long, or has control characters.
 pub fn id(text: &str) -> Result<&str, BadId> {
     let fits = (1..=ID_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
     if fits { Ok(text) } else { Err(BadId) }
 }
 
-/// Registers an endpoint under a new id, with a new secret. `now_ms` is in Unix milliseconds, here and below.
+/// Registers an endpoint with a new id and a new secret. `now_ms` is in Unix milliseconds, here and below.
 ///
 /// # Errors
-/// When its URL may not be reached, or the database does not take it.
+/// Returns an error if requests to the URL are not allowed, or the database does not accept the endpoint.
 pub async fn register(
     store: &Store,
     egress: &Egress,
@@ -90,7 +91,7 @@ pub async fn register(
 /// Changes an endpoint.
 ///
 /// # Errors
-/// When its new URL may not be reached, or the database does not take the change.
+/// Returns an error if requests to the new URL are not allowed, or the database does not accept the change.
 pub async fn change(
     store: &Store,
     egress: &Egress,
@@ -104,11 +105,15 @@ pub async fn change(
     Ok(store.update_endpoint(id, change, now_ms).await?)
 }
 
-/// Replaces a secret. It is to be given to the receiver when [workers](crate::workers::act) have it: one that
-/// switched before would be asked with the old one alone.
+/// Replaces a secret.
+///
+/// The caller should give the new secret to the receiver only when [the workers have
+/// it](crate::workers::act). If a receiver switched before that, workers would still sign its requests with
+/// the old secret alone.
 ///
 /// # Errors
-/// The database's, and [`store::Error::RotationOpen`].
+/// Returns [`store::Error::RotationOpen`] if an overlap is requested while the last one has not ended, or an
+/// error if the database operation fails.
 pub async fn rotate(
     store: &Store,
     id: &EndpointId,

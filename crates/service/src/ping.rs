@@ -1,5 +1,5 @@
-//! Asking an endpoint whether it answers: a ping is published like a delivery that is due, a worker makes its
-//! one attempt, and the journal has what became of it.
+//! Checks whether an endpoint responds: publishes a ping like a due delivery. A worker makes its single
+//! attempt, and the journal records the result.
 
 use std::time::Duration;
 
@@ -8,35 +8,35 @@ use store::{AttemptRow, DeliveryRow, Store};
 use tokio::time::{Instant, sleep};
 use webhook::{Delivery, Endpoint, journal::DeliveryState};
 
-/// How often the journal is asked.
+/// The interval between two reads of the journal.
 const POLL: Duration = Duration::from_millis(100);
 
-/// What became of a ping so far.
+/// The state of a ping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pinged {
-    /// How it stands.
+    /// The ping's delivery and its state.
     pub delivery: DeliveryRow,
-    /// Its attempt; two requests while a secret is rotated and the first one is refused.
+    /// Its attempt. During a secret rotation there are two requests if the first one was refused.
     pub attempts: Vec<AttemptRow>,
 }
 
 impl Pinged {
-    /// Whether nothing more will come.
+    /// Returns whether the delivery has ended.
     pub fn is_over(&self) -> bool {
         self.delivery.standing.state != DeliveryState::Pending
     }
 
-    /// Whether the endpoint answered with a 2xx.
+    /// Returns whether the endpoint responded with 2xx.
     pub fn is_delivered(&self) -> bool {
         self.delivery.standing.state == DeliveryState::Delivered
     }
 }
 
-/// Publishes a ping of the endpoint, and returns it when the broker has confirmed that it has it. It is
-/// attempted once, whether the endpoint is enabled or not.
+/// Publishes a ping of the endpoint, and returns it when the broker has confirmed the publish. The ping is
+/// attempted once, whether the endpoint is enabled or disabled.
 ///
 /// # Errors
-/// When it is not known to be in the queue of due deliveries.
+/// Returns an error if the ping is not known to be in the queue of due deliveries.
 pub async fn send(
     publisher: &Publisher,
     topology: &Topology,
@@ -49,14 +49,14 @@ pub async fn send(
     Ok(ping)
 }
 
-/// Waits until the journal says how the ping ended, or as it stands after `patience`: `None` when nothing is
-/// recorded of it.
+/// Waits until the journal has the ping's result, for at most `patience`. Returns the ping's state at that
+/// time; `None` if nothing has been recorded about it.
 ///
 /// # Errors
-/// Only the database's.
+/// Returns an error if the database operation fails.
 ///
 /// # Cancel safety
-/// Safe to drop: it only reads.
+/// This function is cancel safe: it only reads.
 pub async fn result(
     store: &Store,
     ping: &Delivery,

@@ -1,7 +1,8 @@
-//! Sends again what an endpoint missed, oldest first.
+//! Sends the events that an endpoint missed, oldest first.
 //!
-//! Missed are deliveries that died, and events that would match now but met a disabled endpoint. Each becomes
-//! a run of its own that is requested before it is published: see [`resend`](crate::resend).
+//! An endpoint missed a delivery that is dead. It also missed an event that would match now and has no
+//! delivery, because the endpoint was disabled, or because the worker did not know the endpoint's state at
+//! that time. Each becomes a run that is requested before it is published: see [`resend`](crate::resend).
 
 use runtime::now_ms;
 use store::{EventCursor, RecoverState, Recoverable, Store};
@@ -9,41 +10,41 @@ use webhook::Endpoint;
 
 use crate::resend::{Error, Sender, Which};
 
-/// How many are requested in one transaction.
+/// The number of runs that are requested in one transaction.
 pub const PAGE: u32 = 256;
 
-/// What is to be sent, within its bounds.
+/// A search for what an endpoint missed.
 #[derive(Clone, Debug)]
 pub struct Search {
-    /// To whom.
+    /// The endpoint.
     pub endpoint: Endpoint,
-    /// Of events received from this time on, in Unix milliseconds.
+    /// The earliest time at which an event was received, in Unix milliseconds.
     pub since_ms: u64,
-    /// Of events received before this time.
+    /// The time before which an event was received, in Unix milliseconds.
     pub until_ms: u64,
-    /// Of what kind.
+    /// Which missed events to find.
     pub state: RecoverState,
 }
 
-/// How much there is.
+/// How many deliveries were found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Deliveries that died.
+    /// Dead deliveries.
     pub dead: u64,
-    /// Events that met a disabled endpoint.
+    /// Events without a delivery: the endpoint was disabled, or the worker did not know its state.
     pub missed: u64,
-    /// Left by an earlier run that was interrupted.
+    /// Runs that were requested earlier and not sent, because that operation was interrupted.
     pub left: u64,
 }
 
-/// What was found, sent and left of it by one call.
+/// The result of one call: what was found, sent, and left.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Recovered {
     /// What was found.
     pub count: Count,
-    /// How many were published, and marked.
+    /// How many runs were published and marked as sent.
     pub sent: u64,
-    /// Whether the same call finds more.
+    /// Whether a repeated call would find more.
     pub more: bool,
 }
 
@@ -55,17 +56,17 @@ impl Count {
         self.missed += found.len() as u64 - dead;
     }
 
-    /// All of it.
+    /// Returns the sum of all counts.
     pub fn all(self) -> u64 {
         self.dead + self.missed + self.left
     }
 }
 
 impl Search {
-    /// The next at most `limit` after `after`, oldest first.
+    /// Returns at most `limit` results after `after`, oldest first.
     ///
     /// # Errors
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn page(
         &self,
         store: &Store,
@@ -84,10 +85,10 @@ impl Search {
             .await
     }
 
-    /// What the next call of [`Search::send`] with this limit would send.
+    /// Returns what the next call of [`Search::send`] with this limit would send.
     ///
     /// # Errors
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn count(&self, store: &Store, limit: u32) -> Result<Recovered, store::Error> {
         let left = store.unsent(Some(&self.endpoint.id), None).await?;
         let place = u64::from(limit).saturating_sub(left) as u32;
@@ -98,11 +99,12 @@ impl Search {
         Ok(recovered)
     }
 
-    /// Requests and sends at most `limit`: first what was requested before and not sent, then the oldest of
-    /// what is found.
+    /// Requests and sends at most `limit` runs: first those that were requested before and not sent, then the
+    /// oldest of what is found.
     ///
     /// # Errors
-    /// The database's, and the broker's. What was requested is sent by the next call.
+    /// Returns an error if the database operation fails, or the broker does not accept the messages. The next
+    /// call sends what was requested.
     pub async fn send(&self, store: &Store, sender: &Sender, limit: u32) -> Result<Recovered, Error> {
         let which = Which::Endpoint(&self.endpoint.id);
         let before = sender.send(which, limit.into()).await?;
@@ -128,7 +130,7 @@ impl Search {
         Ok(recovered)
     }
 
-    /// The oldest at most `limit`, which are counted, and whether there are more.
+    /// Returns the oldest results, at most `limit`, and whether there are more. Adds the results to `count`.
     async fn find(
         &self,
         store: &Store,

@@ -1,12 +1,13 @@
 //! Sends deliveries again.
 //!
 //! ```text
-//! request (a run that is open, unique) -> claim a window -> publish, confirmed -> mark sent
+//! request (a unique open run) -> claim a window -> publish, confirmed -> mark as sent
 //! ```
 //!
-//! Only what was requested and not sent is claimed, so that whatever interrupts this, doing it again goes on
-//! where it stopped, and two at once send nothing twice. A process that dies between a confirm and its mark
-//! leaves a claim; when that has run out, at most one window is sent a second time, under the same event id.
+//! Only runs that were requested and not sent are claimed. Therefore an interrupted operation continues where
+//! it stopped when it is repeated, and two at once do not send anything twice. A process that dies between a
+//! confirm and the mark leaves a claim. When that claim expires, at most one window is sent a second time,
+//! with the same event ids.
 
 use std::{panic, sync::Arc, time::Duration};
 
@@ -16,29 +17,30 @@ use store::{Claimed, Requested, Store};
 use tokio::time::{Instant, sleep};
 use webhook::{Delivery, DeliveryId, EndpointId};
 
-/// How long others leave a claimed window alone: longer than a publish and two statements take, each at its
-/// own limit.
+/// How long other processes leave a claimed window alone. This is longer than a publish and two statements
+/// take, each at its own timeout.
 pub const CLAIM: Duration = Duration::from_mins(1);
-/// Every attempt is recorded within its timeout of 30 s, the commit and the recorder's own work.
+/// How long after it was due a delivery may still be in progress on a worker. Every attempt is recorded
+/// within this time, which covers its timeout of 30 s, the commit, and the recorder's own work.
 pub const IN_HAND: Duration = Duration::from_secs(90);
 
-/// Deliveries in one window of a request, each with up to 256 KiB of an event.
+/// The number of deliveries in one window of a request. Each has an event of up to 256 KiB.
 const WINDOW: u64 = 64;
-/// How long a request waits for what another one has claimed, which is done in milliseconds or when the claim
-/// is over.
+/// How long a request waits for deliveries that another one has claimed. These are sent within milliseconds,
+/// or when the claim expires.
 const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 
-/// What is sent of all that was requested.
+/// Which of the requested runs are sent.
 #[derive(Clone, Copy, Debug)]
 pub enum Which<'a> {
-    /// What is for this endpoint.
+    /// Those to this endpoint.
     Endpoint(&'a EndpointId),
     /// These runs.
     These(&'a [DeliveryId]),
 }
 
-/// Sends what was requested. Cheap to clone.
+/// Sends requested runs. Cheap to clone.
 #[derive(Clone)]
 pub struct Sender {
     store: Store,
@@ -46,64 +48,66 @@ pub struct Sender {
     topology: Arc<Topology>,
 }
 
-/// What became of a window.
+/// The result of sending one window.
 #[derive(Debug, Default)]
 pub struct Window {
-    /// How many were claimed; 0 when there was nothing that nobody else has.
+    /// How many runs were claimed; 0 if there were none that no other process has claimed.
     pub claimed: u64,
-    /// How many were published, and marked.
+    /// How many runs were published and marked as sent.
     pub sent: u64,
-    /// Those whose event is not in the journal any more.
+    /// Runs whose event is no longer in the journal, or cannot be read.
     pub unsendable: Vec<DeliveryId>,
-    /// Why the others were not published. They can be claimed again when the claim is over.
+    /// Why the other runs were not published. They can be claimed again when the claim expires.
     pub failed: Option<PublishError>,
 }
 
-/// What became of all that was to be sent.
+/// The result of sending all windows.
 #[derive(Debug, Default)]
 pub struct Totals {
-    /// How many were published, and marked.
+    /// How many runs were published and marked as sent.
     pub sent: u64,
-    /// Requested and not sent: beyond the limit, or in somebody else's hands.
+    /// How many requested runs were not sent: beyond the limit, or claimed by another process.
     pub left: u64,
-    /// Those whose event is not in the journal any more.
+    /// Runs whose event is no longer in the journal, or cannot be read.
     pub unsendable: Vec<DeliveryId>,
 }
 
-/// Why sending ended early.
+/// The reason why sending ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database's.
+    /// The database operation failed.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The broker does not take them. The rest stays requested.
+    /// The broker does not accept the messages. The remaining runs stay requested.
     #[error("stopped after {sent} were sent; the rest stays requested: do the same again to go on")]
     Publish {
-        /// How many were sent before.
+        /// How many runs were sent before.
         sent: u64,
         /// The first failure.
         #[source]
         source: PublishError,
     },
-    /// The database was gone just then.
+    /// The messages were published, but the database failed before they were marked as sent.
     #[error(
         "{published} deliveries were published and could not be marked as sent: doing this again within their attempts' time may send \
          them once more"
     )]
     Unmarked {
-        /// How many.
+        /// How many messages were published.
         published: usize,
-        /// Why not.
+        /// Why they were not marked.
         #[source]
         source: store::Error,
     },
 }
 
-/// Asks for each of the deliveries to be made again; returns what became of each, in their order. One that
-/// has been pending for longer than `late`, and that nobody can have in hand, is taken for lost first.
+/// Requests a new run of each of the deliveries, and returns the results in the same order.
+///
+/// A delivery that has been pending for longer than `late`, and that no worker can still have in hand, is
+/// first declared lost.
 ///
 /// # Errors
-/// Only the database's.
+/// Returns an error if the database operation fails.
 pub async fn request(
     store: &Store,
     ids: &[DeliveryId],
@@ -120,7 +124,7 @@ pub async fn request(
 }
 
 impl Sender {
-    /// Publishes with `publisher` to the queues of `topology`.
+    /// Creates a sender that publishes with `publisher` to the queues of `topology`.
     pub fn new(store: Store, publisher: Publisher, topology: Topology) -> Self {
         Self {
             store,
@@ -129,19 +133,19 @@ impl Sender {
         }
     }
 
-    /// What it publishes with.
+    /// Returns the publisher and the topology.
     pub fn way(&self) -> (&Publisher, &Topology) {
         (&self.publisher, &self.topology)
     }
 
-    /// Claims, publishes and marks at most `limit`, those of the oldest events first.
+    /// Claims, publishes and marks at most `limit` runs, those of the oldest events first.
     ///
     /// # Errors
-    /// The database's, and [`Error::Unmarked`].
+    /// Returns an error if the database operation fails, or [`Error::Unmarked`].
     ///
     /// # Cancel safety
-    /// Safe to drop: a task of its own finishes what it has begun, so that nothing stays claimed, or
-    /// published and not marked, because somebody waits no longer.
+    /// This method is safe to drop. A separate task completes what it has started, so that no run stays
+    /// claimed, or published but not marked, because the caller stopped waiting.
     pub async fn window(&self, which: Which<'_>, limit: u32) -> Result<Window, Error> {
         let (endpoint, ids) = which.parts();
         let (endpoint, ids) = (endpoint.cloned(), ids.map(<[_]>::to_vec));
@@ -198,20 +202,20 @@ impl Sender {
         Ok(window)
     }
 
-    /// How many were requested and not sent, claimed or not.
+    /// Returns how many runs were requested and not sent, claimed or not.
     ///
     /// # Errors
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn unsent(&self, which: Which<'_>) -> Result<u64, store::Error> {
         let (endpoint, ids) = which.parts();
         self.store.unsent(endpoint, ids).await
     }
 
-    /// Sends at most `limit` as fast as the broker takes them. What somebody else has claimed is waited for,
-    /// but not for long.
+    /// Sends at most `limit` runs as fast as the broker accepts them. Waits for runs that another process has
+    /// claimed, for a few seconds at most.
     ///
     /// # Errors
-    /// The database's, and the broker's.
+    /// Returns an error if the database operation fails, or the broker does not accept the messages.
     pub async fn send(&self, which: Which<'_>, limit: u64) -> Result<Totals, Error> {
         let mut all = Totals::default();
         let until = Instant::now() + PATIENCE;
@@ -246,7 +250,7 @@ impl<'a> Which<'a> {
     }
 }
 
-/// The ids that a queue holds, and the first failure.
+/// Returns the ids of the confirmed deliveries, and the first failure.
 fn split(
     deliveries: &[Delivery],
     results: Vec<Result<(), PublishError>>,

@@ -1,7 +1,8 @@
-//! The whole story of an event: every endpoint that could have got it, and what became of that.
+//! Collects the history of an event: every endpoint that could have received it, and what happened there.
 //!
-//! The journal says who was considered when the event was fanned out, and why. The endpoints are as they are
-//! now. Where the two differ, whoever tells the story says which of them it speaks of.
+//! The journal records which endpoints were considered when the event was fanned out, and the decisions. The
+//! endpoints are read in their current state. Where the two differ, the caller has to say which of them it
+//! shows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,29 +12,29 @@ use webhook::{
     journal::{DeliveryState, EventEntry, Verdict},
 };
 
-/// How many endpoints are read at once.
+/// The number of endpoints that are read at once.
 const PAGE: u32 = 500;
 
-/// An event with all its chapters.
+/// An event with its history at each endpoint.
 #[derive(Clone, Debug)]
 pub struct Story {
-    /// As the journal has it.
+    /// The event as stored in the journal.
     pub stored: EventEntry,
-    /// One for each endpoint: what needs someone first, then what went well, then what was not meant to
-    /// happen.
+    /// One chapter for each endpoint. The order is: what needs attention, then successful deliveries, then
+    /// endpoints that did not match.
     pub chapters: Vec<Chapter>,
 }
 
-/// What became of the event at one endpoint.
+/// The history of an event at one endpoint.
 #[derive(Clone, Debug)]
 pub struct Chapter {
-    /// Which endpoint.
+    /// The endpoint's id.
     pub endpoint_id: EndpointId,
-    /// As it is now; `None` when it was deleted.
+    /// The endpoint in its current state; `None` if it was deleted.
     pub endpoint: Option<Endpoint>,
-    /// What was decided when the event was fanned out; `None` when the journal does not say.
+    /// The decision when the event was fanned out; `None` if the journal does not have it.
     pub verdict: Option<Verdict>,
-    /// By their number.
+    /// The runs, ordered by number.
     pub runs: Vec<Run>,
 }
 
@@ -46,38 +47,37 @@ pub struct Run {
     pub attempts: Vec<AttemptRow>,
 }
 
-/// Why an endpoint got an event, or did not: a word of a closed set, and since when and why it was disabled,
-/// if that is it.
+/// Why an endpoint received an event or did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It matched.
+    /// The event matched.
     Matched,
-    /// It was pinged.
+    /// The endpoint was pinged.
     Pinged,
-    /// It takes another project's.
+    /// The endpoint receives only the events of another project.
     Project,
-    /// It is not subscribed to the type.
+    /// The endpoint is not subscribed to the event type.
     EventType,
-    /// It would have matched.
+    /// The event would have matched, but the endpoint was disabled.
     Disabled {
-        /// Since when, in Unix milliseconds.
+        /// When the endpoint was disabled, in Unix milliseconds.
         at_ms: i64,
-        /// Why.
+        /// Why the endpoint was disabled.
         reason: DisabledReason,
     },
-    /// It was created later.
+    /// The endpoint was created after the event.
     CreatedAfter {
-        /// When, in Unix milliseconds.
+        /// When the endpoint was created, in Unix milliseconds.
         at_ms: i64,
     },
-    /// The journal does not say.
+    /// The journal does not have the reason.
     Unknown,
 }
 
-/// Reads all that belongs to an event.
+/// Reads everything that belongs to an event.
 ///
 /// # Errors
-/// Only the database's.
+/// Returns an error if the database operation fails.
 pub async fn gather(stored: EventEntry, store: &Store) -> Result<Story, store::Error> {
     let Event {
         organization_id, id, ..
@@ -104,9 +104,10 @@ pub async fn gather(stored: EventEntry, store: &Store) -> Result<Story, store::E
 }
 
 impl Story {
-    /// Brings together what belongs to one endpoint: endpoints that exist, that were considered, and that
-    /// have deliveries. `verdicts` says why endpoints that the event's record does not name did not get
-    /// the event.
+    /// Combines what belongs to each endpoint, for endpoints that exist, were considered, or have deliveries.
+    ///
+    /// `verdicts` has the reasons why endpoints that the event's record does not list did not receive the
+    /// event.
     pub fn new(
         stored: EventEntry,
         endpoints: Vec<Endpoint>,
@@ -114,7 +115,7 @@ impl Story {
         verdicts: Vec<(EndpointId, Verdict)>,
     ) -> Self {
         let verdicts: BTreeMap<EndpointId, Verdict> = verdicts.into_iter().collect();
-        // A ping was for one endpoint, and the others have no part in it.
+        // A ping concerns only the endpoint that was pinged.
         let concerned =
             |endpoint: &Endpoint| !stored.event.is_ping() || stored.considered.get(&endpoint.id).is_some();
         let mut endpoints: BTreeMap<EndpointId, Endpoint> = endpoints
@@ -153,12 +154,12 @@ impl Story {
 }
 
 impl Chapter {
-    /// The state of the latest run.
+    /// Returns the state of the latest run; `None` without runs.
     pub fn state(&self) -> Option<DeliveryState> {
         self.runs.last().map(|run| run.delivery.standing.state)
     }
 
-    /// Why the endpoint got the event, or did not.
+    /// Returns why the endpoint received the event or did not.
     pub fn fate(&self, stored: &EventEntry) -> Fate {
         match self.verdict {
             Some(Verdict::Matched) if stored.event.is_ping() => Fate::Pinged,
@@ -191,7 +192,7 @@ impl Chapter {
 }
 
 impl Fate {
-    /// For scripts.
+    /// Returns the name for use in scripts.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Matched => "matched",

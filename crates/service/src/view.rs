@@ -1,7 +1,7 @@
-//! Shows what the database has as the JSON types of [`wire`].
+//! Converts data from the database to the JSON types of [`wire`].
 //!
-//! Operators see everything. Customers see what [`ForCustomers`] leaves: no address and no setting of this
-//! network.
+//! Operators see everything. Customers see what [`ForCustomers`] returns, which contains no addresses or
+//! settings of this network.
 
 mod delivery;
 mod endpoint;
@@ -16,9 +16,9 @@ pub use endpoint::{behind, endpoint, endpoint_with_secret, failing, failing_endp
 pub use event::{event, states, story};
 pub use ping::ping;
 
-/// Types that customers read.
+/// Types that customers can see.
 pub trait ForCustomers {
-    /// Returns what the organization that it belongs to may see.
+    /// Returns what the organization that owns the value may see.
     #[must_use]
     fn for_customers(self) -> Self;
 }
@@ -35,7 +35,7 @@ impl<T: ForCustomers> ForCustomers for Option<T> {
     }
 }
 
-/// Shows a change of an endpoint or an API key.
+/// Converts a change of an endpoint or an API key.
 pub fn change(row: &ChangeRow) -> wire::Change {
     wire::Change {
         number: row.number,
@@ -48,7 +48,7 @@ pub fn change(row: &ChangeRow) -> wire::Change {
     }
 }
 
-/// Returns nothing instead of an empty text.
+/// Returns `None` for an empty text.
 fn said(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }

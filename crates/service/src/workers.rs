@@ -1,10 +1,10 @@
-//! Waits, after a change of an endpoint, until every running worker acts on it, so that what a request
-//! reports as done is done.
+//! Waits, after a change of an endpoint, until every running worker uses it, so that a request reports
+//! success only after its change has taken effect.
 //!
-//! Workers announce in the database which version they act on. They are told of a change over the broker,
-//! look for it, and announce it at once, so that the wait is some milliseconds; a worker that is not told
-//! looks at its interval. Workers that are not known to act on the change after [`ACT_MAX`] are named in the
-//! answer.
+//! Workers announce in the database which version they use. They are notified of a change over the broker,
+//! read it, and announce it at once, so the wait takes some milliseconds. A worker that is not notified reads
+//! changes at its regular interval. The result lists the workers that are not known to use the change after
+//! [`ACT_MAX`].
 
 use std::time::Duration;
 
@@ -13,36 +13,39 @@ use futures_util::future::join_all;
 use store::{Position, Store, WorkerBehind};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// How long workers are waited for.
+/// The maximum time to wait for workers.
 pub const ACT_MAX: Duration = Duration::from_secs(2);
-/// Between the first two looks at what workers have announced; each later wait is twice as long.
+/// The pause between the first two reads of the workers' announcements. Each later pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// Between two later looks: many requests may wait at once.
+/// The maximum pause between two reads, because many requests may wait at once.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
-/// The most workers that the broker is asked for.
+/// The maximum number of silent workers about which the broker is asked.
 const ASKED_MAX: usize = 32;
-/// A worker that is not closed, does not announce itself and does not consume was killed; after this time it
-/// is not asked for again.
+/// The time after which a silent worker that does not consume is marked as ended in the database, so that the
+/// broker is not asked about it again.
+///
+/// Such a worker was killed: it did not report its end, announces nothing and does not consume.
 const LOST: Duration = Duration::from_mins(1);
-/// How long a silent worker is named when the broker cannot say whether it consumes.
+/// How long a silent worker is listed if the broker cannot say whether it consumes.
 const NAMED_UNHEARD: Duration = Duration::from_mins(10);
 
-/// Workers that are not known to act on a change.
+/// Workers that are not known to use a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Behind {
-    /// Those that are known to run, or cannot be told from those that do.
+    /// Workers that are known to run, or that may be running.
     pub workers: Vec<WorkerBehind>,
-    /// The database could not be asked: no worker is known to act on the change.
+    /// Whether the database could not be read. In that case no worker is known to use the change.
     pub unknown: bool,
 }
 
 impl Behind {
-    /// Whether every running worker acts on the change.
+    /// Returns whether every running worker uses the change.
     pub fn is_empty(&self) -> bool {
         self.workers.is_empty() && !self.unknown
     }
 
-    /// The workers' names, which say nothing about where they run; `unknown` when not even those are known.
+    /// Returns the workers' names, which do not reveal where they run. If the workers are not known, the only
+    /// name is `unknown`.
     pub fn names(&self) -> Vec<String> {
         let unknown = self.unknown.then(|| "unknown".to_owned());
         let names = self.workers.iter().map(|worker| worker.process.clone());
@@ -50,11 +53,11 @@ impl Behind {
     }
 }
 
-/// Waits until every running worker acts on all that was written so far, for [`ACT_MAX`] at most, and returns
-/// the workers that are not known to.
+/// Waits until every running worker uses all that was written so far, for at most [`ACT_MAX`]. Returns the
+/// workers that are not known to do so.
 ///
 /// # Cancel safety
-/// Cancel safe.
+/// This function is cancel safe.
 pub async fn act(store: &Store, changes: &Changes) -> Behind {
     let deadline = Instant::now() + ACT_MAX;
     match timeout_at(deadline, first_look(store)).await {
@@ -89,7 +92,7 @@ async fn first_look(store: &Store) -> Result<(Position, Vec<WorkerBehind>), stor
     Ok((position, behind))
 }
 
-/// Tells workers of the change, and waits for these.
+/// Notifies workers of the change, and waits for the given ones.
 async fn wait(
     store: &Store,
     changes: &Changes,
@@ -109,7 +112,7 @@ async fn wait(
         while !heard.is_empty() {
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
-            // A database that fails now may answer the next time.
+            // A database that fails now may respond the next time.
             if let Ok(behind) = store.workers_behind(position).await {
                 let is_behind =
                     |worker: &WorkerBehind| behind.iter().any(|found| found.process == worker.process);
@@ -125,8 +128,8 @@ async fn wait(
     heard
 }
 
-/// Returns, of workers that have not announced themselves lately, those that run all the same: cut off from
-/// the database, or stopped.
+/// Returns the silent workers that still run. A silent worker has not announced itself recently. If it still
+/// runs, it is cut off from the database, or stopped.
 async fn running(
     store: &Store,
     changes: &Changes,
@@ -138,11 +141,11 @@ async fn running(
     let answers = join_all(asking).await;
     let found = asked.iter().zip(answers).filter(|(_, runs)| *runs);
     let found = found.map(|(worker, _)| worker.clone());
-    // So many silent workers are named without being asked for.
+    // The silent workers beyond this number are listed without asking the broker about them.
     found.chain(rest.iter().cloned()).collect()
 }
 
-/// Returns whether a silent worker consumes nevertheless. One that does not was killed, or is just starting.
+/// Returns whether a silent worker still consumes. A worker that does not was killed, or is just starting.
 async fn runs(store: &Store, changes: &Changes, worker: &WorkerBehind, deadline: Instant) -> bool {
     let asking = timeout_at(deadline, changes.is_consuming(&worker.process));
     match asking.await.ok().flatten() {

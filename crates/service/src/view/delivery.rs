@@ -1,11 +1,11 @@
-//! Shows deliveries and their attempts.
+//! Converts deliveries and their attempts.
 
 use store::{AttemptRow, DeliveryRow};
 
 use super::{ForCustomers, said, words};
 use crate::story::Run;
 
-/// Shows a delivery.
+/// Converts a delivery.
 pub fn delivery(row: &DeliveryRow) -> wire::Delivery {
     let (of, standing) = (&row.delivery, &row.standing);
     wire::Delivery {
@@ -28,7 +28,7 @@ pub fn delivery(row: &DeliveryRow) -> wire::Delivery {
     }
 }
 
-/// Shows a delivery with every attempt at it.
+/// Converts a delivery with all its attempts.
 pub fn run(run: &Run) -> wire::DeliveryWithAttempts {
     wire::DeliveryWithAttempts {
         delivery: delivery(&run.delivery),
@@ -36,7 +36,7 @@ pub fn run(run: &Run) -> wire::DeliveryWithAttempts {
     }
 }
 
-/// Shows an attempt.
+/// Converts an attempt.
 pub fn attempt(row: &AttemptRow) -> wire::Attempt {
     wire::Attempt {
         id: row.id.to_string(),

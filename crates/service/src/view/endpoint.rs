@@ -1,11 +1,11 @@
-//! Shows endpoints, and how they do.
+//! Converts endpoints and their health.
 
 use webhook::{DisabledReason, Endpoint, ProjectId};
 
 use super::{ForCustomers, words};
 use crate::workers::Behind;
 
-/// Shows an endpoint without its secret.
+/// Converts an endpoint, without its secret.
 pub fn endpoint(endpoint: &Endpoint) -> wire::Endpoint {
     let disabled = endpoint.disabled.as_ref();
     let patterns = endpoint.subscription.patterns().iter();
@@ -28,7 +28,7 @@ pub fn endpoint(endpoint: &Endpoint) -> wire::Endpoint {
     }
 }
 
-/// Shows an endpoint with its secret, for the answer to the request that made the secret.
+/// Converts an endpoint with its secret, for the response to the request that created the secret.
 pub fn endpoint_with_secret(made: &Endpoint) -> wire::Endpoint {
     wire::Endpoint {
         secret: Some(made.secret.expose().to_owned()),
@@ -36,7 +36,7 @@ pub fn endpoint_with_secret(made: &Endpoint) -> wire::Endpoint {
     }
 }
 
-/// Shows an endpoint with since when and why it fails.
+/// Converts an endpoint, including when it began to fail and why.
 pub fn failing_endpoint(found: &store::Failing) -> wire::Endpoint {
     wire::Endpoint {
         failing: Some(failing(found)),
@@ -44,7 +44,7 @@ pub fn failing_endpoint(found: &store::Failing) -> wire::Endpoint {
     }
 }
 
-/// Adds the workers that are not known to act on the change that was made.
+/// Adds the workers that are not known to use the change.
 pub fn behind(changed: wire::Endpoint, behind: &Behind) -> wire::Endpoint {
     wire::Endpoint {
         workers_behind: behind.names(),
@@ -52,7 +52,7 @@ pub fn behind(changed: wire::Endpoint, behind: &Behind) -> wire::Endpoint {
     }
 }
 
-/// Shows since when and why an endpoint fails.
+/// Converts the details of a failing endpoint: when it began to fail, and why.
 pub fn failing(found: &store::Failing) -> wire::Failing {
     wire::Failing {
         since_ms: found.failing_since_ms,
@@ -67,7 +67,7 @@ pub fn failing(found: &store::Failing) -> wire::Failing {
     }
 }
 
-/// Shows how an endpoint does.
+/// Converts the health of an endpoint.
 pub fn health(health: &store::Health) -> wire::Health {
     wire::Health {
         last_success_ms: health.last_success_ms,
@@ -79,7 +79,7 @@ pub fn health(health: &store::Health) -> wire::Health {
     }
 }
 
-/// Returns the share of attempts that succeeded, from 0 to 1; `None` without attempts.
+/// Returns the fraction of attempts that succeeded, from 0 to 1; `None` without attempts.
 fn success_rate(successes: u64, attempts: u64) -> Option<f64> {
     (attempts > 0).then(|| successes as f64 / attempts as f64)
 }

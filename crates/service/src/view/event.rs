@@ -1,11 +1,11 @@
-//! Shows events, and what became of them.
+//! Converts events and their history.
 
 use store::{EventRow, StateCounts};
 
 use super::{ForCustomers, run};
 use crate::story::{Chapter, Fate, Story};
 
-/// Shows an event, as in a list.
+/// Converts an event for a list.
 pub fn event(row: &EventRow) -> wire::EventSummary {
     wire::EventSummary {
         id: row.id.to_string(),
@@ -20,7 +20,7 @@ pub fn event(row: &EventRow) -> wire::EventSummary {
     }
 }
 
-/// Shows how many deliveries are in each state.
+/// Converts the number of deliveries in each state.
 pub fn states(counts: &StateCounts) -> wire::States {
     let StateCounts {
         pending,
@@ -36,7 +36,7 @@ pub fn states(counts: &StateCounts) -> wire::States {
     }
 }
 
-/// Shows an event with what became of it at each endpoint, and with its body if `with_body`.
+/// Converts an event with its history at each endpoint, and with its body if `with_body`.
 pub fn story(story: &Story, with_body: bool) -> wire::Story {
     let event = &story.stored.event;
     let at_endpoint = |chapter: &Chapter| considered(chapter, chapter.fate(&story.stored));

@@ -1,11 +1,11 @@
-//! Shows what became of a ping.
+//! Converts the result of a ping.
 
 use webhook::Delivery;
 
 use super::{ForCustomers, said, words};
 use crate::ping::Pinged;
 
-/// Shows what became of the ping that was sent, as far as it is known.
+/// Converts the result of the ping that was sent, as far as it is known.
 pub fn ping(sent: &Delivery, pinged: Option<&Pinged>) -> wire::Ping {
     let last = pinged.and_then(|pinged| pinged.attempts.last());
     wire::Ping {

@@ -1,10 +1,10 @@
-//! What attempts met, in words.
+//! Texts about failed attempts.
 
 use egress::NOT_PUBLIC;
 use webhook::FailureKind;
 
-/// What customers may read of what an attempt met: not where a name leads in our network, nor the settings
-/// that would allow it.
+/// Returns what customers may read about a failed attempt. It reveals neither where a name resolves to in
+/// this network, nor the settings that would allow it.
 pub(super) fn for_customers(error: String) -> String {
     let refused = FailureKind::AddressRefused.as_str();
     match error.split_once(": ") {
