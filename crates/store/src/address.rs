@@ -1,4 +1,4 @@
-//! Where the database is: the URL, read once, and never shown whole.
+//! The database's address: a URL that is parsed once and never shown with its credentials.
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
@@ -6,11 +6,11 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::Error;
 
-/// A database's URL, understood.
+/// A parsed database URL.
 pub(crate) enum Address {
-    /// The absolute path of the file.
+    /// The absolute path of the database file.
     Sqlite(PathBuf),
-    /// Host, credentials and TLS, some of them from libpq's environment variables.
+    /// Host, credentials and TLS settings. Some of them may come from libpq's environment variables.
     Postgres(Box<PgConnectOptions>),
 }
 
@@ -33,7 +33,7 @@ fn parse_sqlite(rest: &str) -> Result<Address, Error> {
             "SQLite needs the absolute path of a file, as in sqlite:///var/lib/magnetite.db",
         ));
     }
-    // Parameters that would be ignored are refused instead of becoming part of the file's name.
+    // Parameters are refused. Ignoring them would make them a part of the file's name.
     if path.contains(['?', '#', '\0']) {
         return Err(Error::BadUrl(
             "SQLite's path must not contain ?, # or NUL: parameters are not supported",
@@ -47,8 +47,8 @@ fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
         .strip_prefix("//")
         .ok_or(Error::BadUrl("PostgreSQL's begins with postgres://"))?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    // A password with a bare / ends the authority early: its first half would be taken for the port, and
-    // shown.
+    // A password with an unencoded / ends the authority early. Its first half would be parsed as the port and
+    // shown in errors.
     if !authority.contains('@') && rest.contains('@') {
         return Err(Error::BadUrl(
             "an @ after the host; percent-encode /, ?, # and @ in user and password",
@@ -57,10 +57,10 @@ fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
     let options = url
         .parse::<PgConnectOptions>()
         .map_err(|error| Error::BadPostgresUrl(error.into()))?;
-    // Poolers refuse connections that begin with a setting, and PostgreSQL 12 and later writes floats exactly
-    // without this one.
+    // Poolers refuse connections that begin with this setting, and PostgreSQL 12 and later writes floats
+    // exactly without it.
     let options = options.extra_float_digits(None);
-    // In a URL an address of IPv6 stands in brackets, which is no name.
+    // A URL encloses an IPv6 address in brackets. They are not part of the host.
     let host = options.get_host();
     let options = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => {
@@ -76,9 +76,9 @@ fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
     Ok(Address::Postgres(Box::new(options)))
 }
 
-/// Whether this is the URL of a PostgreSQL on another host whose certificate is not verified for it: only
-/// `sslmode=verify-full` does that, and `sslmode=disable` says that none is wanted. A URL that cannot be read
-/// is none.
+/// Returns whether `url` names a PostgreSQL server on another host whose certificate is not fully verified.
+/// Only `sslmode=verify-full` verifies it for the host name; `sslmode=disable` explicitly requests no TLS and
+/// counts as a deliberate choice. Returns `false` for a URL that cannot be parsed.
 pub fn is_unverified(url: &str) -> bool {
     let Ok(Address::Postgres(options)) = Address::parse(url) else {
         return false;
@@ -91,7 +91,7 @@ pub fn is_unverified(url: &str) -> bool {
     options.get_socket().is_none() && !is_local && !is_decided
 }
 
-/// Without user and password.
+/// Writes the address without user and password.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! API keys: made, revoked, and found by what was stored of them.
+//! API keys: created, revoked, and looked up by their hash.
 
 use serde_json::json;
 use sqlx::Connection as _;
@@ -12,46 +12,46 @@ use crate::{
     statement::{Argument, Statement, bind_all},
 };
 
-/// What a new key is made of.
+/// The caller-supplied fields of a new API key.
 #[derive(Clone, Debug)]
 pub struct NewApiKey {
-    /// What it lets in to.
+    /// The organization to which the key gives access.
     pub organization_id: OrganizationId,
-    /// For people.
+    /// A name for users to recognize the key.
     pub name: String,
-    /// What it allows.
+    /// The operations that the key allows.
     pub scopes: Scopes,
-    /// The key itself, of which the hash and the beginning are stored.
+    /// The key itself. Only its hash and its beginning are stored.
     pub key: ApiKey,
-    /// From when on it lets nobody in, in Unix milliseconds; `None`: until it is revoked.
+    /// When the key expires, in Unix milliseconds; `None` if it is valid until it is revoked.
     pub expires_at_ms: Option<u64>,
 }
 
-/// What is known of a key. Times are in Unix milliseconds.
+/// A stored API key. Times are in Unix milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKeyRow {
-    /// Names it where the key itself must not be shown.
+    /// The id, which names the key where the key itself must not be shown.
     pub id: ApiKeyId,
-    /// What it lets in to.
+    /// The organization to which the key gives access.
     pub organization_id: OrganizationId,
-    /// For people.
+    /// A name for users to recognize the key.
     pub name: String,
-    /// What it allows.
+    /// The operations that the key allows.
     pub scopes: Scopes,
-    /// How it begins.
+    /// The beginning of the key.
     pub prefix: String,
-    /// When it was made.
+    /// When the key was created.
     pub created_at_ms: u64,
-    /// From when on it lets nobody in; `None`: until it is revoked.
+    /// When the key expires; `None` if it is valid until it is revoked.
     pub expires_at_ms: Option<u64>,
-    /// When it last let somebody in, as far as [noted](Store::note_api_key_uses).
+    /// When the key was last used, as far as [noted](Store::note_api_key_uses); `None` if never.
     pub last_used_at_ms: Option<u64>,
-    /// When it was revoked: it lets nobody in any more.
+    /// When the key was revoked, after which it is invalid; `None` if it was not revoked.
     pub revoked_at_ms: Option<u64>,
 }
 
 impl ApiKeyRow {
-    /// Whether it lets anybody in at this time.
+    /// Returns whether the key is neither revoked nor expired at `now_ms`.
     pub fn is_valid_at(&self, now_ms: u64) -> bool {
         self.revoked_at_ms.is_none()
             && self
@@ -83,11 +83,13 @@ const NOTE_USE: &str = "UPDATE api_keys SET last_used_at_ms = $2 \
     WHERE id = $1 AND (last_used_at_ms IS NULL OR last_used_at_ms < $2)";
 
 impl Store {
-    /// Stores a key under an id that the caller has made. `now_ms` is in Unix milliseconds, here and below.
+    /// Stores a key under an id that the caller has generated. `now_ms` is in Unix milliseconds, here and
+    /// below.
     ///
     /// # Errors
     ///
-    /// [`Error::ApiKeyExists`] when there is one with this id, or the very same key.
+    /// Returns an error if the database operation fails, or [`Error::ApiKeyExists`] if a key with this id or
+    /// the same key exists already.
     pub async fn create_api_key(
         &self,
         new: NewApiKey,
@@ -112,11 +114,11 @@ impl Store {
         created.ok_or(Error::ApiKeyExists { id })
     }
 
-    /// Has the key let nobody in any more. What was revoked stays revoked since then.
+    /// Revokes the key. If it was revoked before, it keeps the time of the first revocation.
     ///
     /// # Errors
     ///
-    /// [`Error::ApiKeyNotFound`].
+    /// Returns an error if the database operation fails, or [`Error::ApiKeyNotFound`].
     pub async fn revoke_api_key(&self, id: &ApiKeyId, now_ms: u64) -> Result<ApiKeyRow, Error> {
         let arguments = [Argument::outside(id.as_str()), now_ms.into()];
         let operation = Operation::RevokeApiKey(id.clone());
@@ -136,12 +138,12 @@ impl Store {
         found.ok_or_else(|| Error::ApiKeyNotFound { id: id.clone() })
     }
 
-    /// The key with this [hash](ApiKey::hash), also when it has expired or was revoked: see
+    /// Returns the key with this [hash](ApiKey::hash), even if it has expired or was revoked; see
     /// [`ApiKeyRow::is_valid_at`].
     ///
     /// # Errors
     ///
-    /// Only the database's, and that the row cannot be read.
+    /// Returns an error if the database operation fails or the row cannot be read.
     pub async fn api_key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKeyRow>, Error> {
         let mut select = Statement::new(SELECT);
         select.push_with("hash = ", hash.as_slice().into());
@@ -149,12 +151,12 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
-    /// The next at most `limit` keys after `after`, ordered by id, also those that let nobody in any more; of
-    /// one organization or of all.
+    /// Returns at most `limit` keys after `after`, ordered by id and including expired and revoked ones; of
+    /// one organization, or of all.
     ///
     /// # Errors
     ///
-    /// Only the database's, and that a row cannot be read.
+    /// Returns an error if the database operation fails or a row cannot be read.
     pub async fn api_keys(
         &self,
         organization: Option<&OrganizationId>,
@@ -162,7 +164,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<ApiKeyRow>, Error> {
         let mut select = Statement::new(SELECT);
-        // The empty text comes before every id.
+        // The empty text sorts before every id.
         select.push_with("id > ", Argument::outside(after.map_or("", ApiKeyId::as_str)));
         if let Some(organization) = organization {
             select.push_with(
@@ -174,18 +176,18 @@ impl Store {
         self.fetch(&Operation::ListApiKeys, select, read).await
     }
 
-    /// Notes when keys were last used, all in one transaction. Earlier times than those that are stored
-    /// change nothing, so that several processes may note what each has seen. Using a key is no change of
-    /// it: the log does not tell of it.
+    /// Notes when keys were last used, in one transaction. Times earlier than the stored ones change nothing,
+    /// so that several processes can each note the uses that they have seen. Using a key does not change it,
+    /// so the log of changes has no row for it.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn note_api_key_uses(&self, uses: &[(ApiKeyId, u64)]) -> Result<(), Error> {
         if uses.is_empty() {
             return Ok(());
         }
-        // In one order, or two processes could wait for each other's rows.
+        // The fixed order prevents two processes from waiting for each other's rows.
         let mut uses: Vec<_> = uses.iter().collect();
         uses.sort_unstable();
         on_connection!(
@@ -207,8 +209,8 @@ impl Store {
         )
     }
 
-    /// The one way in which keys are written: with a row of the log. `None` when the statement found nothing
-    /// to write.
+    /// Writes a key and a row of the log of changes; all writes of keys use this function. Returns `None` if
+    /// the statement wrote nothing.
     async fn write_api_key<const N: usize>(
         &self,
         operation: &Operation,

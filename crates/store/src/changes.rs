@@ -1,15 +1,15 @@
-//! The log of changes: who changed which endpoint or API key, when, and what is different since.
+//! The log of changes: who changed which endpoint or API key, when, and what is different.
 //!
-//! It is only ever added to: a row is written by the transaction of the change that it tells of, so that
-//! neither is there without the other, and no statement changes or deletes one. It is kept for good: a change
-//! is some 200 bytes, and people make few.
+//! The log is append-only: the transaction of a change also writes its row, so that neither exists without
+//! the other, and no statement changes or deletes a row. Rows are kept permanently: a row has about 200
+//! bytes, and there are few changes.
 //!
-//! **Numbers.** Rows are counted in the table `registry`, in the row whose lock all writers hold until they
-//! commit. So the numbers have no gaps and grow in the order of the commits: who reads on from a number
-//! misses nothing, and a row that somebody deleted is missed.
+//! **Numbers.** The counter for rows is in the single row of the table `registry`. All writers lock this row
+//! until they commit. Therefore the numbers have no gaps and grow in the order of the commits: a reader that
+//! continues after a number misses nothing, and a row that was deleted by hand leaves a visible gap.
 //!
-//! **Nonces.** Each row has a random number, by which two rows of one number are told apart: a database that
-//! was restored from a backup counts again from there. See [`Position`](crate::Position).
+//! **Nonces.** Each row has a random number, which distinguishes two rows with the same number: a database
+//! that was restored from a backup assigns the same numbers again. See [`Position`](crate::Position).
 
 use std::{fmt, str::FromStr};
 
@@ -22,18 +22,18 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// Who writes.
+/// The actor of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// Nobody said who; what a store begins with.
+    /// The actor is not known. This is the default of a store.
     Unknown,
     /// The command line.
     Cli,
-    /// A worker, by itself.
+    /// A worker, on its own initiative.
     Worker,
-    /// A recorder, by itself.
+    /// A recorder, on its own initiative.
     Recorder,
-    /// Whoever has this key of the HTTP API.
+    /// A client of the HTTP API with this key.
     ApiKey(ApiKeyId),
 }
 
@@ -49,34 +49,34 @@ impl fmt::Display for Actor {
     }
 }
 
-/// What was done.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// An endpoint was registered.
+    /// An endpoint was created.
     EndpointCreated,
-    /// Its URL, project or event types were set.
+    /// An endpoint's URL, project or event types were set.
     EndpointUpdated,
-    /// Its deliveries were resumed.
+    /// An endpoint was enabled.
     EndpointEnabled,
-    /// Its deliveries were suspended.
+    /// An endpoint was disabled.
     EndpointDisabled,
-    /// It has a new secret.
+    /// An endpoint's secret was replaced.
     SecretRotated,
-    /// It is gone.
+    /// An endpoint was deleted.
     EndpointDeleted,
-    /// An API key was made.
+    /// An API key was created.
     ApiKeyCreated,
-    /// It lets nobody in any more.
+    /// An API key was revoked.
     ApiKeyRevoked,
 }
 
-/// A kind that this version does not know.
+/// The error for a kind that this version does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown kind of change {0:?}")]
 pub struct UnknownChangeKind(pub String);
 
 impl ChangeKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 8] = [
         Self::EndpointCreated,
         Self::EndpointUpdated,
@@ -88,7 +88,7 @@ impl ChangeKind {
         Self::ApiKeyRevoked,
     ];
 
-    /// The name in the database and in listings.
+    /// Returns the name in the database and in listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::EndpointCreated => "endpoint.created",
@@ -118,27 +118,28 @@ impl FromStr for ChangeKind {
     }
 }
 
-/// A change that was made.
+/// A row of the log of changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeRow {
-    /// From 1 on without gaps, over all organizations; also a place in the listing.
+    /// The number of the change, from 1 without gaps over all organizations. Also serves as the cursor of a
+    /// listing.
     pub number: u64,
-    /// When, in Unix milliseconds.
+    /// When the change was made, in Unix milliseconds.
     pub at_ms: u64,
-    /// Whose endpoint or key it is.
+    /// The organization that owns the endpoint or key.
     pub organization_id: OrganizationId,
     /// `cli`, `worker`, `recorder`, the id of an API key, or `unknown`.
     pub actor: String,
-    /// What was done.
+    /// The kind of the change.
     pub kind: ChangeKind,
     /// The id of the endpoint or API key.
     pub subject: String,
-    /// What is different since: one JSON object, such as `{"events":{"from":"*","to":"lead.completed"}}`.
-    /// Never a secret, and of URLs the host alone.
+    /// The differences as one JSON object, such as `{"events":{"from":"*","to":"lead.completed"}}`. It never
+    /// contains a secret, and of URLs only the host.
     pub detail: String,
 }
 
-/// A change that is about to be made.
+/// A change that is about to be written.
 pub(crate) struct Change<'a> {
     pub(crate) at_ms: i64,
     pub(crate) organization: &'a str,
@@ -147,8 +148,8 @@ pub(crate) struct Change<'a> {
     pub(crate) detail: Value,
 }
 
-/// For writes of what is not in the registry: the lock that puts writers in a row, and the number of the
-/// change.
+/// Returns the number of the next change, for writes that are not part of the registry. Also takes the lock
+/// that serializes writers.
 pub(crate) const COUNT_CHANGE: &str =
     "UPDATE registry SET change_count = change_count + 1 WHERE id = 1 RETURNING change_count";
 
@@ -156,7 +157,7 @@ pub(crate) const INSERT_CHANGE: &str = "INSERT INTO changes (number, actor, at_m
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 
 impl<'a> Change<'a> {
-    /// The arguments of [`INSERT_CHANGE`].
+    /// Returns the arguments of [`INSERT_CHANGE`].
     pub(crate) fn arguments(&self, number: i64, actor: &Actor) -> [Argument<'a>; 8] {
         [
             number.into(),
@@ -175,7 +176,7 @@ const SELECT: &str =
     "SELECT number, at_ms, organization_id, actor, kind, subject, detail FROM changes WHERE 1 = 1";
 
 impl Store {
-    /// The same connections, for somebody whose changes are to be told from those of others.
+    /// Returns a handle with the same connections whose changes are logged under this actor.
     #[must_use]
     pub fn acting_as(&self, actor: Actor) -> Self {
         Self {
@@ -184,11 +185,11 @@ impl Store {
         }
     }
 
-    /// The next at most `limit` changes before number `before`, newest first; of one organization or of all.
+    /// Returns at most `limit` changes before number `before`, newest first; of one organization, or of all.
     ///
     /// # Errors
     ///
-    /// Only the database's, and that a row cannot be read.
+    /// Returns an error if the database operation fails or a row cannot be read.
     pub async fn changes(
         &self,
         organization: Option<&OrganizationId>,

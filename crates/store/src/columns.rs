@@ -1,4 +1,4 @@
-//! Reading a row by the names of its columns, whichever database it comes from.
+//! Reads the columns of a row by name, on both databases.
 
 use std::{error, str::FromStr};
 
@@ -42,7 +42,7 @@ columns_of!(SqliteRow);
 columns_of!(PgRow);
 
 impl dyn Columns + '_ {
-    /// A number that is never negative and fits.
+    /// Reads a number that is never negative and fits into `T`.
     pub(crate) fn number<T>(&self, column: &'static str) -> Result<T, sqlx::Error>
     where
         T: TryFrom<i64, Error: error::Error + Send + Sync + 'static>,
@@ -51,13 +51,13 @@ impl dyn Columns + '_ {
         T::try_from(number).map_err(|error| undecodable(column, error))
     }
 
-    /// A number, or `None` for NULL.
+    /// Reads a number, or `None` for NULL.
     pub(crate) fn maybe_number(&self, column: &'static str) -> Result<Option<u64>, sqlx::Error> {
         let number = self.maybe_integer(column)?.map(u64::try_from).transpose();
         number.map_err(|error| undecodable(column, error))
     }
 
-    /// A word of a closed set.
+    /// Reads a word of a closed set.
     pub(crate) fn word<T>(&self, column: &'static str) -> Result<T, sqlx::Error>
     where
         T: FromStr<Err: error::Error + Send + Sync + 'static>,
@@ -68,7 +68,7 @@ impl dyn Columns + '_ {
     }
 }
 
-/// That a column holds what this version cannot read.
+/// Returns the error for a column whose value this version cannot read.
 pub(crate) fn undecodable(
     column: &'static str,
     source: impl Into<Box<dyn error::Error + Send + Sync>>,

@@ -1,4 +1,4 @@
-//! The two databases behind one name: connections, deadlines, and the little in which they differ.
+//! Connections to SQLite or PostgreSQL, timeouts, and the differences between the two databases.
 
 use std::{
     fs, io,
@@ -22,77 +22,81 @@ use crate::{
     error::{Cause, Failure},
 };
 
-/// How long [`Store::connect`](crate::Store::connect) waits for a server that is silent.
+/// How long [`Store::connect`](crate::Store::connect) waits for a server that does not answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an operation waits for a free connection, or for a new one.
+/// How long an operation waits for a free or a new connection.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an operation may take once it has a connection. Longer than every wait that the database bounds
-/// itself, so that it expires only when the network, the host or the disk hangs; the connection is then given
-/// up.
+/// How long an operation may take once it has a connection. The timeout is longer than every wait that the
+/// database limits itself, so it expires only when the network, the host or the disk hangs. The connection is
+/// then closed.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long SQLite waits for another process's lock.
+/// How long SQLite waits for a lock of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Pause between two tries to switch to the write-ahead log: the one lock on which SQLite does not wait by
-/// itself.
+/// The pause between two tries to switch to the write-ahead log. This is the only lock for which SQLite does
+/// not wait by itself.
 const WAL_RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// SQLite's readers disturb nobody, but more of them than cores gain nothing.
+/// The maximum number of SQLite connections that read. Readers do not block other connections, but more
+/// readers than cores gain nothing.
 const SQLITE_READERS_MAX: u32 = 4;
 
-/// Few, since every process has as many, and those for the journal: twelve of the hundred that PostgreSQL
-/// takes by default.
+/// The maximum number of PostgreSQL connections of a process, without those for the journal. It is small
+/// because every process opens as many: together with those for the journal they are twelve of the hundred
+/// that PostgreSQL accepts by default.
 const POSTGRES_CONNECTIONS_MAX: u32 = 8;
 
-/// Questions about the journal may take seconds, and customers ask them: however many they are, records,
-/// endpoints and keys have connections of their own.
+/// The maximum number of connections for queries of the journal. Such queries can take seconds, and customers
+/// send them. With a pool of their own, any number of them leaves the connections for records, endpoints and
+/// keys free.
 const JOURNAL_CONNECTIONS_MAX: u32 = 4;
 
-/// Bounds that PostgreSQL keeps itself. The last one ends the transaction of a client that vanished from the
-/// network while it held the registry's lock: nobody could write until TCP gave up. And no compilation of
-/// plans: an audit of 100,000 attempts takes 150 ms without, and 200 ms more with it.
+/// Limits that PostgreSQL enforces itself. The last timeout ends the transaction of a client that vanished
+/// from the network while it held the registry's lock; otherwise all writes would wait until TCP gives up.
+/// JIT compilation is off: an audit of 100,000 attempts takes 150 ms without it, and 200 ms more with it.
 const POSTGRES_SESSION: &str = "SET lock_timeout = '10s'; SET statement_timeout = '15s'; \
     SET idle_in_transaction_session_timeout = '15s'; SET jit = off";
 
-/// The differences between the two databases.
+/// The differences between the two databases, as SQL.
 pub(crate) struct Dialect {
-    /// Begins a transaction that writes. On SQLite it takes the write lock at once: a lock taken later,
-    /// after a read, could not be waited for. On PostgreSQL each statement must see what was committed
-    /// before it, or the lock on the registry's row would be of no use.
+    /// Begins a transaction that writes. On SQLite it takes the write lock at once, because SQLite does not
+    /// wait for a lock that is taken later, after a read. On PostgreSQL each statement must see what was
+    /// committed before the statement; otherwise the lock on the registry's row would be useless.
     pub(crate) begin_write: &'static str,
-    /// Begins a transaction whose reads all see one moment.
+    /// Begins a transaction whose reads all use the same snapshot.
     pub(crate) begin_snapshot: &'static str,
-    /// Run first in a transaction that joins much with much. PostgreSQL may know nothing yet of what was
-    /// written within the last minute, take it for a handful of rows, and look through all of one side
-    /// for each of the other: an audit of 40,000 deliveries did not end within 15 s.
+    /// Statements that begin a transaction with joins of large tables. PostgreSQL may have no statistics yet
+    /// about rows of the last minute, expect only a few rows, and scan all of one side for each row of the
+    /// other: an audit of 40,000 deliveries did not finish within 15 s.
     pub(crate) prepare_joins: &'static [&'static str],
-    /// Run first in a transaction that deletes what is too old. PostgreSQL need not wait until that is on
-    /// disk: what a crash brings back is deleted again, and the commits of others do not queue behind
-    /// it.
+    /// Statements that begin a transaction that deletes expired rows. PostgreSQL need not wait until the
+    /// deletion is on disk: a deletion that a crash undoes is repeated, and the commits of other transactions
+    /// do not queue behind it.
     pub(crate) prepare_deletions: &'static [&'static str],
-    /// The database's clock, in Unix milliseconds.
+    /// An expression for the database's clock, in Unix milliseconds.
     pub(crate) now_ms: &'static str,
-    /// Appended to a `SELECT` of a transaction that will write what it has read. SQLite has locked all by
-    /// `begin_write`.
+    /// Appended to a `SELECT` in a transaction that will write the rows that it has read. Empty on SQLite,
+    /// where `begin_write` has locked the whole database.
     pub(crate) for_update: &'static str,
-    /// Appended to a `SELECT` from deliveries `d`: rows that another transaction has locked are left to it.
+    /// Appended to a `SELECT` from deliveries `d` to skip rows that another transaction has locked.
     pub(crate) skip_locked: &'static str,
-    /// Run first in the transaction that migrates, to be alone in it: SQLite is by `begin_write`. The number
-    /// is the name that PostgreSQL's lock has: "magnetit" in ASCII. Then PostgreSQL is given the
-    /// collation that the tables name and SQLite has.
+    /// Statements that begin the transaction that migrates and that exclude other migrating processes; on
+    /// SQLite `begin_write` does that. The number identifies PostgreSQL's advisory lock: "magnetit" in ASCII.
+    /// They also create the collation that the tables name, which is built into SQLite.
     pub(crate) prepare_migrations: &'static [&'static str],
-    /// Run last in the transaction that migrates. What is only ever added to PostgreSQL leaves alone until a
-    /// fifth is new, which of a month is six days. But only what it has looked over is read from indexes
-    /// alone, and only what it has counted is planned for.
+    /// Statements that end the transaction that migrates. They adjust autovacuum for tables that mostly
+    /// receive inserts. By default PostgreSQL vacuums such a table only when a fifth of its rows is new,
+    /// which with a month of data takes six days. But index-only scans need vacuumed pages, and good query
+    /// plans need statistics.
     pub(crate) finish_migrations: &'static [&'static str],
     /// Counts the tables that list applied migrations: 0 or 1.
     pub(crate) count_migrations_tables: &'static str,
-    /// One text: the server's name and version.
+    /// Selects one text: the server's name and version.
     pub(crate) server_version: &'static str,
-    /// One text: the encoding of the database's texts.
+    /// Selects one text: the encoding of the database's texts.
     pub(crate) encoding: &'static str,
 }
 
@@ -108,7 +112,7 @@ pub(crate) static SQLITE: Dialect = Dialect {
     finish_migrations: &[],
     count_migrations_tables: "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'magnetite_migrations'",
     server_version: "SELECT 'SQLite ' || sqlite_version()",
-    // Its texts are Unicode in each of its encodings.
+    // SQLite stores Unicode with each of its encodings.
     encoding: "SELECT 'UTF8'",
 };
 
@@ -124,7 +128,7 @@ pub(crate) static POSTGRES: Dialect = Dialect {
         "SET LOCAL statement_timeout = 0",
         "SET LOCAL lock_timeout = '60s'",
         "SELECT pg_advisory_xact_lock(7881694546721270132)",
-        // A table's lock is waited for more briefly: everyone else queues behind this wait.
+        // The wait for a table's lock is shorter, because all other transactions queue behind it.
         "SET LOCAL lock_timeout = '10s'",
         "CREATE COLLATION IF NOT EXISTS \"BINARY\" (PROVIDER = libc, LOCALE = 'C')",
     ],
@@ -141,23 +145,23 @@ pub(crate) static POSTGRES: Dialect = Dialect {
     encoding: "SELECT current_setting('server_encoding')",
 };
 
-/// Connections to one of the two.
+/// The connections to one of the two databases.
 #[derive(Clone)]
 pub(crate) enum Database {
     Sqlite(Pools<Sqlite>),
     Postgres(Pools<Postgres>),
 }
 
-/// On SQLite one connection writes, so that writers of this process queue in order instead of polling for the
-/// lock; on PostgreSQL `reader` and `writer` are the same pool.
+/// The connection pools. On SQLite a single connection writes, so that the writers of this process queue in
+/// order instead of polling for the lock. On PostgreSQL `reader` and `writer` are the same pool.
 pub(crate) struct Pools<DB: sqlx::Database> {
     pub(crate) reader: Pool<DB>,
     pub(crate) writer: Pool<DB>,
-    /// For questions about the journal.
+    /// Connections for queries of the journal.
     pub(crate) journal: Pool<DB>,
 }
 
-/// Not derived: that would ask for `DB: Clone`.
+/// Not derived, because the derive would require `DB: Clone`.
 impl<DB: sqlx::Database> Clone for Pools<DB> {
     fn clone(&self) -> Self {
         Self {
@@ -168,14 +172,15 @@ impl<DB: sqlx::Database> Clone for Pools<DB> {
     }
 }
 
-/// Runs `$steps` on one connection of `$pool` (a field of [`Pools`]) of whichever database it is, and
-/// evaluates to its `Result<_, Failure>` with [`Failure`] turned into [`Error`]. The steps are compiled once
+/// Runs `$steps` on one connection of `$pool` (a field of [`Pools`]) of the current database, and evaluates
+/// to their `Result<_, Failure>` with the [`Failure`] converted to an [`Error`]. The steps are compiled once
 /// for each database, with `$connection` as its connection and `$dialect` as its [`Dialect`]; `?` and
 /// `return` leave the steps.
 ///
-/// When `$limit` passes, the connection is closed rather than returned to the pool, which would wait for a
-/// host that is gone to answer. So it is after an error on which SQLite may have rolled back by itself: see
-/// [`Error::spoils_connection`]. [`clean_pool`] does the same for steps whose future is dropped.
+/// When `$limit` passes, the macro closes the connection instead of returning it to the pool, because the
+/// pool would wait for an answer of a host that may be gone. It also closes the connection after an error on
+/// which SQLite may have rolled back by itself; see [`Error::spoils_connection`]. [`clean_pool`] does the
+/// same for steps whose future is dropped.
 macro_rules! on_connection {
     ($database:expr, $pool:ident, $operation:expr, $limit:expr, |$connection:ident, $dialect:ident| $steps:block) => {
         match $database {
@@ -208,9 +213,9 @@ macro_rules! on_connection {
 }
 pub(crate) use on_connection;
 
-/// Options of a pool that never hands out a connection of which sqlx believes that a transaction is still
-/// open. That happens when SQLite has rolled back by itself (disk full, I/O error, out of memory,
-/// interrupted): sqlx's own `ROLLBACK` then fails, and every later transaction of the connection would be
+/// Returns the options of a pool that never hands out a connection on which sqlx believes that a transaction
+/// is still open. That happens when SQLite has rolled back by itself (disk full, I/O error, out of memory,
+/// interrupted): sqlx's own `ROLLBACK` then fails, and every later transaction on the connection would be
 /// refused.
 fn clean_pool<DB: sqlx::Database>() -> PoolOptions<DB> {
     PoolOptions::new()
@@ -230,7 +235,7 @@ pub(crate) async fn acquire<DB: sqlx::Database>(
         .map_err(|error| Failure::from(error).during(operation))
 }
 
-/// The steps' result, or `None` when the limit has passed.
+/// Runs the steps and returns their result, or `None` if the limit has passed.
 pub(crate) async fn bounded<T>(
     limit: Duration,
     operation: &Operation,
@@ -253,7 +258,8 @@ impl Database {
             Self::Sqlite(pools) => {
                 pools.journal.close().await;
                 pools.reader.close().await;
-                // Last: whoever closes SQLite's last connection empties the log, which a reader may not.
+                // The writer closes last: the connection that closes last moves the write-ahead log into the
+                // database file, which a read-only connection must not do.
                 pools.writer.close().await;
             }
             Self::Postgres(pools) => {
@@ -270,7 +276,7 @@ async fn connect_sqlite(path: &Path, address: &Address) -> Result<Pools<Sqlite>,
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
         .synchronous(SqliteSynchronous::Full)
-        // Overwrites what is deleted, such as secrets, where that costs no extra I/O.
+        // Overwrites deleted data, such as secrets, where that costs no extra I/O.
         .pragma("secure_delete", "FAST");
     let mut first = options
         .connect()
@@ -278,7 +284,7 @@ async fn connect_sqlite(path: &Path, address: &Address) -> Result<Pools<Sqlite>,
         .map_err(|error| no_connection(address, error))?;
     switch_to_wal(&mut first, path, address).await?;
 
-    // Opening a file costs nothing and files do not restart: connections stay.
+    // Opening a file is cheap and files do not restart, so connections never expire.
     let pool = || clean_pool().idle_timeout(None).max_lifetime(None);
     let readers = |count| {
         let options = options.clone().pragma("query_only", "ON");
@@ -296,11 +302,11 @@ async fn connect_sqlite(path: &Path, address: &Address) -> Result<Pools<Sqlite>,
     Ok(pools)
 }
 
-/// Makes the file and the directories above it, if missing, for their owner alone.
+/// Creates the file and the directories above it, if missing, with access for their owner only.
 fn create_private_file(path: &Path) -> Result<(), Error> {
-    // Closing any descriptor of a file drops all locks that this process holds on it, SQLite's included. So
-    // the file is opened here only when it is new, and nobody else in this process can have opened it
-    // before it is closed.
+    // Closing any descriptor of a file drops all locks that this process holds on it, including SQLite's. For
+    // this reason the file is opened here only if it is new, and the mutex ensures that no other thread of
+    // this process opens it before it is closed.
     static CREATING: Mutex<()> = Mutex::new(());
 
     let failed = |path: &Path, source| Error::CreateFile {
@@ -339,7 +345,8 @@ fn warn_if_public(path: &Path) {
     }
 }
 
-/// The mode is a property of the file: whoever comes first switches, for all.
+/// Switches the file to the write-ahead log. The journal mode is a property of the file, so the first process
+/// switches it for all.
 async fn switch_to_wal(
     connection: &mut SqliteConnection,
     path: &Path,
@@ -370,7 +377,7 @@ async fn switch_to_wal(
 }
 
 async fn connect_postgres(options: &PgConnectOptions, address: &Address) -> Result<Pools<Postgres>, Error> {
-    // Not by the pool: it would try again until its own timeout, and then not say why.
+    // Connects without the pool, which would retry until its own timeout and then not report the cause.
     let mut first = timeout(CONNECT_TIMEOUT, options.connect())
         .await
         .map_err(|_| Error::ConnectTimedOut {
@@ -379,7 +386,7 @@ async fn connect_postgres(options: &PgConnectOptions, address: &Address) -> Resu
         })?
         .map_err(|error| no_connection(address, error))?;
     refuse_pooler(&mut first, address).await?;
-    // It has shown what it was for. Whether the goodbye arrives matters to nobody.
+    // The connection has served its purpose. An error while closing it is irrelevant.
     let _ = timeout(CONNECT_TIMEOUT, first.close()).await;
 
     let pool = |connections_max| {
@@ -403,7 +410,8 @@ async fn connect_postgres(options: &PgConnectOptions, address: &Address) -> Resu
     })
 }
 
-/// A connection that is new to PostgreSQL as well has no statement of this library's yet.
+/// Refuses a pooler that shares connections: on a connection that is new on the server as well, no statement
+/// prepared by this library exists yet.
 async fn refuse_pooler(first: &mut PgConnection, address: &Address) -> Result<(), Error> {
     const STATEMENTS: &str = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\\_s\\_%' LIMIT 1";
     let asked = timeout(CONNECT_TIMEOUT, sqlx::raw_sql(STATEMENTS).fetch_optional(first));

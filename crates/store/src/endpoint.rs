@@ -1,4 +1,4 @@
-//! Endpoints: written one transaction each, read one by one or in pages.
+//! Endpoints: each write is one transaction; reads return one endpoint or a page.
 
 pub(crate) mod row;
 pub(crate) mod history;
@@ -12,40 +12,40 @@ use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection,
 use row::{Row, columns, decode, is_deleted};
 use write::{DELETE, DISABLE, ENABLE, INSERT, ROTATE_SECRET, SELECT_ONE, Step, UPDATE, Write};
 
-/// What a new endpoint is made of; the rest is filled in.
+/// The caller-supplied fields of a new endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEndpoint {
-    /// Whose endpoint it is.
+    /// The organization that owns the endpoint.
     pub organization_id: OrganizationId,
-    /// When set, only events of this project are delivered.
+    /// The project whose events are delivered; `None` delivers events of every project.
     pub project_id: Option<ProjectId>,
-    /// Where to; not checked here.
+    /// The URL to deliver to; not checked here.
     pub url: String,
-    /// The event types wanted.
+    /// The event types to deliver.
     pub subscription: Subscription,
-    /// Signs every request.
+    /// The secret that signs every request.
     pub secret: Secret,
 }
 
-/// What to change of an endpoint: `None` leaves a field as it is.
+/// A change of an endpoint. A field that is `None` stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointChange {
     /// The new URL; not checked here.
     pub url: Option<String>,
-    /// `Some(None)` takes events of every project.
+    /// The new project; `Some(None)` delivers events of every project.
     pub project_id: Option<Option<ProjectId>>,
-    /// The event types wanted from now on.
+    /// The new event types to deliver.
     pub subscription: Option<Subscription>,
 }
 
-/// What is known about an endpoint's id.
+/// The result of looking up an endpoint by its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// It exists, enabled or not.
+    /// The endpoint exists, enabled or disabled.
     Found(Endpoint),
-    /// It existed, and was deleted.
+    /// The endpoint existed and was deleted.
     Deleted,
-    /// There never was one.
+    /// No endpoint with this id ever existed.
     Unknown,
 }
 
@@ -55,20 +55,22 @@ const SELECT_PAGE: &str = concat!(
     " FROM endpoints WHERE deleted_at_ms IS NULL AND id > $1 ORDER BY id LIMIT $2"
 );
 
-/// A statement of its own: with "or none given" in one statement, SQLite would not use the index.
+/// Selects a page of one organization. It is a separate statement, because SQLite would not use the index if
+/// one statement also allowed "no organization".
 const SELECT_PAGE_OF_ORGANIZATION: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM endpoints WHERE deleted_at_ms IS NULL AND id > $1 AND organization_id = $3 ORDER BY id LIMIT $2"
 );
 
-/// Of an endpoint whose row is gone.
+/// Counts the deletions of an endpoint whose row has been removed.
 const COUNT_DELETIONS: &str = "SELECT COUNT(*) FROM changes WHERE subject = $1 AND kind = 'endpoint.deleted'";
 
 impl Store {
-    /// The same connections, for writes of endpoints that have this version: of others they are refused with
-    /// [`Error::VersionMismatch`], in the transaction that would have written. `None` writes over whatever is
-    /// there. A new endpoint has no version: creating is never refused for it.
+    /// Returns a handle with the same connections that writes an endpoint only if it has this version.
+    /// Otherwise the write is refused with [`Error::VersionMismatch`], in the same transaction. With `None`,
+    /// every version is overwritten. A new endpoint has no version, so creating one is never refused for this
+    /// reason.
     #[must_use]
     pub fn if_version(&self, expected: Option<i64>) -> Self {
         Self {
@@ -77,8 +79,8 @@ impl Store {
         }
     }
 
-    /// Returns a handle with the same connections that creates no endpoint of an organization that has `max`
-    /// already: [`Error::OrganizationFull`]. Other handles have no limit but
+    /// Returns a handle with the same connections that refuses to create an endpoint of an organization that
+    /// already has `max` endpoints, with [`Error::OrganizationFull`]. Other handles have no limit except
     /// [`ENDPOINTS_MAX`](crate::ENDPOINTS_MAX).
     #[must_use]
     pub fn per_organization_max(&self, max: u32) -> Self {
@@ -88,13 +90,14 @@ impl Store {
         }
     }
 
-    /// Registers an endpoint, enabled, under an id that the caller has made.
+    /// Creates an enabled endpoint with an id that the caller has generated.
     ///
     /// `now_ms` is in Unix milliseconds, here and below.
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointExists`], also for the id of a deleted endpoint; [`Error::TooManyEndpoints`].
+    /// Returns an error if the database operation fails, [`Error::EndpointExists`] if the id is in use, also
+    /// by a deleted endpoint, [`Error::TooManyEndpoints`], or [`Error::OrganizationFull`].
     pub async fn create_endpoint(
         &self,
         new: NewEndpoint,
@@ -118,11 +121,12 @@ impl Store {
             .await
     }
 
-    /// Changes the fields that are `Some`. A change without any still counts as one.
+    /// Changes the fields that are `Some`. A change without any such field still creates a new version.
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`].
+    /// Returns an error if the database operation fails, [`Error::EndpointNotFound`], also for a deleted
+    /// endpoint, or [`Error::VersionMismatch`].
     pub async fn update_endpoint(
         &self,
         id: &EndpointId,
@@ -152,14 +156,16 @@ impl Store {
             .await
     }
 
-    /// Replaces the secret. The old one stays valid until `overlap_until_ms`, in Unix milliseconds; without,
-    /// it is void at once, and so is the one before, whose time may still run.
+    /// Replaces the secret. The old secret stays valid until `overlap_until_ms`, in Unix milliseconds. With
+    /// `None` it becomes invalid at once, and so does the secret before it, even if its overlap has not
+    /// ended.
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`];
-    /// [`Error::RotationOpen`] when there is to be an overlap and the last one has not ended: the
-    /// receiver may have any of three secrets then, and a request is tried with two.
+    /// Returns an error if the database operation fails, [`Error::EndpointNotFound`], also for a deleted
+    /// endpoint, or [`Error::VersionMismatch`]. Returns [`Error::RotationOpen`] if an overlap is requested
+    /// while the last one has not ended: the receiver could then use any of three secrets, but a request is
+    /// tried with at most two.
     pub async fn rotate_secret(
         &self,
         id: &EndpointId,
@@ -181,11 +187,13 @@ impl Store {
             .await
     }
 
-    /// Resumes deliveries. Enabling an enabled endpoint changes only its version.
+    /// Enables the endpoint, which resumes its deliveries. Enabling an enabled endpoint only changes its
+    /// version and its update time.
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`].
+    /// Returns an error if the database operation fails, [`Error::EndpointNotFound`], also for a deleted
+    /// endpoint, or [`Error::VersionMismatch`].
     pub async fn enable_endpoint(&self, id: &EndpointId, now_ms: i64) -> Result<Endpoint, Error> {
         let write = Write {
             id,
@@ -198,11 +206,13 @@ impl Store {
             .await
     }
 
-    /// Suspends deliveries. Of a disabled endpoint it replaces reason and time.
+    /// Disables the endpoint, which suspends its deliveries. If it is disabled already, the reason and the
+    /// time are replaced.
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted; [`Error::VersionMismatch`].
+    /// Returns an error if the database operation fails, [`Error::EndpointNotFound`], also for a deleted
+    /// endpoint, or [`Error::VersionMismatch`].
     pub async fn disable_endpoint(
         &self,
         id: &EndpointId,
@@ -213,15 +223,15 @@ impl Store {
         self.write(&operation, write, decode).await
     }
 
-    /// Disables the endpoint if its version is still `version_seen`, and says whether it did.
+    /// Disables the endpoint if its version is still `version_seen`, and returns whether it did.
     ///
-    /// For the attempt that was answered with 410: what it was told is about the endpoint as it was when the
-    /// attempt began. Of several such attempts the first one disables. `false` also when the endpoint is
-    /// deleted or unknown.
+    /// This is for an attempt that was answered with 410: the answer refers to the endpoint as it was when
+    /// the attempt began. Of several such attempts the first one disables the endpoint. Also returns `false`
+    /// if the endpoint is deleted or unknown.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn disable_endpoint_unless_changed(
         &self,
         id: &EndpointId,
@@ -238,12 +248,13 @@ impl Store {
         }
     }
 
-    /// Deletes the endpoint for good: its URL and secret are wiped, and looking its id up returns
+    /// Deletes the endpoint permanently: wipes its URL and its secret. Looking up its id then returns
     /// [`Lookup::Deleted`].
     ///
     /// # Errors
     ///
-    /// [`Error::EndpointNotFound`], also when it was deleted before; [`Error::VersionMismatch`].
+    /// Returns an error if the database operation fails, [`Error::EndpointNotFound`], also if it was deleted
+    /// before, or [`Error::VersionMismatch`].
     pub async fn delete_endpoint(&self, id: &EndpointId, now_ms: i64) -> Result<(), Error> {
         let write = Write {
             id,
@@ -256,11 +267,12 @@ impl Store {
             .await
     }
 
-    /// Looks one endpoint up.
+    /// Looks up one endpoint.
     ///
     /// # Errors
     ///
-    /// The database's, and [`Error::Undecodable`].
+    /// Returns an error if the database operation fails, [`Error::SealingKeyMissing`], or
+    /// [`Error::Undecodable`].
     pub async fn endpoint(&self, id: &EndpointId) -> Result<Lookup, Error> {
         let operation = &Operation::LookUpEndpoint(id.clone());
         let stored_id = storable(id.as_str());
@@ -292,14 +304,15 @@ impl Store {
         }
     }
 
-    /// The next at most `limit` endpoints after `after`, ordered by id, disabled ones included; of one
-    /// organization or of all. A page that is shorter than `limit` is the last one.
+    /// Returns at most `limit` endpoints after `after`, ordered by id and including disabled ones; of one
+    /// organization, or of all. A page that is shorter than `limit` is the last one.
     ///
-    /// Pages are read one by one: an endpoint that is created while paging may be missed.
+    /// Each page is a separate read: an endpoint that is created while paging may be missed.
     ///
     /// # Errors
     ///
-    /// The database's, and [`Error::Undecodable`].
+    /// Returns an error if the database operation fails, [`Error::SealingKeyMissing`], or
+    /// [`Error::Undecodable`].
     pub async fn list_endpoints(
         &self,
         organization: Option<&OrganizationId>,
@@ -307,7 +320,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Endpoint>, Error> {
         let operation = &Operation::ListEndpoints;
-        // The empty text comes before every id.
+        // The empty text sorts before every id.
         let after = after.map_or("", EndpointId::as_str);
         let rows: Vec<Row> = on_connection!(
             &self.database,

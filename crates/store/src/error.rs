@@ -1,4 +1,4 @@
-//! What can go wrong, and whether trying again can help.
+//! The errors of the store, and whether a retry can help.
 
 mod transient;
 
@@ -10,7 +10,7 @@ use crate::ENDPOINTS_MAX;
 
 use transient::{is_foreign_statement, is_full, is_transient, is_transient_sqlite, sqlite_code};
 
-/// What was being done. Reads as the end of "could not ...".
+/// The operation that failed. Its `Display` text completes the phrase "could not ...".
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
@@ -24,7 +24,8 @@ pub enum Operation {
     UpdateEndpoint(EndpointId),
     /// [`Store::enable_endpoint`](crate::Store::enable_endpoint).
     EnableEndpoint(EndpointId),
-    /// [`Store::disable_endpoint`](crate::Store::disable_endpoint) and its careful sibling.
+    /// [`Store::disable_endpoint`](crate::Store::disable_endpoint) and
+    /// [`Store::disable_endpoint_unless_changed`](crate::Store::disable_endpoint_unless_changed).
     DisableEndpoint(EndpointId),
     /// [`Store::rotate_secret`](crate::Store::rotate_secret).
     RotateSecret(EndpointId),
@@ -42,7 +43,7 @@ pub enum Operation {
     LoadRegistry,
     /// [`Store::registry_changes`](crate::Store::registry_changes).
     ReadRegistryChanges {
-        /// The version that was asked from.
+        /// The version after which changes were requested.
         since: i64,
     },
     /// [`Store::announce_role`](crate::Store::announce_role),
@@ -174,221 +175,225 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Why the store could not do what it was asked for.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The database's URL makes no sense. The URL itself is not shown: it may hold a password.
+    /// The database URL is invalid. The message does not contain the URL, because it may hold a password.
     #[error("bad database URL: {0}")]
     BadUrl(&'static str),
-    /// The URL is meant for PostgreSQL but cannot be read.
+    /// The URL names PostgreSQL but cannot be parsed.
     #[error("bad PostgreSQL URL")]
     BadPostgresUrl(#[source] Cause),
-    /// SQLite's file, or a directory above it, could not be created.
+    /// SQLite's database file, or a directory above it, could not be created.
     #[error("could not create the database file {}", path.display())]
     CreateFile {
         /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The file with the key that seals secrets could not be made or read.
+    /// The file with the key that seals secrets could not be created or read.
     #[error("could not use the key that secrets are sealed with, {}", path.display())]
     KeyFile {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// On a server, secrets are not sealed with a key of this host's alone.
+    /// No sealing key was given for a database server. There, secrets are not sealed with a key that only
+    /// this host has.
     #[error(
         "secrets in a database server need one, the same for every process; `magnetite secrets new-key` prints one"
     )]
     NoSealingKey,
-    /// A secret is sealed, or is to be sealed, with a key that this process was not given.
+    /// A secret is sealed, or is to be sealed, with a key that this process does not have.
     #[error(
         "secrets are sealed with key {key}, which is not in {place}: add it there; without it they are lost"
     )]
     SealingKeyMissing {
         /// The key's id.
         key: String,
-        /// Where this process's keys are from.
+        /// The place from which this process takes its keys.
         place: String,
     },
-    /// SQLite's write-ahead log is refused where the file is: network filesystems cannot do it.
+    /// SQLite cannot use a write-ahead log for the file. Network filesystems do not support it.
     #[error("the database file {} is in journal mode {mode}, not wal: put it on a local disk", path.display())]
     NoWriteAheadLog {
         /// The file.
         path: PathBuf,
-        /// The journal mode it stays in.
+        /// The journal mode that the file has instead.
         mode: String,
     },
-    /// No connection.
+    /// Connecting to the database failed.
     #[error("could not connect to {address}")]
     Connect {
-        /// Where to, without user or password.
+        /// The address, without user or password.
         address: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: Cause,
     },
-    /// The server took the connection and then said nothing.
+    /// The server did not answer within the connection timeout.
     #[error("{address} did not answer within {} s", limit.as_secs())]
     ConnectTimedOut {
-        /// Who, without user or password.
+        /// The address, without user or password.
         address: String,
-        /// How long was waited.
+        /// The timeout.
         limit: Duration,
     },
-    /// A pooler hands out connections of others, on which a prepared statement may be another than the one
-    /// that is meant.
+    /// The address belongs to a pooler that hands out shared connections. On such a connection a prepared
+    /// statement may differ from the one that is meant.
     #[error(
         "{address} is a pooler that gives each transaction another connection and keeps no prepared statements: set pool_mode = session, or \
          use PgBouncer 1.21 or later with max_prepared_statements above 0"
     )]
     Pooler {
-        /// Who, without user or password.
+        /// The address, without user or password.
         address: String,
     },
-    /// The database, or the way to it, failed.
+    /// The database, or the connection to it, failed.
     #[error("could not {operation}")]
     Query {
-        /// What was being done.
+        /// The operation.
         operation: Operation,
-        /// What the database said.
+        /// The error of the database or its driver.
         #[source]
         source: Cause,
     },
     /// The database took too long. A write may have been applied nevertheless.
     #[error("could not {operation} within {} s", limit.as_secs())]
     TimedOut {
-        /// What was being done.
+        /// The operation.
         operation: Operation,
-        /// How long was waited.
+        /// The timeout.
         limit: Duration,
     },
-    /// The database was migrated by a newer Magnetite, whose tables this one does not know.
+    /// A newer Magnetite migrated the database. This version does not know its tables.
     #[error("the database has migrations that this version does not know ({}); use a newer magnetite", unknown.join(", "))]
     SchemaNewer {
-        /// Names of the migrations.
+        /// The names of the unknown migrations.
         unknown: Vec<String>,
     },
-    /// A migration was applied with other statements than this binary has under its name.
+    /// A migration was applied with other statements than this binary has under the same name.
     #[error("the database was migrated with another text of {}; restore it, or begin with an empty one", altered.join(", "))]
     SchemaAltered {
-        /// Names of the migrations.
+        /// The names of the migrations.
         altered: Vec<String>,
     },
-    /// PostgreSQL's database cannot store every text: it was created with another encoding than UTF-8.
+    /// PostgreSQL's database cannot store every text, because it was created with an encoding other than
+    /// UTF-8.
     #[error(
         "the database's encoding is {encoding}, which cannot store every event; create one with UTF-8 (`createdb --encoding=UTF8 \
          --template=template0 NAME`), name it in database.url, and migrate it"
     )]
     NotUtf8 {
-        /// The encoding that it has.
+        /// The database's encoding.
         encoding: String,
     },
-    /// No such endpoint, or it was deleted.
+    /// The endpoint does not exist or was deleted.
     #[error("endpoint {id} does not exist")]
     EndpointNotFound {
-        /// The id asked for.
+        /// The requested id.
         id: EndpointId,
     },
-    /// The secret before the last rotation is still valid.
+    /// The secret from before the last rotation is still valid.
     #[error(
         "endpoint {id} was rotated already, and its old secret is valid until {until_ms} (Unix milliseconds): wait, or void it now"
     )]
     RotationOpen {
-        /// Which endpoint.
+        /// The endpoint's id.
         id: EndpointId,
-        /// Until when, in Unix milliseconds.
+        /// When the old secret expires, in Unix milliseconds.
         until_ms: i64,
     },
-    /// There is, or was, an endpoint with the id of the new one.
+    /// An endpoint with the id of the new one exists or existed.
     #[error("endpoint {id} exists already")]
     EndpointExists {
         /// The id that is taken.
         id: EndpointId,
     },
-    /// The endpoint was changed since the caller has seen it: its write was [for that
-    /// version](crate::Store::if_version) alone.
+    /// The endpoint has changed since the caller read it, and the write was [limited to that
+    /// version](crate::Store::if_version).
     #[error("endpoint {id} was changed meanwhile: its version is {found}, not {expected}; read it again")]
     VersionMismatch {
-        /// Which endpoint.
+        /// The endpoint's id.
         id: EndpointId,
-        /// The version that the caller has seen.
+        /// The version that the caller expects.
         expected: i64,
-        /// The version that it has.
+        /// The endpoint's current version.
         found: i64,
     },
-    /// No such API key.
+    /// The API key does not exist.
     #[error("API key {id} does not exist")]
     ApiKeyNotFound {
-        /// The id asked for.
+        /// The requested id.
         id: ApiKeyId,
     },
-    /// There is an API key with the id of the new one, or the very same key.
+    /// An API key with the id of the new one, or the same key, exists already.
     #[error("API key {id} exists already")]
     ApiKeyExists {
-        /// The id of the new one.
+        /// The id of the new key.
         id: ApiKeyId,
     },
-    /// One more endpoint than workers are ready to hold in memory.
+    /// Another endpoint would exceed the number that workers load into memory.
     #[error("there are {ENDPOINTS_MAX} endpoints already, the most that workers load; delete some")]
     TooManyEndpoints,
-    /// The organization has as many endpoints as [one may have](crate::Store::per_organization_max).
+    /// The organization has reached [its maximum number of endpoints](crate::Store::per_organization_max).
     #[error(
         "organization {organization} has {max} endpoints already, the most that endpoints.per_organization_max allows; delete one, or raise it"
     )]
     OrganizationFull {
-        /// Which organization.
+        /// The organization's id.
         organization: OrganizationId,
-        /// The most that it may have.
+        /// The maximum number of endpoints.
         max: u32,
     },
-    /// A newer Magnetite, or somebody by hand, wrote what this version cannot read.
+    /// A column holds a value that this version cannot read. A newer Magnetite or a manual edit wrote it.
     #[error("cannot read column {column} of endpoint {id}; was it written by a newer magnetite?")]
     Undecodable {
-        /// Whose row.
+        /// The id of the endpoint.
         id: EndpointId,
-        /// Which column.
+        /// The name of the column.
         column: &'static str,
-        /// Why, where saying so gives nothing away.
+        /// The cause; `None` where it would reveal the value.
         #[source]
         source: Option<Box<dyn error::Error + Send + Sync>>,
     },
     /// The registry's history is not the one that the caller has followed: a backup was restored, or a
-    /// replica without the last commits took over. What was loaded before is not to be trusted: [load it
-    /// again](crate::Store::load_registry).
+    /// replica without the last commits took over. The endpoints that the caller has loaded are invalid; it
+    /// must [load them again](crate::Store::load_registry).
     #[error(
         "the registry's history changed after version {since}, and is at {version}: was a backup restored?"
     )]
     RegistryWentBack {
         /// The version that the caller has seen.
         since: i64,
-        /// The version now.
+        /// The current version.
         version: i64,
     },
-    /// Endpoints that were deleted after the version that the caller has seen have no rows any more, so that
-    /// they would be missing among the changes. [Load everything again](crate::Store::load_registry).
+    /// Endpoints were deleted after the version that the caller has seen, and their rows have since been
+    /// removed, so the list of changes would lack these deletions. The caller must [load all endpoints
+    /// again](crate::Store::load_registry).
     #[error(
         "deletions up to version {low_version} of the registry are not kept any more, and version {since} is older"
     )]
     RegistryForgot {
         /// The version that the caller has seen.
         since: i64,
-        /// The least version from which changes are complete.
+        /// The lowest version from which the changes are complete.
         low_version: i64,
     },
 }
 
 impl Error {
-    /// Whether the database is away, busy or overloaded, so that the same call may succeed later.
+    /// Returns whether the database is unavailable, busy or overloaded, so that the same call may succeed
+    /// later.
     ///
-    /// `false` means that waiting helps nobody: a wrong password, a missing table, a broken constraint, an
-    /// endpoint that is not there.
+    /// `false` means that waiting does not help: the password is wrong, a table is missing, a constraint is
+    /// violated, or an endpoint does not exist.
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Connect { source, .. } | Self::Query { source, .. } => source.is_transient(),
@@ -397,7 +402,7 @@ impl Error {
         }
     }
 
-    /// Whether the database has no room left: its disk is full.
+    /// Returns whether the database's disk is full.
     pub fn is_full(&self) -> bool {
         match self {
             Self::Connect { source, .. } | Self::Query { source, .. } => is_full(&source.0),
@@ -405,8 +410,8 @@ impl Error {
         }
     }
 
-    /// Whether the connection is not to be used again: SQLite rolls back by itself on some errors (full disk,
-    /// I/O error, out of memory, busy, interrupted), of which sqlx knows nothing.
+    /// Returns whether the connection must not be used again. On some errors (full disk, I/O error, out of
+    /// memory, busy, interrupted) SQLite rolls back by itself, and sqlx does not notice.
     pub(crate) fn spoils_connection(&self) -> bool {
         match self {
             Self::Query { source, .. } => sqlite_code(&source.0).is_some_and(is_transient_sqlite),
@@ -415,10 +420,10 @@ impl Error {
     }
 }
 
-/// What the database or its driver said, causes included.
+/// The error of the database or its driver, including its causes.
 ///
-/// `Debug` is the same text as `Display`: the driver's own would add PostgreSQL's details, which can quote a
-/// whole row, secret included.
+/// `Debug` prints the same text as `Display`: the driver's own `Debug` would add PostgreSQL's details, which
+/// can quote a whole row, including its secret.
 pub struct Cause(Box<sqlx::Error>);
 
 impl Cause {
@@ -449,11 +454,11 @@ impl fmt::Debug for Cause {
     }
 }
 
-/// Without a source: sqlx's `Display` has printed it already.
+/// Has no source: sqlx's `Display` has printed the causes already.
 impl error::Error for Cause {}
 
-/// What the steps of an operation return: the database's error, which still lacks the operation's name, or
-/// ours.
+/// The error type of an operation's steps: a database error that does not have the operation's name yet, or
+/// an [`Error`].
 pub(crate) enum Failure {
     Database(sqlx::Error),
     Store(Error),

@@ -1,4 +1,4 @@
-//! Which installation a database belongs to.
+//! The id of the installation that a database belongs to.
 
 use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection};
 
@@ -8,18 +8,18 @@ pub(crate) const INSERT: &str =
 
 const SELECT: &str = "SELECT id FROM installation WHERE number = 1";
 
-/// A random id. Short, because the broker's words that name it are cut at 255 bytes.
+/// Returns a random id. It is short, because the broker cuts texts that contain it at 255 bytes.
 pub(crate) fn new_id() -> String {
     format!("ins_{:016x}", rand::random::<u64>())
 }
 
 impl Store {
-    /// The id of the installation, random and made with the database's tables. A copy of the database has the
-    /// same one.
+    /// Returns the id of the installation, which is random and is generated with the database's tables. A
+    /// copy of the database has the same id.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn installation_id(&self) -> Result<String, Error> {
         on_connection!(
             &self.database,

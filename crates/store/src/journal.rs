@@ -1,23 +1,25 @@
-//! The journal: what became of every event, as the workers recorded it.
+//! The journal: the history of every event, delivery and attempt, as the workers recorded it.
 //!
-//! The recorder folds the workers' records into [`Books`](webhook::journal::Books) and hands them to
-//! [`Store::record`](crate::Store::record). Everything else here asks: one event or delivery, pages of them,
-//! whether the books balance, what can be sent again, how an endpoint does. Nothing in the journal decides a
-//! delivery: what is under way carries its own state over the broker.
+//! The recorder folds the workers' records into [`Books`](webhook::journal::Books) and writes them with
+//! [`Store::record`](crate::Store::record). The other modules query the journal: single events and
+//! deliveries, pages of them, audits, runs that can be sent again, and the health of endpoints. The journal
+//! never decides what happens to a delivery: a delivery in progress carries its own state in its message.
 //!
-//! **Merging.** Records come in any order and more than once. Attempts, rejected messages and gaps have ids
-//! of their own: the first one stays, of gaps the greatest. A delivery's row has the greatest
-//! [`Standing`](webhook::journal::Standing) that was ever written, compared column by column, byte by byte;
-//! an event's row is united with what comes. So any number of recorders end up with the same tables.
+//! **Merging.** Records arrive in any order and more than once. Attempts, rejected messages and gaps have
+//! keys of their own: the first attempt or message with a key is kept, and of several gaps with one key the
+//! greatest values are kept. The row of a delivery holds the greatest
+//! [`Standing`](webhook::journal::Standing) that was ever written, compared column by column and byte by
+//! byte. The row of an event is merged with each new record. Therefore any number of recorders produce the
+//! same tables.
 //!
-//! **Requested runs.** To send again, a run is [requested](crate::Store::request_resends): a pending row with
-//! `requested_ms`, at most one for an event and an endpoint (a unique index sees to it). Whoever publishes
-//! [claims](crate::Store::claim_requested) rows for some time, publishes them with confirms and
-//! [marks](crate::Store::mark_sent) them sent. After a crash the claims expire and the rest is claimed again;
-//! a run of which a worker has recorded something never is.
+//! **Requested runs.** Sending a delivery again starts with a [request](crate::Store::request_resends), which
+//! inserts a pending row with `requested_ms`. A unique index allows at most one such row for each event and
+//! endpoint. A publisher [claims](crate::Store::claim_requested) rows for a limited time, publishes them with
+//! publisher confirms and [marks](crate::Store::mark_sent) them as sent. After a crash the claims expire and
+//! the remaining rows are claimed again, except runs for which a worker has already recorded something.
 //!
-//! **Pages.** Listings go by time and id, newest first, from a cursor: what is written while somebody pages
-//! disturbs no page.
+//! **Pages.** Listings are ordered by time and id, newest first, and continue from a cursor. Rows that are
+//! written between two pages do not shift the following pages.
 
 mod state_counts;
 mod batches;

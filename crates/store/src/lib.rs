@@ -1,108 +1,126 @@
-//! What Magnetite keeps in a database, SQLite or PostgreSQL: endpoints, and the journal of what became of
-//! every event.
+//! The database layer of Magnetite, on SQLite or PostgreSQL. It stores the endpoints and the journal: the
+//! recorded history of every event, delivery and attempt.
 //!
 //! # Theory of operation
 //!
-//! The API and the command line write endpoints, one transaction each. Workers load all of them with
-//! [`Store::load_registry`] before they consume, and then follow them: they ask for
-//! [`Store::registry_position`] a few times a second and, when it has moved, for [`Store::registry_changes`].
-//! No event waits for a query: workers deliver from memory, and a database that is away makes them deliver to
-//! the endpoints they knew last.
+//! The API and the command line write endpoints, each in one transaction. Workers load all endpoints with
+//! [`Store::load_registry`] before they consume. Afterwards they poll [`Store::registry_position`] a few
+//! times a second and, when the position has changed, read [`Store::registry_changes`]. Processing an event
+//! never waits for a query: workers match events against the endpoints that they hold in memory. While the
+//! database is unavailable, they deliver to the endpoints that they last loaded.
 //!
-//! **The counter.** The table `registry` has one row. Every transaction that writes an endpoint begins by
-//! adding one to the row's `version` and stamps the endpoint with the sum. The row's lock is held until the
-//! commit: the next writer gets the next number only after this one's endpoint can be seen. Hence a reader
-//! that sees version *n* sees every endpoint stamped with *n* or less, and whoever asks for "after *n*"
-//! misses nothing. Without that lock a slow transaction could commit number 7 after a reader has seen 8.
+//! **The counter.** The table `registry` has one row. Every transaction that writes an endpoint first
+//! increments the `version` of this row and then stores the new version with the endpoint. The transaction
+//! holds the row's lock until it commits, so the next writer gets the next version only after this endpoint
+//! is visible. Hence a reader that sees version *n* sees every endpoint with version *n* or less, and a
+//! reader that asks for the changes after *n* misses none. Without the lock, a slow transaction could commit
+//! version 7 after a reader has seen version 8.
 //!
-//! **Histories.** A restored backup has an old counter, and later counts past what a reader has seen. So a
-//! reader keeps a [`Position`]: the version, and the number and random nonce of the last change in the log. A
-//! reader that goes on from a position that the log does not have is told [`Error::RegistryWentBack`], in the
-//! snapshot that would have been read, and loads everything again.
+//! **Histories.** A database that is restored from a backup has an older counter, which later counts past the
+//! version that a reader has seen. For this reason a reader keeps a [`Position`]: the version, and the number
+//! and the random nonce of the last change in the log. If the log does not contain this change, the reader
+//! gets [`Error::RegistryWentBack`] and loads everything again. The check is part of the snapshot from which
+//! the changes are read.
 //!
-//! **Deletions.** The row of a deleted endpoint stays, so that readers learn of the deletion. It is removed
-//! once the journal has no delivery to the endpoint and the retention is over: [`Store::delete_expired`] then
-//! raises the registry's `low_version` to the version of the row in the same transaction. A reader that has
-//! seen less is told [`Error::RegistryForgot`], and loads everything again. The log of changes
-//! keeps the deletion: [`Store::endpoint`] answers [`Lookup::Deleted`] from there.
+//! **Deletions.** The row of a deleted endpoint stays, so that readers learn of the deletion.
+//! [`Store::delete_expired`] removes the row once the journal has no delivery to the endpoint and the
+//! retention period is over. In the same transaction it raises `low_version` in the table `registry` to the
+//! version of the removed row. A reader whose version is lower gets [`Error::RegistryForgot`] and loads
+//! everything again. The log of changes keeps the deletion, so [`Store::endpoint`] still answers
+//! [`Lookup::Deleted`].
 //!
-//! **The journal.** The recorder writes what workers recorded with [`Store::record`], one transaction for
-//! each batch, and acks after it. Batches come in any order, more than once, and through any number of
-//! recorders; what is stored is merged, so that the tables end up the same. The command line and the API ask:
-//! [`Store::event`], [`Store::deliveries`], [`Store::audit`] and the others. What is to be sent again is
-//! [requested](Store::request_resends), [claimed](Store::claim_requested), published, and [marked as
-//! sent](Store::mark_sent). [`Store::delete_expired`] deletes what is too old, by a clock that
-//! [`Store::look_at_clocks`] has no reason to doubt.
+//! **The journal.** The recorder writes the workers' records with [`Store::record`], one transaction for each
+//! batch, and acknowledges the batch after the commit. Batches arrive in any order, more than once, and
+//! through any number of recorders. They are merged with what is stored, so the tables end up the same. The
+//! command line and the API read the journal with [`Store::event`], [`Store::deliveries`], [`Store::audit`]
+//! and others. A delivery that is to be sent again is [requested](Store::request_resends),
+//! [claimed](Store::claim_requested), published, and [marked as sent](Store::mark_sent).
+//! [`Store::delete_expired`] deletes rows that are older than the retention period. The caller passes it a
+//! time that [`Store::look_at_clocks`] has checked.
 //!
-//! **Secrets.** What signs requests is sealed with a key that is not in the database, for its endpoint alone.
-//! Which of the configured keys seals stands in the table `registry`, so that all processes agree. Who reads
-//! an endpoint opens its secret: without the key that is [`Error::SealingKeyMissing`], also of
-//! [`Store::load_registry`], since an endpoint that cannot be read would get nothing.
+//! **Secrets.** The secrets that sign requests are sealed with a key that is not in the database. Each secret
+//! is bound to its endpoint. The table `registry` names the key that seals new secrets, so that all processes
+//! use the same one. Reading an endpoint opens its secret. Without the key this fails with
+//! [`Error::SealingKeyMissing`], also in [`Store::load_registry`], because an endpoint that cannot be read
+//! would get no deliveries.
 //!
-//! **API keys.** Of a key its hash is stored, by which it is [found](Store::api_key_by_hash): who reads the
-//! database has no key.
+//! **API keys.** The database stores the hash of a key, by which the key is [found](Store::api_key_by_hash),
+//! and the key's first characters. Read access to the database does not reveal a key.
 //!
-//! **Roles.** Every role announces itself once a second with [`Store::announce_role`], a worker with the
-//! position of the registry that every later attempt begins with. A process that writes an endpoint asks for
-//! [`Store::workers_behind`] until no worker is.
+//! **Roles.** Every role announces itself once a second with [`Store::announce_role`]. A worker's
+//! announcement contains a position of the registry; all its later attempts use this position or a later one.
+//! A process that writes an endpoint polls [`Store::workers_behind`] until no worker is behind.
 //!
 //! **The log of changes.** Every transaction that writes an endpoint or an API key also adds a row that says
-//! who did what: [`Store::changes`]. Who writes is a property of the handle: [`Store::acting_as`].
+//! who changed what; see [`Store::changes`]. The actor is a property of the handle: [`Store::acting_as`].
 //!
-//! **Operations.** A transaction that disables an endpoint also writes a row that says so. Whoever publishes
-//! it deletes the row afterwards: the platform is told at least once, under one id.
+//! **Operations.** A transaction that disables an endpoint also writes a row for an operational event. The
+//! process that publishes the event deletes the row afterwards, so the event is published at least once and
+//! always under the same id.
 //!
-//! **Two databases, one set of statements.** Every statement runs on both: `$1` placeholders, `RETURNING`,
-//! `TEXT`, `BIGINT` and, for bytes, `BYTEA` only. What differs (how a transaction begins, how rows are
-//! locked, how to ask for the server's version) is data in one `Dialect` for each. The journal's texts are
-//! compared byte by byte: their columns have the collation `BINARY`, which SQLite brings along and PostgreSQL
-//! is given by [`Store::migrate`].
+//! **Two databases, one set of statements.** Every statement runs on both databases. Statements use only `$1`
+//! placeholders, `RETURNING`, `TEXT`, `BIGINT` and, for bytes, `BYTEA`. The differences (how a transaction
+//! begins, how rows are locked, how to read the server's version) are data in one `Dialect` for each
+//! database. The journal's text columns are compared byte by byte: they have the collation `BINARY`, which is
+//! built into SQLite and which [`Store::migrate`] creates on PostgreSQL.
 //!
 //! | | SQLite | PostgreSQL |
 //! |---|---|---|
 //! | for | one host; several processes may share the file | several hosts |
-//! | connections | 1 that writes, 4 that read | 8 |
-//! | a write begins | `BEGIN IMMEDIATE` | `BEGIN ISOLATION LEVEL READ COMMITTED` |
+//! | connections | 1 writes, 4 read, 4 for journal queries | 8, and 4 for journal queries |
+//! | a write begins | `BEGIN IMMEDIATE` | `BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE` |
 //! | a consistent read begins | `BEGIN` | `BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY` |
 //! | durability | WAL, `synchronous = FULL` | the server's `synchronous_commit` |
 //!
 //! # What survives a crash
 //!
-//! All that was answered with `Ok`. That is why SQLite syncs on every commit: with `NORMAL` a power cut could
-//! take back an endpoint whose secret was shown, and cannot be shown again.
+//! Every write that returned `Ok`. This is why SQLite syncs on every commit: with `synchronous = NORMAL` a
+//! power cut could undo the creation of an endpoint whose secret was already shown and cannot be shown again.
+//! The exceptions are role announcements and deletions by retention on PostgreSQL: they commit
+//! asynchronously, so a crash of the server can undo the last of them. Both are repeated.
 //!
-//! An `Err` of a write says that it was not applied, with two exceptions: [`Error::TimedOut`], and a
-//! connection lost during the commit, leave it open. Every write may be repeated. Should the first try have
-//! succeeded after all, the second is told so by [`Error::EndpointExists`] or [`Error::ApiKeyExists`] when
-//! creating, [`Error::EndpointNotFound`] when deleting, [`Error::VersionMismatch`] when writing [one version
-//! alone](Store::if_version), `false` from [`Store::disable_endpoint_unless_changed`] and
-//! [`Store::mark_redriven`], and [`Requested::Open`] from requests; [`Store::claim_requested`] must wait for
-//! its first claim to end. The others do the same thing once more.
+//! An `Err` from a write means that the write was not applied, with two exceptions: after
+//! [`Error::TimedOut`], and after a connection was lost during the commit, it may or may not have been
+//! applied. Every write may be repeated. If the first try was applied after all, the second try reports it as
+//! follows:
+//!
+//! - Creating returns [`Error::EndpointExists`] or [`Error::ApiKeyExists`].
+//! - Deleting an endpoint returns [`Error::EndpointNotFound`].
+//! - Writing [one version alone](Store::if_version) returns [`Error::VersionMismatch`].
+//! - Rotating a secret with an overlap returns [`Error::RotationOpen`].
+//! - [`Store::disable_endpoint_unless_changed`] and [`Store::mark_redriven`] return `false`.
+//! - Requesting a run returns [`Requested::Open`].
+//! - [`Store::claim_requested`] does not return the same runs until the first claim has expired.
+//!
+//! All other writes have the same effect once more.
 //!
 //! # Invariants
 //!
-//! - This is the only crate that names sqlx; no sqlx type is public.
-//! - An endpoint is returned whole or not at all: a row that this version cannot read is an
-//!   [`Error::Undecodable`], never a guess. Reading the registry leaves it out and names it, and goes on with
-//!   the others.
-//! - What was recorded is never taken back: a delivery only goes from pending to cancelled, dead or
-//!   delivered, and only in this order.
-//! - At most one requested run of an event at an endpoint is pending.
+//! - This is the only crate that uses sqlx; no sqlx type is public.
+//! - An endpoint is returned complete or not at all: a row that this version cannot read is an
+//!   [`Error::Undecodable`], never a guess. Reading the registry skips such a row, reports its id, and
+//!   returns the other endpoints.
+//! - A recorded state is never taken back: a delivery's state only advances in the order pending, cancelled,
+//!   dead, delivered.
+//! - At most one requested run for each event and endpoint is pending.
 //! - No error, in `Display` or `Debug`, contains a password, a secret, an API key or an endpoint's URL.
-//! - Nothing changes or deletes a row of the log of changes, and none holds a secret, a key or the path of a
-//!   URL.
-//! - A deleted endpoint's URL and secret are gone from its row.
+//! - No statement changes or deletes a row of the log of changes, and no row contains a secret, a key or the
+//!   path of a URL.
+//! - The row of a deleted endpoint contains neither its URL nor its secret.
 //! - Every wait is bounded: [`CONNECT_TIMEOUT`], [`ACQUIRE_TIMEOUT`], [`OPERATION_TIMEOUT`],
 //!   [`MIGRATION_LOCK_TIMEOUT`].
 //!
 //! # Deliberately absent
 //!
-//! - A key in the database: secrets are sealed with keys that are elsewhere. Who has both has the secrets.
+//! - Keys in the database: secrets are sealed with keys that are stored elsewhere. An attacker needs both the
+//!   database and the key to read the secrets.
 //! - Foreign keys in the journal: an attempt may be recorded before its event, or without it.
-//! - A clock, and a random source but for nonces and the installation's id: other ids and times are
-//!   arguments.
-//! - Whether a URL may be reached, or a value is of a sensible length: whoever accepts it decides.
-//! - Retries: [`Error::is_unavailable`] tells the caller whether one can help.
+//! - A host's clock and random ids: callers pass ids and times as arguments. The crate itself generates only
+//!   nonces, the installation's id, SQLite's local sealing key and the shard of the journal's totals. Where
+//!   rows need a common clock, such as in the table `roles`, the statements use the database's.
+//! - Validation of whether a URL may be contacted or a value has a sensible length: the code that accepts the
+//!   value does that.
+//! - Retries: [`Error::is_unavailable`] tells the caller whether a retry can help.
 
 mod error;
 mod address;
@@ -147,8 +165,8 @@ use address::Address;
 use database::Database;
 use sealing::{Keyring, local_key};
 
-/// The most endpoints there can be, all organizations together: every worker holds them all in memory, at
-/// about 1 KiB each.
+/// The maximum number of endpoints of all organizations together. Every worker holds all of them in memory,
+/// at about 1 KiB each.
 pub const ENDPOINTS_MAX: u32 = 100_000;
 
 /// A handle to the database. Cheap to clone; all clones share the connections.
@@ -156,40 +174,39 @@ pub const ENDPOINTS_MAX: u32 = 100_000;
 pub struct Store {
     database: Database,
     keyring: Keyring,
-    /// Who writes.
+    /// The actor that the log of changes names for writes of this handle.
     actor: Actor,
-    /// The one version of an endpoint that is written over; `None`: whatever is there.
+    /// The version that an endpoint must have to be written; `None` accepts any version.
     expected_version: Option<i64>,
-    /// How many endpoints an organization may have for another one to be created.
+    /// The maximum number of endpoints of an organization. At this number no further one is created.
     per_organization_max: u32,
-    /// The shard of the journal's totals that this store adds to.
+    /// The shard of the journal's totals to which this handle adds.
     shard: u64,
-    /// Where the database is, without user or password.
+    /// The location of the database, without user or password.
     address: String,
 }
 
 impl Store {
-    /// Connects to the database at `url`, without creating or changing any table: that is
-    /// [`Store::migrate`]'s.
+    /// Connects to the database at `url`. Creates and changes no table: [`Store::migrate`] does that.
     ///
     /// - `sqlite:///var/lib/magnetite/magnetite.db`: an absolute path, taken literally (nothing is
     ///   percent-decoded). A missing file is created with mode 600, missing directories with mode 700.
     /// - `postgres://user:password@host:5432/database?sslmode=verify-full`, or `postgresql://`: with the
-    ///   parameters of libpq that sqlx knows. Without `sslmode`, TLS is used if the server offers it, and
-    ///   nobody is verified.
+    ///   libpq parameters that sqlx supports. Without `sslmode`, TLS is used if the server offers it, and the
+    ///   server's certificate is not verified.
     ///
-    /// `keys` seal and open the endpoints' secrets; see [`SealingKey`]. The first one seals where none has
-    /// sealed yet. Without any, SQLite has one in a file of its own beside the database's,
-    /// `magnetite.db.key`, which is made when it is missing.
+    /// `keys` seal and open the secrets of endpoints; see [`SealingKey`]. If no secret has been sealed yet,
+    /// the first key is used to seal. Without any key, a SQLite database uses a key in a file beside the
+    /// database file, `magnetite.db.key`, which is created if it is missing.
     ///
-    /// One connection is made before this returns, so that a wrong address or password is known at once;
-    /// later ones are made when needed, at most as many as the pool holds.
+    /// The store opens one connection before this function returns, so that a wrong address or password is
+    /// reported at once. Later connections are opened on demand, up to the size of the pool.
     ///
     /// # Errors
     ///
-    /// When the URL cannot be read, a file cannot be made, the server does not answer within
-    /// [`CONNECT_TIMEOUT`], or PostgreSQL is given no key.
-    /// No error shows the password.
+    /// Returns an error if the URL is invalid, a file cannot be created or is on a filesystem without support
+    /// for a write-ahead log, the server does not answer within [`CONNECT_TIMEOUT`] or is an unsuitable
+    /// pooler, or no key is given for PostgreSQL. No error contains the password.
     pub async fn connect(url: &str, keys: &[SealingKey]) -> Result<Self, Error> {
         let address = Address::parse(url)?;
         let database = Database::connect(&address).await?;
@@ -212,13 +229,13 @@ impl Store {
         })
     }
 
-    /// Where the database is: `sqlite:///path`, or `postgres://host:port/database`, without user and
-    /// password.
+    /// Returns the location of the database, `sqlite:///path` or `postgres://host:port/database`, without
+    /// user and password.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Closes all connections, also those of every clone, after their operations have ended.
+    /// Closes all connections, including those of every clone, after their operations have ended.
     ///
     /// SQLite then moves its write-ahead log into the database file.
     pub async fn close(&self) {

@@ -1,4 +1,4 @@
-//! What the platform is to be told of, kept until it was published.
+//! Operational events for the platform, stored until they are published.
 
 use sha2::{Digest as _, Sha256};
 use webhook::{EndpointId, OrganizationId};
@@ -9,28 +9,29 @@ use crate::{
     statement::{Argument, Statement, UNPREPARED},
 };
 
-/// Something that happened to an endpoint, to be published.
+/// An operational event of an endpoint that is to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperationRow {
-    /// `op_` and 32 hexadecimal digits, the same however often it is published.
+    /// `op_` and 32 hexadecimal digits; the same each time the event is published.
     pub id: String,
-    /// `endpoint.disabled`, `endpoint.certificate_expiring`.
+    /// `endpoint.disabled` or `endpoint.certificate_expiring`.
     pub kind: String,
-    /// Whose endpoint it is.
+    /// The organization that owns the endpoint.
     pub organization_id: OrganizationId,
-    /// Which one.
+    /// The endpoint.
     pub endpoint_id: EndpointId,
-    /// Why, in one word; of a certificate that expires, when it does.
+    /// The reason in one word; for an expiring certificate, its expiry time.
     pub reason: String,
-    /// When, in Unix milliseconds.
+    /// When it happened, in Unix milliseconds.
     pub at_ms: u64,
 }
 
-/// Run in the transaction that disables the endpoint.
+/// Inserts the event of a disabled endpoint, in the transaction that disables it.
 pub(crate) const ANNOUNCE_DISABLED: &str = "INSERT INTO operations (id, kind, endpoint_id, organization_id, reason, at_ms) \
     VALUES ($1, 'endpoint.disabled', $2, $3, $4, $5)";
 
-/// A second worker says the same, and its row is the same.
+/// Inserts the event of an expiring certificate. If a second worker reports the same, the row exists already
+/// and nothing is inserted.
 const ANNOUNCE_EXPIRING: &str = "INSERT INTO operations (id, kind, organization_id, endpoint_id, reason, at_ms) \
      SELECT $1, 'endpoint.certificate_expiring', organization_id, id, $3, $4 FROM endpoints WHERE id = $2 \
      AND deleted_at_ms IS NULL ON CONFLICT (id) DO NOTHING";
@@ -38,7 +39,7 @@ const ANNOUNCE_EXPIRING: &str = "INSERT INTO operations (id, kind, organization_
 const SELECT_OLDEST: &str = "SELECT id, kind, organization_id, endpoint_id, reason, at_ms FROM operations \
     ORDER BY at_ms, id LIMIT $1";
 
-/// The id of what happens to an endpoint when it gets this version.
+/// Returns the id of the operational event that belongs to this version of an endpoint.
 pub(crate) fn operation_id(endpoint: &EndpointId, version: i64) -> String {
     let mut hash = Sha256::new();
     hash.update(endpoint.as_str());
@@ -46,7 +47,8 @@ pub(crate) fn operation_id(endpoint: &EndpointId, version: i64) -> String {
     format!("op_{}", hex::encode(&hash.finalize()[..16]))
 }
 
-/// The id of the warning that the certificate at an endpoint expires at this time: the same whoever warns.
+/// Returns the id of the event that an endpoint's certificate expires at this time. It is the same for every
+/// worker.
 fn expiry_id(endpoint: &EndpointId, expires: &str) -> String {
     let mut hash = Sha256::new();
     hash.update("certificate_expiring ");
@@ -57,13 +59,13 @@ fn expiry_id(endpoint: &EndpointId, expires: &str) -> String {
 }
 
 impl Store {
-    /// Has the platform told that the certificate at an endpoint expires at `expires` (RFC 3339). As long as
-    /// that was not published, saying it again changes nothing; afterwards it is told again, under the
-    /// same id. Of an endpoint that does not exist nothing is told.
+    /// Stores the event that the certificate of an endpoint expires at `expires` (RFC 3339), to be published
+    /// to the platform. Until the event has been published, calling this again changes nothing; afterwards
+    /// the event is published again under the same id. Does nothing if the endpoint does not exist.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn announce_expiring(&self, id: &EndpointId, expires: &str, now_ms: i64) -> Result<(), Error> {
         let arguments = [
             expiry_id(id, expires).into(),
@@ -77,21 +79,21 @@ impl Store {
         Ok(())
     }
 
-    /// The oldest at most `limit` that were not deleted yet, oldest first.
+    /// Returns at most `limit` events that have not been deleted yet, oldest first.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn operations(&self, limit: u32) -> Result<Vec<OperationRow>, Error> {
         let select = Statement::with(SELECT_OLDEST, [limit.into()]);
         self.fetch(&Operation::ListOperations, select, read).await
     }
 
-    /// Deletes those that were published.
+    /// Deletes events that have been published.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn delete_operations(&self, ids: &[String]) -> Result<(), Error> {
         if ids.is_empty() {
             return Ok(());

@@ -1,4 +1,5 @@
-//! All endpoints at once, and what has changed since: how workers keep them in memory.
+//! The registry: all endpoints at once, and the changes since a position. Workers use it to keep the
+//! endpoints in memory.
 
 use std::error::Error as _;
 
@@ -12,59 +13,62 @@ use crate::{
     sealing::Keyring,
 };
 
-/// The most endpoints that one [`Store::registry_changes`] returns; the next call returns the next ones.
+/// The maximum number of endpoints that one call of [`Store::registry_changes`] returns. The next call
+/// returns the next ones.
 pub const CHANGES_MAX: u32 = 10_000;
 
-/// A point in the registry's history: the counter's value, and the change in the log that led to it.
+/// A position in the registry's history: the value of the counter, and the change in the log that led to it.
 ///
-/// A version alone does not tell two histories apart: a database that was restored from a backup counts again
-/// from where the backup was made, and reaches every version that a reader may have seen before. The last
-/// change does tell them apart, by its number and its stamp, which is random. A reader whose change is still
-/// in the log has missed nothing but what came after it; one whose change is not there has followed another
-/// history, and has to load everything again.
+/// A version alone does not distinguish two histories: a database that was restored from a backup counts
+/// again from the time of the backup, and reaches every version that a reader may have seen before. The last
+/// change does distinguish them, by its number and its random stamp. A reader whose change is still in the
+/// log has missed only what came after it. A reader whose change is not in the log has followed another
+/// history and must load everything again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The registry's counter.
     pub version: i64,
     /// The number of the last change in the log; 0 before the first one.
     pub change: i64,
-    /// What that change is told by: random, or the time at which an older version of this program wrote it.
+    /// The stamp that identifies that change: a random number, or, if an older version wrote it, its time.
     pub stamp: i64,
 }
 
-/// All endpoints at one moment.
+/// All endpoints in one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Where the registry was at that moment: ask for changes since it.
+    /// The registry's position in this snapshot; pass it to [`Store::registry_changes`].
     pub position: Position,
-    /// Every endpoint that is not deleted, disabled ones included, ordered by id.
+    /// Every endpoint that is not deleted, including disabled ones, ordered by id.
     pub endpoints: Vec<Endpoint>,
-    /// Endpoints that exist and that this version cannot read. The log says why.
+    /// Endpoints that exist but that this version cannot read. The cause is in the program's log.
     pub unreadable: Vec<EndpointId>,
 }
 
-/// What was written after some version. An endpoint is in one of the lists at most, as it was last written.
+/// The changes after a position. An endpoint is in at most one of the lists, in the state of its last write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes {
-    /// Every change up to here is contained: ask for changes since it next.
+    /// The position up to which all changes are included; pass it to the next call.
     pub position: Position,
-    /// Endpoints created or changed, in the order of their versions.
+    /// Endpoints that were created or changed, in the order of their versions.
     pub endpoints: Vec<Endpoint>,
-    /// Endpoints deleted, in the order in which they were; possibly some that the caller never saw.
+    /// Endpoints that were deleted, in the order of their deletion. The caller may never have seen some of
+    /// them.
     pub deleted: Vec<EndpointId>,
-    /// Endpoints created or changed that this version cannot read: what was known of them is the best there
-    /// is. The log says why.
+    /// Endpoints that were created or changed but that this version cannot read. The caller should keep what
+    /// it knew about them before. The cause is in the program's log.
     pub unreadable: Vec<EndpointId>,
 }
 
-/// In one row: the number and the stamp are those of the log's last change.
+/// Selects the registry's position as one row. The number and the stamp are those of the last change in the
+/// log.
 const SELECT_POSITION: &str = "SELECT r.version, r.change_count, COALESCE(c.nonce, c.at_ms, 0) FROM registry r \
     LEFT JOIN changes c ON c.number = r.change_count WHERE r.id = 1";
 
-/// Changes after this version, or a later one, are complete.
+/// Selects the lowest version from which the list of changes is complete.
 const SELECT_LOW_VERSION: &str = "SELECT low_version FROM registry WHERE id = 1";
 
-/// Whether the log has the change that a reader saw last.
+/// Counts whether the log has the change that a reader has seen last: 1 or 0.
 const COUNT_CHANGE_SEEN: &str =
     "SELECT COUNT(*) FROM changes WHERE number = $1 AND COALESCE(nonce, at_ms) = $2";
 
@@ -81,12 +85,12 @@ const SELECT_CHANGED: &str = concat!(
 );
 
 impl Store {
-    /// Where the registry is: a reader that has seen this very position is up to date. Its version starts at
-    /// 0, and grows if, and only if, an endpoint is written.
+    /// Returns the registry's current position. A reader that has seen this position is up to date. The
+    /// version starts at 0 and grows if and only if an endpoint is written.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn registry_position(&self) -> Result<Position, Error> {
         let operation = &Operation::ReadRegistryPosition;
         on_connection!(
@@ -101,12 +105,12 @@ impl Store {
         )
     }
 
-    /// Loads every endpoint, at most [`ENDPOINTS_MAX`], as of one moment.
+    /// Loads all endpoints, at most [`ENDPOINTS_MAX`], in one snapshot.
     ///
     /// # Errors
     ///
-    /// The database's; [`Error::TooManyEndpoints`]. A row that cannot be read is none: it is logged and left
-    /// out.
+    /// Returns an error if the database operation fails, [`Error::SealingKeyMissing`], or
+    /// [`Error::TooManyEndpoints`]. A row that cannot be read is not an error: it is logged and skipped.
     pub async fn load_registry(&self) -> Result<Snapshot, Error> {
         let limit = i64::from(ENDPOINTS_MAX) + 1;
         let (position, rows) = self
@@ -123,14 +127,16 @@ impl Store {
         })
     }
 
-    /// What was written after `since`, as of one moment: at most [`CHANGES_MAX`] endpoints, those written
-    /// first. There are more if the returned version is less than that of [`Store::registry_position`].
+    /// Returns the changes after `since` in one snapshot: at most [`CHANGES_MAX`] endpoints, in the order in
+    /// which they were written. There are more if the returned version is lower than that of
+    /// [`Store::registry_position`].
     ///
     /// # Errors
     ///
-    /// The database's; [`Error::RegistryWentBack`] when `since` is no position of this history;
-    /// [`Error::RegistryForgot`] when it is so old that deletions may be missing. A row that cannot be
-    /// read is none: it is logged and left out.
+    /// Returns an error if the database operation fails, [`Error::SealingKeyMissing`],
+    /// [`Error::RegistryWentBack`] if `since` is not a position of this history, or [`Error::RegistryForgot`]
+    /// if `since` is so old that deletions may be missing. A row that cannot be read is not an error: it is
+    /// logged and skipped.
     pub async fn registry_changes(&self, since: &Position) -> Result<Changes, Error> {
         let operation = Operation::ReadRegistryChanges { since: since.version };
         let arguments = [since.version, i64::from(CHANGES_MAX)];
@@ -138,7 +144,8 @@ impl Store {
             .read_registry(&operation, Some(since), SELECT_CHANGED, &arguments)
             .await?;
         let position = match rows.last() {
-            // Read on from here only in a history that has all of what this page was read from.
+            // The page is not complete. Keep the newest change, so that the next page is read only from a
+            // history that includes everything this page was read from.
             Some(last) if rows.len() == CHANGES_MAX as usize => Position {
                 version: version_of(last),
                 ..newest
@@ -155,7 +162,7 @@ impl Store {
         })
     }
 
-    /// The registry's position and the endpoints that `select` finds, both as of one moment, for a reader
+    /// Returns the registry's position and the endpoints that `select` finds, in one snapshot, for a reader
     /// that has seen `since`.
     async fn read_registry(
         &self,
@@ -209,8 +216,8 @@ impl From<PositionRow> for Position {
 }
 
 impl Position {
-    /// Refuses a position that this history never had. `seen` says whether the log has its change; before the
-    /// first one there is none.
+    /// Returns an error if this history never had the position. `seen` is whether the log has its change;
+    /// before the first change there is none.
     fn is_followed_by(&self, newest: &Self, seen: bool) -> Result<(), Error> {
         if newest.version >= self.version && (seen || self.change == 0) {
             return Ok(());
@@ -221,7 +228,7 @@ impl Position {
         })
     }
 
-    /// Refuses a position after which deletions may be missing.
+    /// Returns an error if deletions after the position may be missing.
     fn is_kept_from(&self, low_version: i64) -> Result<(), Error> {
         if self.version >= low_version {
             return Ok(());
@@ -233,7 +240,7 @@ impl Position {
     }
 }
 
-/// Reads each row for itself: one that a newer version wrote, or somebody by hand, must not hide the others.
+/// Decodes each row separately: a row that a newer version or a manual edit wrote must not hide the others.
 pub(crate) fn decode_each(
     rows: Vec<Row>,
     keyring: &Keyring,
@@ -243,7 +250,7 @@ pub(crate) fn decode_each(
         let id = EndpointId::new(row.0.as_str());
         match decode(row, keyring) {
             Ok(endpoint) => endpoints.push(endpoint),
-            // Not the row's fault, and most likely true of many.
+            // The cause is not this row but a missing key, which most likely affects many rows.
             Err(error @ Error::SealingKeyMissing { .. }) => return Err(error),
             Err(error) => {
                 tracing::error!(

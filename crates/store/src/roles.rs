@@ -1,8 +1,8 @@
-//! The roles that run, as they announce themselves, and which version of the registry each worker acts on.
+//! The running roles, as they announce themselves, and the version of the registry that each worker uses.
 //!
-//! All times are the database's: a host's own clock is only compared with it, to tell whether its records can
-//! be trusted. An announcement is believed for [`ANNOUNCED_MAX`]; a running role announces itself once a
-//! second.
+//! All times are by the database's clock. A host's own clock is only compared with it, to decide whether the
+//! records of that host can be trusted. An announcement is valid for [`ANNOUNCED_MAX`]; a running role
+//! announces itself once a second.
 
 use std::time::Duration;
 
@@ -12,69 +12,71 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// How long an announcement is believed.
+/// How long an announcement is valid.
 pub const ANNOUNCED_MAX: Duration = Duration::from_secs(3);
 
-/// How long a role is remembered that has not announced itself.
+/// How long a role that no longer announces itself stays in the table.
 const REMEMBERED: Duration = Duration::from_hours(30 * 24);
 
-/// What a role tells of itself.
+/// An announcement of a role.
 #[derive(Clone, Copy, Debug)]
 pub struct Announcement<'a> {
-    /// Random, made when the process starts; a worker's name.
+    /// The name of the process: random, generated when the process starts. It is also a worker's name.
     pub process: &'a str,
     /// `worker`, `recorder` or `api`.
     pub role: &'a str,
-    /// Where it runs.
+    /// The host on which the role runs.
     pub host: &'a str,
-    /// Every attempt that begins from now on begins with this or something later; the default for roles that
-    /// make none.
+    /// A position of the registry: every attempt that begins from now on uses this position or a later one.
+    /// The default for roles that make no attempts.
     pub position: Position,
-    /// What became of its journal; the default for roles that keep none.
+    /// The totals of the role's journal; the default for roles without one.
     pub journal: JournalTotals,
-    /// How many deliveries it has in hand that were recorded as pending; 0 for roles that deliver none.
+    /// The number of deliveries that the role has in hand and that were recorded as pending; 0 for roles that
+    /// deliver none.
     pub in_hand: u64,
-    /// Now by its host's clock, in Unix milliseconds: the journal has times of that clock.
+    /// The current time by the host's clock, in Unix milliseconds. The journal contains times of that clock.
     pub now_ms: u64,
 }
 
-/// What became of the journal of a worker's run, since it began.
+/// The totals of a worker's journal since its process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JournalTotals {
-    /// Since when it drops records instead of recording them, if it does.
+    /// The state of dropping records; `None` while the worker records them.
     pub dropping: Option<Dropping>,
     /// The number of the last batch that was confirmed or dropped.
     pub batches_made: u64,
-    /// How many batches were dropped.
+    /// The number of batches that were dropped.
     pub batches_dropped: u64,
-    /// How many records were confirmed or dropped.
+    /// The number of records that were confirmed or dropped.
     pub records_made: u64,
-    /// How many records were dropped.
+    /// The number of records that were dropped.
     pub records_dropped: u64,
 }
 
-/// A worker drops records.
+/// The state of a worker that drops records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dropping {
-    /// For how long it has.
+    /// How long the worker has been dropping records.
     pub lasted: Duration,
     /// The number of the first batch that it dropped.
     pub batch: u64,
 }
 
-/// A worker of which it is not known that it acts on a change.
+/// A worker that is not known to use a change yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerBehind {
-    /// Its name among all workers.
+    /// The worker's name, unique among all workers.
     pub process: String,
-    /// Where it runs.
+    /// The host on which it runs.
     pub host: String,
-    /// How long ago it announced itself.
+    /// The time since its last announcement.
     pub unseen: Duration,
 }
 
 impl WorkerBehind {
-    /// Whether it has announced itself lately: it runs, and will do so again.
+    /// Returns whether the last announcement is recent enough to conclude that the worker is running and will
+    /// announce itself again.
     pub fn is_heard(&self) -> bool {
         self.unseen <= ANNOUNCED_MAX
     }
@@ -102,22 +104,23 @@ const REMEMBER_DELAY: &str = "INSERT INTO delays (delay_ms, used_ms) VALUES ($1,
 
 const FORGET_DELAYS: &str = "DELETE FROM delays WHERE used_ms < {now} - $1";
 
-/// A schedule has fewer, and within 30 days there are few schedules.
+/// Selects the most recently used delays. A schedule has fewer than 200, and there are few schedules within
+/// 30 days.
 const SELECT_DELAYS: &str = "SELECT delay_ms FROM delays ORDER BY used_ms DESC, delay_ms LIMIT 200";
 
-/// A worker is behind when its version is an older one, or one of another history: the log of changes does
-/// not have what it saw last.
+/// Selects the workers that are behind: those whose version is older, or belongs to another history, because
+/// the log of changes does not have the change that they saw last.
 const SELECT_BEHIND: &str = "SELECT process, host, {now} - seen_ms AS unseen_ms FROM roles r \
     WHERE role = 'worker' AND closed_ms IS NULL AND NOT (version >= $1 AND (change_number = 0 OR EXISTS ( \
     SELECT 1 FROM changes c WHERE c.number = r.change_number AND COALESCE(c.nonce, c.at_ms) = r.change_stamp))) \
     ORDER BY host, process";
 
 impl Store {
-    /// Says that the role runs, and what it acts on.
+    /// Announces that the role runs, and what it works with.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn announce_role(&self, announced: &Announcement<'_>) -> Result<(), Error> {
         let Announcement {
             process,
@@ -148,32 +151,32 @@ impl Store {
         self.write_roles(ANNOUNCE, arguments).await
     }
 
-    /// Says that the role has ended: nothing is expected of it any more.
+    /// Announces that the role has ended, so that it is no longer expected to announce itself.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn close_role(&self, process: &str, role: &str) -> Result<(), Error> {
         self.write_roles(CLOSE, [process.into(), role.into()]).await
     }
 
-    /// Forgets roles that have not announced themselves for 30 days, and delays that no worker began with
-    /// since.
+    /// Deletes roles that have not announced themselves for 30 days, and delays that no worker has started
+    /// with in that time.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn forget_old_roles(&self) -> Result<(), Error> {
         let remembered_ms = REMEMBERED.as_millis() as u64;
         self.write_roles(FORGET, [remembered_ms.into()]).await?;
         self.write_roles(FORGET_DELAYS, [remembered_ms.into()]).await
     }
 
-    /// Remembers that a worker begins with a schedule of these delays, for 30 days.
+    /// Stores for 30 days that a worker has started with a retry schedule of these delays.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn remember_delays(&self, delays: &[Duration]) -> Result<(), Error> {
         for delay in delays {
             let delay_ms = delay.as_millis() as u64;
@@ -182,11 +185,12 @@ impl Store {
         Ok(())
     }
 
-    /// The delays of all schedules that workers began with in the last 30 days; of more than 200 the latest.
+    /// Returns the delays of all retry schedules that workers have started with in the last 30 days; if there
+    /// are more than 200, the most recently used ones.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn delays(&self) -> Result<Vec<Duration>, Error> {
         let select = Statement::new(SELECT_DELAYS);
         self.fetch(&Operation::Audit, select, |row| {
@@ -195,18 +199,19 @@ impl Store {
         .await
     }
 
-    /// Workers that were not closed and are not known to act on this position, or a later one.
+    /// Returns the workers that have not ended and are not known to use this position or a later one.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn workers_behind(&self, position: &Position) -> Result<Vec<WorkerBehind>, Error> {
         let select = Statement::with(SELECT_BEHIND, [position.version.into()]);
         self.fetch(&Operation::FindWorkersBehind, select, read_behind)
             .await
     }
 
-    /// Not synchronously where that takes time: what a crash takes back is announced again within a second.
+    /// Executes the statement in a transaction that, on PostgreSQL, does not wait for the disk. An
+    /// announcement that a crash takes back is repeated within a second.
     async fn write_roles<'a>(
         &self,
         sql: &'static str,
@@ -227,7 +232,7 @@ fn read_behind(row: &dyn Columns) -> Result<WorkerBehind, sqlx::Error> {
     Ok(WorkerBehind {
         process: row.text("process")?,
         host: row.text("host")?,
-        // A clock that was set back makes it negative, until the next announcement.
+        // The value is negative until the next announcement if the clock was set back.
         unseen: Duration::from_millis(row.integer("unseen_ms")?.try_into().unwrap_or_default()),
     })
 }

@@ -1,4 +1,5 @@
-//! The tables: which migrations there are, which a database has, and how it gets the rest.
+//! The schema: the known migrations, the migrations that a database has, and how the missing ones are
+//! applied.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -12,14 +13,15 @@ use crate::{
     sealing::seal_plain, statement::timed,
 };
 
-/// How long [`Store::migrate`] waits for another process that is migrating; on SQLite only 10 s, the wait of
-/// every write.
+/// How long [`Store::migrate`] waits for another process that is migrating. On SQLite it waits only 10 s,
+/// like every write.
 pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How long all of [`Store::migrate`] may take: a bound against a host that hangs, not on honest work.
+/// How long [`Store::migrate`] may take in all. It guards against a host that hangs and is not meant to limit
+/// real work.
 const MIGRATE_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// Number, name and statements of every migration, in their order. Once released, none is ever changed.
+/// The number, name and statements of every migration, in order. A released migration is never changed.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "endpoints", include_str!("../migrations/0001_endpoints.sql")),
     (2, "journal", include_str!("../migrations/0002_journal.sql")),
@@ -58,39 +60,40 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (20, "clocks", include_str!("../migrations/0020_clocks.sql")),
 ];
 
-/// A name of its own, so that a database may be shared with other programs that use sqlx.
+/// The name of the table of applied migrations. It differs from sqlx's default, so that other programs that
+/// use sqlx can share the database.
 const MIGRATIONS_TABLE: &str = "magnetite_migrations";
 
 const SELECT_APPLIED: &str =
     "SELECT version, description, checksum FROM magnetite_migrations ORDER BY version";
 
-/// What [`Store::check`] found.
+/// The result of [`Store::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
-    /// Name and version of the database software: `SQLite 3.51.1`, `PostgreSQL 15.18 (Debian
+    /// The name and version of the database software: `SQLite 3.51.1`, `PostgreSQL 15.18 (Debian
     /// 15.18-0+deb12u1)`.
     pub server: String,
     /// Whether this binary can work with the tables as they are.
     pub state: SchemaState,
 }
 
-/// How a database's tables compare with what this binary expects. Migrations are named as in
-/// `0001_endpoints`.
+/// The result of comparing a database's tables with those that this binary expects. Migrations are named as
+/// in `0001_endpoints`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SchemaState {
-    /// All migrations are applied, and no others.
+    /// All known migrations are applied, and no others.
     UpToDate,
-    /// [`Store::migrate`] has work to do.
+    /// Some known migrations are missing; [`Store::migrate`] applies them.
     NeedsMigration {
-        /// Not applied yet; all of them in an empty database.
+        /// The migrations that are not applied yet; all of them in an empty database.
         pending: Vec<String>,
     },
     /// A newer binary has migrated this database.
     Newer {
-        /// Applied, and not known here.
+        /// The applied migrations that this binary does not know.
         unknown: Vec<String>,
     },
-    /// A migration was applied under a known number with another text: a development build, or another
+    /// A migration with a known number was applied with a different text, by a development build or another
     /// program.
     Altered {
         /// The migrations whose text differs.
@@ -98,7 +101,7 @@ pub enum SchemaState {
     },
 }
 
-/// A migration as it is compared.
+/// A migration in the form in which it is compared.
 #[derive(Clone, Debug)]
 struct Known {
     version: i64,
@@ -116,7 +119,7 @@ impl Known {
     }
 }
 
-/// The migrations that the database has; steps of an [`on_connection!`].
+/// Evaluates to the migrations that the database has. For use inside [`on_connection!`].
 macro_rules! applied {
     ($tx:ident, $dialect:ident) => {{
         let tables: i64 = sqlx::query_scalar($dialect.count_migrations_tables)
@@ -132,7 +135,7 @@ macro_rules! applied {
     }};
 }
 
-/// Refuses a database that cannot store every text; steps of an [`on_connection!`].
+/// Refuses a database that cannot store every text. For use inside [`on_connection!`].
 macro_rules! require_utf8 {
     ($connection:expr, $dialect:ident) => {{
         let encoding: String = sqlx::query_scalar($dialect.encoding)
@@ -145,16 +148,17 @@ macro_rules! require_utf8 {
 }
 
 impl Store {
-    /// Brings the tables up to date and returns the names of the migrations that this call applied, none if
-    /// it found nothing to do.
+    /// Brings the tables up to date and returns the names of the migrations that this call applied; empty if
+    /// there were none to apply.
     ///
-    /// All of them are applied in one transaction, or none is. Any number of processes may call this at once:
-    /// one works, the others wait for it and then find nothing to do.
+    /// All of them are applied in one transaction. Any number of processes may call this at the same time:
+    /// one applies the migrations, and the others wait for it and then find nothing to do.
     ///
     /// # Errors
     ///
-    /// [`Error::SchemaNewer`], [`Error::SchemaAltered`] and [`Error::NotUtf8`], and nothing is changed; an
-    /// unavailable database, also when another process has been migrating for [`MIGRATION_LOCK_TIMEOUT`].
+    /// Returns [`Error::SchemaNewer`], [`Error::SchemaAltered`] or [`Error::NotUtf8`] without changing
+    /// anything. Also returns an error if the database is unavailable, or if another process has been
+    /// migrating for [`MIGRATION_LOCK_TIMEOUT`].
     pub async fn migrate(&self) -> Result<Vec<String>, Error> {
         let operation = &Operation::Migrate;
         let migrator = migrator();
@@ -190,11 +194,12 @@ impl Store {
         )
     }
 
-    /// Says which database this is and whether its tables fit this binary; changes nothing.
+    /// Returns the server's version and whether its tables fit this binary. Changes nothing.
     ///
     /// # Errors
     ///
-    /// When the database cannot be asked, and [`Error::NotUtf8`]. Tables that do not fit are no error.
+    /// Returns an error if the database operation fails, or [`Error::NotUtf8`]. Tables that do not fit are
+    /// not an error.
     pub async fn check(&self) -> Result<Schema, Error> {
         let operation = &Operation::Check;
         let known = known(&migrator());
@@ -227,7 +232,7 @@ fn migrator() -> Migrator {
     };
     let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect());
     migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
-    // sqlx's own lock does nothing on SQLite, and on PostgreSQL it stays with the connection after an error.
+    // sqlx's own lock does nothing on SQLite. On PostgreSQL it would stay with the connection after an error.
     migrator.set_locking(false);
     migrator
 }

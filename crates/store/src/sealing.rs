@@ -1,12 +1,12 @@
-//! Secrets at rest: sealed with a key that is not in the database.
+//! Encryption of secrets at rest, with a key that is not in the database.
 //!
-//! A sealed secret is the text `sealed:KEY:BASE64`: the id of the key, and 24 bytes of nonce with the
-//! ciphertext and its tag behind them, of XChaCha20-Poly1305. Organization and endpoint are associated data,
-//! so that what is copied from one row to another does not open there.
+//! A sealed secret is the text `sealed:KEY:BASE64`: the id of the key, and the base64 of a 24-byte nonce
+//! followed by the ciphertext and its tag, produced by XChaCha20-Poly1305. The organization and the endpoint
+//! are associated data, so that a sealed secret that is copied to another row does not open there.
 //!
-//! Which key seals stands in the table `registry`, so that all processes seal with one key, in whatever order
-//! their configurations name them: the first secret's key, until
-//! [`Store::reseal_secrets`](crate::Store::reseal_secrets) changes to another.
+//! The table `registry` names the key that seals, so that all processes seal with the same key, in whatever
+//! order their configurations list their keys. It is the key that sealed the first secret, until
+//! [`Store::reseal_secrets`](crate::Store::reseal_secrets) changes it.
 
 mod local;
 pub(crate) mod reseal;
@@ -29,11 +29,11 @@ pub(crate) use reseal::{CHOOSE_SEALING_KEY, seal_plain};
 
 const KEY_PREFIX: &str = "mgsk_";
 const KEY_BYTES: usize = 32;
-/// Enough to tell a handful of keys apart.
+/// The length of a key's id: enough to tell a few keys apart.
 const KEY_ID_BYTES: usize = 4;
 const NONCE_BYTES: usize = 24;
 const SEALED_PREFIX: &str = "sealed:";
-/// How every secret begins that was never sealed.
+/// The beginning of every secret that was never sealed.
 const PLAIN_PREFIX: &str = "whsec_";
 
 /// A key that seals secrets: `mgsk_` and the base64 of 32 bytes.
@@ -42,23 +42,23 @@ pub struct SealingKey {
     bytes: [u8; KEY_BYTES],
 }
 
-/// A text that is no [`SealingKey`]. Does not quote it.
+/// The error for a text that is not a [`SealingKey`]. It does not quote the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a sealing key is `{KEY_PREFIX}` and the base64 of {KEY_BYTES} bytes")]
 pub struct BadSealingKey;
 
 impl SealingKey {
-    /// Makes a key. `random` must come from a cryptographically secure generator.
+    /// Creates a key. `random` must come from a cryptographically secure generator.
     pub fn generate(random: [u8; KEY_BYTES]) -> Self {
         Self { bytes: random }
     }
 
-    /// The whole text in clear: to configure it. Never log it.
+    /// Returns the whole key as clear text, for a configuration. Never log it.
     pub fn expose(&self) -> String {
         format!("{KEY_PREFIX}{}", STANDARD.encode(self.bytes))
     }
 
-    /// Eight hex digits that tell the key from others and give nothing of it away.
+    /// Returns eight hexadecimal digits that identify the key and reveal nothing of it.
     pub fn id(&self) -> String {
         let digest = Sha256::new()
             .chain_update(b"magnetite sealing key id")
@@ -85,23 +85,23 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// The keys that this process has. Cheap to clone.
+/// The keys of this process. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Keyring {
-    /// At least one.
+    /// Ids and ciphers; at least one.
     keys: Arc<[(String, XChaCha20Poly1305)]>,
-    /// Where keys are to be added, for messages.
+    /// Where an operator adds keys, for error messages.
     place: Arc<str>,
 }
 
-/// Whose secret it is: what is sealed for one does not open for another.
+/// The owner of a secret. A secret that is sealed for one owner does not open for another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner<'a> {
     pub(crate) organization: &'a OrganizationId,
     pub(crate) endpoint: &'a EndpointId,
 }
 
-/// Why a stored secret cannot be used. Quotes nothing of it.
+/// The reason why a stored secret cannot be used. It quotes nothing of the secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotOpened {
     #[error("it is in clear; `magnetite migrate` seals it")]
@@ -123,17 +123,18 @@ impl Keyring {
         }
     }
 
-    /// The id of the key that seals where none has yet, and that everything is sealed with anew.
+    /// Returns the id of the first key. It seals if no key has sealed yet, and resealing uses it for all
+    /// secrets.
     pub(crate) fn first(&self) -> &str {
         &self.keys[0].0
     }
 
-    /// How everything begins that the first key has sealed.
+    /// Returns the beginning of every secret that the first key has sealed.
     pub(crate) fn beginning(&self) -> String {
         format!("{SEALED_PREFIX}{}:", self.first())
     }
 
-    /// Seals with the key of this id.
+    /// Seals a secret with the key that has this id.
     pub(crate) fn seal(&self, key: &str, secret: &Secret, owner: Owner<'_>) -> Result<String, Error> {
         let cipher = self.cipher(key).ok_or_else(|| self.missing(key))?;
         let nonce: [u8; NONCE_BYTES] = rand::random();
@@ -174,7 +175,7 @@ impl Keyring {
             .ok_or(NotOpened::Form)
     }
 
-    /// What to tell whoever needs a key that is not here.
+    /// Returns the error for a key that this process does not have.
     pub(crate) fn missing(&self, key: &str) -> Error {
         Error::SealingKeyMissing {
             key: key.to_owned(),
@@ -189,7 +190,7 @@ impl Keyring {
 }
 
 impl NotOpened {
-    /// What it means for the column of this endpoint.
+    /// Converts to the error for this column of this endpoint.
     pub(crate) fn of(self, keyring: &Keyring, id: &EndpointId, column: &'static str) -> Error {
         match self {
             Self::KeyMissing(key) => keyring.missing(&key),
@@ -203,7 +204,8 @@ impl NotOpened {
 }
 
 impl Owner<'_> {
-    /// The length keeps two different pairs from having one text.
+    /// Returns the associated data. It contains the length of the organization's id, so that two different
+    /// owners never have the same text.
     fn associated_data(self) -> Vec<u8> {
         let (organization, endpoint) = (self.organization.as_str(), self.endpoint.as_str());
         format!("{}:{organization}:{endpoint}", organization.len()).into_bytes()

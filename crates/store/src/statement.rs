@@ -1,4 +1,4 @@
-//! Statements and their arguments, before it is known which database's they are.
+//! Statements and their arguments, independent of the database that executes them.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -12,16 +12,17 @@ use crate::{
     database::{Dialect, on_connection},
 };
 
-/// How many rows one statement of an [`Insert`] writes: few sizes, so that every statement is prepared once.
-/// 64 rows of 16 columns stay far below the number of parameters that SQLite (32,766) and PostgreSQL (65,535)
-/// take.
+/// The numbers of rows that one statement of an [`Insert`] writes. There are only a few sizes, so that every
+/// statement is prepared once. 64 rows of 16 columns stay far below the maximum number of parameters of
+/// SQLite (32,766) and PostgreSQL (65,535).
 const CHUNK_ROWS: [usize; 3] = [64, 8, 1];
 
-/// The longest id that is stored whole, in bytes. A row of an index has several, and PostgreSQL takes 2,704
-/// bytes of them. What publishers send now is no longer; an older version let longer ones in.
+/// The length of the longest id that is stored unchanged, in bytes. A row of an index contains several ids,
+/// and PostgreSQL limits such a row to 2,704 bytes. Ids of newly published events are not longer; an older
+/// version accepted longer ones.
 pub(crate) const ID_BYTES_MAX: usize = webhook::ID_BYTES_MAX;
 
-/// A value on its way into a statement.
+/// The value of a parameter of a statement.
 #[derive(Clone)]
 pub(crate) enum Argument<'a> {
     Text(Option<Cow<'a, str>>),
@@ -30,24 +31,24 @@ pub(crate) enum Argument<'a> {
 }
 
 impl<'a> Argument<'a> {
-    /// A text from outside, which may hold what PostgreSQL's TEXT does not take: U+0000 becomes U+FFFD, on
-    /// both databases.
+    /// Returns the argument for an external text. PostgreSQL's TEXT does not accept U+0000; on both databases
+    /// it is replaced by U+FFFD.
     pub(crate) fn outside(text: &'a str) -> Self {
         Self::Text(Some(storable(text)))
     }
 
-    /// An id from outside, as it is stored: see [`stored_id`].
+    /// Returns the argument for an external id in its stored form; see [`stored_id`].
     pub(crate) fn id(id: &'a str) -> Self {
         Self::Text(Some(stored_id(id)))
     }
 
-    /// The same of a text that may be missing.
+    /// Returns the argument for an optional external text; see [`Argument::outside`].
     pub(crate) fn maybe_outside(text: Option<&'a str>) -> Self {
         Self::Text(text.map(storable))
     }
 }
 
-/// What is stored for a text from outside.
+/// Returns the stored form of an external text.
 pub(crate) fn storable(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         Cow::Owned(text.replace('\0', "\u{fffd}"))
@@ -56,11 +57,11 @@ pub(crate) fn storable(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What is stored for an id from outside: like any text, but one that is longer than [`ID_BYTES_MAX`] is
-/// shortened to its beginning and the first 128 bits of its SHA-256. Shortening again changes nothing, so a
-/// caller that has read the id finds its row.
+/// Returns the stored form of an external id. An id longer than [`ID_BYTES_MAX`] is shortened to its
+/// beginning and the first 128 bits of its SHA-256. Shortening a stored id does not change it, so a caller
+/// that has read the id finds its row.
 pub(crate) fn stored_id(id: &str) -> Cow<'_, str> {
-    /// `~` and 32 hexadecimal digits.
+    /// The length of `~` and 32 hexadecimal digits.
     const END_BYTES: usize = 33;
     let id = storable(id);
     if id.len() <= ID_BYTES_MAX {
@@ -71,7 +72,8 @@ pub(crate) fn stored_id(id: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{beginning}~{}", hex::encode(&digest[..16])))
 }
 
-/// The databases count up to 2^63 - 1. A later time is no honest one; it stays the latest.
+/// Converts to the databases' integers, which end at 2^63 - 1. A later time cannot be genuine; it becomes the
+/// latest time.
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -130,7 +132,7 @@ impl<'a> From<&'a [u8]> for Argument<'a> {
     }
 }
 
-/// Binds every one of `$arguments`, which are references, to `$query`.
+/// Binds all of `$arguments`, which are references, to `$query`.
 macro_rules! bind_all {
     ($query:expr, $arguments:expr) => {{
         let mut query = $query;
@@ -146,13 +148,13 @@ macro_rules! bind_all {
 }
 pub(crate) use bind_all;
 
-/// A statement that inserts rows of `N` columns, in the texts for every number of [`CHUNK_ROWS`].
+/// A statement that inserts rows of `N` columns, with one text for each size in [`CHUNK_ROWS`].
 pub(crate) struct Insert<const N: usize> {
     sizes: [(usize, Arc<str>); 3],
 }
 
 impl<const N: usize> Insert<N> {
-    /// `tail` is what follows the values.
+    /// Builds the statement; `tail` is the SQL after the values.
     pub(crate) fn new(table: &str, columns: [&str; N], tail: &str) -> Self {
         let text = |rows: usize| -> Arc<str> {
             let row = |row: usize| {
@@ -168,8 +170,8 @@ impl<const N: usize> Insert<N> {
         }
     }
 
-    /// The statement for as many of the first rows as one takes, these rows, and the others; `None` without
-    /// rows.
+    /// Returns the statement for the largest chunk that `rows` fill, the rows of this chunk, and the
+    /// remaining rows; `None` if `rows` is empty.
     #[allow(clippy::type_complexity, reason = "a name for it would say less")]
     pub(crate) fn next<'r, 'a>(
         &self,
@@ -185,7 +187,7 @@ impl<const N: usize> Insert<N> {
     }
 }
 
-/// Writes all of `$rows` with an [`Insert`]; steps of an [`on_connection!`].
+/// Writes all `$rows` with an [`Insert`]. For use inside [`on_connection!`].
 macro_rules! insert_all {
     ($tx:ident, $insert:expr, $rows:expr) => {{
         let mut rows = &$rows[..];
@@ -199,8 +201,8 @@ macro_rules! insert_all {
 }
 pub(crate) use insert_all;
 
-/// A statement that is put together from constant pieces and numbered arguments: no text from outside becomes
-/// a part of it.
+/// A statement that is assembled from constant pieces and numbered arguments. External text never becomes
+/// part of the SQL.
 pub(crate) struct Statement<'a> {
     sql: String,
     pub(crate) arguments: Vec<Argument<'a>>,
@@ -214,7 +216,7 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// With the arguments that `sql` names.
+    /// Returns the statement `sql` with the arguments of its placeholders.
     pub(crate) fn with(sql: &'static str, arguments: impl IntoIterator<Item = Argument<'a>>) -> Self {
         Self {
             sql: sql.to_owned(),
@@ -226,7 +228,7 @@ impl<'a> Statement<'a> {
         self.sql.push_str(sql);
     }
 
-    /// `sql`, and after it the next argument.
+    /// Appends `sql`, followed by a placeholder for `argument`.
     pub(crate) fn push_with(&mut self, sql: &'static str, argument: Argument<'a>) {
         self.arguments.push(argument);
         self.sql.push_str(sql);
@@ -234,7 +236,7 @@ impl<'a> Statement<'a> {
         self.sql.push_str(&self.arguments.len().to_string());
     }
 
-    /// `sql`, and after it the arguments in parentheses.
+    /// Appends `sql`, followed by placeholders for `arguments` in parentheses.
     pub(crate) fn push_list(&mut self, sql: &'static str, arguments: impl IntoIterator<Item = Argument<'a>>) {
         self.push(sql);
         for (index, argument) in arguments.into_iter().enumerate() {
@@ -243,29 +245,29 @@ impl<'a> Statement<'a> {
         self.push(")");
     }
 
-    /// With this table, or query made of numbers, for `{gaps}`.
+    /// Replaces `{gaps}` by this table, or by this query, which contains only numbers.
     pub(crate) fn with_gaps(mut self, gaps: &str) -> Self {
         self.sql = self.sql.replace("{gaps}", gaps);
         self
     }
 
-    /// With the database's clock for `{now}`.
+    /// Returns the SQL, with the expression for the database's clock in place of `{now}`.
     pub(crate) fn sql(&self, dialect: &Dialect) -> AssertSqlSafe<String> {
         timed(&self.sql, dialect)
     }
 }
 
-/// The statement with the database's clock for `{now}`.
+/// Returns `sql` with the expression for the database's clock in place of `{now}`.
 pub(crate) fn timed(sql: &str, dialect: &Dialect) -> AssertSqlSafe<String> {
     AssertSqlSafe(sql.replace("{now}", dialect.now_ms))
 }
 
-/// Which statements of the database's a transaction begins with.
+/// A function that selects the statements of a dialect that begin a transaction.
 pub(crate) type Preparation = fn(&Dialect) -> &'static [&'static str];
 
 pub(crate) const UNPREPARED: Preparation = |_| &[];
 
-/// Every row that a statement finds; steps of an [`on_connection!`].
+/// Evaluates to all rows that a statement returns. For use inside [`on_connection!`].
 macro_rules! fetch_all {
     ($connection:ident, $dialect:ident, $statement:expr, $read:expr) => {{
         let statement = &$statement;
@@ -291,7 +293,7 @@ macro_rules! fetch_on {
 }
 
 impl Store {
-    /// Every row that `statement` finds.
+    /// Returns all rows that `statement` selects.
     pub(crate) async fn fetch<T: Send + Unpin>(
         &self,
         operation: &Operation,
@@ -301,7 +303,8 @@ impl Store {
         fetch_on!(self, reader, operation, statement, read)
     }
 
-    /// As [`fetch`](Self::fetch), on a connection that is for questions about the journal.
+    /// Returns all rows that `statement` selects, like [`fetch`](Self::fetch), but uses a connection for
+    /// queries of the journal.
     pub(crate) async fn fetch_from_journal<T: Send + Unpin>(
         &self,
         operation: &Operation,
@@ -311,8 +314,8 @@ impl Store {
         fetch_on!(self, journal, operation, statement, read)
     }
 
-    /// Executes `statement` in a transaction of its own, which begins with what `preparation` picks, and
-    /// returns how many rows it wrote.
+    /// Executes `statement` in a transaction of its own, which begins with the statements that `preparation`
+    /// selects. Returns the number of rows written.
     pub(crate) async fn execute(
         &self,
         operation: &Operation,

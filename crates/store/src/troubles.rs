@@ -1,4 +1,4 @@
-//! The roles that run, with what each reports of itself.
+//! The running roles and their reports.
 
 use std::time::Duration;
 
@@ -8,40 +8,41 @@ use crate::{
     statement::{Argument, Statement, UNPREPARED},
 };
 
-/// A role that has announced itself, and has not said that it ended.
+/// A role that has announced itself and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningRole {
-    /// Random, made when the process started.
+    /// The name of the process: random, generated when the process started.
     pub process: String,
     /// `worker`, `recorder` or `api`.
     pub role: String,
-    /// Where it runs.
+    /// The host on which the role runs.
     pub host: String,
-    /// How long ago it announced itself, in milliseconds by the database's clock; negative if the clock of
-    /// its announcement is ahead. With SQLite that clock is each host's own.
+    /// The time since its last announcement, in milliseconds by the database's clock; negative if the clock
+    /// at the announcement was ahead. With SQLite that clock is each host's own.
     pub unseen_ms: i64,
-    /// What it reported of itself last.
+    /// The role's last report.
     pub report: RoleReport,
 }
 
-/// What a role reports of itself. A field is `None` while there is nothing to report.
+/// A report of a role about itself. A field is `None` while there is nothing to report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoleReport {
-    /// Why it cannot do its main job.
+    /// Why the role cannot do its main job.
     pub waits_for: Option<String>,
-    /// What it works without.
+    /// What the role currently works without.
     pub degraded: Option<String>,
-    /// What its process has noticed: a JSON array of objects with `kind`, `subject` and `detail`, all texts.
+    /// The problems that its process has noticed: a JSON array of objects with the text fields `kind`,
+    /// `subject` and `detail`.
     pub troubles: Option<String>,
 }
 
 impl RunningRole {
-    /// Returns whether it has announced itself within the last three seconds.
+    /// Returns whether the role has announced itself within the last three seconds.
     pub fn is_heard(&self) -> bool {
         self.unseen() <= ANNOUNCED_MAX
     }
 
-    /// Returns how long ago it announced itself; zero if the clock of its announcement is ahead.
+    /// Returns the time since the role's last announcement; zero if the clock at the announcement was ahead.
     pub fn unseen(&self) -> Duration {
         Duration::from_millis(self.unseen_ms.try_into().unwrap_or_default())
     }
@@ -68,11 +69,11 @@ fn read_running(row: &dyn Columns) -> Result<RunningRole, sqlx::Error> {
 }
 
 impl Store {
-    /// Stores what a role reports of itself. Returns false when it has not announced itself yet.
+    /// Stores a role's report about itself. Returns `false` if the role has not announced itself yet.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn report_role(&self, process: &str, role: &str, report: &RoleReport) -> Result<bool, Error> {
         let arguments = [
             process.into(),
@@ -86,12 +87,12 @@ impl Store {
         Ok(reported > 0)
     }
 
-    /// Returns the roles that announced themselves within this time and have not said that they ended, by
-    /// role and host; the first 1,000.
+    /// Returns the roles that announced themselves within this time and have not ended, ordered by role and
+    /// host; at most 1,000.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn running_roles(&self, within: Duration) -> Result<Vec<RunningRole>, Error> {
         let select = Statement::with(SELECT_RUNNING, [(within.as_millis() as u64).into()]);
         self.fetch(&Operation::ListRoles, select, read_running).await

@@ -1,8 +1,8 @@
-//! What the store promises, tried on SQLite and on PostgreSQL: every test runs on both, on a database of its
-//! own.
+//! Conformance tests of the store. Every test runs on SQLite and on PostgreSQL, each time on a database of
+//! its own.
 //!
-//! PostgreSQL's address is a superuser's URL in `MAGNETITE_TEST_POSTGRES_URL`; `tests/run.sh` starts a server
-//! and sets it.
+//! `MAGNETITE_TEST_POSTGRES_URL` is the URL of a PostgreSQL superuser; `tests/run.sh` starts a server and
+//! sets it.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Connecting: what is made, what is refused, and that no password is shown.
+//! Connecting: what is created, what is refused, and that no password is shown.
 
 use std::{error::Error as _, net::TcpListener, os::unix::fs::PermissionsExt as _};
 
@@ -41,7 +41,7 @@ async fn sqlite_makes_its_file_and_directories_for_the_owner_alone() {
     );
 }
 
-/// They all want to switch the new file to the write-ahead log, which SQLite does not let them wait for.
+/// All stores try to switch the new file to the write-ahead log. SQLite does not wait for that lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_may_connect_to_a_new_sqlite_file_at_once() {
     for _ in 0..40 {
@@ -108,7 +108,7 @@ async fn a_port_where_nobody_listens_is_unavailable_and_the_password_stays_hidde
     assert!(!text.contains("hunter2"), "{text}");
 }
 
-/// With a paused clock, which jumps to the timeout as soon as nothing else is left to do.
+/// The clock is paused. It advances to the timeout as soon as all tasks are idle.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_never_answers_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

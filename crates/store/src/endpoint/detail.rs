@@ -1,5 +1,5 @@
-//! What the log of changes says of an endpoint that was written. Never a secret, and of its URL the host
-//! alone.
+//! The details that the log of changes stores about a write of an endpoint. They never contain a secret, and
+//! of a URL only the host.
 
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -7,7 +7,7 @@ use url::Url;
 use super::row::Row;
 use crate::ChangeKind;
 
-/// What of a row may be told, and the URL to compare.
+/// The fields of a row that the log may contain, and the URL for comparison.
 struct Told<'a> {
     host: Option<String>,
     url: Option<&'a str>,
@@ -39,7 +39,7 @@ fn host(url: &str) -> Option<String> {
     Url::parse(url).ok()?.host_str().map(str::to_owned)
 }
 
-/// One JSON object: what is different after a write of this kind.
+/// Returns the differences that a write of this kind made, as one JSON object.
 pub(super) fn detail(kind: ChangeKind, before: Option<&Row>, after: &Row) -> Value {
     let after = Told::of(after);
     let Some(before) = before.map(Told::of) else {
@@ -57,7 +57,8 @@ pub(super) fn detail(kind: ChangeKind, before: Option<&Row>, after: &Row) -> Val
     }
 }
 
-/// The fields that differ. Of two URLs with one host only that they do.
+/// Returns the fields that differ. If two URLs differ but have the same host, the result only says that the
+/// URL has changed.
 fn updated(before: &Told<'_>, after: &Told<'_>) -> Value {
     let mut changed = Map::new();
     if before.url != after.url {

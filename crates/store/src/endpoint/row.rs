@@ -1,4 +1,4 @@
-//! A row of the table `endpoints`, and how it becomes an endpoint.
+//! A row of the table `endpoints`, and how it is decoded into an endpoint.
 
 use webhook::{
     BadSubscription, Disabled, Endpoint, EndpointId, OrganizationId, PreviousSecret, ProjectId,
@@ -10,7 +10,7 @@ use crate::{
     sealing::{Keyring, Owner},
 };
 
-/// Column lists in the order of [`Row`].
+/// The column list in the order of [`Row`].
 macro_rules! columns {
     () => {
         "id, organization_id, project_id, url, subscription, secret, disabled_reason, disabled_at_ms, deleted_at_ms, \
@@ -37,40 +37,42 @@ pub(crate) type Row = (
     Option<i64>,
 );
 
-/// What becomes of a row that was written.
+/// A function that decodes a row that was written.
 pub(crate) type Decode<T> = fn(Row, &Keyring) -> Result<T, Error>;
 
-/// Whether the row is what is left of a deleted endpoint.
+/// Returns whether the row belongs to a deleted endpoint.
 pub(crate) fn is_deleted(row: &Row) -> bool {
     row.8.is_some()
 }
 
-/// The id of a row that may not be decodable.
+/// Returns the id of a row that may not be decodable.
 pub(crate) fn id_of(row: Row) -> EndpointId {
     EndpointId::new(row.0)
 }
 
-/// The version of a row that may not be decodable.
+/// Returns the version of a row that may not be decodable.
 pub(crate) fn version_of(row: &Row) -> i64 {
     row.9
 }
 
-/// Whose row it is.
+/// Returns the organization that owns the endpoint.
 pub(super) fn organization_of(row: &Row) -> OrganizationId {
     OrganizationId::new(row.1.as_str())
 }
 
-/// Why it is disabled, if it is; possibly a reason that is not known here.
+/// Returns why the endpoint is disabled, or `None` if it is enabled. The reason may be unknown to this
+/// version.
 pub(super) fn disabled_reason_of(row: &Row) -> Option<&str> {
     row.6.as_deref()
 }
 
-/// Until when the secret before the last rotation is valid.
+/// Returns when the secret from before the last rotation expires, in Unix milliseconds; `None` if there is
+/// none.
 pub(super) fn previous_until_ms_of(row: &Row) -> Option<i64> {
     row.13
 }
 
-/// Reads a row that is not of a deleted endpoint.
+/// Decodes a row that does not belong to a deleted endpoint.
 pub(crate) fn decode(row: Row, keyring: &Keyring) -> Result<Endpoint, Error> {
     let (
         id,

@@ -1,5 +1,5 @@
-//! The one way in which endpoints are written: one statement, in one transaction that advances the registry
-//! first, looks at what it writes over, and tells what it did.
+//! The single code path that writes endpoints. A write is one statement in one transaction, which first
+//! advances the registry, checks the existing row, and logs the change.
 
 use signature::Secret;
 use sqlx::Connection as _;
@@ -22,12 +22,12 @@ use crate::{
     statement::{Argument, bind_all},
 };
 
-/// First in every write: the lock that puts writers in a row, and the numbers that this write and the log's
-/// row get.
+/// Advances the registry; the first statement of every write. It takes the lock that serializes writers and
+/// returns the numbers of this write and of its row in the log.
 const ADVANCE_REGISTRY: &str = "UPDATE registry SET version = version + 1, endpoint_count = endpoint_count + $1, \
     change_count = change_count + 1 WHERE id = 1 RETURNING version, endpoint_count, change_count";
 
-/// The endpoints that an organization has.
+/// Counts the endpoints of an organization.
 const COUNT_EXISTING: &str =
     "SELECT COUNT(*) FROM endpoints WHERE organization_id = $1 AND deleted_at_ms IS NULL";
 
@@ -66,7 +66,7 @@ pub(super) const DELETE: &str = concat!(
     columns!()
 );
 
-/// `$4` is until when the old secret is valid, 0 when it is not any more.
+/// Replaces the secret. `$4` is when the old secret expires, or 0 if it becomes invalid at once.
 pub(super) const ROTATE_SECRET: &str = concat!(
     "UPDATE endpoints SET version = $1, updated_at_ms = $3, secret = $5, \
      previous_secret = CASE WHEN $4 > 0 THEN secret END, previous_until_ms = CASE WHEN $4 > 0 THEN $4 END \
@@ -79,21 +79,22 @@ pub(super) struct Write<'a> {
     pub(super) id: &'a EndpointId,
     pub(super) now_ms: i64,
     pub(super) step: Step<'a>,
-    /// Writes it. `$1` is the new version, `$2` the id, `$3` the time.
+    /// The statement that writes the endpoint. `$1` is the new version, `$2` the id, `$3` the time.
     pub(super) sql: &'static str,
-    /// From `$4` on.
+    /// The arguments from `$4` on.
     pub(super) arguments: Vec<Argument<'a>>,
 }
 
-/// What happens to the endpoint.
+/// The operation on the endpoint.
 #[derive(Clone, Copy)]
 pub(super) enum Step<'a> {
     Create(&'a OrganizationId, &'a Secret),
     Update,
     Enable,
-    /// The platform is told, unless it is disabled already, for the same reason.
+    /// Disables the endpoint. Also stores an operational event, unless the endpoint is already disabled for
+    /// the same reason.
     Disable(DisabledReason),
-    /// The old secret may stay valid, but not while an earlier one is.
+    /// Replaces the secret. The old secret may stay valid, but not while an earlier one is still valid.
     Rotate {
         secret: &'a Secret,
         overlaps: bool,
@@ -113,16 +114,16 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// What becomes of the endpoint's history.
+    /// Returns the statement that updates the endpoint's history, if any.
     fn history(self) -> Option<&'static str> {
         match self {
             Self::Create(..) | Self::Update | Self::Enable | Self::Disable(_) => Some(history::REMEMBER),
-            // The history stays as long as the endpoint's row does.
+            // The history stays as long as the endpoint's row.
             Self::Delete | Self::Rotate { .. } => None,
         }
     }
 
-    /// By how many endpoints there are more afterwards.
+    /// Returns by how much the number of endpoints changes.
     fn growth(self) -> i64 {
         match self {
             Self::Create(..) => 1,
@@ -131,7 +132,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Sealed, it becomes the last argument.
+    /// Returns the secret that, once sealed, becomes the last argument.
     fn secret(self) -> Option<&'a Secret> {
         match self {
             Self::Create(_, secret) | Self::Rotate { secret, .. } => Some(secret),
@@ -141,7 +142,7 @@ impl<'a> Step<'a> {
 }
 
 impl Write<'_> {
-    /// Whether this may be written over what is there, for a writer that expects this version of it.
+    /// Checks whether this write may replace the existing row, for a writer that expects this version.
     fn admit(&self, found: Option<&Row>, expected: Option<i64>) -> Result<(), Error> {
         let id = || self.id.clone();
         let found = match (self.step, found) {
@@ -163,7 +164,7 @@ impl Write<'_> {
         }
     }
 
-    /// Whose it is.
+    /// Returns the organization that owns the endpoint.
     fn organization(&self, found: Option<&Row>) -> OrganizationId {
         match (self.step, found) {
             (Step::Create(organization, _), _) => organization.clone(),
@@ -171,7 +172,7 @@ impl Write<'_> {
         }
     }
 
-    /// The arguments of [`ANNOUNCE_DISABLED`], when the platform is to be told.
+    /// Returns the arguments of [`ANNOUNCE_DISABLED`] if an operational event is to be stored.
     fn announcement<'b>(
         &'b self,
         found: Option<&Row>,
@@ -250,8 +251,8 @@ macro_rules! write_row {
 }
 
 impl Store {
-    /// The one way in which endpoints are written. What is refused, or cannot be decoded afterwards, is not
-    /// committed.
+    /// Writes an endpoint; all writes use this function. A write that is refused, or whose result cannot be
+    /// decoded, is not committed.
     pub(super) async fn write<T>(
         &self,
         operation: &Operation,

@@ -1,12 +1,12 @@
-//! Which of the databases' errors go away by themselves, and which of them say what is in the way.
+//! Classification of database errors: transient errors, a full disk, and errors that show a pooler.
 
-/// Whether the same statement may succeed later.
+/// Returns whether the same statement may succeed later.
 pub(super) fn is_transient(error: &sqlx::Error) -> bool {
     use sqlx::{Error as E, migrate::MigrateError};
 
     match error {
         E::Io(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed
-        // Of a transaction that sqlx believes is still open; the next connection has none.
+        // sqlx believes that a transaction is still open on this connection. A new connection has none.
         | E::InvalidSavePointStatement | E::BeginFailed => true,
         E::Database(database) => match sqlite_code(error) {
             Some(code) => is_transient_sqlite(code),
@@ -20,11 +20,11 @@ pub(super) fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the database's disk is full.
+/// Returns whether the database's disk is full.
 pub(super) fn is_full(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => match sqlite_code(error) {
-            // SQLITE_FULL, and SQLITE_IOERR_WRITE of a disk quota.
+            // SQLITE_FULL, and SQLITE_IOERR_WRITE, which a disk quota causes.
             Some(code) => code & 0xff == 13 || code == 778,
             None => database.code().as_deref() == Some("53100"),
         },
@@ -32,8 +32,8 @@ pub(super) fn is_full(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a prepared statement is there before this connection has prepared it, or is missing although it
-/// has: the connection is shared.
+/// Returns whether the connection is shared with other clients: a prepared statement exists before this
+/// connection has prepared it, or is missing although this connection has prepared it.
 pub(super) fn is_foreign_statement(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => matches!(database.code().as_deref(), Some("42P05" | "26000")),
@@ -41,7 +41,7 @@ pub(super) fn is_foreign_statement(error: &sqlx::Error) -> bool {
     }
 }
 
-/// The extended result code of an error that is SQLite's.
+/// Returns SQLite's extended result code, or `None` if the error is not SQLite's.
 pub(super) fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
     let error = error.as_database_error()?;
     error.try_downcast_ref::<sqlx::sqlite::SqliteError>()?;
@@ -53,13 +53,15 @@ pub(super) fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
     )
 }
 
-/// Whether SQLite's extended result code is one that goes away: busy, locked, out of memory, interrupted, I/O
-/// error, disk full, cannot open (also when out of file descriptors), locking protocol. Source: <https://www.sqlite.org/rescode.html>.
+/// Returns whether SQLite's extended result code is transient: busy, locked, out of memory, interrupted, I/O
+/// error, disk full, cannot open (also when out of file descriptors), locking protocol. Source:
+/// <https://www.sqlite.org/rescode.html>.
 pub(super) fn is_transient_sqlite(extended_code: i32) -> bool {
     matches!(extended_code & 0xff, 5 | 6 | 7 | 9 | 10 | 13 | 14 | 15)
 }
 
-/// Whether an SQLSTATE is one that goes away. Source: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+/// Returns whether an SQLSTATE is transient. Source:
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 fn is_transient_postgres(sqlstate: &str) -> bool {
     // Connection exceptions, insufficient resources, system errors outside of PostgreSQL.
     let class = ["08", "53", "58"].iter().any(|class| sqlstate.starts_with(class));
@@ -68,9 +70,10 @@ fn is_transient_postgres(sqlstate: &str) -> bool {
             sqlstate,
             // Serialization failure, deadlock, lock timeout.
             "40001" | "40P01" | "55P03"
-            // Statement timeout or cancel; shutdown by hand, by crash, while starting; idle session.
+            // Statement timeout or cancel; shutdown by an administrator, after a crash, during startup; idle
+            // session.
             | "57014" | "57P01" | "57P02" | "57P03" | "57P05"
-            // Idle in a transaction; a server that became a replica.
+            // Idle in a transaction; the server became a replica.
             | "25P03" | "25006"
         )
 }
@@ -94,7 +97,8 @@ mod tests {
         ] {
             assert!(is_transient_postgres(state), "{state}");
         }
-        // Unique, no such table, wrong password, no such database, permission, none at all.
+        // Unique violation, no such table, wrong password, no such database, permission denied, no code at
+        // all.
         for state in ["23505", "42P01", "28P01", "3D000", "42501", ""] {
             assert!(!is_transient_postgres(state), "{state}");
         }

@@ -1,19 +1,20 @@
-//! What recorders could not store as what it is, and keep among the rejected messages.
+//! Batches of the journal and dead letters that recorders could not store as records, and keep among the
+//! rejected messages.
 
 use crate::{columns::Columns, statement::Statement};
 
-/// The reason of what the database refused: each message has one record of the journal, or is one dead
-/// letter.
+/// The reason for records that the database refused. Each such message contains one record of the journal, or
+/// is one dead letter.
 const UNRECORDABLE: &str = "unrecordable";
 
-/// Batches of the journal, or dead letters, that were set aside for one reason and not redriven yet.
+/// Batches of the journal, or dead letters, that were set aside for one reason and have not been redriven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetAside {
     /// `journal` or `dead`.
     pub source: String,
-    /// Why, in one word.
+    /// The reason in one word.
     pub reason: String,
-    /// How many messages.
+    /// The number of messages.
     pub messages: u64,
     /// When the first of them was set aside, in Unix milliseconds.
     pub from_ms: u64,
@@ -22,7 +23,7 @@ pub struct SetAside {
 }
 
 impl SetAside {
-    /// How many records or dead letters are in them; `None` when no recorder could read them.
+    /// Returns the number of records or dead letters in the messages; `None` if no recorder could read them.
     pub fn records(&self) -> Option<u64> {
         (self.reason == UNRECORDABLE || self.source == "dead").then_some(self.messages)
     }
@@ -36,8 +37,8 @@ pub(super) fn select(since_ms: u64, until_ms: u64) -> Statement<'static> {
     Statement::with(SELECT, [since_ms.into(), until_ms.into()])
 }
 
-/// When something was set aside, by tens of minutes, so that what lies between two such times is not
-/// explained by them.
+/// Selects when messages were set aside, grouped by ten minutes, so that these periods do not explain what is
+/// missing between them.
 const SELECT_SPANS: &str = "SELECT MIN(rejected_ms) AS from_ms, MAX(rejected_ms) AS until_ms FROM rejected \
     WHERE rejected_ms >= $1 AND rejected_ms < $2 AND redriven_ms IS NULL AND source IN ('journal', 'dead') \
     GROUP BY rejected_ms / 600000 ORDER BY from_ms LIMIT 10000";

@@ -1,4 +1,4 @@
-//! The attempts of a delivery.
+//! Queries for the attempts of a delivery.
 
 use bytes::Bytes;
 use webhook::{AttemptId, DeliveryId, EndpointId};
@@ -9,38 +9,38 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// One request, as it was recorded. Words are those of the record; a newer version may have written more of
-/// them.
+/// One request, as it was recorded. The words in text fields are stored as recorded; a newer version may have
+/// recorded words that this version does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptRow {
-    /// Its id.
+    /// The attempt's id.
     pub id: AttemptId,
-    /// Of which delivery.
+    /// The delivery that the attempt belongs to.
     pub delivery_id: DeliveryId,
-    /// Where to.
+    /// The endpoint that the request was sent to.
     pub endpoint_id: EndpointId,
-    /// 1-based, within the run.
+    /// The attempt's number within the run, 1-based.
     pub number: u32,
-    /// When it began, in Unix milliseconds.
+    /// When the attempt began, in Unix milliseconds.
     pub began_ms: u64,
-    /// How long it took, in milliseconds.
+    /// How long the attempt took, in milliseconds.
     pub duration_ms: u64,
-    /// The HTTP status, if there was a response.
+    /// The HTTP status; `None` if there was no response.
     pub status: Option<u16>,
-    /// How far it came, if there was no response: `resolve`, `connect`, `tls`, `send`, `response`; else
-    /// empty.
+    /// The phase in which the attempt failed without a response: `resolve`, `connect`, `tls`, `send`,
+    /// `response`; otherwise empty.
     pub phase: String,
-    /// What went wrong, if there was no response, such as `connection_refused`; else empty.
+    /// The kind of failure if there was no response, such as `connection_refused`; otherwise empty.
     pub failure: String,
     /// The failure in words; empty after a 2xx.
     pub error: String,
     /// The beginning of the response's body.
     pub response: Bytes,
-    /// What followed: `delivered`, `retry`, `deferred`, `dead` or `cancelled`.
+    /// The outcome: `delivered`, `retry`, `deferred`, `dead` or `cancelled`.
     pub outcome: String,
-    /// When the next attempt was due, in Unix milliseconds, if there was to be one.
+    /// When the next attempt was due, in Unix milliseconds; `None` if there was to be none.
     pub next_ms: Option<u64>,
-    /// Why it was dead, cancelled or deferred; else empty.
+    /// Why the delivery became dead, cancelled or deferred; otherwise empty.
     pub reason: String,
 }
 
@@ -48,12 +48,12 @@ const SELECT_OF_DELIVERY: &str = "SELECT id, delivery_id, endpoint_id, number, b
      next_ms, reason FROM attempts WHERE delivery_id = $1 ORDER BY began_ms, id";
 
 impl Store {
-    /// Every recorded attempt of a delivery, in the order in which they began. One number can stand twice: a
-    /// worker that died after an attempt has left it to be made again.
+    /// Returns all recorded attempts of a delivery, in the order in which they began. A number can occur
+    /// twice: if a worker dies after an attempt, the attempt is made again under the same number.
     ///
     /// # Errors
     ///
-    /// Only the database's, and that a row cannot be read.
+    /// Returns an error if the database operation fails or a row cannot be read.
     pub async fn attempts(&self, delivery: &DeliveryId) -> Result<Vec<AttemptRow>, Error> {
         let select = Statement::with(SELECT_OF_DELIVERY, [Argument::id(delivery.as_str())]);
         self.fetch_from_journal(&Operation::ReadDelivery(delivery.clone()), select, read)

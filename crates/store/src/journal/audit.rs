@@ -1,5 +1,5 @@
-//! Whether the books balance: every match has its delivery, every delivery its attempts, and none is pending
-//! for too long.
+//! The audit of the journal: whether every match has its delivery, every delivery its attempts, and no
+//! delivery has been pending for too long.
 
 mod rows;
 mod statements;
@@ -28,135 +28,136 @@ use rows::{
 use statements::{COUNT_DELIVERIES, COUNT_EVENTS, COUNT_ROLES, COUNT_SUSPECTS, OLDEST_PENDING};
 use window::Window;
 
-/// How many of each kind of finding are listed; all are counted.
+/// The maximum number of findings of each kind that are listed. All of them are counted.
 pub const FINDINGS_MAX: u32 = 1_000;
 
-/// How many gaps are read. Each of them stands for a time when the broker took nothing: more would be no
-/// journal.
+/// The maximum number of gaps that are read. Each gap is a period in which the broker accepted no records, so
+/// a journal with more gaps would be useless.
 const GAPS_MAX: u32 = 10_000;
 
-/// What counts as late, and as missing.
+/// The limits from which an audit decides what is late and what is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditLimits {
-    /// Now, in Unix milliseconds.
+    /// The current time, in Unix milliseconds.
     pub now_ms: u64,
-    /// How long a worker may have a due delivery in hand, in milliseconds: an attempt, and the waiting
+    /// How long a worker may hold a delivery that is due, in milliseconds: one attempt, and the waiting
     /// before and after it.
     pub in_hand_ms: u64,
-    /// How long a delivery may be pending, in milliseconds: its schedule, and the deferrals.
+    /// How long a delivery may be pending, in milliseconds: its retry schedule and the deferrals.
     pub late_ms: u64,
-    /// How many batches of each worker have to be here by now, if none is lost: what [`Store::batches_made`]
-    /// said before all that the journal's queue held was recorded.
+    /// The number of batches of each worker that must be recorded by now if none is lost: the result of
+    /// [`Store::batches_made`], read before everything in the journal's queue was recorded.
     pub batches_due: BTreeMap<String, u64>,
 }
 
-/// What the journal says about a window of time.
+/// The result of an audit of a window of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
-    /// How many events were received in it.
+    /// The number of events received in the window.
     pub events: u64,
-    /// How many endpoints they matched, in all.
+    /// The total number of endpoints that these events matched.
     pub matched: u64,
-    /// The deliveries that came with these events.
+    /// The deliveries that came with these events, by state.
     pub first_runs: StateCounts,
-    /// The deliveries created in it that somebody asked for.
+    /// The requested deliveries that were created in the window, by state.
     pub resends: StateCounts,
-    /// Events whose deliveries are not as many as they matched.
+    /// Events whose number of deliveries differs from the number of endpoints that they matched.
     pub unbalanced: Findings<Unbalanced>,
-    /// Deliveries of which attempts are missing.
+    /// Deliveries with missing attempts.
     pub unrecorded: Findings<Unrecorded>,
-    /// Rows that were added in the window, and are not there.
+    /// Rows that were added in the window but no longer exist.
     pub vanished: Vanished,
-    /// Deliveries of the window that are pending for too long. A run that was requested and not yet sent is
-    /// not.
+    /// Deliveries of the window that have been pending for too long. A requested run that has not been sent
+    /// yet does not count.
     pub late: Findings<Late>,
-    /// How many deliveries of all times must stand in a queue: they are pending, and not about to be
-    /// attempted.
+    /// The number of deliveries of all times that must be in a queue, because they are pending and not about
+    /// to be attempted.
     pub pending_settled: u64,
-    /// How many of them may have ended, in a gap: their next attempt was due before one had passed, and the
-    /// gaps have as many records.
+    /// The number of those that may have ended without a record: a gap overlaps the time from their creation
+    /// until [`late_ms`](AuditLimits::late_ms) after their next attempt was due. At most the number of
+    /// records in the gaps, if that is known.
     pub pending_in_gaps: u64,
-    /// How many others were due lately, or are about to be: a queue has them, or a worker. None of them may
-    /// have ended in a gap.
+    /// The number of other pending deliveries, which were due recently or are about to be: they are in a
+    /// queue or held by a worker. None of them may have ended in a gap.
     pub pending_in_hand: u64,
-    /// When the last of those was due, in Unix milliseconds; 0 when there is none.
+    /// When the last of those was due, in Unix milliseconds; 0 if there is none.
     pub in_hand_until_ms: u64,
-    /// How many deliveries the workers say that they have in hand.
+    /// The number of deliveries that the workers have announced as held.
     pub held_by_workers: u64,
-    /// How many recorders were heard of within [`ANNOUNCED_MAX`](crate::ANNOUNCED_MAX).
+    /// The number of recorders that announced themselves within [`ANNOUNCED_MAX`](crate::ANNOUNCED_MAX).
     pub recorders_heard: u64,
-    /// How many requested runs of all times were not sent yet.
+    /// The number of requested runs of all times that have not been sent yet.
     pub unsent: u64,
-    /// Where workers dropped records, overlapping the window; by time.
+    /// Periods in which workers dropped records, overlapping the window; ordered by time.
     pub gaps: Vec<Gap>,
-    /// Where records are lost and no gap says so, overlapping the window; by time.
+    /// Periods in which records are lost although no gap names them, overlapping the window; ordered by time.
     pub lost: Vec<Lost>,
-    /// What recorders could not store in the window.
+    /// Messages that recorders could not store in the window.
     pub set_aside: Vec<SetAside>,
 }
 
-/// What an audit found.
+/// The findings of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Findings<T> {
-    /// How many there are.
+    /// The number of findings.
     pub total: u64,
-    /// How many of them a gap explains: no more than there were records in all gaps, as far as that is
+    /// The number of findings that gaps explain. It is at most the number of records in all gaps, if that is
     /// known.
     pub in_gaps: u64,
-    /// The earliest at most [`FINDINGS_MAX`] of them.
+    /// The earliest findings, at most [`FINDINGS_MAX`].
     pub items: Vec<T>,
 }
 
-/// An event whose deliveries are not as many as it matched.
+/// An event whose number of deliveries differs from the number of endpoints that it matched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unbalanced {
-    /// Whose event it is.
+    /// The organization that the event belongs to.
     pub organization_id: OrganizationId,
-    /// Which one.
+    /// The event's id.
     pub event_id: EventId,
-    /// When it was received, in Unix milliseconds; when the event is missing, when its first delivery was
-    /// created.
+    /// When the event was received, in Unix milliseconds. If the event is missing, when its first delivery
+    /// was created.
     pub received_ms: u64,
-    /// How many endpoints it matched; `None` when the event itself is missing.
+    /// The number of endpoints that the event matched; `None` if the event itself is missing.
     pub matched: Option<u64>,
-    /// How many deliveries of run 0 there are.
+    /// The number of its deliveries with run 0.
     pub deliveries: u64,
 }
 
-/// A delivery of which attempts are missing.
+/// A delivery with missing attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unrecorded {
-    /// Which one.
+    /// The delivery's id.
     pub delivery_id: DeliveryId,
-    /// Where to.
+    /// The endpoint's id.
     pub endpoint_id: EndpointId,
-    /// When it was created, in Unix milliseconds.
+    /// When the delivery was created, in Unix milliseconds.
     pub created_ms: u64,
-    /// How many attempts it had.
+    /// The number of attempts that were made.
     pub attempts: u64,
-    /// How many of them are recorded.
+    /// The number of these attempts that are recorded.
     pub recorded: u64,
 }
 
-/// A delivery that is pending for too long.
+/// A delivery that has been pending for too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Late {
-    /// Which one.
+    /// The delivery's id.
     pub delivery_id: DeliveryId,
-    /// Whose event it is.
+    /// The organization that the event belongs to.
     pub organization_id: OrganizationId,
-    /// What is delivered.
+    /// The event's id.
     pub event_id: EventId,
-    /// Where to.
+    /// The endpoint's id.
     pub endpoint_id: EndpointId,
-    /// When it was created, in Unix milliseconds.
+    /// When the delivery was created, in Unix milliseconds.
     pub created_ms: u64,
     /// When its next attempt was due, in Unix milliseconds.
     pub next_ms: u64,
 }
 
-/// Evaluates to from when until when records are missing that no gap names, since a time, and to those that
-/// are lost; steps of an [`on_connection!`].
+/// Evaluates to the periods since a time in which records are missing that no gap names, and to the lost
+/// records. For use inside [`on_connection!`].
 macro_rules! explained_ms {
     ($tx:ident, $dialect:ident, $window:ident, $since_ms:expr) => {{
         let since_ms: u64 = $since_ms;
@@ -170,8 +171,9 @@ macro_rules! explained_ms {
     }};
 }
 
-/// Evaluates to how many records the gaps and set-aside batches have in all that may explain what was
-/// recorded since a time, if none is lost whose number is unknown; steps of an [`on_connection!`].
+/// Evaluates to the number of records in all gaps and set-aside batches that may explain what was recorded
+/// since a time; `None` if the number is unknown, for example because records are lost. For use inside
+/// [`on_connection!`].
 macro_rules! records_since {
     ($tx:ident, $dialect:ident, $window:ident, $since_ms:expr, $lost:expr) => {{
         let (since_ms, until_ms) = $window.explained_by($since_ms);
@@ -181,7 +183,8 @@ macro_rules! records_since {
     }};
 }
 
-/// Begins a transaction whose reads all see one moment, and evaluates to it; steps of an [`on_connection!`].
+/// Begins a transaction whose reads all use the same snapshot, and evaluates to it. For use inside
+/// [`on_connection!`].
 macro_rules! begin {
     ($connection:ident, $dialect:ident) => {{
         let mut tx = $connection.begin_with($dialect.begin_snapshot).await?;
@@ -219,7 +222,8 @@ macro_rules! count {
 }
 
 /// Counts the pending deliveries, and evaluates to how many records may be missing; steps of an
-/// [`on_connection!`]. Pending deliveries are of all times, and so is what explains that they may have ended.
+/// [`on_connection!`]. Pending deliveries of all times are counted, so all gaps since the oldest of them may
+/// explain that some have ended.
 macro_rules! count_pending {
     ($tx:ident, $dialect:ident, $window:ident, $audit:ident, $gaps:ident) => {{
         let oldest = fetch_all!($tx, $dialect, Statement::new(OLDEST_PENDING), read_oldest);
@@ -245,20 +249,20 @@ macro_rules! count_pending {
 }
 
 impl Store {
-    /// Balances what was recorded of the events received, and of the deliveries created, from the minute of
-    /// `since_ms` until the end of the one of `until_ms`, as of one moment, and looks for missing
-    /// attempts, as of another one at about the same time. Deliveries belong to their events, whatever
-    /// the clock says by which they were created.
+    /// Audits the events that were received and the deliveries that were created from `since_ms` until before
+    /// `until_ms`. The window is extended to whole minutes on both sides. The counts come from one snapshot,
+    /// and the missing attempts from another one at about the same time. Deliveries are attributed to their
+    /// events, whatever the clock says by which they were created.
     ///
-    /// What it does not see: an event of which no record at all arrived, and that is in no gap; records that
-    /// a worker dropped while it reached no database, if it died before it could record one again.
+    /// The audit does not see an event of which no record arrived and that is in no gap, nor records that a
+    /// worker dropped while it could not reach the database, if it died before it could record again.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn audit(&self, since_ms: u64, until_ms: u64, limits: AuditLimits) -> Result<Audit, Error> {
         let window = Window::new(since_ms, until_ms, limits);
-        // Half of the work each, on connections of their own.
+        // The two queries run concurrently on connections of their own; each is about half of the work.
         let books = self.books(&window);
         let ((mut audit, records), attempts) = tokio::try_join!(books, self.missing_attempts(&window))?;
         (audit.unrecorded, audit.vanished.attempts) = attempts;
@@ -266,7 +270,7 @@ impl Store {
         Ok(audit)
     }
 
-    /// Returns the audit without the missing attempts, and how many records may be missing.
+    /// Returns the audit without the missing attempts, and the number of records that may be missing.
     async fn books(&self, window: &Window) -> Result<(Audit, MissingRecords), Error> {
         on_connection!(
             &self.database,
@@ -301,13 +305,13 @@ impl Store {
                 for (recorders, in_hand) in fetch_all!(tx, dialect, heard, read_roles) {
                     (audit.recorders_heard, audit.held_by_workers) = (recorders, in_hand);
                 }
-                // Comparing each event with its deliveries takes longest, and is of no use when the sums
-                // agree.
+                // Comparing each event with its deliveries is the most expensive step. It is skipped if the
+                // sums agree.
                 let unbalanced = if marks[0] == marks[1] && audit.matched == audit.first_runs.total() {
                     Vec::new()
                 } else {
-                    // The sums were those of all that was created in the window, which by another clock may
-                    // be another event's.
+                    // The sums were those of everything created in the window. With another host's clock some
+                    // of these deliveries may belong to events outside the window.
                     audit.first_runs = StateCounts::default();
                     for (state, count) in fetch_all!(tx, dialect, window.deliveries_of_events(), read_count) {
                         *audit.first_runs.of(state) = count;
@@ -324,7 +328,7 @@ impl Store {
         )
     }
 
-    /// The deliveries of which attempts are missing, and how many attempts vanished.
+    /// Returns the deliveries with missing attempts, and the number of attempts that vanished.
     async fn missing_attempts(&self, window: &Window) -> Result<(Findings<Unrecorded>, u64), Error> {
         on_connection!(
             &self.database,
@@ -336,8 +340,8 @@ impl Store {
                 let first = fetch_all!(tx, dialect, Statement::new(totals::FIRST), totals::read_first);
                 let first_ms = first.into_iter().flatten().next();
                 let [before, since] = window.attempts(first_ms);
-                // Comparing each delivery with its attempts takes longest, and is of no use when all that
-                // were ever recorded are there.
+                // Comparing each delivery with its attempts is the most expensive step. It is skipped if all
+                // attempts that were ever recorded still exist.
                 let agree = fetch_all!(tx, dialect, window.of(COUNT_SUSPECTS), read_suspects) == [0]
                     && fetch_all!(tx, dialect, before.found(), totals::read_attempts) == [0]
                     && fetch_all!(tx, dialect, since.found(), totals::read_attempts)
@@ -371,7 +375,8 @@ impl Audit {
         self.in_hand_until_ms = pending.in_hand_until_ms;
     }
 
-    /// Bounds the findings of each kind that gaps explain: each record is about one event, or one delivery.
+    /// Limits how many findings of each kind are explained by gaps: each record is about one event or one
+    /// delivery.
     fn explain_at_most(&mut self, records: MissingRecords) {
         for (in_gaps, max) in [
             (&mut self.unbalanced.in_gaps, records.of_window),
@@ -384,16 +389,16 @@ impl Audit {
     }
 }
 
-/// How many records may be missing from the journal, at most. `None` where that is not known.
+/// The maximum numbers of records that may be missing from the journal; `None` if unknown.
 #[derive(Clone, Copy)]
 struct MissingRecords {
-    /// Of gaps that may explain what is found in the window.
+    /// In gaps that may explain findings in the window.
     of_window: Option<u64>,
-    /// Of gaps that may explain why a delivery of any time is pending.
+    /// In gaps that may explain why a delivery of any time is pending.
     of_all_times: Option<u64>,
 }
 
-/// Returns how many records these gaps and batches have in all; `None` if one of them does not say.
+/// Returns the number of records in these gaps and batches; `None` if the number is unknown for one of them.
 fn records_of(gaps: &[Gap], set_aside: &[SetAside]) -> Option<u64> {
     let are_all = gaps.len() < GAPS_MAX as usize;
     let of_gaps = gaps.iter().map(|gap| Some(gap.count).filter(|count| *count > 0));
@@ -410,7 +415,7 @@ fn findings<T>(found: Vec<Found<T>>) -> Findings<T> {
     }
 }
 
-/// Not derived: that would ask for `T: Default`.
+/// Not derived, because the derive would require `T: Default`.
 impl<T> Default for Findings<T> {
     fn default() -> Self {
         Self {

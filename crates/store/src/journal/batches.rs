@@ -1,10 +1,10 @@
-//! Which batches of each worker's run are accounted for, and which records are lost although no gap names
-//! them.
+//! The batches of each worker's run that are accounted for, and the records that are lost although no gap
+//! names them.
 //!
-//! The numbers of recorded batches are written with their records. Of them and of what a worker announces of
-//! itself follows what is lost: see [`Lost`]. A run that ended without a word and dropped nothing has lost
-//! nothing: what it had not confirmed it had not acked either, so its last numbers are missing for good, and
-//! no later one tells of them.
+//! The numbers of recorded batches are written together with their records. Losses are derived from these
+//! numbers and from the workers' announcements; see [`Lost`]. A run that ended without an announcement and
+//! dropped nothing has lost nothing: it had not acknowledged the messages whose records were not confirmed.
+//! So its last numbers are missing permanently, and no later number reveals that.
 
 use std::collections::BTreeMap;
 
@@ -12,56 +12,59 @@ use webhook::journal::{Gap, Hole, Numbers, Span};
 
 use crate::{columns::Columns, statement::Statement};
 
-/// How many spans are kept of one run. A span ends where batches are lost that the worker did not drop, which
-/// is rare; beyond so many, the oldest two become one, and a gap of an unknown number of records is written
-/// for what lies between them.
+/// The maximum number of spans that are kept of one run. A span ends where batches are lost that the worker
+/// did not drop, which is rare. When there are more, the oldest two are merged, and a gap with an unknown
+/// number of records is written for the numbers between them.
 const SPANS_MAX: usize = 1_000;
 
-/// A number that is missing for so long, in milliseconds, is lost: a batch before a recorded one is in some
-/// recorder's hands at most.
+/// How long a batch number may be missing, in milliseconds, before its records are lost. A batch that was
+/// published before a recorded one has left the queue, so at most a recorder still holds it.
 pub const LOST_AFTER_MS: u64 = 60_000;
 
-/// How many spans and runs are read for one audit.
+/// The maximum number of spans, and of runs, that one audit reads.
 const READ_MAX: u32 = 100_000;
 
-/// Records that are lost without a gap of their worker's.
+/// Records that are lost although no gap of their worker names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// The worker's name.
     pub worker: String,
-    /// When the first of them were made at the earliest, in Unix milliseconds.
+    /// The earliest time at which the first of them was made, in Unix milliseconds.
     pub from_ms: u64,
-    /// When the last of them were made at the latest, in Unix milliseconds.
+    /// The latest time at which the last of them was made, in Unix milliseconds.
     pub until_ms: u64,
     /// How they were lost.
     pub cause: LostCause,
-    /// After how many milliseconds that is certain, unless they come; 0 when it is.
+    /// The number of milliseconds until the loss is certain, unless the records arrive before; 0 if it is
+    /// certain.
     pub certain_in_ms: u64,
 }
 
 /// How records were lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LostCause {
-    /// So many batches were confirmed by the broker, or dropped, and did not come, while later ones did.
+    /// Batches that the broker confirmed or the worker dropped are not recorded, but later ones are.
     Missing {
-        /// How many.
+        /// The number of missing batches.
         batches: u64,
     },
-    /// So many batches were confirmed by the broker, or dropped, and did not come, and none after them.
+    /// Batches that the broker confirmed or the worker dropped are not recorded, and neither is any later
+    /// one.
     MissingInTheEnd {
-        /// How many.
+        /// The number of missing batches.
         batches: u64,
     },
-    /// The worker drops records, or did so when it was last heard of, and has recorded nothing since.
+    /// The worker drops records, or was dropping them when it last announced itself, and has recorded nothing
+    /// since.
     Dropping {
-        /// How many at least.
+        /// The minimum number of dropped records.
         records_min: u64,
-        /// Whether it is still heard of.
+        /// Whether the worker still announces itself.
         is_heard: bool,
     },
 }
 
-/// A row of the table.
+/// A row of the table `batches`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) span: Span,
@@ -69,7 +72,7 @@ pub(super) struct Row {
     recorded_ms: u64,
 }
 
-/// A worker's run, as it announced itself last. Times are the database's.
+/// A worker's run as of its last announcement. Times are by the database's clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Run {
     worker: String,
@@ -84,14 +87,14 @@ pub(super) struct Run {
     records_dropped: u64,
 }
 
-/// What is to be written, so that the table has all that it had and what came.
+/// The changes that add newly recorded numbers to the table.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Change {
-    /// Spans that are new or longer, with what was settled.
+    /// Spans that are new or longer, each with the highest settled number.
     pub(super) written: Vec<(Span, u64)>,
     /// Rows that another span covers.
     pub(super) covered: Vec<Span>,
-    /// What lies between spans that became one.
+    /// The numbers between spans that were merged.
     pub(super) gaps: Vec<Hole>,
 }
 
@@ -106,12 +109,12 @@ pub(super) const WRITE: &str = "INSERT INTO batches (worker, first_number, last_
     until_ms = CASE WHEN excluded.until_ms > batches.until_ms THEN excluded.until_ms ELSE batches.until_ms END, \
     settled = CASE WHEN excluded.settled > batches.settled THEN excluded.settled ELSE batches.settled END";
 
-/// Not if another recorder has made it longer meanwhile.
+/// Deletes a covered row, unless another recorder has extended it meanwhile.
 pub(super) const DELETE: &str =
     "DELETE FROM batches WHERE worker = $1 AND first_number = $2 AND last_number = $3";
 
-/// Whole runs only, of workers that are not remembered any more: the rest of one that lost its beginning
-/// would look like a hole.
+/// Deletes only whole runs, and only of workers that are no longer in the table `roles`. If a run lost only
+/// its beginning, the missing numbers would look like a hole.
 pub(super) const EXPIRE: &str = "DELETE FROM batches WHERE until_ms < $1 AND worker IN \
     (SELECT worker FROM batches GROUP BY worker HAVING MAX(until_ms) < $1) \
     AND worker NOT IN (SELECT process FROM roles WHERE role = 'worker')";
@@ -120,24 +123,24 @@ const SELECT_SINCE: &str = "SELECT worker, first_number, last_number, from_ms, u
     WHERE worker IN (SELECT worker FROM batches WHERE until_ms >= $1 UNION SELECT process FROM roles WHERE role = 'worker' \
     AND seen_ms >= $1) ORDER BY worker, first_number LIMIT $2";
 
-/// What workers had announced of their batches.
+/// Selects the number of batches that each worker has announced.
 pub(super) const SELECT_MADE: &str = "SELECT process, batches_made FROM roles WHERE role = 'worker' AND batches_made > 0 ORDER BY process LIMIT $1";
 
 const SELECT_RUNS: &str = "SELECT process, {now} AS now_ms, COALESCE(started_ms, 0) AS started_ms, seen_ms, closed_ms, \
     dropping_since_ms, COALESCE(dropping_batch, 0) AS dropping_batch, batches_made, COALESCE(made_ms, 0) AS made_ms, \
     records_dropped FROM roles WHERE role = 'worker' AND seen_ms >= $1 ORDER BY process LIMIT $2";
 
-/// Spans of runs that made batches since, or were heard of, in the order of their workers.
+/// Selects the spans of runs that made batches or announced themselves since a time, ordered by worker.
 pub(super) fn select_since(since_ms: u64) -> Statement<'static> {
     Statement::with(SELECT_SINCE, [since_ms.into(), READ_MAX.into()])
 }
 
-/// Runs that were heard of since.
+/// Selects the runs that announced themselves since a time.
 pub(super) fn select_runs(since_ms: u64) -> Statement<'static> {
     Statement::with(SELECT_RUNS, [since_ms.into(), READ_MAX.into()])
 }
 
-/// How many batches every worker says that it made.
+/// Selects how many batches each worker has announced as made.
 pub(super) fn select_made() -> Statement<'static> {
     Statement::with(SELECT_MADE, [READ_MAX.into()])
 }
@@ -188,7 +191,7 @@ fn numbers(rows: &[Row]) -> Numbers {
 }
 
 impl Change {
-    /// By which what is stored of a run comes to have the numbers that came.
+    /// Returns the change that adds the recorded numbers in `came` to the stored rows of a run.
     pub(super) fn new(stored: &[Row], came: &Numbers) -> Self {
         let mut numbers = numbers(stored);
         numbers.merge(came);
@@ -230,7 +233,7 @@ impl Change {
     }
 }
 
-/// A gap of an unknown number of records.
+/// Returns a gap of an unknown number of records.
 pub(super) fn unknown_gap(worker: &str, hole: &Hole) -> Gap {
     Gap {
         worker: worker.to_owned(),
@@ -241,8 +244,8 @@ pub(super) fn unknown_gap(worker: &str, hole: &Hole) -> Gap {
     }
 }
 
-/// What is lost, by time. `rows` are in the order of their workers; `due` is how many batches of each worker
-/// have to be here by now, if none is lost.
+/// Returns the lost records, ordered by time. `rows` are ordered by worker. `due` is the number of batches of
+/// each worker that must be recorded by now if none is lost.
 pub(super) fn lost(
     rows: &[(String, Row)],
     runs: &[Run],
@@ -264,7 +267,7 @@ pub(super) fn lost(
     lost
 }
 
-/// Evaluates to what is [`lost`] since a time; steps of an
+/// Evaluates to the records that are [`lost`] since a time. For use inside
 /// [`on_connection!`](crate::database::on_connection).
 macro_rules! fetch_lost {
     ($tx:ident, $dialect:ident, $since_ms:expr, $due:expr, $now_ms:expr) => {{
@@ -282,10 +285,10 @@ macro_rules! fetch_lost {
 }
 pub(super) use fetch_lost;
 
-/// For [`in_gaps!`](super::audit): the table of gaps, and these times in Unix milliseconds, from when until
-/// when.
+/// Returns the SQL for `{gaps}` in [`in_gaps!`](super::audit): the table of gaps, and in addition the periods
+/// in `more`, which are given as first and last Unix milliseconds.
 pub(super) fn gaps_with(mut more: Vec<(u64, u64)>) -> String {
-    /// What is beyond so many is taken for one.
+    /// The maximum number of periods in the SQL. All further ones are merged into the last one.
     const LISTED_MAX: usize = 256;
     more.sort_unstable();
     let mut spans: Vec<(u64, u64)> = Vec::new();
@@ -313,7 +316,7 @@ pub(super) fn gaps_with(mut more: Vec<(u64, u64)>) -> String {
     )
 }
 
-/// Holes between what came. The younger ones may be in the hands of a recorder.
+/// Returns the holes between the recorded numbers. Batches of recent holes may still be held by a recorder.
 fn missing(worker: &str, rows: &[Row], now_ms: u64) -> Vec<Lost> {
     let numbers = numbers(rows);
     let recorded_ms = |hole: &Hole| {
@@ -338,7 +341,7 @@ fn certain_in_ms(since_ms: u64, now_ms: u64) -> u64 {
     since_ms.saturating_add(LOST_AFTER_MS).saturating_sub(now_ms)
 }
 
-/// What is lost after the last number that is accounted for.
+/// Returns what is lost after the last number that is accounted for.
 fn in_the_end(run: &Run, numbers: &Numbers, due: &BTreeMap<String, u64>) -> Option<Lost> {
     let last_ms = numbers.spans().last().map(|span| span.until_ms);
     let known = numbers.settled().max(numbers.last());
@@ -370,7 +373,7 @@ fn in_the_end(run: &Run, numbers: &Numbers, due: &BTreeMap<String, u64>) -> Opti
         );
     }
     let certain_in_ms = certain_in_ms(run.made_ms, run.now_ms);
-    // What was announced just now may be on its way.
+    // A batch that was announced recently may still be on its way.
     let made = match certain_in_ms {
         0 => run.made,
         _ => due.get(&run.worker).map_or(0, |due| run.made.min(*due)),

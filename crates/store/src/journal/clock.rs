@@ -1,4 +1,4 @@
-//! Whether it is as late as a host's clock says: nothing is deleted by a clock that is in doubt.
+//! Clock checks: retention deletes nothing while a clock is in doubt.
 
 use std::fmt;
 
@@ -9,67 +9,68 @@ use crate::{
     statement::{Argument, Statement, UNPREPARED},
 };
 
-/// Clocks that differ by more than this, in milliseconds, are in doubt: one hour.
+/// The maximum difference between two clocks without doubt, in milliseconds: one hour.
 pub const CLOCK_DIFFERENCE_MAX_MS: u64 = 60 * 60 * 1000;
 
-/// After this time without a look, in milliseconds, only an operator can tell whether it has passed or the
-/// clock has jumped: one day.
+/// The maximum time between two checks, in milliseconds: one day. After a longer time only an operator can
+/// decide whether the time has passed or the clock has jumped.
 pub const UNWATCHED_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// So long after its last announcement, in milliseconds, a role still counts as running: two looks of a
-/// recorder, one of which may meet a database that is just away.
+/// How long after its last announcement a role still counts as running, in milliseconds. It covers two checks
+/// of a recorder, one of which may fail because the database is briefly unavailable.
 const ROLE_HEARD_MS: u64 = 2 * 60 * 1000;
 
-/// What is known of the time besides a host's own clock, in Unix milliseconds.
+/// The available evidence about the time besides a host's own clock, in Unix milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_field_names, reason = "their unit")]
 struct Clocks {
-    /// The database's clock. SQLite's is the host's own.
+    /// The database's clock. With SQLite it is the host's own clock.
     database_ms: u64,
-    /// The clock of the recorder that looked last, without doubt.
+    /// The clock of the recorder that last checked without doubt; `None` before the first check.
     looked_ms: Option<u64>,
-    /// The newest record of the journal.
+    /// The time of the newest record in the journal; `None` if it is empty.
     newest_ms: Option<u64>,
-    /// The newest record when an operator last confirmed the time.
+    /// The time of the newest record when an operator last confirmed the time; 0 if never.
     confirmed_newest_ms: u64,
 }
 
-/// Why a host's clock may be wrong. The texts say by how much, in the unit that fits.
+/// The reason why a host's clock may be wrong. The `Display` text gives the difference in a suitable unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClockDoubt {
-    /// The database's clock differs from it.
+    /// The host's clock differs from the database's clock.
     Database {
-        /// By how many milliseconds.
+        /// The difference in milliseconds.
         by_ms: u64,
     },
-    /// The clock of a running role's host differs from the database's: what the role records may be too old,
-    /// or too new.
+    /// The clock of a running role's host differs from the database's clock, so the role's records may have
+    /// times that are too early or too late.
     Role {
-        /// Such as `worker`.
+        /// The role, such as `worker`.
         role: String,
-        /// Where it runs.
+        /// The host on which the role runs.
         host: String,
-        /// By how many milliseconds.
+        /// The difference in milliseconds.
         by_ms: u64,
     },
-    /// An earlier look was later by its clock.
+    /// The host's clock is behind the clock of an earlier check.
     Backwards {
-        /// By how many milliseconds.
+        /// The difference in milliseconds.
         by_ms: u64,
     },
-    /// A record of the journal is from the future.
+    /// The journal has a record from the future.
     RecordAhead {
-        /// By how many milliseconds.
+        /// How far the record is ahead, in milliseconds.
         by_ms: u64,
     },
-    /// There was no look and no record for a while, or the clock has jumped: a record of now will tell.
+    /// There was no check and no record for some time, or the clock has jumped. A record with the current
+    /// time resolves the doubt.
     NoNews {
-        /// For how many milliseconds.
+        /// The time without a check or record, in milliseconds.
         for_ms: u64,
     },
-    /// There was no look for a day or more, or the clock has jumped: an operator has to tell.
+    /// There was no check for more than a day, or the clock has jumped. An operator has to confirm the time.
     Unwatched {
-        /// For how many milliseconds.
+        /// The time without a check, in milliseconds.
         for_ms: u64,
     },
 }
@@ -119,7 +120,8 @@ impl fmt::Display for ClockDoubt {
     }
 }
 
-/// Milliseconds in the largest unit of which there are two.
+/// A duration in milliseconds, printed as minutes below two hours, as hours below two days, and as days
+/// otherwise.
 struct Rough(u64);
 
 impl fmt::Display for Rough {
@@ -138,9 +140,9 @@ impl fmt::Display for Rough {
 pub struct RetentionStop {
     /// The host's name.
     pub host: String,
-    /// What is in doubt, a [`ClockDoubt`] in words.
+    /// The [`ClockDoubt`] in words.
     pub reason: String,
-    /// Since when, in Unix milliseconds of that host.
+    /// When the doubt began, in Unix milliseconds by that host's clock.
     pub since_ms: u64,
 }
 
@@ -165,23 +167,23 @@ impl Clocks {
         if unwatched_ms > UNWATCHED_MAX_MS {
             return Some(ClockDoubt::Unwatched { for_ms: unwatched_ms });
         }
-        // In a new database there is nothing to be wrong about.
+        // A new database has nothing to compare with.
         let for_ms = now_ms.saturating_sub(self.known_ms().unwrap_or(now_ms));
         (for_ms > CLOCK_DIFFERENCE_MAX_MS).then_some(ClockDoubt::NoNews { for_ms })
     }
 
-    /// The latest time that is known to have been.
+    /// Returns the latest time that is known to have passed.
     fn known_ms(&self) -> Option<u64> {
         self.looked_ms.max(self.newest_ms)
     }
 }
 
-/// The columns of [`Clocks`]; `{now}` is the database's clock.
+/// Selects the columns of [`Clocks`]; `{now}` is the database's clock.
 const SELECT: &str = "SELECT {now} AS database_ms, r.looked_ms, r.confirmed_newest_ms, \
     (SELECT MAX(received_ms) FROM events) AS events_ms, (SELECT MAX(created_ms) FROM deliveries) AS deliveries_ms, \
     (SELECT began_ms FROM attempts ORDER BY id DESC LIMIT 1) AS attempts_ms FROM retention r WHERE r.id = 1";
 
-/// A role that runs on a host whose clock differs by more than `$2`; `{now}` is the database's clock.
+/// Selects a running role whose host's clock differs by more than `$2`; `{now}` is the database's clock.
 const SELECT_ROLE: &str = "SELECT role, host, ahead_ms FROM roles WHERE closed_ms IS NULL AND seen_ms >= {now} - $1 \
     AND (ahead_ms > $2 OR ahead_ms < -$2) ORDER BY host, role LIMIT 1";
 
@@ -223,31 +225,39 @@ fn read_stop(row: &dyn Columns) -> Result<RetentionStop, sqlx::Error> {
 }
 
 impl Store {
-    /// Looks whether it is as late as this host's clock says, and notes the answer. Returns the time from
-    /// which on retention counts: the earlier one of `now_ms` and the latest time that a record or a look
-    /// knows of; or why nothing may be deleted.
+    /// Checks this host's clock and stores the result. Returns the time from which retention counts, or the
+    /// reason why nothing may be deleted. The time is the earlier of `now_ms` and the latest time of any
+    /// record or check.
     ///
-    /// The clock is in doubt while it, or that of a running role's host, differs by more than an hour from
-    /// the database's; while it differs by more than an hour from the newest record or, forwards without
-    /// a record of now, from the last look; and, if the last look was over a day ago, until
-    /// [`Store::confirm_time`].
+    /// Deleting is not allowed while one of these conditions holds:
+    ///
+    /// - This host's clock, or that of a running role's host, differs by more than an hour from the
+    ///   database's clock.
+    /// - This host's clock is more than an hour behind the last check, or behind the newest record, unless an
+    ///   operator has confirmed the time since that record.
+    /// - This host's clock is more than a day ahead of the last check. This lasts until
+    ///   [`Store::confirm_time`] is called.
+    /// - This host's clock is more than an hour ahead of both the last check and the newest record. This
+    ///   lasts until something is recorded with the current time.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn look_at_clocks(&self, host: &str, now_ms: u64) -> Result<Result<u64, ClockDoubt>, Error> {
         let clocks = self.clocks().await?;
         let operation = &Operation::LookAtClocks;
         let (own, role) = (clocks.doubt(now_ms), self.role_in_doubt().await?);
         if own.is_none() {
-            // Another host's clock is no reason to forget that this one was looked at.
+            // The check of this host's clock is stored even if another host's clock is in doubt.
             let look = Statement::with(NOTE_LOOK, [now_ms.into()]);
             self.execute(operation, UNPREPARED, look).await?;
         }
         let doubt = match own {
-            // By the database's clock both are wrong, or this one alone.
+            // This host's clock differs from the database's. This is reported whether or not a role's clock
+            // differs as well.
             Some(ClockDoubt::Database { .. }) => own,
-            // What such a role records raises the other doubts as well.
+            // A role with a wrong clock also causes the other doubts, through its records. So it is reported
+            // first.
             _ => role.or(own),
         };
         if let Some(doubt) = doubt {
@@ -262,12 +272,13 @@ impl Store {
         Ok(Ok(clocks.known_ms().unwrap_or(now_ms).min(now_ms)))
     }
 
-    /// Takes an operator's word that it is `now_ms`: what differs from that by now raises no doubt any more.
-    /// Returns why not, if the database's clock or that of a running role says otherwise.
+    /// Stores an operator's confirmation that the time is `now_ms`, which ends the doubts about all times
+    /// that are stored by now. Returns the doubt instead if `now_ms` contradicts the database's clock or the
+    /// clock of a running role's host does.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn confirm_time(&self, now_ms: u64) -> Result<Result<(), ClockDoubt>, Error> {
         let clocks = self.clocks().await?;
         let by_ms = clocks.database_ms.abs_diff(now_ms);
@@ -285,17 +296,17 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// The hosts whose recorders delete nothing, by name.
+    /// Returns the hosts whose recorders delete nothing, ordered by name.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn retention_stops(&self) -> Result<Vec<RetentionStop>, Error> {
         self.fetch(&Operation::LookAtClocks, Statement::new(SELECT_STOPS), read_stop)
             .await
     }
 
-    /// A running role whose host's clock differs from the database's.
+    /// Returns a running role whose host's clock differs from the database's.
     async fn role_in_doubt(&self) -> Result<Option<ClockDoubt>, Error> {
         let arguments = [ROLE_HEARD_MS.into(), CLOCK_DIFFERENCE_MAX_MS.into()];
         let select = Statement::with(SELECT_ROLE, arguments);
@@ -306,7 +317,7 @@ impl Store {
     async fn clocks(&self) -> Result<Clocks, Error> {
         let operation = &Operation::LookAtClocks;
         let mut found = self.fetch(operation, Statement::new(SELECT), read).await?;
-        // The row was written with the table.
+        // The migration that creates the table inserts the row.
         found
             .pop()
             .ok_or_else(|| Failure::Database(sqlx::Error::RowNotFound).during(operation))
@@ -321,7 +332,7 @@ mod tests {
     const DAY: u64 = UNWATCHED_MAX_MS;
     const T: u64 = 1_000 * DAY;
 
-    /// The database's clock agrees with the host's.
+    /// Returns the doubt of a host whose clock agrees with the database's.
     fn doubt(now_ms: u64, looked_ms: Option<u64>, newest_ms: Option<u64>) -> Option<ClockDoubt> {
         let clocks = Clocks {
             database_ms: now_ms,
@@ -338,9 +349,9 @@ mod tests {
             (None, None),
             (None, Some(T - HOUR)),
             (Some(T), None),
-            // Quiet, but watched.
+            // No records for a long time, but recent checks.
             (Some(T - HOUR), Some(T - 90 * DAY)),
-            // Not watched for a while, but not quiet.
+            // No recent check, but recent records.
             (Some(T - DAY), Some(T)),
             (Some(T + HOUR), Some(T + HOUR)),
         ] {
@@ -364,7 +375,8 @@ mod tests {
                 D::NoNews { for_ms: 2 * HOUR },
             ),
             (Some(T - month), Some(T - month), D::Unwatched { for_ms: month }),
-            // Others on the same host, which are as wrong, prove nothing.
+            // Recent records prove nothing if they come from the same host, whose clock is wrong in the same
+            // way.
             (Some(T - month), Some(T), D::Unwatched { for_ms: month }),
             (Some(T + month), Some(T), D::Backwards { by_ms: month }),
             (Some(T), Some(T + month), D::RecordAhead { by_ms: month }),

@@ -1,4 +1,4 @@
-//! Deliveries: one, those of an event, or pages of them.
+//! Queries for deliveries: one delivery, those of an event, or pages of them.
 
 use webhook::{
     DeliveryId, EndpointId, EventId, OrganizationId,
@@ -12,46 +12,47 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// Which deliveries to list; `None` stands for all.
+/// A filter for deliveries. A field that is `None` does not restrict the listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryFilter {
-    /// Of one organization.
+    /// Only deliveries of this organization.
     pub organization: Option<OrganizationId>,
-    /// To one endpoint.
+    /// Only deliveries to this endpoint.
     pub endpoint: Option<EndpointId>,
-    /// Of one event.
+    /// Only deliveries of this event.
     pub event: Option<EventId>,
-    /// In one state.
+    /// Only deliveries in this state.
     pub state: Option<DeliveryState>,
-    /// Created at this time or later, in Unix milliseconds.
+    /// Only deliveries created at this time or later, in Unix milliseconds.
     pub since_ms: Option<u64>,
-    /// Created before this time, in Unix milliseconds.
+    /// Only deliveries created before this time, in Unix milliseconds.
     pub until_ms: Option<u64>,
 }
 
 /// A delivery as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryRow {
-    /// Its id.
+    /// The delivery's id.
     pub id: DeliveryId,
-    /// What is delivered where.
+    /// The event, the endpoint and the run.
     pub delivery: DeliveryRef,
-    /// The earliest that is known of it, in Unix milliseconds.
+    /// When the delivery was created, in Unix milliseconds: the earliest time that any record gives.
     pub created_ms: u64,
-    /// The furthest that is known of it.
+    /// The furthest standing that any record gives.
     pub standing: Standing,
-    /// When somebody asked for this run, in Unix milliseconds; `None` when it came with the event.
+    /// When this run was requested, in Unix milliseconds; `None` for a run that was not requested.
     pub requested_ms: Option<u64>,
-    /// When what was asked for was published, in Unix milliseconds.
+    /// When the requested run was published, in Unix milliseconds; `None` if it was not requested or not
+    /// published yet.
     pub sent_ms: Option<u64>,
 }
 
-/// A place in a listing of deliveries.
+/// A position in a listing of deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryCursor {
-    /// In Unix milliseconds.
+    /// When the delivery was created, in Unix milliseconds.
     pub created_ms: u64,
-    /// Of deliveries created in the same millisecond.
+    /// The delivery's id, to order deliveries created in the same millisecond.
     pub id: DeliveryId,
 }
 
@@ -64,7 +65,7 @@ impl From<&DeliveryRow> for DeliveryCursor {
     }
 }
 
-/// The columns that [`read`] reads, of deliveries `d`.
+/// Selects the columns that [`read`] reads, from deliveries `d`.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
@@ -76,11 +77,11 @@ macro_rules! select {
 }
 
 impl Store {
-    /// One delivery, if it is known.
+    /// Returns one delivery, or `None` if it is unknown.
     ///
     /// # Errors
     ///
-    /// Only the database's, and that the row cannot be read.
+    /// Returns an error if the database operation fails or the row cannot be read.
     pub async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRow>, Error> {
         let select = Statement::with(select!("d.id = $1"), [Argument::id(id.as_str())]);
         let rows = self
@@ -89,11 +90,11 @@ impl Store {
         Ok(rows.into_iter().next())
     }
 
-    /// Every delivery of an event, by endpoint and run.
+    /// Returns all deliveries of an event, ordered by endpoint and run.
     ///
     /// # Errors
     ///
-    /// Only the database's, and that a row cannot be read.
+    /// Returns an error if the database operation fails or a row cannot be read.
     pub async fn deliveries_of_event(
         &self,
         organization: &OrganizationId,
@@ -107,11 +108,12 @@ impl Store {
             .await
     }
 
-    /// The next at most `limit` deliveries before `before`, newest first, by the time when they were created.
+    /// Returns at most `limit` deliveries before `before`, ordered by the time they were created, newest
+    /// first.
     ///
     /// # Errors
     ///
-    /// Only the database's, and that a row cannot be read.
+    /// Returns an error if the database operation fails or a row cannot be read.
     pub async fn deliveries(
         &self,
         filter: &DeliveryFilter,
@@ -179,7 +181,7 @@ fn read(row: &dyn Columns) -> Result<DeliveryRow, sqlx::Error> {
     })
 }
 
-/// The state in the column `state`.
+/// Reads the column `state`.
 pub(super) fn state(row: &dyn Columns) -> Result<DeliveryState, sqlx::Error> {
     let rank = row.integer("state")?;
     let known = DeliveryState::ALL.into_iter().find(|state| state.rank() == rank);

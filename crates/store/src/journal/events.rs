@@ -1,4 +1,4 @@
-//! Events: one with all that is known of it, or pages of them.
+//! Queries for events: one event with all its details, or pages of them.
 
 use std::sync::Arc;
 
@@ -14,56 +14,56 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// Which events to list; `None` stands for all.
+/// A filter for events. A field that is `None` does not restrict the listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Of one organization.
+    /// Only events of this organization.
     pub organization: Option<OrganizationId>,
-    /// Of one project.
+    /// Only events of this project.
     pub project: Option<ProjectId>,
-    /// About one lead.
+    /// Only events about this lead.
     pub lead: Option<LeadId>,
-    /// Of one type.
+    /// Only events of this type.
     pub event_type: Option<EventKind>,
-    /// Received at this time or later, in Unix milliseconds.
+    /// Only events received at this time or later, in Unix milliseconds.
     pub since_ms: Option<u64>,
-    /// Received before this time, in Unix milliseconds.
+    /// Only events received before this time, in Unix milliseconds.
     pub until_ms: Option<u64>,
-    /// With a delivery in this state.
+    /// Only events that have a delivery in this state.
     pub state: Option<DeliveryState>,
 }
 
 /// An event in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {
-    /// Unique within the organization.
+    /// The event's id, unique within the organization.
     pub id: EventId,
-    /// Whose event it is.
+    /// The organization that the event belongs to.
     pub organization_id: OrganizationId,
-    /// In which project.
+    /// The project that the event belongs to.
     pub project_id: ProjectId,
-    /// About which lead.
+    /// The lead that the event is about.
     pub lead_id: LeadId,
-    /// What happened.
+    /// The event's type.
     pub event_type: EventKind,
-    /// When it happened, in Unix milliseconds.
+    /// When the event happened, in Unix milliseconds.
     pub timestamp_ms: u64,
-    /// When a worker first took it, in Unix milliseconds.
+    /// When a worker first received the event, in Unix milliseconds.
     pub received_ms: u64,
-    /// How many endpoints it matched.
+    /// The number of endpoints that the event matched.
     pub matched: u64,
-    /// Its deliveries, resends included, by their states.
+    /// The event's deliveries by state, including requested runs.
     pub deliveries: StateCounts,
 }
 
-/// A place in a listing of events.
+/// A position in a listing of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventCursor {
-    /// In Unix milliseconds.
+    /// When the event was received, in Unix milliseconds.
     pub received_ms: u64,
-    /// Of events received in the same millisecond.
+    /// The event's id, to order events received in the same millisecond.
     pub id: EventId,
-    /// Of events with the same id.
+    /// The event's organization, to order events with the same id.
     pub organization_id: OrganizationId,
 }
 
@@ -97,7 +97,7 @@ pub(super) use event_columns;
 
 const SELECT_BY_ID: &str = concat!("SELECT ", event_columns!(), " FROM events e WHERE e.id = $1");
 
-/// The page first, then the counts: of its rows alone.
+/// Selects the page first, and then counts the deliveries of its rows only.
 const SELECT_PAGE: &str = "SELECT p.*, \
     (SELECT COUNT(*) FROM deliveries d WHERE d.event_id = p.id AND d.organization_id = p.organization_id AND d.state = 0) AS pending, \
     (SELECT COUNT(*) FROM deliveries d WHERE d.event_id = p.id AND d.organization_id = p.organization_id AND d.state = 1) AS cancelled, \
@@ -107,11 +107,11 @@ const SELECT_PAGE: &str = "SELECT p.*, \
     FROM events e WHERE 1 = 1";
 
 impl Store {
-    /// The next at most `limit` events before `before`, newest first, by the time when they were received.
+    /// Returns at most `limit` events before `before`, ordered by the time they were received, newest first.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails or a row cannot be read.
     pub async fn events(
         &self,
         filter: &EventFilter,
@@ -135,11 +135,12 @@ impl Store {
             .await
     }
 
-    /// All events with this id, of one organization or of all: an id is unique within its organization only.
+    /// Returns all events with this id, of one organization or of all. An id is unique only within its
+    /// organization.
     ///
     /// # Errors
     ///
-    /// Only the database's, and that a row cannot be read.
+    /// Returns an error if the database operation fails or a row cannot be read.
     pub async fn event(
         &self,
         id: &EventId,
@@ -188,8 +189,9 @@ impl EventFilter {
     }
 }
 
-/// That a delivery `d` is in this state, in words that let the index of those that are not delivered be used:
-/// as a constant, and with the index's own condition, which SQLite does not conclude.
+/// Returns the condition that a delivery `d` is in this state. The condition lets the database use the index
+/// of undelivered deliveries: it contains the state as a constant, and it repeats the condition of the index,
+/// which SQLite does not infer.
 pub(super) const fn in_state(state: DeliveryState) -> &'static str {
     match state {
         DeliveryState::Pending => " AND d.state = 0 AND d.state <> 3",
@@ -199,7 +201,8 @@ pub(super) const fn in_state(state: DeliveryState) -> &'static str {
     }
 }
 
-/// Reads the columns of [`event_columns!`]. What the event's body says is read from it again.
+/// Reads the columns of [`event_columns!`]. The fields that the event's body contains are parsed from the
+/// body.
 pub(super) fn read_event(row: &dyn Columns) -> Result<EventEntry, sqlx::Error> {
     let id = row.text("id")?;
     let event = Event::from_delivery(

@@ -1,4 +1,4 @@
-//! The endpoints that fail now: those whose last recorded attempt was not answered with a 2xx.
+//! The endpoints that are failing: those whose last recorded attempt was not answered with a 2xx.
 
 use webhook::{Endpoint, EndpointId, OrganizationId};
 
@@ -10,32 +10,32 @@ use crate::{
     statement::{Argument, Statement, bind_all},
 };
 
-/// An endpoint that fails. Times are Unix milliseconds.
+/// An endpoint that is failing. Times are in Unix milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failing {
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// When the last attempt that it answered with a 2xx began; `None` if the journal has none.
+    /// When the last attempt that was answered with a 2xx began; `None` if the journal has none.
     pub last_success_ms: Option<u64>,
-    /// When the first attempt after that began.
+    /// When the first failed attempt after that began.
     pub failing_since_ms: u64,
     /// When the last attempt began.
     pub last_failure_ms: u64,
-    /// HTTP status of the last attempt; `None` if there was no response.
+    /// The HTTP status of the last attempt; `None` if there was no response.
     pub last_status: Option<u16>,
-    /// What went wrong in the last attempt, in words.
+    /// The failure of the last attempt, in words.
     pub last_error: String,
-    /// How many attempts began in the last hour.
+    /// The number of attempts that began in the last hour.
     pub attempts_hour: u64,
-    /// How many of these were answered with a 2xx.
+    /// The number of these attempts that were answered with a 2xx.
     pub successes_hour: u64,
-    /// How many deliveries to it are pending.
+    /// The number of pending deliveries to the endpoint.
     pub pending: u64,
     /// When the oldest pending delivery was created; `None` if none is pending.
     pub oldest_pending_ms: Option<u64>,
 }
 
-/// `$1` is an hour ago. Each subquery reads an index of the attempts.
+/// `$1` is one hour ago. Each subquery reads an index of the attempts.
 const SELECT: &str = concat!(
     "SELECT ",
     crate::endpoint::row::columns!(),
@@ -54,24 +54,25 @@ const SELECT: &str = concat!(
      WHERE last_failure_ms > COALESCE(last_success_ms, -1)"
 );
 
-/// Of the endpoints whose ids are added. Pending deliveries are few, and an index of the deliveries that are
-/// not delivered finds them.
+/// Counts the pending deliveries of the endpoints whose ids are appended. Pending deliveries are few, and an
+/// index of undelivered deliveries finds them.
 const COUNT_PENDING: &str = "SELECT endpoint_id, COUNT(*) AS pending, MIN(created_ms) AS oldest_ms FROM deliveries \
     WHERE state = 0 AND state <> 3 AND endpoint_id IN ";
 
 const HOUR_MS: u64 = 3_600_000;
 
-/// An endpoint's id, how many of its deliveries are pending, and when the oldest was created.
+/// An endpoint's id, the number of its pending deliveries, and when the oldest was created.
 type Pending = (EndpointId, u64, u64);
 
 impl Store {
-    /// Returns at most `limit` endpoints that fail as of `now_ms`, ordered by id and beginning after `after`:
-    /// of one organization, or of all. An endpoint that was disabled by hand is left out; one that was
-    /// disabled because it failed is not.
+    /// Returns at most `limit` endpoints after `after` that are failing as of `now_ms`, ordered by id; of one
+    /// organization, or of all. Endpoints that were disabled manually are excluded; endpoints that were
+    /// disabled because they failed are not.
     ///
     /// # Errors
     ///
-    /// The database's, and [`Error::Undecodable`].
+    /// Returns an error if the database operation fails, [`Error::SealingKeyMissing`], or
+    /// [`Error::Undecodable`].
     pub async fn failing(
         &self,
         organization: Option<&OrganizationId>,
@@ -127,7 +128,7 @@ impl Store {
     }
 }
 
-/// What the attempts show.
+/// The values derived from the attempts.
 struct Found {
     last_success_ms: Option<u64>,
     failing_since_ms: u64,

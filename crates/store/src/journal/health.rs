@@ -1,4 +1,4 @@
-//! How an endpoint does.
+//! The health of endpoints.
 
 use std::collections::HashMap;
 
@@ -14,20 +14,20 @@ use crate::{
     statement::{Argument, bind_all},
 };
 
-/// How an endpoint does, by its recorded attempts. Times are Unix milliseconds.
+/// The health of an endpoint, derived from its recorded attempts. Times are in Unix milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// When the last attempt that it answered with a 2xx began.
+    /// When the last attempt that was answered with a 2xx began; `None` if there is none.
     pub last_success_ms: Option<u64>,
-    /// When the first attempt after that began which failed; `None` while it does not fail.
+    /// When the first failed attempt after that began; `None` if there is none.
     pub failing_since_ms: Option<u64>,
-    /// How many attempts began in the last hour.
+    /// The number of attempts that began in the last hour.
     pub attempts_hour: u64,
-    /// How many of these were answered with a 2xx.
+    /// The number of these attempts that were answered with a 2xx.
     pub successes_hour: u64,
-    /// How long they took, in milliseconds: half of them at most this long.
+    /// The median duration of these attempts, in milliseconds; `None` if there are none.
     pub p50_ms: Option<u64>,
-    /// And 99 of 100 at most this long.
+    /// The 99th percentile of their duration, in milliseconds; `None` if there are none.
     pub p99_ms: Option<u64>,
 }
 
@@ -45,7 +45,7 @@ const COUNT_SINCE: &str = "SELECT COUNT(*) AS attempts, COALESCE(SUM(CASE WHEN o
 const SELECT_DURATION: &str = "SELECT duration_ms AS at_ms FROM attempts WHERE endpoint_id = $1 AND ok IN (0, 1) \
     AND began_ms >= $2 ORDER BY duration_ms LIMIT 1 OFFSET $3";
 
-/// That the endpoint of a row of `failing` failed in this part of the period.
+/// The condition that the endpoint of a row of `failing` failed in this part of the period.
 macro_rules! failed_between {
     ($from:literal, $until:literal) => {
         concat!(
@@ -58,12 +58,12 @@ macro_rules! failed_between {
     };
 }
 
-/// How many parts of a period a failing endpoint must have failed in.
+/// The number of parts of a period; a failing endpoint must have failed in each of them.
 const PARTS: u64 = 5;
 
-/// The columns of an endpoint, and since when it fails without having been changed. Of the period, which
-/// begins at `$2`, each part has to have a failure, and there have to be ten in all; since the first failure
-/// after the last success is older, no success is in it.
+/// Selects the columns of failing endpoints, and since when each has been failing without having been
+/// changed. The period begins at `$2`. Each of its parts must have a failure, and it must have at least ten
+/// in all. The first failure after the last success is older than the period, so there is no success in it.
 const SELECT_FAILING: &str = concat!(
     "SELECT ",
     crate::endpoint::row::columns!(),
@@ -81,7 +81,7 @@ const SELECT_FAILING: &str = concat!(
      AND c.began_ms >= $2 AND c.began_ms < $7 LIMIT 10) counted) ORDER BY id"
 );
 
-/// The first row's column `at_ms`; steps of an [`on_connection!`].
+/// Evaluates to the column `at_ms` of the first row. For use inside [`on_connection!`].
 macro_rules! time {
     ($tx:ident, $sql:expr, $arguments:expr) => {
         bind_all!(sqlx::query($sql), &$arguments)
@@ -93,11 +93,11 @@ macro_rules! time {
 }
 
 impl Store {
-    /// How an endpoint does, as of `now_ms`.
+    /// Returns the health of an endpoint as of `now_ms`.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn endpoint_health(&self, endpoint: &EndpointId, now_ms: u64) -> Result<Health, Error> {
         let operation = &Operation::ReadHealth(endpoint.clone());
         let id = endpoint.as_str();
@@ -134,14 +134,16 @@ impl Store {
         )
     }
 
-    /// Every enabled endpoint that failed at `recent_ms` or later, and whose every attempt failed for the
-    /// last `failing_for_ms` milliseconds: ten times or more, and in each fifth of that time, so that two
-    /// short outages are not one long one. With the time of the first failure. What it did before it was
-    /// last changed does not count: once enabled again, an endpoint has all of its time again.
+    /// Returns every enabled endpoint that failed at `recent_ms` or later and whose attempts have all failed
+    /// during the last `failing_for_ms` milliseconds, with the time of the first failure. There must be at
+    /// least ten failures, and at least one in each fifth of that time, so that two short outages do not
+    /// count as one long outage. Attempts before the endpoint's last change do not count: after it is enabled
+    /// again, it can fail for the whole time again.
     ///
     /// # Errors
     ///
-    /// The database's, and [`Error::Undecodable`].
+    /// Returns an error if the database operation fails, or [`Error::SealingKeyMissing`]. An endpoint that
+    /// cannot be read is logged and skipped.
     pub async fn failing_endpoints(
         &self,
         recent_ms: u64,
@@ -158,7 +160,7 @@ impl Store {
             bound(2).into(),
             bound(3).into(),
             bound(4).into(),
-            // An attempt that began just now counts, by whichever host's clock.
+            // No upper bound, so that attempts count that a host with a clock that is ahead has recorded.
             i64::MAX.into(),
         ];
         let rows: Vec<(Row, u64)> = on_connection!(
@@ -192,7 +194,7 @@ impl Store {
     }
 }
 
-/// Where the attempt stands, from 0, that `percent` of `attempts` took no longer than.
+/// Returns the 0-based position, in ascending order, of the attempt whose duration is the percentile.
 fn rank(attempts: u64, percent: u64) -> u64 {
     (attempts * percent).div_ceil(100).saturating_sub(1)
 }

@@ -1,6 +1,6 @@
-//! What an endpoint subscribed to and whether it was enabled, by version and time. It explains why the
-//! endpoint did not get an event, and finds events that a worker fanned out before it knew of the endpoint's
-//! last change.
+//! The subscriptions of an endpoint by version and time, and whether it was enabled. This history explains
+//! why an endpoint did not get an event, and finds events that a worker fanned out before it knew of the
+//! endpoint's last change.
 
 use webhook::{
     Disabled, Endpoint, EndpointId, ProjectId, Subscription,
@@ -13,40 +13,41 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// The most rows of an endpoint's history that are looked at, the latest ones.
+/// The maximum number of rows of an endpoint's history that are read, the latest ones.
 const ROWS_MAX: u32 = 2_000;
-/// The most changes of an endpoint's subscription that are looked at, the latest ones.
+/// The maximum number of periods with different subscriptions that are considered, the latest ones.
 const TIMES_MAX: usize = 100;
 
 const SELECT: &str = "SELECT at_ms, project_id, subscription FROM endpoint_history WHERE endpoint_id = $1 ORDER BY version DESC LIMIT $2";
 
-/// What an endpoint subscribed to between two moments.
+/// The subscription of an endpoint during a period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// In Unix milliseconds.
+    /// The beginning of the period, in Unix milliseconds.
     pub(crate) from_ms: u64,
-    /// The next change's time; `None` until now.
+    /// The end of the period, which is the time of the next change, in Unix milliseconds; `None` if it lasts
+    /// until now.
     pub(crate) until_ms: Option<u64>,
-    /// `None`: events of every project.
+    /// The project; `None` means events of every project.
     pub(crate) project_id: Option<ProjectId>,
     pub(crate) subscription: Subscription,
 }
 
 impl Taken {
-    /// Whether it overlaps this period.
+    /// Returns whether the period overlaps the given one.
     pub(crate) fn is_within(&self, since_ms: u64, until_ms: u64) -> bool {
         self.from_ms < until_ms && self.until_ms.is_none_or(|ended_ms| ended_ms > since_ms)
     }
 }
 
 impl Store {
-    /// Returns what the endpoint subscribed to, oldest first, from the latest [`TIMES_MAX`] rows.
+    /// Returns the endpoint's subscriptions, oldest first: at most the latest [`TIMES_MAX`] periods.
     pub(crate) async fn taken_by(&self, endpoint: &Endpoint) -> Result<Vec<Taken>, Error> {
         let select = Statement::with(SELECT, [(&endpoint.id).into(), ROWS_MAX.into()]);
         let operation = Operation::FindRecoverable(EndpointId::new(endpoint.id.as_str()));
         let mut newest_first = self.fetch_from_journal(&operation, select, read).await?;
         if newest_first.is_empty() {
-            // An older version of this program wrote it.
+            // An older version has written the endpoint, without a history.
             newest_first.push(Taken {
                 from_ms: endpoint.updated_at_ms.try_into().unwrap_or_default(),
                 until_ms: None,
@@ -59,14 +60,13 @@ impl Store {
         Ok(taken)
     }
 
-    /// Returns why the endpoints of the organization that the event's record does not name did not get the
-    /// event, according to what the worker knew. Returns nothing for an event that an older version
-    /// recorded, and when the database was restored to a history of endpoints that the worker did not
-    /// follow.
+    /// Returns why the organization's endpoints that the event's record does not name did not get the event,
+    /// according to what the worker knew. Returns nothing for an event that an older version recorded, and if
+    /// the database was restored to a history of endpoints that the worker did not follow.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn verdicts(&self, stored: &EventEntry) -> Result<Vec<(EndpointId, Verdict)>, Error> {
         let Some(seen) = stored.seen else {
             return Ok(Vec::new());
@@ -92,15 +92,15 @@ impl Store {
     }
 }
 
-/// The endpoints of an organization as they were at a version, if the log has the change that the version
-/// ends with.
+/// Selects the endpoints of an organization as of a version, if the log has the change that led to that
+/// version.
 const SELECT_KNOWN: &str = "SELECT h.endpoint_id, h.at_ms, h.project_id, h.subscription, h.disabled_at_ms, h.disabled_reason \
     FROM endpoints e JOIN endpoint_history h ON h.endpoint_id = e.id \
     WHERE e.organization_id = $1 AND (e.deleted_at_ms IS NULL OR e.version > $2) \
     AND h.version = (SELECT MAX(known.version) FROM endpoint_history known WHERE known.endpoint_id = e.id AND known.version <= $2) \
     AND ($3 = 0 OR EXISTS (SELECT 1 FROM changes c WHERE c.number = $3 AND COALESCE(c.nonce, c.at_ms) = $4))";
 
-/// Ends each entry where the next begins, and unites neighbours that are equal.
+/// Ends each period where the next one begins, and merges neighbours with the same subscription.
 fn united(oldest_first: impl Iterator<Item = Taken>) -> Vec<Taken> {
     let mut all: Vec<Taken> = Vec::new();
     for taken in oldest_first {

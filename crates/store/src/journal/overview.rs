@@ -14,28 +14,28 @@ use crate::{
     statement::{Argument, bind_all},
 };
 
-/// The present state of the journal, as of one moment.
+/// The present state of the journal, from one snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overview {
-    /// Events received within the last minute.
+    /// The number of events received within the last minute.
     pub events_minute: u64,
-    /// Attempts that began within the last minute, by outcome: `cancelled`, `dead`, `deferred`, `delivered`,
-    /// `retry`. An outcome without attempts is absent.
+    /// The numbers of attempts that began within the last minute, by outcome: `cancelled`, `dead`,
+    /// `deferred`, `delivered`, `retry`. An outcome without attempts is absent.
     pub attempts_minute: Vec<(String, u64)>,
     /// When the last recorded attempt began, in Unix milliseconds; `None` if there is none.
     pub last_attempt_ms: Option<u64>,
-    /// How many deliveries are pending.
+    /// The number of pending deliveries.
     pub pending: u64,
     /// When the oldest pending delivery was created, in Unix milliseconds; `None` if none is pending.
     pub oldest_pending_ms: Option<u64>,
-    /// How many pending deliveries were due before `overdue_ms`.
+    /// The number of pending deliveries that were due before `overdue_ms`.
     pub overdue: u64,
-    /// How many of the deliveries created since `since_ms` are dead.
+    /// The number of dead deliveries among those created since `since_ms`.
     pub dead: u64,
-    /// How many gaps ended at `since_ms` or later, and how many workers drop records or ended while they
-    /// did.
+    /// The number of gaps that ended at `since_ms` or later, plus the number of workers that are dropping
+    /// records or ended while they did.
     pub gaps: u64,
-    /// How many batches of records did not come since `since_ms`, for over a minute: they wait in the
+    /// The number of batches since `since_ms` that have been missing for over a minute: they wait in the
     /// journal's queue, or are lost.
     pub missing_batches: u64,
 }
@@ -52,7 +52,7 @@ const COUNT_PENDING: &str = "SELECT COUNT(*) AS found, MIN(created_ms) AS oldest
     COALESCE(SUM(CASE WHEN next_ms < $1 AND (requested_ms IS NULL OR sent_ms IS NOT NULL) THEN 1 ELSE 0 END), 0) AS overdue \
     FROM deliveries WHERE state = 0 AND state <> 3";
 
-/// The index alone answers it.
+/// Answered by an index alone.
 const FIND_PENDING: &str =
     "SELECT COUNT(*) AS found, MIN(created_ms) AS oldest_ms FROM deliveries WHERE state = $1 AND state <> 3";
 
@@ -61,7 +61,7 @@ const COUNT_DEAD: &str =
 
 const COUNT_GAPS: &str = "SELECT COUNT(*) AS found FROM gaps WHERE until_ms >= $1";
 
-/// Evaluates to the rows that a statement with one argument finds in a transaction; steps of an
+/// Evaluates to the rows that a statement with one argument returns in a transaction. For use inside
 /// [`on_connection!`].
 macro_rules! fetch {
     ($tx:ident, $sql:expr, $argument:expr, $read:expr) => {{
@@ -74,7 +74,7 @@ macro_rules! fetch {
 /// The deliveries that have not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// How many there are.
+    /// The number of pending deliveries.
     pub count: u64,
     /// When the oldest one was created, in Unix milliseconds; `None` if there is none.
     pub oldest_ms: Option<u64>,
@@ -85,7 +85,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn pending(&self) -> Result<Pending, Error> {
         on_connection!(
             &self.database,
@@ -105,13 +105,13 @@ impl Store {
         )
     }
 
-    /// Counts events and attempts of the minute before `now_ms`, pending deliveries, and dead deliveries and
-    /// gaps since `since_ms`. A pending delivery is overdue if its next attempt was due before
-    /// `overdue_ms`.
+    /// Returns the present state of the journal: the events and attempts of the minute before `now_ms`, the
+    /// pending deliveries, and the dead deliveries and losses since `since_ms`. A pending delivery is overdue
+    /// if its next attempt was due before `overdue_ms`.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn overview(&self, now_ms: u64, since_ms: u64, overdue_ms: u64) -> Result<Overview, Error> {
         let minute_ago_ms = now_ms.saturating_sub(MINUTE_MS);
         let first_attempt = AttemptId::first_at(minute_ago_ms);

@@ -1,4 +1,4 @@
-//! What an endpoint did not get, and could still get.
+//! Events that an endpoint did not receive and can still receive.
 
 use webhook::{
     DeliveryId, Endpoint, EndpointId, EventId, EventType, OrganizationId, ProjectId, Subscription,
@@ -11,30 +11,30 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// Which events an endpoint is to get again.
+/// The events that an endpoint is to receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecoverState {
-    /// Those whose latest delivery is dead.
+    /// Events whose latest delivery is dead.
     Dead,
-    /// Those that match and met the endpoint disabled, or a worker that did not know it as it was, so that
-    /// there never was a delivery.
+    /// Events that match but were never delivered, because the endpoint was disabled or because the worker
+    /// did not know its current state.
     Missed,
     /// Both.
     All,
 }
 
-/// An event that an endpoint did not get.
+/// An event that an endpoint did not receive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recoverable {
-    /// Whose event it is.
+    /// The organization that the event belongs to.
     pub organization_id: OrganizationId,
-    /// Which one.
+    /// The event's id.
     pub event_id: EventId,
-    /// What happened.
+    /// The event's type.
     pub event_type: EventType,
-    /// When a worker first took it, in Unix milliseconds.
+    /// When a worker first received the event, in Unix milliseconds.
     pub received_ms: u64,
-    /// The latest delivery, which is dead; `None` when there never was one.
+    /// The latest delivery, which is dead; `None` if there never was one.
     pub dead: Option<DeliveryId>,
 }
 
@@ -48,7 +48,7 @@ impl From<&Recoverable> for EventCursor {
     }
 }
 
-/// Every event of the organization but pings, with its latest delivery to the endpoint.
+/// Selects every event of the organization except pings, with its latest delivery to the endpoint.
 const SELECT: &str = "SELECT e.organization_id, e.id, e.event_type, e.received_ms, d.id AS dead FROM events e \
     LEFT JOIN deliveries d ON d.event_id = e.id AND d.organization_id = e.organization_id AND d.endpoint_id = $1 \
     AND NOT EXISTS (SELECT 1 FROM deliveries later WHERE later.event_id = d.event_id \
@@ -56,16 +56,19 @@ const SELECT: &str = "SELECT e.organization_id, e.id, e.event_type, e.received_m
     WHERE e.organization_id = $2 AND e.received_ms >= $3 AND e.received_ms < $4 AND e.event_type <> 'webhook.ping'";
 
 impl Store {
-    /// The next at most `limit` events after `after` that were received from `since_ms` until before
-    /// `until_ms` and that the endpoint could still get, oldest first.
+    /// Returns at most `limit` events after `after`, oldest first, that were received at `since_ms` or later
+    /// and before `until_ms` and that the endpoint can still receive.
     ///
-    /// Missed is what matches the endpoint by its project and its subscription of now, and met it disabled,
-    /// or met a worker that did not know the endpoint, or not its latest change, although the endpoint
-    /// took such events at that time.
+    /// An event was missed if it matches the endpoint's current project and subscription and one of these is
+    /// true:
+    ///
+    /// - The endpoint was disabled when the event was received.
+    /// - The worker that received the event did not know the endpoint or its latest change, although the
+    ///   endpoint took such events at that time.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn recoverable(
         &self,
         endpoint: &Endpoint,
@@ -128,7 +131,7 @@ fn push_missed<'a>(
     select.push("))");
 }
 
-/// Adds the condition that an event `e` is of the project and the types.
+/// Adds the condition that an event `e` is of the project and has a subscribed type.
 fn push_match<'a>(select: &mut Statement<'a>, project: Option<&'a ProjectId>, subscription: &Subscription) {
     if let Some(project) = project {
         select.push_with(" AND e.project_id = ", Argument::id(project.as_str()));
@@ -142,9 +145,9 @@ fn push_match<'a>(select: &mut Statement<'a>, project: Option<&'a ProjectId>, su
 }
 
 /// Adds the condition that the event was received while the endpoint took such events, and that the worker
-/// did not know: its record does not name the endpoint, or names it as one that does not take the event. A
-/// record of this version does not name an endpoint that the worker knew as disabled, either; one of an older
-/// version does. An event that is known from a dead letter alone has no such record, and does not count.
+/// did not know this: its record does not name the endpoint, or names it as one that does not take the event.
+/// A record of this version also does not name an endpoint that the worker knew as disabled; a record of an
+/// older version does. An event that is known only from a dead letter has no such record and does not count.
 fn push_unknown<'a>(select: &mut Statement<'a>, endpoint: &'a Endpoint, taken: &'a Taken) {
     select.push_with(" OR (e.received_ms >= ", taken.from_ms.into());
     if let Some(until_ms) = taken.until_ms {
@@ -161,8 +164,8 @@ fn push_unknown<'a>(select: &mut Statement<'a>, endpoint: &'a Endpoint, taken: &
     );
 }
 
-/// Adds the condition that [`Considered`](webhook::journal::Considered)'s text has the endpoint with such a
-/// verdict: as a word, after a space.
+/// Adds the condition that the text of [`Considered`](webhook::journal::Considered) contains the endpoint
+/// with such a verdict, as a word after a space.
 fn push_verdict(
     select: &mut Statement<'_>,
     before: &'static str,
@@ -177,7 +180,7 @@ fn push_verdict(
     select.push(" ESCAPE '!')");
 }
 
-/// `verdict` is a pattern already.
+/// Returns the LIKE pattern for an endpoint with a verdict; `verdict` is already a pattern.
 fn pattern(endpoint: &EndpointId, verdict: &str) -> String {
     let mut id = String::new();
     for character in endpoint.as_str().chars() {

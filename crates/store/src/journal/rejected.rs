@@ -1,4 +1,4 @@
-//! Messages that no worker could make sense of.
+//! Queries for rejected messages, which could not be processed and were quarantined.
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -14,33 +14,33 @@ use crate::{
 pub struct Rejected {
     /// `rej_` and 32 hexadecimal digits; see [`Rejected::id_of`].
     pub id: String,
-    /// When it was, in Unix milliseconds.
+    /// When the message was rejected, in Unix milliseconds.
     pub rejected_ms: u64,
-    /// The queue it came from: `events`, `due`, `journal` or `dead`.
+    /// The queue that the message came from: `events`, `due`, `journal` or `dead`.
     pub source: String,
-    /// Why, in one word.
+    /// The reason in one word.
     pub reason: String,
-    /// Why, in a sentence.
+    /// The reason in a sentence.
     pub detail: String,
-    /// AMQP's `message_id`.
+    /// The AMQP property `message_id`; `None` if the message has none.
     pub message_id: Option<String>,
-    /// AMQP's `type`.
+    /// The AMQP property `type`; `None` if the message has none.
     pub event_type: Option<String>,
-    /// The message's headers, a JSON object.
+    /// The message's headers as a JSON object.
     pub headers: String,
     /// The message's body.
     pub body: Bytes,
-    /// When it was sent back to the queue it came from, in Unix milliseconds. [`Store::record`] does not
-    /// look at it.
+    /// When the message was sent back to the queue that it came from, in Unix milliseconds; `None` if it was
+    /// not. [`Store::record`] ignores this field.
     pub redriven_ms: Option<u64>,
 }
 
-/// A place in a listing of rejected messages.
+/// A position in a listing of rejected messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedCursor {
-    /// In Unix milliseconds.
+    /// When the message was rejected, in Unix milliseconds.
     pub rejected_ms: u64,
-    /// Of messages rejected in the same millisecond.
+    /// The message's id, to order messages rejected in the same millisecond.
     pub id: String,
 }
 
@@ -54,9 +54,9 @@ impl From<&Rejected> for RejectedCursor {
 }
 
 impl Rejected {
-    /// The id of a message, the same however often the message is read, and another one when it was redriven
-    /// and is rejected again: the first 128 bits of a SHA-256 over the parts, each preceded by its
-    /// length.
+    /// Returns the id of a rejected message. It is the same each time the message is read from its queue, and
+    /// differs if the message was redriven and rejected again. The id contains the first 128 bits of a
+    /// SHA-256 over the parts, each preceded by its length.
     pub fn id_of(
         rejected_ms: u64,
         source: &str,
@@ -90,12 +90,13 @@ const COUNT_BY_REASON: &str = "SELECT reason, COUNT(*) AS messages FROM rejected
 const MARK_REDRIVEN: &str = "UPDATE rejected SET redriven_ms = $2 WHERE id = $1 AND redriven_ms IS NULL";
 
 impl Store {
-    /// The next at most `limit` messages before `before`, newest first, that were rejected from `since_ms`
-    /// until before `until_ms`; all of them, or those that were redriven, or those that were not.
+    /// Returns at most `limit` messages before `before`, newest first, that were rejected at `since_ms` or
+    /// later and before `until_ms`. `redriven` selects the messages that were redriven, those that were not,
+    /// or, if it is `None`, all of them.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn rejected_messages(
         &self,
         since_ms: Option<u64>,
@@ -125,12 +126,12 @@ impl Store {
             .await
     }
 
-    /// How many messages were rejected from `since_ms` until before `until_ms` and not redriven yet, for each
-    /// reason; most first.
+    /// Returns for each reason how many messages were rejected at `since_ms` or later and before `until_ms`
+    /// and have not been redriven, most frequent reason first.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn count_rejected(&self, since_ms: u64, until_ms: u64) -> Result<Vec<(String, u64)>, Error> {
         let select = Statement::with(COUNT_BY_REASON, [since_ms.into(), until_ms.into()]);
         self.fetch_from_journal(&Operation::ListRejected, select, |row| {
@@ -139,11 +140,11 @@ impl Store {
         .await
     }
 
-    /// One rejected message, if it is known.
+    /// Returns one rejected message, or `None` if it is unknown.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn rejected_message(&self, id: &str) -> Result<Option<Rejected>, Error> {
         let select = Statement::with(select!("r.id = $1"), [Argument::id(id)]);
         let operation = Operation::ReadRejected(id.to_owned());
@@ -154,11 +155,12 @@ impl Store {
             .next())
     }
 
-    /// Notes that the message was sent back. `false` when that was noted before, or when it is unknown.
+    /// Notes that the message was sent back to its queue. Returns `false` if that was noted before or the
+    /// message is unknown.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn mark_redriven(&self, id: &str, now_ms: u64) -> Result<bool, Error> {
         let update = Statement::with(MARK_REDRIVEN, [Argument::id(id), now_ms.into()]);
         let marked = self

@@ -1,4 +1,4 @@
-//! Runs that somebody asks for: requested, claimed, sent.
+//! Requested runs: requested, claimed, and marked as sent.
 
 use std::sync::Arc;
 
@@ -21,30 +21,30 @@ use crate::{
     statement::{Argument, Statement, bind_all, fetch_all},
 };
 
-/// What became of a request to send again.
+/// The result of a request to send a delivery again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Requested {
     /// A new run is to be sent.
     New(DeliveryId),
-    /// This run was requested before and is still pending: no second one is.
+    /// This run was requested before and is still pending, so no second one is requested.
     Open(DeliveryId),
     /// Nothing is to be sent.
     Refused(Refusal),
 }
 
-/// Why a delivery is not sent again.
+/// The reason why a delivery is not sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No such delivery.
+    /// The delivery does not exist.
     #[error("it is unknown")]
     Unknown,
-    /// Its attempts are not over.
+    /// The delivery has attempts left.
     #[error("it is still pending")]
     StillPending,
-    /// The event is gone, and with it what is to be sent.
+    /// The event is no longer stored, so there is nothing to send.
     #[error("its event is not stored any more")]
     EventMissing,
-    /// A ping asks what is now.
+    /// The delivery is a ping. A ping checks the endpoint at the time it is sent, so it is not sent again.
     #[error("it is a ping, which is not sent again")]
     Ping,
 }
@@ -52,13 +52,13 @@ pub enum Refusal {
 /// A requested run that is to be published now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
-    /// Its id, to be marked as sent.
+    /// The run's id, with which it is marked as sent.
     pub id: DeliveryId,
-    /// What to publish; `None` when the event is gone or cannot be read, so that it cannot be sent.
+    /// The delivery to publish; `None` if it cannot be sent, because the event is gone or cannot be read.
     pub delivery: Option<Delivery>,
 }
 
-/// An event at an endpoint.
+/// An event and an endpoint.
 #[derive(Clone, Debug)]
 struct Pair {
     organization: OrganizationId,
@@ -74,12 +74,13 @@ const SELECT_EVENT: &str = "SELECT id FROM events WHERE id = $1 AND organization
 const SELECT_LATEST: &str = "SELECT id, run, state, requested_ms FROM deliveries WHERE event_id = $1 AND organization_id = $2 \
     AND endpoint_id = $3 ORDER BY run DESC LIMIT 1";
 
-/// Nothing when somebody else requested a run of it a moment ago.
+/// Inserts a requested run; does nothing if another transaction has just requested a run of the same pair.
 const INSERT_RUN: &str = "INSERT INTO deliveries (id, event_id, organization_id, endpoint_id, run, trigger, state, attempts, \
     updated_ms, next_ms, reason, last_status, last_error, created_ms, requested_ms, mark, recorded) \
     VALUES ($1, $2, $3, $4, $5, 'resend', 0, 0, $6, $6, '', 0, '', $6, $6, $7, 0) ON CONFLICT DO NOTHING";
 
-/// A run that a worker has recorded something of was sent, whether it is marked or not.
+/// Selects the requested runs that were not sent. If a worker has recorded something about a run, the run was
+/// sent, even if it is not marked as sent.
 const SELECT_UNSENT: &str = "SELECT d.id AS delivery_id, d.endpoint_id, d.run, e.id, e.received_ms, e.traceparent, e.body, \
     e.considered, e.seen FROM deliveries d LEFT JOIN events e ON e.id = d.event_id AND e.organization_id = d.organization_id \
     WHERE d.requested_ms IS NOT NULL AND d.sent_ms IS NULL AND d.state = 0 AND d.attempts = 0 \
@@ -87,16 +88,17 @@ const SELECT_UNSENT: &str = "SELECT d.id AS delivery_id, d.endpoint_id, d.run, e
 
 const CLAIM: &str = "UPDATE deliveries SET claimed_until_ms = $2 WHERE id = $1";
 
-/// A run that no worker has recorded anything of is due from now on.
+/// Marks a run as sent. If no worker has recorded anything about it, it is due from now on.
 const MARK_SENT: &str = "UPDATE deliveries SET sent_ms = $2, \
     updated_ms = CASE WHEN state = 0 AND attempts = 0 AND updated_ms < $2 THEN $2 ELSE updated_ms END, \
     next_ms = CASE WHEN state = 0 AND attempts = 0 AND updated_ms < $2 THEN $2 ELSE next_ms END \
     WHERE id = $1 AND requested_ms IS NOT NULL AND sent_ms IS NULL";
 
-/// How often a request looks again when another one was in its way. That one has then committed, and is seen.
+/// The maximum number of times a request looks for the latest run. If another request is in its way, that
+/// request has committed by the next time and is visible.
 const REQUEST_TRIES: u32 = 3;
 
-/// Requests a run of one pair; steps of an [`on_connection!`].
+/// Requests a run of one pair. For use inside [`on_connection!`].
 macro_rules! request {
     ($tx:ident, $pair:expr, $first_run:expr, $now_ms:expr) => {{
         let pair: &Pair = $pair;
@@ -133,13 +135,14 @@ macro_rules! request {
 }
 
 impl Store {
-    /// Asks for each of the deliveries to be made again, in one transaction: a new run after the latest one
-    /// of the same event and endpoint, unless that one is still pending. Returns what became of each, in
-    /// the order given; asking twice gives one run. Meant for some hundreds at a time.
+    /// Requests for each of these deliveries that it is made again, in one transaction. The request adds a
+    /// new run after the latest one of the same event and endpoint, unless that one is still pending. Returns
+    /// the results in the given order. Repeating a request does not add another run. Intended for a few
+    /// hundred deliveries at a time.
     ///
     /// # Errors
     ///
-    /// Only the database's; nothing was requested then.
+    /// Returns an error if the database operation fails; then nothing was requested.
     pub async fn request_resends(&self, ids: &[DeliveryId], now_ms: u64) -> Result<Vec<Requested>, Error> {
         let operation = &Operation::RequestRuns;
         on_connection!(
@@ -169,12 +172,12 @@ impl Store {
         )
     }
 
-    /// Asks for what an endpoint missed to be delivered after all; otherwise like [`Store::request_resends`].
-    /// An event that the endpoint never had a delivery of gets run 1.
+    /// Requests that events that an endpoint missed are delivered to it after all; otherwise like
+    /// [`Store::request_resends`]. An event of which the endpoint never had a delivery gets run 1.
     ///
     /// # Errors
     ///
-    /// Only the database's; nothing was requested then.
+    /// Returns an error if the database operation fails; then nothing was requested.
     pub async fn request_recoveries(
         &self,
         endpoint: &EndpointId,
@@ -206,15 +209,15 @@ impl Store {
         )
     }
 
-    /// Takes the next at most `limit` requested runs that were not sent, those of the oldest events first,
-    /// for whoever calls: for `claim_ms` milliseconds nobody else gets them. Of one endpoint, of these
-    /// ids, or all.
+    /// Claims for the caller at most `limit` requested runs that were not sent, those of the oldest events
+    /// first. For `claim_ms` milliseconds no other caller gets them. `endpoint` and `ids` restrict the
+    /// selection; `None` does not restrict it.
     ///
-    /// Every one comes with its event's body, which has up to 256 KiB: mind `limit`.
+    /// Each run comes with the body of its event, which has up to 256 KiB: choose `limit` accordingly.
     ///
     /// # Errors
     ///
-    /// Only the database's; nothing was claimed then.
+    /// Returns an error if the database operation fails; then nothing was claimed.
     pub async fn claim_requested(
         &self,
         endpoint: Option<&EndpointId>,
@@ -261,11 +264,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Only the database's; none is marked then, and they will be claimed again when the claim is over.
+    /// Returns an error if the database operation fails; then no run is marked, and the runs will be claimed
+    /// again after the claim has expired.
     pub async fn mark_sent(&self, ids: &[DeliveryId], now_ms: u64) -> Result<(), Error> {
         let operation = &Operation::MarkSent;
         let mut ids = ids.to_vec();
-        // As a recorder locks them.
+        // The order in which a recorder locks the rows.
         ids.sort();
         on_connection!(
             &self.database,
@@ -335,8 +339,8 @@ impl Pair {
 /// The latest run of a pair: its id, its number, its state, and whether it was requested.
 type Latest = (DeliveryId, u32, DeliveryState, bool);
 
-/// The run that a request gets, or the answer that there will be none. Without a delivery it is the first
-/// one, if there is one.
+/// Returns the number of the run to request, or the answer if none is requested. Without an earlier delivery
+/// it is `first_run`, or [`Refusal::Unknown`] if that is `None`.
 fn next_run(latest: Option<Latest>, first_run: Option<u32>) -> Result<u32, Requested> {
     match latest {
         None => first_run.ok_or(Requested::Refused(Refusal::Unknown)),
@@ -373,7 +377,7 @@ fn read_claimed(row: &dyn Columns) -> Result<Claimed, sqlx::Error> {
         ..Delivery::first(Arc::clone(&event), endpoint_id)
     });
     Ok(Claimed {
-        // Whatever is published under this id must be what is recorded under it.
+        // The delivery that is published must have the id under which it is recorded.
         delivery: delivery.filter(|delivery| delivery.id() == id),
         id,
     })

@@ -1,4 +1,4 @@
-//! What is too old goes, one slice of time after the other.
+//! Deletes expired rows, one slice of time after the other.
 
 use sqlx::Connection as _;
 use webhook::AttemptId;
@@ -11,25 +11,26 @@ use crate::{
     statement::{Argument, Statement, bind_all},
 };
 
-/// What a call has deleted.
+/// The result of one call of [`Store::delete_expired`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expired {
-    /// How many rows.
+    /// The number of deleted rows.
     pub rows: u64,
-    /// What is older than this is gone, in Unix milliseconds.
+    /// The end of the deleted slice, in Unix milliseconds: expired rows older than this are deleted.
     pub until_ms: u64,
 }
 
-/// Where a slice ends, and how it is deleted. The bounds are ids of attempts, times elsewhere.
+/// The statements for one table: where a slice ends, and how it is deleted. The bounds are ids for attempts,
+/// and times for the other tables.
 struct Table {
     find_end: &'static str,
     delete: &'static str,
     bound: fn(u64) -> Argument<'static>,
 }
 
-/// Events come after deliveries: one stays as long as one of its deliveries does, and be it a resend of
-/// yesterday. They are counted, not joined: what is joined PostgreSQL may take for a reason to read all
-/// deliveries for each slice.
+/// The tables in the order of deletion. Events come after deliveries, because an event stays as long as any
+/// of its deliveries, even if that is a recent resend. The deliveries are counted instead of joined: with a
+/// join PostgreSQL may choose to read all deliveries for each slice.
 const TABLES: [Table; 5] = [
     Table {
         find_end: "SELECT began_ms AS at_ms FROM attempts WHERE id >= $1 AND id < $2 ORDER BY id LIMIT 1 OFFSET $3",
@@ -63,30 +64,33 @@ const TABLES: [Table; 5] = [
     },
 ];
 
-/// Rows of endpoints that were deleted. They come last, after the deliveries of the slice: a row stays as
-/// long as the journal has a delivery to its endpoint.
+/// Finds the end of a slice of deleted endpoints. Their rows are removed last, after the deliveries of the
+/// slice: a row stays as long as the journal has a delivery to its endpoint.
 const FIND_END_OF_DELETED: &str = "SELECT deleted_at_ms AS at_ms FROM endpoints WHERE deleted_at_ms >= $1 AND deleted_at_ms < $2 \
     ORDER BY deleted_at_ms LIMIT 1 OFFSET $3";
 
 const REMOVE_DELETED: &str = "DELETE FROM endpoints WHERE deleted_at_ms >= $1 AND deleted_at_ms < $2 \
     AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.endpoint_id = endpoints.id) RETURNING version";
 
-/// Readers that have seen less may have missed one of these deletions.
+/// Raises the lowest complete version. A reader that has seen less may have missed one of these deletions.
 const RAISE_LOW_VERSION: &str = "UPDATE registry SET low_version = $1 WHERE id = 1 AND low_version < $1";
 
 impl Store {
-    /// Deletes the attempts, deliveries, events, rejected messages and gaps from `from_ms` on that are older
-    /// than `before_ms`, and the rows of endpoints that were deleted then and have no delivery in the
-    /// journal, but only the first slice of that time, in which no table has more than `chunk` rows, not
-    /// counting those of its last millisecond. Each table is a transaction of its own, so that recorders
-    /// wait for none for long: go on from [`until_ms`](Expired::until_ms) until it is `before_ms`. What
-    /// is deleted already is not looked at again.
+    /// Deletes the attempts, deliveries, events, rejected messages and gaps from `from_ms` until before
+    /// `before_ms`, and the rows of endpoints that were deleted in that time and have no delivery in the
+    /// journal.
     ///
-    /// Pending deliveries stay, however old, and so do the events of all deliveries that stay.
+    /// One call deletes only the first slice of that time, in which no table has more than `chunk` rows, not
+    /// counting those of the slice's last millisecond. Each table is deleted in a transaction of its own, so
+    /// that recorders never wait long. Call it again from [`until_ms`](Expired::until_ms) on until that is
+    /// `before_ms`; the deleted slices are not read again.
+    ///
+    /// Pending deliveries stay, however old they are, and so do the events of all deliveries that stay.
     ///
     /// # Errors
     ///
-    /// Only the database's; what was deleted before is gone.
+    /// Returns an error if the database operation fails; the tables that were processed before the error stay
+    /// deleted.
     pub async fn delete_expired(&self, from_ms: u64, before_ms: u64, chunk: u32) -> Result<Expired, Error> {
         let mut until_ms = before_ms;
         let journal = TABLES.iter().map(|table| (table.find_end, table.bound));
@@ -131,7 +135,7 @@ impl Store {
         Ok(Expired { rows, until_ms })
     }
 
-    /// Removes the rows of endpoints that were deleted in this time, and returns how many.
+    /// Removes the rows of endpoints that were deleted in this time, and returns their number.
     async fn remove_deleted(&self, from_ms: u64, until_ms: u64) -> Result<u64, Error> {
         let arguments: [Argument<'_>; 2] = [from_ms.into(), until_ms.into()];
         on_connection!(

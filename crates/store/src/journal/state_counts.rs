@@ -1,17 +1,17 @@
-//! Deliveries, counted by their state.
+//! Counts of deliveries by state.
 
 use webhook::journal::DeliveryState;
 
-/// Deliveries by their state.
+/// The numbers of deliveries by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateCounts {
-    /// On their way.
+    /// Deliveries that have not ended yet.
     pub pending: u64,
-    /// Their endpoint was deleted.
+    /// Deliveries that were cancelled, because their endpoint was deleted.
     pub cancelled: u64,
-    /// In the dead letters.
+    /// Deliveries that were dead-lettered.
     pub dead: u64,
-    /// Answered with a 2xx.
+    /// Deliveries that were answered with a 2xx.
     pub delivered: u64,
 }
 
@@ -25,7 +25,7 @@ impl StateCounts {
         }
     }
 
-    /// All of them.
+    /// Returns the number of deliveries in all states.
     pub fn total(&self) -> u64 {
         self.pending + self.cancelled + self.dead + self.delivered
     }

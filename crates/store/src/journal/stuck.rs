@@ -1,4 +1,5 @@
-//! Deliveries that go on only when somebody sees to it: requested and not sent, or lost.
+//! Deliveries that do not continue without intervention: requested runs that were not sent, and lost
+//! deliveries.
 
 use webhook::{DeliveryId, EndpointId};
 
@@ -8,24 +9,25 @@ use crate::{
     statement::{Argument, Statement, UNPREPARED},
 };
 
-/// As [`Store::claim_requested`] finds them, but whoever has claimed them.
+/// Counts the runs that [`Store::claim_requested`] would find, including those that are claimed.
 const COUNT_UNSENT: &str = "SELECT COUNT(*) AS unsent FROM deliveries d \
     WHERE d.requested_ms IS NOT NULL AND d.sent_ms IS NULL AND d.state = 0 AND d.attempts = 0 \
     AND d.updated_ms <= d.requested_ms";
 
-/// As [`Store::audit`] finds those that are late, if their next attempt is overdue as well.
+/// Declares a delivery lost. The conditions are those for a late delivery in [`Store::audit`], and
+/// additionally that the next attempt is overdue.
 const DECLARE_LOST: &str = "UPDATE deliveries SET state = 2, reason = 'lost', next_ms = 0, updated_ms = $2 \
     WHERE id = $1 AND state = 0 AND (requested_ms IS NULL OR sent_ms IS NOT NULL) \
     AND COALESCE(sent_ms, created_ms) < $3 AND next_ms < $4";
 
 impl Store {
-    /// How many requested runs were not sent yet, claimed or not: of one endpoint, of these ids, or of all.
-    /// Whoever finds nothing to claim and this not 0 waits for another process, or for its claims to be
-    /// over.
+    /// Returns how many requested runs have not been sent yet, claimed or not. `endpoint` and `ids` restrict
+    /// the count; `None` does not restrict it. A caller that finds nothing to claim while this is not 0 has
+    /// to wait for another process or for its claims to expire.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn unsent(
         &self,
         endpoint: Option<&EndpointId>,
@@ -48,13 +50,14 @@ impl Store {
         Ok(counted.into_iter().next().unwrap_or_default())
     }
 
-    /// Takes a delivery for lost that has been pending since before `late_ms` and whose next attempt was due
-    /// before `due_ms`, both in Unix milliseconds: it is dead, reason `lost`, and can be sent again. Says
-    /// whether it was one. Should it be delivered after all, that prevails.
+    /// Declares a delivery lost if it has been pending since before `late_ms` and its next attempt was due
+    /// before `due_ms`, both in Unix milliseconds. It becomes dead with the reason `lost` and can be sent
+    /// again. Returns whether the delivery met these conditions. If it is delivered after all, the state
+    /// `delivered` replaces this one.
     ///
     /// # Errors
     ///
-    /// Only the database's.
+    /// Returns an error if the database operation fails.
     pub async fn declare_lost(
         &self,
         id: &DeliveryId,

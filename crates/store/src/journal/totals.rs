@@ -1,9 +1,9 @@
-//! The number of rows that were ever added to the journal, by minute.
+//! The totals: how many rows were ever added to the journal, by minute.
 //!
-//! `audit` compares an event with its deliveries, and a delivery with its attempts. If all of these rows are
-//! deleted, there is nothing left to compare. So a transaction that adds rows also adds their number to the
-//! totals of their minute, and retention deletes both. A minute from before there were totals has more rows
-//! than its total, which is not an error.
+//! An audit compares an event with its deliveries, and a delivery with its attempts. If all of these rows are
+//! deleted, nothing is left to compare. For this reason a transaction that adds rows also adds their number
+//! to the totals of their minute, and retention deletes both. A minute from before the totals were introduced
+//! has more rows than its total, which is not an error.
 
 use std::collections::BTreeMap;
 
@@ -14,63 +14,63 @@ use crate::{
     statement::{Argument, Statement},
 };
 
-/// What totals are kept of, in milliseconds.
+/// The period of one total, in milliseconds.
 pub const MINUTE_MS: u64 = 60_000;
-/// The latest time that an attempt's id can hold, in Unix milliseconds.
+/// The latest time that an attempt's id can represent, in Unix milliseconds.
 pub(super) const ATTEMPT_MS_MAX: u64 = (1 << 48) - 1;
 
-/// How many rows the total of one minute is spread over, so that processes that write at once seldom wait for
-/// each other.
+/// The number of rows over which the total of one minute is spread, so that processes that write at the same
+/// time rarely wait for each other.
 pub(crate) const SHARDS: u64 = 16;
 
-/// Run last in a transaction that adds rows, once for each minute in order, so that other transactions do not
-/// wait long.
+/// Adds to the totals of one minute. Runs at the end of a transaction that adds rows, once for each minute in
+/// ascending order, so that other transactions do not wait long.
 pub(crate) const ADD: &str = "INSERT INTO totals (minute_ms, shard, events, matched, deliveries, attempts) \
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (minute_ms, shard) DO UPDATE SET events = totals.events + excluded.events, \
     matched = totals.matched + excluded.matched, deliveries = totals.deliveries + excluded.deliveries, \
     attempts = totals.attempts + excluded.attempts";
 
-/// Run before the rows of that time are deleted. A minute of which only a part is deleted is not compared any
-/// more.
+/// Deletes expired totals. Runs before the rows of that time are deleted. A minute of which only a part is
+/// deleted is no longer compared.
 pub(crate) const EXPIRE: &str = "DELETE FROM totals WHERE minute_ms < $1";
 
-/// How many rows there have to be.
+/// Selects how many rows must exist.
 pub(super) const SUM: &str = "SELECT minute_ms, CAST(SUM(events) AS BIGINT) AS events, CAST(SUM(matched) AS BIGINT) AS matched, \
     CAST(SUM(deliveries) AS BIGINT) AS deliveries FROM totals WHERE minute_ms >= $1 AND minute_ms < $2 GROUP BY minute_ms";
 
 const SUM_ATTEMPTS: &str = "SELECT CAST(COALESCE(SUM(attempts), 0) AS BIGINT) AS rows_found FROM totals \
     WHERE minute_ms >= $1 AND minute_ms < $2";
 
-/// The first minute of which there are totals; 0 as long as there are totals of all minutes.
+/// Selects the first minute with totals. It is 0 as long as there are totals of all minutes.
 pub(super) const FIRST: &str = "SELECT MIN(minute_ms) AS minute_ms FROM totals";
 
 const COUNT_ATTEMPTS: &str = "SELECT COUNT(*) AS rows_found FROM attempts WHERE id >= $1 AND id < $2";
 
-/// How many rows were added and are missing. Events, matches and deliveries are compared by minute, attempts
-/// all at once. Rows from before there were totals are not compared.
+/// The numbers of rows that were added and no longer exist. Events, matches and deliveries are compared by
+/// minute, attempts all at once. Rows from before the totals were introduced are not compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vanished {
-    /// Events.
+    /// Missing events.
     pub events: u64,
-    /// Matches of events, also of missing ones.
+    /// Missing matches of events, including those of missing events.
     pub matched: u64,
-    /// Deliveries.
+    /// Missing deliveries.
     pub deliveries: u64,
-    /// Attempts.
+    /// Missing attempts.
     pub attempts: u64,
     /// The beginning of the first minute in which an event, a match or a delivery is missing, in Unix
-    /// milliseconds.
+    /// milliseconds; `None` if none is missing.
     pub first_ms: Option<u64>,
 }
 
 impl Vanished {
-    /// Whether nothing is missing.
+    /// Returns whether no row is missing.
     pub const fn is_empty(&self) -> bool {
         self.events == 0 && self.matched == 0 && self.deliveries == 0 && self.attempts == 0
     }
 }
 
-/// Numbers of rows of one minute.
+/// The numbers of rows of one minute.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) events: i64,
@@ -78,7 +78,7 @@ pub(super) struct Counts {
     pub(super) deliveries: i64,
 }
 
-/// The rows that a transaction adds or removes, by minute.
+/// The numbers of rows that a transaction adds or removes, by minute.
 #[derive(Debug, Default)]
 pub(crate) struct Added(BTreeMap<u64, Difference>);
 
@@ -103,8 +103,8 @@ impl Added {
         minute.matched -= matched as i64;
     }
 
-    /// Counts a delivery's row that was written. `replaced_ms` is the time of creation in the row that it
-    /// replaced; `None` if it is new.
+    /// Counts a row of a delivery that was written. `replaced_ms` is the creation time in the row that it
+    /// replaced; `None` if the row is new.
     pub(crate) fn delivery(&mut self, created_ms: u64, replaced_ms: Option<u64>) {
         if replaced_ms == Some(created_ms) {
             return;
@@ -150,7 +150,7 @@ impl Difference {
     }
 }
 
-/// Adds to the totals; steps of an [`on_connection!`], the last ones before the commit.
+/// Adds to the totals. For use inside [`on_connection!`], immediately before the commit.
 macro_rules! add_totals {
     ($tx:ident, $added:expr, $shard:expr) => {
         for row in $added.rows($shard) {
@@ -162,7 +162,7 @@ macro_rules! add_totals {
 }
 pub(crate) use add_totals;
 
-/// Minutes of attempts.
+/// Minutes in which attempts are counted.
 #[derive(Debug)]
 pub(super) struct Minutes {
     from_ms: u64,
@@ -172,7 +172,8 @@ pub(super) struct Minutes {
 }
 
 impl Minutes {
-    /// Those before `first_ms`, which is what [`FIRST`] found, and the others, until a time.
+    /// Splits the minutes until a time into those before `first_ms`, which is the result of [`FIRST`], and
+    /// the others.
     pub(super) fn split(since_ms: u64, until_ms: u64, first_ms: Option<u64>) -> [Self; 2] {
         let from_ms = since_ms / MINUTE_MS * MINUTE_MS;
         let at_ms = first_ms.map_or(until_ms, |first_ms| first_ms.max(from_ms).min(until_ms));
@@ -188,20 +189,20 @@ impl Minutes {
         }
     }
 
-    /// How many attempts there have to be.
+    /// Returns the statement that selects how many attempts must exist.
     pub(super) fn recorded(&self) -> Statement<'static> {
         Statement::with(SUM_ATTEMPTS, [self.from_ms.into(), self.until_ms.into()])
     }
 
-    /// How many there are.
+    /// Returns the statement that counts the attempts that exist.
     pub(super) fn found(&self) -> Statement<'_> {
         let ids = [&self.first_attempt, &self.end_of_attempts].map(|id| id.as_str().into());
         Statement::with(COUNT_ATTEMPTS, ids)
     }
 }
 
-/// Counts the events, matches and deliveries that were recorded and not found. A minute with more found than
-/// recorded is from before there were totals.
+/// Counts the events, matches and deliveries that were recorded and do not exist. A minute with more rows
+/// than recorded is from before the totals were introduced.
 pub(super) fn compare(recorded: Vec<(u64, Counts)>, found: Vec<(u64, Counts)>) -> Vanished {
     let mut minutes: BTreeMap<u64, Counts> = recorded.into_iter().collect();
     for (minute_ms, counts) in found {
@@ -222,7 +223,7 @@ pub(super) fn compare(recorded: Vec<(u64, Counts)>, found: Vec<(u64, Counts)>) -
     vanished
 }
 
-/// How many of something are missing.
+/// Returns how many rows are missing.
 pub(super) fn missing(left: i64) -> u64 {
     u64::try_from(left).unwrap_or_default()
 }

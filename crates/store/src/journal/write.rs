@@ -1,4 +1,4 @@
-//! How books are written: one transaction, rows in the order of their keys, and what is there already merged.
+//! Writes books: in one transaction, with rows in the order of their keys, merged with the stored rows.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,7 +24,7 @@ use crate::{
     statement::{Argument, Insert, Statement, bind_all, insert_all, stored_id, timed},
 };
 
-/// The columns of a [`Standing`](webhook::journal::Standing), in the order in which it is compared.
+/// The columns of a [`Standing`](webhook::journal::Standing), in the order in which they are compared.
 const STANDING: [&str; 7] = [
     "state",
     "attempts",
@@ -86,7 +86,7 @@ static INSERT_DELIVERIES: LazyLock<Insert<16>> = LazyLock::new(|| {
     let standing = STANDING.map(|column| take(column, &further)).join(", ");
     let created = take("created_ms", earlier);
     let recorded = "deliveries.recorded | excluded.recorded";
-    // Without the last condition every repetition would write its row anew.
+    // Without the WHERE clause, recording the same delivery again would rewrite its row.
     let tail = format!(
         "ON CONFLICT (id) DO UPDATE SET {standing}, {created}, recorded = {recorded}, replaced_ms = deliveries.created_ms \
          WHERE {further} OR {earlier} OR ({recorded}) <> deliveries.recorded RETURNING created_ms, replaced_ms"
@@ -152,8 +152,8 @@ const UPDATE_EVENT: &str = "UPDATE events SET project_id = $3, lead_id = $4, eve
     received_ms = $7, traceparent = $8, body = $9, considered = $10, matched = $11, mark = $12, seen = $13 \
     WHERE id = $1 AND organization_id = $2";
 
-/// Inserts rows and evaluates to what the statement returns for each row that it wrote; steps of an
-/// [`on_connection!`].
+/// Inserts rows and evaluates to the values that the statement returns for each row that it wrote. For use
+/// inside [`on_connection!`].
 macro_rules! insert_returning {
     ($tx:ident, $insert:expr, $rows:expr, $returned:ty) => {{
         let mut returned: Vec<$returned> = Vec::new();
@@ -168,7 +168,7 @@ macro_rules! insert_returning {
     }};
 }
 
-/// Inserts events and evaluates to the keys of those that were not there; steps of an [`on_connection!`].
+/// Inserts events and evaluates to the keys of the new ones. For use inside [`on_connection!`].
 macro_rules! insert_events {
     ($tx:ident, $rows:expr) => {
         insert_returning!($tx, INSERT_EVENTS, $rows, (String, String))
@@ -177,7 +177,7 @@ macro_rules! insert_events {
     };
 }
 
-/// Unites an event with its row; steps of an [`on_connection!`].
+/// Merges an event into its row. For use inside [`on_connection!`].
 macro_rules! merge_event {
     ($tx:ident, $dialect:ident, $entry:expr, $added:ident) => {{
         let entry: &EventEntry = $entry;
@@ -202,8 +202,9 @@ macro_rules! merge_event {
     }};
 }
 
-/// Writes which batches of a worker came; steps of an [`on_connection!`]. They come last: of one worker's
-/// batches several recorders may write at once, and the second waits for the first.
+/// Writes which batches of a worker have arrived. For use inside [`on_connection!`], after all other rows of
+/// the books: several recorders may write batches of one worker at the same time, and the second waits for
+/// the first.
 macro_rules! write_numbers {
     ($tx:ident, $dialect:ident, $worker:expr, $came:expr) => {{
         let worker: &str = $worker;
@@ -243,17 +244,18 @@ macro_rules! write_numbers {
 }
 
 impl Store {
-    /// Writes books and rejected messages, all of them or none. What is stored already is merged as
-    /// [`Books`] merge: in whichever order and however often books are written, by however many at once, the
-    /// tables end up the same.
+    /// Writes books and rejected messages, all of them or none. They are merged with the stored rows in the
+    /// same way as [`Books`] are merged: in whatever order, how often, and by however many recorders at once
+    /// they are written, the tables end up the same.
     ///
-    /// U+0000 in texts, which PostgreSQL does not take, is stored as U+FFFD; an id of more than 255 bytes is
-    /// shortened.
+    /// U+0000 in texts, which PostgreSQL does not accept, is stored as U+FFFD. An id of more than 255 bytes
+    /// is shortened.
     ///
     /// # Errors
     ///
-    /// Only the database's. Two that write at once can make PostgreSQL end one of them as a deadlock, which
-    /// is [unavailable](Error::is_unavailable) as well.
+    /// Returns an error if the database operation fails. If two recorders write at the same time, PostgreSQL
+    /// can abort one of them because of a deadlock, which also counts as
+    /// [unavailable](Error::is_unavailable).
     pub async fn record(&self, books: &Books, rejected: &[Rejected]) -> Result<(), Error> {
         let operation = &Operation::Record;
         let events: Vec<_> = books.events.values().map(EventRow::new).collect();
@@ -316,7 +318,7 @@ impl Store {
     }
 }
 
-/// An event on its way into its table.
+/// An event in the form of a row to be written.
 struct EventRow<'a> {
     entry: &'a EventEntry,
     considered: String,
@@ -341,7 +343,7 @@ impl<'a> EventRow<'a> {
         }
     }
 
-    /// As [`INSERT_EVENTS`] returns it.
+    /// Returns the key as [`INSERT_EVENTS`] returns it.
     fn key(&self) -> (String, String) {
         let event = &self.entry.event;
         let (organization, id) = (event.organization_id.as_str(), event.id.as_str());
@@ -373,9 +375,9 @@ fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-/// Returns what to write over the row, and when the row's event was received and how many endpoints it
-/// matched; `None` if the row is to stay. A row that was edited and cannot be read any more must not delay
-/// all that comes after it: it is written anew.
+/// Returns the merged event to write over the row, and when the row's event was received and how many
+/// endpoints it matched. Returns `None` if the row is to stay unchanged. A row that was edited and can no
+/// longer be read must not block the rows after it, so it is overwritten.
 fn merged(row: &dyn Columns, entry: &EventEntry) -> Option<(EventEntry, Option<(u64, u64)>)> {
     let Ok(stored) = read_event(row) else {
         return Some((entry.clone(), None));
@@ -386,15 +388,16 @@ fn merged(row: &dyn Columns, entry: &EventEntry) -> Option<(EventEntry, Option<(
     (merged != stored).then_some((merged, Some(was)))
 }
 
-/// The first 32 bits of the hash in the id.
+/// Returns the mark of a delivery: the first 32 bits of the hash in its id.
 pub(super) fn mark(id: &DeliveryId) -> u64 {
     let digits = id.as_str().split_once('_').and_then(|(_, hash)| hash.get(..8));
     digits.map_or(0, |digits| u64::from_str_radix(digits, 16).unwrap_or_default())
 }
 
-/// What stands for an attempt in `deliveries.recorded`; nothing for one of a higher number than that holds.
+/// Returns the bit of `deliveries.recorded` that stands for an attempt; 0 for an attempt number that has no
+/// bit.
 fn recorded_bit(number: u32) -> i64 {
-    /// With one more, the next power of two would not be a BIGINT.
+    /// With 63 attempts, an audit would compute 2^63, which does not fit into a BIGINT.
     const NUMBERS: std::ops::RangeInclusive<u32> = 1..=62;
     if NUMBERS.contains(&number) {
         1 << (number - 1)

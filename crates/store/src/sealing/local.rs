@@ -1,4 +1,4 @@
-//! The key of an installation on one host: a file beside SQLite's.
+//! The sealing key of an installation on one host: a file beside SQLite's database file.
 
 use std::{
     fs,
@@ -10,15 +10,15 @@ use std::{
 use super::SealingKey;
 use crate::Error;
 
-/// The file that is beside the database's: its name with `.key` behind it.
+/// Returns the path of the key file: the name of the database file with `.key` appended.
 fn path_beside(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".key");
     name.into()
 }
 
-/// Reads the key beside this database, and makes one, for its owner alone, where there is none. Says where it
-/// is, too.
+/// Reads the key beside this database file. If there is none, creates it with access for its owner only.
+/// Returns the key and its path.
 pub(crate) fn local_key(database: &Path) -> Result<(SealingKey, PathBuf), Error> {
     let path = path_beside(database);
     let failed = |source| Error::KeyFile {
@@ -39,8 +39,8 @@ pub(crate) fn local_key(database: &Path) -> Result<(SealingKey, PathBuf), Error>
     Ok((key, path))
 }
 
-/// Written whole under another name first: several processes may begin at once, and the first one's key is
-/// everyone's.
+/// Creates the key file. It is first written completely under another name, because several processes may
+/// start at the same time and all have to use the key of the first one.
 fn make(path: &Path) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{:016x}", rand::random::<u64>()));
@@ -53,7 +53,8 @@ fn make(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Synced before it has its name: what is sealed with a key that a power cut takes back is lost.
+/// Writes and syncs a new key before the file gets its final name. If a power cut took back the key,
+/// everything sealed with it would be lost.
 fn write_new(path: &Path) -> io::Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)

@@ -1,4 +1,5 @@
-//! Sealing what is there already: in clear from before, or with a key that is to go.
+//! Seals secrets that are already stored: those in clear text from older versions, and those sealed with a
+//! key that is to be replaced.
 
 use signature::Secret;
 use sqlx::Connection as _;
@@ -7,8 +8,8 @@ use webhook::{EndpointId, OrganizationId};
 use super::{Keyring, Owner};
 use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection};
 
-/// Endpoints whose secrets are sealed anew in one transaction: few, since every other write of an endpoint
-/// waits for it.
+/// The number of endpoints whose secrets are resealed in one transaction. It is small, because every other
+/// write of an endpoint waits for the transaction.
 const CHUNK: i64 = 200;
 
 pub(crate) const SELECT_PLAIN: &str =
@@ -16,15 +17,16 @@ pub(crate) const SELECT_PLAIN: &str =
 
 pub(crate) const SET_SECRET: &str = "UPDATE endpoints SET secret = $2 WHERE id = $1";
 
-/// Which key seals: the one that has sealed first, and where none has, this one from now on. Also the lock
-/// that puts the writers of endpoints in a row.
+/// Returns the key that seals: the one that has sealed first, or, if none has, `$1` from now on. Also takes
+/// the lock that serializes the writers of endpoints.
 pub(crate) const CHOOSE_SEALING_KEY: &str =
     "UPDATE registry SET sealing_key = COALESCE(sealing_key, $1) WHERE id = 1 RETURNING sealing_key";
 
-/// Whoever comes after this seals with this key.
+/// Makes `$1` the key that seals from now on, in every process.
 const SET_SEALING_KEY: &str = "UPDATE registry SET sealing_key = $1 WHERE id = 1";
 
-/// `$1` is how everything begins that is sealed with the key, `$2` the id to go on after.
+/// Selects endpoints whose secrets are not all sealed with the current key. `$1` is the beginning of every
+/// secret that this key has sealed, `$2` the id after which to continue.
 const SELECT_OTHERS: &str = "SELECT id, organization_id, secret, previous_secret FROM endpoints \
     WHERE id > $2 AND deleted_at_ms IS NULL \
     AND (substr(secret, 1, length($1)) <> $1 OR substr(previous_secret, 1, length($1)) <> $1) ORDER BY id LIMIT $3";
@@ -34,7 +36,8 @@ const SET_BOTH: &str = "UPDATE endpoints SET secret = $2, previous_secret = $3 W
 /// Id, organization, secret, previous secret.
 type Sealed = (String, String, String, Option<String>);
 
-/// Seals every secret that is in clear; steps of an [`on_connection!`], in its transaction.
+/// Seals every secret that is stored in clear text, in the current transaction. For use inside
+/// [`on_connection!`].
 macro_rules! seal_plain {
     ($tx:ident, $keyring:expr) => {{
         use $crate::sealing::reseal;
@@ -60,7 +63,8 @@ macro_rules! seal_plain {
 }
 pub(crate) use seal_plain;
 
-/// None when it is no secret: nobody can read that row, before as after.
+/// Returns the sealed secret, or `None` if the text is not a secret. Such a row cannot be read, before or
+/// after this.
 pub(crate) fn sealed_plain(
     keyring: &Keyring,
     key: &str,
@@ -85,16 +89,18 @@ pub(crate) fn sealed_plain(
 
 impl Store {
     /// Seals every secret with the first of the keys that this store was [connected](Store::connect) with,
-    /// and has every process seal with it from now on. Returns how many endpoints were not sealed with it
-    /// before. Workers read on meanwhile if they have that key, too: give it to all of them first.
+    /// and makes all processes seal with it from now on. Returns the number of endpoints that were not sealed
+    /// with it before. Workers can continue to read meanwhile if they have that key too, so give it to all of
+    /// them first.
     ///
-    /// May be interrupted, and repeated: what is done is not done again. Once it has returned, no other key
-    /// is needed.
+    /// May be interrupted and repeated: secrets that are already resealed are skipped. Once it has returned,
+    /// no other key is needed.
     ///
     /// # Errors
     ///
-    /// The database's; [`Error::SealingKeyMissing`] when a secret is sealed with a key that is not here, and
-    /// [`Error::Undecodable`] when one does not open. What was sealed anew before stays so.
+    /// Returns an error if the database operation fails, [`Error::SealingKeyMissing`] if a secret is sealed
+    /// with a key that this process does not have, or [`Error::Undecodable`] if a secret does not open.
+    /// Secrets that were resealed before the error stay resealed.
     pub async fn reseal_secrets(&self) -> Result<u64, Error> {
         let (mut after, mut resealed) = (String::new(), 0);
         loop {
@@ -107,7 +113,7 @@ impl Store {
         }
     }
 
-    /// The next endpoints after this id, in one transaction.
+    /// Reseals the next endpoints after this id in one transaction and returns their ids.
     async fn reseal_some(&self, after: &str) -> Result<Vec<String>, Error> {
         let (operation, keyring) = (&Operation::Reseal, &self.keyring);
         on_connection!(

@@ -46,7 +46,7 @@ fn any_key_of_the_ring_opens_and_a_missing_one_is_named() {
 }
 
 proptest! {
-    /// Also where one's organization and endpoint, run together, read as the other's.
+    /// Includes pairs whose organization and endpoint, concatenated, yield the same text.
     #[test]
     fn what_is_sealed_for_one_endpoint_opens_for_no_other(
         one in "[a-c:1-3]{1,4}", its in "[a-c:1-3]{1,4}", other in "[a-c:1-3]{1,4}", others in "[a-c:1-3]{1,4}",

@@ -1,4 +1,4 @@
-//! API keys: found by their hash, and what becomes of them.
+//! API keys: lookup by hash, expiry, revocation and noted uses.
 
 use store::{ApiKeyRow, Error, NewApiKey, Store};
 use webhook::{ApiKey, ApiKeyId, OrganizationId};
@@ -121,7 +121,7 @@ async fn the_last_use_only_moves_forward(bed: Bed) {
     }
     let uses =
         |uses: &[(u8, u64)]| -> Vec<_> { uses.iter().map(|(byte, at_ms)| (key_id(*byte), *at_ms)).collect() };
-    // In whatever order, also of what is unknown.
+    // In any order, and including unknown keys.
     let first = uses(&[(2, 300), (1, 200), (9, 100)]);
     let second = uses(&[(1, 150), (2, 400)]);
     store.note_api_key_uses(&first).await.unwrap();
@@ -170,7 +170,7 @@ async fn a_database_from_before_keys_keeps_its_endpoints(bed: Bed) {
         .create_endpoint(new_endpoint("org_1"), endpoint_id(1), 1)
         .await
         .unwrap();
-    // As the version before left it.
+    // The schema as the version before API keys left it.
     bed.execute(
         "DROP TABLE api_keys; DROP TABLE changes; DROP TABLE roles; DROP TABLE installation; DROP TABLE batches; DROP TABLE delays; DROP TABLE totals; ALTER TABLE events DROP COLUMN seen; DROP INDEX deliveries_unrecorded; ALTER TABLE deliveries DROP COLUMN recorded; ALTER TABLE deliveries DROP COLUMN replaced_ms; DROP TABLE endpoint_history; DROP TABLE retention; DROP TABLE retention_stops; \
          ALTER TABLE registry DROP COLUMN low_version; DROP INDEX endpoints_existing; DROP INDEX endpoints_deleted; \

@@ -1,4 +1,4 @@
-//! The test bed: a new database, a connection behind the store's back, and sample endpoints.
+//! The test bed: a new database, connections that bypass the store, and sample endpoints.
 
 use std::{
     future::Future,
@@ -42,7 +42,7 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    /// A store whose tables are not made yet.
+    /// Connects a store whose tables do not exist yet.
     pub(crate) async fn connect(&self) -> Store {
         self.connect_with(&[sealing_key(1)]).await
     }
@@ -59,7 +59,7 @@ impl Bed {
         store
     }
 
-    /// Of PostgreSQL: the URL of another database of the server, to administer it from, and this one's name.
+    /// For PostgreSQL: returns the URL of the server's administrative database and the name of this database.
     fn server_and_name(&self) -> (String, &str) {
         let (address, name) = self.url.rsplit_once('/').expect("the URL names a database");
         (format!("{address}/postgres"), name)
@@ -69,7 +69,7 @@ impl Bed {
         self.url.strip_prefix("sqlite://").map(PathBuf::from)
     }
 
-    /// Runs statements past the store.
+    /// Executes statements without the store.
     pub(crate) async fn execute(&self, sql: &str) {
         let sql = AssertSqlSafe(sql.to_owned());
         if self.sqlite_path().is_some() {
@@ -89,7 +89,7 @@ impl Bed {
         }
     }
 
-    /// The first column of the first row, a number, read past the store.
+    /// Returns the first column of the first row as a number, read without the store.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         let query = AssertSqlSafe(sql.to_owned());
         if self.sqlite_path().is_some() {
@@ -125,7 +125,7 @@ where
     on_postgres_with("", test).await;
 }
 
-/// On a database that is created with these options.
+/// Runs a test on a PostgreSQL database that is created with these options.
 pub(crate) async fn on_postgres_with<F>(options: &str, test: fn(Bed) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -136,7 +136,7 @@ where
     let name = format!("store_{}_{}", std::process::id(), next_number());
     administer(&server, format!("CREATE DATABASE {name} {options}")).await;
     let (address, _) = server.rsplit_once('/').expect("the URL names a database");
-    // In a task, so that the database is dropped whatever the test does.
+    // The test runs in a task, so that the database is dropped even if the test panics.
     let result = tokio::spawn(test(Bed {
         url: format!("{address}/{name}"),
     }))
@@ -158,7 +158,7 @@ async fn administer(server: &str, statement: String) {
     connection.close().await.expect("closes");
 }
 
-/// After this version, in a registry whose log had no change yet.
+/// Returns the position with this version in a registry whose log has no changes yet.
 pub(crate) fn since(version: i64) -> Position {
     Position {
         version,
@@ -166,16 +166,16 @@ pub(crate) fn since(version: i64) -> Position {
     }
 }
 
-/// A copy of a whole database, from outside.
+/// A copy of a whole database, made without the store.
 pub(crate) enum Backup {
-    /// The file.
+    /// The contents of the file.
     Sqlite(Vec<u8>),
     /// The name of a database on the same server.
     Postgres(String),
 }
 
 impl Backup {
-    /// Closes the store, so that the copy is whole.
+    /// Closes the store, so that the copy is complete, and copies the database.
     pub(crate) async fn of(bed: &Bed, store: &Store) -> Self {
         store.close().await;
         if let Some(path) = bed.sqlite_path() {
@@ -187,7 +187,7 @@ impl Backup {
         Self::Postgres(copy)
     }
 
-    /// Puts the copy in the place of the database. No store may be open.
+    /// Replaces the database by the copy. No store may be open.
     pub(crate) async fn restore(self, bed: &Bed) {
         match self {
             Self::Sqlite(bytes) => {
@@ -203,13 +203,13 @@ impl Backup {
     }
 }
 
-/// Unique in this process.
+/// Returns a number that is unique in this process.
 pub(crate) fn next_number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Now, in Unix milliseconds: the databases' clock is compared with it.
+/// Returns the current time in Unix milliseconds. The databases' clock is compared with it.
 pub(crate) fn now_ms() -> u64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since_epoch.expect("it is after 1970").as_millis() as u64
@@ -228,14 +228,15 @@ pub(crate) fn new_endpoint(organization: &str) -> NewEndpoint {
     }
 }
 
-/// Ids in the order of their numbers.
+/// Returns an id; ids are ordered by their numbers.
 pub(crate) fn endpoint_id(number: u32) -> EndpointId {
     let mut bytes = [0; 16];
     bytes[12..].copy_from_slice(&number.to_be_bytes());
     EndpointId::generate(bytes)
 }
 
-/// The error's text and the texts of its causes, as a log would show them, and its `Debug`.
+/// Returns the `Debug` text of the error and the `Display` texts of it and its causes, as a log would show
+/// them.
 pub(crate) fn all_of(error: &store::Error) -> String {
     let mut text = format!("{error:?}");
     let mut next: Option<&dyn std::error::Error> = Some(error);

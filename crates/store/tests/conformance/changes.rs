@@ -1,4 +1,4 @@
-//! The log of changes, and writes of one version alone.
+//! The log of changes, and writes limited to one version.
 
 use signature::Secret;
 use store::{Actor, ChangeRow, EndpointChange, Error, Lookup, NewEndpoint, Store};
@@ -22,7 +22,7 @@ on_both_databases! {
     of_two_writes_of_one_version_exactly_one_wins,
 }
 
-/// Oldest first.
+/// Returns the changes, oldest first.
 async fn told(store: &Store) -> Vec<ChangeRow> {
     let mut changes = store.changes(None, None, 1_000).await.unwrap();
     changes.reverse();
@@ -197,7 +197,7 @@ async fn a_refused_write_is_not_told(bed: Bed) {
     assert_eq!(kinds, expected.map(|(number, kind)| (number, kind.to_owned())));
 }
 
-/// One transaction: without room in the log nothing is written.
+/// The endpoint and the log are written in one transaction: if the log refuses its row, nothing is written.
 async fn what_cannot_be_told_is_not_done(bed: Bed) {
     let store = bed.migrated().await;
     let id = endpoint_id(1);
@@ -269,7 +269,7 @@ async fn writers_at_once_leave_no_gap_in_the_numbers(bed: Bed) {
                     .create_api_key(new_key("org_1", byte), key_id(byte), 1)
                     .await
                     .unwrap();
-                // Rolled back, with the number that it had.
+                // This write is rolled back, and its number with it.
                 store.enable_endpoint(&endpoint_id(1_000), 1).await.unwrap_err();
             }
         })

@@ -1,4 +1,4 @@
-//! Deleted endpoints: gone, remembered, and told to those who follow.
+//! Deleted endpoints: they are gone, but remembered and reported to readers that follow the registry.
 
 use store::{EndpointChange, Error, Lookup};
 use webhook::DisabledReason;
@@ -64,7 +64,8 @@ async fn a_deleted_endpoint_leaves_neither_url_nor_secret_in_its_row(bed: Bed) {
             );
         }
     }
-    // In SQLite's file their bytes are overwritten, too, once the log has been moved into it.
+    // In SQLite's file the deleted bytes are also overwritten, after the write-ahead log has been moved into
+    // it.
     store.close().await;
     if let Some(path) = bed.sqlite_path() {
         assert!(

@@ -1,4 +1,4 @@
-//! One endpoint at a time, and pages of them.
+//! Reads and writes of single endpoints, and pages of endpoints.
 
 use store::{EndpointChange, Error, Lookup, Store};
 use webhook::{Disabled, DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId};
@@ -246,7 +246,7 @@ async fn a_410_disables_only_the_endpoint_it_was_about(bed: Bed) {
     );
 }
 
-/// Six attempts at once that were told to stop the endpoint as it was at `seen`; returns how many of them
+/// Disables the endpoint from six concurrent attempts that all saw version `seen`. Returns how many of them
 /// disabled it.
 async fn disable_six_times(store: &Store, id: &EndpointId, seen: i64) -> usize {
     let attempts = [(); 6].map(|()| {
@@ -414,7 +414,7 @@ async fn an_unreadable_row_is_named_and_its_secret_is_not_shown(bed: Bed) {
             assert!(!text.contains("whsec_"), "{text}");
         }
         assert_eq!(store.registry_position().await.unwrap().version, before);
-        // It can still be got rid of, and then stands in nobody's way.
+        // It can still be deleted, and then no longer blocks other operations.
         store.delete_endpoint(&id, 3).await.unwrap();
         assert_eq!(store.load_registry().await.unwrap().endpoints, []);
     }
@@ -441,7 +441,7 @@ async fn a_refused_write_changes_nothing(bed: Bed) {
     assert!(matches!(error, Error::TooManyEndpoints), "{error:?}");
 
     assert_eq!(store.load_registry().await.unwrap(), before);
-    // One less makes room for one more.
+    // Deleting one endpoint makes room for one more.
     store.delete_endpoint(&created.id, 3).await.unwrap();
     store
         .create_endpoint(new_endpoint("org_1"), endpoint_id(3), 4)

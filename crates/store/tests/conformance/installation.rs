@@ -1,4 +1,4 @@
-//! The installation's id, and what running roles report.
+//! The installation's id, and the reports of running roles.
 
 use std::time::Duration;
 

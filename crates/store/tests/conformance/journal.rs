@@ -1,4 +1,4 @@
-//! The journal: what is written, in whichever order, and every question.
+//! The journal: writing in any order, and all queries.
 
 mod samples;
 mod merging;

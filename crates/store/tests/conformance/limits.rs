@@ -1,4 +1,4 @@
-//! How many endpoints an organization may have.
+//! The maximum number of endpoints of an organization.
 
 use store::{EndpointChange, Error, Store};
 
@@ -29,13 +29,13 @@ async fn an_organization_has_no_more_endpoints_than_it_may_have(bed: Bed) {
     assert_eq!(store.load_registry().await.unwrap(), before);
 
     create(&limited, "org_2", 2).await.unwrap();
-    // It may be changed, and with a higher limit there is room for another.
+    // An existing endpoint can still be changed, and a higher limit allows another one.
     limited
         .update_endpoint(&endpoint_id(0), EndpointChange::default(), 2)
         .await
         .unwrap();
     create(&store.per_organization_max(3), "org_1", 3).await.unwrap();
-    // With a lower one the organization keeps what it has. Deleted endpoints do not count.
+    // With a lower limit the organization keeps its endpoints. Deleted endpoints do not count.
     for number in [0, 1] {
         create(&limited, "org_1", 4).await.unwrap_err();
         store.delete_endpoint(&endpoint_id(number), 3).await.unwrap();

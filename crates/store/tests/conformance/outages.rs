@@ -1,4 +1,4 @@
-//! A database that hangs, or hangs up, while it is being used.
+//! A database that hangs or closes connections while it is in use.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use tokio::time::{Instant, advance, pause, resume};
 
 use super::bed::{Bed, endpoint_id, new_endpoint, on_postgres};
 
-/// Holds the lock that every write needs first.
+/// Holds the lock that every write takes first.
 const HOLD: &str = "UPDATE registry SET version = version";
 
-/// How many connections wait for a lock.
+/// Counts the connections that wait for a lock.
 const WAITING: &str = "SELECT COUNT(*) FROM pg_stat_activity \
     WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
-/// As many as the store has connections.
+/// The number of connections that the store has for writes.
 const WRITES: u32 = 8;
 
-// One thread: only there can the clock be paused.
+// A single thread, because the clock can be paused only there.
 #[tokio::test]
 async fn writes_that_hang_in_postgres_are_given_up_and_their_connections_with_them() {
     on_postgres(|bed: Bed| async move {
@@ -59,7 +59,7 @@ async fn writes_that_hang_in_postgres_are_given_up_and_their_connections_with_th
         }
         resume();
 
-        // The lock is still held: a connection that waits for it would be of no use to this.
+        // The lock is still held, so this read cannot use a connection that waits for it.
         assert_eq!(store.registry_position().await.unwrap().version, 0);
         holding.rollback().await.unwrap();
         assert_eq!(create(100).await.unwrap().version, 1);

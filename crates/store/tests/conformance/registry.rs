@@ -1,4 +1,4 @@
-//! The registry: its counter, loading it, and following it while others write.
+//! The registry: its counter, loading it, and following it during concurrent writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -107,8 +107,8 @@ async fn a_counter_that_went_back_is_noticed(bed: Bed) {
     );
 }
 
-/// The backup has one endpoint. Afterwards the reader sees a second one, which the restored database never
-/// had, and the restored database gets to the same version, and further, by other changes.
+/// The backup has one endpoint. After the backup the reader sees a second one, which the restored database
+/// never had. The restored database then reaches the same version and later ones through other changes.
 async fn a_restored_database_that_counts_past_what_a_reader_saw_is_noticed(bed: Bed) {
     let store = bed.migrated().await;
     let create = async |store: &Store, number| {
@@ -154,7 +154,7 @@ async fn a_reader_that_saw_what_the_backup_has_reads_on(bed: Bed) {
     let changes = store.registry_changes(&seen).await.unwrap();
     assert_eq!(changes.endpoints.len(), 1);
     assert_eq!(changes.endpoints[0].id, endpoint_id(2));
-    // An older version of the program writes no nonce: the change's time tells it apart.
+    // An older version of the program writes no nonce. Then the time identifies the change.
     bed.execute("UPDATE changes SET nonce = NULL").await;
     let seen = store.registry_position().await.unwrap();
     assert_eq!(seen.stamp, 1);
@@ -163,12 +163,12 @@ async fn a_reader_that_saw_what_the_backup_has_reads_on(bed: Bed) {
     assert_eq!(changes.endpoints.len(), 1);
 }
 
-/// What a worker does: holds a copy and follows the changes.
+/// A reader that keeps a copy of the registry and follows the changes, like a worker.
 struct Follower {
     position: Position,
     endpoints: BTreeMap<EndpointId, Endpoint>,
     deleted: BTreeSet<EndpointId>,
-    /// Every version that was seen on an endpoint.
+    /// All versions of endpoints, in the order in which the reader saw them.
     versions: Vec<i64>,
 }
 
@@ -190,8 +190,8 @@ impl Follower {
     }
 }
 
-/// Creates endpoints, changes every second one, deletes every fourth; returns the versions in the order it
-/// got them.
+/// Creates endpoints, changes every second one and deletes every fourth. Returns the versions of the
+/// creations and changes, in the order in which they were assigned.
 async fn write_some(store: Store, writer: u32) -> Vec<i64> {
     let mut versions = Vec::new();
     for number in 0..ENDPOINTS_PER_WRITER {
@@ -233,7 +233,7 @@ async fn twenty_writers_get_increasing_versions_and_a_poller_misses_nothing(bed:
                 versions: Vec::new(),
             };
             loop {
-                // Asked before the last look, so that the last look is after the last write.
+                // Read before the last poll, so that the last poll follows the last write.
                 let last = done.load(Ordering::SeqCst);
                 follower.follow(&store).await;
                 if last {
@@ -255,7 +255,7 @@ async fn twenty_writers_get_increasing_versions_and_a_poller_misses_nothing(bed:
     done.store(true, Ordering::SeqCst);
     let follower = poller.await.unwrap();
 
-    // Per ten endpoints: ten creations, five updates, three deletions.
+    // For every ten endpoints: ten creations, five updates, three deletions.
     let writes = i64::from(WRITERS * ENDPOINTS_PER_WRITER / 10 * 18);
     versions.sort_unstable();
     assert!(
@@ -277,7 +277,7 @@ async fn twenty_writers_get_increasing_versions_and_a_poller_misses_nothing(bed:
         follower.deleted.len(),
         (WRITERS * ENDPOINTS_PER_WRITER / 10 * 3) as usize
     );
-    // Versions came in the order of commits: none turned up after a later one had been seen.
+    // Versions became visible in the order of the commits: none appeared after a later one had been seen.
     assert!(
         follower.versions.is_sorted_by(|one, next| one < next),
         "{:?}",
@@ -298,7 +298,7 @@ async fn a_loaded_registry_is_of_one_moment(bed: Bed) {
     loop {
         let last = writer.is_finished();
         let snapshot = reading.load_registry().await.unwrap();
-        // Only creations: as many endpoints as versions.
+        // There are only creations, so there are as many endpoints as versions.
         assert_eq!(snapshot.endpoints.len() as i64, snapshot.position.version);
         if last {
             assert_eq!(snapshot.position.version, 60);
@@ -307,8 +307,8 @@ async fn a_loaded_registry_is_of_one_moment(bed: Bed) {
     }
 }
 
-/// Inserts endpoints with the versions 1 to `count`, faster than the store would: with secrets that do not
-/// open.
+/// Inserts endpoints with the versions 1 to `count`, which is faster than through the store. Their secrets
+/// are not sealed and do not open.
 async fn fill(bed: &Bed, count: u32) {
     bed.execute(&format!(
         "INSERT INTO endpoints (id, organization_id, url, subscription, secret, version, created_at_ms, updated_at_ms) \
@@ -350,7 +350,8 @@ async fn more_endpoints_than_workers_hold_are_refused(bed: Bed) {
     assert!(matches!(error, Error::TooManyEndpoints), "{error:?}");
     assert!(error.to_string().contains("100000"), "{error}");
 
-    // Should one get in regardless, no worker loads a part as if it were all.
+    // If the limit is exceeded nevertheless, a worker does not load a part of the endpoints as if it were
+    // all.
     bed.execute("UPDATE registry SET endpoint_count = 0").await;
     store
         .create_endpoint(new_endpoint("org_2"), endpoint_id(1), 1)
@@ -360,7 +361,7 @@ async fn more_endpoints_than_workers_hold_are_refused(bed: Bed) {
     assert!(matches!(error, Error::TooManyEndpoints), "{error:?}");
 }
 
-/// As a newer version would write it during a rolling upgrade.
+/// One row is written as a newer version would write it during a rolling upgrade.
 async fn one_row_that_cannot_be_read_hides_no_other(bed: Bed) {
     let store = bed.migrated().await;
     let ids: Vec<_> = (1..=3).map(endpoint_id).collect();
@@ -395,12 +396,12 @@ async fn one_row_that_cannot_be_read_hides_no_other(bed: Bed) {
         (3, &vec![ids[1].clone()])
     );
     assert_eq!(readable(&changes.endpoints), others);
-    // What comes after it is found, and it is not looked at again until it is written again.
+    // Later changes are found. The unreadable row is not read again until it is written again.
     store.enable_endpoint(&ids[0], 2).await.unwrap();
     let changes = store.registry_changes(&since(3)).await.unwrap();
     assert_eq!((changes.position.version, changes.unreadable), (4, vec![]));
     assert_eq!(readable(&changes.endpoints), [(ids[0].clone(), 4)]);
-    // A change that makes it readable brings it back.
+    // A change that makes the row readable adds the endpoint again.
     let mended = EndpointChange {
         subscription: Some("lead.completed".parse().unwrap()),
         ..EndpointChange::default()

@@ -1,4 +1,4 @@
-//! Roles that announce themselves, and workers that are behind.
+//! Announcements of roles, and workers that are behind.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn behind(store: &Store, position: &Position) -> Vec<String> {
     behind.into_iter().map(|worker| worker.process).collect()
 }
 
-/// Writes an endpoint, and returns where the registry is then.
+/// Writes an endpoint and returns the registry's position afterwards.
 async fn write(store: &Store, number: u32) -> Position {
     let new = new_endpoint("org_1");
     store.create_endpoint(new, endpoint_id(number), 1).await.unwrap();

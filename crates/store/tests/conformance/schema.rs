@@ -1,4 +1,4 @@
-//! Migrations, and what `check` says about them.
+//! Migrations, and the results of `check`.
 
 use store::{Error, SchemaState};
 
@@ -13,7 +13,7 @@ on_both_databases! {
     a_store_without_tables_says_so_and_not_that_it_is_away,
 }
 
-/// Every migration.
+/// The names of all migrations.
 pub(crate) const ALL: &[&str] = &[
     "0001_endpoints",
     "0002_journal",

@@ -1,4 +1,4 @@
-//! Secrets: sealed at rest, rotated, and sealed anew.
+//! Secrets: sealed at rest, rotated, and resealed.
 
 use signature::Secret;
 use store::{Error, Lookup, Store};
@@ -55,7 +55,7 @@ async fn a_secret_that_was_stored_in_clear_is_sealed_by_migrating(bed: Bed) {
     let store = bed.migrated().await;
     let new = new_endpoint("org_1");
     let created = store.create_endpoint(new, endpoint_id(1), 1).await.unwrap();
-    // As the version before left it.
+    // The schema and the secret as the version before sealing left them.
     bed.execute(&format!(
         "UPDATE endpoints SET secret = '{}'; ALTER TABLE endpoints DROP COLUMN previous_secret; \
          ALTER TABLE endpoints DROP COLUMN previous_until_ms; ALTER TABLE registry DROP COLUMN sealing_key; \
@@ -105,7 +105,7 @@ async fn without_its_key_nothing_is_loaded_and_nothing_sealed(bed: Bed) {
     missing(stranger.load_registry().await.unwrap_err());
     missing(stranger.registry_changes(&since(0)).await.unwrap_err());
     missing(stranger.endpoint(&endpoint_id(1)).await.unwrap_err());
-    // Whatever key comes first, everyone seals with the one that sealed first.
+    // Regardless of the order of their keys, all stores seal with the key that sealed first.
     let created = stranger
         .create_endpoint(new_endpoint("org_1"), endpoint_id(2), 1)
         .await;
@@ -172,7 +172,7 @@ async fn a_second_rotation_waits_for_the_overlap_or_voids_everything_before(bed:
 
 async fn sealing_anew_needs_no_other_key_afterwards(bed: Bed) {
     let store = bed.migrated().await;
-    // More than one transaction takes.
+    // More endpoints than one transaction reseals.
     let count = 450;
     for number in 1..=count {
         store

@@ -1,4 +1,5 @@
-//! Several processes on one database, played by several stores, and operations that are cut short.
+//! Several processes on one database, simulated by several stores, and operations that are dropped before
+//! they end.
 
 use std::{
     pin::pin,
@@ -18,7 +19,8 @@ on_both_databases! {
     a_closed_store_is_unavailable,
 }
 
-/// One customer's questions, in another process's way: PostgreSQL alone has locks that hold up readers.
+/// The queries of one customer wait for a lock of another process. Only PostgreSQL has locks that block
+/// readers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn questions_about_the_journal_take_no_connection_from_anything_else() {
     on_postgres(|bed| async move {
@@ -101,7 +103,8 @@ async fn two_stores_write_the_same_endpoint_in_turns(bed: Bed) {
     );
 }
 
-/// Polls every write a number of times and then drops it: it is abandoned in another place each time.
+/// Polls every write a different number of times and then drops it, so that each write is abandoned in a
+/// different place.
 async fn an_abandoned_write_is_applied_whole_or_not_at_all_and_holds_up_nobody(bed: Bed) {
     let store = bed.migrated().await;
     for number in 0..40 {

@@ -1,5 +1,5 @@
-//! What goes on only when somebody sees to it: requested runs that were not sent, and deliveries that are
-//! lost.
+//! Deliveries that do not continue without intervention: requested runs that were not sent, and lost
+//! deliveries.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ async fn record(store: &Store, record: Record) {
     store.record(&books, &[]).await.unwrap();
 }
 
-/// One event that one endpoint matched.
+/// Records one event that matched one endpoint.
 async fn with_a_delivery(bed: &Bed) -> (Store, DeliveryId) {
     let store = bed.migrated().await;
     let considered = Considered::from_iter([(endpoint(), Verdict::Matched)]);
@@ -61,7 +61,7 @@ async fn with_a_delivery(bed: &Bed) -> (Store, DeliveryId) {
     (store, delivery().id())
 }
 
-/// The delivery's first attempt.
+/// Returns the record of the delivery's first attempt.
 fn attempt(status: u16, then: Then) -> Record {
     Record::Attempt(AttemptRecord {
         id: AttemptId::generate(RECEIVED_MS, [u8::from(status == 204); 10]),

@@ -1,4 +1,4 @@
-//! Reads the rows that an audit's statements find.
+//! Reads the rows that an audit's statements return.
 
 use webhook::{
     DeliveryId, EndpointId, EventId, OrganizationId,
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::columns::Columns;
 
-/// A finding, with how many there are in all, and how many of those a gap explains.
+/// A finding, with the total number of findings and the number of those that a gap explains.
 pub(super) type Found<T> = (T, (u64, u64));
 
-/// Events of one minute.
+/// The events of one minute.
 pub(super) struct Events {
     pub(super) minute_ms: u64,
     pub(super) count: u64,
@@ -25,7 +25,7 @@ pub(super) struct Events {
     pub(super) mark: u64,
 }
 
-/// Deliveries of one minute that are in one state.
+/// The deliveries of one minute that are in one state.
 pub(super) struct Deliveries {
     pub(super) minute_ms: u64,
     pub(super) resent: bool,
@@ -35,7 +35,7 @@ pub(super) struct Deliveries {
 }
 
 impl Events {
-    /// For the comparison with the totals.
+    /// Returns the counts for the comparison with the totals.
     pub(super) fn counts(&self) -> (u64, Counts) {
         let counts = Counts {
             events: self.count as i64,
@@ -47,7 +47,7 @@ impl Events {
 }
 
 impl Deliveries {
-    /// For the comparison with the totals.
+    /// Returns the counts for the comparison with the totals.
     pub(super) fn counts(&self) -> (u64, Counts) {
         let counts = Counts {
             deliveries: self.count as i64,
@@ -57,7 +57,7 @@ impl Deliveries {
     }
 }
 
-/// Pending deliveries of all times.
+/// The pending deliveries of all times.
 pub(super) struct Pending {
     pub(super) unsent: u64,
     pub(super) settled: u64,
@@ -115,7 +115,7 @@ pub(super) fn read_suspects(row: &dyn Columns) -> Result<u64, sqlx::Error> {
     row.number("suspects")
 }
 
-/// How many findings there are, and how many of them a gap explains.
+/// Reads the number of findings and the number of those that a gap explains.
 fn read_counts(row: &dyn Columns) -> Result<(u64, u64), sqlx::Error> {
     Ok((row.number("total")?, row.number("in_gaps")?))
 }

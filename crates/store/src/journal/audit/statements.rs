@@ -1,10 +1,11 @@
-//! What an audit asks. `{gaps}` stands for the table of gaps, with what is lost besides.
+//! The SQL statements of an audit. `{gaps}` is replaced by the table of gaps, together with the periods of
+//! other losses.
 
-/// By minute, as the totals are.
+/// Counts events by minute, like the totals.
 pub(super) const COUNT_EVENTS: &str = "SELECT received_ms / 60000 AS minute, COUNT(*) AS events, CAST(SUM(matched) AS BIGINT) AS matched, \
     CAST(SUM(mark) AS BIGINT) AS mark FROM events WHERE received_ms >= $1 AND received_ms < $2 GROUP BY minute";
 
-/// By minute, and by state.
+/// Counts deliveries by minute, kind of run and state.
 pub(super) const COUNT_DELIVERIES: &str = "SELECT minute, resent, state, COUNT(*) AS deliveries, CAST(SUM(mark) AS BIGINT) AS mark FROM \
     (SELECT created_ms / 60000 AS minute, CAST(CASE WHEN run = 0 THEN 0 ELSE 1 END AS BIGINT) AS resent, state, mark \
     FROM deliveries WHERE created_ms >= $1 AND created_ms < $2) runs GROUP BY minute, resent, state";
@@ -12,8 +13,8 @@ pub(super) const COUNT_DELIVERIES: &str = "SELECT minute, resent, state, COUNT(*
 pub(super) const COUNT_DELIVERIES_OF_EVENTS: &str = "SELECT d.state AS state, COUNT(*) AS deliveries FROM events e JOIN deliveries d ON d.event_id = e.id AND d.organization_id = e.organization_id \
     WHERE e.received_ms >= $1 AND e.received_ms < $2 AND d.run = 0 AND d.created_ms >= $3 AND d.created_ms < $4 GROUP BY d.state";
 
-/// How many of what was found a gap explains, `{gaps}` with what is lost besides: it overlaps the time from
-/// `$late` milliseconds before `$at_ms` until as long after.
+/// Counts how many findings a gap in `{gaps}` explains: the gap overlaps the period from `$late` milliseconds
+/// before `$at_ms` until `$late` milliseconds after it.
 macro_rules! in_gaps {
     ($at_ms:literal, $late:literal) => {
         concat!(
@@ -30,8 +31,8 @@ macro_rules! in_gaps {
     };
 }
 
-/// Suspects are found by what was recorded near the window, two ranges of indexes that are joined; then each
-/// of them is compared with all there is.
+/// Finds suspects by joining two index ranges of rows that were recorded near the window. Then compares each
+/// suspect with all rows.
 pub(super) const FIND_UNBALANCED: &str = concat!(
     "WITH counted AS MATERIALIZED ( \
     SELECT event_id, organization_id, COUNT(*) AS deliveries, MIN(created_ms) AS created_ms FROM deliveries \
@@ -56,14 +57,14 @@ pub(super) const FIND_UNBALANCED: &str = concat!(
     WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5"
 );
 
-/// How many deliveries there are of which an attempt may be missing: the condition is that of an index, which
-/// holds next to nothing but rows of older versions.
+/// Counts the deliveries that may lack an attempt. The condition is that of an index that contains almost
+/// only rows of older versions.
 pub(super) const COUNT_SUSPECTS: &str = "SELECT COUNT(*) AS suspects FROM deliveries \
     WHERE created_ms >= $1 AND created_ms < $2 AND CASE WHEN recorded IS NULL OR attempts > 62 THEN 1 \
     ELSE (~recorded) & ((CAST(1 AS BIGINT) << CAST(attempts AS INTEGER)) - 1) END <> 0";
 
-/// Suspects are found as above. Attempts are counted by their numbers: one that was made again, because a
-/// worker died, has two rows.
+/// Finds suspects in the same way as [`FIND_UNBALANCED`]. Counts distinct attempt numbers, because an attempt
+/// that was repeated after a worker died has two rows.
 pub(super) const FIND_UNRECORDED: &str = concat!(
     "WITH suspects AS MATERIALIZED ( \
     SELECT d.id, d.created_ms, d.attempts FROM deliveries d \
@@ -104,7 +105,8 @@ pub(super) const COUNT_PENDING: &str = "SELECT \
     AND NOT EXISTS (SELECT 1 FROM {gaps} g WHERE g.from_ms <= next_ms + $3 AND g.until_ms >= created_ms)) AS in_hand \
     FROM deliveries d WHERE state = 0 AND state <> 3) pending";
 
-/// Who was heard of lately; `{now}` is the database's clock.
+/// Counts the recorders, and the deliveries held by all roles, among roles that announced themselves
+/// recently. `{now}` is the database's clock.
 pub(super) const COUNT_ROLES: &str = "SELECT COALESCE(SUM(CASE WHEN role = 'recorder' THEN 1 ELSE 0 END), 0) AS recorders, \
     COALESCE(CAST(SUM(in_hand) AS BIGINT), 0) AS in_hand FROM roles WHERE closed_ms IS NULL AND seen_ms >= {now} - $1";
 

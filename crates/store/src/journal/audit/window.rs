@@ -1,4 +1,4 @@
-//! The time that is audited, and the statements about it.
+//! The audited window of time, and the statements about it.
 
 use webhook::AttemptId;
 
@@ -11,17 +11,18 @@ use super::{
 };
 use crate::statement::Statement;
 
-/// What belongs together is recorded at about the same time, in milliseconds. What is found missing within
-/// that is looked for everywhere before it is reported.
+/// The margin around the window in which related rows are searched first, in milliseconds. Related rows are
+/// recorded at about the same time. A row that is missing within this margin is searched everywhere before it
+/// is reported.
 const NEAR_MS: u64 = 60_000;
 
-/// So far may the clocks of two hosts be apart, in milliseconds, that recorded an event and its deliveries.
+/// The maximum clock skew, in milliseconds, between the hosts that recorded an event and its deliveries.
 const SKEW_MS: u64 = 3_600_000;
 
-/// A delivery that is due within this time, in milliseconds, may have left its queue already.
+/// How long before it is due, in milliseconds, a delivery may already have left its queue.
 const LEAVING_MS: u64 = 2_000;
 
-/// Whole minutes, with what counts as late and as missing in them.
+/// A window of whole minutes, with the limits for what is late and what is missing.
 pub(super) struct Window {
     pub(super) since_ms: u64,
     pub(super) until_ms: u64,
@@ -31,10 +32,10 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Whole minutes, as there are totals of them.
+    /// Creates a window of whole minutes, because the totals are by minute.
     pub(super) fn new(since_ms: u64, until_ms: u64, limits: AuditLimits) -> Self {
         let since_ms = since_ms / MINUTE_MS * MINUTE_MS;
-        // The last whole minute that an attempt's id can hold.
+        // At most the last whole minute that an attempt's id can represent.
         let until_ms = until_ms
             .min(totals::ATTEMPT_MS_MAX - MINUTE_MS)
             .next_multiple_of(MINUTE_MS);
@@ -48,8 +49,8 @@ impl Window {
         }
     }
 
-    /// All minutes in which attempts of the window's deliveries may have begun: those before the first that
-    /// there are totals of, and the others.
+    /// Returns all minutes in which attempts of the window's deliveries may have begun: those before the
+    /// first minute with totals, and the others.
     pub(super) fn attempts(&self, first_ms: Option<u64>) -> [Minutes; 2] {
         Minutes::split(
             self.since_ms.saturating_sub(NEAR_MS),
@@ -76,8 +77,8 @@ impl Window {
         Statement::with(SELECT_GAPS, [since_ms.into(), until_ms.into(), GAPS_MAX.into()])
     }
 
-    /// From when until when gaps explain what was recorded from `since_ms` until the window's end: also
-    /// shortly before, and after.
+    /// Returns the period whose gaps explain rows that were recorded from `since_ms` until the window's end.
+    /// It begins `late_ms` earlier and ends `late_ms` later.
     pub(super) fn explained_by(&self, since_ms: u64) -> (u64, u64) {
         let late_ms = self.limits.late_ms;
         (

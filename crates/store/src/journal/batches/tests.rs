@@ -46,7 +46,7 @@ fn run(made: u64) -> Run {
     }
 }
 
-/// What is lost, and in how many milliseconds that is certain.
+/// Returns the losses, each with the number of milliseconds until it is certain.
 fn lost_with(rows: &[Row], run: Option<Run>, due: u64) -> Vec<(LostCause, u64)> {
     let rows: Vec<_> = rows.iter().map(|row| ("w".to_owned(), *row)).collect();
     let runs: Vec<_> = run.into_iter().collect();
@@ -58,7 +58,7 @@ fn lost_with(rows: &[Row], run: Option<Run>, due: u64) -> Vec<(LostCause, u64)> 
         .collect()
 }
 
-/// What is lost for certain, when nothing else is.
+/// Returns the causes of the losses, and checks that all of them are certain.
 fn causes(rows: &[Row], run: Option<Run>) -> Vec<LostCause> {
     let lost = lost_with(rows, run, 0).into_iter();
     lost.map(|(cause, certain_in_ms)| {
@@ -157,7 +157,7 @@ fn a_run_that_ended_while_it_dropped_records_has_lost_them_at_once() {
         ..dropping(10)
     };
     assert_eq!(causes(&[row(1, 9, 0)], Some(heard)), lost(true));
-    // The gap was recorded, and the worker died before it could say so.
+    // The gap was recorded, and the worker died before it could announce that.
     assert_eq!(causes(&[row(1, 11, 0)], Some(dropping(10))), []);
 }
 

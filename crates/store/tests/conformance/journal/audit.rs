@@ -1,4 +1,4 @@
-//! Whether the books balance, and what is said when they do not.
+//! The audit: books that balance, and the findings if they do not.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ async fn audit(store: &Store, now_ms: u64) -> Audit {
     store.audit(T, T + 60 * MINUTE, limits(now_ms)).await.unwrap()
 }
 
-/// Three events with four deliveries, one of them resent.
+/// Records three events with four deliveries, one of which is sent again.
 async fn sample(store: &Store) {
     let (one, two, three) = (event(1), event(2), event(3));
     let retried = attempt(to(&two, 1, 0), 1, T + 1, Then::Retry { at_ms: T + MINUTE });
@@ -63,7 +63,7 @@ async fn sample(store: &Store) {
 async fn books_that_balance_are_counted(bed: Bed) {
     let store = bed.migrated().await;
     sample(&store).await;
-    // Whole minutes are audited, T's and the sixty after it.
+    // The audit covers whole minutes: that of `T` and the sixty after it.
     let minute = T / MINUTE * MINUTE;
     record(
         &store,
@@ -182,7 +182,7 @@ async fn what_lies_in_a_gap_is_said_to(bed: Bed) {
     );
 }
 
-/// A gap of seven records, and eight of everything that a gap may explain.
+/// A gap of seven records, and eight findings of every kind that a gap may explain.
 async fn a_gap_explains_no_more_than_was_lost_in_it(bed: Bed) {
     let store = bed.migrated().await;
     for number in 1..=8 {
@@ -223,13 +223,13 @@ async fn a_gap_explains_no_more_than_was_lost_in_it(bed: Bed) {
     record(&store, [gap("w2", T, T + 1)]).await;
     in_gaps(8).await;
 
-    // A gap just after the window, by another host's clock perhaps.
+    // A gap just after the window, which may come from a host with another clock.
     bed.execute("UPDATE gaps SET from_ms = from_ms + 120000, until_ms = until_ms + 120000")
         .await;
     let found = store.audit(T, T, limits(T + 60 * MINUTE)).await.unwrap();
     assert_eq!((found.gaps.len(), found.unbalanced.in_gaps), (0, 8));
 
-    // A set-aside batch with an unknown number of records explains everything.
+    // A set-aside batch with an unknown number of records explains all findings.
     bed.execute("DELETE FROM gaps WHERE worker = 'w2'").await;
     in_gaps(7).await;
     store
@@ -254,7 +254,7 @@ async fn a_delivery_that_is_pending_for_too_long_is_late(bed: Bed) {
     );
     assert_eq!((late.items[0].created_ms, late.items[0].next_ms), (T, T + MINUTE));
 
-    // What was requested and not yet sent is nobody's fault; once sent, its time begins.
+    // A run that was requested and not sent yet is not late. Its time begins when it is sent.
     let requested = store.request_resends(&[dlv(1, 1, 0)], T + 1_000).await.unwrap();
     assert_eq!(requested, [store::Requested::New(dlv(1, 1, 1))]);
     let found = audit(&store, T + 50 * MINUTE).await;
@@ -277,12 +277,13 @@ async fn what_must_stand_in_a_queue_is_counted_for_all_times(bed: Bed) {
         ))
     });
     record(&store, records).await;
-    // Long due and far ahead; the one due within 2 s and those of the last 90 s may be in hand.
+    // Those due long ago and those due far ahead are counted. The one due within 2 s and those due in the
+    // last 90 s may be in hand.
     let found = audit(&store, T + 100_000).await;
     assert_eq!((found.pending_settled, found.first_runs.total()), (4, 0));
 
-    // The attempts that were due at its end and before may be among what was lost; those that are not due yet
-    // are not.
+    // The attempts that were due before or at the end of the gap may be among the lost records. Those that
+    // are not due yet are not.
     assert_eq!(found.pending_in_gaps, 0);
     record(&store, [gap("w", T + 12 * MINUTE, T + 13 * MINUTE)]).await;
     assert_eq!(audit(&store, T + 100_000).await.pending_in_gaps, 0);
@@ -341,7 +342,7 @@ async fn an_attempt_long_after_the_window_is_found(bed: Bed) {
     );
 }
 
-/// Attempts of one delivery, a second apart.
+/// Returns the records of attempts of one delivery, one second apart.
 fn attempts(numbers: impl IntoIterator<Item = u32>) -> impl Iterator<Item = Record> {
     let retry = |number| {
         let began_ms = T + u64::from(number) * 1_000;
@@ -353,7 +354,7 @@ fn attempts(numbers: impl IntoIterator<Item = u32>) -> impl Iterator<Item = Reco
     numbers.into_iter().map(retry)
 }
 
-/// How many deliveries have to be compared with their attempts.
+/// Counts the deliveries that have to be compared with their attempts.
 const SUSPECTS: &str = "SELECT COUNT(*) FROM deliveries WHERE CASE WHEN recorded IS NULL OR attempts > 62 THEN 1 \
     ELSE (~recorded) & ((CAST(1 AS BIGINT) << CAST(attempts AS INTEGER)) - 1) END <> 0";
 
@@ -369,7 +370,7 @@ async fn attempts_that_come_in_any_order_are_known_to_be_recorded(bed: Bed) {
         (1, 5, 4)
     );
     assert_eq!(bed.number(SUSPECTS).await, 1);
-    // What comes at last leaves the delivery as it stands.
+    // The attempt that is recorded last does not change the delivery's standing.
     record(&store, attempts([3])).await;
     assert_eq!(audit(&store, T + MINUTE).await.unrecorded.total, 0);
     let recorded = "SELECT recorded FROM deliveries";
@@ -411,7 +412,7 @@ async fn rows_of_an_older_version_are_compared_with_their_attempts(bed: Bed) {
     assert_eq!(audit(&store, T + MINUTE).await.unrecorded.total, 0);
 }
 
-/// Books of a batch with these records, and whose it is.
+/// Records a batch of worker `w1` with this number.
 async fn record_batch(store: &Store, number: u64, records: impl IntoIterator<Item = Record>) {
     let mut books = super::samples::books(records);
     books.stamp(&BatchStamp {
@@ -436,7 +437,7 @@ async fn announce(store: &Store, journal: JournalTotals) {
     store.announce_role(&announcement).await.unwrap();
 }
 
-/// What is lost, over all time.
+/// Returns the causes of all certain losses, over all time.
 async fn lost(store: &Store) -> Vec<LostCause> {
     let audit = store.audit(0, u64::MAX, limits(T + MINUTE)).await.unwrap();
     let certain = audit.lost.into_iter().filter(|lost| lost.certain_in_ms == 0);
@@ -468,7 +469,7 @@ async fn a_batch_that_never_came_is_lost_after_a_minute_and_explains_as_a_gap_do
     assert_eq!((found.unbalanced.total, found.unbalanced.in_gaps), (1, 1));
     assert_eq!((found.lost[0].from_ms, found.lost[0].until_ms), (T + 1, T + 3));
 
-    // It came late, or a gap names it.
+    // The batch is accounted for once a gap names it.
     let late = Record::Gap(Gap {
         worker: "w1".to_owned(),
         from_ms: T,
@@ -553,8 +554,8 @@ async fn deliveries_count_with_their_events_whatever_clock_created_them(bed: Bed
     let store = bed.migrated().await;
     let minute = T / MINUTE * MINUTE;
     let end = minute + 61 * MINUTE;
-    // A worker whose clock is ahead takes events, one whose clock is right makes their retries; and the other
-    // way round.
+    // Three events are received by a worker whose clock is ahead, and attempted by a worker whose clock is
+    // right. The fourth event is received by a clock that is right, and attempted by one that is behind.
     for number in 1..=3 {
         let event = event(number);
         record(
@@ -594,7 +595,8 @@ fn rejected(number: u64, source: &str, reason: &str) -> Rejected {
     }
 }
 
-/// What is set aside explains what is missing at about that time, and nothing between two such times.
+/// A set-aside batch explains what is missing at about the same time, but not what is missing between two
+/// such batches.
 async fn two_batches_set_aside_do_not_explain_what_is_lost_between_them(bed: Bed) {
     let store = bed.migrated().await;
     let both = [
@@ -624,7 +626,7 @@ async fn two_batches_set_aside_do_not_explain_what_is_lost_between_them(bed: Bed
     assert_eq!((found.late.total, found.late.in_gaps), (2, 1));
     assert_eq!(found.set_aside.len(), 1, "they are listed as one");
     assert_eq!((found.pending_settled, found.pending_in_gaps), (2, 1));
-    // Pending deliveries of all times are explained in a window that has none of them.
+    // Pending deliveries of all times are explained, even in a window that contains none of them.
     let later = store
         .audit(T + 100 * MINUTE, T + 200 * MINUTE, limits(T + 200 * MINUTE))
         .await
@@ -645,7 +647,7 @@ async fn what_was_set_aside_is_counted_until_it_is_redriven(bed: Bed) {
         .record(&webhook::journal::Books::default(), &all)
         .await
         .unwrap();
-    // The event of a delivery is among what was refused.
+    // The event of this delivery is among the refused records.
     record(&store, [delivered(&event(1), 1, T)]).await;
     let found = audit(&store, T + MINUTE).await;
     let counts: Vec<_> = found

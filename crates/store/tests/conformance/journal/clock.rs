@@ -1,4 +1,4 @@
-//! What is too old is deleted only while the clocks agree.
+//! Retention deletes only while the clocks agree.
 
 use store::{Announcement, ClockDoubt, JournalTotals, Position, Store, UNWATCHED_MAX_MS};
 use webhook::journal::Then;
@@ -28,7 +28,7 @@ async fn stops(store: &Store) -> Vec<(String, String)> {
     stops.into_iter().map(|stop| (stop.host, stop.reason)).collect()
 }
 
-/// As if the recorder had last looked then.
+/// Sets the time of the last check.
 async fn looked(bed: &Bed, at_ms: u64) {
     bed.execute(&format!("UPDATE retention SET looked_ms = {at_ms}"))
         .await;
@@ -54,14 +54,14 @@ async fn retention_counts_from_the_earlier_of_clock_and_newest_record(bed: Bed) 
     )
     .await;
     assert_eq!(look(&store, "a").await, Ok(newest_ms));
-    // From now on the looks tell that time passes, also while nothing happens.
+    // From now on the checks show that time passes, even if nothing is recorded.
     assert!(look(&store, "a").await.unwrap() > newest_ms);
     assert_eq!(stops(&store).await, []);
 }
 
 async fn a_clock_that_jumps_stops_retention_until_an_operator_confirms_the_time(bed: Bed) {
     let store = bed.migrated().await;
-    // The other way round: it was 31 days ago a moment ago.
+    // The clock has jumped forward: the last check is 31 days old.
     looked(&bed, now_ms() - 31 * DAY).await;
     let failed = attempt(to(&event(1), 1, 0), 1, now_ms(), Then::Retry { at_ms: now_ms() });
     for _ in 0..2 {
@@ -71,14 +71,14 @@ async fn a_clock_that_jumps_stops_retention_until_an_operator_confirms_the_time(
             "{doubt}"
         );
         assert_eq!(stops(&store).await, [("a".to_owned(), doubt.to_string())]);
-        // What the same host records meanwhile does not tell.
+        // What the same host records meanwhile does not resolve the doubt.
         record(&store, [webhook::journal::Record::Attempt(failed.clone())]).await;
     }
     assert_eq!(store.confirm_time(now_ms()).await.unwrap(), Ok(()));
     assert_eq!(stops(&store).await, []);
     look(&store, "a").await.unwrap();
 
-    // Back again: the other host of the two was right.
+    // The clock of host `b` is two days behind the last check.
     looked(&bed, now_ms() + 2 * DAY).await;
     let doubt = look(&store, "b").await.unwrap_err();
     assert!(matches!(doubt, ClockDoubt::Backwards { .. }), "{doubt}");
@@ -115,7 +115,7 @@ async fn a_clock_that_differs_from_the_database_is_confirmed_by_none(bed: Bed) {
     assert_eq!(stops(&store).await, []);
 }
 
-/// What a worker records by a clock that is 31 days behind would be deleted at once.
+/// Records of a worker whose clock is 31 days behind would be deleted at once.
 async fn a_role_whose_clock_is_wrong_stops_retention_while_it_runs(bed: Bed) {
     let store = bed.migrated().await;
     let announce = async |process, ahead_ms: i64| {
@@ -147,7 +147,7 @@ async fn a_role_whose_clock_is_wrong_stops_retention_while_it_runs(bed: Bed) {
             "{doubt}"
         );
         assert_eq!(stops(&store).await, [("a".to_owned(), doubt.clone())]);
-        // An operator's word does not help, and its records do not hide it.
+        // An operator's confirmation is refused, and the role's records do not hide the doubt.
         let refused = store.confirm_time(now_ms()).await.unwrap().unwrap_err();
         assert_eq!(refused.to_string(), doubt);
         let recorded_ms = now_ms().saturating_add_signed(wrong);
@@ -155,7 +155,7 @@ async fn a_role_whose_clock_is_wrong_stops_retention_while_it_runs(bed: Bed) {
         assert_eq!(look(&store, "a").await.unwrap_err().to_string(), doubt);
         bed.execute("DELETE FROM events; DELETE FROM deliveries").await;
     }
-    // Its clock was set; or it has ended, in a word or without one.
+    // The doubt ends when the role's clock is set, and when the role ends, with or without an announcement.
     announce("w1", 0).await;
     look(&store, "a").await.unwrap();
     announce("w1", month).await;

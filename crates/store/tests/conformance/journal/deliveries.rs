@@ -1,4 +1,4 @@
-//! Asking for deliveries and their attempts.
+//! Queries for deliveries and their attempts.
 
 use store::{DeliveryCursor, DeliveryFilter};
 use webhook::{
@@ -21,7 +21,8 @@ async fn a_delivery_stands_where_its_last_record_left_it_and_has_every_attempt(b
     let store = bed.migrated().await;
     let event = event(1);
     let first = attempt(to(&event, 1, 0), 1, T + 1, Then::Retry { at_ms: T + 1_021 });
-    // Made again under its number, because a worker died; and then the last one.
+    // The first attempt was made again under the same number, because a worker died. The last attempt
+    // follows.
     let again = attempt(to(&event, 1, 0), 1, T + 5, Then::Retry { at_ms: T + 1_025 });
     let mut last = attempt(
         to(&event, 1, 0),

@@ -1,4 +1,4 @@
-//! Asking for events.
+//! Queries for events.
 
 use store::{EventCursor, EventFilter, StateCounts};
 use webhook::{EventType, LeadId, OrganizationId, ProjectId, journal::DeliveryState};

@@ -1,4 +1,4 @@
-//! How an endpoint does.
+//! The health of endpoints.
 
 use std::{ops::Range, time::Duration};
 
@@ -39,8 +39,9 @@ fn failed(number: u32, endpoint: u32, began_ms: u64) -> Record {
     ))
 }
 
-/// 1 fails and has succeeded before; 2 never succeeded and is disabled for it; 3 succeeded last; 4 fails and
-/// is disabled by hand; 5 was never asked; 6 fails and is another organization's; 7 fails and is deleted.
+/// Endpoint 1 fails and has succeeded before; 2 never succeeded and was disabled for it; 3 succeeded last; 4
+/// fails and is disabled manually; 5 had no attempt; 6 fails and belongs to another organization; 7 fails and
+/// is deleted.
 async fn what_fails_now_is_listed_with_why_and_how_much_waits(bed: Bed) {
     let store = bed.migrated().await;
     for number in 1..8 {
@@ -95,7 +96,8 @@ async fn what_fails_now_is_listed_with_why_and_how_much_waits(bed: Bed) {
     assert_eq!((all.len(), &all[0].endpoint.id), (1, &ep(6)));
 }
 
-/// One event and two attempts within the last minute. A worker has recorded a gap, another one drops records.
+/// One event and two attempts within the last minute. One worker has recorded a gap, and another one drops
+/// records.
 async fn the_present_state_is_counted(bed: Bed) {
     let store = bed.migrated().await;
     let now_ms = T + 2 * MINUTE;
@@ -227,7 +229,7 @@ async fn failing(store: &Store, now_ms: u64) -> Vec<(webhook::EndpointId, u64)> 
         .collect()
 }
 
-/// Two failures on each of these days since [`T`], the first at its beginning.
+/// Returns two failures on each of these days since [`T`], the first at the beginning of the day.
 fn failed_on(days: Range<u64>, endpoint: u32) -> impl Iterator<Item = Record> {
     let halves = days.start * 2..days.end * 2;
     halves.map(move |half| failed(100 * endpoint + half as u32, endpoint, T + half * DAY / 2))
@@ -242,8 +244,8 @@ async fn an_endpoint_that_fails_for_days_is_found(bed: Bed) {
             .unwrap();
     }
     let today = T + 5 * DAY;
-    // 1 never answered; 2 did before, 3 in between; 4 fails since yesterday; 5 is disabled, 6 is not sent
-    // anything any more.
+    // Endpoint 1 never succeeded; 2 succeeded before the failures and 3 between them; 4 has been failing
+    // since yesterday; 5 is disabled; 6 gets no more requests.
     let some = [
         failed(1, 2, T - 1),
         delivered(&event(2), 2, T - 5),

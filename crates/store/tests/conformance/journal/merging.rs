@@ -1,4 +1,4 @@
-//! Books written in any order, more than once and by several at once.
+//! Books that are written in any order, more than once, and by several recorders at once.
 
 use proptest::{
     collection::vec, option, prelude::*, sample::select, strategy::ValueTree, test_runner::TestRunner,
@@ -54,8 +54,8 @@ fn records() -> impl Strategy<Value = Record> {
         "2:disabled.gone.5",
         "",
     ]);
-    // The third has the id of the first in another organization; the fourth the key of the second, and
-    // another body.
+    // The third event has the id of the first one in another organization. The fourth has the key of the
+    // second one and another body.
     let events = (1..5_u32, times(), verdicts).prop_map(|(number, received_ms, verdicts)| {
         let event = match number {
             3 => event_of("lead.created", &org(2), 1),
@@ -64,7 +64,7 @@ fn records() -> impl Strategy<Value = Record> {
         };
         taken(&event, received_ms, verdicts)
     });
-    // Texts that a language's collation orders otherwise than their bytes.
+    // Texts whose order in a language's collation differs from the order of their bytes.
     let errors = || select(vec!["", "a", "B", "_a", "é", "status 500"]);
     let attempts = (
         any::<[u8; 10]>(),
@@ -122,7 +122,7 @@ async fn clear(bed: &Bed) {
         .await;
 }
 
-/// What [`Books`] say, which know nothing of a database, is what stands in the tables of either one.
+/// Asserts that the tables contain the deliveries of [`Books`], which are computed without a database.
 async fn assert_deliveries(store: &Store, books: &Books) {
     let stored = store
         .deliveries(&DeliveryFilter::default(), None, 1_000)
@@ -152,7 +152,7 @@ async fn every_order_and_duplication_ends_in_the_same_tables(bed: Bed) {
         assert_deliveries(&store, &all).await;
         for order in orders {
             clear(&bed).await;
-            // The first one comes again at the end, and the second one at once.
+            // The first batch is repeated at the end, and the second one immediately.
             for batch in [order[0], order[1], order[1], order[2], order[0]] {
                 record(&store, batches[batch].clone()).await;
             }
@@ -180,7 +180,7 @@ async fn recorders_that_write_the_same_at_once_end_in_the_same_tables(bed: Bed) 
             let store = bed.connect().await;
             for at in 0..batches.len() {
                 let books = books(batches[(first + at * 3) % batches.len()].clone());
-                // As the recorder does: what is transient is tried again.
+                // Retries transient errors, like the recorder.
                 while let Err(error) = store.record(&books, &[]).await {
                     assert!(error.is_unavailable(), "{error:?}");
                 }
@@ -199,7 +199,7 @@ async fn what_a_repetition_finds_unchanged_it_does_not_write(bed: Bed) {
     let records = [taken(&event, T, "1:matched"), delivered(&event, 1, T + 1)];
     record(&store, records.clone()).await;
     if bed.sqlite_path().is_none() {
-        // PostgreSQL writes every version of a row anew, in another place.
+        // PostgreSQL writes every new version of a row to another place.
         let places = "SELECT SUM(hashtext(ctid::text || xmin::text)) FROM (SELECT ctid, xmin FROM events UNION ALL \
                       SELECT ctid, xmin FROM deliveries UNION ALL SELECT ctid, xmin FROM attempts) rows";
         let before = bed.number(places).await;
@@ -214,7 +214,7 @@ async fn what_a_repetition_finds_unchanged_it_does_not_write(bed: Bed) {
 
 async fn a_nul_in_a_text_is_replaced_and_found_again(bed: Bed) {
     let store = bed.migrated().await;
-    // As the escape that JSON has for it; the body has none itself.
+    // A JSON escape; the body itself contains no NUL byte.
     let nul = event_of("lead.created", &webhook::OrganizationId::new("a\\u0000b"), 1);
     assert_eq!(nul.organization_id.as_str(), "a\0b");
     let failed = AttemptRecord {
@@ -257,7 +257,7 @@ async fn an_event_that_somebody_broke_is_written_anew(bed: Bed) {
 
 async fn many_records_are_written_in_chunks(bed: Bed) {
     let store = bed.migrated().await;
-    // 64 and 64 and 8 and 1.
+    // Chunks of 64, 64, 8 and 1 rows.
     let numbers = 0..137;
     let records = numbers.flat_map(|number| {
         let event = event(number);

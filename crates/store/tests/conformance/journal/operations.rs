@@ -1,4 +1,4 @@
-//! What the platform is told: with every endpoint that is disabled, and only then.
+//! Operational events: one for every endpoint that is disabled, and no others.
 
 use store::Store;
 use webhook::DisabledReason;

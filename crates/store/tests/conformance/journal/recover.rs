@@ -1,4 +1,4 @@
-//! What an endpoint missed.
+//! Events that an endpoint missed.
 
 use store::{EndpointChange, EventCursor, RecoverState, Recoverable, Refusal, Requested, Store};
 use webhook::{Endpoint, EventId};
@@ -41,8 +41,8 @@ fn ids(found: &[Recoverable]) -> Vec<EventId> {
 
 const DISABLED: &str = "1:disabled.gone.1703123456000";
 
-/// Of the events 1 to 6: delivered, dead, missed, dead and then delivered, dead before the window, dead and
-/// requested.
+/// The deliveries of the events 1 to 6: delivered; dead; missed; dead and then delivered; dead before the
+/// window; dead and requested again.
 async fn sample(store: &Store) {
     record(
         store,
@@ -124,10 +124,10 @@ async fn only_what_matches_now_was_missed(bed: Bed) {
 async fn only_the_named_endpoint_missed_it(bed: Bed) {
     let store = bed.migrated().await;
     let endpoint = endpoint(&store).await;
-    // `_` stands for any character in LIKE: an id that differs there only is another one.
+    // In LIKE `_` matches any character. An id that differs only there is a different id.
     let mut like = endpoint.clone();
     like.id = webhook::EndpointId::new(endpoint.id.as_str().replace('0', "_"));
-    // What it was not considered for, it was to be created after.
+    // Changed after all events, so that events whose records do not name it do not count as missed.
     like.updated_at_ms = i64::MAX;
     record(
         &store,
@@ -150,8 +150,8 @@ async fn only_the_named_endpoint_missed_it(bed: Bed) {
     assert_eq!(find(&store, &like, RecoverState::Missed).await, []);
 }
 
-/// The endpoint takes `lead.completed` and `research.*` of `proj_1` from time 1 on, everything from T + 10
-/// on, and no `lead.completed` from T + 20 until T + 30.
+/// From time 1 on the endpoint takes `lead.completed` and `research.*` of `proj_1`, from T + 10 on all
+/// events, and from T + 20 until T + 30 no `lead.completed`.
 async fn what_a_worker_did_not_know_was_missed(bed: Bed) {
     let store = bed.migrated().await;
     endpoint(&store).await;
@@ -170,17 +170,17 @@ async fn what_a_worker_did_not_know_was_missed(bed: Bed) {
     record(
         &store,
         [
-            // Not known at all, and known as it was before the last change.
+            // The worker did not know the endpoint, or knew it as it was before its last change.
             taken(&event(1), T + 1, ""),
             taken(&event(2), T + 11, "2:matched"),
             taken(&viewed(3), T + 12, "1:event_type 2:matched"),
             taken(&event(4), T + 31, "1:event_type"),
-            // Not wanted at that time.
+            // Not subscribed to at that time.
             taken(&viewed(5), T + 2, "1:event_type"),
             taken(&event(6), T + 21, "2:matched"),
-            // Known from a dead letter alone: no record says which endpoints were considered.
+            // Known only from a dead letter: no record says which endpoints were considered.
             died(&event(7), 2, 0, T + 13),
-            // Another endpoint's id begins with this one's.
+            // The endpoint matched and the event was delivered.
             taken(&event(8), T + 14, "1:matched"),
             delivered(&event(8), 1, T + 14),
         ],
@@ -188,13 +188,13 @@ async fn what_a_worker_did_not_know_was_missed(bed: Bed) {
     .await;
     let found = ids(&find(&store, &endpoint, RecoverState::Missed).await);
     assert_eq!(found, [evt(1), evt(2), evt(3), evt(4)]);
-    // One that was created after all of them missed nothing.
+    // An endpoint that was created after all events missed none.
     let later = store
         .create_endpoint(new_endpoint("org_1"), ep(9), T as i64 + 90)
         .await
         .unwrap();
     assert_eq!(find(&store, &later, RecoverState::All).await, []);
-    // The journal keeps what was true at the time of an event as long as the event.
+    // The journal keeps the history for as long as the events of that time.
     store.delete_expired(0, T + 25, 99).await.unwrap();
     let kept = "SELECT COUNT(*) FROM endpoint_history";
     assert_eq!(
@@ -268,7 +268,7 @@ async fn what_was_missed_gets_run_1_and_what_is_dead_the_next_one(bed: Bed) {
         .await
         .unwrap();
     assert_eq!(gone, [Requested::Refused(Refusal::EventMissing)]);
-    // What was missed does not make the books wrong: it never matched.
+    // A missed event does not unbalance the books, because it never matched.
     let audit = store
         .audit(T, T + 100, super::samples::limits(T + 100))
         .await

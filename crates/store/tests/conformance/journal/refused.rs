@@ -1,5 +1,5 @@
-//! What a database would refuse is stored in a form that it takes, and what it does refuse spoils nothing
-//! else.
+//! Values that a database would refuse are stored in a form that it accepts. A refused transaction does not
+//! affect the next one.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,7 +17,8 @@ on_both_databases! {
     a_refused_transaction_leaves_the_next_one_alone,
 }
 
-/// As an older version let it in. Random characters, which no index compresses.
+/// Returns an event as an older version accepted it. Its ids are random characters, which an index cannot
+/// compress.
 fn carried(organization: &str, project: &str, lead: &str) -> Arc<Event> {
     let body = serde_json::json!({
         "event": "lead.completed", "timestamp": 9_007_199_254_740_991_u64, "organization_id": organization,
@@ -65,7 +66,7 @@ async fn long_ids_from_an_older_version_are_stored_shortened_and_found(bed: Bed)
     ] {
         assert!(id.len() <= webhook::ID_BYTES_MAX, "{} bytes", id.len());
     }
-    // As they are listed they are found again.
+    // The ids as listed find the rows again.
     let by_lead = EventFilter {
         organization: Some(listed[0].organization_id.clone()),
         lead: Some(listed[0].lead_id.clone()),

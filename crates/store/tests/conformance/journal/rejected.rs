@@ -1,4 +1,4 @@
-//! Messages that made no sense.
+//! Rejected messages.
 
 use bytes::Bytes;
 use store::Rejected;
@@ -127,7 +127,7 @@ async fn a_message_is_marked_as_redriven_once(bed: Bed) {
     let found = store.rejected_message(&message.id).await.unwrap().unwrap();
     assert_eq!(found.redriven_ms, Some(T + 5));
 
-    // It came back under an id of its own.
+    // The message was rejected again, under a new id.
     let again = Rejected::id_of(T + 7, "events", None, "{}", &message.body);
     assert_ne!(again, message.id);
 }

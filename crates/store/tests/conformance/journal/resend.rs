@@ -1,4 +1,4 @@
-//! Asking for a delivery again, and sending what was asked for once.
+//! Requested runs: requesting a delivery again, and sending each requested run once.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ on_both_databases! {
 
 const CLAIM: u64 = MINUTE;
 
-/// Dead deliveries of the events 1 to `count` to endpoint 1, the oldest event last.
+/// Records dead deliveries of the events 1 to `count` to endpoint 1. Higher numbers are older events.
 async fn dead(store: &Store, count: u32) -> Vec<DeliveryId> {
     let records = (1..=count).flat_map(|number| {
         let received_ms = T - u64::from(number);
@@ -77,7 +77,7 @@ async fn a_delivery_that_is_over_gets_a_new_run(bed: Bed) {
         (DeliveryState::Pending, 0)
     );
 
-    // Once it is over, whichever run is named, the next one comes.
+    // Once the run has ended, the next request gets the next number, whichever run it names.
     record(&store, [died(&event(1), 1, 1, T + 20)]).await;
     let requested = store.request_resends(&[dlv(1, 1, 0)], T + 30).await.unwrap();
     assert_eq!(requested, [Requested::New(dlv(1, 1, 2))]);
@@ -131,7 +131,7 @@ async fn many_who_ask_at_once_get_one_run(bed: Bed) {
 
 async fn what_cannot_be_sent_again_is_refused(bed: Bed) {
     let store = bed.migrated().await;
-    // One is pending, of the other one only the delivery is known.
+    // One delivery is pending. Of the other one, the event is not stored.
     record(
         &store,
         [taken(&event(1), T, "1:matched"), died(&event(2), 1, 0, T)],
@@ -185,7 +185,7 @@ async fn what_is_claimed_can_be_published_and_is_claimed_by_nobody_else(bed: Bed
             .unwrap(),
         []
     );
-    // The oldest event first.
+    // The run of the oldest event comes first.
     assert_eq!(claim(&store, T + 2, 1).await, [dlv(3, 1, 1)]);
     assert_eq!(claim(&store, T + 2, 9).await, [dlv(1, 1, 1)]);
     assert_eq!(claim(&store, T + 2, 9).await, []);
@@ -223,7 +223,7 @@ async fn what_was_sent_or_seen_by_a_worker_is_not_claimed_again(bed: Bed) {
     store.request_resends(&ids, T + 1).await.unwrap();
     assert_eq!(claim(&store, T + 2, 9).await.len(), 4);
     store.mark_sent(&[dlv(1, 1, 1)], T + 3).await.unwrap();
-    // Published, and then the publisher died: one was attempted, and one put off.
+    // The publisher died after publishing: one run was attempted and one was deferred.
     let retry = Then::Retry { at_ms: T + 100 };
     let reason = webhook::DeferReason::NoSlot;
     let deferred = webhook::journal::StepRecord {
@@ -240,7 +240,7 @@ async fn what_was_sent_or_seen_by_a_worker_is_not_claimed_again(bed: Bed) {
     assert_eq!(claim(&store, T + 3 * CLAIM, 9).await, [dlv(4, 1, 1)]);
     let sent = store.delivery(&dlv(1, 1, 1)).await.unwrap().unwrap();
     assert_eq!((sent.sent_ms, sent.standing.next_ms), (Some(T + 3), T + 3));
-    // A mark that comes late takes nothing back.
+    // Marking a run late does not reset its state.
     store
         .mark_sent(&[dlv(2, 1, 1), dlv(3, 1, 1)], T + 9)
         .await

@@ -1,4 +1,4 @@
-//! What is too old goes, in chunks; what is under way stays.
+//! Retention: expired rows are deleted in chunks, and pending deliveries stay.
 
 use store::{Error, Lookup, Rejected, Store};
 use webhook::journal::{Record, Then};
@@ -19,7 +19,7 @@ on_both_databases! {
 
 async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
     let store = bed.migrated().await;
-    // Ten before, ten from then on.
+    // Ten are older than `T`, and ten are not.
     let at = |number: u32| T - 10 + u64::from(number);
     let records = (0..20).flat_map(|number| {
         let event = event(number);
@@ -61,7 +61,7 @@ async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
     assert!(store.rejected_message("rej_10").await.unwrap().is_some());
 }
 
-/// Half of its history is old. The time of a quadratic search would run out.
+/// Half of the endpoint's history has expired. A search in quadratic time would exceed the timeout.
 async fn an_endpoint_that_was_changed_every_minute_holds_up_nothing(bed: Bed) {
     const CHANGES: u64 = 60_000;
     let store = bed.migrated().await;
@@ -84,7 +84,7 @@ async fn an_endpoint_that_was_changed_every_minute_holds_up_nothing(bed: Bed) {
     );
 }
 
-/// How many rows went with each slice.
+/// Deletes expired rows and returns the number of rows deleted with each slice.
 async fn expire(store: &Store, before_ms: u64, chunk: u32) -> Vec<u64> {
     let (mut from_ms, mut deleted) = (0, Vec::new());
     while from_ms < before_ms {
@@ -136,7 +136,7 @@ async fn an_event_stays_as_long_as_a_resend_of_it(bed: Bed) {
     assert_eq!(store.event(&evt(1), None).await.unwrap(), []);
 }
 
-/// Creates endpoints of these numbers and deletes them, at the same moment.
+/// Creates endpoints with these numbers and deletes them at the same time.
 async fn create_and_delete(store: &Store, numbers: impl IntoIterator<Item = u32>, at_ms: u64) {
     for number in numbers {
         let id = endpoint_id(number);
@@ -170,7 +170,7 @@ async fn the_row_of_a_deleted_endpoint_stays_until_the_journal_has_no_delivery_t
     expire(&store, T, 100).await;
     assert_eq!(bed.number(rows).await, 14, "none is old enough");
     let deleted = expire(&store, T + MINUTE, 100).await;
-    // One delivery and its attempt, the other attempt, and all rows but those of endpoints 0, 2 and 13.
+    // One delivery and its attempt, the other attempt, and all rows except those of endpoints 0, 2 and 13.
     assert_eq!(deleted.iter().sum::<u64>(), 3 + 11);
     assert_eq!(bed.number(rows).await, 3);
 

@@ -1,4 +1,4 @@
-//! Records to begin with, and all of what a store says about them.
+//! Sample records, and a dump of everything that a store returns about them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,7 +10,7 @@ use webhook::{
     journal::{AttemptRecord, Books, DeliveryRef, EventRecord, Gap, Record, StepRecord, Then},
 };
 
-/// When the samples begin.
+/// The time at which the samples begin, in Unix milliseconds.
 pub(super) const T: u64 = 1_703_123_456_789;
 
 pub(super) const MINUTE: u64 = 60_000;
@@ -27,7 +27,7 @@ pub(super) fn evt(number: u32) -> EventId {
     EventId::new(format!("evt_{number}"))
 }
 
-/// A `lead.completed` of `org_1`, about the lead of the same number.
+/// Returns a `lead.completed` of `org_1` about the lead with the same number.
 pub(super) fn event(number: u32) -> Arc<Event> {
     event_of("lead.completed", &org(1), number)
 }
@@ -40,7 +40,8 @@ pub(super) fn event_of(event_type: &str, organization: &OrganizationId, number: 
     Arc::new(event.expect("a valid event"))
 }
 
-/// The event was taken; `considered` as in `1:matched 2:project`, with the endpoints' numbers.
+/// Returns the record that a worker received the event. `considered` has a form such as `1:matched
+/// 2:project`, with the numbers of endpoints.
 pub(super) fn taken(event: &Arc<Event>, received_ms: u64, considered: &str) -> Record {
     let word = |word: &str| {
         let (number, verdict) = word.split_once(':').expect("a number and a verdict");
@@ -69,7 +70,8 @@ pub(super) fn dlv(event: u32, endpoint: u32, run: u32) -> DeliveryId {
     DeliveryId::derive(&org(1), &evt(event), &ep(endpoint), run)
 }
 
-/// An attempt that took 20 ms. It was answered with 204 when that delivered it, else not at all.
+/// Returns an attempt that took 20 ms. It was answered with 204 if `then` is delivered, and failed without a
+/// response otherwise.
 pub(super) fn attempt(delivery: DeliveryRef, number: u32, began_ms: u64, then: Then) -> AttemptRecord {
     let ok = then == Then::Delivered;
     let mut random = [0; 10];
@@ -102,7 +104,7 @@ pub(super) fn delivered(event: &Event, endpoint: u32, began_ms: u64) -> Record {
     Record::Attempt(attempt(to(event, endpoint, 0), 1, began_ms, Then::Delivered))
 }
 
-/// Dead without an attempt: the endpoint was disabled.
+/// Returns the record of a delivery that became dead without an attempt, because the endpoint was disabled.
 pub(super) fn died(event: &Event, endpoint: u32, run: u32, at_ms: u64) -> Record {
     let reason = DeadReason::EndpointDisabled;
     Record::Step(StepRecord {
@@ -147,7 +149,7 @@ pub(super) fn limits(now_ms: u64) -> AuditLimits {
     }
 }
 
-/// Every row of every table of records, as text.
+/// Returns every row of every table of records, as text.
 pub(super) async fn dump(store: &Store) -> String {
     let mut lines = Vec::new();
     for row in store.events(&EventFilter::default(), None, 1_000).await.unwrap() {

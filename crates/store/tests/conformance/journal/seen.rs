@@ -1,4 +1,4 @@
-//! Why an endpoint that an event's record does not name did not get it.
+//! Why an endpoint that an event's record does not name did not get the event.
 
 use std::sync::Arc;
 
@@ -54,8 +54,8 @@ async fn verdicts(store: &Store, number: u32) -> Vec<(EndpointId, Verdict)> {
     verdicts
 }
 
-/// 1 matches; 2 takes other types; 3 is disabled; 4 is another project's; 5 is deleted afterwards; 6 is
-/// created afterwards; 7 is of another organization. Then all of them change.
+/// Endpoint 1 matches; 2 takes other types; 3 is disabled; 4 belongs to another project; 5 is deleted
+/// afterwards; 6 is created afterwards; 7 belongs to another organization. Then all of them change.
 async fn the_endpoints_history_explains_what_a_record_does_not_name(bed: Bed) {
     let store = bed.migrated().await;
     for (number, events) in [
@@ -116,7 +116,8 @@ async fn the_endpoints_history_explains_what_a_record_does_not_name(bed: Bed) {
         (ep(5), Verdict::EventType),
     ];
     assert_eq!(verdicts(&store, 1).await, expected);
-    // By its history endpoint 1 would have matched. The record does not name it, so no reason is returned.
+    // According to its history, endpoint 1 would have matched. The record does not name it, so no reason is
+    // returned.
     assert_eq!(verdicts(&store, 2).await, expected);
 
     let after = seen(&store).await;
@@ -157,8 +158,9 @@ async fn a_position_of_another_history_explains_nothing(bed: Bed) {
     assert_eq!(verdicts(&store, 1).await, []);
 }
 
-/// A worker took three events: one while it knew the endpoint as it was, one while it did not know it, one
-/// while it was disabled.
+/// A worker received five events: two while it knew the endpoint in its first state, one while it did not
+/// know the endpoint, one while the endpoint was disabled, and one in its last state. At the time of the
+/// first event, the endpoint did not subscribe to it.
 async fn what_a_worker_did_not_know_was_missed_whoever_recorded_it(bed: Bed) {
     let store = bed.migrated().await;
     let nothing = seen(&store).await;
@@ -217,7 +219,7 @@ async fn of_two_positions_the_greater_one_is_stored(bed: Bed) {
     );
 }
 
-/// An older version disabled an endpoint without a row in its history.
+/// An older version disabled an endpoint without adding a row to its history.
 async fn endpoints_of_before_the_migration_are_explained(bed: Bed) {
     let store = bed.migrated().await;
     create(&store, 1, "*").await;

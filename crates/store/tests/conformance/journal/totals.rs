@@ -26,7 +26,7 @@ async fn in_window(store: &Store, from_ms: u64) -> Vanished {
     audit.unwrap().vanished
 }
 
-/// The second worker took the event a minute before the first one.
+/// The second worker received the event one minute before the first one.
 async fn whatever_comes_twice_and_in_parts_is_counted_once(bed: Bed) {
     let store = bed.migrated().await;
     for _ in 0..2 {
@@ -117,7 +117,7 @@ async fn a_requested_run_is_missed(bed: Bed) {
     );
 }
 
-/// Event 1 is pending and stays, event 2 goes, event 3 is younger.
+/// Event 1 is pending and stays, event 2 expires, and event 3 is too recent.
 async fn retention_deletes_totals_and_rows_in_step(bed: Bed) {
     let store = bed.migrated().await;
     for (number, at_ms) in [(1, T), (2, T + 1), (3, T + 5 * MINUTE)] {
@@ -137,7 +137,7 @@ async fn retention_deletes_totals_and_rows_in_step(bed: Bed) {
     }
     assert_eq!(bed.number("SELECT COUNT(*) FROM events").await, 2);
     assert!(store.event(&evt(2), None).await.unwrap().is_empty());
-    // A late row of the minute that was deleted in part.
+    // A late row of the minute that was partly deleted.
     record(&store, [delivered(&event(1), 1, T + 2)]).await;
     assert_eq!(vanished(&store).await, Vanished::default());
     bed.execute("DELETE FROM events WHERE id = 'evt_3'").await;
@@ -159,7 +159,7 @@ async fn rows_of_before_there_were_totals_are_not_missed(bed: Bed) {
     assert_eq!(vanished(&store).await.events, 1);
 }
 
-/// As many events as there were, two of them in the minute between their own.
+/// The number of events stays the same, but two of them move to the minute between their original ones.
 async fn a_row_that_moves_to_another_minute_hides_none(bed: Bed) {
     let store = bed.migrated().await;
     for number in 1..6 {
