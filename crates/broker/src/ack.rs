@@ -1,12 +1,13 @@
-//! Settling what was consumed.
+//! Acknowledging and requeueing of consumed messages.
 //!
-//! Each channel that consumes has a [`Lane`]: it knows which delivery tags are open, and one task of it
-//! writes the acks. When no tag is open any more, everything is acked at once. While others are in work, acks
-//! gather, and one `multiple` ack covers the settled prefix. What is settled behind a tag that is still open
-//! waits for the prefix to catch up, which it mostly does within milliseconds, but not for long, and not when
-//! it comes to half of the prefetch: then single acks cover it, so that one attempt that hangs holds back
-//! nothing but itself. An ack costs RabbitMQ and us as much as a small message does, whether it settles one
-//! message or a hundred.
+//! Each channel that consumes has a [`Lane`]. The lane records which delivery tags are open, and one task of
+//! the lane writes the acks. When no tag is open any more, a single ack covers everything. While other
+//! messages are still being processed, acks are gathered, and one `multiple` ack covers the settled prefix.
+//!
+//! Messages that are settled behind an open tag wait for the prefix to catch up, which usually happens within
+//! milliseconds. They do not wait long, and never more than half of the prefetch waits. After that, single
+//! acks cover them, so that one attempt that hangs delays no other ack. An ack costs RabbitMQ and this
+//! process about as much as a small message, whether it settles one message or a hundred.
 
 use std::{
     collections::BTreeSet,
@@ -30,20 +31,20 @@ use tokio::{
 
 use crate::meters;
 
-/// Settles one message. Dropping it settles nothing: the broker hands the message out again when the channel
-/// ends.
+/// A handle that settles one message. Dropping it does not settle the message: the broker redelivers the
+/// message when the channel closes.
 #[derive(Clone, Debug)]
 pub struct AckHandle {
     lane: Arc<Lane>,
     tag: u64,
 }
 
-/// The channel that a message came over. Keeps nothing open.
+/// The channel that a message was received on. It does not keep the channel open.
 #[derive(Clone, Debug)]
 pub struct Origin(Weak<Lane>);
 
 impl Origin {
-    /// Whether the channel is still there. While it is, the broker hands none of its messages out again.
+    /// Returns whether the channel is still open. While it is, the broker redelivers none of its messages.
     pub fn is_live(&self) -> bool {
         self.0.upgrade().is_some_and(|lane| lane.is_live())
     }
@@ -53,12 +54,13 @@ impl Origin {
 pub(crate) struct Lane {
     channel: Channel,
     open: Arc<Open>,
-    /// To the task that writes acks. Unbounded, but every tag is in it once at most: the prefetch bounds it.
+    /// The queue of the task that writes acks. It is unbounded, but contains every tag at most once, so the
+    /// prefetch bounds it.
     settled: mpsc::UnboundedSender<Settle>,
 }
 
-/// Tags that were handed out and not yet settled, and the gauge of how many there are, in which those of an
-/// earlier channel have a part.
+/// The tags that were handed out and not settled yet, and the gauge of their number. The gauge also includes
+/// the tags of earlier channels of the same queue.
 struct Open {
     tags: Mutex<BTreeSet<u64>>,
     unacked: Gauge,
@@ -71,33 +73,33 @@ enum Settle {
 }
 
 impl AckHandle {
-    /// Acks the message: the broker forgets it. Returns at once; the ack is written soon, together with
-    /// others.
+    /// Acknowledges the message, so that the broker removes it from the queue. Returns immediately; the ack
+    /// is written shortly afterwards, together with others.
     pub fn ack(&self) {
-        // Nobody listens any more when the channel is gone, and then the broker hands the message out again.
+        // An error means that the channel is closed; the broker then redelivers the message.
         let _ = self.lane.settled.send(Settle::Ack(self.tag));
     }
 
-    /// Hands the message back to the queue, for any worker. RabbitMQ counts it towards the delivery limit.
+    /// Returns the message to the queue, for any worker. RabbitMQ counts this towards the delivery limit.
     pub fn requeue(&self) {
         let _ = self.lane.settled.send(Settle::Requeue(self.tag));
     }
 
-    /// Where the message came from, without the duty to settle it.
+    /// Returns the channel that the message was received on, without the obligation to settle the message.
     pub fn origin(&self) -> Origin {
         Origin(Arc::downgrade(&self.lane))
     }
 
-    /// Whether an ack can still reach the broker. `false` means that the message will be or was handed out
-    /// again.
+    /// Returns whether an ack can still reach the broker. If not, the broker redelivers the message or has
+    /// done so already.
     pub fn is_live(&self) -> bool {
         self.lane.is_live()
     }
 }
 
 impl Lane {
-    /// Begins to write acks for what comes over this channel from the queue that metrics call `queue`. The
-    /// task ends when the lane's last handle is gone.
+    /// Starts the task that writes acks for messages received on this channel. `queue` is the name of the
+    /// queue in metrics. The task ends when the lane's last handle is dropped.
     pub(crate) fn open(channel: Channel, queue: &str, prefetch: u16) -> (Arc<Self>, JoinHandle<()>) {
         let (settled, settles) = mpsc::unbounded_channel();
         let unacked = meters::UNACKED.level([queue]);
@@ -129,7 +131,7 @@ impl Lane {
         self.channel.status().connected()
     }
 
-    /// The duty to settle what came with this tag.
+    /// Records this tag as open and returns the handle that settles its message.
     pub(crate) fn hand_out(self: &Arc<Self>, tag: u64) -> AckHandle {
         self.open.with(|open| open.insert(tag));
         AckHandle {
@@ -157,7 +159,7 @@ impl Open {
     }
 }
 
-/// A lane that is gone holds nothing: the broker hands its messages out again.
+/// A lane that is dropped no longer holds messages, because the broker redelivers them.
 impl Drop for Open {
     fn drop(&mut self) {
         let tags = self.tags.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -165,13 +167,13 @@ impl Drop for Open {
     }
 }
 
-/// Settled messages that are acked together without waiting for more.
+/// The number of settled messages in the prefix that are acknowledged without waiting for more.
 const ACKED_TOGETHER: usize = 32;
-/// How long a settled message waits for the prefix to catch up: many times what a fast endpoint takes, and
-/// few messages to deliver again after a crash.
+/// How long a settled message waits for the prefix to catch up. This is many times the response time of a
+/// fast endpoint, and short enough that few messages are delivered again after a crash.
 const ACK_WAIT: Duration = Duration::from_millis(50);
 
-/// Writes acks until every handle of the lane is gone or the channel is.
+/// Writes acks until every handle of the lane is dropped or the channel is closed.
 async fn write_settles(
     channel: Channel,
     open: Arc<Open>,
@@ -185,13 +187,13 @@ async fn write_settles(
             Some(until) => timeout_at(until, receiving).await,
             None => Ok(receiving.await),
         };
-        // Nothing more comes, or nothing more came in time.
+        // All handles are dropped, or no message was settled in time.
         let is_due = received.is_err() || received == Ok(0);
         let plan = open.with(|open| gathered.plan(open, &batch, is_due));
         batch.clear();
         gathered.until = match gathered.until {
             _ if gathered.acks.is_empty() => None,
-            // The prefix has just moved: what is left may be in it soon.
+            // The prefix has just advanced, so it may soon include the remaining tags.
             Some(until) if plan.prefix.is_none() => Some(until),
             _ => Some(Instant::now() + ACK_WAIT),
         };
@@ -223,22 +225,23 @@ async fn write(channel: &Channel, plan: Plan) -> Result<(), lapin::Error> {
 #[derive(Debug)]
 struct Gathered {
     acks: Vec<u64>,
-    /// So many are not left to wait.
+    /// The number of gathered acks from which on they do not wait any longer.
     max: usize,
-    /// When they are due.
+    /// When the gathered acks are written at the latest; `None` if there are none.
     until: Option<Instant>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
-    /// Everything up to here that is still unacked is settled.
+    /// The highest tag of the settled prefix: all unacknowledged tags up to it are settled.
     prefix: Option<u64>,
     single: Vec<u64>,
     requeue: Vec<u64>,
 }
 
 impl Gathered {
-    /// None yet. Half of what may be unacked waits at most: the other half keeps the worker busy.
+    /// Creates an empty collection. At most half of the prefetch waits, so that the other half keeps the
+    /// worker busy.
     fn of(prefetch: u16) -> Self {
         Self {
             acks: Vec::new(),
@@ -247,19 +250,19 @@ impl Gathered {
         }
     }
 
-    /// Takes settled tags off the open ones and says which frames to write, in this order: one ack for the
-    /// prefix before the first open tag, and one each for the rest. A requeued tag counts as open for the
-    /// prefix, which must not ack it.
+    /// Removes settled tags from the open ones and returns which frames to write, in this order: one ack for
+    /// the prefix before the first open tag, and one ack for each of the other tags. A requeued tag counts as
+    /// open for the prefix, because the ack of the prefix must not include it.
     ///
-    /// Unless it `is_due` or has become too much, the rest waits, and so does a short prefix while any tag is
-    /// open.
+    /// Unless `is_due` is set or too many acks have gathered, the other tags wait. A short prefix also waits
+    /// while any tag is open.
     fn plan(&mut self, open: &mut BTreeSet<u64>, batch: &[Settle], is_due: bool) -> Plan {
         let mut plan = Plan::default();
         for settle in batch {
             match settle {
                 Settle::Ack(tag) if open.remove(tag) => self.acks.push(*tag),
                 Settle::Requeue(tag) if open.contains(tag) => plan.requeue.push(*tag),
-                // Settled before: a second ack of a tag would close the channel.
+                // The tag was settled before: a second ack of a tag would make the broker close the channel.
                 _ => {}
             }
         }
@@ -383,7 +386,8 @@ mod tests {
     }
 
     proptest! {
-        /// A broker that follows the protocol: every tag is acked or requeued exactly once, and none that is open.
+        /// Simulates a broker that follows the protocol: every tag is acked or requeued exactly once, and
+        /// only tags that are settled.
         #[test]
         fn every_settled_tag_is_settled_exactly_once_at_the_broker(
             order in Just((1_u64..=40).collect::<Vec<_>>()).prop_shuffle(),

@@ -1,16 +1,16 @@
-//! Canaries: messages that tell a missing binding.
+//! Canaries: messages that detect a missing binding.
 //!
-//! AMQP cannot be asked for bindings, and declaring one again would hide that it had been removed. So a
-//! worker publishes a canary as it would a message of that exchange and key, `mandatory`: RabbitMQ returns it
-//! if no queue takes it. If a queue does, the canary comes to a consumer, which acknowledges it and does
-//! nothing else ([`consume`](crate::consume), in every role).
+//! AMQP has no method that lists bindings, and declaring a binding again would hide that it was removed.
+//! Therefore a worker publishes a canary with the exchange and routing key of the binding, `mandatory`, and
+//! RabbitMQ returns the canary if no queue receives it. If a queue does, its consumer acknowledges the canary
+//! and does nothing else ([`consume`](crate::consume), in every role).
 //!
-//! A canary has no body and its own `type`. An event has a body, so nothing that a publisher sends is taken
-//! for one by mistake. A worker of an earlier version sets it aside as a rejected message, with the same body
-//! and type, and recorders, which are upgraded first, drop it there.
+//! A canary has no body and its own `type`. An event has a body, so an event is never mistaken for a canary.
+//! A worker of an earlier version sets the canary aside as a rejected message, with the same body and type,
+//! and recorders, which are upgraded first, drop it there.
 //!
-//! What is not told: that our queue is unbound while another queue takes the canary, one that an operator has
-//! bound with `#`.
+//! A canary does not detect that our queue is unbound while another queue receives the canary, such as one
+//! that an operator has bound with `#`.
 
 use bytes::Bytes;
 use lapin::BasicProperties;
@@ -19,7 +19,7 @@ use crate::{
     Binding, InspectError, Link, Message, Outgoing, PublishError, Publisher, Topology, topology::EVERYTHING,
 };
 
-/// Type of a canary, and its routing key where every key will do.
+/// The type of a canary, and its routing key if the binding matches every key.
 const CANARY: &str = "magnetite.canary";
 
 impl Outgoing {
@@ -47,16 +47,16 @@ impl Message {
 }
 
 impl Topology {
-    /// Publishes a canary over each binding, and returns those that are missing.
+    /// Publishes a canary over each binding, and returns the bindings that are missing.
     ///
     /// # Errors
-    /// When a canary is neither confirmed nor returned: that of an exchange which does not exist, for
-    /// instance.
+    /// Returns an error if a canary is neither confirmed nor returned, for example because its exchange does
+    /// not exist.
     pub async fn missing_bindings(&self, publisher: &Publisher) -> Result<Vec<Binding>, PublishError> {
         let mut missing = Vec::new();
         for binding in self.bindings() {
             match publisher.publish(&Outgoing::canary(&binding)).await {
-                // A queue that is full is bound.
+                // A full queue nacks the canary, so it is bound.
                 Ok(()) | Err(PublishError::Nacked { .. }) => {}
                 Err(PublishError::Unroutable { .. }) => missing.push(binding),
                 Err(error) => return Err(error),
@@ -65,10 +65,10 @@ impl Topology {
         Ok(missing)
     }
 
-    /// Binds again what was found missing.
+    /// Binds a queue again whose binding was found missing.
     ///
     /// # Errors
-    /// When there is no channel, or the broker refuses.
+    /// Returns an error if no channel can be opened, or if the broker refuses.
     pub async fn bind(&self, link: &Link, binding: &Binding) -> Result<(), InspectError> {
         Ok(binding.declare(&link.declaring().await?.channel).await?)
     }

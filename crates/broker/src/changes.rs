@@ -1,8 +1,8 @@
-//! Telling workers that an endpoint was changed, so that they look at once instead of when their interval is
-//! over.
+//! Notifications to workers that an endpoint was changed, so that they check the database immediately instead
+//! of at the end of their polling interval.
 //!
-//! A message says that something changed and nothing else: workers read from the database what it was. No
-//! message is confirmed, because none is needed: a worker that misses one finds the change at its next look,
+//! A notification says only that something has changed; workers read the change itself from the database.
+//! Notifications are published without confirms: a worker that misses one finds the change at its next poll,
 //! a quarter of a second later.
 
 use std::{
@@ -30,28 +30,28 @@ use crate::{
     private, tail::WATCH,
 };
 
-/// How long telling may take. The caller waits for the workers in any case; after this time being told makes
-/// them no faster.
+/// How long a notification may take. The caller waits afterwards until the workers have seen the change, and
+/// a notification that takes longer than this does not make the workers faster.
 const TELL_MAX: Duration = Duration::from_secs(1);
-/// When nothing came for this long, it is found out whether something would.
+/// How long a queue may receive nothing before the worker checks whether it would receive a notification.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
-/// How long being told may take.
+/// How long the worker waits for its own notification.
 const TOLD_MAX: Duration = Duration::from_secs(5);
 /// How long declaring and binding a queue may take.
 const OPEN_MAX: Duration = Duration::from_secs(30);
-/// Room for one message of each command that watches, and a few changes. All changes say the same, so a
-/// worker needs only one of them.
+/// The maximum length of a queue of changes: one message of each command that tails the journal, and a few
+/// changes. All notifications of changes are equal, so a worker needs only one of them.
 const QUEUE_LENGTH_MAX: i64 = 16;
 
 impl Topology {
-    /// The fanout exchange by which workers are told that an endpoint was changed. Each of them has a queue
-    /// there that goes with its connection; a message says nothing but that there is something to look
-    /// for in the database.
+    /// Returns the name of the fanout exchange that notifies workers of changed endpoints. Each worker has a
+    /// queue bound to it that is deleted with its connection. A notification says only that there is a change
+    /// to look for in the database.
     pub fn changes_exchange(&self) -> String {
         self.named("changes")
     }
 
-    /// The queue of changes of this worker's connection with this number.
+    /// Returns the name of the queue of changes of this worker's connection with this number.
     fn changes_queue(&self, connection: u64) -> String {
         self.named(&format!("changes.{}.{connection}", self.worker()))
     }
@@ -64,19 +64,19 @@ impl Topology {
     }
 }
 
-/// A way to tell every worker that something changed.
+/// A sender of notifications to all workers.
 pub struct Changes {
     link: OnceLock<Link>,
-    /// Where a link is opened to when there is none.
+    /// The configuration to open a link with when there is none.
     config: Option<Config>,
     topology: Topology,
-    /// Cancelled when a link that was opened for this is not needed any more.
+    /// Cancelled when the link that was opened for this value is no longer needed.
     stop: CancellationToken,
     channel: Mutex<Option<Channel>>,
 }
 
 impl Changes {
-    /// Uses an open link.
+    /// Creates a sender that uses an open link.
     pub fn over(link: Link, topology: Topology) -> Self {
         Self {
             link: link.into(),
@@ -87,7 +87,7 @@ impl Changes {
         }
     }
 
-    /// Uses a link of its own, opened when it is needed and closed by [`close`](Self::close).
+    /// Creates a sender that opens its own link when it needs one. [`close`](Self::close) closes the link.
     pub fn lazily(config: &Config, topology: Topology) -> Self {
         Self {
             link: OnceLock::new(),
@@ -112,16 +112,16 @@ impl Changes {
         self.link().is_ok_and(Link::is_writable)
     }
 
-    /// Tells every connected worker to look for changes now. Returns after a second at most, whether or not a
-    /// worker was told.
+    /// Notifies every connected worker to look for changes now. Returns after at most one second, whether or
+    /// not a worker was notified.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub async fn tell(&self) {
         self.try_to_tell().await;
     }
 
-    /// Whether the message was sent.
+    /// Returns whether the message was sent.
     async fn try_to_tell(&self) -> bool {
         let telling = async {
             let mut open = self.channel.lock().await;
@@ -144,12 +144,14 @@ impl Changes {
         false
     }
 
-    /// Whether the worker of this name is connected now: it has an exclusive queue then or, up to an earlier
-    /// version, a consumer of a queue of its own.
-    /// `None` when the broker does not answer within a second.
+    /// Returns whether the worker of this name is connected; `None` if the broker does not answer within a
+    /// second.
+    ///
+    /// A connected worker has an exclusive queue. Workers of earlier versions have a consumer on a queue with
+    /// their name instead.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub async fn is_consuming(&self, worker: &str) -> Option<bool> {
         let (alive, held) = (self.topology.alive(worker), self.topology.held_of(worker));
         let asking = async {
@@ -166,7 +168,7 @@ impl Changes {
             let found = channel.queue_declare(held.as_str().into(), options, FieldTable::default());
             let consumers = match found.await {
                 Ok(queue) => queue.consumer_count(),
-                // Most likely the queue does not exist, so nothing consumes it.
+                // The queue most likely does not exist, so it has no consumer.
                 Err(_) if self.link().is_ok_and(Link::is_up) => 0,
                 Err(_) => return None,
             };
@@ -176,7 +178,7 @@ impl Changes {
         timeout(TELL_MAX, asking).await.ok().flatten()
     }
 
-    /// Closes the link, if it was opened for this.
+    /// Closes the link if this value opened it.
     pub async fn close(self) {
         if let (Some(_), Some(link)) = (self.config, self.link.get()) {
             self.stop.cancel();
@@ -185,12 +187,12 @@ impl Changes {
     }
 }
 
-/// Calls `changed` for each change that is [told](Changes::tell), and whenever one may have been missed,
-/// until `stop`. Calls `watched` with the name of the queue of a command that [tails](crate::tail()) the
-/// journal. The topology is a worker's.
+/// Calls `changed` for every [notification](Changes::tell), and whenever one may have been missed, until
+/// `stop` is cancelled. Calls `watched` with the queue name of each command that [tails](crate::tail()) the
+/// journal. The topology must be that of a worker.
 ///
-/// A minute without a change is ended by a message of its own, over `publishing`, which is then what all
-/// workers are told. If it does not come, the queue is not bound any more: a new one is made.
+/// After a minute without a notification, it sends one over `publishing`, which all workers receive. If its
+/// own queue does not receive it, the queue is no longer bound, and it creates a new queue.
 pub async fn follow_changes(
     link: &Link,
     publishing: &Link,
@@ -231,10 +233,10 @@ pub async fn follow_changes(
     stop.run_until_cancelled(following).await;
 }
 
-/// Why a queue of changes is of no use any more.
+/// Why a queue of changes cannot be used any more.
 enum Ended {
     ByBroker,
-    /// Nothing comes to it.
+    /// The queue receives no notifications because it is no longer bound.
     Unbound,
 }
 
@@ -254,7 +256,7 @@ async fn follow(
         tracing::info!("told of changed endpoints by the broker again");
     }
     *failures = 0;
-    // What was told before it was bound is found by looking.
+    // Changes that were announced before the queue was bound are found by looking for them now.
     changed();
     loop {
         let next = match timeout(SILENCE_MAX, consumer.next()).await {
@@ -262,7 +264,7 @@ async fn follow(
             Err(_) if !own.is_writable() || !own.try_to_tell().await => continue,
             Err(_) => match timeout(TOLD_MAX, consumer.next()).await {
                 Ok(next) => next,
-                // An alarm that was raised in between takes it.
+                // An alarm that was raised in between may have blocked the notification.
                 Err(_) if own.is_writable() => return Ok(Ended::Unbound),
                 Err(_) => continue,
             },
@@ -281,8 +283,10 @@ async fn follow(
     }
 }
 
-/// A queue that goes with its connection. Its name is used once: the broker may not have noticed yet that an
-/// earlier connection is lost, and keeps that one's queue for it alone.
+/// Declares and consumes a queue that is deleted with its connection.
+///
+/// Every call uses a new queue name: the broker may not have noticed yet that an earlier connection is lost,
+/// and then reserves the queue for that connection.
 async fn open(link: &Link, topology: &Topology) -> Result<lapin::Consumer, ChannelError> {
     static OPENED: AtomicU64 = AtomicU64::new(0);
     let queue = topology.changes_queue(OPENED.fetch_add(1, Ordering::Relaxed));

@@ -1,18 +1,19 @@
-//! Channels of a link, and why there is none.
+//! Channels of a link, and the errors of opening one.
 
 use lapin::Channel;
 use tokio::sync::MutexGuard;
 
-/// The link's process is shutting down: there will be no connection any more.
+/// The error of a link that was stopped: it never connects again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection to the broker was closed by us")]
 pub struct Closed;
 
-/// A channel to declare a topology on; a link has one at a time. RabbitMQ 3.10 calls a quorum queue declared
-/// that another channel is still making, and whoever consumes from it that early loses the whole connection.
+/// A channel to declare a topology on. A link has at most one at a time: RabbitMQ 3.10 reports a quorum queue
+/// as declared while another channel is still creating it, and a consumer that starts that early loses its
+/// whole connection.
 pub(crate) struct Declaring<'a> {
     pub(crate) channel: Channel,
-    /// Held until the topology is declared.
+    /// The lock that is held until the topology is declared.
     #[expect(dead_code, reason = "a lock is held, not read")]
     pub(crate) alone: MutexGuard<'a, ()>,
 }

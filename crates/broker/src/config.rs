@@ -1,4 +1,4 @@
-//! Where the broker is and how long it may take.
+//! The addresses of the broker, and the timeouts and limits of its clients.
 
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
@@ -7,35 +7,36 @@ use url::{Host, Url};
 
 use crate::tls::{BadTls, Connector, Tls};
 
-/// How to reach the broker. Its `Debug` does not show the password.
+/// The connection settings of the broker. `Debug` does not show the password.
 #[derive(Clone)]
 pub struct Config {
-    /// At least one.
+    /// The nodes of the cluster, at least one.
     nodes: Vec<Node>,
-    /// Where the management HTTP API is, with user and password; empty for nowhere.
+    /// The URLs of the management HTTP API, with user and password; empty if it is not used.
     management: Vec<Url>,
-    /// What connections to both are secured with.
+    /// The TLS configuration of both AMQP and the management API.
     tls: Connector,
-    /// Prefix of every exchange and queue name.
+    /// The prefix of every exchange and queue name.
     pub prefix: String,
-    /// How long a publish may take from the call to its confirm. Time in which the process stood still is
-    /// not counted.
+    /// How long a publish may take from the call to its confirm. Time during which the process is suspended
+    /// does not count.
     pub publish_timeout: Duration,
     /// How long a publish that must not be repeated waits for its confirm before the connection is replaced.
-    /// Well below the 30 minutes for which RabbitMQ lets a consumer hold a message.
+    /// This is well below the 30 minutes after which RabbitMQ closes the channel of a consumer that has not
+    /// acknowledged a message.
     pub confirm_age_max: Duration,
-    /// How many channels publish at once, at most.
+    /// The maximum number of channels that publish at the same time.
     pub channels_max: usize,
 }
 
-/// One URL of a [`Config`]: a node of the broker's cluster, or what stands before it.
+/// One URL of a [`Config`]: a node of the broker's cluster, or a load balancer in front of it.
 #[derive(Clone)]
 pub(crate) struct Node(AMQPUri);
 
-/// A broker URL that cannot be used. The text repeats nothing of it but the name of a parameter.
+/// An invalid broker URL. The message contains nothing of the URL except the name of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
-    /// It is not a URL of RabbitMQ.
+    /// It is not an AMQP URL.
     #[error(
         "expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /, or several with commas between \
          them (a comma inside of one is %2C)"
@@ -49,19 +50,22 @@ pub enum BadUrl {
     UnknownParameter(String),
 }
 
-/// An address of the management API that cannot be read.
+/// An invalid URL of the management API.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected http://user:password@host:15672 or https://..., or several with commas between them")]
 pub struct BadManagementUrl;
 
 impl Config {
-    /// Reads `amqp://` or `amqps://`, or several of them with commas between, which are then the nodes of one
-    /// cluster: any will do. (A comma inside of a URL is `%2C`.) `heartbeat` (seconds) and
-    /// `connection_timeout` (milliseconds) may be given in each URL's query and are 10 and 5000
-    /// otherwise. A publish has 10 s, and 8 channels publish at once.
+    /// Parses one or more `amqp://` or `amqps://` URLs, separated by commas. Several URLs are the nodes of
+    /// one cluster, and a connection to any of them will do. A comma inside a URL is written `%2C`.
+    ///
+    /// The query of each URL may set `heartbeat` (seconds, 10 by default) and `connection_timeout`
+    /// (milliseconds, 5000 by default). A publish times out after 10 s, and at most 8 channels publish at the
+    /// same time.
     ///
     /// # Errors
-    /// When a URL is not an AMQP URL. The text never repeats it: it holds a password.
+    /// Returns an error if a URL is not an AMQP URL, or has an unknown parameter. The message never contains
+    /// the URL, because the URL contains a password.
     pub fn new(urls: &str, prefix: impl Into<String>) -> Result<Self, BadUrl> {
         let nodes = urls.split(',').map(|url| url.trim().parse());
         let nodes = nodes.collect::<Result<Vec<Node>, _>>()?;
@@ -76,11 +80,11 @@ impl Config {
         })
     }
 
-    /// Names the addresses of the management HTTP API: one or several with commas between, or none. One
-    /// without a user has the broker's.
+    /// Sets the URLs of the management HTTP API: one, several separated by commas, or none (an empty string).
+    /// A URL without a user gets the user and password of the first broker URL.
     ///
     /// # Errors
-    /// When one is not an HTTP URL. The text never repeats it.
+    /// Returns an error if one of them is not an HTTP URL. The message never contains the URL.
     pub fn with_management(mut self, urls: &str) -> Result<Self, BadManagementUrl> {
         let read = |url: &str| {
             let mut url: Url = url.trim().parse().ok()?;
@@ -94,12 +98,12 @@ impl Config {
         Ok(self)
     }
 
-    /// Sets what connections by AMQP, and to the addresses of the management HTTP API that were named before,
-    /// are secured with. [`Tls::server_name`] is for AMQP alone.
+    /// Sets the TLS configuration of AMQP connections and of connections to the management URLs that were set
+    /// before. [`Tls::server_name`] applies to AMQP only.
     ///
     /// # Errors
-    /// When something in it cannot be used, or there is no TLS to use it for. The text names the part and
-    /// holds no key.
+    /// Returns an error if a part of `tls` cannot be used, or if there is no TLS connection to apply the
+    /// settings to. The message names the part and contains no key.
     pub fn with_tls(mut self, tls: &Tls) -> Result<Self, BadTls> {
         let by_amqp = self.nodes.iter().any(Node::is_secured);
         let by_http = self.management.iter().any(|url| url.scheme() == "https");
@@ -119,7 +123,7 @@ impl Config {
         &self.management
     }
 
-    /// That of the first URL; all have the same.
+    /// Returns the virtual host of the first URL. All URLs must name the same one.
     pub(crate) fn vhost(&self) -> String {
         self.nodes
             .first()
@@ -131,12 +135,12 @@ impl Config {
         &self.nodes
     }
 
-    /// How many addresses there are, at least one.
+    /// Returns the number of broker addresses, at least one.
     pub fn addresses_count(&self) -> u32 {
         u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
     }
 
-    /// `host:port/vhost`, for logs and errors; of several nodes one after the other.
+    /// Returns `host:port/vhost`, for logs and errors; for several nodes, separated by commas.
     pub fn address(&self) -> String {
         let addresses: Vec<_> = self.nodes.iter().map(Node::address).collect();
         addresses.join(", ")
@@ -144,11 +148,12 @@ impl Config {
 }
 
 impl Node {
-    /// Heartbeats when the URL names none: a dead link is noticed within twice that.
+    /// The heartbeat interval in seconds if the URL sets none. A dead connection is detected within twice
+    /// this time.
     const HEARTBEAT_S: u16 = 10;
-    /// The bound on connecting when the URL names none.
+    /// The connection timeout in milliseconds if the URL sets none.
     const CONNECT_TIMEOUT_MS: u64 = 5_000;
-    /// What the query of a URL may set.
+    /// The parameters that the query of a URL may set.
     const PARAMETERS: [&'static str; 5] = [
         "heartbeat",
         "connection_timeout",
@@ -156,27 +161,27 @@ impl Node {
         "channel_max",
         "auth_mechanism",
     ];
-    /// From the port of AMQP to that of the management API.
+    /// The distance between the AMQP port and the port of the management API.
     const MANAGEMENT_ABOVE: u16 = 10_000;
 
     pub(crate) fn uri(&self) -> AMQPUri {
         self.0.clone()
     }
 
-    /// Whether it is reached over TLS.
+    /// Returns whether the node is reached over TLS.
     pub(crate) fn is_secured(&self) -> bool {
         matches!(self.0.scheme, AMQPScheme::AMQPS)
     }
 
-    /// The bound on everything from the first packet until the broker has let us in: a node that hangs
-    /// accepts connections, too.
+    /// Returns the maximum time from the first packet until the broker has accepted the login. It covers more
+    /// than the TCP connection, because a node that hangs still accepts connections.
     pub(crate) fn connect_timeout(&self) -> Duration {
         let timeout_ms = self.0.query.connection_timeout;
         Duration::from_millis(timeout_ms.unwrap_or(Self::CONNECT_TIMEOUT_MS))
     }
 
-    /// Where RabbitMQ has its management API by default, as seen from its AMQP port: 15672 and 5672, 15671
-    /// and 5671.
+    /// Returns the default URL of RabbitMQ's management API for this AMQP port: 15672 for 5672, and 15671 for
+    /// 5671.
     fn management(&self) -> Option<Url> {
         let authority = &self.0.authority;
         let scheme = if self.is_secured() { "https" } else { "http" };
@@ -208,7 +213,7 @@ impl FromStr for Node {
     fn from_str(url: &str) -> Result<Self, BadUrl> {
         let mut uri: AMQPUri = url.parse().map_err(|_| BadUrl::Malformed)?;
         let url: Url = url.parse().map_err(|_| BadUrl::Malformed)?;
-        // lapin's parser takes an address of IPv6 for a missing host, which is localhost.
+        // lapin's parser takes an IPv6 address for a missing host, and uses localhost.
         if let Some(Host::Ipv6(address)) = url.host() {
             uri.authority.host = address.to_string();
         }
@@ -216,7 +221,7 @@ impl FromStr for Node {
             .query_pairs()
             .find(|(name, _)| !Self::PARAMETERS.contains(&name.as_ref()));
         if let Some((name, _)) = unknown {
-            // After a password with a bare question mark it is a part of that.
+            // If a password contains an unescaped question mark, the name is a part of the password.
             let is_name = !name.is_empty()
                 && name
                     .bytes()
@@ -235,7 +240,7 @@ impl FromStr for Node {
     }
 }
 
-/// A host as it stands in a URL.
+/// Returns the host as it is written in a URL.
 fn in_brackets(host: &str) -> String {
     match host.parse() {
         Ok(IpAddr::V6(address)) => format!("[{address}]"),
@@ -310,7 +315,7 @@ mod tests {
         }
     }
 
-    /// RabbitMQ has none: it was forgotten to write `%2f`.
+    /// RabbitMQ has no vhost with an empty name; the user most likely forgot to write `%2f`.
     #[test]
     fn the_empty_vhost_is_not_shown_as_the_default_one() {
         let address = |url| Config::new(url, "magnetite").unwrap().address();

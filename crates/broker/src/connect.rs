@@ -1,8 +1,9 @@
-//! One try to connect, over a stream that is screened.
+//! One attempt to connect, over a stream that is screened.
 //!
-//! lapin gives a connection a thread, which waits for the broker as long as the socket is open, also when
-//! nobody waits for the connection any more. A node that hangs accepts connections and never answers: each
-//! try would leave a thread and a socket behind. So a try that is given up closes its socket.
+//! lapin starts a thread for each connection. The thread waits for the broker as long as the socket is open,
+//! even after the caller has stopped waiting for the connection. A node that hangs accepts connections but
+//! never answers, so each attempt would leave a thread and a socket behind. Therefore an abandoned attempt
+//! closes its socket.
 
 use std::{
     io,
@@ -20,10 +21,10 @@ use crate::{
     tls::{Connector, explained},
 };
 
-/// Connects and logs in, however long it takes.
+/// Connects and logs in, without a timeout.
 ///
 /// # Cancel safety
-/// Nothing is left behind when it is dropped.
+/// Dropping the future closes the socket and leaves nothing behind.
 pub(crate) async fn connect(
     node: &Node,
     tls: &Connector,
@@ -53,7 +54,7 @@ pub(crate) async fn connect(
     Ok(connection)
 }
 
-/// Looks up the host, and makes the connection: TCP, and TLS if the URL says so.
+/// Resolves the host and connects to it over TCP, and over TLS if the URL's scheme is `amqps`.
 pub(crate) async fn open(node: &Node, tls: &Connector) -> io::Result<Unscreened> {
     let authority = node.uri().authority;
     let tokio = lapin::runtime::default_runtime().map_err(io::Error::other)?;
@@ -68,16 +69,16 @@ pub(crate) async fn open(node: &Node, tls: &Connector) -> io::Result<Unscreened>
     }
 }
 
-/// Shared by who waits for the connection and lapin's thread.
+/// State shared by the caller who waits for the connection and lapin's thread.
 #[derive(Clone, Default)]
 struct Attempt {
     given_up: CancellationToken,
-    /// Another descriptor of the connection's socket, until it is logged in.
+    /// A duplicate of the descriptor of the connection's socket, until the login has succeeded.
     socket: Arc<Mutex<Option<TcpStream>>>,
 }
 
 impl Attempt {
-    /// For name lookup, TCP and TLS.
+    /// Runs name lookup, TCP connect and TLS handshake until the attempt is abandoned.
     async fn unless_given_up<T>(&self, opening: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let opened = self.given_up.run_until_cancelled(opening).await;
         opened.unwrap_or_else(|| Err(given_up()))
@@ -85,7 +86,7 @@ impl Attempt {
 
     fn opened(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         *self.socket() = Some(TcpStream::from(socket.try_clone_to_owned()?));
-        // Whoever gave up before has not seen it.
+        // If the caller gave up earlier, it has not seen the socket and cannot shut it down.
         if self.given_up.is_cancelled() {
             return Err(given_up());
         }
@@ -101,11 +102,11 @@ fn given_up() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "given up")
 }
 
-/// Gives up when it is dropped.
+/// Abandons the attempt when it is dropped.
 struct Waiting(Attempt);
 
 impl Waiting {
-    /// The connection is there: whether it lives is lapin's business from now on.
+    /// Ends the wait after the connection was established. From here on, lapin manages the connection.
     fn succeeded(self) {
         self.0.socket().take();
     }
@@ -115,7 +116,8 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.given_up.cancel();
         if let Some(socket) = self.0.socket().take() {
-            // An error says that it is closed already. The thread reads the end of the stream, and ends.
+            // An error means that the socket is closed already. The thread reads the end of the stream and
+            // exits.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }

@@ -1,4 +1,4 @@
-//! Consuming a queue, through every loss of the connection.
+//! Consuming a queue, and resuming after every loss of the connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,26 +17,31 @@ use crate::{
     link::backoff, watched::Watched,
 };
 
-/// A message from a queue. (In AMQP's words a delivery; in ours that is something else.)
+/// A message received from a queue. (AMQP calls it a delivery, which means something else in this system.)
 #[derive(Debug)]
 pub struct Incoming {
-    /// What was published.
+    /// The message that was published.
     pub message: Message,
-    /// RabbitMQ handed it out before, to us or to someone else.
+    /// Whether RabbitMQ delivered the message before, to this consumer or to another one.
     pub redelivered: bool,
-    /// The duty to settle it.
+    /// The handle that settles the message.
     pub ack: AckHandle,
 }
 
-/// Consumes `queue`, or the worker's own for [`Topology::held_pool`], until `stop`, with at most `prefetch`
-/// unsettled messages, handing each to `take`, which must not block. Declares the topology before it
-/// consumes, so that a broker that lost everything is set up again.
+/// Consumes `queue` until `stop` is cancelled, with at most `prefetch` unsettled messages, and passes each
+/// message to `take`, which must not block. [`Topology::held_pool`] stands for the worker's own queue of held
+/// deliveries.
 ///
-/// After any fault (lost connection, closed channel, the queue deleted under us) it begins again with
-/// backoff, for ever. `consuming` is told when messages begin to arrive and when they cannot any more.
+/// Declares the topology before it consumes, so that the queues exist again on a broker that has lost
+/// everything.
 ///
-/// On `stop` it cancels the consumer, hands back what arrived and was not taken, and returns; handles that
-/// were given out stay good, and the returned [`Unsettled`] waits for them.
+/// After any fault (a lost connection, a closed channel, a deleted queue) it starts again with backoff,
+/// without a limit on the number of attempts. Calls `consuming` with `true` when messages begin to arrive,
+/// and with `false` when they no longer can.
+///
+/// When `stop` is cancelled, it cancels the consumer, requeues the messages that arrived and were not passed
+/// to `take`, and returns. Handles of earlier messages stay valid, and the returned [`Unsettled`] waits for
+/// them.
 pub async fn consume(
     link: &Link,
     topology: &Topology,
@@ -91,7 +96,7 @@ pub async fn consume(
             break;
         }
         let report = refused.again();
-        // Of a connection that is lost the link tells, once for all of its consumers.
+        // The link logs a lost connection, once for all of its consumers.
         if report.is_some() && link.is_up() {
             tracing::warn!(queue, error, failures, "not consuming; trying again");
         }
@@ -99,22 +104,22 @@ pub async fn consume(
     Unsettled(None)
 }
 
-/// What a consumer that stopped had handed out.
+/// The messages that a consumer had passed on when it stopped.
 #[derive(Debug)]
 #[must_use = "acks that are not written yet are lost when the link is closed"]
 pub struct Unsettled(Option<JoinHandle<()>>);
 
 impl Unsettled {
-    /// Waits until every handle is settled or dropped and what was settled is written.
+    /// Waits until every handle is settled or dropped and the acks of all settled messages are written.
     pub async fn settled(self) {
         if let Some(writing) = self.0 {
-            // An error would be a panic of the writer, which has nothing left to write then.
+            // An error means that the writer panicked, and then there is nothing left to write.
             let _ = writing.await;
         }
     }
 }
 
-/// Declaring the topology and beginning to consume takes milliseconds.
+/// The timeout for declaring the topology and starting to consume, which normally takes milliseconds.
 const OPEN_MAX: Duration = Duration::from_secs(30);
 
 enum Ended {
@@ -137,7 +142,7 @@ enum OpenError {
 struct Opened {
     lane: Arc<Lane>,
     consumer: lapin::Consumer,
-    /// Ends when the lane's last handle is gone.
+    /// The task that writes acks. It ends when the lane's last handle is dropped.
     writing: JoinHandle<()>,
 }
 
@@ -184,7 +189,8 @@ async fn read(
             return Ended::Stopped;
         };
         match next {
-            // lapin still yields what had arrived before the loss; the broker has handed it to others by now.
+            // lapin still yields messages that arrived before the loss, but the broker has redelivered them
+            // by now.
             Some(Ok(_)) if !lane.is_live() => {}
             Some(Ok(delivery)) => {
                 let incoming = incoming(lane, delivery);
@@ -196,13 +202,13 @@ async fn read(
                 }
             }
             Some(Err(error)) => return Ended::Lost(error.to_string()),
-            // Also what a server-sent basic.cancel looks like: a fault, not an end.
+            // A basic.cancel from the server also ends the stream. It is a fault, not a regular end.
             None => return Ended::Lost("the broker ended the consumer".to_owned()),
         }
     }
 }
 
-/// After the consumer is cancelled nothing new arrives; what did arrive goes back to the queue.
+/// Cancels the consumer, after which no new messages arrive, and requeues the messages that did arrive.
 async fn hand_back(lane: &Arc<Lane>, mut consumer: lapin::Consumer) {
     let tag = consumer.tag();
     if lane

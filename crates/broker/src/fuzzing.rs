@@ -1,4 +1,4 @@
-//! The way in for the fuzz targets, compiled for them alone: what is private here is checked here.
+//! The entry point of the fuzz targets, compiled only for them. It gives them access to private functions.
 
 use bytes::Bytes;
 use lapin::protocol::basic::parse_properties;
@@ -8,11 +8,11 @@ use crate::{Message, Outgoing, Source, Topology};
 
 const BODY: &[u8] = br#"{"event":"lead.created","timestamp":1703123456789,"organization_id":"o","project_id":"p","lead_id":"l","data":{}}"#;
 
-/// Reads `wire` as the properties of a message, as the client library does, and then the message as an event
-/// and as a delivery.
+/// Decodes `wire` as the properties of a message, as lapin does, and then decodes the message as an event and
+/// as a delivery.
 ///
 /// # Panics
-/// When what is read is not written back as it was, or cannot be set aside.
+/// Panics if a decoded delivery is not encoded as it was, or if the message cannot be rejected.
 pub fn properties(wire: &[u8]) {
     let Ok((_, properties)) = parse_properties(wire) else {
         return;
@@ -36,7 +36,7 @@ fn written(delivery: &Delivery) -> Message {
     }
 }
 
-/// What is set aside keeps its body.
+/// Checks that a rejected message keeps its body.
 fn rejected(message: &Message) {
     let outgoing = Outgoing::rejected(
         &topology(),

@@ -1,13 +1,14 @@
-//! Queues of held deliveries: a pool of them, of which each running worker has one.
+//! The pool of queues of held deliveries, one for each running worker.
 //!
-//! A queue of a worker's own name would outlive the worker by an hour, and with it every start of a worker
-//! that crashes over and over. So the queues are numbered, and a worker takes the lowest number that no other
-//! has. What tells is a second queue of the same number, exclusive to the connection that consumes the first:
-//! RabbitMQ refuses it to every other connection, and deletes it with this one. (It lets two consumers that
-//! call themselves exclusive share a quorum queue.)
+//! If the queues were named after workers, each would outlive its worker by an hour, and a worker that
+//! crashes repeatedly would leave one for every start. Therefore the queues are numbered, and a worker claims
+//! the lowest number that no other worker has claimed. The claim is a second queue with the same number,
+//! exclusive to the connection that consumes the first one: RabbitMQ refuses access to it on any other
+//! connection, and deletes it when this connection closes. (An exclusive consumer is not enough: RabbitMQ
+//! lets two consumers that ask for exclusive access share a quorum queue.)
 //!
-//! What a worker that died had in its queue comes due, one after the other, within seconds. A worker that
-//! took the queue before would begin with all of it at once, so it takes one that is empty.
+//! The deliveries in the queue of a worker that died become due one after another, within seconds. A worker
+//! that claimed the queue earlier would receive all of them at once, so workers claim only empty queues.
 
 use std::time::Duration;
 
@@ -23,9 +24,9 @@ use crate::{
     reply::{self, reply_code},
 };
 
-/// More workers than a broker takes connections of.
+/// The highest queue number. A broker does not accept that many connections of workers.
 const NUMBERS_MAX: u32 = 10_000;
-/// How long the consumer of a worker that is not connected any more may take to be gone.
+/// How long the broker may take to remove the consumer of a worker that has disconnected.
 const CONSUMER_GONE_MAX: Duration = Duration::from_secs(1);
 const CONSUMER_GONE_POLL: Duration = Duration::from_millis(50);
 
@@ -40,13 +41,13 @@ pub(crate) enum ClaimError {
 }
 
 impl Topology {
-    /// Stands for the queue of held deliveries that the worker has, or will have, in
-    /// [`consume`](crate::consume).
+    /// Returns the name that stands for the worker's queue of held deliveries in [`consume`](crate::consume),
+    /// whether or not the worker has claimed one yet.
     pub fn held_pool(&self) -> String {
         self.named("held")
     }
 
-    /// The queue by which the worker of this name shows that it is connected.
+    /// Returns the name of the exclusive queue that exists while the worker of this name is connected.
     pub(crate) fn alive(&self, worker: &str) -> String {
         self.named(&format!("worker.{worker}"))
     }
@@ -55,18 +56,18 @@ impl Topology {
         self.named(&format!("holder.{number}"))
     }
 
-    /// Waits until the worker has a queue of held deliveries.
+    /// Waits until the worker has claimed a queue of held deliveries.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub async fn has_held_queue(&self) {
         let mut number = self.number().subscribe();
-        // An error says that no topology is left.
+        // An error means that all clones of the topology were dropped.
         let _ = number.wait_for(|number| *number > 0).await;
     }
 
-    /// Takes a queue of held deliveries for as long as the connection lives: the one that the worker had
-    /// before, or the first that no other worker has, nor has left anything in.
+    /// Claims a queue of held deliveries for the lifetime of the connection: the worker's previous queue if
+    /// it is still free, otherwise the first empty one that no other worker has claimed.
     pub(crate) async fn claim_held(&self, connection: &Connection) -> Result<(), ClaimError> {
         declare_exclusive(connection, &self.alive(self.worker())).await?;
         let before = self.number().get();
@@ -91,8 +92,10 @@ impl Topology {
     }
 }
 
-/// Whether nothing is left in the queue, which is declared. A consumer that died has its messages until it is
-/// gone, which may be a moment later.
+/// Declares the queue and returns whether it is empty and has no consumer.
+///
+/// The messages of a consumer that died return to the queue only when the broker has removed the consumer, so
+/// this waits for up to [`CONSUMER_GONE_MAX`] for that.
 async fn is_empty(connection: &Connection, queue: &Queue) -> Result<bool, ClaimError> {
     let deadline = Instant::now() + CONSUMER_GONE_MAX;
     let channel = connection.create_channel().await?;
@@ -106,13 +109,13 @@ async fn is_empty(connection: &Connection, queue: &Queue) -> Result<bool, ClaimE
     }
 }
 
-/// False when another connection has it.
+/// Declares an exclusive queue. Returns `false` if another connection has declared it.
 async fn declare_exclusive(connection: &Connection, name: &str) -> Result<bool, lapin::Error> {
     let options = QueueDeclareOptions {
         exclusive: true,
         ..QueueDeclareOptions::default()
     };
-    // The broker closes the channel if it refuses.
+    // If the broker refuses the declaration, it closes the channel.
     let channel = connection.create_channel().await?;
     match channel
         .queue_declare(name.into(), options, FieldTable::default())

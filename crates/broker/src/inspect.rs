@@ -1,4 +1,4 @@
-//! What `topology` and `doctor` ask the broker.
+//! Checks of the broker for the commands `topology` and `doctor`.
 
 use std::{io, time::Duration};
 
@@ -18,67 +18,68 @@ use crate::{
     channel::ChannelError, config::Node, connect::open, screen::Screened, tls::Connector,
 };
 
-/// How many exchanges or queues are looked at together. Each takes a channel, and a connection may have few.
+/// The number of exchanges or queues that are checked at the same time. Each needs a channel, and a
+/// connection may have few.
 const CHECKED_AT_ONCE: usize = 6;
 
-/// What the broker says of itself before anyone has logged in.
+/// The broker's description of itself, which it sends before a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Such as `RabbitMQ`.
+    /// The product, such as `RabbitMQ`.
     pub product: String,
-    /// Such as `4.0.5`.
+    /// The version, such as `4.0.5`.
     pub version: String,
 }
 
-/// How a queue stands.
+/// The state of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueState {
     /// The queue's full name.
     pub name: String,
-    /// Messages that wait for a consumer; those in a consumer's hands are not counted.
+    /// The number of messages that wait for a consumer; unacknowledged messages are not included.
     pub ready: u32,
-    /// How many consumers read it.
+    /// The number of consumers.
     pub consumers: u32,
 }
 
-/// An exchange or queue that is missing, or not as this version declares it.
+/// An exchange or queue that is missing, or that differs from the declaration of this version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopologyFault {
-    /// The exchange or queue.
+    /// The full name of the exchange or queue.
     pub name: String,
-    /// The broker's words.
+    /// The broker's error text.
     pub detail: String,
 }
 
-/// A question that could not be asked.
+/// An error of a check that could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
-    /// No TCP or TLS connection, or it ended.
+    /// There is no TCP or TLS connection, or it was closed.
     #[error("cannot connect to the broker at {address}")]
     Connect {
         /// `host:port/vhost`.
         address: String,
-        /// The system's words.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// What answers there does not speak AMQP 0-9-1.
+    /// The server at the address does not speak AMQP 0-9-1.
     #[error("what listens at {address} does not answer as an AMQP 0-9-1 broker does")]
     NotAmqp {
         /// `host:port/vhost`.
         address: String,
     },
-    /// No channel.
+    /// No channel could be opened.
     #[error("cannot open a channel on the broker")]
     Channel(#[source] lapin::Error),
-    /// The connection was closed by us.
+    /// This process has closed the connection.
     #[error(transparent)]
     Closed(#[from] crate::Closed),
-    /// A queue for the question could not be declared.
+    /// A queue that the check needs could not be declared.
     #[error(transparent)]
     Declare(#[from] DeclareError),
-    /// A message for the question could not be published.
+    /// A message that the check needs could not be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
@@ -93,12 +94,12 @@ impl From<ChannelError> for InspectError {
 }
 
 impl Server {
-    /// Asks the broker for its product and version by beginning a handshake, which needs no credentials. Of
-    /// several nodes the first that answers speaks.
+    /// Asks the broker for its product and version by beginning a handshake, which needs no credentials. If
+    /// there are several nodes, returns the answer of the first one that answers.
     ///
     /// # Errors
-    /// When no node answers as something that speaks AMQP does, each within its URL's connection timeout:
-    /// what was wrong with the last.
+    /// Returns the error of the last node if no node answers as an AMQP server does, each within the
+    /// connection timeout of its URL.
     pub async fn of(config: &Config) -> Result<Self, InspectError> {
         let (first, others) = config.nodes().split_first().expect("there is at least one");
         let mut found = Self::of_node(first, config.tls()).await;
@@ -110,7 +111,8 @@ impl Server {
         found
     }
 
-    /// Asks every node, all at once: what each answers, in order, with its `host:port/vhost`.
+    /// Asks every node at the same time, and returns their answers in order, each with the node's
+    /// `host:port/vhost`.
     pub async fn of_each(config: &Config) -> Vec<(String, Result<Self, InspectError>)> {
         let asking = config
             .nodes()
@@ -142,20 +144,20 @@ impl Server {
         })
     }
 
-    /// The major version, when there is one.
+    /// Returns the major version; `None` if the version does not begin with a number.
     pub fn major(&self) -> Option<u32> {
         self.version.split('.').next()?.parse().ok()
     }
 }
 
-/// The payload of the broker's first frame.
+/// Returns the payload of the broker's first frame.
 async fn read_start(node: &Node, tls: &Connector) -> io::Result<Vec<u8>> {
-    /// A server's properties take a few hundred bytes.
+    /// The properties of a server take a few hundred bytes.
     const FRAME_BYTES_MAX: usize = 64 * 1024;
     let mut stream = Screened::new(open(node, tls).await?, 0).secured(node.is_secured());
     stream.write_all(b"AMQP\0\0\x09\x01").await?;
     stream.flush().await?;
-    // Type (1 byte), channel (2), size (4).
+    // Type (1 byte), channel (2 bytes), size (4 bytes).
     let mut header = [0; 7];
     stream.read_exact(&mut header).await?;
     let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]) as usize;
@@ -165,28 +167,30 @@ async fn read_start(node: &Node, tls: &Connector) -> io::Result<Vec<u8>> {
 }
 
 impl Topology {
-    /// Declares everything over `link`; what is there already and equal stays as it is.
+    /// Declares all exchanges, queues and bindings over `link`. Existing ones with the same arguments stay
+    /// unchanged.
     ///
     /// # Errors
-    /// When there is no channel, or the broker refuses a declaration; what came before it stays declared.
+    /// Returns an error if no channel can be opened, or if the broker refuses a declaration. Earlier
+    /// declarations stay in effect.
     pub async fn declare(&self, link: &Link) -> Result<(), InspectError> {
         Ok(self.declare_on(&link.declaring().await?).await?)
     }
 
-    /// Compares everything with what is on the broker and changes nothing: each queue's state, or what is
-    /// wrong.
+    /// Compares all exchanges and queues with those on the broker, without changing anything. Returns the
+    /// state of each queue, or what is wrong.
     ///
-    /// Bindings and policies are not compared: AMQP has no question for them, and
-    /// [`Management`](crate::Management) has.
+    /// Bindings and policies are not compared, because AMQP has no method for that.
+    /// [`Management`](crate::Management) compares them.
     ///
     /// # Errors
-    /// When there is no channel.
+    /// Returns an error if no channel can be opened.
     pub async fn check(&self, link: &Link) -> Result<Vec<Result<QueueState, TopologyFault>>, InspectError> {
-        // The broker closes the channel on every mismatch, hence a new one each.
+        // The broker closes the channel on every mismatch, so each check uses a new one.
         let exchanges = stream::iter(self.exchanges()).map(async |exchange| {
             let channel = link.channel().await?;
-            // Passive first: an active declaration would create what is missing, and only it compares the
-            // type.
+            // Declare passively first: an active declaration would create a missing exchange, but only an
+            // active one compares the type.
             let declared = match exchange.declare(&channel, true).await {
                 Ok(()) => exchange.declare(&channel, false).await,
                 missing => missing,
@@ -207,12 +211,13 @@ impl Topology {
         Ok(problems.chain(queues).collect())
     }
 
-    /// Tests whether this broker dead-letters at least once, as the delay queues need. RabbitMQ 3.10 without
-    /// the feature flag `stream_queue` falls back to its default in silence, and that one can lose
-    /// messages. Takes about a second.
+    /// Checks whether this broker dead-letters at least once, which the delay queues need.
+    ///
+    /// RabbitMQ 3.10 without the feature flag `stream_queue` silently falls back to its default strategy,
+    /// which can lose messages. The check takes about a second.
     ///
     /// # Errors
-    /// When the queue for it cannot be declared or published to.
+    /// Returns an error if the queue for the check cannot be declared or published to.
     pub async fn dead_letters_at_least_once(
         &self,
         link: &Link,
@@ -229,7 +234,7 @@ impl Topology {
         Ok(kept?)
     }
 
-    /// A delay queue of 1 ms whose target does not exist and that holds one message.
+    /// Returns a delay queue of 1 ms whose dead-letter target does not exist and that can hold one message.
     fn expiring_to_nowhere(&self) -> Queue {
         let prefix = format!("{}.doctor.{}", self.prefix(), std::process::id());
         let mut queues = Self::new(prefix, &[Duration::from_millis(1)]).queues();
@@ -248,11 +253,13 @@ impl Topology {
     }
 }
 
-/// Expired messages that have nowhere to go stay and count towards the queue's length when dead-lettering is
-/// at least once, so the queue is full and refuses more; otherwise they are gone. (What is kept shows in no
-/// message count.)
+/// Returns whether the queue keeps expired messages.
+///
+/// With dead-lettering at least once, expired messages that cannot be routed stay in the queue and count
+/// towards its length, so the queue is full and refuses further messages. Otherwise the broker drops them.
+/// (The message count of the queue does not include messages that are kept this way.)
 async fn keeps_expired(queue: &str, publisher: &Publisher) -> Result<bool, PublishError> {
-    /// The limit is soft: a few messages get in beyond it.
+    /// The number of messages to fill the queue with. The limit is soft: the queue accepts a few more.
     const FILL: usize = 4;
     const EXPIRED: Duration = Duration::from_secs(1);
     let message = Outgoing {
@@ -281,8 +288,8 @@ impl Queue {
             name: self.name.clone(),
             detail: error.detail(),
         };
-        // Passive first: an active declaration would create what is missing, and only it compares the
-        // arguments.
+        // Declare passively first: an active declaration would create a missing queue, but only an active one
+        // compares the arguments.
         self.declare(channel, true).await.map_err(problem)?;
         let (ready, consumers) = self.declare(channel, false).await.map_err(problem)?;
         Ok(QueueState {

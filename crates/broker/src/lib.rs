@@ -1,25 +1,25 @@
-//! RabbitMQ: what is declared there, how our messages are written and read, and connections that come back.
+//! The RabbitMQ client: the topology, the encoding and decoding of our messages, and connections that are
+//! re-established after a failure.
 //!
-//! The only crate that speaks AMQP. A [`Link`] keeps one connection alive for as long as the process wants it
-//! and rebuilds it after any fault. A [`Publisher`] publishes over a link, `mandatory` and confirmed, on
-//! channels from a pool: `Ok` means that a queue holds the message and has written it down. [`consume`] reads
-//! a queue over a link and hands each message to a callback as an [`Incoming`], whose [`AckHandle`] is the
-//! duty to settle it.
+//! This is the only crate that speaks AMQP. A [`Link`] keeps one connection open until the process stops it,
+//! and re-establishes it after any fault. A [`Publisher`] publishes over a link, `mandatory` and with
+//! publisher confirms, on channels from a pool: `Ok` means that a queue holds the message and has written it
+//! to disk. [`consume`] consumes a queue over a link and passes each message to a callback as an
+//! [`Incoming`]. The caller then settles the message with the [`AckHandle`] in it.
 //!
-//! What survives a crash: everything that was confirmed, and every message that was not acked. Nothing in
-//! this process does.
+//! Confirmed messages and messages that were not acknowledged survive a crash. No state of this process does.
 //!
 //! Invariants:
-//! - A publish is `Ok` only after a confirm without a return. lapin may pair a return with another publish of
-//!   the same channel, so returns are matched by a `correlation_id` of our own.
-//! - A channel on which anything went wrong is never used again.
-//! - Publishing and consuming use separate links: a broker under a memory or disk alarm blocks the former and
-//!   not the latter.
-//! - Everything in flight has a bound: a window of publishes, the pool of channels, the prefetch of a
-//!   consumer.
+//! - A publish is `Ok` only after a confirm without a return. lapin may attach a return to another publish on
+//!   the same channel, so this crate matches returns by its own `correlation_id`.
+//! - A channel on which anything failed is never reused.
+//! - Publishing and consuming use separate links: during a memory or disk alarm the broker blocks connections
+//!   that publish, but not those that only consume.
+//! - Everything in flight has an upper bound: the window of publishes, the pool of channels, the prefetch of
+//!   a consumer.
 //!
-//! Deliberately absent: lapin's own recovery (it replays a topology it remembers and can give up for good),
-//! and any decision about what a message means.
+//! Deliberately absent: lapin's own recovery (it replays the topology that it has recorded, and can give up
+//! permanently), and any decision about what a message means.
 
 mod tls;
 mod config;

@@ -1,4 +1,4 @@
-//! One connection that comes back.
+//! A connection that is re-established whenever it is lost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,9 +21,11 @@ use crate::{
     refusals::Refusals,
 };
 
-/// A connection that is rebuilt, with jittered backoff and for ever, whenever it is lost: to the
-/// configuration's nodes in turn, beginning anywhere, so that many processes spread over them. Clones share
-/// it.
+/// A connection that is re-established with jittered backoff whenever it is lost, without a limit on the
+/// number of attempts.
+///
+/// The link tries the configuration's nodes in turn, beginning with a random one, so that many processes
+/// spread over the nodes. Clones share the connection.
 #[derive(Clone)]
 pub struct Link {
     state: watch::Receiver<State>,
@@ -34,11 +36,11 @@ pub struct Link {
 #[derive(Clone, Default)]
 struct State {
     connection: Option<Arc<Connection>>,
-    /// Whom the connection is, or was last, to.
+    /// `host:port/vhost` of the current or last connection.
     address: String,
-    /// The broker takes no publishes: memory or disk alarm.
+    /// Whether the broker accepts no publishes because of a memory or disk alarm.
     blocked: bool,
-    /// Why the last try to connect failed, while there is no connection.
+    /// Why the last attempt to connect failed; `None` while there is a connection.
     failure: Option<String>,
 }
 
@@ -49,24 +51,27 @@ impl State {
 }
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// Short enough that everything is back within seconds of the broker, long enough not to be a load on it.
+/// The maximum backoff. It is short enough that processes reconnect within seconds after the broker is back,
+/// and long enough not to put load on the broker.
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
-/// How long a new connection may take to tell whether it is blocked.
+/// How long to wait for a new connection to show whether it is blocked.
 const PROBE_MAX: Duration = Duration::from_secs(5);
-/// A connection that ended without an event is noticed at this interval.
+/// The interval of checks for a connection that ended without an event.
 const POLL: Duration = Duration::from_secs(1);
 
 impl Link {
-    /// Starts to connect and returns at once. `name` is shown in RabbitMQ's list of connections. Cancelling
-    /// `stop` closes the connection.
+    /// Starts to connect and returns immediately. RabbitMQ shows `name` in its list of connections.
+    /// Cancelling `stop` closes the connection.
     ///
-    /// Of an alarm that was raised before the connection was made, the link learns with its first publish.
+    /// The link does not know of an alarm that was raised before the connection was made, until the first
+    /// publish.
     pub fn open(config: &Config, name: &'static str, stop: CancellationToken) -> Self {
         Self::start(config, name, stop, false)
     }
 
-    /// As [`open`](Self::open), for a connection that only publishes: when it is up it is known whether the
-    /// broker takes publishes. It needs the right to write to the default exchange for that.
+    /// Opens a link like [`open`](Self::open) for a connection that only publishes. When such a link is up,
+    /// it is known whether the broker accepts publishes. This requires permission to write to the default
+    /// exchange.
     pub fn publishing(config: &Config, name: &'static str, stop: CancellationToken) -> Self {
         Self::start(config, name, stop, true)
     }
@@ -92,48 +97,49 @@ impl Link {
         }
     }
 
-    /// Whether there is a connection now.
+    /// Returns whether there is a connection.
     pub fn is_up(&self) -> bool {
         self.state.borrow().connection.is_some()
     }
 
-    /// `host:port/vhost` of the node that it is connected to, or was last; empty before the first connection.
+    /// Returns `host:port/vhost` of the node of the current or last connection; empty before the first
+    /// connection.
     pub fn address(&self) -> String {
         self.state.borrow().address.clone()
     }
 
-    /// Why the last try to connect failed; `None` while there is a connection, and before the first try has
-    /// ended.
+    /// Returns why the last attempt to connect failed; `None` while there is a connection, and before the
+    /// first attempt has ended.
     pub fn failure(&self) -> Option<String> {
         self.state.borrow().failure.clone()
     }
 
-    /// Whether the broker refuses publishes now.
+    /// Returns whether the broker currently blocks publishes.
     pub fn is_blocked(&self) -> bool {
         self.state.borrow().blocked
     }
 
-    /// Whether there is a connection and the broker takes publishes.
+    /// Returns whether there is a connection and the broker accepts publishes.
     pub fn is_writable(&self) -> bool {
         self.state.borrow().is_writable()
     }
 
-    /// Waits until the link's state changes from what it was at the last call on this clone.
+    /// Waits until the link's state changes from its state at the last call on this clone.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub async fn changed(&mut self) {
-        // An error says that the link was stopped, which is its last change.
+        // An error means that the link was stopped, which is its last change.
         let _ = self.state.changed().await;
     }
 
     /// Waits until there is a connection.
     ///
     /// # Errors
-    /// When the link was stopped.
+    /// Returns an error if the link was stopped.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub async fn connection(&self) -> Result<Arc<Connection>, Closed> {
         let mut state = self.state.clone();
         let up = state
@@ -143,13 +149,13 @@ impl Link {
         up.connection.clone().ok_or(Closed)
     }
 
-    /// Waits until there is a connection and the broker takes publishes.
+    /// Waits until there is a connection and the broker accepts publishes.
     ///
     /// # Errors
-    /// When the link was stopped.
+    /// Returns an error if the link was stopped.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub async fn writable(&self) -> Result<(), Closed> {
         let mut state = self.state.clone();
         state
@@ -159,22 +165,22 @@ impl Link {
             .map_err(|_| Closed)
     }
 
-    /// Waits until the link was stopped and its connection is closed, so that a process that ends says
-    /// goodbye.
+    /// Waits until the link was stopped and its connection is closed, so that a process closes its connection
+    /// properly before it exits.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     pub async fn closed(&self) {
         let mut state = self.state.clone();
         while state.changed().await.is_ok() {}
     }
 
-    /// What the broker refuses to this link.
+    /// Returns what the broker refuses on this link.
     pub(crate) fn noted(&self) -> &Refusals {
         &self.refusals
     }
 
-    /// A new channel to declare a topology on, once nobody else does on this link.
+    /// Opens a channel to declare a topology on, after waiting until no other task on this link declares one.
     pub(crate) async fn declaring(&self) -> Result<Declaring<'_>, ChannelError> {
         let alone = self.declaring.lock().await;
         Ok(Declaring {
@@ -183,7 +189,7 @@ impl Link {
         })
     }
 
-    /// A new channel on the connection, once there is one.
+    /// Opens a channel on the connection, after waiting for a connection.
     pub(crate) async fn channel(&self) -> Result<Channel, ChannelError> {
         Ok(self.connection().await?.create_channel().await?)
     }
@@ -193,7 +199,7 @@ struct Supervisor {
     config: Config,
     name: &'static str,
     publishes: bool,
-    /// There is no connection, or none that stays.
+    /// The condition that there is no connection, or none that lasts.
     away: Lasting,
     state: watch::Sender<State>,
 }
@@ -231,7 +237,7 @@ impl Supervisor {
                     }
                 }
             }
-            // Each node is asked once before the wait grows.
+            // Try each node once before the wait grows.
             let rounds = failures.div_ceil(nodes.len());
             tokio::time::sleep(backoff(u32::try_from(rounds).unwrap_or(u32::MAX))).await;
         }
@@ -247,7 +253,7 @@ impl Supervisor {
         }
     }
 
-    /// Publishes the connection's state until it ends, and returns why it did.
+    /// Keeps the link's state up to date until the connection ends, and returns why it ended.
     async fn watch(&self, connection: Arc<Connection>, address: &str) -> String {
         let mut events = std::pin::pin!(connection.events_listener());
         if self.publishes
@@ -269,7 +275,8 @@ impl Supervisor {
                     Some(Event::ConnectionBlocked(reason)) => self.blocked(Some(&reason)),
                     Some(Event::ConnectionUnblocked) => self.blocked(None),
                     Some(Event::Error(error)) if !connection.status().connected() => break error.to_string(),
-                    // A channel's error, which is its user's business, or a connection's that the poll will see.
+                    // A channel's error, which the user of the channel handles, or a connection's, which the
+                    // poll will see.
                     Some(Event::Error(error)) => tracing::debug!(connection = self.name, %error, "channel closed"),
                     Some(_) => {}
                     None => break "the connection ended".to_owned(),
@@ -311,7 +318,7 @@ impl Supervisor {
         }
     }
 
-    /// There is no connection.
+    /// Reports that there is no connection.
     fn report_none(&self) {
         for state in [meters::CONNECTED, meters::BLOCKED] {
             state.level([self.name]).set(0.0);
@@ -327,15 +334,17 @@ impl Supervisor {
     }
 }
 
-/// Closes a connection. Whether the broker still answers does not matter: the connection cannot be used any
-/// more.
+/// Closes a connection. It does not matter whether the broker still answers, because the connection is not
+/// used any more.
 pub(crate) async fn close(connection: &Connection) {
     let _ = timeout(Duration::from_millis(500), connection.close(200, "OK".into())).await;
 }
 
-/// Why the broker takes no publishes on this new connection, if it takes none. RabbitMQ tells a connection of
-/// an alarm once it publishes, and reads nothing more from it then: either that comes, or the answer to what
-/// follows the publish. Any answer will do, and what is wrong with the connection is found out by using it.
+/// Returns the reason why the broker accepts no publishes on this new connection; `None` if it accepts them.
+///
+/// During an alarm, RabbitMQ notifies a connection once it publishes, and reads nothing more from it. So the
+/// link receives either this notification or the response to the channel close that follows the publish. Any
+/// response will do: other problems with the connection show when it is used.
 async fn blocked_from_the_start(
     connection: &Connection,
     events: &mut (impl Stream<Item = Event> + Unpin),
@@ -356,8 +365,9 @@ async fn blocked_from_the_start(
     }
 }
 
-/// The wait before the next try after this many failures: doubling from 100 ms to 3 s, of which a random half
-/// is taken off, so that a fleet does not come back in step.
+/// Returns how long to wait before the next attempt after this many failures: 100 ms, doubled with each
+/// failure up to 3 s, and reduced by a random share of up to half, so that processes do not reconnect at the
+/// same time.
 pub fn backoff(failures: u32) -> Duration {
     let full = BACKOFF_FIRST
         .saturating_mul(1 << failures.min(10))

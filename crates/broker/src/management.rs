@@ -1,7 +1,7 @@
-//! RabbitMQ's management HTTP API: the questions that AMQP has no word for, about policies and bindings.
+//! A client of RabbitMQ's management HTTP API. It reads policies and bindings, which AMQP has no methods for.
 //!
-//! It is asked by commands alone: nothing that delivers needs it. It is a plugin, and a user needs a tag to
-//! be let in, so every answer may be missing; an error says what to do for the next one.
+//! Only commands use it; deliveries do not depend on it. The API is a plugin, and a user needs a tag to
+//! access it, so any request may fail. The error says how to make the next one succeed.
 
 use std::time::Duration;
 
@@ -16,31 +16,32 @@ use crate::{
     policy::{Harm, Policies, Policy},
 };
 
-/// How long one answer may take, from connecting to its last byte.
+/// How long one response may take, from connecting to its last byte.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Thousands of queues, a few hundred bytes each.
+/// The maximum size of a response in bytes: thousands of queues, a few hundred bytes each.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Queues of one page: the API has no larger ones.
+/// The number of queues in one page, which is the maximum that the API allows.
 const PAGE: usize = 500;
-/// Pages that are read: workers have four queues each, and there is one for each delay.
+/// The maximum number of pages that are read. A worker has four queues, and there is one queue for each
+/// delay.
 const PAGES_MAX: u32 = 40;
 
 /// A client of the management HTTP API, for one vhost.
 pub struct Management {
     client: Client,
-    /// Of the nodes of a cluster; each knows everything.
+    /// The URLs of the nodes of a cluster. Every node knows everything.
     urls: Vec<Url>,
     vhost: String,
 }
 
-/// A question that the management HTTP API did not answer. Its texts hold no password.
+/// A failed request to the management HTTP API. The messages contain no password.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManagementError {
-    /// The configuration names no address.
+    /// The configuration contains no URL of the API.
     #[error("broker.management_url is empty")]
     Off,
-    /// The client could not be made.
+    /// The HTTP client could not be created.
     #[error("cannot make an HTTP client")]
     Client(#[source] reqwest::Error),
     /// No node answered.
@@ -48,11 +49,11 @@ pub enum ManagementError {
     Unreachable {
         /// `host:port` of the last node that was asked.
         address: String,
-        /// The client's words.
+        /// The HTTP client's error.
         #[source]
         source: reqwest::Error,
     },
-    /// The user is not let in, or must not see the vhost.
+    /// The API refused the user, or the user may not access the vhost.
     #[error("{address} refuses the user {user:?}")]
     Refused {
         /// `host:port`.
@@ -60,27 +61,27 @@ pub enum ManagementError {
         /// The user's name.
         user: String,
     },
-    /// More queues than anyone has.
+    /// There are more queues than can be read.
     #[error("there are more than {} queues with this prefix", PAGE * PAGES_MAX as usize)]
     TooManyQueues,
-    /// Something else answered, or the API of an unknown version.
+    /// Another server answered, or an unknown version of the API.
     #[error("{address} does not answer as the management API of RabbitMQ does: {detail}")]
     Unexpected {
         /// `host:port`.
         address: String,
-        /// What is wrong with the answer.
+        /// What is wrong with the response.
         detail: String,
     },
 }
 
-/// What policies and missing bindings do to a topology.
+/// The effects of policies and missing bindings on a topology.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
-    /// How many queues of this installation there are on the broker.
+    /// The number of this installation's queues on the broker.
     pub queues: usize,
-    /// The settings of policies that lose or misplace messages.
+    /// The policy settings that lose messages or deliver them at the wrong time.
     pub harms: Vec<Harm>,
-    /// The bindings that are not there.
+    /// The bindings that are missing.
     pub unbound: Vec<Binding>,
 }
 
@@ -98,7 +99,7 @@ struct Page {
 #[derive(Deserialize)]
 struct Listed {
     name: String,
-    /// The name of the policy that applies; of operators' policies nothing is said.
+    /// The name of the policy that applies. The API does not report operator policies here.
     #[serde(default)]
     policy: Option<String>,
 }
@@ -111,7 +112,7 @@ struct Bound {
 }
 
 impl ManagementError {
-    /// What to do so that the question is answered the next time.
+    /// Returns what to do so that the next request succeeds.
     pub fn advice(&self) -> &'static str {
         match self {
             Self::Off => "set broker.management_url to the address of RabbitMQ's management API",
@@ -131,10 +132,10 @@ impl ManagementError {
 }
 
 impl Management {
-    /// A client for the addresses of this configuration.
+    /// Creates a client for the URLs of this configuration.
     ///
     /// # Errors
-    /// When the configuration names none, or there is no TLS.
+    /// Returns an error if the configuration contains no URL, or if TLS cannot be set up.
     pub fn new(config: &Config) -> Result<Self, ManagementError> {
         if config.management().is_empty() {
             return Err(ManagementError::Off);
@@ -155,10 +156,10 @@ impl Management {
         })
     }
 
-    /// Compares the policies and bindings that are in force with what the topology needs.
+    /// Compares the policies and bindings that are in effect with those that the topology needs.
     ///
     /// # Errors
-    /// When the API is not there, or does not answer this user.
+    /// Returns an error if the API is not available, or does not answer this user.
     pub async fn inspect(&self, topology: &Topology) -> Result<Inspection, ManagementError> {
         let overview: Overview = self.get(&["overview"], &[]).await?;
         let policies = Policies {
@@ -190,7 +191,8 @@ impl Management {
         self.get(&[kind, &self.vhost], &[]).await
     }
 
-    /// The queues whose names begin with the prefix. Without statistics, because those are up to 5 s old.
+    /// Returns the queues whose names begin with the prefix. Requests no statistics, because those are up to
+    /// 5 s old.
     async fn queues(&self, topology: &Topology) -> Result<Vec<Listed>, ManagementError> {
         let name = format!(r"^{}\.", fancy_regex::escape(topology.prefix()));
         let (size, mut queues) = (PAGE.to_string(), Vec::new());
@@ -230,8 +232,8 @@ impl Management {
         Ok(unbound)
     }
 
-    /// Asks one node after the other, until one answers. Each part of the path is one segment, whatever it
-    /// contains.
+    /// Asks one node after another until one answers. Each element of `path` becomes one segment of the URL's
+    /// path, whatever it contains.
     async fn get<T: DeserializeOwned>(
         &self,
         path: &[&str],
@@ -306,7 +308,7 @@ fn address(url: &Url) -> String {
     format!("{host}:{port}")
 }
 
-/// A URL's user or password as it was before it was percent-encoded.
+/// Decodes a percent-encoded user or password of a URL.
 fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

@@ -1,12 +1,13 @@
-//! The mark of an installation on the broker: which database the exchanges and queues of a prefix belong to.
+//! The mark of an installation on the broker. It records which database the exchanges and queues of a prefix
+//! belong to.
 //!
 //! Two installations that share a prefix take each other's messages: a worker that does not know an endpoint
-//! sets its deliveries aside, and each recorder writes half of the journal. So every role compares the id of
-//! its database with the mark before it consumes.
+//! rejects its deliveries, and each recorder writes half of the journal. Therefore every role compares the id
+//! of its database with the mark before it consumes.
 //!
-//! The mark is a durable exchange that nothing is published to. Its alternate exchange, which does not exist,
-//! is named by the id: that is the one argument of an exchange that RabbitMQ compares when the exchange is
-//! declared again, and whose present value it names when they differ.
+//! The mark is a durable exchange that nothing is published to. The id is the name of its alternate exchange,
+//! which does not exist. The alternate exchange is the one argument of an exchange that RabbitMQ compares
+//! when the exchange is declared again, and RabbitMQ's error contains the present value if the values differ.
 
 use lapin::{
     Channel, ExchangeKind,
@@ -19,14 +20,14 @@ use crate::{
     reply::{self, reply_code},
 };
 
-/// Whose a prefix is.
+/// The installation that a prefix belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// This installation's.
+    /// This installation.
     Ours,
-    /// That of another one, with its id as far as it is known.
+    /// Another installation, with its id, or `unknown`.
     Theirs(String),
-    /// No installation's yet.
+    /// No installation yet.
     Missing,
 }
 
@@ -35,30 +36,31 @@ impl Topology {
         self.named("installation")
     }
 
-    /// Says that the prefix belongs to the installation of this id, unless it is another's.
+    /// Marks the prefix as belonging to the installation with this id, unless it belongs to another one.
     ///
     /// # Errors
-    /// When there is no channel, or the broker refuses for another reason.
+    /// Returns an error if no channel can be opened, or if the broker refuses for another reason.
     pub async fn claim(&self, link: &Link, id: &str) -> Result<Mark, InspectError> {
         self.declare_mark(&link.channel().await?, id, false).await
     }
 
-    /// Whose the prefix is; changes nothing.
+    /// Returns which installation the prefix belongs to; changes nothing.
     ///
     /// # Errors
-    /// When there is no channel, or the broker refuses for another reason.
+    /// Returns an error if no channel can be opened, or if the broker refuses for another reason.
     pub async fn find_mark(&self, link: &Link, id: &str) -> Result<Mark, InspectError> {
-        // Only an active declaration compares, and it would make what is missing.
+        // Only an active declaration compares the id, but it would create a missing mark.
         match self.declare_mark(&link.channel().await?, id, true).await? {
             Mark::Missing => Ok(Mark::Missing),
             _ => self.claim(link, id).await,
         }
     }
 
-    /// Has the prefix belong to the installation of this id from now on, whosever it was.
+    /// Marks the prefix as belonging to the installation with this id from now on, whichever one it belonged
+    /// to before.
     ///
     /// # Errors
-    /// When there is no channel, or the broker refuses.
+    /// Returns an error if no channel can be opened, or if the broker refuses.
     pub async fn adopt(&self, link: &Link, id: &str) -> Result<(), InspectError> {
         let channel = link.channel().await?;
         let name = self.mark();
@@ -92,8 +94,8 @@ impl Topology {
     }
 }
 
-/// The id in RabbitMQ's words: `... received 'ins_a' but current is 'ins_b'`. They have 255 bytes at most, so
-/// it can be missing where names are long.
+/// Returns the id in RabbitMQ's error text: `... received 'ins_a' but current is 'ins_b'`. The text has at
+/// most 255 bytes, so the id can be missing if names are long.
 fn present_id(error: &str) -> String {
     let id = || {
         let (_, present) = error.rsplit_once("current is '")?;

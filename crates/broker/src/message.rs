@@ -1,27 +1,36 @@
-//! Our messages on the wire: which exchange and key, which properties, which headers.
+//! The wire format of our messages: exchange and routing key, properties, headers.
 //!
 //! | message | goes to | body | headers |
 //! |---|---|---|---|
 //! | event | exchange `P.events`, key = event type | the event's JSON | `traceparent` |
 //! | delivery that is due | exchange `P.deliveries`, key `due` | the same bytes | delivery headers |
 //! | delivery that waits | queue `P.delay.MS` | the same bytes | delivery headers |
-//! | delivery in a worker's hands | queue `P.held.N` | the same bytes | delivery headers |
+//! | delivery that a worker holds | queue `P.held.N` | the same bytes | delivery headers |
 //! | dead letter | queue `P.dead` | the same bytes | delivery headers and those of [`DeadLetter`] |
-//! | rejected | queue `P.rejected` | as it came | ours as they came, and `magnetite-rejection`, `-reason`, `-detail`, `-source`, `-rejected-ms`; `magnetite-unreadable-properties` when the properties could not be read, `magnetite-body-bytes` when the body was cut |
-//! | journal | queue `P.journal` | a batch of records | `magnetite-worker` (the worker's run), `magnetite-batch` (its number in the run), `magnetite-batches-settled`, `magnetite-batch-ms`; none from older workers |
+//! | rejected message | queue `P.rejected` | unchanged | delivery headers unchanged, and rejection headers |
+//! | journal | queue `P.journal` | a batch of records | batch headers; none from older workers |
 //! | operation | exchange `P.operations`, key = its kind | a JSON object | |
 //!
-//! Delivery headers: `magnetite-endpoint` (text), `magnetite-run`, `magnetite-attempt` (the next, 1-based),
-//! `magnetite-deferrals`, `magnetite-first-attempt-ms` (numbers, the last one only when set),
-//! `magnetite-no-slot-ms` and `magnetite-fault-ms` (numbers, each only above 0), `magnetite-trigger`
-//! (`event`, `resend`, `ping`), `traceparent` when the publisher sent one. Earlier versions wrote
-//! `magnetite-no-slot-since-ms`, a moment of the writing host's clock; it is read by no one, so that what
-//! they put off waits from 0. Properties:
-//! `message_id` = event id, `type` = event type, persistent, `application/json`.
+//! Delivery headers: `magnetite-endpoint` (text), `magnetite-run`, `magnetite-attempt` (the next attempt,
+//! 1-based), `magnetite-deferrals`, `magnetite-first-attempt-ms` (numbers, the last one only if set),
+//! `magnetite-no-slot-ms` and `magnetite-fault-ms` (numbers, each only if above 0), `magnetite-trigger`
+//! (`event`, `resend`, `ping`), and `traceparent` if the publisher sent one. Properties: `message_id` = event
+//! id, `type` = event type, persistent, `application/json`.
 //!
-//! A rejected message keeps its delivery headers and no others, whatever their names: a header frame has a
-//! bound, and one that is too large costs the connection. RabbitMQ's own are never copied: with `x-death` a
-//! message would look as if it went round in circles.
+//! Earlier versions wrote `magnetite-no-slot-since-ms`, a time by the clock of the host that wrote it. It is
+//! ignored, so the waiting time of a delivery that such a version deferred starts from 0.
+//!
+//! Rejection headers: `magnetite-rejection`, `magnetite-reason`, `magnetite-detail`, `magnetite-source`,
+//! `magnetite-rejected-ms`, `magnetite-unreadable-properties` if the properties could not be read, and
+//! `magnetite-body-bytes` if the body was truncated.
+//!
+//! Batch headers: `magnetite-worker` (the worker's run), `magnetite-batch` (the batch's number in the run),
+//! `magnetite-batches-settled` and `magnetite-batch-ms`.
+//!
+//! A rejected message keeps its delivery headers and no other headers, whatever their names: a header frame
+//! has a maximum size, and the broker closes the connection if a frame is too large. RabbitMQ's own headers
+//! are never copied: with `x-death`, RabbitMQ would treat the message as one that is dead-lettered in a
+//! cycle.
 
 mod bad;
 mod batch;
@@ -51,7 +60,8 @@ use crate::{
 pub use bad::BadMessage;
 pub use ended::Rejected;
 
-/// A message to be published: to a queue of ours or, for events, to the exchange that publishers use.
+/// A message to be published, either to one of our queues or, for events, to the exchange that publishers
+/// use.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub(crate) exchange: String,
@@ -60,37 +70,38 @@ pub struct Outgoing {
     pub(crate) body: Bytes,
 }
 
-/// A message as it came from a queue.
+/// A message received from a queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// As it was published.
+    /// The body as it was published, unless it was truncated because it is too large.
     pub body: Bytes,
     pub(crate) properties: BasicProperties,
 }
 
-/// Which queue a message was consumed from.
+/// The queue that a message was consumed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// Published events.
+    /// The queue of published events.
     Events,
-    /// Deliveries whose next attempt is due.
+    /// The queue of deliveries whose next attempt is due.
     Due,
-    /// Deliveries that this worker has in its hands.
+    /// The queue of deliveries that this worker holds.
     Held,
 }
 
-/// How a delivery ended in the dead letters.
+/// Why and when a delivery became a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Header `magnetite-reason`.
+    /// Header `magnetite-reason`: why the delivery is not attempted again.
     pub reason: DeadReason,
-    /// Header `magnetite-attempts`: how many attempts were made.
+    /// Header `magnetite-attempts`: the number of attempts made.
     pub attempts: u32,
-    /// Header `magnetite-last-status`: the HTTP status of the last attempt, when it was answered.
+    /// Header `magnetite-last-status`: the HTTP status of the last attempt; `None` if it had no response.
     pub last_status: Option<u16>,
-    /// Header `magnetite-last-error`: the last attempt's result in words; empty before any attempt.
+    /// Header `magnetite-last-error`: a description of the last attempt's result; empty if there was no
+    /// attempt.
     pub last_error: String,
-    /// Header `magnetite-dead-ms`: when, in Unix milliseconds.
+    /// Header `magnetite-dead-ms`: when the delivery became a dead letter, in Unix milliseconds.
     pub dead_ms: u64,
 }
 
@@ -102,7 +113,7 @@ const DEFERRALS: &str = "magnetite-deferrals";
 const FIRST_ATTEMPT_MS: &str = "magnetite-first-attempt-ms";
 const NO_SLOT_MS: &str = "magnetite-no-slot-ms";
 const FAULT_MS: &str = "magnetite-fault-ms";
-/// Of earlier versions.
+/// A header of earlier versions.
 const NO_SLOT_SINCE_MS: &str = "magnetite-no-slot-since-ms";
 const TRIGGER: &str = "magnetite-trigger";
 const TRACEPARENT: &str = "traceparent";
@@ -127,11 +138,12 @@ const DELIVERY_HEADERS: [&str; 10] = [
     TRIGGER,
     TRACEPARENT,
 ];
-/// What a dead letter has besides the delivery headers.
+/// The headers of a dead letter in addition to the delivery headers.
 const DEAD_HEADERS: [&str; 6] = [DELIVERY, REASON, ATTEMPTS, LAST_STATUS, LAST_ERROR, DEAD_MS];
-/// W3C trace context, version 00, has 55 characters; later versions may be longer.
+/// The maximum length of a trace context. W3C trace context version 00 has 55 characters; later versions may
+/// be longer.
 const TRACEPARENT_CHARS_MAX: usize = 256;
-/// Whether a header of a foreign message is too long to be one of ours.
+/// Returns whether a header of an incoming message is too long to be one of ours.
 fn is_long(value: &AMQPValue) -> bool {
     match value {
         AMQPValue::LongString(text) => text.as_bytes().len() > TEXT_CHARS_MAX,
@@ -140,11 +152,12 @@ fn is_long(value: &AMQPValue) -> bool {
     }
 }
 
-/// Longer texts in headers are cut: a header must fit into a frame.
+/// The maximum length of a text in a header, in characters. Longer texts are truncated, because all headers
+/// must fit into one frame.
 const TEXT_CHARS_MAX: usize = 512;
 
 impl Outgoing {
-    /// An event as the lead pipeline publishes it.
+    /// Returns an event message, as publishers of events send it.
     pub fn event(topology: &Topology, id: &EventId, event_type: impl Into<EventKind>, body: Bytes) -> Self {
         let event_type = event_type.into();
         Self {
@@ -155,7 +168,7 @@ impl Outgoing {
         }
     }
 
-    /// The event with its publisher's W3C trace context, for workers to continue.
+    /// Adds the publisher's W3C trace context, which workers continue.
     #[must_use]
     pub fn with_traceparent(mut self, traceparent: &str) -> Self {
         let mut headers = self.properties.headers().clone().unwrap_or_default();
@@ -164,13 +177,13 @@ impl Outgoing {
         self
     }
 
-    /// A delivery to be attempted as soon as a worker takes it.
+    /// Returns a delivery message that a worker attempts as soon as it receives it.
     pub fn due(topology: &Topology, delivery: &Delivery) -> Self {
         let (exchange, key) = (topology.deliveries_exchange(), DUE_KEY.to_owned());
         Self::delivery(exchange, key, delivery, delivery_headers(delivery))
     }
 
-    /// A delivery that comes due after `tier`, which must be one of the topology's tiers.
+    /// Returns a delivery message that becomes due after `tier`, which must be one of the topology's tiers.
     pub fn delay(topology: &Topology, delivery: &Delivery, tier: Duration) -> Self {
         Self::delivery(
             String::new(),
@@ -180,7 +193,8 @@ impl Outgoing {
         )
     }
 
-    /// A delivery that the topology's worker is attempting; for any worker, should this one die.
+    /// Returns a delivery message that records that the topology's worker is attempting the delivery. If this
+    /// worker dies, the delivery becomes due for any worker.
     pub fn held(topology: &Topology, delivery: &Delivery) -> Self {
         Self::delivery(
             String::new(),
@@ -190,7 +204,7 @@ impl Outgoing {
         )
     }
 
-    /// A delivery that is not attempted again.
+    /// Returns the dead letter of a delivery that is not attempted again.
     pub fn dead(topology: &Topology, delivery: &Delivery, letter: &DeadLetter) -> Self {
         let mut headers = delivery_headers(delivery);
         let mut set = |name: &str, value| {
@@ -207,8 +221,8 @@ impl Outgoing {
         Self::delivery(String::new(), topology.dead(), delivery, headers)
     }
 
-    /// Something that happened to an endpoint, for whoever has bound a queue: a JSON object. `kind` is the
-    /// routing key.
+    /// Returns a message about something that happened to an endpoint, for the queues that consumers have
+    /// bound to the exchange of operations. `json` is a JSON object, and `kind` is the routing key.
     pub fn operation(topology: &Topology, id: &str, kind: &str, json: Bytes) -> Self {
         Self {
             exchange: topology.operations_exchange(),
@@ -222,8 +236,9 @@ impl Outgoing {
         }
     }
 
-    /// A message that nobody here can work on, as it came. `id` is this rejection's own, `reason` is a stable
-    /// word, `detail` is for people.
+    /// Returns a rejected message: a message that no worker can process, with its body unchanged.
+    ///
+    /// `id` identifies the rejection, `reason` is a stable word, and `detail` is a description for people.
     pub fn rejected(
         topology: &Topology,
         id: &str,
@@ -239,7 +254,7 @@ impl Outgoing {
                 headers.insert(name.clone(), value.clone());
             }
         }
-        // Publishers can set these as well, to anything.
+        // Publishers can also set these headers, to any value.
         for (name, bytes_max) in [(RAW, RAW_MAX), (CUT, TEXT_CHARS_MAX)] {
             if let Some(AMQPValue::LongString(value)) = message.header(name)
                 && value.as_bytes().len() <= bytes_max
@@ -281,7 +296,7 @@ impl Outgoing {
         }
     }
 
-    /// The message as a consumer will get it.
+    /// Returns the message as a consumer will receive it.
     pub fn message(&self) -> Message {
         Message {
             body: self.body.clone(),
@@ -289,7 +304,7 @@ impl Outgoing {
         }
     }
 
-    /// For errors and logs: where the message was going.
+    /// Returns the exchange or queue that the message is published to, for errors and logs.
     pub(crate) fn target(&self) -> &str {
         if self.exchange.is_empty() {
             &self.routing_key
@@ -346,21 +361,21 @@ fn number(number: impl TryInto<i64>) -> AMQPValue {
 }
 
 impl Message {
-    /// Reads a message of the events queue.
+    /// Decodes a message of the events queue.
     ///
     /// # Errors
-    /// When it is not a valid event.
+    /// Returns an error if it is not a valid event.
     pub fn event(&self) -> Result<Event, BadMessage> {
         self.readable()?;
         let body = self.body.clone();
         Ok(Event::from_message(self.message_id(), self.traceparent(), body)?)
     }
 
-    /// Reads a message of the due queue.
+    /// Decodes a message of the due queue or of a queue of held deliveries.
     ///
     /// # Errors
-    /// When the event is not valid, or a delivery header is missing or out of bounds; also when the trigger
-    /// says that it is a ping and the event is none, or the other way round.
+    /// Returns an error if the event is not valid, or if a delivery header is missing or out of range. It
+    /// also returns an error if the trigger is a ping but the event is not, or the reverse.
     pub fn delivery(&self) -> Result<Delivery, BadMessage> {
         self.readable()?;
         let endpoint_id = self.text(ENDPOINT).filter(|id| !id.is_empty());
@@ -396,13 +411,12 @@ impl Message {
         })
     }
 
-    /// The queue that RabbitMQ first passed the message on from, if it did.
+    /// Returns the queue from which RabbitMQ first dead-lettered the message; `None` if it did not.
     pub fn first_queue(&self) -> Option<String> {
         self.text("x-first-death-queue")
     }
 
-    /// Feeds everything into `state` by which two messages of one queue differ, apart from their being
-    /// redelivered.
+    /// Feeds the parts in which two messages of one queue differ into `state`, except the redelivered flag.
     pub fn hash_content(&self, state: &mut impl Hasher) {
         self.body.hash(state);
         self.message_id().hash(state);
@@ -412,11 +426,11 @@ impl Message {
         }
     }
 
-    /// Whether properties and body are those that were published, and not what stands for some that cannot be
-    /// read or are too large.
+    /// Checks that the properties and the body are those that were published, and not replacements for
+    /// properties that cannot be read or for a body that is too large.
     fn readable(&self) -> Result<(), BadMessage> {
         if let Some(what) = self.text(UNREADABLE) {
-            // Publishers can set it as well, to anything.
+            // Publishers can also set this header, to any value.
             return Err(BadMessage::Unreadable(cut(&what).to_owned()));
         }
         let bytes = self.text(CUT).and_then(|bytes| bytes.parse().ok());
@@ -480,13 +494,13 @@ impl Message {
     }
 }
 
-/// No honest counter comes near it, and one more never overflows.
+/// The upper bound of counters. Valid counters never come near it, and adding 1 never overflows.
 const COUNTER_MAX: u32 = 1_000_000_000;
 const COUNTER: &str = "a number within its bounds";
 
 impl Source {
-    /// `events` or `due`, the value of the `magnetite-source` header: where the message belongs. What a
-    /// worker holds belongs into `due`.
+    /// Returns the value of the `magnetite-source` header: `events` or `due`. It names the queue that the
+    /// message belongs to; a held delivery belongs to `due`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Events => "events",
@@ -494,7 +508,7 @@ impl Source {
         }
     }
 
-    /// The queue's full name.
+    /// Returns the queue's full name.
     pub fn queue(self, topology: &Topology) -> String {
         match self {
             Self::Events => topology.events(),

@@ -1,4 +1,4 @@
-//! What is counted and measured of connections, consumers and queues.
+//! Metrics of connections, consumers and queues.
 
 use metrics::Counter;
 use runtime::{Metric, MetricLabel};
@@ -53,14 +53,14 @@ pub(crate) const BINDINGS_MISSING: Metric = Metric::counter(
     "an exchange's name without the prefix",
 )]);
 
-/// Times that a queue was found to be not bound to this exchange.
+/// Returns the counter of the times that a queue was found not bound to this exchange.
 pub fn bindings_missing(topology: &Topology, exchange: &str) -> Counter {
     BINDINGS_MISSING.count([topology.own_name(exchange)])
 }
 
-/// Those of every connection.
+/// The metrics of every connection.
 pub const CONNECTION_METRICS: &[Metric] = &[CONNECTED, BLOCKED];
-/// Those of what consumes.
+/// The metrics of processes that consume.
 pub const CONSUMER_METRICS: &[Metric] = &[UNACKED, CONSUMER_RESTARTS, RETURNED_OFTEN, UNREADABLE];
-/// Those of what looks for missing bindings.
+/// The metrics of processes that check for missing bindings.
 pub const BINDING_METRICS: &[Metric] = &[BINDINGS_MISSING];

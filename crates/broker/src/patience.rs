@@ -1,15 +1,18 @@
-//! A bound on waiting for the broker that a process which stood still does not use up.
+//! A timeout for waiting for the broker that does not count time during which the process was suspended.
 
 use std::{pin::pin, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-/// A wait is made of so many steps.
+/// The number of steps that a wait is divided into.
 const STEPS: u32 = 8;
 
-/// Time to wait for an answer. A process that stood still (SIGSTOP, a paused or overloaded machine) finds its
-/// timer over before it has read what the broker answered meanwhile, so a step that took twice its length or
-/// more is not counted. Not without end: at most [`STEPS`] such steps are not.
+/// A time budget for waiting for answers.
+///
+/// When a process resumes after it was suspended (SIGSTOP, a paused or overloaded machine), its timers have
+/// expired before it has read what the broker answered in the meantime. Therefore a step that took at least
+/// twice its length does not count. At most [`STEPS`] such steps are not counted, so that the wait ends in
+/// any case.
 pub(crate) struct Patience {
     step: Duration,
     left: Duration,
@@ -25,7 +28,8 @@ impl Patience {
         }
     }
 
-    /// Waits for what is left of the limit; `None` when that is over. Several waits may share it.
+    /// Waits for `answer` for the rest of the budget; returns `None` if it is used up. Several waits may
+    /// share one budget.
     pub(crate) async fn wait<F: Future>(&mut self, answer: F) -> Option<F::Output> {
         let mut answer = pin!(answer);
         while !self.left.is_zero() {
@@ -67,7 +71,7 @@ mod tests {
         };
         assert_eq!(patience.wait(soon).await, Some(1));
         assert_eq!(patience.wait(pending::<()>()).await, None);
-        // The timer of the runtime counts milliseconds.
+        // The runtime's timer has a resolution of one millisecond.
         let lasted = began.elapsed();
         assert!(
             lasted >= LIMIT && lasted < LIMIT + Duration::from_millis(20),
@@ -84,7 +88,7 @@ mod tests {
             let waiting = tokio::spawn(async move { Patience::new(LIMIT).wait(answered).await });
             sleep(stood_still_after).await;
             advance(2 * LIMIT).await;
-            // Another thread reads the answer, a moment after the timer is over.
+            // Another thread reads the answer shortly after the timer has expired.
             sleep(LIMIT / 10).await;
             answer.send(()).unwrap();
             assert_eq!(waiting.await.unwrap(), Some(Ok(())), "{stood_still_after:?}");

@@ -1,9 +1,9 @@
-//! Whether the broker lets a link's user publish.
+//! Checks whether the broker lets a link's user publish.
 //!
 //! A permission that was revoked or granted shows only at the next publish, so [`Link::watch_permissions`]
-//! asks for exchanges that nothing was published to lately. Asking leaves nothing behind on the broker. To
-//! the default exchange and to that of the deliveries it publishes a message that no queue takes; from any
-//! other exchange it removes a binding that does not exist, which needs the same permission.
+//! checks exchanges that were not published to recently. A check leaves nothing behind on the broker. To the
+//! default exchange and the exchange of deliveries, it publishes a message that no queue receives. From any
+//! other exchange, it removes a binding that does not exist, which requires the same permission.
 
 use std::time::Duration;
 
@@ -19,20 +19,21 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{Link, Refusal, RefusalKind, Topology, channel::ChannelError, refusals::why_not};
 
-/// How often the broker is asked about an exchange, unless it has taken a message for it within this time.
+/// How often the broker is asked about an exchange, unless the exchange has accepted a message within this
+/// time.
 const ASK_EVERY: Duration = Duration::from_secs(3);
-/// How long an answer may take.
+/// How long the broker may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 impl Link {
-    /// Returns what the broker refuses now, as far as publishing, consuming and
+    /// Returns what the broker currently refuses, as far as publishing, consuming and
     /// [`watch_permissions`](Self::watch_permissions) have shown.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.noted().current()
     }
 
-    /// Asks the broker every three seconds whether this process may publish to these exchanges, except to
-    /// those that it has published to since. The empty name is the default exchange. Never returns.
+    /// Asks the broker every three seconds whether this process may publish to these exchanges, except those
+    /// that it has published to since the last time. The empty name is the default exchange. Never returns.
     pub async fn watch_permissions(&self, topology: &Topology, exchanges: &[String]) {
         let mut ticks = interval(ASK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,8 +73,8 @@ impl Link {
     }
 }
 
-/// Publishes a message to the default exchange, or to that of the deliveries, that the broker drops, because
-/// no queue takes an empty key there. In an alarm the broker tells the connection of it.
+/// Publishes a message to the default exchange or to the exchange of deliveries. The broker drops it, because
+/// no queue is bound with an empty key there. During an alarm, the broker notifies the connection.
 async fn publish_nowhere(channel: &Channel, exchange: &str) -> lapin::Result<()> {
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let options = BasicPublishOptions::default();
@@ -81,8 +82,8 @@ async fn publish_nowhere(channel: &Channel, exchange: &str) -> lapin::Result<()>
     publishing.await?.await.map(|_| ())
 }
 
-/// Checks that the exchange exists (of the events' exchange also its queue), and removes a binding that does
-/// not exist.
+/// Checks that the exchange exists (for the exchange of events, also its queue), and removes a binding that
+/// does not exist.
 async fn unbind_nothing(channel: &Channel, topology: &Topology, exchange: &str) -> lapin::Result<()> {
     let passive = ExchangeDeclareOptions {
         passive: true,

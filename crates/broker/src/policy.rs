@@ -1,12 +1,12 @@
-//! Policies, and what they do to our queues.
+//! RabbitMQ policies, and their effects on our queues.
 //!
-//! RabbitMQ gives a queue the policy that matches it with the highest priority, and the operator's policy of
-//! the same kind on top. How a policy and the queue's own arguments become one setting differs by setting: of
-//! limits and times the smaller one counts, `overflow` and `expires` are the policy's, and what is about
-//! dead-lettering is the argument's.
+//! RabbitMQ applies the matching policy with the highest priority to a queue, and in addition the matching
+//! operator policy with the highest priority. How the policies and the queue's own arguments are merged
+//! depends on the setting: for limits and times, the smaller value applies; for `overflow` and `expires`, the
+//! policy's value; and for dead-lettering, the argument's value.
 //!
-//! What is allowed: everything that keeps a confirmed message where it is, for as long as it has to wait. A
-//! limit on length is allowed where a full queue refuses what is published: its publisher learns of that.
+//! Policies may set everything that keeps a confirmed message in its queue for as long as it has to wait. A
+//! maximum length is acceptable if a full queue refuses publishes, because the publisher is informed of that.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::{Argument, Queue};
 
-/// A policy or an operator's policy, as the management API lists it.
+/// A policy or an operator policy, as the management API lists it.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Policy {
     pub(crate) name: String,
@@ -32,33 +32,33 @@ pub(crate) struct Policy {
 pub(crate) struct Policies {
     pub(crate) regular: Vec<Policy>,
     pub(crate) operator: Vec<Policy>,
-    /// The broker's major version.
+    /// The broker's major version; `None` if unknown.
     pub(crate) major: Option<u32>,
 }
 
-/// A setting by which a policy loses messages of a queue, or has them come at the wrong time.
+/// A policy setting that makes a queue lose messages or deliver them at the wrong time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Harm {
     /// The queue's full name.
     pub queue: String,
     /// The policy's name.
     pub policy: String,
-    /// Whether it is an operator's policy.
+    /// Whether it is an operator policy.
     pub is_operators: bool,
     /// The setting and its value.
     pub setting: String,
-    /// What it does to the queue.
+    /// The effect on the queue.
     pub effect: String,
 }
 
-/// The setting of a policy that is in force.
+/// A policy setting that is in effect.
 struct Setting<'a> {
     value: &'a Value,
     policy: &'a Policy,
     is_operators: bool,
 }
 
-/// Both policies that apply to a queue.
+/// The policies that apply to a queue.
 #[derive(Clone, Copy)]
 struct Applied<'a> {
     regular: Option<&'a Policy>,
@@ -78,7 +78,8 @@ const SETTINGS: [&str; 7] = [
 ];
 
 impl Policies {
-    /// What is wrong with this queue. `applied` is the name of the policy that the broker says applies.
+    /// Returns the policy settings that do harm to this queue. `applied` is the name of the policy that
+    /// applies according to the broker.
     pub(crate) fn harms(&self, queue: &Queue, applied: Option<&str>) -> Vec<Harm> {
         let applied = Applied {
             regular: applied.and_then(|name| self.regular.iter().find(|policy| policy.name == name)),
@@ -99,7 +100,8 @@ impl Policies {
     }
 }
 
-/// A pattern that cannot be read here counts as a match: better a word too much about a policy than none.
+/// Returns the matching policy with the highest priority. A pattern that this regex engine cannot read counts
+/// as a match, because a false warning about a policy is better than a missing one.
 fn first_match<'a>(policies: &'a [Policy], queue: &str) -> Option<&'a Policy> {
     let applies = |policy: &&Policy| {
         let is_for_queues = ["all", "queues", "quorum_queues"].contains(&policy.apply_to.as_str());
@@ -141,7 +143,7 @@ impl<'a> Applied<'a> {
     }
 }
 
-/// What the setting does to the queue, if it does harm.
+/// Returns the effect of the setting on the queue if it does harm.
 fn effect(
     queue: &Queue,
     applied: Applied<'_>,
@@ -180,7 +182,7 @@ fn effect(
         "dead-letter-exchange" => Some("what it gives up goes elsewhere, and can be lost".to_owned()),
         "delivery-limit" => match (queue.number("x-delivery-limit")?, number?) {
             (own, policys) if policys >= own => None,
-            // 4.x takes a negative number for "no limit", and the argument for the limit then.
+            // RabbitMQ 4.x takes a negative number as "no limit", and then applies the argument.
             (_, policys) if policys < 0 && major.is_some_and(|major| major >= 4) => None,
             (_, policys) => Some(format!(
                 "messages are taken out of it after {policys} returns, by which nothing is wrong with them"
@@ -207,7 +209,7 @@ impl Queue {
 }
 
 impl Harm {
-    /// The command that clears the policy.
+    /// Returns the command that clears the policy.
     pub fn fix(&self) -> String {
         let command = if self.is_operators {
             "clear_operator_policy"

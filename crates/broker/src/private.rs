@@ -1,4 +1,4 @@
-//! Queues that one connection alone uses, and that are deleted with it. What is in them may be lost.
+//! Queues that one connection uses exclusively, and that are deleted with it. Their messages may be lost.
 
 use lapin::{
     Channel, Consumer,
@@ -6,7 +6,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-/// Declares a private queue. `limit` is the argument that bounds its length, and the bound.
+/// Declares a private queue. `limit` is the name and the value of the argument that limits its length.
 pub(crate) async fn declare(channel: &Channel, queue: &str, limit: (&'static str, i64)) -> lapin::Result<()> {
     let options = QueueDeclareOptions {
         exclusive: true,

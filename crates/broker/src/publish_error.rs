@@ -1,62 +1,62 @@
-//! Why a publish failed.
+//! The errors of publishing.
 
 use std::time::Duration;
 
 use crate::reply::{self, reply_code};
 
-/// What became of a publish.
+/// The result of a publish.
 pub type PublishResult = Result<(), PublishError>;
 
-/// Why a message is not known to be in a queue. It may be there all the same, unless it was returned or
-/// nacked.
+/// The error of a message that is not known to be in a queue. The message may still be in the queue, unless
+/// the broker returned or nacked it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PublishError {
-    /// There was no connection, or none with a free channel, within the time.
+    /// There was no connection, or no free channel, within the publish timeout.
     #[error("the broker was not connected within {after:?}; is it running, and is broker.url right?")]
     NotConnected {
-        /// How long was waited.
+        /// How long the publisher waited.
         after: Duration,
     },
-    /// The broker is under a memory or disk alarm and takes no publishes.
+    /// The broker is under a memory or disk alarm and accepts no publishes.
     #[error(
         "the broker blocks publishing (memory or disk alarm) and did not stop within {after:?}; free its memory or disk"
     )]
     Blocked {
-        /// How long was waited.
+        /// How long the publisher waited.
         after: Duration,
     },
-    /// No queue is bound for it.
+    /// No queue is bound with the message's routing key.
     #[error(
         "no queue takes messages for {target} ({reply}); start a worker or run `magnetite topology declare`"
     )]
     Unroutable {
-        /// The exchange, or the queue when the default exchange was used.
+        /// The exchange, or the queue if the default exchange was used.
         target: String,
-        /// The broker's words.
+        /// The broker's reply text.
         reply: String,
     },
-    /// The broker refused it: a queue is full, or an internal fault.
+    /// The broker refused the message because a queue is full or because of an internal error.
     #[error("the broker refused the message for {target}: its queue is full or failed; see the broker's log")]
     Nacked {
         /// The exchange or queue.
         target: String,
     },
-    /// Neither a confirm nor a refusal came.
+    /// The broker neither confirmed nor refused the message within the publish timeout.
     #[error(
         "no confirm from the broker for {target} within {after:?}; whether it has the message is not known"
     )]
     Unconfirmed {
         /// The exchange or queue.
         target: String,
-        /// How long was waited.
+        /// How long the publisher waited.
         after: Duration,
     },
-    /// The channel or connection broke.
+    /// The channel or connection was closed.
     #[error("the channel to the broker broke while publishing to {target}")]
     Broken {
         /// The exchange or queue.
         target: String,
-        /// lapin's words.
+        /// The error that lapin reported.
         #[source]
         source: lapin::Error,
     },
@@ -66,7 +66,8 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// Whether the channel broke because an exchange that was published to does not exist.
+    /// Returns whether the broker closed the channel because an exchange that was published to does not
+    /// exist.
     pub fn is_missing_exchange(&self) -> bool {
         let Self::Broken { source, .. } = self else {
             return false;

@@ -1,4 +1,4 @@
-//! Confirmed, mandatory publishing.
+//! Publishing with the `mandatory` flag and publisher confirms.
 
 use std::{
     borrow::Borrow,
@@ -24,11 +24,11 @@ use crate::{
     patience::Patience,
 };
 
-/// The most messages published before their confirms are awaited. A confirm of many scans all that are
-/// pending, so windows stay in the hundreds.
+/// The maximum number of messages that are published before their confirms are awaited. lapin scans all
+/// pending confirms when the broker confirms many at once, so windows have at most hundreds of messages.
 pub const WINDOW_MAX: usize = 256;
 
-/// Publishes over one link, on channels from a pool. Clones share the pool.
+/// A publisher over one link, on channels from a pool. Clones share the pool.
 #[derive(Clone)]
 pub struct Publisher {
     pool: Pool<Channels>,
@@ -38,7 +38,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes over `link`, with `config`'s bounds on time and channels.
+    /// Creates a publisher over `link`, with the timeouts and the maximum number of channels from `config`.
     pub fn new(link: Link, config: &Config) -> Self {
         let pool = Pool::builder(Channels { link: link.clone() })
             .max_size(config.channels_max)
@@ -55,21 +55,22 @@ impl Publisher {
     /// Publishes one message and waits for its confirm.
     ///
     /// # Errors
-    /// When the message is not known to be in a queue; publishing it again may then make a second copy.
+    /// Returns an error if the message is not known to be in a queue. Publishing it again may then create a
+    /// duplicate.
     ///
     /// # Cancel safety
-    /// Safe to drop, but whether the message was published is then not known.
+    /// The future can be dropped, but then it is unknown whether the message was published.
     pub async fn publish(&self, message: &Outgoing) -> Result<(), PublishError> {
         let mut results = self.publish_all(std::slice::from_ref(message)).await;
         results.pop().expect("one message has one result")
     }
 
     /// Publishes messages in order, in windows of [`WINDOW_MAX`], and waits for the confirms of each window
-    /// before the next. Returns one result for each message, in order. Each window has the publish
-    /// timeout to itself.
+    /// before the next. Returns one result for each message, in order. The publish timeout applies to each
+    /// window separately.
     ///
     /// # Cancel safety
-    /// Safe to drop, but which messages were published is then not known.
+    /// The future can be dropped, but then it is unknown which messages were published.
     pub async fn publish_all(&self, messages: &[Outgoing]) -> Vec<Result<(), PublishError>> {
         let mut results = Vec::with_capacity(messages.len());
         for window in messages.chunks(WINDOW_MAX) {
@@ -85,12 +86,14 @@ impl Publisher {
         results
     }
 
-    /// Publishes at most [`WINDOW_MAX`] messages in order and waits for their confirms, for the publish
-    /// timeout. What is not answered by then may still be confirmed, so it must not be published again:
-    /// it is `None` among the results, and [`Late`] waits for it.
+    /// Publishes at most [`WINDOW_MAX`] messages in order and waits for their confirms, up to the publish
+    /// timeout.
+    ///
+    /// The broker may still confirm a message that is unanswered by then, so the message must not be
+    /// published again. Its result is `None`, and [`Late`] waits for it.
     ///
     /// # Cancel safety
-    /// Safe to drop, but which messages were published is then not known.
+    /// The future can be dropped, but then it is unknown which messages were published.
     pub async fn publish_once(&self, window: &[&Outgoing]) -> (Vec<Option<PublishResult>>, Option<Late>) {
         assert!(
             window.len() <= WINDOW_MAX,
@@ -117,7 +120,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes a window and waits for its answers, for the publish timeout. The error means that nothing
+    /// Publishes a window and waits for its answers, up to the publish timeout. An error means that nothing
     /// was published.
     async fn publish_window(&self, window: &[impl Borrow<Outgoing>]) -> Result<Sent, PublishError> {
         let mut patience = Patience::new(self.publish_timeout);
@@ -127,7 +130,7 @@ impl Publisher {
         }
         let channel = match patience.wait(self.pool.get()).await {
             Some(Ok(channel)) => channel,
-            // The connection was there a moment ago.
+            // The connection was lost after it was found to be up.
             Some(Err(PoolError::Backend(ChannelError::Refused(source)))) => {
                 let target = window
                     .first()
@@ -143,18 +146,18 @@ impl Publisher {
             }
         };
         let mut sent = Sent::new(channel, window, self.publish_timeout);
-        // What is unanswered when time is up, `sent` knows.
+        // `sent` records which messages are unanswered when the time is up.
         let _ = patience.wait(sent.answered()).await;
         Ok(sent)
     }
 
-    /// What is not answered by now has failed.
+    /// Returns the results of a window, with every message that is still unanswered as failed.
     fn final_results(&self, sent: &Sent) -> impl Iterator<Item = PublishResult> {
         let is_blocked = self.link.is_blocked();
         let results = sent.results().into_iter().enumerate();
         results.map(move |(index, result)| match result {
             Some(result) => result,
-            // The alarm came while it was under way.
+            // The alarm was raised while the message was in flight.
             None if is_blocked => Err(PublishError::Blocked { after: sent.after }),
             None => Err(sent.unconfirmed(index)),
         })
@@ -170,25 +173,26 @@ impl Publisher {
     }
 }
 
-/// Publishes that were not answered within the publish timeout. Until they are, or their connection ends, the
-/// broker may still have them.
+/// Publishes that were not answered within the publish timeout. Until they are answered or their connection
+/// ends, the broker may still accept them.
 pub struct Late {
     sent: Sent,
     link: Link,
     age_max: Duration,
 }
 
-/// How often a connection is asked whether it has ended: lapin does not always tell the publishes that wait
-/// for it.
+/// The interval of checks whether a connection has ended: lapin does not always report that to pending
+/// publishes.
 const CONNECTION_POLL: Duration = Duration::from_secs(1);
 
 impl Late {
-    /// Waits until each is answered or the connection has ended, and returns their results in order. Replaces
-    /// a connection that answers for longer than the configuration's `confirm_age_max`; a memory or disk
-    /// alarm does not count.
+    /// Waits until each message is answered or the connection has ended, and returns their results in order.
+    ///
+    /// Replaces the connection if it stays open longer than the configuration's `confirm_age_max` without
+    /// answering all messages. Time during a memory or disk alarm does not count.
     ///
     /// # Cancel safety
-    /// Safe to drop, but which messages were published is then not known.
+    /// The future can be dropped, but then it is unknown which messages were published.
     pub async fn results(mut self) -> Vec<PublishResult> {
         let unanswered = self.sent.unanswered();
         let ended = self.link.clone();
@@ -223,15 +227,18 @@ impl Late {
                 close(&connection).await;
             }
         }
-        // What was answered last is on its way.
+        // The last answers may still be on their way.
         sleep(CONNECTION_POLL).await;
     }
 }
 
-/// Messages that were sent on one channel, and their answers so far. lapin gives a return to whichever
-/// confirm comes next, also to one whose publisher has given up; so none is waited for by itself.
+/// Messages that were sent on one channel, and the answers received so far.
+///
+/// lapin attaches a return to whichever confirm comes next, even to one whose publisher has given up.
+/// Therefore this waits for all messages together, and not for each one separately.
 struct Sent {
-    /// Goes back to the pool when everything is answered, and leaves it otherwise, even if this is dropped.
+    /// The channel. It goes back to the pool if everything was answered, and otherwise leaves the pool, even
+    /// if this value is dropped.
     channel: Option<Object<Channels>>,
     connection: Arc<Connection>,
     messages: Vec<SentMessage>,
@@ -239,7 +246,7 @@ struct Sent {
     after: Duration,
 }
 
-/// A message that was sent under this `correlation_id`, and what became of it so far.
+/// A message, the `correlation_id` that it was sent with, and its answer so far.
 struct SentMessage {
     id: String,
     target: String,
@@ -271,10 +278,10 @@ impl Sent {
         }
     }
 
-    /// Waits until everything is answered.
+    /// Waits until every message is answered.
     ///
     /// # Cancel safety
-    /// Cancel safe.
+    /// This method is cancel safe.
     async fn answered(&mut self) {
         while let Some((index, answer)) = self.answers.next().await {
             self.messages[index].answer = Some(answer);
@@ -285,7 +292,7 @@ impl Sent {
         }
     }
 
-    /// Leaves the channel's place in the pool to another. What waits for an answer keeps the channel open.
+    /// Frees the channel's place in the pool. The pending answers keep the channel itself open.
     fn leave_pool(&mut self) {
         self.channel.take().map(Object::take);
     }
@@ -295,7 +302,7 @@ impl Sent {
         (0..self.messages.len()).filter(unanswered).collect()
     }
 
-    /// Those that were answered, in order.
+    /// Returns one result for each message, in order; `None` for messages that are not answered yet.
     fn results(&self) -> Vec<Option<PublishResult>> {
         let answers = self
             .messages
@@ -347,8 +354,8 @@ impl SentMessage {
     }
 }
 
-/// The `correlation_id` of the message that came back with this confirmation, which may be the confirmation
-/// of another.
+/// Returns the `correlation_id` of the returned message that lapin attached to this confirm. The confirm may
+/// belong to another message.
 fn returned_id(confirmation: &Confirmation) -> Option<&str> {
     let (Confirmation::Ack(Some(message)) | Confirmation::Nack(Some(message))) = confirmation else {
         return None;
@@ -361,13 +368,14 @@ fn returned_id(confirmation: &Confirmation) -> Option<&str> {
         .map(ShortString::as_str)
 }
 
-/// A channel in confirm mode, owned by one window at a time.
+/// A channel in confirm mode, used by one window at a time.
 struct ConfirmChannel {
-    /// What the channel belongs to.
+    /// The connection of the channel.
     connection: Arc<Connection>,
     channel: Channel,
     next_id: AtomicU64,
-    /// Every publish on it was answered: nothing that still comes can be taken for another publish's answer.
+    /// Whether every publish on the channel was answered, so that no late answer can be mistaken for the
+    /// answer to another publish.
     answered: bool,
 }
 

@@ -1,6 +1,7 @@
-//! What the broker refuses to one link, so that a process can report it: publishes, and consumers.
+//! The publishes and consumers that the broker currently refuses on one link, so that a process can report
+//! them.
 //!
-//! Publishers note the result of every publish, and consumers whether they could begin.
+//! Publishers record the result of every publish, and consumers record whether consuming began.
 
 use std::{
     borrow::Borrow,
@@ -17,16 +18,16 @@ use crate::{
     reply::{self, reply_code},
 };
 
-/// How long a full or missing queue is reported after the last publish that it refused. A message that has to
-/// be published is tried again sooner.
+/// How long a full or missing queue is reported after the last publish that it refused. A message that must
+/// be published is retried sooner than this.
 const REPORTED: Duration = Duration::from_secs(15);
-/// The most refusals that are kept: more than a topology has queues and exchanges.
+/// The maximum number of refusals kept; a topology has fewer queues and exchanges.
 const TARGETS_MAX: usize = 64;
 
-/// What a process reports while [`Link::is_blocked`].
+/// The text that a process reports while [`Link::is_blocked`].
 pub const BLOCKED: &str = "the broker blocks publishing: memory or disk alarm";
 
-/// Something that the broker refuses to this process now.
+/// A publish or a consumer that the broker currently refuses to this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The queue or exchange; empty for the default exchange.
@@ -37,19 +38,20 @@ pub struct Refusal {
     pub why: String,
 }
 
-/// What a refusal is about.
+/// The kind of operation that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RefusalKind {
-    /// The exchange does not exist, or the user may not write to it. Ends when a publish or the question
-    /// succeeds.
+    /// The exchange does not exist, or the user may not write to it. The refusal ends when a publish or a
+    /// check by [`Link::watch_permissions`](crate::Link::watch_permissions) succeeds.
     Exchange,
-    /// A queue is full, missing or not bound. Ends with the next publish that succeeds.
+    /// A queue is full, missing or not bound. The refusal ends with the next publish that succeeds, or 15 s
+    /// after the last publish that was refused.
     Queue,
-    /// A queue cannot be consumed. Ends when consuming begins.
+    /// A queue cannot be consumed. The refusal ends when consuming begins.
     Consumer,
 }
 
-/// A queue and an exchange may have the same name.
+/// The key of an entry. A queue and an exchange may have the same name.
 type Key = (String, RefusalKind);
 
 #[derive(Debug)]
@@ -58,19 +60,19 @@ struct Entry {
     at: Instant,
 }
 
-/// Shared by all that use a link.
+/// The refusals of one link, shared by everything that uses the link.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
-    /// Whether there may be entries: most publishes need to know no more.
+    /// Whether there may be entries. Most publishes only need to check this flag.
     any: AtomicBool,
     entries: Mutex<BTreeMap<Key, Entry>>,
-    /// When each exchange took a publish last.
+    /// When each exchange last accepted a publish.
     taken: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Refusals {
-    /// Notes which messages of a window the broker took and which it refused; `None` for those that it has
-    /// not answered.
+    /// Records which messages of a window the broker accepted and which it refused. A result is `None` if the
+    /// broker has not answered yet.
     pub(crate) fn note_window<'a>(
         &self,
         window: &'a [impl Borrow<Outgoing>],
@@ -83,7 +85,7 @@ impl Refusals {
         self.note(answered);
     }
 
-    /// Notes the results of publishes: exchange, target and result of each message of a window.
+    /// Records the results of publishes: exchange, target and result of each message of a window.
     fn note<'a>(&self, results: impl Iterator<Item = (&'a str, &'a str, &'a PublishResult)>) {
         let (now, mut noted) = (Instant::now(), None::<&str>);
         for (exchange, target, result) in results {
@@ -114,7 +116,7 @@ impl Refusals {
         }
     }
 
-    /// Whether the exchange took a message within this time.
+    /// Returns whether the exchange accepted a message within the last `time`.
     pub(crate) fn took_within(&self, exchange: &str, time: Duration) -> bool {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.get(exchange).is_some_and(|at| at.elapsed() < time)
@@ -135,7 +137,8 @@ impl Refusals {
         }
     }
 
-    /// Notes that a channel broke. All publishes on it fail with one error, whichever exchange caused it.
+    /// Records that a channel was closed. All publishes on it fail with the same error, whichever exchange
+    /// caused it.
     fn broke(&self, exchange: &str, error: &lapin::Error) {
         let text = error.to_string();
         let exchange = refused_exchange(&text).unwrap_or(exchange);
@@ -144,7 +147,7 @@ impl Refusals {
         }
     }
 
-    /// Notes whether a queue can be consumed; `error` says why not.
+    /// Records whether a queue can be consumed; `error` is the reason if it cannot.
     pub(crate) fn consumes(&self, queue: &str, error: Option<&str>) {
         match error {
             None => self.forget(queue, RefusalKind::Consumer),
@@ -195,7 +198,7 @@ fn refused_exchange(text: &str) -> Option<&str> {
     Some(if name == "amq.default" { "" } else { name })
 }
 
-/// Returns what is wrong with the exchange and what to do; `None` if the error is about something else.
+/// Returns what is wrong with the exchange and what to do about it; `None` if the error has another cause.
 pub(crate) fn why_not(exchange: &str, error: &lapin::Error) -> Option<String> {
     let text = error.to_string();
     let name = if exchange.is_empty() {

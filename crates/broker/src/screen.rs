@@ -1,23 +1,25 @@
-//! Screens what the broker sends before lapin parses it.
+//! Screens the frames that the broker sends before lapin parses them.
 //!
-//! RabbitMQ accepts and passes on property bytes that lapin's parser cannot read: short strings that are not
-//! UTF-8, headers nested so deeply that the parser overflows its stack, headers that outgrew a frame when
-//! `x-death` was added. lapin ends the connection or the process on such a message, and the broker then hands
-//! it out again and again. [`Screened`] stands between the socket and lapin, looks at each frame, and
-//! replaces a content header that lapin could not read by one that it can: with every property that is valid,
-//! and two headers that say what was wrong ([`UNREADABLE`]) and what stood there ([`RAW`]). The message
-//! arrives, and its consumer quarantines it.
+//! RabbitMQ accepts and forwards property bytes that lapin's parser cannot read: short strings that are not
+//! UTF-8, headers nested so deeply that the parser overflows its stack, headers that exceed the frame size
+//! since `x-death` was added. On such a message, lapin closes the connection or the process crashes, and the
+//! broker then redelivers the message again and again. [`Screened`] sits between the socket and lapin,
+//! inspects each frame, and replaces a content header that lapin cannot read by one that it can read. The
+//! replacement has every property that is valid and two headers, with a description of the error
+//! ([`UNREADABLE`]) and with the original bytes ([`RAW`]). The consumer receives the message and quarantines
+//! it.
 //!
-//! A body that is larger than any message of ours is cut to [`BODY_MAX`], and a header says how large it was
-//! ([`CUT`]): a thousand messages of the 128 MiB that RabbitMQ takes would fill any memory. Its consumer
-//! quarantines it for its size.
+//! A body that is larger than any of our messages is truncated to [`BODY_MAX`], and a header contains its
+//! original size ([`CUT`]): RabbitMQ accepts bodies of up to 128 MiB, and a thousand of those would fill any
+//! memory. The consumer quarantines the message because of its size.
 //!
-//! Method frames with a short string that is not UTF-8 (a routing key, say) get `?` in place of the bad
-//! bytes. All other frames pass as they are. A stream that is not AMQP passes as well: lapin reports it.
+//! In method frames, invalid bytes of a short string that is not UTF-8 (such as a routing key) are replaced
+//! by `?`. All other frames pass unchanged. A stream that is not AMQP also passes, and lapin reports the
+//! error.
 //!
 //! Invariants:
-//! - What [`header::check`] lets pass, lapin's parser reads without an error and with bounded recursion.
-//! - At most [`HELD_MAX`] bytes of one frame are held; body frames are never held.
+//! - Whatever [`header::check`] accepts, lapin's parser reads without an error and with bounded recursion.
+//! - At most [`HELD_MAX`] bytes of one frame are buffered; body frames are never buffered.
 //! - No message has a body of more than [`BODY_MAX`] bytes.
 
 mod header;
@@ -36,39 +38,40 @@ use crate::tls;
 
 pub(crate) use reactor::{ScreenedRuntime, Unscreened, runtime};
 
-/// Header of a replaced content header: what lapin could not have read.
+/// A header in a replaced content header: a description of what lapin cannot read.
 pub(crate) const UNREADABLE: &str = "magnetite-unreadable";
-/// Header of a replaced content header: the property flags and properties as they came, cut to [`RAW_MAX`]
-/// bytes.
+/// A header in a replaced content header: the original property flags and properties, truncated to
+/// [`RAW_MAX`] bytes.
 pub(crate) const RAW: &str = "magnetite-unreadable-properties";
 
-/// Header of a message whose body was cut: how many bytes it had.
+/// A header of a message whose body was truncated: the original size of the body, in bytes.
 pub(crate) const CUT: &str = "magnetite-body-bytes";
 
-/// How many bytes of a body pass: twice the largest batch of the journal, eight times the largest event.
+/// The maximum size of a body, in bytes: twice the largest batch of the journal, eight times the largest
+/// event.
 const BODY_MAX: u64 = 2 * 1024 * 1024;
-/// How many bytes of a content header are looked at. RabbitMQ's frames have 128 KiB by default, a little more
-/// with `x-death`.
+/// The maximum number of bytes of a content header that are inspected. RabbitMQ's frames have 128 KiB by
+/// default, and slightly more with `x-death`.
 const HELD_MAX: usize = 1024 * 1024;
-/// How many bytes of unreadable properties are kept.
+/// The maximum number of bytes of unreadable properties that are kept.
 pub(crate) const RAW_MAX: usize = 16 * 1024;
-/// How much is read from the socket at once.
+/// The number of bytes to read from the socket at once.
 const READ_BYTES: usize = 64 * 1024;
-/// Every peer takes frames of this size (AMQP 0-9-1, `frame-min-size`).
+/// The frame size that every peer must accept, in bytes (AMQP 0-9-1, `frame-min-size`).
 const FRAME_MIN: usize = 4096;
-/// Type, channel and size before the payload.
+/// The size of type, channel and payload size, which precede the payload.
 const BEFORE_PAYLOAD: usize = 7;
-/// And the end mark after it.
+/// The size of everything around the payload: the above, and the end mark after it.
 const AROUND_PAYLOAD: usize = BEFORE_PAYLOAD + 1;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 const FRAME_END: u8 = 0xCE;
-/// The method `connection.tune`.
+/// Class and method of `connection.tune`.
 const TUNE: [u8; 4] = [0, 10, 0, 30];
-/// Methods that the server sends with texts of others: class and method, and their fields up to the last
-/// short string.
+/// The methods that the server sends and that may contain text from other clients: class and method, and the
+/// fields up to the last short string.
 const TEXTS: [([u8; 4], &[Field]); 6] = [
     ([0, 10, 0, 50], &[Field::Bytes(2), Field::Text]),
     ([0, 10, 0, 60], &[Field::Text]),
@@ -84,10 +87,10 @@ const TEXTS: [([u8; 4], &[Field]); 6] = [
     ([0, 60, 0, 71], &[Field::Bytes(9), Field::Text, Field::Text]),
 ];
 
-/// A field of a method's arguments.
+/// A field in the arguments of a method.
 #[derive(Clone, Copy)]
 enum Field {
-    /// So many bytes.
+    /// A field of this many bytes.
     Bytes(usize),
     /// A short string.
     Text,
@@ -97,43 +100,43 @@ enum Field {
 pub(crate) struct Screened<S> {
     inner: S,
     screen: Screen,
-    /// Whether it has TLS.
+    /// Whether the connection uses TLS.
     is_secured: bool,
-    /// Whether anything was read yet.
+    /// Whether anything has been read.
     begun: bool,
 }
 
-/// The screening without the socket.
+/// The screening, independent of the socket.
 struct Screen {
-    /// Up to `start` it was handed over, up to `checked` it may be, up to `filled` a frame begins; the rest
-    /// is room.
+    /// The bytes read from the socket. Bytes before `start` were passed on, bytes from `start` to `checked`
+    /// may be passed on, bytes from `checked` to `filled` are the beginning of a frame, and the rest is free.
     buffer: Vec<u8>,
     start: usize,
     checked: usize,
     filled: usize,
-    /// So many bytes pass without a look.
+    /// How many of the next bytes pass without being inspected.
     passing: usize,
-    /// So many bytes behind those are dropped, of a frame that was cut short.
+    /// How many bytes after those are dropped because the frame is truncated.
     dropping: usize,
-    /// So many bytes behind those pass.
+    /// How many bytes after those pass.
     trailing: usize,
-    /// Bodies that are being cut, by channel.
+    /// The bodies that are being truncated, by channel.
     cuts: HashMap<[u8; 2], Cut>,
-    /// The largest frame that lapin takes.
+    /// The maximum frame size that lapin accepts, in bytes.
     frame_max: usize,
 }
 
-/// A body of which a part still comes.
+/// A body that is being truncated and that has not been received completely.
 struct Cut {
-    /// So many bytes of it still pass.
+    /// How many more bytes of the body pass.
     passes: u64,
-    /// So many bytes of it still come.
+    /// How many more bytes of the body will be received.
     comes: u64,
 }
 
 impl<S> Screened<S> {
-    /// Screens what comes from `inner`. `frame_max` is what lapin asks for when it connects; 0 leaves it to
-    /// the broker.
+    /// Screens the bytes received from `inner`. `frame_max` is the frame size that lapin requests when it
+    /// connects; 0 leaves it to the broker.
     pub(crate) fn new(inner: S, frame_max: u32) -> Self {
         Self {
             inner,
@@ -143,19 +146,20 @@ impl<S> Screened<S> {
         }
     }
 
-    /// Says whether it has TLS, for the words of its errors.
+    /// Sets whether the connection uses TLS, for the texts of its errors.
     pub(crate) fn secured(mut self, is_secured: bool) -> Self {
         self.is_secured = is_secured;
         self
     }
 
-    /// In words that say what to do, where a client certificate may be the reason.
+    /// Adds advice to the error if a missing or refused client certificate may be the cause.
     fn explained(&self, error: io::Error) -> io::Error {
         tls::refused(error, self.is_secured && !self.begun)
     }
 }
 
-/// Fails if a connection without TLS begins with an alert of TLS: the server did not understand the greeting.
+/// Returns an error if a connection without TLS begins with a TLS alert, which means that the server expected
+/// TLS.
 fn refuse_tls(beginning: &[u8]) -> io::Result<()> {
     const ALERT: [u8; 2] = [0x15, 0x03];
     if beginning.starts_with(&ALERT) {
@@ -232,12 +236,12 @@ impl Screen {
         }
     }
 
-    /// Whether nothing can be handed over.
+    /// Returns whether no bytes can be passed on.
     fn is_empty(&self) -> bool {
         self.start == self.checked
     }
 
-    /// Where to read to, when nothing can be handed over.
+    /// Returns the buffer to read into. Must be called only if no bytes can be passed on.
     fn room(&mut self) -> &mut [u8] {
         if self.checked > 0 {
             self.buffer.copy_within(self.checked..self.filled, 0);
@@ -249,13 +253,13 @@ impl Screen {
         &mut self.buffer[self.filled..]
     }
 
-    /// So many bytes were read.
+    /// Records that `read` bytes were read into the buffer, and inspects them.
     fn filled(&mut self, read: usize) {
         self.filled += read;
         while self.step() {}
     }
 
-    /// Hands over what may be.
+    /// Copies bytes that may be passed on to `target`, and returns how many.
     fn take(&mut self, target: &mut [u8]) -> usize {
         let taken = target.len().min(self.checked - self.start);
         target[..taken].copy_from_slice(&self.buffer[self.start..self.start + taken]);
@@ -263,7 +267,7 @@ impl Screen {
         taken
     }
 
-    /// Gets one frame further; `false` when more has to be read first.
+    /// Advances by one frame or a part of one. Returns `false` if more bytes must be read first.
     fn step(&mut self) -> bool {
         let rest = self.filled - self.checked;
         if self.passing > 0 {
@@ -310,7 +314,7 @@ impl Screen {
         true
     }
 
-    /// Looks at a method or a content header that is there as a whole.
+    /// Inspects a method or a content header that has been received completely.
     fn inspect(&mut self, kind: u8, whole: usize) {
         let frame = &mut self.buffer[self.checked..self.checked + whole];
         let [_, payload @ .., end] = frame else { return };
@@ -337,8 +341,7 @@ impl Screen {
         }
     }
 
-    /// Lets the beginning of a body pass and drops the rest; `whole` is the length of the frame that comes
-    /// next.
+    /// Passes the beginning of a body and drops the rest. `whole` is the length of the next frame.
     fn cut(&mut self, channel: [u8; 2], whole: usize) {
         let Some(cut) = self.cuts.get_mut(&channel) else {
             return;
@@ -363,8 +366,8 @@ impl Screen {
         }
     }
 
-    /// Puts a content header that lapin can read in place of the next `length` bytes, the beginning of one
-    /// that it cannot or whose body is cut.
+    /// Replaces the next `length` bytes with a content header that lapin can read. They are the beginning of
+    /// a content header that lapin cannot read, or whose body is truncated.
     fn replace_header(&mut self, length: usize, fault: Option<header::Fault>) {
         let frame = &self.buffer[self.checked..self.checked + length];
         let end = if self.dropping > 0 { length } else { length - 1 };
@@ -386,7 +389,7 @@ impl Screen {
         self.checked += replaced.len();
     }
 
-    /// Puts other bytes in place of the next `length` ones.
+    /// Replaces the next `length` bytes with `bytes`.
     fn replace(&mut self, length: usize, bytes: &[u8]) {
         self.buffer
             .splice(self.checked..self.checked + length, bytes.iter().copied());
@@ -394,8 +397,8 @@ impl Screen {
     }
 }
 
-/// lapin takes frames of the smallest size that the protocol allows in any case, and of any size without a
-/// limit.
+/// Returns the maximum frame size that lapin accepts. lapin always accepts frames of the smallest size that
+/// the protocol allows, and 0 means no limit.
 fn limit(frame_max: u32) -> usize {
     match frame_max as usize {
         0 => usize::MAX,
@@ -403,13 +406,13 @@ fn limit(frame_max: u32) -> usize {
     }
 }
 
-/// The frame-max that a `connection.tune` offers.
+/// Returns the frame-max that a `connection.tune` proposes; `None` for another method.
 fn tuned(payload: &[u8]) -> Option<u32> {
     let arguments = payload.strip_prefix(&TUNE)?;
     Some(u32::from_be_bytes(*arguments.get(2..)?.first_chunk()?))
 }
 
-/// Makes every short string of a method UTF-8: its bytes beyond ASCII become `?` if they are not.
+/// Makes every short string of a method valid UTF-8: in strings that are not, bytes beyond ASCII become `?`.
 fn mend_texts(payload: &mut [u8]) {
     let Some((_, fields)) = TEXTS.iter().find(|(method, _)| payload.starts_with(method)) else {
         return;

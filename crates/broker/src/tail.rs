@@ -1,9 +1,9 @@
-//! Copies of what workers record, for commands that watch.
+//! Copies of what workers record, for commands that tail the journal.
 //!
-//! A command that watches declares a queue that is deleted with its connection. Every few seconds it tells
-//! all workers the queue's name over the exchange of changes ([`Topology::changes_exchange`]). A worker that
-//! was told within [`WATCHED`] sends a copy of each batch of its journal to that queue, without a confirm.
-//! Workers send no copies while no command watches.
+//! Such a command declares a queue that is deleted with its connection. Every few seconds it sends the
+//! queue's name to all workers over the exchange of changes ([`Topology::changes_exchange`]). A worker that
+//! received the name within the last [`WATCHED`] sends a copy of each batch of its journal to that queue,
+//! without a confirm. Workers send no copies while no command tails the journal.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -18,19 +18,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Link, Topology, channel::ChannelError, link::backoff, private};
 
-/// How long a worker sends copies to a queue after it was last told the queue's name.
+/// How long a worker sends copies to a queue after it last received the queue's name.
 pub const WATCHED: Duration = Duration::from_secs(15);
-/// How often a command tells workers its queue's name: a third of [`WATCHED`].
+/// How often a command sends its queue's name to the workers: a third of [`WATCHED`].
 const TELL_EVERY: Duration = Duration::from_secs(5);
-/// The most bytes that wait in a queue of copies for a slow reader; of more the oldest are dropped.
+/// The maximum size of a queue of copies for a slow reader, in bytes. Beyond it, the broker drops the oldest
+/// copies.
 const BYTES_MAX: i64 = 16 * 1024 * 1024;
-/// The type of a message on the exchange of changes whose body is the name of a queue of copies.
+/// The type of messages on the exchange of changes whose body is the name of a queue of copies.
 pub(crate) const WATCH: &str = "watch";
 
-/// What a command that watches receives.
+/// An item that a command receives while it tails the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tailed {
-    /// The connection is open, for the first time or again. What was recorded before does not come.
+    /// The connection is open, for the first time or again. Copies of earlier records are not received.
     Connected,
     /// A batch of a worker's journal.
     Batch(Bytes),
@@ -49,8 +50,8 @@ impl Topology {
     }
 }
 
-/// Hands everything that workers record from now on to `take`, until `stop`. Reconnects whenever the
-/// connection is lost.
+/// Passes everything that workers record from now on to `take`, until `stop` is cancelled. Reconnects
+/// whenever the connection is lost.
 pub async fn tail(link: &Link, topology: &Topology, stop: &CancellationToken, mut take: impl FnMut(Tailed)) {
     let mut failures = 0;
     let following = async {
@@ -116,20 +117,20 @@ async fn tell(channel: &Channel, topology: &Topology, queue: &str) -> Result<(),
     Ok(())
 }
 
-/// Sends copies on a channel of its own.
+/// A sender of copies, with its own channel.
 pub struct Copies {
     link: Link,
     channel: Option<Channel>,
 }
 
 impl Copies {
-    /// Sends copies over this link.
+    /// Creates a sender over this link.
     pub fn over(link: Link) -> Self {
         Self { link, channel: None }
     }
 
-    /// Sends a copy to a queue, unless the broker takes no publishes now. There is no confirm, and the broker
-    /// drops a copy whose queue is gone.
+    /// Sends a copy to a queue, unless there is no connection or the broker accepts no publishes. There is no
+    /// confirm, and the broker drops a copy whose queue does not exist any more.
     pub async fn send(&mut self, queue: &str, batch: &[u8]) {
         if !self.link.is_writable() {
             return;

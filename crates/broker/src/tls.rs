@@ -1,4 +1,4 @@
-//! TLS to the broker: trusted authorities and the client certificate.
+//! TLS to the broker: trusted certificate authorities and the client certificate.
 
 use std::{fmt, io, sync::Arc};
 
@@ -9,47 +9,49 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
-/// Settings of TLS to the broker. By default the broker's certificate has to be issued by an authority that
-/// the system trusts, for the host in its URL, and there is no client certificate. `Debug` does not show the
-/// key.
+/// TLS settings for connections to the broker.
+///
+/// By default, the broker's certificate has to be issued by an authority that the system trusts, for the host
+/// in the broker's URL, and there is no client certificate. `Debug` does not show the key.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates (PEM, one or more in each) of the authorities to trust instead of the system's; empty
-    /// for the system's.
+    /// Certificates of the authorities to trust instead of the system's (PEM, one or more certificates in
+    /// each element). Empty to trust the system's authorities.
     pub root_certificates: Vec<Vec<u8>>,
-    /// The client certificate (PEM), followed by those between it and its authority; empty for none.
+    /// The client certificate (PEM), followed by the intermediate certificates between it and its authority.
+    /// Empty for no client certificate.
     pub certificate: Vec<u8>,
-    /// Its private key (PEM, not encrypted).
+    /// The private key of the client certificate (PEM, not encrypted).
     pub key: Vec<u8>,
-    /// The host name in the broker's certificate, if it differs from the host in its URL.
+    /// The host name in the broker's certificate; `None` if it is the host in the broker's URL.
     pub server_name: Option<String>,
 }
 
-/// Something in a [`Tls`] that cannot be used. The texts repeat nothing of a key.
+/// An invalid part of a [`Tls`]. The messages never contain parts of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadTls {
-    /// The authorities' certificates.
+    /// The authorities' certificates cannot be used.
     #[error("expected PEM with the certificates of authorities: {0}")]
     RootCertificates(String),
-    /// The client certificate.
+    /// The client certificate cannot be used, or does not belong to the key.
     #[error("expected PEM with a certificate that fits the key: {0}")]
     Certificate(String),
-    /// The client's key.
+    /// The private key of the client certificate cannot be used.
     #[error("expected PEM with the private key of the certificate, not encrypted: {0}")]
     Key(String),
-    /// The host name.
+    /// [`Tls::server_name`] is neither a host name nor an IP address.
     #[error("expected the name of a host, or an address")]
     ServerName,
-    /// No URL has TLS.
+    /// TLS settings are given, but no URL that they would apply to uses TLS.
     #[error("expected nothing, since broker.url has no amqps:// and broker.management_url no https://")]
     NoTls,
 }
 
-/// What connections are secured with.
+/// The TLS configuration of connections to the broker.
 #[derive(Clone, Default)]
 pub(crate) struct Connector {
-    /// `None` for the system's authorities, which are read when a connection is made, and no client
-    /// certificate.
+    /// `None` to trust the system's authorities, which are read whenever a connection is made, and to present
+    /// no client certificate.
     pub(crate) config: Option<Arc<ClientConfig>>,
     server_name: Option<String>,
 }
@@ -65,7 +67,7 @@ impl Connector {
         })
     }
 
-    /// For one handshake.
+    /// Returns the TLS connector for one handshake.
     pub(crate) fn rustls(&self) -> io::Result<RustlsConnector> {
         match &self.config {
             Some(config) => Ok(RustlsConnector::from(Arc::clone(config))),
@@ -73,7 +75,7 @@ impl Connector {
         }
     }
 
-    /// The name that the broker's certificate has to be for.
+    /// Returns the name that the broker's certificate must be valid for.
     pub(crate) fn name<'a>(&'a self, host: &'a str) -> &'a str {
         self.server_name.as_deref().unwrap_or(host)
     }
@@ -122,7 +124,9 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// At least one. The parser's errors quote the file, and a key may stand in it.
+/// Parses the certificates in `pem`, of which there must be at least one.
+///
+/// The error does not contain the parser's message: it quotes the file, which may contain a key.
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|_| "it is not valid PEM")?;
@@ -132,7 +136,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(found)
 }
 
-/// What is usually wrong, in words that say what to do.
+/// Replaces the error of a TLS handshake with advice if it has one of the usual causes.
 pub(crate) fn explained(error: io::Error, name: &str) -> io::Error {
     let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
     let advice = match reason {
@@ -152,9 +156,12 @@ pub(crate) fn explained(error: io::Error, name: &str) -> io::Error {
     io::Error::new(error.kind(), advice)
 }
 
-/// The same for a connection after its handshake: by TLS 1.3 a server tells only then that it misses the
-/// client certificate, or does not trust it. With `begins` it has TLS, and nothing was read yet: then a reset
-/// may have overtaken the server's words.
+/// Adds advice to an error of a connection whose handshake was completed, if a client certificate may be the
+/// cause: with TLS 1.3, a server reports only after the handshake that a client certificate is missing or not
+/// trusted.
+///
+/// `begins` says that the connection uses TLS and that nothing has been read from it yet. In this state, a
+/// reset may have arrived before the server's alert, so it is explained as well.
 pub(crate) fn refused(error: io::Error, begins: bool) -> io::Error {
     let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
     let advice = match reason {

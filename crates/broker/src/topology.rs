@@ -1,8 +1,8 @@
-//! Exchanges, queues and bindings, as data.
+//! The exchanges, queues and bindings, as data.
 //!
-//! A queue's name holds what its arguments fix (`delay.1000` keeps messages for 1000 ms), and the arguments
-//! of all other names are constants: a changed configuration declares new queues and never meets 406
-//! PRECONDITION_FAILED. Operators tune limits by policy.
+//! A queue's name contains the settings that its arguments depend on (`delay.1000` keeps messages for 1000
+//! ms). The arguments of all other queues are constants. A changed configuration therefore declares new
+//! queues and never fails with 406 PRECONDITION_FAILED. Operators adjust limits with policies.
 
 mod held_number;
 
@@ -17,35 +17,35 @@ use lapin::{
 use crate::channel::Declaring;
 use held_number::HeldNumber;
 
-/// Every name of one installation, from its prefix and its delay tiers.
+/// The topology of one installation: all its names follow from a prefix and the delay tiers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     prefix: String,
     tiers: Vec<Duration>,
     worker: Option<String>,
-    /// Of the worker's queue of held deliveries.
+    /// The number of the worker's queue of held deliveries.
     number: HeldNumber,
 }
 
-/// An exchange: durable, never deleted by itself.
+/// A durable exchange that is never deleted automatically.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// Its full name.
+    /// The full name.
     pub name: String,
     /// `topic`, `direct` or `fanout`.
     pub kind: &'static str,
 }
 
-/// A queue: durable, a quorum queue.
+/// A durable quorum queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
-    /// Its full name.
+    /// The full name.
     pub name: String,
-    /// Declaration arguments.
+    /// The declaration arguments.
     pub arguments: Vec<(&'static str, Argument)>,
 }
 
-/// A declaration argument's value.
+/// The value of a declaration argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Argument {
     /// A string.
@@ -54,14 +54,14 @@ pub enum Argument {
     Number(i64),
 }
 
-/// What an exchange passes to a queue.
+/// A binding of a queue to an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// The exchange's full name.
     pub exchange: String,
     /// The queue's full name.
     pub queue: String,
-    /// `#` is everything on a topic exchange.
+    /// The routing key; `#` matches every key of a topic exchange.
     pub routing_key: &'static str,
 }
 
@@ -69,34 +69,39 @@ pub struct Binding {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot declare {name} on the broker")]
 pub struct DeclareError {
-    /// The exchange or queue.
+    /// The full name of the exchange or queue.
     pub name: String,
     #[source]
     source: lapin::Error,
 }
 
-/// How often a message may come back before it is taken for poison. RabbitMQ counts every return, also those
-/// of a lost connection or a shutdown, so this leaves room for a bad night.
+/// How often the broker may redeliver a message before it treats the message as poison. RabbitMQ counts every
+/// return to the queue, including those after a lost connection or a shutdown, so the limit leaves room for
+/// many restarts and reconnects.
 const DELIVERY_LIMIT: i64 = 100;
 pub(crate) const DUE_KEY: &str = "due";
-/// On a topic exchange.
+/// The routing key that matches every message of a topic exchange.
 pub(crate) const EVERYTHING: &str = "#";
-/// Of what only a recorder takes: it writes the same once, however often it comes, and nothing in there is
-/// poison. 4.x would drop a message after 20 returns, and on 3.10 "unlimited" drops it at the first.
+/// The delivery limit of queues that only recorders consume. A recorder writes a message once, however often
+/// the message is redelivered, so these queues contain no poison messages. Without this argument, RabbitMQ
+/// 4.x would drop a message after 20 returns, and on 3.10 the value for "unlimited" drops it at the first
+/// return.
 const KEPT_DELIVERY_LIMIT: i64 = 1_000_000;
-/// How long a delivery that its worker holds may be in nobody's hands: then it comes due, for any worker.
-/// RabbitMQ does not let an unacked message expire; one that a worker gave back by dying has most often
-/// outlived this already, and comes due at once.
+/// How long a held delivery may stay in its queue without a consumer before it becomes due for any worker.
+///
+/// RabbitMQ does not expire unacknowledged messages. The message of a worker that died has usually exceeded
+/// this time already when it returns to the queue, and becomes due at once.
 const HELD_TTL: Duration = Duration::from_secs(5);
-/// How much of the journal waits for a recorder, in bytes; more is refused. Hours of a busy system, and
-/// little of a disk.
+/// The maximum size of the journal queue, in bytes; beyond it, the broker refuses publishes. This is enough
+/// for hours of a busy system, and a small part of a disk.
 const JOURNAL_BYTES_MAX: i64 = 2 * 1024 * 1024 * 1024;
-/// The queue of a worker that is gone is deleted after this time, long after all that it held has come due.
+/// After how long without a consumer the queue of held deliveries of a stopped worker is deleted. All
+/// deliveries in it have become due long before.
 const HELD_EXPIRES: Duration = Duration::from_hours(1);
 
 impl Topology {
-    /// The topology with this name prefix and one delay queue for each tier (whole milliseconds, shortest
-    /// first).
+    /// Returns the topology with this name prefix and one delay queue for each tier (whole milliseconds,
+    /// shortest first).
     pub fn new(prefix: impl Into<String>, tiers: &[Duration]) -> Self {
         Self {
             prefix: prefix.into(),
@@ -106,8 +111,8 @@ impl Topology {
         }
     }
 
-    /// The same, for the worker of this name: with a queue of what it holds, once it has taken one. No two
-    /// running workers may share a name.
+    /// Returns the same topology for the worker of this name: it includes a queue of held deliveries, once
+    /// the worker has claimed one. Names of running workers must be unique.
     #[must_use]
     pub fn of_worker(self, name: impl Into<String>) -> Self {
         Self {
@@ -117,44 +122,46 @@ impl Topology {
         }
     }
 
-    /// The topic exchange that publishers send events to; its routing keys are event types.
+    /// Returns the name of the topic exchange that publishers send events to. Its routing keys are event
+    /// types.
     pub fn events_exchange(&self) -> String {
         self.named("events")
     }
 
-    /// The direct exchange that delay queues dead-letter to.
+    /// Returns the name of the direct exchange that the delay queues dead-letter to.
     pub fn deliveries_exchange(&self) -> String {
         self.named("deliveries")
     }
 
-    /// The topic exchange for what operators and the platform may want to know; its routing keys are kinds of
-    /// operations. Whoever wants them binds a queue of its own.
+    /// Returns the name of the topic exchange for events about endpoints that operators and other systems may
+    /// be interested in. Its routing keys are the kinds of operations. Consumers bind their own queues to it.
     pub fn operations_exchange(&self) -> String {
         self.named("operations")
     }
 
-    /// The queue of published events.
+    /// Returns the name of the queue of published events.
     pub fn events(&self) -> String {
         self.named("events")
     }
 
-    /// The queue of deliveries whose next attempt is due.
+    /// Returns the name of the queue of deliveries whose next attempt is due.
     pub fn due(&self) -> String {
         self.named("due")
     }
 
-    /// The queue of deliveries that this worker has in its hands. It is declared only once the worker has
-    /// taken it; other roles hold nothing.
+    /// Returns the name of the queue of deliveries that this worker holds. It is declared only after the
+    /// worker has claimed it; other roles have no such queue.
     pub fn held(&self) -> String {
         self.held_of(&self.number.get().to_string())
     }
 
-    /// The queue of this number or, up to an earlier version, of the worker of this name.
+    /// Returns the name of the queue of held deliveries with this number. In earlier versions, these queues
+    /// were named after workers instead.
     pub(crate) fn held_of(&self, number: &str) -> String {
         self.named(&format!("held.{number}"))
     }
 
-    /// Whether it is the queue of held deliveries of any worker.
+    /// Returns whether this is the queue of held deliveries of any worker.
     pub fn is_held(&self, queue: &str) -> bool {
         queue.starts_with(&self.held_of(""))
     }
@@ -163,32 +170,33 @@ impl Topology {
         &self.number
     }
 
-    /// The queue in which a delivery waits for `delay`.
+    /// Returns the name of the queue in which a delivery waits for `delay`.
     pub fn delay(&self, delay: Duration) -> String {
         self.named(&format!("delay.{}", delay.as_millis()))
     }
 
-    /// The delays that there are queues for, shortest first.
+    /// Returns the delays that have queues, shortest first.
     pub fn tiers(&self) -> &[Duration] {
         &self.tiers
     }
 
-    /// The queue of dead letters.
+    /// Returns the name of the queue of dead letters.
     pub fn dead(&self) -> String {
         self.named("dead")
     }
 
-    /// The queue of messages that could not be read, or that kept coming back.
+    /// Returns the name of the queue of messages that could not be read, or that were redelivered too often.
     pub fn rejected(&self) -> String {
         self.named("rejected")
     }
 
-    /// The queue of what workers recorded and no recorder has stored yet.
+    /// Returns the name of the queue of journal batches that workers have published and no recorder has
+    /// stored yet.
     pub fn journal(&self) -> String {
         self.named("journal")
     }
 
-    /// A name without the prefix, such as `due`.
+    /// Returns the name without the prefix, such as `due`.
     pub fn own_name<'a>(&self, name: &'a str) -> &'a str {
         self.own(name).unwrap_or(name)
     }
@@ -209,7 +217,7 @@ impl Topology {
         format!("{}.{name}", self.prefix)
     }
 
-    /// The exchanges.
+    /// Returns the exchanges.
     pub fn exchanges(&self) -> Vec<Exchange> {
         vec![
             Exchange {
@@ -228,8 +236,8 @@ impl Topology {
         ]
     }
 
-    /// The queues, in the order in which they are declared: whatever dead-letters comes after what it
-    /// dead-letters to.
+    /// Returns the queues in the order of their declaration: the target of dead-lettering comes before the
+    /// queues that dead-letter to it.
     pub fn queues(&self) -> Vec<Queue> {
         let kept = |name| Queue {
             name,
@@ -251,8 +259,8 @@ impl Topology {
         queues
     }
 
-    /// The queue of this name, if it is one that some configuration or worker of this prefix declares: also
-    /// of a delay that is not configured any more, and of another worker.
+    /// Returns the queue of this name if any configuration or worker with this prefix declares it, including
+    /// a queue for a delay that is no longer configured, or of another worker; `None` otherwise.
     pub(crate) fn queue(&self, name: &str) -> Option<Queue> {
         let own = self.own(name)?;
         if let Some(delay_ms) = own.strip_prefix("delay.") {
@@ -264,7 +272,8 @@ impl Topology {
         self.queues().into_iter().find(|queue| queue.name == name)
     }
 
-    /// The bindings. Messages for other queues go through the default exchange, by the queue's name.
+    /// Returns the bindings. Messages for other queues go through the default exchange, with the queue's name
+    /// as the routing key.
     pub fn bindings(&self) -> Vec<Binding> {
         vec![
             Binding {
@@ -317,10 +326,11 @@ impl Topology {
         arguments
     }
 
-    /// Declares everything; what is there already and equal stays as it is.
+    /// Declares all exchanges, queues and bindings. Existing ones with the same arguments stay unchanged.
     ///
     /// # Errors
-    /// When the broker refuses one; what came before it stays declared. After an error the channel is closed.
+    /// Returns an error if the broker refuses a declaration. Earlier declarations stay in effect, and the
+    /// channel is closed.
     pub(crate) async fn declare_on(&self, declaring: &Declaring<'_>) -> Result<(), DeclareError> {
         let channel = &declaring.channel;
         for exchange in self.exchanges() {
@@ -329,7 +339,8 @@ impl Topology {
         let bindings = self.bindings();
         for queue in self.queues() {
             queue.declare(channel, false).await?;
-            // Bound at once: from the first delay queue on, something may be dead-lettered to it.
+            // Bind at once: as soon as the first delay queue exists, messages may be dead-lettered to this
+            // queue.
             for binding in bindings.iter().filter(|binding| binding.queue == queue.name) {
                 binding.declare(channel).await?;
             }
@@ -350,8 +361,10 @@ fn quorum() -> (&'static str, Argument) {
     ("x-queue-type", Argument::Text("quorum".to_owned()))
 }
 
-/// RabbitMQ's default dead-lettering loses messages when the target does not take them; this one keeps them
-/// until it has. It works only together with `reject-publish`.
+/// Returns the arguments for dead-lettering at least once.
+///
+/// RabbitMQ's default strategy loses messages if the target does not accept them. This one keeps them until
+/// the target has confirmed them. It works only together with `reject-publish`.
 fn dead_letter_to(exchange: String, routing_key: String) -> [(&'static str, Argument); 4] {
     [
         ("x-dead-letter-exchange", Argument::Text(exchange)),
@@ -392,7 +405,7 @@ impl Queue {
         found.map(|(_, argument)| argument)
     }
 
-    /// Returns how many messages are ready and how many consumers there are.
+    /// Declares the queue and returns the number of ready messages and the number of consumers.
     pub(crate) async fn declare(&self, channel: &Channel, passive: bool) -> Result<(u32, u32), DeclareError> {
         let options = QueueDeclareOptions {
             durable: true,
@@ -442,7 +455,7 @@ impl DeclareError {
     }
 }
 
-/// `exchange --routing key--> queue`
+/// Writes `exchange --routing key--> queue`.
 impl fmt::Display for Binding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} --{}--> {}", self.exchange, self.routing_key, self.queue)

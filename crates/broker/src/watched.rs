@@ -1,4 +1,4 @@
-//! What is noticed of a consumer and its messages, for metrics and `magnetite doctor`.
+//! Observations about a consumer and its messages, for metrics and `magnetite doctor`.
 
 use std::{
     collections::VecDeque,
@@ -14,18 +14,19 @@ use crate::{
     screen::{CUT, UNREADABLE},
 };
 
-/// So many returns are more than what restarts and lost connections come to. At a limit of its own the queue
-/// takes the message out.
+/// The number of returns of one message that restarts and lost connections do not explain. At a higher limit,
+/// the queue itself removes the message.
 const RETURNS_MANY: u64 = 10;
-/// A consumer that is lost or refused so often within [`RESTARTS_WITHIN`] comes back over and over.
+/// The number of times that a consumer must be lost or refused within [`RESTARTS_WITHIN`] to be reported as
+/// restarting repeatedly.
 const RESTARTS_MANY: usize = 5;
 const RESTARTS_WITHIN: Duration = Duration::from_mins(10);
 
 /// One queue that a process consumes.
 pub(crate) struct Watched {
-    /// Without prefix, and without a worker's name.
+    /// The queue's name without the prefix, and without the number of a worker's queue.
     queue: String,
-    /// When the consumer was lost or refused, the latest [`RESTARTS_MANY`] times.
+    /// When the consumer was lost or refused, at most the last [`RESTARTS_MANY`] times.
     restarts: VecDeque<Instant>,
     restarts_total: Counter,
     returned_often_total: Counter,
@@ -52,7 +53,7 @@ impl Watched {
         watched
     }
 
-    /// The consumer was lost, or could not begin.
+    /// Records that the consumer was lost or could not start.
     pub(crate) fn restarts(&mut self, error: &str) {
         self.restarts_total.increment(1);
         let now = Instant::now();
@@ -70,14 +71,14 @@ impl Watched {
         }
     }
 
-    /// A message came.
+    /// Records the arrival of a message.
     pub(crate) fn arrives(&self, message: &Message) {
         let headers = message.properties.headers().as_ref().map(FieldTable::inner);
         let name = || {
             let id = message.properties.message_id().as_ref();
             id.map_or("without an id", ShortString::as_str).to_owned()
         };
-        // Set by quorum queues from the first return on.
+        // Quorum queues set this header from the first return on.
         let returns = match headers.and_then(|headers| headers.get("x-delivery-count")) {
             Some(AMQPValue::LongLongInt(count)) => u64::try_from(*count).unwrap_or_default(),
             Some(AMQPValue::LongInt(count)) => u64::try_from(*count).unwrap_or_default(),
@@ -89,7 +90,7 @@ impl Watched {
             Trouble::Poison.note(&self.queue, detail);
         }
         let is_unreadable = |name: &str| headers.is_some_and(|headers| headers.contains_key(name));
-        // The consumer that rejected it has noted it.
+        // The consumer that rejected the message has recorded it already.
         if self.queue != "rejected" && [UNREADABLE, CUT].into_iter().any(is_unreadable) {
             self.unreadable_total.increment(1);
             let detail = format!(

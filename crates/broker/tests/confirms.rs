@@ -1,5 +1,5 @@
-//! 64 publishes in flight on one channel, and something happens to a few: these fail, with the right error,
-//! and no others; and whatever is Ok is in its queue, once.
+//! 64 publishes are in flight on one channel, and a few of them fail. Exactly these must return an error, and
+//! the right one. Every message whose result is Ok must be in its queue exactly once.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -24,7 +24,7 @@ struct Fixture {
     confirms: Confirms,
     publisher: Publisher,
     topology: Topology,
-    /// Past the proxy.
+    /// A connection to the broker that bypasses the proxy.
     amqp: Amqp,
     stop: CancellationToken,
 }
@@ -51,7 +51,7 @@ impl Fixture {
         }
     }
 
-    /// Publishes all of them at once; none is answered before the last of them is published.
+    /// Publishes all messages at once. The proxy holds back every answer until the last message is published.
     async fn publish(&self, messages: &[Outgoing]) -> Results {
         self.confirms.hold_until(messages.len());
         self.publisher.publish_all(messages).await
@@ -61,7 +61,8 @@ impl Fixture {
         (0..IN_FLIGHT).map(|lead| letter(&self.topology, lead)).collect()
     }
 
-    /// The leads in the queue of dead letters, and how often each is there. Takes them out.
+    /// Takes the messages out of the queue of dead letters, and returns how often each lead's message was
+    /// there.
     async fn arrived(&self) -> BTreeMap<usize, usize> {
         let mut arrived = BTreeMap::new();
         for found in self.amqp.drain("dead").await {
@@ -74,7 +75,7 @@ impl Fixture {
         arrived
     }
 
-    /// Every Ok is a message in the queue, and no message is there twice.
+    /// Checks that every Ok is a message in the queue, and that no message is there twice.
     async fn assert_ok_is_there_once(&self, results: &Results) {
         let arrived = self.arrived().await;
         for (lead, result) in results.iter().enumerate() {
@@ -86,7 +87,8 @@ impl Fixture {
         }
     }
 
-    /// The publisher goes on with what is new, and no late answer is taken for the answer to it.
+    /// Checks that the publisher can publish new messages, and that no late answer is mistaken for one of
+    /// their answers.
     async fn assert_goes_on(&self) {
         let results = self.publish(&self.letters()).await;
         assert!(results.iter().all(Result::is_ok), "{results:?}");
@@ -133,12 +135,12 @@ fn letter(topology: &Topology, lead: usize) -> Outgoing {
     Outgoing::dead(topology, &delivery, &letter)
 }
 
-/// What only the body of this lead's event contains.
+/// Returns a text that only the body of this lead's event contains.
 fn marker(lead: usize) -> String {
     format!(r#""lead_{lead}""#)
 }
 
-/// The first, the last, and one in between.
+/// Returns the first message, the last one, and one in between.
 fn victims() -> [usize; 3] {
     [
         0,
@@ -207,13 +209,13 @@ async fn of_64_in_flight_only_the_returned_publish_fails() {
     fixture.delete().await;
 }
 
-/// lapin gives a return to whichever confirm comes next: also when that one never comes, or is a nack.
+/// lapin attaches a return to whichever confirm comes next, even if that confirm never arrives or is a nack.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nack_a_return_and_a_missing_confirm_in_one_window_fail_three_publishes() {
     let fixture = Fixture::new("all").await;
     let nowhere = Topology::new(prefix("nowhere"), &[]);
     let first = 1 + chance("first", IN_FLIGHT as u64 - 4) as usize;
-    // Side by side, in each order.
+    // The three messages are adjacent, in each order.
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         let [nacked, returned, silent] = order.map(|offset| first + offset);
         fixture.confirms.strike(marker(nacked), Strike::Nack);
@@ -240,7 +242,7 @@ async fn a_nack_a_return_and_a_missing_confirm_in_one_window_fail_three_publishe
     fixture.delete().await;
 }
 
-/// What is not answered in time is neither Ok nor an error until it is.
+/// A message that is not answered in time has no result until it is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_confirm_is_waited_for_and_counts() {
     let fixture = Fixture::new("late").await;
@@ -255,7 +257,7 @@ async fn a_late_confirm_is_waited_for_and_counts() {
     assert!(results[victim].is_none(), "{results:?}");
     assert!(results.iter().flatten().all(Result::is_ok), "{results:?}");
     let unanswered = results.iter().filter(|result| result.is_none()).count();
-    // Its channel is not for others meanwhile, and keeps none from them.
+    // The late message's channel is not reused in the meantime, and does not block other channels.
     fixture.confirms.hold_until(IN_FLIGHT);
     let others = fixture.publisher.publish_all(&letters).await;
     assert!(others.iter().all(Result::is_ok), "{others:?}");
@@ -305,7 +307,7 @@ async fn a_confirm_that_never_comes_is_waited_for_until_the_connection_is_replac
     fixture.delete().await;
 }
 
-/// Nacks of the broker's own making.
+/// Nacks by the broker itself, not by the proxy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_fails_what_it_refused_and_holds_what_was_ok() {
     const ROOM: i32 = 40;

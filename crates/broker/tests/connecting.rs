@@ -1,4 +1,4 @@
-//! Finding a broker that lets us in, among those that are away or hang.
+//! Finding a broker that accepts the connection, among brokers that are down or hang.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{fs, time::Duration};
@@ -14,10 +14,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use webhook::journal::BatchStamp;
 
-/// Many times what any of this takes.
+/// Many times the duration of any step.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A port that was free a moment ago.
+/// Returns an address whose port was free just before, so that it refuses connections.
 async fn refusing() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .await
@@ -26,16 +26,17 @@ async fn refusing() -> std::net::SocketAddr {
         .unwrap()
 }
 
-/// The rest of what was sent, once the other side has closed the connection.
+/// Returns the rest of the bytes that were sent, once the other side has closed the connection.
 async fn closed(stream: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
     let reading = timeout(SOON, stream.read_to_end(&mut rest)).await;
-    // Closed with a reset is closed as well.
+    // A connection that was reset is closed as well.
     let _ = reading.expect("the connection is still open");
     rest
 }
 
-/// How many threads of this process lapin has for its connections. One test is one process.
+/// Returns the number of threads that lapin runs for its connections in this process. Each test is a process
+/// of its own.
 fn connection_threads() -> usize {
     let threads = fs::read_dir("/proc/self/task").unwrap();
     let names = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")));
@@ -98,13 +99,13 @@ async fn a_broker_that_is_not_there_fails_a_publish_within_its_bound() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_addresses_a_link_finds_the_one_that_answers_wherever_it_begins() {
-    // Accepts connections and says nothing, as a node that is stopped.
+    // Accepts connections and sends nothing, like a node that hangs.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (hangs, refuses, url) = (silent.local_addr().unwrap(), refusing().await, shared_broker());
     let address = Config::new(&url, "addresses").unwrap().address();
     let urls = format!("amqp://{hangs}/%2f?connection_timeout=300,amqp://{refuses}/%2f,{url}");
     let config = Config::new(&urls, "addresses").unwrap();
-    // They begin anywhere: of twenty, some do at each.
+    // Links begin at a random node: of twenty, some begin at each.
     for _ in 0..20 {
         let stop = CancellationToken::new();
         let link = Link::open(&config, "broker tests", stop.clone());

@@ -1,4 +1,4 @@
-//! The crate against a real RabbitMQ. Each test has a topology prefix of its own and deletes it afterwards.
+//! Tests against a real RabbitMQ. Each test has its own topology prefix and deletes its topology afterwards.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
@@ -145,7 +145,8 @@ async fn the_server_says_who_it_is_and_keeps_what_at_least_once_promises() {
     let fixture = fixture("server").await;
     let server = Server::of(&fixture.config).await.unwrap();
     assert_eq!(server.product, "RabbitMQ");
-    // Of `tests/run.sh --rabbitmq`: a run that says 4 and tests 3 proves nothing.
+    // `tests/run.sh --rabbitmq` sets this: a run that claims to test version 4 and tests version 3 proves
+    // nothing.
     match std::env::var("MAGNETITE_TEST_RABBITMQ") {
         Ok(major) => assert_eq!(server.major().unwrap().to_string(), major, "{server:?}"),
         Err(_) => assert!(server.major().unwrap() >= 3, "{server:?}"),
@@ -314,7 +315,7 @@ async fn one_open_message_holds_back_no_ack_of_ten_thousand_behind_it() {
             .all(Result::is_ok)
     );
     let (open, acked) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
-    // A prefetch far below the number of messages: they only come if acks go through one by one.
+    // The prefetch is far below the number of messages, so they arrive only if acks are written one by one.
     let (stop, consuming) = fixture.consume(50, {
         let (open, acked) = (Arc::clone(&open), Arc::clone(&acked));
         move |incoming| {

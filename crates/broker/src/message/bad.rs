@@ -1,33 +1,33 @@
-//! Why a message is quarantined.
+//! The reasons for which a message is quarantined.
 
 use webhook::Rejection;
 
-/// A message that is not what its queue holds; it is quarantined.
+/// A message that does not have the format of its queue's messages. The consumer quarantines it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadMessage {
-    /// The body or the message id is not an event's.
+    /// The body or the message id is not that of an event.
     #[error(transparent)]
     Event(#[from] Rejection),
     /// The properties cannot be read.
     #[error("{0}, so its properties cannot be read")]
     Unreadable(String),
-    /// A delivery header is missing or not readable.
+    /// A delivery header is missing or invalid.
     #[error("header {name} is not {expected}")]
     Header {
-        /// The header.
+        /// The name of the header.
         name: &'static str,
-        /// What it must be.
+        /// The value that is expected.
         expected: &'static str,
     },
 }
 
 impl BadMessage {
-    /// Every word that [`reason`](Self::reason) returns.
+    /// Returns every word that [`reason`](Self::reason) can return.
     pub fn reasons() -> Vec<&'static str> {
         [&Rejection::REASONS[..], &["unreadable_properties", "bad_header"]].concat()
     }
 
-    /// The stable word for the `magnetite-reason` header and metrics.
+    /// Returns the stable word for the `magnetite-reason` header and for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Event(rejection) => rejection.reason(),

@@ -1,4 +1,4 @@
-//! Batches of the journal, and what each says of itself.
+//! Batches of the journal, and the headers that identify each batch.
 
 use bytes::Bytes;
 use lapin::{BasicProperties, types::FieldTable};
@@ -13,7 +13,7 @@ const SETTLED: &str = "magnetite-batches-settled";
 const MADE_MS: &str = "magnetite-batch-ms";
 
 impl Outgoing {
-    /// What workers recorded: a batch as of the journal's encoding.
+    /// Returns a message with a batch of a worker's records, in the journal's encoding.
     pub fn journal(topology: &Topology, stamp: &BatchStamp, batch: Bytes) -> Self {
         let mut headers = FieldTable::default();
         headers.insert(WORKER.into(), text(&stamp.worker));
@@ -33,8 +33,8 @@ impl Outgoing {
 }
 
 impl Message {
-    /// What a batch of the journal says of itself; `None` from a worker of an older version, or when it makes
-    /// no sense.
+    /// Returns the stamp of a journal batch; `None` if a worker of an older version published it without one,
+    /// or if its values are inconsistent.
     pub fn batch_stamp(&self) -> Option<BatchStamp> {
         let counter = |name| self.number(name).and_then(|number| u64::try_from(number).ok());
         let stamp = BatchStamp {

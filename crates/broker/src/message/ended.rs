@@ -1,4 +1,4 @@
-//! Dead letters and rejected messages, read back; and how a rejected one is published again.
+//! Decoding of dead letters and rejected messages, and republishing of rejected messages.
 
 use bytes::Bytes;
 use lapin::{
@@ -17,38 +17,39 @@ use crate::{
     screen::{CUT, RAW},
 };
 
-/// A message that stands in the queue of rejected ones.
+/// A message in the queue of rejected messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// This rejection's own id; `None` when RabbitMQ moved the message by itself.
+    /// The id of this rejection; `None` if RabbitMQ dead-lettered the message itself.
     pub id: Option<String>,
-    /// When, in Unix milliseconds; 0 when nothing says.
+    /// When the message was rejected, in Unix milliseconds; 0 if unknown.
     pub rejected_ms: u64,
-    /// `events`, `due`, `journal` or `dead`: where the message belongs. Another queue's name when RabbitMQ
-    /// moved it from there.
+    /// Where the message belongs: `events`, `due`, `journal` or `dead`. If RabbitMQ dead-lettered the message
+    /// from another queue, the full name of that queue; empty if unknown.
     pub source: String,
-    /// A stable word; RabbitMQ's, such as `delivery_limit` or `expired`, when it moved the message by
-    /// itself.
+    /// Why the message was rejected, as a stable word. If RabbitMQ dead-lettered the message itself, this is
+    /// RabbitMQ's word, such as `delivery_limit` or `expired`.
     pub reason: String,
-    /// For people.
+    /// A description of the reason for people.
     pub detail: String,
-    /// As it came.
+    /// The property `message_id`, unchanged.
     pub message_id: Option<String>,
-    /// The property `type`, as it came.
+    /// The property `type`, unchanged.
     pub event_type: Option<String>,
-    /// The delivery headers that it came with: a flat JSON object of texts and numbers. Property bytes that
-    /// could not be read are in it as well, in hexadecimal digits, as `magnetite-unreadable-properties`;
-    /// and the length of a body that was cut, as `magnetite-body-bytes`.
+    /// The message's delivery headers: a flat JSON object of strings and numbers. It also contains properties
+    /// that could not be read, in hexadecimal digits, as `magnetite-unreadable-properties`, and the original
+    /// length of a truncated body as `magnetite-body-bytes`.
     pub headers: String,
-    /// As it came.
+    /// The body, unchanged.
     pub body: Bytes,
 }
 
 impl Message {
-    /// Reads a message of the queue of dead letters.
+    /// Decodes a message of the queue of dead letters.
     ///
     /// # Errors
-    /// When it is not a delivery, or does not say why and when it died.
+    /// Returns an error if the message is not a delivery, or does not contain the reason and the time of its
+    /// death.
     pub fn dead_letter(&self) -> Result<(Delivery, DeadLetter), BadMessage> {
         self.readable()?;
         let reason = self.text(REASON).and_then(|reason| reason.parse().ok());
@@ -66,7 +67,7 @@ impl Message {
         Ok((self.delivery()?, letter))
     }
 
-    /// Reads a message of the queue of rejected ones. Whatever it is: nothing in it has to be there.
+    /// Decodes a message of the queue of rejected messages. No part of the message is required.
     pub fn rejected(&self, topology: &Topology) -> Rejected {
         let death = self.first_death();
         let moved_by_us = self.text(REASON).is_some();
@@ -110,7 +111,8 @@ impl Message {
         }
     }
 
-    /// A dead letter that is set aside, with all that it says.
+    /// Returns the rejected message for a dead letter that cannot be recorded. It keeps all headers of the
+    /// dead letter.
     pub fn dead_letter_aside(&self, topology: &Topology) -> Rejected {
         let kept: Vec<_> = DELIVERY_HEADERS.into_iter().chain(DEAD_HEADERS).collect();
         Rejected {
@@ -120,7 +122,7 @@ impl Message {
         }
     }
 
-    /// When RabbitMQ first moved the message, in Unix milliseconds.
+    /// Returns when RabbitMQ first dead-lettered the message, in Unix milliseconds.
     fn first_death(&self) -> Option<u64> {
         let AMQPValue::FieldArray(deaths) = self.header("x-death")? else {
             return None;
@@ -134,11 +136,11 @@ impl Message {
         }
     }
 
-    /// Those of these headers that are texts and numbers of a sensible length.
+    /// Returns those of the named headers that are strings or numbers of a plausible length, as JSON.
     fn headers_as_json(&self, names: &[&str]) -> String {
         let mut json = Map::new();
         for &name in names {
-            // An error in words is as long as it is, and is cut when it is written again.
+            // The error description may have any length; it is truncated when it is written again.
             if self
                 .header(name)
                 .is_none_or(|value| name != LAST_ERROR && is_long(value))
@@ -162,8 +164,9 @@ impl Message {
 }
 
 impl Outgoing {
-    /// A rejected message, as it came, to where it belongs; `None` when that is none of `events`, `due`,
-    /// `journal` and `dead`, or its headers are not what [`Rejected::headers`] holds.
+    /// Returns the message that republishes a rejected one, unchanged, to the queue where it belongs; `None`
+    /// if its source is not one of `events`, `due`, `journal` and `dead`, or if its headers do not have the
+    /// format of [`Rejected::headers`].
     pub fn redriven(topology: &Topology, rejected: &Rejected) -> Option<Self> {
         let Ok(Value::Object(stored)) = serde_json::from_str(&rejected.headers) else {
             return None;
@@ -178,7 +181,7 @@ impl Outgoing {
             headers.insert(name.as_str().into(), value);
         }
         let (exchange, routing_key) = match rejected.source.as_str() {
-            // Straight into the queue: what else is bound to the exchange has had it.
+            // Published directly to the queue: other queues bound to the exchange have received it already.
             "events" => (String::new(), topology.events()),
             "due" => (topology.deliveries_exchange(), DUE_KEY.to_owned()),
             "journal" => (String::new(), topology.journal()),

@@ -39,13 +39,14 @@ fn received(outgoing: Outgoing) -> Message {
     }
 }
 
-/// A message as the first release wrote it, header by header: every later release must read it.
+/// Returns a message as the first release wrote it, header by header. Every later release must be able to
+/// read it.
 fn first_release() -> Message {
     written(&[("magnetite-no-slot-since-ms", 1_703_123_457_000)])
 }
 
-/// A message as it has been written since durations travel instead of moments: every later release must read
-/// it.
+/// Returns a message as written since headers contain durations instead of times. Every later release must be
+/// able to read it.
 fn with_durations() -> Message {
     written(&[("magnetite-no-slot-ms", 7_000), ("magnetite-fault-ms", 31_000)])
 }
@@ -235,7 +236,7 @@ fn two_messages_hash_alike_only_if_their_content_is_the_same() {
     assert_ne!(hash(&one), hash(&other_body));
 }
 
-/// Any value that a header can have, tables in tables included.
+/// Generates any value that a header can have, including nested tables.
 fn any_value() -> impl Strategy<Value = AMQPValue> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..20);
     let leaf = prop_oneof![
@@ -265,7 +266,7 @@ fn named(table: BTreeMap<String, AMQPValue>) -> BTreeMap<ShortString, AMQPValue>
         .collect()
 }
 
-/// Any table: foreign names, and ours with values of any kind.
+/// Generates any table: foreign names, and our names with values of any type.
 fn any_headers() -> impl Strategy<Value = FieldTable> {
     let name = prop_oneof![
         prop::sample::select(DELIVERY_HEADERS.to_vec()).prop_map(str::to_owned),

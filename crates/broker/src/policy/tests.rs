@@ -16,7 +16,7 @@ fn policy(name: &str, pattern: &str, priority: i64, definition: &Value) -> Polic
     serde_json::from_value(policy).unwrap()
 }
 
-/// What a policy of all queues does to this one.
+/// Returns the effects of a policy of all queues on this queue.
 fn harms(queue: &str, definition: &Value) -> Vec<String> {
     let policies = Policies {
         regular: vec![policy("p", ".*", 0, definition)],

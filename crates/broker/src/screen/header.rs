@@ -1,21 +1,21 @@
-//! Content headers: whether lapin can read one, and what takes the place of one that it cannot.
+//! Validation of content headers, and replacement of those that lapin cannot read.
 //!
-//! The walk follows lapin's parser step by step, without allocating and with a bound on the depth.
+//! The validation follows lapin's parser step by step, without allocating and with a maximum depth.
 
 use std::str;
 
 use super::{AROUND_PAYLOAD, BODY_MAX, CUT, FRAME_MIN, RAW, RAW_MAX, UNREADABLE};
 
-/// How deeply tables and arrays may be nested. RabbitMQ's own `x-death` has three levels; lapin's parser
-/// takes several hundred.
+/// The maximum nesting depth of tables and arrays. RabbitMQ's own `x-death` has three levels; lapin's parser
+/// can read several hundred.
 const DEPTH_MAX: usize = 32;
-/// Class, weight and size of the body come before the property flags.
+/// The number of bytes before the property flags: class, weight and size of the body.
 const BEFORE_FLAGS: usize = 12;
 const BEFORE_BODY_BYTES: usize = 4;
 const BEFORE_PROPERTIES: usize = BEFORE_FLAGS + 2;
 const HEADERS: usize = 2;
 
-/// The properties of AMQP 0-9-1's class `basic`, in the order of their flags.
+/// The properties of the class `basic` of AMQP 0-9-1, in the order of their flags.
 const PROPERTIES: [(&str, Kind); 14] = [
     ("content_type", Kind::Text),
     ("content_encoding", Kind::Text),
@@ -40,7 +40,7 @@ enum Kind {
     Fixed(usize),
 }
 
-/// What lapin cannot read.
+/// A part of a content header that lapin cannot read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     /// A property's name, or `frame`.
@@ -48,10 +48,10 @@ pub(super) struct Fault {
     what: &'static str,
 }
 
-/// One property as it stands in the header.
+/// One property, as encoded in the header.
 struct Property<'a> {
     index: usize,
-    /// With its length in front, if it has one.
+    /// The value, preceded by its length if it has one.
     bytes: &'a [u8],
     fault: Option<&'static str>,
 }
@@ -63,7 +63,7 @@ const UNKNOWN_TYPE: &str = "have a value of an unknown type";
 const TOO_DEEP: &str = "are nested more than 32 levels deep";
 const CUT_VALUE: &str = "have a value that ends early";
 
-/// Whether lapin can read the payload of this content header.
+/// Checks that lapin can read the payload of this content header.
 pub(super) fn check(payload: &[u8]) -> Result<(), Fault> {
     let mut walk = Walk::of(payload).ok_or(Fault {
         part: "frame",
@@ -83,13 +83,13 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Fault> {
     }
 }
 
-/// That the header does not fit into a frame that lapin takes.
+/// The fault of a header that does not fit into a frame that lapin accepts.
 pub(super) const TOO_LARGE: Fault = Fault {
     part: "frame",
     what: "is larger than the connection's frame-max",
 };
 
-/// How many bytes of body follow; 0 when the payload does not say.
+/// Returns the size of the body in bytes; 0 if the payload does not contain it.
 pub(super) fn body_bytes(payload: &[u8]) -> u64 {
     let bytes = payload.get(BEFORE_BODY_BYTES..BEFORE_FLAGS);
     bytes
@@ -97,14 +97,18 @@ pub(super) fn body_bytes(payload: &[u8]) -> u64 {
         .map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// A payload that lapin can read, in place of one that it cannot or whose body is cut to [`BODY_MAX`]: with
-/// the properties that are valid and fit into a frame of `frame_max` bytes, and what was wrong. `None` when
-/// the payload does not even say how long the body is.
+/// Returns a payload that lapin can read, to replace one that it cannot read or whose body is truncated to
+/// [`BODY_MAX`].
+///
+/// The replacement has the properties that are valid and fit into a frame of `frame_max` bytes, and a
+/// description of the error. Returns `None` if the payload does not even contain the size of the body and the
+/// property flags.
 pub(super) fn replacement(payload: &[u8], fault: Option<Fault>, frame_max: usize) -> Option<Vec<u8>> {
     let raw = &payload[BEFORE_FLAGS.min(payload.len())..];
     let mut flags = 0_u16;
     let (mut before, mut headers, mut after) = (Vec::new(), Vec::new(), Vec::new());
-    // The headers have to leave room for the other properties, at most 256 bytes each, and for what is added.
+    // The headers must leave room for the other properties, at most 256 bytes each, and for the added
+    // headers.
     let raw = &raw[..raw.len().min(RAW_MAX).min(frame_max / 8)];
     let headers_max = frame_max.saturating_sub(raw.len() + FRAME_MIN);
     for property in Walk::of(payload)?.filter(|property| property.fault.is_none()) {
@@ -152,7 +156,7 @@ const fn flag(index: usize) -> u16 {
     1 << (15 - index)
 }
 
-/// The properties that the flags name, up to the first whose end is not known.
+/// An iterator over the properties that the flags name, up to the first one whose end is unknown.
 struct Walk<'a> {
     flags: u16,
     index: usize,
@@ -160,7 +164,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// `None` when the payload ends before its properties begin.
+    /// Returns `None` if the payload ends before its properties begin.
     fn of(payload: &'a [u8]) -> Option<Self> {
         let flags = payload.get(BEFORE_FLAGS..BEFORE_PROPERTIES)?;
         Some(Self {
@@ -198,7 +202,7 @@ impl<'a> Iterator for Walk<'a> {
     }
 }
 
-/// Takes one property off the front; `None` when its length says more than there is.
+/// Splits off one property; returns `None` if its length exceeds the remaining bytes.
 fn split<'a>(rest: &mut &'a [u8], kind: Kind) -> Option<&'a [u8]> {
     let length = match kind {
         Kind::Text => 1 + usize::from(*rest.first()?),
@@ -229,7 +233,7 @@ fn array(mut rest: &[u8], depth: usize) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The types that lapin knows, by RabbitMQ's letters.
+/// Checks one value of a type that lapin supports. The types have RabbitMQ's letters.
 fn value(rest: &mut &[u8], depth: usize) -> Result<(), &'static str> {
     let letter = *rest.split_off_first().ok_or(CUT_VALUE)?;
     let kind = match letter {

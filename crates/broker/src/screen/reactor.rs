@@ -1,4 +1,4 @@
-//! What lapin runs on: tokio, whose TCP streams are screened.
+//! The runtime for lapin: tokio, with TCP streams that are screened.
 
 use std::{
     future::Future,
@@ -19,14 +19,14 @@ use super::Screened;
 
 /// A connection before it is screened, with or without TLS.
 pub(crate) type Unscreened = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
-/// What lapin runs on.
+/// The runtime for lapin.
 pub(crate) type ScreenedRuntime = Runtime<RuntimeParts<Tokio, ScreenedTokio>>;
 
-/// tokio's reactor, whose TCP streams are screened.
+/// The reactor of tokio, with TCP streams that are screened.
 #[derive(Clone, Debug)]
 pub(crate) struct ScreenedTokio(Tokio);
 
-/// The runtime of the tokio runtime that this is called in.
+/// Returns a runtime for lapin on the current tokio runtime.
 pub(crate) fn runtime() -> ScreenedRuntime {
     let tokio = Tokio::current();
     Runtime::new(RuntimeParts::new(tokio.clone(), ScreenedTokio(tokio)))

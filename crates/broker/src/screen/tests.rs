@@ -13,7 +13,7 @@ fn frame(kind: u8, channel: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What lapin gets of a stream that comes in pieces of this size.
+/// Returns the bytes that lapin receives of a stream that arrives in pieces of this size.
 fn screened(stream: &[u8], piece: usize, frame_max: u32) -> Vec<u8> {
     let (mut screen, mut got) = (Screen::new(frame_max), Vec::new());
     for mut bytes in stream.chunks(piece) {
@@ -33,7 +33,7 @@ fn screened(stream: &[u8], piece: usize, frame_max: u32) -> Vec<u8> {
     got
 }
 
-/// In pieces of any size the result is the same, which is returned.
+/// Checks that the result is the same for pieces of any size, and returns the result.
 fn in_any_pieces(stream: &[u8], frame_max: u32) -> Vec<u8> {
     let whole = screened(stream, usize::MAX, frame_max);
     for piece in [1, 2, 7, 100, 4096, 70_000] {
@@ -45,7 +45,7 @@ fn in_any_pieces(stream: &[u8], frame_max: u32) -> Vec<u8> {
     whole
 }
 
-/// Splits a stream into frames' kinds and payloads.
+/// Splits a stream into the types and payloads of its frames.
 fn frames(mut stream: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while let [kind, _, _, a, b, c, d, rest @ ..] = stream {
@@ -195,7 +195,7 @@ fn short_strings_of_methods_become_utf_8() {
             b"\x00\x14\x00\x28\x01\x96\x02?\x28\0\0\0\0",
         ),
         (b"\x00\x0a\x00\x3c\x02\xc3\xa9", b"\x00\x0a\x00\x3c\x02\xc3\xa9"),
-        // Cut short: lapin's to report.
+        // Truncated: left for lapin to report.
         (b"\x00\x3c\x00\x3c\x09t", b"\x00\x3c\x00\x3c\x09t"),
     ] {
         let got = frames(&in_any_pieces(&frame(METHOD, 1, method), 0));
@@ -217,8 +217,8 @@ fn what_is_not_amqp_passes_for_lapin_to_report() {
     assert!(in_any_pieces(&no_end, 0) == no_end);
 }
 
-/// The alert of a server that expected TLS is not for lapin, which would call it a bad frame. Later in a
-/// connection these bytes are any others.
+/// The alert of a server that expects TLS is not passed to lapin, which would report a bad frame. Later in a
+/// connection, the same bytes have no special meaning.
 #[tokio::test]
 async fn a_server_that_expects_tls_is_told_at_once() {
     let alert = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x0a];

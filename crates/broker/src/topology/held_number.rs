@@ -1,11 +1,11 @@
-//! The number that a worker's topology has been given.
+//! The number of a worker's queue of held deliveries.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The number of a worker's queue of held deliveries, which all clones of its topology share; 0 until it has
-/// one.
+/// The number of a worker's queue of held deliveries, shared by all clones of the worker's topology. It is 0
+/// until the worker has claimed a queue.
 #[derive(Clone, Debug)]
 pub(crate) struct HeldNumber(Arc<watch::Sender<u32>>);
 

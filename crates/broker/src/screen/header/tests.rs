@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{super::limit, *};
 
-/// A content header of class `basic` for a body of 5 bytes.
+/// Returns a content header of class `basic` for a body of 5 bytes.
 pub(in super::super) fn header(flags: u16, properties: &[u8]) -> Vec<u8> {
     let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
     payload.extend_from_slice(&flags.to_be_bytes());
@@ -13,7 +13,7 @@ pub(in super::super) fn header(flags: u16, properties: &[u8]) -> Vec<u8> {
     payload
 }
 
-/// A field table of these bytes.
+/// Returns a field table with these bytes.
 pub(in super::super) fn table_of(entries: &[u8]) -> Vec<u8> {
     [&length(entries), entries].concat()
 }
@@ -22,7 +22,7 @@ fn short(text: &[u8]) -> Vec<u8> {
     [&[text.len() as u8], text].concat()
 }
 
-/// What lapin reads, if it reads all of it.
+/// Returns the properties that lapin reads, if it reads all bytes.
 fn parsed(payload: &[u8]) -> Option<BasicProperties> {
     match parse_properties(&payload[BEFORE_FLAGS..]) {
         Ok(([], properties)) => Some(properties),
@@ -49,7 +49,7 @@ fn told(payload: &[u8]) -> String {
     String::from_utf8(text(&replaced(payload), UNREADABLE)).unwrap()
 }
 
-/// `depth` arrays, one in the other, in a table.
+/// Returns `depth` nested arrays in a table.
 fn nested(depth: usize) -> Vec<u8> {
     let array =
         iter::repeat_n((), depth).fold(Vec::new(), |inner, ()| [&b"A"[..], &table_of(&inner)].concat());
@@ -160,7 +160,7 @@ fn what_does_not_fit_into_a_frame_is_left_out() {
     }
 }
 
-/// Bytes that are often nearly what they have to be.
+/// Generates bytes that are often almost valid.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let letter = prop::sample::select(b"tbBsUuIiLlfdDSATFxV_\x00".to_vec());
     let value = (letter, prop::collection::vec(any::<u8>(), 0..12))
