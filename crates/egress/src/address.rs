@@ -1,42 +1,45 @@
-//! Which addresses are not public.
+//! Tables of addresses that are not public.
 //!
-//! Two tables, after IANA's special-purpose address registries (<https://www.iana.org/assignments/iana-ipv4-special-registry>,
-//! <https://www.iana.org/assignments/iana-ipv6-special-registry>). Of IPv6 only `2000::/3` is handed out to the public, so everything
-//! outside of it is refused, assigned or not.
+//! The two tables follow IANA's special-purpose address registries
+//! (<https://www.iana.org/assignments/iana-ipv4-special-registry>,
+//! <https://www.iana.org/assignments/iana-ipv6-special-registry>). In IPv6, only `2000::/3` is allocated for
+//! public use, so everything outside it is refused, whether assigned or not.
 //!
-//! Not covered: a NAT64 prefix that a network chose for itself looks like any other public prefix.
+//! Not covered: a NAT64 prefix that a network has chosen itself cannot be distinguished from other public
+//! prefixes.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// What an address that is not public is for.
+/// The purpose of an address that is not public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     /// This machine.
     Loopback,
-    /// "This network", or no address at all; systems connect to themselves.
+    /// "This network", or the unspecified address. Systems that are told to connect to it connect to
+    /// themselves.
     Unspecified,
-    /// RFC 1918.
+    /// RFC 1918: private networks.
     Private,
-    /// RFC 4193, IPv6's private networks.
+    /// RFC 4193: private networks of IPv6.
     UniqueLocal,
-    /// One link only; cloud metadata services live here.
+    /// Addresses of one link. Cloud metadata services use them.
     LinkLocal,
-    /// RFC 6598, between a carrier's NAT and its customers; some clouds put services here.
+    /// RFC 6598: addresses between a carrier's NAT and its customers. Some clouds use them for services.
     CarrierNat,
-    /// A cloud's host agent behind an address that looks public (Azure's 168.63.129.16).
+    /// The host agent of a cloud at an address that looks public (Azure's 168.63.129.16).
     Platform,
-    /// One to many.
+    /// Multicast addresses.
     Multicast,
-    /// All hosts of a link.
+    /// The broadcast address, which reaches all hosts of a link.
     Broadcast,
-    /// Examples in documents.
+    /// Addresses for examples in documentation.
     Documentation,
-    /// Test set-ups.
+    /// Addresses for benchmarks.
     Benchmarking,
-    /// An IPv4 address in an IPv6 one, deprecated by RFC 4291.
+    /// An IPv4 address embedded in an IPv6 address; deprecated by RFC 4291.
     V4Compatible,
     /// RFC 6052, RFC 8215: an IPv4 address behind a translator.
     Nat64,
@@ -44,21 +47,21 @@ pub enum Class {
     SixToFour,
     /// RFC 4380: an IPv4 address behind a tunnel.
     Teredo,
-    /// RFC 3879, deprecated private networks.
+    /// RFC 3879: private networks, deprecated.
     SiteLocal,
-    /// RFC 6666: a black hole.
+    /// RFC 6666: addresses whose packets are discarded.
     Discard,
-    /// RFC 4843, RFC 7343: hashes that look like addresses.
+    /// RFC 4843, RFC 7343: hashes in the form of addresses.
     Orchid,
-    /// Not handed out to anyone.
+    /// Addresses that are not allocated.
     Reserved,
 }
 
-/// A hit in the tables.
+/// An entry of the tables that contains an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Special {
     pub(crate) class: Class,
-    /// The table's network that holds the address.
+    /// The table's network that contains the address.
     pub(crate) network: IpNet,
 }
 
@@ -82,7 +85,7 @@ const V4: [(Ipv4Net, Class); 17] = [
     (v4([240, 0, 0, 0], 4), Class::Reserved),
 ];
 
-/// The first hit counts: networks stand before those that hold them.
+/// The first match applies, so a network comes before the larger networks that contain it.
 const V6: [(Ipv6Net, Class); 23] = [
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), Class::Unspecified),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), Class::Loopback),
@@ -103,15 +106,15 @@ const V6: [(Ipv6Net, Class); 23] = [
     (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), Class::LinkLocal),
     (v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10), Class::SiteLocal),
     (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), Class::Multicast),
-    // Together all that is not 2000::/3.
+    // Together, these are everything outside of 2000::/3.
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 3), Class::Reserved),
     (v6([0x4000, 0, 0, 0, 0, 0, 0, 0], 3), Class::Reserved),
     (v6([0x6000, 0, 0, 0, 0, 0, 0, 0], 3), Class::Reserved),
     (v6([0x8000, 0, 0, 0, 0, 0, 0, 0], 1), Class::Reserved),
 ];
 
-/// The tables' entry for an address; `None` for a public one. An IPv4-mapped address (`::ffff:0:0/96`) is the
-/// IPv4 address it holds.
+/// Returns the tables' entry for an address; `None` for a public one. An IPv4-mapped address
+/// (`::ffff:0:0/96`) is treated as the IPv4 address in it.
 pub(crate) fn special(address: IpAddr) -> Option<Special> {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -131,11 +134,11 @@ pub(crate) fn special(address: IpAddr) -> Option<Special> {
     }
 }
 
-/// The IPv4 address that a packet to a special IPv6 address would be handed on to.
+/// Returns the IPv4 address to which a packet for a special IPv6 address would be forwarded.
 ///
-/// Asked only of addresses whose class the operator allowed, so that allowing a translator does not open what
-/// is behind it. `64:ff9b:1::/48` is not unpacked: where the IPv4 address stands in it is each network's own
-/// choice.
+/// This is used only for addresses that the operator allowed, so that allowing a translator does not allow
+/// the addresses behind it. `64:ff9b:1::/48` is not decoded, because each network chooses where the IPv4
+/// address is placed in it.
 pub(crate) fn embedded(address: IpAddr, class: Class) -> Option<Ipv4Addr> {
     let IpAddr::V6(v6) = address else { return None };
     let s = v6.segments();
@@ -150,7 +153,8 @@ pub(crate) fn embedded(address: IpAddr, class: Class) -> Option<Ipv4Addr> {
 }
 
 impl Special {
-    /// What to write into `egress.allow` to reach the address; `None` where no receiver can be.
+    /// Returns the network to add to `egress.allow` to reach the address; `None` if no receiver can have such
+    /// an address.
     pub(crate) fn allowance(&self, address: IpAddr) -> Option<IpNet> {
         match self.class {
             Class::Loopback | Class::Private | Class::UniqueLocal | Class::CarrierNat | Class::Nat64 => {

@@ -1,11 +1,11 @@
-//! Until when servers' certificates are valid, as they were last seen in a handshake.
+//! The expiry of servers' certificates, as last seen in a handshake.
 //!
-//! Noted by handshakes alone: a request over a connection that exists costs nothing here. While one
-//! connection is kept open, a renewed certificate is not seen; no session is resumed at a host whose
-//! certificate is about to expire, so that the next handshake shows whether it was renewed.
+//! Only handshakes record it, so a request over an existing connection costs nothing here. While a connection
+//! is kept open, a renewed certificate is not seen. TLS sessions with a host whose certificate expires soon
+//! are not resumed, so that the next handshake shows whether the certificate was renewed.
 //!
-//! Kept by host, because a handshake does not know its port: of a host with other certificates at other ports
-//! the one that was seen last is told.
+//! Expiries are kept by host, because a handshake does not know the port. If a host has different
+//! certificates at different ports, the one that was seen last is reported.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,58 +17,58 @@ use url::{Host, Url};
 use x509_parser::parse_x509_certificate;
 use x509_parser::prelude::{GeneralName, X509Certificate};
 
-/// How long before its end a certificate is about to expire. Most are renewed 30 days before it: what is left
-/// then was forgotten.
+/// How long before its expiry a certificate counts as expiring soon. Most certificates are renewed 30 days
+/// before their expiry, so the renewal of one that has less than 14 days left was probably forgotten.
 pub const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
-/// As many hosts as there can be endpoints. Further ones are not noted.
+/// The maximum number of hosts, as many as there can be endpoints. Further hosts are not recorded.
 const HOSTS_MAX: usize = 100_000;
-/// How many of a certificate's names are told.
+/// The maximum number of a certificate's names that are reported.
 const NAMES_TOLD_MAX: usize = 5;
 
-/// What is known of all hosts. Clones share it.
+/// The known expiries of all hosts' certificates. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Certificates(Arc<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// By host, in Unix seconds.
+    /// The expiries in Unix seconds, by host.
     expiries: Mutex<HashMap<String, i64>>,
     changed: Notify,
 }
 
-/// One certificate of a chain, as a server showed it.
+/// One certificate of a chain, as presented by a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Whom it is for: at most 5 names or addresses, or the subject of one that has none.
+    /// The names or addresses that the certificate is for, at most 5; its subject if it has none.
     pub subject: String,
-    /// Who vouches for it.
+    /// The name of the issuer.
     pub issuer: String,
-    /// Until when it is valid, in Unix seconds.
+    /// When the certificate expires, in Unix seconds.
     pub not_after_s: i64,
 }
 
 impl Certificates {
-    /// Waits until a host shows a certificate that it did not show before; at once if one has since the last
-    /// call.
+    /// Waits until a host presents a certificate with a new expiry. Returns immediately if one has since the
+    /// last call.
     ///
     /// # Cancel safety
-    /// Nothing is lost by dropping it.
+    /// This method is cancel safe.
     pub async fn changed(&self) {
         self.0.changed.notified().await;
     }
 
-    /// Every host with the Unix second until which its certificate is valid.
+    /// Returns the expiry of every host's certificate, in Unix seconds.
     pub fn expiries(&self) -> HashMap<String, i64> {
         self.lock().clone()
     }
 
-    /// Forgets the hosts of which `is_wanted` is false.
+    /// Forgets the hosts for which `is_wanted` returns `false`.
     pub fn retain(&self, is_wanted: impl Fn(&str) -> bool) {
         self.lock().retain(|host, _| is_wanted(host));
     }
 
-    /// What a handshake showed, and was trusted.
+    /// Records a trusted certificate that a server presented in a handshake.
     pub(crate) fn note(&self, server: &ServerName<'_>, leaf: &CertificateDer<'_>) {
         let Ok((_, certificate)) = parse_x509_certificate(leaf) else {
             return;
@@ -85,7 +85,7 @@ impl Certificates {
         self.0.changed.notify_one();
     }
 
-    /// Whether what the host last showed is about to expire.
+    /// Returns whether the certificate that the host last presented expires soon.
     pub(crate) fn expires_soon(&self, server: &ServerName<'_>) -> bool {
         let until_s = UnixTime::now().as_secs() + EXPIRES_SOON.as_secs();
         let not_after_s = self.lock().get(&*server.to_str()).copied();
@@ -98,7 +98,7 @@ impl Certificates {
 }
 
 impl Certificate {
-    /// `None` when it cannot be read.
+    /// Parses a certificate; returns `None` if it cannot be read.
     pub(crate) fn read(der: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = parse_x509_certificate(der).ok()?;
         Some(Self {
@@ -109,9 +109,9 @@ impl Certificate {
     }
 }
 
-/// The host that a handshake for this URL would be noted under; `None` if there is none.
+/// Returns the host under which a handshake for this URL is recorded; `None` if the URL does not use TLS.
 pub fn tls_host(url: &str) -> Option<String> {
-    // Most of the time of parsing is not spent on those that have no TLS.
+    // Avoids parsing URLs without TLS.
     if !url.get(..6)?.eq_ignore_ascii_case("https:") {
         return None;
     }

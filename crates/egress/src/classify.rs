@@ -1,4 +1,4 @@
-//! Whose fault it was: from an error of the HTTP client to a failure of the endpoint or a fault of ours.
+//! Classification of the HTTP client's errors as failures of the endpoint or faults of ours.
 
 use std::error::Error;
 use std::io;
@@ -14,24 +14,25 @@ use crate::meter::Flood;
 use crate::policy::Refusal;
 use crate::tls;
 
-/// The longest detail, in bytes. Parts of it can come from the endpoint: a certificate's names, a parser's
-/// words.
+/// The maximum length of a failure's detail, in bytes. Parts of it can come from the endpoint, such as the
+/// names in a certificate or a parser's message.
 const DETAIL_BYTES_MAX: usize = 400;
 
-/// What is known of a request that failed, besides the error.
+/// What is known about a failed request besides the error.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempted<'a> {
     pub(crate) host: &'a str,
     pub(crate) phase: Phase,
-    /// Where it was connected to, if it got so far.
+    /// The address that was connected to; `None` if the request failed before that.
     pub(crate) address: Option<IpAddr>,
-    /// What it was answered with, if the response's headers came.
+    /// The response's status; `None` if the response's headers have not arrived.
     pub(crate) status: Option<u16>,
     /// The deadline of the whole attempt.
     pub(crate) limit: Duration,
 }
 
-/// A URL or an address that the policy does not allow: found before anything is connected to.
+/// Returns the failure for a URL or an address that the policy does not allow. It is found before any
+/// connection is made.
 pub(crate) fn refused(refusal: &Refusal) -> Failure {
     let kind = match refusal {
         Refusal::Address { .. } | Refusal::Resolved { .. } => FailureKind::AddressRefused,
@@ -41,7 +42,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Failure {
     failure(Phase::Resolve, kind, refusal.to_string())
 }
 
-/// A URL that the HTTP client cannot take, although it is one.
+/// Returns the failure for a valid URL that the HTTP client does not accept.
 pub(crate) fn unusable() -> Failure {
     failure(
         Phase::Resolve,
@@ -50,7 +51,7 @@ pub(crate) fn unusable() -> Failure {
     )
 }
 
-/// Name servers answer about others, and not about this host.
+/// Returns the failure for a host for which name servers do not answer, while they answer for other names.
 pub(crate) fn name_server_failed(host: &str) -> Failure {
     failure(
         Phase::Resolve,
@@ -59,7 +60,7 @@ pub(crate) fn name_server_failed(host: &str) -> Failure {
     )
 }
 
-/// Others can be reached, and this address cannot.
+/// Returns the failure for an address without a route, while other addresses have one.
 pub(crate) fn no_route(host: &str, address: IpAddr) -> Failure {
     let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
     failure(
@@ -69,7 +70,8 @@ pub(crate) fn no_route(host: &str, address: IpAddr) -> Failure {
     )
 }
 
-/// The deadline of the whole attempt passed. While a name is being looked up that is the name servers' doing.
+/// Returns the failure of an attempt whose deadline has passed. During a lookup, this is a fault of the name
+/// servers.
 pub(crate) fn out_of_time(attempted: Attempted<'_>) -> Result<Failure, Fault> {
     let Attempted {
         host,
@@ -99,8 +101,8 @@ pub(crate) fn out_of_time(attempted: Attempted<'_>) -> Result<Failure, Fault> {
     Ok(failure(phase, FailureKind::Timeout, detail))
 }
 
-/// The attempt was ended before its deadline, to make room for others. While a name is being looked up that
-/// spends no attempt.
+/// Returns the failure of an attempt that was ended before its deadline to make room for others. During a
+/// lookup, this spends no attempt.
 pub(crate) fn cut_short(attempted: Attempted<'_>, after: Duration) -> Result<Failure, Fault> {
     let limit = Duration::from_millis(after.as_millis() as u64 / 100 * 100);
     let mut failure = out_of_time(Attempted { limit, ..attempted })?;
@@ -111,7 +113,7 @@ pub(crate) fn cut_short(attempted: Attempted<'_>, after: Duration) -> Result<Fai
     Ok(failure)
 }
 
-/// The client gave up.
+/// Classifies an error of the HTTP client.
 pub(crate) fn failed(
     error: &(dyn Error + 'static),
     attempted: Attempted<'_>,
@@ -125,7 +127,7 @@ pub(crate) fn failed(
     }
 }
 
-/// Whether a machine that has run out of something said no, rather than the network.
+/// Returns whether this machine has run out of a resource, as opposed to an error of the network.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| {
         [
@@ -140,7 +142,7 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     })
 }
 
-/// Whether the connection ended where a body without a length may end.
+/// Returns whether the connection ended where a body without a length may end.
 pub(crate) fn is_end_of_stream(error: &hyper::Error) -> bool {
     causes(error)
         .iter()
@@ -148,8 +150,8 @@ pub(crate) fn is_end_of_stream(error: &hyper::Error) -> bool {
         .any(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
-/// An error and all that it was caused by, outermost first. An I/O error hides the error it wraps from
-/// `source`, so that is looked up in its own way.
+/// Returns an error and all its causes, outermost first. The `source` of an I/O error is not the error that
+/// it wraps, so the wrapped error is retrieved separately.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     let mut causes = Vec::new();
     let mut next = Some(error);
@@ -163,7 +165,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)
     causes
 }
 
-/// The most telling cause, if there is one that is known.
+/// Classifies the error by its most specific known cause; returns `None` if no cause is known.
 fn from_causes(
     causes: &[&(dyn Error + 'static)],
     attempted: Attempted<'_>,
@@ -174,8 +176,8 @@ fn from_causes(
         return from_lookup(error, host).map(Some);
     }
     if let Some(flood) = find::<Flood>(causes) {
-        // What comes over a complete connection comes in place of a response, whether or not the request has
-        // left.
+        // On a complete connection, a flood takes the place of a response, whether or not the request was
+        // sent.
         let phase = if phase == Phase::Send {
             Phase::Response
         } else {
@@ -210,7 +212,7 @@ fn from_causes(
         }))
 }
 
-/// The innermost cause of a type.
+/// Returns the innermost cause of a type.
 fn find<'a, E: Error + 'static>(causes: &[&'a (dyn Error + 'static)]) -> Option<&'a E> {
     causes.iter().rev().find_map(|cause| cause.downcast_ref::<E>())
 }
@@ -247,8 +249,8 @@ fn from_io(
         });
     }
     if is_unreachable(error) {
-        // Routers and firewalls near the endpoint send these as well ("host prohibited" is a common default).
-        // It is our fault only if our own routing table has no way to it.
+        // Routers and firewalls near the endpoint also send these ("host prohibited" is a common default). It
+        // is our fault only if our own routing table has no route to the address.
         return match address {
             Some(address) if has_route(address) => {
                 let detail = format!("the network says that {host} ({address}) cannot be reached: {error}");
@@ -261,7 +263,7 @@ fn from_io(
         };
     }
     if error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none() {
-        // The client's limit for connecting is as long as the deadline, and can pass a moment before it.
+        // The client's timeout for connecting is as long as the deadline, and may expire slightly earlier.
         return out_of_time(attempted);
     }
     Ok(from_io_kind(error, attempted))
@@ -305,7 +307,7 @@ fn from_io_kind(error: &io::Error, attempted: Attempted<'_>) -> Failure {
     }
 }
 
-/// How far the endpoint had come when it `ended` the connection.
+/// Describes how far the response had come when the endpoint ended the connection.
 fn early_end(attempted: Attempted<'_>, ended: &str) -> String {
     let Attempted {
         host, phase, status, ..
@@ -332,7 +334,8 @@ fn is_unreachable(error: &io::Error) -> bool {
     })
 }
 
-/// No cause that is known: the client's own, or HTTP/2's, which keeps its causes to itself.
+/// Returns the failure for an error without a known cause: an error of the client itself, or one of HTTP/2,
+/// whose errors do not contain their causes.
 fn without_cause(causes: &[&(dyn Error + 'static)], Attempted { host, phase, .. }: Attempted<'_>) -> Failure {
     let words = causes.last().map(ToString::to_string);
     let words = words.unwrap_or_else(|| "unknown".to_owned());
@@ -348,7 +351,7 @@ fn failure(phase: Phase, kind: FailureKind, mut detail: String) -> Failure {
     Failure { phase, kind, detail }
 }
 
-/// An I/O error that can be kept: the original belongs to the client's.
+/// Copies an I/O error, because the original is owned by the client's error.
 fn copy(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),

@@ -1,4 +1,4 @@
-//! The one HTTP client of a process.
+//! The HTTP client of a process.
 
 use std::error::Error;
 use std::fmt;
@@ -39,69 +39,71 @@ use crate::tls::{self, Watching};
 /// The `User-Agent` of every request (CONTRACT, "Webhook Headers").
 pub const USER_AGENT: &str = "Magnetite-Webhooks/1.0";
 
-/// The most that one HTTP/2 response may have on the way to us, in bytes: the least that HTTP/2 allows to
-/// announce, and more than we read.
+/// The flow-control window of one HTTP/2 response, in bytes: the default of HTTP/2, and more than the client
+/// reads of a body.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 65_535;
-/// The most that all responses of one HTTP/2 connection may have on the way to us, in bytes.
+/// The flow-control window of all responses of one HTTP/2 connection, in bytes.
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// The most that the headers of one HTTP/2 response may take, in bytes.
+/// The maximum size of the headers of one HTTP/2 response, in bytes.
 const HTTP2_HEADERS_BYTES_MAX: u32 = 16 * 1024;
-/// After how long a silence, and then how often, a connection is probed; after so many probes without an
-/// answer it is gone.
+/// The idle time before the first TCP keepalive probe, which is also the interval between probes, and the
+/// number of unanswered probes after which the connection is closed.
 const TCP_KEEPALIVE: (Duration, u32) = (Duration::from_secs(15), 3);
-/// How long sent bytes may stay unacknowledged before the connection is gone: what an attempt may take by
-/// default.
+/// How long sent bytes may stay unacknowledged before the connection is closed. It equals the default
+/// deadline of an attempt.
 const TCP_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 
 type HttpClient = Client<ByMessages<HttpsConnector<ByBytes<HttpConnector<Resolver>>>>, MarkedBody>;
 
-/// The way out. Clones share one connection pool, one cache of names and one cache of TLS sessions.
+/// The HTTP client for endpoints. Clones share one connection pool, one cache of names and one cache of TLS
+/// sessions.
 #[derive(Clone)]
 pub struct Egress {
     client: HttpClient,
-    /// Speaks HTTP/1.1 alone, to the hosts that want nothing else.
+    /// The client for hosts that require HTTP/1.1.
     http1_client: HttpClient,
     http1_hosts: Http1Hosts,
     pub(crate) resolver: Resolver,
     pub(crate) policy: Arc<Policy>,
-    /// Whom to trust.
+    /// The verifier of servers' certificates.
     pub(crate) verifier: Arc<WebPkiServerVerifier>,
     certificates: Certificates,
     routes: Routes,
     attempt_timeout: Duration,
 }
 
-/// Where requests go, judged once as far as that goes without a name server: where a name leads is judged
-/// whenever it is connected to.
+/// A destination of requests. Its URL is checked once, as far as that is possible without a name server; the
+/// addresses of a name are checked whenever a connection is made.
 #[derive(Clone, Debug)]
 pub struct Target(Result<Place, Failure>);
 
 #[derive(Clone, Debug)]
 struct Place {
     url: Url,
-    /// The same, as the HTTP client takes it.
+    /// The same URL, in the HTTP client's type.
     uri: Uri,
 }
 
-/// What one attempt came to, with what is left out of an [`AttemptResult`].
+/// The result of one attempt, with details that an [`AttemptResult`] does not contain.
 #[derive(Debug)]
 pub struct Reply {
-    /// As [`Egress::post`] returns it.
+    /// The result as [`Egress::post`] returns it.
     pub result: AttemptResult,
-    /// From when a connection took the request to when the response's headers had come; `None` without a
-    /// response.
+    /// The time from when a connection took the request until the response's headers had arrived; `None`
+    /// without a response.
     pub first_byte: Option<Duration>,
-    /// How long all of it took.
+    /// The duration of the whole attempt.
     pub took: Duration,
-    /// The response's `Location`.
+    /// The response's `Location` header; `None` if there is none.
     pub location: Option<String>,
 }
 
 impl Egress {
-    /// Reads the system's name servers, hosts file and root certificates, and opens nothing.
+    /// Creates a client. Reads the system's name servers, hosts file and root certificates, and opens no
+    /// connection.
     ///
     /// # Errors
-    /// Each says what to install or set.
+    /// Returns an error that says what to install or to set.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
         let policy = Arc::new(Policy::new(config.allow.clone()).with_plain_http(config.allow_http));
         let resolver = Resolver::new(&config.name_servers, Arc::clone(&policy))?;
@@ -133,30 +135,30 @@ impl Egress {
         })
     }
 
-    /// How long one attempt may take in all.
+    /// Returns the maximum duration of one attempt.
     pub fn attempt_timeout(&self) -> Duration {
         self.attempt_timeout
     }
 
-    /// Which addresses may be reached.
+    /// Returns the policy for addresses.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// Until when the certificates of the hosts are valid that attempts were made at.
+    /// Returns the expiries of the certificates of the hosts that attempts were made to.
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
     }
 
-    /// Judges a URL before it is stored as an endpoint, and asks where its name leads. Takes about 4 s at
-    /// most, the time after which name servers are given up.
+    /// Checks a URL before it is stored as an endpoint, and resolves its name. Takes about 4 s at most, which
+    /// is the timeout for name servers.
     ///
-    /// As in sending, one address that may be reached is enough. Name servers that do not answer are not held
-    /// against an https URL: the name is judged again at every attempt, because it can lead elsewhere by
-    /// then. http is judged only here.
+    /// As for sending, one address that may be reached is enough. If the name servers do not answer, an https
+    /// URL is accepted: the name is checked again at every attempt anyway, because it can resolve to other
+    /// addresses by then. The http scheme is checked only here.
     ///
     /// # Errors
-    /// Why it cannot be an endpoint, in words for whoever wants to register it.
+    /// Returns the reason why the URL cannot be an endpoint, as a message for the user who registers it.
     pub async fn check_endpoint(&self, url: &str) -> Result<Url, Refusal> {
         let url = self.policy.check_url(url)?;
         let addresses = match url.host() {
@@ -188,7 +190,7 @@ impl Egress {
         Ok(url)
     }
 
-    /// Reads and judges a URL, for any number of attempts.
+    /// Parses and checks a URL, for any number of attempts.
     pub fn target(&self, url: &str) -> Target {
         let judged = self.policy.check_url(url);
         Target(match judged {
@@ -201,26 +203,27 @@ impl Egress {
     }
 
     /// Makes one attempt: one POST of exactly `body`, with `Content-Type: application/json`, our `User-Agent`
-    /// and `headers`, whose names are in lower case. Over HTTP/1 names are sent in title case
+    /// and `headers`, whose names must be in lower case. Over HTTP/1, names are sent in title case
     /// (`X-Magnetite-Event`), over HTTP/2 in lower case.
     ///
     /// The answer is the status with at most [`RESPONSE_BODY_BYTES_MAX`](webhook::RESPONSE_BODY_BYTES_MAX)
-    /// bytes of the body, whatever the status is: redirects are not followed. A host that requires
-    /// HTTP/1.1 fails the attempt that says so, and is spoken to in it from then on. A body that breaks off,
-    /// or does not end before the deadline and the cap, is a failure in phase `Response` even after a
-    /// 2xx. The phase of a failure is as exact as the module `progress` says.
+    /// bytes of the body, whatever the status is: redirects are not followed. If a host requires HTTP/1.1,
+    /// this attempt fails, and later attempts to the host use HTTP/1.1. A body that breaks off, or that
+    /// neither ends nor reaches the maximum size before the deadline, is a failure in phase `Response` even
+    /// after a 2xx. The module `progress` defines how exact the phase of a failure is.
     ///
-    /// A server that closes a kept-alive connection at the moment in which a request is written to it looks
-    /// like one that resets: the attempt fails, although nothing is wrong with the endpoint.
+    /// If a server closes a kept-alive connection at the moment when a request is written to it, this looks
+    /// like a reset by the server: the attempt fails although nothing is wrong with the endpoint.
     ///
     /// # Errors
-    /// What is not the endpoint's doing.
+    /// Returns an error if something other than the endpoint has failed.
     ///
     /// # Panics
-    /// When a header's name is not one that HTTP allows, in lower case.
+    /// Panics if the name of a header is not valid in HTTP or not in lower case.
     ///
     /// # Cancel safety
-    /// Dropping it gives the attempt up. Whether the endpoint got the request is then unknown.
+    /// Dropping the future abandons the attempt. It is then unknown whether the endpoint received the
+    /// request.
     pub async fn post(
         &self,
         target: &Target,
@@ -230,11 +233,11 @@ impl Egress {
         self.post_until(target, headers, body, pending()).await
     }
 
-    /// Makes one attempt as [`Self::post`] does, and ends it early when `ended` completes: as `cut_short`, in
-    /// whichever phase it is.
+    /// Makes one attempt as [`Self::post`] does, and ends it early when `ended` completes. It then fails as
+    /// `cut_short`, in whichever phase it is.
     ///
     /// # Errors
-    /// What is not the endpoint's doing.
+    /// Returns an error if something other than the endpoint has failed.
     pub async fn post_until(
         &self,
         target: &Target,
@@ -250,11 +253,11 @@ impl Egress {
         self.attempt(place, headers, body, progress, |_| {}, ended).await
     }
 
-    /// Makes one attempt as [`Self::post`] does, and looks at it more closely. A second one follows if the
-    /// host requires HTTP/1.1 and that was not known.
+    /// Makes one attempt as [`Self::post`] does, and returns more details of it. Makes a second attempt if
+    /// the host requires HTTP/1.1 and that was not known.
     ///
     /// # Errors
-    /// What is not the endpoint's doing.
+    /// Returns an error if something other than the endpoint has failed.
     pub async fn ask(
         &self,
         target: &Target,
@@ -320,7 +323,7 @@ impl Egress {
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = header_map(headers)?;
 
-        // On the heap, because every future around this one would otherwise hold room for it twice and be
+        // Boxed, because every future around this one would otherwise reserve space for it twice and be
         // copied with it.
         let exchange = Box::pin(self.exchange(uri, request, look));
         let exchange = progress::observe(Arc::clone(&progress), exchange);
@@ -351,11 +354,11 @@ impl Egress {
         }
     }
 
-    /// The endpoint's failure, if there is evidence that what looks like a fault of ours concerns this
-    /// endpoint alone.
+    /// Returns the endpoint's failure if there is evidence that an apparent fault of ours affects only this
+    /// endpoint.
     async fn endpoints_own(&self, fault: Fault, attempted: Attempted<'_>) -> Result<Failure, Fault> {
         match (&fault, attempted.address) {
-            // On the heap, because every attempt would otherwise hold room for it.
+            // Boxed, because every attempt would otherwise reserve space for it.
             (Fault::Resolver { host, .. }, _) if Box::pin(self.resolver.fails_alone(host)).await => {
                 Ok(classify::name_server_failed(host))
             }
@@ -385,7 +388,7 @@ impl Egress {
                 self.http1_hosts.add(uri);
                 return RequiresHttp1.into();
             }
-            // An error in the first moments of a connection does not say which connection it was.
+            // An error shortly after a connection was opened does not contain the connection.
             let flood = meter::flood_of(&error).or_else(progress::flood);
             or_flood(flood, error)
         })?;
@@ -425,8 +428,8 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver, routes: Routes
     http.set_keepalive_interval(Some(TCP_KEEPALIVE.0));
     http.set_keepalive_retries(Some(TCP_KEEPALIVE.1));
     http.set_tcp_user_timeout(Some(TCP_UNACKNOWLEDGED_MAX));
-    // Not a second deadline, but the one that is divided among a name's addresses, so that the first one
-    // cannot use up all of it.
+    // This is not a second deadline. The client divides it among a name's addresses, so that the first
+    // address cannot use up all of the attempt's time.
     http.set_connect_timeout(Some(config.attempt_timeout));
     let by_bytes = ByBytes {
         connector: http,
@@ -438,23 +441,23 @@ fn client(config: &Config, tls: ClientConfig, resolver: Resolver, routes: Routes
         .pool_max_idle_per_host(config.idle_per_host_max)
         .pool_idle_timeout(config.idle_timeout)
         .http1_title_case_headers(true)
-        // nginx sends a header that has newlines in its configuration on several lines; RFC 9112, 5.2, has
-        // clients accept that.
+        // nginx sends a header that contains newlines in its configuration as several lines. RFC 9112 section
+        // 5.2 requires clients to accept that.
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HTTP2_HEADERS_BYTES_MAX)
-        // A connection that has said nothing for as long as an attempt may take is not used for the next one.
-        // Not sooner: a server that is busy with a request for all of that time may be too busy to
-        // answer a ping.
+        // A connection that has been silent for as long as an attempt may take is not used for the next
+        // attempt. The limit is not shorter, because a server that is busy with a request for all of that
+        // time may be too busy to answer a ping.
         .http2_keep_alive_interval(config.attempt_timeout / 2)
         .http2_keep_alive_timeout(config.attempt_timeout / 2)
         .build(ByMessages(HttpsConnector::from((by_bytes, tls))))
 }
 
-/// What we set ourselves is set last, and cannot be replaced.
+/// Builds the request's headers. Our own headers are set last, so the caller cannot replace them.
 fn header_map(headers: Vec<(&'static str, String)>) -> Result<HeaderMap, Fault> {
-    // With room for the client's `Host` as well: a map that grows is built again.
+    // With capacity for the client's `Host` header as well, because a map that grows is rebuilt.
     let mut map = HeaderMap::with_capacity(headers.len() + 5);
     for (name, value) in headers {
         let value = HeaderValue::try_from(value).map_err(|_| Fault::Header { name })?;
@@ -466,7 +469,7 @@ fn header_map(headers: Vec<(&'static str, String)>) -> Result<HeaderMap, Fault> 
     Ok(map)
 }
 
-/// What an exchange failed for: the limit that ended its connection, if one did.
+/// Returns the error of an exchange: the limit that ended its connection, if one did, or else `error`.
 fn or_flood(flood: Option<Flood>, error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
     match flood {
         Some(flood) => Box::new(flood),

@@ -1,20 +1,21 @@
-//! Whose trouble it is when a name or an address cannot be reached: the endpoint's, or ours.
+//! Decides whether the endpoint or our side has failed when a name or an address cannot be reached.
 //!
-//! A name server that does not answer about a name, and a routing table without a way to an address, look the
-//! same whether they fail for everything or for this endpoint alone. The second is the endpoint's failure and
-//! spends an attempt, since it would otherwise be put off for as long as it lasts. So others are looked at in
-//! the moment of the failure, not earlier, and without a cache: evidence that is older than the failure
-//! proves nothing about it.
+//! A name server that does not answer a query, and a routing table without a route to an address, look the
+//! same whether they fail for everything or only for this endpoint. If they fail only for this endpoint, the
+//! endpoint has failed, and the failure spends an attempt. If it did not, the delivery would be deferred for
+//! as long as the failure lasts. So other names and addresses are checked at the moment of the failure, not
+//! earlier, and without a cache: evidence that is older than the failure proves nothing about it.
 //!
-//! - **Names**: the failed name is asked once more, together with up to three names that were answered before
-//!   and a name that does not exist in the same top-level domain. If one of those is answered, if only by "no
-//!   such name", and the failed one fails again, its own name servers are what fails.
-//! - **Routes**: if there are addresses that were connected to before, and the routing table has a way to all
-//!   of them, the missing one is the endpoint's: most often its name has IPv6 addresses only, and this
-//!   machine has no IPv6. If one of them has lost its way as well, the network is what fails.
+//! - **Names**: the failed name is looked up once more, together with up to three names that were answered
+//!   before and a name that does not exist in the same top-level domain. If one of those is answered, even
+//!   with NXDOMAIN, and the failed name fails again, the name servers of the failed name are what fails.
+//! - **Routes**: if there are addresses that were connected to before, and the routing table has a route to
+//!   all of them, the missing route is the endpoint's failure. The usual reason is that the endpoint's name
+//!   has only IPv6 addresses and this machine has no IPv6. If the route to one of the other addresses is
+//!   missing as well, the network has failed.
 //!
-//! Without evidence the trouble is ours. Nothing but the configured name servers is asked, and nothing is
-//! sent elsewhere.
+//! Without evidence, the failure is ours. Only the configured name servers are queried, and nothing else is
+//! sent.
 
 use std::borrow::Borrow;
 use std::collections::VecDeque;
@@ -28,15 +29,15 @@ use tokio::task::JoinSet;
 
 use crate::lookup::addresses_of;
 
-/// How many of the latest names and addresses are remembered.
+/// The maximum number of recent names and of recent addresses that are remembered.
 const REMEMBERED_MAX: usize = 8;
-/// How many of the names are asked about.
+/// The number of remembered names that are looked up.
 const ASKED_MAX: usize = 3;
-/// How many failures are looked into at once. Those beyond are without evidence: when so many fail together,
-/// it is ours as a rule.
+/// The maximum number of failures that are investigated at the same time. Further failures have no evidence:
+/// when so many lookups fail together, the failure is usually ours.
 const AT_ONCE_MAX: usize = 16;
 
-/// The latest few, each once.
+/// The most recent values, without duplicates.
 #[derive(Debug)]
 struct Latest<T>(Mutex<VecDeque<T>>);
 
@@ -68,10 +69,10 @@ impl<T: Clone + PartialEq> Latest<T> {
     }
 }
 
-/// What is known of name servers.
+/// The evidence about name servers.
 #[derive(Debug)]
 pub(crate) struct Names {
-    /// The same name servers, each asked once, without a cache or a hosts file.
+    /// A resolver that asks the same name servers once each, without a cache or a hosts file.
     asking: TokioResolver,
     answered: Latest<String>,
     permits: Semaphore,
@@ -86,13 +87,13 @@ impl Names {
         }
     }
 
-    /// A name server gave an answer about this name.
+    /// Records that a name server answered a query for this name.
     pub(crate) fn answered(&self, host: &str) {
         self.answered.note(host);
     }
 
-    /// Whether this name, which could not be looked up, fails alone. Takes 2 s at most for one without a
-    /// search list.
+    /// Returns whether this name, whose lookup failed, fails alone. Takes at most 2 s if no search list
+    /// applies to the name.
     pub(crate) async fn fails_alone(&self, host: &str) -> bool {
         let Ok(_permit) = self.permits.try_acquire() else {
             return false;
@@ -124,7 +125,7 @@ impl Names {
     }
 }
 
-/// A name that nothing has, in the top-level domain of another.
+/// Returns a name that does not exist, in the top-level domain of `host`.
 fn nonexistent(host: &str) -> String {
     let random = RandomState::new().build_hasher().finish();
     match host.rsplit_once('.') {
@@ -133,19 +134,20 @@ fn nonexistent(host: &str) -> String {
     }
 }
 
-/// What is known of the network. Clones share it.
+/// The evidence about the network. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Routes {
     reached: Arc<Latest<IpAddr>>,
 }
 
 impl Routes {
-    /// A connection to this address was made.
+    /// Records that a connection to this address was made.
     pub(crate) fn reached(&self, address: IpAddr) {
         self.reached.note(&address);
     }
 
-    /// Whether the way to this address, which is missing, is missing alone.
+    /// Returns whether all other recently reached addresses have a route, while this address has none.
+    /// Returns `false` if there are no others.
     pub(crate) fn fails_alone(&self, address: IpAddr, has_route: impl Fn(IpAddr) -> bool) -> bool {
         let others = self.reached.other_than(&address);
         !others.is_empty() && others.into_iter().all(has_route)

@@ -1,5 +1,5 @@
-//! Hosts that offer HTTP/2 and then require HTTP/1.1 (RFC 9113, 7): servers behind which a login by
-//! certificate or by NTLM is needed.
+//! Hosts that offer HTTP/2 and then require HTTP/1.1 (RFC 9113 section 7). These are servers that require
+//! authentication by certificate or by NTLM.
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -10,10 +10,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use hyper::Uri;
 use hyper::http::uri::Authority;
 
-/// How many hosts are remembered. Beyond that all are forgotten, and learned again.
+/// The maximum number of hosts that are remembered. Beyond it, all of them are forgotten and learned again.
 const HOSTS_MAX: usize = 1024;
 
-/// What such a host said, over HTTP/2.
+/// The error of a host that requires HTTP/1.1, received over HTTP/2.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "requires HTTP/1.1, although it offers HTTP/2 (HTTP_1_1_REQUIRED): from the next attempt on it is spoken to in HTTP/1.1"
@@ -30,13 +30,13 @@ impl RequiresHttp1 {
     }
 }
 
-/// Those that have said so, as long as the process runs. Clones share them.
+/// The hosts that require HTTP/1.1, remembered for the lifetime of the process. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Http1Hosts(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Nearly always false: then there is nothing to look up.
+    /// Whether there are any hosts. It is almost always `false`, and then no lookup is necessary.
     any: AtomicBool,
     hosts: RwLock<HashSet<Authority>>,
 }

@@ -1,4 +1,4 @@
-//! One lookup: both families of addresses, and what it means when there is none.
+//! One lookup of a name: addresses of both families, and the meaning of a lookup without addresses.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -13,11 +13,11 @@ use tokio::time::timeout;
 
 use crate::policy::Refusal;
 
-/// How long the second family's answer is waited for once the first one has addresses (RFC 8305 section 3):
-/// name servers that never answer AAAA queries exist.
+/// How long to wait for the answer for the second family once the first one has addresses (RFC 8305 section
+/// 3). Some name servers never answer AAAA queries.
 const SECOND_FAMILY_WAIT: Duration = Duration::from_millis(50);
 
-/// Why there is no address to connect to.
+/// The reason why there is no address to connect to.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum LookupError {
     #[error("the name does not exist, or has neither an A nor an AAAA record")]
@@ -29,7 +29,7 @@ pub(crate) enum LookupError {
 }
 
 impl LookupError {
-    /// Whether name servers have answered at all.
+    /// Returns whether a name server has answered.
     pub(crate) fn is_answer(&self) -> bool {
         !matches!(self, Self::Unanswered(_))
     }
@@ -37,7 +37,7 @@ impl LookupError {
 
 type Answer = Result<Lookup, NetError>;
 
-/// Every address of a name.
+/// Returns every address of a name.
 pub(crate) async fn addresses_of(dns: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, LookupError> {
     let mut name = Name::from_ascii(host).map_err(|_| LookupError::NotFound)?;
     if host.contains('.') {
@@ -47,7 +47,7 @@ pub(crate) async fn addresses_of(dns: &TokioResolver, host: &str) -> Result<Vec<
     merge(v6, v4)
 }
 
-/// Runs two lookups at once. Once one has addresses the other has [`SECOND_FAMILY_WAIT`] left.
+/// Runs two lookups at the same time. Once one has addresses, the other one has [`SECOND_FAMILY_WAIT`] left.
 async fn both(
     a: impl Future<Output = Answer>,
     b: impl Future<Output = Answer>,
@@ -73,8 +73,10 @@ async fn rest(first: &Answer, second: impl Future<Output = Answer>) -> Option<An
     }
 }
 
-/// Addresses if there are any. If not, one family's "there is no such name" is good for both; that the name
-/// has no address is only known if both families said so.
+/// Merges the answers for both families. Returns the addresses if there are any.
+///
+/// Otherwise, NXDOMAIN for one family applies to both. A name is known to have no address only if the answers
+/// for both families say so.
 fn merge(v6: Option<Answer>, v4: Option<Answer>) -> Result<Vec<IpAddr>, LookupError> {
     let answers: Vec<Answer> = [v6, v4].into_iter().flatten().collect();
     let found: Vec<IpAddr> = answers.iter().flat_map(addresses).collect();

@@ -1,17 +1,19 @@
-//! How much a connection may send before it gets on with an answer.
+//! Limits on what a connection may receive before the response makes progress.
 //!
-//! A deadline bounds how long an endpoint is listened to, but not the work that its bytes cause meanwhile:
-//! interim responses, control frames of HTTP/2 and TLS messages can come as fast as the network carries them,
-//! and the HTTP client reads all of them. So every connection is metered, twice:
+//! The attempt's deadline bounds how long the client reads from an endpoint, but not how much work the
+//! endpoint's bytes cause in that time. Interim responses, control frames of HTTP/2 and TLS messages can
+//! arrive as fast as the network carries them, and the HTTP client reads all of them. Therefore every
+//! connection is metered at two layers:
 //!
 //! ```text
 //! HTTP client <- messages <- TLS <- bytes <- TCP
 //! ```
 //!
-//! The meter starts again with every answer of which the headers have come or the body has ended, and gets
-//! back what of a body was taken, whose length has a bound of its own. What reaches a limit before that ends
-//! as a [`Flood`], which is the endpoint's failure, and the connection with it. An attempt therefore takes at
-//! most a few times [`BYTES_MAX`] from its endpoint, however fast it sends.
+//! The meter restarts whenever the headers of a response have arrived or its body has ended. While a body is
+//! read, its bytes are subtracted again, because its length has its own limit. If a limit is reached before
+//! that, the attempt fails with a [`Flood`], which is a failure of the endpoint, and the connection is
+//! closed. An attempt therefore receives at most a few times [`BYTES_MAX`] from its endpoint, however fast
+//! the endpoint sends.
 
 use std::io;
 use std::sync::Arc;
@@ -20,16 +22,18 @@ use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use hyper::http::Extensions;
 use hyper_util::client::legacy;
 
-/// How many bytes a connection may receive before the next answer, TLS included. More than all that HTTP/2
-/// allows to be on its way to us at once (1 MiB) and than the largest headers of HTTP/1 (about 400 KiB).
+/// The maximum number of bytes that a connection may receive before the next response, including TLS. It is
+/// more than HTTP/2 allows to be in flight to us at once (1 MiB), and more than the largest headers of HTTP/1
+/// (about 400 KiB).
 pub(crate) const BYTES_MAX: u32 = 2 * 1024 * 1024;
-/// How many interim responses (100 to 199) may precede an answer over HTTP/1. Servers send one or two.
+/// The maximum number of interim responses (100 to 199) before a response over HTTP/1. Servers send one or
+/// two.
 pub(crate) const INTERIM_MAX: u32 = 100;
-/// How many frames an HTTP/2 connection may receive before the next answer: several for each of the hundreds
-/// of requests that share it.
+/// The maximum number of frames that an HTTP/2 connection may receive before the next response: several for
+/// each of the hundreds of requests that share the connection.
 pub(crate) const FRAMES_MAX: u32 = 4096;
 
-/// An endpoint that sends and sends, and does not get on with its answer.
+/// An endpoint's excessive sending without progress of its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Flood {
     #[error("sent more than {BYTES_MAX} bytes without getting on with its answer")]
@@ -40,12 +44,12 @@ pub(crate) enum Flood {
     Frames,
 }
 
-/// One connection's meter. Clones are the same one.
+/// The meter of one connection. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Meter(Arc<Levels>);
 
-/// Both levels can fall below zero, by no more than one answer's body: what was received before the meter
-/// started again may be given back after it.
+/// The levels of a meter. Both can fall below zero by at most one response's body: bytes that were received
+/// before the meter restarted may be subtracted afterwards.
 #[derive(Debug, Default)]
 struct Levels {
     bytes: AtomicI64,
@@ -55,24 +59,24 @@ struct Levels {
 }
 
 impl Meter {
-    /// The meter of the connection that a response came over.
+    /// Returns the meter of the connection that a response was received on.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         extensions.get().cloned().unwrap_or_default()
     }
 
-    /// Starts again: an answer got on.
+    /// Restarts the meter because a response has made progress.
     pub(crate) fn restart(&self) {
         self.0.bytes.store(0, Ordering::Relaxed);
         self.0.frames.store(0, Ordering::Relaxed);
     }
 
-    /// Gives back a piece of a body.
+    /// Subtracts a part of a body.
     pub(crate) fn give_back(&self, bytes: usize) {
         self.0.bytes.fetch_sub(bytes as i64, Ordering::Relaxed);
         self.0.frames.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// What ended the connection, if a limit did.
+    /// Returns the limit that ended the connection, if one did.
     pub(crate) fn flood(&self) -> Option<Flood> {
         let all = [Flood::Bytes, Flood::Interim, Flood::Frames];
         let ended = self.0.ended.load(Ordering::Relaxed);
@@ -101,8 +105,8 @@ impl Meter {
     }
 }
 
-/// The limit that ended the connection of a request which failed. HTTP/2 keeps its causes to itself, so it is
-/// asked of the connection.
+/// Returns the limit that ended the connection of a failed request, if one did. It is read from the
+/// connection, because errors of HTTP/2 do not contain their causes.
 pub(crate) fn flood_of(error: &legacy::Error) -> Option<Flood> {
     let mut extensions = Extensions::new();
     error.connect_info()?.get_extras(&mut extensions);

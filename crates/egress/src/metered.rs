@@ -1,4 +1,4 @@
-//! Connections with a meter, which counts what is received over them.
+//! Connections with a meter that counts what they receive.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,15 +21,14 @@ mod messages;
 
 use messages::{Frames, Interim};
 
-/// A connector of which every connection is metered by the byte, and its address noted.
+/// A connector whose connections are metered by bytes. It also records the addresses that it reached.
 #[derive(Clone, Debug)]
 pub(crate) struct ByBytes<C> {
     pub(crate) connector: C,
     pub(crate) routes: Routes,
 }
 
-/// A connector of which every connection is metered by the message, too. The connector inside is [`ByBytes`],
-/// with or without TLS.
+/// A connector whose connections are also metered by messages. It wraps [`ByBytes`], with or without TLS.
 #[derive(Clone, Debug)]
 pub(crate) struct ByMessages<C>(pub(crate) C);
 
@@ -104,7 +103,7 @@ pub(crate) struct Metered<S> {
     count: Count,
 }
 
-/// What is counted of the bytes that are received.
+/// The unit in which received bytes are counted.
 #[derive(Debug)]
 enum Count {
     Bytes,
@@ -141,7 +140,8 @@ impl<S> Metered<S> {
     }
 }
 
-/// In place of what the client would tell of a connection: its addresses, which nothing asks for.
+/// Attaches the meter to the connection, instead of the addresses that the client would attach and that are
+/// not needed.
 impl<S> Connection for Metered<S>
 where
     S: Connection,

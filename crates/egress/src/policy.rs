@@ -1,4 +1,4 @@
-//! Which URLs and addresses may be reached, and what to tell who asked for another.
+//! The URLs and addresses that may be reached, and the messages about those that may not.
 
 use std::net::IpAddr;
 
@@ -7,58 +7,63 @@ use url::{Host, Url};
 
 use crate::address::{self, Class, Special};
 
-/// The longest URL, in bytes. Long enough for any endpoint; short enough to keep 100,000 of them in memory.
+/// The maximum length of a URL, in bytes. It is enough for any endpoint, and small enough to keep 100,000
+/// URLs in memory.
 pub const URL_BYTES_MAX: usize = 2048;
 
-/// The longest DNS name, in bytes (RFC 1035 section 2.3.4, as text without the final dot).
+/// The maximum length of a DNS name, in bytes (RFC 1035 section 2.3.4, as text without the final dot).
 const NAME_BYTES_MAX: usize = 253;
-/// The longest part of a DNS name, in bytes (RFC 1035 section 2.3.4).
+/// The maximum length of a label of a DNS name, in bytes (RFC 1035 section 2.3.4).
 const LABEL_BYTES_MAX: usize = 63;
 
-/// Public addresses over https, and what the operator allowed besides.
+/// The rules for destinations: public addresses over https, and in addition whatever the operator allowed.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     allowed: Vec<IpNet>,
     plain_http: bool,
 }
 
-/// What customers are told of an address that may not be reached: they cannot change what is allowed, and are
-/// not to learn where a name leads in our network.
+/// The message to customers about an address that may not be reached. Customers cannot change the allowed
+/// networks, and must not learn to which address of our network a name resolves.
 pub const NOT_PUBLIC: &str =
     "the URL leads to an address that is not public, and webhooks are sent to public addresses only";
 
-/// Why a URL or an address may not be used. The text is for whoever asked for it: it names what was refused,
-/// and the setting that would allow it where there is one. It never holds the URL's path or query.
+/// The reason why a URL or an address may not be used.
+///
+/// The message names what was refused, and the setting that would allow it if there is one. It never contains
+/// the URL's path or query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Longer than [`URL_BYTES_MAX`].
+    /// The URL is longer than [`URL_BYTES_MAX`].
     #[error("the URL is {bytes} bytes long; {URL_BYTES_MAX} are allowed")]
     TooLong {
-        /// Its length.
+        /// The length of the URL.
         bytes: usize,
     },
-    /// Parsers drop such characters in silence, so that what is stored would not be what was written.
+    /// The URL contains a character that parsers silently drop, so the stored URL would differ from the one
+    /// that was entered.
     #[error("the URL contains a space or a control character; percent-encode it")]
     BadCharacter,
-    /// Not a URL.
+    /// The text is not a URL.
     #[error("not an absolute URL: {reason}")]
     Unparsable {
-        /// The parser's words.
+        /// The parser's error.
         reason: url::ParseError,
     },
-    /// Neither http nor https.
+    /// The scheme is neither http nor https.
     #[error("the scheme {scheme:?} is not supported; use https")]
     BadScheme {
         /// The scheme, without the colon.
         scheme: String,
     },
-    /// http, which anyone on the network path can read and change.
+    /// The scheme is http. An attacker on the network path could read and change the requests.
     #[error(
         "webhooks are sent over https, and this URL has http. To allow http, set `egress.allow_http = true` or \
          MAGNETITE_EGRESS__ALLOW_HTTP=true; at addresses that `egress.allow` names it is allowed"
     )]
     PlainHttp,
-    /// An http URL, and its name servers do not tell whether it is at an address where that is allowed.
+    /// The scheme is http, and the name servers do not answer whether the host is at an address where http is
+    /// allowed.
     #[error(
         "whether {host} may have http cannot be told, because its name servers do not answer; use https, or try again"
     )]
@@ -66,16 +71,16 @@ pub enum Refusal {
         /// The name.
         host: String,
     },
-    /// `https://user:password@host`.
+    /// The URL contains a user name or password, as in `https://user:password@host`.
     #[error(
         "the URL contains a user name or password; they would be readable to everyone who can list endpoints. \
          Verify the signature instead"
     )]
     UserInfo,
-    /// Nothing to connect to.
+    /// The URL has no host.
     #[error("the URL has no host")]
     NoHost,
-    /// No name server could be asked for it.
+    /// The host is not a valid DNS name.
     #[error(
         "{host:?} is not a DNS name: letters, digits, '-' and '_' in parts of 1 to 63, no dot at the end"
     )]
@@ -83,25 +88,26 @@ pub enum Refusal {
         /// The host as parsed.
         host: String,
     },
-    /// Port 0 cannot be connected to.
+    /// The port is 0, which cannot be connected to.
     #[error("port 0 cannot be connected to")]
     PortZero,
-    /// Never sent to a server: whoever wrote one expects something that will not happen.
+    /// The URL contains a fragment. Fragments are never sent to a server, so the URL would not do what its
+    /// author expects.
     #[error("the URL has a fragment ('#' and what follows), which is never sent; remove it")]
     Fragment,
-    /// Not public, and not allowed.
+    /// The address is neither public nor allowed.
     #[error("{address} is a {class} address ({network}), and webhooks are sent to public addresses only{}", hint(*allowance))]
     Address {
         /// The refused address.
         address: IpAddr,
-        /// What it is for.
+        /// The purpose of the address.
         class: Class,
-        /// The network that is refused.
+        /// The refused network.
         network: IpNet,
-        /// What to allow to reach it, if it can be reached at all.
+        /// The network to allow in order to reach the address; `None` if it cannot be reached at all.
         allowance: Option<IpNet>,
     },
-    /// The name has addresses, and none of them may be reached.
+    /// The name has addresses, but none of them may be reached.
     #[error(
         "{host} resolves to {address}, a {class} address ({network}), and webhooks are sent to public addresses \
          only{}", hint(*allowance)
@@ -111,14 +117,14 @@ pub enum Refusal {
         host: String,
         /// The first of its addresses.
         address: IpAddr,
-        /// What it is for.
+        /// The purpose of the address.
         class: Class,
-        /// The network that is refused.
+        /// The refused network.
         network: IpNet,
-        /// What to allow to reach it, if it can be reached at all.
+        /// The network to allow in order to reach the address; `None` if it cannot be reached at all.
         allowance: Option<IpNet>,
     },
-    /// The name servers say that there is no such name, or that it has no address.
+    /// According to the name servers, the name does not exist or has no address.
     #[error("{host} has no address: the name does not exist, or has neither an A nor an AAAA record")]
     NameNotFound {
         /// The name.
@@ -127,7 +133,8 @@ pub enum Refusal {
 }
 
 impl Policy {
-    /// Public addresses, and the given networks. An IPv4 network also covers its IPv4-mapped IPv6 addresses.
+    /// Returns a policy that allows public addresses and the given networks. An IPv4 network also covers its
+    /// IPv4-mapped IPv6 addresses.
     pub fn new(allowed: Vec<IpNet>) -> Self {
         Self {
             allowed,
@@ -135,16 +142,16 @@ impl Policy {
         }
     }
 
-    /// Whether new endpoints may use http at public addresses, too.
+    /// Sets whether new endpoints may also use http at public addresses.
     #[must_use]
     pub fn with_plain_http(self, plain_http: bool) -> Self {
         Self { plain_http, ..self }
     }
 
-    /// Whether a new endpoint's URL, which leads to these addresses, may have its scheme.
+    /// Checks whether the URL of a new endpoint, which resolves to these addresses, may have its scheme.
     ///
     /// # Errors
-    /// [`Refusal::PlainHttp`].
+    /// Returns [`Refusal::PlainHttp`] if it may not.
     pub(crate) fn check_scheme(&self, url: &Url, addresses: &[IpAddr]) -> Result<(), Refusal> {
         let is_allowed = |address: &IpAddr| self.is_allowed(address.to_canonical());
         let is_local = !addresses.is_empty() && addresses.iter().all(is_allowed);
@@ -155,20 +162,20 @@ impl Policy {
         }
     }
 
-    /// Whether the operator has named it.
+    /// Returns whether the operator has allowed the address.
     fn is_allowed(&self, address: IpAddr) -> bool {
         self.allowed.iter().any(|network| network.contains(&address))
     }
 
-    /// Parses a URL and judges all that can be judged without a name server: length, scheme, user info, host,
-    /// port, fragment, and the address if the host is one, in whatever spelling (`0x7f.1`, `2130706433`,
-    /// `[::ffff:127.0.0.1]`).
+    /// Parses a URL and checks everything that can be checked without a name server: length, scheme, user
+    /// info, host, port, fragment, and the address if the host is one, in any spelling (`0x7f.1`,
+    /// `2130706433`, `[::ffff:127.0.0.1]`).
     ///
-    /// Not covered: where a name leads (see [`crate::Egress::check_endpoint`]), and which service listens at
-    /// a port: any port may be used.
+    /// Not covered: the addresses that a name resolves to (see [`crate::Egress::check_endpoint`]), and the
+    /// service at a port: any port may be used.
     ///
     /// # Errors
-    /// The first reason to refuse it.
+    /// Returns the first reason to refuse the URL.
     pub fn check_url(&self, url: &str) -> Result<Url, Refusal> {
         if url.len() > URL_BYTES_MAX {
             return Err(Refusal::TooLong { bytes: url.len() });
@@ -177,7 +184,7 @@ impl Policy {
             return Err(Refusal::BadCharacter);
         }
         let url = Url::parse(url).map_err(|reason| Refusal::Unparsable { reason })?;
-        // First of all the scheme: the parser takes the address in `gopher://127.0.0.1` for a name.
+        // The scheme comes first, because the parser takes the address in `gopher://127.0.0.1` for a name.
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Refusal::BadScheme {
                 scheme: url.scheme().to_owned(),
@@ -205,11 +212,11 @@ impl Policy {
         Ok(url)
     }
 
-    /// Judges an address. Where the operator allowed a network of translated addresses (NAT64, 6to4, Teredo),
-    /// the IPv4 address inside is judged as well.
+    /// Checks an address. If the operator allowed a network of translated addresses (NAT64, 6to4, Teredo),
+    /// the embedded IPv4 address is checked as well.
     ///
     /// # Errors
-    /// [`Refusal::Address`].
+    /// Returns [`Refusal::Address`] if the address may not be reached.
     pub fn check_addr(&self, address: IpAddr) -> Result<(), Refusal> {
         let address = address.to_canonical();
         let Some(special) = address::special(address) else {
@@ -233,7 +240,7 @@ impl Policy {
 }
 
 impl Refusal {
-    /// The same for customers, who cannot change what is allowed: see [`NOT_PUBLIC`].
+    /// Returns the message for customers, who cannot change the allowed networks; see [`NOT_PUBLIC`].
     pub fn for_customers(&self) -> String {
         match self {
             Self::Address { .. } | Self::Resolved { .. } => NOT_PUBLIC.to_owned(),
@@ -242,7 +249,7 @@ impl Refusal {
         }
     }
 
-    /// The same refusal, told of the name that led to the address.
+    /// Returns the same refusal with the name that resolved to the address.
     pub(crate) fn of_name(self, host: &str) -> Self {
         match self {
             Self::Address {
@@ -262,7 +269,8 @@ impl Refusal {
     }
 }
 
-/// Stricter than the URL standard, which also takes quotes and braces for names.
+/// Returns whether this is a DNS name. This is stricter than the URL standard, which also accepts quotes and
+/// braces in names.
 fn is_dns_name(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX
         && name.split('.').all(|label| {

@@ -1,8 +1,8 @@
-//! The way to a URL, taken once and looked at, step by step.
+//! A single inspection of the network path to a URL, step by step.
 //!
-//! By the resolver, the policy and the TLS settings of the attempts, but with a connection of its own, over
-//! which nothing is sent. What fails is not explained here: an attempt at the same URL fails for the same
-//! reason and says it.
+//! It uses the resolver, the policy and the TLS settings of attempts, but a connection of its own, and sends
+//! no request over it. Failures are not explained here: an attempt to the same URL fails for the same reason
+//! and explains it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,37 +26,38 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the handshake may take.
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was seen on the way. What comes after the first step that failed is empty.
+/// The results of an inspection. The results of steps after the first one that failed are empty.
 #[derive(Clone, Debug, Default)]
 pub struct Way {
-    /// Where the host leads, and what the policy has against each address. Empty if the lookup failed.
+    /// The addresses of the host, and the policy's reason to refuse each. Empty if the lookup failed.
     pub addresses: Vec<(IpAddr, Option<Refusal>)>,
-    /// How long the lookup took; `None` if the host is an address itself.
+    /// The duration of the lookup; `None` if the host is an address itself.
     pub lookup: Option<Duration>,
-    /// The address that accepted the connection.
+    /// The address that accepted the connection; `None` if no address did.
     pub connected: Option<IpAddr>,
-    /// How long it took to.
+    /// How long the address took to accept the connection; `None` if no address did.
     pub connect: Option<Duration>,
-    /// What the server showed; `None` without TLS.
+    /// The TLS handshake; `None` without TLS.
     pub tls: Option<Handshake>,
 }
 
-/// A handshake, completed or not.
+/// A TLS handshake, completed or not.
 #[derive(Clone, Debug)]
 pub struct Handshake {
-    /// The server's certificate and those it sent along, trusted or not. Empty if it came to none.
+    /// The server's certificate and the certificates sent with it, trusted or not. Empty if the handshake
+    /// ended before that.
     pub chain: Vec<Certificate>,
-    /// How long it took; `None` if it failed.
+    /// The duration of the handshake; `None` if it failed.
     pub took: Option<Duration>,
-    /// `TLS 1.3`.
+    /// The TLS version, such as `TLS 1.3`; `None` if the handshake failed.
     pub version: Option<&'static str>,
-    /// What was agreed on by ALPN: `h2`, `http/1.1`.
+    /// The protocol negotiated with ALPN, `h2` or `http/1.1`; `None` if there is none.
     pub protocol: Option<String>,
 }
 
 impl Egress {
-    /// Looks up, connects, shakes hands and closes. Takes a minute at most: a lookup, eight addresses of
-    /// which only the last one answers, and a handshake.
+    /// Resolves the host, connects, performs the TLS handshake, and closes the connection. Takes at most a
+    /// minute: a lookup, eight addresses of which only the last one answers, and a handshake.
     pub async fn probe(&self, url: &Url) -> Way {
         let mut way = Way::default();
         let targets = self.look_up(url, &mut way).await;
@@ -69,7 +70,7 @@ impl Egress {
         way
     }
 
-    /// The addresses to try, in order.
+    /// Returns the addresses to try, in order.
     async fn look_up(&self, url: &Url, way: &mut Way) -> Vec<IpAddr> {
         if let Some(address) = literal(url) {
             let refusal = self.policy.check_addr(address).err();

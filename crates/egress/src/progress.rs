@@ -1,7 +1,8 @@
-//! How far a request got, told by the places it passes.
+//! The progress of a request, reported by the components that it passes through.
 //!
-//! The HTTP client does not tell. But its resolver, its TLS sessions, its connector and its request bodies
-//! are ours, and each of them is called by the task that makes the attempt, or carries a handle along:
+//! The HTTP client does not report progress. But its resolver, its TLS sessions, its connector and its
+//! request bodies are ours, and each of them is called by the task that makes the attempt, or carries a
+//! handle:
 //!
 //! | called | phase from then on |
 //! |---|---|
@@ -12,8 +13,9 @@
 //! | connector, has the connection, with its TLS handshake | `Send` |
 //! | request body, taken by a connection | `Response` |
 //!
-//! A connection takes a body whole, into its own buffer. So `Response` includes the time in which the buffer
-//! is written, and `Send` is left to writes that fail and to requests that wait for a connection that exists.
+//! A connection takes a whole body at once, into its own buffer. Therefore `Response` includes the time in
+//! which the buffer is written, and `Send` covers only writes that fail and requests that wait for an
+//! existing connection.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -30,8 +32,9 @@ use webhook::Phase;
 use crate::meter::{Flood, Meter};
 
 tokio::task_local! {
-    /// The attempt that the current task makes. A connection that the client finishes in the background, because
-    /// another became free first, has none, and so cannot change the phase of the attempt that began it.
+    /// The attempt that the current task makes. If another connection becomes available first, the client
+    /// finishes opening a connection in the background. That task has no attempt, so it cannot change the
+    /// phase of the attempt that started it.
     static CURRENT: Arc<Progress>;
 }
 
@@ -43,20 +46,20 @@ const PHASES: [Phase; 5] = [
     Phase::Response,
 ];
 
-/// One attempt's progress.
+/// The progress of one attempt.
 #[derive(Debug)]
 pub(crate) struct Progress {
     phase: AtomicU8,
     address: OnceLock<IpAddr>,
-    /// 0 before the response's headers have come.
+    /// The status of the response; 0 before its headers have arrived.
     status: AtomicU16,
-    /// `None` when it is not to be noted.
+    /// When a connection took the request; `None` if this is not recorded.
     taken: Option<OnceLock<Instant>>,
-    /// Of the connection that was opened for it, if one was.
+    /// The meter of the connection that was opened for the attempt, if one was.
     meter: OnceLock<Meter>,
 }
 
-/// A request's body that marks the moment in which a connection takes it.
+/// The body of a request, which records when a connection takes it.
 #[derive(Debug)]
 pub(crate) struct MarkedBody {
     bytes: Option<Bytes>,
@@ -64,7 +67,8 @@ pub(crate) struct MarkedBody {
 }
 
 impl Progress {
-    /// To the address that the URL names, or to wherever its name leads.
+    /// Starts the progress of an attempt to `literal`, the address in the URL, or to a host name if it is
+    /// `None`.
     pub(crate) fn to(literal: Option<IpAddr>) -> Self {
         let (phase, address) = match literal {
             Some(address) => (Phase::Connect, OnceLock::from(address)),
@@ -79,7 +83,7 @@ impl Progress {
         }
     }
 
-    /// Notes when a connection takes the request. Deliveries do without: they have no use for it.
+    /// Enables recording when a connection takes the request. Deliveries do not need that.
     pub(crate) fn timed(self) -> Self {
         Self {
             taken: Some(OnceLock::new()),
@@ -87,7 +91,7 @@ impl Progress {
         }
     }
 
-    /// When a connection took the request, if it is timed.
+    /// Returns when a connection took the request; `None` if it has not, or if this is not recorded.
     pub(crate) fn taken(&self) -> Option<Instant> {
         self.taken.as_ref()?.get().copied()
     }
@@ -96,12 +100,12 @@ impl Progress {
         PHASES[usize::from(self.phase.load(Ordering::Relaxed))]
     }
 
-    /// The first address that was or would have been connected to.
+    /// Returns the first address that was or would have been connected to.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         self.address.get().copied()
     }
 
-    /// What it was answered with, once the response's headers have come.
+    /// Returns the status of the response; `None` before the response's headers have arrived.
     pub(crate) fn status(&self) -> Option<u16> {
         Some(self.status.load(Ordering::Relaxed)).filter(|status| *status > 0)
     }
@@ -111,17 +115,17 @@ impl Progress {
     }
 }
 
-/// Runs an attempt, with its progress told to `progress`.
+/// Runs an attempt and records its progress in `progress`.
 pub(crate) async fn observe<F: Future>(progress: Arc<Progress>, attempt: F) -> F::Output {
     CURRENT.scope(progress, attempt).await
 }
 
-/// The current attempt, if there is one, enters a phase.
+/// Records that the current attempt, if there is one, enters a phase.
 pub(crate) fn enter(phase: Phase) {
     let _ = CURRENT.try_with(|progress| progress.enter(phase));
 }
 
-/// The current attempt, if there is one, knows where to connect to.
+/// Records the address that the current attempt, if there is one, connects to.
 pub(crate) fn connecting(address: IpAddr) {
     let _ = CURRENT.try_with(|progress| {
         let _ = progress.address.set(address);
@@ -129,20 +133,20 @@ pub(crate) fn connecting(address: IpAddr) {
     });
 }
 
-/// The current attempt, if there is one, has opened a connection with this meter.
+/// Records that the current attempt, if there is one, has opened a connection with this meter.
 pub(crate) fn connected(meter: &Meter) {
     let _ = CURRENT.try_with(|progress| {
         let _ = progress.meter.set(meter.clone());
     });
 }
 
-/// The limit that ended the connection which the current attempt has opened, if one did.
+/// Returns the limit that ended the connection which the current attempt has opened, if one did.
 pub(crate) fn flood() -> Option<Flood> {
     let flood = CURRENT.try_with(|progress| progress.meter.get()?.flood());
     flood.ok().flatten()
 }
 
-/// The current attempt, if there is one, has the headers of a response.
+/// Records that the current attempt, if there is one, has received the headers of a response.
 pub(crate) fn answered(status: u16) {
     let _ = CURRENT.try_with(|progress| progress.status.store(status, Ordering::Relaxed));
 }

@@ -1,11 +1,11 @@
-//! Names to addresses that may be reached.
+//! Resolution of names to addresses that may be reached.
 //!
-//! Not `getaddrinfo`, which does not tell a name that does not exist from name servers that do not answer,
-//! and cannot be given up on.
+//! `getaddrinfo` is not used: it does not distinguish a name that does not exist from name servers that do
+//! not answer, and it cannot be cancelled.
 //!
-//! A name with a dot is absolute: no search domain is appended to it, because a customer's name must not mean
-//! something else here, and because a chain of searches blurs why a lookup failed. A name without a dot is
-//! looked up in the system's search domains, as container platforms need it.
+//! A name with a dot is absolute. No search domain is appended to it, because a customer's name must not have
+//! a different meaning here, and because a sequence of searches obscures why a lookup failed. A name without
+//! a dot is looked up in the system's search domains, as container platforms require.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
@@ -31,35 +31,38 @@ use crate::lookup::{LookupError, addresses_of};
 use crate::policy::{Policy, Refusal};
 use crate::progress;
 
-/// How long one try may take. With [`TRIES_EXTRA`] a dead name server is known as such after 4 s, within any
-/// sensible deadline of an attempt.
+/// The timeout of one try. With [`TRIES_EXTRA`], a dead name server is detected after 4 s, which is within
+/// any reasonable deadline of an attempt.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a lookup that got no answer is tried again.
+/// The number of times that a lookup without an answer is repeated.
 const TRIES_EXTRA: usize = 1;
-/// How many responses are cached; one name takes two.
+/// The maximum number of cached responses; one name takes two.
 const CACHED_RESPONSES_MAX: u64 = 8192;
-/// Names that forbid caching would otherwise cost two queries for every connection.
+/// The minimum time that an address is cached. Names that forbid caching would otherwise cost two queries for
+/// every connection.
 const POSITIVE_TTL_MIN: Duration = Duration::from_secs(1);
-/// A receiver that moved is found again after at most this long.
+/// The maximum time that an address is cached, after which a receiver that moved is found again.
 const POSITIVE_TTL_MAX: Duration = Duration::from_mins(5);
-/// A name that was just created is found after at most this long. Not less, because most names have no IPv6
-/// address, and that answer is cached for as long.
+/// The maximum time that a missing address is cached, after which a new name is found. It is not less,
+/// because most names have no IPv6 address, and that answer is cached for the same time.
 const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(5);
-/// How many addresses of a family are tried. The deadline for connecting is divided among them.
+/// The maximum number of addresses of each family that are tried. The deadline for connecting is divided
+/// among them.
 const ADDRESSES_PER_FAMILY_MAX: usize = 4;
 
-/// Looks names up and lets only those addresses through that the policy allows.
+/// A resolver that returns only the addresses that the policy allows.
 #[derive(Clone)]
 pub(crate) struct Resolver {
     dns: TokioResolver,
     policy: Arc<Policy>,
     evidence: Arc<evidence::Names>,
-    /// Where the next lookup's list of addresses begins, so that a retry begins with another one.
+    /// The position at which the next lookup's list of addresses begins, so that a retry begins with another
+    /// address.
     turn: Arc<AtomicUsize>,
 }
 
 impl Resolver {
-    /// With the given name servers, or the system's if there are none.
+    /// Creates a resolver with the given name servers, or with the system's if there are none.
     pub(crate) fn new(name_servers: &[SocketAddr], policy: Arc<Policy>) -> Result<Self, SetupError> {
         Ok(Self {
             dns: resolver(name_servers, bound)?,
@@ -69,8 +72,9 @@ impl Resolver {
         })
     }
 
-    /// The addresses of a name that may be connected to, in the order in which to try them: at least one, at
-    /// most [`ADDRESSES_PER_FAMILY_MAX`] of each family. Takes 4 s at most for one without a search list.
+    /// Returns the addresses of a name that may be connected to, in the order in which to try them: at least
+    /// one, and at most [`ADDRESSES_PER_FAMILY_MAX`] of each family. Takes at most 4 s if no search list
+    /// applies to the name.
     pub(crate) async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
         let found = self.judged(host).await?;
         let mut passed = Vec::with_capacity(found.len());
@@ -93,7 +97,7 @@ impl Resolver {
         ))
     }
 
-    /// Every address of a name, and what the policy has against it.
+    /// Returns every address of a name, with the policy's reason to refuse it if there is one.
     pub(crate) async fn judged(&self, host: &str) -> Result<Vec<(IpAddr, Option<Refusal>)>, LookupError> {
         let found = self.query(host).await?.into_iter();
         Ok(found
@@ -101,7 +105,8 @@ impl Resolver {
             .collect())
     }
 
-    /// Whether a name that could not be looked up fails alone, while name servers answer about others.
+    /// Returns whether a name whose lookup failed fails alone, while name servers answer queries for other
+    /// names.
     pub(crate) async fn fails_alone(&self, host: &str) -> bool {
         self.evidence.fails_alone(host).await
     }
@@ -115,7 +120,7 @@ impl Resolver {
     }
 }
 
-/// As the HTTP client asks.
+/// The interface through which the HTTP client resolves names.
 impl Service<dns::Name> for Resolver {
     type Response = Box<dyn Iterator<Item = SocketAddr> + Send>;
     type Error = LookupError;
@@ -131,14 +136,14 @@ impl Service<dns::Name> for Resolver {
             progress::enter(Phase::Resolve);
             let addresses = resolver.lookup(name.as_str()).await?;
             progress::connecting(addresses[0]);
-            // Port 0: the client fills in the URL's.
+            // Port 0: the client fills in the URL's port.
             let addresses: Self::Response = Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0)));
             Ok(addresses)
         })
     }
 }
 
-/// With the given name servers, or the system's if there are none.
+/// Creates a resolver with the given name servers, or with the system's if there are none.
 fn resolver(name_servers: &[SocketAddr], bound: fn(&mut ResolverOpts)) -> Result<TokioResolver, SetupError> {
     let mut builder = if name_servers.is_empty() {
         TokioResolver::builder_tokio().map_err(|source| SetupError::SystemResolver(Box::new(source)))?
@@ -172,7 +177,7 @@ fn bound(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Always;
 }
 
-/// Asks the network, and each name server once.
+/// Limits lookups to the network, with one query to each name server.
 fn bound_once(options: &mut ResolverOpts) {
     bound(options);
     options.attempts = 0;
@@ -180,9 +185,10 @@ fn bound_once(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Never;
 }
 
-/// IPv6 first, as RFC 8305 wants it, but without a family that this machine has no route to, if the other has
-/// one: the client reports the failure of the family it tried last, and "no route" must not hide "connection
-/// refused".
+/// Orders the addresses: IPv6 first, as RFC 8305 recommends.
+///
+/// If this machine has a route to only one of the families, the other one is left out. The client reports the
+/// failure of the family that it tried last, and "no route" must not hide "connection refused".
 fn in_order(found: Vec<IpAddr>, turn: usize, has_route: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
     let (mut v6, mut v4): (Vec<_>, Vec<_>) = found.into_iter().partition(IpAddr::is_ipv6);
     for family in [&mut v6, &mut v4] {
@@ -203,10 +209,11 @@ fn in_order(found: Vec<IpAddr>, turn: usize, has_route: impl Fn(IpAddr) -> bool)
     v6
 }
 
-/// Whether the routing table knows a way to an address. Connecting a UDP socket asks the table and sends
-/// nothing.
+/// Returns whether the routing table has a route to an address. Connecting a UDP socket looks up the route
+/// and sends nothing.
 ///
-/// True when there is no socket to ask with: then the connection will say what is wrong.
+/// Also returns `true` if no socket can be opened for the check; the connection itself then reports the
+/// failure.
 pub(crate) fn has_route(address: IpAddr) -> bool {
     let local: IpAddr = match address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -1,4 +1,4 @@
-//! TLS as a client: whom to trust, and what to say when there is no trust.
+//! TLS as a client: trusted certificates, and explanations of failures.
 
 use std::sync::Arc;
 
@@ -21,16 +21,17 @@ mod verify;
 
 pub(crate) use verify::{Keep, Watching};
 
-/// How many servers' sessions are kept for resumption.
+/// The maximum number of servers whose sessions are kept for resumption.
 const SESSIONS_MAX: usize = 1024;
-/// How many of a certificate's names are told.
+/// The maximum number of a certificate's names that are reported.
 const NAMES_TOLD_MAX: usize = 5;
 
-/// Trusts the system's root certificates and the given ones (PEM, one or more in each).
+/// Creates a verifier that trusts the system's root certificates and the given ones (PEM, one or more in each
+/// element).
 ///
 /// # Errors
-/// Without any root certificate every endpoint would look as if its certificate were bad, unless that
-/// `is_ignored`.
+/// Returns an error if a given certificate cannot be used. Also returns an error if there are no root
+/// certificates, unless `is_ignored` is set: every endpoint's certificate would be reported as invalid.
 pub(crate) fn verifier(
     extra_roots_pem: &[Vec<u8>],
     is_ignored: bool,
@@ -52,7 +53,7 @@ pub(crate) fn verifier(
         .map_err(|source| SetupError::RootCertificate(Box::new(source)))
 }
 
-/// TLS 1.2 and 1.3, by HTTP/2 if the server can.
+/// Creates the configuration for TLS 1.2 and 1.3, with HTTP/2 if the server supports it.
 pub(crate) fn client_config(
     verifier: Arc<dyn ServerCertVerifier>,
     resumption: Resumption,
@@ -60,7 +61,8 @@ pub(crate) fn client_config(
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(SetupError::Tls)?
-        // The name of whatever is not rustls' own choice of a verifier; ours asks the same one.
+        // This is the name for all verifiers other than rustls' own choice; ours delegates to the same
+        // verifier.
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
@@ -69,13 +71,13 @@ pub(crate) fn client_config(
     Ok(config)
 }
 
-/// The same, by HTTP/1.1 alone.
+/// Returns the same configuration with HTTP/1.1 only.
 pub(crate) fn without_http2(mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config
 }
 
-/// Sessions are resumed, but not at hosts whose certificate is about to expire.
+/// Enables session resumption, except at hosts whose certificate expires soon.
 pub(crate) fn resumption(certificates: Certificates) -> Resumption {
     Resumption::store(Arc::new(Sessions {
         cache: ClientSessionMemoryCache::new(SESSIONS_MAX),
@@ -106,8 +108,8 @@ fn add_pem(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), SetupError> {
     }
 }
 
-/// The sessions in memory, and the mark that a handshake began: a hint is asked for when the first message is
-/// written.
+/// A session store in memory that also records the beginning of a handshake: the hint is requested when the
+/// first message is written.
 #[derive(Debug)]
 struct Sessions {
     cache: ClientSessionMemoryCache,
@@ -147,7 +149,7 @@ impl ClientSessionStore for Sessions {
     }
 }
 
-/// A TLS error in words that the owner of the endpoint can act on.
+/// Explains a TLS error so that the owner of the endpoint can act on it.
 pub(crate) fn explain(error: &rustls::Error, host: &str) -> String {
     match error {
         rustls::Error::InvalidCertificate(reason) => explain_certificate(reason, host),
@@ -188,7 +190,7 @@ fn explain_certificate(reason: &CertificateError, host: &str) -> String {
             format!("the certificate of {host} was not signed by the issuer that it names")
         }
         CertificateError::Revoked => format!("the certificate of {host} has been revoked"),
-        // What most tools make when asked for a self-signed one.
+        // Most tools create such a certificate when asked for a self-signed one.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             format!(
                 "the certificate of {host} is self-signed, or that of an authority itself (CA:TRUE), which no server may use"

@@ -1,4 +1,4 @@
-//! In a process of its own, because it uses up what other tests need.
+//! This test runs in a process of its own, because it uses up the file descriptors that other tests need.
 
 use std::fs::File;
 

@@ -1,25 +1,25 @@
-//! Messages counted in a stream of bytes, without reading more of them than where they begin.
+//! Counters of messages in a stream of bytes. They parse only as much as is needed to find the next message.
 
-/// The interim responses before an answer over HTTP/1.
+/// A counter of the interim responses before a response over HTTP/1.
 #[derive(Debug, Default)]
 pub(super) struct Interim {
-    /// How many have ended since the last request.
+    /// The number of interim responses that have ended since the last request.
     count: u32,
     at: Http1,
 }
 
-/// Where in a response the last byte was.
+/// The position of the last byte in a response.
 #[derive(Clone, Copy, Debug)]
 enum Http1 {
-    /// In the status line: so many bytes of it.
+    /// In the status line, after this many bytes.
     Status(usize),
     /// In the headers of an interim response.
     Headers { line_is_empty: bool },
-    /// In the answer itself, or in what is no HTTP.
+    /// In the final response, or in bytes that are not HTTP.
     Answer,
 }
 
-/// The status line up to the status' first digit, which tells interim responses apart.
+/// The part of the status line before the first digit of the status, which identifies interim responses.
 const VERSION: &[u8] = b"HTTP/1.x ";
 
 impl Default for Http1 {
@@ -29,14 +29,15 @@ impl Default for Http1 {
 }
 
 impl Interim {
-    /// A request was written: what is received after an answer is the next one's.
+    /// Records that a request was written, so that bytes received after a response belong to the next
+    /// response.
     pub(super) fn sent(&mut self) {
         if matches!(self.at, Http1::Answer) {
             *self = Self::default();
         }
     }
 
-    /// How many interim responses precede the answer, these bytes included.
+    /// Returns the number of interim responses before the response, including those in `bytes`.
     pub(super) fn received(&mut self, bytes: &[u8]) -> u32 {
         for byte in bytes {
             if matches!(self.at, Http1::Answer) {
@@ -49,7 +50,7 @@ impl Interim {
 
     fn after(&mut self, byte: u8) -> Http1 {
         match (self.at, byte) {
-            // Empty lines before a status line are skipped by the client as well.
+            // The client also skips empty lines before a status line.
             (Http1::Status(0), b'\r' | b'\n') => Http1::Status(0),
             (Http1::Status(length), byte) if length == VERSION.len() => {
                 if byte == b'1' {
@@ -71,23 +72,23 @@ impl Interim {
     }
 }
 
-/// The frames of an HTTP/2 connection (RFC 9113 section 4.1).
+/// A counter of the frames of an HTTP/2 connection (RFC 9113 section 4.1).
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// The first bytes of a frame's header, which give the length of its payload.
+    /// The first bytes of a frame's header, which contain the length of its payload.
     length: u32,
-    /// How many bytes of the current frame's header have come.
+    /// The number of bytes of the current frame's header that were received.
     header_bytes: usize,
-    /// How many bytes of its payload have not come yet.
+    /// The number of bytes of the current frame's payload that were not received yet.
     payload_bytes: usize,
 }
 
-/// The length of a frame's header, and of the length in it.
+/// The size of a frame's header, and of the length in it.
 const HEADER_BYTES: usize = 9;
 const LENGTH_BYTES: usize = 3;
 
 impl Frames {
-    /// How many frames begin in these bytes.
+    /// Returns the number of frames that begin in `bytes`.
     pub(super) fn begun_in(&mut self, mut bytes: &[u8]) -> u32 {
         let mut begun = 0;
         while let Some((byte, rest)) = bytes.split_first() {
@@ -124,7 +125,7 @@ mod tests {
     const HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nX: 1\r\n\r\n";
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n";
 
-    /// In pieces of this length.
+    /// Passes the bytes in pieces of this length and returns the last count.
     fn in_pieces(interim: &mut Interim, bytes: &[u8], length: usize) -> u32 {
         let mut count = 0;
         for piece in bytes.chunks(length) {

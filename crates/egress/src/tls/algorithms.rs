@@ -1,11 +1,11 @@
-//! The signatures that certificates and handshakes may have: ring's, and those that ring does not know.
+//! The signature algorithms for certificates and handshakes: ring's, and some that ring does not support.
 //!
-//! - ECDSA by keys on the curve P-521, and with SHA-512 by those on P-256 and P-384: verified by the crates
-//!   `p521`, `p256` and `p384`. The latter two are there because the name that offers P-521 in a handshake of
-//!   TLS 1.3 offers SHA-512 with any curve in one of TLS 1.2.
-//! - RSA-PSS by keys that are for RSA-PSS alone and for any hash (RFC 4055, `id-RSASSA-PSS` without
-//!   parameters), with a salt as long as the hash: verified by ring, which is told of keys for all of RSA
-//!   only. In handshakes of TLS 1.3; rustls refuses them in TLS 1.2.
+//! - ECDSA with keys on the curve P-521, and with SHA-512 and keys on P-256 and P-384: verified by the crates
+//!   `p521`, `p256` and `p384`. The latter two are needed because the signature scheme that offers P-521 in a
+//!   handshake of TLS 1.3 offers SHA-512 with any curve in a handshake of TLS 1.2.
+//! - RSA-PSS with keys that are for RSA-PSS only and for any hash (RFC 4055, `id-RSASSA-PSS` without
+//!   parameters), with a salt as long as the hash: verified by ring, which by itself only knows keys for all
+//!   of RSA. These are used in handshakes of TLS 1.3; rustls refuses them in TLS 1.2.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -18,7 +18,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-/// All of them.
+/// All supported algorithms.
 pub(super) static SUPPORTED: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new(|| {
     let ring = rustls::crypto::ring::default_provider().signature_verification_algorithms;
     let all = [ring.all, &ECDSA, &PSS].concat();
@@ -31,10 +31,10 @@ pub(super) static SUPPORTED: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new
 
 type Algorithm = &'static dyn SignatureVerificationAlgorithm;
 
-/// What a handshake calls them. For `rsa_pss_pss_sha256` and its siblings (RFC 8446, 4.2.3) rustls has no
-/// names.
+/// The signature schemes of handshakes for the additional algorithms. rustls has no names for
+/// `rsa_pss_pss_sha256` and the other two (RFC 8446 section 4.2.3).
 static MORE: [(SignatureScheme, &[Algorithm]); 4] = [
-    // Of several only TLS 1.2 tries more than the first.
+    // Only TLS 1.2 tries more algorithms than the first.
     (
         SignatureScheme::ECDSA_NISTP521_SHA512,
         &[P521_SHA512, P384_SHA512, P256_SHA512],
@@ -78,13 +78,13 @@ const PSS_SHA512: Algorithm = &RsaPss {
 const RSASSA_PSS: AlgorithmIdentifier =
     AlgorithmIdentifier::from_slice(&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a]);
 
-/// Judges a public key (SEC 1), a digest and a signature (DER).
+/// A function that verifies a signature (DER) with a public key (SEC 1) and a digest.
 type Verify = fn(&[u8], &[u8], &[u8]) -> Result<(), InvalidSignature>;
 
-/// What certificates call keys on it, and how their signatures are verified.
+/// The identifier of keys on a curve in certificates, and the function that verifies their signatures.
 struct Curve(AlgorithmIdentifier, Verify);
 
-/// What certificates call signatures with it, and how a message is hashed.
+/// The identifier of signatures with a hash in certificates, and the hash function.
 struct Hash(AlgorithmIdentifier, fn(&[u8]) -> Vec<u8>);
 
 struct Ecdsa(Curve, Hash);
@@ -106,8 +106,8 @@ on_curve!(on_p256, p256);
 on_curve!(on_p384, p384);
 on_curve!(on_p521, p521);
 
-/// A digest that is shorter than half of the curve's order is refused by the crate `p521`; zeros in front
-/// change no number.
+/// The minimum length of a digest, in bytes. The crate `p521` refuses digests that are shorter than half of
+/// the curve's order; leading zeros do not change the number.
 const DIGEST_BYTES_MIN: usize = 64;
 
 impl SignatureVerificationAlgorithm for Ecdsa {

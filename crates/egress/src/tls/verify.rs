@@ -1,4 +1,4 @@
-//! Verifiers that look at what the real one judges.
+//! Certificate verifiers that report the certificates they verify.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,25 +9,25 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use crate::certificates::{Certificate, Certificates};
 
-/// The real verifier, and what is told of the certificates it was shown.
+/// A wrapper around the real verifier that reports the certificates presented to it.
 #[derive(Debug)]
 pub(crate) struct Watching<W> {
     real: Arc<WebPkiServerVerifier>,
     watch: W,
-    /// Whether a certificate that is not trusted is taken all the same.
+    /// Whether untrusted certificates are accepted as well.
     takes_any: bool,
 }
 
-/// What looks on.
+/// A recipient of reports about presented certificates.
 pub(crate) trait Watch: std::fmt::Debug + Send + Sync {
     fn shown(&self, server: &ServerName<'_>, chain: Chain<'_>, is_trusted: bool);
 }
 
-/// The server's own certificate, and those above it.
+/// The server's own certificate and the certificates above it.
 #[derive(Clone, Copy)]
 pub(crate) struct Chain<'a>(&'a CertificateDer<'a>, &'a [CertificateDer<'a>]);
 
-/// Keeps the last chain, trusted or not.
+/// A recipient that keeps the last chain, whether trusted or not.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keep(Arc<Mutex<Vec<Certificate>>>);
 
@@ -40,7 +40,7 @@ impl<W> Watching<W> {
         })
     }
 
-    /// Takes every certificate.
+    /// Creates a verifier that accepts every certificate.
     pub(crate) fn taking_any(real: Arc<WebPkiServerVerifier>, watch: W) -> Arc<Self> {
         Arc::new(Self {
             real,

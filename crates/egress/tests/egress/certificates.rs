@@ -1,4 +1,4 @@
-//! What TLS servers do.
+//! The behavior of TLS servers.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub(crate) fn params(name: &str) -> CertificateParams {
     CertificateParams::new(vec![name.to_owned()]).expect("parameters")
 }
 
-/// A receiver behind TLS, at localhost.
+/// Starts a receiver with TLS at localhost, and returns its URL.
 pub(crate) async fn tls_receiver<F, H>(acceptor: TlsAcceptor, handle: H) -> String
 where
     H: Fn(TlsStream<TcpStream>) -> F + Clone + Send + 'static,
@@ -103,7 +103,7 @@ async fn a_certificate_of_a_configured_authority_is_good() {
     let url = tls_receiver(authority.acceptor(&params("localhost"), &[]), greet).await;
     let egress = authority.trusted();
     assert_eq!(&answer(&egress, &url).await.body[..], b"ok");
-    // And again, on the connection that is there.
+    // And again, on the existing connection.
     assert_eq!(answer(&egress, &url).await.status, 200);
 }
 
@@ -145,7 +145,7 @@ async fn a_certificate_of_an_unknown_authority_is_told_in_words() {
 
 #[tokio::test]
 async fn a_certificate_in_the_name_of_a_trusted_authority_is_told_in_words() {
-    // Every authority here has the same name.
+    // All authorities in these tests have the same name.
     let url = tls_receiver(Authority::new().acceptor(&params("localhost"), &[]), greet).await;
     let failure = failure(&Authority::new().trusted(), &url).await;
     assert_eq!((failure.kind, failure.phase), (FailureKind::Tls, Phase::Tls));
@@ -373,7 +373,7 @@ async fn a_host_that_requires_http_1_1_is_spoken_to_in_it_from_the_next_attempt_
     }
     assert_eq!(by_http2.load(Ordering::SeqCst), 1);
 
-    // Looking more closely takes the second attempt at once.
+    // `ask` makes the second attempt immediately.
     let egress = authority.trusted();
     let target = egress.target(&url);
     let reply = egress.ask(&target, Vec::new(), Bytes::from_static(b"{}")).await;

@@ -1,4 +1,4 @@
-//! What is kept of certificates, and a look at the way.
+//! Expiries of certificates, and inspections of the network path.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,7 +24,7 @@ fn in_days(days: u64) -> u64 {
     since_epoch.as_secs() + days * DAY_S
 }
 
-/// Good until then, for localhost.
+/// Returns an acceptor with a certificate for localhost that expires at `unix_s`.
 fn good_until(authority: &Authority, unix_s: u64) -> TlsAcceptor {
     let mut params = params("localhost");
     params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(unix_s);
@@ -55,7 +55,7 @@ async fn a_certificate_that_is_not_trusted_leaves_nothing_behind() {
     assert_eq!(noted(&egress), []);
 }
 
-/// How the second of two connections to a server with such a certificate begins.
+/// Returns how the second of two connections begins, to a server whose certificate expires in this many days.
 async fn second_handshake(days: u64) -> HandshakeKind {
     let (authority, kinds) = (Authority::new(), Arc::new(Mutex::new(Vec::new())));
     let seen = Arc::clone(&kinds);

@@ -1,4 +1,4 @@
-//! Endpoints that send as fast as they can, and never get on with an answer.
+//! Endpoints that send as fast as they can without making progress with a response.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,16 +11,17 @@ use webhook::{Failure, FailureKind, Phase};
 use crate::certificates::{Authority, params, tls_receiver};
 use crate::support::*;
 
-/// What the buffers of two sockets may hold, which Linux lets grow to some MiB, and what is read of it.
+/// The size that the buffers of two sockets can reach, which is several MiB on Linux, and what is read from
+/// them.
 const TAKEN_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Far from the deadline, on a busy machine.
+/// Much less than the deadline, even on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Sends the same again and again, and counts what could be sent. What comes meanwhile is read, lest the
-/// answers to it stall the connection.
+/// Sends the same bytes repeatedly, and counts the bytes sent. Meanwhile it reads what arrives, because
+/// unread replies would stall the connection.
 async fn pour(stream: impl AsyncRead + AsyncWrite, first: &[u8], again: &[u8], sent: &AtomicUsize) {
     let (mut reading, mut writing) = tokio::io::split(stream);
     let pouring = async {
@@ -100,7 +101,7 @@ async fn interim_responses_are_counted_anew_for_every_request_of_a_connection() 
 
 #[tokio::test]
 async fn a_connection_is_not_worn_out_by_the_answers_it_brings() {
-    // More than the bound of one answer in all, by answers that are read to their end.
+    // Responses that are read to their end, whose total size is more than the limit for one response.
     let connections = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&connections);
     let url = receiver(move |mut stream| {
@@ -121,7 +122,7 @@ async fn a_connection_is_not_worn_out_by_the_answers_it_brings() {
     assert_eq!(connections.load(Ordering::SeqCst), 1);
 }
 
-/// A frame (RFC 9113 section 4.1).
+/// Returns a frame (RFC 9113 section 4.1).
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).expect("a short frame");
     let head = [0, 0, length, kind, flags, 0, 0, 0, stream];
@@ -154,12 +155,13 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const UNKNOWN: u8 = 0xfa;
 const END_HEADERS: u8 = 4;
-/// `:status: 200` of HPACK's static table.
+/// `:status: 200` from HPACK's static table.
 const STATUS_200: &[u8] = &[0x88];
-/// `:status: 103`: the name is of the static table.
+/// `:status: 103`, with the name from the static table.
 const STATUS_103: &[u8] = &[0x08, 3, b'1', b'0', b'3'];
 
-/// Pours frames over HTTP/2, after empty settings. How it fails, by the endpoint's own failure.
+/// Sends frames repeatedly over HTTP/2, after empty settings. Returns the failure, when the attempt began,
+/// and the counter of bytes sent.
 async fn http2_failure(what: &str, first: Vec<u8>, again: Vec<u8>) -> (Failure, Instant, Arc<AtomicUsize>) {
     let sent = Arc::new(AtomicUsize::new(0));
     let authority = Authority::new();
@@ -202,7 +204,8 @@ async fn endless_frames_of_http_2_end_the_attempt() {
     }
 }
 
-/// These are bounded by the HTTP library itself, or by nothing but ours: either way soon.
+/// Some of these are limited by the HTTP library, and the others only by our meter. In both cases the attempt
+/// ends soon.
 #[tokio::test]
 async fn other_endless_frames_of_http_2_end_the_attempt_as_well() {
     let headers_without_end = frame(HEADERS, 0, 1, STATUS_200);
@@ -235,7 +238,8 @@ async fn other_endless_frames_of_http_2_end_the_attempt_as_well() {
     }
 }
 
-/// The server pours as soon as the handshake is done; now and then that is before the request leaves.
+/// The server starts to flood as soon as the handshake is done, which is sometimes before the request is
+/// sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pings_before_the_request_has_left_end_the_attempt_in_phase_response() {
     let authority = Authority::new();

@@ -1,4 +1,4 @@
-//! The way out against real sockets on the loopback network, which the tests' policy allows.
+//! Tests with real sockets on the loopback network, which the tests' policy allows.
 
 mod support;
 

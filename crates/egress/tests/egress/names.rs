@@ -1,4 +1,4 @@
-//! What name servers do.
+//! The behavior of name servers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -70,7 +70,8 @@ async fn a_name_server_that_fails_is_our_fault() {
     assert!(!format!("{fault:?}").contains("secret"));
 }
 
-/// How an attempt fails at a name that name servers have this for, while they know of no other.
+/// Returns the failure of an attempt at a name for which the name server has this trouble. It knows no other
+/// names.
 async fn failure_at_one(trouble: Reply) -> webhook::Failure {
     let names = NameServer::start(move |name, _| match name {
         "broken.example.com." => trouble.clone(),
@@ -117,7 +118,7 @@ async fn a_name_that_was_answered_before_is_evidence_as_long_as_it_is_answered()
     let failed = failure(&egress, broken).await;
     assert_eq!(failed.kind, FailureKind::NameServerFailed);
     all_fail.store(true, SeqCst);
-    // From then on the evidence is old: whatever the cache has, the name is asked for again.
+    // The evidence is old now: the name is looked up again, even if it is in the cache.
     assert!(
         matches!(post(&egress, broken).await, Err(Fault::Resolver { .. })),
         "old evidence"
@@ -215,7 +216,7 @@ async fn only_the_addresses_that_passed_are_connected_to() {
     let names = NameServer::start(move |_, _| Reply::Addresses(list.clone())).await;
     let egress = names.egress();
     let url = named(&responder(OK).await, "hooks.example.com");
-    // The list is begun at another address each time.
+    // Each lookup's list begins with another address.
     for _ in 0..4 {
         assert_eq!(answer(&egress, &url).await.status, 200);
     }
@@ -271,7 +272,7 @@ async fn http_is_for_names_that_lead_to_allowed_addresses_and_to_no_others() {
 #[tokio::test]
 async fn a_name_that_changes_its_mind_is_judged_again() {
     let names = NameServer::start(|_, asked| {
-        // Two questions are one lookup: A and AAAA.
+        // Two queries are one lookup: A and AAAA.
         Reply::Addresses(ips(if asked < 2 { &["127.0.0.1"] } else { &["10.0.0.1"] }))
     })
     .await;
@@ -279,7 +280,7 @@ async fn a_name_that_changes_its_mind_is_judged_again() {
     let url = named(&responder(OK).await, "rebind.example.com");
     assert_eq!(answer(&egress, &url).await.status, 200);
     let refused = async {
-        // Answers may be kept for a second, although these forbid it.
+        // Answers may be cached for a second, although their TTL is 0.
         loop {
             match post(&egress, &url).await.expect("no fault") {
                 AttemptResult::Answered(_) => {}
@@ -339,7 +340,7 @@ async fn an_address_is_looked_up_once_for_many_connections() {
 
 #[tokio::test]
 async fn the_hosts_file_is_honoured() {
-    // No name server is there: the answer can only come from this machine.
+    // There is no name server, so the answer can only come from this machine.
     let url = named(&responder(OK).await, "localhost");
     assert_eq!(answer(&egress(), &url).await.status, 200);
 }

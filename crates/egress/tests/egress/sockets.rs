@@ -1,4 +1,4 @@
-//! What endpoints do, over plain HTTP/1.
+//! The behavior of endpoints over plain HTTP/1.
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use webhook::{FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
 
 use crate::support::*;
 
-/// nginx sends a header on as many lines as its configuration has it on.
+/// nginx sends a header on as many lines as it has in nginx's configuration.
 #[tokio::test]
 async fn a_header_that_goes_on_on_the_next_line_is_taken() {
     let folded = "HTTP/1.1 200 OK\r\nContent-Security-Policy: default-src 'self';\r\n  img-src *;\r\n\tscript-src 'none'\r\nContent-Length: 2\r\n\r\nok";
@@ -227,7 +227,7 @@ async fn a_connection_that_nobody_accepts_times_out_in_phase_connect() {
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
     let listener = socket.listen(1).expect("a listener");
     let address = listener.local_addr().expect("its address");
-    // When the queue of connections to accept is full, Linux leaves the next ones without an answer.
+    // When the queue of connections to accept is full, Linux does not answer further connection requests.
     let mut queue = Vec::new();
     while let Ok(stream) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
         queue.push(stream);
@@ -407,8 +407,8 @@ async fn a_header_that_cannot_be_sent_is_our_fault() {
     ));
 }
 
-/// The environment of a process cannot be changed safely while it runs, so another test is run in a process
-/// of its own.
+/// The environment of a process cannot be changed safely while it runs, so this test runs another test in a
+/// process of its own.
 #[tokio::test]
 async fn the_environments_proxies_are_ignored() {
     let mut child = Command::new(std::env::current_exe().expect("this test's executable"));
@@ -424,7 +424,7 @@ async fn the_environments_proxies_are_ignored() {
         "all_proxy",
         "ALL_PROXY",
     ] {
-        // The discard port, where nobody listens.
+        // The discard port, where no server listens.
         child.env(name, "http://127.0.0.1:9");
     }
     let output = child.stdin(Stdio::null()).output().await.expect("it runs");

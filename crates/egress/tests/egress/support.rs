@@ -1,4 +1,4 @@
-//! Receivers and a name server, small enough to misbehave in every way.
+//! Receivers and a name server that are simple enough to misbehave in every way.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use webhook::{Answer, AttemptResult, Failure};
 /// Long enough for any step on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A configuration that allows 127.0.0.0/8 and asks no name server that exists.
+/// Returns a configuration that allows 127.0.0.0/8 and has no name server that exists.
 pub(crate) fn config() -> Config {
     Config {
         allow: vec!["127.0.0.0/8".parse().expect("a network")],
@@ -55,7 +55,7 @@ pub(crate) async fn answer(egress: &Egress, url: &str) -> Answer {
     }
 }
 
-/// Also sees to it that no text holds the URL's path or query.
+/// Returns the failure of a POST, and checks that its text does not contain the URL's path or query.
 pub(crate) async fn failure(egress: &Egress, url: &str) -> Failure {
     match post(egress, url).await.expect("no fault") {
         AttemptResult::Answered(answer) => panic!("an answer: {answer:?}"),
@@ -66,7 +66,7 @@ pub(crate) async fn failure(egress: &Egress, url: &str) -> Failure {
     }
 }
 
-/// A receiver that treats every connection as `handle` says. Gives the URL of a path with a secret.
+/// Starts a receiver that calls `handle` for every connection. Returns a URL whose path contains a secret.
 pub(crate) async fn receiver<F, H>(handle: H) -> String
 where
     H: Fn(TcpStream) -> F + Send + 'static,
@@ -85,7 +85,7 @@ where
     url
 }
 
-/// A receiver that reads a request, writes `response`, and closes.
+/// Starts a receiver that reads a request, writes `response`, and closes the connection.
 pub(crate) async fn responder(response: impl Into<Vec<u8>>) -> String {
     let response = Arc::new(response.into());
     receiver(move |mut stream| {
@@ -94,14 +94,14 @@ pub(crate) async fn responder(response: impl Into<Vec<u8>>) -> String {
             read_request(&mut stream).await;
             let _ = stream.write_all(&response).await;
             let _ = stream.shutdown().await;
-            // Closing with unread input would reset the connection.
+            // Closing the socket with unread input would reset the connection.
             let _ = stream.read(&mut [0; 1]).await;
         }
     })
     .await
 }
 
-/// Reads one request with a `Content-Length`; `None` at the connection's end.
+/// Reads one request with a `Content-Length`; returns `None` at the end of the connection.
 pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut read = Vec::new();
     let mut buffer = [0; 4096];
@@ -120,7 +120,7 @@ pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Optio
     }
 }
 
-/// What the name server does with a question.
+/// The name server's reaction to a query.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
     Addresses(Vec<IpAddr>),
@@ -129,14 +129,15 @@ pub(crate) enum Reply {
     Silence,
 }
 
-/// A name server on UDP, whose answers may be kept for 0 s.
+/// A name server on UDP, whose answers may be cached for 0 s.
 pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
     asked: Arc<AtomicUsize>,
 }
 
 impl NameServer {
-    /// `reply` is given the name, with its final dot, and how many questions were asked before.
+    /// Starts a name server. `reply` receives the name, with its final dot, and the number of earlier
+    /// queries.
     pub(crate) async fn start(reply: impl Fn(&str, usize) -> Reply + Send + 'static) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
         let address = socket.local_addr().expect("its address");
@@ -171,7 +172,7 @@ impl NameServer {
     }
 }
 
-/// The asked name, and where the question ends (RFC 1035 section 4.1).
+/// Returns the name in a query, and where the question ends (RFC 1035 section 4.1).
 fn question(query: &[u8]) -> (String, usize) {
     let (mut name, mut at) = (String::new(), 12);
     while query[at] != 0 {
@@ -202,7 +203,8 @@ fn response(query: &[u8], reply: &Reply) -> Option<Vec<u8>> {
     message[6..8].copy_from_slice(&u16::try_from(addresses.len()).expect("few").to_be_bytes());
     message[8..12].fill(0);
     if addresses.is_empty() && code != 2 {
-        // A start of authority: it tells how long the negative answer may be kept (RFC 2308 section 5).
+        // A start of authority record, which determines how long the negative answer may be cached (RFC 2308
+        // section 5).
         message[9] = 1;
         message.extend([0xc0, 12, 0, 6, 0, 1, 0, 0, 0, 60, 0, 22, 0, 0]);
         for seconds in [1_u32, 60, 60, 60, 60] {

@@ -1,4 +1,4 @@
-//! What is refused and what is not, without a socket.
+//! URLs and addresses that are refused or accepted, checked without a socket.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -276,7 +276,7 @@ fn special_v4() -> impl Strategy<Value = Ipv4Addr> {
     })
 }
 
-/// Every standard way to put an IPv4 address into an IPv6 one.
+/// Returns every standard way to embed an IPv4 address in an IPv6 address.
 fn embeddings(v4: Ipv4Addr) -> Vec<Ipv6Addr> {
     let [a, b, c, d] = v4.octets().map(u16::from);
     let (high, low) = (a << 8 | b, c << 8 | d);
@@ -309,7 +309,7 @@ proptest! {
         let policy = allowing(&["64:ff9b::/96", "2002::/16", "2001::/32", "::/96"]);
         for v6 in embeddings(v4).into_iter().filter(|v6| ![0, 1].contains(&v6.to_bits())) {
             if v6.segments()[..5] != [0x2001, 0, 0x4136, 0xe378, 0x8000] && v6.segments()[..2] == [0x2001, 0] {
-                // The address of a Teredo server, which is not who gets the packet in the end.
+                // The address of a Teredo server, which is not the final recipient of the packet.
                 continue;
             }
             prop_assert!(policy.check_addr(v6.into()).is_err(), "{v6}");
