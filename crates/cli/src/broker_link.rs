@@ -1,4 +1,4 @@
-//! The broker, for commands: they cannot wait for ever.
+//! The broker connection of commands, whose waits are bounded.
 
 use std::time::Duration;
 
@@ -7,19 +7,20 @@ use broker::{Link, Server};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long a login may take at each of the broker's addresses; a refused one is tried again in the meantime.
+/// The maximum time for a login at each of the broker's addresses. A refused login is retried within this
+/// time.
 const LOGIN_MAX: Duration = Duration::from_secs(5);
 
-/// A connection that is there.
+/// An established connection.
 pub(crate) struct BrokerLink {
     pub(crate) link: Link,
     stop: CancellationToken,
 }
 
 impl BrokerLink {
-    /// Connects and logs in, or says which of the two failed.
+    /// Connects and logs in. The error says which of the two failed.
     pub(crate) async fn open(config: &broker::Config) -> anyhow::Result<Self> {
-        // A refused connection is told at once; a link would go on trying.
+        // This reports a refused connection at once, whereas a link would keep reconnecting.
         Server::of(config).await.map_err(|error| {
             anyhow!(
                 "{:#}; start the broker, or correct broker.url (MAGNETITE_BROKER__URL)",
@@ -29,7 +30,8 @@ impl BrokerLink {
         Self::log_in(config).await
     }
 
-    /// For who knows that a broker is there. A login that the only broker refuses is told at once.
+    /// Logs in to a broker that is known to be reachable. If there is only one broker address and it refuses
+    /// the login, returns the error at once.
     pub(crate) async fn log_in(config: &broker::Config) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let link = Link::open(config, "magnetite command", stop.clone());
@@ -48,14 +50,14 @@ impl BrokerLink {
         Ok(Self { link, stop })
     }
 
-    /// Says goodbye, so that the broker logs no lost connection.
+    /// Closes the connection properly, so that the broker does not log a lost connection.
     pub(crate) async fn close(self) {
         self.stop.cancel();
         self.link.closed().await;
     }
 }
 
-/// Waits until the broker has refused the login. Another one would be refused as well.
+/// Waits until the broker has refused the login. Retrying would not help: the broker would refuse again.
 async fn refusal(link: &Link) {
     const WORDS: [&str; 2] = ["ACCESS_REFUSED", "NOT_ALLOWED"];
     let mut link = link.clone();

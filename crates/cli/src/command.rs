@@ -75,55 +75,55 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run all roles in one process; creates and migrates its database
     Up,
-    /// Run a delivery worker; scale by running more of them
+    /// Run a delivery worker; run more of them to scale
     Worker,
-    /// Run a recorder: what workers report, dead letters and rejected messages go into the database
+    /// Run a recorder, which writes the workers' reports, dead letters and rejected messages to the database
     Recorder,
-    /// Run the HTTP API: manage endpoints, publish events, see what became of them
+    /// Run the HTTP API: manage endpoints, publish events, see the state of their deliveries
     Api,
     /// Publish events, one JSON object per line, and print their ids
     Publish(publish::Arguments),
-    /// Check events, one JSON object per line, by the rules and by the JSON Schemas of their types, without a
-    /// broker
+    /// Check events, one JSON object per line, against the rules and the JSON Schemas of their types, without
+    /// a broker
     Validate(validate::Arguments),
     /// Manage the endpoints that events are delivered to
     Endpoint(endpoint::Arguments),
-    /// Manage the keys that let clients in to the HTTP API
+    /// Manage the API keys of the HTTP API's clients
     ApiKey(api_key::Arguments),
-    /// Who changed which endpoint or API key, newest first
+    /// List changes to endpoints and API keys and who made them, newest first
     Changes(changes::Arguments),
-    /// What became of events: who got them, who did not, and why
+    /// Show what happened to events: which endpoints received them, which did not, and why
     Event(event::Arguments),
-    /// What became of deliveries, one event to one endpoint each, and sending them again
+    /// Show what happened to deliveries (one event to one endpoint each), and send them again
     Delivery(delivery::Arguments),
     /// Show messages that could not be processed, and publish them again
     Rejected(rejected::Arguments),
-    /// Check that the books balance: what matched was delivered, is dead, cancelled or still on its way
+    /// Check that every delivery is accounted for: delivered, dead, cancelled or still pending
     Audit(audit::Arguments),
-    /// Show the state of the system on one screen, and exit 1 if something needs a person
+    /// Show the state of the system on one screen, and exit 1 if something needs attention
     Status(status::Arguments),
     /// Receive webhooks on this machine: verify and print them, or fail on purpose
     Listen(listen::Arguments),
-    /// Send a signed sample of any event to a URL, with nothing set up
+    /// Send a signed sample of any event to a URL; needs no configuration
     Trigger(trigger::Arguments),
-    /// Check an endpoint as a worker would see it: way, certificate, answers to good and bad requests
+    /// Check an endpoint as a worker sees it: network path, certificate, answers to good and bad requests
     Check(check::Arguments),
     /// Print the broker's exchanges, queues and bindings, or declare or check them
     Topology(topology::Arguments),
     /// Bring the database's tables up to date
     Migrate,
-    /// Say that the time is right when recorders have stopped deleting because clocks disagree
+    /// Confirm the time, after recorders have stopped deleting old records because clocks disagree
     Retention(retention::Arguments),
-    /// The keys that endpoints' secrets are sealed with in the database
+    /// Manage the keys that encrypt the endpoints' secrets in the database
     Secrets(secrets::Arguments),
-    /// Print what the HTTP API can be asked for, as OpenAPI 3.1
+    /// Print the OpenAPI 3.1 document of the HTTP API
     Openapi,
-    /// Print the configuration in force: every key, its value, and which file or variable it is from; secrets
+    /// Print the configuration in force: every key, its value, and the file or variable that sets it; secrets
     /// are masked
     Config(config::Arguments),
     /// Ask roles whether they are ready, and exit 1 if one is not
     Health(health::Arguments),
-    /// Print a script that has a shell complete commands and options
+    /// Print a shell completion script for commands and options
     Completions(shell::Completions),
     /// Print the manual page, or write the pages of all commands to a directory
     Man(shell::Man),
@@ -131,26 +131,26 @@ enum Command {
     Doctor(doctor::Arguments),
 }
 
-/// What roles log unless configured otherwise. lapin logs every closed channel as an error of its own, before
-/// whoever used the channel has said what it means.
+/// The log filter of roles, unless another is configured. lapin logs every closed channel as an error, before
+/// the code that used the channel has interpreted it.
 const ROLE_FILTER: &str = "info,lapin=off";
-/// What commands log: only what is wrong.
+/// The log filter of commands, unless another is configured: warnings and errors only.
 const COMMAND_FILTER: &str = "warn,lapin=off";
 
-/// Logs from now on; `filter` is for a configuration that names none.
+/// Starts logging. `filter` applies if the configuration sets none.
 fn start_logs(log: &Log, filter: &str) -> anyhow::Result<()> {
     let filter = log.filter.as_deref().unwrap_or(filter);
     logs::start(filter, log.format, output::is_stderr_colored())
         .context("cannot open standard error once more: is `ulimit -n` too low?")
 }
 
-/// Logs as a command without a configuration does.
+/// Starts the logs of a command that reads no configuration.
 fn start_default_logs() -> anyhow::Result<()> {
     let (format, filter) = (logs::Format::Text, None);
     start_logs(&Log { format, filter }, COMMAND_FILTER)
 }
 
-/// Runs one command to its end.
+/// Runs one command until it completes.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments {
         config,
@@ -160,7 +160,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     color.apply();
     let config = config.as_deref();
     match command {
-        // These are for machines that have no configuration of ours.
+        // These commands run on machines that have no magnetite configuration.
         Command::Listen(arguments) => {
             start_default_logs()?;
             listen::run(arguments).await
@@ -173,7 +173,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             start_default_logs()?;
             validate::run(arguments).await
         }
-        // Its key is to go into the configuration.
+        // The key that it prints is still to be added to the configuration.
         Command::Secrets(secrets::Arguments {
             action: secrets::Action::NewKey,
         }) => secrets::new_key(),

@@ -1,12 +1,13 @@
-//! What can be configured, its defaults and its bounds.
+//! The configuration: all settings with their defaults and bounds.
 //!
-//! Defaults < one file < `MAGNETITE_*` variables, `__` for the dot of a key: `MAGNETITE_BROKER__URL` is
-//! `broker.url`. The file is that of `--config`, or else `magnetite.toml` in the current directory, or else
-//! `/etc/magnetite/magnetite.toml`. A key that is not known or a value out of its bounds is refused before
-//! anything is opened, with its name, where it stands and what was expected; all of them at once.
-//! `docs/configuration.md` has every key, and a test that compares it with what stands here.
+//! In order of increasing precedence, settings come from the defaults, one file, and `MAGNETITE_*` variables.
+//! In the name of a variable, `__` stands for the dot of the key: `MAGNETITE_BROKER__URL` is `broker.url`.
+//! The file is the one that `--config` names, or else `magnetite.toml` in the current directory, or else
+//! `/etc/magnetite/magnetite.toml`. An unknown key or a value that is out of bounds is refused before
+//! anything is opened. The error lists all such keys at once, each with its name, where it is set and what
+//! was expected. `docs/configuration.md` documents every key, and a test compares it with this module.
 //!
-//! No error here quotes a URL: both of them hold passwords.
+//! No error here quotes a URL of the broker or the database, because both may contain passwords.
 
 mod invalid;
 mod value;
@@ -32,7 +33,7 @@ pub(crate) use effective::Setting;
 pub(crate) use invalid::{InvalidSetting, InvalidSettings, Place};
 use sources::Reader;
 
-/// Everything that can be configured, checked.
+/// The complete, validated configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Configuration {
     pub(crate) broker: Broker,
@@ -40,21 +41,21 @@ pub(crate) struct Configuration {
     pub(crate) worker: worker::Config,
     pub(crate) recorder: recorder::Config,
     pub(crate) api: api::Config,
-    /// Where the HTTP API is served, if it is.
+    /// The address that the HTTP API listens on; `None` if it is not served.
     pub(crate) api_listen: Option<SocketAddr>,
     pub(crate) api_listen_place: Place,
     pub(crate) egress: Egress,
-    /// Where `/livez`, `/readyz` and `/metrics` are served, if they are.
+    /// The address that serves `/livez`, `/readyz` and `/metrics`; `None` if they are not served.
     pub(crate) health_listen: Option<SocketAddr>,
     pub(crate) log: Log,
-    /// Where it was read, for `doctor`.
+    /// The file and the variables that the configuration was read from, for `doctor`.
     pub(crate) read_from: Vec<String>,
 }
 
 #[derive(Clone, PartialEq)]
 pub(crate) struct Broker {
     url: String,
-    /// `None` for where RabbitMQ has it by default.
+    /// `None` for RabbitMQ's default management URL.
     management_url: Option<String>,
     pub(crate) prefix: String,
     tls: Tls,
@@ -63,9 +64,10 @@ pub(crate) struct Broker {
 #[derive(Clone, PartialEq)]
 pub(crate) struct Database {
     pub(crate) url: String,
-    /// Where the URL stands.
+    /// Where the URL is set.
     pub(crate) place: Place,
-    /// What secrets are sealed with; none for the key beside SQLite's file.
+    /// The keys that encrypt the endpoints' secrets. If empty, the key in the file beside SQLite's file is
+    /// used.
     pub(crate) keys: Vec<SealingKey>,
 }
 
@@ -84,18 +86,18 @@ pub(crate) struct Egress {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Log {
     pub(crate) format: logs::Format,
-    /// Directives as of `RUST_LOG`; without any, roles log at `info` and all other commands at `warn`.
+    /// Filter directives as in `RUST_LOG`. If `None`, roles log at `info` and all other commands at `warn`.
     pub(crate) filter: Option<String>,
 }
 
-/// The first of these that exists is read when `--config` names no file.
+/// The configuration files to look for if `--config` names none. The first one that exists is read.
 const DEFAULT_FILES: [&str; 2] = ["magnetite.toml", "/etc/magnetite/magnetite.toml"];
 const DEFAULT_BROKER_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const DEFAULT_HEALTH_LISTEN: &str = "127.0.0.1:8085";
 const DEFAULT_API_LISTEN: &str = "127.0.0.1:8420";
 
 impl Configuration {
-    /// Reads the process's file and variables.
+    /// Reads the configuration from the file and the variables of the process.
     pub(crate) fn load(file: Option<&Path>) -> Result<Self, InvalidSettings> {
         Self::read(file.or_else(default_file), std::env::vars_os())
     }
@@ -110,7 +112,7 @@ impl Configuration {
         Ok(configuration)
     }
 
-    /// Asks for every key; what is wrong with them is told when the reader finishes.
+    /// Reads every key. The reader collects the errors and reports them when it finishes.
     fn take(reader: &mut Reader) -> Self {
         Self {
             read_from: reader.places(),
@@ -129,13 +131,14 @@ impl Configuration {
         }
     }
 
-    /// The exchanges and queues that this configuration needs.
+    /// Returns the exchanges and queues that this configuration needs.
     pub(crate) fn topology(&self) -> Topology {
         Topology::new(self.broker.prefix.clone(), self.worker.schedule.tiers())
     }
 }
 
-/// Every key of the process's file and variables with its value, in the order of `docs/configuration.md`.
+/// Returns every key with its value from the file and the variables of the process, in the order of
+/// `docs/configuration.md`.
 pub(crate) fn load_settings(file: Option<&Path>) -> Result<Vec<Setting>, InvalidSettings> {
     read_settings(file.or_else(default_file), std::env::vars_os())
 }
@@ -153,11 +156,13 @@ fn read_settings(
 
 fn default_file<'a>() -> Option<&'a Path> {
     let [here, of_the_host] = DEFAULT_FILES.map(Path::new);
-    // A directory that must not be looked into, such as another user's home, has no configuration for us.
+    // If the current directory may not be read, such as another user's home, it has no configuration for this
+    // process.
     if here.try_exists().unwrap_or(false) {
         return Some(here);
     }
-    // One that must not be looked at is there, and reading it says so.
+    // If the file's existence cannot be determined, it is assumed to exist, and reading it reports the
+    // reason.
     (!matches!(of_the_host.try_exists(), Ok(false))).then_some(of_the_host)
 }
 
@@ -172,7 +177,7 @@ fn broker(reader: &mut Reader) -> Broker {
     broker
 }
 
-/// Reads the files that are named.
+/// Reads the settings for TLS to the broker and the files that they name.
 fn broker_tls(reader: &mut Reader, broker: broker::Config) -> Tls {
     const ROOTS: &str = "broker.tls.root_certificates";
     const CERTIFICATE: &str = "broker.tls.certificate";
@@ -227,7 +232,8 @@ fn database(reader: &mut Reader) -> Database {
     Database { url, place, keys }
 }
 
-/// The specification of `XDG_STATE_HOME` has relative paths ignored.
+/// Returns the URL of the SQLite file in the user's state directory. The specification of `XDG_STATE_HOME`
+/// requires that relative paths are ignored.
 fn default_database_url(reader: &Reader) -> Option<String> {
     let absolute = |name| {
         reader
@@ -319,7 +325,7 @@ fn shutdown_deadline(reader: &mut Reader) -> Duration {
     reader.read("shutdown.deadline", value::duration("0s", "1h"), || default)
 }
 
-/// Either the list or the four numbers it would be computed from.
+/// Reads the retry schedule: either the list of delays, or the four numbers from which it is computed.
 fn schedule(reader: &mut Reader) -> Schedule {
     const COMPUTED: [&str; 4] = ["retry.initial", "retry.factor", "retry.max", "retry.attempts"];
     let delays = reader.read("retry.delays", value::durations, Vec::new);
@@ -386,12 +392,12 @@ impl Broker {
 }
 
 impl Egress {
-    /// Lets these networks be reached as well.
+    /// Adds networks to those that endpoints may be in.
     pub(crate) fn allow(&mut self, networks: Vec<IpNet>) {
         self.allow.extend(networks);
     }
 
-    /// Reads the files that are named.
+    /// Returns the settings of the HTTP client. Reads the files with root certificates.
     pub(crate) fn config(&self) -> Result<egress::Config, InvalidSettings> {
         let read = |path: &PathBuf| {
             fs::read(path).map_err(|error| {
@@ -426,14 +432,14 @@ impl Egress {
     }
 }
 
-/// Without the password.
+/// Omits the password.
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.config().fmt(f)
     }
 }
 
-/// Without the URL, which may hold a password.
+/// Omits the URL, which may contain a password.
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database")

@@ -9,12 +9,12 @@ use crate::configuration::{Database, InvalidSettings, Place};
 
 const MIGRATE: &str = "run `magnetite migrate` (`magnetite up` does it by itself)";
 
-/// What is told of a database for which [`store::is_unverified`] holds, and what to do.
+/// The message about a database for which [`store::is_unverified`] holds. [`VERIFY`] says what to do.
 pub(crate) const UNVERIFIED: &str = "the database is on another host, and its certificate is not verified";
 pub(crate) const VERIFY: &str = "set sslmode=verify-full in database.url (and sslrootcert=FILE for a private authority), or \
     sslmode=disable if the network between is trusted";
 
-/// Connects once. A URL that the store cannot read is a bad configuration.
+/// Connects once. Reports a URL that the store cannot parse as a bad configuration.
 pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
     match Store::connect(&database.url, &database.keys).await {
         Ok(store) => Ok(store),
@@ -33,7 +33,8 @@ pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
     }
 }
 
-/// Connects, for a command that needs the tables. What it changes is told to be the command line's doing.
+/// Connects for a command that needs the tables. Changes made through the returned store are recorded with
+/// the command line as their actor.
 pub(crate) async fn open(database: &Database) -> anyhow::Result<Store> {
     database.expect_file()?;
     let store = connect(database).await?;
@@ -42,7 +43,7 @@ pub(crate) async fn open(database: &Database) -> anyhow::Result<Store> {
     Ok(store.acting_as(Actor::Cli))
 }
 
-/// Refuses tables that this binary cannot work with.
+/// Returns an error if this binary cannot work with the tables.
 pub(crate) fn fits(state: &SchemaState) -> anyhow::Result<()> {
     match state {
         SchemaState::UpToDate => Ok(()),
@@ -65,16 +66,16 @@ pub(crate) fn fits(state: &SchemaState) -> anyhow::Result<()> {
 }
 
 impl Database {
-    /// What is missing, in words: the file of SQLite, where connecting would make a new, empty one.
+    /// Returns a message if the SQLite file does not exist. Connecting would create a new, empty file.
     pub(crate) fn missing_file(&self) -> Option<String> {
         let path = self.url.strip_prefix("sqlite://")?;
-        // What is no path of a file is refused when it is connected to.
+        // Connecting rejects anything that is not a file path.
         let is_path = path.starts_with('/') && !path.ends_with('/') && !path.contains(['?', '#']);
         (is_path && matches!(fs::exists(path), Ok(false)))
             .then(|| format!("there is no database {path} (database.url, from {})", self.place))
     }
 
-    /// Fails if connecting would make a new, empty file.
+    /// Returns an error if the SQLite file does not exist. Connecting would create a new, empty file.
     pub(crate) fn expect_file(&self) -> anyhow::Result<()> {
         self.missing_file().map_or(Ok(()), |missing| {
             Err(anyhow!(

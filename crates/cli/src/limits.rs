@@ -1,13 +1,14 @@
-//! File descriptors: one for each attempt in flight, and then some.
+//! File descriptor limits. Each attempt in flight needs a descriptor, and some more are needed for other
+//! uses.
 
 use std::io;
 
-/// What a worker needs besides its attempts: idle connections to endpoints of its own count, the database,
-/// the broker, health probes.
+/// The number of descriptors that a worker needs in addition to those for its attempts: its own idle
+/// connections, the database, the broker, and health probes.
 const SPARE: u64 = 256;
 
-/// How many descriptors a worker with `in_flight_max` slots needs: one in use and one idle for each, and one
-/// for each slow slot.
+/// Returns the number of descriptors that a worker with `in_flight_max` slots needs: for each slot, one in
+/// use, one idle, and one for a slow slot.
 pub(crate) fn descriptors_needed(in_flight_max: usize) -> u64 {
     in_flight_max as u64 * 3 + SPARE
 }
@@ -17,7 +18,7 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
 }
 
-/// The hard limit, which this process cannot raise.
+/// Returns the hard limit, which this process cannot raise.
 pub(crate) fn descriptors_max() -> io::Result<u64> {
     rlimit::Resource::NOFILE.get_hard()
 }

@@ -1,17 +1,18 @@
-//! `magnetite`: the one binary, with every role and every command.
+//! `magnetite`: the binary with every role and every command.
 //!
-//! `up` and `worker` are roles: they run until SIGTERM or SIGINT, finish what is in flight, and end.
-//! Everything else is a command: it does one thing and ends.
+//! `up`, `worker`, `recorder` and `api` run roles: they run until a SIGTERM, SIGINT or SIGHUP, finish what is
+//! in flight, and exit. Every other subcommand is a command: it does one thing and exits.
 //!
-//! Scripts rely on this:
-//! - Standard output carries results alone, one a line, and with `--json` one object a line. Logs, notes,
-//!   progress and errors go to standard error; progress only to a terminal.
-//! - Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration. An error says what to do next.
-//! - Nothing is opened before the configuration was read and checked.
-//! - No password, no secret and no path or query of an endpoint's URL is in an error or a log. `endpoint
-//!   create` prints a new secret, once.
+//! Scripts rely on the following:
+//! - Standard output carries only results, one per line; with `--json`, one JSON object per line. Logs,
+//!   notes, progress and errors go to standard error. Progress is written only to a terminal.
+//! - Exit codes: 0 done, 1 failed, 2 usage, 3 not known yet (`audit`), 64 bad configuration. An error message
+//!   says what to do next.
+//! - Nothing is opened before the configuration has been read and checked.
+//! - Errors and logs contain no password, no secret, and no path or query of an endpoint's URL. A command
+//!   that creates a secret or a key prints it, once.
 //!
-//! Nothing is kept in memory that anyone would miss: a command that was killed can be repeated.
+//! A command keeps no state in memory that would be lost if it is killed: it can be run again.
 
 mod configuration;
 mod time;
@@ -34,18 +35,18 @@ use configuration::InvalidSettings;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Exit code of a bad configuration: `EX_USAGE` of sysexits.h, apart from clap's 2 for bad arguments.
+/// The exit code for a bad configuration: `EX_USAGE` of sysexits.h, distinct from clap's 2 for bad arguments.
 const EXIT_CONFIGURATION: u8 = 64;
 const EXIT_USAGE: u8 = 2;
-/// Exit code of an audit that does not know yet.
+/// The exit code of an audit whose result is not known yet.
 const EXIT_NOT_KNOWN_YET: u8 = 3;
 
-/// What a command was asked for does not make sense, in a way that clap cannot see.
+/// An error in the arguments that clap cannot detect.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
 
-/// How long a terminal that takes nothing is waited for at the end.
+/// The maximum time to wait at the end for a terminal that accepts no output.
 const LAST_NOTE_MAX: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -60,11 +61,11 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: Arguments) -> anyhow::Result<()> {
-    // An error says that there is a provider already, which is as good.
+    // An error means that a provider is installed already, which is sufficient.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(command::run(arguments));
-    // A read of standard input cannot be cancelled, and must not keep the process.
+    // A read of standard input cannot be cancelled and must not keep the process running.
     runtime.shutdown_timeout(Duration::ZERO);
     done
 }
@@ -75,7 +76,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         closed.is_some_and(|closed| closed.0.kind() == io::ErrorKind::BrokenPipe)
     };
     if error.chain().any(is_closed_pipe) {
-        // Whoever reads us, such as head, has seen enough.
+        // The reader of standard output, such as `head`, has closed the pipe: it needs no more output.
         return ExitCode::SUCCESS;
     }
     let note = format!("magnetite: {error:#}");

@@ -1,5 +1,5 @@
-//! The metrics of a process, by the roles that it runs. The table in docs/operations.md lists them, and a
-//! test compares it.
+//! The metrics of a process, depending on the roles that it runs. The table in docs/operations.md lists them,
+//! and a test compares the two.
 
 use runtime::{Metric, MetricLabel};
 
@@ -12,7 +12,7 @@ const BUILD_INFO: Metric = Metric::gauge("magnetite_build_info", None, "Always 1
 
 const OF_THE_PROCESS: &[Metric] = &[BUILD_INFO, LOG_LINES_LOST];
 
-/// All metrics, with the roles that have them.
+/// All metrics, with the roles that export them.
 const EACH: [(&[&str], &[Metric]); 7] = [
     (&["worker", "recorder", "api"], OF_THE_PROCESS),
     (&["worker", "recorder", "api"], broker::CONNECTION_METRICS),
@@ -23,7 +23,7 @@ const EACH: [(&[&str], &[Metric]); 7] = [
     (&["api"], api::METRICS),
 ];
 
-/// Makes `/metrics` serve everything that these roles count, from 0 on.
+/// Makes `/metrics` serve all metrics of these roles, starting at 0.
 pub(crate) fn register(roles: &[&str]) {
     for (of, metrics) in EACH {
         if of.iter().any(|role| roles.contains(role)) {

@@ -1,4 +1,4 @@
-//! Standard output and error: results to the one, everything else to the other.
+//! Standard output and standard error. Results go to standard output, everything else to standard error.
 
 use std::{
     borrow::Cow,
@@ -12,13 +12,14 @@ use clap::ValueEnum;
 use console::{Alignment, Color, Term, measure_text_width, pad_str, truncate_str};
 use serde::Serialize;
 
-/// Between the columns of a table, and between the words of a line that are columns to [`painted`].
+/// The separator between the columns of a table. [`painted`] also splits lines at it, to find words that are
+/// alone in their column.
 const GAP: &str = "  ";
-/// A column is not made narrower than this to fit a terminal.
+/// The minimum width of a column, in terminal columns, when a table is narrowed to fit the terminal.
 const COLUMN_MIN: usize = 8;
 
-/// When to use colours. Without a text for each value, the help of every command has a line for this, not
-/// ten.
+/// When to use colours. The values have no help text of their own, so that the help of every command needs
+/// one line for this option instead of ten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ColorChoice {
     Auto,
@@ -27,7 +28,7 @@ pub(crate) enum ColorChoice {
 }
 
 impl ColorChoice {
-    /// From here on, for both outputs.
+    /// Applies this choice to both outputs from now on.
     pub(crate) fn apply(self) {
         let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -41,18 +42,18 @@ impl ColorChoice {
     }
 }
 
-/// Whether what goes to standard error may have colours.
+/// Returns whether text on standard error may have colours.
 pub(crate) fn is_stderr_colored() -> bool {
     console::colors_enabled_stderr()
 }
 
-/// Standard output takes nothing any more.
+/// The error for a failed write to standard output.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output")]
 pub(crate) struct Closed(#[source] pub(crate) io::Error);
 
-/// Whether it was written, or the reader, such as `head`, has left: for what decides the exit code whether it
-/// is read or not.
+/// Turns the error of a reader that has closed the pipe, such as `head`, into success. Used by commands whose
+/// exit code must not depend on whether their output is read.
 pub(crate) fn unless_left(written: Result<(), Closed>) -> Result<(), Closed> {
     written.or_else(|Closed(error)| match error.kind() {
         io::ErrorKind::BrokenPipe => Ok(()),
@@ -68,7 +69,7 @@ pub(crate) fn line(text: &str) -> Result<(), Closed> {
         .map_err(Closed)
 }
 
-/// Writes results, one a line, with one flush.
+/// Writes results, one per line, and flushes once.
 pub(crate) fn lines(lines: impl IntoIterator<Item = String>) -> Result<(), Closed> {
     let is_colored = console::colors_enabled();
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -78,8 +79,8 @@ pub(crate) fn lines(lines: impl IntoIterator<Item = String>) -> Result<(), Close
     out.flush().map_err(Closed)
 }
 
-/// One object on one line. What would turn the direction of a terminal's text is escaped, as serde escapes
-/// other control characters.
+/// Returns the value as one JSON object on one line. Characters that change a terminal's text direction are
+/// escaped, as serde escapes other control characters.
 pub(crate) fn json(value: &impl Serialize) -> String {
     let json = serde_json::to_string(value).expect("our own values have text keys and no failing fields");
     if !json.contains(is_control) {
@@ -88,7 +89,7 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     let mut escaped = String::with_capacity(json.len() + 16);
     for char in json.chars() {
         if is_control(char) {
-            // All of them have four digits.
+            // All of these characters have code points of at most four hexadecimal digits.
             let _ = write!(escaped, "\\u{:04x}", u32::from(char));
         } else {
             escaped.push(char);
@@ -97,35 +98,36 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     escaped
 }
 
-/// Writes what was done to one thing: as an object or in words.
+/// Writes what was done to one object, as JSON or as text.
 pub(crate) fn said(as_json: bool, value: &impl Serialize, text: &str) -> anyhow::Result<()> {
     Ok(said_line(as_json, value, text)?)
 }
 
-/// Writes what is shown this once. If it cannot be written, not even to a reader that has left, the error
-/// begins with `lost`, which says what was done and how to get another.
+/// Writes a value that is shown only once, such as a new secret. If the write fails, even because the reader
+/// has closed the pipe, the error begins with `lost`, which says what was done and how to get another.
 pub(crate) fn said_once(as_json: bool, value: &impl Serialize, text: &str, lost: &str) -> anyhow::Result<()> {
     said_line(as_json, value, text).map_err(|Closed(error)| anyhow!("{lost} (standard output: {error})"))
 }
 
-/// Writes one of several things that were found: as an object or in words.
+/// Writes one of several results, as JSON or as text.
 pub(crate) fn said_line(as_json: bool, value: &impl Serialize, text: &str) -> Result<(), Closed> {
     if as_json { line(&json(value)) } else { line(text) }
 }
 
-/// Writes bytes as they are.
+/// Writes bytes unchanged.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Closed> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(Closed)
 }
 
-/// A text from outside, on one line: control characters are escaped, lest they move a terminal's cursor or
-/// break a row.
+/// Returns text from an external source on one line. Control characters are escaped, so that they cannot move
+/// a terminal's cursor or break a row.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_control)
 }
 
-/// A text of ours, of several lines perhaps, in which something from outside was not escaped yet.
+/// Escapes control characters in the program's own output, which may have several lines and may contain
+/// external text that has not been escaped yet. Keeps newlines and tabs.
 fn screened(text: &str) -> Cow<'_, str> {
     escaped(text, |char| is_control(char) && !matches!(char, '\n' | '\t'))
 }
@@ -141,8 +143,8 @@ fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(escaped.collect())
 }
 
-/// Those that Unicode calls so, those that change the direction of text, spaces without a width, and those
-/// that separate lines.
+/// Returns whether a character is a Unicode control character, changes the direction of text, is a space
+/// without width, or separates lines.
 fn is_control(char: char) -> bool {
     char.is_control()
         || matches!(
@@ -152,10 +154,10 @@ fn is_control(char: char) -> bool {
         || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
 }
 
-/// The lines of a text, with colours if they are wanted: the words that say how something stands, where they
-/// are all that is in their column.
+/// Returns the text, with colours if `is_colored`. Only words that name a state and that are alone in their
+/// column are coloured.
 fn painted(text: &str, is_colored: bool) -> Cow<'_, str> {
-    // An object is for programs.
+    // JSON objects are read by programs.
     if text.starts_with('{') || !is_colored {
         return Cow::Borrowed(text);
     }
@@ -169,13 +171,13 @@ fn painted(text: &str, is_colored: bool) -> Cow<'_, str> {
             None => column.to_owned(),
         }
     };
-    // Tables have tabs where they are not for a terminal.
+    // Tables that are not written to a terminal separate their columns with tabs.
     let cells = |cells: &str| joined(cells, GAP, &column);
     let line = |line: &str| joined(line, "\t", &cells);
     Cow::Owned(joined(text, "\n", &line))
 }
 
-/// What lies between the separators, each part by itself.
+/// Applies `part` to each part between the separators and joins the results again.
 fn joined(text: &str, separator: &str, part: &dyn Fn(&str) -> String) -> String {
     text.split(separator)
         .map(part)
@@ -194,7 +196,7 @@ fn color(word: &str) -> Option<Color> {
     }
 }
 
-/// Names and values of one thing, one a line.
+/// Formats the names and values of one object, one pair per line.
 pub(crate) fn fields(fields: &[(&str, String)]) -> String {
     let lines = fields
         .iter()
@@ -202,21 +204,21 @@ pub(crate) fn fields(fields: &[(&str, String)]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Tells the person at the terminal or in the log something that is no result.
+/// Writes a message that is not a result to standard error.
 pub(crate) fn note(text: &str) {
-    // Whether anyone reads it is not our business.
+    // A failed write is ignored: it does not matter whether the note is read.
     let _ = writeln!(io::stderr().lock(), "{}", screened(text));
 }
 
-/// Writes a question, without a newline after it.
+/// Writes a question to standard error, without a newline after it.
 pub(crate) fn ask(question: &str) {
     let mut out = io::stderr().lock();
-    // A question that cannot be written is not answered with yes.
+    // If the question cannot be written, it is not answered with yes.
     let _ = write!(out, "{question}").and_then(|()| out.flush());
 }
 
-/// Rows for people: aligned, under a heading and no wider than the terminal on one, tab-separated and whole
-/// in a pipe.
+/// Writes a table. On a terminal, columns are aligned under a heading and no wider than the terminal. In a
+/// pipe, columns are separated by tabs and not shortened, without a heading.
 pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result<(), Closed> {
     let printable = |cell: &String| printable(cell).into_owned();
     let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(printable)).collect();
@@ -252,7 +254,7 @@ fn aligned<const N: usize>(
     std::iter::once(&heading).chain(rows).map(line).collect()
 }
 
-/// Takes from the widest column until all fit, or none can be narrower.
+/// Narrows the widest column repeatedly, until all columns fit or none can be narrowed further.
 fn narrowed<const N: usize>(mut widths: [usize; N], width_max: usize) -> [usize; N] {
     let gaps = GAP.len() * N.saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > width_max {
@@ -264,8 +266,8 @@ fn narrowed<const N: usize>(mut widths: [usize; N], width_max: usize) -> [usize;
     widths
 }
 
-/// A text in so many columns: without its middle if it is one word, such as an id or a URL, else without its
-/// end.
+/// Shortens a text to `width` terminal columns. A single word, such as an id or a URL, loses its middle; any
+/// other text loses its end.
 fn shortened(text: &str, width: usize) -> Cow<'_, str> {
     let own = measure_text_width(text);
     if own <= width {
@@ -276,7 +278,7 @@ fn shortened(text: &str, width: usize) -> Cow<'_, str> {
     }
     let kept = width.saturating_sub(1);
     let front = truncate_str(text, kept - kept / 2, "");
-    // From the back, a character at a time: what is wide counts twice.
+    // Takes characters from the back one at a time, because wide characters occupy two terminal columns.
     let mut back = String::new();
     for char in text.chars().rev() {
         back.insert(0, char);
@@ -326,7 +328,7 @@ mod tests {
                 "ep_1             pending  日本語…日本語",
             ]
         );
-        // What cannot be narrower is whole again in --json.
+        // Columns at their minimum width may exceed the terminal; `--json` has the whole values.
         assert!(
             table(10)
                 .iter()

@@ -7,8 +7,8 @@ use runtime::{logs, vital};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Cancelled by the first signal. The second ends the process at once, with exit code 1: whatever is in
-/// flight is handed out again by the broker.
+/// Returns a token that the first signal cancels. A second SIGTERM or SIGINT ends the process at once, with
+/// exit code 1; the broker redelivers the messages in flight.
 pub(crate) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
@@ -31,7 +31,7 @@ pub(crate) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// `None` if the process was started to outlive its terminal, as `nohup` does.
+    /// `None` if the process was started with SIGHUP ignored, as `nohup` does.
     hangup: Option<Signal>,
 }
 
@@ -59,7 +59,7 @@ impl Signals {
         }
     }
 
-    /// A terminal that is closed may send several of those.
+    /// Waits for the next signal other than SIGHUP, because a closed terminal may send several of those.
     async fn next_but_hangup(&mut self) -> &'static str {
         loop {
             match self.next().await {
@@ -70,7 +70,8 @@ impl Signals {
     }
 }
 
-/// What the process was started with, as proc(5) has it: a mask in which SIGHUP is the first bit.
+/// Returns whether the process was started with SIGHUP ignored. Reads the mask of ignored signals from
+/// `/proc/self/status` (see proc(5)), in which SIGHUP is the first bit.
 fn is_hangup_ignored() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,11 +1,11 @@
-//! Times: as they are given to commands, and as they are printed.
+//! Parsing of times in arguments, and formatting of times for output.
 
 use std::{
     str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// A time as it was given: so long ago, or then.
+/// A time as it was given: relative to now, or absolute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
     Ago(Duration),
@@ -13,7 +13,7 @@ pub(crate) enum Moment {
     At(u64),
 }
 
-/// A text that is no time.
+/// The error for a text that is not a time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "expected how long ago, such as 30m, 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z or 2026-11-25"
@@ -21,7 +21,7 @@ pub(crate) enum Moment {
 pub(crate) struct BadMoment;
 
 impl Moment {
-    /// In Unix milliseconds; what lies before 1970 is 1970.
+    /// Returns the time in Unix milliseconds. Times before 1970 become 0.
     pub(crate) fn before(self, now_ms: u64) -> u64 {
         match self {
             Self::Ago(duration) => now_ms.saturating_sub(duration.as_millis().try_into().unwrap_or(u64::MAX)),
@@ -48,18 +48,18 @@ fn unix_ms(time: SystemTime) -> Option<u64> {
     since_epoch.as_millis().try_into().ok()
 }
 
-/// RFC 3339 in UTC, to the second.
+/// Formats a time as RFC 3339 in UTC, to the second.
 pub(crate) fn second(unix_ms: u64) -> String {
     humantime::format_rfc3339_seconds(time(unix_ms)).to_string()
 }
 
-/// RFC 3339 in UTC, to the millisecond.
+/// Formats a time as RFC 3339 in UTC, to the millisecond.
 pub(crate) fn millisecond(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(time(unix_ms)).to_string()
 }
 
-/// A duration that people read: `340 ms`, `1.2 s`, and from a minute on its two largest units, such as `2h
-/// 5m`.
+/// Formats a duration for people: `340 ms`, `1.2 s`, and from one minute on its two largest units, such as
+/// `2h 5m`.
 pub(crate) fn span(ms: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let seconds = ms / 1_000;
@@ -84,7 +84,7 @@ pub(crate) fn span(ms: u64) -> String {
     words.join(" ")
 }
 
-/// The last time that can be written has four digits for the year.
+/// Converts Unix milliseconds, up to the last time whose year has four digits.
 fn time(unix_ms: u64) -> SystemTime {
     const LAST_MS: u64 = 253_402_300_799_999;
     UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS))

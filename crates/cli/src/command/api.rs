@@ -1,4 +1,4 @@
-//! `magnetite api`: the HTTP API alone, and `magnetite openapi`: what it can be asked for.
+//! `magnetite api`, which runs only the HTTP API, and `magnetite openapi`, which prints its description.
 
 use crate::{
     configuration::{Configuration, InvalidSettings},
@@ -7,7 +7,7 @@ use crate::{
 
 use super::role::{self, Kind, Schema};
 
-/// Runs until a signal comes.
+/// Runs until a signal arrives.
 pub(super) async fn run(configuration: &Configuration) -> anyhow::Result<()> {
     let Some(address) = configuration.api_listen else {
         let detail = "expected an address to serve the API at, and it is empty".to_owned();

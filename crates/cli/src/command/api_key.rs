@@ -1,5 +1,5 @@
-//! `magnetite api-key`: who is let in to the HTTP API. Needs the database alone: the API notices within a
-//! second.
+//! `magnetite api-key`: manages the API keys of the HTTP API. Needs only the database; the API notices a
+//! change within a second.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::{
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long, global = true)]
     json: bool,
 
@@ -29,15 +29,15 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make a key, and print it, this once
+    /// Create a key and print it; it is shown only this once
     Create(Create),
-    /// List keys, also those that let nobody in any more
+    /// List keys, including revoked and expired ones
     List {
-        /// Only this organization's
+        /// Only this organization's keys
         #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
         org: Option<String>,
     },
-    /// Have a key let nobody in any more
+    /// Revoke a key: requests with it are refused from then on
     Revoke {
         /// The key's id
         id: String,
@@ -46,17 +46,17 @@ enum Action {
 
 #[derive(Debug, Args)]
 struct Create {
-    /// Whose endpoints and events the key is for
+    /// The organization whose endpoints and events the key gives access to
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: String,
-    /// What people know it by, such as where it is used
+    /// A name for people, such as where the key is used
     #[arg(long, value_parser = arguments::id)]
     name: String,
-    /// What it allows: events:write, endpoints:read, endpoints:write, deliveries:read, deliveries:write, or
-    /// admin for all of them and to see who changed what
+    /// What the key allows, a list of: events:write, endpoints:read, endpoints:write, deliveries:read,
+    /// deliveries:write; or admin, for all of them and to see who changed what
     #[arg(long, value_name = "LIST")]
     scopes: Scopes,
-    /// When it ends, such as 90d; without, it is valid until it is revoked
+    /// How long the key is valid, such as 90d; without it, until it is revoked
     #[arg(long, value_name = "DURATION", value_parser = arguments::lifetime)]
     expires_in: Option<Duration>,
 }
@@ -129,17 +129,17 @@ fn hint(error: store::Error) -> anyhow::Error {
 #[derive(Serialize)]
 struct Shown<'a> {
     id: &'a ApiKeyId,
-    /// Right after it was made, and never again.
+    /// The key itself; present only right after its creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
-    /// How it begins.
+    /// The beginning of the key.
     prefix: &'a str,
     organization_id: &'a OrganizationId,
     name: &'a str,
     scopes: &'a Scopes,
     created_at_ms: u64,
     expires_at_ms: Option<u64>,
-    /// Up to a minute late.
+    /// When the key was last used, in Unix milliseconds, up to a minute late; null if never.
     last_used_at_ms: Option<u64>,
     revoked_at_ms: Option<u64>,
 }
@@ -159,7 +159,7 @@ fn shown<'a>(row: &'a ApiKeyRow, key: Option<&'a ApiKey>) -> Shown<'a> {
     }
 }
 
-/// A place in the listing: ordered by id.
+/// A position in the listing, which is ordered by id.
 pub(in crate::command) struct After(ApiKeyId);
 
 impl From<&ApiKeyRow> for After {

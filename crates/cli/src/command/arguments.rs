@@ -1,4 +1,4 @@
-//! How arguments are read that several commands take.
+//! Arguments that several commands share, and their parsers.
 
 use std::{
     fs,
@@ -17,47 +17,48 @@ use signature::Secret;
 
 use crate::{Usage, output, time::Moment};
 
-/// More a second than one process publishes.
+/// The maximum rate, per second. It is more than one process can publish.
 const RATE_MAX: f64 = 100_000.0;
 
-/// From when to when.
+/// A range of time.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Window {
-    /// Only from this time on: so long ago, such as 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z
+    /// Only from this time on: how long ago, such as 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<Moment>,
-    /// Only before this time, given in the same way
+    /// Only before this time, in the same format
     #[arg(long, value_name = "TIME")]
     until: Option<Moment>,
 }
 
 impl Window {
-    /// Both ends in Unix milliseconds.
+    /// Returns both ends in Unix milliseconds.
     pub(super) fn at(self, now_ms: u64) -> (Option<u64>, Option<u64>) {
         let at = |moment: Option<Moment>| moment.map(|moment| moment.before(now_ms));
         (at(self.since), at(self.until))
     }
 }
 
-/// How many a second are sent again unless told otherwise: a little more than a busy endpoint gets anyway.
+/// The default rate of resends, per second: a little more than the regular traffic of a busy endpoint.
 pub(super) const DEFAULT_RATE: f64 = 100.0;
 
-/// How long an API key is valid. Ten years are as good as for good, which is what no expiry is for.
+/// The permitted lifetime of an API key. For more than ten years, which is practically unlimited, the key is
+/// to be created without an expiry.
 const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(10 * 366 * 24);
-/// How long a command may wait.
+/// The permitted duration of a command's wait.
 const WAIT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 
-/// An organization's, project's or lead's id: compared with what events carry, so anything that is text. Also
-/// a name for people.
+/// Parses an organization's, project's or lead's id, or a name for people. Ids are compared with those in
+/// events, so every text is accepted that has no control characters and is not too long.
 pub(super) fn id(text: &str) -> Result<String, Usage> {
     let id = manage::id(text).map_err(|error| Usage(error.to_string()))?;
     Ok(id.to_owned())
 }
 
-/// How many a second: `100/s`, `0.5/s`, or `100` for short.
+/// Parses a rate per second: `100/s`, `0.5/s`, or `100` for short.
 pub(super) fn rate(text: &str) -> Result<f64, Usage> {
     let number = text.strip_suffix("/s").unwrap_or(text).parse().ok();
-    // One an hour is slower than anyone has patience for.
+    // The minimum is one per hour, because a lower rate would take longer than a user is willing to wait.
     let in_bounds = number.filter(|rate| (1.0 / 3600.0..=RATE_MAX).contains(rate));
     in_bounds.ok_or_else(|| {
         Usage(format!(
@@ -66,17 +67,17 @@ pub(super) fn rate(text: &str) -> Result<f64, Usage> {
     })
 }
 
-/// How long a rotated secret stays valid.
+/// Parses how long a rotated secret stays valid.
 pub(super) fn overlap(text: &str) -> Result<Duration, Usage> {
     duration(text, &OVERLAP, "from 1s to 30d, such as 24h")
 }
 
-/// How long a command waits.
+/// Parses how long a command waits.
 pub(super) fn wait(text: &str) -> Result<Duration, Usage> {
     duration(text, &WAIT, "from 1s to 30d, such as 5m")
 }
 
-/// How long an API key is valid.
+/// Parses how long an API key is valid.
 pub(super) fn lifetime(text: &str) -> Result<Duration, Usage> {
     duration(text, &LIFETIME, "from 1s to 10 years, such as 90d")
 }
@@ -91,7 +92,7 @@ fn duration(text: &str, allowed: &RangeInclusive<Duration>, expected: &str) -> R
 /// The secret that a command signs with.
 #[derive(Debug, Args)]
 pub(super) struct SecretArgument {
-    /// The endpoint's secret, whsec_...; - reads it from standard input, where no list of processes shows it
+    /// The endpoint's secret, whsec_...; - reads it from standard input, which keeps it out of process lists
     #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true)]
     secret: String,
 }
@@ -102,14 +103,14 @@ impl SecretArgument {
     }
 }
 
-/// Whom to trust over https, for an application on a developer's machine. The options are called as curl has
-/// them.
+/// Which certificates to trust over https, for an application on a developer's machine. The options have the
+/// same names as curl's.
 #[derive(Debug, Args)]
 pub(super) struct Trust {
     /// Trust the authorities in this PEM file as well
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
-    /// Take any certificate, also one that is not valid
+    /// Accept any certificate, even an invalid one
     #[arg(long)]
     insecure: bool,
 }
@@ -120,7 +121,8 @@ impl Trust {
     }
 }
 
-/// The way out to every address there is: for what this machine's user asks it to send, wherever to.
+/// Returns an HTTP client that may reach every address. It is used for requests that the user of this machine
+/// sends to a URL of their choice.
 pub(super) fn unrestricted_egress(trust: &Trust) -> anyhow::Result<Egress> {
     let everywhere = ["0.0.0.0/0", "::/0"].map(|network| network.parse::<IpNet>().expect("it is a network"));
     let read =
@@ -141,10 +143,10 @@ pub(super) fn unrestricted_egress(trust: &Trust) -> anyhow::Result<Egress> {
     }
 }
 
-/// Asks a person at a terminal; a script has none to ask.
+/// Asks the user at a terminal for agreement. Without a terminal, as in a script, asks nothing and agrees.
 ///
 /// # Errors
-/// When the answer is not yes.
+/// Returns an error if the answer is not yes.
 pub(super) fn agreed(question: &str) -> anyhow::Result<()> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(());
@@ -162,8 +164,8 @@ pub(super) fn agreed(question: &str) -> anyhow::Result<()> {
     }
 }
 
-/// An endpoint's secret, or the first line of standard input for `-`. Not parsed by clap, whose errors quote
-/// the value.
+/// Parses an endpoint's secret, or for `-` the first line of standard input. clap does not parse it, because
+/// clap's errors quote the value.
 pub(super) fn secret(text: &str) -> anyhow::Result<Secret> {
     if text != "-" {
         return secret_of(text);

@@ -1,13 +1,13 @@
-//! `magnetite audit`: do the books balance?
+//! `magnetite audit`: checks that every delivery is accounted for.
 //!
 //! ```text
-//! matched = delivered + dead + cancelled + pending, and what is pending stands in a queue
+//! matched = delivered + dead + cancelled + pending, and every pending delivery is in a queue
 //! ```
 //!
-//! Two things move while they are compared: the journal, which is behind by what its queue holds and what
-//! recorders have in hand, and the queues. What may be right a second later is asked again for [`SETTLE_FOR`]
-//! before it is told. What cannot be known by then is told as such, apart from what is right and from what is
-//! wrong.
+//! Two things change while they are compared: the queues, and the journal, which lacks the records that are
+//! still in its queue and in the hands of recorders. A finding that may disappear a second later is therefore
+//! checked again for [`SETTLE_FOR`] before it is reported. What cannot be determined by then is reported as
+//! unknown, separately from what is right and what is wrong.
 
 mod mark;
 mod verdict;
@@ -31,17 +31,17 @@ use crate::{
 use mark::{Marked, Marker};
 use verdict::{Conclusion, Queues, Verdict};
 
-/// How long the recorder may take with what is waiting, and with each mark.
+/// How long the recorder may take to write the waiting records, and each mark.
 const SETTLE_FOR: Duration = Duration::from_secs(5);
 const SETTLE_POLL: Duration = Duration::from_millis(500);
-/// How long the broker may take with the mark.
+/// The maximum time for the broker to confirm the mark.
 const MARK_TAKEN_MAX: Duration = Duration::from_secs(2);
 
-/// Whether the books balance cannot be known yet.
+/// The error for an audit that cannot determine yet whether every delivery is accounted for.
 #[derive(Debug, thiserror::Error)]
 #[error("it cannot be known yet whether the books balance: ask again at {at}")]
 pub(crate) struct NotKnownYet {
-    /// A time in UTC.
+    /// When to run the audit again, as a time in UTC.
     at: String,
 }
 
@@ -55,16 +55,16 @@ pub(crate) struct NotKnownYet {
                   magnetite.events. `magnetite doctor` looks for policies that remove messages."
 )]
 pub(super) struct Arguments {
-    /// Events received from this time on, rounded down to the minute: so long ago, such as 1h or 7d, or a
+    /// Events received from this time on, rounded down to the minute: how long ago, such as 1h or 7d, or a
     /// time in UTC such as 2026-11-25T01:00:00Z
     #[arg(long, value_name = "TIME", default_value = "24h")]
     since: Moment,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
 
-/// Compares the books with themselves and with the queues.
+/// Compares the journal with itself and with the queues.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     if !configuration.worker.journal {
         bail!("audit compares what workers recorded, and journal.enabled is false: switch the journal on");
@@ -103,8 +103,8 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     }
 }
 
-/// After how long a delivery must have ended: all its attempts, the longest delays between them, and waiting
-/// for a slot.
+/// Returns the time after which a delivery must have ended: the duration of all its attempts, the longest
+/// delays between them, and the longest wait for a slot.
 pub(super) fn late(configuration: &Configuration) -> Duration {
     let worker = &configuration.worker;
     worker.schedule.run_max()
@@ -133,8 +133,8 @@ impl Auditor<'_> {
         }
     }
 
-    /// The queues are counted before and after: what leaves one for a worker, or comes back, is in one of the
-    /// counts.
+    /// Counts the queues before and after reading the journal and uses the greater counts, so that they
+    /// include a message that a worker takes out of a queue, or that returns to one, in the meantime.
     async fn verdict(&self) -> anyhow::Result<Verdict> {
         let batches_due = self.store.batches_made().await?;
         let mut before = self.queues().await?;
@@ -144,7 +144,7 @@ impl Auditor<'_> {
             self.marker.mark(Instant::now() + SETTLE_FOR).await?
         };
         if before.journal > 0 && marked == Marked::Recorded {
-            // All of that was recorded since.
+            // The records that were waiting have been written in the meantime.
             before = self.queues().await?;
         }
         let now_ms = runtime::now_ms();
@@ -193,7 +193,7 @@ impl Auditor<'_> {
         })
     }
 
-    /// What stands in delay queues of earlier schedules.
+    /// Returns the number of messages in delay queues of earlier retry schedules.
     async fn earlier(&self) -> anyhow::Result<u64> {
         let mut ready = 0;
         for delay in self.store.delays().await? {

@@ -1,4 +1,4 @@
-//! `magnetite changes`: who changed which endpoint or API key.
+//! `magnetite changes`: changes to endpoints and API keys, and who made them.
 
 use clap::Args;
 use service::view;
@@ -14,13 +14,13 @@ use super::{
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Only of this organization's endpoints and keys
+    /// Only changes to this organization's endpoints and keys
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
-    /// How many at most
+    /// The maximum number of changes
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -44,7 +44,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     listed
 }
 
-/// A place in the listing.
+/// A position in the listing.
 pub(in crate::command) struct Before(u64);
 
 impl From<&ChangeRow> for Before {

@@ -1,14 +1,15 @@
-//! `magnetite check`: how an endpoint looks to a worker, and whether it does what a receiver has to.
+//! `magnetite check`: shows how a worker sees an endpoint, and checks that the endpoint behaves as a receiver
+//! must.
 //!
 //! ```text
-//! way       address -> connection -> TLS, certificates       over a connection of its own, nothing is sent
-//! questions good -> repeated, wrong signature, other body, stale     by the client of the worker
-//! findings  what was seen -> lines with a cure               pure: `way` and `answer`
+//! way       address -> connection -> TLS, certificates              (a separate connection; nothing is sent)
+//! questions good -> repeated, wrong signature, other body, stale    (by the HTTP client of the worker)
+//! findings  observations -> lines with a fix                        (pure: `way` and `answer`)
 //! ```
 //!
-//! It needs neither broker nor database, and leaves nothing behind here. At the endpoint it leaves what the
-//! endpoint makes of a sample event. Nothing but the good request is made of an endpoint that does not take
-//! that one: what it refused then would say nothing about signatures.
+//! It needs neither broker nor database and stores nothing. The endpoint receives sample events and processes
+//! them as it does any event. If the endpoint does not accept the good request, no other requests are made,
+//! because refusing them would say nothing about signatures.
 
 mod question;
 mod finding;
@@ -32,21 +33,20 @@ use question::Question;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The endpoint's URL; it gets up to five requests with a sample event
+    /// The endpoint's URL; it receives up to five requests with sample events
     url: String,
     #[command(flatten)]
     secret: arguments::SecretArgument,
-    /// A network that is not public and may be reached all the same, such as 127.0.0.0/8, besides
-    /// egress.allow
+    /// A non-public network that may be reached, such as 127.0.0.0/8, in addition to those in egress.allow
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     allow: Vec<IpNet>,
-    /// Print one JSON object a line for each check
+    /// Print one JSON object per line, for each check
     #[arg(long)]
     json: bool,
 }
 
-/// Prints each finding as it is made. Fails if anything is wrong with the endpoint; advice alone is no
-/// failure.
+/// Prints each finding as soon as it is made. Returns an error if anything is wrong with the endpoint; advice
+/// alone is not an error.
 pub(super) async fn run(arguments: Arguments, mut configuration: Configuration) -> anyhow::Result<()> {
     let secret = arguments.secret.read()?;
     configuration.egress.allow(arguments.allow);
@@ -65,7 +65,8 @@ pub(super) async fn run(arguments: Arguments, mut configuration: Configuration) 
     report.end()
 }
 
-/// An address that may not be reached is a finding; what can be nobody's URL is a usage error.
+/// Parses the URL. An address that may not be reached becomes a finding later; a URL that is never permitted
+/// is a usage error.
 fn url(egress: &Egress, given: &str) -> anyhow::Result<Url> {
     match egress.policy().check_url(given) {
         Ok(url) => Ok(url),
@@ -88,7 +89,7 @@ async fn ask_all(egress: &Egress, url: &Url, secret: &Secret, report: &mut Repor
     Ok(())
 }
 
-/// Returns whether the endpoint took it.
+/// Makes one request and reports the finding. Returns whether the endpoint accepted the request.
 async fn ask(
     question: Question,
     event: &webhook::Event,
@@ -108,7 +109,7 @@ async fn ask(
     Ok(reply.result.is_success())
 }
 
-/// Prints and counts.
+/// Prints the findings and counts the failures.
 struct Report {
     json: bool,
     failed: u32,

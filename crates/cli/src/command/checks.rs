@@ -1,4 +1,4 @@
-//! What one check found.
+//! The result of one check.
 
 use std::fmt;
 
@@ -8,13 +8,13 @@ use serde::Serialize;
 #[serde(rename_all = "lowercase")]
 pub(super) enum Outcome {
     Ok,
-    /// It works, and someone should look.
+    /// It works, but needs attention.
     Warn,
     /// Something will not work.
     Fail,
 }
 
-/// One line of the report, and a second one with the cure.
+/// One line of the report, with a second line that says how to fix it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
     #[serde(rename = "check")]

@@ -1,4 +1,4 @@
-//! Whether the exchanges and queues that a role is about to use belong to its database's installation.
+//! Checks whether the exchanges and queues that a role is about to use belong to its database's installation.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::{broker_link::BrokerLink, configuration::Configuration, database, out
 
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Waits for the broker, and marks the prefix as this installation's unless it is another's, which is an
-/// error.
+/// Waits for the broker, and marks the prefix as belonging to this installation. Returns an error if it
+/// belongs to another.
 pub(super) async fn claim(configuration: &Configuration, store: &Store) -> anyhow::Result<()> {
     let (config, topology) = (configuration.broker.config(), configuration.topology());
     let stop = CancellationToken::new();
@@ -45,7 +45,7 @@ pub(super) async fn claim(configuration: &Configuration, store: &Store) -> anyho
     Ok(())
 }
 
-/// What is wrong, and what to do.
+/// Returns the message that says what is wrong and what to do.
 fn shared(configuration: &Configuration, theirs: &str, ours: &str) -> String {
     let prefix = &configuration.broker.prefix;
     format!(
@@ -57,7 +57,7 @@ fn shared(configuration: &Configuration, theirs: &str, ours: &str) -> String {
 pub(super) const FIX: &str = "set another broker.prefix, or name the other database in database.url; if this database has replaced the other \
                               one for good, run `magnetite topology adopt`";
 
-/// Has the queues belong to this database's installation.
+/// Assigns the queues to this database's installation.
 pub(super) async fn adopt(configuration: &Configuration) -> anyhow::Result<()> {
     let store = database::open(&configuration.database).await?;
     let id = store.installation_id().await?;
@@ -72,7 +72,7 @@ pub(super) async fn adopt(configuration: &Configuration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whose the queues are, and which installation this database belongs to.
+/// Returns which installation the queues belong to, and the id of this database's installation.
 pub(super) async fn find(configuration: &Configuration, store: &Store) -> anyhow::Result<(Mark, String)> {
     let id = store.installation_id().await?;
     let broker = BrokerLink::open(&configuration.broker.config()).await?;

@@ -11,7 +11,7 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line: key, value (null if there is none) and source
+    /// Print one JSON object per line: key, value (null if not set) and source
     #[arg(long)]
     json: bool,
 }

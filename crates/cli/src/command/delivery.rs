@@ -1,4 +1,4 @@
-//! `magnetite delivery`: one event's way to one endpoint, and how to send it again.
+//! `magnetite delivery`: deliveries, each of one event to one endpoint, and how to send them again.
 
 mod resend;
 pub(super) mod run;
@@ -20,7 +20,7 @@ use run::Around;
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long, global = true)]
     json: bool,
 
@@ -37,7 +37,8 @@ enum Action {
         /// The delivery's id
         id: String,
     },
-    /// Send deliveries that have ended again: same event, same bytes, a new run with a fresh set of attempts
+    /// Send deliveries that have ended again: same event, same bytes, as a new run with a fresh set of
+    /// attempts
     Resend {
         /// The deliveries' ids
         #[arg(required = true, value_name = "ID")]
@@ -47,26 +48,26 @@ enum Action {
 
 #[derive(Debug, Args)]
 struct List {
-    /// Only this organization's
+    /// Only this organization's deliveries
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
-    /// Only those to this endpoint
+    /// Only deliveries to this endpoint
     #[arg(long, value_name = "ID")]
     endpoint: Option<String>,
-    /// Only those of this event
+    /// Only deliveries of this event
     #[arg(long, value_name = "ID")]
     event: Option<String>,
-    /// Only those in this state: pending, cancelled, dead or delivered
+    /// Only deliveries in this state: pending, cancelled, dead or delivered
     #[arg(long)]
     state: Option<DeliveryState>,
     #[command(flatten)]
     window: arguments::Window,
-    /// How many at most
+    /// The maximum number of deliveries
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
 
-/// Asks the journal, or sends again.
+/// Reads the journal, or sends deliveries again.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let Arguments { json, action } = arguments;
     let store = database::open(&configuration.database).await?;
@@ -160,7 +161,7 @@ impl Listed<9> for DeliveryRow {
     }
 }
 
-/// The reason, and what the last attempt met.
+/// Returns the reason of the state, and the last attempt's error.
 fn why(row: &DeliveryRow) -> String {
     let standing = &row.standing;
     let said = [standing.reason.as_str(), standing.last_error.as_str()];

@@ -1,10 +1,10 @@
-//! `magnetite doctor`: everything that a role needs, one check a line.
+//! `magnetite doctor`: checks everything that a role needs, and prints one line per check.
 //!
-//! A check that builds on a failed one is left out: its cure is the first one's. The doctor changes nothing,
-//! but for a queue of its own on the broker that it deletes again.
+//! A check that depends on a failed one is left out, because fixing the failed one comes first. The command
+//! changes nothing, except that it declares a queue of its own on the broker and deletes it again.
 //!
-//! Policies and bindings are read from RabbitMQ's management API; without it, a warning says that they are
-//! not checked.
+//! Policies and bindings are read from RabbitMQ's management API. If it is unavailable, a warning says that
+//! they were not checked.
 
 mod broker_checks;
 mod database_checks;
@@ -19,12 +19,12 @@ use super::checks::{Check, Outcome};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line for each check
+    /// Print one JSON object per line, for each check
     #[arg(long)]
     json: bool,
 }
 
-/// Prints each check as it is made.
+/// Prints each check as soon as it is done.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let mut report = Report {
         json: arguments.json,
@@ -43,7 +43,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     Ok(())
 }
 
-/// Prints and counts.
+/// Prints the checks and counts those that failed.
 struct Report {
     json: bool,
     failed: u32,
@@ -56,7 +56,8 @@ impl Report {
     }
 }
 
-/// A bad configuration ends every command before it begins, so what is left to tell is where it came from.
+/// Reports where the configuration was read from. A bad configuration ends every command before it begins, so
+/// there is nothing else to report.
 fn configuration_check(configuration: &Configuration) -> Check {
     let places = &configuration.read_from;
     let from = if places.is_empty() {

@@ -1,6 +1,8 @@
 //! `magnetite endpoint`: create, list, show, update, delete, enable, disable, ping, rotate-secret, recover.
-//! Ping and recover need the broker. The others need the database alone; those that change an endpoint wait
-//! until every running worker acts on the change, and tell the workers of it over the broker, if that is up.
+//!
+//! `ping` and `recover` need the broker. The others need only the database. Those that change an endpoint
+//! notify the workers of the change over the broker, if it is available, and wait up to two seconds until
+//! every running worker acts on the change.
 
 mod edit;
 mod view;
@@ -30,7 +32,7 @@ const LIST_THEM: &str = "`magnetite endpoint list` prints those there are";
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long, global = true)]
     json: bool,
 
@@ -40,56 +42,57 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Register a URL, and print the endpoint's id and its secret, which is shown this once
+    /// Register a URL, and print the endpoint's id and its secret, which is shown only this once
     Create(Create),
     /// List endpoints
     List {
-        /// Only this organization's
+        /// Only this organization's endpoints
         #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
         org: Option<String>,
-        /// List only endpoints whose last attempt failed, with since when, why and how many deliveries are
-        /// pending; without those that were disabled by hand
+        /// List only endpoints whose last attempt failed, with since when, why, and how many deliveries are
+        /// pending; leaves out endpoints that were disabled by hand
         #[arg(long)]
         failing: bool,
     },
-    /// Show one endpoint and how it fared lately, without its secret
+    /// Show one endpoint and its recent health, without its secret
     Show {
         /// The endpoint's id
         id: String,
     },
-    /// Change an endpoint; what is not named stays as it is
+    /// Change an endpoint; properties that are not given stay as they are
     Update(Update),
-    /// Delete an endpoint for good, and cancel what still waits for it; asks first on a terminal
+    /// Delete an endpoint permanently and cancel its pending deliveries; asks for confirmation on a terminal
     Delete {
         /// The endpoint's id
         id: String,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
-    /// Resume deliveries
+    /// Resume deliveries to an endpoint
     Enable {
         /// The endpoint's id
         id: String,
     },
-    /// Suspend deliveries: what comes due meanwhile is dead-lettered as `endpoint_disabled`
+    /// Suspend deliveries to an endpoint: what becomes due meanwhile is dead-lettered as `endpoint_disabled`
     Disable {
         /// The endpoint's id
         id: String,
     },
-    /// Ask an endpoint whether it answers: one signed request of the type webhook.ping, also while it is
-    /// disabled
+    /// Test whether an endpoint answers: sends one signed request of the type webhook.ping, even while the
+    /// endpoint is disabled
     ///
-    /// The request goes the way of every delivery, so that a worker and a recorder have to be running. It is
-    /// made once: a ping that fails is not repeated and is no dead letter. Exits 1 if the endpoint did
-    /// not answer with a 2xx.
+    /// The request takes the same path as every delivery, so a worker and a recorder have to be running. It
+    /// is made once: a ping that fails is neither retried nor kept as a dead letter. Exits 1 if the endpoint
+    /// did not answer with a 2xx.
     Ping {
         /// The endpoint's id
         id: String,
     },
-    /// Give an endpoint a new secret, and print it, this once
+    /// Give an endpoint a new secret, and print it; it is shown only this once
     RotateSecret(Rotate),
-    /// Send again what an endpoint missed: deliveries that died, and events that came while it was disabled
+    /// Send again what an endpoint missed: dead deliveries, and events that were received while it was
+    /// disabled
     Recover(Recover),
 }
 
@@ -192,7 +195,7 @@ async fn show(store: &Store, id: &EndpointId, json: bool) -> anyhow::Result<()> 
     output::said(json, &health::WithHealth::new(&endpoint, &health), &text)
 }
 
-/// The endpoint, if it is still there.
+/// Returns the endpoint, or an error if it was deleted or does not exist.
 async fn find(store: &Store, id: &EndpointId) -> anyhow::Result<Endpoint> {
     match store.endpoint(id).await? {
         Lookup::Found(endpoint) => Ok(endpoint),

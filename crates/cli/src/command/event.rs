@@ -1,4 +1,4 @@
-//! `magnetite event`: what became of an event.
+//! `magnetite event`: what happened to events.
 
 mod list;
 mod show;
@@ -12,7 +12,7 @@ use crate::{configuration::Configuration, database};
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long, global = true)]
     json: bool,
 
@@ -24,14 +24,14 @@ pub(super) struct Arguments {
 enum Action {
     /// List events, newest first
     List(list::List),
-    /// Show one event: for every endpoint of its organization whether it got it or why not, each attempt, and
-    /// what comes next
+    /// Show one event: for every endpoint of its organization whether it received the event or why not, each
+    /// attempt, and what comes next
     Show(show::Show),
     /// Print events, attempts and outcomes as workers record them
     Tail(tail::Tail),
 }
 
-/// Asks the journal.
+/// Reads the journal, or follows the workers' records.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let Arguments { json, action } = arguments;
     if let Action::Tail(tail) = action {

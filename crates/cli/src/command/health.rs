@@ -12,9 +12,9 @@ use tokio::{net::TcpStream, time};
 
 use crate::{configuration::Configuration, output};
 
-/// A role answers from memory.
+/// The maximum time to wait for an answer. A role answers from memory.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// A line for each role.
+/// The maximum size of an answer, which has one line per role.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     addresses: Vec<SocketAddr>,
 }
 
-/// Prints what the roles at each address answer to `/readyz`; fails unless all of them are ready.
+/// Prints what the roles at each address answer to `/readyz`. Fails unless all of them are ready.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     match &arguments.addresses[..] {
         [] => {
@@ -73,7 +73,7 @@ async fn ask(address: SocketAddr, from: &str) -> anyhow::Result<()> {
 async fn ready(address: SocketAddr) -> anyhow::Result<(StatusCode, Bytes)> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the sender.
+    // The task ends when the sender is dropped.
     tokio::spawn(connection);
     let request = Request::get("/readyz").header("host", address.to_string());
     let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
@@ -82,7 +82,7 @@ async fn ready(address: SocketAddr) -> anyhow::Result<(StatusCode, Bytes)> {
     Ok((head.status, body.map_err(anyhow::Error::from_boxed)?.to_bytes()))
 }
 
-/// An address that is listened at, as a client on the same host names it.
+/// Returns the address at which a client on the same host reaches a listener.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = listen.ip();
     let loopback = if listen.is_ipv4() {

@@ -1,4 +1,4 @@
-//! Lines of any input, in bounded memory.
+//! Reading of lines from any input, in bounded memory.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -12,18 +12,18 @@ use webhook::EVENT_BYTES_MAX;
 
 use crate::output;
 
-/// The longest line that is kept, in bytes: a little more than an event may have, so that one that is just
-/// too large is told its size.
+/// The maximum length of a line that is kept, in bytes. It is a little more than the maximum size of an
+/// event, so that the size of an event that is slightly too large can be reported.
 pub(super) const LINE_BYTES_MAX: usize = EVENT_BYTES_MAX + 1024;
 
-/// The error for a longer line.
+/// Returns the error for a line that is too long.
 pub(super) fn too_long() -> String {
     format!("the line has more than {LINE_BYTES_MAX} bytes")
 }
 
-/// How many lines are worked on together.
+/// The maximum number of lines in a batch.
 pub(super) const BATCH_LINES: usize = 256;
-/// Large lines make smaller batches.
+/// The maximum size of a batch, in bytes. Batches of large lines have fewer lines.
 pub(super) const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -31,18 +31,18 @@ const BUFFER_BYTES: usize = 1024 * 1024;
 /// A line that is not empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
-    /// 1-based; empty lines are counted.
+    /// The number of the line, from 1. Empty lines are counted.
     pub(super) number: u64,
     pub(super) content: Content,
-    /// With its end, for progress.
+    /// The length including the line ending, for progress.
     bytes: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// Without the line's end.
+    /// The line without its line ending.
     Whole(Bytes),
-    /// Over [`LINE_BYTES_MAX`]; it was read and dropped.
+    /// A line longer than [`LINE_BYTES_MAX`]; it was read and dropped.
     TooLong,
 }
 
@@ -54,12 +54,12 @@ pub(super) struct Lines<R> {
 /// A file, or standard input.
 pub(super) struct Input {
     pub(super) lines: Lines<Box<dyn AsyncRead + Send + Unpin>>,
-    /// The size of a regular file.
+    /// The size in bytes of a regular file; `None` for other inputs.
     pub(super) bytes: Option<u64>,
 }
 
 impl Input {
-    /// Standard input for `-` or nothing.
+    /// Opens a file, or standard input for `-` or `None`.
     pub(super) async fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
             if io::stdin().is_terminal() {
@@ -94,15 +94,16 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next lines: as many as there are without waiting for the input, but at least one, and at most so
-    /// many lines and about so many bytes. None at the end.
+    /// Returns the next lines: as many as are available without waiting for input, but at least one, at most
+    /// `lines_max` lines and about `bytes_max` bytes. Returns an empty batch at the end of the input.
     pub(super) async fn batch(&mut self, lines_max: usize, bytes_max: usize) -> io::Result<Vec<Line>> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < lines_max && bytes < bytes_max as u64 {
             let Some(line) = self.next().await? else { break };
             bytes += line.bytes;
             batch.push(line);
-            // Someone types, or a program writes now and then: they want what they wrote published.
+            // Does not wait for more: if a user types the lines, or a program writes one now and then, each
+            // must be published without delay.
             if !self.input.buffer().contains(&b'\n') {
                 break;
             }

@@ -1,8 +1,8 @@
-//! `magnetite listen`: a receiver as a customer would write it, for trying things out.
+//! `magnetite listen`: a receiver like a customer's, for trying things out.
 //!
-//! Verifies both signatures as the contract asks and answers 401 when one is wrong; what is right is answered
-//! as `--fail` says, and then with 200, or as the application of `--forward` does. Keeps nothing. Not a
-//! server for production: no TLS, and it prints every body.
+//! It verifies both signatures as the contract requires and answers 401 if either is wrong. It answers
+//! verified requests as `--fail` says and then with 200, or as the application of `--forward` does. It stores
+//! nothing on disk. It is not a server for production: it has no TLS and prints every body.
 
 mod answer;
 mod forward;
@@ -36,15 +36,15 @@ use answer::{Answer, Plan};
 use forward::Forward;
 use seen::Seen;
 
-/// More connections than any worker opens to one endpoint.
+/// The maximum number of connections, which is more than any worker opens to one endpoint.
 const CONNECTIONS_MAX: usize = 16_384;
-/// How long requests under way may take when the receiver ends.
+/// The maximum time for requests in flight when the receiver ends.
 const GRACE: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The endpoint's secret, whsec_...; twice while it is rotated
+    /// The endpoint's secret, whsec_...; give both secrets during a rotation
     #[arg(
         long,
         required = true,
@@ -53,35 +53,35 @@ pub(super) struct Arguments {
         value_delimiter = ','
     )]
     secret: Vec<String>,
-    /// Where to listen; port 0 takes any that is free
+    /// The address to listen on; port 0 chooses any free port
     #[arg(long, default_value = "127.0.0.1:9000")]
     addr: SocketAddr,
     /// Answers to give in turn, then 200: a status, ok, hang (never answer) or drop (close the connection)
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     fail: Vec<Answer>,
-    /// Begin --fail anew for every event, instead of once for all
+    /// Start --fail from the beginning for every event, instead of once for all requests
     #[arg(long, requires = "fail")]
     fail_each: bool,
-    /// End after this many verified requests
+    /// Exit after this many verified requests
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Pass on what was verified, with its headers and exact bytes, and answer what this URL answers; 502 if
-    /// it does not
+    /// Forward verified requests to this URL, with their headers and exact bytes, and return its answer; 502
+    /// if it does not answer
     #[arg(long, value_name = "URL", conflicts_with = "fail")]
     forward: Option<String>,
     #[command(flatten)]
     trust: arguments::Trust,
-    /// Print bodies as they came, on one line, and no headers
+    /// Print bodies as received, on one line, and no headers
     #[arg(long)]
     compact: bool,
-    /// Print one JSON object a line for each request
+    /// Print one JSON object per line, for each request
     #[arg(long)]
     json: bool,
 }
 
 type Print = dyn Fn(&str) -> Result<(), output::Closed> + Send + Sync;
 
-/// What every connection shares.
+/// The state that all connections share.
 struct Receiver {
     verifier: Verifier,
     plan: Plan,
@@ -90,17 +90,17 @@ struct Receiver {
     json: bool,
     compact: bool,
     count: Option<u64>,
-    /// Requests so far, and those of them that were verified.
+    /// The number of requests so far.
     received: AtomicU64,
     verified: AtomicU64,
-    /// Cancelled when enough were verified, or standard output is closed.
+    /// Cancelled when enough requests were verified, on a signal, or when standard output is closed.
     done: CancellationToken,
     closed: OnceLock<output::Closed>,
-    /// Takes what is printed of one request.
+    /// Writes the text that is printed for one request.
     print: Box<Print>,
 }
 
-/// Receives until a signal comes or `--count` is reached.
+/// Receives requests until a signal arrives or `--count` is reached.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let secrets: Vec<_> = arguments
         .secret
@@ -173,13 +173,13 @@ impl Receiver {
             }
         }
         let ended = async { while connections.join_next().await.is_some() {} };
-        // What hangs by order is cut off.
+        // Aborts requests that `--fail` keeps hanging.
         let _ = timeout(GRACE, ended).await;
         connections.shutdown().await;
     }
 
     async fn converse(self: Arc<Self>, stream: TcpStream) {
-        // A receiver that batches its answers would only look slow.
+        // Without this, batched answers would make the receiver look slow.
         let _ = stream.set_nodelay(true);
         let service = service_fn(|request| self.answer(request));
         let connection = http1::Builder::new()

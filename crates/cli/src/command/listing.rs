@@ -1,26 +1,27 @@
-//! Listings: read from the store in pages, printed as a table or as one JSON object a line.
+//! Listings. They are read from the store in pages and printed as a table, or as one JSON object per line.
 
 use store::Store;
 
 use crate::output;
 
-/// How many rows are read at once.
+/// The number of rows to read at once.
 const PAGE: u32 = 500;
 
-/// Something that is listed, in a table of `N` columns.
+/// An item of a listing, in a table of `N` columns.
 pub(super) trait Listed<const N: usize> {
     /// The names of the columns.
     const HEADING: [&'static str; N];
-    /// Where the next page begins.
+    /// The position at which the next page begins.
     type Cursor: for<'a> From<&'a Self>;
 
     fn cells(&self) -> [String; N];
     fn json(&self) -> String;
 }
 
-/// Prints at most `limit` of what `page` returns when it is asked for so many after a row; without a limit
-/// all. JSON is printed page by page. A table is as wide as its widest row, so it is held until all are
-/// there. Where there is nothing, the note names the database, which may be another than was meant.
+/// Prints at most `limit` items, or all if `limit` is `None`. `page` returns up to the given number of items
+/// after a cursor. JSON is printed page by page. A table is held in memory until all rows are read, because
+/// its width depends on its widest row. If there are no items, a note names the database, which may not be
+/// the one that the user meant.
 pub(super) async fn print<T: Listed<N>, const N: usize>(
     store: &Store,
     as_json: bool,
@@ -30,7 +31,7 @@ pub(super) async fn print<T: Listed<N>, const N: usize>(
     let (mut rows, mut after) = (Vec::new(), None);
     let mut left = limit.unwrap_or(u32::MAX);
     loop {
-        // One more than is wanted tells whether there are more.
+        // Requests one more than wanted, to find out whether there are more.
         let wanted = left.min(PAGE);
         let mut found = page(after.as_ref(), wanted.saturating_add(1)).await?;
         let has_more = found.len() > wanted as usize;

@@ -2,7 +2,7 @@
 
 use crate::{configuration::Configuration, database, output};
 
-/// Prints the names of the migrations that were applied.
+/// Migrates the database and prints the names of the migrations that were applied.
 pub(super) async fn run(configuration: &Configuration) -> anyhow::Result<()> {
     let is_new = configuration.database.missing_file().is_some();
     let store = database::connect(&configuration.database).await?;

@@ -1,14 +1,15 @@
-//! `magnetite publish`: events from a file, from standard input or by hand.
+//! `magnetite publish`: publishes events from a file, from standard input, or given as arguments.
 //!
 //! ```text
 //! lines -> batch (256 lines or 8 MiB) -> producer: checked, published, confirmed -> ids, in order
 //! ```
 //!
-//! A batch is settled before the next is read, so that memory is bounded whatever the input's size. A line
-//! that is no event is told and left out; the others go on. A broker that is away is tried again for
-//! [`batch::RETRY_FOR`]; then the command stops, and says from which line to go on. The same line is the same
-//! event whenever it is published: its id is derived from its bytes. With `--wait` the next batch also waits
-//! until this one's events have ended.
+//! A batch is settled before the next one is read, so that memory is bounded whatever the size of the input.
+//! A line that is not a valid event is reported and left out; the other lines are still published. If the
+//! broker is unavailable, a batch is retried for [`batch::RETRY_FOR`]; then the command stops and says from
+//! which line to continue. Publishing the same line again publishes the same event, because the event's id is
+//! derived from its bytes. With `--wait`, the next batch also waits until the deliveries of this one's events
+//! have ended.
 
 mod batch;
 mod follow;
@@ -33,7 +34,7 @@ use batch::Batch;
 use follow::{Fate, Follower, Limit};
 use progress::Progress;
 
-/// How long the first connection may take.
+/// The maximum time for the first connection.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -42,10 +43,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
                         are skipped."
 )]
 pub(super) struct Arguments {
-    /// Events, one JSON object a line; - or nothing for standard input
+    /// Events, one JSON object per line; - or nothing for standard input
     #[arg(conflicts_with = "event")]
     file: Option<PathBuf>,
-    /// Leave out the lines before this one
+    /// Skip the lines before this one
     #[arg(
         long,
         value_name = "N",
@@ -57,8 +58,8 @@ pub(super) struct Arguments {
     /// Check the events without publishing them; `magnetite validate` also checks their data
     #[arg(long)]
     dry_run: bool,
-    /// Wait until each event was delivered or given up, and print that after its id. For how long, such as
-    /// --wait=5m, is by default as long as all attempts may take
+    /// Wait until each event is delivered or given up, and print the result after its id; waits at most for
+    /// this time, such as --wait=5m, by default as long as all attempts may take
     #[arg(
         long,
         value_name = "DURATION",
@@ -69,7 +70,7 @@ pub(super) struct Arguments {
         conflicts_with = "dry_run"
     )]
     wait: Option<Limit>,
-    /// Print one JSON object a line: the id and the line's number
+    /// Print one JSON object per line: the id and the line's number
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -94,7 +95,7 @@ struct ByHand {
     /// The event's data, a JSON object [default: that of the type's example]
     #[arg(long, value_name = "JSON", requires = "event")]
     data: Option<String>,
-    /// When it occurred, in Unix milliseconds [default: now]
+    /// When the event occurred, in Unix milliseconds [default: now]
     #[arg(long, value_name = "MS", requires = "event")]
     timestamp: Option<u64>,
     /// The event's id, 1 to 128 characters of A-Z a-z 0-9 _ - [default: derived from the event]
@@ -107,23 +108,23 @@ struct Published<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
-    /// With `--wait`.
+    /// The state of the event's deliveries; present only with `--wait`.
     #[serde(skip_serializing_if = "Option::is_none")]
     deliveries: Option<Fate>,
 }
 
-/// Events that did not reach every endpoint that they matched.
+/// Counts of events that did not reach every endpoint that they matched.
 #[derive(Default)]
 struct Unreached {
-    /// They have ended.
+    /// Events whose deliveries have all ended.
     undelivered: u64,
-    /// They have not.
+    /// Events with deliveries that are still pending, or that are not in the journal yet.
     unfinished: u64,
-    /// One of them.
+    /// The id of the first such event.
     example: Option<String>,
 }
 
-/// Publishes, and prints the ids of what was confirmed.
+/// Publishes events, and prints the ids of those that the broker confirmed.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let by_hand = arguments.by_hand.serialized()?;
     if arguments.dry_run {
@@ -156,7 +157,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 }
 
 impl Arguments {
-    /// What is done, and the command that does the rest.
+    /// Returns a message that says which lines are done, and the command that publishes the rest.
     fn go_on(&self, line: u64) -> String {
         let input = self
             .file
@@ -167,7 +168,7 @@ impl Arguments {
 }
 
 impl ByHand {
-    /// The event, when there is one by hand.
+    /// Returns the event that is given as arguments, if there is one.
     fn serialized(&self) -> anyhow::Result<Option<Serialized>> {
         let Some(event) = self.event else { return Ok(None) };
         let usage = |error: String| anyhow!(Usage(error));
@@ -186,7 +187,7 @@ impl ByHand {
                 about.event(event, data)
             }
         };
-        // Checked before the broker is asked for: what is wrong are the arguments.
+        // Checked before the broker is contacted, because an invalid event is an error in the arguments.
         validate::id(self.id.as_deref(), body.clone())
             .map_err(|error| usage(format!("this is no event: {error}")))?;
         Ok(Some(Serialized {
@@ -264,7 +265,7 @@ impl Unreached {
     }
 }
 
-/// Without a producer it only checks.
+/// Publishes the lines of the input. Without a producer, only checks them.
 async fn publish_input(
     producer: Option<&Producer>,
     follower: Option<&Follower>,

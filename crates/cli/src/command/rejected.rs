@@ -1,4 +1,4 @@
-//! `magnetite rejected`: messages that nobody could work on, and how to give them another chance.
+//! `magnetite rejected`: lists, shows and requeues messages that could not be processed.
 
 mod redrive;
 
@@ -14,13 +14,13 @@ use super::{
     listing::{self, Listed},
 };
 
-/// How much of a body is shown, in bytes.
+/// The maximum length of a body that is shown, in bytes.
 const BODY_BYTES_SHOWN: usize = 512;
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long, global = true)]
     json: bool,
 
@@ -30,23 +30,23 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List rejected messages that were not redriven yet, newest first
+    /// List rejected messages that have not been redriven, newest first
     List(List),
-    /// Show one: why it was rejected, and how its body begins
+    /// Show one message: why it was rejected, and the beginning of its body
     Show {
         /// The rejected message's id
         id: String,
-        /// Print the body as it came, and nothing else
+        /// Print only the body as it was received
         #[arg(long, conflicts_with = "json")]
         body: bool,
     },
-    /// Publish messages again, as they came, to the queue they came from: after what was wrong with our side
-    /// is mended
+    /// Publish messages again, unchanged, to the queues that they came from; use it after a fault of this
+    /// system has been corrected
     Redrive {
         /// The rejected messages' ids
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
-        /// Also those that were redriven before
+        /// Also redrive messages that were redriven before
         #[arg(long)]
         again: bool,
     },
@@ -56,12 +56,12 @@ enum Action {
 struct List {
     #[command(flatten)]
     window: arguments::Window,
-    /// Also those that were redriven
+    /// Also list messages that were redriven
     #[arg(long)]
     all: bool,
 }
 
-/// Asks the journal, or redrives.
+/// Reads the journal, or redrives messages.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let Arguments { json, action } = arguments;
     let store = database::open(&configuration.database).await?;
@@ -125,7 +125,7 @@ impl Listed<6> for Rejected {
     }
 }
 
-/// Counts of rejected messages in words: `not_json 2, too_large 1`.
+/// Formats the counts of rejected messages by reason: `not_json 2, too_large 1`.
 pub(super) fn by_reason(counts: &[(String, u64)]) -> String {
     let counts = counts
         .iter()
@@ -138,7 +138,7 @@ fn redriven(rejected: &Rejected) -> String {
 }
 
 fn json(rejected: &Rejected) -> Value {
-    // Whoever wrote it, it is told: as an object if it is one.
+    // The headers are shown in any case: as an object if they are one, otherwise as text.
     let headers: Value = serde_json::from_str::<Map<_, _>>(&rejected.headers)
         .map_or_else(|_| rejected.headers.as_str().into(), Value::Object);
     json!({

@@ -1,13 +1,13 @@
-//! What to do about an endpoint that does not answer as it should, for whoever runs it.
+//! Advice about an endpoint that does not answer as it should, for the people who run it.
 
 use std::borrow::Cow;
 
 use webhook::FailureKind;
 
-/// Where each failure has a section under its name.
+/// The page that has a section for each failure, under the failure's name.
 const PAGE: &str = "docs/failures.md";
 
-/// What to do about a status that is no 2xx.
+/// Returns what to do about a status other than 2xx.
 pub(super) fn on_status(status: u16) -> Cow<'static, str> {
     let text = match status {
         301 | 302 | 303 | 307 | 308 => "redirects are not followed: register the URL that it leads to",
@@ -29,7 +29,7 @@ pub(super) fn on_status(status: u16) -> Cow<'static, str> {
     linked(text, "status")
 }
 
-/// What to do about a request without an answer.
+/// Returns what to do about a request that received no answer.
 pub(super) fn on_failure(kind: FailureKind) -> Cow<'static, str> {
     let text = match kind {
         FailureKind::BadUrl => "correct the URL",
@@ -57,8 +57,8 @@ pub(super) fn on_failure(kind: FailureKind) -> Cow<'static, str> {
     linked(text, kind.as_str())
 }
 
-/// What to do about a failure by its recorded name; a newer version may have recorded one that is not known
-/// here.
+/// Returns what to do about a recorded failure, by its name. `None` if the failure is unknown here because a
+/// newer version recorded it.
 pub(super) fn on_recorded(status: Option<u16>, failure: &str) -> Option<Cow<'static, str>> {
     let kind = FailureKind::ALL.into_iter().find(|kind| kind.as_str() == failure);
     status.map(on_status).or_else(|| kind.map(on_failure))

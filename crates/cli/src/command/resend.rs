@@ -1,5 +1,5 @@
-//! What `delivery resend` and `endpoint recover` share: [sending again](service::resend) at a rate, with
-//! progress, until a signal comes.
+//! The common part of `delivery resend` and `endpoint recover`: [sending again](service::resend) at a limited
+//! rate, with progress, until a signal arrives.
 
 mod pace;
 mod progress;
@@ -19,10 +19,10 @@ use crate::{broker_link::BrokerLink, configuration::Configuration, signals};
 use pace::Pace;
 use progress::Progress;
 
-/// How often a window that another process holds is looked at.
+/// The interval at which to retry a window that another process has claimed.
 const HELD_POLL: Duration = Duration::from_secs(1);
 
-/// Sends what was requested.
+/// Sends the requested runs.
 pub(super) struct Sender {
     through: resend::Sender,
     broker: BrokerLink,
@@ -30,12 +30,12 @@ pub(super) struct Sender {
     progress: Progress,
     stop: CancellationToken,
     sent: u64,
-    /// Those whose event is not in the journal any more.
+    /// Runs whose event is no longer in the journal.
     unsendable: BTreeSet<DeliveryId>,
 }
 
 impl Sender {
-    /// Connects to the broker, and listens for signals from here on. `rate` is in deliveries a second.
+    /// Connects to the broker, and stops on signals from here on. `rate` is in deliveries per second.
     pub(super) async fn start(
         store: &Store,
         configuration: &Configuration,
@@ -55,23 +55,23 @@ impl Sender {
         })
     }
 
-    /// How many were sent.
+    /// Returns the number of runs that were sent.
     pub(super) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Whether a signal asked to end.
+    /// Returns whether a signal has arrived.
     pub(super) fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// How many there will be, as far as that is known.
+    /// Adds to the expected number of runs, for the progress.
     pub(super) fn expect(&self, more: u64) {
         self.progress.expect(more);
     }
 
-    /// Sends all of it, oldest first, at the rate; or as much as goes until a signal comes. What another
-    /// process has claimed is waited for.
+    /// Sends all runs at the rate, oldest first, until a signal arrives. Waits for runs that another process
+    /// has claimed.
     pub(super) async fn send(&mut self, which: Which<'_>) -> anyhow::Result<()> {
         let mut is_told = false;
         while self.may_begin().await {
@@ -95,7 +95,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Ends the connection. Fails if anything could not be sent for good.
+    /// Closes the connection. Returns an error if any runs can never be sent because their event is gone.
     pub(super) async fn finish(self) -> anyhow::Result<()> {
         self.progress.finish();
         self.broker.close().await;
@@ -109,13 +109,14 @@ impl Sender {
         )
     }
 
-    /// Waits for the window's turn; false when a signal came.
+    /// Waits until the next window may begin. Returns false if a signal arrived.
     async fn may_begin(&self) -> bool {
         let turn = self.stop.run_until_cancelled(sleep_until(self.pace.next())).await;
         turn.is_some() && !self.stop.is_cancelled()
     }
 
-    /// Sends a window, and returns how many it claimed. Once claimed, it is finished, whatever signal comes.
+    /// Sends a window and returns the number of claimed runs. A claimed window is always finished, even if a
+    /// signal arrives.
     async fn window(&mut self, which: Which<'_>) -> anyhow::Result<u64> {
         let began = Instant::now();
         let Window {

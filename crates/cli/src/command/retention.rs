@@ -1,4 +1,4 @@
-//! `magnetite retention`: what is too old is deleted only by clocks that agree.
+//! `magnetite retention`: resumes the deletion of old records, which stops while clocks disagree.
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -14,12 +14,12 @@ pub(super) struct Arguments {
 
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Action {
-    /// Confirm that this host's clock is right, so that recorders whose clock agrees with it delete what is
-    /// too old
+    /// Confirm that this host's clock is right, so that recorders whose clocks agree with it resume deleting
+    /// old records
     Confirm,
 }
 
-/// Tells the recorders.
+/// Stores the confirmation for the recorders.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let Action::Confirm = arguments.action;
     let store = database::open(&configuration.database).await?;

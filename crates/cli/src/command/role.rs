@@ -1,7 +1,8 @@
-//! What every role does: limits, signals, health, database, work, shutdown.
+//! The life cycle that all roles share: file descriptor limits, signals, probes, database, work, shutdown.
 //!
-//! A broker or a database that is away is waited for, with a line in the log for each try. What waiting
-//! cannot mend ends the process with exit code 1.
+//! If the broker or the database is unavailable, a role waits and keeps retrying. It logs this when the
+//! condition begins, once a minute, and when it ends. An error that retrying cannot resolve ends the process
+//! with exit code 1.
 
 use std::{fs, future::Future, net::SocketAddr, time::Duration};
 
@@ -25,46 +26,46 @@ use crate::{configuration::Configuration, database, limits, meters, signals};
 
 use super::{audit, claim::claim, troubles};
 
-/// What to do about the tables before the work begins.
+/// How to treat an outdated database schema before the work begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Schema {
-    /// Bring them up to date.
+    /// Migrate it.
     Migrate,
-    /// End if they are not.
+    /// Return an error.
     Expect,
 }
 
-/// How long an answer to a probe may take after everything else has ended.
+/// The maximum time for an answer to a probe after everything else has ended.
 const HEALTH_GRACE: Duration = Duration::from_secs(1);
 
-/// How old the count of lost log lines may be.
+/// The interval at which the count of lost log lines is updated.
 const LOST_LINES_EVERY: Duration = Duration::from_secs(1);
-/// How often a role announces itself.
+/// The interval at which a role announces itself in the database.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
-/// How long its last word to the database may take.
+/// The maximum time for removing the role's row from the database at the end.
 const CLOSE_MAX: Duration = Duration::from_millis(500);
 
-/// What a role tells the probes.
+/// The channels through which a role reports its state to the probes.
 struct Told {
     readiness: watch::Sender<Option<String>>,
     degraded: watch::Sender<Option<String>>,
 }
 
-/// This process among all that run.
+/// The identity of this process.
 struct Process {
-    /// Random.
+    /// A random name.
     name: String,
     host: String,
 }
 
-/// What runs in a process.
+/// A role that runs in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Delivers.
+    /// Delivers events.
     Worker,
-    /// Keeps the journal.
+    /// Writes the journal to the database.
     Recorder,
-    /// Serves the HTTP API, at this address.
+    /// Serves the HTTP API at this address.
     Api(SocketAddr),
 }
 
@@ -78,7 +79,7 @@ impl Kind {
     }
 }
 
-/// Runs roles until a signal comes or one of them fails, and then shuts all of them down.
+/// Runs roles until a signal arrives or one of them ends, and then shuts all of them down.
 pub(super) async fn run(configuration: &Configuration, schema: Schema, kinds: &[Kind]) -> anyhow::Result<()> {
     let egress = egress(configuration)?;
     raise_descriptors(configuration.worker.in_flight_max);
@@ -117,7 +118,7 @@ async fn work(
     };
     let running = told.into_iter().map(async |(kind, told)| {
         let ended = match kind {
-            // It announces itself, with the endpoints that it acts on.
+            // The worker announces itself, together with the version of the endpoints that it uses.
             Kind::Worker => deliver(configuration, &process, &store, egress, told, &stop).await,
             Kind::Recorder => {
                 let (unannounced, database) = watch::channel(None);
@@ -130,7 +131,7 @@ async fn work(
                 Box::pin(announced(&process, kind, &store, unannounced, serving)).await
             }
         };
-        // Whatever ended one of them, the process is to end.
+        // If one role ends, for whatever reason, the whole process ends.
         stop.cancel();
         ended
     });
@@ -153,7 +154,7 @@ impl Process {
 }
 
 /// Runs a role that makes no attempts, and announces it every second until it ends. `unannounced` receives
-/// why the last announcement could not be written; `None` if it could.
+/// the reason if the last announcement could not be written, and `None` if it could.
 async fn announced<T>(
     process: &Process,
     kind: Kind,
@@ -189,7 +190,8 @@ async fn announced<T>(
     ended
 }
 
-/// Waits until the queues are known to be those of this database. False when the role was stopped before.
+/// Waits until the queues are known to belong to this database's installation. Returns false if the role was
+/// stopped first.
 async fn claimed(
     configuration: &Configuration,
     store: &Store,
@@ -267,14 +269,14 @@ async fn serve(
         readiness: told.readiness,
         degraded: told.degraded,
     };
-    // What needs no broker is served without one.
+    // Requests that need no broker are served without one.
     tokio::select! {
         () = api::run(configuration.api.clone(), deps, stop.clone()) => Ok(()),
         error = refused(configuration, store) => Err(error),
     }
 }
 
-/// Why the queues must not be used, once it is known; otherwise it never ends.
+/// Returns why the queues must not be used, as soon as this is known. Never returns if they may be used.
 async fn refused(configuration: &Configuration, store: &Store) -> anyhow::Error {
     match claim(configuration, store).await {
         Err(error) => error,
@@ -282,7 +284,7 @@ async fn refused(configuration: &Configuration, store: &Store) -> anyhow::Error 
     }
 }
 
-/// The address is the one that was taken, if any port would do.
+/// Binds a listener. Returns the actual address, which differs from `address` if its port is 0.
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: set {key} to a free address, or to an empty text for none")
@@ -291,8 +293,8 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<(TcpListener, 
     Ok((listener, address))
 }
 
-/// A root certificate that cannot be used is a bad configuration; the other errors name their cure
-/// themselves.
+/// Returns the HTTP client. Reports an unusable root certificate as a bad configuration; other errors already
+/// say what to do.
 pub(super) fn egress(configuration: &Configuration) -> anyhow::Result<egress::Egress> {
     let config = configuration.egress.config()?;
     egress::Egress::new(&config).map_err(|error| match error {
@@ -347,7 +349,7 @@ async fn open_store(
     Ok(store)
 }
 
-/// Repeats `operation` for as long as the database is away.
+/// Repeats `operation` for as long as the database is unavailable.
 async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
     roles: &[(Kind, Told)],
     operation: impl Fn() -> F,
@@ -394,7 +396,7 @@ async fn count_lost_lines() {
     }
 }
 
-/// The server of `/livez`, `/readyz` and `/metrics`, if there is one.
+/// The server of `/livez`, `/readyz` and `/metrics`, if one is configured.
 struct ProbeServer {
     serving: Option<JoinHandle<()>>,
     stop: CancellationToken,
@@ -435,7 +437,7 @@ impl ProbeServer {
     async fn end(self) {
         self.stop.cancel();
         if let Some(serving) = self.serving {
-            // The process ends: an answer that is still being read is lost, and nobody minds.
+            // The process ends: an answer that is not complete by now is dropped.
             let _ = timeout(HEALTH_GRACE, serving).await;
         }
     }

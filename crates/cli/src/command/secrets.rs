@@ -1,4 +1,4 @@
-//! `magnetite secrets`: the keys that endpoints' secrets are sealed with.
+//! `magnetite secrets`: the keys that encrypt the endpoints' secrets.
 
 use clap::{Args, Subcommand};
 use store::SealingKey;
@@ -16,12 +16,12 @@ pub(super) struct Arguments {
 pub(super) enum Action {
     /// Print a new key for `secrets.keys`
     NewKey,
-    /// Seal every secret with the first of `secrets.keys`; afterwards no other key is needed
+    /// Encrypt every secret with the first key in `secrets.keys`; afterwards no other key is needed
     Reseal,
 }
 
-/// Needs no configuration, since that is where the key is to go. Prints the key alone, so that it can be
-/// captured.
+/// Generates a key. Needs no configuration, because the key is yet to be added to it. Writes only the key to
+/// standard output, so that a script can capture it.
 pub(super) fn new_key() -> anyhow::Result<()> {
     let key = SealingKey::generate(rand::random());
     output::line(&key.expose())?;
@@ -33,7 +33,8 @@ pub(super) fn new_key() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every process has to have the key already: what it seals, they have to open.
+/// Encrypts every secret with the first key. Every process must have this key already, because it has to
+/// decrypt these secrets.
 pub(super) async fn reseal(configuration: &Configuration) -> anyhow::Result<()> {
     let store = database::open(&configuration.database).await?;
     let resealed = store.reseal_secrets().await?;

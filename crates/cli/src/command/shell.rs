@@ -12,18 +12,18 @@ const NAME: &str = "magnetite";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
-    /// The shell that is to complete commands and options
+    /// The shell to generate completions for
     shell: Shell,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Man {
-    /// A directory for the pages of all commands, such as magnetite-endpoint-create.1; without it, the page
-    /// of magnetite alone is printed
+    /// The directory to write the pages of all commands to, such as magnetite-endpoint-create.1; without it,
+    /// only the page of magnetite is printed
     directory: Option<PathBuf>,
 }
 
-/// Prints the script.
+/// Prints the completion script.
 pub(super) fn completions(arguments: &Completions) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(
@@ -35,7 +35,7 @@ pub(super) fn completions(arguments: &Completions) -> anyhow::Result<()> {
     Ok(output::bytes(&script)?)
 }
 
-/// Prints one page, or writes all of them.
+/// Prints the page of `magnetite`, or writes the pages of all commands to a directory.
 pub(super) fn man(arguments: &Man) -> anyhow::Result<()> {
     let command = super::Arguments::command();
     let Some(directory) = &arguments.directory else {

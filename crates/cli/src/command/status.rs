@@ -1,8 +1,8 @@
 //! `magnetite status`: shows the state of the system on one screen of 80 columns, and exits 1 if something
-//! needs a person.
+//! needs attention.
 //!
 //! ```text
-//! look (database, broker, management API) -> Seen -> trouble (what needs a person) -> screen | JSON
+//! look (database, broker, management API) -> Seen -> trouble (what needs attention) -> screen | JSON
 //! ```
 //!
 //! It changes nothing. It does not compare the journal's rows with each other, as `magnetite audit` does, and
@@ -39,8 +39,7 @@ pub(super) struct Arguments {
     /// Show a new screen every two seconds until Ctrl-C; the last one decides the exit code
     #[arg(long)]
     watch: bool,
-    /// Count gaps, rejected messages and dead deliveries from this time on: a span before now, or a time in
-    /// UTC
+    /// Count gaps, rejected messages and dead deliveries from this time on: how long ago, or a time in UTC
     #[arg(long, value_name = "TIME", default_value = "1h")]
     since: Moment,
     /// Print one JSON object; with --watch, one object per line
@@ -48,7 +47,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Prints one screen, or one after another.
+/// Prints one screen, or one screen after another.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let stop = signals::stop_on_signal()?;
     let looker = Looker::open(configuration).await;

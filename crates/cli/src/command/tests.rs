@@ -2,7 +2,7 @@ use clap::{Command, CommandFactory as _};
 
 use super::*;
 
-/// Of this command and all below it, by their names.
+/// Collects the help texts of this command and all its subcommands, by their names.
 fn helps(command: &mut Command, path: &str, into: &mut Vec<(String, String)>) {
     let path = format!("{path}{}", command.get_name());
     into.push((path.clone(), command.render_long_help().to_string()));

@@ -1,4 +1,4 @@
-//! `magnetite topology`: what is, or should be, on the broker.
+//! `magnetite topology`: prints, declares or checks the exchanges, queues and bindings on the broker.
 
 use anyhow::{Context as _, bail};
 use broker::{Harm, Inspection, Management, ManagementError, QueueState, Topology, TopologyFault};
@@ -12,7 +12,7 @@ use super::claim;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long, global = true)]
     json: bool,
 
@@ -22,24 +22,25 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Declare everything; what is there already and equal stays as it is
+    /// Declare everything; whatever exists and is equal stays as it is
     Declare,
-    /// Compare with what is on the broker, and change nothing; exits 1 if anything is missing or different
+    /// Compare with the broker and change nothing; exits 1 if anything is missing or different
     ///
     /// Policies and bindings are read from RabbitMQ's management API. If it does not answer, a line says so
     /// and how to change that.
     Check,
-    /// Have the exchanges and queues belong to this database, after it has replaced another one for good
+    /// Assign the exchanges and queues to this database, after it has permanently replaced another one
     ///
-    /// Roles of an installation with another database do not start while they do.
+    /// Roles of an installation with another database do not start while the exchanges and queues are
+    /// assigned to this one.
     Adopt,
 }
 
-/// One exchange, queue or binding, as it stands on the broker.
+/// An exchange, queue or binding, with its state on the broker.
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
-    /// `ok`, `missing`, `different`, or `unchecked` for what could not be looked at.
+    /// `ok`, `missing`, `different`, or `unchecked` if it could not be read.
     state: &'static str,
     ready: Option<u32>,
     consumers: Option<u32>,
@@ -47,7 +48,7 @@ struct Row {
     fix: Option<String>,
 }
 
-/// How to mend a binding.
+/// What to do about a missing binding.
 pub(super) const BIND: &str = "run `magnetite topology declare`; then find out who removed it";
 const UNCHECKED: &str = "unchecked";
 
@@ -62,7 +63,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     }
 }
 
-/// What to do about an exchange or queue.
+/// Returns what to do about an exchange or queue.
 pub(super) fn fix(problem: &TopologyFault) -> &'static str {
     if problem.detail.contains("ACCESS_REFUSED") {
         "grant the user configure, write and read: rabbitmqctl set_permissions"
@@ -76,7 +77,7 @@ pub(super) fn fix(problem: &TopologyFault) -> &'static str {
     }
 }
 
-/// The broker's words, without those of the library around them.
+/// Returns the broker's message, without the client library's text around it.
 pub(super) fn words(problem: &TopologyFault) -> &str {
     let detail = problem.detail.as_str();
     let begins = ["NOT_FOUND - ", "PRECONDITION_FAILED - ", "ACCESS_REFUSED - "]
@@ -165,7 +166,7 @@ async fn check(topology: &Topology, configuration: &Configuration, as_json: bool
     Ok(())
 }
 
-/// What policies and missing bindings do.
+/// Reads the effects of policies, and the missing bindings, from the management API.
 pub(super) async fn inspect(
     config: &broker::Config,
     topology: &Topology,

@@ -1,7 +1,7 @@
-//! `magnetite trigger`: a signed sample of any event, sent from this machine, with nothing set up.
+//! `magnetite trigger`: sends a signed sample of any event from this machine, without any setup.
 //!
-//! The request is the one that a worker would make. No broker, no database and no configuration has a part in
-//! it, and nobody hears of it but the URL.
+//! The request is the same as a worker would make. It involves no broker, no database and no configuration,
+//! and is recorded nowhere.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,9 @@ use crate::{Usage, output, time};
 
 use super::{arguments, remedies};
 
-/// How much of a response is printed, in characters.
+/// The maximum length of a response that is printed, in characters.
 const RESPONSE_CHARS_MAX: usize = 2_000;
-/// What the delivery's id is derived from, there being no endpoint.
+/// The endpoint id from which the delivery's id is derived, because there is no endpoint.
 const NO_ENDPOINT: &str = "ep_trigger";
 
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     /// The event's type, such as lead.completed
     #[arg(value_name = "TYPE")]
     event_type: EventType,
-    /// Where to send it
+    /// The URL to send the event to
     #[arg(long)]
     url: String,
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// What was sent, and what came of it.
+/// The request that was sent, and its result.
 struct Sent {
     url: String,
     headers: Vec<(&'static str, String)>,
@@ -68,7 +68,7 @@ struct Sent {
     took: Duration,
 }
 
-/// Sends it, and prints what came of it.
+/// Sends the event and prints the result.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let key = SigningKey::new(&arguments.secret.read()?);
     let event = arguments.event()?;
@@ -100,7 +100,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 impl Arguments {
-    /// Its id is derived from its bytes, which differ with the millisecond.
+    /// Returns the event. Its id is derived from its bytes, which contain the time in milliseconds.
     fn event(&self) -> anyhow::Result<Event> {
         let about = About {
             organization_id: OrganizationId::new(&*self.org),
@@ -122,7 +122,7 @@ impl Arguments {
 }
 
 impl Sent {
-    /// With those that every request has.
+    /// Returns the headers, including those that the HTTP client adds to every request.
     fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let own = self.headers.iter().map(|(name, value)| (*name, value.as_str()));
         [("content-type", "application/json"), ("user-agent", USER_AGENT)]

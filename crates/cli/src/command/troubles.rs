@@ -8,18 +8,20 @@ use serde::{Deserialize, Serialize};
 use store::{RoleReport, RunningRole, Store};
 use tokio::time::sleep;
 
-/// How often the process looks for something new to report.
+/// The interval at which the process looks for changes to report.
 const EVERY: Duration = Duration::from_secs(1);
-/// After so many rounds a report is written again although nothing has changed: a database that was restored
-/// has lost it.
+/// The number of rounds after which a report is written again even if nothing has changed. A database that
+/// was restored from a backup has lost the report.
 const AGAIN_AFTER: u64 = 10;
-/// Clocks of hosts that keep their time agree within milliseconds; one that is announced is a second old.
+/// How far the clock of a role's host may be ahead, in milliseconds. Synchronized clocks agree within
+/// milliseconds, and an announcement is up to a second old.
 const CLOCK_AHEAD_MAX_MS: i64 = 60_000;
 
-/// What to do about what a role reports of itself.
+/// What to do about a problem that a role reports.
 pub(super) const REPORTED_FIX: &str = "see its log; it continues by itself when that ends";
 
-/// What a running role says in `/readyz`: `not_ready` or `degraded`, and in words.
+/// Returns what a running role reports in `/readyz`: `not_ready` or `degraded`, and the reason in words.
+/// `None` if the role is fine, or has not announced itself lately.
 pub(super) fn reported(role: &RunningRole) -> Option<(&'static str, String)> {
     let report = Some(&role.report).filter(|_| role.is_heard())?;
     let name = format!("{} {} on {}", role.role, role.process, role.host);
@@ -39,7 +41,7 @@ pub(super) fn reported(role: &RunningRole) -> Option<(&'static str, String)> {
 /// What to do about a clock that is ahead.
 pub(super) const CLOCK_FIX: &str = "set the clock that is wrong, and restart the role";
 
-/// One thing that was noticed, as it stands in the database.
+/// One observed problem, as stored in the database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Told {
     pub(super) kind: String,
@@ -47,8 +49,8 @@ pub(super) struct Told {
     pub(super) detail: String,
 }
 
-/// Stores what each role says in `/readyz` and what the process of this name notices, whenever that changes;
-/// never returns.
+/// Stores what each role reports in `/readyz` and the problems that the process `process` has observed,
+/// whenever they change. Never returns.
 pub(super) async fn report(process: &str, store: &Store, roles: &[Role]) {
     let mut last = vec![None; roles.len()];
     for round in 0_u64.. {
@@ -86,7 +88,8 @@ fn noticed() -> Option<String> {
     is_any.then(|| serde_json::to_string(&recent).expect("texts can be written"))
 }
 
-/// What the processes of these roles have noticed, each with one of the roles of its process.
+/// Returns the problems that the processes of these roles have observed, each with one of the roles of its
+/// process.
 pub(super) fn noticed_by(roles: &[RunningRole]) -> Vec<(&RunningRole, Told)> {
     let mut processes = BTreeSet::new();
     let each = roles
@@ -99,7 +102,7 @@ pub(super) fn noticed_by(roles: &[RunningRole]) -> Vec<(&RunningRole, Told)> {
     .collect()
 }
 
-/// What to do about something of this kind.
+/// Returns what to do about a problem of this kind.
 pub(super) fn advice(kind: &str) -> &'static str {
     match kind {
         "poison" => {
@@ -113,8 +116,9 @@ pub(super) fn advice(kind: &str) -> &'static str {
     }
 }
 
-/// Says by how much the clock of the role's host is ahead of this one, if it is by more than a minute. Only
-/// with SQLite, where a role announces itself by its host's own clock: PostgreSQL's is one for all.
+/// Says by how much the clock of the role's host is ahead of this host's, if by more than a minute. This can
+/// only happen with SQLite, where a role announces itself with its own host's clock; with PostgreSQL all use
+/// the server's clock.
 pub(super) fn clock_ahead(role: &RunningRole) -> Option<String> {
     if role.unseen_ms >= -CLOCK_AHEAD_MAX_MS {
         return None;
@@ -128,7 +132,7 @@ pub(super) fn clock_ahead(role: &RunningRole) -> Option<String> {
     ))
 }
 
-/// What is in the database; nothing for what a later version wrote in another form.
+/// Parses the problems in the database. Returns none if a later version wrote them in another form.
 fn read(troubles: Option<&str>) -> Vec<Told> {
     let read = troubles.and_then(|json| serde_json::from_str(json).ok());
     read.unwrap_or_default()

@@ -1,4 +1,4 @@
-//! `magnetite validate`: what is wrong with events, before anyone publishes them.
+//! `magnetite validate`: checks events before they are published.
 
 use std::path::PathBuf;
 
@@ -20,9 +20,9 @@ use super::lines::{self, BATCH_BYTES_MAX, BATCH_LINES, Content, Input};
                         (docs/schemas). Needs no broker, no database and no configuration. Exits 1 if a line is not valid."
 )]
 pub(super) struct Arguments {
-    /// Events, one JSON object a line; - or nothing for standard input
+    /// Events, one JSON object per line; - or nothing for standard input
     file: Option<PathBuf>,
-    /// Print one JSON object for each line that is not valid: its number, and all that is wrong
+    /// Print one JSON object for each line that is not valid: its number and all errors
     #[arg(long)]
     json: bool,
 }
@@ -34,7 +34,7 @@ struct Invalid {
     errors: Vec<String>,
 }
 
-/// Checks every line, and prints what is wrong.
+/// Checks every line and prints the errors.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut lines = Input::open(arguments.file.as_deref()).await?.lines;
     let schemas = Schemas::new();
@@ -59,7 +59,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
                 line: line.number,
                 errors,
             };
-            // Without a reader it fails: not everything was told.
+            // Unlike a listing, this fails if standard output is closed, because not everything has been
+            // reported.
             output::lines(found.printed(arguments.json)).map_err(|output::Closed(error)| {
                 anyhow!(
                     "stopped at line {}: its errors cannot be printed ({error})",
@@ -87,13 +88,13 @@ impl Invalid {
     }
 }
 
-/// The id that an event would have if it were published now; without one of its own, it is derived from the
-/// body.
+/// Returns the id that an event would have if it were published now. If `message_id` is `None`, the id is
+/// derived from the body.
 pub(super) fn id(message_id: Option<&str>, body: Bytes) -> Result<EventId, Rejection> {
     Ok(Event::entering(message_id, None, body, runtime::now_ms())?.id)
 }
 
-/// Of all event types, compiled.
+/// The compiled schemas of all event types.
 struct Schemas(Vec<(EventType, Validator)>);
 
 impl Schemas {
@@ -106,7 +107,7 @@ impl Schemas {
         Self(EventType::ALL.map(compiled).into())
     }
 
-    /// All that is wrong with an event, or nothing.
+    /// Returns all errors of an event; empty if it is valid.
     fn errors(&self, body: &Bytes) -> Vec<String> {
         let fields = match id(None, body.clone()) {
             Ok(_) => Vec::new(),
@@ -119,13 +120,13 @@ impl Schemas {
                 errors.extend(self.errors_of_data(&event));
             }
             Ok(_) => {}
-            // It is JSON; but not every JSON has a value here, such as 1e400.
+            // The body is valid JSON, but not all JSON can be represented as a `Value`, for example 1e400.
             Err(error) => errors.push(format!("the data cannot be compared with its schema: {error}")),
         }
         errors
     }
 
-    /// Of an event of a known type. The other fields were checked before.
+    /// Returns the errors in the data of an event of a known type. The other fields are checked separately.
     fn errors_of_data(&self, event: &Value) -> Vec<String> {
         let is_its = |(known, _): &&(EventType, Validator)| event["event"] == known.as_str();
         let Some((_, validator)) = self.0.iter().find(is_its) else {
@@ -135,7 +136,7 @@ impl Schemas {
         let placed = errors.map(|error| (error.instance_path().to_string(), error));
         placed
             .filter(|(place, _)| place.starts_with("/data"))
-            // Masked: values may be long, and are the customer's.
+            // Values are masked, because they may be long and are the customer's data.
             .map(|(place, error)| format!("{place} does not match the schema: {}", error.masked()))
             .collect()
     }
@@ -164,7 +165,7 @@ mod tests {
                 "{word}: {errors:?}"
             );
         }
-        // Of the fields as well as of the data.
+        // Errors in fields are reported together with those in the data.
         event["timestamp"] = 1_703_123_456.into();
         let all = schemas.errors(&event.to_string().into());
         assert_eq!(all.len(), errors.len() + 1, "{all:?}");

@@ -1,32 +1,34 @@
-//! The configuration in force, as `magnetite config` prints it: every key with its value and where that comes
-//! from. No password and no key is in it.
+//! The configuration in force, as `magnetite config` prints it: every key with its value and where it is set.
+//! Passwords and keys are masked.
 
 use config::ValueKind;
 use toml::Value;
 
 use super::{Place, sources::Reader};
 
-/// Its block of TOML has every key. All that is not commented out has its default.
+/// The documentation. Its TOML block contains every key. Each key that is not commented out has its default
+/// value.
 const PAGE: &str = include_str!("../../../../docs/configuration.md");
 const MASK: &str = "***";
-/// A URL that holds a password.
+/// The key of a URL that may contain a password.
 const DATABASE_URL: &str = "database.url";
-/// URLs that hold passwords, each one or several with commas between them.
+/// The keys of URLs that may contain passwords. Each holds one URL or several, separated by commas.
 const BROKER_URLS: [&str; 2] = ["broker.url", "broker.management_url"];
 const KEYS: &str = "secrets.keys";
 const DELAYS: &str = "retry.delays";
 
-/// One key.
+/// One key with its value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Setting {
-    /// With its section: `broker.url`.
+    /// The key with its section, such as `broker.url`.
     pub(crate) key: String,
-    /// `None` if it is not set and nothing is its default.
+    /// `None` if the key is not set and has no default.
     pub(crate) value: Option<Value>,
     pub(crate) place: Place,
 }
 
-/// All that the page documents. `database_url` is the one in force: its default depends on the user.
+/// Returns all documented settings. `database_url` is the URL in force, because its default depends on the
+/// user.
 pub(super) fn settings(reader: &Reader, database_url: &str) -> Vec<Setting> {
     let defaults = Value::Table(documented().parse().unwrap_or_default());
     let default = |key: &str| {
@@ -50,7 +52,7 @@ pub(super) fn settings(reader: &Reader, database_url: &str) -> Vec<Setting> {
     keys().map(setting).collect()
 }
 
-/// The block of TOML.
+/// Returns the TOML block of the documentation.
 pub(super) fn documented() -> &'static str {
     let block = PAGE
         .split_once("```toml\n")
@@ -58,7 +60,7 @@ pub(super) fn documented() -> &'static str {
     block.map_or("", |(block, _)| block)
 }
 
-/// The keys of the block in their order, those that are commented out included.
+/// Returns the keys of the block in their order, including those that are commented out.
 fn keys() -> impl Iterator<Item = String> {
     let mut section = "";
     documented().lines().filter_map(move |line| {
@@ -71,7 +73,8 @@ fn keys() -> impl Iterator<Item = String> {
     })
 }
 
-/// A variable is always text: it gets the form that its default has.
+/// Converts a value to TOML. The value of a variable is always text: it is converted to the type of the key's
+/// default.
 fn value_of(given: &ValueKind, default: Option<&Value>) -> Value {
     match given {
         ValueKind::Boolean(boolean) => Value::from(*boolean),
@@ -113,8 +116,8 @@ fn masked(key: &str, value: Value) -> Value {
     }
 }
 
-/// Masks what stands between the first colon of the user and the last `@`, and a parameter that is called
-/// `password` or holds PEM. What is no URL then is masked as a whole.
+/// Masks what is between the first colon of the user information and the last `@`, and the value of each
+/// parameter that is called `password` or contains PEM. Masks the whole text if the result is not a URL.
 fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return MASK.to_owned();
@@ -128,8 +131,8 @@ fn without_password(url: &str) -> String {
         None => format!("{user}@"),
     });
     let parameter = |pair: &str| match pair.split_once('=') {
-        // A name may be written with percent signs as well, and a key may stand where the path of its file
-        // belongs.
+        // The name of a parameter may be percent-encoded, and a parameter may contain a key instead of the
+        // path of the key's file.
         Some((name, value)) if name == "password" || name.contains('%') || value.contains("BEGIN") => {
             format!("{name}={MASK}")
         }

@@ -1,8 +1,8 @@
-//! What is wrong with a configuration, and where it stands.
+//! Errors in a configuration, and where they are.
 
 use std::{fmt, path::PathBuf};
 
-/// Where a value comes from.
+/// Where a value is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Default,
@@ -10,16 +10,16 @@ pub(crate) enum Place {
     Variable(String),
 }
 
-/// Everything that is wrong with the configuration, at once.
+/// All errors of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InvalidSettings(pub(super) Vec<InvalidSetting>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InvalidSetting {
-    /// `None` when it is the file itself.
+    /// `None` if the error concerns the whole file.
     pub(super) key: Option<String>,
     pub(super) place: Place,
-    /// Begins with "expected" or "unknown key", and is fit to be shown to anyone.
+    /// The explanation. Begins with "expected" or "unknown key", and contains no secrets.
     pub(super) detail: String,
 }
 

@@ -1,4 +1,4 @@
-//! Where values come from, and who is told when one is wrong.
+//! The sources of configuration values, and the collection of errors in them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,20 +12,20 @@ use config::{Config, Environment, File, FileFormat, Source as _, ValueKind};
 use super::{InvalidSetting, InvalidSettings, Place, Values};
 
 const PREFIX: &str = "MAGNETITE_";
-/// Where clients of the HTTP API keep their key and its address.
+/// Variables in which clients of the HTTP API keep their API key and the API's address.
 const OF_CLIENTS: [&str; 2] = ["MAGNETITE_API_KEY", "MAGNETITE_API_URL"];
 
-/// Hands out values one key after the other and collects what is wrong with them.
+/// Returns the values of keys one by one and collects the errors in them.
 pub(super) struct Reader {
     values: Values,
     file: Option<PathBuf>,
-    /// The variable that sets a key.
+    /// For each key that a variable sets, the name of that variable.
     set_by: BTreeMap<String, String>,
-    /// All of the process's variables that are text.
+    /// All of the process's variables whose values are text.
     variables: BTreeMap<String, String>,
-    /// Every key that was asked for.
+    /// Every key that has been read.
     known: BTreeSet<&'static str>,
-    /// Keys of the file, to find those that nobody asked for.
+    /// The keys in the file, to find those that are unknown.
     in_file: Vec<String>,
     problems: Vec<InvalidSetting>,
 }
@@ -56,7 +56,7 @@ impl Reader {
             .add_source(environment)
             .build();
         let unreadable = |_| {
-            // Its own words may quote a value.
+            // The original error message may quote a value.
             InvalidSettings(vec![InvalidSetting {
                 key: None,
                 place: place_of(file),
@@ -76,7 +76,7 @@ impl Reader {
         })
     }
 
-    /// The value of `key`, or the default when there is none or it is refused: `finish` then tells.
+    /// Returns the value of `key`, or the default if it is not set or is refused. `finish` reports refusals.
     pub(super) fn read<T>(
         &mut self,
         key: &'static str,
@@ -96,7 +96,8 @@ impl Reader {
         }
     }
 
-    /// Only the first refusal of a key is told: the others follow from it.
+    /// Records an error in the value of `key`. Only the first error of a key is reported, because later ones
+    /// result from it.
     pub(super) fn refuse(&mut self, key: &str, detail: &str) {
         if !self.is_refused(key) {
             self.problems.push(InvalidSetting {
@@ -112,7 +113,7 @@ impl Reader {
         refused.any(|refused| refused == Some(key))
     }
 
-    /// Where the value of `key` comes from.
+    /// Returns where the value of `key` is set.
     pub(super) fn place(&self, key: &str) -> Place {
         match self.set_by.get(key) {
             Some(variable) => Place::Variable(variable.clone()),
@@ -121,18 +122,18 @@ impl Reader {
         }
     }
 
-    /// A variable of any name.
+    /// Returns the value of the variable with this name, which need not begin with `MAGNETITE_`.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
 
-    /// The file and the variables that were read.
+    /// Returns the file and the variables that were read.
     pub(super) fn places(&self) -> Vec<String> {
         let file = self.file.iter().map(|file| file.display().to_string());
         file.chain(self.set_by.values().cloned()).collect()
     }
 
-    /// The value of `key` as it was given.
+    /// Returns the value of `key` as it was given.
     pub(super) fn given(&self, key: &str) -> Option<&ValueKind> {
         self.values.get(key)
     }
@@ -142,7 +143,8 @@ impl Reader {
         self.known.iter().copied()
     }
 
-    /// To be called after every key was read: what is left is unknown.
+    /// Reports all errors. Must be called after every key has been read, because any key that has not been
+    /// read is reported as unknown.
     pub(super) fn finish(mut self) -> Result<(), InvalidSettings> {
         let unknown = |key: &&String| !self.known.contains(key.as_str());
         let in_file = self
@@ -200,7 +202,8 @@ fn read_file(path: &Path) -> Result<String, InvalidSettings> {
         };
         problem(format!("expected a readable file of TOML, and {error}{advice}"))
     })?;
-    // Parsed here first because this error can be told without the line it stands in.
+    // The file is parsed here first, because this error can be reported without quoting the line that it is
+    // in.
     toml::from_str::<toml::Table>(&text).map_err(|error| {
         let before = error
             .span()
@@ -212,7 +215,7 @@ fn read_file(path: &Path) -> Result<String, InvalidSettings> {
     Ok(text)
 }
 
-/// The names of ours, and all variables.
+/// Returns the names of the variables that configure magnetite, and all variables.
 fn text_variables(
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<(Vec<String>, BTreeMap<String, String>), InvalidSettings> {
@@ -242,9 +245,9 @@ fn text_variables(
     }
 }
 
-/// Whether a variable is meant to configure us. With `__` it is. With a section's name but single `_` it is a
-/// mistake, unless it looks like what Kubernetes sets for a service called `magnetite-...`. Others are not
-/// ours.
+/// Returns whether a variable is meant to configure magnetite. A name with `__` is. A section's name followed
+/// by a single `_` is a mistake to report, unless the name looks like one that Kubernetes sets for a service
+/// called `magnetite-...`. All other variables are ignored.
 fn is_ours(name: &str) -> bool {
     const SECTIONS: [&str; 16] = [
         "broker",
@@ -285,8 +288,8 @@ fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 
-/// The leaves of nested tables, by their dotted keys. Texts lose white space around them: a value that was
-/// read from a file often ends with a newline.
+/// Returns the leaves of nested tables by their dotted keys. Trims white space around texts, because a value
+/// that was read from a file often ends with a newline.
 fn flatten(root: ValueKind) -> Values {
     fn walk(prefix: &str, kind: ValueKind, into: &mut Values) {
         let kind = match kind {
@@ -311,7 +314,8 @@ fn flatten(root: ValueKind) -> Values {
     values
 }
 
-/// The known key that was probably meant: fewest letters to change, at most a third of them.
+/// Returns the known key that was probably meant: the one with the smallest edit distance, if that is at most
+/// a third of its length.
 fn nearest<'a>(key: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
     let plain = |key: &str| key.replace(['.', '-'], "_").to_lowercase();
     let distance = |candidate: &&str| edits(&plain(key), &plain(candidate));
@@ -319,7 +323,8 @@ fn nearest<'a>(key: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
     (distance(&near) * 3 <= near.len()).then_some(near)
 }
 
-/// How many letters have to be added, removed or replaced (Levenshtein).
+/// Returns how many characters have to be added, removed or replaced to turn one text into the other (the
+/// Levenshtein distance).
 fn edits(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -4,7 +4,8 @@ use super::{effective::documented, *};
 
 type Variables = std::vec::IntoIter<(OsString, OsString)>;
 
-/// Reads a file of this text and these variables, besides a home directory.
+/// Reads a configuration from a file with this text and from these variables, in addition to a home
+/// directory.
 fn read(file: &str, variables: &[(&str, &str)]) -> Result<Configuration, InvalidSettings> {
     read_by(Configuration::read, file, variables)
 }
@@ -26,7 +27,7 @@ fn defaults() -> Configuration {
     Configuration::read(None, std::iter::once(home)).unwrap()
 }
 
-/// Where it was read is what differs between two equal ones.
+/// Compares two configurations, ignoring where they were read from.
 fn same(mut one: Configuration, mut other: Configuration) -> bool {
     for each in [&mut one, &mut other] {
         each.read_from.clear();
@@ -238,7 +239,7 @@ fn several_brokers_are_a_list_or_one_text() {
     assert_eq!(read("", &variable).unwrap().broker.config().address(), nodes);
 }
 
-/// Value in the file, and what the message must say.
+/// Invalid settings in the file, each with the key and the text that the message must contain.
 const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     (
         "broker.url = \"http://u:hunter2@h/\"",

@@ -1,7 +1,8 @@
-//! One function for each kind of value: what is accepted, and in words what would have been.
+//! Parsers for configuration values, one function per kind of value. An error says in words what was
+//! expected.
 //!
-//! Stricter than the `config` crate's own conversions, which take "yes" for 1 and round 1.5. A variable is
-//! always text, so a number may be written as one.
+//! They are stricter than the `config` crate's own conversions, which accept "yes" for 1 and round 1.5. The
+//! value of a variable is always text, so a number may be given as text.
 
 use std::{
     fs,
@@ -20,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 const DURATION: &str = "a duration such as 25s, 10m or 250ms";
 const PREFIX_CHARS_MAX: usize = 64;
-/// Of DNS.
+/// The port of DNS.
 const NAME_SERVER_PORT: u16 = 53;
 
 fn text(value: &ValueKind) -> Result<&str, String> {
@@ -38,7 +39,7 @@ pub(super) fn boolean(value: &ValueKind) -> Result<bool, String> {
     }
 }
 
-/// A list, or its elements in one text with commas between them.
+/// Parses a list, or its elements in one text, separated by commas.
 fn list(value: &ValueKind) -> Result<Vec<&str>, String> {
     match value {
         ValueKind::String(text) => Ok(text
@@ -72,7 +73,8 @@ pub(super) fn broker_url(value: &ValueKind) -> Result<String, String> {
     Ok(urls)
 }
 
-/// Some URLs, or an empty text for none. The user is that of another key, so any will do here.
+/// Parses one or more URLs; an empty text means none. The user comes from another key, so any user will do
+/// for this check.
 pub(super) fn management_url(value: &ValueKind) -> Result<Option<String>, String> {
     let urls = list(value)
         .map_err(|_| broker::BadManagementUrl.to_string())?
@@ -82,7 +84,7 @@ pub(super) fn management_url(value: &ValueKind) -> Result<Option<String>, String
     Ok(Some(urls))
 }
 
-/// The form alone: the store reads the rest when it connects.
+/// Checks only the form. The store parses the rest when it connects.
 pub(super) fn database_url(value: &ValueKind) -> Result<String, String> {
     let url = text(value).unwrap_or_default();
     let known = ["sqlite:///", "postgres://", "postgresql://"];
@@ -98,7 +100,7 @@ pub(super) fn database_url(value: &ValueKind) -> Result<String, String> {
     )
 }
 
-/// The error must not quote what may be a part of a key.
+/// Parses sealing keys. The error must not quote the value, which may be part of a key.
 pub(super) fn sealing_keys(value: &ValueKind) -> Result<Vec<SealingKey>, String> {
     let expected = "expected keys that `magnetite secrets new-key` printed, with commas between them";
     let keys: Option<Vec<_>> = list(value)
@@ -151,7 +153,7 @@ pub(super) fn any_duration(value: &ValueKind) -> Result<Duration, String> {
     parsed.ok_or_else(|| format!("expected {DURATION}"))
 }
 
-/// Bounds are written as they are shown.
+/// Returns a parser for a duration within bounds. The bounds are given as they are displayed in the error.
 pub(super) fn duration(
     least: &'static str,
     most: &'static str,
@@ -177,7 +179,7 @@ pub(super) fn networks(value: &ValueKind) -> Result<Vec<IpNet>, String> {
     })
 }
 
-/// The port may be left away.
+/// Parses IP addresses of name servers. The port is optional.
 pub(super) fn name_servers(value: &ValueKind) -> Result<Vec<SocketAddr>, String> {
     let parse = |text: &str| {
         let with_port = SocketAddr::from_str(text);
@@ -194,7 +196,7 @@ pub(super) fn paths(value: &ValueKind) -> Result<Vec<PathBuf>, String> {
     })
 }
 
-/// What one file holds; an empty text names none.
+/// Reads the content of one file; an empty text names no file.
 pub(super) fn file(value: &ValueKind) -> Result<Vec<u8>, String> {
     match text(value) {
         Ok("") => Ok(Vec::new()),
@@ -203,12 +205,12 @@ pub(super) fn file(value: &ValueKind) -> Result<Vec<u8>, String> {
     }
 }
 
-/// What each of some files holds.
+/// Reads the contents of several files.
 pub(super) fn files(value: &ValueKind) -> Result<Vec<Vec<u8>>, String> {
     paths(value)?.iter().map(|path| content(path)).collect()
 }
 
-/// The error must not quote what may be a key instead of the path of its file.
+/// Reads a file. The error must not quote a value that may be a key instead of the path of its file.
 fn content(path: &Path) -> Result<Vec<u8>, String> {
     let shown = path.display().to_string();
     if shown.contains("-----BEGIN") || shown.contains('\n') {
@@ -227,7 +229,8 @@ pub(super) fn maybe_text(value: &ValueKind) -> Result<Option<String>, String> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-/// Nothing but an address, lest a probe depend on a resolver.
+/// Parses an address to listen on. Only IP addresses are accepted, not names, so that probes do not depend on
+/// a resolver.
 pub(super) fn listen(value: &ValueKind) -> Result<Option<SocketAddr>, String> {
     match text(value) {
         Ok("") => Some(None),

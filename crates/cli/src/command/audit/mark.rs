@@ -1,29 +1,32 @@
-//! Whether the recorders have written what the journal's queue held.
+//! Determines whether the recorders have written everything that the journal's queue contained.
 //!
-//! A queue tells what is ready, not what a recorder has in hand: up to 32 batches, for as long as its
-//! database is locked, full or away. So the audit publishes a mark, a batch without records, and waits until
-//! it is in the database: what came before it is, too.
+//! A queue reports its ready messages, but not those that a recorder has in hand. These can be up to 32
+//! batches, for as long as the recorder's database is locked, full or unavailable. The audit therefore
+//! publishes a mark, which is a batch without records, and waits until it is in the database: everything that
+//! was published before it is then in the database, too.
 
 use broker::{Outgoing, Publisher, Topology};
 use store::{MARK_PREFIX, Store};
 use tokio::time::{Duration, Instant, sleep};
 use webhook::journal::{Batch, BatchStamp};
 
-/// Small against the time that a recorder takes.
+/// The interval at which the database is checked for the mark. It is small compared with the time that a
+/// recorder takes.
 const POLL: Duration = Duration::from_millis(10);
 
-/// What became of a mark.
+/// The result of publishing a mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Marked {
-    /// The recorders have written all that came before it; or there is no recorder, and the queues hold it.
+    /// The recorders have written everything that was published before the mark. Also used if there is no
+    /// recorder, because then all of it is still in the queues.
     Recorded,
-    /// No recorder has written it yet. It was published at this time, in Unix milliseconds.
+    /// No recorder has written the mark yet. It was published at this time, in Unix milliseconds.
     NotYet { since_ms: u64 },
-    /// The journal's queue does not take it, in the broker's words.
+    /// The journal's queue does not accept the mark. The error is the broker's.
     Refused { error: String },
 }
 
-/// Publishes marks, one after the other under one name.
+/// Publishes marks, each under a random name of its own.
 pub(super) struct Marker<'a> {
     store: &'a Store,
     topology: &'a Topology,
@@ -39,7 +42,7 @@ impl<'a> Marker<'a> {
         }
     }
 
-    /// Publishes a mark and waits until it is written, or the deadline has passed.
+    /// Publishes a mark and waits until it is written or the deadline has passed.
     pub(super) async fn mark(&self, deadline: Instant) -> anyhow::Result<Marked> {
         let since_ms = runtime::now_ms();
         let name = format!("{MARK_PREFIX}{:016x}", rand::random::<u64>());
@@ -60,7 +63,7 @@ impl<'a> Marker<'a> {
             }
             sleep(POLL).await;
         }
-        // What stays behind is deleted by a later audit.
+        // If this fails, a later audit deletes the mark.
         let _ = self.store.forget_mark(&name, since_ms).await;
         Ok(Marked::Recorded)
     }

@@ -1,4 +1,5 @@
-//! What is right, what is wrong, and what to do about it: a pure function of the books and the queues.
+//! The verdict of an audit: what is right, what is wrong, and what to do about it. A pure function of the
+//! journal and the queues.
 
 mod finding;
 
@@ -16,40 +17,40 @@ use finding::{
     Finding, in_hand, incomplete, late_ones, lost_batches, nowhere, unbalanced, unequal, unrecorded, vanished,
 };
 
-/// How many messages are ready.
+/// The numbers of ready messages in the queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Queues {
-    /// Not in the books yet.
+    /// Batches of the journal that are not in the database yet.
     pub(super) journal: u64,
-    /// Consumers of that queue.
+    /// The number of consumers of the journal's queue.
     pub(super) recorders: u64,
-    /// Not in the books yet.
+    /// Dead letters that are not in the database yet.
     pub(super) dead: u64,
     pub(super) due: u64,
-    /// In all delay queues of the schedule.
+    /// Deliveries in all delay queues of the retry schedule.
     pub(super) delayed: u64,
-    /// In delay queues of earlier schedules.
+    /// Deliveries in delay queues of earlier retry schedules.
     pub(super) earlier: u64,
 }
 
-/// What an audit comes to.
+/// The overall result of an audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Conclusion {
-    /// The books balance, but for what gaps hide.
+    /// Every delivery is accounted for, except for what gaps hide.
     Balance,
-    /// Nothing is known to be wrong, and not all is known yet.
+    /// Nothing is known to be wrong, but not everything is known yet.
     NotKnown {
-        /// When it is, in Unix milliseconds.
+        /// When it can be known, in Unix milliseconds.
         ask_again_ms: u64,
     },
     /// Something is wrong.
     Wrong {
-        /// How many findings.
+        /// The number of findings.
         failures: usize,
     },
 }
 
-/// The books, the queues, and what was found.
+/// The journal's sums, the queues, and the findings.
 pub(super) struct Verdict {
     audit: Audit,
     /// Messages in quarantine, by reason.
@@ -60,7 +61,7 @@ pub(super) struct Verdict {
 }
 
 impl Queues {
-    /// Of each the greater.
+    /// Returns the greater value of each count.
     pub(super) fn max(self, other: Self) -> Self {
         Self {
             journal: self.journal.max(other.journal),
@@ -82,7 +83,8 @@ impl Queues {
 }
 
 impl Verdict {
-    /// `window_ms` is what was asked for; a delivery has ended after `late`.
+    /// Creates the verdict. `window_ms` is the audited range of time. `late` is the time after which a
+    /// delivery must have ended.
     pub(super) fn new(
         audit: Audit,
         rejected: Vec<(String, u64)>,
@@ -103,14 +105,14 @@ impl Verdict {
         ];
         let findings = findings.into_iter().flatten();
         let incomplete = incomplete(queues, marked, audit.recorders_heard, now_ms);
-        // What is not recorded yet may explain all the rest.
+        // Records that are not written yet may explain all other findings.
         let known_at_ms = incomplete.as_ref().and_then(Finding::known_at_ms);
         let findings = findings.map(|finding| match known_at_ms {
             Some(at_ms) => finding.known_at(at_ms),
             None => finding,
         });
         Self {
-            // What is not recorded yet cannot explain what vanished.
+            // Records that are not written yet cannot explain rows that vanished.
             findings: incomplete
                 .into_iter()
                 .chain(findings)
@@ -123,7 +125,7 @@ impl Verdict {
         }
     }
 
-    /// What it comes to.
+    /// Returns the overall result.
     pub(super) fn conclusion(&self) -> Conclusion {
         let failures = self.findings.iter().filter(|finding| finding.fails()).count();
         let known_at_ms = self.findings.iter().filter_map(Finding::known_at_ms).max();
@@ -134,13 +136,13 @@ impl Verdict {
         }
     }
 
-    /// Whether asking again in a moment may find less.
+    /// Returns whether a repeated audit a moment later may have fewer findings.
     pub(super) fn may_settle(&self) -> bool {
         let moving = ["incomplete", "in_no_queue", "in_hand", "lost_batches"];
         self.findings.iter().any(|finding| moving.contains(&finding.name))
     }
 
-    /// For people.
+    /// Returns the verdict as lines of text.
     pub(super) fn text(&self) -> Vec<String> {
         let mut lines = self.sums();
         lines.extend(self.left_over());
@@ -152,7 +154,7 @@ impl Verdict {
         lines
     }
 
-    /// The window, what was counted in it, and the queues.
+    /// Returns the window, the counts in it, and the queues.
     fn sums(&self) -> Vec<String> {
         let (since_ms, until_ms) = self.window_ms;
         let Audit {
@@ -183,7 +185,8 @@ impl Verdict {
         ]
     }
 
-    /// What is in no sum: earlier schedules, rejected messages, and runs that were not sent.
+    /// Returns what no sum contains: messages delayed by earlier schedules, rejected messages, and runs that
+    /// were not sent.
     fn left_over(&self) -> Vec<String> {
         let (earlier, unsent) = (self.queues.earlier, self.audit.unsent);
         let mut lines = Vec::new();
@@ -205,7 +208,7 @@ impl Verdict {
         lines
     }
 
-    /// `None` when findings have said that something is wrong.
+    /// Returns the result in words; `None` if findings have already said that something is wrong.
     fn conclusion_in_words(&self) -> Option<String> {
         let gaps = self.audit.gaps.len() + self.audit.lost.len() + self.audit.set_aside.len();
         match (self.conclusion(), gaps) {
@@ -224,7 +227,7 @@ impl Verdict {
         }
     }
 
-    /// One object a line: the balance, the queues, each gap, each finding.
+    /// Returns one object per line: the balance, the queues, each gap, each finding.
     pub(super) fn json(&self) -> Vec<Value> {
         let (since_ms, until_ms) = self.window_ms;
         let audit = &self.audit;
@@ -275,7 +278,7 @@ impl Verdict {
     }
 }
 
-/// Records that a worker dropped, in words.
+/// Describes records that a worker dropped.
 fn gap(gap: &Gap) -> String {
     let (from, until) = (time::millisecond(gap.from_ms), time::millisecond(gap.until_ms));
     let worker = printable(&gap.worker);
@@ -286,7 +289,7 @@ fn gap(gap: &Gap) -> String {
     format!("gap      worker {worker} dropped {count} records from {from} to {until}: the broker took none")
 }
 
-/// Records that are lost, in words.
+/// Describes records that are lost.
 fn gap_of(lost: &Lost) -> String {
     let Lost {
         worker,
@@ -352,7 +355,7 @@ fn gap_as_object(lost: &Lost) -> Value {
     })
 }
 
-/// What was set aside, in words.
+/// Describes messages that recorders set aside.
 fn aside(aside: &SetAside) -> String {
     let what = if aside.source == "dead" {
         "dead letters"

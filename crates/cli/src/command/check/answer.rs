@@ -1,4 +1,4 @@
-//! What the endpoint's answers say about it.
+//! Findings about the endpoint's answers.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use super::{
     question::Question,
 };
 
-/// Above this an answer waited for something else than the receipt.
+/// The time above which an answer probably waited for more than storing the event.
 const SLOW: Duration = Duration::from_secs(1);
 const QUICK: &str = "answer 200 as soon as the signature is verified, and work on the event later: after 30 s the attempt has failed";
 const VERIFY: &str = "whoever knows the URL can send it events: verify the signature of the raw body before anything else, and \
                       answer 401 (docs/receiving.md, \"Verify\")";
 const ANSWER_401: &str = "answer 401 to a signature that does not fit: while a secret is rotated, a 401 or 403 has us try the other one";
 
-/// One answer, judged.
+/// Returns the finding about one answer.
 pub(super) fn finding(question: Question, reply: &Reply, url: &Url) -> Finding {
     let what = question.name();
     let finding = match question {
@@ -33,7 +33,7 @@ pub(super) fn finding(question: Question, reply: &Reply, url: &Url) -> Finding {
         .took("took_ms", Some(reply.took))
 }
 
-/// `status 200, first byte after 12 ms`.
+/// Formats an answer: `status 200, first byte after 12 ms`.
 fn told(reply: &Reply) -> String {
     match (&reply.result, reply.first_byte) {
         (AttemptResult::Answered(answer), Some(first_byte)) => {
@@ -43,7 +43,7 @@ fn told(reply: &Reply) -> String {
     }
 }
 
-/// A 2xx that came in time, or not.
+/// Returns the finding about a 2xx answer, which may have been slow.
 fn taken(what: &str, reply: &Reply) -> Finding {
     let detail = told(reply);
     if reply.took > SLOW {
@@ -77,7 +77,7 @@ fn good(what: &str, reply: &Reply, url: &Url) -> Finding {
     Finding::wrong(what, told(reply), cure)
 }
 
-/// Where to only by scheme and host: the rest may be a secret.
+/// Names the target of a redirect only by scheme and host, because the rest may contain a secret.
 fn redirected(what: &str, reply: &Reply, url: &Url) -> Finding {
     let status = reply.result.status().unwrap_or_default();
     let target = reply

@@ -10,7 +10,7 @@ use crate::{
     time,
 };
 
-/// What `--json` has besides the words.
+/// Additional fields of the `--json` output.
 pub(super) type Figures = Map<String, Value>;
 
 #[derive(Debug, Serialize)]
@@ -26,12 +26,12 @@ impl Finding {
         Check::ok(what, detail).into()
     }
 
-    /// Good enough, and could be better.
+    /// Creates a finding about something that works but could be improved.
     pub(super) fn advice(what: &str, detail: impl Into<String>, advice: impl Into<String>) -> Self {
         Check::warn(what, detail, advice).into()
     }
 
-    /// Deliveries fail, or harm gets in.
+    /// Creates a finding about something that makes deliveries fail or is a security risk.
     pub(super) fn wrong(what: &str, detail: impl Into<String>, cure: impl Into<String>) -> Self {
         Check::fail(what, detail, cure).into()
     }
@@ -72,7 +72,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// `12 ms`.
+/// Formats a duration, such as `12 ms`.
 pub(super) fn span(took: Duration) -> String {
     time::span(took.as_millis() as u64)
 }

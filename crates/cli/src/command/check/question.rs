@@ -1,4 +1,4 @@
-//! What the endpoint is asked: one sample event in five ways.
+//! The requests that are made to the endpoint: sample events, sent in five ways.
 
 use bytes::Bytes;
 use signature::{Secret, SigningKey, TOLERANCE_S};
@@ -7,7 +7,7 @@ use webhook::{About, DeliveryId, Event, EventType, LeadId, OrganizationId, Proje
 /// One way to send an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// As a worker would.
+    /// As a worker sends it.
     Good,
     /// The same event again.
     Repeated,
@@ -15,7 +15,7 @@ pub(super) enum Question {
     WrongSignature,
     /// With the signatures of another body.
     OtherBody,
-    /// Signed as it should be, but long ago.
+    /// Correctly signed, but long ago.
     Stale,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Request {
 }
 
 const TYPE: EventType = EventType::LeadCompleted;
-/// Twice as old as receivers may take.
+/// The age of the stale request, in seconds: twice the maximum that receivers may accept.
 const STALE_S: i64 = 2 * TOLERANCE_S;
 
 impl Question {
@@ -39,7 +39,8 @@ impl Question {
         }
     }
 
-    /// The request, with the headers that a worker sends. `stranger` signs what is to be signed wrongly.
+    /// Returns the request, with the headers that a worker sends. `stranger` is the secret for the wrong
+    /// signature.
     pub(super) fn request(self, event: &Event, secret: &Secret, stranger: &Secret, now_ms: u64) -> Request {
         let now_s = (now_ms / 1000) as i64;
         let signer = if self == Self::WrongSignature {
@@ -65,7 +66,8 @@ impl Question {
     }
 }
 
-/// A sample about a lead of its own, lest one question be taken for the repetition of another.
+/// Returns a sample event about a lead of its own, so that the endpoint does not take one request for the
+/// repetition of another.
 pub(super) fn event(random: u128, now_ms: u64) -> Event {
     let id = format!("check_{random:032x}");
     let event = Event::from_message(Some(&id), None, sample(&id, now_ms));
@@ -93,7 +95,7 @@ mod tests {
     const NOW_MS: u64 = 1_795_568_400_250;
     const NOW_S: i64 = 1_795_568_400;
 
-    /// Whether a receiver that does everything right takes it, and by which of the two signatures.
+    /// Returns whether a correct receiver accepts the request, by each of the two signatures.
     fn is_taken(question: Question) -> [bool; 2] {
         let [secret, stranger] = [1, 2].map(|byte| Secret::generate([byte; 32]));
         let Request { headers, body } = question.request(&event(7, NOW_MS), &secret, &stranger, NOW_MS);
@@ -124,7 +126,7 @@ mod tests {
             (Question::Repeated, [true, true]),
             (Question::WrongSignature, [false, false]),
             (Question::OtherBody, [false, false]),
-            // The signature of the contract covers no time but the event's.
+            // The contract's signature covers only the event's own timestamp.
             (Question::Stale, [true, false]),
         ] {
             assert_eq!(is_taken(question), taken, "{question:?}");

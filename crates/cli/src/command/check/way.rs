@@ -1,7 +1,7 @@
-//! What the way to the endpoint says about it.
+//! Findings about the network path to the endpoint.
 //!
-//! A step that failed has no line: the good request fails for the same reason, and says it in the worker's
-//! words. Only when the policy forbids every address no request is made at all.
+//! A step that failed has no line: the good request fails for the same reason and reports it in the worker's
+//! words. No request is made at all only if the policy forbids every address.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use super::finding::{Finding, span};
 
 const DAY_S: i64 = 24 * 60 * 60;
 
-/// Whether there are addresses, and none of them may be reached.
+/// Returns whether the name resolved to addresses of which none may be reached.
 pub(super) fn is_closed(way: &Way) -> bool {
     !way.addresses.is_empty() && way.addresses.iter().all(|(_, refusal)| refusal.is_some())
 }
@@ -96,7 +96,7 @@ fn connection(way: &Way) -> Option<Finding> {
 
 fn tls(handshake: &Handshake) -> Option<Finding> {
     let (took, version) = (handshake.took?, handshake.version?);
-    // A server without ALPN speaks this one.
+    // A server without ALPN speaks HTTP/1.1.
     let protocol = handshake.protocol.as_deref().unwrap_or("http/1.1");
     let detail = format!("{version}, {} in {}", printable(protocol), span(took));
     Some(

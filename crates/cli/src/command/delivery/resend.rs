@@ -19,7 +19,7 @@ pub(super) async fn run(
     as_json: bool,
 ) -> anyhow::Result<()> {
     let ids: Vec<DeliveryId> = ids.into_iter().map(DeliveryId::new).collect();
-    // Without a broker nothing is requested either.
+    // The broker is connected first: without it, nothing is requested either.
     let mut sender = Sender::start(store, configuration, arguments::DEFAULT_RATE).await?;
     let (mut runs, mut refused) = (Vec::new(), 0);
     let requested = resend::request(store, &ids, audit::late(configuration), runtime::now_ms()).await?;

@@ -1,4 +1,4 @@
-//! One run of a delivery, told: each attempt, and what comes next.
+//! Formatting of one run of a delivery as text: each attempt, and what comes next.
 
 use service::{resend::IN_HAND, story::Run};
 use store::{AttemptRow, DeliveryRow};
@@ -6,20 +6,20 @@ use webhook::{CancelReason, DeadReason, Endpoint, Trigger, journal::DeliveryStat
 
 use crate::{output::printable, time};
 
-/// How much of a response is shown, in characters.
+/// The maximum length of a response that is shown, in characters.
 const RESPONSE_CHARS_MAX: usize = 120;
 
-/// What else is known, for what comes next.
+/// Context that determines what comes next.
 #[derive(Clone, Copy)]
 pub(in crate::command) struct Around<'a> {
-    /// As it is now; `None` when it was deleted.
+    /// The endpoint's present state; `None` if it was deleted.
     pub(in crate::command) endpoint: Option<&'a Endpoint>,
     /// Whether there is a later run of the same event to the same endpoint.
     pub(in crate::command) is_superseded: bool,
     pub(in crate::command) now_ms: u64,
 }
 
-/// The delivery's line, below it its attempts, then what comes next.
+/// Returns the heading of the delivery, its attempts, and what comes next.
 pub(in crate::command) fn text(run: &Run, around: Around<'_>) -> Vec<String> {
     let mut lines = vec![heading(&run.delivery)];
     lines.extend(attempts(&run.attempts));
@@ -50,7 +50,7 @@ fn heading(row: &DeliveryRow) -> String {
     }
 }
 
-/// Each line says one thing.
+/// Returns what comes next, one fact per line.
 fn next(row: &DeliveryRow, around: Around<'_>) -> Vec<String> {
     let standing = &row.standing;
     match standing.state {
@@ -170,7 +170,7 @@ fn result(attempt: &AttemptRow) -> String {
     text
 }
 
-/// The first line that says something.
+/// Returns the first line that is not blank, shortened.
 fn first_line(response: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(response);
     let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;

@@ -1,4 +1,5 @@
-//! The broker: there, known, open to us, declared, safe, drained.
+//! Checks of the broker: reachable, a supported version, login accepted, topology declared, policies and
+//! bindings right, queues consumed.
 
 use broker::{InspectError, Inspection, Publisher, QueueState, Server, Topology};
 
@@ -6,10 +7,10 @@ use crate::{broker_link::BrokerLink, command::topology, configuration::Configura
 
 use super::{super::checks::Check, Report};
 
-/// The oldest RabbitMQ that dead-letters at least once.
+/// The oldest RabbitMQ version with at-least-once dead-lettering.
 const OLDEST: (u32, u32) = (3, 10);
 
-/// Returns whether the broker let us in.
+/// Checks the broker. Returns whether it accepted the login.
 pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> Result<bool, output::Closed> {
     let config = configuration.broker.config();
     let servers = Server::of_each(&config).await;
@@ -47,7 +48,7 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
     Ok(true)
 }
 
-/// What to do about a refused login, by RabbitMQ's words for it.
+/// Returns what to do about a refused login, depending on RabbitMQ's error message.
 fn login_fix(refusal: &str) -> &'static str {
     let says = |words: &str| refusal.contains(words);
     if says("vhost") && says("not found") {
@@ -61,7 +62,8 @@ fn login_fix(refusal: &str) -> &'static str {
     }
 }
 
-/// A node that does not answer. While others of its cluster do, nothing stands still.
+/// Reports a node that does not answer. This is only a warning while other nodes of its cluster answer,
+/// because work continues.
 fn absence_check(error: InspectError, others_answer: bool) -> Check {
     let detail = format!("{:#}", anyhow::Error::from(error));
     if others_answer {

@@ -1,4 +1,5 @@
-//! The database: there, with the tables of this version, and with secrets that open.
+//! Checks of the database: reachable, with the tables of this version, and with secrets that can be
+//! decrypted.
 
 use broker::Mark;
 use egress::Refusal;
@@ -23,7 +24,7 @@ pub(super) async fn run(
     report: &mut Report,
 ) -> Result<(), output::Closed> {
     let database = &configuration.database;
-    // Opening would make an empty one.
+    // Opening the database would create an empty file.
     if let Some(missing) = database.missing_file() {
         return report.add(&Check::fail(WHAT, missing, MIGRATE));
     }
@@ -75,7 +76,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Warns about endpoints whose http URL could not be registered today.
+/// Warns about endpoints whose http URL could not be registered under the present configuration.
 async fn plain_http_check(configuration: &Configuration, endpoints: &[Endpoint]) -> Check {
     const WHAT: &str = "https";
     const FIX: &str =
@@ -116,7 +117,7 @@ async fn plain_http_check(configuration: &Configuration, endpoints: &[Endpoint])
     Check::warn(WHAT, detail, FIX)
 }
 
-/// As a worker begins.
+/// Checks whether the endpoints' secrets can be decrypted, in the way a worker loads them when it starts.
 fn secrets_check(registry: &Result<Snapshot, store::Error>) -> Check {
     const WHAT: &str = "secrets";
     match registry {
@@ -140,7 +141,8 @@ fn secrets_check(registry: &Result<Snapshot, store::Error>) -> Check {
     }
 }
 
-/// Messages of any age that were not redriven: a publisher sent them, and they were delivered to no endpoint.
+/// Warns about messages in quarantine, of any age, that were not redriven. A publisher sent them, and they
+/// were delivered to no endpoint.
 async fn rejected_check(store: &Store) -> Check {
     const WHAT: &str = "rejected";
     const FIX: &str =
@@ -156,7 +158,7 @@ async fn rejected_check(store: &Store) -> Check {
     }
 }
 
-/// Whether recorders delete what is too old.
+/// Checks whether recorders delete old records.
 async fn retention_check(store: &Store) -> Check {
     const WHAT: &str = "retention";
     const FIX: &str = "set the clock that is wrong; if all are right, run `magnetite retention confirm`";
@@ -179,7 +181,8 @@ async fn retention_check(store: &Store) -> Check {
     }
 }
 
-/// Whether the queues are this database's. A broker that is away was named before.
+/// Checks whether the queues belong to this database's installation. An unavailable broker has been reported
+/// before.
 async fn installation_check(configuration: &Configuration, store: &Store) -> Check {
     const WHAT: &str = "installation";
     match claim::find(configuration, store).await {

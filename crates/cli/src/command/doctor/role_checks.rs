@@ -1,4 +1,5 @@
-//! The roles that run: what each has noticed, whether it consumes its queues, and whether its clock is right.
+//! Checks of the running roles: the problems that each has observed, whether it consumes its queues, and
+//! whether its clock is right.
 
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use crate::{broker_link::BrokerLink, command::troubles, configuration::Configura
 
 use super::{super::checks::Check, Report};
 
-/// How long after its last announcement a role is taken to run. Longer than announcements are believed for,
-/// because a role that runs and is not listed would be worse than one that has just ended.
+/// How long after its last announcement a role is considered to be running. This is longer than elsewhere,
+/// where it is three seconds, because leaving out a running role would be worse than listing one that has
+/// just ended.
 const LISTED: Duration = Duration::from_secs(10);
-/// A role announces itself before it consumes.
+/// The maximum time between a role's first announcement and its first consumer.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(
@@ -53,8 +55,8 @@ fn running(roles: &[RunningRole]) -> String {
     format!("running: {}", names.collect::<Vec<_>>().join(", "))
 }
 
-/// What roles report of themselves in `/readyz`, and still do when they are looked at again: one that has
-/// just begun reports something.
+/// Returns what roles report about themselves in `/readyz`, if they still do so when they are read a second
+/// time. A role that has just started reports something at first.
 async fn reported(store: &Store, roles: &[RunningRole]) -> Vec<Check> {
     if roles.iter().all(|role| troubles::reported(role).is_none()) {
         return Vec::new();
@@ -87,7 +89,7 @@ async fn reported(store: &Store, roles: &[RunningRole]) -> Vec<Check> {
         .collect()
 }
 
-/// What the processes have noticed.
+/// Returns the problems that the processes have observed.
 fn noticed(roles: &[RunningRole]) -> Vec<Check> {
     let noticed = troubles::noticed_by(roles).into_iter();
     noticed
@@ -108,7 +110,7 @@ fn clocks(roles: &[RunningRole]) -> Vec<Check> {
         .collect()
 }
 
-/// Queues that a role which runs does not consume.
+/// Returns the queues that have no consumer although the role that should consume them is running.
 async fn idle(configuration: &Configuration, roles: &[RunningRole]) -> Vec<Check> {
     let topology = configuration.topology();
     let Ok(broker) = BrokerLink::open(&configuration.broker.config()).await else {

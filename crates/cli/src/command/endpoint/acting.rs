@@ -1,4 +1,4 @@
-//! Waits for workers to act on what a command has changed, and names those that are not known to.
+//! Waits until the workers act on a change, and names those that are not known to do so.
 
 use broker::Changes;
 use service::{
@@ -10,7 +10,7 @@ use webhook::Endpoint;
 
 use crate::{configuration::Configuration, output};
 
-/// Waits for the workers, two seconds at most.
+/// Waits until all running workers act on the changes so far, two seconds at most.
 pub(super) async fn wait(store: &Store, configuration: &Configuration) -> Behind {
     let changes = Changes::lazily(&configuration.broker.config(), configuration.topology());
     let behind = workers::act(store, &changes).await;
@@ -33,7 +33,7 @@ pub(super) async fn said(
     Ok(())
 }
 
-/// Names the workers that are behind, if any are, in one line on standard error.
+/// Names the workers that do not act on the change yet, if there are any, in one line on standard error.
 pub(super) fn note(behind: &Behind) {
     if behind.unknown {
         output::note("not known to act on this yet: the database could not be asked which workers do");

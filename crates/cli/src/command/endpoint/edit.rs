@@ -1,4 +1,4 @@
-//! `create` and `update`: the two that take a URL.
+//! `create` and `update`, which take a URL.
 
 use clap::Args;
 use service::{
@@ -19,10 +19,10 @@ use super::{acting, hint};
 
 #[derive(Debug, Args)]
 pub(super) struct Create {
-    /// Whose events are delivered
+    /// The organization whose events are delivered
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: String,
-    /// The URL that events are delivered to, with https
+    /// The https URL that events are delivered to
     #[arg(long)]
     url: String,
     /// Deliver only this project's events
@@ -45,7 +45,7 @@ struct Change {
     /// Deliver the events of every project
     #[arg(long, conflicts_with = "project")]
     no_project: bool,
-    /// The event types wanted from now on, such as lead.completed,research.*
+    /// The event types to deliver from now on, such as lead.completed,research.*
     #[arg(long, value_name = "LIST")]
     events: Option<Subscription>,
 }
@@ -92,7 +92,8 @@ pub(super) async fn create(new: Create, configuration: &Configuration, json: boo
     Ok(())
 }
 
-/// The refusal of a URL names the setting that allows the address, if there is one.
+/// Changes an endpoint. If the URL is refused, the error names the setting that allows its address, if there
+/// is one.
 pub(super) async fn change(update: Update, configuration: &Configuration, json: bool) -> anyhow::Result<()> {
     let Update { id, change } = update;
     let project_id = match (change.project, change.no_project) {

@@ -1,4 +1,4 @@
-//! The list of endpoints that fail.
+//! The listing of failing endpoints.
 
 use service::view;
 use store::Failing;

@@ -1,4 +1,4 @@
-//! How an endpoint fared lately.
+//! The recent health of an endpoint.
 
 use serde::Serialize;
 use service::view;
@@ -24,7 +24,7 @@ impl WithHealth {
     }
 }
 
-/// For people; continues the endpoint's own fields.
+/// Formats the health as fields that follow those of the endpoint.
 pub(super) fn describe(health: &Health, now_ms: u64) -> String {
     let time = |unix_ms: Option<u64>| match unix_ms {
         Some(unix_ms) => format!(
@@ -55,7 +55,7 @@ fn last_hour(health: &Health) -> String {
     )
 }
 
-/// To a tenth: one failure among many must not read as 100%.
+/// Rounds down to a tenth, so that one failure among many does not read as 100%.
 fn rounded_down(percent: f64) -> f64 {
     (percent * 10.0).floor() / 10.0
 }

@@ -1,4 +1,4 @@
-//! `endpoint ping`: does the endpoint answer?
+//! `endpoint ping`: tests whether the endpoint answers.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -14,10 +14,10 @@ use webhook::{Delivery, Endpoint, EndpointId};
 
 use crate::{broker_link::BrokerLink, command::remedies, configuration::Configuration, output, time};
 
-/// How long the ping may stand in queues, and its record on its way into the database.
+/// The maximum time that the ping spends in queues and that its record needs to reach the database.
 const LAG: Duration = Duration::from_secs(5);
 
-/// Prints what became of it; fails if it was not answered with a 2xx.
+/// Prints the result of the ping. Returns an error if the endpoint did not answer with a 2xx.
 pub(super) async fn run(
     id: &EndpointId,
     store: &Store,
@@ -65,7 +65,8 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Who of those that should have worked on it is not there, as far as the queues tell.
+/// Returns why there is no result: what delays the ping, or which role is not running, as far as the queues
+/// show.
 async fn unanswered(pinged: Option<&Pinged>, broker: &BrokerLink, topology: &Topology) -> String {
     if let Some(pinged) = pinged {
         let reason = &pinged.delivery.standing.reason;
@@ -98,7 +99,7 @@ fn tell_if_disabled(endpoint: &Endpoint) {
     }
 }
 
-/// What to do, if it failed.
+/// Returns what to do about a failed ping.
 fn advice(pinged: &Pinged) -> Option<Cow<'static, str>> {
     if pinged.is_delivered() {
         return None;
@@ -133,7 +134,7 @@ fn in_words(attempt: &AttemptRow) -> String {
     format!("{result}, after {}", time::span(attempt.duration_ms))
 }
 
-/// What the API answers, and what to do.
+/// The object that the API returns, with advice.
 #[derive(Serialize)]
 struct Object {
     #[serde(flatten)]

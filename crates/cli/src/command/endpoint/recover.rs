@@ -1,4 +1,4 @@
-//! `endpoint recover`: what an endpoint missed is sent again, oldest first.
+//! `endpoint recover`: sends again what an endpoint missed, oldest first.
 //!
 //! See [`service::recover`].
 
@@ -25,7 +25,7 @@ use super::find;
 pub(super) struct Recover {
     /// The endpoint's id
     id: String,
-    /// Events received from this time on: so long ago, such as 8h, or a time in UTC such as
+    /// Events received from this time on: how long ago, such as 8h, or a time in UTC such as
     /// 2026-11-25T01:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Moment,
@@ -35,19 +35,19 @@ pub(super) struct Recover {
     /// What to send
     #[arg(long, value_enum, default_value_t = State::All)]
     state: State,
-    /// How many a second at most
+    /// The maximum number per second
     #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = arguments::rate)]
     rate: f64,
-    /// Count, and send nothing
+    /// Count only, and send nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum State {
-    /// Deliveries that stand in the dead letters
+    /// Deliveries that are dead letters
     Dead,
-    /// Events that match now, but found the endpoint disabled
+    /// Events that match now, but were received while the endpoint was disabled
     Missed,
     /// Both
     All,
@@ -78,7 +78,7 @@ async fn on_store(
         until_ms: recover.until.map_or(now_ms, |until| until.before(now_ms)),
         state: recover.state.into(),
     };
-    // Counted before it is begun: that is what a person wants to know, and costs little.
+    // Counted before anything is sent, because the user wants to know the number, and counting is cheap.
     let count = Count {
         left: store.unsent(Some(&id), None).await?,
         ..count(&search, store).await?
@@ -102,7 +102,7 @@ async fn on_store(
     finished
 }
 
-/// What is sent to a disabled endpoint is dead at once.
+/// Returns an error if the endpoint is disabled: anything that is sent to it would be dead-lettered at once.
 fn enabled(endpoint: Endpoint) -> anyhow::Result<Endpoint> {
     match &endpoint.disabled {
         None => Ok(endpoint),
@@ -150,7 +150,7 @@ async fn count(search: &Search, store: &Store) -> anyhow::Result<Count> {
     }
 }
 
-/// First what an earlier run has requested and not sent.
+/// Sends everything that the search finds, after what an earlier run has requested and not sent.
 async fn send(search: &Search, store: &Store, sender: &mut Sender) -> anyhow::Result<()> {
     let which = Which::Endpoint(&search.endpoint.id);
     sender.send(which).await?;

@@ -1,4 +1,4 @@
-//! `rotate-secret`: a new secret, and a while in which the old one is valid, too.
+//! `rotate-secret`: gives an endpoint a new secret, beside which the old one stays valid for a while.
 
 use std::time::Duration;
 
@@ -22,16 +22,16 @@ pub(super) struct Rotate {
     /// The new secret, instead of a random one: `whsec_` and the base64 of 24 to 64 bytes
     #[arg(long)]
     secret: Option<String>,
-    /// How long the old secret stays valid: requests carry the signatures of both
+    /// How long the old secret stays valid; meanwhile, requests carry the signatures of both
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = arguments::overlap)]
     overlap: Duration,
-    /// The old secret is known to others: it is void at once
+    /// Invalidate the old secret at once, because it has been disclosed
     #[arg(long, conflicts_with = "overlap")]
     revoke_now: bool,
 }
 
-/// Prints the new secret, this once, when workers have it: a receiver that switched before would be asked
-/// with the old one alone.
+/// Rotates the secret. Prints the new one once, after the workers have it: a receiver that switched to it
+/// earlier would get requests that are signed only with the old one.
 pub(super) async fn run(
     rotate: Rotate,
     store: &Store,

@@ -1,11 +1,11 @@
-//! How endpoints are printed.
+//! Formatting of endpoints.
 
 use service::view;
 use webhook::{Endpoint, EndpointId};
 
 use crate::{command::listing::Listed, output, time};
 
-/// A place in the listing: ordered by id.
+/// A position in the listing, which is ordered by id.
 pub(in crate::command) struct After(pub(super) EndpointId);
 
 impl From<&Endpoint> for After {

@@ -15,24 +15,24 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Only this organization's
+    /// Only this organization's events
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
-    /// Only this project's
+    /// Only this project's events
     #[arg(long, value_parser = arguments::id)]
     project: Option<String>,
-    /// Only those about this lead
+    /// Only events about this lead
     #[arg(long, value_parser = arguments::id)]
     lead: Option<String>,
-    /// Only of this type, such as lead.completed; webhook.ping are pings
+    /// Only events of this type, such as lead.completed; pings have the type webhook.ping
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<EventKind>,
-    /// Only those with a delivery in this state: pending, cancelled, dead or delivered
+    /// Only events with a delivery in this state: pending, cancelled, dead or delivered
     #[arg(long)]
     state: Option<DeliveryState>,
     #[command(flatten)]
     window: arguments::Window,
-    /// How many at most
+    /// The maximum number of events
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }

@@ -14,12 +14,12 @@ use super::story::text;
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
-    /// The event's id, as `publish` printed it and receivers get it in `webhook-id`
+    /// The event's id, as `publish` prints it and receivers get it in the header webhook-id
     id: String,
-    /// Only this organization's: an id is unique within one
+    /// Only this organization's event; an id is unique within an organization
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
-    /// Print the body as it was published, and nothing else; with --json, as a text in the object
+    /// Print only the body as it was published; with --json, as a string in the object
     #[arg(long)]
     body: bool,
 }
@@ -63,7 +63,7 @@ fn body(id: &EventId, found: &[EventEntry]) -> anyhow::Result<()> {
         )));
     };
     output::bytes(&only.event.body)?;
-    // A program gets the body alone, whose signature it may compute.
+    // On a pipe, only the body itself is written, so that a program can compute its signature.
     if io::stdout().is_terminal() {
         output::line("")?;
     }

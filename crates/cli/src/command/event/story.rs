@@ -1,4 +1,4 @@
-//! The story of an event, in words. [`service::story`] has it as it is.
+//! Formatting of an event's story as text. [`service::story`] provides the data.
 
 mod fate;
 
@@ -10,7 +10,7 @@ use crate::{
     output, time,
 };
 
-/// For people.
+/// Returns the story as lines of text.
 pub(super) fn text(story: &Story, now_ms: u64) -> Vec<String> {
     let mut lines = vec![about(&story.stored, now_ms), String::new(), summary(story)];
     for chapter in &story.chapters {
@@ -44,7 +44,7 @@ fn about(stored: &EventEntry, now_ms: u64) -> String {
     ])
 }
 
-/// The answer in one line.
+/// Returns the result in one line.
 fn summary(story: &Story) -> String {
     let chapters = &story.chapters;
     if chapters.is_empty() {

@@ -12,7 +12,7 @@ use crate::{broker_link::BrokerLink, command::arguments, configuration::Configur
 
 use line::Narrator;
 
-/// The most batches that wait to be printed. Of more, those that arrive last are left out.
+/// The maximum number of batches that wait to be printed. When that many wait, further batches are dropped.
 const WAITING_MAX: usize = 1_024;
 
 #[derive(Debug, Args)]
@@ -20,8 +20,8 @@ pub(super) struct Tail {
     /// Print only records of this organization
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
-    /// Print only events of this type, such as lead.completed, and their attempts. Attempts of events that
-    /// came before the command started are left out
+    /// Print only events of this type, such as lead.completed, and their attempts; leaves out attempts of
+    /// events that were received before the command started
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<EventKind>,
     /// Print only records of this endpoint, and events that matched it
@@ -32,22 +32,22 @@ pub(super) struct Tail {
     outcome: Option<Outcome>,
 }
 
-/// What follows an attempt, or a decision without one.
+/// The result of an attempt, or of a decision without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Outcome {
     /// The endpoint answered with a 2xx
     Delivered,
     /// Another attempt follows
     Retry,
-    /// Postponed, and no attempt was spent
+    /// Postponed without using up an attempt
     Deferred,
-    /// Given up: a dead letter
+    /// Given up; kept as a dead letter
     Dead,
     /// The endpoint was deleted, or a ping failed
     Cancelled,
 }
 
-/// Which records to print.
+/// The criteria for records to print.
 #[derive(Debug, Default)]
 struct Filter {
     organization: Option<OrganizationId>,
@@ -56,7 +56,7 @@ struct Filter {
     outcome: Option<Outcome>,
 }
 
-/// Prints until a signal comes.
+/// Prints records until a signal arrives.
 pub(super) async fn run(tail: Tail, configuration: &Configuration, json: bool) -> anyhow::Result<()> {
     let stop = signals::stop_on_signal()?;
     let broker = BrokerLink::open(&configuration.broker.config()).await?;
@@ -69,7 +69,8 @@ pub(super) async fn run(tail: Tail, configuration: &Configuration, json: bool) -
     };
     let (sender, mut waiting) = mpsc::channel(WAITING_MAX);
     let following = broker::tail(&broker.link, &topology, &stop, |tailed| {
-        // A full channel means a slow terminal: the batch is left out, as the queue does it.
+        // A full channel means that the terminal is slow. The batch is dropped, as the queue on the broker
+        // does when it is full.
         let _ = sender.try_send(tailed);
     });
     let printing = async {

@@ -1,4 +1,4 @@
-//! How to answer: `--fail`.
+//! The answers that `--fail` defines.
 
 use std::{
     fmt,
@@ -11,11 +11,11 @@ use hyper::StatusCode;
 /// One answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// This status.
+    /// Answer with this status.
     Status(StatusCode),
-    /// None, with the connection left open.
+    /// Do not answer, and leave the connection open.
     Hang,
-    /// None, with the connection closed.
+    /// Do not answer, and close the connection.
     Drop,
 }
 
@@ -23,7 +23,7 @@ pub(super) enum Answer {
 #[error("expected a status from 200 to 599, ok, hang or drop")]
 pub(super) struct BadAnswer;
 
-/// The answers to give, and how far that has come.
+/// The sequence of answers, and the position in it.
 #[derive(Debug)]
 pub(super) struct Plan {
     answers: Vec<Answer>,
@@ -32,7 +32,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// `answers` in turn, once for all requests or once for each event.
+    /// Creates a plan that gives `answers` in turn: once for all requests or, if `each`, once for each event.
     pub(super) fn new(answers: Vec<Answer>, each: bool) -> Self {
         Self {
             answers,
@@ -41,7 +41,8 @@ impl Plan {
         }
     }
 
-    /// The answer to the next request, about an event that came so many times before.
+    /// Returns the answer to the next request. `before` is the number of earlier requests about the same
+    /// event.
     pub(super) fn next(&self, before: usize) -> Answer {
         let given = if self.each {
             before
@@ -54,7 +55,7 @@ impl Plan {
 }
 
 impl Answer {
-    /// The status, if it answers at all.
+    /// Returns the status; `None` if no answer is given.
     pub(super) fn status(self) -> Option<u16> {
         match self {
             Self::Status(status) => Some(status.as_u16()),

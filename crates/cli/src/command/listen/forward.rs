@@ -1,4 +1,4 @@
-//! `--forward`: what was verified is passed on to an application, whose answer becomes ours.
+//! `--forward`: passes verified requests on to an application and returns the application's answer.
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use webhook::{ATTEMPT_HEADER, AttemptResult, DELIVERY_HEADER, EVENT_HEADER, TIME
 
 use super::arguments::{self, Trust};
 
-/// What a webhook has besides `Content-Type` and `User-Agent`, which are the same for all of them.
+/// The headers of a webhook other than `Content-Type` and `User-Agent`, which are the same in all requests.
 const HEADERS: [&str; 8] = [
     SIGNATURE_HEADER,
     EVENT_HEADER,
@@ -21,24 +21,26 @@ const HEADERS: [&str; 8] = [
     WEBHOOK_SIGNATURE_HEADER,
 ];
 
-/// The way to the application.
+/// The connection to the application.
 pub(super) struct Forward {
     egress: Egress,
     target: Target,
 }
 
-/// What came of a request that was passed on.
+/// The result of a request that was passed on.
 pub(super) struct Passed {
     pub(super) status: StatusCode,
-    /// At most 16 KiB.
+    /// The body of the answer, at most 16 KiB.
     pub(super) body: Bytes,
-    /// Why the application has no part in the answer.
+    /// Why the application gave no answer; `None` if it did.
     pub(super) error: Option<String>,
 }
 
 impl Forward {
+    /// Creates a forwarder to `url`.
+    ///
     /// # Errors
-    /// When the URL is none, or the file of authorities cannot be used.
+    /// Returns an error if the URL is invalid or the file of certificate authorities cannot be used.
     pub(super) fn to(url: &str, trust: &Trust) -> anyhow::Result<Self> {
         let egress = arguments::unrestricted_egress(trust)?;
         egress
@@ -51,7 +53,7 @@ impl Forward {
         })
     }
 
-    /// Posts the same bytes with the same headers.
+    /// Posts the same bytes with the same headers to the application.
     pub(super) async fn pass(&self, headers: &HeaderMap, body: Bytes) -> Passed {
         let copied = HEADERS.into_iter().filter_map(|name| {
             let value = headers.get(name)?.to_str().ok()?;

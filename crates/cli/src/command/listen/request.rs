@@ -21,13 +21,13 @@ use super::{
     verification::{Signed, Verdicts},
 };
 
-/// Four times the largest event.
+/// The maximum size of a body: four times that of the largest event.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// What is printed of one request; with `--json` exactly this.
+/// The record of one request that is printed. `--json` prints exactly these fields.
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
-    /// Unix milliseconds.
+    /// When the request was received, in Unix milliseconds.
     pub(super) received_ms: u64,
     pub(super) method: String,
     pub(super) path: String,
@@ -45,30 +45,30 @@ pub(super) struct Record {
     pub(super) signed_s: Option<i64>,
     /// The body's `lead_id`.
     pub(super) lead: Option<String>,
-    /// All of them, by their names in lower case.
+    /// All headers, by their names in lower case.
     pub(super) headers: BTreeMap<String, String>,
-    /// What is to be said of either.
+    /// The results for both signatures.
     pub(super) signatures: Verdicts,
     pub(super) verified: bool,
-    /// Why it was not verified.
+    /// Why the request was not verified; null if it was.
     pub(super) error: Option<String>,
-    /// Whether a verified request with this `webhook-id` came before: a retry, or a copy.
+    /// Whether a verified request with this `webhook-id` was received before: a retry, or a duplicate.
     pub(super) repeated: bool,
-    /// Why the application of `--forward` has not answered.
+    /// Why the application of `--forward` has not answered; absent if it has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) forward_error: Option<String>,
-    /// `None` when there was no answer.
+    /// The status of the answer; `None` if none was given.
     pub(super) status: Option<u16>,
-    /// The exact text; bytes that are no UTF-8 are replaced.
+    /// The body as text; bytes that are not UTF-8 are replaced.
     pub(super) body: String,
 }
 
-/// Ends the connection without an answer.
+/// The error that makes the server close the connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("dropped, as --fail has it")]
 pub(super) struct Dropped;
 
-/// What a request is refused with, and why.
+/// The status with which a request is refused, and the reason.
 struct Refused {
     status: StatusCode,
     why: String,
@@ -135,13 +135,14 @@ impl Receiver {
             pretty(number, record, answer, self.compact)
         };
         if let Err(closed) = (self.print)(&text) {
-            // The first one is told; any ends the receiver.
+            // The first error is reported. Any error ends the receiver.
             let _ = self.closed.set(closed);
             self.done.cancel();
         }
     }
 
-    /// The answer is still sent: connections end gracefully.
+    /// Counts a verified request. When the limit is reached, connections are shut down gracefully, so that
+    /// the answer is still sent.
     fn count(&self, verified: bool) {
         if !verified {
             return;
@@ -213,7 +214,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// Of several with one name, the last.
+/// Returns all headers. Of several with the same name, the last one is kept.
 fn all(headers: &HeaderMap) -> BTreeMap<String, String> {
     let value = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     headers
@@ -227,7 +228,7 @@ fn lead(body: &[u8]) -> Option<String> {
     Some(body.get("lead_id")?.as_str()?.to_owned())
 }
 
-/// `body` is the application's.
+/// Gives the answer. `body` is the application's body, if there is one.
 async fn give(
     answer: Answer,
     error: Option<&str>,
@@ -254,7 +255,7 @@ async fn give(
     }
 }
 
-/// Several lines for a person.
+/// Formats a request as several lines, for people.
 pub(super) fn pretty(number: u64, record: &Record, answer: Answer, compact: bool) -> String {
     let or_dash = |field: &Option<String>| printable(field.as_deref().unwrap_or("-")).into_owned();
     let time = UNIX_EPOCH + std::time::Duration::from_millis(record.received_ms);
@@ -301,7 +302,7 @@ pub(super) fn pretty(number: u64, record: &Record, answer: Answer, compact: bool
     text
 }
 
-/// JSON is indented; anything else, and everything with `--compact`, stays as it came.
+/// Indents JSON. Anything else, and everything with `--compact`, is left unchanged.
 fn body(body: &str, compact: bool) -> String {
     if compact || serde_json::from_str::<serde::de::IgnoredAny>(body).is_err() {
         return body.to_owned();
@@ -309,7 +310,7 @@ fn body(body: &str, compact: bool) -> String {
     indented(body)
 }
 
-/// Moves white space alone: order of keys and spelling of numbers are the sender's.
+/// Indents JSON by changing only white space. The order of keys and the spelling of numbers are preserved.
 fn indented(json: &str) -> String {
     let (mut text, mut depth, mut in_string, mut escaped) = (String::new(), 0_usize, false, false);
     let mut chars = json.chars().peekable();

@@ -1,11 +1,12 @@
-//! How often each event came before: `webhook-id` tells.
+//! Counts how often each event has been received, by its `webhook-id`.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Mutex, PoisonError},
 };
 
-/// How many events are remembered; the oldest is forgotten first, and begins anew if it comes again.
+/// The maximum number of events that are remembered. The oldest is forgotten first; if it is received again,
+/// its count restarts at 0.
 const EVENTS_MAX: usize = 100_000;
 
 #[derive(Debug, Default)]
@@ -18,7 +19,7 @@ struct State {
 }
 
 impl Seen {
-    /// How often an event with this id came before; from now on it is once more.
+    /// Returns how often an event with this id was received before, and counts it.
     pub(super) fn before(&self, event_id: &str) -> usize {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = state.times.get_mut(event_id) {

@@ -1,4 +1,4 @@
-//! Over real sockets, signed as a worker signs.
+//! Tests over real sockets, with requests that are signed as a worker signs them.
 
 use std::sync::Mutex;
 
@@ -75,7 +75,7 @@ fn headers(id: &str, signed_s: i64) -> Vec<(String, String)> {
     .to_vec()
 }
 
-/// The whole answer; empty when the connection was closed instead.
+/// Posts a request and returns the complete answer; empty if the connection was closed instead.
 async fn post(addr: SocketAddr, headers: &[(String, String)], body: &str) -> String {
     send(addr, "POST", headers, body).await
 }
@@ -88,7 +88,7 @@ async fn send(addr: SocketAddr, method: &str, headers: &[(String, String)], body
     }
     let _ = write!(request, "content-length: {}\r\n\r\n{body}", body.len());
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    // The receiver may have refused before it read all.
+    // The receiver may refuse the request before it has read all of it.
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
@@ -120,7 +120,7 @@ async fn what_is_signed_right_is_printed_and_answered_with_200() {
 async fn each_signature_must_be_right() {
     let served = served("", false, None).await;
     let now_s = now_s();
-    // The age itself depends on when the request is read.
+    // The exact age depends on when the request is read.
     let too_old = "s ago, and at most 300 s are tolerated";
     let mut cases = vec![
         (headers("evt_1", now_s - 400), BODY, too_old),

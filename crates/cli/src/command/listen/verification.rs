@@ -1,8 +1,8 @@
-//! What is to be said of a request's two signatures.
+//! The verification of a request's two signatures, with the probable cause of a failure.
 //!
-//! An HMAC that does not fit says neither whether the secret is another one nor whether the body was changed.
-//! Other things do: the other signature, an id that is derived from the body, and the ways in which proxies
-//! and frameworks change JSON.
+//! From an HMAC that does not match, it cannot be told whether the secret is wrong or the body was changed.
+//! Other facts help to tell: whether the other signature matches, whether the event's id is derived from the
+//! body, and whether the body matches after undoing common changes that proxies and frameworks make to JSON.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::Serialize;
 use signature::{SIGNATURE_HEADER, TOLERANCE_S, Verifier, VerifyError, WEBHOOK_SIGNATURE_HEADER};
 use webhook::EventId;
 
-/// The headers that signatures are about.
+/// The headers with the signatures and the values that they sign.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signed {
     /// `X-Magnetite-Signature`.
@@ -23,42 +23,42 @@ pub(super) struct Signed {
     pub(super) standard: Option<String>,
 }
 
-/// Of both signatures.
+/// The results for both signatures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Verdicts {
-    /// Of `X-Magnetite-Signature`.
+    /// The result for `X-Magnetite-Signature`.
     pub(super) contract: Verification,
-    /// Of `webhook-signature`, with id and timestamp.
+    /// The result for `webhook-signature`, which also signs the id and the timestamp.
     pub(super) standard: Verification,
 }
 
-/// Of one signature.
+/// The result for one signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Verification {
     pub(super) verdict: Word,
-    /// The reason in words; `None` when it is valid.
+    /// The reason in words; `None` if the signature is valid.
     pub(super) why: Option<String>,
 }
 
-/// A closed set, for programs.
+/// The result as one of a closed set of values, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Word {
-    /// It fits.
+    /// The signature is valid.
     Valid,
-    /// It is another secret's.
+    /// The signature was made with another secret.
     WrongSecret,
-    /// The body is not what was signed.
+    /// The body differs from what was signed.
     BodyChanged,
-    /// The body is what was signed; the id or the timestamp is not.
+    /// The body is what was signed, but the id or the timestamp is not.
     HeaderChanged,
-    /// Signed too long ago, or in the future.
+    /// The signature's timestamp is too old, or in the future.
     StaleTimestamp,
-    /// The header is not there, or holds no signature.
+    /// The header is missing, or contains no signature.
     MalformedSignature,
 }
 
-/// Why a well-formed signature does not fit.
+/// The reason why a well-formed signature does not match.
 #[derive(Clone, Copy)]
 struct Cause {
     word: Word,
@@ -66,12 +66,12 @@ struct Cause {
 }
 
 impl Verdicts {
-    /// Checks both, as a receiver checks one of them.
+    /// Checks both signatures, each as a receiver that checks only that one.
     pub(super) fn of(verifier: &Verifier, signed: &Signed, body: &[u8], now_s: i64) -> Self {
         let contract = contract(verifier, signed, body);
         let standard = standard(verifier, signed, body, now_s, TOLERANCE_S);
         let cause = || cause(verifier, signed, body);
-        // The body and the secret are right if either signature fits, whenever it was made.
+        // If either signature matches, regardless of its age, the body and the secret are right.
         let body_fits = contract.is_ok() || standard_fits(verifier, signed, body);
         Self {
             contract: Verification::new(SIGNATURE_HEADER, &contract, || {
@@ -83,7 +83,7 @@ impl Verdicts {
         }
     }
 
-    /// Why the request is not to be trusted, if it is not.
+    /// Returns why the request is not trusted; `None` if it is.
     pub(super) fn error(&self) -> Option<&str> {
         let why = self.contract.why.as_deref();
         why.or(self.standard.why.as_deref())
@@ -139,7 +139,7 @@ const NO_JSON: Cause = Cause {
     why: "the body was changed on the way: it is not JSON any more",
 };
 
-/// Of a body that fits neither signature.
+/// Returns the probable cause for a body that matches neither signature.
 fn cause(verifier: &Verifier, signed: &Signed, body: &[u8]) -> Cause {
     if signed.id.as_deref() == Some(EventId::from_body(body).as_str()) {
         return WRONG_SECRET;
@@ -164,7 +164,8 @@ fn json(body: &[u8]) -> Option<&str> {
     Some(text)
 }
 
-/// The same JSON as most libraries write it: without white space, as Python does, and with a line's end.
+/// Returns the same JSON as most libraries serialize it: trimmed, without white space, with the separators
+/// that Python uses, and with a line ending.
 fn spaced(text: &str) -> [String; 4] {
     let compact = with_separators(text, ",", ":");
     let python = with_separators(text, ", ", ": ");
@@ -192,7 +193,7 @@ fn with_separators(json: &str, comma: &str, colon: &str) -> String {
     text
 }
 
-/// Why a signature is not accepted.
+/// The reason why a signature is not accepted.
 enum Rejection {
     Missing(&'static str),
     Refused(VerifyError),
@@ -218,7 +219,7 @@ fn standard(
         .map_err(Rejection::Refused)
 }
 
-/// At whatever time.
+/// Returns whether `webhook-signature` matches, regardless of its age.
 fn standard_fits(verifier: &Verifier, signed: &Signed, body: &[u8]) -> bool {
     standard(verifier, signed, body, 0, i64::MAX).is_ok()
 }

@@ -17,11 +17,11 @@ use super::{
     Arguments, Follower, Progress, Published, Unreached,
 };
 
-/// How long one batch is tried again: a broker restarts in less, and a cluster replaces a node that hangs,
-/// for which RabbitMQ waits a minute and more.
+/// How long one batch is retried. A broker restarts in less time. A cluster replaces a node that hangs within
+/// this time, although RabbitMQ waits a minute and more before it does so.
 pub(super) const RETRY_FOR: Duration = Duration::from_mins(2);
 
-/// Lines that were published together, and what became of each.
+/// Lines that are published together, with the state of each.
 pub(super) struct Batch {
     lines: Vec<(u64, State)>,
     pub(super) stopped: Option<Stopped>,
@@ -33,7 +33,7 @@ enum State {
     Bad(String),
 }
 
-/// Why no more is published.
+/// The reason why publishing stopped.
 pub(super) struct Stopped {
     /// The first line that is not confirmed.
     line: u64,
@@ -53,7 +53,7 @@ impl Batch {
         }
     }
 
-    /// As if every event were confirmed.
+    /// Checks the lines without publishing them. Valid events get the state of confirmed ones.
     pub(super) fn check(lines: Vec<Line>) -> Self {
         Self::new(lines, |bytes| match validate::id(None, bytes) {
             Ok(id) => State::Confirmed(id.to_string()),
@@ -61,7 +61,7 @@ impl Batch {
         })
     }
 
-    /// Publishes until every line is confirmed or bad, or the broker was away for too long.
+    /// Publishes until every line is confirmed or invalid, or the broker has been unavailable for too long.
     pub(super) async fn publish(producer: &Producer, lines: Vec<Line>) -> Self {
         let mut batch = Self::new(lines, |bytes| State::Waiting(Serialized::new(bytes)));
         let deadline = Instant::now() + RETRY_FOR;
@@ -78,7 +78,7 @@ impl Batch {
         batch
     }
 
-    /// Publishes what still waits. Returns the first failure.
+    /// Publishes the lines that are still waiting. Returns the first failure.
     async fn attempt(&mut self, producer: &Producer) -> Option<Stopped> {
         let waiting: Vec<&mut (u64, State)> = self
             .lines
@@ -103,7 +103,7 @@ impl Batch {
         stopped
     }
 
-    /// Tells the lines that are no events, and returns how many there are.
+    /// Reports the lines that are not valid events, and returns their number.
     pub(super) fn report_bad(&self, progress: &Progress) -> u64 {
         let mut count = 0;
         for (number, state) in &self.lines {
@@ -115,9 +115,11 @@ impl Batch {
         count
     }
 
-    /// Prints the ids of what was confirmed, and returns how many there are.
+    /// Prints the ids of the confirmed events, and returns their number.
     ///
-    /// Without a reader it fails, unlike a listing: not everything was published.
+    /// # Errors
+    /// Returns an error if standard output is closed. Unlike a listing, this is a failure, because not
+    /// everything has been published.
     pub(super) fn print(&self, arguments: &Arguments) -> anyhow::Result<u64> {
         let ids = self.confirmed().map(|published| published.shown(arguments.json));
         let ids: Vec<String> = ids.collect();
@@ -126,7 +128,8 @@ impl Batch {
         Ok(count)
     }
 
-    /// The same for each event when it has ended, with what became of it.
+    /// Like [`print`](Self::print), but waits until the deliveries of each event have ended, and also prints
+    /// their states.
     pub(super) async fn follow(
         &self,
         follower: &Follower,
@@ -190,7 +193,7 @@ impl Stopped {
     }
 }
 
-/// Whether waiting will not help: nothing is bound, declared or allowed.
+/// Returns whether retrying is useless, because something is not bound, not declared or not permitted.
 fn is_lasting(error: &Error) -> bool {
     let refused = ["NOT_FOUND", "ACCESS_REFUSED"];
     let chain = || std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());

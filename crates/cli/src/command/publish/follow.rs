@@ -1,4 +1,4 @@
-//! What became of an event that was published, read from the journal.
+//! The results of a published event's deliveries, read from the journal.
 
 use std::{fmt, time::Duration};
 
@@ -15,38 +15,38 @@ use crate::{Usage, configuration::Configuration, database};
 
 use super::super::{arguments, audit};
 
-/// The pause between two looks at the journal.
+/// The interval at which the journal is read.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Waits for events to end, each for a limited time from when it is asked about.
+/// Waits until the deliveries of events have ended, for a limited time per event.
 pub(super) struct Follower {
     store: Store,
     limit: Duration,
 }
 
-/// How long an event is waited for.
+/// The maximum time to wait for an event.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Limit {
     /// As long as its deliveries may take.
     Schedule,
-    /// So long.
+    /// This duration.
     Of(Duration),
 }
 
-/// How many of an event's deliveries are in each state.
+/// The number of an event's deliveries in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Fate {
     delivered: u64,
     dead: u64,
     cancelled: u64,
-    /// On their way, and matched without a record of a delivery yet.
+    /// Deliveries that are pending, and matched endpoints whose delivery is not recorded yet.
     pending: u64,
-    /// Whether the journal has the event.
+    /// Whether the event is in the journal.
     recorded: bool,
 }
 
 impl Limit {
-    /// An empty text is no limit of one's own.
+    /// Parses the value of `--wait`. An empty text means that no limit is given.
     pub(super) fn parse(text: &str) -> Result<Self, Usage> {
         if text.is_empty() {
             return Ok(Self::Schedule);
@@ -69,8 +69,8 @@ impl Follower {
         })
     }
 
-    /// Waits until nothing of the event is pending, or the limit has passed. An id is unique within an
-    /// organization only; without one, all events of this id are meant.
+    /// Waits until none of the event's deliveries is pending, or the limit has passed. An id is unique only
+    /// within an organization; without an organization, counts the deliveries of all events with this id.
     pub(super) async fn fate(
         &self,
         id: &EventId,
@@ -122,7 +122,7 @@ impl Fate {
         self.recorded && self.pending == 0
     }
 
-    /// Whether every endpoint that it matched got it.
+    /// Returns whether every endpoint that the event matched has received it.
     pub(super) const fn is_good(&self) -> bool {
         self.has_ended() && self.dead == 0 && self.cancelled == 0
     }

@@ -1,4 +1,4 @@
-//! How far it is, for a person who sees neither the ids nor a log.
+//! A progress bar, for a user at a terminal who sees neither the ids nor a log.
 
 use std::io::{self, IsTerminal as _};
 
@@ -6,13 +6,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::output;
 
-/// A bar on standard error if that is a terminal and the ids go elsewhere, and else nothing.
+/// A bar on standard error, if that is a terminal and standard output is not; otherwise hidden.
 pub(super) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    /// `bytes` is the size of the input, if it has one.
+    /// Starts the bar. `bytes` is the size of the input, if known.
     pub(super) fn start(bytes: Option<u64>) -> Self {
         let wanted = io::stderr().is_terminal() && !io::stdout().is_terminal();
         let (bar, template) = match bytes {
@@ -36,7 +36,7 @@ impl Progress {
         self.bar.set_message(published.to_string());
     }
 
-    /// Tells something without tearing the bar.
+    /// Writes a note without disturbing the bar.
     pub(super) fn note(&self, text: &str) {
         self.bar.suspend(|| output::note(text));
     }

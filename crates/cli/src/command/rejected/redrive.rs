@@ -9,7 +9,7 @@ use crate::{broker_link::BrokerLink, configuration::Configuration, output};
 
 use super::find;
 
-/// What one message needs.
+/// What redriving a message needs.
 struct Redrive<'a> {
     store: &'a Store,
     topology: Topology,
@@ -17,7 +17,7 @@ struct Redrive<'a> {
     again: bool,
 }
 
-/// Each for itself: one that cannot be redriven does not keep the others.
+/// Redrives each message independently: if one fails, the others are still redriven.
 pub(super) async fn run(
     ids: &[String],
     again: bool,
@@ -51,7 +51,8 @@ pub(super) async fn run(
 }
 
 impl Redrive<'_> {
-    /// Published first, then marked: a message may be published twice, but is never marked and not published.
+    /// Redrives one message. It is first published and then marked, so that it may be published twice but is
+    /// never marked without being published.
     async fn one(&self, id: &str) -> anyhow::Result<()> {
         let rejected = find(self.store, id).await?;
         if rejected.redriven_ms.is_some() && !self.again {

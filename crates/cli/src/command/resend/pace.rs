@@ -1,36 +1,38 @@
-//! How fast deliveries are sent again: an endpoint that was down is not to be thrown down by what it missed.
+//! The rate limit for sending deliveries again, so that an endpoint that was down is not overloaded by the
+//! deliveries that it missed.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Windows are short enough to be even, and no longer than the publisher's.
+/// The number of windows per second: enough for an even rate. A window is never larger than the publisher's.
 const WINDOWS_A_SECOND: f64 = 10.0;
 
-/// So many a second, in windows.
+/// A rate in deliveries per second, spread over windows.
 pub(super) struct Pace {
     rate: f64,
-    /// When the next window may begin.
+    /// The earliest time for the next window.
     next: Instant,
 }
 
 impl Pace {
-    /// `rate` is in deliveries a second.
+    /// Creates a pace. `rate` is in deliveries per second.
     pub(super) fn new(rate: f64, now: Instant) -> Self {
         Self { rate, next: now }
     }
 
-    /// How many are sent at once.
+    /// Returns the number of deliveries to send in one window.
     pub(super) fn window(&self) -> u32 {
         (self.rate / WINDOWS_A_SECOND).clamp(1.0, broker::WINDOW_MAX as f64) as u32
     }
 
-    /// When the next window may begin.
+    /// Returns the earliest time for the next window.
     pub(super) fn next(&self) -> Instant {
         self.next
     }
 
-    /// `sent` were sent in a window that began at `began`. Time that was lost is not made up for by a burst.
+    /// Records that `sent` deliveries were sent in a window that began at `began`. A delay is not made up for
+    /// by a burst.
     pub(super) fn spend(&mut self, sent: usize, began: Instant) {
         self.next = self.next.max(began) + Duration::from_secs_f64(sent as f64 / self.rate);
     }
@@ -55,10 +57,10 @@ mod tests {
         let mut pace = Pace::new(100.0, start);
         pace.spend(10, start);
         assert_eq!(pace.next(), start + ms(100));
-        // Begun on time, though it was told late.
+        // The window began on time, although this was recorded late.
         pace.spend(5, start + ms(100));
         assert_eq!(pace.next(), start + ms(150));
-        // A second late.
+        // The window began one second late.
         pace.spend(10, start + ms(1_150));
         assert_eq!(pace.next(), start + ms(1_250));
     }

@@ -1,4 +1,4 @@
-//! How far it is, for a person at a terminal.
+//! A progress bar, for a user at a terminal.
 
 use std::io::{self, IsTerminal as _};
 
@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::output;
 
-/// A bar on standard error if that is a terminal, and else nothing.
+/// A bar on standard error if that is a terminal; otherwise hidden.
 pub(super) struct Progress {
     bar: ProgressBar,
 }
@@ -33,7 +33,7 @@ impl Progress {
         self.bar.inc(sent);
     }
 
-    /// Tells something without tearing the bar.
+    /// Writes a note without disturbing the bar.
     pub(super) fn note(&self, text: &str) {
         self.bar.suspend(|| output::note(text));
     }

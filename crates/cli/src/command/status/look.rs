@@ -9,27 +9,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{command::topology, configuration::Configuration, database};
 
-/// How long the login at the broker may take.
+/// The maximum time for the login at the broker.
 const LOGIN_MAX: Duration = Duration::from_secs(5);
-/// How long it may take to answer one question: about all queues, about policies and bindings, about the
-/// installation.
+/// The maximum time for the answer to one question: about all queues, about policies and bindings, or about
+/// the installation.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long saying goodbye may take, which a blocked connection does not answer.
+/// The maximum time for closing a connection. The broker does not answer on a blocked one.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
-/// The time between the two looks at the queues that their rates are computed from.
+/// The time between the two reads of the queues from which their rates are computed.
 const RATE_OVER: Duration = Duration::from_secs(1);
-/// How long a role is shown that has ended without saying so.
+/// How long a role that ended without announcing it is shown.
 pub(super) const LOST_SHOWN: Duration = Duration::from_mins(10);
-/// The most workers that have not announced themselves lately whose queues are looked at, those that were
-/// heard last first.
+/// The maximum number of workers without a recent announcement whose queues are checked, beginning with those
+/// that announced themselves last.
 const SILENT_MAX: usize = 100;
-/// A pending delivery is overdue when its next attempt has been due for longer than this: more than any
-/// attempt takes.
+/// A pending delivery is overdue when its next attempt has been due for longer than this. It is longer than
+/// any attempt takes.
 pub(super) const OVERDUE: Duration = Duration::from_mins(5);
-/// The most failing endpoints that are counted.
+/// The maximum number of failing endpoints to count.
 pub(super) const FAILING_MAX: u32 = 1_000;
 
-/// Everything that was read, or why it could not be.
+/// The collected state, or for each part why it could not be read.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) now_ms: u64,
@@ -58,29 +58,30 @@ pub(super) struct OnBroker {
     pub(super) problems: Vec<TopologyFault>,
     /// The broker has a memory or disk alarm.
     pub(super) is_blocked: bool,
-    /// Workers that consume although they have not announced themselves in the database lately.
+    /// Workers that are connected to the broker although they have not announced themselves in the database
+    /// recently.
     pub(super) cut_off: Vec<String>,
-    /// The installation that the queues belong to, if that is not the database's.
+    /// The installation that the queues belong to, if it is not the database's; otherwise `None`.
     pub(super) other_installation: Option<String>,
-    /// Policies and bindings, or why they could not be read.
+    /// The effects of policies and the missing bindings, or why they could not be read.
     pub(super) inspection: Result<Inspection, String>,
 }
 
-/// The queues that are there, and the exchanges and queues that are not as they should be.
+/// The existing queues, and the exchanges and queues that are missing or different.
 type Queues = (Vec<Depth>, Vec<TopologyFault>);
 
-/// A queue, read twice.
+/// The state of a queue, computed from two reads.
 #[derive(Debug)]
 pub(super) struct Depth {
-    /// Without the prefix.
+    /// The name without the prefix.
     pub(super) name: String,
     pub(super) ready: u32,
-    /// By how many messages a second `ready` grew; negative if it shrank.
+    /// The growth of `ready`, in messages per second; negative if it shrank.
     pub(super) rate: f64,
     pub(super) consumers: u32,
 }
 
-/// Reads everything, as often as it is asked.
+/// Reads the state as often as requested.
 pub(super) struct Looker<'a> {
     configuration: &'a Configuration,
     topology: Topology,
@@ -148,7 +149,7 @@ impl<'a> Looker<'a> {
         found.map_err(|error| format!("{error:#}"))
     }
 
-    /// Reads what the broker tells; nothing is asked while it does not let us in.
+    /// Reads the state of the broker. Returns an error at once if the link is not connected.
     async fn told(&self) -> Result<(Queues, Result<Inspection, String>, bool), String> {
         if !self.link.is_up() {
             return Err(self.away());
@@ -196,8 +197,8 @@ impl<'a> Looker<'a> {
         }
     }
 
-    /// Asks over a connection of its own: in an alarm the broker tells a connection so when it publishes, and
-    /// reads nothing more from it.
+    /// Returns whether the broker has an alarm. Uses a separate connection: during an alarm, the broker tells
+    /// a connection so when it publishes, and then reads nothing more from it.
     async fn is_blocked(&self) -> bool {
         let (config, stop) = (self.configuration.broker.config(), CancellationToken::new());
         let link = Link::publishing(&config, "magnetite status, alarms", stop.clone());
@@ -228,7 +229,8 @@ impl<'a> Looker<'a> {
         }
     }
 
-    /// Returns the workers that consume although they have not announced themselves lately.
+    /// Returns the workers that are connected to the broker although they have not announced themselves
+    /// recently.
     async fn cut_off(&self, database: Option<&InDatabase>) -> Vec<String> {
         let roles = database.iter().flat_map(|database| &database.roles);
         let mut silent: Vec<_> = roles
@@ -245,7 +247,7 @@ impl<'a> Looker<'a> {
     }
 }
 
-/// Waits until the broker lets us in; if there is one address only, until it fails.
+/// Waits until the broker accepts the login; if it has only one address, at most until the login fails.
 async fn log_in(link: &Link, addresses_count: u32) {
     let mut states = link.clone();
     let failed = async {

@@ -1,4 +1,4 @@
-//! Formats what was read: as a screen of 80 columns, or as a JSON object.
+//! Formats the collected state as a screen of 80 columns, or as a JSON object.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use super::{
 };
 
 const WIDTH: usize = 80;
-/// The most failing endpoints that are shown.
+/// The maximum number of failing endpoints to show.
 const FAILING_SHOWN: usize = 5;
-/// The most roles that are shown.
+/// The maximum number of roles to show.
 const ROLES_SHOWN: usize = 8;
-/// The most troubles that are shown.
+/// The maximum number of troubles to show.
 const TROUBLES_SHOWN: usize = 24;
 /// Outcomes of attempts, in the order of the screen.
 const OUTCOMES: [&str; 5] = ["delivered", "retry", "deferred", "dead", "cancelled"];

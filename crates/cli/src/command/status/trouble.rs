@@ -1,4 +1,4 @@
-//! Decides what needs a person: a pure function of what was read.
+//! Decides what needs attention. A pure function of the collected state.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -13,20 +13,22 @@ use crate::{
 
 use super::look::{Depth, InDatabase, LOST_SHOWN, OVERDUE, OnBroker, Seen};
 
-/// The most batches that may wait for a recorder. A busy system makes so many within minutes.
+/// The maximum number of batches that may wait for a recorder. A busy system produces that many within
+/// minutes.
 const JOURNAL_MAX: u32 = 500;
-/// The most events, or due deliveries, that may wait while their number grows.
+/// The maximum number of events, or of due deliveries, that may wait while their number grows.
 const BACKLOG_MAX: u32 = 10_000;
-/// So many roles that ended without saying so within [`LOST_SHOWN`] are probably one that crashes again and
-/// again.
+/// The number of roles that ended without announcing it within [`LOST_SHOWN`] from which on they are probably
+/// one role that crashes repeatedly.
 const LOST_MANY: usize = 3;
-/// A role that has not announced itself for longer has ended, unless it is cut off from the database.
+/// The time without an announcement after which a role is considered ended, unless it is only cut off from
+/// the database.
 const LOST_AFTER: Duration = Duration::from_secs(30);
 
-/// Something that needs a person.
+/// A problem that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Trouble {
-    /// A word for scripts.
+    /// An identifier for scripts.
     pub(super) name: Cow<'static, str>,
     /// What is wrong.
     pub(super) what: String,
@@ -46,7 +48,7 @@ fn trouble(
     }
 }
 
-/// Returns everything that needs a person.
+/// Returns everything that needs attention.
 pub(super) fn found(seen: &Seen) -> Vec<Trouble> {
     let mut troubles = Vec::new();
     match &seen.database {
@@ -76,8 +78,8 @@ pub(super) fn found(seen: &Seen) -> Vec<Trouble> {
     troubles
 }
 
-/// Batches that did not come, and do not wait in the journal's queue or in the hands of a recorder that is
-/// held up.
+/// Returns a trouble if batches of records are missing that wait neither in the journal's queue nor at a
+/// recorder that is not ready.
 fn missing(database: &InDatabase, broker: &OnBroker) -> Option<Trouble> {
     let records =
         |role: &RunningRole| role.role == "recorder" && role.is_heard() && role.report.waits_for.is_none();
@@ -122,8 +124,8 @@ fn absent(roles: &[RunningRole]) -> Vec<Trouble> {
     absent
 }
 
-/// Returns a trouble if many roles ended without saying so. [`absent`] does not notice a role that is started
-/// again after each crash.
+/// Returns a trouble if many roles ended without announcing it. [`absent`] does not notice a role that is
+/// restarted after each crash.
 fn lost(database: &InDatabase, broker: Option<&OnBroker>) -> Option<Trouble> {
     let is_lost = |role: &&RunningRole| {
         let is_cut_off = broker.is_some_and(|broker| broker.cut_off.contains(&role.process));

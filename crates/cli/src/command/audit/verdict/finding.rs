@@ -1,4 +1,4 @@
-//! What can be wrong, in words, with what to do about it.
+//! The possible findings of an audit, in words, with what to do about each.
 
 use std::time::Duration;
 
@@ -9,42 +9,43 @@ use crate::{output::printable, time};
 
 use super::{Marked, Queues};
 
-/// How long what is not recorded yet is given before it is asked for again, in milliseconds.
+/// The time after which to run the audit again if records are not written yet, in milliseconds.
 const ASK_AGAIN_MS: u64 = 10_000;
 
-/// Something that is not right.
+/// Something that is wrong, or that may be.
 #[derive(Debug)]
 pub(super) struct Finding {
-    /// A word for scripts.
+    /// An identifier for scripts.
     pub(super) name: &'static str,
-    /// How many, and how many of them no gap explains.
+    /// The number of affected items, and how many of them no gap explains.
     count: u64,
     unexplained: u64,
-    /// When it can be known, in Unix milliseconds, if it is not known yet.
+    /// When the finding can be known, in Unix milliseconds; `None` if it is known already.
     known_at_ms: Option<u64>,
     detail: String,
     next: String,
-    /// As many as are listed.
+    /// The ids of the affected items that are listed.
     ids: Vec<String>,
 }
 
 impl Finding {
-    /// Whether the books are wrong, or may be: no gap explains it.
+    /// Returns whether any of the items is not explained by a gap.
     pub(super) fn is_unexplained(&self) -> bool {
         self.unexplained > 0
     }
 
-    /// Whether it is known to be wrong.
+    /// Returns whether this is known to be wrong.
     pub(super) fn fails(&self) -> bool {
         self.is_unexplained() && self.known_at_ms.is_none()
     }
 
-    /// When it can be known whether it is wrong, if it is not known yet.
+    /// Returns when it can be known whether this is wrong; `None` if it is known already, or if gaps explain
+    /// it.
     pub(super) fn known_at_ms(&self) -> Option<u64> {
         self.known_at_ms.filter(|_| self.is_unexplained())
     }
 
-    /// Not known before that time.
+    /// Sets the earliest time at which this can be known, unless that is later already.
     pub(super) fn known_at(mut self, at_ms: u64) -> Self {
         self.known_at_ms = Some(self.known_at_ms.map_or(at_ms, |known_ms| known_ms.max(at_ms)));
         self
@@ -89,7 +90,8 @@ impl Finding {
     }
 }
 
-/// What the recorders have not written yet. As long as there is some, nothing else is known.
+/// Returns a finding if the recorders have not written everything yet. While they have not, none of the
+/// findings that it may explain is certain.
 pub(super) fn incomplete(queues: Queues, marked: &Marked, heard: u64, now_ms: u64) -> Option<Finding> {
     let silent = queues.recorders.saturating_sub(heard);
     let (count, detail, next) = match marked {
@@ -133,8 +135,9 @@ pub(super) fn incomplete(queues: Queues, marked: &Marked, heard: u64, now_ms: u6
     Some(finding.known_at(now_ms.saturating_add(ASK_AGAIN_MS)))
 }
 
-/// What the broker had confirmed and no recorder got. What a worker drops it says itself. Some of it for
-/// certain, or all of it perhaps.
+/// Returns a finding for batches that the broker confirmed and that no recorder has received. Batches that a
+/// worker dropped are excluded, because the worker reports them itself. If the loss of some batches is
+/// certain, counts only those; otherwise, counts those that may be lost.
 pub(super) fn lost_batches(lost: &[Lost], now_ms: u64) -> Option<Finding> {
     let batches = lost.iter().filter_map(|lost| match lost.cause {
         LostCause::Missing { batches } | LostCause::MissingInTheEnd { batches } => {
@@ -162,7 +165,7 @@ pub(super) fn lost_batches(lost: &[Lost], now_ms: u64) -> Option<Finding> {
     })
 }
 
-/// Sums that differ although no event does.
+/// Returns a finding if the sums differ although every single event has the right number of deliveries.
 pub(super) fn unequal(audit: &Audit) -> Option<Finding> {
     let count = audit.matched.abs_diff(audit.first_runs.total());
     (count > 0 && audit.unbalanced.total == 0).then(|| Finding {
@@ -214,8 +217,8 @@ pub(super) fn late_ones(found: &Findings<Late>, late: Duration) -> Option<Findin
     )
 }
 
-/// What may have ended in a gap is not looked for in the queues first: which ones stand there nobody can
-/// tell.
+/// Returns a finding for pending deliveries that are in no queue. Those that may have ended in a gap are
+/// counted as explained, since it is not known which deliveries the queues contain.
 pub(super) fn nowhere(audit: &Audit, queues: Queues, late: Duration) -> Option<Finding> {
     let pending_settled = audit.pending_settled;
     let missing = pending_settled.saturating_sub(queues.waiting());
@@ -237,7 +240,7 @@ pub(super) fn nowhere(audit: &Audit, queues: Queues, late: Duration) -> Option<F
     })
 }
 
-/// Rows that were recorded, that retention has not deleted, and that are missing.
+/// Returns a finding for rows that were recorded, were not deleted by retention, and are missing.
 pub(super) fn vanished(found: &Vanished) -> Option<Finding> {
     let Vanished {
         events,
@@ -264,14 +267,15 @@ pub(super) fn vanished(found: &Vanished) -> Option<Finding> {
     })
 }
 
-/// How many pending deliveries neither stand in a queue nor are in the hands of a worker that says so.
+/// Returns the number of pending deliveries that are neither in a queue nor reported by a worker as in hand.
 fn nowhere_at_all(audit: &Audit, queues: Queues) -> u64 {
     let pending = audit.pending_settled + audit.pending_in_hand;
     pending.saturating_sub(queues.waiting() + audit.held_by_workers)
 }
 
-/// What was due within [`IN_HAND`](service::resend::IN_HAND) may be in the hands of a worker that has not
-/// said so yet. Later it is late.
+/// Returns a finding for recently due deliveries that are in no queue. Within
+/// [`IN_HAND`](service::resend::IN_HAND) of being due, a delivery may be in the hands of a worker that has
+/// not reported it yet. After that, other findings report it.
 pub(super) fn in_hand(audit: &Audit, queues: Queues, in_hand_ms: u64) -> Option<Finding> {
     let known_to_miss = audit.pending_settled.saturating_sub(queues.waiting());
     let count = nowhere_at_all(audit, queues).saturating_sub(known_to_miss);

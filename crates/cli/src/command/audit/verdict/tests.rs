@@ -295,7 +295,7 @@ fn one_delivery_more_than_the_queues_hold_is_found() {
     }
 }
 
-/// What is not recorded yet may explain whatever is found: a recorder that was stopped gives no false alarm.
+/// Records that are not written yet may explain any finding, so a stopped recorder causes no false alarm.
 #[test]
 fn while_something_is_not_recorded_nothing_else_is_known() {
     let not_yet = Marked::NotYet {

@@ -6,7 +6,7 @@ use crate::command::checks::Outcome;
 
 use super::*;
 
-/// A way to these addresses, by the policy of a worker that allows nothing special.
+/// Returns a path to these addresses, judged by the policy of a worker without additional allowed networks.
 fn way(addresses: &[&str]) -> Way {
     let policy = Policy::default();
     let judged = addresses.iter().map(|text| {

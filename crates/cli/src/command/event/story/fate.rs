@@ -1,11 +1,11 @@
-//! Why an endpoint got an event, or did not.
+//! Why an endpoint received an event, or did not.
 
 use service::story::{Chapter, Fate};
 use webhook::{Endpoint, journal::EventEntry};
 
 use crate::{output::printable, time};
 
-/// The end of "the endpoint ...".
+/// Returns the reason in words, as a predicate of "the endpoint ...".
 pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
     let event = &stored.event;
     let endpoint = chapter.endpoint.as_ref();
@@ -55,7 +55,7 @@ fn unknown(endpoint: Option<&Endpoint>, stored: &EventEntry) -> String {
     }
 }
 
-/// What can be done for an endpoint without a delivery.
+/// Returns what can be done for an endpoint without a delivery; `None` if nothing.
 pub(super) fn next(chapter: &Chapter, stored: &EventEntry) -> Option<String> {
     let (endpoint, id) = (chapter.endpoint.as_ref(), &chapter.endpoint_id);
     match chapter.fate(stored) {

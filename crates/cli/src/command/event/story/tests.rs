@@ -105,7 +105,7 @@ fn run(delivery: DeliveryRow, attempts: Vec<AttemptRow>) -> Run {
     Run { delivery, attempts }
 }
 
-/// One endpoint for everything that can happen.
+/// Returns a story with one endpoint for each possible case.
 fn all_that_can_happen() -> Story {
     let dead = Standing {
         reason: "exhausted".to_owned(),

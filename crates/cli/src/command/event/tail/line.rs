@@ -12,7 +12,7 @@ use crate::{output, time};
 
 use super::{Filter, Outcome};
 
-/// The most events whose type is remembered.
+/// The maximum number of events whose types are remembered.
 const EVENTS_MAX: usize = 50_000;
 
 type Key = (OrganizationId, EventId);
@@ -21,7 +21,7 @@ type Key = (OrganizationId, EventId);
 pub(super) struct Narrator {
     filter: Filter,
     json: bool,
-    /// The types of events, because attempts do not have them.
+    /// The types of events, because records of attempts do not contain them.
     types: HashMap<Key, EventKind>,
     /// The keys of `types`, oldest first.
     known: VecDeque<Key>,
@@ -37,7 +37,7 @@ impl Narrator {
         }
     }
 
-    /// Returns the line of a record; `None` if the filter rejects it.
+    /// Returns the line for a record; `None` if the filter rejects it.
     pub(super) fn tell(&mut self, record: &Record) -> Option<String> {
         match record {
             Record::Event(record) => self.event(record),
@@ -162,7 +162,7 @@ impl Narrator {
         }))
     }
 
-    /// No filter rejects a gap.
+    /// Returns the line for a gap, which no filter rejects.
     fn gap(&self, gap: &Gap) -> String {
         let line = [
             time::millisecond(gap.until_ms),
@@ -180,7 +180,8 @@ impl Narrator {
         })
     }
 
-    /// Returns the type of the delivery's event; `None` if the event came before the command started.
+    /// Returns the type of the delivery's event; `None` if the event is unknown, because it was received
+    /// before the command started or has been forgotten.
     fn type_of(&self, delivery: &DeliveryRef) -> Option<EventKind> {
         let key = (delivery.organization_id.clone(), delivery.event_id.clone());
         self.types.get(&key).copied()
@@ -237,7 +238,7 @@ impl Outcome {
     }
 }
 
-/// Returns the outcome, when the next attempt is due, and the reason.
+/// Returns the outcome, the time of the next attempt in Unix milliseconds, and the reason.
 fn said(then: Then) -> (Outcome, Option<u64>, Option<&'static str>) {
     match then {
         Then::Delivered => (Outcome::Delivered, None, None),

@@ -1,4 +1,4 @@
-//! The screen of a system without troubles, and of one with every trouble.
+//! Tests of the screen of a system without troubles, and of one with every trouble.
 
 use broker::{Harm, Inspection, Topology, TopologyFault};
 use signature::Secret;
@@ -109,7 +109,7 @@ fn well() -> Seen {
     }
 }
 
-/// Every trouble at once.
+/// Returns a state with every trouble at once.
 fn ill() -> Seen {
     let mut seen = well();
     if let Ok(database) = &mut seen.database {
