@@ -1,7 +1,8 @@
-//! Who may do what: one decision for every request, before any handler.
+//! Authentication and authorization: one decision for every request, before any handler runs.
 //!
-//! What an operation needs stands in the OpenAPI document, in its `security`; [`Operations`] is read from
-//! there. A route that is not in the document is denied as if it were not there, whatever it would do.
+//! The scope that an operation needs is in the `security` of the OpenAPI document, from which [`Operations`]
+//! is read. A request to a route that is not in the document is answered like one to a path that does not
+//! exist, whatever its handler would do.
 
 use std::sync::Arc;
 
@@ -22,10 +23,10 @@ use crate::{
     problem::{Kind, Problem},
 };
 
-/// The browsable page and its parts: no operations, and open to everyone.
+/// The path of the browsable documentation and its files. They are not operations, and need no key.
 pub(crate) const DOCS: &str = "/docs";
 
-/// Lets a request through to its handler, with its [`Caller`], or not.
+/// Passes a request on with its [`Caller`], or answers it with a problem.
 pub(crate) async fn admit(State(context): State<Context>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     match caller(&context, &parts).await {
@@ -40,7 +41,7 @@ async fn pass(caller: Option<Caller>, mut request: Request, next: Next) -> Respo
     };
     request.extensions_mut().insert(caller.clone());
     let mut response = next.run(request).await;
-    // For the log.
+    // For the log line that `observe` writes.
     response.extensions_mut().insert(caller);
     response
 }
@@ -107,7 +108,7 @@ async fn valid_key(context: &Context, headers: &HeaderMap) -> Result<Arc<Known>,
     Ok(known)
 }
 
-/// The scheme's name is compared as RFC 9110 section 11.1 has it.
+/// Returns the key of a bearer token. The name of the scheme is case-insensitive (RFC 9110 section 11.1).
 fn bearer(header: &HeaderValue) -> Option<&str> {
     let (scheme, key) = header.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
@@ -123,7 +124,8 @@ fn unauthorized(detail: &str, was_given: bool) -> Problem {
         .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
-/// Several requests may share the error, which cannot be had from its `Arc` then.
+/// Returns the problem for a database error. Takes the `Arc`, because several requests may share the error,
+/// so that it cannot be moved out.
 fn database(error: &Arc<store::Error>) -> Problem {
     let problem = if error.is_unavailable() {
         Problem::new(Kind::DatabaseUnavailable, "Send the request again.").retry_after(5)

@@ -1,10 +1,10 @@
-//! The body of a request: read once the caller is known and before the request takes a slot, and counted as
-//! long as its bytes are kept.
+//! Request bodies. A body is read after the caller is known and before the request takes a slot, and its
+//! bytes are counted for as long as they are in memory.
 //!
-//! A request whose body arrives slowly holds one of the places for arriving bodies and the bytes that have
+//! A request whose body arrives slowly occupies one of the places for arriving bodies and the bytes that have
 //! arrived, but no slot. One organization and one key may hold only a share of either (see
-//! [`Shares`](crate::shares::Shares)). The time is bounded as well: [`BODY_TIMEOUT`] in all, and
-//! [`PACE_BYTES`] in each [`PACE`].
+//! [`Shares`](crate::shares::Shares)). The time is bounded as well: [`BODY_TIMEOUT`] for the whole body, and
+//! [`PACE`] for each [`PACE_BYTES`].
 
 use std::time::Duration;
 
@@ -27,13 +27,14 @@ use crate::{
 
 /// The time within which [`PACE_BYTES`] have to arrive, unless the body ends.
 const PACE: Duration = Duration::from_secs(4);
-/// 4 KiB a second: slow lines manage that, and a client that stalls loses its place soon.
+/// The number of bytes that have to arrive in each [`PACE`]. This is 4 KiB per second, which slow connections
+/// achieve, while a client that stalls soon loses its place.
 const PACE_BYTES: usize = 16 * 1024;
-/// The least by which a buffer grows, so that a body of many small chunks is not copied for each of them.
+/// The minimum growth of a buffer, so that a body of many small chunks is not copied for each of them.
 const GROWTH_BYTES: usize = 4 * 1024;
 
-/// Reads the body, takes a slot, and passes the request on. An operation without a key reads no body and
-/// takes no slot: it is answered from memory.
+/// Reads the body, takes a slot, and passes the request on. For an operation that needs no key, it reads no
+/// body and takes no slot, because such a request is answered from memory.
 pub(crate) async fn receive(State(context): State<Context>, request: Request, next: Next) -> Response {
     let Some(caller) = request.extensions().get::<Caller>().cloned() else {
         return next.run(request.map(|_| Body::empty())).await;
@@ -79,8 +80,8 @@ async fn read(context: &Context, caller: &Caller, body: Body) -> Result<Body, Pr
 }
 
 /// The bytes of a body that have arrived, with their share of the bytes of all bodies. An event that waits
-/// for the broker is a part of its request's body, and may outlive the request; the share is given back with
-/// the last part.
+/// for the broker is a slice of its request's body and may outlive the request. The share is given back when
+/// the last slice is dropped.
 struct Kept {
     bytes: Vec<u8>,
     share: Share,
@@ -93,8 +94,8 @@ impl AsRef<[u8]> for Kept {
 }
 
 impl Kept {
-    /// Copies a chunk, which may be a small part of a large buffer. Returns whether the caller's share had
-    /// room for it.
+    /// Copies a chunk, because it may be a small part of a large buffer. Returns whether the caller's share
+    /// had room for it.
     fn add(&mut self, chunk: &[u8], capacity_max: usize) -> bool {
         let needed = self.bytes.len() + chunk.len();
         if needed > self.bytes.capacity() {
@@ -186,7 +187,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A body of chunks, one after each second, which then ends, or stalls.
+    /// Returns a body of chunks, one per second, which ends after the last chunk or stalls.
     fn body(chunks: usize, chunk_bytes: usize, ends: bool) -> Body {
         let chunks = stream::iter(0..chunks).then(move |_| async move {
             sleep(SECOND).await;
@@ -199,7 +200,7 @@ mod tests {
         }
     }
 
-    /// How many bytes arrived, what ended them, and after how many seconds.
+    /// Returns how many bytes arrived, the error that ended the body, and the duration in seconds.
     async fn arrive(body: Body) -> (usize, Option<Kind>, u64) {
         let (began, mut arriving, mut bytes) = (Instant::now(), Arriving::new(body), 0);
         let end = loop {

@@ -8,15 +8,15 @@ use webhook::{ApiKeyId, OrganizationId};
 
 use crate::problem::Problem;
 
-/// Whose key was shown.
+/// The API key of a request, and its organization.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) key: ApiKeyId,
-    /// The only one whose things the caller may see and change.
+    /// The only organization whose objects the caller may see and change.
     pub(crate) organization: OrganizationId,
 }
 
-/// There for every operation that is not open.
+/// Available in every operation that needs a key.
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 

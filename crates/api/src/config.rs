@@ -1,42 +1,45 @@
-//! What can be set of the API, and the bounds that cannot.
+//! The settings of the API, and its fixed limits.
 
 use std::time::Duration;
 
-/// The settings of one API process. The defaults are those of the documentation.
+/// The settings of one API process. The defaults are those in the documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The largest body of a request, in bytes.
+    /// The maximum size of a request's body, in bytes.
     pub body_bytes_max: usize,
-    /// How many requests one key may make a second, and at once.
+    /// The number of requests that one key may make per second, and its maximum burst.
     pub rate_per_key: u32,
-    /// How many endpoints an organization may have.
+    /// The maximum number of endpoints per organization.
     pub endpoints_per_organization_max: u32,
-    /// How long the headers of a request may take, and a connection stay open without one.
+    /// The maximum time for the headers of a request, and for which a connection may stay open without a
+    /// request.
     pub idle_timeout: Duration,
-    /// How long requests in flight may go on after the shutdown began.
+    /// The maximum time for requests in flight after the shutdown has begun.
     pub shutdown_deadline: Duration,
 }
 
-/// The most requests that are worked on at once; further ones are answered with 503. One key gets at most a
-/// quarter of these, and one organization half, as of the three limits below: see
+/// The maximum number of requests in progress; further ones are answered with 503. One key gets at most a
+/// quarter of these, and one organization half. The same holds for the three limits below; see
 /// [`Shares`](crate::shares::Shares).
 pub(crate) const IN_FLIGHT_MAX: usize = 1024;
-/// The most requests whose bodies are arriving. Slow bodies leave half of the connections to other requests.
+/// The maximum number of requests whose bodies are arriving. Slow bodies thus leave half of the connections
+/// to other requests.
 pub(crate) const ARRIVING_MAX: usize = CONNECTIONS_MAX / 2;
-/// The most bytes of bodies in memory, including those of events that wait for the broker.
+/// The maximum size of all bodies in memory, in bytes, including those of events that wait for the broker.
 const BODIES_BYTES_MAX: usize = 128 * 1024 * 1024;
-/// The most pings that wait for their answers, each for as long as an attempt may take.
+/// The maximum number of pings that wait for their results, each for as long as an attempt may take.
 pub(crate) const PINGS_MAX: usize = 32;
-/// The most open connections; a further one takes the place of one that sends nothing.
+/// The maximum number of open connections. A further one replaces the oldest one without a request, or else
+/// the one that has waited longest.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;
-/// How long the body of a request may take to arrive.
+/// The maximum time for the body of a request to arrive.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a request may take in all. Longer than what the store and the broker are given.
+/// The maximum duration of a request. It is longer than the timeouts of the store and the broker.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
 
 impl Config {
-    /// The most bytes of bodies in memory: [`BODIES_BYTES_MAX`], or more where a body may be so large that
-    /// one key's quarter could not hold it.
+    /// Returns the maximum size of all bodies in memory, in bytes. It is [`BODIES_BYTES_MAX`], or more if the
+    /// maximum size of a single body would not fit into one key's quarter of it.
     pub(crate) fn bodies_bytes_max(&self) -> usize {
         BODIES_BYTES_MAX.max(4 * self.body_bytes_max)
     }
@@ -48,8 +51,8 @@ impl Default for Config {
             body_bytes_max: 1024 * 1024,
             rate_per_key: 5_000,
             endpoints_per_organization_max: 1_000,
-            // Longer than proxies keep connections idle (60 s in most), so that none sends a request on one
-            // that is being closed.
+            // Longer than proxies keep idle connections (usually 60 s), so that no proxy sends a request on a
+            // connection that is being closed.
             idle_timeout: Duration::from_secs(75),
             shutdown_deadline: Duration::from_secs(25),
         }

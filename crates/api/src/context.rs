@@ -1,4 +1,4 @@
-//! What every request shares.
+//! The state that all requests share.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -11,13 +11,13 @@ use crate::{
     shares::Shares,
 };
 
-/// Cheap to clone.
+/// The shared state. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Context(Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    /// For reading. Writes take [`Context::store_for`].
+    /// The store for reading. For writes, use [`Context::store_for`].
     pub(crate) store: Store,
     pub(crate) egress: Egress,
     pub(crate) publishing: Publishing,
@@ -26,13 +26,13 @@ pub(crate) struct Shared {
     pub(crate) operations: Operations,
     /// The OpenAPI document.
     pub(crate) document: Bytes,
-    /// A unit for each request whose body is arriving.
+    /// One unit for each request whose body is arriving.
     pub(crate) arriving: Shares,
-    /// A unit for each byte of a body in memory.
+    /// One unit for each byte of a body in memory.
     pub(crate) body_bytes: Shares,
-    /// A unit for each request that is worked on.
+    /// One unit for each request in progress.
     pub(crate) slots: Shares,
-    /// A unit for each ping that waits for its answer.
+    /// One unit for each ping that waits for its result.
     pub(crate) pings: Shares,
 }
 
@@ -41,7 +41,7 @@ impl Context {
         Self(Arc::new(shared))
     }
 
-    /// The database, which logs the caller's changes as the caller's.
+    /// Returns the store for writing, which records changes as made by the caller's key.
     pub(crate) fn store_for(&self, caller: &Caller) -> Store {
         self.store.acting_as(Actor::ApiKey(caller.key.clone()))
     }

@@ -1,4 +1,4 @@
-//! What handlers are given of a request. Each refusal is a [`Problem`] that names the part that is not valid.
+//! Extractors for the parts of a request. Each rejection is a [`Problem`] that names the invalid part.
 
 mod if_match;
 
@@ -15,20 +15,21 @@ use crate::problem::{Kind, Problem};
 
 pub(crate) use if_match::{IfMatch, etag};
 
-/// The body as it was sent, said to be JSON.
+/// The bytes of a body that is declared to be JSON.
 pub(crate) struct JsonBytes(pub(crate) Bytes);
 
-/// The body, read.
+/// The deserialized body.
 pub(crate) struct JsonBody<T>(pub(crate) T);
 
-/// The body, read; none at all is as good as `{}`.
+/// The deserialized body. An empty body is read as `{}`.
 pub(crate) struct OptionalJson<T>(pub(crate) T);
 
-/// The parameters of the query. Those that nobody knows are refused, since their senders count on them.
+/// The parameters of the query. Unknown parameters are refused, because their sender expects them to have an
+/// effect.
 pub(crate) struct Query<T>(pub(crate) T);
 
-/// The last id in the path: 1 to 128 characters of `[A-Za-z0-9_-]`. Nothing has another one, so it is not
-/// found.
+/// The id in the path: 1 to 128 characters of `[A-Za-z0-9_-]`. Any other id is answered with 404, because no
+/// object has such an id.
 pub(crate) struct Id(pub(crate) String);
 
 const JSON: [&str; 2] = ["application/json", "application/merge-patch+json"];
@@ -82,13 +83,14 @@ fn says_json(headers: &HeaderMap) -> Result<(), Problem> {
     ))
 }
 
-/// The body, which [`receive`](crate::body::receive) has read.
+/// Returns the body, which [`receive`](crate::body::receive) has read.
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     let body = Bytes::from_request(request, state).await;
     body.map_err(|rejection| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).because(&rejection))
 }
 
-/// What is no JSON is malformed; what is JSON of another shape has a field that is not valid.
+/// Deserializes a body. Text that is not JSON is a malformed request; JSON of another shape is an invalid
+/// field.
 pub(crate) fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let parsed: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -108,7 +110,7 @@ pub(crate) fn not_json(error: &serde_json::Error) -> Problem {
     Problem::new(Kind::MalformedRequest, format!("The body is not JSON: {error}."))
 }
 
-/// The parser's words without where: the pointer says it.
+/// Returns the parser's message without the position, which the pointer already gives.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rfind(" at line ") {
@@ -117,7 +119,7 @@ fn plain(error: &serde_json::Error) -> String {
     }
 }
 
-/// As RFC 6901 has it: `~` and `/` in names are escaped.
+/// Formats a path as a JSON Pointer (RFC 6901), which escapes `~` and `/` in names.
 fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let mut pointer = String::new();
@@ -167,10 +169,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
-/// What a parameter's text stands for, if it is there.
+/// Parses the text of a parameter, if it is present.
 ///
 /// # Errors
-/// When it stands for nothing.
+/// Returns an error if the text cannot be parsed.
 pub(crate) fn parameter<T: FromStr<Err: Display>>(
     name: &'static str,
     text: Option<&str>,
@@ -179,7 +181,7 @@ pub(crate) fn parameter<T: FromStr<Err: Display>>(
     parsed.map_err(|error: T::Err| Problem::parameter(name, error.to_string()))
 }
 
-/// For a field that may be left away but not be null.
+/// Deserializes a field that may be absent but not null.
 pub(crate) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {

@@ -1,9 +1,10 @@
-//! Who has which key, without asking the database for every request.
+//! A cache of API keys, so that not every request needs a database query.
 //!
-//! The database's answer about a key counts for a second: a revoked key is refused after a second at most,
-//! and a new key that was tried too early is known after a second. While the database does not answer, its
-//! last answer counts for up to an hour, so that publishing goes on. A late answer is remembered as well: a
-//! slow database can delay the refusal of a revoked key by as long as it takes to answer, and no longer.
+//! The database's answer about a key is valid for one second: a revoked key is refused after at most one
+//! second, and a new key that was tried too early is accepted after one second. While the database does not
+//! answer, its last answer is valid for up to an hour, so that publishing continues. An answer that arrives
+//! late is cached as well: a slow database can delay the refusal of a revoked key only by the time that it
+//! takes to answer.
 
 use std::{
     num::NonZeroU32,
@@ -24,52 +25,53 @@ use tokio::{
 };
 use webhook::{ApiKey, ApiKeyId};
 
-/// How long the database's word counts.
+/// How long an answer of the database is valid.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long it counts while the database is away.
+/// How long an answer is valid while the database is unavailable.
 const REMEMBERED: Duration = Duration::from_hours(1);
-/// How long the database is waited for when there is a word of it to fall back to.
+/// How long to wait for the database if there is an earlier answer to fall back on.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The most keys, and things that are none, that are remembered.
+/// The maximum number of keys, including unknown ones, in the cache.
 const KEYS_MAX: u64 = 10_000;
-/// How often it is written down when keys were last used.
+/// The interval at which the times when keys were last used are written to the database.
 const NOTE_EVERY: Duration = Duration::from_mins(1);
-/// How long the last note may take when the process ends.
+/// The maximum time for the last such write when the process ends.
 const LAST_NOTE: Duration = Duration::from_secs(2);
 
 type Hash = [u8; 32];
 type Limiter = governor::DefaultDirectRateLimiter;
 
-/// A key that the database knows.
+/// A key that exists in the database.
 pub(crate) struct Known {
     pub(crate) row: ApiKeyRow,
     usage: Arc<Usage>,
 }
 
-/// What outlives the row that was read.
+/// The state of a key that is kept when its row is read again.
 struct Usage {
     limiter: Limiter,
     last_used_ms: AtomicU64,
     noted_ms: AtomicU64,
-    /// Locked while the database is asked about the key.
+    /// Locked while the database is queried about the key.
     asking: Arc<Mutex<()>>,
 }
 
-/// Every key that was used lately. Clones share it.
+/// All keys that were used recently. Clones share the same cache.
 #[derive(Clone)]
 pub(crate) struct Keys {
     store: Store,
     quota: Quota,
     fresh: Cache<Hash, Option<Arc<Known>>>,
     remembered: Cache<Hash, Arc<Known>>,
-    /// The database is away.
+    /// The condition that the database is unavailable.
     away: Arc<Lasting>,
-    /// The database does not take when keys were used.
+    /// The condition that the times when keys were last used cannot be written.
     unnoted: Arc<Lasting>,
 }
 
 impl Keys {
-    /// Each key may be used so many times a second, and at once.
+    /// Creates a cache. `rate_per_key` is both the number of requests per second and the burst that each key
+    /// may make.
     pub(crate) fn new(store: Store, rate_per_key: u32) -> Self {
         Self {
             store,
@@ -87,11 +89,12 @@ impl Keys {
         }
     }
 
-    /// The key, also one that has expired or was revoked. Requests that ask at once share one answer of the
-    /// database.
+    /// Returns the key, even if it has expired or was revoked; `None` if it does not exist. Concurrent
+    /// requests for the same key share one query.
     ///
     /// # Errors
-    /// When the database is away, and the key was not seen in the last hour.
+    /// Returns an error if the query fails, unless the database is unavailable and an answer from the last
+    /// hour is cached.
     pub(crate) async fn find(&self, key: &ApiKey) -> Result<Option<Arc<Known>>, Arc<store::Error>> {
         let hash = key.hash();
         self.fresh.try_get_with(hash, self.look_up(hash)).await
@@ -101,7 +104,7 @@ impl Keys {
         let Some(known) = self.remembered.get(&hash).await else {
             return self.ask(hash, None).await;
         };
-        // One question at a time: its answer is remembered, however late it comes.
+        // Only one query per key is made at a time. Its answer is cached, however late it arrives.
         let Ok(asking) = Arc::clone(&known.usage.asking).try_lock_owned() else {
             return Ok(Some(known));
         };
@@ -125,7 +128,7 @@ impl Keys {
         Ok(Some(known))
     }
 
-    /// Asks the database, and remembers its answer.
+    /// Queries the database and caches its answer.
     async fn ask(&self, hash: Hash, before: Option<&Known>) -> Result<Option<Arc<Known>>, store::Error> {
         let found = self.store.api_key_by_hash(&hash).await?;
         if let Some(ended) = self.away.end() {
@@ -153,7 +156,7 @@ impl Keys {
         })
     }
 
-    /// Writes down when keys were last used, once a minute. Never ends.
+    /// Writes the times when keys were last used, once a minute. Never returns.
     pub(crate) async fn note_uses(&self) {
         let mut ticks = interval(NOTE_EVERY);
         ticks.tick().await;
@@ -163,12 +166,12 @@ impl Keys {
         }
     }
 
-    /// The last time, when the process ends.
+    /// Writes the times when keys were last used once more, when the process ends.
     pub(crate) async fn note_last_uses(&self) {
         let _ = timeout(LAST_NOTE, self.note()).await;
     }
 
-    /// As if a second had passed.
+    /// Expires the answers that are valid for a second.
     #[cfg(test)]
     pub(crate) fn forget_what_is_fresh(&self) {
         self.fresh.invalidate_all();
@@ -195,10 +198,10 @@ impl Keys {
 }
 
 impl Known {
-    /// Counts a request at this time, or says how long to wait before the next.
+    /// Counts a request against the key's rate limit and records the time of its use.
     ///
     /// # Errors
-    /// When there were too many.
+    /// Returns how long to wait if the rate limit is exceeded.
     pub(crate) fn use_at(&self, now_ms: u64) -> Result<(), Duration> {
         self.usage.limiter.check().map_err(|not_until| {
             let clock = governor::clock::DefaultClock::default();

@@ -1,43 +1,45 @@
-//! The HTTP API for customers and the platform.
+//! The HTTP API for customers and for the platform.
 //!
 //! # Theory of operation
 //!
 //! ```text
-//! request -> observe (id, log, metric) -> admit (key, rate, scope) -> receive (body, slot) -> handler -> store | egress | producer
+//! request -> observe (id, log, metric) -> admit (key, rate, scope) -> receive (body, slot)
+//!         -> handler -> store | egress | producer
 //! ```
 //!
-//! [`run`] is the role `api`: a listener, and a router of handlers in `routes`, each of which documents
-//! itself. The OpenAPI document is made of these descriptions, and it decides: what an operation needs is
-//! read from the document by `operations`, so that what is documented is what is enforced, and a route without a
-//! description is denied. Whoever is let in is a `Caller`: a key and its organization, outside of which
-//! nothing is there.
+//! [`run`] is the role `api`: a listener, and a router of handlers in `routes`. Each handler documents
+//! itself, and the OpenAPI document is generated from these descriptions. The document is authoritative:
+//! `operations` reads from it which scope an operation needs, so that what is documented is what is enforced,
+//! and a request to an undocumented route is denied. An admitted request has a `Caller`: an API key and its
+//! organization. A caller cannot see anything outside of its organization.
 //!
-//! Handlers call [`service`], as the command line does, and show the results as [`service::view`] has them.
-//! Events go to the broker through `publishing`, many requests in one window of confirms, and are answered
-//! after their own confirm; their bytes are those of the body.
+//! Handlers call [`service`], as the command line does, and convert the results with [`service::view`].
+//! `publishing` sends events to the broker, the events of many requests in one window of confirms. Each
+//! request is answered after its own event is confirmed. An event's bytes are those of the request body.
 //!
 //! # What survives a crash
 //!
-//! All that was answered: endpoints are in the database, events in the broker. Nothing is kept here but
-//! caches, and when keys were last used, of which a crash loses a minute.
+//! Everything that was answered: endpoints are in the database, events in the broker. This process keeps only
+//! caches, and the times when keys were last used, of which a crash loses up to a minute.
 //!
 //! # Invariants
 //!
 //! - A request that changes an endpoint is answered when every running worker acts on the change, or names
-//!   those that are not known to.
-//! - 202 is answered after the broker's confirm, never before.
-//! - An operation does what it does for its caller's organization alone: another one's id is answered like
-//!   one that does not exist.
-//! - No answer, line of the log or metric has a key; a secret is in the answer that made it and in no other.
-//! - Everything that goes wrong is a `Problem`, also what axum and the layers answer with.
-//! - Bounded: connections, requests that are worked on, their bodies and their time, keys that are
-//!   remembered, events that wait. One key may hold at most a quarter of what requests share, and one
-//!   organization half (`shares`).
+//!   the workers that are not known to act on it.
+//! - A publish request is answered with 202 only after the broker's confirm.
+//! - An operation affects only its caller's organization. The id of another organization's object is answered
+//!   like an id that does not exist.
+//! - No response, log line or metric contains an API key. An endpoint's secret is only in the response to the
+//!   request that created it.
+//! - Every error is a `Problem`, including those that axum and the layers return.
+//! - The following are bounded: connections, requests in progress, their bodies and their duration, cached
+//!   keys, and events that wait to be published. Of what requests share, one key may hold at most a quarter
+//!   and one organization at most half, except for a first request that needs more (`shares`).
 //!
 //! # Deliberately absent
 //!
-//! TLS and limits by address: a proxy's job. Sessions, cookies, CORS: whoever calls has a key, and a browser
-//! is no place for it.
+//! TLS and rate limits by address, which a proxy can provide. Sessions, cookies and CORS, because clients
+//! authenticate with an API key, which must not be used in a browser.
 
 mod config;
 mod schema;
@@ -83,35 +85,35 @@ use readiness::Readiness;
 use resending::Resending;
 use shares::Shares;
 
-/// What the API works with.
+/// The dependencies of the API.
 #[derive(Debug)]
 pub struct Deps {
-    /// Where it is served.
+    /// The listener to serve the API on.
     pub listener: TcpListener,
     /// The broker to publish to.
     pub broker: broker::Config,
-    /// Its queues, for what is sent again.
+    /// The broker's exchanges and queues, for sending deliveries again.
     pub topology: Topology,
-    /// After how long a delivery that is still pending was lost: all its attempts, the delays between them,
-    /// and waiting for a slot.
+    /// The time after which a delivery that is still pending is considered lost: the duration of all its
+    /// attempts, the delays between them, and the longest wait for a slot.
     pub late: Duration,
-    /// Where endpoints, keys and the journal are; its schema must be up to date.
+    /// The store with endpoints, API keys and the journal. Its schema must be up to date.
     pub store: Store,
-    /// Judges URLs.
+    /// Checks the URLs of endpoints.
     pub egress: Egress,
     /// Why this process could not write its row in the table of roles the last time, which it does every
     /// second; `None` if it could.
     pub database: watch::Receiver<Option<String>>,
-    /// Receives what the API waits for; `None` while it can publish.
+    /// Receives the reason why the API is not ready; `None` while it can publish.
     pub readiness: watch::Sender<Option<String>>,
-    /// Receives what the API works without; `None` while nothing is missing.
+    /// Receives the reason why the API is degraded; `None` while everything works.
     pub degraded: watch::Sender<Option<String>>,
 }
 
-/// Serves until `stop` is cancelled, and then finishes the requests under way, until
+/// Serves requests until `stop` is cancelled. Then finishes the requests in flight, for at most
 /// [`Config::shutdown_deadline`].
 ///
-/// A broker or database that is away is answered with 503.
+/// While the broker or the database is unavailable, requests that need it are answered with 503.
 pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     let Deps {
         listener,
@@ -165,7 +167,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     context.keys.note_last_uses().await;
 }
 
-/// The OpenAPI document, as it is served.
+/// Returns the OpenAPI document, as it is served.
 pub fn openapi() -> Value {
     router::parts(routes::all()).1
 }

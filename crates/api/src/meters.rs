@@ -1,4 +1,4 @@
-//! What is measured of requests.
+//! Metrics of requests.
 
 use runtime::{Metric, MetricLabel};
 
@@ -15,5 +15,5 @@ pub(crate) const REQUEST_DURATION: Metric = Metric::seconds(
     MetricLabel::told("status_class", "`2xx` and so on"),
 ]);
 
-/// All of them.
+/// All metrics of this crate.
 pub const METRICS: &[Metric] = &[REQUEST_DURATION];

@@ -1,6 +1,8 @@
-//! What is seen of every request: its id, one line in the log, one duration, and the body of its problem.
+//! What every request gets: an id, one log line, one duration in the metrics and, if it fails, the body of
+//! its problem.
 //!
-//! The line has no body, no key, no query and no path but the route's: what customers put there is theirs.
+//! The log line contains no body, no API key except its id, no query, and no path except the route's
+//! template, because all of these may contain customers' data.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +25,8 @@ use crate::{
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ID_CHARS_MAX: usize = 128;
 
-/// The broker or the database is away, or there is too much to do: each request of that time is answered with
-/// 503.
+/// The condition that requests are answered with 503 because the broker or the database is unavailable. It is
+/// logged once for many such requests.
 static UNAVAILABLE: Lasting = Lasting::new();
 
 /// The outermost layer.
@@ -48,7 +50,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     response
 }
 
-/// The caller's, if it is fit for a header and a log, or a new one.
+/// Returns the client's request id, if it is suitable for a header and a log, or a new one.
 fn request_id(request: &Request) -> String {
     let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -59,7 +61,7 @@ fn request_id(request: &Request) -> String {
     )
 }
 
-/// From a closed set: it becomes a label.
+/// Returns the method as one of a closed set of names, because it becomes a metric label.
 fn method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -73,7 +75,7 @@ fn method(method: &Method) -> &'static str {
     }
 }
 
-/// Gives the answer the request's id, and the body of its problem if it is one.
+/// Adds the request's id to the response and, if it is an error, the body of its problem.
 fn finish(response: &mut Response, id: &str) -> Option<Problem> {
     let value = HeaderValue::from_str(id).expect("both kinds of ids are visible ASCII");
     response.headers_mut().insert(REQUEST_ID, value);

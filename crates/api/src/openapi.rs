@@ -1,9 +1,10 @@
-//! The OpenAPI document: made of the handlers' own descriptions, and completed with what is the same for all
-//! of them.
+//! The OpenAPI document. It is generated from the handlers' own descriptions and completed with what is the
+//! same for all of them.
 //!
-//! A handler documents what is its own: parameters, bodies, answers, the scope it needs. Added here: the
-//! problems that follow from that (who needs a key can be told that it is revoked, who reads a body can be
-//! told that it is too large), the problems' form, and the headers that every answer has.
+//! A handler documents what is specific to it: parameters, bodies, responses, and the scope it needs. This
+//! module adds the problems that follow from these (an operation that needs a key can answer that the key is
+//! revoked; one that reads a body can answer that it is too large), the form of problems, and the headers
+//! that every response has.
 
 mod schemas;
 
@@ -13,14 +14,14 @@ use utoipa::{OpenApi, openapi::OpenApi as Document};
 
 use crate::problem::{FieldError, Kind, Problem, ProblemBody};
 
-/// The methods that the document has names for.
+/// The methods that a document can describe.
 pub(crate) const METHODS: [&str; 8] = [
     "get", "put", "post", "delete", "options", "head", "patch", "trace",
 ];
-/// The name of the one security scheme; scopes stand beside it as its roles.
+/// The name of the only security scheme. A requirement lists the needed scope under it.
 pub(crate) const SECURITY_SCHEME: &str = "api_key";
 
-/// What handlers begin with.
+/// The part of the document that does not depend on the handlers.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -47,7 +48,7 @@ pub(crate) const SECURITY_SCHEME: &str = "api_key";
 )]
 pub(crate) struct Base;
 
-/// The whole document, from what the handlers say.
+/// Returns the complete document, given the one that is generated from the handlers.
 pub(crate) fn complete(document: &Document) -> Value {
     let mut document = serde_json::to_value(document).expect("the document has text keys");
     let paths = document["paths"].as_object_mut().expect("a document has paths");
@@ -91,7 +92,7 @@ fn headers() -> Value {
     })
 }
 
-/// What can happen to any request of its kind, unless the operation says more about it.
+/// The problems that any operation of a certain form can have, unless the operation documents them itself.
 const COMMON: [Kind; 10] = [
     Kind::MalformedRequest,
     Kind::Unauthorized,
@@ -104,12 +105,12 @@ const COMMON: [Kind; 10] = [
     Kind::Internal,
     Kind::Overloaded,
 ];
-/// What operations document themselves.
+/// The problems that operations document themselves.
 const SPECIAL: [Kind; 3] = [Kind::NotFound, Kind::Conflict, Kind::VersionMismatch];
 
 fn complete_operation(operation: &mut Value) {
     if let Some(security) = operation["security"].as_array_mut() {
-        // Another way to say that there is none.
+        // An empty requirement also means that no key is needed.
         security.retain(|requirement| *requirement != json!({}));
     }
     let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
@@ -129,7 +130,7 @@ fn complete_operation(operation: &mut Value) {
     }
 }
 
-/// Which of the common problems an operation can have.
+/// Returns a function that says which of the common problems an operation can have.
 fn what_follows(operation: &Value) -> impl Fn(Kind) -> bool + use<> {
     let has_body = operation.get("requestBody").is_some();
     let has_parameters = operation.get("parameters").is_some();
@@ -144,7 +145,7 @@ fn what_follows(operation: &Value) -> impl Fn(Kind) -> bool + use<> {
     }
 }
 
-/// `TooLarge` for `too-large`: the name of a component.
+/// Returns the name of a problem's component, such as `TooLarge` for `too-large`.
 fn name(kind: Kind) -> String {
     let capitalized = |word: &str| word[..1].to_uppercase() + &word[1..];
     kind.name().split('-').map(capitalized).collect()
@@ -156,7 +157,7 @@ fn common(kind: Kind) -> Value {
     answer
 }
 
-/// The headers that every answer has, and the form of a problem.
+/// Adds the headers that every response has, and the form of a problem.
 fn complete_answer(status: &str, answer: &mut Value) {
     let more = match status {
         "401" => &["X-Request-Id", "WWW-Authenticate"][..],
@@ -180,7 +181,7 @@ fn complete_answer(status: &str, answer: &mut Value) {
 
 const REQUEST_ID: &str = "req_5f0c8a0e8d3b4b6c9f5a1e2d3c4b5a69";
 
-/// A problem as it is answered.
+/// Returns an example of a problem, as it is answered.
 fn example(kind: Kind) -> Value {
     let problem = match kind {
         Kind::MalformedRequest => Problem::parameter("limit", "expected an integer from 1 to 100"),

@@ -1,4 +1,4 @@
-//! The documented operations, and what each one needs.
+//! The documented operations, and the scope that each one needs.
 
 use std::collections::HashMap;
 
@@ -11,12 +11,12 @@ use crate::{
     problem::Problem,
 };
 
-/// What is documented, and what each operation needs.
+/// The documented operations and their access requirements.
 pub(crate) struct Operations {
     by_path: HashMap<String, Vec<(Method, Access)>>,
 }
 
-/// An operation that nobody can tell who may use.
+/// The error for an operation whose documentation does not say who may use it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} has no security in the document, or one that names no scope of ours")]
 pub(crate) struct NoSecurity(String);
@@ -24,17 +24,17 @@ pub(crate) struct NoSecurity(String);
 /// Who may use an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Everyone: it tells nothing of anyone.
+    /// Anyone, without a key. The operation reveals nothing about any customer.
     Open,
-    /// Whoever has a key with this scope.
+    /// Callers whose key has this scope.
     Needs(Scope),
 }
 
 impl Operations {
-    /// Reads what a whole document says.
+    /// Reads the operations of a complete document.
     ///
     /// # Errors
-    /// When an operation has no `security`, or names a scope that does not exist.
+    /// Returns an error if an operation has no `security`, or names a scope that does not exist.
     pub(crate) fn of(document: &Value) -> Result<Self, NoSecurity> {
         let paths = document["paths"].as_object().expect("a document has paths");
         let mut by_path = HashMap::with_capacity(paths.len());
@@ -51,11 +51,11 @@ impl Operations {
         Ok(Self { by_path })
     }
 
-    /// What a request needs. `path` is as routes and the document write it.
+    /// Returns what a request needs. `path` is the path template, as in the routes and the document.
     pub(crate) fn access(&self, method: &Method, path: &str) -> Result<Access, Problem> {
         let operations = self.by_path.get(path);
         let operations = operations.ok_or_else(|| Problem::of_status(StatusCode::NOT_FOUND))?;
-        // Whoever may get something may look at its headers.
+        // HEAD needs the same access as GET.
         let method = if method == Method::HEAD {
             &Method::GET
         } else {
@@ -70,7 +70,8 @@ impl Operations {
     }
 }
 
-/// No requirement opens an operation; one scope of our scheme is the other thing that is understood.
+/// Returns the access of an operation; `None` if its `security` is not understood. An empty list opens the
+/// operation to anyone. Otherwise, the first requirement must name one scope of the security scheme.
 fn access(operation: &Value) -> Option<Access> {
     let security = operation.get("security")?.as_array()?;
     let Some(requirement) = security.first() else {

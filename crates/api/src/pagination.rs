@@ -1,9 +1,10 @@
-//! Listings, a page at a time.
+//! Pagination of listings.
 //!
-//! A page is asked for with `limit` and, for the ones that follow, with the `cursor` that the one before
-//! gave. A cursor is a place in the listing, not a number of things: what is added or removed meanwhile
-//! neither repeats nor hides anything else. Nobody is to look into it, and nothing depends on whether
-//! somebody did: a listing is of the key's organization whatever the cursor says.
+//! A client requests a page with `limit` and, for each page after the first, with the `cursor` that the
+//! previous page returned. A cursor is a position in the listing, not a number of items, so items that are
+//! added or removed in the meantime cause no other item to be repeated or skipped. Clients should treat
+//! cursors as opaque, but security does not depend on that: a listing contains only the objects of the key's
+//! organization, whatever the cursor contains.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -13,18 +14,18 @@ use crate::problem::Problem;
 
 const LIMIT_MAX: u32 = 100;
 const LIMIT_DEFAULT: u32 = 20;
-/// No place takes more.
+/// The maximum length of a cursor. Every position fits into it.
 const CURSOR_CHARS_MAX: usize = 1024;
 
-/// Which page.
+/// The requested page.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Page {
-    /// How many at most.
+    /// The maximum number of items on the page.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
-    /// `next_cursor` of the page before; nothing for the first page.
+    /// `next_cursor` of the previous page; omit it for the first page.
     #[param(max_length = 1024, nullable = false)]
     cursor: Option<String>,
 }
@@ -32,19 +33,20 @@ pub(crate) struct Page {
 /// One page of a listing.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Listing<T> {
-    /// What is on the page.
+    /// The items on the page.
     pub(crate) data: Vec<T>,
-    /// The `cursor` of the next page; null on the last one.
+    /// The `cursor` of the next page; null on the last page.
     pub(crate) next_cursor: Option<String>,
 }
 
 impl Page {
-    /// For listings with further parameters: they cannot be flattened into each other.
+    /// Creates a page, for listings with further parameters. The structs of parameters cannot be flattened
+    /// into each other.
     pub(crate) fn new(limit: Option<u32>, cursor: Option<String>) -> Self {
         Self { limit, cursor }
     }
 
-    /// One from 1 to 100.
+    /// Returns the limit, which is from 1 to 100.
     pub(crate) fn limit(&self) -> Result<u32, Problem> {
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
         if (1..=LIMIT_MAX).contains(&limit) {
@@ -57,7 +59,7 @@ impl Page {
         }
     }
 
-    /// The place after which the page begins.
+    /// Returns the position after which the page begins; `None` for the first page.
     pub(crate) fn after<C: DeserializeOwned>(&self) -> Result<Option<C>, Problem> {
         let Some(cursor) = self.cursor.as_deref() else {
             return Ok(None);
@@ -74,8 +76,9 @@ impl Page {
 }
 
 impl<T> Listing<T> {
-    /// From one thing more than there is place for, so that the last page is known to be the last. `place` is
-    /// where the next page begins when this is its last thing.
+    /// Creates a page from up to `limit` + 1 rows. The additional row shows that this is not the last page.
+    /// `place` returns the position of a row, which becomes the cursor if the row is the last one on the
+    /// page.
     pub(crate) fn new<R, C: Serialize>(
         mut rows: Vec<R>,
         limit: u32,

@@ -1,4 +1,4 @@
-//! What went wrong, in the form of RFC 9457.
+//! Errors, in the form of RFC 9457.
 //!
 //! ```json
 //! {
@@ -11,8 +11,8 @@
 //! }
 //! ```
 //!
-//! A handler returns a [`Problem`]; `observe` gives it the request's id and makes the body, also for errors
-//! that axum and the layers answer with.
+//! A handler returns a [`Problem`]. `observe` adds the request's id and creates the body, including for
+//! errors that axum and the layers return.
 
 mod kind;
 
@@ -27,55 +27,55 @@ pub(crate) use kind::Kind;
 
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// Why a request was not done.
+/// The reason why a request failed.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     kind: Kind,
-    /// What to do about it.
+    /// What the client should do about it.
     detail: String,
     errors: Vec<FieldError>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// For the log alone.
+    /// The cause, which is only logged.
     cause: Option<String>,
 }
 
 /// A part of the request that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct FieldError {
-    /// Where in the body, as a JSON Pointer (RFC 6901).
+    /// The location in the body, as a JSON Pointer (RFC 6901).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "/url", nullable = false)]
     pub(crate) pointer: Option<String>,
-    /// Which parameter of the path or query, or which header.
+    /// The name of the parameter in the path or query, or of the header.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "limit", nullable = false)]
     pub(crate) parameter: Option<&'static str>,
-    /// What was expected.
+    /// What is wrong, or what was expected.
     #[schema(example = "the URL has no host")]
     pub(crate) detail: String,
 }
 
-/// Why a request was not done (RFC 9457).
+/// The reason why a request failed (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem, title = "Problem")]
 pub(crate) struct ProblemBody<'a> {
-    /// Names the kind of problem; for programs.
+    /// Identifies the kind of problem, for programs.
     #[serde(rename = "type")]
     #[schema(format = "uri", example = "urn:magnetite:problem:invalid-fields")]
     kind: String,
-    /// The same for every problem of the kind; for people.
+    /// The same for every problem of this kind, for people.
     #[schema(example = "Fields are not valid")]
     title: &'static str,
-    /// The status of the answer.
+    /// The HTTP status code of the response.
     #[schema(minimum = 400, maximum = 599, example = 422)]
     status: u16,
     /// What to do about it.
     #[schema(example = "Correct what `errors` names, and send the request again.")]
     detail: &'a str,
-    /// The request's id, as in the header X-Request-Id; the operator finds the request in the log by it.
+    /// The request's id, as in the header X-Request-Id. The operator can find the request in the log by it.
     #[schema(example = "req_5f0c8a0e8d3b4b6c9f5a1e2d3c4b5a69")]
     instance: &'a str,
-    /// Each part of the request that is not valid.
+    /// The parts of the request that are not valid.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<FieldError>, required = false)]
     errors: &'a [FieldError],
@@ -92,7 +92,8 @@ impl Problem {
         }
     }
 
-    /// Like what is not there at all; whoever asks does not learn whether it is another organization's.
+    /// Returns the problem for an object that does not exist. It is the same for an object of another
+    /// organization, so that a client cannot find out whether one exists.
     pub(crate) fn not_found(what: &str, id: &str) -> Self {
         Self::new(
             Kind::NotFound,
@@ -100,7 +101,7 @@ impl Problem {
         )
     }
 
-    /// Fields of the body.
+    /// Returns the problem for invalid fields of the body.
     pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
         let detail = "Correct what `errors` names, and send the request again.";
         Self {
@@ -109,12 +110,12 @@ impl Problem {
         }
     }
 
-    /// One field of the body.
+    /// Returns the problem for one invalid field of the body.
     pub(crate) fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::fields(vec![FieldError::at(pointer, detail)])
     }
 
-    /// A parameter of the path or the query, or a header.
+    /// Returns the problem for an invalid parameter of the path or the query, or an invalid header.
     pub(crate) fn parameter(name: &'static str, expected: impl Into<String>) -> Self {
         let error = FieldError {
             pointer: None,
@@ -136,20 +137,20 @@ impl Problem {
         self
     }
 
-    /// When to send the request again; at least a second from now.
+    /// Adds the time after which to send the request again, at least one second.
     #[must_use]
     pub(crate) fn retry_after(self, seconds: u64) -> Self {
         self.with_header(header::RETRY_AFTER, seconds.max(1).into())
     }
 
-    /// What the log is to say of it.
+    /// Adds the cause, for the log.
     #[must_use]
     pub(crate) fn because(mut self, cause: &dyn std::error::Error) -> Self {
         self.cause = Some(runtime::display_chain(cause));
         self
     }
 
-    /// What an answer without a problem of ours comes to: axum's own, or a layer's.
+    /// Returns the problem for an error response that has none, from axum or a layer.
     pub(crate) fn of_status(status: StatusCode) -> Self {
         match status {
             StatusCode::NOT_FOUND => Self::new(
@@ -211,7 +212,7 @@ impl FieldError {
     }
 }
 
-/// Without its headers and body, which `observe` adds.
+/// Creates a response with only the status. `observe` adds the headers and the body.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.kind.status().into_response();

@@ -1,12 +1,12 @@
-//! Events on their way to the broker: one at a time from clients, many at a time to the broker.
+//! Publishing of events. Events of requests that contain a single one are published to the broker in groups.
 //!
 //! ```text
 //! request -> queue -> group (all that wait, 256 at most) -> producer: published, confirmed -> request
 //! ```
 //!
-//! A confirm is a wait for the broker's disk, and one for each event would be slow. So while some groups are
-//! being confirmed the next one gathers; there are no timers: an event that comes alone goes at once. A
-//! request hears of its own event's confirm and of no other's.
+//! A confirm waits for the broker's disk, so waiting for one event at a time would be slow. Therefore the
+//! next group gathers while earlier groups are being confirmed. There are no timers: an event that arrives
+//! alone is published at once. A request waits only for the confirm of its own event.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,17 +16,17 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::problem::{Kind, Problem};
 
-/// The most events in a group: a window of the producer's.
+/// The maximum number of events in a group, which is one window of the producer.
 const GROUP_MAX: usize = 256;
-/// The most groups that are being confirmed. More would be smaller, and no faster.
+/// The maximum number of groups that are being confirmed. More groups would be smaller, and no faster.
 const GROUPS_MAX: usize = 4;
-/// The most events that wait for a group; further requests wait to be let in. As many as requests that are
-/// worked on.
+/// The maximum number of events that wait for a group, equal to the maximum number of requests in progress.
+/// Further requests wait until there is room.
 const WAITING_MAX: usize = 1024;
-/// How long a broker that is away or blocks is waited for before a request is told. A connection that was
-/// just lost is often back.
+/// How long to wait for a broker that is unavailable or blocks the connection, before the request is answered
+/// with an error. A connection that was just lost is often restored within this time.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a publish may take. A client waits for it.
+/// The maximum time for a publish. A client waits for it.
 pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Waiting {
@@ -34,7 +34,7 @@ struct Waiting {
     answer: oneshot::Sender<Result<EventId, Error>>,
 }
 
-/// Cheap to clone.
+/// Publishes events for all requests. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Publishing {
     producer: Producer,
@@ -42,17 +42,17 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
-    /// Starts to gather. That ends with the last clone.
+    /// Starts the task that gathers events. It ends when the last clone is dropped.
     pub(crate) fn start(producer: Producer) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         tokio::spawn(vital("publishing", gather(producer.clone(), waiting)));
         Self { producer, queue }
     }
 
-    /// Publishes an event that was checked, together with what other requests publish now.
+    /// Publishes an event that has been checked, together with those of concurrent requests.
     ///
     /// # Errors
-    /// When it is not known to be published.
+    /// Returns an error if the event is not known to be published.
     pub(crate) async fn publish(&self, event: Serialized) -> Result<EventId, Problem> {
         self.ready().await?;
         let (answer, answered) = oneshot::channel();
@@ -61,16 +61,16 @@ impl Publishing {
             Ok(()) => answered.await.ok(),
             Err(_) => None,
         };
-        // Without an answer the group's task has panicked, which the log has.
+        // If there is no answer, the group's task has panicked, which is logged.
         let answer = answer.ok_or_else(|| unavailable(2))?;
         answer.map_err(|error| unconfirmed(&error))
     }
 
-    /// Publishes events that were checked, in their order. Those that came before an error may be published;
-    /// they have the same ids when they are published again.
+    /// Publishes events that have been checked, in their order. If there is an error, some of them may have
+    /// been published; they have the same ids when they are published again.
     ///
     /// # Errors
-    /// When one of them is not known to be published: the first one's error.
+    /// Returns the first error if any event is not known to be published.
     pub(crate) async fn publish_batch(&self, events: &[Serialized]) -> Result<Vec<EventId>, Problem> {
         self.ready().await?;
         let results = self.producer.publish_json_batch(events).await;
@@ -89,7 +89,7 @@ impl Publishing {
         })
     }
 
-    /// Waits for what is under way, and closes the connection.
+    /// Waits for publishes in flight, and closes the connection.
     pub(crate) async fn shutdown(&self) {
         self.producer.clone().shutdown().await;
     }
@@ -135,7 +135,7 @@ async fn publish(producer: &Producer, group: Vec<Waiting>) {
         .unzip();
     let results = producer.publish_json_batch(&events).await;
     for (answer, result) in answers.into_iter().zip(results) {
-        // An error says that the request was given up.
+        // An error means that the request has been abandoned.
         let _ = answer.send(result);
     }
 }

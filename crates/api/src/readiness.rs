@@ -14,13 +14,14 @@ use tokio::{sync::watch, time::sleep};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) struct Readiness {
-    /// Receives what the API waits for.
+    /// Receives the reason why the API is not ready.
     pub(crate) ready: watch::Sender<Option<String>>,
-    /// Receives what the API works without.
+    /// Receives the reason why the API is degraded.
     pub(crate) degraded: watch::Sender<Option<String>>,
     /// Publishes events.
     pub(crate) producer: Producer,
-    /// Publishes deliveries that are sent again. The broker tells it of an alarm before it publishes.
+    /// Publishes deliveries that are sent again. On this connection, the broker announces an alarm before
+    /// anything is published.
     pub(crate) resending: Link,
     pub(crate) topology: Topology,
     /// Why this process could not write its row in the table of roles the last time, which it does every
@@ -29,7 +30,7 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    /// Reports what the API can do; never returns.
+    /// Reports what the API can do. Never returns.
     pub(crate) async fn watch(&self) {
         let (events, deliveries) = (
             [self.topology.events_exchange()],

@@ -1,5 +1,5 @@
-//! The connection over which deliveries are sent again and workers are told of changes, and what its failures
-//! mean to a client.
+//! The connection over which deliveries are sent again and workers are notified of changes, and the problems
+//! that clients get for its failures.
 
 use std::time::Duration;
 
@@ -11,22 +11,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::problem::{Kind, Problem};
 
-/// How long a broker that is away or blocks is waited for before a request is told.
+/// How long to wait for a broker that is unavailable or blocks the connection, before the request is answered
+/// with an error.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Sends again what requests ask for.
+/// Sends deliveries again on request.
 pub(crate) struct Resending {
     pub(crate) sender: Sender,
-    /// After how long a delivery that is still pending was lost.
+    /// The time after which a delivery that is still pending is considered lost.
     pub(crate) late: Duration,
-    /// Tells workers of changes.
+    /// Notifies workers of changes.
     pub(crate) changes: Changes,
     link: Link,
     stop: CancellationToken,
 }
 
 impl Resending {
-    /// Starts to connect.
+    /// Starts to connect to the broker.
     pub(crate) fn start(broker: &Config, topology: Topology, store: Store, late: Duration) -> Self {
         let stop = CancellationToken::new();
         let link = Link::publishing(broker, "magnetite api", stop.clone());
@@ -39,7 +40,8 @@ impl Resending {
         }
     }
 
-    /// Without a broker nothing is requested either.
+    /// Waits until the broker accepts messages. Called before anything is requested in the database, so that
+    /// nothing is requested while it does not.
     pub(crate) async fn ready(&self) -> Result<(), Problem> {
         match timeout(PATIENCE, self.link.writable()).await {
             Ok(Ok(())) => Ok(()),
@@ -51,7 +53,7 @@ impl Resending {
         }
     }
 
-    /// Returns the connection that deliveries are sent again over.
+    /// Returns the connection over which deliveries are sent again.
     pub(crate) fn link(&self) -> Link {
         self.link.clone()
     }
@@ -63,7 +65,8 @@ impl Resending {
     }
 }
 
-/// What others have in hand is done, or can be sent by anyone, when their claim is over.
+/// Returns the problem for deliveries that are not known to be sent. When the claims of other processes
+/// expire, these deliveries have been sent or can be claimed again.
 pub(crate) fn unsent() -> Problem {
     Problem::new(
         Kind::BrokerUnavailable,

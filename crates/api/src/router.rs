@@ -1,12 +1,12 @@
-//! From a request to its handler: the layers, outermost first.
+//! The path of a request to its handler: the layers, outermost first.
 //!
 //! | layer | does |
 //! |---|---|
 //! | `observe` | request id, log, duration, the body of a problem |
 //! | catch panic | 500 instead of a broken connection |
 //! | timeout | 503 after 40 s |
-//! | `admit` | who may do what, and how often |
-//! | `receive` | reads the body and takes a slot: 503 if the key or organization has its share of either, 408, 413 |
+//! | `admit` | authentication, rate limit and scope |
+//! | `receive` | reads the body, takes a slot: 408, 413, or 503 if the caller's share of either is used up |
 
 use axum::{
     Router,
@@ -31,20 +31,21 @@ use crate::{
 
 const OPENAPI: &str = "/openapi.json";
 
-/// The page is made of scripts of its own, and asks nobody but us.
+/// The content security policy of the documentation page, which uses inline scripts and loads everything from
+/// this server.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      frame-ancestors 'none'; base-uri 'none'",
 );
 
-/// The handlers, and the document that tells of them.
+/// Returns the handlers, and the OpenAPI document that describes them.
 pub(crate) fn parts(operations: OpenApiRouter<Context>) -> (Router<Context>, Value) {
     let documented = OpenApiRouter::with_openapi(Base::openapi()).merge(operations);
     let (router, document) = documented.split_for_parts();
     (router, openapi::complete(&document))
 }
 
-/// Everything that is served.
+/// Returns the router for everything that is served.
 pub(crate) fn router(handlers: Router<Context>, context: Context) -> Router {
     handlers
         .with_state(context.clone())
@@ -59,7 +60,7 @@ pub(crate) fn router(handlers: Router<Context>, context: Context) -> Router {
             REQUEST_TIMEOUT,
         ))
         .layer(CatchPanicLayer::new())
-        // Answers are about now, and one of them has a secret.
+        // Responses must not be cached: they show the present state, and some contain a secret.
         .layer(SetResponseHeaderLayer::if_not_present(
             header::CACHE_CONTROL,
             HeaderValue::from_static("no-store"),
@@ -67,7 +68,8 @@ pub(crate) fn router(handlers: Router<Context>, context: Context) -> Router {
         .layer(from_fn(observe))
 }
 
-/// The browsable page. Its parts are in this program: it needs no network but the way here.
+/// Returns the routes of the browsable documentation. Its files are compiled into this program, so that a
+/// browser needs no other server.
 fn docs() -> Router {
     let page = swagger_ui_dist::generate_routes(ApiDefinition {
         uri_prefix: DOCS,

@@ -1,5 +1,5 @@
-//! What there is, by the thing that it is about. Each handler documents itself; what it needs stands in its
-//! `security`.
+//! The operations, in one module per kind of object. Each handler documents itself, including the scope it
+//! needs in its `security`.
 
 mod endpoints;
 mod event_types;
@@ -15,13 +15,13 @@ use utoipa_axum::{
 
 use crate::context::Context;
 
-/// Every operation, with its handler.
+/// Returns every operation with its handler.
 pub(crate) fn all() -> OpenApiRouter<Context> {
     let router = OpenApiRouter::default();
     operations().into_iter().fold(router, OpenApiRouter::routes)
 }
 
-/// Every operation, grouped by path.
+/// Returns every operation, grouped by path.
 fn operations() -> Vec<UtoipaMethodRouter<Context>> {
     vec![
         routes!(endpoints::create, endpoints::list),
@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// The document has one schema for each name, and the last that is added wins.
+    /// Schemas are stored by name in the document, and the last one that is added under a name wins.
     #[test]
     fn no_two_types_share_the_name_of_a_schema() {
         let mut known = BTreeMap::new();

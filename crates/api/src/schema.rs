@@ -1,4 +1,4 @@
-//! Schemas of parameters that are times: see [`UnixMs`].
+//! Schemas of parameters that are times; see [`UnixMs`].
 
 use utoipa::openapi::{
     RefOr, Schema,

@@ -1,11 +1,13 @@
-//! Units that requests share, and how many of them one organization and one key may hold.
+//! Units that requests share, with limits on how many of them one organization and one key may hold.
 //!
-//! - An organization may hold at most as many units as are still free: alone it gets half of them, two get a
-//!   third each.
-//! - A key may hold at most as many units as its organization may still take: alone it gets a quarter.
-//! - An organization or key that holds nothing is given what it asks for, as long as that is free.
+//! - An organization may hold at most as many units as are still free. A single organization thus gets half
+//!   of them, and two get a third each.
+//! - A key may hold at most as many units as its organization may still take. A single key thus gets a
+//!   quarter.
+//! - An organization or key that holds nothing is given what it asks for, as long as that many units are
+//!   free.
 //!
-//! The decision takes constant time, and nothing waits: a request that is refused is answered with 503.
+//! The decision takes constant time and never waits: a request that is refused is answered with 503.
 
 use std::{
     borrow::Borrow,
@@ -28,7 +30,7 @@ struct Ledger {
     by_key: HashMap<ApiKeyId, usize>,
 }
 
-/// Units that a caller holds, until this is dropped.
+/// Units that a caller holds until this value is dropped.
 pub(crate) struct Share {
     shares: Shares,
     caller: Caller,
@@ -44,7 +46,7 @@ impl Shares {
         })))
     }
 
-    /// Takes units for the caller; `None` when that exceeds its share.
+    /// Takes units for the caller. Returns `None` if that exceeds the caller's share.
     pub(crate) fn take(&self, caller: &Caller, units: usize) -> Option<Share> {
         self.ledger().take(caller, units).then(|| Share {
             shares: self.clone(),
@@ -53,7 +55,7 @@ impl Shares {
         })
     }
 
-    /// How many units are not taken.
+    /// Returns the number of units that are free.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.ledger().free
@@ -65,7 +67,7 @@ impl Shares {
 }
 
 impl Share {
-    /// Takes further units, and returns whether the caller's share allows it.
+    /// Takes further units. Returns whether the caller's share allows it.
     pub(crate) fn grow(&mut self, units: usize) -> bool {
         let grown = self.shares.ledger().take(&self.caller, units);
         self.units += if grown { units } else { 0 };
@@ -83,7 +85,7 @@ impl Ledger {
     fn take(&mut self, caller: &Caller, units: usize) -> bool {
         let of_organization = held(&self.by_organization, caller.organization.as_str());
         let of_key = held(&self.by_key, caller.key.as_str());
-        // After taking this many, the organization holds as many units as are free.
+        // If it takes this many, the organization then holds as many units as are free.
         let room = self.free.saturating_sub(of_organization) / 2;
         let organization_may = units <= room || (of_organization == 0 && units <= self.free);
         let key_may = of_key + units <= room || of_key == 0;
@@ -114,7 +116,7 @@ fn add<K: Borrow<str> + Clone + Eq + Hash>(by: &mut HashMap<K, usize>, holder: &
     }
 }
 
-/// Removes the entry of a holder that has given everything back.
+/// Subtracts units, and removes the entry of a holder that has given all of them back.
 fn subtract<K: Borrow<str> + Eq + Hash>(by: &mut HashMap<K, usize>, holder: &str, units: usize) {
     if let Some(held) = by.get_mut(holder) {
         *held -= units;

@@ -1,4 +1,4 @@
-//! The router as a whole, on a real SQLite database and without a broker.
+//! Tests of the whole router, with a real SQLite database and without a broker.
 
 mod bed;
 mod things;

@@ -2,16 +2,16 @@
 
 use serde::Deserialize;
 
-/// Unix milliseconds, 0 for the beginning of time. A time before 2001 is refused: the number is one of
-/// seconds.
+/// A time in Unix milliseconds; 0 is allowed as the earliest time. Other times before 2001 are refused,
+/// because such a number is most likely in seconds.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "u64")]
 pub(crate) struct UnixMs(pub(crate) u64);
 
 impl UnixMs {
-    /// 2001-01-01. As seconds it is the year 32971.
+    /// 2001-01-01 in milliseconds. Read as seconds, this number is in the year 32971.
     pub(crate) const EARLIEST: u64 = 978_307_200_000;
-    /// A database's signed number holds no more.
+    /// The largest number that a signed column of the database can hold.
     const LATEST: u64 = i64::MAX as u64;
 }
 

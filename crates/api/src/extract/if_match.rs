@@ -1,4 +1,4 @@
-//! Writes of one version alone (RFC 9110 section 13.1.1).
+//! Conditional writes: the header If-Match (RFC 9110 section 13.1.1).
 
 use axum::{
     extract::FromRequestParts,
@@ -10,11 +10,11 @@ use crate::problem::Problem;
 /// The header If-Match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum IfMatch {
-    /// It is not there: whatever the version is.
+    /// The header is absent: any version may be written.
     Absent,
-    /// `*`: whatever the version is, but there must be one.
+    /// `*`: any version may be written, but the object must exist.
     Any,
-    /// One of these.
+    /// Only these versions may be written.
     Tags(Vec<String>),
 }
 
@@ -49,23 +49,25 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     }
 }
 
-/// A quoted text, weak or not. None of ours has a comma in it.
+/// Returns whether this is a quoted text, weak or strong. None of this API's tags contains a comma.
 fn is_tag(tag: &str) -> bool {
     let tag = tag.strip_prefix("W/").unwrap_or(tag);
     let inside = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
     inside.is_some_and(|inside| !inside.contains('"'))
 }
 
-/// The entity tag of a version.
+/// Returns the entity tag of a version.
 pub(crate) fn etag(version: i64) -> String {
     format!("\"{version}\"")
 }
 
 impl IfMatch {
-    /// What the version has to be when it is written, if `version` is what it is now.
+    /// Returns the version to require when writing; `None` if any version may be written. `version` is the
+    /// present version.
     ///
     /// # Errors
-    /// When it is none of those that were named. Weak tags equal nothing (RFC 9110 section 13.1.1).
+    /// Returns an error if the header names other versions only. Weak tags never match (RFC 9110 section
+    /// 13.1.1).
     pub(crate) fn expect(&self, version: i64) -> Result<Option<i64>, Problem> {
         match self {
             Self::Absent | Self::Any => Ok(None),

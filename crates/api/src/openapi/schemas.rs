@@ -1,11 +1,11 @@
-//! Schemas as OpenAPI 3.1 has them: utoipa's are almost so.
+//! Adapts utoipa's schemas to OpenAPI 3.1.
 
 use serde_json::{Value, json};
 
-/// What ids in paths look like; others are not found.
+/// The form of ids in paths. Other ids are answered as not found.
 const ID_PATTERN: &str = "^[A-Za-z0-9_-]{1,128}$";
 
-/// Gives examples the form of JSON Schema, and refers to what stands elsewhere instead of repeating it.
+/// Converts examples to the form of JSON Schema, and replaces copies of a named schema by references to it.
 pub(super) fn tidy(schemas: &mut Value) {
     let schemas = schemas.as_object_mut().expect("there are schemas");
     schemas.values_mut().for_each(examples);
@@ -39,7 +39,7 @@ fn refer(schema: &mut Value, known: &[(Value, Value)]) {
     }
 }
 
-/// The schemas inside of one.
+/// Returns the direct subschemas of a schema.
 fn children(schema: &mut Value) -> impl Iterator<Item = &mut Value> {
     let fields = schema.as_object_mut().into_iter().flatten();
     fields.flat_map(|(key, value)| match (key.as_str(), value) {
@@ -50,7 +50,7 @@ fn children(schema: &mut Value) -> impl Iterator<Item = &mut Value> {
     })
 }
 
-/// A parameter that is not there is not null. Ids in paths have a form.
+/// Makes a parameter non-nullable, because an absent parameter is not null. Adds the pattern to ids in paths.
 pub(super) fn tidy_parameter(parameter: &mut Value) {
     let is_id = parameter["in"] == "path" && parameter["name"] == "id";
     let schema = &mut parameter["schema"];

@@ -1,9 +1,9 @@
-//! What kinds of problems there are.
+//! The kinds of problems.
 
 use axum::http::StatusCode;
 use strum::IntoStaticStr;
 
-/// The kinds of problem: a closed set, which `docs/api.md` explains.
+/// The kinds of problems. A closed set, which `docs/api.md` documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr)]
 #[cfg_attr(test, derive(strum::VariantArray))]
 #[strum(serialize_all = "kebab-case")]
@@ -31,12 +31,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The last part of `type`.
+    /// Returns the last part of `type`.
     pub(crate) fn name(self) -> &'static str {
         self.into()
     }
 
-    /// The value of `type`.
+    /// Returns the value of `type`.
     pub(crate) fn uri(self) -> String {
         format!("urn:magnetite:problem:{}", self.name())
     }

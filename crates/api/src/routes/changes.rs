@@ -1,4 +1,4 @@
-//! Changes: who did what to endpoints and API keys.
+//! The changes to endpoints and API keys, and who made them.
 
 use axum::{Json, extract::State};
 use service::view;
@@ -14,7 +14,7 @@ use crate::{
 
 /// List changes.
 ///
-/// Of the organization's endpoints and API keys, newest first. They are kept for good.
+/// Returns the changes to the organization's endpoints and API keys, newest first. They are kept permanently.
 #[utoipa::path(
     get,
     path = "/v1/changes",

@@ -1,4 +1,4 @@
-//! Deliveries: one event's way to one endpoint each.
+//! Deliveries, each of one event to one endpoint.
 
 pub(super) mod resend;
 
@@ -18,35 +18,35 @@ use crate::{
     time::UnixMs,
 };
 
-/// Which deliveries, and which page of them.
+/// The query of the list of deliveries.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Deliveries {
-    /// Only to this endpoint.
+    /// Only deliveries to this endpoint.
     #[param(example = "ep_8e0d3e107685e7013e1070dba5f85cc2", nullable = false)]
     endpoint_id: Option<String>,
-    /// Only of this event.
+    /// Only deliveries of this event.
     #[param(example = "evt_e3857281de58d21d48b287e274b6f6c0", nullable = false)]
     event_id: Option<String>,
-    /// Only those in this state.
+    /// Only deliveries in this state.
     #[param(schema_with = wire::schema::delivery_state)]
     state: Option<String>,
     #[param(schema_with = crate::schema::created_since)]
     since_ms: Option<UnixMs>,
     #[param(schema_with = crate::schema::created_until)]
     until_ms: Option<UnixMs>,
-    /// How many at most.
+    /// The maximum number of deliveries on the page.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
-    /// `next_cursor` of the page before; nothing for the first page.
+    /// `next_cursor` of the previous page; omit it for the first page.
     #[param(max_length = 1024, nullable = false)]
     cursor: Option<String>,
 }
 
 /// List deliveries.
 ///
-/// Newest first, by the time when they were created.
+/// Newest first, by the time of their creation.
 #[utoipa::path(
     get,
     path = "/v1/deliveries",
@@ -87,7 +87,7 @@ pub(super) async fn list(
 
 /// Show a delivery.
 ///
-/// How far it is, what its last attempt met, and when the next one is due.
+/// Returns its state, the result of its last attempt, and when the next one is due.
 #[utoipa::path(
     get,
     path = "/v1/deliveries/{id}",
@@ -111,7 +111,7 @@ pub(super) async fn show(
 
 /// List a delivery's attempts.
 ///
-/// Every request that was made, in the order in which they began.
+/// Returns every request that was made, in the order in which they began.
 #[utoipa::path(
     get,
     path = "/v1/deliveries/{id}/attempts",
@@ -140,7 +140,7 @@ pub(super) async fn attempts(
     }))
 }
 
-/// The caller's delivery. Another organization's is as little there as one that never was.
+/// Returns the caller's delivery. Another organization's delivery is treated like one that does not exist.
 async fn find(context: &Context, caller: &Caller, id: String) -> Result<DeliveryRow, Problem> {
     let id = DeliveryId::new(id);
     let found = context.store.delivery(&id).await?;

@@ -1,4 +1,4 @@
-//! The document that tells of all operations, and of itself.
+//! The OpenAPI document, served as an operation.
 
 use axum::{
     extract::State,
@@ -10,7 +10,7 @@ use crate::context::Context;
 
 /// Show this document.
 ///
-/// OpenAPI 3.1, for programs that make clients of it.
+/// Returns the OpenAPI 3.1 document, from which clients can be generated.
 #[utoipa::path(
     get,
     path = "/openapi.json",

@@ -1,4 +1,4 @@
-//! Endpoints: registered, listed, changed.
+//! Endpoints: registering, listing, showing, changing and deleting them.
 
 mod body;
 pub(super) mod ping;
@@ -38,12 +38,12 @@ use body::{CreateEndpoint, UpdateEndpoint};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Which {
-    /// List only endpoints whose last attempt was not answered with a 2xx, except those that were disabled
-    /// by hand.
+    /// List only endpoints whose last attempt was not answered with a 2xx, except those that were disabled by
+    /// hand.
     #[serde(default)]
     #[param(default = false)]
     failing: bool,
-    /// The most endpoints of a page.
+    /// The maximum number of endpoints on the page.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
     /// `next_cursor` of the previous page; omit it for the first page.
@@ -51,14 +51,14 @@ pub(super) struct Which {
     cursor: Option<String>,
 }
 
-/// Names the workers that are not known to act on a change.
+/// The response header with the names of the workers that are not known to act on a change.
 const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-behind");
 
 /// Register an endpoint.
 ///
-/// Every event that is published after the answer is delivered to it, if it is of the key's organization and
-/// the endpoint subscribes to it. The answer has its secret, which is not shown again: receivers verify
-/// signatures with it. Its URL must lead to a public address.
+/// Every event of the key's organization that is published after the response is delivered to the endpoint,
+/// if the endpoint subscribes to it. The response contains the endpoint's secret, with which the receiver
+/// verifies signatures; it is not shown again. The URL must resolve to a public address.
 #[utoipa::path(
     post,
     path = "/v1/endpoints",
@@ -108,8 +108,8 @@ pub(super) async fn create(
 
 /// List endpoints.
 ///
-/// Ordered by id, without their secrets, including disabled ones. With `failing=true` only those that fail
-/// now, with since when and why.
+/// Ordered by id, without their secrets, including disabled ones. With `failing=true`, returns only endpoints
+/// that are failing now, with since when and why.
 #[utoipa::path(
     get,
     path = "/v1/endpoints",
@@ -148,7 +148,7 @@ pub(super) async fn list(
 
 /// Show an endpoint.
 ///
-/// Without its secret.
+/// Returns the endpoint without its secret.
 #[utoipa::path(
     get,
     path = "/v1/endpoints/{id}",
@@ -176,8 +176,8 @@ pub(super) async fn show(
 
 /// Change an endpoint.
 ///
-/// What is not named stays as it is (RFC 7396). With the header If-Match it is changed only if its version is
-/// one of those: nobody's change is overwritten unseen.
+/// Fields that are absent stay as they are (RFC 7396). With the header If-Match, the endpoint is changed only
+/// if its present version is one of those named, so that no concurrent change is overwritten unnoticed.
 #[utoipa::path(
     patch,
     path = "/v1/endpoints/{id}",
@@ -218,7 +218,8 @@ pub(super) async fn update(
 
 /// Delete an endpoint.
 ///
-/// For good, with its secret. What still waits for it is cancelled: no request to it begins after the answer.
+/// Deletes the endpoint and its secret permanently. Its pending deliveries are cancelled: no request to it
+/// begins after the response.
 #[utoipa::path(
     delete,
     path = "/v1/endpoints/{id}",
@@ -251,7 +252,7 @@ pub(super) async fn delete(
     Ok(naming(&behind, StatusCode::NO_CONTENT.into_response()))
 }
 
-/// The caller's endpoint. Another organization's is as little there as one that never was.
+/// Returns the caller's endpoint. Another organization's endpoint is treated like one that does not exist.
 pub(super) async fn find(
     context: &Context,
     caller: &Caller,
@@ -264,7 +265,8 @@ pub(super) async fn find(
     }
 }
 
-/// The caller's endpoint, which has a version that the request allows, and a store that writes over no other.
+/// Returns the id of the caller's endpoint, if the request permits its present version, and a store that
+/// refuses to write if the version has changed since.
 async fn admitted(
     context: &Context,
     caller: &Caller,
@@ -280,13 +282,14 @@ fn shown(endpoint: &webhook::Endpoint) -> Response {
     answer(endpoint.version, view::endpoint(endpoint))
 }
 
-/// Answers a change when every running worker acts on it, or with the names of those that are not known to.
+/// Returns the response to a change. Waits until every running worker acts on the change; otherwise, the
+/// response names the workers that are not known to.
 pub(super) async fn done(context: &Context, version: i64, endpoint: wire::Endpoint) -> Response {
     let behind = workers::act(&context.store, &context.resending.changes).await;
     naming(&behind, answer(version, view::behind(endpoint, &behind)))
 }
 
-/// The same for an endpoint whose secret is not shown.
+/// Like [`done`], for an endpoint whose secret is not shown.
 async fn changed_to(context: &Context, endpoint: &webhook::Endpoint) -> Response {
     done(context, endpoint.version, view::endpoint(endpoint)).await
 }
@@ -305,7 +308,8 @@ fn answer(version: i64, endpoint: wire::Endpoint) -> Response {
     ([(header::ETAG, etag(version))], Json(endpoint)).into_response()
 }
 
-/// What a customer cannot change, such as what is allowed here, is not told.
+/// Returns the problem for a refused change. It hides what a customer cannot change, such as the operator's
+/// settings.
 fn refused(error: manage::Error) -> Problem {
     match error {
         manage::Error::Url(refusal) => Problem::field("/url", refusal.for_customers()),

@@ -1,4 +1,4 @@
-//! What can happen, with the schema and an example of each.
+//! The event types, each with its schema and an example.
 
 use axum::{
     Json,
@@ -15,27 +15,27 @@ use crate::{
     problem::{Kind, Problem},
 };
 
-/// A type of event.
+/// An event type.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EventTypeInfo {
-    /// Its name, as in the field `event` and in subscriptions.
+    /// The name, as in the field `event` and in subscriptions.
     #[serde(rename = "type")]
     #[schema(schema_with = wire::schema::event_type)]
     name: &'static str,
-    /// When it happens.
+    /// When events of this type occur.
     #[schema(example = "The lead magnet is completely processed and available for viewing.")]
     description: String,
-    /// What events of the type look like: JSON Schema, draft 2020-12.
+    /// The schema of events of this type: JSON Schema, draft 2020-12.
     #[schema(value_type = Object)]
     schema: Value,
-    /// An event of the type.
+    /// An example event of this type.
     #[schema(value_type = Object)]
     example: Value,
 }
 
 /// List event types.
 ///
-/// All of them, in the order of a lead's life, with schemas and examples.
+/// Returns all event types, in the order in which they occur for a lead, with schemas and examples.
 #[utoipa::path(
     get,
     path = "/v1/event-types",
@@ -53,7 +53,7 @@ pub(super) async fn list(_: Caller) -> Json<Listing<EventTypeInfo>> {
 
 /// Show an event type.
 ///
-/// With its JSON Schema, and an example that is valid by it.
+/// Returns the type with its JSON Schema, and an example that is valid against it.
 #[utoipa::path(
     get,
     path = "/v1/event-types/{type}",

@@ -1,4 +1,4 @@
-//! Events: published, and what became of them.
+//! Events: publishing them, and the state of their deliveries.
 
 pub(super) mod journal;
 
@@ -22,16 +22,16 @@ use crate::{
     problem::{FieldError, Kind, Problem},
 };
 
-/// The most events in a batch.
+/// The maximum number of events in a batch.
 const BATCH_MAX: usize = 500;
-/// The most errors that are told of a batch.
+/// The maximum number of errors that are reported for a batch.
 const ERRORS_MAX: usize = 20;
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const TRACEPARENT: &str = "traceparent";
-/// As AMQP publishers are allowed: longer ones are not passed on.
+/// The maximum length of a trace context, the same as for AMQP publishers. Longer ones are ignored.
 const TRACEPARENT_CHARS_MAX: usize = 256;
 
-/// An event, as it is signed and delivered. Fields that are not named here are delivered, too.
+/// An event, as it is signed and delivered. Fields that are not listed here are delivered, too.
 #[derive(ToSchema)]
 #[schema(as = Event)]
 #[expect(
@@ -41,23 +41,24 @@ const TRACEPARENT_CHARS_MAX: usize = 256;
 pub(super) struct EventBody {
     #[schema(schema_with = wire::schema::event_type)]
     event: String,
-    /// When it happened, in Unix milliseconds. Two events of one lead never have the same.
+    /// When the event occurred, in Unix milliseconds. No two events of the same lead have the same timestamp.
     #[schema(
         minimum = 978_307_200_000_i64,
         maximum = 4_133_980_799_999_i64,
         example = 1_703_123_456_789_i64
     )]
     timestamp: u64,
-    /// Whose event it is: the key's organization. At most 255 bytes as UTF-8, as are the other ids.
+    /// The organization of the event, which is the key's organization. At most 255 bytes of UTF-8, as are the
+    /// other ids.
     #[schema(min_length = 1, max_length = 255, example = "org_123abc")]
     organization_id: String,
-    /// In which project.
+    /// The project of the event.
     #[schema(min_length = 1, max_length = 255, example = "proj_456def")]
     project_id: String,
-    /// About which lead.
+    /// The lead that the event is about.
     #[schema(min_length = 1, max_length = 255, example = "lead_789ghi")]
     lead_id: String,
-    /// What is known of it; `GET /v1/event-types` has the schema for each type.
+    /// The data of the event; `GET /v1/event-types` has the schema for each type.
     #[schema(value_type = Object, example = json!({
         "lead_id": "lead_789ghi",
         "status": "completed",
@@ -71,7 +72,7 @@ pub(super) struct EventBody {
 /// An event that was published.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Published {
-    /// What receivers see as `webhook-id`.
+    /// The event's id, which receivers get as `webhook-id`.
     #[schema(example = "evt_e3857281de58d21d48b287e274b6f6c0")]
     id: String,
 }
@@ -79,16 +80,17 @@ pub(super) struct Published {
 /// Events that were published.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PublishedBatch {
-    /// What receivers see as `webhook-id`, in the order of the events.
+    /// The events' ids, which receivers get as `webhook-id`, in the order of the events.
     #[schema(example = json!(["evt_e3857281de58d21d48b287e274b6f6c0"]))]
     ids: Vec<String>,
 }
 
 /// Publish an event.
 ///
-/// 202 means that the broker has it on disk: every endpoint that subscribes to it gets it, byte for byte as
-/// it stands in the body. Without Idempotency-Key its id is derived from the body, so that publishing the
-/// same again is the same event; whoever does not get an answer publishes again.
+/// 202 means that the broker has stored the event on disk. It is delivered, byte for byte as in the body, to
+/// every endpoint that subscribes to it. Without Idempotency-Key, its id is derived from the body, so that
+/// publishing the same body again publishes the same event. If you receive no response, publish the event
+/// again.
 #[utoipa::path(
     post,
     path = "/v1/events",
@@ -134,9 +136,9 @@ pub(super) async fn publish(
 
 /// Publish many events at once.
 ///
-/// An array of at most 500, each published as `publishEvent` does; its id is derived from its text. If one of
-/// them is not valid none is published. After any other error some may be: publish all of them again, which
-/// repeats none.
+/// The body is an array of at most 500 events, each of which is published as `publishEvent` does; its id is
+/// derived from its text. If one of them is not valid, none is published. After any other error, some may
+/// have been published: publish all of them again, which duplicates none.
 #[utoipa::path(
     post,
     path = "/v1/events/batch",
@@ -188,7 +190,7 @@ pub(super) async fn publish_batch(
     Ok((StatusCode::ACCEPTED, Json(published)))
 }
 
-/// The events of an array, as they stand there.
+/// Returns the events of an array, as slices of the body.
 fn batch(body: &Bytes, caller: &Caller) -> Result<Vec<Bytes>, Problem> {
     let events: Vec<&RawValue> = parse(body)?;
     if !(1..=BATCH_MAX).contains(&events.len()) {
@@ -238,13 +240,13 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     })
 }
 
-/// What is no trace context is no reason to refuse an event.
+/// Returns the trace context. An invalid header is ignored, because it is no reason to refuse an event.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(TRACEPARENT)?.to_str().ok()?;
     (text.len() <= TRACEPARENT_CHARS_MAX).then(|| text.to_owned())
 }
 
-/// Why a body is no event.
+/// Returns the problem for a body that is not a valid event.
 fn rejected(rejection: &Rejection, pointer: &str) -> Problem {
     match rejection {
         Rejection::TooLarge { .. } => Problem::new(
@@ -266,7 +268,8 @@ fn capitalized(rejection: &Rejection) -> String {
         .map_or(text.clone(), |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// What is wrong with the event at this place of the body: of all its fields, or with the event itself.
+/// Returns the errors of the event at this pointer in the body: one for each invalid field, or one for the
+/// event as a whole.
 fn field_errors(rejection: &Rejection, event: &str) -> Vec<FieldError> {
     let of_field =
         |wrong: &FieldRejection| FieldError::at(format!("{event}/{}", wrong.field()), wrong.to_string());

@@ -1,4 +1,4 @@
-//! One API, and how it is asked.
+//! The test bed: one API, and functions that send requests to it.
 
 use std::time::Duration;
 
@@ -32,26 +32,26 @@ use crate::{
     shares::Shares,
 };
 
-/// A request's id, so that answers can be compared.
+/// The id of all requests, which is fixed so that responses can be compared.
 pub(super) const REQUEST_ID: &str = "req_1";
-/// Nothing listens there.
+/// An address at which no broker listens.
 const NO_BROKER: &str = "amqp://guest:guest@127.0.0.1:1/%2f";
 
 pub(super) struct Bed {
     pub(super) context: Context,
     pub(super) document: Value,
-    /// Without its layers.
+    /// The handlers without the layers.
     pub(super) handlers: Router<Context>,
     router: Router,
     _directory: TempDir,
 }
 
-/// What was answered.
+/// A response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// Null when there is none, a text when it is no JSON.
+    /// Null if the body is empty, a string if it is not JSON.
     pub(super) body: Value,
 }
 
@@ -91,7 +91,7 @@ impl Bed {
         }
     }
 
-    /// A new key with these scopes, and what is known of it.
+    /// Creates a key with these scopes. Returns the key and its row.
     pub(super) async fn key_row(
         &self,
         organization: &str,
@@ -120,7 +120,7 @@ impl Bed {
         self.key_row(organization, scopes, None).await.0
     }
 
-    /// An endpoint of the organization's, as it is answered.
+    /// Creates an endpoint of the organization, and returns the body of the response.
     pub(super) async fn endpoint(&self, organization: &str) -> Value {
         let key = self.key(organization, "endpoints:write").await;
         let created = self
@@ -144,8 +144,8 @@ impl Bed {
         self.ask(request.body(Body::from(json.to_owned())).unwrap()).await
     }
 
-    /// Also checks what holds for every answer: it is documented, it has the request's id, and if it is an
-    /// error it is a problem.
+    /// Sends a request. Also checks what holds for every response: it is documented, it has the request's id,
+    /// and an error is a problem.
     pub(super) async fn ask(&self, request: Request<Body>) -> Answer {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.unwrap();
@@ -182,14 +182,14 @@ impl Bed {
         answer
     }
 
-    /// What is documented of an operation.
+    /// Returns the documentation of an operation.
     fn operation(&self, method: &Method, path: &str) -> Option<&Value> {
         let paths = self.document["paths"].as_object().unwrap();
         let (_, item) = paths.iter().find(|(template, _)| matches(template, path))?;
         item.get(method.as_str().to_lowercase())
     }
 
-    /// Every operation: its method, its path and what is documented of it.
+    /// Returns every operation: its method, its path and its documentation.
     pub(super) fn operations(&self) -> Vec<(Method, &str, &Value)> {
         let paths = self.document["paths"].as_object().unwrap();
         paths
@@ -204,7 +204,7 @@ impl Bed {
     }
 }
 
-/// A part in braces stands for any text.
+/// Returns whether a path matches a template, in which a segment in braces matches any text.
 fn matches(template: &str, path: &str) -> bool {
     let (template, path) = (template.split('/'), path.split('/'));
     template.clone().count() == path.clone().count()
@@ -213,7 +213,7 @@ fn matches(template: &str, path: &str) -> bool {
             .all(|(template, part)| template.starts_with('{') || template == part)
 }
 
-/// With a key, unless it is empty.
+/// Begins a request, with the key unless it is empty.
 pub(super) fn request(method: &str, path: &str, key: &str) -> axum::http::request::Builder {
     let request = Request::builder()
         .method(method)
@@ -227,12 +227,12 @@ pub(super) fn request(method: &str, path: &str, key: &str) -> axum::http::reques
 }
 
 impl Answer {
-    /// Empty when it is not there.
+    /// Returns the header; empty if it is absent.
     pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The last part of the problem's type.
+    /// Returns the last part of the problem's type.
     pub(super) fn problem(&self) -> &str {
         let kind = self.body["type"].as_str().unwrap_or_default();
         kind.rsplit(':').next().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Endpoints over HTTP.
+//! Tests of endpoints over HTTP.
 
 use axum::body::Body;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What holds for every operation.
+//! Tests of what holds for every operation.
 
 use axum::{Router, body::Body, routing::get};
 use futures_util::stream;
@@ -171,7 +171,7 @@ async fn a_key_that_holds_its_share_is_refused_at_once_and_no_other_key_is() {
     };
     let (slots, arriving) = (bed.context.slots.clone(), bed.context.arriving.clone());
     for (shares, is_refused) in [
-        // A request without a body waits for none.
+        // A request without a body does not wait for a place for its body.
         (slots, ["GET", "POST"].as_slice()),
         (arriving, &["POST"]),
     ] {

@@ -1,5 +1,5 @@
-//! What the journal says over HTTP. Without a broker: nothing is sent again here, and nothing is asked for
-//! either.
+//! Tests of what the journal contains, over HTTP. There is no broker: nothing is sent again here, and nothing
+//! is requested either.
 
 use std::sync::Arc;
 
@@ -12,10 +12,11 @@ use webhook::{
 
 use super::bed::{Answer, Bed};
 
-/// When the samples begin.
+/// The time of the first sample, in Unix milliseconds.
 const T: u64 = 1_703_123_456_789;
 
-/// An event of this number, a second after the one before, that this endpoint was considered for.
+/// Returns the event with this number, for which this endpoint was considered. It was received a second after
+/// the event with the number before.
 fn event(organization: &str, number: u64, endpoint: &str, verdict: &str) -> EventRecord {
     let body = format!(
         r#"{{"event":"lead.completed","timestamp":{T},"organization_id":"{organization}","project_id":"proj_1","lead_id":"lead_{number}","data":{{}}}}"#
@@ -30,7 +31,7 @@ fn event(organization: &str, number: u64, endpoint: &str, verdict: &str) -> Even
     }
 }
 
-/// Its one attempt, which was the last one.
+/// Returns the only attempt of the event's delivery, after which the delivery is dead.
 fn dead(event: &EventRecord, endpoint: &str) -> AttemptRecord {
     let began_ms = event.received_ms + 10;
     AttemptRecord {
@@ -64,7 +65,8 @@ async fn record(bed: &Bed, records: impl IntoIterator<Item = Record>) {
     bed.context.store.record(&books, &[]).await.unwrap();
 }
 
-/// An endpoint, and so many events whose delivery to it is dead; the id of the last one's.
+/// Creates an endpoint and this many events whose deliveries to it are dead. Returns the endpoint's id and
+/// the id of the last delivery.
 async fn with_dead(bed: &Bed, organization: &str, count: u64) -> (String, String) {
     let endpoint = bed.endpoint(organization).await["id"]
         .as_str()
@@ -327,7 +329,7 @@ async fn what_is_to_be_sent_again_is_bounded_and_checked() {
         (r#"{"since_ms":0,"limit":1001}"#, "/limit"),
         (r#"{"since_ms":0,"state":"lost"}"#, "/state"),
         (r#"{"since_ms":-1}"#, "/since_ms"),
-        // Seconds.
+        // Times that are in seconds by mistake.
         (r#"{"since_ms":1703123456}"#, "/since_ms"),
         (r#"{"since_ms":0,"until_ms":1703123456}"#, "/until_ms"),
     ] {

@@ -1,4 +1,4 @@
-//! Who may do what: every operation of the document, with every kind of key that does not open it.
+//! Tests of authorization: every operation in the document, with every kind of key that must not be accepted.
 
 use std::collections::BTreeSet;
 
@@ -14,23 +14,25 @@ use super::{
     things::Things,
 };
 
-/// What keeps another organization out of an operation, and a body that is valid.
+/// What keeps another organization out of an operation, with a valid body.
 enum Wall {
-    /// The id in the path is that of one of the organization's things: another's is like none.
+    /// The id in the path belongs to an object of the organization. Another organization's id is treated like
+    /// one that does not exist.
     Own(fn(&Things) -> &str, &'static str),
-    /// The ids in the body are: others are like none.
+    /// The ids in the body belong to objects of the organization. Other ids are treated like ones that do not
+    /// exist.
     OwnIds(fn(&Things) -> Value),
-    /// What is made is the organization's own.
+    /// The created object belongs to the caller's organization.
     Creates(&'static str),
-    /// The listing has this of the organization's own, and nothing of another's.
+    /// The listing contains this object of the organization, and nothing of another organization.
     Listing(fn(&Things) -> &str),
     /// The body names the organization.
     Body(fn(&str) -> Value),
-    /// It is the same for everyone.
+    /// The response is the same for every organization.
     Same,
 }
 
-/// A new operation needs a row here.
+/// Returns what keeps other organizations out of an operation. A new operation needs a row here.
 fn wall(operation: &str) -> Option<Wall> {
     Some(match operation {
         "createEndpoint" => Wall::Creates(r#"{"url":"https://93.184.216.34/"}"#),
@@ -75,7 +77,7 @@ struct Operation {
 }
 
 impl Operation {
-    /// With an id of nothing in the path.
+    /// Sends a request with an id in the path that does not exist.
     async fn ask(&self, bed: &Bed, key: &str) -> Answer {
         self.ask_for(bed, key, "nothing", "").await
     }
@@ -216,7 +218,7 @@ async fn every_operation_keeps_organizations_apart() {
     assert_eq!(after, before, "something was changed for the wrong organization");
 }
 
-/// Or the test above would prove nothing.
+/// Without this, the test above would prove nothing.
 #[tokio::test]
 async fn what_another_organization_does_not_find_its_own_does() {
     let bed = Bed::new().await;

@@ -1,4 +1,4 @@
-//! Routes outside of the document: denied when they are asked for, and named by the suite.
+//! Tests of routes that are not in the document: requests to them are denied, and these tests name them.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::{Config, context::Context, routes};
 
 use super::bed::Bed;
 
-/// What is routed and not documented, such as `GET /v1/planted`.
+/// Returns the operations that are routed but not documented, such as `GET /v1/planted`.
 async fn undocumented(handlers: Router<Context>, document: &Value, context: &Context) -> BTreeSet<String> {
     let paths = routed(&handlers);
     assert!(
@@ -42,7 +42,7 @@ async fn undocumented(handlers: Router<Context>, document: &Value, context: &Con
                 .body(Body::empty())
                 .unwrap();
             let status = router.clone().oneshot(request).await.unwrap().status();
-            // At the root stands what answers for all that is not routed.
+            // At the root is the fallback, which answers every request that is not routed.
             let is_routed = status != 405 && (path != "/" || status != 404);
             let is_documented = document["paths"][&path]
                 .get(method.as_str().to_lowercase())
@@ -55,7 +55,7 @@ async fn undocumented(handlers: Router<Context>, document: &Value, context: &Con
     found
 }
 
-/// Every path of a router, which has them in its debug output alone.
+/// Returns every path of a router. They are available only in its debug output.
 fn routed(router: &Router<Context>) -> BTreeSet<String> {
     let debug = format!("{router:?}");
     let texts = debug.split("RouteId(").skip(1);

@@ -1,4 +1,4 @@
-//! Publishing, as far as it goes without a broker: what is refused, and that nothing is said to be published.
+//! Tests of publishing without a broker: what is refused, and that nothing is reported as published.
 
 use axum::body::Body;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn event(organization: &str) -> Value {
     })
 }
 
-/// The event without a field, or with another value.
+/// Returns the event without a field, or with another value for it.
 fn with(field: &str, value: Option<Value>) -> Value {
     let mut event = event("org_1");
     let fields = event.as_object_mut().unwrap();

@@ -1,4 +1,4 @@
-//! What an organization has: an endpoint, and an event whose delivery to it is dead.
+//! The objects of an organization: an endpoint, and an event whose delivery to it is dead.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use webhook::{
 
 use super::bed::Bed;
 
-/// Their ids.
+/// The ids of these objects.
 pub(super) struct Things {
     pub(super) endpoint: String,
     pub(super) event: String,
     pub(super) delivery: String,
 }
 
-/// When it all happened.
+/// When all of this happened, in Unix milliseconds.
 pub(super) const AT_MS: u64 = 1_703_123_456_789;
 
 impl Things {
-    /// Ids of the same form, of nothing.
+    /// Returns ids of the same form that belong to no object.
     pub(super) fn missing() -> Self {
         let zeros = "0".repeat(32);
         Self {
@@ -30,7 +30,7 @@ impl Things {
         }
     }
 
-    /// All of them.
+    /// Returns all ids.
     pub(super) fn ids(&self) -> [&str; 3] {
         [&self.endpoint, &self.event, &self.delivery]
     }

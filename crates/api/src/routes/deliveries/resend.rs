@@ -1,4 +1,4 @@
-//! Deliveries, sent again.
+//! Sending deliveries again.
 
 use axum::{Json, extract::State, http::StatusCode};
 use runtime::now_ms;
@@ -18,16 +18,16 @@ use crate::{
 
 use super::find;
 
-/// The most deliveries of one request.
+/// The maximum number of deliveries in one request.
 const IDS_MAX: usize = 100;
 
 /// A delivery that was sent again.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::routes) struct Resent {
-    /// The delivery that was asked for.
+    /// The delivery that was to be sent again.
     #[schema(example = "dlv_958343c375fad16b091b931f14abe353")]
     resend_of: String,
-    /// The new delivery: the same event, byte for byte, to the same endpoint, with all attempts before it.
+    /// The new delivery: the same event, byte for byte, to the same endpoint, with a full set of attempts.
     #[schema(example = "dlv_086aabd54955f5b6672963d208a1493e")]
     id: String,
 }
@@ -36,36 +36,38 @@ pub(in crate::routes) struct Resent {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct ResendDeliveries {
-    /// Their ids, at most 100.
+    /// The deliveries' ids, at most 100.
     #[schema(min_items = 1, max_items = 100, example = json!(["dlv_958343c375fad16b091b931f14abe353"]))]
     ids: Vec<String>,
 }
 
-/// What became of each.
+/// The result for each delivery.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::routes) struct ResentDeliveries {
-    /// In the order of the ids.
+    /// The results, in the order of the ids.
     results: Vec<ResendResult>,
 }
 
-/// What became of one.
+/// The result for one delivery.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::routes) struct ResendResult {
-    /// The delivery that was asked for.
+    /// The delivery that was to be sent again.
     #[schema(example = "dlv_958343c375fad16b091b931f14abe353")]
     resend_of: String,
-    /// The new delivery; null when there is none.
+    /// The new delivery; null if there is none.
     #[schema(example = "dlv_086aabd54955f5b6672963d208a1493e")]
     id: Option<String>,
-    /// Why there is none: `not_found` in the key's organization, `still_pending`, `event_missing` when the
-    /// event is not kept any more, or `ping`.
+    /// Why there is no new delivery; null if there is one. `not_found`: the key's organization has no such
+    /// delivery. `still_pending`: the delivery has not ended yet. `event_missing`: the event is no longer
+    /// stored. `ping`: pings are not sent again.
     refused: Option<&'static str>,
 }
 
 /// Send a delivery again.
 ///
-/// The same event, byte for byte and under the same `webhook-id`, as a new delivery with all its attempts.
-/// Asking twice sends once: while the new delivery is pending, asking again answers with it.
+/// Sends the same event, byte for byte and with the same `webhook-id`, as a new delivery with a full set of
+/// attempts. Repeating the request is safe: while the new delivery is pending, a repeated request returns it
+/// and sends nothing else.
 #[utoipa::path(
     post,
     path = "/v1/deliveries/{id}/resend",
@@ -113,7 +115,8 @@ pub(in crate::routes) async fn one(
 
 /// Send deliveries again.
 ///
-/// Each as `resendDelivery` does, and independent of the others: the answer says what became of each.
+/// Sends each delivery as `resendDelivery` does, independently of the others. The response has the result for
+/// each.
 #[utoipa::path(
     post,
     path = "/v1/deliveries/resend",
@@ -165,7 +168,7 @@ fn word(refusal: Refusal) -> &'static str {
     }
 }
 
-/// The new run of each, which is sent, or why there is none.
+/// Sends each of the deliveries again. Returns the new runs, or why there are none.
 async fn send(context: &Context, ids: &[DeliveryId]) -> Result<Vec<Result<DeliveryId, Refusal>>, Problem> {
     if ids.is_empty() {
         return Ok(Vec::new());

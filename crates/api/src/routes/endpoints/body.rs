@@ -1,4 +1,4 @@
-//! The bodies of requests about endpoints. Every field that is not valid is told at once.
+//! The bodies of requests about endpoints. All invalid fields are reported at once.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::{
     problem::{FieldError, Problem},
 };
 
-/// An endpoint to be registered.
+/// An endpoint to register.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct CreateEndpoint {
-    /// Where events are delivered: https, at a public address; no user, no fragment.
+    /// The URL that events are delivered to: https, at a public address, without user and fragment.
     #[schema(
         format = "uri",
         min_length = 1,
@@ -27,7 +27,7 @@ pub(in crate::routes) struct CreateEndpoint {
         example = "https://example.com/webhook"
     )]
     url: String,
-    /// Which event types; all of them when it is left away.
+    /// The event types to deliver; all of them if this is absent.
     #[serde(default)]
     #[schema(schema_with = wire::schema::patterns, required = false)]
     events: Option<Vec<String>>,
@@ -42,11 +42,11 @@ pub(in crate::routes) struct CreateEndpoint {
     project_id: Option<String>,
 }
 
-/// What is to be different; at least one thing.
+/// The fields to change; at least one is required.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct UpdateEndpoint {
-    /// Where events are delivered.
+    /// The URL that events are delivered to.
     #[serde(default, deserialize_with = "present")]
     #[schema(
         format = "uri",
@@ -56,11 +56,11 @@ pub(in crate::routes) struct UpdateEndpoint {
         nullable = false
     )]
     url: Option<String>,
-    /// Which event types.
+    /// The event types to deliver.
     #[serde(default, deserialize_with = "present")]
     #[schema(schema_with = wire::schema::patterns, required = false)]
     events: Option<Vec<String>>,
-    /// Deliver only this project's events; null delivers those of all.
+    /// Deliver only this project's events; null delivers those of all projects.
     #[serde(default, deserialize_with = "present")]
     #[schema(
         value_type = Option<String>,
@@ -73,7 +73,7 @@ pub(in crate::routes) struct UpdateEndpoint {
     project_id: Option<Option<String>>,
 }
 
-/// How a secret is replaced.
+/// How to replace a secret.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct RotateSecret {
@@ -86,11 +86,11 @@ pub(in crate::routes) struct RotateSecret {
         example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
     )]
     secret: Option<String>,
-    /// For how many seconds the old secret stays valid: a day unless told otherwise.
+    /// How long the old secret stays valid, in seconds; by default a day.
     #[serde(default, deserialize_with = "present")]
     #[schema(minimum = 1, maximum = 2_592_000, nullable = false, example = 86_400)]
     overlap_s: Option<u64>,
-    /// The old secret is known to others: it is void at once.
+    /// Invalidate the old secret at once, because it has been disclosed.
     #[serde(default)]
     #[schema(required = false, default = false)]
     revoke_now: bool,
@@ -136,7 +136,7 @@ impl UpdateEndpoint {
 }
 
 impl RotateSecret {
-    /// The errors do not quote the secret.
+    /// Returns the rotation. Errors do not quote the secret.
     pub(super) fn rotation(self) -> Result<Rotation, Problem> {
         let mut errors = Vec::new();
         let secret = self.secret.as_deref().map(Secret::parse).transpose();

@@ -1,4 +1,4 @@
-//! Endpoints, as the journal has them: how they do, and what they missed.
+//! Endpoints, as recorded in the journal: their health, and sending again what they missed.
 
 use axum::{Json, extract::State};
 use runtime::now_ms;
@@ -20,11 +20,11 @@ use crate::{
 
 use super::find;
 
-/// The most deliveries of one request.
+/// The maximum number of deliveries in one request.
 const LIMIT_MAX: u32 = 1000;
 const LIMIT_DEFAULT: u32 = 100;
 
-/// What is to be sent.
+/// What to send again.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct RecoverEndpoint {
@@ -33,49 +33,49 @@ pub(in crate::routes) struct RecoverEndpoint {
     #[serde(default)]
     #[schema(schema_with = crate::schema::recover_until)]
     until_ms: Option<UnixMs>,
-    /// What to send.
+    /// The kind of deliveries to send.
     #[serde(default)]
     #[schema(inline, default = "all")]
     state: Lacking,
-    /// How many at most.
+    /// The maximum number of deliveries to send.
     #[serde(default = "limit_default")]
     #[schema(minimum = 1, maximum = 1000, default = 100)]
     limit: u32,
-    /// Count, and send nothing.
+    /// Only count, and send nothing.
     #[serde(default)]
     #[schema(default = false)]
     dry_run: bool,
 }
 
-/// What an endpoint did not get.
+/// What an endpoint has missed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Lacking {
     /// Deliveries that were given up.
     Dead,
-    /// Events that match now, but found the endpoint disabled.
+    /// Events that match now, but were received while the endpoint was disabled.
     Missed,
     /// Both.
     #[default]
     All,
 }
 
-/// What was sent, or would be.
+/// What was sent, or would be sent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::routes) struct RecoveredEndpoint {
-    /// How many deliveries that were given up are among them.
+    /// The number of deliveries that had been given up.
     #[schema(example = 96)]
     dead: u64,
-    /// How many events that found the endpoint disabled.
+    /// The number of events that were received while the endpoint was disabled.
     #[schema(example = 4)]
     missed: u64,
-    /// How many that were asked for before, and not sent.
+    /// The number of deliveries that were requested before and not sent.
     #[schema(example = 0)]
     left: u64,
-    /// How many were sent.
+    /// The number of deliveries that were sent.
     #[schema(example = 100)]
     sent: u64,
-    /// Whether there are more: the same request sends the next ones.
+    /// Whether there are more; the same request sends the next ones.
     #[schema(example = true)]
     more: bool,
     /// Whether they were only counted.
@@ -83,9 +83,9 @@ pub(in crate::routes) struct RecoveredEndpoint {
     dry_run: bool,
 }
 
-/// Show how an endpoint does.
+/// Show an endpoint's health.
 ///
-/// By the attempts that were recorded.
+/// The health is computed from the recorded attempts.
 #[utoipa::path(
     get,
     path = "/v1/endpoints/{id}/health",
@@ -110,9 +110,9 @@ pub(in crate::routes) async fn health(
 
 /// Send again what an endpoint missed.
 ///
-/// Oldest first, at most `limit` at once, each as `resendDelivery` does. As long as the answer has `more`,
-/// the same request sends the next ones; nothing is sent twice. What is given up once more meanwhile counts
-/// as missed again.
+/// Oldest first, at most `limit` per request, each as `resendDelivery` does. As long as the response has
+/// `more`, the same request sends the next ones; nothing is sent twice. Deliveries that are given up again in
+/// the meantime are found and sent again.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/recover",

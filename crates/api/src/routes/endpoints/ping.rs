@@ -1,4 +1,4 @@
-//! Endpoints, asked whether they answer.
+//! Pinging endpoints, to test whether they answer.
 
 use std::time::Duration;
 
@@ -18,14 +18,15 @@ use crate::{
 
 use super::find;
 
-/// An attempt takes 30 s at most; the rest is for queues, and the record's way into the database.
+/// The maximum time to wait for the result. An attempt takes at most 30 s; the rest is for the queues, and
+/// for the record to reach the database.
 const PATIENCE: Duration = Duration::from_secs(35);
 
 /// Ping an endpoint.
 ///
-/// Sends one signed request of type `webhook.ping` as every event is sent, also to an endpoint that is
-/// disabled, and never again. The answer tells how it was answered. When that is not known after 35 s it is
-/// 202, and the delivery tells later.
+/// Sends one signed request of type `webhook.ping`, in the same way as events are sent, even to a disabled
+/// endpoint. It is not retried. The response says how the endpoint answered. If that is not known after 35 s,
+/// the response is 202, and the delivery has the result later.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/ping",
@@ -46,7 +47,7 @@ pub(in crate::routes) async fn ping(
     Id(id): Id,
 ) -> Result<(StatusCode, Json<wire::Ping>), Problem> {
     let endpoint = find(&context, &caller, id).await?;
-    // Endpoints that hang must not take the places of other requests, or of other callers' pings.
+    // Pings of endpoints that hang must not block other requests, or the pings of other callers.
     let Some(_place) = context.pings.take(&caller, 1) else {
         return Err(Problem::new(
             Kind::Overloaded,

@@ -1,4 +1,4 @@
-//! Endpoints' secrets, replaced.
+//! Replacing the secrets of endpoints.
 
 use axum::{extract::State, response::Response};
 use runtime::now_ms;
@@ -15,9 +15,10 @@ use super::{admitted, body::RotateSecret, done};
 
 /// Replace an endpoint's secret.
 ///
-/// For a while both secrets are valid, so that the receiver can change over at any moment and loses nothing;
-/// a secret that leaked is voided at once with `revoke_now`: it signs no request that begins after the
-/// answer, which comes when every running worker has the new one.
+/// Both secrets are valid for a while, so that the receiver can switch to the new one at any moment without
+/// losing a request. With `revoke_now`, a secret that was disclosed is invalidated at once: it signs no
+/// request that begins after the response, which is sent when every running worker has the new secret, or
+/// else names the other workers in Magnetite-Workers-Behind.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/rotate-secret",

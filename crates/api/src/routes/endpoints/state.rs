@@ -1,4 +1,4 @@
-//! Endpoints, suspended and resumed.
+//! Enabling and disabling endpoints.
 
 use axum::{extract::State, response::Response};
 use runtime::now_ms;
@@ -15,7 +15,7 @@ use super::{admitted, changed_to};
 
 /// Resume deliveries.
 ///
-/// What the endpoint missed while it was disabled is not delivered by itself.
+/// Events that the endpoint missed while it was disabled are not delivered automatically.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/enable",
@@ -53,8 +53,8 @@ pub(in crate::routes) async fn enable(
 
 /// Suspend deliveries.
 ///
-/// What comes due meanwhile becomes a dead letter, and events pass the endpoint by. No request to it begins
-/// after the answer.
+/// Deliveries that become due in the meantime become dead letters, and new events are not delivered to the
+/// endpoint. No request to it begins after the response.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/disable",

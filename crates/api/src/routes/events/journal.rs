@@ -1,4 +1,4 @@
-//! Events, as the journal has them.
+//! Events, as recorded in the journal.
 
 use axum::{Json, extract::State};
 use serde::Deserialize;
@@ -19,39 +19,40 @@ use crate::{
     time::UnixMs,
 };
 
-/// Which events, and which page of them.
+/// The query of the list of events.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::routes) struct Events {
-    /// Only of this type.
+    /// Only events of this type.
     #[serde(rename = "type")]
     #[param(schema_with = wire::schema::event_kind)]
     event_type: Option<String>,
-    /// Only of this project.
+    /// Only events of this project.
     #[param(example = "proj_456def", nullable = false)]
     project_id: Option<String>,
-    /// Only about this lead.
+    /// Only events about this lead.
     #[param(example = "lead_789ghi", nullable = false)]
     lead_id: Option<String>,
-    /// Only those with a delivery in this state.
+    /// Only events with a delivery in this state.
     #[param(schema_with = wire::schema::delivery_state)]
     state: Option<String>,
     #[param(schema_with = crate::schema::received_since)]
     since_ms: Option<UnixMs>,
     #[param(schema_with = crate::schema::received_until)]
     until_ms: Option<UnixMs>,
-    /// How many at most.
+    /// The maximum number of events on the page.
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
-    /// `next_cursor` of the page before; nothing for the first page.
+    /// `next_cursor` of the previous page; omit it for the first page.
     #[param(max_length = 1024, nullable = false)]
     cursor: Option<String>,
 }
 
 /// List events.
 ///
-/// Those that a worker has taken, newest first. An event that was just published is here a second later.
+/// Returns the events that a worker has received, newest first. A newly published event appears within about
+/// a second.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -91,8 +92,8 @@ pub(in crate::routes) async fn list(
 
 /// Show an event.
 ///
-/// Everything that became of it: every endpoint that could have got it and whether it did or why not, each
-/// delivery, each attempt, and when the next one is due.
+/// Returns every endpoint that the event could have been delivered to and whether it was or why not, each
+/// delivery, each attempt, and when the next attempt is due.
 #[utoipa::path(
     get,
     path = "/v1/events/{id}",
