@@ -1,10 +1,10 @@
 #!/bin/sh
-# Creates the RabbitMQ user of an event publisher, or gives it this password and these permissions again: it may write to the
-# exchange PREFIX.events of one virtual host, and do nothing else.
+# Creates the RabbitMQ user of an event publisher, or resets the password and the permissions of an existing one. The
+# user may write to the exchange PREFIX.events of one virtual host, and do nothing else.
 #
 #   PUBLISHER_PASSWORD=... publisher-user.sh [USER [PREFIX [VHOST [NODE]]]]       (by default: publisher magnetite /)
 #
-# Calls rabbitmqctl, so it runs where that reaches the node: on its host, or in a container that has its Erlang cookie.
+# Run it where rabbitmqctl reaches the node: on the node's host, or in a container that has its Erlang cookie.
 set -eu
 
 user=${1:-publisher} prefix=${2:-magnetite} vhost=${3:-/} node=${4:-}
@@ -14,7 +14,7 @@ if [ -z "$password" ]; then
     exit 1
 fi
 
-# octets HEX: these bytes themselves.
+# octets HEX: prints the bytes of a hexadecimal number.
 octets() {
     for octet in $(printf '%s' "$1" | sed 's/../& /g'); do
         # shellcheck disable=SC2059 # the format is the byte
@@ -22,7 +22,8 @@ octets() {
     done
 }
 
-# As RabbitMQ stores it: four random bytes, then the SHA-256 of these and the password.
+# hashed PASSWORD: prints the hash as RabbitMQ stores it: four random bytes, then the SHA-256 of them and the
+# password.
 hashed() {
     salt=$(od -A n -N 4 -t x1 /dev/urandom | tr -d ' \n')
     sum=$({ octets "$salt" && printf '%s' "$1"; } | sha256sum | cut -c 1-64)
@@ -33,16 +34,17 @@ hashed() {
     octets "$salt$sum" | base64 | tr -d '\n'
 }
 
-# quoted TEXT: a string of JSON.
+# quoted TEXT: prints TEXT as a JSON string.
 quoted() { printf '"%s"' "$(printf '%s' "$1" | sed 's/["\\]/\\&/g')"; }
 
-# Permissions are regular expressions: configure, write, read. A prefix may have dots.
+# Permissions are regular expressions for configure, write and read. A prefix may contain dots.
 write="^$(printf '%s' "$prefix" | sed 's/\./\\./g')\\.events\$"
 
 hash=$(hashed "$password")
 
-# Arguments are seen by every process of the host, and rabbitmqctl of some 4.0 cannot read standard input. So the definitions go through
-# a file, which has to belong to `rabbitmq`, because on Debian rabbitmqctl runs as that user.
+# Every process on the host can see command-line arguments, and rabbitmqctl of some 4.0 versions cannot read
+# standard input. The definitions are therefore passed in a file. It has to belong to the user `rabbitmq`,
+# because rabbitmqctl runs as that user on Debian.
 file=$(TMPDIR=/tmp mktemp)
 trap 'rm -f -- "$file"' EXIT
 trap 'exit 1' HUP INT TERM

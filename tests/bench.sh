@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# The worker beside a raw loop under many loads, how long an event is on its way, how late what failed is attempted again, whether
-# memory grows, and how fast events are published. docs/performance.md says what is measured and why.
+# Measures the worker compared with a raw loop under many loads, how long an event takes, how late failed deliveries are attempted
+# again, whether memory grows, and how fast events are published. docs/performance.md says what is measured and why.
 #
 #   tests/bench.sh [CASE...] [OPTION...]    measures these cases, or all
-#   tests/bench.sh --list                   names them
-#   tests/bench.sh --plot [--json FILE]     draws docs/performance/*.svg from what was measured before
+#   tests/bench.sh --list                   lists the cases
+#   tests/bench.sh --plot [--json FILE]     draws docs/performance/*.svg from earlier results
 #
-#   --rounds N            drains of each side, interleaved (5 where a bar is at stake, else 3)
+#   --rounds N            drains of each side, interleaved (5 where a target depends on it, otherwise 3)
 #   --deliveries N        each drain empties a queue of N deliveries, fewer for large bodies and new connections (200000)
-#   --seconds N           of events at a steady pace, timed one by one (60)
-#   --steady-seconds N    of events at a steady pace, while the worker's memory is watched (600)
-#   --publish N           events that are published each way (50000)
-#   --peak N              half of it is the load of one of the latencies, unless base is measured (30000)
-#   --json FILE           what was found, for programs (tests/.cache/bench.json)
-#   --profile D           leaves D/base-worker-1.data and so on for `perf report -i`, and logs
-#   --set V=X             a setting of the worker that is not the default, for example MAGNETITE_LOG__FILTER=warn
+#   --seconds N           duration of events at a steady pace, each of which is timed (60)
+#   --steady-seconds N    duration of events at a steady pace while the worker's memory is measured (600)
+#   --publish N           events that are published in each way (50000)
+#   --peak N              half of it is the rate of one of the latencies, unless base is measured (30000)
+#   --json FILE           the results, for programs (tests/.cache/bench.json)
+#   --profile D           writes D/base-worker-1.data and so on for `perf report -i`, and logs
+#   --set V=X             a setting of the worker that differs from the default, for example MAGNETITE_LOG__FILTER=warn
 #
-# A glance: tests/bench.sh base latency --deliveries 20000 --rounds 1 --seconds 10. Prints tables in Markdown. Fails if an event was lost,
-# came twice or was left in a queue; slow is not failed. Needs cargo, and 10 GB of disk below TMPDIR; the broker is found, started or
-# installed by deploy/local/broker.sh, PostgreSQL by deploy/local/postgres.sh, and private ones end with this script. A broker given by
-# MAGNETITE_BROKER__URL is used, but its processor time is not known. Let nothing else run meanwhile.
+# A quick look: tests/bench.sh base latency --deliveries 20000 --rounds 1 --seconds 10. Prints tables in Markdown. Fails if an event was
+# lost, delivered twice or left in a queue, but not if it was slow. Needs cargo, and 10 GB of disk below TMPDIR. deploy/local/broker.sh
+# finds, starts or installs the broker, deploy/local/postgres.sh PostgreSQL; private ones are stopped at the end. A broker given by
+# MAGNETITE_BROKER__URL is used, but its processor time is not known. Nothing else should run on the machine meanwhile.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -53,7 +53,7 @@ build() {
     cargo build --quiet --release --locked --package magnetite-cli --package e2e --bins --example bench >&2
 }
 
-# plot [--json FILE]: with matplotlib in a virtual environment of the exact versions.
+# plot [--json FILE]: draws the plots with matplotlib, in a virtual environment with exact versions.
 plot() {
     local json=tests/.cache/bench.json list=tests/bench/requirements.txt
     if [[ ${1:-} == --json ]]; then json=${2:?name a file}; fi

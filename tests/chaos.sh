@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The reliability campaigns in their long form: what tests/run.sh does in seconds, for minutes, with the figures that
+# Runs the reliability campaigns in their long form: for minutes instead of seconds as in tests/run.sh, with the limits that
 # docs/reliability.md promises.
 #
-#   tests/chaos.sh              all end-to-end tests, about half an hour
-#   tests/chaos.sh ARG...       those that `cargo nextest run ARG...` selects, for example: tests/chaos.sh kills::
-#   tests/chaos.sh --rabbitmq MAJOR ...         either on that RabbitMQ, as tests/run.sh has it
+#   tests/chaos.sh                              all end-to-end tests, about half an hour
+#   tests/chaos.sh ARG...                       those that `cargo nextest run ARG...` selects, for example: tests/chaos.sh kills::
+#   tests/chaos.sh --rabbitmq MAJOR ...         either of these on that RabbitMQ, like tests/run.sh --rabbitmq
 #
-# MAGNETITE_CHAOS_SEED=N repeats a run's random choices. The figures are printed as a table at the end, and everything
-# else that a test said is in tests/.cache/chaos.log.
+# MAGNETITE_CHAOS_SEED=N repeats the random choices of a run. The results are printed as a table at the end. All other output
+# of the tests is in tests/.cache/chaos.log.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,7 +22,7 @@ if [[ ${1:-} == --rabbitmq ]]; then
     rabbitmq=("${@:1:2}")
     shift "${#rabbitmq[@]}"
 fi
-# Two filters would select what either of them does.
+# A second filter would add to the selection of the first.
 [[ $# -gt 0 ]] || set -- -E 'package(e2e)'
 "$repository/tests/run.sh" "${rabbitmq[@]}" --profile chaos --no-fail-fast "$@" >"$log" 2>&1 || status=$?
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs docker-compose.yml on a Docker engine: builds the image, starts everything with no variable set, delivers events to a receiver, scales to
-# four workers, restarts the broker, upgrades from the image that ran before, checks that the books balance, and removes everything.
+# Runs docker-compose.yml on a Docker engine: builds the image, starts everything with no variable set, delivers events to a receiver,
+# scales to four workers, restarts the broker, upgrades from the previous image, checks that the books balance, and removes everything.
 #
-#   tests/compose.sh                the image before is the same build under another name
-#   tests/compose.sh --from IMAGE   the image before is this one, of an earlier version of which `magnetite health` is a command
+#   tests/compose.sh                the previous image is the same build under another name
+#   tests/compose.sh --from IMAGE   the previous image is this one, of an earlier version that has the command `magnetite health`
 #
-# Needs Docker with Compose 2.24 or later, jq, some 10 GB below /var/lib/docker, and the ports 5672 and 8420 of 127.0.0.1. Not a part of tests/run.sh.
+# Needs Docker with Compose 2.24 or later, jq, about 10 GB below /var/lib/docker, and the ports 5672 and 8420 of 127.0.0.1. Not part of tests/run.sh.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 readonly repository
 readonly project=magnetite-compose-test
 readonly events=100
-# A build from nothing is not in it.
+# Does not include a build from scratch.
 readonly WAIT_S=180
 previous=
 
@@ -28,7 +28,7 @@ compose() {
         --file "$repository/deploy/compose/host-receivers.yml" "$@"
 }
 
-# cli ARG...: a command of ours in a container of its own.
+# cli ARG...: runs `magnetite` in a separate container.
 cli() { compose run --rm --no-TTY --no-deps --quiet-pull magnetite "$@"; }
 
 clean() {
@@ -38,7 +38,7 @@ clean() {
     compose --profile tools down --volumes --remove-orphans >/dev/null 2>&1 || say "something of the project $project is left: docker compose ls"
 }
 
-# within WHAT COMMAND...: polls COMMAND until it succeeds.
+# within WHAT COMMAND...: polls COMMAND until it succeeds; exits if it does not in time.
 within() {
     local what=$1 deadline=$((SECONDS + WAIT_S))
     shift
@@ -48,10 +48,10 @@ within() {
     done
 }
 
-# healthy SERVICE COUNT
+# healthy SERVICE COUNT: succeeds if exactly COUNT containers of SERVICE are healthy.
 healthy() { [[ $(compose ps --format '{{.Health}}' "$1" | grep -c '^healthy$') -eq $2 ]]; }
 
-# start WORKERS
+# start WORKERS: starts everything with this many workers, and waits until all services are healthy.
 start() {
     compose up --detach --scale "worker=$1"
     within "$1 workers, a recorder, the API and the broker are healthy" all_healthy "$1"
@@ -59,13 +59,13 @@ start() {
 
 all_healthy() { healthy worker "$1" && healthy recorder 1 && healthy api 1 && healthy rabbitmq 1 && healthy postgres 1; }
 
-# receive SECRET: starts a receiver, and forgets what the one before has got.
+# receive SECRET: starts a receiver, and discards what the previous one has received.
 receive() {
     docker rm --force "$project-receiver" >/dev/null 2>&1 || true
     compose run --detach --no-deps --name "$project-receiver" magnetite listen --addr 0.0.0.0:9000 --secret "$1" --json >/dev/null
 }
 
-# received: how many events were verified; what came twice is one.
+# received: prints how many events were verified; an event that arrived twice counts once.
 received() { docker logs "$project-receiver" 2>/dev/null | jq --raw-output 'select(.verified) | .event_id' | sort --unique | wc -l; }
 
 all_received() { [[ $(received) -eq $events ]]; }
@@ -84,7 +84,7 @@ deliver() {
 
 balanced() { cli audit; }
 
-# As docs/operations.md has it.
+# As docs/operations.md describes.
 change_passwords() {
     local name
     compose exec --no-TTY postgres psql --quiet --username magnetite --command "ALTER ROLE magnetite PASSWORD 'changed'"
@@ -112,7 +112,7 @@ main() {
     export MAGNETITE_TAG=before
     start 2
     secret=whsec_$(openssl rand -base64 32)
-    # An address is looked up when an endpoint is registered.
+    # The receiver has to run, because its address is looked up when the endpoint is registered.
     receive "$secret"
     endpoint=$(cli endpoint create --org org_1 --url "http://$project-receiver:9000/" --json | jq --raw-output .id)
     cli endpoint rotate-secret "$endpoint" --secret "$secret" --revoke-now

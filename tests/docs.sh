@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the commands of README.md and docs/*.md, in the order in which they stand there, as a reader would type them.
+# Runs the commands of README.md and docs/*.md, in the order of the pages, as a reader would type them.
 #
-#   tests/docs.sh [PAGE...]    these pages, for example: tests/docs.sh docs/api.md; all of them by default
+#   tests/docs.sh [PAGE...]    runs these pages, for example: tests/docs.sh docs/api.md; all of them by default
 #
-# A block of `sh`, and what follows a `$` in a block of `console`, is run, unless the line before the block says
-# <!-- not run: WHY -->. The commands of one page are one session: an id or a secret that ends in `…` is the one of its kind that was
-# printed last, as if it had been copied. Every command has to succeed; what it prints is not compared. Each page has a network of
-# its own, and in it a broker and the customers' HTTPS endpoints, so that all ports and names are those of the page; tests/docs/before
-# has what a page and its sections take for granted. Needs the built program (cargo build), a user who may make network namespaces, and curl and openssl.
+# Runs every `sh` block, and what follows a `$` in a `console` block, unless the line before the block says <!-- not run: WHY -->.
+# The commands of a page form one session: an id or a secret that ends in `…` stands for the last one of its kind that was printed, as
+# if the reader had copied it. Every command has to succeed; its output is not compared. Each page has its own network, with a broker and
+# the customers' HTTPS endpoints, so that all ports and names are those of the page. tests/docs/before has what a page and its
+# sections require. Needs the built program (cargo build), a user who may create network namespaces, and curl and openssl.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,7 +18,7 @@ die() {
     exit 1
 }
 
-# run_page PAGE: in namespaces of its own, so that every process that the page starts ends with it.
+# run_page PAGE: runs a page in separate namespaces, so that every process that it starts ends with it.
 run_page() {
     local user=() scratch status=0
     [[ $EUID -eq 0 ]] || user=(--user --map-root-user)

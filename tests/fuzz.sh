@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The parsers of foreign input, under a fuzzer: what publishers, endpoints and customers can send.
+# Fuzzes the parsers of untrusted input: what publishers, endpoints and customers can send.
 #
-#   tests/fuzz.sh [SECONDS]     each target of tests/fuzz for SECONDS (120), and what each came to
+#   tests/fuzz.sh [SECONDS]     runs each target of tests/fuzz for SECONDS (120), and prints its result
 #
-# It begins with the small inputs in tests/fuzz/seeds, and goes on from what earlier runs found worth keeping in
-# tests/fuzz/corpus, which is not in git. An input that fails is left in tests/fuzz/artifacts: mend the cause, and make a
-# test of it in the crate. Needs cargo and a C++ compiler; installs cargo-fuzz if it is missing, and says so. The
-# sanitizers need options that a stable compiler has only with RUSTC_BOOTSTRAP=1.
+# Starts with the small inputs in tests/fuzz/seeds, and continues from what earlier runs have kept in tests/fuzz/corpus,
+# which is not in git. An input that fails is left in tests/fuzz/artifacts: fix the cause, and add a test of it to the
+# crate. Needs cargo and a C++ compiler. Installs cargo-fuzz if it is missing, with a message. The sanitizers need options
+# that a stable compiler has only with RUSTC_BOOTSTRAP=1.
 set -euo pipefail
 
 fuzz=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/fuzz" && pwd)
 readonly fuzz seconds=${1:-120}
 readonly targets=(envelope headers retry_after url)
-# Long enough for every rule; the fuzzer is faster with short ones.
+# Long enough for every rule. The fuzzer is faster with short inputs.
 readonly bytes_max=4096
 failed=()
 

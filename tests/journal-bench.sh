@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# How far the journal is behind, how soon it answers when it is full, and what deleting costs. docs/performance.md says what is measured.
+# Measures how far the journal lags behind, how fast it answers when full, and what deleting costs; see docs/performance.md.
 #
 #   tests/journal-bench.sh [--attempts N] [--seconds N] [--per-second N]
 #
-#   --attempts N     stored over 30 days before it is asked, and before the oldest fifth of them expires (5000000); 0 for none
-#   --seconds N      of events at a steady pace, while the lag is measured (60); 0 for none
-#   --per-second N   how many of them (2000)
+#   --attempts N     attempts stored over 30 days before the queries and before the oldest fifth expires (5000000); 0 for none
+#   --seconds N      duration of events at a steady pace, while the lag is measured (60); 0 for none
+#   --per-second N   the rate of these events (2000)
 #
-# A glance: tests/journal-bench.sh --attempts 200000 --seconds 10. Prints tables in Markdown. Fails if something was lost, came twice, or
-# the books do not balance; slow is not failed. Needs cargo, and 40 GB of disk for 5,000,000 attempts, below TMPDIR; the broker is found, started
-# or installed by deploy/local/broker.sh, PostgreSQL started or installed by deploy/local/postgres.sh, and both end with
-# this script. Let nothing else run meanwhile.
+# A quick look: tests/journal-bench.sh --attempts 200000 --seconds 10. Prints tables in Markdown. Fails if an event was lost or delivered
+# twice, or if the books do not balance, but not if it was slow. Needs cargo, and 40 GB of disk below TMPDIR for 5,000,000 attempts.
+# deploy/local/broker.sh finds, starts or installs the broker, deploy/local/postgres.sh starts or installs PostgreSQL, and both are
+# stopped at the end. Nothing else should run on the machine meanwhile.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -44,7 +44,7 @@ build() {
     cargo build --quiet --release --locked --package magnetite-cli --package e2e --bins --example journal_bench >&2
 }
 
-# Its default configuration, but that it notes when each transaction was committed.
+# The default configuration, except that PostgreSQL records when each transaction was committed.
 start_postgres() {
     "$postgres" start "$servers/postgres" >/dev/null
     "$postgres" stop "$servers/postgres"
@@ -61,7 +61,7 @@ main() {
     build
     trap stop_servers EXIT
     servers=$(mktemp -d "${TMPDIR:-/tmp}/magnetite-journal-bench.XXXXXX")
-    # PostgreSQL's own user has to reach its directory.
+    # PostgreSQL's own user needs access to its directory.
     chmod 711 "$servers"
     MAGNETITE_BROKER__URL=$("$broker" find "$servers/broker")
     MAGNETITE_TEST_POSTGRES_URL=$(start_postgres)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs the Debian package in a container whose first process is systemd, and does what docs/operations.md ("The Debian package") says: sets it
-# up, delivers, upgrades, rolls back, runs roles as processes of their own, removes, purges and installs it again.
+# Installs the Debian package in a container whose first process is systemd, and does what docs/operations.md ("The Debian package")
+# describes: sets it up, delivers, upgrades, rolls back, runs roles as separate processes, removes, purges and reinstalls it.
 #
 #   tests/package.sh                builds the package first, which compiles for some minutes
 #   PROFILE=dev tests/package.sh    packages the development build
 #
-# Needs Docker, and what deploy/debian/build.sh does, on Debian 12 on amd64, since the package is built here. Not a part of tests/run.sh.
+# Needs Docker and the requirements of deploy/debian/build.sh, on Debian 12 on amd64, because the package is built here. Not part of tests/run.sh.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -31,13 +31,13 @@ clean() {
     [[ -z $context ]] || rm -rf -- "$context"
 }
 
-# From a directory that the package's user may not look into.
+# Runs in a directory that the package's user may not read.
 inside() { docker exec --interactive --workdir /root "$container" "$@" </dev/null; }
 
-# cli ARG...: a command of ours, as the package's user.
+# cli ARG...: runs `magnetite` as the package's user.
 cli() { inside runuser -u magnetite -- magnetite "$@"; }
 
-# within WHAT COMMAND...: polls COMMAND until it succeeds.
+# within WHAT COMMAND...: polls COMMAND until it succeeds; exits if it does not in time.
 within() {
     local what=$1 deadline=$((SECONDS + WAIT_S))
     shift
@@ -68,7 +68,8 @@ build() {
     done
     cat >"$context/Dockerfile" <<'DOCKERFILE'
 FROM debian:bookworm-slim
-# As on a host: manual pages are unpacked, and services may be started. What would reach the host of the container is not.
+# As on a host, manual pages are unpacked and services may be started. Services that would affect the host are
+# masked.
 RUN rm -f /etc/dpkg/dpkg.cfg.d/docker* \
  && apt-get update \
  && apt-get install --yes --no-install-recommends systemd systemd-sysv dbus jq lintian procps rabbitmq-server \
@@ -83,7 +84,7 @@ DOCKERFILE
 
 install() { inside env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --allow-downgrades "/packages/magnetite_$1_amd64.deb" >/dev/null; }
 
-# set_up: receivers of this host are allowed, in the file that belongs to the package.
+# set_up: allows receivers on this host, in the package's configuration file.
 set_up() { inside sh -c 'printf "\n[egress]\nallow = [\"127.0.0.0/8\"]\n" >>/etc/magnetite/magnetite.toml'; }
 
 receive() {
@@ -95,7 +96,7 @@ receive() {
     within "a receiver listens" inside bash -c ': </dev/tcp/127.0.0.1/9000'
 }
 
-# deliver WHEN: an event arrives, verified.
+# deliver WHEN: checks that an event is delivered and verified.
 deliver() {
     sent=$((sent + 1))
     cli publish --event lead.completed --org org_1 --project proj_1 --lead "lead_$sent" --data "{\"lead_id\":\"lead_$sent\"}" --wait=30s >/dev/null ||

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Everything that CI checks, in the same way on a developer's machine: a Debian 12 with Rust is enough.
+# Runs everything that CI checks, in the same way on a developer's machine: a Debian 12 with Rust is enough.
 #
-#   tests/run.sh                                 all checks, cheap ones first, up to the first that fails
+#   tests/run.sh                                 all checks, cheap ones first, until the first failure
 #   tests/run.sh ARG...                          only the tests that `cargo nextest run ARG...` selects,
 #                                                for example: tests/run.sh -E 'test(/rotate/)'
-#   tests/run.sh --servers-only -- COMMAND...    COMMAND with the servers up and the variables below set
-#   tests/run.sh --rabbitmq MAJOR ...            any of these on RabbitMQ 3.x or 4.x: the system's own if it is of that
-#                                                version, else that of another Debian, in tests/.cache (needs root)
+#   tests/run.sh --servers-only -- COMMAND...    COMMAND, with the servers running and the variables below set
+#   tests/run.sh --rabbitmq MAJOR ...            any of these on RabbitMQ 3.x or 4.x: the system's own if it has that
+#                                                version, otherwise another Debian's, in tests/.cache (needs root)
 #
-# What is missing is installed, and said. The tests find their surroundings through these variables, and those that
-# name a server are left alone if they are set:
+# Missing tools are installed, with a message. The tests find their environment through these variables. Those that
+# name a server are not changed if they are set:
 #   MAGNETITE_BROKER__URL          otherwise the broker that deploy/local/broker.sh finds or starts
 #   MAGNETITE_TEST_POSTGRES_URL    otherwise a private PostgreSQL, from deploy/local/postgres.sh
 #   MAGNETITE_TEST_PYTHON          a Python with tests/{receivers/python,openapi}/requirements.txt
 #   MAGNETITE_TEST_NODE_PATH       NODE_PATH with tests/receivers/node/package-lock.json
 #   MAGNETITE_TEST_SPECTRAL        the linter of tests/openapi/package-lock.json
 #   MAGNETITE_TEST_PROMTOOL        Prometheus' promtool
-# Servers started here live in a temporary directory and end with this script.
+# Servers that this script starts use a temporary directory and are stopped when the script exits.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -25,7 +25,7 @@ readonly cache=$repository/tests/.cache
 readonly broker=$repository/deploy/local/broker.sh
 readonly postgres=$repository/deploy/local/postgres.sh
 servers=
-# Of --rabbitmq.
+# The argument of --rabbitmq.
 rabbitmq=
 results=()
 
@@ -47,7 +47,7 @@ apt_install() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2
 }
 
-# apt_update PACKAGE...: has apt-get know the present versions of what is to be installed, and sets as_root.
+# apt_update PACKAGE...: updates apt-get's package lists before PACKAGE is installed, and sets as_root.
 apt_update() {
     as_root=()
     command -v apt-get >/dev/null || die "there is no apt-get: install by hand: $*"
@@ -87,35 +87,36 @@ need_shellcheck() {
     command -v shellcheck >/dev/null || apt_install "no shellcheck" shellcheck
 }
 
-# Certificates of kinds that the tests' own library cannot make, and the documents' recipes.
+# Needed for certificates of kinds that the tests' own library cannot create, and for commands in the
+# documents.
 need_openssl() {
     command -v openssl >/dev/null || apt_install "no openssl" openssl
 }
 
-# tests/docs.sh runs what the documents tell readers to type.
+# tests/docs.sh runs the commands that the documents show to readers.
 need_documents() {
     local tool
     for tool in curl jq ip; do
         command -v "$tool" >/dev/null || apt_install "no $tool" curl jq iproute2
     done
-    # Each page has a broker in a network of its own.
+    # Each page has a broker in its own network.
     "$broker" install
 }
 
-# tests/tests/it/ssrf.rs looks at what the program asks the kernel for.
+# tests/tests/it/ssrf.rs traces the program's system calls.
 need_strace() {
     command -v strace >/dev/null || apt_install "no strace" strace
 }
 
-# fresh MARK FILE...: whether MARK was written for just these contents.
+# fresh MARK FILE...: succeeds if MARK was written for exactly these contents.
 fresh() { [[ -e $1 && $(cat -- "${@:2}" | sha256sum) == "$(cat -- "$1")" ]]; }
 
-# Tests put it between the roles and PostgreSQL.
+# Some tests put it between the roles and PostgreSQL.
 need_pgbouncer() {
     command -v pgbouncer >/dev/null || apt_install "no pgbouncer" pgbouncer
 }
 
-# What the tests need of Python, in a virtual environment of the exact versions.
+# Installs the Python packages of the tests in a virtual environment, with exact versions.
 need_python() {
     local venv=$cache/python
     local lists=("$repository/tests/receivers/python/requirements.txt" "$repository/tests/openapi/requirements.txt")
@@ -130,7 +131,7 @@ need_python() {
     fi
 }
 
-# What the tests need of Node.js.
+# Installs Node.js and the packages of the tests.
 need_node() {
     [[ -n $(command -v node) && -n $(command -v npm) ]] || apt_install "no Node.js with npm" nodejs npm
     need_node_modules receivers/node node
@@ -139,7 +140,7 @@ need_node() {
     export MAGNETITE_TEST_SPECTRAL=$cache/openapi/node_modules/.bin/spectral
 }
 
-# need_node_modules FROM TO: what the lock file in tests/FROM says, and nothing else, in tests/.cache/TO.
+# need_node_modules FROM TO: installs exactly what the lock file in tests/FROM specifies, in tests/.cache/TO.
 need_node_modules() {
     local from=$repository/tests/$1 modules=$cache/$2
     if ! fresh "$modules/installed" "$from/package.json" "$from/package-lock.json"; then
@@ -152,7 +153,7 @@ need_node_modules() {
     fi
 }
 
-# The receivers in PHP and in Go of docs/receiving.md. Neither has packages of its own.
+# For the PHP and Go receivers of docs/receiving.md. Neither needs any packages.
 need_php() {
     php -r 'exit(extension_loaded("pdo_sqlite") ? 0 : 1);' 2>/dev/null || apt_install "no PHP with SQLite" php-cli php-sqlite3
 }
@@ -161,7 +162,7 @@ need_go() {
     command -v go >/dev/null || apt_install "no Go" golang-go
 }
 
-# Prometheus' linter of what /metrics serves: the one program of its package, whose server is not installed.
+# Installs Prometheus' linter for /metrics: only this program of its package, without the server.
 need_promtool() {
     local new
     export MAGNETITE_TEST_PROMTOOL=$cache/promtool
@@ -181,7 +182,7 @@ need_promtool() {
     fi
 }
 
-# Has broker.sh start nodes of the version that --rabbitmq names, those that tests start themselves included.
+# Makes broker.sh start nodes of the version given by --rabbitmq, including those that tests start themselves.
 need_rabbitmq() {
     local suite root=$cache/rabbitmq-$rabbitmq new installed
     case $rabbitmq in
@@ -190,10 +191,10 @@ need_rabbitmq() {
         *) die "--rabbitmq takes 3 or 4, and not \"$rabbitmq\"" ;;
     esac
     [[ -z ${MAGNETITE_BROKER__URL:-} ]] || die "--rabbitmq starts a broker, and MAGNETITE_BROKER__URL names one: give one of them"
-    # The tests ask every broker that they meet, see tests/src/amqp.rs.
+    # The tests check the version of every broker that they connect to, see tests/src/amqp.rs.
     export MAGNETITE_TEST_RABBITMQ=$rabbitmq
     installed=$(dpkg-query --show --showformat '${db:Status-Status} ${Version}' rabbitmq-server 2>/dev/null) || true
-    # Whoever has set the variable knows better; the version is looked at in any case.
+    # A value set by the user takes precedence. The version is checked in any case.
     [[ -z ${MAGNETITE_RABBITMQ_ROOT:-} && $installed != "installed $rabbitmq."* ]] || return 0
     [[ $EUID -eq 0 ]] || die "--rabbitmq $rabbitmq needs root: the system's own is \"${installed:-not installed}\", and another is run by chroot"
     if [[ ! -d $root ]]; then
@@ -206,13 +207,14 @@ need_rabbitmq() {
             rm -rf --one-file-system -- "$new"
             die "debootstrap failed: what it said is above"
         fi
-        # Another run may have been faster.
+        # A concurrent run may have been faster.
         mv --no-target-directory "$new" "$root" 2>/dev/null || rm -rf --one-file-system -- "$new"
     fi
     export MAGNETITE_RABBITMQ_ROOT=$root
 }
 
-# Where this machine has its own packages from; nothing if that is not Debian, and debootstrap then knows one.
+# Prints the mirror of this machine's own packages; nothing if it is not Debian, since debootstrap then has a
+# default.
 debian_mirror() {
     # shellcheck disable=SC2016 # for apt
     apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null | sed -n 1p
@@ -220,7 +222,7 @@ debian_mirror() {
 
 # ---- Servers -------------------------------------------------------------------------------------------------
 
-# Also called for what never started: every part of it does nothing then.
+# Also called if the servers have not started; every part of it does nothing then.
 stop_servers() {
     [[ -n $servers ]] || return 0
     if "$broker" remove "$servers/broker" && stop_postgres; then
@@ -234,22 +236,22 @@ stop_postgres() {
     if [[ -d $servers/postgres/data ]]; then "$postgres" stop "$servers/postgres"; fi
 }
 
-# Returns at the first failure by itself: `step` calls it where `set -e` is off.
+# Checks each command's result itself, because `step` calls this function with `set -e` off.
 start_servers() {
     servers=$(mktemp -d "${TMPDIR:-/tmp}/magnetite-tests.XXXXXX") || return
-    # Started by root, PostgreSQL runs as another user, who has to pass through here.
+    # If root starts PostgreSQL, it runs as another user, which needs access to this directory.
     chmod 711 "$servers" || return
     MAGNETITE_BROKER__URL=$("$broker" find "$servers/broker") || return
     if [[ -z ${MAGNETITE_TEST_POSTGRES_URL:-} ]]; then
         MAGNETITE_TEST_POSTGRES_URL=$("$postgres" start "$servers/postgres") || return
     fi
     export MAGNETITE_BROKER__URL MAGNETITE_TEST_POSTGRES_URL
-    # Without users and passwords.
+    # Shown without users and passwords.
     say "broker ${MAGNETITE_BROKER__URL##*@}$(version_of_node), PostgreSQL ${MAGNETITE_TEST_POSTGRES_URL##*@}"
     [[ -z $rabbitmq || $(version_of_node) == *" $rabbitmq."* ]] || die "this is not the RabbitMQ $rabbitmq.x of --rabbitmq"
 }
 
-# Of the node that was started here, if one was.
+# Prints the version of the node that was started here, if there is one.
 version_of_node() {
     local version
     [[ -e $servers/broker/node ]] || return 0
@@ -259,7 +261,8 @@ version_of_node() {
 
 # ---- Checks --------------------------------------------------------------------------------------------------
 
-# step NAME RERUN COMMAND...: runs COMMAND; if it fails, says so, and that RERUN runs it alone.
+# step NAME RERUN COMMAND...: runs COMMAND. If it fails, reports the failure and the command RERUN that
+# repeats it.
 step() {
     local name=$1 rerun=$2 begun=$SECONDS status=0
     shift 2
@@ -273,20 +276,20 @@ step() {
     exit "$status"
 }
 
-# quoted WORD...: as one would type it.
+# quoted WORD...: prints the words as a user would type them.
 quoted() {
     local words
     printf -v words ' %q' "$@"
     echo "${words:1}"
 }
 
-# run_again ARG...: this script, as one would type it.
+# run_again ARG...: prints the call of this script as a user would type it.
 run_again() { quoted tests/run.sh ${rabbitmq:+--rabbitmq "$rabbitmq"} "$@"; }
 
-# check NAME COMMAND...: a step that needs nothing but its command.
+# check NAME COMMAND...: runs a step that needs only its command.
 check() { step "$1" "$(quoted "${@:2}")" "${@:2}"; }
 
-# tested NAME COMMAND...: a step that needs the servers.
+# tested NAME COMMAND...: runs a step that needs the servers.
 tested() { step "$1" "$(run_again --servers-only -- "${@:2}")" "${@:2}"; }
 
 summary() {
@@ -294,7 +297,7 @@ summary() {
     printf '%s\n' "${results[@]}" >&2
 }
 
-# Returns at the first failure by itself, as start_servers does.
+# Checks each command's result itself, like start_servers.
 check_scripts() {
     local scripts script
     mapfile -d '' scripts < <(find .ci/run . \( -name .git -o -name target -o -name .cache -o -name node_modules \) -prune \
@@ -311,14 +314,15 @@ check_everything() {
     check build cargo build --workspace --all-targets --locked
     check documents tests/docs.sh
     step servers "$(run_again --servers-only -- true)" start_servers
-    # What failed is told once, at the end, without the frames below it: in CI that may be all that is kept.
+    # Failures are printed once, at the end, without backtraces: in CI, this may be all that is kept.
     tested tests env RUST_BACKTRACE=0 cargo nextest run --workspace --locked --status-level slow --failure-output final
     tested doc-tests cargo test --doc --workspace --locked
     check docs env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --workspace --locked
 }
 
-# The build comes first because the end-to-end tests run the built program, which a selection of tests may not build. It is of all
-# targets because others would be built with other features of the dependencies, and those twice.
+# The build comes first, because the end-to-end tests run the built program, which a selection of tests may
+# not build. It builds all targets, because others would be built with different features of the dependencies,
+# and those twice.
 check_selection() {
     check build cargo build --workspace --all-targets --locked
     step servers "$(run_again --servers-only -- true)" start_servers
@@ -340,7 +344,7 @@ main() {
         [[ ${2:-} == -- && $# -ge 3 ]] || die "usage: tests/run.sh --servers-only -- COMMAND..."
     fi
     trap stop_servers EXIT
-    # Two tests that load the machine, and one that waits, also on two cores: see .config/nextest.toml.
+    # Runs two tests that load the machine, and one that waits, even on two cores: see .config/nextest.toml.
     export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$(($(nproc) < 3 ? 3 : $(nproc)))}
     [[ -z $rabbitmq ]] || need_rabbitmq
     need_rust

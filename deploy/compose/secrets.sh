@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes the secrets of docker-compose.yml, once, in the volume at /etc/magnetite: the passwords of RabbitMQ's two users and of PostgreSQL's,
-# the key that endpoints' secrets are sealed with, magnetite.toml, which has them, and the definitions that RabbitMQ loads when it starts. A variable such as RABBITMQ_PASSWORD, set at the
-# first start, is taken instead of a random value.
+# Creates the secrets of docker-compose.yml, once, in the volume at /etc/magnetite: the passwords of
+# RabbitMQ's two users and of PostgreSQL's user, the key that encrypts the endpoints' secrets, magnetite.toml,
+# which contains them, and the definitions that RabbitMQ loads when it starts. If a variable such as
+# RABBITMQ_PASSWORD is set at the first start, its value is used instead of a random one.
 set -eu
 cd /etc/magnetite
 
@@ -10,7 +11,8 @@ die() {
     exit 1
 }
 
-# secret NAME VARIABLE GIVEN COMMAND...: the file NAME has what was given at the first start, or else what COMMAND prints.
+# secret NAME VARIABLE GIVEN COMMAND...: creates the file NAME at the first start, with GIVEN or else the
+# output of COMMAND. Fails if a later GIVEN differs from the file.
 secret() {
     name=$1 variable=$2 given=$3
     shift 3
@@ -24,7 +26,7 @@ secret() {
 
 random() { head -c 24 /dev/urandom | od -An -v -tx1 | tr -d ' \n'; }
 
-# A password becomes a part of a URL.
+# A password becomes part of a URL.
 for given in "${RABBITMQ_PASSWORD:-}" "${PUBLISHER_PASSWORD:-}" "${POSTGRES_PASSWORD:-}"; do
     case $given in *[!A-Za-z0-9]*) die "a password may have letters and digits only" ;; esac
 done
@@ -48,8 +50,8 @@ TOML
 chown 10001:10001 magnetite.toml.new
 mv magnetite.toml.new magnetite.toml
 
-# The publishers' user may write to magnetite.events, and do nothing else. RabbitMQ reads the file as a user that is not known here; the
-# volume is for these containers alone.
+# The publishers' user may write to magnetite.events and do nothing else. The file is readable for everyone,
+# because RabbitMQ reads it as a user that is not known here. Only these containers use the volume.
 cat >rabbitmq-definitions.json.new <<JSON
 {
   "vhosts": [{"name": "/"}],

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the Debian package, for the Debian release that it runs on or a later one:
+# Builds the Debian package for the Debian release that it runs on, or a later one:
 #
-#   deploy/debian/build.sh [ARG...]     ARG are arguments of `cargo deb`, such as --deb-version 0.1.0-2
+#   deploy/debian/build.sh [ARG...]     ARGs are passed to `cargo deb`, such as --deb-version 0.1.0-2
 #
-# Prints the paths of two packages, that of the debug information and then that of the program. Needs Rust and dpkg-dev; cargo-deb 3.8 is
-# installed when there is none. PROFILE names another profile of Cargo than `release`.
+# Prints the paths of two packages: first that of the debug information, then that of the program. Needs Rust and
+# dpkg-dev. Installs cargo-deb 3.8 if it is missing. PROFILE selects a Cargo profile other than `release`.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -20,7 +20,7 @@ command -v dpkg-shlibdeps >/dev/null || {
 if [[ $(cargo deb --version 2>/dev/null) != 'cargo-deb 3.'* ]]; then cargo install cargo-deb --version '^3.8' --locked >&2; fi
 cargo build --profile "$profile" --locked --package magnetite-cli >&2
 
-# The program writes its own pages and completions.
+# The program generates its own manual pages and completions.
 directory=$profile
 [[ $profile != dev ]] || directory=debug
 magnetite=${CARGO_TARGET_DIR:-target}/$directory/magnetite

@@ -2,42 +2,45 @@
 # A private RabbitMQ node for one directory: for the demonstration and the tests, not for production.
 #
 #   broker.sh start DIR       start the node (or leave it running) and print its URL
-#   broker.sh join DIR OTHER  start a new node in the cluster of OTHER's, which runs, and print its URL
-#   broker.sh find DIR        print the URL of a broker, starting one if need be (see below)
-#   broker.sh install         install RabbitMQ if it is not there; its service stays off
+#   broker.sh join DIR OTHER  start a new node in the cluster of OTHER's node, which must be running, and print its URL
+#   broker.sh find DIR        print the URL of a broker, and start one if necessary (see below)
+#   broker.sh install         install RabbitMQ if it is missing; its service stays off
 #   broker.sh url DIR         print the URL of the node of DIR, running or not
-#   broker.sh management DIR  print the address of its management HTTP API, which is where Magnetite looks for it by
-#                             default: the port of the URL and 10000
-#   broker.sh log DIR         print what the node has logged
-#   broker.sh stop DIR        end the node gracefully; its data stays
-#   broker.sh kill DIR        end it with SIGKILL, as a power cut would
+#   broker.sh management DIR  print the address of its management HTTP API, where Magnetite looks for it by default:
+#                             the port of the URL plus 10000
+#   broker.sh log DIR         print the log of the node
+#   broker.sh stop DIR        stop the node gracefully; its data stays
+#   broker.sh kill DIR        kill it with SIGKILL, which has the effect of a power failure
 #                             (a quorum queue declared within the last 500 ms stays unusable afterwards: RabbitMQ
-#                             saves the names of its Raft members every 500 ms only)
-#   broker.sh pause DIR       SIGSTOP: its sockets stay open and nothing answers
-#   broker.sh resume DIR      SIGCONT
-#   broker.sh remove DIR      stop, then delete DIR
-#   broker.sh ctl DIR ARG...  rabbitmqctl against the node, for example: ctl DIR list_queues
+#                             saves the names of its Raft members only every 500 ms)
+#   broker.sh pause DIR       send SIGSTOP: its sockets stay open, but nothing answers
+#   broker.sh resume DIR      send SIGCONT
+#   broker.sh remove DIR      stop the node, then delete DIR
+#   broker.sh ctl DIR ARG...  run rabbitmqctl against the node, for example: ctl DIR list_queues
 #
-# Data, log, process ids, cookie, configuration and ports of the node are files in DIR, so nodes do not meet each
-# other or a system service. Ports and node name are chosen once per DIR: a later start finds its data and its
-# clients. The nodes of a cluster share a cookie and an epmd. Everything listens on 127.0.0.1 only. Standard output
-# carries nothing but the URL (and what ctl prints).
+# Data, log, process ids, cookie, configuration and ports of the node are files in DIR, so nodes do not conflict with
+# each other or with a system service. Ports and node name are chosen once per DIR, so a later start finds the same data,
+# and clients find the node. The nodes of a cluster share a cookie and an epmd. Everything listens on 127.0.0.1 only.
+# Standard output contains only the URL (or what ctl prints).
 #
-# `find` takes the first of: MAGNETITE_BROKER__URL; an installed rabbitmq-server, started privately in DIR; a
-# running Docker engine (`stop` removes its container, data included); an installation with apt-get, then as above.
-# A broker given by MAGNETITE_BROKER__URL is never stopped: nothing about it is noted in DIR.
+# `find` uses the first of: MAGNETITE_BROKER__URL; an installed rabbitmq-server, started privately in DIR; a running
+# Docker engine (`stop` removes its container including the data); an installation with apt-get, started as above.
+# A broker given by MAGNETITE_BROKER__URL is never stopped, because DIR does not record it.
 #
-# MAGNETITE_RABBITMQ_ROOT=ROOT starts the RabbitMQ of another Debian by chroot (needs root), for instance 4.x from
+# MAGNETITE_RABBITMQ_ROOT=ROOT starts the RabbitMQ of another Debian with chroot (needs root), for example 4.x from
 #   debootstrap --variant=minbase --include=rabbitmq-server trixie ROOT
-# (tests/run.sh --rabbitmq 4 makes one for itself). The node's files are then in ROOT; DIR notes where. The variable only matters at the first start of DIR.
+# (tests/run.sh --rabbitmq 4 creates one itself). The node's files are then in ROOT, and DIR records where. The
+# variable only matters at the first start of DIR.
 set -euo pipefail
 
 readonly START_SECONDS_MAX=60
 readonly STOP_SECONDS_MAX=30
 readonly DOCKER_IMAGE=rabbitmq:4
-# From the port of AMQP to that of the management HTTP API, as with RabbitMQ's own 5672 and 15672.
+# The difference between the ports of AMQP and of the management HTTP API, as with RabbitMQ's own 5672 and
+# 15672.
 readonly MANAGEMENT_ABOVE=10000
-# While it exists and exits 101, packages are installed without starting their services (invoke-rc.d(8)).
+# While this program exists and exits with 101, packages are installed without starting their services
+# (invoke-rc.d(8)).
 readonly POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'broker: %s\n' "$*" >&2; }
@@ -54,15 +57,15 @@ usage() {
 
 # ---- What is noted in DIR ------------------------------------------------------------------------------------
 
-# The absolute path of DIR. Fails if it does not exist.
+# Prints the absolute path of DIR. Fails if it does not exist.
 absolute() { (CDPATH='' cd -- "$1" 2>/dev/null && pwd -P); }
 
-# noted KEY [DIR]: one value of DIR/node.
+# noted KEY [DIR]: prints one value of DIR/node.
 noted() { sed -n "s/^$1=//p" "${2:-$dir}/node"; }
 
 is_noted() { [[ -e $dir/node ]]; }
 
-# Reads DIR/node into the variables the other functions use.
+# Reads DIR/node into the variables that the other functions use.
 load() {
     is_noted || die "$dir holds no broker: start one with: $0 start DIR"
     kind=$(noted kind)
@@ -72,7 +75,7 @@ load() {
     epmd_port=$(noted epmd_port)
     management_port=$((amqp_port + MANAGEMENT_ABOVE))
     root=$(noted root)
-    # One directory under two names: `files` as we see it, `home` as the node does.
+    # The same directory has two names: `files` outside the chroot, `home` as the node sees it.
     if [[ -n $root ]]; then
         home=/var/lib/private-nodes/${node%@*}
         files=$root$home
@@ -82,7 +85,7 @@ load() {
     fi
 }
 
-# create KIND: chooses name and ports for DIR, once. KIND is `node` or `docker`.
+# create KIND: chooses the node name and the ports for DIR, once. KIND is `node` or `docker`.
 create() {
     local ports chroot=${MAGNETITE_RABBITMQ_ROOT:-}
     [[ -z $chroot ]] || chroot=$(absolute "$chroot") || die "MAGNETITE_RABBITMQ_ROOT: no directory $MAGNETITE_RABBITMQ_ROOT"
@@ -91,7 +94,8 @@ create() {
     note "$1" "$chroot" $ports
 }
 
-# create_beside OTHER: the same for a node that joins OTHER's cluster: it runs the same RabbitMQ and shares the epmd.
+# create_beside OTHER: like create, for a node that joins OTHER's cluster. It runs the same RabbitMQ and
+# shares the epmd.
 create_beside() {
     local ports
     ports="$(free_ports 1 "$MANAGEMENT_ABOVE") $(free_ports 1)"
@@ -119,12 +123,12 @@ print_management() { echo "http://guest:guest@127.0.0.1:$management_port"; }
 
 # ---- Processes -----------------------------------------------------------------------------------------------
 
-# in_node COMMAND...: replaces this process by COMMAND in the environment of the node, and in no other.
+# in_node COMMAND...: replaces this process with COMMAND, in the environment of the node and no other.
 in_node() {
     local enter=()
     if [[ -n $root ]]; then
-        # RabbitMQ measures memory through /proc, and rabbitmqctl is given files in /tmp. Mounted in a namespace of its own, they go when
-        # the process does.
+        # RabbitMQ measures memory through /proc, and rabbitmqctl is given files in /tmp. They are mounted in
+        # a separate namespace, so the mounts disappear with the process.
         # shellcheck disable=SC2016 # for the inner shell
         enter=(unshare --mount bash -c 'mount -t proc proc "$0/proc" && mount --bind /tmp "$0/tmp" && exec chroot "$0" "$@"' "$root")
     fi
@@ -151,24 +155,26 @@ in_node() {
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}' \
         RUNNING_UNDER_SYSTEMD=true \
         "$@"
-    # RUNNING_UNDER_SYSTEMD: the server's shell script then becomes the Erlang machine instead of waiting for it,
-    # so that the process we started is the process to signal. Nothing else depends on it.
+    # RUNNING_UNDER_SYSTEMD: the server's shell script then replaces itself with the Erlang machine instead of
+    # waiting for it, so the process that this script started is the one to signal. Nothing else depends on
+    # the variable.
 }
 
-# detach NAME COMMAND...: starts COMMAND in a session of its own, holding none of our files open; its id and
-# start time go to DIR/NAME.pid, its output to NAME.out.
+# detach NAME COMMAND...: starts COMMAND in a separate session, without any of this script's open files. Its
+# process id and its start time are written to DIR/NAME.pid, and its output to NAME.out.
 detach() {
     local name=$1
     shift
     (
         for fd in /proc/"$BASHPID"/fd/*; do
             fd=${fd##*/}
-            # 255 is bash's own, closed on exec.
+            # 255 belongs to bash itself and is closed on exec.
             if ((fd > 2 && fd != 255)); then exec {fd}>&-; fi
         done
         exec </dev/null >>"$files/$name.out" 2>&1
         ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"
-        # A background process of a script leads no group: setsid keeps its id, and so does every exec after it.
+        # A script's background process does not lead a process group, so setsid keeps its id, as does every
+        # later exec.
         in_node_session "$@" &
         echo "$! $(started $!)" >"$dir/$name.pid"
     )
@@ -180,30 +186,32 @@ in_node_session() {
     exec setsid bash -c 'in_node "$@"' in_node "$@"
 }
 
-# started PID: the kernel's start time of a process, in ticks; nothing for one that is gone or that nobody reaped.
+# started PID: prints the kernel's start time of a process, in ticks; nothing if it is gone or a zombie.
 started() {
     local line fields
     read -r line <"/proc/$1/stat" || return 0
-    # The command's name, in brackets, may hold spaces: state and start time are the fields 1 and 20 after it.
+    # The command's name, in brackets, may contain spaces. State and start time are the fields 1 and 20 after
+    # it.
     read -r -a fields <<<"${line##*) }"
     if [[ ${fields[0]} != Z ]]; then echo "${fields[19]}"; fi
 } 2>/dev/null
 
-# ours NAME: whether the process noted in DIR/NAME.pid is alive and the one we started: ids are reused.
+# ours NAME: succeeds if the process in DIR/NAME.pid is alive and is the one that was started, since ids are
+# reused.
 ours() {
     local id start
     read -r id start <"$dir/$1.pid" || return 1
     [[ -n $start && $(started "$id") == "$start" ]]
 } 2>/dev/null
 
-# signal NAME SIGNAL: does nothing if the process is gone.
+# signal NAME SIGNAL: sends a signal; does nothing if the process is gone.
 signal() {
     if ours "$1"; then kill -s "$2" "$(cut -d ' ' -f 1 "$dir/$1.pid")" 2>/dev/null || true; fi
 }
 
 gone() { ! ours "$1"; }
 
-# within SECONDS CONDITION...: polls ten times a second.
+# within SECONDS CONDITION...: polls CONDITION ten times per second; fails if it does not succeed in time.
 within() {
     local deadline=$((SECONDS + $1))
     shift
@@ -213,26 +221,26 @@ within() {
     done
 }
 
-# end NAME SIGNAL: signals, waits, and kills what does not end in time.
+# end NAME SIGNAL: sends the signal, waits, and kills a process that does not exit in time.
 end() {
     signal "$1" "$2"
-    # What is paused would end at nothing but SIGKILL.
+    # A paused process would react only to SIGKILL.
     signal "$1" CONT
     if ! within "$STOP_SECONDS_MAX" gone "$1"; then
         say "$1 did not end within ${STOP_SECONDS_MAX} s: killing it"
         signal "$1" KILL
         within 5 gone "$1" || die "$1 survives SIGKILL"
     fi
-    # Emptied and not deleted: an epmd's is shared by the nodes of a cluster.
+    # Emptied instead of deleted, because the nodes of a cluster share the file of their epmd.
     if [[ -e $dir/$1.pid ]]; then : >"$dir/$1.pid"; fi
 }
 
-# end_epmd SIGNAL: unless another node of the cluster is registered with it.
+# end_epmd SIGNAL: stops epmd, unless another node of the cluster is registered with it.
 end_epmd() {
     if ! is_shared; then end epmd "$1"; fi
 }
 
-# (rabbitmqctl registers as well, as rabbitmqcli-...)
+# (rabbitmqctl also registers, as rabbitmqcli-...)
 is_shared() {
     (in_node epmd -names) 2>/dev/null |
         awk -v own="${node%@*}" '$1 == "name" && $2 ~ /^rabbit-/ && $2 != own { found = 1 } END { exit !found }'
@@ -243,8 +251,8 @@ is_shared() {
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 is_silent() { ! listens "$1"; }
 
-# Speaks the AMQP protocol header and expects the first octet of a method frame (Connection.Start). An open port
-# would not do: Docker's proxy listens before the broker in the container does.
+# Sends the AMQP protocol header and expects the first octet of a method frame (Connection.Start). An open
+# port is not enough: Docker's proxy listens before the broker in the container does.
 speaks_amqp() {
     (
         exec 3<>"/dev/tcp/127.0.0.1/$amqp_port"
@@ -258,8 +266,8 @@ answers_or_ended() { gone broker || speaks_amqp; }
 
 # ---- A node of our own ---------------------------------------------------------------------------------------
 
-# The directory of the scripts that run as whoever calls them: those in PATH change to the user `rabbitmq`.
-# Empty if RabbitMQ is not installed (in ROOT, if given).
+# Prints the directory of the scripts that run as the calling user; those in PATH change to the user
+# `rabbitmq`. Prints nothing if RabbitMQ is not installed (in ROOT, if given).
 server_scripts() {
     local root=${1:-} server
     if [[ -x $root/usr/lib/rabbitmq/bin/rabbitmq-server ]]; then
@@ -274,20 +282,21 @@ write_configuration() {
     cat >"$files/rabbitmq.conf" <<CONF
 log.file.level = warning
 log.console = false
-# The node refuses publishers when less is free; 50 MB suffice for tests on a nearly full disk.
+# The node refuses publishers when less is free. 50 MB are enough for tests on a nearly full disk.
 disk_free_limit.absolute = 50MB
-# In a cluster: a node that sees no majority stops serving, and comes back by itself. Left to its default, it would go
-# on by itself after a partition, and stay apart from the others when the network is whole again.
+# In a cluster, a node that sees no majority stops serving, and recovers by itself. By default, it would
+# continue alone after a partition, and would not rejoin the others when the network works again.
 cluster_partition_handling = pause_minority
 management.tcp.ip = 127.0.0.1
 management.tcp.port = $management_port
-# No test reads statistics, and they cost processor time.
+# No test reads these statistics, and they cost processor time.
 management_agent.disable_metrics_collector = true
 CONF
-    # What a delay queue passes on while the target's leader is lost it passes on again after this time, by default 180 s.
+    # If the leader of the target queue is lost, a delay queue publishes its dead letters again after this
+    # time, which is 180 s by default.
     echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 10000}]}].' >"$files/advanced.config"
     write_plugins
-    # An empty one, so that the file under /etc/rabbitmq is not read instead.
+    # An empty file, so that the one in /etc/rabbitmq is not read.
     : >"$files/rabbitmq-env.conf"
 }
 
@@ -304,7 +313,7 @@ start_node() {
     [[ -z $root || $EUID -eq 0 ]] || die "MAGNETITE_RABBITMQ_ROOT needs root (chroot)"
     write_configuration
     if ! ours broker; then
-        # A process that was killed a moment ago may hold its sockets a little longer than its process id.
+        # The sockets of a process that was just killed may exist a little longer than its process id.
         if ! within 10 is_silent "$amqp_port"; then die "port $amqp_port of $dir is taken by another process: end that, or: $0 remove $dir"; fi
         start_epmd
         rm -f -- "$dir/running"
@@ -318,7 +327,8 @@ start_node() {
     fi
 }
 
-# `magnetite doctor` reads policies and bindings from the management API. The other one lets clients log in with their certificate.
+# `magnetite doctor` reads policies and bindings from the management API. The second plugin lets clients log
+# in with a certificate.
 write_plugins() { echo '[rabbitmq_management, rabbitmq_auth_mechanism_ssl].' >"$files/enabled_plugins"; }
 
 # ---- A container ---------------------------------------------------------------------------------------------
@@ -359,8 +369,8 @@ as_root() {
     if [[ $EUID -eq 0 ]]; then "$@"; else sudo "$@"; fi
 }
 
-# Installs the package without starting its service: the node we need is a private one. A service that was there
-# before is not touched, because then nothing is installed.
+# Installs the package without starting its service, because only a private node is needed. An existing
+# service is not affected, because nothing is installed then.
 install_server() {
     command -v apt-get >/dev/null || die "no broker found and no apt-get to install one: set MAGNETITE_BROKER__URL"
     [[ $EUID -eq 0 ]] || command -v sudo >/dev/null ||
@@ -386,13 +396,14 @@ install_server() {
 
 # ---- Commands ------------------------------------------------------------------------------------------------
 
-# Holds DIR's lock until this script ends: two starts at once would be two nodes on the same data.
+# Holds DIR's lock until this script exits. Two concurrent starts would otherwise run two nodes on the same
+# data.
 lock() {
     exec 9>"$dir/lock"
     flock -w 120 9 || die "another $0 holds $dir/lock"
 }
 
-# prepare DIR CREATE...: notes a new node with CREATE if DIR holds none.
+# prepare DIR CREATE...: records a new node with CREATE if DIR has none.
 prepare() {
     mkdir -p -- "$1"
     dir=$(absolute "$1") || die "cannot enter $1"
@@ -419,10 +430,10 @@ join() {
     other=$dir
     cookie=$files/.erlang.cookie
     prepare "$1" create_beside "$other"
-    # A node makes a cookie only if it finds none.
+    # A node creates a cookie only if there is none.
     mkdir -p "$files"
     cp -p "$cookie" "$files/.erlang.cookie"
-    # One file under two names: whichever node starts the epmd, the last to stop ends it.
+    # A hard link: whichever node has started epmd, the last node to stop also stops epmd.
     ln "$other/epmd.pid" "$dir/epmd.pid"
     start_node
     in_cluster stop_app
@@ -434,7 +445,7 @@ join() {
 
 in_cluster() { (in_node "$(server_scripts "$root")/rabbitmqctl" --quiet "$@") >&2; }
 
-# send DIR SIGNAL: to the running node.
+# send DIR SIGNAL: sends a signal to the running node.
 send() {
     dir=$(absolute "$1") || die "$1 does not exist"
     load
@@ -458,7 +469,7 @@ find_broker() {
     fi
 }
 
-# stop DIR SIGNAL: for a DIR without a broker there is nothing to do.
+# stop DIR SIGNAL: stops the broker of DIR; does nothing if DIR has none.
 stop() {
     dir=$(absolute "$1") || return 0
     is_noted || return 0
@@ -485,7 +496,7 @@ ctl() {
     shift
     load
     if [[ $kind == docker ]]; then exec docker exec "$(container)" rabbitmqctl "$@"; fi
-    # A node listens seconds before it takes every command.
+    # A node listens some seconds before it accepts every command.
     if [[ ! -e $dir/running ]]; then
         within "$START_SECONDS_MAX" is_running || die "RabbitMQ listens and does not go on: see $files/log and $files/broker.out"
         : >"$dir/running"
@@ -493,7 +504,7 @@ ctl() {
     in_node "$(server_scripts "$root")/rabbitmqctl" "$@"
 }
 
-# Leaves standard input to the command that waits for it.
+# Keeps standard input for the command that follows.
 is_running() {
     local answer
     answer=$( (in_node "$(server_scripts "$root")/rabbitmqctl" --quiet eval 'rabbit:is_running().') </dev/null 2>/dev/null) || return
@@ -507,7 +518,7 @@ show_log() {
     cat "$files/log/$node.log"
 }
 
-# show DIR WHAT: url or management.
+# show DIR WHAT: prints WHAT, which is url or management.
 show() {
     dir=$(absolute "$1") || die "$1 does not exist"
     load

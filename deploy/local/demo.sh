@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# What Magnetite webhooks does, in half a minute on this machine: a real RabbitMQ, SQLite, `magnetite up` and four receivers.
+# Shows in half a minute on this machine what Magnetite webhooks does, with a real RabbitMQ, SQLite, `magnetite up` and
+# four receivers.
 #
-#   demo.sh           plays six scenes, checks them, and goes on until Ctrl-C
-#   demo.sh --once    the same, and ends: 0 if everything was as it has to be, 1 if not
+#   demo.sh           plays six scenes, checks the results, and runs until Ctrl-C
+#   demo.sh --once    the same, and then exits: 0 if all checks passed, 1 otherwise
 #
-# Scenes: delivery; retries; a dead letter, and what `event show` says of it; `recover`; a new secret; `audit`.
+# Scenes: delivery; retries; a dead letter, and what `event show` reports about it; `recover`; a new secret; `audit`.
 #
-# Needs Debian with Rust. The broker is found or installed by broker.sh, which says what it does; everything else lives in a
+# Needs Debian with Rust. broker.sh finds or installs the broker and says what it does. Everything else is in a
 # temporary directory that is deleted at the end.
 set -euo pipefail
 
@@ -16,7 +17,7 @@ readonly here repository
 readonly binary=$repository/target/debug/magnetite
 readonly organization=org_demo
 readonly endpoints=(healthy flaky down gone)
-# A scene ends within 8 s; the rest is room for a slow machine.
+# A scene takes at most 8 s; the rest is a margin for a slow machine.
 readonly SCENE_SECONDS_MAX=40
 
 dir=
@@ -48,7 +49,7 @@ cleanup() {
 
 now_ms() { date +%s%3N; }
 
-# until_true SECONDS COMMAND...: polls COMMAND.
+# until_true SECONDS COMMAND...: polls COMMAND until it succeeds; fails if it does not in time.
 until_true() {
     local until=$((SECONDS + $1))
     shift
@@ -59,7 +60,7 @@ until_true() {
     done
 }
 
-# field NAME LINE: a text or number of a flat JSON line.
+# field NAME LINE: prints a text or a number from a flat JSON line.
 field() {
     local pattern="\"$1\":(\"([^\"]*)\"|[^,}]*)"
     [[ $2 =~ $pattern ]] || return 0
@@ -83,16 +84,16 @@ build() {
 start() {
     MAGNETITE_BROKER__URL=$("$here/broker.sh" find "$dir/broker")
     export MAGNETITE_BROKER__URL
-    # A name of its own, should the broker be shared.
+    # A separate prefix, because the broker may be shared.
     export MAGNETITE_BROKER__PREFIX=magnetite-demo-$$
     export MAGNETITE_DATABASE__URL=sqlite://$dir/magnetite.db
-    # The receivers are on this machine; without this a loopback address is refused.
+    # The receivers run on this machine. Without this setting, loopback addresses are refused.
     export MAGNETITE_EGRESS__ALLOW=127.0.0.0/8
     export MAGNETITE_HEALTH__LISTEN=127.0.0.1:0 MAGNETITE_API__LISTEN=127.0.0.1:0
-    # Four attempts, so that the last one fails while you watch.
+    # Four attempts, so that you see the last one fail.
     export MAGNETITE_RETRY__DELAYS=1s,2s,4s
     cd "$dir"
-    # Instead of a configuration that this host may have.
+    # Used instead of a configuration file that this host may have.
     : >magnetite.toml
     "$binary" up 2>"$dir/up.log" &
     roles=$!
@@ -101,10 +102,10 @@ start() {
     say "broker ${MAGNETITE_BROKER__URL##*@}, database $dir/magnetite.db, magnetite up runs"
 }
 
-# Three queues of the worker, three of the recorder.
+# Three queues of the worker, and three of the recorder.
 consuming() { [[ $(grep -c ' consuming' "$dir/up.log") -ge 6 ]]; }
 
-# endpoint NAME EVENTS FAIL: registers an endpoint and starts its receiver.
+# endpoint NAME EVENTS FAIL: registers an endpoint, and starts its receiver.
 endpoint() {
     local name=$1 events=$2 fail=$3 port created
     port=$("$here/free-ports.sh" 1)
@@ -123,14 +124,14 @@ listening() { (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 scene() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 
-# run ARG...: a command of ours, shown as it would be typed, and what it prints.
+# run ARG...: runs `magnetite`, and shows the command as a user would type it, with its output.
 run() {
     printf '  %s$ magnetite %s%s\n' "$dim" "$*" "$plain"
-    # Whether it was right is seen by `check`.
+    # `check` finds out whether the result is right.
     "$binary" --color "$color" "$@" 2>&1 | sed 's/^/  /' || true
 }
 
-# publish TYPE...: one event of each, each confirmed by the broker.
+# publish TYPE...: publishes one event of each type. The broker confirms each.
 publish() {
     local event_type timestamp
     timestamp=$(now_ms)
@@ -143,7 +144,7 @@ publish() {
     "$binary" publish "$dir/events.jsonl" >"$dir/published"
 }
 
-# Prints the requests that arrived since the last call.
+# Prints the requests that have arrived since the last call.
 show() {
     local name line at status
     for name in "${endpoints[@]}"; do
@@ -160,7 +161,7 @@ show() {
 
 count() { wc -l <"$dir/$1.requests"; }
 
-# came NAME COUNT [NAME COUNT]...: whether so many requests came; shows them.
+# came NAME COUNT [NAME COUNT]...: succeeds if this many requests have arrived; prints the new ones.
 came() {
     show
     while (($# > 0)); do
@@ -174,7 +175,7 @@ await() { until_true "$SCENE_SECONDS_MAX" came "$@" || say "not everything came 
 
 is_disabled() { [[ $("$binary" endpoint show "${id[$1]}" --json) == *'"gone"'* ]]; }
 
-# in_state NAME STATE: whether an endpoint's one delivery is recorded as that.
+# in_state NAME STATE: succeeds if the endpoint's only delivery is recorded in this state.
 in_state() { [[ $("$binary" delivery list --endpoint "${id[$1]}" --json) == *"\"state\":\"$2\""* ]]; }
 
 recorded_as() { until_true "$SCENE_SECONDS_MAX" in_state "$@" || say "the delivery to $1 was not recorded as $2 within $SCENE_SECONDS_MAX s"; }
@@ -214,7 +215,7 @@ expect() {
     "${@:2}" || failures+=("$1")
 }
 
-# distinct NAME FIELD: how many different values a receiver's requests have.
+# distinct NAME FIELD: prints how many different values a field has in a receiver's requests.
 distinct() {
     local line
     while IFS= read -r line; do
@@ -223,15 +224,15 @@ distinct() {
     done <"$dir/$1.requests" | sort -u | wc -l
 }
 
-# How many different bodies: the last field of a request.
+# Prints how many different bodies a receiver got. The body is the last field of a request.
 bodies() { sed 's/.*"body"://' "$dir/$1.requests" | sort -u | wc -l; }
 
 all_verified() { ! grep -q '"verified":false' "$dir/$1.requests"; }
-# How many attempts the journal has of an endpoint's delivery.
+# Prints how many attempts of an endpoint's delivery the journal has.
 recorded() { field attempt_count "$("$binary" delivery list --endpoint "${id[$1]}" --json)"; }
 is() { [[ $1 -eq $2 ]]; }
 
-# The gaps between the attempts at the flaky endpoint: never shorter than 1, 2, 4 s, and hardly longer.
+# Checks the gaps between the attempts at the flaky endpoint: at least 1, 2 and 4 s, and hardly longer.
 on_schedule() {
     local line at last='' gap delay delays=(1000 2000 4000)
     while IFS= read -r line; do
@@ -267,7 +268,7 @@ check() {
     fi
 }
 
-# Until Ctrl-C.
+# Shows requests until Ctrl-C.
 go_on() {
     printf '\nIt runs until Ctrl-C. In another terminal:\n\n'
     local name

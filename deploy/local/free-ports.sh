@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Ports for servers that are yet to start.
+# Finds ports for servers that are started later.
 #
-#   free-ports.sh COUNT [ABOVE]   print COUNT free TCP ports on one line; with ABOVE, the port so far above each is free as well
+#   free-ports.sh COUNT [ABOVE]   print COUNT free TCP ports on one line; with ABOVE, the port that much higher is free too
 #
-# Between this and a server's start nothing holds the port, nor while a server is stopped. So the ports go round: none is printed
-# again, to whichever process of this user, before some 10000 others were. And they are below those that Linux gives to
-# outgoing connections: a client that tries to reach a stopped server could be given that server's port as its own.
+# No process holds a port until its server starts, or while the server is stopped. The ports are therefore given out in
+# turn: no port is printed again to a process of this user before about 10000 others. They are below the ports that
+# Linux uses for outgoing connections, because a client that connects to a stopped server could otherwise be given that
+# server's port as its own.
 set -euo pipefail
 
 [[ $# -ge 1 ]] || { sed -n '4s/^# *//p' "$0" >&2; exit 2; }
@@ -13,7 +14,7 @@ set -euo pipefail
 exec perl -MSocket -MFcntl=:flock,:seek -e '
     my ($state, $connections, $count, $above) = @ARGV;
     my $room = 10000;
-    # Where connections are given low ports as well, no range is free of them. A port above is in neither range.
+    # If connections use low ports as well, no range is free of them. A port above is in neither range.
     my $from = $connections >= 3 * $room ? $room : 3 * $room;
     my $to = $from + $room;
 
@@ -24,7 +25,7 @@ exec perl -MSocket -MFcntl=:flock,:seek -e '
 
     sub is_free {
         socket(my $socket, PF_INET, SOCK_STREAM, 0) or die "socket: $!\n";
-        # As a server does, which connections of its predecessor do not keep from starting.
+        # Servers set this option too, so that connections of a previous server do not prevent their start.
         setsockopt($socket, SOL_SOCKET, SO_REUSEADDR, 1) or die "setsockopt: $!\n";
         return bind($socket, sockaddr_in($_[0], INADDR_ANY)) && listen($socket, 1);
     }

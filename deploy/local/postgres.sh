@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # A private PostgreSQL for tests and demos.
 #
-#   postgres.sh start DIR   makes a cluster in DIR (or starts the one that is there) and prints its URL, nothing else
-#   postgres.sh stop DIR    stops that cluster, and no other; DIR stays
-#   postgres.sh kill DIR    ends it with SIGKILL, as a power cut would
+#   postgres.sh start DIR   creates a cluster in DIR (or starts the existing one) and prints only its URL
+#   postgres.sh stop DIR    stops that cluster and no other; DIR stays
+#   postgres.sh kill DIR    kills it with SIGKILL, which has the effect of a power failure
 #
-# It listens on a free port of 127.0.0.1, the same after every start, and on a Unix socket in DIR, and trusts whoever connects: any user of this
-# machine can. PostgreSQL refuses to run as root: started by root, it runs as the user "postgres".
+# It listens on a free port of 127.0.0.1, which stays the same after a restart, and on a Unix socket in DIR. It trusts
+# every connection, so any user of this machine can connect. PostgreSQL refuses to run as root: if root starts it, it
+# runs as the user "postgres".
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 readonly here
 readonly WAIT_S=30
 readonly START_TRIES_MAX=5
-# Linux takes socket paths of at most 107 bytes; the socket's name takes up to 15.
+# Linux accepts socket paths of at most 107 bytes, of which the socket's name takes up to 15.
 readonly SOCKET_DIR_BYTES_MAX=90
-# Debian asks this program whether a package's service may be started.
+# Debian runs this program to find out whether it may start a package's service.
 readonly POLICY=/usr/sbin/policy-rc.d
 
 say() { printf 'postgres.sh: %s\n' "$*" >&2; }
@@ -31,7 +32,7 @@ find_programs() {
     if [[ -n $(command -v initdb) && -n $(command -v pg_ctl) ]]; then dirname "$(command -v pg_ctl)"; fi
 }
 
-# Debian's package starts a server of its own when it is installed, unless the policy denies it.
+# Debian's package starts its own server during the installation, unless the policy forbids it.
 install_programs() {
     [[ $EUID -eq 0 ]] || die "no PostgreSQL here; as root: apt-get install --no-install-recommends postgresql"
     [[ -n $(command -v apt-get) ]] || die "no PostgreSQL here, and no apt-get to install it with"
@@ -54,7 +55,7 @@ as_server_user() {
 
 is_running() { as_server_user "$bin/pg_ctl" status --pgdata="$dir/data" >/dev/null 2>&1; }
 
-# The fourth line of the pid file is the port.
+# The port is the fourth line of the pid file.
 print_url() { printf 'postgres://postgres@127.0.0.1:%s/postgres\n' "$(sed -n 4p "$dir/data/postmaster.pid")"; }
 
 make_cluster() {
@@ -65,14 +66,14 @@ make_cluster() {
         >"$dir/initdb.log" 2>&1 || { cat "$dir/initdb.log" >&2; die "initdb failed"; }
 }
 
-# Returns 1 if the server ended again, as it does when the port is taken.
+# Returns 1 if the server exits again, for example because the port is in use.
 start_on() {
     local port=$1 socket_dir=$dir
     if ((${#dir} > SOCKET_DIR_BYTES_MAX)); then
         say "no Unix socket: the path of $dir is too long for one"
         socket_dir=
     fi
-    # Many connections: tests run side by side, each with pools of its own.
+    # Many connections are allowed, because tests run concurrently, each with its own pools.
     as_server_user "$bin/pg_ctl" start --pgdata="$dir/data" --log="$dir/server.log" --wait --timeout="$WAIT_S" --silent \
         -o "-c listen_addresses=127.0.0.1 -c port=$port -c 'unix_socket_directories=$socket_dir' -c max_connections=400" \
         </dev/null >&2 || return 1
@@ -117,7 +118,7 @@ stop() {
     fi
 }
 
-# The server first, so that it starts nothing more; then what it had started.
+# Kills the server first, so that it cannot start more processes, and then the processes that it has started.
 kill_all() {
     [[ -d $1/data ]] || die "no cluster in $1"
     bin=$(find_programs)
@@ -126,17 +127,17 @@ kill_all() {
     is_running || return 0
     local server pids pid deadline=$((SECONDS + WAIT_S))
     server=$(head -n 1 "$dir/data/postmaster.pid")
-    # The list ends without a newline, which read calls a failure.
+    # The list has no newline at its end, which read reports as a failure.
     read -ra pids <"/proc/$server/task/$server/children" || true
     kill -KILL "$server" "${pids[@]}" 2>/dev/null || true
     for pid in "$server" "${pids[@]}"; do
-        # What nobody has waited for yet is dead as well.
+        # A zombie is dead as well.
         until [[ ! -e /proc/$pid || $(cut -d ' ' -f 3 "/proc/$pid/stat" 2>/dev/null) == Z ]]; do
             ((SECONDS < deadline)) || die "process $pid does not end"
             sleep 0.1
         done
     done
-    # A dead process that nobody waits for would pass for a running server.
+    # With the files left, a zombie would look like a running server.
     rm -f -- "$dir/data/postmaster.pid" "$dir"/.s.PGSQL.*.lock
 }
 

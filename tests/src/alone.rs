@@ -1,5 +1,5 @@
-//! How late the broker and the machine are by themselves: what a bar in milliseconds allows on top, where
-//! others use the machine as well.
+//! Measures the latency of the broker and the machine without Magnetite. Latency tests add it to their
+//! limits, because other processes may use the same machine.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,19 +17,19 @@ use tokio::{task::JoinHandle, time::interval};
 use crate::{Installation, amqp::connect, percentile};
 
 const EVERY: Duration = Duration::from_millis(20);
-/// The queue deletes itself when nobody has used it for so long.
+/// How long the queue may be unused before the broker deletes it, in milliseconds.
 const EXPIRES_MS: i32 = 60_000;
 
-/// A persistent message through a quorum queue every 20 ms, beside what is measured. Magnetite has no part in
-/// it.
+/// A reference measurement that runs alongside a test. It sends a persistent message through a quorum queue
+/// every 20 ms, without involving Magnetite.
 pub struct Alone {
     watching: JoinHandle<()>,
-    /// When each was due, and how many milliseconds later it came.
+    /// For each message, when it was due to be published and how many milliseconds later it was received.
     late: Arc<Mutex<Vec<(Instant, f64)>>>,
 }
 
 impl Alone {
-    /// Begins to measure on the installation's broker.
+    /// Starts measuring on the installation's broker.
     pub async fn start(installation: &Installation) -> Self {
         let late = Arc::new(Mutex::new(Vec::new()));
         let queue = format!("{}-alone", installation.prefix());
@@ -69,7 +69,7 @@ impl Alone {
                             due_us.as_bytes(),
                             BasicProperties::default().with_delivery_mode(2),
                         );
-                        // Its confirm is not waited for: that would be a measure of something else.
+                        // Does not wait for the publisher confirm, which would measure something else.
                         published.await.unwrap();
                     }
                     delivery = consumer.next() => {
@@ -84,7 +84,8 @@ impl Alone {
         Self { watching, late }
     }
 
-    /// The percentile `p` of how late, in milliseconds, those were that were due when `is_within` says.
+    /// Returns the percentile `p` of the lateness, in milliseconds, of those messages whose due time
+    /// satisfies `is_within`.
     pub fn late_ms(&self, p: f64, is_within: impl Fn(Instant) -> bool) -> f64 {
         let late = self.late.lock().unwrap();
         let within = late.iter().filter(|(due, _)| is_within(*due));

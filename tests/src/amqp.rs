@@ -1,4 +1,4 @@
-//! The broker as a foreign publisher and an operator see it.
+//! A client of the broker, used as an external publisher and as an operator.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{Endpoint, proxy::Target, wait_for};
 
-/// One connection and a channel in confirm mode.
+/// A connection to the broker, with one channel in confirm mode.
 pub struct Amqp {
     channel: Channel,
     _connection: Connection,
@@ -36,15 +36,15 @@ pub struct Amqp {
 /// A message that was found in a queue.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// As it was published.
+    /// Its body, as it was published.
     pub body: Bytes,
     /// Its properties.
     pub properties: BasicProperties,
 }
 
 impl Amqp {
-    /// Connects to the first of `urls` (one, or several with commas between) that answers; names begin with
-    /// `prefix`.
+    /// Connects to the first broker in `urls` that answers. `urls` is one URL, or several separated by
+    /// commas. The names of exchanges and queues begin with `prefix`.
     pub async fn connect(urls: &str, prefix: &str) -> Self {
         let connection = connect(urls).await;
         let channel = connection.create_channel().await.unwrap();
@@ -59,7 +59,8 @@ impl Amqp {
         }
     }
 
-    /// Publishes events, one window, as `docs/protocol.md` says; panics unless each is confirmed and routed.
+    /// Publishes events as `docs/protocol.md` requires, with up to 256 unconfirmed at a time. Panics unless
+    /// the broker routes and confirms each of them.
     pub async fn publish(&self, bodies: &[impl AsRef<[u8]>]) {
         for window in bodies.chunks(256) {
             let confirms = window
@@ -101,8 +102,8 @@ impl Amqp {
         published.unwrap().await.unwrap()
     }
 
-    /// Binds a new queue `prefix.queue` to the exchange `prefix.exchange`, as the platform does. It ends with
-    /// this connection.
+    /// Declares an exclusive queue `prefix.queue` and binds it to the exchange `prefix.exchange`, as the
+    /// platform does. The broker deletes the queue when this connection closes.
     pub async fn bind(&self, queue: &str, exchange: &str, key: &str) {
         let options = QueueDeclareOptions {
             exclusive: true,
@@ -135,7 +136,7 @@ impl Amqp {
         unbound.await.unwrap();
     }
 
-    /// Messages that wait in the queue `prefix.name`.
+    /// Returns the number of messages that are ready in the queue `prefix.name`.
     pub async fn ready(&self, name: &str) -> u32 {
         let options = QueueDeclareOptions {
             passive: true,
@@ -149,7 +150,7 @@ impl Amqp {
         queue.unwrap().message_count()
     }
 
-    /// Waits until `count` messages wait in the queue.
+    /// Waits until exactly `count` messages are ready in the queue `prefix.name`.
     pub async fn wait_for_ready(&self, name: &str, count: u32, limit: Duration) {
         wait_for(&format!("{count} messages in {name}"), limit, || async {
             let ready = self.ready(name).await;
@@ -162,7 +163,8 @@ impl Amqp {
         .await;
     }
 
-    /// Takes out of a queue what is ready in it, until nothing is.
+    /// Consumes and acknowledges the messages of the queue `prefix.name` until none is ready, and returns
+    /// them.
     pub async fn drain(&self, name: &str) -> Vec<Found> {
         let queue = format!("{}.{name}", self.prefix);
         let mut found = Vec::new();
@@ -191,7 +193,7 @@ impl Amqp {
             }
             let (tag, options) = (consumer.tag(), BasicCancelOptions::default());
             self.channel.basic_cancel(tag, options).await.unwrap();
-            // What came after the count was taken goes back.
+            // Requeues messages that arrived after they were counted.
             while let Some(more) = consumer.next().await {
                 let requeue = BasicNackOptions {
                     requeue: true,
@@ -202,9 +204,12 @@ impl Amqp {
         }
     }
 
-    /// Notes how late, in milliseconds, the broker alone is with the delay queue of `delay_ms`: a message
-    /// every 20 ms, from its publish until it is taken out of `due`, less the delay. Never ends; nothing
-    /// else may consume `due`.
+    /// Measures how late the broker alone delivers the messages of the delay queue of `delay_ms`, and appends
+    /// each result to `late_ms`, in milliseconds.
+    ///
+    /// Publishes a message to the delay queue every 20 ms. The result is the time from the publish until the
+    /// message is consumed from `due`, minus the delay. Never returns. There must be no other consumer of
+    /// `due`.
     pub async fn watch_lateness(&self, delay_ms: u64, late_ms: &mut Vec<f64>) {
         const EVERY: Duration = Duration::from_millis(20);
         let (due, delay) = (
@@ -231,7 +236,7 @@ impl Amqp {
                         sent_us.as_bytes(),
                         BasicProperties::default().with_delivery_mode(2),
                     );
-                    // Its confirm is not waited for: that would be a measure of something else.
+                    // Does not wait for the publisher confirm, which would measure something else.
                     publishing.await.unwrap();
                 }
                 delivery = consumer.next() => {
@@ -243,7 +248,8 @@ impl Amqp {
         }
     }
 
-    /// Takes the dead letters out of their queue, by the ids of their endpoints: of each the last.
+    /// Drains the queue of dead letters, and returns the last dead letter of each endpoint by the endpoint's
+    /// id.
     pub async fn dead_letters(&self) -> HashMap<String, Found> {
         let letters = self.drain("dead").await.into_iter();
         letters
@@ -251,7 +257,7 @@ impl Amqp {
             .collect()
     }
 
-    /// Deletes an exchange, as somebody might by mistake.
+    /// Deletes the exchange `prefix.name`, as an operator might do by mistake.
     pub async fn delete_exchange(&self, name: &str) {
         let name = format!("{}.{name}", self.prefix);
         self.channel
@@ -260,7 +266,7 @@ impl Amqp {
             .unwrap();
     }
 
-    /// Deletes the queues and exchanges of an installation with these delay queues.
+    /// Deletes the queues and exchanges of an installation that has these delay queues.
     pub async fn delete(&self, delays_ms: &[u64]) {
         let mut names: Vec<String> = ["events", "due", "dead", "rejected", "journal"]
             .map(str::to_owned)
@@ -287,7 +293,7 @@ pub(crate) async fn connect(urls: &str) -> Connection {
     const ANSWER: Duration = Duration::from_secs(5);
     let mut last = String::new();
     for url in urls.split(',') {
-        // What hangs accepts connections, too.
+        // A node that hangs still accepts connections, so the handshake needs a timeout.
         let connecting = async {
             assert_version(url).await.map_err(|error| error.to_string())?;
             let connecting = Connection::connect(url, ConnectionProperties::default());
@@ -302,8 +308,11 @@ pub(crate) async fn connect(urls: &str) -> Connection {
     panic!("no broker answers: {last}");
 }
 
-/// Panics unless this broker is of the major version that `tests/run.sh --rabbitmq` names: a run that says 4
-/// and tests 3 proves nothing. The broker says its version in its first frame, as a long string.
+/// Panics unless the broker has the major version that `tests/run.sh --rabbitmq` has put into
+/// `MAGNETITE_TEST_RABBITMQ`. Without this check, a run for RabbitMQ 4 could test RabbitMQ 3 unnoticed. Does
+/// nothing if the variable is not set.
+///
+/// The broker sends its version in its first frame, as a long string.
 async fn assert_version(url: &str) -> io::Result<()> {
     const KEY: &[u8] = b"\x07versionS";
     let Ok(major) = env::var("MAGNETITE_TEST_RABBITMQ") else {
@@ -317,7 +326,7 @@ async fn assert_version(url: &str) -> io::Result<()> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let at = frame.windows(KEY.len()).position(|bytes| bytes == KEY);
-        // A length of four bytes, and the version.
+        // The value is a length of four bytes, followed by the version.
         let text = at
             .and_then(|at| frame.get(at + KEY.len() + 4..))
             .unwrap_or_default();
@@ -333,7 +342,7 @@ async fn assert_version(url: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The headers of a delivery whose second attempt is due, as workers publish it.
+/// Returns the headers of a delivery whose second attempt is due, as workers publish it.
 pub fn due_headers(endpoint: &Endpoint) -> FieldTable {
     let (endpoint, trigger) = (endpoint.id.as_str(), "event");
     let texts = [("magnetite-endpoint", endpoint), ("magnetite-trigger", trigger)];
@@ -353,7 +362,8 @@ pub fn due_headers(endpoint: &Endpoint) -> FieldTable {
 }
 
 impl Found {
-    /// A header as text, numbers included; empty when it is not there.
+    /// Returns the value of a header as text, also if it is a number, or an empty string if the header is
+    /// absent.
     pub fn header(&self, name: &str) -> String {
         let headers = self.properties.headers().as_ref();
         match headers.and_then(|headers| headers.inner().get(name)) {

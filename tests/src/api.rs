@@ -1,4 +1,4 @@
-//! The HTTP API, as a client sees it.
+//! A client of the HTTP API.
 
 use std::time::Duration;
 
@@ -6,37 +6,37 @@ use serde_json::Value;
 
 use crate::{Installation, Role, free_port};
 
-/// A running `magnetite api`.
+/// A running `magnetite api` process.
 pub struct Api {
-    /// Its process.
+    /// The process.
     pub role: Role,
     url: String,
     client: reqwest::Client,
 }
 
-/// What was answered.
+/// A response of the API.
 #[derive(Debug)]
 pub struct Answered {
-    /// The status.
+    /// The HTTP status.
     pub status: u16,
     /// The headers.
     pub headers: reqwest::header::HeaderMap,
-    /// Null when there is none.
+    /// The body as JSON; null if there is none, or if it is not JSON.
     pub body: Value,
 }
 
-/// Longer than anything that the API waits for.
+/// The request timeout, which is longer than anything that the API itself waits for.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Api {
-    /// Starts one, and waits until it is ready.
+    /// Starts the API on a free port, and waits until it is ready.
     pub async fn start(installation: &Installation) -> Self {
         let port = free_port();
         let mut command = installation.command(&["api"]);
         command.env("MAGNETITE_API__LISTEN", format!("127.0.0.1:{port}"));
         let role = installation.launch(command, "api");
         role.wait_until_ready().await;
-        // An error says that there is a provider already.
+        // An error means that a provider is already installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
         Self {
@@ -46,12 +46,12 @@ impl Api {
         }
     }
 
-    /// Where it is served, without a slash at the end.
+    /// Returns the base URL of the API, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A request with a key, unless that is empty.
+    /// Builds a request that is authenticated with `key`, or is unauthenticated if `key` is empty.
     pub fn request(&self, method: &str, path: &str, key: &str) -> reqwest::RequestBuilder {
         let request = self
             .client
@@ -63,12 +63,12 @@ impl Api {
         }
     }
 
-    /// Gets what there is.
+    /// Sends a GET request, and returns the response.
     pub async fn get(&self, path: &str, key: &str) -> Answered {
         Answered::to(self.request("GET", path, key)).await
     }
 
-    /// Sends JSON, with further headers.
+    /// Sends JSON with additional headers, and returns the response.
     pub async fn send(
         &self,
         method: &str,
@@ -88,7 +88,7 @@ impl Api {
 }
 
 impl Answered {
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     pub async fn to(request: reqwest::RequestBuilder) -> Self {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -100,12 +100,12 @@ impl Answered {
         }
     }
 
-    /// Empty when it is not there.
+    /// Returns the value of a header, or an empty string if the header is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The last part of the problem's type.
+    /// Returns the last part of the problem's `type`, after the last colon; empty if there is none.
     pub fn problem(&self) -> &str {
         let kind = self.body["type"].as_str().unwrap_or_default();
         kind.rsplit(':').next().unwrap_or_default()

@@ -1,4 +1,5 @@
-//! A certificate authority of the test's own, and servers' certificates that are good or bad in one way each.
+//! A test certificate authority, which issues valid server certificates and certificates with exactly one
+//! defect.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,21 +18,21 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::now_ms;
 
-/// The authority. Whoever trusts it, by [`Certificates::write_pem`], refuses its bad certificates for what is
-/// wrong with them.
+/// A certificate authority. A client that trusts it (see [`Certificates::write_pem`]) rejects its bad
+/// certificates only for their defect, not for an unknown issuer.
 pub struct Certificates(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key.
+/// A certificate and its private key.
 pub struct Issued {
     certificate: Certificate,
     key: KeyPair,
 }
 
-/// Whom the good certificates are for.
+/// The host that the valid certificates are issued for.
 const HOST: &str = "127.0.0.1";
 
 impl Certificates {
-    /// With a key of its own.
+    /// Creates an authority with a new key.
     #[allow(
         clippy::new_without_default,
         reason = "an authority is founded, not defaulted"
@@ -41,24 +42,24 @@ impl Certificates {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        // Two authorities of one name would be told apart by their signatures, which is another reason to
-        // refuse.
+        // The name is unique. If two authorities had the same name, clients could tell them apart only by
+        // their signatures, and would reject a certificate for a different reason.
         let name = format!("Test authority {}", FOUNDED.fetch_add(1, Ordering::Relaxed));
         params.distinguished_name.push(DnType::CommonName, name);
         Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
-    /// Writes the authority's own certificate, as `egress.root_certificates` takes it.
+    /// Writes the authority's own certificate to `file` as PEM, for `egress.root_certificates`.
     pub fn write_pem(&self, file: &Path) {
         std::fs::write(file, self.0.pem()).unwrap();
     }
 
-    /// Nothing is wrong with it. `protocols` are offered by ALPN.
+    /// Returns a TLS acceptor with a valid certificate, which offers `protocols` by ALPN.
     pub fn good(&self, protocols: &[&str]) -> TlsAcceptor {
         self.issue(&params(HOST)).acceptor(protocols)
     }
 
-    /// Nothing is wrong with it for this many days from now on, and an hour.
+    /// Returns a TLS acceptor whose certificate is valid and expires this many days and one hour from now.
     pub fn good_for_days(&self, days: u64) -> TlsAcceptor {
         let mut params = params(HOST);
         let until = Duration::from_millis(now_ms()) + Duration::from_hours(24 * days + 1);
@@ -66,38 +67,38 @@ impl Certificates {
         self.issue(&params).acceptor(&[])
     }
 
-    /// It was good until 2020.
+    /// Returns a TLS acceptor whose certificate expired in 2020.
     pub fn expired(&self) -> TlsAcceptor {
         let mut params = params(HOST);
         params.not_after = date_time_ymd(2020, 1, 1);
         self.issue(&params).acceptor(&[])
     }
 
-    /// It is good from 2200 on.
+    /// Returns a TLS acceptor whose certificate becomes valid in 2200.
     pub fn not_yet_valid(&self) -> TlsAcceptor {
         let mut params = params(HOST);
         params.not_before = date_time_ymd(2200, 1, 1);
         self.issue(&params).acceptor(&[])
     }
 
-    /// It is for other.example.com.
+    /// Returns a TLS acceptor whose certificate is issued for other.example.com.
     pub fn of_another_host(&self) -> TlsAcceptor {
         self.issue(&params("other.example.com")).acceptor(&[])
     }
 
-    /// Nobody but itself vouches for it.
+    /// Returns a TLS acceptor with a self-signed certificate.
     pub fn self_signed(&self) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let certificate = params(HOST).self_signed(&key).unwrap();
         Issued { certificate, key }.acceptor(&[])
     }
 
-    /// The authority's own certificate.
+    /// Returns the authority's own certificate as DER.
     pub fn der(&self) -> &[u8] {
         self.0.der()
     }
 
-    /// A certificate for a host, or for a client of this name.
+    /// Issues a certificate for a host, or for a client with this name.
     pub fn issued_for(&self, name: &str) -> Issued {
         let mut params = params(name);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -116,12 +117,12 @@ impl Issued {
         self.certificate.der()
     }
 
-    /// As PKCS #8.
+    /// Returns the private key as DER, in PKCS #8 format.
     pub(crate) fn key_der(&self) -> &[u8] {
         self.key.serialized_der()
     }
 
-    /// Writes both as PEM: `NAME.pem` and `NAME.key`, which are returned.
+    /// Writes the certificate and the key as PEM to `NAME.pem` and `NAME.key`, and returns both paths.
     pub fn write_pem(&self, directory: &Path, name: &str) -> (PathBuf, PathBuf) {
         let write = |extension: &str, pem: String| {
             let file = directory.join(format!("{name}.{extension}"));

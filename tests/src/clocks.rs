@@ -1,23 +1,24 @@
-//! How well the clocks of several processes agree.
+//! Comparisons of timestamps from different processes, with a tolerance for clock skew.
 
 use std::{ops::RangeInclusive, time::Duration};
 
-/// How far apart the readings of two processes may be for the same moment. The system's clock is adjusted
-/// while they run, and the broker counts delays by it, while tests measure with the monotonic one.
+/// The largest difference between two processes' timestamps of the same moment. The system clock is adjusted
+/// while the processes run, and the broker measures delays with the system clock, while tests use the
+/// monotonic clock.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
 
-/// Returns by how many milliseconds a moment lies outside of these, and 0 for one inside.
+/// Returns how many milliseconds the timestamp lies outside the range, or 0 if it lies inside.
 pub fn outside_ms(moments_ms: &RangeInclusive<u64>, at_ms: u64) -> u64 {
     let early_ms = moments_ms.start().saturating_sub(at_ms);
     early_ms.max(at_ms.saturating_sub(*moments_ms.end()))
 }
 
-/// Whether a moment that another process noted lies between these, as far as the clocks can tell.
+/// Returns whether a timestamp from another process lies in the range, within [`CLOCK_TOLERANCE`].
 pub fn is_between(moments_ms: &RangeInclusive<u64>, at_ms: u64) -> bool {
     u128::from(outside_ms(moments_ms, at_ms)) <= CLOCK_TOLERANCE.as_millis()
 }
 
-/// Whether at least this much time has passed where another clock has measured `measured`.
+/// Returns whether at least `least` has passed, given that another clock measured `measured`.
 pub fn has_passed(least: Duration, measured: Duration) -> bool {
     measured + CLOCK_TOLERANCE >= least
 }

@@ -1,4 +1,4 @@
-//! Three RabbitMQ nodes of a test's own, in one cluster.
+//! A private RabbitMQ cluster of three nodes.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use serde_json::Value;
 
 use crate::{Node, wait_for};
 
-/// The nodes are there, and every queue has all its members, within this time.
+/// The time limit within which all nodes must run and every queue must have all its members.
 const WHOLE: Duration = Duration::from_mins(2);
 
-/// Three private nodes; stopped and deleted when dropped.
+/// Three private nodes in one cluster. They are stopped and deleted when the value is dropped.
 pub struct Cluster {
     nodes: Vec<Node>,
     has_khepri: bool,
 }
 
 impl Cluster {
-    /// Starts three nodes, the second and third of which join the first, with Khepri where there is that: on
-    /// 4.0.5 without it a node that was stopped for 90 s stays apart from the others.
+    /// Starts three nodes; the second and the third join the first. Enables Khepri where the broker has it:
+    /// with Mnesia on RabbitMQ 4.0.5, a node that was stopped for 90 s does not rejoin the others.
     pub async fn start() -> Self {
         let mut nodes = vec![Node::start().await];
         for _ in 0..2 {
@@ -32,29 +32,29 @@ impl Cluster {
         Self { nodes, has_khepri }
     }
 
-    /// Whether a node comes back by itself after the others gave it up. Mnesia can leave it apart until it is
-    /// restarted.
+    /// Returns whether a node rejoins the cluster by itself after the other nodes have given it up. With
+    /// Mnesia it may stay apart until it is restarted.
     pub fn heals(&self) -> bool {
         self.has_khepri
     }
 
-    /// The URLs of all nodes, as `broker.url` takes them.
+    /// Returns the URLs of all nodes, separated by commas, as `broker.url` takes them.
     pub fn urls(&self) -> String {
         let urls: Vec<_> = self.nodes.iter().map(Node::url).collect();
         urls.join(",")
     }
 
-    /// The node of this index: 0, 1 or 2.
+    /// Returns the node with this index: 0, 1 or 2.
     pub fn node(&self, index: usize) -> &Node {
         &self.nodes[index]
     }
 
-    /// Another node than this.
+    /// Returns a node other than the one with this index.
     pub fn other(&self, index: usize) -> &Node {
         self.node((index + 1) % self.nodes.len())
     }
 
-    /// The index of the node where this queue's leader is.
+    /// Returns the index of the node that hosts the leader of this queue.
     pub async fn leader(&self, queue: &str) -> usize {
         let queues = queues(self.node(0)).await;
         let found = queues.iter().find(|found| found["name"] == queue);
@@ -63,17 +63,17 @@ impl Cluster {
         at.unwrap_or_else(|| panic!("the leader of {queue} is {leader}"))
     }
 
-    /// How many connections of `magnetite` this node has.
+    /// Returns the number of connections from `magnetite` to this node.
     pub async fn clients(&self, index: usize) -> usize {
         let list = ["-q", "list_connections", "pid", "client_properties"];
         let connections = self.other(index).ctl(&list).await;
-        // Such as <rabbit@host.1.2.3>.
+        // The pid of a connection contains its node's name, for example `<rabbit@host.1.2.3>`.
         let here = |line: &&str| line[1..].starts_with(self.node(index).name()) && line.contains("magnetite");
         connections.lines().filter(here).count()
     }
 
-    /// Waits until, as seen from another node than this one, three nodes run and every queue has three
-    /// members, all online.
+    /// Waits until three nodes are running and every quorum queue has three members, all of them online. Asks
+    /// a node other than the one with the index `seen_past`.
     pub async fn wait_until_whole(&self, seen_past: usize) {
         let seer = self.other(seen_past);
         wait_for("the cluster is whole", WHOLE, || async {
@@ -92,7 +92,7 @@ impl Cluster {
     }
 }
 
-/// Name, leader, members and members online of every quorum queue.
+/// Returns the name, type, leader, members and online members of every quorum queue.
 async fn queues(seer: &Node) -> Vec<Value> {
     let list = [
         "-q",

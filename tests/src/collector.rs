@@ -1,4 +1,4 @@
-//! A named pipe in place of a terminal or a log collector, which goes away and comes back.
+//! A named pipe that stands in for a terminal or a log collector, which can disconnect and reconnect.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,15 +8,15 @@ use std::{
 use tempfile::TempDir;
 use tokio::net::unix::pipe::{self, Receiver as Reader};
 
-/// What reads the log of roles, or does not.
+/// The reader of a role's log. A test decides whether and when it reads.
 pub struct Collector {
     directory: TempDir,
-    /// The reading end, unless it has gone away.
+    /// The reading end of the pipe; `None` while it is closed.
     pub reader: Option<Reader>,
 }
 
 impl Collector {
-    /// Makes the pipe and opens its reading end, which reads nothing by itself.
+    /// Creates the pipe and opens its reading end. Nothing is read until the test does so.
     #[expect(clippy::new_without_default, reason = "it opens a pipe")]
     pub fn new() -> Self {
         let directory = TempDir::with_prefix("magnetite-log-").unwrap();
@@ -29,12 +29,13 @@ impl Collector {
         }
     }
 
-    /// The pipe, as [`Installation::start_logging_to`](crate::Installation::start_logging_to) takes it.
+    /// Returns the path of the pipe, for
+    /// [`Installation::start_logging_to`](crate::Installation::start_logging_to).
     pub fn path(&self) -> PathBuf {
         pipe_in(&self.directory)
     }
 
-    /// Closes the reading end: what is written fails.
+    /// Closes the reading end, so that writes to the pipe fail.
     pub fn leave(&mut self) {
         self.reader = None;
     }

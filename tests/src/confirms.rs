@@ -1,9 +1,9 @@
-//! A proxy to the broker that understands AMQP 0-9-1 well enough to tamper with publisher confirms.
+//! A proxy to the broker that parses enough of AMQP 0-9-1 to tamper with publisher confirms.
 //!
-//! It follows every publish from the client to its confirm, and every delivery to its ack. Confirms can be
-//! held back, so that a known number of publishes is in flight, and the confirm of a chosen publish can be
-//! turned into a nack or swallowed. The broker itself has the message in either case: what is put to the test
-//! is what the publisher makes of the answer.
+//! The proxy tracks every publish from the client until its confirm, and every delivery until its ack. It can
+//! hold confirms back, so that a known number of publishes is in flight, and it can replace the confirm of a
+//! chosen publish with a nack or drop it. In either case the broker has stored the message: the tests examine
+//! how the publisher handles the answer.
 
 mod frame;
 
@@ -25,7 +25,8 @@ use crate::proxy::Target;
 
 use frame::{BASIC_ACK, BASIC_DELIVER, BASIC_PUBLISH, BODY, CHANNEL_OPEN, Frame, GREETING_BYTES, HEADER};
 
-/// Stands between whoever connects to [`Confirms::url`] and the broker. Dropping it closes every connection.
+/// A proxy between the clients that connect to [`Confirms::url`] and the broker. Dropping it closes every
+/// connection.
 pub struct Confirms {
     address: SocketAddr,
     target: Target,
@@ -33,55 +34,55 @@ pub struct Confirms {
     accepting: JoinHandle<()>,
 }
 
-/// What comes instead of a publish's confirm.
+/// What a client receives in place of a publish's confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strike {
     /// A nack.
     Nack,
-    /// Nothing.
+    /// Nothing: the confirm is dropped.
     Silence,
-    /// The confirm, but only after [`Confirms::release`].
+    /// The confirm, but not before [`Confirms::release`] is called.
     Late,
 }
 
-/// A publish that went through.
+/// A publish that the proxy has forwarded.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// What was published.
+    /// The body of the message.
     pub body: Bytes,
-    /// How many publishes waited for their confirms on its channel at once while it did, itself included, at
-    /// most.
+    /// The largest number of publishes on its channel that were unconfirmed at the same time while this one
+    /// was unconfirmed, including this one.
     pub together: usize,
-    /// What its confirm became.
+    /// The strike that was applied to its confirm; `None` if there was none.
     pub struck: Option<Strike>,
 }
 
 #[derive(Default)]
 struct Shared {
     rules: Mutex<Rules>,
-    /// The rules have changed: what is held may go.
+    /// Signals that the rules have changed, so that held frames may have to be forwarded.
     changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct Rules {
-    /// Holds are numbered from 1.
+    /// The number of the latest hold. Holds are numbered from 1.
     last_hold: u64,
-    /// Up to this one they are over.
+    /// The number of the latest hold that has ended. All earlier holds have ended too.
     over: u64,
-    /// What is published now is held by this one, until so many publishes of one channel wait for their
-    /// confirms.
+    /// The hold that applies to new publishes, and the number of unconfirmed publishes on one channel that
+    /// ends it; `None` if new publishes are not held.
     hold: Option<(u64, usize)>,
     strikes: Vec<(String, Strike)>,
-    /// How often all connections were cut.
+    /// How many times all connections have been cut.
     cuts: u64,
     published: Vec<Published>,
-    /// Messages that a connection's client has not acked.
+    /// The number of messages that each connection's client has not yet acknowledged.
     unacked: HashMap<SocketAddr, usize>,
 }
 
 impl Confirms {
-    /// Listens on loopback and connects to the broker of this URL.
+    /// Listens on loopback and connects to the broker at this URL.
     pub async fn to(broker_url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, target) = (listener.local_addr().unwrap(), Target::of(broker_url));
@@ -95,18 +96,18 @@ impl Confirms {
         }
     }
 
-    /// The broker's URL with the proxy's address in it.
+    /// Returns the broker's URL with the proxy's address in it.
     pub fn url(&self) -> String {
         self.target.at(self.address)
     }
 
-    /// The confirm of the next publish whose body contains `marker` is turned into this, once.
+    /// Replaces the confirm of the next publish whose body contains `marker` as `strike` says. Applies once.
     pub fn strike(&self, marker: impl Into<String>, strike: Strike) {
         self.change(|rules| rules.strikes.push((marker.into(), strike)));
     }
 
-    /// Ends earlier holds, and holds the confirms of what is published from now on until `together` publishes
-    /// of one channel wait for theirs.
+    /// Ends earlier holds, and holds the confirms of all publishes from now on until `together` publishes of
+    /// one channel are unconfirmed.
     pub fn hold_until(&self, together: usize) {
         self.change(|rules| {
             rules.over = rules.last_hold;
@@ -114,7 +115,7 @@ impl Confirms {
         });
     }
 
-    /// Ends every hold.
+    /// Ends all holds.
     pub fn release(&self) {
         self.change(|rules| {
             rules.over = rules.last_hold;
@@ -122,12 +123,12 @@ impl Confirms {
         });
     }
 
-    /// Closes every connection that is open.
+    /// Closes all open connections.
     pub fn cut(&self) {
         self.change(|rules| rules.cuts += 1);
     }
 
-    /// Every publish so far whose body contains `marker`, in order.
+    /// Returns all publishes so far whose body contains `marker`, in order.
     pub fn published(&self, marker: &str) -> Vec<Published> {
         let rules = self.shared.rules.lock().unwrap();
         let published = rules.published.iter();
@@ -137,7 +138,8 @@ impl Confirms {
             .collect()
     }
 
-    /// How many messages the clients were handed and have not acked.
+    /// Returns the number of messages that the broker has delivered to the clients and that they have not
+    /// acknowledged.
     pub fn unacked(&self) -> usize {
         self.shared.rules.lock().unwrap().unacked.values().sum()
     }
@@ -171,7 +173,7 @@ async fn accept(listener: TcpListener, broker: String, shared: Arc<Shared>) {
         let (client, from) = listener.accept().await.unwrap();
         let (broker, shared) = (broker.clone(), Arc::clone(&shared));
         connections.spawn(async move {
-            // Without a broker the client's connection ends, too.
+            // If the broker is unreachable, the client's connection is closed.
             if let Ok(broker) = TcpStream::connect(broker).await {
                 serve(client, broker, from, &shared).await;
             }
@@ -214,32 +216,35 @@ async fn serve(mut client: TcpStream, mut broker: TcpStream, from: SocketAddr, s
 struct Channels {
     greeted: bool,
     by_id: HashMap<u16, Channel>,
-    /// Tags of what the client was handed and has not acked.
+    /// The channels and delivery tags of the messages that were delivered to the client and not yet
+    /// acknowledged.
     unacked: BTreeSet<(u16, u64)>,
 }
 
 #[derive(Default)]
 struct Channel {
-    /// The tag of the last publish.
+    /// The delivery tag of the last publish.
     tag: u64,
-    /// The body of the publish that is coming in, and how much of it is missing.
+    /// The body of the publish that is being received, and the number of bytes still missing; `None` between
+    /// publishes.
     incoming: Option<(BytesMut, usize)>,
-    /// Publishes without a confirm, by tag.
+    /// The unconfirmed publishes, by delivery tag.
     waiting: BTreeMap<u64, Waiting>,
-    /// From the first confirm that is held on, in order: what comes behind it stays behind it.
+    /// The frames from the broker that are not forwarded yet, in order. The first is a held confirm, and
+    /// later frames must not overtake it.
     held: VecDeque<Frame>,
 }
 
 struct Waiting {
-    /// Its place in [`Rules::published`].
+    /// Its index in [`Rules::published`].
     index: usize,
     strike: Option<Strike>,
-    /// The hold that its confirm waits for; 0 for none.
+    /// The number of the hold that delays its confirm; 0 if none does.
     hold: u64,
 }
 
 impl Channels {
-    /// Moves every whole frame on. Returns what goes to the client and what goes to the broker.
+    /// Forwards every complete frame. Returns the bytes for the client and the bytes for the broker.
     fn step(
         &mut self,
         rules: &mut Rules,
@@ -302,7 +307,8 @@ impl Channels {
 }
 
 impl Channel {
-    /// Whether the frame completes the content of a publish.
+    /// Adds the frame to the content of the incoming publish, and returns whether the content is now
+    /// complete.
     fn takes_content(&mut self, frame: &Frame) -> bool {
         let Some((body, missing)) = &mut self.incoming else {
             return false;
@@ -318,7 +324,7 @@ impl Channel {
         *missing == 0
     }
 
-    /// A publish is complete: it waits for its confirm.
+    /// Registers a completely received publish as unconfirmed.
     fn published(&mut self, rules: &mut Rules) {
         let (body, _) = self.incoming.take().expect("content follows a publish");
         let strike = rules
@@ -349,7 +355,7 @@ impl Channel {
         }
     }
 
-    /// Whether the frame is a confirm of a publish whose hold is not over.
+    /// Returns whether the frame is a confirm for a publish whose hold has not ended.
     fn holds(&self, frame: &Frame, rules: &Rules) -> bool {
         frame.is_confirm()
             && self
@@ -357,7 +363,7 @@ impl Channel {
                 .any(|(_, waiting)| waiting.hold > rules.over)
     }
 
-    /// The publishes that a confirm is for.
+    /// Returns the publishes that a confirm covers, with their delivery tags.
     fn confirmed(&self, frame: &Frame) -> impl Iterator<Item = (&u64, &Waiting)> {
         let (last, multiple) = frame.tag();
         self.waiting.range(if multiple { 0 } else { last }..=last)
@@ -380,7 +386,8 @@ impl Channel {
         }
     }
 
-    /// A confirm that hits a struck publish becomes one for each publish.
+    /// Forwards a confirm. If it covers a publish whose confirm is to be replaced or dropped, it is split
+    /// into one confirm for each publish.
     fn confirm(&mut self, frame: Frame, to_client: &mut BytesMut) {
         let hit: Vec<_> = self
             .confirmed(&frame)
@@ -390,7 +397,8 @@ impl Channel {
             .iter()
             .any(|(_, strike)| matches!(strike, Some(Strike::Nack | Strike::Silence)));
         for (tag, strike) in hit {
-            // A publish that was answered with silence stays, for later confirms that would cover it.
+            // A publish whose confirm was dropped stays in the map, so that its tag is also removed from
+            // later confirms that would cover it.
             if strike != Some(Strike::Silence) {
                 self.waiting.remove(&tag);
             }

@@ -1,4 +1,4 @@
-//! Hundreds of endpoints that hang.
+//! Hundreds of endpoints whose receiver does not answer.
 
 use std::sync::{
     Arc,
@@ -10,20 +10,21 @@ use serde_json::json;
 
 use crate::{Answer, Api, Installation, Receiver, SOON, event, wait_until};
 
-/// So many endpoints are registered at once.
+/// The number of endpoints that are registered concurrently.
 const AT_ONCE: usize = 8;
 
-/// Endpoints that hang, at one receiver, in equal parts of so many organizations.
+/// Endpoints at one receiver, which hangs. The endpoints are divided equally among a number of organizations.
 pub struct Crowd {
     endpoints: usize,
     organizations: usize,
-    /// All of them.
+    /// The receiver of all endpoints.
     pub receiver: Receiver,
     hangs: Arc<AtomicBool>,
 }
 
 impl Crowd {
-    /// Registers so many endpoints, in equal parts of `org_0`, `org_1` and so on. They never answer.
+    /// Registers `endpoints` endpoints, divided equally among the organizations `org_0`, `org_1` and so on.
+    /// They do not answer.
     pub async fn register(installation: &Installation, endpoints: usize, organizations: usize) -> Self {
         let hangs = Arc::new(AtomicBool::new(true));
         let told = Arc::clone(&hangs);
@@ -65,7 +66,7 @@ impl Crowd {
         }
     }
 
-    /// One event for each organization.
+    /// Publishes one event for each organization.
     pub async fn wave(&self, installation: &Installation, lead: &str) {
         let events: Vec<_> = (0..self.organizations)
             .map(|organization| event(&format!("org_{organization}"), lead))
@@ -73,7 +74,7 @@ impl Crowd {
         installation.amqp().publish(&events).await;
     }
 
-    /// Has every endpoint answer once, and then no more.
+    /// Publishes one wave that every endpoint answers successfully. After that, the endpoints hang again.
     pub async fn begin_well(&self, installation: &Installation) {
         self.hangs.store(false, Ordering::Relaxed);
         self.wave(installation, "well").await;

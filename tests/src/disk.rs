@@ -1,4 +1,4 @@
-//! A small disk of a test's own, which can be full.
+//! A small private disk that a test can fill.
 
 use std::{
     fs::{self, File},
@@ -12,15 +12,15 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// A tmpfs in a mount namespace of its own, which needs no rights; it ends with this value. Only processes
-/// that [enter](SmallDisk::enter) see it.
+/// A tmpfs in its own mount namespace, which can be mounted without privileges. It disappears when this value
+/// is dropped. Only processes that [enter](SmallDisk::enter) the namespace see it.
 pub struct SmallDisk {
     holder: Child,
     directory: PathBuf,
 }
 
 impl SmallDisk {
-    /// Mounts one of this size at a directory, which is made.
+    /// Creates the directory, and mounts a disk of `kib` KiB there.
     pub async fn mount(directory: &Path, kib: u32) -> Self {
         fs::create_dir_all(directory).unwrap();
         let script = format!("mount -t tmpfs -o size={kib}k tmpfs \"$0\" && echo mounted && exec cat");
@@ -45,13 +45,13 @@ impl SmallDisk {
         }
     }
 
-    /// Where it is mounted, for processes that enter.
+    /// Returns the mount point, as processes that enter the namespace see it.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The program and its first arguments that run what follows where the disk is mounted, with the same
-    /// process id.
+    /// Returns a program and its first arguments, which run the command appended to them in the mount
+    /// namespace. The command keeps the process id.
     pub fn enter(&self) -> Vec<String> {
         let target = self.holder.id().expect("it has not ended").to_string();
         [
@@ -67,7 +67,7 @@ impl SmallDisk {
         .to_vec()
     }
 
-    /// Takes all the room that is left.
+    /// Fills all remaining space.
     pub fn fill(&self) {
         let mut ballast = File::create(self.ballast()).unwrap();
         let full = loop {
@@ -78,12 +78,13 @@ impl SmallDisk {
         assert_eq!(full, ErrorKind::StorageFull);
     }
 
-    /// Gives it back.
+    /// Frees the space that [`SmallDisk::fill`] has used.
     pub fn make_room(&self) {
         fs::remove_file(self.ballast()).unwrap();
     }
 
-    /// As this process sees it, which has not entered.
+    /// Returns the path of the file that fills the disk, as this process sees it, which has not entered the
+    /// namespace.
     fn ballast(&self) -> PathBuf {
         let root = format!("/proc/{}/root", self.holder.id().expect("it has not ended"));
         let directory = self.directory.strip_prefix("/").unwrap();

@@ -1,8 +1,8 @@
-//! Receivers that mean harm, or are merely broken.
+//! Hostile and broken receivers.
 //!
-//! Each plays one [`Hostility`] to every connection and notes how long the client stayed: a worker's attempt
-//! is over when it closes the connection. Nothing here ends a connection of its own accord unless ending it
-//! is the hostility.
+//! Each receiver plays one [`Hostility`] on every connection and records how long the client stayed. A
+//! worker's attempt is over when the worker closes the connection. A receiver closes a connection by itself
+//! only if that is part of its hostility.
 
 use std::{
     any::Any,
@@ -26,103 +26,103 @@ use crate::Certificates;
 /// What a receiver does to its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hostility {
-    /// Takes the request and says nothing.
+    /// Accepts the request and sends nothing.
     NeverAnswers,
-    /// The status line and the headers, a byte a second.
+    /// Sends the status line and the headers at one byte per second.
     HeadByTheSecond,
-    /// The body, a byte a second, after a status of 200.
+    /// Sends a status of 200, and then the body at one byte per second.
     BodyByTheSecond,
-    /// A body without an end, after this status.
+    /// Sends this status and an endless body.
     EndlessBody(u16),
-    /// Headers without an end, one after the other.
+    /// Sends an endless sequence of headers.
     EndlessHeaders,
-    /// One header without an end.
+    /// Sends a single header of endless length.
     EndlessHeader,
-    /// `100 Continue` without an end.
+    /// Sends `100 Continue` endlessly.
     EndlessContinue,
-    /// `103 Early Hints` without an end, one a second.
+    /// Sends `103 Early Hints` endlessly, one per second.
     SlowEarlyHints,
-    /// Announces more than it sends, and closes.
+    /// Announces a longer body than it sends, and closes the connection.
     LengthTooLong,
-    /// Announces more than it sends, and stays.
+    /// Announces a longer body than it sends, and keeps the connection open.
     LengthTooLongAndStays,
-    /// Sends more than it announces, after this status.
+    /// Sends this status and a longer body than it announces.
     LengthTooShort(u16),
-    /// Announces two lengths.
+    /// Sends two different `Content-Length` headers.
     LengthsDiffer,
-    /// Announces a length below zero.
+    /// Sends a negative `Content-Length`.
     LengthNegative,
-    /// Takes the request and closes.
+    /// Accepts the request and closes the connection.
     Closes,
-    /// Resets the connection before it answers.
+    /// Resets the connection before it sends a response.
     ResetBefore,
-    /// Resets the connection within the body.
+    /// Resets the connection in the middle of the body.
     ResetWithin,
     /// Redirects to itself.
     RedirectLoop,
-    /// Redirects to a cloud's metadata service.
+    /// Redirects to the metadata service of a cloud provider.
     RedirectInward,
-    /// A small body that unpacks to a huge one, again and again, after this status.
+    /// Sends this status and a small compressed body that unpacks to a huge one, repeated endlessly.
     GzipBomb(u16),
-    /// Greets as a mail server.
+    /// Sends the greeting of a mail server.
     NotHttp,
-    /// Wants to speak another protocol.
+    /// Switches to another protocol.
     SwitchesProtocols,
-    /// Lets no connection in.
+    /// Never accepts the connection.
     NeverAccepts,
-    /// Nothing listens.
+    /// Does not listen on its port.
     NotListening,
-    /// Its certificate vouches for itself.
+    /// Presents a self-signed certificate.
     SelfSigned,
-    /// Its certificate is an unknown authority's.
+    /// Presents a certificate of an unknown authority.
     UnknownAuthority,
-    /// Its certificate was good until 2020.
+    /// Presents a certificate that expired in 2020.
     Expired,
-    /// Its certificate is good from 2200 on.
+    /// Presents a certificate that becomes valid in 2200.
     NotYetValid,
-    /// Its certificate is another host's.
+    /// Presents a certificate for a different host.
     WrongHost,
     /// Never answers the TLS handshake.
     HandshakeStalls,
-    /// Closes in the TLS handshake.
+    /// Closes the connection during the TLS handshake.
     HandshakeCut,
-    /// Speaks plain HTTP where TLS is expected.
+    /// Speaks plain HTTP where the client expects TLS.
     NotTls,
-    /// Agrees on HTTP/2 and then says nothing.
+    /// Negotiates HTTP/2 and then sends nothing.
     SilentHttp2,
-    /// Agrees on HTTP/2 and pings without an end.
+    /// Negotiates HTTP/2 and then sends pings endlessly.
     EndlessHttp2Pings,
 }
 
-/// A receiver of one hostility. Dropping it closes the socket.
+/// A receiver with one hostility. Dropping it closes the socket.
 pub struct Hostile {
     address: SocketAddr,
     hostility: Hostility,
     log: Arc<Log>,
     serving: Option<JoinHandle<()>>,
-    /// What keeps the socket as it is when nothing serves it.
+    /// Keeps the socket in its state when no task serves it.
     _held: Box<dyn Any + Send + Sync>,
 }
 
-/// One connection as its receiver saw it.
+/// A connection from the receiver's point of view.
 #[derive(Clone, Debug)]
 pub struct Visit {
-    /// When it was accepted.
+    /// When the receiver accepted it.
     pub began: Instant,
-    /// When the client had closed it; `None` while it is there.
+    /// When the client closed the connection, or the receiver reset it; `None` while it is open.
     pub ended: Option<Instant>,
-    /// What the client sent: the request, or the bytes of a handshake. Of an encrypted connection what was
-    /// in it.
+    /// The first bytes that the client sent: the request, or the bytes of a TLS handshake. For an encrypted
+    /// connection, the decrypted bytes.
     pub received: String,
-    /// How many bytes it was possible to send: those that the client read, and what the buffers of two
-    /// sockets hold.
+    /// The number of bytes that the receiver could send. This includes what the client has read and what the
+    /// buffers of two sockets hold.
     pub sent_bytes: usize,
 }
 
 #[derive(Default)]
 struct Log(Mutex<Vec<Visit>>);
 
-/// What is sent once the client has said something.
+/// What a receiver sends after the client has sent something.
 #[derive(Clone)]
 struct Script {
     head: Vec<u8>,
@@ -131,25 +131,25 @@ struct Script {
 
 #[derive(Clone)]
 enum Then {
-    /// Says that nothing more comes.
+    /// Shuts down the sending side.
     Close,
-    /// Nothing, until the client goes.
+    /// Sends nothing more and waits until the client closes the connection.
     Stay,
-    /// Closes with an error.
+    /// Resets the connection.
     Reset,
-    /// The same for ever, as fast as the client takes it.
+    /// Sends these bytes repeatedly, as fast as the client reads them.
     Repeat(Vec<u8>),
-    /// Pieces at a steady pace, over and over.
+    /// Sends the pieces one by one at this interval, and starts again after the last one.
     Drip(Duration, Vec<Vec<u8>>),
 }
 
-/// The most that is kept of what a client sends.
+/// The maximum number of bytes that are recorded of what a client sends.
 const RECEIVED_BYTES_MAX: usize = 4096;
-/// What one member of the gzip bomb unpacks to.
+/// The uncompressed size of one member of the gzip bomb, in MiB.
 const BOMB_MIB: usize = 64;
 
 impl Hostile {
-    /// Listens on 127.0.0.1.
+    /// Starts a receiver on a free port of 127.0.0.1.
     pub async fn start(hostility: Hostility, certificates: &Certificates) -> Self {
         let log = Arc::<Log>::default();
         let socket = TcpSocket::new_v4().unwrap();
@@ -159,8 +159,7 @@ impl Hostile {
             Hostility::NotListening => (None, Box::new(socket)),
             Hostility::NeverAccepts => {
                 let (listener, mut queue) = (socket.listen(1).unwrap(), Vec::new());
-                // When the queue of connections to accept is full, Linux leaves the next ones without an
-                // answer.
+                // When the accept queue is full, Linux does not answer further connection attempts.
                 while let Ok(stream) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await
                 {
                     queue.push(stream.unwrap());
@@ -183,12 +182,12 @@ impl Hostile {
         }
     }
 
-    /// What it does.
+    /// Returns the hostility.
     pub fn hostility(&self) -> Hostility {
         self.hostility
     }
 
-    /// The URL to register.
+    /// Returns the URL to register.
     pub fn url(&self) -> String {
         use Hostility as H;
         let scheme = match self.hostility {
@@ -207,7 +206,7 @@ impl Hostile {
         format!("{scheme}://{}/hook", self.address)
     }
 
-    /// Every connection so far, in order.
+    /// Returns all connections so far, in order.
     pub fn visits(&self) -> Vec<Visit> {
         self.log.lock().clone()
     }
@@ -228,7 +227,7 @@ impl fmt::Display for Hostility {
 }
 
 impl Visit {
-    /// How long the client stayed; panics while it is there.
+    /// Returns how long the connection lasted. Panics while it is open.
     pub fn took(&self) -> Duration {
         self.ended.expect("the client has closed the connection") - self.began
     }
@@ -293,7 +292,7 @@ fn script(hostility: Hostility) -> Script {
             ),
         ),
         H::EndlessHttp2Pings => (
-            // An empty frame of settings.
+            // An empty SETTINGS frame.
             "\0\0\0\u{4}\0\0\0\0\0".to_owned(),
             Then::Repeat(b"\0\0\x08\x06\0\0\0\0\0pingping".repeat(50)),
         ),
@@ -327,7 +326,7 @@ fn script(hostility: Hostility) -> Script {
             "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_owned(),
             Then::Close,
         ),
-        // What a client would get that does not look at the certificate.
+        // The response that a client receives if it does not verify the certificate.
         H::SelfSigned | H::UnknownAuthority | H::Expired | H::NotYetValid | H::WrongHost => {
             (ok("Content-Length: 0\r\nConnection: close\r\n\r\n"), Then::Close)
         }
@@ -349,7 +348,7 @@ fn redirect(to: &str) -> String {
     format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-/// One gzip member of zeros. Members may follow one another (RFC 1952 section 2.2).
+/// Returns a gzip member that contains only zeros. Members may follow one another (RFC 1952 section 2.2).
 fn bomb() -> &'static Vec<u8> {
     static BOMB: OnceLock<Vec<u8>> = OnceLock::new();
     BOMB.get_or_init(|| {
@@ -378,7 +377,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, script: Script, 
                         let _ = stream.set_zero_linger();
                     }
                 }
-                // Who refuses the certificate goes before anything is received.
+                // An error means that the client rejected the certificate before it sent a request.
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
                         play(stream, &script, visit, &log).await;
@@ -390,7 +389,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, script: Script, 
     }
 }
 
-/// Plays to a client that has said something, until it has gone.
+/// Waits until the client has sent something, and then plays the script until the connection ends.
 async fn play<S: AsyncRead + AsyncWrite + Unpin>(stream: S, script: &Script, visit: usize, log: &Log) -> S {
     let (mut reading, mut writing) = tokio::io::split(stream);
     let mut first = vec![0; RECEIVED_BYTES_MAX];
@@ -408,7 +407,8 @@ async fn play<S: AsyncRead + AsyncWrite + Unpin>(stream: S, script: &Script, vis
     reading.unsplit(writing)
 }
 
-/// Returns when it has nothing more to do, which is never if the client is to be waited for.
+/// Sends what the script says. Returns when nothing is left to send, and never returns if the receiver has to
+/// wait for the client to close the connection.
 async fn act(writing: &mut (impl AsyncWrite + Unpin), script: &Script, visit: usize, log: &Log) {
     let mut send = async |bytes: &[u8]| {
         let sent = writing.write(bytes).await.unwrap_or(0);

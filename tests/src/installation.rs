@@ -1,4 +1,4 @@
-//! One installation: configuration, database, processes.
+//! An installation: its configuration, its database and its processes.
 
 use std::{
     cell::Cell,
@@ -23,14 +23,14 @@ use crate::{
     wait_for,
 };
 
-/// A configured installation. Its database is migrated and its topology declared; no role runs until one is
-/// started.
+/// A configured installation. Its database is migrated and its topology is declared. No role runs until the
+/// test starts one.
 pub struct Installation {
     directory: TempDir,
     prefix: String,
     broker_url: String,
     settings: Vec<(String, String)>,
-    /// Program and arguments that run each command; none for the command by itself.
+    /// The program and the arguments that run each command, such as `nohup`; empty to run commands directly.
     within: Vec<String>,
     delays_ms: Vec<u64>,
     amqp: Amqp,
@@ -47,7 +47,8 @@ pub struct Endpoint {
 }
 
 impl Installation {
-    /// On the broker of `MAGNETITE_BROKER__URL`, with the retry schedule of the contract.
+    /// Creates an installation on the broker of `MAGNETITE_BROKER__URL`, with the retry schedule of the
+    /// contract.
     pub async fn new(name: &str) -> Self {
         Self::with(
             name,
@@ -58,13 +59,14 @@ impl Installation {
         .await
     }
 
-    /// With exactly these delays between attempts, in milliseconds.
+    /// Creates an installation with exactly these delays between attempts, in milliseconds.
     pub async fn with_delays(name: &str, delays_ms: &[u64]) -> Self {
         Self::with(name, &shared_broker(), delays_ms, &[]).await
     }
 
-    /// With further settings, such as `("MAGNETITE_WORKER__IN_FLIGHT_MAX", "8")`. `delays_ms` is the retry
-    /// schedule, or the delay queues of the contract's.
+    /// Creates an installation with additional settings, such as `("MAGNETITE_WORKER__IN_FLIGHT_MAX", "8")`.
+    /// `delays_ms` is the retry schedule in milliseconds. The list of the contract's delay queues (1, 2, 4,
+    /// 8, 16 and 30 s) selects the contract's schedule.
     pub async fn with(name: &str, broker_url: &str, delays_ms: &[u64], settings: &[(&str, &str)]) -> Self {
         let directory = TempDir::with_prefix("magnetite-e2e-").unwrap();
         let prefix = format!("e2e-{name}-{}", std::process::id());
@@ -79,7 +81,7 @@ impl Installation {
         let mut delays_ms = delays_ms.to_vec();
         delays_ms.sort_unstable();
         delays_ms.dedup();
-        // SQLite brings its own.
+        // With SQLite, the installation generates its own key.
         if settings.iter().any(|(key, _)| key == "MAGNETITE_DATABASE__URL") {
             settings.push(("MAGNETITE_SECRETS__KEYS".to_owned(), SEALING_KEY.to_owned()));
         }
@@ -99,49 +101,49 @@ impl Installation {
         this
     }
 
-    /// The installation's connection to the broker.
+    /// Returns the installation's connection to the broker.
     pub fn amqp(&self) -> &Amqp {
         &self.amqp
     }
 
-    /// A new connection, after the broker was restarted.
+    /// Opens a new connection to the broker, for example after the broker was restarted.
     pub async fn connect(&self) -> Amqp {
         Amqp::connect(&self.broker_url, &self.prefix).await
     }
 
-    /// The names' prefix on the broker.
+    /// Returns the prefix of the names on the broker.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The broker's URL.
+    /// Returns the broker's URL.
     pub fn broker_url(&self) -> &str {
         &self.broker_url
     }
 
-    /// The port that the broker listens on.
+    /// Returns the port that the broker listens on.
     pub fn broker_port(&self) -> u16 {
         let target = Target::of(&self.broker_url);
         let (_, port) = target.server().rsplit_once(':').expect("a target has a port");
         port.parse().unwrap()
     }
 
-    /// A directory that is deleted with the installation.
+    /// Returns a directory that is deleted with the installation.
     pub fn directory(&self) -> PathBuf {
         self.directory.path().to_owned()
     }
 
-    /// Changes a setting for what is started from now on.
+    /// Changes a setting for all processes that are started from now on.
     pub fn set(&mut self, key: &str, value: &str) {
         self.settings.push((key.to_owned(), value.to_owned()));
     }
 
-    /// Has everything that is started from now on be started by this command, such as `nohup`.
+    /// Runs everything that is started from now on by means of this command, such as `nohup`.
     pub fn start_by(&mut self, command: &[&str]) {
         self.within = command.iter().map(|&word| word.to_owned()).collect();
     }
 
-    /// Has a new and empty database on this disk, for all that is started from now on.
+    /// Creates a new, empty database on this disk, and uses it for everything that is started from now on.
     pub async fn move_database_to(&mut self, disk: &SmallDisk) {
         self.within = disk.enter();
         let database = disk.directory().join("magnetite.db");
@@ -152,12 +154,13 @@ impl Installation {
         self.cli_ok(&["migrate"]).await;
     }
 
-    /// `magnetite` with this installation's configuration.
+    /// Returns a command that runs `magnetite` with this installation's configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
         self.command_of(binary(), arguments)
     }
 
-    /// Another program, with this installation's configuration in its environment.
+    /// Returns a command that runs another program, with this installation's configuration in its
+    /// environment.
     pub fn command_of(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut words = self.within.iter().map(OsStr::new).chain([program.as_ref()]);
         let mut command = Command::new(words.next().expect("a program at least"));
@@ -186,7 +189,8 @@ impl Installation {
         command
     }
 
-    /// Runs a command to its end, with `input` on standard input.
+    /// Runs `magnetite` with these arguments and with `input` on standard input, and waits until it has
+    /// exited.
     pub async fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
         let mut command = self.command(arguments);
         let mut child = command
@@ -196,19 +200,19 @@ impl Installation {
             .spawn()
             .unwrap();
         let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
-        // An error is the command's not reading to the end.
+        // An error means that the command did not read all of the input.
         let writing = tokio::spawn(async move { stdin.write_all(&input).await });
         let output = child.wait_with_output().await.unwrap();
         let _ = writing.await;
         self.logged(output)
     }
 
-    /// Runs a command to its end.
+    /// Runs `magnetite` with these arguments, and waits until it has exited.
     pub async fn cli(&self, arguments: &[&str]) -> Output {
         self.logged(self.command(arguments).output().await.unwrap())
     }
 
-    /// Keeps what a command said to a person, to be searched for secrets.
+    /// Appends a command's standard error to a file that is later searched for secrets.
     fn logged(&self, output: Output) -> Output {
         let log = fs::File::options()
             .append(true)
@@ -218,12 +222,12 @@ impl Installation {
         output
     }
 
-    /// Where that and what roles log is kept.
+    /// Returns the path of the log file for commands or for a role.
     fn log(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.log"))
     }
 
-    /// Runs a command that has to succeed, and returns its standard output.
+    /// Runs `magnetite` with these arguments, and returns its standard output. Panics if the command fails.
     pub async fn cli_ok(&self, arguments: &[&str]) -> String {
         let output = self.cli(arguments).await;
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -235,12 +239,12 @@ impl Installation {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Registers an endpoint for everything of an organization.
+    /// Registers an endpoint for all events of an organization.
     pub async fn endpoint(&self, organization: &str, url: &str) -> Endpoint {
         self.endpoint_with(organization, url, &[]).await
     }
 
-    /// Registers an endpoint with further arguments of `endpoint create`.
+    /// Registers an endpoint with additional arguments of `endpoint create`.
     pub async fn endpoint_with(&self, organization: &str, url: &str, more: &[&str]) -> Endpoint {
         let mut arguments = vec![
             "endpoint",
@@ -255,8 +259,8 @@ impl Installation {
         self.printed_with_secret(&self.cli_ok(&arguments).await)
     }
 
-    /// `endpoint rotate-secret` with further arguments: the endpoint with its new secret, or what the command
-    /// says instead.
+    /// Runs `endpoint rotate-secret` with additional arguments. Returns the endpoint with its new secret, or,
+    /// if the command exits with 1, its standard error.
     pub async fn rotate_secret(&self, id: &str, more: &[&str]) -> Result<Endpoint, String> {
         let mut arguments = vec!["endpoint", "rotate-secret", id, "--json"];
         arguments.extend(more);
@@ -269,7 +273,8 @@ impl Installation {
         }
     }
 
-    /// The endpoint of a command's JSON, whose secret nobody is to find from now on.
+    /// Parses the endpoint in a command's JSON output, and registers its secret with
+    /// [`Installation::keep_secret`].
     fn printed_with_secret(&self, json: &str) -> Endpoint {
         let printed: Value = serde_json::from_str(json).unwrap();
         let text = |key: &str| printed[key].as_str().unwrap().to_owned();
@@ -280,7 +285,7 @@ impl Installation {
         }
     }
 
-    /// Makes a key of the HTTP API.
+    /// Creates an API key for the HTTP API.
     pub async fn key(&self, organization: &str, scopes: &str) -> String {
         let create = [
             "api-key",
@@ -299,13 +304,13 @@ impl Installation {
         key
     }
 
-    /// Has this, a prefix up to `_` and what is secret behind it, be looked for in the end: see
-    /// [`Installation::assert_nothing_in_clear`].
+    /// Registers a secret that must not appear in clear: see [`Installation::assert_nothing_in_clear`]. A
+    /// secret consists of a prefix up to `_` and a random part.
     pub fn keep_secret(&self, secret: &str) {
         self.secrets.remember(secret);
     }
 
-    /// What `endpoint show --json` prints.
+    /// Returns the output of `endpoint show --json`.
     pub async fn show(&self, endpoint: &Endpoint) -> Value {
         serde_json::from_str(&self.cli_ok(&["endpoint", "show", &endpoint.id, "--json"]).await).unwrap()
     }
@@ -317,7 +322,7 @@ impl Installation {
         role
     }
 
-    /// The same, which logs everything that there is to log.
+    /// Starts `magnetite worker` with the log filter `trace`, and waits until it is ready.
     pub async fn talkative_worker(&self) -> Role {
         let mut command = self.command(&["worker"]);
         command.env("MAGNETITE_LOG__FILTER", "trace");
@@ -326,7 +331,7 @@ impl Installation {
         role
     }
 
-    /// The same, under `strace`.
+    /// Starts `magnetite worker` under `strace`, and waits until it is ready.
     pub async fn traced_worker(&self) -> (Role, Trace) {
         let (command, port) = probed(self.command(&["worker"]));
         let (command, trace) = Trace::of(&command, self.directory().join("worker.strace"));
@@ -342,12 +347,12 @@ impl Installation {
         role
     }
 
-    /// Starts a role without waiting for it.
+    /// Starts a role, without waiting until it is ready.
     pub fn start(&self, role: &str) -> Role {
         self.launch(self.command(&[role]), role)
     }
 
-    /// Starts a role that may open no more than so many files and sockets, without waiting for it.
+    /// Starts a role that may open at most this many files and sockets, without waiting until it is ready.
     pub fn start_with_descriptors(&self, role: &str, descriptors: u32) -> Role {
         let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
         let mut command = self.command_of("sh", &["-c", &script]);
@@ -355,7 +360,8 @@ impl Installation {
         self.launch(command, role)
     }
 
-    /// Starts a role whose standard error is this file, with this log filter, without waiting for it.
+    /// Starts a role with this log filter and with this file as its standard error, without waiting until it
+    /// is ready.
     pub fn start_logging_to(&self, role: &str, stderr: &Path, filter: &str) -> Role {
         let script = format!("exec \"$0\" \"$@\" 2>{}", stderr.display());
         let mut command = self.command_of("sh", &["-c", &script]);
@@ -366,15 +372,17 @@ impl Installation {
         self.launch(command, role)
     }
 
-    /// Starts a role with this command, without waiting for it. What it logs is kept under `name`.
+    /// Starts a role with this command, without waiting until it is ready. Its log is kept under `name`.
     pub fn launch(&self, command: Command, name: &str) -> Role {
         let (command, port) = probed(command);
         Role::start(command, port, &self.log(name))
     }
 
-    /// Waits until nothing is ready in any queue but `dead` and `rejected`, seen in many looks in a row, so
-    /// that a delivery that goes from one queue to the next does not hide. What a worker has in hand for
-    /// longer than that does: for it see [`Installation::wait_until_nothing_is_left`].
+    /// Waits until no message is ready in any queue except `dead` and `rejected`.
+    ///
+    /// Checks many times in a row, so that a delivery that moves from one queue to the next is not
+    /// overlooked. A message that a worker holds for longer than these checks take is overlooked: see
+    /// [`Installation::wait_until_nothing_is_left`].
     pub async fn wait_until_drained(&self, limit: Duration) {
         const LOOKS: u32 = 20;
         let empty = Cell::new(0);
@@ -396,9 +404,11 @@ impl Installation {
         .await;
     }
 
-    /// Waits until every queue but `dead` and `rejected` is empty, whatever copies crashes have made. It ends
-    /// the workers, so that nothing is in anyone's hands, lets what is delayed come due, and looks; what
-    /// is left another worker is given.
+    /// Waits until every queue except `dead` and `rejected` is empty, even if crashes have created copies of
+    /// messages.
+    ///
+    /// Terminates the workers, so that no message is unacked, waits until all delayed messages are due, and
+    /// then counts the messages. If any are left, starts another worker to process them, and repeats.
     pub async fn wait_until_nothing_is_left(&self, node: &Node, workers: Vec<Role>, limit: Duration) {
         let (amqp, until, mut workers) = (self.connect().await, Instant::now() + limit, workers);
         loop {
@@ -428,19 +438,20 @@ impl Installation {
         }
     }
 
-    /// Panics when a file of this installation, of its database, of what its processes have logged, and of
-    /// whatever was put into its directory, has a secret that is to be [kept](Installation::keep_secret),
-    /// such as an endpoint's, a part of one, or the key.
+    /// Panics if a file of this installation contains a secret in clear: a secret registered with
+    /// [`Installation::keep_secret`], such as an endpoint's, the random part of one, or a key. Searches the
+    /// files in its directory: its database, the logs of its processes, and the files that the test has put
+    /// there.
     pub fn assert_nothing_in_clear(&self) {
         self.secrets.assert_nothing_in_clear(self.directory.path());
     }
 
-    /// Deletes what the installation has on the broker.
+    /// Deletes the installation's queues and exchanges on the broker.
     pub async fn delete(self) {
         self.amqp.delete(&self.delays_ms).await;
     }
 
-    /// Every queue in which deliveries are under way.
+    /// Returns the names of all queues that hold deliveries in progress.
     pub fn work_queues(&self) -> Vec<String> {
         let fixed = ["events", "due"].map(str::to_owned);
         fixed
@@ -450,7 +461,7 @@ impl Installation {
     }
 }
 
-/// However a test ends its installation, a last look for secrets.
+/// Searches for secrets in clear when the test drops the installation, unless the test is already panicking.
 impl Drop for Installation {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -459,14 +470,14 @@ impl Drop for Installation {
     }
 }
 
-/// The broker that all tests share.
+/// Returns the URL of the broker that all tests share.
 pub fn shared_broker() -> String {
     std::env::var("MAGNETITE_BROKER__URL").expect(
         "MAGNETITE_BROKER__URL is not set: run tests/run.sh, or export the line that `deploy/local/broker.sh start DIR` prints",
     )
 }
 
-/// The binary that was built together with this test.
+/// Returns the path of the binary that was built together with this test.
 pub fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).expect("a test is in target/PROFILE/deps");

@@ -1,4 +1,4 @@
-//! What the journal says, asked as an operator asks.
+//! Reads the journal through the commands that an operator uses.
 
 use std::{process::Output, time::Duration};
 
@@ -6,31 +6,31 @@ use serde_json::Value;
 
 use crate::{Installation, Role, wait_for};
 
-/// The answer of `magnetite audit`.
+/// The result of `magnetite audit`.
 #[derive(Debug)]
 pub struct Audit {
     /// Whether it exited with 0.
     pub balances: bool,
-    /// What it exited with.
+    /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// What `--json` prints: objects of several kinds.
+    /// The output of `--json`: objects of several kinds.
     pub lines: Vec<Value>,
 }
 
 impl Audit {
-    /// The objects of one kind: `balance`, `queues`, `gap` or `finding`.
+    /// Returns the objects of one kind: `balance`, `queues`, `gap` or `finding`.
     pub fn of_kind(&self, kind: &str) -> Vec<&Value> {
         self.lines.iter().filter(|line| line["kind"] == kind).collect()
     }
 
-    /// A number of the balance, by its path, such as `/deliveries/dead`.
+    /// Returns a number of the balance by its JSON pointer, such as `/deliveries/dead`.
     pub fn number(&self, path: &str) -> u64 {
         let balance = self.of_kind("balance")[0];
         let found = balance.pointer(path).and_then(Value::as_u64);
         found.unwrap_or_else(|| panic!("no number {path} in {balance}"))
     }
 
-    /// The names of what was found, in the order of the report.
+    /// Returns the names of the findings, in the order of the report.
     pub fn findings(&self) -> Vec<&str> {
         let findings = self.of_kind("finding").into_iter();
         findings
@@ -38,7 +38,7 @@ impl Audit {
             .collect()
     }
 
-    /// Panics unless every matched delivery has ended and nothing was found.
+    /// Panics unless every matched delivery has ended and there are no findings.
     pub fn assert_settled(&self) {
         assert!(self.balances, "{self:#?}");
         assert_eq!(self.number("/deliveries/pending"), 0, "{self:#?}");
@@ -49,7 +49,8 @@ impl Audit {
 }
 
 impl Installation {
-    /// What a command that has to succeed prints with `--json`, one object a line.
+    /// Runs a command with `--json`, and returns what it prints, one object per line. Panics if the command
+    /// fails.
     pub async fn json(&self, arguments: &[&str]) -> Vec<Value> {
         let printed = self.cli_ok(&[arguments, &["--json"]].concat()).await;
         printed
@@ -58,12 +59,12 @@ impl Installation {
             .collect()
     }
 
-    /// Runs `magnetite doctor`: its checks.
+    /// Runs `magnetite doctor`, and returns its checks.
     pub async fn doctor(&self) -> Vec<Value> {
         objects(&self.cli(&["doctor", "--json"]).await)
     }
 
-    /// Runs `magnetite audit`, over all time.
+    /// Runs `magnetite audit` for the last 30 days.
     pub async fn audit(&self) -> Audit {
         let output = self.cli(&["audit", "--since", "30d", "--json"]).await;
         let lines = objects(&output);
@@ -75,21 +76,22 @@ impl Installation {
         }
     }
 
-    /// Waits until the workers have settled what they hold, and the recorder has stored all that they
-    /// reported.
+    /// Waits until the workers have settled all messages that they hold, and the recorder has stored
+    /// everything that they reported.
     pub async fn wait_until_recorded(&self, workers: &[&Role], recorder: &Role, limit: Duration) {
         for worker in workers {
             worker.wait_for_unacked("", 0, limit).await;
         }
         let amqp = self.connect().await;
-        // What leaves the queue is unacked at once: first the one, then the other.
+        // A message that leaves a queue becomes unacked at once. Checking the queue first therefore misses no
+        // message.
         for queue in ["journal", "dead", "rejected"] {
             amqp.wait_for_ready(queue, 0, limit).await;
         }
         recorder.wait_for_unacked("", 0, limit).await;
     }
 
-    /// Waits for a row count that `command` lists.
+    /// Waits until `command` lists exactly `count` objects, and returns them.
     pub async fn wait_for_listed(&self, command: &[&str], count: usize, limit: Duration) -> Vec<Value> {
         wait_for(&format!("{count} lines of {command:?}"), limit, || async {
             let listed = self.json(command).await;
@@ -103,7 +105,7 @@ impl Installation {
     }
 }
 
-/// What a command has printed, an object a line.
+/// Parses a command's output, one JSON object per line.
 fn objects(output: &Output) -> Vec<Value> {
     let stdout = std::str::from_utf8(&output.stdout).unwrap();
     let lines = stdout.lines();

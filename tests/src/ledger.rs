@@ -1,8 +1,8 @@
-//! What was published, what became of it, and whether the books balance.
+//! Accounts for every published event: where it was delivered, whether it is dead, and whether anything was
+//! lost.
 //!
-//! The ledger believes the publisher's word for what was published, the receivers' logs for what was
-//! delivered and the broker's queues for what is dead or rejected. It asks neither the workers nor a
-//! database.
+//! The ledger relies on the publisher for what was published, on the receivers' logs for what was delivered,
+//! and on the broker's queues for what is dead or rejected. It does not consult the workers or a database.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,58 +12,59 @@ use std::{
 
 use crate::{Amqp, Endpoint, Found, Installation, Node, Receiver, Role, seed, wait_for};
 
-/// The books of one campaign. Every endpoint gets every event; events are told apart by their `lead_id`.
+/// The record of one campaign. Every endpoint receives every event. Events are identified by their `lead_id`.
 pub struct Ledger {
     endpoints: Vec<(&'static str, Endpoint, Receiver)>,
     published: HashMap<String, Instant>,
-    /// How often (lead, endpoint id) is in the dead letters.
+    /// How many dead letters exist for each (lead, endpoint id).
     dead: HashMap<(String, String), usize>,
     rejected: usize,
     breaks: Vec<Break>,
 }
 
-/// Something that was broken on purpose.
+/// A deliberately caused failure.
 #[derive(Clone, Debug)]
 pub struct Break {
-    /// What.
+    /// What failed.
     pub what: &'static str,
-    /// From when.
+    /// When it failed.
     pub from: Instant,
-    /// Until it was there again.
+    /// When it worked again.
     pub until: Instant,
-    /// How many messages it held unacked; `None` when it was not a worker.
+    /// How many messages the worker held unacked; `None` if it was not a worker that failed.
     pub unacked: Option<u64>,
 }
 
-/// How the books stand.
+/// The totals of a [`Ledger`] at one point in time.
 #[derive(Debug)]
 pub struct Books {
-    /// Events that the publisher was told are safe.
+    /// The number of events that the publisher reported as stored.
     pub published: usize,
-    /// (event, endpoint) pairs that were answered with success.
+    /// The number of (event, endpoint) pairs that a receiver answered with success.
     pub delivered: usize,
-    /// Pairs that are in the dead letters and were not delivered.
+    /// The number of pairs that have a dead letter and were not delivered.
     pub dead: usize,
-    /// Messages in the rejected queue.
+    /// The number of messages from the queue of rejected messages.
     pub rejected: usize,
-    /// Pairs that are neither.
+    /// The pairs that are neither delivered nor dead.
     pub lost: Vec<String>,
-    /// What arrived, or is dead, and was never published.
+    /// The leads that were received or dead-lettered but never published.
     pub unknown: Vec<String>,
-    /// Successes beyond the first of each pair.
+    /// The number of successes beyond the first of each pair.
     pub duplicates: usize,
-    /// Those of them that no break explains.
+    /// The pairs with duplicates that no break explains.
     pub unexplained: Vec<String>,
-    /// The breaks.
+    /// The breaks so far.
     pub breaks: Vec<Break>,
 }
 
-/// How long before a break an event may have been seen for the break to explain its copies: the slowest
-/// answer, and the time from an answer to its ack.
+/// The longest time that an event can be in flight: the slowest answer, plus the time from an answer to its
+/// ack. A break explains the duplicates of an event that was published or received within this time before
+/// the break.
 const IN_FLIGHT_MAX: Duration = Duration::from_millis(2500);
 
 impl Ledger {
-    /// Empty books.
+    /// Creates an empty ledger.
     #[allow(clippy::new_without_default, reason = "a ledger is opened, not defaulted")]
     pub fn new() -> Self {
         Self {
@@ -75,53 +76,54 @@ impl Ledger {
         }
     }
 
-    /// An endpoint, under a name for people.
+    /// Adds an endpoint, under a name that reports show.
     pub fn endpoint(&mut self, name: &'static str, endpoint: Endpoint, receiver: Receiver) {
         self.endpoints.push((name, endpoint, receiver));
     }
 
-    /// Every endpoint with its receiver.
+    /// Returns all endpoints with their receivers.
     pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint, &Receiver)> {
         self.endpoints
             .iter()
             .map(|(_, endpoint, receiver)| (endpoint, receiver))
     }
 
-    /// Whether something was broken at this time, or shortly after.
+    /// Returns whether a break was in effect at this time, or began while an event of this time could be in
+    /// flight.
     pub fn was_broken(&self, at: Instant) -> bool {
         self.breaks.iter().any(|broken| broken.explains(&at))
     }
 
-    /// The receiver with that name.
+    /// Returns the receiver with this name.
     pub fn receiver(&self, name: &str) -> &Receiver {
         let found = self.endpoints.iter().find(|(known, ..)| *known == name);
         &found.expect("the receiver was registered").2
     }
 
-    /// What the publisher was given, with the time.
+    /// Adds events that were handed to the publisher, with the time of each.
     pub fn published(&mut self, leads: impl IntoIterator<Item = (String, Instant)>) {
         self.published.extend(leads);
     }
 
-    /// Every lead that was published, in some order that is the same every time.
+    /// Returns all published leads, in an order that is always the same.
     pub fn leads(&self) -> Vec<String> {
         let mut leads: Vec<_> = self.published.keys().cloned().collect();
         leads.sort_unstable();
         leads
     }
 
-    /// Every lead with the time at which the publisher was given it.
+    /// Returns all published leads, with the time at which the publisher received each event.
     pub fn published_times(&self) -> Vec<(String, Instant)> {
         let published = self.published.iter();
         published.map(|(lead, at)| (lead.clone(), *at)).collect()
     }
 
-    /// When the publisher was given the event about this lead.
+    /// Returns when the publisher received the event about this lead.
     pub fn published_at(&self, lead: &str) -> Instant {
         self.published[lead]
     }
 
-    /// Something was broken from `from` until now.
+    /// Adds a break that lasted from `from` until now.
     pub fn broken(&mut self, what: &'static str, from: Instant, unacked: Option<u64>) {
         self.breaks.push(Break {
             what,
@@ -131,8 +133,7 @@ impl Ledger {
         });
     }
 
-    /// Waits until every pair is delivered or dead. Takes dead letters and rejected messages out of their
-    /// queues.
+    /// Waits until every pair is delivered or dead. Drains the queues of dead letters and rejected messages.
     pub async fn wait_until_accounted(&mut self, amqp: &Amqp, limit: Duration) {
         let ledger = tokio::sync::Mutex::new(self);
         wait_for(
@@ -152,8 +153,7 @@ impl Ledger {
         .await;
     }
 
-    /// Waits until every pair is accounted for and nothing is ready in any queue, and tells how the books
-    /// stand then.
+    /// Waits until every pair is accounted for and no message is ready in any queue, and returns the totals.
     pub async fn settle(&mut self, installation: &Installation, limit: Duration) -> Books {
         self.wait_until_accounted(installation.amqp(), limit).await;
         installation.wait_until_drained(limit).await;
@@ -161,8 +161,8 @@ impl Ledger {
         self.books()
     }
 
-    /// The same on a broker that was killed, whatever copies that made: ends the workers, and leaves nothing
-    /// in any queue.
+    /// Like [`Ledger::settle`], for a broker that was killed, which may have created copies of messages. Also
+    /// terminates the workers, and waits until every queue is empty.
     pub async fn settle_and_end(
         &mut self,
         installation: &Installation,
@@ -179,7 +179,7 @@ impl Ledger {
         self.books()
     }
 
-    /// Takes dead letters and rejected messages out of their queues and into the books.
+    /// Drains the queues of dead letters and rejected messages into the ledger.
     async fn collect(&mut self, amqp: &Amqp) {
         for letter in amqp.drain("dead").await {
             let key = (lead(&letter), letter.header("magnetite-endpoint"));
@@ -188,7 +188,7 @@ impl Ledger {
         self.rejected += amqp.drain("rejected").await.len();
     }
 
-    /// How the books stand now.
+    /// Computes the current totals.
     pub fn books(&self) -> Books {
         let mut books = Books {
             published: self.published.len(),
@@ -250,8 +250,8 @@ impl Ledger {
         books
     }
 
-    /// Whether the event was under way when something was broken: it was published or asked about then, or
-    /// shortly before.
+    /// Returns whether the event was in flight during a break: it was published, or a receiver received it,
+    /// during the break or shortly before.
     fn is_explained(&self, born: Instant, seen: &[Instant]) -> bool {
         self.breaks
             .iter()
@@ -260,7 +260,7 @@ impl Ledger {
 }
 
 impl Break {
-    /// Whether it may have hit what was under way at this time.
+    /// Returns whether the break may have affected an event that was in flight at this time.
     fn explains(&self, at: &Instant) -> bool {
         let from = self.from.checked_sub(IN_FLIGHT_MAX).unwrap_or(self.from);
         (from..=self.until).contains(at)
@@ -268,7 +268,8 @@ impl Break {
 }
 
 impl Books {
-    /// Panics unless every published event is accounted for, and nothing else is there.
+    /// Panics unless every published event is accounted for exactly, without unknown events, unexplained
+    /// duplicates or rejected messages.
     pub fn assert_balanced(&self) {
         let few = |list: &[String]| format!("{}: {:?}", list.len(), &list[..list.len().min(20)]);
         assert!(self.lost.is_empty(), "lost {}\n{self}", few(&self.lost));
@@ -285,7 +286,7 @@ impl Books {
         assert_eq!(self.rejected, 0, "good events were rejected\n{self}");
     }
 
-    /// The median of what workers held unacked when they were killed.
+    /// Returns the median number of messages that workers held unacked when they were killed.
     pub fn unacked_median(&self) -> u64 {
         let mut unacked: Vec<_> = self.breaks.iter().filter_map(|broken| broken.unacked).collect();
         unacked.sort_unstable();

@@ -1,9 +1,9 @@
-//! What the end-to-end tests share: the built binary, receivers on real sockets, a real broker.
+//! Shared support for the end-to-end tests: the built binary, receivers on real sockets, and a real broker.
 //!
-//! The tests run `magnetite` as its users do and look at it from outside: requests at receivers, messages in
-//! queues, lines on standard output. Nothing here links the worker. Each test has an installation of its own
+//! The tests run `magnetite` as its users do and observe it from outside: requests at receivers, messages in
+//! queues, and lines on standard output. They do not link the worker. Each test has its own installation
 //! ([`Installation`]): a name prefix on the broker, an SQLite file in a temporary directory, and processes
-//! that end with it.
+//! that end with the test.
 
 #![allow(
     clippy::unwrap_used,
@@ -68,20 +68,23 @@ pub use script::{free_port, root};
 pub use shifted::ShiftedClock;
 pub use traced::{Socket, Trace};
 
-/// How long a test waits for what happens at once or every few seconds. This is no limit on speed, which
-/// tests measure where it matters: a machine that stands still for half a minute makes no test fail.
+/// The default time limit for waiting for something that happens immediately or every few seconds.
+///
+/// This is not a performance bound; tests that care about speed measure it. The limit is long enough that a
+/// machine that stalls for half a minute does not make a test fail.
 pub const SOON: Duration = Duration::from_secs(90);
 
-/// Polls `condition` until it holds.
+/// Polls `condition` until it returns `Ok`, and returns that value.
 ///
 /// # Panics
-/// When it does not within `limit`; the message says what was waited for and how things stood last.
+/// Panics if `condition` still returns an error after `limit`. The message contains `what`, which describes
+/// the expected state, and the last error.
 pub async fn wait_for<T, F: Future<Output = Result<T, String>>>(
     what: &str,
     limit: Duration,
     mut condition: impl FnMut() -> F,
 ) -> T {
-    /// Small against everything that is waited for, and not a busy loop.
+    /// The polling interval: short compared with everything that tests wait for, but not a busy loop.
     const POLL: Duration = Duration::from_millis(10);
     let until = Instant::now() + limit;
     loop {
@@ -96,7 +99,7 @@ pub async fn wait_for<T, F: Future<Output = Result<T, String>>>(
     }
 }
 
-/// [`wait_for`] with a condition that is a plain comparison.
+/// Polls `condition` until it returns true, and otherwise behaves like [`wait_for`].
 pub async fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     wait_for(what, limit, || {
         std::future::ready(condition().then_some(()).ok_or_else(String::new))
@@ -104,7 +107,7 @@ pub async fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut()
     .await;
 }
 
-/// Unix milliseconds.
+/// Returns the current time in Unix milliseconds.
 pub fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -124,12 +127,12 @@ pub const EVENT_TYPES: [&str; 8] = [
     "magnet.viewed",
 ];
 
-/// An event's JSON, of type `lead.completed`, about `lead`.
+/// Returns the JSON of an event of type `lead.completed` about `lead`.
 pub fn event(organization: &str, lead: &str) -> String {
     event_of("lead.completed", organization, lead)
 }
 
-/// An event's JSON of the given type.
+/// Returns the JSON of an event of the given type about `lead`.
 pub fn event_of(event_type: &str, organization: &str, lead: &str) -> String {
     let timestamp = now_ms();
     format!(
@@ -137,7 +140,7 @@ pub fn event_of(event_type: &str, organization: &str, lead: &str) -> String {
     )
 }
 
-/// The p-th percentile (0 to 100) of the values.
+/// Sorts the values and returns their p-th percentile (0 to 100).
 pub fn percentile(values: &mut [f64], p: f64) -> f64 {
     assert!(!values.is_empty(), "no values to take a percentile of");
     values.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! Events at a steady pace, through the program's own publisher.
+//! Publishes events at a steady rate with `magnetite publish`.
 
 use std::{
     process::Stdio,
@@ -18,19 +18,19 @@ use tokio::{
 
 use crate::{Installation, event};
 
-/// `magnetite publish`, fed line by line until told to stop.
+/// A `magnetite publish` process that receives one line after the other until it is stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
     publishing: JoinHandle<Vec<(String, Instant)>>,
 }
 
 impl Load {
-    /// Begins to publish events of `organization`, about leads `lead_0`, `lead_1` and so on.
+    /// Starts publishing events of `organization`, about leads `lead_0`, `lead_1` and so on.
     pub fn start(installation: &Installation, organization: &str, per_second: u32) -> Self {
         Self::numbered(installation, organization, per_second, 0)
     }
 
-    /// The same, from lead number `first` on.
+    /// Like [`Load::start`], but numbers the leads from `first`.
     pub fn numbered(installation: &Installation, organization: &str, per_second: u32, first: usize) -> Self {
         let mut child = installation
             .command(&["publish"])
@@ -54,7 +54,7 @@ impl Load {
                 stdin.write_all(line.as_bytes()).await.unwrap();
                 leads.push((lead, due));
                 if leads.len() == 1 {
-                    // The pace begins when the publisher is connected.
+                    // The pace starts when the publisher has connected and confirmed the first event.
                     let _ = (&mut connects).await;
                     pace.reset();
                 }
@@ -69,15 +69,16 @@ impl Load {
         Self { stop, publishing }
     }
 
-    /// Ends it, and returns the leads with the time at which each was to be handed to the publisher: if
-    /// that was too slow, its latency counts from then. All of them are confirmed.
+    /// Stops publishing, and returns the leads with the time at which each was due to be handed to the
+    /// publisher. If it was handed over late, its latency still counts from that time. All of the events are
+    /// confirmed.
     pub async fn stop(self) -> Vec<(String, Instant)> {
         self.stop.store(true, Ordering::Relaxed);
         self.publishing.await.unwrap()
     }
 }
 
-/// Counts what the publisher prints, an id for each confirmed event, and tells of the first.
+/// Counts the ids that the publisher prints, one for each confirmed event, and signals the first one.
 async fn count_ids(stdout: ChildStdout, first: oneshot::Sender<()>) -> usize {
     let (mut ids, mut count) = (BufReader::new(stdout).lines(), 0);
     let mut first = Some(first);

@@ -1,4 +1,5 @@
-//! A name server that says what the test wants, and something else the next time.
+//! A DNS server whose answers the test controls, and which can answer the same question differently each
+//! time.
 
 use std::{
     collections::HashMap,
@@ -7,39 +8,39 @@ use std::{
 
 use tokio::{net::UdpSocket, task::JoinHandle};
 
-/// What the name server does with a question.
+/// How the name server answers a question.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// The addresses of the family that was asked for.
+    /// The addresses of the requested family.
     Addresses(Vec<IpAddr>),
-    /// The name is another name's alias, which has these addresses.
+    /// The name is an alias of another name, which has these addresses.
     Alias(&'static str, Vec<IpAddr>),
-    /// There is no such name.
+    /// The name does not exist.
     NoName,
-    /// The name's own servers fail.
+    /// The name's authoritative servers fail.
     ServerFailure,
-    /// Nothing.
+    /// No answer.
     Silence,
 }
 
-/// A name server on UDP, whose answers may be kept for 0 s. Dropping it closes the socket.
+/// A DNS server on UDP, whose answers have a TTL of 0 s. Dropping it closes the socket.
 pub struct Names {
     address: SocketAddr,
     serving: JoinHandle<()>,
 }
 
-/// The question's end: its type and its class.
+/// The length of a question's type and class, which follow the name.
 const QUESTION_TAIL_BYTES: usize = 4;
 
 impl Names {
-    /// `reply` is given the name, without its final dot, and how many questions about it came before. A
-    /// lookup is two questions, one for each family.
+    /// Starts a server. `reply` receives the name, without its final dot, and the number of earlier questions
+    /// about it. A lookup consists of two questions, one for each address family.
     pub async fn start(reply: impl Fn(&str, usize) -> Reply + Send + 'static) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();
         let serving = tokio::spawn(async move {
             let (mut asked, mut query) = (HashMap::<String, usize>::new(), [0; 512]);
-            // An error is a client's that did not wait for its answer.
+            // An error means that a client did not wait for its answer.
             loop {
                 if let Ok((length, from)) = socket.recv_from(&mut query).await {
                     let (name, end) = question(&query[..length]);
@@ -55,7 +56,7 @@ impl Names {
         Self { address, serving }
     }
 
-    /// As `egress.name_servers` takes it.
+    /// Returns the server's address, as `egress.name_servers` takes it.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -67,7 +68,7 @@ impl Drop for Names {
     }
 }
 
-/// The asked name, and where the question ends (RFC 1035 section 4.1).
+/// Returns the requested name, and the offset at which the question ends (RFC 1035 section 4.1).
 fn question(query: &[u8]) -> (String, usize) {
     let (mut labels, mut at) = (Vec::new(), 12);
     while query[at] != 0 {
@@ -92,12 +93,12 @@ fn response(query: &[u8], reply: &Reply) -> Option<Vec<u8>> {
         .filter(|ip| wanted == if ip.is_ipv4() { 1 } else { 28 })
         .collect();
     let mut message = query.to_vec();
-    // A response; recursion was desired and is available.
+    // Flags of a response: recursion was desired and is available.
     message[2..4].copy_from_slice(&[0x81, 0x80 | code]);
     let answers = addresses.len() + usize::from(alias.is_some());
     message[6..8].copy_from_slice(&(answers as u16).to_be_bytes());
     message[8..12].fill(0);
-    // Answers are about the question's name, or about what it is an alias of.
+    // The answers are about the question's name, or about the name that it is an alias of.
     let mut about = vec![0xc0, 12];
     if let Some(name) = alias {
         let name = in_labels(name);
@@ -105,7 +106,7 @@ fn response(query: &[u8], reply: &Reply) -> Option<Vec<u8>> {
         about = name;
     }
     if addresses.is_empty() && code != 2 {
-        // A start of authority: it tells how long the negative answer may be kept (RFC 2308 section 5).
+        // An SOA record, which says how long the negative answer may be cached (RFC 2308 section 5).
         message[9] = 1;
         let numbers = [1_u32, 60, 60, 60, 0].map(u32::to_be_bytes).concat();
         record(&mut message, &[0], 6, &[&[0, 0][..], &numbers].concat());

@@ -1,4 +1,4 @@
-//! A RabbitMQ node of a test's own, for tests that break it.
+//! A private RabbitMQ node, for tests that break it.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -14,8 +14,9 @@ use crate::{
 
 const SCRIPT: Script = Script("deploy/local/broker.sh");
 
-/// A process that suspends the write-ahead log of quorum queues until it gets a message: Erlang resumes what
-/// a process that ends has suspended.
+/// Erlang code that starts a process, which suspends the write-ahead log of the quorum queues until it
+/// receives a message. The process has to stay alive: when a process ends, Erlang resumes everything that it
+/// has suspended.
 const STALL: &str = "Main = self(), \
     spawn(fun() -> \
         register(magnetite_stall, self()), \
@@ -25,7 +26,7 @@ const STALL: &str = "Main = self(), \
     end), \
     receive stalled -> stalled after 5000 -> failed end.";
 
-/// A private node; stopped and deleted when dropped.
+/// A private node. It is stopped and deleted when the value is dropped.
 pub struct Node {
     directory: TempDir,
     url: String,
@@ -40,7 +41,7 @@ impl Node {
         Self::of(directory, url)
     }
 
-    /// Starts a new node in the cluster of this one.
+    /// Starts a new node in the same cluster as this one.
     pub(crate) async fn start_beside(&self) -> Self {
         let (directory, other) = (new_directory(), self.directory.path().to_str().unwrap());
         let url = SCRIPT.run("join", directory.path(), &[other]).await;
@@ -52,44 +53,44 @@ impl Node {
         Self { directory, url, name }
     }
 
-    /// What it is called in its cluster.
+    /// Returns the node's name in its cluster.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its URL, the same after every start.
+    /// Returns the node's URL, which stays the same after a restart.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where its files are; `deploy/local/broker.sh ctl` is given it.
+    /// Returns the node's directory, which is also the argument of `deploy/local/broker.sh ctl`.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// SIGKILL.
+    /// Kills the node with SIGKILL.
     pub async fn kill(&self) {
         SCRIPT.run("kill", self.directory.path(), &[]).await;
     }
 
-    /// SIGSTOP: what is connected to it stays connected, and gets no answer.
+    /// Suspends the node with SIGSTOP. Its connections stay open, but it does not answer.
     pub async fn pause(&self) {
         SCRIPT.run("pause", self.directory.path(), &[]).await;
     }
 
-    /// SIGCONT.
+    /// Resumes the node with SIGCONT.
     pub async fn resume(&self) {
         SCRIPT.run("resume", self.directory.path(), &[]).await;
     }
 
-    /// Starts it again with the data that it had.
+    /// Starts the node again with its existing data.
     pub async fn start_again(&self) {
         let url = SCRIPT.run("start", self.directory.path(), &[]).await;
         assert_eq!(url, self.url, "the node keeps its port");
     }
 
-    /// Waits until a queue holds nothing: neither ready, nor unacked, nor about to be dead-lettered. RabbitMQ
-    /// counts every 5 s.
+    /// Waits until the queue holds no message: neither ready, nor unacked, nor waiting to be dead-lettered.
+    /// RabbitMQ updates these counts every 5 s.
     pub async fn wait_for_empty(&self, queue: &str, limit: Duration) {
         wait_for(&format!("{queue} is empty"), limit, || async {
             let queues = self.ctl(&["list_queues", "-q", "name", "messages"]).await;
@@ -102,7 +103,7 @@ impl Node {
         .await;
     }
 
-    /// Has it block whoever publishes.
+    /// Raises a memory alarm, so that the node blocks all publishers.
     pub async fn raise_memory_alarm(&self, limit: Duration) {
         self.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
         wait_for("the alarm is raised", limit, || async {
@@ -116,25 +117,26 @@ impl Node {
         .await;
     }
 
-    /// Has it take publishes again.
+    /// Ends the memory alarm, so that the node accepts publishes again.
     pub async fn end_memory_alarm(&self) {
         self.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
     }
 
-    /// Has its disk stand still: what quorum queues write is neither stored nor confirmed, and all else goes
-    /// on.
+    /// Makes the node's disk hang: the node neither stores nor confirms what quorum queues write. Everything
+    /// else continues to work.
     pub async fn stall_disk(&self) {
         let answer = self.ctl(&["-q", "eval", STALL]).await;
         assert_eq!(answer.trim(), "stalled");
     }
 
-    /// Has its disk go on.
+    /// Ends the hang that [`Node::stall_disk`] began.
     pub async fn end_stall(&self) {
         self.ctl(&["-q", "eval", "magnetite_stall ! go."]).await;
     }
 
-    /// Has it listen for AMQP over TLS as well, on a port that is returned. Clients have to show a
-    /// certificate of the authority, and may log in with that alone, as the user that its name says.
+    /// Makes the node listen for AMQP over TLS as well, and returns the port. Clients have to present a
+    /// certificate of the authority. They may log in with the certificate alone, as the user in its common
+    /// name.
     pub async fn listen_with_tls(&self, server: &Issued, authority: &Certificates) -> u16 {
         let (port, options) = (free_port(), tls_options(server, authority));
         let start = format!(
@@ -151,8 +153,8 @@ impl Node {
         port
     }
 
-    /// Has its management API listen with TLS as well, on a port that is returned. Clients have to show a
-    /// certificate of the authority.
+    /// Makes the node's management API listen with TLS as well, and returns the port. Clients have to present
+    /// a certificate of the authority.
     pub async fn manage_with_tls(&self, server: &Issued, authority: &Certificates) -> u16 {
         let (port, options) = (free_port(), tls_options(server, authority));
         let start = format!(
@@ -164,12 +166,12 @@ impl Node {
         port
     }
 
-    /// `rabbitmqctl` on this node.
+    /// Runs `rabbitmqctl` on this node, and returns its output.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
         SCRIPT.run("ctl", self.directory.path(), arguments).await
     }
 
-    /// Prints what the node itself has logged last: why a test failed may be told there.
+    /// Prints the last lines of the node's own log, which may show why a test failed.
     #[allow(clippy::print_stderr, reason = "it is shown with what the test has logged")]
     fn print_log(&self) {
         const LINES_MAX: usize = 40;
@@ -189,7 +191,7 @@ impl Drop for Node {
     }
 }
 
-/// Entries of a list, as Erlang's TLS takes it.
+/// Returns TLS options for a server, as the entries of an Erlang list.
 fn tls_options(server: &Issued, authority: &Certificates) -> String {
     let der = |bytes: &[u8]| format!("base64:decode(\"{}\")", STANDARD.encode(bytes));
     format!(
@@ -204,7 +206,7 @@ fn new_directory() -> TempDir {
     TempDir::with_prefix("magnetite-node-").unwrap()
 }
 
-/// What the script has noted.
+/// Reads the node's name from the file that the script has written.
 fn name(directory: &Path) -> String {
     let noted = fs::read_to_string(directory.join("node")).unwrap();
     let name = noted.lines().find_map(|line| line.strip_prefix("node="));

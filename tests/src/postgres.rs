@@ -1,4 +1,4 @@
-//! A PostgreSQL of a test's own, for tests that stop it.
+//! A private PostgreSQL server, for tests that stop it.
 
 use std::{
     fs::{OpenOptions, Permissions},
@@ -12,7 +12,7 @@ use crate::{Certificates, certificates::Issued, script::Script};
 
 const SCRIPT: Script = Script("deploy/local/postgres.sh");
 
-/// A private server; stopped and deleted when dropped.
+/// A private server. It is stopped and deleted when the value is dropped.
 pub struct Postgres {
     directory: TempDir,
     url: String,
@@ -26,13 +26,13 @@ impl Postgres {
         Self { directory, url }
     }
 
-    /// The database's URL, the same after every start.
+    /// Returns the database's URL, which stays the same after a restart.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Has it take connections over TCP with TLS alone, from clients that show a certificate of the
-    /// authority.
+    /// Restarts the server so that it accepts TCP connections only with TLS, and only from clients that
+    /// present a certificate of the authority.
     pub async fn require_tls(&self, server: &Issued, authority: &Certificates) {
         let data = self.directory.path().join("data");
         let owner = std::fs::metadata(&data).unwrap();
@@ -55,24 +55,24 @@ impl Postgres {
         self.start_again().await;
     }
 
-    /// The process that starts all others of the server.
+    /// Returns the process id of the postmaster, which starts all other processes of the server.
     pub fn pid(&self) -> u32 {
         let file = self.directory.path().join("data/postmaster.pid");
         let text = std::fs::read_to_string(file).unwrap();
         text.lines().next().unwrap().parse().unwrap()
     }
 
-    /// Stops it in an orderly way: connections are closed.
+    /// Stops the server in an orderly way, which closes its connections.
     pub async fn stop(&self) {
         SCRIPT.run("stop", self.directory.path(), &[]).await;
     }
 
-    /// SIGKILL.
+    /// Kills the server with SIGKILL.
     pub async fn kill(&self) {
         SCRIPT.run("kill", self.directory.path(), &[]).await;
     }
 
-    /// Starts it again with the data that it had.
+    /// Starts the server again with its existing data.
     pub async fn start_again(&self) {
         let url = SCRIPT.run("start", self.directory.path(), &[]).await;
         assert_eq!(url, self.url, "the server keeps its port");

@@ -1,4 +1,4 @@
-//! A TCP proxy that cuts, stalls and slows what goes through it.
+//! A TCP proxy that can cut, stall and slow down connections.
 
 use std::{
     net::SocketAddr,
@@ -18,7 +18,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// Stands between whoever connects to [`Proxy::url`] and a server. Dropping it closes every connection.
+/// A proxy between the clients that connect to [`Proxy::url`] and a server. Dropping it closes every
+/// connection.
 pub struct Proxy {
     address: SocketAddr,
     target: Target,
@@ -29,22 +30,22 @@ pub struct Proxy {
 /// How a connection is cut, on both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// RST: what is under way is thrown away, and the next read or write fails.
+    /// With RST: data in flight is discarded, and the next read or write fails.
     Reset,
-    /// FIN: a clean end, at the wrong time.
+    /// With FIN: an orderly end of the stream, but at the wrong time.
     Close,
 }
 
-/// A direction.
+/// The direction of data on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// From whoever connected.
+    /// From the client to the server.
     ToServer,
-    /// Back to them.
+    /// From the server to the client.
     ToClient,
 }
 
-/// A URL's `host:port`, and what stands around it.
+/// The `host:port` of a URL, with the text before and after it.
 #[derive(Clone)]
 pub(crate) struct Target {
     before: String,
@@ -54,29 +55,29 @@ pub(crate) struct Target {
 
 struct Shared {
     line: watch::Sender<Line>,
-    /// The next connection over which this many bytes went in this direction is cut.
+    /// The cut that is made after this many more bytes in this direction; `None` if none is pending.
     armed: Mutex<Option<(Way, usize, Cut)>>,
 }
 
 #[derive(Clone, Copy)]
 struct Line {
     stalled: bool,
-    /// Each way.
+    /// The latency in each direction.
     latency: Duration,
-    /// Each way and for each connection; 0 is unlimited.
+    /// The bandwidth in each direction of each connection; 0 means unlimited.
     bytes_per_second: u32,
     cuts: u64,
     how: Cut,
 }
 
-/// Small against what a slow line carries in a second.
+/// The size of a chunk. It is small compared with what a slow line carries in a second.
 const CHUNK_BYTES: usize = 4096;
-/// What is under way in one direction of a connection, at most: the proxy's part of the buffers that any line
-/// has.
+/// The maximum number of chunks in flight in one direction of a connection. This is the proxy's share of the
+/// buffering that any line has.
 const CHUNKS_MAX: usize = 64;
 
 impl Proxy {
-    /// Listens on loopback and connects to the server of this URL, whatever its scheme.
+    /// Listens on loopback and connects to the server at this URL, whatever its scheme.
     pub async fn to(url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, target) = (listener.local_addr().unwrap(), Target::of(url));
@@ -99,12 +100,12 @@ impl Proxy {
         }
     }
 
-    /// The server's URL with the proxy's address in it.
+    /// Returns the server's URL with the proxy's address in it.
     pub fn url(&self) -> String {
         self.target.at(self.address)
     }
 
-    /// Cuts every connection that is there now. New ones are let through.
+    /// Cuts every open connection. New connections are accepted.
     pub fn cut(&self, how: Cut) {
         self.shared.line.send_modify(|line| {
             line.cuts += 1;
@@ -112,28 +113,28 @@ impl Proxy {
         });
     }
 
-    /// Lets `bytes` more through in that direction, over whatever connections, and cuts the one that carried
-    /// the last of them.
+    /// Lets `bytes` more bytes pass in this direction, on all connections together, and then cuts the
+    /// connection that carried the last of them.
     pub fn cut_after(&self, way: Way, bytes: usize, how: Cut) {
         *self.shared.armed.lock().unwrap() = Some((way, bytes, how));
     }
 
-    /// Whether [`Proxy::cut_after`] has not cut yet.
+    /// Returns whether the cut of [`Proxy::cut_after`] is still pending.
     pub fn is_armed(&self) -> bool {
         self.shared.armed.lock().unwrap().is_some()
     }
 
-    /// Moves nothing more in either direction. Connections stay open, and new ones are accepted.
+    /// Stops moving data in both directions. Connections stay open, and new ones are accepted.
     pub fn stall(&self) {
         self.shared.line.send_modify(|line| line.stalled = true);
     }
 
-    /// Ends a stall: everything goes on, in order.
+    /// Ends a stall. All data continues, in order.
     pub fn resume(&self) {
         self.shared.line.send_modify(|line| line.stalled = false);
     }
 
-    /// Delays everything by `latency` each way, and lets so much through in a second each way.
+    /// Delays all data by `latency` and limits the bandwidth of each connection, both in each direction.
     pub fn slow(&self, latency: Duration, bytes_per_second: u32) {
         self.shared.line.send_modify(|line| {
             line.latency = latency;
@@ -166,7 +167,7 @@ impl Target {
         &self.server
     }
 
-    /// The URL with another address.
+    /// Returns the URL with its `host:port` replaced by this address.
     pub(crate) fn at(&self, address: SocketAddr) -> String {
         format!("{}{address}{}", self.before, self.after)
     }
@@ -183,7 +184,7 @@ async fn accept(listener: TcpListener, server: String, shared: Arc<Shared>) {
 
 async fn serve(mut client: TcpStream, server: String, shared: Arc<Shared>) {
     let mut line = shared.line.subscribe();
-    // Without a server the client's connection ends, too.
+    // If the server is unreachable, the client's connection is closed.
     let Ok(mut server) = TcpStream::connect(server).await else {
         return;
     };
@@ -209,7 +210,7 @@ async fn serve(mut client: TcpStream, server: String, shared: Arc<Shared>) {
     }
 }
 
-/// Both directions, until each has ended, or one of them has to be cut.
+/// Forwards both directions until both have ended, or until one of them has to be cut.
 async fn carry(shared: &Shared, ways: [(Way, ReadHalf<'_>, WriteHalf<'_>); 2]) -> Cut {
     let [up, down] = ways.map(|(way, from, to)| carry_one_way(shared, way, from, to));
     match tokio::try_join!(up, down) {
@@ -218,7 +219,7 @@ async fn carry(shared: &Shared, ways: [(Way, ReadHalf<'_>, WriteHalf<'_>); 2]) -
     }
 }
 
-/// An error is a cut that is due.
+/// Forwards one direction. Returns an error when the connection has to be cut.
 async fn carry_one_way(
     shared: &Shared,
     way: Way,
@@ -228,7 +229,8 @@ async fn carry_one_way(
     let (queue, mut queued) = mpsc::channel::<(Instant, Bytes)>(CHUNKS_MAX);
     let reading = async {
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-        // An error is an end: the connection's other side will hear of it.
+        // A read error counts as the end of the stream, which is passed on to the other side of the
+        // connection.
         while shared.flows().await && from.read_buf(&mut chunk).await.unwrap_or(0) > 0 {
             let read = (Instant::now(), chunk.split().freeze());
             if queue.send(read).await.is_err() {
@@ -265,13 +267,13 @@ async fn carry_one_way(
 }
 
 impl Shared {
-    /// Waits until the line is not stalled. False when the proxy is gone.
+    /// Waits until the proxy is not stalled. Returns false if the proxy has been dropped.
     async fn flows(&self) -> bool {
         let mut line = self.line.subscribe();
         line.wait_for(|line| !line.stalled).await.is_ok()
     }
 
-    /// How many of these bytes are let through, and whether the connection is cut then.
+    /// Returns how many of these bytes may pass, and whether the connection has to be cut after them.
     fn passes(&self, way: Way, bytes: usize) -> (usize, Option<Cut>) {
         let mut armed = self.armed.lock().unwrap();
         match &mut *armed {

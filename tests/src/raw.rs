@@ -1,4 +1,4 @@
-//! A publisher that writes frames byte by byte, for messages that no client library can express.
+//! A publisher that writes AMQP frames byte by byte, for messages that no client library can express.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-/// How long the broker may take to answer.
+/// The timeout for each answer of the broker.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection with one channel in confirm mode.
@@ -18,22 +18,22 @@ pub struct Raw {
     prefix: String,
 }
 
-/// A message as its bytes.
+/// A message as raw bytes.
 #[derive(Clone, Debug)]
 pub struct RawMessage {
-    /// Exchange, behind the prefix; empty for the default exchange.
+    /// The exchange's name without the prefix; empty for the default exchange.
     pub exchange: &'static str,
-    /// Routing key, as it is; of the default exchange the queue's name behind the prefix.
+    /// The routing key as it is. For the default exchange, the queue's name without the prefix.
     pub routing_key: Vec<u8>,
-    /// Property flags and properties.
+    /// The property flags and the properties.
     pub properties: Vec<u8>,
-    /// Body.
+    /// The body.
     pub body: Vec<u8>,
 }
 
 impl RawMessage {
-    /// For the events exchange, with an `app_id` and a routing key that are not UTF-8, so that lapin cannot
-    /// read it.
+    /// Creates a message for the events exchange. Its `app_id` and its routing key are not UTF-8, so that
+    /// lapin cannot decode it.
     pub fn unreadable(number: usize, body: String) -> Self {
         let app_id = [b"pipeline-\xe9" as &[u8], number.to_string().as_bytes()].concat();
         let persistent_and_app_id = (1_u16 << 12 | 1 << 3).to_be_bytes();
@@ -46,14 +46,14 @@ impl RawMessage {
     }
 }
 
-/// What fits into the frames that are negotiated.
+/// The maximum payload of a body frame, given the negotiated frame size.
 const BODY_BYTES: usize = 128 * 1024 - 8;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const BODY: u8 = 3;
 
 impl Raw {
-    /// Connects with PLAIN. Exchanges and queues begin with `prefix`.
+    /// Connects with the PLAIN mechanism. The names of exchanges and queues begin with `prefix`.
     pub async fn connect(url: &str, prefix: &str) -> Self {
         let uri: AMQPUri = url.parse().unwrap();
         let address = (uri.authority.host.as_str(), uri.authority.port);
@@ -81,10 +81,10 @@ impl Raw {
         raw
     }
 
-    /// Publishes `mandatory` and waits for the confirm.
+    /// Publishes the message as `mandatory`, and waits for the confirm.
     ///
     /// # Errors
-    /// The broker's refusal; the connection cannot be used after it.
+    /// Returns the broker's answer if it refuses the message. The connection cannot be used afterwards.
     pub async fn publish(&mut self, message: &RawMessage) -> Result<(), String> {
         let behind_prefix = |name: &[u8]| [self.prefix.as_bytes(), b".", name].concat();
         let (exchange, key) = match message.exchange {
@@ -109,7 +109,7 @@ impl Raw {
     async fn write(&mut self, kind: u8, channel: u8, payload: &[u8]) {
         let size = (payload.len() as u32).to_be_bytes();
         let frame = [&[kind, 0, channel][..], &size, payload, &[0xCE]].concat();
-        // The broker may have closed the connection: the answer tells.
+        // The broker may have closed the connection; its answer says so.
         let _ = self.stream.write_all(&frame).await;
     }
 
@@ -122,7 +122,7 @@ impl Raw {
         );
     }
 
-    /// The next frame's payload; empty when the connection has ended.
+    /// Returns the payload of the next frame, or nothing if the connection has ended.
     async fn read(&mut self) -> Vec<u8> {
         let reading = async {
             let mut before = [0; 7];
@@ -138,12 +138,12 @@ impl Raw {
     }
 }
 
-/// A short string of any bytes.
+/// Encodes these bytes, which need not be UTF-8, as an AMQP short string.
 pub fn short(text: &[u8]) -> Vec<u8> {
     [&[text.len() as u8], text].concat()
 }
 
-/// A long string, array or table of these bytes.
+/// Encodes these bytes as an AMQP long string, array or table.
 pub fn long(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
 }

@@ -1,4 +1,4 @@
-//! An endpoint's server.
+//! The server of an endpoint.
 
 use std::{
     collections::HashMap,
@@ -27,37 +27,38 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::now_ms;
 
-/// One request as it arrived.
+/// A request as the receiver received it.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// When its body was complete.
     pub at: Instant,
     /// When its body was complete, in Unix milliseconds.
     pub at_ms: u64,
-    /// Path and query.
+    /// The path and the query.
     pub path: String,
-    /// Names in lower case.
+    /// The headers, with names in lower case.
     pub headers: HashMap<String, String>,
-    /// The bytes.
+    /// The body.
     pub body: Bytes,
-    /// The body's `lead_id`; empty when it has none.
+    /// The `lead_id` in the body; empty if there is none.
     pub lead: String,
 }
 
-/// How the receiver answers.
+/// How the receiver answers a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// With this status and these headers.
     Status(u16, Vec<(&'static str, String)>),
     /// With this status and this body.
     Body(u16, &'static str),
-    /// With this status, after this time.
+    /// With this status, after this delay.
     Late(Duration, u16),
-    /// Not until [`Receiver::release`] is called, and then with 200.
+    /// With 200, but not before [`Receiver::release`] is called.
     Hang,
 }
 
-/// Listens on loopback, records every request, and answers as it was told. Dropping it closes the socket.
+/// A receiver that listens on loopback, records every request, and answers as the test specifies. Dropping it
+/// closes the socket.
 pub struct Receiver {
     address: SocketAddr,
     scheme: &'static str,
@@ -79,25 +80,25 @@ struct State {
 #[derive(Default)]
 struct Log {
     requests: Vec<Request>,
-    /// How many requests there were of each event.
+    /// The number of requests for each event.
     by_event: HashMap<String, usize>,
-    /// What was received about each lead.
+    /// The receipts for each lead.
     by_lead: HashMap<String, Vec<Receipt>>,
-    /// About how many leads a request was accepted.
+    /// The number of leads for which at least one request was accepted.
     accepted: usize,
 }
 
-/// One request about a lead.
+/// A request about a lead.
 #[derive(Clone, Copy, Debug)]
 pub struct Receipt {
     /// When its body was complete.
     pub at: Instant,
-    /// Whether it was to be answered with 2xx. Whether the answer arrived is not known here.
+    /// Whether the receiver answers it with 2xx. The receiver does not know whether the answer arrives.
     pub accepted: bool,
 }
 
 impl Log {
-    /// Enters a receipt, and returns its number among those about this lead.
+    /// Adds a receipt, and returns its index among the receipts for this lead.
     fn enter(&mut self, lead: &str, at: Instant) -> usize {
         let receipts = self.by_lead.entry(lead.to_owned()).or_default();
         receipts.push(Receipt { at, accepted: false });
@@ -112,7 +113,7 @@ impl Log {
 }
 
 impl Answer {
-    /// A status and nothing else.
+    /// Returns an answer with this status, without headers or a body.
     pub fn status(status: u16) -> Self {
         Self::Status(status, Vec::new())
     }
@@ -128,17 +129,18 @@ impl Answer {
 }
 
 impl Receiver {
-    /// Answers everything with 200.
+    /// Starts a receiver that answers every request with 200.
     pub async fn ok() -> Self {
         Self::new(|_, _| Answer::status(200)).await
     }
 
-    /// Answers as `respond` says, given the request and how many came before it with the same `webhook-id`.
+    /// Starts a receiver that answers as `respond` says. `respond` receives the request and the number of
+    /// earlier requests with the same `webhook-id`.
     pub async fn new(respond: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static) -> Self {
         Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap(), respond)
     }
 
-    /// The same behind TLS.
+    /// Like [`Receiver::new`], with TLS.
     pub async fn secure(
         tls: TlsAcceptor,
         respond: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
@@ -147,7 +149,7 @@ impl Receiver {
         Self::serving(listener, Some(tls), respond)
     }
 
-    /// The same at a socket that listens already.
+    /// Like [`Receiver::new`], on a socket that is already listening.
     pub fn at(
         listener: TcpListener,
         respond: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
@@ -179,32 +181,32 @@ impl Receiver {
         }
     }
 
-    /// The URL to register.
+    /// Returns the URL to register.
     pub fn url(&self) -> String {
         format!("{}://{}/hook", self.scheme, self.address)
     }
 
-    /// Everything that arrived so far, in order.
+    /// Returns all requests so far, in order of arrival.
     pub fn requests(&self) -> Vec<Request> {
         self.state.log.lock().unwrap().requests.clone()
     }
 
-    /// How many requests arrived so far.
+    /// Returns the number of requests so far.
     pub fn count(&self) -> usize {
         self.state.log.lock().unwrap().requests.len()
     }
 
-    /// How many different events arrived so far.
+    /// Returns the number of distinct events received so far.
     pub fn distinct(&self) -> usize {
         self.state.log.lock().unwrap().by_event.len()
     }
 
-    /// About how many leads a request was accepted so far.
+    /// Returns the number of leads for which at least one request was accepted so far.
     pub fn accepted(&self) -> usize {
         self.state.log.lock().unwrap().accepted
     }
 
-    /// The attempts that each event took so far, by lead, in order of arrival.
+    /// Returns the attempt numbers of the requests so far for each lead, in order of arrival.
     pub fn attempts(&self) -> HashMap<String, Vec<u32>> {
         let mut attempts: HashMap<_, Vec<_>> = HashMap::new();
         for request in self.requests() {
@@ -216,31 +218,32 @@ impl Receiver {
         attempts
     }
 
-    /// Panics unless each event took exactly these attempts.
+    /// Panics unless every event was received with exactly these attempt numbers.
     pub fn assert_attempts(&self, expected: &[u32]) {
         for (lead, attempts) in self.attempts() {
             assert_eq!(attempts, expected, "attempts of {lead} at {}", self.address);
         }
     }
 
-    /// From each time to the first request about its lead, in milliseconds. Panics if there is none.
+    /// Returns the time from each publish to the first request about its lead, in milliseconds. Panics if a
+    /// lead was not received.
     pub fn latencies_ms(&self, published: &[(String, Instant)]) -> Vec<f64> {
         let receipts = self.receipts();
         let took = published.iter().map(|(lead, at)| receipts[lead][0].at - *at);
         took.map(|took| took.as_secs_f64() * 1000.0).collect()
     }
 
-    /// What was received so far, by lead.
+    /// Returns the receipts so far for each lead.
     pub fn receipts(&self) -> HashMap<String, Vec<Receipt>> {
         self.state.log.lock().unwrap().by_lead.clone()
     }
 
-    /// How many connections were open at the same time, at most.
+    /// Returns the maximum number of connections that were open at the same time.
     pub fn connections_max(&self) -> usize {
         self.state.connections_max.load(Ordering::SeqCst)
     }
 
-    /// Lets every request that hangs, and all later ones, be answered.
+    /// Answers every request that hangs, and lets later requests be answered without hanging.
     pub fn release(&self) {
         self.state.released.store(true, Ordering::SeqCst);
         self.state.release.notify_waiters();
@@ -254,34 +257,34 @@ impl Drop for Receiver {
 }
 
 impl Request {
-    /// A header's value; panics when it is not there.
+    /// Returns the value of a header. Panics if the header is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
             .unwrap_or_else(|| panic!("no header {name} in {:?}", self.headers))
     }
 
-    /// Header `webhook-id`.
+    /// Returns the header `webhook-id`.
     pub fn event_id(&self) -> String {
         self.header("webhook-id").to_owned()
     }
 
-    /// Header `x-magnetite-delivery`.
+    /// Returns the header `x-magnetite-delivery`.
     pub fn delivery_id(&self) -> &str {
         self.header("x-magnetite-delivery")
     }
 
-    /// Header `x-magnetite-attempt`.
+    /// Returns the header `x-magnetite-attempt`.
     pub fn attempt(&self) -> u32 {
         self.header("x-magnetite-attempt").parse().unwrap()
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// Panics unless both signatures are right.
+    /// Panics unless both signatures are valid.
     pub fn verify(&self, secret: &str) {
         let verifier = Verifier::new(&[Secret::parse(secret).unwrap()]);
         verifier
@@ -307,7 +310,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State
         connections.spawn(async move {
             match tls {
                 None => converse(stream, &state).await,
-                // An error is the client's not trusting the certificate.
+                // An error means that the client does not trust the certificate.
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
                         converse(stream, &state).await;
@@ -321,7 +324,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State
 
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, state: &Arc<State>) {
     let service = service_fn(|request| respond(Arc::clone(state), request));
-    // An error is the client's going away.
+    // An error means that the client has closed the connection.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(stream), service)
@@ -333,7 +336,8 @@ async fn respond(
     request: hyper::Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
-    // A request that was cut off never arrived: nothing answers it.
+    // A request whose body was cut off does not count as received. The client has disconnected, so the
+    // response does not matter.
     let Ok(body) = body.collect().await else {
         return Ok(Response::new(Full::default()));
     };

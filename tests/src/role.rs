@@ -1,4 +1,4 @@
-//! A running role: its process, its probes, its log.
+//! A running role: its process, its probes and its log.
 
 use std::{
     fs::{self, File},
@@ -17,22 +17,22 @@ use tokio::{
 
 use crate::{SOON, free_port, wait_for};
 
-/// A running role; killed when dropped.
+/// A running role. It is killed when the value is dropped.
 pub struct Role {
     child: Child,
     port: u16,
 }
 
 impl Role {
-    /// Starts `command`, whose probes are at `port`. Its log goes to this process's standard error, which the
-    /// test runner shows when the test fails, and to `log`.
+    /// Starts `command`, whose probes are served at `port`. The log goes to `log` and to this process's
+    /// standard error, which the test runner shows if the test fails.
     pub(crate) fn start(mut command: Command, port: u16, log: &Path) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         copy(child.stderr.take().expect("it is piped"), log);
         Self { child, port }
     }
 
-    /// Waits until `/readyz` says 200.
+    /// Waits until `/readyz` answers with 200.
     pub async fn wait_until_ready(&self) {
         wait_for("the role is ready", SOON, || async {
             match self.get("/readyz").await {
@@ -43,7 +43,7 @@ impl Role {
         .await;
     }
 
-    /// A metric's value, the sum over its labels that contain `label`.
+    /// Returns the value of a metric, summed over all series whose line contains `label`.
     pub async fn metric(&self, name: &str, label: &str) -> f64 {
         let metrics = self.get("/metrics").await.unwrap();
         let lines = metrics.lines().filter(|line| {
@@ -56,7 +56,7 @@ impl Role {
             .sum()
     }
 
-    /// An HTTP response of the health port, whole.
+    /// Sends a GET request to the health port, and returns the whole HTTP response.
     pub async fn get(&self, path: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
@@ -66,13 +66,13 @@ impl Role {
         Ok(response)
     }
 
-    /// How many messages it holds unacked.
+    /// Returns the number of messages that the role holds unacked.
     pub async fn unacked(&self) -> u64 {
         self.metric("magnetite_messages_unacked", "").await as u64
     }
 
-    /// Waits until it holds `count` messages of the queue unacked, `held` being all queues of held
-    /// deliveries; of all queues if it is empty.
+    /// Waits until the role holds exactly `count` messages of the queue unacked. The queue `held` stands for
+    /// all queues of held deliveries. An empty name stands for all queues.
     pub async fn wait_for_unacked(&self, queue: &str, count: u64, limit: Duration) {
         wait_for(&format!("{count} unacked of {queue:?}"), limit, || async {
             let label = if queue.is_empty() {
@@ -90,22 +90,22 @@ impl Role {
         .await;
     }
 
-    /// The most memory it has had (resident set), in MiB.
+    /// Returns the peak memory (resident set) of the process so far, in MiB.
     pub fn memory_max_mib(&self) -> u64 {
         memory_kib(self.pid(), "VmHWM") / 1024
     }
 
-    /// The port of its probes.
+    /// Returns the port of its probes.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it has not ended yet")
     }
 
-    /// SIGKILL.
+    /// Kills the process with SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
@@ -117,19 +117,20 @@ impl Role {
         assert!(sent.success(), "kill {signal} {pid}");
     }
 
-    /// SIGTERM, and waits for the end; returns whether the exit code was 0.
+    /// Sends SIGTERM and waits until the process has exited. Returns whether the exit code was 0.
     pub async fn terminate(self) -> bool {
         self.signal("TERM").await;
         self.ended().await
     }
 
-    /// Waits for the end; returns whether the exit code was 0.
+    /// Waits until the process has exited. Returns whether the exit code was 0.
     pub async fn ended(mut self) -> bool {
         self.child.wait().await.unwrap().success()
     }
 }
 
-/// A process's memory in KiB, as proc(5) has it: `VmRSS` now, `VmHWM` at most so far.
+/// Returns a process's memory in KiB, from a field of proc(5): `VmRSS` is the current value, `VmHWM` the
+/// peak.
 pub fn memory_kib(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status
@@ -139,8 +140,8 @@ pub fn memory_kib(pid: u32, field: &str) -> u64 {
     kib.parse().unwrap()
 }
 
-/// A role's command with a port for its probes, and few lines in its log unless the command has that
-/// otherwise.
+/// Adds a free port for probes to a role's command, and returns both. Sets the log filter to `E2E_LOG`, or to
+/// `warn` if that is not set, unless the command has a filter.
 pub(crate) fn probed(mut command: Command) -> (Command, u16) {
     const FILTER: &str = "MAGNETITE_LOG__FILTER";
     let port = free_port();
@@ -154,7 +155,8 @@ pub(crate) fn probed(mut command: Command) -> (Command, u16) {
     (command, port)
 }
 
-/// Writes what comes to this process's standard error and to the end of `log`, until nothing comes any more.
+/// Starts a thread that copies a role's standard error to this process's standard error and to the end of
+/// `log`, until the role closes it.
 fn copy(from: ChildStderr, log: &Path) {
     let mut from = File::from(from.into_owned_fd().unwrap());
     let mut log = File::options().append(true).create(true).open(log).unwrap();

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-/// A script's path below the repository; it is called with a verb and a directory.
+/// The path of a script, relative to the repository. Its arguments are a verb and a directory, followed by
+/// others.
 pub(crate) struct Script(pub(crate) &'static str);
 
 impl Script {
-    /// Runs it; it has to succeed. Returns what it printed.
+    /// Runs the script, and returns its standard output. Panics if the script fails.
     pub(crate) async fn run(&self, verb: &str, directory: &Path, arguments: &[&str]) -> String {
         let output = Command::new(self.path())
             .arg(verb)
@@ -22,8 +23,8 @@ impl Script {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// Runs it while something is dropped, where nothing more can be done about a failure. Returns what it
-    /// printed.
+    /// Runs the script while a value is dropped, and returns its standard output. A failure is ignored,
+    /// because nothing can be done about it at that point.
     pub(crate) fn run_last(&self, verb: &str, directory: &Path) -> String {
         let mut command = std::process::Command::new(self.path());
         let output = command.arg(verb).arg(directory).output();
@@ -38,7 +39,7 @@ impl Script {
     }
 }
 
-/// A free port, which no other test is given soon.
+/// Returns a free port, which no other test receives soon.
 pub fn free_port() -> u16 {
     let script = root().join("deploy/local/free-ports.sh");
     let output = std::process::Command::new(script).arg("1").output().unwrap();
@@ -46,7 +47,7 @@ pub fn free_port() -> u16 {
     port.unwrap_or_else(|_| panic!("free-ports.sh: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// The repository's directory.
+/// Returns the path of the repository.
 pub fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
     root.expect("the tests' directory has a parent").to_owned()

@@ -1,8 +1,8 @@
-//! What nobody is to find in clear, and the search for it.
+//! The secrets that must not appear in clear, and the search for them.
 
 use std::{fs, path::Path, sync::Mutex};
 
-/// What secrets in PostgreSQL are sealed with.
+/// The key that encrypts secrets in PostgreSQL.
 pub(crate) const SEALING_KEY: &str = "mgsk_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// The secrets that commands have printed.
@@ -14,9 +14,10 @@ impl Secrets {
         self.0.lock().unwrap().push(secret.to_owned());
     }
 
-    /// Panics when one of the files in `directory` has a secret in it, the part of one that is random, or a
-    /// key. The keys are those of the files `*.key`, which alone may hold them, and that of PostgreSQL.
-    /// Files `*.secret` are a receiver's.
+    /// Panics if a file in `directory` contains the random part of a secret or of a key.
+    ///
+    /// The keys are the contents of the files `*.key`, which alone may contain them, and the key for
+    /// PostgreSQL. Files `*.secret` belong to a receiver and are not searched.
     pub(crate) fn assert_nothing_in_clear(&self, directory: &Path) {
         let mut secrets = self.0.lock().unwrap().clone();
         secrets.push(SEALING_KEY.to_owned());

@@ -1,4 +1,5 @@
-//! A process whose wall clock is wrong: a library that is loaded before libc adds to every reading.
+//! Runs processes with a wrong wall clock, by means of a preloaded library that adds an offset to every
+//! reading.
 
 use std::{
     fs,
@@ -8,14 +9,14 @@ use std::{
 
 use tokio::process::Command;
 
-/// Wall clocks that are ahead, for processes of its choice.
+/// A wall clock that is ahead, for selected processes.
 pub struct ShiftedClock {
     library: PathBuf,
     ahead: Duration,
 }
 
-/// Asks the kernel by system calls, which it does not replace. Only the wall clock is shifted, as when it is
-/// set.
+/// The C source of the library. It reads the kernel's clock with direct system calls, which it does not
+/// replace. It shifts only the wall clock, as if the system's time had been set.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <stdlib.h>
@@ -50,7 +51,7 @@ time_t time(time_t *at) {
 "#;
 
 impl ShiftedClock {
-    /// Compiles the library into `directory`.
+    /// Compiles the library into `directory`. The clock is ahead by whole seconds.
     pub async fn ahead_by(ahead: Duration, directory: &Path) -> Self {
         let (source, library) = (directory.join("clock.c"), directory.join("clock.so"));
         fs::write(&source, SOURCE).unwrap();
@@ -66,7 +67,7 @@ impl ShiftedClock {
         Self { library, ahead }
     }
 
-    /// Has this command, which was not started yet, live in that time.
+    /// Makes this command, which must not have been started yet, run with the shifted clock.
     pub fn shift(&self, mut command: Command) -> Command {
         command.env("LD_PRELOAD", &self.library);
         command.env("E2E_CLOCK_AHEAD_S", self.ahead.as_secs().to_string());

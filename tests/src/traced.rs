@@ -1,29 +1,29 @@
-//! Which addresses a process asked the kernel for: `strace` at its system calls, whatever the process says of
-//! itself.
+//! Records which network addresses a process uses, by tracing its system calls with `strace`. The record does
+//! not depend on what the process reports about itself.
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use tokio::process::Command;
 
-/// The file that a traced process's system calls are written to.
+/// The file to which the system calls of a traced process are written.
 #[derive(Clone, Debug)]
 pub struct Trace(PathBuf);
 
-/// A socket that was pointed at an address, by `connect` or by `sendto`.
+/// A socket and the address that `connect` or `sendto` has used it with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Socket {
-    /// Whether it is of TCP; otherwise of UDP.
+    /// Whether the socket is a TCP socket; otherwise it is a UDP socket.
     pub is_tcp: bool,
-    /// Where to.
+    /// The address.
     pub to: SocketAddr,
 }
 
 impl Trace {
-    /// The same command under `strace`, which writes to `file`. The child is the command itself: its process
-    /// id, its signals and its exit code are its own.
+    /// Returns the same command under `strace`, which writes to `file`. The child process is the command
+    /// itself, so its process id, its signals and its exit code are those of the command.
     pub fn of(command: &Command, file: PathBuf) -> (Command, Self) {
         let (inner, mut traced) = (command.as_std(), Command::new("strace"));
-        // -D: strace is the grandchild. -f: all threads. -yy: the protocol of each socket.
+        // -D runs strace as a grandchild, -f traces all threads, and -yy prints the protocol of each socket.
         traced
             .args(["-D", "-f", "--seccomp-bpf", "-qqq", "-yy", "-e", "signal=none"])
             .args(["-e", "trace=connect,sendto,sendmsg,sendmmsg", "-s", "0", "-o"])
@@ -39,7 +39,7 @@ impl Trace {
         (traced, Self(file))
     }
 
-    /// Panics with the way to get it when there is no `strace`, or it may not trace.
+    /// Panics if `strace` is missing or not allowed to trace processes. The message says how to get it.
     pub async fn need() {
         let tried = Command::new("strace")
             .args(["-f", "--seccomp-bpf", "-qqq", "-o", "/dev/null", "true"])
@@ -52,19 +52,20 @@ impl Trace {
         );
     }
 
-    /// Every address that a socket of the Internet's protocols was pointed at so far, in order.
+    /// Returns every IPv4 or IPv6 address that a socket has used so far, in order.
     pub fn sockets(&self) -> Vec<Socket> {
         let text = std::fs::read_to_string(&self.0).unwrap();
         text.lines().filter_map(socket).collect()
     }
 }
 
-/// What a line of the trace points a socket at. Such a line is
-/// `71 connect(9<TCPv6:[4]>, {sa_family=AF_INET6, sin6_port=htons(80), ..., inet_pton(AF_INET6, "::1",
+/// Returns the socket and the address in a line of the trace, or `None` if the line has none. An example of a
+/// line: `71 connect(9<TCPv6:[4]>, {sa_family=AF_INET6, sin6_port=htons(80), ..., inet_pton(AF_INET6, "::1",
 /// &sin6_addr), ...}, 28) = 0`.
 fn socket(line: &str) -> Option<Socket> {
     let call = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
-    // The end of a call that another thread's line interrupted: its arguments stand in the first part.
+    // A resumed line completes a call that another thread's line interrupted. The first line has the
+    // arguments.
     if call.starts_with("<...") || !line.contains("sa_family=AF_INET") {
         return None;
     }

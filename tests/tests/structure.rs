@@ -1,7 +1,7 @@
-//! The modules of each crate form no circles.
+//! Checks that the modules of each crate do not depend on each other in a cycle.
 //!
-//! Compared are modules that stand beside each other, each together with all that is below it: what uses what,
-//! by the paths in the source. A parent and its children may use each other, and tests may use everything.
+//! The test compares sibling modules, each including all of its descendants. The dependencies are the paths
+//! in the source. A parent and its children may use each other, and tests may use everything.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,15 +13,15 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens as _;
 use syn::{Attribute, Item, UseTree};
 
-/// A module or an item, from the root of its crate.
+/// The path of a module or an item, from the root of its crate.
 type Name = Vec<String>;
 
-/// The source of one module, without tests and without its children.
+/// The source of one module, without its tests and its child modules.
 #[derive(Default)]
 struct Module {
-    /// All paths, as they are written.
+    /// All paths, as written in the source.
     paths: Vec<Name>,
-    /// What it makes public under another name: the name, and the path as it is written.
+    /// The names that the module re-exports, each with the path as written in the source.
     exports: Vec<(String, Name)>,
 }
 
@@ -100,7 +100,7 @@ impl Crate {
         found
     }
 
-    /// `below` is the directory of the module's children.
+    /// Reads the module in `file`. `below` is the directory of its child modules.
     fn read_file(&mut self, file: &Path, below: &Path, module: &[String]) {
         let source = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let parsed = syn::parse_file(&source).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -138,7 +138,7 @@ impl Crate {
         self.0.insert(module.to_vec(), read);
     }
 
-    /// The module that a path of another module leads to; `None` for one outside of the crate.
+    /// Returns the module that a path in the module `from` leads to, or `None` if it leads out of the crate.
     fn resolve(&self, from: &[String], path: &[String]) -> Option<Name> {
         let up = path.iter().take_while(|part| *part == "super").count();
         let (base, rest) = match path.first()?.as_str() {
@@ -166,7 +166,7 @@ impl Crate {
         Some(module)
     }
 
-    /// The modules beside each other that use each other, as `a -> b -> a`.
+    /// Returns the cycles among sibling modules, each in the form `a -> b -> a`.
     fn circles(&self) -> Vec<String> {
         let mut uses: BTreeMap<Name, BTreeMap<&str, BTreeSet<String>>> = BTreeMap::new();
         for (from, module) in &self.0 {
@@ -188,8 +188,8 @@ impl Crate {
     }
 }
 
-/// One circle among the modules of a level: from each module that is left when those that use no other are
-/// taken away, one after the other.
+/// Returns one cycle among the modules of a level, or `None` if there is none. Repeatedly removes modules
+/// that use no remaining module, and then follows the uses of those that are left.
 fn circle(level: &[String], uses: &BTreeMap<&str, BTreeSet<String>>) -> Option<String> {
     let mut left = uses.clone();
     loop {
@@ -225,7 +225,7 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(is_test)
 }
 
-/// The paths of a `use`, each with the name that it gets.
+/// Collects the paths of a `use` declaration, each with the name that it is imported under.
 fn expand(tree: &UseTree, before: &[String], paths: &mut Vec<(String, Name)>) {
     match tree {
         UseTree::Path(path) => expand(&path.tree, &joined(before, &path.ident.to_string()), paths),
@@ -238,7 +238,7 @@ fn expand(tree: &UseTree, before: &[String], paths: &mut Vec<(String, Name)>) {
     }
 }
 
-/// The paths of at least two parts in anything else, what macros are called with included.
+/// Collects all paths of at least two parts in any other item, including the arguments of macros.
 fn paths_in(tokens: TokenStream, paths: &mut Vec<Name>) {
     let (mut path, mut colons) = (Name::new(), 0);
     for token in tokens {

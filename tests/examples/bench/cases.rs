@@ -1,8 +1,8 @@
-//! Everything that is measured, as data. `tests/bench.sh --list` prints it.
+//! All benchmark cases, as data. `tests/bench.sh --list` prints them.
 
 use serde::Serialize;
 
-/// One line of the list.
+/// A benchmark case.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
@@ -10,47 +10,50 @@ pub(crate) struct Case {
 }
 
 pub(crate) enum What {
-    /// A filled queue is emptied, by each side in turn.
+    /// A filled queue is drained, by each side in turn.
     Drain(Drain),
-    /// Events come at a steady pace, whatever becomes of earlier ones: once at each rate.
+    /// Events are published at a steady pace, regardless of the progress of earlier ones. Measured once at
+    /// each rate.
     Paced {
         rates: &'static [Rate],
         side: Side,
         shows: Shows,
     },
-    /// How fast producers publish.
+    /// Producers publish as fast as they can.
     Publish,
 }
 
 pub(crate) struct Drain {
     pub(crate) load: Load,
-    /// Fewer than `--deliveries` where so many would not fit into the broker's memory, or take too long.
+    /// The maximum number of deliveries in a drain. It is below `--deliveries` where that many would not fit
+    /// into the broker's memory, or would take too long.
     pub(crate) deliveries_max: usize,
-    /// Drains of each side, unless `--rounds` says otherwise.
+    /// The number of drains for each side, unless `--rounds` overrides it.
     pub(crate) rounds: usize,
-    /// The first is what the others are compared with, and all but the first two with the second as well.
+    /// The first side is the baseline of all others. The third and later sides are also compared with the
+    /// second.
     pub(crate) sides: &'static [Side],
 }
 
-/// What is delivered and how it is received: the same for every side of a case.
+/// What is delivered and how it is received. This is the same for all sides of a case.
 #[derive(Clone, Copy, Serialize)]
 pub(crate) struct Load {
     pub(crate) body_bytes: usize,
-    /// Endpoints of each event.
+    /// The number of endpoints of each event.
     pub(crate) fan_out: usize,
-    /// The receiver answers `Connection: close`.
+    /// Whether the receiver answers `Connection: close`.
     pub(crate) is_closing: bool,
-    /// The receiver speaks TLS.
+    /// Whether the receiver uses TLS.
     pub(crate) is_tls: bool,
 }
 
-/// Who delivers, with how much around it.
+/// The client that delivers, and its environment.
 #[derive(Clone, Copy)]
 pub(crate) struct Side {
     pub(crate) name: &'static str,
     pub(crate) client: Client,
     pub(crate) journal: Journal,
-    /// The events are spread evenly over so many.
+    /// The number of organizations, among which the events are distributed evenly.
     pub(crate) organizations: usize,
     /// The first attempt of every n-th delivery is answered with 500; 0 for none.
     pub(crate) failing_every: usize,
@@ -59,35 +62,35 @@ pub(crate) struct Side {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Client {
     Raw,
-    /// So many `magnetite worker`.
+    /// This many `magnetite worker` processes.
     Workers(usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Journal {
-    /// `journal.enabled = false`
+    /// `journal.enabled = false`.
     Off,
-    /// The default, with no recorder: its batches stay in their queue.
+    /// The default, but without a recorder: the batches stay in their queue.
     Queued,
-    /// A recorder stores it in PostgreSQL; the drain is over when all is stored.
+    /// A recorder stores the journal in PostgreSQL. The drain is complete when everything is stored.
     Stored,
 }
 
-/// What is read off events that come at a steady pace.
+/// What a measurement at a steady pace shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shows {
     Latency,
     /// How late second attempts are.
     Lateness,
-    /// How the worker's grows, for `--steady-seconds` instead of `--seconds`.
+    /// How the worker's memory grows, over `--steady-seconds` instead of `--seconds`.
     Memory,
 }
 
-/// Events a second.
+/// A rate in events per second.
 #[derive(Clone, Copy)]
 pub(crate) enum Rate {
     Fixed(usize),
-    /// Of what the worker delivered in the base case of this run.
+    /// Half of the rate that the worker reached in the base case of this run.
     HalfOfPeak,
 }
 

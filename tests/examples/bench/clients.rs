@@ -1,4 +1,4 @@
-//! The processes that are compared, and the recorder.
+//! The client processes that are compared, and the recorder.
 
 use std::{fs::File, path::Path};
 
@@ -12,7 +12,7 @@ use crate::{
     setup::Setup,
 };
 
-/// Starts those of the side.
+/// Starts the client processes of the side.
 pub(crate) fn start(setup: &Setup<'_>) -> Vec<Process> {
     match setup.side.client {
         Client::Raw => vec![raw(setup)],
@@ -20,8 +20,8 @@ pub(crate) fn start(setup: &Setup<'_>) -> Vec<Process> {
     }
 }
 
-/// With the default configuration, except that loopback may be reached and the health port is any that is
-/// free. Its log goes to a file.
+/// Starts a worker with the default configuration, except that it may reach loopback addresses and uses any
+/// free health port. Its log goes to a file.
 fn worker(setup: &Setup<'_>, number: usize) -> Process {
     let mut command = role(setup, "worker", number);
     let is_journaled = setup.side.journal != Journal::Off;
@@ -33,7 +33,7 @@ fn worker(setup: &Setup<'_>, number: usize) -> Process {
     Process::start(&mut command)
 }
 
-/// The same for what the workers recorded.
+/// Starts a recorder in the same way, which stores what the workers have recorded.
 pub(crate) fn recorder(setup: &Setup<'_>) -> Process {
     Process::start(&mut role(setup, "recorder", 0))
 }
@@ -61,7 +61,7 @@ fn raw(setup: &Setup<'_>) -> Process {
     Process::start(command.args(["raw", &serde_json::to_string(&job).unwrap()]))
 }
 
-/// Notes what the client's processor time goes into; ends with the client.
+/// Starts a profiler that records where the client spends its processor time. It exits with the client.
 pub(crate) fn profile(client: &Process, name: &str, directory: &Path) -> Child {
     let (pid, output) = (client.pid().to_string(), directory.join(format!("{name}.data")));
     Command::new("perf")

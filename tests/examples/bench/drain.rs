@@ -1,4 +1,4 @@
-//! How fast a queue that was filled before is emptied, and what that costs.
+//! Measures how fast a queue that was filled beforehand is drained, and what that costs.
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     setup::{Cpu, Setup},
 };
 
-/// A case's figures.
+/// The results of a case.
 #[derive(Serialize)]
 pub(crate) struct Drained {
     pub(crate) name: &'static str,
@@ -22,21 +22,21 @@ pub(crate) struct Drained {
     ratios: Vec<Ratio>,
 }
 
-/// One drain, or the medians of a side's.
+/// The result of one drain, or the medians of all drains of a side.
 #[derive(Clone, Serialize)]
 struct Run {
-    /// 0 for medians.
+    /// The number of the round; 0 for medians.
     round: usize,
     side: &'static str,
-    /// From the first receipt to the last.
+    /// The deliveries per second, from the first receipt to the last.
     per_second: f64,
     cpu_us: Cpu,
     peak_mib: f64,
-    /// How many the client opened.
+    /// The number of connections that the client opened.
     connections: f64,
 }
 
-/// Medians of what one side had of the other's in each round.
+/// The ratios of one side's results to another's: for each result, the median of the ratios of all rounds.
 #[derive(Serialize)]
 pub(crate) struct Ratio {
     side: &'static str,
@@ -46,7 +46,7 @@ pub(crate) struct Ratio {
     peak: f64,
 }
 
-/// Prints a table meanwhile.
+/// Measures a case, and prints a table meanwhile.
 pub(crate) async fn run(case: &Case, drain: &Drain, options: &Options) -> Drained {
     let events = options.events(drain);
     let deliveries = events * drain.load.fan_out;
@@ -85,7 +85,8 @@ pub(crate) async fn run(case: &Case, drain: &Drain, options: &Options) -> Draine
     }
 }
 
-/// Whoever goes first finds a cooler machine, so they take turns.
+/// Returns the sides in the order in which they are measured. The order rotates from round to round, because
+/// the first side has the advantage of a cooler machine.
 fn in_turn(sides: &[Side], round: usize) -> impl Iterator<Item = &Side> {
     sides.iter().cycle().skip(round % sides.len()).take(sides.len())
 }
@@ -116,12 +117,12 @@ async fn measure(
 }
 
 impl Drained {
-    /// The median of a side's deliveries a second.
+    /// Returns the median of a side's deliveries per second.
     pub(crate) fn per_second(&self, side: &str) -> Option<f64> {
         self.median(side).map(|run| run.per_second)
     }
 
-    /// The median of a client's processor time.
+    /// Returns the median of a client's processor time, in microseconds per delivery.
     pub(crate) fn cpu_us(&self, side: &str) -> Option<f64> {
         self.median(side).map(|run| run.cpu_us.client)
     }
@@ -137,13 +138,13 @@ impl Drained {
     }
 }
 
-/// The median; of an even number of values the mean of the two in the middle.
+/// Returns the median. For an even number of values, this is the mean of the two in the middle.
 fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
 }
 
-/// Of each figure by itself.
+/// Returns the median of each result separately.
 fn median(runs: &[Run], side: &'static str) -> Run {
     let of_side: Vec<_> = runs.iter().filter(|run| run.side == side).collect();
     let maybe = |of: fn(&Run) -> Option<f64>| {
@@ -171,7 +172,7 @@ impl Ratio {
     fn of(runs: &[Run], side: &'static str, to: &'static str) -> Self {
         let of_side = |side| runs.iter().filter(move |run| run.side == side);
         let ratio = |of: fn(&Run) -> f64| {
-            // Each side has one run a round, in order of the rounds.
+            // Each side has one run per round, in the order of the rounds.
             let pairs = of_side(side).zip(of_side(to));
             middle(pairs.map(|(one, other)| of(one) / of(other)).collect())
         };

@@ -1,4 +1,4 @@
-//! Who gets the events.
+//! The endpoints that receive the events.
 
 use e2e::{Endpoint, Installation, now_ms};
 use signature::Secret;
@@ -7,7 +7,7 @@ use webhook::{EndpointId, OrganizationId};
 
 use crate::{event, receiver::Receiver};
 
-/// The endpoints of the first organization, in place of each other.
+/// Registers `fan_out` endpoints for the first organization.
 pub(crate) async fn of_one(
     installation: &Installation,
     receiver: &Receiver,
@@ -21,13 +21,14 @@ pub(crate) async fn of_one(
     endpoints
 }
 
-/// One endpoint each for so many organizations, in the installation's SQLite. Through the store itself, which
-/// seals their secrets: a command for each would take minutes.
+/// Registers one endpoint for each of this many organizations, in the installation's SQLite database. Uses
+/// the store directly, which also encrypts their secrets, because running a command for each would take
+/// minutes.
 pub(crate) async fn of_many(installation: &Installation, receiver: &Receiver, organizations: usize) {
     let url = format!("sqlite://{}/magnetite.db", installation.directory().display());
     let store = Store::connect(&url, &[]).await.unwrap();
     for number in 0..organizations {
-        // Nobody forges anything here, so the number is random enough.
+        // The secrets protect nothing here, so numbers are random enough.
         let (mut random, mut id) = ([0; 32], [0; 16]);
         random[..8].copy_from_slice(&number.to_be_bytes());
         id[..8].copy_from_slice(&number.to_be_bytes());

@@ -1,4 +1,5 @@
-//! The events: numbered where the receiver finds the number without parsing, and of exactly so many bytes.
+//! The events of the benchmarks. Each contains its number at a fixed offset, where the receiver finds it
+//! without parsing the body, and has an exact size.
 
 use e2e::{Amqp, now_ms};
 use futures_util::{StreamExt as _, stream};
@@ -8,14 +9,15 @@ use lapin::{BasicProperties, Confirmation};
 #[derive(Clone, Copy)]
 pub(crate) struct Events {
     pub(crate) body_bytes: usize,
-    /// Event n is of organization n modulo this.
+    /// The number of organizations. Event n belongs to organization n modulo this.
     pub(crate) organizations: usize,
 }
 
 const EVENT_TYPE: &str = "lead.completed";
 const BEFORE_NUMBER: &str = r#"{"event":"lead.completed","lead_id":"lead_"#;
 const NUMBER_DIGITS: usize = 10;
-/// What the text is made of, in another order for each event: neither noise nor the same again and again.
+/// The words that texts consist of, in a different order for each event: the text is neither random noise nor
+/// always the same.
 const WORDS: [&str; 64] = [
     "revenue",
     "growth",
@@ -82,11 +84,11 @@ const WORDS: [&str; 64] = [
     "content",
     "personalised",
 ];
-/// Publishes that wait for their confirms together.
+/// The number of publishes whose confirms are awaited concurrently.
 const WINDOW: usize = 256;
 
 impl Events {
-    /// 1 KiB, of one organization.
+    /// Events of 1 KiB, of one organization.
     pub(crate) const USUAL: Self = Self {
         body_bytes: 1024,
         organizations: 1,
@@ -103,7 +105,8 @@ impl Events {
         [before, text(number, text_bytes), after].concat()
     }
 
-    /// Publishes events 0 to `count`, each confirmed and routed.
+    /// Publishes the events from 0 up to but not including `count`. Panics unless each is confirmed and
+    /// routed.
     pub(crate) async fn preload(self, amqp: &Amqp, count: usize) {
         let publishing = stream::iter(0..count).map(|number| self.publish(amqp, number));
         publishing.buffer_unordered(WINDOW).collect::<()>().await;
@@ -122,16 +125,16 @@ impl Events {
     }
 }
 
-/// One of those that events are of.
+/// Returns the id of the organization with this number.
 pub(crate) fn organization(number: usize) -> String {
     format!("org_bench_{number}")
 }
 
-/// So many bytes of words; another number, another order.
+/// Returns a text of exactly this many bytes. Its order of words depends on `number`.
 pub(crate) fn text(number: usize, bytes: usize) -> String {
     let (mut text, mut state) = (String::with_capacity(bytes + 16), number as u64);
     while text.len() < bytes {
-        // Knuth's multiplier; the upper bits are the random ones.
+        // A linear congruential generator with Knuth's multiplier. Its upper bits are the random ones.
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
@@ -142,7 +145,7 @@ pub(crate) fn text(number: usize, bytes: usize) -> String {
     text
 }
 
-/// The number of an event's body.
+/// Returns the number of the event with this body; `None` if there is none.
 pub(crate) fn number(body: &[u8]) -> Option<usize> {
     let digits = body.get(BEFORE_NUMBER.len()..BEFORE_NUMBER.len() + NUMBER_DIGITS)?;
     std::str::from_utf8(digits).ok()?.parse().ok()

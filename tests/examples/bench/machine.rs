@@ -1,4 +1,4 @@
-//! What was measured where, so that figures can be told apart later.
+//! Describes the machine and the software of a measurement, so that results can be told apart later.
 
 use std::{fs, path::Path, process::Command};
 
@@ -17,7 +17,7 @@ pub(crate) fn machine() -> Value {
     })
 }
 
-/// Null for what does not answer.
+/// Returns the versions of the programs involved; null for a program whose version is unknown.
 pub(crate) fn versions(broker: Option<&Path>) -> Value {
     let rabbitmq = broker
         .and_then(|directory| output("deploy/local/broker.sh", &["ctl", directory.to_str()?, "version"]));
@@ -30,8 +30,8 @@ pub(crate) fn versions(broker: Option<&Path>) -> Value {
     })
 }
 
-/// The process of a broker that `deploy/local/broker.sh` has started in this directory, unless that is a
-/// container.
+/// Returns the process id of the broker that `deploy/local/broker.sh` has started in this directory, or
+/// `None` if it runs in a container.
 pub(crate) fn broker_pid(directory: &Path) -> Option<u32> {
     let noted = fs::read_to_string(directory.join("broker.pid")).ok()?;
     noted.split_whitespace().next()?.parse().ok()

@@ -1,17 +1,18 @@
-//! What `tests/bench.sh` runs: the worker beside a raw loop under many loads, how long an event is on its
-//! way, how late what failed is attempted again, whether memory grows, and how fast events are published.
+//! The benchmark that `tests/bench.sh` runs. It measures the worker compared with a raw loop under many
+//! loads, how long an event takes until its receipt, how late failed deliveries are attempted again, whether
+//! memory grows, and how fast events are published.
 //!
-//! What is measured is a list, `cases.rs`. Each case is a drain of a queue that was filled before
-//! (`drain.rs`), or events at a steady pace (`paced.rs`); both stand on the same `setup.rs`, which also makes
-//! sure that nothing was lost, came twice or is left. `report.rs` collects the figures and compares them with
-//! the bars.
+//! `cases.rs` lists what is measured. Each case either drains a queue that was filled beforehand
+//! (`drain.rs`), or publishes events at a steady pace (`paced.rs`). Both are based on `setup.rs`, which also
+//! checks that no delivery was lost, arrived twice or was left in a queue. `report.rs` collects the results
+//! and compares them with the targets.
 //!
-//! Every process that is measured, or that a measured one talks to, is a process of its own: the receiver and
-//! the raw loop are this same program under another argument, and the worker is the built `magnetite`. So
-//! each one's processor time and memory are what the kernel says about it.
+//! Every process that is measured, and every process that a measured one communicates with, is a separate
+//! process: the receiver and the raw loop are this program with a different argument, and the worker is the
+//! built `magnetite`. The kernel therefore accounts for the processor time and the memory of each of them.
 //!
-//! Not measured: name lookup, a broker on another host, HTTP/2. `docs/performance.md` says what the figures
-//! mean.
+//! The benchmark does not cover name lookup, a broker on another host, or HTTP/2. `docs/performance.md`
+//! explains the results.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! The command line, as `tests/bench.sh --help` describes it.
+//! The command line, which `tests/bench.sh --help` describes.
 
 use std::{fs, path::PathBuf};
 
@@ -10,25 +10,29 @@ pub(crate) struct Options {
     pub(crate) cases: Vec<&'static Case>,
     rounds: Option<usize>,
     pub(crate) deliveries: usize,
-    /// How long events come at a steady pace.
+    /// For how many seconds events are published at a steady pace.
     seconds: usize,
     steady_seconds: usize,
-    /// Events that are published in each way.
+    /// The number of events that are published in each way.
     pub(crate) publish: usize,
-    /// Deliveries a second, half of which are a latency's load when the base case is not measured.
+    /// The worker's deliveries per second if the base case is not measured. Half of it is one of the rates of
+    /// the latency case.
     pub(crate) peak: usize,
     pub(crate) json: PathBuf,
-    /// Where `perf` writes what each client's processor time went into, and the worker its log.
+    /// The directory for the profiles of the clients' processor time, which `perf` writes, and for the
+    /// workers' logs; `None` for no profiles.
     pub(crate) profile: Option<PathBuf>,
-    /// The worker's settings that are not the default.
+    /// The worker's settings that differ from the default.
     pub(crate) settings: Vec<(String, String)>,
-    /// The directory of a private broker.
+    /// The directory of a private broker; `None` if the broker is not private.
     pub(crate) broker: Option<PathBuf>,
 }
 
 impl Options {
+    /// Parses the command line.
+    ///
     /// # Errors
-    /// What is wrong, for a person.
+    /// Returns a message for the user that says what is wrong.
     pub(crate) fn parse(arguments: &[&str]) -> Result<Self, String> {
         let mut options = Self {
             cases: Vec::new(),
@@ -86,7 +90,7 @@ impl Options {
         Ok(options)
     }
 
-    /// For whoever reads the figures.
+    /// Returns the options as JSON, for the readers of the report.
     pub(crate) fn json(&self) -> Value {
         let names: Vec<_> = self.cases.iter().map(|case| case.name).collect();
         json!({
@@ -111,13 +115,14 @@ impl Options {
         self.rounds.unwrap_or(drain.rounds)
     }
 
-    /// How many events make the deliveries of a drain.
+    /// Returns the number of events that result in the deliveries of a drain.
     pub(crate) fn events(&self, drain: &Drain) -> usize {
         self.deliveries.min(drain.deliveries_max) / drain.load.fan_out
     }
 }
 
-/// Two events of the greatest fan-out: time passes between receipts.
+/// The minimum number of deliveries: two events with the largest fan-out, so that time passes between
+/// receipts.
 const DELIVERIES_MIN: usize = 64;
 
 fn case(name: &str) -> Result<&'static Case, String> {

@@ -1,4 +1,4 @@
-//! Events at a steady pace, whatever becomes of earlier ones.
+//! Publishes events at a steady pace, regardless of the progress of earlier ones.
 
 use std::{
     ops::Range,
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::{event::Events, receiver::now_ns};
 
-/// What was published.
+/// The events that were published.
 pub(crate) struct Paced {
     begin_ns: u64,
     interval: Duration,
@@ -21,15 +21,15 @@ pub(crate) struct Paced {
 }
 
 impl Paced {
-    /// When an event was to be published, in Unix nanoseconds.
+    /// Returns when an event was due to be published, in Unix nanoseconds.
     pub(crate) fn due_ns(&self, number: usize) -> u64 {
         let since_begin = self.interval.as_nanos() as u64 * (number - self.numbers.start) as u64;
         self.begin_ns + since_begin
     }
 }
 
-/// Publishes the events of these numbers, or as many of them as are due before `stop`, and waits for their
-/// confirms.
+/// Publishes the events with these numbers, or those that are due before `stop` completes, and waits for
+/// their confirms.
 pub(crate) async fn publish(
     amqp: &Amqp,
     events: Events,
@@ -61,7 +61,8 @@ pub(crate) async fn publish(
     }
 }
 
-/// When it began, and the numbers of events, each when it is due.
+/// Starts a thread that sends each event's number when the event is due. Returns the start time in Unix
+/// nanoseconds, and the receiving end.
 #[allow(
     clippy::disallowed_methods,
     reason = "the pace is what is measured against, and the runtime's timers have a grain of a millisecond"

@@ -1,5 +1,6 @@
-//! Events that come at a steady pace, whatever becomes of earlier ones: how long each is on its way, how late
-//! what failed is attempted again, and how much memory the worker has meanwhile.
+//! Measures events that are published at a steady pace, regardless of the progress of earlier ones: how long
+//! each takes until its receipt, how late failed deliveries are attempted again, and how much memory the
+//! worker uses.
 
 use std::{fmt, future::pending, time::Duration};
 
@@ -20,18 +21,19 @@ use crate::{
 pub(crate) struct Steady {
     pub(crate) per_second: usize,
     seconds: usize,
-    /// From when an event was to be published, not when it was, until its receipt. Without failures only.
+    /// The time from when an event was due to be published, not from its publish, until its receipt; `None`
+    /// if attempts fail.
     pub(crate) latency_ms: Option<Spread>,
-    /// From a second after the receiver had answered the first attempt until the second's receipt. With
-    /// failures only.
+    /// The time from one second after the receiver answered the first attempt until the receipt of the second
+    /// attempt; `None` if no attempts fail.
     pub(crate) lateness_ms: Option<Spread>,
-    /// The worker's resident set, once a second.
+    /// The worker's resident set, once per second.
     pub(crate) memory_mib: Vec<f64>,
-    /// The most of that in the second tenth of the time, and in the last; unless there was not a second for
-    /// each.
+    /// The largest resident set in the second tenth and in the last tenth of the time; `None` if a tenth is
+    /// shorter than a second.
     memory_max_mib: Option<[f64; 2]>,
     cpu_us: Cpu,
-    /// Of this process, which publishes, while it did.
+    /// The processor time of this process, which publishes, while it published, in microseconds per event.
     publisher_cpu_us: f64,
 }
 
@@ -42,13 +44,13 @@ pub(crate) struct Spread {
     pub(crate) p99: f64,
     pub(crate) p999: f64,
     pub(crate) max: f64,
-    /// Percentiles and their values, to be drawn.
+    /// Percentiles and their values, for a plot.
     curve: Vec<[f64; 2]>,
 }
 
-/// Not counted: the worker starts and opens its connections meanwhile.
+/// The seconds at the start that are not evaluated, because the worker starts and opens its connections then.
 const WARM_UP_SECONDS: usize = 3;
-/// After which what failed is to be attempted again.
+/// The delay before a failed delivery is attempted again.
 const DELAY: Duration = Duration::from_secs(1);
 const CURVE: [f64; 14] = [
     0.0, 1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99, 100.0,
@@ -111,7 +113,7 @@ fn lateness(receipts: &Receipts, warm_up: usize) -> Spread {
     Spread::of(failed.map(|(failed_ns, at_ns)| ms(failed_ns + DELAY.as_nanos() as u64, *at_ns)))
 }
 
-/// Negative if it was too early.
+/// Returns the time from `due_ns` to `at_ns` in milliseconds. It is negative if `at_ns` is earlier.
 fn ms(due_ns: u64, at_ns: u64) -> f64 {
     (at_ns as i64 - due_ns as i64) as f64 / 1e6
 }
@@ -126,7 +128,7 @@ fn tenths(memory_mib: &[f64]) -> Option<[f64; 2]> {
 }
 
 impl Steady {
-    /// What the worker had in the end of what it had in the beginning, both at most.
+    /// Returns the ratio of the largest memory use in the last tenth of the time to that in the second tenth.
     pub(crate) fn memory_growth(&self) -> Option<f64> {
         self.memory_max_mib.map(|[second, last]| last / second)
     }

@@ -1,25 +1,25 @@
-//! What a process costs, as the kernel counts it.
+//! Measures what a process costs, according to the kernel.
 
 use std::{fs, io, path::PathBuf, time::Duration};
 
 use e2e::{memory_kib, wait_until};
 use tokio::process::{Child, Command};
 
-/// A process that is measured from its start to its end.
+/// A process that is measured from its start to its exit.
 pub(crate) struct Process {
     child: Child,
     pid: u32,
 }
 
 pub(crate) struct Cost {
-    /// User and system time of all its threads.
+    /// The user and system time of all threads.
     pub(crate) cpu: Duration,
     pub(crate) peak_bytes: u64,
 }
 
-/// The unit of times in `/proc/PID/stat`: `USER_HZ`, 100 on every Linux that Rust runs on.
+/// The unit of times in `/proc/PID/stat`: `USER_HZ`, which is 100 on every Linux that Rust runs on.
 const TICK: Duration = Duration::from_millis(10);
-/// More than a worker takes that has nothing left to do.
+/// The time limit for the exit of a process. It is longer than an idle worker takes.
 const END_MAX: Duration = Duration::from_secs(30);
 
 impl Process {
@@ -33,13 +33,14 @@ impl Process {
         self.pid
     }
 
-    /// SIGTERM, and what it cost in all. Panics unless it ends with 0.
+    /// Sends SIGTERM, waits until the process has exited, and returns its total cost. Panics if the exit code
+    /// is not 0.
     pub(crate) async fn end(mut self) -> Cost {
         let peak_bytes = memory_kib(self.pid, "VmHWM") * 1024;
         let pid = self.pid.to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
         assert!(sent.success(), "kill -TERM {pid}");
-        // Nobody has waited for it yet, so its times can be read after its end.
+        // The exit status has not been collected yet, so the times can still be read after the exit.
         wait_until("the client has ended", END_MAX, || {
             stat(self.pid).unwrap()[0] == "Z"
         })
@@ -50,23 +51,23 @@ impl Process {
     }
 }
 
-/// The fields from the state on (proc(5)): user time is the 12th, system time the 13th; then those of ended
-/// children.
+/// Returns the fields of `/proc/PID/stat` from the state on (proc(5)). With the state at index 0, user time
+/// is at index 11 and system time at index 12. Those of children that have exited follow.
 fn stat(pid: u32) -> io::Result<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, after_name) = stat.rsplit_once(')').expect("the name is in brackets");
     Ok(after_name.split_whitespace().map(str::to_owned).collect())
 }
 
-/// The sum of fields that are times.
+/// Returns the sum of fields that contain times.
 fn times(stat: &[String], fields: &[usize]) -> Duration {
     let ticks = fields.iter().map(|at| stat[*at].parse::<u32>().unwrap());
     TICK * ticks.sum::<u32>()
 }
 
-/// Processor time so far of a process, of the children it has, and of those that have ended.
+/// Returns the processor time so far of a process and its descendants, including those that have exited.
 pub(crate) fn cpu_of_tree(pid: u32) -> Duration {
-    // A child may end while this looks: from then on its parent has its time.
+    // A child may exit during this loop; then its time is included in its parent's.
     let Ok(children) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) else {
         return Duration::ZERO;
     };
@@ -75,12 +76,12 @@ pub(crate) fn cpu_of_tree(pid: u32) -> Duration {
     of_children + stat(pid).map_or(Duration::ZERO, |stat| times(&stat, &[11, 12, 13, 14]))
 }
 
-/// Processor time so far of a process, without its children.
+/// Returns the processor time so far of a process, without its children.
 pub(crate) fn cpu(pid: u32) -> Duration {
     times(&stat(pid).unwrap(), &[11, 12])
 }
 
-/// This program.
+/// Returns the path of this program.
 pub(crate) fn this() -> PathBuf {
     std::env::current_exe().unwrap()
 }

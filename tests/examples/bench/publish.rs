@@ -1,5 +1,5 @@
-//! Publishing, each event confirmed to whoever asked: with the producer crate, over HTTP, and over HTTP in
-//! batches.
+//! Measures publishing when each event is confirmed to its publisher: with the producer crate, over HTTP, and
+//! over HTTP in batches.
 
 use std::{
     fmt,
@@ -17,14 +17,14 @@ use serde::Serialize;
 
 use crate::event::{self, Events};
 
-/// How many clients publish at once, each one event after the other.
+/// The number of clients that publish concurrently, each one event at a time.
 const CLIENTS: usize = 64;
-/// How many publish batches.
+/// The number of clients that publish batches.
 const BATCH_CLIENTS: usize = 4;
 const BATCH_EVENTS: usize = 100;
 pub(crate) const HEADER: &str =
     "| published by | events | events/s | p50 ms | p99 ms |\n|---|---|---|---|---|";
-/// One of the ways.
+/// The name of one of the ways to publish.
 pub(crate) const SINGLE_OVER_HTTP: &str = "64 connections to the API";
 const CONNECT_MAX: Duration = Duration::from_secs(30);
 
@@ -37,9 +37,10 @@ pub(crate) struct Published {
     p99_ms: f64,
 }
 
-/// Every way in turn. Fails if what is in the queue afterwards is not what was confirmed.
+/// Measures all ways to publish. Panics if the number of queued events differs from the number of confirmed
+/// ones.
 pub(crate) async fn run(events: usize) -> Vec<Published> {
-    // By default a key is let in 5,000 times a second.
+    // The default limit is 5,000 requests per second for each key.
     let settings = [("MAGNETITE_API__RATE_PER_KEY", "1000000")];
     let delays_ms = [1000, 2000, 4000, 8000, 16000, 30000];
     let installation = Installation::with("bench-publish", &shared_broker(), &delays_ms, &settings).await;
@@ -48,7 +49,7 @@ pub(crate) async fn run(events: usize) -> Vec<Published> {
     let config = producer::Config::new(installation.broker_url(), installation.prefix()).unwrap();
     let producer = Producer::connect(config);
     producer.ready(CONNECT_MAX).await.unwrap();
-    // More than it takes to open connections and channels.
+    // A warm-up, with more events than it takes to open all connections and channels.
     publish_http(&api, &key, 1000).await;
     let published = vec![
         publish_linked(&producer, events).await,
@@ -99,7 +100,7 @@ fn expect(published: &Answered) {
     assert_eq!(published.status, 202, "{published:?}");
 }
 
-/// `publish` is given the number of the first of `each` events.
+/// Measures one way to publish. `publish` receives the number of the first of `each` events.
 async fn measure(
     way: &'static str,
     clients: usize,

@@ -1,8 +1,8 @@
-//! The raw loop: consume, sign, POST to each endpoint, ack. What a delivery costs at least, with the
-//! libraries that the worker uses.
+//! The raw loop: consume a message, sign it, POST it to each endpoint, and acknowledge it. It shows the
+//! minimum cost of a delivery with the libraries that the worker uses.
 //!
-//! It checks no envelope, knows the endpoints of one event, keeps no log, counts nothing, and would lose or
-//! repeat events in most of the ways that the worker is there to prevent.
+//! The loop does not check the envelope, knows only the endpoints of one event, and has no log and no
+//! metrics. It would lose or duplicate events in most of the situations that the worker handles.
 
 use std::{
     cmp::Reverse,
@@ -27,21 +27,21 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Requests that are under way at most.
+/// The maximum number of requests in flight.
 const POSTS: usize = 256;
-/// Of so many deliveries' messages.
+/// The number of deliveries whose messages are acknowledged together.
 const ACKED_TOGETHER: usize = 32;
 
-/// What it is started with.
+/// The arguments of the raw loop.
 #[derive(Deserialize, Serialize)]
 pub(crate) struct Job {
     pub(crate) broker: String,
     pub(crate) queue: String,
-    /// Messages to deliver.
+    /// The number of messages to deliver.
     pub(crate) events: u64,
-    /// The URL and the secret of each endpoint; all get every message.
+    /// The URL and the secret of each endpoint. All of them receive every message.
     pub(crate) endpoints: Vec<(String, String)>,
-    /// Whom to trust, if the endpoints speak TLS.
+    /// The certificate authority to trust, if the endpoints use TLS.
     pub(crate) authority: Option<PathBuf>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn run(job: Job) {
         client: client(job.authority.as_deref()),
         endpoints: endpoints.map(|(url, secret)| (url, key(&secret))).collect(),
     });
-    // Bounded by the prefetch.
+    // The prefetch bounds this channel.
     let (posted, done) = mpsc::unbounded_channel();
     let acked_together = (ACKED_TOGETHER / fan_out).max(1);
     let acking = tokio::spawn(ack(channel, done, job.events, acked_together as u64));
@@ -92,9 +92,10 @@ pub(crate) async fn run(job: Job) {
     connection.close(200, "done".into()).await.unwrap();
 }
 
-/// As the worker's client, without its resolver, and with as many idle connections as there are.
+/// Returns an HTTP client like the worker's, but without its resolver and without its limit on idle
+/// connections.
 fn client(authority: Option<&Path>) -> Client {
-    // The client wants a provider, also for plain HTTP. An error says that there is one.
+    // The client needs a crypto provider even for plain HTTP. An error means that one is already installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let trusted = authority.map(|file| Certificate::from_pem(&fs::read(file).unwrap()).unwrap());
     Client::builder()
@@ -107,7 +108,7 @@ fn client(authority: Option<&Path>) -> Client {
 }
 
 impl Target {
-    /// To all endpoints at once.
+    /// Sends the body to all endpoints concurrently.
     async fn post(&self, body: &Bytes) {
         let posts = self
             .endpoints
@@ -129,7 +130,8 @@ impl Target {
     }
 }
 
-/// One ack for so many messages together, from the oldest on. The tags of a channel are 1, 2, 3 and so on.
+/// Acknowledges the messages in the order of their delivery tags, with one ack for each group of `together`
+/// messages. The delivery tags of a channel are 1, 2, 3 and so on.
 async fn ack(channel: Channel, mut done: mpsc::UnboundedReceiver<u64>, events: u64, together: u64) {
     let (mut ahead, mut prefix, mut acked) = (BinaryHeap::new(), 0, 0);
     while acked < events {

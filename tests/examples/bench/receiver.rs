@@ -1,4 +1,4 @@
-//! The endpoints' server: answers at once, and notes when each delivery first arrived.
+//! The endpoints' server: it answers immediately, and records when each delivery first arrived.
 
 use std::{
     convert::Infallible,
@@ -36,50 +36,51 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{event, process};
 
-/// What a receiver is to expect, and how it answers.
+/// What a receiver expects, and how it answers.
 #[derive(Clone, Deserialize, Serialize)]
 pub(crate) struct Expected {
-    /// Numbered from 0.
+    /// The number of events, which are numbered from 0.
     pub(crate) events: usize,
-    /// Endpoints of each event.
+    /// The number of endpoints of each event.
     pub(crate) fan_out: usize,
-    /// Event n is of organization n modulo this.
+    /// The number of organizations. Event n belongs to organization n modulo this.
     pub(crate) organizations: usize,
     /// The first request of every n-th delivery is answered with 500; 0 for none.
     pub(crate) failing_every: usize,
-    /// It answers `Connection: close`.
+    /// Whether it answers `Connection: close`.
     pub(crate) is_closing: bool,
-    /// It speaks TLS, and writes here whom its clients are to trust.
+    /// The file to which the receiver writes the certificate authority that its clients have to trust; `None`
+    /// for plain HTTP.
     pub(crate) authority: Option<PathBuf>,
 }
 
-/// A receiver's process.
+/// The process of a receiver.
 pub(crate) struct Receiver {
     child: Child,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
-    /// Scheme, host and port.
+    /// The scheme, host and port of its URLs.
     origin: String,
 }
 
-/// What arrived.
+/// What a receiver has received.
 #[derive(Deserialize, Serialize)]
 pub(crate) struct Receipts {
     pub(crate) requests: usize,
     pub(crate) connections: u64,
     /// When each delivery was first answered with 200, in Unix nanoseconds; 0 if it was not.
     pub(crate) at_ns: Vec<u64>,
-    /// When the first attempt of each that had to fail was answered; 0 if there was none. Empty if none had
-    /// to.
+    /// When the first attempt of each delivery that has to fail was answered; 0 if there was none. Empty if
+    /// no delivery has to fail.
     pub(crate) failed_ns: Vec<u64>,
 }
 
-/// Connections that wait to be accepted. With the usual 128 a client that opens 256 at once has some of them
-/// made a second later.
+/// The length of the accept queue. With the usual 128, some of the 256 connections that a client opens at
+/// once are established a second later.
 const CONNECTING_MAX: u32 = 4096;
 
 impl Expected {
-    /// One delivery of each event, answered with 200.
+    /// Returns expectations of one delivery for each event, answered with 200.
     #[allow(
         dead_code,
         reason = "this benchmark names everything, the journal's only the events"
@@ -99,7 +100,7 @@ impl Expected {
         self.events * self.fan_out
     }
 
-    /// How many first attempts fail.
+    /// Returns the number of first attempts that fail.
     pub(crate) fn failures(&self) -> usize {
         (0..self.deliveries())
             .filter(|delivery| self.fails(*delivery))
@@ -110,8 +111,8 @@ impl Expected {
         self.failing_every > 0 && delivery.is_multiple_of(self.failing_every)
     }
 
-    /// The number of the delivery of an event to the endpoint with this path. Panics if it is not the
-    /// event's.
+    /// Returns the number of the delivery of an event to the endpoint with this path. Panics if the event
+    /// does not belong to that endpoint.
     fn delivery(&self, event: usize, path: &str) -> usize {
         let mut numbers = path.trim_start_matches('/').split('/').map(str::parse::<usize>);
         let mut number = || {
@@ -155,7 +156,7 @@ impl Receiver {
         self.child.id().expect("it has not ended")
     }
 
-    /// Where an organization's endpoint is, in its place among `fan_out`.
+    /// Returns the URL of an organization's endpoint, where `place` is its index among `fan_out` endpoints.
     pub(crate) fn url(&self, organization: usize, place: usize) -> String {
         format!("{}/{organization}/{place}", self.origin)
     }
@@ -167,7 +168,7 @@ impl Receiver {
         assert_eq!(line.unwrap().as_deref(), Some("complete"));
     }
 
-    /// Ends it.
+    /// Stops the receiver, and returns what it has received.
     pub(crate) async fn end(mut self) -> Receipts {
         drop(self.stdin);
         let line = self.lines.next_line().await.unwrap();
@@ -187,8 +188,8 @@ struct Seen {
     failed_ns: Vec<AtomicU64>,
 }
 
-/// The receiver: prints where it is, `complete` when it has every delivery, and after the end of standard
-/// input what it saw.
+/// Runs the receiver. It prints its URL, then `complete` once it has every delivery, and, after the end of
+/// standard input, its receipts.
 pub(crate) async fn run(expected: Expected) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -239,7 +240,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, seen: Arc<Seen>)
         tokio::spawn(async move {
             match tls {
                 None => converse(stream, &seen).await,
-                // An error is the client's going away.
+                // An error means that the client has closed the connection.
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
                         converse(stream, &seen).await;
@@ -252,7 +253,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, seen: Arc<Seen>)
 
 async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, seen: &Seen) {
     let service = service_fn(|request| answer(seen, request));
-    // An error is the client's going away.
+    // An error means that the client has closed the connection.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -274,7 +275,7 @@ async fn answer(seen: &Seen, request: Request<Incoming>) -> Result<Response<Empt
 }
 
 impl Seen {
-    /// What a request of this delivery is answered with.
+    /// Records a request of this delivery, and returns the status to answer with.
     fn note(&self, delivery: usize) -> StatusCode {
         let now_ns = now_ns();
         let is_first = |at: &AtomicU64| at.compare_exchange(0, now_ns, Relaxed, Relaxed).is_ok();
@@ -299,7 +300,7 @@ impl Seen {
     }
 }
 
-/// Unix nanoseconds.
+/// Returns the current time in Unix nanoseconds.
 pub(crate) fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,4 +1,4 @@
-//! What was found: a document for programs, and whether the bars are met.
+//! The results: a JSON document for programs, and a table that says which targets are met.
 
 use std::{fs, path::Path};
 
@@ -26,7 +26,7 @@ pub(crate) struct Report {
     pub(crate) publish: Vec<Published>,
 }
 
-/// Something to be reached, and how to find out.
+/// A target, and how to find the value that has to meet it.
 struct Bar {
     text: &'static str,
     limit: Limit,
@@ -121,7 +121,7 @@ impl Report {
         self.cases.iter().find(|drained| drained.name == name)
     }
 
-    /// Deliveries a second that the worker makes at most, if that was measured.
+    /// Returns the worker's maximum rate in deliveries per second, if it was measured.
     pub(crate) fn peak(&self) -> Option<usize> {
         let per_second = self.drained("base")?.per_second("worker")?;
         Some(per_second as usize)
@@ -135,7 +135,7 @@ impl Report {
         }
     }
 
-    /// As it stands: what is measured later is added later.
+    /// Writes the current results to `file`. Later results are added by writing it again.
     pub(crate) fn write(&self, file: &Path) {
         if let Some(directory) = file.parent() {
             fs::create_dir_all(directory).unwrap();
@@ -145,7 +145,7 @@ impl Report {
             .unwrap_or_else(|error| panic!("{}: {error}; choose another --json", file.display()));
     }
 
-    /// A table of the bars of what was measured.
+    /// Prints a table of the targets for which values were measured.
     pub(crate) fn print_bars(&self) {
         println!("\n| bar | found | met |\n|---|---|---|");
         for bar in &BARS {
@@ -163,7 +163,7 @@ impl Report {
     }
 }
 
-/// To what the figures are worth.
+/// Rounds all numbers to three decimal places.
 fn rounded(value: Value) -> Value {
     match value {
         Value::Number(number) if number.is_f64() => {

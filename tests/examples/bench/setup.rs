@@ -1,4 +1,4 @@
-//! What one measurement needs, from the installation to the last check.
+//! Everything that a measurement needs, from the installation to the final checks.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use crate::{
     receiver::{Expected, Receipts, Receiver},
 };
 
-/// An installation, a receiver, and endpoints there. Nothing runs that would deliver.
+/// An installation, a receiver, and endpoints there. No process that delivers is running.
 pub(crate) struct Setup<'a> {
-    /// Of the measurement.
+    /// The name of the measurement.
     pub(crate) name: String,
     pub(crate) installation: Installation,
     pub(crate) receiver: Receiver,
@@ -30,28 +30,28 @@ pub(crate) struct Setup<'a> {
     postgres: Option<Postgres>,
 }
 
-/// The same, while its clients run.
+/// A [`Setup`] whose clients are running.
 pub(crate) struct Running<'a> {
     pub(crate) setup: Setup<'a>,
     pub(crate) clients: Vec<Process>,
     recorder: Option<Process>,
-    /// Of the first client.
+    /// The profiler of the first client.
     profile: Option<Child>,
     servers: Servers,
 }
 
-/// What it came to.
+/// The result of a measurement.
 pub(crate) struct Measured {
     pub(crate) cpu_us: Cpu,
-    /// Of the client that had most.
+    /// The peak memory of the client that used most.
     pub(crate) peak_mib: f64,
     pub(crate) receipts: Receipts,
 }
 
-/// User and system time in microseconds a delivery; `None` for who was not there, or is not known.
+/// User and system time in microseconds per delivery; `None` for a process that did not run or is not known.
 #[derive(Clone, Serialize)]
 pub(crate) struct Cpu {
-    /// Raw loop or workers, from their start to their end.
+    /// The raw loop or all workers together, from their start to their exit.
     pub(crate) client: f64,
     pub(crate) broker: Option<f64>,
     pub(crate) receiver: f64,
@@ -59,7 +59,7 @@ pub(crate) struct Cpu {
     pub(crate) database: Option<f64>,
 }
 
-/// Processor time so far of those that run before and after.
+/// The processor time so far of the servers that also run before and after the measurement.
 struct Servers {
     broker: Option<Duration>,
     receiver: Duration,
@@ -67,14 +67,14 @@ struct Servers {
 }
 
 const DELAYS_MS: [u64; 6] = [1000, 2000, 4000, 8000, 16000, 30000];
-/// Several times what the slowest machine should need for 200,000 deliveries.
+/// The time limit for all deliveries: several times what the slowest machine should need for 200,000 of them.
 const COMPLETE_MAX: Duration = Duration::from_mins(15);
-/// And for what is left to do after the last receipt.
+/// The time limit for the work that remains after the last receipt.
 const SETTLED_MAX: Duration = Duration::from_mins(15);
-/// Who needs this little processor time in this time has nothing to do.
+/// A broker that uses at most this much processor time within [`IDLE`] has nothing to do.
 const IDLE_CPU_MAX: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_millis(200);
-/// And for a broker to forget a message that is in its next queue.
+/// The time limit for the broker to remove a message from one queue when it is already in the next.
 const LET_GO_MAX: Duration = Duration::from_secs(1);
 
 impl<'a> Setup<'a> {
@@ -111,7 +111,7 @@ impl<'a> Setup<'a> {
         if side.organizations == 1 {
             endpoints = endpoints::of_one(&installation, &receiver, load.fan_out).await;
         } else {
-            // On the heap: it is large.
+            // Boxed, because the future is large.
             Box::pin(endpoints::of_many(&installation, &receiver, side.organizations)).await;
         }
         let events = Events {
@@ -131,7 +131,7 @@ impl<'a> Setup<'a> {
         }
     }
 
-    /// Starts whoever delivers and records.
+    /// Starts the processes that deliver and record.
     pub(crate) fn start(self) -> Running<'a> {
         let servers = self.servers();
         let is_recorded = self.side.journal == Journal::Stored;
@@ -163,8 +163,9 @@ impl<'a> Setup<'a> {
         }
     }
 
-    /// A busy RabbitMQ holds acks back, forgets them when their channel is closed, and hands out again what
-    /// was acked. Nothing says when it has taken them; it has when it is idle.
+    /// Waits until the broker is idle. A busy RabbitMQ delays acks, discards them when their channel is
+    /// closed, and then redelivers the acknowledged messages. Nothing indicates when it has processed all
+    /// acks, but an idle broker has.
     async fn broker_has_nothing_to_do(&self) {
         let Some(pid) = self.broker_pid() else { return };
         let (mut since, mut until_then) = (Instant::now(), process::cpu_of_tree(pid));
@@ -180,8 +181,8 @@ impl<'a> Setup<'a> {
 }
 
 impl Running<'_> {
-    /// Waits until everything has arrived, and ends it. Panics unless every delivery arrived exactly once
-    /// (and once more for each failure) and nothing is left.
+    /// Waits until every delivery has arrived, and stops all processes. Panics unless every delivery arrived
+    /// exactly once, plus once more for each failure, and nothing is left in a queue.
     pub(crate) async fn end(mut self) -> Measured {
         self.setup.receiver.complete(COMPLETE_MAX).await;
         self.setup.broker_has_nothing_to_do().await;
@@ -199,7 +200,7 @@ impl Running<'_> {
         if let Some(recording) = self.recorder {
             amqp.wait_for_ready("journal", 0, SETTLED_MAX).await;
             recorder = Some(recording.end().await.cpu);
-            // What was unacked would be back.
+            // Messages that were unacked would have been requeued by now.
             amqp.wait_for_ready("journal", 0, Duration::ZERO).await;
         }
         let (before, after) = (self.servers, self.setup.servers());
@@ -235,7 +236,7 @@ impl Running<'_> {
 async fn check_queues(installation: &Installation) {
     let work = installation.work_queues();
     for queue in work.iter().map(String::as_str).chain(["dead", "rejected"]) {
-        // A delay queue lets go of a message a moment after its next queue has it.
+        // A delay queue removes a message shortly after the next queue has received it.
         installation.amqp().wait_for_ready(queue, 0, LET_GO_MAX).await;
     }
 }

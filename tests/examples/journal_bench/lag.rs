@@ -1,4 +1,4 @@
-//! How far the journal is behind what happens, with everything on.
+//! Measures how far the journal lags behind, with all roles running.
 
 use std::{
     fmt,
@@ -26,26 +26,28 @@ pub(crate) struct Lag {
     receipt_ms: [f64; 3],
     stored_ms: Vec<f64>,
     commit_ms: [f64; 3],
-    /// Messages in the journal's queue when the last event was published.
+    /// The number of messages in the journal's queue when the last event was published.
     queued: u32,
-    /// How long after that everything was stored.
+    /// The time from the last publish until everything was stored.
     stored_after: Duration,
-    /// Who used how much processor time, in microseconds an event.
+    /// The processor time of each process, in microseconds per event; `None` if it is not known.
     cpu_us: Vec<(&'static str, Option<f64>)>,
 }
 
-/// Not counted: processes start and connect, and PostgreSQL has no statistics yet.
+/// The seconds at the start that are not evaluated: processes start and connect, and PostgreSQL has no
+/// statistics yet.
 const WARM_UP_SECONDS: usize = 5;
 const ARRIVAL_MAX: Duration = Duration::from_mins(5);
-/// Counting takes some milliseconds.
+/// The interval between two counts of the stored rows. A count takes some milliseconds.
 const STORED_POLL: Duration = Duration::from_millis(50);
 
-/// From the end of an attempt to the commit that made it visible, by PostgreSQL's own note of when that was.
+/// Selects percentiles of the time from the end of an attempt to the commit that made it visible. PostgreSQL
+/// itself records the time of the commit.
 const SELECT_LAG: &str = "SELECT percentile_disc(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY \
     CAST(extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000 AS double precision) - began_ms - duration_ms) \
     FROM attempts WHERE began_ms >= $1";
 
-/// Panics unless every event arrived and was recorded exactly once, and the books balance.
+/// Measures the lag. Panics unless every event arrived and was recorded exactly once, and the audit balances.
 pub(crate) async fn run(options: &Options, servers: &Servers) -> Lag {
     let warm_up = WARM_UP_SECONDS * options.per_second;
     let events = warm_up + options.seconds * options.per_second;
@@ -139,7 +141,7 @@ async fn balance(installation: &Installation, events: usize) {
     );
 }
 
-/// The median, the 99th and the greatest.
+/// Returns the median, the 99th percentile and the maximum.
 pub(crate) fn percentiles(values: &mut [f64]) -> [f64; 3] {
     [50.0, 99.0, 100.0].map(|p| percentile(values, p))
 }

@@ -1,12 +1,13 @@
-//! What `tests/journal-bench.sh` runs: how far the journal is behind, how soon it answers when it is full,
-//! and what deleting costs.
+//! The benchmark that `tests/journal-bench.sh` runs. It measures how far the journal lags behind, how fast a
+//! full journal answers, and what deleting old rows costs.
 //!
-//! Worker and recorder are the built `magnetite`, the receiver is this program under another argument,
-//! PostgreSQL and RabbitMQ are servers of their own: each one's processor time is what the kernel says about
-//! it. What is stored is made by SQL, in the tables that `magnetite migrate` made.
+//! The worker and the recorder are the built `magnetite`, the receiver is this program with a different
+//! argument, and PostgreSQL and RabbitMQ are separate servers. The kernel therefore accounts for the
+//! processor time of each of them. The stored rows are created with SQL, in the tables that
+//! `magnetite migrate` has created.
 //!
-//! Not measured: failures, several workers or recorders, SQLite. `docs/performance.md` says what the figures
-//! mean.
+//! The benchmark does not cover failures, several workers or recorders, or SQLite. `docs/performance.md`
+//! explains the results.
 
 #![allow(
     clippy::unwrap_used,
@@ -40,15 +41,16 @@ mod retention;
 use e2e::Installation;
 use servers::Servers;
 
-/// How much is measured.
+/// The size of the measurement.
 struct Options {
-    /// How many attempts are stored before questions are asked; 0 for no questions and no retention.
+    /// The number of attempts that are stored before the journal is queried; 0 to skip the queries and the
+    /// retention.
     attempts: i64,
-    /// How long events are published while the lag is measured; 0 leaves that out.
+    /// For how many seconds events are published while the lag is measured; 0 to skip this.
     seconds: usize,
-    /// And how many of them.
+    /// The number of events per second that are published meanwhile.
     per_second: usize,
-    /// RabbitMQ's process, if it runs on this machine and costs no one else anything.
+    /// RabbitMQ's process id, if it runs on this machine and is used only by this benchmark.
     broker_pid: Option<u32>,
 }
 
@@ -79,7 +81,7 @@ async fn main() {
     }
 }
 
-/// What is asked of, and deleted from, a journal that is full.
+/// Measures queries of, and deletions from, a full journal.
 async fn stored(options: &Options, installation: &Installation, url: &str) {
     let stored = seed::run(installation, url, options.attempts).await;
     println!("\n{stored}");
@@ -109,7 +111,7 @@ impl Options {
                 _ => return None,
             }
         }
-        // Fewer would not fill every kind of endpoint and lead.
+        // Fewer attempts would not cover every kind of endpoint and lead.
         (options.attempts == 0 || options.attempts >= 10_000).then_some(options)
     }
 }

@@ -1,4 +1,4 @@
-//! How soon a full journal answers: whole commands, as an operator runs them.
+//! Measures how fast a full journal answers whole commands, as an operator runs them.
 
 use std::{fmt, time::Instant};
 
@@ -7,13 +7,13 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::lag::percentiles;
 
-/// How often each is asked, each time about another one.
+/// How many times each command is run, each time for a different id.
 const TIMES: usize = 20;
 
-/// Of each command the median, the 99th percentile and the longest, in milliseconds.
+/// For each command, the median, the 99th percentile and the maximum, in milliseconds.
 pub(crate) struct Answers(Vec<(&'static str, [f64; 3])>);
 
-/// Panics if a command fails, or the books do not balance.
+/// Runs the commands. Panics if a command fails, or if the audit does not balance.
 pub(crate) async fn run(installation: &Installation, url: &str) -> Answers {
     let mut database = PgConnection::connect(url).await.unwrap();
     let events = ids(&mut database, "events", "id").await;
@@ -41,7 +41,7 @@ pub(crate) async fn run(installation: &Installation, url: &str) -> Answers {
     Answers(answers)
 }
 
-/// So many of a table, as far from one another as they go.
+/// Returns [`TIMES`] values of a column, from rows that are as far apart in the table as possible.
 async fn ids(database: &mut PgConnection, table: &str, column: &str) -> Vec<String> {
     let rows = format!("SELECT {column} AS id, NTILE({TIMES}) OVER (ORDER BY ctid) AS part FROM {table}");
     let one_of_each = format!("SELECT MIN(id) FROM ({rows}) parts GROUP BY part");

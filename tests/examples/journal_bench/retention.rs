@@ -1,4 +1,4 @@
-//! What deleting old rows costs whoever records new ones.
+//! Measures how much deleting old rows slows down a recorder that stores new ones.
 
 use std::{
     fmt,
@@ -21,18 +21,18 @@ pub(crate) struct Retention {
     expired: i64,
     rows: u64,
     took: Duration,
-    /// How long the recorder's commits took before and during.
+    /// How long the recorder's commits took before and during the deletion, in milliseconds.
     commits_ms: [Vec<f64>; 2],
 }
 
 const PER_SECOND: usize = 500;
 const BEFORE_SECONDS: usize = 60;
-/// As long as deleting may take, at the most.
+/// The maximum duration of the deletion.
 const DURING_SECONDS_MAX: usize = 3600;
 const STORED_MAX: Duration = Duration::from_mins(1);
 
-/// Lets the oldest `expired` attempts expire, with their deliveries and events. Panics unless they are gone,
-/// and everything that was recorded meanwhile is there.
+/// Lets the oldest `expired` attempts expire, with their deliveries and events. Panics unless the expired
+/// rows are deleted and everything that was recorded meanwhile is stored.
 pub(crate) async fn run(installation: &Installation, url: &str, expired: i64) -> Retention {
     let mut database = PgConnection::connect(url).await.unwrap();
     let (before, all) = (BEFORE_SECONDS * PER_SECOND, DURING_SECONDS_MAX * PER_SECOND);

@@ -1,4 +1,4 @@
-//! The two roles as processes.
+//! The worker and the recorder as processes.
 
 use std::{
     fs::File,
@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 
 use crate::process::{Cost, Process};
 
-/// With the default configuration, except that the health port is any that is free. Its log goes to a file.
+/// Starts a worker with the default configuration, except that it uses any free health port. Its log goes to
+/// a file.
 pub(crate) fn worker(installation: &Installation) -> Process {
     let log = File::create(installation.directory().join("worker.log")).unwrap();
     let mut command = installation.command(&["worker"]);
@@ -20,16 +21,17 @@ pub(crate) fn worker(installation: &Installation) -> Process {
     Process::start(&mut command)
 }
 
-/// A recorder whose log is read.
+/// A recorder whose log this program reads.
 pub(crate) struct Recorder {
     process: Process,
     log: JoinHandle<Vec<f64>>,
-    /// How many rows a retention has deleted, once it is done.
+    /// Receives the number of rows that a retention run has deleted, once it is complete.
     pub(crate) deleted: oneshot::Receiver<u64>,
 }
 
 impl Recorder {
-    /// Logs each of its commits, and keeps rows for so many seconds if that is not the default.
+    /// Starts a recorder that logs each of its commits. It keeps rows for `retention_s` seconds, or for the
+    /// default time if that is `None`.
     pub(crate) fn start(installation: &Installation, retention_s: Option<u64>) -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
         let mut command = installation.command(&["recorder"]);
@@ -51,14 +53,14 @@ impl Recorder {
         }
     }
 
-    /// What it cost, and how long each of its commits took, in milliseconds.
+    /// Stops the recorder. Returns its cost, and the duration of each of its commits in milliseconds.
     pub(crate) async fn end(self) -> (Cost, Vec<f64>) {
         let cost = self.process.end().await;
         (cost, self.log.join().unwrap())
     }
 }
 
-/// The commits of a recorder's log; warnings are passed on.
+/// Returns the durations of the commits in a recorder's log, in milliseconds. Prints its warnings and errors.
 fn read(log: PipeReader, deleted: oneshot::Sender<u64>) -> Vec<f64> {
     let (mut commits_ms, mut deleted) = (Vec::new(), Some(deleted));
     for line in BufReader::new(log).lines() {
@@ -67,7 +69,7 @@ fn read(log: PipeReader, deleted: oneshot::Sender<u64>) -> Vec<f64> {
         if entry["message"] == "recorded" {
             commits_ms.push(entry["duration_us"].as_u64().unwrap() as f64 / 1e3);
         } else if let Some(rows) = entry["deleted"].as_u64() {
-            // An error is nobody's waiting for it.
+            // An error means that the receiver of the count was dropped.
             let _ = deleted.take().map(|deleted| deleted.send(rows));
         } else if entry["level"] == "WARN" || entry["level"] == "ERROR" {
             eprintln!("{line}");

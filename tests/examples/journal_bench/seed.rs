@@ -1,5 +1,5 @@
-//! A journal as it stands after a month: 5,000,000 attempts, of which one in fifty began in the last 25
-//! minutes.
+//! Creates a journal as it is after a month: by default 5,000,000 attempts. One in fifty deliveries began in
+//! the last 25 minutes.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::event;
 
-/// What is stored.
+/// What was stored.
 pub(crate) struct Stored {
     attempts: i64,
     deliveries: i64,
@@ -21,23 +21,24 @@ pub(crate) struct Stored {
 
 const ORGANIZATIONS: i64 = 100;
 const ENDPOINTS: i64 = 2_000;
-/// Nothing is sent to those endpoints.
+/// The URL of the endpoints, to which nothing is sent.
 const UNUSED_URL: &str = "http://127.0.0.1:9/hook";
 const LEADS: i64 = 200_000;
-/// Of what events' texts are cut.
+/// The length of the text from which the texts of events are cut.
 const TEXT_BYTES: usize = 64 * 1024;
 const DAY_MS: i64 = 86_400_000;
 const MINUTE_MS: i64 = 60_000;
 
-/// Every index but those of the keys: with them in place it takes many times as long.
+/// Selects all indexes except those of the primary keys. Filling the tables takes many times as long with
+/// them in place.
 const SELECT_INDEXES: &str = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' \
     AND tablename IN ('events', 'deliveries', 'attempts') AND indexname NOT LIKE '%_pkey'";
 
-/// Fills the migrated tables of a database with so many attempts. Four of five came first, the others are
-/// repetitions.
+/// Fills the migrated tables of a database with this many attempts. 21 of 25 are first attempts, the others
+/// are retries.
 pub(crate) async fn run(installation: &Installation, url: &str, attempts: i64) -> Stored {
     let began = Instant::now();
-    // By the command: nothing else can seal their secrets.
+    // Registered with the command, because nothing else can encrypt their secrets.
     for number in 0..ENDPOINTS {
         let organization = format!("org_{}", number % ORGANIZATIONS);
         installation

@@ -1,4 +1,4 @@
-//! RabbitMQ and PostgreSQL: who they are, and what they cost.
+//! The RabbitMQ and PostgreSQL servers, and their processor time.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Panics unless PostgreSQL runs on this machine and is this program's to do with as it likes.
+    /// Finds the servers. Panics unless PostgreSQL runs on this machine and this program has full access to
+    /// it.
     pub(crate) async fn find(broker_pid: Option<u32>) -> Self {
         let postgres_url = std::env::var("MAGNETITE_TEST_POSTGRES_URL")
             .expect("MAGNETITE_TEST_POSTGRES_URL is set by tests/journal-bench.sh");
@@ -31,7 +32,7 @@ impl Servers {
         }
     }
 
-    /// A new and empty database.
+    /// Creates a new, empty database, and returns its URL.
     pub(crate) async fn database(&self, name: &str) -> String {
         let mut connection = PgConnection::connect(&self.postgres_url).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
@@ -42,19 +43,19 @@ impl Servers {
         format!("{server}/{name}")
     }
 
-    /// With this database, migrated.
+    /// Creates an installation that uses this database, which is migrated.
     pub(crate) async fn installation(&self, name: &str, database_url: &str) -> Installation {
         let settings = [("MAGNETITE_DATABASE__URL", database_url)];
         let delays_ms = [1000, 2000, 4000, 8000, 16000, 30000];
         Installation::with(name, &shared_broker(), &delays_ms, &settings).await
     }
 
-    /// Processor time of PostgreSQL so far.
+    /// Returns PostgreSQL's processor time so far.
     pub(crate) fn postgres_cpu(&self) -> Duration {
         process::cpu_of_tree(self.postgres_pid)
     }
 
-    /// Processor time of RabbitMQ so far.
+    /// Returns RabbitMQ's processor time so far; `None` if its process is not known.
     pub(crate) fn broker_cpu(&self) -> Option<Duration> {
         self.broker_pid.map(process::cpu_of_tree)
     }

@@ -1,4 +1,5 @@
-//! Whatever bytes are published as an event: no panic, and what passes is what a JSON parser reads.
+//! Publishes arbitrary bytes as an event. Parsing must not panic, and an accepted event must contain what a
+//! JSON parser reads.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +13,8 @@ fuzz_target!(|body: &[u8]| {
     }
 });
 
-/// serde_json builds no value of numbers that are out of range, and nests less deep: then there is nothing to compare with.
+/// Compares the envelope with the result of serde_json. Skips bodies that serde_json rejects, because it does
+/// not accept numbers out of its range and limits the nesting more strictly.
 fn agrees(envelope: &Envelope<'_>, body: &[u8]) {
     let Ok(json) = serde_json::from_slice::<Value>(body) else {
         return;

@@ -1,4 +1,5 @@
-//! Whatever properties and headers a message has: no panic, and what is read is written as it was.
+//! Decodes arbitrary properties and headers of a message. Decoding must not panic, and decoded values must be
+//! written unchanged.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

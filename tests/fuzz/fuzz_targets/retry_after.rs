@@ -1,4 +1,5 @@
-//! Whatever an endpoint sends as `Retry-After`: no panic, and the delay is one of the schedule's tiers.
+//! Handles an arbitrary `Retry-After` header of an endpoint. It must not panic, and the delay must be one of
+//! the schedule's tiers.
 #![no_main]
 
 use std::time::{Duration, SystemTime};

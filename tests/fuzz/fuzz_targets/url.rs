@@ -1,4 +1,5 @@
-//! Whatever a customer registers as a URL: no panic, and what passes leads to a public address or to a name.
+//! Checks an arbitrary URL of an endpoint. The check must not panic, and an accepted URL must lead to a
+//! public address or to a name.
 #![no_main]
 
 use std::{net::IpAddr, sync::LazyLock};
@@ -16,7 +17,8 @@ fuzz_target!(|text: &str| {
     assert!(matches!(url.scheme(), "http" | "https"));
     assert!(url.username().is_empty() && url.password().is_none() && url.fragment().is_none());
     let host = url.host_str().expect("what passed has a host");
-    // Any other reader of the same text has to come to the same verdict: the system's, for one, takes 0x7f.1 for an address.
+    // Every other parser of the same text must come to the same result. The system's parser, for example,
+    // accepts 0x7f.1 as an address.
     assert!(!is_numeric(host), "{host} may be read as an address");
     if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
         PUBLIC_ONLY
@@ -29,7 +31,8 @@ fuzz_target!(|text: &str| {
     assert_eq!(again, url);
 });
 
-/// Whether `inet_aton` might take it for an IPv4 address that is not written as four decimal numbers.
+/// Returns whether `inet_aton` might accept the host as an IPv4 address that is not written as four decimal
+/// numbers.
 fn is_numeric(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or_default();
     let decimal = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());

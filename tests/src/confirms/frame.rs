@@ -1,9 +1,9 @@
-//! AMQP 0-9-1 on the wire, as far as publishes, deliveries and their answers go.
+//! The AMQP 0-9-1 wire format, as far as it concerns publishes, deliveries and their acknowledgements.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 pub(super) const GREETING_BYTES: usize = b"AMQP\0\0\x09\x01".len();
-/// Type, channel, size; the payload follows, and an end octet.
+/// The size of a frame's type, channel and size fields. The payload and an end octet follow.
 const FRAME_HEAD_BYTES: usize = 7;
 const FRAME_END: u8 = 0xCE;
 const METHOD: u8 = 1;
@@ -17,13 +17,13 @@ pub(super) const BASIC_DELIVER: Method = (60, 60);
 pub(super) const BASIC_ACK: Method = (60, 80);
 pub(super) const BASIC_NACK: Method = (60, 120);
 
-/// A frame, whole (AMQP 0-9-1, section 4.2.3).
+/// A complete frame (AMQP 0-9-1, section 4.2.3).
 pub(super) struct Frame {
     pub(super) bytes: Bytes,
 }
 
 impl Frame {
-    /// The first frame in the buffer, if all of it is there.
+    /// Removes the first frame from the buffer and returns it, or returns `None` if the frame is incomplete.
     pub(super) fn take(buffer: &mut BytesMut) -> Option<Self> {
         let head = buffer.get(..FRAME_HEAD_BYTES)?;
         let size = (&head[3..]).get_u32() as usize;
@@ -33,7 +33,7 @@ impl Frame {
         })
     }
 
-    /// A confirm of one tag, nack or ack as `like` is.
+    /// Returns a confirm for a single delivery tag, which is an ack or a nack like `like`.
     pub(super) fn confirm(like: &Self, tag: u64) -> Self {
         Self::answer(like.channel(), like.method().unwrap_or(BASIC_ACK), tag)
     }
@@ -51,7 +51,7 @@ impl Frame {
         bytes.put_u16(class);
         bytes.put_u16(method);
         bytes.put_u64(tag);
-        // Neither multiple nor requeue.
+        // The flags `multiple` and `requeue` are both unset.
         bytes.put_u8(0);
         bytes.put_u8(FRAME_END);
         Self {
@@ -80,20 +80,20 @@ impl Frame {
         matches!(self.method(), Some(BASIC_ACK | BASIC_NACK))
     }
 
-    /// The delivery tag of an ack or nack, and whether it is meant for all before as well.
+    /// Returns the delivery tag of an ack or nack, and whether it also covers all earlier tags (`multiple`).
     pub(super) fn tag(&self) -> (u64, bool) {
         let mut arguments = &self.payload()[4..];
         (arguments.get_u64(), arguments.get_u8() & 1 == 1)
     }
 
-    /// The delivery tag of a deliver, which stands behind the consumer's name.
+    /// Returns the delivery tag of a `basic.deliver`, which follows the consumer tag.
     pub(super) fn delivered(&self) -> u64 {
         let mut arguments = &self.payload()[4..];
         let name_bytes = usize::from(arguments.get_u8());
         (&arguments[name_bytes..]).get_u64()
     }
 
-    /// The length of the body that a content header announces, which stands behind class and weight.
+    /// Returns the body length that a content header announces, which follows the class id and the weight.
     pub(super) fn body_bytes(&self) -> usize {
         (&self.payload()[4..]).get_u64() as usize
     }

@@ -1,4 +1,5 @@
-//! What a request reports as done is done: every worker that its answer does not name acts on the change.
+//! Tests that a reported change is in effect: every worker that the answer does not name as behind acts on
+//! it.
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,7 @@ const DELAYS_MS: [u64; 6] = [1000, 2000, 4000, 8000, 16000, 30000];
 const SCOPES: &str = "endpoints:write,events:write";
 const BEHIND: &str = "magnetite-workers-behind";
 
-/// An API, its key for `org_1`, and so many workers.
+/// An API, its key for `org_1`, and a number of workers.
 struct Rig {
     installation: Installation,
     api: Api,
@@ -49,7 +50,7 @@ impl Rig {
             .await
     }
 
-    /// The new endpoint's id and secret; every worker acts on it.
+    /// Creates an endpoint, and returns its id and secret. Panics unless every worker acts on it.
     async fn create(&self, json: &Value) -> (String, String) {
         let created = self.send("POST", "/v1/endpoints", json).await;
         assert_eq!((created.status, created.header(BEHIND)), (201, ""), "{created:?}");
@@ -77,7 +78,7 @@ impl Rig {
     }
 }
 
-/// An event of a project, about a lead of that number.
+/// Returns an event of the project with this number, about the lead with this number.
 fn event_of_project(number: usize) -> String {
     event("org_1", &format!("lead_{number}")).replace("proj_1", &format!("proj_{number}"))
 }
@@ -94,7 +95,7 @@ async fn secrets_that_are_revoked_sign_nothing_more(workers: usize) {
         let lead = format!("lead_{number}");
         rig.publish(event("org_1", &lead)).await;
         secrets.insert(lead, rig.named(&rotated).1);
-        // Before the next rotation, whose secret it may be signed with otherwise.
+        // Waits before the next rotation, because the next secret could otherwise sign this event.
         wait_until("it arrives", SOON, || receiver.count() == secrets.len()).await;
     }
     for request in receiver.requests() {
@@ -109,10 +110,10 @@ async fn after_a_rotation_with_revoke_now_no_request_has_the_old_signature() {
     secrets_that_are_revoked_sign_nothing_more(3).await;
 }
 
-/// Few slots and a receiver that takes its time: there are always deliveries that were fanned out and wait
-/// for a slot.
+/// Disables and deletes an endpoint while events are published. The worker has few slots and the receiver is
+/// slow, so there are always deliveries that were fanned out and wait for a slot.
 async fn under_load(workers: usize) {
-    /// A request that was sent before the answer may be read by the receiver after it.
+    /// How long after the answer the receiver may read a request that was sent before it.
     const UNDER_WAY: Duration = Duration::from_millis(50);
     let settings = [("MAGNETITE_WORKER__IN_FLIGHT_MAX", "8")];
     let installation = Installation::with("suspended", &shared_broker(), &DELAYS_MS, &settings).await;
@@ -176,7 +177,8 @@ async fn a_worker_that_stands_still_is_named_and_acts_on_nothing_old_when_it_goe
         took > Duration::from_millis(1500) && took < Duration::from_secs(3),
         "{took:?}"
     );
-    // It is silent for over three seconds now, and connected to the broker all the same.
+    // At the end of this wait, the worker has been silent for more than three seconds, but it is still
+    // connected to the broker.
     wait_until("its announcement has expired", SOON, || {
         asked.elapsed() > Duration::from_millis(3500)
     })
@@ -255,7 +257,8 @@ async fn workers_that_have_ended_are_waited_for_no_longer_than_their_announcemen
     rig.end().await;
 }
 
-/// The state of a worker whose way to the database is cut.
+/// Waits until the worker's readiness says that it is cut off from the database, or does not, as `expected`
+/// says.
 async fn is_degraded(worker: &Role, expected: bool) {
     wait_for("readiness says whether the worker is degraded", SOON, || async {
         let ready = worker.get("/readyz").await.map_err(|error| error.to_string())?;

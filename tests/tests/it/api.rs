@@ -1,5 +1,5 @@
-//! The HTTP API from outside: endpoints that get what is published, confirms that are waited for, keys that
-//! end.
+//! Tests the HTTP API from outside: created endpoints receive what is published, the API waits for confirms,
+//! and revoked keys are refused.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 use e2e::{Answer, Answered, Api, Installation, Node, Receiver, SOON, event, report, wait_for, wait_until};
 use serde_json::{Value, json};
 
-/// An endpoint that was created over HTTP: its id and secret.
+/// Creates an endpoint over HTTP, and returns its id and secret.
 async fn create(api: &Api, key: &str, url: &str) -> (String, String) {
     let json = json!({ "url": url }).to_string();
     let created = api.send("POST", "/v1/endpoints", key, &[], json).await;
@@ -96,7 +96,8 @@ async fn the_same_again_is_the_same_event() {
     installation.delete().await;
 }
 
-/// A node that is going down may still confirm; what is told must be true at every moment.
+/// A node that is shutting down may still confirm a publish. Every answer must be true at the moment when it
+/// is given.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_blocks_or_is_away_is_told_at_once_and_nothing_is_lost() {
     let node = Node::start().await;
@@ -110,7 +111,7 @@ async fn a_broker_that_blocks_or_is_away_is_told_at_once_and_nothing_is_lost() {
     assert_eq!(ok.status, 202, "{ok:?}");
 
     node.raise_memory_alarm(SOON).await;
-    // The first one finds out.
+    // The first publish detects that the broker blocks.
     let refused = publish(&api, &key, event("org_1", "blocked")).await;
     assert_eq!(
         (refused.status, refused.problem()),

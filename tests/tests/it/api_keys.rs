@@ -1,4 +1,4 @@
-//! API keys on the command line, and who changed what.
+//! Tests API keys on the command line, and the log of changes.
 
 use std::process::Output;
 
@@ -106,7 +106,7 @@ async fn a_key_is_revoked_and_what_does_not_exist_is_named() {
     installation.delete().await;
 }
 
-/// What people do on the command line, and what a worker does by itself after a 410.
+/// Covers changes made on the command line, and the change that a worker makes by itself after a 410.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_says_who_changed_what_and_gives_nothing_away() {
     let installation = Installation::new("changes").await;
@@ -170,7 +170,7 @@ async fn the_log_says_who_changed_what_and_gives_nothing_away() {
     installation.delete().await;
 }
 
-/// Every question about a key waits until the transaction has ended.
+/// Makes every query about a key wait until the returned transaction has ended.
 async fn hold_up(database: &mut PgConnection) -> PgTransaction<'_> {
     let mut held = database.begin().await.unwrap();
     let lock = sqlx::query("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE");
@@ -178,8 +178,8 @@ async fn hold_up(database: &mut PgConnection) -> PgTransaction<'_> {
     held
 }
 
-/// While the database is slow, its last answer about a key counts: the next one is remembered although the
-/// request that asked for it has been answered long before.
+/// While the database is slow, its last answer about a key is used. The API remembers the next answer even
+/// though the request that asked for it has been answered long before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_revoked_is_refused_however_slow_the_database_is() {
     let postgres = Postgres::start().await;

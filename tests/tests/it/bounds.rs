@@ -1,4 +1,4 @@
-//! What one client can take of a process: its connections, the bodies it sends slowly, its pings, its
+//! Tests the limits on what one client can use of a process: its connections, slow bodies, pings and
 //! endpoints.
 
 use std::{
@@ -14,15 +14,15 @@ use tokio::{
     task::JoinSet,
 };
 
-/// More than a process may open unless it is told otherwise.
+/// The number of files that this process may open, which is above the usual default.
 const DESCRIPTORS: u64 = 4096;
 
 fn descriptors(role: &Role) -> usize {
     fs::read_dir(format!("/proc/{}/fd", role.pid())).unwrap().count()
 }
 
-/// Opens a connection and sends a request's head and the first bytes of its body. An error says that the
-/// connection was closed already.
+/// Opens a connection and sends the head of a request and the first bytes of its body. A write error is
+/// ignored: it means that the connection is already closed.
 async fn begin_publish(api: &str, key: &str, length: usize, body: &[u8]) -> TcpStream {
     let address = api.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -35,8 +35,8 @@ async fn begin_publish(api: &str, key: &str, length: usize, body: &[u8]) -> TcpS
     stream
 }
 
-/// Publishes events one after the other, each of which has to be confirmed, and returns the longest time that
-/// one took.
+/// Publishes events one after the other and returns the longest time that one took. Panics unless each is
+/// confirmed.
 async fn publish(api: &Api, key: &str, organization: &str, count: usize) -> Duration {
     let mut slowest = Duration::ZERO;
     for number in 0..count {
@@ -69,7 +69,7 @@ async fn pings_of_an_endpoint_that_hangs_leave_those_of_others_alone() {
         let request = api.request("POST", &format!("/v1/endpoints/{}/ping", first.id), &greedy);
         pings.spawn(async move { request.send().await.unwrap().status().as_u16() });
     }
-    // A key's share of the 32 places is 8.
+    // A key may use 8 of the 32 places.
     let is_refused = async |pings: &mut JoinSet<u16>, count: usize| {
         for _ in 0..count {
             assert_eq!(pings.join_next().await.unwrap().unwrap(), 503);
@@ -140,7 +140,7 @@ mod alone {
     #[tokio::test(flavor = "multi_thread")]
     async fn with_1450_connections_that_send_nothing_a_probe_answers_within_a_second() {
         const CONNECTIONS: usize = 1450;
-        /// The connections that the port has at once, and a few that are just closing.
+        /// The maximum number of concurrent connections to the port, plus some that are being closed.
         const DESCRIPTORS_MAX: usize = 64 + 32;
         rlimit::increase_nofile_limit(DESCRIPTORS).unwrap();
         let installation = Installation::new("bounds-probes").await;
@@ -153,7 +153,8 @@ mod alone {
         for number in 0..CONNECTIONS {
             let mut stream = TcpStream::connect(("127.0.0.1", worker.port())).await.unwrap();
             if number % 2 == 0 {
-                // Half of them stop in the middle of a header. An error says that it was closed already.
+                // Half of them stop in the middle of a header. A write error means that the connection is
+                // already closed.
                 let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nhost:").await;
             }
             silent.push(stream);
@@ -208,7 +209,7 @@ mod alone {
             format!("a publish took {slowest:.1?} at most"),
         );
         assert!(slowest < Duration::from_secs(1), "{slowest:?}");
-        // Long before the 10 s that a body may take.
+        // The connection is closed long before the 10 s that a body may take.
         let mut answer = String::new();
         slow[0].read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
@@ -232,7 +233,7 @@ mod alone {
         ];
         publish(&api, &other, "org_2", 1).await;
         let before_mib = api.role.memory_max_mib();
-        // All but the last byte, at once.
+        // Sends all but the last byte of all bodies at once.
         let mut sending = JoinSet::new();
         for _ in 0..BODIES {
             let (api, greedy) = (api.url().to_owned(), greedy.clone());
@@ -248,7 +249,7 @@ mod alone {
             "300 bodies of 1 MiB that lack a byte",
             format!("{grown_mib} MiB more at most, a publish of another key took {slowest:.1?} at most"),
         );
-        // A key's share is 32 MiB; buffers of sockets and of the allocator come on top.
+        // A key's share is 32 MiB. The buffers of sockets and of the allocator add to it.
         assert!(grown_mib < 128, "{grown_mib} MiB");
         drop(open);
         assert!(api.role.terminate().await);

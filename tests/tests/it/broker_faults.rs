@@ -1,4 +1,5 @@
-//! The broker's own faults: SIGKILL while it holds what is delayed, and a memory alarm.
+//! Tests faults of the broker itself: SIGKILL while it holds delayed messages, a memory alarm, and a disk
+//! that hangs.
 
 use std::{
     ops::Range,
@@ -12,7 +13,7 @@ use e2e::{
 
 const LONG: Duration = Duration::from_mins(5);
 
-/// An installation on a node of its own, with an endpoint "only" that gets every event.
+/// Creates an installation on a private node, with an endpoint "only" that receives every event.
 async fn scene(name: &str, node: &Node, delays_ms: &[u64], receiver: Receiver) -> (Installation, Ledger) {
     let installation = Installation::with(name, node.url(), delays_ms, &[]).await;
     let mut ledger = Ledger::new();
@@ -21,7 +22,7 @@ async fn scene(name: &str, node: &Node, delays_ms: &[u64], receiver: Receiver) -
     (installation, ledger)
 }
 
-/// Publishes events about these leads, and enters them in the books.
+/// Publishes events about these leads, and adds them to the ledger.
 async fn publish(amqp: &Amqp, ledger: &mut Ledger, leads: Range<usize>) {
     let leads: Vec<_> = leads.map(|lead| format!("lead_{lead}")).collect();
     let events: Vec<_> = leads.iter().map(|lead| event("org_1", lead)).collect();
@@ -29,7 +30,7 @@ async fn publish(amqp: &Amqp, ledger: &mut Ledger, leads: Range<usize>) {
     ledger.published(leads.into_iter().map(|lead| (lead, Instant::now())));
 }
 
-/// Waits until so many messages are ready in the delay queues together.
+/// Waits until exactly this many messages are ready in all delay queues together.
 async fn wait_for_delayed(installation: &Installation, amqp: &Amqp, count: usize) {
     wait_for(&format!("{count} messages are delayed"), LONG, || async {
         let mut delayed = 0;
@@ -54,12 +55,12 @@ async fn kill(node: &Node, ledger: &mut Ledger) {
     ledger.broken("broker", from, None);
 }
 
-/// Each round delays its events in three queues by turns, and kills the broker twice: while it holds all of
-/// them, and while it passes them on.
+/// In each round, the events are distributed among three delay queues, and the broker is killed twice: while
+/// it holds all of them, and while they come due.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_delayed_outlives_the_sigkill_of_the_broker() {
     let (rounds, messages) = scaled((1, 1500), (5, 20_000));
-    // Time enough for the worker to fail all of them before the first is due.
+    // Long enough for the worker to fail all of them before the first is due.
     let delays_ms = scaled([6000, 7000, 8000], [45_000, 50_000, 55_000]);
     let node = Node::start().await;
     let receiver = Receiver::new(move |request, before| {
@@ -119,11 +120,11 @@ async fn a_worker_that_starts_under_a_memory_alarm_says_so_before_it_has_anythin
     assert_eq!(books.delivered, 1);
 }
 
-/// A worker that starts under the alarm, which is harder on it than one that is there already.
+/// The worker starts during the alarm, which is harder for it than an alarm that begins while it runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_a_memory_alarm_what_needs_no_retry_is_delivered_and_acked_and_the_rest_after_it() {
     let (messages, alarm) = scaled((2000, Duration::from_secs(5)), (20_000, Duration::from_mins(1)));
-    // Fewer than the prefetch, which is how many can wait for the end of the alarm.
+    // Fewer than the prefetch, which limits how many messages can wait for the end of the alarm.
     let retries_max = 400;
     let one_in = messages as u64 / 200;
     let fails = move |lead: &str| chance(lead, one_in) == 0;
@@ -193,9 +194,9 @@ async fn under_a_memory_alarm_what_needs_no_retry_is_delivered_and_acked_and_the
     assert_eq!((books.delivered, books.duplicates), (messages, 0));
 }
 
-/// The broker's write-ahead log stands still, as on a disk that does not answer: heartbeats go on, confirms
-/// stop. The retries of all attempts that fail meanwhile stay without one for longer than a worker waits
-/// before it does something else.
+/// The broker's write-ahead log hangs, as on a disk that does not answer: heartbeats continue, but confirms
+/// stop. The retries of all attempts that fail meanwhile remain unconfirmed for longer than the worker's
+/// publish timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_of_the_broker_that_stands_still_makes_no_second_chain_of_retries() {
     const ATTEMPT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! `magnetite check`, against receivers that do what they should, and others.
+//! Tests `magnetite check` against receivers that behave correctly and receivers that do not.
 
 use std::{
     env,
@@ -17,7 +17,7 @@ use tokio::{
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
-/// What the command printed, a JSON object for each check.
+/// The output of the command, and the JSON object of each check.
 struct Report {
     output: Output,
     checks: Vec<Value>,
@@ -41,15 +41,15 @@ impl Report {
         self.named(name)["outcome"].as_str().unwrap()
     }
 
-    /// The names of those with this outcome.
+    /// Returns the names of the checks with this outcome.
     fn with_outcome(&self, outcome: &str) -> Vec<&str> {
         let some = self.checks.iter().filter(|check| check["outcome"] == outcome);
         some.map(|check| check["check"].as_str().unwrap()).collect()
     }
 }
 
-/// `magnetite check`, with nothing around it but its environment. No broker and no database are where it
-/// would look.
+/// Returns a `magnetite check` command with a minimal environment. There is no broker and no database where
+/// it would look for them.
 fn command(url: &str, more: &[&str]) -> Command {
     let mut command = Command::new(e2e::binary());
     command
@@ -74,7 +74,7 @@ async fn check_trusting(url: &str, more: &[&str], certificates: &Certificates) -
     check_with(url, more, Some(&authorities)).await
 }
 
-/// `authorities` is a file of certificates to trust.
+/// Runs `magnetite check`. `authorities` is a file of certificates to trust.
 async fn check_with(url: &str, more: &[&str], authorities: Option<&Path>) -> Report {
     let mut command = command(url, &[&["--secret", SECRET, "--json"], more].concat());
     if let Some(authorities) = authorities {
@@ -91,7 +91,8 @@ async fn check_with(url: &str, more: &[&str], authorities: Option<&Path>) -> Rep
 
 const HERE: [&str; 2] = ["--allow", "127.0.0.0/8"];
 
-/// As the documentation asks for: what verifies is taken, however often it comes.
+/// Answers as the documentation requires: accepts every request with a valid signature, including repeated
+/// ones.
 fn by_the_book(request: &Request, _: usize) -> Answer {
     let verifier = Verifier::new(&[Secret::parse(SECRET).unwrap()]);
     let verified = verifier.verify_standard(
@@ -146,8 +147,8 @@ async fn an_endpoint_that_does_everything_right_passes() {
     assert_eq!(requests[0].json()["data"]["lead_id"], requests[0].lead.as_str());
 }
 
-/// A server on OpenSSL, as Python has it: with the certificate, the key and the version of TLS that it is
-/// given. Takes everything, and prints its port.
+/// A Python server that uses OpenSSL, with the certificate, the key and the version of TLS from its
+/// arguments. It accepts every request, and prints its port.
 const SERVER: &str = r#"
 import http.server, ssl, sys
 
@@ -170,7 +171,7 @@ print(server.server_port, flush=True)
 server.serve_forever()
 "#;
 
-/// An authority and a server's certificate that it has signed, with keys of one kind, made by openssl.
+/// Creates an authority and a server certificate signed by it with openssl. Both have keys of the same kind.
 async fn issue(directory: &Path, key: &[&str], signing: &[&str]) {
     let openssl = async |arguments: &[&str]| {
         let mut command = Command::new("openssl");
@@ -235,7 +236,7 @@ async fn certificates_on_p_521_and_for_rsa_pss_alone_are_verified() {
         // Without trust in the authority.
         let report = check(&url, &HERE).await;
         assert_eq!(report.outcome("good request"), "fail", "{:?}", report.checks);
-        // Another authority of the same name.
+        // With trust in another authority of the same name.
         let other = tempfile::tempdir().unwrap();
         issue(other.path(), &key, signing).await;
         let report = check_with(&url, &HERE, Some(&other.path().join("authority.pem"))).await;
@@ -243,7 +244,7 @@ async fn certificates_on_p_521_and_for_rsa_pss_alone_are_verified() {
     }
 }
 
-/// In TLS 1.2 a signature's name fixes the hash, but not the curve.
+/// In TLS 1.2, the name of a signature scheme determines the hash but not the curve.
 #[tokio::test(flavor = "multi_thread")]
 async fn ecdsa_with_any_hash_is_verified_in_tls_1_2() {
     for curve in ["ec_paramgen_curve:P-256", "ec_paramgen_curve:P-384"] {
@@ -261,7 +262,7 @@ async fn ecdsa_with_any_hash_is_verified_in_tls_1_2() {
     }
 }
 
-/// Starts [`SERVER`] with what was issued in a directory, and returns its URL.
+/// Starts [`SERVER`] with the server certificate in `directory`, and returns it and its URL.
 async fn serve(directory: &Path, version: &str) -> (Child, String) {
     let python = env::var("MAGNETITE_TEST_PYTHON").expect("run the tests by tests/run.sh");
     let mut server = Command::new(python)
@@ -395,7 +396,7 @@ async fn a_certificate_that_has_expired_or_soon_will_is_shown_with_its_days() {
     );
     assert_eq!(report.named("certificate")["days_left"], 5);
 
-    // Nobody here trusts the authority.
+    // This check does not trust the authority.
     let report = check(&soon.url(), &HERE).await;
     assert_eq!(report.outcome("good request"), "fail");
     let detail = report.named("good request")["detail"].as_str().unwrap();

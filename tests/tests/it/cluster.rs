@@ -1,5 +1,5 @@
-//! A cluster of three nodes that loses one: stopped, so that nothing of it answers and nothing is closed, and
-//! killed.
+//! Tests a cluster of three nodes that loses one: one node is stopped, so that it does not answer and its
+//! connections stay open, and one is killed.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use e2e::{
 };
 
 const LONG: Duration = Duration::from_mins(4);
-/// Ten attempts.
+/// The delays for ten attempts.
 const DELAYS_MS: [u64; 9] = [200, 400, 800, 1000, 1000, 2000, 2000, 2000, 2000];
 const PER_SECOND: u32 = 50;
 
-/// Takes 20 to 300 ms and fails a fifth of all attempts.
+/// Starts a receiver that answers after 20 to 300 ms and fails a fifth of all attempts.
 async fn unsteady(name: &'static str) -> Receiver {
     Receiver::new(move |request, before| {
         let millis = 20 + chance((name, &request.lead, before), 281);
@@ -23,13 +23,13 @@ async fn unsteady(name: &'static str) -> Receiver {
     .await
 }
 
-/// Fails the first three attempts of everything.
+/// Starts a receiver that fails the first three attempts of each event.
 async fn failing() -> Receiver {
     Receiver::new(|_, before| Answer::status(if before < 3 { 500 } else { 200 })).await
 }
 
-/// A worker that has a connection to this node: they choose where they begin, so one is replaced until it
-/// does.
+/// Makes sure that a worker is connected to this node. Workers choose the first node themselves, so this
+/// replaces the worker until one is connected to it.
 async fn have_client(cluster: &Cluster, node: usize, installation: &Installation, worker: &mut Role) {
     let until = Instant::now() + SOON;
     while cluster.clients(node).await == 0 {
@@ -39,7 +39,7 @@ async fn have_client(cluster: &Cluster, node: usize, installation: &Installation
     }
 }
 
-/// The longest time in which this endpoint got nothing, from then on.
+/// Returns the longest time between two receipts of this receiver, from that moment on.
 fn longest_silence(receiver: &Receiver, from: Instant) -> Duration {
     let mut seen: Vec<_> = receiver.receipts().into_values().flatten().collect();
     seen.retain(|receipt| receipt.at >= from);
@@ -48,7 +48,7 @@ fn longest_silence(receiver: &Receiver, from: Instant) -> Duration {
     gaps.max().unwrap_or_default()
 }
 
-/// No attempt's number is higher than what the endpoint itself has failed before allows.
+/// Panics if an attempt's number is higher than the failures of the endpoint itself allow.
 fn assert_nothing_charged(endpoint: &Endpoint, receiver: &Receiver) {
     let attempts = receiver.attempts();
     for (lead, receipts) in receiver.receipts() {
@@ -67,8 +67,8 @@ fn assert_nothing_charged(endpoint: &Endpoint, receiver: &Receiver) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
-    // Longer than it takes to notice a dead connection (20 s), and in the long form than the nodes take to
-    // notice each other's.
+    // Longer than it takes to detect a dead connection (20 s). In the long form, it is also longer than the
+    // nodes take to detect each other's dead connections.
     let stopped_for = scaled(Duration::from_secs(30), Duration::from_secs(90));
     let cluster = Cluster::start().await;
     let installation = Installation::with("cluster", &cluster.urls(), &DELAYS_MS, &[]).await;
@@ -102,7 +102,7 @@ async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
             wait_until("it is stopped long enough", LONG, || from.elapsed() > stopped_for).await;
             cluster.node(victim).resume().await;
             if is_long() && !cluster.heals() {
-                // As docs/operations.md has it.
+                // As `docs/operations.md` advises.
                 cluster.node(victim).kill().await;
                 cluster.node(victim).start_again().await;
             }
@@ -127,7 +127,7 @@ async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
         .settle_and_end(&installation, cluster.node(0), workers.into(), LONG)
         .await;
     installation.wait_until_recorded(&[], &recorder, LONG).await;
-    // Logging never holds up delivering: what could not be recorded in time is named as a gap.
+    // Recording never delays deliveries: records that could not be written in time are reported as a gap.
     let audit = installation.audit().await;
     let gaps = audit.of_kind("gap").into_iter();
     let unrecorded: u64 = gaps.filter_map(|gap| gap["count"].as_u64()).sum();
@@ -148,7 +148,7 @@ async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
     assert!(recorder.terminate().await);
 }
 
-/// With two addresses, of which one accepts connections and never answers.
+/// `broker.url` has two addresses, one of which accepts connections and never answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_says_which_address_answers_and_which_it_is_connected_to() {
     let mut installation = Installation::new("addresses").await;

@@ -1,4 +1,4 @@
-//! The command line from outside: exit codes, and messages that say what to do.
+//! Tests the command line from outside: exit codes, and messages that say what to do.
 
 use std::process::{Output, Stdio};
 
@@ -91,11 +91,11 @@ async fn endpoints_with_http_are_registered_only_where_it_is_allowed_and_named_e
     assert!(told.contains("https") && !told.contains("egress"), "{told}");
     assert!(api.role.terminate().await);
 
-    // In a network of egress.allow.
+    // The address is in a network of `egress.allow`.
     installation.cli_ok(&asked("http://127.0.0.1:9000/hook")).await;
     installation.set("MAGNETITE_EGRESS__ALLOW_HTTP", "true");
     let before: serde_json::Value = serde_json::from_str(&installation.cli_ok(&asked(public)).await).unwrap();
-    // More than doctor asks for at once.
+    // More endpoints than doctor queries at once.
     for port in 9001..9030 {
         installation
             .endpoint("org_2", &format!("http://127.0.0.1:{port}/"))
@@ -120,7 +120,7 @@ async fn endpoints_with_http_are_registered_only_where_it_is_allowed_and_named_e
             .ends_with(&format!("http: {id}")),
         "{named}"
     );
-    // What it has it keeps.
+    // The existing endpoint keeps its URL.
     let kept = installation
         .cli(&["endpoint", "update", id, "--events", "lead.*"])
         .await;
@@ -357,8 +357,8 @@ async fn a_watched_status_clears_a_terminal_and_writes_no_controls_elsewhere() {
     installation.delete().await;
 }
 
-/// The exit code and standard error, with a reader of standard output that has gone, as in `| jq` where there
-/// is no jq.
+/// Returns the exit code and the standard error of a command whose standard output has no reader, as in
+/// `| jq` where jq is not installed.
 async fn unread(installation: &Installation, arguments: &[&str]) -> (Option<i32>, String) {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -401,7 +401,7 @@ async fn what_nobody_reads_is_an_error_where_it_is_shown_once_and_no_verdict_is_
     }
     assert_eq!(unread(&installation, &["endpoint", "list"]).await.0, Some(0));
     assert_eq!(unread(&installation, &["doctor"]).await.0, Some(0));
-    // No role runs.
+    // No role is running.
     assert_eq!(unread(&installation, &["status"]).await.0, Some(1));
     installation.set("MAGNETITE_DATABASE__URL", "sqlite:///nowhere/magnetite.db");
     assert_eq!(unread(&installation, &["doctor"]).await.0, Some(1));
@@ -439,7 +439,7 @@ async fn a_refused_login_is_told_once_and_says_what_to_correct() {
     installation.delete().await;
 }
 
-/// Neither broker nor database is there, and the configuration is not valid.
+/// There is neither a broker nor a database, and the configuration is invalid.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_checked_without_a_broker_and_all_that_is_wrong_is_told() {
     let mut installation = Installation::new("validated").await;

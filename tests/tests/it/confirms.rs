@@ -1,14 +1,16 @@
-//! A worker whose retry is nacked, confirmed late or never confirmed, while 63 others are in flight with it.
+//! Tests a worker whose retry is nacked, confirmed late or never confirmed, while 63 others are in flight
+//! with it.
 
 use e2e::{
     Answer, Confirms, Installation, Receiver, Role, SOON, Strike, chance, event, report, wait_for, wait_until,
 };
 
 const IN_FLIGHT: usize = 64;
-/// As many groups as a worker commits at once: with all of them waiting, what comes next becomes one group.
+/// The number of groups that a worker commits concurrently. While all of them wait for confirms, the retries
+/// that follow are collected into one group.
 const GROUPS: usize = 4;
 
-/// Everything fails once, so everything owes a retry.
+/// A worker and an endpoint that fails every first attempt, so that each event results in a retry.
 struct Scene {
     installation: Installation,
     confirms: Confirms,
@@ -34,8 +36,8 @@ impl Scene {
         }
     }
 
-    /// Brings 64 retries in flight on one channel, of which one is struck; later publishes of it by the other
-    /// strikes.
+    /// Puts 64 retries in flight on one channel. The first strike applies to the victim's retry, and the
+    /// other strikes apply to later publishes of it.
     async fn strike(&self, strikes: &[Strike]) {
         let amqp = self.installation.amqp();
         self.confirms.hold_until(usize::MAX);
@@ -80,8 +82,8 @@ impl Scene {
         self.confirms.published(&marker(lead))
     }
 
-    /// The struck retry alone is published again; its message is the only one that is not acked, until that
-    /// is confirmed.
+    /// Panics unless only the struck retry is published again, and only its message stays unacked until the
+    /// second publish is confirmed.
     async fn only_the_victim_is_published_again_and_then_acked(&self) {
         wait_until("the victim is published again", SOON, || {
             self.retries(&self.victim).len() == 2
@@ -99,8 +101,8 @@ impl Scene {
         wait_until("the victim is acked", SOON, || self.confirms.unacked() == 0).await;
     }
 
-    /// The messages whose confirms are missing stay unacked past the worker's 10 s, and nothing is published
-    /// again.
+    /// Waits until the worker reports late confirms. The messages without a confirm stay unacked for longer
+    /// than the worker's timeout of 10 s, and nothing is published again.
     async fn is_known_to_be_late(&self) {
         wait_for("the worker says that confirms are late", SOON, || async {
             let waiting = self.worker.metric("magnetite_unconfirmed_messages", "").await as usize;
@@ -114,8 +116,8 @@ impl Scene {
         assert_eq!(self.retries(&self.victim).len(), 1, "it may still be confirmed");
     }
 
-    /// Every lead is delivered with the second attempt. The broker had the victim's first retry as well if
-    /// `twice`.
+    /// Waits until every lead is delivered with the second attempt. If `twice`, the broker has also stored
+    /// the victim's first retry.
     async fn all_are_delivered(&self, events: usize, twice: bool) {
         wait_until("all second attempts arrive", SOON, || {
             self.receiver.attempts().values().map(Vec::len).sum::<usize>() == 2 * events + usize::from(twice)
@@ -147,7 +149,7 @@ impl Scene {
     }
 }
 
-/// What only bodies about this lead contain.
+/// Returns a text that only bodies about this lead contain.
 fn marker(lead: &str) -> String {
     format!(r#""lead_id":"{lead}","data""#)
 }
@@ -155,7 +157,7 @@ fn marker(lead: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_retries_in_flight_the_one_that_is_nacked_is_published_again_and_no_other() {
     let scene = Scene::set("nacked").await;
-    // The second publish is not confirmed before the test has had a look.
+    // The second publish is not confirmed until the test has checked that its message is unacked.
     scene.strike(&[Strike::Nack, Strike::Late]).await;
     scene.only_the_victim_is_published_again_and_then_acked().await;
     scene.all_are_delivered(GROUPS + IN_FLIGHT, true).await;
@@ -163,8 +165,8 @@ async fn of_64_retries_in_flight_the_one_that_is_nacked_is_published_again_and_n
     scene.end("a retry nacked among 64", what).await;
 }
 
-/// Takes as long as a worker waits for a confirm: 10 s. A second publish would begin a second chain of
-/// retries.
+/// Takes as long as a worker waits for a confirm, which is 10 s. Publishing the retry again would start a
+/// second chain of retries.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_retries_in_flight_one_that_is_confirmed_late_is_published_once_and_holds_up_no_new_one() {
     let scene = Scene::set("late").await;
@@ -193,7 +195,7 @@ async fn of_64_retries_in_flight_one_that_is_confirmed_late_is_published_once_an
         .await;
 }
 
-/// A connection that has ended answers what the broker did not.
+/// The end of the connection tells the worker that the missing confirm will not arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_retries_in_flight_the_one_without_a_confirm_is_published_again_once_its_connection_has_ended()
 {

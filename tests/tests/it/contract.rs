@@ -1,4 +1,5 @@
-//! What the public contract promises about a request, and who can verify it.
+//! Tests what the public contract promises about a request, and that receivers in other languages can verify
+//! it.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ async fn a_request_has_every_header_of_the_contract_and_the_published_bytes() {
     let receiver = Receiver::ok().await;
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let worker = installation.worker().await;
-    // Spaces, order, escapes and unknown fields have to arrive as they were sent.
+    // Whitespace, order, escapes and unknown fields have to arrive unchanged.
     let body = "{ \"data\" : {\"n\":1.50, \"u\":\"\\u00e9\"},\n \"x\":[ ], \"lead_id\":\"l\", \"project_id\":\"p\", \
                 \"organization_id\":\"org_1\", \"timestamp\":1703123456789, \"event\":\"magnet.viewed\" }";
     let properties = BasicProperties::default().with_message_id("evt-given_1".into());
@@ -105,7 +106,7 @@ async fn publishing_the_same_bytes_twice_gives_one_event_id() {
     installation.delete().await;
 }
 
-/// A receiver in another language: prints its URL, then `ok ID` or what is wrong for each request.
+/// A receiver in another language. It prints its URL, and then, for each request, `ok ID` or what is wrong.
 struct Foreign {
     url: String,
     lines: Lines<BufReader<ChildStdout>>,
@@ -220,7 +221,7 @@ async fn the_python_publisher_of_the_protocol_document_feeds_it() {
             "a body was changed"
         );
     }
-    // It would be rejected, which no publisher is told.
+    // This event would be rejected later, and a publisher is not told about that.
     let in_seconds = events[0].replace("\"timestamp\":", "\"timestamp\":1703123456,\"at\":");
     std::fs::write(&input, in_seconds + "\n").unwrap();
     let refused = program_run(&installation, &file, &input).await;
@@ -232,7 +233,7 @@ async fn the_python_publisher_of_the_protocol_document_feeds_it() {
     installation.delete().await;
 }
 
-/// The publisher of the document, with these events.
+/// Runs the publisher of the document with these events.
 async fn program_run(installation: &Installation, program: &Path, events: &Path) -> std::process::Output {
     Command::new(variable("MAGNETITE_TEST_PYTHON"))
         .arg(program)

@@ -1,4 +1,4 @@
-//! PostgreSQL goes away: deliveries go on, and what needs it waits.
+//! Tests the failure of PostgreSQL: deliveries continue, and what needs the database waits.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use lapin::{BasicProperties, Confirmation};
 
 const LONG: Duration = Duration::from_mins(2);
 const PER_SECOND: u32 = 100;
-/// Three of four attempts fail: a third of all deliveries under way are delayed.
+/// The unsteady endpoint fails three of four attempts, so that many deliveries are delayed at any time.
 const DELAYS_MS: [u64; 3] = [500, 1000, 1500];
 
 async fn on(postgres: &Postgres, name: &str, settings: &[(&str, &str)]) -> Installation {
@@ -22,7 +22,7 @@ async fn on(postgres: &Postgres, name: &str, settings: &[(&str, &str)]) -> Insta
     Installation::with(name, &shared_broker(), &DELAYS_MS, &settings).await
 }
 
-/// A worker that starts while the database is away.
+/// Checks that a worker that starts while the database is unavailable waits, and logs a warning.
 async fn waits_and_says_so(installation: &Installation) {
     let log = installation.directory().join("waiting.log");
     let mut command = installation.command(&["worker"]);
@@ -40,7 +40,8 @@ async fn waits_and_says_so(installation: &Installation) {
     waiting.kill().await.unwrap();
 }
 
-/// What a 410 owes the database is remembered until it is back.
+/// Checks that an event is dead-lettered after a 410. The worker remembers that it has to disable the
+/// endpoint until the database is available again.
 async fn is_gone(installation: &Installation, gone: &Receiver) {
     let lead = format!("gone_{}", gone.count());
     installation.amqp().publish(&[event("org_gone", &lead)]).await;
@@ -139,8 +140,8 @@ async fn an_outage_of_the_database_delays_and_charges_nothing() {
     installation.delete().await;
 }
 
-/// The worker stands still while both endpoints are created, and goes on when the database is away: it has to
-/// ask for both.
+/// The worker is stopped while both endpoints are created, and continues while the database is unavailable.
+/// It therefore has to query the database for both.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_due_delivery_of_an_endpoint_that_only_the_database_knows_waits_for_it() {
     let postgres = Postgres::start().await;

@@ -1,6 +1,6 @@
-//! What `magnetite doctor` and `magnetite topology check` see: policies, bindings, messages that nobody can
-//! read, consumers that are missing, another installation's queues. Each test plants a fault on a node of its
-//! own and asks both.
+//! Tests what `magnetite doctor` and `magnetite topology check` report: policies, bindings, unreadable
+//! messages, missing consumers, and the queues of another installation. Each test introduces a fault on a
+//! private node and runs both commands.
 
 mod bindings;
 mod held;
@@ -10,18 +10,18 @@ mod roles;
 
 use e2e::Installation;
 
-/// What a command printed, and whether it ended well.
+/// The output of a command, and whether it succeeded.
 struct Said {
     text: String,
     is_ok: bool,
 }
 
-/// What `magnetite doctor` says.
+/// Runs `magnetite doctor`.
 async fn doctor(installation: &Installation) -> Said {
     said(installation, &["doctor"]).await
 }
 
-/// What `magnetite topology check` says.
+/// Runs `magnetite topology check`.
 async fn check(installation: &Installation) -> Said {
     said(installation, &["topology", "check"]).await
 }
@@ -37,7 +37,7 @@ async fn said(installation: &Installation, arguments: &[&str]) -> Said {
 }
 
 impl Said {
-    /// The lines that have all these words, at least one.
+    /// Returns the lines that contain all of these words. Panics if there are none.
     #[track_caller]
     fn lines(&self, words: &[&str]) -> Vec<&str> {
         let has_all = |line: &&str| words.iter().all(|word| line.contains(word));

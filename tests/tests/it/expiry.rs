@@ -1,4 +1,4 @@
-//! Certificates that expire: who is warned, and of which.
+//! Tests the warnings about certificates that expire soon.
 
 use std::time::UNIX_EPOCH;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const DAY_S: u64 = 24 * 60 * 60;
 
-/// It trusts the tests' authority, and has a queue for what the platform is told.
+/// Creates an installation that trusts the test authority, with a queue that receives the operational events.
 async fn installation(name: &str, certificates: &Certificates) -> Installation {
     prepared(Installation::new(name).await, certificates).await
 }
@@ -23,12 +23,12 @@ async fn prepared(mut installation: Installation, certificates: &Certificates) -
     installation
 }
 
-/// Its certificate is good for so many days. All of them are at one host.
+/// Starts a receiver whose certificate is valid for this many days. All receivers have the same host.
 async fn receiver(certificates: &Certificates, days: u64) -> Receiver {
     Receiver::secure(certificates.good_for_days(days), |_, _| Answer::status(200)).await
 }
 
-/// Publishes an event once the worker knows so many endpoints, and waits until it was delivered.
+/// Waits until the worker knows this many endpoints, publishes an event, and waits until it is delivered.
 async fn deliver(installation: &Installation, worker: &Role, endpoints: u64, receiver: &Receiver) {
     wait_for("the worker knows the endpoints", SOON, || async {
         let known = worker.metric("magnetite_registry_endpoints", "").await;
@@ -42,7 +42,7 @@ async fn deliver(installation: &Installation, worker: &Role, endpoints: u64, rec
     wait_until("it is delivered", SOON, || receiver.count() > before).await;
 }
 
-/// Waits until the platform was told so many things.
+/// Waits until this many operational events have been published, and returns them.
 async fn told(installation: &Installation, count: usize) -> Vec<Value> {
     let told = tokio::sync::Mutex::new(Vec::new());
     wait_for("the platform is told", SOON, || async {
@@ -63,7 +63,8 @@ async fn told(installation: &Installation, count: usize) -> Vec<Value> {
     told.into_inner()
 }
 
-/// Panics unless it is what `docs/protocol.md` says of a certificate that expires in so many days.
+/// Panics unless the operational event is as `docs/protocol.md` describes it for a certificate that expires
+/// in this many days.
 fn assert_expiring(told: &Value, endpoint: &Endpoint, days: u64) {
     assert_eq!(told["kind"], "endpoint.certificate_expiring");
     assert_eq!(told["organization_id"], "org_1");
@@ -73,7 +74,8 @@ fn assert_expiring(told: &Value, endpoint: &Endpoint, days: u64) {
     assert!((days * DAY_S..=days * DAY_S + 3600).contains(&left_s), "{told}");
 }
 
-/// Waits until so many hosts are about to expire, and the first one in so many days.
+/// Waits until the metrics show this many hosts with expiring certificates, the first of which expires in
+/// this many days.
 async fn wait_for_gauges(worker: &Role, expiring: u64, days: u64) {
     wait_for("the gauges show it", SOON, || async {
         let count = worker.metric("magnetite_certificates_expiring", "").await;
@@ -102,8 +104,8 @@ async fn a_certificate_that_expires_in_five_days_is_warned_of_by_metric_log_and_
     assert_expiring(&operations[0], &endpoint, 5);
     wait_for_gauges(&worker, 1, 5).await;
 
-    // The same host shows another certificate: each endpoint there is told of under another id, the log was
-    // told today.
+    // The same host presents another certificate. Each of its endpoints is reported with a new event id, but
+    // the log already has its line for today.
     let second = receiver(&certificates, 4).await;
     let new = installation.endpoint("org_1", &second.url()).await;
     deliver(&installation, &worker, 2, &second).await;
@@ -120,7 +122,7 @@ async fn a_certificate_that_expires_in_five_days_is_warned_of_by_metric_log_and_
         1
     );
 
-    // And then a renewed one.
+    // The same host presents a renewed certificate.
     let renewed = receiver(&certificates, 90).await;
     installation.endpoint("org_1", &renewed.url()).await;
     deliver(&installation, &worker, 3, &renewed).await;
@@ -139,7 +141,7 @@ async fn of_a_certificate_that_is_good_for_sixty_days_nobody_is_told() {
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);
     deliver(&installation, &worker, 1, &receiver).await;
     wait_for_gauges(&worker, 0, 60).await;
-    // What is told is told in order: nothing came before this.
+    // Operational events are published in order, so none was published before this one.
     installation.cli_ok(&["endpoint", "disable", &endpoint.id]).await;
     let operations = told(&installation, 1).await;
     assert_eq!(operations[0]["kind"], "endpoint.disabled");

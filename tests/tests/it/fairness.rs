@@ -1,5 +1,5 @@
-//! Six hundred endpoints that hang, of one organization and of many, beside an endpoint of another
-//! organization that answers.
+//! Tests that 600 endpoints that hang, in one organization or in many, do not delay an endpoint of another
+//! organization.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,33 +11,36 @@ use e2e::{
 
 const HANGING: usize = 600;
 const HEALTHY_PER_SECOND: u32 = 200;
-/// The healthy endpoint answers the first attempt of one event in so many with 500.
+/// The healthy endpoint answers the first attempt of one in this many events with 500.
 const FAILS_ONE_IN: usize = 20;
 /// The first delay of the contract's schedule.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Of a wave nothing is left after ten attempts of 30 s and the delays between them, seven and a half
-/// minutes.
+/// The interval between waves. A wave ends after ten attempts of 30 s and the delays between them, which take
+/// seven and a half minutes.
 const WAVE_EVERY: Duration = Duration::from_mins(4);
-/// From publishing to receipt, in the long form. In the short one, the first second of a wave is one of few:
-/// six hundred connections are opened in it. The short form allows on top what the broker alone takes in the
-/// same seconds.
+/// The limit on the time from publish to receipt in the long form.
+///
+/// In the short form, the first second of a wave, in which 600 connections are opened, is one of few seconds.
+/// The short form therefore has a higher limit, to which it adds the latency of the broker alone in the same
+/// seconds.
 const P99_MAX_MS: f64 = 50.0;
 const P99_SHORT_MAX_MS: f64 = 250.0;
-/// A delivery that is put off comes after a second at the earliest, so none may be.
+/// The limit on the time of every event. A deferred delivery takes at least a second, so none may be
+/// deferred.
 const MAX_MS: f64 = 1000.0;
-/// So many of the slowest seconds are named.
+/// The number of slowest seconds that are reported.
 const SLOWEST_TOLD: usize = 8;
-/// How late a retry is.
+/// The limit on the lateness of a retry.
 const LATE_P99_MAX_MS: f64 = 100.0;
 
-/// Of so many percent of the events the bars are. A hundredth of the long form is three seconds, in the short
-/// one a tenth of one: there, a machine that stands still for half a second fails nothing, unless something
-/// takes longer than [`MAX_MS`].
+/// Returns the percentile to which the limits apply. One percent of the long form is at least three seconds,
+/// but of the short form only a tenth of a second. With the lower percentile, a machine that stalls for half
+/// a second does not fail the short form, unless something takes longer than [`MAX_MS`].
 fn usual_percent() -> f64 {
     scaled(95.0, 99.0)
 }
 
-/// Measures under load: nothing else runs beside it.
+/// Tests that measure under load. No other test runs at the same time.
 mod alone {
     use super::*;
 
@@ -57,7 +60,7 @@ mod alone {
     }
 }
 
-/// An endpoint that answers, and fails now and then.
+/// Registers an endpoint that answers, and occasionally fails.
 async fn healthy(installation: &Installation) -> Receiver {
     let receiver = Receiver::new(|request, before| {
         let number: usize = request.lead.trim_start_matches("lead_").parse().unwrap();
@@ -69,19 +72,19 @@ async fn healthy(installation: &Installation) -> Receiver {
     receiver
 }
 
-/// How long events of the healthy organization were on their way, in milliseconds.
+/// Latencies of the events of the healthy organization, in milliseconds.
 struct Measured {
     latencies: Vec<f64>,
-    /// How much later than after [`RETRY_AFTER`] its retries came.
+    /// How much later than after [`RETRY_AFTER`] each retry arrived.
     latenesses: Vec<f64>,
-    /// The 99th percentile and the most that the broker alone takes.
+    /// The 99th percentile and the maximum of the latency of the broker alone.
     alone: [f64; 2],
-    /// The seconds in which an event took longest, and what the broker alone took then.
+    /// The seconds with the slowest events, and the latency of the broker alone in each of them.
     slowest: String,
 }
 
 impl Measured {
-    /// Of the events that were published within that time.
+    /// Measures the events whose publish time satisfies `is_within`.
     fn within(
         healthy: &Receiver,
         published: &[(String, Instant)],
@@ -138,8 +141,8 @@ impl Measured {
     }
 }
 
-/// Where to look when a bar is missed: in which seconds events took longest, and whether the broker was slow
-/// by itself.
+/// Describes the seconds with the slowest events, and whether the broker alone was slow in them. This shows
+/// where to look when a limit is exceeded.
 fn slowest_seconds(published: &[(String, Instant)], latencies: &[f64], alone: &Alone) -> String {
     let began = published[0].1;
     let second_of = |at: Instant| at.saturating_duration_since(began).as_secs();
@@ -157,8 +160,8 @@ fn slowest_seconds(published: &[(String, Instant)], latencies: &[f64], alone: &A
     told.collect::<Vec<_>>().join(", ")
 }
 
-/// The bars hold while the endpoints hang, and after the worker was killed and another one began with
-/// everything that the first one had in its hands, and as much again.
+/// Checks the limits while the endpoints hang. Checks them again after the worker was killed and another one
+/// has started with everything that the first one held, and with as much again.
 async fn measure(name: &str, organizations: usize, begin_well: bool) {
     let (first, second) = scaled(
         (Duration::from_secs(12), Duration::from_secs(10)),
@@ -192,7 +195,7 @@ async fn measure(name: &str, organizations: usize, begin_well: bool) {
     })
     .await;
 
-    // Events that were on their way at the kill are another worker's.
+    // Events that were in flight at the kill are delivered by the next worker.
     let before = |at| at >= began && at + MARGIN < ended;
     let of = format!("{HANGING} endpoints of {organizations} organizations");
     let how = if begin_well {
@@ -208,7 +211,7 @@ async fn measure(name: &str, organizations: usize, begin_well: bool) {
     installation.delete().await;
 }
 
-/// One wave after another, so that the endpoints hang for all of this time.
+/// Publishes wave after wave, so that the endpoints hang during the whole time.
 async fn waves(installation: &Installation, crowd: &Crowd, name: &str, lasts: Duration) {
     let began = Instant::now();
     for number in 0.. {
@@ -221,10 +224,10 @@ async fn waves(installation: &Installation, crowd: &Crowd, name: &str, lasts: Du
     }
 }
 
-/// Longer than an event may take, its retry included.
+/// Longer than an event may take, including its retry.
 const MARGIN: Duration = Duration::from_secs(2);
 
-/// Every endpoint was asked, and many are asked still.
+/// Panics unless every endpoint has received a request, and many requests are still in progress.
 async fn assert_busy(worker: &Role, crowd: &Crowd) {
     let asked = crowd.receiver.count();
     assert!(asked >= HANGING, "{asked} requests hang");

@@ -1,4 +1,4 @@
-//! One event, many endpoints.
+//! Tests events with several endpoints.
 
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ async fn an_event_with_more_endpoints_than_are_attempted_inline_reaches_all_of_t
     installation.delete().await;
 }
 
-/// A backlog asks for many times the slots that there are. Whoever waited long for one would be put off for a
-/// second.
+/// The backlog needs many times more slots than there are. A delivery that waited too long for one would be
+/// deferred for a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_for_endpoints_that_answer_fast_is_delivered_without_putting_anything_off() {
     const EVENTS: usize = 400;
@@ -62,9 +62,10 @@ async fn a_backlog_for_endpoints_that_answer_fast_is_delivered_without_putting_a
     installation.delete().await;
 }
 
-/// The first event meets a hanging endpoint that nobody knew to hang: after a second its attempt goes on as
-/// the work on a message of its own. Later events are attempted apart from the start. So a crash makes no
-/// copies at the healthy one, and the hanging one gets all of them again.
+/// The worker does not know yet that the endpoint hangs when the first event arrives. After a second, a
+/// separate message takes over that delivery. Later events are delivered to this endpoint separately from the
+/// start. A crash therefore creates no copies at the healthy endpoint, while the hanging endpoint receives
+/// all of its deliveries again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sibling_that_hangs_does_not_keep_its_events_unacked() {
     let installation = Installation::new("apart").await;
@@ -102,8 +103,7 @@ async fn a_sibling_that_hangs_does_not_keep_its_events_unacked() {
     installation.delete().await;
 }
 
-/// An attempt that took long and ended well settles the message that it was held by: nothing is attempted
-/// again.
+/// A slow attempt that succeeds settles the message that held its delivery, and nothing is attempted again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sibling_that_answers_late_is_asked_once() {
     let installation = Installation::with_delays("late", &[200]).await;
@@ -136,7 +136,7 @@ async fn a_sibling_that_answers_late_is_asked_once() {
     installation.delete().await;
 }
 
-/// Publishing to an exchange that is not there costs the channel, and with it every publish beside it.
+/// A publish to an exchange that does not exist closes the channel, and all other publishes on it fail too.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exchange_that_was_deleted_is_declared_again_and_nothing_is_lost() {
     const ENDPOINTS: usize = 20;

@@ -1,4 +1,4 @@
-//! SQLite's disk is full, and then has room again: what is to be recorded waits, and all else goes on.
+//! Tests a full disk of SQLite that later has room again: records wait, and everything else continues.
 
 use std::{
     fs,
@@ -8,13 +8,13 @@ use std::{
 use e2e::{Answered, Api, Installation, Receiver, SOON, SmallDisk, wait_for, wait_until};
 use serde_json::json;
 
-/// In this time a recorder tries many times.
+/// How long the disk stays full. The recorder tries many times in this time.
 const FULL: Duration = Duration::from_secs(10);
-/// The most lines that a role may write about it.
+/// The maximum number of lines that a role may log about it.
 const LINES_MAX: usize = 3;
 const EVENTS: usize = 60;
 
-/// An event of 30 kB.
+/// Returns an event of 30 kB.
 fn large_event(number: usize) -> String {
     let event = json!({
         "event": "lead.completed", "timestamp": 1_703_123_456_789_u64, "organization_id": "org_1", "project_id": "proj_1",

@@ -1,5 +1,5 @@
-//! Receivers that mean harm: each attempt ends within its deadline, for a reason that a person understands,
-//! and none of them is another endpoint's trouble.
+//! Tests hostile receivers: each attempt ends within its deadline, for a reason that a user understands, and
+//! without affecting other endpoints.
 
 mod rows;
 mod retry_after;
@@ -12,15 +12,15 @@ use futures_util::{StreamExt as _, stream};
 
 use self::rows::{End, ROWS, SLACK};
 
-/// How many commands run at once.
+/// The number of commands that run concurrently.
 const COMMANDS_MAX: usize = 4;
 
-/// The contract's deadline in the long form.
+/// Returns the attempt timeout, which is that of the contract in the long form.
 fn deadline() -> Duration {
     scaled(Duration::from_secs(2), Duration::from_secs(30))
 }
 
-/// Its attempts end at the tests' deadline, and it trusts the tests' authority.
+/// Creates an installation that uses this attempt timeout and trusts the test authority.
 async fn installation(name: &str, delays_ms: &[u64], certificates: &Certificates) -> Installation {
     let mut installation = Installation::with_delays(name, delays_ms).await;
     let pem = installation.directory().join("authority.pem");
@@ -33,8 +33,8 @@ async fn installation(name: &str, delays_ms: &[u64], certificates: &Certificates
     installation
 }
 
-/// Registers each URL as the only endpoint of an organization `org_0`, `org_1` and so on; gives the
-/// endpoints' ids.
+/// Registers each URL as the only endpoint of an organization `org_0`, `org_1` and so on, and returns the ids
+/// of the endpoints.
 async fn register(installation: &Installation, urls: Vec<String>) -> Vec<String> {
     let creating = urls
         .into_iter()

@@ -1,5 +1,5 @@
-//! The journal: what it says is true, what it cannot say it names, and everything that failed can be sent
-//! again.
+//! Tests the journal: its contents are correct, it reports what it cannot know, and everything that failed
+//! can be sent again.
 
 mod gaps;
 mod dropped;

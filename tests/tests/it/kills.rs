@@ -1,4 +1,4 @@
-//! Workers that are killed again and again, and the broker under them: the ledger balances.
+//! Tests that no event is lost when workers, and the broker, are killed again and again.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use e2e::{
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_mins(2);
-/// Ten attempts, as many as the contract's schedule has, in 11 s instead of 151.
+/// The delays for ten attempts, as many as in the contract's schedule, but in 11 s instead of 151 s.
 const DELAYS_MS: [u64; 9] = [200, 400, 800, 1000, 1000, 2000, 2000, 2000, 2000];
 
-/// Takes 20 to 500 ms and fails a fifth of all attempts.
+/// Starts a receiver that answers after 20 to 500 ms and fails a fifth of all attempts.
 async fn unsteady(name: &'static str) -> Receiver {
     Receiver::new(move |request, before| {
         let millis = 20 + chance((name, &request.lead, before), 481);
@@ -23,7 +23,7 @@ async fn unsteady(name: &'static str) -> Receiver {
     .await
 }
 
-/// SIGKILLs a worker, notes what it held, and starts another in its place.
+/// Kills a worker with SIGKILL, records what it held, and starts another in its place.
 async fn kill(installation: &Installation, ledger: &mut Ledger, worker: &mut Role) {
     let (unacked, from) = (worker.unacked().await, Instant::now());
     let next = installation.start("worker");
@@ -32,7 +32,8 @@ async fn kill(installation: &Installation, ledger: &mut Ledger, worker: &mut Rol
     ledger.broken("worker", from, Some(unacked));
 }
 
-/// The journal, stored after all is over, balances and tells of each of twenty events what its receivers saw.
+/// Checks that the journal, which is stored only afterwards, balances, and that for each of 20 events it
+/// matches what the receivers saw.
 async fn tells_the_same(installation: &Installation, ledger: &Ledger) {
     let recorder = installation.recorder().await;
     installation.wait_until_recorded(&[], &recorder, LONG).await;
@@ -54,12 +55,12 @@ async fn tells_the_same(installation: &Installation, ledger: &Ledger) {
     assert!(recorder.terminate().await);
 }
 
-/// Returns which of these receipts is that of an attempt of the journal: the one of the same delivery, number
-/// and answer whose time is nearest, if that is as near as the clocks can tell. A crash makes several of one
-/// number.
+/// Returns the index of the receipt that belongs to an attempt in the journal, or `None` if there is none.
+/// This is the receipt with the same delivery, attempt number and answer whose time is closest, if it is
+/// close enough given the clock skew. A crash causes several attempts with the same number.
 fn receipt_of(delivery_id: &str, attempt: &Value, seen: &[(&Request, &Receipt)]) -> Option<usize> {
     let number = |name: &str| attempt[name].as_u64().unwrap_or_default();
-    // Both are cut to whole milliseconds.
+    // Both times are rounded down to whole milliseconds.
     let lasted_ms = number("began_ms")..=number("began_ms") + number("duration_ms") + 1;
     let is_same = |(request, receipt): &(&Request, &Receipt)| {
         request.delivery_id() == delivery_id
@@ -113,7 +114,7 @@ fn an_attempt_is_matched_to_its_receipt_when_the_clocks_differ_by_2_ms() {
     );
 }
 
-/// What one endpoint got about one lead, as the journal and as the receiver have it.
+/// Compares the attempts of one lead at one endpoint in the journal with those that the receiver saw.
 fn compare(lead: &str, told: &Value, receiver: &Receiver, ledger: &Ledger) {
     let of_lead = |request: &Request| request.lead == lead;
     let requests: Vec<_> = receiver.requests().into_iter().filter(of_lead).collect();
@@ -126,7 +127,7 @@ fn compare(lead: &str, told: &Value, receiver: &Receiver, ledger: &Ledger) {
         seen.remove(found);
     }
     for (request, _) in seen {
-        // A worker that is killed cannot tell what it was doing.
+        // A worker that is killed cannot record the attempts that it was making.
         assert!(
             ledger.was_broken(request.at),
             "{lead}: the journal does not know of {request:?}; {delivery}"
@@ -137,7 +138,7 @@ fn compare(lead: &str, told: &Value, receiver: &Receiver, ledger: &Ledger) {
     assert!(accepted || delivery["state"] == "dead", "{lead}: {delivery}");
 }
 
-/// Measures under load: nothing else runs beside it.
+/// Tests that measure under load. No other test runs at the same time.
 mod alone {
     use super::*;
 
@@ -186,8 +187,8 @@ mod alone {
         );
     }
 
-    /// The message of an event is acked without the attempt that hangs; so a crash makes copies of young
-    /// events only.
+    /// The message of an event is acknowledged without waiting for the attempt that hangs, so a crash creates
+    /// copies only of recent events.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_crash_beside_a_hanging_sibling_copies_only_what_is_younger_than_2_s() {
         const YOUNG: Duration = Duration::from_secs(2);
@@ -203,7 +204,8 @@ mod alone {
         installation.endpoint("org_1", &hanging.url()).await;
         let mut copied = 0;
         for round in 0..scaled(3, 10) {
-            // A fresh worker knows nothing of any endpoint: the hanging one is attempted inline at first.
+            // A new worker knows nothing about the endpoints, so it first attempts the hanging endpoint
+            // inline.
             let worker = installation.worker().await;
             let before = ledger.receiver("first").distinct();
             let load = Load::numbered(&installation, "org_1", 100, before);

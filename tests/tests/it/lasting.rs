@@ -1,4 +1,5 @@
-//! A condition that lasts is logged when it begins, once a minute and when it ends, whatever waits for it.
+//! Tests that a lasting condition is logged when it begins, once a minute, and when it ends, however many
+//! parts of the process wait for it.
 
 use std::{
     fs,
@@ -7,14 +8,14 @@ use std::{
 
 use e2e::{Installation, Postgres, Proxy, Role, SOON, shared_broker, wait_for, wait_until};
 
-/// In this time each of the process' tries fails several times.
+/// How long something is unavailable. Each operation of the process is retried several times in this time.
 const AWAY: Duration = Duration::from_secs(10);
-/// The most lines that may be written in half a minute.
+/// The exclusive limit on the number of lines that are logged during [`AWAY`].
 const LINES_MAX: usize = 15;
 
 fn up(installation: &Installation) -> Role {
     let mut command = installation.command(&["up"]);
-    // What roles log by default.
+    // The default log filter of roles.
     command.env("MAGNETITE_LOG__FILTER", "info,lapin=off");
     command.env("MAGNETITE_API__LISTEN", "127.0.0.1:0");
     installation.launch(command, "up")
@@ -25,7 +26,7 @@ fn log(installation: &Installation) -> Vec<String> {
     log.lines().map(str::to_owned).collect()
 }
 
-/// Waits until there is a line with all of these words after the first `from` lines.
+/// Waits until the log has a line with all of these words after its first `from` lines.
 async fn says(installation: &Installation, from: usize, words: &[&str]) {
     wait_for(&format!("a line with {words:?}"), SOON, || async {
         let log = log(installation);
@@ -39,7 +40,7 @@ async fn says(installation: &Installation, from: usize, words: &[&str]) {
     .await;
 }
 
-/// Few lines follow the first `from` ones while something is away.
+/// Checks that few lines follow the first `from` lines while something is unavailable.
 async fn is_told_briefly(installation: &Installation, from: usize) {
     let began = Instant::now();
     wait_until("it was away for a while", AWAY + SOON, || began.elapsed() >= AWAY).await;

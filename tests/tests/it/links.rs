@@ -1,4 +1,5 @@
-//! Links that are cut, stall and are slow, between workers and the broker and between workers and receivers.
+//! Tests connections that are cut, stall or are slow, between workers and the broker and between workers and
+//! receivers.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,11 @@ use e2e::{
 };
 
 const LONG: Duration = Duration::from_mins(3);
-/// Short, so that what a broken link put off is soon due.
+/// Short delays, so that deliveries that a broken connection has deferred are soon due.
 const DELAYS_MS: [u64; 4] = [200, 400, 800, 1600];
 
-/// An installation whose roles reach the broker through the proxy, while the test itself goes past it.
+/// Creates an installation whose roles connect to the broker through the proxy, while the test itself
+/// connects directly.
 async fn behind_proxy(name: &str, delays_ms: &[u64], query: &str) -> (Installation, Proxy) {
     let mut installation = Installation::with_delays(name, delays_ms).await;
     let proxy = Proxy::to(installation.broker_url()).await;
@@ -20,8 +22,8 @@ async fn behind_proxy(name: &str, delays_ms: &[u64], query: &str) -> (Installati
     (installation, proxy)
 }
 
-/// An endpoint that takes its time, so that something is in flight always, and fails a fifth of the first
-/// attempts.
+/// Registers an endpoint that is slow, so that something is always in flight, and that fails a fifth of the
+/// first attempts.
 async fn busy_endpoint(installation: &Installation, ledger: &mut Ledger) {
     let receiver = Receiver::new(|request, before| {
         let fails = before == 0 && chance(&request.lead, 5) == 0;
@@ -43,7 +45,8 @@ async fn wait_until_unready(role: &Role, limit: Duration) {
     .await;
 }
 
-/// The publisher's link is cut as well. What is cut half way through its confirm is published again.
+/// The publisher's connection is cut as well. The publisher publishes an event again if the connection is cut
+/// during its confirm.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_to_the_broker_that_is_cut_every_500_ms_loses_nothing() {
     let cuts = scaled(16, 120);
@@ -97,13 +100,15 @@ async fn a_link_that_stalls_for_longer_than_the_heartbeat_is_given_up_and_made_a
         unacked += worker.unacked().await;
     }
     proxy.stall();
-    // Two heartbeats without a word, and up to half of one until it is looked at.
+    // The connection is given up after two heartbeat intervals without traffic, which is checked every half
+    // interval.
     let noticed_max = Duration::from_secs(4 * heartbeat_s);
     for worker in &workers {
         wait_until_unready(worker, noticed_max).await;
     }
     let noticed = stalled.elapsed();
-    // Until the broker has given the link up as well, and hands its messages out to whoever is there.
+    // Waits until the broker has also given up the connection, and has requeued its messages for any other
+    // consumer.
     wait_until("the broker has its messages back", noticed_max, || {
         stalled.elapsed() > Duration::from_secs(3 * heartbeat_s)
     })
@@ -116,7 +121,7 @@ async fn a_link_that_stalls_for_longer_than_the_heartbeat_is_given_up_and_made_a
     }
     let busy = ledger.receiver("busy");
     let before = busy.distinct();
-    // Both workers and the publisher are back: what is published from now on arrives.
+    // Both workers and the publisher are connected again: newly published events arrive.
     wait_until("deliveries go on", Duration::from_secs(10), || {
         busy.distinct() > before + 200
     })
@@ -135,9 +140,9 @@ async fn a_link_that_stalls_for_longer_than_the_heartbeat_is_given_up_and_made_a
     installation.delete().await;
 }
 
-/// The message that holds a slow attempt comes due when it cannot be handed out again in time. It belongs to
-/// the same attempt however often the connection is lost: the endpoint is not asked twice, and what it
-/// answers in the end counts.
+/// The message that holds the delivery of a slow attempt becomes due if the broker cannot redeliver it to the
+/// worker in time. It still belongs to the same attempt, however often the connection is lost: the endpoint
+/// receives the request only once, and its answer counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_attempt_outlives_two_lost_connections_and_is_made_once() {
     const SLOW: Duration = Duration::from_secs(20);
@@ -183,7 +188,7 @@ mod alone {
     #[tokio::test(flavor = "multi_thread")]
     async fn over_a_slow_link_to_the_broker_deliveries_go_on() {
         const LATENCY: Duration = Duration::from_millis(50);
-        // Of what 50 events/s need, about twice.
+        // About twice what 50 events per second need.
         const BYTES_PER_SECOND: u32 = 64 * 1024;
         let seconds = scaled(6, 60);
         let (installation, proxy) = behind_proxy("slow", &DELAYS_MS, "").await;
@@ -204,11 +209,11 @@ mod alone {
     }
 }
 
-/// What the endpoint got is not known to the worker, so it is asked again: a receiver that was cut off while
-/// it answered has two copies.
+/// The worker does not know how much the endpoint has received, so it attempts the delivery again. A receiver
+/// whose connection is cut while it answers receives the event twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_to_a_receiver_that_is_cut_is_a_failed_attempt_and_the_next_one_delivers() {
-    // Some of the request's head; all but the end of the status line.
+    // Part of the request's head; everything but the end of the status line.
     const PARTS: [(&str, Way, usize); 2] = [("request", Way::ToServer, 100), ("response", Way::ToClient, 12)];
     let installation = Installation::with_delays("receiver-cut", &[500, 500]).await;
     let receiver = Receiver::ok().await;
@@ -224,12 +229,12 @@ async fn a_link_to_a_receiver_that_is_cut_is_a_failed_attempt_and_the_next_one_d
                 let of_lead = requests.iter().filter(|request| request.lead == lead);
                 of_lead.map(e2e::Request::attempt).collect::<Vec<_>>()
             };
-            // Once: the second attempt delivers.
+            // The connection is cut once: the second attempt delivers.
             proxy.cut_after(way, bytes, how);
             amqp.publish(&[event("org_1", &lead)]).await;
             wait_until("the link is cut", SOON, || !proxy.is_armed()).await;
             wait_until("the second attempt arrives", SOON, || attempts().contains(&2)).await;
-            // The next cut is not for its response, which may still be under way.
+            // Makes sure that the next cut does not affect this response, which may still be in flight.
             worker.wait_for_unacked("", 0, SOON).await;
             let whole = attempts();
             let expected: &[u32] = if way == Way::ToServer { &[2] } else { &[1, 2] };
@@ -238,7 +243,7 @@ async fn a_link_to_a_receiver_that_is_cut_is_a_failed_attempt_and_the_next_one_d
                 "attempts that arrived whole, cut in the {part} by {how:?}"
             );
 
-            // Each time: the dead letter tells why.
+            // The connection is cut each time: the dead letter contains the reason.
             let lead = format!("always-{lead}");
             for attempt in 1..=3 {
                 proxy.cut_after(way, bytes, how);

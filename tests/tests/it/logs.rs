@@ -1,4 +1,4 @@
-//! Standard error that is full, without a reader, or stuck: the work goes on, and the lines that are lost are
+//! Tests a standard error that is full, has no reader, or is blocked: the work continues, and lost lines are
 //! counted.
 
 use std::path::Path;
@@ -7,7 +7,7 @@ use e2e::{Answer, Collector, Installation, Receiver, Role, SOON, event, wait_for
 use tokio::{io::AsyncReadExt as _, time::timeout};
 
 const EVENTS: usize = 50;
-/// Every attempt writes a line at least.
+/// With this filter, every attempt logs at least one line.
 const FILTER: &str = "info";
 
 /// A worker whose endpoint fails once for each event, and a recorder.
@@ -35,7 +35,7 @@ impl Scene {
         }
     }
 
-    /// Publishes events and waits until each is delivered with its second attempt.
+    /// Publishes events, and waits until each is delivered with its second attempt.
     async fn deliver(&mut self) {
         let leads = self.published..self.published + EVENTS;
         let events: Vec<_> = leads
@@ -66,7 +66,7 @@ impl Scene {
         .await;
     }
 
-    /// Everything is recorded, and the roles end as they do otherwise.
+    /// Waits until everything is recorded, and terminates the roles, which exit as usual.
     async fn end(self) {
         let published = self.published as u64;
         wait_for("the journal has all", SOON, || async {

@@ -1,5 +1,5 @@
-//! What a user can do and what may go wrong, with processes as they run in production: each module is one
-//! subject. One binary, because forty would be linked for minutes.
+//! Tests what users do and what may go wrong, with processes as they run in production. Each module covers
+//! one subject. All are in one binary, because linking forty would take minutes.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Malformed input: into quarantine with its reason, and all that is well formed is delivered.
+//! Tests malformed input: it is quarantined with a reason, and all well-formed messages are delivered.
 
 mod kinds;
 mod unreadable;
@@ -71,7 +71,7 @@ async fn of_1000_bad_messages_among_1000_good_ones_each_is_quarantined_with_its_
     installation.delete().await;
 }
 
-/// Publishes them in an order that the seed decides; a message's number is its index.
+/// Publishes the messages in an order that depends on the seed. A message's number is its index.
 async fn publish(installation: &Installation, messages: &[Sent]) {
     let mut order: Vec<usize> = (0..messages.len()).collect();
     order.sort_by_key(|number| chance(("order", number), u64::MAX));
@@ -91,7 +91,7 @@ async fn publish(installation: &Installation, messages: &[Sent]) {
     }
 }
 
-/// A good message: some are odd, and good all the same.
+/// Returns a valid message. Some of them are unusual, but still valid.
 fn good(n: usize, endpoint: &Endpoint) -> Sent {
     let event = event("org_1", &format!("good_{n}"));
     match n % 8 {
@@ -110,7 +110,7 @@ fn good(n: usize, endpoint: &Endpoint) -> Sent {
     }
 }
 
-/// What was found, by the number of the message.
+/// Returns the messages that were found, by their numbers.
 fn numbered(found: &[Found]) -> HashMap<usize, &Found> {
     let number = |found: &Found| found.properties.kind().as_ref()?.as_str().parse().ok();
     found
@@ -134,7 +134,8 @@ fn assert_quarantined(found: &Found, kind: &Kind) {
     );
 }
 
-/// As many headers of ours as one frame holds: what is quarantined must fit into a frame as well.
+/// The message has as many of our headers as fit into one frame. The quarantined message must also fit into a
+/// frame.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_whose_headers_fill_a_frame_is_quarantined() {
     let installation = Installation::new("full-frame").await;
@@ -142,8 +143,8 @@ async fn a_message_whose_headers_fill_a_frame_is_quarantined() {
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let worker = installation.worker().await;
     let mut sent = Sent::event("{}");
-    // Each takes 519 bytes, and all of them all but 100 of the 131,064 that a frame of RabbitMQ's default
-    // has.
+    // Each header takes 519 bytes. Together they take all but 100 of the 131,064 bytes of a frame of
+    // RabbitMQ's default size.
     for n in 100..352 {
         sent.headers
             .insert(format!("magnetite-{n}").into(), text(&"x".repeat(500)));

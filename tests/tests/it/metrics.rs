@@ -1,4 +1,5 @@
-//! What `/metrics` serves is what docs/operations.md lists, from the start, and as Prometheus wants it.
+//! Tests that `/metrics` serves exactly what docs/operations.md lists, from the start, and in the format of
+//! Prometheus.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +12,7 @@ use tokio::{io::AsyncWriteExt as _, process::Command};
 
 const ROLES: [&str; 3] = ["worker", "recorder", "api"];
 
-/// The names that the table in docs/operations.md has for each role.
+/// Returns the names that the table in docs/operations.md lists for each role.
 fn documented() -> BTreeMap<&'static str, BTreeSet<String>> {
     let docs = include_str!("../../../docs/operations.md");
     let rows = docs.lines().filter_map(|line| {
@@ -39,7 +40,7 @@ async fn metrics(role: &Role) -> String {
     body.to_owned()
 }
 
-/// The names after `# HELP` or `# TYPE`.
+/// Returns the names after `# HELP` or `# TYPE`.
 fn described(body: &str, how: &str) -> BTreeSet<String> {
     let lines = body
         .lines()
@@ -92,7 +93,7 @@ async fn every_metric_is_documented_and_there_from_the_start() {
 
     let documented = documented();
     for (name, role) in ROLES.iter().zip([&worker, &recorder, &api.role]) {
-        // A recorder's first look at the queues and the journal takes a moment.
+        // The recorder's first look at the queues and the journal takes a moment.
         let body = wait_for(
             "all that is documented is there, and nothing else",
             SOON,

@@ -1,4 +1,4 @@
-//! Endpoints that never answer, beside one that does.
+//! Tests that endpoints that never answer do not delay one that does.
 
 use std::time::{Duration, Instant};
 
@@ -7,24 +7,25 @@ use futures_util::future::join_all;
 
 const LONG: Duration = Duration::from_mins(2);
 const HEALTHY_PER_SECOND: u32 = 200;
-/// To all endpoints that never answer together.
+/// The rate of events to all endpoints that never answer together.
 const HANGING_PER_SECOND: u32 = 200;
-/// Slots of a worker by default, of which one endpoint gets a quarter at most.
+/// The default number of slots of a worker. One endpoint may hold at most a quarter of them.
 const SLOTS: usize = 512;
-/// A worker holds its prefetch of 1,024 messages, 512 attempts and what it remembers of settled messages.
+/// A worker holds up to 1,024 messages of each queue (the prefetch), 512 attempts, and what it remembers of
+/// settled messages.
 const MEMORY_MAX_MIB: u64 = 256;
 
 struct Measured {
     p50_ms: f64,
     p99_ms: f64,
-    /// Of the broker alone, in the same seconds.
+    /// The 99th percentile of the latency of the broker alone, in the same seconds.
     alone_p99_ms: f64,
     memory_mib: u64,
-    /// Connections to one endpoint that never answers, at most.
+    /// The maximum number of connections to one endpoint that never answers.
     sockets_max: usize,
 }
 
-/// Measures under load: nothing else runs beside it.
+/// Tests that measure under load. No other test runs at the same time.
 mod alone {
     use super::*;
 
@@ -53,8 +54,8 @@ impl Measured {
     }
 }
 
-/// One worker with its default configuration. In the end the hanging endpoints are let go, and everything
-/// arrives.
+/// Measures one worker with its default configuration. At the end, the hanging endpoints answer, and
+/// everything arrives.
 async fn measure(name: &str, hanging: usize) -> Measured {
     let lasts = scaled(Duration::from_secs(12), Duration::from_mins(1));
     let installation = Installation::new(name).await;

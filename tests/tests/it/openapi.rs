@@ -1,5 +1,5 @@
-//! The OpenAPI document: a public linter has nothing to say against it, and the API does what it says,
-//! whatever it is sent.
+//! Tests the OpenAPI document: a public linter finds nothing to report, and the API behaves as documented,
+//! whatever requests it receives.
 
 use std::{fs, path::Path, process::Output};
 
@@ -23,8 +23,7 @@ async fn a_public_linter_has_nothing_to_say_against_the_document() {
     installation.delete().await;
 }
 
-/// Bodies, paths and queries as the document shows them; ids and URLs are those of things that there are
-/// here.
+/// Sends bodies, paths and queries as the document shows them, with the ids and URLs of existing objects.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_the_document_is_taken() {
     let installation = Installation::new("examples").await;
@@ -53,7 +52,7 @@ async fn every_example_of_the_document_is_taken() {
         ("https://example.com", receiver.url()),
     ];
 
-    // What is deleted comes last.
+    // Operations that delete something come last.
     let (last, first): (Vec<_>, _) =
         operations(&document).partition(|operation| operation.method == "DELETE");
     let mut bodies = 0;
@@ -77,11 +76,11 @@ async fn every_example_of_the_document_is_taken() {
     installation.delete().await;
 }
 
-/// An operation as the document shows how to ask for it.
+/// An operation, with the request that the document shows as its example.
 struct Operation {
     id: String,
     method: String,
-    /// With the query.
+    /// The path with the query.
     path: String,
     body: Option<Value>,
 }
@@ -129,7 +128,7 @@ impl Operation {
     }
 }
 
-/// With every word that begins like one of these replaced by what is real.
+/// Replaces every word that begins with one of these prefixes by the corresponding real value.
 fn replaced(text: &str, real: &[(&str, String)]) -> String {
     let words = text.split_inclusive(['/', '=', '&', '?']).map(|word| {
         let (body, end) = match word.strip_suffix(['/', '=', '&', '?']) {
@@ -157,7 +156,7 @@ fn replaced_in(value: Value, real: &[(&str, String)]) -> Value {
     }
 }
 
-/// A client that a public generator makes of the document, used by a program that knows nothing else.
+/// Tests a client that a public generator creates from the document, with a program that uses nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generated_client_registers_publishes_and_sends_again() {
     let installation = Installation::new("client").await;
@@ -221,7 +220,7 @@ async fn a_generated_client_registers_publishes_and_sends_again() {
     installation.delete().await;
 }
 
-/// The first delivery that is recorded as delivered.
+/// Waits until a delivery is recorded as delivered, and returns the id of the first one.
 async fn delivered(api: &Api, key: &str) -> String {
     wait_for("the delivery is recorded", SOON, || async {
         let listed = api.get("/v1/deliveries?state=delivered", key).await;
@@ -236,10 +235,10 @@ async fn delivered(api: &Api, key: &str) -> String {
 mod alone {
     use super::*;
 
-    /// Schemathesis makes requests of the document, good and bad ones, and chains of them, and compares every
-    /// answer with it. Whatever happens, no 5xx, no answer that is not documented, and no request that is
-    /// taken although it is not valid. What is valid may be refused: no schema can say where a URL leads,
-    /// or which cursor was answered.
+    /// Schemathesis generates valid and invalid requests, and sequences of requests, from the document, and
+    /// compares every answer with it. There must be no 5xx, no undocumented answer, and no invalid request
+    /// that is accepted. A valid request may be refused, because no schema can say where a URL leads, or
+    /// which cursor was returned before.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_fuzzer_finds_no_answer_that_is_not_documented() {
         let settings = [("MAGNETITE_API__RATE_PER_KEY", "1000000")];
@@ -248,7 +247,7 @@ mod alone {
         let api = Api::start(&installation).await;
         let receiver = Receiver::ok().await;
         let key = installation.key("org_1", "admin").await;
-        // So that lists have something in them, and ids of all kinds can be found.
+        // Lists are not empty then, and the fuzzer can find ids of all kinds.
         installation.endpoint("org_1", &receiver.url()).await;
         let (worker, recorder) = (installation.worker().await, installation.recorder().await);
         let published = api
@@ -278,7 +277,7 @@ async fn fuzz(api: &Api, key: &str, directory: &Path) -> Output {
     command.output().await.unwrap()
 }
 
-/// What tests/run.sh has installed.
+/// Returns a command that runs a tool that tests/run.sh has installed.
 fn tool(variable: &str) -> Command {
     let path = std::env::var(variable).unwrap_or_else(|_| {
         panic!("{variable} is not set: run tests/run.sh, which installs what the tests need")

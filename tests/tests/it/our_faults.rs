@@ -1,4 +1,5 @@
-//! What is wrong with this machine spends no attempt of anybody's: no file descriptors, no name server.
+//! Tests that faults on our side do not count as attempts: too few file descriptors, a silent name server, a
+//! wrong clock, a stopped worker.
 
 use std::{
     net::Ipv4Addr,
@@ -16,14 +17,14 @@ use e2e::{
 use lapin::{BasicProperties, types::AMQPValue};
 
 const LONG: Duration = Duration::from_mins(2);
-/// Also the steps by which a delivery is put off.
+/// The delays between attempts in milliseconds, which are also the delays of deferrals.
 const DELAYS_MS: [u64; 4] = [200, 400, 800, 1600];
 
 async fn deferrals(worker: &Role) -> u64 {
     worker.metric("magnetite_deferrals_total", "fault").await as u64
 }
 
-/// Everything is delivered, by each endpoint's first attempt.
+/// Panics unless everything is delivered with the first attempt at each endpoint.
 async fn assert_nothing_was_charged(
     installation: &Installation,
     ledger: &mut Ledger,
@@ -39,7 +40,7 @@ async fn assert_nothing_was_charged(
     }
 }
 
-/// Endpoints that take their time need more sockets than the worker may open.
+/// The endpoints are slow, so the worker would need more sockets than it may open.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_64_file_descriptors_under_load_no_attempt_is_charged() {
     const NAMES: [&str; 4] = ["first", "second", "third", "fourth"];
@@ -127,8 +128,8 @@ async fn while_the_name_server_is_silent_no_attempt_is_charged() {
     installation.delete().await;
 }
 
-/// The name servers fail for one customer's name alone: that is the customer's, and ends as any failure of an
-/// endpoint does.
+/// The name servers fail only for one customer's name. That is the customer's failure, and ends as any
+/// failure of an endpoint does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customers_broken_name_servers_are_charged_to_that_customer_alone() {
     const EVENTS: u32 = 5;
@@ -203,8 +204,8 @@ async fn what_our_faults_hold_up_for_too_long_is_dead_uncharged_and_can_be_sent_
     installation.delete().await;
 }
 
-/// A message of an earlier version says since when it waits for a slot, by the clock of a worker that was 11
-/// minutes behind.
+/// A message of an earlier version contains the time since which it has been waiting for a slot, by the clock
+/// of a worker that was 11 minutes behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_moment_of_another_hosts_clock_makes_no_delivery_dead() {
     let mut installation = Installation::with_delays("skew", &[200, 400]).await;
@@ -256,8 +257,8 @@ async fn a_moment_of_another_hosts_clock_makes_no_delivery_dead() {
     installation.delete().await;
 }
 
-/// Attempts have 2 s; the endpoint answers after 1 s, or would have, to a worker that stands still for most
-/// of that time, or for longer. Only what failed is made again, and under the same number.
+/// The attempt timeout is 2 s, and the endpoint answers after 1 s. The worker is stopped for most of the
+/// timeout, and then for longer than it. Only attempts that failed are made again, with the same number.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_stopped_and_goes_on_charges_nothing() {
     const EVENTS: usize = 40;
@@ -301,9 +302,9 @@ async fn a_worker_that_is_stopped_and_goes_on_charges_nothing() {
     installation.delete().await;
 }
 
-/// The broker confirms what the worker had published when it stood still. A worker that goes on reads that
-/// only after its timers. The link is slow, so that there is a batch of records without its confirm at any
-/// moment.
+/// The broker confirms what the worker published before it was stopped. When the worker continues, its timers
+/// fire before it reads these confirms. The connection is slow, so that a batch of records is unconfirmed at
+/// any moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_stopped_while_it_records_drops_no_records() {
     const STOPPED: Duration = Duration::from_millis(2500);

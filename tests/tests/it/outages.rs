@@ -1,4 +1,4 @@
-//! Workers that are killed, a broker that restarts, endpoints that hang: nothing is lost.
+//! Tests that no event is lost when workers are killed, the broker restarts or endpoints hang.
 
 use std::{
     sync::Arc,
@@ -12,15 +12,16 @@ use e2e::{
 
 const LONG: Duration = Duration::from_secs(90);
 
-/// Two workers under load; one is killed in mid-flight, then the broker is, and both come back.
+/// Two workers are under load. One is killed while it has deliveries in flight, then the broker is killed,
+/// and both recover.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_and_a_restarted_broker_lose_nothing_and_everyone_is_back_within_10_s() {
     let node = Node::start().await;
     let installation =
         Installation::with("kill", node.url(), &[200, 400, 800, 1000, 2000, 2000, 2000], &[]).await;
     let mut ledger = Ledger::new();
-    // One takes its time, so that at every moment events are in flight whose other attempts are done; of
-    // another a fifth of the first attempts fail.
+    // One endpoint is slow, so that at any moment there are events in flight whose other attempts are
+    // complete. Another fails a fifth of the first attempts.
     let slow = Receiver::new(|_, _| Answer::Late(Duration::from_millis(150), 200)).await;
     let flaky = Receiver::new(|request, before| {
         let fails = before == 0 && chance(&request.lead, 5) == 0;
@@ -54,7 +55,7 @@ async fn a_killed_worker_and_a_restarted_broker_lose_nothing_and_everyone_is_bac
     ledger.broken("broker", killed, None);
     let healthy = ledger.receiver("healthy");
     let (back, before) = (Instant::now(), healthy.distinct());
-    // Both workers and the producer have to be back: what is published from now on has to arrive.
+    // Both workers and the publisher have to be connected again: newly published events have to arrive.
     wait_until("deliveries go on", Duration::from_secs(10), || {
         healthy.distinct() > before + 300
     })
@@ -97,13 +98,13 @@ async fn one_attempt_that_hangs_for_30_s_holds_back_none_of_10000_messages() {
         healthy.distinct() == MESSAGES
     })
     .await;
-    // Acked as well: RabbitMQ has handed out everything, and a prefetch of 512 lets no more than that be
-    // unacked.
+    // Almost all of them are acknowledged as well: none is ready, and at most 1,024 messages, the prefetch,
+    // can be unacked.
     installation.amqp().wait_for_ready("events", 0, SOON).await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(29), "{took:?}");
     println!("{MESSAGES} delivered while one attempt hung, {took:?} after it began");
-    // The attempt ends at its deadline and is tried again.
+    // The attempt ends at its deadline and is made again.
     wait_until("the second attempt", Duration::from_secs(40), || {
         hanging.count() >= 2
     })
@@ -140,7 +141,7 @@ async fn an_event_published_500_ms_after_its_endpoint_was_created_arrives_200_of
                     let _slot = slots.acquire().await.unwrap();
                     installation.endpoint(&organization, &receiver.url()).await;
                 }
-                // The promise itself, not a wait for something to settle.
+                // This delay is what the test is about; it does not wait for a condition.
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 installation
                     .amqp()
@@ -156,8 +157,8 @@ async fn an_event_published_500_ms_after_its_endpoint_was_created_arrives_200_of
     Arc::into_inner(installation).unwrap().delete().await;
 }
 
-/// The connection is cut after the endpoint answered and before the ack is written: the broker hands the
-/// message out again.
+/// The connection is cut after the endpoint has answered and before the ack is written, so the broker
+/// redelivers the message.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_comes_back_to_the_worker_that_settled_it_is_not_posted_again() {
     let node = Node::start().await;
@@ -174,8 +175,8 @@ async fn a_message_that_comes_back_to_the_worker_that_settled_it_is_not_posted_a
     installation.amqp().publish(&[event("org_1", "hangs")]).await;
     wait_until("the attempt hangs", SOON, || receiver.count() == 1).await;
     node.ctl(&["close_all_connections", "test"]).await;
-    // Back, and the message has been handed out again: it is unacked, not ready. After a second it is one of
-    // those that the worker holds.
+    // The worker is connected again and has received the message: it is unacked, not ready. After a second,
+    // its delivery is held in a separate message.
     let events = format!("{}.events", installation.prefix());
     let columns = [
         "list_queues",
@@ -210,7 +211,8 @@ async fn a_message_that_comes_back_to_the_worker_that_settled_it_is_not_posted_a
     assert!(worker.terminate().await);
 }
 
-/// Two messages of the same content look alike when they come back; each of them has to be acked.
+/// Two messages with the same content cannot be told apart when they are redelivered. Both have to be
+/// acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_messages_that_come_back_together_are_both_settled() {
     let node = Node::start().await;
@@ -228,7 +230,7 @@ async fn equal_messages_that_come_back_together_are_both_settled() {
         let left = node
             .ctl(&["list_queues", "-q", "--no-table-headers", "name", "messages"])
             .await;
-        // No recorder takes what is in the journal.
+        // The journal's queue is not empty, because no recorder is running.
         let is_left = |line: &str| !line.ends_with("\t0") && !line.contains(".journal\t");
         if left.lines().any(is_left) {
             Err(left)

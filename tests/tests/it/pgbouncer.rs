@@ -1,5 +1,5 @@
-//! PgBouncer between the roles and PostgreSQL: in session mode everything works; in transaction mode without
-//! prepared statements, everything that notices says what to set.
+//! Tests PgBouncer between the roles and PostgreSQL. In session mode, everything works. In transaction mode
+//! without prepared statements, every command that detects the mode says what to set.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use crate::tls::delivered_by_up;
 
 const SERVER_USER: &str = "postgres";
 
-/// A pooler of a test's own; killed when dropped.
+/// A private connection pooler. It is killed when the value is dropped.
 struct PgBouncer {
     _directory: TempDir,
     _process: Child,
@@ -26,7 +26,7 @@ struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Before a server, in a `pool_mode`.
+    /// Starts a pooler in front of this server, with this `pool_mode`.
     async fn start(server: &Postgres, mode: &str) -> Self {
         let directory = TempDir::with_prefix("magnetite-pgbouncer-").unwrap();
         let server_port = port_of(server.url());
@@ -39,10 +39,10 @@ impl PgBouncer {
         );
         let file = directory.path().join("pgbouncer.ini");
         fs::write(&file, settings).unwrap();
-        // Started by root, it runs as another user, who has to pass through here.
+        // If root starts PgBouncer, it runs as another user, which needs access to this directory.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut command = Command::new("pgbouncer");
-        // It refuses to run as root, and changes its user itself.
+        // PgBouncer refuses to run as root, but can switch the user itself.
         if fs::metadata("/proc/self").unwrap().uid() == 0 {
             command.args(["-u", SERVER_USER]);
         }
@@ -66,7 +66,8 @@ impl PgBouncer {
     }
 }
 
-/// What has PgBouncer keep no prepared statements: 1.21 and later have a setting, and those before never do.
+/// Returns the setting with which PgBouncer keeps no prepared statements. Versions from 1.21 on have a
+/// setting, and earlier versions never keep any.
 async fn unprepared() -> &'static str {
     let mut command = Command::new("pgbouncer");
     let output = command
@@ -112,15 +113,16 @@ async fn a_pooler_that_keeps_no_prepared_statements_is_refused_with_what_to_set(
         Installation::with("pgbouncer-transaction", &shared_broker(), &[200], &settings).await;
     let pooler = PgBouncer::start(&server, "transaction").await;
     installation.set("MAGNETITE_DATABASE__URL", &pooler.url);
-    // The first command leaves its statements on the connection of the next. It fails itself if that is its
-    // own second one.
+    // The first command leaves its prepared statements on the server connection that the next command gets.
+    // It fails itself if its own second connection gets the same one.
     installation.cli_with_input(&["endpoint", "list"], b"").await;
     for command in [&["endpoint", "list"][..], &["doctor"], &["worker"], &["up"]] {
         let refused = installation.cli_with_input(command, b"").await;
         let said =
             String::from_utf8_lossy(&refused.stdout).into_owned() + &String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(1), "{command:?}: {said}");
-        // Noticed when it connects, or by the first statement that is another's.
+        // The mode is detected while connecting, or by the first prepared statement that belongs to another
+        // client.
         let [refused, noticed] = ["set pool_mode = session", "docs/operations.md, \"PgBouncer\""];
         assert!(
             said.contains(refused) || said.contains(noticed),

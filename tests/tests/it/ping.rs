@@ -1,4 +1,4 @@
-//! `endpoint ping`, from the command to the journal.
+//! Tests `endpoint ping`, from the command to the journal.
 
 use std::process::Output;
 
@@ -15,7 +15,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The exit code, what was printed, and what was said.
+/// Returns the exit code of a ping, its JSON output, and its standard error.
 async fn ping(installation: &Installation, endpoint: &Endpoint) -> (i32, Value, String) {
     let output = installation
         .cli(&["endpoint", "ping", &endpoint.id, "--json"])
@@ -24,7 +24,7 @@ async fn ping(installation: &Installation, endpoint: &Endpoint) -> (i32, Value, 
     (output.status.code().unwrap(), printed, stderr(&output))
 }
 
-/// What `event show` says of the ping.
+/// Returns what `event show` reports about the ping, as JSON and as text.
 async fn story(installation: &Installation, ping: &Value) -> (Value, String) {
     let id = ping["id"].as_str().unwrap();
     let shown = installation.json(&["event", "show", id]).await;
@@ -48,7 +48,7 @@ async fn a_ping_is_one_signed_request_and_its_result_is_printed() {
     let (installation, worker, recorder) = running("ping-ok").await;
     let receiver = Receiver::ok().await;
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
-    // Another one of the organization, and one that is subscribed to nothing that a ping is.
+    // Another endpoint of the organization, which does not receive the ping.
     let other = Receiver::ok().await;
     installation.endpoint("org_1", &other.url()).await;
     let (code, printed, said) = ping(&installation, &endpoint).await;
@@ -106,7 +106,7 @@ async fn a_ping_that_fails_is_told_with_advice_and_never_made_again() {
             printed["advice"].as_str().unwrap().contains("docs/failures.md#"),
             "{printed}"
         );
-        // Nothing waits for a retry, nothing is dead, nobody was disabled.
+        // No retry is pending, there is no dead letter, and no endpoint was disabled.
         installation
             .wait_until_recorded(&[&worker], &recorder, SOON)
             .await;
@@ -120,7 +120,7 @@ async fn a_ping_that_fails_is_told_with_advice_and_never_made_again() {
             text.contains("the ping failed, and pings are not tried again"),
             "{text}"
         );
-        // And nobody can have it sent again.
+        // The ping cannot be sent again.
         let resend = ["delivery", "resend", printed["delivery_id"].as_str().unwrap()];
         let refused = installation.cli(&resend).await;
         assert_eq!(refused.status.code(), Some(1));
@@ -130,7 +130,7 @@ async fn a_ping_that_fails_is_told_with_advice_and_never_made_again() {
             stderr(&refused)
         );
     }
-    // Nobody listens at all.
+    // An endpoint at which no server is listening.
     let nobody = installation.endpoint("org_1", "http://127.0.0.1:1/hook").await;
     let (code, printed, said) = ping(&installation, &nobody).await;
     assert_eq!((code, &printed["phase"]), (1, &"connect".into()), "{said}");

@@ -1,4 +1,4 @@
-//! What a publisher's user of the broker may do: write events, and nothing else.
+//! Tests the broker user of a publisher, who may write events and nothing else.
 
 use std::{env, fs, os::unix::fs::PermissionsExt as _};
 
@@ -15,8 +15,8 @@ use tokio::process::Command;
 
 const USER: &str = "pipeline";
 
-/// Runs `deploy/publisher-user.sh` as it is run beside a node, and returns the broker's URL for the user that
-/// it made.
+/// Runs `deploy/publisher-user.sh` as an operator runs it next to a node, and returns the broker's URL for
+/// the user that the script has created.
 async fn publisher_url(node: &Node, installation: &Installation) -> String {
     let (bin, password) = (installation.directory().join("bin"), "correct-horse");
     fs::create_dir(&bin).unwrap();
@@ -28,7 +28,7 @@ async fn publisher_url(node: &Node, installation: &Installation) -> String {
     fs::write(bin.join("rabbitmqctl"), script).unwrap();
     fs::set_permissions(bin.join("rabbitmqctl"), fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", bin.display(), env::var("PATH").unwrap());
-    // The second time it sets the password and the permissions of a user that is there.
+    // The second run sets the password and the permissions of an existing user.
     for password in ["another one", password] {
         let made = Command::new(root().join("deploy/publisher-user.sh"))
             .args([USER, installation.prefix()])
@@ -42,7 +42,7 @@ async fn publisher_url(node: &Node, installation: &Installation) -> String {
     node.url().replace("guest:guest@", &format!("{USER}:{password}@"))
 }
 
-/// A new connection, since some refusals end it.
+/// Opens a channel on a new connection, because some refusals close the connection.
 async fn channel(url: &str) -> (Connection, Channel) {
     let connection = Connection::connect(url, ConnectionProperties::default())
         .await
@@ -55,7 +55,7 @@ async fn channel(url: &str) -> (Connection, Channel) {
     (connection, channel)
 }
 
-/// Panics unless this is RabbitMQ's `ACCESS_REFUSED`.
+/// Panics unless the error is RabbitMQ's `ACCESS_REFUSED`.
 fn assert_refused<T>(what: &str, result: Result<T, lapin::Error>) {
     let Err(error) = result else {
         panic!("{what} was let through");
@@ -127,7 +127,7 @@ async fn a_publishers_user_may_write_events_and_do_nothing_else() {
     assert_eq!(confirmed, Confirmation::Ack(None), "the operator's own user may");
 }
 
-/// Panics if the user may read, empty or declare anything.
+/// Panics if the user may consume, get, purge or declare anything.
 async fn assert_may_not_touch(url: &str, queue: &str) {
     let (_connection, reading) = channel(url).await;
     let consumed = reading

@@ -1,4 +1,4 @@
-//! What `/readyz` says while a role cannot do its job, or does it with less than it should have.
+//! Tests what `/readyz` reports while a role cannot do its job, or does it with less than it should have.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ async fn wait_for_answer(role: &Role, status: &str, words: &[&str]) {
     .await;
 }
 
-/// Ready, and nothing is missing.
+/// Waits until the role is ready and reports nothing else.
 async fn wait_until_well(role: &Role) {
     wait_for("ready without a word more", SOON, || async {
         let answer = role.get("/readyz").await.map_err(|error| error.to_string())?;
@@ -37,7 +37,7 @@ async fn wait_until_well(role: &Role) {
     .await;
 }
 
-/// A node with the user `roles`, and an installation whose roles use it from now on.
+/// Starts a node with the user `roles`, and creates an installation whose roles use that user from now on.
 async fn of_a_user(name: &str) -> (Node, Installation) {
     let node = Node::start().await;
     let mut installation = Installation::with(name, node.url(), &[500, 1000], &[]).await;
@@ -136,8 +136,8 @@ async fn nothing_is_lost_while_a_worker_may_not_publish() {
     wait_until("it runs", SOON, || is_tried(100)(&ledger)).await;
 
     permit(&node, ALL, NOTHING).await;
-    // A channel that is busy keeps the permission that it was given. What the worker had in hand comes again,
-    // some of it for the second time.
+    // A busy channel keeps the permissions that it had, so the connections are closed. The worker's unacked
+    // messages are redelivered, and some of them are delivered for the second time.
     let closed = Instant::now();
     node.ctl(&["close_all_user_connections", "roles", "permissions"])
         .await;
@@ -151,7 +151,8 @@ async fn nothing_is_lost_while_a_worker_may_not_publish() {
     })
     .await;
 
-    // Only what is published for the first time is refused: the worker's other channels are busy.
+    // Only a channel's first publish to the default exchange is refused, because a busy channel keeps its
+    // permission.
     permit(&node, ALL, BUT_THE_DEFAULT_EXCHANGE).await;
     ledger.published(load.stop().await);
     wait_for_answer(&worker, "503", &["ACCESS_REFUSED", "amq.default"]).await;

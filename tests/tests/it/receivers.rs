@@ -1,4 +1,4 @@
-//! The receivers of docs/receiving.md: a customer may copy any of them and loses nothing.
+//! Tests the receivers of docs/receiving.md: a customer can copy any of them without losing events.
 
 mod program;
 mod request;
@@ -33,7 +33,7 @@ fn the_page_for_customers_shows_the_very_programs_that_are_tested() {
     }
 }
 
-/// An event as it is published, and what receivers know it by.
+/// An event as it is published, and how receivers identify it.
 struct Sent {
     id: String,
     body: String,
@@ -99,7 +99,7 @@ async fn every_receiver_processes_each_event_once_and_loses_none_while_its_secre
     run_all(&mut receivers, &secrets).await;
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);
 
-    // Published twice: the second time it is known.
+    // Published twice. The second time, receivers already know the event.
     let mut odd = Sent::new("evt_odd");
     odd.body = "{ \"data\" : {\"n\":1.50, \"text\":\"é \u{1F9F2} \\u00e9\\u0000 </script>\"},\n\t\"x\":[ ], \"lead_id\":\"l\", \
                 \"project_id\":\"p\", \"organization_id\":\"org_1\", \"timestamp\":1703123456789, \"event\":\"magnet.viewed\" }"
@@ -126,7 +126,7 @@ async fn every_receiver_processes_each_event_once_and_loses_none_while_its_secre
         assert_eq!(odd.count(receiver), 1, "{}", receiver.name());
     }
 
-    // Nobody has the right secret for a while.
+    // For a while, no receiver has the right secret.
     let wrong = vec![OTHER_SECRET.to_owned(); receivers.len()];
     run_all(&mut receivers, &wrong).await;
     let refused = Sent::new("evt_refused");
@@ -138,7 +138,7 @@ async fn every_receiver_processes_each_event_once_and_loses_none_while_its_secre
     run_all(&mut receivers, &secrets).await;
     refused.wait_until_processed(&receivers).await;
 
-    // Everyone gets a new secret, and knows of it some time later.
+    // Every endpoint gets a new secret, which its receiver learns some time later.
     let rotating = endpoints.iter().map(|endpoint| rotate(&installation, endpoint));
     let new_secrets: Vec<String> = join_all(rotating).await;
     let rotated = Sent::new("evt_rotated");
@@ -154,8 +154,8 @@ async fn every_receiver_processes_each_event_once_and_loses_none_while_its_secre
     let last = Sent::new("evt_last");
     last.publish(&installation).await;
     last.wait_until_processed(&receivers).await;
-    // The others were processed just before their receivers were ended, and PHP's job notes afterwards what
-    // it has done.
+    // Other events may be processed twice: they were processed just before their receivers were stopped, and
+    // PHP's job records only afterwards what it has done.
     for sent in [&refused, &meanwhile, &last] {
         let twice = receivers.iter().filter(|receiver| sent.count(receiver) > 1);
         let twice: Vec<String> = twice.map(Receiver::name).collect();
@@ -163,7 +163,7 @@ async fn every_receiver_processes_each_event_once_and_loses_none_while_its_secre
     }
     assert_eq!(installation.amqp().ready("dead").await, 0);
 
-    // `magnetite check` finds nothing to mend in any of them.
+    // `magnetite check` finds no problem in any of them.
     for (receiver, secret) in receivers.iter().zip(&new_secrets) {
         let check = ["check", &receiver.url(), "--secret", secret];
         let checked = installation.cli(&check).await;
@@ -174,7 +174,7 @@ async fn every_receiver_processes_each_event_once_and_loses_none_while_its_secre
     installation.delete().await;
 }
 
-/// Whether every endpoint answered the event's first attempt with 401 and is to be asked again.
+/// Returns an error unless every endpoint answered the event's first attempt with 401 and a retry is planned.
 async fn first_statuses(
     installation: &Installation,
     event: &str,
@@ -231,9 +231,9 @@ async fn what_the_receiver_in_php_cannot_store_it_does_not_take() {
     }
 }
 
-/// What a receiver does wrong.
+/// Returns descriptions of everything that a receiver does wrong.
 async fn misses(receiver: &Receiver) -> Vec<String> {
-    /// No receiver has it.
+    /// No receiver has this secret.
     const STRANGER: &str = "whsec_AgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4fICE=";
     let (good, large) = (Sent::new("evt_good"), {
         let mut large = Sent::new("evt_large");
@@ -248,7 +248,7 @@ async fn misses(receiver: &Receiver) -> Vec<String> {
             misses.push(format!("{}: {}: {answered:?}", receiver.name(), row.what));
         }
     }
-    // It goes on after all of that, with one request of many at once.
+    // The receiver still works after all of that, including with concurrent requests for one event.
     let signed = Request::signed(SECRET, &good.id, good.body.as_bytes());
     let other = Request::signed(OTHER_SECRET, &good.id, good.body.as_bytes()).value("webhook-signature");
     let signatures = format!("v1,AAAA {other} {}", signed.value("webhook-signature"));

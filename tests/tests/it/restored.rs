@@ -1,12 +1,12 @@
-//! A database is restored from a backup under running workers, or forgets what was deleted: what is true is
-//! what it has now, whatever its counters say.
+//! Tests a database that is restored from a backup while workers run, or that has removed deleted rows.
+//! Workers act on its present contents, even if its version counter does not show the change.
 
 use e2e::{Installation, Postgres, Receiver, Role, SOON, event, shared_broker, wait_for, wait_until};
 use tokio::process::Command;
 
 const DELAYS_MS: [u64; 6] = [1000, 2000, 4000, 8000, 16000, 30000];
 
-/// Copies a database and puts the copy back, with the database's own tools, while others are connected.
+/// Backs up a database and restores the backup with the database's own tools, while clients are connected.
 trait Database {
     async fn back_up(&self);
     async fn restore(&self);
@@ -15,7 +15,7 @@ trait Database {
 struct Sqlite<'a>(&'a Installation);
 
 impl Sqlite<'_> {
-    /// SQLite's online backup.
+    /// Copies a database with SQLite's online backup.
     async fn copy(&self, from: &str, to: &str) {
         let script = "import sqlite3, sys\n\
                       source, target = [sqlite3.connect(path, timeout=20) for path in sys.argv[1:]]\n\
@@ -77,8 +77,8 @@ async fn acts_on(worker: &Role, version: u64) {
     .await;
 }
 
-/// After the restore as many endpoints are made as the worker has seen before: the counter stands where it
-/// stood.
+/// After the restore, as many endpoints are created as the worker has seen before, so that the version
+/// counter has the same value again.
 async fn the_restored_truth_is_acted_on(installation: &Installation, database: impl Database) {
     let [kept, lost, made] = [Receiver::ok().await, Receiver::ok().await, Receiver::ok().await];
     installation.endpoint("org_1", &kept.url()).await;
@@ -89,7 +89,8 @@ async fn the_restored_truth_is_acted_on(installation: &Installation, database: i
     installation.amqp().publish(&[event("org_1", "before")]).await;
     wait_until("both have it", SOON, || kept.count() + lost.count() == 2).await;
 
-    // The worker may look between the two, and sees the counter go back: the test is about when it does not.
+    // The worker is stopped, because it could otherwise look between the two steps and see the counter go
+    // back. The test is about the case in which it does not.
     worker.signal("STOP").await;
     database.restore().await;
     installation.endpoint("org_1", &made.url()).await;
@@ -147,8 +148,8 @@ async fn a_worker_acts_on_a_restored_postgresql_whose_counter_stands_where_it_st
     installation.delete().await;
 }
 
-/// Runs a statement in the installation's SQLite file, and returns how many rows it wrote or, for a count,
-/// the count.
+/// Runs a statement in the installation's SQLite file. Returns the first column of its first row, such as a
+/// count, or the number of rows that it has written.
 async fn in_sqlite(installation: &Installation, sql: &str) -> i64 {
     let script = "import sqlite3, sys\n\
                   with sqlite3.connect('magnetite.db', timeout=20) as database:\n    \
@@ -179,7 +180,7 @@ async fn a_worker_that_slept_until_a_deletion_was_forgotten_delivers_nothing_to_
     acts_on(&worker, 2).await;
     worker.signal("STOP").await;
     installation.cli_ok(&["endpoint", "delete", &id]).await;
-    // Longer ago than retention.age, which is 30 days.
+    // Longer ago than `retention.age`, which is 30 days.
     let aged =
         "UPDATE endpoints SET deleted_at_ms = deleted_at_ms - 31 * 86400000 WHERE deleted_at_ms IS NOT NULL";
     assert_eq!(in_sqlite(&installation, aged).await, 1);

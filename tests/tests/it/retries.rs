@@ -1,4 +1,4 @@
-//! Failed deliveries: when they are tried again, and where they end.
+//! Tests when failed deliveries are attempted again, and how they end.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -39,7 +39,7 @@ async fn a_410_disables_the_endpoint_and_its_other_deliveries_are_dead_letters()
         }
     })
     .await;
-    // Enabled again by its owner it gets what is published from then on.
+    // An endpoint that was enabled again receives what is published from then on.
     installation.cli_ok(&["endpoint", "enable", &endpoint.id]).await;
     e2e::wait_for("deliveries go on", SOON, || async {
         installation.amqp().publish(&[event("org_1", "after")]).await;
@@ -125,13 +125,13 @@ async fn a_retry_uses_the_url_of_now_and_a_deleted_endpoint_gets_nothing_more() 
     installation.delete().await;
 }
 
-/// Measures time: nothing else runs beside it.
+/// A test that measures time. No other test runs at the same time.
 mod alone {
     use super::*;
 
-    /// No attempt comes before its delay has passed since the attempt before it ended, and hardly any comes
-    /// later than the broker alone would bring it at the same time; after the last one there is a dead
-    /// letter that says everything.
+    /// No attempt is made before its delay has passed since the end of the previous attempt. Almost none is
+    /// later than the broker alone is with a message of that delay at the same time. After the last attempt,
+    /// there is a dead letter with all details.
     #[tokio::test(flavor = "multi_thread")]
     async fn timing_of_200_failing_deliveries() {
         const DELIVERIES: usize = 200;

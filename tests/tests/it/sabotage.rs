@@ -1,5 +1,5 @@
-//! One act of sabotage a round, on a system under load: `audit` and `doctor` name it, and are content where
-//! nothing was done.
+//! Sabotages a system under load, with one act in each round. `audit` and `doctor` have to name the act, and
+//! must not report anything if nothing was done.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,25 +11,25 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
-/// What is not known yet is known after it.
+/// The time limit within which the checks have to know the effect of an act.
 const KNOWN: Duration = Duration::from_mins(3);
-/// Retries wait for so long: longer than a round.
+/// The delay of retries in milliseconds, which is longer than a round.
 const DELAY_MS: u64 = 600_000;
 const PER_SECOND: u32 = 40;
-/// So many rounds share a node.
+/// The number of rounds that run concurrently on one node.
 const AT_ONCE: usize = 3;
-/// Room for more than a round writes.
+/// The size of the disk, which has room for more than a round writes.
 const DISK_KIB: u32 = 64 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
-    // Nothing is lost by these.
+    // These acts lose nothing.
     Nothing,
     WorkerKilled,
     RecorderKilled,
     RecorderStoodStill,
     WorkerTerminated,
-    // Something is lost, hidden or at risk by these.
+    // These acts lose something, hide something, or put something at risk.
     AttemptDeleted,
     DeliveryDeleted,
     EventDeleted,
@@ -73,12 +73,12 @@ const ACTS: [Act; 21] = [
 ];
 
 impl Act {
-    /// Nothing is lost by it.
+    /// Returns whether the act loses nothing.
     fn is_harmless(self) -> bool {
         self.names().is_empty()
     }
 
-    /// What names it: one of these has to be said. Nothing names what is harmless.
+    /// Returns the names of which the checks have to report at least one; empty for a harmless act.
     fn names(self) -> &'static [&'static str] {
         match self {
             Self::Nothing
@@ -101,23 +101,23 @@ impl Act {
     }
 }
 
-/// A worker has put back what was missing.
+/// A worker has restored what was missing.
 const MENDED: &str = "mended";
-/// `audit` says that it does not know yet, and exits 3.
+/// `audit` reports that it does not know yet, and exits with 3.
 const UNKNOWN: &str = "unknown";
-/// Messages were set aside.
+/// Messages were rejected.
 const REJECTED: &str = "rejected";
 
-/// What the checks say together.
+/// The results of both checks.
 #[derive(Debug)]
 struct Answers {
     audit: Audit,
-    /// Checks of `doctor` that are not ok.
+    /// The checks of `doctor` whose outcome is not ok.
     doctor: Vec<Value>,
 }
 
 impl Answers {
-    /// All that a person would look into.
+    /// Returns all lines that an operator would investigate.
     fn alarms(&self) -> Vec<&Value> {
         let of_audit = self.audit.lines.iter().filter(|line| {
             let kind = line["kind"].as_str().unwrap();
@@ -127,7 +127,7 @@ impl Answers {
         of_audit.chain(&self.doctor).collect()
     }
 
-    /// What they name, in their words.
+    /// Returns the names that both commands report.
     fn named(&self) -> BTreeSet<String> {
         let rejected = (self.audit.number("/rejected") > 0).then(|| REJECTED.to_owned());
         let unknown = (self.audit.code == Some(3)).then(|| UNKNOWN.to_owned());
@@ -135,12 +135,12 @@ impl Answers {
         alarms.chain(rejected).chain(unknown).collect()
     }
 
-    /// Nothing is wrong, and nothing is left to be known.
+    /// Returns whether nothing is wrong and nothing is still unknown.
     fn are_content(&self) -> bool {
         self.audit.code == Some(0) && self.named().is_empty()
     }
 
-    /// Something is wrong, and not only unknown yet.
+    /// Returns whether something is reported as wrong, not merely as unknown.
     fn name_something(&self) -> bool {
         self.named().iter().any(|name| name != UNKNOWN)
     }
@@ -152,9 +152,9 @@ struct Scene<'a> {
     well: Receiver,
     worker: Option<Role>,
     recorder: Option<Role>,
-    /// Ends with the round.
+    /// A lock on the database, which is released at the end of the round.
     lock: Option<SqliteConnection>,
-    /// Where the database is, if it is to be full.
+    /// The disk of the database, if the act fills it.
     disk: Option<SmallDisk>,
 }
 
@@ -170,7 +170,7 @@ impl<'a> Scene<'a> {
         }
         let well = Receiver::ok().await;
         installation.endpoint("org_1", &well.url()).await;
-        // One of its own for every round, so that no other round is in its way.
+        // Each round has its own failing endpoint, so that rounds do not affect each other.
         let failing = Receiver::new(|_, _| Answer::status(500)).await;
         installation.endpoint("org_1", &failing.url()).await;
         let (worker, recorder) = (installation.worker().await, installation.recorder().await);
@@ -236,7 +236,7 @@ impl<'a> Scene<'a> {
         self.installation.amqp().unbind(exchange, queue, key).await;
     }
 
-    /// More is delivered than before.
+    /// Waits until more events are delivered.
     async fn deliveries_go_on(&self) {
         let before = self.well.accepted();
         wait_until("deliveries go on", SOON, || self.well.accepted() > before + 20).await;
@@ -256,7 +256,7 @@ impl<'a> Scene<'a> {
         Raw::connect(self.installation.broker_url(), self.installation.prefix()).await
     }
 
-    /// Under load.
+    /// Commits the act, while events are published.
     async fn commit(&mut self, act: Act) {
         match act {
             Act::Nothing => {}
@@ -345,8 +345,8 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Until the checks have said what they have to, at every question: nothing wrong about what is well, and
-    /// of everything else neither that it is well. Returns what was named.
+    /// Waits until the checks report what they have to, and returns the names that they reported. Panics if
+    /// any answer until then is wrong: an alarm after a harmless act, or no alarm after any other act.
     async fn judged(&self, act: Act) -> BTreeSet<String> {
         wait_for(&format!("the checks know about {act:?}"), KNOWN, || async {
             let answers = self.answers().await;
@@ -369,8 +369,8 @@ impl<'a> Scene<'a> {
         .await
     }
 
-    /// The worker has found by itself what was missing, by looking or because a publish was returned, and has
-    /// put it back.
+    /// Returns whether the worker has found out by itself what was missing, by a periodic check or a returned
+    /// publish, and has restored it.
     async fn is_mended(&self, act: Act) -> bool {
         let worker = self.worker();
         let missing = async |exchange| worker.metric("magnetite_bindings_missing_total", exchange).await;
@@ -401,7 +401,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Of a line of either command.
+/// Returns the name in a line of either command.
 fn name(line: &Value) -> String {
     let word = |key: &str| line[key].as_str().map(str::to_owned);
     let name = word("check").or_else(|| word("finding")).or_else(|| word("kind"));
@@ -418,7 +418,7 @@ async fn round(node: &Node, number: usize, act: Act) {
         "a false alarm before {act:?}: {before:#?}"
     );
     scene.commit(act).await;
-    // A publisher is told that no queue takes its events.
+    // With this act, the publisher fails, because no queue accepts its events.
     if act == Act::EventsUnbound {
         drop(load);
     } else {
@@ -436,7 +436,7 @@ async fn round(node: &Node, number: usize, act: Act) {
 async fn every_sabotage_is_named_and_nothing_else_is() {
     let rounds: usize = scaled(9, 100);
     let node = Node::start().await;
-    // Every act once before any of them comes again; in an order that the seed decides.
+    // Each act is used once before any is repeated. The seed decides the order.
     let mut order = Vec::new();
     for lap in 0..rounds.div_ceil(ACTS.len()) {
         let mut acts = ACTS.to_vec();

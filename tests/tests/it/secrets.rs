@@ -1,4 +1,5 @@
-//! Secrets: rotated under load by a receiver that holds one of them, and nowhere in clear.
+//! Tests secrets that are rotated under load while the receiver has only one of them, and that never appear
+//! in clear.
 
 use std::{
     sync::{Arc, Mutex},
@@ -10,7 +11,8 @@ use signature::{SIGNATURE_HEADER, Secret, Verifier};
 
 const LONG: Duration = Duration::from_secs(90);
 
-/// A receiver as the contract's samples are: one secret, one header, 401 to what does not verify.
+/// A receiver like the samples of the contract. It has one secret, reads one header, and answers 401 to an
+/// invalid signature.
 struct OneSecret(Arc<Mutex<Secret>>);
 
 impl OneSecret {
@@ -36,7 +38,8 @@ impl OneSecret {
     }
 }
 
-/// The endpoint has to be there before its secret is known, and its receiver before the endpoint.
+/// A placeholder: the receiver needs a secret before its endpoint exists, and only the endpoint determines
+/// the secret.
 const ANY: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +65,7 @@ async fn a_receiver_with_one_secret_switches_at_any_moment_of_the_overlap_and_lo
             move || receiver.accepted() >= reached
         };
         wait_until("events flow", SOON, more(50)).await;
-        // The overlap that is open ends with the first of these, which is long after everyone has switched.
+        // This succeeds when the previous overlap has ended, which is long after the receiver has switched.
         let rotated = rotate_when_it_may(&installation, &id).await;
         let moment = chance(("moment", rotation), 100) as usize;
         wait_until("the receiver's moment comes", SOON, more(moment)).await;
@@ -79,7 +82,7 @@ async fn a_receiver_with_one_secret_switches_at_any_moment_of_the_overlap_and_lo
         twice += receipts.len() - 1;
     }
     assert!(twice > 0, "no request met the other secret: nothing was tried");
-    // At either worker, what is under way when the receiver switches; not more.
+    // At each worker, only requests that are in flight when the receiver switches are repeated.
     assert!(
         twice < rotations * 100,
         "{twice} requests too many: what was accepted is not remembered"
@@ -90,7 +93,8 @@ async fn a_receiver_with_one_secret_switches_at_any_moment_of_the_overlap_and_lo
     installation.delete().await;
 }
 
-/// The new secret, once the overlap before has ended.
+/// Rotates the secret as soon as the previous overlap has ended, and returns the endpoint with the new
+/// secret.
 async fn rotate_when_it_may(installation: &Installation, id: &str) -> Endpoint {
     e2e::wait_for("the last overlap ends", SOON, || async {
         let rotated = installation.rotate_secret(id, &["--overlap", "3s"]).await;

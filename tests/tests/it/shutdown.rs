@@ -1,15 +1,15 @@
-//! The end of a role: SIGTERM under load, and the other signals.
+//! Tests how a role shuts down: on SIGTERM under load, and on other signals.
 
 use std::time::{Duration, Instant};
 
 use e2e::{Answer, Installation, Ledger, Load, Receiver, SOON, chance, event, report, scaled, wait_until};
 
 const LONG: Duration = Duration::from_mins(2);
-/// The promise: so long after the deadline everything is committed, and the process has ended.
+/// The promised time limit after the deadline: by then everything is committed and the process has exited.
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);
 
-/// One worker alone, so that nobody takes over meanwhile; one endpoint that keeps some requests open for
-/// longer than the deadline; and events that go on coming.
+/// There is only one worker, so that no other takes over its messages. One endpoint keeps some requests open
+/// for longer than the deadline, and events continue to arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_loses_nothing_charges_nothing_and_ends_in_time() {
     let deadline = Duration::from_secs(scaled(1, 25));
@@ -64,13 +64,13 @@ async fn sigterm_under_load_loses_nothing_charges_nothing_and_ends_in_time() {
             "{lead} was charged: {attempts:?}"
         );
     }
-    // What was delivered was acked before the end.
+    // What was delivered was acknowledged before the worker exited.
     ledger.receiver("healthy").assert_attempts(&[1]);
     assert!(next.terminate().await);
     installation.delete().await;
 }
 
-/// A terminal that is closed sends SIGHUP, and a shell in it sends it once more.
+/// A terminal that is closed sends SIGHUP, and a shell in it sends SIGHUP again.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_signal_that_asks_for_the_end_gets_a_clean_one() {
     let installation = Installation::new("signals").await;

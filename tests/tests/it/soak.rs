@@ -1,6 +1,6 @@
-//! Everything that goes wrong by itself in the other tests, at once: messages that cannot be read, 600
-//! endpoints that hang, name servers that fail for one customer, a worker that is stopped, a log that is not
-//! taken, a database that is away.
+//! Tests at once the failures that other tests cause one by one: unreadable messages, 600 endpoints that
+//! hang, name servers that fail for one customer, a worker that is stopped, a log without a reader, and an
+//! unavailable database.
 
 use std::{
     net::Ipv4Addr,
@@ -16,18 +16,20 @@ use tokio::time::{MissedTickBehavior, interval};
 const LONG: Duration = Duration::from_mins(3);
 const PER_SECOND: u32 = 100;
 const HANGING: usize = 600;
-/// The short form, in which troubles take more of the time, allows on top what the broker alone takes
-/// meanwhile.
+/// The limit on the 99th percentile of the latency, in milliseconds. In the short form, failures take up more
+/// of the time. Its limit is two and a half times as high, plus the latency of the broker alone.
 const P99_MAX_MS: f64 = 100.0;
-/// What a worker may gain between a third of the time and its end.
+/// The maximum growth of a worker's memory from three eighths of the time until the end.
 const GAIN_MAX_MIB: u64 = 24;
-/// How often a message that cannot be read and an event for the customer without name servers are published.
+/// The interval at which an unreadable message and an event for the customer without name servers are
+/// published.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What the worker that is stopped misses is handed out again; that is over so long after it goes on.
+/// When a stopped worker continues, its messages are redelivered. This is the time limit for that. Events
+/// within this time before or after the stop are not measured.
 const MARGIN: Duration = Duration::from_secs(3);
 
-/// A part of the time, in eighths of it.
+/// A failure that the test causes or ends. [`PLAN`] has the time of each, in eighths of the whole time.
 #[derive(Clone, Copy)]
 enum Trouble {
     LogAway,
@@ -53,9 +55,9 @@ struct Scene {
     installation: Installation,
     postgres: Postgres,
     collector: Collector,
-    /// The second one is stopped.
+    /// The workers. The second one is stopped for a while.
     workers: [Role; 2],
-    /// When the second worker did not run.
+    /// The time during which the second worker was stopped.
     stopped: Option<(Instant, Instant)>,
 }
 
@@ -83,7 +85,7 @@ impl Scene {
     }
 }
 
-/// How long all of it goes on.
+/// Returns the duration of the test.
 fn lasts() -> Duration {
     scaled(Duration::from_secs(48), Duration::from_mins(20))
 }
@@ -92,8 +94,8 @@ fn unreadable(number: usize) -> RawMessage {
     RawMessage::unreadable(number, event("org_healthy", &format!("odd_{number}")))
 }
 
-/// Publishes a message that cannot be read and an event for the customer without name servers, over and over.
-/// Returns how many of each.
+/// Publishes an unreadable message and an event for the customer without name servers, again and again.
+/// Returns how many of each were published.
 async fn pester(url: String, prefix: String, lasts: Duration) -> usize {
     let mut raw = Raw::connect(&url, &prefix).await;
     let mut ticks = interval(EVERY);
@@ -114,7 +116,7 @@ async fn pester(url: String, prefix: String, lasts: Duration) -> usize {
     count
 }
 
-/// Name servers that fail for one customer.
+/// Starts a name server that fails for one customer.
 async fn names() -> Names {
     Names::start(|name, _| match name {
         "broken.example" => Reply::ServerFailure,
@@ -124,7 +126,7 @@ async fn names() -> Names {
     .await
 }
 
-/// An endpoint that answers, and fails now and then.
+/// Starts a receiver that answers, and occasionally fails.
 async fn healthy() -> Receiver {
     Receiver::new(|request, before| {
         let number: usize = request.lead.trim_start_matches("lead_").parse().unwrap();
@@ -134,7 +136,7 @@ async fn healthy() -> Receiver {
     .await
 }
 
-/// Reports what was measured, and holds it against the bars.
+/// Reports what was measured, and checks the limits.
 async fn assert_measured(
     scene: &Scene,
     healthy: &Receiver,
@@ -180,7 +182,7 @@ async fn assert_measured(
     );
 }
 
-/// Measures under load: nothing else runs beside it.
+/// A test that measures under load. No other test runs at the same time.
 mod alone {
     use super::*;
 
@@ -193,7 +195,7 @@ mod alone {
         let settings = [
             ("MAGNETITE_DATABASE__URL", postgres.url()),
             ("MAGNETITE_EGRESS__NAME_SERVERS", &servers),
-            // Some names are not answered when their endpoints are registered.
+            // Some names do not resolve when their endpoints are registered.
             ("MAGNETITE_EGRESS__ALLOW_HTTP", "true"),
         ];
         let installation = Installation::with("soak", &shared_broker(), &[500, 1000, 2000], &settings).await;

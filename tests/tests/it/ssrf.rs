@@ -1,5 +1,6 @@
-//! URLs that lead inside: none is connected to, at creation or at sending. The proof is the kernel's: every
-//! address that the program pointed a socket at, by `strace`.
+//! Tests URLs that lead to internal addresses: no connection is made to them, neither when an endpoint is
+//! created nor when an event is delivered. The kernel provides the proof: `strace` records every address that
+//! a socket was used with.
 
 mod urls;
 
@@ -18,7 +19,7 @@ use tokio::net::TcpListener;
 
 use self::urls::{ADDRESSES, LOCAL_NAMES, NAMES, NEVER};
 
-/// How many commands run at once.
+/// The number of commands that run concurrently.
 const COMMANDS_MAX: usize = 4;
 
 fn ips(list: &[&str]) -> Vec<IpAddr> {
@@ -29,14 +30,16 @@ async fn names() -> Names {
     Names::start(|name, _| match NAMES.iter().find(|(known, ..)| *known == name) {
         Some(("alias.example.com", list, _)) => Reply::Alias("inside.example.org", ips(list)),
         Some((_, list, _)) => Reply::Addresses(ips(list)),
-        // Who gets an alias without an address of the wanted family asks for what it is an alias of.
+        // A client that receives an alias without an address of the requested family asks for the target of
+        // the alias.
         None if name == "inside.example.org" => Reply::Addresses(ips(&["127.0.0.1"])),
         None => panic!("asked for {name}"),
     })
     .await
 }
 
-/// The URLs that only an allowed network can get into the store, and what each is refused as.
+/// Returns the URLs that can be stored only if their network is allowed, each with a word from the reason for
+/// its refusal.
 fn storable() -> Vec<(String, &'static str)> {
     let addresses = ADDRESSES.iter().map(|(url, word)| ((*url).to_owned(), *word));
     let names = NAMES
@@ -48,7 +51,7 @@ fn storable() -> Vec<(String, &'static str)> {
     all
 }
 
-/// An installation that allows no network but these.
+/// Creates an installation that allows only these networks.
 async fn installation(name: &str, allow: &str, names: &Names) -> Installation {
     let mut installation = Installation::with_delays(name, &[100]).await;
     installation.set("MAGNETITE_EGRESS__ALLOW", allow);
@@ -56,8 +59,8 @@ async fn installation(name: &str, allow: &str, names: &Names) -> Installation {
     installation
 }
 
-/// Runs `endpoint create` for each URL, a few at once, each for an organization of its own: `org_0`, `org_1`
-/// and so on. Each is traced into a file of its own if `traced`.
+/// Runs `endpoint create` for each URL, a few concurrently, for the organizations `org_0`, `org_1` and so on.
+/// If `traced`, each command is traced into a separate file.
 async fn create(
     installation: &Installation,
     urls: Vec<String>,
@@ -88,7 +91,7 @@ fn trace_file(installation: &Installation, number: usize) -> PathBuf {
     installation.directory().join(format!("create-{number}.strace"))
 }
 
-/// Panics if a socket was pointed at anything but the broker, the name server and `more`.
+/// Panics if a socket was used with any address other than those of the broker, the name server and `more`.
 fn assert_only(trace: &Trace, what: &str, broker: Option<&Installation>, names: &Names, more: &[SocketAddr]) {
     let broker_port = broker.map(Installation::broker_port);
     for socket in trace.sockets() {
@@ -101,7 +104,7 @@ fn assert_only(trace: &Trace, what: &str, broker: Option<&Installation>, names: 
     }
 }
 
-/// Charged as the endpoint's failure, twice, before anything was connected to.
+/// Panics unless two attempts failed as the endpoint's failure, before any connection was made.
 fn assert_refused(letter: &Found, what: &str, word: &str) {
     let error = letter.header("magnetite-last-error");
     assert!(
@@ -140,7 +143,7 @@ async fn no_hostile_url_becomes_an_endpoint_and_none_is_connected_to_to_find_out
     installation.delete().await;
 }
 
-/// The same URLs, stored while every network was allowed.
+/// Uses the same URLs, stored while every network was allowed.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_hostile_url_in_the_store_is_connected_to_at_sending() {
     Trace::need().await;
@@ -187,8 +190,8 @@ async fn no_hostile_url_in_the_store_is_connected_to_at_sending() {
     installation.delete().await;
 }
 
-/// Sockets at one port of several addresses of this machine, the first of which serves; whoever connects to
-/// the others is counted.
+/// Sockets on the same port of several addresses of this machine. The first one is the endpoint; requests to
+/// the others are counted.
 struct Neighbours {
     served: Receiver,
     address: SocketAddr,
@@ -202,13 +205,13 @@ impl Neighbours {
             let address = listener.local_addr().unwrap();
             let mut receivers = Vec::new();
             for other in others {
-                // Taken by somebody else: another port.
+                // Another process uses this port, so try the next one.
                 let Ok(listener) = TcpListener::bind((*other, address.port())).await else {
                     continue 'ports;
                 };
                 receivers.push(Receiver::at(listener, |_, _| Answer::status(200)));
             }
-            // Closed, so that every attempt looks the name up again.
+            // Closes the connection, so that every attempt resolves the name again.
             let served = Receiver::at(listener, |_, _| {
                 Answer::Status(200, vec![("connection", "close".to_owned())])
             });
@@ -225,7 +228,8 @@ impl Neighbours {
     }
 }
 
-/// Public when the endpoint is created, this machine when it is sent to.
+/// The names lead to public addresses when the endpoint is created, and to this machine when an event is
+/// delivered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_was_public_at_creation_is_not_connected_to_once_it_leads_inside() {
     const REBOUND: [(&str, &[&str], &str); 5] = [
@@ -291,8 +295,8 @@ async fn a_name_that_was_public_at_creation_is_not_connected_to_once_it_leads_in
     installation.delete().await;
 }
 
-/// 127.9.9.9 plays the public address, because it alone is allowed; everything else on this machine is
-/// inside.
+/// 127.9.9.9 represents the public address, because only this address is allowed. All other addresses of this
+/// machine are internal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_what_is_inside() {
     const OUTSIDE: &str = "127.9.9.9";

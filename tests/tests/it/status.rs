@@ -1,4 +1,4 @@
-//! What an operator looks at: one screen, the endpoints that fail, and what happens right now.
+//! Tests what operators look at: the status screen, the failing endpoints, and the events that happen now.
 
 use std::{
     process::Stdio,
@@ -13,10 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a line may take before events are published once more.
+/// How long to wait for a line before the events are published again.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The exit code, and what `status --json` prints.
+/// Returns the exit code and the output of `status --json`.
 async fn status(installation: &Installation) -> (i32, Value) {
     let output = installation.cli(&["status", "--json"]).await;
     let printed = serde_json::from_slice(&output.stdout).unwrap();
@@ -30,7 +30,7 @@ fn troubles(status: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// Waits until it exits with 1 and these troubles are among those that it names.
+/// Waits until the command exits with 1 and reports at least these troubles.
 async fn wait_for_troubles(installation: &Installation, names: &[&str]) {
     wait_for(&format!("{names:?}"), SOON, || async {
         let (code, seen) = status(installation).await;
@@ -188,7 +188,7 @@ struct Tail {
 }
 
 impl Tail {
-    /// Starts one, and waits until it says that it watches.
+    /// Starts the command, and waits until it reports that it is watching.
     async fn start(installation: &Installation, arguments: &[&str]) -> Self {
         let mut command = installation.command(&[&["event", "tail", "--json"], arguments].concat());
         let mut child = command
@@ -203,8 +203,8 @@ impl Tail {
         Self { child, lines }
     }
 
-    /// Publishes events until the wanted line comes, because workers learn a moment later that a command
-    /// watches.
+    /// Publishes events repeatedly until the wanted line is printed, because workers learn only after a
+    /// moment that a command is watching.
     async fn line(
         &mut self,
         installation: &Installation,

@@ -1,15 +1,15 @@
-//! RabbitMQ and PostgreSQL over TLS, with a private authority that asks for a client certificate, and every
-//! way to get that wrong.
+//! Tests RabbitMQ and PostgreSQL over TLS, with a private authority and a required client certificate, and
+//! the possible mistakes in configuring that.
 
 use e2e::{
     Certificates, Installation, Issued, Node, Postgres, Receiver, Role, SOON, shared_broker, wait_until,
 };
 use tempfile::TempDir;
 
-/// What the servers' certificates are for. No name server knows it.
+/// The name that the server certificates are issued for. No name server knows it.
 const NAME: &str = "magnetite.test";
 
-/// A private authority, and what it has issued to the server and to us.
+/// A private authority, and the certificates that it has issued to the server and to the client.
 struct Issuer {
     authority: Certificates,
     server: Issued,
@@ -34,7 +34,7 @@ impl Issuer {
     }
 }
 
-/// What `magnetite doctor` prints with these variables, and not those of `without`.
+/// Returns the output of `magnetite doctor` with the variables `with`, and without those named in `without`.
 async fn doctor(installation: &Installation, with: &[(&str, &str)], without: &[&str]) -> String {
     let mut command = installation.command(&["doctor"]);
     for name in without {
@@ -44,7 +44,7 @@ async fn doctor(installation: &Installation, with: &[(&str, &str)], without: &[&
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// Starts all roles, which then deliver an event.
+/// Starts all roles, and waits until they have delivered an event.
 pub(crate) async fn delivered_by_up(installation: &Installation) -> Role {
     let receiver = Receiver::ok().await;
     installation.endpoint("org_tls", &receiver.url()).await;
@@ -89,7 +89,7 @@ async fn the_broker_is_reached_with_a_private_authority_and_a_client_certificate
         node.ctl(arguments).await;
     }
     let mut installation = Installation::with("tls", node.url(), &[200], &[]).await;
-    // The name in broker.tls.server_name is not for the management API.
+    // `broker.tls.server_name` does not apply to the management API.
     let by_address = issuer.authority.issued_for("127.0.0.1");
     let management_port = node.manage_with_tls(&by_address, &issuer.authority).await;
     let url = format!("amqps://127.0.0.1:{tls_port}/%2f?auth_mechanism=external");

@@ -1,4 +1,5 @@
-//! What a receiver's engineer has in hand with nothing set up: `trigger`, and `listen` before an application.
+//! Tests the tools that a receiver's developer can use without any setup: `trigger`, and `listen` in front of
+//! an application.
 
 use std::process::{Output, Stdio};
 
@@ -12,7 +13,7 @@ use tokio::{
 const SECRET: &str = "whsec_AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 const OTHER: &str = "whsec_AgIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 
-/// Where there is no configuration, no broker and no database.
+/// Returns a command with an environment in which there is no configuration, no broker and no database.
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(e2e::binary());
     command
@@ -123,7 +124,7 @@ async fn a_secret_can_come_from_standard_input() {
     receiver.requests()[0].verify(SECRET);
 }
 
-/// A running `magnetite listen`, and its URL.
+/// Starts `magnetite listen`, and returns it with its URL.
 async fn listen(more: &[&str]) -> (Child, String) {
     let arguments = ["listen", "--addr", "127.0.0.1:0", "--json"];
     let mut child = command(&[&arguments, more].concat())
@@ -140,7 +141,7 @@ async fn listen(more: &[&str]) -> (Child, String) {
     (child, url)
 }
 
-/// What it printed of each request, once `--count` has ended it.
+/// Waits until `--count` has ended the command, and returns what it printed for each request.
 async fn printed(child: Child) -> Vec<Value> {
     let output = child.wait_with_output().await.unwrap();
     assert!(output.status.success());
@@ -259,7 +260,7 @@ async fn listen_forwards_what_it_verified_and_answers_what_the_application_answe
         .map(|line| line["verified"].as_bool().unwrap())
         .collect();
     assert_eq!(verified, [true, true, false, true]);
-    // The id of a sample is derived from its body, which says that it was not the body that changed.
+    // The id of a sample is derived from its body, which shows that the body did not change.
     let signatures = &printed[2]["signatures"];
     assert_eq!(signatures["contract"]["verdict"], "wrong_secret");
     assert_eq!(signatures["standard"]["verdict"], "wrong_secret");

@@ -1,4 +1,4 @@
-//! Bindings that somebody removed.
+//! Tests bindings that were removed.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use lapin::{
 
 use super::{check, doctor};
 
-/// A look every minute, and the 10 s after which the broker passes on again what found no binding; twice that
-/// for a busy machine.
+/// Workers check the bindings every minute, and the broker retries messages without a binding after 10 s. The
+/// limit is twice that, for a busy machine.
 const MENDED: Duration = Duration::from_secs(140);
 const DELAYS_MS: [u64; 1] = [1000];
 
@@ -86,7 +86,7 @@ async fn an_unbound_queue_is_named_and_bound_again_within_about_a_minute() {
     wait_until("it is delivered", SOON, || receiver.accepted() == published + 1).await;
     assert!(missing("changes").await < 1.0);
 
-    // What the looks published has left nothing behind.
+    // The messages that the checks published are gone.
     installation.wait_until_drained(SOON).await;
     assert_eq!(installation.amqp().ready("rejected").await, 0);
     assert_eq!(installation.json(&["rejected", "list"]).await.len(), 0);
@@ -102,7 +102,8 @@ async fn an_unbound_queue_is_named_and_bound_again_within_about_a_minute() {
     installation.delete().await;
 }
 
-/// As made again by hand, with the type that the management UI proposes: its binding takes nothing.
+/// The exchange was created again by hand, with the type that the management UI proposes. Its binding routes
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exchange_of_another_type_is_named() {
     let installation = Installation::new("exchange-type").await;
@@ -146,7 +147,7 @@ async fn an_exchange_of_another_type_is_named() {
     installation.delete().await;
 }
 
-/// As a worker of an earlier version sets a canary aside, and a recorder finds it.
+/// The messages are as a worker of an earlier version has rejected them, and a recorder finds them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_that_an_earlier_version_rejected_is_dropped_and_nothing_else_is() {
     let installation = Installation::new("canary").await;
@@ -199,7 +200,8 @@ async fn a_canary_that_an_earlier_version_rejected_is_dropped_and_nothing_else_i
     installation.delete().await;
 }
 
-/// A worker whose queue of changes is unbound looks for changes at intervals; it gets a new queue.
+/// A worker whose queue of changes is unbound only looks for changes at intervals, so it declares a new
+/// queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_not_told_of_changes_any_more_makes_a_new_queue() {
     let node = Node::start().await;

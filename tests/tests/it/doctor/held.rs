@@ -1,10 +1,10 @@
-//! The queues of held deliveries, while workers come and go.
+//! Tests the queues of held deliveries while workers start and stop.
 
 use e2e::{Answer, Installation, Node, Receiver, Role, SOON, event, wait_until};
 
 const CRASHES: usize = 6;
 
-/// The queues that workers have, or had.
+/// Returns the numbers of the queues of held deliveries, including those of workers that have ended.
 async fn held(node: &Node) -> Vec<String> {
     let listed = node.ctl(&["-q", "list_queues", "name"]).await;
     let mut names: Vec<_> = listed
@@ -40,7 +40,8 @@ async fn a_crash_loop_leaves_no_more_queues_than_there_were_workers_at_once() {
     installation.delete().await;
 }
 
-/// An attempt that hangs is held when its worker dies. Another one makes it again soon.
+/// The attempt hangs and its delivery is held when its worker dies. Another worker soon makes the attempt
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_worker_that_died_has_held_is_attempted_by_another() {
     let node = Node::start().await;
@@ -58,12 +59,12 @@ async fn what_a_worker_that_died_has_held_is_attempted_by_another() {
     installation.amqp().publish(&[event("org_1", "lead_1")]).await;
     first.wait_for_unacked("held", 1, SOON).await;
     first.kill().await;
-    // What the first one left comes due by itself: the second one does not begin with it.
+    // The held message becomes due by itself; the second worker does not take over the queue.
     let second = installation.worker().await;
     assert_eq!(held(&node).await, ["1", "2"]);
     wait_until("it is attempted again", SOON, || receiver.accepted() == 1).await;
     second.wait_for_unacked("", 0, SOON).await;
-    // The queue is empty again, and is taken by the next one.
+    // The queue is empty again, so the next worker takes it.
     installation.amqp().wait_for_ready("held.1", 0, SOON).await;
     let third = installation.worker().await;
     assert_eq!(held(&node).await, ["1", "2"]);

@@ -1,4 +1,4 @@
-//! Two databases that share the queues of one prefix.
+//! Tests two databases that share the queues of one prefix.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use e2e::Installation;
 
 use super::doctor;
 
-/// Has what is started from now on use another database than before, a new one.
+/// Creates a new database, and uses it for everything that is started from now on.
 async fn use_database(installation: &mut Installation, name: &str) {
     let path = installation.directory().join(name);
     installation.set("MAGNETITE_DATABASE__URL", &format!("sqlite://{}", path.display()));
@@ -22,7 +22,7 @@ async fn a_second_database_on_the_same_queues_is_refused_by_every_role_and_named
         "installation",
         "the first role marks the queues as this database's",
     ]);
-    // The first to run marks the queues, also those that an earlier version made.
+    // The first role that runs marks the queues, including those that an earlier version has declared.
     let worker = installation.worker().await;
     let said = doctor(&installation).await;
     said.lines(&[
@@ -51,7 +51,7 @@ async fn a_second_database_on_the_same_queues_is_refused_by_every_role_and_named
     assert!(!said.is_ok, "{}", said.text);
     assert!(worker.terminate().await);
 
-    // The second is there to stay.
+    // The second database takes over the queues permanently.
     installation.cli_ok(&["topology", "adopt"]).await;
     doctor(&installation)
         .await

@@ -1,4 +1,4 @@
-//! Policies, set on a real node.
+//! Tests policies that are set on a real node.
 
 use e2e::{Installation, Node};
 
@@ -6,10 +6,10 @@ use super::{check, doctor};
 
 const DELAYS_MS: [u64; 2] = [1000, 30_000];
 
-/// One policy, and the queues (without prefix) that it harms.
+/// A policy, and the queues (without the prefix) that it harms.
 struct Case {
     definition: &'static str,
-    /// What stands after the prefix in the pattern.
+    /// The part of the pattern after the prefix.
     pattern: &'static str,
     harmed: &'static [&'static str],
 }
@@ -49,7 +49,7 @@ const CASES: &[Case] = &[
         &["dead", "rejected", "journal"],
     ),
     case(r#"{"delivery-limit":3}"#, "(events|dead)$", &["events", "dead"]),
-    // Nothing that was confirmed is lost by these.
+    // These policies lose no confirmed message.
     case(
         r#"{"max-length-bytes":1000,"overflow":"reject-publish"}"#,
         "journal$",
@@ -186,7 +186,7 @@ async fn without_the_right_to_read_policies_doctor_says_how_to_give_it() {
         assert!(said.is_ok, "{}", said.text);
     }
     node.ctl(&["-q", "set_user_tags", "plain", "management"]).await;
-    // Of two addresses, the first is of a node that is down.
+    // The first of the two addresses belongs to a node that is down.
     let both = format!("http://127.0.0.1:1,http://127.0.0.1:{}", port + 10_000);
     installation.set("MAGNETITE_BROKER__MANAGEMENT_URL", &both);
     let well = doctor(&installation).await;

@@ -1,4 +1,4 @@
-//! What running roles notice, and what they do not do.
+//! Tests that doctor reports what running roles notice, and what they fail to do.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use lapin::{
 
 use super::{Said, doctor};
 
-/// More often than a message comes back by a few restarts.
+/// How many times a message is returned to its queue, which is more often than a few restarts cause.
 const RETURNS: usize = 12;
-/// From so many on within ten minutes a consumer is said to restart over and over.
+/// The number of restarts within ten minutes from which on doctor reports a consumer as reconnecting.
 const RESTARTS: usize = 5;
 
 async fn channel(url: &str) -> Channel {
@@ -24,7 +24,7 @@ async fn channel(url: &str) -> Channel {
     connection.await.unwrap().create_channel().await.unwrap()
 }
 
-/// Waits until doctor has a line with these words.
+/// Waits until doctor prints a line with all of these words.
 async fn wait_for_line(installation: &Installation, words: &[&str]) -> Said {
     wait_for("doctor says so", SOON, async || {
         let said = doctor(installation).await;
@@ -37,7 +37,7 @@ async fn wait_for_line(installation: &Installation, words: &[&str]) -> Said {
     .await
 }
 
-/// Has the first message of the queue come back that often.
+/// Returns the first message of the queue to it [`RETURNS`] times.
 async fn return_often(channel: &Channel, queue: &str) {
     let consuming = channel.basic_consume(
         queue.into(),
@@ -171,7 +171,7 @@ async fn a_queue_without_a_consumer_is_named_while_its_role_runs() {
     let node = Node::start().await;
     let mut installation = Installation::with("idle", node.url(), &[1000], &[]).await;
     let prefix = installation.prefix().to_owned();
-    // It works for another prefix, by mistake.
+    // The roles use another prefix by mistake.
     installation.set("MAGNETITE_BROKER__PREFIX", &format!("{prefix}-other"));
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);
     let said = doctor(&installation).await;

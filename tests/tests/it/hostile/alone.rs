@@ -1,4 +1,4 @@
-//! Measures time and memory: nothing else runs beside it.
+//! Tests that measure time and memory. No other test runs at the same time.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,17 @@ use super::{deadline, installation, register, rows::ROWS};
 
 const HOSTILE: usize = 100;
 const HEALTHY_PER_SECOND: u32 = 50;
-/// How much more memory the second half of a run may take than the first. What it takes at once is decided by
-/// the attempts in flight, of which there are as many in both halves; a response that was kept whole, or 1
-/// KiB that was lost at every attempt, would show.
+/// How much more memory the second half of a run may need than the first, in KiB. The total depends on the
+/// number of attempts in flight, which is the same in both halves. A response that is kept whole, or 1 KiB
+/// that leaks in every attempt, would exceed the limit.
 const GROWTH_MAX_KIB: u64 = 8 * 1024;
-/// From publishing to the complete request at the receiver, confirm and fan-out included.
+/// The limit on the time from publish to the complete request at the receiver, including the confirm and the
+/// fan-out.
 const P99_MAX_MS: f64 = 100.0;
 
-/// How long it lasts, and how often each hostile endpoint gets an event: about four attempts are in flight at
-/// each one that lets them run to the deadline.
+/// Returns the duration of the measurement. Each hostile endpoint receives an event every
+/// [`hostile_interval`], so that about four attempts are in flight at each endpoint whose attempts end at the
+/// deadline.
 fn duration() -> Duration {
     scaled(Duration::from_secs(10), Duration::from_mins(1))
 }
@@ -60,7 +62,7 @@ async fn a_hundred_hostile_endpoints_leave_memory_flat_and_healthy_ones_fast() {
     installation.delete().await;
 }
 
-/// Gives each hostile endpoint an event in turn; returns how many each got.
+/// Publishes events to the hostile endpoints in turn, and returns the number of events for each.
 async fn publish_in_turn(installation: &Installation, until: Instant) -> Vec<usize> {
     let amqp = installation.connect().await;
     let mut counts = vec![0; HOSTILE];
@@ -77,7 +79,7 @@ async fn publish_in_turn(installation: &Installation, until: Instant) -> Vec<usi
     counts
 }
 
-/// The process's resident memory in KiB, ten times a second.
+/// Returns the process's resident memory in KiB, sampled ten times per second.
 async fn watch_memory(pid: u32, until: Instant) -> Vec<u64> {
     let (mut samples, mut pace) = (Vec::new(), tokio::time::interval(Duration::from_millis(100)));
     while Instant::now() < until {
@@ -119,8 +121,8 @@ fn assert_latency(healthy: &Receiver, published: &[(String, Instant)], alone: &A
     assert!(p99 <= p99_max, "p99 {p99:.1} ms, at most {p99_max:.1} ms");
 }
 
-/// Every hostile delivery is dead after two attempts for its endpoint's own reason, or was delivered where
-/// that is how it ends; nothing was taken for our own fault.
+/// Panics unless every hostile delivery is dead after two attempts because of its endpoint, or was delivered
+/// where that is the expected end. No failure may have been treated as a fault on our side.
 async fn assert_books(
     installation: &Installation,
     worker: &Role,

@@ -1,4 +1,4 @@
-//! `Retry-After` in every form.
+//! Tests `Retry-After` in every form.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,11 +6,11 @@ use e2e::{Answer, Certificates, Receiver, Request, event, has_passed, wait_until
 
 use super::{installation, register};
 
-/// The delays between attempts, and so the tiers.
+/// The delays between attempts, which are also the tiers, in milliseconds.
 const TIERS_MS: [u64; 3] = [200, 1000, 3000];
 
-/// What a receiver answers to the first two attempts, and which tiers are taken then. The schedule says 200
-/// and 1000.
+/// The answer of a receiver to the first two attempts, and the tiers of the delays that follow them. Without
+/// the header, the schedule results in 200 and 1000.
 struct Asked {
     status: u16,
     retry_after: Wish,
@@ -20,11 +20,11 @@ struct Asked {
 #[derive(Clone, Copy, Debug)]
 enum Wish {
     Text(&'static str),
-    /// The HTTP date of so many seconds from now, as RFC 9110 wants it.
+    /// The HTTP date this many seconds from now, in the preferred format of RFC 9110.
     Imf(i64),
-    /// The same in the form of RFC 850.
+    /// The same date in the format of RFC 850.
     Rfc850(i64),
-    /// The same in the form of C's asctime.
+    /// The same date in the format of C's asctime.
     Asctime(i64),
 }
 
@@ -38,7 +38,7 @@ const fn asked(status: u16, retry_after: Wish, tiers_ms: [u64; 2]) -> Asked {
 
 const ASKED: [Asked; 26] = {
     use Wish::{Asctime, Imf, Rfc850, Text};
-    // A header that says nothing, or less than the schedule.
+    // For a header that is invalid, or asks for less than the schedule.
     const SCHEDULE: [u64; 2] = [200, 1000];
     const LONGEST: [u64; 2] = [3000, 3000];
     [
@@ -65,7 +65,7 @@ const ASKED: [Asked; 26] = {
         asked(503, Text("2 seconds"), SCHEDULE),
         asked(503, Text("2026-11-23T10:00:09Z"), SCHEDULE),
         asked(429, Text("später"), SCHEDULE),
-        // It means nothing with any other status.
+        // The header has no meaning with any other status.
         asked(500, Text("2"), SCHEDULE),
         asked(404, Imf(3), SCHEDULE),
         asked(302, Text("2"), SCHEDULE),
@@ -112,7 +112,7 @@ impl Wish {
     }
 }
 
-/// Takes `Tue, 24 Nov 2026 18:31:05 GMT` apart.
+/// Splits a date such as `Tue, 24 Nov 2026 18:31:05 GMT`, and formats its parts with `put_together`.
 fn in_other_form(imf: &str, put_together: impl Fn([&str; 5]) -> String) -> String {
     let parts: Vec<_> = imf.split([' ', ',']).filter(|part| !part.is_empty()).collect();
     put_together(parts[..5].try_into().unwrap())
@@ -162,7 +162,8 @@ async fn retry_after_in_every_form_gives_the_smallest_tier_that_honours_it_and_t
     installation.delete().await;
 }
 
-/// The longest tier that has passed: nothing comes before its time.
+/// Returns the longest tier that fits into `gap`. This is the tier that was used, because no attempt is made
+/// early.
 fn tier(gap: Duration) -> u64 {
     assert!(gap < Duration::from_secs(5), "{gap:?}");
     let passed = TIERS_MS

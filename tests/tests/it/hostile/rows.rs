@@ -1,4 +1,4 @@
-//! Every way to be hostile, with what the dead letter has to say of it.
+//! All hostilities, with the text that the dead letter has to contain.
 
 use std::time::Duration;
 
@@ -6,27 +6,28 @@ use e2e::{Found, Hostility, Visit};
 
 use super::deadline;
 
-/// What a busy machine may add to an attempt.
+/// How much longer an attempt may take on a busy machine.
 pub(crate) const SLACK: Duration = Duration::from_millis(800);
-/// What a worker does not read stays in the buffers of two sockets, which Linux lets grow to some MiB.
+/// The limit on the bytes that a receiver can send. Unread bytes remain in the buffers of two sockets, which
+/// Linux lets grow to some MiB.
 const TAKEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// How the attempts against a receiver end.
+/// How the attempts at a receiver end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// At once: far from the deadline.
+    /// Immediately, long before the deadline.
     Soon,
     /// At the deadline.
     AtDeadline,
-    /// Unseen by the receiver, which never gets to see a client.
+    /// Without the receiver noticing, because no client reaches it.
     Unseen,
 }
 
-/// What the dead letter says in the end.
+/// The expected result for a hostility.
 pub(crate) struct Row {
     pub(crate) hostility: Hostility,
     pub(crate) end: End,
-    /// `None` if the delivery succeeds.
+    /// A part of the last error in the dead letter; `None` if the delivery succeeds.
     pub(crate) error: Option<&'static str>,
 }
 
@@ -39,7 +40,8 @@ const fn row(hostility: Hostility, end: End, error: &'static str) -> Row {
     }
 }
 
-/// A 2xx counts as soon as 16 KiB of the body are read, or as much as was announced.
+/// Returns a row for a delivery that succeeds: a 2xx counts once 16 KiB of the body, or as much as was
+/// announced, have been read.
 const fn delivered(hostility: Hostility) -> Row {
     Row {
         hostility,
@@ -48,7 +50,7 @@ const fn delivered(hostility: Hostility) -> Row {
     }
 }
 
-/// `{s}` is the deadline in seconds.
+/// All rows. `{s}` stands for the deadline in seconds.
 pub(crate) const ROWS: [Row; 36] = {
     use End::{AtDeadline, Soon, Unseen};
     use Hostility as H;
@@ -198,7 +200,7 @@ pub(crate) const ROWS: [Row; 36] = {
 };
 
 impl Row {
-    /// What of the dead letter is not as it should be.
+    /// Describes everything in the dead letter that is not as expected.
     pub(crate) fn misses_in(&self, letter: &Found) -> Vec<String> {
         let expected = self
             .error
@@ -225,10 +227,11 @@ impl Row {
         misses
     }
 
-    /// What is not as it should be with one attempt as the receiver saw it.
+    /// Describes everything about an attempt, as the receiver saw it, that is not as expected.
     pub(crate) fn misses_of(&self, visit: &Visit) -> Vec<String> {
         let (took, received) = (visit.took(), visit.received.to_lowercase());
-        // The receiver's clock starts when it accepts, the deadline's before.
+        // The receiver's clock starts when it accepts the connection, and the deadline's clock starts
+        // earlier.
         let in_time = match self.end {
             End::AtDeadline => deadline().saturating_sub(SLACK)..=deadline() + SLACK,
             End::Soon | End::Unseen => Duration::ZERO..=SLACK,

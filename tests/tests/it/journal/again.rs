@@ -1,4 +1,4 @@
-//! Sending one thing again: deliveries that have ended, messages that were rejected.
+//! Tests sending something again: deliveries that have ended, and messages that were rejected.
 
 use std::process::Output;
 
@@ -14,7 +14,7 @@ fn id(row: &Value) -> &str {
     row["id"].as_str().unwrap()
 }
 
-/// Panics unless the command failed and said this.
+/// Panics unless the command failed and printed all of these words.
 fn assert_refused(output: &Output, words: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -26,7 +26,8 @@ fn assert_refused(output: &Output, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_delivery_is_sent_again_in_one_run_with_a_fresh_set_of_attempts() {
     let installation = Installation::with_delays("resend", &[200]).await;
-    // Two attempts fail in each run; of the second run's the second one waits for the test.
+    // Both attempts of the first run fail. In the second run, the first attempt fails, and the second one
+    // hangs until the test releases it.
     let receiver = Receiver::new(|_, before| {
         if before < 3 {
             Answer::status(500)
@@ -47,7 +48,7 @@ async fn a_dead_delivery_is_sent_again_in_one_run_with_a_fresh_set_of_attempts()
         receiver.count() == 4
     })
     .await;
-    // Asked for again while it is open, by either id, it is the same run, and nothing is sent.
+    // While the run is open, resending either id returns the same run, and nothing is sent.
     let run = id(&sent[0]);
     for asked in [first, run] {
         let same = installation.json(&["delivery", "resend", asked]).await;
@@ -95,7 +96,7 @@ async fn a_dead_delivery_is_sent_again_in_one_run_with_a_fresh_set_of_attempts()
     assert_eq!(runs, [first, run], "{story}");
     installation.audit().await.assert_settled();
 
-    // What was delivered can be sent once more as well.
+    // A successful delivery can be sent again as well.
     let third = &installation.json(&["delivery", "resend", run]).await[0];
     wait_until("the third run arrives", SOON, || receiver.count() == 5).await;
     assert_eq!(receiver.requests()[4].header("x-magnetite-delivery"), id(third));
@@ -122,7 +123,7 @@ async fn what_is_unknown_or_still_pending_is_not_sent_again() {
         &output,
         &[&of_pending, "dlv_none: it is unknown", "delivery list"],
     );
-    // Neither is what would be dead at once.
+    // Deliveries that would be dead immediately are not sent again either.
     let recover = ["endpoint", "recover", &endpoint.id, "--since", "1h"];
     installation.cli_ok(&["endpoint", "disable", &endpoint.id]).await;
     assert_refused(&installation.cli(&recover).await, &["endpoint enable"]);
@@ -156,8 +157,8 @@ async fn a_message_that_was_rejected_by_our_own_fault_arrives_when_it_is_redrive
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let recorder = installation.recorder().await;
 
-    // A worker on a database in which the endpoint is not, and which is of the same installation: one that is
-    // not would be refused.
+    // The worker uses a database without the endpoint. The database has the same installation id, because the
+    // worker would be refused otherwise.
     let database = |name: &str| format!("sqlite://{}/{name}.db", installation.directory().display());
     let (right, wrong) = (database("magnetite"), database("wrong"));
     installation.set("MAGNETITE_DATABASE__URL", &wrong);

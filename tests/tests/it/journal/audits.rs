@@ -1,4 +1,4 @@
-//! What an audit finds.
+//! Tests what an audit finds.
 
 use e2e::{Answer, Installation, Node, Receiver, SOON, wait_for};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
@@ -9,7 +9,7 @@ async fn execute(installation: &Installation, sql: String) {
     assert_eq!(execute_all(installation, sql).await, 1);
 }
 
-/// Returns how many rows were changed.
+/// Executes a statement, and returns the number of changed rows.
 async fn execute_all(installation: &Installation, sql: String) -> u64 {
     let path = installation.directory().join("magnetite.db");
     let mut database = SqliteConnection::connect(&format!("sqlite://{}", path.display()))
@@ -46,7 +46,7 @@ async fn a_row_that_was_deleted_and_a_queue_that_was_purged_are_found() {
         (20, 10)
     );
 
-    // An attempt, a delivery, an event: each is missed.
+    // Deletes an attempt, a delivery and an event. The audit reports each of them.
     let delivered = installation
         .json(&["delivery", "list", "--state", "delivered"])
         .await;
@@ -81,7 +81,7 @@ async fn a_row_that_was_deleted_and_a_queue_that_was_purged_are_found() {
     }
     assert!(!audit.findings().contains(&"in_no_queue"), "{audit:#?}");
 
-    // An event with all that belongs to it: only the totals miss it.
+    // Deletes an event with everything that belongs to it. Only the totals show that it is missing.
     let vanished = |audit: &e2e::Audit| {
         let findings = audit.of_kind("finding").into_iter();
         let vanished = findings.filter(|found| found["finding"] == "vanished");

@@ -1,5 +1,5 @@
-//! Records that a worker dropped before it died, and batches that vanished: the audit names them whatever
-//! became of the worker.
+//! Tests records that a worker dropped before it ended, and batches that disappeared. The audit reports them,
+//! whatever happened to the worker.
 
 use e2e::{Audit, Installation, Node, Receiver, Role, SOON, wait_for, wait_until};
 
@@ -40,17 +40,18 @@ async fn publish(installation: &Installation, receiver: &Receiver, count: usize)
     .await;
 }
 
-/// Publishes while the journal takes nothing, until the worker has acked everything without its records.
+/// Publishes while the journal's queue accepts nothing, until the worker has acknowledged everything without
+/// its records.
 async fn drop_records(node: &Node, installation: &Installation, receiver: &Receiver, worker: &Role) {
     fill_journal(node).await;
-    // The first ones may still be taken: the limit holds from the next message on.
+    // The first records may still be accepted, because the limit applies only from the next message on.
     publish(installation, receiver, 1).await;
     publish(installation, receiver, EVENTS).await;
     worker.wait_for_unacked("", 0, SOON).await;
     assert!(worker.metric("magnetite_journal_dropped_total", "").await > 300.0);
 }
 
-/// The audit with a gap and without anything that no gap explains.
+/// Waits until the audit reports a gap and nothing that no gap explains, and returns the audit.
 async fn with_a_gap(installation: &Installation) -> Audit {
     wait_for("the audit names a gap and balances otherwise", LONG, || async {
         let audit = installation.audit().await;
@@ -80,7 +81,7 @@ async fn what_a_worker_dropped_before_it_was_killed_is_named_as_a_gap() {
         !said.contains("the books balance\n") && said.contains("gap  "),
         "{said}"
     );
-    // The next worker is another run: what it records explains nothing of the first one's.
+    // The next worker is a different run, so its records do not explain anything about the first worker's.
     let worker = installation.worker().await;
     publish(&installation, &receiver, 10).await;
     installation
@@ -157,7 +158,7 @@ async fn a_worker_that_was_killed_and_dropped_nothing_has_no_gap() {
     assert!(recorder.terminate().await && worker.terminate().await);
 }
 
-/// For what is missing: as if it had been for longer than a minute.
+/// Makes everything look more than a minute older, as if what is missing had been missing for that long.
 async fn a_minute_passes(installation: &Installation) {
     let path = installation.directory().join("magnetite.db");
     let url = format!("sqlite://{}", path.display());
@@ -170,7 +171,7 @@ async fn a_minute_passes(installation: &Installation) {
     }
 }
 
-/// The audit says neither that the books balance nor that anything is lost.
+/// Waits until the audit reports neither that the books balance nor that records are lost.
 async fn neither_right_nor_wrong(installation: &Installation) {
     wait_for("the audit does not know yet", SOON, || async {
         let audit = installation.audit().await;
@@ -182,7 +183,8 @@ async fn neither_right_nor_wrong(installation: &Installation) {
     .await;
 }
 
-/// Confirmed, and never recorded: first in the middle of the worker's run, then at its end.
+/// The batches are confirmed but never recorded, first in the middle of the worker's run, and then at its
+/// end.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_that_vanish_from_the_journals_queue_are_missed() {
     let (node, installation, receiver) = scene("vanished").await;

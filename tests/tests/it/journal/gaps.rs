@@ -1,4 +1,4 @@
-//! The broker takes no records: deliveries go on, and the gap is named.
+//! Tests a broker that refuses records: deliveries continue, and the audit reports the gap.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use e2e::{
 
 use super::LONG;
 
-/// An endpoint that answers, under load on a node of its own.
+/// Creates an installation on a private node, with an endpoint that answers.
 async fn scene(name: &str, node: &Node) -> (Installation, Ledger) {
     let installation = Installation::with(name, node.url(), &[500, 1000], &[]).await;
     let mut ledger = Ledger::new();
@@ -22,14 +22,15 @@ async fn dropped(worker: &Role) -> u64 {
     worker.metric("magnetite_journal_dropped_total", "").await as u64
 }
 
-/// After the trouble the journal says what it does not know, and knows all that came later.
+/// Checks that, after the failure, the audit reports everything that was not recorded, and that later events
+/// are recorded.
 async fn named(installation: &Installation, worker: &Role, campaign: &str, published: usize) {
-    // The gap is recorded by itself, without further traffic.
+    // The worker records the gap by itself, without further traffic.
     let recorder = installation.recorder().await;
     wait_for("the audit names the gap", LONG, || async {
         installation.wait_until_recorded(&[worker], &recorder, LONG).await;
         let audit = installation.audit().await;
-        // Until the worker has recorded it, the audit names one of an unknown number of records.
+        // Until the worker has recorded it, the audit reports a gap with an unknown number of records.
         let gaps = audit.of_kind("gap");
         let is_named = !gaps.is_empty() && gaps.iter().all(|gap| !gap["count"].is_null());
         if is_named {
@@ -129,7 +130,7 @@ async fn under_a_memory_alarm_records_are_dropped_after_2_s_and_the_gap_is_named
     let books = ledger.settle(&installation, LONG).await;
     books.assert_balanced();
     assert_eq!(books.duplicates, 0);
-    // One event whose record is taken again.
+    // The record of this event is accepted again.
     installation.amqp().publish(&[e2e::event("org_1", "after")]).await;
     let campaign = format!("alarm of {alarm:?}: {messages} acked after {acked:.1?}");
     named(&installation, &worker, &campaign, messages + 1).await;

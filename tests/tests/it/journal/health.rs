@@ -1,4 +1,4 @@
-//! How endpoints do, and what the platform is told of them.
+//! Tests the health of endpoints, and the operational events about them.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,7 +8,7 @@ use e2e::{
 };
 use serde_json::Value;
 
-/// The operations that have arrived, by endpoint; panics when one has two.
+/// The operational events that have arrived, by endpoint. Panics if there are two for the same endpoint.
 struct Operations<'a> {
     installation: &'a Installation,
     told: HashMap<String, Value>,
@@ -38,7 +38,7 @@ impl<'a> Operations<'a> {
         }
     }
 
-    /// Waits for the one about this endpoint.
+    /// Waits for the operational event about this endpoint.
     async fn wait_for(&mut self, endpoint: &Endpoint) -> Value {
         let operations = tokio::sync::Mutex::new(self);
         wait_for("the operation is told", SOON, || async {
@@ -51,7 +51,7 @@ impl<'a> Operations<'a> {
     }
 }
 
-/// Panics unless it is what `docs/protocol.md` says, and nothing else.
+/// Panics unless the operational event has exactly the fields that `docs/protocol.md` describes.
 fn assert_told(operation: &Value, endpoint: &Endpoint, reason: &str, began_ms: u64) {
     let object = operation.as_object().unwrap();
     let mut names: Vec<_> = object.keys().map(String::as_str).collect();
@@ -81,7 +81,7 @@ async fn the_platform_is_told_once_of_each_endpoint_that_is_disabled() {
     let (began_ms, mut operations) = (now_ms(), Operations::bind(&installation).await);
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);
     let ok = Receiver::ok().await;
-    // Fails often, and not always.
+    // The endpoint fails often, but not always.
     let unsteady = Receiver::new(|request, _| {
         let fails = request.lead.ends_with(['1', '3', '5', '7', '9']);
         Answer::status(if fails { 500 } else { 200 })
@@ -102,7 +102,7 @@ async fn the_platform_is_told_once_of_each_endpoint_that_is_disabled() {
         }
     };
     let telling = async {
-        // The second time nothing changes, and nobody is told.
+        // The second call changes nothing, so no operational event is published.
         for _ in 0..2 {
             installation.cli_ok(&["endpoint", "disable", &by_hand.id]).await;
             assert_told(&operations.wait_for(&by_hand).await, &by_hand, "manual", began_ms);

@@ -1,4 +1,5 @@
-//! The journal over HTTP: the same story as on the command line, and the same care in sending again.
+//! Tests the journal over HTTP: it reports the same as the command line, and is as careful about sending
+//! again.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -43,7 +44,8 @@ impl Rig {
             .await
     }
 
-    /// Publishes so many events, and waits until each delivery of theirs is dead.
+    /// Publishes this many events, waits until all of their deliveries are dead, and returns the ids of the
+    /// deliveries.
     async fn dead(&self, organization: &str, count: usize) -> Vec<String> {
         let events: Vec<_> = (0..count)
             .map(|lead| event(organization, &format!("{organization}_{lead}")))
@@ -138,7 +140,7 @@ async fn the_same_story_is_told_over_http_as_on_the_command_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_is_sent_again_once_however_many_ask_at_once() {
     let rig = Rig::with_delays("http-resend", &[200]).await;
-    // Two attempts of the first run fail; the second run's waits for the test.
+    // Both attempts of the first run fail. The attempt of the second run hangs until the test releases it.
     let receiver = Receiver::new(|_, before| {
         if before < 2 {
             Answer::status(500)
@@ -180,7 +182,7 @@ async fn a_delivery_is_sent_again_once_however_many_ask_at_once() {
         .await;
     assert_eq!(receiver.count(), 5, "nothing was sent twice");
 
-    // What has ended can be sent once more, and what has not cannot.
+    // A delivery that has ended can be sent again, but another organization's cannot.
     let again = rig
         .post(&format!("/v1/deliveries/{run}/resend"), &json!({}))
         .await;
@@ -195,7 +197,7 @@ async fn a_delivery_is_sent_again_once_however_many_ask_at_once() {
     rig.end().await;
 }
 
-/// Clients that go away in the middle and clients that ask at once: nothing arrives twice, nothing is left.
+/// Clients that disconnect in the middle, and concurrent clients: nothing is sent twice, and nothing is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_recovers_call_by_call_and_nothing_is_sent_twice() {
     const COUNT: usize = 330;
@@ -219,7 +221,7 @@ async fn an_endpoint_recovers_call_by_call_and_nothing_is_sent_twice() {
         json!({ "dead": COUNT, "missed": missed, "left": 0, "sent": 0, "more": false, "dry_run": true })
     );
 
-    // Gone before anything is done, in the middle of it, and after it.
+    // These clients disconnect before anything is done, in the middle, and afterwards.
     for patience_ms in [0, 1, 2, 5, 10, 20, 40] {
         let request = rig
             .api
@@ -253,7 +255,7 @@ async fn an_endpoint_recovers_call_by_call_and_nothing_is_sent_twice() {
     rig.end().await;
 }
 
-/// Events that meet the endpoint disabled; how many there were.
+/// Publishes events while the endpoint is disabled, and returns their number.
 async fn missed(rig: &Rig, endpoint: &Endpoint) -> usize {
     const COUNT: usize = 20;
     let installation = &rig.installation;
@@ -279,7 +281,7 @@ async fn missed(rig: &Rig, endpoint: &Endpoint) -> usize {
     COUNT
 }
 
-/// Waits until the worker has this version of the endpoints.
+/// Waits until the worker has at least this version of the endpoints.
 async fn known(rig: &Rig, version: f64) {
     wait_for("the worker knows of the change", SOON, || async {
         let found = rig.worker.metric("magnetite_registry_version", "").await;

@@ -1,5 +1,5 @@
-//! A recorder that dies, and a database that goes away: the journal is complete afterwards, and nothing
-//! waited for it.
+//! Tests a recorder that is killed and a database that is unavailable: the journal is complete afterwards,
+//! and no delivery has waited for it.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::LONG;
 
 const PER_SECOND: u32 = 200;
 
-/// Measures under load: nothing else runs beside it.
+/// A test that measures under load. No other test runs at the same time.
 mod alone {
     use super::*;
 
@@ -93,7 +93,7 @@ mod alone {
     }
 }
 
-/// Every delivery has as many attempts in the journal as its receiver saw, each once.
+/// Panics unless the journal has as many attempts as the receiver saw, each of them once.
 async fn recorded_once(installation: &Installation, ledger: &Ledger) {
     let (endpoint, receiver) = ledger.endpoints().next().unwrap();
     let list = [

@@ -1,4 +1,5 @@
-//! An endpoint was down: `endpoint recover` brings all that it missed, whatever interrupts it.
+//! Tests that, after an endpoint was down, `endpoint recover` sends everything that it missed, even if it is
+//! interrupted.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,32 +20,33 @@ use tokio::{
 
 use super::LONG;
 
-/// Three attempts within 0.6 s: what comes while the endpoint is down is dead soon.
+/// Three attempts within 0.6 s, so that deliveries are dead soon while the endpoint is down.
 const DELAYS_MS: [u64; 2] = [200, 400];
 const PER_SECOND: usize = 50;
-/// At the rate of 100/s ten are sent at once: two windows may overlap.
+/// How many places a delivery may be out of order. At a rate of 100/s, ten are sent concurrently, and two
+/// such windows may overlap.
 const WINDOWS: usize = 20;
 
-/// An endpoint whose server was away, and is there again.
+/// An endpoint whose server was down and can be started again.
 struct Outage {
     installation: Installation,
     worker: Role,
-    /// `None` while it is away.
+    /// `None` while it is stopped.
     recorder: Option<Role>,
     endpoint: Endpoint,
-    /// Where its server was, and has to come back.
+    /// The address of its server, which has to be the same after the outage.
     address: SocketAddr,
-    /// What was published meanwhile, in this order: lead and body.
+    /// The events that were published during the outage, in order: lead and body.
     missed: Vec<(String, String)>,
 }
 
 impl Outage {
-    /// The server answers for a second, then refuses connections; for a third of the time the endpoint is
-    /// disabled. When it is over, every delivery has ended.
+    /// Simulates an outage. The server answers for a second and then refuses connections. For a third of the
+    /// outage, the endpoint is disabled. Returns when every delivery has ended.
     async fn of(name: &str, settings: &[(&str, &str)]) -> Self {
         let installation = Installation::with(name, &shared_broker(), &DELAYS_MS, settings).await;
-        // Nobody connects from this address: no one can take the port meanwhile, not even whoever tries to
-        // reach it.
+        // No process connects from this address, so no process can take the port meanwhile, not even one that
+        // tries to connect to it.
         let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let receiver = Receiver::at(listener, |_, _| Answer::status(200));
@@ -84,7 +86,7 @@ impl Outage {
         this
     }
 
-    /// Publishes events at a steady pace.
+    /// Publishes events at a steady pace, and returns their leads and bodies.
     async fn publish(&self, leads: &str, count: usize) -> Vec<(String, String)> {
         let mut pace = tokio::time::interval(Duration::from_secs(1) / PER_SECOND as u32);
         let mut published = Vec::new();
@@ -106,7 +108,7 @@ impl Outage {
         self.installation.cli_ok(&arguments).await;
     }
 
-    /// Waits until every delivery has ended, and the journal knows it.
+    /// Waits until every delivery has ended and the journal has recorded that.
     async fn wait_until_over(&self) {
         self.installation.amqp().wait_for_ready("events", 0, LONG).await;
         self.installation
@@ -117,7 +119,7 @@ impl Outage {
             .await;
     }
 
-    /// The server is there again, at the same address.
+    /// Starts the server again, at the same address.
     async fn comes_back(&self) -> Receiver {
         let listener = TcpListener::bind(self.address).await.unwrap();
         Receiver::at(listener, |_, _| Answer::status(200))
@@ -139,7 +141,8 @@ impl Outage {
         command
     }
 
-    /// Sends it a signal once the receiver has got so many different events, and waits for its end.
+    /// Runs `recover`, sends it a signal once the receiver has received this many different events, and waits
+    /// until it has exited.
     async fn interrupted(mut recover: Command, receiver: &Receiver, distinct: usize, signal: &str) -> Output {
         let child = recover.spawn().unwrap();
         wait_until("some are recovered", LONG, || receiver.distinct() >= distinct).await;
@@ -147,7 +150,8 @@ impl Outage {
         child.wait_with_output().await.unwrap()
     }
 
-    /// What `--dry-run` counts: dead, missed, and left by a run that was interrupted.
+    /// Returns what `--dry-run` counts: dead and missed deliveries, and those that an interrupted run has
+    /// left.
     async fn dry_run(&self) -> [usize; 3] {
         let arguments = [
             "endpoint",
@@ -162,9 +166,9 @@ impl Outage {
         ["dead", "missed", "left_by_an_earlier_run"].map(|name| counted[name].as_u64().unwrap() as usize)
     }
 
-    /// Nothing is left to recover, the books balance, and what arrived is what was missed: as it was
-    /// published, under the id of the event, and oldest first, but for so many places. Returns how much
-    /// arrived twice.
+    /// Panics unless nothing is left to recover, the audit balances, and the receiver got exactly what was
+    /// missed: unchanged, with the ids of the events, and oldest first, up to `astray_max` places out of
+    /// order. Returns the number of duplicates.
     async fn assert_recovered(&self, receiver: &Receiver, astray_max: usize) -> usize {
         wait_until("all that was missed has arrived", LONG, || {
             receiver.distinct() >= self.missed.len()
@@ -224,8 +228,8 @@ async fn kill(child: &Child, signal: &str) {
     assert!(sent.success(), "kill -{signal} {pid}");
 }
 
-/// How many arrived a second; panics if that is more than was asked for, or much less. In the short form the
-/// machine may be busy.
+/// Returns the number of requests per second. Panics if it is higher than the requested rate, or much lower.
+/// The machine may be busy in the short form.
 fn rate_of(requests: &[Request], asked: usize) -> f64 {
     let (first, last) = (requests.first().unwrap().at, requests.last().unwrap().at);
     let rate = (requests.len() - 1) as f64 / (last - first).as_secs_f64();
@@ -235,7 +239,7 @@ fn rate_of(requests: &[Request], asked: usize) -> f64 {
     rate
 }
 
-/// Measures under load: nothing else runs beside it.
+/// Tests that measure under load. No other test runs at the same time.
 mod alone {
     use super::*;
 
@@ -306,13 +310,14 @@ mod alone {
         const KILLS: usize = 6;
         let mut outage = Outage::of("killed", &[]).await;
         let (receiver, all) = (outage.comes_back().await, outage.missed.len());
-        // What it publishes arrives long before the confirm does: that is when it dies.
+        // Messages that the command publishes arrive long before their confirms, so the command is killed in
+        // between.
         let proxy = Proxy::to(outage.installation.broker_url()).await;
         proxy.slow(Duration::from_millis(100), 10_000_000);
         let mut held = 0;
         for kill in 1..=KILLS {
             if kill == KILLS / 2 {
-                // Nothing but the marks tells any more what was sent.
+                // From now on, only the marks in the database show what was sent.
                 assert!(outage.recorder.take().unwrap().terminate().await);
             }
             let mut recover = outage.recover(RATE);
@@ -328,7 +333,7 @@ mod alone {
 
         let output = outage.recover(RATE).output().await.unwrap();
         assert!(output.status.success(), "{output:?}");
-        // What was in its hands may come last.
+        // Deliveries that a killed command has claimed may be sent last.
         let doubles = outage.assert_recovered(&receiver, all).await;
         assert!(doubles <= held, "{doubles} came twice, of {held}");
         report(
@@ -341,7 +346,8 @@ mod alone {
     }
 }
 
-/// What the killed process had in its hands is let go after a minute. The short form does not wait for that.
+/// Returns the number of deliveries that a killed command has claimed. A claim expires after a minute, but
+/// the short form does not wait for that.
 async fn claims_run_out(installation: &Installation) -> usize {
     let path = installation.directory().join("magnetite.db");
     let mut database = SqliteConnection::connect(&format!("sqlite://{}", path.display()))

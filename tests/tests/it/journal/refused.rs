@@ -1,5 +1,5 @@
-//! What a database refuses spoils nothing else: ids of any length, and records that break a rule of the
-//! database.
+//! Tests that what the database refuses does not affect anything else: ids of any length, and records that
+//! violate a constraint of the database.
 
 use e2e::{
     Answer, Endpoint, Installation, Postgres, Receiver, SOON, due_headers, event, shared_broker, wait_until,
@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 const DEAD: [&str; 4] = ["delivery", "list", "--state", "dead"];
 const REJECTED: [&str; 2] = ["rejected", "list"];
-/// How many events there are beside and with the one that is refused.
+/// The number of events, including the one that is refused.
 const COUNT: usize = 40;
 
 fn texts<'a>(rows: &'a [Value], name: &str) -> Vec<&'a str> {
@@ -19,13 +19,13 @@ fn texts<'a>(rows: &'a [Value], name: &str) -> Vec<&'a str> {
     texts
 }
 
-/// Text that no index compresses, so that a row of it is as long as it looks.
+/// Returns text that cannot be compressed in an index, so that a row is as long as its text.
 fn noise(chars: u32) -> String {
     let char = |n: u32| char::from_u32(0x4e00 + n.wrapping_mul(2_654_435_761) % 20_000).unwrap();
     (0..chars).map(char).collect()
 }
 
-/// A delivery that an older version let in, due for its last attempt.
+/// Publishes a delivery that an older version has accepted, and whose last attempt is due.
 async fn publish_due(installation: &Installation, endpoint: &Endpoint, body: &str) {
     let properties = BasicProperties::default().with_headers(due_headers(endpoint));
     let sent = installation
@@ -48,7 +48,7 @@ async fn an_event_with_long_ids_that_is_under_way_is_recorded_listed_and_sent_ag
     publish_due(&installation, &endpoint, &event("org_1", "after")).await;
     installation.amqp().wait_for_ready("dead", 3, SOON).await;
     worker.wait_for_unacked("", 0, SOON).await;
-    // Only now, so that one batch has them all.
+    // The recorder starts only now, so that one batch contains all of them.
     let recorder = installation.recorder().await;
     let dead = installation.wait_for_listed(&DEAD, 3, SOON).await;
     installation
@@ -97,7 +97,7 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     };
     execute("ALTER TABLE events ADD CONSTRAINT narrow CHECK (lead_id <> 'refused')").await;
     let worker = installation.worker().await;
-    // So many at once that batches have several records.
+    // Enough events at once that batches contain several records.
     let mut leads: Vec<_> = (1..COUNT).map(|number| format!("lead_{number}")).collect();
     leads.insert(COUNT / 2, "refused".to_owned());
     let events: Vec<_> = leads.iter().map(|lead| event("org_1", lead)).collect();
@@ -138,7 +138,7 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     let set_aside = |source| (Some("set_aside"), Some(source), Some(1));
     assert_eq!(told, [set_aside("dead"), set_aside("journal")], "{audit:#?}");
 
-    // What was set aside has all that it needs, once the database takes it.
+    // The rejected messages contain everything that is needed, once the database accepts them.
     execute("ALTER TABLE events DROP CONSTRAINT narrow").await;
     let ids = texts(&aside, "id");
     installation

@@ -1,4 +1,4 @@
-//! A clock that jumps deletes nothing.
+//! Tests that a clock that jumps deletes nothing.
 
 use std::{fs, time::Duration};
 
@@ -8,7 +8,7 @@ const DEAD: [&str; 4] = ["delivery", "list", "--state", "dead"];
 /// Longer than `retention.age`.
 const AHEAD: Duration = Duration::from_hours(31 * 24);
 
-/// Everything that the command lists whatever time it is.
+/// Returns the number of dead deliveries of any age, so that the clock does not matter.
 async fn dead(installation: &Installation) -> usize {
     installation
         .json(&[&DEAD[..], &["--since", "3650d"]].concat())
@@ -30,7 +30,7 @@ async fn is_in_doubt(installation: &Installation, recorder: &Role, log: &str) {
     assert!(stopped > 0.5, "{stopped}");
 }
 
-/// What `magnetite doctor` says of it.
+/// Returns the lines of `magnetite doctor` about the retention.
 async fn doctor(installation: &Installation) -> String {
     let output = installation.cli(&["doctor"]).await;
     let stdout = String::from_utf8(output.stdout).unwrap();
@@ -64,7 +64,7 @@ async fn a_recorder_whose_clock_jumped_31_days_deletes_nothing_until_an_operator
         "{said}"
     );
 
-    // The rest of that host has the same clock, which proves nothing.
+    // The other roles on that host have the same clock, so their agreement proves nothing.
     let worker = shifted("worker", "shifted-worker");
     installation.amqp().publish(&[event("org_1", "lead_4")]).await;
     wait_for("what happens by the wrong clock is recorded", SOON, || async {
@@ -82,7 +82,7 @@ async fn a_recorder_whose_clock_jumped_31_days_deletes_nothing_until_an_operator
     assert!(recorder.terminate().await);
     assert_eq!(dead(&installation).await, 4);
 
-    // The time is what an operator says it is.
+    // An operator confirms the time.
     let said = installation.cli_ok(&["retention", "confirm"]).await;
     assert!(said.contains("confirmed"), "{said}");
     assert!(doctor(&installation).await.contains("no clock is in doubt"));

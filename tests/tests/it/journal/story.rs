@@ -1,4 +1,4 @@
-//! Why did this customer not get that event? One command says it of every endpoint.
+//! Tests that one command shows, for every endpoint, why it received an event or not.
 
 use std::{collections::BTreeSet, net::TcpListener};
 
@@ -8,14 +8,15 @@ use e2e::{
 };
 use serde_json::Value;
 
-/// An endpoint's chapter in the story.
+/// Returns what the story says about an endpoint.
 fn chapter<'a>(story: &'a Value, endpoint: &Endpoint) -> &'a Value {
     let mut chapters = story["endpoints"].as_array().unwrap().iter();
     let found = chapters.find(|chapter| chapter["endpoint_id"] == endpoint.id.as_str());
     found.unwrap_or_else(|| panic!("nothing of {}: {story}", endpoint.id))
 }
 
-/// Panics unless the endpoint had one delivery in this state with one attempt of these values.
+/// Panics unless the endpoint has exactly one delivery, in this state, with one attempt that has these
+/// values.
 fn assert_attempted(story: &Value, endpoint: &Endpoint, state: &str, values: &[(&str, Value)]) {
     let chapter = chapter(story, endpoint);
     assert_eq!(chapter["verdict"], "matched", "{chapter}");
@@ -43,14 +44,14 @@ fn assert_attempted(story: &Value, endpoint: &Endpoint, state: &str, values: &[(
     }
 }
 
-/// Panics unless the endpoint did not get the event, and this is why.
+/// Panics unless the endpoint did not receive the event, for this reason.
 fn assert_not_matched(story: &Value, endpoint: &Endpoint, verdict: &str) {
     let chapter = chapter(story, endpoint);
     assert_eq!(chapter["verdict"], verdict, "{chapter}");
     assert_eq!(chapter["deliveries"], Value::Array(Vec::new()), "{chapter}");
 }
 
-/// Waits until the story of the only event tells of so many attempts, and returns its id.
+/// Waits until this many attempts of the only event are recorded, and returns the event's id.
 async fn told(installation: &Installation, attempts: usize) -> String {
     wait_for("the story is complete", SOON, || async {
         let events = installation.json(&["event", "list", "--org", "org_1"]).await;
@@ -76,7 +77,7 @@ async fn the_story_of_an_event_names_every_endpoint_of_its_organization_and_why(
     let broken = Receiver::new(|_, _| Answer::Body(500, "<h1>no such table: leads</h1>\n")).await;
     let leaving = Receiver::new(|_, _| Answer::status(410)).await;
     let slow = Receiver::new(|_, _| Answer::Hang).await;
-    // Nobody connects from this address: its port stays closed.
+    // No process connects from this address, so its port stays closed.
     let closed = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
     let create = async |url: String, more: &[&str]| installation.endpoint_with("org_1", &url, more).await;
     let delivered = create(ok.url(), &[]).await;
@@ -171,7 +172,7 @@ async fn the_story_of_an_event_names_every_endpoint_of_its_organization_and_why(
     installation.delete().await;
 }
 
-/// Panics unless the paragraph about each endpoint has these words.
+/// Panics unless the paragraph about each endpoint contains these words.
 fn assert_told(text: &str, endpoints: &[(&Endpoint, &[&str])]) {
     for (endpoint, words) in endpoints {
         let mut paragraphs = text.split("\n\n");
@@ -199,10 +200,10 @@ async fn events_are_listed_by_what_is_known_of_them() {
         event("org_1", "lead_2").replace("proj_1", "proj_2"),
         event("org_2", "lead_1"),
         event("org_3", "lead_3"),
-        // Nobody gets it.
+        // No endpoint receives this event.
         event("org_4", "lead_4"),
     ];
-    // The last one later than all others, by more than the clock's millisecond.
+    // The last event is received more than a millisecond, the resolution of the clock, after all others.
     let (last, first) = bodies.split_last().unwrap();
     for body in first {
         installation.amqp().publish(std::slice::from_ref(body)).await;
@@ -253,7 +254,7 @@ async fn events_are_listed_by_what_is_known_of_them() {
         all[..2]
     );
 
-    // A time as the listing prints it is one that it takes.
+    // The options accept a time in the format in which the listing prints it.
     let table = installation.cli_ok(&["event", "list"]).await;
     let time = table.lines().next().unwrap().split('\t').next().unwrap();
     for (side, later) in [("--since", true), ("--until", false)] {

@@ -1,4 +1,4 @@
-//! What an audit cannot know yet it says so, and it is neither an alarm nor peace.
+//! Tests that an audit says what it cannot know yet, which is neither an alarm nor an all-clear.
 
 use std::future::Future;
 
@@ -56,7 +56,7 @@ async fn until_it_balances(installation: &Installation) {
     balanced.await;
 }
 
-/// Nothing is ready in any queue: the recorder has it all, and cannot write it.
+/// No message is ready in any queue: the recorder holds all of them, but cannot store them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_recorder_holds_while_its_database_is_locked_is_not_known_yet() {
     let node = Node::start().await;
@@ -86,7 +86,7 @@ async fn what_a_recorder_holds_while_its_database_is_locked_is_not_known_yet() {
     assert!(recorder.terminate().await && worker.terminate().await);
 }
 
-/// Ten deliveries that fail once and wait in a delay queue, all of that recorded.
+/// Creates ten deliveries that have failed once and wait in a delay queue, and waits until that is recorded.
 async fn delayed(name: &str, delay_ms: u64) -> (Node, Installation, Receiver, Role, Role) {
     let node = Node::start().await;
     let installation = Installation::with(name, node.url(), &[delay_ms], &[]).await;
@@ -108,7 +108,7 @@ async fn a_recorder_that_stood_still_for_long_gives_no_false_alarm() {
     recorder.signal("STOP").await;
     wait_until("all are delivered", SOON, || receiver.accepted() == 10).await;
     worker.wait_for_unacked("", 0, SOON).await;
-    // As if it had stood still for 100 s.
+    // As if the recorder had been stopped for 100 s.
     let mut database = database(&installation).await;
     let earlier = "UPDATE deliveries SET next_ms = next_ms - 100000 WHERE state = 0";
     assert_eq!(execute(&mut database, earlier).await, 10);

@@ -1,4 +1,5 @@
-//! Every way in which a message is not what its queue holds, with the reason that it has to get.
+//! All kinds of messages that are not what their queue should contain, with the reason that each has to be
+//! given.
 
 use e2e::{Endpoint, due_headers, event};
 use lapin::{
@@ -6,7 +7,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-/// Which of our exchanges a message is published to.
+/// The exchange that a message is published to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum To {
     Events,
@@ -22,18 +23,18 @@ pub(crate) struct Sent {
     pub(crate) headers: FieldTable,
 }
 
-/// One way to be wrong.
+/// A kind of malformed message.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
-    /// Header `magnetite-reason`.
+    /// The value of the header `magnetite-reason`.
     pub(crate) reason: &'static str,
-    /// A part of header `magnetite-detail`.
+    /// A part of the header `magnetite-detail`.
     pub(crate) word: &'static str,
     pub(crate) sent: Sent,
 }
 
 impl To {
-    /// Exchange and routing key.
+    /// Returns the exchange and the routing key.
     pub(crate) fn address(self) -> (&'static str, &'static str) {
         match self {
             Self::Events => ("events", "test"),
@@ -41,7 +42,7 @@ impl To {
         }
     }
 
-    /// Header `magnetite-source`.
+    /// Returns the value of the header `magnetite-source`.
     pub(crate) fn source(self) -> &'static str {
         match self {
             Self::Events => "events",
@@ -51,7 +52,7 @@ impl To {
 }
 
 impl Sent {
-    /// An event.
+    /// Creates an event.
     pub(crate) fn event(body: impl Into<Vec<u8>>) -> Self {
         Self {
             to: To::Events,
@@ -61,7 +62,7 @@ impl Sent {
         }
     }
 
-    /// A delivery to `endpoint` that is due, as workers publish it.
+    /// Creates a delivery to `endpoint` that is due, as workers publish it.
     pub(crate) fn delivery(body: impl Into<Vec<u8>>, endpoint: &Endpoint) -> Self {
         let (to, message_id) = (To::Due, None);
         Self {
@@ -77,7 +78,7 @@ impl Sent {
         Self { message_id, ..self }
     }
 
-    /// With a header set, or left out.
+    /// Sets a header, or removes it if `value` is `None`.
     pub(crate) fn with_header(mut self, name: &str, value: Option<AMQPValue>) -> Self {
         let mut headers: std::collections::BTreeMap<_, _> = self.headers.inner().clone();
         headers.remove(name);
@@ -86,7 +87,7 @@ impl Sent {
         self
     }
 
-    /// The properties, with `type` telling the message from others: it is kept in quarantine.
+    /// Returns the properties. The property `type` identifies the message, because it is kept in quarantine.
     pub(crate) fn properties(&self, number: usize) -> BasicProperties {
         let properties = BasicProperties::default()
             .with_type(number.to_string().into())
@@ -102,7 +103,7 @@ pub(crate) fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-/// All kinds. `endpoint` exists.
+/// Returns all kinds. `endpoint` must exist.
 pub(crate) fn kinds(endpoint: &Endpoint) -> Vec<Kind> {
     let mut kinds = not_objects();
     kinds.extend(envelopes());
@@ -112,8 +113,8 @@ pub(crate) fn kinds(endpoint: &Endpoint) -> Vec<Kind> {
     kinds
 }
 
-/// Headers that this system sets itself on what it rejects, so large that nothing fits into the frame beside
-/// them.
+/// Returns messages with headers that this system itself sets on rejected messages. The headers are so large
+/// that nothing else fits into the frame.
 fn markers() -> Vec<Kind> {
     const LARGE: usize = 130_800;
     let marked = |name, reason, word, header: &'static str, value| Kind {
@@ -155,7 +156,7 @@ fn markers() -> Vec<Kind> {
     ]
 }
 
-/// A body that is no event.
+/// Returns a kind with this body, which is not a valid event.
 fn kind(name: &'static str, reason: &'static str, word: &'static str, body: impl Into<Vec<u8>>) -> Kind {
     Kind {
         name,
@@ -165,14 +166,14 @@ fn kind(name: &'static str, reason: &'static str, word: &'static str, body: impl
     }
 }
 
-/// A good event with something else in one place.
+/// Returns a kind that is a valid event except for one replacement.
 fn swap(name: &'static str, reason: &'static str, word: &'static str, from: &str, to: &str) -> Kind {
     let good = event("org_1", "lead_1");
     assert!(good.contains(from), "{name}");
     kind(name, reason, word, good.replace(from, to))
 }
 
-/// Bodies that are no JSON, or no object.
+/// Returns bodies that are not JSON, or not a JSON object.
 fn not_objects() -> Vec<Kind> {
     let good = event("org_1", "lead_1");
     let mut not_utf8 = good.clone().into_bytes();
@@ -206,7 +207,7 @@ fn not_objects() -> Vec<Kind> {
     ]
 }
 
-/// Objects that are no envelope.
+/// Returns objects that are not an envelope.
 fn envelopes() -> Vec<Kind> {
     const TYPE: &str = "unknown_event_type";
     const BAD: &str = "bad_field";
@@ -280,7 +281,7 @@ fn envelopes() -> Vec<Kind> {
     ]
 }
 
-/// Good events with a `message_id` that is none.
+/// Returns valid events with an invalid `message_id`.
 fn ids() -> Vec<Kind> {
     let kind = |name, id: &str| Kind {
         name,
@@ -299,7 +300,7 @@ fn ids() -> Vec<Kind> {
     ]
 }
 
-/// Deliveries that no worker has written.
+/// Returns deliveries that no worker would publish.
 fn deliveries(endpoint: &Endpoint) -> Vec<Kind> {
     use AMQPValue as V;
     let good = || Sent::delivery(event("org_1", "lead_1"), endpoint);

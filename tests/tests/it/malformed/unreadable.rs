@@ -1,4 +1,4 @@
-//! Messages whose properties an AMQP library cannot read, which only a raw publisher can express.
+//! Tests messages whose properties an AMQP library cannot decode, and which only a raw publisher can send.
 
 use std::{iter, time::Duration};
 
@@ -9,16 +9,16 @@ use serde_json::Value;
 
 use super::LONG;
 
-/// How long one of them may hold up an event.
+/// The limit on the time of an event while such messages are processed, in milliseconds.
 const DELAY_MAX_MS: f64 = 5000.0;
 const PER_SECOND: u32 = 100;
 
-/// What becomes of a message that the broker took.
+/// The result for a message that the broker has accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It is in quarantine, because its properties cannot be read.
+    /// It is quarantined, because its properties cannot be decoded.
     Unreadable,
-    /// It is a valid event all the same.
+    /// It is delivered, because it is a valid event nevertheless.
     Delivered,
 }
 
@@ -33,7 +33,7 @@ const HEADERS: u16 = 1 << 13;
 const DELIVERY_MODE: u16 = 1 << 12;
 const TYPE: u16 = 1 << 5;
 
-/// Properties of a persistent message, and one more part behind them or in front.
+/// Returns the properties of a persistent message, with one more property before or after the delivery mode.
 fn properties(flag: u16, part: &[u8]) -> Vec<u8> {
     let flags = (flag | DELIVERY_MODE).to_be_bytes();
     if flag > DELIVERY_MODE {
@@ -47,12 +47,12 @@ fn headers(entries: &[u8]) -> Vec<u8> {
     properties(HEADERS, &long(entries))
 }
 
-/// A header `k` of this type.
+/// Returns properties with a header `k` of this type.
 fn value(letter: u8, value: &[u8]) -> Vec<u8> {
     headers(&[&short(b"k")[..], &[letter], value].concat())
 }
 
-/// `depth` arrays or tables, one in the other.
+/// Returns properties with a header that consists of `depth` nested arrays or tables.
 fn nested(letter: u8, depth: usize) -> Vec<u8> {
     let name: &[u8] = if letter == b'F' { &[1, b'n'] } else { &[] };
     let inner =
@@ -64,10 +64,11 @@ fn nested(letter: u8, depth: usize) -> Vec<u8> {
     }
 }
 
-/// In the names of headers that are deeply nested.
+/// A part of the names of kinds with deeply nested headers.
 const DEEP: &str = " deep: ";
 
-/// Publishes an event, and waits until it has come: what was published before it is through.
+/// Publishes an event, and waits until it is received, which means that all earlier messages have been
+/// processed.
 async fn passed(raw: &mut Raw, receiver: &Receiver, lead: &str) {
     let message = RawMessage {
         exchange: "events",
@@ -83,10 +84,10 @@ async fn passed(raw: &mut Raw, receiver: &Receiver, lead: &str) {
     .await;
 }
 
-/// A name, properties, and what becomes of a message with them.
+/// A name, properties, and the result for a message with them.
 type Kind = (String, Vec<u8>, Fate);
 
-/// Every text property in every wrong encoding.
+/// Returns every text property in every wrong encoding.
 fn wrong_texts() -> Vec<Kind> {
     let mut odd: Vec<Kind> = Vec::new();
     let mut add = |name: String, properties, fate| odd.push((name, properties, fate));
@@ -119,7 +120,7 @@ fn wrong_texts() -> Vec<Kind> {
     odd
 }
 
-/// Headers of every type, and of every kind of fault.
+/// Returns headers of every type, and with every kind of fault.
 fn headers_of_all_kinds() -> Vec<Kind> {
     let mut odd: Vec<Kind> = Vec::new();
     let mut add = |name: String, properties, fate| odd.push((name, properties, fate));
@@ -191,7 +192,7 @@ fn headers_of_all_kinds() -> Vec<Kind> {
     odd
 }
 
-/// All to the events exchange, some with a routing key that is not UTF-8.
+/// Returns all messages. They are for the events exchange, and some have a routing key that is not UTF-8.
 fn corpus() -> Vec<Odd> {
     let odd = wrong_texts().into_iter().chain(headers_of_all_kinds());
     odd.enumerate()
@@ -212,7 +213,8 @@ fn corpus() -> Vec<Odd> {
         .collect()
 }
 
-/// Messages that outgrow a frame because RabbitMQ says on them where they have been.
+/// Returns messages that outgrow a frame because RabbitMQ adds headers with the queues that they have been
+/// in.
 fn outgrown(endpoint: &Endpoint) -> Vec<RawMessage> {
     let header =
         |name: &str, letter: u8, value: &[u8]| [&short(name.as_bytes())[..], &[letter], value].concat();
@@ -237,7 +239,7 @@ fn outgrown(endpoint: &Endpoint) -> Vec<RawMessage> {
         .to_vec()
 }
 
-/// Measures under load: nothing else runs beside it.
+/// Tests that measure under load. No other test runs at the same time.
 mod alone {
     use super::*;
 
@@ -253,15 +255,15 @@ mod alone {
         let mut apart = 0;
         for odd in corpus() {
             if raw.publish(&odd.message).await.is_ok() {
-                // RabbitMQ 4 itself takes 2 to 3 s to hand out a header that is 20,000 levels deep: the bar
-                // is for each of them.
+                // RabbitMQ 4 itself takes 2 to 3 s to deliver a header with 20,000 levels. The limit
+                // therefore applies to each of these messages separately.
                 if odd.name.contains(DEEP) {
                     apart += 1;
                     passed(&mut raw, &receiver, &format!("after_{apart}")).await;
                 }
                 taken.push(odd);
             } else {
-                // What the broker itself does not take reaches no worker.
+                // A message that the broker refuses does not reach a worker.
                 refused += 1;
                 raw = Raw::connect(installation.broker_url(), installation.prefix()).await;
             }
@@ -320,8 +322,9 @@ mod alone {
         installation.delete().await;
     }
 
-    /// RabbitMQ 3.10 takes bodies of 128 MiB, 4.x of 16 MiB, and hands out as many as the prefetch says. How
-    /// long events behind them take is up to the broker, which stores and sends 480 MiB first.
+    /// RabbitMQ 3.10 accepts bodies of up to 128 MiB, 4.x of up to 16 MiB, and delivers as many of them as
+    /// the prefetch allows. How long the events behind them take depends on the broker, which stores and
+    /// sends 480 MiB first.
     #[tokio::test(flavor = "multi_thread")]
     async fn bodies_that_would_fill_the_memory_are_cut_and_quarantined() {
         const LARGE: usize = 40;
@@ -384,7 +387,7 @@ mod alone {
     }
 }
 
-/// What `rejected list` shows, once it is so many, and the body of each as `body`.
+/// Waits until `rejected list` shows this many messages, and returns them with the body of each as `body`.
 async fn recorded(installation: &Installation, count: usize) -> Vec<Value> {
     let mut rejected = wait_for("they are recorded", LONG, || async {
         let rejected = installation.json(&["rejected", "list"]).await;
@@ -427,7 +430,7 @@ fn assert_found(odd: &Odd, rejected: &[Value]) {
         .as_str()
         .unwrap();
     let raw = hex::encode(&odd.message.properties);
-    // RabbitMQ 4 writes properties anew, so only their length and what cannot be changed is the same.
+    // RabbitMQ 4 encodes the properties again, so the bytes can differ. Their length is bounded in any case.
     assert!(
         raw.starts_with(kept) || kept.len() <= raw.len() + 64,
         "{}: {kept}",
@@ -442,7 +445,7 @@ async fn assert_metrics(worker: &Role, count: usize) {
     assert_eq!(rejected as usize, count);
 }
 
-/// Its body is a valid event: sent again, it is delivered.
+/// Redrives the message. Its body is a valid event, so it is delivered.
 async fn redriven(installation: &Installation, receiver: &Receiver, odd: &Odd, rejected: &[Value]) {
     let lead = lead(odd);
     let id = rejected

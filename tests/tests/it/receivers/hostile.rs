@@ -1,14 +1,14 @@
-//! What no receiver may process.
+//! Requests that no receiver may process.
 
 use super::{
     program::Scheme,
     request::{Request, now_s},
 };
 
-/// The largest event, in bytes.
+/// The size of the largest event, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// A request, and the statuses that are a right answer to it.
+/// A request, and the statuses that are a correct answer to it.
 pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) request: Request,
@@ -17,12 +17,12 @@ pub(crate) struct Row {
 
 const UNAUTHORIZED: &[Option<u16>] = &[Some(401)];
 const MALFORMED: &[Option<u16>] = &[Some(400)];
-/// Who closes while the rest is still being sent may cut its own answer off. Werkzeug cuts chunks off at the
-/// bound, and what is left does not verify.
+/// A receiver that closes the connection while the client is still sending may cut off its own answer.
+/// Werkzeug truncates chunked bodies at the limit, and the truncated body fails verification.
 const TOO_LARGE: &[Option<u16>] = &[Some(413), Some(401), None];
 const NOT_A_POST: &[Option<u16>] = &[Some(405), Some(404)];
 
-/// Everything for a receiver with this secret and scheme.
+/// Returns all requests for a receiver with this scheme and this secret.
 pub(crate) fn rows(scheme: Scheme, secret: &str, other_secret: &str, body: &[u8]) -> Vec<Row> {
     let signed = |body: &[u8]| Request::signed(secret, "evt_hostile", body);
     let good = || signed(body);

@@ -1,4 +1,4 @@
-//! The receivers of docs/receiving.md, and how each is run.
+//! The receivers of docs/receiving.md, and how to run each of them.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,13 +16,14 @@ use tokio::{
 /// A receiver as a customer would copy it.
 pub(crate) struct Program {
     pub(crate) language: &'static str,
-    /// Below the repository.
+    /// The path, relative to the repository.
     pub(crate) file: &'static str,
-    /// Its processes, given the file and a directory for what it needs. The first one listens.
+    /// Returns the commands of its processes, given the file, a directory for its own files, and a port. The
+    /// first process listens on the port.
     commands: fn(&Path, &Path, u16) -> Vec<Command>,
 }
 
-/// What a receiver verifies.
+/// The signature that a receiver verifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
     /// The three headers of Standard Webhooks.
@@ -31,12 +32,12 @@ pub(crate) enum Scheme {
     Simple,
 }
 
-/// A receiver, running or not. What it has processed outlives its processes.
+/// A receiver, running or not. The record of what it has processed outlives its processes.
 pub(crate) struct Receiver {
     program: &'static Program,
     pub(crate) scheme: Scheme,
     pub(crate) port: u16,
-    /// Where files of its own are.
+    /// The directory of its own files.
     pub(crate) directory: PathBuf,
     children: Vec<Child>,
     processed: Arc<Mutex<Vec<String>>>,
@@ -70,7 +71,7 @@ pub(crate) const PROGRAMS: [Program; 5] = [
     },
 ];
 
-/// Every program with either scheme, none of them running. Files of theirs are in `directory`.
+/// Returns every program with both schemes. None of them is running yet. Their files are in `directory`.
 pub(crate) async fn receivers(directory: &Path) -> Vec<Receiver> {
     build_go(directory).await;
     let pairs = PROGRAMS.iter().flat_map(|program| {
@@ -98,12 +99,12 @@ impl Receiver {
         format!("http://127.0.0.1:{}/webhook", self.port)
     }
 
-    /// The ids of what it has processed, in order.
+    /// Returns the ids of the events that it has processed, in order.
     pub(crate) fn processed(&self) -> Vec<String> {
         self.processed.lock().unwrap().clone()
     }
 
-    /// Starts it with these secrets, after it was ended if it runs.
+    /// Starts the receiver with these secrets. If it is running, it is stopped first.
     pub(crate) async fn run(&mut self, secrets: &str) {
         self.end().await;
         for mut command in
@@ -165,7 +166,7 @@ impl Receiver {
     }
 }
 
-/// The repository.
+/// Returns the path of the repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -190,7 +191,7 @@ fn python(file: &Path, _: &Path, _: u16) -> Vec<Command> {
 }
 
 fn php(file: &Path, _: &Path, port: u16) -> Vec<Command> {
-    // With errors displayed, PHP by itself answers 200 to what ends in one.
+    // With `display_errors`, PHP by default answers 200 to a request that ends in an error.
     let mut listening = Command::new("php");
     listening
         .args(["-d", "display_errors=1", "-S", &format!("127.0.0.1:{port}")])
@@ -202,7 +203,7 @@ fn go(_: &Path, directory: &Path, _: u16) -> Vec<Command> {
     vec![Command::new(go_program(directory))]
 }
 
-/// Built with the tests, from the same sources.
+/// Returns the Rust receiver, which is built together with the tests, from the same sources.
 fn rust(_: &Path, _: &Path, _: u16) -> Vec<Command> {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).expect("a test is in target/PROFILE/deps");

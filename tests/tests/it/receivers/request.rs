@@ -1,4 +1,4 @@
-//! Requests that are written by hand, byte for byte.
+//! Requests that are written byte by byte.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-/// A request, to be changed before it is sent.
+/// A request, which can be changed before it is sent.
 #[derive(Clone)]
 pub(crate) struct Request {
     method: &'static str,
@@ -20,7 +20,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Signed as Magnetite signs it at that time, in Unix seconds.
+    /// Creates a request with the signatures that Magnetite makes at this time, in Unix seconds.
     pub(crate) fn at(at_s: i64, secret: &str, id: &str, body: &[u8]) -> Self {
         let key = SigningKey::new(&Secret::parse(secret).unwrap());
         let headers = [
@@ -37,7 +37,7 @@ impl Request {
         }
     }
 
-    /// Signed now.
+    /// Creates a request that is signed now.
     pub(crate) fn signed(secret: &str, id: &str, body: &[u8]) -> Self {
         Self::at(now_s(), secret, id, body)
     }
@@ -73,13 +73,14 @@ impl Request {
         String::from_utf8(found.1.clone()).unwrap()
     }
 
-    /// The status of the answer; `None` when the connection was closed without one.
+    /// Sends the request, and returns the status of the answer; `None` if the connection was closed without
+    /// one.
     pub(crate) async fn send(&self, port: u16) -> Option<u16> {
         let bytes = self.bytes();
         let asked = async {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
             let (mut reading, mut writing) = stream.split();
-            // Who has read enough of it may close before all is written.
+            // A receiver that has read enough may close the connection before everything is written.
             let (_, status) = tokio::join!(writing.write_all(&bytes), status(&mut reading));
             status
         };

@@ -1,13 +1,13 @@
-//! URLs that lead inside, and names.
+//! URLs and names that lead to internal addresses.
 
-/// Addresses in every spelling, and what each is refused as.
+/// Addresses in all notations, each with a word from the reason for its refusal.
 #[rustfmt::skip]
 pub(crate) const ADDRESSES: [(&str, &str); 83] = [
     ("http://127.0.0.1", "loopback"),
     ("http://127.0.0.1:8080/", "loopback"),
     ("http://127.255.255.254/", "loopback"),
     ("https://127.0.0.1:22/", "loopback"),
-    // Short, decimal, hexadecimal, octal, mixed, padded.
+    // Short, decimal, hexadecimal, octal, mixed and padded notations.
     ("http://127.1/", "loopback"),
     ("http://127.0.1/", "loopback"),
     ("http://2130706433/", "loopback"),
@@ -19,7 +19,8 @@ pub(crate) const ADDRESSES: [(&str, &str); 83] = [
     ("http://0177.0x0.0.1/", "loopback"),
     ("http://127.000.000.001/", "loopback"),
     ("http://127.0.0.1./", "loopback"),
-    // Percent signs, fullwidth, ideographic full stops, circled and superscript digits, bold digits, a soft hyphen.
+    // Percent signs, fullwidth characters, ideographic full stops, circled and superscript digits, bold
+    // digits, a soft hyphen.
     ("http://%31%32%37.0.0.1/", "loopback"),
     ("http://127%2E0%2E0%2E1/", "loopback"),
     ("http://１２７.０.０.１/", "loopback"),
@@ -30,7 +31,7 @@ pub(crate) const ADDRESSES: [(&str, &str); 83] = [
     ("http://𝟭𝟮𝟳.𝟬.𝟬.𝟭/", "loopback"),
     ("http://127.0.0\u{ad}.1/", "loopback"),
     ("http://０ｘ７ｆ.1/", "loopback"),
-    // What browsers forgive.
+    // Syntax errors that browsers accept.
     ("http:\\\\127.0.0.1\\", "loopback"),
     ("http:127.0.0.1", "loopback"),
     ("http:///127.0.0.1", "loopback"),
@@ -38,7 +39,7 @@ pub(crate) const ADDRESSES: [(&str, &str); 83] = [
     ("http://[::1]/", "loopback"),
     ("http://[0:0:0:0:0:0:0:1]/", "loopback"),
     ("http://[0000::0001]:443/", "loopback"),
-    // IPv4 in IPv6.
+    // IPv4 addresses in IPv6 addresses.
     ("http://[::ffff:127.0.0.1]/", "loopback"),
     ("http://[::ffff:7f00:1]/", "loopback"),
     ("http://[::FFFF:7F00:0001]/", "loopback"),
@@ -64,7 +65,7 @@ pub(crate) const ADDRESSES: [(&str, &str); 83] = [
     ("http://172.31.255.255/", "private"),
     ("http://192.168.1.1/", "private"),
     ("http://0300.0250.1.1/", "private"),
-    // The clouds' metadata services and host agents.
+    // The metadata services and host agents of cloud providers.
     ("http://169.254.169.254/latest/meta-data/", "link-local"),
     ("http://0xa9fea9fe/", "link-local"),
     ("http://169.254.43518/", "link-local"),
@@ -93,7 +94,7 @@ pub(crate) const ADDRESSES: [(&str, &str); 83] = [
     ("http://[a000::1]/", "reserved"),
 ];
 
-/// Names, where each leads, and what it is refused as.
+/// Names, the addresses that each resolves to, and a word from the reason for its refusal.
 #[rustfmt::skip]
 pub(crate) const NAMES: [(&str, &[&str], &str); 22] = [
     ("loopback.example.com", &["127.0.0.1"], "loopback"),
@@ -117,11 +118,11 @@ pub(crate) const NAMES: [(&str, &[&str], &str); 22] = [
     ("multicast.example.com", &["224.0.0.1"], "multicast"),
     ("broadcast.example.com", &["255.255.255.255"], "broadcast"),
     ("xn--bcher-kva.example", &["127.0.0.1"], "loopback"),
-    // An alias of a name inside.
+    // An alias of an internal name.
     ("alias.example.com", &["127.0.0.1"], "loopback"),
 ];
 
-/// Names of this machine in its own hosts file, which no name server is asked for.
+/// Names of this machine in its own hosts file, for which no name server is asked.
 pub(crate) const LOCAL_NAMES: [&str; 4] = [
     "http://localhost/",
     "http://LOCALHOST:8080/",
@@ -129,7 +130,8 @@ pub(crate) const LOCAL_NAMES: [&str; 4] = [
     "http://local\u{ad}host/",
 ];
 
-/// What is refused wherever it leads: no setting lets it into the store, so that it cannot come to be sent to.
+/// URLs that are refused wherever they lead, each with a part of the reason. No setting allows them to be
+/// stored, so nothing can be sent to them.
 #[rustfmt::skip]
 pub(crate) const NEVER: [(&str, &str); 30] = [
     ("gopher://127.0.0.1:6379/_INFO", "the scheme \"gopher\" is not supported"),
