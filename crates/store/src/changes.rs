@@ -11,10 +11,11 @@
 //! **Nonces.** Each row has a random number, which distinguishes two rows with the same number: a database
 //! that was restored from a backup assigns the same numbers again. See [`Position`](crate::Position).
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde_json::Value;
-use webhook::{ApiKeyId, OrganizationId};
+use strum::{Display, EnumString, IntoStaticStr, VariantNames};
+use webhook::{ApiKeyId, OrganizationId, UnknownName};
 
 use crate::{
     Error, Operation, Store,
@@ -50,72 +51,44 @@ impl fmt::Display for Actor {
 }
 
 /// The kind of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display, EnumString, IntoStaticStr, VariantNames)]
+#[strum(parse_err_ty = UnknownName, parse_err_fn = unknown)]
 pub enum ChangeKind {
     /// An endpoint was created.
+    #[strum(serialize = "endpoint.created")]
     EndpointCreated,
     /// An endpoint's URL, project or event types were set.
+    #[strum(serialize = "endpoint.updated")]
     EndpointUpdated,
     /// An endpoint was enabled.
+    #[strum(serialize = "endpoint.enabled")]
     EndpointEnabled,
     /// An endpoint was disabled.
+    #[strum(serialize = "endpoint.disabled")]
     EndpointDisabled,
     /// An endpoint's secret was replaced.
+    #[strum(serialize = "endpoint.secret_rotated")]
     SecretRotated,
     /// An endpoint was deleted.
+    #[strum(serialize = "endpoint.deleted")]
     EndpointDeleted,
     /// An API key was created.
+    #[strum(serialize = "api_key.created")]
     ApiKeyCreated,
     /// An API key was revoked.
+    #[strum(serialize = "api_key.revoked")]
     ApiKeyRevoked,
 }
 
-/// The error for a kind that this version does not know.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown kind of change {0:?}")]
-pub struct UnknownChangeKind(pub String);
-
 impl ChangeKind {
-    /// All kinds.
-    pub const ALL: [Self; 8] = [
-        Self::EndpointCreated,
-        Self::EndpointUpdated,
-        Self::EndpointEnabled,
-        Self::EndpointDisabled,
-        Self::SecretRotated,
-        Self::EndpointDeleted,
-        Self::ApiKeyCreated,
-        Self::ApiKeyRevoked,
-    ];
-
     /// Returns the name in the database and in listings.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::EndpointCreated => "endpoint.created",
-            Self::EndpointUpdated => "endpoint.updated",
-            Self::EndpointEnabled => "endpoint.enabled",
-            Self::EndpointDisabled => "endpoint.disabled",
-            Self::SecretRotated => "endpoint.secret_rotated",
-            Self::EndpointDeleted => "endpoint.deleted",
-            Self::ApiKeyCreated => "api_key.created",
-            Self::ApiKeyRevoked => "api_key.revoked",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-impl fmt::Display for ChangeKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for ChangeKind {
-    type Err = UnknownChangeKind;
-
-    fn from_str(name: &str) -> Result<Self, UnknownChangeKind> {
-        let found = Self::ALL.into_iter().find(|kind| kind.as_str() == name);
-        found.ok_or_else(|| UnknownChangeKind(name.to_owned()))
-    }
+fn unknown(name: &str) -> UnknownName {
+    UnknownName::of::<ChangeKind>("kind of change", name)
 }
 
 /// A row of the log of changes.

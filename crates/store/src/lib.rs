@@ -143,7 +143,7 @@ use std::fmt;
 
 pub use address::is_unverified;
 pub use api_key::{ApiKeyRow, NewApiKey};
-pub use changes::{Actor, ChangeKind, ChangeRow, UnknownChangeKind};
+pub use changes::{Actor, ChangeKind, ChangeRow};
 pub use database::{ACQUIRE_TIMEOUT, CONNECT_TIMEOUT, OPERATION_TIMEOUT};
 pub use endpoint::{EndpointChange, Lookup, NewEndpoint};
 pub use error::{Cause, Error, Operation};

@@ -5,6 +5,9 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
+
+use crate::UnknownName;
 
 const PREFIX: &str = "mgk_";
 const KEY_BYTES: usize = 32;
@@ -70,70 +73,62 @@ impl fmt::Debug for ApiKey {
 }
 
 /// A permission that a key grants, always limited to the key's organization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
+#[strum(parse_err_ty = UnknownName, parse_err_fn = unknown)]
 pub enum Scope {
     /// Publish events.
     #[serde(rename = "events:write")]
+    #[strum(serialize = "events:write")]
     EventsWrite,
     /// Read endpoints and their health.
     #[serde(rename = "endpoints:read")]
+    #[strum(serialize = "endpoints:read")]
     EndpointsRead,
     /// Create, change and delete endpoints, and rotate their secrets.
     #[serde(rename = "endpoints:write")]
+    #[strum(serialize = "endpoints:write")]
     EndpointsWrite,
     /// Read events, deliveries and attempts.
     #[serde(rename = "deliveries:read")]
+    #[strum(serialize = "deliveries:read")]
     DeliveriesRead,
     /// Send deliveries again.
     #[serde(rename = "deliveries:write")]
+    #[strum(serialize = "deliveries:write")]
     DeliveriesWrite,
     /// All of the above, and read the log of changes.
     #[serde(rename = "admin")]
+    #[strum(serialize = "admin")]
     Admin,
 }
 
-/// A text that is not a known scope.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown scope {0:?}; known are {known}", known = Scope::ALL.map(Scope::as_str).join(", "))]
-pub struct UnknownScope(pub String);
-
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 6] = [
-        Self::EventsWrite,
-        Self::EndpointsRead,
-        Self::EndpointsWrite,
-        Self::DeliveriesRead,
-        Self::DeliveriesWrite,
-        Self::Admin,
-    ];
+    pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
 
     /// Returns the name in requests, listings and the database.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::EventsWrite => "events:write",
-            Self::EndpointsRead => "endpoints:read",
-            Self::EndpointsWrite => "endpoints:write",
-            Self::DeliveriesRead => "deliveries:read",
-            Self::DeliveriesWrite => "deliveries:write",
-            Self::Admin => "admin",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Scope {
-    type Err = UnknownScope;
-
-    fn from_str(name: &str) -> Result<Self, UnknownScope> {
-        let found = Self::ALL.into_iter().find(|scope| scope.as_str() == name);
-        found.ok_or_else(|| UnknownScope(name.to_owned()))
-    }
+fn unknown(name: &str) -> UnknownName {
+    UnknownName::of::<Scope>("scope", name)
 }
 
 /// The scopes of one key, at least one. As text, they are separated by commas: `events:write,endpoints:read`.
@@ -157,9 +152,9 @@ impl fmt::Display for Scopes {
 
 /// Parses one or more scopes. An empty text is an error, because a key without scopes would be useless.
 impl FromStr for Scopes {
-    type Err = UnknownScope;
+    type Err = UnknownName;
 
-    fn from_str(names: &str) -> Result<Self, UnknownScope> {
+    fn from_str(names: &str) -> Result<Self, UnknownName> {
         let scopes = names.split(',').map(|name| name.trim().parse());
         Ok(Self(scopes.collect::<Result<_, _>>()?))
     }
@@ -204,7 +199,7 @@ mod tests {
 
     #[test]
     fn scopes_are_their_names() {
-        for scope in Scope::ALL {
+        for scope in Scope::ALL.iter().copied() {
             assert_eq!(scope.as_str().parse(), Ok(scope));
             let json = serde_json::to_string(&scope).unwrap();
             assert_eq!(json, format!("\"{scope}\""));
@@ -220,9 +215,9 @@ mod tests {
 
     #[test]
     fn admin_allows_everything_and_the_others_themselves() {
-        for given in Scope::ALL {
+        for given in Scope::ALL.iter().copied() {
             let only: Scopes = given.as_str().parse().unwrap();
-            for wanted in Scope::ALL {
+            for wanted in Scope::ALL.iter().copied() {
                 assert_eq!(only.allow(wanted), given == wanted || given == Scope::Admin);
             }
         }

@@ -7,6 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr};
 
 /// The maximum number of bytes that are read of a response's body. The client does not wait for the rest.
 pub const RESPONSE_BODY_BYTES_MAX: usize = 16 * 1024;
@@ -43,8 +44,9 @@ pub struct Failure {
 }
 
 /// The phases of a request, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Phase {
     /// Looking up the host's name.
     Resolve,
@@ -59,8 +61,9 @@ pub enum Phase {
 }
 
 /// The closed set of ways in which an endpoint fails to answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Display, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum FailureKind {
     /// The URL is not valid any more, although it was when the endpoint was registered.
     BadUrl,
@@ -144,55 +147,10 @@ impl fmt::Display for AttemptResult {
     }
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Resolve => "resolve",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Send => "send",
-            Self::Response => "response",
-        })
-    }
-}
-
 impl FailureKind {
-    /// All kinds.
-    pub const ALL: [Self; 11] = [
-        Self::BadUrl,
-        Self::NameNotFound,
-        Self::NameServerFailed,
-        Self::AddressRefused,
-        Self::ConnectionRefused,
-        Self::ConnectionReset,
-        Self::Tls,
-        Self::Timeout,
-        Self::CutShort,
-        Self::Protocol,
-        Self::Flood,
-    ];
-
     /// Returns the name in headers, logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::BadUrl => "bad_url",
-            Self::NameNotFound => "name_not_found",
-            Self::NameServerFailed => "name_server_failed",
-            Self::AddressRefused => "address_refused",
-            Self::ConnectionRefused => "connection_refused",
-            Self::ConnectionReset => "connection_reset",
-            Self::Tls => "tls",
-            Self::Timeout => "timeout",
-            Self::CutShort => "cut_short",
-            Self::Protocol => "protocol",
-            Self::Flood => "flood",
-        }
-    }
-}
-
-impl fmt::Display for FailureKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -1,10 +1,13 @@
 //! The delivery of one event to one endpoint.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 
-use crate::{DeferReason, DeliveryId, Endpoint, EndpointId, Event, EventKind, LeadId, ProjectId, payload};
+use crate::{
+    DeferReason, DeliveryId, Endpoint, EndpointId, Event, EventKind, LeadId, ProjectId, UnknownName, payload,
+};
 
 /// A delivery with its next attempt still to be made.
 ///
@@ -43,8 +46,21 @@ pub struct PutOff {
 }
 
 /// What caused a run of attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownName, parse_err_fn = unknown)]
 pub enum Trigger {
     /// The publication of the event.
     Event,
@@ -53,11 +69,6 @@ pub enum Trigger {
     /// A request to test whether the endpoint answers.
     Ping,
 }
-
-/// A trigger that this version does not know.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown trigger {0:?}; known are event, resend and ping")]
-pub struct UnknownTrigger(pub String);
 
 impl Delivery {
     /// Returns the first attempt of the run that the event itself caused.
@@ -154,32 +165,13 @@ impl PutOff {
 
 impl Trigger {
     /// Returns the name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Event => "event",
-            Self::Resend => "resend",
-            Self::Ping => "ping",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-impl fmt::Display for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for Trigger {
-    type Err = UnknownTrigger;
-
-    fn from_str(name: &str) -> Result<Self, UnknownTrigger> {
-        match name {
-            "event" => Ok(Self::Event),
-            "resend" => Ok(Self::Resend),
-            "ping" => Ok(Self::Ping),
-            _ => Err(UnknownTrigger(name.to_owned())),
-        }
-    }
+fn unknown(name: &str) -> UnknownName {
+    UnknownName::of::<Trigger>("trigger", name)
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! The endpoints that events are delivered to.
 
-use std::fmt;
-
 use signature::Secret;
+use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 
-use crate::{EndpointId, Event, OrganizationId, ProjectId, Subscription};
+use crate::{EndpointId, Event, OrganizationId, ProjectId, Subscription, UnknownName};
 
 /// A URL that a customer has registered, and the events that are delivered to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +53,10 @@ pub struct Disabled {
 }
 
 /// The reason why an endpoint is disabled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, IntoStaticStr, VariantNames,
+)]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownName, parse_err_fn = unknown)]
 pub enum DisabledReason {
     /// A user disabled it.
     Manual,
@@ -63,11 +65,6 @@ pub enum DisabledReason {
     /// All attempts failed for several days.
     Failing,
 }
-
-/// A reason that this version does not know.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown reason {0:?} for a disabled endpoint; known are manual, gone and failing")]
-pub struct UnknownDisabledReason(pub String);
 
 /// The reason why an endpoint of the event's organization does not get the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,30 +118,11 @@ impl Mismatch {
 
 impl DisabledReason {
     /// Returns the name in the database and in listings.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Manual => "manual",
-            Self::Gone => "gone",
-            Self::Failing => "failing",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-impl fmt::Display for DisabledReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for DisabledReason {
-    type Err = UnknownDisabledReason;
-
-    fn from_str(name: &str) -> Result<Self, UnknownDisabledReason> {
-        match name {
-            "manual" => Ok(Self::Manual),
-            "gone" => Ok(Self::Gone),
-            "failing" => Ok(Self::Failing),
-            _ => Err(UnknownDisabledReason(name.to_owned())),
-        }
-    }
+fn unknown(name: &str) -> UnknownName {
+    UnknownName::of::<DisabledReason>("reason of a disabled endpoint", name)
 }

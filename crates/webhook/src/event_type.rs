@@ -2,24 +2,35 @@
 
 use std::fmt;
 
+use strum::{Display, EnumString, IntoStaticStr, VariantNames};
+
 /// What happened to a lead or its magnet (public contract, "Event Types").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Display, EnumString, IntoStaticStr, VariantNames)]
+#[strum(parse_err_ty = UnknownEventType, parse_err_fn = unknown)]
 pub enum EventType {
     /// `lead.created`: a generation request was received and queued.
+    #[strum(serialize = "lead.created")]
     LeadCreated,
     /// `research.started`: the research agent started.
+    #[strum(serialize = "research.started")]
     ResearchStarted,
     /// `research.completed`: the research is done, and the generation is about to begin.
+    #[strum(serialize = "research.completed")]
     ResearchCompleted,
     /// `research.failed`: the research agent encountered an error.
+    #[strum(serialize = "research.failed")]
     ResearchFailed,
     /// `magnet.generated`: the content was generated.
+    #[strum(serialize = "magnet.generated")]
     MagnetGenerated,
     /// `lead.completed`: the magnet is ready to be viewed.
+    #[strum(serialize = "lead.completed")]
     LeadCompleted,
     /// `lead.failed`: the generation failed permanently.
+    #[strum(serialize = "lead.failed")]
     LeadFailed,
     /// `magnet.viewed`: a recipient opened the magnet.
+    #[strum(serialize = "magnet.viewed")]
     MagnetViewed,
 }
 
@@ -41,7 +52,7 @@ pub enum EventKind {
 #[error(
     "unknown event type {0:?}{meant}; known are {known}",
     meant = did_you_mean(.0),
-    known = EventType::ALL.map(EventType::as_str).join(", ")
+    known = EventType::VARIANTS.join(", ")
 )]
 pub struct UnknownEventType(pub String);
 
@@ -72,17 +83,8 @@ impl EventType {
     ];
 
     /// Returns the name on the wire, such as `lead.completed`; also the AMQP routing key.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::LeadCreated => "lead.created",
-            Self::ResearchStarted => "research.started",
-            Self::ResearchCompleted => "research.completed",
-            Self::ResearchFailed => "research.failed",
-            Self::MagnetGenerated => "magnet.generated",
-            Self::LeadCompleted => "lead.completed",
-            Self::LeadFailed => "lead.failed",
-            Self::MagnetViewed => "magnet.viewed",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// Returns the part before the dot: `lead`, `research` or `magnet`.
@@ -93,15 +95,9 @@ impl EventType {
     }
 }
 
-impl fmt::Display for EventType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 impl EventKind {
     /// Returns the name on the wire.
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Of(event_type) => event_type.as_str(),
             Self::Ping => PING,
@@ -140,13 +136,6 @@ impl std::str::FromStr for EventKind {
     }
 }
 
-impl std::str::FromStr for EventType {
-    type Err = UnknownEventType;
-
-    fn from_str(name: &str) -> Result<Self, UnknownEventType> {
-        Self::ALL
-            .into_iter()
-            .find(|known| known.as_str() == name)
-            .ok_or_else(|| UnknownEventType(name.to_owned()))
-    }
+fn unknown(name: &str) -> UnknownEventType {
+    UnknownEventType(name.to_owned())
 }

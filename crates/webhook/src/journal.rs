@@ -29,7 +29,7 @@ use crate::{
     EventId, FailureKind, OrganizationId, Outcome, Phase, Trigger,
 };
 
-pub use books::{Books, DeliveryEntry, DeliveryState, EventEntry, Standing, UnknownDeliveryState};
+pub use books::{Books, DeliveryEntry, DeliveryState, EventEntry, Standing};
 pub use considered::{BadConsidered, Considered, Verdict};
 pub use numbers::{BatchStamp, Hole, Numbers, Span};
 pub use seen::{BadSeen, Seen};

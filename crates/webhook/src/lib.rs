@@ -27,6 +27,7 @@ mod event;
 mod payload;
 mod subscription;
 mod endpoint;
+mod names;
 mod reason;
 mod delivery;
 mod attempt;
@@ -37,10 +38,10 @@ mod api_key;
 mod request;
 pub mod journal;
 
-pub use api_key::{ApiKey, BadApiKey, Scope, Scopes, UnknownScope};
+pub use api_key::{ApiKey, BadApiKey, Scope, Scopes};
 pub use attempt::{Answer, AttemptResult, Failure, FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
-pub use delivery::{Delivery, PutOff, Trigger, UnknownTrigger};
-pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, PreviousSecret, UnknownDisabledReason};
+pub use delivery::{Delivery, PutOff, Trigger};
+pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, PreviousSecret};
 pub use event::{
     DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, FieldRejection, Rejection, TIMESTAMP_AHEAD_MAX,
     TIMESTAMPS_MS,
@@ -50,9 +51,10 @@ pub use ids::{
     ApiKeyId, AttemptId, DeliveryId, EndpointId, EventId, ID_BYTES_MAX, LeadId, MESSAGE_ID_CHARS_MAX,
     OrganizationId, ProjectId,
 };
+pub use names::UnknownName;
 pub use outcome::{Outcome, outcome};
 pub use payload::{About, example, ping_schema, sample, schema};
-pub use reason::{CancelReason, DeadReason, DeferReason, UnknownReason};
+pub use reason::{CancelReason, DeadReason, DeferReason};
 pub use request::{
     ATTEMPT_HEADER, DELIVERY_HEADER, EVENT_HEADER, Signatures, TIMESTAMP_HEADER, request_headers,
 };

@@ -1,12 +1,26 @@
 //! The reasons why a delivery is dead, cancelled or deferred.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantNames};
+
+use crate::UnknownName;
 
 /// The reason why a delivery is dead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownName, parse_err_fn = unknown)]
 pub enum DeadReason {
     /// All attempts of the schedule failed.
     Exhausted,
@@ -21,8 +35,9 @@ pub enum DeadReason {
 }
 
 /// The reason why a delivery is cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum CancelReason {
     /// The endpoint was deleted.
     EndpointDeleted,
@@ -32,8 +47,9 @@ pub enum CancelReason {
 }
 
 /// The reason why a delivery is deferred without an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum DeferReason {
     /// The worker has no slot free for the endpoint or its organization.
     NoSlot,
@@ -44,73 +60,27 @@ pub enum DeferReason {
     Database,
 }
 
-/// A reason that this version does not know.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown reason {0:?} for a dead delivery; known are exhausted, gone, endpoint_disabled, no_slot and fault"
-)]
-pub struct UnknownReason(pub String);
-
 impl DeadReason {
-    /// All reasons.
-    pub const ALL: [Self; 5] = [
-        Self::Exhausted,
-        Self::Gone,
-        Self::EndpointDisabled,
-        Self::NoSlot,
-        Self::Fault,
-    ];
-
     /// Returns the name in headers, logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Exhausted => "exhausted",
-            Self::Gone => "gone",
-            Self::EndpointDisabled => "endpoint_disabled",
-            Self::NoSlot => "no_slot",
-            Self::Fault => "fault",
-        }
-    }
-}
-
-impl std::str::FromStr for DeadReason {
-    type Err = UnknownReason;
-
-    fn from_str(name: &str) -> Result<Self, UnknownReason> {
-        let known = Self::ALL.into_iter().find(|reason| reason.as_str() == name);
-        known.ok_or_else(|| UnknownReason(name.to_owned()))
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
 impl DeferReason {
-    /// All reasons.
-    pub const ALL: [Self; 3] = [Self::NoSlot, Self::Fault, Self::Database];
-
     /// Returns the name in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoSlot => "no_slot",
-            Self::Fault => "fault",
-            Self::Database => "database",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
 impl CancelReason {
-    /// All reasons.
-    pub const ALL: [Self; 2] = [Self::EndpointDeleted, Self::PingFailed];
-
     /// Returns the name in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::EndpointDeleted => "endpoint_deleted",
-            Self::PingFailed => "ping_failed",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-impl fmt::Display for DeadReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+fn unknown(name: &str) -> UnknownName {
+    UnknownName::of::<DeadReason>("reason of a dead delivery", name)
 }

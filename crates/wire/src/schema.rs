@@ -69,7 +69,7 @@ pub fn event_kind() -> RefOr<Schema> {
 /// Returns the schema of the state of a delivery.
 pub fn delivery_state() -> RefOr<Schema> {
     one_of(
-        DeliveryState::ALL.map(DeliveryState::as_str).into_iter().rev(),
+        DeliveryState::ALL.iter().rev().map(|state| state.as_str()),
         "Delivered; dead: given up, and can be sent again; cancelled: the endpoint was deleted; or pending.",
         "dead",
     )

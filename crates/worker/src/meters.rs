@@ -5,14 +5,13 @@ use std::{collections::HashMap, time::Duration};
 use broker::BadMessage;
 use metrics::{Counter, Histogram, Unit};
 use runtime::{Metric, MetricLabel};
+use strum::VariantNames as _;
 use webhook::{CancelReason, DeadReason, DeferReason, EventKind, EventType, Outcome};
 
 use crate::refusal::Refusal;
 
 pub(crate) const EVENTS: Metric = Metric::counter("magnetite_events_total", "Events that were fanned out")
-    .by(&[MetricLabel::known("type", || {
-        EventType::ALL.map(EventType::as_str).to_vec()
-    })]);
+    .by(&[MetricLabel::known("type", || EventType::VARIANTS.to_vec())]);
 pub(crate) const ATTEMPTS: Metric = Metric::counter(
     "magnetite_attempts_total",
     "Requests that were answered or failed, by what followed; those that failed by a fault of ours are not counted",
@@ -30,21 +29,14 @@ pub(crate) const DEFERRALS: Metric = Metric::counter(
     "magnetite_deferrals_total",
     "Deliveries that were put off without an attempt",
 )
-.by(&[MetricLabel::known("reason", || {
-    DeferReason::ALL.map(DeferReason::as_str).to_vec()
-})]);
-pub(crate) const DEAD: Metric =
-    Metric::counter("magnetite_dead_total", "Deliveries that were given up")
-        .by(&[MetricLabel::known("reason", || {
-            DeadReason::ALL.map(DeadReason::as_str).to_vec()
-        })]);
+.by(&[MetricLabel::known("reason", || DeferReason::VARIANTS.to_vec())]);
+pub(crate) const DEAD: Metric = Metric::counter("magnetite_dead_total", "Deliveries that were given up")
+    .by(&[MetricLabel::known("reason", || DeadReason::VARIANTS.to_vec())]);
 pub(crate) const CANCELLED: Metric = Metric::counter(
     "magnetite_cancelled_total",
     "Deliveries whose endpoint was deleted, and pings that failed",
 )
-.by(&[MetricLabel::known("reason", || {
-    CancelReason::ALL.map(CancelReason::as_str).to_vec()
-})]);
+.by(&[MetricLabel::known("reason", || CancelReason::VARIANTS.to_vec())]);
 pub(crate) const REJECTED: Metric = Metric::counter(
     "magnetite_rejected_total",
     "Messages that cannot be worked on, and were set aside",
@@ -120,9 +112,7 @@ pub(crate) const SLOTS_REFUSED: Metric = Metric::counter(
     "magnetite_slots_refused_total",
     "Deliveries that got no slot, by what was used up",
 )
-.by(&[MetricLabel::known("by", || {
-    Refusal::ALL.map(Refusal::as_str).to_vec()
-})]);
+.by(&[MetricLabel::known("by", || Refusal::VARIANTS.to_vec())]);
 pub(crate) const SLOW_ENDED: Metric = Metric::counter(
     "magnetite_slow_attempts_ended_total",
     "Attempts of over a second that were ended to make room for others",

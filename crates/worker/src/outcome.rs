@@ -67,7 +67,7 @@ pub(crate) fn attempt(
 
 /// Defers a delivery that was refused a slot after waiting `spent` for one.
 pub(crate) fn refused(context: &Context, delivery: Delivery, by: Refusal, spent: Duration) -> Turn {
-    meters::SLOTS_REFUSED.count([by.as_str()]).increment(1);
+    meters::SLOTS_REFUSED.count([by.into()]).increment(1);
     defer(context, delivery, DeferReason::NoSlot, spent)
 }
 

@@ -1,7 +1,10 @@
 //! The reasons why a delivery gets no slot.
 
+use strum::{IntoStaticStr, VariantNames};
+
 /// The reason why a delivery may not have a slot now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Refusal {
     /// The endpoint already holds its share.
     Endpoint,
@@ -11,18 +14,4 @@ pub(crate) enum Refusal {
     Unwell,
     /// No slot is free.
     Slots,
-}
-
-impl Refusal {
-    pub(crate) const ALL: [Self; 4] = [Self::Endpoint, Self::Organization, Self::Unwell, Self::Slots];
-
-    /// Returns the name used in metrics.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Endpoint => "endpoint",
-            Self::Organization => "organization",
-            Self::Unwell => "unwell",
-            Self::Slots => "slots",
-        }
-    }
 }

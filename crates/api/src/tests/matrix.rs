@@ -132,7 +132,7 @@ async fn every_operation_refuses_every_key_that_does_not_open_it() {
                 "{name}: {refused:?}"
             );
         }
-        for scope in Scope::ALL {
+        for scope in Scope::ALL.iter().copied() {
             let key = bed.key("org_1", scope.as_str()).await;
             let answer = operation.ask(&bed, &key).await;
             let opens = scope == operation.scope || scope == Scope::Admin;

@@ -60,8 +60,8 @@ pub(super) fn on_failure(kind: FailureKind) -> Cow<'static, str> {
 /// Returns what to do about a recorded failure, by its name. `None` if the failure is unknown here because a
 /// newer version recorded it.
 pub(super) fn on_recorded(status: Option<u16>, failure: &str) -> Option<Cow<'static, str>> {
-    let kind = FailureKind::ALL.into_iter().find(|kind| kind.as_str() == failure);
-    status.map(on_status).or_else(|| kind.map(on_failure))
+    let kind = || failure.parse().ok();
+    status.map(on_status).or_else(|| kind().map(on_failure))
 }
 
 fn linked(text: &str, section: &str) -> Cow<'static, str> {

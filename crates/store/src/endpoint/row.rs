@@ -1,8 +1,7 @@
 //! A row of the table `endpoints`, and how it is decoded into an endpoint.
 
 use webhook::{
-    BadSubscription, Disabled, Endpoint, EndpointId, OrganizationId, PreviousSecret, ProjectId,
-    UnknownDisabledReason,
+    BadSubscription, Disabled, Endpoint, EndpointId, OrganizationId, PreviousSecret, ProjectId, UnknownName,
 };
 
 use crate::{
@@ -124,7 +123,7 @@ pub(crate) fn decode(row: Row, keyring: &Keyring) -> Result<Endpoint, Error> {
         (Some(reason), Some(at_ms)) => {
             let reason = reason
                 .parse()
-                .map_err(|error: UnknownDisabledReason| undecodable("disabled_reason", Some(error.into())))?;
+                .map_err(|error: UnknownName| undecodable("disabled_reason", Some(error.into())))?;
             Some(Disabled { reason, at_ms })
         }
         _ => return Err(undecodable("disabled_at_ms", None)),

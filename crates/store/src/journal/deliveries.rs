@@ -184,6 +184,9 @@ fn read(row: &dyn Columns) -> Result<DeliveryRow, sqlx::Error> {
 /// Reads the column `state`.
 pub(super) fn state(row: &dyn Columns) -> Result<DeliveryState, sqlx::Error> {
     let rank = row.integer("state")?;
-    let known = DeliveryState::ALL.into_iter().find(|state| state.rank() == rank);
+    let known = DeliveryState::ALL
+        .iter()
+        .copied()
+        .find(|state| state.rank() == rank);
     known.ok_or_else(|| undecodable("state", format!("unknown state {rank}")))
 }

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    fmt,
-    str::FromStr,
     sync::Arc,
 };
 
+use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
+
 use crate::{
-    AttemptId, DeliveryId, Event, EventId, OrganizationId, Trigger,
+    AttemptId, DeliveryId, Event, EventId, OrganizationId, Trigger, UnknownName,
     journal::{
         AttemptRecord, BatchStamp, Considered, DeliveryRef, EventRecord, Gap, Numbers, Record, Seen, Span,
         StepRecord, Then,
@@ -81,7 +81,21 @@ pub struct Standing {
 
 /// The state of a delivery. Of two states, the greater one takes precedence: a delivered delivery never goes
 /// back to another state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownName, parse_err_fn = unknown)]
 pub enum DeliveryState {
     /// More attempts are to be made.
     Pending,
@@ -92,11 +106,6 @@ pub enum DeliveryState {
     /// The endpoint answered with a 2xx.
     Delivered,
 }
-
-/// A text that is not a known state.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown state {0:?}; known are pending, cancelled, dead and delivered")]
-pub struct UnknownDeliveryState(pub String);
 
 impl Books {
     /// Merges a record.
@@ -278,16 +287,11 @@ impl Standing {
 
 impl DeliveryState {
     /// All states, in ascending order.
-    pub const ALL: [Self; 4] = [Self::Pending, Self::Cancelled, Self::Dead, Self::Delivered];
+    pub const ALL: &'static [Self] = <Self as VariantArray>::VARIANTS;
 
     /// Returns the name in listings.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Cancelled => "cancelled",
-            Self::Dead => "dead",
-            Self::Delivered => "delivered",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// Returns the number in the database; a later state has a greater number.
@@ -301,17 +305,6 @@ impl DeliveryState {
     }
 }
 
-impl fmt::Display for DeliveryState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for DeliveryState {
-    type Err = UnknownDeliveryState;
-
-    fn from_str(name: &str) -> Result<Self, UnknownDeliveryState> {
-        let known = Self::ALL.into_iter().find(|state| state.as_str() == name);
-        known.ok_or_else(|| UnknownDeliveryState(name.to_owned()))
-    }
+fn unknown(name: &str) -> UnknownName {
+    UnknownName::of::<DeliveryState>("state", name)
 }

@@ -57,8 +57,9 @@ fn summary(story: &Story) -> String {
         chapters.iter().filter(in_state).count()
     };
     let states: Vec<String> = DeliveryState::ALL
-        .into_iter()
+        .iter()
         .rev()
+        .copied()
         .map(|state| (state, latest(state)))
         .filter(|(_, count)| *count > 0)
         .map(|(state, count)| format!("{state} {count}"))
