@@ -107,7 +107,7 @@ impl Store {
             now_ms.into(),
             new.expires_at_ms.into(),
         ];
-        let operation = Operation::CreateApiKey(id.clone());
+        let operation = Operation::on("create API key", &id);
         let created = self
             .write_api_key(&operation, INSERT, arguments, ChangeKind::ApiKeyCreated, now_ms)
             .await?;
@@ -121,7 +121,7 @@ impl Store {
     /// Returns an error if the database operation fails, or [`Error::ApiKeyNotFound`].
     pub async fn revoke_api_key(&self, id: &ApiKeyId, now_ms: u64) -> Result<ApiKeyRow, Error> {
         let arguments = [Argument::outside(id.as_str()), now_ms.into()];
-        let operation = Operation::RevokeApiKey(id.clone());
+        let operation = Operation::on("revoke API key", id);
         let revoked = self
             .write_api_key(&operation, REVOKE, arguments, ChangeKind::ApiKeyRevoked, now_ms)
             .await?;
@@ -147,7 +147,9 @@ impl Store {
     pub async fn api_key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKeyRow>, Error> {
         let mut select = Statement::new(SELECT);
         select.push_with("hash = ", hash.as_slice().into());
-        let found = self.fetch(&Operation::LookUpApiKey, select, read).await?;
+        let found = self
+            .fetch(&Operation::new("look up an API key"), select, read)
+            .await?;
         Ok(found.into_iter().next())
     }
 
@@ -173,7 +175,7 @@ impl Store {
             );
         }
         select.push_with(" ORDER BY id LIMIT ", limit.into());
-        self.fetch(&Operation::ListApiKeys, select, read).await
+        self.fetch(&Operation::new("list API keys"), select, read).await
     }
 
     /// Notes when keys were last used, in one transaction. Times earlier than the stored ones change nothing,
@@ -193,7 +195,7 @@ impl Store {
         on_connection!(
             &self.database,
             writer,
-            &Operation::NoteApiKeyUses,
+            &Operation::new("note when API keys were used"),
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;

@@ -180,7 +180,7 @@ impl Store {
             select.push_with(" AND number < ", before.into());
         }
         select.push_with(" ORDER BY number DESC LIMIT ", limit.into());
-        self.fetch(&Operation::ListChanges, select, read).await
+        self.fetch(&Operation::new("list changes"), select, read).await
     }
 }
 

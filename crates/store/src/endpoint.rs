@@ -117,7 +117,7 @@ impl Store {
             sql: INSERT,
             arguments,
         };
-        self.write(&Operation::CreateEndpoint(id.clone()), write, decode)
+        self.write(&Operation::on("create endpoint", &id), write, decode)
             .await
     }
 
@@ -152,7 +152,7 @@ impl Store {
             sql: UPDATE,
             arguments,
         };
-        self.write(&Operation::UpdateEndpoint(id.clone()), write, decode)
+        self.write(&Operation::on("update endpoint", id), write, decode)
             .await
     }
 
@@ -183,7 +183,7 @@ impl Store {
             sql: ROTATE_SECRET,
             arguments: vec![overlap_until_ms.unwrap_or_default().into()],
         };
-        self.write(&Operation::RotateSecret(id.clone()), write, decode)
+        self.write(&Operation::on("rotate the secret of endpoint", id), write, decode)
             .await
     }
 
@@ -202,7 +202,7 @@ impl Store {
             sql: ENABLE,
             arguments: Vec::new(),
         };
-        self.write(&Operation::EnableEndpoint(id.clone()), write, decode)
+        self.write(&Operation::on("enable endpoint", id), write, decode)
             .await
     }
 
@@ -263,7 +263,7 @@ impl Store {
             sql: DELETE,
             arguments: Vec::new(),
         };
-        self.write(&Operation::DeleteEndpoint(id.clone()), write, |_, _| Ok(()))
+        self.write(&Operation::on("delete endpoint", id), write, |_, _| Ok(()))
             .await
     }
 
@@ -274,7 +274,7 @@ impl Store {
     /// Returns an error if the database operation fails, [`Error::SealingKeyMissing`], or
     /// [`Error::Undecodable`].
     pub async fn endpoint(&self, id: &EndpointId) -> Result<Lookup, Error> {
-        let operation = &Operation::LookUpEndpoint(id.clone());
+        let operation = &Operation::on("look up endpoint", id);
         let stored_id = storable(id.as_str());
         let (row, was_deleted): (Option<Row>, bool) = on_connection!(
             &self.database,
@@ -319,7 +319,7 @@ impl Store {
         after: Option<&EndpointId>,
         limit: u32,
     ) -> Result<Vec<Endpoint>, Error> {
-        let operation = &Operation::ListEndpoints;
+        let operation = &Operation::new("list endpoints");
         // The empty text sorts before every id.
         let after = after.map_or("", EndpointId::as_str);
         let rows: Vec<Row> = on_connection!(
@@ -350,5 +350,5 @@ fn disabling(id: &EndpointId, reason: DisabledReason, now_ms: i64) -> (Operation
         sql: DISABLE,
         arguments: vec![reason.as_str().into()],
     };
-    (Operation::DisableEndpoint(id.clone()), write)
+    (Operation::on("disable endpoint", id), write)
 }

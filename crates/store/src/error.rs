@@ -1,179 +1,16 @@
 //! The errors of the store, and whether a retry can help.
 
+mod operation;
 mod transient;
 
 use std::{error, fmt, io, path::PathBuf, time::Duration};
 
-use webhook::{ApiKeyId, DeliveryId, EndpointId, EventId, OrganizationId};
+use webhook::{ApiKeyId, EndpointId, OrganizationId};
 
 use crate::ENDPOINTS_MAX;
 
+pub use operation::Operation;
 use transient::{is_foreign_statement, is_full, is_transient, is_transient_sqlite, sqlite_code};
-
-/// The operation that failed. Its `Display` text completes the phrase "could not ...".
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Operation {
-    /// [`Store::migrate`](crate::Store::migrate).
-    Migrate,
-    /// [`Store::check`](crate::Store::check).
-    Check,
-    /// [`Store::create_endpoint`](crate::Store::create_endpoint).
-    CreateEndpoint(EndpointId),
-    /// [`Store::update_endpoint`](crate::Store::update_endpoint).
-    UpdateEndpoint(EndpointId),
-    /// [`Store::enable_endpoint`](crate::Store::enable_endpoint).
-    EnableEndpoint(EndpointId),
-    /// [`Store::disable_endpoint`](crate::Store::disable_endpoint) and
-    /// [`Store::disable_endpoint_unless_changed`](crate::Store::disable_endpoint_unless_changed).
-    DisableEndpoint(EndpointId),
-    /// [`Store::rotate_secret`](crate::Store::rotate_secret).
-    RotateSecret(EndpointId),
-    /// [`Store::reseal_secrets`](crate::Store::reseal_secrets).
-    Reseal,
-    /// [`Store::delete_endpoint`](crate::Store::delete_endpoint).
-    DeleteEndpoint(EndpointId),
-    /// [`Store::endpoint`](crate::Store::endpoint).
-    LookUpEndpoint(EndpointId),
-    /// [`Store::list_endpoints`](crate::Store::list_endpoints).
-    ListEndpoints,
-    /// [`Store::registry_position`](crate::Store::registry_position).
-    ReadRegistryPosition,
-    /// [`Store::load_registry`](crate::Store::load_registry).
-    LoadRegistry,
-    /// [`Store::registry_changes`](crate::Store::registry_changes).
-    ReadRegistryChanges {
-        /// The version after which changes were requested.
-        since: i64,
-    },
-    /// [`Store::announce_role`](crate::Store::announce_role),
-    /// [`Store::report_role`](crate::Store::report_role) and
-    /// [`Store::close_role`](crate::Store::close_role).
-    AnnounceRole,
-    /// [`Store::workers_behind`](crate::Store::workers_behind).
-    FindWorkersBehind,
-    /// [`Store::running_roles`](crate::Store::running_roles).
-    ListRoles,
-    /// [`Store::installation_id`](crate::Store::installation_id).
-    ReadInstallation,
-    /// [`Store::record`](crate::Store::record).
-    Record,
-    /// [`Store::events`](crate::Store::events).
-    ListEvents,
-    /// [`Store::event`](crate::Store::event) and
-    /// [`Store::deliveries_of_event`](crate::Store::deliveries_of_event).
-    ReadEvent(EventId),
-    /// [`Store::deliveries`](crate::Store::deliveries).
-    ListDeliveries,
-    /// [`Store::delivery`](crate::Store::delivery) and [`Store::attempts`](crate::Store::attempts).
-    ReadDelivery(DeliveryId),
-    /// [`Store::rejected_messages`](crate::Store::rejected_messages).
-    ListRejected,
-    /// [`Store::rejected_message`](crate::Store::rejected_message).
-    ReadRejected(String),
-    /// [`Store::mark_redriven`](crate::Store::mark_redriven).
-    MarkRedriven(String),
-    /// [`Store::audit`](crate::Store::audit).
-    Audit,
-    /// [`Store::request_resends`](crate::Store::request_resends) and
-    /// [`Store::request_recoveries`](crate::Store::request_recoveries).
-    RequestRuns,
-    /// [`Store::recoverable`](crate::Store::recoverable).
-    FindRecoverable(EndpointId),
-    /// [`Store::claim_requested`](crate::Store::claim_requested).
-    ClaimRequested,
-    /// [`Store::mark_sent`](crate::Store::mark_sent).
-    MarkSent,
-    /// [`Store::unsent`](crate::Store::unsent).
-    CountUnsent,
-    /// [`Store::declare_lost`](crate::Store::declare_lost).
-    DeclareLost(DeliveryId),
-    /// [`Store::endpoint_health`](crate::Store::endpoint_health).
-    ReadHealth(EndpointId),
-    /// [`Store::failing_endpoints`](crate::Store::failing_endpoints).
-    FindFailing,
-    /// [`Store::delete_expired`](crate::Store::delete_expired).
-    DeleteExpired,
-    /// [`Store::look_at_clocks`](crate::Store::look_at_clocks) and
-    /// [`Store::retention_stops`](crate::Store::retention_stops).
-    LookAtClocks,
-    /// [`Store::confirm_time`](crate::Store::confirm_time).
-    ConfirmTime,
-    /// [`Store::operations`](crate::Store::operations).
-    ListOperations,
-    /// [`Store::delete_operations`](crate::Store::delete_operations).
-    DeleteOperations,
-    /// [`Store::announce_expiring`](crate::Store::announce_expiring).
-    AnnounceExpiring(EndpointId),
-    /// [`Store::create_api_key`](crate::Store::create_api_key).
-    CreateApiKey(ApiKeyId),
-    /// [`Store::revoke_api_key`](crate::Store::revoke_api_key).
-    RevokeApiKey(ApiKeyId),
-    /// [`Store::api_key_by_hash`](crate::Store::api_key_by_hash).
-    LookUpApiKey,
-    /// [`Store::api_keys`](crate::Store::api_keys).
-    ListApiKeys,
-    /// [`Store::note_api_key_uses`](crate::Store::note_api_key_uses).
-    NoteApiKeyUses,
-    /// [`Store::changes`](crate::Store::changes).
-    ListChanges,
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Migrate => f.write_str("migrate the database"),
-            Self::Check => f.write_str("check the database"),
-            Self::CreateEndpoint(id) => write!(f, "create endpoint {id}"),
-            Self::UpdateEndpoint(id) => write!(f, "update endpoint {id}"),
-            Self::EnableEndpoint(id) => write!(f, "enable endpoint {id}"),
-            Self::DisableEndpoint(id) => write!(f, "disable endpoint {id}"),
-            Self::RotateSecret(id) => write!(f, "rotate the secret of endpoint {id}"),
-            Self::Reseal => f.write_str("seal the secrets anew"),
-            Self::DeleteEndpoint(id) => write!(f, "delete endpoint {id}"),
-            Self::LookUpEndpoint(id) => write!(f, "look up endpoint {id}"),
-            Self::ListEndpoints => f.write_str("list endpoints"),
-            Self::ReadRegistryPosition => f.write_str("read where the registry is"),
-            Self::LoadRegistry => f.write_str("load the registry"),
-            Self::ReadRegistryChanges { since } => {
-                write!(f, "read the registry's changes since version {since}")
-            }
-            Self::AnnounceRole => f.write_str("announce a role"),
-            Self::FindWorkersBehind => f.write_str("find workers that are behind"),
-            Self::ListRoles => f.write_str("list the running roles"),
-            Self::ReadInstallation => f.write_str("read the installation's id"),
-            Self::Record => f.write_str("write to the journal"),
-            Self::ListEvents => f.write_str("list events"),
-            Self::ReadEvent(id) => write!(f, "read event {id}"),
-            Self::ListDeliveries => f.write_str("list deliveries"),
-            Self::ReadDelivery(id) => write!(f, "read delivery {id}"),
-            Self::ListRejected => f.write_str("list rejected messages"),
-            Self::ReadRejected(id) => write!(f, "read rejected message {id}"),
-            Self::MarkRedriven(id) => write!(f, "mark rejected message {id} as sent back"),
-            Self::Audit => f.write_str("audit the journal"),
-            Self::RequestRuns => f.write_str("request that deliveries are made again"),
-            Self::FindRecoverable(id) => write!(f, "find what endpoint {id} missed"),
-            Self::ClaimRequested => f.write_str("claim requested deliveries"),
-            Self::MarkSent => f.write_str("mark requested deliveries as sent"),
-            Self::CountUnsent => f.write_str("count requested deliveries"),
-            Self::DeclareLost(id) => write!(f, "take delivery {id} for lost"),
-            Self::ReadHealth(id) => write!(f, "read the health of endpoint {id}"),
-            Self::FindFailing => f.write_str("find failing endpoints"),
-            Self::DeleteExpired => f.write_str("delete what is older than the journal keeps"),
-            Self::LookAtClocks => f.write_str("compare the clocks"),
-            Self::ConfirmTime => f.write_str("confirm the time"),
-            Self::ListOperations => f.write_str("list operational events"),
-            Self::DeleteOperations => f.write_str("delete operational events"),
-            Self::AnnounceExpiring(id) => write!(f, "announce that the certificate of endpoint {id} expires"),
-            Self::CreateApiKey(id) => write!(f, "create API key {id}"),
-            Self::RevokeApiKey(id) => write!(f, "revoke API key {id}"),
-            Self::LookUpApiKey => f.write_str("look up an API key"),
-            Self::ListApiKeys => f.write_str("list API keys"),
-            Self::NoteApiKeyUses => f.write_str("note when API keys were used"),
-            Self::ListChanges => f.write_str("list changes"),
-        }
-    }
-}
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -501,10 +338,10 @@ mod tests {
     #[test]
     fn a_lost_connection_is_unavailable_and_a_missing_endpoint_is_not() {
         let lost = Failure::from(sqlx::Error::from(io::Error::from(io::ErrorKind::ConnectionReset)));
-        assert!(lost.during(&Operation::LoadRegistry).is_unavailable());
+        assert!(lost.during(&Operation::new("load the registry")).is_unavailable());
         assert!(
             Error::TimedOut {
-                operation: Operation::Check,
+                operation: Operation::new("check the database"),
                 limit: Duration::from_secs(1)
             }
             .is_unavailable()
@@ -520,7 +357,7 @@ mod tests {
     #[test]
     fn an_error_names_the_operation_and_leaves_the_cause_to_its_source() {
         let id = EndpointId::new("ep_1");
-        let error = Failure::from(sqlx::Error::PoolTimedOut).during(&Operation::DeleteEndpoint(id));
+        let error = Failure::from(sqlx::Error::PoolTimedOut).during(&Operation::on("delete endpoint", id));
         assert_eq!(error.to_string(), "could not delete endpoint ep_1");
         let cause = error::Error::source(&error).unwrap();
         assert!(cause.to_string().contains("pool timed out"));

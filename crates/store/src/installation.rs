@@ -24,7 +24,7 @@ impl Store {
         on_connection!(
             &self.database,
             reader,
-            &Operation::ReadInstallation,
+            &Operation::new("read the installation's id"),
             OPERATION_TIMEOUT,
             |connection, _dialect| { Ok(sqlx::query_scalar(SELECT).fetch_one(connection).await?) }
         )

@@ -74,8 +74,12 @@ impl Store {
             now_ms.into(),
         ];
         let insert = Statement::with(ANNOUNCE_EXPIRING, arguments);
-        self.execute(&Operation::AnnounceExpiring(id.clone()), UNPREPARED, insert)
-            .await?;
+        self.execute(
+            &Operation::on("announce the expiring certificate of endpoint", id),
+            UNPREPARED,
+            insert,
+        )
+        .await?;
         Ok(())
     }
 
@@ -86,7 +90,8 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn operations(&self, limit: u32) -> Result<Vec<OperationRow>, Error> {
         let select = Statement::with(SELECT_OLDEST, [limit.into()]);
-        self.fetch(&Operation::ListOperations, select, read).await
+        self.fetch(&Operation::new("list operational events"), select, read)
+            .await
     }
 
     /// Deletes events that have been published.
@@ -100,7 +105,7 @@ impl Store {
         }
         let mut delete = Statement::new("DELETE FROM operations WHERE id IN ");
         delete.push_list("", ids.iter().map(|id| Argument::id(id)));
-        self.execute(&Operation::DeleteOperations, UNPREPARED, delete)
+        self.execute(&Operation::new("delete operational events"), UNPREPARED, delete)
             .await?;
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Store {
     ///
     /// Returns an error if the database operation fails.
     pub async fn registry_position(&self) -> Result<Position, Error> {
-        let operation = &Operation::ReadRegistryPosition;
+        let operation = &Operation::new("read the registry's version");
         on_connection!(
             &self.database,
             reader,
@@ -114,7 +114,7 @@ impl Store {
     pub async fn load_registry(&self) -> Result<Snapshot, Error> {
         let limit = i64::from(ENDPOINTS_MAX) + 1;
         let (position, rows) = self
-            .read_registry(&Operation::LoadRegistry, None, SELECT_ALL, &[limit])
+            .read_registry(&Operation::new("load the registry"), None, SELECT_ALL, &[limit])
             .await?;
         if rows.len() > ENDPOINTS_MAX as usize {
             return Err(Error::TooManyEndpoints);
@@ -138,7 +138,7 @@ impl Store {
     /// if `since` is so old that deletions may be missing. A row that cannot be read is not an error: it is
     /// logged and skipped.
     pub async fn registry_changes(&self, since: &Position) -> Result<Changes, Error> {
-        let operation = Operation::ReadRegistryChanges { since: since.version };
+        let operation = Operation::on("read the registry's changes since version", since.version);
         let arguments = [since.version, i64::from(CHANGES_MAX)];
         let (newest, rows) = self
             .read_registry(&operation, Some(since), SELECT_CHANGED, &arguments)

@@ -193,7 +193,7 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn delays(&self) -> Result<Vec<Duration>, Error> {
         let select = Statement::new(SELECT_DELAYS);
-        self.fetch(&Operation::Audit, select, |row| {
+        self.fetch(&Operation::AUDIT, select, |row| {
             Ok(Duration::from_millis(row.number("delay_ms")?))
         })
         .await
@@ -206,8 +206,12 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn workers_behind(&self, position: &Position) -> Result<Vec<WorkerBehind>, Error> {
         let select = Statement::with(SELECT_BEHIND, [position.version.into()]);
-        self.fetch(&Operation::FindWorkersBehind, select, read_behind)
-            .await
+        self.fetch(
+            &Operation::new("find workers that are behind"),
+            select,
+            read_behind,
+        )
+        .await
     }
 
     /// Executes the statement in a transaction that, on PostgreSQL, does not wait for the disk. An
@@ -219,7 +223,7 @@ impl Store {
     ) -> Result<(), Error> {
         let write = Statement::with(sql, arguments);
         self.execute(
-            &Operation::AnnounceRole,
+            &Operation::ANNOUNCE_ROLE,
             |dialect| dialect.prepare_deletions,
             write,
         )

@@ -160,7 +160,7 @@ impl Store {
     /// anything. Also returns an error if the database is unavailable, or if another process has been
     /// migrating for [`MIGRATION_LOCK_TIMEOUT`].
     pub async fn migrate(&self) -> Result<Vec<String>, Error> {
-        let operation = &Operation::Migrate;
+        let operation = &Operation::new("migrate the database");
         let migrator = migrator();
         let known = known(&migrator);
         let (migrator, keyring) = (&migrator, &self.keyring);
@@ -201,7 +201,7 @@ impl Store {
     /// Returns an error if the database operation fails, or [`Error::NotUtf8`]. Tables that do not fit are
     /// not an error.
     pub async fn check(&self) -> Result<Schema, Error> {
-        let operation = &Operation::Check;
+        let operation = &Operation::new("check the database");
         let known = known(&migrator());
         on_connection!(
             &self.database,

@@ -83,7 +83,9 @@ impl Store {
             Argument::maybe_outside(report.troubles.as_deref()),
         ];
         let report = Statement::with(REPORT, arguments);
-        let reported = self.execute(&Operation::AnnounceRole, UNPREPARED, report).await?;
+        let reported = self
+            .execute(&Operation::ANNOUNCE_ROLE, UNPREPARED, report)
+            .await?;
         Ok(reported > 0)
     }
 
@@ -95,6 +97,7 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn running_roles(&self, within: Duration) -> Result<Vec<RunningRole>, Error> {
         let select = Statement::with(SELECT_RUNNING, [(within.as_millis() as u64).into()]);
-        self.fetch(&Operation::ListRoles, select, read_running).await
+        self.fetch(&Operation::new("list the running roles"), select, read_running)
+            .await
     }
 }

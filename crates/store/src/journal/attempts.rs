@@ -56,7 +56,7 @@ impl Store {
     /// Returns an error if the database operation fails or a row cannot be read.
     pub async fn attempts(&self, delivery: &DeliveryId) -> Result<Vec<AttemptRow>, Error> {
         let select = Statement::with(SELECT_OF_DELIVERY, [Argument::id(delivery.as_str())]);
-        self.fetch_from_journal(&Operation::ReadDelivery(delivery.clone()), select, read)
+        self.fetch_from_journal(&Operation::on("read delivery", delivery), select, read)
             .await
     }
 }

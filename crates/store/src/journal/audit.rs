@@ -275,7 +275,7 @@ impl Store {
         on_connection!(
             &self.database,
             journal,
-            &Operation::Audit,
+            &Operation::AUDIT,
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = begin!(connection, dialect);
@@ -333,7 +333,7 @@ impl Store {
         on_connection!(
             &self.database,
             journal,
-            &Operation::Audit,
+            &Operation::AUDIT,
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = begin!(connection, dialect);

@@ -245,7 +245,7 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn look_at_clocks(&self, host: &str, now_ms: u64) -> Result<Result<u64, ClockDoubt>, Error> {
         let clocks = self.clocks().await?;
-        let operation = &Operation::LookAtClocks;
+        let operation = &Operation::COMPARE_CLOCKS;
         let (own, role) = (clocks.doubt(now_ms), self.role_in_doubt().await?);
         if own.is_none() {
             // The check of this host's clock is stored even if another host's clock is in doubt.
@@ -290,7 +290,7 @@ impl Store {
         }
         let arguments = [now_ms.into(), clocks.newest_ms.unwrap_or_default().into()];
         for statement in [Statement::with(CONFIRM, arguments), Statement::new(END_STOPS)] {
-            self.execute(&Operation::ConfirmTime, UNPREPARED, statement)
+            self.execute(&Operation::new("confirm the time"), UNPREPARED, statement)
                 .await?;
         }
         Ok(Ok(()))
@@ -302,20 +302,24 @@ impl Store {
     ///
     /// Returns an error if the database operation fails.
     pub async fn retention_stops(&self) -> Result<Vec<RetentionStop>, Error> {
-        self.fetch(&Operation::LookAtClocks, Statement::new(SELECT_STOPS), read_stop)
-            .await
+        self.fetch(
+            &Operation::COMPARE_CLOCKS,
+            Statement::new(SELECT_STOPS),
+            read_stop,
+        )
+        .await
     }
 
     /// Returns a running role whose host's clock differs from the database's.
     async fn role_in_doubt(&self) -> Result<Option<ClockDoubt>, Error> {
         let arguments = [ROLE_HEARD_MS.into(), CLOCK_DIFFERENCE_MAX_MS.into()];
         let select = Statement::with(SELECT_ROLE, arguments);
-        let mut found = self.fetch(&Operation::LookAtClocks, select, read_role).await?;
+        let mut found = self.fetch(&Operation::COMPARE_CLOCKS, select, read_role).await?;
         Ok(found.pop())
     }
 
     async fn clocks(&self) -> Result<Clocks, Error> {
-        let operation = &Operation::LookAtClocks;
+        let operation = &Operation::COMPARE_CLOCKS;
         let mut found = self.fetch(operation, Statement::new(SELECT), read).await?;
         // The migration that creates the table inserts the row.
         found

@@ -85,7 +85,7 @@ impl Store {
     pub async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRow>, Error> {
         let select = Statement::with(select!("d.id = $1"), [Argument::id(id.as_str())]);
         let rows = self
-            .fetch_from_journal(&Operation::ReadDelivery(id.clone()), select, read)
+            .fetch_from_journal(&Operation::on("read delivery", id), select, read)
             .await?;
         Ok(rows.into_iter().next())
     }
@@ -104,7 +104,7 @@ impl Store {
             select!("d.event_id = $1 AND d.organization_id = $2 ORDER BY d.endpoint_id, d.run"),
             [Argument::id(event.as_str()), Argument::id(organization.as_str())],
         );
-        self.fetch_from_journal(&Operation::ReadEvent(event.clone()), select, read)
+        self.fetch_from_journal(&Operation::on("read event", event), select, read)
             .await
     }
 
@@ -127,7 +127,7 @@ impl Store {
             select.push_list(" AND (d.created_ms, d.id) < ", before);
         }
         select.push_with(" ORDER BY d.created_ms DESC, d.id DESC LIMIT ", limit.into());
-        self.fetch_from_journal(&Operation::ListDeliveries, select, read)
+        self.fetch_from_journal(&Operation::new("list deliveries"), select, read)
             .await
     }
 }

@@ -131,7 +131,7 @@ impl Store {
             limit.into(),
         );
         select.push(") p ORDER BY p.received_ms DESC, p.id DESC, p.organization_id DESC");
-        self.fetch_from_journal(&Operation::ListEvents, select, read_row)
+        self.fetch_from_journal(&Operation::new("list events"), select, read_row)
             .await
     }
 
@@ -152,7 +152,7 @@ impl Store {
             select.push_with(" AND e.organization_id = ", organization);
         }
         select.push(" ORDER BY e.organization_id");
-        self.fetch_from_journal(&Operation::ReadEvent(id.clone()), select, |row| read_event(row))
+        self.fetch_from_journal(&Operation::on("read event", id), select, |row| read_event(row))
             .await
     }
 }

@@ -91,7 +91,7 @@ impl Store {
         let rows: Vec<(Row, Found)> = on_connection!(
             &self.database,
             journal,
-            &Operation::FindFailing,
+            &Operation::FIND_FAILING,
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 Ok(bind_all!(sqlx::query(select.sql(dialect)), &select.arguments)
@@ -117,7 +117,7 @@ impl Store {
         count.push_list("", failing.iter().map(|found| Argument::from(&found.endpoint.id)));
         count.push(" GROUP BY endpoint_id");
         let pending = self
-            .fetch_from_journal(&Operation::FindFailing, count, read_pending)
+            .fetch_from_journal(&Operation::FIND_FAILING, count, read_pending)
             .await?;
         for (id, count, oldest_ms) in pending {
             if let Some(found) = failing.iter_mut().find(|found| found.endpoint.id == id) {

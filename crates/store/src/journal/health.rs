@@ -99,7 +99,7 @@ impl Store {
     ///
     /// Returns an error if the database operation fails.
     pub async fn endpoint_health(&self, endpoint: &EndpointId, now_ms: u64) -> Result<Health, Error> {
-        let operation = &Operation::ReadHealth(endpoint.clone());
+        let operation = &Operation::on("read the health of endpoint", endpoint);
         let id = endpoint.as_str();
         let hour_ago_ms = now_ms.saturating_sub(HOUR_MS);
         on_connection!(
@@ -150,7 +150,7 @@ impl Store {
         failing_for_ms: u64,
         now_ms: u64,
     ) -> Result<Vec<(Endpoint, u64)>, Error> {
-        let operation = &Operation::FindFailing;
+        let operation = &Operation::FIND_FAILING;
         let from_ms = now_ms.saturating_sub(failing_for_ms);
         let bound = |part: u64| from_ms + (now_ms - from_ms) / PARTS * part;
         let since: [Argument; 7] = [

@@ -44,7 +44,7 @@ impl Store {
     /// Returns the endpoint's subscriptions, oldest first: at most the latest [`TIMES_MAX`] periods.
     pub(crate) async fn taken_by(&self, endpoint: &Endpoint) -> Result<Vec<Taken>, Error> {
         let select = Statement::with(SELECT, [(&endpoint.id).into(), ROWS_MAX.into()]);
-        let operation = Operation::FindRecoverable(EndpointId::new(endpoint.id.as_str()));
+        let operation = Operation::on("find the events missed by endpoint", &endpoint.id);
         let mut newest_first = self.fetch_from_journal(&operation, select, read).await?;
         if newest_first.is_empty() {
             // An older version has written the endpoint, without a history.
@@ -78,7 +78,7 @@ impl Store {
             seen.change.into(),
             seen.stamp.into(),
         ];
-        let operation = Operation::ReadEvent(event.id.clone());
+        let operation = Operation::on("read event", &event.id);
         let known = self
             .fetch_from_journal(&operation, Statement::with(SELECT_KNOWN, arguments), read_known)
             .await?;

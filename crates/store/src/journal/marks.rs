@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::batches;
 use crate::{
     Error, Operation, Store,
+    columns::Columns,
     statement::{Argument, Statement, UNPREPARED},
 };
 
@@ -31,8 +32,9 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn is_marked(&self, mark: &str) -> Result<bool, Error> {
         let select = Statement::with(COUNT, [Argument::id(mark)]);
-        let counts = self.fetch(&Operation::Audit, select, |row| row.number::<u64>("marks"));
-        Ok(counts.await?.first().is_some_and(|count| *count > 0))
+        let read = |row: &dyn Columns| row.number::<u64>("marks");
+        let counts = self.fetch(&Operation::AUDIT, select, read).await?;
+        Ok(counts.first().is_some_and(|count| *count > 0))
     }
 
     /// Returns how many batches each worker has announced as confirmed by the broker or dropped.
@@ -41,8 +43,9 @@ impl Store {
     ///
     /// Returns an error if the database operation fails.
     pub async fn batches_made(&self) -> Result<BTreeMap<String, u64>, Error> {
-        let made = self.fetch(&Operation::Audit, batches::select_made(), batches::read_made);
-        Ok(made.await?.into_iter().collect())
+        let select = batches::select_made();
+        let made = self.fetch(&Operation::AUDIT, select, batches::read_made).await?;
+        Ok(made.into_iter().collect())
     }
 
     /// Deletes the mark, and all marks that are older than an hour.
@@ -53,7 +56,7 @@ impl Store {
     pub async fn forget_mark(&self, mark: &str, now_ms: u64) -> Result<(), Error> {
         let before_ms = now_ms.saturating_sub(KEPT_MS);
         let delete = Statement::with(FORGET, [Argument::id(mark), before_ms.into()]);
-        self.execute(&Operation::Audit, UNPREPARED, delete).await?;
+        self.execute(&Operation::AUDIT, UNPREPARED, delete).await?;
         Ok(())
     }
 }

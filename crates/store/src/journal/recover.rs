@@ -109,7 +109,7 @@ impl Store {
             select.push_list(" AND (e.received_ms, e.id) > ", after);
         }
         select.push_with(" ORDER BY e.received_ms, e.id LIMIT ", limit.into());
-        let operation = Operation::FindRecoverable(endpoint.id.clone());
+        let operation = Operation::on("find the events missed by endpoint", &endpoint.id);
         self.fetch_from_journal(&operation, select, read).await
     }
 }

@@ -122,7 +122,7 @@ impl Store {
             select.push_list(" AND (r.rejected_ms, r.id) < ", before);
         }
         select.push_with(" ORDER BY r.rejected_ms DESC, r.id DESC LIMIT ", limit.into());
-        self.fetch_from_journal(&Operation::ListRejected, select, read)
+        self.fetch_from_journal(&Operation::LIST_REJECTED, select, read)
             .await
     }
 
@@ -134,7 +134,7 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn count_rejected(&self, since_ms: u64, until_ms: u64) -> Result<Vec<(String, u64)>, Error> {
         let select = Statement::with(COUNT_BY_REASON, [since_ms.into(), until_ms.into()]);
-        self.fetch_from_journal(&Operation::ListRejected, select, |row| {
+        self.fetch_from_journal(&Operation::LIST_REJECTED, select, |row| {
             Ok((row.text("reason")?, row.number("messages")?))
         })
         .await
@@ -147,7 +147,7 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn rejected_message(&self, id: &str) -> Result<Option<Rejected>, Error> {
         let select = Statement::with(select!("r.id = $1"), [Argument::id(id)]);
-        let operation = Operation::ReadRejected(id.to_owned());
+        let operation = Operation::on("read rejected message", id);
         Ok(self
             .fetch_from_journal(&operation, select, read)
             .await?
@@ -164,7 +164,11 @@ impl Store {
     pub async fn mark_redriven(&self, id: &str, now_ms: u64) -> Result<bool, Error> {
         let update = Statement::with(MARK_REDRIVEN, [Argument::id(id), now_ms.into()]);
         let marked = self
-            .execute(&Operation::MarkRedriven(id.to_owned()), UNPREPARED, update)
+            .execute(
+                &Operation::on("mark as sent back the rejected message", id),
+                UNPREPARED,
+                update,
+            )
             .await?;
         Ok(marked > 0)
     }

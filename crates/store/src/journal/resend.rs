@@ -144,7 +144,7 @@ impl Store {
     ///
     /// Returns an error if the database operation fails; then nothing was requested.
     pub async fn request_resends(&self, ids: &[DeliveryId], now_ms: u64) -> Result<Vec<Requested>, Error> {
-        let operation = &Operation::RequestRuns;
+        let operation = &Operation::REQUEST_RUNS;
         on_connection!(
             &self.database,
             writer,
@@ -184,7 +184,7 @@ impl Store {
         missed: &[Recoverable],
         now_ms: u64,
     ) -> Result<Vec<Requested>, Error> {
-        let operation = &Operation::RequestRuns;
+        let operation = &Operation::REQUEST_RUNS;
         on_connection!(
             &self.database,
             writer,
@@ -229,7 +229,7 @@ impl Store {
         if ids.is_some_and(<[_]>::is_empty) {
             return Ok(Vec::new());
         }
-        let operation = &Operation::ClaimRequested;
+        let operation = &Operation::new("claim requested deliveries");
         let mut select = Statement::with(SELECT_UNSENT, [now_ms.into()]);
         if let Some(endpoint) = endpoint {
             select.push_with(" AND d.endpoint_id = ", Argument::id(endpoint.as_str()));
@@ -267,7 +267,7 @@ impl Store {
     /// Returns an error if the database operation fails; then no run is marked, and the runs will be claimed
     /// again after the claim has expired.
     pub async fn mark_sent(&self, ids: &[DeliveryId], now_ms: u64) -> Result<(), Error> {
-        let operation = &Operation::MarkSent;
+        let operation = &Operation::new("mark requested deliveries as sent");
         let mut ids = ids.to_vec();
         // The order in which a recorder locks the rows.
         ids.sort();

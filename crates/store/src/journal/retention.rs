@@ -99,7 +99,9 @@ impl Store {
             let arguments = [bound(from_ms), bound(until_ms), chunk.saturating_sub(1).into()];
             let found = Statement::with(find_end, arguments);
             for end_ms in self
-                .fetch(&Operation::DeleteExpired, found, |row| row.number::<u64>("at_ms"))
+                .fetch(&Operation::DELETE_EXPIRED, found, |row| {
+                    row.number::<u64>("at_ms")
+                })
                 .await?
             {
                 until_ms = until_ms.min(end_ms + 1);
@@ -107,7 +109,7 @@ impl Store {
         }
         let expire = Statement::with(totals::EXPIRE, [until_ms.into()]);
         self.execute(
-            &Operation::DeleteExpired,
+            &Operation::DELETE_EXPIRED,
             |dialect| dialect.prepare_deletions,
             expire,
         )
@@ -115,7 +117,7 @@ impl Store {
         let mut rows = 0;
         for Table { delete, bound, .. } in &TABLES {
             let delete = Statement::with(delete, [bound(from_ms), bound(until_ms)]);
-            let operation = Operation::DeleteExpired;
+            let operation = Operation::DELETE_EXPIRED;
             rows += self
                 .execute(&operation, |dialect| dialect.prepare_deletions, delete)
                 .await?;
@@ -123,12 +125,12 @@ impl Store {
         if until_ms == before_ms {
             for expire in [history::EXPIRE, batches::EXPIRE] {
                 let expire = Statement::with(expire, [before_ms.into()]);
-                let prepared = self.execute(
-                    &Operation::DeleteExpired,
+                self.execute(
+                    &Operation::DELETE_EXPIRED,
                     |dialect| dialect.prepare_deletions,
                     expire,
-                );
-                prepared.await?;
+                )
+                .await?;
             }
         }
         rows += self.remove_deleted(from_ms, until_ms).await?;
@@ -141,7 +143,7 @@ impl Store {
         on_connection!(
             &self.database,
             writer,
-            &Operation::DeleteExpired,
+            &Operation::DELETE_EXPIRED,
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;

@@ -46,7 +46,9 @@ impl Store {
             None => {}
         }
         let read = |row: &dyn Columns| row.number("unsent");
-        let counted = self.fetch(&Operation::CountUnsent, select, read).await?;
+        let counted = self
+            .fetch(&Operation::new("count requested deliveries"), select, read)
+            .await?;
         Ok(counted.into_iter().next().unwrap_or_default())
     }
 
@@ -68,7 +70,7 @@ impl Store {
         let times = [now_ms, late_ms, due_ms].map(Argument::from);
         let arguments = [Argument::id(id.as_str())].into_iter().chain(times);
         let update = Statement::with(DECLARE_LOST, arguments);
-        let operation = Operation::DeclareLost(id.clone());
+        let operation = Operation::on("give up the lost delivery", id);
         let lost = self.execute(&operation, UNPREPARED, update).await?;
         Ok(lost > 0)
     }

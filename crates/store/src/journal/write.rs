@@ -257,7 +257,7 @@ impl Store {
     /// can abort one of them because of a deadlock, which also counts as
     /// [unavailable](Error::is_unavailable).
     pub async fn record(&self, books: &Books, rejected: &[Rejected]) -> Result<(), Error> {
-        let operation = &Operation::Record;
+        let operation = &Operation::new("write to the journal");
         let events: Vec<_> = books.events.values().map(EventRow::new).collect();
         let event_rows: Vec<_> = events.iter().map(EventRow::row).collect();
         let attempt_ids: Vec<_> = books

@@ -115,7 +115,7 @@ impl Store {
 
     /// Reseals the next endpoints after this id in one transaction and returns their ids.
     async fn reseal_some(&self, after: &str) -> Result<Vec<String>, Error> {
-        let (operation, keyring) = (&Operation::Reseal, &self.keyring);
+        let (operation, keyring) = (&Operation::new("seal the secrets anew"), &self.keyring);
         on_connection!(
             &self.database,
             writer,
