@@ -35,6 +35,7 @@
 mod bad;
 mod batch;
 mod ended;
+mod source;
 
 use std::{
     hash::{Hash, Hasher},
@@ -59,6 +60,7 @@ use crate::{
 
 pub use bad::BadMessage;
 pub use ended::Rejected;
+pub use source::Source;
 
 /// A message to be published, either to one of our queues or, for events, to the exchange that publishers
 /// use.
@@ -76,17 +78,6 @@ pub struct Message {
     /// The body as it was published, unless it was truncated because it is too large.
     pub body: Bytes,
     pub(crate) properties: BasicProperties,
-}
-
-/// The queue that a message was consumed from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// The queue of published events.
-    Events,
-    /// The queue of deliveries whose next attempt is due.
-    Due,
-    /// The queue of deliveries that this worker holds.
-    Held,
 }
 
 /// Why and when a delivery became a dead letter.
@@ -497,26 +488,6 @@ impl Message {
 /// The upper bound of counters. Valid counters never come near it, and adding 1 never overflows.
 const COUNTER_MAX: u32 = 1_000_000_000;
 const COUNTER: &str = "a number within its bounds";
-
-impl Source {
-    /// Returns the value of the `magnetite-source` header: `events` or `due`. It names the queue that the
-    /// message belongs to; a held delivery belongs to `due`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Events => "events",
-            Self::Due | Self::Held => "due",
-        }
-    }
-
-    /// Returns the queue's full name.
-    pub fn queue(self, topology: &Topology) -> String {
-        match self {
-            Self::Events => topology.events(),
-            Self::Due => topology.due(),
-            Self::Held => topology.held_pool(),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

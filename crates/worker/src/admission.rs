@@ -27,9 +27,11 @@
 //! order for a short time, instead of requesting all slots at once and being deferred for a second.
 
 mod pace;
+mod behaviour;
 mod places;
 mod shares;
 mod waiters;
+mod waiting;
 
 use std::{
     collections::HashMap,
@@ -52,6 +54,7 @@ use self::{
     places::Places,
     shares::Shares,
     waiters::{Grant, Waiters},
+    waiting::{Queued, Waiting},
 };
 use crate::{meters, refusal::Refusal};
 
@@ -424,88 +427,6 @@ impl Drop for Begun<'_> {
             self.admission
                 .places()
                 .give_back(self.organization, self.attempts, Instant::now());
-        }
-    }
-}
-
-/// An event that waits to begin. Dropping it gives back places that were granted and not used.
-struct Queued<'a> {
-    begun: Begun<'a>,
-    attempts: usize,
-    ticket: u64,
-    is_done: bool,
-}
-
-impl<'a> Queued<'a> {
-    async fn granted(
-        &mut self,
-        mut granted: oneshot::Receiver<()>,
-        may_refuse: impl Fn() -> bool,
-    ) -> Option<Begun<'a>> {
-        let Begun {
-            admission,
-            organization,
-            ..
-        } = self.begun;
-        while timeout(WAIT_MAX, &mut granted).await.is_err() {
-            let quiet = admission.places().quiet(organization, Instant::now());
-            if quiet >= WAIT_MAX && may_refuse() {
-                return None;
-            }
-        }
-        self.is_done = true;
-        Some(Begun {
-            admission,
-            organization,
-            attempts: self.attempts,
-            has_waited: true,
-        })
-    }
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        if self.is_done {
-            return;
-        }
-        let (organization, now) = (self.begun.organization, Instant::now());
-        let mut places = self.begun.admission.places();
-        if !places.leave(organization, self.ticket, now) {
-            places.give_back(organization, self.attempts, now);
-        }
-    }
-}
-
-/// A delivery that waits for a slot. Dropping it gives back a slot that was granted and not used.
-struct Waiting<'a> {
-    admission: &'a Arc<Admission>,
-    endpoint: &'a EndpointId,
-    /// Whether the delivery is counted in [`State::waiting_long`].
-    is_long: bool,
-    ticket: u64,
-    granted: oneshot::Receiver<u64>,
-    is_done: bool,
-}
-
-impl Waiting<'_> {
-    async fn granted(&mut self) -> Option<Slot> {
-        let id = (&mut self.granted).await.ok()?;
-        self.is_done = true;
-        Some(self.admission.slot(self.endpoint, id))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let mut state = self.admission.lock();
-        state.waiting_long -= usize::from(self.is_long);
-        state.waiters.remove(self.endpoint, self.ticket);
-        state.shares.waits_no_more(self.endpoint);
-        drop(state);
-        if !self.is_done
-            && let Ok(id) = self.granted.try_recv()
-        {
-            self.admission.release(self.endpoint, id, None);
         }
     }
 }

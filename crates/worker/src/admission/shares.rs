@@ -9,7 +9,7 @@
 //! flight is slow. All other endpoints are *unwell*: they are not known to be healthy.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use webhook::{EndpointId, OrganizationId};
 
 use super::{
     SLOW,
+    behaviour::Behaviour,
     pace::{Pace, Promise},
 };
 use crate::refusal::Refusal;
@@ -52,23 +53,6 @@ pub(super) struct Shares {
     /// Organizations ordered by the number of their slow attempts, and by the oldest of these.
     crowds: BTreeSet<Crowd>,
     next_slot: u64,
-}
-
-/// The recent behaviour of an endpoint on this worker, and what it holds.
-struct Behaviour {
-    organization: OrganizationId,
-    /// The slots held, oldest first, with the time each was taken.
-    held: VecDeque<(u64, Instant)>,
-    /// The number of slow slots held.
-    slow: usize,
-    waiting: usize,
-    pace: Pace,
-    /// Whether an attempt has succeeded or failed.
-    tried: bool,
-    /// Whether the last attempt failed or was slow.
-    suspect: bool,
-    /// Whether the last attempt ended within [`QUICK`].
-    quick: bool,
 }
 
 /// What an organization holds.
@@ -424,62 +408,6 @@ fn holder<'a>(
     organizations
         .get_mut(organization)
         .expect("it was inserted when it was not there")
-}
-
-impl Behaviour {
-    fn new(organization: OrganizationId) -> Self {
-        Self {
-            organization,
-            held: VecDeque::new(),
-            slow: 0,
-            waiting: 0,
-            pace: Pace::default(),
-            tried: false,
-            suspect: false,
-            quick: false,
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.held.is_empty() && self.slow == 0 && self.waiting == 0
-    }
-
-    fn is_suspect(&self) -> bool {
-        self.suspect || self.slow > 0
-    }
-
-    /// Returns how many of its slots count as unwell.
-    fn unwell(&self) -> usize {
-        if self.is_well() {
-            0
-        } else {
-            self.held.len().saturating_sub(self.trusted())
-        }
-    }
-
-    /// Returns whether one more slot would count as unwell.
-    fn next_is_unwell(&self) -> bool {
-        !self.is_well() && self.held.len() >= self.trusted()
-    }
-
-    fn is_well(&self) -> bool {
-        self.tried && !self.is_suspect()
-    }
-
-    /// Returns how many slots an unwell endpoint may hold without counting as unwell: one, if it was never
-    /// tried or has just failed quickly.
-    ///
-    /// Otherwise a healthy endpoint that responds to one request with 500 would wait for endpoints that hang.
-    fn trusted(&self) -> usize {
-        usize::from(self.slow == 0 && (!self.tried || self.quick))
-    }
-
-    /// Removes a slot from those held, and returns how long it was held.
-    fn release(&mut self, id: u64, now: Instant) -> Option<Duration> {
-        let at = self.held.iter().position(|(held, _)| *held == id)?;
-        let (_, since) = self.held.remove(at)?;
-        Some(now.duration_since(since))
-    }
 }
 
 impl Holder {
