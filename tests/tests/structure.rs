@@ -1,12 +1,13 @@
-//! Checks that the modules of each crate do not depend on each other in a cycle.
+//! Checks that the modules of each crate do not depend on each other in a cycle, and that the source map in
+//! `docs/architecture.md` names every file.
 //!
-//! The test compares sibling modules, each including all of its descendants. The dependencies are the paths
-//! in the source. A parent and its children may use each other, and tests may use everything.
+//! The first test compares sibling modules, each including all of its descendants. The dependencies are the
+//! paths in the source. A parent and its children may use each other, and tests may use everything.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use proc_macro2::{TokenStream, TokenTree};
@@ -28,12 +29,57 @@ struct Module {
 #[derive(Default)]
 struct Crate(BTreeMap<Name, Module>);
 
+fn sources() -> impl Iterator<Item = (String, PathBuf)> {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+    fs::read_dir(crates).expect("there are crates").map(|entry| {
+        let entry = entry.expect("it can be read");
+        (
+            entry.file_name().into_string().expect("it is UTF-8"),
+            entry.path().join("src"),
+        )
+    })
+}
+
+#[test]
+fn the_source_map_names_every_file_and_no_other() {
+    let page = include_str!("../../docs/architecture.md");
+    for (name, source) in sources() {
+        let heading = format!("\n### `{name}`\n");
+        let (_, section) = page
+            .split_once(&heading)
+            .unwrap_or_else(|| panic!("no section {heading}"));
+        let rows = section.lines().take_while(|line| !line.starts_with('#'));
+        let cells = rows.filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+        let named = cells
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+            .map(str::to_owned);
+        let mut files = BTreeSet::new();
+        find_files(&source, &source, &mut files);
+        assert_eq!(named.collect::<BTreeSet<_>>(), files, "the source map of {name}");
+    }
+}
+
+/// Finds the source files below a directory, without unit tests, and adds their paths relative to `root`.
+fn find_files(root: &Path, directory: &Path, files: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).expect("it is a directory") {
+        let path = entry.expect("it can be read").path();
+        let is_test = path.file_stem().is_some_and(|stem| stem == "tests");
+        if is_test {
+            continue;
+        }
+        if path.is_dir() {
+            find_files(root, &path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let path = path.strip_prefix(root).expect("it is below");
+            files.insert(path.to_str().expect("it is UTF-8").to_owned());
+        }
+    }
+}
+
 #[test]
 fn modules_form_no_circles() {
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
     let mut circles = Vec::new();
-    for entry in fs::read_dir(crates).unwrap() {
-        let source = entry.unwrap().path().join("src");
+    for (_, source) in sources() {
         let root = ["lib.rs", "main.rs"].map(|name| source.join(name));
         let root = root
             .iter()
