@@ -4,12 +4,10 @@ use std::{ops::Deref, sync::Arc};
 
 use axum::body::Bytes;
 use egress::Egress;
+use service::{publish::Publishing, resend::Resending};
 use store::{Actor, Store};
 
-use crate::{
-    Config, caller::Caller, keys::Keys, operations::Operations, publishing::Publishing, resending::Resending,
-    shares::Shares,
-};
+use crate::{Config, caller::Caller, keys::Keys, operations::Operations, shares::Shares};
 
 /// The shared state. Cheap to clone.
 #[derive(Clone)]

@@ -14,7 +14,7 @@
 //! organization. A caller cannot see anything outside of its organization.
 //!
 //! Handlers call [`service`], as the command line does, and convert the results with [`service::view`].
-//! `publishing` sends events to the broker, the events of many requests in one window of confirms. Each
+//! [`service::publish`] sends events to the broker, the events of many requests in one window of confirms. Each
 //! request is answered after its own event is confirmed. An event's bytes are those of the request body.
 //!
 //! # What survives a crash
@@ -49,8 +49,6 @@ mod pagination;
 mod time;
 mod extract;
 mod keys;
-mod publishing;
-mod resending;
 mod readiness;
 mod openapi;
 mod caller;
@@ -70,6 +68,10 @@ use egress::Egress;
 use producer::Producer;
 use runtime::serve::{self, Bounds};
 use serde_json::Value;
+use service::{
+    publish::{PUBLISH_TIMEOUT, Publishing},
+    resend::Resending,
+};
 use store::Store;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -80,9 +82,7 @@ pub use meters::METRICS;
 use context::{Context, Shared};
 use keys::Keys;
 use operations::Operations;
-use publishing::{PUBLISH_TIMEOUT, Publishing};
 use readiness::Readiness;
-use resending::Resending;
 use shares::Shares;
 
 /// The dependencies of the API.

@@ -15,6 +15,7 @@
 //! errors that axum and the layers return.
 
 mod kind;
+mod service;
 
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -23,6 +24,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub(crate) use self::service::unsent;
 pub(crate) use kind::Kind;
 
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");

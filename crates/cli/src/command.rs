@@ -181,7 +181,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Completions(arguments) => shell::completions(&arguments),
         Command::Man(arguments) => shell::man(&arguments),
         Command::Config(arguments) => config::run(&arguments, config),
-        command => run_configured(command, Configuration::load(config)?).await,
+        command => Box::pin(run_configured(command, Configuration::load(config)?)).await,
     }
 }
 

@@ -15,7 +15,6 @@
 //! A command keeps no state in memory that would be lost if it is killed: it can be run again.
 
 mod configuration;
-mod time;
 mod limits;
 mod meters;
 mod signals;

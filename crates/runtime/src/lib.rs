@@ -9,6 +9,7 @@
 //! - `probes`, with the feature of that name: serves `/livez`, `/readyz` and `/metrics` for every role.
 //! - `serve`, with the same feature: serves HTTP with limits on connections.
 //! - [`send_if_changed`]: reports a role's state to `/readyz`.
+//! - [`time`]: formats times for people, and parses the times of arguments.
 //! - [`troubles`]: collects recent problems that an operator should know about.
 //! - [`vital`]: runs tasks whose panic ends the process.
 //!
@@ -23,6 +24,7 @@ mod metric;
 pub mod probes;
 #[cfg(feature = "probes")]
 pub mod serve;
+pub mod time;
 pub mod troubles;
 mod vital;
 

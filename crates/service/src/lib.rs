@@ -4,9 +4,11 @@
 //! - [`manage`]: registers endpoints, changes them and rotates their secrets.
 //! - [`workers`]: waits until every running worker uses a change.
 //! - [`ping`]: checks whether an endpoint responds.
+//! - [`publish`]: publishes events, those of concurrent callers in groups.
 //! - [`story`]: reports what happened to an event at each endpoint that was considered for it.
 //! - [`resend`]: sends deliveries again.
 //! - [`recover`]: sends the events that an endpoint missed.
+//! - [`audit`]: checks that every delivery is accounted for.
 //! - [`view`]: converts all of this to the JSON types of [`wire`].
 //!
 //! # What survives a crash
@@ -22,7 +24,9 @@
 pub mod manage;
 pub mod workers;
 pub mod ping;
+pub mod publish;
 pub mod story;
 pub mod resend;
 pub mod recover;
+pub mod audit;
 pub mod view;

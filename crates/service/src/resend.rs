@@ -9,6 +9,8 @@
 //! confirm and the mark leaves a claim. When that claim expires, at most one window is sent a second time,
 //! with the same event ids.
 
+mod connection;
+
 use std::{panic, sync::Arc, time::Duration};
 
 use broker::{Outgoing, PublishError, Publisher, Topology};
@@ -16,6 +18,8 @@ use runtime::now_ms;
 use store::{Claimed, Requested, Store};
 use tokio::time::{Instant, sleep};
 use webhook::{Delivery, DeliveryId, EndpointId};
+
+pub use connection::{NotReady, Resending};
 
 /// How long other processes leave a claimed window alone. This is longer than a publish and two statements
 /// take, each at its own timeout.

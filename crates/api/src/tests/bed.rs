@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use producer::Producer;
 use runtime::now_ms;
 use serde_json::Value;
+use service::{publish::Publishing, resend::Resending};
 use store::{ApiKeyRow, NewApiKey, Store};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
@@ -26,8 +27,6 @@ use crate::{
     keys::Keys,
     openapi::METHODS,
     operations::Operations,
-    publishing::Publishing,
-    resending::Resending,
     router, routes,
     shares::Shares,
 };

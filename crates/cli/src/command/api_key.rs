@@ -9,7 +9,8 @@ use serde::Serialize;
 use store::{ApiKeyRow, NewApiKey, Store};
 use webhook::{ApiKey, ApiKeyId, OrganizationId, Scopes};
 
-use crate::{configuration::Configuration, database, output, time};
+use crate::{configuration::Configuration, database, output};
+use runtime::time;
 
 use super::{
     arguments,

@@ -15,7 +15,8 @@ use ipnet::IpNet;
 use service::manage::{self, OVERLAP};
 use signature::Secret;
 
-use crate::{Usage, output, time::Moment};
+use crate::{Usage, output};
+use runtime::time::Moment;
 
 /// The maximum rate, per second. It is more than one process can publish.
 const RATE_MAX: f64 = 100_000.0;

@@ -1,41 +1,17 @@
-//! `magnetite audit`: checks that every delivery is accounted for.
-//!
-//! ```text
-//! matched = delivered + dead + cancelled + pending, and every pending delivery is in a queue
-//! ```
-//!
-//! Two things change while they are compared: the queues, and the journal, which lacks the records that are
-//! still in its queue and in the hands of recorders. A finding that may disappear a second later is therefore
-//! checked again for [`SETTLE_FOR`] before it is reported. What cannot be determined by then is reported as
-//! unknown, separately from what is right and what is wrong.
+//! `magnetite audit`: prints whether every delivery is accounted for.
 
-mod mark;
-mod verdict;
+mod report;
 
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
-use broker::{Publisher, Topology};
+use anyhow::bail;
+use broker::Publisher;
 use clap::Args;
-use service::resend::IN_HAND;
-use store::{AuditLimits, MINUTE_MS, Store};
-use tokio::time::{Instant, sleep};
+use runtime::time::{self, Moment};
+use service::audit::{Auditor, Conclusion, MARK_TAKEN_MAX};
+use store::MINUTE_MS;
 
-use crate::{
-    broker_link::BrokerLink,
-    configuration::Configuration,
-    database, output,
-    time::{self, Moment},
-};
-
-use mark::{Marked, Marker};
-use verdict::{Conclusion, Queues, Verdict};
-
-/// How long the recorder may take to write the waiting records, and each mark.
-const SETTLE_FOR: Duration = Duration::from_secs(5);
-const SETTLE_POLL: Duration = Duration::from_millis(500);
-/// The maximum time for the broker to confirm the mark.
-const MARK_TAKEN_MAX: Duration = Duration::from_secs(2);
+use crate::{broker_link::BrokerLink, configuration::Configuration, database, output};
 
 /// The error for an audit that cannot determine yet whether every delivery is accounted for.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +52,8 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     let topology = configuration.topology();
     let auditor = Auditor {
         store: &store,
-        broker: &broker,
-        marker: Marker::new(&store, &topology, Publisher::new(broker.link.clone(), &config)),
+        link: &broker.link,
+        publisher: Publisher::new(broker.link.clone(), &config),
         topology: &topology,
         since_ms: arguments.since.before(runtime::now_ms()) / MINUTE_MS * MINUTE_MS,
         late: late(configuration),
@@ -87,9 +63,9 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     store.close().await;
     let verdict = verdict?;
     output::unless_left(if arguments.json {
-        output::lines(verdict.json().iter().map(output::json))
+        output::lines(report::json(&verdict).iter().map(output::json))
     } else {
-        output::lines(verdict.text())
+        output::lines(report::text(&verdict))
     })?;
     match verdict.conclusion() {
         Conclusion::Balance => Ok(()),
@@ -110,98 +86,4 @@ pub(super) fn late(configuration: &Configuration) -> Duration {
     worker.schedule.run_max()
         + configuration.egress.attempt_timeout * worker.schedule.attempts()
         + worker.defer_age_max
-}
-
-struct Auditor<'a> {
-    store: &'a Store,
-    broker: &'a BrokerLink,
-    marker: Marker<'a>,
-    topology: &'a Topology,
-    since_ms: u64,
-    late: Duration,
-}
-
-impl Auditor<'_> {
-    async fn settled(&self) -> anyhow::Result<Verdict> {
-        let deadline = Instant::now() + SETTLE_FOR;
-        loop {
-            let verdict = self.verdict().await?;
-            if !verdict.may_settle() || Instant::now() >= deadline {
-                return Ok(verdict);
-            }
-            sleep(SETTLE_POLL).await;
-        }
-    }
-
-    /// Counts the queues before and after reading the journal and uses the greater counts, so that they
-    /// include a message that a worker takes out of a queue, or that returns to one, in the meantime.
-    async fn verdict(&self) -> anyhow::Result<Verdict> {
-        let batches_due = self.store.batches_made().await?;
-        let mut before = self.queues().await?;
-        let marked = if before.recorders == 0 {
-            Marked::Recorded
-        } else {
-            self.marker.mark(Instant::now() + SETTLE_FOR).await?
-        };
-        if before.journal > 0 && marked == Marked::Recorded {
-            // The records that were waiting have been written in the meantime.
-            before = self.queues().await?;
-        }
-        let now_ms = runtime::now_ms();
-        let limits = AuditLimits {
-            now_ms,
-            in_hand_ms: IN_HAND.as_millis() as u64,
-            late_ms: self.late.as_millis() as u64,
-            batches_due,
-        };
-        let until_ms = now_ms.next_multiple_of(MINUTE_MS);
-        let (audit, rejected) = tokio::try_join!(
-            self.store.audit(self.since_ms, until_ms, limits),
-            self.store.count_rejected(self.since_ms, until_ms),
-        )?;
-        let queues = before.max(self.queues().await?);
-        Ok(Verdict::new(
-            audit,
-            rejected,
-            queues,
-            &marked,
-            (self.since_ms, now_ms),
-            self.late,
-        ))
-    }
-
-    async fn queues(&self) -> anyhow::Result<Queues> {
-        let found = self.topology.check(&self.broker.link).await?;
-        let state = |name: String| {
-            let mut states = found.iter().flatten();
-            states.find(|state| state.name == name).ok_or_else(|| {
-                anyhow!("queue {name} is not as it should be: `magnetite topology check` says how to mend it")
-            })
-        };
-        let ready = |name| state(name).map(|state| u64::from(state.ready));
-        let mut delayed = 0;
-        for tier in self.topology.tiers() {
-            delayed += ready(self.topology.delay(*tier))?;
-        }
-        Ok(Queues {
-            journal: ready(self.topology.journal())?,
-            recorders: u64::from(state(self.topology.journal())?.consumers),
-            dead: ready(self.topology.dead())?,
-            due: ready(self.topology.due())?,
-            delayed,
-            earlier: self.earlier().await?,
-        })
-    }
-
-    /// Returns the number of messages in delay queues of earlier retry schedules.
-    async fn earlier(&self) -> anyhow::Result<u64> {
-        let mut ready = 0;
-        for delay in self.store.delays().await? {
-            if !self.topology.tiers().contains(&delay) {
-                let delayed = self.topology.delayed(&self.broker.link, delay).await?;
-                ready += u64::from(delayed.unwrap_or_default());
-            }
-        }
-        Ok(ready)
-    }
 }

@@ -5,7 +5,8 @@ use service::view;
 use store::ChangeRow;
 use webhook::OrganizationId;
 
-use crate::{configuration::Configuration, database, output, time};
+use crate::{configuration::Configuration, database, output};
+use runtime::time;
 
 use super::{
     arguments,

@@ -9,7 +9,8 @@ use service::{story::Run, view};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow, Lookup, Store};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState};
 
-use crate::{configuration::Configuration, database, output, time};
+use crate::{configuration::Configuration, database, output};
+use runtime::time;
 
 use super::{
     arguments,

@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use store::{Rejected, RejectedCursor, Store};
 
-use crate::{configuration::Configuration, database, output, time};
+use crate::{configuration::Configuration, database, output};
+use runtime::time;
 
 use super::{
     arguments,

@@ -119,7 +119,7 @@ async fn work(
     let running = told.into_iter().map(async |(kind, told)| {
         let ended = match kind {
             // The worker announces itself, together with the version of the endpoints that it uses.
-            Kind::Worker => deliver(configuration, &process, &store, egress, told, &stop).await,
+            Kind::Worker => Box::pin(deliver(configuration, &process, &store, egress, told, &stop)).await,
             Kind::Recorder => {
                 let (unannounced, database) = watch::channel(None);
                 let recording = record(configuration, &process, &store, (told, database), &stop);

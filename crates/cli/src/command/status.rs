@@ -21,7 +21,8 @@ use anyhow::bail;
 use clap::Args;
 use tokio::time::sleep;
 
-use crate::{configuration::Configuration, output, signals, time::Moment};
+use crate::{configuration::Configuration, output, signals};
+use runtime::time::Moment;
 
 use look::Looker;
 

@@ -16,7 +16,8 @@ use webhook::{
     Signatures, request_headers,
 };
 
-use crate::{Usage, output, time};
+use crate::{Usage, output};
+use runtime::time;
 
 use super::{arguments, remedies};
 

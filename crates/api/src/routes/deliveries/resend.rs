@@ -12,8 +12,7 @@ use crate::{
     caller::Caller,
     context::Context,
     extract::{Id, JsonBody},
-    problem::{Kind, Problem},
-    resending::unsent,
+    problem::{Kind, Problem, unsent},
 };
 
 use super::find;

@@ -5,10 +5,8 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::{
-    command::checks::{Check, Outcome},
-    time,
-};
+use crate::command::checks::{Check, Outcome};
+use runtime::time;
 
 /// Additional fields of the `--json` output.
 pub(super) type Figures = Map<String, Value>;

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use egress::{Certificate, EXPIRES_SOON, Handshake, Refusal, Way};
 use url::Url;
 
-use crate::{output::printable, time};
+use crate::output::printable;
+use runtime::time;
 
 use super::finding::{Finding, span};
 

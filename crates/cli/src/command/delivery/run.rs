@@ -4,7 +4,8 @@ use service::{resend::IN_HAND, story::Run};
 use store::{AttemptRow, DeliveryRow};
 use webhook::{CancelReason, DeadReason, Endpoint, Trigger, journal::DeliveryState};
 
-use crate::{output::printable, time};
+use crate::output::printable;
+use runtime::time;
 
 /// The maximum length of a response that is shown, in characters.
 const RESPONSE_CHARS_MAX: usize = 120;

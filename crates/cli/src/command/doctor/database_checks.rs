@@ -8,7 +8,8 @@ use runtime::display_chain;
 use store::{SchemaState, Snapshot, Store};
 use webhook::Endpoint;
 
-use crate::{configuration::Configuration, database, output, time};
+use crate::{configuration::Configuration, database, output};
+use runtime::time;
 
 use super::{
     super::{checks::Check, claim, rejected, role},

@@ -3,7 +3,8 @@
 use service::view;
 use store::Failing;
 
-use crate::{command::listing::Listed, output, time};
+use crate::{command::listing::Listed, output};
+use runtime::time;
 
 use super::view::{After, state};
 

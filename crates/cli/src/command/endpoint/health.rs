@@ -5,7 +5,8 @@ use service::view;
 use store::Health;
 use webhook::Endpoint;
 
-use crate::{output, time};
+use crate::output;
+use runtime::time;
 
 /// An endpoint as `show --json` prints it.
 #[derive(Serialize)]

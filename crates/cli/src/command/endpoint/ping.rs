@@ -12,7 +12,8 @@ use service::{
 use store::{AttemptRow, Store};
 use webhook::{Delivery, Endpoint, EndpointId};
 
-use crate::{broker_link::BrokerLink, command::remedies, configuration::Configuration, output, time};
+use crate::{broker_link::BrokerLink, command::remedies, configuration::Configuration, output};
+use runtime::time;
 
 /// The maximum time that the ping spends in queues and that its record needs to reach the database.
 const LAG: Duration = Duration::from_secs(5);

@@ -16,8 +16,8 @@ use crate::{
     command::{arguments, resend::Sender},
     configuration::Configuration,
     database, output,
-    time::Moment,
 };
+use runtime::time::Moment;
 
 use super::find;
 

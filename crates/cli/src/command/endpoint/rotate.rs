@@ -11,7 +11,8 @@ use service::{
 use store::Store;
 use webhook::EndpointId;
 
-use crate::{command::arguments, configuration::Configuration, output, time};
+use crate::{command::arguments, configuration::Configuration, output};
+use runtime::time;
 
 use super::{acting, hint};
 

@@ -3,7 +3,8 @@
 use service::view;
 use webhook::{Endpoint, EndpointId};
 
-use crate::{command::listing::Listed, output, time};
+use crate::{command::listing::Listed, output};
+use runtime::time;
 
 /// A position in the listing, which is ordered by id.
 pub(in crate::command) struct After(pub(super) EndpointId);

@@ -10,8 +10,9 @@ use crate::{
         arguments,
         listing::{self, Listed},
     },
-    output, time,
+    output,
 };
+use runtime::time;
 
 #[derive(Debug, Args)]
 pub(super) struct List {

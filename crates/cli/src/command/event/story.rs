@@ -7,8 +7,9 @@ use webhook::journal::{DeliveryState, EventEntry};
 
 use crate::{
     command::delivery::run::{self, Around},
-    output, time,
+    output,
 };
+use runtime::time;
 
 /// Returns the story as lines of text.
 pub(super) fn text(story: &Story, now_ms: u64) -> Vec<String> {

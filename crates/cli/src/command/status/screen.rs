@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use service::view;
 use store::{Failing, Overview, RunningRole};
 
-use crate::{command::endpoint, output::printable, time};
+use crate::{command::endpoint, output::printable};
+use runtime::time;
 
 use super::{
     look::{Depth, FAILING_MAX, InDatabase, OnBroker, Seen},

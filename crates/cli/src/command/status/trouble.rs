@@ -6,10 +6,8 @@ use broker::BLOCKED;
 use serde::Serialize;
 use store::RunningRole;
 
-use crate::{
-    command::{claim, rejected, topology, troubles},
-    time,
-};
+use crate::command::{claim, rejected, topology, troubles};
+use runtime::time;
 
 use super::look::{Depth, InDatabase, LOST_SHOWN, OVERDUE, OnBroker, Seen};
 

@@ -3,7 +3,8 @@
 use service::story::{Chapter, Fate};
 use webhook::{Endpoint, journal::EventEntry};
 
-use crate::{output::printable, time};
+use crate::output::printable;
+use runtime::time;
 
 /// Returns the reason in words, as a predicate of "the endpoint ...".
 pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {

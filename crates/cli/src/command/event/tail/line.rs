@@ -8,7 +8,8 @@ use webhook::{
     journal::{AttemptRecord, DeliveryRef, EventRecord, Gap, Record, StepRecord, Then},
 };
 
-use crate::{output, time};
+use crate::output;
+use runtime::time;
 
 use super::{Filter, Outcome};
 

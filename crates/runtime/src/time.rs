@@ -7,9 +7,10 @@ use std::{
 
 /// A time as it was given: relative to now, or absolute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
+pub enum Moment {
+    /// This long ago.
     Ago(Duration),
-    /// Unix milliseconds.
+    /// A time in Unix milliseconds.
     At(u64),
 }
 
@@ -18,11 +19,11 @@ pub(crate) enum Moment {
 #[error(
     "expected how long ago, such as 30m, 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z or 2026-11-25"
 )]
-pub(crate) struct BadMoment;
+pub struct BadMoment;
 
 impl Moment {
     /// Returns the time in Unix milliseconds. Times before 1970 become 0.
-    pub(crate) fn before(self, now_ms: u64) -> u64 {
+    pub fn before(self, now_ms: u64) -> u64 {
         match self {
             Self::Ago(duration) => now_ms.saturating_sub(duration.as_millis().try_into().unwrap_or(u64::MAX)),
             Self::At(ms) => ms,
@@ -49,18 +50,18 @@ fn unix_ms(time: SystemTime) -> Option<u64> {
 }
 
 /// Formats a time as RFC 3339 in UTC, to the second.
-pub(crate) fn second(unix_ms: u64) -> String {
+pub fn second(unix_ms: u64) -> String {
     humantime::format_rfc3339_seconds(time(unix_ms)).to_string()
 }
 
 /// Formats a time as RFC 3339 in UTC, to the millisecond.
-pub(crate) fn millisecond(unix_ms: u64) -> String {
+pub fn millisecond(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(time(unix_ms)).to_string()
 }
 
 /// Formats a duration for people: `340 ms`, `1.2 s`, and from one minute on its two largest units, such as
 /// `2h 5m`.
-pub(crate) fn span(ms: u64) -> String {
+pub fn span(ms: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let seconds = ms / 1_000;
     match ms {

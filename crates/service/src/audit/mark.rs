@@ -6,6 +6,7 @@
 //! was published before it is then in the database, too.
 
 use broker::{Outgoing, Publisher, Topology};
+use runtime::display_chain;
 use store::{MARK_PREFIX, Store};
 use tokio::time::{Duration, Instant, sleep};
 use webhook::journal::{Batch, BatchStamp};
@@ -16,14 +17,20 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// The result of publishing a mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Marked {
+pub enum Marked {
     /// The recorders have written everything that was published before the mark. Also used if there is no
     /// recorder, because then all of it is still in the queues.
     Recorded,
     /// No recorder has written the mark yet. It was published at this time, in Unix milliseconds.
-    NotYet { since_ms: u64 },
+    NotYet {
+        /// When the mark was published, in Unix milliseconds.
+        since_ms: u64,
+    },
     /// The journal's queue does not accept the mark. The error is the broker's.
-    Refused { error: String },
+    Refused {
+        /// The error and its causes.
+        error: String,
+    },
 }
 
 /// Publishes marks, each under a random name of its own.
@@ -43,7 +50,7 @@ impl<'a> Marker<'a> {
     }
 
     /// Publishes a mark and waits until it is written or the deadline has passed.
-    pub(super) async fn mark(&self, deadline: Instant) -> anyhow::Result<Marked> {
+    pub(super) async fn mark(&self, deadline: Instant) -> Result<Marked, store::Error> {
         let since_ms = runtime::now_ms();
         let name = format!("{MARK_PREFIX}{:016x}", rand::random::<u64>());
         let stamp = BatchStamp {
@@ -54,7 +61,7 @@ impl<'a> Marker<'a> {
         };
         let message = Outgoing::journal(self.topology, &stamp, Batch::new().take());
         if let Err(error) = self.publisher.publish(&message).await {
-            let error = format!("{:#}", anyhow::Error::from(error));
+            let error = display_chain(&error);
             return Ok(Marked::Refused { error });
         }
         while !self.store.is_marked(&name).await? {

@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use service::audit::Marked;
 use store::{Findings, Late, Unbalanced, Unrecorded};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::Gap};
 
@@ -111,7 +114,7 @@ fn names(verdict: &Verdict) -> Vec<&'static str> {
 fn books_that_balance() {
     let verdict = verdict(balanced(), QUEUES);
     assert_eq!((failing(&verdict), verdict.may_settle()), (0, false));
-    insta::assert_snapshot!("balanced", verdict.text().join("\n"));
+    insta::assert_snapshot!("balanced", text(&verdict).join("\n"));
 }
 
 #[test]
@@ -141,8 +144,8 @@ fn everything_wrong_at_once() {
     };
     let verdict = verdict(audit, QUEUES);
     assert_eq!(failing(&verdict), 5);
-    insta::assert_snapshot!("all_wrong", verdict.text().join("\n"));
-    let json: Vec<String> = verdict.json().iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!("all_wrong", text(&verdict).join("\n"));
+    let json: Vec<String> = json(&verdict).iter().map(ToString::to_string).collect();
     insta::assert_snapshot!("all_wrong_as_objects", json.join("\n"));
 }
 
@@ -165,7 +168,7 @@ fn what_a_worker_says_that_it_drops_is_named_and_does_not_fail_and_what_vanished
         };
         let verdict = verdict(audit, QUEUES);
         assert_eq!(failing(&verdict), failures, "{cause:?}");
-        let text = verdict.text().join("\n");
+        let text = text(&verdict).join("\n");
         assert!(text.contains("gap      ") && !text.ends_with("balance"), "{text}");
     }
 }
@@ -221,9 +224,9 @@ fn what_was_set_aside_is_a_gap_with_its_number_of_records() {
     };
     let verdict = verdict(audit, QUEUES);
     assert_eq!(verdict.conclusion(), Conclusion::Balance);
-    let text = verdict.text();
+    let text = text(&verdict);
     insta::assert_snapshot!("set_aside", text[text.len() - 4..].join("\n"));
-    let counts: Vec<_> = verdict.json()[2..]
+    let counts: Vec<_> = json(&verdict)[2..]
         .iter()
         .map(|gap| gap["count"].as_u64())
         .collect();
@@ -238,7 +241,7 @@ fn what_gaps_explain_is_named_and_does_not_fail() {
     };
     let verdict = verdict(audit, QUEUES);
     assert_eq!((names(&verdict), failing(&verdict)), (vec!["unbalanced"], 0));
-    let text = verdict.text().join("\n");
+    let text = text(&verdict).join("\n");
     assert!(text.contains("evt_2") && !text.contains("WRONG"), "{text}");
 }
 
@@ -331,7 +334,7 @@ fn while_something_is_not_recorded_nothing_else_is_known() {
         );
         assert_eq!(names(&verdict), ["incomplete", "unbalanced", "in_no_queue"]);
         assert!(verdict.may_settle());
-        let text = verdict.text().join("\n");
+        let text = text(&verdict).join("\n");
         assert!(
             !text.contains("WRONG") && text.contains("ask again at 2023-12-21"),
             "{text}"

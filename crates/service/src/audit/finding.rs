@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use runtime::time;
 use store::{Audit, Findings, Late, Lost, LostCause, Unbalanced, Unrecorded, Vanished};
-
-use crate::{output::printable, time};
 
 use super::{Marked, Queues};
 
@@ -14,34 +12,37 @@ const ASK_AGAIN_MS: u64 = 10_000;
 
 /// Something that is wrong, or that may be.
 #[derive(Debug)]
-pub(super) struct Finding {
+pub struct Finding {
     /// An identifier for scripts.
-    pub(super) name: &'static str,
-    /// The number of affected items, and how many of them no gap explains.
-    count: u64,
-    unexplained: u64,
+    pub name: &'static str,
+    /// The number of affected items.
+    pub count: u64,
+    /// How many of them no gap explains.
+    pub unexplained: u64,
     /// When the finding can be known, in Unix milliseconds; `None` if it is known already.
     known_at_ms: Option<u64>,
-    detail: String,
-    next: String,
+    /// What is wrong.
+    pub detail: String,
+    /// What to do about it.
+    pub next: String,
     /// The ids of the affected items that are listed.
-    ids: Vec<String>,
+    pub ids: Vec<String>,
 }
 
 impl Finding {
     /// Returns whether any of the items is not explained by a gap.
-    pub(super) fn is_unexplained(&self) -> bool {
+    pub fn is_unexplained(&self) -> bool {
         self.unexplained > 0
     }
 
     /// Returns whether this is known to be wrong.
-    pub(super) fn fails(&self) -> bool {
+    pub fn fails(&self) -> bool {
         self.is_unexplained() && self.known_at_ms.is_none()
     }
 
     /// Returns when it can be known whether this is wrong; `None` if it is known already, or if gaps explain
     /// it.
-    pub(super) fn known_at_ms(&self) -> Option<u64> {
+    pub fn known_at_ms(&self) -> Option<u64> {
         self.known_at_ms.filter(|_| self.is_unexplained())
     }
 
@@ -49,44 +50,6 @@ impl Finding {
     pub(super) fn known_at(mut self, at_ms: u64) -> Self {
         self.known_at_ms = Some(self.known_at_ms.map_or(at_ms, |known_ms| known_ms.max(at_ms)));
         self
-    }
-
-    pub(super) fn text(&self) -> Vec<String> {
-        let Self {
-            count,
-            unexplained,
-            detail,
-            next,
-            ..
-        } = self;
-        let mark = if self.fails() { "WRONG  " } else { "unknown" };
-        let (mark, explained) = match (self.is_unexplained(), count - unexplained) {
-            (true, 0) => (mark, String::new()),
-            (true, explained) => (mark, format!(" ({explained} of them in a gap)")),
-            (false, _) => ("in gap ", String::new()),
-        };
-        let mut lines = vec![format!(
-            "{mark}  {detail}: {count}{explained}\n         -> {next}"
-        )];
-        lines.extend(self.ids.iter().map(|id| format!("         {}", printable(id))));
-        if (self.ids.len() as u64) < *count && !self.ids.is_empty() {
-            lines.push(format!("         and {} more", count - self.ids.len() as u64));
-        }
-        lines
-    }
-
-    pub(super) fn json(&self) -> Value {
-        json!({
-            "kind": "finding",
-            "finding": self.name,
-            "fails": self.fails(),
-            "known_at_ms": self.known_at_ms(),
-            "count": self.count,
-            "in_gaps": self.count - self.unexplained,
-            "detail": self.detail,
-            "next": self.next,
-            "ids": self.ids,
-        })
     }
 }
 
@@ -274,7 +237,7 @@ fn nowhere_at_all(audit: &Audit, queues: Queues) -> u64 {
 }
 
 /// Returns a finding for recently due deliveries that are in no queue. Within
-/// [`IN_HAND`](service::resend::IN_HAND) of being due, a delivery may be in the hands of a worker that has
+/// [`IN_HAND`](crate::resend::IN_HAND) of being due, a delivery may be in the hands of a worker that has
 /// not reported it yet. After that, other findings report it.
 pub(super) fn in_hand(audit: &Audit, queues: Queues, in_hand_ms: u64) -> Option<Finding> {
     let known_to_miss = audit.pending_settled.saturating_sub(queues.waiting());

@@ -10,11 +10,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use producer::{Error, EventId, NotReady, Producer, Serialized};
+use producer::{EventId, NotReady, Producer, Serialized};
 use runtime::vital;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-
-use crate::problem::{Kind, Problem};
 
 /// The maximum number of events in a group, which is one window of the producer.
 const GROUP_MAX: usize = 256;
@@ -27,23 +25,51 @@ const WAITING_MAX: usize = 1024;
 /// with an error. A connection that was just lost is often restored within this time.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The maximum time for a publish. A client waits for it.
-pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Waiting {
     event: Serialized,
-    answer: oneshot::Sender<Result<EventId, Error>>,
+    answer: oneshot::Sender<Result<EventId, producer::Error>>,
+}
+
+/// The reason why events are not known to be published.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The broker does not accept messages. Nothing was published.
+    #[error("the broker does not accept messages")]
+    NotReady(#[source] NotReady),
+    /// At least one event is not known to be published.
+    #[error("not everything is confirmed to be published")]
+    Unconfirmed(#[source] producer::Error),
+    /// The task of the event's group has panicked, which is logged.
+    #[error("the publish was abandoned")]
+    Abandoned,
+}
+
+impl Error {
+    /// Returns how long to wait before trying again.
+    pub fn retry_after(&self) -> Duration {
+        use producer::Error as E;
+        let after_s = match self {
+            Self::NotReady(NotReady::Blocked { .. })
+            | Self::Unconfirmed(E::Blocked { .. } | E::Nacked { .. } | E::Unroutable { .. }) => 30,
+            Self::NotReady(_) | Self::Unconfirmed(_) => 5,
+            Self::Abandoned => 2,
+        };
+        Duration::from_secs(after_s)
+    }
 }
 
 /// Publishes events for all requests. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Publishing {
+pub struct Publishing {
     producer: Producer,
     queue: mpsc::Sender<Waiting>,
 }
 
 impl Publishing {
     /// Starts the task that gathers events. It ends when the last clone is dropped.
-    pub(crate) fn start(producer: Producer) -> Self {
+    pub fn start(producer: Producer) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         tokio::spawn(vital("publishing", gather(producer.clone(), waiting)));
         Self { producer, queue }
@@ -53,7 +79,7 @@ impl Publishing {
     ///
     /// # Errors
     /// Returns an error if the event is not known to be published.
-    pub(crate) async fn publish(&self, event: Serialized) -> Result<EventId, Problem> {
+    pub async fn publish(&self, event: Serialized) -> Result<EventId, Error> {
         self.ready().await?;
         let (answer, answered) = oneshot::channel();
         let sent = self.queue.send(Waiting { event, answer }).await;
@@ -61,9 +87,7 @@ impl Publishing {
             Ok(()) => answered.await.ok(),
             Err(_) => None,
         };
-        // If there is no answer, the group's task has panicked, which is logged.
-        let answer = answer.ok_or_else(|| unavailable(2))?;
-        answer.map_err(|error| unconfirmed(&error))
+        answer.ok_or(Error::Abandoned)?.map_err(Error::Unconfirmed)
     }
 
     /// Publishes events that have been checked, in their order. If there is an error, some of them may have
@@ -71,44 +95,21 @@ impl Publishing {
     ///
     /// # Errors
     /// Returns the first error if any event is not known to be published.
-    pub(crate) async fn publish_batch(&self, events: &[Serialized]) -> Result<Vec<EventId>, Problem> {
+    pub async fn publish_batch(&self, events: &[Serialized]) -> Result<Vec<EventId>, Error> {
         self.ready().await?;
         let results = self.producer.publish_json_batch(events).await;
-        let ids: Result<_, Error> = results.into_iter().collect();
-        ids.map_err(|error| unconfirmed(&error))
+        let ids: Result<_, producer::Error> = results.into_iter().collect();
+        ids.map_err(Error::Unconfirmed)
     }
 
-    async fn ready(&self) -> Result<(), Problem> {
-        self.producer.ready(PATIENCE).await.map_err(|error| {
-            let after_s = if matches!(error, NotReady::Blocked { .. }) {
-                30
-            } else {
-                5
-            };
-            unavailable(after_s).because(&error)
-        })
+    async fn ready(&self) -> Result<(), Error> {
+        self.producer.ready(PATIENCE).await.map_err(Error::NotReady)
     }
 
     /// Waits for publishes in flight, and closes the connection.
-    pub(crate) async fn shutdown(&self) {
+    pub async fn shutdown(&self) {
         self.producer.clone().shutdown().await;
     }
-}
-
-fn unavailable(after_s: u64) -> Problem {
-    Problem::new(
-        Kind::BrokerUnavailable,
-        "Not everything is confirmed to be published. Send the request again: what was published has the same id then, and counts once.",
-    )
-    .retry_after(after_s)
-}
-
-fn unconfirmed(error: &Error) -> Problem {
-    let after_s = match error {
-        Error::Blocked { .. } | Error::Nacked { .. } | Error::Unroutable { .. } => 30,
-        _ => 5,
-    };
-    unavailable(after_s).because(error)
 }
 
 async fn gather(producer: Producer, mut waiting: mpsc::Receiver<Waiting>) {
