@@ -28,20 +28,23 @@ fn harms(queue: &str, definition: &Value) -> Vec<String> {
     found.into_iter().map(|harm| harm.setting).collect()
 }
 
-#[test]
-fn what_loses_or_misplaces_messages_is_harm_and_all_else_is_not() {
-    let all = [
-        "m.events",
-        "m.due",
-        "m.dead",
-        "m.rejected",
-        "m.journal",
-        "m.delay.1000",
-        "m.held.x",
-    ];
-    // The definition, and the queues that it harms.
-    let cases: &[(Value, &[&str])] = &[
-        (json!({"message-ttl": 999}), &all),
+/// A queue of each kind.
+const QUEUES: [&str; 7] = [
+    "m.events",
+    "m.due",
+    "m.dead",
+    "m.rejected",
+    "m.journal",
+    "m.delay.1000",
+    "m.held.x",
+];
+
+/// The definition of a policy, and the queues that it harms.
+type Case = (Value, &'static [&'static str]);
+
+fn limits_of_time() -> [Case; 5] {
+    [
+        (json!({"message-ttl": 999}), &QUEUES),
         (
             json!({"message-ttl": 1000}),
             &[
@@ -57,7 +60,7 @@ fn what_loses_or_misplaces_messages_is_harm_and_all_else_is_not() {
             json!({"message-ttl": 5000}),
             &["m.events", "m.due", "m.dead", "m.rejected", "m.journal"],
         ),
-        (json!({"expires": 1_800_000}), &all),
+        (json!({"expires": 1_800_000}), &QUEUES),
         (
             json!({"expires": 7_200_000}),
             &[
@@ -69,15 +72,25 @@ fn what_loses_or_misplaces_messages_is_harm_and_all_else_is_not() {
                 "m.delay.1000",
             ],
         ),
+    ]
+}
+
+fn limits_of_length() -> [Case; 6] {
+    [
         (json!({"max-length": 1}), &["m.dead", "m.rejected"]),
         (json!({"max-length-bytes": 1}), &["m.dead", "m.rejected"]),
         (json!({"max-length-bytes": 1, "overflow": "reject-publish"}), &[]),
-        (json!({"max-length": 1, "overflow": "drop-head"}), &all),
+        (json!({"max-length": 1, "overflow": "drop-head"}), &QUEUES),
         (
             json!({"overflow": "drop-head"}),
             &["m.events", "m.due", "m.journal", "m.delay.1000", "m.held.x"],
         ),
         (json!({"overflow": "reject-publish"}), &[]),
+    ]
+}
+
+fn dead_lettering() -> [Case; 2] {
+    [
         (
             json!({"dead-letter-exchange": "x", "dead-letter-routing-key": "y"}),
             &["m.dead", "m.rejected", "m.journal"],
@@ -86,6 +99,11 @@ fn what_loses_or_misplaces_messages_is_harm_and_all_else_is_not() {
             json!({"dead-letter-strategy": "at-most-once", "dead-letter-routing-key": "y"}),
             &[],
         ),
+    ]
+}
+
+fn limits_of_returns() -> [Case; 3] {
+    [
         (
             json!({"delivery-limit": 20}),
             &["m.events", "m.due", "m.dead", "m.rejected", "m.journal"],
@@ -95,14 +113,27 @@ fn what_loses_or_misplaces_messages_is_harm_and_all_else_is_not() {
             &["m.dead", "m.rejected", "m.journal"],
         ),
         (json!({"delivery-limit": 1_000_000}), &[]),
-        (
-            json!({"queue-leader-locator": "balanced", "max-in-memory-length": 0, "consumer-timeout": 3_600_000}),
-            &[],
-        ),
-    ];
+    ]
+}
+
+fn settings_that_lose_no_message() -> [Case; 1] {
+    [(
+        json!({"queue-leader-locator": "balanced", "max-in-memory-length": 0, "consumer-timeout": 3_600_000}),
+        &[],
+    )]
+}
+
+#[test]
+fn what_loses_or_misplaces_messages_is_harm_and_all_else_is_not() {
+    let cases = limits_of_time()
+        .into_iter()
+        .chain(limits_of_length())
+        .chain(dead_lettering())
+        .chain(limits_of_returns())
+        .chain(settings_that_lose_no_message());
     for (definition, harmed) in cases {
-        for queue in all {
-            let found = harms(queue, definition);
+        for queue in QUEUES {
+            let found = harms(queue, &definition);
             assert_eq!(
                 !found.is_empty(),
                 harmed.contains(&queue),

@@ -28,15 +28,21 @@ fn order_space_escapes_and_unknown_fields_do_not_matter() {
     assert_eq!(envelope.event_type, EventType::LeadCreated.into());
 }
 
-#[test]
-fn each_broken_rule_has_its_reason_and_names_the_field() {
-    let replaced = |from: &str, to: &str| GOOD.replace(from, to).into_bytes();
-    let without = |field: &str| {
-        let mut value: serde_json::Value = serde_json::from_str(GOOD).unwrap();
-        value.as_object_mut().unwrap().remove(field);
-        value.to_string().into_bytes()
-    };
-    let table: Vec<(Vec<u8>, &str, &str)> = vec![
+/// A body that breaks a rule, the reason of its rejection, and a word that the message must contain.
+type Broken = (Vec<u8>, &'static str, &'static str);
+
+fn replaced(from: &str, to: &str) -> Vec<u8> {
+    GOOD.replace(from, to).into_bytes()
+}
+
+fn without(field: &str) -> Vec<u8> {
+    let mut value: serde_json::Value = serde_json::from_str(GOOD).unwrap();
+    value.as_object_mut().unwrap().remove(field);
+    value.to_string().into_bytes()
+}
+
+fn texts_that_are_no_object() -> Vec<Broken> {
+    vec![
         (b"".to_vec(), "not_json", "EOF"),
         (b"{".to_vec(), "not_json", "EOF"),
         (replaced("}}", "}}x"), "not_json", "trailing"),
@@ -53,6 +59,11 @@ fn each_broken_rule_has_its_reason_and_names_the_field() {
             "invalid_utf8",
             "offset",
         ),
+    ]
+}
+
+fn fields_with_bad_values() -> Vec<Broken> {
+    vec![
         (
             replaced("lead.completed", "lead.complete"),
             "unknown_event_type",
@@ -80,12 +91,22 @@ fn each_broken_rule_has_its_reason_and_names_the_field() {
         (replaced("\"proj_1\"", "null"), "bad_field", "\"project_id\""),
         (replaced("\"lead_1\"", "[\"lead_1\"]"), "bad_field", "\"lead_id\""),
         (replaced("{\"a\":1}", "[]"), "bad_field", "\"data\""),
+    ]
+}
+
+fn missing_fields() -> Vec<Broken> {
+    vec![
         (without("event"), "missing_field", "\"event\""),
         (without("timestamp"), "missing_field", "\"timestamp\""),
         (without("organization_id"), "missing_field", "\"organization_id\""),
         (without("project_id"), "missing_field", "\"project_id\""),
         (without("lead_id"), "missing_field", "\"lead_id\""),
         (without("data"), "missing_field", "\"data\""),
+    ]
+}
+
+fn duplicate_keys() -> Vec<Broken> {
+    vec![
         (
             replaced("\"data\"", "\"lead_id\":\"x\",\"data\""),
             "duplicate_key",
@@ -96,6 +117,11 @@ fn each_broken_rule_has_its_reason_and_names_the_field() {
             "duplicate_key",
             "\"x\"",
         ),
+    ]
+}
+
+fn sizes_above_the_limits() -> Vec<Broken> {
+    vec![
         (
             replaced("org_1", &"o".repeat(256)),
             "long_id",
@@ -112,8 +138,19 @@ fn each_broken_rule_has_its_reason_and_names_the_field() {
             "\"lead_id\" has 3000",
         ),
         (vec![b' '; EVENT_BYTES_MAX + 1], "too_large", "262144"),
+    ]
+}
+
+#[test]
+fn each_broken_rule_has_its_reason_and_names_the_field() {
+    let all = [
+        texts_that_are_no_object(),
+        fields_with_bad_values(),
+        missing_fields(),
+        duplicate_keys(),
+        sizes_above_the_limits(),
     ];
-    for (body, expected, word) in table {
+    for (body, expected, word) in all.into_iter().flatten() {
         let (reason, text) = reason(&body);
         let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
         assert_eq!(reason, expected, "{shown}: {text}");

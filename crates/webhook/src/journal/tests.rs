@@ -75,31 +75,42 @@ fn thens() -> impl Strategy<Value = Then> {
     ]
 }
 
-/// Generates records, including records that contradict one another, which no worker writes.
-fn records() -> impl Strategy<Value = Record> {
-    let considered = vec((endpoints(), verdicts()), 0..4).prop_map(|verdicts| {
+fn considered() -> impl Strategy<Value = Considered> {
+    vec((endpoints(), verdicts()), 0..4).prop_map(|verdicts| {
         let verdicts = verdicts.into_iter();
         verdicts
             .map(|(id, verdict)| (EndpointId::new(id), verdict))
-            .collect()
-    });
-    let seen = option::of(
-        (0..4_i64, 0..3_i64, any::<i64>()).prop_map(|(version, change, stamp)| Seen {
-            version,
-            change,
-            stamp,
-        }),
-    );
-    let events = (0..5_u64, times(), considered, seen).prop_map(|(number, received_ms, considered, seen)| {
-        Record::Event(EventRecord {
-            event: event(number),
-            received_ms,
-            considered,
-            seen,
-        })
-    });
-    let errors = || select(vec!["", "status 500", "timeout in response: 30 s"]);
-    let attempts = (
+            .collect::<Considered>()
+    })
+}
+
+fn seen() -> impl Strategy<Value = Seen> {
+    (0..4_i64, 0..3_i64, any::<i64>()).prop_map(|(version, change, stamp)| Seen {
+        version,
+        change,
+        stamp,
+    })
+}
+
+fn errors() -> impl Strategy<Value = &'static str> {
+    select(vec!["", "status 500", "timeout in response: 30 s"])
+}
+
+fn event_records() -> impl Strategy<Value = Record> {
+    (0..5_u64, times(), considered(), option::of(seen())).prop_map(
+        |(number, received_ms, considered, seen)| {
+            Record::Event(EventRecord {
+                event: event(number),
+                received_ms,
+                considered,
+                seen,
+            })
+        },
+    )
+}
+
+fn attempt_records() -> impl Strategy<Value = Record> {
+    (
         any::<[u8; 10]>(),
         deliveries(),
         1..3_u32,
@@ -125,8 +136,11 @@ fn records() -> impl Strategy<Value = Record> {
                     then,
                 })
             },
-        );
-    let steps = (
+        )
+}
+
+fn step_records() -> impl Strategy<Value = Record> {
+    (
         deliveries(),
         times(),
         0..3_u32,
@@ -144,13 +158,16 @@ fn records() -> impl Strategy<Value = Record> {
                 last_error,
                 then,
             })
-        });
-    let gaps = (
+        })
+}
+
+fn gap_records() -> impl Strategy<Value = Record> {
+    (
         select(vec!["worker_1", "worker_2"]),
         0..2_u64,
         2..4_u64,
         1..4_u64,
-        proptest::option::of((1..4_u64, 4..6_u64)),
+        option::of((1..4_u64, 4..6_u64)),
     )
         .prop_map(|(worker, from_ms, until_ms, count, batches)| {
             let worker = worker.to_owned();
@@ -161,8 +178,12 @@ fn records() -> impl Strategy<Value = Record> {
                 count,
                 batches,
             })
-        });
-    prop_oneof![events, attempts, steps, gaps]
+        })
+}
+
+/// Generates records, including records that contradict one another, which no worker writes.
+fn records() -> impl Strategy<Value = Record> {
+    prop_oneof![event_records(), attempt_records(), step_records(), gap_records()]
 }
 
 /// Generates records, and the same records in another order with some of them duplicated.

@@ -1,15 +1,13 @@
 //! The audit: books that balance, and the findings if they do not.
 
-use std::collections::BTreeMap;
+mod attempts;
+mod batches;
 
-use store::{
-    Announcement, Audit, AuditLimits, Dropping, JournalTotals, LostCause, Position, Rejected, StateCounts,
-    Store,
-};
-use webhook::journal::{BatchStamp, Gap, Record, Then};
+use store::{Audit, Rejected, StateCounts, Store};
+use webhook::journal::{Record, Then};
 
 use super::{
-    super::bed::{Bed, now_ms, on_both_databases},
+    super::bed::{Bed, on_both_databases},
     samples::{
         MINUTE, T, attempt, delivered, died, dlv, ep, event, evt, gap, limits, org, record, taken, to,
     },
@@ -22,17 +20,9 @@ on_both_databases! {
     a_gap_explains_no_more_than_was_lost_in_it,
     a_delivery_that_is_pending_for_too_long_is_late,
     what_must_stand_in_a_queue_is_counted_for_all_times,
-    attempts_are_counted_by_their_numbers,
-    an_attempt_long_after_the_window_is_found,
-    attempts_that_come_in_any_order_are_known_to_be_recorded,
-    more_attempts_than_a_row_has_bits_for_are_counted,
-    rows_of_an_older_version_are_compared_with_their_attempts,
     deliveries_count_with_their_events_whatever_clock_created_them,
     what_was_set_aside_is_counted_until_it_is_redriven,
     two_batches_set_aside_do_not_explain_what_is_lost_between_them,
-    a_batch_that_never_came_is_lost_after_a_minute_and_explains_as_a_gap_does,
-    what_was_announced_as_made_and_never_came_is_lost,
-    a_worker_that_announced_that_it_drops_records_and_ended_has_lost_some,
 }
 
 async fn audit(store: &Store, now_ms: u64) -> Audit {
@@ -289,265 +279,6 @@ async fn what_must_stand_in_a_queue_is_counted_for_all_times(bed: Bed) {
     assert_eq!(audit(&store, T + 100_000).await.pending_in_gaps, 0);
     record(&store, [gap("w", T - MINUTE, T + 500)]).await;
     assert_eq!(audit(&store, T + 100_000).await.pending_in_gaps, 2);
-}
-
-async fn attempts_are_counted_by_their_numbers(bed: Bed) {
-    let store = bed.migrated().await;
-    let event = event(1);
-    let attempts = [(1, T + 1), (1, T + 2), (3, T + 3)].map(|(number, began_ms)| {
-        Record::Attempt(attempt(
-            to(&event, 1, 0),
-            number,
-            began_ms,
-            Then::Retry { at_ms: T + MINUTE },
-        ))
-    });
-    record(
-        &store,
-        attempts.into_iter().chain([taken(&event, T, "1:matched")]),
-    )
-    .await;
-    let found = audit(&store, T + 500).await;
-    assert_eq!(found.unrecorded.total, 1);
-    assert_eq!(
-        (
-            found.unrecorded.items[0].attempts,
-            found.unrecorded.items[0].recorded
-        ),
-        (3, 2)
-    );
-}
-
-async fn an_attempt_long_after_the_window_is_found(bed: Bed) {
-    let store = bed.migrated().await;
-    let event = event(1);
-    let late = attempt(to(&event, 1, 0), 1, T + 500 * MINUTE, Then::Delivered);
-    record(&store, [taken(&event, T, "1:matched"), Record::Attempt(late)]).await;
-    assert_eq!(audit(&store, T + 600 * MINUTE).await.unrecorded.total, 0);
-    bed.execute("DELETE FROM attempts").await;
-    assert_eq!(audit(&store, T + 600 * MINUTE).await.unrecorded.total, 1);
-    let late = attempt(to(&event, 1, 0), 1, T + 501 * MINUTE, Then::Delivered);
-    record(&store, [Record::Attempt(late)]).await;
-    // No bound overflows.
-    let limits = AuditLimits {
-        now_ms: u64::MAX,
-        in_hand_ms: 0,
-        late_ms: u64::MAX,
-        batches_due: BTreeMap::default(),
-    };
-    let all = store.audit(0, u64::MAX, limits).await.unwrap();
-    assert_eq!(
-        (all.events, all.unrecorded.total, all.unbalanced.total),
-        (1, 0, 0)
-    );
-}
-
-/// Returns the records of attempts of one delivery, one second apart.
-fn attempts(numbers: impl IntoIterator<Item = u32>) -> impl Iterator<Item = Record> {
-    let retry = |number| {
-        let began_ms = T + u64::from(number) * 1_000;
-        let then = Then::Retry {
-            at_ms: began_ms + 1_000,
-        };
-        Record::Attempt(attempt(to(&event(1), 1, 0), number, began_ms, then))
-    };
-    numbers.into_iter().map(retry)
-}
-
-/// Counts the deliveries that have to be compared with their attempts.
-const SUSPECTS: &str = "SELECT COUNT(*) FROM deliveries WHERE CASE WHEN recorded IS NULL OR attempts > 62 THEN 1 \
-    ELSE (~recorded) & ((CAST(1 AS BIGINT) << CAST(attempts AS INTEGER)) - 1) END <> 0";
-
-async fn attempts_that_come_in_any_order_are_known_to_be_recorded(bed: Bed) {
-    let store = bed.migrated().await;
-    for numbers in [&[2, 5][..], &[], &[4], &[5, 4], &[1]] {
-        let taken = taken(&event(1), T, "1:matched");
-        record(&store, attempts(numbers.iter().copied()).chain([taken])).await;
-    }
-    let found = audit(&store, T + MINUTE).await.unrecorded;
-    assert_eq!(
-        (found.total, found.items[0].attempts, found.items[0].recorded),
-        (1, 5, 4)
-    );
-    assert_eq!(bed.number(SUSPECTS).await, 1);
-    // The attempt that is recorded last does not change the delivery's standing.
-    record(&store, attempts([3])).await;
-    assert_eq!(audit(&store, T + MINUTE).await.unrecorded.total, 0);
-    let recorded = "SELECT recorded FROM deliveries";
-    assert_eq!(
-        (bed.number(SUSPECTS).await, bed.number(recorded).await),
-        (0, 0b11111)
-    );
-}
-
-async fn more_attempts_than_a_row_has_bits_for_are_counted(bed: Bed) {
-    let store = bed.migrated().await;
-    let taken = taken(&event(1), T, "1:matched");
-    record(&store, attempts(1..=62).chain([taken])).await;
-    assert_eq!(bed.number(SUSPECTS).await, 0);
-    assert_eq!(audit(&store, T + 3 * MINUTE).await.unrecorded.total, 0);
-    record(&store, attempts((63..=70).filter(|number| *number != 65))).await;
-    let found = audit(&store, T + 3 * MINUTE).await.unrecorded;
-    assert_eq!(
-        (found.total, found.items[0].attempts, found.items[0].recorded),
-        (1, 70, 69)
-    );
-    record(&store, attempts([65])).await;
-    assert_eq!(audit(&store, T + 3 * MINUTE).await.unrecorded.total, 0);
-}
-
-async fn rows_of_an_older_version_are_compared_with_their_attempts(bed: Bed) {
-    let store = bed.migrated().await;
-    let taken = taken(&event(1), T, "1:matched");
-    record(&store, attempts([1, 3]).chain([taken])).await;
-    bed.execute("UPDATE deliveries SET recorded = NULL").await;
-    record(&store, attempts([4])).await;
-    assert_eq!(
-        bed.number("SELECT COUNT(*) FROM deliveries WHERE recorded IS NULL")
-            .await,
-        1
-    );
-    assert_eq!(audit(&store, T + MINUTE).await.unrecorded.total, 1);
-    record(&store, attempts([2])).await;
-    assert_eq!(audit(&store, T + MINUTE).await.unrecorded.total, 0);
-}
-
-/// Records a batch of worker `w1` with this number.
-async fn record_batch(store: &Store, number: u64, records: impl IntoIterator<Item = Record>) {
-    let mut books = super::samples::books(records);
-    books.stamp(&BatchStamp {
-        worker: "w1".to_owned(),
-        number,
-        settled: number - 1,
-        made_ms: T + number,
-    });
-    store.record(&books, &[]).await.unwrap();
-}
-
-async fn announce(store: &Store, journal: JournalTotals) {
-    let announcement = Announcement {
-        process: "w1",
-        role: "worker",
-        host: "host_1",
-        position: Position::default(),
-        journal,
-        in_hand: 0,
-        now_ms: now_ms(),
-    };
-    store.announce_role(&announcement).await.unwrap();
-}
-
-/// Returns the causes of all certain losses, over all time.
-async fn lost(store: &Store) -> Vec<LostCause> {
-    let audit = store.audit(0, u64::MAX, limits(T + MINUTE)).await.unwrap();
-    let certain = audit.lost.into_iter().filter(|lost| lost.certain_in_ms == 0);
-    certain.map(|lost| lost.cause).collect()
-}
-
-async fn a_batch_that_never_came_is_lost_after_a_minute_and_explains_as_a_gap_does(bed: Bed) {
-    let store = bed.migrated().await;
-    let one = event(1);
-    record_batch(&store, 1, [taken(&one, T, "1:matched 2:matched")]).await;
-    bed.execute("DELETE FROM deliveries WHERE endpoint_id = (SELECT MAX(endpoint_id) FROM deliveries)")
-        .await;
-    record_batch(&store, 4, [delivered(&one, 1, T + 1)]).await;
-    record_batch(&store, 3, []).await;
-    record_batch(&store, 3, []).await;
-    let rows = "SELECT COUNT(*) FROM batches";
-    assert_eq!(bed.number(rows).await, 2);
-    assert_eq!(lost(&store).await, []);
-    let found = audit(&store, T + MINUTE).await;
-    assert!(found.lost[0].certain_in_ms > 0, "it may come: {found:?}");
-    assert_eq!((found.unbalanced.total, found.unbalanced.in_gaps), (1, 1));
-
-    bed.execute("UPDATE batches SET recorded_ms = recorded_ms - 61000")
-        .await;
-    announce(&store, JournalTotals::default()).await;
-    let batches = 1;
-    assert_eq!(lost(&store).await, [LostCause::Missing { batches }]);
-    let found = audit(&store, T + MINUTE).await;
-    assert_eq!((found.unbalanced.total, found.unbalanced.in_gaps), (1, 1));
-    assert_eq!((found.lost[0].from_ms, found.lost[0].until_ms), (T + 1, T + 3));
-
-    // The batch is accounted for once a gap names it.
-    let late = Record::Gap(Gap {
-        worker: "w1".to_owned(),
-        from_ms: T,
-        until_ms: T,
-        count: 1,
-        batches: Some((2, 2)),
-    });
-    record_batch(&store, 5, [late]).await;
-    assert_eq!(bed.number(rows).await, 1);
-    assert_eq!(lost(&store).await, []);
-    store.delete_expired(0, 2 * T, 1_000).await.unwrap();
-    assert_eq!(bed.number(rows).await, 1, "its worker is remembered");
-    bed.execute("DELETE FROM roles").await;
-    store.delete_expired(0, 2 * T, 1_000).await.unwrap();
-    assert_eq!(bed.number(rows).await, 0);
-}
-
-async fn what_was_announced_as_made_and_never_came_is_lost(bed: Bed) {
-    let store = bed.migrated().await;
-    let made = |batches_made| JournalTotals {
-        batches_made,
-        ..JournalTotals::default()
-    };
-    record_batch(&store, 1, []).await;
-    announce(&store, made(3)).await;
-    assert_eq!(lost(&store).await, []);
-    let due = store.batches_made().await.unwrap();
-    assert_eq!(due, [("w1".to_owned(), 3)].into());
-    let limits = AuditLimits {
-        batches_due: due,
-        ..limits(T + MINUTE)
-    };
-    let uncertain = store.audit(0, u64::MAX, limits).await.unwrap().lost;
-    assert_eq!(uncertain[0].cause, LostCause::MissingInTheEnd { batches: 2 });
-    assert!(uncertain[0].certain_in_ms > 0, "{uncertain:?}");
-    bed.execute("UPDATE roles SET made_ms = made_ms - 61000").await;
-    announce(&store, made(3)).await;
-    let batches = 2;
-    assert_eq!(lost(&store).await, [LostCause::MissingInTheEnd { batches }]);
-    store.close_role("w1", "worker").await.unwrap();
-    assert_eq!(lost(&store).await, [LostCause::MissingInTheEnd { batches }]);
-    record_batch(&store, 2, []).await;
-    record_batch(&store, 3, []).await;
-    assert_eq!(lost(&store).await, []);
-    announce(&store, made(4)).await;
-    assert_eq!(lost(&store).await, [], "it may be on its way");
-}
-
-async fn a_worker_that_announced_that_it_drops_records_and_ended_has_lost_some(bed: Bed) {
-    let store = bed.migrated().await;
-    let dropping = JournalTotals {
-        dropping: Some(Dropping {
-            lasted: std::time::Duration::from_secs(5),
-            batch: 2,
-        }),
-        batches_made: 2,
-        batches_dropped: 1,
-        records_made: 50,
-        records_dropped: 40,
-    };
-    record_batch(&store, 1, []).await;
-    announce(&store, dropping).await;
-    let lost_so_far = |is_heard| LostCause::Dropping {
-        records_min: 40,
-        is_heard,
-    };
-    assert_eq!(lost(&store).await, [lost_so_far(true)]);
-    bed.execute("UPDATE roles SET seen_ms = seen_ms - 4000").await;
-    assert_eq!(lost(&store).await, [lost_so_far(false)]);
-    let gap = Record::Gap(Gap {
-        worker: "w1".to_owned(),
-        from_ms: T,
-        until_ms: T,
-        count: 40,
-        batches: Some((2, 2)),
-    });
-    record_batch(&store, 3, [gap]).await;
-    assert_eq!(lost(&store).await, [], "the gap was recorded");
 }
 
 async fn deliveries_count_with_their_events_whatever_clock_created_them(bed: Bed) {

@@ -1,9 +1,9 @@
 //! Queries for deliveries and their attempts.
 
-use store::{DeliveryCursor, DeliveryFilter};
+use store::{DeliveryCursor, DeliveryFilter, Store};
 use webhook::{
     DeadReason, DeferReason,
-    journal::{DeliveryState, Record, Standing, Then},
+    journal::{AttemptRecord, DeliveryState, Record, Standing, Then},
 };
 
 use super::{
@@ -17,12 +17,11 @@ on_both_databases! {
     pages_of_deliveries_are_complete_also_within_one_millisecond,
 }
 
-async fn a_delivery_stands_where_its_last_record_left_it_and_has_every_attempt(bed: Bed) {
-    let store = bed.migrated().await;
+/// Records three attempts of one delivery, and returns them in the order in which they were made. The second
+/// one repeats the first under the same number, because a worker died.
+async fn record_attempts(store: &Store) -> [AttemptRecord; 3] {
     let event = event(1);
     let first = attempt(to(&event, 1, 0), 1, T + 1, Then::Retry { at_ms: T + 1_021 });
-    // The first attempt was made again under the same number, because a worker died. The last attempt
-    // follows.
     let again = attempt(to(&event, 1, 0), 1, T + 5, Then::Retry { at_ms: T + 1_025 });
     let mut last = attempt(
         to(&event, 1, 0),
@@ -36,11 +35,20 @@ async fn a_delivery_stands_where_its_last_record_left_it_and_has_every_attempt(b
     "status 410".clone_into(&mut last.error);
     last.response = b"gone\0\xff".to_vec().into();
     let records = [last.clone(), again.clone(), first.clone()].map(Record::Attempt);
-    record(&store, [taken(&event, T, "1:matched")]).await;
-    record(&store, records).await;
+    record(store, [taken(&event, T, "1:matched")]).await;
+    record(store, records).await;
+    [first, again, last]
+}
+
+async fn a_delivery_stands_where_its_last_record_left_it_and_has_every_attempt(bed: Bed) {
+    let store = bed.migrated().await;
+    let [first, again, last] = record_attempts(&store).await;
 
     let found = store.delivery(&dlv(1, 1, 0)).await.unwrap().unwrap();
-    assert_eq!((&found.id, &found.delivery), (&dlv(1, 1, 0), &to(&event, 1, 0)));
+    assert_eq!(
+        (&found.id, &found.delivery),
+        (&dlv(1, 1, 0), &to(&event(1), 1, 0))
+    );
     assert_eq!(
         (found.created_ms, found.requested_ms, found.sent_ms),
         (T, None, None)

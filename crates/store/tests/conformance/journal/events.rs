@@ -1,6 +1,6 @@
 //! Queries for events.
 
-use store::{EventCursor, EventFilter, StateCounts};
+use store::{EventCursor, EventFilter, StateCounts, Store};
 use webhook::{EventType, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
 
 use super::{
@@ -58,13 +58,14 @@ async fn an_id_that_two_organizations_use_is_two_events(bed: Bed) {
     assert_eq!(deliveries[0].standing.state, DeliveryState::Pending);
 }
 
-async fn events_are_listed_newest_first_and_by_every_filter(bed: Bed) {
-    let store = bed.migrated().await;
+/// Records three events: one whose deliveries have ended, one with a pending delivery, and one that matched no
+/// endpoint.
+async fn record_events(store: &Store) {
     let (one, two) = (event(1), event_of("research.failed", &org(1), 2));
     let three = event_of("lead.created", &org(2), 3);
     let resent = attempt(to(&one, 1, 1), 1, T + 50, webhook::journal::Then::Delivered);
     record(
-        &store,
+        store,
         [
             taken(&one, T, "1:matched 2:matched"),
             died(&one, 1, 0, T),
@@ -75,6 +76,11 @@ async fn events_are_listed_newest_first_and_by_every_filter(bed: Bed) {
         ],
     )
     .await;
+}
+
+async fn events_are_listed_newest_first_and_by_every_filter(bed: Bed) {
+    let store = bed.migrated().await;
+    record_events(&store).await;
 
     let list = async |filter: EventFilter| {
         let rows = store.events(&filter, None, 10).await.unwrap();

@@ -54,10 +54,7 @@ async fn verdicts(store: &Store, number: u32) -> Vec<(EndpointId, Verdict)> {
     verdicts
 }
 
-/// Endpoint 1 matches; 2 takes other types; 3 is disabled; 4 belongs to another project; 5 is deleted
-/// afterwards; 6 is created afterwards; 7 belongs to another organization. Then all of them change.
-async fn the_endpoints_history_explains_what_a_record_does_not_name(bed: Bed) {
-    let store = bed.migrated().await;
+async fn create_an_endpoint_of_each_kind(store: &Store) {
     for (number, events) in [
         (1, "*"),
         (2, "lead.failed"),
@@ -65,7 +62,7 @@ async fn the_endpoints_history_explains_what_a_record_does_not_name(bed: Bed) {
         (4, "*"),
         (5, "lead.failed"),
     ] {
-        create(&store, number, events).await;
+        create(store, number, events).await;
     }
     store
         .create_endpoint(new_endpoint("org_2"), ep(7), 1)
@@ -80,18 +77,10 @@ async fn the_endpoints_history_explains_what_a_record_does_not_name(bed: Bed) {
         ..EndpointChange::default()
     };
     store.update_endpoint(&ep(4), elsewhere, 78).await.unwrap();
-    let before = seen(&store).await;
-    record(
-        &store,
-        [
-            taken(&event(1), T, &[1], before),
-            delivered(&event(1), 1, T),
-            taken(&event_of("magnet.viewed", &org(1), 2), T, &[], before),
-        ],
-    )
-    .await;
+}
 
-    create(&store, 6, "*").await;
+async fn change_endpoints(store: &Store) {
+    create(store, 6, "*").await;
     store.delete_endpoint(&ep(5), 90).await.unwrap();
     store.enable_endpoint(&ep(3), 91).await.unwrap();
     let everything = EndpointChange {
@@ -105,6 +94,25 @@ async fn the_endpoints_history_explains_what_a_record_does_not_name(bed: Bed) {
             .await
             .unwrap();
     }
+}
+
+/// Endpoint 1 matches; 2 takes other types; 3 is disabled; 4 belongs to another project; 5 is deleted
+/// afterwards; 6 is created afterwards; 7 belongs to another organization. Then all of them change.
+async fn the_endpoints_history_explains_what_a_record_does_not_name(bed: Bed) {
+    let store = bed.migrated().await;
+    create_an_endpoint_of_each_kind(&store).await;
+    let before = seen(&store).await;
+    record(
+        &store,
+        [
+            taken(&event(1), T, &[1], before),
+            delivered(&event(1), 1, T),
+            taken(&event_of("magnet.viewed", &org(1), 2), T, &[], before),
+        ],
+    )
+    .await;
+
+    change_endpoints(&store).await;
     let disabled = Verdict::Disabled {
         at_ms: 77,
         reason: DisabledReason::Manual,

@@ -105,8 +105,7 @@ fn run(delivery: DeliveryRow, attempts: Vec<AttemptRow>) -> Run {
     Run { delivery, attempts }
 }
 
-/// Returns a story with one endpoint for each possible case.
-fn all_that_can_happen() -> Story {
+fn every_run() -> Vec<Run> {
     let dead = Standing {
         reason: "exhausted".to_owned(),
         ..standing(DeliveryState::Dead, 3, RECEIVED_MS + 3_060)
@@ -119,7 +118,7 @@ fn all_that_can_happen() -> Story {
         next_ms: RECEIVED_MS + 120_000,
         ..standing(DeliveryState::Pending, 0, RECEIVED_MS + 120_000)
     };
-    let runs = vec![
+    vec![
         run(
             delivery("ep_dead", 0, dead.clone()),
             vec![
@@ -148,7 +147,10 @@ fn all_that_can_happen() -> Story {
         ),
         run(delivery("ep_resent", 1, sent_again), vec![]),
         run(delivery("ep_resent", 0, dead), vec![]),
-    ];
+    ]
+}
+
+fn every_endpoint() -> Vec<Endpoint> {
     let mut another_project = endpoint("ep_project");
     another_project.project_id = Some(ProjectId::new("proj_2"));
     let mut other_events = endpoint("ep_type");
@@ -160,7 +162,7 @@ fn all_that_can_happen() -> Story {
     });
     let mut newer = endpoint("ep_newer");
     newer.created_at_ms = RECEIVED_MS as i64 + 60_000;
-    let endpoints = vec![
+    vec![
         endpoint("ep_dead"),
         endpoint("ep_delivered"),
         endpoint("ep_retrying"),
@@ -172,11 +174,15 @@ fn all_that_can_happen() -> Story {
         endpoint("ep_enabled_again"),
         newer,
         endpoint("ep_unknown_then"),
-    ];
+    ]
+}
+
+/// Returns a story with one endpoint for each possible case.
+fn all_that_can_happen() -> Story {
     let considered = "ep_dead:matched ep_delivered:matched ep_retrying:matched ep_resent:matched ep_lost:matched \
                       ep_project:project ep_type:event_type ep_disabled:disabled.gone.1703123396789 \
                       ep_enabled_again:disabled.manual.1703123396789 ep_deleted:event_type";
-    Story::new(stored(considered), endpoints, runs, vec![])
+    Story::new(stored(considered), every_endpoint(), every_run(), vec![])
 }
 
 #[test]
