@@ -18,7 +18,7 @@ use webhook::ApiKey;
 use crate::{
     caller::Caller,
     context::Context,
-    keys::Known,
+    key_cache::Known,
     operations::Access,
     problem::{Kind, Problem},
 };

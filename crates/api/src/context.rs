@@ -7,7 +7,7 @@ use egress::Egress;
 use service::{publish::Publishing, resend::Resending};
 use store::{Actor, Store};
 
-use crate::{Config, caller::Caller, keys::Keys, operations::Operations, shares::Shares};
+use crate::{Config, caller::Caller, key_cache::KeyCache, operations::Operations, shares::Shares};
 
 /// The shared state. Cheap to clone.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ pub(crate) struct Shared {
     pub(crate) egress: Egress,
     pub(crate) publishing: Publishing,
     pub(crate) resending: Resending,
-    pub(crate) keys: Keys,
+    pub(crate) keys: KeyCache,
     pub(crate) operations: Operations,
     /// The OpenAPI document.
     pub(crate) document: Bytes,

@@ -48,7 +48,7 @@ mod problem;
 mod pagination;
 mod time;
 mod extract;
-mod keys;
+mod key_cache;
 mod readiness;
 mod openapi;
 mod caller;
@@ -80,7 +80,7 @@ pub use config::Config;
 pub use meters::METRICS;
 
 use context::{Context, Shared};
-use keys::Keys;
+use key_cache::KeyCache;
 use operations::Operations;
 use readiness::Readiness;
 use shares::Shares;
@@ -139,7 +139,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     };
     let (handlers, document) = router::parts(routes::all());
     let context = Context::new(Shared {
-        keys: Keys::new(store.clone(), config.rate_per_key),
+        keys: KeyCache::new(store.clone(), config.rate_per_key),
         resending,
         publishing: Publishing::start(producer),
         operations: Operations::of(&document).expect("the document is made of this program's own code"),

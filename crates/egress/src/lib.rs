@@ -65,4 +65,4 @@ pub use client::{Egress, Reply, Target, USER_AGENT};
 pub use config::{Config, SetupError};
 pub use fault::Fault;
 pub use policy::{NOT_PUBLIC, Policy, Refusal, URL_BYTES_MAX};
-pub use probe::{Handshake, Way};
+pub use probe::{Handshake, NetworkPath};

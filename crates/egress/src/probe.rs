@@ -28,7 +28,7 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The results of an inspection. The results of steps after the first one that failed are empty.
 #[derive(Clone, Debug, Default)]
-pub struct Way {
+pub struct NetworkPath {
     /// The addresses of the host, and the policy's reason to refuse each. Empty if the lookup failed.
     pub addresses: Vec<(IpAddr, Option<Refusal>)>,
     /// The duration of the lookup; `None` if the host is an address itself.
@@ -58,8 +58,8 @@ pub struct Handshake {
 impl Egress {
     /// Resolves the host, connects, performs the TLS handshake, and closes the connection. Takes at most a
     /// minute: a lookup, eight addresses of which only the last one answers, and a handshake.
-    pub async fn probe(&self, url: &Url) -> Way {
-        let mut way = Way::default();
+    pub async fn probe(&self, url: &Url) -> NetworkPath {
+        let mut way = NetworkPath::default();
         let targets = self.look_up(url, &mut way).await;
         let Some(stream) = connect(&targets, url, &mut way).await else {
             return way;
@@ -71,7 +71,7 @@ impl Egress {
     }
 
     /// Returns the addresses to try, in order.
-    async fn look_up(&self, url: &Url, way: &mut Way) -> Vec<IpAddr> {
+    async fn look_up(&self, url: &Url, way: &mut NetworkPath) -> Vec<IpAddr> {
         if let Some(address) = literal(url) {
             let refusal = self.policy.check_addr(address).err();
             let targets = refusal.is_none().then_some(address);
@@ -89,7 +89,7 @@ impl Egress {
     }
 }
 
-async fn connect(targets: &[IpAddr], url: &Url, way: &mut Way) -> Option<TcpStream> {
+async fn connect(targets: &[IpAddr], url: &Url, way: &mut NetworkPath) -> Option<TcpStream> {
     let port = url.port_or_known_default()?;
     for address in targets {
         let began = Instant::now();

@@ -1,7 +1,7 @@
 //! Decodes messages into what is written to the store.
 
 use broker::{Message, Topology};
-use store::Rejected;
+use store::RejectedRow;
 use webhook::{
     Delivery,
     journal::{Batch, Considered, EventRecord, Record, StepRecord, Then},
@@ -15,7 +15,7 @@ use crate::{
 
 /// The queue that a message was consumed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum Inbox {
     /// Batches of records.
     Journal,
     /// Dead letters.
@@ -28,10 +28,10 @@ pub(crate) enum Source {
 #[derive(Debug)]
 pub(crate) enum Entry {
     Records(Vec<Record>),
-    Rejected(Box<Rejected>),
+    Rejected(Box<RejectedRow>),
 }
 
-impl Source {
+impl Inbox {
     /// Returns the maximum number of unacknowledged messages. A batch has up to 1 MiB and a dead letter up to
     /// 256 KiB; the size of a rejected message is chosen by its publisher.
     pub(crate) const fn prefetch(self) -> u16 {
@@ -61,22 +61,22 @@ impl Source {
 
 impl Entry {
     /// Decodes a message. A message that does not fit its queue becomes a rejected message.
-    pub(crate) fn read(source: Source, message: &Message, topology: &Topology) -> Self {
+    pub(crate) fn read(source: Inbox, message: &Message, topology: &Topology) -> Self {
         match source {
-            Source::Journal => match Batch::decode(&message.body) {
+            Inbox::Journal => match Batch::decode(&message.body) {
                 Ok(records) => Self::Records(records),
                 Err(bad) => Self::aside(source, message, topology, BAD_BATCH, &display_chain(&bad)),
             },
-            Source::Dead => match message.dead_letter() {
+            Inbox::Dead => match message.dead_letter() {
                 Ok((delivery, letter)) => Self::Records(dead(&delivery, &letter)),
                 Err(bad) => Self::aside(source, message, topology, bad.reason(), &display_chain(&bad)),
             },
-            Source::Rejected => Self::Rejected(Box::new(rejected(message.rejected(topology)))),
+            Inbox::Rejected => Self::Rejected(Box::new(rejected(message.rejected(topology)))),
         }
     }
 
     /// Returns a message that cannot be decoded as a rejected message.
-    fn aside(source: Source, message: &Message, topology: &Topology, reason: &str, detail: &str) -> Self {
+    fn aside(source: Inbox, message: &Message, topology: &Topology, reason: &str, detail: &str) -> Self {
         tracing::error!(
             queue = source.queue(topology),
             bytes = message.body.len(),
@@ -87,8 +87,8 @@ impl Entry {
         count_aside(reason);
         let found = match source {
             // Keeps everything that the dead letter contains: a later version may be able to decode it.
-            Source::Dead => message.dead_letter_aside(topology),
-            Source::Journal | Source::Rejected => message.rejected(topology),
+            Inbox::Dead => message.dead_letter_aside(topology),
+            Inbox::Journal | Inbox::Rejected => message.rejected(topology),
         };
         Self::Rejected(Box::new(rejected(broker::Rejected {
             id: None,
@@ -132,9 +132,9 @@ fn dead(delivery: &Delivery, letter: &broker::DeadLetter) -> Vec<Record> {
 ///
 /// A message that RabbitMQ moved by itself has no id. In that case the id is derived from the content, so
 /// that the message is written once, regardless of how often it arrives.
-pub(crate) fn rejected(found: broker::Rejected) -> Rejected {
+pub(crate) fn rejected(found: broker::Rejected) -> RejectedRow {
     let id = found.id.clone().unwrap_or_else(|| {
-        Rejected::id_of(
+        RejectedRow::id_of(
             found.rejected_ms,
             &found.source,
             found.message_id.as_deref(),
@@ -142,7 +142,7 @@ pub(crate) fn rejected(found: broker::Rejected) -> Rejected {
             &found.body,
         )
     });
-    Rejected {
+    RejectedRow {
         id,
         rejected_ms: found.rejected_ms,
         source: found.source,

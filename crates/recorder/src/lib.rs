@@ -54,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 pub use meters::METRICS;
 
-use entry::Source;
+use entry::Inbox;
 use readiness::{Readiness, Writing};
 
 /// The dependencies of a recorder.
@@ -87,7 +87,7 @@ pub enum Error {
     Ended(&'static str),
 }
 
-const SOURCES: [Source; 3] = [Source::Journal, Source::Dead, Source::Rejected];
+const INBOXES: [Inbox; 3] = [Inbox::Journal, Inbox::Dead, Inbox::Rejected];
 
 /// Runs the recorder until `stop` is cancelled. Then commits the messages that it has taken, requeues the
 /// others, and returns.
@@ -113,7 +113,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     // Bounded by the prefetches, or twice that after a lost connection: the writer discards messages that the
     // broker redelivers.
     let (arrived, arrivals) = mpsc::unbounded_channel();
-    let (consumes, consumed) = watch::channel([false; SOURCES.len()]);
+    let (consumes, consumed) = watch::channel([false; INBOXES.len()]);
     let mut consumers = consume_all(&consuming, &topology, arrived, consumes, &stop);
     let is_written = Writing::default();
     let mut writing = tokio::spawn(write::run(
@@ -176,20 +176,20 @@ fn run_until<T: Send + 'static>(
     tokio::spawn(vital(name, stop.clone().run_until_cancelled_owned(task)))
 }
 
-/// Starts consuming each of [`SOURCES`]. `arrived` receives the messages, and `consumes` which sources are
+/// Starts consuming each of [`INBOXES`]. `arrived` receives the messages, and `consumes` which inboxes are
 /// being consumed.
 fn consume_all(
     link: &Link,
     topology: &Topology,
-    arrived: mpsc::UnboundedSender<(Source, Incoming)>,
-    consumes: watch::Sender<[bool; SOURCES.len()]>,
+    arrived: mpsc::UnboundedSender<(Inbox, Incoming)>,
+    consumes: watch::Sender<[bool; INBOXES.len()]>,
     stop: &CancellationToken,
-) -> [JoinHandle<Unsettled>; SOURCES.len()] {
+) -> [JoinHandle<Unsettled>; INBOXES.len()] {
     let consumes = Arc::new(consumes);
     let consumers = [0, 1, 2].map(|index| {
         let consumes = Arc::clone(&consumes);
         let told = move |is_consumed| consumes.send_modify(|all| all[index] = is_consumed);
-        consume(link, topology, SOURCES[index], arrived.clone(), stop, told)
+        consume(link, topology, INBOXES[index], arrived.clone(), stop, told)
     });
     // From now on only the consumers hold a sender, so the writer ends after the last of them.
     drop(arrived);
@@ -198,7 +198,7 @@ fn consume_all(
 
 /// Waits for the consumers, then for the writer, which ends when no consumer can send it a message. A panic
 /// of one of them was logged, and the broker still has the unacknowledged messages.
-async fn shut_down(consumers: [JoinHandle<Unsettled>; SOURCES.len()], writing: JoinHandle<()>) {
+async fn shut_down(consumers: [JoinHandle<Unsettled>; INBOXES.len()], writing: JoinHandle<()>) {
     let mut unsettled = Vec::new();
     for consumer in consumers {
         unsettled.extend(consumer.await);
@@ -212,8 +212,8 @@ async fn shut_down(consumers: [JoinHandle<Unsettled>; SOURCES.len()], writing: J
 fn consume(
     link: &Link,
     topology: &Topology,
-    source: Source,
-    arrived: mpsc::UnboundedSender<(Source, Incoming)>,
+    source: Inbox,
+    arrived: mpsc::UnboundedSender<(Inbox, Incoming)>,
     stop: &CancellationToken,
     told: impl Fn(bool) + Send + 'static,
 ) -> JoinHandle<Unsettled> {

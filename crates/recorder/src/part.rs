@@ -2,11 +2,11 @@
 //! others are stored as rejected messages.
 
 use broker::{Message, Topology};
-use store::Rejected;
+use store::RejectedRow;
 use webhook::journal::{Batch, Record};
 
 use crate::{
-    entry::{Entry, Source, rejected},
+    entry::{Entry, Inbox, rejected},
     meters::UNRECORDABLE,
     now_ms,
 };
@@ -19,15 +19,15 @@ pub(crate) enum Part {
     /// The records of a dead letter, which belong together.
     Dead(Vec<Record>),
     /// A rejected message.
-    Rejected(Box<Rejected>),
+    Rejected(Box<RejectedRow>),
 }
 
 impl Part {
     /// Returns the whole message as one part.
-    pub(crate) fn whole(source: Source, entry: Entry) -> Self {
+    pub(crate) fn whole(source: Inbox, entry: Entry) -> Self {
         match entry {
             Entry::Rejected(rejected) => Self::Rejected(rejected),
-            Entry::Records(records) if source == Source::Dead => Self::Dead(records),
+            Entry::Records(records) if source == Inbox::Dead => Self::Dead(records),
             Entry::Records(records) => Self::Records(records),
         }
     }
@@ -52,10 +52,10 @@ impl Part {
 
     /// Returns the part as a rejected message, in a form in which it can be redriven. `detail` says why it
     /// was refused.
-    pub(crate) fn refused(self, message: &Message, topology: &Topology, detail: &str) -> Rejected {
+    pub(crate) fn refused(self, message: &Message, topology: &Topology, detail: &str) -> RejectedRow {
         let (source, found) = match self {
             Self::Rejected(rejected) => return plain(*rejected, detail),
-            Self::Dead(_) => (Source::Dead, message.dead_letter_aside(topology)),
+            Self::Dead(_) => (Inbox::Dead, message.dead_letter_aside(topology)),
             Self::Records(records) => {
                 let found = broker::Rejected {
                     headers: "{}".to_owned(),
@@ -64,7 +64,7 @@ impl Part {
                     body: batch(&records),
                     ..message.rejected(topology)
                 };
-                (Source::Journal, found)
+                (Inbox::Journal, found)
             }
         };
         rejected(broker::Rejected {
@@ -83,7 +83,7 @@ const PLAIN_CHARS_MAX: usize = 1_000;
 
 /// Returns the rejected message with all texts reduced to characters that any database accepts. The body
 /// stays unchanged.
-pub(crate) fn plain(rejected: Rejected, detail: &str) -> Rejected {
+pub(crate) fn plain(rejected: RejectedRow, detail: &str) -> RejectedRow {
     let plain = |text: &str| -> String {
         let visible = text.chars().map(|char| match char {
             ' '..='~' => char,
@@ -91,7 +91,7 @@ pub(crate) fn plain(rejected: Rejected, detail: &str) -> Rejected {
         });
         visible.take(PLAIN_CHARS_MAX).collect()
     };
-    Rejected {
+    RejectedRow {
         source: plain(&rejected.source),
         reason: plain(&rejected.reason),
         detail: plain(&format!("{}; {detail}", rejected.detail)),
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn plain_texts_are_ascii_and_short() {
-        let rejected = Rejected {
+        let rejected = RejectedRow {
             id: "rej_1".to_owned(),
             rejected_ms: 1,
             source: "évents".to_owned(),

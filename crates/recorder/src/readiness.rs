@@ -12,7 +12,7 @@ use broker::{BLOCKED, Link, RefusalKind, Topology};
 use runtime::send_if_changed;
 use tokio::{sync::watch, time::sleep};
 
-use crate::{SOURCES, display_chain};
+use crate::{INBOXES, display_chain};
 
 /// The interval between two reports, unless something changes sooner.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -79,7 +79,7 @@ pub(crate) struct Readiness {
     /// Receives why the recorder runs in a degraded state.
     pub(crate) degraded: watch::Sender<Option<String>>,
     /// Which queues are being consumed.
-    pub(crate) consumed: watch::Receiver<[bool; SOURCES.len()]>,
+    pub(crate) consumed: watch::Receiver<[bool; INBOXES.len()]>,
     pub(crate) consuming: Link,
     pub(crate) publishing: Link,
     pub(crate) topology: Topology,

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use broker::{AckHandle, Incoming, Topology};
 use runtime::Lasting;
-use store::{Rejected, Store};
+use store::{RejectedRow, Store};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use webhook::journal::{Books, Record};
 
 use crate::{
     display_chain,
-    entry::{Entry, Source, count_aside},
+    entry::{Entry, Inbox, count_aside},
     lag,
     meters::{self, UNRECORDABLE},
     now_ms,
@@ -26,7 +26,7 @@ const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 
 /// A message that is being written.
 struct Arrived {
-    source: Source,
+    source: Inbox,
     message: broker::Message,
     ack: AckHandle,
 }
@@ -35,7 +35,7 @@ struct Arrived {
 #[derive(Default)]
 struct Content {
     books: Books,
-    rejected: Vec<Rejected>,
+    rejected: Vec<RejectedRow>,
     /// When each attempt ended, in Unix milliseconds.
     ended_ms: Vec<u64>,
 }
@@ -47,7 +47,7 @@ struct Content {
 pub(crate) async fn run(
     store: Store,
     topology: Topology,
-    mut arrivals: mpsc::UnboundedReceiver<(Source, Incoming)>,
+    mut arrivals: mpsc::UnboundedReceiver<(Inbox, Incoming)>,
     writing: Writing,
     stop: CancellationToken,
 ) {
@@ -262,7 +262,7 @@ impl Content {
     /// Returns whether the age of the message's attempts says something about the recorders' lag. It does not
     /// for a batch without a stamp, which was made by an earlier version or was redriven.
     fn stamp(&mut self, arrived: &Arrived) -> bool {
-        if arrived.source != Source::Journal {
+        if arrived.source != Inbox::Journal {
             return true;
         }
         let stamp = arrived.message.batch_stamp();
@@ -313,8 +313,8 @@ impl Content {
     }
 }
 
-impl From<(Source, Incoming)> for Arrived {
-    fn from((source, incoming): (Source, Incoming)) -> Self {
+impl From<(Inbox, Incoming)> for Arrived {
+    fn from((source, incoming): (Inbox, Incoming)) -> Self {
         Self {
             source,
             message: incoming.message,

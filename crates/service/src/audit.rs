@@ -11,7 +11,7 @@
 
 mod mark;
 mod finding;
-mod verdict;
+mod assessment;
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::resend::IN_HAND;
 
+pub use assessment::{Assessment, Conclusion, Queues};
 pub use finding::Finding;
 pub use mark::Marked;
 use mark::Marker;
-pub use verdict::{Conclusion, Queues, Verdict};
 
 /// How long the recorder may take to write the waiting records, and each mark.
 const SETTLE_FOR: Duration = Duration::from_secs(5);
@@ -67,16 +67,16 @@ pub struct Auditor<'a> {
 }
 
 impl Auditor<'_> {
-    /// Returns the verdict. Repeats the audit for up to five seconds while findings may still disappear.
+    /// Returns the assessment. Repeats the audit for up to five seconds while findings may still disappear.
     ///
     /// # Errors
     /// Returns an error if the database or the broker fails, or a queue does not exist.
-    pub async fn settled(&self) -> Result<Verdict, Error> {
+    pub async fn settled(&self) -> Result<Assessment, Error> {
         let deadline = Instant::now() + SETTLE_FOR;
         loop {
-            let verdict = self.verdict().await?;
-            if !verdict.may_settle() || Instant::now() >= deadline {
-                return Ok(verdict);
+            let assessment = self.assess().await?;
+            if !assessment.may_settle() || Instant::now() >= deadline {
+                return Ok(assessment);
             }
             sleep(SETTLE_POLL).await;
         }
@@ -84,7 +84,7 @@ impl Auditor<'_> {
 
     /// Counts the queues before and after reading the journal and uses the greater counts, so that they
     /// include a message that a worker takes out of a queue, or that returns to one, in the meantime.
-    async fn verdict(&self) -> Result<Verdict, Error> {
+    async fn assess(&self) -> Result<Assessment, Error> {
         let marker = Marker::new(self.store, self.topology, self.publisher.clone());
         let batches_due = self.store.batches_made().await?;
         let mut before = self.queues().await?;
@@ -110,7 +110,7 @@ impl Auditor<'_> {
             self.store.count_rejected(self.since_ms, until_ms),
         )?;
         let queues = before.max(self.queues().await?);
-        Ok(Verdict::new(
+        Ok(Assessment::new(
             audit,
             rejected,
             queues,

@@ -5,7 +5,7 @@
 //! - [`workers`]: waits until every running worker uses a change.
 //! - [`ping`]: checks whether an endpoint responds.
 //! - [`publish`]: publishes events, those of concurrent callers in groups.
-//! - [`story`]: reports what happened to an event at each endpoint that was considered for it.
+//! - [`history`]: reports what happened to an event at each endpoint that was considered for it.
 //! - [`resend`]: sends deliveries again.
 //! - [`recover`]: sends the events that an endpoint missed.
 //! - [`audit`]: checks that every delivery is accounted for.
@@ -25,7 +25,7 @@ pub mod manage;
 pub mod workers;
 pub mod ping;
 pub mod publish;
-pub mod story;
+pub mod history;
 pub mod resend;
 pub mod recover;
 pub mod audit;

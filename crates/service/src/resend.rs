@@ -54,7 +54,7 @@ pub struct Sender {
 
 /// The result of sending one window.
 #[derive(Debug, Default)]
-pub struct Window {
+pub struct Round {
     /// How many runs were claimed; 0 if there were none that no other process has claimed.
     pub claimed: u64,
     /// How many runs were published and marked as sent.
@@ -150,7 +150,7 @@ impl Sender {
     /// # Cancel safety
     /// This method is safe to drop. A separate task completes what it has started, so that no run stays
     /// claimed, or published but not marked, because the caller stopped waiting.
-    pub async fn window(&self, which: Which<'_>, limit: u32) -> Result<Window, Error> {
+    pub async fn window(&self, which: Which<'_>, limit: u32) -> Result<Round, Error> {
         let (endpoint, ids) = which.parts();
         let (endpoint, ids) = (endpoint.cloned(), ids.map(<[_]>::to_vec));
         let sender = self.clone();
@@ -176,10 +176,10 @@ impl Sender {
             .await
     }
 
-    async fn finish(&self, claimed: Vec<Claimed>) -> Result<Window, Error> {
-        let mut window = Window {
+    async fn finish(&self, claimed: Vec<Claimed>) -> Result<Round, Error> {
+        let mut window = Round {
             claimed: claimed.len() as u64,
-            ..Window::default()
+            ..Round::default()
         };
         let mut deliveries = Vec::with_capacity(claimed.len());
         for Claimed { id, delivery } in claimed {

@@ -13,7 +13,7 @@ use store::ChangeRow;
 
 pub use delivery::{attempt, delivery, run};
 pub use endpoint::{behind, endpoint, endpoint_with_secret, failing, failing_endpoint, health};
-pub use event::{event, states, story};
+pub use event::{event, history, states};
 pub use ping::ping;
 
 /// Types that customers can see.

@@ -54,7 +54,7 @@ pub use health::Health;
 pub use marks::MARK_PREFIX;
 pub use overview::{Overview, Pending};
 pub use recover::{RecoverState, Recoverable};
-pub use rejected::{Rejected, RejectedCursor};
+pub use rejected::{RejectedCursor, RejectedRow};
 pub use resend::{Claimed, Refusal, Requested};
 pub use retention::Expired;
 pub use state_counts::StateCounts;

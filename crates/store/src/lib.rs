@@ -151,7 +151,7 @@ pub use journal::{
     AttemptRow, Audit, AuditLimits, CLOCK_DIFFERENCE_MAX_MS, Claimed, ClockDoubt, DeliveryCursor,
     DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Failing,
     Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, MINUTE_MS, Overview, Pending,
-    RecoverState, Recoverable, Refusal, Rejected, RejectedCursor, Requested, RetentionStop, SetAside,
+    RecoverState, Recoverable, Refusal, RejectedCursor, RejectedRow, Requested, RetentionStop, SetAside,
     StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded, Vanished,
 };
 pub use operations::OperationRow;

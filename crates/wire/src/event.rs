@@ -56,7 +56,7 @@ pub struct States {
 
 /// An event, and what happened to it at every endpoint of its organization.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Story {
+pub struct EventHistory {
     /// The event's id. Endpoints receive it as `webhook-id`.
     #[schema(example = "evt_e3857281de58d21d48b287e274b6f6c0")]
     pub id: String,

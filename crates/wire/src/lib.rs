@@ -19,7 +19,7 @@ mod change;
 pub use change::Change;
 pub use delivery::{Attempt, Delivery, DeliveryWithAttempts};
 pub use endpoint::Endpoint;
-pub use event::{Considered, DisabledSince, EventSummary, States, Story};
+pub use event::{Considered, DisabledSince, EventHistory, EventSummary, States};
 pub use failing::Failing;
 pub use health::Health;
 pub use ping::Ping;

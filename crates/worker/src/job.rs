@@ -11,7 +11,7 @@ use crate::{
     Context,
     journal::Closing,
     recall::{Recall, Work},
-    settle::Finished,
+    committer::Finished,
     settlement::{Settlement, Turn},
 };
 

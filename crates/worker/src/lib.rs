@@ -64,7 +64,7 @@ mod admission;
 mod attempt;
 mod outcome;
 mod settlement;
-mod settle;
+mod committer;
 mod journal;
 mod tails;
 mod gone;
@@ -248,8 +248,8 @@ fn settling(
     let (closing, settled) = journal::channel(&context.config, Arc::clone(&recall));
     let journal = Journal::new(Arc::clone(context), broker, Arc::clone(&recall), name);
     let journal = tokio::spawn(journal.run(settled));
-    let (submit, submitted) = settle::channel(&context.config);
-    let committer = settle::Committer::new(
+    let (submit, submitted) = committer::channel(&context.config);
+    let committer = committer::Committer::new(
         publisher,
         context.publishing.clone(),
         context.topology.clone(),

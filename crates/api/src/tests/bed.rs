@@ -24,7 +24,7 @@ use crate::{
     Config,
     config::{ARRIVING_MAX, IN_FLIGHT_MAX, PINGS_MAX},
     context::{Context, Shared},
-    keys::Keys,
+    key_cache::KeyCache,
     openapi::METHODS,
     operations::Operations,
     router, routes,
@@ -68,7 +68,7 @@ impl Bed {
         let broker = broker::Config::new(NO_BROKER, "m").unwrap();
         let topology = Topology::new("m", &[]);
         let context = Context::new(Shared {
-            keys: Keys::new(store.clone(), config.rate_per_key),
+            keys: KeyCache::new(store.clone(), config.rate_per_key),
             resending: Resending::start(&broker, topology, store.clone(), Duration::from_mins(10)),
             publishing: Publishing::start(Producer::connect(broker)),
             operations: Operations::of(&document).unwrap(),

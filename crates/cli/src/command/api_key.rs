@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
+use runtime::time;
 use serde::Serialize;
 use store::{ApiKeyRow, NewApiKey, Store};
 use webhook::{ApiKey, ApiKeyId, OrganizationId, Scopes};
 
 use crate::{configuration::Configuration, database, output};
-use runtime::time;
 
 use super::{
     arguments,

@@ -12,11 +12,11 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 use egress::Egress;
 use ipnet::IpNet;
+use runtime::time::Moment;
 use service::manage::{self, OVERLAP};
 use signature::Secret;
 
 use crate::{Usage, output};
-use runtime::time::Moment;
 
 /// The maximum rate, per second. It is more than one process can publish.
 const RATE_MAX: f64 = 100_000.0;

@@ -58,16 +58,16 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         since_ms: arguments.since.before(runtime::now_ms()) / MINUTE_MS * MINUTE_MS,
         late: late(configuration),
     };
-    let verdict = auditor.settled().await;
+    let assessment = auditor.settled().await;
     broker.close().await;
     store.close().await;
-    let verdict = verdict?;
+    let assessment = assessment?;
     output::unless_left(if arguments.json {
-        output::lines(report::json(&verdict).iter().map(output::json))
+        output::lines(report::json(&assessment).iter().map(output::json))
     } else {
-        output::lines(report::text(&verdict))
+        output::lines(report::text(&assessment))
     })?;
-    match verdict.conclusion() {
+    match assessment.conclusion() {
         Conclusion::Balance => Ok(()),
         Conclusion::NotKnown { ask_again_ms } => Err(NotKnownYet {
             at: time::second(ask_again_ms),

@@ -1,12 +1,12 @@
 //! `magnetite changes`: changes to endpoints and API keys, and who made them.
 
 use clap::Args;
+use runtime::time;
 use service::view;
 use store::ChangeRow;
 use webhook::OrganizationId;
 
 use crate::{configuration::Configuration, database, output};
-use runtime::time;
 
 use super::{
     arguments,

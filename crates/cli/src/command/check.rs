@@ -4,16 +4,16 @@
 //! ```text
 //! way       address -> connection -> TLS, certificates              (a separate connection; nothing is sent)
 //! questions good -> repeated, wrong signature, other body, stale    (by the HTTP client of the worker)
-//! findings  observations -> lines with a fix                        (pure: `way` and `answer`)
+//! remarks  observations -> lines with a fix                        (pure: `way` and `answer`)
 //! ```
 //!
 //! It needs neither broker nor database and stores nothing. The endpoint receives sample events and processes
 //! them as it does any event. If the endpoint does not accept the good request, no other requests are made,
 //! because refusing them would say nothing about signatures.
 
-mod question;
-mod finding;
-mod way;
+mod test_request;
+mod remark;
+mod network_path;
 mod answer;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -28,8 +28,8 @@ use crate::{Usage, configuration::Configuration, output};
 
 use super::{arguments, role};
 
-use finding::Finding;
-use question::Question;
+use remark::Remark;
+use test_request::TestRequest;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -45,7 +45,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Prints each finding as soon as it is made. Returns an error if anything is wrong with the endpoint; advice
+/// Prints each remark as soon as it is made. Returns an error if anything is wrong with the endpoint; advice
 /// alone is not an error.
 pub(super) async fn run(arguments: Arguments, mut configuration: Configuration) -> anyhow::Result<()> {
     let secret = arguments.secret.read()?;
@@ -57,15 +57,15 @@ pub(super) async fn run(arguments: Arguments, mut configuration: Configuration) 
         failed: 0,
     };
     let way = egress.probe(&url).await;
-    report.add(way::findings(&way, &url, (now_ms() / 1000) as i64))?;
-    if way::is_closed(&way) {
+    report.add(network_path::remarks(&way, &url, (now_ms() / 1000) as i64))?;
+    if network_path::is_closed(&way) {
         return report.end();
     }
     ask_all(&egress, &url, &secret, &mut report).await?;
     report.end()
 }
 
-/// Parses the URL. An address that may not be reached becomes a finding later; a URL that is never permitted
+/// Parses the URL. An address that may not be reached becomes a remark later; a URL that is never permitted
 /// is a usage error.
 fn url(egress: &Egress, given: &str) -> anyhow::Result<Url> {
     match egress.policy().check_url(given) {
@@ -76,22 +76,26 @@ fn url(egress: &Egress, given: &str) -> anyhow::Result<Url> {
 }
 
 async fn ask_all(egress: &Egress, url: &Url, secret: &Secret, report: &mut Report) -> anyhow::Result<()> {
-    let first = question::event(rand::random(), now_ms());
-    if !ask(Question::Good, &first, egress, url, secret, report).await? {
+    let first = test_request::event(rand::random(), now_ms());
+    if !ask(TestRequest::Good, &first, egress, url, secret, report).await? {
         output::note("the other requests are not made before the good one is answered with a 2xx");
         return Ok(());
     }
-    ask(Question::Repeated, &first, egress, url, secret, report).await?;
-    for question in [Question::WrongSignature, Question::OtherBody, Question::Stale] {
-        let event = question::event(rand::random(), now_ms());
+    ask(TestRequest::Repeated, &first, egress, url, secret, report).await?;
+    for question in [
+        TestRequest::WrongSignature,
+        TestRequest::OtherBody,
+        TestRequest::Stale,
+    ] {
+        let event = test_request::event(rand::random(), now_ms());
         ask(question, &event, egress, url, secret, report).await?;
     }
     Ok(())
 }
 
-/// Makes one request and reports the finding. Returns whether the endpoint accepted the request.
+/// Makes one request and reports the remark. Returns whether the endpoint accepted the request.
 async fn ask(
-    question: Question,
+    question: TestRequest,
     event: &webhook::Event,
     egress: &Egress,
     url: &Url,
@@ -105,21 +109,21 @@ async fn ask(
     let reply = asking
         .await
         .context("nothing can be said about the endpoint: the fault is on this side")?;
-    report.add([answer::finding(question, &reply, url)])?;
+    report.add([answer::remark(question, &reply, url)])?;
     Ok(reply.result.is_success())
 }
 
-/// Prints the findings and counts the failures.
+/// Prints the remarks and counts the failures.
 struct Report {
     json: bool,
     failed: u32,
 }
 
 impl Report {
-    fn add(&mut self, findings: impl IntoIterator<Item = Finding>) -> Result<(), output::Closed> {
-        for finding in findings {
-            self.failed += u32::from(finding.is_failure());
-            output::unless_left(output::said_line(self.json, &finding, &finding.to_string()))?;
+    fn add(&mut self, remarks: impl IntoIterator<Item = Remark>) -> Result<(), output::Closed> {
+        for remark in remarks {
+            self.failed += u32::from(remark.is_failure());
+            output::unless_left(output::said_line(self.json, &remark, &remark.to_string()))?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Outcome {
+pub(super) enum Status {
     Ok,
     /// It works, but needs attention.
     Warn,
@@ -19,7 +19,7 @@ pub(super) enum Outcome {
 pub(super) struct Check {
     #[serde(rename = "check")]
     what: String,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: Status,
     detail: String,
     fix: Option<String>,
 }
@@ -28,7 +28,7 @@ impl Check {
     pub(super) fn ok(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            outcome: Outcome::Ok,
+            outcome: Status::Ok,
             detail: detail.into(),
             fix: None,
         }
@@ -36,7 +36,7 @@ impl Check {
 
     pub(super) fn warn(what: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
-            outcome: Outcome::Warn,
+            outcome: Status::Warn,
             fix: Some(fix.into()),
             ..Self::ok(what, detail)
         }
@@ -44,7 +44,7 @@ impl Check {
 
     pub(super) fn fail(what: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
-            outcome: Outcome::Fail,
+            outcome: Status::Fail,
             fix: Some(fix.into()),
             ..Self::ok(what, detail)
         }
@@ -54,9 +54,9 @@ impl Check {
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outcome = match self.outcome {
-            Outcome::Ok => "ok",
-            Outcome::Warn => "warn",
-            Outcome::Fail => "fail",
+            Status::Ok => "ok",
+            Status::Warn => "warn",
+            Status::Fail => "fail",
         };
         write!(f, "{outcome:4}  {:16}  {}", self.what, self.detail)?;
         match &self.fix {

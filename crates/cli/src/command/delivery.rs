@@ -5,12 +5,12 @@ pub(super) mod run;
 
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
-use service::{story::Run, view};
+use runtime::time;
+use service::{history::Run, view};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow, Lookup, Store};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState};
 
 use crate::{configuration::Configuration, database, output};
-use runtime::time;
 
 use super::{
     arguments,

@@ -15,7 +15,7 @@ use clap::Args;
 
 use crate::{configuration::Configuration, limits, output};
 
-use super::checks::{Check, Outcome};
+use super::checks::{Check, Status};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -51,7 +51,7 @@ struct Report {
 
 impl Report {
     fn add(&mut self, check: &Check) -> Result<(), output::Closed> {
-        self.failed += u32::from(check.outcome == Outcome::Fail);
+        self.failed += u32::from(check.outcome == Status::Fail);
         output::unless_left(output::said_line(self.json, check, &check.to_string()))
     }
 }

@@ -2,7 +2,7 @@
 
 mod list;
 mod show;
-mod story;
+mod history;
 mod tail;
 
 use clap::{Args, Subcommand};

@@ -4,11 +4,11 @@ mod redrive;
 
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
+use runtime::time;
 use serde_json::{Map, Value, json};
-use store::{Rejected, RejectedCursor, Store};
+use store::{RejectedCursor, RejectedRow, Store};
 
 use crate::{configuration::Configuration, database, output};
-use runtime::time;
 
 use super::{
     arguments,
@@ -99,14 +99,14 @@ async fn show(store: &Store, id: &str, body: bool, as_json: bool) -> anyhow::Res
     output::said(as_json, &json(&rejected), &describe(&rejected))
 }
 
-async fn find(store: &Store, id: &str) -> anyhow::Result<Rejected> {
+async fn find(store: &Store, id: &str) -> anyhow::Result<RejectedRow> {
     let found = store.rejected_message(id).await?;
     found.ok_or_else(|| {
         anyhow!("no rejected message has the id {id}; `magnetite rejected list --all` prints those there are")
     })
 }
 
-impl Listed<6> for Rejected {
+impl Listed<6> for RejectedRow {
     const HEADING: [&'static str; 6] = ["rejected", "id", "from", "reason", "redriven", "detail"];
     type Cursor = RejectedCursor;
 
@@ -134,11 +134,11 @@ pub(super) fn by_reason(counts: &[(String, u64)]) -> String {
     counts.collect::<Vec<_>>().join(", ")
 }
 
-fn redriven(rejected: &Rejected) -> String {
+fn redriven(rejected: &RejectedRow) -> String {
     rejected.redriven_ms.map_or_else(|| "-".to_owned(), time::second)
 }
 
-fn json(rejected: &Rejected) -> Value {
+fn json(rejected: &RejectedRow) -> Value {
     // The headers are shown in any case: as an object if they are one, otherwise as text.
     let headers: Value = serde_json::from_str::<Map<_, _>>(&rejected.headers)
         .map_or_else(|_| rejected.headers.as_str().into(), Value::Object);
@@ -156,7 +156,7 @@ fn json(rejected: &Rejected) -> Value {
     })
 }
 
-fn describe(rejected: &Rejected) -> String {
+fn describe(rejected: &RejectedRow) -> String {
     let given = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let about = output::fields(&[
         ("id", rejected.id.clone()),
@@ -196,8 +196,8 @@ mod tests {
 
     use super::*;
 
-    fn rejected() -> Rejected {
-        Rejected {
+    fn rejected() -> RejectedRow {
+        RejectedRow {
             id: "rej_1".to_owned(),
             rejected_ms: 1_703_123_456_789,
             source: "events".to_owned(),

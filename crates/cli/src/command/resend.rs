@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::bail;
 use broker::Publisher;
-use service::resend::{self, CLAIM, Which, Window};
+use service::resend::{self, CLAIM, Round, Which};
 use store::Store;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -119,7 +119,7 @@ impl Sender {
     /// signal arrives.
     async fn window(&mut self, which: Which<'_>) -> anyhow::Result<u64> {
         let began = Instant::now();
-        let Window {
+        let Round {
             claimed,
             sent,
             unsendable,

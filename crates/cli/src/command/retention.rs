@@ -2,9 +2,9 @@
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
+use runtime::time;
 
 use crate::{configuration::Configuration, database, output};
-use runtime::time;
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]

@@ -19,10 +19,10 @@ use std::{
 
 use anyhow::bail;
 use clap::Args;
+use runtime::time::Moment;
 use tokio::time::sleep;
 
 use crate::{configuration::Configuration, output, signals};
-use runtime::time::Moment;
 
 use look::Looker;
 

@@ -9,6 +9,7 @@ use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use clap::Args;
 use egress::USER_AGENT;
+use runtime::time;
 use serde_json::{Value, json, value::RawValue};
 use signature::SigningKey;
 use webhook::{
@@ -17,7 +18,6 @@ use webhook::{
 };
 
 use crate::{Usage, output};
-use runtime::time;
 
 use super::{arguments, remedies};
 

@@ -3,7 +3,7 @@
 use store::{AttemptRow, DeliveryRow};
 
 use super::{ForCustomers, said, words};
-use crate::story::Run;
+use crate::history::Run;
 
 /// Converts a delivery.
 pub fn delivery(row: &DeliveryRow) -> wire::Delivery {

@@ -3,7 +3,7 @@
 use store::{EventRow, StateCounts};
 
 use super::{ForCustomers, run};
-use crate::story::{Chapter, Fate, Story};
+use crate::history::{EndpointHistory, EventHistory, Fate};
 
 /// Converts an event for a list.
 pub fn event(row: &EventRow) -> wire::EventSummary {
@@ -37,25 +37,25 @@ pub fn states(counts: &StateCounts) -> wire::States {
 }
 
 /// Converts an event with its history at each endpoint, and with its body if `with_body`.
-pub fn story(story: &Story, with_body: bool) -> wire::Story {
-    let event = &story.stored.event;
-    let at_endpoint = |chapter: &Chapter| considered(chapter, chapter.fate(&story.stored));
-    wire::Story {
+pub fn history(history: &EventHistory, with_body: bool) -> wire::EventHistory {
+    let event = &history.stored.event;
+    let at_endpoint = |entry: &EndpointHistory| considered(entry, entry.fate(&history.stored));
+    wire::EventHistory {
         id: event.id.to_string(),
         event_type: event.event_type.to_string(),
         organization_id: event.organization_id.to_string(),
         project_id: event.project_id.to_string(),
         lead_id: event.lead_id.to_string(),
         timestamp_ms: event.timestamp_ms,
-        received_ms: story.stored.received_ms,
+        received_ms: history.stored.received_ms,
         traceparent: event.traceparent.as_deref().map(str::to_owned),
         body_bytes: event.body.len(),
         body: with_body.then(|| String::from_utf8_lossy(&event.body).into_owned()),
-        endpoints: story.chapters.iter().map(at_endpoint).collect(),
+        endpoints: history.endpoints.iter().map(at_endpoint).collect(),
     }
 }
 
-fn considered(chapter: &Chapter, fate: Fate) -> wire::Considered {
+fn considered(entry: &EndpointHistory, fate: Fate) -> wire::Considered {
     let disabled = match fate {
         Fate::Disabled { at_ms, reason } => Some(wire::DisabledSince {
             since_ms: at_ms,
@@ -64,16 +64,16 @@ fn considered(chapter: &Chapter, fate: Fate) -> wire::Considered {
         _ => None,
     };
     wire::Considered {
-        endpoint_id: chapter.endpoint_id.to_string(),
-        url: chapter.endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
-        deleted: chapter.endpoint.is_none(),
+        endpoint_id: entry.endpoint_id.to_string(),
+        url: entry.endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
+        deleted: entry.endpoint.is_none(),
         verdict: fate.word().to_owned(),
         disabled,
-        deliveries: chapter.runs.iter().map(run).collect(),
+        deliveries: entry.runs.iter().map(run).collect(),
     }
 }
 
-impl ForCustomers for wire::Story {
+impl ForCustomers for wire::EventHistory {
     fn for_customers(self) -> Self {
         Self {
             endpoints: self.endpoints.for_customers(),

@@ -3,7 +3,7 @@
 
 mod rows;
 mod statements;
-mod window;
+mod period;
 
 use std::collections::BTreeMap;
 
@@ -21,12 +21,12 @@ use crate::{
     database::on_connection,
     statement::{Statement, fetch_all},
 };
+use period::Period;
 use rows::{
     Found, Pending, read_count, read_deliveries, read_events, read_gap, read_late, read_oldest, read_pending,
     read_roles, read_suspects, read_unbalanced, read_unrecorded,
 };
 use statements::{COUNT_DELIVERIES, COUNT_EVENTS, COUNT_ROLES, COUNT_SUSPECTS, OLDEST_PENDING};
-use window::Window;
 
 /// The maximum number of findings of each kind that are listed. All of them are counted.
 pub const FINDINGS_MAX: u32 = 1_000;
@@ -177,7 +177,7 @@ macro_rules! explained_ms {
 macro_rules! records_since {
     ($tx:ident, $dialect:ident, $window:ident, $since_ms:expr, $lost:expr) => {{
         let (since_ms, until_ms) = $window.explained_by($since_ms);
-        let gaps = fetch_all!($tx, $dialect, Window::gaps(since_ms, until_ms), read_gap);
+        let gaps = fetch_all!($tx, $dialect, Period::gaps(since_ms, until_ms), read_gap);
         let set_aside = fetch_all!($tx, $dialect, aside::select(since_ms, until_ms), aside::read);
         records_of(&gaps, &set_aside).filter(|_| $lost.is_empty())
     }};
@@ -261,7 +261,7 @@ impl Store {
     ///
     /// Returns an error if the database operation fails.
     pub async fn audit(&self, since_ms: u64, until_ms: u64, limits: AuditLimits) -> Result<Audit, Error> {
-        let window = Window::new(since_ms, until_ms, limits);
+        let window = Period::new(since_ms, until_ms, limits);
         // The two queries run concurrently on connections of their own; each is about half of the work.
         let books = self.books(&window);
         let ((mut audit, records), attempts) = tokio::try_join!(books, self.missing_attempts(&window))?;
@@ -271,7 +271,7 @@ impl Store {
     }
 
     /// Returns the audit without the missing attempts, and the number of records that may be missing.
-    async fn books(&self, window: &Window) -> Result<(Audit, MissingRecords), Error> {
+    async fn books(&self, window: &Period) -> Result<(Audit, MissingRecords), Error> {
         on_connection!(
             &self.database,
             journal,
@@ -291,7 +291,7 @@ impl Store {
                     gaps: fetch_all!(
                         tx,
                         dialect,
-                        Window::gaps(window.since_ms, window.until_ms),
+                        Period::gaps(window.since_ms, window.until_ms),
                         read_gap
                     ),
                     ..Audit::default()
@@ -329,7 +329,7 @@ impl Store {
     }
 
     /// Returns the deliveries with missing attempts, and the number of attempts that vanished.
-    async fn missing_attempts(&self, window: &Window) -> Result<(Findings<Unrecorded>, u64), Error> {
+    async fn missing_attempts(&self, window: &Period) -> Result<(Findings<Unrecorded>, u64), Error> {
         on_connection!(
             &self.database,
             journal,

@@ -11,8 +11,8 @@ use crate::{
 
 /// A message that was quarantined.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// `rej_` and 32 hexadecimal digits; see [`Rejected::id_of`].
+pub struct RejectedRow {
+    /// `rej_` and 32 hexadecimal digits; see [`RejectedRow::id_of`].
     pub id: String,
     /// When the message was rejected, in Unix milliseconds.
     pub rejected_ms: u64,
@@ -44,8 +44,8 @@ pub struct RejectedCursor {
     pub id: String,
 }
 
-impl From<&Rejected> for RejectedCursor {
-    fn from(rejected: &Rejected) -> Self {
+impl From<&RejectedRow> for RejectedCursor {
+    fn from(rejected: &RejectedRow) -> Self {
         Self {
             rejected_ms: rejected.rejected_ms,
             id: rejected.id.clone(),
@@ -53,7 +53,7 @@ impl From<&Rejected> for RejectedCursor {
     }
 }
 
-impl Rejected {
+impl RejectedRow {
     /// Returns the id of a rejected message. It is the same each time the message is read from its queue, and
     /// differs if the message was redriven and rejected again. The id contains the first 128 bits of a
     /// SHA-256 over the parts, each preceded by its length.
@@ -104,7 +104,7 @@ impl Store {
         redriven: Option<bool>,
         before: Option<&RejectedCursor>,
         limit: u32,
-    ) -> Result<Vec<Rejected>, Error> {
+    ) -> Result<Vec<RejectedRow>, Error> {
         let mut select = Statement::new(select!("1 = 1"));
         if let Some(since_ms) = since_ms {
             select.push_with(" AND r.rejected_ms >= ", since_ms.into());
@@ -145,7 +145,7 @@ impl Store {
     /// # Errors
     ///
     /// Returns an error if the database operation fails.
-    pub async fn rejected_message(&self, id: &str) -> Result<Option<Rejected>, Error> {
+    pub async fn rejected_message(&self, id: &str) -> Result<Option<RejectedRow>, Error> {
         let select = Statement::with(select!("r.id = $1"), [Argument::id(id)]);
         let operation = Operation::on("read rejected message", id);
         Ok(self
@@ -174,8 +174,8 @@ impl Store {
     }
 }
 
-fn read(row: &dyn Columns) -> Result<Rejected, sqlx::Error> {
-    Ok(Rejected {
+fn read(row: &dyn Columns) -> Result<RejectedRow, sqlx::Error> {
+    Ok(RejectedRow {
         id: row.text("id")?,
         rejected_ms: row.number("rejected_ms")?,
         source: row.text("source")?,

@@ -14,7 +14,7 @@ use webhook::{
 use super::{
     batches::{self, Change},
     events::{event_columns, read_event},
-    rejected::Rejected,
+    rejected::RejectedRow,
     totals::{Added, add_totals},
 };
 use crate::{
@@ -256,7 +256,7 @@ impl Store {
     /// Returns an error if the database operation fails. If two recorders write at the same time, PostgreSQL
     /// can abort one of them because of a deadlock, which also counts as
     /// [unavailable](Error::is_unavailable).
-    pub async fn record(&self, books: &Books, rejected: &[Rejected]) -> Result<(), Error> {
+    pub async fn record(&self, books: &Books, rejected: &[RejectedRow]) -> Result<(), Error> {
         let operation = &Operation::new("write to the journal");
         let events: Vec<_> = books.events.values().map(EventRow::new).collect();
         let event_rows: Vec<_> = events.iter().map(EventRow::row).collect();
@@ -462,7 +462,7 @@ fn attempt_row<'a>((attempt, delivery_id): (&'a AttemptRecord, &'a DeliveryId)) 
     ]
 }
 
-fn rejected_row(rejected: &Rejected) -> [Argument<'_>; 9] {
+fn rejected_row(rejected: &RejectedRow) -> [Argument<'_>; 9] {
     [
         Argument::id(&rejected.id),
         rejected.rejected_ms.into(),

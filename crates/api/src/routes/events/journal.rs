@@ -3,7 +3,7 @@
 use axum::{Json, extract::State};
 use serde::Deserialize;
 use service::{
-    story,
+    history,
     view::{self, ForCustomers as _},
 };
 use store::{EventCursor, EventFilter, EventRow};
@@ -102,7 +102,7 @@ pub(in crate::routes) async fn list(
     security(("api_key" = ["deliveries:read"])),
     params(("id" = String, Path, description = "The event's id.", example = "evt_e3857281de58d21d48b287e274b6f6c0")),
     responses(
-        (status = 200, description = "The event.", body = wire::Story),
+        (status = 200, description = "The event.", body = wire::EventHistory),
         (status = 404, description = "The organization has no such event, or no worker has taken it yet."),
     ),
 )]
@@ -110,11 +110,11 @@ pub(in crate::routes) async fn show(
     State(context): State<Context>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Json<wire::Story>, Problem> {
+) -> Result<Json<wire::EventHistory>, Problem> {
     let id = EventId::new(id);
     let found = context.store.event(&id, Some(&caller.organization)).await?;
     let stored = found.into_iter().next();
     let stored = stored.ok_or_else(|| Problem::not_found("event", id.as_str()))?;
-    let story = story::gather(stored, &context.store).await?;
-    Ok(Json(view::story(&story, true).for_customers()))
+    let history = history::gather(stored, &context.store).await?;
+    Ok(Json(view::history(&history, true).for_customers()))
 }

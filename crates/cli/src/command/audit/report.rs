@@ -1,9 +1,9 @@
-//! The verdict of an audit as text and as JSON.
+//! The assessment of an audit as text and as JSON.
 
 use runtime::time;
 use serde_json::{Value, json};
 use service::{
-    audit::{Conclusion, Finding, Queues, Verdict},
+    audit::{Assessment, Conclusion, Finding, Queues},
     view,
 };
 use store::{Audit, Lost, LostCause, SetAside, StateCounts};
@@ -11,28 +11,28 @@ use webhook::journal::Gap;
 
 use crate::{command::rejected, output::printable};
 
-/// Returns the verdict as lines of text.
-pub(super) fn text(verdict: &Verdict) -> Vec<String> {
-    let mut lines = sums(verdict);
-    lines.extend(left_over(verdict));
-    lines.extend(verdict.audit.gaps.iter().map(gap));
-    lines.extend(verdict.audit.lost.iter().map(gap_of));
-    lines.extend(verdict.audit.set_aside.iter().map(aside));
-    lines.extend(verdict.findings.iter().flat_map(finding));
-    lines.extend(conclusion_in_words(verdict));
+/// Returns the assessment as lines of text.
+pub(super) fn text(assessment: &Assessment) -> Vec<String> {
+    let mut lines = sums(assessment);
+    lines.extend(left_over(assessment));
+    lines.extend(assessment.audit.gaps.iter().map(gap));
+    lines.extend(assessment.audit.lost.iter().map(gap_of));
+    lines.extend(assessment.audit.set_aside.iter().map(aside));
+    lines.extend(assessment.findings.iter().flat_map(finding));
+    lines.extend(conclusion_in_words(assessment));
     lines
 }
 
 /// Returns the window, the counts in it, and the queues.
-fn sums(verdict: &Verdict) -> Vec<String> {
-    let (since_ms, until_ms) = verdict.window_ms;
+fn sums(assessment: &Assessment) -> Vec<String> {
+    let (since_ms, until_ms) = assessment.window_ms;
     let Audit {
         events,
         matched,
         first_runs,
         resends,
         ..
-    } = &verdict.audit;
+    } = &assessment.audit;
     let sign = if *matched == all(first_runs) { "=" } else { "!=" };
     let Queues {
         journal,
@@ -40,7 +40,7 @@ fn sums(verdict: &Verdict) -> Vec<String> {
         due,
         delayed,
         ..
-    } = verdict.queues;
+    } = assessment.queues;
     vec![
         format!(
             "from     {} to {}",
@@ -56,16 +56,16 @@ fn sums(verdict: &Verdict) -> Vec<String> {
 
 /// Returns what no sum contains: messages delayed by earlier schedules, rejected messages, and runs that
 /// were not sent.
-fn left_over(verdict: &Verdict) -> Vec<String> {
-    let (earlier, unsent) = (verdict.queues.earlier, verdict.audit.unsent);
+fn left_over(assessment: &Assessment) -> Vec<String> {
+    let (earlier, unsent) = (assessment.queues.earlier, assessment.audit.unsent);
     let mut lines = Vec::new();
     if earlier > 0 {
         lines.push(format!("         and {earlier} delayed by an earlier schedule"));
     }
-    if !verdict.rejected.is_empty() {
+    if !assessment.rejected.is_empty() {
         lines.push(format!(
             "rejected {}: no valid events, delivered to no endpoint; `magnetite rejected list` says why",
-            rejected::by_reason(&verdict.rejected)
+            rejected::by_reason(&assessment.rejected)
         ));
     }
     if unsent > 0 {
@@ -78,9 +78,9 @@ fn left_over(verdict: &Verdict) -> Vec<String> {
 }
 
 /// Returns the result in words; `None` if findings have already said that something is wrong.
-fn conclusion_in_words(verdict: &Verdict) -> Option<String> {
-    let gaps = verdict.audit.gaps.len() + verdict.audit.lost.len() + verdict.audit.set_aside.len();
-    match (verdict.conclusion(), gaps) {
+fn conclusion_in_words(assessment: &Assessment) -> Option<String> {
+    let gaps = assessment.audit.gaps.len() + assessment.audit.lost.len() + assessment.audit.set_aside.len();
+    match (assessment.conclusion(), gaps) {
         (Conclusion::Wrong { .. }, _) => None,
         (Conclusion::NotKnown { ask_again_ms }, _) => Some(format!(
             "unknown  it cannot be known yet whether the books balance: ask again at {}",
@@ -95,10 +95,10 @@ fn conclusion_in_words(verdict: &Verdict) -> Option<String> {
 }
 
 /// Returns one object per line: the balance, the queues, each gap, each finding.
-pub(super) fn json(verdict: &Verdict) -> Vec<Value> {
-    let (since_ms, until_ms) = verdict.window_ms;
-    let audit = &verdict.audit;
-    let (conclusion, ask_again_ms) = match verdict.conclusion() {
+pub(super) fn json(assessment: &Assessment) -> Vec<Value> {
+    let (since_ms, until_ms) = assessment.window_ms;
+    let audit = &assessment.audit;
+    let (conclusion, ask_again_ms) = match assessment.conclusion() {
         Conclusion::Balance => ("ok", None),
         Conclusion::NotKnown { ask_again_ms } => ("unknown", Some(ask_again_ms)),
         Conclusion::Wrong { .. } => ("wrong", None),
@@ -113,18 +113,18 @@ pub(super) fn json(verdict: &Verdict) -> Vec<Value> {
             "deliveries": view::states(&audit.first_runs),
             "resends": view::states(&audit.resends),
             "unsent": audit.unsent,
-            "rejected": verdict.rejected.iter().map(|(_, count)| count).sum::<u64>(),
+            "rejected": assessment.rejected.iter().map(|(_, count)| count).sum::<u64>(),
             "balances": conclusion == "ok",
             "verdict": conclusion,
             "ask_again_ms": ask_again_ms,
         }),
         json!({
             "kind": "queues",
-            "journal": verdict.queues.journal,
-            "dead": verdict.queues.dead,
-            "due": verdict.queues.due,
-            "delayed": verdict.queues.delayed,
-            "delayed_by_earlier_schedules": verdict.queues.earlier,
+            "journal": assessment.queues.journal,
+            "dead": assessment.queues.dead,
+            "due": assessment.queues.due,
+            "delayed": assessment.queues.delayed,
+            "delayed_by_earlier_schedules": assessment.queues.earlier,
             "held_by_workers": audit.held_by_workers,
         }),
     ];
@@ -140,7 +140,7 @@ pub(super) fn json(verdict: &Verdict) -> Vec<Value> {
     }));
     objects.extend(audit.lost.iter().map(gap_as_object));
     objects.extend(audit.set_aside.iter().map(aside_as_object));
-    objects.extend(verdict.findings.iter().map(finding_as_object));
+    objects.extend(assessment.findings.iter().map(finding_as_object));
     objects
 }
 

@@ -7,8 +7,8 @@ use url::Url;
 use webhook::{AttemptResult, FailureKind};
 
 use super::{
-    finding::{Finding, span},
-    question::Question,
+    remark::{Remark, span},
+    test_request::TestRequest,
 };
 
 /// The time above which an answer probably waited for more than storing the event.
@@ -18,16 +18,16 @@ const VERIFY: &str = "whoever knows the URL can send it events: verify the signa
                       answer 401 (docs/receiving.md, \"Verify\")";
 const ANSWER_401: &str = "answer 401 to a signature that does not fit: while a secret is rotated, a 401 or 403 has us try the other one";
 
-/// Returns the finding about one answer.
-pub(super) fn finding(question: Question, reply: &Reply, url: &Url) -> Finding {
+/// Returns the remark about one answer.
+pub(super) fn remark(question: TestRequest, reply: &Reply, url: &Url) -> Remark {
     let what = question.name();
-    let finding = match question {
-        Question::Good => good(what, reply, url),
-        Question::Repeated => repeated(what, reply),
-        Question::WrongSignature | Question::OtherBody => forged(what, question, reply),
-        Question::Stale => stale(what, reply),
+    let remark = match question {
+        TestRequest::Good => good(what, reply, url),
+        TestRequest::Repeated => repeated(what, reply),
+        TestRequest::WrongSignature | TestRequest::OtherBody => forged(what, question, reply),
+        TestRequest::Stale => stale(what, reply),
     };
-    finding
+    remark
         .with("status", reply.result.status())
         .took("first_byte_ms", reply.first_byte)
         .took("took_ms", Some(reply.took))
@@ -43,20 +43,20 @@ fn told(reply: &Reply) -> String {
     }
 }
 
-/// Returns the finding about a 2xx answer, which may have been slow.
-fn taken(what: &str, reply: &Reply) -> Finding {
+/// Returns the remark about a 2xx answer, which may have been slow.
+fn taken(what: &str, reply: &Reply) -> Remark {
     let detail = told(reply);
     if reply.took > SLOW {
-        return Finding::advice(
+        return Remark::advice(
             what,
             format!("{detail}, complete after {}", span(reply.took)),
             QUICK,
         );
     }
-    Finding::ok(what, detail)
+    Remark::ok(what, detail)
 }
 
-fn good(what: &str, reply: &Reply, url: &Url) -> Finding {
+fn good(what: &str, reply: &Reply, url: &Url) -> Remark {
     let cure = match &reply.result {
         AttemptResult::Answered(answer) => match answer.status {
             200..=299 => return taken(what, reply),
@@ -74,11 +74,11 @@ fn good(what: &str, reply: &Reply, url: &Url) -> Finding {
         },
         AttemptResult::Failed(failure) => reach(failure.kind),
     };
-    Finding::wrong(what, told(reply), cure)
+    Remark::wrong(what, told(reply), cure)
 }
 
 /// Names the target of a redirect only by scheme and host, because the rest may contain a secret.
-fn redirected(what: &str, reply: &Reply, url: &Url) -> Finding {
+fn redirected(what: &str, reply: &Reply, url: &Url) -> Remark {
     let status = reply.result.status().unwrap_or_default();
     let target = reply
         .location
@@ -88,9 +88,9 @@ fn redirected(what: &str, reply: &Reply, url: &Url) -> Finding {
         Some(target) => {
             let at = target.origin().ascii_serialization();
             let cure = "register the URL that it leads to in the end; deliveries do not follow redirects";
-            Finding::wrong(what, format!("status {status}: redirects to {at}"), cure).with("redirects_to", at)
+            Remark::wrong(what, format!("status {status}: redirects to {at}"), cure).with("redirects_to", at)
         }
-        None => Finding::wrong(
+        None => Remark::wrong(
             what,
             format!("status {status}, without a usable Location"),
             "answer 200: anything but a 2xx is a failed attempt",
@@ -119,42 +119,42 @@ fn reach(kind: FailureKind) -> &'static str {
     }
 }
 
-fn repeated(what: &str, reply: &Reply) -> Finding {
+fn repeated(what: &str, reply: &Reply) -> Remark {
     if reply.result.is_success() {
         return taken(what, reply);
     }
-    Finding::wrong(
+    Remark::wrong(
         what,
         told(reply),
         "answer 200 to a webhook-id that is known: an event can come twice, and would be repeated until it is given up",
     )
 }
 
-fn forged(what: &str, question: Question, reply: &Reply) -> Finding {
+fn forged(what: &str, question: TestRequest, reply: &Reply) -> Remark {
     let detail = told(reply);
     match reply.result.status() {
-        Some(200..=299) if question == Question::OtherBody => Finding::wrong(
+        Some(200..=299) if question == TestRequest::OtherBody => Remark::wrong(
             what,
             format!("{detail}: it takes a body that is not what was signed"),
             VERIFY,
         ),
-        Some(200..=299) => Finding::wrong(what, format!("{detail}: it does not verify signatures"), VERIFY),
-        Some(401 | 403) => Finding::ok(what, format!("{detail}, as it should")),
-        _ => Finding::advice(what, detail, ANSWER_401),
+        Some(200..=299) => Remark::wrong(what, format!("{detail}: it does not verify signatures"), VERIFY),
+        Some(401 | 403) => Remark::ok(what, format!("{detail}, as it should")),
+        _ => Remark::advice(what, detail, ANSWER_401),
     }
 }
 
-fn stale(what: &str, reply: &Reply) -> Finding {
+fn stale(what: &str, reply: &Reply) -> Remark {
     let detail = told(reply);
     match reply.result.status() {
-        Some(200..=299) => Finding::advice(
+        Some(200..=299) => Remark::advice(
             what,
             format!("{detail}: it takes a webhook-timestamp of 10 minutes ago"),
             "Standard Webhooks asks to refuse what is older than 5 minutes: who has recorded a request cannot send it again then. \
              Without webhook-timestamp, remember webhook-ids for as long as it matters",
         ),
-        Some(400..=499) => Finding::ok(what, format!("{detail}, as it should")),
-        _ => Finding::advice(what, detail, "refuse it with 400 or 401"),
+        Some(400..=499) => Remark::ok(what, format!("{detail}, as it should")),
+        _ => Remark::advice(what, detail, "refuse it with 400 or 401"),
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
     use bytes::Bytes;
     use webhook::{Answer, Failure, Phase};
 
-    use crate::command::checks::Outcome;
+    use crate::command::checks::Status;
 
     use super::*;
 
@@ -193,15 +193,15 @@ mod tests {
         }
     }
 
-    fn judged(question: Question, reply: &Reply) -> (Outcome, String) {
-        let finding = finding(question, reply, &Url::parse("https://a.example/secret").unwrap());
-        (finding.outcome(), finding.to_string())
+    fn judged(question: TestRequest, reply: &Reply) -> (Status, String) {
+        let remark = remark(question, reply, &Url::parse("https://a.example/secret").unwrap());
+        (remark.outcome(), remark.to_string())
     }
 
     #[test]
     fn each_answer_to_each_question_has_its_verdict() {
-        use Outcome::{Fail, Ok, Warn};
-        use Question::{Good, OtherBody, Repeated, Stale, WrongSignature};
+        use Status::{Fail, Ok, Warn};
+        use TestRequest::{Good, OtherBody, Repeated, Stale, WrongSignature};
         for (question, status, took_ms, outcome, words) in [
             (Good, 200, 12, Ok, "status 200, first byte after 12 ms"),
             (Good, 204, 1_000, Ok, "204"),
@@ -241,14 +241,14 @@ mod tests {
             (FailureKind::Tls, "certificate"),
             (FailureKind::Timeout, "firewall"),
         ] {
-            let (outcome, text) = judged(Question::Good, &failed(kind));
-            assert_eq!(outcome, Outcome::Fail, "{text}");
+            let (outcome, text) = judged(TestRequest::Good, &failed(kind));
+            assert_eq!(outcome, Status::Fail, "{text}");
             assert!(text.contains(words) && text.contains("because"), "{text}");
         }
         for (question, outcome) in [
-            (Question::Repeated, Outcome::Fail),
-            (Question::WrongSignature, Outcome::Warn),
-            (Question::Stale, Outcome::Warn),
+            (TestRequest::Repeated, Status::Fail),
+            (TestRequest::WrongSignature, Status::Warn),
+            (TestRequest::Stale, Status::Warn),
         ] {
             assert_eq!(judged(question, &failed(FailureKind::ConnectionReset)).0, outcome);
         }
@@ -264,8 +264,8 @@ mod tests {
                 location: Some(location.to_owned()),
                 ..answered(308, 5)
             };
-            let (outcome, text) = judged(Question::Good, &reply);
-            assert_eq!(outcome, Outcome::Fail);
+            let (outcome, text) = judged(TestRequest::Good, &reply);
+            assert_eq!(outcome, Status::Fail);
             assert!(
                 text.contains(at) && !text.contains("hidden") && !text.contains("elsewhere"),
                 "{text}"

@@ -1,11 +1,11 @@
 //! Formatting of one run of a delivery as text: each attempt, and what comes next.
 
-use service::{resend::IN_HAND, story::Run};
+use runtime::time;
+use service::{history::Run, resend::IN_HAND};
 use store::{AttemptRow, DeliveryRow};
 use webhook::{CancelReason, DeadReason, Endpoint, Trigger, journal::DeliveryState};
 
 use crate::output::printable;
-use runtime::time;
 
 /// The maximum length of a response that is shown, in characters.
 const RESPONSE_CHARS_MAX: usize = 120;

@@ -5,11 +5,11 @@ use broker::Mark;
 use egress::Refusal;
 use futures_util::{StreamExt as _, stream};
 use runtime::display_chain;
+use runtime::time;
 use store::{SchemaState, Snapshot, Store};
 use webhook::Endpoint;
 
 use crate::{configuration::Configuration, database, output};
-use runtime::time;
 
 use super::{
     super::{checks::Check, claim, rejected, role},

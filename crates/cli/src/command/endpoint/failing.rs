@@ -1,10 +1,10 @@
 //! The listing of failing endpoints.
 
+use runtime::time;
 use service::view;
 use store::Failing;
 
 use crate::{command::listing::Listed, output};
-use runtime::time;
 
 use super::view::{After, state};
 

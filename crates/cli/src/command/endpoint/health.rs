@@ -1,12 +1,12 @@
 //! The recent health of an endpoint.
 
+use runtime::time;
 use serde::Serialize;
 use service::view;
 use store::Health;
 use webhook::Endpoint;
 
 use crate::output;
-use runtime::time;
 
 /// An endpoint as `show --json` prints it.
 #[derive(Serialize)]

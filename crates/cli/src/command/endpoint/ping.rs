@@ -4,6 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use anyhow::{Context as _, bail};
 use broker::{Publisher, Topology};
+use runtime::time;
 use serde::Serialize;
 use service::{
     ping::{self, Pinged},
@@ -13,7 +14,6 @@ use store::{AttemptRow, Store};
 use webhook::{Delivery, Endpoint, EndpointId};
 
 use crate::{broker_link::BrokerLink, command::remedies, configuration::Configuration, output};
-use runtime::time;
 
 /// The maximum time that the ping spends in queues and that its record needs to reach the database.
 const LAG: Duration = Duration::from_secs(5);

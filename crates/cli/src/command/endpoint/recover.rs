@@ -4,6 +4,7 @@
 
 use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
+use runtime::time::Moment;
 use serde_json::json;
 use service::{
     recover::{Count, PAGE, Search},
@@ -17,7 +18,6 @@ use crate::{
     configuration::Configuration,
     database, output,
 };
-use runtime::time::Moment;
 
 use super::find;
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
+use runtime::time;
 use service::{
     manage::{self, Rotation},
     view,
@@ -12,7 +13,6 @@ use store::Store;
 use webhook::EndpointId;
 
 use crate::{command::arguments, configuration::Configuration, output};
-use runtime::time;
 
 use super::{acting, hint};
 

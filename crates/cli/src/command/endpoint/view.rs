@@ -1,10 +1,10 @@
 //! Formatting of endpoints.
 
+use runtime::time;
 use service::view;
 use webhook::{Endpoint, EndpointId};
 
 use crate::{command::listing::Listed, output};
-use runtime::time;
 
 /// A position in the listing, which is ordered by id.
 pub(in crate::command) struct After(pub(super) EndpointId);

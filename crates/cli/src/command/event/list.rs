@@ -1,6 +1,7 @@
 //! `event list`.
 
 use clap::Args;
+use runtime::time;
 use service::view;
 use store::{EventCursor, EventFilter, EventRow, StateCounts, Store};
 use webhook::{EventKind, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
@@ -12,7 +13,6 @@ use crate::{
     },
     output,
 };
-use runtime::time;
 
 #[derive(Debug, Args)]
 pub(super) struct List {

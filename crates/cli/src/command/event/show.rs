@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal as _};
 
 use anyhow::bail;
 use clap::Args;
-use service::{story, view};
+use service::{history, view};
 use store::Store;
 use webhook::{EventId, OrganizationId, journal::EventEntry};
 
 use crate::{Usage, command::arguments, output};
 
-use super::story::text;
+use super::history::text;
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
@@ -40,12 +40,12 @@ pub(super) async fn run(show: Show, store: &Store, as_json: bool) -> anyhow::Res
         return body(&id, &found);
     }
     for (index, event) in found.into_iter().enumerate() {
-        let story = story::gather(event, store).await?;
+        let history = history::gather(event, store).await?;
         if as_json {
-            output::line(&output::json(&view::story(&story, show.body)))?;
+            output::line(&output::json(&view::history(&history, show.body)))?;
         } else {
             let blank = (index > 0).then(String::new);
-            output::lines(blank.into_iter().chain(text(&story, runtime::now_ms())))?;
+            output::lines(blank.into_iter().chain(text(&history, runtime::now_ms())))?;
         }
     }
     Ok(())

@@ -29,12 +29,12 @@ pub(super) struct Tail {
     endpoint: Option<String>,
     /// Print only attempts and outcomes with this result
     #[arg(long)]
-    outcome: Option<Outcome>,
+    outcome: Option<OutcomeFilter>,
 }
 
 /// The result of an attempt, or of a decision without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Outcome {
+enum OutcomeFilter {
     /// The endpoint answered with a 2xx
     Delivered,
     /// Another attempt follows
@@ -53,7 +53,7 @@ struct Filter {
     organization: Option<OrganizationId>,
     event_type: Option<EventKind>,
     endpoint: Option<EndpointId>,
-    outcome: Option<Outcome>,
+    outcome: Option<OutcomeFilter>,
 }
 
 /// Prints records until a signal arrives.

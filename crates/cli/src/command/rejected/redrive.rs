@@ -3,7 +3,7 @@
 use anyhow::{anyhow, bail};
 use broker::{Outgoing, Publisher, Topology};
 use serde_json::json;
-use store::{Rejected, Store};
+use store::{RejectedRow, Store};
 
 use crate::{broker_link::BrokerLink, configuration::Configuration, output};
 
@@ -71,7 +71,7 @@ impl Redrive<'_> {
     }
 }
 
-fn as_it_came(rejected: Rejected) -> broker::Rejected {
+fn as_it_came(rejected: RejectedRow) -> broker::Rejected {
     broker::Rejected {
         id: Some(rejected.id),
         rejected_ms: rejected.rejected_ms,

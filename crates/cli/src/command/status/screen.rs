@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use runtime::time;
 use serde_json::{Value, json};
 use service::view;
 use store::{Failing, Overview, RunningRole};
 
 use crate::{command::endpoint, output::printable};
-use runtime::time;
 
 use super::{
     look::{Depth, FAILING_MAX, InDatabase, OnBroker, Seen},

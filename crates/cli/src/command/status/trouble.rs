@@ -3,11 +3,11 @@
 use std::{borrow::Cow, time::Duration};
 
 use broker::BLOCKED;
+use runtime::time;
 use serde::Serialize;
 use store::RunningRole;
 
 use crate::command::{claim, rejected, topology, troubles};
-use runtime::time;
 
 use super::look::{Depth, InDatabase, LOST_SHOWN, OVERDUE, OnBroker, Seen};
 

@@ -3,7 +3,7 @@
 mod attempts;
 mod batches;
 
-use store::{Audit, Rejected, StateCounts, Store};
+use store::{Audit, RejectedRow, StateCounts, Store};
 use webhook::journal::{Record, Then};
 
 use super::{
@@ -311,8 +311,8 @@ async fn deliveries_count_with_their_events_whatever_clock_created_them(bed: Bed
     assert_eq!(audit.unbalanced.total, 0, "{:?}", audit.unbalanced);
 }
 
-fn rejected(number: u64, source: &str, reason: &str) -> Rejected {
-    Rejected {
+fn rejected(number: u64, source: &str, reason: &str) -> RejectedRow {
+    RejectedRow {
         id: format!("rej_{number}"),
         rejected_ms: T + number,
         source: source.to_owned(),

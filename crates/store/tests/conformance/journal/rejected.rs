@@ -1,4 +1,4 @@
-//! Rejected messages.
+//! RejectedRow messages.
 
 use bytes::Bytes;
 use store::Rejected;
@@ -16,11 +16,11 @@ on_both_databases! {
     what_was_not_redriven_is_counted_by_reason,
 }
 
-fn rejected(number: u8) -> Rejected {
+fn rejected(number: u8) -> RejectedRow {
     let body = Bytes::copy_from_slice(&[b'{', number, 0, 0xff]);
     let rejected_ms = T + u64::from(number / 2);
-    Rejected {
-        id: Rejected::id_of(rejected_ms, "events", None, "{}", &body),
+    RejectedRow {
+        id: RejectedRow::id_of(rejected_ms, "events", None, "{}", &body),
         rejected_ms,
         source: "events".to_owned(),
         reason: "not_json".to_owned(),
@@ -35,7 +35,7 @@ fn rejected(number: u8) -> Rejected {
 
 async fn what_was_not_redriven_is_counted_by_reason(bed: Bed) {
     let store = bed.migrated().await;
-    let of_reason = |number, reason: &str| Rejected {
+    let of_reason = |number, reason: &str| RejectedRow {
         reason: reason.to_owned(),
         ..rejected(number)
     };
@@ -67,7 +67,7 @@ async fn a_rejected_message_is_kept_once_and_as_it_was(bed: Bed) {
             .unwrap();
     }
     let found = store.rejected_message(&odd.id).await.unwrap();
-    let expected = Rejected {
+    let expected = RejectedRow {
         message_id: Some("a\u{fffd}b".to_owned()),
         redriven_ms: None,
         ..odd
@@ -128,6 +128,6 @@ async fn a_message_is_marked_as_redriven_once(bed: Bed) {
     assert_eq!(found.redriven_ms, Some(T + 5));
 
     // The message was rejected again, under a new id.
-    let again = Rejected::id_of(T + 7, "events", None, "{}", &message.body);
+    let again = RejectedRow::id_of(T + 7, "events", None, "{}", &message.body);
     assert_ne!(again, message.id);
 }

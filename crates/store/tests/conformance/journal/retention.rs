@@ -1,6 +1,6 @@
 //! Retention: expired rows are deleted in chunks, and pending deliveries stay.
 
-use store::{Error, Lookup, Rejected, Store};
+use store::{Error, Lookup, RejectedRow, Store};
 use webhook::journal::{Record, Then};
 
 use super::{
@@ -31,7 +31,7 @@ async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
         ]
     });
     let rejected: Vec<_> = (0..20)
-        .map(|number| Rejected {
+        .map(|number| RejectedRow {
             id: format!("rej_{number}"),
             rejected_ms: at(number),
             source: "due".to_owned(),

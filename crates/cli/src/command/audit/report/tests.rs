@@ -94,27 +94,27 @@ const QUEUES: Queues = Queues {
     recorders: 1,
 };
 
-fn verdict(audit: Audit, queues: Queues) -> Verdict {
-    Verdict::new(audit, Vec::new(), queues, &Marked::Recorded, WINDOW_MS, LATE)
+fn assessment(audit: Audit, queues: Queues) -> Assessment {
+    Assessment::new(audit, Vec::new(), queues, &Marked::Recorded, WINDOW_MS, LATE)
 }
 
-fn failing(verdict: &Verdict) -> usize {
-    match verdict.conclusion() {
+fn failing(assessment: &Assessment) -> usize {
+    match assessment.conclusion() {
         Conclusion::Balance => 0,
         Conclusion::Wrong { failures } => failures,
         unknown @ Conclusion::NotKnown { .. } => panic!("{unknown:?}"),
     }
 }
 
-fn names(verdict: &Verdict) -> Vec<&'static str> {
-    verdict.findings.iter().map(|finding| finding.name).collect()
+fn names(assessment: &Assessment) -> Vec<&'static str> {
+    assessment.findings.iter().map(|finding| finding.name).collect()
 }
 
 #[test]
 fn books_that_balance() {
-    let verdict = verdict(balanced(), QUEUES);
-    assert_eq!((failing(&verdict), verdict.may_settle()), (0, false));
-    insta::assert_snapshot!("balanced", text(&verdict).join("\n"));
+    let assessment = assessment(balanced(), QUEUES);
+    assert_eq!((failing(&assessment), assessment.may_settle()), (0, false));
+    insta::assert_snapshot!("balanced", text(&assessment).join("\n"));
 }
 
 #[test]
@@ -142,10 +142,10 @@ fn everything_wrong_at_once() {
         ],
         ..balanced()
     };
-    let verdict = verdict(audit, QUEUES);
-    assert_eq!(failing(&verdict), 5);
-    insta::assert_snapshot!("all_wrong", text(&verdict).join("\n"));
-    let json: Vec<String> = json(&verdict).iter().map(ToString::to_string).collect();
+    let assessment = assessment(audit, QUEUES);
+    assert_eq!(failing(&assessment), 5);
+    insta::assert_snapshot!("all_wrong", text(&assessment).join("\n"));
+    let json: Vec<String> = json(&assessment).iter().map(ToString::to_string).collect();
     insta::assert_snapshot!("all_wrong_as_objects", json.join("\n"));
 }
 
@@ -166,9 +166,9 @@ fn what_a_worker_says_that_it_drops_is_named_and_does_not_fail_and_what_vanished
             lost: vec![lost(cause)],
             ..balanced()
         };
-        let verdict = verdict(audit, QUEUES);
-        assert_eq!(failing(&verdict), failures, "{cause:?}");
-        let text = text(&verdict).join("\n");
+        let assessment = assessment(audit, QUEUES);
+        assert_eq!(failing(&assessment), failures, "{cause:?}");
+        let text = text(&assessment).join("\n");
         assert!(text.contains("gap      ") && !text.ends_with("balance"), "{text}");
     }
 }
@@ -181,7 +181,7 @@ fn batches_that_have_not_come_yet_leave_the_books_unknown_until_they_are_lost() 
     };
     let conclusion = |lost| {
         let audit = Audit { lost, ..balanced() };
-        verdict(audit, QUEUES).conclusion()
+        assessment(audit, QUEUES).conclusion()
     };
     let ask_again_ms = WINDOW_MS.1 + 900;
     assert_eq!(
@@ -201,8 +201,8 @@ fn sums_that_differ_are_never_right() {
         matched: 3,
         ..balanced()
     };
-    let verdict = verdict(audit, QUEUES);
-    assert_eq!((names(&verdict), failing(&verdict)), (vec!["unequal"], 1));
+    let assessment = assessment(audit, QUEUES);
+    assert_eq!((names(&assessment), failing(&assessment)), (vec!["unequal"], 1));
 }
 
 #[test]
@@ -222,11 +222,11 @@ fn what_was_set_aside_is_a_gap_with_its_number_of_records() {
         ],
         ..balanced()
     };
-    let verdict = verdict(audit, QUEUES);
-    assert_eq!(verdict.conclusion(), Conclusion::Balance);
-    let text = text(&verdict);
+    let assessment = assessment(audit, QUEUES);
+    assert_eq!(assessment.conclusion(), Conclusion::Balance);
+    let text = text(&assessment);
     insta::assert_snapshot!("set_aside", text[text.len() - 4..].join("\n"));
-    let counts: Vec<_> = json(&verdict)[2..]
+    let counts: Vec<_> = json(&assessment)[2..]
         .iter()
         .map(|gap| gap["count"].as_u64())
         .collect();
@@ -239,9 +239,12 @@ fn what_gaps_explain_is_named_and_does_not_fail() {
         unbalanced: events(2, 2, &["evt_1", "evt_2"]),
         ..balanced()
     };
-    let verdict = verdict(audit, QUEUES);
-    assert_eq!((names(&verdict), failing(&verdict)), (vec!["unbalanced"], 0));
-    let text = text(&verdict).join("\n");
+    let assessment = assessment(audit, QUEUES);
+    assert_eq!(
+        (names(&assessment), failing(&assessment)),
+        (vec!["unbalanced"], 0)
+    );
+    let text = text(&assessment).join("\n");
     assert!(text.contains("evt_2") && !text.contains("WRONG"), "{text}");
 }
 
@@ -252,7 +255,7 @@ fn what_gaps_do_not_explain_fails_whether_or_not_it_is_listed() {
             unbalanced: events(3_000, in_gaps, &["evt_1", "evt_2"]),
             ..balanced()
         };
-        assert_eq!(failing(&verdict(audit, QUEUES)), failures);
+        assert_eq!(failing(&assessment(audit, QUEUES)), failures);
     }
 }
 
@@ -265,7 +268,7 @@ fn a_delivery_that_may_have_ended_in_a_gap_is_not_missed_in_the_queues() {
             ..balanced()
         };
         assert_eq!(
-            failing(&verdict(audit, QUEUES)),
+            failing(&assessment(audit, QUEUES)),
             failures,
             "{pending_settled} {pending_in_gaps}"
         );
@@ -285,7 +288,7 @@ fn one_delivery_more_than_the_queues_hold_is_found() {
             pending_settled,
             ..balanced()
         };
-        let verdict = verdict(
+        let assessment = assessment(
             audit,
             Queues {
                 due,
@@ -293,8 +296,8 @@ fn one_delivery_more_than_the_queues_hold_is_found() {
                 ..QUEUES
             },
         );
-        assert_eq!(failing(&verdict), wrong, "{pending_settled} {due} {delayed}");
-        assert_eq!(verdict.may_settle(), wrong > 0);
+        assert_eq!(failing(&assessment), wrong, "{pending_settled} {due} {delayed}");
+        assert_eq!(assessment.may_settle(), wrong > 0);
     }
 }
 
@@ -325,16 +328,16 @@ fn while_something_is_not_recorded_nothing_else_is_known() {
             unbalanced: events(1, 0, &["evt_1"]),
             ..balanced()
         };
-        let verdict = Verdict::new(audit, Vec::new(), queues, marked, WINDOW_MS, LATE);
+        let assessment = Assessment::new(audit, Vec::new(), queues, marked, WINDOW_MS, LATE);
         let ask_again_ms = WINDOW_MS.1 + 10_000;
         assert_eq!(
-            verdict.conclusion(),
+            assessment.conclusion(),
             Conclusion::NotKnown { ask_again_ms },
             "{marked:?}"
         );
-        assert_eq!(names(&verdict), ["incomplete", "unbalanced", "in_no_queue"]);
-        assert!(verdict.may_settle());
-        let text = text(&verdict).join("\n");
+        assert_eq!(names(&assessment), ["incomplete", "unbalanced", "in_no_queue"]);
+        assert!(assessment.may_settle());
+        let text = text(&assessment).join("\n");
         assert!(
             !text.contains("WRONG") && text.contains("ask again at 2023-12-21"),
             "{text}"
@@ -358,7 +361,7 @@ fn what_was_due_lately_and_stands_in_no_queue_is_not_known_unless_workers_have_i
             held_by_workers,
             ..balanced()
         };
-        let verdict = verdict(audit, Queues { earlier, ..QUEUES });
+        let assessment = assessment(audit, Queues { earlier, ..QUEUES });
         let expected = if is_known {
             Conclusion::Balance
         } else {
@@ -367,11 +370,11 @@ fn what_was_due_lately_and_stands_in_no_queue_is_not_known_unless_workers_have_i
             }
         };
         assert_eq!(
-            verdict.conclusion(),
+            assessment.conclusion(),
             expected,
             "{in_hand} {held_by_workers} {earlier}"
         );
-        assert_eq!(verdict.may_settle(), !is_known);
+        assert_eq!(assessment.may_settle(), !is_known);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use runtime::time;
 use serde_json::{Value, json};
 use webhook::{
     EventId, EventKind, OrganizationId,
@@ -9,9 +10,8 @@ use webhook::{
 };
 
 use crate::output;
-use runtime::time;
 
-use super::{Filter, Outcome};
+use super::{Filter, OutcomeFilter};
 
 /// The maximum number of events whose types are remembered.
 const EVENTS_MAX: usize = 50_000;
@@ -189,7 +189,7 @@ impl Narrator {
     }
 
     /// Returns whether the filter accepts the delivery and the outcome.
-    fn is_wanted(&self, delivery: &DeliveryRef, known: Option<EventKind>, outcome: Outcome) -> bool {
+    fn is_wanted(&self, delivery: &DeliveryRef, known: Option<EventKind>, outcome: OutcomeFilter) -> bool {
         let Filter {
             organization,
             event_type,
@@ -227,7 +227,7 @@ impl Narrator {
     }
 }
 
-impl Outcome {
+impl OutcomeFilter {
     const fn word(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -240,17 +240,17 @@ impl Outcome {
 }
 
 /// Returns the outcome, the time of the next attempt in Unix milliseconds, and the reason.
-fn said(then: Then) -> (Outcome, Option<u64>, Option<&'static str>) {
+fn said(then: Then) -> (OutcomeFilter, Option<u64>, Option<&'static str>) {
     match then {
-        Then::Delivered => (Outcome::Delivered, None, None),
-        Then::Retry { at_ms } => (Outcome::Retry, Some(at_ms), None),
-        Then::Deferred { at_ms, reason } => (Outcome::Deferred, Some(at_ms), Some(reason.as_str())),
-        Then::Dead { reason } => (Outcome::Dead, None, Some(reason.as_str())),
-        Then::Cancelled { reason } => (Outcome::Cancelled, None, Some(reason.as_str())),
+        Then::Delivered => (OutcomeFilter::Delivered, None, None),
+        Then::Retry { at_ms } => (OutcomeFilter::Retry, Some(at_ms), None),
+        Then::Deferred { at_ms, reason } => (OutcomeFilter::Deferred, Some(at_ms), Some(reason.as_str())),
+        Then::Dead { reason } => (OutcomeFilter::Dead, None, Some(reason.as_str())),
+        Then::Cancelled { reason } => (OutcomeFilter::Cancelled, None, Some(reason.as_str())),
     }
 }
 
-fn words(outcome: Outcome, next_ms: Option<u64>, reason: Option<&str>) -> String {
+fn words(outcome: OutcomeFilter, next_ms: Option<u64>, reason: Option<&str>) -> String {
     let mut words = outcome.word().to_owned();
     if let Some(reason) = reason {
         words = format!("{words} ({reason})");
@@ -368,7 +368,7 @@ mod tests {
             }),
             3
         );
-        let outcome = Some(Outcome::Delivered);
+        let outcome = Some(OutcomeFilter::Delivered);
         assert_eq!(
             count(Filter {
                 outcome,

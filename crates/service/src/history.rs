@@ -17,17 +17,17 @@ const PAGE: u32 = 500;
 
 /// An event with its history at each endpoint.
 #[derive(Clone, Debug)]
-pub struct Story {
+pub struct EventHistory {
     /// The event as stored in the journal.
     pub stored: EventEntry,
-    /// One chapter for each endpoint. The order is: what needs attention, then successful deliveries, then
+    /// One entry for each endpoint. The order is: what needs attention, then successful deliveries, then
     /// endpoints that did not match.
-    pub chapters: Vec<Chapter>,
+    pub endpoints: Vec<EndpointHistory>,
 }
 
 /// The history of an event at one endpoint.
 #[derive(Clone, Debug)]
-pub struct Chapter {
+pub struct EndpointHistory {
     /// The endpoint's id.
     pub endpoint_id: EndpointId,
     /// The endpoint in its current state; `None` if it was deleted.
@@ -78,7 +78,7 @@ pub enum Fate {
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn gather(stored: EventEntry, store: &Store) -> Result<Story, store::Error> {
+pub async fn gather(stored: EventEntry, store: &Store) -> Result<EventHistory, store::Error> {
     let Event {
         organization_id, id, ..
     } = &*stored.event;
@@ -100,10 +100,10 @@ pub async fn gather(stored: EventEntry, store: &Store) -> Result<Story, store::E
         runs.push(Run { delivery, attempts });
     }
     let verdicts = store.verdicts(&stored).await?;
-    Ok(Story::new(stored, endpoints, runs, verdicts))
+    Ok(EventHistory::new(stored, endpoints, runs, verdicts))
 }
 
-impl Story {
+impl EventHistory {
     /// Combines what belongs to each endpoint, for endpoints that exist, were considered, or have deliveries.
     ///
     /// `verdicts` has the reasons why endpoints that the event's record does not list did not receive the
@@ -135,12 +135,12 @@ impl Story {
             .chain(runs_of.keys())
             .cloned()
             .collect();
-        let mut chapters: Vec<Chapter> = ids
+        let mut histories: Vec<EndpointHistory> = ids
             .into_iter()
             .map(|id| {
                 let mut runs = runs_of.remove(&id).unwrap_or_default();
                 runs.sort_by_key(|run| run.delivery.delivery.run);
-                Chapter {
+                EndpointHistory {
                     endpoint: endpoints.remove(&id),
                     verdict: stored.considered.get(&id).or_else(|| verdicts.get(&id).copied()),
                     runs,
@@ -148,12 +148,15 @@ impl Story {
                 }
             })
             .collect();
-        chapters.sort_by_key(Chapter::place);
-        Self { stored, chapters }
+        histories.sort_by_key(EndpointHistory::place);
+        Self {
+            stored,
+            endpoints: histories,
+        }
     }
 }
 
-impl Chapter {
+impl EndpointHistory {
     /// Returns the state of the latest run; `None` without runs.
     pub fn state(&self) -> Option<DeliveryState> {
         self.runs.last().map(|run| run.delivery.standing.state)

@@ -23,7 +23,7 @@ const SKEW_MS: u64 = 3_600_000;
 const LEAVING_MS: u64 = 2_000;
 
 /// A window of whole minutes, with the limits for what is late and what is missing.
-pub(super) struct Window {
+pub(super) struct Period {
     pub(super) since_ms: u64,
     pub(super) until_ms: u64,
     pub(super) limits: AuditLimits,
@@ -31,7 +31,7 @@ pub(super) struct Window {
     end_of_attempts: AttemptId,
 }
 
-impl Window {
+impl Period {
     /// Creates a window of whole minutes, because the totals are by minute.
     pub(super) fn new(since_ms: u64, until_ms: u64, limits: AuditLimits) -> Self {
         let since_ms = since_ms / MINUTE_MS * MINUTE_MS;

@@ -2,34 +2,34 @@
 
 use std::{fmt, time::Duration};
 
+use runtime::time;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::command::checks::{Check, Outcome};
-use runtime::time;
 
 /// Additional fields of the `--json` output.
 pub(super) type Figures = Map<String, Value>;
 
 #[derive(Debug, Serialize)]
-pub(super) struct Finding {
+pub(super) struct Remark {
     #[serde(flatten)]
     check: Check,
     #[serde(flatten)]
     figures: Figures,
 }
 
-impl Finding {
+impl Remark {
     pub(super) fn ok(what: &str, detail: impl Into<String>) -> Self {
         Check::ok(what, detail).into()
     }
 
-    /// Creates a finding about something that works but could be improved.
+    /// Creates a remark about something that works but could be improved.
     pub(super) fn advice(what: &str, detail: impl Into<String>, advice: impl Into<String>) -> Self {
         Check::warn(what, detail, advice).into()
     }
 
-    /// Creates a finding about something that makes deliveries fail or is a security risk.
+    /// Creates a remark about something that makes deliveries fail or is a security risk.
     pub(super) fn wrong(what: &str, detail: impl Into<String>, cure: impl Into<String>) -> Self {
         Check::fail(what, detail, cure).into()
     }
@@ -55,7 +55,7 @@ impl Finding {
     }
 }
 
-impl From<Check> for Finding {
+impl From<Check> for Remark {
     fn from(check: Check) -> Self {
         Self {
             check,
@@ -64,7 +64,7 @@ impl From<Check> for Finding {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Remark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.check.fmt(f)
     }

@@ -1,23 +1,23 @@
-//! Formatting of an event's story as text. [`service::story`] provides the data.
+//! Formatting of an event's history as text. [`service::history`] provides the data.
 
 mod fate;
 
-use service::story::{Chapter, Fate, Story};
+use runtime::time;
+use service::history::{EndpointHistory, EventHistory, Fate};
 use webhook::journal::{DeliveryState, EventEntry};
 
 use crate::{
     command::delivery::run::{self, Around},
     output,
 };
-use runtime::time;
 
-/// Returns the story as lines of text.
-pub(super) fn text(story: &Story, now_ms: u64) -> Vec<String> {
-    let mut lines = vec![about(&story.stored, now_ms), String::new(), summary(story)];
-    for chapter in &story.chapters {
+/// Returns the history as lines of text.
+pub(super) fn text(history: &EventHistory, now_ms: u64) -> Vec<String> {
+    let mut lines = vec![about(&history.stored, now_ms), String::new(), summary(history)];
+    for entry in &history.endpoints {
         lines.push(String::new());
-        lines.push(heading(chapter, &story.stored));
-        let told = told(chapter, &story.stored, now_ms);
+        lines.push(heading(entry, &history.stored));
+        let told = told(entry, &history.stored, now_ms);
         lines.extend(told.into_iter().map(|line| format!("  {line}")));
     }
     lines
@@ -46,16 +46,17 @@ fn about(stored: &EventEntry, now_ms: u64) -> String {
 }
 
 /// Returns the result in one line.
-fn summary(story: &Story) -> String {
-    let chapters = &story.chapters;
-    if chapters.is_empty() {
+fn summary(history: &EventHistory) -> String {
+    let endpoints = &history.endpoints;
+    if endpoints.is_empty() {
         return "The organization has no endpoints, and had none: nobody was to get the event.".to_owned();
     }
-    let matched = |chapter: &&Chapter| matches!(chapter.fate(&story.stored), Fate::Matched | Fate::Pinged);
-    let matched = chapters.iter().filter(matched).count();
+    let matched =
+        |entry: &&EndpointHistory| matches!(entry.fate(&history.stored), Fate::Matched | Fate::Pinged);
+    let matched = endpoints.iter().filter(matched).count();
     let latest = |state| {
-        let in_state = |chapter: &&Chapter| chapter.state() == Some(state);
-        chapters.iter().filter(in_state).count()
+        let in_state = |entry: &&EndpointHistory| entry.state() == Some(state);
+        endpoints.iter().filter(in_state).count()
     };
     let states: Vec<String> = DeliveryState::ALL
         .iter()
@@ -65,38 +66,38 @@ fn summary(story: &Story) -> String {
         .filter(|(_, count)| *count > 0)
         .map(|(state, count)| format!("{state} {count}"))
         .collect();
-    let mut text = format!("endpoints {}, matched {matched}", chapters.len());
+    let mut text = format!("endpoints {}, matched {matched}", endpoints.len());
     if !states.is_empty() {
         text = format!("{text}: {}", states.join(", "));
     }
     text
 }
 
-fn heading(chapter: &Chapter, stored: &EventEntry) -> String {
-    let url = chapter.endpoint.as_ref().map_or("", |endpoint| &endpoint.url);
-    let deleted = if chapter.endpoint.is_none() {
+fn heading(entry: &EndpointHistory, stored: &EventEntry) -> String {
+    let url = entry.endpoint.as_ref().map_or("", |endpoint| &endpoint.url);
+    let deleted = if entry.endpoint.is_none() {
         "  (deleted since)"
     } else {
         ""
     };
-    let heading = format!("{}  {}", chapter.endpoint_id, fate::in_words(chapter, stored));
+    let heading = format!("{}  {}", entry.endpoint_id, fate::in_words(entry, stored));
     format!(
         "{heading}{deleted}{}{url}",
         if url.is_empty() { "" } else { "  " }
     )
 }
 
-fn told(chapter: &Chapter, stored: &EventEntry, now_ms: u64) -> Vec<String> {
-    if chapter.runs.is_empty() {
-        let next = fate::next(chapter, stored);
+fn told(entry: &EndpointHistory, stored: &EventEntry, now_ms: u64) -> Vec<String> {
+    if entry.runs.is_empty() {
+        let next = fate::next(entry, stored);
         return next.into_iter().map(|line| format!("-> {line}")).collect();
     }
     let around = |index| Around {
-        endpoint: chapter.endpoint.as_ref(),
-        is_superseded: index + 1 < chapter.runs.len(),
+        endpoint: entry.endpoint.as_ref(),
+        is_superseded: index + 1 < entry.runs.len(),
         now_ms,
     };
-    let runs = chapter.runs.iter().enumerate();
+    let runs = entry.runs.iter().enumerate();
     runs.flat_map(|(index, run)| run::text(run, around(index)))
         .collect()
 }

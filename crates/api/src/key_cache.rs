@@ -58,7 +58,7 @@ struct Usage {
 
 /// All keys that were used recently. Clones share the same cache.
 #[derive(Clone)]
-pub(crate) struct Keys {
+pub(crate) struct KeyCache {
     store: Store,
     quota: Quota,
     fresh: Cache<Hash, Option<Arc<Known>>>,
@@ -69,7 +69,7 @@ pub(crate) struct Keys {
     unnoted: Arc<Lasting>,
 }
 
-impl Keys {
+impl KeyCache {
     /// Creates a cache. `rate_per_key` is both the number of requests per second and the burst that each key
     /// may make.
     pub(crate) fn new(store: Store, rate_per_key: u32) -> Self {

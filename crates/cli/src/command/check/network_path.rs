@@ -5,39 +5,39 @@
 
 use std::net::IpAddr;
 
-use egress::{Certificate, EXPIRES_SOON, Handshake, Refusal, Way};
+use egress::{Certificate, EXPIRES_SOON, Handshake, NetworkPath, Refusal};
+use runtime::time;
 use url::Url;
 
 use crate::output::printable;
-use runtime::time;
 
-use super::finding::{Finding, span};
+use super::remark::{Remark, span};
 
 const DAY_S: i64 = 24 * 60 * 60;
 
 /// Returns whether the name resolved to addresses of which none may be reached.
-pub(super) fn is_closed(way: &Way) -> bool {
+pub(super) fn is_closed(way: &NetworkPath) -> bool {
     !way.addresses.is_empty() && way.addresses.iter().all(|(_, refusal)| refusal.is_some())
 }
 
-pub(super) fn findings(way: &Way, url: &Url, now_s: i64) -> Vec<Finding> {
-    let mut findings: Vec<_> = addresses(way).into_iter().chain(connection(way)).collect();
+pub(super) fn remarks(way: &NetworkPath, url: &Url, now_s: i64) -> Vec<Remark> {
+    let mut remarks: Vec<_> = addresses(way).into_iter().chain(connection(way)).collect();
     match &way.tls {
         Some(handshake) => {
-            findings.extend(tls(handshake));
-            findings.extend(handshake.chain.iter().map(|shown| certificate(shown, now_s)));
+            remarks.extend(tls(handshake));
+            remarks.extend(handshake.chain.iter().map(|shown| certificate(shown, now_s)));
         }
-        None if url.scheme() == "http" => findings.push(Finding::advice(
+        None if url.scheme() == "http" => remarks.push(Remark::advice(
             "tls",
             "the URL is http: whoever is on the way can read the events",
             "use https",
         )),
         None => {}
     }
-    findings
+    remarks
 }
 
-fn addresses(way: &Way) -> Option<Finding> {
+fn addresses(way: &NetworkPath) -> Option<Remark> {
     const WHAT: &str = "address";
     let refused = way.addresses.iter().find_map(|(_, refusal)| refusal.as_ref());
     let list: Vec<_> = way.addresses.iter().map(address).collect();
@@ -45,11 +45,11 @@ fn addresses(way: &Way) -> Option<Finding> {
     if let Some(took) = way.lookup {
         detail = format!("{detail}; looked up in {}", span(took));
     }
-    let finding = match refused {
+    let remark = match refused {
         None if way.addresses.is_empty() => return None,
-        None => Finding::ok(WHAT, detail),
-        Some(refusal) if is_closed(way) => Finding::wrong(WHAT, refusal.to_string(), allow(refusal)),
-        Some(_) => Finding::advice(
+        None => Remark::ok(WHAT, detail),
+        Some(refusal) if is_closed(way) => Remark::wrong(WHAT, refusal.to_string(), allow(refusal)),
+        Some(_) => Remark::advice(
             WHAT,
             detail,
             "workers leave out what is refused; let the name lead to public addresses alone",
@@ -63,7 +63,7 @@ fn addresses(way: &Way) -> Option<Finding> {
         some.map(|(address, _)| address.to_string()).collect::<Vec<_>>()
     });
     Some(
-        finding
+        remark
             .with("addresses", reached)
             .with("refused", refused)
             .took("lookup_ms", way.lookup),
@@ -89,26 +89,26 @@ fn allow(refusal: &Refusal) -> String {
     }
 }
 
-fn connection(way: &Way) -> Option<Finding> {
+fn connection(way: &NetworkPath) -> Option<Remark> {
     let (address, took) = (way.connected?, way.connect?);
     let detail = format!("to {address} in {}", span(took));
-    Some(Finding::ok("connection", detail).took("connect_ms", way.connect))
+    Some(Remark::ok("connection", detail).took("connect_ms", way.connect))
 }
 
-fn tls(handshake: &Handshake) -> Option<Finding> {
+fn tls(handshake: &Handshake) -> Option<Remark> {
     let (took, version) = (handshake.took?, handshake.version?);
     // A server without ALPN speaks HTTP/1.1.
     let protocol = handshake.protocol.as_deref().unwrap_or("http/1.1");
     let detail = format!("{version}, {} in {}", printable(protocol), span(took));
     Some(
-        Finding::ok("tls", detail)
+        Remark::ok("tls", detail)
             .with("version", version)
             .with("protocol", protocol)
             .took("tls_ms", handshake.took),
     )
 }
 
-fn certificate(shown: &Certificate, now_s: i64) -> Finding {
+fn certificate(shown: &Certificate, now_s: i64) -> Remark {
     const WHAT: &str = "certificate";
     let left_s = shown.not_after_s - now_s;
     let days_left = left_s.div_euclid(DAY_S);
@@ -120,16 +120,16 @@ fn certificate(shown: &Certificate, now_s: i64) -> Finding {
     };
     let (subject, issuer) = (printable(&shown.subject), printable(&shown.issuer));
     let detail = format!("{subject}, vouched for by {issuer}: {left}");
-    let finding = if left_s < EXPIRES_SOON.as_secs() as i64 {
-        Finding::wrong(
+    let remark = if left_s < EXPIRES_SOON.as_secs() as i64 {
+        Remark::wrong(
             WHAT,
             detail,
             "renew it, and see why it was not renewed by itself; with an expired one every delivery fails",
         )
     } else {
-        Finding::ok(WHAT, detail)
+        Remark::ok(WHAT, detail)
     };
-    finding
+    remark
         .with("subject", &*shown.subject)
         .with("issuer", &*shown.issuer)
         .with("days_left", days_left)

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use service::{story::Run, view};
+use service::{history::Run, view};
 use signature::Secret;
 use store::{AttemptRow, DeliveryRow};
 use webhook::{
@@ -177,12 +177,12 @@ fn every_endpoint() -> Vec<Endpoint> {
     ]
 }
 
-/// Returns a story with one endpoint for each possible case.
-fn all_that_can_happen() -> Story {
+/// Returns a history with one endpoint for each possible case.
+fn all_that_can_happen() -> EventHistory {
     let considered = "ep_dead:matched ep_delivered:matched ep_retrying:matched ep_resent:matched ep_lost:matched \
                       ep_project:project ep_type:event_type ep_disabled:disabled.gone.1703123396789 \
                       ep_enabled_again:disabled.manual.1703123396789 ep_deleted:event_type";
-    Story::new(stored(considered), every_endpoint(), every_run(), vec![])
+    EventHistory::new(stored(considered), every_endpoint(), every_run(), vec![])
 }
 
 #[test]
@@ -193,8 +193,8 @@ fn the_story_of_an_event_in_words() {
 #[test]
 fn the_story_of_an_event_as_an_object() {
     let json = |with_body| {
-        let story = view::story(&all_that_can_happen(), with_body);
-        serde_json::to_value(story).unwrap()
+        let history = view::history(&all_that_can_happen(), with_body);
+        serde_json::to_value(history).unwrap()
     };
     insta::assert_snapshot!("as_an_object", serde_json::to_string_pretty(&json(true)).unwrap());
     assert_eq!(json(false).get("body"), None);
@@ -209,20 +209,20 @@ fn every_endpoint_has_its_line() {
 
 #[test]
 fn an_organization_without_endpoints_is_told() {
-    let text = text(&Story::new(stored(""), vec![], vec![], vec![]), NOW_MS);
+    let text = text(&EventHistory::new(stored(""), vec![], vec![], vec![]), NOW_MS);
     assert!(text.last().unwrap().contains("no endpoints"), "{text:?}");
 }
 
 #[test]
 fn a_dead_letter_alone_tells_of_no_verdicts() {
     let dead = delivery("ep_1", 0, standing(DeliveryState::Dead, 3, RECEIVED_MS));
-    let story = Story::new(
+    let history = EventHistory::new(
         stored(""),
         vec![endpoint("ep_1")],
         vec![run(dead, vec![])],
         vec![],
     );
-    let text = text(&story, NOW_MS).join("\n");
+    let text = text(&history, NOW_MS).join("\n");
     assert!(
         text.contains("the journal does not say whether it matched"),
         "{text}"

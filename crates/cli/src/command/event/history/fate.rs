@@ -1,16 +1,16 @@
 //! Why an endpoint received an event, or did not.
 
-use service::story::{Chapter, Fate};
+use runtime::time;
+use service::history::{EndpointHistory, Fate};
 use webhook::{Endpoint, journal::EventEntry};
 
 use crate::output::printable;
-use runtime::time;
 
 /// Returns the reason in words, as a predicate of "the endpoint ...".
-pub(super) fn in_words(chapter: &Chapter, stored: &EventEntry) -> String {
+pub(super) fn in_words(entry: &EndpointHistory, stored: &EventEntry) -> String {
     let event = &stored.event;
-    let endpoint = chapter.endpoint.as_ref();
-    match chapter.fate(stored) {
+    let endpoint = entry.endpoint.as_ref();
+    match entry.fate(stored) {
         Fate::Matched => "matched".to_owned(),
         Fate::Pinged => "pinged".to_owned(),
         Fate::Project => {
@@ -57,9 +57,9 @@ fn unknown(endpoint: Option<&Endpoint>, stored: &EventEntry) -> String {
 }
 
 /// Returns what can be done for an endpoint without a delivery; `None` if nothing.
-pub(super) fn next(chapter: &Chapter, stored: &EventEntry) -> Option<String> {
-    let (endpoint, id) = (chapter.endpoint.as_ref(), &chapter.endpoint_id);
-    match chapter.fate(stored) {
+pub(super) fn next(entry: &EndpointHistory, stored: &EventEntry) -> Option<String> {
+    let (endpoint, id) = (entry.endpoint.as_ref(), &entry.endpoint_id);
+    match entry.fate(stored) {
         Fate::Matched | Fate::Pinged => {
             Some("the journal knows of no delivery; `magnetite audit` says more".to_owned())
         }

@@ -6,7 +6,7 @@ use webhook::{About, DeliveryId, Event, EventType, LeadId, OrganizationId, Proje
 
 /// One way to send an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum TestRequest {
     /// As a worker sends it.
     Good,
     /// The same event again.
@@ -28,7 +28,7 @@ const TYPE: EventType = EventType::LeadCompleted;
 /// The age of the stale request, in seconds: twice the maximum that receivers may accept.
 const STALE_S: i64 = 2 * TOLERANCE_S;
 
-impl Question {
+impl TestRequest {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Good => "good request",
@@ -96,7 +96,7 @@ mod tests {
     const NOW_S: i64 = 1_795_568_400;
 
     /// Returns whether a correct receiver accepts the request, by each of the two signatures.
-    fn is_taken(question: Question) -> [bool; 2] {
+    fn is_taken(question: TestRequest) -> [bool; 2] {
         let [secret, stranger] = [1, 2].map(|byte| Secret::generate([byte; 32]));
         let Request { headers, body } = question.request(&event(7, NOW_MS), &secret, &stranger, NOW_MS);
         let header = |name| {
@@ -122,12 +122,12 @@ mod tests {
     #[test]
     fn each_question_is_what_it_says() {
         for (question, taken) in [
-            (Question::Good, [true, true]),
-            (Question::Repeated, [true, true]),
-            (Question::WrongSignature, [false, false]),
-            (Question::OtherBody, [false, false]),
+            (TestRequest::Good, [true, true]),
+            (TestRequest::Repeated, [true, true]),
+            (TestRequest::WrongSignature, [false, false]),
+            (TestRequest::OtherBody, [false, false]),
             // The contract's signature covers only the event's own timestamp.
-            (Question::Stale, [true, false]),
+            (TestRequest::Stale, [true, false]),
         ] {
             assert_eq!(is_taken(question), taken, "{question:?}");
         }

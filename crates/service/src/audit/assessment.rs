@@ -1,4 +1,4 @@
-//! The verdict of an audit: what is right, what is wrong, and what to do about it. A pure function of the
+//! The assessment of an audit: what is right, what is wrong, and what to do about it. A pure function of the
 //! journal and the queues.
 
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub enum Conclusion {
 }
 
 /// The journal's sums, the queues, and the findings.
-pub struct Verdict {
+pub struct Assessment {
     /// The counts of the journal.
     pub audit: Audit,
     /// Messages in quarantine, by reason.
@@ -85,8 +85,8 @@ impl Queues {
     }
 }
 
-impl Verdict {
-    /// Creates the verdict. `window_ms` is the audited range of time. `late` is the time after which a
+impl Assessment {
+    /// Creates the assessment. `window_ms` is the audited range of time. `late` is the time after which a
     /// delivery must have ended.
     pub fn new(
         audit: Audit,

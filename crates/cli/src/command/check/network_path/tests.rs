@@ -2,27 +2,27 @@ use std::time::Duration;
 
 use egress::Policy;
 
-use crate::command::checks::Outcome;
+use crate::command::checks::Status;
 
 use super::*;
 
 /// Returns a path to these addresses, judged by the policy of a worker without additional allowed networks.
-fn way(addresses: &[&str]) -> Way {
+fn way(addresses: &[&str]) -> NetworkPath {
     let policy = Policy::default();
     let judged = addresses.iter().map(|text| {
         let address: IpAddr = text.parse().unwrap();
         (address, policy.check_addr(address).err())
     });
-    Way {
+    NetworkPath {
         addresses: judged.collect(),
         lookup: Some(Duration::from_millis(3)),
-        ..Way::default()
+        ..NetworkPath::default()
     }
 }
 
-fn lines(way: &Way, url: &str, now_s: i64) -> Vec<String> {
+fn lines(way: &NetworkPath, url: &str, now_s: i64) -> Vec<String> {
     let url = Url::parse(url).unwrap();
-    findings(way, &url, now_s)
+    remarks(way, &url, now_s)
         .iter()
         .map(ToString::to_string)
         .collect()
@@ -33,25 +33,25 @@ fn an_address_is_good_or_left_out_or_all_are_refused() {
     for (addresses, outcome, closed, words) in [
         (
             &["93.184.216.34"][..],
-            Some(Outcome::Ok),
+            Some(Status::Ok),
             false,
             "93.184.216.34; looked up in 3 ms",
         ),
         (
             &["93.184.216.34", "10.0.0.1"],
-            Some(Outcome::Warn),
+            Some(Status::Warn),
             false,
             "10.0.0.1 (refused: private)",
         ),
-        (&["127.0.0.1"], Some(Outcome::Fail), true, "--allow 127.0.0.0/8"),
-        (&["192.0.2.1"], Some(Outcome::Fail), true, "public address"),
+        (&["127.0.0.1"], Some(Status::Fail), true, "--allow 127.0.0.0/8"),
+        (&["192.0.2.1"], Some(Status::Fail), true, "public address"),
         (&[], None, false, ""),
     ] {
         let way = way(addresses);
-        let finding = super::addresses(&way);
-        assert_eq!(finding.as_ref().map(Finding::outcome), outcome, "{addresses:?}");
+        let remark = super::addresses(&way);
+        assert_eq!(remark.as_ref().map(Remark::outcome), outcome, "{addresses:?}");
         assert_eq!(is_closed(&way), closed, "{addresses:?}");
-        let text = finding.map(|finding| finding.to_string()).unwrap_or_default();
+        let text = remark.map(|remark| remark.to_string()).unwrap_or_default();
         assert!(text.contains(words), "{text}");
     }
 }
@@ -59,26 +59,26 @@ fn an_address_is_good_or_left_out_or_all_are_refused() {
 #[test]
 fn a_certificate_has_to_be_good_for_two_weeks() {
     for (not_after_s, outcome, words) in [
-        (90 * DAY_S, Outcome::Ok, "90 days left, until 1970-04-01"),
-        (14 * DAY_S, Outcome::Ok, "14 days left"),
-        (14 * DAY_S - 1, Outcome::Fail, "13 days left"),
-        (-1, Outcome::Fail, "expired on"),
+        (90 * DAY_S, Status::Ok, "90 days left, until 1970-04-01"),
+        (14 * DAY_S, Status::Ok, "14 days left"),
+        (14 * DAY_S - 1, Status::Fail, "13 days left"),
+        (-1, Status::Fail, "expired on"),
     ] {
         let shown = Certificate {
             subject: "a.example".to_owned(),
             issuer: "CN=An\u{1b}authority".to_owned(),
             not_after_s,
         };
-        let finding = certificate(&shown, 0);
-        assert_eq!(finding.outcome(), outcome, "{not_after_s}");
-        let text = finding.to_string();
+        let remark = certificate(&shown, 0);
+        assert_eq!(remark.outcome(), outcome, "{not_after_s}");
+        let text = remark.to_string();
         assert!(text.contains(words) && !text.contains('\u{1b}'), "{text}");
     }
 }
 
 #[test]
 fn a_good_way_and_one_in_clear() {
-    let good = Way {
+    let good = NetworkPath {
         connected: Some("93.184.216.34".parse().unwrap()),
         connect: Some(Duration::from_millis(12)),
         tls: Some(Handshake {
