@@ -263,85 +263,106 @@ fn acceptor(hostility: Hostility, certificates: &Certificates) -> Option<TlsAcce
 }
 
 fn script(hostility: Hostility) -> Script {
-    use Hostility as H;
-    let ok = |rest: &str| format!("HTTP/1.1 200 OK\r\n{rest}");
-    let (head, then) = match hostility {
-        H::NeverAnswers | H::HandshakeStalls | H::SilentHttp2 | H::NeverAccepts | H::NotListening => {
-            (String::new(), Then::Stay)
-        }
-        H::HeadByTheSecond => (
-            String::new(),
-            by_the_second(ok("Content-Length: 0\r\n\r\n").into_bytes()),
-        ),
-        H::BodyByTheSecond => (ok("Content-Length: 100\r\n\r\n"), by_the_second(vec![b'x'; 100])),
-        H::EndlessBody(status) => (
-            format!("HTTP/1.1 {status} Long\r\nTransfer-Encoding: chunked\r\n\r\n"),
-            Then::Repeat([b"3e8\r\n", &[b'x'; 1000][..], b"\r\n"].concat()),
-        ),
-        H::EndlessHeaders => (ok(""), Then::Repeat(b"X-Endless: 1\r\n".repeat(50))),
-        H::EndlessHeader => (ok("X-Endless: "), Then::Repeat(vec![b'x'; 1000])),
-        H::EndlessContinue => (
-            String::new(),
-            Then::Repeat(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(50)),
-        ),
-        H::SlowEarlyHints => (
-            String::new(),
-            Then::Drip(
-                Duration::from_secs(1),
-                vec![b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n".to_vec()],
-            ),
-        ),
-        H::EndlessHttp2Pings => (
-            // An empty SETTINGS frame.
-            "\0\0\0\u{4}\0\0\0\0\0".to_owned(),
-            Then::Repeat(b"\0\0\x08\x06\0\0\0\0\0pingping".repeat(50)),
-        ),
-        H::LengthTooLong => (ok("Content-Length: 100\r\n\r\nten bytes!"), Then::Close),
-        H::LengthTooLongAndStays => (ok("Content-Length: 100\r\n\r\nten bytes!"), Then::Stay),
-        H::LengthTooShort(status) => (
-            format!("HTTP/1.1 {status} Short\r\nContent-Length: 3\r\n\r\nten bytes!"),
-            Then::Stay,
-        ),
-        H::LengthsDiffer => (
-            ok("Content-Length: 3\r\nContent-Length: 10\r\n\r\nten bytes!"),
-            Then::Close,
-        ),
-        H::LengthNegative => (ok("Content-Length: -1\r\n\r\nten bytes!"), Then::Close),
-        H::Closes | H::HandshakeCut => (String::new(), Then::Close),
-        H::ResetBefore => (String::new(), Then::Reset),
-        H::ResetWithin => (ok("Content-Length: 100\r\n\r\nten bytes!"), Then::Reset),
-        H::RedirectLoop => (redirect("/hook"), Then::Close),
-        H::RedirectInward => (redirect("http://169.254.169.254/latest/meta-data/"), Then::Close),
-        H::GzipBomb(status) => (
-            format!("HTTP/1.1 {status} Boom\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n"),
-            Then::Repeat(bomb().clone()),
-        ),
-        H::NotHttp => ("220 mail.example.com ESMTP ready\r\n".to_owned(), Then::Stay),
-        H::SwitchesProtocols => (
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-                .to_owned(),
-            Then::Stay,
-        ),
-        H::NotTls => (
-            "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_owned(),
-            Then::Close,
-        ),
-        // The response that a client receives if it does not verify the certificate.
-        H::SelfSigned | H::UnknownAuthority | H::Expired | H::NotYetValid | H::WrongHost => {
-            (ok("Content-Length: 0\r\nConnection: close\r\n\r\n"), Then::Close)
-        }
-    };
     Script {
-        head: head.into_bytes(),
-        then,
+        head: head(hostility).into_bytes(),
+        then: then(hostility),
     }
 }
 
-fn by_the_second(bytes: Vec<u8>) -> Then {
-    Then::Drip(
-        Duration::from_secs(1),
-        bytes.into_iter().map(|byte| vec![byte]).collect(),
-    )
+/// Returns what the receiver sends first.
+fn head(hostility: Hostility) -> String {
+    use Hostility as H;
+    let ok = |rest: &str| format!("HTTP/1.1 200 OK\r\n{rest}");
+    match hostility {
+        H::NeverAnswers
+        | H::HandshakeStalls
+        | H::SilentHttp2
+        | H::NeverAccepts
+        | H::NotListening
+        | H::HeadByTheSecond
+        | H::EndlessContinue
+        | H::SlowEarlyHints
+        | H::Closes
+        | H::HandshakeCut
+        | H::ResetBefore => String::new(),
+        H::BodyByTheSecond => ok("Content-Length: 100\r\n\r\n"),
+        H::EndlessBody(status) => {
+            format!("HTTP/1.1 {status} Long\r\nTransfer-Encoding: chunked\r\n\r\n")
+        }
+        H::EndlessHeaders => ok(""),
+        H::EndlessHeader => ok("X-Endless: "),
+        // An empty SETTINGS frame.
+        H::EndlessHttp2Pings => "\0\0\0\u{4}\0\0\0\0\0".to_owned(),
+        H::LengthTooLong | H::LengthTooLongAndStays | H::ResetWithin => {
+            ok("Content-Length: 100\r\n\r\nten bytes!")
+        }
+        H::LengthTooShort(status) => {
+            format!("HTTP/1.1 {status} Short\r\nContent-Length: 3\r\n\r\nten bytes!")
+        }
+        H::LengthsDiffer => ok("Content-Length: 3\r\nContent-Length: 10\r\n\r\nten bytes!"),
+        H::LengthNegative => ok("Content-Length: -1\r\n\r\nten bytes!"),
+        H::RedirectLoop => redirect("/hook"),
+        H::RedirectInward => redirect("http://169.254.169.254/latest/meta-data/"),
+        H::GzipBomb(status) => {
+            format!("HTTP/1.1 {status} Boom\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n")
+        }
+        H::NotHttp => "220 mail.example.com ESMTP ready\r\n".to_owned(),
+        H::SwitchesProtocols => {
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_owned()
+        }
+        H::NotTls => "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        // The response that a client receives if it does not verify the certificate.
+        H::SelfSigned | H::UnknownAuthority | H::Expired | H::NotYetValid | H::WrongHost => {
+            ok("Content-Length: 0\r\nConnection: close\r\n\r\n")
+        }
+    }
+}
+
+/// Returns what the receiver does after that.
+fn then(hostility: Hostility) -> Then {
+    use Hostility as H;
+    match hostility {
+        H::NeverAnswers
+        | H::HandshakeStalls
+        | H::SilentHttp2
+        | H::NeverAccepts
+        | H::NotListening
+        | H::LengthTooLongAndStays
+        | H::LengthTooShort(_)
+        | H::NotHttp
+        | H::SwitchesProtocols => Then::Stay,
+        H::LengthTooLong
+        | H::LengthsDiffer
+        | H::LengthNegative
+        | H::Closes
+        | H::HandshakeCut
+        | H::RedirectLoop
+        | H::RedirectInward
+        | H::NotTls
+        | H::SelfSigned
+        | H::UnknownAuthority
+        | H::Expired
+        | H::NotYetValid
+        | H::WrongHost => Then::Close,
+        H::ResetBefore | H::ResetWithin => Then::Reset,
+        H::HeadByTheSecond => by_the_second(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        H::BodyByTheSecond => by_the_second(&[b'x'; 100]),
+        H::SlowEarlyHints => Then::Drip(
+            Duration::from_secs(1),
+            vec![b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n".to_vec()],
+        ),
+        H::EndlessBody(_) => Then::Repeat([b"3e8\r\n", &[b'x'; 1000][..], b"\r\n"].concat()),
+        H::EndlessHeaders => Then::Repeat(b"X-Endless: 1\r\n".repeat(50)),
+        H::EndlessHeader => Then::Repeat(vec![b'x'; 1000]),
+        H::EndlessContinue => Then::Repeat(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(50)),
+        H::EndlessHttp2Pings => Then::Repeat(b"\0\0\x08\x06\0\0\0\0\0pingping".repeat(50)),
+        H::GzipBomb(_) => Then::Repeat(bomb().clone()),
+    }
+}
+
+fn by_the_second(bytes: &[u8]) -> Then {
+    let pieces = bytes.iter().map(|byte| vec![*byte]);
+    Then::Drip(Duration::from_secs(1), pieces.collect())
 }
 
 fn redirect(to: &str) -> String {

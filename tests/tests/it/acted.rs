@@ -157,16 +157,11 @@ async fn under_load_nothing_is_received_after_disabling_or_deleting_is_answered(
     under_load(3).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_stands_still_is_named_and_acts_on_nothing_old_when_it_goes_on() {
-    let rig = Rig::new("still", 1).await;
-    let [rotated, suspended, new] = [Receiver::ok().await, Receiver::ok().await, Receiver::ok().await];
-    let (rotated_id, _) = rig.create(&json!({ "url": rotated.url() })).await;
-    let (suspended_id, _) = rig.create(&json!({ "url": suspended.url() })).await;
-    rig.workers[0].signal("STOP").await;
-
+/// Revokes the endpoint's secret. The API waits for the worker that stands still, and then names it as
+/// behind. Returns the new secret and the worker's name.
+async fn revoke_while_worker_stands_still(rig: &Rig, id: &str) -> (String, String) {
     let asked = Instant::now();
-    let path = format!("/v1/endpoints/{rotated_id}/rotate-secret");
+    let path = format!("/v1/endpoints/{id}/rotate-secret");
     let answer = rig.send("POST", &path, &json!({ "revoke_now": true })).await;
     let took = asked.elapsed();
     let (_, secret) = rig.named(&answer);
@@ -183,11 +178,14 @@ async fn a_worker_that_stands_still_is_named_and_acts_on_nothing_old_when_it_goe
         asked.elapsed() > Duration::from_millis(3500)
     })
     .await;
+    (secret, name)
+}
+
+/// Disables the endpoint. The command does not wait for the worker of this name any more, but still names it.
+async fn disable_without_waiting(rig: &Rig, id: &str, name: &str) {
     let (asked, output) = (
         Instant::now(),
-        rig.installation
-            .cli(&["endpoint", "disable", &suspended_id, "--json"])
-            .await,
+        rig.installation.cli(&["endpoint", "disable", id, "--json"]).await,
     );
     assert!(
         asked.elapsed() < Duration::from_millis(1500),
@@ -201,6 +199,18 @@ async fn a_worker_that_stands_still_is_named_and_acts_on_nothing_old_when_it_goe
     );
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(printed["workers_behind"], json!([name]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stands_still_is_named_and_acts_on_nothing_old_when_it_goes_on() {
+    let rig = Rig::new("still", 1).await;
+    let [rotated, suspended, new] = [Receiver::ok().await, Receiver::ok().await, Receiver::ok().await];
+    let (rotated_id, _) = rig.create(&json!({ "url": rotated.url() })).await;
+    let (suspended_id, _) = rig.create(&json!({ "url": suspended.url() })).await;
+    rig.workers[0].signal("STOP").await;
+
+    let (secret, name) = revoke_while_worker_stands_still(&rig, &rotated_id).await;
+    disable_without_waiting(&rig, &suspended_id, &name).await;
     let created = rig
         .send("POST", "/v1/endpoints", &json!({ "url": new.url() }))
         .await;

@@ -96,6 +96,19 @@ async fn the_same_again_is_the_same_event() {
     installation.delete().await;
 }
 
+/// Publishes events about this lead until one is accepted.
+async fn publishes_again(api: &Api, key: &str, lead: &str) {
+    wait_for("it publishes again", SOON, || async {
+        let answered = publish(api, key, event("org_1", lead)).await;
+        if answered.status == 202 {
+            Ok(())
+        } else {
+            Err(format!("{answered:?}"))
+        }
+    })
+    .await;
+}
+
 /// A node that is shutting down may still confirm a publish. Every answer must be true at the moment when it
 /// is given.
 #[tokio::test(flavor = "multi_thread")]
@@ -128,15 +141,7 @@ async fn a_broker_that_blocks_or_is_away_is_told_at_once_and_nothing_is_lost() {
     let told = asked.elapsed();
     assert!(told < Duration::from_secs(2), "{told:?}");
     node.end_memory_alarm().await;
-    wait_for("it publishes again", SOON, || async {
-        let answered = publish(&api, &key, event("org_1", "after the alarm")).await;
-        if answered.status == 202 {
-            Ok(())
-        } else {
-            Err(format!("{answered:?}"))
-        }
-    })
-    .await;
+    publishes_again(&api, &key, "after the alarm").await;
 
     node.kill().await;
     let refused = publish(&api, &key, event("org_1", "away")).await;
@@ -148,15 +153,7 @@ async fn a_broker_that_blocks_or_is_away_is_told_at_once_and_nothing_is_lost() {
     let listed = api.get("/v1/endpoints", &key).await;
     assert_eq!(listed.status, 403, "the rest goes on: {listed:?}");
     node.start_again().await;
-    wait_for("it publishes again", SOON, || async {
-        let answered = publish(&api, &key, event("org_1", "after the kill")).await;
-        if answered.status == 202 {
-            Ok(())
-        } else {
-            Err(format!("{answered:?}"))
-        }
-    })
-    .await;
+    publishes_again(&api, &key, "after the kill").await;
     let worker = installation.worker().await;
     let confirmed = ["before", "after the alarm", "after the kill"];
     wait_until("all that was confirmed arrives", SOON, || {

@@ -120,6 +120,25 @@ async fn a_worker_that_starts_under_a_memory_alarm_says_so_before_it_has_anythin
     assert_eq!(books.delivered, 1);
 }
 
+/// Waits until this many events were received at least once.
+async fn wait_until_attempted(
+    installation: &Installation,
+    receiver: &Receiver,
+    events: usize,
+    limit: Duration,
+) {
+    wait_for("everything is attempted", limit, || async {
+        let attempted = receiver.distinct();
+        if attempted == events {
+            Ok(())
+        } else {
+            let ready = installation.amqp().ready("events").await;
+            Err(format!("{attempted} attempted, {ready} ready"))
+        }
+    })
+    .await;
+}
+
 /// The worker starts during the alarm, which is harder for it than an alarm that begins while it runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_a_memory_alarm_what_needs_no_retry_is_delivered_and_acked_and_the_rest_after_it() {
@@ -146,17 +165,8 @@ async fn under_a_memory_alarm_what_needs_no_retry_is_delivered_and_acked_and_the
 
     node.raise_memory_alarm(SOON).await;
     let (raised, worker) = (Instant::now(), installation.start("worker"));
-    wait_for("everything is attempted", alarm + SOON, || async {
-        let attempted = ledger.receiver("only").distinct();
-        if attempted == messages {
-            Ok(())
-        } else {
-            let ready = installation.amqp().ready("events").await;
-            Err(format!("{attempted} attempted, {ready} ready"))
-        }
-    })
-    .await;
     let receiver = ledger.receiver("only");
+    wait_until_attempted(&installation, receiver, messages, alarm + SOON).await;
     let owing = receiver.distinct() - receiver.accepted();
     worker.wait_for_unacked("", owing as u64, SOON).await;
     let drained = raised.elapsed();

@@ -65,13 +65,8 @@ fn assert_nothing_charged(endpoint: &Endpoint, receiver: &Receiver) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
-    // Longer than it takes to detect a dead connection (20 s). In the long form, it is also longer than the
-    // nodes take to detect each other's dead connections.
-    let stopped_for = scaled(Duration::from_secs(30), Duration::from_secs(90));
-    let cluster = Cluster::start().await;
-    let installation = Installation::with("cluster", &cluster.urls(), &DELAYS_MS, &[]).await;
+/// Registers three endpoints that fail in different ways.
+async fn ledger(installation: &Installation) -> Ledger {
     let mut ledger = Ledger::new();
     for (name, receiver) in [
         ("first", unsteady("first").await),
@@ -81,6 +76,41 @@ async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
         let endpoint = installation.endpoint("org_1", &receiver.url()).await;
         ledger.endpoint(name, endpoint, receiver);
     }
+    ledger
+}
+
+async fn wait_until_events_flow(ledger: &Ledger) {
+    let begun = ledger.receiver("first").distinct();
+    wait_until("events flow", SOON, || {
+        ledger.receiver("first").distinct() > begun + 100
+    })
+    .await;
+}
+
+async fn kill_node(cluster: &Cluster, victim: usize) {
+    cluster.node(victim).kill().await;
+    cluster.node(victim).start_again().await;
+}
+
+/// Stops a node for longer than it takes to detect a dead connection (20 s). In the long form, it is also
+/// longer than the nodes take to detect each other's dead connections.
+async fn stop_node(cluster: &Cluster, victim: usize) {
+    let stopped_for = scaled(Duration::from_secs(30), Duration::from_secs(90));
+    let from = Instant::now();
+    cluster.node(victim).pause().await;
+    wait_until("it is stopped long enough", LONG, || from.elapsed() > stopped_for).await;
+    cluster.node(victim).resume().await;
+    if is_long() && !cluster.heals() {
+        // As `docs/operations.md` advises.
+        kill_node(cluster, victim).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
+    let cluster = Cluster::start().await;
+    let installation = Installation::with("cluster", &cluster.urls(), &DELAYS_MS, &[]).await;
+    let mut ledger = ledger(&installation).await;
     let recorder = installation.recorder().await;
     let mut workers = [installation.worker().await, installation.worker().await];
     cluster.wait_until_whole(0).await;
@@ -88,27 +118,15 @@ async fn a_node_that_is_stopped_and_one_that_is_killed_lose_nothing() {
     let events = format!("{}.events", installation.prefix());
     let mut silences = Vec::new();
     for (round, what) in ["node stopped", "node killed"].into_iter().enumerate() {
-        let begun = ledger.receiver("first").distinct();
-        wait_until("events flow", SOON, || {
-            ledger.receiver("first").distinct() > begun + 100
-        })
-        .await;
+        wait_until_events_flow(&ledger).await;
         let victim = cluster.leader(&events).await;
         have_client(&cluster, victim, &installation, &mut workers[round]).await;
         let unacked = workers[0].unacked().await + workers[1].unacked().await;
         let from = Instant::now();
         if what == "node stopped" {
-            cluster.node(victim).pause().await;
-            wait_until("it is stopped long enough", LONG, || from.elapsed() > stopped_for).await;
-            cluster.node(victim).resume().await;
-            if is_long() && !cluster.heals() {
-                // As `docs/operations.md` advises.
-                cluster.node(victim).kill().await;
-                cluster.node(victim).start_again().await;
-            }
+            stop_node(&cluster, victim).await;
         } else {
-            cluster.node(victim).kill().await;
-            cluster.node(victim).start_again().await;
+            kill_node(&cluster, victim).await;
         }
         cluster.wait_until_whole(victim).await;
         for role in workers.iter().chain([&recorder]) {

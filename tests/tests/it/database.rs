@@ -6,7 +6,7 @@ use std::{
 };
 
 use e2e::{
-    Answer, Endpoint, Installation, Ledger, Load, Postgres, Receiver, SOON, due_headers, event, report,
+    Answer, Endpoint, Installation, Ledger, Load, Postgres, Receiver, Role, SOON, due_headers, event, report,
     scaled, shared_broker, wait_for, wait_until,
 };
 use lapin::{BasicProperties, Confirmation};
@@ -66,6 +66,18 @@ async fn is_disabled(installation: &Installation, endpoint: &Endpoint) {
     .await;
 }
 
+/// Starts a worker while the database is unavailable, and waits until its readiness says what it waits for.
+async fn start_waiting(installation: &Installation) -> Role {
+    let worker = installation.start("worker");
+    wait_for("readiness says what the worker waits for", SOON, || async {
+        let ready = worker.get("/readyz").await.map_err(|error| error.to_string())?;
+        let waits = ready.starts_with("HTTP/1.1 503") && ready.contains("database");
+        if waits { Ok(()) } else { Err(ready) }
+    })
+    .await;
+    worker
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_the_database_delays_and_charges_nothing() {
     let outage = scaled(Duration::from_secs(3), Duration::from_mins(1));
@@ -94,13 +106,7 @@ async fn an_outage_of_the_database_delays_and_charges_nothing() {
         }
         let (down, before) = (Instant::now(), ledger.receiver("healthy").accepted());
         waits_and_says_so(&installation).await;
-        let third = installation.start("worker");
-        wait_for("readiness says what the third worker waits for", SOON, || async {
-            let ready = third.get("/readyz").await.map_err(|error| error.to_string())?;
-            let waits = ready.starts_with("HTTP/1.1 503") && ready.contains("database");
-            if waits { Ok(()) } else { Err(ready) }
-        })
-        .await;
+        let third = start_waiting(&installation).await;
         is_gone(&installation, &gone).await;
         wait_until("the outage has lasted", outage + SOON, || {
             down.elapsed() >= outage

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answered, Api, Installation, Receiver, SOON, SmallDisk, wait_for, wait_until};
+use e2e::{Answered, Api, Installation, Receiver, Role, SOON, SmallDisk, wait_for, wait_until};
 use serde_json::json;
 
 /// How long the disk stays full. The recorder tries many times in this time.
@@ -33,6 +33,59 @@ async fn create(api: &Api, key: &str, url: &str) -> Answered {
     api.send("POST", "/v1/endpoints", key, &[], json).await
 }
 
+/// Waits until the recorder says that the disk is full, in its log and in its readiness.
+async fn recorder_says_so(installation: &Installation, recorder: &Role) {
+    wait_for("the recorder says that the disk is full", SOON, || async {
+        let log = lines(installation, "recorder");
+        let says_so = |line: &String| line.contains("cannot write the journal") && line.contains("full");
+        if log.iter().any(says_so) {
+            Ok(())
+        } else {
+            Err(log.join("\n"))
+        }
+    })
+    .await;
+    wait_for("the recorder is not ready", SOON, || async {
+        let ready = recorder.get("/readyz").await.unwrap();
+        let says_why = ready.starts_with("HTTP/1.1 503") && ready.contains("full");
+        if says_why { Ok(()) } else { Err(ready) }
+    })
+    .await;
+}
+
+/// Waits until the API refuses to create an endpoint because there is no room. What is stored can still be
+/// read.
+async fn api_says_so(api: &Api, key: &str, url: &str) {
+    wait_for("the API answers that there is no room", SOON, || async {
+        let refused = create(api, key, url).await;
+        let says_so = refused.body["detail"].to_string().contains("no room");
+        let is_honest =
+            refused.status == 201 || (refused.status == 503 && !refused.header("retry-after").is_empty());
+        assert!(is_honest, "{refused:?}");
+        if says_so {
+            Ok(())
+        } else {
+            Err(format!("{refused:?}"))
+        }
+    })
+    .await;
+    assert_eq!(
+        api.get("/v1/endpoints", key).await.status,
+        200,
+        "what is there can be read"
+    );
+}
+
+fn assert_few_lines(installation: &Installation, role: &str) {
+    let log = lines(installation, role);
+    assert!(
+        log.len() <= LINES_MAX,
+        "{role}, {} lines:\n{}",
+        log.len(),
+        log.join("\n")
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_delays_what_is_recorded_and_nothing_else() {
     let mut installation = Installation::new("full").await;
@@ -48,50 +101,12 @@ async fn a_full_disk_delays_what_is_recorded_and_nothing_else() {
     let events: Vec<_> = (0..EVENTS).map(large_event).collect();
     installation.amqp().publish(&events).await;
     wait_until("every event is delivered", SOON, || receiver.count() == EVENTS).await;
-    wait_for("the recorder says that the disk is full", SOON, || async {
-        let log = lines(&installation, "recorder");
-        let says_so = |line: &String| line.contains("cannot write the journal") && line.contains("full");
-        if log.iter().any(says_so) {
-            Ok(())
-        } else {
-            Err(log.join("\n"))
-        }
-    })
-    .await;
-    wait_for("the recorder is not ready", SOON, || async {
-        let ready = recorder.get("/readyz").await.unwrap();
-        let says_why = ready.starts_with("HTTP/1.1 503") && ready.contains("full");
-        if says_why { Ok(()) } else { Err(ready) }
-    })
-    .await;
+    recorder_says_so(&installation, &recorder).await;
     let began = Instant::now();
-    wait_for("the API answers that there is no room", SOON, || async {
-        let refused = create(&api, &key, &receiver.url()).await;
-        let says_so = refused.body["detail"].to_string().contains("no room");
-        let is_honest =
-            refused.status == 201 || (refused.status == 503 && !refused.header("retry-after").is_empty());
-        assert!(is_honest, "{refused:?}");
-        if says_so {
-            Ok(())
-        } else {
-            Err(format!("{refused:?}"))
-        }
-    })
-    .await;
-    assert_eq!(
-        api.get("/v1/endpoints", &key).await.status,
-        200,
-        "what is there can be read"
-    );
+    api_says_so(&api, &key, &receiver.url()).await;
     wait_until("it was full for a while", FULL + SOON, || began.elapsed() >= FULL).await;
     for role in ["worker", "recorder"] {
-        let log = lines(&installation, role);
-        assert!(
-            log.len() <= LINES_MAX,
-            "{role}, {} lines:\n{}",
-            log.len(),
-            log.join("\n")
-        );
+        assert_few_lines(&installation, role);
     }
 
     disk.make_room();

@@ -74,46 +74,27 @@ async fn assert_promtool_is_content(body: &str) {
     assert!(output.status.success() && said.is_empty(), "{said}\n{body}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_metric_is_documented_and_there_from_the_start() {
-    let installation = Installation::with_delays("metrics", &[300_000]).await;
-    let well = Receiver::ok().await;
-    installation.endpoint("org_1", &well.url()).await;
-    let failing = Receiver::new(|_, _| Answer::status(500)).await;
-    installation.endpoint("org_1", &failing.url()).await;
-    let [worker, recorder] = ["worker", "recorder"].map(|role| installation.start(role));
-    for role in [&worker, &recorder] {
-        role.wait_until_ready().await;
-    }
-    let api = e2e::Api::start(&installation).await;
-    let refused = api
-        .send("GET", "/v1/endpoints", "mgk_none", &[], String::new())
-        .await;
-    assert_eq!(refused.status, 401);
+/// Waits until the role serves exactly these metrics, and returns what it serves. The recorder needs a moment
+/// for its first look at the queues and the journal.
+async fn all_documented(role: &Role, name: &str, documented: &BTreeSet<String>) -> String {
+    wait_for(
+        "all that is documented is there, and nothing else",
+        SOON,
+        || async {
+            let body = metrics(role).await;
+            let found = ["HELP", "TYPE"].map(|how| described(&body, how));
+            match found.iter().find(|found| *found != documented) {
+                None => Ok(body),
+                Some(found) => Err(format!("{name}: {:?}", found.symmetric_difference(documented))),
+            }
+        },
+    )
+    .await
+}
 
-    let documented = documented();
-    for (name, role) in ROLES.iter().zip([&worker, &recorder, &api.role]) {
-        // The recorder's first look at the queues and the journal takes a moment.
-        let body = wait_for(
-            "all that is documented is there, and nothing else",
-            SOON,
-            || async {
-                let body = metrics(role).await;
-                let found = ["HELP", "TYPE"].map(|how| described(&body, how));
-                match found.iter().find(|found| **found != documented[name]) {
-                    None => Ok(body),
-                    Some(found) => Err(format!(
-                        "{name}: {:?}",
-                        found.symmetric_difference(&documented[name])
-                    )),
-                }
-            },
-        )
-        .await;
-        assert_promtool_is_content(&body).await;
-        assert!(body.contains("magnetite_build_info{version=\""), "{name}: {body}");
-    }
-    let body = metrics(&worker).await;
+/// Panics unless the worker serves series of metrics that have not counted anything yet.
+async fn assert_zero_from_the_start(worker: &Role) {
+    let body = metrics(worker).await;
     for series in [
         "magnetite_dead_total{reason=\"gone\"} 0",
         "magnetite_rejected_total{reason=\"panic\"} 0",
@@ -126,12 +107,10 @@ async fn every_metric_is_documented_and_there_from_the_start() {
             "{series} is not in {body}"
         );
     }
+}
 
-    installation.amqp().publish(&[event("org_1", "lead_1")]).await;
-    wait_until("both endpoints are asked", SOON, || {
-        well.count() + failing.count() == 2
-    })
-    .await;
+/// Waits until one delivery that succeeded and one that is delayed are counted.
+async fn wait_until_counted(worker: &Role, recorder: &Role) {
     wait_for("the delivery is counted", SOON, || async {
         match worker
             .metric("magnetite_publish_to_delivered_seconds_count", "")
@@ -155,6 +134,39 @@ async fn every_metric_is_documented_and_there_from_the_start() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_documented_and_there_from_the_start() {
+    let installation = Installation::with_delays("metrics", &[300_000]).await;
+    let well = Receiver::ok().await;
+    installation.endpoint("org_1", &well.url()).await;
+    let failing = Receiver::new(|_, _| Answer::status(500)).await;
+    installation.endpoint("org_1", &failing.url()).await;
+    let [worker, recorder] = ["worker", "recorder"].map(|role| installation.start(role));
+    for role in [&worker, &recorder] {
+        role.wait_until_ready().await;
+    }
+    let api = e2e::Api::start(&installation).await;
+    let refused = api
+        .send("GET", "/v1/endpoints", "mgk_none", &[], String::new())
+        .await;
+    assert_eq!(refused.status, 401);
+
+    let documented = documented();
+    for (name, role) in ROLES.iter().zip([&worker, &recorder, &api.role]) {
+        let body = all_documented(role, name, &documented[name]).await;
+        assert_promtool_is_content(&body).await;
+        assert!(body.contains("magnetite_build_info{version=\""), "{name}: {body}");
+    }
+    assert_zero_from_the_start(&worker).await;
+
+    installation.amqp().publish(&[event("org_1", "lead_1")]).await;
+    wait_until("both endpoints are asked", SOON, || {
+        well.count() + failing.count() == 2
+    })
+    .await;
+    wait_until_counted(&worker, &recorder).await;
     for role in [worker, recorder, api.role] {
         assert!(role.terminate().await);
     }

@@ -4,7 +4,7 @@ mod program;
 mod request;
 mod hostile;
 
-use e2e::{Endpoint, Installation, SOON, event, wait_for, wait_until};
+use e2e::{Endpoint, Installation, Role, SOON, event, wait_for, wait_until};
 use futures_util::future::join_all;
 use lapin::BasicProperties;
 use serde_json::Value;
@@ -80,11 +80,90 @@ impl Sent {
         })
         .await;
     }
+
+    async fn publish_and_wait(&self, installation: &Installation, receivers: &[Receiver]) {
+        self.publish(installation).await;
+        self.wait_until_processed(receivers).await;
+    }
 }
 
 async fn run_all(receivers: &mut [Receiver], secrets: &[String]) {
     let starting = receivers.iter_mut().zip(secrets);
     join_all(starting.map(|(receiver, secret)| receiver.run(secret))).await;
+}
+
+/// Publishes an event with an unusual body twice. The second time, the receivers already know it: they answer
+/// with 200, and do not process it again.
+async fn publish_twice(installation: &Installation, worker: &Role, receivers: &[Receiver]) {
+    let mut odd = Sent::new("evt_odd");
+    odd.body = "{ \"data\" : {\"n\":1.50, \"text\":\"é \u{1F9F2} \\u00e9\\u0000 </script>\"},\n\t\"x\":[ ], \"lead_id\":\"l\", \
+                \"project_id\":\"p\", \"organization_id\":\"org_1\", \"timestamp\":1703123456789, \"event\":\"magnet.viewed\" }"
+        .to_owned();
+    odd.publish_and_wait(installation, receivers).await;
+    odd.publish(installation).await;
+    let deliveries = 2.0 * receivers.len() as f64;
+    wait_for("both are answered with 200", SOON, || async {
+        let delivered = worker
+            .metric("magnetite_attempts_total", "outcome=\"delivered\"")
+            .await;
+        if delivered >= deliveries {
+            Ok(())
+        } else {
+            Err(delivered.to_string())
+        }
+    })
+    .await;
+    Sent::new("evt_next")
+        .publish_and_wait(installation, receivers)
+        .await;
+    for receiver in receivers {
+        assert_eq!(odd.count(receiver), 1, "{}", receiver.name());
+    }
+}
+
+/// Runs the receivers with a wrong secret until they have refused an event, and then with their own secrets.
+/// Returns the event, which all have processed.
+async fn refuse_for_a_while(
+    installation: &Installation,
+    receivers: &mut [Receiver],
+    endpoints: &[Endpoint],
+    secrets: &[String],
+) -> Sent {
+    let wrong = vec![OTHER_SECRET.to_owned(); receivers.len()];
+    run_all(receivers, &wrong).await;
+    let refused = Sent::new("evt_refused");
+    refused.publish(installation).await;
+    wait_for("everyone answers 401", SOON, || {
+        first_statuses(installation, "evt_refused", endpoints)
+    })
+    .await;
+    run_all(receivers, secrets).await;
+    refused.wait_until_processed(receivers).await;
+    refused
+}
+
+/// Gives every endpoint a new secret, which its receiver learns some time later. Returns the new secrets, and
+/// the events that were published after the receivers had been stopped.
+async fn rotate_all(
+    installation: &Installation,
+    receivers: &mut [Receiver],
+    endpoints: &[Endpoint],
+) -> (Vec<String>, [Sent; 2]) {
+    let rotating = endpoints.iter().map(|endpoint| rotate(installation, endpoint));
+    let new_secrets: Vec<String> = join_all(rotating).await;
+    Sent::new("evt_rotated")
+        .publish_and_wait(installation, receivers)
+        .await;
+    for receiver in &mut *receivers {
+        receiver.end().await;
+    }
+    let meanwhile = Sent::new("evt_meanwhile");
+    meanwhile.publish(installation).await;
+    run_all(receivers, &new_secrets).await;
+    meanwhile.wait_until_processed(receivers).await;
+    let last = Sent::new("evt_last");
+    last.publish_and_wait(installation, receivers).await;
+    (new_secrets, [meanwhile, last])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,61 +178,9 @@ async fn every_receiver_processes_each_event_once_and_loses_none_while_its_secre
     run_all(&mut receivers, &secrets).await;
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);
 
-    // Published twice. The second time, receivers already know the event.
-    let mut odd = Sent::new("evt_odd");
-    odd.body = "{ \"data\" : {\"n\":1.50, \"text\":\"é \u{1F9F2} \\u00e9\\u0000 </script>\"},\n\t\"x\":[ ], \"lead_id\":\"l\", \
-                \"project_id\":\"p\", \"organization_id\":\"org_1\", \"timestamp\":1703123456789, \"event\":\"magnet.viewed\" }"
-        .to_owned();
-    odd.publish(&installation).await;
-    odd.wait_until_processed(&receivers).await;
-    odd.publish(&installation).await;
-    let deliveries = 2.0 * receivers.len() as f64;
-    wait_for("both are answered with 200", SOON, || async {
-        let delivered = worker
-            .metric("magnetite_attempts_total", "outcome=\"delivered\"")
-            .await;
-        if delivered >= deliveries {
-            Ok(())
-        } else {
-            Err(delivered.to_string())
-        }
-    })
-    .await;
-    let next = Sent::new("evt_next");
-    next.publish(&installation).await;
-    next.wait_until_processed(&receivers).await;
-    for receiver in &receivers {
-        assert_eq!(odd.count(receiver), 1, "{}", receiver.name());
-    }
-
-    // For a while, no receiver has the right secret.
-    let wrong = vec![OTHER_SECRET.to_owned(); receivers.len()];
-    run_all(&mut receivers, &wrong).await;
-    let refused = Sent::new("evt_refused");
-    refused.publish(&installation).await;
-    wait_for("everyone answers 401", SOON, || {
-        first_statuses(&installation, "evt_refused", &endpoints)
-    })
-    .await;
-    run_all(&mut receivers, &secrets).await;
-    refused.wait_until_processed(&receivers).await;
-
-    // Every endpoint gets a new secret, which its receiver learns some time later.
-    let rotating = endpoints.iter().map(|endpoint| rotate(&installation, endpoint));
-    let new_secrets: Vec<String> = join_all(rotating).await;
-    let rotated = Sent::new("evt_rotated");
-    rotated.publish(&installation).await;
-    rotated.wait_until_processed(&receivers).await;
-    for receiver in &mut receivers {
-        receiver.end().await;
-    }
-    let meanwhile = Sent::new("evt_meanwhile");
-    meanwhile.publish(&installation).await;
-    run_all(&mut receivers, &new_secrets).await;
-    meanwhile.wait_until_processed(&receivers).await;
-    let last = Sent::new("evt_last");
-    last.publish(&installation).await;
-    last.wait_until_processed(&receivers).await;
+    publish_twice(&installation, &worker, &receivers).await;
+    let refused = refuse_for_a_while(&installation, &mut receivers, &endpoints, &secrets).await;
+    let (new_secrets, [meanwhile, last]) = rotate_all(&installation, &mut receivers, &endpoints).await;
     // Other events may be processed twice: they were processed just before their receivers were stopped, and
     // PHP's job records only afterwards what it has done.
     for sent in [&refused, &meanwhile, &last] {

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use e2e::{Answer, Installation, Receiver, SOON, event, has_passed, percentile, report, scaled, wait_until};
+use e2e::{
+    Answer, Endpoint, Found, Installation, Receiver, Request, SOON, event, has_passed, percentile, report,
+    scaled, wait_until,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_410_disables_the_endpoint_and_its_other_deliveries_are_dead_letters() {
@@ -129,12 +132,79 @@ async fn a_retry_uses_the_url_of_now_and_a_deleted_endpoint_gets_nothing_more() 
 mod alone {
     use super::*;
 
+    const DELIVERIES: usize = 200;
+
+    /// Publishes an event every 5 ms, and waits until all deliveries are dead.
+    async fn publish_until_all_are_dead(installation: &Installation) {
+        let mut pace = tokio::time::interval(Duration::from_millis(5));
+        for lead in 0..DELIVERIES {
+            pace.tick().await;
+            installation
+                .amqp()
+                .publish(&[event("org_1", &lead.to_string())])
+                .await;
+        }
+        let limit = scaled(Duration::from_mins(1), Duration::from_mins(4));
+        installation
+            .amqp()
+            .wait_for_ready("dead", DELIVERIES as u32, limit)
+            .await;
+    }
+
+    /// Returns the requests for each event. Panics if a signature is invalid.
+    fn requests_by_event(receiver: &Receiver, endpoint: &Endpoint) -> HashMap<String, Vec<Request>> {
+        let mut attempts: HashMap<String, Vec<_>> = HashMap::new();
+        for request in receiver.requests() {
+            request.verify(&endpoint.secret);
+            attempts.entry(request.event_id()).or_default().push(request);
+        }
+        attempts
+    }
+
+    /// Returns how late each retry of an event was, in milliseconds. Panics if one was early, or if an
+    /// attempt differs from the one before in anything but its number.
+    fn lateness_ms(attempts: &[Request], delays_ms: &[u64]) -> Vec<f64> {
+        let numbers: Vec<_> = attempts.iter().map(Request::attempt).collect();
+        assert_eq!(numbers, (1..=10).collect::<Vec<_>>());
+        let mut late_ms = Vec::new();
+        for (pair, delay_ms) in attempts.windows(2).zip(delays_ms) {
+            assert_eq!(pair[0].body, pair[1].body);
+            for same in [
+                "x-magnetite-timestamp",
+                "x-magnetite-delivery",
+                "x-magnetite-signature",
+                "webhook-id",
+            ] {
+                assert_eq!(pair[0].header(same), pair[1].header(same), "{same}");
+            }
+            let gap = pair[1].at - pair[0].at;
+            let gap_ms = gap.as_secs_f64() * 1000.0;
+            assert!(
+                has_passed(Duration::from_millis(*delay_ms), gap),
+                "an attempt came {gap_ms} ms after the one before, not {delay_ms}"
+            );
+            late_ms.push(gap_ms - *delay_ms as f64);
+        }
+        late_ms
+    }
+
+    /// Panics unless the dead letter has all details.
+    fn assert_detailed(letter: &Found, endpoint: &Endpoint) {
+        for (name, value) in [
+            ("magnetite-reason", "exhausted"),
+            ("magnetite-endpoint", endpoint.id.as_str()),
+            ("magnetite-attempts", "10"),
+            ("magnetite-last-status", "500"),
+        ] {
+            assert_eq!(letter.header(name), value, "{name}");
+        }
+    }
+
     /// No attempt is made before its delay has passed since the end of the previous attempt. Almost none is
     /// later than the broker alone is with a message of that delay at the same time. After the last attempt,
     /// there is a dead letter with all details.
     #[tokio::test(flavor = "multi_thread")]
     async fn timing_of_200_failing_deliveries() {
-        const DELIVERIES: usize = 200;
         let delays_ms: [u64; 9] = scaled(
             [100, 200, 400, 800, 1000, 1000, 1000, 1000, 1000],
             [1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000, 30000],
@@ -145,56 +215,18 @@ mod alone {
         let worker = installation.worker().await;
         let alone = Installation::with_delays("timing-alone", &delays_ms).await;
         let mut alone_ms = Vec::new();
-        let load = async {
-            let mut pace = tokio::time::interval(Duration::from_millis(5));
-            for lead in 0..DELIVERIES {
-                pace.tick().await;
-                installation
-                    .amqp()
-                    .publish(&[event("org_1", &lead.to_string())])
-                    .await;
-            }
-            let limit = scaled(Duration::from_mins(1), Duration::from_mins(4));
-            installation
-                .amqp()
-                .wait_for_ready("dead", DELIVERIES as u32, limit)
-                .await;
-        };
         tokio::select! {
-            () = load => {}
+            () = publish_until_all_are_dead(&installation) => {}
             () = alone.amqp().watch_lateness(delays_ms[0], &mut alone_ms) => {}
         }
         let alone_p99 = percentile(&mut alone_ms, 99.0);
 
-        let mut attempts: HashMap<String, Vec<_>> = HashMap::new();
-        for request in receiver.requests() {
-            request.verify(&endpoint.secret);
-            attempts.entry(request.event_id()).or_default().push(request);
-        }
+        let attempts = requests_by_event(&receiver, &endpoint);
         assert_eq!(attempts.len(), DELIVERIES);
-        let mut late_ms = Vec::new();
-        for attempts in attempts.values() {
-            let numbers: Vec<_> = attempts.iter().map(e2e::Request::attempt).collect();
-            assert_eq!(numbers, (1..=10).collect::<Vec<_>>());
-            for (pair, delay_ms) in attempts.windows(2).zip(delays_ms) {
-                assert_eq!(pair[0].body, pair[1].body);
-                for same in [
-                    "x-magnetite-timestamp",
-                    "x-magnetite-delivery",
-                    "x-magnetite-signature",
-                    "webhook-id",
-                ] {
-                    assert_eq!(pair[0].header(same), pair[1].header(same), "{same}");
-                }
-                let gap = pair[1].at - pair[0].at;
-                let gap_ms = gap.as_secs_f64() * 1000.0;
-                assert!(
-                    has_passed(Duration::from_millis(delay_ms), gap),
-                    "an attempt came {gap_ms} ms after the one before, not {delay_ms}"
-                );
-                late_ms.push(gap_ms - delay_ms as f64);
-            }
-        }
+        let late = attempts
+            .values()
+            .flat_map(|of_event| lateness_ms(of_event, &delays_ms));
+        let mut late_ms: Vec<_> = late.collect();
         let (p50, p99) = (percentile(&mut late_ms, 50.0), percentile(&mut late_ms, 99.0));
         let retries = late_ms.len();
         report(
@@ -211,14 +243,7 @@ mod alone {
         let dead = installation.amqp().drain("dead").await;
         assert_eq!(dead.len(), DELIVERIES);
         for letter in dead {
-            for (name, value) in [
-                ("magnetite-reason", "exhausted"),
-                ("magnetite-endpoint", endpoint.id.as_str()),
-                ("magnetite-attempts", "10"),
-                ("magnetite-last-status", "500"),
-            ] {
-                assert_eq!(letter.header(name), value, "{name}");
-            }
+            assert_detailed(&letter, &endpoint);
             assert!(attempts.contains_key(letter.properties.message_id().as_ref().unwrap().as_str()));
         }
         assert!(worker.terminate().await);

@@ -281,61 +281,23 @@ impl<'a> Scene<'a> {
             Act::DeliveryDeleted => self.delete_one("deliveries").await,
             Act::EventDeleted => self.delete_one("events").await,
             Act::DelayPurged => self.purge(&format!("delay.{DELAY_MS}")).await,
-            Act::JournalPurged => {
-                assert!(self.recorder.take().unwrap().terminate().await);
-                self.deliveries_go_on().await;
-                self.purge("journal").await;
-                self.recorder = Some(self.installation.recorder().await);
-            }
+            Act::JournalPurged => self.purge_journal().await,
             Act::RetriesUnbound => self.unbind("deliveries", "due", "due").await,
             Act::EventsUnbound => self.unbind("events", "events", "#").await,
             Act::MessagesExpire => self.set_policy("due", r#"{"message-ttl":1000}"#).await,
             Act::JournalDropsItsHead => {
-                self.set_policy("journal", r#"{"max-length":1,"overflow":"drop-head"}"#)
-                    .await;
+                let definition = r#"{"max-length":1,"overflow":"drop-head"}"#;
+                self.set_policy("journal", definition).await;
             }
-            Act::RecordsDropped => {
-                let full = r#"{"max-length-bytes":1,"overflow":"reject-publish"}"#;
-                assert!(self.recorder.take().unwrap().terminate().await);
-                self.set_policy("journal", full).await;
-                self.records_are_dropped().await;
-                self.worker.take().unwrap().kill().await;
-                self.clear_policy().await;
-                self.worker = Some(self.installation.worker().await);
-                self.recorder = Some(self.installation.recorder().await);
-            }
-            Act::DatabaseLocked => {
-                let mut lock = self.database().await;
-                sqlx::query("BEGIN IMMEDIATE").execute(&mut lock).await.unwrap();
-                self.lock = Some(lock);
-                self.deliveries_go_on().await;
-            }
-            Act::DatabaseFull => {
-                self.disk.as_ref().unwrap().fill();
-                wait_for("the recorder has no room", SOON, || async {
-                    let ready = self.recorder().get("/readyz").await.unwrap();
-                    if ready.starts_with("HTTP/1.1 503") && ready.contains("full") {
-                        Ok(())
-                    } else {
-                        Err(ready)
-                    }
-                })
-                .await;
-            }
+            Act::RecordsDropped => self.drop_records().await,
+            Act::DatabaseLocked => self.lock_database().await,
+            Act::DatabaseFull => self.fill_disk().await,
             Act::UnreadableMessage => {
                 let unreadable = RawMessage::unreadable(0, event("org_1", "odd"));
                 self.raw().await.publish(&unreadable).await.unwrap();
             }
             Act::NoEvent => self.installation.amqp().publish(&["not json"]).await,
-            Act::ClockAhead => {
-                let directory = self.installation.directory();
-                let clock = ShiftedClock::ahead_by(Duration::from_hours(40 * 24), &directory).await;
-                let command = clock.shift(self.installation.command(&["recorder"]));
-                assert!(self.recorder.take().unwrap().terminate().await);
-                let recorder = self.installation.launch(command, "recorder-ahead");
-                recorder.wait_until_ready().await;
-                self.recorder = Some(recorder);
-            }
+            Act::ClockAhead => self.record_with_clock_ahead().await,
             Act::OtherDatabase => {
                 let path = self.installation.directory().join("other.db");
                 let url = format!("sqlite://{}", path.display());
@@ -343,6 +305,58 @@ impl<'a> Scene<'a> {
                 self.installation.cli_ok(&["migrate"]).await;
             }
         }
+    }
+
+    /// Purges the journal's queue while no recorder runs.
+    async fn purge_journal(&mut self) {
+        assert!(self.recorder.take().unwrap().terminate().await);
+        self.deliveries_go_on().await;
+        self.purge("journal").await;
+        self.recorder = Some(self.installation.recorder().await);
+    }
+
+    /// Makes the worker drop records, because the journal's queue refuses them, and kills it.
+    async fn drop_records(&mut self) {
+        let full = r#"{"max-length-bytes":1,"overflow":"reject-publish"}"#;
+        assert!(self.recorder.take().unwrap().terminate().await);
+        self.set_policy("journal", full).await;
+        self.records_are_dropped().await;
+        self.worker.take().unwrap().kill().await;
+        self.clear_policy().await;
+        self.worker = Some(self.installation.worker().await);
+        self.recorder = Some(self.installation.recorder().await);
+    }
+
+    async fn lock_database(&mut self) {
+        let mut lock = self.database().await;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut lock).await.unwrap();
+        self.lock = Some(lock);
+        self.deliveries_go_on().await;
+    }
+
+    /// Fills the database's disk, and waits until the recorder notices.
+    async fn fill_disk(&self) {
+        self.disk.as_ref().unwrap().fill();
+        wait_for("the recorder has no room", SOON, || async {
+            let ready = self.recorder().get("/readyz").await.unwrap();
+            if ready.starts_with("HTTP/1.1 503") && ready.contains("full") {
+                Ok(())
+            } else {
+                Err(ready)
+            }
+        })
+        .await;
+    }
+
+    /// Replaces the recorder by one whose clock is 40 days ahead.
+    async fn record_with_clock_ahead(&mut self) {
+        let directory = self.installation.directory();
+        let clock = ShiftedClock::ahead_by(Duration::from_hours(40 * 24), &directory).await;
+        let command = clock.shift(self.installation.command(&["recorder"]));
+        assert!(self.recorder.take().unwrap().terminate().await);
+        let recorder = self.installation.launch(command, "recorder-ahead");
+        recorder.wait_until_ready().await;
+        self.recorder = Some(recorder);
     }
 
     /// Waits until the checks report what they have to, and returns the names that they reported. Panics if

@@ -83,6 +83,44 @@ impl Scene {
             }
         }
     }
+
+    /// Causes and ends the failures of [`PLAN`], and waits until all of the time has passed. Returns the
+    /// memory of the first worker in KiB, after three eighths of the time and at the end.
+    async fn carry_out_plan(&mut self) -> [u64; 2] {
+        let (began, lasts) = (Instant::now(), lasts());
+        let mut memory_kib_before = 0;
+        for (eighths, trouble) in PLAN {
+            wait_until("the next trouble", lasts, || {
+                began.elapsed() >= lasts / 8 * eighths
+            })
+            .await;
+            if eighths == 3 {
+                memory_kib_before = memory_kib(self.workers[0].pid(), "VmRSS");
+            }
+            self.cause(trouble).await;
+        }
+        wait_until("it has lasted", lasts, || began.elapsed() >= lasts).await;
+        [memory_kib_before, memory_kib(self.workers[0].pid(), "VmRSS")]
+    }
+
+    /// Waits until the journal has this many deliveries, all of which have ended, and this many unreadable
+    /// messages.
+    async fn wait_until_recorded(&self, deliveries: u64, odd: u64) {
+        let audit = wait_for("all is recorded", LONG, || async {
+            let audit = self.installation.audit().await;
+            let ended = ["delivered", "dead"].map(|state| audit.number(&format!("/deliveries/{state}")));
+            if ended.iter().sum::<u64>() == deliveries && audit.number("/rejected") == odd {
+                Ok(audit)
+            } else {
+                Err(format!(
+                    "{ended:?} of {deliveries}, {} of {odd}",
+                    audit.number("/rejected")
+                ))
+            }
+        })
+        .await;
+        audit.assert_settled();
+    }
 }
 
 /// Returns the duration of the test.
@@ -134,6 +172,40 @@ async fn healthy() -> Receiver {
         Answer::status(if fails { 500 } else { 200 })
     })
     .await
+}
+
+/// Creates an installation with this database and this name server.
+async fn installation(postgres: &Postgres, names: &Names) -> Installation {
+    let servers = names.address().to_string();
+    let settings = [
+        ("MAGNETITE_DATABASE__URL", postgres.url()),
+        ("MAGNETITE_EGRESS__NAME_SERVERS", &servers),
+        // Some names do not resolve when their endpoints are registered.
+        ("MAGNETITE_EGRESS__ALLOW_HTTP", "true"),
+    ];
+    Installation::with("soak", &shared_broker(), &[500, 1000, 2000], &settings).await
+}
+
+/// Registers the receiver twice: under a name that resolves, and under one whose name servers fail.
+async fn register(installation: &Installation, healthy: &Receiver) {
+    for (organization, name) in [
+        ("org_healthy", "good.example"),
+        ("org_nameless", "broken.example"),
+    ] {
+        let url = healthy.url().replace("127.0.0.1", name);
+        installation.endpoint(organization, &url).await;
+    }
+}
+
+/// Starts two workers and a recorder, whose logs go to the collector.
+async fn start_roles(installation: &Installation, collector: &Collector) -> ([Role; 2], Role) {
+    let start = |role| installation.start_logging_to(role, &collector.path(), "info,lapin=off");
+    let workers = [start("worker"), start("worker")];
+    let recorder = start("recorder");
+    for role in workers.iter().chain([&recorder]) {
+        role.wait_until_ready().await;
+    }
+    (workers, recorder)
 }
 
 /// Reports what was measured, and checks the limits.
@@ -188,42 +260,25 @@ mod alone {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn everything_that_goes_wrong_at_once_loses_nothing_and_delays_nothing_that_is_well() {
-        let lasts = lasts();
         let postgres = Postgres::start().await;
         let names = names().await;
-        let servers = names.address().to_string();
-        let settings = [
-            ("MAGNETITE_DATABASE__URL", postgres.url()),
-            ("MAGNETITE_EGRESS__NAME_SERVERS", &servers),
-            // Some names do not resolve when their endpoints are registered.
-            ("MAGNETITE_EGRESS__ALLOW_HTTP", "true"),
-        ];
-        let installation = Installation::with("soak", &shared_broker(), &[500, 1000, 2000], &settings).await;
+        let installation = installation(&postgres, &names).await;
         let crowd = Crowd::register(&installation, HANGING, 1).await;
         let healthy = healthy().await;
-        let url = healthy.url().replace("127.0.0.1", "good.example");
-        installation.endpoint("org_healthy", &url).await;
-        let url = healthy.url().replace("127.0.0.1", "broken.example");
-        installation.endpoint("org_nameless", &url).await;
+        register(&installation, &healthy).await;
 
         let collector = Collector::new();
-        let start = || installation.start_logging_to("worker", &collector.path(), "info,lapin=off");
-        let workers = [start(), start()];
-        let recorder = installation.start_logging_to("recorder", &collector.path(), "info,lapin=off");
-        for role in workers.iter().chain([&recorder]) {
-            role.wait_until_ready().await;
-        }
+        let (workers, recorder) = start_roles(&installation, &collector).await;
         let alone = Alone::start(&installation).await;
         let load = Load::start(&installation, "org_healthy", PER_SECOND);
         wait_until("events flow", SOON, || healthy.distinct() > 100).await;
         let pestering = tokio::spawn(pester(
             installation.broker_url().to_owned(),
             installation.prefix().to_owned(),
-            lasts,
+            lasts(),
         ));
         crowd.wave(&installation, "hang").await;
 
-        let began = Instant::now();
         let mut scene = Scene {
             installation,
             postgres,
@@ -231,19 +286,7 @@ mod alone {
             workers,
             stopped: None,
         };
-        let mut memory_kib_before = 0;
-        for (eighths, trouble) in PLAN {
-            wait_until("the next trouble", lasts, || {
-                began.elapsed() >= lasts / 8 * eighths
-            })
-            .await;
-            if eighths == 3 {
-                memory_kib_before = memory_kib(scene.workers[0].pid(), "VmRSS");
-            }
-            scene.cause(trouble).await;
-        }
-        wait_until("it has lasted", lasts, || began.elapsed() >= lasts).await;
-        let memory_kib_after = memory_kib(scene.workers[0].pid(), "VmRSS");
+        let memory_kib = scene.carry_out_plan().await;
         let odd = pestering.await.unwrap();
         let published = load.stop().await;
         crowd.receiver.release();
@@ -252,31 +295,10 @@ mod alone {
             healthy.accepted() == published.len()
         })
         .await;
-        let expected = (published.len() + odd + HANGING) as u64;
-        let audit = wait_for("all is recorded", LONG, || async {
-            let audit = scene.installation.audit().await;
-            let ended = ["delivered", "dead"].map(|state| audit.number(&format!("/deliveries/{state}")));
-            if ended.iter().sum::<u64>() == expected && audit.number("/rejected") == odd as u64 {
-                Ok(audit)
-            } else {
-                Err(format!(
-                    "{ended:?} of {expected}, {} of {odd}",
-                    audit.number("/rejected")
-                ))
-            }
-        })
-        .await;
-        audit.assert_settled();
+        let deliveries = published.len() + odd + HANGING;
+        scene.wait_until_recorded(deliveries as u64, odd as u64).await;
 
-        assert_measured(
-            &scene,
-            &healthy,
-            &published,
-            &alone,
-            odd,
-            [memory_kib_before, memory_kib_after],
-        )
-        .await;
+        assert_measured(&scene, &healthy, &published, &alone, odd, memory_kib).await;
         for role in scene.workers.into_iter().chain([recorder]) {
             assert!(role.terminate().await);
         }

@@ -87,6 +87,13 @@ async fn create(
     stream::iter(creating).buffered(COMMANDS_MAX).collect().await
 }
 
+/// Returns an event about `lead` for each of the organizations `org_0`, `org_1` and so on.
+fn events(organizations: usize, lead: &str) -> Vec<String> {
+    (0..organizations)
+        .map(|number| event(&format!("org_{number}"), lead))
+        .collect()
+}
+
 fn trace_file(installation: &Installation, number: usize) -> PathBuf {
     installation.directory().join(format!("create-{number}.strace"))
 }
@@ -168,9 +175,7 @@ async fn no_hostile_url_in_the_store_is_connected_to_at_sending() {
 
     installation.set("MAGNETITE_EGRESS__ALLOW", "");
     let (worker, trace) = installation.traced_worker().await;
-    let events: Vec<_> = (0..refused.len())
-        .map(|number| event(&format!("org_{number}"), "lead_1"))
-        .collect();
+    let events = events(refused.len(), "lead_1");
     installation.amqp().publish(&events).await;
     installation
         .amqp()
@@ -277,9 +282,7 @@ async fn a_name_that_was_public_at_creation_is_not_connected_to_once_it_leads_in
     }
     inside.store(true, Ordering::SeqCst);
     let (worker, trace) = installation.traced_worker().await;
-    let events: Vec<_> = (0..REBOUND.len())
-        .map(|number| event(&format!("org_{number}"), "lead_1"))
-        .collect();
+    let events = events(REBOUND.len(), "lead_1");
     installation.amqp().publish(&events).await;
     let amqp = installation.amqp();
     amqp.wait_for_ready("dead", REBOUND.len() as u32, SOON).await;
@@ -295,18 +298,18 @@ async fn a_name_that_was_public_at_creation_is_not_connected_to_once_it_leads_in
     installation.delete().await;
 }
 
-/// 127.9.9.9 represents the public address, because only this address is allowed. All other addresses of this
-/// machine are internal.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_what_is_inside() {
-    const OUTSIDE: &str = "127.9.9.9";
-    const MIXED: [&str; 3] = [
-        "alternates.example.com",
-        "mixes.example.com",
-        "families.example.com",
-    ];
-    Trace::need().await;
-    let names = Names::start(|name, before| {
+/// Represents the public address, because only this address is allowed. All other addresses of this machine
+/// are internal.
+const OUTSIDE: &str = "127.9.9.9";
+/// Names that lead outside and inside: in turn, at once, and in different address families.
+const MIXED: [&str; 3] = [
+    "alternates.example.com",
+    "mixes.example.com",
+    "families.example.com",
+];
+
+async fn mixing_names() -> Names {
+    Names::start(|name, before| {
         Reply::Addresses(ips(match (name, before / 2 % 2) {
             ("alternates.example.com", 0) => &[OUTSIDE],
             ("alternates.example.com", _) => &["127.0.0.1"],
@@ -315,26 +318,20 @@ async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_w
             _ => panic!("asked for {name}"),
         }))
     })
-    .await;
-    let installation = installation("ssrf-mixed", &format!("{OUTSIDE}/32"), &names).await;
-    let listening = Neighbours::listen(OUTSIDE, &["127.0.0.1", "::1"]).await;
-    let urls = MIXED.map(|name| format!("http://{name}:{}/hook", listening.address.port()));
-    for (output, trace) in create(&installation, urls.to_vec(), true).await {
-        assert!(output.status.success(), "{output:?}");
-        assert!(trace.unwrap().sockets().iter().all(|socket| !socket.is_tcp));
-    }
-    let (worker, trace) = installation.traced_worker().await;
-    let published = std::cell::Cell::new(0);
+    .await
+}
+
+/// Publishes an event for each of [`MIXED`] again and again, until each name was connected to often and the
+/// one that alternates was refused often. Returns the number of events.
+async fn publish_until_used_and_refused(installation: &Installation, served: &Receiver) -> usize {
+    let published = std::cell::Cell::new(0_usize);
     wait_for("the answer was used and refused in turn, twice", SOON, || async {
-        let lead = published.get().to_string();
-        let events: Vec<_> = (0..MIXED.len())
-            .map(|number| event(&format!("org_{number}"), &lead))
-            .collect();
+        let events = events(MIXED.len(), &published.get().to_string());
         installation.amqp().publish(&events).await;
         published.set(published.get() + 1);
-        let served = listening.served.requests();
+        let requests = served.requests();
         let from = |name: &str| {
-            served
+            requests
                 .iter()
                 .filter(|request| request.header("host").starts_with(name))
                 .count()
@@ -348,12 +345,13 @@ async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_w
         }
     })
     .await;
-    let total = MIXED.len() * published.get();
+    MIXED.len() * published.get()
+}
+
+/// Waits until this many events are delivered or dead.
+async fn wait_until_ended(installation: &Installation, served: &Receiver, total: usize) {
     wait_for("each is delivered or dead", SOON, || async {
-        let (served, dead) = (
-            listening.served.distinct(),
-            installation.amqp().ready("dead").await,
-        );
+        let (served, dead) = (served.distinct(), installation.amqp().ready("dead").await);
         if served + dead as usize >= total {
             Ok(())
         } else {
@@ -361,6 +359,22 @@ async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_w
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resolver_that_changes_or_mixes_its_answers_gets_nobody_connected_to_what_is_inside() {
+    Trace::need().await;
+    let names = mixing_names().await;
+    let installation = installation("ssrf-mixed", &format!("{OUTSIDE}/32"), &names).await;
+    let listening = Neighbours::listen(OUTSIDE, &["127.0.0.1", "::1"]).await;
+    let urls = MIXED.map(|name| format!("http://{name}:{}/hook", listening.address.port()));
+    for (output, trace) in create(&installation, urls.to_vec(), true).await {
+        assert!(output.status.success(), "{output:?}");
+        assert!(trace.unwrap().sockets().iter().all(|socket| !socket.is_tcp));
+    }
+    let (worker, trace) = installation.traced_worker().await;
+    let total = publish_until_used_and_refused(&installation, &listening.served).await;
+    wait_until_ended(&installation, &listening.served, total).await;
     assert!(worker.terminate().await);
     let letters = installation.amqp().drain("dead").await;
     for letter in &letters {

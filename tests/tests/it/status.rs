@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answer, Api, Installation, Node, Receiver, SOON, event, event_of, wait_for, wait_until};
+use e2e::{Answer, Api, Endpoint, Installation, Node, Receiver, SOON, event, event_of, wait_for, wait_until};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -56,6 +56,38 @@ async fn wait_until_fine(installation: &Installation) {
     .await;
 }
 
+/// Panics unless the screen says what is well, names the endpoint that fails, and fits on a terminal.
+async fn assert_screen(installation: &Installation, failing: &Endpoint) {
+    let screen = installation.cli_ok(&["status"]).await;
+    for words in [
+        "nothing needs a person",
+        "ROLES      recorder 1, worker 1",
+        "delay.30000",
+        &failing.id,
+    ] {
+        assert!(screen.contains(words), "{words}:\n{screen}");
+    }
+    for line in screen.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
+/// Deletes the only rejected message from the database.
+async fn delete_rejected(installation: &Installation) {
+    let rejected = installation.json(&["rejected", "list"]).await;
+    let id = rejected[0]["id"].as_str().unwrap().to_owned();
+    let database = installation.directory().join("magnetite.db");
+    let url = format!("sqlite://{}", database.display());
+    let mut other = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url)
+        .await
+        .unwrap();
+    let deleted = sqlx::query("DELETE FROM rejected WHERE id = $1")
+        .bind(&id)
+        .execute(&mut other)
+        .await;
+    assert_eq!(deleted.unwrap().rows_affected(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_system_that_is_well_exits_0_and_every_trouble_1() {
     let node = Node::start().await;
@@ -79,18 +111,7 @@ async fn a_system_that_is_well_exits_0_and_every_trouble_1() {
         .await;
     wait_until_fine(&installation).await;
 
-    let screen = installation.cli_ok(&["status"]).await;
-    for words in [
-        "nothing needs a person",
-        "ROLES      recorder 1, worker 1",
-        "delay.30000",
-        &failing.id,
-    ] {
-        assert!(screen.contains(words), "{words}:\n{screen}");
-    }
-    for line in screen.lines() {
-        assert!(line.chars().count() <= 80, "{line}");
-    }
+    assert_screen(&installation, &failing).await;
     let (_, seen) = status(&installation).await;
     assert_eq!(seen["database"]["pending"], 2, "{seen}");
     assert_eq!(seen["database"]["failing"][0]["failing"]["pending"], 2, "{seen}");
@@ -98,18 +119,7 @@ async fn a_system_that_is_well_exits_0_and_every_trouble_1() {
 
     installation.amqp().publish(&["{"]).await;
     wait_for_troubles(&installation, &["rejected"]).await;
-    let rejected = installation.json(&["rejected", "list"]).await;
-    let id = rejected[0]["id"].as_str().unwrap().to_owned();
-    let database = installation.directory().join("magnetite.db");
-    let url = format!("sqlite://{}", database.display());
-    let mut other = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url)
-        .await
-        .unwrap();
-    let deleted = sqlx::query("DELETE FROM rejected WHERE id = $1")
-        .bind(&id)
-        .execute(&mut other)
-        .await;
-    assert_eq!(deleted.unwrap().rows_affected(), 1);
+    delete_rejected(&installation).await;
     wait_until_fine(&installation).await;
 
     node.raise_memory_alarm(SOON).await;

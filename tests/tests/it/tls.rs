@@ -77,10 +77,15 @@ fn assert_says(printed: &str, words: &str) {
     );
 }
 
-#[tokio::test]
-async fn the_broker_is_reached_with_a_private_authority_and_a_client_certificate() {
-    let (node, issuer) = (Node::start().await, Issuer::new(NAME));
-    let tls_port = node.listen_with_tls(&issuer.server, &issuer.authority).await;
+const URL: &str = "MAGNETITE_BROKER__URL";
+const MANAGEMENT_URL: &str = "MAGNETITE_BROKER__MANAGEMENT_URL";
+const ROOT_CERTIFICATES: &str = "MAGNETITE_BROKER__TLS__ROOT_CERTIFICATES";
+const CERTIFICATE: &str = "MAGNETITE_BROKER__TLS__CERTIFICATE";
+const KEY: &str = "MAGNETITE_BROKER__TLS__KEY";
+const SERVER_NAME: &str = "MAGNETITE_BROKER__TLS__SERVER_NAME";
+
+/// Adds the user that is in the client certificate. It cannot log in with a password.
+async fn add_user_without_password(node: &Node) {
     for arguments in [
         &["add_user", "pipeline", "of no use"][..],
         &["clear_password", "pipeline"],
@@ -88,23 +93,83 @@ async fn the_broker_is_reached_with_a_private_authority_and_a_client_certificate
     ] {
         node.ctl(arguments).await;
     }
+}
+
+/// Checks that doctor names each mistake in the settings `broker.tls`.
+async fn assert_wrong_certificates_are_named(
+    installation: &Installation,
+    issuer: &Issuer,
+    node: &Node,
+    management_port: u16,
+) {
+    let [other, roots] = ["other.pem", "roots.pem"].map(|name| issuer.file(name));
+    let by_https_alone = [(URL, node.url()), (ROOT_CERTIFICATES, other.as_str())];
+    let printed = doctor(installation, &by_https_alone, &[SERVER_NAME]).await;
+    assert_says(
+        &printed,
+        &format!("not checked: no answer from 127.0.0.1:{management_port}"),
+    );
+    assert_says(&printed, "of a private authority broker.tls.root_certificates");
+    let printed = doctor(installation, &[(ROOT_CERTIFICATES, other.as_str())], &[]).await;
+    assert_says(
+        &printed,
+        "the broker's certificate is not issued by a trusted authority: name that in broker.tls.root_certificates",
+    );
+    let printed = doctor(installation, &[], &[SERVER_NAME]).await;
+    assert_says(
+        &printed,
+        "the broker's certificate is not for 127.0.0.1: correct the host in broker.url, or set broker.tls.server_name",
+    );
+    let printed = doctor(installation, &[], &[CERTIFICATE, KEY]).await;
+    assert_says(
+        &printed,
+        "if the broker requires a client certificate, set broker.tls.certificate and broker.tls.key",
+    );
+    let printed = doctor(installation, &[(KEY, roots.as_str())], &[]).await;
+    assert_says(
+        &printed,
+        "broker.tls.key (in MAGNETITE_BROKER__TLS__KEY): expected PEM with the private key of the certificate",
+    );
+}
+
+/// Checks that doctor says when TLS is used with a port without it, or the reverse.
+async fn assert_wrong_ports_are_named(installation: &Installation, tls_port: u16) {
+    let plain_port = installation.broker_port();
+    let plain = format!("amqps://127.0.0.1:{plain_port}/%2f");
+    let printed = doctor(installation, &[(URL, plain.as_str())], &[]).await;
+    assert_says(
+        &printed,
+        "this port does not speak TLS: name the port of RabbitMQ's TLS listener",
+    );
+    let url = format!("amqp://guest:guest@127.0.0.1:{tls_port}/%2f");
+    let without_tls = [(URL, url.as_str())];
+    let tls_settings = [ROOT_CERTIFICATES, CERTIFICATE, KEY, SERVER_NAME];
+    let printed = doctor(installation, &without_tls, &tls_settings).await;
+    assert_says(&printed, "this port expects TLS: use amqps:// in broker.url");
+    let printed = doctor(installation, &without_tls, &[]).await;
+    assert_says(&printed, "expected nothing, since broker.url has no amqps://");
+}
+
+#[tokio::test]
+async fn the_broker_is_reached_with_a_private_authority_and_a_client_certificate() {
+    let (node, issuer) = (Node::start().await, Issuer::new(NAME));
+    let tls_port = node.listen_with_tls(&issuer.server, &issuer.authority).await;
+    add_user_without_password(&node).await;
     let mut installation = Installation::with("tls", node.url(), &[200], &[]).await;
     // `broker.tls.server_name` does not apply to the management API.
     let by_address = issuer.authority.issued_for("127.0.0.1");
     let management_port = node.manage_with_tls(&by_address, &issuer.authority).await;
     let url = format!("amqps://127.0.0.1:{tls_port}/%2f?auth_mechanism=external");
     let management_url = format!("https://guest:guest@127.0.0.1:{management_port}");
-    let [roots, certificate, key] = ["roots.pem", "client.pem", "client.key"].map(|name| issuer.file(name));
-    let settings = [
-        ("MAGNETITE_BROKER__URL", url.as_str()),
-        ("MAGNETITE_BROKER__MANAGEMENT_URL", &management_url),
-        ("MAGNETITE_BROKER__TLS__ROOT_CERTIFICATES", &roots),
-        ("MAGNETITE_BROKER__TLS__CERTIFICATE", &certificate),
-        ("MAGNETITE_BROKER__TLS__KEY", &key),
-        ("MAGNETITE_BROKER__TLS__SERVER_NAME", NAME),
-    ];
-    for (name, value) in settings {
-        installation.set(name, value);
+    for (name, value) in [
+        (URL, url),
+        (MANAGEMENT_URL, management_url),
+        (ROOT_CERTIFICATES, issuer.file("roots.pem")),
+        (CERTIFICATE, issuer.file("client.pem")),
+        (KEY, issuer.file("client.key")),
+        (SERVER_NAME, NAME.to_owned()),
+    ] {
+        installation.set(name, &value);
     }
     let up = delivered_by_up(&installation).await;
     let connections = node
@@ -115,55 +180,8 @@ async fn the_broker_is_reached_with_a_private_authority_and_a_client_certificate
     assert_says(&printed, "ok policies none does harm");
     up.terminate().await;
 
-    let other = issuer.file("other.pem");
-    let by_https_alone = [(settings[0].0, node.url()), (settings[2].0, &other)];
-    let printed = doctor(&installation, &by_https_alone, &[settings[5].0]).await;
-    assert_says(
-        &printed,
-        &format!("not checked: no answer from 127.0.0.1:{management_port}"),
-    );
-    assert_says(&printed, "of a private authority broker.tls.root_certificates");
-    let printed = doctor(&installation, &[(settings[2].0, &other)], &[]).await;
-    assert_says(
-        &printed,
-        "the broker's certificate is not issued by a trusted authority: name that in broker.tls.root_certificates",
-    );
-    let printed = doctor(&installation, &[], &[settings[5].0]).await;
-    assert_says(
-        &printed,
-        "the broker's certificate is not for 127.0.0.1: correct the host in broker.url, or set broker.tls.server_name",
-    );
-    let printed = doctor(&installation, &[], &[settings[3].0, settings[4].0]).await;
-    assert_says(
-        &printed,
-        "if the broker requires a client certificate, set broker.tls.certificate and broker.tls.key",
-    );
-    let printed = doctor(&installation, &[(settings[4].0, &roots)], &[]).await;
-    assert_says(
-        &printed,
-        "broker.tls.key (in MAGNETITE_BROKER__TLS__KEY): expected PEM with the private key of the certificate",
-    );
-
-    let plain_port = installation.broker_port();
-    let plain = format!("amqps://127.0.0.1:{plain_port}/%2f");
-    let printed = doctor(&installation, &[(settings[0].0, &plain)], &[]).await;
-    assert_says(
-        &printed,
-        "this port does not speak TLS: name the port of RabbitMQ's TLS listener",
-    );
-    let tls = [(
-        settings[0].0,
-        &*format!("amqp://guest:guest@127.0.0.1:{tls_port}/%2f"),
-    )];
-    let printed = doctor(
-        &installation,
-        &tls,
-        &[settings[2].0, settings[3].0, settings[4].0, settings[5].0],
-    )
-    .await;
-    assert_says(&printed, "this port expects TLS: use amqps:// in broker.url");
-    let printed = doctor(&installation, &tls, &[]).await;
-    assert_says(&printed, "expected nothing, since broker.url has no amqps://");
+    assert_wrong_certificates_are_named(&installation, &issuer, &node, management_port).await;
+    assert_wrong_ports_are_named(&installation, tls_port).await;
     installation.delete().await;
 }
 

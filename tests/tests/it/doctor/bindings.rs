@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Answer, Installation, Load, Node, Receiver, SOON, event, wait_for, wait_until};
+use e2e::{Answer, Installation, Load, Node, Receiver, Role, SOON, event, wait_for, wait_until};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind,
     options::{BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions},
@@ -25,14 +25,12 @@ fn failing_once() -> impl Fn(&e2e::Request, usize) -> Answer + Send + Sync {
     |request, _| Answer::status(if request.attempt() == 1 { 500 } else { 200 })
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unbound_queue_is_named_and_bound_again_within_about_a_minute() {
-    let node = Node::start().await;
-    let installation = Installation::with("unbound", node.url(), &DELAYS_MS, &[]).await;
-    let receiver = Receiver::new(failing_once()).await;
-    installation.endpoint("org_1", &receiver.url()).await;
-    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
-    let missing = async |exchange: &str| worker.metric("magnetite_bindings_missing_total", exchange).await;
+async fn missing(worker: &Role, exchange: &str) -> f64 {
+    worker.metric("magnetite_bindings_missing_total", exchange).await
+}
+
+/// Panics unless the worker counts missing bindings of every exchange, and has counted none.
+async fn assert_none_missing(worker: &Role) {
     let metrics = worker.get("/metrics").await.unwrap();
     for exchange in ["events", "deliveries", "changes"] {
         assert!(
@@ -42,33 +40,31 @@ async fn an_unbound_queue_is_named_and_bound_again_within_about_a_minute() {
             "{metrics}"
         );
     }
+}
 
-    let load = Load::start(&installation, "org_1", 20);
-    wait_until("retries succeed", SOON, || receiver.accepted() > 20).await;
+/// Unbinds the queue of due deliveries, and checks that both commands and the worker notice.
+async fn unbind_due(installation: &Installation, worker: &Role) {
     installation.amqp().unbind("deliveries", "due", "due").await;
-    let said = doctor(&installation).await;
+    let said = doctor(installation).await;
     said.lines(&["fail", "bindings", ".deliveries --due-->", ".due"]);
     said.lines(&["fix: run `magnetite topology declare`"]);
     assert!(!said.is_ok, "{}", said.text);
-    let said = check(&installation).await;
+    let said = check(installation).await;
     said.lines(&["missing", ".due", ".deliveries --due-->"]);
     assert!(!said.is_ok, "{}", said.text);
     wait_for("the worker has seen it", MENDED, async || {
-        match missing("deliveries").await {
+        match missing(worker, "deliveries").await {
             0.0 => Err("no".to_owned()),
             _ => Ok(()),
         }
     })
     .await;
-    let published = load.stop().await.len();
-    wait_until("every retry was made", MENDED, || {
-        receiver.accepted() == published
-    })
-    .await;
-    doctor(&installation).await.lines(&["ok", "bindings"]);
+}
 
+/// Unbinds the queue of events, and waits until it accepts an event again.
+async fn unbind_events(installation: &Installation) {
     installation.amqp().unbind("events", "events", "#").await;
-    doctor(&installation)
+    doctor(installation)
         .await
         .lines(&["fail", "bindings", ".events --#-->"]);
     let body = event("org_1", "lead_after");
@@ -83,20 +79,42 @@ async fn an_unbound_queue_is_named_and_bound_again_within_about_a_minute() {
         }
     })
     .await;
-    wait_until("it is delivered", SOON, || receiver.accepted() == published + 1).await;
-    assert!(missing("changes").await < 1.0);
+}
 
-    // The messages that the checks published are gone.
+/// Panics unless the messages that the checks published are gone, and the journal has this many events.
+async fn assert_only_events_recorded(installation: &Installation, worker: &Role, events: usize) {
     installation.wait_until_drained(SOON).await;
     assert_eq!(installation.amqp().ready("rejected").await, 0);
     assert_eq!(installation.json(&["rejected", "list"]).await.len(), 0);
     assert!(worker.metric("magnetite_rejected_total", "").await < 1.0);
     let audit = installation.cli(&["audit", "--since", "1h"]).await;
     let audit = String::from_utf8_lossy(&audit.stdout).into_owned();
-    assert!(
-        audit.contains(&format!("events   {}\n", published + 1)),
-        "{audit}"
-    );
+    assert!(audit.contains(&format!("events   {events}\n")), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unbound_queue_is_named_and_bound_again_within_about_a_minute() {
+    let node = Node::start().await;
+    let installation = Installation::with("unbound", node.url(), &DELAYS_MS, &[]).await;
+    let receiver = Receiver::new(failing_once()).await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    assert_none_missing(&worker).await;
+
+    let load = Load::start(&installation, "org_1", 20);
+    wait_until("retries succeed", SOON, || receiver.accepted() > 20).await;
+    unbind_due(&installation, &worker).await;
+    let published = load.stop().await.len();
+    wait_until("every retry was made", MENDED, || {
+        receiver.accepted() == published
+    })
+    .await;
+    doctor(&installation).await.lines(&["ok", "bindings"]);
+
+    unbind_events(&installation).await;
+    wait_until("it is delivered", SOON, || receiver.accepted() == published + 1).await;
+    assert!(missing(&worker, "changes").await < 1.0);
+    assert_only_events_recorded(&installation, &worker, published + 1).await;
     assert!(worker.terminate().await);
     assert!(recorder.terminate().await);
     installation.delete().await;
@@ -230,7 +248,7 @@ async fn a_worker_that_is_not_told_of_changes_any_more_makes_a_new_queue() {
         other => Err(format!("{other:?}")),
     })
     .await;
-    let missing = worker.metric("magnetite_bindings_missing_total", "changes").await;
+    let missing = missing(&worker, "changes").await;
     assert!((missing - 1.0).abs() < 0.5, "{missing}");
     assert!(worker.terminate().await);
     installation.delete().await;

@@ -64,6 +64,70 @@ async fn restarts(worker: &Role) -> f64 {
     worker.metric("magnetite_consumer_restarts_total", "due").await
 }
 
+/// Panics unless one of the roles has a counter of each trouble for every queue.
+async fn assert_counters_exist(worker: &Role, recorder: &Role) {
+    let metrics = recorder.get("/metrics").await.unwrap() + &worker.get("/metrics").await.unwrap();
+    for queue in ["events", "due", "held", "journal", "dead", "rejected"] {
+        for name in [
+            "consumer_restarts",
+            "messages_returned_often",
+            "messages_unreadable",
+        ] {
+            let name = format!("magnetite_{name}_total{{queue=\"{queue}\"}}");
+            assert!(metrics.contains(&name), "{name}: {metrics}");
+        }
+    }
+}
+
+/// Publishes a message that is too large for a worker to read.
+async fn publish_too_large(broker: &Channel, exchange: &str) {
+    let large = vec![b' '; 3 * 1024 * 1024];
+    broker
+        .basic_publish(
+            exchange.into(),
+            "lead.created".into(),
+            BasicPublishOptions::default(),
+            &large,
+            BasicProperties::default(),
+        )
+        .await
+        .unwrap();
+}
+
+/// Deletes the queue of due deliveries [`RESTARTS`] times. Each time, the worker loses its consumer and has
+/// to get a new one.
+async fn delete_due_often(broker: &Channel, installation: &Installation, worker: &Role) {
+    let due = format!("{}.due", installation.prefix());
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    for restart in 1..=RESTARTS {
+        broker
+            .queue_delete(due.as_str().into(), QueueDeleteOptions::default())
+            .await
+            .unwrap();
+        wait_for("it was noticed", SOON, async || {
+            match restarts(worker).await as usize {
+                count if count >= restart => Ok(()),
+                count => Err(count.to_string()),
+            }
+        })
+        .await;
+        wait_for("it is consumed again", SOON, async || {
+            let asking = channel(installation.broker_url()).await;
+            let found = asking
+                .queue_declare(due.as_str().into(), passive, FieldTable::default())
+                .await;
+            match found.map(|queue| queue.consumer_count()) {
+                Ok(1) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_unreadable_messages_and_lost_consumers_are_named() {
     let node = Node::start().await;
@@ -77,17 +141,7 @@ async fn poison_unreadable_messages_and_lost_consumers_are_named() {
     broker.close(200, "OK".into()).await.unwrap();
 
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);
-    let metrics = recorder.get("/metrics").await.unwrap() + &worker.get("/metrics").await.unwrap();
-    for queue in ["events", "due", "held", "journal", "dead", "rejected"] {
-        for name in [
-            "consumer_restarts",
-            "messages_returned_often",
-            "messages_unreadable",
-        ] {
-            let name = format!("magnetite_{name}_total{{queue=\"{queue}\"}}");
-            assert!(metrics.contains(&name), "{name}: {metrics}");
-        }
-    }
+    assert_counters_exist(&worker, &recorder).await;
     wait_until("the message is delivered all the same", SOON, || {
         receiver.accepted() == 1
     })
@@ -107,49 +161,10 @@ async fn poison_unreadable_messages_and_lost_consumers_are_named() {
     assert!(said.is_ok, "{}", said.text);
 
     let broker = channel(node.url()).await;
-    let large = vec![b' '; 3 * 1024 * 1024];
-    let exchange = events.as_str().into();
-    broker
-        .basic_publish(
-            exchange,
-            "lead.created".into(),
-            BasicPublishOptions::default(),
-            &large,
-            BasicProperties::default(),
-        )
-        .await
-        .unwrap();
+    publish_too_large(&broker, &events).await;
     wait_for_line(&installation, &["warn", "unreadable", "worker on ", "events"]).await;
 
-    let due = format!("{}.due", installation.prefix());
-    for restart in 1..=RESTARTS {
-        broker
-            .queue_delete(due.as_str().into(), QueueDeleteOptions::default())
-            .await
-            .unwrap();
-        wait_for("it was noticed", SOON, async || {
-            match restarts(&worker).await as usize {
-                count if count >= restart => Ok(()),
-                count => Err(count.to_string()),
-            }
-        })
-        .await;
-        let passive = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        wait_for("it is consumed again", SOON, async || {
-            let asking = channel(node.url()).await;
-            let found = asking
-                .queue_declare(due.as_str().into(), passive, FieldTable::default())
-                .await;
-            match found.map(|queue| queue.consumer_count()) {
-                Ok(1) => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
-    }
+    delete_due_often(&broker, &installation, &worker).await;
     wait_for_line(
         &installation,
         &[

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use e2e::{Answer, Installation, Receiver, SOON, due_headers, event, wait_until};
+use e2e::{Answer, Installation, Receiver, Request, SOON, due_headers, event, wait_until};
 use lapin::{BasicProperties, Confirmation};
 use serde_json::Value;
 use sqlx::{Connection as _, SqliteConnection};
@@ -21,6 +21,46 @@ fn assert_refused(output: &Output, words: &[&str]) {
     for word in words {
         assert!(stderr.contains(word), "{word}: {stderr}");
     }
+}
+
+/// Panics unless these are two attempts of each of two runs, with the same event.
+fn assert_two_runs(requests: &[Request], runs: [&str; 2], secret: &str) {
+    let seen: Vec<_> = requests
+        .iter()
+        .map(|request| (request.header("x-magnetite-delivery"), request.attempt()))
+        .collect();
+    let [first, second] = runs;
+    assert_eq!(seen, [(first, 1), (first, 2), (second, 1), (second, 2)]);
+    let original = &requests[0];
+    for request in requests {
+        assert_eq!(request.event_id(), original.event_id());
+        assert!(request.body == original.body);
+        request.verify(secret);
+    }
+}
+
+/// Panics unless the journal has both runs of the event's only delivery, and the second one succeeded.
+async fn assert_recorded(installation: &Installation, event_id: &str, runs: [&str; 2]) {
+    let shown = &installation.json(&["delivery", "show", runs[1]]).await[0];
+    assert_eq!(
+        (
+            &shown["run"],
+            &shown["trigger"],
+            &shown["state"],
+            &shown["attempt_count"]
+        ),
+        (&1.into(), &"resend".into(), &"delivered".into(), &2.into()),
+        "{shown}"
+    );
+    let story = &installation.json(&["event", "show", event_id]).await[0];
+    let told: Vec<_> = story["endpoints"][0]["deliveries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(id)
+        .collect();
+    assert_eq!(told, runs, "{story}");
+    installation.audit().await.assert_settled();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,39 +102,8 @@ async fn a_dead_delivery_is_sent_again_in_one_run_with_a_fresh_set_of_attempts()
     worker.wait_for_unacked("", 0, SOON).await;
 
     let requests = receiver.requests();
-    let [original, ..] = &requests[..] else {
-        unreachable!("there are four");
-    };
-    let seen: Vec<_> = requests
-        .iter()
-        .map(|request| (request.header("x-magnetite-delivery"), request.attempt()))
-        .collect();
-    assert_eq!(seen, [(first, 1), (first, 2), (run, 1), (run, 2)]);
-    for request in &requests {
-        assert_eq!(request.event_id(), original.event_id());
-        assert!(request.body == original.body);
-        request.verify(&endpoint.secret);
-    }
-    let shown = &installation.json(&["delivery", "show", run]).await[0];
-    assert_eq!(
-        (
-            &shown["run"],
-            &shown["trigger"],
-            &shown["state"],
-            &shown["attempt_count"]
-        ),
-        (&1.into(), &"resend".into(), &"delivered".into(), &2.into()),
-        "{shown}"
-    );
-    let story = &installation.json(&["event", "show", &original.event_id()]).await[0];
-    let runs: Vec<_> = story["endpoints"][0]["deliveries"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(id)
-        .collect();
-    assert_eq!(runs, [first, run], "{story}");
-    installation.audit().await.assert_settled();
+    assert_two_runs(&requests, [first, run], &endpoint.secret);
+    assert_recorded(&installation, &requests[0].event_id(), [first, run]).await;
 
     // A successful delivery can be sent again as well.
     let third = &installation.json(&["delivery", "resend", run]).await[0];

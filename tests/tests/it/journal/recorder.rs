@@ -18,6 +18,38 @@ const PER_SECOND: u32 = 200;
 mod alone {
     use super::*;
 
+    /// Kills a recorder every second until the receiver has accepted this many events. After a third of them,
+    /// stops the database for this time. Returns the number of kills.
+    async fn kill_recorders(
+        installation: &Installation,
+        postgres: &Postgres,
+        receiver: &Receiver,
+        events: usize,
+        outage: Duration,
+    ) -> usize {
+        let (mut pace, mut kills) = (tokio::time::interval(Duration::from_secs(1)), 0);
+        pace.tick().await;
+        let (mut down, mut is_up_again): (Option<Instant>, bool) = (None, false);
+        while receiver.accepted() < events || !is_up_again {
+            let recorder = installation.start("recorder");
+            pace.tick().await;
+            recorder.kill().await;
+            kills += 1;
+            match down {
+                None if receiver.accepted() > events / 3 => {
+                    postgres.stop().await;
+                    down = Some(Instant::now());
+                }
+                Some(since) if since.elapsed() >= outage && !is_up_again => {
+                    postgres.start_again().await;
+                    is_up_again = true;
+                }
+                _ => {}
+            }
+        }
+        kills
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_recorder_killed_every_second_and_the_database_down_leave_the_journal_complete_and_without_doubles()
      {
@@ -37,27 +69,8 @@ mod alone {
         let alone = Alone::start(&installation).await;
         let load = Load::start(&installation, "org_1", PER_SECOND);
 
-        let (mut pace, mut kills) = (tokio::time::interval(Duration::from_secs(1)), 0);
-        pace.tick().await;
-        let accepted = || ledger.receiver("only").accepted();
-        let (mut down, mut is_up_again): (Option<Instant>, bool) = (None, false);
-        while accepted() < events || !is_up_again {
-            let recorder = installation.start("recorder");
-            pace.tick().await;
-            recorder.kill().await;
-            kills += 1;
-            match down {
-                None if accepted() > events / 3 => {
-                    postgres.stop().await;
-                    down = Some(Instant::now());
-                }
-                Some(since) if since.elapsed() >= outage && !is_up_again => {
-                    postgres.start_again().await;
-                    is_up_again = true;
-                }
-                _ => {}
-            }
-        }
+        let receiver = ledger.receiver("only");
+        let kills = kill_recorders(&installation, &postgres, receiver, events, outage).await;
         ledger.published(load.stop().await);
         let books = ledger.settle(&installation, LONG).await;
         books.assert_balanced();

@@ -81,6 +81,55 @@ async fn an_event_with_long_ids_that_is_under_way_is_recorded_listed_and_sent_ag
     installation.delete().await;
 }
 
+/// Publishes [`COUNT`] events, of which the one about the lead `refused` is in the middle, and waits until
+/// all deliveries are dead. Returns the other leads, sorted.
+async fn publish_around_refused(installation: &Installation) -> Vec<String> {
+    // Enough events at once that batches contain several records.
+    let mut leads: Vec<_> = (1..COUNT).map(|number| format!("lead_{number}")).collect();
+    leads.insert(COUNT / 2, "refused".to_owned());
+    let events: Vec<_> = leads.iter().map(|lead| event("org_1", lead)).collect();
+    installation.amqp().publish(&events).await;
+    installation
+        .amqp()
+        .wait_for_ready("dead", COUNT as u32, SOON)
+        .await;
+    leads.retain(|lead| lead != "refused");
+    leads.sort_unstable();
+    leads
+}
+
+/// Panics unless the audit explains the two records that were set aside as gaps, and finds nothing else.
+async fn assert_only_set_aside(installation: &Installation) {
+    let audit = installation.audit().await;
+    assert!(audit.balances, "what is missing is in a gap: {audit:#?}");
+    let gaps = audit.of_kind("gap");
+    let told: Vec<_> = gaps
+        .iter()
+        .map(|gap| {
+            (
+                gap["cause"].as_str(),
+                gap["source"].as_str(),
+                gap["count"].as_u64(),
+            )
+        })
+        .collect();
+    let set_aside = |source| (Some("set_aside"), Some(source), Some(1));
+    assert_eq!(told, [set_aside("dead"), set_aside("journal")], "{audit:#?}");
+}
+
+/// Panics unless every event is recorded, none is set aside, and the gaps are closed.
+async fn assert_all_recorded(installation: &Installation) {
+    assert_eq!(installation.json(&["event", "list"]).await.len(), COUNT);
+    assert_eq!(installation.json(&REJECTED).await.len(), 0);
+    let audit = installation.audit().await;
+    audit.assert_settled();
+    assert!(audit.of_kind("gap").is_empty(), "{audit:#?}");
+    assert_eq!(
+        (audit.number("/events"), audit.number("/deliveries/dead")),
+        (COUNT as u64, COUNT as u64)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriven() {
     let postgres = Postgres::start().await;
@@ -97,46 +146,21 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     };
     execute("ALTER TABLE events ADD CONSTRAINT narrow CHECK (lead_id <> 'refused')").await;
     let worker = installation.worker().await;
-    // Enough events at once that batches contain several records.
-    let mut leads: Vec<_> = (1..COUNT).map(|number| format!("lead_{number}")).collect();
-    leads.insert(COUNT / 2, "refused".to_owned());
-    let events: Vec<_> = leads.iter().map(|lead| event("org_1", lead)).collect();
-    installation.amqp().publish(&events).await;
-    installation
-        .amqp()
-        .wait_for_ready("dead", COUNT as u32, SOON)
-        .await;
+    let others = publish_around_refused(&installation).await;
     worker.wait_for_unacked("", 0, SOON).await;
     let recorder = installation.recorder().await;
     installation
         .wait_until_recorded(&[&worker], &recorder, SOON)
         .await;
-    leads.retain(|lead| lead != "refused");
-    leads.sort_unstable();
     let listed = installation.json(&["event", "list"]).await;
-    assert_eq!(texts(&listed, "lead_id"), leads);
+    assert_eq!(texts(&listed, "lead_id"), others);
     let aside = installation.json(&REJECTED).await;
     assert_eq!(texts(&aside, "source"), ["dead", "journal"], "{aside:?}");
     assert!(
         aside.iter().all(|row| row["reason"] == "unrecordable"),
         "{aside:?}"
     );
-
-    let audit = installation.audit().await;
-    assert!(audit.balances, "what is missing is in a gap: {audit:#?}");
-    let gaps = audit.of_kind("gap");
-    let told: Vec<_> = gaps
-        .iter()
-        .map(|gap| {
-            (
-                gap["cause"].as_str(),
-                gap["source"].as_str(),
-                gap["count"].as_u64(),
-            )
-        })
-        .collect();
-    let set_aside = |source| (Some("set_aside"), Some(source), Some(1));
-    assert_eq!(told, [set_aside("dead"), set_aside("journal")], "{audit:#?}");
+    assert_only_set_aside(&installation).await;
 
     // The rejected messages contain everything that is needed, once the database accepts them.
     execute("ALTER TABLE events DROP CONSTRAINT narrow").await;
@@ -148,15 +172,7 @@ async fn a_record_that_the_database_refuses_is_set_aside_alone_and_can_be_redriv
     installation
         .wait_until_recorded(&[&worker], &recorder, SOON)
         .await;
-    assert_eq!(installation.json(&["event", "list"]).await.len(), COUNT);
-    assert_eq!(installation.json(&REJECTED).await.len(), 0);
-    let audit = installation.audit().await;
-    audit.assert_settled();
-    assert!(audit.of_kind("gap").is_empty(), "{audit:#?}");
-    assert_eq!(
-        (audit.number("/events"), audit.number("/deliveries/dead")),
-        (COUNT as u64, COUNT as u64)
-    );
+    assert_all_recorded(&installation).await;
     assert!(recorder.terminate().await && worker.terminate().await);
     installation.delete().await;
 }

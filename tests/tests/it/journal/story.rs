@@ -69,36 +69,126 @@ async fn told(installation: &Installation, attempts: usize) -> String {
     .await
 }
 
+/// The endpoints of a story, each named after what it does with the event, and the receivers behind them. All
+/// are created before the event.
+struct Endpoints {
+    delivered: Endpoint,
+    failed: Endpoint,
+    gone: Endpoint,
+    timed_out: Endpoint,
+    refused: Endpoint,
+    elsewhere: Endpoint,
+    uninterested: Endpoint,
+    disabled: Endpoint,
+    deleted: Endpoint,
+    /// The only endpoint of another organization.
+    foreign: Endpoint,
+    /// The receiver that answers with 200.
+    ok: Receiver,
+    /// Keeps the other receivers listening.
+    _others: [Receiver; 3],
+}
+
+impl Endpoints {
+    async fn create(installation: &Installation) -> Self {
+        let ok = Receiver::new(|_, _| Answer::Body(200, "thank you")).await;
+        let broken = Receiver::new(|_, _| Answer::Body(500, "<h1>no such table: leads</h1>\n")).await;
+        let leaving = Receiver::new(|_, _| Answer::status(410)).await;
+        let slow = Receiver::new(|_, _| Answer::Hang).await;
+        // No process connects from this address, so its port stays closed.
+        let closed = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
+        let create = async |url: String, more: &[&str]| installation.endpoint_with("org_1", &url, more).await;
+        Self {
+            delivered: create(ok.url(), &[]).await,
+            failed: create(broken.url(), &[]).await,
+            gone: create(leaving.url(), &[]).await,
+            timed_out: create(slow.url(), &[]).await,
+            refused: create(format!("http://{closed}/hook"), &[]).await,
+            elsewhere: create(ok.url(), &["--project", "proj_2"]).await,
+            uninterested: create(ok.url(), &["--events", "magnet.viewed,research.*"]).await,
+            disabled: create(ok.url(), &[]).await,
+            deleted: create(ok.url(), &[]).await,
+            foreign: installation.endpoint("org_2", &ok.url()).await,
+            ok,
+            _others: [broken, leaving, slow],
+        }
+    }
+
+    /// Panics unless the story has the right attempt of every endpoint that received the event.
+    fn assert_attempted_in(&self, story: &Value) {
+        let answered = |status: u16, body: &str| [("status", status.into()), ("response", body.into())];
+        let unanswered = |phase: &str, failure: &str| {
+            [
+                ("status", Value::Null),
+                ("phase", phase.into()),
+                ("failure", failure.into()),
+            ]
+        };
+        assert_attempted(story, &self.delivered, "delivered", &answered(200, "thank you"));
+        assert_attempted(story, &self.deleted, "delivered", &answered(200, "thank you"));
+        let response = "<h1>no such table: leads</h1>\n";
+        assert_attempted(story, &self.failed, "pending", &answered(500, response));
+        assert_attempted(story, &self.gone, "dead", &answered(410, ""));
+        let refusal = unanswered("connect", "connection_refused");
+        assert_attempted(story, &self.refused, "pending", &refusal);
+        let timeout = unanswered("response", "timeout");
+        assert_attempted(story, &self.timed_out, "pending", &timeout);
+    }
+
+    /// Panics unless the printed story explains every endpoint of the organization and says nothing of the
+    /// other one. The endpoint `late` was created after the event.
+    fn assert_explained_in(&self, text: &str, late: &Endpoint) {
+        assert_told(
+            text,
+            &[
+                (&self.delivered, &["matched", "thank you", "delivered at"]),
+                (&self.deleted, &["(deleted since)", "thank you"]),
+                (
+                    &self.failed,
+                    &["status 500", "no such table: leads", "attempt 2 comes at"],
+                ),
+                (
+                    &self.gone,
+                    &["status 410", "dead since", "gone", "endpoint enable"],
+                ),
+                (
+                    &self.refused,
+                    &["connection_refused in connect", "attempt 2 comes at"],
+                ),
+                (&self.timed_out, &["timeout in response", "within 1 s"]),
+                (&self.elsewhere, &["not for proj_1 (it takes proj_2's)"]),
+                (&self.uninterested, &["not subscribed to lead.completed"]),
+                (
+                    &self.disabled,
+                    &[
+                        "disabled since",
+                        "(manual)",
+                        "endpoint enable",
+                        "endpoint recover",
+                    ],
+                ),
+                (late, &["created after the event"]),
+            ],
+        );
+        assert!(!text.contains(&self.foreign.id), "{text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_story_of_an_event_names_every_endpoint_of_its_organization_and_why() {
     let settings = [("MAGNETITE_EGRESS__ATTEMPT_TIMEOUT", "1s")];
     let installation = Installation::with("story", &shared_broker(), &[60_000], &settings).await;
-    let ok = Receiver::new(|_, _| Answer::Body(200, "thank you")).await;
-    let broken = Receiver::new(|_, _| Answer::Body(500, "<h1>no such table: leads</h1>\n")).await;
-    let leaving = Receiver::new(|_, _| Answer::status(410)).await;
-    let slow = Receiver::new(|_, _| Answer::Hang).await;
-    // No process connects from this address, so its port stays closed.
-    let closed = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
-    let create = async |url: String, more: &[&str]| installation.endpoint_with("org_1", &url, more).await;
-    let delivered = create(ok.url(), &[]).await;
-    let failed = create(broken.url(), &[]).await;
-    let gone = create(leaving.url(), &[]).await;
-    let timed_out = create(slow.url(), &[]).await;
-    let refused = create(format!("http://{closed}/hook"), &[]).await;
-    let elsewhere = create(ok.url(), &["--project", "proj_2"]).await;
-    let uninterested = create(ok.url(), &["--events", "magnet.viewed,research.*"]).await;
-    let disabled = create(ok.url(), &[]).await;
-    let deleted = create(ok.url(), &[]).await;
-    let foreign = installation.endpoint("org_2", &ok.url()).await;
-    let (before_ms, disable) = (now_ms(), ["endpoint", "disable", &disabled.id]);
+    let endpoints = Endpoints::create(&installation).await;
+    let (before_ms, disable) = (now_ms(), ["endpoint", "disable", &endpoints.disabled.id]);
     installation.cli_ok(&disable).await;
     let (disabled_ms, worker) = (before_ms..=now_ms(), installation.worker().await);
     let recorder = installation.recorder().await;
     let body = event("org_1", "lead_1");
     installation.amqp().publish(&[&body]).await;
     let id = told(&installation, 6).await;
-    let late = create(ok.url(), &[]).await;
-    installation.cli_ok(&["endpoint", "delete", &deleted.id]).await;
+    let late = installation.endpoint("org_1", &endpoints.ok.url()).await;
+    let delete = ["endpoint", "delete", &endpoints.deleted.id];
+    installation.cli_ok(&delete).await;
 
     let story = &installation.json(&["event", "show", &id]).await[0];
     assert_eq!(
@@ -110,62 +200,21 @@ async fn the_story_of_an_event_names_every_endpoint_of_its_organization_and_why(
         (&"lead_1".into(), &"lead.completed".into(), 10),
         "{story}"
     );
-    let answered = |status: u16, body: &str| [("status", status.into()), ("response", body.into())];
-    let unanswered = |phase: &str, failure: &str| {
-        [
-            ("status", Value::Null),
-            ("phase", phase.into()),
-            ("failure", failure.into()),
-        ]
-    };
-    assert_attempted(story, &delivered, "delivered", &answered(200, "thank you"));
-    assert_attempted(story, &deleted, "delivered", &answered(200, "thank you"));
-    let response = "<h1>no such table: leads</h1>\n";
-    assert_attempted(story, &failed, "pending", &answered(500, response));
-    assert_attempted(story, &gone, "dead", &answered(410, ""));
-    let refusal = unanswered("connect", "connection_refused");
-    assert_attempted(story, &refused, "pending", &refusal);
-    assert_attempted(story, &timed_out, "pending", &unanswered("response", "timeout"));
-    assert_not_matched(story, &elsewhere, "project");
-    assert_not_matched(story, &uninterested, "event_type");
-    assert_not_matched(story, &disabled, "disabled");
+    endpoints.assert_attempted_in(story);
+    assert_not_matched(story, &endpoints.elsewhere, "project");
+    assert_not_matched(story, &endpoints.uninterested, "event_type");
+    assert_not_matched(story, &endpoints.disabled, "disabled");
     assert_not_matched(story, &late, "created_after");
-    assert_eq!(chapter(story, &deleted)["deleted"], true);
-    let since = &chapter(story, &disabled)["disabled"];
+    assert_eq!(chapter(story, &endpoints.deleted)["deleted"], true);
+    let since = &chapter(story, &endpoints.disabled)["disabled"];
     assert_eq!(since["reason"], "manual", "{since}");
     assert!(
         is_between(&disabled_ms, since["since_ms"].as_u64().unwrap()),
         "{since}"
     );
 
-    assert_told(
-        &installation.cli_ok(&["event", "show", &id]).await,
-        &[
-            (&delivered, &["matched", "thank you", "delivered at"]),
-            (&deleted, &["(deleted since)", "thank you"]),
-            (
-                &failed,
-                &["status 500", "no such table: leads", "attempt 2 comes at"],
-            ),
-            (&gone, &["status 410", "dead since", "gone", "endpoint enable"]),
-            (&refused, &["connection_refused in connect", "attempt 2 comes at"]),
-            (&timed_out, &["timeout in response", "within 1 s"]),
-            (&elsewhere, &["not for proj_1 (it takes proj_2's)"]),
-            (&uninterested, &["not subscribed to lead.completed"]),
-            (
-                &disabled,
-                &[
-                    "disabled since",
-                    "(manual)",
-                    "endpoint enable",
-                    "endpoint recover",
-                ],
-            ),
-            (&late, &["created after the event"]),
-        ],
-    );
     let text = installation.cli_ok(&["event", "show", &id]).await;
-    assert!(!text.contains(&foreign.id), "{text}");
+    endpoints.assert_explained_in(&text, &late);
     let shown = installation.cli_ok(&["event", "show", &id, "--body"]).await;
     assert_eq!(shown, body, "no newline is added");
     assert!(recorder.terminate().await && worker.terminate().await);
@@ -184,17 +233,25 @@ fn assert_told(text: &str, endpoints: &[(&Endpoint, &[&str])]) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn events_are_listed_by_what_is_known_of_them() {
-    let installation = Installation::with_delays("events", &[60_000]).await;
-    let ok = Receiver::ok().await;
-    let broken = Receiver::new(|_, _| Answer::status(500)).await;
-    let leaving = Receiver::new(|_, _| Answer::status(410)).await;
-    for (organization, receiver) in [("org_1", &ok), ("org_2", &broken), ("org_3", &leaving)] {
-        installation.endpoint(organization, &receiver.url()).await;
-    }
-    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
-    let bodies = [
+/// Options of `event list`, and the indices in [`bodies`] of the events that each has to show.
+const FILTERS: [(&[&str], &[usize]); 12] = [
+    (&["--org", "org_1"], &[0, 1, 2]),
+    (&["--org", "org_5"], &[]),
+    (&["--project", "proj_2"], &[2]),
+    (&["--lead", "lead_1"], &[0, 1, 3]),
+    (&["--lead", "lead_1", "--org", "org_2"], &[3]),
+    (&["--type", "magnet.viewed"], &[1]),
+    (&["--state", "delivered"], &[0, 1, 2]),
+    (&["--state", "pending"], &[3]),
+    (&["--state", "dead"], &[4]),
+    (&["--state", "cancelled"], &[]),
+    (&["--since", "1h"], &[0, 1, 2, 3, 4, 5]),
+    (&["--until", "1h"], &[]),
+];
+
+/// Returns six events, each known by something else.
+fn bodies() -> [String; 6] {
+    [
         event("org_1", "lead_1"),
         event_of("magnet.viewed", "org_1", "lead_1"),
         event("org_1", "lead_2").replace("proj_1", "proj_2"),
@@ -202,7 +259,12 @@ async fn events_are_listed_by_what_is_known_of_them() {
         event("org_3", "lead_3"),
         // No endpoint receives this event.
         event("org_4", "lead_4"),
-    ];
+    ]
+}
+
+/// Publishes the events, waits until they and their deliveries are recorded, and returns all rows of
+/// `event list`.
+async fn publish_and_list(installation: &Installation, bodies: &[String; 6]) -> Vec<Value> {
     // The last event is received more than a millisecond, the resolution of the clock, after all others.
     let (last, first) = bodies.split_last().unwrap();
     for body in first {
@@ -211,50 +273,28 @@ async fn events_are_listed_by_what_is_known_of_them() {
     installation.wait_for_listed(&["event", "list"], 5, SOON).await;
     installation.amqp().publish(std::slice::from_ref(last)).await;
     installation.wait_for_listed(&["delivery", "list"], 5, SOON).await;
-    let all = installation.wait_for_listed(&["event", "list"], 6, SOON).await;
-    let received_ms = |row: &Value| row["received_ms"].as_u64().unwrap();
-    assert!(
-        all.is_sorted_by_key(|row| u64::MAX - received_ms(row)),
-        "newest first: {all:?}"
-    );
+    installation.wait_for_listed(&["event", "list"], 6, SOON).await
+}
 
-    let listed = async |filter: &[&str]| {
-        let rows = installation.json(&[&["event", "list"], filter].concat()).await;
-        let position = |row: &Value| {
-            let same = |body: &String| {
-                let body: Value = serde_json::from_str(body).unwrap();
-                ["organization_id", "project_id", "lead_id"]
-                    .iter()
-                    .all(|name| body[name] == row[name])
-                    && body["event"] == row["type"]
-            };
-            bodies.iter().position(same).unwrap()
-        };
-        rows.iter().map(position).collect::<BTreeSet<_>>()
+fn received_ms(row: &Value) -> u64 {
+    row["received_ms"].as_u64().unwrap()
+}
+
+/// Returns the index of the event that a row of `event list` is about.
+fn position(row: &Value, bodies: &[String]) -> usize {
+    let same = |body: &String| {
+        let body: Value = serde_json::from_str(body).unwrap();
+        ["organization_id", "project_id", "lead_id"]
+            .iter()
+            .all(|name| body[name] == row[name])
+            && body["event"] == row["type"]
     };
-    for (filter, expected) in [
-        (&["--org", "org_1"][..], &[0, 1, 2][..]),
-        (&["--org", "org_5"], &[]),
-        (&["--project", "proj_2"], &[2]),
-        (&["--lead", "lead_1"], &[0, 1, 3]),
-        (&["--lead", "lead_1", "--org", "org_2"], &[3]),
-        (&["--type", "magnet.viewed"], &[1]),
-        (&["--state", "delivered"], &[0, 1, 2]),
-        (&["--state", "pending"], &[3]),
-        (&["--state", "dead"], &[4]),
-        (&["--state", "cancelled"], &[]),
-        (&["--since", "1h"], &[0, 1, 2, 3, 4, 5]),
-        (&["--until", "1h"], &[]),
-    ] {
-        let expected: BTreeSet<_> = expected.iter().copied().collect();
-        assert_eq!(listed(filter).await, expected, "{filter:?}");
-    }
-    assert_eq!(
-        installation.json(&["event", "list", "--limit", "2"]).await,
-        all[..2]
-    );
+    bodies.iter().position(same).unwrap()
+}
 
-    // The options accept a time in the format in which the listing prints it.
+/// Panics unless `--since` and `--until` accept a time in the format in which the listing prints it. `all` is
+/// the whole listing.
+async fn assert_printed_time_is_accepted(installation: &Installation, all: &[Value]) {
     let table = installation.cli_ok(&["event", "list"]).await;
     let time = table.lines().next().unwrap().split('\t').next().unwrap();
     for (side, later) in [("--since", true), ("--until", false)] {
@@ -270,6 +310,36 @@ async fn events_are_listed_by_what_is_known_of_them() {
             "{side} {time}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_listed_by_what_is_known_of_them() {
+    let installation = Installation::with_delays("events", &[60_000]).await;
+    let ok = Receiver::ok().await;
+    let broken = Receiver::new(|_, _| Answer::status(500)).await;
+    let leaving = Receiver::new(|_, _| Answer::status(410)).await;
+    for (organization, receiver) in [("org_1", &ok), ("org_2", &broken), ("org_3", &leaving)] {
+        installation.endpoint(organization, &receiver.url()).await;
+    }
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    let bodies = bodies();
+    let all = publish_and_list(&installation, &bodies).await;
+    assert!(
+        all.is_sorted_by_key(|row| u64::MAX - received_ms(row)),
+        "newest first: {all:?}"
+    );
+
+    for (filter, expected) in FILTERS {
+        let rows = installation.json(&[&["event", "list"], filter].concat()).await;
+        let listed: BTreeSet<_> = rows.iter().map(|row| position(row, &bodies)).collect();
+        let expected: BTreeSet<_> = expected.iter().copied().collect();
+        assert_eq!(listed, expected, "{filter:?}");
+    }
+    assert_eq!(
+        installation.json(&["event", "list", "--limit", "2"]).await,
+        all[..2]
+    );
+    assert_printed_time_is_accepted(&installation, &all).await;
     assert!(recorder.terminate().await && worker.terminate().await);
     installation.delete().await;
 }

@@ -107,7 +107,9 @@ pub(crate) fn text(text: &str) -> AMQPValue {
 pub(crate) fn kinds(endpoint: &Endpoint) -> Vec<Kind> {
     let mut kinds = not_objects();
     kinds.extend(envelopes());
+    kinds.extend(timestamps());
     kinds.extend(ids());
+    kinds.extend(headers(endpoint));
     kinds.extend(deliveries(endpoint));
     kinds.extend(markers());
     kinds
@@ -207,20 +209,17 @@ fn not_objects() -> Vec<Kind> {
     ]
 }
 
-/// Returns objects that are not an envelope.
+/// The reason for a field whose value is invalid.
+const BAD: &str = "bad_field";
+
+/// Returns objects that are not an envelope, apart from those of [`timestamps`].
 fn envelopes() -> Vec<Kind> {
     const TYPE: &str = "unknown_event_type";
-    const BAD: &str = "bad_field";
-    const YEAR: &str = "bad_timestamp";
     const TWICE: &str = "duplicate_key";
     const LONG: &str = "long_id";
     let missing = |name, field: &'static str| {
         let from = format!("\"{field}\":");
         swap(name, "missing_field", field, &from, "\"other\":")
-    };
-    let stamped = |name, reason, timestamp: &str| {
-        let (from, to) = ("\"timestamp\":", format!("\"timestamp\":{timestamp},\"t\":"));
-        swap(name, reason, "\"timestamp\"", from, &to)
     };
     let with_data = |name, reason, word, data: &str| {
         let (from, to) = ("\"data\":", format!("\"data\":{data},\"d\":"));
@@ -238,17 +237,6 @@ fn envelopes() -> Vec<Kind> {
         swap("an unknown type", TYPE, "lead.complete", typed, mistyped),
         swap("a type in capitals", TYPE, "LEAD", typed, loud),
         swap("no type but null", BAD, "\"event\"", "\"lead.completed\"", "null"),
-        stamped("a time as text", BAD, "\"1703123456789\""),
-        stamped("a time before 1970", BAD, "-1"),
-        stamped("a time with a fraction", BAD, "1703123456789.5"),
-        stamped("a time with an exponent", BAD, "1e12"),
-        stamped("a time that no JavaScript reads", BAD, "9007199254740992"),
-        stamped("a time in seconds", YEAR, "1703123456"),
-        stamped("a time in microseconds", YEAR, "1703123456789000"),
-        stamped("a time of no clock", YEAR, "0"),
-        stamped("the last time of the year 2000", YEAR, "978307199999"),
-        stamped("the first time of the year 2101", YEAR, "4133980800000"),
-        stamped("a time that is null", BAD, "null"),
         swap(
             "an empty organization",
             BAD,
@@ -281,6 +269,28 @@ fn envelopes() -> Vec<Kind> {
     ]
 }
 
+/// Returns envelopes with an invalid `timestamp`.
+fn timestamps() -> Vec<Kind> {
+    const YEAR: &str = "bad_timestamp";
+    let stamped = |name, reason, timestamp: &str| {
+        let (from, to) = ("\"timestamp\":", format!("\"timestamp\":{timestamp},\"t\":"));
+        swap(name, reason, "\"timestamp\"", from, &to)
+    };
+    vec![
+        stamped("a time as text", BAD, "\"1703123456789\""),
+        stamped("a time before 1970", BAD, "-1"),
+        stamped("a time with a fraction", BAD, "1703123456789.5"),
+        stamped("a time with an exponent", BAD, "1e12"),
+        stamped("a time that no JavaScript reads", BAD, "9007199254740992"),
+        stamped("a time in seconds", YEAR, "1703123456"),
+        stamped("a time in microseconds", YEAR, "1703123456789000"),
+        stamped("a time of no clock", YEAR, "0"),
+        stamped("the last time of the year 2000", YEAR, "978307199999"),
+        stamped("the first time of the year 2101", YEAR, "4133980800000"),
+        stamped("a time that is null", BAD, "null"),
+    ]
+}
+
 /// Returns valid events with an invalid `message_id`.
 fn ids() -> Vec<Kind> {
     let kind = |name, id: &str| Kind {
@@ -300,32 +310,21 @@ fn ids() -> Vec<Kind> {
     ]
 }
 
-/// Returns deliveries that no worker would publish.
-fn deliveries(endpoint: &Endpoint) -> Vec<Kind> {
+/// Returns a valid delivery of an event to `endpoint`.
+fn good_delivery(endpoint: &Endpoint) -> Sent {
+    Sent::delivery(event("org_1", "lead_1"), endpoint)
+}
+
+/// Returns deliveries with a header that is missing or invalid.
+fn headers(endpoint: &Endpoint) -> Vec<Kind> {
     use AMQPValue as V;
-    let good = || Sent::delivery(event("org_1", "lead_1"), endpoint);
     let header = |name, header: &'static str, value: Option<V>| Kind {
         name,
         reason: "bad_header",
         word: header,
-        sent: good().with_header(header, value),
-    };
-    let other = |name, reason, word, sent| Kind {
-        name,
-        reason,
-        word,
-        sent,
-    };
-    let bare = Sent {
-        headers: FieldTable::default(),
-        ..good()
-    };
-    let no_event = Sent {
-        body: b"{}".to_vec(),
-        ..good()
+        sent: good_delivery(endpoint).with_header(header, value),
     };
     vec![
-        other("no header at all", "bad_header", "magnetite-", bare),
         header("no endpoint", "magnetite-endpoint", None),
         header("an empty endpoint", "magnetite-endpoint", Some(text(""))),
         header(
@@ -368,26 +367,47 @@ fn deliveries(endpoint: &Endpoint) -> Vec<Kind> {
         header("no trigger", "magnetite-trigger", None),
         header("a trigger that is none", "magnetite-trigger", Some(text("whim"))),
         header("a trigger that is nothing", "magnetite-trigger", Some(V::Void)),
-        other("a delivery of no event", "missing_field", "\"event\"", no_event),
-        other(
+    ]
+}
+
+/// Returns deliveries with valid headers, or without any, that no worker would publish.
+fn deliveries(endpoint: &Endpoint) -> Vec<Kind> {
+    let kind = |name, reason, word, sent| Kind {
+        name,
+        reason,
+        word,
+        sent,
+    };
+    let bare = Sent {
+        headers: FieldTable::default(),
+        ..good_delivery(endpoint)
+    };
+    let no_event = Sent {
+        body: b"{}".to_vec(),
+        ..good_delivery(endpoint)
+    };
+    vec![
+        kind("no header at all", "bad_header", "magnetite-", bare),
+        kind("a delivery of no event", "missing_field", "\"event\"", no_event),
+        kind(
             "a delivery with a bad id",
             "bad_message_id",
             "message_id",
-            good().with_id("not an id"),
+            good_delivery(endpoint).with_id("not an id"),
         ),
-        other(
+        kind(
             "a delivery to an endpoint that never was",
             "unknown_endpoint",
             "database",
-            good().with_header("magnetite-endpoint", Some(text("ep_never"))),
+            good_delivery(endpoint).with_header("magnetite-endpoint", Some(text("ep_never"))),
         ),
-        other(
+        kind(
             "a delivery to another organization's endpoint",
             "other_organization",
             "org_2",
             Sent::delivery(event("org_2", "lead_1"), endpoint),
         ),
-        other(
+        kind(
             "a ping of another organization's endpoint",
             "other_organization",
             "org_2",

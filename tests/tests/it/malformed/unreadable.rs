@@ -239,6 +239,56 @@ fn outgrown(endpoint: &Endpoint) -> Vec<RawMessage> {
         .to_vec()
 }
 
+/// What became of the messages of [`corpus`] at the broker.
+struct Published {
+    taken: Vec<Odd>,
+    /// The number of messages that the broker refused.
+    refused: usize,
+    /// The number of events that were published between them.
+    apart: usize,
+}
+
+async fn connect(installation: &Installation) -> Raw {
+    Raw::connect(installation.broker_url(), installation.prefix()).await
+}
+
+async fn publish_corpus(installation: &Installation, raw: &mut Raw, receiver: &Receiver) -> Published {
+    let (mut taken, mut refused, mut apart) = (Vec::new(), 0, 0);
+    for odd in corpus() {
+        if raw.publish(&odd.message).await.is_ok() {
+            // RabbitMQ 4 itself takes 2 to 3 s to deliver a header with 20,000 levels. The limit therefore
+            // applies to each of these messages separately.
+            if odd.name.contains(DEEP) {
+                apart += 1;
+                passed(raw, receiver, &format!("after_{apart}")).await;
+            }
+            taken.push(odd);
+        } else {
+            // A message that the broker refuses does not reach a worker.
+            refused += 1;
+            *raw = connect(installation).await;
+        }
+    }
+    Published {
+        taken,
+        refused,
+        apart,
+    }
+}
+
+/// Waits until the receiver has this many events.
+async fn wait_until_received(receiver: &Receiver, events: usize) {
+    wait_for("all others arrive", LONG, || async {
+        let distinct = receiver.distinct();
+        if distinct == events {
+            Ok(())
+        } else {
+            Err(format!("{distinct} of {events}"))
+        }
+    })
+    .await;
+}
+
 /// Tests that measure under load. No other test runs at the same time.
 mod alone {
     use super::*;
@@ -250,24 +300,12 @@ mod alone {
         let endpoint = installation.endpoint("org_1", &receiver.url()).await;
         let (worker, recorder) = (installation.worker().await, installation.recorder().await);
         let load = Load::start(&installation, "org_1", PER_SECOND);
-        let (mut taken, mut refused) = (Vec::new(), 0);
-        let mut raw = Raw::connect(installation.broker_url(), installation.prefix()).await;
-        let mut apart = 0;
-        for odd in corpus() {
-            if raw.publish(&odd.message).await.is_ok() {
-                // RabbitMQ 4 itself takes 2 to 3 s to deliver a header with 20,000 levels. The limit
-                // therefore applies to each of these messages separately.
-                if odd.name.contains(DEEP) {
-                    apart += 1;
-                    passed(&mut raw, &receiver, &format!("after_{apart}")).await;
-                }
-                taken.push(odd);
-            } else {
-                // A message that the broker refuses does not reach a worker.
-                refused += 1;
-                raw = Raw::connect(installation.broker_url(), installation.prefix()).await;
-            }
-        }
+        let mut raw = connect(&installation).await;
+        let Published {
+            taken,
+            refused,
+            apart,
+        } = publish_corpus(&installation, &mut raw, &receiver).await;
         let outgrown = outgrown(&endpoint);
         for message in &outgrown {
             raw.publish(message).await.unwrap();
@@ -288,27 +326,12 @@ mod alone {
         assert_eq!(rejected.len(), count, "no neighbour is rejected");
 
         let delivered = taken.len() - unreadable.len() + published.len() + apart;
-        wait_for("all others arrive", LONG, || async {
-            let distinct = receiver.distinct();
-            if distinct == delivered {
-                Ok(())
-            } else {
-                Err(format!("{distinct} of {delivered}"))
-            }
-        })
-        .await;
+        wait_until_received(&receiver, delivered).await;
         let mut latencies = receiver.latencies_ms(&published);
         latencies.sort_by(f64::total_cmp);
         let slowest = latencies.last().copied().unwrap();
         assert!(slowest < DELAY_MAX_MS, "an event took {slowest} ms");
-        assert_metrics(&worker, count).await;
-        let doctor = installation.cli_ok(&["doctor"]).await;
-        assert!(
-            doctor.contains(&format!("unreadable_properties {count}")),
-            "{doctor}"
-        );
-        let audit = installation.audit().await;
-        assert_eq!(audit.number("/rejected"), count as u64);
+        assert_counted(&installation, &worker, count).await;
         redriven(&installation, &receiver, unreadable[0], &rejected).await;
         report(
             "properties that no library can read",
@@ -335,7 +358,7 @@ mod alone {
         installation.endpoint("org_1", &receiver.url()).await;
         let (worker, recorder) = (installation.worker().await, installation.recorder().await);
         let load = Load::start(&installation, "org_1", PER_SECOND);
-        let mut raw = Raw::connect(installation.broker_url(), installation.prefix()).await;
+        let mut raw = connect(&installation).await;
         for _ in 0..LARGE {
             let large = RawMessage {
                 exchange: "events",
@@ -361,13 +384,7 @@ mod alone {
         })
         .await;
         let published = load.stop().await;
-        wait_for("all others arrive", LONG, || async {
-            let distinct = receiver.distinct();
-            (distinct == published.len())
-                .then_some(())
-                .ok_or_else(|| distinct.to_string())
-        })
-        .await;
+        wait_until_received(&receiver, published.len()).await;
         let slowest = receiver.latencies_ms(&published).into_iter().fold(0.0, f64::max);
         let memory = [&worker, &recorder].map(Role::memory_max_mib);
         report(
@@ -438,11 +455,19 @@ fn assert_found(odd: &Odd, rejected: &[Value]) {
     );
 }
 
-async fn assert_metrics(worker: &Role, count: usize) {
+/// Panics unless the worker, doctor and the audit have counted this many rejected messages.
+async fn assert_counted(installation: &Installation, worker: &Role, count: usize) {
     let rejected = worker
         .metric("magnetite_rejected_total", "unreadable_properties")
         .await;
     assert_eq!(rejected as usize, count);
+    let doctor = installation.cli_ok(&["doctor"]).await;
+    assert!(
+        doctor.contains(&format!("unreadable_properties {count}")),
+        "{doctor}"
+    );
+    let audit = installation.audit().await;
+    assert_eq!(audit.number("/rejected"), count as u64);
 }
 
 /// Redrives the message. Its body is a valid event, so it is delivered.
