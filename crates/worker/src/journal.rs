@@ -1,7 +1,7 @@
 //! The last step of a message: its records are written to the journal, then the message is acknowledged.
 //!
 //! The records of many messages form one batch, which is one message to the recorder. While batches are being
-//! confirmed, the next ones gather, as in `settle`: an idle worker records at once, and a busy one in
+//! confirmed, the next ones gather, as in `committer`: an idle worker records at once, and a busy one in
 //! batches. Only one group of batches is published at a time, and at most one every [`GROUP_EVERY`], so that
 //! batches are few and large: the cost of a batch at the broker does not depend on its size alone.
 //!

@@ -13,7 +13,7 @@
 //! attempts inline, and publishes a separate message for each delivery that has to wait. A due message is one
 //! delivery whose next attempt is due; `due` looks up its endpoint and makes that attempt. Both end as a
 //! `settlement::Settlement`: the messages to publish before the ack, and the records to write. The committer
-//! in `settle` publishes the messages in groups and waits for every confirm. `journal` publishes the records
+//! in `committer` publishes the messages in groups and waits for every confirm. `journal` publishes the records
 //! in batches, waits for their confirm for a limited time, and acknowledges the messages.
 //!
 //! An attempt that lasts longer than a second gives its slot back, and its delivery moves to a separate
