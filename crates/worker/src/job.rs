@@ -9,9 +9,9 @@ use webhook::{Delivery, journal::Record};
 
 use crate::{
     Context,
+    committer::Finished,
     journal::Closing,
     recall::{Recall, Work},
-    committer::Finished,
     settlement::{Settlement, Turn},
 };
 

@@ -96,9 +96,9 @@ async fn run_all(receivers: &mut [Receiver], secrets: &[String]) {
 /// with 200, and do not process it again.
 async fn publish_twice(installation: &Installation, worker: &Role, receivers: &[Receiver]) {
     let mut odd = Sent::new("evt_odd");
-    odd.body = "{ \"data\" : {\"n\":1.50, \"text\":\"é \u{1F9F2} \\u00e9\\u0000 </script>\"},\n\t\"x\":[ ], \"lead_id\":\"l\", \
+    "{ \"data\" : {\"n\":1.50, \"text\":\"é \u{1F9F2} \\u00e9\\u0000 </script>\"},\n\t\"x\":[ ], \"lead_id\":\"l\", \
                 \"project_id\":\"p\", \"organization_id\":\"org_1\", \"timestamp\":1703123456789, \"event\":\"magnet.viewed\" }"
-        .to_owned();
+        .clone_into(&mut odd.body);
     odd.publish_and_wait(installation, receivers).await;
     odd.publish(installation).await;
     let deliveries = 2.0 * receivers.len() as f64;

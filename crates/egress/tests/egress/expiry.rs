@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use egress::{Egress, Policy, Way};
+use egress::{Egress, NetworkPath, Policy};
 use rcgen::date_time_ymd;
 use rustls::HandshakeKind;
 use tokio::io::AsyncWriteExt;
@@ -85,7 +85,7 @@ async fn where_a_certificate_expires_soon_the_next_handshake_shows_whether_it_wa
     assert_eq!(second_handshake(5).await, HandshakeKind::Full);
 }
 
-async fn probe(egress: &Egress, url: &str) -> Way {
+async fn probe(egress: &Egress, url: &str) -> NetworkPath {
     egress.probe(&Url::parse(url).expect("a URL")).await
 }
 

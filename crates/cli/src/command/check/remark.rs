@@ -6,7 +6,7 @@ use runtime::time;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::command::checks::{Check, Outcome};
+use crate::command::checks::{Check, Status};
 
 /// Additional fields of the `--json` output.
 pub(super) type Figures = Map<String, Value>;
@@ -46,11 +46,11 @@ impl Remark {
     }
 
     pub(super) fn is_failure(&self) -> bool {
-        self.check.outcome == Outcome::Fail
+        self.check.outcome == Status::Fail
     }
 
     #[cfg(test)]
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self) -> Status {
         self.check.outcome
     }
 }

@@ -1,7 +1,7 @@
-//! RejectedRow messages.
+//! Rejected messages.
 
 use bytes::Bytes;
-use store::Rejected;
+use store::RejectedRow;
 use webhook::journal::Books;
 
 use super::{
@@ -99,7 +99,7 @@ async fn rejected_messages_are_listed_newest_first(bed: Bed) {
         listed.extend(page);
     }
     assert_eq!(listed.len(), 10);
-    let key = |rejected: &Rejected| (rejected.rejected_ms, rejected.id.clone());
+    let key = |rejected: &RejectedRow| (rejected.rejected_ms, rejected.id.clone());
     assert!(listed.windows(2).all(|pair| key(&pair[0]) > key(&pair[1])));
 
     let redriven = store
