@@ -10,6 +10,7 @@
 //! unknown, separately from what is right and what is wrong.
 
 mod mark;
+mod queues;
 mod finding;
 mod assessment;
 
@@ -21,10 +22,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::resend::IN_HAND;
 
-pub use assessment::{Assessment, Conclusion, Queues};
+pub use assessment::{Assessment, Conclusion};
 pub use finding::Finding;
 pub use mark::Marked;
 use mark::Marker;
+pub use queues::Queues;
 
 /// How long the recorder may take to write the waiting records, and each mark.
 const SETTLE_FOR: Duration = Duration::from_secs(5);
