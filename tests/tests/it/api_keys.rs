@@ -184,7 +184,7 @@ async fn hold_up(database: &mut PgConnection) -> PgTransaction<'_> {
 async fn a_key_that_is_revoked_is_refused_however_slow_the_database_is() {
     let postgres = Postgres::start().await;
     let settings = [("MAGNETITE_DATABASE__URL", postgres.url())];
-    let installation = Installation::with("slow", &shared_broker(), &[], &settings).await;
+    let installation = Installation::with("slow", &shared_broker(), &[500], &settings).await;
     let api = Api::start(&installation).await;
     let key = installation.key("org_1", "endpoints:read").await;
     let status = async || api.get("/v1/event-types", &key).await.status;
