@@ -6,9 +6,10 @@
 //! as long as the failure lasts. So other names and addresses are checked at the moment of the failure, not
 //! earlier, and without a cache: evidence that is older than the failure proves nothing about it.
 //!
-//! - **Names**: the failed name is looked up once more, together with up to three names that were answered
-//!   before and a name that does not exist in the same top-level domain. If one of those is answered, even
-//!   with NXDOMAIN, and the failed name fails again, the name servers of the failed name are what fails.
+//! - **Names**: up to three names that were answered before, and a name that does not exist in the same
+//!   top-level domain, are looked up; then the failed name once more; then others again. If one of the others
+//!   is answered both times, even with NXDOMAIN, and the failed name fails again, its name servers are what
+//!   fails.
 //! - **Routes**: if there are addresses that were connected to before, and the routing table has a route to
 //!   all of them, the missing route is the endpoint's failure. The usual reason is that the endpoint's name
 //!   has only IPv6 addresses and this machine has no IPv6. If the route to one of the other addresses is
@@ -92,18 +93,21 @@ impl Names {
         self.answered.note(host);
     }
 
-    /// Returns whether this name, whose lookup failed, fails alone. Takes at most 2 s if no search list
-    /// applies to the name.
+    /// Returns whether this name, whose lookup failed, fails alone. Takes at most 6 s if no search list
+    /// applies to the name; 2 s if other names are answered at once, or not at all.
+    ///
+    /// Other names have to be answered both before and after the name fails again. Otherwise, name servers
+    /// that recover or fail in the meantime would look like a failure of this name.
     pub(crate) async fn fails_alone(&self, host: &str) -> bool {
         let Ok(_permit) = self.permits.try_acquire() else {
             return false;
         };
-        let failing = async {
-            let asked = addresses_of(&self.asking, host).await;
-            asked.is_err_and(|error| !error.is_answer())
-        };
-        let (fails, others_work) = tokio::join!(failing, self.others_are_answered(host));
-        fails && others_work
+        self.others_are_answered(host).await && self.fails(host).await && self.others_are_answered(host).await
+    }
+
+    async fn fails(&self, host: &str) -> bool {
+        let asked = addresses_of(&self.asking, host).await;
+        asked.is_err_and(|error| !error.is_answer())
     }
 
     async fn others_are_answered(&self, host: &str) -> bool {

@@ -126,6 +126,41 @@ async fn a_name_that_was_answered_before_is_evidence_as_long_as_it_is_answered()
 }
 
 #[tokio::test]
+async fn name_servers_that_recover_while_the_failure_is_investigated_are_our_fault() {
+    let is_back = AtomicBool::new(false);
+    let names = NameServer::start(move |name, _| match name {
+        "broken.example.com." if is_back.load(SeqCst) => Reply::Addresses(ips(&["127.0.0.1"])),
+        "broken.example.com." => Reply::ServerFailure,
+        _ => {
+            is_back.store(true, SeqCst);
+            Reply::NoName
+        }
+    })
+    .await;
+    let attempted = post(&names.egress(), "https://broken.example.com/secret").await;
+    assert!(matches!(attempted, Err(Fault::Resolver { .. })), "{attempted:?}");
+}
+
+#[tokio::test]
+async fn name_servers_that_fail_while_the_failure_is_investigated_are_our_fault() {
+    let (is_investigated, is_down) = (AtomicBool::new(false), AtomicBool::new(false));
+    let names = NameServer::start(move |name, _| match name {
+        "broken.example.com." => {
+            is_down.store(is_investigated.load(SeqCst), SeqCst);
+            Reply::ServerFailure
+        }
+        _ if is_down.load(SeqCst) => Reply::ServerFailure,
+        _ => {
+            is_investigated.store(true, SeqCst);
+            Reply::NoName
+        }
+    })
+    .await;
+    let attempted = post(&names.egress(), "https://broken.example.com/secret").await;
+    assert!(matches!(attempted, Err(Fault::Resolver { .. })), "{attempted:?}");
+}
+
+#[tokio::test]
 async fn a_missing_route_is_the_endpoints_failure_if_others_are_there() {
     // No connection can be made to the broadcast address, and the routing table says so.
     let config = Config {
