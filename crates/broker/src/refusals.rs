@@ -24,7 +24,7 @@ const REPORTED: Duration = Duration::from_secs(15);
 /// The maximum number of refusals kept; a topology has fewer queues and exchanges.
 const TARGETS_MAX: usize = 64;
 
-/// The text that a process reports while [`Link::is_blocked`].
+/// The text that a process reports while [`Link::is_blocked`](crate::Link::is_blocked).
 pub const BLOCKED: &str = "the broker blocks publishing: memory or disk alarm";
 
 /// A publish or a consumer that the broker currently refuses to this process.

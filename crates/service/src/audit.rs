@@ -6,7 +6,7 @@
 //!
 //! Two things change while they are compared: the queues, and the journal, which lacks the records that are
 //! still in its queue and in the hands of recorders. A finding that may disappear a second later is therefore
-//! checked again for [`SETTLE_FOR`] before it is reported. What cannot be determined by then is reported as
+//! checked again for five seconds before it is reported. What cannot be determined by then is reported as
 //! unknown, separately from what is right and what is wrong.
 
 mod mark;

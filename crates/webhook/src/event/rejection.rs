@@ -81,7 +81,7 @@ pub enum FieldRejection {
     /// `timestamp` is not within [`TIMESTAMPS_MS`].
     #[error("field \"timestamp\" is {0}; expected Unix milliseconds of the years 2001 to 2100{unit}", unit = unit(*.0))]
     Timestamp(u64),
-    /// `timestamp` is ahead of the clock by more than [`TIMESTAMP_AHEAD_MAX`].
+    /// `timestamp` is ahead of the clock by more than [`TIMESTAMP_AHEAD_MAX`](crate::TIMESTAMP_AHEAD_MAX).
     #[error(
         "field \"timestamp\" is {timestamp_ms}, more than a day after now ({now_ms}); expected when it happened, in Unix milliseconds"
     )]
