@@ -13,9 +13,17 @@ pub struct Closed;
 /// whole connection.
 pub(crate) struct Declaring<'a> {
     pub(crate) channel: Channel,
-    /// The lock that is held until the topology is declared.
-    #[expect(dead_code, reason = "a lock is held, not read")]
-    pub(crate) alone: MutexGuard<'a, ()>,
+    _alone: MutexGuard<'a, ()>,
+}
+
+impl<'a> Declaring<'a> {
+    /// Keeps `alone` locked for as long as the channel is used.
+    pub(crate) fn new(channel: Channel, alone: MutexGuard<'a, ()>) -> Self {
+        Self {
+            channel,
+            _alone: alone,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -183,10 +183,7 @@ impl Link {
     /// Opens a channel to declare a topology on, after waiting until no other task on this link declares one.
     pub(crate) async fn declaring(&self) -> Result<Declaring<'_>, ChannelError> {
         let alone = self.declaring.lock().await;
-        Ok(Declaring {
-            channel: self.channel().await?,
-            alone,
-        })
+        Ok(Declaring::new(self.channel().await?, alone))
     }
 
     /// Opens a channel on the connection, after waiting for a connection.

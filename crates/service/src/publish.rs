@@ -116,7 +116,7 @@ async fn gather(producer: Producer, mut waiting: mpsc::Receiver<Waiting>) {
     let places = Arc::new(Semaphore::new(GROUPS_MAX));
     loop {
         let place = Arc::clone(&places).acquire_owned().await;
-        let place = place.expect("nobody closes the semaphore");
+        let place = place.expect("the semaphore is never closed");
         let mut group = Vec::new();
         if waiting.recv_many(&mut group, GROUP_MAX).await == 0 {
             return;
