@@ -22,36 +22,11 @@
 # MAGNETITE_BROKER__URL is used, but its processor time is not known. Nothing else should run on the machine meanwhile.
 set -euo pipefail
 
-repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-readonly repository
-readonly broker=$repository/deploy/local/broker.sh
-readonly venv=$repository/tests/.cache/plot
-servers=
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tests/bench/common.sh
+. tests/bench/common.sh
 
-say() { printf 'bench.sh: %s\n' "$*" >&2; }
-
-die() {
-    say "$@"
-    exit 1
-}
-
-stop_broker() {
-    [[ -n $servers ]] || return 0
-    if "$broker" remove "$servers/broker"; then
-        rm -rf -- "$servers"
-    else
-        say "the broker did not stop: its files are left in $servers"
-    fi
-}
-
-build() {
-    [[ -n $(command -v cargo) || ! -x $HOME/.cargo/bin/cargo ]] || PATH=$HOME/.cargo/bin:$PATH
-    command -v cargo >/dev/null || die "there is no cargo: install Rust, see https://rustup.rs"
-    [[ -n $(command -v cc) && -n $(command -v make) ]] ||
-        die "there is no C compiler, or no make (SQLite, ring and jemalloc are compiled): apt-get install gcc libc6-dev make"
-    say "building in release mode (some minutes the first time)"
-    cargo build --quiet --release --locked --package magnetite-cli --package e2e --bins --example bench >&2
-}
+readonly venv=$PWD/tests/.cache/plot
 
 # plot [--json FILE]: draws the plots with matplotlib, in a virtual environment with exact versions.
 plot() {
@@ -70,10 +45,9 @@ plot() {
 }
 
 main() {
-    cd "$repository"
     case ${1:-} in
         --help | -h)
-            sed -n '2,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,22s/^# \{0,1\}//p' tests/bench.sh
             exit
             ;;
         --plot)
@@ -83,16 +57,11 @@ main() {
     esac
     build
     if [[ ${1:-} == --list ]]; then
-        target/release/examples/bench --list
+        target/release/bench --list
         exit
     fi
-    trap stop_broker EXIT
-    servers=$(mktemp -d "${TMPDIR:-/tmp}/magnetite-bench.XXXXXX")
-    MAGNETITE_BROKER__URL=$("$broker" find "$servers/broker")
-    export MAGNETITE_BROKER__URL
-    say "broker ${MAGNETITE_BROKER__URL##*@}"
-    if [[ -e $servers/broker/node ]]; then set -- "$@" --broker "$servers/broker"; fi
-    target/release/examples/bench "$@"
+    start_broker
+    measure bench "$@"
     say "tests/bench.sh --plot draws what was found"
 }
 

@@ -477,10 +477,13 @@ pub fn shared_broker() -> String {
     )
 }
 
-/// Returns the path of the binary that was built together with this test.
+/// Returns the path of the binary that was built together with this program: a test in `target/PROFILE/deps`,
+/// or a benchmark in `target/PROFILE`.
 pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.ancestors().nth(2).expect("a test is in target/PROFILE/deps");
+    let this = std::env::current_exe().unwrap();
+    let mut directories = this.ancestors().skip(1);
+    let profile = directories.find(|directory| !directory.ends_with("deps"));
+    let profile = profile.expect("a program is below target/PROFILE");
     let binary = profile.join("magnetite");
     assert!(
         binary.exists(),

@@ -1,11 +1,10 @@
 //! The endpoints that receive the events.
 
+use bench::{event, receiver::Receiver};
 use e2e::{Endpoint, Installation, now_ms};
 use signature::Secret;
 use store::{NewEndpoint, Store};
 use webhook::{EndpointId, OrganizationId};
-
-use crate::{event, receiver::Receiver};
 
 /// Registers `fan_out` endpoints for the first organization.
 pub(crate) async fn of_one(

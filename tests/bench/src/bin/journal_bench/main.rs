@@ -16,21 +16,6 @@
     reason = "a measurement ends at the first surprise, and prints"
 )]
 
-#[path = "../bench/event.rs"]
-#[allow(dead_code, reason = "the other benchmark fills queues before it measures")]
-mod event;
-#[path = "../bench/pace.rs"]
-mod pace;
-#[path = "../bench/process.rs"]
-#[allow(
-    dead_code,
-    reason = "the other benchmark profiles processes, and looks at their memory"
-)]
-mod process;
-#[path = "../bench/receiver.rs"]
-#[allow(dead_code, reason = "the other benchmark counts connections")]
-mod receiver;
-
 mod servers;
 mod roles;
 mod lag;
@@ -38,6 +23,9 @@ mod seed;
 mod questions;
 mod retention;
 
+use std::path::Path;
+
+use bench::{process, receiver};
 use e2e::Installation;
 use servers::Servers;
 
@@ -107,7 +95,7 @@ impl Options {
                 ["--per-second", count] => {
                     options.per_second = count.parse().ok().filter(|count| (1..=100_000).contains(count))?;
                 }
-                ["--broker-pid", pid] => options.broker_pid = Some(pid.parse().ok()?),
+                ["--broker", directory] => options.broker_pid = process::broker_pid(Path::new(directory)),
                 _ => return None,
             }
         }

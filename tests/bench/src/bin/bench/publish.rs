@@ -10,12 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Answered, Api, Installation, percentile, shared_broker};
+use bench::{
+    event::{self, Events},
+    installation,
+};
+use e2e::{Answered, Api, percentile};
 use futures_util::future::join_all;
 use producer::{Producer, Serialized};
 use serde::Serialize;
-
-use crate::event::{self, Events};
 
 /// The number of clients that publish concurrently, each one event at a time.
 const CLIENTS: usize = 64;
@@ -42,8 +44,7 @@ pub(crate) struct Published {
 pub(crate) async fn run(events: usize) -> Vec<Published> {
     // The default limit is 5,000 requests per second for each key.
     let settings = [("MAGNETITE_API__RATE_PER_KEY", "1000000")];
-    let delays_ms = [1000, 2000, 4000, 8000, 16000, 30000];
-    let installation = Installation::with("bench-publish", &shared_broker(), &delays_ms, &settings).await;
+    let installation = installation::create("bench-publish", &settings).await;
     let api = Api::start(&installation).await;
     let key = installation.key(&event::organization(0), "events:write").await;
     let config = producer::Config::new(installation.broker_url(), installation.prefix()).unwrap();

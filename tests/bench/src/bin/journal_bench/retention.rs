@@ -6,14 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bench::{
+    event::{self, Events},
+    pace,
+    receiver::{Expected, Receiver},
+};
 use e2e::{Installation, now_ms};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
-    event::{self, Events},
     lag::percentiles,
-    pace,
-    receiver::{Expected, Receiver},
     roles::{self, Recorder},
 };
 

@@ -23,20 +23,17 @@
 
 mod cases;
 mod options;
-mod event;
-mod receiver;
 mod raw;
-mod process;
 mod endpoints;
 mod clients;
 mod setup;
 mod drain;
-mod pace;
 mod paced;
 mod publish;
 mod machine;
 mod report;
 
+use bench::{process, receiver};
 use cases::{CASES, Case, Rate, What};
 use options::Options;
 use report::Report;
@@ -69,7 +66,7 @@ async fn measure(options: &Options) {
     let mut report = Report::new(options);
     let cores = std::thread::available_parallelism().unwrap();
     println!("{cores} cores for clients, broker, receiver and whatever else is measured together");
-    if options.broker.as_deref().and_then(machine::broker_pid).is_none() {
+    if options.broker.as_deref().and_then(process::broker_pid).is_none() {
         println!(
             "The broker's processor time is not known: it is not a process that this script has started."
         );

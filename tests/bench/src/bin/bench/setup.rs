@@ -2,18 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Endpoint, Installation, Postgres, shared_broker, wait_until};
+use bench::{
+    event::Events,
+    installation,
+    process::{self, Process},
+    receiver::{Expected, Receipts, Receiver},
+};
+use e2e::{Endpoint, Installation, Postgres, wait_until};
 use serde::Serialize;
 use tokio::process::Child;
 
 use crate::{
     cases::{Journal, Load, Side},
     clients, endpoints,
-    event::Events,
-    machine,
     options::Options,
-    process::{self, Process},
-    receiver::{Expected, Receipts, Receiver},
 };
 
 /// An installation, a receiver, and endpoints there. No process that delivers is running.
@@ -66,7 +68,6 @@ struct Servers {
     database: Option<Duration>,
 }
 
-const DELAYS_MS: [u64; 6] = [1000, 2000, 4000, 8000, 16000, 30000];
 /// The time limit for all deliveries: several times what the slowest machine should need for 200,000 of them.
 const COMPLETE_MAX: Duration = Duration::from_mins(15);
 /// The time limit for the work that remains after the last receipt.
@@ -93,8 +94,7 @@ impl<'a> Setup<'a> {
             .as_ref()
             .map(|server| ("MAGNETITE_DATABASE__URL", server.url()));
         let settings = Vec::from_iter(database);
-        let prefix = format!("bench-{name}");
-        let installation = Installation::with(&prefix, &shared_broker(), &DELAYS_MS, &settings).await;
+        let installation = installation::create(&format!("bench-{name}"), &settings).await;
         let authority = load
             .is_tls
             .then(|| installation.directory().join("authority.pem"));
@@ -150,7 +150,7 @@ impl<'a> Setup<'a> {
     }
 
     fn broker_pid(&self) -> Option<u32> {
-        self.options.broker.as_deref().and_then(machine::broker_pid)
+        self.options.broker.as_deref().and_then(process::broker_pid)
     }
 
     fn servers(&self) -> Servers {

@@ -1,20 +1,26 @@
 //! Measures what a process costs, according to the kernel.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use e2e::{memory_kib, wait_until};
 use tokio::process::{Child, Command};
 
 /// A process that is measured from its start to its exit.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     pid: u32,
 }
 
-pub(crate) struct Cost {
+/// What a process has cost, from its start to its exit.
+pub struct Cost {
     /// The user and system time of all threads.
-    pub(crate) cpu: Duration,
-    pub(crate) peak_bytes: u64,
+    pub cpu: Duration,
+    /// The peak memory (resident set).
+    pub peak_bytes: u64,
 }
 
 /// The unit of times in `/proc/PID/stat`: `USER_HZ`, which is 100 on every Linux that Rust runs on.
@@ -23,19 +29,21 @@ const TICK: Duration = Duration::from_millis(10);
 const END_MAX: Duration = Duration::from_secs(30);
 
 impl Process {
-    pub(crate) fn start(command: &mut Command) -> Self {
+    /// Starts the command. The process is killed when the value is dropped.
+    pub fn start(command: &mut Command) -> Self {
         let child = command.kill_on_drop(true).spawn().unwrap();
         let pid = child.id().unwrap();
         Self { child, pid }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Returns its process id.
+    pub fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Sends SIGTERM, waits until the process has exited, and returns its total cost. Panics if the exit code
     /// is not 0.
-    pub(crate) async fn end(mut self) -> Cost {
+    pub async fn end(mut self) -> Cost {
         let peak_bytes = memory_kib(self.pid, "VmHWM") * 1024;
         let pid = self.pid.to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
@@ -66,7 +74,7 @@ fn times(stat: &[String], fields: &[usize]) -> Duration {
 }
 
 /// Returns the processor time so far of a process and its descendants, including those that have exited.
-pub(crate) fn cpu_of_tree(pid: u32) -> Duration {
+pub fn cpu_of_tree(pid: u32) -> Duration {
     // A child may exit during this loop; then its time is included in its parent's.
     let Ok(children) = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) else {
         return Duration::ZERO;
@@ -77,11 +85,18 @@ pub(crate) fn cpu_of_tree(pid: u32) -> Duration {
 }
 
 /// Returns the processor time so far of a process, without its children.
-pub(crate) fn cpu(pid: u32) -> Duration {
+pub fn cpu(pid: u32) -> Duration {
     times(&stat(pid).unwrap(), &[11, 12])
 }
 
+/// Returns the process id of the broker that `deploy/local/broker.sh` has started in this directory, or
+/// `None` if it runs in a container.
+pub fn broker_pid(directory: &Path) -> Option<u32> {
+    let noted = fs::read_to_string(directory.join("broker.pid")).ok()?;
+    noted.split_whitespace().next()?.parse().ok()
+}
+
 /// Returns the path of this program.
-pub(crate) fn this() -> PathBuf {
+pub fn this() -> PathBuf {
     std::env::current_exe().unwrap()
 }

@@ -14,15 +14,16 @@ use tokio::sync::mpsc;
 use crate::{event::Events, receiver::now_ns};
 
 /// The events that were published.
-pub(crate) struct Paced {
+pub struct Paced {
     begin_ns: u64,
     interval: Duration,
-    pub(crate) numbers: Range<usize>,
+    /// Their numbers.
+    pub numbers: Range<usize>,
 }
 
 impl Paced {
     /// Returns when an event was due to be published, in Unix nanoseconds.
-    pub(crate) fn due_ns(&self, number: usize) -> u64 {
+    pub fn due_ns(&self, number: usize) -> u64 {
         let since_begin = self.interval.as_nanos() as u64 * (number - self.numbers.start) as u64;
         self.begin_ns + since_begin
     }
@@ -30,7 +31,7 @@ impl Paced {
 
 /// Publishes the events with these numbers, or those that are due before `stop` completes, and waits for
 /// their confirms.
-pub(crate) async fn publish(
+pub async fn publish(
     amqp: &Amqp,
     events: Events,
     numbers: Range<usize>,

@@ -6,16 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bench::{
+    event::{self, Events},
+    pace,
+    process::Cost,
+    receiver::{Expected, Receiver},
+};
 use e2e::{Installation, percentile};
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
 
 use crate::{
     Options,
-    event::{self, Events},
-    pace,
-    process::Cost,
-    receiver::{Expected, Receiver},
     roles::{self, Recorder},
     servers::Servers,
 };

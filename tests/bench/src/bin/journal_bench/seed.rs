@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bench::event;
 use e2e::{Installation, now_ms};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-
-use crate::event;
 
 /// What was stored.
 pub(crate) struct Stored {

@@ -4,6 +4,11 @@
 
 use std::{fmt, future::pending, time::Duration};
 
+use bench::{
+    pace::{self, Paced},
+    process,
+    receiver::Receipts,
+};
 use e2e::{memory_kib, percentile};
 use serde::Serialize;
 use tokio::time::interval;
@@ -11,9 +16,6 @@ use tokio::time::interval;
 use crate::{
     cases::{Side, USUAL},
     options::Options,
-    pace::{self, Paced},
-    process,
-    receiver::Receipts,
     setup::{Cpu, Setup},
 };
 

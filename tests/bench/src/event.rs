@@ -7,10 +7,11 @@ use lapin::{BasicProperties, Confirmation};
 
 /// What the events of a measurement have in common.
 #[derive(Clone, Copy)]
-pub(crate) struct Events {
-    pub(crate) body_bytes: usize,
+pub struct Events {
+    /// The exact size of each body.
+    pub body_bytes: usize,
     /// The number of organizations. Event n belongs to organization n modulo this.
-    pub(crate) organizations: usize,
+    pub organizations: usize,
 }
 
 const EVENT_TYPE: &str = "lead.completed";
@@ -89,12 +90,13 @@ const WINDOW: usize = 256;
 
 impl Events {
     /// Events of 1 KiB, of one organization.
-    pub(crate) const USUAL: Self = Self {
+    pub const USUAL: Self = Self {
         body_bytes: 1024,
         organizations: 1,
     };
 
-    pub(crate) fn body(self, number: usize) -> String {
+    /// Returns the body of the event with this number, whose timestamp is the current time.
+    pub fn body(self, number: usize) -> String {
         let (timestamp, organization) = (now_ms(), organization(number % self.organizations));
         let before = format!(
             r#"{BEFORE_NUMBER}{number:0NUMBER_DIGITS$}","timestamp":{timestamp},"organization_id":"{organization}","project_id":"proj_1","data":{{"lead_id":"lead_{number:0NUMBER_DIGITS$}","status":"completed","research_results":{{"company_info":""#
@@ -107,7 +109,7 @@ impl Events {
 
     /// Publishes the events from 0 up to but not including `count`. Panics unless each is confirmed and
     /// routed.
-    pub(crate) async fn preload(self, amqp: &Amqp, count: usize) {
+    pub async fn preload(self, amqp: &Amqp, count: usize) {
         let publishing = stream::iter(0..count).map(|number| self.publish(amqp, number));
         publishing.buffer_unordered(WINDOW).collect::<()>().await;
     }
@@ -126,12 +128,12 @@ impl Events {
 }
 
 /// Returns the id of the organization with this number.
-pub(crate) fn organization(number: usize) -> String {
+pub fn organization(number: usize) -> String {
     format!("org_bench_{number}")
 }
 
 /// Returns a text of exactly this many bytes. Its order of words depends on `number`.
-pub(crate) fn text(number: usize, bytes: usize) -> String {
+pub fn text(number: usize, bytes: usize) -> String {
     let (mut text, mut state) = (String::with_capacity(bytes + 16), number as u64);
     while text.len() < bytes {
         // A linear congruential generator with Knuth's multiplier. Its upper bits are the random ones.

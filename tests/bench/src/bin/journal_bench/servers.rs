@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use e2e::{Installation, shared_broker};
+use bench::{installation, process};
+use e2e::Installation;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-
-use crate::process;
 
 pub(crate) struct Servers {
     postgres_url: String,
@@ -46,8 +45,7 @@ impl Servers {
     /// Creates an installation that uses this database, which is migrated.
     pub(crate) async fn installation(&self, name: &str, database_url: &str) -> Installation {
         let settings = [("MAGNETITE_DATABASE__URL", database_url)];
-        let delays_ms = [1000, 2000, 4000, 8000, 16000, 30000];
-        Installation::with(name, &shared_broker(), &delays_ms, &settings).await
+        installation::create(name, &settings).await
     }
 
     /// Returns PostgreSQL's processor time so far.

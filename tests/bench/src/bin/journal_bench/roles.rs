@@ -6,19 +6,19 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use bench::{
+    installation,
+    process::{Cost, Process},
+};
 use e2e::Installation;
 use serde_json::Value;
 use tokio::sync::oneshot;
-
-use crate::process::{Cost, Process};
 
 /// Starts a worker with the default configuration, except that it uses any free health port. Its log goes to
 /// a file.
 pub(crate) fn worker(installation: &Installation) -> Process {
     let log = File::create(installation.directory().join("worker.log")).unwrap();
-    let mut command = installation.command(&["worker"]);
-    command.env("MAGNETITE_HEALTH__LISTEN", "127.0.0.1:0").stderr(log);
-    Process::start(&mut command)
+    Process::start(installation::role(installation, "worker").stderr(log))
 }
 
 /// A recorder whose log this program reads.
@@ -34,9 +34,8 @@ impl Recorder {
     /// default time if that is `None`.
     pub(crate) fn start(installation: &Installation, retention_s: Option<u64>) -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
-        let mut command = installation.command(&["recorder"]);
+        let mut command = installation::role(installation, "recorder");
         command
-            .env("MAGNETITE_HEALTH__LISTEN", "127.0.0.1:0")
             .env("MAGNETITE_LOG__FILTER", "info,recorder=debug,lapin=off")
             .env("MAGNETITE_LOG__FORMAT", "json")
             .stderr(writer);

@@ -2,12 +2,15 @@
 
 use std::{fs::File, path::Path};
 
+use bench::{
+    installation,
+    process::{self, Process},
+};
 use e2e::Endpoint;
 use tokio::process::{Child, Command};
 
 use crate::{
     cases::{Client, Journal},
-    process::{self, Process},
     raw,
     setup::Setup,
 };
@@ -42,8 +45,8 @@ fn role(setup: &Setup<'_>, role: &str, number: usize) -> Command {
     let directory = setup.options.profile.clone();
     let directory = directory.unwrap_or_else(|| setup.installation.directory());
     let log = File::create(directory.join(format!("{}-{role}-{number}.log", setup.name))).unwrap();
-    let mut command = setup.installation.command(&[role]);
-    command.env("MAGNETITE_HEALTH__LISTEN", "127.0.0.1:0").stderr(log);
+    let mut command = installation::role(&setup.installation, role);
+    command.stderr(log);
     command
 }
 

@@ -38,24 +38,24 @@ use crate::{event, process};
 
 /// What a receiver expects, and how it answers.
 #[derive(Clone, Deserialize, Serialize)]
-pub(crate) struct Expected {
+pub struct Expected {
     /// The number of events, which are numbered from 0.
-    pub(crate) events: usize,
+    pub events: usize,
     /// The number of endpoints of each event.
-    pub(crate) fan_out: usize,
+    pub fan_out: usize,
     /// The number of organizations. Event n belongs to organization n modulo this.
-    pub(crate) organizations: usize,
+    pub organizations: usize,
     /// The first request of every n-th delivery is answered with 500; 0 for none.
-    pub(crate) failing_every: usize,
+    pub failing_every: usize,
     /// Whether it answers `Connection: close`.
-    pub(crate) is_closing: bool,
+    pub is_closing: bool,
     /// The file to which the receiver writes the certificate authority that its clients have to trust; `None`
     /// for plain HTTP.
-    pub(crate) authority: Option<PathBuf>,
+    pub authority: Option<PathBuf>,
 }
 
 /// The process of a receiver.
-pub(crate) struct Receiver {
+pub struct Receiver {
     child: Child,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
@@ -65,14 +65,16 @@ pub(crate) struct Receiver {
 
 /// What a receiver has received.
 #[derive(Deserialize, Serialize)]
-pub(crate) struct Receipts {
-    pub(crate) requests: usize,
-    pub(crate) connections: u64,
+pub struct Receipts {
+    /// The number of requests, including those answered with 500.
+    pub requests: usize,
+    /// The number of connections that were opened.
+    pub connections: u64,
     /// When each delivery was first answered with 200, in Unix nanoseconds; 0 if it was not.
-    pub(crate) at_ns: Vec<u64>,
+    pub at_ns: Vec<u64>,
     /// When the first attempt of each delivery that has to fail was answered; 0 if there was none. Empty if
     /// no delivery has to fail.
-    pub(crate) failed_ns: Vec<u64>,
+    pub failed_ns: Vec<u64>,
 }
 
 /// The length of the accept queue. With the usual 128, some of the 256 connections that a client opens at
@@ -81,11 +83,7 @@ const CONNECTING_MAX: u32 = 4096;
 
 impl Expected {
     /// Returns expectations of one delivery for each event, answered with 200.
-    #[allow(
-        dead_code,
-        reason = "this benchmark names everything, the journal's only the events"
-    )]
-    pub(crate) fn events(events: usize) -> Self {
+    pub fn events(events: usize) -> Self {
         Self {
             events,
             fan_out: 1,
@@ -96,12 +94,13 @@ impl Expected {
         }
     }
 
-    pub(crate) fn deliveries(&self) -> usize {
+    /// Returns the number of deliveries.
+    pub fn deliveries(&self) -> usize {
         self.events * self.fan_out
     }
 
     /// Returns the number of first attempts that fail.
-    pub(crate) fn failures(&self) -> usize {
+    pub fn failures(&self) -> usize {
         (0..self.deliveries())
             .filter(|delivery| self.fails(*delivery))
             .count()
@@ -133,7 +132,9 @@ impl Expected {
 }
 
 impl Receiver {
-    pub(crate) async fn start(expected: &Expected) -> Self {
+    /// Starts a receiver: this program with the arguments `receiver` and `expected`, which its `main` passes
+    /// to [`run`].
+    pub async fn start(expected: &Expected) -> Self {
         let mut child = Command::new(process::this())
             .args(["receiver", &serde_json::to_string(expected).unwrap()])
             .stdin(Stdio::piped())
@@ -152,24 +153,25 @@ impl Receiver {
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Returns its process id.
+    pub fn pid(&self) -> u32 {
         self.child.id().expect("it has not ended")
     }
 
     /// Returns the URL of an organization's endpoint, where `place` is its index among `fan_out` endpoints.
-    pub(crate) fn url(&self, organization: usize, place: usize) -> String {
+    pub fn url(&self, organization: usize, place: usize) -> String {
         format!("{}/{organization}/{place}", self.origin)
     }
 
     /// Waits until every delivery has arrived.
-    pub(crate) async fn complete(&mut self, limit: Duration) {
+    pub async fn complete(&mut self, limit: Duration) {
         let line = timeout(limit, self.lines.next_line()).await;
         let line = line.unwrap_or_else(|_| panic!("not every delivery arrived within {limit:?}: see the workers' logs, which --profile DIRECTORY keeps"));
         assert_eq!(line.unwrap().as_deref(), Some("complete"));
     }
 
     /// Stops the receiver, and returns what it has received.
-    pub(crate) async fn end(mut self) -> Receipts {
+    pub async fn end(mut self) -> Receipts {
         drop(self.stdin);
         let line = self.lines.next_line().await.unwrap();
         let receipts = serde_json::from_str(&line.expect("the receiver reports")).unwrap();
@@ -190,7 +192,7 @@ struct Seen {
 
 /// Runs the receiver. It prints its URL, then `complete` once it has every delivery, and, after the end of
 /// standard input, its receipts.
-pub(crate) async fn run(expected: Expected) {
+pub async fn run(expected: Expected) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let listener = socket.listen(CONNECTING_MAX).unwrap();

@@ -30,13 +30,6 @@ pub(crate) fn versions(broker: Option<&Path>) -> Value {
     })
 }
 
-/// Returns the process id of the broker that `deploy/local/broker.sh` has started in this directory, or
-/// `None` if it runs in a container.
-pub(crate) fn broker_pid(directory: &Path) -> Option<u32> {
-    let noted = fs::read_to_string(directory.join("broker.pid")).ok()?;
-    noted.split_whitespace().next()?.parse().ok()
-}
-
 fn field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
