@@ -60,7 +60,7 @@ impl Reader {
             InvalidSettings(vec![InvalidSetting {
                 key: None,
                 place: place_of(file),
-                detail: "expected TOML tables that fit the variables MAGNETITE_*".to_owned(),
+                detail: "expected TOML tables that are compatible with the variables MAGNETITE_*".to_owned(),
             }])
         };
         Ok(Self {
@@ -200,7 +200,7 @@ fn read_file(path: &Path) -> Result<String, InvalidSettings> {
             }
             _ => "",
         };
-        problem(format!("expected a readable file of TOML, and {error}{advice}"))
+        problem(format!("expected a readable TOML file: {error}{advice}"))
     })?;
     // The file is parsed here first, because this error can be reported without quoting the line that it is
     // in.
@@ -210,7 +210,7 @@ fn read_file(path: &Path) -> Result<String, InvalidSettings> {
             .and_then(|span| text.get(..span.start))
             .unwrap_or_default();
         let line = before.matches('\n').count() + 1;
-        problem(format!("expected TOML; line {line} is not"))
+        problem(format!("expected TOML, but line {line} is not valid"))
     })?;
     Ok(text)
 }
@@ -318,24 +318,7 @@ fn flatten(root: ValueKind) -> Values {
 /// a third of its length.
 fn nearest<'a>(key: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
     let plain = |key: &str| key.replace(['.', '-'], "_").to_lowercase();
-    let distance = |candidate: &&str| edits(&plain(key), &plain(candidate));
+    let distance = |candidate: &&str| strsim::levenshtein(&plain(key), &plain(candidate));
     let near = known.iter().copied().min_by_key(distance)?;
     (distance(&near) * 3 <= near.len()).then_some(near)
-}
-
-/// Returns how many characters have to be added, removed or replaced to turn one text into the other (the
-/// Levenshtein distance).
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
