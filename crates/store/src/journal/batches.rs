@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 
 use webhook::journal::{Gap, Hole, Numbers, Span};
 
-use crate::{columns::Columns, statement::Statement};
+use crate::{
+    columns::Columns,
+    statement::{Argument, Statement},
+};
 
 /// The maximum number of spans that are kept of one run. A span ends where batches are lost that the worker
 /// did not drop, which is rare. When there are more, the oldest two are merged, and a gap with an unknown
@@ -98,11 +101,18 @@ pub(super) struct Change {
     pub(super) gaps: Vec<Hole>,
 }
 
-pub(super) const SELECT: &str = "SELECT first_number, last_number, from_ms, until_ms, settled, recorded_ms FROM batches \
+const SELECT: &str = "SELECT first_number, last_number, from_ms, until_ms, settled, recorded_ms FROM batches \
     WHERE worker = $1 ORDER BY first_number";
 
+/// Extends the span that ends immediately before the new numbers, as it does while batches arrive in order.
+/// Changes no row if there is no such span, or if another span would adjoin or overlap the longer one.
+const EXTEND: &str = "UPDATE batches SET last_number = $3, \
+    from_ms = CASE WHEN $4 < from_ms THEN $4 ELSE from_ms END, until_ms = CASE WHEN $5 > until_ms THEN $5 ELSE until_ms END, \
+    settled = CASE WHEN $6 > settled THEN $6 ELSE settled END WHERE worker = $1 AND last_number = $2 - 1 \
+    AND NOT EXISTS (SELECT 1 FROM batches other WHERE other.worker = $1 AND other.first_number BETWEEN $2 AND $3 + 1)";
+
 /// `{now}` is the database's clock.
-pub(super) const WRITE: &str = "INSERT INTO batches (worker, first_number, last_number, from_ms, until_ms, settled, recorded_ms) \
+const WRITE: &str = "INSERT INTO batches (worker, first_number, last_number, from_ms, until_ms, settled, recorded_ms) \
     VALUES ($1, $2, $3, $4, $5, $6, {now}) ON CONFLICT (worker, first_number) DO UPDATE SET \
     last_number = CASE WHEN excluded.last_number > batches.last_number THEN excluded.last_number ELSE batches.last_number END, \
     from_ms = CASE WHEN excluded.from_ms < batches.from_ms THEN excluded.from_ms ELSE batches.from_ms END, \
@@ -110,8 +120,7 @@ pub(super) const WRITE: &str = "INSERT INTO batches (worker, first_number, last_
     settled = CASE WHEN excluded.settled > batches.settled THEN excluded.settled ELSE batches.settled END";
 
 /// Deletes a covered row, unless another recorder has extended it meanwhile.
-pub(super) const DELETE: &str =
-    "DELETE FROM batches WHERE worker = $1 AND first_number = $2 AND last_number = $3";
+const DELETE: &str = "DELETE FROM batches WHERE worker = $1 AND first_number = $2 AND last_number = $3";
 
 /// Deletes only whole runs, and only of workers that are no longer in the table `roles`. If a run lost only
 /// its beginning, the missing numbers would look like a hole.
@@ -181,6 +190,24 @@ pub(super) fn read_run(row: &dyn Columns) -> Result<Run, sqlx::Error> {
     })
 }
 
+/// Selects the spans of a worker.
+pub(super) fn select(worker: &str) -> Statement<'_> {
+    about(SELECT, worker, [])
+}
+
+/// Returns the statement that extends a span by numbers that follow it. Returns `None` if there are numbers
+/// missing between the new ones.
+pub(super) fn extend<'a>(worker: &'a str, came: &Numbers) -> Option<Statement<'a>> {
+    let [span] = came.spans() else { return None };
+    let numbers = [span.first, span.last, span.from_ms, span.until_ms, came.settled()];
+    Some(about(EXTEND, worker, numbers))
+}
+
+fn about<'a, const N: usize>(sql: &'static str, worker: &'a str, numbers: [u64; N]) -> Statement<'a> {
+    let numbers = numbers.map(Argument::from);
+    Statement::with(sql, [Argument::id(worker)].into_iter().chain(numbers))
+}
+
 fn numbers(rows: &[Row]) -> Numbers {
     let mut numbers = Numbers::default();
     for row in rows {
@@ -231,16 +258,30 @@ impl Change {
             gaps,
         }
     }
-}
 
-/// Returns a gap of an unknown number of records.
-pub(super) fn unknown_gap(worker: &str, hole: &Hole) -> Gap {
-    Gap {
-        worker: worker.to_owned(),
-        from_ms: hole.from_ms,
-        until_ms: hole.until_ms,
-        count: 0,
-        batches: None,
+    /// Returns the statements that make the change.
+    pub(super) fn statements<'a>(&self, worker: &'a str) -> impl Iterator<Item = Statement<'a>> {
+        let write = move |(span, settled): &(Span, u64)| {
+            let numbers = [span.first, span.last, span.from_ms, span.until_ms, *settled];
+            about(WRITE, worker, numbers)
+        };
+        let delete = move |span: &Span| about(DELETE, worker, [span.first, span.last]);
+        self.written
+            .iter()
+            .map(write)
+            .chain(self.covered.iter().map(delete))
+    }
+
+    /// Returns a gap with an unknown number of records for the numbers between spans that were merged.
+    pub(super) fn unknown_gaps(&self, worker: &str) -> Vec<Gap> {
+        let gap = |hole: &Hole| Gap {
+            worker: worker.to_owned(),
+            from_ms: hole.from_ms,
+            until_ms: hole.until_ms,
+            count: 0,
+            batches: None,
+        };
+        self.gaps.iter().map(gap).collect()
     }
 }
 
@@ -266,6 +307,36 @@ pub(super) fn lost(
     lost.sort_by(|one, other| (one.from_ms, &one.worker).cmp(&(other.from_ms, &other.worker)));
     lost
 }
+
+/// Writes which batches of a worker have arrived, and evaluates to the gaps that this makes. For use inside
+/// [`on_connection!`](crate::database::on_connection), after all other rows of the books: several recorders
+/// may write batches of one worker at the same time, and the second waits for the first.
+macro_rules! write_numbers {
+    ($tx:ident, $dialect:ident, $worker:expr, $came:expr) => {{
+        use $crate::{
+            journal::batches,
+            statement::{bind_all, fetch_all},
+        };
+        let (worker, came): (&str, &Numbers) = ($worker, $came);
+        let mut extended = 0;
+        if let Some(extend) = batches::extend(worker, came) {
+            let query = bind_all!(sqlx::query(extend.sql($dialect)), &extend.arguments);
+            extended = query.execute(&mut *$tx).await?.rows_affected();
+        }
+        let mut gaps = Vec::new();
+        if extended == 0 {
+            let stored = fetch_all!($tx, $dialect, batches::select(worker), batches::read_row);
+            let change = batches::Change::new(&stored, came);
+            for statement in change.statements(worker) {
+                let query = bind_all!(sqlx::query(statement.sql($dialect)), &statement.arguments);
+                query.execute(&mut *$tx).await?;
+            }
+            gaps = change.unknown_gaps(worker);
+        }
+        gaps
+    }};
+}
+pub(super) use write_numbers;
 
 /// Evaluates to the records that are [`lost`] since a time. For use inside
 /// [`on_connection!`](crate::database::on_connection).

@@ -8,11 +8,11 @@ use std::{
 use sqlx::Connection as _;
 use webhook::{
     DeliveryId, Event, FailureKind,
-    journal::{AttemptRecord, Books, DeliveryEntry, EventEntry, Gap, Then},
+    journal::{AttemptRecord, Books, DeliveryEntry, EventEntry, Gap, Numbers, Then},
 };
 
 use super::{
-    batches::{self, Change},
+    batches::write_numbers,
     events::{event_columns, read_event},
     rejected::RejectedRow,
     totals::{Added, add_totals},
@@ -21,7 +21,7 @@ use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store,
     columns::Columns,
     database::on_connection,
-    statement::{Argument, Insert, Statement, bind_all, insert_all, stored_id, timed},
+    statement::{Argument, Insert, Statement, bind_all, insert_all, stored_id},
 };
 
 /// The columns of a [`Standing`](webhook::journal::Standing), in the order in which they are compared.
@@ -202,47 +202,6 @@ macro_rules! merge_event {
     }};
 }
 
-/// Writes which batches of a worker have arrived. For use inside [`on_connection!`], after all other rows of
-/// the books: several recorders may write batches of one worker at the same time, and the second waits for
-/// the first.
-macro_rules! write_numbers {
-    ($tx:ident, $dialect:ident, $worker:expr, $came:expr) => {{
-        let worker: &str = $worker;
-        let select = [Argument::id(worker)];
-        let query = bind_all!(sqlx::query(batches::SELECT), &select);
-        let stored = query
-            .try_map(|row| batches::read_row(&row))
-            .fetch_all(&mut *$tx)
-            .await?;
-        let Change {
-            written,
-            covered,
-            gaps,
-        } = Change::new(&stored, $came);
-        for (span, settled) in written {
-            let numbers = [span.first, span.last, span.from_ms, span.until_ms, settled];
-            let arguments = select.iter().cloned().chain(numbers.map(Argument::from));
-            let arguments: Vec<_> = arguments.collect();
-            let write = timed(batches::WRITE, $dialect);
-            bind_all!(sqlx::query(write), &arguments)
-                .execute(&mut *$tx)
-                .await?;
-        }
-        for span in covered {
-            let arguments = [Argument::id(worker), span.first.into(), span.last.into()];
-            bind_all!(sqlx::query(batches::DELETE), &arguments)
-                .execute(&mut *$tx)
-                .await?;
-        }
-        let gaps: Vec<_> = gaps
-            .iter()
-            .map(|hole| batches::unknown_gap(worker, hole))
-            .collect();
-        let gaps: Vec<_> = gaps.iter().map(gap_row).collect();
-        insert_all!($tx, INSERT_GAPS, gaps);
-    }};
-}
-
 impl Store {
     /// Writes books and rejected messages, all of them or none. They are merged with the stored rows in the
     /// same way as [`Books`] are merged: in whatever order, how often, and by however many recorders at once
@@ -308,7 +267,9 @@ impl Store {
                 insert_all!(tx, INSERT_REJECTED, rejected);
                 insert_all!(tx, INSERT_GAPS, gaps);
                 for (worker, came) in &books.batches {
-                    write_numbers!(tx, dialect, worker, came);
+                    let gaps = write_numbers!(tx, dialect, worker, came);
+                    let gaps: Vec<_> = gaps.iter().map(gap_row).collect();
+                    insert_all!(tx, INSERT_GAPS, gaps);
                 }
                 add_totals!(tx, added, self.shard);
                 tx.commit().await?;

@@ -12,6 +12,7 @@ use super::{
 };
 
 on_both_databases! {
+    batches_end_up_in_the_same_row_in_every_order,
     a_batch_that_never_came_is_lost_after_a_minute_and_explains_as_a_gap_does,
     what_was_announced_as_made_and_never_came_is_lost,
     a_worker_that_announced_that_it_drops_records_and_ended_has_lost_some,
@@ -47,6 +48,24 @@ async fn lost(store: &Store) -> Vec<LostCause> {
     let audit = store.audit(0, u64::MAX, limits(T + MINUTE)).await.unwrap();
     let certain = audit.lost.into_iter().filter(|lost| lost.certain_in_ms == 0);
     certain.map(|lost| lost.cause).collect()
+}
+
+async fn batches_end_up_in_the_same_row_in_every_order(bed: Bed) {
+    let store = bed.migrated().await;
+    let mut row = None;
+    for order in ["1234", "1324", "1243", "2134", "4321", "1423", "1332144"] {
+        bed.execute("DELETE FROM batches").await;
+        for number in order.bytes().map(|digit| u64::from(digit - b'0')) {
+            record_batch(&store, number, []).await;
+        }
+        assert_eq!(bed.number("SELECT COUNT(*) FROM batches").await, 1, "{order}");
+        let columns = ["first_number", "last_number", "from_ms", "until_ms", "settled"];
+        let mut found = Vec::new();
+        for column in columns {
+            found.push(bed.number(&format!("SELECT {column} FROM batches")).await);
+        }
+        assert_eq!(*row.get_or_insert_with(|| found.clone()), found, "{order}");
+    }
 }
 
 async fn a_batch_that_never_came_is_lost_after_a_minute_and_explains_as_a_gap_does(bed: Bed) {
