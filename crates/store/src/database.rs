@@ -68,6 +68,9 @@ pub(crate) struct Dialect {
     pub(crate) begin_write: &'static str,
     /// Begins a transaction whose reads all use the same snapshot.
     pub(crate) begin_snapshot: &'static str,
+    /// Selects the name under which another connection can read the snapshot of a transaction, until that
+    /// transaction ends. `None` on SQLite, which cannot do this.
+    pub(crate) export_snapshot: Option<&'static str>,
     /// Statements that begin a transaction with joins of large tables. PostgreSQL may have no statistics yet
     /// about rows of the last minute, expect only a few rows, and scan all of one side for each row of the
     /// other: an audit of 40,000 deliveries did not finish within 15 s.
@@ -103,6 +106,7 @@ pub(crate) struct Dialect {
 pub(crate) static SQLITE: Dialect = Dialect {
     begin_write: "BEGIN IMMEDIATE",
     begin_snapshot: "BEGIN",
+    export_snapshot: None,
     prepare_joins: &[],
     prepare_deletions: &[],
     now_ms: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
@@ -119,6 +123,7 @@ pub(crate) static SQLITE: Dialect = Dialect {
 pub(crate) static POSTGRES: Dialect = Dialect {
     begin_write: "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
     begin_snapshot: "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+    export_snapshot: Some("SELECT pg_export_snapshot()"),
     prepare_joins: &["SET LOCAL enable_nestloop = off", "SET LOCAL work_mem = '64MB'"],
     prepare_deletions: &["SET LOCAL synchronous_commit = off"],
     now_ms: "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
@@ -341,7 +346,7 @@ fn warn_if_public(path: &Path) {
     let mode = metadata.permissions().mode() & 0o777;
     if metadata.is_file() && mode & 0o077 != 0 {
         let mode = format!("{mode:o}");
-        tracing::warn!(path = %path.display(), mode, "others may open the database file, which holds secrets: chmod 600");
+        tracing::warn!(path = %path.display(), mode, "other users can access the database file, which holds secrets: run chmod 600 on it");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The audit of the journal: whether every match has its delivery, every delivery its attempts, and no
 //! delivery has been pending for too long.
 
+mod connections;
 mod rows;
 mod statements;
 mod period;
@@ -21,6 +22,7 @@ use crate::{
     database::on_connection,
     statement::{Statement, fetch_all},
 };
+use connections::{Counting, Main, Second, Shared, connections};
 use period::Period;
 use rows::{
     Found, Pending, read_count, read_deliveries, read_events, read_gap, read_late, read_oldest, read_pending,
@@ -183,22 +185,20 @@ macro_rules! records_since {
     }};
 }
 
-/// Begins a transaction whose reads all use the same snapshot, and evaluates to it. For use inside
+/// Executes the statements that begin a transaction with joins of large tables. For use inside
 /// [`on_connection!`].
-macro_rules! begin {
-    ($connection:ident, $dialect:ident) => {{
-        let mut tx = $connection.begin_with($dialect.begin_snapshot).await?;
+macro_rules! prepare_joins {
+    ($tx:ident, $dialect:ident) => {
         for statement in $dialect.prepare_joins {
-            sqlx::query(*statement).execute(&mut *tx).await?;
+            sqlx::query(*statement).execute(&mut *$tx).await?;
         }
-        tx
-    }};
+    };
 }
 
 /// Counts the events and deliveries of the window, compares them with the totals that were recorded, and
 /// evaluates to the sums of their marks; steps of an [`on_connection!`].
 macro_rules! count {
-    ($tx:ident, $dialect:ident, $window:ident, $audit:ident) => {{
+    ($tx:ident, $dialect:ident, $window:ident, $audit:ident, $other:ident) => {{
         let (mut found, mut marks) = (Vec::new(), [0, 0]);
         for events in fetch_all!($tx, $dialect, $window.of(COUNT_EVENTS), read_events) {
             $audit.events += events.count;
@@ -206,7 +206,11 @@ macro_rules! count {
             marks[0] += events.mark;
             found.push(events.counts());
         }
-        for deliveries in fetch_all!($tx, $dialect, $window.of(COUNT_DELIVERIES), read_deliveries) {
+        let deliveries = match $other.deliveries().await {
+            Some(deliveries) => deliveries,
+            None => fetch_all!($tx, $dialect, $window.of(COUNT_DELIVERIES), read_deliveries),
+        };
+        for deliveries in deliveries {
             found.push(deliveries.counts());
             if deliveries.resent {
                 *$audit.resends.of(deliveries.state) += deliveries.count;
@@ -250,9 +254,9 @@ macro_rules! count_pending {
 
 impl Store {
     /// Audits the events that were received and the deliveries that were created from `since_ms` until before
-    /// `until_ms`. The window is extended to whole minutes on both sides. The counts come from one snapshot,
-    /// and the missing attempts from another one at about the same time. Deliveries are attributed to their
-    /// events, whatever the clock says by which they were created.
+    /// `until_ms`. The window is extended to whole minutes on both sides. The counts come from one snapshot. The
+    /// missing attempts may come from another one at about the same time, as they always do on SQLite.
+    /// Deliveries are attributed to their events, whatever the clock says by which they were created.
     ///
     /// The audit does not see an event of which no record arrived and that is in no gap, nor records that a
     /// worker dropped while it could not reach the database, if it died before it could record again.
@@ -262,23 +266,30 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn audit(&self, since_ms: u64, until_ms: u64, limits: AuditLimits) -> Result<Audit, Error> {
         let window = Period::new(since_ms, until_ms, limits);
-        // The two queries run concurrently on connections of their own; each is about half of the work.
-        let books = self.books(&window);
-        let ((mut audit, records), attempts) = tokio::try_join!(books, self.missing_attempts(&window))?;
+        // Two connections work at the same time; each does about half of the work.
+        let (main, second) = connections();
+        let books = self.books(&window, main);
+        let ((mut audit, records), attempts) =
+            tokio::try_join!(books, self.missing_attempts(&window, second))?;
         (audit.unrecorded, audit.vanished.attempts) = attempts;
         audit.explain_at_most(records);
         Ok(audit)
     }
 
     /// Returns the audit without the missing attempts, and the number of records that may be missing.
-    async fn books(&self, window: &Period) -> Result<(Audit, MissingRecords), Error> {
+    async fn books(&self, window: &Period, mut other: Main) -> Result<(Audit, MissingRecords), Error> {
         on_connection!(
             &self.database,
             journal,
             &Operation::AUDIT,
             OPERATION_TIMEOUT,
             |connection, dialect| {
-                let mut tx = begin!(connection, dialect);
+                let mut tx = connection.begin_with(dialect.begin_snapshot).await?;
+                prepare_joins!(tx, dialect);
+                other.share(match dialect.export_snapshot {
+                    Some(export) => Some(sqlx::query_scalar(export).fetch_one(&mut *tx).await?),
+                    None => None,
+                });
                 let (explained_ms, lost) = explained_ms!(tx, dialect, window, window.since_ms);
                 let mut audit = Audit {
                     lost,
@@ -298,7 +309,7 @@ impl Store {
                 };
                 let gaps = batches::gaps_with(explained_ms);
                 let gaps = gaps.as_str();
-                let marks = count!(tx, dialect, window, audit);
+                let marks = count!(tx, dialect, window, audit, other);
                 let records = count_pending!(tx, dialect, window, audit, gaps);
                 let heard_ms = crate::ANNOUNCED_MAX.as_millis() as u64;
                 let heard = Statement::with(COUNT_ROLES, [heard_ms.into()]);
@@ -328,15 +339,39 @@ impl Store {
         )
     }
 
-    /// Returns the deliveries with missing attempts, and the number of attempts that vanished.
-    async fn missing_attempts(&self, window: &Period) -> Result<(Findings<Unrecorded>, u64), Error> {
+    /// Returns the deliveries with missing attempts, and the number of attempts that vanished. Before that,
+    /// counts the deliveries of the window for the main connection, if that shares its snapshot.
+    async fn missing_attempts(
+        &self,
+        window: &Period,
+        second: Second,
+    ) -> Result<(Findings<Unrecorded>, u64), Error> {
+        let shared = second.snapshot().await;
         on_connection!(
             &self.database,
             journal,
             &Operation::AUDIT,
             OPERATION_TIMEOUT,
             |connection, dialect| {
-                let mut tx = begin!(connection, dialect);
+                let mut tx = connection.begin_with(dialect.begin_snapshot).await?;
+                let mut counting = shared.and_then(Shared::promise);
+                if let Some(import) = counting.as_ref().map(Counting::import)
+                    && sqlx::raw_sql(import).execute(&mut *tx).await.is_err()
+                {
+                    // The snapshot has ended with the main connection, or is on another server.
+                    counting = None;
+                    tx.rollback().await?;
+                    tx = connection.begin_with(dialect.begin_snapshot).await?;
+                }
+                prepare_joins!(tx, dialect);
+                if let Some(counting) = counting {
+                    counting.send(fetch_all!(
+                        tx,
+                        dialect,
+                        window.of(COUNT_DELIVERIES),
+                        read_deliveries
+                    ));
+                }
                 let first = fetch_all!(tx, dialect, Statement::new(totals::FIRST), totals::read_first);
                 let first_ms = first.into_iter().flatten().next();
                 let [before, since] = window.attempts(first_ms);
