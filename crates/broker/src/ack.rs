@@ -1,8 +1,8 @@
 //! Acknowledging and requeueing of consumed messages.
 //!
-//! Each channel that consumes has a [`Lane`]. The lane records which delivery tags are open, and one task of
-//! the lane writes the acks. When no tag is open any more, a single ack covers everything. While other
-//! messages are still being processed, acks are gathered, and one `multiple` ack covers the settled prefix.
+//! Each channel that consumes has [`ChannelAcks`], which record the open delivery tags, and one task that
+//! writes the acks. When no tag is open any more, a single ack covers everything. While other messages are
+//! still being processed, acks are gathered, and one `multiple` ack covers the settled prefix.
 //!
 //! Messages that are settled behind an open tag wait for the prefix to catch up, which usually happens within
 //! milliseconds. They do not wait long, and never more than half of the prefetch waits. After that, single
@@ -35,23 +35,23 @@ use crate::meters;
 /// message when the channel closes.
 #[derive(Clone, Debug)]
 pub struct AckHandle {
-    lane: Arc<Lane>,
+    acks: Arc<ChannelAcks>,
     tag: u64,
 }
 
 /// The channel that a message was received on. It does not keep the channel open.
 #[derive(Clone, Debug)]
-pub struct Origin(Weak<Lane>);
+pub struct Origin(Weak<ChannelAcks>);
 
 impl Origin {
     /// Returns whether the channel is still open. While it is, the broker redelivers none of its messages.
     pub fn is_live(&self) -> bool {
-        self.0.upgrade().is_some_and(|lane| lane.is_live())
+        self.0.upgrade().is_some_and(|acks| acks.is_live())
     }
 }
 
-/// A channel that consumes.
-pub(crate) struct Lane {
+/// The open delivery tags of one channel that consumes, and the way to the task that writes their acks.
+pub(crate) struct ChannelAcks {
     channel: Channel,
     open: Arc<Open>,
     /// The queue of the task that writes acks. It is unbounded, but contains every tag at most once, so the
@@ -77,29 +77,29 @@ impl AckHandle {
     /// is written shortly afterwards, together with others.
     pub fn ack(&self) {
         // An error means that the channel is closed; the broker then redelivers the message.
-        let _ = self.lane.settled.send(Settle::Ack(self.tag));
+        let _ = self.acks.settled.send(Settle::Ack(self.tag));
     }
 
     /// Returns the message to the queue, for any worker. RabbitMQ counts this towards the delivery limit.
     pub fn requeue(&self) {
-        let _ = self.lane.settled.send(Settle::Requeue(self.tag));
+        let _ = self.acks.settled.send(Settle::Requeue(self.tag));
     }
 
     /// Returns the channel that the message was received on, without the obligation to settle the message.
     pub fn origin(&self) -> Origin {
-        Origin(Arc::downgrade(&self.lane))
+        Origin(Arc::downgrade(&self.acks))
     }
 
     /// Returns whether an ack can still reach the broker. If not, the broker redelivers the message or has
     /// done so already.
     pub fn is_live(&self) -> bool {
-        self.lane.is_live()
+        self.acks.is_live()
     }
 }
 
-impl Lane {
+impl ChannelAcks {
     /// Starts the task that writes acks for messages received on this channel. `queue` is the name of the
-    /// queue in metrics. The task ends when the lane's last handle is dropped.
+    /// queue in metrics. The task ends when this value and its last handle are dropped.
     pub(crate) fn open(channel: Channel, queue: &str, prefetch: u16) -> (Arc<Self>, JoinHandle<()>) {
         let (settled, settles) = mpsc::unbounded_channel();
         let unacked = meters::UNACKED.level([queue]);
@@ -115,12 +115,12 @@ impl Lane {
             Gathered::of(prefetch),
         );
         let writing = tokio::spawn(vital("acks", writing));
-        let lane = Self {
+        let acks = Self {
             channel,
             open,
             settled,
         };
-        (Arc::new(lane), writing)
+        (Arc::new(acks), writing)
     }
 
     pub(crate) fn channel(&self) -> &Channel {
@@ -135,15 +135,15 @@ impl Lane {
     pub(crate) fn hand_out(self: &Arc<Self>, tag: u64) -> AckHandle {
         self.open.with(|open| open.insert(tag));
         AckHandle {
-            lane: Arc::clone(self),
+            acks: Arc::clone(self),
             tag,
         }
     }
 }
 
-impl fmt::Debug for Lane {
+impl fmt::Debug for ChannelAcks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane")
+        f.debug_struct("ChannelAcks")
             .field("channel", &self.channel.id())
             .finish_non_exhaustive()
     }
@@ -159,7 +159,7 @@ impl Open {
     }
 }
 
-/// A lane that is dropped no longer holds messages, because the broker redelivers them.
+/// Subtracts the tags that are still open from the gauge, because the broker redelivers their messages.
 impl Drop for Open {
     fn drop(&mut self) {
         let tags = self.tags.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -173,7 +173,7 @@ const ACKED_TOGETHER: usize = 32;
 /// fast endpoint, and short enough that few messages are delivered again after a crash.
 const ACK_WAIT: Duration = Duration::from_millis(50);
 
-/// Writes acks until every handle of the lane is dropped or the channel is closed.
+/// Writes acks until the [`ChannelAcks`] and every handle are dropped, or the channel is closed.
 async fn write_settles(
     channel: Channel,
     open: Arc<Open>,

@@ -13,8 +13,8 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    AckHandle, DeclareError, Link, Message, Topology, ack::Lane, channel::ChannelError, held::ClaimError,
-    link::backoff, watched::Watched,
+    AckHandle, DeclareError, Link, Message, Topology, ack::ChannelAcks, channel::ChannelError,
+    held::ClaimError, link::backoff, watched::Watched,
 };
 
 /// A message received from a queue. (AMQP calls it a delivery, which means something else in this system.)
@@ -63,7 +63,7 @@ pub async fn consume(
         let error = match stop.run_until_cancelled(opening).await {
             None | Some(Err(OpenError::Channel(ChannelError::Closed(_)))) => break,
             Some(Ok(Opened {
-                lane,
+                acks,
                 mut consumer,
                 writing,
             })) => {
@@ -73,11 +73,11 @@ pub async fn consume(
                 failures = 0;
                 link.noted().consumes(queue, None);
                 consuming(true);
-                let ended = read(&lane, &mut consumer, stop, &watched, &mut take).await;
+                let ended = read(&acks, &mut consumer, stop, &watched, &mut take).await;
                 consuming(false);
                 match ended {
                     Ended::Stopped => {
-                        hand_back(&lane, consumer).await;
+                        hand_back(&acks, consumer).await;
                         return Unsettled(Some(writing));
                     }
                     Ended::Lost(error) => error,
@@ -98,7 +98,7 @@ pub async fn consume(
         let report = refused.again();
         // The link logs a lost connection, once for all of its consumers.
         if report.is_some() && link.is_up() {
-            tracing::warn!(queue, error, failures, "not consuming; trying again");
+            tracing::warn!(queue, error, failures, "cannot consume the queue; trying again");
         }
     }
     Unsettled(None)
@@ -140,9 +140,9 @@ enum OpenError {
 }
 
 struct Opened {
-    lane: Arc<Lane>,
+    acks: Arc<ChannelAcks>,
     consumer: lapin::Consumer,
-    /// The task that writes acks. It ends when the lane's last handle is dropped.
+    /// The task that writes acks. It ends when `acks` and its last handle are dropped.
     writing: JoinHandle<()>,
 }
 
@@ -169,16 +169,16 @@ async fn open(link: &Link, topology: &Topology, queue: &str, prefetch: u16) -> R
         )
         .await
         .map_err(ChannelError::from)?;
-    let (lane, writing) = Lane::open(channel, topology.own_name(named), prefetch);
+    let (acks, writing) = ChannelAcks::open(channel, topology.own_name(named), prefetch);
     Ok(Opened {
-        lane,
+        acks,
         consumer,
         writing,
     })
 }
 
 async fn read(
-    lane: &Arc<Lane>,
+    acks: &Arc<ChannelAcks>,
     consumer: &mut lapin::Consumer,
     stop: &CancellationToken,
     watched: &Watched,
@@ -191,9 +191,9 @@ async fn read(
         match next {
             // lapin still yields messages that arrived before the loss, but the broker has redelivered them
             // by now.
-            Some(Ok(_)) if !lane.is_live() => {}
+            Some(Ok(_)) if !acks.is_live() => {}
             Some(Ok(delivery)) => {
-                let incoming = incoming(lane, delivery);
+                let incoming = incoming(acks, delivery);
                 watched.arrives(&incoming.message);
                 if incoming.message.is_canary() {
                     incoming.ack.ack();
@@ -209,9 +209,9 @@ async fn read(
 }
 
 /// Cancels the consumer, after which no new messages arrive, and requeues the messages that did arrive.
-async fn hand_back(lane: &Arc<Lane>, mut consumer: lapin::Consumer) {
+async fn hand_back(acks: &Arc<ChannelAcks>, mut consumer: lapin::Consumer) {
     let tag = consumer.tag();
-    if lane
+    if acks
         .channel()
         .basic_cancel(tag, BasicCancelOptions::default())
         .await
@@ -220,17 +220,17 @@ async fn hand_back(lane: &Arc<Lane>, mut consumer: lapin::Consumer) {
         return;
     }
     while let Some(Ok(delivery)) = consumer.next().await {
-        lane.hand_out(delivery.delivery_tag).requeue();
+        acks.hand_out(delivery.delivery_tag).requeue();
     }
 }
 
-fn incoming(lane: &Arc<Lane>, delivery: lapin::message::Delivery) -> Incoming {
+fn incoming(acks: &Arc<ChannelAcks>, delivery: lapin::message::Delivery) -> Incoming {
     Incoming {
         message: Message {
             body: Bytes::from(delivery.data),
             properties: delivery.properties,
         },
         redelivered: delivery.redelivered,
-        ack: lane.hand_out(delivery.delivery_tag),
+        ack: acks.hand_out(delivery.delivery_tag),
     }
 }

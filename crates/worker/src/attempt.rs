@@ -18,8 +18,8 @@ use crate::{
     display_chain, now_ms, outcome,
     refusal::Refusal,
     registry::Registered,
-    settlement::Turn,
     signing::Signer,
+    work::Effects,
 };
 
 /// How late an attempt's timeout has to be noticed for the worker to assume that this process was stalled.
@@ -40,7 +40,7 @@ pub(crate) async fn attempt(
     delivery: Delivery,
     found: &Arc<Registered>,
     slowness: &Slowness,
-) -> Turn {
+) -> Effects {
     let began = Instant::now();
     let mut slot = match admit(context, &found.endpoint).await {
         Ok(slot) => slot,
@@ -48,7 +48,7 @@ pub(crate) async fn attempt(
     };
     let registered = match renewed(context, &delivery, found).await {
         Ok(registered) => registered,
-        Err(turn) => return *turn,
+        Err(effects) => return *effects,
     };
     let id = delivery.id();
     let signer = registered.signing.first(now_ms() as i64);
@@ -72,7 +72,7 @@ pub(crate) async fn attempt(
         refused = outcome::attempt(context, &delivery, &first.result, decided, first.time());
         answered = request(context, &delivery, &id, &registered, other, &mut in_flight).await;
     }
-    let turn = match answered {
+    let effects = match answered {
         Ok(answered) => {
             let decided = webhook::outcome(
                 &answered.result,
@@ -93,14 +93,14 @@ pub(crate) async fn attempt(
             drop(slot);
             if let Some(report) = context.faults.again() {
                 let (error, attempts) = (fault.to_string(), report.times);
-                tracing::warn!(delivery.id = %id, error, attempts, "our fault: the endpoint is not charged");
+                tracing::warn!(delivery.id = %id, error, attempts, "a fault on Magnetite's side: no attempt is charged");
             } else {
-                tracing::debug!(delivery.id = %id, error = fault.to_string(), "our fault: the endpoint is not charged");
+                tracing::debug!(delivery.id = %id, error = fault.to_string(), "a fault on Magnetite's side: no attempt is charged");
             }
             outcome::defer(context, delivery, DeferReason::Fault, began.elapsed())
         }
     };
-    turn.after(refused)
+    effects.after(refused)
 }
 
 /// Returns the endpoint as it is when the attempt begins, or the end of a delivery whose attempt must not
@@ -112,7 +112,7 @@ async fn renewed(
     context: &Context,
     delivery: &Delivery,
     found: &Arc<Registered>,
-) -> Result<Arc<Registered>, Box<Turn>> {
+) -> Result<Arc<Registered>, Box<Effects>> {
     context.pulse.steady().await;
     let Some(registered) = context.registry.renewed(found) else {
         let reason = CancelReason::EndpointDeleted;
@@ -157,9 +157,9 @@ enum Unanswered {
 impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::GivenUp => f.write_str("the worker shuts down"),
+            Self::GivenUp => f.write_str("the worker is shutting down"),
             Self::Fault(fault) => f.write_str(&display_chain(fault)),
-            Self::Stalled(result) => write!(f, "this process did not run for a while meanwhile: {result}"),
+            Self::Stalled(result) => write!(f, "this process was stalled during the attempt: {result}"),
         }
     }
 }

@@ -49,12 +49,12 @@ async fn look(publisher: &Publisher, link: &Link, topology: &Topology) -> bool {
             tracing::warn!(
                 error = display_chain(&error),
                 is_mended,
-                "an exchange was missing, and what was published to it was refused; find out who deleted it"
+                "an exchange was missing, and messages published to it were refused; find out who deleted it"
             );
             true
         }
         Err(error) => {
-            tracing::debug!(error = display_chain(&error), "cannot look for missing bindings");
+            tracing::debug!(error = display_chain(&error), "cannot check for missing bindings");
             false
         }
     }
@@ -65,12 +65,12 @@ async fn mend(link: &Link, topology: &Topology, binding: &Binding) {
         Ok(Ok(())) => {
             tracing::warn!(
                 %binding,
-                "a binding was missing, and messages for that queue were refused; it is there again; find out who removed it"
+                "restored a missing binding; messages for that queue were refused while it was missing; find out who removed it"
             );
             return;
         }
         Ok(Err(error)) => display_chain(&error),
         Err(_) => format!("no answer within {MEND_MAX:?}"),
     };
-    tracing::error!(%binding, error, "a binding is missing, and cannot be made: run `magnetite topology declare`");
+    tracing::error!(%binding, error, "a binding is missing and cannot be restored: run `magnetite topology declare`");
 }

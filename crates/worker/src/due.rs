@@ -19,12 +19,12 @@ use crate::{
     meters::{OTHER_ORGANIZATION, UNKNOWN_ENDPOINT},
     now_ms, outcome,
     registry::Registered,
-    settlement::{Settlement, Turn},
+    work::Effects,
 };
 
 /// Makes the next attempt of a delivery, with the endpoint's current URL and secret. An attempt that lasts
 /// longer than a second is moved to a held message.
-pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Message) -> Settlement {
+pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Message) -> Effects {
     let reject =
         |reason, detail: &str| outcome::quarantine(context, Source::Due, message, reason, detail).into();
     let delivery = match message.delivery() {
@@ -33,7 +33,7 @@ pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Mes
     };
     let pinged = pinged(context, &delivery);
     let (may_be_disabled, began) = (delivery.trigger == Trigger::Ping, Instant::now());
-    let turn = match look_up(context, &delivery).await {
+    let effects = match look_up(context, &delivery).await {
         Found::Endpoint(registered) if !is_own(&delivery, &registered) => {
             return reject(OTHER_ORGANIZATION, &foreign(&delivery, &registered));
         }
@@ -47,12 +47,12 @@ pub(crate) async fn delivery(context: &Context, job: &mut Job<'_>, message: &Mes
         Found::Unknown => {
             return reject(
                 UNKNOWN_ENDPOINT,
-                "the database has never had this endpoint; is it the right one?",
+                "this endpoint has never existed in the worker's database; check that it is the right database",
             );
         }
         Found::Unavailable => outcome::defer(context, delivery, DeferReason::Database, began.elapsed()),
     };
-    turn.after(pinged).into()
+    effects.after(pinged)
 }
 
 /// Returns whether the event belongs to the endpoint's organization.
@@ -65,7 +65,7 @@ fn is_own(delivery: &Delivery, registered: &Registered) -> bool {
 
 fn foreign(delivery: &Delivery, registered: &Registered) -> String {
     format!(
-        "the event is of {} and the endpoint of {}; nothing was sent",
+        "the event belongs to organization {} and the endpoint to organization {}; nothing was sent",
         delivery.event.organization_id, registered.endpoint.organization_id
     )
 }
@@ -76,16 +76,16 @@ async fn attempted(
     delivery: Delivery,
     registered: &Arc<Registered>,
     pinged: Option<Record>,
-) -> Settlement {
+) -> Effects {
     let slowness = Slowness::default();
     let attempting = async {
-        let turn: Turn = attempt(context, delivery.clone(), registered, &slowness).await;
-        turn.after(pinged)
+        let effects: Effects = attempt(context, delivery.clone(), registered, &slowness).await;
+        effects.after(pinged)
     };
     let mut attempting = std::pin::pin!(attempting);
     match until_slow(attempting.as_mut(), &slowness).await {
-        Some(turn) => turn.into(),
-        None => job.hold(delivery.clone(), Vec::new(), attempting).await,
+        Some(effects) => effects,
+        None => job.hold(delivery.clone(), &mut Vec::new(), attempting).await,
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     job::Job,
     now_ms, outcome,
     registry::{Considered, Registered},
-    settlement::{Settlement, Turn},
+    work::Effects,
 };
 
 /// Makes the first attempt for every endpoint that matches this event.
@@ -36,12 +36,13 @@ use crate::{
 /// - to deliveries that may not begin because attempts of their organization hang.
 ///
 /// A delivery whose attempt does last longer than a second is moved to a held message during the attempt.
-pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &Message) -> Settlement {
+pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &Message) {
     let event = match message.event() {
         Ok(event) => Arc::new(event),
         Err(bad) => {
-            return outcome::quarantine(context, job.source(), message, bad.reason(), &bad.to_string())
-                .into();
+            let (source, detail) = (job.source(), bad.to_string());
+            let rejected = outcome::quarantine(context, source, message, bad.reason(), &detail);
+            return job.processed.add_publish(rejected);
         }
     };
     context.pulse.steady().await;
@@ -58,7 +59,8 @@ pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &M
         .begin(&event.organization_id, inline.len(), may_refuse);
     let Some(begun) = begin.await else {
         apart.append(&mut inline);
-        return Settlement::default().and_apart(event, apart).and_records(records);
+        job.processed.add_apart(event, apart);
+        return job.processed.add_records(records);
     };
     if begun.has_waited && inline.len() > 1 {
         let (still, hanging) = split(context, inline);
@@ -71,10 +73,9 @@ pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &M
     let attempts = inline
         .into_iter()
         .map(|endpoint| Pending::new(Arc::clone(context), Arc::clone(&event), endpoint));
-    together(context, job, begun, attempts.collect())
-        .await
-        .and_apart(event, apart)
-        .and_records(records)
+    together(context, job, begun, attempts.collect()).await;
+    job.processed.add_apart(event, apart);
+    job.processed.add_records(records);
 }
 
 /// Returns the records of the event: the endpoints that match it, and the registry's position.
@@ -132,60 +133,62 @@ async fn alone(
     event: &Arc<Event>,
     endpoint: &Arc<Registered>,
     begun: Begun<'_>,
-    records: Vec<Record>,
-) -> Settlement {
+    mut records: Vec<Record>,
+) {
     let slowness = Slowness::default();
     let attempting = attempt(context, first(event, endpoint), endpoint, &slowness);
     let mut attempting = std::pin::pin!(attempting);
-    let turn = until_slow(attempting.as_mut(), &slowness).await;
+    let ended = until_slow(attempting.as_mut(), &slowness).await;
     drop(begun);
-    match turn {
-        Some(turn) => Settlement::from(turn).and_records(records),
-        None => job.hold(first(event, endpoint), records, attempting).await,
-    }
+    let effects = match ended {
+        Some(effects) => effects,
+        None => job.hold(first(event, endpoint), &mut records, attempting).await,
+    };
+    job.processed.add(effects);
+    job.processed.add_records(records);
 }
 
 /// Waits for the first attempts of one event, and moves each attempt that becomes slow to a held message.
 async fn together(
     context: &Context,
-    job: &Job<'_>,
+    job: &mut Job<'_>,
     mut begun: Begun<'_>,
     mut attempts: FuturesUnordered<Pending>,
-) -> Settlement {
-    let (mut settlement, mut slow) = (Settlement::default(), FuturesUnordered::new());
+) {
+    let mut slow = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
             Some(progress) = attempts.next() => match progress {
-                Ok(turn) => settlement.add(turn),
+                Ok(effects) => job.processed.add(effects),
                 Err(pending) => {
                     begun.give_one_back();
                     slow.push(pending);
                 }
             },
             Some(progress) = slow.next() => match progress {
-                Ok(turn) => settlement.add(turn),
+                Ok(effects) => job.processed.add(effects),
                 Err(pending) => slow.push(pending),
             },
             () = context.may_hold(), if !slow.is_empty() => {
                 for pending in std::mem::take(&mut slow) {
                     if let Some((delivery, attempt)) = pending.into_parts() {
-                        settlement.owe(job.hold_apart(&delivery, attempt));
+                        job.hold_apart(&delivery, attempt);
                     }
                 }
             }
-            else => return settlement,
+            else => return,
         }
     }
 }
 
 /// Waits until the attempt ends. Returns `None` once, when the attempt has been in flight for a second.
 pub(crate) async fn until_slow(
-    mut attempting: Pin<&mut impl Future<Output = Turn>>,
+    mut attempting: Pin<&mut impl Future<Output = Effects>>,
     slowness: &Slowness,
-) -> Option<Turn> {
+) -> Option<Effects> {
     std::future::poll_fn(|context| match attempting.as_mut().poll(context) {
-        Poll::Ready(turn) => Poll::Ready(Some(turn)),
+        Poll::Ready(effects) => Poll::Ready(Some(effects)),
         // The attempt becomes slow only inside its own poll, which has just happened.
         Poll::Pending if slowness.has_begun() => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
@@ -204,7 +207,7 @@ struct UnderWay {
     event: Arc<Event>,
     endpoint: Arc<Registered>,
     slowness: Arc<Slowness>,
-    attempt: Pin<Box<dyn Future<Output = Turn> + Send>>,
+    attempt: Pin<Box<dyn Future<Output = Effects> + Send>>,
 }
 
 impl Pending {
@@ -227,7 +230,7 @@ impl Pending {
     }
 
     /// Returns the delivery and a future that resolves to the attempt's result.
-    pub(crate) fn into_parts(self) -> Option<(Delivery, impl Future<Output = Turn> + Send + 'static)> {
+    pub(crate) fn into_parts(self) -> Option<(Delivery, impl Future<Output = Effects> + Send + 'static)> {
         let UnderWay {
             event,
             endpoint,
@@ -239,12 +242,12 @@ impl Pending {
 }
 
 impl Future for Pending {
-    type Output = Result<Turn, Self>;
+    type Output = Result<Effects, Self>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {
-        let under_way = self.0.as_mut().expect("it is not polled after its end");
+        let under_way = self.0.as_mut().expect("a completed attempt is not polled again");
         match under_way.attempt.as_mut().poll(context) {
-            Poll::Ready(turn) => Poll::Ready(Ok(turn)),
+            Poll::Ready(effects) => Poll::Ready(Ok(effects)),
             Poll::Pending if under_way.slowness.has_begun() => Poll::Ready(Err(Self(self.0.take()))),
             Poll::Pending => Poll::Pending,
         }

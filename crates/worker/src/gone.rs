@@ -71,16 +71,24 @@ impl Gone {
             {
                 Ok(disabled) => {
                     self.unwritten.end();
-                    tracing::info!(endpoint.id = %id, disabled, "410 recorded");
+                    tracing::info!(endpoint.id = %id, disabled, "recorded that the endpoint responded with 410");
                 }
                 Err(error) if error.is_unavailable() => {
                     if self.unwritten.again().is_some() {
-                        tracing::warn!(endpoint.id = %id, error = display_chain(&error), "cannot record a 410; trying again");
+                        tracing::warn!(
+                            endpoint.id = %id,
+                            error = display_chain(&error),
+                            "cannot record that the endpoint responded with 410; trying again"
+                        );
                     }
                     return false;
                 }
                 Err(error) => {
-                    tracing::error!(endpoint.id = %id, error = display_chain(&error), "cannot record a 410");
+                    tracing::error!(
+                        endpoint.id = %id,
+                        error = display_chain(&error),
+                        "cannot record that the endpoint responded with 410"
+                    );
                 }
             }
             let mut pending = self.lock();

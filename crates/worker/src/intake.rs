@@ -11,7 +11,7 @@ use crate::{
     meters::PANIC,
     outcome,
     recall::Arrival,
-    settlement::Settlement,
+    work::Processed,
 };
 
 /// Starts a task for the message, unless an earlier copy of it is still being processed or is already
@@ -28,15 +28,15 @@ pub(crate) fn take(tasks: &Arc<Tasks>, source: Source, incoming: Incoming) {
                 let mut job = Job {
                     tasks: &all,
                     source,
-                    work,
+                    processed: Processed::new(work),
                 };
-                let settlement = settlement(&mut job, &incoming.message).await;
-                all.finish(job.work, settlement).await;
+                process(&mut job, &incoming.message).await;
+                all.finish(job.processed).await;
             });
         }
-        Arrival::Parked(work, settlement) => {
+        Arrival::Parked(processed) => {
             let all = Arc::clone(tasks);
-            tasks.spawn(async move { all.finish(work, settlement).await });
+            tasks.spawn(async move { all.finish(processed).await });
         }
         Arrival::Settled => incoming.ack.ack(),
         Arrival::Attached => {}
@@ -45,26 +45,28 @@ pub(crate) fn take(tasks: &Arc<Tasks>, source: Source, incoming: Incoming) {
 
 /// Processes one message. A panic indicates a bug in processing this particular message. The message is
 /// quarantined, so that it neither stops other messages nor is redelivered endlessly.
-async fn settlement(job: &mut Job<'_>, message: &Message) -> Settlement {
+async fn process(job: &mut Job<'_>, message: &Message) {
     let (context, source) = (&job.tasks.context, job.source);
-    let work = async {
+    let processing = async {
         match source {
             Source::Events => fanout::event(context, job, message).await,
-            Source::Due | Source::Held => due::delivery(context, job, message).await,
+            Source::Due | Source::Held => {
+                let effects = due::delivery(context, job, message).await;
+                job.processed.add(effects);
+            }
         }
     };
-    match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(settlement) => settlement,
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-            let text = text
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_default();
-            tracing::error!(
-                panic = text,
-                "a bug: the work on a message panicked; the message is set aside"
-            );
-            outcome::quarantine(context, source, message, PANIC, &text).into()
-        }
-    }
+    let Err(panic) = AssertUnwindSafe(processing).catch_unwind().await else {
+        return;
+    };
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let text = text
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    tracing::error!(
+        panic = text,
+        "a bug: processing a message panicked; the message is rejected"
+    );
+    let rejected = outcome::quarantine(context, source, message, PANIC, &text);
+    job.processed.replace(rejected);
 }

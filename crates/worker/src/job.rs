@@ -9,10 +9,9 @@ use webhook::{Delivery, journal::Record};
 
 use crate::{
     Context,
-    committer::Finished,
-    journal::Closing,
-    recall::{Recall, Work},
-    settlement::{Settlement, Turn},
+    recall::Recall,
+    recording,
+    work::{Effects, Processed, Settled, Work},
 };
 
 /// The tasks of a worker, each of which processes one message. Clones share the same tasks.
@@ -20,8 +19,8 @@ use crate::{
 pub(crate) struct Tasks {
     pub(crate) context: Arc<Context>,
     pub(crate) recall: Arc<Recall>,
-    submit: mpsc::Sender<Finished>,
-    closing: Closing,
+    committer: mpsc::Sender<Processed>,
+    recording: mpsc::Sender<Settled>,
     tracker: TaskTracker,
 }
 
@@ -29,21 +28,22 @@ pub(crate) struct Tasks {
 pub(crate) struct Job<'a> {
     pub(crate) tasks: &'a Tasks,
     pub(crate) source: Source,
-    pub(crate) work: Arc<Work>,
+    /// The message with the effects of the steps so far.
+    pub(crate) processed: Processed,
 }
 
 impl Tasks {
     pub(crate) fn new(
         context: Arc<Context>,
         recall: Arc<Recall>,
-        submit: mpsc::Sender<Finished>,
-        closing: Closing,
+        committer: mpsc::Sender<Processed>,
+        recording: mpsc::Sender<Settled>,
     ) -> Self {
         Self {
             context,
             recall,
-            submit,
-            closing,
+            committer,
+            recording,
             tracker: TaskTracker::new(),
         }
     }
@@ -52,14 +52,14 @@ impl Tasks {
         self.tracker.spawn(task);
     }
 
-    /// Passes on the result of processing a message: to the committer if messages have to be published before
-    /// the ack, otherwise to the journal.
-    pub(crate) async fn finish(&self, work: Arc<Work>, settlement: Settlement) {
-        if settlement.owed() > 0 {
+    /// Passes on a processed message: to the committer if messages have to be published before the ack,
+    /// otherwise to the recording.
+    pub(crate) async fn finish(&self, processed: Processed) {
+        if processed.outstanding() > 0 {
             // The committer ends only after all tasks have ended.
-            let _ = self.submit.send(Finished::new(work, settlement)).await;
+            let _ = self.committer.send(processed).await;
         } else {
-            self.closing.close(work, settlement).await;
+            recording::submit(processed.into_settled(), &self.recording, &self.recall).await;
         }
     }
 
@@ -88,10 +88,10 @@ impl Job<'_> {
     }
 
     /// Moves a slow attempt from the current message to a separate held message, so that it does not occupy
-    /// the prefetch of other messages.
+    /// the prefetch of other messages, and returns its effects.
     ///
-    /// The attempt's result then settles the held message. The current message is settled with the publish of
-    /// the held message and with `records`.
+    /// The effects then belong to the held message. The current message is passed on with the publish of the
+    /// held message and with `records`, which are taken.
     ///
     /// The attempt stays with the current message if the delivery is already held, and as long as it cannot
     /// be moved. While the broker accepts no publishes, the current message could not be acknowledged. During
@@ -99,36 +99,40 @@ impl Job<'_> {
     pub(crate) async fn hold(
         &mut self,
         delivery: Delivery,
-        records: Vec<Record>,
-        mut attempting: Pin<&mut impl Future<Output = Turn>>,
-    ) -> Settlement {
-        if self.source != Source::Held {
-            tokio::select! {
-                biased;
-                turn = attempting.as_mut() => return Settlement::from(turn).and_records(records),
-                () = self.tasks.context.may_hold() => {}
-            }
-            let (message, held) = self.tasks.expect(&delivery);
-            let work = std::mem::replace(&mut self.work, held);
-            self.source = Source::Held;
-            let owing = Settlement::from(message).and_records(records);
-            let ((), turn) = tokio::join!(self.tasks.finish(work, owing), attempting);
-            return turn.into();
+        records: &mut Vec<Record>,
+        mut attempting: Pin<&mut impl Future<Output = Effects>>,
+    ) -> Effects {
+        if self.source == Source::Held {
+            return attempting.await;
         }
-        Settlement::from(attempting.await).and_records(records)
+        tokio::select! {
+            biased;
+            effects = attempting.as_mut() => return effects,
+            () = self.tasks.context.may_hold() => {}
+        }
+        let (message, held) = self.tasks.expect(&delivery);
+        let mut current = std::mem::replace(&mut self.processed, Processed::new(held));
+        self.source = Source::Held;
+        current.add_publish(message);
+        current.add_records(std::mem::take(records));
+        let ((), effects) = tokio::join!(self.tasks.finish(current), attempting);
+        effects
     }
 
-    /// Moves one of several slow attempts to a separate held message, and returns that message for
-    /// publishing.
+    /// Moves one of several slow attempts to a separate held message, and adds that message to the outstanding
+    /// publishes.
     pub(crate) fn hold_apart(
-        &self,
+        &mut self,
         delivery: &Delivery,
-        attempt: impl Future<Output = Turn> + Send + 'static,
-    ) -> Outgoing {
+        attempt: impl Future<Output = Effects> + Send + 'static,
+    ) {
         let (message, work) = self.tasks.expect(delivery);
         let tasks = self.tasks.clone();
-        self.tasks
-            .spawn(async move { tasks.finish(work, attempt.await.into()).await });
-        message
+        self.tasks.spawn(async move {
+            let mut processed = Processed::new(work);
+            processed.add(attempt.await);
+            tasks.finish(processed).await;
+        });
+        self.processed.add_publish(message);
     }
 }

@@ -2,8 +2,8 @@
 //! messages.
 //!
 //! ```text
-//! [events] -> intake -> fanout -> admission -> attempt -> outcome -> settle -> journal -> ack
-//! [due]    -> intake -> due    -> admission -> attempt -> outcome -> settle -> journal -> ack
+//! [events] -> intake -> fanout -> admission -> attempt -> outcome -> committer -> recording -> ack
+//! [due]    -> intake -> due    -> admission -> attempt -> outcome -> committer -> recording -> ack
 //! [held]   -> intake:                          attempt, already in progress
 //!                                 registry (endpoints in memory)            recall (processed messages)
 //!                                 presence (announces the registry version) pulse (detects stalls)
@@ -12,9 +12,9 @@
 //! An event message is one unit of work: `fanout` finds the endpoints that match the event, makes the first
 //! attempts inline, and publishes a separate message for each delivery that has to wait. A due message is one
 //! delivery whose next attempt is due; `due` looks up its endpoint and makes that attempt. Both end as a
-//! `settlement::Settlement`: the messages to publish before the ack, and the records to write. The committer
-//! in `committer` publishes the messages in groups and waits for every confirm. `journal` publishes the records
-//! in batches, waits for their confirm for a limited time, and acknowledges the messages.
+//! `work::Processed`: the messages to publish before the ack, and the records to write. `committer` publishes
+//! the messages in groups and waits for every confirm. The result is a `work::Settled`: `recording` publishes
+//! its records in batches, waits for their confirm for a limited time, and acknowledges the message.
 //!
 //! An attempt that lasts longer than a second gives its slot back, and its delivery moves to a separate
 //! message, a *held message*: the worker publishes it to a queue that only this worker consumes, and receives
@@ -54,6 +54,7 @@ mod tally;
 mod presence;
 mod readiness;
 mod pulse;
+mod work;
 mod recall;
 mod refusal;
 mod job;
@@ -63,9 +64,8 @@ mod due;
 mod admission;
 mod attempt;
 mod outcome;
-mod settlement;
 mod committer;
-mod journal;
+mod recording;
 mod tails;
 mod gone;
 mod bindings;
@@ -89,8 +89,9 @@ pub use config::Config;
 pub use meters::METRICS;
 
 use crate::{
-    admission::Admission, context::Context, gone::Gone, job::Tasks, journal::Journal, meters::Meters,
-    presence::Presence, pulse::Pulse, readiness::Readiness, recall::Recall, registry::Registry, tails::Tails,
+    admission::Admission, committer::Committer, context::Context, gone::Gone, job::Tasks, meters::Meters,
+    presence::Presence, pulse::Pulse, readiness::Readiness, recall::Recall, recording::Recording,
+    registry::Registry, tails::Tails,
 };
 
 /// The dependencies of a worker.
@@ -208,7 +209,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let copying = pass_on_copies(Arc::clone(&context), copies, links.clone());
     background.spawn(vital("copies", copying));
 
-    let (tasks, [mut committer, mut journal]) = settling(&context, &broker, publisher, name);
+    let (tasks, [mut committer, mut recording]) = settling(&context, &broker, publisher, name);
     let mut consumers = consume_all(&context, &consuming, &tasks, consumed, &stop);
     let [events, due, held] = &mut consumers;
     tokio::select! {
@@ -216,12 +217,12 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
         () = stop.cancelled() => {}
         Ok(Some(error)) = &mut following => return Err(Error::Registry(error)),
         _ = &mut committer => return Err(Error::Ended("committer")),
-        _ = &mut journal => return Err(Error::Ended("journal")),
+        _ = &mut recording => return Err(Error::Ended("journal")),
         _ = events => return Err(Error::Ended("consumer of events")),
         _ = due => return Err(Error::Ended("consumer of due deliveries")),
         _ = held => return Err(Error::Ended("consumer of held deliveries")),
     }
-    shut_down(&context, tasks, [committer, journal], consumers).await;
+    shut_down(&context, tasks, [committer, recording], consumers).await;
     links.cancel();
     let _ = following.await;
     end(&context, &background).await;
@@ -235,7 +236,7 @@ async fn end(context: &Context, background: &TaskTracker) {
     context.presence.end(&context.store, &context.registry).await;
 }
 
-/// Starts the committer and the journal. Returns the [`Tasks`] that submit messages to them, and their
+/// Starts the committer and the recording. Returns the [`Tasks`] that submit messages to them, and their
 /// handles. Both end once all clones of these tasks are dropped.
 fn settling(
     context: &Arc<Context>,
@@ -245,20 +246,20 @@ fn settling(
 ) -> (Arc<Tasks>, [JoinHandle<()>; 2]) {
     let in_hand = Arc::clone(&context.presence.tally.in_hand);
     let recall = Arc::new(Recall::new(context.config.recall_max(), in_hand));
-    let (closing, settled) = journal::channel(&context.config, Arc::clone(&recall));
-    let journal = Journal::new(Arc::clone(context), broker, Arc::clone(&recall), name);
-    let journal = tokio::spawn(journal.run(settled));
-    let (submit, submitted) = committer::channel(&context.config);
-    let committer = committer::Committer::new(
+    let (to_recording, settled) = recording::channel(&context.config);
+    let recording = Recording::new(Arc::clone(context), broker, Arc::clone(&recall), name);
+    let recording = tokio::spawn(recording.run(settled));
+    let (to_committer, processed) = committer::channel(&context.config);
+    let committer = Committer::new(
         publisher,
         context.publishing.clone(),
         context.topology.clone(),
         Arc::clone(&recall),
-        closing.clone(),
+        to_recording.clone(),
     );
-    let committer = tokio::spawn(committer.run(submitted));
-    let tasks = Arc::new(Tasks::new(Arc::clone(context), recall, submit, closing));
-    (tasks, [committer, journal])
+    let committer = tokio::spawn(committer.run(processed));
+    let tasks = Tasks::new(Arc::clone(context), recall, to_committer, to_recording);
+    (Arc::new(tasks), [committer, recording])
 }
 
 /// Sends copies of the journal's batches to the commands that watch, until `stop` is cancelled.
@@ -354,13 +355,13 @@ async fn shut_down(
         let in_flight = tasks.in_flight();
         tracing::warn!(
             in_flight,
-            "the deadline passed; attempts in flight are put off, uncharged"
+            "the shutdown deadline passed; attempts in flight are aborted and made again later, without being charged"
         );
         context.abort.cancel();
     }
     let committing = async {
         tasks.idle().await;
-        // The committer ends once all senders to it are dropped; the journal ends after the committer.
+        // The committer ends once all senders to it are dropped; the recording ends after the committer.
         drop(tasks);
         for ending in committing {
             let _ = ending.await;
@@ -378,7 +379,9 @@ async fn shut_down(
         LAST_COMMIT
     };
     if timeout(left, committing).await.is_err() {
-        tracing::warn!("not everything could be committed; the broker hands those messages out again");
+        tracing::warn!(
+            "not every message could be acknowledged before the shutdown deadline; the broker redelivers the others"
+        );
     }
 }
 
@@ -401,7 +404,7 @@ async fn load(
                 if away.again().is_some() {
                     tracing::warn!(
                         error = display_chain(&error),
-                        "the database is away again, and this worker has not announced itself; trying again"
+                        "the database became unavailable while this worker was starting; trying again"
                     );
                 }
             }
@@ -412,7 +415,7 @@ async fn load(
     if let Err(error) = store.forget_old_roles().await {
         tracing::debug!(
             error = display_chain(&error),
-            "cannot forget roles that are long gone"
+            "cannot delete roles that ended long ago from the database"
         );
     }
     Ok(registry)
@@ -458,7 +461,7 @@ async fn catch_up(context: Arc<Context>) {
         if let Err(error) = announced.and(registry.refresh(store).await) {
             tracing::warn!(
                 error = display_chain(&error),
-                "cannot look for changed endpoints; going on with those that are known"
+                "cannot check for changed endpoints; continuing with the endpoints in memory"
             );
         }
     });

@@ -14,24 +14,25 @@ pub(crate) const EVENTS: Metric = Metric::counter("magnetite_events_total", "Eve
     .by(&[MetricLabel::known("type", || EventType::VARIANTS.to_vec())]);
 pub(crate) const ATTEMPTS: Metric = Metric::counter(
     "magnetite_attempts_total",
-    "Requests that were answered or failed, by what followed; those that failed by a fault of ours are not counted",
+    "Requests that were answered or failed, by what followed; those that failed because of a fault on Magnetite's side are not counted",
 )
 .by(&[MetricLabel::known("outcome", || Outcome::NAMES.to_vec())]);
 pub(crate) const ATTEMPT_DURATION: Metric = Metric::seconds(
     "magnetite_attempt_duration_seconds",
-    "From the beginning of an attempt until its answer was read or it failed",
+    "Time from the start of an attempt until its response was read or it failed",
 );
 pub(crate) const PUBLISH_TO_DELIVERED: Metric = Metric::seconds(
     "magnetite_publish_to_delivered_seconds",
-    "From an event's timestamp, by its publisher's clock, until its endpoint answered 2xx, retries included; resends are not counted",
+    "Time from an event's timestamp, by its publisher's clock, until its endpoint answered 2xx, retries included; resends are not counted",
 );
 pub(crate) const DEFERRALS: Metric = Metric::counter(
     "magnetite_deferrals_total",
-    "Deliveries that were put off without an attempt",
+    "Times that a delivery was deferred; no attempt is charged",
 )
 .by(&[MetricLabel::known("reason", || DeferReason::VARIANTS.to_vec())]);
-pub(crate) const DEAD: Metric = Metric::counter("magnetite_dead_total", "Deliveries that were given up")
-    .by(&[MetricLabel::known("reason", || DeadReason::VARIANTS.to_vec())]);
+pub(crate) const DEAD: Metric =
+    Metric::counter("magnetite_dead_total", "Deliveries that became dead letters")
+        .by(&[MetricLabel::known("reason", || DeadReason::VARIANTS.to_vec())]);
 pub(crate) const CANCELLED: Metric = Metric::counter(
     "magnetite_cancelled_total",
     "Deliveries whose endpoint was deleted, and pings that failed",
@@ -39,7 +40,7 @@ pub(crate) const CANCELLED: Metric = Metric::counter(
 .by(&[MetricLabel::known("reason", || CancelReason::VARIANTS.to_vec())]);
 pub(crate) const REJECTED: Metric = Metric::counter(
     "magnetite_rejected_total",
-    "Messages that cannot be worked on, and were set aside",
+    "Messages that could not be processed and were rejected",
 )
 .by(&[MetricLabel::known("reason", rejection_reasons)]);
 /// The rejection reason of a delivery whose event belongs to another organization than its endpoint.
@@ -61,11 +62,11 @@ pub(crate) const JOURNAL_RECORDS: Metric = Metric::counter(
 );
 pub(crate) const JOURNAL_DROPPED: Metric = Metric::counter(
     "magnetite_journal_dropped_total",
-    "Records that were dropped because the broker took none; a gap in the journal says how many and when",
+    "Records that were dropped because the broker accepted none; a gap in the journal says how many and when",
 );
 pub(crate) const PUBLISH_FAILURES: Metric = Metric::counter(
     "magnetite_publish_failures_total",
-    "Messages whose retry, dead letter or copy the broker did not take; it is published again",
+    "Times that a message's retry, dead letter or other publish failed; it is published again",
 );
 pub(crate) const UNCONFIRMED: Metric = Metric::gauge(
     "magnetite_unconfirmed_messages",
@@ -83,12 +84,12 @@ pub(crate) const REGISTRY_FAILURES: Metric = Metric::counter(
 pub(crate) const REGISTRY_ENDPOINTS: Metric = Metric::gauge(
     "magnetite_registry_endpoints",
     None,
-    "Endpoints that the worker knows",
+    "Endpoints that the worker has in memory",
 );
 pub(crate) const REGISTRY_VERSION: Metric = Metric::gauge(
     "magnetite_registry_version",
     None,
-    "The last change of an endpoint that the worker knows",
+    "Version of the last change of an endpoint that the worker has read",
 );
 pub(crate) const CERTIFICATES_EXPIRING: Metric = Metric::gauge(
     "magnetite_certificates_expiring",
@@ -98,19 +99,22 @@ pub(crate) const CERTIFICATES_EXPIRING: Metric = Metric::gauge(
 pub(crate) const CERTIFICATE_EXPIRY_MIN: Metric = Metric::gauge(
     "magnetite_certificate_expiry_min_seconds",
     Some(Unit::Seconds),
-    "Until the first certificate of an endpoint expires; +Inf while none has been seen",
+    "Time until the earliest expiry of a certificate of any endpoint; +Inf while none has been seen",
 );
-pub(crate) const SLOTS: Metric =
-    Metric::gauge("magnetite_slots", None, "Attempts that may be under way at once");
+pub(crate) const SLOTS: Metric = Metric::gauge(
+    "magnetite_slots",
+    None,
+    "Attempts of up to a second that may be in flight at once",
+);
 pub(crate) const SLOTS_FREE: Metric = Metric::gauge("magnetite_slots_free", None, "Slots without an attempt");
 pub(crate) const SLOW_SLOTS_USED: Metric = Metric::gauge(
     "magnetite_slow_slots_used",
     None,
-    "Slots whose attempt has been under way for over a second",
+    "Attempts that have been in flight for over a second",
 );
 pub(crate) const SLOTS_REFUSED: Metric = Metric::counter(
     "magnetite_slots_refused_total",
-    "Deliveries that got no slot, by what was used up",
+    "Deliveries that got no slot, by the limit that was reached",
 )
 .by(&[MetricLabel::known("by", || Refusal::VARIANTS.to_vec())]);
 pub(crate) const SLOW_ENDED: Metric = Metric::counter(

@@ -8,9 +8,9 @@ use webhook::{
     journal::{AttemptRecord, Record, StepRecord, Then},
 };
 
-use crate::{Context, meters, now_ms, refusal::Refusal, registry::Registered, settlement::Turn};
+use crate::{Context, meters, now_ms, refusal::Refusal, registry::Registered, work::Effects};
 
-/// Returns the consequences of a charged attempt that began at `began_ms`, in Unix milliseconds. A 410
+/// Returns the effects of a charged attempt that began at `began_ms`, in Unix milliseconds. A 410
 /// response also disables the endpoint.
 pub(crate) fn attempted(
     context: &Context,
@@ -19,7 +19,7 @@ pub(crate) fn attempted(
     result: &AttemptResult,
     decided: Outcome,
     (began_ms, took): (u64, Duration),
-) -> Turn {
+) -> Effects {
     let record = attempt(context, &delivery, result, decided, (began_ms, took));
     let publish = match decided {
         Outcome::Delivered => None,
@@ -46,7 +46,7 @@ pub(crate) fn attempted(
             Some(dead(context, &delivery.after_attempt(began_ms), &letter))
         }
     };
-    Turn::new(publish, record)
+    Effects::new(publish, record)
 }
 
 /// Returns the journal record of a request.
@@ -66,7 +66,7 @@ pub(crate) fn attempt(
 }
 
 /// Defers a delivery that was refused a slot after waiting `spent` for one.
-pub(crate) fn refused(context: &Context, delivery: Delivery, by: Refusal, spent: Duration) -> Turn {
+pub(crate) fn refused(context: &Context, delivery: Delivery, by: Refusal, spent: Duration) -> Effects {
     meters::SLOTS_REFUSED.count([by.into()]).increment(1);
     defer(context, delivery, DeferReason::NoSlot, spent)
 }
@@ -75,7 +75,7 @@ pub(crate) fn refused(context: &Context, delivery: Delivery, by: Refusal, spent:
 ///
 /// Consecutive deferrals become longer. A delivery that has been deferred for too long in total is
 /// dead-lettered, or cancelled if it is a ping.
-pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason, spent: Duration) -> Turn {
+pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason, spent: Duration) -> Effects {
     let put_off = delivery.put_off.longer(why, spent);
     if put_off.sum(why) > context.config.put_off_max(delivery.trigger, why) {
         return given_up(context, &delivery, why);
@@ -100,11 +100,11 @@ pub(crate) fn defer(context: &Context, delivery: Delivery, why: DeferReason, spe
         put_off: put_off.longer(why, tier),
         ..delivery
     };
-    Turn::new(Some(Outgoing::delay(&context.topology, &deferred, tier)), record)
+    Effects::new(Some(Outgoing::delay(&context.topology, &deferred, tier)), record)
 }
 
 /// Ends a delivery that was deferred for too long. A ping is cancelled, because it must not be sent again.
-fn given_up(context: &Context, delivery: &Delivery, why: DeferReason) -> Turn {
+fn given_up(context: &Context, delivery: &Delivery, why: DeferReason) -> Effects {
     if delivery.trigger == Trigger::Ping {
         return cancelled(context, delivery, CancelReason::PingFailed);
     }
@@ -116,7 +116,7 @@ fn given_up(context: &Context, delivery: &Delivery, why: DeferReason) -> Turn {
 }
 
 /// Dead-letters a delivery without making the attempt that was due.
-pub(crate) fn dead_untried(context: &Context, delivery: &Delivery, reason: DeadReason) -> Turn {
+pub(crate) fn dead_untried(context: &Context, delivery: &Delivery, reason: DeadReason) -> Effects {
     let dead_ms = now_ms();
     let letter = DeadLetter {
         reason,
@@ -125,7 +125,7 @@ pub(crate) fn dead_untried(context: &Context, delivery: &Delivery, reason: DeadR
         last_error: String::new(),
         dead_ms,
     };
-    Turn::new(
+    Effects::new(
         Some(dead(context, delivery, &letter)),
         step(context, delivery, dead_ms, Then::Dead { reason }),
     )
@@ -141,13 +141,13 @@ fn dead(context: &Context, delivery: &Delivery, letter: &DeadLetter) -> Outgoing
         reason,
         attempts = letter.attempts,
         http.status = letter.last_status,
-        "delivery is dead; it is in the queue {}", context.topology.dead()
+        "delivery is dead; publishing it to the queue {}", context.topology.dead()
     );
     Outgoing::dead(&context.topology, delivery, letter)
 }
 
 /// Cancels a delivery that has no endpoint any more, or a ping. Nothing is published.
-pub(crate) fn cancelled(context: &Context, delivery: &Delivery, reason: CancelReason) -> Turn {
+pub(crate) fn cancelled(context: &Context, delivery: &Delivery, reason: CancelReason) -> Effects {
     count_cancelled(reason);
     tracing::info!(
         delivery.id = %delivery.id(),
@@ -155,7 +155,7 @@ pub(crate) fn cancelled(context: &Context, delivery: &Delivery, reason: CancelRe
         reason = reason.as_str(),
         "delivery cancelled"
     );
-    Turn::new(
+    Effects::new(
         None,
         step(context, delivery, now_ms(), Then::Cancelled { reason }),
     )
@@ -194,7 +194,7 @@ pub(crate) fn quarantine(
         bytes = message.body.len(),
         reason,
         detail,
-        "message rejected; it is in the queue {}",
+        "message rejected; publishing it to the queue {}",
         topology.rejected()
     );
     meters::REJECTED.count([reason]).increment(1);

@@ -31,7 +31,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const CLOSE_MAX: Duration = Duration::from_millis(500);
 const ROLE: &str = "worker";
 const CUT_OFF: &str =
-    "cut off from the database; delivering to the endpoints that are known, without the latest changes";
+    "cut off from the database; delivering to the endpoints in memory, without the latest changes";
 
 /// What other processes know about this worker.
 pub(crate) struct Presence {
@@ -91,7 +91,10 @@ impl Presence {
         loop {
             let _ = timeout(EVERY, registry.moved()).await;
             if let Err(error) = self.announce(store, registry).await {
-                tracing::debug!(error = display_chain(&error), "cannot announce this worker");
+                tracing::debug!(
+                    error = display_chain(&error),
+                    "cannot announce this worker to the database"
+                );
             }
         }
     }
@@ -113,7 +116,7 @@ impl Presence {
             .clone();
         let is_dropping = self.tally.totals().dropping.is_some();
         let unrecorded = unrecorded
-            .or_else(|| is_dropping.then(|| "the broker takes no records".to_owned()))
+            .or_else(|| is_dropping.then(|| "the broker does not accept journal records".to_owned()))
             .map(|why| format!("{why}; deliveries that the worker makes meanwhile are not recorded"));
         let reasons = cut_off.then(|| CUT_OFF.to_owned()).into_iter().chain(unrecorded);
         let reasons: Vec<_> = reasons.collect();

@@ -88,8 +88,8 @@ impl Pulse {
                         meters::STALLS.count([]).increment(1);
                         tracing::warn!(
                             gap_ms = gap.as_millis() as u64,
-                            "this process did not run: stopped, suspended, or starved; attempts that failed meanwhile are not charged, \
-                             and changed endpoints are looked for before the next attempt"
+                            "this process was stalled: stopped, suspended or starved; attempts that failed meanwhile are not charged, \
+                             and the worker checks for changed endpoints before the next attempt"
                         );
                         catching_up.set(Some(catch_up()));
                     }
@@ -232,7 +232,7 @@ mod tests {
         assert!(pulse.stalled_between(began.0 + 9 * SECOND, later));
         assert!(
             !pulse.stalled_between(began.0 + 15 * SECOND, later),
-            "begun after it"
+            "the attempt began after the stall"
         );
     }
 
@@ -274,7 +274,7 @@ mod tests {
         assert!(!waiting.is_finished(), "ticking is not enough");
         pulse.caught_up(after(began, 20 * SECOND, 20 * SECOND));
         yield_now().await;
-        assert!(!waiting.is_finished(), "it stalled again meanwhile");
+        assert!(!waiting.is_finished(), "the process stalled again meanwhile");
         pulse.caught_up(later);
         waiting.await.unwrap();
     }

@@ -40,8 +40,8 @@ impl Readiness {
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = asking => unreachable!("it never returns"),
-            () = reporting => unreachable!("it never returns"),
+            () = asking => unreachable!("watching permissions never ends"),
+            () = reporting => unreachable!("the loop never ends"),
         }
     }
 

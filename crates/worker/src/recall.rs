@@ -25,46 +25,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, Hasher, RandomState},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
-use broker::{AckHandle, Incoming, Message, Origin, Source};
+use broker::{Incoming, Message, Origin, Source};
 
-use crate::settlement::Settlement;
-
-/// A message that is being processed.
-#[derive(Debug)]
-pub(crate) struct Work {
-    key: u64,
-    /// The ack handle of the latest copy that the broker delivered; `None` while the message is only
-    /// expected.
-    ack: Mutex<Option<AckHandle>>,
-    /// Counts the message as in hand while it is being processed; `None` for an event message.
-    _in_hand: Option<InHand>,
-}
-
-/// Counts a delivery as in hand until it is dropped.
-#[derive(Debug)]
-struct InHand(Arc<AtomicU64>);
-
-impl InHand {
-    fn of(source: Source, count: &Arc<AtomicU64>) -> Option<Self> {
-        (source != Source::Events).then(|| {
-            count.fetch_add(1, Ordering::Relaxed);
-            Self(Arc::clone(count))
-        })
-    }
-}
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+use crate::work::{Processed, Work};
 
 /// What to do with a message that arrived.
 pub(crate) enum Arrival {
@@ -73,8 +40,8 @@ pub(crate) enum Arrival {
     /// The message is already being processed, and that work now has this copy's ack handle. Nothing is left
     /// to do.
     Attached,
-    /// An earlier copy has been processed; commit its settlement.
-    Parked(Arc<Work>, Settlement),
+    /// An earlier copy has been processed; commit it with the ack handle of this one.
+    Parked(Processed),
     /// An earlier copy is settled; acknowledge this one.
     Settled,
 }
@@ -99,7 +66,7 @@ struct Entries {
 
 enum Entry {
     Working(Arc<Work>),
-    Parked(Arc<Work>, Settlement),
+    Parked(Processed),
     Settled { origin: Origin, at: Instant },
 }
 
@@ -126,7 +93,7 @@ impl Recall {
     /// Registers the work on a message that is about to be published and will be delivered to this worker.
     pub(crate) fn expect(&self, source: Source, message: &Message) -> Arc<Work> {
         let key = keyed(source, self.content(message));
-        self.lock().begin(key, None, InHand::of(source, &self.in_hand))
+        self.lock().begin(Work::new(key, None, source, &self.in_hand))
     }
 
     /// Compares a message that arrived with those remembered.
@@ -139,14 +106,16 @@ impl Recall {
         if entries.comes_back(key, incoming.redelivered || was_held) {
             match entries.by_key.remove(&key) {
                 Some(Entry::Working(work)) => {
-                    *work.lock() = Some(incoming.ack.clone());
+                    *work.handle() = Some(incoming.ack.clone());
                     entries.by_key.insert(key, Entry::Working(work));
                     return Arrival::Attached;
                 }
-                Some(Entry::Parked(work, settlement)) => {
-                    *work.lock() = Some(incoming.ack.clone());
-                    entries.by_key.insert(key, Entry::Working(Arc::clone(&work)));
-                    return Arrival::Parked(work, settlement);
+                Some(Entry::Parked(mut processed)) => {
+                    *processed.work.handle() = Some(incoming.ack.clone());
+                    processed.failures = 0;
+                    let working = Entry::Working(Arc::clone(&processed.work));
+                    entries.by_key.insert(key, working);
+                    return Arrival::Parked(processed);
                 }
                 Some(Entry::Settled { at, .. }) => {
                     entries.by_key.insert(
@@ -161,17 +130,16 @@ impl Recall {
                 None => {}
             }
         }
-        let in_hand = InHand::of(source, &self.in_hand);
-        Arrival::New(entries.begin(key, Some(incoming.ack.clone()), in_hand))
+        let work = Work::new(key, Some(incoming.ack.clone()), source, &self.in_hand);
+        Arrival::New(entries.begin(work))
     }
 
     /// Acknowledges the latest copy of a message, after everything it caused has been confirmed. If no copy
     /// has arrived yet, the first one is acknowledged when it does.
-    pub(crate) fn settled(&self, work: &Arc<Work>) {
+    pub(crate) fn acknowledge(&self, work: &Arc<Work>) {
         let mut entries = self.lock();
-        let Some(ack) = work.lock().clone() else {
-            let nothing = Settlement::default();
-            return entries.park(work, nothing, self.capacity);
+        let Some(ack) = work.handle().clone() else {
+            return entries.park(Processed::new(Arc::clone(work)), self.capacity);
         };
         if entries.is_working(work) {
             let settled = Entry::Settled {
@@ -184,13 +152,13 @@ impl Recall {
     }
 
     /// Parks a processed message until the broker redelivers it, because its ack handle is dead. Returns the
-    /// settlement as an error if a new copy has arrived meanwhile.
-    pub(crate) fn park(&self, work: &Arc<Work>, settlement: Settlement) -> Result<(), Settlement> {
+    /// message as an error if a new copy has arrived meanwhile.
+    pub(crate) fn park(&self, processed: Processed) -> Result<(), Processed> {
         let mut entries = self.lock();
-        if work.is_live() {
-            return Err(settlement);
+        if processed.work.is_live() {
+            return Err(processed);
         }
-        entries.park(work, settlement, self.capacity);
+        entries.park(processed, self.capacity);
         Ok(())
     }
 
@@ -214,22 +182,11 @@ fn keyed(source: Source, content: u64) -> u64 {
     })
 }
 
-impl Work {
-    /// Returns whether an ack would reach the broker.
-    pub(crate) fn is_live(&self) -> bool {
-        self.lock().as_ref().is_some_and(AckHandle::is_live)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<AckHandle>> {
-        self.ack.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Entry {
     /// Returns whether no copy of the message has arrived yet.
     fn is_expected(&self) -> bool {
         match self {
-            Self::Working(work) | Self::Parked(work, _) => work.lock().is_none(),
+            Self::Working(work) | Self::Parked(Processed { work, .. }) => work.handle().is_none(),
             Self::Settled { .. } => false,
         }
     }
@@ -237,20 +194,16 @@ impl Entry {
     /// Returns whether the broker may redeliver this message.
     fn may_come_back(&self) -> bool {
         match self {
-            Self::Working(work) | Self::Parked(work, _) => !work.is_live(),
+            Self::Working(work) | Self::Parked(Processed { work, .. }) => !work.is_live(),
             Self::Settled { origin, at } => !origin.is_live() && at.elapsed() < SETTLED_AGE_MAX,
         }
     }
 }
 
 impl Entries {
-    fn begin(&mut self, key: u64, ack: Option<AckHandle>, in_hand: Option<InHand>) -> Arc<Work> {
-        let work = Arc::new(Work {
-            key,
-            ack: Mutex::new(ack),
-            _in_hand: in_hand,
-        });
-        self.by_key.insert(key, Entry::Working(Arc::clone(&work)));
+    fn begin(&mut self, work: Work) -> Arc<Work> {
+        let work = Arc::new(work);
+        self.by_key.insert(work.key, Entry::Working(Arc::clone(&work)));
         work
     }
 
@@ -267,10 +220,10 @@ impl Entries {
         matches!(self.by_key.get(&work.key), Some(Entry::Working(now)) if Arc::ptr_eq(now, work))
     }
 
-    /// Keeps the settlement until a copy of its message arrives.
-    fn park(&mut self, work: &Arc<Work>, settlement: Settlement, capacity: usize) {
-        if self.is_working(work) {
-            self.done(work.key, Entry::Parked(Arc::clone(work), settlement), capacity);
+    /// Keeps the processed message until its next copy arrives.
+    fn park(&mut self, processed: Processed, capacity: usize) {
+        if self.is_working(&processed.work) {
+            self.done(processed.work.key, Entry::Parked(processed), capacity);
         }
     }
 

@@ -101,7 +101,7 @@ impl Registry {
                         tracing::warn!(
                             error = display_chain(&error),
                             failures = report.times,
-                            "cannot look for changed endpoints; going on with those that are known"
+                            "cannot check for changed endpoints; continuing with the endpoints in memory"
                         );
                     }
                     meters::REGISTRY_FAILURES.count([]).increment(1);
@@ -155,7 +155,7 @@ impl Registry {
     async fn reload(&self, store: &Store, why: &store::Error) -> Result<(), store::Error> {
         tracing::warn!(
             reason = display_chain(why),
-            "the changes since the last look are not known; loading all endpoints again"
+            "the changes since the last refresh are not available; loading all endpoints again"
         );
         let snapshot = snapshot(store).await?;
         let unreadable = snapshot.unreadable.clone();
@@ -274,7 +274,7 @@ async fn snapshot(store: &Store) -> Result<Snapshot, store::Error> {
                 if away.again().is_some() {
                     tracing::warn!(
                         error = display_chain(&error),
-                        "the database is not there, and without endpoints nothing can be delivered; trying again"
+                        "the database is unavailable, and nothing can be delivered before the endpoints are loaded; trying again"
                     );
                 }
             }
@@ -469,11 +469,14 @@ mod tests {
             .insert(Arc::new(endpoint("a", "org", None, "lead.failed", 6).into()));
         assert_eq!(registry.renewed(&found).unwrap().endpoint.version, 6);
         registry.write().remove(&id);
-        assert!(registry.renewed(&found).is_none(), "it was deleted");
+        assert!(registry.renewed(&found).is_none(), "the endpoint was deleted");
         let looked_up = Arc::new(endpoint("b", "org", None, "*", 7).into());
-        assert!(registry.renewed(&looked_up).is_some(), "it is not known here yet");
+        assert!(
+            registry.renewed(&looked_up).is_some(),
+            "the endpoint is not known here yet"
+        );
         registry.write().position.version = 8;
-        assert!(registry.renewed(&looked_up).is_none(), "it was deleted");
+        assert!(registry.renewed(&looked_up).is_none(), "the endpoint was deleted");
     }
 
     #[test]

@@ -150,12 +150,12 @@ mod tests {
         let first = signing.first(0);
         assert!(fits(first, 1) && fits(first.other().unwrap(), 2));
         first.accepted();
-        assert!(fits(signing.first(0), 1), "it has not switched");
+        assert!(fits(signing.first(0), 1), "the old secret is still first");
         first.other().unwrap().accepted();
-        assert!(fits(signing.first(0), 2), "it has switched");
+        assert!(fits(signing.first(0), 2), "the new secret is first now");
         assert!(fits(signing.first(0).other().unwrap(), 1));
         signing.first(0).other().unwrap().accepted();
-        assert!(fits(signing.first(0), 1), "it went back");
+        assert!(fits(signing.first(0), 1), "the old secret is first again");
         assert!(fits(signing.first(1_000), 2), "the overlap has ended");
         assert!(signing.first(1_000).other().is_none());
     }

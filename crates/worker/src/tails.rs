@@ -55,7 +55,10 @@ impl Tails {
     /// Registers a command with this queue as a watcher, or renews its registration.
     pub(crate) fn watched(&self, queue: &str) {
         if !self.topology.is_for_copies(queue) {
-            tracing::debug!(queue, "not a name of a queue for copies");
+            tracing::debug!(
+                queue,
+                "ignored a queue whose name is not that of a queue for copies"
+            );
             return;
         }
         let mut watchers = self.watchers();

@@ -174,7 +174,7 @@ impl Places {
         }
         self.organizations
             .get_mut(organization)
-            .expect("it was inserted when it was not there")
+            .expect("the entry was inserted if it was missing")
     }
 
     fn forget_idle(&mut self, organization: &OrganizationId) {

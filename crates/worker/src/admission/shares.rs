@@ -373,7 +373,7 @@ impl Shares {
         let behaviour = self
             .endpoints
             .get_mut(endpoint)
-            .expect("it was inserted when it was not there");
+            .expect("the entry was inserted if it was missing");
         let holder = holder(&mut self.organizations, &behaviour.organization);
         (behaviour, holder)
     }
@@ -407,7 +407,7 @@ fn holder<'a>(
     }
     organizations
         .get_mut(organization)
-        .expect("it was inserted when it was not there")
+        .expect("the entry was inserted if it was missing")
 }
 
 impl Holder {

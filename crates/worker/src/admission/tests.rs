@@ -53,12 +53,15 @@ async fn events_of_an_organization_begin_in_order_and_with_half_of_the_places() 
     assert!(third.as_mut().now_or_never().is_none());
     assert!(
         begin(&admission, &a, 0).now_or_never().is_some(),
-        "nothing waits for nothing"
+        "an event without attempts does not wait"
     );
     drop(in_work.pop());
     let all = second.await.unwrap();
     assert!(all.has_waited);
-    assert!(third.as_mut().now_or_never().is_none(), "it is not next");
+    assert!(
+        third.as_mut().now_or_never().is_none(),
+        "the third event is not next"
+    );
     in_work.clear();
     drop(all);
     assert!(third.await.is_some());
@@ -84,10 +87,16 @@ async fn an_event_does_not_wait_for_attempts_of_its_organization_that_hang() {
     let (admission, a) = (Admission::new(2), org("a"));
     let hanging = begin(&admission, &a, 1).await.unwrap();
     let before = std::time::Instant::now();
-    assert!(begin(&admission, &a, 1).await.is_none(), "it goes on without");
+    assert!(
+        begin(&admission, &a, 1).await.is_none(),
+        "the event goes on without them"
+    );
     assert!(before.elapsed() < 10 * WAIT_MAX);
     let mut waiting = Box::pin(admission.begin(&a, 1, || false));
-    assert!(timeout(WAIT_MAX * 20, &mut waiting).await.is_err(), "it may not");
+    assert!(
+        timeout(WAIT_MAX * 20, &mut waiting).await.is_err(),
+        "the event may not go on"
+    );
     drop(hanging);
     assert!(waiting.await.is_some());
     assert_eq!(admission.places().in_work(), 0);
@@ -103,7 +112,7 @@ async fn an_event_that_stops_waiting_leaves_nothing_behind() {
     assert!(granted.as_mut().now_or_never().is_none());
     drop(waiting);
     drop(begun);
-    assert_eq!(admission.places().in_work(), 1, "it was granted");
+    assert_eq!(admission.places().in_work(), 1, "the place was granted");
     drop(granted);
     let places = admission.places();
     assert_eq!((places.in_work(), places.tracked()), (0, 0));
@@ -218,7 +227,7 @@ async fn a_waiter_that_is_dropped_after_it_was_granted_gives_the_slot_back() {
     let mut waiting = Box::pin(admission.admit(&endpoint, &a));
     assert!((&mut waiting).now_or_never().is_none());
     drop(slot);
-    assert_eq!(free(&admission), 3, "it was granted");
+    assert_eq!(free(&admission), 3, "the slot was granted");
     drop(waiting);
     assert_eq!(free(&admission), 4);
 }
@@ -234,7 +243,7 @@ async fn an_endpoint_is_suspect_after_a_failure_until_it_succeeds() {
     drop(try_admit(&admission, &endpoint));
     assert!(
         !admission.is_suspect(&endpoint),
-        "a slot given back unused says nothing"
+        "an unused slot does not make it suspect"
     );
 }
 
@@ -246,12 +255,18 @@ async fn a_slow_attempt_gives_its_slot_back_and_its_endpoint_is_suspect() {
     let before = tokio::time::Instant::now();
     assert!(timeout(SLOW / 2, slot.ended(&slowness)).await.is_err());
     assert!(!slowness.has_begun());
-    assert!(timeout(SLOW, slot.ended(&slowness)).await.is_err(), "it goes on");
+    assert!(
+        timeout(SLOW, slot.ended(&slowness)).await.is_err(),
+        "the attempt goes on"
+    );
     assert_eq!(before.elapsed(), SLOW / 2 * 3);
     assert!(slowness.has_begun() && !slowness.has_begun());
     assert_eq!((free(&admission), admission.is_suspect(&endpoint)), (8, true));
     slot.concluded(true);
-    assert!(admission.is_suspect(&endpoint), "it succeeded, but slowly");
+    assert!(
+        admission.is_suspect(&endpoint),
+        "the attempt succeeded, but slowly"
+    );
     assert_eq!(admission.lock().shares.slow_free(), 8);
     assert!(admission.lock().ends.is_empty());
 }
@@ -313,7 +328,12 @@ async fn waiters_of_every_organization_have_their_turn() {
     let one = waiting.pop().unwrap();
     let first_of_many = waiting.remove(0).await.unwrap();
     drop(first_of_many);
-    drop(timeout(WAIT_MAX, one).await.expect("it is next").unwrap());
+    drop(
+        timeout(WAIT_MAX, one)
+            .await
+            .expect("the other organization is next")
+            .unwrap(),
+    );
     for waiting in waiting {
         drop(waiting.await.unwrap());
     }

@@ -98,7 +98,7 @@ fn what_is_kept_goes_to_organizations_that_hold_none_or_give_slots_back_quickly(
     let returned = Instant::now() + Duration::from_millis(5);
     shares.give_back(&id("quick-0"), first, Some(true), returned);
     let more = |shares: &mut Shares, organization| take_each(shares, organization, 10).len();
-    assert_eq!(more(&mut shares, "other"), 0, "it holds one");
+    assert_eq!(more(&mut shares, "other"), 0, "the organization holds one slot");
     assert!(more(&mut shares, "quick") > 1);
 }
 
@@ -109,9 +109,13 @@ fn endpoints_that_are_not_known_to_be_well_share_half_of_the_slots() {
         hung(&mut shares, &id(format!("a-{n}")), &org("a"));
         hung(&mut shares, &id(format!("b-{n}")), &org("b"));
     }
-    assert_eq!(take_each(&mut shares, "a", 600).len(), 120, "half of the half");
+    assert_eq!(
+        take_each(&mut shares, "a", 600).len(),
+        120,
+        "half of the unwell slots"
+    );
     let b = take_each(&mut shares, "b", 600).len();
-    assert!((59..=61).contains(&b), "half of what is left of the half: {b}");
+    assert!((59..=61).contains(&b), "half of the remaining unwell slots: {b}");
     tried(&mut shares, &id("well"), &org("c"), true);
     assert!(try_take(&mut shares, &id("well"), &org("c")).is_some());
 }
@@ -133,7 +137,7 @@ fn an_endpoint_that_was_never_tried_has_one_slot_like_a_well_one() {
     let slot = try_take(&mut shares, &id("new"), &b).unwrap();
     assert!(
         shares.decide(&id("new"), &b, Instant::now()).is_err(),
-        "not a second one"
+        "no second slot"
     );
     shares.give_back(&id("new"), slot, Some(true), Instant::now());
     tried(&mut shares, &id("new"), &b, true);
@@ -156,7 +160,7 @@ fn a_slow_attempt_holds_no_slot_but_counts_towards_the_share_of_its_endpoint() {
     assert_eq!(shares.slow_free(), 64 - in_flight);
     assert!(
         shares.decide(&id("b"), &a, Instant::now()).is_ok(),
-        "another of its organization"
+        "another endpoint of the organization"
     );
 }
 
@@ -169,12 +173,15 @@ fn slots_of_an_endpoint_count_as_unwell_from_when_it_becomes_so_until_it_succeed
         .collect();
     assert_eq!(shares.unwell, 0);
     shares.give_back(&id("a"), held[0], Some(false), Instant::now());
-    assert_eq!(shares.unwell, 2, "it failed quickly: one is like a well one's");
+    assert_eq!(
+        shares.unwell, 2,
+        "after a quick failure one slot counts as healthy"
+    );
     shares.slow_down(&id("a"), held[1], Instant::now());
     shares.give_back(&id("a"), held[2], Some(true), Instant::now());
-    assert_eq!(shares.unwell, 1, "one is slow still");
+    assert_eq!(shares.unwell, 1, "one attempt is still slow");
     shares.give_back(&id("a"), held[1], Some(true), Instant::now() + SECOND);
-    assert_eq!(shares.unwell, 1, "the last was slow");
+    assert_eq!(shares.unwell, 1, "the last attempt was slow");
     shares.give_back(&id("a"), held[3], Some(true), Instant::now());
     assert_eq!((shares.unwell, shares.free(), shares.slow_free()), (0, 64, 64));
 }
@@ -203,7 +210,7 @@ fn a_healthy_endpoint_that_fails_once_does_not_wait_for_those_that_hang() {
     assert_eq!(
         shares.decide(&id("healthy"), &healthy, now),
         Err(Refusal::Unwell),
-        "not a second one"
+        "no second slot"
     );
     // A failure after a second does not count as quick.
     shares.slow_down(&id("healthy"), slot, now + SECOND);
@@ -267,7 +274,7 @@ fn an_endpoint_that_failed_quickly_is_promised_a_slot_of_its_organization() {
     );
     assert!(
         shares.organizations[&a].unwell_pace.is_unknown(),
-        "the half's slot is held"
+        "the slot of the unwell half is held"
     );
 
     let (mut shares, slots) = (Shares::new(64), ["one", "two"]);
@@ -279,7 +286,7 @@ fn an_endpoint_that_failed_quickly_is_promised_a_slot_of_its_organization() {
     shares.take(&id("failing"), &a, began);
     assert_eq!(shares.organizations[&a].unwell, 0);
     let promise = shares.promised_wait(&id("failing"), &a, Refusal::Organization, began);
-    assert!(promise.is_some(), "it is deferred");
+    assert!(promise.is_some(), "the delivery is deferred");
 }
 
 #[test]
@@ -377,8 +384,8 @@ proptest! {
                         let at = slow.iter().position(|(_, _, slot)| *slot == ended).unwrap();
                         let (organization, endpoint, slot): (String, EndpointId, u64) = slow.remove(at);
                         let of_organization = slow.iter().filter(|(of, ..)| *of == organization).count();
-                        prop_assert_eq!(Some(of_organization + 1), most, "it held most");
-                        prop_assert!(slow.iter().all(|(of, _, other)| *of != organization || *other > slot), "the oldest");
+                        prop_assert_eq!(Some(of_organization + 1), most, "its organization held most");
+                        prop_assert!(slow.iter().all(|(of, _, other)| *of != organization || *other > slot), "the oldest was ended");
                         slow.push(attempt);
                         shares.give_back(&endpoint, slot, Some(false), now);
                     } else {

@@ -31,11 +31,7 @@ use tokio::{
 };
 use webhook::journal::{BATCH_BYTES_MAX, Batch, BatchStamp, Books, Gap, Record};
 
-use crate::{
-    Config, Context, display_chain, meters, now_ms,
-    recall::{Recall, Work},
-    settlement::Settlement,
-};
+use crate::{Config, Context, display_chain, meters, now_ms, recall::Recall, work::Settled};
 
 /// The minimum time from the beginning of one group to the beginning of the next. At full speed a group has a
 /// few hundred records.
@@ -61,39 +57,23 @@ const BATCH_BYTES: usize = BATCH_BYTES_MAX / 4;
 /// group have more than one or two messages even if bodies are large.
 const BATCHES_MAX: usize = 16;
 
-/// The way to the ack: the journal's sender, and direct acknowledgement of messages without records.
-#[derive(Clone)]
-pub(crate) struct Closing {
-    recall: Arc<Recall>,
-    submit: mpsc::Sender<Settled>,
+/// Creates the channel to the recording, with room for every message that can be in progress.
+pub(crate) fn channel(config: &Config) -> (mpsc::Sender<Settled>, mpsc::Receiver<Settled>) {
+    mpsc::channel(config.unacked_max())
 }
 
-/// A message without outstanding publishes.
-pub(crate) struct Settled {
-    work: Arc<Work>,
-    records: Vec<Record>,
-}
-
-/// Creates the channel to the journal, with room for every message that can be in progress.
-pub(crate) fn channel(config: &Config, recall: Arc<Recall>) -> (Closing, mpsc::Receiver<Settled>) {
-    let (submit, settled) = mpsc::channel(config.unacked_max());
-    (Closing { recall, submit }, settled)
-}
-
-impl Closing {
-    /// Records and acknowledges a message that has no outstanding publishes.
-    pub(crate) async fn close(&self, work: Arc<Work>, settlement: Settlement) {
-        let records = settlement.into_records();
-        if records.is_empty() {
-            self.recall.settled(&work);
-        } else {
-            // The journal ends only after all senders are dropped.
-            let _ = self.submit.send(Settled { work, records }).await;
-        }
+/// Passes a settled message to the recording, or acknowledges it at once if it has no records.
+pub(crate) async fn submit(settled: Settled, recording: &mpsc::Sender<Settled>, recall: &Recall) {
+    if settled.records.is_empty() {
+        recall.acknowledge(&settled.work);
+    } else {
+        // The recording ends only after all senders are dropped.
+        let _ = recording.send(settled).await;
     }
 }
 
-pub(crate) struct Journal {
+/// Records settled messages and acknowledges them.
+pub(crate) struct Recording {
     context: Arc<Context>,
     publisher: Publisher,
     link: Link,
@@ -133,7 +113,7 @@ struct Waiting {
     suspended: Option<Instant>,
 }
 
-impl Journal {
+impl Recording {
     pub(crate) fn new(
         context: Arc<Context>,
         broker: &broker::Config,
@@ -201,15 +181,15 @@ impl Journal {
                 self.context.presence.tally.gap_recorded();
                 tracing::warn!(
                     records = count,
-                    "shut down with a gap in the journal, which is recorded; `magnetite audit` names it"
+                    "shut down with a gap in the journal; the gap is recorded, and `magnetite audit` lists it"
                 );
             }
             failed => {
                 let error = failed.ok().and_then(Result::err);
                 tracing::error!(
-                    count,
+                    records = count,
                     error = error.map(|error| display_chain(&error)),
-                    "shut down with records lost, and the gap could not be recorded"
+                    "shut down with a gap in the journal, and the gap could not be recorded; `magnetite audit` may report it only as missing batches"
                 );
             }
         }
@@ -231,7 +211,7 @@ impl Journal {
                 tracing::warn!(
                     error = display_chain(&error),
                     failures = report.times,
-                    "the journal's records are not taken and are dropped; deliveries go on, and the gap is recorded later"
+                    "the broker does not accept journal records, and they are dropped; deliveries continue, and the gap is recorded later"
                 );
             }
             return Err(self.dropped(gap, &settled, numbers).await);
@@ -242,7 +222,7 @@ impl Journal {
         if let (Some(Gap { count, .. }), Some(_)) = (gap, ended) {
             tracing::warn!(
                 records = count,
-                "the journal has a gap, which is recorded now; `magnetite audit` names it"
+                "the broker accepts journal records again; the gap is recorded, and `magnetite audit` lists it"
             );
         }
         self.ack(&settled);
@@ -292,13 +272,13 @@ impl Journal {
             tokio::spawn(async move { context.presence.announce(&context.store, &context.registry).await });
         let told = may_wait && matches!(timeout(TOLD_MAX, telling).await, Ok(Ok(Ok(()))));
         if !told {
-            tracing::debug!("the database does not know yet that records are dropped");
+            tracing::debug!("not announced to the database yet that records are dropped");
         }
     }
 
     fn ack(&self, settled: &[Settled]) {
         for Settled { work, .. } in settled {
-            self.recall.settled(work);
+            self.recall.acknowledge(work);
         }
     }
 
