@@ -62,7 +62,7 @@ async fn caller(context: &Context, request: &Parts) -> Result<Option<Caller>, Pr
         Problem::new(
             Kind::RateLimited,
             format!(
-                "A key may make {} requests a second; send this one again later, or events in batches.",
+                "A key may make {} requests per second. Send this request again later, or publish events in batches.",
                 context.config.rate_per_key
             ),
         )
@@ -85,13 +85,13 @@ async fn caller(context: &Context, request: &Parts) -> Result<Option<Caller>, Pr
 
 async fn valid_key(context: &Context, headers: &HeaderMap) -> Result<Arc<Known>, Problem> {
     let missing =
-        "Send the header Authorization: Bearer mgk_..., with a key that `magnetite api-key create` made.";
+        "Send the header Authorization: Bearer mgk_... with an API key, which the operator creates.";
     let Some(given) = headers.get(header::AUTHORIZATION) else {
         return Err(unauthorized(missing, false));
     };
     let unknown = || {
         unauthorized(
-            "The key is unknown: check that it is complete, and that it was made for this installation.",
+            "Unknown API key. Check that it is complete and belongs to this installation.",
             true,
         )
     };

@@ -45,7 +45,7 @@ pub(crate) async fn receive(State(context): State<Context>, request: Request, ne
         Err(problem) => return problem.into_response(),
     };
     let Some(_slot) = context.slots.take(&caller, 1) else {
-        return overloaded("Send the request again, and fewer at once.").into_response();
+        return overloaded("Send the request again, and send fewer requests at once.").into_response();
     };
     next.run(Request::from_parts(parts, body)).await
 }
@@ -60,8 +60,11 @@ async fn read(context: &Context, caller: &Caller, body: Body) -> Result<Body, Pr
         return Err(too_large());
     }
     let capacity_max = announced.exact().map_or(bytes_max, |bytes| bytes as usize);
-    let full =
-        || overloaded("Too many request bodies are arriving. Send the request again, and fewer at once.");
+    let full = || {
+        overloaded(
+            "Too many request bodies are arriving. Send the request again, and send fewer requests at once.",
+        )
+    };
     let _place = context.arriving.take(caller, 1).ok_or_else(full)?;
     let mut kept = Kept {
         bytes: Vec::new(),
@@ -139,7 +142,7 @@ impl Arriving {
             };
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame
-                .map_err(|_| Problem::new(Kind::MalformedRequest, "The body breaks off: send it whole."))?;
+                .map_err(|_| Problem::new(Kind::MalformedRequest, "The body ended early. Send all of it."))?;
             if let Ok(chunk) = frame.into_data() {
                 self.pace_bytes += chunk.len();
                 return Ok(Some(chunk));
@@ -167,7 +170,7 @@ impl Arriving {
 fn too_large() -> Problem {
     Problem::new(
         Kind::TooLarge,
-        "Send less at once; docs/api.md has the limits, and the operator can raise api.body_bytes_max.",
+        "Send a smaller body, or fewer events per request. docs/api.md lists the limits.",
     )
 }
 

@@ -122,7 +122,7 @@ impl KeyCache {
         if self.away.again().is_some() {
             tracing::warn!(
                 api_key.id = %known.row.id,
-                "the database does not say whether the key is valid; its last answer counts"
+                "cannot look up the API key in the database; using the cached key"
             );
         }
         Ok(Some(known))
@@ -134,7 +134,7 @@ impl KeyCache {
         if let Some(ended) = self.away.end() {
             tracing::info!(
                 failures = ended.times,
-                "the database says again which keys are valid"
+                "the database answers look-ups of API keys again"
             );
         }
         let Some(row) = found else {
@@ -188,10 +188,10 @@ impl KeyCache {
                 }
             }
             Err(error) if self.unnoted.again().is_none() => {
-                tracing::debug!(error = %runtime::display_chain(&error), "when keys were last used is not written down");
+                tracing::debug!(error = %runtime::display_chain(&error), "cannot record when API keys were last used");
             }
             Err(error) => {
-                tracing::warn!(error = %runtime::display_chain(&error), "when keys were last used is not written down; trying again in a minute");
+                tracing::warn!(error = %runtime::display_chain(&error), "cannot record when API keys were last used; trying again in a minute");
             }
         }
     }

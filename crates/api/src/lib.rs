@@ -142,7 +142,8 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         keys: KeyCache::new(store.clone(), config.rate_per_key),
         resending,
         publishing: Publishing::start(producer),
-        operations: Operations::of(&document).expect("the document is made of this program's own code"),
+        operations: Operations::of(&document)
+            .expect("every operation in this program's own document has a valid `security`"),
         document: document.to_string().into(),
         arriving: Shares::new(config::ARRIVING_MAX),
         body_bytes: Shares::new(config.bodies_bytes_max()),
@@ -160,7 +161,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     };
     tokio::select! {
         () = serve::serve(listener, router, &stop, bounds) => {}
-        () = context.keys.note_uses() => unreachable!("it never ends"),
+        () = context.keys.note_uses() => unreachable!("it never returns"),
         () = readiness.watch() => unreachable!("it never returns"),
     }
     tokio::join!(context.publishing.shutdown(), context.resending.shutdown());

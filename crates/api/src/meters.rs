@@ -4,10 +4,13 @@ use runtime::{Metric, MetricLabel};
 
 pub(crate) const REQUEST_DURATION: Metric = Metric::seconds(
     "magnetite_api_request_duration_seconds",
-    "From a request's headers until its answer's headers",
+    "Time from the headers of a request to the headers of its response",
 )
 .by(&[
-    MetricLabel::told("method", "the request's method, `other` for one that no path has"),
+    MetricLabel::told(
+        "method",
+        "the request's method, `other` for any but GET, HEAD, POST, PUT, PATCH, DELETE and OPTIONS",
+    ),
     MetricLabel::told(
         "route",
         "the path in the OpenAPI document, `none` if there is no such path",

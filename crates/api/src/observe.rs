@@ -131,14 +131,14 @@ impl Line<'_> {
             tracing::error!(
                 request.id = self.id,
                 error = cause,
-                "a request failed, and it is our fault"
+                "a request failed with an internal error"
             );
         } else if let Some(report) = UNAVAILABLE.again() {
             tracing::warn!(
                 request.id = self.id,
                 error = cause,
                 requests = report.times,
-                "requests cannot be done now"
+                "requests are answered with 503, because the broker or the database is unavailable"
             );
         }
     }

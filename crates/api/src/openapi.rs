@@ -26,22 +26,23 @@ pub(crate) const SECURITY_SCHEME: &str = "api_key";
 #[openapi(
     info(
         title = "Magnetite webhooks",
-        description = "Manage the endpoints that events are delivered to, publish events, and see what became of them.\n\n\
-            Every request but those for this documentation needs an API key in the header `Authorization: Bearer mgk_...`. A key is made \
-            with `magnetite api-key create`; it belongs to one organization and sees nothing of any other: another organization's id is \
-            answered like one that does not exist.\n\n\
-            Every answer has the header `X-Request-Id`: the request's own, if it has one of 1 to 128 characters of `A-Z a-z 0-9 . _ -`, or a \
-            new one. Whatever goes wrong is answered with a problem (RFC 9457), whose `type` names it and whose `detail` says what to do.",
+        description = "Manage the endpoints that events are delivered to, publish events, and inspect their deliveries.\n\n\
+            Every request except those for this documentation needs an API key in the header `Authorization: Bearer mgk_...`. A key is \
+            created with `magnetite api-key create`. It belongs to one organization and gives no access to any other: the id of another \
+            organization's object is answered like an id that does not exist.\n\n\
+            Every response has the header `X-Request-Id`. Its value is the request's own, if that is 1 to 128 characters of \
+            `A-Z a-z 0-9 . _ -`, or else a new one. Every error is answered with a problem (RFC 9457): its `type` identifies the kind of \
+            error, and its `detail` says what to do.",
         license(name = "MIT", identifier = "MIT"),
         contact(name = "Magnetite", url = "https://magnetite.ai")
     ),
-    servers((url = "/", description = "Where this document was read from")),
+    servers((url = "/", description = "The server that this document was read from")),
     tags(
         (name = "Endpoints", description = "The URLs that events are delivered to."),
-        (name = "Event types", description = "What can happen, and what events about it look like."),
-        (name = "Events", description = "What has happened to leads."),
-        (name = "Deliveries", description = "What became of events: one event's way to one endpoint each, and sending them again."),
-        (name = "Changes", description = "Who changed what."),
+        (name = "Event types", description = "The types of events, with their schemas and examples."),
+        (name = "Events", description = "Events about leads: publishing them, and the state of their deliveries."),
+        (name = "Deliveries", description = "Deliveries, each of one event to one endpoint, and sending them again."),
+        (name = "Changes", description = "The changes to endpoints and API keys, and who made them."),
         (name = "Documentation", description = "This document."),
     ),
     components(schemas(ProblemBody, FieldError))
@@ -64,7 +65,7 @@ pub(crate) fn complete(document: &Document) -> Value {
         SECURITY_SCHEME: {
             "type": "http",
             "scheme": "bearer",
-            "description": "An API key, `mgk_` and 43 characters. What it may do is a list of scopes: events:write, endpoints:read, \
+            "description": "An API key: `mgk_` and 43 characters. It has one or more scopes: events:write, endpoints:read, \
                 endpoints:write, deliveries:read, deliveries:write, or admin for everything.",
         }
     });
@@ -80,13 +81,13 @@ pub(crate) fn complete(document: &Document) -> Value {
 fn headers() -> Value {
     let header = |description: &str, schema: Value| json!({ "description": description, "required": true, "schema": schema });
     json!({
-        "X-Request-Id": header("Names the request in the log.", json!({ "type": "string", "example": REQUEST_ID })),
+        "X-Request-Id": header("Identifies the request in the log.", json!({ "type": "string", "example": REQUEST_ID })),
         "Retry-After": header(
-            "After how many seconds to send the request again.",
+            "The number of seconds after which to send the request again.",
             json!({ "type": "integer", "minimum": 1, "example": 5 }),
         ),
         "WWW-Authenticate": header(
-            "How to show a key (RFC 6750).",
+            "How to authenticate with a key (RFC 6750).",
             json!({ "type": "string", "example": "Bearer realm=\"magnetite\"" }),
         ),
     })
@@ -201,5 +202,5 @@ fn example(kind: Kind) -> Value {
         kind if kind.status() == StatusCode::INTERNAL_SERVER_ERROR => Problem::of_status(kind.status()),
         kind => Problem::new(kind, "Send the request again later."),
     };
-    serde_json::from_slice(&problem.body(REQUEST_ID)).expect("we wrote it")
+    serde_json::from_slice(&problem.body(REQUEST_ID)).expect("the body of a problem is JSON")
 }

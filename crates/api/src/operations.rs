@@ -18,7 +18,7 @@ pub(crate) struct Operations {
 
 /// The error for an operation whose documentation does not say who may use it.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} has no security in the document, or one that names no scope of ours")]
+#[error("{0} has no security in the OpenAPI document, or names no known scope")]
 pub(crate) struct NoSecurity(String);
 
 /// Who may use an operation.
@@ -43,7 +43,10 @@ impl Operations {
             for name in METHODS {
                 let Some(operation) = item.get(name) else { continue };
                 let access = access(operation).ok_or_else(|| NoSecurity(format!("{name} {path}")))?;
-                let method = name.to_uppercase().parse().expect("a method's name");
+                let method = name
+                    .to_uppercase()
+                    .parse()
+                    .expect("METHODS contains only names of methods");
                 operations.push((method, access));
             }
             by_path.insert(path.clone(), operations);

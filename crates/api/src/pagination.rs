@@ -69,7 +69,7 @@ impl Page {
         place.map(Some).ok_or_else(|| {
             Problem::parameter(
                 "cursor",
-                "expected next_cursor of the page before, as it was answered",
+                "expected the next_cursor of the previous page, unchanged",
             )
         })
     }
@@ -89,7 +89,7 @@ impl<T> Listing<T> {
         rows.truncate(limit as usize);
         let last = rows.last().filter(|_| more);
         let next_cursor = last.map(|last| {
-            let place = serde_json::to_vec(&place(last)).expect("a place is texts and numbers");
+            let place = serde_json::to_vec(&place(last)).expect("a position contains only texts and numbers");
             URL_SAFE_NO_PAD.encode(place)
         });
         Self {

@@ -99,7 +99,9 @@ impl Problem {
     pub(crate) fn not_found(what: &str, id: &str) -> Self {
         Self::new(
             Kind::NotFound,
-            format!("There is no {what} {id} in the key's organization; list those there are."),
+            format!(
+                "There is no {what} {id} in the key's organization. Use the list operation to find the right id."
+            ),
         )
     }
 
@@ -157,21 +159,21 @@ impl Problem {
         match status {
             StatusCode::NOT_FOUND => Self::new(
                 Kind::NotFound,
-                "There is nothing at this path; /docs shows what there is.",
+                "This path does not exist. /docs describes the API.",
             ),
             StatusCode::METHOD_NOT_ALLOWED => Self::new(
                 Kind::MethodNotAllowed,
-                "The header Allow has the methods that are allowed here.",
+                "Use one of the methods that the header Allow lists.",
             ),
             StatusCode::SERVICE_UNAVAILABLE => Self::new(
                 Kind::TimedOut,
-                "Whether it was done is not known; send the request again.",
+                "It is not known whether the request was carried out. Send it again.",
             )
             .retry_after(5),
             status if status.is_server_error() => Self::new(Kind::Internal, INTERNAL),
             _ => Self::new(
                 Kind::MalformedRequest,
-                "The request is not understood; /docs shows what is.",
+                "The request was not understood. /docs describes the API.",
             ),
         }
     }
@@ -198,11 +200,11 @@ impl Problem {
             instance: request_id,
             errors: &self.errors,
         };
-        serde_json::to_vec(&body).expect("texts and numbers under text keys")
+        serde_json::to_vec(&body).expect("a problem has text keys and contains only texts and numbers")
     }
 }
 
-const INTERNAL: &str = "Whether it was done is not known. Tell the operator the value of `instance`: the log has the cause under it.";
+const INTERNAL: &str = "It is not known whether the request was carried out. Give the operator the value of `instance`, which identifies the cause in the log.";
 
 impl FieldError {
     pub(crate) fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -230,13 +232,13 @@ impl From<store::Error> for Problem {
             store::Error::VersionMismatch { .. } => return Self::version_mismatch(),
             store::Error::OrganizationFull { max, .. } => {
                 let detail = format!(
-                    "The organization has {max} endpoints already, the most it may have: delete one, or ask the operator for more."
+                    "The organization already has {max} endpoints, the maximum. Delete one, or ask the operator for a higher limit."
                 );
                 return Self::new(Kind::TooManyEndpoints, detail);
             }
             store::Error::TooManyEndpoints => Self::new(
                 Kind::TooManyEndpoints,
-                "This installation has as many endpoints as it can hold: tell the operator.",
+                "This installation has reached its maximum number of endpoints. Tell the operator.",
             ),
             error if error.is_full() => Self::new(
                 Kind::DatabaseUnavailable,
@@ -256,7 +258,7 @@ impl Problem {
     pub(crate) fn version_mismatch() -> Self {
         Self::new(
             Kind::VersionMismatch,
-            "Its version is not one that If-Match names: get it again, decide again, and send its new ETag.",
+            "If-Match does not name the endpoint's present version. Get the endpoint again, check whether the change still applies, and send its new ETag.",
         )
     }
 }

@@ -59,19 +59,22 @@ impl Readiness {
             return Some(BLOCKED.to_owned());
         }
         let refusal = link.refusals().into_iter().next()?;
-        Some(format!("{}; events are answered with 503", refusal.why))
+        Some(format!(
+            "{}; requests to publish events are answered with 503",
+            refusal.why
+        ))
     }
 
     fn is_degraded(&self) -> Option<String> {
         let database = self.database.borrow().clone();
         let database = database.map(|why| {
-            format!("{why}; publishing for API keys that were used within the hour, and nothing else")
+            format!("{why}; only publishing works, and only for API keys that were used within the last hour")
         });
         database.or_else(|| {
             let refusals = self.resending.refusals().into_iter();
             let mut refusals = refusals.filter(|refusal: &Refusal| refusal.kind == RefusalKind::Exchange);
             let refusal = refusals.next()?;
-            Some(format!("{}; nothing can be sent again", refusal.why))
+            Some(format!("{}; deliveries cannot be sent again", refusal.why))
         })
     }
 }

@@ -16,20 +16,20 @@ pub(crate) fn created_until() -> RefOr<Schema> {
 }
 
 pub(crate) fn received_since() -> RefOr<Schema> {
-    since_ms("Only those that came at this time or later")
+    since_ms("Only those received at this time or later")
 }
 
 pub(crate) fn received_until() -> RefOr<Schema> {
-    until_ms("Only those that came before this time", false)
+    until_ms("Only those received before this time", false)
 }
 
 pub(crate) fn recover_since() -> RefOr<Schema> {
-    since_ms("Of events that came at this time or later")
+    since_ms("Only for events received at this time or later")
 }
 
 pub(crate) fn recover_until() -> RefOr<Schema> {
     until_ms(
-        "Of events that came before this time; now, if it is null or absent",
+        "Only for events received before this time; now, if it is null or absent",
         true,
     )
 }

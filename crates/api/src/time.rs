@@ -22,7 +22,7 @@ impl TryFrom<u64> for UnixMs {
         match ms {
             0 | Self::EARLIEST..=Self::LATEST => Ok(Self(ms)),
             1..Self::EARLIEST => Err(format!(
-                "expected Unix milliseconds from 2001 on, or 0, and {ms} is earlier: seconds have to be multiplied by 1000"
+                "expected Unix milliseconds from 2001 on, or 0, but {ms} is earlier; multiply seconds by 1000"
             )),
             _ => Err(format!("expected Unix milliseconds up to {}", Self::LATEST)),
         }

@@ -138,8 +138,8 @@ impl Changes {
         };
         match timeout(TELL_MAX, telling).await {
             Ok(Ok(())) => return true,
-            Ok(Err(error)) => tracing::debug!(%error, "workers could not be told of a change"),
-            Err(_) => tracing::debug!("workers could not be told of a change in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "could not notify workers of a change"),
+            Err(_) => tracing::debug!("could not notify workers of a change in time"),
         }
         false
     }
@@ -213,7 +213,7 @@ pub async fn follow_changes(
                     missing.increment(1);
                     tracing::warn!(
                         exchange = topology.changes_exchange(),
-                        "the binding of this worker's queue of changes was missing; there is a new queue; find out who removed it"
+                        "the binding of this worker's queue of changes was missing; creating a new queue; find out who removed the binding"
                     );
                     continue;
                 }
@@ -224,7 +224,7 @@ pub async fn follow_changes(
             if failures == 2 {
                 tracing::warn!(
                     error,
-                    "not told of changed endpoints by the broker; looking for them at intervals, and trying again"
+                    "cannot receive notifications of endpoint changes from the broker; polling the database, and trying again"
                 );
             }
             sleep(backoff(failures)).await;
@@ -253,7 +253,7 @@ async fn follow(
     };
     let mut consumer = opened?;
     if *failures > 1 {
-        tracing::info!("told of changed endpoints by the broker again");
+        tracing::info!("receiving notifications of endpoint changes from the broker again");
     }
     *failures = 0;
     // Changes that were announced before the queue was bound are found by looking for them now.

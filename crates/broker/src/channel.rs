@@ -5,7 +5,7 @@ use tokio::sync::MutexGuard;
 
 /// The error of a link that was stopped: it never connects again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the connection to the broker was closed by us")]
+#[error("this process closed its connection to the broker")]
 pub struct Closed;
 
 /// A channel to declare a topology on. A link has at most one at a time: RabbitMQ 3.10 reports a quorum queue

@@ -38,21 +38,21 @@ pub(crate) struct Node(AMQPUri);
 pub enum BadUrl {
     /// It is not an AMQP URL.
     #[error(
-        "expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /, or several with commas between \
-         them (a comma inside of one is %2C)"
+        "expected amqp://user:password@host:5672/vhost or amqps://..., with %2f for the vhost /, or several URLs separated by \
+         commas (a comma inside a URL is written %2C)"
     )]
     Malformed,
     /// Its query has a parameter that would be ignored.
     #[error(
-        "expected no parameter {0:?} after the ?: known are heartbeat (in seconds), connection_timeout (in milliseconds), frame_max, \
-         channel_max and auth_mechanism"
+        "expected no parameter {0:?} after the ?: the known parameters are heartbeat (in seconds), connection_timeout (in \
+         milliseconds), frame_max, channel_max and auth_mechanism"
     )]
     UnknownParameter(String),
 }
 
 /// An invalid URL of the management API.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected http://user:password@host:15672 or https://..., or several with commas between them")]
+#[error("expected http://user:password@host:15672 or https://..., or several URLs separated by commas")]
 pub struct BadManagementUrl;
 
 impl Config {

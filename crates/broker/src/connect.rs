@@ -99,7 +99,7 @@ impl Attempt {
 }
 
 fn given_up() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "given up")
+    io::Error::new(io::ErrorKind::TimedOut, "the attempt to connect was abandoned")
 }
 
 /// Abandons the attempt when it is dropped.

@@ -36,7 +36,9 @@ pub(crate) enum ClaimError {
     Refused(#[from] lapin::Error),
     #[error("{0}: {detail}", detail = .0.detail())]
     Declare(#[from] DeclareError),
-    #[error("all {NUMBERS_MAX} queues of held deliveries are taken; are there so many workers?")]
+    #[error(
+        "all {NUMBERS_MAX} queues of held deliveries are in use or not empty; check how many workers are running"
+    )]
     AllTaken,
 }
 

@@ -65,7 +65,7 @@ pub enum InspectError {
         source: io::Error,
     },
     /// The server at the address does not speak AMQP 0-9-1.
-    #[error("what listens at {address} does not answer as an AMQP 0-9-1 broker does")]
+    #[error("the server at {address} is not an AMQP 0-9-1 broker")]
     NotAmqp {
         /// `host:port/vhost`.
         address: String,
@@ -101,7 +101,7 @@ impl Server {
     /// Returns the error of the last node if no node answers as an AMQP server does, each within the
     /// connection timeout of its URL.
     pub async fn of(config: &Config) -> Result<Self, InspectError> {
-        let (first, others) = config.nodes().split_first().expect("there is at least one");
+        let (first, others) = config.nodes().split_first().expect("there is at least one node");
         let mut found = Self::of_node(first, config.tls()).await;
         for node in others {
             if found.is_err() {

@@ -229,7 +229,7 @@ impl Supervisor {
                     if self.away.again().is_some() {
                         tracing::warn!(
                             broker, connection = self.name, error = %error, failures,
-                            "cannot connect to the broker; is it running, and is broker.url right? trying again"
+                            "cannot connect to the broker; trying again; check that it is running and that broker.url is correct"
                         );
                     }
                 }
@@ -279,7 +279,7 @@ impl Supervisor {
                     None => break "the connection ended".to_owned(),
                 },
                 _ = poll.tick() => if !connection.status().connected() {
-                    break "the connection ended without a word".to_owned();
+                    break "the connection ended for an unknown reason".to_owned();
                 },
             }
         };
@@ -308,10 +308,10 @@ impl Supervisor {
             tracing::warn!(
                 connection = self.name,
                 reason,
-                "the broker blocks publishing until it has memory and disk again; what owes a publish waits"
+                "the broker blocks publishing (memory or disk alarm) until it has enough free memory and disk space; publishes wait until then"
             );
         } else {
-            tracing::info!(connection = self.name, "the broker takes publishes again");
+            tracing::info!(connection = self.name, "the broker accepts publishes again");
         }
     }
 

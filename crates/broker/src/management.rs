@@ -42,7 +42,7 @@ pub enum ManagementError {
     #[error("broker.management_url is empty")]
     Off,
     /// The HTTP client could not be created.
-    #[error("cannot make an HTTP client")]
+    #[error("cannot create an HTTP client")]
     Client(#[source] reqwest::Error),
     /// No node answered.
     #[error("no answer from {address}")]
@@ -65,7 +65,7 @@ pub enum ManagementError {
     #[error("there are more than {} queues with this prefix", PAGE * PAGES_MAX as usize)]
     TooManyQueues,
     /// Another server answered, or an unknown version of the API.
-    #[error("{address} does not answer as the management API of RabbitMQ does: {detail}")]
+    #[error("the server at {address} did not answer like RabbitMQ's management API: {detail}")]
     Unexpected {
         /// `host:port`.
         address: String,
@@ -117,12 +117,13 @@ impl ManagementError {
         match self {
             Self::Off => "set broker.management_url to the address of RabbitMQ's management API",
             Self::Client(_) | Self::Unreachable { .. } | Self::Unexpected { .. } => {
-                "rabbitmq-plugins enable rabbitmq_management on every node, and set broker.management_url if it is not at the \
-                 broker's host, 10000 ports above AMQP's; https needs a certificate for its host, and of a private authority \
-                 broker.tls.root_certificates"
+                "run `rabbitmq-plugins enable rabbitmq_management` on every node, and set broker.management_url if the API is not at \
+                 the broker's host, 10000 ports above the AMQP port; https needs a certificate that is valid for the API's host, \
+                 and broker.tls.root_certificates if a private authority issued it"
             }
             Self::TooManyQueues => {
-                "delete queues of workers and delays that are gone, or set another broker.prefix"
+                "delete the queues of workers that no longer exist and of delays that are no longer configured, or set another \
+                 broker.prefix"
             }
             Self::Refused { .. } => {
                 "rabbitmqctl set_user_tags USER management, or name another user in broker.management_url"

@@ -382,7 +382,7 @@ impl Message {
         let fits = |trigger: &Trigger| event.is_ping() == (*trigger == Trigger::Ping);
         let trigger = trigger.filter(fits).ok_or(BadMessage::Header {
             name: TRIGGER,
-            expected: "event or resend, or ping where the event is a webhook.ping",
+            expected: "event or resend, or ping for an event of type webhook.ping",
         })?;
         Ok(Delivery {
             event: Arc::new(event),
@@ -487,7 +487,7 @@ impl Message {
 
 /// The upper bound of counters. Valid counters never come near it, and adding 1 never overflows.
 const COUNTER_MAX: u32 = 1_000_000_000;
-const COUNTER: &str = "a number within its bounds";
+const COUNTER: &str = "a number in the allowed range";
 
 #[cfg(test)]
 mod tests;

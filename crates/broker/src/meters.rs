@@ -20,13 +20,13 @@ pub(crate) const CONNECTED: Metric = Metric::gauge(
 pub(crate) const BLOCKED: Metric = Metric::gauge(
     "magnetite_broker_blocked",
     None,
-    "1 while the broker takes no publishes from the connection, in a memory or disk alarm",
+    "1 while the broker blocks publishing on the connection because of a memory or disk alarm",
 )
 .by(&[CONNECTION]);
 pub(crate) const UNACKED: Metric = Metric::gauge(
     "magnetite_messages_unacked",
     None,
-    "Messages of the queue that this process has and has not acknowledged",
+    "Messages of the queue that this process has received and not yet acknowledged",
 )
 .by(&[QUEUE]);
 pub(crate) const CONSUMER_RESTARTS: Metric = Metric::counter(
@@ -36,17 +36,17 @@ pub(crate) const CONSUMER_RESTARTS: Metric = Metric::counter(
 .by(&[QUEUE]);
 pub(crate) const RETURNED_OFTEN: Metric = Metric::counter(
     "magnetite_messages_returned_often_total",
-    "Messages that came back to the queue ten times or more",
+    "Messages that were returned to the queue ten times or more",
 )
 .by(&[QUEUE]);
 pub(crate) const UNREADABLE: Metric = Metric::counter(
     "magnetite_messages_unreadable_total",
-    "Messages whose properties are not AMQP, or that are too large",
+    "Messages whose properties are not valid AMQP, or that are too large",
 )
 .by(&[QUEUE]);
 pub(crate) const BINDINGS_MISSING: Metric = Metric::counter(
     "magnetite_bindings_missing_total",
-    "Times that a queue was found to be not bound to the exchange",
+    "Times that a queue was found not bound to the exchange",
 )
 .by(&[MetricLabel::told(
     "exchange",

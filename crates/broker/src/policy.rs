@@ -157,35 +157,38 @@ fn effect(
         "message-ttl" => match (queue.number("x-message-ttl"), number?) {
             (Some(own), policys) if policys >= own => None,
             (Some(own), policys) => Some(format!(
-                "messages leave it after {policys} ms instead of {own} ms"
+                "messages leave the queue after {policys} ms instead of {own} ms"
             )),
             (None, policys) => Some(format!(
-                "messages that wait for longer than {policys} ms are taken out of it"
+                "messages that wait longer than {policys} ms are removed from the queue"
             )),
         },
         "expires" => match (queue.number("x-expires"), number?) {
             (Some(own), policys) if policys >= own => None,
             (_, policys) => Some(format!(
-                "it is deleted with all its messages when it has had no consumer for {policys} ms"
+                "the queue is deleted with all its messages after {policys} ms without a consumer"
             )),
         },
         "max-length" | "max-length-bytes" if refuses => None,
         "max-length" | "max-length-bytes" => {
-            Some("its oldest messages are dropped when it is full".to_owned())
+            Some("the queue drops its oldest messages when it is full".to_owned())
         }
         "overflow" if refuses || queue.text("x-overflow").is_none() => None,
         "overflow" => Some(
-            "its oldest messages are dropped when it is full, and what it dead-letters can be lost"
+            "the queue drops its oldest messages when it is full, and messages that it dead-letters can be lost"
                 .to_owned(),
         ),
         "dead-letter-exchange" if queue.text("x-dead-letter-exchange").is_some() => None,
-        "dead-letter-exchange" => Some("what it gives up goes elsewhere, and can be lost".to_owned()),
+        "dead-letter-exchange" => Some(
+            "messages that the queue removes are dead-lettered to another exchange, and can be lost"
+                .to_owned(),
+        ),
         "delivery-limit" => match (queue.number("x-delivery-limit")?, number?) {
             (own, policys) if policys >= own => None,
             // RabbitMQ 4.x takes a negative number as "no limit", and then applies the argument.
             (_, policys) if policys < 0 && major.is_some_and(|major| major >= 4) => None,
             (_, policys) => Some(format!(
-                "messages are taken out of it after {policys} returns, by which nothing is wrong with them"
+                "messages are removed from the queue after {policys} returns, although nothing is wrong with them"
             )),
         },
         _ => None,

@@ -12,14 +12,17 @@ pub type PublishResult = Result<(), PublishError>;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PublishError {
     /// There was no connection, or no free channel, within the publish timeout.
-    #[error("the broker was not connected within {after:?}; is it running, and is broker.url right?")]
+    #[error(
+        "no connection to the broker within {after:?}; check that it is running and that broker.url is correct"
+    )]
     NotConnected {
         /// How long the publisher waited.
         after: Duration,
     },
     /// The broker is under a memory or disk alarm and accepts no publishes.
     #[error(
-        "the broker blocks publishing (memory or disk alarm) and did not stop within {after:?}; free its memory or disk"
+        "the broker blocks publishing (memory or disk alarm) and did not accept the message within {after:?}; free memory or disk \
+         space on its nodes"
     )]
     Blocked {
         /// How long the publisher waited.
@@ -27,7 +30,7 @@ pub enum PublishError {
     },
     /// No queue is bound with the message's routing key.
     #[error(
-        "no queue takes messages for {target} ({reply}); start a worker or run `magnetite topology declare`"
+        "no queue receives messages for {target} ({reply}); start a worker or run `magnetite topology declare`"
     )]
     Unroutable {
         /// The exchange, or the queue if the default exchange was used.
@@ -43,7 +46,7 @@ pub enum PublishError {
     },
     /// The broker neither confirmed nor refused the message within the publish timeout.
     #[error(
-        "no confirm from the broker for {target} within {after:?}; whether it has the message is not known"
+        "no confirm from the broker for {target} within {after:?}; it is unknown whether the broker has the message"
     )]
     Unconfirmed {
         /// The exchange or queue.
@@ -52,7 +55,7 @@ pub enum PublishError {
         after: Duration,
     },
     /// The channel or connection was closed.
-    #[error("the channel to the broker broke while publishing to {target}")]
+    #[error("the channel to the broker was closed while publishing to {target}")]
     Broken {
         /// The exchange or queue.
         target: String,

@@ -97,7 +97,7 @@ impl Publisher {
     pub async fn publish_once(&self, window: &[&Outgoing]) -> (Vec<Option<PublishResult>>, Option<Late>) {
         assert!(
             window.len() <= WINDOW_MAX,
-            "{} messages are no window",
+            "{} messages exceed the window",
             window.len()
         );
         match self.publish_window(window).await {
@@ -221,7 +221,7 @@ impl Late {
             if age >= age_max && !replaced {
                 tracing::warn!(
                     ?age_max,
-                    "publishes were not confirmed in time; the connection to the broker is replaced"
+                    "publishes were not confirmed in time; replacing the connection to the broker"
                 );
                 replaced = true;
                 close(&connection).await;

@@ -126,11 +126,12 @@ impl Refusals {
         match error {
             PublishError::Broken { source, .. } => self.broke(exchange, source),
             PublishError::Unroutable { .. } => {
-                let why = format!("no queue takes messages for {target}: run `magnetite topology declare`");
+                let why =
+                    format!("no queue receives messages for {target}: run `magnetite topology declare`");
                 self.remember(target, RefusalKind::Queue, why);
             }
             PublishError::Nacked { .. } => {
-                let why = format!("{target} takes no messages: it is full, or failed; see the broker's log");
+                let why = format!("{target} accepts no messages: it is full or failed; see the broker's log");
                 self.remember(target, RefusalKind::Queue, why);
             }
             _ => {}

@@ -64,7 +64,7 @@ pub async fn tail(link: &Link, topology: &Topology, stop: &CancellationToken, mu
             failures += 1;
             tracing::warn!(
                 error,
-                "not connected; trying again; what workers record meanwhile is not shown"
+                "cannot receive records from the broker; trying again; what workers record in the meantime is not shown"
             );
             sleep(backoff(failures)).await;
         }

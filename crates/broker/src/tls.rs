@@ -31,19 +31,21 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadTls {
     /// The authorities' certificates cannot be used.
-    #[error("expected PEM with the certificates of authorities: {0}")]
+    #[error("expected PEM with certificates of certificate authorities: {0}")]
     RootCertificates(String),
     /// The client certificate cannot be used, or does not belong to the key.
-    #[error("expected PEM with a certificate that fits the key: {0}")]
+    #[error("expected PEM with a certificate that matches the key: {0}")]
     Certificate(String),
     /// The private key of the client certificate cannot be used.
     #[error("expected PEM with the private key of the certificate, not encrypted: {0}")]
     Key(String),
     /// [`Tls::server_name`] is neither a host name nor an IP address.
-    #[error("expected the name of a host, or an address")]
+    #[error("expected a host name or an IP address")]
     ServerName,
     /// TLS settings are given, but no URL that they would apply to uses TLS.
-    #[error("expected nothing, since broker.url has no amqps:// and broker.management_url no https://")]
+    #[error(
+        "expected no value unless broker.url has amqps:// or broker.management_url has https://; broker.tls.server_name needs amqps://"
+    )]
     NoTls,
 }
 
@@ -96,10 +98,10 @@ impl Tls {
         }
         let chain = certificates(&self.certificate).map_err(BadTls::Certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|_| BadTls::Key("there is no such key in it".to_owned()))?;
+            .map_err(|_| BadTls::Key("it contains no such key".to_owned()))?;
         let config = config.with_client_auth_cert(chain, key);
         config.map(Some).map_err(|error| match error {
-            rustls::Error::General(_) => BadTls::Key("keys of its kind are not supported".to_owned()),
+            rustls::Error::General(_) => BadTls::Key("keys of this kind are not supported".to_owned()),
             error => BadTls::Certificate(error.to_string()),
         })
     }
@@ -131,7 +133,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|_| "it is not valid PEM")?;
     if found.is_empty() {
-        return Err("there is no certificate in it".to_owned());
+        return Err("it contains no certificate".to_owned());
     }
     Ok(found)
 }
@@ -141,15 +143,19 @@ pub(crate) fn explained(error: io::Error, name: &str) -> io::Error {
     let reason = error.get_ref().and_then(|inner| inner.downcast_ref());
     let advice = match reason {
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-            "this port does not speak TLS: name the port of RabbitMQ's TLS listener, usually 5671, or amqp:// if TLS is not wanted".to_owned()
+            "this port does not speak TLS: set broker.url to the port of RabbitMQ's TLS listener, usually 5671, or use amqp:// to \
+             connect without TLS"
+                .to_owned()
         }
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            "the broker's certificate is not issued by a trusted authority: name that in broker.tls.root_certificates".to_owned()
+            "the broker's certificate is not issued by a trusted authority: add the authority's certificate to \
+             broker.tls.root_certificates"
+                .to_owned()
         }
         Some(rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => format!(
-            "the broker's certificate is not for {name}: correct the host in broker.url, or set broker.tls.server_name"
+            "the broker's certificate is not valid for {name}: correct the host in broker.url, or set broker.tls.server_name"
         ),
         _ => return refused(error, false),
     };
@@ -175,10 +181,12 @@ pub(crate) fn refused(error: io::Error, begins: bool) -> io::Error {
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA,
-        )) => "the broker refused the client certificate, broker.tls.certificate",
+        )) => {
+            "the broker refused the client certificate: set broker.tls.certificate to a valid one whose issuer it trusts"
+        }
         _ if begins && is_end(error.kind()) => {
-            "it ended right after the handshake: if the broker requires a client certificate, set broker.tls.certificate and \
-             broker.tls.key, or set a certificate that it trusts"
+            "the connection ended right after the TLS handshake: if the broker requires a client certificate, set \
+             broker.tls.certificate and broker.tls.key, or set a certificate that it trusts"
         }
         _ => return error,
     };

@@ -64,7 +64,7 @@ impl Watched {
         let first = self.restarts.pop_front().unwrap_or(now);
         if now.duration_since(first) < RESTARTS_WITHIN {
             let detail = format!(
-                "its consumer was lost or refused {RESTARTS_MANY} times within {} s, the last time because of: {error}",
+                "its consumer was lost or refused {RESTARTS_MANY} times within {} s; the last error: {error}",
                 now.duration_since(first).as_secs().max(1)
             );
             Trouble::Reconnecting.note(&self.queue, detail);
@@ -86,7 +86,7 @@ impl Watched {
         };
         if returns >= RETURNS_MANY {
             self.returned_often_total.increment(1);
-            let detail = format!("a message ({}) came back for the {returns}th time", name());
+            let detail = format!("a message ({}) was returned {returns} times", name());
             Trouble::Poison.note(&self.queue, detail);
         }
         let is_unreadable = |name: &str| headers.is_some_and(|headers| headers.contains_key(name));
@@ -94,7 +94,7 @@ impl Watched {
         if self.queue != "rejected" && [UNREADABLE, CUT].into_iter().any(is_unreadable) {
             self.unreadable_total.increment(1);
             let detail = format!(
-                "a message ({}) has properties or a size that cannot be read",
+                "a message ({}) has properties that cannot be read, or is too large",
                 name()
             );
             Trouble::Unreadable.note(&self.queue, detail);

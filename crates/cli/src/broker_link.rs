@@ -45,7 +45,7 @@ impl BrokerLink {
             let why = link
                 .failure()
                 .unwrap_or_else(|| format!("no answer within {limit:?}"));
-            bail!("the broker at {} does not let us in: {why}", config.address());
+            bail!("cannot log in to the broker at {}: {why}", config.address());
         }
         Ok(Self { link, stop })
     }

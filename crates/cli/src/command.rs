@@ -141,7 +141,7 @@ const COMMAND_FILTER: &str = "warn,lapin=off";
 fn start_logs(log: &Log, filter: &str) -> anyhow::Result<()> {
     let filter = log.filter.as_deref().unwrap_or(filter);
     logs::start(filter, log.format, output::is_stderr_colored())
-        .context("cannot open standard error once more: is `ulimit -n` too low?")
+        .context("cannot duplicate standard error for the log; check whether `ulimit -n` is too low")
 }
 
 /// Starts the logs of a command that reads no configuration.
@@ -221,7 +221,7 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         | Command::Openapi
         | Command::Completions(_)
         | Command::Man(_)
-        | Command::Config(_) => unreachable!("they need no configuration"),
+        | Command::Config(_) => unreachable!("`run` handles these commands"),
     }
 }
 

@@ -224,8 +224,8 @@ fn database(reader: &mut Reader) -> Database {
     if place == Place::Default && default.is_none() {
         reader.refuse(
             key,
-            "expected a value, since neither XDG_STATE_HOME nor HOME says where state is kept; such as \
-             sqlite:///var/lib/magnetite/magnetite.db",
+            "expected a value such as sqlite:///var/lib/magnetite/magnetite.db, because neither XDG_STATE_HOME nor \
+             HOME is an absolute path",
         );
     }
     let keys = reader.read("secrets.keys", value::sealing_keys, Vec::new);
@@ -337,7 +337,7 @@ fn schedule(reader: &mut Reader) -> Schedule {
     let given = |key: &&str| reader.place(key) != Place::Default;
     let (made, key) = if given(&"retry.delays") {
         if let Some(other) = COMPUTED.into_iter().find(given) {
-            let detail = format!("expected nothing, since {other} is given too; remove one of them");
+            let detail = format!("expected no value, because {other} is set as well; remove one of them");
             reader.refuse("retry.delays", &detail);
         }
         (Schedule::list(delays), "retry.delays")
@@ -346,7 +346,7 @@ fn schedule(reader: &mut Reader) -> Schedule {
         (Schedule::exponential(initial, factor, max, attempts), key)
     };
     made.unwrap_or_else(|error| {
-        reader.refuse(key, &format!("expected a schedule that can be: {error}"));
+        reader.refuse(key, &format!("expected a valid schedule: {error}"));
         Schedule::default()
     })
 }
@@ -381,7 +381,7 @@ fn log(reader: &mut Reader) -> Log {
 
 impl Broker {
     pub(crate) fn config(&self) -> broker::Config {
-        const READ_BEFORE: &str = "the URL was read by the same parser before";
+        const READ_BEFORE: &str = "the same parser accepted the value when the configuration was read";
         let config = broker::Config::new(&self.url, self.prefix.clone()).expect(READ_BEFORE);
         let config = match &self.management_url {
             Some(urls) => config.with_management(urls).expect(READ_BEFORE),
@@ -402,7 +402,7 @@ impl Egress {
         let read = |path: &PathBuf| {
             fs::read(path).map_err(|error| {
                 self.bad_root_certificate(format!(
-                    "expected a readable file, and {}: {error}",
+                    "expected a readable file, but {} cannot be read: {error}",
                     path.display()
                 ))
             })

@@ -12,14 +12,14 @@ const MIGRATE: &str = "run `magnetite migrate` (`magnetite up` does it by itself
 /// The message about a database for which [`store::is_unverified`] holds. [`VERIFY`] says what to do.
 pub(crate) const UNVERIFIED: &str = "the database is on another host, and its certificate is not verified";
 pub(crate) const VERIFY: &str = "set sslmode=verify-full in database.url (and sslrootcert=FILE for a private authority), or \
-    sslmode=disable if the network between is trusted";
+    sslmode=disable if the network in between is trusted";
 
 /// Connects once. Reports a URL that the store cannot parse as a bad configuration.
 pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
     match Store::connect(&database.url, &database.keys).await {
         Ok(store) => Ok(store),
         Err(error @ (store::Error::BadUrl(_) | store::Error::BadPostgresUrl(_))) => {
-            let detail = format!("expected a URL that can be read: {error}");
+            let detail = format!("expected a valid URL: {error}");
             Err(InvalidSettings::one("database.url", database.place.clone(), detail).into())
         }
         Err(error @ store::Error::NoSealingKey) => {
@@ -54,12 +54,12 @@ pub(crate) fn fits(state: &SchemaState) -> anyhow::Result<()> {
             )
         }
         SchemaState::Newer { unknown } => bail!(
-            "the database was migrated by a newer magnetite ({}): use that one",
+            "the database was migrated by a newer version of magnetite ({}): use that version",
             unknown.join(", ")
         ),
         SchemaState::Altered { altered } => bail!(
-            "the database was migrated with another text of {}: restore it from a backup, or name an empty one in \
-             database.url",
+            "the database's migrations {} differ from this version's: restore it from a backup, or set database.url to an \
+             empty database",
             altered.join(", ")
         ),
     }
@@ -79,7 +79,7 @@ impl Database {
     pub(crate) fn expect_file(&self) -> anyhow::Result<()> {
         self.missing_file().map_or(Ok(()), |missing| {
             Err(anyhow!(
-                "{missing}: name the one that the roles use, or make it: {MIGRATE}"
+                "{missing}: name the one that the roles use, or create it: {MIGRATE}"
             ))
         })
     }

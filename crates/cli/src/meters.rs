@@ -5,10 +5,14 @@ use runtime::{Metric, MetricLabel};
 
 pub(crate) const LOG_LINES_LOST: Metric = Metric::counter(
     "magnetite_log_lines_lost_total",
-    "Lines of the log that standard error did not take",
+    "Log lines that could not be written to standard error",
 );
-const BUILD_INFO: Metric = Metric::gauge("magnetite_build_info", None, "Always 1; says which version runs")
-    .by(&[MetricLabel::told("version", "as `magnetite --version` prints it")]);
+const BUILD_INFO: Metric = Metric::gauge(
+    "magnetite_build_info",
+    None,
+    "Always 1; the label has the version that is running",
+)
+.by(&[MetricLabel::told("version", "as `magnetite --version` prints it")]);
 
 const OF_THE_PROCESS: &[Metric] = &[BUILD_INFO, LOG_LINES_LOST];
 

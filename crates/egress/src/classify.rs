@@ -56,7 +56,9 @@ pub(crate) fn name_server_failed(host: &str) -> Failure {
     failure(
         Phase::Resolve,
         FailureKind::NameServerFailed,
-        format!("the name servers of {host} fail or do not answer, while other names are answered"),
+        format!(
+            "the name servers of {host} fail or do not answer, while queries for other names are answered"
+        ),
     )
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn no_route(host: &str, address: IpAddr) -> Failure {
     failure(
         Phase::Connect,
         FailureKind::ConnectionRefused,
-        format!("no {family} network leads to {host} ({address}), while other addresses can be reached"),
+        format!("there is no {family} route to {host} ({address}), while other addresses have a route"),
     )
 }
 
@@ -197,7 +199,7 @@ fn from_causes(
         let detail = if error.is_parse_too_large() {
             format!("the headers of {host}'s response are too many or too large")
         } else {
-            format!("{host} did not answer in HTTP: {error}")
+            format!("{host} did not answer with valid HTTP: {error}")
         };
         return Ok(Some(failure(Phase::Response, FailureKind::Protocol, detail)));
     }
@@ -253,7 +255,8 @@ fn from_io(
         // is our fault only if our own routing table has no route to the address.
         return match address {
             Some(address) if has_route(address) => {
-                let detail = format!("the network says that {host} ({address}) cannot be reached: {error}");
+                let detail =
+                    format!("the network reports that {host} ({address}) cannot be reached: {error}");
                 Ok(failure(phase, FailureKind::ConnectionRefused, detail))
             }
             _ => Err(Fault::NoRoute {
@@ -284,16 +287,16 @@ fn from_io_kind(error: &io::Error, attempted: Attempted<'_>) -> Failure {
             format!("the connection to {host} timed out"),
         ),
         E::BrokenPipe => {
-            let detail = format!("{host} closed the connection while the request was written");
+            let detail = format!("{host} closed the connection while the request was being sent");
             failure(Phase::Send, FailureKind::ConnectionReset, detail)
         }
         E::InvalidData | E::InvalidInput => failure(
             phase,
             FailureKind::Protocol,
-            format!("{host} did not answer in HTTP: {error}"),
+            format!("{host} did not answer with valid HTTP: {error}"),
         ),
         _ if phase == Phase::Connect => {
-            let detail = format!("the connection to {host} could not be made: {error}");
+            let detail = format!("cannot connect to {host}: {error}");
             failure(phase, FailureKind::ConnectionRefused, detail)
         }
         E::UnexpectedEof => {
@@ -301,7 +304,7 @@ fn from_io_kind(error: &io::Error, attempted: Attempted<'_>) -> Failure {
             failure(phase, FailureKind::ConnectionReset, detail)
         }
         _ => {
-            let detail = format!("{}: {error}", early_end(attempted, "broke the connection off"));
+            let detail = format!("{}: {error}", early_end(attempted, "aborted the connection"));
             failure(phase, FailureKind::ConnectionReset, detail)
         }
     }
@@ -342,7 +345,7 @@ fn without_cause(causes: &[&(dyn Error + 'static)], Attempted { host, phase, .. 
     failure(
         phase,
         FailureKind::Protocol,
-        format!("HTTP with {host} failed: {words}"),
+        format!("the HTTP exchange with {host} failed: {words}"),
     )
 }
 

@@ -171,7 +171,7 @@ impl Egress {
                 }
                 Err(LookupError::Refused(refusal)) => return Err(refusal),
                 Err(LookupError::Unanswered(error)) => {
-                    debug!(host, %error, "an endpoint's name is not checked");
+                    debug!(host, %error, "cannot resolve an endpoint's host; its addresses are not checked");
                     let unanswered = |_| Refusal::PlainHttpUnanswered {
                         host: host.to_owned(),
                     };

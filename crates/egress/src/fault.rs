@@ -9,7 +9,7 @@ use std::io;
 pub enum Fault {
     /// No name server answered, none could be asked, or they answer `SERVFAIL`, and there is no evidence that
     /// they answer queries for other names.
-    #[error("no name server gives an answer about {host}")]
+    #[error("no name server gave an answer for {host}")]
     Resolver {
         /// The name that was looked up.
         host: String,

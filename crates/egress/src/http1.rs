@@ -16,7 +16,7 @@ const HOSTS_MAX: usize = 1024;
 /// The error of a host that requires HTTP/1.1, received over HTTP/2.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "requires HTTP/1.1, although it offers HTTP/2 (HTTP_1_1_REQUIRED): from the next attempt on it is spoken to in HTTP/1.1"
+    "requires HTTP/1.1, although it offers HTTP/2 (HTTP_1_1_REQUIRED): from the next attempt on, HTTP/1.1 is used"
 )]
 pub(crate) struct RequiresHttp1;
 

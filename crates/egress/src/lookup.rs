@@ -22,7 +22,7 @@ const SECOND_FAMILY_WAIT: Duration = Duration::from_millis(50);
 pub(crate) enum LookupError {
     #[error("the name does not exist, or has neither an A nor an AAAA record")]
     NotFound,
-    #[error("none of its addresses may be reached")]
+    #[error("the name has only addresses that are not allowed")]
     Refused(#[source] Refusal),
     #[error("no name server gave an answer")]
     Unanswered(#[source] NetError),

@@ -36,11 +36,11 @@ pub(crate) const FRAMES_MAX: u32 = 4096;
 /// An endpoint's excessive sending without progress of its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Flood {
-    #[error("sent more than {BYTES_MAX} bytes without getting on with its answer")]
+    #[error("sent more than {BYTES_MAX} bytes before its response made progress")]
     Bytes = 1,
-    #[error("sent more than {INTERIM_MAX} interim responses before its answer")]
+    #[error("sent more than {INTERIM_MAX} interim responses before its final response")]
     Interim,
-    #[error("sent more than {FRAMES_MAX} frames of HTTP/2 without getting on with its answer")]
+    #[error("sent more than {FRAMES_MAX} HTTP/2 frames before its response made progress")]
     Frames,
 }
 

@@ -35,7 +35,7 @@ pub const NOT_PUBLIC: &str =
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The URL is longer than [`URL_BYTES_MAX`].
-    #[error("the URL is {bytes} bytes long; {URL_BYTES_MAX} are allowed")]
+    #[error("the URL is {bytes} bytes long; at most {URL_BYTES_MAX} are allowed")]
     TooLong {
         /// The length of the URL.
         bytes: usize,
@@ -58,14 +58,14 @@ pub enum Refusal {
     },
     /// The scheme is http. An attacker on the network path could read and change the requests.
     #[error(
-        "webhooks are sent over https, and this URL has http. To allow http, set `egress.allow_http = true` or \
-         MAGNETITE_EGRESS__ALLOW_HTTP=true; at addresses that `egress.allow` names it is allowed"
+        "webhooks are sent over https, and this URL uses http. To allow http, set `egress.allow_http = true` or \
+         MAGNETITE_EGRESS__ALLOW_HTTP=true; at addresses in `egress.allow`, http is always allowed"
     )]
     PlainHttp,
     /// The scheme is http, and the name servers do not answer whether the host is at an address where http is
     /// allowed.
     #[error(
-        "whether {host} may have http cannot be told, because its name servers do not answer; use https, or try again"
+        "cannot determine whether http is allowed for {host}, because its name servers do not answer; use https, or try again"
     )]
     PlainHttpUnanswered {
         /// The name.
@@ -73,8 +73,8 @@ pub enum Refusal {
     },
     /// The URL contains a user name or password, as in `https://user:password@host`.
     #[error(
-        "the URL contains a user name or password; they would be readable to everyone who can list endpoints. \
-         Verify the signature instead"
+        "the URL contains a user name or password, which everyone who can list endpoints could read. Remove it, and \
+         verify the signature of the webhooks instead"
     )]
     UserInfo,
     /// The URL has no host.
@@ -82,14 +82,14 @@ pub enum Refusal {
     NoHost,
     /// The host is not a valid DNS name.
     #[error(
-        "{host:?} is not a DNS name: letters, digits, '-' and '_' in parts of 1 to 63, no dot at the end"
+        "{host:?} is not a DNS name: use parts of 1 to 63 letters, digits, '-' or '_', at most 253 characters in all, and no dot at the end"
     )]
     BadHost {
         /// The host as parsed.
         host: String,
     },
     /// The port is 0, which cannot be connected to.
-    #[error("port 0 cannot be connected to")]
+    #[error("the URL has port 0, to which no connection can be made")]
     PortZero,
     /// The URL contains a fragment. Fragments are never sent to a server, so the URL would not do what its
     /// author expects.
@@ -244,7 +244,7 @@ impl Refusal {
     pub fn for_customers(&self) -> String {
         match self {
             Self::Address { .. } | Self::Resolved { .. } => NOT_PUBLIC.to_owned(),
-            Self::PlainHttp => "webhooks are sent over https, and this URL has http".to_owned(),
+            Self::PlainHttp => "webhooks are sent over https, and this URL uses http".to_owned(),
             other => other.to_string(),
         }
     }

@@ -87,7 +87,7 @@ impl Resolver {
         }
         match refusal {
             Some(reason) if passed.is_empty() => return Err(LookupError::Refused(reason.of_name(host))),
-            Some(reason) => debug!(host, %reason, "an address is left out"),
+            Some(reason) => debug!(host, %reason, "an address that is not allowed is left out"),
             None => {}
         }
         Ok(in_order(

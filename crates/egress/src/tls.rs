@@ -154,13 +154,13 @@ pub(crate) fn explain(error: &rustls::Error, host: &str) -> String {
     match error {
         rustls::Error::InvalidCertificate(reason) => explain_certificate(reason, host),
         rustls::Error::InvalidMessage(_) => {
-            format!("{host} does not speak TLS at this port: is it that of https?")
+            format!("{host} does not speak TLS at this port; use the port for https")
         }
         rustls::Error::AlertReceived(alert) => format!("{host} refused the TLS handshake: {alert:?}"),
         rustls::Error::PeerIncompatible(reason) => {
             format!("{host} and this client have no TLS version or cipher suite in common: {reason:?}")
         }
-        other => format!("TLS with {host} failed: {other}"),
+        other => format!("the TLS connection with {host} failed: {other}"),
     }
 }
 
@@ -174,7 +174,7 @@ fn explain_certificate(reason: &CertificateError, host: &str) -> String {
         }
         CertificateError::UnknownIssuer => format!(
             "the certificate of {host} is self-signed, or its issuer is unknown, or an intermediate certificate is \
-             not sent along"
+             missing"
         ),
         CertificateError::NotValidForName => format!("the certificate is not valid for {host}"),
         CertificateError::NotValidForNameContext { presented, .. } => {
@@ -193,7 +193,7 @@ fn explain_certificate(reason: &CertificateError, host: &str) -> String {
         // Most tools create such a certificate when asked for a self-signed one.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             format!(
-                "the certificate of {host} is self-signed, or that of an authority itself (CA:TRUE), which no server may use"
+                "the certificate of {host} is self-signed, or is an authority's own certificate (CA:TRUE), which a server must not use"
             )
         }
         other => format!("the certificate of {host} is not valid: {other:?}"),

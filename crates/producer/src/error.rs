@@ -13,7 +13,7 @@ use webhook::{EventId, Rejection};
 #[non_exhaustive]
 pub enum Error {
     /// The event is not valid and was not sent.
-    #[error("event {id} is not valid and was not published; correct it, publishing it again would not help")]
+    #[error("event {id} is not valid and was not published; correct it before you publish it again")]
     Invalid {
         /// The id as it was given, or derived from the body.
         id: EventId,
@@ -23,7 +23,7 @@ pub enum Error {
     },
     /// The broker was not connected in time, and the event was not sent.
     #[error(
-        "event {id} was not published: no connection to the broker within {after:?}; is it running, and is its URL right? then publish the event again"
+        "event {id} was not published: no connection to the broker within {after:?}; check that the broker is running and that its URL is correct, then publish the event again"
     )]
     NotConnected {
         /// The id of the event.
@@ -33,7 +33,7 @@ pub enum Error {
     },
     /// The broker blocks publishing because of a memory or disk alarm.
     #[error(
-        "event {id} is not confirmed: the broker blocks publishing (memory or disk alarm) and did not stop within {after:?}; free its memory or disk, then publish the event again under the same id"
+        "event {id} was not confirmed: the broker blocks publishing (memory or disk alarm), and the alarm did not end within {after:?}; free memory or disk space on the broker, then publish the event again with the same id"
     )]
     Blocked {
         /// The id of the event.
@@ -53,7 +53,7 @@ pub enum Error {
     },
     /// The broker refused the event with a nack.
     #[error(
-        "event {id} was refused by the broker: the events queue is full or failed; see the broker's log and whether workers consume, then publish the event again"
+        "event {id} was refused by the broker: the events queue is full or failed; check the broker's log and that workers are consuming, then publish the event again"
     )]
     Nacked {
         /// The id of the event.
@@ -61,7 +61,7 @@ pub enum Error {
     },
     /// The broker neither confirmed nor refused the event in time.
     #[error(
-        "event {id} is not confirmed: the broker did not answer within {after:?}, and whether it has the event is not known; publish the event again under the same id"
+        "event {id} was not confirmed: the broker did not answer within {after:?}, and may or may not have the event; publish the event again with the same id"
     )]
     Unconfirmed {
         /// The id of the event.
@@ -71,7 +71,7 @@ pub enum Error {
     },
     /// The connection or channel was closed before the confirm arrived.
     #[error(
-        "event {id} is not confirmed: the channel to the broker broke first, and whether it has the event is not known; publish the event again under the same id"
+        "event {id} was not confirmed: the channel to the broker closed before the confirm, and the broker may or may not have the event; publish the event again with the same id"
     )]
     Broken {
         /// The id of the event.
@@ -83,7 +83,7 @@ pub enum Error {
     /// The event was not sent, because its batch ended at an earlier event with an error that affects all
     /// events.
     #[error(
-        "event {id} was not published: its batch was given up at an earlier event, whose error says why; publish the event again"
+        "event {id} was not published: its batch ended at an earlier event, whose error gives the reason; publish the event again"
     )]
     Skipped {
         /// The id of the event.
@@ -91,7 +91,7 @@ pub enum Error {
     },
     /// The producer was shut down before the event was published.
     #[error(
-        "event {id} was not published: the producer was shut down; publish the event again with a new one"
+        "event {id} was not published: the producer was shut down; publish the event again with a new producer"
     )]
     Closed {
         /// The id of the event.
@@ -106,7 +106,7 @@ pub enum NotReady {
     /// The broker was not connected in time. The producer continues to connect, and logs each failure with
     /// its cause.
     #[error(
-        "no connection to the broker at {address} within {after:?}; is it running, and are its address and password right?"
+        "no connection to the broker at {address} within {after:?}; check that the broker is running and that its address and password are correct"
     )]
     NotConnected {
         /// The address of the broker, `host:port/vhost`.
@@ -116,7 +116,7 @@ pub enum NotReady {
     },
     /// The broker blocks publishing because of a memory or disk alarm.
     #[error(
-        "the broker at {address} blocks publishing (memory or disk alarm) and did not stop within {after:?}; free its memory or disk"
+        "the broker at {address} blocks publishing (memory or disk alarm), and the alarm did not end within {after:?}; free memory or disk space on the broker"
     )]
     Blocked {
         /// The address of the broker, `host:port/vhost`.

@@ -174,7 +174,7 @@ impl Event {
             lead_id: &self.lead.id,
             data: DataOf(self),
         };
-        let body = serde_json::to_vec(&body).expect("every key is a string and no value can fail");
+        let body = serde_json::to_vec(&body).expect("every key is a string, and no value fails to serialize");
         Serialized {
             body: body.into(),
             message_id: Some(self.id.as_str().to_owned()),

@@ -82,7 +82,7 @@ impl Entry {
             bytes = message.body.len(),
             reason,
             detail,
-            "a message cannot be recorded; `magnetite rejected list` has it"
+            "a message cannot be recorded; `magnetite rejected list` shows it"
         );
         count_aside(reason);
         let found = match source {

@@ -6,7 +6,7 @@ use runtime::{Metric, MetricLabel};
 
 pub(crate) const RECORDED: Metric = Metric::counter(
     "magnetite_recorded_total",
-    "What was written to the database; what comes twice is counted twice",
+    "Events, attempts, rejected messages and gaps written to the database; one that arrives twice is counted twice",
 )
 .by(&[MetricLabel::known("what", || vec![EVENT, ATTEMPT, REJECTED, GAP])]);
 /// Values of the label `what`.
@@ -17,7 +17,7 @@ pub(crate) const GAP: &str = "gap";
 
 pub(crate) const SET_ASIDE: Metric = Metric::counter(
     "magnetite_recorder_set_aside_total",
-    "Messages and records that could not be recorded, and are kept among the rejected messages",
+    "Messages and records that could not be recorded and were stored as rejected messages",
 )
 .by(&[MetricLabel::known("reason", || {
     [BadMessage::reasons(), vec![BAD_BATCH, UNRECORDABLE]].concat()
@@ -28,15 +28,15 @@ pub(crate) const BAD_BATCH: &str = "bad_batch";
 pub(crate) const UNRECORDABLE: &str = "unrecordable";
 pub(crate) const WRITE_FAILURES: Metric = Metric::counter(
     "magnetite_recorder_write_failures_total",
-    "Transactions that failed because the database was away; they are tried again",
+    "Transactions that failed because the database was unavailable; they are retried",
 );
 pub(crate) const COMMIT: Metric = Metric::seconds(
     "magnetite_recorder_commit_seconds",
-    "From the beginning of a transaction until it was committed",
+    "Time from the beginning of a transaction until it was committed",
 );
 pub(crate) const LAG: Metric = Metric::seconds(
     "magnetite_journal_lag_seconds",
-    "From the end of an attempt until it was recorded",
+    "Time from the end of an attempt until it was recorded",
 );
 pub(crate) const RETENTION_STOPPED: Metric = Metric::gauge(
     "magnetite_retention_stopped",
@@ -50,18 +50,18 @@ pub(crate) const DELETED: Metric = Metric::counter(
 pub(crate) const QUEUE_READY: Metric = Metric::gauge(
     "magnetite_queue_messages_ready",
     None,
-    "Messages that wait in the queue, as of the last 15 s; NaN while that is not known",
+    "Messages that wait in the queue, measured every 15 s; NaN while unknown",
 )
-.by(&[MetricLabel::told("queue", "a queue's name without the prefix; queues of held deliveries, and delays of an earlier schedule, are not among them")]);
+.by(&[MetricLabel::told("queue", "a queue's name without the prefix; queues of held deliveries and delay queues of an earlier schedule are not included")]);
 pub(crate) const PENDING: Metric = Metric::gauge(
     "magnetite_pending_deliveries",
     None,
-    "Deliveries in the journal that have not ended, as of the last 15 s; NaN while that is not known",
+    "Deliveries in the journal that have not ended, measured every 15 s; NaN while unknown",
 );
 pub(crate) const PENDING_OLDEST: Metric = Metric::gauge(
     "magnetite_pending_oldest_seconds",
     Some(Unit::Seconds),
-    "Age of the oldest delivery in the journal that has not ended, 0 without one; NaN while that is not known",
+    "Age of the oldest delivery in the journal that has not ended, 0 if there is none; NaN while unknown",
 );
 
 /// All metrics of the recorder.

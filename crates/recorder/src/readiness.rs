@@ -65,7 +65,9 @@ impl Writing {
             return Some(format!("cannot write to the database: {error}"));
         }
         let hangs = state.began.is_some_and(|began| began.elapsed() > COMMIT_MAX);
-        hangs.then(|| format!("the database has not answered for over {COMMIT_MAX:?}; it is away, or locked"))
+        hangs.then(|| {
+            format!("the database has not answered for over {COMMIT_MAX:?}; it is unavailable or locked")
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -106,7 +108,7 @@ impl Readiness {
             }
         };
         tokio::select! {
-            () = asking => unreachable!("it never returns"),
+            () = asking => unreachable!("`watch_permissions` never returns"),
             () = reporting => {}
         }
     }
@@ -152,12 +154,12 @@ mod tests {
         assert_eq!(writing.obstacle(), None);
         writing.begins();
         writing.ended(&Err(store::Error::NoSealingKey));
-        assert_eq!(writing.obstacle(), None, "something of it is refused");
+        assert_eq!(writing.obstacle(), None, "the database refused a record");
         writing.fails(&store::Error::NoSealingKey);
         writing.begins();
         assert!(
             writing.obstacle().unwrap().contains("cannot write"),
-            "it is tried again"
+            "the write is retried"
         );
         writing.ended(&Ok(()));
         assert_eq!(writing.obstacle(), None);

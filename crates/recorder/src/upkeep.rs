@@ -51,15 +51,15 @@ impl Upkeep {
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let telling = async {
-            let (undone, untold) = (Task::new("tell of what happened to endpoints"), Lasting::new());
+            let (undone, untold) = (Task::new("publish operational messages"), Lasting::new());
             loop {
                 tell.tick().await;
                 undone.log(self.tell(&untold).await);
             }
         };
         let sweeping = async {
-            let unseen = Task::new("look for failing endpoints");
-            let kept = Task::new("delete what is old");
+            let unseen = Task::new("disable failing endpoints");
+            let kept = Task::new("delete expired rows");
             let doubted = Lasting::new();
             loop {
                 sweep.tick().await;
@@ -100,7 +100,7 @@ impl Upkeep {
                         tracing::warn!(
                             operation.id,
                             error = display_chain(&error),
-                            "cannot tell of an operation; trying again"
+                            "cannot publish an operational message; trying again"
                         );
                     }
                 }
@@ -135,7 +135,7 @@ impl Upkeep {
                     let stopped_s = ended.lasted.as_secs();
                     tracing::info!(
                         stopped_s,
-                        "the clocks agree again: what is old is deleted, failing endpoints are disabled"
+                        "the clocks agree again: expired rows are deleted and failing endpoints are disabled again"
                     );
                 }
                 Ok(Some(counted_ms))
@@ -170,7 +170,7 @@ impl Upkeep {
                 Ok(false) => {}
                 Ok(true) => tracing::warn!(
                     endpoint.id = %endpoint.id, since_ms,
-                    "every attempt at the endpoint failed for longer than endpoints.failing_age: it is disabled"
+                    "disabled the endpoint: every attempt has failed for longer than endpoints.failing_age"
                 ),
                 Err(error) if error.is_unavailable() => return Err(error),
                 // The other endpoints are still disabled.
@@ -192,7 +192,7 @@ impl Upkeep {
         }
         if deleted > 0 {
             meters::DELETED.count([]).increment(deleted);
-            tracing::info!(deleted, "rows older than retention.age deleted");
+            tracing::info!(deleted, "deleted rows older than retention.age");
         }
         Ok(())
     }

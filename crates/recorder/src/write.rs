@@ -123,7 +123,7 @@ impl Writer {
                     tracing::warn!(
                         error = display_chain(&error),
                         messages = group.len(),
-                        "the database refuses something of these messages; all that it takes is written"
+                        "the database refused these messages together; writing every part that it accepts"
                     );
                 }
                 for arrived in group {
@@ -178,7 +178,7 @@ impl Writer {
             rejected.id,
             message_id = rejected.message_id,
             detail,
-            "the database refuses this; `magnetite rejected list` has it"
+            "the database refused part of a message; `magnetite rejected list` shows the part"
         );
         count_aside(UNRECORDABLE);
         let group = std::slice::from_ref(arrived);
@@ -196,7 +196,7 @@ impl Writer {
                         tracing::error!(
                             error = display_chain(&error),
                             failures,
-                            "the database takes nothing at all; the journal's queues hold what is to be recorded, trying again"
+                            "the database refuses every write; the records wait in the queues, trying again"
                         );
                     }
                     if !self.rests(failures, group).await {
@@ -232,7 +232,10 @@ impl Writer {
                     content.count(began.elapsed(), group.len());
                     self.stuck.end();
                     if let Some(ended) = self.away.end() {
-                        tracing::info!(failures = ended.times, "the journal is written again");
+                        tracing::info!(
+                            failures = ended.times,
+                            "writing the journal to the database works again"
+                        );
                     }
                     return Ok(true);
                 }
@@ -242,7 +245,7 @@ impl Writer {
                         tracing::warn!(
                             error = display_chain(&error),
                             failures,
-                            "cannot write the journal; its queues hold it, trying again"
+                            "cannot write the journal to the database; the records wait in the queues, trying again"
                         );
                     }
                     meters::WRITE_FAILURES.count([]).increment(1);

@@ -143,7 +143,7 @@ fn panicked(info: &PanicHookInfo<'_>) {
     if VITAL_THREADS.contains(&thread) {
         tracing::error!(
             thread,
-            "this thread is vital: the process ends, and is to be started again"
+            "a thread that the process needs panicked; the process exits and must be restarted"
         );
         end_process();
     }
@@ -205,7 +205,7 @@ impl<W: Write> Write for Lines<W> {
             let lines = std::mem::take(&mut self.unsaid);
             if lines > 0 {
                 // This warning is queued like any other line, without waiting.
-                tracing::warn!(lines, "log lines were lost: standard error did not take them");
+                tracing::warn!(lines, "log lines were lost: standard error did not accept them");
             }
         }
         Ok(line.len())

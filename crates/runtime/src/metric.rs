@@ -84,27 +84,35 @@ impl Metric {
 
     /// Returns the counter for these label values, one for each label.
     pub fn count<const N: usize>(&self, values: [&str; N]) -> Counter {
-        debug_assert_eq!(self.kind, MetricKind::Counter, "{self} is no counter");
+        debug_assert_eq!(self.kind, MetricKind::Counter, "{self} is not a counter");
         metrics::counter!(self.name, self.series(&values))
     }
 
     /// Returns the gauge for these label values, one for each label.
     pub fn level<const N: usize>(&self, values: [&str; N]) -> Gauge {
-        debug_assert!(matches!(self.kind, MetricKind::Gauge(_)), "{self} is no gauge");
+        debug_assert!(matches!(self.kind, MetricKind::Gauge(_)), "{self} is not a gauge");
         metrics::gauge!(self.name, self.series(&values))
     }
 
     /// Returns the histogram for these label values, one for each label.
     pub fn durations<const N: usize>(&self, values: [&str; N]) -> Histogram {
-        debug_assert_eq!(self.kind, MetricKind::Seconds, "{self} is no histogram");
+        debug_assert_eq!(self.kind, MetricKind::Seconds, "{self} is not a histogram");
         metrics::histogram!(self.name, self.series(&values))
     }
 
     fn series(&self, values: &[&str]) -> Vec<Series> {
-        debug_assert_eq!(values.len(), self.labels.len(), "values of {self}'s labels");
+        debug_assert_eq!(
+            values.len(),
+            self.labels.len(),
+            "{self} needs one value for each label"
+        );
         let labels = self.labels.iter().zip(values);
         let series = labels.map(|(label, value)| {
-            debug_assert!(label.may_be(value), "{self} may not have {}={value:?}", label.key);
+            debug_assert!(
+                label.may_be(value),
+                "{self}: label {} cannot have the value {value:?}",
+                label.key
+            );
             Series::new(label.key, (*value).to_owned())
         });
         series.collect()

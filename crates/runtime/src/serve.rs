@@ -76,7 +76,9 @@ pub async fn serve(listener: TcpListener, router: Router, stop: &CancellationTok
         .await
         .is_err()
     {
-        tracing::warn!("requests in flight are given up: shutdown.deadline has passed");
+        tracing::warn!(
+            "abandoning requests in flight: the shutdown deadline has passed (shutdown.deadline; 1 s for probes)"
+        );
     }
 }
 

@@ -17,7 +17,7 @@ pub enum Moment {
 /// The error for a text that is not a time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected how long ago, such as 30m, 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z or 2026-11-25"
+    "expected a duration before now such as 30m, 1h or 7d, or a time in UTC such as 2026-11-25T01:00:00Z or 2026-11-25"
 )]
 pub struct BadMoment;
 

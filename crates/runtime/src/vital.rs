@@ -19,7 +19,7 @@ pub async fn vital<F: Future>(name: &'static str, work: F) -> F::Output {
     }
     tracing::error!(
         task = name,
-        "this task is vital: the process ends, and is to be started again"
+        "a task that the process needs panicked; the process exits and must be restarted"
     );
     logs::end_process()
 }

@@ -45,7 +45,9 @@ pub enum Error {
     #[error(transparent)]
     Broker(#[from] InspectError),
     /// A queue does not exist, or has other arguments.
-    #[error("queue {name} is not as it should be: `magnetite topology check` says how to mend it")]
+    #[error(
+        "queue {name} is missing or has unexpected arguments: `magnetite topology check` says how to correct this"
+    )]
     Queue {
         /// The full name of the queue.
         name: String,

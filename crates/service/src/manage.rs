@@ -27,7 +27,7 @@ pub struct BadId;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The URL is not allowed for an endpoint.
-    #[error("the URL cannot be an endpoint's")]
+    #[error("the URL is not allowed for an endpoint")]
     Url(#[from] Refusal),
     /// The database operation failed, or the store refused it.
     #[error(transparent)]

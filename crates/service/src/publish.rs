@@ -39,10 +39,10 @@ pub enum Error {
     #[error("the broker does not accept messages")]
     NotReady(#[source] NotReady),
     /// At least one event is not known to be published.
-    #[error("not everything is confirmed to be published")]
+    #[error("not every event is confirmed as published")]
     Unconfirmed(#[source] producer::Error),
     /// The task of the event's group has panicked, which is logged.
-    #[error("the publish was abandoned")]
+    #[error("it is unknown whether the event was published: the task that publishes it panicked")]
     Abandoned,
 }
 

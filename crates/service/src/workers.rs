@@ -72,7 +72,7 @@ pub async fn act(store: &Store, changes: &Changes) -> Behind {
             Behind { workers, unknown }
         }
         Ok(Err(error)) => {
-            tracing::warn!(%error, "it is not known which workers act on a change");
+            tracing::warn!(%error, "cannot determine which workers use a change");
             unknown()
         }
         Err(_) => unknown(),
@@ -122,7 +122,7 @@ async fn wait(
     };
     tokio::select! {
         () = waiting => {}
-        () = telling => unreachable!("it never returns"),
+        () = telling => unreachable!("the notification never ends"),
         () = sleep_until(deadline) => {}
     }
     heard

@@ -25,14 +25,14 @@ pub struct Secret(String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// The text does not begin with the prefix of a secret.
-    #[error("a signing secret begins with `whsec_`")]
+    #[error("a signing secret must begin with `whsec_`")]
     Prefix,
     /// The part after the prefix is not canonical base64. The base64 decoder's error is not kept as the
     /// source, because it would quote a character of the secret.
-    #[error("a signing secret is `whsec_` and standard base64 with padding")]
+    #[error("a signing secret must be `whsec_` and standard base64 with padding")]
     Base64,
     /// The key is too short to be safe, or longer than the standard allows.
-    #[error("a signing secret encodes 24 to 64 bytes, not {bytes}")]
+    #[error("a signing secret must encode 24 to 64 bytes, not {bytes}")]
     Length {
         /// The length of the decoded key, in bytes.
         bytes: usize,
@@ -73,7 +73,7 @@ impl Secret {
         self.0
             .strip_prefix(PREFIX)
             .and_then(|encoded| STANDARD.decode(encoded).ok())
-            .expect("both constructors leave the prefix and valid base64")
+            .expect("both constructors ensure the prefix and valid base64")
     }
 }
 

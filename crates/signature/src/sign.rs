@@ -46,8 +46,7 @@ impl SigningKey {
     /// "Verifying Webhook Signatures".
     pub fn sign(&self, body: &[u8]) -> String {
         let mut digits = [0; 64];
-        hex::encode_to_slice(self.tag(body).as_bytes(), &mut digits)
-            .expect("two digits for each of 32 bytes");
+        hex::encode_to_slice(self.tag(body).as_bytes(), &mut digits).expect("32 bytes have 64 digits");
         let digits = std::str::from_utf8(&digits).expect("hexadecimal digits are ASCII");
         [SHA256_PREFIX, digits].concat()
     }

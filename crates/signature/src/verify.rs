@@ -25,13 +25,13 @@ pub struct Verifier {
 pub enum VerifyError {
     /// The id is empty or contains a full stop. With a full stop, one part of the signed message could be
     /// mistaken for another.
-    #[error("webhook-id: expected a text without full stops")]
+    #[error("webhook-id: expected a non-empty text without full stops")]
     BadId,
     /// The timestamp is not an integer.
     #[error("webhook-timestamp: expected whole seconds since the Unix epoch")]
     BadTimestamp,
     /// The request was signed too long ago: it is a replay, or one of the two clocks is wrong.
-    #[error("webhook-timestamp: signed {age_s} s ago, and at most {tolerance_s} s are tolerated")]
+    #[error("webhook-timestamp: signed {age_s} s ago, more than the tolerated {tolerance_s} s")]
     TooOld {
         /// The age of the timestamp, in seconds.
         age_s: i64,
@@ -39,7 +39,7 @@ pub enum VerifyError {
         tolerance_s: i64,
     },
     /// The timestamp is too far in the future: one of the two clocks is wrong.
-    #[error("webhook-timestamp: lies {ahead_s} s ahead, and at most {tolerance_s} s are tolerated")]
+    #[error("webhook-timestamp: {ahead_s} s in the future, more than the tolerated {tolerance_s} s")]
     TooNew {
         /// How far the timestamp is in the future, in seconds.
         ahead_s: i64,
@@ -62,7 +62,7 @@ pub enum VerifyError {
     },
     /// The signatures are well formed, but none of them is correct.
     #[error(
-        "no signature matches: the body is not what was signed, byte for byte, or the secret is another one"
+        "no signature matches: the body differs from the bytes that were signed, or the secret is a different one"
     )]
     Mismatch,
 }

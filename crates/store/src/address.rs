@@ -20,7 +20,7 @@ impl Address {
             Some(("sqlite", rest)) => parse_sqlite(rest),
             Some(("postgres" | "postgresql", rest)) => parse_postgres(url, rest),
             _ => Err(Error::BadUrl(
-                "it begins with neither sqlite:///, postgres:// nor postgresql://",
+                "it must begin with sqlite:///, postgres:// or postgresql://",
             )),
         }
     }
@@ -43,15 +43,15 @@ fn parse_sqlite(rest: &str) -> Result<Address, Error> {
 }
 
 fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
-    let rest = rest
-        .strip_prefix("//")
-        .ok_or(Error::BadUrl("PostgreSQL's begins with postgres://"))?;
+    let rest = rest.strip_prefix("//").ok_or(Error::BadUrl(
+        "a PostgreSQL URL must begin with postgres:// or postgresql://",
+    ))?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // A password with an unencoded / ends the authority early. Its first half would be parsed as the port and
     // shown in errors.
     if !authority.contains('@') && rest.contains('@') {
         return Err(Error::BadUrl(
-            "an @ after the host; percent-encode /, ?, # and @ in user and password",
+            "it has an @ after the host; percent-encode /, ?, # and @ in the user name and password",
         ));
     }
     let options = url
@@ -167,7 +167,7 @@ mod tests {
             "postgres://[::1]:6543/hooks"
         );
         let Ok(Address::Postgres(options)) = Address::parse("postgres://u@[2001:db8::7]/hooks") else {
-            panic!("it is an address of PostgreSQL");
+            panic!("not parsed as a PostgreSQL address");
         };
         assert_eq!(options.get_host(), "2001:db8::7");
     }

@@ -32,7 +32,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The file with the key that seals secrets could not be created or read.
-    #[error("could not use the key that secrets are sealed with, {}", path.display())]
+    #[error("could not use the sealing key file {}", path.display())]
     KeyFile {
         /// The file.
         path: PathBuf,
@@ -43,12 +43,12 @@ pub enum Error {
     /// No sealing key was given for a database server. There, secrets are not sealed with a key that only
     /// this host has.
     #[error(
-        "secrets in a database server need one, the same for every process; `magnetite secrets new-key` prints one"
+        "secrets in PostgreSQL need a sealing key, the same for every process; `magnetite secrets new-key` prints one"
     )]
     NoSealingKey,
     /// A secret is sealed, or is to be sealed, with a key that this process does not have.
     #[error(
-        "secrets are sealed with key {key}, which is not in {place}: add it there; without it they are lost"
+        "secrets are sealed with key {key}, which is not in {place}: add the key there; without it the secrets are lost"
     )]
     SealingKeyMissing {
         /// The key's id.
@@ -84,8 +84,8 @@ pub enum Error {
     /// The address belongs to a pooler that hands out shared connections. On such a connection a prepared
     /// statement may differ from the one that is meant.
     #[error(
-        "{address} is a pooler that gives each transaction another connection and keeps no prepared statements: set pool_mode = session, or \
-         use PgBouncer 1.21 or later with max_prepared_statements above 0"
+        "{address} is a pooler that may run each transaction on a different connection and does not keep prepared statements: set \
+         pool_mode = session, or use PgBouncer 1.21 or later with max_prepared_statements above 0"
     )]
     Pooler {
         /// The address, without user or password.
@@ -109,13 +109,13 @@ pub enum Error {
         limit: Duration,
     },
     /// A newer Magnetite migrated the database. This version does not know its tables.
-    #[error("the database has migrations that this version does not know ({}); use a newer magnetite", unknown.join(", "))]
+    #[error("the database was migrated by a newer version of magnetite ({}); use that version", unknown.join(", "))]
     SchemaNewer {
         /// The names of the unknown migrations.
         unknown: Vec<String>,
     },
     /// A migration was applied with other statements than this binary has under the same name.
-    #[error("the database was migrated with another text of {}; restore it, or begin with an empty one", altered.join(", "))]
+    #[error("the database's migrations {} differ from this version's; restore a backup, or use an empty database", altered.join(", "))]
     SchemaAltered {
         /// The names of the migrations.
         altered: Vec<String>,
@@ -124,7 +124,7 @@ pub enum Error {
     /// UTF-8.
     #[error(
         "the database's encoding is {encoding}, which cannot store every event; create one with UTF-8 (`createdb --encoding=UTF8 \
-         --template=template0 NAME`), name it in database.url, and migrate it"
+         --template=template0 NAME`), set database.url to it, and migrate it"
     )]
     NotUtf8 {
         /// The database's encoding.
@@ -138,7 +138,8 @@ pub enum Error {
     },
     /// The secret from before the last rotation is still valid.
     #[error(
-        "endpoint {id} was rotated already, and its old secret is valid until {until_ms} (Unix milliseconds): wait, or void it now"
+        "the secret of endpoint {id} was rotated already, and the old secret is valid until {until_ms} (Unix milliseconds): wait until \
+         then, or revoke the old secret now"
     )]
     RotationOpen {
         /// The endpoint's id.
@@ -180,7 +181,8 @@ pub enum Error {
     TooManyEndpoints,
     /// The organization has reached [its maximum number of endpoints](crate::Store::per_organization_max).
     #[error(
-        "organization {organization} has {max} endpoints already, the most that endpoints.per_organization_max allows; delete one, or raise it"
+        "organization {organization} has {max} endpoints already, the maximum that endpoints.per_organization_max allows; delete one, or \
+         raise the limit"
     )]
     OrganizationFull {
         /// The organization's id.
@@ -189,7 +191,9 @@ pub enum Error {
         max: u32,
     },
     /// A column holds a value that this version cannot read. A newer Magnetite or a manual edit wrote it.
-    #[error("cannot read column {column} of endpoint {id}; was it written by a newer magnetite?")]
+    #[error(
+        "cannot read column {column} of endpoint {id}: a newer magnetite or a manual change wrote it; upgrade this process, or correct the row"
+    )]
     Undecodable {
         /// The id of the endpoint.
         id: EndpointId,
@@ -203,7 +207,7 @@ pub enum Error {
     /// replica without the last commits took over. The endpoints that the caller has loaded are invalid; it
     /// must [load them again](crate::Store::load_registry).
     #[error(
-        "the registry's history changed after version {since}, and is at {version}: was a backup restored?"
+        "the database's history does not contain version {since} (it is at version {version}): a backup was restored, or a replica took over"
     )]
     RegistryWentBack {
         /// The version that the caller has seen.
@@ -215,7 +219,7 @@ pub enum Error {
     /// removed, so the list of changes would lack these deletions. The caller must [load all endpoints
     /// again](crate::Store::load_registry).
     #[error(
-        "deletions up to version {low_version} of the registry are not kept any more, and version {since} is older"
+        "deletions up to version {low_version} are no longer stored, and this process has read only up to version {since}"
     )]
     RegistryForgot {
         /// The version that the caller has seen.
@@ -279,7 +283,7 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)?;
         if is_foreign_statement(&self.0) {
-            f.write_str("; is there a pooler in transaction mode? docs/operations.md, \"PgBouncer\", says what it has to be set to")?;
+            f.write_str("; if a pooler runs in transaction mode, see docs/operations.md, \"PgBouncer\", for the settings that it needs")?;
         }
         Ok(())
     }

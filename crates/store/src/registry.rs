@@ -255,7 +255,7 @@ pub(crate) fn decode_each(
             Err(error) => {
                 tracing::error!(
                     endpoint.id = %id, %error, cause = error.source().map(ToString::to_string),
-                    "an endpoint cannot be read: what a worker knew of it stays in force there; everything else goes on without it"
+                    "cannot read an endpoint: workers that have loaded it before keep that version; other endpoints are not affected"
                 );
                 unreadable.push(id);
             }

@@ -104,9 +104,9 @@ pub(crate) struct Owner<'a> {
 /// The reason why a stored secret cannot be used. It quotes nothing of the secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotOpened {
-    #[error("it is in clear; `magnetite migrate` seals it")]
+    #[error("it is stored in clear text; `magnetite migrate` seals it")]
     Plain,
-    #[error("it is not sealed as it should be")]
+    #[error("it is not a valid sealed secret")]
     Form,
     #[error("it was sealed for another endpoint or altered")]
     Altered,
@@ -144,7 +144,7 @@ impl Keyring {
         };
         let ciphertext = cipher
             .encrypt(&XNonce::from(nonce), payload)
-            .expect("a secret is far shorter than the cipher's bound");
+            .expect("a secret is far shorter than the cipher's maximum");
         let encoded = STANDARD.encode([&nonce[..], &ciphertext].concat());
         Ok(format!("{SEALED_PREFIX}{key}:{encoded}"))
     }

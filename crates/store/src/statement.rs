@@ -172,7 +172,7 @@ impl<const N: usize> Insert<N> {
 
     /// Returns the statement for the largest chunk that `rows` fill, the rows of this chunk, and the
     /// remaining rows; `None` if `rows` is empty.
-    #[allow(clippy::type_complexity, reason = "a name for it would say less")]
+    #[allow(clippy::type_complexity, reason = "an alias would hide what the tuple holds")]
     pub(crate) fn next<'r, 'a>(
         &self,
         rows: &'r [[Argument<'a>; N]],

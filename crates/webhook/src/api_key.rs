@@ -23,7 +23,9 @@ pub struct ApiKey(String);
 
 /// An error for a text that is not a valid [`ApiKey`]. The message does not quote the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an API key is `{PREFIX}` and the URL-safe base64 of {KEY_BYTES} bytes, without padding")]
+#[error(
+    "not a valid API key; expected `{PREFIX}` and the URL-safe base64 of {KEY_BYTES} bytes, without padding"
+)]
 pub struct BadApiKey;
 
 impl ApiKey {

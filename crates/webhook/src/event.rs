@@ -65,7 +65,7 @@ pub struct Envelope<'a> {
 }
 
 const TEXT: &str = "a non-empty string";
-const TIMESTAMP: &str = "an integer, in Unix milliseconds";
+const TIMESTAMP: &str = "an integer in Unix milliseconds";
 const OBJECT: &str = "an object";
 
 impl Event {

@@ -50,7 +50,7 @@ pub enum EventKind {
 /// An event type that is not one of [`EventType::ALL`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown event type {0:?}{meant}; known are {known}",
+    "unknown event type {0:?}{meant}; expected one of {known}",
     meant = did_you_mean(.0),
     known = EventType::VARIANTS.join(", ")
 )]

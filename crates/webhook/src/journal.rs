@@ -199,7 +199,9 @@ pub struct Gap {
 #[derive(Debug, thiserror::Error)]
 pub enum BadBatch {
     /// The batch was written by a newer version.
-    #[error("the batch has version {0}; this reader knows up to {VERSION}: upgrade the recorder first")]
+    #[error(
+        "the batch has version {0}, but this program reads versions up to {VERSION}; upgrade this program"
+    )]
     Version(u8),
     /// The batch is empty.
     #[error("the batch is empty")]
@@ -211,7 +213,7 @@ pub enum BadBatch {
         detail: String,
     },
     /// A record cannot be decoded.
-    #[error("the batch cannot be read at byte {at}")]
+    #[error("the record at byte {at} of the batch cannot be decoded")]
     Record {
         /// The offset of the record in the decompressed bytes.
         at: u64,
@@ -234,7 +236,7 @@ impl Batch {
     /// Creates a batch without records.
     #[allow(
         clippy::new_without_default,
-        reason = "an empty batch is a beginning, not a value to fall back on"
+        reason = "an empty batch is only created explicitly, never as a default value"
     )]
     pub fn new() -> Self {
         Self {
@@ -252,7 +254,7 @@ impl Batch {
         let mut serializer = rmp_serde::Serializer::new(&mut self.bytes).with_struct_map();
         record
             .serialize(&mut serializer)
-            .expect("records have text keys and known lengths, and a vector takes every byte");
+            .expect("records have string keys and known lengths, and writing to a vector cannot fail");
         self.records += 1;
     }
 
@@ -308,7 +310,7 @@ fn compress<'a>(records: &[u8], room: &'a mut Vec<u8>) -> &'a [u8] {
     room[0] = VERSION;
     room[1..HEADER_BYTES].copy_from_slice(&(records.len() as u32).to_le_bytes());
     let compressed = lz4_flex::block::compress_into(records, &mut room[HEADER_BYTES..])
-        .expect("the room is the most that compressing can need");
+        .expect("the buffer has the maximum size of the compressed output");
     &room[..HEADER_BYTES + compressed]
 }
 
@@ -316,11 +318,11 @@ fn decompress(body: &[u8]) -> Result<Vec<u8>, BadBatch> {
     let bad = |detail: String| BadBatch::Compression { detail };
     let (length, block) = body
         .split_first_chunk()
-        .ok_or_else(|| bad("it ends within its length".to_owned()))?;
+        .ok_or_else(|| bad("it ends within the length field".to_owned()))?;
     let length = u32::from_le_bytes(*length) as usize;
     if length > BATCH_BYTES_MAX {
         return Err(bad(format!(
-            "it would have {length} bytes; at most {BATCH_BYTES_MAX} are read"
+            "it would have {length} bytes when decompressed; the maximum is {BATCH_BYTES_MAX}"
         )));
     }
     lz4_flex::block::decompress(block, length).map_err(|error| bad(error.to_string()))

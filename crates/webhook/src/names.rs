@@ -4,7 +4,7 @@ use strum::VariantNames;
 
 /// A text that is not one of a closed set of names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {what} {name:?}; known are {known}", known = known.join(", "))]
+#[error("unknown {what} {name:?}; expected one of {known}", known = known.join(", "))]
 pub struct UnknownName {
     /// What the text should name, for example `scope`.
     pub what: &'static str,

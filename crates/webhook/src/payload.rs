@@ -85,7 +85,8 @@ impl About {
             lead_id: &self.lead_id,
             data,
         };
-        let bytes = serde_json::to_vec(&payload).expect("every key is a string and no value can fail");
+        let bytes =
+            serde_json::to_vec(&payload).expect("every key is a string, and no value fails to serialize");
         bytes.into()
     }
 }

@@ -22,13 +22,13 @@ pub struct Schedule {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ScheduleError {
     /// The number of attempts is out of bounds.
-    #[error("a schedule has 2 to {ATTEMPTS_MAX} attempts, not {0}")]
+    #[error("a schedule must have 2 to {ATTEMPTS_MAX} attempts, not {0}")]
     Attempts(u64),
     /// A delay is out of bounds or not in whole milliseconds.
-    #[error("a delay is 1 ms to 24 h in whole milliseconds, not {0:?}")]
+    #[error("a delay must be 1 ms to 24 h in whole milliseconds, not {0:?}")]
     Delay(Duration),
     /// The factor is not a number, or not within 1.0 to 100.0. A smaller factor would shorten the delays.
-    #[error("the factor is 1.0 to 100.0, not {0}")]
+    #[error("the factor must be 1.0 to 100.0, not {0}")]
     Factor(f64),
     /// The initial delay is longer than the maximum delay.
     #[error("the initial delay {initial:?} is longer than the maximum {max:?}")]

@@ -31,7 +31,7 @@ pub enum BadSubscription {
     #[error("the subscription is empty; name event types, a family such as research.*, or * for all")]
     Empty,
     /// A pattern `family.*` names an unknown family.
-    #[error("unknown event family {0:?}; known are lead.*, research.*, magnet.* and *")]
+    #[error("unknown event family {0:?}; expected lead.*, research.*, magnet.* or *")]
     UnknownFamily(String),
     /// A pattern is not a known event type.
     #[error(transparent)]
@@ -178,8 +178,8 @@ mod tests {
             (" , ", "empty"),
             ("lead.complete", "lead.completed"),
             ("leads.*", "research.*"),
-            ("*.completed", "known are"),
-            ("lead.*.x", "known are"),
+            ("*.completed", "expected one of"),
+            ("lead.*.x", "expected one of"),
             (".*", "family"),
         ] {
             let error = list.parse::<Subscription>().unwrap_err().to_string();

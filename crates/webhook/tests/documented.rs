@@ -43,7 +43,7 @@ fn every_kind_and_reason_has_its_section() {
     assert_sections("No answer", FailureKind::to_string);
     assert_sections("No more attempts: dead", DeadReason::to_string);
     assert_sections("Cancelled", |reason: &CancelReason| reason.as_str().to_owned());
-    assert_sections("Put off", |reason: &DeferReason| reason.as_str().to_owned());
+    assert_sections("Deferred", |reason: &DeferReason| reason.as_str().to_owned());
 }
 
 /// `magnetite check` and `endpoint ping` refer to this section for every status.

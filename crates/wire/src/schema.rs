@@ -24,7 +24,7 @@ pub fn patterns() -> RefOr<Schema> {
         .min_items(Some(1))
         .max_items(Some(PATTERNS_MAX))
         .description(Some(
-            "Which event types: a type, a family such as research.*, or * for all.",
+            "The event types that the endpoint subscribes to: each element is a type, a family such as research.*, or * for all.",
         ))
         .examples([serde_json::json!(["lead.completed", "research.*"])])
         .into()
@@ -38,7 +38,7 @@ pub fn event_type() -> RefOr<Schema> {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .enum_values(Some(EventType::ALL.map(EventType::as_str)))
-        .description(Some("What happened."))
+        .description(Some("The type of the event."))
         .examples([serde_json::json!("lead.completed")])
         .into()
 }
@@ -55,7 +55,7 @@ pub fn disabled_reason() -> RefOr<Schema> {
         .schema_type(SchemaType::Array(vec![Type::String, Type::Null]))
         .enum_values(Some(names.chain([None])))
         .description(Some(
-            "Why it is disabled: by hand, because it answered 410, or after days without a success.",
+            "Why the endpoint is disabled: manual (a user disabled it), gone (it answered 410) or failing (no success for days); null if it is enabled.",
         ))
         .into()
 }
@@ -63,14 +63,14 @@ pub fn disabled_reason() -> RefOr<Schema> {
 /// Returns the schema of the type of a delivered event, which may be a ping.
 pub fn event_kind() -> RefOr<Schema> {
     let names = EventType::ALL.map(EventType::as_str).into_iter();
-    one_of(names.chain([PING]), "What happened.", "lead.completed")
+    one_of(names.chain([PING]), "The type of the event.", "lead.completed")
 }
 
 /// Returns the schema of the state of a delivery.
 pub fn delivery_state() -> RefOr<Schema> {
     one_of(
         DeliveryState::ALL.iter().rev().map(|state| state.as_str()),
-        "Delivered; dead: given up, and can be sent again; cancelled: the endpoint was deleted; or pending.",
+        "The state of the delivery: delivered; dead (given up, and can be sent again); cancelled (the endpoint was deleted, or a ping failed); or pending.",
         "dead",
     )
 }

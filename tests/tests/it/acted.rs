@@ -194,7 +194,7 @@ async fn disable_without_waiting(rig: &Rig, id: &str, name: &str) {
     );
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains(&format!("not known to act on this yet: worker {name}")),
+        said.contains(&format!("these workers may not act on this change yet: {name}")),
         "{said}"
     );
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -293,17 +293,17 @@ async fn what_nobody_reads_is_an_error_where_it_is_shown_once_and_no_verdict_is_
                 "--url",
                 "http://127.0.0.1:9/",
             ][..],
-            "was created, and its secret could not be printed; `magnetite endpoint rotate-secret ep_",
+            "was created, but its secret could not be printed; `magnetite endpoint rotate-secret ep_",
         ),
         (
             &["endpoint", "rotate-secret", &endpoint.id, "--json"],
-            "has a new secret, which could not be printed; `magnetite endpoint rotate-secret ep_",
+            "has a new secret, but it could not be printed; `magnetite endpoint rotate-secret ep_",
         ),
         (
             &[
                 "api-key", "create", "--org", "org_1", "--name", "n", "--scopes", "admin",
             ],
-            "was made, and could not be printed; revoke it with `magnetite api-key revoke key_",
+            "was created, but it could not be printed; revoke it with `magnetite api-key revoke key_",
         ),
     ] {
         let (code, told) = unread(&installation, arguments).await;

@@ -89,7 +89,7 @@ async fn a_database_that_goes_away_and_comes_back_is_told_of_in_a_few_lines() {
     role.wait_until_ready().await;
     let from = log(&installation).len();
     postgres.stop().await;
-    says(&installation, from, &["cannot look for changed endpoints"]).await;
+    says(&installation, from, &["cannot check for changed endpoints"]).await;
     is_told_briefly(&installation, from).await;
 
     let from = log(&installation).len();
@@ -100,7 +100,7 @@ async fn a_database_that_goes_away_and_comes_back_is_told_of_in_a_few_lines() {
     postgres.stop().await;
     let from = log(&installation).len();
     let role = up(&installation);
-    says(&installation, from, &["the database is away"]).await;
+    says(&installation, from, &["the database is unavailable"]).await;
     is_told_briefly(&installation, from).await;
     drop(role);
     installation.delete().await;

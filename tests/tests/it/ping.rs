@@ -117,7 +117,7 @@ async fn a_ping_that_fails_is_told_with_advice_and_never_made_again() {
         assert_eq!(dead.len(), 0, "{dead:?}");
         let (_, text) = story(&installation, &printed).await;
         assert!(
-            text.contains("the ping failed, and pings are not tried again"),
+            text.contains("the ping failed, and pings are not retried"),
             "{text}"
         );
         // The ping cannot be sent again.
@@ -138,7 +138,7 @@ async fn a_ping_that_fails_is_told_with_advice_and_never_made_again() {
     let text = installation.cli(&["endpoint", "ping", &nobody.id]).await;
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(
-        text.contains("connection_refused in connect") && text.contains("is the server running"),
+        text.contains("connection_refused in connect") && text.contains("the server is running"),
         "{text}"
     );
     end(installation, worker, recorder).await;
@@ -220,10 +220,10 @@ async fn a_ping_says_who_is_not_there_to_work_on_it() {
     let receiver = Receiver::ok().await;
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;
     let (code, _, said) = ping(&installation, &endpoint).await;
-    assert!(code == 1 && said.contains("no worker runs"), "{said}");
+    assert!(code == 1 && said.contains("no worker is running"), "{said}");
     let worker = installation.worker().await;
     let (code, _, said) = ping(&installation, &endpoint).await;
-    assert!(code == 1 && said.contains("no recorder runs"), "{said}");
+    assert!(code == 1 && said.contains("no recorder is running"), "{said}");
     let recorder = installation.recorder().await;
     installation.wait_for_listed(&["event", "list"], 2, SOON).await;
     assert_eq!(receiver.count(), 2);

@@ -60,7 +60,7 @@ async fn wait_until_fine(installation: &Installation) {
 async fn assert_screen(installation: &Installation, failing: &Endpoint) {
     let screen = installation.cli_ok(&["status"]).await;
     for words in [
-        "nothing needs a person",
+        "nothing needs attention",
         "ROLES      recorder 1, worker 1",
         "delay.30000",
         &failing.id,

@@ -109,16 +109,19 @@ async fn assert_wrong_certificates_are_named(
         &printed,
         &format!("not checked: no answer from 127.0.0.1:{management_port}"),
     );
-    assert_says(&printed, "of a private authority broker.tls.root_certificates");
+    assert_says(
+        &printed,
+        "broker.tls.root_certificates if a private authority issued it",
+    );
     let printed = doctor(installation, &[(ROOT_CERTIFICATES, other.as_str())], &[]).await;
     assert_says(
         &printed,
-        "the broker's certificate is not issued by a trusted authority: name that in broker.tls.root_certificates",
+        "the broker's certificate is not issued by a trusted authority: add the authority's certificate to broker.tls.root_certificates",
     );
     let printed = doctor(installation, &[], &[SERVER_NAME]).await;
     assert_says(
         &printed,
-        "the broker's certificate is not for 127.0.0.1: correct the host in broker.url, or set broker.tls.server_name",
+        "the broker's certificate is not valid for 127.0.0.1: correct the host in broker.url, or set broker.tls.server_name",
     );
     let printed = doctor(installation, &[], &[CERTIFICATE, KEY]).await;
     assert_says(
@@ -139,7 +142,7 @@ async fn assert_wrong_ports_are_named(installation: &Installation, tls_port: u16
     let printed = doctor(installation, &[(URL, plain.as_str())], &[]).await;
     assert_says(
         &printed,
-        "this port does not speak TLS: name the port of RabbitMQ's TLS listener",
+        "this port does not speak TLS: set broker.url to the port of RabbitMQ's TLS listener",
     );
     let url = format!("amqp://guest:guest@127.0.0.1:{tls_port}/%2f");
     let without_tls = [(URL, url.as_str())];
@@ -147,7 +150,7 @@ async fn assert_wrong_ports_are_named(installation: &Installation, tls_port: u16
     let printed = doctor(installation, &without_tls, &tls_settings).await;
     assert_says(&printed, "this port expects TLS: use amqps:// in broker.url");
     let printed = doctor(installation, &without_tls, &[]).await;
-    assert_says(&printed, "expected nothing, since broker.url has no amqps://");
+    assert_says(&printed, "expected no value unless broker.url has amqps://");
 }
 
 #[tokio::test]
@@ -177,7 +180,7 @@ async fn the_broker_is_reached_with_a_private_authority_and_a_client_certificate
         .await;
     assert!(connections.contains("pipeline\ttrue\tEXTERNAL"), "{connections}");
     let printed = doctor(&installation, &[], &[]).await;
-    assert_says(&printed, "ok policies none does harm");
+    assert_says(&printed, "ok policies no policy harms");
     up.terminate().await;
 
     assert_wrong_certificates_are_named(&installation, &issuer, &node, management_port).await;

@@ -72,7 +72,7 @@ async fn trigger_says_what_the_receiver_did_and_what_to_do() {
     assert_eq!(printed["status"], 401);
     assert_eq!(printed["response"], "bad signature");
     assert!(
-        printed["advice"].as_str().unwrap().contains("raw one"),
+        printed["advice"].as_str().unwrap().contains("raw body"),
         "{printed}"
     );
 
@@ -187,7 +187,7 @@ async fn an_application_with_a_certificate_of_its_own_is_forwarded_to_if_so_aske
         (
             &["--insecure"][..],
             2,
-            "are for the application of --forward, which is not given",
+            "apply only to --forward, which is not given",
         ),
         (
             &["--forward", good, "--cacert", "/nonexistent"],
@@ -197,7 +197,7 @@ async fn an_application_with_a_certificate_of_its_own_is_forwarded_to_if_so_aske
         (
             &["--forward", good, "--cacert", "/dev/null"],
             1,
-            "holds no certificate that can be used",
+            "contains no usable certificate",
         ),
     ] {
         let arguments = [

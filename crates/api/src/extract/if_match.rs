@@ -25,7 +25,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
         let expected = || {
             Problem::parameter(
                 "If-Match",
-                "expected an ETag as it was answered, such as \"17\", or *",
+                "expected an ETag from an earlier response, such as \"17\", or *",
             )
         };
         let mut tags = Vec::new();

@@ -11,7 +11,7 @@ impl From<publish::Error> for Problem {
     fn from(error: publish::Error) -> Self {
         Self::new(
             Kind::BrokerUnavailable,
-            "Not everything is confirmed to be published. Send the request again: what was published has the same id then, and counts once.",
+            "The broker has not confirmed every event. Send the same request again; each event keeps its id. An event that the broker already has may be delivered twice, with the same webhook-id.",
         )
         .retry_after(error.retry_after().as_secs())
         .because(&error)
@@ -33,7 +33,7 @@ impl From<resend::NotReady> for Problem {
 pub(crate) fn unsent() -> Problem {
     Problem::new(
         Kind::BrokerUnavailable,
-        "Not everything is known to be sent. Send the request again: it sends what is left, and nothing twice.",
+        "It is not known whether everything was sent. Send the request again: it sends what is not known to be sent. A few deliveries may be sent twice, with the same webhook-id.",
     )
     .retry_after(CLAIM.as_secs())
 }
@@ -45,7 +45,7 @@ impl From<resend::Error> for Problem {
             resend::Error::Publish { .. } => unsent().because(&error),
             resend::Error::Unmarked { .. } => Self::new(
                 Kind::DatabaseUnavailable,
-                "What was sent could not be noted. Send the request again: a few may be sent twice, with the same webhook-id.",
+                "It could not be recorded which deliveries were sent. Send the request again: a few may be sent twice, with the same webhook-id.",
             )
             .retry_after(CLAIM.as_secs())
             .because(&error),

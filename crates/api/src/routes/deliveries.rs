@@ -120,7 +120,7 @@ pub(super) async fn show(
     security(("api_key" = ["deliveries:read"])),
     params(("id" = String, Path, description = "The delivery's id.", example = "dlv_958343c375fad16b091b931f14abe353")),
     responses(
-        (status = 200, description = "Every attempt; there is one page.", body = Listing<wire::Attempt>),
+        (status = 200, description = "All attempts, on one page.", body = Listing<wire::Attempt>),
         (status = 404, description = "The organization has no such delivery."),
     ),
 )]

@@ -75,12 +75,12 @@ const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-be
             description = "The endpoint, with its secret.",
             body = wire::Endpoint,
             headers(
-                ("ETag" = String, description = "Its version."),
-                ("Location" = String, description = "Its path."),
+                ("ETag" = String, description = "The endpoint's version."),
+                ("Location" = String, description = "The endpoint's path."),
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
             ),
         ),
-        (status = 409, description = "The organization, or the installation, has as many endpoints as it may have."),
+        (status = 409, description = "The organization or the installation has its maximum number of endpoints."),
     ),
 )]
 pub(super) async fn create(
@@ -161,7 +161,7 @@ pub(super) async fn list(
             status = 200,
             description = "The endpoint.",
             body = wire::Endpoint,
-            headers(("ETag" = String, description = "Its version.")),
+            headers(("ETag" = String, description = "The endpoint's version.")),
         ),
         (status = 404, description = "The organization has no such endpoint."),
     ),
@@ -195,12 +195,12 @@ pub(super) async fn show(
             description = "The endpoint as it is now.",
             body = wire::Endpoint,
             headers(
-                ("ETag" = String, description = "Its version."),
+                ("ETag" = String, description = "The endpoint's version."),
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
             ),
         ),
         (status = 404, description = "The organization has no such endpoint."),
-        (status = 412, description = "Its version is another."),
+        (status = 412, description = "If-Match does not name the endpoint's present version."),
     ),
 )]
 pub(super) async fn update(
@@ -233,11 +233,11 @@ pub(super) async fn update(
     responses(
         (
             status = 204,
-            description = "It is deleted.",
+            description = "The endpoint was deleted.",
             headers(("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does.")),
         ),
         (status = 404, description = "The organization has no such endpoint."),
-        (status = 412, description = "Its version is another."),
+        (status = 412, description = "If-Match does not name the endpoint's present version."),
     ),
 )]
 pub(super) async fn delete(

@@ -42,7 +42,7 @@ pub(super) struct EventTypeInfo {
     operation_id = "listEventTypes",
     tag = "Event types",
     security(("api_key" = ["endpoints:read"])),
-    responses((status = 200, description = "Every type; there is one page.", body = Listing<EventTypeInfo>)),
+    responses((status = 200, description = "All types, on one page.", body = Listing<EventTypeInfo>)),
 )]
 pub(super) async fn list(_: Caller) -> Json<Listing<EventTypeInfo>> {
     Json(Listing {
@@ -77,7 +77,7 @@ pub(super) async fn show(
         .map_err(|_| {
             Problem::new(
                 Kind::NotFound,
-                "There is no such event type; list those there are.",
+                "There is no such event type. GET /v1/event-types lists all types.",
             )
         })
 }

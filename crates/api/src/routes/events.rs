@@ -36,7 +36,7 @@ const TRACEPARENT_CHARS_MAX: usize = 256;
 #[schema(as = Event)]
 #[expect(
     dead_code,
-    reason = "it is a description; events stay the bytes that they are"
+    reason = "it only describes events, whose bytes are not deserialized"
 )]
 pub(super) struct EventBody {
     #[schema(schema_with = wire::schema::event_type)]
@@ -100,19 +100,19 @@ pub(super) struct PublishedBatch {
     params(
         (
             "Idempotency-Key" = Option<String>, Header,
-            description = "The event's id: 1 to 128 characters of A-Z a-z 0-9 _ -. What is published twice under one id is one event.",
+            description = "The event's id: 1 to 128 characters of A-Z a-z 0-9 _ -. Never use one id for two different events. An event that is published twice may be delivered twice, with the same webhook-id.",
             min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_-]+$", example = "lead_789ghi-completed",
         ),
         (
             "traceparent" = Option<String>, Header,
-            description = "W3C trace context that attempts belong to; one that is not valid is ignored.",
+            description = "The W3C trace context that the attempts belong to. It is ignored if it is not valid.",
             example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ),
     ),
     request_body(content = EventBody, example = json!(webhook::example(EventType::LeadCompleted))),
     responses(
-        (status = 202, description = "The broker has it.", body = Published),
-        (status = 503, description = "It is not known whether the broker has it. Publish it again."),
+        (status = 202, description = "The broker has stored the event.", body = Published),
+        (status = 503, description = "It is not known whether the broker has stored the event. Publish it again."),
     ),
 )]
 pub(super) async fn publish(
@@ -138,7 +138,8 @@ pub(super) async fn publish(
 ///
 /// The body is an array of at most 500 events, each of which is published as `publishEvent` does; its id is
 /// derived from its text. If one of them is not valid, none is published. After any other error, some may
-/// have been published: publish all of them again, which duplicates none.
+/// have been published: publish all of them again. Their ids stay the same, but an endpoint may receive an
+/// event twice.
 #[utoipa::path(
     post,
     path = "/v1/events/batch",
@@ -148,7 +149,7 @@ pub(super) async fn publish(
     params(
         (
             "traceparent" = Option<String>, Header,
-            description = "W3C trace context that attempts belong to; one that is not valid is ignored.",
+            description = "The W3C trace context that the attempts belong to. It is ignored if it is not valid.",
             example = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ),
     ),
@@ -158,8 +159,8 @@ pub(super) async fn publish(
         example = json!([webhook::example(EventType::LeadCreated), webhook::example(EventType::ResearchCompleted)]),
     ),
     responses(
-        (status = 202, description = "The broker has all of them.", body = PublishedBatch),
-        (status = 503, description = "It is not known whether the broker has all of them. Publish them again."),
+        (status = 202, description = "The broker has stored all events.", body = PublishedBatch),
+        (status = 503, description = "It is not known whether the broker has stored all events. Publish them again."),
     ),
 )]
 pub(super) async fn publish_batch(
@@ -171,7 +172,7 @@ pub(super) async fn publish_batch(
     if headers.contains_key(IDEMPOTENCY_KEY) {
         return Err(Problem::parameter(
             "Idempotency-Key",
-            "expected none: it is the id of one event; those of a batch have theirs from their texts",
+            "expected no Idempotency-Key for a batch: the id of each event is derived from its text",
         ));
     }
     let traceparent = traceparent(&headers);
@@ -221,7 +222,7 @@ fn of_caller(envelope: &Envelope, caller: &Caller) -> Result<(), Problem> {
     Err(Problem::new(
         Kind::OtherOrganization,
         format!(
-            "Publish with a key of the event's organization; this one is of {}.",
+            "Use a key of the event's organization; this key belongs to {}.",
             caller.organization
         ),
     ))

@@ -296,7 +296,7 @@ async fn an_organization_at_its_limit_is_told_so_and_no_other_is() {
         (409, "too-many-endpoints")
     );
     let detail = refused.body["detail"].as_str().unwrap();
-    assert!(detail.contains("has 2 endpoints already"), "{detail}");
+    assert!(detail.contains("already has 2 endpoints"), "{detail}");
     assert_eq!(bed.post("/v1/endpoints", &other, &new).await.status, 201);
     let path = format!("/v1/endpoints/{}", created[0]);
     assert_eq!(bed.send("DELETE", &path, &key, "").await.status, 204);

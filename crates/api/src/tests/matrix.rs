@@ -120,7 +120,7 @@ async fn every_operation_refuses_every_key_that_does_not_open_it() {
         let name = &operation.name;
         for (key, word) in [
             ("", "Send the header"),
-            (&unknown, "unknown"),
+            (&unknown, "Unknown API key"),
             (&revoked, "revoked"),
             (&expired, "expired"),
         ] {

@@ -9,10 +9,10 @@ pub enum BadMessage {
     #[error(transparent)]
     Event(#[from] Rejection),
     /// The properties cannot be read.
-    #[error("{0}, so its properties cannot be read")]
+    #[error("the message's properties cannot be read: {0}")]
     Unreadable(String),
     /// A delivery header is missing or invalid.
-    #[error("header {name} is not {expected}")]
+    #[error("header {name} is missing or is not {expected}")]
     Header {
         /// The name of the header.
         name: &'static str,

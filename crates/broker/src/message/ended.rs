@@ -56,7 +56,7 @@ impl Message {
         let dead_ms = self.number(DEAD_MS).and_then(|ms| u64::try_from(ms).ok());
         let bad = |name, expected| BadMessage::Header { name, expected };
         let letter = DeadLetter {
-            reason: reason.ok_or(bad(REASON, "a reason for a dead delivery"))?,
+            reason: reason.ok_or(bad(REASON, "the reason of a dead letter"))?,
             attempts: self.counter(ATTEMPTS)?,
             last_status: self
                 .number(LAST_STATUS)
@@ -101,7 +101,7 @@ impl Message {
                 if moved_by_us || from.is_empty() {
                     unreadable.unwrap_or_default()
                 } else {
-                    format!("moved here by RabbitMQ, out of {from}")
+                    format!("dead-lettered by RabbitMQ from the queue {from}")
                 }
             }),
             message_id: property(properties.message_id()),

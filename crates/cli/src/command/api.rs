@@ -10,7 +10,7 @@ use super::role::{self, Kind, Schema};
 /// Runs until a signal arrives.
 pub(super) async fn run(configuration: &Configuration) -> anyhow::Result<()> {
     let Some(address) = configuration.api_listen else {
-        let detail = "expected an address to serve the API at, and it is empty".to_owned();
+        let detail = "expected an address to serve the API at, but it is empty".to_owned();
         return Err(
             InvalidSettings::one("api.listen", configuration.api_listen_place.clone(), detail).into(),
         );

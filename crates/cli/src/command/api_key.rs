@@ -94,12 +94,12 @@ async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
         ("ends", ends(&created)),
     ]);
     let lost = format!(
-        "API key {0} was made, and could not be printed; revoke it with `magnetite api-key revoke {0}` and make another",
+        "API key {0} was created, but it could not be printed; revoke it with `magnetite api-key revoke {0}` and create another",
         created.id
     );
     output::said_once(json, &shown(&created, Some(&key)), &text, &lost)?;
     output::note(
-        "Keep the key now: it is not shown again. Requests carry it as Authorization: Bearer mgk_...",
+        "Save the key now: it is not shown again. Send it with each request as Authorization: Bearer mgk_...",
     );
     Ok(())
 }
@@ -120,7 +120,7 @@ async fn revoke(id: &ApiKeyId, store: &Store, json: bool) -> anyhow::Result<()> 
 fn hint(error: store::Error) -> anyhow::Error {
     match error {
         store::Error::ApiKeyNotFound { .. } => {
-            anyhow!("{error}; `magnetite api-key list` prints those there are")
+            anyhow!("{error}; `magnetite api-key list` lists the existing keys")
         }
         error => error.into(),
     }

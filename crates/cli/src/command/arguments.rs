@@ -63,7 +63,7 @@ pub(super) fn rate(text: &str) -> Result<f64, Usage> {
     let in_bounds = number.filter(|rate| (1.0 / 3600.0..=RATE_MAX).contains(rate));
     in_bounds.ok_or_else(|| {
         Usage(format!(
-            "expected how many a second, such as 100/s; at most {RATE_MAX}/s"
+            "expected a rate per second, such as 100/s; at most {RATE_MAX}/s"
         ))
     })
 }
@@ -125,7 +125,11 @@ impl Trust {
 /// Returns an HTTP client that may reach every address. It is used for requests that the user of this machine
 /// sends to a URL of their choice.
 pub(super) fn unrestricted_egress(trust: &Trust) -> anyhow::Result<Egress> {
-    let everywhere = ["0.0.0.0/0", "::/0"].map(|network| network.parse::<IpNet>().expect("it is a network"));
+    let everywhere = ["0.0.0.0/0", "::/0"].map(|network| {
+        network
+            .parse::<IpNet>()
+            .expect("both constants are valid networks")
+    });
     let read =
         |file: &PathBuf| fs::read(file).with_context(|| format!("--cacert: cannot read {}", file.display()));
     let root_certificates = trust.cacert.iter().map(read).collect::<Result<_, _>>()?;
@@ -137,7 +141,7 @@ pub(super) fn unrestricted_egress(trust: &Trust) -> anyhow::Result<Egress> {
     });
     match (egress, &trust.cacert) {
         (Err(egress::SetupError::RootCertificate(source)), Some(file)) => Err(anyhow!(
-            "--cacert: {} holds no certificate that can be used: {source}",
+            "--cacert: {} contains no usable certificate: {source}",
             file.display()
         )),
         (egress, _) => Ok(egress?),
@@ -160,7 +164,7 @@ pub(super) fn agreed(question: &str) -> anyhow::Result<()> {
     match answer.trim().to_lowercase().as_str() {
         "y" | "yes" => Ok(()),
         _ => Err(anyhow!(
-            "nothing was done: the answer was not yes (--yes does not ask)"
+            "nothing was done: the answer was not yes (--yes skips the question)"
         )),
     }
 }

@@ -15,7 +15,7 @@ use crate::{broker_link::BrokerLink, configuration::Configuration, database, out
 
 /// The error for an audit that cannot determine yet whether every delivery is accounted for.
 #[derive(Debug, thiserror::Error)]
-#[error("it cannot be known yet whether the books balance: ask again at {at}")]
+#[error("it is not known yet whether the books balance: run the audit again at {at}")]
 pub(crate) struct NotKnownYet {
     /// When to run the audit again, as a time in UTC.
     at: String,
@@ -23,11 +23,11 @@ pub(crate) struct NotKnownYet {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exits 1 when the books do not balance or something that is pending is lost; 3 when that cannot be known \
-                  yet, because not everything is recorded, or workers may have in hand what stands in no queue. Gaps, \
-                  which workers name themselves, do not count against them.\n\n\
-                  It compares what was recorded with itself and with the queues. It does not see an event that vanished before \
-                  a worker recorded anything of it: one that a publisher was not confirmed, or that was removed from \
+    after_help = "Exits 1 if the books do not balance or a pending delivery is lost; 3 if that is not known yet, because not \
+                  everything is recorded, or because workers may hold deliveries that are in no queue. Gaps that workers \
+                  report themselves do not count as failures.\n\n\
+                  The audit compares the records with each other and with the queues. It does not notice the loss of an event \
+                  of which no worker recorded anything: one whose publisher received no confirm, or one that was removed from \
                   magnetite.events. `magnetite doctor` looks for policies that remove messages."
 )]
 pub(super) struct Arguments {
@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 /// Compares the journal with itself and with the queues.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     if !configuration.worker.journal {
-        bail!("audit compares what workers recorded, and journal.enabled is false: switch the journal on");
+        bail!("the audit compares what workers recorded, but journal.enabled is false: enable the journal");
     }
     let mut config = configuration.broker.config();
     let (store, broker) =

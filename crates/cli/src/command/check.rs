@@ -78,7 +78,7 @@ fn url(egress: &Egress, given: &str) -> anyhow::Result<Url> {
 async fn ask_all(egress: &Egress, url: &Url, secret: &Secret, report: &mut Report) -> anyhow::Result<()> {
     let first = test_request::event(rand::random(), now_ms());
     if !ask(TestRequest::Good, &first, egress, url, secret, report).await? {
-        output::note("the other requests are not made before the good one is answered with a 2xx");
+        output::note("the other requests were not made, because the good one was not answered with a 2xx");
         return Ok(());
     }
     ask(TestRequest::Repeated, &first, egress, url, secret, report).await?;
@@ -108,7 +108,7 @@ async fn ask(
     let asking = egress.ask(&target, request.headers, request.body);
     let reply = asking
         .await
-        .context("nothing can be said about the endpoint: the fault is on this side")?;
+        .context("the endpoint cannot be checked: the fault is on this side")?;
     report.add([answer::remark(question, &reply, url)])?;
     Ok(reply.result.is_success())
 }
@@ -131,7 +131,7 @@ impl Report {
     fn end(&self) -> anyhow::Result<()> {
         if self.failed > 0 {
             bail!(
-                "checks that failed: {}; each has a line that says how to fix it, and docs/failures.md what it means",
+                "checks that failed: {}; each has a line that says how to fix it, and docs/failures.md explains what it means",
                 self.failed
             );
         }

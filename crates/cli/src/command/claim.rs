@@ -36,7 +36,11 @@ pub(super) async fn claim(configuration: &Configuration, store: &Store) -> anyho
         };
         failures += 1;
         if refused.again().is_some() {
-            tracing::warn!(error, failures, "cannot tell whose the queues are; trying again");
+            tracing::warn!(
+                error,
+                failures,
+                "cannot determine which installation owns the queues; trying again"
+            );
         }
         sleep(broker::backoff(failures)).await;
     }
@@ -49,13 +53,13 @@ pub(super) async fn claim(configuration: &Configuration, store: &Store) -> anyho
 fn shared(configuration: &Configuration, theirs: &str, ours: &str) -> String {
     let prefix = &configuration.broker.prefix;
     format!(
-        "the queues {prefix}.* on the broker belong to the installation {theirs}, and this database to {ours}: two databases that share \
-         queues take each other's events; {FIX}"
+        "the queues {prefix}.* on the broker belong to the installation {theirs}, but this database belongs to {ours}: two databases that \
+         share queues take each other's events; {FIX}"
     )
 }
 
-pub(super) const FIX: &str = "set another broker.prefix, or name the other database in database.url; if this database has replaced the other \
-                              one for good, run `magnetite topology adopt`";
+pub(super) const FIX: &str = "set another broker.prefix, or set database.url to the other database; if this database has permanently \
+                              replaced the other one, run `magnetite topology adopt`";
 
 /// Assigns the queues to this database's installation.
 pub(super) async fn adopt(configuration: &Configuration) -> anyhow::Result<()> {
@@ -66,7 +70,7 @@ pub(super) async fn adopt(configuration: &Configuration) -> anyhow::Result<()> {
     configuration.topology().adopt(&broker.link, &id).await?;
     broker.close().await;
     output::note(&format!(
-        "the queues {}.* belong to the installation {id}; restart the roles of any other",
+        "the queues {}.* now belong to the installation {id}; restart the roles of any other installation that uses them",
         configuration.broker.prefix
     ));
     Ok(())

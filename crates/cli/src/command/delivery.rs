@@ -103,7 +103,9 @@ async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
 async fn show(store: &Store, id: &DeliveryId, as_json: bool) -> anyhow::Result<()> {
     let delivery = store.delivery(id).await?;
     let delivery = delivery.ok_or_else(|| {
-        anyhow!("delivery {id} is not in the journal; `magnetite delivery list` prints those there are")
+        anyhow!(
+            "delivery {id} is not in the journal; `magnetite delivery list` lists the recorded deliveries"
+        )
     })?;
     let attempts = store.attempts(id).await?;
     let run = Run { delivery, attempts };

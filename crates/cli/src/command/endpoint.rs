@@ -27,7 +27,7 @@ use recover::Recover;
 use rotate::Rotate;
 use view::{After, describe};
 
-const LIST_THEM: &str = "`magnetite endpoint list` prints those there are";
+const LIST_THEM: &str = "`magnetite endpoint list` lists the existing endpoints";
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -128,7 +128,7 @@ async fn on_store(
             if !yes {
                 let endpoint = find(store, &id).await?;
                 arguments::agreed(&format!(
-                    "Delete {id} ({}) for good, and cancel what waits for it?",
+                    "Permanently delete {id} ({}) and cancel its pending deliveries?",
                     endpoint.url
                 ))?;
             }
@@ -161,7 +161,7 @@ async fn on_store(
             acting::said(&disabled, "disabled", store, configuration, json).await
         }
         Action::Create(_) | Action::Update(_) | Action::Recover(_) => {
-            unreachable!("they need more than the store")
+            unreachable!("`run` handles these actions")
         }
     }
 }

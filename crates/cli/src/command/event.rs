@@ -41,7 +41,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     let done = match action {
         Action::List(list) => list::run(list, &store, json).await,
         Action::Show(show) => show::run(show, &store, json).await,
-        Action::Tail(_) => unreachable!("it needs no store"),
+        Action::Tail(_) => unreachable!("`tail` is handled above"),
     };
     store.close().await;
     done

@@ -29,7 +29,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     match &arguments.addresses[..] {
         [] => {
             let listen = configuration.health_listen.context(
-                "no role on this host answers, because health.listen is empty: set it, for example to 127.0.0.1:8085",
+                "health.listen is empty, so no role on this host answers: set it, for example to 127.0.0.1:8085",
             )?;
             ask(reachable(listen), " (health.listen)").await
         }
@@ -45,7 +45,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
             }
             ensure!(
                 failed == 0,
-                "addresses at which not every role is ready: {failed}"
+                "not every role is ready at {failed} of these addresses"
             );
             Ok(())
         }

@@ -63,7 +63,7 @@ impl Input {
     pub(super) async fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
             if io::stdin().is_terminal() {
-                output::note("reading standard input, one event a line; Ctrl-D ends it");
+                output::note("reading standard input, one event per line; press Ctrl-D to end");
             }
             return Ok(Self {
                 lines: Lines::new(Box::new(tokio::io::stdin())),

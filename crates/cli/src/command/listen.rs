@@ -113,7 +113,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let forward = arguments.forward.as_deref();
     if forward.is_none() && arguments.trust.is_given() {
         bail!(Usage(
-            "--cacert and --insecure are for the application of --forward, which is not given".to_owned()
+            "--cacert and --insecure apply only to --forward, which is not given".to_owned()
         ));
     }
     let forward = forward
@@ -122,7 +122,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let addr = arguments.addr;
     let listener = TcpListener::bind(addr)
         .await
-        .with_context(|| format!("cannot listen on {addr}; choose another with --addr"))?;
+        .with_context(|| format!("cannot listen on {addr}; choose another address with --addr"))?;
     let stop = signals::stop_on_signal()?;
     let receiver = Arc::new(Receiver {
         verifier: Verifier::new(&secrets),
@@ -152,7 +152,9 @@ fn greet(addr: SocketAddr) {
         "register it:  magnetite endpoint create --org ORGANIZATION --url http://{addr}/webhook"
     ));
     if addr.ip().is_loopback() {
-        output::note("which needs:  MAGNETITE_EGRESS__ALLOW=127.0.0.0/8,::1/128 there and for the worker");
+        output::note(
+            "this needs:   MAGNETITE_EGRESS__ALLOW=127.0.0.0/8,::1/128 for that command and for the worker",
+        );
     }
 }
 

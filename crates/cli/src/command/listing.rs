@@ -50,9 +50,7 @@ pub(super) async fn print<T: Listed<N>, const N: usize>(
                 output::table(T::HEADING, &rows)?;
             }
             if let (true, Some(limit)) = (has_more, limit) {
-                output::note(&format!(
-                    "there are more than {limit}: --limit shows more of them"
-                ));
+                output::note(&format!("there are more than {limit}: raise --limit to see more"));
             }
             return Ok(());
         }

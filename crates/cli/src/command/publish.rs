@@ -163,7 +163,9 @@ impl Arguments {
             .file
             .as_ref()
             .map_or("-".into(), |file| file.to_string_lossy());
-        format!("Every line before {line} is done; to go on:\n  magnetite publish {input} --from-line {line}")
+        format!(
+            "Every valid line before {line} is published; to continue:\n  magnetite publish {input} --from-line {line}"
+        )
     }
 }
 
@@ -189,7 +191,7 @@ impl ByHand {
         };
         // Checked before the broker is contacted, because an invalid event is an error in the arguments.
         validate::id(self.id.as_deref(), body.clone())
-            .map_err(|error| usage(format!("this is no event: {error}")))?;
+            .map_err(|error| usage(format!("this is not a valid event: {error}")))?;
         Ok(Some(Serialized {
             message_id: self.id.clone(),
             ..Serialized::new(body)
@@ -257,8 +259,8 @@ impl Unreached {
     fn result(self) -> anyhow::Result<()> {
         let Some(id) = self.example else { return Ok(()) };
         bail!(
-            "events that were not delivered to every endpoint: {}; that are still pending: {}. `magnetite event show {id}` has the story of \
-             the first, and `magnetite status` says whether all roles run",
+            "events that were not delivered to every endpoint: {}; events that are still pending: {}. `magnetite event show {id}` shows \
+             what happened to the first one, and `magnetite status` shows whether all roles are running",
             self.undelivered,
             self.unfinished
         )
@@ -305,11 +307,11 @@ async fn publish_input(
     progress.finish();
     if bad > 0 {
         bail!(
-            "{} and left out: see above; {published} events {}",
+            "{}, see above; {published} events {}",
             if bad == 1 {
-                "1 line is no event".to_owned()
+                "1 line was left out because it is not a valid event".to_owned()
             } else {
-                format!("{bad} lines are no events")
+                format!("{bad} lines were left out because they are not valid events")
             },
             if arguments.dry_run {
                 "are valid, and none was published"

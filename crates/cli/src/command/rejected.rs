@@ -102,7 +102,9 @@ async fn show(store: &Store, id: &str, body: bool, as_json: bool) -> anyhow::Res
 async fn find(store: &Store, id: &str) -> anyhow::Result<RejectedRow> {
     let found = store.rejected_message(id).await?;
     found.ok_or_else(|| {
-        anyhow!("no rejected message has the id {id}; `magnetite rejected list --all` prints those there are")
+        anyhow!(
+            "no rejected message has the id {id}; `magnetite rejected list --all` lists all rejected messages"
+        )
     })
 }
 
@@ -177,8 +179,8 @@ fn describe(rejected: &RejectedRow) -> String {
     };
     let id = &rejected.id;
     format!(
-        "{about}\n-> what the sender did wrong, the sender must publish again in a right form: magnetite rejected show \
-         {id} --body prints it\n-> what was our fault, once it is mended: {}",
+        "{about}\n-> if the message is invalid, its sender must publish it again in a valid form; to print its body: magnetite \
+         rejected show {id} --body\n-> if a fault of this system caused the rejection, once it is corrected: {}",
         format!("magnetite rejected redrive {id} {next}").trim_end()
     )
 }

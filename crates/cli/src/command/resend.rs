@@ -85,8 +85,8 @@ impl Sender {
             }
             if !is_told {
                 self.progress.note(&format!(
-                    "waiting for {held} that another run of this command has in its hands, for {CLAIM:?} at most if it \
-                     is there no more"
+                    "another run of this command is sending {held} of these deliveries; waiting for it, at most {CLAIM:?} \
+                     if it has ended"
                 ));
                 is_told = true;
             }
@@ -104,7 +104,7 @@ impl Sender {
         }
         let ids: Vec<&str> = self.unsendable.iter().map(DeliveryId::as_str).collect();
         bail!(
-            "the journal has no event any more for {}: publish it again (`magnetite publish`)",
+            "the journal no longer contains the events of these deliveries: {}; publish the events again (`magnetite publish`)",
             ids.join(", ")
         )
     }

@@ -31,7 +31,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         bail!("{doubt}: nothing was confirmed; set the clock that is wrong, and try again");
     }
     output::line(&format!(
-        "confirmed that it is {}; recorders whose clock agrees go on within a minute",
+        "confirmed the time {}; recorders whose clocks agree with it resume deletion within a minute",
         time::second(now_ms)
     ))?;
     Ok(())

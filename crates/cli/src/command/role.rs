@@ -137,7 +137,7 @@ async fn work(
     });
     let ended = tokio::select! {
         ended = join_all(running) => ended,
-        () = troubles::report(&process.name, &store, &roles) => unreachable!("it never ends"),
+        () = troubles::report(&process.name, &store, &roles) => unreachable!("reporting never ends"),
     };
     store.close().await;
     ended.into_iter().collect()
@@ -184,7 +184,7 @@ async fn announced<T>(
     };
     let ended = tokio::select! {
         ended = role => ended,
-        () = announcing => unreachable!("it never ends"),
+        () = announcing => unreachable!("announcing never ends"),
     };
     let _ = timeout(CLOSE_MAX, store.close_role(&process.name, kind.name())).await;
     ended
@@ -257,7 +257,7 @@ async fn serve(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (listener, address) = listen(address, "api.listen").await?;
-    tracing::info!(%address, "serving the API; /docs is its documentation");
+    tracing::info!(%address, "serving the API; its documentation is at /docs");
     let deps = api::Deps {
         listener,
         broker: configuration.broker.config(),
@@ -286,9 +286,9 @@ async fn refused(configuration: &Configuration, store: &Store) -> anyhow::Error 
 
 /// Binds a listener. Returns the actual address, which differs from `address` if its port is 0.
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: set {key} to a free address, or to an empty text for none")
-    })?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: set {key} to a free address"))?;
     let address = listener.local_addr().unwrap_or(address);
     Ok((listener, address))
 }
@@ -359,7 +359,7 @@ async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
         let error = match operation().await {
             Ok(done) => {
                 if let Some(ended) = away.end() {
-                    tracing::info!(failures = ended.times, "the database answers");
+                    tracing::info!(failures = ended.times, "the database is available");
                 }
                 return Ok(done);
             }
@@ -376,7 +376,7 @@ async fn until_available<T, F: Future<Output = anyhow::Result<T>>>(
             tracing::warn!(
                 error = format!("{error:#}"),
                 failures,
-                "the database is away; trying again"
+                "the database is unavailable; trying again"
             );
         }
         for (_, told) in roles {
@@ -425,7 +425,7 @@ impl ProbeServer {
         let serving = tokio::spawn(vital("probes", async move {
             tokio::select! {
                 served = serving => served,
-                () = count_lost_lines() => unreachable!("it never ends"),
+                () = count_lost_lines() => unreachable!("counting never ends"),
             }
         }));
         Ok(Self {

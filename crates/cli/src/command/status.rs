@@ -33,8 +33,8 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exits 1 if something needs a person: the last lines say what is wrong and what to do. Endpoints that fail are \
-                  listed and do not change the exit code, because their owners have to repair them."
+    after_help = "Exits 1 if something needs attention: the last lines say what is wrong and what to do. Failing endpoints are \
+                  listed, but do not change the exit code, because their owners have to repair them."
 )]
 pub(super) struct Arguments {
     /// Show a new screen every two seconds until Ctrl-C; the last one decides the exit code
@@ -80,7 +80,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     }
     looker.close().await;
     if count > 0 {
-        bail!("troubles that need a person: {count}");
+        bail!("troubles that need attention: {count}");
     }
     Ok(())
 }

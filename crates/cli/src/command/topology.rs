@@ -130,9 +130,9 @@ async fn declare(topology: &Topology, configuration: &Configuration) -> anyhow::
     topology
         .declare(&broker.link)
         .await
-        .context("`magnetite topology check` lists all that is missing or different, and what to do")?;
+        .context("cannot declare the topology (`magnetite topology check` says what is missing or different, and what to do)")?;
     broker.close().await;
-    output::note("declared; `magnetite topology` prints what");
+    output::note("declared the exchanges, queues and bindings; `magnetite topology` prints them");
     Ok(())
 }
 

@@ -28,9 +28,9 @@ const NO_ENDPOINT: &str = "ep_trigger";
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Any address may be sent to, localhost included: it is your machine that asks. Endpoints are asked by a server, for \
-                  whoever registered them, and reach public addresses alone.\n\n\
-                  Exits 1 if the answer is no 2xx."
+    after_help = "The URL may have any address, including localhost, because this machine sends the request. Workers send requests to \
+                  registered endpoints, and by default only to public addresses.\n\n\
+                  Exits 1 if the answer is not a 2xx."
 )]
 pub(super) struct Arguments {
     /// The event's type, such as lead.completed
@@ -95,7 +95,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     output::unless_left(output::said_line(arguments.json, &sent.object(), &sent.text()))?;
     if !sent.result.is_success() {
-        bail!("the receiver did not take the event: {}", sent.result);
+        bail!("the receiver did not accept the event: {}", sent.result);
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ const AGAIN_AFTER: u64 = 10;
 const CLOCK_AHEAD_MAX_MS: i64 = 60_000;
 
 /// What to do about a problem that a role reports.
-pub(super) const REPORTED_FIX: &str = "see its log; it continues by itself when that ends";
+pub(super) const REPORTED_FIX: &str = "see the role's log; it recovers when the cause has ended";
 
 /// Returns what a running role reports in `/readyz`: `not_ready` or `degraded`, and the reason in words.
 /// `None` if the role is fine, or has not announced itself lately.
@@ -68,7 +68,7 @@ pub(super) async fn report(process: &str, store: &Store, roles: &[Role]) {
                 Ok(true) => *last = Some(now),
                 // The role has not announced itself yet.
                 Ok(false) => {}
-                Err(error) => tracing::debug!(role = role.name, %error, "cannot report how the role does"),
+                Err(error) => tracing::debug!(role = role.name, %error, "cannot report the role's state"),
             }
         }
         sleep(EVERY).await;
@@ -85,7 +85,7 @@ fn noticed() -> Option<String> {
         })
         .collect();
     let is_any = !recent.is_empty();
-    is_any.then(|| serde_json::to_string(&recent).expect("texts can be written"))
+    is_any.then(|| serde_json::to_string(&recent).expect("strings can always be serialized"))
 }
 
 /// Returns the problems that the processes of these roles have observed, each with one of the roles of its
@@ -106,12 +106,12 @@ pub(super) fn noticed_by(roles: &[RunningRole]) -> Vec<(&RunningRole, Told)> {
 pub(super) fn advice(kind: &str) -> &'static str {
     match kind {
         "poison" => {
-            "see in the roles' logs why they end, or lose their connections; the queue sets the message aside after 100 returns, and \
-             `magnetite rejected list` has it then"
+            "find out from the roles' logs why they end or lose their connections; after 100 returns the queue rejects the \
+             message, and `magnetite rejected list` lists it"
         }
-        "unreadable" => "`magnetite rejected list` has the message; correct what publishes it",
+        "unreadable" => "`magnetite rejected list` lists the message; correct its publisher",
         "reconnecting" => "see the role's log; check the network, and the permissions of the broker's user",
-        "journal_lag" => "start another recorder, or see why the database is slow",
+        "journal_lag" => "start another recorder, or find out why the database is slow",
         _ => "see the role's log",
     }
 }
@@ -125,7 +125,7 @@ pub(super) fn clock_ahead(role: &RunningRole) -> Option<String> {
     }
     let ahead = Duration::from_secs(role.unseen_ms.unsigned_abs() / 1000);
     Some(format!(
-        "the clock of the {} on {} is {} ahead of this one",
+        "the clock of the {} on {} is {} ahead of this host's clock",
         role.role,
         role.host,
         humantime::format_duration(ahead)

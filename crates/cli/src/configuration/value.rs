@@ -27,7 +27,7 @@ const NAME_SERVER_PORT: u16 = 53;
 fn text(value: &ValueKind) -> Result<&str, String> {
     match value {
         ValueKind::String(text) => Ok(text),
-        _ => Err("expected a text".to_owned()),
+        _ => Err("expected a string".to_owned()),
     }
 }
 
@@ -51,7 +51,7 @@ fn list(value: &ValueKind) -> Result<Vec<&str>, String> {
             .iter()
             .map(|value| self::text(&value.kind).map(str::trim))
             .collect(),
-        _ => Err("expected a list of texts".to_owned()),
+        _ => Err("expected a list of strings".to_owned()),
     }
 }
 
@@ -60,7 +60,7 @@ fn list_of<T>(
     expected: &str,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<Vec<T>, String> {
-    let parse = |text| parse(text).ok_or_else(|| format!("expected {expected}, and {text:?} is none"));
+    let parse = |text| parse(text).ok_or_else(|| format!("expected {expected}, but {text:?} is not one"));
     let texts = list(value).map_err(|_| format!("expected {expected}"))?;
     texts.into_iter().map(parse).collect()
 }
@@ -102,7 +102,7 @@ pub(super) fn database_url(value: &ValueKind) -> Result<String, String> {
 
 /// Parses sealing keys. The error must not quote the value, which may be part of a key.
 pub(super) fn sealing_keys(value: &ValueKind) -> Result<Vec<SealingKey>, String> {
-    let expected = "expected keys that `magnetite secrets new-key` printed, with commas between them";
+    let expected = "expected keys printed by `magnetite secrets new-key`, separated by commas";
     let keys: Option<Vec<_>> = list(value)
         .ok()
         .and_then(|texts| texts.into_iter().map(|text| text.parse().ok()).collect());
@@ -214,12 +214,12 @@ pub(super) fn files(value: &ValueKind) -> Result<Vec<Vec<u8>>, String> {
 fn content(path: &Path) -> Result<Vec<u8>, String> {
     let shown = path.display().to_string();
     if shown.contains("-----BEGIN") || shown.contains('\n') {
-        return Err("expected the path of a PEM file instead of what it holds".to_owned());
+        return Err("expected the path of a PEM file instead of its content".to_owned());
     }
     let content = fs::read(path)
-        .map_err(|error| format!("expected a file that can be read, and {shown} cannot: {error}"))?;
+        .map_err(|error| format!("expected a readable file, but {shown} cannot be read: {error}"))?;
     if content.is_empty() {
-        return Err(format!("expected PEM, and {shown} is empty"));
+        return Err(format!("expected PEM, but {shown} is empty"));
     }
     Ok(content)
 }
@@ -238,7 +238,7 @@ pub(super) fn listen(value: &ValueKind) -> Result<Option<SocketAddr>, String> {
         Err(_) => None,
     }
     .ok_or_else(|| {
-        "expected an IP address and a port such as 0.0.0.0:8085, or an empty text for none".to_owned()
+        "expected an IP address and a port such as 0.0.0.0:8085, or an empty string for none".to_owned()
     })
 }
 

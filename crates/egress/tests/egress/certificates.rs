@@ -176,7 +176,7 @@ async fn a_port_that_does_not_speak_tls_is_told_in_words() {
     assert_eq!((failure.kind, failure.phase), (FailureKind::Tls, Phase::Tls));
     assert_eq!(
         failure.detail,
-        "127.0.0.1 does not speak TLS at this port: is it that of https?"
+        "127.0.0.1 does not speak TLS at this port; use the port for https"
     );
 }
 

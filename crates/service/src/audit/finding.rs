@@ -60,16 +60,16 @@ pub(super) fn incomplete(queues: Queues, marked: &Marked, heard: u64, now_ms: u6
     let (count, detail, next) = match marked {
         Marked::Refused { error } => (
             1,
-            format!("the journal's queue takes no message ({error}), so that workers drop records"),
-            "is the queue full, or does the broker have an alarm? start a recorder, or see `magnetite doctor`, and ask again",
+            format!("the journal's queue does not accept messages ({error}), so workers drop records"),
+            "the queue is full, or the broker has an alarm: start a recorder, or run `magnetite doctor`; then run the audit again",
         ),
         Marked::NotYet { since_ms } => (
             queues.unrecorded().max(1),
             format!(
-                "messages that are not in the books yet: no recorder has written what was in the journal's queue at {}",
+                "messages that are not in the books yet (no recorder has written what was in the journal's queue at {})",
                 time::second(*since_ms)
             ),
-            "is the recorders' database locked, full or away, or do they not keep up? look at their log, and ask again",
+            "the recorders' database is locked, full or unavailable, or the recorders do not keep up: see their logs, then run the audit again",
         ),
         Marked::Recorded if queues.unrecorded() > 0 => (
             queues.unrecorded(),
@@ -77,12 +77,12 @@ pub(super) fn incomplete(queues: Queues, marked: &Marked, heard: u64, now_ms: u6
                 "messages that are not in the books yet (in the journal's queue {}, dead letters {})",
                 queues.journal, queues.dead
             ),
-            "is a recorder running, and does it keep up? start one (`magnetite recorder`), and ask again",
+            "start a recorder (`magnetite recorder`), or another one if one is running; then run the audit again",
         ),
         Marked::Recorded if silent > 0 => (
             silent,
-            "recorders that are connected and were not heard of for 3 seconds: what they have in hand is not in the books".to_owned(),
-            "does its process stand still, or can it not reach the database? look at its log, or end it, and ask again",
+            "connected recorders that have not announced themselves for 3 seconds (their messages are not in the books yet)".to_owned(),
+            "the recorder's process is stopped, or cannot reach the database: see its log, or end the process; then run the audit again",
         ),
         Marked::Recorded => return None,
     };
@@ -120,9 +120,9 @@ pub(super) fn lost_batches(lost: &[Lost], now_ms: u64) -> Option<Finding> {
         known_at_ms: certain_in_ms
             .filter(|_| !is_certain)
             .map(|in_ms| now_ms.saturating_add(in_ms)),
-        detail: "batches of the journal that no recorder has got, each with an unknown number of records".to_owned(),
-        next: "was the journal's queue purged or deleted, does a policy drop its messages, or did a recorder of an older \
-               version run beside newer workers? What was delivered then can be missing in the books"
+        detail: "batches of the journal that no recorder has received, each with an unknown number of records".to_owned(),
+        next: "the journal's queue was purged or deleted, a policy drops its messages (`magnetite doctor` names it), or a \
+               recorder older than the workers ran: deliveries from that time may be missing from the books"
             .to_owned(),
         ids: Vec::new(),
     })
@@ -136,9 +136,9 @@ pub(super) fn unequal(audit: &Audit) -> Option<Finding> {
         count,
         unexplained: count,
         known_at_ms: None,
-        detail: "the sum of deliveries differs from what matched, although each event has its deliveries"
+        detail: "the matched deliveries differ from the sum of their outcomes, although every event has its deliveries"
             .to_owned(),
-        next: "are the clocks of two workers' hosts more than an hour apart? set them".to_owned(),
+        next: "the clocks of two workers' hosts are probably more than an hour apart: synchronize them".to_owned(),
         ids: Vec::new(),
     })
 }
@@ -148,8 +148,8 @@ pub(super) fn unbalanced(found: &Findings<Unbalanced>) -> Option<Finding> {
         "unbalanced",
         found,
         |event| event.event_id.as_str(),
-        "events with fewer or more deliveries than endpoints that matched, or deliveries without their event".to_owned(),
-        "`magnetite event show ID` says which is missing; rows were deleted by hand, or records lost without a gap"
+        "events with fewer or more deliveries than matching endpoints, or deliveries without their event".to_owned(),
+        "`magnetite event show ID` shows which are missing; rows were deleted by hand, or records were lost without a gap"
             .to_owned(),
     )
 }
@@ -160,7 +160,7 @@ pub(super) fn unrecorded(found: &Findings<Unrecorded>) -> Option<Finding> {
         found,
         |delivery| delivery.delivery_id.as_str(),
         "deliveries that had more attempts than are recorded".to_owned(),
-        "`magnetite delivery show ID` prints those there are; rows were deleted by hand, or records lost without a gap"
+        "`magnetite delivery show ID` shows the recorded attempts; rows were deleted by hand, or records were lost without a gap"
             .to_owned(),
     )
 }
@@ -171,11 +171,11 @@ pub(super) fn late_ones(found: &Findings<Late>, late: Duration) -> Option<Findin
         found,
         |delivery| delivery.delivery_id.as_str(),
         format!(
-            "deliveries unaccounted for, pending for longer than the {} that all attempts take",
+            "deliveries pending for longer than {}, the maximum for all attempts and waits",
             time::span(late.as_millis() as u64)
         ),
-        "is a worker running? if so they are lost, with a queue that was purged or deleted: `magnetite delivery resend \
-         ID...` sends them again"
+        "check that a worker is running and reports no faults; if so, a queue was probably purged or deleted, and `magnetite \
+         delivery resend ID...` sends them again"
             .to_owned(),
     )
 }
@@ -192,11 +192,11 @@ pub(super) fn nowhere(audit: &Audit, queues: Queues, late: Duration) -> Option<F
         unexplained: count.saturating_sub(audit.pending_in_gaps),
         known_at_ms: None,
         detail: format!(
-            "pending deliveries that stand in no queue ({pending_settled} should, {} do)",
+            "pending deliveries that are in no queue (expected in queues {pending_settled}, found {})",
             queues.waiting()
         ),
         next: format!(
-            "was a queue purged or deleted? Those that are lost are listed here by id {} after they began",
+            "a queue was probably purged or deleted: the audit lists lost deliveries by id {} after they were created or sent again",
             time::span(late.as_millis() as u64)
         ),
         ids: Vec::new(),
@@ -249,10 +249,10 @@ pub(super) fn in_hand(audit: &Audit, queues: Queues, in_hand_ms: u64) -> Option<
             unexplained: count,
             known_at_ms: None,
             detail: format!(
-                "deliveries that were due lately and stand in no queue: workers may have them in hand ({} say that they have)",
+                "deliveries that were due recently and are in no queue (workers may hold them; they report that they hold {})",
                 audit.held_by_workers
             ),
-            next: "ask again then: those that are lost are called so".to_owned(),
+            next: "repeat the audit when this can be known: it then reports lost deliveries as such".to_owned(),
             ids: Vec::new(),
         };
         finding.known_at(audit.in_hand_until_ms.saturating_add(in_hand_ms))

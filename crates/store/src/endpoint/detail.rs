@@ -52,7 +52,7 @@ pub(super) fn detail(kind: ChangeKind, before: Option<&Row>, after: &Row) -> Val
         ChangeKind::SecretRotated => json!({ "old_secret_until_ms": after.previous_until_ms }),
         ChangeKind::EndpointDeleted => before.whole(),
         ChangeKind::EndpointCreated | ChangeKind::ApiKeyCreated | ChangeKind::ApiKeyRevoked => {
-            unreachable!("nothing was there before, or no endpoint")
+            unreachable!("a created endpoint has no row before, and an API key is not an endpoint")
         }
     }
 }

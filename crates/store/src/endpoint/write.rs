@@ -168,7 +168,7 @@ impl Write<'_> {
     fn organization(&self, found: Option<&Row>) -> OrganizationId {
         match (self.step, found) {
             (Step::Create(organization, _), _) => organization.clone(),
-            (_, found) => organization_of(found.expect("only what is created is not there")),
+            (_, found) => organization_of(found.expect("only a creation has no existing row")),
         }
     }
 

@@ -17,7 +17,7 @@ impl Operation {
     pub(crate) const DELETE_EXPIRED: Self = Self::new("delete expired records");
     pub(crate) const FIND_FAILING: Self = Self::new("find failing endpoints");
     pub(crate) const LIST_REJECTED: Self = Self::new("list rejected messages");
-    pub(crate) const REQUEST_RUNS: Self = Self::new("request that deliveries are made again");
+    pub(crate) const REQUEST_RUNS: Self = Self::new("request resends");
 
     pub(crate) const fn new(what: &'static str) -> Self {
         Self { what, subject: None }

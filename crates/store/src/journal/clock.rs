@@ -22,7 +22,7 @@ const ROLE_HEARD_MS: u64 = 2 * 60 * 1000;
 
 /// The available evidence about the time besides a host's own clock, in Unix milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_field_names, reason = "their unit")]
+#[expect(clippy::struct_field_names, reason = "the common suffix is the unit")]
 struct Clocks {
     /// The database's clock. With SQLite it is the host's own clock.
     database_ms: u64,
@@ -93,7 +93,7 @@ impl fmt::Display for ClockDoubt {
             Self::Backwards { by_ms } => {
                 write!(
                     f,
-                    "this host's clock is {} behind that of the last look at the journal",
+                    "this host's clock is {} behind the last clock check",
                     Rough(*by_ms)
                 )
             }
@@ -106,13 +106,13 @@ impl fmt::Display for ClockDoubt {
             }
             Self::NoNews { for_ms } => write!(
                 f,
-                "by this host's clock nothing was recorded and no recorder looked for {}",
+                "by this host's clock, nothing was recorded and no recorder checked the clocks for {}",
                 Rough(*for_ms)
             ),
             Self::Unwatched { for_ms } => {
                 write!(
                     f,
-                    "by this host's clock no recorder looked for {}",
+                    "by this host's clock, no recorder checked the clocks for {}",
                     Rough(*for_ms)
                 )
             }

@@ -165,7 +165,7 @@ impl Store {
         let update = Statement::with(MARK_REDRIVEN, [Argument::id(id), now_ms.into()]);
         let marked = self
             .execute(
-                &Operation::on("mark as sent back the rejected message", id),
+                &Operation::on("record the redrive of rejected message", id),
                 UNPREPARED,
                 update,
             )

@@ -36,13 +36,13 @@ pub enum Requested {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The delivery does not exist.
-    #[error("it is unknown")]
+    #[error("there is no such delivery")]
     Unknown,
     /// The delivery has attempts left.
     #[error("it is still pending")]
     StillPending,
     /// The event is no longer stored, so there is nothing to send.
-    #[error("its event is not stored any more")]
+    #[error("its event is no longer stored")]
     EventMissing,
     /// The delivery is a ping. A ping checks the endpoint at the time it is sent, so it is not sent again.
     #[error("it is a ping, which is not sent again")]

@@ -70,7 +70,7 @@ impl Store {
         let times = [now_ms, late_ms, due_ms].map(Argument::from);
         let arguments = [Argument::id(id.as_str())].into_iter().chain(times);
         let update = Statement::with(DECLARE_LOST, arguments);
-        let operation = Operation::on("give up the lost delivery", id);
+        let operation = Operation::on("record the loss of delivery", id);
         let lost = self.execute(&operation, UNPREPARED, update).await?;
         Ok(lost > 0)
     }

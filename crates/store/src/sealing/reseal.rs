@@ -75,7 +75,7 @@ pub(crate) fn sealed_plain(
     let Ok(secret) = Secret::parse(secret) else {
         tracing::error!(
             endpoint.id = id,
-            "the secret of this endpoint is none, and is left as it is"
+            "this endpoint's secret is not a valid secret; it was left unchanged"
         );
         return Ok(None);
     };
@@ -115,7 +115,7 @@ impl Store {
 
     /// Reseals the next endpoints after this id in one transaction and returns their ids.
     async fn reseal_some(&self, after: &str) -> Result<Vec<String>, Error> {
-        let (operation, keyring) = (&Operation::new("seal the secrets anew"), &self.keyring);
+        let (operation, keyring) = (&Operation::new("reseal the secrets"), &self.keyring);
         on_connection!(
             &self.database,
             writer,

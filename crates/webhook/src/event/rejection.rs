@@ -34,7 +34,7 @@ pub enum Rejection {
     #[error("the body is not a JSON object")]
     NotAnObject,
     /// A top-level key occurs more than once. JSON parsers disagree on which occurrence counts.
-    #[error("the top-level key {key:?} stands more than once")]
+    #[error("the top-level key {key:?} occurs more than once")]
     DuplicateKey {
         /// The duplicate key.
         key: String,
@@ -83,7 +83,7 @@ pub enum FieldRejection {
     Timestamp(u64),
     /// `timestamp` is ahead of the clock by more than [`TIMESTAMP_AHEAD_MAX`](crate::TIMESTAMP_AHEAD_MAX).
     #[error(
-        "field \"timestamp\" is {timestamp_ms}, more than a day after now ({now_ms}); expected when it happened, in Unix milliseconds"
+        "field \"timestamp\" is {timestamp_ms}, more than a day ahead of the current time ({now_ms}); expected the time of the event in Unix milliseconds"
     )]
     Ahead {
         /// The value of the field, in Unix milliseconds.

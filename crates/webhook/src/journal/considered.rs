@@ -35,7 +35,7 @@ pub enum Verdict {
 
 /// A text that is not a valid [`Considered`] or [`Verdict`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} does not say what became of an endpoint")]
+#[error("{0:?} is not a valid verdict about an endpoint")]
 pub struct BadConsidered(String);
 
 impl Verdict {

@@ -21,7 +21,7 @@ pub struct Seen {
 
 /// A text that is not a valid [`Seen`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no position of the registry; expected three numbers with dots between")]
+#[error("{0:?} is not a position of the registry; expected three numbers separated by dots")]
 pub struct BadSeen(String);
 
 impl fmt::Display for Seen {

@@ -149,5 +149,5 @@ pub(super) fn of_ping(endpoint_id: &EndpointId, at_ms: u64) -> Box<RawValue> {
 }
 
 fn raw(data: &Fields<'_>) -> Box<RawValue> {
-    to_raw_value(data).expect("every key is a string and no value can fail")
+    to_raw_value(data).expect("every key is a string, and no value fails to serialize")
 }

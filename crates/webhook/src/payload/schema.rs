@@ -8,17 +8,31 @@ use crate::{EventType, ID_BYTES_MAX, PING, TIMESTAMPS_MS};
 /// Returns the schema of the whole payload of events of this type. Its `description` says when they happen.
 pub fn schema(event_type: EventType) -> Value {
     let fields = data(event_type);
-    payload(event_type.as_str(), description(event_type), "The lead.", &fields)
+    payload(
+        event_type.as_str(),
+        description(event_type),
+        "The lead that the event is about.",
+        &fields,
+    )
 }
 
 /// Returns the schema of the whole payload of a ping.
 pub fn ping_schema() -> Value {
     let fields = [
         ("endpoint_id", text("The endpoint that was pinged.")),
-        ("pinged_at", time("When, as in `timestamp`.")),
+        (
+            "pinged_at",
+            time("When the ping was made; the same value as `timestamp`."),
+        ),
     ];
-    let description = "Sent by hand, to see whether the endpoint answers. No lead is behind it.";
-    payload(PING, description, "Always `ping`: there is no lead.", &fields)
+    let description = "Sent on request, to test whether the endpoint answers. It is not about a lead. If the \
+                       endpoint receives the events of all projects, `project_id` is `ping`.";
+    payload(
+        PING,
+        description,
+        "Always `ping`, because a ping is not about a lead.",
+        &fields,
+    )
 }
 
 fn payload(event: &str, description: &str, lead: &str, data: &[(&'static str, Value)]) -> Value {
@@ -26,12 +40,18 @@ fn payload(event: &str, description: &str, lead: &str, data: &[(&'static str, Va
         ("event", json!({ "const": event })),
         (
             "timestamp",
-            time("When it happened, in Unix milliseconds. The same on every attempt."),
+            time("When the event happened, in Unix milliseconds. The same in every attempt."),
         ),
-        ("organization_id", id("Whose event it is.")),
-        ("project_id", id("In which project.")),
+        (
+            "organization_id",
+            id("The organization that the event belongs to."),
+        ),
+        ("project_id", id("The project that the event belongs to.")),
         ("lead_id", id(lead)),
-        ("data", object("What there is to tell.", data)),
+        (
+            "data",
+            object("The data of the event. Its fields depend on the type.", data),
+        ),
     ];
     let mut schema = object(description, &fields);
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
@@ -62,24 +82,37 @@ const fn description(event_type: EventType) -> &'static str {
 }
 
 fn data(event_type: EventType) -> Vec<(&'static str, Value)> {
-    let lead_id = ("lead_id", text("The lead, as around `data`."));
-    let status = |status: &str| ("status", json!({ "const": status, "description": "The lead's." }));
-    let at = |field| (field, time("When it happened, as in `timestamp`."));
+    let lead_id = (
+        "lead_id",
+        text("The lead; the same value as `lead_id` outside of `data`."),
+    );
+    let status = |status: &str| {
+        (
+            "status",
+            json!({ "const": status, "description": "The status of the lead." }),
+        )
+    };
+    let at = |field| {
+        (
+            field,
+            time("When the event happened; the same value as `timestamp`."),
+        )
+    };
     let free = |field, what: &str| (field, json!({ "type": "object", "description": what }));
-    let input = || free("input_data", "What was known of the lead.");
-    let results = || free("research_results", "What was found.");
+    let input = || free("input_data", "The known data about the lead.");
+    let results = || free("research_results", "The results of the research.");
     let content = || {
-        let length = json!({ "type": "integer", "minimum": 0, "description": "In characters." });
-        let mut content = json!({ "type": "object", "description": "What was made." });
+        let length = json!({ "type": "integer", "minimum": 0, "description": "The length of the content, in characters." });
+        let mut content = json!({ "type": "object", "description": "Data about the generated content." });
         content["properties"] = json!({ "contentLength": length });
         ("generated_content", content)
     };
     let error = || {
         let fields = [
-            ("code", text("A stable word for programs.")),
-            ("message", text("A sentence for people.")),
+            ("code", text("A stable identifier for programs.")),
+            ("message", text("A description for people.")),
         ];
-        ("error", object("What went wrong.", &fields))
+        ("error", object("The error that caused the failure.", &fields))
     };
     match event_type {
         EventType::LeadCreated => vec![lead_id, input(), status("processing"), at("created_at")],

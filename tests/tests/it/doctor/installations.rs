@@ -20,16 +20,12 @@ async fn a_second_database_on_the_same_queues_is_refused_by_every_role_and_named
     said.lines(&[
         "ok",
         "installation",
-        "the first role marks the queues as this database's",
+        "the first role that starts assigns the queues to this database",
     ]);
     // The first role that runs marks the queues, including those that an earlier version has declared.
     let worker = installation.worker().await;
     let said = doctor(&installation).await;
-    said.lines(&[
-        "ok",
-        "installation",
-        "the queues are those of this database: ins_",
-    ]);
+    said.lines(&["ok", "installation", "the queues belong to this database: ins_"]);
 
     use_database(&mut installation, "second.db").await;
     installation.set("MAGNETITE_API__LISTEN", "127.0.0.1:0");
@@ -55,7 +51,7 @@ async fn a_second_database_on_the_same_queues_is_refused_by_every_role_and_named
     installation.cli_ok(&["topology", "adopt"]).await;
     doctor(&installation)
         .await
-        .lines(&["ok", "installation", "the queues are those of this database"]);
+        .lines(&["ok", "installation", "the queues belong to this database"]);
     let worker = installation.worker().await;
     assert!(worker.terminate().await);
     installation.set("MAGNETITE_API__LISTEN", "");
@@ -81,7 +77,7 @@ async fn a_copy_of_the_database_is_the_same_installation() {
     let worker = installation.worker().await;
     doctor(&installation)
         .await
-        .lines(&["ok", "installation", "the queues are those of this database"]);
+        .lines(&["ok", "installation", "the queues belong to this database"]);
     assert!(worker.terminate().await);
     installation.delete().await;
 }

@@ -87,7 +87,7 @@ async fn a_policy_that_loses_messages_is_named_with_every_queue_that_it_harms() 
     let node = Node::start().await;
     let installation = Installation::with("policies", node.url(), &DELAYS_MS, &[]).await;
     let well = doctor(&installation).await;
-    well.lines(&["ok", "policies", "none does harm to the 7 queues"]);
+    well.lines(&["ok", "policies", "no policy harms the 7 queues"]);
     well.lines(&["ok", "bindings"]);
     assert!(well.is_ok, "{}", well.text);
     for case in CASES {

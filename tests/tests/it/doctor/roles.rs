@@ -154,7 +154,7 @@ async fn poison_unreadable_messages_and_lost_consumers_are_named() {
     );
     let said = wait_for_line(
         &installation,
-        &["warn", "poison", "worker on ", "events", "came back"],
+        &["warn", "poison", "worker on ", "events", "was returned"],
     )
     .await;
     said.lines(&["ok", "roles", "recorder on ", "worker on "]);
@@ -202,7 +202,7 @@ async fn a_queue_without_a_consumer_is_named_while_its_role_runs() {
         said.lines(&[
             "fail",
             "consumers",
-            &format!("{prefix}.{queue} has no consumer, while a {role} runs"),
+            &format!("{prefix}.{queue} has no consumer, although a {role} is running"),
         ]);
     }
     assert!(!said.is_ok, "{}", said.text);

@@ -85,7 +85,7 @@ pub(crate) const ROWS: [Row; 36] = {
         row(
             H::EndlessContinue,
             Soon,
-            "flood in response: 127.0.0.1 sent more than 100 interim responses before its answer",
+            "flood in response: 127.0.0.1 sent more than 100 interim responses before its final response",
         ),
         row(
             H::SlowEarlyHints,
@@ -108,12 +108,12 @@ pub(crate) const ROWS: [Row; 36] = {
         row(
             H::LengthsDiffer,
             Soon,
-            "protocol in response: 127.0.0.1 did not answer in HTTP: invalid content-length parsed",
+            "protocol in response: 127.0.0.1 did not answer with valid HTTP: invalid content-length parsed",
         ),
         row(
             H::LengthNegative,
             Soon,
-            "protocol in response: 127.0.0.1 did not answer in HTTP: invalid content-length parsed",
+            "protocol in response: 127.0.0.1 did not answer with valid HTTP: invalid content-length parsed",
         ),
         row(
             H::Closes,
@@ -123,7 +123,7 @@ pub(crate) const ROWS: [Row; 36] = {
         row(
             H::ResetBefore,
             Soon,
-            "connection_reset in response: 127.0.0.1 broke the connection off before it answered: Connection reset by peer",
+            "connection_reset in response: 127.0.0.1 aborted the connection before it answered: Connection reset by peer",
         ),
         row(H::ResetWithin, Soon, "Connection reset by peer"),
         row(H::RedirectLoop, Soon, "status 302: redirects are not followed"),
@@ -133,7 +133,7 @@ pub(crate) const ROWS: [Row; 36] = {
         row(
             H::NotHttp,
             Soon,
-            "protocol in response: 127.0.0.1 did not answer in HTTP: invalid HTTP version parsed",
+            "protocol in response: 127.0.0.1 did not answer with valid HTTP: invalid HTTP version parsed",
         ),
         row(H::SwitchesProtocols, Soon, "status 101"),
         row(
@@ -184,7 +184,7 @@ pub(crate) const ROWS: [Row; 36] = {
         row(
             H::NotTls,
             Soon,
-            "tls in tls: 127.0.0.1 does not speak TLS at this port: is it that of https?",
+            "tls in tls: 127.0.0.1 does not speak TLS at this port; use the port for https",
         ),
         row(
             H::SilentHttp2,
@@ -194,7 +194,7 @@ pub(crate) const ROWS: [Row; 36] = {
         row(
             H::EndlessHttp2Pings,
             Soon,
-            "flood in response: 127.0.0.1 sent more than 4096 frames of HTTP/2 without getting on with its answer",
+            "flood in response: 127.0.0.1 sent more than 4096 HTTP/2 frames before its response made progress",
         ),
     ]
 };

@@ -130,7 +130,11 @@ async fn what_is_unknown_or_still_pending_is_not_sent_again() {
     let of_pending = format!("{}: it is still pending", id(&pending[0]));
     assert_refused(
         &output,
-        &[&of_pending, "dlv_none: it is unknown", "delivery list"],
+        &[
+            &of_pending,
+            "dlv_none: there is no such delivery",
+            "delivery list",
+        ],
     );
     // Deliveries that would be dead immediately are not sent again either.
     let recover = ["endpoint", "recover", &endpoint.id, "--since", "1h"];

@@ -145,7 +145,7 @@ impl Endpoints {
                 (&self.deleted, &["(deleted since)", "thank you"]),
                 (
                     &self.failed,
-                    &["status 500", "no such table: leads", "attempt 2 comes at"],
+                    &["status 500", "no such table: leads", "attempt 2 is due at"],
                 ),
                 (
                     &self.gone,
@@ -153,10 +153,10 @@ impl Endpoints {
                 ),
                 (
                     &self.refused,
-                    &["connection_refused in connect", "attempt 2 comes at"],
+                    &["connection_refused in connect", "attempt 2 is due at"],
                 ),
                 (&self.timed_out, &["timeout in response", "within 1 s"]),
-                (&self.elsewhere, &["not for proj_1 (it takes proj_2's)"]),
+                (&self.elsewhere, &["not for proj_1 (only for proj_2)"]),
                 (&self.uninterested, &["not subscribed to lead.completed"]),
                 (
                     &self.disabled,

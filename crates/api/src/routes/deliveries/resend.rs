@@ -75,10 +75,10 @@ pub(in crate::routes) struct ResendResult {
     security(("api_key" = ["deliveries:write"])),
     params(("id" = String, Path, description = "The delivery's id.", example = "dlv_958343c375fad16b091b931f14abe353")),
     responses(
-        (status = 202, description = "It is on its way.", body = Resent),
+        (status = 202, description = "The delivery was sent again.", body = Resent),
         (status = 404, description = "The organization has no such delivery."),
-        (status = 409, description = "It is still pending, its event is not kept any more, or it is a ping."),
-        (status = 503, description = "It is not known to be on its way. Ask again."),
+        (status = 409, description = "The delivery is still pending, its event is no longer stored, or it is a ping."),
+        (status = 503, description = "It is not known whether the delivery was sent. Send the request again."),
     ),
 )]
 pub(in crate::routes) async fn one(
@@ -99,15 +99,15 @@ pub(in crate::routes) async fn one(
         Err(Refusal::Unknown) => Err(Problem::not_found("delivery", found.id.as_str())),
         Err(Refusal::StillPending) => Err(Problem::new(
             Kind::Conflict,
-            "The delivery is still pending: it is sent again by itself, or can be when it has ended.",
+            "The delivery is still pending and is retried automatically. It can be sent again after it has ended.",
         )),
         Err(Refusal::EventMissing) => Err(Problem::new(
             Kind::Conflict,
-            "Its event is not kept any more: publish it again.",
+            "The delivery's event is no longer stored. Publish the event again.",
         )),
         Err(Refusal::Ping) => Err(Problem::new(
             Kind::Conflict,
-            "It is a ping, which is not sent again: ask for a new one.",
+            "The delivery is a ping, and pings are not sent again. Ping the endpoint once more.",
         )),
     }
 }
@@ -124,8 +124,8 @@ pub(in crate::routes) async fn one(
     security(("api_key" = ["deliveries:write"])),
     request_body(content = ResendDeliveries, example = json!({ "ids": ["dlv_958343c375fad16b091b931f14abe353"] })),
     responses(
-        (status = 200, description = "Those that are not refused are on their way.", body = ResentDeliveries),
-        (status = 503, description = "Not all of them are known to be on their way. Ask again."),
+        (status = 200, description = "All deliveries that were not refused were sent again.", body = ResentDeliveries),
+        (status = 503, description = "It is not known whether all of them were sent. Send the request again."),
     ),
 )]
 pub(in crate::routes) async fn many(

@@ -69,7 +69,10 @@ pub(in crate::routes) struct UpdateEndpoint {
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
         example = "proj_456def"
     )]
-    #[expect(clippy::option_option, reason = "not there is one thing, and null another")]
+    #[expect(
+        clippy::option_option,
+        reason = "an absent field and null mean different things"
+    )]
     project_id: Option<Option<String>>,
 }
 
@@ -90,7 +93,7 @@ pub(in crate::routes) struct RotateSecret {
     #[serde(default, deserialize_with = "present")]
     #[schema(minimum = 1, maximum = 2_592_000, nullable = false, example = 86_400)]
     overlap_s: Option<u64>,
-    /// Invalidate the old secret at once, because it has been disclosed.
+    /// Revoke the old secret at once, for example because it was disclosed.
     #[serde(default)]
     #[schema(required = false, default = false)]
     revoke_now: bool,
@@ -155,7 +158,7 @@ impl RotateSecret {
         if self.revoke_now && overlap.is_some() {
             errors.push(FieldError::at(
                 "/revoke_now",
-                "expected false with an overlap_s, since there is none then",
+                "expected false if overlap_s is given, because revoke_now leaves no overlap",
             ));
         }
         if !errors.is_empty() {

@@ -94,7 +94,7 @@ pub(in crate::routes) struct RecoveredEndpoint {
     security(("api_key" = ["endpoints:read"])),
     params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
     responses(
-        (status = 200, description = "How it does.", body = wire::Health),
+        (status = 200, description = "The endpoint's health.", body = wire::Health),
         (status = 404, description = "The organization has no such endpoint."),
     ),
 )]
@@ -122,10 +122,10 @@ pub(in crate::routes) async fn health(
     params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
     request_body(content = RecoverEndpoint, example = json!({ "since_ms": 1_703_123_456_789_i64, "dry_run": true })),
     responses(
-        (status = 200, description = "So many are on their way.", body = RecoveredEndpoint),
+        (status = 200, description = "The numbers of deliveries that were sent, or would be sent.", body = RecoveredEndpoint),
         (status = 404, description = "The organization has no such endpoint."),
-        (status = 409, description = "It is disabled."),
-        (status = 503, description = "Not all of them are known to be on their way. Ask again."),
+        (status = 409, description = "The endpoint is disabled."),
+        (status = 503, description = "It is not known whether all of them were sent. Send the request again."),
     ),
 )]
 pub(in crate::routes) async fn recover(
@@ -142,7 +142,7 @@ pub(in crate::routes) async fn recover(
         return Err(Problem::new(
             Kind::Conflict,
             format!(
-                "The endpoint is disabled ({}): all that is sent to it would be given up again. Enable it first.",
+                "The endpoint is disabled ({}): deliveries to it would be given up again. Enable it first.",
                 disabled.reason
             ),
         ));

@@ -36,9 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(35);
     params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
     responses(
         (status = 200, description = "How the endpoint answered, or what went wrong.", body = wire::Ping),
-        (status = 202, description = "It is on its way.", body = wire::Ping),
+        (status = 202, description = "The ping was sent. Its result is not known yet.", body = wire::Ping),
         (status = 404, description = "The organization has no such endpoint."),
-        (status = 503, description = "It is not known to be on its way, or too many pings are. Ask again."),
+        (status = 503, description = "It is not known whether the ping was sent, or too many pings are waiting for their results. Send the request again."),
     ),
 )]
 pub(in crate::routes) async fn ping(
@@ -51,7 +51,7 @@ pub(in crate::routes) async fn ping(
     let Some(_place) = context.pings.take(&caller, 1) else {
         return Err(Problem::new(
             Kind::Overloaded,
-            "Too many pings wait for their answers; ask again.",
+            "Too many pings are waiting for their results. Send the request again.",
         )
         .retry_after(5));
     };
@@ -63,7 +63,7 @@ pub(in crate::routes) async fn ping(
         .map_err(|error| {
             let problem = Problem::new(
                 Kind::BrokerUnavailable,
-                "The ping is not known to be sent; ask again.",
+                "It is not known whether the ping was sent. Send the request again.",
             );
             problem.retry_after(5).because(&error)
         })?;

@@ -31,7 +31,7 @@ use super::{admitted, body::RotateSecret, done};
     ),
     request_body(
         content = Option<RotateSecret>,
-        description = "How; nothing for a random secret and an overlap of a day.",
+        description = "How to replace the secret. Without a body, the new secret is random and the overlap is one day.",
         example = json!({ "overlap_s": 86_400 }),
     ),
     responses(
@@ -40,13 +40,13 @@ use super::{admitted, body::RotateSecret, done};
             description = "The endpoint, with its new secret.",
             body = wire::Endpoint,
             headers(
-                ("ETag" = String, description = "Its version."),
+                ("ETag" = String, description = "The endpoint's version."),
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
             ),
         ),
         (status = 404, description = "The organization has no such endpoint."),
-        (status = 409, description = "It has two valid secrets already."),
-        (status = 412, description = "Its version is another."),
+        (status = 409, description = "The endpoint already has two valid secrets."),
+        (status = 412, description = "If-Match does not name the endpoint's present version."),
     ),
 )]
 pub(in crate::routes) async fn rotate(

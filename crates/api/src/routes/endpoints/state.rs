@@ -32,12 +32,12 @@ use super::{admitted, changed_to};
             description = "The endpoint as it is now.",
             body = wire::Endpoint,
             headers(
-                ("ETag" = String, description = "Its version."),
+                ("ETag" = String, description = "The endpoint's version."),
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
             ),
         ),
         (status = 404, description = "The organization has no such endpoint."),
-        (status = 412, description = "Its version is another."),
+        (status = 412, description = "If-Match does not name the endpoint's present version."),
     ),
 )]
 pub(in crate::routes) async fn enable(
@@ -71,12 +71,12 @@ pub(in crate::routes) async fn enable(
             description = "The endpoint as it is now.",
             body = wire::Endpoint,
             headers(
-                ("ETag" = String, description = "Its version."),
+                ("ETag" = String, description = "The endpoint's version."),
                 ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
             ),
         ),
         (status = 404, description = "The organization has no such endpoint."),
-        (status = 412, description = "Its version is another."),
+        (status = 412, description = "If-Match does not name the endpoint's present version."),
     ),
 )]
 pub(in crate::routes) async fn disable(

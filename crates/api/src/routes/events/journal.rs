@@ -103,7 +103,7 @@ pub(in crate::routes) async fn list(
     params(("id" = String, Path, description = "The event's id.", example = "evt_e3857281de58d21d48b287e274b6f6c0")),
     responses(
         (status = 200, description = "The event.", body = wire::EventHistory),
-        (status = 404, description = "The organization has no such event, or no worker has taken it yet."),
+        (status = 404, description = "The organization has no such event, or no worker has received it yet."),
     ),
 )]
 pub(in crate::routes) async fn show(

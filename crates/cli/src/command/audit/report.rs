@@ -64,14 +64,14 @@ fn left_over(assessment: &Assessment) -> Vec<String> {
     }
     if !assessment.rejected.is_empty() {
         lines.push(format!(
-            "rejected {}: no valid events, delivered to no endpoint; `magnetite rejected list` says why",
+            "rejected {}: these messages could not be processed; `magnetite rejected list` says why",
             rejected::by_reason(&assessment.rejected)
         ));
     }
     if unsent > 0 {
         lines.push(format!(
-            "unsent   {unsent} were asked for again and not sent yet: to go on, run the same `magnetite endpoint recover` or \
-             `magnetite delivery resend` once more"
+            "unsent   {unsent} resends were requested and not sent yet; to send them, repeat the `magnetite endpoint recover` or \
+             `magnetite delivery resend` that requested them"
         ));
     }
     lines
@@ -83,13 +83,15 @@ fn conclusion_in_words(assessment: &Assessment) -> Option<String> {
     match (assessment.conclusion(), gaps) {
         (Conclusion::Wrong { .. }, _) => None,
         (Conclusion::NotKnown { ask_again_ms }, _) => Some(format!(
-            "unknown  it cannot be known yet whether the books balance: ask again at {}",
+            "unknown  it is not known yet whether the books balance: run the audit again at {}",
             time::second(ask_again_ms)
         )),
         (Conclusion::Balance, 0) => Some("ok       the books balance".to_owned()),
-        (Conclusion::Balance, 1) => Some("ok       the books balance, but for what the gap hides".to_owned()),
+        (Conclusion::Balance, 1) => {
+            Some("ok       the books balance, except for what is missing in the gap".to_owned())
+        }
         (Conclusion::Balance, gaps) => Some(format!(
-            "ok       the books balance, but for what the {gaps} gaps hide"
+            "ok       the books balance, except for what is missing in the {gaps} gaps"
         )),
     }
 }
@@ -191,7 +193,9 @@ fn gap(gap: &Gap) -> String {
         0 => "an unknown number of".to_owned(),
         count => format!("up to {count}"),
     };
-    format!("gap      worker {worker} dropped {count} records from {from} to {until}: the broker took none")
+    format!(
+        "gap      worker {worker} dropped {count} records from {from} to {until}: the broker accepted none"
+    )
 }
 
 /// Describes records that are lost.
@@ -213,23 +217,23 @@ fn gap_of(lost: &Lost) -> String {
             is_heard: true,
             records_min,
         } => format!(
-            "gap      worker {worker} has been dropping records since {from}, {records_min} so far: the broker takes none"
+            "gap      worker {worker} has been dropping records since {from}, {records_min} so far: the broker accepts none"
         ),
         LostCause::Dropping {
             is_heard: false,
             records_min,
         } => format!(
-            "gap      worker {worker} ended at about {until} while it dropped records, since {from}: an unknown number of records, \
+            "gap      worker {worker} dropped records from {from} until it ended at about {until}: an unknown number of records, \
              at least {records_min}"
         ),
         LostCause::Missing { batches } | LostCause::MissingInTheEnd { batches } => {
             let come = if *certain_in_ms == 0 {
-                "never came"
+                "never arrived"
             } else {
-                "have not come yet"
+                "have not arrived yet"
             };
             format!(
-                "gap      batches {batches} of worker {worker}, made from {from} to {until}, {come}: an unknown number of records"
+                "gap      batches of worker {worker}, made from {from} to {until}, {come}: {batches}, with an unknown number of records"
             )
         }
     }
@@ -269,16 +273,16 @@ fn aside(aside: &SetAside) -> String {
     };
     let records = match aside.records() {
         Some(records) if aside.source == "journal" => format!("with {records} records"),
-        Some(_) => "that are not in the books".to_owned(),
+        Some(_) => "not in the books".to_owned(),
         None => "with an unknown number of records".to_owned(),
     };
     format!(
-        "gap      {what} {} {records} were set aside from {} to {} ({}): `magnetite rejected list` has them, and once the reason is \
-         gone `magnetite rejected redrive ID...` records them",
-        aside.messages,
+        "gap      {what} set aside from {} to {} ({}): {}, {records}; `magnetite rejected list` has them, and once the reason is gone, \
+         `magnetite rejected redrive ID...` records them",
         time::millisecond(aside.from_ms),
         time::millisecond(aside.until_ms),
         printable(&aside.reason),
+        aside.messages,
     )
 }
 

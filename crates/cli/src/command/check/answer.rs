@@ -13,10 +13,10 @@ use super::{
 
 /// The time above which an answer probably waited for more than storing the event.
 const SLOW: Duration = Duration::from_secs(1);
-const QUICK: &str = "answer 200 as soon as the signature is verified, and work on the event later: after 30 s the attempt has failed";
-const VERIFY: &str = "whoever knows the URL can send it events: verify the signature of the raw body before anything else, and \
+const QUICK: &str = "answer 200 as soon as the signature is verified, and process the event later: an attempt fails after 30 s";
+const VERIFY: &str = "anyone who knows the URL can send it events: verify the signature of the raw body before anything else, and \
                       answer 401 (docs/receiving.md, \"Verify\")";
-const ANSWER_401: &str = "answer 401 to a signature that does not fit: while a secret is rotated, a 401 or 403 has us try the other one";
+const ANSWER_401: &str = "answer 401 to a wrong signature: while a secret is rotated, a worker tries the other secret after a 401 or 403";
 
 /// Returns the remark about one answer.
 pub(super) fn remark(question: TestRequest, reply: &Reply, url: &Url) -> Remark {
@@ -62,14 +62,14 @@ fn good(what: &str, reply: &Reply, url: &Url) -> Remark {
             200..=299 => return taken(what, reply),
             300..=399 => return redirected(what, reply, url),
             401 | 403 => {
-                "the signature is right: is --secret the endpoint's, and is the raw body verified, before any JSON parser?"
+                "the signature is correct: check that --secret is the endpoint's, and that the endpoint verifies the raw body, before it parses JSON"
             }
-            404 | 405 => "is the path right, and does it take POST?",
-            410 => "a 410 disables the endpoint: answer it only when it is to get nothing any more",
+            404 | 405 => "check the path, and that it accepts POST",
+            410 => "a 410 disables the endpoint: answer 410 only if it should receive no more events",
             429 => {
-                "let our requests through: a worker sends as many as there are events, each endpoint's answers permitting"
+                "let these requests through: a worker sends one for each event, as fast as the endpoint answers"
             }
-            500..=599 => "it failed while it worked on the event: look at its log",
+            500..=599 => "it failed while it processed the event: see its log",
             _ => "answer 200",
         },
         AttemptResult::Failed(failure) => reach(failure.kind),
@@ -87,7 +87,7 @@ fn redirected(what: &str, reply: &Reply, url: &Url) -> Remark {
     match target {
         Some(target) => {
             let at = target.origin().ascii_serialization();
-            let cure = "register the URL that it leads to in the end; deliveries do not follow redirects";
+            let cure = "register the URL that the redirect leads to; deliveries do not follow redirects";
             Remark::wrong(what, format!("status {status}: redirects to {at}"), cure).with("redirects_to", at)
         }
         None => Remark::wrong(
@@ -101,21 +101,23 @@ fn redirected(what: &str, reply: &Reply, url: &Url) -> Remark {
 fn reach(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::BadUrl => "correct the URL",
-        FailureKind::NameNotFound => "is the name spelled right, and in the public DNS?",
-        FailureKind::NameServerFailed => "mend the name servers of its domain: they fail or do not answer",
+        FailureKind::NameNotFound => "check that the name is spelled correctly, and is in the public DNS",
+        FailureKind::NameServerFailed => "repair the name servers of its domain: they fail or do not answer",
         FailureKind::AddressRefused => "give the endpoint a public address",
-        FailureKind::ConnectionRefused => "is the server running, and open to the internet at this port?",
+        FailureKind::ConnectionRefused => {
+            "check that the server is running, and that this port is open to the internet"
+        }
         FailureKind::ConnectionReset => {
-            "it ended the connection: look at its log, and at what stands before it (proxy, firewall)"
+            "it closed the connection: see its log, and check any proxy or firewall in front of it"
         }
         FailureKind::Tls => {
             "give it a certificate that is valid for the host, with its intermediate certificates"
         }
         FailureKind::Timeout | FailureKind::CutShort => {
-            "is a firewall in the way? else: answer 200 at once, and work on the event later"
+            "check whether a firewall blocks the connection; if not, answer 200 at once, and process the event later"
         }
         FailureKind::Protocol => "it has to speak HTTP/1.1 or HTTP/2 at this port",
-        FailureKind::Flood => "it has to answer a request with one response, and not send without end",
+        FailureKind::Flood => "it has to answer a request with one response, and not send data without end",
     }
 }
 
@@ -126,7 +128,7 @@ fn repeated(what: &str, reply: &Reply) -> Remark {
     Remark::wrong(
         what,
         told(reply),
-        "answer 200 to a webhook-id that is known: an event can come twice, and would be repeated until it is given up",
+        "answer 200 to a known webhook-id: an event can arrive twice, and would be retried until it is given up",
     )
 }
 
@@ -135,7 +137,7 @@ fn forged(what: &str, question: TestRequest, reply: &Reply) -> Remark {
     match reply.result.status() {
         Some(200..=299) if question == TestRequest::OtherBody => Remark::wrong(
             what,
-            format!("{detail}: it takes a body that is not what was signed"),
+            format!("{detail}: it accepts a body other than the signed one"),
             VERIFY,
         ),
         Some(200..=299) => Remark::wrong(what, format!("{detail}: it does not verify signatures"), VERIFY),
@@ -149,9 +151,9 @@ fn stale(what: &str, reply: &Reply) -> Remark {
     match reply.result.status() {
         Some(200..=299) => Remark::advice(
             what,
-            format!("{detail}: it takes a webhook-timestamp of 10 minutes ago"),
-            "Standard Webhooks asks to refuse what is older than 5 minutes: who has recorded a request cannot send it again then. \
-             Without webhook-timestamp, remember webhook-ids for as long as it matters",
+            format!("{detail}: it accepts a webhook-timestamp of 10 minutes ago"),
+            "Standard Webhooks asks receivers to refuse requests older than 5 minutes, so that a recorded request cannot be sent again. \
+             An endpoint that does not check webhook-timestamp should store the webhook-id of every event and ignore repeated ones",
         ),
         Some(400..=499) => Remark::ok(what, format!("{detail}, as it should")),
         _ => Remark::advice(what, detail, "refuse it with 400 or 401"),
@@ -207,21 +209,21 @@ mod tests {
             (Good, 204, 1_000, Ok, "204"),
             (Good, 200, 1_001, Warn, "answer 200 as soon as"),
             (Good, 302, 9, Fail, "without a usable Location"),
-            (Good, 401, 9, Fail, "is --secret the endpoint's"),
-            (Good, 404, 9, Fail, "take POST"),
+            (Good, 401, 9, Fail, "that --secret is the endpoint's"),
+            (Good, 404, 9, Fail, "accepts POST"),
             (Good, 410, 9, Fail, "disables"),
             (Good, 418, 9, Fail, "answer 200"),
-            (Good, 429, 9, Fail, "let our requests through"),
+            (Good, 429, 9, Fail, "let these requests through"),
             (Good, 503, 9, Fail, "its log"),
             (Repeated, 200, 9, Ok, "200"),
             (Repeated, 200, 2_000, Warn, "complete after 2 s"),
-            (Repeated, 409, 9, Fail, "webhook-id that is known"),
+            (Repeated, 409, 9, Fail, "known webhook-id"),
             (WrongSignature, 200, 9, Fail, "does not verify signatures"),
             (WrongSignature, 401, 9, Ok, "as it should"),
             (WrongSignature, 403, 9, Ok, "as it should"),
             (WrongSignature, 400, 9, Warn, "answer 401"),
             (WrongSignature, 500, 9, Warn, "answer 401"),
-            (OtherBody, 200, 9, Fail, "not what was signed"),
+            (OtherBody, 200, 9, Fail, "other than the signed one"),
             (OtherBody, 401, 9, Ok, "as it should"),
             (Stale, 200, 9, Warn, "5 minutes"),
             (Stale, 400, 9, Ok, "as it should"),
@@ -236,7 +238,7 @@ mod tests {
     #[test]
     fn who_does_not_answer_is_told_why_and_what_to_do() {
         for (kind, words) in [
-            (FailureKind::NameNotFound, "spelled right"),
+            (FailureKind::NameNotFound, "spelled correctly"),
             (FailureKind::ConnectionRefused, "running"),
             (FailureKind::Tls, "certificate"),
             (FailureKind::Timeout, "firewall"),

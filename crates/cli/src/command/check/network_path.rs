@@ -29,7 +29,7 @@ pub(super) fn remarks(way: &NetworkPath, url: &Url, now_s: i64) -> Vec<Remark> {
         }
         None if url.scheme() == "http" => remarks.push(Remark::advice(
             "tls",
-            "the URL is http: whoever is on the way can read the events",
+            "the URL is http: anyone on the network path can read the events",
             "use https",
         )),
         None => {}
@@ -52,7 +52,7 @@ fn addresses(way: &NetworkPath) -> Option<Remark> {
         Some(_) => Remark::advice(
             WHAT,
             detail,
-            "workers leave out what is refused; let the name lead to public addresses alone",
+            "workers skip the refused addresses; make the name resolve to public addresses only",
         ),
     };
     let [reached, refused] = [false, true].map(|refused| {
@@ -119,12 +119,12 @@ fn certificate(shown: &Certificate, now_s: i64) -> Remark {
         format!("{days_left} days left, until {until}")
     };
     let (subject, issuer) = (printable(&shown.subject), printable(&shown.issuer));
-    let detail = format!("{subject}, vouched for by {issuer}: {left}");
+    let detail = format!("{subject}, issued by {issuer}: {left}");
     let remark = if left_s < EXPIRES_SOON.as_secs() as i64 {
         Remark::wrong(
             WHAT,
             detail,
-            "renew it, and see why it was not renewed by itself; with an expired one every delivery fails",
+            "renew it, and find out why it was not renewed automatically; with an expired certificate, every delivery fails",
         )
     } else {
         Remark::ok(WHAT, detail)

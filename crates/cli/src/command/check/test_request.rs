@@ -71,7 +71,7 @@ impl TestRequest {
 pub(super) fn event(random: u128, now_ms: u64) -> Event {
     let id = format!("check_{random:032x}");
     let event = Event::from_message(Some(&id), None, sample(&id, now_ms));
-    event.expect("a sample is an event, and the id one that publishers may choose")
+    event.expect("a sample is a valid event, and publishers may choose such an id")
 }
 
 fn sample(lead: &str, timestamp_ms: u64) -> Bytes {

@@ -41,7 +41,7 @@ pub(super) async fn run(
     sender.finish().await?;
     if is_stopped && sent < wanted.len() as u64 {
         bail!(
-            "interrupted: {sent} of {} were sent; run the same command again to go on",
+            "interrupted: {sent} of {} deliveries were sent; run the same command again to continue",
             wanted.len()
         );
     }
@@ -60,9 +60,9 @@ pub(super) async fn run(
 
 fn next(refusal: Refusal) -> &'static str {
     match refusal {
-        Refusal::Unknown => "; `magnetite delivery list` prints those there are",
-        Refusal::StillPending => "; `magnetite delivery show` says what comes next",
+        Refusal::Unknown => "; `magnetite delivery list` lists the recorded deliveries",
+        Refusal::StillPending => "; `magnetite delivery show` shows what comes next",
         Refusal::EventMissing => "; publish it again (`magnetite publish`)",
-        Refusal::Ping => "; `magnetite endpoint ping` makes a new one",
+        Refusal::Ping => "; `magnetite endpoint ping` sends a new one",
     }
 }

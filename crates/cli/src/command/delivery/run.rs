@@ -44,7 +44,7 @@ fn heading(row: &DeliveryRow) -> String {
         (Trigger::Ping, _) => format!("{id}  ping"),
         (trigger, None) => format!("{id}  run {}, {trigger}", delivery.run),
         (trigger, Some(requested_ms)) => format!(
-            "{id}  run {}, {trigger}, asked for at {}",
+            "{id}  run {}, {trigger}, requested at {}",
             delivery.run,
             time::second(*requested_ms)
         ),
@@ -73,8 +73,8 @@ fn dead(row: &DeliveryRow, around: Around<'_>) -> Vec<String> {
         why_dead(&standing.reason, standing.attempts)
     )];
     lines.push(match around.endpoint {
-        _ if around.is_superseded => "it was sent again: see the run below".to_owned(),
-        None => "the endpoint was deleted: there is nowhere to send it".to_owned(),
+        _ if around.is_superseded => "it was sent again in a later run".to_owned(),
+        None => "it cannot be sent again: the endpoint was deleted".to_owned(),
         Some(Endpoint {
             id: endpoint,
             disabled: Some(disabled),
@@ -95,28 +95,30 @@ fn pending(row: &DeliveryRow, around: Around<'_>) -> String {
     let (id, standing) = (&row.id, &row.standing);
     let number = standing.attempts + 1;
     if row.requested_ms.is_some() && row.sent_ms.is_none() && standing.attempts == 0 {
-        return format!("asked for and not sent yet; to send it now: magnetite delivery resend {id}");
+        return format!("requested but not sent yet; to send it now: magnetite delivery resend {id}");
     }
     let put_off = match standing.reason.as_str() {
         "" => String::new(),
-        "no_slot" => " (put off: the endpoint takes no more requests at once)".to_owned(),
-        reason => format!(" (put off: {})", printable(reason)),
+        "no_slot" => " (deferred: no slot was free for the endpoint)".to_owned(),
+        reason => format!(" (deferred: {})", printable(reason)),
     };
     if standing.next_ms > around.now_ms {
         let (at, left) = (
             time::millisecond(standing.next_ms),
             time::span(standing.next_ms - around.now_ms),
         );
-        return format!("attempt {number} comes at {at}, in {left}{put_off}");
+        return format!("attempt {number} is due at {at}, in {left}{put_off}");
     }
     let overdue_ms = around.now_ms - standing.next_ms;
     let overdue = time::span(overdue_ms);
     if overdue_ms < IN_HAND.as_millis() as u64 {
-        return format!("attempt {number} is due since {overdue}{put_off}: being made, or not recorded yet");
+        return format!(
+            "attempt {number} has been due for {overdue}{put_off}: it is in progress or not recorded yet"
+        );
     }
     format!(
-        "attempt {number} is due since {overdue}{put_off}: is a worker running? is a recorder? `magnetite audit` \
-         says whether it was lost"
+        "attempt {number} has been due for {overdue}{put_off}: check that a worker and a recorder are running; \
+         `magnetite audit` says whether it was lost"
     )
 }
 
@@ -126,7 +128,7 @@ fn cancelled(reason: &str) -> String {
             "cancelled: the endpoint was deleted".to_owned()
         }
         _ if reason == CancelReason::PingFailed.as_str() => {
-            "cancelled: the ping failed, and pings are not tried again".to_owned()
+            "cancelled: the ping failed, and pings are not retried".to_owned()
         }
         _ => format!("cancelled: {}", printable(reason)),
     }
@@ -139,9 +141,9 @@ fn why_dead(reason: &str, attempts: u32) -> String {
         Ok(DeadReason::EndpointDisabled) => {
             "endpoint_disabled, it came due while the endpoint was disabled".to_owned()
         }
-        Ok(DeadReason::NoSlot) => "no_slot, the endpoint took no more requests for too long".to_owned(),
-        Ok(DeadReason::Fault) => "fault, faults of ours kept it from being attempted for too long".to_owned(),
-        Err(_) if reason == "lost" => "lost, it stood in no queue any more".to_owned(),
+        Ok(DeadReason::NoSlot) => "no_slot, no slot was free for the endpoint for too long".to_owned(),
+        Ok(DeadReason::Fault) => "fault, faults of Magnetite prevented the attempt for too long".to_owned(),
+        Err(_) if reason == "lost" => "lost, it was no longer in any queue".to_owned(),
         Err(_) => printable(reason).into_owned(),
     }
 }

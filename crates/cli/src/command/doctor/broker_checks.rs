@@ -54,7 +54,7 @@ fn login_fix(refusal: &str) -> &'static str {
     if says("vhost") && says("not found") {
         "correct the vhost in broker.url (the default one is written /%2f), or create it: rabbitmqctl add_vhost NAME"
     } else if says("vhost") && says("refused") {
-        "let the user into the vhost: rabbitmqctl set_permissions --vhost NAME USER '.*' '.*' '.*'"
+        "grant the user access to the vhost: rabbitmqctl set_permissions --vhost NAME USER '.*' '.*' '.*'"
     } else if says("ACCESS_REFUSED") || says("ACCESS-REFUSED") {
         "correct user and password in broker.url (in a URL, characters such as / and @ are percent-encoded)"
     } else {
@@ -67,7 +67,7 @@ fn login_fix(refusal: &str) -> &'static str {
 fn absence_check(error: InspectError, others_answer: bool) -> Check {
     let detail = format!("{:#}", anyhow::Error::from(error));
     if others_answer {
-        let fix = "start this node, or take it out of broker.url: the others are all that is left meanwhile";
+        let fix = "start this node, or remove it from broker.url; until then, only the other nodes are used";
         Check::warn("broker", detail, fix)
     } else {
         let fix = "start the broker, or correct broker.url (MAGNETITE_BROKER__URL); to get one here: apt-get install rabbitmq-server, or \
@@ -87,13 +87,13 @@ fn version_check(server: &Server, address: &str) -> Check {
         numbers.next().unwrap_or_default(),
     );
     if product != "RabbitMQ" {
-        return Check::warn("broker", detail, "use RabbitMQ: nothing else was tried");
+        return Check::warn("broker", detail, "use RabbitMQ: no other broker was tested");
     }
     if version < OLDEST {
         return Check::fail(
             "broker",
             detail,
-            "upgrade to RabbitMQ 3.10 or later: older ones can lose retries",
+            "upgrade to RabbitMQ 3.10 or later: older versions can lose retries",
         );
     }
     Check::ok("broker", detail)
@@ -124,7 +124,7 @@ async fn topology_checks(
     if states.len() == topology.queues().len() {
         report.add(&Check::ok(
             "topology",
-            format!("{} queues as they should be", states.len()),
+            format!("{} queues, all as declared", states.len()),
         ))?;
     }
     for state in &states {
@@ -139,7 +139,7 @@ fn inspection_checks(inspection: &Inspection, report: &mut Report) -> Result<(),
         report.add(&Check::fail("policies", detail, harm.fix()))?;
     }
     if inspection.harms.is_empty() {
-        let detail = format!("none does harm to the {} queues", inspection.queues);
+        let detail = format!("no policy harms the {} queues", inspection.queues);
         report.add(&Check::ok("policies", detail))?;
     }
     for binding in &inspection.unbound {
@@ -150,7 +150,7 @@ fn inspection_checks(inspection: &Inspection, report: &mut Report) -> Result<(),
         ))?;
     }
     if inspection.unbound.is_empty() {
-        report.add(&Check::ok("bindings", "all there"))?;
+        report.add(&Check::ok("bindings", "none is missing"))?;
     }
     Ok(())
 }
@@ -164,19 +164,19 @@ fn queue_check(topology: &Topology, state: &QueueState) -> Check {
     let detail = format!("{name}: {ready} ready, {consumers} consumers");
     let is = |other: String| *name == other;
     if is(topology.dead()) && *ready > 0 && *consumers == 0 {
-        let fix = "start `magnetite recorder` or `magnetite up`; then `magnetite delivery list --state dead` says why they died";
+        let fix = "start `magnetite recorder` or `magnetite up`; then `magnetite delivery list --state dead` shows why the deliveries failed";
         Check::warn("queue", detail, fix)
     } else if is(topology.rejected()) && *ready > 0 && *consumers == 0 {
-        let fix = "start `magnetite recorder` or `magnetite up`; then `magnetite rejected list` says what is wrong with them";
+        let fix = "start `magnetite recorder` or `magnetite up`; then `magnetite rejected list` shows what is wrong with the messages";
         Check::warn("queue", detail, fix)
     } else if (is(topology.events()) || is(topology.due())) && *consumers == 0 {
         Check::warn(
             "queue",
             detail,
-            "start `magnetite worker` or `magnetite up`: nobody delivers",
+            "nothing is delivered without a worker: start `magnetite worker` or `magnetite up`",
         )
     } else if is(topology.journal()) && *ready > 0 && *consumers == 0 {
-        let fix = "start `magnetite recorder` or `magnetite up`: what happens is not recorded";
+        let fix = "nothing is recorded without a recorder: start `magnetite recorder` or `magnetite up`";
         Check::warn("queue", detail, fix)
     } else {
         Check::ok("queue", detail)
@@ -195,14 +195,17 @@ async fn dead_lettering_check(
         .dead_letters_at_least_once(&broker.link, &publisher)
         .await
     {
-        Ok(true) => Check::ok(WHAT, "at least once: a retry outlives an unavailable queue"),
+        Ok(true) => Check::ok(
+            WHAT,
+            "at least once: retries are kept while a queue is unavailable",
+        ),
         Ok(false) => Check::fail(
             WHAT,
             "at most once: retries can be lost",
             "rabbitmqctl enable_feature_flag all, and remove policies that set overflow or dead-letter-strategy",
         ),
         Err(error) => {
-            let detail = format!("cannot be tried: {:#}", anyhow::Error::from(error));
+            let detail = format!("cannot be tested: {:#}", anyhow::Error::from(error));
             Check::fail(
                 WHAT,
                 detail,

@@ -32,7 +32,7 @@ pub(super) async fn run(
     let store = match database::connect(database).await {
         Ok(store) => store,
         Err(error) => {
-            let fix = "start the database, or correct what is named (MAGNETITE_DATABASE__URL, MAGNETITE_SECRETS__KEYS)";
+            let fix = "start the database, or correct the setting that is named (MAGNETITE_DATABASE__URL, MAGNETITE_SECRETS__KEYS)";
             return report.add(&Check::fail(WHAT, format!("{error:#}"), fix));
         }
     };
@@ -69,7 +69,7 @@ pub(super) async fn run(
             report.add(&Check::fail(
                 WHAT,
                 detail,
-                "see what the database says, and its log",
+                "see the error, and the database's log",
             ))?;
         }
     }
@@ -80,8 +80,7 @@ pub(super) async fn run(
 /// Warns about endpoints whose http URL could not be registered under the present configuration.
 async fn plain_http_check(configuration: &Configuration, endpoints: &[Endpoint]) -> Check {
     const WHAT: &str = "https";
-    const FIX: &str =
-        "ask their customers for an https URL, or set egress.allow_http if http is meant to be used";
+    const FIX: &str = "ask the customers for https URLs, or set egress.allow_http if http is intended";
     const AT_ONCE: usize = 20;
     const NAMED_MAX: usize = 20;
     if configuration.egress.allow_http {
@@ -89,7 +88,7 @@ async fn plain_http_check(configuration: &Configuration, endpoints: &[Endpoint])
     }
     let egress = match role::egress(configuration) {
         Ok(egress) => egress,
-        Err(error) => return Check::fail(WHAT, format!("{error:#}"), "correct what is named"),
+        Err(error) => return Check::fail(WHAT, format!("{error:#}"), "correct the setting that is named"),
     };
     let plain = endpoints
         .iter()
@@ -105,7 +104,7 @@ async fn plain_http_check(configuration: &Configuration, endpoints: &[Endpoint])
             });
     let mut named: Vec<_> = refused.collect().await;
     if named.is_empty() {
-        return Check::ok(WHAT, "no endpoint has http, except at addresses in egress.allow");
+        return Check::ok(WHAT, "no endpoint uses http, except at addresses in egress.allow");
     }
     named.sort_unstable();
     let more = named.len().saturating_sub(NAMED_MAX);
@@ -124,7 +123,7 @@ fn secrets_check(registry: &Result<Snapshot, store::Error>) -> Check {
     match registry {
         Ok(loaded) if loaded.unreadable.is_empty() => Check::ok(
             WHAT,
-            format!("those of {} endpoints open", loaded.endpoints.len()),
+            format!("those of {} endpoints can be decrypted", loaded.endpoints.len()),
         ),
         Ok(loaded) => {
             let ids: Vec<_> = loaded
@@ -132,7 +131,7 @@ fn secrets_check(registry: &Result<Snapshot, store::Error>) -> Check {
                 .iter()
                 .map(webhook::EndpointId::as_str)
                 .collect();
-            let fix = "the log above says why for each; delete the endpoint and create it anew";
+            let fix = "the log above gives the cause of each: run `magnetite migrate` if it says so, or upgrade if a newer version wrote the row; delete and create the endpoint again only if its secret is damaged";
             Check::fail(WHAT, format!("cannot be read: {}", ids.join(", ")), fix)
         }
         Err(error) => {
@@ -149,10 +148,10 @@ async fn rejected_check(store: &Store) -> Check {
     const FIX: &str =
         "`magnetite rejected list` says why; correct the publisher, or redrive them once the cause is gone";
     match store.count_rejected(0, i64::MAX as u64).await {
-        Ok(counts) if counts.is_empty() => Check::ok(WHAT, "no message waits in quarantine"),
+        Ok(counts) if counts.is_empty() => Check::ok(WHAT, "no rejected messages"),
         Ok(counts) => Check::warn(
             WHAT,
-            format!("messages in quarantine: {}", rejected::by_reason(&counts)),
+            format!("rejected messages: {}", rejected::by_reason(&counts)),
             FIX,
         ),
         Err(error) => Check::fail(WHAT, display_chain(&error), "see the database's log"),
@@ -164,7 +163,7 @@ async fn retention_check(store: &Store) -> Check {
     const WHAT: &str = "retention";
     const FIX: &str = "set the clock that is wrong; if all are right, run `magnetite retention confirm`";
     match store.retention_stops().await {
-        Ok(stops) if stops.is_empty() => Check::ok(WHAT, "no clock is in doubt"),
+        Ok(stops) if stops.is_empty() => Check::ok(WHAT, "no recorder has stopped deleting old records"),
         Ok(stops) => {
             let stops: Vec<_> = stops
                 .iter()
@@ -177,7 +176,7 @@ async fn retention_check(store: &Store) -> Check {
         }
         Err(error) => {
             let detail = display_chain(&error);
-            Check::fail(WHAT, detail, "see what the database says, and its log")
+            Check::fail(WHAT, detail, "see the error, and the database's log")
         }
     }
 }
@@ -187,10 +186,10 @@ async fn retention_check(store: &Store) -> Check {
 async fn installation_check(configuration: &Configuration, store: &Store) -> Check {
     const WHAT: &str = "installation";
     match claim::find(configuration, store).await {
-        Ok((Mark::Ours, id)) => Check::ok(WHAT, format!("the queues are those of this database: {id}")),
+        Ok((Mark::Ours, id)) => Check::ok(WHAT, format!("the queues belong to this database: {id}")),
         Ok((Mark::Missing, id)) => Check::ok(
             WHAT,
-            format!("{id}; the first role marks the queues as this database's"),
+            format!("{id}; the first role that starts assigns the queues to this database"),
         ),
         Ok((Mark::Theirs(theirs), id)) => {
             let detail = format!("the queues belong to {theirs}, and this database to {id}");
@@ -198,8 +197,8 @@ async fn installation_check(configuration: &Configuration, store: &Store) -> Che
         }
         Err(error) => Check::warn(
             WHAT,
-            format!("cannot be compared: {error:#}"),
-            "correct what is named above, and ask again",
+            format!("cannot be checked: {error:#}"),
+            "correct what the error names, and run `magnetite doctor` again",
         ),
     }
 }
@@ -208,19 +207,21 @@ fn schema_check(state: &SchemaState) -> Check {
     let list = |names: &[String]| names.join(", ");
     match state {
         SchemaState::UpToDate => Check::ok("schema", "up to date"),
-        SchemaState::NeedsMigration { pending } => {
-            Check::fail("schema", format!("not applied: {}", list(pending)), MIGRATE)
-        }
+        SchemaState::NeedsMigration { pending } => Check::fail(
+            "schema",
+            format!("lacks the migrations {}", list(pending)),
+            MIGRATE,
+        ),
         SchemaState::Newer { unknown } => {
-            let detail = format!("from a newer magnetite: {}", list(unknown));
-            Check::fail("schema", detail, "use the newer magnetite here as well")
+            let detail = format!("migrated by a newer version of magnetite: {}", list(unknown));
+            Check::fail("schema", detail, "use the newer version here as well")
         }
         SchemaState::Altered { altered } => {
-            let detail = format!("applied with another text: {}", list(altered));
+            let detail = format!("migrations that differ from this version's: {}", list(altered));
             Check::fail(
                 "schema",
                 detail,
-                "restore a backup, or name an empty database in database.url",
+                "restore a backup, or set database.url to an empty database",
             )
         }
     }

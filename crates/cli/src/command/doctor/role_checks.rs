@@ -28,7 +28,7 @@ pub(super) async fn run(
         Ok(roles) => roles,
         Err(error) => {
             let detail = format!("{:#}", anyhow::Error::from(error));
-            let fix = "see what the database says, and its log";
+            let fix = "see the error, and the database's log";
             return report.add(&Check::fail("roles", detail, fix));
         }
     };
@@ -49,7 +49,7 @@ pub(super) async fn run(
 
 fn running(roles: &[RunningRole]) -> String {
     if roles.is_empty() {
-        return "none runs".to_owned();
+        return "none is running".to_owned();
     }
     let names = roles.iter().map(|role| format!("{} on {}", role.role, role.host));
     format!("running: {}", names.collect::<Vec<_>>().join(", "))
@@ -73,7 +73,7 @@ async fn reported(store: &Store, roles: &[RunningRole]) -> Vec<Check> {
             return vec![Check::fail(
                 "roles",
                 detail,
-                "see what the database says, and its log",
+                "see the error, and the database's log",
             )];
         }
     };
@@ -125,7 +125,7 @@ async fn idle(configuration: &Configuration, roles: &[RunningRole]) -> Vec<Check
     unconsumed
         .into_iter()
         .map(|(role, queue)| {
-            let detail = format!("{queue} has no consumer, while a {role} runs");
+            let detail = format!("{queue} has no consumer, although a {role} is running");
             Check::fail(
                 "consumers",
                 detail,

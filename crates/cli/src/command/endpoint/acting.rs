@@ -36,19 +36,21 @@ pub(super) async fn said(
 /// Names the workers that do not act on the change yet, if there are any, in one line on standard error.
 pub(super) fn note(behind: &Behind) {
     if behind.unknown {
-        output::note("not known to act on this yet: the database could not be asked which workers do");
+        output::note(
+            "it is not known which workers act on this change yet: the database could not be queried",
+        );
     } else if !behind.is_empty() {
         let workers = behind.workers.iter().map(|worker| {
             let unseen_s = worker.unseen.as_secs_f64();
             format!(
-                "{} on {}, heard of {unseen_s:.1} s ago",
+                "{} on {}, last seen {unseen_s:.1} s ago",
                 worker.process, worker.host
             )
         });
         let workers: Vec<_> = workers.collect();
         output::note(&format!(
-            "not known to act on this yet: worker {}",
-            workers.join("; worker ")
+            "these workers may not act on this change yet: {}",
+            workers.join("; ")
         ));
     }
 }

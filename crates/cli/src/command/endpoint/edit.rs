@@ -83,11 +83,11 @@ pub(super) async fn create(new: Create, configuration: &Configuration, json: boo
         &view::behind(view::endpoint_with_secret(&created), &behind),
         &text,
         &format!(
-            "endpoint {0} was created, and its secret could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` makes another",
+            "endpoint {0} was created, but its secret could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` creates another",
             created.id
         ),
     )?;
-    output::note("Keep the secret now: it is not shown again. The receiver verifies signatures with it.");
+    output::note("Save the secret now: it is not shown again. The receiver verifies signatures with it.");
     acting::note(&behind);
     Ok(())
 }

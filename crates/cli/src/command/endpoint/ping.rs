@@ -28,7 +28,7 @@ pub(super) async fn run(
     let endpoint = super::find(store, id).await?;
     if !configuration.worker.journal {
         bail!(
-            "journal.enabled is false: what becomes of a ping would be in the worker's log alone; switch the journal on"
+            "journal.enabled is false, so the result of a ping would be only in the worker's log; enable the journal"
         );
     }
     let (config, topology) = (configuration.broker.config(), configuration.topology());
@@ -42,7 +42,7 @@ pub(super) async fn run(
         rand::random(),
     )
     .await;
-    let sent = sent.context("the ping was not sent")?;
+    let sent = sent.context("the ping may not have been sent")?;
     let patience = configuration.egress.attempt_timeout + LAG;
     let pinged = ping::result(store, &sent, patience).await?;
     let pinged = match pinged {
@@ -72,9 +72,9 @@ async fn unanswered(pinged: Option<&Pinged>, broker: &BrokerLink, topology: &Top
     if let Some(pinged) = pinged {
         let reason = &pinged.delivery.standing.reason;
         return match reason.as_str() {
-            "" => "it is under way; `magnetite event show` will have the result".to_owned(),
+            "" => "it is in progress; `magnetite event show` will show the result".to_owned(),
             reason => format!(
-                "a worker puts it off ({}); `magnetite event show` will have the result",
+                "a worker deferred it ({}); `magnetite event show` will show the result",
                 output::printable(reason)
             ),
         };
@@ -85,16 +85,16 @@ async fn unanswered(pinged: Option<&Pinged>, broker: &BrokerLink, topology: &Top
         states.any(|state| state.name == name && state.consumers == 0)
     };
     match (is_idle(topology.due()), is_idle(topology.journal())) {
-        (true, _) => "no worker runs: start one (`magnetite worker`)".to_owned(),
-        (_, true) => "no recorder runs: start one (`magnetite recorder`)".to_owned(),
-        _ => "a worker and a recorder run: their logs say what keeps them; `magnetite event show` may have the result later".to_owned(),
+        (true, _) => "no worker is running: start one (`magnetite worker`)".to_owned(),
+        (_, true) => "no recorder is running: start one (`magnetite recorder`)".to_owned(),
+        _ => "a worker and a recorder are running: their logs show what delays it; `magnetite event show` may show the result later".to_owned(),
     }
 }
 
 fn tell_if_disabled(endpoint: &Endpoint) {
     if let Some(disabled) = &endpoint.disabled {
         output::note(&format!(
-            "The endpoint is disabled ({}): it gets pings, and no events before `magnetite endpoint enable {}`.",
+            "The endpoint is disabled ({}): it receives pings, but no events until `magnetite endpoint enable {}`.",
             disabled.reason, endpoint.id
         ));
     }

@@ -94,8 +94,8 @@ async fn on_store(
     searched?;
     if is_stopped {
         bail!(
-            "interrupted: {sent} were sent to {id}; run the same command again to go on, and name --since as a time \
-             if it was so long ago"
+            "interrupted: {sent} deliveries were sent to {id}; run the same command again to continue; if --since was a \
+             duration, replace it with a time in UTC"
         );
     }
     report(&id, count, Some(sent), as_json)?;
@@ -107,7 +107,7 @@ fn enabled(endpoint: Endpoint) -> anyhow::Result<Endpoint> {
     match &endpoint.disabled {
         None => Ok(endpoint),
         Some(disabled) => Err(anyhow!(
-            "endpoint {id} is disabled ({}): all that is sent to it would be dead again; run `magnetite endpoint \
+            "endpoint {id} is disabled ({}): everything sent to it would be dead-lettered again; run `magnetite endpoint \
              enable {id}` first",
             disabled.reason,
             id = endpoint.id

@@ -23,10 +23,10 @@ pub(super) struct Rotate {
     /// The new secret, instead of a random one: `whsec_` and the base64 of 24 to 64 bytes
     #[arg(long)]
     secret: Option<String>,
-    /// How long the old secret stays valid; meanwhile, requests carry the signatures of both
+    /// How long the old secret stays valid; meanwhile, webhook-signature carries the signatures of both
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = arguments::overlap)]
     overlap: Duration,
-    /// Invalidate the old secret at once, because it has been disclosed
+    /// Revoke the old secret at once, for example because it was disclosed
     #[arg(long, conflicts_with = "overlap")]
     revoke_now: bool,
 }
@@ -52,7 +52,7 @@ pub(super) async fn run(
     let until_ms = rotated.previous.as_ref().map(|previous| previous.until_ms);
     let secret = rotated.secret.expose();
     let old = until_ms.map_or_else(
-        || "void".to_owned(),
+        || "revoked".to_owned(),
         |until_ms| format!("valid until {}", time::second(until_ms as u64)),
     );
     let text = format!(
@@ -64,13 +64,15 @@ pub(super) async fn run(
         &view::behind(view::endpoint_with_secret(&rotated), &behind),
         &text,
         &format!(
-            "endpoint {0} has a new secret, which could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` makes another, and voids the one that the receiver has",
+            "endpoint {0} has a new secret, but it could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` creates another, and revokes the one that the receiver has",
             rotated.id
         ),
     )?;
-    output::note(
-        "Keep the secret now: it is not shown again. Give it to the receiver before the old one ends.",
-    );
+    output::note(if until_ms.is_some() {
+        "Save the secret now: it is not shown again. Give it to the receiver before the old one expires."
+    } else {
+        "Save the secret now: it is not shown again. Give it to the receiver at once: until then, requests fail and are retried."
+    });
     acting::note(&behind);
     Ok(())
 }
@@ -78,7 +80,7 @@ pub(super) async fn run(
 fn explained(error: store::Error) -> anyhow::Error {
     match error {
         store::Error::RotationOpen { id, until_ms } => anyhow!(
-            "endpoint {id} has two valid secrets already, the old one until {}: wait until then, or give --revoke-now, after which only \
+            "endpoint {id} already has two valid secrets, the old one until {}: wait until then, or use --revoke-now, after which only \
              the new one is valid",
             time::second(until_ms.try_into().unwrap_or_default())
         ),

@@ -49,7 +49,7 @@ fn about(stored: &EventEntry, now_ms: u64) -> String {
 fn summary(history: &EventHistory) -> String {
     let endpoints = &history.endpoints;
     if endpoints.is_empty() {
-        return "The organization has no endpoints, and had none: nobody was to get the event.".to_owned();
+        return "The organization has no endpoints, and had none when the event was received: no delivery was made.".to_owned();
     }
     let matched =
         |entry: &&EndpointHistory| matches!(entry.fate(&history.stored), Fate::Matched | Fate::Pinged);

@@ -30,9 +30,9 @@ pub(super) async fn run(show: Show, store: &Store, as_json: bool) -> anyhow::Res
     let found = store.event(&id, organization.as_ref()).await?;
     if found.is_empty() {
         bail!(
-            "event {id} is not in the journal in {}. If it was published just now, ask again in a second; else it may have \
-             been refused (`magnetite rejected list`), wait in a queue (`magnetite topology check`), be in a gap of \
-             the journal (`magnetite audit`) or be older than what is kept",
+            "event {id} is not in the journal in {}. If it was published just now, try again in a second; otherwise it may \
+             have been rejected (`magnetite rejected list`), be waiting in a queue (`magnetite topology check`), be in a \
+             gap of the journal (`magnetite audit`) or have been deleted because of its age",
             store.address()
         );
     }

@@ -39,7 +39,7 @@ enum OutcomeFilter {
     Delivered,
     /// Another attempt follows
     Retry,
-    /// Postponed without using up an attempt
+    /// Deferred; no attempt is charged
     Deferred,
     /// Given up; kept as a dead letter
     Dead,
@@ -92,12 +92,11 @@ fn print(narrator: &mut Narrator, tailed: Tailed) -> anyhow::Result<()> {
     let batch = match tailed {
         Tailed::Batch(batch) => batch,
         Tailed::Connected => {
-            output::note("watching; Ctrl-C ends it");
+            output::note("watching; press Ctrl-C to stop");
             return Ok(());
         }
     };
-    let records =
-        Batch::decode(&batch).context("cannot read a batch of a newer worker; upgrade this command")?;
+    let records = Batch::decode(&batch).context("cannot read a batch of a worker")?;
     let lines: Vec<_> = records
         .iter()
         .filter_map(|record| narrator.tell(record))

@@ -65,7 +65,7 @@ pub(super) struct Record {
 
 /// The error that makes the server close the connection without an answer.
 #[derive(Debug, thiserror::Error)]
-#[error("dropped, as --fail has it")]
+#[error("dropped, as --fail specifies")]
 pub(super) struct Dropped;
 
 /// The status with which a request is refused, and the reason.
@@ -168,7 +168,7 @@ async fn read(body: Incoming) -> (Bytes, Result<(), Refused>) {
             )
         }
         Err(error) => {
-            let why = format!("the body broke off: {error}");
+            let why = format!("the body is incomplete: {error}");
             (
                 Bytes::new(),
                 Err(Refused {
@@ -277,7 +277,7 @@ pub(super) fn pretty(number: u64, record: &Record, answer: Answer, compact: bool
         or_dash(&record.lead),
     );
     let verified = match &record.error {
-        None if record.repeated => "verified, repeated: this webhook-id came before".to_owned(),
+        None if record.repeated => "verified, repeated: this webhook-id was received before".to_owned(),
         None => "verified".to_owned(),
         Some(error) => format!("NOT VERIFIED: {}", printable(error)),
     };

@@ -115,28 +115,28 @@ impl Verification {
 
 const ANOTHER_SIGNATURE: Cause = Cause {
     word: Word::WrongSecret,
-    why: "it is another secret's, while webhook-signature fits; while a secret is rotated answer 401, and the request is made again at once \
-          with the other one",
+    why: "it was made with another secret, while webhook-signature matches; during a rotation, answer 401: the request is then repeated at \
+          once with the signature of the other secret",
 };
 const CHANGED_HEADER: Cause = Cause {
     word: Word::HeaderChanged,
-    why: "body and secret are right, so webhook-id or webhook-timestamp was changed on the way",
+    why: "the body and the secret are right, so webhook-id or webhook-timestamp was changed in transit",
 };
 const WRONG_SECRET: Cause = Cause {
     word: Word::WrongSecret,
-    why: "the secret is another one: the body is what was published, since the event's id is derived from it",
+    why: "the secret is wrong: the body is unchanged, since it matches the event's id, which is derived from it",
 };
 const LIKELY_WRONG_SECRET: Cause = Cause {
     word: Word::WrongSecret,
-    why: "the secret is another one, or else the body was changed on the way beyond recognition",
+    why: "the secret is wrong, or the body was changed in transit",
 };
 const WRITTEN_ANEW: Cause = Cause {
     word: Word::BodyChanged,
-    why: "the body was changed on the way: it fits with other white space, so something parsed the JSON and wrote it again",
+    why: "the body was changed in transit: it matches with different white space, so something parsed the JSON and serialized it again",
 };
 const NO_JSON: Cause = Cause {
     word: Word::BodyChanged,
-    why: "the body was changed on the way: it is not JSON any more",
+    why: "the body was changed in transit: it is no longer JSON",
 };
 
 /// Returns the probable cause for a body that matches neither signature.

@@ -72,7 +72,7 @@ impl Batch {
                 batch.stopped = Some(stopped);
                 break;
             }
-            tracing::warn!(line = stopped.line, error = %stopped.error, failures, "not confirmed; trying again");
+            tracing::warn!(line = stopped.line, error = %stopped.error, failures, "an event was not confirmed; trying again");
             sleep(broker::backoff(failures)).await;
         }
         batch

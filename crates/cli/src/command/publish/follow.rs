@@ -58,7 +58,7 @@ impl Limit {
 impl Follower {
     pub(super) async fn open(configuration: &Configuration, limit: Limit) -> anyhow::Result<Self> {
         if !configuration.worker.journal {
-            bail!("--wait reads the journal, and journal.enabled is false: publish without it");
+            bail!("--wait needs the journal, but journal.enabled is false: publish without --wait");
         }
         Ok(Self {
             store: database::open(&configuration.database).await?,

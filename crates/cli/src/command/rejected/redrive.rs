@@ -56,13 +56,13 @@ impl Redrive<'_> {
     async fn one(&self, id: &str) -> anyhow::Result<()> {
         let rejected = find(self.store, id).await?;
         if rejected.redriven_ms.is_some() && !self.again {
-            bail!("it was redriven before; --again does it once more");
+            bail!("it was redriven before; --again redrives it once more");
         }
         let source = rejected.source.clone();
         let message = Outgoing::redriven(&self.topology, &as_it_came(rejected)).ok_or_else(|| {
             anyhow!(
-                "it came from {source:?}, which is none of our queues, or its headers cannot be read: `magnetite \
-                 rejected show {id} --body` prints what it holds"
+                "it came from {source:?}, which is not a queue to redrive to, or its headers cannot be read; `magnetite \
+                 rejected show {id} --body` prints its body"
             )
         })?;
         self.publisher.publish(&message).await?;

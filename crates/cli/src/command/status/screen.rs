@@ -49,7 +49,7 @@ pub(super) fn lines(seen: &Seen, troubles: &[Trouble]) -> Vec<String> {
     }
     lines.push(String::new());
     if troubles.is_empty() {
-        lines.push("OK         nothing needs a person".to_owned());
+        lines.push("OK         nothing needs attention".to_owned());
     }
     for trouble in troubles.iter().take(TROUBLES_SHOWN) {
         lines.extend(wrapped("TROUBLE    ", &trouble.what));
@@ -58,7 +58,7 @@ pub(super) fn lines(seen: &Seen, troubles: &[Trouble]) -> Vec<String> {
     if troubles.len() > TROUBLES_SHOWN {
         let more = troubles.len() - TROUBLES_SHOWN;
         lines.push(format!(
-            "TROUBLE    and {more} more: `magnetite status --json` has all"
+            "TROUBLE    and {more} more: `magnetite status --json` lists all"
         ));
     }
     lines
@@ -76,7 +76,7 @@ fn roles(roles: &[RunningRole]) -> Vec<String> {
     let mut lines = vec![format!(
         "ROLES      {}",
         if counts.is_empty() {
-            "none runs".to_owned()
+            "none is running".to_owned()
         } else {
             counts.join(", ")
         }
@@ -167,7 +167,7 @@ fn failing(failing: &[Failing], now_ms: u64) -> Vec<String> {
         lines.push(cut(&format!("    {}", printable(&found.last_error))));
     }
     if failing.len() > FAILING_SHOWN {
-        lines.push("  `magnetite endpoint list --failing` has all".to_owned());
+        lines.push("  `magnetite endpoint list --failing` lists all".to_owned());
     }
     lines
 }
@@ -175,7 +175,7 @@ fn failing(failing: &[Failing], now_ms: u64) -> Vec<String> {
 fn queues(queues: &[Depth]) -> Vec<String> {
     let heading = format!(
         "{:<37} {:>10} {:>14} {:>15}",
-        "QUEUES", "READY", "A SECOND", "CONSUMERS"
+        "QUEUES", "READY", "PER SECOND", "CONSUMERS"
     );
     let rows = queues.iter().map(|queue| {
         format!(

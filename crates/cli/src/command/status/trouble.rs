@@ -59,7 +59,7 @@ pub(super) fn found(seen: &Seen) -> Vec<Trouble> {
         Err(error) => troubles.push(trouble(
             "database",
             format!("database: {error}"),
-            "start it, or run `magnetite doctor`; deliveries go on without it",
+            "start it, or run `magnetite doctor`; deliveries continue without it",
         )),
     }
     match &seen.broker {
@@ -86,8 +86,8 @@ fn missing(database: &InDatabase, broker: &OnBroker) -> Option<Trouble> {
     (batches > 0 && database.roles.iter().any(records) && broker.queues.iter().any(is_empty)).then(|| {
         trouble(
             "gaps",
-            format!("batches of records that did not come: {batches}"),
-            "`magnetite audit` says whose and when; deliveries were made",
+            format!("batches of records that did not arrive: {batches}"),
+            "`magnetite audit` says from which workers, and when; deliveries were made",
         )
     })
 }
@@ -102,21 +102,21 @@ fn absent(roles: &[RunningRole]) -> Vec<Trouble> {
         (
             "worker",
             true,
-            "start one: `magnetite worker`; nothing is delivered",
+            "start one: `magnetite worker`; nothing is delivered without it",
         ),
         (
             "recorder",
             true,
-            "start one: `magnetite recorder`; the journal waits in its queue",
+            "start one: `magnetite recorder`; records wait in the journal's queue",
         ),
         (
             "api",
             ended("api"),
-            "start one: `magnetite api`; the last one ended without saying so",
+            "start one: `magnetite api`; the last one ended without a proper shutdown",
         ),
     ] {
         if is_needed && !runs(role) {
-            absent.push(trouble("no_role", format!("no {role} runs"), next));
+            absent.push(trouble("no_role", format!("no {role} is running"), next));
         }
     }
     absent
@@ -134,8 +134,8 @@ fn lost(database: &InDatabase, broker: Option<&OnBroker>) -> Option<Trouble> {
     (lost >= LOST_MANY).then(|| {
         trouble(
             "lost",
-            format!("roles that ended without saying so within {within}: {lost}"),
-            "see their logs, and those of what starts them: one may crash again and again",
+            format!("roles that ended within {within} without a proper shutdown: {lost}"),
+            "see their logs, and those of their service manager: one may be crashing repeatedly",
         )
     })
 }
@@ -173,7 +173,7 @@ fn of_the_journal(database: &InDatabase, troubles: &mut Vec<Trouble>) {
         troubles.push(trouble(
             "gaps",
             format!("gaps in the journal: {}", overview.gaps),
-            "`magnetite audit` names them; deliveries were made",
+            "`magnetite audit` lists them; deliveries were made",
         ));
     }
     if !database.rejected.is_empty() {
@@ -197,7 +197,7 @@ fn of_the_broker(broker: &OnBroker, troubles: &mut Vec<Trouble>) {
         troubles.push(trouble(
             "alarm",
             BLOCKED,
-            "free memory or disk space on its nodes",
+            "free memory or disk space on the broker's nodes",
         ));
     }
     for problem in &broker.problems {
@@ -205,14 +205,14 @@ fn of_the_broker(broker: &OnBroker, troubles: &mut Vec<Trouble>) {
         troubles.push(trouble("topology", what, topology::fix(problem)));
     }
     if let Some(theirs) = &broker.other_installation {
-        let what = format!("the queues belong to the installation {theirs}, and not to this database's");
+        let what = format!("the queues belong to the installation {theirs}, not to that of this database");
         troubles.push(trouble("installation", what, claim::FIX));
     }
     for process in &broker.cut_off {
         troubles.push(trouble(
             "cut_off",
             format!("worker {process} delivers without the database"),
-            "see its log and its way to the database",
+            "see its log, and check its connection to the database",
         ));
     }
     if let Ok(inspection) = &broker.inspection {

@@ -15,17 +15,17 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     (
         "broker.url = \"amqp://h/v, hunter2\"",
         "broker.url",
-        "several with commas",
+        "several URLs separated by commas",
     ),
     (
         "broker.url = \"amqps://h/v\"\nbroker.tls.root_certificates = [\"/none.pem\"]",
         "broker.tls.root_certificates",
-        "/none.pem cannot: No such file",
+        "/none.pem cannot be read: No such file",
     ),
     (
         "broker.url = \"amqps://h/v\"\nbroker.tls.root_certificates = [\"/etc/hostname\"]",
         "broker.tls.root_certificates",
-        "number 1: there is no certificate in it",
+        "number 1: it contains no certificate",
     ),
     (
         "broker.url = \"amqps://h/v\"\nbroker.tls.certificate = \"/dev/null\"",
@@ -35,7 +35,7 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     (
         "broker.url = \"amqps://h/v\"\nbroker.tls = { certificate = \"/etc/hostname\", key = \"/etc/hostname\" }",
         "broker.tls.certificate",
-        "there is no certificate in it",
+        "it contains no certificate",
     ),
     (
         "broker.url = \"amqps://h/v\"\nbroker.tls.key = \"-----BEGIN PRIVATE KEY-----hunter2\"",
@@ -45,12 +45,12 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     (
         "broker.url = \"amqps://h/v\"\nbroker.tls.server_name = \"a b\"",
         "broker.tls.server_name",
-        "the name of a host",
+        "a host name or an IP address",
     ),
     (
         "broker.url = \"amqp://h/v\"\nbroker.management_url = \"https://h\"\nbroker.tls.server_name = \"mq\"",
         "broker.tls.server_name",
-        "broker.url has no amqps://",
+        "unless broker.url has amqps://",
     ),
     ("broker.prefix = \"\"", "broker.prefix", "1 to 64 characters"),
     ("broker.prefix = \"a b\"", "broker.prefix", "1 to 64 characters"),
@@ -81,7 +81,7 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     (
         "retry = { delays = [\"1s\"], factor = 2.0 }",
         "retry.delays",
-        "retry.factor is given too",
+        "retry.factor is set as well",
     ),
     (
         "worker.in_flight_max = 0",
@@ -120,7 +120,7 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     (
         "egress.allow = [\"10.0.0.300/8\"]",
         "egress.allow",
-        "\"10.0.0.300/8\" is none",
+        "\"10.0.0.300/8\" is not one",
     ),
     (
         "egress.allow = [\"10.0.0.1\"]",

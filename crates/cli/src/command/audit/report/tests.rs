@@ -339,7 +339,7 @@ fn while_something_is_not_recorded_nothing_else_is_known() {
         assert!(assessment.may_settle());
         let text = text(&assessment).join("\n");
         assert!(
-            !text.contains("WRONG") && text.contains("ask again at 2023-12-21"),
+            !text.contains("WRONG") && text.contains("run the audit again at 2023-12-21"),
             "{text}"
         );
     }

@@ -16,7 +16,7 @@ pub(super) fn in_words(entry: &EndpointHistory, stored: &EventEntry) -> String {
         Fate::Project => {
             let takes = endpoint.and_then(|endpoint| endpoint.project_id.as_ref());
             let takes = takes
-                .map(|project| format!(" (it takes {project}'s)"))
+                .map(|project| format!(" (only for {project})"))
                 .unwrap_or_default();
             format!(
                 "not matched: not for {}{}",
@@ -25,7 +25,7 @@ pub(super) fn in_words(entry: &EndpointHistory, stored: &EventEntry) -> String {
             )
         }
         Fate::EventType => {
-            let takes = endpoint.map(|endpoint| format!(" (it is to {})", endpoint.subscription));
+            let takes = endpoint.map(|endpoint| format!(" (only to {})", endpoint.subscription));
             format!(
                 "not matched: not subscribed to {}{}",
                 event.event_type,
@@ -45,11 +45,11 @@ pub(super) fn in_words(entry: &EndpointHistory, stored: &EventEntry) -> String {
 fn unknown(endpoint: Option<&Endpoint>, stored: &EventEntry) -> String {
     match endpoint {
         _ if stored.considered.iter().next().is_none() && stored.seen.is_none() => {
-            "the journal does not say whether it matched: that record was lost, or has not come yet"
+            "the journal does not say whether it matched: that record was lost, or has not arrived yet"
                 .to_owned()
         }
         Some(endpoint) => format!(
-            "not matched: not known yet to the worker that took the event (created at {})",
+            "not matched: not yet known to the worker that received the event (created at {})",
             second(endpoint.created_at_ms)
         ),
         None => "the journal does not say whether it matched".to_owned(),
@@ -61,7 +61,7 @@ pub(super) fn next(entry: &EndpointHistory, stored: &EventEntry) -> Option<Strin
     let (endpoint, id) = (entry.endpoint.as_ref(), &entry.endpoint_id);
     match entry.fate(stored) {
         Fate::Matched | Fate::Pinged => {
-            Some("the journal knows of no delivery; `magnetite audit` says more".to_owned())
+            Some("the journal contains no delivery; see `magnetite audit`".to_owned())
         }
         Fate::Disabled { at_ms, .. } => {
             let recover = format!("magnetite endpoint recover {id} --since {}", second(at_ms));

@@ -134,7 +134,7 @@ fn ill() -> Seen {
         ];
         database.roles[0].unseen_ms = -90_000;
         database.roles[1].report.troubles = Some(
-            r#"[{"kind":"poison","subject":"due","detail":"a message (evt_1) came back for the 12th time"}]"#
+            r#"[{"kind":"poison","subject":"due","detail":"a message (evt_1) was returned 12 times"}]"#
                 .to_owned(),
         );
         database.overview.overdue = 7;
@@ -157,7 +157,7 @@ fn ill() -> Seen {
                 policy: "expiring".to_owned(),
                 is_operators: false,
                 setting: "message-ttl = 3000".to_owned(),
-                effect: "messages that wait for longer are taken out".to_owned(),
+                effect: "messages that wait longer are removed".to_owned(),
             }],
             unbound: Topology::new("magnetite", &[]).bindings(),
         });
@@ -303,7 +303,7 @@ fn batches_that_did_not_come_are_told_unless_they_may_wait_in_the_queue() {
             }
         }
         let screen = lines(&seen, &trouble::found(&seen)).join("\n");
-        screen.contains("batches of records that did not come: 3")
+        screen.contains("batches of records that did not arrive: 3")
     };
     assert!(told(0, None));
     assert!(!told(2, None));
