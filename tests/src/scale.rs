@@ -4,8 +4,9 @@ use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher as _},
     sync::OnceLock,
-    time::SystemTime,
 };
+
+use crate::now_ms;
 
 /// Returns whether the long form runs, which `tests/chaos.sh` selects.
 pub fn is_long() -> bool {
@@ -23,10 +24,7 @@ pub fn seed() -> u64 {
     static SEED: OnceLock<u64> = OnceLock::new();
     *SEED.get_or_init(|| match std::env::var("MAGNETITE_CHAOS_SEED") {
         Ok(seed) => seed.parse().expect("MAGNETITE_CHAOS_SEED is a whole number"),
-        Err(_) => SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs(),
+        Err(_) => now_ms() / 1000,
     })
 }
 

@@ -5,7 +5,8 @@
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a program for a terminal"
+    clippy::disallowed_methods,
+    reason = "a program for a terminal, which reads the system clock"
 )]
 
 use std::{

@@ -207,6 +207,10 @@ fn check(event: Serialized) -> Result<webhook::Event, Error> {
         message_id,
         traceparent,
     } = event;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this crate is linked into other programs, and does not depend on `runtime`"
+    )]
     let now_ms = unix_ms(SystemTime::now());
     let entering = webhook::Event::entering(message_id.as_deref(), traceparent, body.clone(), now_ms);
     entering.map_err(|source| {

@@ -1,7 +1,11 @@
 //! Receives Magnetite's webhooks:
 //!
 //! `WEBHOOK_SECRET=whsec_... PORT=3000 cargo run -p magnetite-signature --example receiver`
-#![allow(clippy::print_stdout, reason = "a program for a terminal")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program for a terminal, which reads the system clock"
+)]
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -79,7 +79,7 @@ pub(crate) async fn attempt(
                 delivery.trigger,
                 &context.config.schedule,
                 delivery.attempt,
-                SystemTime::now(),
+                SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms()),
             );
             slot.concluded(answered.result.is_success());
             context.faults.end();

@@ -18,7 +18,7 @@
 use std::{
     pin::{Pin, pin},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -26,7 +26,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::meters;
+use crate::{meters, now_ms};
 
 /// The interval between two ticks.
 const TICK: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ const STALL_MIN: Duration = Duration::from_secs(1);
 /// Tracks when this process ran.
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    began: (Instant, SystemTime),
+    began: Moment,
     /// The last tick by the monotonic clock, here, and by the wall clock, in the next field, in milliseconds
     /// since `began`.
     ticked_ms: AtomicU64,
@@ -51,11 +51,11 @@ pub(crate) struct Pulse {
     steady: Notify,
 }
 
-/// One moment by both clocks.
-type Moment = (Instant, SystemTime);
+/// One moment by both clocks. The wall clock is in Unix milliseconds.
+type Moment = (Instant, u64);
 
 fn now() -> Moment {
-    (Instant::now(), SystemTime::now())
+    (Instant::now(), now_ms())
 }
 
 impl Pulse {
@@ -171,8 +171,8 @@ impl Pulse {
         at.saturating_duration_since(self.began.0).as_millis() as u64
     }
 
-    fn wall_since_began(&self, at: SystemTime) -> u64 {
-        at.duration_since(self.began.1).unwrap_or_default().as_millis() as u64
+    fn wall_since_began(&self, at_ms: u64) -> u64 {
+        at_ms.saturating_sub(self.began.1)
     }
 }
 
@@ -194,8 +194,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn after((instant, wall): Moment, monotonic: Duration, by_wall: Duration) -> Moment {
-        (instant + monotonic, wall + by_wall)
+    fn after((instant, wall_ms): Moment, monotonic: Duration, by_wall: Duration) -> Moment {
+        (instant + monotonic, wall_ms + by_wall.as_millis() as u64)
     }
 
     /// Returns a pulse that has ticked regularly for this many seconds.

@@ -303,6 +303,7 @@ impl Seen {
 }
 
 /// Returns the current time in Unix nanoseconds.
+#[expect(clippy::disallowed_methods, reason = "`now_ms` is too coarse")]
 pub(crate) fn now_ns() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -12,7 +12,7 @@ use std::{
 
 use e2e::{
     Answer, Installation, Ledger, Load, Names, Proxy, Receiver, Reply, Role, SOON, due_headers, event,
-    report, scaled, wait_for, wait_until,
+    now_ms, report, scaled, wait_for, wait_until,
 };
 use lapin::{BasicProperties, types::AMQPValue};
 
@@ -109,8 +109,8 @@ async fn while_the_name_server_is_silent_no_attempt_is_charged() {
         fell_silent.elapsed() >= silence
     })
     .await;
-    assert_eq!(accepted(&ledger), meanwhile, "nobody knows the name");
-    assert!(questions.load(SeqCst) > before, "nobody asks");
+    assert_eq!(accepted(&ledger), meanwhile, "the name cannot be resolved");
+    assert!(questions.load(SeqCst) > before, "the workers ask the name server");
     is_silent.store(false, SeqCst);
     let asked = Instant::now();
     wait_until("deliveries go on", SOON, || accepted(&ledger) > meanwhile + 50).await;
@@ -217,11 +217,7 @@ async fn a_moment_of_another_hosts_clock_makes_no_delivery_dead() {
     wait_until("its slot is taken", SOON, || receiver.count() == 1).await;
 
     let mut headers = due_headers(&endpoint);
-    let now_ms = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap()
-        .as_millis();
-    let behind_ms = now_ms as i64 - 11 * 60 * 1000;
+    let behind_ms = now_ms() as i64 - 11 * 60 * 1000;
     headers.insert(
         "magnetite-no-slot-since-ms".into(),
         AMQPValue::LongLongInt(behind_ms),

@@ -17,6 +17,7 @@ use crate::support::*;
 
 const DAY_S: u64 = 24 * 60 * 60;
 
+#[expect(clippy::disallowed_methods, reason = "egress does not depend on `runtime`")]
 fn in_days(days: u64) -> u64 {
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -126,7 +127,7 @@ async fn what_is_wrong_on_the_way_ends_it_and_the_chain_is_shown_all_the_same() 
 
 #[tokio::test]
 async fn the_way_ends_where_the_policy_forbids_it() {
-    let url = receiver(|_| async { unreachable!("nobody comes") }).await;
+    let url = receiver(|_| async { unreachable!("no client connects") }).await;
     let strict = Egress::new(&egress::Config::default()).expect("an egress");
     let way = probe(&strict, &url).await;
     let refusal = Policy::default().check_addr("127.0.0.1".parse().expect("an address"));

@@ -210,6 +210,7 @@ pub(crate) fn next_number() -> u32 {
 }
 
 /// Returns the current time in Unix milliseconds. The databases' clock is compared with it.
+#[expect(clippy::disallowed_methods, reason = "store does not depend on `runtime`")]
 pub(crate) fn now_ms() -> u64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since_epoch.expect("it is after 1970").as_millis() as u64

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use e2e::{Answer, Certificates, Receiver, Request, event, has_passed, wait_until};
+use e2e::{Answer, Certificates, Receiver, Request, event, has_passed, now_ms, wait_until};
 
 use super::{installation, register};
 
@@ -75,7 +75,7 @@ const ASKED: [Asked; 26] = {
 impl Wish {
     fn header(self) -> String {
         let from_now = |seconds: i64| {
-            let date = SystemTime::now();
+            let date = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms());
             let date = match u64::try_from(seconds) {
                 Ok(seconds) => date + Duration::from_secs(seconds),
                 Err(_) => date - Duration::from_secs(seconds.unsigned_abs()),

@@ -1,8 +1,6 @@
 //! Requests that are written byte by byte.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use e2e::SOON;
+use e2e::{SOON, now_ms};
 use signature::{Secret, SigningKey};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -119,5 +117,5 @@ async fn status(reading: &mut (impl tokio::io::AsyncRead + Unpin)) -> Option<u16
 }
 
 pub(crate) fn now_s() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64
+    (now_ms() / 1000) as i64
 }

@@ -1,11 +1,6 @@
 //! One request: read, verified, printed, answered.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    sync::atomic::Ordering,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, fmt::Write as _, sync::atomic::Ordering, time::UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -79,8 +74,9 @@ impl Receiver {
         let (parts, body) = request.into_parts();
         let (body, read) = read(body).await;
         let headers = &parts.headers;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let signatures = Verdicts::of(&self.verifier, &signed(headers), &body, now.as_secs() as i64);
+        let received_ms = runtime::now_ms();
+        let now_s = (received_ms / 1000) as i64;
+        let signatures = Verdicts::of(&self.verifier, &signed(headers), &body, now_s);
         let checked = read
             .and_then(|()| check_method(&parts.method))
             .and_then(|()| trusted(&signatures));
@@ -97,7 +93,7 @@ impl Receiver {
             (Err(Refused { status, why }), _) => (Answer::Status(status), Some(why)),
         };
         let record = Record {
-            received_ms: now.as_millis() as u64,
+            received_ms,
             method: parts.method.to_string(),
             path: parts
                 .uri

@@ -53,10 +53,7 @@ async fn served(fail: &str, fail_each: bool, count: Option<u64>) -> Served {
 }
 
 fn now_s() -> i64 {
-    let since_epoch = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    since_epoch.as_secs() as i64
+    (runtime::now_ms() / 1000) as i64
 }
 
 fn headers(id: &str, signed_s: i64) -> Vec<(String, String)> {
