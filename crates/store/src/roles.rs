@@ -148,7 +148,8 @@ impl Store {
             in_hand.into(),
             now_ms.into(),
         ];
-        self.write_roles(ANNOUNCE, arguments).await
+        self.write_roles(&Operation::new("announce a role"), ANNOUNCE, arguments)
+            .await
     }
 
     /// Announces that the role has ended, so that it is no longer expected to announce itself.
@@ -157,7 +158,9 @@ impl Store {
     ///
     /// Returns an error if the database operation fails.
     pub async fn close_role(&self, process: &str, role: &str) -> Result<(), Error> {
-        self.write_roles(CLOSE, [process.into(), role.into()]).await
+        let operation = Operation::new("announce the end of a role");
+        self.write_roles(&operation, CLOSE, [process.into(), role.into()])
+            .await
     }
 
     /// Deletes roles that have not announced themselves for 30 days, and delays that no worker has started
@@ -168,8 +171,12 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn forget_old_roles(&self) -> Result<(), Error> {
         let remembered_ms = REMEMBERED.as_millis() as u64;
-        self.write_roles(FORGET, [remembered_ms.into()]).await?;
-        self.write_roles(FORGET_DELAYS, [remembered_ms.into()]).await
+        let operation = Operation::new("delete old roles");
+        self.write_roles(&operation, FORGET, [remembered_ms.into()])
+            .await?;
+        let operation = Operation::new("delete the delays of old retry schedules");
+        self.write_roles(&operation, FORGET_DELAYS, [remembered_ms.into()])
+            .await
     }
 
     /// Stores for 30 days that a worker has started with a retry schedule of these delays.
@@ -178,9 +185,11 @@ impl Store {
     ///
     /// Returns an error if the database operation fails.
     pub async fn remember_delays(&self, delays: &[Duration]) -> Result<(), Error> {
+        let operation = Operation::new("store the delays of a retry schedule");
         for delay in delays {
             let delay_ms = delay.as_millis() as u64;
-            self.write_roles(REMEMBER_DELAY, [delay_ms.into()]).await?;
+            self.write_roles(&operation, REMEMBER_DELAY, [delay_ms.into()])
+                .await?;
         }
         Ok(())
     }
@@ -193,7 +202,8 @@ impl Store {
     /// Returns an error if the database operation fails.
     pub async fn delays(&self) -> Result<Vec<Duration>, Error> {
         let select = Statement::new(SELECT_DELAYS);
-        self.fetch(&Operation::AUDIT, select, |row| {
+        let operation = Operation::new("read the delays of retry schedules");
+        self.fetch(&operation, select, |row| {
             Ok(Duration::from_millis(row.number("delay_ms")?))
         })
         .await
@@ -218,16 +228,13 @@ impl Store {
     /// announcement that a crash takes back is repeated within a second.
     async fn write_roles<'a>(
         &self,
+        operation: &Operation,
         sql: &'static str,
         arguments: impl IntoIterator<Item = Argument<'a>>,
     ) -> Result<(), Error> {
         let write = Statement::with(sql, arguments);
-        self.execute(
-            &Operation::ANNOUNCE_ROLE,
-            |dialect| dialect.prepare_deletions,
-            write,
-        )
-        .await?;
+        self.execute(operation, |dialect| dialect.prepare_deletions, write)
+            .await?;
         Ok(())
     }
 }

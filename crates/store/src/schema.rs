@@ -10,7 +10,7 @@ use sqlx::{
 
 use crate::{
     Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, error::Failure, installation,
-    sealing::seal_plain, statement::timed,
+    sealing::seal_plain, statement::Statement,
 };
 
 /// How long [`Store::migrate`] waits for another process that is migrating. On SQLite it waits only 10 s,
@@ -183,8 +183,8 @@ impl Store {
                 };
                 migrator.run_direct(None, &mut *tx, false).await?;
                 seal_plain!(tx, keyring);
-                let identify = sqlx::query(timed(installation::INSERT, dialect)).bind(installation::new_id());
-                identify.execute(&mut *tx).await?;
+                let identify = sqlx::query(Statement::new(installation::INSERT).sql(dialect));
+                identify.bind(installation::new_id()).execute(&mut *tx).await?;
                 for statement in dialect.finish_migrations {
                     sqlx::query(*statement).execute(&mut *tx).await?;
                 }

@@ -253,13 +253,8 @@ impl<'a> Statement<'a> {
 
     /// Returns the SQL, with the expression for the database's clock in place of `{now}`.
     pub(crate) fn sql(&self, dialect: &Dialect) -> AssertSqlSafe<String> {
-        timed(&self.sql, dialect)
+        AssertSqlSafe(self.sql.replace("{now}", dialect.now_ms))
     }
-}
-
-/// Returns `sql` with the expression for the database's clock in place of `{now}`.
-pub(crate) fn timed(sql: &str, dialect: &Dialect) -> AssertSqlSafe<String> {
-    AssertSqlSafe(sql.replace("{now}", dialect.now_ms))
 }
 
 /// A function that selects the statements of a dialect that begin a transaction.

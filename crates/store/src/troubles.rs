@@ -84,7 +84,7 @@ impl Store {
         ];
         let report = Statement::with(REPORT, arguments);
         let reported = self
-            .execute(&Operation::ANNOUNCE_ROLE, UNPREPARED, report)
+            .execute(&Operation::new("store the report of a role"), UNPREPARED, report)
             .await?;
         Ok(reported > 0)
     }

@@ -11,7 +11,6 @@ pub struct Operation {
 }
 
 impl Operation {
-    pub(crate) const ANNOUNCE_ROLE: Self = Self::new("announce a role");
     pub(crate) const AUDIT: Self = Self::new("audit the journal");
     pub(crate) const COMPARE_CLOCKS: Self = Self::new("compare the clocks");
     pub(crate) const DELETE_EXPIRED: Self = Self::new("delete expired records");

@@ -132,10 +132,10 @@ async fn a_rotated_secret_is_valid_until_its_overlap_ends(bed: Bed) {
     let changes = store.registry_changes(&since(created.version)).await.unwrap();
     assert_eq!(changes.endpoints, [rotated]);
 
-    let nobody = store.rotate_secret(&endpoint_id(9), &secret(8), None, 10).await;
+    let unknown = store.rotate_secret(&endpoint_id(9), &secret(8), None, 10).await;
     assert!(
-        matches!(nobody, Err(Error::EndpointNotFound { .. })),
-        "{nobody:?}"
+        matches!(unknown, Err(Error::EndpointNotFound { .. })),
+        "{unknown:?}"
     );
 }
 
