@@ -25,7 +25,6 @@ mod cases;
 mod options;
 mod raw;
 mod endpoints;
-mod clients;
 mod setup;
 mod drain;
 mod paced;

@@ -1,5 +1,7 @@
 //! Everything that a measurement needs, from the installation to the final checks.
 
+mod clients;
+
 use std::time::{Duration, Instant};
 
 use bench::{
@@ -14,7 +16,7 @@ use tokio::process::Child;
 
 use crate::{
     cases::{Journal, Load, Side},
-    clients, endpoints,
+    endpoints,
     options::Options,
 };
 

@@ -12,11 +12,12 @@ use tokio::process::{Child, Command};
 use crate::{
     cases::{Client, Journal},
     raw,
-    setup::Setup,
 };
 
+use super::Setup;
+
 /// Starts the client processes of the side.
-pub(crate) fn start(setup: &Setup<'_>) -> Vec<Process> {
+pub(super) fn start(setup: &Setup<'_>) -> Vec<Process> {
     match setup.side.client {
         Client::Raw => vec![raw(setup)],
         Client::Workers(count) => (0..count).map(|number| worker(setup, number)).collect(),
@@ -37,7 +38,7 @@ fn worker(setup: &Setup<'_>, number: usize) -> Process {
 }
 
 /// Starts a recorder in the same way, which stores what the workers have recorded.
-pub(crate) fn recorder(setup: &Setup<'_>) -> Process {
+pub(super) fn recorder(setup: &Setup<'_>) -> Process {
     Process::start(&mut role(setup, "recorder", 0))
 }
 
@@ -65,7 +66,7 @@ fn raw(setup: &Setup<'_>) -> Process {
 }
 
 /// Starts a profiler that records where the client spends its processor time. It exits with the client.
-pub(crate) fn profile(client: &Process, name: &str, directory: &Path) -> Child {
+pub(super) fn profile(client: &Process, name: &str, directory: &Path) -> Child {
     let (pid, output) = (client.pid().to_string(), directory.join(format!("{name}.data")));
     Command::new("perf")
         .args(["record", "--quiet", "--freq", "997", "--pid", &pid, "--output"])
