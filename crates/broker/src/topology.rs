@@ -210,7 +210,7 @@ impl Topology {
     }
 
     pub(crate) fn worker(&self) -> &str {
-        self.worker.as_deref().unwrap_or("nobody")
+        self.worker.as_deref().unwrap_or("none")
     }
 
     pub(crate) fn named(&self, name: &str) -> String {

@@ -52,7 +52,7 @@ async fn a_broker_that_accepts_and_never_answers_is_left_again_each_time() {
         "amqp://{}/%2f?connection_timeout=100",
         hanging.local_addr().unwrap()
     );
-    let config = Config::new(&url, "nobody").unwrap();
+    let config = Config::new(&url, "unused").unwrap();
     let stop = CancellationToken::new();
     let link = Link::open(&config, "broker tests", stop.clone());
     let accept = async || timeout(SOON, hanging.accept()).await.unwrap().unwrap().0;
@@ -74,7 +74,7 @@ async fn a_broker_that_accepts_and_never_answers_is_left_again_each_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_not_there_fails_a_publish_within_its_bound() {
-    let mut config = Config::new(&format!("amqp://{}/%2f", refusing().await), "nobody").unwrap();
+    let mut config = Config::new(&format!("amqp://{}/%2f", refusing().await), "unused").unwrap();
     config.publish_timeout = Duration::from_millis(300);
     let stop = CancellationToken::new();
     let publisher = Publisher::new(Link::open(&config, "broker tests", stop.clone()), &config);
@@ -86,7 +86,7 @@ async fn a_broker_that_is_not_there_fails_a_publish_within_its_bound() {
         made_ms: 1,
     };
     let batch = Bytes::from_static(b"a batch");
-    let message = Outgoing::journal(&Topology::new("nobody", &[]), &stamp, batch);
+    let message = Outgoing::journal(&Topology::new("unused", &[]), &stamp, batch);
     let error = publisher.publish(&message).await.unwrap_err();
     assert!(matches!(error, PublishError::NotConnected { .. }), "{error}");
     assert!(

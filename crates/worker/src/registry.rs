@@ -438,7 +438,7 @@ mod tests {
             ["all", "research"]
         );
         assert_eq!(
-            matched(&registry, &event("nobody", "p1", "lead.created")),
+            matched(&registry, &event("unknown", "p1", "lead.created")),
             [""; 0]
         );
     }

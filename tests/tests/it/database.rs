@@ -180,7 +180,10 @@ async fn a_due_delivery_of_an_endpoint_that_only_the_database_knows_waits_for_it
     .await;
     assert_eq!(receiver.count(), 0);
     let cancelled = worker.metric("magnetite_cancelled_total", "").await;
-    assert!(cancelled < 0.5, "{cancelled} cancelled while nobody could know");
+    assert!(
+        cancelled < 0.5,
+        "{cancelled} cancelled while the database was unavailable"
+    );
 
     postgres.start_again().await;
     wait_until("the delivery is made", SOON, || receiver.count() == 1).await;

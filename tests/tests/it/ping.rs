@@ -131,11 +131,11 @@ async fn a_ping_that_fails_is_told_with_advice_and_never_made_again() {
         );
     }
     // An endpoint at which no server is listening.
-    let nobody = installation.endpoint("org_1", "http://127.0.0.1:1/hook").await;
-    let (code, printed, said) = ping(&installation, &nobody).await;
+    let closed = installation.endpoint("org_1", "http://127.0.0.1:1/hook").await;
+    let (code, printed, said) = ping(&installation, &closed).await;
     assert_eq!((code, &printed["phase"]), (1, &"connect".into()), "{said}");
     assert_eq!(printed["failure"], "connection_refused");
-    let text = installation.cli(&["endpoint", "ping", &nobody.id]).await;
+    let text = installation.cli(&["endpoint", "ping", &closed.id]).await;
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(
         text.contains("connection_refused in connect") && text.contains("the server is running"),
@@ -215,7 +215,7 @@ async fn a_worker_that_is_killed_in_between_leaves_the_ping_to_the_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ping_says_who_is_not_there_to_work_on_it() {
-    let mut installation = Installation::with_delays("ping-nobody", &[300]).await;
+    let mut installation = Installation::with_delays("ping-no-roles", &[300]).await;
     installation.set("MAGNETITE_EGRESS__ATTEMPT_TIMEOUT", "100ms");
     let receiver = Receiver::ok().await;
     let endpoint = installation.endpoint("org_1", &receiver.url()).await;

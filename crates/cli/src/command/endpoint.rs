@@ -49,8 +49,9 @@ enum Action {
         /// Only this organization's endpoints
         #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
         org: Option<String>,
-        /// List only endpoints whose last attempt failed, with since when, why, and how many deliveries are
-        /// pending; leaves out endpoints that were disabled by hand
+        /// List only endpoints whose last attempt failed, except those disabled by hand, and print for each
+        /// when the failures began, the success rate of the last hour, the number of pending deliveries, and
+        /// the last error
         #[arg(long)]
         failing: bool,
     },

@@ -156,7 +156,10 @@ impl Endpoints {
                     &["connection_refused in connect", "attempt 2 is due at"],
                 ),
                 (&self.timed_out, &["timeout in response", "within 1 s"]),
-                (&self.elsewhere, &["not for proj_1 (only for proj_2)"]),
+                (
+                    &self.elsewhere,
+                    &["does not receive events of project proj_1 (only of project proj_2)"],
+                ),
                 (&self.uninterested, &["not subscribed to lead.completed"]),
                 (
                     &self.disabled,

@@ -34,7 +34,7 @@ pub(super) fn lines(seen: &Seen, troubles: &[Trouble]) -> Vec<String> {
         lines.push(String::new());
         lines.extend(roles(&database.roles));
         lines.push(String::new());
-        lines.extend(overview(&database.overview, seen.now_ms));
+        lines.extend(overview(&database.overview, seen));
         lines.extend(failing(&database.failing, seen.now_ms));
     }
     if let Ok(broker) = &seen.broker {
@@ -113,7 +113,7 @@ fn standing(role: &RunningRole) -> (u8, String) {
     }
 }
 
-fn overview(overview: &Overview, now_ms: u64) -> Vec<String> {
+fn overview(overview: &Overview, seen: &Seen) -> Vec<String> {
     let rate = |count: u64| format!("{:.1}/s", count as f64 / 60.0);
     let count = |outcome: &str| {
         let mut found = overview.attempts_minute.iter();
@@ -126,7 +126,7 @@ fn overview(overview: &Overview, now_ms: u64) -> Vec<String> {
         .filter(|outcome| count(outcome) > 0 || **outcome == "delivered")
         .map(|outcome| format!("{outcome} {}", rate(count(outcome))))
         .collect();
-    let ago = |at_ms: u64| time::span(now_ms.saturating_sub(at_ms) / 1_000 * 1_000);
+    let ago = |at_ms: u64| time::span(seen.now_ms.saturating_sub(at_ms) / 1_000 * 1_000);
     let oldest = overview
         .oldest_pending_ms
         .map(|at_ms| format!(", the oldest for {}", ago(at_ms)));
@@ -134,15 +134,17 @@ fn overview(overview: &Overview, now_ms: u64) -> Vec<String> {
         || "none recorded".to_owned(),
         |at_ms| format!("{} ago", ago(at_ms)),
     );
+    let window = ago(seen.since_ms);
     vec![
         format!("EVENTS     {} in the last minute", rate(overview.events_minute)),
         cut(&format!("ATTEMPTS   {}", outcomes.join(", "))),
         format!("           the last one recorded: {last}"),
         format!("PENDING    {}{}", overview.pending, oldest.unwrap_or_default()),
         format!(
-            "DEAD       {} in the window; gaps {}",
-            overview.dead, overview.gaps
+            "DEAD       {} of the deliveries created in the last {window}",
+            overview.dead
         ),
+        format!("GAPS       {} in the journal in the last {window}", overview.gaps),
     ]
 }
 

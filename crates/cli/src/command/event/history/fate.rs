@@ -16,10 +16,10 @@ pub(super) fn in_words(entry: &EndpointHistory, stored: &EventEntry) -> String {
         Fate::Project => {
             let takes = endpoint.and_then(|endpoint| endpoint.project_id.as_ref());
             let takes = takes
-                .map(|project| format!(" (only for {project})"))
+                .map(|project| format!(" (only of project {project})"))
                 .unwrap_or_default();
             format!(
-                "not matched: not for {}{}",
+                "not matched: does not receive events of project {}{}",
                 printable(event.project_id.as_str()),
                 printable(&takes)
             )
