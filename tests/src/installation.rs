@@ -287,17 +287,17 @@ impl Installation {
 
     /// Creates an API key for the HTTP API.
     pub async fn key(&self, organization: &str, scopes: &str) -> String {
-        let create = [
-            "api-key",
-            "create",
-            "--org",
-            organization,
-            "--name",
-            "test",
-            "--scopes",
-            scopes,
-            "--json",
-        ];
+        self.key_of(&["--org", organization], scopes).await
+    }
+
+    /// Creates a platform key for the HTTP API.
+    pub async fn platform_key(&self, scopes: &str) -> String {
+        self.key_of(&["--platform"], scopes).await
+    }
+
+    async fn key_of(&self, holder: &[&str], scopes: &str) -> String {
+        let new = ["--name", "test", "--scopes", scopes, "--json"];
+        let create = [&["api-key", "create"][..], holder, &new].concat();
         let printed: Value = serde_json::from_str(&self.cli_ok(&create).await).unwrap();
         let key = printed["key"].as_str().unwrap().to_owned();
         self.keep_secret(&key);

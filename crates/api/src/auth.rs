@@ -1,4 +1,5 @@
-//! Authentication and authorization: one decision for every request, before any handler runs.
+//! Authentication and authorization: one decision for every request, before any handler runs. [`Caller::of`]
+//! decides which organization the request is for.
 //!
 //! The scope that an operation needs is in the `security` of the OpenAPI document, from which [`Operations`]
 //! is read. A request to a route that is not in the document is answered like one to a path that does not
@@ -77,15 +78,12 @@ async fn caller(context: &Context, request: &Parts) -> Result<Option<Caller>, Pr
             ),
         ));
     }
-    Ok(Some(Caller {
-        key: known.row.id.clone(),
-        organization: known.row.organization_id.clone(),
-    }))
+    Caller::of(Arc::clone(&known.row), &request.headers).map(Some)
 }
 
 async fn valid_key(context: &Context, headers: &HeaderMap) -> Result<Arc<Known>, Problem> {
     let missing =
-        "Send the header Authorization: Bearer mgk_... with an API key, which the operator creates.";
+        "Send the header Authorization: Bearer mgk_... with an API key. The operator creates the first one.";
     let Some(given) = headers.get(header::AUTHORIZATION) else {
         return Err(unauthorized(missing, false));
     };

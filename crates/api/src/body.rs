@@ -183,7 +183,6 @@ mod tests {
     use futures_util::{StreamExt as _, stream};
     use proptest::prelude::*;
     use tokio::time::sleep;
-    use webhook::{ApiKeyId, OrganizationId};
 
     use super::*;
     use crate::shares::Shares;
@@ -227,10 +226,7 @@ mod tests {
     }
 
     fn kept(shares: &Shares) -> Kept {
-        let caller = Caller {
-            key: ApiKeyId::new("key_1"),
-            organization: OrganizationId::new("org_1"),
-        };
+        let caller = Caller::with("key_1", Some("org_1"));
         Kept {
             bytes: Vec::new(),
             share: shares.take(&caller, 0).unwrap(),

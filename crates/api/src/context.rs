@@ -41,7 +41,7 @@ impl Context {
 
     /// Returns the store for writing, which records changes as made by the caller's key.
     pub(crate) fn store_for(&self, caller: &Caller) -> Store {
-        self.store.acting_as(Actor::ApiKey(caller.key.clone()))
+        self.store.acting_as(Actor::ApiKey(caller.key.id.clone()))
     }
 }
 

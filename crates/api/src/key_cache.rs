@@ -43,7 +43,7 @@ type Limiter = governor::DefaultDirectRateLimiter;
 
 /// A key that exists in the database.
 pub(crate) struct Known {
-    pub(crate) row: ApiKeyRow,
+    pub(crate) row: Arc<ApiKeyRow>,
     usage: Arc<Usage>,
 }
 
@@ -142,7 +142,10 @@ impl KeyCache {
             return Ok(None);
         };
         let usage = before.map_or_else(|| self.unused(), |known| Arc::clone(&known.usage));
-        let known = Arc::new(Known { row, usage });
+        let known = Arc::new(Known {
+            row: Arc::new(row),
+            usage,
+        });
         self.remembered.insert(hash, Arc::clone(&known)).await;
         Ok(Some(known))
     }
@@ -169,6 +172,20 @@ impl KeyCache {
     /// Writes the times when keys were last used once more, when the process ends.
     pub(crate) async fn note_last_uses(&self) {
         let _ = timeout(LAST_NOTE, self.note()).await;
+    }
+
+    /// Replaces what is cached about a key that this process has revoked, so that it is refused at once. Other
+    /// processes refuse it within a second, and so does this one if a query about the key is in progress.
+    pub(crate) async fn replace(&self, row: ApiKeyRow) {
+        let Some((hash, known)) = self.remembered.iter().find(|(_, known)| known.row.id == row.id) else {
+            return;
+        };
+        let known = Arc::new(Known {
+            row: Arc::new(row),
+            usage: Arc::clone(&known.usage),
+        });
+        self.remembered.insert(*hash, Arc::clone(&known)).await;
+        self.fresh.insert(*hash, Some(known)).await;
     }
 
     /// Expires the answers that are valid for a second.

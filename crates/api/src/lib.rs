@@ -10,8 +10,9 @@
 //! [`run`] is the role `api`: a listener, and a router of handlers in `routes`. Each handler documents
 //! itself, and the OpenAPI document is generated from these descriptions. The document is authoritative:
 //! `operations` reads from it which scope an operation needs, so that what is documented is what is enforced,
-//! and a request to an undocumented route is denied. An admitted request has a `Caller`: an API key and its
-//! organization. A caller cannot see anything outside of its organization.
+//! and a request to an undocumented route is denied. An admitted request has a `Caller`: an API key, and the
+//! organization that the request is for, which is the key's or, with a platform key, the one that the request
+//! names. A caller cannot see anything outside of it.
 //!
 //! Handlers call [`service`], as the command line does, and convert the results with [`service::view`].
 //! [`service::publish`] sends events to the broker, the events of many requests in one window of confirms. Each
@@ -27,10 +28,12 @@
 //! - A request that changes an endpoint is answered when every running worker acts on the change, or names
 //!   the workers that are not known to act on it.
 //! - A publish request is answered with 202 only after the broker's confirm.
-//! - An operation affects only its caller's organization. The id of another organization's object is answered
-//!   like an id that does not exist.
-//! - No response, log line or metric contains an API key. An endpoint's secret is only in the response to the
-//!   request that created it.
+//! - An operation affects only the organization that the request is for. The id of another organization's
+//!   object is answered like an id that does not exist. Only with a platform key can one request list the
+//!   objects of all organizations, or publish events of several.
+//! - No key is created with more scopes than the key that creates it, or for another organization.
+//! - No log line or metric contains an API key or an endpoint's secret. Only the response to the request that
+//!   created a key or a secret contains it.
 //! - Every error is a `Problem`, including those that axum and the layers return.
 //! - The following are bounded: connections, requests in progress, their bodies and their duration, cached
 //!   keys, and events that wait to be published. Of what requests share, one key may hold at most a quarter

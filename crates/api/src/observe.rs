@@ -44,7 +44,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
         status: response.status(),
         duration: began.elapsed(),
         id: &id,
-        key: response.extensions().get::<Caller>(),
+        caller: response.extensions().get::<Caller>(),
     };
     line.tell(problem.as_ref());
     response
@@ -103,7 +103,7 @@ struct Line<'a> {
     status: StatusCode,
     duration: Duration,
     id: &'a str,
-    key: Option<&'a Caller>,
+    caller: Option<&'a Caller>,
 }
 
 impl Line<'_> {
@@ -118,11 +118,15 @@ impl Line<'_> {
             http.status = status,
             duration_ms = self.duration.as_micros() as f64 / 1000.0,
             request.id = self.id,
-            api_key.id = self.key.map(|caller| tracing::field::display(&caller.key)),
+            api_key.id = self.caller.map(|caller| tracing::field::display(&caller.key.id)),
+            organization.id = self
+                .caller
+                .and_then(|caller| caller.organization.as_ref())
+                .map(tracing::field::display),
             "request answered"
         );
         let Some(cause) = problem.and_then(Problem::cause) else {
-            if self.status.is_success() && self.key.is_some() {
+            if self.status.is_success() && self.caller.is_some() {
                 UNAVAILABLE.end();
             }
             return;

@@ -11,8 +11,12 @@ mod schemas;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use utoipa::{OpenApi, openapi::OpenApi as Document};
+use webhook::ID_BYTES_MAX;
 
-use crate::problem::{FieldError, Kind, Problem, ProblemBody};
+use crate::{
+    caller::ORGANIZATION,
+    problem::{FieldError, Kind, Problem, ProblemBody},
+};
 
 /// The methods that a document can describe.
 pub(crate) const METHODS: [&str; 8] = [
@@ -27,9 +31,10 @@ pub(crate) const SECURITY_SCHEME: &str = "api_key";
     info(
         title = "Magnetite webhooks",
         description = "Manage the endpoints that events are delivered to, publish events, and inspect their deliveries.\n\n\
-            Every request except those for this documentation needs an API key in the header `Authorization: Bearer mgk_...`. A key is \
-            created with `magnetite api-key create`. It belongs to one organization and gives no access to any other: the id of another \
-            organization's object is answered like an id that does not exist.\n\n\
+            Every request except those for this documentation needs an API key in the header `Authorization: Bearer mgk_...`. The first key \
+            is created with `magnetite api-key create`. A key belongs to one organization and gives no access to any other: the id of another \
+            organization's object is answered like an id that does not exist. A platform key belongs to no organization: each request names \
+            the one that it is for in the header `Magnetite-Organization`.\n\n\
             Every response has the header `X-Request-Id`. Its value is the request's own, if that is 1 to 128 characters of \
             `A-Z a-z 0-9 . _ -`, or else a new one. Every error is answered with a problem (RFC 9457): its `type` identifies the kind of \
             error, and its `detail` says what to do.",
@@ -42,6 +47,7 @@ pub(crate) const SECURITY_SCHEME: &str = "api_key";
         (name = "Event types", description = "The types of events, with their schemas and examples."),
         (name = "Events", description = "Events about leads: publishing them, and the state of their deliveries."),
         (name = "Deliveries", description = "Deliveries, each of one event to one endpoint, and sending them again."),
+        (name = "API keys", description = "The keys of an organization, which authenticate requests."),
         (name = "Changes", description = "The changes to endpoints and API keys, and who made them."),
         (name = "Documentation", description = "This document."),
     ),
@@ -119,6 +125,9 @@ fn complete_operation(operation: &mut Value) {
         schemas::tidy_parameter(parameter);
     }
     let follows = what_follows(operation);
+    if needs_key(operation) {
+        add_parameter(operation, organization());
+    }
     let answers = operation["responses"]
         .as_object_mut()
         .expect("an operation has responses");
@@ -135,15 +144,46 @@ fn complete_operation(operation: &mut Value) {
 fn what_follows(operation: &Value) -> impl Fn(Kind) -> bool + use<> {
     let has_body = operation.get("requestBody").is_some();
     let has_parameters = operation.get("parameters").is_some();
-    let needs_key = operation["security"]
-        .as_array()
-        .is_some_and(|security| !security.is_empty());
+    let needs_key = needs_key(operation);
     move |kind| match kind {
         Kind::Unauthorized | Kind::InsufficientScope | Kind::RateLimited => needs_key,
+        // The organization in the headers can be invalid as well.
+        Kind::InvalidFields => has_body || needs_key,
         Kind::MalformedRequest => has_body || has_parameters,
-        Kind::BodyTimeout | Kind::TooLarge | Kind::UnsupportedMediaType | Kind::InvalidFields => has_body,
+        Kind::BodyTimeout | Kind::TooLarge | Kind::UnsupportedMediaType => has_body,
         _ => true,
     }
+}
+
+fn needs_key(operation: &Value) -> bool {
+    let security = operation["security"].as_array();
+    security.is_some_and(|security| !security.is_empty())
+}
+
+fn add_parameter(operation: &mut Value, parameter: Value) {
+    match operation.get_mut("parameters").and_then(Value::as_array_mut) {
+        Some(parameters) => parameters.push(parameter),
+        None => operation["parameters"] = json!([parameter]),
+    }
+}
+
+/// Returns the parameter that names the organization of a request.
+fn organization() -> Value {
+    json!({
+        "name": ORGANIZATION,
+        "in": "header",
+        "required": false,
+        "description": "The id of the organization that the request is for. A request with a platform key needs it, except to publish \
+            events, to list objects of all organizations and to read event types. With any other key it may be absent, or name the key's \
+            organization.",
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": ID_BYTES_MAX,
+            "pattern": r"^[^\u0000-\u001f\u007f-\u009f,]+$",
+        },
+        "example": "org_123abc",
+    })
 }
 
 /// Returns the name of a problem's component, such as `TooLarge` for `too-large`.

@@ -3,8 +3,8 @@
 //! A client requests a page with `limit` and, for each page after the first, with the `cursor` that the
 //! previous page returned. A cursor is a position in the listing, not a number of items, so items that are
 //! added or removed in the meantime cause no other item to be repeated or skipped. Clients should treat
-//! cursors as opaque, but security does not depend on that: a listing contains only the objects of the key's
-//! organization, whatever the cursor contains.
+//! cursors as opaque, but security does not depend on that: a listing contains only the objects of the
+//! organization that the request is for, whatever the cursor contains.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -14,8 +14,9 @@ use crate::problem::Problem;
 
 const LIMIT_MAX: u32 = 100;
 const LIMIT_DEFAULT: u32 = 20;
-/// The maximum length of a cursor. Every position fits into it.
-const CURSOR_CHARS_MAX: usize = 1024;
+/// The maximum length of a cursor. Every position fits into it: the longest one has an organization's id of
+/// 255 control characters, each of which JSON writes as six characters.
+const CURSOR_CHARS_MAX: usize = 2304;
 
 /// The requested page.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -26,7 +27,7 @@ pub(crate) struct Page {
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
     /// `next_cursor` of the previous page; omit it for the first page.
-    #[param(max_length = 1024, nullable = false)]
+    #[param(max_length = 2304, nullable = false)]
     cursor: Option<String>,
 }
 
@@ -134,9 +135,17 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_cursor_is_refused(text in ".{0,2000}") {
+        fn what_is_no_cursor_is_refused(text in ".{0,4000}") {
             prop_assert!(page(1, Some(text)).after::<(String, u64)>().is_err());
         }
+    }
+
+    #[test]
+    fn the_longest_position_fits_into_a_cursor() {
+        let longest = (u64::MAX, "x".repeat(128), "\u{1}".repeat(255));
+        let listing = Listing::new(vec![1, 2], 1, |_| longest.clone(), |row| row);
+        let next = page(1, listing.next_cursor).after::<(u64, String, String)>();
+        assert_eq!(next.unwrap(), Some(longest));
     }
 
     #[test]

@@ -99,13 +99,11 @@ impl Problem {
     pub(crate) fn not_found(what: &str, id: &str) -> Self {
         Self::new(
             Kind::NotFound,
-            format!(
-                "There is no {what} {id} in the key's organization. Use the list operation to find the right id."
-            ),
+            format!("The organization has no {what} {id}. Use the list operation to find the right id."),
         )
     }
 
-    /// Returns the problem for invalid fields of the body.
+    /// Returns the problem for invalid fields of the body, or an invalid header `Magnetite-Organization`.
     pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
         let detail = "Correct what `errors` names, and send the request again.";
         Self {
@@ -119,7 +117,7 @@ impl Problem {
         Self::fields(vec![FieldError::at(pointer, detail)])
     }
 
-    /// Returns the problem for an invalid parameter of the path or the query, or an invalid header.
+    /// Returns the problem for an invalid parameter of the path or the query, or another invalid header.
     pub(crate) fn parameter(name: &'static str, expected: impl Into<String>) -> Self {
         let error = FieldError {
             pointer: None,
@@ -229,12 +227,19 @@ impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         let problem = match &error {
             store::Error::EndpointNotFound { id } => return Self::not_found("endpoint", id.as_str()),
+            store::Error::ApiKeyNotFound { id } => return Self::not_found("API key", id.as_str()),
             store::Error::VersionMismatch { .. } => return Self::version_mismatch(),
             store::Error::OrganizationFull { max, .. } => {
                 let detail = format!(
                     "The organization already has {max} endpoints, the maximum. Delete one, or ask the operator for a higher limit."
                 );
                 return Self::new(Kind::TooManyEndpoints, detail);
+            }
+            store::Error::TooManyApiKeys { max, .. } => {
+                let detail = format!(
+                    "The organization already has {max} keys that are not revoked, the maximum. Revoke keys that are no longer used, including expired ones."
+                );
+                return Self::new(Kind::Conflict, detail);
             }
             store::Error::TooManyEndpoints => Self::new(
                 Kind::TooManyEndpoints,

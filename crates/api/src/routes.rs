@@ -5,6 +5,7 @@ mod endpoints;
 mod event_types;
 mod events;
 mod deliveries;
+mod api_keys;
 mod changes;
 mod documentation;
 
@@ -43,6 +44,8 @@ fn operations() -> Vec<UtoipaMethodRouter<Context>> {
         routes!(deliveries::resend::many),
         routes!(endpoints::journal::health),
         routes!(endpoints::journal::recover),
+        routes!(api_keys::create, api_keys::list),
+        routes!(api_keys::revoke),
         routes!(changes::list),
         routes!(documentation::openapi),
     ]

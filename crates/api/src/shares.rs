@@ -6,6 +6,8 @@
 //!   quarter.
 //! - An organization or key that holds nothing is given what it asks for, as long as that many units are
 //!   free.
+//! - The units of a request with a platform key count for the key and for the organization that the request
+//!   is for, if there is one. The key gets a quarter as well, for however many organizations.
 //!
 //! The decision takes constant time and never waits: a request that is refused is answered with 503.
 
@@ -83,25 +85,31 @@ impl Drop for Share {
 
 impl Ledger {
     fn take(&mut self, caller: &Caller, units: usize) -> bool {
-        let of_organization = held(&self.by_organization, caller.organization.as_str());
-        let of_key = held(&self.by_key, caller.key.as_str());
-        // If it takes this many, the organization then holds as many units as are free.
-        let room = self.free.saturating_sub(of_organization) / 2;
+        let organization = caller.organization.as_ref();
+        let of_organization = organization.map_or(0, |id| held(&self.by_organization, id.as_str()));
+        let of_key = held(&self.by_key, caller.key.id.as_str());
+        // If it takes this many, the organization then holds as many units as are free. Only a platform key
+        // can hold more than the organization; for it, the same holds for the key.
+        let room = self.free.saturating_sub(of_organization.max(of_key)) / 2;
         let organization_may = units <= room || (of_organization == 0 && units <= self.free);
         let key_may = of_key + units <= room || of_key == 0;
         if !organization_may || !key_may {
             return false;
         }
         self.free -= units;
-        add(&mut self.by_organization, &caller.organization, units);
-        add(&mut self.by_key, &caller.key, units);
+        if let Some(organization) = organization {
+            add(&mut self.by_organization, organization, units);
+        }
+        add(&mut self.by_key, &caller.key.id, units);
         true
     }
 
     fn give_back(&mut self, caller: &Caller, units: usize) {
         self.free += units;
-        subtract(&mut self.by_organization, caller.organization.as_str(), units);
-        subtract(&mut self.by_key, caller.key.as_str(), units);
+        if let Some(organization) = &caller.organization {
+            subtract(&mut self.by_organization, organization.as_str(), units);
+        }
+        subtract(&mut self.by_key, caller.key.id.as_str(), units);
     }
 }
 
@@ -133,10 +141,26 @@ mod tests {
     use super::*;
 
     fn caller(organization: usize, key: usize) -> Caller {
+        let own = format!("org_{organization}");
+        Caller::with(&format!("key_{organization}_{key}"), Some(&own))
+    }
+
+    /// Returns a caller with a platform key, for this organization or for none.
+    fn platform(organization: Option<usize>, key: usize) -> Caller {
         Caller {
-            key: ApiKeyId::new(format!("key_{organization}_{key}")),
-            organization: OrganizationId::new(format!("org_{organization}")),
+            organization: organization.map(|number| OrganizationId::new(format!("org_{number}"))),
+            ..Caller::with(&format!("key_platform_{key}"), None)
         }
+    }
+
+    /// Returns callers with keys of eight organizations, and callers with platform keys for these
+    /// organizations or for none.
+    fn callers() -> impl Strategy<Value = Caller> {
+        prop_oneof![
+            (0_usize..8, 0_usize..4).prop_map(|(organization, key)| caller(organization, key)),
+            (prop::option::of(0_usize..8), 0_usize..4)
+                .prop_map(|(organization, key)| platform(organization, key)),
+        ]
     }
 
     /// Takes units one by one until the caller's share is used up.
@@ -180,15 +204,39 @@ mod tests {
         assert!(shares.take(&caller(3, 1), 31).is_none(), "30 are free");
     }
 
+    #[test]
+    fn a_platform_key_gets_a_quarter_for_however_many_organizations() {
+        let shares = Shares::new(512);
+        let of_none = all_for(&shares, &platform(None, 1));
+        assert_eq!(of_none.len(), 128);
+        assert!(shares.take(&platform(Some(1), 1), 1).is_none());
+        assert!(shares.take(&caller(1, 1), 1).is_some());
+        drop(of_none);
+        let of_many: Vec<_> = (0..600)
+            .map_while(|number| shares.take(&platform(Some(number), 1), 1))
+            .collect();
+        assert_eq!(of_many.len(), 128);
+        drop(of_many);
+        // What the platform key holds for an organization is a part of the organization's share.
+        let of_one = all_for(&shares, &platform(Some(1), 1));
+        assert_eq!(all_for(&shares, &caller(1, 1)).len(), 64);
+        drop(of_one);
+        let ledger = shares.ledger();
+        assert_eq!(
+            (ledger.free, ledger.by_key.len(), ledger.by_organization.len()),
+            (512, 0, 0)
+        );
+    }
+
     proptest! {
         #[test]
         fn whatever_others_hold_a_new_organization_gets_a_unit(
-            asked in prop::collection::vec((0_usize..8, 0_usize..4, 1_usize..20), 0..500),
+            asked in prop::collection::vec((callers(), 1_usize..20), 0..500),
         ) {
             let shares = Shares::new(1_000);
             let held: Vec<_> = asked
                 .into_iter()
-                .filter_map(|(organization, key, units)| shares.take(&caller(organization, key), units))
+                .filter_map(|(caller, units)| shares.take(&caller, units))
                 .collect();
             prop_assert!(shares.take(&caller(9, 9), 1).is_some());
             prop_assert_eq!(shares.free() + held.iter().map(|share| share.units).sum::<usize>(), 1_000);

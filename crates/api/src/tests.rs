@@ -2,9 +2,11 @@
 
 mod bed;
 mod things;
+mod api_keys;
 mod endpoints;
 mod frame;
 mod journal;
 mod matrix;
+mod platform;
 mod publishing;
 mod planted;

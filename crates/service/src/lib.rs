@@ -2,6 +2,7 @@
 //! HTTP nor on a terminal.
 //!
 //! - [`manage`]: registers endpoints, changes them and rotates their secrets.
+//! - [`api_keys`]: creates and revokes API keys.
 //! - [`workers`]: waits until every running worker uses a change.
 //! - [`ping`]: checks whether an endpoint responds.
 //! - [`publish`]: publishes events, those of concurrent callers in groups.
@@ -22,6 +23,7 @@
 //! knows the actor ([`store::Store::acting_as`]).
 
 pub mod manage;
+pub mod api_keys;
 pub mod workers;
 pub mod ping;
 pub mod publish;

@@ -3,6 +3,7 @@
 //! Operators see everything. Customers see what [`ForCustomers`] returns, which contains no addresses or
 //! settings of this network.
 
+mod api_key;
 mod delivery;
 mod endpoint;
 mod event;
@@ -10,7 +11,9 @@ mod ping;
 mod words;
 
 use store::ChangeRow;
+use webhook::OrganizationId;
 
+pub use api_key::{api_key, api_key_with_text};
 pub use delivery::{attempt, delivery, run};
 pub use endpoint::{behind, endpoint, endpoint_with_secret, failing, failing_endpoint, health};
 pub use event::{event, history, states};
@@ -42,7 +45,7 @@ pub fn change(row: &ChangeRow) -> wire::Change {
         at_ms: row.at_ms,
         actor: row.actor.clone(),
         kind: row.kind.as_str().to_owned(),
-        organization_id: row.organization_id.to_string(),
+        organization_id: row.organization_id.as_ref().map(OrganizationId::to_string),
         subject: row.subject.clone(),
         detail: serde_json::from_str(&row.detail).unwrap_or_default(),
     }

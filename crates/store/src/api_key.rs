@@ -1,12 +1,14 @@
 //! API keys: created, revoked, and looked up by their hash.
+//!
+//! A key belongs to one organization, or to none: then it is a platform key.
 
 use serde_json::json;
 use sqlx::Connection as _;
 use webhook::{ApiKey, ApiKeyId, OrganizationId, Scopes};
 
 use crate::{
-    ChangeKind, Error, OPERATION_TIMEOUT, Operation, Store,
-    changes::{COUNT_CHANGE, Change, INSERT_CHANGE},
+    API_KEYS_MAX, ChangeKind, Error, OPERATION_TIMEOUT, Operation, Store,
+    changes::{COUNT_CHANGE, Change, INSERT_CHANGE, read_organization, stored_organization},
     columns::Columns,
     database::on_connection,
     statement::{Argument, Statement, bind_all},
@@ -15,8 +17,8 @@ use crate::{
 /// The caller-supplied fields of a new API key.
 #[derive(Clone, Debug)]
 pub struct NewApiKey {
-    /// The organization to which the key gives access.
-    pub organization_id: OrganizationId,
+    /// The organization to which the key gives access; `None` for a platform key, which gives access to all.
+    pub organization_id: Option<OrganizationId>,
     /// A name for users to recognize the key.
     pub name: String,
     /// The operations that the key allows.
@@ -32,8 +34,8 @@ pub struct NewApiKey {
 pub struct ApiKeyRow {
     /// The id, which names the key where the key itself must not be shown.
     pub id: ApiKeyId,
-    /// The organization to which the key gives access.
-    pub organization_id: OrganizationId,
+    /// The organization to which the key gives access; `None` for a platform key, which gives access to all.
+    pub organization_id: Option<OrganizationId>,
     /// A name for users to recognize the key.
     pub name: String,
     /// The operations that the key allows.
@@ -79,6 +81,10 @@ const REVOKE: &str = concat!(
 
 const SELECT: &str = concat!("SELECT ", columns!(), " FROM api_keys WHERE ");
 
+/// Counts an organization's keys that are not revoked.
+const COUNT_NOT_REVOKED: &str =
+    "SELECT COUNT(*) FROM api_keys WHERE organization_id = $1 AND revoked_at_ms IS NULL";
+
 const NOTE_USE: &str = "UPDATE api_keys SET last_used_at_ms = $2 \
     WHERE id = $1 AND (last_used_at_ms IS NULL OR last_used_at_ms < $2)";
 
@@ -88,8 +94,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns an error if the database operation fails, or [`Error::ApiKeyExists`] if a key with this id or
-    /// the same key exists already.
+    /// Returns an error if the database operation fails, [`Error::ApiKeyExists`] if a key with this id or the
+    /// same key exists already, [`Error::TooManyApiKeys`] if the organization has [`API_KEYS_MAX`] keys that
+    /// are not revoked, or [`Error::EmptyOrganization`].
     pub async fn create_api_key(
         &self,
         new: NewApiKey,
@@ -97,20 +104,28 @@ impl Store {
         now_ms: u64,
     ) -> Result<ApiKeyRow, Error> {
         let (scopes, hash) = (new.scopes.to_string(), new.key.hash());
-        let arguments = [
-            id.as_str().into(),
-            Argument::outside(new.organization_id.as_str()),
-            Argument::outside(&new.name),
-            scopes.as_str().into(),
-            new.key.prefix().into(),
-            hash.as_slice().into(),
-            now_ms.into(),
-            new.expires_at_ms.into(),
-        ];
+        let organization = new.organization_id.as_ref();
+        if organization.is_some_and(|id| id.as_str().is_empty()) {
+            return Err(Error::EmptyOrganization { id });
+        }
+        let write = Write {
+            sql: INSERT,
+            arguments: vec![
+                id.as_str().into(),
+                stored_organization(organization),
+                Argument::outside(&new.name),
+                scopes.as_str().into(),
+                new.key.prefix().into(),
+                hash.as_slice().into(),
+                now_ms.into(),
+                new.expires_at_ms.into(),
+            ],
+            grows: organization,
+            kind: ChangeKind::ApiKeyCreated,
+            now_ms,
+        };
         let operation = Operation::on("create API key", &id);
-        let created = self
-            .write_api_key(&operation, INSERT, arguments, ChangeKind::ApiKeyCreated, now_ms)
-            .await?;
+        let created = self.write_api_key(&operation, write).await?;
         created.ok_or(Error::ApiKeyExists { id })
     }
 
@@ -120,21 +135,31 @@ impl Store {
     ///
     /// Returns an error if the database operation fails, or [`Error::ApiKeyNotFound`].
     pub async fn revoke_api_key(&self, id: &ApiKeyId, now_ms: u64) -> Result<ApiKeyRow, Error> {
-        let arguments = [Argument::outside(id.as_str()), now_ms.into()];
+        let write = Write {
+            sql: REVOKE,
+            arguments: vec![Argument::outside(id.as_str()), now_ms.into()],
+            grows: None,
+            kind: ChangeKind::ApiKeyRevoked,
+            now_ms,
+        };
         let operation = Operation::on("revoke API key", id);
-        let revoked = self
-            .write_api_key(&operation, REVOKE, arguments, ChangeKind::ApiKeyRevoked, now_ms)
-            .await?;
-        match revoked {
+        match self.write_api_key(&operation, write).await? {
             Some(revoked) => Ok(revoked),
-            None => self.revoked_before(id, &operation).await,
+            None => self.api_key(id).await,
         }
     }
 
-    async fn revoked_before(&self, id: &ApiKeyId, operation: &Operation) -> Result<ApiKeyRow, Error> {
+    /// Returns the key with this id, even if it has expired or was revoked.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database operation fails or the row cannot be read, or
+    /// [`Error::ApiKeyNotFound`].
+    pub async fn api_key(&self, id: &ApiKeyId) -> Result<ApiKeyRow, Error> {
         let mut select = Statement::new(SELECT);
         select.push_with("id = ", Argument::outside(id.as_str()));
-        let found = self.fetch(operation, select, read).await?.into_iter().next();
+        let operation = Operation::on("look up API key", id);
+        let found = self.fetch(&operation, select, read).await?.into_iter().next();
         found.ok_or_else(|| Error::ApiKeyNotFound { id: id.clone() })
     }
 
@@ -154,7 +179,7 @@ impl Store {
     }
 
     /// Returns at most `limit` keys after `after`, ordered by id and including expired and revoked ones; of
-    /// one organization, or of all.
+    /// one organization, or of all with the platform keys.
     ///
     /// # Errors
     ///
@@ -211,15 +236,12 @@ impl Store {
         )
     }
 
-    /// Writes a key and a row of the log of changes; all writes of keys use this function. Returns `None` if
-    /// the statement wrote nothing.
-    async fn write_api_key<const N: usize>(
+    /// Writes a key and a row of the log of changes; creating and revoking keys use this function. Returns
+    /// `None` if the statement wrote nothing.
+    async fn write_api_key(
         &self,
         operation: &Operation,
-        sql: &'static str,
-        arguments: [Argument<'_>; N],
-        kind: ChangeKind,
-        now_ms: u64,
+        write: Write<'_>,
     ) -> Result<Option<ApiKeyRow>, Error> {
         let actor = &self.actor;
         on_connection!(
@@ -230,12 +252,22 @@ impl Store {
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_write).await?;
                 let number: i64 = sqlx::query_scalar(COUNT_CHANGE).fetch_one(&mut *tx).await?;
-                let query = bind_all!(sqlx::query(sql), &arguments).try_map(|row| read(&row));
+                if let Some(organization) = write.grows {
+                    let existing: i64 = sqlx::query_scalar(COUNT_NOT_REVOKED)
+                        .bind(organization.as_str())
+                        .fetch_one(&mut *tx)
+                        .await?;
+                    if existing >= i64::from(API_KEYS_MAX) {
+                        let (organization, max) = (organization.clone(), API_KEYS_MAX);
+                        return Err(Error::TooManyApiKeys { organization, max }.into());
+                    }
+                }
+                let query = bind_all!(sqlx::query(write.sql), &write.arguments).try_map(|row| read(&row));
                 let Some(written) = query.fetch_optional(&mut *tx).await? else {
                     tx.rollback().await?;
                     return Ok(None);
                 };
-                let change = change(&written, kind, now_ms);
+                let change = change(&written, write.kind, write.now_ms);
                 bind_all!(sqlx::query(INSERT_CHANGE), &change.arguments(number, actor))
                     .execute(&mut *tx)
                     .await?;
@@ -246,10 +278,20 @@ impl Store {
     }
 }
 
+/// One write of one key.
+struct Write<'a> {
+    sql: &'static str,
+    arguments: Vec<Argument<'a>>,
+    /// The organization that gets another key, if its number of keys is limited.
+    grows: Option<&'a OrganizationId>,
+    kind: ChangeKind,
+    now_ms: u64,
+}
+
 fn change(key: &ApiKeyRow, kind: ChangeKind, now_ms: u64) -> Change<'_> {
     Change {
         at_ms: now_ms as i64,
-        organization: key.organization_id.as_str(),
+        organization: key.organization_id.as_ref(),
         kind,
         subject: key.id.as_str(),
         detail: json!({
@@ -264,7 +306,7 @@ fn change(key: &ApiKeyRow, kind: ChangeKind, now_ms: u64) -> Change<'_> {
 fn read(row: &dyn Columns) -> Result<ApiKeyRow, sqlx::Error> {
     Ok(ApiKeyRow {
         id: ApiKeyId::new(row.text("id")?),
-        organization_id: OrganizationId::new(row.text("organization_id")?),
+        organization_id: read_organization(row)?,
         name: row.text("name")?,
         scopes: row.word("scopes")?,
         prefix: row.text("prefix")?,

@@ -99,8 +99,8 @@ pub struct ChangeRow {
     pub number: u64,
     /// When the change was made, in Unix milliseconds.
     pub at_ms: u64,
-    /// The organization that owns the endpoint or key.
-    pub organization_id: OrganizationId,
+    /// The organization that owns the endpoint or key; `None` for a platform key.
+    pub organization_id: Option<OrganizationId>,
     /// `cli`, `worker`, `recorder`, the id of an API key, or `unknown`.
     pub actor: String,
     /// The kind of the change.
@@ -115,10 +115,25 @@ pub struct ChangeRow {
 /// A change that is about to be written.
 pub(crate) struct Change<'a> {
     pub(crate) at_ms: i64,
-    pub(crate) organization: &'a str,
+    /// The organization that owns the endpoint or key; `None` for a platform key.
+    pub(crate) organization: Option<&'a OrganizationId>,
     pub(crate) kind: ChangeKind,
     pub(crate) subject: &'a str,
     pub(crate) detail: Value,
+}
+
+/// The `organization_id` of platform keys and of changes to them. The id of an organization is never empty.
+const NO_ORGANIZATION: &str = "";
+
+/// Returns the stored form of the organization that owns an endpoint or a key; `None` for a platform key.
+pub(crate) fn stored_organization(owner: Option<&OrganizationId>) -> Argument<'_> {
+    Argument::outside(owner.map_or(NO_ORGANIZATION, OrganizationId::as_str))
+}
+
+/// Reads the organization that owns an endpoint or a key; `None` for a platform key.
+pub(crate) fn read_organization(row: &dyn Columns) -> Result<Option<OrganizationId>, sqlx::Error> {
+    let id = row.text("organization_id")?;
+    Ok((id != NO_ORGANIZATION).then(|| OrganizationId::new(id)))
 }
 
 /// Returns the number of the next change, for writes that are not part of the registry. Also takes the lock
@@ -136,7 +151,7 @@ impl<'a> Change<'a> {
             number.into(),
             actor.to_string().into(),
             self.at_ms.into(),
-            Argument::outside(self.organization),
+            stored_organization(self.organization),
             self.kind.as_str().into(),
             self.subject.into(),
             self.detail.to_string().into(),
@@ -188,7 +203,7 @@ fn read(row: &dyn Columns) -> Result<ChangeRow, sqlx::Error> {
     Ok(ChangeRow {
         number: row.number("number")?,
         at_ms: row.number("at_ms")?,
-        organization_id: OrganizationId::new(row.text("organization_id")?),
+        organization_id: read_organization(row)?,
         actor: row.text("actor")?,
         kind: row.word("kind")?,
         subject: row.text("subject")?,

@@ -176,6 +176,23 @@ pub enum Error {
         /// The id of the new key.
         id: ApiKeyId,
     },
+    /// The new API key is of an organization whose id is empty, which marks platform keys in the database.
+    #[error("API key {id} was not created: the id of its organization is empty")]
+    EmptyOrganization {
+        /// The id of the new key.
+        id: ApiKeyId,
+    },
+    /// The organization has its [maximum number of API keys](crate::API_KEYS_MAX) that are not revoked.
+    #[error(
+        "organization {organization} has {max} API keys that are not revoked, the maximum; revoke those that are no longer used, including \
+         expired ones"
+    )]
+    TooManyApiKeys {
+        /// The organization's id.
+        organization: OrganizationId,
+        /// The maximum number of keys.
+        max: u32,
+    },
     /// Another endpoint would exceed the number that workers load into memory.
     #[error("there are {ENDPOINTS_MAX} endpoints already, the most that workers load; delete some")]
     TooManyEndpoints,

@@ -45,7 +45,9 @@
 //! would get no deliveries.
 //!
 //! **API keys.** The database stores the hash of a key, by which the key is [found](Store::api_key_by_hash),
-//! and the key's first characters. Read access to the database does not reveal a key.
+//! and the key's first characters. Read access to the database does not reveal a key. A key belongs to one
+//! organization; a platform key belongs to none. [`Store::delete_expired`] also deletes keys that were
+//! revoked, or have expired, before the retention period.
 //!
 //! **Roles.** Every role announces itself once a second with [`Store::announce_role`]. A worker's
 //! announcement contains a position of the registry; all its later attempts use this position or a later one.
@@ -53,6 +55,7 @@
 //!
 //! **The log of changes.** Every transaction that writes an endpoint or an API key also adds a row that says
 //! who changed what; see [`Store::changes`]. The actor is a property of the handle: [`Store::acting_as`].
+//! Deletions by retention add no row.
 //!
 //! **Operations.** A transaction that disables an endpoint also writes a row for an operational event. The
 //! process that publishes the event deletes the row afterwards, so the event is published at least once and
@@ -168,6 +171,11 @@ use sealing::{Keyring, local_key};
 /// The maximum number of endpoints of all organizations together. Every worker holds all of them in memory,
 /// at about 1 KiB each.
 pub const ENDPOINTS_MAX: u32 = 100_000;
+
+/// The maximum number of an organization's API keys that are not revoked. Expired keys count as well until
+/// they are deleted, so that the database can count by an index. Platform keys are not limited, because only
+/// the operator creates them.
+pub const API_KEYS_MAX: u32 = 100;
 
 /// A handle to the database. Cheap to clone; all clones share the connections.
 #[derive(Clone)]

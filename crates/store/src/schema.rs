@@ -58,6 +58,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (18, "reports", include_str!("../migrations/0018_reports.sql")),
     (19, "recorded", include_str!("../migrations/0019_recorded.sql")),
     (20, "clocks", include_str!("../migrations/0020_clocks.sql")),
+    (
+        21,
+        "platform_keys",
+        include_str!("../migrations/0021_platform_keys.sql"),
+    ),
 ];
 
 /// The name of the table of applied migrations. It differs from sqlx's default, so that other programs that

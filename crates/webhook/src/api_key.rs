@@ -74,7 +74,8 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// A permission that a key grants, always limited to the key's organization.
+/// A permission that a key grants, within the key's organization or, for a platform key, in every
+/// organization.
 #[derive(
     Clone,
     Copy,
@@ -113,7 +114,7 @@ pub enum Scope {
     #[serde(rename = "deliveries:write")]
     #[strum(serialize = "deliveries:write")]
     DeliveriesWrite,
-    /// All of the above, and read the log of changes.
+    /// All of the above, manage API keys, and read the log of changes.
     #[serde(rename = "admin")]
     #[strum(serialize = "admin")]
     Admin,
@@ -134,8 +135,7 @@ fn unknown(name: &str) -> UnknownName {
 }
 
 /// The scopes of one key, at least one. As text, they are separated by commas: `events:write,endpoints:read`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scopes(BTreeSet<Scope>);
 
 impl Scopes {
@@ -143,11 +143,21 @@ impl Scopes {
     pub fn allow(&self, wanted: Scope) -> bool {
         self.0.contains(&wanted) || self.0.contains(&Scope::Admin)
     }
+
+    /// Returns whether these scopes allow everything that `others` allow.
+    pub fn include(&self, others: &Self) -> bool {
+        others.0.iter().all(|scope| self.allow(*scope))
+    }
+
+    /// Returns the names of the scopes.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|scope| scope.as_str())
+    }
 }
 
 impl fmt::Display for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.0.iter().map(|scope| scope.as_str()).collect();
+        let names: Vec<_> = self.names().collect();
         f.write_str(&names.join(","))
     }
 }
@@ -222,6 +232,26 @@ mod tests {
             for wanted in Scope::ALL.iter().copied() {
                 assert_eq!(only.allow(wanted), given == wanted || given == Scope::Admin);
             }
+        }
+    }
+
+    #[test]
+    fn scopes_include_what_each_of_them_allows() {
+        for (all, others, includes) in [
+            ("events:write", "events:write", true),
+            ("events:write,endpoints:read", "endpoints:read", true),
+            ("events:write", "events:write,endpoints:read", false),
+            ("endpoints:write", "endpoints:read", false),
+            ("admin", "events:write,deliveries:read", true),
+            ("admin", "admin", true),
+            (
+                "events:write,endpoints:read,endpoints:write,deliveries:read,deliveries:write",
+                "admin",
+                false,
+            ),
+        ] {
+            let [all, others] = [all, others].map(|scopes| scopes.parse::<Scopes>().unwrap());
+            assert_eq!(all.include(&others), includes, "{all}: {others}");
         }
     }
 }

@@ -5,8 +5,8 @@
 //! delivery, one request each, until [`outcome`] decides that it is delivered, dead or cancelled. The
 //! [`Schedule`] defines the delay before each further attempt.
 //!
-//! Clients of the HTTP API authenticate with an [`ApiKey`], which belongs to one organization and has
-//! [`Scopes`].
+//! Clients of the HTTP API authenticate with an [`ApiKey`], which has [`Scopes`] and belongs to one
+//! organization, or to the platform.
 //!
 //! This crate contains only values and pure functions: no I/O, no async code, no clock and no randomness.
 //! Time is always an argument. This crate does not decide what survives a crash; that is up to the code that

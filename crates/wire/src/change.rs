@@ -21,9 +21,9 @@ pub struct Change {
     /// `endpoint.secret_rotated`, `endpoint.deleted`, `api_key.created` or `api_key.revoked`.
     #[schema(example = "endpoint.updated")]
     pub kind: String,
-    /// The organization that owns the endpoint or key.
+    /// The organization that owns the endpoint or key; null for a platform key.
     #[schema(example = "org_123abc")]
-    pub organization_id: String,
+    pub organization_id: Option<String>,
     /// The id of the endpoint or key.
     #[schema(example = "ep_8e0d3e107685e7013e1070dba5f85cc2")]
     pub subject: String,

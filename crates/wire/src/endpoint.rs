@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Failing;
+use crate::{Credential, Failing};
 
 /// An endpoint: a customer's URL, and the events that are delivered to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -15,10 +15,11 @@ pub struct Endpoint {
     /// secret: store it, because it is not shown again.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(
+        value_type = Option<String>,
         example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=",
         nullable = false
     )]
-    pub secret: Option<String>,
+    pub secret: Option<Credential>,
     /// The organization whose events are delivered.
     #[schema(example = "org_123abc")]
     pub organization_id: String,

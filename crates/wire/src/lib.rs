@@ -8,6 +8,7 @@
 //! that means.
 
 pub mod schema;
+mod credential;
 mod endpoint;
 mod failing;
 mod health;
@@ -15,8 +16,11 @@ mod event;
 mod delivery;
 mod ping;
 mod change;
+mod api_key;
 
+pub use api_key::ApiKey;
 pub use change::Change;
+pub use credential::Credential;
 pub use delivery::{Attempt, Delivery, DeliveryWithAttempts};
 pub use endpoint::Endpoint;
 pub use event::{Considered, DisabledSince, EventHistory, EventSummary, States};

@@ -4,7 +4,7 @@ use utoipa::openapi::{
     RefOr, Schema,
     schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type},
 };
-use webhook::{DisabledReason, EventType, PING, journal::DeliveryState};
+use webhook::{DisabledReason, EventType, PING, Scope, journal::DeliveryState};
 
 /// Returns the schema of an endpoint's subscription: a list of at least one pattern.
 pub fn patterns() -> RefOr<Schema> {
@@ -32,6 +32,23 @@ pub fn patterns() -> RefOr<Schema> {
 
 /// The maximum number of patterns of an endpoint, which is more than the number of different patterns.
 pub const PATTERNS_MAX: usize = 64;
+
+/// Returns the schema of an API key's scopes: a list of at least one scope.
+pub fn scopes() -> RefOr<Schema> {
+    let scope = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(Scope::ALL.iter().map(|scope| scope.as_str())));
+    ArrayBuilder::new()
+        .items(scope)
+        .min_items(Some(1))
+        .max_items(Some(SCOPES_MAX))
+        .description(Some("What the key allows. The scope admin includes all others."))
+        .examples([serde_json::json!(["events:write", "endpoints:read"])])
+        .into()
+}
+
+/// The maximum number of scopes of a key, which is the number of different scopes.
+pub const SCOPES_MAX: usize = Scope::ALL.len();
 
 /// Returns the schema of the name of an event type.
 pub fn event_type() -> RefOr<Schema> {

@@ -290,6 +290,11 @@ async fn each_request_is_one_line_without_keys_or_bodies() {
     );
     let published = publish(&api, &key, event("org_1", "hunter2")).await;
     assert_eq!(published.status, 202);
+    let platform = installation.platform_key("admin").await;
+    for named in [&[("magnetite-organization", "org_2")][..], &[]] {
+        let listed = api.send("GET", "/v1/event-types", &platform, named, "").await;
+        assert_eq!(listed.status, 200);
+    }
     let metrics = api
         .role
         .metric("magnetite_api_request_duration_seconds_count", "/v1/events")
@@ -305,14 +310,18 @@ async fn each_request_is_one_line_without_keys_or_bodies() {
         .iter()
         .filter(|line| line["message"] == "request answered")
         .collect();
-    assert_eq!(answered.len(), 2, "{log}");
+    assert_eq!(answered.len(), 4, "{log}");
     assert_eq!(answered[0]["request.id"], "mine-1");
     assert_eq!(answered[0]["http.route"], "/v1/endpoints/{id}");
     assert_eq!(answered[0]["http.status"], 404);
-    assert!(
-        answered[1]["api_key.id"].as_str().unwrap().starts_with("key_"),
-        "{log}"
-    );
+    let organizations: Vec<_> = answered
+        .iter()
+        .map(|line| line["organization.id"].as_str())
+        .collect();
+    assert_eq!(organizations, [Some("org_1"), Some("org_1"), Some("org_2"), None]);
+    for line in &answered {
+        assert!(line["api_key.id"].as_str().unwrap().starts_with("key_"), "{log}");
+    }
     assert!(!log.contains("hunter2"), "{log}");
     installation.delete().await;
 }

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use e2e::{Answer, Api, Installation, Postgres, Receiver, SOON, event, shared_broker, wait_for};
+use e2e::{Answer, Api, Installation, Postgres, Receiver, SOON, event, shared_broker, wait_for, wait_until};
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection, PgTransaction};
 
@@ -25,6 +25,17 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Returns the key that `api-key create` has printed, and keeps it secret.
+fn printed_key(installation: &Installation, made: &Output) -> String {
+    let key = stdout(made)
+        .split_whitespace()
+        .find(|word| word.starts_with("mgk_"))
+        .unwrap()
+        .to_owned();
+    installation.keep_secret(&key);
+    key
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_shown_once_and_afterwards_known_by_its_beginning() {
     let installation = Installation::new("keys").await;
@@ -33,13 +44,8 @@ async fn a_key_is_shown_once_and_afterwards_known_by_its_beginning() {
         .await;
     assert!(made.status.success(), "{}", stderr(&made));
     assert!(stderr(&made).contains("not shown again"), "{}", stderr(&made));
-    let key = stdout(&made)
-        .split_whitespace()
-        .find(|word| word.starts_with("mgk_"))
-        .unwrap()
-        .to_owned();
+    let key = printed_key(&installation, &made);
     assert_eq!(key.len(), "mgk_".len() + 43);
-    installation.keep_secret(&key);
 
     let listed = installation.json(&["api-key", "list", "--org", "org_1"]).await;
     let [listed] = &listed[..] else {
@@ -103,6 +109,95 @@ async fn a_key_is_revoked_and_what_does_not_exist_is_named() {
         "{}",
         stderr(&unknown)
     );
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_key_belongs_to_no_organization() {
+    let installation = Installation::new("platform").await;
+    let create = [&["api-key", "create", "--platform"][..], &CREATE[4..]].concat();
+    let made = installation.cli(&create).await;
+    assert!(made.status.success(), "{}", stderr(&made));
+    printed_key(&installation, &made);
+    assert!(
+        stderr(&made).contains("Magnetite-Organization"),
+        "{}",
+        stderr(&made)
+    );
+    let listed = installation.json(&["api-key", "list"]).await.remove(0);
+    assert_eq!(listed["organization_id"], Value::Null);
+    let id = listed["id"].as_str().unwrap();
+    for arguments in [["api-key", "list"].as_slice(), &["changes"]] {
+        let printed = installation.cli_ok(arguments).await;
+        assert!(
+            printed.contains(id) && printed.contains("(platform)"),
+            "{printed}"
+        );
+    }
+    assert_eq!(
+        installation.cli_ok(&["api-key", "list", "--org", "org_1"]).await,
+        ""
+    );
+    let change = installation.json(&["changes"]).await.remove(0);
+    assert_eq!(change["organization_id"], Value::Null);
+    let both = installation.cli(&[&CREATE[..], &["--platform"]].concat()).await;
+    assert_eq!(both.status.code(), Some(2));
+    installation.cli_ok(&["api-key", "revoke", id]).await;
+    installation.delete().await;
+}
+
+/// The command line prints a key as the API does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_key_creates_a_customers_key_that_publishes_for_the_customer() {
+    let installation = Installation::new("customers-key").await;
+    let (api, receiver) = (Api::start(&installation).await, Receiver::ok().await);
+    let worker = installation.worker().await;
+    let platform = installation.platform_key("admin").await;
+    let for_org_1 = [("magnetite-organization", "org_1")];
+    let endpoint = serde_json::json!({ "url": receiver.url() }).to_string();
+    let created = api
+        .send("POST", "/v1/endpoints", &platform, &for_org_1, endpoint)
+        .await;
+    assert_eq!(created.status, 201, "{created:?}");
+    let new = serde_json::json!({ "name": "customer", "scopes": ["events:write"] }).to_string();
+    let made = api.send("POST", "/v1/api-keys", &platform, &for_org_1, new).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let key = made.body["key"].as_str().unwrap();
+    installation.keep_secret(key);
+    let both = format!("[{},{}]", event("org_1", "1"), event("org_2", "1"));
+    for (key, path, body, status) in [
+        (key, "/v1/events", event("org_1", "2"), 202),
+        (key, "/v1/events", event("org_2", "2"), 403),
+        (&platform, "/v1/events/batch", both.clone(), 202),
+        (key, "/v1/events/batch", both, 403),
+    ] {
+        let published = api.send("POST", path, key, &[], body).await;
+        assert_eq!(published.status, status, "{published:?}");
+    }
+    wait_until("both events of the customer arrive", SOON, || {
+        receiver.count() == 2
+    })
+    .await;
+
+    let path = format!("/v1/api-keys/{}", made.body["id"].as_str().unwrap());
+    let revoked = api.send("DELETE", &path, &platform, &for_org_1, "").await;
+    assert_eq!(revoked.status, 204, "{revoked:?}");
+    let refused = api
+        .send("POST", "/v1/events", key, &[], event("org_1", "3"))
+        .await;
+    assert_eq!(refused.status, 401, "{refused:?}");
+    assert!(api.role.terminate().await && worker.terminate().await);
+    let mut printed = installation
+        .json(&["api-key", "list", "--org", "org_1"])
+        .await
+        .remove(0);
+    assert!(printed["revoked_at_ms"].is_u64(), "{printed}");
+    let mut answered = made.body.clone();
+    for field in ["key", "last_used_at_ms", "revoked_at_ms"] {
+        answered.as_object_mut().unwrap().remove(field);
+        printed.as_object_mut().unwrap().remove(field);
+    }
+    assert_eq!(printed, answered);
     installation.delete().await;
 }
 

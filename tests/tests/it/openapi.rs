@@ -29,6 +29,19 @@ async fn every_example_of_the_document_is_taken() {
     let installation = Installation::new("examples").await;
     let (api, receiver) = (Api::start(&installation).await, Receiver::ok().await);
     let key = installation.key("org_123abc", "admin").await;
+    let other = [
+        "--org",
+        "org_123abc",
+        "--name",
+        "other",
+        "--scopes",
+        "events:write",
+    ];
+    let other = installation
+        .json(&[&["api-key", "create"][..], &other].concat())
+        .await
+        .remove(0);
+    installation.keep_secret(other["key"].as_str().unwrap());
     let endpoint = installation.endpoint("org_123abc", &receiver.url()).await;
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);
     let document: Value = serde_json::from_str(&installation.cli_ok(&["openapi"]).await).unwrap();
@@ -49,6 +62,8 @@ async fn every_example_of_the_document_is_taken() {
         ("ep_", endpoint.id.clone()),
         ("dlv_", delivery),
         ("evt_", published.body["id"].as_str().unwrap().to_owned()),
+        // The key that is used must not be revoked.
+        ("key_", other["id"].as_str().unwrap().to_owned()),
         ("https://example.com", receiver.url()),
     ];
 
@@ -246,7 +261,9 @@ mod alone {
         let installation = Installation::with("fuzz", &e2e::shared_broker(), &delays_ms, &settings).await;
         let api = Api::start(&installation).await;
         let receiver = Receiver::ok().await;
-        let key = installation.key("org_1", "admin").await;
+        // A platform key, which the fuzzer cannot revoke. `schemathesis.toml` names the organization.
+        let key = installation.platform_key("admin").await;
+        installation.key("org_1", "events:write").await;
         // Lists are not empty then, and the fuzzer can find ids of all kinds.
         installation.endpoint("org_1", &receiver.url()).await;
         let (worker, recorder) = (installation.worker().await, installation.recorder().await);

@@ -67,7 +67,7 @@ impl Kind {
             Self::MalformedRequest => "The request cannot be read",
             Self::Unauthorized => "No valid API key",
             Self::InsufficientScope => "The API key does not allow this",
-            Self::OtherOrganization => "The API key belongs to another organization",
+            Self::OtherOrganization => "The organizations do not match",
             Self::NotFound => "Not found",
             Self::MethodNotAllowed => "The method is not allowed here",
             Self::BodyTimeout => "The body did not arrive in time",

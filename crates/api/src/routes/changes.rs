@@ -15,6 +15,8 @@ use crate::{
 /// List changes.
 ///
 /// Returns the changes to the organization's endpoints and API keys, newest first. They are kept permanently.
+/// With a platform key and without Magnetite-Organization, lists all changes, including those to platform
+/// keys.
 #[utoipa::path(
     get,
     path = "/v1/changes",
@@ -32,7 +34,7 @@ pub(super) async fn list(
     let (limit, before) = (page.limit()?, page.after()?);
     let changes = context
         .store
-        .changes(Some(&caller.organization), before, limit + 1)
+        .changes(caller.organization.as_ref(), before, limit + 1)
         .await?;
     let place = |last: &ChangeRow| last.number;
     Ok(Json(Listing::new(changes, limit, place, |change| {

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use service::view::{self, ForCustomers as _};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow};
 use utoipa::IntoParams;
-use webhook::{DeliveryId, EndpointId, EventId};
+use webhook::{DeliveryId, EndpointId, EventId, OrganizationId};
 
 use crate::{
-    caller::Caller,
+    caller::{Caller, Organization},
     context::Context,
     extract::{Id, Query, parameter},
     pagination::{Listing, Page},
@@ -40,13 +40,14 @@ pub(super) struct Deliveries {
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
     /// `next_cursor` of the previous page; omit it for the first page.
-    #[param(max_length = 1024, nullable = false)]
+    #[param(max_length = 2304, nullable = false)]
     cursor: Option<String>,
 }
 
 /// List deliveries.
 ///
-/// Newest first, by the time of their creation.
+/// Newest first, by the time of their creation. With a platform key and without Magnetite-Organization, lists
+/// the deliveries of all organizations.
 #[utoipa::path(
     get,
     path = "/v1/deliveries",
@@ -62,7 +63,7 @@ pub(super) async fn list(
     Query(wanted): Query<Deliveries>,
 ) -> Result<Json<Listing<wire::Delivery>>, Problem> {
     let filter = DeliveryFilter {
-        organization: Some(caller.organization),
+        organization: caller.organization,
         endpoint: wanted.endpoint_id.map(EndpointId::new),
         event: wanted.event_id.map(EventId::new),
         state: parameter("state", wanted.state.as_deref())?,
@@ -102,10 +103,10 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     State(context): State<Context>,
-    caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
 ) -> Result<Json<wire::Delivery>, Problem> {
-    let found = find(&context, &caller, id).await?;
+    let found = find(&context, &organization, id).await?;
     Ok(Json(view::delivery(&found).for_customers()))
 }
 
@@ -126,10 +127,10 @@ pub(super) async fn show(
 )]
 pub(super) async fn attempts(
     State(context): State<Context>,
-    caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
 ) -> Result<Json<Listing<wire::Attempt>>, Problem> {
-    let found = find(&context, &caller, id).await?;
+    let found = find(&context, &organization, id).await?;
     let attempts = context.store.attempts(&found.id).await?;
     Ok(Json(Listing {
         data: attempts
@@ -140,10 +141,10 @@ pub(super) async fn attempts(
     }))
 }
 
-/// Returns the caller's delivery. Another organization's delivery is treated like one that does not exist.
-async fn find(context: &Context, caller: &Caller, id: String) -> Result<DeliveryRow, Problem> {
+/// Returns the organization's delivery. Another one's delivery is treated like one that does not exist.
+async fn find(context: &Context, organization: &OrganizationId, id: String) -> Result<DeliveryRow, Problem> {
     let id = DeliveryId::new(id);
     let found = context.store.delivery(&id).await?;
-    let own = found.filter(|found| found.delivery.organization_id == caller.organization);
+    let own = found.filter(|found| found.delivery.organization_id == *organization);
     own.ok_or_else(|| Problem::not_found("delivery", id.as_str()))
 }

@@ -21,10 +21,10 @@ use service::{
 };
 use store::{Lookup, Store};
 use utoipa::IntoParams;
-use webhook::EndpointId;
+use webhook::{EndpointId, OrganizationId};
 
 use crate::{
-    caller::Caller,
+    caller::{Caller, Organization},
     context::Context,
     extract::{Id, IfMatch, JsonBody, Query, etag},
     pagination::{Listing, Page},
@@ -47,7 +47,7 @@ pub(super) struct Which {
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
     /// `next_cursor` of the previous page; omit it for the first page.
-    #[param(max_length = 1024, nullable = false)]
+    #[param(max_length = 2304, nullable = false)]
     cursor: Option<String>,
 }
 
@@ -56,7 +56,7 @@ const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-be
 
 /// Register an endpoint.
 ///
-/// Every event of the key's organization that is published after the response is delivered to the endpoint,
+/// Every event of the organization that is published after the response is delivered to the endpoint,
 /// if the endpoint subscribes to it. The response contains the endpoint's secret, with which the receiver
 /// verifies signatures; it is not shown again. The URL must resolve to a public address.
 #[utoipa::path(
@@ -86,9 +86,10 @@ const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-be
 pub(super) async fn create(
     State(context): State<Context>,
     caller: Caller,
+    Organization(organization): Organization,
     JsonBody(new): JsonBody<CreateEndpoint>,
 ) -> Result<Response, Problem> {
-    let registration = new.registration(&caller.organization)?;
+    let registration = new.registration(organization)?;
     let max = context.config.endpoints_per_organization_max;
     let (store, now_ms) = (
         context.store_for(&caller).per_organization_max(max),
@@ -109,7 +110,8 @@ pub(super) async fn create(
 /// List endpoints.
 ///
 /// Ordered by id, without their secrets, including disabled ones. With `failing=true`, returns only endpoints
-/// that are failing now, with since when and why.
+/// that are failing now, with since when and why. With a platform key and without Magnetite-Organization,
+/// lists the endpoints of all organizations.
 #[utoipa::path(
     get,
     path = "/v1/endpoints",
@@ -126,7 +128,7 @@ pub(super) async fn list(
 ) -> Result<Json<Listing<wire::Endpoint>>, Problem> {
     let page = Page::new(which.limit, which.cursor);
     let (limit, after) = (page.limit()?, page.after()?.map(|id: String| EndpointId::new(id)));
-    let organization = Some(&caller.organization);
+    let organization = caller.organization.as_ref();
     if which.failing {
         let failing = context
             .store
@@ -168,10 +170,10 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     State(context): State<Context>,
-    caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
 ) -> Result<Response, Problem> {
-    Ok(shown(&find(&context, &caller, id).await?))
+    Ok(shown(&find(&context, &organization, id).await?))
 }
 
 /// Change an endpoint.
@@ -206,12 +208,13 @@ pub(super) async fn show(
 pub(super) async fn update(
     State(context): State<Context>,
     caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
     if_match: IfMatch,
     JsonBody(update): JsonBody<UpdateEndpoint>,
 ) -> Result<Response, Problem> {
     let change = update.change()?;
-    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let (id, store) = admitted(&context, &caller, &organization, id, &if_match).await?;
     let changed = manage::change(&store, &context.egress, &id, change, now_ms() as i64).await;
     Ok(changed_to(&context, &changed.map_err(refused)?).await)
 }
@@ -243,37 +246,39 @@ pub(super) async fn update(
 pub(super) async fn delete(
     State(context): State<Context>,
     caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
     if_match: IfMatch,
 ) -> Result<Response, Problem> {
-    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let (id, store) = admitted(&context, &caller, &organization, id, &if_match).await?;
     store.delete_endpoint(&id, now_ms() as i64).await?;
     let behind = workers::act(&context.store, &context.resending.changes).await;
     Ok(naming(&behind, StatusCode::NO_CONTENT.into_response()))
 }
 
-/// Returns the caller's endpoint. Another organization's endpoint is treated like one that does not exist.
+/// Returns the organization's endpoint. Another one's endpoint is treated like one that does not exist.
 pub(super) async fn find(
     context: &Context,
-    caller: &Caller,
+    organization: &OrganizationId,
     id: String,
 ) -> Result<webhook::Endpoint, Problem> {
     let id = EndpointId::new(id);
     match context.store.endpoint(&id).await? {
-        Lookup::Found(endpoint) if endpoint.organization_id == caller.organization => Ok(endpoint),
+        Lookup::Found(endpoint) if endpoint.organization_id == *organization => Ok(endpoint),
         _ => Err(Problem::not_found("endpoint", id.as_str())),
     }
 }
 
-/// Returns the id of the caller's endpoint, if the request permits its present version, and a store that
-/// refuses to write if the version has changed since.
+/// Returns the id of the organization's endpoint, if the request permits its present version, and a store
+/// that refuses to write if the version has changed since.
 async fn admitted(
     context: &Context,
     caller: &Caller,
+    organization: &OrganizationId,
     id: String,
     if_match: &IfMatch,
 ) -> Result<(EndpointId, Store), Problem> {
-    let endpoint = find(context, caller, id).await?;
+    let endpoint = find(context, organization, id).await?;
     let expected = if_match.expect(endpoint.version)?;
     Ok((endpoint.id, context.store_for(caller).if_version(expected)))
 }

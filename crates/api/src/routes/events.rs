@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use webhook::{EVENT_BYTES_MAX, Envelope, EventId, EventType, FieldRejection, Rejection};
 
 use crate::{
-    caller::Caller,
+    caller::{Caller, ORGANIZATION},
     context::Context,
     extract::{JsonBytes, parse},
     problem::{FieldError, Kind, Problem},
@@ -48,8 +48,8 @@ pub(super) struct EventBody {
         example = 1_703_123_456_789_i64
     )]
     timestamp: u64,
-    /// The organization of the event, which is the key's organization. At most 255 bytes of UTF-8, as are the
-    /// other ids.
+    /// The organization of the event: the one that the request is for, or, with a platform key and without
+    /// Magnetite-Organization, any. At most 255 bytes of UTF-8, as are the other ids.
     #[schema(min_length = 1, max_length = 255, example = "org_123abc")]
     organization_id: String,
     /// The project of the event.
@@ -215,17 +215,18 @@ fn batch(body: &Bytes, caller: &Caller) -> Result<Vec<Bytes>, Problem> {
     }
 }
 
+/// Checks that the caller may publish the event. A request that is for no single organization may publish
+/// events of any.
 fn of_caller(envelope: &Envelope, caller: &Caller) -> Result<(), Problem> {
-    if envelope.organization_id == caller.organization.as_str() {
-        return Ok(());
+    match &caller.organization {
+        Some(organization) if envelope.organization_id != organization.as_str() => Err(Problem::new(
+            Kind::OtherOrganization,
+            format!(
+                "Use a key of the event's organization or, with a platform key, name that organization in {ORGANIZATION}; this request is for {organization}."
+            ),
+        )),
+        _ => Ok(()),
     }
-    Err(Problem::new(
-        Kind::OtherOrganization,
-        format!(
-            "Use a key of the event's organization; this key belongs to {}.",
-            caller.organization
-        ),
-    ))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

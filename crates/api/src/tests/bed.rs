@@ -22,6 +22,7 @@ use webhook::{ApiKey, ApiKeyId, OrganizationId};
 
 use crate::{
     Config,
+    caller::ORGANIZATION,
     config::{ARRIVING_MAX, IN_FLIGHT_MAX, PINGS_MAX},
     context::{Context, Shared},
     key_cache::KeyCache,
@@ -97,9 +98,23 @@ impl Bed {
         scopes: &str,
         expires_at_ms: Option<u64>,
     ) -> (String, ApiKeyRow) {
+        self.new_key(Some(organization), scopes, expires_at_ms).await
+    }
+
+    /// Creates a platform key with these scopes. Returns the key and its row.
+    pub(super) async fn platform_key_row(&self, scopes: &str) -> (String, ApiKeyRow) {
+        self.new_key(None, scopes, None).await
+    }
+
+    async fn new_key(
+        &self,
+        organization: Option<&str>,
+        scopes: &str,
+        expires_at_ms: Option<u64>,
+    ) -> (String, ApiKeyRow) {
         let key = ApiKey::generate(rand::random());
         let new = NewApiKey {
-            organization_id: OrganizationId::new(organization),
+            organization_id: organization.map(OrganizationId::new),
             name: "test".to_owned(),
             scopes: scopes.parse().unwrap(),
             key: key.clone(),
@@ -117,6 +132,10 @@ impl Bed {
 
     pub(super) async fn key(&self, organization: &str, scopes: &str) -> String {
         self.key_row(organization, scopes, None).await.0
+    }
+
+    pub(super) async fn platform_key(&self, scopes: &str) -> String {
+        self.platform_key_row(scopes).await.0
     }
 
     /// Creates an endpoint of the organization, and returns the body of the response.
@@ -140,6 +159,21 @@ impl Bed {
 
     pub(super) async fn send(&self, method: &str, path: &str, key: &str, json: &str) -> Answer {
         let request = request(method, path, key).header(header::CONTENT_TYPE, "application/json");
+        self.ask(request.body(Body::from(json.to_owned())).unwrap()).await
+    }
+
+    /// Sends a request for this organization.
+    pub(super) async fn send_for(
+        &self,
+        organization: &str,
+        method: &str,
+        path: &str,
+        key: &str,
+        json: &str,
+    ) -> Answer {
+        let request = request(method, path, key)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(ORGANIZATION, organization);
         self.ask(request.body(Body::from(json.to_owned())).unwrap()).await
     }
 

@@ -165,10 +165,7 @@ async fn a_key_that_holds_its_share_is_refused_at_once_and_no_other_key_is() {
     let bed = Bed::new().await;
     let (greedy, row) = bed.key_row("org_1", "admin", None).await;
     let others = [bed.key("org_1", "admin").await, bed.key("org_2", "admin").await];
-    let caller = Caller {
-        key: row.id,
-        organization: row.organization_id,
-    };
+    let caller = Caller::with(row.id.as_str(), Some("org_1"));
     let (slots, arriving) = (bed.context.slots.clone(), bed.context.arriving.clone());
     for (shares, is_refused) in [
         // A request without a body does not wait for a place for its body.

@@ -138,6 +138,44 @@ async fn events_are_listed_newest_first_in_pages_and_by_what_they_are() {
     }
 }
 
+/// An event's id is unique only within its organization.
+#[tokio::test]
+async fn events_with_the_same_id_and_time_are_each_listed_once_for_all_organizations() {
+    let bed = Bed::new().await;
+    let key = bed.platform_key("deliveries:read").await;
+    let mut expected = Vec::new();
+    for (number, organization) in [
+        (1, "org_1"),
+        (1, "org_2"),
+        (1, "org_3"),
+        (2, "org_1"),
+        (2, "org_2"),
+    ] {
+        let (distinct, id) = (
+            event(organization, number, "ep_1", "project"),
+            format!("evt_{number}"),
+        );
+        let same = Event::from_message(Some(&id), None, distinct.event.body.clone()).unwrap();
+        let same = EventRecord {
+            event: Arc::new(same),
+            ..distinct
+        };
+        record(&bed, [Record::Event(same)]).await;
+        expected.insert(0, [id, organization.to_owned()]);
+    }
+    let (mut read, mut cursor) = (Vec::new(), String::new());
+    while read.len() < 10 {
+        let page = bed.get(&format!("/v1/events?limit=1{cursor}"), &key).await;
+        let event = &page.body["data"][0];
+        read.push(["id", "organization_id"].map(|field| event[field].as_str().unwrap().to_owned()));
+        match page.body["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(read, expected);
+}
+
 #[tokio::test]
 async fn no_answer_says_where_a_name_leads_in_our_network() {
     let bed = Bed::new().await;

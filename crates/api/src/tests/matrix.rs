@@ -1,4 +1,5 @@
-//! Tests of authorization: every operation in the document, with every kind of key that must not be accepted.
+//! Tests of authorization: every operation in the document, with every kind of key that must not be accepted,
+//! and with platform keys, for one organization and for none.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,7 @@ use runtime::now_ms;
 use serde_json::{Value, json};
 use webhook::{OrganizationId, Scope};
 
-use crate::{openapi::SECURITY_SCHEME, operations::Operations};
+use crate::{caller::ORGANIZATION, openapi::SECURITY_SCHEME, operations::Operations};
 
 use super::{
     bed::{Answer, Bed, request},
@@ -36,7 +37,10 @@ enum Wall {
 fn wall(operation: &str) -> Option<Wall> {
     Some(match operation {
         "createEndpoint" => Wall::Creates(r#"{"url":"https://93.184.216.34/"}"#),
+        "createApiKey" => Wall::Creates(r#"{"name":"new","scopes":["admin"]}"#),
         "listEndpoints" | "listChanges" => Wall::Listing(endpoint),
+        "listApiKeys" => Wall::Listing(|things| &things.api_key),
+        "revokeApiKey" => Wall::Own(|things| &things.api_key, ""),
         "listEvents" => Wall::Listing(|things| &things.event),
         "listDeliveries" => Wall::Listing(delivery),
         "getEndpoint" | "deleteEndpoint" | "enableEndpoint" | "disableEndpoint" | "pingEndpoint"
@@ -83,12 +87,21 @@ impl Operation {
     }
 
     async fn ask_for(&self, bed: &Bed, key: &str, id: &str, json: &str) -> Answer {
+        self.ask_as(bed, key, None, id, json).await
+    }
+
+    /// Sends a request that names an organization, or none.
+    async fn ask_as(&self, bed: &Bed, key: &str, organization: Option<&str>, id: &str, json: &str) -> Answer {
         let parts = self
             .path
             .split('/')
             .map(|part| if part.starts_with('{') { id } else { part });
         let path = parts.collect::<Vec<_>>().join("/");
-        let request = request(self.method.as_str(), &path, key).header("content-type", "application/json");
+        let mut request =
+            request(self.method.as_str(), &path, key).header("content-type", "application/json");
+        if let Some(organization) = organization {
+            request = request.header(ORGANIZATION, organization);
+        }
         bed.ask(request.body(Body::from(json.to_owned())).unwrap()).await
     }
 }
@@ -115,7 +128,7 @@ async fn every_operation_refuses_every_key_that_does_not_open_it() {
     bed.context.store.revoke_api_key(&row.id, now_ms()).await.unwrap();
     let (expired, _) = bed.key_row("org_1", "admin", Some(now_ms() - 1)).await;
     let operations = operations(&bed);
-    assert!(operations.len() >= 23, "the document has lost operations");
+    assert!(operations.len() >= 26, "the document has lost operations");
     for operation in &operations {
         let name = &operation.name;
         for (key, word) in [
@@ -223,13 +236,151 @@ async fn every_operation_keeps_organizations_apart() {
 async fn what_another_organization_does_not_find_its_own_does() {
     let bed = Bed::new().await;
     let (key, things) = (bed.key("org_2", "admin").await, bed.things("org_2").await);
-    let mut operations = operations(&bed);
-    operations.sort_by_key(|operation| operation.method == Method::DELETE);
-    for operation in operations {
+    for operation in deletions_last(&bed) {
         if let Wall::Own(id, json) = walled(&operation) {
             let answered = operation.ask_for(&bed, &key, id(&things), json).await;
             assert_ne!(answered.status, 404, "{}: {answered:?}", operation.name);
         }
+    }
+}
+
+/// Returns the operations with those last that delete what others need.
+fn deletions_last(bed: &Bed) -> Vec<Operation> {
+    let mut operations = operations(bed);
+    operations.sort_by_key(|operation| operation.method == Method::DELETE);
+    operations
+}
+
+fn assert_names_the_header(operation: &Operation, refused: &Answer) {
+    let name = &operation.name;
+    assert_eq!(
+        (refused.status.as_u16(), refused.problem()),
+        (422, "invalid-fields"),
+        "{name}: {refused:?}"
+    );
+    assert_eq!(refused.body["errors"][0]["parameter"], ORGANIZATION, "{name}");
+}
+
+#[tokio::test]
+async fn a_platform_key_that_names_no_organization_publishes_and_lists_for_all_and_nothing_else() {
+    let bed = Bed::new().await;
+    let key = bed.platform_key("admin").await;
+    let all = [bed.things("org_1").await, bed.things("org_2").await];
+    let before = bed.context.store.changes(None, None, 100).await.unwrap();
+    for operation in operations(&bed) {
+        let name = &operation.name;
+        match walled(&operation) {
+            Wall::Own(id, json) => {
+                let refused = operation.ask_for(&bed, &key, id(&all[0]), json).await;
+                assert_names_the_header(&operation, &refused);
+            }
+            Wall::OwnIds(body) => {
+                let refused = operation
+                    .ask_for(&bed, &key, "", &body(&all[0]).to_string())
+                    .await;
+                assert_names_the_header(&operation, &refused);
+            }
+            Wall::Creates(json) => {
+                assert_names_the_header(&operation, &operation.ask_for(&bed, &key, "", json).await);
+            }
+            Wall::Listing(id) => {
+                let text = operation.ask(&bed, &key).await.body.to_string();
+                assert!(
+                    all.iter().all(|things| text.contains(id(things))),
+                    "{name}: {text}"
+                );
+            }
+            Wall::Body(body) => {
+                for organization in ["org_1", "org_2"] {
+                    let body = body(organization).to_string();
+                    let allowed = operation.ask_for(&bed, &key, "", &body).await;
+                    assert_eq!(allowed.problem(), "broker-unavailable", "{name}: {allowed:?}");
+                }
+            }
+            Wall::Same => {
+                let answered = operation.ask(&bed, &key).await;
+                assert!(
+                    matches!(answered.status.as_u16(), 200 | 404),
+                    "{name}: {answered:?}"
+                );
+            }
+        }
+    }
+    let after = bed.context.store.changes(None, None, 100).await.unwrap();
+    assert_eq!(after, before, "something was changed for no organization");
+}
+
+#[tokio::test]
+async fn a_platform_key_that_names_an_organization_reaches_that_one_alone() {
+    let bed = Bed::new().await;
+    let key = bed.platform_key("admin").await;
+    let (own, foreign) = (bed.things("org_1").await, bed.things("org_2").await);
+    let ask = async |operation: &Operation, id: &str, json: &str| {
+        operation.ask_as(&bed, &key, Some("org_1"), id, json).await
+    };
+    for operation in deletions_last(&bed) {
+        let name = &operation.name;
+        match walled(&operation) {
+            Wall::Own(id, json) => {
+                let answered = ask(&operation, id(&foreign), json).await;
+                assert_eq!(answered.status, 404, "{name}: {answered:?}");
+                let answered = ask(&operation, id(&own), json).await;
+                let status = answered.status.as_u16();
+                assert!(!matches!(status, 401 | 403 | 404 | 422), "{name}: {answered:?}");
+            }
+            Wall::OwnIds(body) => {
+                let answered = ask(&operation, "", &body(&foreign).to_string()).await;
+                let text = answered.body.to_string();
+                assert!(text.contains("not_found"), "{name}: {text}");
+                let answered = ask(&operation, "", &body(&own).to_string()).await;
+                assert_eq!(answered.problem(), "broker-unavailable", "{name}: {answered:?}");
+            }
+            Wall::Creates(json) => {
+                let created = ask(&operation, "", json).await;
+                assert_eq!(created.body["organization_id"], "org_1", "{name}: {created:?}");
+            }
+            Wall::Listing(id) => {
+                let text = ask(&operation, "", "").await.body.to_string();
+                assert!(text.contains(id(&own)), "{name} lacks its own: {text}");
+                let leaked = foreign.ids().into_iter().find(|id| text.contains(id));
+                assert_eq!(leaked, None, "{name}: {text}");
+            }
+            Wall::Body(body) => {
+                let refused = ask(&operation, "", &body("org_2").to_string()).await;
+                assert_eq!(refused.problem(), "other-organization", "{name}: {refused:?}");
+                let allowed = ask(&operation, "", &body("org_1").to_string()).await;
+                assert_eq!(allowed.problem(), "broker-unavailable", "{name}: {allowed:?}");
+            }
+            Wall::Same => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_operation_refuses_an_organization_that_is_invalid_or_not_the_keys() {
+    let bed = Bed::new().await;
+    let keys = [bed.platform_key("admin").await, bed.key("org_1", "admin").await];
+    bed.things("org_2").await;
+    for operation in operations(&bed) {
+        let name = &operation.name;
+        for key in &keys {
+            for invalid in ["", "org_1,org_1", &"x".repeat(256)] {
+                let refused = operation.ask_as(&bed, key, Some(invalid), "nothing", "").await;
+                assert_names_the_header(&operation, &refused);
+            }
+        }
+        let [_, key] = &keys;
+        let mut refusals = Vec::new();
+        // The response does not tell whether there is such an organization.
+        for other in ["org_2", "org_9", "ORG_1"] {
+            let refused = operation.ask_as(&bed, key, Some(other), "nothing", "").await;
+            assert_eq!(refused.problem(), "other-organization", "{name}: {refused:?}");
+            refusals.push(refused.body);
+        }
+        assert!(refusals.iter().all(|body| *body == refusals[0]), "{refusals:?}");
+        let own = operation.ask_as(&bed, key, Some("org_1"), "nothing", "").await;
+        let without = operation.ask(&bed, key).await;
+        assert_eq!(own.status, without.status, "{name}: {own:?}");
     }
 }
 

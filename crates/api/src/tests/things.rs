@@ -1,4 +1,4 @@
-//! The objects of an organization: an endpoint, and an event whose delivery to it is dead.
+//! The objects of an organization: an endpoint, an event whose delivery to it is dead, and an API key.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ pub(super) struct Things {
     pub(super) endpoint: String,
     pub(super) event: String,
     pub(super) delivery: String,
+    pub(super) api_key: String,
 }
 
 /// When all of this happened, in Unix milliseconds.
@@ -27,12 +28,13 @@ impl Things {
             endpoint: format!("ep_{zeros}"),
             event: format!("evt_{zeros}"),
             delivery: format!("dlv_{zeros}"),
+            api_key: format!("key_{zeros}"),
         }
     }
 
     /// Returns all ids.
-    pub(super) fn ids(&self) -> [&str; 3] {
-        [&self.endpoint, &self.event, &self.delivery]
+    pub(super) fn ids(&self) -> [&str; 4] {
+        [&self.endpoint, &self.event, &self.delivery, &self.api_key]
     }
 }
 
@@ -43,7 +45,7 @@ impl Bed {
             .unwrap()
             .to_owned();
         let body = format!(
-            r#"{{"event":"lead.created","timestamp":{AT_MS},"organization_id":"{organization}","project_id":"p","lead_id":"l","data":{{}}}}"#
+            r#"{{"event":"lead.created","timestamp":{AT_MS},"organization_id":"{organization}","project_id":"p","lead_id":"{endpoint}","data":{{}}}}"#
         );
         let event = Arc::new(Event::from_message(None, None, body.into()).unwrap());
         let delivery = DeliveryRef {
@@ -57,6 +59,12 @@ impl Bed {
             endpoint,
             event: event.id.to_string(),
             delivery: delivery.id().to_string(),
+            api_key: self
+                .key_row(organization, "events:write", None)
+                .await
+                .1
+                .id
+                .to_string(),
         };
         let mut books = Books::default();
         books.add(Record::Event(EventRecord {

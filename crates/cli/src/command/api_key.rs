@@ -6,9 +6,12 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use runtime::time;
-use serde::Serialize;
-use store::{ApiKeyRow, NewApiKey, Store};
-use webhook::{ApiKey, ApiKeyId, OrganizationId, Scopes};
+use service::{
+    api_keys::{self, NewKey},
+    view,
+};
+use store::{ApiKeyRow, Store};
+use webhook::{ApiKeyId, OrganizationId, Scopes};
 
 use crate::{configuration::Configuration, database, output};
 
@@ -46,15 +49,26 @@ enum Action {
 }
 
 #[derive(Debug, Args)]
-struct Create {
+#[group(required = true, multiple = false, id = "holder")]
+struct Holder {
     /// The organization whose endpoints and events the key gives access to
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
-    org: String,
+    org: Option<String>,
+    /// Create a platform key: it gives access to every organization, and each request names the one that it is
+    /// for
+    #[arg(long)]
+    platform: bool,
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    #[command(flatten)]
+    holder: Holder,
     /// A name for people, such as where the key is used
     #[arg(long, value_parser = arguments::id)]
     name: String,
     /// What the key allows, a list of: events:write, endpoints:read, endpoints:write, deliveries:read,
-    /// deliveries:write; or admin, for all of them and to see who changed what
+    /// deliveries:write; or admin, for all of them, to manage API keys and to see who changed what
     #[arg(long, value_name = "LIST")]
     scopes: Scopes,
     /// How long the key is valid, such as 90d; without it, until it is revoked
@@ -76,31 +90,35 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 }
 
 async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
-    let now_ms = runtime::now_ms();
-    let key = ApiKey::generate(rand::random());
-    let new = NewApiKey {
-        organization_id: OrganizationId::new(new.org),
+    let organization_id = match new.holder {
+        Holder { platform: true, .. } => None,
+        Holder { org, .. } => org.map(OrganizationId::new),
+    };
+    let new = NewKey {
+        organization_id,
         name: new.name,
         scopes: new.scopes,
-        key: key.clone(),
-        expires_at_ms: new.expires_in.map(|age| now_ms + age.as_millis() as u64),
+        lifetime: new.expires_in,
     };
-    let id = ApiKeyId::generate(rand::random());
-    let created = store.create_api_key(new, id, now_ms).await?;
+    let created = api_keys::create(store, new, runtime::now_ms()).await?;
+    let row = &created.row;
     let text = output::fields(&[
-        ("id", created.id.to_string()),
-        ("key", key.expose().to_owned()),
-        ("scopes", created.scopes.to_string()),
-        ("ends", ends(&created)),
+        ("id", row.id.to_string()),
+        ("key", created.key.expose().to_owned()),
+        ("scopes", row.scopes.to_string()),
+        ("ends", ends(row)),
     ]);
     let lost = format!(
         "API key {0} was created, but it could not be printed; revoke it with `magnetite api-key revoke {0}` and create another",
-        created.id
+        row.id
     );
-    output::said_once(json, &shown(&created, Some(&key)), &text, &lost)?;
+    output::said_once(json, &view::api_key_with_text(&created), &text, &lost)?;
     output::note(
         "Save the key now: it is not shown again. Send it with each request as Authorization: Bearer mgk_...",
     );
+    if row.organization_id.is_none() {
+        output::note("Name the organization that a request is for in the header Magnetite-Organization.");
+    }
     Ok(())
 }
 
@@ -114,7 +132,7 @@ async fn list(organization: Option<OrganizationId>, store: &Store, json: bool) -
 
 async fn revoke(id: &ApiKeyId, store: &Store, json: bool) -> anyhow::Result<()> {
     let revoked = store.revoke_api_key(id, runtime::now_ms()).await.map_err(hint)?;
-    output::said(json, &shown(&revoked, None), &format!("revoked {id}"))
+    output::said(json, &view::api_key(&revoked), &format!("revoked {id}"))
 }
 
 fn hint(error: store::Error) -> anyhow::Error {
@@ -123,40 +141,6 @@ fn hint(error: store::Error) -> anyhow::Error {
             anyhow!("{error}; `magnetite api-key list` lists the existing keys")
         }
         error => error.into(),
-    }
-}
-
-/// A key as `--json` prints it.
-#[derive(Serialize)]
-struct Shown<'a> {
-    id: &'a ApiKeyId,
-    /// The key itself; present only right after its creation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    /// The beginning of the key.
-    prefix: &'a str,
-    organization_id: &'a OrganizationId,
-    name: &'a str,
-    scopes: &'a Scopes,
-    created_at_ms: u64,
-    expires_at_ms: Option<u64>,
-    /// When the key was last used, in Unix milliseconds, up to a minute late; null if never.
-    last_used_at_ms: Option<u64>,
-    revoked_at_ms: Option<u64>,
-}
-
-fn shown<'a>(row: &'a ApiKeyRow, key: Option<&'a ApiKey>) -> Shown<'a> {
-    Shown {
-        id: &row.id,
-        key: key.map(ApiKey::expose),
-        prefix: &row.prefix,
-        organization_id: &row.organization_id,
-        name: &row.name,
-        scopes: &row.scopes,
-        created_at_ms: row.created_at_ms,
-        expires_at_ms: row.expires_at_ms,
-        last_used_at_ms: row.last_used_at_ms,
-        revoked_at_ms: row.revoked_at_ms,
     }
 }
 
@@ -177,7 +161,7 @@ impl Listed<7> for ApiKeyRow {
         [
             self.id.to_string(),
             format!("{}...", self.prefix),
-            self.organization_id.to_string(),
+            listing::organization(self.organization_id.as_ref()),
             self.name.clone(),
             self.scopes.to_string(),
             self.last_used_at_ms.map_or_else(|| "-".to_owned(), time::second),
@@ -186,7 +170,7 @@ impl Listed<7> for ApiKeyRow {
     }
 
     fn json(&self) -> String {
-        output::json(&shown(self, None))
+        output::json(&view::api_key(self))
     }
 }
 

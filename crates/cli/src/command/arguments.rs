@@ -13,7 +13,10 @@ use clap::Args;
 use egress::Egress;
 use ipnet::IpNet;
 use runtime::time::Moment;
-use service::manage::{self, OVERLAP};
+use service::{
+    api_keys::LIFETIME,
+    manage::{self, OVERLAP},
+};
 use signature::Secret;
 
 use crate::{Usage, output};
@@ -43,9 +46,6 @@ impl Window {
 /// The default rate of resends, per second: a little more than the regular traffic of a busy endpoint.
 pub(super) const DEFAULT_RATE: f64 = 100.0;
 
-/// The permitted lifetime of an API key. For more than ten years, which is practically unlimited, the key is
-/// to be created without an expiry.
-const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(10 * 366 * 24);
 /// The permitted duration of a command's wait.
 const WAIT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 

@@ -64,7 +64,7 @@ impl Listed<7> for ChangeRow {
             time::millisecond(self.at_ms),
             self.actor.clone(),
             self.kind.to_string(),
-            self.organization_id.to_string(),
+            listing::organization(self.organization_id.as_ref()),
             self.subject.clone(),
             self.detail.clone(),
         ]

@@ -1,6 +1,7 @@
 //! Listings. They are read from the store in pages and printed as a table, or as one JSON object per line.
 
 use store::Store;
+use webhook::OrganizationId;
 
 use crate::output;
 
@@ -16,6 +17,11 @@ pub(super) trait Listed<const N: usize> {
 
     fn cells(&self) -> [String; N];
     fn json(&self) -> String;
+}
+
+/// Returns the cell for the organization that owns an endpoint or an API key. A platform key has none.
+pub(super) fn organization(id: Option<&OrganizationId>) -> String {
+    id.map_or_else(|| "(platform)".to_owned(), OrganizationId::to_string)
 }
 
 /// Prints at most `limit` items, or all if `limit` is `None`. `page` returns up to the given number of items

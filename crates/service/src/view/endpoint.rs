@@ -31,7 +31,7 @@ pub fn endpoint(endpoint: &Endpoint) -> wire::Endpoint {
 /// Converts an endpoint with its secret, for the response to the request that created the secret.
 pub fn endpoint_with_secret(made: &Endpoint) -> wire::Endpoint {
     wire::Endpoint {
-        secret: Some(made.secret.expose().to_owned()),
+        secret: Some(wire::Credential(made.secret.expose().to_owned())),
         ..endpoint(made)
     }
 }

@@ -284,7 +284,7 @@ impl Store {
                 let row = write_row!(tx, write, self.keyring, version, organization);
                 let change = Change {
                     at_ms: write.now_ms,
-                    organization: organization.as_str(),
+                    organization: Some(&organization),
                     kind: write.step.kind(),
                     subject: write.id.as_str(),
                     detail: detail(write.step.kind(), found.as_ref(), &row),

@@ -20,8 +20,8 @@ pub struct Expired {
     pub until_ms: u64,
 }
 
-/// The statements for one table: where a slice ends, and how it is deleted. The bounds are ids for attempts,
-/// and times for the other tables.
+/// The statements for one table and one of its columns: where a slice ends, and how it is deleted. The bounds
+/// are ids for attempts, and times for the other tables.
 struct Table {
     find_end: &'static str,
     delete: &'static str,
@@ -31,7 +31,7 @@ struct Table {
 /// The tables in the order of deletion. Events come after deliveries, because an event stays as long as any
 /// of its deliveries, even if that is a recent resend. The deliveries are counted instead of joined: with a
 /// join PostgreSQL may choose to read all deliveries for each slice.
-const TABLES: [Table; 5] = [
+const TABLES: [Table; 7] = [
     Table {
         find_end: "SELECT began_ms AS at_ms FROM attempts WHERE id >= $1 AND id < $2 ORDER BY id LIMIT 1 OFFSET $3",
         delete: "DELETE FROM attempts WHERE id >= $1 AND id < $2",
@@ -62,6 +62,18 @@ const TABLES: [Table; 5] = [
         delete: "DELETE FROM gaps WHERE until_ms >= $1 AND until_ms < $2",
         bound: |at_ms| at_ms.into(),
     },
+    Table {
+        find_end: "SELECT revoked_at_ms AS at_ms FROM api_keys WHERE revoked_at_ms >= $1 AND revoked_at_ms < $2 \
+            ORDER BY revoked_at_ms LIMIT 1 OFFSET $3",
+        delete: "DELETE FROM api_keys WHERE revoked_at_ms >= $1 AND revoked_at_ms < $2",
+        bound: |at_ms| at_ms.into(),
+    },
+    Table {
+        find_end: "SELECT expires_at_ms AS at_ms FROM api_keys WHERE expires_at_ms >= $1 AND expires_at_ms < $2 \
+            ORDER BY expires_at_ms LIMIT 1 OFFSET $3",
+        delete: "DELETE FROM api_keys WHERE expires_at_ms >= $1 AND expires_at_ms < $2",
+        bound: |at_ms| at_ms.into(),
+    },
 ];
 
 /// Finds the end of a slice of deleted endpoints. Their rows are removed last, after the deliveries of the
@@ -77,8 +89,8 @@ const RAISE_LOW_VERSION: &str = "UPDATE registry SET low_version = $1 WHERE id =
 
 impl Store {
     /// Deletes the attempts, deliveries, events, rejected messages and gaps from `from_ms` until before
-    /// `before_ms`, and the rows of endpoints that were deleted in that time and have no delivery in the
-    /// journal.
+    /// `before_ms`, the API keys that were revoked or have expired in that time, and the rows of endpoints
+    /// that were deleted in that time and have no delivery in the journal.
     ///
     /// One call deletes only the first slice of that time, in which no table has more than `chunk` rows, not
     /// counting those of the slice's last millisecond. Each table is deleted in a transaction of its own, so

@@ -1,6 +1,6 @@
 //! API keys: lookup by hash, expiry, revocation and noted uses.
 
-use store::{ApiKeyRow, Error, NewApiKey, Store};
+use store::{API_KEYS_MAX, ApiKeyRow, Error, NewApiKey, Store};
 use webhook::{ApiKey, ApiKeyId, OrganizationId};
 
 use super::{
@@ -15,6 +15,10 @@ on_both_databases! {
     the_last_use_only_moves_forward,
     an_id_and_a_key_are_given_once,
     keys_are_listed_in_pages_and_by_organization,
+    a_platform_key_belongs_to_no_organization,
+    an_organization_without_an_id_gets_no_key,
+    an_organization_has_a_limited_number_of_keys_that_are_not_revoked,
+    a_platform_key_belongs_to_an_organization_without_objects_for_older_versions,
     a_database_from_before_keys_keeps_its_endpoints,
 }
 
@@ -28,11 +32,18 @@ pub(super) fn key_id(byte: u8) -> ApiKeyId {
 
 pub(super) fn new_key(organization: &str, byte: u8) -> NewApiKey {
     NewApiKey {
-        organization_id: OrganizationId::new(organization),
+        organization_id: Some(OrganizationId::new(organization)),
         name: "the lead form's".to_owned(),
         scopes: "events:write,endpoints:read".parse().unwrap(),
         key: key(byte),
         expires_at_ms: None,
+    }
+}
+
+pub(super) fn new_platform_key(byte: u8) -> NewApiKey {
+    NewApiKey {
+        organization_id: None,
+        ..new_key("", byte)
     }
 }
 
@@ -50,7 +61,7 @@ async fn a_key_is_found_by_its_hash_and_is_not_stored(bed: Bed) {
     let created = created(&store, "org_1", 1).await;
     let expected = ApiKeyRow {
         id: key_id(1),
-        organization_id: OrganizationId::new("org_1"),
+        organization_id: Some(OrganizationId::new("org_1")),
         name: "the lead form's".to_owned(),
         scopes: "events:write,endpoints:read".parse().unwrap(),
         prefix: "mgk_AQEBAQ".to_owned(),
@@ -112,6 +123,12 @@ async fn a_key_is_revoked_once_and_an_unknown_one_is_named(bed: Bed) {
     );
     assert!(error.to_string().contains(key_id(9).as_str()), "{error}");
     assert!(!error.is_unavailable());
+    assert_eq!(
+        store.api_key(&key_id(1)).await.unwrap(),
+        found(&store, 1).await.unwrap()
+    );
+    let error = store.api_key(&key_id(9)).await.unwrap_err();
+    assert!(matches!(error, Error::ApiKeyNotFound { .. }), "{error:?}");
 }
 
 async fn the_last_use_only_moves_forward(bed: Bed) {
@@ -162,6 +179,104 @@ async fn keys_are_listed_in_pages_and_by_organization(bed: Bed) {
     assert_eq!(listed(Some("org_1"), None, 2).await, [1, 3].map(key_id));
     assert_eq!(listed(Some("org_1"), Some(3), 2).await, [4].map(key_id));
     assert_eq!(listed(Some("org_3"), None, 2).await, []);
+}
+
+async fn a_platform_key_belongs_to_no_organization(bed: Bed) {
+    let store = bed.migrated().await;
+    created(&store, "org_1", 1).await;
+    let platform = store
+        .create_api_key(new_platform_key(2), key_id(2), 100)
+        .await
+        .unwrap();
+    assert_eq!(platform.organization_id, None);
+    assert_eq!(found(&store, 2).await, Some(platform));
+    let listed = async |organization: Option<&str>| -> Vec<ApiKeyId> {
+        let organization = organization.map(OrganizationId::new);
+        let page = store.api_keys(organization.as_ref(), None, 10).await;
+        page.unwrap().into_iter().map(|key| key.id).collect()
+    };
+    assert_eq!(listed(None).await, [1, 2].map(key_id));
+    assert_eq!(listed(Some("org_1")).await, [key_id(1)]);
+    store.revoke_api_key(&key_id(2), 500).await.unwrap();
+
+    let changes = store.changes(None, None, 10).await.unwrap();
+    let told: Vec<_> = changes
+        .iter()
+        .map(|change| (change.kind.as_str(), change.organization_id.is_some()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("api_key.revoked", false),
+            ("api_key.created", false),
+            ("api_key.created", true)
+        ]
+    );
+    let organization = OrganizationId::new("org_1");
+    let own = store.changes(Some(&organization), None, 10).await.unwrap();
+    assert_eq!(own, changes[2..]);
+}
+
+/// An organization whose id was lost must not result in a platform key.
+async fn an_organization_without_an_id_gets_no_key(bed: Bed) {
+    let store = bed.migrated().await;
+    let refused = store.create_api_key(new_key("", 1), key_id(1), 100).await;
+    assert!(
+        matches!(&refused, Err(Error::EmptyOrganization { id }) if *id == key_id(1)),
+        "{refused:?}"
+    );
+    assert_eq!(store.api_keys(None, None, 10).await.unwrap(), []);
+    assert_eq!(store.changes(None, None, 10).await.unwrap(), []);
+}
+
+async fn an_organization_has_a_limited_number_of_keys_that_are_not_revoked(bed: Bed) {
+    let store = bed.migrated().await;
+    bed.execute(&format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {API_KEYS_MAX}) \
+         INSERT INTO api_keys (id, organization_id, name, scopes, prefix, hash, created_at_ms, expires_at_ms) \
+         SELECT 'key_' || n, 'org_1', 'full', 'admin', 'mgk_', CAST('' || n AS BYTEA), 1, 2 FROM numbers"
+    ))
+    .await;
+    let refused = store.create_api_key(new_key("org_1", 1), key_id(1), 100).await;
+    assert!(
+        matches!(
+            &refused,
+            Err(Error::TooManyApiKeys {
+                max: API_KEYS_MAX,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(found(&store, 1).await, None);
+    assert_eq!(store.changes(None, None, 10).await.unwrap(), []);
+    created(&store, "org_2", 2).await;
+    store
+        .create_api_key(new_platform_key(3), key_id(3), 100)
+        .await
+        .unwrap();
+    store.revoke_api_key(&ApiKeyId::new("key_7"), 100).await.unwrap();
+    created(&store, "org_1", 1).await;
+}
+
+/// Versions before platform keys read `organization_id` as the id of an organization.
+async fn a_platform_key_belongs_to_an_organization_without_objects_for_older_versions(bed: Bed) {
+    let store = bed.migrated().await;
+    created(&store, "org_1", 1).await;
+    // The schema as the version before platform keys left it.
+    bed.execute(
+        "DROP INDEX api_keys_not_revoked; DROP INDEX api_keys_revoked; DROP INDEX api_keys_expiring; \
+         DELETE FROM magnetite_migrations WHERE version >= 21",
+    )
+    .await;
+    let before = store.api_keys(None, None, 10).await.unwrap();
+    let migrated = bed.connect().await.migrate().await.unwrap();
+    assert_eq!(migrated, ["0021_platform_keys"]);
+    assert_eq!(store.api_keys(None, None, 10).await.unwrap(), before);
+    let platform = new_platform_key(2);
+    store.create_api_key(platform, key_id(2), 100).await.unwrap();
+    let with_empty_id = "SELECT COUNT(*) FROM api_keys WHERE organization_id = ''";
+    assert_eq!(bed.number(with_empty_id).await, 1);
 }
 
 async fn a_database_from_before_keys_keeps_its_endpoints(bed: Bed) {

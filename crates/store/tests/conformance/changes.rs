@@ -107,7 +107,7 @@ async fn every_write_of_an_endpoint_is_told_with_who_did_it(bed: Bed) {
             r#"10 cli endpoint.deleted {"events":"*","host":"other.example","project_id":null}"#.to_owned(),
         ]
     );
-    let organization = OrganizationId::new("org_1");
+    let organization = Some(OrganizationId::new("org_1"));
     assert!(
         changes
             .iter()

@@ -30,6 +30,7 @@ pub(crate) const ALL: &[&str] = &[
     "0018_reports",
     "0019_recorded",
     "0020_clocks",
+    "0021_platform_keys",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

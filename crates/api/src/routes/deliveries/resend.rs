@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use webhook::DeliveryId;
 
 use crate::{
-    caller::Caller,
+    caller::Organization,
     context::Context,
     extract::{Id, JsonBody},
     problem::{Kind, Problem, unsent},
@@ -56,7 +56,7 @@ pub(in crate::routes) struct ResendResult {
     /// The new delivery; null if there is none.
     #[schema(example = "dlv_086aabd54955f5b6672963d208a1493e")]
     id: Option<String>,
-    /// Why there is no new delivery; null if there is one. `not_found`: the key's organization has no such
+    /// Why there is no new delivery; null if there is one. `not_found`: the organization has no such
     /// delivery. `still_pending`: the delivery has not ended yet. `event_missing`: the event is no longer
     /// stored. `ping`: pings are not sent again.
     refused: Option<&'static str>,
@@ -83,10 +83,10 @@ pub(in crate::routes) struct ResendResult {
 )]
 pub(in crate::routes) async fn one(
     State(context): State<Context>,
-    caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
 ) -> Result<(StatusCode, Json<Resent>), Problem> {
-    let found = find(&context, &caller, id).await?;
+    let found = find(&context, &organization, id).await?;
     let mut results = send(&context, std::slice::from_ref(&found.id)).await?;
     match results.pop().expect("one delivery has one result") {
         Ok(run) => Ok((
@@ -130,7 +130,7 @@ pub(in crate::routes) async fn one(
 )]
 pub(in crate::routes) async fn many(
     State(context): State<Context>,
-    caller: Caller,
+    Organization(organization): Organization,
     JsonBody(asked): JsonBody<ResendDeliveries>,
 ) -> Result<Json<ResentDeliveries>, Problem> {
     if !(1..=IDS_MAX).contains(&asked.ids.len()) {
@@ -140,7 +140,7 @@ pub(in crate::routes) async fn many(
     for id in &asked.ids {
         let id = DeliveryId::new(id.as_str());
         let found = context.store.delivery(&id).await?;
-        own.extend(found.filter(|found| found.delivery.organization_id == caller.organization));
+        own.extend(found.filter(|found| found.delivery.organization_id == organization));
     }
     let own: Vec<DeliveryId> = own.into_iter().map(|row| row.id).collect();
     let sent = send(&context, &own).await?;

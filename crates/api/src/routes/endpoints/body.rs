@@ -100,7 +100,7 @@ pub(in crate::routes) struct RotateSecret {
 }
 
 impl CreateEndpoint {
-    pub(super) fn registration(self, organization: &OrganizationId) -> Result<Registration, Problem> {
+    pub(super) fn registration(self, organization_id: OrganizationId) -> Result<Registration, Problem> {
         let mut errors = Vec::new();
         let events = self.events.unwrap_or_else(|| vec!["*".to_owned()]);
         let (subscription, project_id) = (
@@ -109,7 +109,7 @@ impl CreateEndpoint {
         );
         match subscription {
             Some(subscription) if errors.is_empty() => Ok(Registration {
-                organization_id: organization.clone(),
+                organization_id,
                 project_id,
                 url: self.url,
                 subscription,

@@ -11,7 +11,7 @@ use store::RecoverState;
 use utoipa::ToSchema;
 
 use crate::{
-    caller::Caller,
+    caller::Organization,
     context::Context,
     extract::{Id, JsonBody},
     problem::{Kind, Problem},
@@ -100,10 +100,10 @@ pub(in crate::routes) struct RecoveredEndpoint {
 )]
 pub(in crate::routes) async fn health(
     State(context): State<Context>,
-    caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
 ) -> Result<Json<wire::Health>, Problem> {
-    let endpoint = find(&context, &caller, id).await?;
+    let endpoint = find(&context, &organization, id).await?;
     let health = context.store.endpoint_health(&endpoint.id, now_ms()).await?;
     Ok(Json(view::health(&health)))
 }
@@ -130,14 +130,14 @@ pub(in crate::routes) async fn health(
 )]
 pub(in crate::routes) async fn recover(
     State(context): State<Context>,
-    caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
     JsonBody(asked): JsonBody<RecoverEndpoint>,
 ) -> Result<Json<RecoveredEndpoint>, Problem> {
     if !(1..=LIMIT_MAX).contains(&asked.limit) {
         return Err(Problem::field("/limit", format!("expected 1 to {LIMIT_MAX}")));
     }
-    let endpoint = find(&context, &caller, id).await?;
+    let endpoint = find(&context, &organization, id).await?;
     if let Some(disabled) = &endpoint.disabled {
         return Err(Problem::new(
             Kind::Conflict,

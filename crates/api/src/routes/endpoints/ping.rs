@@ -10,7 +10,7 @@ use service::{
 };
 
 use crate::{
-    caller::Caller,
+    caller::{Caller, Organization},
     context::Context,
     extract::Id,
     problem::{Kind, Problem},
@@ -44,9 +44,10 @@ const PATIENCE: Duration = Duration::from_secs(35);
 pub(in crate::routes) async fn ping(
     State(context): State<Context>,
     caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
 ) -> Result<(StatusCode, Json<wire::Ping>), Problem> {
-    let endpoint = find(&context, &caller, id).await?;
+    let endpoint = find(&context, &organization, id).await?;
     // Pings of endpoints that hang must not block other requests, or the pings of other callers.
     let Some(_place) = context.pings.take(&caller, 1) else {
         return Err(Problem::new(

@@ -5,7 +5,7 @@ use runtime::now_ms;
 use service::{manage, view};
 
 use crate::{
-    caller::Caller,
+    caller::{Caller, Organization},
     context::Context,
     extract::{Id, IfMatch, OptionalJson},
     problem::{Kind, Problem},
@@ -52,12 +52,13 @@ use super::{admitted, body::RotateSecret, done};
 pub(in crate::routes) async fn rotate(
     State(context): State<Context>,
     caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
     if_match: IfMatch,
     OptionalJson(how): OptionalJson<RotateSecret>,
 ) -> Result<Response, Problem> {
     let rotation = how.rotation()?;
-    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let (id, store) = admitted(&context, &caller, &organization, id, &if_match).await?;
     let rotated = manage::rotate(&store, &id, &rotation, now_ms() as i64).await;
     match rotated {
         Ok(rotated) => Ok(done(&context, rotated.version, view::endpoint_with_secret(&rotated)).await),

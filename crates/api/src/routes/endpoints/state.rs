@@ -5,7 +5,7 @@ use runtime::now_ms;
 use webhook::DisabledReason;
 
 use crate::{
-    caller::Caller,
+    caller::{Caller, Organization},
     context::Context,
     extract::{Id, IfMatch},
     problem::Problem,
@@ -43,10 +43,11 @@ use super::{admitted, changed_to};
 pub(in crate::routes) async fn enable(
     State(context): State<Context>,
     caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
     if_match: IfMatch,
 ) -> Result<Response, Problem> {
-    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let (id, store) = admitted(&context, &caller, &organization, id, &if_match).await?;
     let enabled = store.enable_endpoint(&id, now_ms() as i64).await?;
     Ok(changed_to(&context, &enabled).await)
 }
@@ -82,10 +83,11 @@ pub(in crate::routes) async fn enable(
 pub(in crate::routes) async fn disable(
     State(context): State<Context>,
     caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
     if_match: IfMatch,
 ) -> Result<Response, Problem> {
-    let (id, store) = admitted(&context, &caller, id, &if_match).await?;
+    let (id, store) = admitted(&context, &caller, &organization, id, &if_match).await?;
     let disabled = store.disable_endpoint(&id, DisabledReason::Manual, now_ms() as i64);
     Ok(changed_to(&context, &disabled.await?).await)
 }

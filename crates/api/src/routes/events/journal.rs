@@ -1,17 +1,17 @@
 //! Events, as recorded in the journal.
 
 use axum::{Json, extract::State};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use service::{
     history,
     view::{self, ForCustomers as _},
 };
 use store::{EventCursor, EventFilter, EventRow};
 use utoipa::IntoParams;
-use webhook::{EventId, LeadId, ProjectId};
+use webhook::{EventId, LeadId, OrganizationId, ProjectId};
 
 use crate::{
-    caller::Caller,
+    caller::{Caller, Organization},
     context::Context,
     extract::{Id, Query, parameter},
     pagination::{Listing, Page},
@@ -45,14 +45,23 @@ pub(in crate::routes) struct Events {
     #[param(minimum = 1, maximum = 100, default = 20, example = 20, nullable = false)]
     limit: Option<u32>,
     /// `next_cursor` of the previous page; omit it for the first page.
-    #[param(max_length = 1024, nullable = false)]
+    #[param(max_length = 2304, nullable = false)]
     cursor: Option<String>,
 }
+
+/// A position in the list of events: when the event was received, its id and, in a list of all organizations,
+/// its organization.
+#[derive(Serialize, Deserialize)]
+struct Place(
+    u64,
+    String,
+    #[serde(default, skip_serializing_if = "Option::is_none")] Option<String>,
+);
 
 /// List events.
 ///
 /// Returns the events that a worker has received, newest first. A newly published event appears within about
-/// a second.
+/// a second. With a platform key and without Magnetite-Organization, lists the events of all organizations.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -68,7 +77,7 @@ pub(in crate::routes) async fn list(
     Query(wanted): Query<Events>,
 ) -> Result<Json<Listing<wire::EventSummary>>, Problem> {
     let filter = EventFilter {
-        organization: Some(caller.organization.clone()),
+        organization: caller.organization,
         project: wanted.project_id.map(ProjectId::new),
         lead: wanted.lead_id.map(LeadId::new),
         event_type: parameter("type", wanted.event_type.as_deref())?,
@@ -77,14 +86,11 @@ pub(in crate::routes) async fn list(
         until_ms: wanted.until_ms.map(|time| time.0),
     };
     let page = Page::new(wanted.limit, wanted.cursor);
-    let (limit, before) = (page.limit()?, page.after::<(u64, String)>()?);
-    let before = before.map(|(received_ms, id)| EventCursor {
-        received_ms,
-        id: EventId::new(id),
-        organization_id: caller.organization,
-    });
+    let (limit, before) = (page.limit()?, page.after::<Place>()?);
+    let before = before.map(|place| place.cursor(filter.organization.as_ref()));
     let events = context.store.events(&filter, before.as_ref(), limit + 1).await?;
-    let place = |last: &EventRow| (last.received_ms, last.id.to_string());
+    let of_all = filter.organization.is_none();
+    let place = |last: &EventRow| Place::of(last, of_all);
     Ok(Json(Listing::new(events, limit, place, |event| {
         view::event(&event)
     })))
@@ -108,13 +114,31 @@ pub(in crate::routes) async fn list(
 )]
 pub(in crate::routes) async fn show(
     State(context): State<Context>,
-    caller: Caller,
+    Organization(organization): Organization,
     Id(id): Id,
 ) -> Result<Json<wire::EventHistory>, Problem> {
     let id = EventId::new(id);
-    let found = context.store.event(&id, Some(&caller.organization)).await?;
+    let found = context.store.event(&id, Some(&organization)).await?;
     let stored = found.into_iter().next();
     let stored = stored.ok_or_else(|| Problem::not_found("event", id.as_str()))?;
     let history = history::gather(stored, &context.store).await?;
     Ok(Json(view::history(&history, true).for_customers()))
+}
+
+impl Place {
+    fn of(row: &EventRow, of_all: bool) -> Self {
+        let organization = of_all.then(|| row.organization_id.to_string());
+        Self(row.received_ms, row.id.to_string(), organization)
+    }
+
+    /// Returns the position in the list of this organization's events, or of all events.
+    fn cursor(self, organization: Option<&OrganizationId>) -> EventCursor {
+        let Self(received_ms, id, named) = self;
+        let organization = organization.cloned();
+        EventCursor {
+            received_ms,
+            id: EventId::new(id),
+            organization_id: organization.unwrap_or_else(|| OrganizationId::new(named.unwrap_or_default())),
+        }
+    }
 }

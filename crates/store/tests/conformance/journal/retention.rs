@@ -1,10 +1,13 @@
 //! Retention: expired rows are deleted in chunks, and pending deliveries stay.
 
-use store::{Error, Lookup, RejectedRow, Store};
+use store::{Error, Lookup, NewApiKey, RejectedRow, Store};
 use webhook::journal::{Record, Then};
 
 use super::{
-    super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases},
+    super::{
+        api_keys::{key_id, new_key, new_platform_key},
+        bed::{Bed, endpoint_id, new_endpoint, on_both_databases},
+    },
     samples::{MINUTE, T, attempt, books, delivered, died, dlv, event, evt, gap, record, taken, to},
 };
 
@@ -15,6 +18,7 @@ on_both_databases! {
     the_row_of_a_deleted_endpoint_stays_until_the_journal_has_no_delivery_to_it,
     a_reader_that_may_have_missed_a_deletion_loads_everything_again,
     an_endpoint_that_was_changed_every_minute_holds_up_nothing,
+    keys_that_were_revoked_or_have_expired_go_in_chunks_and_no_others_do,
 }
 
 async fn what_is_older_goes_in_chunks_and_nothing_else_does(bed: Bed) {
@@ -223,4 +227,36 @@ async fn a_reader_that_may_have_missed_a_deletion_loads_everything_again(bed: Be
     expire(&store, T + 2 * MINUTE, 100).await;
     assert!(store.registry_changes(&loaded.position).await.is_ok());
     store.registry_changes(&after).await.unwrap_err();
+}
+
+async fn keys_that_were_revoked_or_have_expired_go_in_chunks_and_no_others_do(bed: Bed) {
+    let store = bed.migrated().await;
+    let create = async |byte: u8, new: NewApiKey, expires_at_ms: Option<u64>| {
+        let new = NewApiKey { expires_at_ms, ..new };
+        store.create_api_key(new, key_id(byte), 1).await.unwrap();
+    };
+    // Ten were revoked and ten have expired before `T`, one millisecond after the other.
+    for byte in 0..10 {
+        create(byte, new_key("org_1", byte), None).await;
+        let ended_ms = T - 10 + u64::from(byte);
+        store.revoke_api_key(&key_id(byte), ended_ms).await.unwrap();
+        create(10 + byte, new_platform_key(10 + byte), Some(ended_ms)).await;
+    }
+    create(20, new_key("org_1", 20), None).await;
+    create(21, new_platform_key(21), None).await;
+    create(22, new_key("org_1", 22), Some(T)).await;
+    create(23, new_key("org_1", 23), None).await;
+    store.revoke_api_key(&key_id(23), T).await.unwrap();
+    // Revoked recently, but expired before.
+    create(24, new_key("org_1", 24), Some(T - 1)).await;
+    store.revoke_api_key(&key_id(24), T).await.unwrap();
+    let changes = store.changes(None, None, 100).await.unwrap();
+
+    let deleted = expire(&store, T, 4).await;
+    assert!(deleted.iter().all(|rows| *rows <= 2 * 4), "{deleted:?}");
+    assert_eq!(deleted.iter().sum::<u64>(), 21);
+    let left = store.api_keys(None, None, 100).await.unwrap();
+    let left: Vec<_> = left.into_iter().map(|key| key.id).collect();
+    assert_eq!(left, [20, 21, 22, 23].map(key_id));
+    assert_eq!(store.changes(None, None, 100).await.unwrap(), changes);
 }
