@@ -97,7 +97,7 @@ fn named(headers: &HeaderMap) -> Result<Option<OrganizationId>, Problem> {
 fn invalid(detail: String) -> Problem {
     Problem::fields(vec![FieldError {
         pointer: None,
-        parameter: Some(ORGANIZATION),
+        parameter: Some(ORGANIZATION.to_owned()),
         detail,
     }])
 }

@@ -15,7 +15,7 @@ use webhook::ID_BYTES_MAX;
 
 use crate::{
     caller::ORGANIZATION,
-    problem::{FieldError, Kind, Problem, ProblemBody},
+    problem::{Kind, Problem},
 };
 
 /// The methods that a document can describe.
@@ -51,7 +51,7 @@ pub(crate) const SECURITY_SCHEME: &str = "api_key";
         (name = "Changes", description = "The changes to endpoints and API keys, and who made them."),
         (name = "Documentation", description = "This document."),
     ),
-    components(schemas(ProblemBody, FieldError))
+    components(schemas(wire::Problem, wire::FieldError))
 )]
 pub(crate) struct Base;
 

@@ -8,7 +8,8 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
+use wire::Listing;
 
 use crate::problem::Problem;
 
@@ -29,15 +30,6 @@ pub(crate) struct Page {
     /// `next_cursor` of the previous page; omit it for the first page.
     #[param(max_length = 2304, nullable = false)]
     cursor: Option<String>,
-}
-
-/// One page of a listing.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Listing<T> {
-    /// The items on the page.
-    pub(crate) data: Vec<T>,
-    /// The `cursor` of the next page; null on the last page.
-    pub(crate) next_cursor: Option<String>,
 }
 
 impl Page {
@@ -76,27 +68,24 @@ impl Page {
     }
 }
 
-impl<T> Listing<T> {
-    /// Creates a page from up to `limit` + 1 rows. The additional row shows that this is not the last page.
-    /// `place` returns the position of a row, which becomes the cursor if the row is the last one on the
-    /// page.
-    pub(crate) fn new<R, C: Serialize>(
-        mut rows: Vec<R>,
-        limit: u32,
-        place: impl FnOnce(&R) -> C,
-        show: impl FnMut(R) -> T,
-    ) -> Self {
-        let more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-        let last = rows.last().filter(|_| more);
-        let next_cursor = last.map(|last| {
-            let place = serde_json::to_vec(&place(last)).expect("a position contains only texts and numbers");
-            URL_SAFE_NO_PAD.encode(place)
-        });
-        Self {
-            data: rows.into_iter().map(show).collect(),
-            next_cursor,
-        }
+/// Creates a page from up to `limit` + 1 rows. The additional row shows that this is not the last page.
+/// `place` returns the position of a row, which becomes the cursor if the row is the last one on the page.
+pub(crate) fn listing<R, C: Serialize, T>(
+    mut rows: Vec<R>,
+    limit: u32,
+    place: impl FnOnce(&R) -> C,
+    show: impl FnMut(R) -> T,
+) -> Listing<T> {
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let last = rows.last().filter(|_| more);
+    let next_cursor = last.map(|last| {
+        let place = serde_json::to_vec(&place(last)).expect("a position contains only texts and numbers");
+        URL_SAFE_NO_PAD.encode(place)
+    });
+    Listing {
+        data: rows.into_iter().map(show).collect(),
+        next_cursor,
     }
 }
 
@@ -123,7 +112,7 @@ mod tests {
                 let after: Option<String> = asked.after().unwrap();
                 let rows = all.iter().filter(|id| after.as_ref().is_none_or(|after| *id > after));
                 let rows: Vec<_> = rows.take(limit as usize + 1).cloned().collect();
-                let listing = Listing::new(rows, limit, String::clone, |id| id);
+                let listing = listing(rows, limit, String::clone, |id| id);
                 prop_assert!(listing.data.len() <= limit as usize);
                 read.extend(listing.data);
                 match listing.next_cursor {
@@ -143,7 +132,7 @@ mod tests {
     #[test]
     fn the_longest_position_fits_into_a_cursor() {
         let longest = (u64::MAX, "x".repeat(128), "\u{1}".repeat(255));
-        let listing = Listing::new(vec![1, 2], 1, |_| longest.clone(), |row| row);
+        let listing = listing(vec![1, 2], 1, |_| longest.clone(), |row| row);
         let next = page(1, listing.next_cursor).after::<(u64, String, String)>();
         assert_eq!(next.unwrap(), Some(longest));
     }

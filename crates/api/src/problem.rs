@@ -21,11 +21,10 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
-use utoipa::ToSchema;
 
 pub(crate) use self::service::unsent;
 pub(crate) use kind::Kind;
+pub(crate) use wire::FieldError;
 
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -39,48 +38,6 @@ pub(crate) struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The cause, which is only logged.
     cause: Option<String>,
-}
-
-/// A part of the request that is not valid.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct FieldError {
-    /// The location in the body, as a JSON Pointer (RFC 6901).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/url", nullable = false)]
-    pub(crate) pointer: Option<String>,
-    /// The name of the parameter in the path or query, or of the header.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "limit", nullable = false)]
-    pub(crate) parameter: Option<&'static str>,
-    /// What is wrong, or what was expected.
-    #[schema(example = "the URL has no host")]
-    pub(crate) detail: String,
-}
-
-/// The reason why a request failed (RFC 9457).
-#[derive(Serialize, ToSchema)]
-#[schema(as = Problem, title = "Problem")]
-pub(crate) struct ProblemBody<'a> {
-    /// Identifies the kind of problem, for programs.
-    #[serde(rename = "type")]
-    #[schema(format = "uri", example = "urn:magnetite:problem:invalid-fields")]
-    kind: String,
-    /// The same for every problem of this kind, for people.
-    #[schema(example = "Fields are not valid")]
-    title: &'static str,
-    /// The HTTP status code of the response.
-    #[schema(minimum = 400, maximum = 599, example = 422)]
-    status: u16,
-    /// What to do about it.
-    #[schema(example = "Correct what `errors` names, and send the request again.")]
-    detail: &'a str,
-    /// The request's id, as in the header X-Request-Id. The operator can find the request in the log by it.
-    #[schema(example = "req_5f0c8a0e8d3b4b6c9f5a1e2d3c4b5a69")]
-    instance: &'a str,
-    /// The parts of the request that are not valid.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    #[schema(value_type = Vec<FieldError>, required = false)]
-    errors: &'a [FieldError],
 }
 
 impl Problem {
@@ -121,7 +78,7 @@ impl Problem {
     pub(crate) fn parameter(name: &'static str, expected: impl Into<String>) -> Self {
         let error = FieldError {
             pointer: None,
-            parameter: Some(name),
+            parameter: Some(name.to_owned()),
             detail: expected.into(),
         };
         Self {
@@ -189,30 +146,19 @@ impl Problem {
     }
 
     pub(crate) fn body(&self, request_id: &str) -> Vec<u8> {
-        let (status, title) = (self.kind.status(), self.kind.title());
-        let body = ProblemBody {
+        let body = wire::Problem {
             kind: self.kind.uri(),
-            title,
-            status: status.as_u16(),
-            detail: &self.detail,
-            instance: request_id,
-            errors: &self.errors,
+            title: self.kind.title().to_owned(),
+            status: self.kind.status().as_u16(),
+            detail: self.detail.clone(),
+            instance: request_id.to_owned(),
+            errors: self.errors.clone(),
         };
         serde_json::to_vec(&body).expect("a problem has text keys and contains only texts and numbers")
     }
 }
 
 const INTERNAL: &str = "It is not known whether the request was carried out. Give the operator the value of `instance`, which identifies the cause in the log.";
-
-impl FieldError {
-    pub(crate) fn at(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self {
-            pointer: Some(pointer.into()),
-            parameter: None,
-            detail: detail.into(),
-        }
-    }
-}
 
 /// Creates a response with only the status. `observe` adds the headers and the body.
 impl IntoResponse for Problem {

@@ -24,6 +24,7 @@ mod fairness;
 mod fan_out;
 mod full_disk;
 mod hostile;
+mod http_client;
 mod journal;
 mod kills;
 mod lasting;

@@ -38,7 +38,7 @@ impl Kind {
 
     /// Returns the value of `type`.
     pub(crate) fn uri(self) -> String {
-        format!("urn:magnetite:problem:{}", self.name())
+        format!("{}{}", wire::Problem::KINDS, self.name())
     }
 
     pub(crate) const fn status(self) -> StatusCode {

@@ -13,13 +13,13 @@ use service::{
 use store::ApiKeyRow;
 use utoipa::ToSchema;
 use webhook::{ApiKeyId, OrganizationId, Scope, Scopes};
-use wire::schema::SCOPES_MAX;
+use wire::{Listing, schema::SCOPES_MAX};
 
 use crate::{
     caller::{Caller, Organization},
     context::Context,
     extract::{Id, JsonBody, Query, present},
-    pagination::{Listing, Page},
+    pagination::{Page, listing},
     problem::{FieldError, Kind, Problem},
 };
 
@@ -99,7 +99,7 @@ pub(super) async fn list(
         .api_keys(caller.organization.as_ref(), after.as_ref(), limit + 1)
         .await?;
     let place = |last: &ApiKeyRow| last.id.to_string();
-    Ok(Json(Listing::new(keys, limit, place, |key| view::api_key(&key))))
+    Ok(Json(listing(keys, limit, place, |key| view::api_key(&key))))
 }
 
 /// Revoke an API key.

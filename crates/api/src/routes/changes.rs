@@ -3,12 +3,13 @@
 use axum::{Json, extract::State};
 use service::view;
 use store::ChangeRow;
+use wire::Listing;
 
 use crate::{
     caller::Caller,
     context::Context,
     extract::Query,
-    pagination::{Listing, Page},
+    pagination::{Page, listing},
     problem::Problem,
 };
 
@@ -37,7 +38,7 @@ pub(super) async fn list(
         .changes(caller.organization.as_ref(), before, limit + 1)
         .await?;
     let place = |last: &ChangeRow| last.number;
-    Ok(Json(Listing::new(changes, limit, place, |change| {
+    Ok(Json(listing(changes, limit, place, |change| {
         view::change(&change)
     })))
 }

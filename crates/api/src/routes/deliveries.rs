@@ -8,12 +8,13 @@ use service::view::{self, ForCustomers as _};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow};
 use utoipa::IntoParams;
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId};
+use wire::Listing;
 
 use crate::{
     caller::{Caller, Organization},
     context::Context,
     extract::{Id, Query, parameter},
-    pagination::{Listing, Page},
+    pagination::{Page, listing},
     problem::Problem,
     time::UnixMs,
 };
@@ -81,7 +82,7 @@ pub(super) async fn list(
         .deliveries(&filter, before.as_ref(), limit + 1)
         .await?;
     let place = |last: &DeliveryRow| (last.created_ms, last.id.to_string());
-    Ok(Json(Listing::new(deliveries, limit, place, |delivery| {
+    Ok(Json(listing(deliveries, limit, place, |delivery| {
         view::delivery(&delivery).for_customers()
     })))
 }

@@ -22,12 +22,13 @@ use service::{
 use store::{Lookup, Store};
 use utoipa::IntoParams;
 use webhook::{EndpointId, OrganizationId};
+use wire::Listing;
 
 use crate::{
     caller::{Caller, Organization},
     context::Context,
     extract::{Id, IfMatch, JsonBody, Query, etag},
-    pagination::{Listing, Page},
+    pagination::{Page, listing},
     problem::Problem,
 };
 
@@ -136,14 +137,14 @@ pub(super) async fn list(
             .await?;
         let place = |last: &store::Failing| last.endpoint.id.to_string();
         let shown = |found| view::failing_endpoint(&found).for_customers();
-        return Ok(Json(Listing::new(failing, limit, place, shown)));
+        return Ok(Json(listing(failing, limit, place, shown)));
     }
     let endpoints = context
         .store
         .list_endpoints(organization, after.as_ref(), limit + 1)
         .await?;
     let place = |last: &webhook::Endpoint| last.id.to_string();
-    Ok(Json(Listing::new(endpoints, limit, place, |endpoint| {
+    Ok(Json(listing(endpoints, limit, place, |endpoint| {
         view::endpoint(&endpoint)
     })))
 }

@@ -4,34 +4,13 @@ use axum::{
     Json,
     extract::{Path, rejection::PathRejection},
 };
-use serde::Serialize;
-use serde_json::Value;
-use utoipa::ToSchema;
 use webhook::EventType;
+use wire::{EventTypeInfo, Listing};
 
 use crate::{
     caller::Caller,
-    pagination::Listing,
     problem::{Kind, Problem},
 };
-
-/// An event type.
-#[derive(Serialize, ToSchema)]
-pub(super) struct EventTypeInfo {
-    /// The name, as in the field `event` and in subscriptions.
-    #[serde(rename = "type")]
-    #[schema(schema_with = wire::schema::event_type)]
-    name: &'static str,
-    /// When events of this type occur.
-    #[schema(example = "The lead magnet is completely processed and available for viewing.")]
-    description: String,
-    /// The schema of events of this type: JSON Schema, draft 2020-12.
-    #[schema(value_type = Object)]
-    schema: Value,
-    /// An example event of this type.
-    #[schema(value_type = Object)]
-    example: Value,
-}
 
 /// List event types.
 ///
@@ -46,7 +25,7 @@ pub(super) struct EventTypeInfo {
 )]
 pub(super) async fn list(_: Caller) -> Json<Listing<EventTypeInfo>> {
     Json(Listing {
-        data: EventType::ALL.map(EventTypeInfo::of).into(),
+        data: EventType::ALL.map(info).into(),
         next_cursor: None,
     })
 }
@@ -72,24 +51,20 @@ pub(super) async fn show(
 ) -> Result<Json<EventTypeInfo>, Problem> {
     let name = name.map(|Path(name)| name).unwrap_or_default();
     let found = name.parse::<EventType>();
-    found
-        .map(|event_type| Json(EventTypeInfo::of(event_type)))
-        .map_err(|_| {
-            Problem::new(
-                Kind::NotFound,
-                "There is no such event type. GET /v1/event-types lists all types.",
-            )
-        })
+    found.map(|event_type| Json(info(event_type))).map_err(|_| {
+        Problem::new(
+            Kind::NotFound,
+            "There is no such event type. GET /v1/event-types lists all types.",
+        )
+    })
 }
 
-impl EventTypeInfo {
-    fn of(event_type: EventType) -> Self {
-        let schema = webhook::schema(event_type);
-        Self {
-            name: event_type.as_str(),
-            description: schema["description"].as_str().unwrap_or_default().to_owned(),
-            example: webhook::example(event_type),
-            schema,
-        }
+fn info(event_type: EventType) -> EventTypeInfo {
+    let schema = webhook::schema(event_type);
+    EventTypeInfo {
+        name: event_type.as_str().to_owned(),
+        description: schema["description"].as_str().unwrap_or_default().to_owned(),
+        example: webhook::example(event_type),
+        schema,
     }
 }

@@ -10,10 +10,10 @@ use axum::{
 };
 use producer::Serialized;
 use runtime::now_ms;
-use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use webhook::{EVENT_BYTES_MAX, Envelope, EventId, EventType, FieldRejection, Rejection};
+use wire::{Published, PublishedBatch};
 
 use crate::{
     caller::{Caller, ORGANIZATION},
@@ -67,22 +67,6 @@ pub(super) struct EventBody {
         "generated_content": {"contentLength": 5230},
     }))]
     data: (),
-}
-
-/// An event that was published.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Published {
-    /// The event's id, which receivers get as `webhook-id`.
-    #[schema(example = "evt_e3857281de58d21d48b287e274b6f6c0")]
-    id: String,
-}
-
-/// Events that were published.
-#[derive(Serialize, ToSchema)]
-pub(super) struct PublishedBatch {
-    /// The events' ids, which receivers get as `webhook-id`, in the order of the events.
-    #[schema(example = json!(["evt_e3857281de58d21d48b287e274b6f6c0"]))]
-    ids: Vec<String>,
 }
 
 /// Publish an event.

@@ -2,11 +2,12 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use runtime::now_ms;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use service::resend::{self, Which};
 use store::{Refusal, Requested};
 use utoipa::ToSchema;
 use webhook::DeliveryId;
+use wire::{ResendResult, Resent, ResentDeliveries};
 
 use crate::{
     caller::Organization,
@@ -20,17 +21,6 @@ use super::find;
 /// The maximum number of deliveries in one request.
 const IDS_MAX: usize = 100;
 
-/// A delivery that was sent again.
-#[derive(Debug, Serialize, ToSchema)]
-pub(in crate::routes) struct Resent {
-    /// The delivery that was to be sent again.
-    #[schema(example = "dlv_958343c375fad16b091b931f14abe353")]
-    resend_of: String,
-    /// The new delivery: the same event, byte for byte, to the same endpoint, with a full set of attempts.
-    #[schema(example = "dlv_086aabd54955f5b6672963d208a1493e")]
-    id: String,
-}
-
 /// Deliveries to send again.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -38,28 +28,6 @@ pub(in crate::routes) struct ResendDeliveries {
     /// The deliveries' ids, at most 100.
     #[schema(min_items = 1, max_items = 100, example = json!(["dlv_958343c375fad16b091b931f14abe353"]))]
     ids: Vec<String>,
-}
-
-/// The result for each delivery.
-#[derive(Debug, Serialize, ToSchema)]
-pub(in crate::routes) struct ResentDeliveries {
-    /// The results, in the order of the ids.
-    results: Vec<ResendResult>,
-}
-
-/// The result for one delivery.
-#[derive(Debug, Serialize, ToSchema)]
-pub(in crate::routes) struct ResendResult {
-    /// The delivery that was to be sent again.
-    #[schema(example = "dlv_958343c375fad16b091b931f14abe353")]
-    resend_of: String,
-    /// The new delivery; null if there is none.
-    #[schema(example = "dlv_086aabd54955f5b6672963d208a1493e")]
-    id: Option<String>,
-    /// Why there is no new delivery; null if there is one. `not_found`: the organization has no such
-    /// delivery. `still_pending`: the delivery has not ended yet. `event_missing`: the event is no longer
-    /// stored. `ping`: pings are not sent again.
-    refused: Option<&'static str>,
 }
 
 /// Send a delivery again.
@@ -150,7 +118,7 @@ pub(in crate::routes) async fn many(
         ResendResult {
             resend_of,
             id: result.as_ref().ok().map(ToString::to_string),
-            refused: result.err().map(word),
+            refused: result.err().map(|refusal| word(refusal).to_owned()),
         }
     };
     Ok(Json(ResentDeliveries {

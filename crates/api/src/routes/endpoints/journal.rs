@@ -2,13 +2,14 @@
 
 use axum::{Json, extract::State};
 use runtime::now_ms;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use service::{
     recover::{Recovered, Search},
     view,
 };
 use store::RecoverState;
 use utoipa::ToSchema;
+use wire::RecoveredEndpoint;
 
 use crate::{
     caller::Organization,
@@ -58,29 +59,6 @@ enum Lacking {
     /// Both.
     #[default]
     All,
-}
-
-/// What was sent, or would be sent.
-#[derive(Debug, Serialize, ToSchema)]
-pub(in crate::routes) struct RecoveredEndpoint {
-    /// The number of deliveries that had been given up.
-    #[schema(example = 96)]
-    dead: u64,
-    /// The number of events that were received while the endpoint was disabled.
-    #[schema(example = 4)]
-    missed: u64,
-    /// The number of deliveries that were requested before and not sent.
-    #[schema(example = 0)]
-    left: u64,
-    /// The number of deliveries that were sent.
-    #[schema(example = 100)]
-    sent: u64,
-    /// Whether there are more; the same request sends the next ones.
-    #[schema(example = true)]
-    more: bool,
-    /// Whether they were only counted.
-    #[schema(example = false)]
-    dry_run: bool,
 }
 
 /// Show an endpoint's health.
@@ -160,20 +138,18 @@ pub(in crate::routes) async fn recover(
         let sender = &context.resending.sender;
         search.send(&context.store, sender, asked.limit).await?
     };
-    Ok(Json(RecoveredEndpoint::of(&recovered, asked.dry_run)))
+    Ok(Json(result(&recovered, asked.dry_run)))
 }
 
-impl RecoveredEndpoint {
-    fn of(recovered: &Recovered, dry_run: bool) -> Self {
-        let Recovered { count, sent, more } = *recovered;
-        Self {
-            dead: count.dead,
-            missed: count.missed,
-            left: count.left,
-            sent,
-            more,
-            dry_run,
-        }
+fn result(recovered: &Recovered, dry_run: bool) -> RecoveredEndpoint {
+    let Recovered { count, sent, more } = *recovered;
+    RecoveredEndpoint {
+        dead: count.dead,
+        missed: count.missed,
+        left: count.left,
+        sent,
+        more,
+        dry_run,
     }
 }
 

@@ -9,12 +9,13 @@ use service::{
 use store::{EventCursor, EventFilter, EventRow};
 use utoipa::IntoParams;
 use webhook::{EventId, LeadId, OrganizationId, ProjectId};
+use wire::Listing;
 
 use crate::{
     caller::{Caller, Organization},
     context::Context,
     extract::{Id, Query, parameter},
-    pagination::{Listing, Page},
+    pagination::{Page, listing},
     problem::Problem,
     time::UnixMs,
 };
@@ -91,9 +92,7 @@ pub(in crate::routes) async fn list(
     let events = context.store.events(&filter, before.as_ref(), limit + 1).await?;
     let of_all = filter.organization.is_none();
     let place = |last: &EventRow| Place::of(last, of_all);
-    Ok(Json(Listing::new(events, limit, place, |event| {
-        view::event(&event)
-    })))
+    Ok(Json(listing(events, limit, place, |event| view::event(&event))))
 }
 
 /// Show an event.

@@ -1,0 +1,121 @@
+//! A typed client of the HTTP API of Magnetite webhooks: manages endpoints and API keys, publishes events,
+//! and shows and resends deliveries.
+//!
+//! A [`Client`] needs the URL of the API and an API key. The operator of the installation creates the first
+//! key. Each operation of the API is a method, named after its `operationId`; [`OPERATIONS`] lists them.
+//!
+//! ```no_run
+//! use client::{
+//!     About, ApiKey, Client, CreateEndpoint, Event, EventType, LeadId, Object, OrganizationId, ProjectId,
+//! };
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let key = ApiKey::parse(&std::env::var("MAGNETITE_API_KEY")?)?;
+//! let client = Client::builder("https://webhooks.example.com", key).build()?;
+//!
+//! let endpoint = client
+//!     .create_endpoint(&CreateEndpoint::new("https://example.com/webhook"))
+//!     .await?;
+//! // The secret is not shown again: give it to the receiver.
+//! let secret = endpoint.secret.map(|secret| secret.0);
+//! println!("{} has the secret {secret:?}", endpoint.id);
+//!
+//! let about = About {
+//!     organization_id: OrganizationId::new("org_123abc"),
+//!     project_id: ProjectId::new("proj_456def"),
+//!     lead_id: LeadId::new("lead_789ghi"),
+//!     timestamp_ms: 1_703_123_456_789,
+//! };
+//! let event = Event::new(EventType::ResearchStarted, &about, &Object::new());
+//! client.publish_event(&event).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Lists
+//!
+//! `list_…` returns one page; [`Client::list_event_types`] and [`Client::list_attempts`] return everything.
+//! `all_…` returns a stream of all items, which reads a page when its items are needed:
+//!
+//! ```no_run
+//! use client::{Client, ListDeliveries};
+//! use futures_util::TryStreamExt as _;
+//!
+//! # async fn example(client: &Client) -> Result<(), client::Error> {
+//! let mut deliveries = client.all_deliveries(ListDeliveries::default());
+//! while let Some(delivery) = deliveries.try_next().await? {
+//!     println!("{} is {}", delivery.id, delivery.state);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Errors and repeats
+//!
+//! An [`Error`] says what happened, to which operation, and what to do.
+//! [`Error::may_have_been_carried_out`] says whether the API may have done what was requested nevertheless.
+//!
+//! A request that fails for a reason that may pass is sent again, for at most a minute, if that is safe:
+//! [`Retries`] has the rules. In particular, [`Client::publish_event`] fixes the id of an event before it
+//! sends the event for the first time, so that a repeat publishes the same event.
+//!
+//! # Invariants
+//!
+//! - Every call ends: after the longer of one request's timeout and [`Retries::total_max`].
+//! - The body of an answer is read up to 64 MiB, and that of an error up to 64 KiB.
+//! - No message of this crate, and no `Debug` of its types, contains an API key or an endpoint's secret.
+//! - The API key is sent only to the URL that was given, because redirects are not followed. If the URL begins
+//!   with `http`, the network and the proxies before the API can read the key.
+//!
+//! # Deliberately absent
+//!
+//! - A cache: every call is a request.
+//! - A queue of events that are still to be published: a crash would lose them. Publish from where the event
+//!   is stored, and delete it there after `Ok`.
+
+mod operation;
+mod error;
+mod build_error;
+mod base_url;
+mod tls;
+mod retries;
+mod request;
+mod received;
+mod client;
+mod builder;
+mod pages;
+mod event;
+mod endpoints;
+mod event_types;
+mod events;
+mod deliveries;
+mod api_keys;
+mod changes;
+mod documentation;
+
+pub use signature::{Secret, SecretError};
+pub use webhook::{
+    About, ApiKey, BadApiKey, EventId, EventKind, EventType, LeadId, OrganizationId, ProjectId, Scope,
+    journal::DeliveryState,
+};
+pub use wire::{
+    ApiKey as ApiKeyInfo, Attempt, Change, Considered, Credential, Delivery, DeliveryWithAttempts,
+    DisabledSince, Endpoint, EventHistory, EventSummary, EventTypeInfo, Failing, FieldError, Health, Listing,
+    Ping, Problem, Published, PublishedBatch, RecoveredEndpoint, ResendResult, Resent, States,
+};
+
+pub use api_keys::{CreateApiKey, ListApiKeys};
+pub use build_error::BuildError;
+pub use builder::ClientBuilder;
+pub use changes::ListChanges;
+pub use client::Client;
+pub use deliveries::ListDeliveries;
+pub use endpoints::{
+    CreateEndpoint, Deleted, ListEndpoints, OldSecret, RecoverEndpoint, RecoverState, RotateSecret,
+    UpdateEndpoint,
+};
+pub use error::{Call, Error};
+pub use event::{Event, Object};
+pub use events::ListEvents;
+pub use operation::{OPERATIONS, Operation};
+pub use retries::Retries;
