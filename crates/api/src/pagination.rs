@@ -6,8 +6,8 @@
 //! cursors as opaque, but security does not depend on that: a listing contains only the objects of the
 //! organization that the request is for, whatever the cursor contains.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use service::cursor;
 use utoipa::IntoParams;
 use wire::Listing;
 
@@ -15,9 +15,6 @@ use crate::problem::Problem;
 
 const LIMIT_MAX: u32 = 100;
 const LIMIT_DEFAULT: u32 = 20;
-/// The maximum length of a cursor. Every position fits into it: the longest one has an organization's id of
-/// 255 control characters, each of which JSON writes as six characters.
-const CURSOR_CHARS_MAX: usize = 2304;
 
 /// The requested page.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -54,12 +51,10 @@ impl Page {
 
     /// Returns the position after which the page begins; `None` for the first page.
     pub(crate) fn after<C: DeserializeOwned>(&self) -> Result<Option<C>, Problem> {
-        let Some(cursor) = self.cursor.as_deref() else {
+        let Some(text) = self.cursor.as_deref() else {
             return Ok(None);
         };
-        let place = (cursor.len() <= CURSOR_CHARS_MAX).then(|| URL_SAFE_NO_PAD.decode(cursor));
-        let place = place.and_then(|place| serde_json::from_slice(&place.ok()?).ok());
-        place.map(Some).ok_or_else(|| {
+        cursor::decode(text).map(Some).ok_or_else(|| {
             Problem::parameter(
                 "cursor",
                 "expected the next_cursor of the previous page, unchanged",
@@ -79,10 +74,7 @@ pub(crate) fn listing<R, C: Serialize, T>(
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let last = rows.last().filter(|_| more);
-    let next_cursor = last.map(|last| {
-        let place = serde_json::to_vec(&place(last)).expect("a position contains only texts and numbers");
-        URL_SAFE_NO_PAD.encode(place)
-    });
+    let next_cursor = last.map(|last| cursor::encode(&place(last)));
     Listing {
         data: rows.into_iter().map(show).collect(),
         next_cursor,

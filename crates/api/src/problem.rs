@@ -90,6 +90,12 @@ impl Problem {
         }
     }
 
+    /// Adds the parts of the body that the problem is about.
+    #[must_use]
+    pub(crate) fn with_errors(self, errors: Vec<FieldError>) -> Self {
+        Self { errors, ..self }
+    }
+
     #[must_use]
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));

@@ -9,4 +9,5 @@ mod journal;
 mod matrix;
 mod platform;
 mod publishing;
+mod recover;
 mod planted;

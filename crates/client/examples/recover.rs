@@ -24,16 +24,21 @@ async fn main() -> anyhow::Result<()> {
     let client = Client::builder(url, ApiKey::parse(&key)?).build()?;
 
     let since = UNIX_EPOCH.elapsed()?.saturating_sub(Duration::from_hours(24));
-    let what = RecoverEndpoint {
+    let mut what = RecoverEndpoint {
         since_ms: since.as_millis().try_into()?,
         ..RecoverEndpoint::default()
     };
     loop {
         let recovered = client.recover_endpoint(&endpoint, &what).await?;
         println!("{} deliveries sent again", recovered.sent);
+        for id in &recovered.event_missing {
+            println!("{id} cannot be sent, because its event is no longer stored: publish the event again");
+        }
         // If nothing was sent although there is more, an immediate repeat would not send it either.
         if recovered.sent == 0 || !recovered.more {
             return Ok(());
         }
+        // A delivery that is given up again in the meantime is before the cursor, and is not sent once more.
+        what.cursor = recovered.next_cursor;
     }
 }

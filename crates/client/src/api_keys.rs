@@ -83,15 +83,16 @@ impl Client {
         pages::all(self, which.request(), which.cursor)
     }
 
-    /// Revokes a key. Revoking it again changes nothing.
+    /// Revokes a key, and returns it with the time at which it was revoked. Revoking it again changes
+    /// nothing.
     ///
     /// A client can revoke its own key. If the answer is then lost, the repeat is refused (`unauthorized`).
     ///
     /// # Errors
     /// Returns an error if the organization has no such key, or the API is not reached.
-    pub async fn revoke_api_key(&self, id: &str) -> Result<(), Error> {
+    pub async fn revoke_api_key(&self, id: &str) -> Result<ApiKeyInfo, Error> {
         let request = Request::about(Operation::REVOKE_API_KEY, id)?;
-        self.send(&request).await?.no_content()
+        self.send(&request).await?.json()
     }
 }
 

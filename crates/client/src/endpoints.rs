@@ -65,7 +65,7 @@ pub enum OldSecret {
 }
 
 /// What to send again to an endpoint, which is the oldest of what it missed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RecoverEndpoint {
     /// Only for events received at this time or later, in Unix milliseconds; 0 for all.
     pub since_ms: u64,
@@ -77,6 +77,9 @@ pub struct RecoverEndpoint {
     /// The maximum number of deliveries to send, from 1 to 1000; `None` for 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// The `next_cursor` of the previous result; `None` to begin with the oldest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
     /// Only count, and send nothing.
     pub dry_run: bool,
 }
@@ -267,12 +270,14 @@ impl Client {
     }
 
     /// Sends again what an endpoint missed, oldest first. As long as the result has `more`, call it again
-    /// with the same arguments: nothing is sent twice.
+    /// with the `next_cursor` of the result as the `cursor`: nothing is found twice, not even a delivery that
+    /// is given up again in the meantime. `event_missing` names the deliveries that cannot be sent.
     ///
     /// # Errors
     /// Returns an error if the endpoint is disabled (`conflict`) or does not exist, or the API is not
-    /// reached. If the operation may have been carried out, it is safe to call it again, with one exception:
-    /// what the broker has accepted without confirming it may be sent twice, with the same `webhook-id`.
+    /// reached. If the operation may have been carried out, it is safe to call it again with the same
+    /// arguments, with one exception: what the broker has accepted without confirming it may be sent twice,
+    /// with the same `webhook-id`.
     pub async fn recover_endpoint(
         &self,
         id: &str,
@@ -325,6 +330,24 @@ mod tests {
             sent(&RecoverEndpoint::default()),
             json!({ "since_ms": 0, "state": "all", "dry_run": false })
         );
+        let next = RecoverEndpoint {
+            cursor: Some("a".to_owned()),
+            ..RecoverEndpoint::default()
+        };
+        assert_eq!(
+            sent(&next),
+            json!({ "since_ms": 0, "state": "all", "dry_run": false, "cursor": "a" })
+        );
+    }
+
+    /// An API of an earlier version answers without the newer fields.
+    #[test]
+    fn a_recovery_is_understood_without_cursor_and_missing_events() {
+        let answered =
+            json!({ "dead": 1, "missed": 2, "left": 3, "sent": 6, "more": true, "dry_run": false });
+        let recovered: RecoveredEndpoint = serde_json::from_value(answered).unwrap();
+        assert_eq!((recovered.sent, recovered.next_cursor), (6, None));
+        assert!(recovered.event_missing.is_empty());
     }
 
     #[test]

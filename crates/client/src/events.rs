@@ -62,7 +62,8 @@ impl Client {
     }
 
     /// Publishes up to 500 events at once, and returns their ids in order. `Ok` means that the broker has
-    /// stored all of them on disk. If one of them is not valid, none is published.
+    /// stored all of them on disk. If one of them is not valid, or belongs to another organization than the
+    /// request, none is published, and the `errors` of the problem name the events by their places.
     ///
     /// The id of each event is derived from its JSON without the white space around it, and all of them have
     /// the trace context of the first one. As with [`publish_event`](Self::publish_event), the client may

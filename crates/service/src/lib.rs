@@ -8,6 +8,7 @@
 //! - [`publish`]: publishes events, those of concurrent callers in groups.
 //! - [`history`]: reports what happened to an event at each endpoint that was considered for it.
 //! - [`resend`]: sends deliveries again.
+//! - [`cursor`]: writes positions in listings and searches as text.
 //! - [`recover`]: sends the events that an endpoint missed.
 //! - [`audit`]: checks that every delivery is accounted for.
 //! - [`view`]: converts all of this to the JSON types of [`wire`].
@@ -29,6 +30,7 @@ pub mod ping;
 pub mod publish;
 pub mod history;
 pub mod resend;
+pub mod cursor;
 pub mod recover;
 pub mod audit;
 pub mod view;

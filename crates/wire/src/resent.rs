@@ -37,7 +37,7 @@ pub struct ResendResult {
 }
 
 /// What was sent, or would be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RecoveredEndpoint {
     /// The number of deliveries that had been given up.
     #[schema(example = 96)]
@@ -51,9 +51,16 @@ pub struct RecoveredEndpoint {
     /// The number of deliveries that were sent.
     #[schema(example = 100)]
     pub sent: u64,
-    /// Whether there are more; the same request sends the next ones.
+    /// Whether there are more; the same request with `next_cursor` as its `cursor` sends the next ones.
     #[schema(example = true)]
     pub more: bool,
+    /// The `cursor` of the next request; null if there are no more.
+    pub next_cursor: Option<String>,
+    /// The deliveries that were requested and cannot be sent, because their event is no longer stored. Always
+    /// empty if they were only counted.
+    #[serde(default)]
+    #[schema(required = true, example = json!(["dlv_958343c375fad16b091b931f14abe353"]))]
+    pub event_missing: Vec<String>,
     /// Whether they were only counted.
     #[schema(example = false)]
     pub dry_run: bool,

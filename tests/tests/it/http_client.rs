@@ -293,6 +293,17 @@ async fn sends_again(rig: &Rig, receiver: &Receiver, endpoint: &str, delivery: &
     };
     let counted = client.recover_endpoint(endpoint, &count).await.unwrap();
     assert_eq!((counted.sent, counted.dry_run), (0, true), "{counted:?}");
+    assert_eq!(
+        (counted.more, &counted.next_cursor),
+        (false, &None),
+        "{counted:?}"
+    );
+    let foreign = RecoverEndpoint {
+        cursor: Some("cursor".to_owned()),
+        ..count
+    };
+    let refused = client.recover_endpoint(endpoint, &foreign).await;
+    assert_eq!(problem(refused), "invalid-fields");
 }
 
 /// Creates a key, and revokes it twice.
@@ -319,16 +330,20 @@ async fn manages_keys(rig: &Rig) {
     };
     let page = rig.client.list_api_keys(&pages).await.unwrap();
     assert!(page.data.len() == 1 && page.next_cursor.is_some(), "{page:?}");
-    for _ in 0..2 {
-        rig.client.revoke_api_key(&created.id).await.unwrap();
-    }
+    let revoked = rig.client.revoke_api_key(&created.id).await.unwrap();
+    assert!(
+        revoked.key.is_none() && revoked.revoked_at_ms.is_some(),
+        "{revoked:?}"
+    );
+    let again = rig.client.revoke_api_key(&created.id).await.unwrap();
+    assert_eq!(again.revoked_at_ms, revoked.revoked_at_ms);
     let all: Vec<_> = rig.client.all_api_keys(pages).try_collect().await.unwrap();
     let listed = all.iter().find(|key| key.id == created.id).unwrap();
     assert_eq!(
         (all.len(), &listed.key, &listed.prefix),
         (2, &None, &created.prefix)
     );
-    assert!(listed.revoked_at_ms.is_some(), "{listed:?}");
+    assert_eq!(listed.revoked_at_ms, revoked.revoked_at_ms);
     assert_eq!(problem(own.list_endpoints(&which).await), "unauthorized");
     assert_eq!(problem(rig.client.revoke_api_key("key_1").await), "not-found");
 }

@@ -105,8 +105,8 @@ pub(super) async fn list(
 /// Revoke an API key.
 ///
 /// Every request with the key is refused within a second. A key may revoke itself. Revoking a key again
-/// changes nothing. Keys that the revoked key has created stay valid. Platform keys cannot be revoked over
-/// HTTP.
+/// changes nothing, not even `revoked_at_ms`. Keys that the revoked key has created stay valid. Platform keys
+/// cannot be revoked over HTTP.
 #[utoipa::path(
     delete,
     path = "/v1/api-keys/{id}",
@@ -115,7 +115,7 @@ pub(super) async fn list(
     security(("api_key" = ["admin"])),
     params(("id" = String, Path, description = "The key's id.", example = "key_86f1e90be5ba9e3ea5a5a94bb9df0a56")),
     responses(
-        (status = 204, description = "The key is revoked."),
+        (status = 200, description = "The revoked key, without its text.", body = wire::ApiKey),
         (status = 404, description = "The organization has no such key."),
     ),
 )]
@@ -124,11 +124,12 @@ pub(super) async fn revoke(
     caller: Caller,
     Organization(organization): Organization,
     Id(id): Id,
-) -> Result<StatusCode, Problem> {
+) -> Result<Json<wire::ApiKey>, Problem> {
     let (store, id) = (context.store_for(&caller), ApiKeyId::new(id));
     let revoked = api_keys::revoke(&store, &organization, &id, now_ms()).await?;
+    let shown = view::api_key(&revoked);
     context.keys.replace(revoked).await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(shown))
 }
 
 impl CreateApiKey {

@@ -12,7 +12,7 @@ use producer::Serialized;
 use runtime::now_ms;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
-use webhook::{EVENT_BYTES_MAX, Envelope, EventId, EventType, FieldRejection, Rejection};
+use webhook::{EVENT_BYTES_MAX, Envelope, EventId, EventType, FieldRejection, OrganizationId, Rejection};
 use wire::{Published, PublishedBatch};
 
 use crate::{
@@ -107,7 +107,9 @@ pub(super) async fn publish(
 ) -> Result<(StatusCode, Json<Published>), Problem> {
     let message_id = idempotency_key(&headers)?;
     let envelope = Envelope::entering(&body, now_ms()).map_err(|rejection| rejected(&rejection, ""))?;
-    of_caller(&envelope, &caller)?;
+    if let Some(organization) = mismatched(&envelope, &caller) {
+        return Err(of_other(vec![foreign("", organization)], organization));
+    }
     let event = Serialized {
         message_id,
         traceparent: traceparent(&headers),
@@ -121,7 +123,8 @@ pub(super) async fn publish(
 /// Publish many events at once.
 ///
 /// The body is an array of at most 500 events, each of which is published as `publishEvent` does; its id is
-/// derived from its text. If one of them is not valid, none is published. After any other error, some may
+/// derived from its text. If one of them is not valid, or belongs to another organization than the request,
+/// none is published, and `errors` names up to 20 of the fields to correct. After any other error, some may
 /// have been published: publish all of them again. Their ids stay the same, but an endpoint may receive an
 /// event twice.
 #[utoipa::path(
@@ -181,36 +184,51 @@ fn batch(body: &Bytes, caller: &Caller) -> Result<Vec<Bytes>, Problem> {
     if !(1..=BATCH_MAX).contains(&events.len()) {
         return Err(Problem::field("", format!("expected 1 to {BATCH_MAX} events")));
     }
-    let (mut errors, mut foreign, now_ms) = (Vec::new(), None, now_ms());
+    let (mut errors, mut of_others, now_ms) = (Vec::new(), Vec::new(), now_ms());
     for (index, event) in events.iter().enumerate() {
         match Envelope::entering(event.get().as_bytes(), now_ms) {
-            Ok(envelope) => foreign = foreign.or(of_caller(&envelope, caller).err()),
+            Ok(envelope) => {
+                let mismatched = mismatched(&envelope, caller);
+                of_others.extend(mismatched.map(|organization| foreign(&format!("/{index}"), organization)));
+            }
             Err(rejection) => errors.extend(field_errors(&rejection, &format!("/{index}"))),
         }
     }
+    let is_invalid = !errors.is_empty();
+    errors.append(&mut of_others);
     errors.truncate(ERRORS_MAX);
-    match foreign {
-        _ if !errors.is_empty() => Err(Problem::fields(errors)),
-        Some(foreign) => Err(foreign),
-        None => Ok(events
+    match &caller.organization {
+        _ if is_invalid => Err(Problem::fields(errors)),
+        Some(organization) if !errors.is_empty() => Err(of_other(errors, organization)),
+        _ => Ok(events
             .iter()
             .map(|event| body.slice_ref(event.get().as_bytes()))
             .collect()),
     }
 }
 
-/// Checks that the caller may publish the event. A request that is for no single organization may publish
-/// events of any.
-fn of_caller(envelope: &Envelope, caller: &Caller) -> Result<(), Problem> {
-    match &caller.organization {
-        Some(organization) if envelope.organization_id != organization.as_str() => Err(Problem::new(
-            Kind::OtherOrganization,
-            format!(
-                "Use a key of the event's organization or, with a platform key, name that organization in {ORGANIZATION}; this request is for {organization}."
-            ),
-        )),
-        _ => Ok(()),
-    }
+/// Returns the organization that the request is for, if the event belongs to another one. A request that is
+/// for no single organization may publish events of any.
+fn mismatched<'a>(envelope: &Envelope, caller: &'a Caller) -> Option<&'a OrganizationId> {
+    let organization = caller.organization.as_ref();
+    organization.filter(|organization| envelope.organization_id != organization.as_str())
+}
+
+/// Returns the error of the event at this pointer in the body, which belongs to another organization than the
+/// request.
+fn foreign(event: &str, organization: &OrganizationId) -> FieldError {
+    FieldError::at(
+        format!("{event}/organization_id"),
+        format!("expected {organization}, the organization that the request is for"),
+    )
+}
+
+/// Returns the problem for events of another organization than that of the request.
+fn of_other(errors: Vec<FieldError>, organization: &OrganizationId) -> Problem {
+    let detail = format!(
+        "Use a key of the event's organization or, with a platform key, name that organization in {ORGANIZATION}; this request is for {organization}."
+    );
+    Problem::new(Kind::OtherOrganization, detail).with_errors(errors)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

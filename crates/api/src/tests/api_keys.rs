@@ -43,11 +43,19 @@ async fn a_key_is_created_shown_once_used_and_refused_at_once_when_it_is_revoked
     assert_eq!(listed.body["data"].as_array().unwrap().len(), 2);
     assert!(!listed.body.to_string().contains(key), "{listed:?}");
 
+    let mut expected = created.clone();
+    expected.as_object_mut().unwrap().remove("key");
+    let mut answers = Vec::new();
     for _ in 0..2 {
-        assert_eq!(bed.send("DELETE", &path(&created), &admin, "").await.status, 204);
+        let revoked = bed.send("DELETE", &path(&created), &admin, "").await;
         let refused = bed.get("/v1/endpoints", key).await;
         assert_eq!(refused.problem(), "unauthorized", "{refused:?}");
+        expected["revoked_at_ms"] = revoked.body["revoked_at_ms"].as_u64().into();
+        assert_eq!((revoked.status.as_u16(), &revoked.body), (200, &expected));
+        answers.push(revoked.body);
     }
+    assert!(answers[0]["revoked_at_ms"].is_u64(), "{answers:?}");
+    assert_eq!(answers[0], answers[1]);
     let changes = bed.get("/v1/changes?limit=2", &admin).await;
     for (change, kind) in [(0, "api_key.revoked"), (1, "api_key.created")] {
         let change = &changes.body["data"][change];
@@ -159,8 +167,12 @@ async fn a_key_may_revoke_itself_and_no_platform_key_is_revoked_over_http() {
     let path = format!("{KEYS}/{}", own_row.id);
     let foreign = bed.send_for("org_2", "DELETE", &path, &platform, "").await;
     assert_eq!(foreign.problem(), "not-found", "{foreign:?}");
-    assert_eq!(bed.send("DELETE", &path, &own, "").await.status, 204);
+    let revoked = bed.send("DELETE", &path, &own, "").await;
+    assert_eq!(
+        (revoked.status.as_u16(), &revoked.body["id"]),
+        (200, &json!(own_row.id))
+    );
     assert_eq!(bed.get(KEYS, &own).await.problem(), "unauthorized");
     let again = bed.send_for("org_1", "DELETE", &path, &platform, "").await;
-    assert_eq!(again.status, 204, "{again:?}");
+    assert_eq!((again.status.as_u16(), &again.body), (200, &revoked.body));
 }

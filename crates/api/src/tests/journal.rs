@@ -6,18 +6,18 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use store::DeliveryFilter;
 use webhook::{
-    AttemptId, DeadReason, DisabledReason, EndpointId, Event, FailureKind, Phase, Trigger,
+    AttemptId, DeadReason, EndpointId, Event, FailureKind, Phase, Trigger,
     journal::{AttemptRecord, Books, DeliveryRef, EventRecord, Record, Then},
 };
 
 use super::bed::{Answer, Bed};
 
 /// The time of the first sample, in Unix milliseconds.
-const T: u64 = 1_703_123_456_789;
+pub(super) const T: u64 = 1_703_123_456_789;
 
 /// Returns the event with this number, for which this endpoint was considered. It was received a second after
 /// the event with the number before.
-fn event(organization: &str, number: u64, endpoint: &str, verdict: &str) -> EventRecord {
+pub(super) fn event(organization: &str, number: u64, endpoint: &str, verdict: &str) -> EventRecord {
     let body = format!(
         r#"{{"event":"lead.completed","timestamp":{T},"organization_id":"{organization}","project_id":"proj_1","lead_id":"lead_{number}","data":{{}}}}"#
     );
@@ -32,7 +32,7 @@ fn event(organization: &str, number: u64, endpoint: &str, verdict: &str) -> Even
 }
 
 /// Returns the only attempt of the event's delivery, after which the delivery is dead.
-fn dead(event: &EventRecord, endpoint: &str) -> AttemptRecord {
+pub(super) fn dead(event: &EventRecord, endpoint: &str) -> AttemptRecord {
     let began_ms = event.received_ms + 10;
     AttemptRecord {
         id: AttemptId::generate(began_ms, [event.received_ms as u8; 10]),
@@ -57,7 +57,7 @@ fn dead(event: &EventRecord, endpoint: &str) -> AttemptRecord {
     }
 }
 
-async fn record(bed: &Bed, records: impl IntoIterator<Item = Record>) {
+pub(super) async fn record(bed: &Bed, records: impl IntoIterator<Item = Record>) {
     let mut books = Books::default();
     for record in records {
         books.add(record);
@@ -67,7 +67,7 @@ async fn record(bed: &Bed, records: impl IntoIterator<Item = Record>) {
 
 /// Creates an endpoint and this many events whose deliveries to it are dead. Returns the endpoint's id and
 /// the id of the last delivery.
-async fn with_dead(bed: &Bed, organization: &str, count: u64) -> (String, String) {
+pub(super) async fn with_dead(bed: &Bed, organization: &str, count: u64) -> (String, String) {
     let endpoint = bed.endpoint(organization).await["id"]
         .as_str()
         .unwrap()
@@ -377,38 +377,6 @@ async fn what_is_to_be_sent_again_is_bounded_and_checked() {
             "{body}: {refused:?}"
         );
     }
-}
-
-#[tokio::test]
-async fn a_dry_run_counts_and_a_disabled_endpoint_is_told() {
-    let bed = Bed::new().await;
-    let key = bed.key("org_1", "deliveries:write").await;
-    let (endpoint, _) = with_dead(&bed, "org_1", 3).await;
-    let missed = event("org_1", 4, &endpoint, "disabled.manual.1703123396789");
-    record(&bed, [Record::Event(missed)]).await;
-    let path = format!("/v1/endpoints/{endpoint}/recover");
-    for (body, dead, missed, more) in [
-        (json!({ "since_ms": 0 }), 3, 1, false),
-        (json!({ "since_ms": 0, "limit": 2 }), 2, 0, true),
-        (json!({ "since_ms": 0, "state": "missed" }), 0, 1, false),
-        (json!({ "since_ms": T + 2000, "until_ms": T + 4000 }), 2, 0, false),
-        (json!({ "since_ms": T + 9000 }), 0, 0, false),
-    ] {
-        let mut asked = body.clone();
-        asked["dry_run"] = true.into();
-        let counted = bed.post(&path, &key, &asked.to_string()).await;
-        assert_eq!(
-            counted.body,
-            json!({ "dead": dead, "missed": missed, "left": 0, "sent": 0, "more": more, "dry_run": true }),
-            "{body}"
-        );
-    }
-    let id = EndpointId::new(endpoint);
-    let disabled = bed.context.store.disable_endpoint(&id, DisabledReason::Gone, 9);
-    disabled.await.unwrap();
-    let refused = bed.post(&path, &key, r#"{"since_ms":0,"dry_run":true}"#).await;
-    assert_eq!(refused.problem(), "conflict", "{refused:?}");
-    assert!(refused.body["detail"].as_str().unwrap().contains("gone"));
 }
 
 #[tokio::test]

@@ -155,7 +155,11 @@ async fn a_batch_of_several_organizations_is_published_unless_the_request_names_
     ] {
         assert_eq!(taken.problem(), "broker-unavailable", "{taken:?}");
     }
-    for organization in ["org_1", "org_2", "org_3"] {
+    for (organization, foreign) in [
+        ("org_1", &["/1/organization_id"][..]),
+        ("org_2", &["/0/organization_id"]),
+        ("org_3", &["/0/organization_id", "/1/organization_id"]),
+    ] {
         let refused = bed.send_for(organization, "POST", path, &key, &both).await;
         assert_eq!(refused.problem(), "other-organization", "{refused:?}");
         let detail = refused.body["detail"].as_str().unwrap();
@@ -163,6 +167,9 @@ async fn a_batch_of_several_organizations_is_published_unless_the_request_names_
             detail.contains(organization) && detail.contains(ORGANIZATION),
             "{detail}"
         );
+        let errors = refused.body["errors"].as_array().unwrap().iter();
+        let pointers: Vec<_> = errors.map(|error| error["pointer"].as_str().unwrap()).collect();
+        assert_eq!(pointers, foreign, "{organization}");
     }
     let invalid = json!([event("org_1"), event("")]).to_string();
     let refused = bed.post(path, &key, &invalid).await;

@@ -142,9 +142,47 @@ async fn a_batch_with_one_bad_event_is_refused_as_a_whole_and_every_bad_one_is_t
         let text = refused.body["errors"][0]["detail"].as_str().unwrap().to_owned();
         assert!(refused.status == 422 && text.contains(detail), "{refused:?}");
     }
-    let foreign = json!([good, event("org_2")]);
-    let refused = bed.post("/v1/events/batch", &key, &foreign.to_string()).await;
-    assert_eq!(refused.problem(), "other-organization");
+}
+
+#[tokio::test]
+async fn events_of_another_organization_are_told_with_their_places_in_the_batch() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "events:write").await;
+    let refused = bed.post("/v1/events", &key, &event("org_2").to_string()).await;
+    assert_eq!(refused.problem(), "other-organization", "{refused:?}");
+    assert_eq!(pointers(&refused), ["/organization_id"]);
+    let (good, foreign, invalid) = (event("org_1"), event("org_2"), with("lead_id", None));
+    let first_20: Vec<_> = (0..20).map(|index| format!("/{index}/organization_id")).collect();
+    let first_20: Vec<_> = first_20.iter().map(String::as_str).collect();
+    let mixed = ["/3/lead_id", "/0/organization_id", "/2/organization_id"];
+    for (batch, problem, expected) in [
+        (
+            json!([good, foreign, good, event("Org_1")]),
+            "other-organization",
+            &["/1/organization_id", "/3/organization_id"][..],
+        ),
+        (json!(vec![&foreign; 21]), "other-organization", &first_20),
+        // What is not valid comes first, and decides what the problem is.
+        (json!([foreign, good, foreign, invalid]), "invalid-fields", &mixed),
+    ] {
+        let refused = bed.post("/v1/events/batch", &key, &batch.to_string()).await;
+        assert_eq!(refused.problem(), problem, "{refused:?}");
+        assert_eq!(pointers(&refused), expected, "{refused:?}");
+        let last = refused.body["errors"].as_array().unwrap().last().unwrap();
+        let detail = last["detail"].as_str().unwrap();
+        assert!(detail.contains("expected org_1,"), "{detail}");
+    }
+    let mut all_invalid = vec![foreign];
+    all_invalid.resize(22, invalid);
+    let batch = json!(all_invalid).to_string();
+    let refused = bed.post("/v1/events/batch", &key, &batch).await;
+    assert_eq!(refused.problem(), "invalid-fields", "{refused:?}");
+    assert!(
+        pointers(&refused)
+            .iter()
+            .all(|pointer| pointer.ends_with("lead_id")),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

@@ -106,10 +106,12 @@ async fn an_endpoint_that_is_gone_when_the_deletion_is_repeated_was_deleted() {
 
 #[tokio::test]
 async fn a_revocation_is_repeated() {
-    let revoked = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
-    let replies = vec![Reply::close(), Reply::Bytes(revoked.to_vec())];
+    let key = r#"{"id":"key_1","prefix":"mgk_mCfcS3","organization_id":"org_1","name":"lead form","scopes":["admin"],
+        "created_at_ms":1,"expires_at_ms":null,"last_used_at_ms":null,"revoked_at_ms":2}"#;
+    let replies = vec![Reply::close(), Reply::json(200, key)];
     let server = Server::start(replies).await;
-    server.client().revoke_api_key("key_1").await.unwrap();
+    let revoked = server.client().revoke_api_key("key_1").await.unwrap();
+    assert_eq!((revoked.id.as_str(), revoked.revoked_at_ms), ("key_1", Some(2)));
     let requests = server.requests();
     assert_eq!(requests.len(), 2);
     assert!(

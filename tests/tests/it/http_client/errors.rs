@@ -26,8 +26,14 @@ async fn errors_are_those_of_the_api() {
     let other = client(&rig.api, &key);
     assert_eq!(problem(other.get_endpoint(&endpoint.id).await), "not-found");
     assert_eq!(problem(other.create_endpoint(&new).await), "insufficient-scope");
-    let foreign = rig.client.publish_event(&event("org_2", "lead_1")).await;
-    assert_eq!(problem(foreign), "other-organization");
+    let error = rig
+        .client
+        .publish_events(&[event("org_1", "lead_1"), event("org_2", "lead_1")])
+        .await
+        .unwrap_err();
+    let refused = error.problem().unwrap();
+    assert_eq!((refused.name(), refused.status), ("other-organization", 403));
+    assert_eq!(refused.errors[0].pointer.as_deref(), Some("/1/organization_id"));
 
     let error = rig
         .client

@@ -6,6 +6,7 @@ use std::{collections::HashSet, time::Duration};
 use e2e::{Answer, Answered, Api, Endpoint, Installation, Receiver, Role, SOON, event, wait_for, wait_until};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, SqliteConnection};
 
 use super::LONG;
 
@@ -218,7 +219,10 @@ async fn an_endpoint_recovers_call_by_call_and_nothing_is_sent_twice() {
         .await;
     assert_eq!(
         counted.body,
-        json!({ "dead": COUNT, "missed": missed, "left": 0, "sent": 0, "more": false, "dry_run": true })
+        json!({
+            "dead": COUNT, "missed": missed, "left": 0, "sent": 0, "more": false, "next_cursor": null, "event_missing": [],
+            "dry_run": true,
+        })
     );
 
     // These clients disconnect before anything is done, in the middle, and afterwards.
@@ -253,6 +257,61 @@ async fn an_endpoint_recovers_call_by_call_and_nothing_is_sent_twice() {
     );
     rig.installation.audit().await.assert_settled();
     rig.end().await;
+}
+
+/// The endpoint fails all the time. Everything that is sent is dead again before the next page is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn page_by_page_everything_is_sent_once_and_what_has_no_event_is_named() {
+    const COUNT: usize = 5;
+    let rig = Rig::with_delays("http-pages", &[100]).await;
+    let receiver = Receiver::new(|_, _| Answer::status(500)).await;
+    let endpoint = rig.installation.endpoint("org_1", &receiver.url()).await;
+    known(&rig, 1.0).await;
+    let dead = rig.dead("org_1", COUNT).await;
+    let path = format!("/v1/endpoints/{}/recover", endpoint.id);
+    let (mut sent, mut pages, mut cursor) = (0, 0, Value::Null);
+    loop {
+        let asked = json!({ "since_ms": 0, "limit": 2, "cursor": cursor });
+        let answered = rig.post(&path, &asked).await;
+        assert_eq!(answered.status, 200, "{answered:?}");
+        sent += answered.body["sent"].as_u64().unwrap() as usize;
+        pages += 1;
+        let list = ["delivery", "list", "--state", "dead"];
+        rig.installation.wait_for_listed(&list, COUNT + sent, LONG).await;
+        cursor = answered.body["next_cursor"].clone();
+        assert_eq!(answered.body["more"], cursor.is_string(), "{answered:?}");
+        if cursor.is_null() {
+            break;
+        }
+    }
+    assert_eq!((sent, pages), (COUNT, 3));
+    assert_eq!(receiver.count(), 2 * 2 * COUNT, "nothing was sent twice");
+
+    // Without the cursor, everything is found again.
+    without_event(&rig, &dead[0]).await;
+    let answered = rig.post(&path, &json!({ "since_ms": 0 })).await;
+    assert_eq!(
+        answered.body,
+        json!({
+            "dead": COUNT - 1, "missed": 0, "left": 0, "sent": COUNT - 1, "more": false, "next_cursor": null,
+            "event_missing": [dead[0]], "dry_run": false,
+        })
+    );
+    rig.end().await;
+}
+
+/// Makes a delivery one that was requested and not sent, and deletes its event.
+async fn without_event(rig: &Rig, delivery: &str) {
+    let path = rig.installation.directory().join("magnetite.db");
+    let url = format!("sqlite://{}", path.display());
+    let mut database = SqliteConnection::connect(&url).await.unwrap();
+    for sql in [
+        "UPDATE deliveries SET state = 0, attempts = 0, requested_ms = updated_ms, sent_ms = NULL WHERE id = $1",
+        "DELETE FROM events WHERE id = (SELECT event_id FROM deliveries WHERE id = $1)",
+    ] {
+        let changed = sqlx::query(sql).bind(delivery).execute(&mut database).await;
+        assert_eq!(changed.unwrap().rows_affected(), 1, "{sql}");
+    }
 }
 
 /// Publishes events while the endpoint is disabled, and returns their number.

@@ -4,11 +4,12 @@ use axum::{Json, extract::State};
 use runtime::now_ms;
 use serde::Deserialize;
 use service::{
-    recover::{Recovered, Search},
+    recover::{Position, Recovered, Search},
     view,
 };
 use store::RecoverState;
 use utoipa::ToSchema;
+use webhook::{DeliveryId, Endpoint};
 use wire::RecoveredEndpoint;
 
 use crate::{
@@ -42,6 +43,10 @@ pub(in crate::routes) struct RecoverEndpoint {
     #[serde(default = "limit_default")]
     #[schema(minimum = 1, maximum = 1000, default = 100)]
     limit: u32,
+    /// `next_cursor` of the previous response; null or absent to begin with the oldest.
+    #[serde(default)]
+    #[schema(max_length = 2304)]
+    cursor: Option<String>,
     /// Only count, and send nothing.
     #[serde(default)]
     #[schema(default = false)]
@@ -89,8 +94,10 @@ pub(in crate::routes) async fn health(
 /// Send again what an endpoint missed.
 ///
 /// Oldest first, at most `limit` per request, each as `resendDelivery` does. As long as the response has
-/// `more`, the same request sends the next ones; nothing is sent twice. Deliveries that are given up again in
-/// the meantime are found and sent again.
+/// `more`, the same request with its `next_cursor` as `cursor` sends the next ones; nothing is found twice,
+/// not even a delivery that is given up again in the meantime. Without `cursor`, each request begins with the
+/// oldest: what was sent is not sent twice, but what is given up again is found and sent again. The counts of
+/// a dry run that goes on with `cursor` add up to the total.
 #[utoipa::path(
     post,
     path = "/v1/endpoints/{id}/recover",
@@ -125,6 +132,7 @@ pub(in crate::routes) async fn recover(
             ),
         ));
     }
+    let from = position(asked.cursor.as_deref(), &endpoint)?;
     let search = Search {
         endpoint,
         since_ms: asked.since_ms.0,
@@ -132,23 +140,44 @@ pub(in crate::routes) async fn recover(
         state: asked.state.into(),
     };
     let recovered = if asked.dry_run {
-        search.count(&context.store, asked.limit).await?
+        search.count(&context.store, from, asked.limit).await?
     } else {
         context.resending.ready().await?;
         let sender = &context.resending.sender;
-        search.send(&context.store, sender, asked.limit).await?
+        search.send(&context.store, sender, from, asked.limit).await?
     };
-    Ok(Json(result(&recovered, asked.dry_run)))
+    Ok(Json(result(&recovered, &search.endpoint, asked.dry_run)))
 }
 
-fn result(recovered: &Recovered, dry_run: bool) -> RecoveredEndpoint {
-    let Recovered { count, sent, more } = *recovered;
+/// Returns the position of the cursor in a search for this endpoint; the beginning if there is no cursor.
+fn position(cursor: Option<&str>, endpoint: &Endpoint) -> Result<Position, Problem> {
+    let Some(cursor) = cursor else {
+        return Ok(Position::default());
+    };
+    Position::of_cursor(cursor, endpoint).ok_or_else(|| {
+        Problem::field(
+            "/cursor",
+            "expected the next_cursor of the previous response for this endpoint, unchanged",
+        )
+    })
+}
+
+fn result(recovered: &Recovered, endpoint: &Endpoint, dry_run: bool) -> RecoveredEndpoint {
+    let Recovered {
+        count,
+        sent,
+        more,
+        position,
+        event_missing,
+    } = recovered;
     RecoveredEndpoint {
         dead: count.dead,
         missed: count.missed,
         left: count.left,
-        sent,
-        more,
+        sent: *sent,
+        more: *more,
+        next_cursor: more.then(|| position.cursor(endpoint)),
+        event_missing: event_missing.iter().map(DeliveryId::to_string).collect(),
         dry_run,
     }
 }

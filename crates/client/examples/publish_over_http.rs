@@ -1,6 +1,6 @@
 //! Publishes one event of the organization `org_123abc`.
 //!
-//! `MAGNETITE_API_URL=http://127.0.0.1:8420 MAGNETITE_API_KEY=mgk_... cargo run -p magnetite-client --example publish`,
+//! `MAGNETITE_API_URL=http://127.0.0.1:8420 MAGNETITE_API_KEY=mgk_... cargo run -p magnetite-client --example publish_over_http`,
 //! with a key of that organization that has the scope `events:write`.
 #![allow(
     clippy::print_stdout,
