@@ -76,6 +76,14 @@ need_rust() {
     fi
 }
 
+# A debug build takes half as long to compile, and checks the dependencies in seconds as well.
+need_deny() {
+    if ! cargo deny --version >/dev/null 2>&1; then
+        say "no cargo-deny: compiling it with cargo install (some minutes, once)"
+        cargo install cargo-deny --locked --debug >&2
+    fi
+}
+
 need_shellcheck() {
     command -v shellcheck >/dev/null || apt_install "no shellcheck" shellcheck
 }
@@ -302,6 +310,7 @@ check_scripts() {
 check_everything() {
     check formatting cargo fmt --all --check
     step scripts "shellcheck \$(git ls-files '*.sh' .ci/run)" check_scripts
+    check dependencies cargo deny --locked check licenses bans sources
     check clippy cargo clippy --workspace --all-targets --locked -- -D warnings
     check build cargo build --workspace --all-targets --locked
     check documents tests/docs.sh
@@ -357,6 +366,7 @@ main() {
         check_selection "$@"
     else
         need_shellcheck
+        need_deny
         need_documents
         check_everything
     fi
