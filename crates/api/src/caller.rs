@@ -95,11 +95,7 @@ fn named(headers: &HeaderMap) -> Result<Option<OrganizationId>, Problem> {
 }
 
 fn invalid(detail: String) -> Problem {
-    Problem::fields(vec![FieldError {
-        pointer: None,
-        parameter: Some(ORGANIZATION.to_owned()),
-        detail,
-    }])
+    Problem::fields(vec![FieldError::of_parameter(ORGANIZATION, detail)])
 }
 
 /// Available in every operation that needs a key.

@@ -63,10 +63,7 @@ impl Problem {
     /// Returns the problem for invalid fields of the body, or an invalid header `Magnetite-Organization`.
     pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
         let detail = "Correct what `errors` names, and send the request again.";
-        Self {
-            errors,
-            ..Self::new(Kind::InvalidFields, detail)
-        }
+        Self::new(Kind::InvalidFields, detail).with_errors(errors)
     }
 
     /// Returns the problem for one invalid field of the body.
@@ -76,21 +73,11 @@ impl Problem {
 
     /// Returns the problem for an invalid parameter of the path or the query, or another invalid header.
     pub(crate) fn parameter(name: &'static str, expected: impl Into<String>) -> Self {
-        let error = FieldError {
-            pointer: None,
-            parameter: Some(name.to_owned()),
-            detail: expected.into(),
-        };
-        Self {
-            errors: vec![error],
-            ..Self::new(
-                Kind::MalformedRequest,
-                format!("Correct {name}, and send the request again."),
-            )
-        }
+        let detail = format!("Correct {name}, and send the request again.");
+        Self::new(Kind::MalformedRequest, detail).with_errors(vec![FieldError::of_parameter(name, expected)])
     }
 
-    /// Adds the parts of the body that the problem is about.
+    /// Adds the parts of the request that the problem is about.
     #[must_use]
     pub(crate) fn with_errors(self, errors: Vec<FieldError>) -> Self {
         Self { errors, ..self }

@@ -226,11 +226,7 @@ mod tests {
             ),
             ("T", "D.", "req_1")
         );
-        let limit = FieldError {
-            pointer: None,
-            parameter: Some("limit".to_owned()),
-            detail: "too high".to_owned(),
-        };
+        let limit = FieldError::of_parameter("limit", "too high");
         assert_eq!(problem.errors, [FieldError::at("/url", "no host"), limit]);
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
     }

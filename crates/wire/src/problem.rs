@@ -64,4 +64,13 @@ impl FieldError {
             detail: detail.into(),
         }
     }
+
+    /// Creates the error for the parameter or header with this name.
+    pub fn of_parameter(name: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            pointer: None,
+            parameter: Some(name.into()),
+            detail: detail.into(),
+        }
+    }
 }
