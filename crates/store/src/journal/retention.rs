@@ -28,6 +28,20 @@ struct Table {
     bound: fn(u64) -> Argument<'static>,
 }
 
+/// A [`Table`] whose rows are deleted by the column of times `$at`, if they also meet the conditions.
+macro_rules! by_time {
+    ($table:literal, $at:literal $(, $conditions:literal)?) => {
+        Table {
+            find_end: concat!(
+                "SELECT ", $at, " AS at_ms FROM ", $table, " WHERE ", $at, " >= $1 AND ", $at, " < $2 ",
+                "ORDER BY ", $at, " LIMIT 1 OFFSET $3",
+            ),
+            delete: concat!("DELETE FROM ", $table, " WHERE ", $at, " >= $1 AND ", $at, " < $2" $(, $conditions)?),
+            bound: |at_ms| at_ms.into(),
+        }
+    };
+}
+
 /// The tables in the order of deletion. Events come after deliveries, because an event stays as long as any
 /// of its deliveries, even if that is a recent resend. The deliveries are counted instead of joined: with a
 /// join PostgreSQL may choose to read all deliveries for each slice.
@@ -37,43 +51,17 @@ const TABLES: [Table; 7] = [
         delete: "DELETE FROM attempts WHERE id >= $1 AND id < $2",
         bound: |at_ms| AttemptId::first_at(at_ms).as_str().to_owned().into(),
     },
-    Table {
-        find_end: "SELECT created_ms AS at_ms FROM deliveries WHERE created_ms >= $1 AND created_ms < $2 \
-            ORDER BY created_ms LIMIT 1 OFFSET $3",
-        delete: "DELETE FROM deliveries WHERE created_ms >= $1 AND created_ms < $2 AND state <> 0",
-        bound: |at_ms| at_ms.into(),
-    },
-    Table {
-        find_end: "SELECT received_ms AS at_ms FROM events WHERE received_ms >= $1 AND received_ms < $2 \
-            ORDER BY received_ms LIMIT 1 OFFSET $3",
-        delete: "DELETE FROM events WHERE received_ms >= $1 AND received_ms < $2 AND 0 = (SELECT COUNT(*) FROM deliveries d \
-            WHERE d.event_id = events.id AND d.organization_id = events.organization_id)",
-        bound: |at_ms| at_ms.into(),
-    },
-    Table {
-        find_end: "SELECT rejected_ms AS at_ms FROM rejected WHERE rejected_ms >= $1 AND rejected_ms < $2 \
-            ORDER BY rejected_ms LIMIT 1 OFFSET $3",
-        delete: "DELETE FROM rejected WHERE rejected_ms >= $1 AND rejected_ms < $2",
-        bound: |at_ms| at_ms.into(),
-    },
-    Table {
-        find_end: "SELECT until_ms AS at_ms FROM gaps WHERE until_ms >= $1 AND until_ms < $2 \
-            ORDER BY until_ms LIMIT 1 OFFSET $3",
-        delete: "DELETE FROM gaps WHERE until_ms >= $1 AND until_ms < $2",
-        bound: |at_ms| at_ms.into(),
-    },
-    Table {
-        find_end: "SELECT revoked_at_ms AS at_ms FROM api_keys WHERE revoked_at_ms >= $1 AND revoked_at_ms < $2 \
-            ORDER BY revoked_at_ms LIMIT 1 OFFSET $3",
-        delete: "DELETE FROM api_keys WHERE revoked_at_ms >= $1 AND revoked_at_ms < $2",
-        bound: |at_ms| at_ms.into(),
-    },
-    Table {
-        find_end: "SELECT expires_at_ms AS at_ms FROM api_keys WHERE expires_at_ms >= $1 AND expires_at_ms < $2 \
-            ORDER BY expires_at_ms LIMIT 1 OFFSET $3",
-        delete: "DELETE FROM api_keys WHERE expires_at_ms >= $1 AND expires_at_ms < $2",
-        bound: |at_ms| at_ms.into(),
-    },
+    by_time!("deliveries", "created_ms", " AND state <> 0"),
+    by_time!(
+        "events",
+        "received_ms",
+        " AND 0 = (SELECT COUNT(*) FROM deliveries d \
+            WHERE d.event_id = events.id AND d.organization_id = events.organization_id)"
+    ),
+    by_time!("rejected", "rejected_ms"),
+    by_time!("gaps", "until_ms"),
+    by_time!("api_keys", "revoked_at_ms"),
+    by_time!("api_keys", "expires_at_ms"),
 ];
 
 /// Finds the end of a slice of deleted endpoints. Their rows are removed last, after the deliveries of the
