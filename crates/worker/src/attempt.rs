@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use broker::Outgoing;
@@ -79,7 +79,7 @@ pub(crate) async fn attempt(
                 delivery.trigger,
                 &context.config.schedule,
                 delivery.attempt,
-                SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms()),
+                now_ms(),
             );
             slot.concluded(answered.result.is_success());
             context.faults.end();

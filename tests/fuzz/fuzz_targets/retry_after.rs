@@ -2,10 +2,8 @@
 //! the schedule's tiers.
 #![no_main]
 
-use std::time::{Duration, SystemTime};
-
 use libfuzzer_sys::fuzz_target;
-use webhook::{Answer, AttemptResult, Outcome, Schedule, outcome};
+use webhook::{Answer, AttemptResult, Outcome, Schedule, Trigger, outcome};
 
 fuzz_target!(|input: (&str, u32, u32)| {
     let (header, attempt, now_s) = input;
@@ -14,11 +12,8 @@ fuzz_target!(|input: (&str, u32, u32)| {
         retry_after: Some(header.to_owned()),
         body: Default::default(),
     });
-    let (schedule, now) = (
-        Schedule::default(),
-        SystemTime::UNIX_EPOCH + Duration::from_secs(now_s.into()),
-    );
-    match outcome(&result, &schedule, attempt, now) {
+    let (schedule, now_ms) = (Schedule::default(), u64::from(now_s) * 1_000);
+    match outcome(&result, Trigger::Event, &schedule, attempt, now_ms) {
         Outcome::Retry { after } => {
             assert!(schedule.tiers().contains(&after));
             assert!(Some(after) >= schedule.delay_after(attempt));
