@@ -14,9 +14,8 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, StatusCode, request::Parts},
 };
-use service::manage;
 use store::ApiKeyRow;
-use webhook::{ID_BYTES_MAX, OrganizationId};
+use webhook::{ID_BYTES_MAX, OrganizationId, valid_id};
 
 use crate::problem::{FieldError, Kind, Problem};
 
@@ -86,7 +85,7 @@ fn named(headers: &HeaderMap) -> Result<Option<OrganizationId>, Problem> {
     };
     let text = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
     // Spaces around the value do not belong to it (RFC 9110 section 5.5).
-    match manage::id(text.trim_matches([' ', '\t'])) {
+    match valid_id(text.trim_matches([' ', '\t'])) {
         Ok(id) if next.is_none() && !id.contains(',') => Ok(Some(OrganizationId::new(id))),
         _ => Err(invalid(format!(
             "expected one header with the id of one organization: 1 to {ID_BYTES_MAX} bytes of UTF-8 without control characters or commas"

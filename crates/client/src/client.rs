@@ -7,7 +7,7 @@ use reqwest::{
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
 use tokio::time::{Instant, sleep};
-use webhook::{ID_BYTES_MAX, OrganizationId};
+use webhook::{ID_BYTES_MAX, OrganizationId, valid_id};
 
 use crate::{
     error::{Call, Error},
@@ -125,13 +125,11 @@ impl Client {
 /// Returns the header's value for an organization; `None` if it would not arrive as the same id. Spaces around
 /// a value do not belong to it, and a comma separates two values (RFC 9110 sections 5.5 and 5.3).
 fn header_of(organization: &OrganizationId) -> Option<HeaderValue> {
-    let text = organization.as_str();
-    let unfit = |char: char| char.is_control() || char == ',';
-    let fits = (1..=ID_BYTES_MAX).contains(&text.len())
-        && text.trim_matches(' ').len() == text.len()
-        && !text.contains(unfit);
-    fits.then(|| HeaderValue::from_bytes(text.as_bytes()).ok())
-        .flatten()
+    let text = valid_id(organization.as_str()).ok()?;
+    if text.trim_matches(' ') != text || text.contains(',') {
+        return None;
+    }
+    HeaderValue::from_bytes(text.as_bytes()).ok()
 }
 
 impl fmt::Debug for Client {

@@ -10,18 +10,13 @@ use std::{ops::RangeInclusive, time::Duration};
 use egress::{Egress, Refusal};
 use signature::Secret;
 use store::{EndpointChange, NewEndpoint, Store};
-use webhook::{Endpoint, EndpointId, ID_BYTES_MAX, OrganizationId, ProjectId, Subscription};
+use webhook::{Endpoint, EndpointId, OrganizationId, ProjectId, Subscription};
 
 /// The allowed overlaps, during which two secrets are valid. The overlap is limited, because a secret that
 /// two parties know spreads over time.
 pub const OVERLAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
 /// The default overlap.
 pub const OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
-
-/// The error for a text that is not a valid id of an organization, a project or a lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected 1 to {ID_BYTES_MAX} bytes, none of them a control character")]
-pub struct BadId;
 
 /// The reason why an endpoint was not registered or changed.
 #[derive(Debug, thiserror::Error)]
@@ -54,16 +49,6 @@ pub struct Rotation {
     pub secret: Option<Secret>,
     /// How long the old secret stays valid; `None` to revoke it at once.
     pub overlap: Option<Duration>,
-}
-
-/// Validates an id of an organization, a project or a lead. Any text is allowed, because it is compared with
-/// what events carry.
-///
-/// # Errors
-/// Returns [`BadId`] if the id is empty, too long, or has control characters.
-pub fn id(text: &str) -> Result<&str, BadId> {
-    let fits = (1..=ID_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
-    if fits { Ok(text) } else { Err(BadId) }
 }
 
 /// Registers an endpoint with a new id and a new secret. `now_ms` is in Unix milliseconds, here and below.
@@ -128,17 +113,4 @@ pub async fn rotate(
         .overlap
         .map(|overlap| now_ms + overlap.as_millis() as i64);
     store.rotate_secret(id, &secret, until_ms, now_ms).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_is_any_text_on_one_line() {
-        assert_eq!(id("Ö 1"), Ok("Ö 1"));
-        for bad in ["", "a\nb", "a\0", &"a".repeat(256), &"é".repeat(128)] {
-            assert_eq!(id(bad), Err(BadId));
-        }
-    }
 }

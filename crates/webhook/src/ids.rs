@@ -13,6 +13,21 @@ pub const MESSAGE_ID_CHARS_MAX: usize = 128;
 /// The limit is long enough for any real id, and short enough for the indexes of every database.
 pub const ID_BYTES_MAX: usize = 255;
 
+/// The error for a text that is not a valid id of an organization, a project or a lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected 1 to {ID_BYTES_MAX} bytes, none of them a control character")]
+pub struct BadId;
+
+/// Validates an id of an organization, a project or a lead in a request or a command. Any text on one line is
+/// allowed, because it is compared with what events carry.
+///
+/// # Errors
+/// Returns [`BadId`] if the id is empty, too long, or has control characters.
+pub fn valid_id(text: &str) -> Result<&str, BadId> {
+    let fits = (1..=ID_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control);
+    if fits { Ok(text) } else { Err(BadId) }
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -155,6 +170,14 @@ impl DeliveryId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_valid_id_is_any_text_on_one_line() {
+        assert_eq!(valid_id("Ö 1"), Ok("Ö 1"));
+        for bad in ["", "a\nb", "a\0", &"a".repeat(256), &"é".repeat(128)] {
+            assert_eq!(valid_id(bad), Err(BadId));
+        }
+    }
 
     #[test]
     fn a_message_id_is_checked_for_length_and_alphabet() {

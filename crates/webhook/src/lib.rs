@@ -48,8 +48,8 @@ pub use event::{
 };
 pub use event_type::{EventKind, EventType, PING, UnknownEventType};
 pub use ids::{
-    ApiKeyId, AttemptId, DeliveryId, EndpointId, EventId, ID_BYTES_MAX, LeadId, MESSAGE_ID_CHARS_MAX,
-    OrganizationId, ProjectId,
+    ApiKeyId, AttemptId, BadId, DeliveryId, EndpointId, EventId, ID_BYTES_MAX, LeadId, MESSAGE_ID_CHARS_MAX,
+    OrganizationId, ProjectId, valid_id,
 };
 pub use names::UnknownName;
 pub use outcome::{Outcome, outcome};

@@ -8,11 +8,11 @@ use runtime::now_ms;
 use serde::Deserialize;
 use service::{
     api_keys::{self, LIFETIME, NewKey},
-    manage, view,
+    view,
 };
 use store::ApiKeyRow;
 use utoipa::ToSchema;
-use webhook::{ApiKeyId, OrganizationId, Scope, Scopes};
+use webhook::{ApiKeyId, OrganizationId, Scope, Scopes, valid_id};
 use wire::{Listing, schema::SCOPES_MAX};
 
 use crate::{
@@ -136,7 +136,7 @@ impl CreateApiKey {
     /// Returns the key to create, which may have at most the scopes of the key that creates it.
     fn key(self, organization_id: OrganizationId, scopes_max: &Scopes) -> Result<NewKey, Problem> {
         let mut errors = Vec::new();
-        if let Err(error) = manage::id(&self.name) {
+        if let Err(error) = valid_id(&self.name) {
             errors.push(FieldError::at("/name", error.to_string()));
         }
         let lifetime = self.expires_in_s.map(Duration::from_secs);

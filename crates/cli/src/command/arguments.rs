@@ -13,11 +13,9 @@ use clap::Args;
 use egress::Egress;
 use ipnet::IpNet;
 use runtime::time::Moment;
-use service::{
-    api_keys::LIFETIME,
-    manage::{self, OVERLAP},
-};
+use service::{api_keys::LIFETIME, manage::OVERLAP};
 use signature::Secret;
+use webhook::valid_id;
 
 use crate::{Usage, output};
 
@@ -52,7 +50,7 @@ const WAIT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_h
 /// Parses an organization's, project's or lead's id, or a name for people. Ids are compared with those in
 /// events, so every text is accepted that has no control characters and is not too long.
 pub(super) fn id(text: &str) -> Result<String, Usage> {
-    let id = manage::id(text).map_err(|error| Usage(error.to_string()))?;
+    let id = valid_id(text).map_err(|error| Usage(error.to_string()))?;
     Ok(id.to_owned())
 }
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use service::manage::{self, OVERLAP, OVERLAP_DEFAULT, Registration, Rotation};
+use service::manage::{OVERLAP, OVERLAP_DEFAULT, Registration, Rotation};
 use signature::Secret;
 use store::EndpointChange;
 use utoipa::ToSchema;
-use webhook::{OrganizationId, ProjectId, Subscription};
+use webhook::{OrganizationId, ProjectId, Subscription, valid_id};
 use wire::schema::PATTERNS_MAX;
 
 use crate::{
@@ -193,7 +193,7 @@ fn subscription(events: &[String], errors: &mut Vec<FieldError>) -> Option<Subsc
 
 fn project(id: Option<String>, errors: &mut Vec<FieldError>) -> Option<ProjectId> {
     let id = id?;
-    if let Err(error) = manage::id(&id) {
+    if let Err(error) = valid_id(&id) {
         errors.push(FieldError::at("/project_id", error.to_string()));
     }
     Some(ProjectId::new(id))
