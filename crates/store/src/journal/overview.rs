@@ -90,7 +90,7 @@ impl Store {
         on_connection!(
             &self.database,
             reader,
-            &Operation::AUDIT,
+            &Operation::new("count pending deliveries"),
             OPERATION_TIMEOUT,
             |connection, _dialect| {
                 let found = fetch!(connection, FIND_PENDING, 0_u64, |row: &dyn Columns| {
@@ -118,7 +118,7 @@ impl Store {
         on_connection!(
             &self.database,
             journal,
-            &Operation::AUDIT,
+            &Operation::new("summarize the journal"),
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_snapshot).await?;
