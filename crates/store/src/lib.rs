@@ -159,7 +159,7 @@ pub use journal::{
 };
 pub use operations::OperationRow;
 pub use registry::{CHANGES_MAX, Changes, Position, Snapshot};
-pub use roles::{ANNOUNCED_MAX, Announcement, Dropping, JournalTotals, WorkerBehind};
+pub use roles::{ANNOUNCED_MAX, Announcement, Dropping, JournalTotals, Restarts, WorkerBehind};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 pub use sealing::{BadSealingKey, SealingKey};
 pub use troubles::{RoleReport, RunningRole};

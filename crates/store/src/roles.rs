@@ -82,6 +82,17 @@ impl WorkerBehind {
     }
 }
 
+/// How often a role started and ended on one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restarts {
+    /// `worker`, `recorder` or `api`.
+    pub role: String,
+    /// The host on which the role ran.
+    pub host: String,
+    /// The number of times that it started and ended.
+    pub count: u64,
+}
+
 /// `{now}` is the database's clock.
 const ANNOUNCE: &str = "INSERT INTO roles (process, role, host, version, change_number, change_stamp, seen_ms, started_ms, \
     dropping_since_ms, dropping_batch, batches_made, batches_dropped, records_made, records_dropped, in_hand, made_ms, ahead_ms) \
@@ -114,6 +125,11 @@ const SELECT_BEHIND: &str = "SELECT process, host, {now} - seen_ms AS unseen_ms 
     WHERE role = 'worker' AND closed_ms IS NULL AND NOT (version >= $1 AND (change_number = 0 OR EXISTS ( \
     SELECT 1 FROM changes c WHERE c.number = r.change_number AND COALESCE(c.nonce, c.at_ms) = r.change_stamp))) \
     ORDER BY host, process";
+
+/// Counts the roles that started within this time and have ended. A role that was killed has announced no end.
+const COUNT_RESTARTS: &str = "SELECT role, host, COUNT(*) AS ended FROM roles \
+    WHERE started_ms >= {now} - $1 AND (closed_ms IS NOT NULL OR seen_ms < {now} - $2) \
+    GROUP BY role, host ORDER BY ended DESC, role, host LIMIT 100";
 
 impl Store {
     /// Announces that the role runs, and what it works with.
@@ -224,6 +240,20 @@ impl Store {
         .await
     }
 
+    /// Returns how often each role started and ended on each host within this time; at most 100 roles, those
+    /// with the most restarts first. A role has ended if it announced that, or has not announced itself for
+    /// the time `unheard`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database operation fails.
+    pub async fn restarts(&self, within: Duration, unheard: Duration) -> Result<Vec<Restarts>, Error> {
+        let (within_ms, unheard_ms) = (within.as_millis() as u64, unheard.as_millis() as u64);
+        let select = Statement::with(COUNT_RESTARTS, [within_ms.into(), unheard_ms.into()]);
+        self.fetch(&Operation::new("count restarts of roles"), select, read_restarts)
+            .await
+    }
+
     /// Executes the statement in a transaction that, on PostgreSQL, does not wait for the disk. An
     /// announcement that a crash takes back is repeated within a second.
     async fn write_roles<'a>(
@@ -237,6 +267,14 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+fn read_restarts(row: &dyn Columns) -> Result<Restarts, sqlx::Error> {
+    Ok(Restarts {
+        role: row.text("role")?,
+        host: row.text("host")?,
+        count: row.number("ended")?,
+    })
 }
 
 fn read_behind(row: &dyn Columns) -> Result<WorkerBehind, sqlx::Error> {

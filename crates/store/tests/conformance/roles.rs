@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use store::{ANNOUNCED_MAX, Announcement, JournalTotals, Position, Store, WorkerBehind};
+use store::{ANNOUNCED_MAX, Announcement, JournalTotals, Position, Restarts, Store, WorkerBehind};
 
 use super::bed::{Backup, Bed, endpoint_id, new_endpoint, now_ms, on_both_databases};
 
@@ -12,6 +12,7 @@ on_both_databases! {
     a_worker_that_followed_another_history_is_behind_whatever_its_version,
     only_workers_act_on_endpoints,
     a_worker_that_was_not_heard_of_for_long_is_told_from_one_that_was,
+    a_role_that_started_and_ended_lately_is_counted,
 }
 
 async fn announce(store: &Store, process: &str, role: &str, position: Position) {
@@ -109,4 +110,23 @@ async fn a_worker_that_was_not_heard_of_for_long_is_told_from_one_that_was(bed: 
         .await;
     store.forget_old_roles().await.unwrap();
     assert_eq!(bed.number("SELECT COUNT(*) FROM roles").await, 0);
+}
+
+async fn a_role_that_started_and_ended_lately_is_counted(bed: Bed) {
+    let store = bed.migrated().await;
+    announce(&store, "closed", "recorder", Position::default()).await;
+    for process in ["closed", "killed", "earlier", "running"] {
+        announce(&store, process, "worker", Position::default()).await;
+    }
+    let (within, unheard) = (Duration::from_mins(15), Duration::from_secs(10));
+    assert!(store.restarts(within, unheard).await.unwrap().is_empty());
+    store.close_role("closed", "worker").await.unwrap();
+    bed.execute("UPDATE roles SET seen_ms = seen_ms - 11000 WHERE process = 'killed'")
+        .await;
+    store.close_role("earlier", "worker").await.unwrap();
+    bed.execute("UPDATE roles SET started_ms = started_ms - 901000 WHERE process = 'earlier'")
+        .await;
+    let (role, host) = ("worker".to_owned(), "host_1".to_owned());
+    let restarts = store.restarts(within, unheard).await.unwrap();
+    assert_eq!(restarts, [Restarts { role, host, count: 2 }]);
 }

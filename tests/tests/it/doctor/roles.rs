@@ -18,6 +18,8 @@ use super::{Said, doctor};
 const RETURNS: usize = 12;
 /// The number of restarts within ten minutes from which on doctor reports a consumer as reconnecting.
 const RESTARTS: usize = 5;
+/// How many times a role has to start and end within 15 minutes until doctor reports it.
+const ENDS: usize = 3;
 
 async fn channel(url: &str) -> Channel {
     let connection = Connection::connect(url, ConnectionProperties::default());
@@ -208,6 +210,23 @@ async fn a_queue_without_a_consumer_is_named_while_its_role_runs() {
     assert!(!said.is_ok, "{}", said.text);
     assert!(worker.terminate().await);
     assert!(recorder.terminate().await);
+}
+
+/// The role announces its end when it is terminated, but not when it is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_ends_again_and_again_is_named() {
+    let installation = Installation::new("ending").await;
+    for _ in 1..ENDS {
+        assert!(installation.worker().await.terminate().await);
+    }
+    let said = doctor(&installation).await;
+    assert!(!said.text.contains("started and ended"), "{}", said.text);
+    installation.worker().await.kill().await;
+    let times = format!("started and ended {ENDS} times in the last 15m");
+    wait_for_line(&installation, &["warn", "restarts", "worker on ", &times]).await;
+    let said = doctor(&installation).await;
+    assert!(said.is_ok, "{}", said.text);
+    installation.delete().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,10 @@
-//! Checks of the running roles: the problems that each has observed, whether it consumes its queues, and
-//! whether its clock is right.
+//! Checks of the roles: whether they end again and again, the problems that each running one has observed,
+//! whether it consumes its queues, and whether its clock is right.
 
 use std::time::Duration;
 
 use broker::{QueueState, Topology};
-use store::{RunningRole, Store};
+use store::{Restarts, RunningRole, Store};
 use tokio::time::sleep;
 
 use crate::{broker_link::BrokerLink, command::troubles, configuration::Configuration, output};
@@ -17,6 +17,11 @@ use super::{super::checks::Check, Report};
 const LISTED: Duration = Duration::from_secs(10);
 /// The maximum time between a role's first announcement and its first consumer.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
+/// The time in which restarts are counted. A process manager restarts a role that has ended within seconds or,
+/// if that happens repeatedly, within minutes.
+const RESTARTS_WITHIN: Duration = Duration::from_mins(15);
+/// The number of restarts from which on a role is reported: more than an operator usually causes.
+const RESTARTS_MIN: u64 = 3;
 
 pub(super) async fn run(
     configuration: &Configuration,
@@ -26,13 +31,12 @@ pub(super) async fn run(
 ) -> Result<(), output::Closed> {
     let roles = match store.running_roles(LISTED).await {
         Ok(roles) => roles,
-        Err(error) => {
-            let detail = format!("{:#}", anyhow::Error::from(error));
-            let fix = "see the error, and the database's log";
-            return report.add(&Check::fail("roles", detail, fix));
-        }
+        Err(error) => return report.add(&unread(error)),
     };
     report.add(&Check::ok("roles", running(&roles)))?;
+    for check in restarting(store).await {
+        report.add(&check)?;
+    }
     for check in noticed(&roles).into_iter().chain(clocks(&roles)) {
         report.add(&check)?;
     }
@@ -45,6 +49,29 @@ pub(super) async fn run(
         }
     }
     Ok(())
+}
+
+/// Returns the failed check for roles that cannot be read.
+fn unread(error: store::Error) -> Check {
+    let detail = format!("{:#}", anyhow::Error::from(error));
+    Check::fail("roles", detail, "see the error, and the database's log")
+}
+
+/// Returns the roles that start and end again and again. Such a role may be running while it is checked.
+async fn restarting(store: &Store) -> Vec<Check> {
+    let restarts = match store.restarts(RESTARTS_WITHIN, LISTED).await {
+        Ok(restarts) => restarts.into_iter(),
+        Err(error) => return vec![unread(error)],
+    };
+    let often = restarts.filter(|restarts| restarts.count >= RESTARTS_MIN);
+    often
+        .map(|Restarts { role, host, count }| {
+            let within = humantime::format_duration(RESTARTS_WITHIN);
+            let detail = format!("{role} on {host} started and ended {count} times in the last {within}");
+            let fix = "unless it was restarted on purpose, see its log for why it ends";
+            Check::warn("restarts", detail, fix)
+        })
+        .collect()
 }
 
 fn running(roles: &[RunningRole]) -> String {
@@ -68,14 +95,7 @@ async fn reported(store: &Store, roles: &[RunningRole]) -> Vec<Check> {
     };
     let again = match store.running_roles(LISTED).await {
         Ok(again) => again,
-        Err(error) => {
-            let detail = format!("{:#}", anyhow::Error::from(error));
-            return vec![Check::fail(
-                "roles",
-                detail,
-                "see the error, and the database's log",
-            )];
-        }
+        Err(error) => return vec![unread(error)],
     };
     let reported = again
         .iter()
