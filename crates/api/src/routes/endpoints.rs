@@ -1,6 +1,8 @@
 //! Endpoints: registering, listing, showing, changing and deleting them.
 
 mod body;
+mod change;
+mod owned;
 pub(super) mod ping;
 pub(super) mod secret;
 pub(super) mod state;
@@ -9,7 +11,7 @@ pub(super) mod journal;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use runtime::now_ms;
@@ -17,22 +19,22 @@ use serde::Deserialize;
 use service::{
     manage,
     view::{self, ForCustomers as _},
-    workers::{self, Behind},
 };
-use store::{Lookup, Store};
 use utoipa::IntoParams;
-use webhook::{EndpointId, OrganizationId};
+use webhook::EndpointId;
 use wire::Listing;
 
 use crate::{
     caller::{Caller, Organization},
     context::Context,
-    extract::{Id, IfMatch, JsonBody, Query, etag},
+    extract::{JsonBody, Query, etag},
     pagination::{Page, listing},
     problem::Problem,
 };
 
 use body::{CreateEndpoint, UpdateEndpoint};
+use change::{Change, Changed, deleted};
+use owned::Owned;
 
 /// The query of the list of endpoints.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -51,9 +53,6 @@ pub(super) struct Which {
     #[param(max_length = 2304, nullable = false)]
     cursor: Option<String>,
 }
-
-/// The response header with the names of the workers that are not known to act on a change.
-const WORKERS_BEHIND: HeaderName = HeaderName::from_static("magnetite-workers-behind");
 
 /// Register an endpoint.
 ///
@@ -89,7 +88,7 @@ pub(super) async fn create(
     caller: Caller,
     Organization(organization): Organization,
     JsonBody(new): JsonBody<CreateEndpoint>,
-) -> Result<Response, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let registration = new.registration(organization)?;
     let max = context.config.endpoints_per_organization_max;
     let (store, now_ms) = (
@@ -99,13 +98,9 @@ pub(super) async fn create(
     let created = manage::register(&store, &context.egress, registration, now_ms)
         .await
         .map_err(refused)?;
-    let location = HeaderValue::from_str(&format!("/v1/endpoints/{}", created.id));
-    let mut answer = done(&context, created.version, view::endpoint_with_secret(&created)).await;
-    *answer.status_mut() = StatusCode::CREATED;
-    answer
-        .headers_mut()
-        .insert(header::LOCATION, location.expect("ids that we make are ASCII"));
-    Ok(answer)
+    let location = format!("/v1/endpoints/{}", created.id);
+    let changed = Changed::to(view::endpoint_with_secret(&created), &context).await;
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], changed))
 }
 
 /// List endpoints.
@@ -158,7 +153,7 @@ pub(super) async fn list(
     operation_id = "getEndpoint",
     tag = "Endpoints",
     security(("api_key" = ["endpoints:read"])),
-    params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
+    params(Owned),
     responses(
         (
             status = 200,
@@ -166,15 +161,12 @@ pub(super) async fn list(
             body = wire::Endpoint,
             headers(("ETag" = String, description = "The endpoint's version.")),
         ),
-        (status = 404, description = "The organization has no such endpoint."),
+        Owned,
     ),
 )]
-pub(super) async fn show(
-    State(context): State<Context>,
-    Organization(organization): Organization,
-    Id(id): Id,
-) -> Result<Response, Problem> {
-    Ok(shown(&find(&context, &organization, id).await?))
+pub(super) async fn show(Owned(endpoint): Owned) -> impl IntoResponse {
+    let tag = [(header::ETAG, etag(endpoint.version))];
+    (tag, Json(view::endpoint(&endpoint)))
 }
 
 /// Change an endpoint.
@@ -187,37 +179,17 @@ pub(super) async fn show(
     operation_id = "updateEndpoint",
     tag = "Endpoints",
     security(("api_key" = ["endpoints:write"])),
-    params(
-        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
-        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be changed.", example = "\"17\""),
-    ),
+    params(Change),
     request_body(content = UpdateEndpoint, example = json!({ "events": ["lead.*"] })),
-    responses(
-        (
-            status = 200,
-            description = "The endpoint as it is now.",
-            body = wire::Endpoint,
-            headers(
-                ("ETag" = String, description = "The endpoint's version."),
-                ("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does."),
-            ),
-        ),
-        (status = 404, description = "The organization has no such endpoint."),
-        (status = 412, description = "If-Match does not name the endpoint's present version."),
-    ),
+    responses(Changed, Change),
 )]
 pub(super) async fn update(
-    State(context): State<Context>,
-    caller: Caller,
-    Organization(organization): Organization,
-    Id(id): Id,
-    if_match: IfMatch,
+    Change { context, id, store }: Change,
     JsonBody(update): JsonBody<UpdateEndpoint>,
-) -> Result<Response, Problem> {
-    let change = update.change()?;
-    let (id, store) = admitted(&context, &caller, &organization, id, &if_match).await?;
-    let changed = manage::change(&store, &context.egress, &id, change, now_ms() as i64).await;
-    Ok(changed_to(&context, &changed.map_err(refused)?).await)
+) -> Result<Changed, Problem> {
+    let update = update.change()?;
+    let changed = manage::change(&store, &context.egress, &id, update, now_ms() as i64).await;
+    Ok(Changed::to(view::endpoint(&changed.map_err(refused)?), &context).await)
 }
 
 /// Delete an endpoint.
@@ -230,88 +202,19 @@ pub(super) async fn update(
     operation_id = "deleteEndpoint",
     tag = "Endpoints",
     security(("api_key" = ["endpoints:write"])),
-    params(
-        ("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2"),
-        ("If-Match" = Option<String>, Header, description = "ETags of versions that may be deleted.", example = "\"17\""),
-    ),
+    params(Change),
     responses(
         (
             status = 204,
             description = "The endpoint was deleted.",
             headers(("Magnetite-Workers-Behind" = String, description = "The names of workers that are not known to act on the change after 2 s, separated by commas; absent if every running worker does.")),
         ),
-        (status = 404, description = "The organization has no such endpoint."),
-        (status = 412, description = "If-Match does not name the endpoint's present version."),
+        Change,
     ),
 )]
-pub(super) async fn delete(
-    State(context): State<Context>,
-    caller: Caller,
-    Organization(organization): Organization,
-    Id(id): Id,
-    if_match: IfMatch,
-) -> Result<Response, Problem> {
-    let (id, store) = admitted(&context, &caller, &organization, id, &if_match).await?;
+pub(super) async fn delete(Change { context, id, store }: Change) -> Result<Response, Problem> {
     store.delete_endpoint(&id, now_ms() as i64).await?;
-    let behind = workers::act(&context.store, &context.resending.changes).await;
-    Ok(naming(&behind, StatusCode::NO_CONTENT.into_response()))
-}
-
-/// Returns the organization's endpoint. Another one's endpoint is treated like one that does not exist.
-pub(super) async fn find(
-    context: &Context,
-    organization: &OrganizationId,
-    id: String,
-) -> Result<webhook::Endpoint, Problem> {
-    let id = EndpointId::new(id);
-    match context.store.endpoint(&id).await? {
-        Lookup::Found(endpoint) if endpoint.organization_id == *organization => Ok(endpoint),
-        _ => Err(Problem::not_found("endpoint", id.as_str())),
-    }
-}
-
-/// Returns the id of the organization's endpoint, if the request permits its present version, and a store
-/// that refuses to write if the version has changed since.
-async fn admitted(
-    context: &Context,
-    caller: &Caller,
-    organization: &OrganizationId,
-    id: String,
-    if_match: &IfMatch,
-) -> Result<(EndpointId, Store), Problem> {
-    let endpoint = find(context, organization, id).await?;
-    let expected = if_match.expect(endpoint.version)?;
-    Ok((endpoint.id, context.store_for(caller).if_version(expected)))
-}
-
-fn shown(endpoint: &webhook::Endpoint) -> Response {
-    answer(endpoint.version, view::endpoint(endpoint))
-}
-
-/// Returns the response to a change. Waits until every running worker acts on the change; otherwise, the
-/// response names the workers that are not known to.
-pub(super) async fn done(context: &Context, version: i64, endpoint: wire::Endpoint) -> Response {
-    let behind = workers::act(&context.store, &context.resending.changes).await;
-    naming(&behind, answer(version, view::behind(endpoint, &behind)))
-}
-
-/// Like [`done`], for an endpoint whose secret is not shown.
-async fn changed_to(context: &Context, endpoint: &webhook::Endpoint) -> Response {
-    done(context, endpoint.version, view::endpoint(endpoint)).await
-}
-
-fn naming(behind: &Behind, mut answer: Response) -> Response {
-    if !behind.is_empty() {
-        let names = HeaderValue::from_str(&behind.names().join(", "));
-        answer
-            .headers_mut()
-            .insert(WORKERS_BEHIND, names.expect("the names of workers are ASCII"));
-    }
-    answer
-}
-
-fn answer(version: i64, endpoint: wire::Endpoint) -> Response {
-    ([(header::ETAG, etag(version))], Json(endpoint)).into_response()
+    Ok(deleted(&context).await)
 }
 
 /// Returns the problem for a refused change. It hides what a customer cannot change, such as the operator's

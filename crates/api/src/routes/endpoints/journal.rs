@@ -13,14 +13,13 @@ use webhook::{DeliveryId, Endpoint};
 use wire::RecoveredEndpoint;
 
 use crate::{
-    caller::Organization,
     context::Context,
-    extract::{Id, JsonBody},
+    extract::JsonBody,
     problem::{Kind, Problem},
     time::UnixMs,
 };
 
-use super::find;
+use super::owned::Owned;
 
 /// The maximum number of deliveries in one request.
 const LIMIT_MAX: u32 = 1000;
@@ -75,18 +74,16 @@ enum Lacking {
     operation_id = "getEndpointHealth",
     tag = "Endpoints",
     security(("api_key" = ["endpoints:read"])),
-    params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
+    params(Owned),
     responses(
         (status = 200, description = "The endpoint's health.", body = wire::Health),
-        (status = 404, description = "The organization has no such endpoint."),
+        Owned,
     ),
 )]
 pub(in crate::routes) async fn health(
     State(context): State<Context>,
-    Organization(organization): Organization,
-    Id(id): Id,
+    Owned(endpoint): Owned,
 ) -> Result<Json<wire::Health>, Problem> {
-    let endpoint = find(&context, &organization, id).await?;
     let health = context.store.endpoint_health(&endpoint.id, now_ms()).await?;
     Ok(Json(view::health(&health)))
 }
@@ -104,25 +101,23 @@ pub(in crate::routes) async fn health(
     operation_id = "recoverEndpoint",
     tag = "Endpoints",
     security(("api_key" = ["deliveries:write"])),
-    params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
+    params(Owned),
     request_body(content = RecoverEndpoint, example = json!({ "since_ms": 1_703_123_456_789_i64, "dry_run": true })),
     responses(
         (status = 200, description = "The numbers of deliveries that were sent, or would be sent.", body = RecoveredEndpoint),
-        (status = 404, description = "The organization has no such endpoint."),
+        Owned,
         (status = 409, description = "The endpoint is disabled."),
         (status = 503, description = "It is not known whether all of them were sent. Send the request again."),
     ),
 )]
 pub(in crate::routes) async fn recover(
     State(context): State<Context>,
-    Organization(organization): Organization,
-    Id(id): Id,
+    Owned(endpoint): Owned,
     JsonBody(asked): JsonBody<RecoverEndpoint>,
 ) -> Result<Json<RecoveredEndpoint>, Problem> {
     if !(1..=LIMIT_MAX).contains(&asked.limit) {
         return Err(Problem::field("/limit", format!("expected 1 to {LIMIT_MAX}")));
     }
-    let endpoint = find(&context, &organization, id).await?;
     if let Some(disabled) = &endpoint.disabled {
         return Err(Problem::new(
             Kind::Conflict,

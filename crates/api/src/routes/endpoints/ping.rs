@@ -10,13 +10,12 @@ use service::{
 };
 
 use crate::{
-    caller::{Caller, Organization},
+    caller::Caller,
     context::Context,
-    extract::Id,
     problem::{Kind, Problem},
 };
 
-use super::find;
+use super::owned::Owned;
 
 /// The maximum time to wait for the result. An attempt takes at most 30 s; the rest is for the queues, and
 /// for the record to reach the database.
@@ -33,21 +32,19 @@ const PATIENCE: Duration = Duration::from_secs(35);
     operation_id = "pingEndpoint",
     tag = "Endpoints",
     security(("api_key" = ["endpoints:write"])),
-    params(("id" = String, Path, description = "The endpoint's id.", example = "ep_8e0d3e107685e7013e1070dba5f85cc2")),
+    params(Owned),
     responses(
         (status = 200, description = "How the endpoint answered, or what went wrong.", body = wire::Ping),
         (status = 202, description = "The ping was sent. Its result is not known yet.", body = wire::Ping),
-        (status = 404, description = "The organization has no such endpoint."),
+        Owned,
         (status = 503, description = "It is not known whether the ping was sent, or too many pings are waiting for their results. Send the request again."),
     ),
 )]
 pub(in crate::routes) async fn ping(
     State(context): State<Context>,
     caller: Caller,
-    Organization(organization): Organization,
-    Id(id): Id,
+    Owned(endpoint): Owned,
 ) -> Result<(StatusCode, Json<wire::Ping>), Problem> {
-    let endpoint = find(&context, &organization, id).await?;
     // Pings of endpoints that hang must not block other requests, or the pings of other callers.
     let Some(_place) = context.pings.take(&caller, 1) else {
         return Err(Problem::new(
