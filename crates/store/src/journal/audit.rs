@@ -43,7 +43,7 @@ pub struct AuditLimits {
     /// The current time, in Unix milliseconds.
     pub now_ms: u64,
     /// How long a worker may hold a delivery that is due, in milliseconds: one attempt, and the waiting
-    /// before and after it.
+    /// before and after it. The record of an event may also be that much later than those of its deliveries.
     pub in_hand_ms: u64,
     /// How long a delivery may be pending, in milliseconds: its retry schedule and the deferrals.
     pub late_ms: u64,
@@ -63,7 +63,8 @@ pub struct Audit {
     pub first_runs: StateCounts,
     /// The requested deliveries that were created in the window, by state.
     pub resends: StateCounts,
-    /// Events whose number of deliveries differs from the number of endpoints that they matched.
+    /// Events whose number of deliveries differs from the number of endpoints that they matched, and missing
+    /// events whose deliveries were created more than [`in_hand_ms`](AuditLimits::in_hand_ms) ago.
     pub unbalanced: Findings<Unbalanced>,
     /// Deliveries with missing attempts.
     pub unrecorded: Findings<Unrecorded>,

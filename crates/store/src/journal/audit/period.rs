@@ -107,10 +107,17 @@ impl Period {
             self.since_ms.saturating_sub(NEAR_MS),
             self.until_ms.saturating_add(NEAR_MS),
         ];
+        let AuditLimits {
+            now_ms,
+            in_hand_ms,
+            late_ms,
+            ..
+        } = self.limits;
         let mut statement = self.of(FIND_UNBALANCED);
         statement.arguments.extend(near.map(Into::into));
         statement.arguments.push(FINDINGS_MAX.into());
-        statement.arguments.push(self.limits.late_ms.into());
+        let times = [late_ms, now_ms.saturating_sub(in_hand_ms)];
+        statement.arguments.extend(times.map(Into::into));
         statement.with_gaps(gaps)
     }
 

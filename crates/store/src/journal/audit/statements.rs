@@ -33,6 +33,9 @@ macro_rules! in_gaps {
 
 /// Finds suspects by joining two index ranges of rows that were recorded near the window. Then compares each
 /// suspect with all rows.
+///
+/// A delivery that was created at `$7` or later is no suspect if its event is missing. A worker records an event
+/// when all of its deliveries are in the queue, and the first of them may have been attempted by then.
 pub(super) const FIND_UNBALANCED: &str = concat!(
     "WITH counted AS MATERIALIZED ( \
     SELECT event_id, organization_id, COUNT(*) AS deliveries, MIN(created_ms) AS created_ms FROM deliveries \
@@ -46,7 +49,7 @@ pub(super) const FIND_UNBALANCED: &str = concat!(
     UNION ALL \
     SELECT c.event_id, c.organization_id, c.created_ms, NULL FROM counted c \
     LEFT JOIN near n ON n.id = c.event_id AND n.organization_id = c.organization_id \
-    WHERE n.id IS NULL AND c.created_ms >= $1 AND c.created_ms < $2 \
+    WHERE n.id IS NULL AND c.created_ms >= $1 AND c.created_ms < $2 AND c.created_ms < $7 \
     ), found AS ( \
     SELECT s.*, (SELECT COUNT(*) FROM deliveries d WHERE d.event_id = s.id AND d.organization_id = s.organization_id \
     AND d.run = 0) AS deliveries, (SELECT COUNT(*) FROM events e WHERE e.id = s.id \
