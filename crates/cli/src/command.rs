@@ -33,9 +33,8 @@ mod checks;
 mod arguments;
 mod listing;
 mod lines;
-mod resend;
 
-use std::path::PathBuf;
+use std::{env, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -44,8 +43,10 @@ use runtime::logs;
 pub(crate) use audit::NotKnownYet;
 
 use crate::{
+    backend::Backend,
     configuration::{Configuration, Log},
     output::{self, ColorChoice},
+    remote::{self, Remote},
 };
 
 /// Delivers the events of the lead pipeline to the webhook endpoints of customers.
@@ -66,6 +67,9 @@ pub(crate) struct Arguments {
     /// When to use colours; by default on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
     color: ColorChoice,
+
+    #[command(flatten)]
+    remote: remote::Options,
 
     #[command(subcommand)]
     command: Command,
@@ -155,6 +159,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments {
         config,
         color,
+        remote,
         command,
     } = arguments;
     color.apply();
@@ -181,7 +186,66 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Completions(arguments) => shell::completions(&arguments),
         Command::Man(arguments) => shell::man(&arguments),
         Command::Config(arguments) => config::run(&arguments, config),
-        command => Box::pin(run_configured(command, Configuration::load(config)?)).await,
+        command => match Remote::chosen(remote, |name| env::var_os(name))? {
+            None => Box::pin(run_configured(command, Configuration::load(config)?)).await,
+            Some(remote) => Box::pin(run_remote(command, remote)).await,
+        },
+    }
+}
+
+async fn run_remote(command: Command, remote: Remote) -> anyhow::Result<()> {
+    start_default_logs()?;
+    if let Some((name, needed)) = needs(&command) {
+        return Err(remote.refusal(name, needed).into());
+    }
+    run_on(command, Backend::over(remote)?).await
+}
+
+/// Runs a command that works in both ways.
+async fn run_on(command: Command, backend: Backend) -> anyhow::Result<()> {
+    let done = match command {
+        Command::Changes(arguments) => changes::run(arguments, &backend).await,
+        _ => unreachable!("`needs` names the other commands"),
+    };
+    backend.close().await;
+    done
+}
+
+/// Returns the name of a command and what it needs that the HTTP API does not give access to; `None` if it needs
+/// nothing else.
+fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
+    const DATABASE: &str = "the database";
+    const BROKER: &str = "the broker";
+    const BOTH: &str = "the database and the broker";
+    const CONFIGURATION: &str = "the installation's configuration";
+    match command {
+        Command::Up => Some(("up", BOTH)),
+        Command::Worker => Some(("worker", BOTH)),
+        Command::Recorder => Some(("recorder", BOTH)),
+        Command::Api => Some(("api", BOTH)),
+        Command::Publish(_) => Some(("publish", BOTH)),
+        Command::Endpoint(_) => Some(("endpoint", BOTH)),
+        Command::ApiKey(_) => Some(("api-key", DATABASE)),
+        Command::Event(_) => Some(("event", BOTH)),
+        Command::Delivery(_) => Some(("delivery", BOTH)),
+        Command::Rejected(_) => Some(("rejected", BOTH)),
+        Command::Audit(_) => Some(("audit", BOTH)),
+        Command::Status(_) => Some(("status", BOTH)),
+        Command::Topology(_) => Some(("topology", BROKER)),
+        Command::Migrate => Some(("migrate", DATABASE)),
+        Command::Retention(_) => Some(("retention", DATABASE)),
+        Command::Secrets(_) => Some(("secrets reseal", DATABASE)),
+        Command::Doctor(_) => Some(("doctor", BOTH)),
+        Command::Check(_) => Some(("check", CONFIGURATION)),
+        Command::Health(_) => Some(("health", CONFIGURATION)),
+        Command::Changes(_)
+        | Command::Listen(_)
+        | Command::Trigger(_)
+        | Command::Validate(_)
+        | Command::Openapi
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Config(_) => None,
     }
 }
 
@@ -202,7 +266,7 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         Command::Publish(arguments) => publish::run(arguments, &configuration).await,
         Command::Endpoint(arguments) => endpoint::run(arguments, &configuration).await,
         Command::ApiKey(arguments) => api_key::run(arguments, &configuration).await,
-        Command::Changes(arguments) => changes::run(arguments, &configuration).await,
+        command @ Command::Changes(_) => run_on(command, Backend::direct(configuration).await?).await,
         Command::Event(arguments) => event::run(arguments, &configuration).await,
         Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,

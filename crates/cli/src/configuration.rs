@@ -135,6 +135,14 @@ impl Configuration {
     pub(crate) fn topology(&self) -> Topology {
         Topology::new(self.broker.prefix.clone(), self.worker.schedule.tiers())
     }
+
+    /// Returns the time after which a delivery must have ended: the duration of all its attempts, the longest
+    /// delays between them, and the longest wait for a slot.
+    pub(crate) fn late(&self) -> Duration {
+        let schedule = &self.worker.schedule;
+        let attempts = self.egress.attempt_timeout * schedule.attempts();
+        schedule.run_max() + attempts + self.worker.defer_age_max
+    }
 }
 
 /// Returns every key with its value from the file and the variables of the process, in the order of

@@ -21,6 +21,10 @@ mod signals;
 mod output;
 mod broker_link;
 mod database;
+mod resend;
+mod remote;
+mod pages;
+mod backend;
 mod command;
 
 use std::{error::Error, io, panic, process::ExitCode, time::Duration};

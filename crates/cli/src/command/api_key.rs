@@ -1,7 +1,7 @@
 //! `magnetite api-key`: manages the API keys of the HTTP API. Needs only the database; the API notices a
 //! change within a second.
 
-use std::time::Duration;
+use std::{convert::identity, time::Duration};
 
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
@@ -13,7 +13,7 @@ use service::{
 use store::{ApiKeyRow, Store};
 use webhook::{ApiKeyId, OrganizationId, Scopes};
 
-use crate::{configuration::Configuration, database, output};
+use crate::{configuration::Configuration, database, output, pages};
 
 use super::{
     arguments,
@@ -123,11 +123,13 @@ async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
 }
 
 async fn list(organization: Option<OrganizationId>, store: &Store, json: bool) -> anyhow::Result<()> {
-    listing::print(store, json, None, async |after: Option<&After>, limit| {
-        let after = after.map(|After(id)| id);
-        store.api_keys(organization.as_ref(), after, limit).await
-    })
-    .await
+    let keys = pages::of_rows(
+        None,
+        async |after: Option<&ApiKeyId>, rows| store.api_keys(organization.as_ref(), after, rows).await,
+        |key| key.id.clone(),
+        identity,
+    );
+    listing::print(keys, store.address(), json, None).await
 }
 
 async fn revoke(id: &ApiKeyId, store: &Store, json: bool) -> anyhow::Result<()> {
@@ -144,24 +146,14 @@ fn hint(error: store::Error) -> anyhow::Error {
     }
 }
 
-/// A position in the listing, which is ordered by id.
-pub(in crate::command) struct After(ApiKeyId);
-
-impl From<&ApiKeyRow> for After {
-    fn from(row: &ApiKeyRow) -> Self {
-        Self(row.id.clone())
-    }
-}
-
 impl Listed<7> for ApiKeyRow {
     const HEADING: [&'static str; 7] = ["id", "key", "organization", "name", "scopes", "last used", "ends"];
-    type Cursor = After;
 
     fn cells(&self) -> [String; 7] {
         [
             self.id.to_string(),
             format!("{}...", self.prefix),
-            listing::organization(self.organization_id.as_ref()),
+            listing::organization(self.organization_id.as_ref().map(OrganizationId::as_str)),
             self.name.clone(),
             self.scopes.to_string(),
             self.last_used_at_ms.map_or_else(|| "-".to_owned(), time::second),

@@ -2,8 +2,6 @@
 
 mod report;
 
-use std::time::Duration;
-
 use anyhow::bail;
 use broker::Publisher;
 use clap::Args;
@@ -56,7 +54,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         publisher: Publisher::new(broker.link.clone(), &config),
         topology: &topology,
         since_ms: arguments.since.before(runtime::now_ms()) / MINUTE_MS * MINUTE_MS,
-        late: late(configuration),
+        late: configuration.late(),
     };
     let assessment = auditor.settled().await;
     broker.close().await;
@@ -77,13 +75,4 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
             bail!("the books do not balance: findings {failures}; each says what to do")
         }
     }
-}
-
-/// Returns the time after which a delivery must have ended: the duration of all its attempts, the longest
-/// delays between them, and the longest wait for a slot.
-pub(super) fn late(configuration: &Configuration) -> Duration {
-    let worker = &configuration.worker;
-    worker.schedule.run_max()
-        + configuration.egress.attempt_timeout * worker.schedule.attempts()
-        + worker.defer_age_max
 }

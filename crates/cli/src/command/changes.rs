@@ -2,11 +2,10 @@
 
 use clap::Args;
 use runtime::time;
-use service::view;
-use store::ChangeRow;
 use webhook::OrganizationId;
+use wire::Change;
 
-use crate::{configuration::Configuration, database, output};
+use crate::{backend::Backend, output};
 
 use super::{
     arguments,
@@ -27,50 +26,29 @@ pub(super) struct Arguments {
 }
 
 /// Lists changes, newest first.
-pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments, backend: &Backend) -> anyhow::Result<()> {
     let Arguments { org, limit, json } = arguments;
     let organization = org.map(OrganizationId::new);
-    let store = database::open(&configuration.database).await?;
-    let listed = listing::print(
-        &store,
-        json,
-        Some(limit),
-        async |before: Option<&Before>, limit| {
-            let before = before.map(|Before(number)| *number);
-            store.changes(organization.as_ref(), before, limit).await
-        },
-    )
-    .await;
-    store.close().await;
-    listed
+    let changes = backend.changes(organization.as_ref(), limit);
+    listing::print(changes, &backend.place(), json, Some(limit)).await
 }
 
-/// A position in the listing.
-pub(in crate::command) struct Before(u64);
-
-impl From<&ChangeRow> for Before {
-    fn from(change: &ChangeRow) -> Self {
-        Self(change.number)
-    }
-}
-
-impl Listed<7> for ChangeRow {
+impl Listed<7> for Change {
     const HEADING: [&'static str; 7] = ["number", "at", "actor", "what", "organization", "on", "detail"];
-    type Cursor = Before;
 
     fn cells(&self) -> [String; 7] {
         [
             self.number.to_string(),
             time::millisecond(self.at_ms),
             self.actor.clone(),
-            self.kind.to_string(),
-            listing::organization(self.organization_id.as_ref()),
+            self.kind.clone(),
+            listing::organization(self.organization_id.as_deref()),
             self.subject.clone(),
-            self.detail.clone(),
+            self.detail.to_string(),
         ]
     }
 
     fn json(&self) -> String {
-        output::json(&view::change(self))
+        output::json(self)
     }
 }

@@ -3,6 +3,8 @@
 mod resend;
 pub(super) mod run;
 
+use std::convert::identity;
+
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use runtime::time;
@@ -10,7 +12,7 @@ use service::{history::Run, view};
 use store::{DeliveryCursor, DeliveryFilter, DeliveryRow, Lookup, Store};
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState};
 
-use crate::{configuration::Configuration, database, output};
+use crate::{configuration::Configuration, database, output, pages};
 
 use super::{
     arguments,
@@ -91,13 +93,13 @@ async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
         since_ms,
         until_ms,
     };
-    listing::print(
-        store,
-        as_json,
+    let deliveries = pages::of_rows(
         Some(list.limit),
-        async |before: Option<&DeliveryCursor>, limit| store.deliveries(&filter, before, limit).await,
-    )
-    .await
+        async |before: Option<&DeliveryCursor>, rows| store.deliveries(&filter, before, rows).await,
+        |row| DeliveryCursor::from(row),
+        identity,
+    );
+    listing::print(deliveries, store.address(), as_json, Some(list.limit)).await
 }
 
 async fn show(store: &Store, id: &DeliveryId, as_json: bool) -> anyhow::Result<()> {
@@ -138,7 +140,6 @@ impl Listed<9> for DeliveryRow {
     const HEADING: [&'static str; 9] = [
         "created", "id", "event", "endpoint", "run", "state", "attempts", "next", "why",
     ];
-    type Cursor = DeliveryCursor;
 
     fn cells(&self) -> [String; 9] {
         let standing = &self.standing;

@@ -13,19 +13,21 @@ mod ping;
 mod acting;
 mod recover;
 
+use std::convert::identity;
+
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use store::{Lookup, Store};
 use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId};
 
-use crate::{configuration::Configuration, database, output};
+use crate::{configuration::Configuration, database, output, pages};
 
 use super::{arguments, listing};
 use edit::{Create, Update};
 pub(super) use failing::rate as success_rate;
 use recover::Recover;
 use rotate::Rotate;
-use view::{After, describe};
+use view::describe;
 
 const LIST_THEM: &str = "`magnetite endpoint list` lists the existing endpoints";
 
@@ -175,17 +177,25 @@ async fn list(
 ) -> anyhow::Result<()> {
     if failing {
         let now_ms = runtime::now_ms();
-        return listing::print(store, json, None, async |after: Option<&After>, limit| {
-            let after = after.map(|After(id)| id);
-            store.failing(organization.as_ref(), after, limit, now_ms).await
-        })
-        .await;
+        let failing = pages::of_rows(
+            None,
+            async |after: Option<&EndpointId>, rows| {
+                store.failing(organization.as_ref(), after, rows, now_ms).await
+            },
+            |found| found.endpoint.id.clone(),
+            identity,
+        );
+        return listing::print(failing, store.address(), json, None).await;
     }
-    listing::print(store, json, None, async |after: Option<&After>, limit| {
-        let after = after.map(|After(id)| id);
-        store.list_endpoints(organization.as_ref(), after, limit).await
-    })
-    .await
+    let endpoints = pages::of_rows(
+        None,
+        async |after: Option<&EndpointId>, rows| {
+            store.list_endpoints(organization.as_ref(), after, rows).await
+        },
+        |endpoint| endpoint.id.clone(),
+        identity,
+    );
+    listing::print(endpoints, store.address(), json, None).await
 }
 
 async fn show(store: &Store, id: &EndpointId, json: bool) -> anyhow::Result<()> {

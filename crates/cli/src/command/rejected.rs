@@ -2,13 +2,15 @@
 
 mod redrive;
 
+use std::convert::identity;
+
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use runtime::time;
 use serde_json::{Map, Value, json};
 use store::{RejectedCursor, RejectedRow, Store};
 
-use crate::{configuration::Configuration, database, output};
+use crate::{configuration::Configuration, database, output, pages};
 
 use super::{
     arguments,
@@ -78,17 +80,17 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
 async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
     let (since_ms, until_ms) = list.window.at(runtime::now_ms());
     let redriven = if list.all { None } else { Some(false) };
-    listing::print(
-        store,
-        as_json,
+    let messages = pages::of_rows(
         None,
-        async |before: Option<&RejectedCursor>, limit| {
+        async |before: Option<&RejectedCursor>, rows| {
             store
-                .rejected_messages(since_ms, until_ms, redriven, before, limit)
+                .rejected_messages(since_ms, until_ms, redriven, before, rows)
                 .await
         },
-    )
-    .await
+        |row| RejectedCursor::from(row),
+        identity,
+    );
+    listing::print(messages, store.address(), as_json, None).await
 }
 
 async fn show(store: &Store, id: &str, body: bool, as_json: bool) -> anyhow::Result<()> {
@@ -110,7 +112,6 @@ async fn find(store: &Store, id: &str) -> anyhow::Result<RejectedRow> {
 
 impl Listed<6> for RejectedRow {
     const HEADING: [&'static str; 6] = ["rejected", "id", "from", "reason", "redriven", "detail"];
-    type Cursor = RejectedCursor;
 
     fn cells(&self) -> [String; 6] {
         [

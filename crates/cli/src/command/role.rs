@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{configuration::Configuration, database, limits, meters, signals};
 
-use super::{audit, claim::claim, troubles};
+use super::{claim::claim, troubles};
 
 /// How to treat an outdated database schema before the work begins.
 #[derive(Clone, Copy, Debug)]
@@ -262,7 +262,7 @@ async fn serve(
         listener,
         broker: configuration.broker.config(),
         topology: configuration.topology(),
-        late: audit::late(configuration),
+        late: configuration.late(),
         store: store.clone(),
         egress: egress.clone(),
         database,

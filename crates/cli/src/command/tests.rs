@@ -71,6 +71,8 @@ fn what_is_accepted() {
         "magnetite topology check --json",
         "magnetite topology --json",
         "magnetite doctor --json",
+        "magnetite --api https://api.example changes --organization org_1",
+        "magnetite changes --org org_1 --api https://api.example",
     ] {
         assert!(
             exit_of(arguments).is_ok(),

@@ -12,8 +12,9 @@ use config::{Config, Environment, File, FileFormat, Source as _, ValueKind};
 use super::{InvalidSetting, InvalidSettings, Place, Values};
 
 const PREFIX: &str = "MAGNETITE_";
-/// Variables in which clients of the HTTP API keep their API key and the API's address.
-const OF_CLIENTS: [&str; 2] = ["MAGNETITE_API_KEY", "MAGNETITE_API_URL"];
+/// Variables in which clients of the HTTP API, including this program, keep their API key, the API's address, and
+/// the organization that a platform key acts for.
+const OF_CLIENTS: [&str; 3] = ["MAGNETITE_API_KEY", "MAGNETITE_API_URL", "MAGNETITE_ORGANIZATION"];
 
 /// Returns the values of keys one by one and collects the errors in them.
 pub(super) struct Reader {

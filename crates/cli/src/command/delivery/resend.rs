@@ -6,11 +6,7 @@ use service::resend::{self, Which};
 use store::{Refusal, Requested, Store};
 use webhook::DeliveryId;
 
-use crate::{
-    command::{arguments, audit, resend::Sender},
-    configuration::Configuration,
-    output,
-};
+use crate::{command::arguments, configuration::Configuration, output, resend::Sender};
 
 pub(super) async fn run(
     ids: Vec<String>,
@@ -22,7 +18,7 @@ pub(super) async fn run(
     // The broker is connected first: without it, nothing is requested either.
     let mut sender = Sender::start(store, configuration, arguments::DEFAULT_RATE).await?;
     let (mut runs, mut refused) = (Vec::new(), 0);
-    let requested = resend::request(store, &ids, audit::late(configuration), runtime::now_ms()).await?;
+    let requested = resend::request(store, &ids, configuration.late(), runtime::now_ms()).await?;
     for (asked, requested) in ids.iter().zip(requested) {
         match requested {
             Requested::New(run) | Requested::Open(run) => runs.push((asked, run)),

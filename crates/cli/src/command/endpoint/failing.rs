@@ -6,13 +6,7 @@ use store::Failing;
 
 use crate::{command::listing::Listed, output};
 
-use super::view::{After, state};
-
-impl From<&Failing> for After {
-    fn from(found: &Failing) -> Self {
-        Self(found.endpoint.id.clone())
-    }
-}
+use super::view::state;
 
 impl Listed<8> for Failing {
     const HEADING: [&'static str; 8] = [
@@ -25,7 +19,6 @@ impl Listed<8> for Failing {
         "last error",
         "url",
     ];
-    type Cursor = After;
 
     fn cells(&self) -> [String; 8] {
         [

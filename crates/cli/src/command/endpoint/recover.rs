@@ -13,11 +13,7 @@ use service::{
 use store::{EventCursor, RecoverState, Store};
 use webhook::{Endpoint, EndpointId};
 
-use crate::{
-    command::{arguments, resend::Sender},
-    configuration::Configuration,
-    database, output,
-};
+use crate::{command::arguments, configuration::Configuration, database, output, resend::Sender};
 
 use super::find;
 

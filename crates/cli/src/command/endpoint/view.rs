@@ -2,18 +2,9 @@
 
 use runtime::time;
 use service::view;
-use webhook::{Endpoint, EndpointId};
+use webhook::Endpoint;
 
 use crate::{command::listing::Listed, output};
-
-/// A position in the listing, which is ordered by id.
-pub(in crate::command) struct After(pub(super) EndpointId);
-
-impl From<&Endpoint> for After {
-    fn from(endpoint: &Endpoint) -> Self {
-        Self(endpoint.id.clone())
-    }
-}
 
 impl Listed<7> for Endpoint {
     const HEADING: [&'static str; 7] = [
@@ -25,7 +16,6 @@ impl Listed<7> for Endpoint {
         "created",
         "url",
     ];
-    type Cursor = After;
 
     fn cells(&self) -> [String; 7] {
         [

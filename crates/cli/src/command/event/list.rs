@@ -1,5 +1,7 @@
 //! `event list`.
 
+use std::convert::identity;
+
 use clap::Args;
 use runtime::time;
 use service::view;
@@ -11,7 +13,7 @@ use crate::{
         arguments,
         listing::{self, Listed},
     },
-    output,
+    output, pages,
 };
 
 #[derive(Debug, Args)]
@@ -49,13 +51,13 @@ pub(super) async fn run(list: List, store: &Store, as_json: bool) -> anyhow::Res
         since_ms,
         until_ms,
     };
-    listing::print(
-        store,
-        as_json,
+    let events = pages::of_rows(
         Some(list.limit),
-        async |before: Option<&EventCursor>, limit| store.events(&filter, before, limit).await,
-    )
-    .await
+        async |before: Option<&EventCursor>, rows| store.events(&filter, before, rows).await,
+        |row| EventCursor::from(row),
+        identity,
+    );
+    listing::print(events, store.address(), as_json, Some(list.limit)).await
 }
 
 impl Listed<8> for EventRow {
@@ -69,7 +71,6 @@ impl Listed<8> for EventRow {
         "matched",
         "deliveries",
     ];
-    type Cursor = EventCursor;
 
     fn cells(&self) -> [String; 8] {
         [

@@ -13,7 +13,7 @@ use webhook::{
 
 use crate::{Usage, configuration::Configuration, database};
 
-use super::super::{arguments, audit};
+use super::super::arguments;
 
 /// The interval at which the journal is read.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -63,7 +63,7 @@ impl Follower {
         Ok(Self {
             store: database::open(&configuration.database).await?,
             limit: match limit {
-                Limit::Schedule => audit::late(configuration),
+                Limit::Schedule => configuration.late(),
                 Limit::Of(limit) => limit,
             },
         })

@@ -245,6 +245,7 @@ fn what_others_set_is_left_alone() {
         "MAGNETITE_TEST_POSTGRES_URL",
         "MAGNETITE_API_KEY",
         "MAGNETITE_API_URL",
+        "MAGNETITE_ORGANIZATION",
         "MAGNETITE_API_PORT_8420_TCP",
         "MAGNETITE",
     ] {

@@ -7,12 +7,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::output;
 
 /// A bar on standard error if that is a terminal; otherwise hidden.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         if !io::stderr().is_terminal() {
             return Self {
                 bar: ProgressBar::hidden(),
@@ -25,20 +25,20 @@ impl Progress {
         }
     }
 
-    pub(super) fn expect(&self, more: u64) {
+    pub(crate) fn expect(&self, more: u64) {
         self.bar.inc_length(more);
     }
 
-    pub(super) fn advance(&self, sent: u64) {
+    pub(crate) fn advance(&self, sent: u64) {
         self.bar.inc(sent);
     }
 
     /// Writes a note without disturbing the bar.
-    pub(super) fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         self.bar.suspend(|| output::note(text));
     }
 
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish();
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 const WINDOWS_A_SECOND: f64 = 10.0;
 
 /// A rate in deliveries per second, spread over windows.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     rate: f64,
     /// The earliest time for the next window.
     next: Instant,
@@ -17,23 +17,23 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Creates a pace. `rate` is in deliveries per second.
-    pub(super) fn new(rate: f64, now: Instant) -> Self {
+    pub(crate) fn new(rate: f64, now: Instant) -> Self {
         Self { rate, next: now }
     }
 
     /// Returns the number of deliveries to send in one window.
-    pub(super) fn window(&self) -> u32 {
+    pub(crate) fn window(&self) -> u32 {
         (self.rate / WINDOWS_A_SECOND).clamp(1.0, broker::WINDOW_MAX as f64) as u32
     }
 
     /// Returns the earliest time for the next window.
-    pub(super) fn next(&self) -> Instant {
+    pub(crate) fn next(&self) -> Instant {
         self.next
     }
 
     /// Records that `sent` deliveries were sent in a window that began at `began`. A delay is not made up for
     /// by a burst.
-    pub(super) fn spend(&mut self, sent: usize, began: Instant) {
+    pub(crate) fn spend(&mut self, sent: usize, began: Instant) {
         self.next = self.next.max(began) + Duration::from_secs_f64(sent as f64 / self.rate);
     }
 }

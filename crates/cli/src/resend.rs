@@ -1,5 +1,5 @@
-//! The common part of `delivery resend` and `endpoint recover`: [sending again](service::resend) at a limited
-//! rate, with progress, until a signal arrives.
+//! Sending deliveries again, for commands that reach the broker: [sending](service::resend) at a limited rate, with
+//! progress, until a signal arrives.
 
 mod pace;
 mod progress;
@@ -16,14 +16,14 @@ use webhook::DeliveryId;
 
 use crate::{broker_link::BrokerLink, configuration::Configuration, signals};
 
-use pace::Pace;
-use progress::Progress;
+pub(crate) use pace::Pace;
+pub(crate) use progress::Progress;
 
 /// The interval at which to retry a window that another process has claimed.
 const HELD_POLL: Duration = Duration::from_secs(1);
 
 /// Sends the requested runs.
-pub(super) struct Sender {
+pub(crate) struct Sender {
     through: resend::Sender,
     broker: BrokerLink,
     pace: Pace,
@@ -36,7 +36,7 @@ pub(super) struct Sender {
 
 impl Sender {
     /// Connects to the broker, and stops on signals from here on. `rate` is in deliveries per second.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         store: &Store,
         configuration: &Configuration,
         rate: f64,
@@ -56,23 +56,23 @@ impl Sender {
     }
 
     /// Returns the number of runs that were sent.
-    pub(super) fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
     /// Returns whether a signal has arrived.
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
     }
 
     /// Adds to the expected number of runs, for the progress.
-    pub(super) fn expect(&self, more: u64) {
+    pub(crate) fn expect(&self, more: u64) {
         self.progress.expect(more);
     }
 
     /// Sends all runs at the rate, oldest first, until a signal arrives. Waits for runs that another process
     /// has claimed.
-    pub(super) async fn send(&mut self, which: Which<'_>) -> anyhow::Result<()> {
+    pub(crate) async fn send(&mut self, which: Which<'_>) -> anyhow::Result<()> {
         let mut is_told = false;
         while self.may_begin().await {
             if self.window(which).await? > 0 {
@@ -96,17 +96,10 @@ impl Sender {
     }
 
     /// Closes the connection. Returns an error if any runs can never be sent because their event is gone.
-    pub(super) async fn finish(self) -> anyhow::Result<()> {
+    pub(crate) async fn finish(self) -> anyhow::Result<()> {
         self.progress.finish();
         self.broker.close().await;
-        if self.unsendable.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<&str> = self.unsendable.iter().map(DeliveryId::as_str).collect();
-        bail!(
-            "the journal no longer contains the events of these deliveries: {}; publish the events again (`magnetite publish`)",
-            ids.join(", ")
-        )
+        all_have_events(self.unsendable.iter().map(DeliveryId::as_str))
     }
 
     /// Waits until the next window may begin. Returns false if a signal arrived.
@@ -139,4 +132,16 @@ impl Sender {
             .into()),
         }
     }
+}
+
+/// Returns an error if there are deliveries that can never be sent because their event is gone.
+pub(crate) fn all_have_events<'a>(without: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+    let ids: Vec<_> = without.collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the journal no longer contains the events of these deliveries: {}; publish the events again (`magnetite publish`)",
+        ids.join(", ")
+    )
 }
