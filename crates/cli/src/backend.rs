@@ -5,13 +5,24 @@
 //!
 //! A method returns an error that says what to do next, in terms of the command line.
 
+mod endpoints;
+mod ping;
+mod recovery;
+mod api_keys;
 mod changes;
 
+use anyhow::anyhow;
 use client::Client;
 use store::Store;
 use webhook::OrganizationId;
 
-use crate::{configuration::Configuration, database, remote::Remote};
+use crate::{
+    configuration::Configuration,
+    database,
+    remote::{Remote, told},
+};
+
+pub(crate) use recovery::{Recovery, Sent};
 
 /// The way to an installation.
 pub(crate) enum Backend {
@@ -72,5 +83,18 @@ impl Api {
             Some(organization) => self.client.for_organization(organization.clone()),
             None => self.client.clone(),
         }
+    }
+}
+
+/// Converts an error of the API about the object with this id. If there is none, the error says with `hint` how to
+/// find the right id.
+fn not_found(error: client::Error, what: &str, id: &str, hint: &str) -> anyhow::Error {
+    match error.problem() {
+        // A path that an older API does not have has the same name, and not the id.
+        Some(problem) if problem.name() == "not-found" && problem.detail.contains(id) => anyhow!(
+            "{what} {id} does not exist in this organization; {hint} (request {})",
+            problem.instance
+        ),
+        _ => told(error),
     }
 }

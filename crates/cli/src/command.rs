@@ -204,6 +204,8 @@ async fn run_remote(command: Command, remote: Remote) -> anyhow::Result<()> {
 /// Runs a command that works in both ways.
 async fn run_on(command: Command, backend: Backend) -> anyhow::Result<()> {
     let done = match command {
+        Command::Endpoint(arguments) => endpoint::run(arguments, &backend).await,
+        Command::ApiKey(arguments) => api_key::run(arguments, &backend).await,
         Command::Changes(arguments) => changes::run(arguments, &backend).await,
         _ => unreachable!("`needs` names the other commands"),
     };
@@ -224,8 +226,6 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         Command::Recorder => Some(("recorder", BOTH)),
         Command::Api => Some(("api", BOTH)),
         Command::Publish(_) => Some(("publish", BOTH)),
-        Command::Endpoint(_) => Some(("endpoint", BOTH)),
-        Command::ApiKey(_) => Some(("api-key", DATABASE)),
         Command::Event(_) => Some(("event", BOTH)),
         Command::Delivery(_) => Some(("delivery", BOTH)),
         Command::Rejected(_) => Some(("rejected", BOTH)),
@@ -238,7 +238,9 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         Command::Doctor(_) => Some(("doctor", BOTH)),
         Command::Check(_) => Some(("check", CONFIGURATION)),
         Command::Health(_) => Some(("health", CONFIGURATION)),
-        Command::Changes(_)
+        Command::Endpoint(_)
+        | Command::ApiKey(_)
+        | Command::Changes(_)
         | Command::Listen(_)
         | Command::Trigger(_)
         | Command::Validate(_)
@@ -264,9 +266,9 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         Command::Recorder => recorder::run(&configuration).await,
         Command::Api => api::run(&configuration).await,
         Command::Publish(arguments) => publish::run(arguments, &configuration).await,
-        Command::Endpoint(arguments) => endpoint::run(arguments, &configuration).await,
-        Command::ApiKey(arguments) => api_key::run(arguments, &configuration).await,
-        command @ Command::Changes(_) => run_on(command, Backend::direct(configuration).await?).await,
+        command @ (Command::Endpoint(_) | Command::ApiKey(_) | Command::Changes(_)) => {
+            run_on(command, Backend::direct(configuration).await?).await
+        }
         Command::Event(arguments) => event::run(arguments, &configuration).await,
         Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,

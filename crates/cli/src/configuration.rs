@@ -406,7 +406,7 @@ impl Egress {
     }
 
     /// Returns the settings of the HTTP client. Reads the files with root certificates.
-    pub(crate) fn config(&self) -> Result<egress::Config, InvalidSettings> {
+    fn config(&self) -> Result<egress::Config, InvalidSettings> {
         let read = |path: &PathBuf| {
             fs::read(path).map_err(|error| {
                 self.bad_root_certificate(format!(
@@ -431,7 +431,18 @@ impl Egress {
         })
     }
 
-    pub(crate) fn bad_root_certificate(&self, detail: String) -> InvalidSettings {
+    /// Creates the HTTP client for endpoints. Reports an unusable root certificate as a bad configuration.
+    pub(crate) fn client(&self) -> anyhow::Result<egress::Egress> {
+        egress::Egress::new(&self.config()?).map_err(|error| match error {
+            egress::SetupError::RootCertificate(source) => {
+                let detail = format!("expected PEM files of certificates: {source}");
+                self.bad_root_certificate(detail).into()
+            }
+            error => error.into(),
+        })
+    }
+
+    fn bad_root_certificate(&self, detail: String) -> InvalidSettings {
         InvalidSettings::one(
             "egress.root_certificates",
             self.root_certificates_place.clone(),

@@ -6,6 +6,8 @@ use futures_util::{
     stream::{self, LocalBoxStream, Stream, TryReadyChunksError},
 };
 
+use crate::remote::told;
+
 /// The pages of a listing. Each is read when it is needed.
 pub(crate) type Pages<'a, T> = LocalBoxStream<'a, Result<Vec<T>, Error>>;
 
@@ -60,7 +62,7 @@ pub(crate) fn of_api<'a, T: 'a, S: Stream<Item = Result<T, client::Error>> + 'a>
     // The items of one page are ready together, so that each chunk is a page.
     list(items)
         .try_ready_chunks(items as usize)
-        .map_err(|TryReadyChunksError(_, error)| Error::from(error))
+        .map_err(|TryReadyChunksError(_, error)| told(error))
         .boxed_local()
 }
 

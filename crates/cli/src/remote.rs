@@ -5,7 +5,8 @@
 
 use std::ffi::OsString;
 
-use client::{ApiKey, BuildError, Client};
+use anyhow::anyhow;
+use client::{ApiKey, BuildError, Client, Error, Problem};
 use url::Url;
 use webhook::{OrganizationId, valid_id};
 
@@ -117,6 +118,26 @@ impl Remote {
     fn setting(&self) -> &'static str {
         if self.is_from_variable { API_URL } else { "--api" }
     }
+}
+
+/// Converts an error of the API or the client. If an option or a variable of this program corrects it, the error
+/// names that.
+pub(crate) fn told(error: client::Error) -> anyhow::Error {
+    let lacks_organization = |problem: &Problem| {
+        let mut parameters = problem.errors.iter().map(|error| error.parameter.as_deref());
+        parameters.any(|parameter| parameter == Some("Magnetite-Organization"))
+    };
+    let advice = match &error {
+        Error::Api { problem, .. } if lacks_organization(problem) => {
+            "name the organization with --organization or MAGNETITE_ORGANIZATION"
+        }
+        Error::Connect { .. } if !error.is_transient() => {
+            "for a private authority, set SSL_CERT_FILE to a PEM file with its certificate"
+        }
+        _ => return error.into(),
+    };
+    let error = anyhow!(error);
+    anyhow!("{error:#}; {advice}")
 }
 
 fn organization(setting: &str, id: &str) -> Result<OrganizationId, Usage> {

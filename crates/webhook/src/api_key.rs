@@ -162,6 +162,12 @@ impl fmt::Display for Scopes {
     }
 }
 
+impl From<Scopes> for Vec<Scope> {
+    fn from(scopes: Scopes) -> Self {
+        scopes.0.into_iter().collect()
+    }
+}
+
 /// Parses one or more scopes. An empty text is an error, because a key without scopes would be useless.
 impl FromStr for Scopes {
     type Err = UnknownName;

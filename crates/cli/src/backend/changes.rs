@@ -2,6 +2,7 @@
 
 use client::ListChanges;
 use service::view;
+use store::ChangeRow;
 use webhook::OrganizationId;
 
 use crate::pages::{self, Pages};
@@ -21,7 +22,7 @@ impl Backend {
                 async move |before: Option<&u64>, rows| {
                     direct.store.changes(organization, before.copied(), rows).await
                 },
-                |row| row.number,
+                |row: &ChangeRow| row.number,
                 |row| view::change(&row),
             ),
             Self::Api(api) => pages::of_api(Some(wanted), |items| {

@@ -1,19 +1,15 @@
-//! `magnetite api-key`: manages the API keys of the HTTP API. Needs only the database; the API notices a
-//! change within a second.
+//! `magnetite api-key`: manages the API keys of the HTTP API, which notices a change in the database within a
+//! second.
 
-use std::{convert::identity, time::Duration};
+use std::time::Duration;
 
-use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use runtime::time;
-use service::{
-    api_keys::{self, NewKey},
-    view,
-};
-use store::{ApiKeyRow, Store};
+use service::api_keys::NewKey;
 use webhook::{ApiKeyId, OrganizationId, Scopes};
+use wire::ApiKey;
 
-use crate::{configuration::Configuration, database, output, pages};
+use crate::{backend::Backend, output};
 
 use super::{
     arguments,
@@ -77,19 +73,24 @@ struct Create {
 }
 
 /// Runs one action.
-pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments, backend: &Backend) -> anyhow::Result<()> {
     let Arguments { json, action } = arguments;
-    let store = database::open(&configuration.database).await?;
-    let done = match action {
-        Action::Create(new) => create(new, &store, json).await,
-        Action::List { org } => list(org.map(OrganizationId::new), &store, json).await,
-        Action::Revoke { id } => revoke(&ApiKeyId::new(id), &store, json).await,
-    };
-    store.close().await;
-    done
+    match action {
+        Action::Create(new) => create(new, backend, json).await,
+        Action::List { org } => {
+            let organization = org.map(OrganizationId::new);
+            let keys = backend.api_keys(organization.as_ref());
+            listing::print(keys, &backend.place(), json, None).await
+        }
+        Action::Revoke { id } => {
+            let id = ApiKeyId::new(id);
+            let revoked = backend.revoke_api_key(&id).await?;
+            output::said(json, &revoked, &format!("revoked {id}"))
+        }
+    }
 }
 
-async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
+async fn create(new: Create, backend: &Backend, json: bool) -> anyhow::Result<()> {
     let organization_id = match new.holder {
         Holder { platform: true, .. } => None,
         Holder { org, .. } => org.map(OrganizationId::new),
@@ -100,74 +101,49 @@ async fn create(new: Create, store: &Store, json: bool) -> anyhow::Result<()> {
         scopes: new.scopes,
         lifetime: new.expires_in,
     };
-    let created = api_keys::create(store, new, runtime::now_ms()).await?;
-    let row = &created.row;
+    let created = backend.create_api_key(new).await?;
     let text = output::fields(&[
-        ("id", row.id.to_string()),
-        ("key", created.key.expose().to_owned()),
-        ("scopes", row.scopes.to_string()),
-        ("ends", ends(row)),
+        ("id", created.id.clone()),
+        ("key", arguments::shown_once(created.key.as_ref())?.to_owned()),
+        ("scopes", created.scopes.join(",")),
+        ("ends", ends(&created)),
     ]);
     let lost = format!(
         "API key {0} was created, but it could not be printed; revoke it with `magnetite api-key revoke {0}` and create another",
-        row.id
+        created.id
     );
-    output::said_once(json, &view::api_key_with_text(&created), &text, &lost)?;
+    output::said_once(json, &created, &text, &lost)?;
     output::note(
         "Save the key now: it is not shown again. Send it with each request as Authorization: Bearer mgk_...",
     );
-    if row.organization_id.is_none() {
+    if created.organization_id.is_none() {
         output::note("Name the organization that a request is for in the header Magnetite-Organization.");
     }
     Ok(())
 }
 
-async fn list(organization: Option<OrganizationId>, store: &Store, json: bool) -> anyhow::Result<()> {
-    let keys = pages::of_rows(
-        None,
-        async |after: Option<&ApiKeyId>, rows| store.api_keys(organization.as_ref(), after, rows).await,
-        |key| key.id.clone(),
-        identity,
-    );
-    listing::print(keys, store.address(), json, None).await
-}
-
-async fn revoke(id: &ApiKeyId, store: &Store, json: bool) -> anyhow::Result<()> {
-    let revoked = store.revoke_api_key(id, runtime::now_ms()).await.map_err(hint)?;
-    output::said(json, &view::api_key(&revoked), &format!("revoked {id}"))
-}
-
-fn hint(error: store::Error) -> anyhow::Error {
-    match error {
-        store::Error::ApiKeyNotFound { .. } => {
-            anyhow!("{error}; `magnetite api-key list` lists the existing keys")
-        }
-        error => error.into(),
-    }
-}
-
-impl Listed<7> for ApiKeyRow {
+impl Listed<7> for ApiKey {
     const HEADING: [&'static str; 7] = ["id", "key", "organization", "name", "scopes", "last used", "ends"];
 
     fn cells(&self) -> [String; 7] {
         [
-            self.id.to_string(),
+            self.id.clone(),
             format!("{}...", self.prefix),
-            listing::organization(self.organization_id.as_ref().map(OrganizationId::as_str)),
+            listing::organization(self.organization_id.as_deref()),
             self.name.clone(),
-            self.scopes.to_string(),
+            self.scopes.join(","),
             self.last_used_at_ms.map_or_else(|| "-".to_owned(), time::second),
             ends(self),
         ]
     }
 
     fn json(&self) -> String {
-        output::json(&view::api_key(self))
+        output::json(self)
     }
 }
 
-fn ends(row: &ApiKeyRow) -> String {
-    match (row.revoked_at_ms, row.expires_at_ms) {
+fn ends(key: &ApiKey) -> String {
+    match (key.revoked_at_ms, key.expires_at_ms) {
         (Some(revoked_at_ms), _) => format!("revoked {}", time::second(revoked_at_ms)),
         (None, Some(expires_at_ms)) => format!("expires {}", time::second(expires_at_ms)),
         (None, None) => "when it is revoked".to_owned(),

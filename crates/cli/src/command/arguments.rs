@@ -16,6 +16,7 @@ use runtime::time::Moment;
 use service::{api_keys::LIFETIME, manage::OVERLAP};
 use signature::Secret;
 use webhook::valid_id;
+use wire::Credential;
 
 use crate::{Usage, output};
 
@@ -165,6 +166,12 @@ pub(super) fn agreed(question: &str) -> anyhow::Result<()> {
             "nothing was done: the answer was not yes (--yes skips the question)"
         )),
     }
+}
+
+/// Returns the text of a new secret or key, which the result that created it contains.
+pub(super) fn shown_once(credential: Option<&Credential>) -> anyhow::Result<&str> {
+    let credential = credential.context("the answer lacks the new secret or key")?;
+    Ok(&credential.0)
 }
 
 /// Parses an endpoint's secret, or for `-` the first line of standard input. clap does not parse it, because

@@ -26,7 +26,7 @@ use url::Url;
 
 use crate::{Usage, configuration::Configuration, output};
 
-use super::{arguments, role};
+use super::arguments;
 
 use remark::Remark;
 use test_request::TestRequest;
@@ -50,7 +50,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments, mut configuration: Configuration) -> anyhow::Result<()> {
     let secret = arguments.secret.read()?;
     configuration.egress.allow(arguments.allow);
-    let egress = role::egress(&configuration)?;
+    let egress = configuration.egress.client()?;
     let url = url(&egress, &arguments.url)?;
     let mut report = Report {
         json: arguments.json,

@@ -96,7 +96,7 @@ async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
     let deliveries = pages::of_rows(
         Some(list.limit),
         async |before: Option<&DeliveryCursor>, rows| store.deliveries(&filter, before, rows).await,
-        |row| DeliveryCursor::from(row),
+        |row: &DeliveryRow| DeliveryCursor::from(row),
         identity,
     );
     listing::print(deliveries, store.address(), as_json, Some(list.limit)).await

@@ -1,8 +1,8 @@
 //! `magnetite endpoint`: create, list, show, update, delete, enable, disable, ping, rotate-secret, recover.
 //!
-//! `ping` and `recover` need the broker. The others need only the database. Those that change an endpoint
-//! notify the workers of the change over the broker, if it is available, and wait up to two seconds until
-//! every running worker acts on the change.
+//! On the database, `ping` and `recover` need the broker. The others need only the database. Those that change
+//! an endpoint notify the workers of the change over the broker, if it is available, and wait up to two seconds
+//! until every running worker acts on the change.
 
 mod edit;
 mod view;
@@ -13,23 +13,19 @@ mod ping;
 mod acting;
 mod recover;
 
-use std::convert::identity;
-
-use anyhow::anyhow;
 use clap::{Args, Subcommand};
-use store::{Lookup, Store};
-use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use webhook::{EndpointId, OrganizationId};
 
-use crate::{configuration::Configuration, database, output, pages};
+use crate::{backend::Backend, output};
 
 use super::{arguments, listing};
 use edit::{Create, Update};
+use failing::FailingEndpoint;
 pub(super) use failing::rate as success_rate;
 use recover::Recover;
 use rotate::Rotate;
 use view::describe;
-
-const LIST_THEM: &str = "`magnetite endpoint list` lists the existing endpoints";
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -100,124 +96,65 @@ enum Action {
 }
 
 /// Runs one action.
-pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments, backend: &Backend) -> anyhow::Result<()> {
     let Arguments { json, action } = arguments;
     match action {
-        Action::Create(new) => edit::create(new, configuration, json).await,
-        Action::Update(update) => edit::change(update, configuration, json).await,
-        Action::Recover(recover) => recover::run(recover, configuration, json).await,
-        action => {
-            let store = database::open(&configuration.database).await?;
-            let done = on_store(action, &store, configuration, json).await;
-            store.close().await;
-            done
-        }
-    }
-}
-
-async fn on_store(
-    action: Action,
-    store: &Store,
-    configuration: &Configuration,
-    json: bool,
-) -> anyhow::Result<()> {
-    match action {
-        Action::List { org, failing } => list(store, org.map(OrganizationId::new), failing, json).await,
-        Action::RotateSecret(rotate) => rotate::run(rotate, store, configuration, json).await,
-        Action::Ping { id } => ping::run(&EndpointId::new(id), store, configuration, json).await,
-        Action::Show { id } => show(store, &EndpointId::new(id), json).await,
-        Action::Delete { id, yes } => {
-            let id = EndpointId::new(id);
-            if !yes {
-                let endpoint = find(store, &id).await?;
-                arguments::agreed(&format!(
-                    "Permanently delete {id} ({}) and cancel its pending deliveries?",
-                    endpoint.url
-                ))?;
-            }
-            store
-                .delete_endpoint(&id, runtime::now_ms() as i64)
-                .await
-                .map_err(hint)?;
-            let behind = acting::wait(store, configuration).await;
-            let mut done = serde_json::json!({ "id": id.as_str(), "deleted": true });
-            if !behind.is_empty() {
-                done["workers_behind"] = behind.names().into();
-            }
-            output::said(json, &done, &format!("deleted {id}"))?;
-            acting::note(&behind);
-            Ok(())
-        }
+        Action::Create(new) => edit::create(new, backend, json).await,
+        Action::List { org, failing } => list(org.map(OrganizationId::new), failing, backend, json).await,
+        Action::Show { id } => show(&EndpointId::new(id), backend, json).await,
+        Action::Update(update) => edit::change(update, backend, json).await,
+        Action::Delete { id, yes } => delete(&EndpointId::new(id), yes, backend, json).await,
         Action::Enable { id } => {
-            let enabled = store
-                .enable_endpoint(&EndpointId::new(id), runtime::now_ms() as i64)
-                .await
-                .map_err(hint)?;
-            acting::said(&enabled, "enabled", store, configuration, json).await
+            let enabled = backend.enable_endpoint(&EndpointId::new(id)).await?;
+            acting::said(&enabled, "enabled", json)
         }
         Action::Disable { id } => {
-            let reason = DisabledReason::Manual;
-            let disabled = store
-                .disable_endpoint(&EndpointId::new(id), reason, runtime::now_ms() as i64)
-                .await
-                .map_err(hint)?;
-            acting::said(&disabled, "disabled", store, configuration, json).await
+            let disabled = backend.disable_endpoint(&EndpointId::new(id)).await?;
+            acting::said(&disabled, "disabled", json)
         }
-        Action::Create(_) | Action::Update(_) | Action::Recover(_) => {
-            unreachable!("`run` handles these actions")
-        }
+        Action::Ping { id } => ping::run(&EndpointId::new(id), backend, json).await,
+        Action::RotateSecret(rotate) => rotate::run(rotate, backend, json).await,
+        Action::Recover(recover) => recover::run(recover, backend, json).await,
     }
 }
 
 async fn list(
-    store: &Store,
     organization: Option<OrganizationId>,
     failing: bool,
+    backend: &Backend,
     json: bool,
 ) -> anyhow::Result<()> {
-    if failing {
-        let now_ms = runtime::now_ms();
-        let failing = pages::of_rows(
-            None,
-            async |after: Option<&EndpointId>, rows| {
-                store.failing(organization.as_ref(), after, rows, now_ms).await
-            },
-            |found| found.endpoint.id.clone(),
-            identity,
-        );
-        return listing::print(failing, store.address(), json, None).await;
+    let (organization, place) = (organization.as_ref(), backend.place());
+    if !failing {
+        return listing::print(backend.endpoints(organization), &place, json, None).await;
     }
-    let endpoints = pages::of_rows(
-        None,
-        async |after: Option<&EndpointId>, rows| {
-            store.list_endpoints(organization.as_ref(), after, rows).await
-        },
-        |endpoint| endpoint.id.clone(),
-        identity,
-    );
-    listing::print(endpoints, store.address(), json, None).await
+    let failing = backend.failing_endpoints(organization);
+    let failing = failing.map_ok(|page| page.into_iter().map(FailingEndpoint).collect::<Vec<_>>());
+    listing::print(failing.boxed_local(), &place, json, None).await
 }
 
-async fn show(store: &Store, id: &EndpointId, json: bool) -> anyhow::Result<()> {
-    let endpoint = find(store, id).await?;
+async fn show(id: &EndpointId, backend: &Backend, json: bool) -> anyhow::Result<()> {
+    let endpoint = backend.endpoint(id).await?;
     let now_ms = runtime::now_ms();
-    let health = store.endpoint_health(id, now_ms).await?;
+    let health = backend.endpoint_health(id).await?;
     let text = format!("{}\n{}", describe(&endpoint), health::describe(&health, now_ms));
-    output::said(json, &health::WithHealth::new(&endpoint, &health), &text)
+    output::said(json, &health::WithHealth { endpoint, health }, &text)
 }
 
-/// Returns the endpoint, or an error if it was deleted or does not exist.
-async fn find(store: &Store, id: &EndpointId) -> anyhow::Result<Endpoint> {
-    match store.endpoint(id).await? {
-        Lookup::Found(endpoint) => Ok(endpoint),
-        Lookup::Deleted => Err(anyhow!("endpoint {id} was deleted; {LIST_THEM}")),
-        Lookup::Unknown => Err(anyhow!("endpoint {id} does not exist; {LIST_THEM}")),
+async fn delete(id: &EndpointId, yes: bool, backend: &Backend, json: bool) -> anyhow::Result<()> {
+    if !yes {
+        let endpoint = backend.endpoint(id).await?;
+        arguments::agreed(&format!(
+            "Permanently delete {id} ({}) and cancel its pending deliveries?",
+            endpoint.url
+        ))?;
     }
-}
-
-fn hint(error: store::Error) -> anyhow::Error {
-    match error {
-        store::Error::EndpointNotFound { .. } => anyhow!("{error}; {LIST_THEM}"),
-        error => error.into(),
+    let workers_behind = backend.delete_endpoint(id).await?;
+    let mut done = serde_json::json!({ "id": id.as_str(), "deleted": true });
+    if !workers_behind.is_empty() {
+        done["workers_behind"] = workers_behind.as_slice().into();
     }
+    output::said(json, &done, &format!("deleted {id}"))?;
+    acting::note(&workers_behind);
+    Ok(())
 }

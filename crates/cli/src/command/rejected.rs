@@ -87,7 +87,7 @@ async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
                 .rejected_messages(since_ms, until_ms, redriven, before, rows)
                 .await
         },
-        |row| RejectedCursor::from(row),
+        |row: &RejectedRow| RejectedCursor::from(row),
         identity,
     );
     listing::print(messages, store.address(), as_json, None).await

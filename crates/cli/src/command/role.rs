@@ -81,7 +81,7 @@ impl Kind {
 
 /// Runs roles until a signal arrives or one of them ends, and then shuts all of them down.
 pub(super) async fn run(configuration: &Configuration, schema: Schema, kinds: &[Kind]) -> anyhow::Result<()> {
-    let egress = egress(configuration)?;
+    let egress = configuration.egress.client()?;
     raise_descriptors(configuration.worker.in_flight_max);
     let stop = signals::stop_on_signal()?;
     let (told, roles): (Vec<_>, Vec<_>) = kinds
@@ -291,19 +291,6 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<(TcpListener, 
         .with_context(|| format!("cannot listen on {address}: set {key} to a free address"))?;
     let address = listener.local_addr().unwrap_or(address);
     Ok((listener, address))
-}
-
-/// Returns the HTTP client. Reports an unusable root certificate as a bad configuration; other errors already
-/// say what to do.
-pub(super) fn egress(configuration: &Configuration) -> anyhow::Result<egress::Egress> {
-    let config = configuration.egress.config()?;
-    egress::Egress::new(&config).map_err(|error| match error {
-        egress::SetupError::RootCertificate(source) => {
-            let detail = format!("expected PEM files of certificates: {source}");
-            configuration.egress.bad_root_certificate(detail).into()
-        }
-        error => error.into(),
-    })
 }
 
 fn raise_descriptors(in_flight_max: usize) {

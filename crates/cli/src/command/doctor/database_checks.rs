@@ -12,7 +12,7 @@ use webhook::Endpoint;
 use crate::{configuration::Configuration, database, output};
 
 use super::{
-    super::{checks::Check, claim, rejected, role},
+    super::{checks::Check, claim, rejected},
     Report, role_checks,
 };
 
@@ -86,7 +86,7 @@ async fn plain_http_check(configuration: &Configuration, endpoints: &[Endpoint])
     if configuration.egress.allow_http {
         return Check::ok(WHAT, "not checked: egress.allow_http is set");
     }
-    let egress = match role::egress(configuration) {
+    let egress = match configuration.egress.client() {
         Ok(egress) => egress,
         Err(error) => return Check::fail(WHAT, format!("{error:#}"), "correct the setting that is named"),
     };

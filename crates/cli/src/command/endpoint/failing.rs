@@ -1,14 +1,16 @@
 //! The listing of failing endpoints.
 
 use runtime::time;
-use service::view;
-use store::Failing;
+use wire::{Endpoint, Failing};
 
 use crate::{command::listing::Listed, output};
 
 use super::view::state;
 
-impl Listed<8> for Failing {
+/// An endpoint in the listing of failing endpoints, with since when and why it fails.
+pub(super) struct FailingEndpoint(pub(super) Endpoint);
+
+impl Listed<8> for FailingEndpoint {
     const HEADING: [&'static str; 8] = [
         "id",
         "organization",
@@ -21,27 +23,30 @@ impl Listed<8> for Failing {
     ];
 
     fn cells(&self) -> [String; 8] {
+        let Self(endpoint) = self;
+        let failing =
+            |cell: fn(&Failing) -> String| endpoint.failing.as_ref().map_or_else(|| "-".to_owned(), cell);
         [
-            self.endpoint.id.to_string(),
-            self.endpoint.organization_id.to_string(),
-            state(&self.endpoint),
-            time::second(self.failing_since_ms),
-            rate(self),
-            self.pending.to_string(),
-            self.last_error.clone(),
-            self.endpoint.url.clone(),
+            endpoint.id.clone(),
+            endpoint.organization_id.clone(),
+            state(endpoint),
+            failing(|failing| time::second(failing.since_ms)),
+            failing(rate),
+            failing(|failing| failing.pending.to_string()),
+            failing(|failing| failing.last_error.clone()),
+            endpoint.url.clone(),
         ]
     }
 
     fn json(&self) -> String {
-        output::json(&view::failing_endpoint(self))
+        output::json(&self.0)
     }
 }
 
 /// Returns the success rate of the last hour, rounded down to a tenth of a percent, so that one failure among
 /// many does not read as 100%.
-pub(in crate::command) fn rate(found: &Failing) -> String {
-    match view::failing(found).success_rate_last_hour {
+pub(in crate::command) fn rate(failing: &Failing) -> String {
+    match failing.success_rate_last_hour {
         Some(rate) => format!("{:.1}%", (rate * 1000.0).floor() / 10.0),
         None => "-".to_owned(),
     }

@@ -2,9 +2,7 @@
 
 use runtime::time;
 use serde::Serialize;
-use service::view;
-use store::Health;
-use webhook::Endpoint;
+use wire::{Endpoint, Health};
 
 use crate::output;
 
@@ -12,17 +10,8 @@ use crate::output;
 #[derive(Serialize)]
 pub(super) struct WithHealth {
     #[serde(flatten)]
-    endpoint: wire::Endpoint,
-    health: wire::Health,
-}
-
-impl WithHealth {
-    pub(super) fn new(endpoint: &Endpoint, health: &Health) -> Self {
-        Self {
-            endpoint: view::endpoint(endpoint),
-            health: view::health(health),
-        }
-    }
+    pub(super) endpoint: Endpoint,
+    pub(super) health: Health,
 }
 
 /// Formats the health as fields that follow those of the endpoint.
@@ -43,13 +32,16 @@ pub(super) fn describe(health: &Health, now_ms: u64) -> String {
 }
 
 fn last_hour(health: &Health) -> String {
-    let rate = view::health(health).success_rate_last_hour;
-    let (Some(rate), Some(p50_ms), Some(p99_ms)) = (rate, health.p50_ms, health.p99_ms) else {
+    let (Some(rate), Some(p50_ms), Some(p99_ms)) = (
+        health.success_rate_last_hour,
+        health.p50_ms_last_hour,
+        health.p99_ms_last_hour,
+    ) else {
         return "no attempts".to_owned();
     };
     format!(
         "attempts: {}, successful: {:.1}%, p50 {}, p99 {}",
-        health.attempts_hour,
+        health.attempts_last_hour,
         rounded_down(rate * 100.0),
         time::span(p50_ms),
         time::span(p99_ms)
@@ -72,10 +64,10 @@ mod tests {
         let health = Health {
             last_success_ms: Some(NOW_MS - 7_500_000),
             failing_since_ms: Some(NOW_MS - 7_200_000),
-            attempts_hour: 10_000,
-            successes_hour: 9_999,
-            p50_ms: Some(34),
-            p99_ms: Some(30_000),
+            attempts_last_hour: 10_000,
+            success_rate_last_hour: Some(0.9999),
+            p50_ms_last_hour: Some(34),
+            p99_ms_last_hour: Some(30_000),
         };
         assert_eq!(
             describe(&health, NOW_MS),
@@ -90,15 +82,14 @@ mod tests {
         let health = Health {
             last_success_ms: None,
             failing_since_ms: None,
-            attempts_hour: 0,
-            successes_hour: 0,
-            p50_ms: None,
-            p99_ms: None,
+            attempts_last_hour: 0,
+            success_rate_last_hour: None,
+            p50_ms_last_hour: None,
+            p99_ms_last_hour: None,
         };
         assert_eq!(
             describe(&health, NOW_MS),
             "last success   -\nfailing since  -\nlast hour      no attempts"
         );
-        assert_eq!(view::health(&health).success_rate_last_hour, None);
     }
 }

@@ -2,19 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
 use clap::Args;
 use runtime::time;
-use service::{
-    manage::{self, Rotation},
-    view,
-};
-use store::Store;
+use service::manage::Rotation;
 use webhook::EndpointId;
 
-use crate::{command::arguments, configuration::Configuration, output};
+use crate::{backend::Backend, command::arguments, output};
 
-use super::{acting, hint};
+use super::acting;
 
 #[derive(Debug, Args)]
 pub(super) struct Rotate {
@@ -33,27 +28,23 @@ pub(super) struct Rotate {
 
 /// Rotates the secret. Prints the new one once, after the workers have it: a receiver that switched to it
 /// earlier would get requests that are signed only with the old one.
-pub(super) async fn run(
-    rotate: Rotate,
-    store: &Store,
-    configuration: &Configuration,
-    json: bool,
-) -> anyhow::Result<()> {
-    let now_ms = runtime::now_ms() as i64;
+pub(super) async fn run(rotate: Rotate, backend: &Backend, json: bool) -> anyhow::Result<()> {
     let rotation = Rotation {
         secret: rotate.secret.as_deref().map(arguments::secret).transpose()?,
         overlap: (!rotate.revoke_now).then_some(rotate.overlap),
     };
-    let id = EndpointId::new(rotate.id);
-    let rotated = manage::rotate(store, &id, &rotation, now_ms)
-        .await
-        .map_err(explained)?;
-    let behind = acting::wait(store, configuration).await;
-    let until_ms = rotated.previous.as_ref().map(|previous| previous.until_ms);
-    let secret = rotated.secret.expose();
-    let old = until_ms.map_or_else(
+    let rotated = backend
+        .rotate_secret(&EndpointId::new(rotate.id), rotation)
+        .await?;
+    let secret = arguments::shown_once(rotated.secret.as_ref())?;
+    let old = rotated.old_secret_until_ms.map_or_else(
         || "revoked".to_owned(),
-        |until_ms| format!("valid until {}", time::second(until_ms as u64)),
+        |until_ms| {
+            format!(
+                "valid until {}",
+                time::second(until_ms.try_into().unwrap_or_default())
+            )
+        },
     );
     let text = format!(
         "id          {}\nsecret      {secret}\nold secret  {old}",
@@ -61,29 +52,18 @@ pub(super) async fn run(
     );
     output::said_once(
         json,
-        &view::behind(view::endpoint_with_secret(&rotated), &behind),
+        &rotated,
         &text,
         &format!(
             "endpoint {0} has a new secret, but it could not be printed; `magnetite endpoint rotate-secret {0} --revoke-now` creates another, and revokes the one that the receiver has",
             rotated.id
         ),
     )?;
-    output::note(if until_ms.is_some() {
+    output::note(if rotated.old_secret_until_ms.is_some() {
         "Save the secret now: it is not shown again. Give it to the receiver before the old one expires."
     } else {
         "Save the secret now: it is not shown again. Give it to the receiver at once: until then, requests fail and are retried."
     });
-    acting::note(&behind);
+    acting::note(&rotated.workers_behind);
     Ok(())
-}
-
-fn explained(error: store::Error) -> anyhow::Error {
-    match error {
-        store::Error::RotationOpen { id, until_ms } => anyhow!(
-            "endpoint {id} already has two valid secrets, the old one until {}: wait until then, or use --revoke-now, after which only \
-             the new one is valid",
-            time::second(until_ms.try_into().unwrap_or_default())
-        ),
-        error => hint(error),
-    }
 }

@@ -1,8 +1,7 @@
 //! Formatting of endpoints.
 
 use runtime::time;
-use service::view;
-use webhook::Endpoint;
+use wire::Endpoint;
 
 use crate::{command::listing::Listed, output};
 
@@ -19,10 +18,10 @@ impl Listed<7> for Endpoint {
 
     fn cells(&self) -> [String; 7] {
         [
-            self.id.to_string(),
-            self.organization_id.to_string(),
+            self.id.clone(),
+            self.organization_id.clone(),
             project(self),
-            self.subscription.to_string(),
+            self.events.join(","),
             state(self),
             time(self.created_at_ms),
             self.url.clone(),
@@ -30,25 +29,23 @@ impl Listed<7> for Endpoint {
     }
 
     fn json(&self) -> String {
-        output::json(&view::endpoint(self))
+        output::json(self)
     }
 }
 
 pub(super) fn describe(endpoint: &Endpoint) -> String {
     let disabled = endpoint
-        .disabled
-        .as_ref()
-        .map(|disabled| format!(" since {}", time(disabled.at_ms)));
+        .disabled_at_ms
+        .map(|disabled_at_ms| format!(" since {}", time(disabled_at_ms)));
     let old_secret = endpoint
-        .previous
-        .as_ref()
-        .map(|previous| ("old secret", format!("valid until {}", time(previous.until_ms))));
+        .old_secret_until_ms
+        .map(|until_ms| ("old secret", format!("valid until {}", time(until_ms))));
     let mut fields = vec![
-        ("id", endpoint.id.to_string()),
-        ("organization", endpoint.organization_id.to_string()),
+        ("id", endpoint.id.clone()),
+        ("organization", endpoint.organization_id.clone()),
         ("project", project(endpoint)),
         ("url", endpoint.url.clone()),
-        ("events", endpoint.subscription.to_string()),
+        ("events", endpoint.events.join(",")),
         ("state", state(endpoint) + &disabled.unwrap_or_default()),
         ("created", time(endpoint.created_at_ms)),
         ("updated", time(endpoint.updated_at_ms)),
@@ -58,17 +55,15 @@ pub(super) fn describe(endpoint: &Endpoint) -> String {
 }
 
 fn project(endpoint: &Endpoint) -> String {
-    endpoint
-        .project_id
-        .as_ref()
-        .map_or_else(|| "-".to_owned(), ToString::to_string)
+    endpoint.project_id.clone().unwrap_or_else(|| "-".to_owned())
 }
 
 pub(super) fn state(endpoint: &Endpoint) -> String {
-    match &endpoint.disabled {
-        None => "enabled".to_owned(),
-        Some(disabled) => format!("disabled ({})", disabled.reason),
+    if endpoint.enabled {
+        return "enabled".to_owned();
     }
+    let reason = endpoint.disabled_reason.as_deref().unwrap_or("unknown");
+    format!("disabled ({reason})")
 }
 
 fn time(unix_ms: i64) -> String {

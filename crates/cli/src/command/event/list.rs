@@ -54,7 +54,7 @@ pub(super) async fn run(list: List, store: &Store, as_json: bool) -> anyhow::Res
     let events = pages::of_rows(
         Some(list.limit),
         async |before: Option<&EventCursor>, rows| store.events(&filter, before, rows).await,
-        |row| EventCursor::from(row),
+        |row: &EventRow| EventCursor::from(row),
         identity,
     );
     listing::print(events, store.address(), as_json, Some(list.limit)).await

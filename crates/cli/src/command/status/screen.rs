@@ -162,7 +162,7 @@ fn failing(failing: &[Failing], now_ms: u64) -> Vec<String> {
         let line = format!(
             "  {} for {since}, {} ok, {} pending",
             found.endpoint.id,
-            endpoint::success_rate(found),
+            endpoint::success_rate(&view::failing(found)),
             found.pending,
         );
         lines.push(cut(&line));
