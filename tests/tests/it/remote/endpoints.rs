@@ -1,0 +1,183 @@
+//! Tests `endpoint` over the HTTP API.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use e2e::{Answer, Receiver, SOON, event};
+use serde_json::Value;
+
+use super::{Rig, stderr, stdout};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_are_managed_over_the_api_as_on_the_database() {
+    let rig = Rig::new("remote-endpoints").await;
+    let receiver = Receiver::ok().await;
+    let url = receiver.url();
+    let create = [
+        "endpoint",
+        "create",
+        "--org",
+        "org_1",
+        "--url",
+        &url,
+        "--project",
+        "proj_1",
+        "--events",
+        "lead.*,research.started",
+    ];
+    rig.alike(0, [""; 2], &create, &[]).await;
+    let (direct, remote) = (
+        rig.installation.endpoint("org_1", &url).await.id,
+        rig.installation.endpoint("org_1", &url).await.id,
+    );
+    let ids = [direct.as_str(), &remote];
+    rig.alike(0, ids, &["endpoint", "disable"], &[]).await;
+    for list in [&["endpoint", "list"][..], &["endpoint", "list", "--org", "org_1"]] {
+        rig.same(0, list).await;
+    }
+    rig.alike(0, ids, &["endpoint", "show"], &[]).await;
+    rig.alike(0, ids, &["endpoint", "enable"], &[]).await;
+    let change = ["--events", "lead.completed", "--project", "proj_2", "--url", &url];
+    rig.alike(0, ids, &["endpoint", "update"], &change).await;
+    rig.alike(0, ids, &["endpoint", "update"], &["--no-project"])
+        .await;
+
+    let rotate = ["endpoint", "rotate-secret"];
+    rig.alike(0, ids, &rotate, &["--revoke-now"]).await;
+    rig.installation
+        .rotate_secret(&direct, &["--overlap", "2h"])
+        .await
+        .unwrap();
+    let first = rig
+        .laptop
+        .run(&["endpoint", "rotate-secret", &remote, "--overlap", "2h"])
+        .await;
+    assert!(
+        stdout(&first).contains("old secret  valid until"),
+        "{}",
+        stderr(&first)
+    );
+    rig.keep_secrets(&stdout(&first));
+    rig.alike(1, ids, &rotate, &[]).await;
+    rig.same(0, &["endpoint", "show", &remote]).await;
+
+    let deleted = rig.laptop.run(&["endpoint", "delete", &remote]).await;
+    assert_eq!(
+        stdout(&deleted),
+        format!("deleted {remote}\n"),
+        "{}",
+        stderr(&deleted)
+    );
+    rig.installation.cli_ok(&["endpoint", "delete", &direct]).await;
+    rig.alike(1, ids, &["endpoint", "show"], &[]).await;
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_the_organization_does_not_have_is_named_with_the_next_step() {
+    let rig = Rig::new("remote-missing").await;
+    for arguments in [
+        &["endpoint", "show", "ep_none"][..],
+        &["endpoint", "update", "ep_none", "--no-project"],
+        &["endpoint", "delete", "ep_none", "--yes"],
+        &["endpoint", "enable", "ep_none"],
+        &["endpoint", "disable", "ep_none"],
+        &["endpoint", "rotate-secret", "ep_none"],
+        &["endpoint", "ping", "ep_none"],
+        &["endpoint", "recover", "ep_none", "--since", "1h"],
+    ] {
+        let told = rig.same(1, arguments).await;
+        for words in [
+            "endpoint ep_none does not exist",
+            "`magnetite endpoint list`",
+            "req_",
+        ] {
+            assert!(told.contains(words), "{arguments:?}: {told}");
+        }
+    }
+    let told = rig.same(1, &["api-key", "revoke", "key_none"]).await;
+    assert!(told.contains("`magnetite api-key list`"), "{told}");
+    let refused_url = ["endpoint", "create", "--org", "org_1", "--url", "https://"];
+    let told = rig.same(1, &refused_url).await;
+    assert!(told.contains("/url"), "{told}");
+
+    let theirs = rig.installation.endpoint("org_2", "http://127.0.0.1:9/").await;
+    let told = rig.laptop.refused(1, &["endpoint", "show", &theirs.id]).await;
+    assert!(told.contains("does not exist in this organization"), "{told}");
+    let told = rig
+        .laptop
+        .refused(1, &["endpoint", "list", "--org", "org_2"])
+        .await;
+    assert!(told.contains("(403)"), "{told}");
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_pinged_and_recovered_over_the_api_as_on_the_database() {
+    const MISSED: usize = 5;
+    let rig = Rig::new("remote-recover").await;
+    let is_up = Arc::new(AtomicBool::new(false));
+    let answers = Arc::clone(&is_up);
+    let receiver = Receiver::new(move |_, _| {
+        let status = if answers.load(Ordering::SeqCst) { 200 } else { 503 };
+        Answer::status(status)
+    })
+    .await;
+    let (direct, remote) = (
+        rig.installation.endpoint("org_1", &receiver.url()).await.id,
+        rig.installation.endpoint("org_1", &receiver.url()).await.id,
+    );
+    let ids = [direct.as_str(), &remote];
+    rig.alike(1, ids, &["endpoint", "ping"], &[]).await;
+    let events: Vec<_> = (0..MISSED)
+        .map(|number| event("org_1", &format!("lead_{number}")))
+        .collect();
+    rig.installation.amqp().publish(&events).await;
+    let dead = ["delivery", "list", "--state", "dead"];
+    rig.installation.wait_for_listed(&dead, 2 * MISSED, SOON).await;
+
+    rig.same(0, &["endpoint", "list", "--failing"]).await;
+    rig.alike(0, ids, &["endpoint", "show"], &[]).await;
+    let recover = ["endpoint", "recover"];
+    let dry_run = ["--since", "1h", "--state", "dead", "--dry-run"];
+    rig.alike(0, ids, &recover, &dry_run).await;
+    let counted = rig
+        .laptop
+        .run(&["endpoint", "recover", &remote, "--since", "1h", "--dry-run"])
+        .await;
+    assert_eq!(
+        stdout(&counted),
+        "would send 5: dead 5, missed 0\n",
+        "{}",
+        stderr(&counted)
+    );
+    is_up.store(true, Ordering::SeqCst);
+    // At this rate, each request to the API sends two deliveries.
+    for (id, is_remote) in [(&direct, false), (&remote, true)] {
+        let arguments = [
+            "endpoint", "recover", id, "--since", "1h", "--rate", "2/s", "--json",
+        ];
+        let recovered = if is_remote {
+            rig.laptop.run(&arguments).await
+        } else {
+            rig.installation.cli(&arguments).await
+        };
+        assert_eq!(recovered.status.code(), Some(0), "{}", stderr(&recovered));
+        let expected = serde_json::json!({
+            "endpoint_id": id, "dead": MISSED, "missed": 0, "left_by_an_earlier_run": 0, "sent": MISSED, "dry_run": false,
+        });
+        let printed: Value = serde_json::from_slice(&recovered.stdout).unwrap();
+        assert_eq!(printed, expected);
+    }
+    let delivered = ["delivery", "list", "--state", "delivered"];
+    rig.installation
+        .wait_for_listed(&delivered, 2 * MISSED, SOON)
+        .await;
+    rig.alike(0, ids, &recover, &["--since", "1h"]).await;
+    rig.alike(0, ids, &["endpoint", "ping"], &[]).await;
+    rig.alike(0, ids, &["endpoint", "disable"], &[]).await;
+    rig.alike(1, ids, &recover, &["--since", "1h"]).await;
+    rig.end().await;
+}

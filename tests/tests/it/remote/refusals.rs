@@ -1,0 +1,88 @@
+//! Tests what is refused over the HTTP API: by the settings, by the API, or because a command is local.
+
+use e2e::{Api, Installation, free_port};
+
+use super::{Laptop, stderr};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_or_its_absence_refuses_is_told_in_one_line() {
+    let installation = Installation::new("remote-refused").await;
+    let api = Api::start(&installation).await;
+    let reading = installation.key("org_1", "endpoints:read").await;
+    let publishing = installation.key("org_1", "events:write").await;
+    let unknown = format!("mgk_{}", "A".repeat(43));
+    let away = format!("http://127.0.0.1:{}", free_port());
+    for (url, key, code, words) in [
+        (
+            api.url(),
+            publishing.as_str(),
+            1,
+            "The API key does not allow this (403)",
+        ),
+        (api.url(), &unknown, 1, "No valid API key (401)"),
+        (api.url(), "", 2, "MAGNETITE_API_KEY is not set"),
+        (
+            api.url(),
+            "mgk_hunter2",
+            2,
+            "MAGNETITE_API_KEY is not a valid API key",
+        ),
+        (
+            "localhost",
+            &reading,
+            2,
+            "MAGNETITE_API_URL: the URL of the API is not valid",
+        ),
+        (&away, &reading, 1, "no connection to"),
+    ] {
+        let told = Laptop::new(url, key).refused(code, &["endpoint", "list"]).await;
+        assert!(told.contains(words), "{told}");
+    }
+    let listed = Laptop::new(api.url(), &reading)
+        .run(&["endpoint", "list", "--json"])
+        .await;
+    assert_eq!(listed.status.code(), Some(0), "{}", stderr(&listed));
+    assert!(api.role.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_needs_the_database_or_the_broker_says_so_and_the_others_run() {
+    // No server is at this URL, and none is asked.
+    let laptop = Laptop::new("http://127.0.0.1:9", "");
+    for arguments in [
+        &["up"][..],
+        &["worker"],
+        &["recorder"],
+        &["api"],
+        &["rejected", "list"],
+        &["audit"],
+        &["check", "http://127.0.0.1:9/", "--secret", "whsec_a"],
+        &["topology"],
+        &["migrate"],
+        &["retention", "confirm"],
+        &["secrets", "reseal"],
+        &["health"],
+        &["doctor"],
+    ] {
+        let told = laptop.refused(2, arguments).await;
+        let command = format!("`magnetite {}", arguments[0]);
+        assert!(told.contains(&command), "{told}");
+        assert!(told.contains("unset MAGNETITE_API_URL"), "{told}");
+        let told = laptop
+            .refused(2, &[arguments, &["--api", "http://127.0.0.1:9"]].concat())
+            .await;
+        assert!(told.contains("without --api"), "{told}");
+    }
+    for arguments in [
+        &["openapi"][..],
+        &["completions", "bash"],
+        &["secrets", "new-key"],
+    ] {
+        let output = laptop.run(arguments).await;
+        assert!(
+            output.status.success() && !output.stdout.is_empty(),
+            "{arguments:?}"
+        );
+    }
+}
