@@ -57,7 +57,8 @@ use crate::{
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 not known yet (audit), 64 bad configuration.\n\
                   Configuration: --config FILE, else magnetite.toml, else /etc/magnetite/magnetite.toml; then variables such as \
-                  MAGNETITE_BROKER__URL. `magnetite config` shows what is in force."
+                  MAGNETITE_BROKER__URL. `magnetite config` shows what is in force.\n\
+                  Over the HTTP API: MAGNETITE_API_URL or --api, and the key in MAGNETITE_API_KEY. docs/remote.md has the details."
 )]
 pub(crate) struct Arguments {
     /// Configuration file, instead of magnetite.toml in the current directory or in /etc/magnetite
