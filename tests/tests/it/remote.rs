@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod endpoints;
+mod recovery;
 mod refusals;
 
 use std::process::{Output, Stdio};
@@ -39,9 +40,9 @@ impl Laptop {
         }
     }
 
-    async fn run(&self, arguments: &[&str]) -> Output {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        let output = command
+        command
             .args(arguments)
             .env_clear()
             .env("MAGNETITE_API_URL", &self.url)
@@ -52,10 +53,12 @@ impl Laptop {
             .env("MAGNETITE_DATABASE__URL", "none")
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .unwrap();
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        let output = self.command(arguments).output().await.unwrap();
         let told = stderr(&output);
         assert!(self.key.is_empty() || !told.contains(&self.key), "{told}");
         output

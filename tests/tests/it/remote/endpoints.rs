@@ -1,12 +1,6 @@
 //! Tests `endpoint` over the HTTP API.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
-use e2e::{Answer, Receiver, SOON, event};
-use serde_json::Value;
+use e2e::Receiver;
 
 use super::{Rig, stderr, stdout};
 
@@ -111,73 +105,5 @@ async fn an_endpoint_that_the_organization_does_not_have_is_named_with_the_next_
         .refused(1, &["endpoint", "list", "--org", "org_2"])
         .await;
     assert!(told.contains("(403)"), "{told}");
-    rig.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_is_pinged_and_recovered_over_the_api_as_on_the_database() {
-    const MISSED: usize = 5;
-    let rig = Rig::new("remote-recover").await;
-    let is_up = Arc::new(AtomicBool::new(false));
-    let answers = Arc::clone(&is_up);
-    let receiver = Receiver::new(move |_, _| {
-        let status = if answers.load(Ordering::SeqCst) { 200 } else { 503 };
-        Answer::status(status)
-    })
-    .await;
-    let (direct, remote) = (
-        rig.installation.endpoint("org_1", &receiver.url()).await.id,
-        rig.installation.endpoint("org_1", &receiver.url()).await.id,
-    );
-    let ids = [direct.as_str(), &remote];
-    rig.alike(1, ids, &["endpoint", "ping"], &[]).await;
-    let events: Vec<_> = (0..MISSED)
-        .map(|number| event("org_1", &format!("lead_{number}")))
-        .collect();
-    rig.installation.amqp().publish(&events).await;
-    let dead = ["delivery", "list", "--state", "dead"];
-    rig.installation.wait_for_listed(&dead, 2 * MISSED, SOON).await;
-
-    rig.same(0, &["endpoint", "list", "--failing"]).await;
-    rig.alike(0, ids, &["endpoint", "show"], &[]).await;
-    let recover = ["endpoint", "recover"];
-    let dry_run = ["--since", "1h", "--state", "dead", "--dry-run"];
-    rig.alike(0, ids, &recover, &dry_run).await;
-    let counted = rig
-        .laptop
-        .run(&["endpoint", "recover", &remote, "--since", "1h", "--dry-run"])
-        .await;
-    assert_eq!(
-        stdout(&counted),
-        "would send 5: dead 5, missed 0\n",
-        "{}",
-        stderr(&counted)
-    );
-    is_up.store(true, Ordering::SeqCst);
-    // At this rate, each request to the API sends two deliveries.
-    for (id, is_remote) in [(&direct, false), (&remote, true)] {
-        let arguments = [
-            "endpoint", "recover", id, "--since", "1h", "--rate", "2/s", "--json",
-        ];
-        let recovered = if is_remote {
-            rig.laptop.run(&arguments).await
-        } else {
-            rig.installation.cli(&arguments).await
-        };
-        assert_eq!(recovered.status.code(), Some(0), "{}", stderr(&recovered));
-        let expected = serde_json::json!({
-            "endpoint_id": id, "dead": MISSED, "missed": 0, "left_by_an_earlier_run": 0, "sent": MISSED, "dry_run": false,
-        });
-        let printed: Value = serde_json::from_slice(&recovered.stdout).unwrap();
-        assert_eq!(printed, expected);
-    }
-    let delivered = ["delivery", "list", "--state", "delivered"];
-    rig.installation
-        .wait_for_listed(&delivered, 2 * MISSED, SOON)
-        .await;
-    rig.alike(0, ids, &recover, &["--since", "1h"]).await;
-    rig.alike(0, ids, &["endpoint", "ping"], &[]).await;
-    rig.alike(0, ids, &["endpoint", "disable"], &[]).await;
-    rig.alike(1, ids, &recover, &["--since", "1h"]).await;
     rig.end().await;
 }
