@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::DeliveryWithAttempts;
+use crate::{DeliveryWithAttempts, Endpoint};
 
 /// An event: something that happened to a lead, or a ping of an endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -88,6 +88,11 @@ pub struct EventHistory {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub body: Option<String>,
+    /// Whether the record that says which endpoints the event matched is missing: it was lost, or has not
+    /// arrived yet. The verdicts are then `unknown` or `created_after`.
+    #[serde(default)]
+    #[schema(required = true, example = false)]
+    pub verdicts_missing: bool,
     /// Every endpoint that could have received the event, the most urgent ones first: those with a dead
     /// delivery, those that matched but have no delivery yet, those with a pending, a cancelled and a
     /// delivered delivery, and finally those that did not match.
@@ -106,6 +111,9 @@ pub struct Considered {
     /// Whether the endpoint has been deleted since.
     #[schema(example = false)]
     pub deleted: bool,
+    /// The endpoint as it is now, which may differ from what it was when the event was received; null if it
+    /// was deleted.
+    pub endpoint: Option<Endpoint>,
     /// Why the endpoint received the event or did not: `matched`, `project` (it receives the events of
     /// another project), `event_type` (it does not subscribe to the type), `disabled`, `created_after` (it
     /// was created after the event), `pinged`, or `unknown`.

@@ -2,7 +2,7 @@
 
 use store::{EventRow, StateCounts};
 
-use super::{ForCustomers, run};
+use super::{ForCustomers, endpoint, run};
 use crate::history::{EndpointHistory, EventHistory, Fate};
 
 /// Converts an event for a list.
@@ -51,6 +51,7 @@ pub fn history(history: &EventHistory, with_body: bool) -> wire::EventHistory {
         traceparent: event.traceparent.as_deref().map(str::to_owned),
         body_bytes: event.body.len(),
         body: with_body.then(|| String::from_utf8_lossy(&event.body).into_owned()),
+        verdicts_missing: history.verdicts_missing(),
         endpoints: history.endpoints.iter().map(at_endpoint).collect(),
     }
 }
@@ -67,6 +68,7 @@ fn considered(entry: &EndpointHistory, fate: Fate) -> wire::Considered {
         endpoint_id: entry.endpoint_id.to_string(),
         url: entry.endpoint.as_ref().map(|endpoint| endpoint.url.clone()),
         deleted: entry.endpoint.is_none(),
+        endpoint: entry.endpoint.as_ref().map(endpoint),
         verdict: fate.word().to_owned(),
         disabled,
         deliveries: entry.runs.iter().map(run).collect(),
@@ -85,6 +87,7 @@ impl ForCustomers for wire::EventHistory {
 impl ForCustomers for wire::Considered {
     fn for_customers(self) -> Self {
         Self {
+            endpoint: self.endpoint.for_customers(),
             deliveries: self.deliveries.for_customers(),
             ..self
         }
