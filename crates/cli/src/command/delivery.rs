@@ -113,7 +113,7 @@ async fn show(store: &Store, id: &DeliveryId, as_json: bool) -> anyhow::Result<(
     let run = Run { delivery, attempts };
     let of = &run.delivery.delivery;
     let endpoint = match store.endpoint(&of.endpoint_id).await? {
-        Lookup::Found(endpoint) => Some(endpoint),
+        Lookup::Found(endpoint) => Some(view::endpoint(&endpoint)),
         Lookup::Deleted | Lookup::Unknown => None,
     };
     let siblings = store
@@ -132,8 +132,9 @@ async fn show(store: &Store, id: &DeliveryId, as_json: bool) -> anyhow::Result<(
         ("endpoint", of.endpoint_id.to_string()),
         ("state", run.delivery.standing.state.to_string()),
     ]);
+    let run = view::run(&run);
     let text = format!("{about}\n{}", run::text(&run, around).join("\n"));
-    output::said(as_json, &view::run(&run), &text)
+    output::said(as_json, &run, &text)
 }
 
 impl Listed<9> for DeliveryRow {

@@ -1,9 +1,9 @@
 //! Formatting of one run of a delivery as text: each attempt, and what comes next.
 
 use runtime::time;
-use service::{history::Run, resend::IN_HAND};
-use store::{AttemptRow, DeliveryRow};
-use webhook::{CancelReason, DeadReason, Endpoint, Trigger, journal::DeliveryState};
+use service::resend::IN_HAND;
+use webhook::{CancelReason, DeadReason, Trigger, journal::DeliveryState};
+use wire::{Attempt, Delivery, DeliveryWithAttempts, Endpoint};
 
 use crate::output::printable;
 
@@ -21,7 +21,7 @@ pub(in crate::command) struct Around<'a> {
 }
 
 /// Returns the heading of the delivery, its attempts, and what comes next.
-pub(in crate::command) fn text(run: &Run, around: Around<'_>) -> Vec<String> {
+pub(in crate::command) fn text(run: &DeliveryWithAttempts, around: Around<'_>) -> Vec<String> {
     let mut lines = vec![heading(&run.delivery)];
     lines.extend(attempts(&run.attempts));
     lines.extend(
@@ -32,84 +32,88 @@ pub(in crate::command) fn text(run: &Run, around: Around<'_>) -> Vec<String> {
     lines
 }
 
-fn heading(row: &DeliveryRow) -> String {
-    let DeliveryRow {
+fn heading(delivery: &Delivery) -> String {
+    let Delivery {
         id,
-        delivery,
+        run,
+        trigger,
         requested_ms,
         ..
-    } = row;
-    match (delivery.trigger, requested_ms) {
-        (Trigger::Event, _) => format!("{id}"),
-        (Trigger::Ping, _) => format!("{id}  ping"),
-        (trigger, None) => format!("{id}  run {}, {trigger}", delivery.run),
-        (trigger, Some(requested_ms)) => format!(
-            "{id}  run {}, {trigger}, requested at {}",
-            delivery.run,
+    } = delivery;
+    match (trigger.parse::<Trigger>(), requested_ms) {
+        (Ok(Trigger::Event), _) => id.clone(),
+        (Ok(Trigger::Ping), _) => format!("{id}  ping"),
+        (_, None) => format!("{id}  run {run}, {}", printable(trigger)),
+        (_, Some(requested_ms)) => format!(
+            "{id}  run {run}, {}, requested at {}",
+            printable(trigger),
             time::second(*requested_ms)
         ),
     }
 }
 
 /// Returns what comes next, one fact per line.
-fn next(row: &DeliveryRow, around: Around<'_>) -> Vec<String> {
-    let standing = &row.standing;
-    match standing.state {
-        DeliveryState::Delivered => {
-            let at = time::millisecond(standing.updated_ms);
-            vec![format!("delivered at {at}, by attempt {}", standing.attempts)]
+fn next(delivery: &Delivery, around: Around<'_>) -> Vec<String> {
+    match delivery.state.parse::<DeliveryState>() {
+        Ok(DeliveryState::Delivered) => {
+            let at = time::millisecond(delivery.updated_ms);
+            vec![format!(
+                "delivered at {at}, by attempt {}",
+                delivery.attempt_count
+            )]
         }
-        DeliveryState::Cancelled => vec![cancelled(&standing.reason)],
-        DeliveryState::Dead => dead(row, around),
-        DeliveryState::Pending => vec![pending(row, around)],
+        Ok(DeliveryState::Cancelled) => vec![cancelled(reason(delivery))],
+        Ok(DeliveryState::Dead) => dead(delivery, around),
+        Ok(DeliveryState::Pending) => vec![pending(delivery, around)],
+        Err(_) => vec![printable(&delivery.state).into_owned()],
     }
 }
 
-fn dead(row: &DeliveryRow, around: Around<'_>) -> Vec<String> {
-    let (id, standing) = (&row.id, &row.standing);
+fn reason(delivery: &Delivery) -> &str {
+    delivery.reason.as_deref().unwrap_or_default()
+}
+
+fn dead(delivery: &Delivery, around: Around<'_>) -> Vec<String> {
+    let id = &delivery.id;
     let mut lines = vec![format!(
         "dead since {}: {}",
-        time::second(standing.updated_ms),
-        why_dead(&standing.reason, standing.attempts)
+        time::second(delivery.updated_ms),
+        why_dead(reason(delivery), delivery.attempt_count)
     )];
     lines.push(match around.endpoint {
         _ if around.is_superseded => "it was sent again in a later run".to_owned(),
         None => "it cannot be sent again: the endpoint was deleted".to_owned(),
         Some(Endpoint {
             id: endpoint,
-            disabled: Some(disabled),
+            disabled_reason: Some(reason),
             ..
-        }) => {
-            let reason = disabled.reason;
-            format!(
-                "the endpoint is disabled ({reason}); to send it again: magnetite endpoint enable {endpoint} && \
-                 magnetite delivery resend {id}"
-            )
-        }
+        }) => format!(
+            "the endpoint is disabled ({}); to send it again: magnetite endpoint enable {endpoint} && magnetite delivery \
+             resend {id}",
+            printable(reason)
+        ),
         Some(_) => format!("to send it again: magnetite delivery resend {id}"),
     });
     lines
 }
 
-fn pending(row: &DeliveryRow, around: Around<'_>) -> String {
-    let (id, standing) = (&row.id, &row.standing);
-    let number = standing.attempts + 1;
-    if row.requested_ms.is_some() && row.sent_ms.is_none() && standing.attempts == 0 {
+fn pending(delivery: &Delivery, around: Around<'_>) -> String {
+    let number = delivery.attempt_count + 1;
+    if delivery.requested_ms.is_some() && delivery.sent_ms.is_none() && delivery.attempt_count == 0 {
+        let id = &delivery.id;
         return format!("requested but not sent yet; to send it now: magnetite delivery resend {id}");
     }
-    let put_off = match standing.reason.as_str() {
+    let put_off = match reason(delivery) {
         "" => String::new(),
         "no_slot" => " (deferred: no slot was free for the endpoint)".to_owned(),
         reason => format!(" (deferred: {})", printable(reason)),
     };
-    if standing.next_ms > around.now_ms {
-        let (at, left) = (
-            time::millisecond(standing.next_ms),
-            time::span(standing.next_ms - around.now_ms),
-        );
+    let next_ms = delivery.next_attempt_ms.unwrap_or_default();
+    if next_ms > around.now_ms {
+        let (at, left) = (time::millisecond(next_ms), time::span(next_ms - around.now_ms));
         return format!("attempt {number} is due at {at}, in {left}{put_off}");
     }
-    let overdue_ms = around.now_ms - standing.next_ms;
+    let overdue_ms = around.now_ms - next_ms;
     let overdue = time::span(overdue_ms);
     if overdue_ms < IN_HAND.as_millis() as u64 {
         return format!(
@@ -148,22 +152,22 @@ fn why_dead(reason: &str, attempts: u32) -> String {
     }
 }
 
-fn attempts(attempts: &[AttemptRow]) -> Vec<String> {
+fn attempts(attempts: &[Attempt]) -> Vec<String> {
     let spans: Vec<String> = attempts
         .iter()
         .map(|attempt| time::span(attempt.duration_ms))
         .collect();
     let width = spans.iter().map(String::len).max().unwrap_or_default();
-    let line = |(attempt, span): (&AttemptRow, &String)| {
+    let line = |(attempt, span): (&Attempt, &String)| {
         let at = time::millisecond(attempt.began_ms);
-        let AttemptRow { number, .. } = attempt;
+        let Attempt { number, .. } = attempt;
         format!("  #{number:<2}  {at}  {span:>width$}  {}", result(attempt))
     };
     attempts.iter().zip(&spans).map(line).collect()
 }
 
-fn result(attempt: &AttemptRow) -> String {
-    let mut text = match (attempt.status, attempt.error.as_str()) {
+fn result(attempt: &Attempt) -> String {
+    let mut text = match (attempt.status, attempt.error.as_deref().unwrap_or_default()) {
         (Some(status), "") => format!("status {status}"),
         (_, error) => printable(error).into_owned(),
     };
@@ -174,9 +178,8 @@ fn result(attempt: &AttemptRow) -> String {
 }
 
 /// Returns the first line that is not blank, shortened.
-fn first_line(response: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(response);
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+fn first_line(response: &str) -> Option<String> {
+    let line = response.lines().map(str::trim).find(|line| !line.is_empty())?;
     let mut shown: String = line.chars().take(RESPONSE_CHARS_MAX).collect();
     if shown.len() < line.len() {
         shown.push_str("...");

@@ -1,10 +1,10 @@
-//! Formatting of an event's history as text. [`service::history`] provides the data.
+//! Formatting of an event's history as text.
 
 mod fate;
 
 use runtime::time;
-use service::history::{EndpointHistory, EventHistory, Fate};
-use webhook::journal::{DeliveryState, EventEntry};
+use webhook::journal::DeliveryState;
+use wire::{Considered, EventHistory};
 
 use crate::{
     command::delivery::run::{self, Around},
@@ -13,25 +13,24 @@ use crate::{
 
 /// Returns the history as lines of text.
 pub(super) fn text(history: &EventHistory, now_ms: u64) -> Vec<String> {
-    let mut lines = vec![about(&history.stored, now_ms), String::new(), summary(history)];
-    for entry in &history.endpoints {
+    let mut lines = vec![about(history, now_ms), String::new(), summary(history)];
+    for at in &history.endpoints {
         lines.push(String::new());
-        lines.push(heading(entry, &history.stored));
-        let told = told(entry, &history.stored, now_ms);
+        lines.push(heading(at, history));
+        let told = told(at, now_ms);
         lines.extend(told.into_iter().map(|line| format!("  {line}")));
     }
     lines
 }
 
-fn about(stored: &EventEntry, now_ms: u64) -> String {
-    let event = &stored.event;
-    let received_ms = stored.received_ms;
+fn about(event: &EventHistory, now_ms: u64) -> String {
+    let received_ms = event.received_ms;
     output::fields(&[
-        ("event", event.id.to_string()),
-        ("type", event.event_type.to_string()),
-        ("organization", event.organization_id.to_string()),
-        ("project", event.project_id.to_string()),
-        ("lead", event.lead_id.to_string()),
+        ("event", event.id.clone()),
+        ("type", event.event_type.clone()),
+        ("organization", event.organization_id.clone()),
+        ("project", event.project_id.clone()),
+        ("lead", event.lead_id.clone()),
         ("occurred", time::millisecond(event.timestamp_ms)),
         (
             "received",
@@ -41,7 +40,7 @@ fn about(stored: &EventEntry, now_ms: u64) -> String {
                 time::span(now_ms.saturating_sub(received_ms))
             ),
         ),
-        ("body", format!("{} bytes; --body prints it", event.body.len())),
+        ("body", format!("{} bytes; --body prints it", event.body_bytes)),
     ])
 }
 
@@ -51,12 +50,10 @@ fn summary(history: &EventHistory) -> String {
     if endpoints.is_empty() {
         return "The organization has no endpoints, and had none when the event was received: no delivery was made.".to_owned();
     }
-    let matched =
-        |entry: &&EndpointHistory| matches!(entry.fate(&history.stored), Fate::Matched | Fate::Pinged);
-    let matched = endpoints.iter().filter(matched).count();
-    let latest = |state| {
-        let in_state = |entry: &&EndpointHistory| entry.state() == Some(state);
-        endpoints.iter().filter(in_state).count()
+    let matched = endpoints.iter().filter(|at| fate::is_matched(at)).count();
+    let latest = |state: DeliveryState| {
+        let runs = endpoints.iter().filter_map(|at| at.deliveries.last());
+        runs.filter(|run| run.delivery.state == state.as_str()).count()
     };
     let states: Vec<String> = DeliveryState::ALL
         .iter()
@@ -73,31 +70,27 @@ fn summary(history: &EventHistory) -> String {
     text
 }
 
-fn heading(entry: &EndpointHistory, stored: &EventEntry) -> String {
-    let url = entry.endpoint.as_ref().map_or("", |endpoint| &endpoint.url);
-    let deleted = if entry.endpoint.is_none() {
-        "  (deleted since)"
-    } else {
-        ""
-    };
-    let heading = format!("{}  {}", entry.endpoint_id, fate::in_words(entry, stored));
+fn heading(at: &Considered, history: &EventHistory) -> String {
+    let url = at.url.as_deref().unwrap_or_default();
+    let deleted = if at.deleted { "  (deleted since)" } else { "" };
+    let heading = format!("{}  {}", at.endpoint_id, fate::in_words(at, history));
     format!(
         "{heading}{deleted}{}{url}",
         if url.is_empty() { "" } else { "  " }
     )
 }
 
-fn told(entry: &EndpointHistory, stored: &EventEntry, now_ms: u64) -> Vec<String> {
-    if entry.runs.is_empty() {
-        let next = fate::next(entry, stored);
+fn told(at: &Considered, now_ms: u64) -> Vec<String> {
+    if at.deliveries.is_empty() {
+        let next = fate::next(at);
         return next.into_iter().map(|line| format!("-> {line}")).collect();
     }
     let around = |index| Around {
-        endpoint: entry.endpoint.as_ref(),
-        is_superseded: index + 1 < entry.runs.len(),
+        endpoint: at.endpoint.as_ref(),
+        is_superseded: index + 1 < at.deliveries.len(),
         now_ms,
     };
-    let runs = entry.runs.iter().enumerate();
+    let runs = at.deliveries.iter().enumerate();
     runs.flat_map(|(index, run)| run::text(run, around(index)))
         .collect()
 }

@@ -40,9 +40,9 @@ pub(super) async fn run(show: Show, store: &Store, as_json: bool) -> anyhow::Res
         return body(&id, &found);
     }
     for (index, event) in found.into_iter().enumerate() {
-        let history = history::gather(event, store).await?;
+        let history = view::history(&history::gather(event, store).await?, show.body);
         if as_json {
-            output::line(&output::json(&view::history(&history, show.body)))?;
+            output::line(&output::json(&history))?;
         } else {
             let blank = (index > 0).then(String::new);
             output::lines(blank.into_iter().chain(text(&history, runtime::now_ms())))?;

@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use service::{history::Run, view};
+use service::{
+    history::{EventHistory, Run},
+    view,
+};
 use signature::Secret;
 use store::{AttemptRow, DeliveryRow};
 use webhook::{
@@ -185,9 +188,14 @@ fn all_that_can_happen() -> EventHistory {
     EventHistory::new(stored(considered), every_endpoint(), every_run(), vec![])
 }
 
+/// Returns the text of a history, converted as for `event show`.
+fn told(history: &EventHistory) -> Vec<String> {
+    text(&view::history(history, true), NOW_MS)
+}
+
 #[test]
 fn the_story_of_an_event_in_words() {
-    insta::assert_snapshot!("in_words", text(&all_that_can_happen(), NOW_MS).join("\n"));
+    insta::assert_snapshot!("in_words", told(&all_that_can_happen()).join("\n"));
 }
 
 #[test]
@@ -202,14 +210,14 @@ fn the_story_of_an_event_as_an_object() {
 
 #[test]
 fn every_endpoint_has_its_line() {
-    let text = text(&all_that_can_happen(), NOW_MS);
+    let text = told(&all_that_can_happen());
     let headings = text.iter().filter(|line| line.starts_with("ep_")).count();
     assert_eq!(headings, 12);
 }
 
 #[test]
 fn an_organization_without_endpoints_is_told() {
-    let text = text(&EventHistory::new(stored(""), vec![], vec![], vec![]), NOW_MS);
+    let text = told(&EventHistory::new(stored(""), vec![], vec![], vec![]));
     assert!(text.last().unwrap().contains("no endpoints"), "{text:?}");
 }
 
@@ -222,10 +230,27 @@ fn a_dead_letter_alone_tells_of_no_verdicts() {
         vec![run(dead, vec![])],
         vec![],
     );
-    let text = text(&history, NOW_MS).join("\n");
+    let text = told(&history).join("\n");
     assert!(
         text.contains("the journal does not say whether it matched"),
         "{text}"
     );
     assert!(text.contains("magnetite delivery resend dlv_"), "{text}");
+}
+
+#[test]
+fn an_unknown_word_is_printed_as_it_is() {
+    let mut history = view::history(&all_that_can_happen(), false);
+    let at = &mut history.endpoints[0];
+    at.verdict = "muted".to_owned();
+    let delivery = &mut at.deliveries[0].delivery;
+    (delivery.state, delivery.trigger) = ("parked".to_owned(), "replay".to_owned());
+    let text = text(&history, NOW_MS).join("\n");
+    for line in [
+        "ep_dead  muted  https://ep_dead.example/hook",
+        "  dlv_286e0355d1eabe3314635e925ae244c9  run 0, replay",
+        "    -> parked",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line}: {text}");
+    }
 }
