@@ -14,7 +14,7 @@ use store::ChangeRow;
 use webhook::OrganizationId;
 
 pub use api_key::{api_key, api_key_with_text};
-pub use delivery::{attempt, delivery, run};
+pub use delivery::{attempt, delivery, resent, run};
 pub use endpoint::{behind, endpoint, endpoint_with_secret, failing, failing_endpoint, health};
 pub use event::{event, history, states};
 pub use ping::ping;

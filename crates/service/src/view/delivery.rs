@@ -1,6 +1,7 @@
 //! Converts deliveries and their attempts.
 
-use store::{AttemptRow, DeliveryRow};
+use store::{AttemptRow, DeliveryRow, Refusal};
+use webhook::DeliveryId;
 
 use super::{ForCustomers, said, words};
 use crate::history::Run;
@@ -51,6 +52,15 @@ pub fn attempt(row: &AttemptRow) -> wire::Attempt {
         outcome: row.outcome.clone(),
         next_attempt_ms: row.next_ms,
         reason: said(&row.reason),
+    }
+}
+
+/// Converts the result of sending a delivery again: the new run, or why there is none.
+pub fn resent(resend_of: String, run: Result<DeliveryId, Refusal>) -> wire::ResendResult {
+    wire::ResendResult {
+        resend_of,
+        id: run.as_ref().ok().map(DeliveryId::to_string),
+        refused: run.err().map(|refusal| refusal.as_str().to_owned()),
     }
 }
 

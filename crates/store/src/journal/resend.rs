@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use sqlx::Connection as _;
+use strum::{EnumString, IntoStaticStr, VariantNames};
 use webhook::{
-    Delivery, DeliveryId, EndpointId, EventId, OrganizationId, Trigger,
+    Delivery, DeliveryId, EndpointId, EventId, OrganizationId, Trigger, UnknownName,
     journal::{DeliveryState, EventEntry},
 };
 
@@ -33,9 +34,11 @@ pub enum Requested {
 }
 
 /// The reason why a delivery is not sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames, thiserror::Error)]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownName, parse_err_fn = unknown)]
 pub enum Refusal {
     /// The delivery does not exist.
+    #[strum(serialize = "not_found")]
     #[error("there is no such delivery")]
     Unknown,
     /// The delivery has attempts left.
@@ -47,6 +50,31 @@ pub enum Refusal {
     /// The delivery is a ping. A ping checks the endpoint at the time it is sent, so it is not sent again.
     #[error("it is a ping, which is not sent again")]
     Ping,
+}
+
+impl Requested {
+    /// Returns the run that is to be sent, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// Returns the reason if nothing is to be sent.
+    pub fn run(self) -> Result<DeliveryId, Refusal> {
+        match self {
+            Self::New(run) | Self::Open(run) => Ok(run),
+            Self::Refused(refusal) => Err(refusal),
+        }
+    }
+}
+
+impl Refusal {
+    /// Returns the name in the JSON of the API.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+fn unknown(name: &str) -> UnknownName {
+    UnknownName::of::<Refusal>("reason why a delivery is not sent again", name)
 }
 
 /// A requested run that is to be published now.

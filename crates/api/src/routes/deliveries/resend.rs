@@ -3,11 +3,14 @@
 use axum::{Json, extract::State, http::StatusCode};
 use runtime::now_ms;
 use serde::Deserialize;
-use service::resend::{self, Which};
+use service::{
+    resend::{self, Which},
+    view,
+};
 use store::{Refusal, Requested};
 use utoipa::ToSchema;
 use webhook::DeliveryId;
-use wire::{ResendResult, Resent, ResentDeliveries};
+use wire::{Resent, ResentDeliveries};
 
 use crate::{
     caller::Organization,
@@ -115,24 +118,11 @@ pub(in crate::routes) async fn many(
     let result = |resend_of: String| {
         let position = own.iter().position(|id| id.as_str() == resend_of);
         let result = position.map_or(Err(Refusal::Unknown), |position| sent[position].clone());
-        ResendResult {
-            resend_of,
-            id: result.as_ref().ok().map(ToString::to_string),
-            refused: result.err().map(|refusal| word(refusal).to_owned()),
-        }
+        view::resent(resend_of, result)
     };
     Ok(Json(ResentDeliveries {
         results: asked.ids.into_iter().map(result).collect(),
     }))
-}
-
-fn word(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::Unknown => "not_found",
-        Refusal::StillPending => "still_pending",
-        Refusal::EventMissing => "event_missing",
-        Refusal::Ping => "ping",
-    }
 }
 
 /// Sends each of the deliveries again. Returns the new runs, or why there are none.
@@ -143,7 +133,7 @@ async fn send(context: &Context, ids: &[DeliveryId]) -> Result<Vec<Result<Delive
     let resending = &context.resending;
     resending.ready().await?;
     let requested = resend::request(&context.store, ids, resending.late, now_ms()).await?;
-    let mut runs: Vec<_> = requested.into_iter().map(run).collect();
+    let mut runs: Vec<_> = requested.into_iter().map(Requested::run).collect();
     let wanted: Vec<DeliveryId> = runs.iter().flatten().cloned().collect();
     let sent = resending
         .sender
@@ -158,11 +148,4 @@ async fn send(context: &Context, ids: &[DeliveryId]) -> Result<Vec<Result<Delive
         }
     }
     Ok(runs)
-}
-
-fn run(requested: Requested) -> Result<DeliveryId, Refusal> {
-    match requested {
-        Requested::New(run) | Requested::Open(run) => Ok(run),
-        Requested::Refused(refusal) => Err(refusal),
-    }
 }
