@@ -10,6 +10,7 @@ mod ping;
 mod recovery;
 mod api_keys;
 mod changes;
+mod events;
 
 use anyhow::anyhow;
 use client::Client;
@@ -86,12 +87,27 @@ impl Api {
     }
 }
 
+/// Returns whether the API answered that the organization has no object with this id. A path that an older API does
+/// not have is answered with the same name, and without the id.
+fn is_missing(error: &client::Error, id: &str) -> bool {
+    let problem = error.problem();
+    problem.is_some_and(|problem| problem.name() == "not-found" && problem.detail.contains(id))
+}
+
+/// Returns the object with this id that the API answered with; `None` if it answered that there is none.
+fn found<T>(answered: Result<T, client::Error>, id: &str) -> anyhow::Result<Option<T>> {
+    match answered {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if is_missing(&error, id) => Ok(None),
+        Err(error) => Err(told(error)),
+    }
+}
+
 /// Converts an error of the API about the object with this id. If there is none, the error says with `hint` how to
 /// find the right id.
 fn not_found(error: client::Error, what: &str, id: &str, hint: &str) -> anyhow::Error {
     match error.problem() {
-        // A path that an older API does not have has the same name, and not the id.
-        Some(problem) if problem.name() == "not-found" && problem.detail.contains(id) => anyhow!(
+        Some(problem) if is_missing(&error, id) => anyhow!(
             "{what} {id} does not exist in this organization; {hint} (request {})",
             problem.instance
         ),

@@ -208,6 +208,7 @@ async fn run_on(command: Command, backend: Backend) -> anyhow::Result<()> {
         Command::Endpoint(arguments) => endpoint::run(arguments, &backend).await,
         Command::ApiKey(arguments) => api_key::run(arguments, &backend).await,
         Command::Changes(arguments) => changes::run(arguments, &backend).await,
+        Command::Event(arguments) => event::run(arguments, &backend).await,
         _ => unreachable!("`needs` names the other commands"),
     };
     backend.close().await;
@@ -227,7 +228,10 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         Command::Recorder => Some(("recorder", BOTH)),
         Command::Api => Some(("api", BOTH)),
         Command::Publish(_) => Some(("publish", BOTH)),
-        Command::Event(_) => Some(("event", BOTH)),
+        Command::Event(event::Arguments {
+            action: event::Action::Tail(_),
+            ..
+        }) => Some(("event tail", BROKER)),
         Command::Delivery(_) => Some(("delivery", BOTH)),
         Command::Rejected(_) => Some(("rejected", BOTH)),
         Command::Audit(_) => Some(("audit", BOTH)),
@@ -242,6 +246,7 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         Command::Endpoint(_)
         | Command::ApiKey(_)
         | Command::Changes(_)
+        | Command::Event(_)
         | Command::Listen(_)
         | Command::Trigger(_)
         | Command::Validate(_)
@@ -267,10 +272,13 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         Command::Recorder => recorder::run(&configuration).await,
         Command::Api => api::run(&configuration).await,
         Command::Publish(arguments) => publish::run(arguments, &configuration).await,
-        command @ (Command::Endpoint(_) | Command::ApiKey(_) | Command::Changes(_)) => {
+        Command::Event(event::Arguments {
+            json,
+            action: event::Action::Tail(tail),
+        }) => event::tail::run(tail, &configuration, json).await,
+        command @ (Command::Endpoint(_) | Command::ApiKey(_) | Command::Changes(_) | Command::Event(_)) => {
             run_on(command, Backend::direct(configuration).await?).await
         }
-        Command::Event(arguments) => event::run(arguments, &configuration).await,
         Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,

@@ -3,25 +3,25 @@
 mod list;
 mod show;
 mod history;
-mod tail;
+pub(super) mod tail;
 
 use clap::{Args, Subcommand};
 
-use crate::{configuration::Configuration, database};
+use crate::backend::Backend;
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(super) struct Arguments {
     /// Print one JSON object per line
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
 
     #[command(subcommand)]
-    action: Action,
+    pub(super) action: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(super) enum Action {
     /// List events, newest first
     List(list::List),
     /// Show one event: for every endpoint of its organization whether it received the event or why not, each
@@ -31,18 +31,12 @@ enum Action {
     Tail(tail::Tail),
 }
 
-/// Reads the journal, or follows the workers' records.
-pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+/// Reads the journal.
+pub(super) async fn run(arguments: Arguments, backend: &Backend) -> anyhow::Result<()> {
     let Arguments { json, action } = arguments;
-    if let Action::Tail(tail) = action {
-        return tail::run(tail, configuration, json).await;
+    match action {
+        Action::List(list) => list::run(list, backend, json).await,
+        Action::Show(show) => show::run(show, backend, json).await,
+        Action::Tail(_) => unreachable!("`tail` runs without a backend"),
     }
-    let store = database::open(&configuration.database).await?;
-    let done = match action {
-        Action::List(list) => list::run(list, &store, json).await,
-        Action::Show(show) => show::run(show, &store, json).await,
-        Action::Tail(_) => unreachable!("`tail` is handled above"),
-    };
-    store.close().await;
-    done
 }

@@ -1,23 +1,22 @@
 //! `event list`.
 
-use std::convert::identity;
-
 use clap::Args;
 use runtime::time;
-use service::view;
-use store::{EventCursor, EventFilter, EventRow, StateCounts, Store};
+use store::EventFilter;
 use webhook::{EventKind, LeadId, OrganizationId, ProjectId, journal::DeliveryState};
+use wire::{EventSummary, States};
 
 use crate::{
+    backend::Backend,
     command::{
         arguments,
         listing::{self, Listed},
     },
-    output, pages,
+    output,
 };
 
 #[derive(Debug, Args)]
-pub(super) struct List {
+pub(in crate::command) struct List {
     /// Only this organization's events
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
@@ -40,7 +39,7 @@ pub(super) struct List {
     limit: u32,
 }
 
-pub(super) async fn run(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(list: List, backend: &Backend, as_json: bool) -> anyhow::Result<()> {
     let (since_ms, until_ms) = list.window.at(runtime::now_ms());
     let filter = EventFilter {
         organization: list.org.map(OrganizationId::new),
@@ -51,16 +50,11 @@ pub(super) async fn run(list: List, store: &Store, as_json: bool) -> anyhow::Res
         since_ms,
         until_ms,
     };
-    let events = pages::of_rows(
-        Some(list.limit),
-        async |before: Option<&EventCursor>, rows| store.events(&filter, before, rows).await,
-        |row: &EventRow| EventCursor::from(row),
-        identity,
-    );
-    listing::print(events, store.address(), as_json, Some(list.limit)).await
+    let events = backend.events(&filter, Some(list.limit));
+    listing::print(events, &backend.place(), as_json, Some(list.limit)).await
 }
 
-impl Listed<8> for EventRow {
+impl Listed<8> for EventSummary {
     const HEADING: [&'static str; 8] = [
         "received",
         "id",
@@ -75,23 +69,23 @@ impl Listed<8> for EventRow {
     fn cells(&self) -> [String; 8] {
         [
             time::millisecond(self.received_ms),
-            self.id.to_string(),
-            self.event_type.to_string(),
-            self.organization_id.to_string(),
-            self.project_id.to_string(),
-            self.lead_id.to_string(),
+            self.id.clone(),
+            self.event_type.clone(),
+            self.organization_id.clone(),
+            self.project_id.clone(),
+            self.lead_id.clone(),
             self.matched.to_string(),
             in_words(&self.deliveries),
         ]
     }
 
     fn json(&self) -> String {
-        output::json(&view::event(self))
+        output::json(self)
     }
 }
 
-fn in_words(counts: &StateCounts) -> String {
-    let StateCounts {
+fn in_words(counts: &States) -> String {
+    let States {
         pending,
         cancelled,
         dead,

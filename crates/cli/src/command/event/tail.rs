@@ -16,7 +16,7 @@ use line::Narrator;
 const WAITING_MAX: usize = 1_024;
 
 #[derive(Debug, Args)]
-pub(super) struct Tail {
+pub(in crate::command) struct Tail {
     /// Print only records of this organization
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,
@@ -57,7 +57,11 @@ struct Filter {
 }
 
 /// Prints records until a signal arrives.
-pub(super) async fn run(tail: Tail, configuration: &Configuration, json: bool) -> anyhow::Result<()> {
+pub(in crate::command) async fn run(
+    tail: Tail,
+    configuration: &Configuration,
+    json: bool,
+) -> anyhow::Result<()> {
     let stop = signals::stop_on_signal()?;
     let broker = BrokerLink::open(&configuration.broker.config()).await?;
     let topology = configuration.topology();
