@@ -11,6 +11,8 @@ mod recovery;
 mod api_keys;
 mod changes;
 mod events;
+mod deliveries;
+mod resender;
 
 use anyhow::anyhow;
 use client::Client;
@@ -24,6 +26,7 @@ use crate::{
 };
 
 pub(crate) use recovery::{Recovery, Sent};
+pub(crate) use resender::{Batch, Resender};
 
 /// The way to an installation.
 pub(crate) enum Backend {

@@ -209,6 +209,7 @@ async fn run_on(command: Command, backend: Backend) -> anyhow::Result<()> {
         Command::ApiKey(arguments) => api_key::run(arguments, &backend).await,
         Command::Changes(arguments) => changes::run(arguments, &backend).await,
         Command::Event(arguments) => event::run(arguments, &backend).await,
+        Command::Delivery(arguments) => delivery::run(arguments, &backend).await,
         _ => unreachable!("`needs` names the other commands"),
     };
     backend.close().await;
@@ -232,7 +233,6 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
             action: event::Action::Tail(_),
             ..
         }) => Some(("event tail", BROKER)),
-        Command::Delivery(_) => Some(("delivery", BOTH)),
         Command::Rejected(_) => Some(("rejected", BOTH)),
         Command::Audit(_) => Some(("audit", BOTH)),
         Command::Status(_) => Some(("status", BOTH)),
@@ -247,6 +247,7 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         | Command::ApiKey(_)
         | Command::Changes(_)
         | Command::Event(_)
+        | Command::Delivery(_)
         | Command::Listen(_)
         | Command::Trigger(_)
         | Command::Validate(_)
@@ -276,10 +277,13 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
             json,
             action: event::Action::Tail(tail),
         }) => event::tail::run(tail, &configuration, json).await,
-        command @ (Command::Endpoint(_) | Command::ApiKey(_) | Command::Changes(_) | Command::Event(_)) => {
+        command @ (Command::Endpoint(_)
+        | Command::ApiKey(_)
+        | Command::Changes(_)
+        | Command::Event(_)
+        | Command::Delivery(_)) => {
             run_on(command, Backend::direct(configuration).await?).await
         }
-        Command::Delivery(arguments) => delivery::run(arguments, &configuration).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,
         Command::Status(arguments) => status::run(arguments, &configuration).await,

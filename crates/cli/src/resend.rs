@@ -4,7 +4,7 @@
 mod pace;
 mod progress;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, mem, time::Duration};
 
 use anyhow::bail;
 use broker::Publisher;
@@ -78,8 +78,7 @@ impl Sender {
             if self.window(which).await? > 0 {
                 continue;
             }
-            let unsent = self.through.unsent(which).await?;
-            let held = unsent.saturating_sub(self.unsendable.len() as u64);
+            let held = self.unsent(which).await?;
             if held == 0 {
                 break;
             }
@@ -95,11 +94,32 @@ impl Sender {
         Ok(())
     }
 
-    /// Closes the connection. Returns an error if any runs can never be sent because their event is gone.
-    pub(crate) async fn finish(self) -> anyhow::Result<()> {
+    /// Returns the number of requested runs that were not sent yet and can be.
+    pub(crate) async fn unsent(&self, which: Which<'_>) -> anyhow::Result<u64> {
+        let unsent = self.through.unsent(which).await?;
+        let unsendable = match which {
+            Which::Endpoint(_) => self.unsendable.len(),
+            Which::These(runs) => runs.iter().filter(|run| self.is_unsendable(run)).count(),
+        };
+        Ok(unsent.saturating_sub(unsendable as u64))
+    }
+
+    /// Returns whether a run was found that can never be sent because its event is gone.
+    pub(crate) fn is_unsendable(&self, run: &DeliveryId) -> bool {
+        self.unsendable.contains(run)
+    }
+
+    /// Closes the connection.
+    pub(crate) async fn close(self) {
         self.progress.finish();
         self.broker.close().await;
-        all_have_events(self.unsendable.iter().map(DeliveryId::as_str))
+    }
+
+    /// Closes the connection. Returns an error if any runs can never be sent because their event is gone.
+    pub(crate) async fn finish(mut self) -> anyhow::Result<()> {
+        let unsendable = mem::take(&mut self.unsendable);
+        self.close().await;
+        all_have_events(unsendable.iter().map(DeliveryId::as_str))
     }
 
     /// Waits until the next window may begin. Returns false if a signal arrived.

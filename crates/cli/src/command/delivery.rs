@@ -3,16 +3,13 @@
 mod resend;
 pub(super) mod run;
 
-use std::convert::identity;
-
-use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use runtime::time;
-use service::{history::Run, view};
-use store::{DeliveryCursor, DeliveryFilter, DeliveryRow, Lookup, Store};
+use store::DeliveryFilter;
 use webhook::{DeliveryId, EndpointId, EventId, OrganizationId, journal::DeliveryState};
+use wire::Delivery;
 
-use crate::{configuration::Configuration, database, output, pages};
+use crate::{backend::Backend, output};
 
 use super::{
     arguments,
@@ -71,19 +68,16 @@ struct List {
 }
 
 /// Reads the journal, or sends deliveries again.
-pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments, backend: &Backend) -> anyhow::Result<()> {
     let Arguments { json, action } = arguments;
-    let store = database::open(&configuration.database).await?;
-    let done = match action {
-        Action::List(list) => self::list(list, &store, json).await,
-        Action::Show { id } => show(&store, &DeliveryId::new(id), json).await,
-        Action::Resend { ids } => resend::run(ids, &store, configuration, json).await,
-    };
-    store.close().await;
-    done
+    match action {
+        Action::List(list) => self::list(list, backend, json).await,
+        Action::Show { id } => show(backend, &DeliveryId::new(id), json).await,
+        Action::Resend { ids } => resend::run(&ids, backend, json).await,
+    }
 }
 
-async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
+async fn list(list: List, backend: &Backend, as_json: bool) -> anyhow::Result<()> {
     let (since_ms, until_ms) = list.window.at(runtime::now_ms());
     let filter = DeliveryFilter {
         organization: list.org.map(OrganizationId::new),
@@ -93,84 +87,61 @@ async fn list(list: List, store: &Store, as_json: bool) -> anyhow::Result<()> {
         since_ms,
         until_ms,
     };
-    let deliveries = pages::of_rows(
-        Some(list.limit),
-        async |before: Option<&DeliveryCursor>, rows| store.deliveries(&filter, before, rows).await,
-        |row: &DeliveryRow| DeliveryCursor::from(row),
-        identity,
-    );
-    listing::print(deliveries, store.address(), as_json, Some(list.limit)).await
+    let deliveries = backend.deliveries(&filter, Some(list.limit));
+    listing::print(deliveries, &backend.place(), as_json, Some(list.limit)).await
 }
 
-async fn show(store: &Store, id: &DeliveryId, as_json: bool) -> anyhow::Result<()> {
-    let delivery = store.delivery(id).await?;
-    let delivery = delivery.ok_or_else(|| {
-        anyhow!(
-            "delivery {id} is not in the journal; `magnetite delivery list` lists the recorded deliveries"
-        )
-    })?;
-    let attempts = store.attempts(id).await?;
-    let run = Run { delivery, attempts };
-    let of = &run.delivery.delivery;
-    let endpoint = match store.endpoint(&of.endpoint_id).await? {
-        Lookup::Found(endpoint) => Some(view::endpoint(&endpoint)),
-        Lookup::Deleted | Lookup::Unknown => None,
-    };
-    let siblings = store
-        .deliveries_of_event(&of.organization_id, &of.event_id)
-        .await?;
-    let is_later =
-        |other: &DeliveryRow| other.delivery.endpoint_id == of.endpoint_id && other.delivery.run > of.run;
+async fn show(backend: &Backend, id: &DeliveryId, as_json: bool) -> anyhow::Result<()> {
+    let run = backend.delivery(id).await?;
+    if as_json {
+        return Ok(output::line(&output::json(&run))?);
+    }
+    let delivery = &run.delivery;
+    let endpoint = backend.endpoint_of(delivery).await?;
     let around = Around {
         endpoint: endpoint.as_ref(),
-        is_superseded: siblings.iter().any(is_later),
+        is_superseded: backend.is_superseded(delivery).await?,
         now_ms: runtime::now_ms(),
     };
     let about = output::fields(&[
-        ("event", of.event_id.to_string()),
-        ("organization", of.organization_id.to_string()),
-        ("endpoint", of.endpoint_id.to_string()),
-        ("state", run.delivery.standing.state.to_string()),
+        ("event", delivery.event_id.clone()),
+        ("organization", delivery.organization_id.clone()),
+        ("endpoint", delivery.endpoint_id.clone()),
+        ("state", delivery.state.clone()),
     ]);
-    let run = view::run(&run);
-    let text = format!("{about}\n{}", run::text(&run, around).join("\n"));
-    output::said(as_json, &run, &text)
+    let told = run::text(&run, around).join("\n");
+    Ok(output::line(&format!("{about}\n{told}"))?)
 }
 
-impl Listed<9> for DeliveryRow {
+impl Listed<9> for Delivery {
     const HEADING: [&'static str; 9] = [
         "created", "id", "event", "endpoint", "run", "state", "attempts", "next", "why",
     ];
 
     fn cells(&self) -> [String; 9] {
-        let standing = &self.standing;
-        let next = match standing.next_ms {
-            0 => "-".to_owned(),
-            next_ms => time::millisecond(next_ms),
-        };
+        let next = self.next_attempt_ms.map(time::millisecond);
         [
             time::millisecond(self.created_ms),
-            self.id.to_string(),
-            self.delivery.event_id.to_string(),
-            self.delivery.endpoint_id.to_string(),
-            self.delivery.run.to_string(),
-            standing.state.to_string(),
-            standing.attempts.to_string(),
-            next,
+            self.id.clone(),
+            self.event_id.clone(),
+            self.endpoint_id.clone(),
+            self.run.to_string(),
+            self.state.clone(),
+            self.attempt_count.to_string(),
+            next.unwrap_or_else(|| "-".to_owned()),
             why(self),
         ]
     }
 
     fn json(&self) -> String {
-        output::json(&view::delivery(self))
+        output::json(self)
     }
 }
 
 /// Returns the reason of the state, and the last attempt's error.
-fn why(row: &DeliveryRow) -> String {
-    let standing = &row.standing;
-    let said = [standing.reason.as_str(), standing.last_error.as_str()];
-    let said: Vec<&str> = said.into_iter().filter(|text| !text.is_empty()).collect();
+fn why(delivery: &Delivery) -> String {
+    let said = [&delivery.reason, &delivery.last_error];
+    let said: Vec<&str> = said.into_iter().flatten().map(String::as_str).collect();
     if said.is_empty() {
         return "-".to_owned();
     }
