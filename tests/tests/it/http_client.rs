@@ -246,6 +246,8 @@ async fn publishes(rig: &Rig, receiver: &Receiver, endpoint: &str) -> String {
         .find(|at| at.endpoint_id == endpoint)
         .unwrap();
     assert_eq!((at.verdict.as_str(), at.deliveries.len()), ("matched", 1));
+    let now = at.endpoint.as_ref().map(|now| (now.id.as_str(), now.enabled));
+    assert_eq!((now, history.verdicts_missing), (Some((endpoint, true)), false));
     at.deliveries[0].delivery.id.clone()
 }
 

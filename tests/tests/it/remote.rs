@@ -3,6 +3,7 @@
 
 mod api_keys;
 mod endpoints;
+mod events;
 mod recovery;
 mod refusals;
 
