@@ -281,9 +281,7 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         | Command::ApiKey(_)
         | Command::Changes(_)
         | Command::Event(_)
-        | Command::Delivery(_)) => {
-            run_on(command, Backend::direct(configuration).await?).await
-        }
+        | Command::Delivery(_)) => run_on(command, Backend::direct(configuration).await?).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,
         Command::Status(arguments) => status::run(arguments, &configuration).await,
