@@ -136,6 +136,13 @@ enum Command {
     Doctor(doctor::Arguments),
 }
 
+/// The way to an installation of a command that opens its connections itself.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Direct(&'a Configuration),
+    Api(&'a Remote),
+}
+
 /// The log filter of roles, unless another is configured. lapin logs every closed channel as an error, before
 /// the code that used the channel has interpreted it.
 const ROLE_FILTER: &str = "info,lapin=off";
@@ -199,7 +206,10 @@ async fn run_remote(command: Command, remote: Remote) -> anyhow::Result<()> {
     if let Some((name, needed)) = needs(&command) {
         return Err(remote.refusal(name, needed).into());
     }
-    run_on(command, Backend::over(remote)?).await
+    match command {
+        Command::Publish(arguments) => publish::run(arguments, Way::Api(&remote)).await,
+        command => run_on(command, Backend::over(remote)?).await,
+    }
 }
 
 /// Runs a command that works in both ways.
@@ -228,7 +238,6 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         Command::Worker => Some(("worker", BOTH)),
         Command::Recorder => Some(("recorder", BOTH)),
         Command::Api => Some(("api", BOTH)),
-        Command::Publish(_) => Some(("publish", BOTH)),
         Command::Event(event::Arguments {
             action: event::Action::Tail(_),
             ..
@@ -243,7 +252,8 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         Command::Doctor(_) => Some(("doctor", BOTH)),
         Command::Check(_) => Some(("check", CONFIGURATION)),
         Command::Health(_) => Some(("health", CONFIGURATION)),
-        Command::Endpoint(_)
+        Command::Publish(_)
+        | Command::Endpoint(_)
         | Command::ApiKey(_)
         | Command::Changes(_)
         | Command::Event(_)
@@ -272,7 +282,7 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         Command::Worker => worker::run(&configuration).await,
         Command::Recorder => recorder::run(&configuration).await,
         Command::Api => api::run(&configuration).await,
-        Command::Publish(arguments) => publish::run(arguments, &configuration).await,
+        Command::Publish(arguments) => publish::run(arguments, Way::Direct(&configuration)).await,
         Command::Event(event::Arguments {
             json,
             action: event::Action::Tail(tail),

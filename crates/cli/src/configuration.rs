@@ -139,10 +139,22 @@ impl Configuration {
     /// Returns the time after which a delivery must have ended: the duration of all its attempts, the longest
     /// delays between them, and the longest wait for a slot.
     pub(crate) fn late(&self) -> Duration {
-        let schedule = &self.worker.schedule;
-        let attempts = self.egress.attempt_timeout * schedule.attempts();
-        schedule.run_max() + attempts + self.worker.defer_age_max
+        late(&self.worker, self.egress.attempt_timeout)
     }
+}
+
+/// Returns [`Configuration::late`] with the default settings, for a command that does not know those of the
+/// workers.
+pub(crate) fn late_by_default() -> Duration {
+    late(
+        &worker::Config::default(),
+        egress::Config::default().attempt_timeout,
+    )
+}
+
+fn late(worker: &worker::Config, attempt_timeout: Duration) -> Duration {
+    let schedule = &worker.schedule;
+    schedule.run_max() + attempt_timeout * schedule.attempts() + worker.defer_age_max
 }
 
 /// Returns every key with its value from the file and the variables of the process, in the order of

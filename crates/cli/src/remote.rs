@@ -105,6 +105,11 @@ impl Remote {
         ))
     }
 
+    /// Returns the URL if it was given with `--api`, so that the next command needs it, too.
+    pub(crate) fn option(&self) -> Option<&str> {
+        (!self.is_from_variable).then_some(self.url.as_str())
+    }
+
     /// Returns the scheme, host and port of the API.
     pub(crate) fn origin(&self) -> String {
         let url = Url::parse(&self.url);

@@ -1,16 +1,20 @@
 //! `magnetite publish`: publishes events from a file, from standard input, or given as arguments.
 //!
 //! ```text
-//! lines -> batch (256 lines or 8 MiB) -> producer: checked, published, confirmed -> ids, in order
+//! lines -> batch (256 lines, 2000 over the HTTP API, or 8 MiB) -> publisher: checked, published, confirmed
+//!       -> ids, in order
 //! ```
 //!
 //! A batch is settled before the next one is read, so that memory is bounded whatever the size of the input.
-//! A line that is not a valid event is reported and left out; the other lines are still published. If the
-//! broker is unavailable, a batch is retried for [`batch::RETRY_FOR`]; then the command stops and says from
-//! which line to continue. Publishing the same line again publishes the same event, because the event's id is
-//! derived from its bytes. With `--wait`, the next batch also waits until the deliveries of this one's events
-//! have ended.
+//! A line that is not a valid event, or that the API refuses, is reported and left out; the other lines are
+//! still published. If the broker or the API is unavailable, a batch is retried for two minutes; then the
+//! command stops and says from which line to continue. Publishing the same line again publishes the same
+//! event, because the event's id is derived from its bytes. With `--wait`, the next batch also waits until the
+//! deliveries of this one's events have ended.
 
+mod failure;
+mod groups;
+mod publisher;
 mod batch;
 mod follow;
 mod progress;
@@ -27,12 +31,14 @@ use webhook::{About, LeadId, OrganizationId, ProjectId};
 use crate::{Usage, configuration::Configuration, output};
 
 use super::{
+    Way,
     lines::{BATCH_BYTES_MAX, BATCH_LINES, Input, Line},
     validate,
 };
 use batch::Batch;
 use follow::{Fate, Follower, Limit};
 use progress::Progress;
+use publisher::Publisher;
 
 /// The maximum time for the first connection.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -75,6 +81,9 @@ pub(super) struct Arguments {
     json: bool,
     #[command(flatten)]
     by_hand: ByHand,
+    /// The URL that was given with `--api`.
+    #[arg(skip)]
+    api: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -125,7 +134,7 @@ struct Unreached {
 }
 
 /// Publishes events, and prints the ids of those that the broker confirmed.
-pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+pub(super) async fn run(mut arguments: Arguments, way: Way<'_>) -> anyhow::Result<()> {
     let by_hand = arguments.by_hand.serialized()?;
     if arguments.dry_run {
         return match &by_hand {
@@ -136,7 +145,32 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
             None => publish_input(None, None, &arguments).await,
         };
     }
-    let follower = match arguments.wait {
+    let (publisher, follower) = match way {
+        Way::Direct(configuration) => connect(configuration, arguments.wait).await?,
+        Way::Api(remote) => {
+            let client = remote.client()?;
+            arguments.api = remote.option().map(str::to_owned);
+            let follower = arguments.wait.map(|limit| Follower::over(client.clone(), limit));
+            (Publisher::Api(client), follower)
+        }
+    };
+    let published = match &by_hand {
+        Some(event) => publish_one(&publisher, event, follower.as_ref(), &arguments).await,
+        None => publish_input(Some(&publisher), follower.as_ref(), &arguments).await,
+    };
+    publisher.close().await;
+    if let Some(follower) = follower {
+        follower.close().await;
+    }
+    published
+}
+
+/// Connects to the broker and, to wait for deliveries, opens the database.
+async fn connect(
+    configuration: &Configuration,
+    wait: Option<Limit>,
+) -> anyhow::Result<(Publisher, Option<Follower>)> {
+    let follower = match wait {
         Some(limit) => Some(Follower::open(configuration, limit).await?),
         None => None,
     };
@@ -145,15 +179,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
         .ready(CONNECT_MAX)
         .await
         .context("nothing was published")?;
-    let published = match &by_hand {
-        Some(event) => publish_one(&producer, event, follower.as_ref(), &arguments).await,
-        None => publish_input(Some(&producer), follower.as_ref(), &arguments).await,
-    };
-    producer.shutdown().await;
-    if let Some(follower) = follower {
-        follower.close().await;
-    }
-    published
+    Ok((Publisher::Broker(producer), follower))
 }
 
 impl Arguments {
@@ -163,8 +189,10 @@ impl Arguments {
             .file
             .as_ref()
             .map_or("-".into(), |file| file.to_string_lossy());
+        let api = self.api.as_ref().map(|url| format!(" --api {url}"));
         format!(
-            "Every valid line before {line} is published; to continue:\n  magnetite publish {input} --from-line {line}"
+            "Every valid line before {line} is published; to continue:\n  magnetite publish {input} --from-line {line}{}",
+            api.unwrap_or_default()
         )
     }
 }
@@ -200,17 +228,16 @@ impl ByHand {
 }
 
 async fn publish_one(
-    producer: &Producer,
+    publisher: &Publisher,
     event: &Serialized,
     follower: Option<&Follower>,
     arguments: &Arguments,
 ) -> anyhow::Result<()> {
-    let id = producer.publish_json(event).await?;
+    let id = publisher.publish_one(event).await?;
     let Some(follower) = follower else {
         return print_one(&id, arguments.json);
     };
-    let organization = arguments.by_hand.org.clone().map(OrganizationId::new);
-    let fate = follower.fate(&id, organization.as_ref()).await?;
+    let fate = follower.fate(&id, &event.body).await?;
     let mut unreached = Unreached::default();
     unreached.add(id.as_str(), &fate);
     let published = Published {
@@ -230,6 +257,14 @@ impl<'a> Published<'a> {
         Self {
             id,
             line: None,
+            deliveries: None,
+        }
+    }
+
+    const fn at(line: u64, id: &'a str) -> Self {
+        Self {
+            id,
+            line: Some(line),
             deliveries: None,
         }
     }
@@ -267,18 +302,19 @@ impl Unreached {
     }
 }
 
-/// Publishes the lines of the input. Without a producer, only checks them.
+/// Publishes the lines of the input. Without a publisher, only checks them.
 async fn publish_input(
-    producer: Option<&Producer>,
+    publisher: Option<&Publisher>,
     follower: Option<&Follower>,
     arguments: &Arguments,
 ) -> anyhow::Result<()> {
     let Input { mut lines, bytes } = Input::open(arguments.file.as_deref()).await?;
     let mut progress = Progress::start(bytes);
     let (mut published, mut bad, mut unreached) = (0, 0, Unreached::default());
+    let lines_max = publisher.map_or(BATCH_LINES, Publisher::lines_max);
     loop {
         let batch = lines
-            .batch(BATCH_LINES, BATCH_BYTES_MAX)
+            .batch(lines_max, BATCH_BYTES_MAX)
             .await
             .context("cannot read the events")?;
         if batch.is_empty() {
@@ -289,8 +325,11 @@ async fn publish_input(
             .into_iter()
             .filter(|line| line.number >= arguments.from_line)
             .collect();
-        let settled = match producer {
-            Some(producer) => Batch::publish(producer, wanted).await,
+        let settled = match publisher {
+            Some(publisher) => {
+                let retry_for = publisher.retry_for(published == 0);
+                Batch::publish(publisher, wanted, retry_for).await
+            }
             None => Batch::check(wanted),
         };
         bad += settled.report_bad(&progress);
@@ -306,21 +345,33 @@ async fn publish_input(
     }
     progress.finish();
     if bad > 0 {
+        let rest = if arguments.dry_run {
+            "are valid, and none was published"
+        } else {
+            "were published"
+        };
         bail!(
-            "{}, see above; {published} events {}",
-            if bad == 1 {
-                "1 line was left out because it is not a valid event".to_owned()
-            } else {
-                format!("{bad} lines were left out because they are not valid events")
-            },
-            if arguments.dry_run {
-                "are valid, and none was published"
-            } else {
-                "were published"
-            }
+            "{}, see above; {published} events {rest}",
+            left_out(bad, publisher)
         );
     }
     unreached.result()
+}
+
+/// Returns how many lines were left out, and why.
+fn left_out(bad: u64, publisher: Option<&Publisher>) -> String {
+    let (lines, invalid, refused) = match bad {
+        1 => ("1 line was".to_owned(), "it is not a valid event", "refuses it"),
+        _ => (
+            format!("{bad} lines were"),
+            "they are not valid events",
+            "refuses them",
+        ),
+    };
+    match publisher {
+        Some(Publisher::Api(_)) => format!("{lines} left out because {invalid}, or the API {refused}"),
+        _ => format!("{lines} left out because {invalid}"),
+    }
 }
 
 #[cfg(test)]

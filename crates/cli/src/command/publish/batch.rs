@@ -1,10 +1,11 @@
 //! Lines that are published together.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use bytes::Bytes;
-use producer::{Error, EventId, Producer, Serialized};
+use futures_util::{StreamExt as _, stream};
+use producer::{EventId, Serialized};
 use tokio::time::{Instant, sleep};
 
 use crate::output;
@@ -14,12 +15,14 @@ use super::{
         lines::{self, Content, Line},
         validate,
     },
-    Arguments, Follower, Progress, Published, Unreached,
+    Arguments, Progress, Published, Unreached,
+    failure::Failure,
+    follow::Follower,
+    publisher::Publisher,
 };
 
-/// How long one batch is retried. A broker restarts in less time. A cluster replaces a node that hangs within
-/// this time, although RabbitMQ waits a minute and more before it does so.
-pub(super) const RETRY_FOR: Duration = Duration::from_mins(2);
+/// The maximum number of events whose deliveries are waited for at the same time.
+const FOLLOWED_MAX: usize = 16;
 
 /// Lines that are published together, with the state of each.
 pub(super) struct Batch {
@@ -29,7 +32,11 @@ pub(super) struct Batch {
 
 enum State {
     Waiting(Serialized),
-    Confirmed(String),
+    Confirmed {
+        id: EventId,
+        /// The event's JSON.
+        body: Bytes,
+    },
     Bad(String),
 }
 
@@ -37,7 +44,9 @@ enum State {
 pub(super) struct Stopped {
     /// The first line that is not confirmed.
     line: u64,
-    error: Error,
+    error: Arc<anyhow::Error>,
+    /// The least time to wait before the line is published again; `None` if that is useless.
+    again_after: Option<Duration>,
 }
 
 impl Batch {
@@ -55,31 +64,33 @@ impl Batch {
 
     /// Checks the lines without publishing them. Valid events get the state of confirmed ones.
     pub(super) fn check(lines: Vec<Line>) -> Self {
-        Self::new(lines, |bytes| match validate::id(None, bytes) {
-            Ok(id) => State::Confirmed(id.to_string()),
+        Self::new(lines, |body| match validate::id(None, body.clone()) {
+            Ok(id) => State::Confirmed { id, body },
             Err(rejection) => State::Bad(rejection.to_string()),
         })
     }
 
-    /// Publishes until every line is confirmed or invalid, or the broker has been unavailable for too long.
-    pub(super) async fn publish(producer: &Producer, lines: Vec<Line>) -> Self {
+    /// Publishes until every line is confirmed or refused, or no event could be published for this long.
+    pub(super) async fn publish(publisher: &Publisher, lines: Vec<Line>, retry_for: Duration) -> Self {
         let mut batch = Self::new(lines, |bytes| State::Waiting(Serialized::new(bytes)));
-        let deadline = Instant::now() + RETRY_FOR;
+        let deadline = Instant::now() + retry_for;
         let mut failures = 0;
-        while let Some(stopped) = batch.attempt(producer).await {
+        while let Some(stopped) = batch.attempt(publisher).await {
             failures += 1;
-            if is_lasting(&stopped.error) || Instant::now() >= deadline {
+            let again_after = stopped.again_after.filter(|_| Instant::now() < deadline);
+            let Some(again_after) = again_after else {
                 batch.stopped = Some(stopped);
                 break;
-            }
+            };
             tracing::warn!(line = stopped.line, error = %stopped.error, failures, "an event was not confirmed; trying again");
-            sleep(broker::backoff(failures)).await;
+            let wait = broker::backoff(failures).max(again_after);
+            sleep(wait.min(deadline.saturating_duration_since(Instant::now()))).await;
         }
         batch
     }
 
     /// Publishes the lines that are still waiting. Returns the first failure.
-    async fn attempt(&mut self, producer: &Producer) -> Option<Stopped> {
+    async fn attempt(&mut self, publisher: &Publisher) -> Option<Stopped> {
         let waiting: Vec<&mut (u64, State)> = self
             .lines
             .iter_mut()
@@ -89,21 +100,32 @@ impl Batch {
             .iter()
             .filter_map(|(_, state)| state.event().cloned())
             .collect();
-        let results = producer.publish_json_batch(&events).await;
+        let results = publisher.publish(&events).await;
         let mut stopped = None;
-        for ((number, state), result) in waiting.into_iter().zip(results) {
-            match result {
-                Ok(id) => *state = State::Confirmed(id.to_string()),
-                Err(Error::Invalid { source, .. }) => *state = State::Bad(source.to_string()),
-                Err(error) => {
-                    stopped.get_or_insert(Stopped { line: *number, error });
+        for (((number, state), event), result) in waiting.into_iter().zip(events).zip(results) {
+            let (error, again_after) = match result {
+                Ok(id) => {
+                    let body = event.body;
+                    *state = State::Confirmed { id, body };
+                    continue;
                 }
-            }
+                Err(Failure::Refused(why)) => {
+                    *state = State::Bad(why);
+                    continue;
+                }
+                Err(Failure::Away { error, after }) => (error, Some(after)),
+                Err(Failure::Lasting(error)) => (error, None),
+            };
+            stopped.get_or_insert(Stopped {
+                line: *number,
+                error,
+                again_after,
+            });
         }
         stopped
     }
 
-    /// Reports the lines that are not valid events, and returns their number.
+    /// Reports the lines that are not valid events or are refused, and returns their number.
     pub(super) fn report_bad(&self, progress: &Progress) -> u64 {
         let mut count = 0;
         for (number, state) in &self.lines {
@@ -121,8 +143,10 @@ impl Batch {
     /// Returns an error if standard output is closed. Unlike a listing, this is a failure, because not
     /// everything has been published.
     pub(super) fn print(&self, arguments: &Arguments) -> anyhow::Result<u64> {
-        let ids = self.confirmed().map(|published| published.shown(arguments.json));
-        let ids: Vec<String> = ids.collect();
+        let confirmed = self.confirmed();
+        let ids: Vec<_> = confirmed
+            .map(|(line, id, _)| Published::at(line, id.as_str()).shown(arguments.json))
+            .collect();
         let count = ids.len() as u64;
         output::lines(ids).map_err(|closed| self.unprinted(closed, arguments))?;
         Ok(count)
@@ -136,11 +160,19 @@ impl Batch {
         arguments: &Arguments,
         unreached: &mut Unreached,
     ) -> anyhow::Result<u64> {
+        let following = self.confirmed().map(async |(line, id, body)| {
+            let fate = follower.fate(id, body).await;
+            (line, id, fate)
+        });
+        let mut fates = stream::iter(following).buffered(FOLLOWED_MAX);
         let mut count = 0;
-        for mut published in self.confirmed() {
-            let fate = follower.fate(&EventId::new(published.id), None).await?;
-            unreached.add(published.id, &fate);
-            published.deliveries = Some(fate);
+        while let Some((line, id, fate)) = fates.next().await {
+            let fate = fate?;
+            unreached.add(id.as_str(), &fate);
+            let published = Published {
+                deliveries: Some(fate),
+                ..Published::at(line, id.as_str())
+            };
             output::line(&published.shown(arguments.json))
                 .map_err(|closed| self.unprinted(closed, arguments))?;
             count += 1;
@@ -148,12 +180,10 @@ impl Batch {
         Ok(count)
     }
 
-    fn confirmed(&self) -> impl Iterator<Item = Published<'_>> {
+    /// Returns the lines that are confirmed, with the ids and the JSON of their events.
+    fn confirmed(&self) -> impl Iterator<Item = (u64, &EventId, &Bytes)> {
         self.lines.iter().filter_map(|(number, state)| match state {
-            State::Confirmed(id) => Some(Published {
-                line: Some(*number),
-                ..Published::of(id)
-            }),
+            State::Confirmed { id, body } => Some((*number, id, body)),
             _ => None,
         })
     }
@@ -181,8 +211,7 @@ impl State {
 
 impl Stopped {
     pub(super) fn explain(self, arguments: &Arguments, published: u64, bad: u64) -> anyhow::Error {
-        let Self { line, error } = self;
-        let error = anyhow!(error);
+        let Self { line, error, .. } = self;
         let left_out = if bad == 0 {
             String::new()
         } else {
@@ -191,12 +220,4 @@ impl Stopped {
         let go_on = arguments.go_on(line);
         anyhow!("stopped at line {line}: {error:#}\nEvents published: {published}{left_out}. {go_on}")
     }
-}
-
-/// Returns whether retrying is useless, because something is not bound, not declared or not permitted.
-fn is_lasting(error: &Error) -> bool {
-    let refused = ["NOT_FOUND", "ACCESS_REFUSED"];
-    let chain = || std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    matches!(error, Error::Unroutable { .. } | Error::Closed { .. })
-        || chain().any(|error| refused.iter().any(|word| error.to_string().contains(word)))
 }

@@ -1,0 +1,64 @@
+//! The two ways to publish: over AMQP, and over the HTTP API.
+
+use std::time::Duration;
+
+use client::Client;
+use producer::{EventId, Producer, Serialized};
+
+use super::{super::lines::BATCH_LINES, failure::Failure, groups};
+
+/// How long one batch is retried. A broker restarts in less time. A cluster replaces a node that hangs within
+/// this time, although RabbitMQ waits a minute and more before it does so.
+const RETRY_FOR: Duration = Duration::from_mins(2);
+
+/// Where events are published.
+pub(super) enum Publisher {
+    Broker(Producer),
+    Api(Client),
+}
+
+impl Publisher {
+    /// Publishes events. Returns in their order the id of each that is confirmed, and why the others are not.
+    pub(super) async fn publish(&self, events: &[Serialized]) -> Vec<Result<EventId, Failure>> {
+        match self {
+            Self::Broker(producer) => {
+                let results = producer.publish_json_batch(events).await;
+                let results = results.into_iter();
+                results.map(|result| result.map_err(Failure::from)).collect()
+            }
+            Self::Api(client) => groups::publish(client, events).await,
+        }
+    }
+
+    /// Publishes one event, without a retry.
+    pub(super) async fn publish_one(&self, event: &Serialized) -> anyhow::Result<EventId> {
+        let mut results = self.publish(std::slice::from_ref(event)).await;
+        let result = results.pop().expect("one event has one result");
+        result.map_err(Failure::into_error)
+    }
+
+    /// Returns the maximum number of lines in a batch.
+    pub(super) fn lines_max(&self) -> usize {
+        match self {
+            Self::Broker(_) => BATCH_LINES,
+            Self::Api(_) => groups::EVENTS_MAX,
+        }
+    }
+
+    /// Returns how long a batch is retried. The first batch is not retried over the API: if the client has
+    /// not reached the API in several tries, its URL is probably wrong. A broker was reached before.
+    pub(super) fn retry_for(&self, is_first: bool) -> Duration {
+        match self {
+            Self::Api(_) if is_first => Duration::ZERO,
+            _ => RETRY_FOR,
+        }
+    }
+
+    /// Waits until publishes in flight have ended, and closes the connection.
+    pub(super) async fn close(self) {
+        match self {
+            Self::Broker(producer) => producer.shutdown().await,
+            Self::Api(_) => {}
+        }
+    }
+}
