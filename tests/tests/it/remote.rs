@@ -4,6 +4,7 @@
 mod api_keys;
 mod endpoints;
 mod events;
+mod publish;
 mod recovery;
 mod refusals;
 
@@ -11,7 +12,7 @@ use std::process::{Output, Stdio};
 
 use e2e::{Api, Installation, Role, binary};
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{io::AsyncWriteExt as _, process::Command};
 
 /// A machine with the program, a key, and no configuration.
 struct Laptop {
@@ -59,7 +60,28 @@ impl Laptop {
     }
 
     async fn run(&self, arguments: &[&str]) -> Output {
-        let output = self.command(arguments).output().await.unwrap();
+        self.checked(self.command(arguments).output().await.unwrap())
+    }
+
+    /// Runs a command with `input` on standard input.
+    async fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.command(arguments);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
+        // An error means that the command did not read all of the input.
+        let writing = tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
+        let output = child.wait_with_output().await.unwrap();
+        let _ = writing.await;
+        self.checked(output)
+    }
+
+    /// Panics if a command has shown the key.
+    fn checked(&self, output: Output) -> Output {
         let told = stderr(&output);
         assert!(self.key.is_empty() || !told.contains(&self.key), "{told}");
         output
