@@ -48,6 +48,7 @@ pub(crate) const SECURITY_SCHEME: &str = "api_key";
         (name = "Events", description = "Events about leads: publishing them, and the state of their deliveries."),
         (name = "Deliveries", description = "Deliveries, each of one event to one endpoint, and sending them again."),
         (name = "API keys", description = "The keys of an organization, which authenticate requests."),
+        (name = "Status", description = "The present state of an organization's endpoints and deliveries."),
         (name = "Changes", description = "The changes to endpoints and API keys, and who made them."),
         (name = "Documentation", description = "This document."),
     ),

@@ -7,6 +7,7 @@ mod events;
 mod deliveries;
 mod api_keys;
 mod changes;
+mod status;
 mod documentation;
 
 use utoipa_axum::{
@@ -47,6 +48,7 @@ fn operations() -> Vec<UtoipaMethodRouter<Context>> {
         routes!(api_keys::create, api_keys::list),
         routes!(api_keys::revoke),
         routes!(changes::list),
+        routes!(status::show),
         routes!(documentation::openapi),
     ]
 }

@@ -23,6 +23,10 @@ pub(crate) fn received_until() -> RefOr<Schema> {
     until_ms("Only those received before this time", false)
 }
 
+pub(crate) fn dead_since() -> RefOr<Schema> {
+    since_ms("Count the dead deliveries created at this time or later; an hour ago, if it is absent")
+}
+
 pub(crate) fn recover_since() -> RefOr<Schema> {
     since_ms("Only for events received at this time or later")
 }

@@ -10,4 +10,5 @@ mod matrix;
 mod platform;
 mod publishing;
 mod recover;
+mod status;
 mod planted;

@@ -91,6 +91,7 @@ mod events;
 mod deliveries;
 mod api_keys;
 mod changes;
+mod status;
 mod documentation;
 
 pub use signature::{Secret, SecretError};
@@ -99,9 +100,10 @@ pub use webhook::{
     journal::DeliveryState,
 };
 pub use wire::{
-    ApiKey as ApiKeyInfo, Attempt, Change, Considered, Credential, Delivery, DeliveryWithAttempts,
-    DisabledSince, Endpoint, EventHistory, EventSummary, EventTypeInfo, Failing, FieldError, Health, Listing,
-    Ping, Problem, Published, PublishedBatch, RecoveredEndpoint, ResendResult, Resent, States,
+    Activity, ApiKey as ApiKeyInfo, Attempt, AttemptCounts, Change, Considered, Credential, Delivery,
+    DeliveryWithAttempts, DisabledSince, Endpoint, EndpointCounts, EventHistory, EventSummary, EventTypeInfo,
+    Failing, FieldError, Health, Listing, Ping, Problem, Published, PublishedBatch, RecoveredEndpoint,
+    ResendResult, Resent, States, Status,
 };
 
 pub use api_keys::{CreateApiKey, ListApiKeys};

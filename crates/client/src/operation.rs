@@ -69,6 +69,7 @@ operations! {
     LIST_API_KEYS: "listApiKeys", GET "/v1/api-keys", Always;
     REVOKE_API_KEY: "revokeApiKey", DELETE "/v1/api-keys/{id}", Always;
     LIST_CHANGES: "listChanges", GET "/v1/changes", Always;
+    GET_STATUS: "getStatus", GET "/v1/status", Always;
     GET_OPEN_API: "getOpenApi", GET "/openapi.json", Always;
 }
 
@@ -132,7 +133,7 @@ mod tests {
         );
         let reads = OPERATIONS.iter().filter(|operation| operation.is_read());
         assert!(reads.clone().all(|read| read.repeats() == Repeats::Always));
-        assert_eq!(reads.count(), 13);
+        assert_eq!(reads.count(), 14);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! - [`cursor`]: writes positions in listings and searches as text.
 //! - [`recover`]: sends the events that an endpoint missed.
 //! - [`audit`]: checks that every delivery is accounted for.
+//! - [`status`]: reads the present state of an organization's endpoints and deliveries.
 //! - [`view`]: converts all of this to the JSON types of [`wire`].
 //!
 //! # What survives a crash
@@ -33,4 +34,5 @@ pub mod resend;
 pub mod cursor;
 pub mod recover;
 pub mod audit;
+pub mod status;
 pub mod view;

@@ -8,6 +8,7 @@ mod delivery;
 mod endpoint;
 mod event;
 mod ping;
+mod status;
 mod words;
 
 use store::ChangeRow;
@@ -18,6 +19,7 @@ pub use delivery::{attempt, delivery, resent, run};
 pub use endpoint::{behind, endpoint, endpoint_with_secret, failing, failing_endpoint, health};
 pub use event::{event, history, states};
 pub use ping::ping;
+pub use status::{activity, status};
 
 /// Types that customers can see.
 pub trait ForCustomers {

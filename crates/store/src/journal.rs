@@ -38,10 +38,12 @@ mod history;
 mod stuck;
 mod health;
 mod failing;
+mod activity;
 mod overview;
 mod retention;
 mod clock;
 
+pub use activity::{Activity, EndpointCounts};
 pub use aside::SetAside;
 pub use attempts::AttemptRow;
 pub use audit::{Audit, AuditLimits, FINDINGS_MAX, Findings, Late, Unbalanced, Unrecorded};

@@ -151,11 +151,11 @@ pub use database::{ACQUIRE_TIMEOUT, CONNECT_TIMEOUT, OPERATION_TIMEOUT};
 pub use endpoint::{EndpointChange, Lookup, NewEndpoint};
 pub use error::{Cause, Error, Operation};
 pub use journal::{
-    AttemptRow, Audit, AuditLimits, CLOCK_DIFFERENCE_MAX_MS, Claimed, ClockDoubt, DeliveryCursor,
-    DeliveryFilter, DeliveryRow, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX, Failing,
-    Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, MINUTE_MS, Overview, Pending,
-    RecoverState, Recoverable, Refusal, RejectedCursor, RejectedRow, Requested, RetentionStop, SetAside,
-    StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded, Vanished,
+    Activity, AttemptRow, Audit, AuditLimits, CLOCK_DIFFERENCE_MAX_MS, Claimed, ClockDoubt, DeliveryCursor,
+    DeliveryFilter, DeliveryRow, EndpointCounts, EventCursor, EventFilter, EventRow, Expired, FINDINGS_MAX,
+    Failing, Findings, Health, LOST_AFTER_MS, Late, Lost, LostCause, MARK_PREFIX, MINUTE_MS, Overview,
+    Pending, RecoverState, Recoverable, Refusal, RejectedCursor, RejectedRow, Requested, RetentionStop,
+    SetAside, StateCounts, UNWATCHED_MAX_MS, Unbalanced, Unrecorded, Vanished,
 };
 pub use operations::OperationRow;
 pub use registry::{CHANGES_MAX, Changes, Position, Snapshot};

@@ -364,6 +364,10 @@ async fn reads_the_rest(rig: &Rig, endpoint: &str) {
         .any(|change| change.subject == endpoint && change.kind == "endpoint.created");
     assert!(created, "{all:?}");
 
+    let status = client.get_status(None).await.unwrap();
+    assert_eq!((status.endpoints.all, status.endpoints.disabled), (1, 0));
+    assert_eq!(status.at_ms - status.since_ms, 3_600_000);
+
     let types = client.list_event_types().await.unwrap();
     let names: Vec<_> = types.iter().map(|info| info.name.as_str()).collect();
     assert_eq!(names, EventType::ALL.map(EventType::as_str));

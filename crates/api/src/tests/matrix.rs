@@ -27,6 +27,8 @@ enum Wall {
     Creates(&'static str),
     /// The listing contains this object of the organization, and nothing of another organization.
     Listing(fn(&Things) -> &str),
+    /// The response counts the organization's objects: this many of those at this pointer.
+    Counts(&'static str, u64),
     /// The body names the organization.
     Body(fn(&str) -> Value),
     /// The response is the same for every organization.
@@ -51,6 +53,8 @@ fn wall(operation: &str) -> Option<Wall> {
         "getEvent" => Wall::Own(|things| &things.event, ""),
         "getDelivery" | "listAttempts" | "resendDelivery" => Wall::Own(delivery, ""),
         "resendDeliveries" => Wall::OwnIds(|things| json!({ "ids": [things.delivery] })),
+        // The endpoint of `Things`, and the one that createEndpoint, which comes first, has created.
+        "getStatus" => Wall::Counts("/endpoints/all", 2),
         "listEventTypes" | "getEventType" => Wall::Same,
         "publishEvent" => Wall::Body(event),
         "publishEvents" => Wall::Body(|organization| json!([event(organization)])),
@@ -217,6 +221,10 @@ async fn every_operation_keeps_organizations_apart() {
                 let leaked = foreign.ids().into_iter().find(|id| text.contains(id));
                 assert_eq!(leaked, None, "{name}: {text}");
             }
+            Wall::Counts(pointer, count) => {
+                let counted = operation.ask(&bed, &key).await;
+                assert_eq!(counted.body.pointer(pointer), Some(&count.into()), "{name}");
+            }
             Wall::Body(body) => {
                 let refused = operation
                     .ask_for(&bed, &key, "", &body("org_2").to_string())
@@ -286,6 +294,7 @@ async fn a_platform_key_that_names_no_organization_publishes_and_lists_for_all_a
             Wall::Creates(json) => {
                 assert_names_the_header(&operation, &operation.ask_for(&bed, &key, "", json).await);
             }
+            Wall::Counts(..) => assert_names_the_header(&operation, &operation.ask(&bed, &key).await),
             Wall::Listing(id) => {
                 let text = operation.ask(&bed, &key).await.body.to_string();
                 assert!(
@@ -347,6 +356,10 @@ async fn a_platform_key_that_names_an_organization_reaches_that_one_alone() {
                 assert!(text.contains(id(&own)), "{name} lacks its own: {text}");
                 let leaked = foreign.ids().into_iter().find(|id| text.contains(id));
                 assert_eq!(leaked, None, "{name}: {text}");
+            }
+            Wall::Counts(pointer, count) => {
+                let counted = ask(&operation, "", "").await;
+                assert_eq!(counted.body.pointer(pointer), Some(&count.into()), "{name}");
             }
             Wall::Body(body) => {
                 let refused = ask(&operation, "", &body("org_2").to_string()).await;

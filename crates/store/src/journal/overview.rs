@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::Connection as _;
 use webhook::AttemptId;
 
+use super::activity::{Activity, read_count, read_outcome, read_pending};
 use super::batches::{LostCause, fetch_lost};
 use super::totals::MINUTE_MS;
 use crate::{
@@ -17,21 +18,8 @@ use crate::{
 /// The present state of the journal, from one snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overview {
-    /// The number of events received within the last minute.
-    pub events_minute: u64,
-    /// The numbers of attempts that began within the last minute, by outcome: `cancelled`, `dead`,
-    /// `deferred`, `delivered`, `retry`. An outcome without attempts is absent.
-    pub attempts_minute: Vec<(String, u64)>,
-    /// When the last recorded attempt began, in Unix milliseconds; `None` if there is none.
-    pub last_attempt_ms: Option<u64>,
-    /// The number of pending deliveries.
-    pub pending: u64,
-    /// When the oldest pending delivery was created, in Unix milliseconds; `None` if none is pending.
-    pub oldest_pending_ms: Option<u64>,
-    /// The number of pending deliveries that were due before `overdue_ms`.
-    pub overdue: u64,
-    /// The number of dead deliveries among those created since `since_ms`.
-    pub dead: u64,
+    /// What happens now in all organizations.
+    pub activity: Activity,
     /// The number of gaps that ended at `since_ms` or later, plus the number of workers that are dropping
     /// records or ended while they did.
     pub gaps: u64,
@@ -122,22 +110,26 @@ impl Store {
             OPERATION_TIMEOUT,
             |connection, dialect| {
                 let mut tx = connection.begin_with(dialect.begin_snapshot).await?;
-                let mut overview = Overview {
+                let mut activity = Activity {
                     attempts_minute: fetch!(tx, COUNT_ATTEMPTS, first_attempt.as_str(), read_outcome),
-                    ..Overview::default()
+                    ..Activity::default()
                 };
                 for found in fetch!(tx, COUNT_EVENTS, minute_ago_ms, read_count) {
-                    overview.events_minute = found;
+                    activity.events_minute = found;
                 }
                 let last: Option<i64> = sqlx::query_scalar(LAST_ATTEMPT).fetch_optional(&mut *tx).await?;
-                overview.last_attempt_ms = last.and_then(|at_ms| u64::try_from(at_ms).ok());
+                activity.last_attempt_ms = last.and_then(|at_ms| u64::try_from(at_ms).ok());
                 for (found, oldest_ms, overdue) in fetch!(tx, COUNT_PENDING, overdue_ms, read_pending) {
-                    (overview.pending, overview.oldest_pending_ms, overview.overdue) =
+                    (activity.pending, activity.oldest_pending_ms, activity.overdue) =
                         (found, oldest_ms, overdue);
                 }
                 for found in fetch!(tx, COUNT_DEAD, since_ms, read_count) {
-                    overview.dead = found;
+                    activity.dead = found;
                 }
+                let mut overview = Overview {
+                    activity,
+                    ..Overview::default()
+                };
                 for found in fetch!(tx, COUNT_GAPS, since_ms, read_count) {
                     overview.gaps = found;
                 }
@@ -159,17 +151,4 @@ impl Store {
             }
         )
     }
-}
-
-fn read_count(row: &dyn Columns) -> Result<u64, sqlx::Error> {
-    row.number("found")
-}
-
-fn read_outcome(row: &dyn Columns) -> Result<(String, u64), sqlx::Error> {
-    Ok((row.text("outcome")?, row.number("found")?))
-}
-
-fn read_pending(row: &dyn Columns) -> Result<(u64, Option<u64>, u64), sqlx::Error> {
-    let oldest_ms = row.maybe_number("oldest_ms")?;
-    Ok((row.number("found")?, oldest_ms, row.number("overdue")?))
 }

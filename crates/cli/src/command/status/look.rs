@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use broker::{Changes, Inspection, Link, Mark, QueueState, Topology, TopologyFault};
+use service::status::{FAILING_MAX, OVERDUE};
 use store::{Failing, Overview, RetentionStop, RunningRole, SchemaState, Store};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,11 +24,6 @@ pub(super) const LOST_SHOWN: Duration = Duration::from_mins(10);
 /// The maximum number of workers without a recent announcement whose queues are checked, beginning with those
 /// that announced themselves last.
 const SILENT_MAX: usize = 100;
-/// A pending delivery is overdue when its next attempt has been due for longer than this. It is longer than
-/// any attempt takes.
-pub(super) const OVERDUE: Duration = Duration::from_mins(5);
-/// The maximum number of failing endpoints to count.
-pub(super) const FAILING_MAX: u32 = 1_000;
 
 /// The collected state, or for each part why it could not be read.
 #[derive(Debug)]

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use runtime::time;
 use serde_json::{Value, json};
-use service::view;
-use store::{Failing, Overview, RunningRole};
+use service::{
+    status::{FAILING_MAX, urgency},
+    view,
+};
+use store::{Failing, RunningRole};
+use wire::{Activity, Endpoint};
 
 use crate::{command::endpoint, output::printable};
 
 use super::{
-    look::{Depth, FAILING_MAX, InDatabase, OnBroker, Seen},
+    look::{Depth, InDatabase, OnBroker, Seen},
     trouble::Trouble,
 };
 
@@ -21,21 +25,24 @@ const FAILING_SHOWN: usize = 5;
 const ROLES_SHOWN: usize = 8;
 /// The maximum number of troubles to show.
 const TROUBLES_SHOWN: usize = 24;
-/// Outcomes of attempts, in the order of the screen.
-const OUTCOMES: [&str; 5] = ["delivered", "retry", "deferred", "dead", "cancelled"];
 
 /// Returns the lines of the screen.
 pub(super) fn lines(seen: &Seen, troubles: &[Trouble]) -> Vec<String> {
-    let mut lines = vec![format!(
-        "MAGNETITE  {:>69}",
-        time::second(seen.now_ms).replace('T', " ").replace('Z', " UTC")
-    )];
+    let mut lines = vec![heading(seen.now_ms)];
     if let Ok(database) = &seen.database {
         lines.push(String::new());
         lines.extend(roles(&database.roles));
         lines.push(String::new());
-        lines.extend(overview(&database.overview, seen));
-        lines.extend(failing(&database.failing, seen.now_ms));
+        let now = view::activity(&database.overview.activity);
+        lines.extend(activity(&now, seen.now_ms, seen.since_ms));
+        let window = ago(seen.now_ms, seen.since_ms);
+        let gaps = database.overview.gaps;
+        lines.push(format!("GAPS       {gaps} in the journal in the last {window}"));
+        lines.extend(failing(
+            database.failing.len() as u64,
+            &most_urgent(&database.failing),
+            seen.now_ms,
+        ));
     }
     if let Ok(broker) = &seen.broker {
         lines.push(String::new());
@@ -47,7 +54,21 @@ pub(super) fn lines(seen: &Seen, troubles: &[Trouble]) -> Vec<String> {
             ));
         }
     }
-    lines.push(String::new());
+    lines.extend(verdict(troubles));
+    lines
+}
+
+/// Returns the line with the time of the screen.
+pub(super) fn heading(now_ms: u64) -> String {
+    format!(
+        "MAGNETITE  {:>69}",
+        time::second(now_ms).replace('T', " ").replace('Z', " UTC")
+    )
+}
+
+/// Returns an empty line, and then what needs attention.
+pub(super) fn verdict(troubles: &[Trouble]) -> Vec<String> {
+    let mut lines = vec![String::new()];
     if troubles.is_empty() {
         lines.push("OK         nothing needs attention".to_owned());
     }
@@ -113,62 +134,79 @@ fn standing(role: &RunningRole) -> (u8, String) {
     }
 }
 
-fn overview(overview: &Overview, seen: &Seen) -> Vec<String> {
+/// Returns the lines about events, attempts and deliveries, of one organization or of all.
+pub(super) fn activity(activity: &Activity, now_ms: u64, since_ms: u64) -> Vec<String> {
     let rate = |count: u64| format!("{:.1}/s", count as f64 / 60.0);
-    let count = |outcome: &str| {
-        let mut found = overview.attempts_minute.iter();
-        found
-            .find(|(name, _)| name == outcome)
-            .map_or(0, |(_, count)| *count)
-    };
-    let outcomes: Vec<_> = OUTCOMES
-        .iter()
-        .filter(|outcome| count(outcome) > 0 || **outcome == "delivered")
-        .map(|outcome| format!("{outcome} {}", rate(count(outcome))))
+    let attempts = &activity.attempts_last_minute;
+    let outcomes = [
+        ("delivered", attempts.delivered),
+        ("retry", attempts.retry),
+        ("deferred", attempts.deferred),
+        ("dead", attempts.dead),
+        ("cancelled", attempts.cancelled),
+    ];
+    let outcomes: Vec<_> = outcomes
+        .into_iter()
+        .filter(|(outcome, count)| *count > 0 || *outcome == "delivered")
+        .map(|(outcome, count)| format!("{outcome} {}", rate(count)))
         .collect();
-    let ago = |at_ms: u64| time::span(seen.now_ms.saturating_sub(at_ms) / 1_000 * 1_000);
-    let oldest = overview
+    let oldest = activity
         .oldest_pending_ms
-        .map(|at_ms| format!(", the oldest for {}", ago(at_ms)));
-    let last = overview.last_attempt_ms.map_or_else(
+        .map(|at_ms| format!(", the oldest for {}", ago(now_ms, at_ms)));
+    let last = activity.last_attempt_ms.map_or_else(
         || "none recorded".to_owned(),
-        |at_ms| format!("{} ago", ago(at_ms)),
+        |at_ms| format!("{} ago", ago(now_ms, at_ms)),
     );
-    let window = ago(seen.since_ms);
     vec![
-        format!("EVENTS     {} in the last minute", rate(overview.events_minute)),
+        format!(
+            "EVENTS     {} in the last minute",
+            rate(activity.events_last_minute)
+        ),
         cut(&format!("ATTEMPTS   {}", outcomes.join(", "))),
         format!("           the last one recorded: {last}"),
-        format!("PENDING    {}{}", overview.pending, oldest.unwrap_or_default()),
+        format!("PENDING    {}{}", activity.pending, oldest.unwrap_or_default()),
         format!(
-            "DEAD       {} of the deliveries created in the last {window}",
-            overview.dead
+            "DEAD       {} of the deliveries created in the last {}",
+            activity.dead,
+            ago(now_ms, since_ms)
         ),
-        format!("GAPS       {} in the journal in the last {window}", overview.gaps),
     ]
 }
 
-fn failing(failing: &[Failing], now_ms: u64) -> Vec<String> {
-    let more = if failing.len() < FAILING_MAX as usize {
+/// Returns how long ago a time was, in whole seconds.
+fn ago(now_ms: u64, at_ms: u64) -> String {
+    time::span(now_ms.saturating_sub(at_ms) / 1_000 * 1_000)
+}
+
+/// Returns the failing endpoints that are shown.
+fn most_urgent(failing: &[Failing]) -> Vec<Endpoint> {
+    let mut sorted: Vec<_> = failing.iter().collect();
+    sorted.sort_by_key(|found| urgency(found));
+    sorted.truncate(FAILING_SHOWN);
+    sorted.into_iter().map(view::failing_endpoint).collect()
+}
+
+/// Returns the lines about failing endpoints: their number, and the most urgent ones.
+pub(super) fn failing(count: u64, most_urgent: &[Endpoint], now_ms: u64) -> Vec<String> {
+    let more = if count < u64::from(FAILING_MAX) {
         ""
     } else {
         " or more"
     };
-    let mut lines = vec![format!("FAILING    endpoints {}{more}", failing.len())];
-    let mut sorted: Vec<_> = failing.iter().collect();
-    sorted.sort_by_key(|found| (std::cmp::Reverse(found.pending), found.failing_since_ms));
-    for found in sorted.iter().take(FAILING_SHOWN) {
-        let since = time::span(now_ms.saturating_sub(found.failing_since_ms) / 1_000 * 1_000);
+    let mut lines = vec![format!("FAILING    endpoints {count}{more}")];
+    for endpoint in most_urgent.iter().take(FAILING_SHOWN) {
+        let Some(found) = &endpoint.failing else { continue };
         let line = format!(
-            "  {} for {since}, {} ok, {} pending",
-            found.endpoint.id,
-            endpoint::success_rate(&view::failing(found)),
+            "  {} for {}, {} ok, {} pending",
+            printable(&endpoint.id),
+            ago(now_ms, found.since_ms),
+            endpoint::success_rate(found),
             found.pending,
         );
         lines.push(cut(&line));
         lines.push(cut(&format!("    {}", printable(&found.last_error))));
     }
-    if failing.len() > FAILING_SHOWN {
+    if count > FAILING_SHOWN as u64 {
         lines.push("  `magnetite endpoint list --failing` lists all".to_owned());
     }
     lines
@@ -236,6 +274,7 @@ pub(super) fn json(seen: &Seen, troubles: &[Trouble]) -> Value {
 
 fn in_database(found: &InDatabase) -> Value {
     let overview = &found.overview;
+    let activity = &overview.activity;
     let roles = found.roles.iter().map(|role| {
         json!({
             "role": role.role,
@@ -250,13 +289,13 @@ fn in_database(found: &InDatabase) -> Value {
     let failing = found.failing.iter().map(view::failing_endpoint);
     json!({
         "roles": roles.collect::<Vec<_>>(),
-        "events_last_minute": overview.events_minute,
-        "attempts_last_minute": overview.attempts_minute.iter().cloned().collect::<BTreeMap<_, _>>(),
-        "last_attempt_ms": overview.last_attempt_ms,
-        "pending": overview.pending,
-        "oldest_pending_ms": overview.oldest_pending_ms,
-        "overdue": overview.overdue,
-        "dead": overview.dead,
+        "events_last_minute": activity.events_minute,
+        "attempts_last_minute": activity.attempts_minute.iter().cloned().collect::<BTreeMap<_, _>>(),
+        "last_attempt_ms": activity.last_attempt_ms,
+        "pending": activity.pending,
+        "oldest_pending_ms": activity.oldest_pending_ms,
+        "overdue": activity.overdue,
+        "dead": activity.dead,
         "gaps": overview.gaps,
         "rejected": found.rejected.iter().cloned().collect::<BTreeMap<_, _>>(),
         "failing": failing.collect::<Vec<_>>(),

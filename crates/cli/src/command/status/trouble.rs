@@ -5,11 +5,12 @@ use std::{borrow::Cow, time::Duration};
 use broker::BLOCKED;
 use runtime::time;
 use serde::Serialize;
+use service::status::OVERDUE;
 use store::RunningRole;
 
 use crate::command::{claim, rejected, topology, troubles};
 
-use super::look::{Depth, InDatabase, LOST_SHOWN, OVERDUE, OnBroker, Seen};
+use super::look::{Depth, InDatabase, LOST_SHOWN, OnBroker, Seen};
 
 /// The maximum number of batches that may wait for a recorder. A busy system produces that many within
 /// minutes.
@@ -34,7 +35,7 @@ pub(super) struct Trouble {
     pub(super) next: Cow<'static, str>,
 }
 
-fn trouble(
+pub(super) fn trouble(
     name: impl Into<Cow<'static, str>>,
     what: impl Into<String>,
     next: impl Into<Cow<'static, str>>,
@@ -159,16 +160,19 @@ fn of_roles(roles: &[RunningRole], troubles: &mut Vec<Trouble>) {
     }
 }
 
+/// Returns a trouble if deliveries are overdue.
+pub(super) fn overdue(count: u64, next: &'static str) -> Option<Trouble> {
+    let after = time::span(OVERDUE.as_millis() as u64);
+    let what = format!("deliveries due for over {after}: {count}");
+    (count > 0).then(|| trouble("overdue", what, next))
+}
+
 fn of_the_journal(database: &InDatabase, troubles: &mut Vec<Trouble>) {
     let overview = &database.overview;
-    if overview.overdue > 0 {
-        let after = time::span(OVERDUE.as_millis() as u64);
-        troubles.push(trouble(
-            "overdue",
-            format!("deliveries due for over {after}: {}", overview.overdue),
-            "`magnetite audit` says whether they are lost",
-        ));
-    }
+    troubles.extend(overdue(
+        overview.activity.overdue,
+        "`magnetite audit` says whether they are lost",
+    ));
     if overview.gaps > 0 {
         troubles.push(trouble(
             "gaps",

@@ -3,7 +3,8 @@
 use std::{ops::Range, time::Duration};
 
 use store::{
-    Announcement, Dropping, EndpointChange, Health, JournalTotals, Overview, Pending, Position, Store,
+    Activity, Announcement, Dropping, EndpointChange, EndpointCounts, Health, JournalTotals, Overview,
+    Pending, Position, Store,
 };
 use webhook::{
     DisabledReason,
@@ -12,7 +13,7 @@ use webhook::{
 
 use super::{
     super::bed::{Bed, endpoint_id, new_endpoint, on_both_databases},
-    samples::{MINUTE, T, attempt, delivered, died, ep, event, gap, record, taken, to},
+    samples::{MINUTE, T, attempt, delivered, died, ep, event, event_of, gap, org, record, taken, to},
 };
 
 on_both_databases! {
@@ -24,6 +25,7 @@ on_both_databases! {
     a_change_gives_a_failing_endpoint_its_days_anew,
     what_fails_now_is_listed_with_why_and_how_much_waits,
     the_present_state_is_counted,
+    what_happens_in_one_organization_is_counted_without_the_others,
 }
 
 const DAY: u64 = 24 * 60 * MINUTE;
@@ -67,8 +69,7 @@ async fn what_fails_now_is_listed_with_why_and_how_much_waits(bed: Bed) {
         store.disable_endpoint(&ep(number), reason, 5).await.unwrap();
     }
     store.delete_endpoint(&ep(7), 6).await.unwrap();
-    let org = super::samples::org(1);
-    let found = store.failing(Some(&org), None, 9, T + MINUTE).await.unwrap();
+    let found = store.failing(Some(&org(1)), None, 9, T + MINUTE).await.unwrap();
     let ids: Vec<_> = found.iter().map(|found| found.endpoint.id.clone()).collect();
     assert_eq!(ids, [ep(1), ep(2)]);
     let [first, second] = &found[..] else {
@@ -131,7 +132,7 @@ async fn the_present_state_is_counted(bed: Bed) {
         now_ms,
     };
     store.announce_role(&announced).await.unwrap();
-    let expected = Overview {
+    let activity = Activity {
         events_minute: 1,
         attempts_minute: vec![("delivered".to_owned(), 1), ("retry".to_owned(), 1)],
         last_attempt_ms: Some(now_ms - 5),
@@ -139,16 +140,76 @@ async fn the_present_state_is_counted(bed: Bed) {
         oldest_pending_ms: Some(T),
         overdue: 1,
         dead: 1,
+    };
+    let expected = Overview {
+        activity: activity.clone(),
         gaps: 2,
         missing_batches: 0,
     };
     let overdue_ms = now_ms - 1_000;
     assert_eq!(store.overview(now_ms, T, overdue_ms).await.unwrap(), expected);
     let pending = Pending {
-        count: expected.pending,
-        oldest_ms: expected.oldest_pending_ms,
+        count: activity.pending,
+        oldest_ms: activity.oldest_pending_ms,
     };
     assert_eq!(store.pending().await.unwrap(), pending);
+}
+
+/// `org_1` has the endpoints 1, 2, which is disabled, and 3, which is deleted. `org_2` has endpoint 4, and an
+/// event with the id of one of `org_1`.
+async fn what_happens_in_one_organization_is_counted_without_the_others(bed: Bed) {
+    let store = bed.migrated().await;
+    let (now_ms, other) = (T + 2 * MINUTE, org(2));
+    let read = async |number: u32| {
+        let overdue_ms = now_ms - 1_000;
+        store.activity(&org(number), now_ms, T, overdue_ms).await.unwrap()
+    };
+    assert_eq!(read(1).await, (EndpointCounts::default(), Activity::default()));
+    for (number, organization) in [(1, "org_1"), (2, "org_1"), (3, "org_1"), (4, "org_2")] {
+        store
+            .create_endpoint(new_endpoint(organization), ep(number), 1)
+            .await
+            .unwrap();
+    }
+    let manual = DisabledReason::Manual;
+    store.disable_endpoint(&ep(2), manual, 5).await.unwrap();
+    store.delete_endpoint(&ep(3), 6).await.unwrap();
+    let foreign = |number| event_of("lead.completed", &other, number);
+    let records = [
+        taken(&event(1), T, "1:matched"),
+        taken(&event(2), now_ms - 9, "1:matched"),
+        taken(&foreign(2), now_ms - 8, "4:matched"),
+        failed(1, 1, T),
+        delivered(&event(2), 1, now_ms - 9),
+        failed(3, 1, now_ms - 5),
+        died(&event(4), 2, 0, T + 1),
+        died(&event(5), 2, 0, T - 1),
+        delivered(&foreign(2), 4, now_ms - 3),
+        died(&foreign(6), 4, 0, T + 2),
+    ];
+    record(&store, records).await;
+    let (endpoints, activity) = read(1).await;
+    assert_eq!((endpoints.all, endpoints.disabled), (2, 1));
+    let expected = Activity {
+        events_minute: 1,
+        attempts_minute: vec![("delivered".to_owned(), 1), ("retry".to_owned(), 1)],
+        last_attempt_ms: Some(now_ms - 5),
+        pending: 2,
+        oldest_pending_ms: Some(T),
+        overdue: 1,
+        dead: 1,
+    };
+    assert_eq!(activity, expected);
+    let (endpoints, activity) = read(2).await;
+    assert_eq!((endpoints.all, endpoints.disabled), (1, 0));
+    let expected = Activity {
+        events_minute: 1,
+        attempts_minute: vec![("delivered".to_owned(), 1)],
+        last_attempt_ms: Some(now_ms - 3),
+        dead: 1,
+        ..Activity::default()
+    };
+    assert_eq!(activity, expected);
 }
 
 async fn an_endpoint_without_attempts_has_no_health(bed: Bed) {

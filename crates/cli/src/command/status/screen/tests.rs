@@ -2,7 +2,7 @@
 
 use broker::{Harm, Inspection, Topology, TopologyFault};
 use signature::Secret;
-use store::{Overview, RetentionStop, RoleReport};
+use store::{Activity, Overview, RetentionStop, RoleReport};
 use webhook::{Endpoint, EndpointId, OrganizationId};
 
 use super::*;
@@ -80,11 +80,14 @@ fn well() -> Seen {
                 role("worker", "6f1c9a0b7d3e2468", 1, None, None),
             ],
             overview: Overview {
-                events_minute: 738,
-                attempts_minute: vec![("delivered".to_owned(), 1_470), ("retry".to_owned(), 72)],
-                last_attempt_ms: Some(NOW_MS - 2_100),
-                pending: 52,
-                oldest_pending_ms: Some(NOW_MS - 123_456),
+                activity: Activity {
+                    events_minute: 738,
+                    attempts_minute: vec![("delivered".to_owned(), 1_470), ("retry".to_owned(), 72)],
+                    last_attempt_ms: Some(NOW_MS - 2_100),
+                    pending: 52,
+                    oldest_pending_ms: Some(NOW_MS - 123_456),
+                    ..Activity::default()
+                },
                 ..Overview::default()
             },
             failing: vec![failing()],
@@ -137,7 +140,7 @@ fn ill() -> Seen {
             r#"[{"kind":"poison","subject":"due","detail":"a message (evt_1) was returned 12 times"}]"#
                 .to_owned(),
         );
-        database.overview.overdue = 7;
+        database.overview.activity.overdue = 7;
         database.overview.gaps = 1;
         database.rejected = vec![("not_json".to_owned(), 3), ("unrecordable".to_owned(), 1)];
         database.retention_stops = vec![RetentionStop {
