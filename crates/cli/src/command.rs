@@ -208,6 +208,7 @@ async fn run_remote(command: Command, remote: Remote) -> anyhow::Result<()> {
     }
     match command {
         Command::Publish(arguments) => publish::run(arguments, Way::Api(&remote)).await,
+        Command::Status(arguments) => status::run(arguments, Way::Api(&remote)).await,
         command => run_on(command, Backend::over(remote)?).await,
     }
 }
@@ -244,7 +245,6 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         }) => Some(("event tail", BROKER)),
         Command::Rejected(_) => Some(("rejected", BOTH)),
         Command::Audit(_) => Some(("audit", BOTH)),
-        Command::Status(_) => Some(("status", BOTH)),
         Command::Topology(_) => Some(("topology", BROKER)),
         Command::Migrate => Some(("migrate", DATABASE)),
         Command::Retention(_) => Some(("retention", DATABASE)),
@@ -253,6 +253,7 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         Command::Check(_) => Some(("check", CONFIGURATION)),
         Command::Health(_) => Some(("health", CONFIGURATION)),
         Command::Publish(_)
+        | Command::Status(_)
         | Command::Endpoint(_)
         | Command::ApiKey(_)
         | Command::Changes(_)
@@ -294,7 +295,7 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         | Command::Delivery(_)) => run_on(command, Backend::direct(configuration).await?).await,
         Command::Rejected(arguments) => rejected::run(arguments, &configuration).await,
         Command::Audit(arguments) => audit::run(arguments, &configuration).await,
-        Command::Status(arguments) => status::run(arguments, &configuration).await,
+        Command::Status(arguments) => status::run(arguments, Way::Direct(&configuration)).await,
         Command::Check(arguments) => check::run(arguments, configuration).await,
         Command::Topology(arguments) => topology::run(arguments, &configuration).await,
         Command::Migrate => migrate::run(&configuration).await,

@@ -7,6 +7,7 @@ mod events;
 mod publish;
 mod recovery;
 mod refusals;
+mod status;
 
 use std::process::{Output, Stdio};
 

@@ -2,8 +2,11 @@
 //! needs attention.
 //!
 //! ```text
-//! look (database, broker, management API) -> Seen -> trouble (what needs attention) -> screen | JSON
+//! look (database, broker, management API) -> Seen  -> trouble (what needs attention) -> screen | JSON
+//! organization (HTTP API)                 -> State -> trouble                        -> screen | JSON
 //! ```
+//!
+//! Over the HTTP API, it shows the state of one organization, and nothing about roles, queues or others.
 //!
 //! It changes nothing. It does not compare the journal's rows with each other, as `magnetite audit` does, and
 //! does not check what roles need before they can start, as `magnetite doctor` does.
@@ -11,6 +14,7 @@
 mod look;
 mod trouble;
 mod screen;
+mod organization;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -19,11 +23,13 @@ use std::{
 
 use anyhow::bail;
 use clap::Args;
+use client::Client;
 use runtime::time::Moment;
 use tokio::time::sleep;
 
-use crate::{configuration::Configuration, output, signals};
+use crate::{output, signals};
 
+use super::Way;
 use look::Looker;
 
 /// The time between two screens.
@@ -34,7 +40,8 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exits 1 if something needs attention: the last lines say what is wrong and what to do. Failing endpoints are \
-                  listed, but do not change the exit code, because their owners have to repair them."
+                  listed, but do not change the exit code, because their owners have to repair them. Over the HTTP API, shows the state of \
+                  one organization, and exits 1 if its endpoints fail or its deliveries are overdue."
 )]
 pub(super) struct Arguments {
     /// Show a new screen every two seconds until Ctrl-C; the last one decides the exit code
@@ -48,27 +55,39 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+/// Reads the state as often as requested.
+enum Watcher<'a> {
+    System(Box<Looker<'a>>),
+    Organization(Client),
+}
+
+/// What is printed.
+struct Shown {
+    /// The lines of the screen, or one JSON object.
+    lines: Vec<String>,
+    troubles: usize,
+}
+
 /// Prints one screen, or one screen after another.
-pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments, way: Way<'_>) -> anyhow::Result<()> {
     let stop = signals::stop_on_signal()?;
-    let looker = Looker::open(configuration).await;
+    let watcher = match way {
+        Way::Direct(configuration) => Watcher::System(Box::new(Looker::open(configuration).await)),
+        Way::Api(remote) => Watcher::Organization(remote.client()?),
+    };
     let mut count = 0;
     loop {
         let since_ms = arguments.since.before(runtime::now_ms());
-        let looking = Box::pin(looker.look(since_ms));
-        let Some(seen) = stop.run_until_cancelled(looking).await else {
+        let looking = Box::pin(watcher.look(since_ms, arguments.json));
+        let Some(shown) = stop.run_until_cancelled(looking).await else {
             break;
         };
-        let troubles = trouble::found(&seen);
-        count = troubles.len();
-        let written = if arguments.json {
-            output::line(&output::json(&screen::json(&seen, &troubles)))
-        } else {
-            if arguments.watch && io::stdout().is_terminal() {
-                output::bytes(CLEAR.as_bytes())?;
-            }
-            output::lines(screen::lines(&seen, &troubles))
-        };
+        let Shown { lines, troubles } = shown?;
+        count = troubles;
+        if !arguments.json && arguments.watch && io::stdout().is_terminal() {
+            output::bytes(CLEAR.as_bytes())?;
+        }
+        let written = output::lines(lines);
         if arguments.watch {
             written?;
         } else {
@@ -78,9 +97,47 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
             break;
         }
     }
-    looker.close().await;
+    watcher.close().await;
     if count > 0 {
         bail!("troubles that need attention: {count}");
     }
     Ok(())
+}
+
+impl Watcher<'_> {
+    async fn look(&self, since_ms: u64, as_json: bool) -> anyhow::Result<Shown> {
+        let (lines, troubles) = match self {
+            Self::System(looker) => {
+                let seen = looker.look(since_ms).await;
+                let troubles = trouble::found(&seen);
+                let lines = if as_json {
+                    vec![output::json(&screen::json(&seen, &troubles))]
+                } else {
+                    screen::lines(&seen, &troubles)
+                };
+                (lines, troubles)
+            }
+            Self::Organization(client) => {
+                let state = organization::look(client, since_ms, runtime::now_ms()).await?;
+                let troubles = organization::found(&state);
+                let lines = if as_json {
+                    vec![output::json(&organization::json(&state, &troubles))]
+                } else {
+                    organization::lines(&state, &troubles)
+                };
+                (lines, troubles)
+            }
+        };
+        Ok(Shown {
+            lines,
+            troubles: troubles.len(),
+        })
+    }
+
+    async fn close(self) {
+        match self {
+            Self::System(looker) => looker.close().await,
+            Self::Organization(_) => {}
+        }
+    }
 }
