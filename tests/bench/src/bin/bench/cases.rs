@@ -281,7 +281,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "publish",
-        about: "how fast events are published, one by one and in batches",
+        about: "how fast events are published: one by one, in batches, and by the command over the API",
         what: What::Publish,
     },
     Case {

@@ -1,8 +1,9 @@
-//! Measures publishing when each event is confirmed to its publisher: with the producer crate, over HTTP, and
-//! over HTTP in batches.
+//! Measures publishing when each event is confirmed to its publisher: with the producer crate, over HTTP, over
+//! HTTP in batches, and with the command over HTTP.
 
 use std::{
-    fmt,
+    fmt, fs,
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,10 +15,11 @@ use bench::{
     event::{self, Events},
     installation,
 };
-use e2e::{Answered, Api, percentile};
+use e2e::{Answered, Api, Installation, binary, percentile};
 use futures_util::future::join_all;
 use producer::{Producer, Serialized};
 use serde::Serialize;
+use tokio::process::Command;
 
 /// The number of clients that publish concurrently, each one event at a time.
 const CLIENTS: usize = 64;
@@ -35,8 +37,10 @@ pub(crate) struct Published {
     pub(crate) way: &'static str,
     events: usize,
     pub(crate) per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
+    /// The median time of one call; `None` for a command, which makes all calls itself.
+    p50_ms: Option<f64>,
+    /// The 99th percentile of these times.
+    p99_ms: Option<f64>,
 }
 
 /// Measures all ways to publish. Panics if the number of queued events differs from the number of confirmed
@@ -56,6 +60,7 @@ pub(crate) async fn run(events: usize) -> Vec<Published> {
         publish_linked(&producer, events).await,
         publish_http(&api, &key, events).await,
         publish_batches(&api, &key, events).await,
+        publish_command(&installation, &api, &key, events).await,
     ];
     let confirmed = 1000 + published.iter().map(|way| way.events).sum::<usize>();
     let ready = installation.amqp().ready("events").await as usize;
@@ -97,6 +102,35 @@ async fn publish_batches(api: &Api, key: &str, events: usize) -> Published {
     .await
 }
 
+/// Runs `magnetite publish` over the API with a file. Panics unless it prints an id for each line.
+async fn publish_command(installation: &Installation, api: &Api, key: &str, events: usize) -> Published {
+    let file = installation.directory().join("events.jsonl");
+    let lines: Vec<_> = (0..events).map(|number| Events::USUAL.body(number)).collect();
+    fs::write(&file, lines.join("\n")).unwrap();
+    let began = Instant::now();
+    let mut command = Command::new(binary());
+    let output = command
+        .arg("publish")
+        .arg(&file)
+        .env_clear()
+        .env("MAGNETITE_API_URL", api.url())
+        .env("MAGNETITE_API_KEY", key)
+        .stdin(Stdio::null())
+        .output();
+    let output = output.await.unwrap();
+    let took = began.elapsed();
+    let ids = String::from_utf8(output.stdout).unwrap();
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(ids.lines().count(), events, "{notes}");
+    Published {
+        way: "magnetite publish over the API",
+        events,
+        per_second: events as f64 / took.as_secs_f64(),
+        p50_ms: None,
+        p99_ms: None,
+    }
+}
+
 fn expect(published: &Answered) {
     assert_eq!(published.status, 202, "{published:?}");
 }
@@ -128,8 +162,8 @@ async fn measure(
         way,
         events: published,
         per_second: published as f64 / began.elapsed().as_secs_f64(),
-        p50_ms: percentile(&mut ms, 50.0),
-        p99_ms: percentile(&mut ms, 99.0),
+        p50_ms: Some(percentile(&mut ms, 50.0)),
+        p99_ms: Some(percentile(&mut ms, 99.0)),
     }
 }
 
@@ -142,9 +176,8 @@ impl fmt::Display for Published {
             p50_ms,
             p99_ms,
         } = self;
-        write!(
-            f,
-            "| {way} | {events} | {per_second:.0} | {p50_ms:.2} | {p99_ms:.2} |"
-        )
+        let ms = |ms: Option<f64>| ms.map_or_else(String::new, |ms| format!("{ms:.2}"));
+        let (p50_ms, p99_ms) = (ms(*p50_ms), ms(*p99_ms));
+        write!(f, "| {way} | {events} | {per_second:.0} | {p50_ms} | {p99_ms} |")
     }
 }
