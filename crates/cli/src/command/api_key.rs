@@ -16,19 +16,10 @@ use super::{
     listing::{self, Listed},
 };
 
-#[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
-pub(super) struct Arguments {
-    /// Print one JSON object per line
-    #[arg(long, global = true)]
-    json: bool,
-
-    #[command(subcommand)]
-    action: Action,
-}
+pub(super) type Arguments = arguments::Actions<Action>;
 
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(super) enum Action {
     /// Create a key and print it; it is shown only this once
     Create(Create),
     /// List keys, including revoked and expired ones
@@ -57,7 +48,7 @@ struct Holder {
 }
 
 #[derive(Debug, Args)]
-struct Create {
+pub(super) struct Create {
     #[command(flatten)]
     holder: Holder,
     /// A name for people, such as where the key is used

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use clap::Args;
+use clap::{Args, Subcommand};
 use egress::Egress;
 use ipnet::IpNet;
 use runtime::time::Moment;
@@ -22,6 +22,18 @@ use crate::{Usage, output};
 
 /// The maximum rate, per second. It is more than one process can publish.
 const RATE_MAX: f64 = 100_000.0;
+
+/// The arguments of a command that has several actions.
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(super) struct Actions<A: Subcommand> {
+    /// Print one JSON object per line
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+
+    #[command(subcommand)]
+    pub(super) action: A,
+}
 
 /// A range of time.
 #[derive(Clone, Copy, Debug, Args)]

@@ -17,19 +17,10 @@ use super::{
 };
 use run::Around;
 
-#[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
-pub(super) struct Arguments {
-    /// Print one JSON object per line
-    #[arg(long, global = true)]
-    json: bool,
-
-    #[command(subcommand)]
-    action: Action,
-}
+pub(super) type Arguments = arguments::Actions<Action>;
 
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(super) enum Action {
     /// List deliveries, newest first
     List(List),
     /// Show one delivery: each attempt, and what comes next
@@ -47,7 +38,7 @@ enum Action {
 }
 
 #[derive(Debug, Args)]
-struct List {
+pub(super) struct List {
     /// Only this organization's deliveries
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: Option<String>,

@@ -13,7 +13,7 @@ mod ping;
 mod acting;
 mod recover;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use webhook::{EndpointId, OrganizationId};
 
@@ -27,19 +27,10 @@ use recover::Recover;
 use rotate::Rotate;
 use view::describe;
 
-#[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
-pub(super) struct Arguments {
-    /// Print one JSON object per line
-    #[arg(long, global = true)]
-    json: bool,
-
-    #[command(subcommand)]
-    action: Action,
-}
+pub(super) type Arguments = arguments::Actions<Action>;
 
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(super) enum Action {
     /// Register a URL, and print the endpoint's id and its secret, which is shown only this once
     Create(Create),
     /// List endpoints

@@ -5,20 +5,13 @@ mod show;
 mod history;
 pub(super) mod tail;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use crate::backend::Backend;
 
-#[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
-pub(super) struct Arguments {
-    /// Print one JSON object per line
-    #[arg(long, global = true)]
-    pub(super) json: bool,
+use super::arguments;
 
-    #[command(subcommand)]
-    pub(super) action: Action,
-}
+pub(super) type Arguments = arguments::Actions<Action>;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {

@@ -20,19 +20,10 @@ use super::{
 /// The maximum length of a body that is shown, in bytes.
 const BODY_BYTES_SHOWN: usize = 512;
 
-#[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
-pub(super) struct Arguments {
-    /// Print one JSON object per line
-    #[arg(long, global = true)]
-    json: bool,
-
-    #[command(subcommand)]
-    action: Action,
-}
+pub(super) type Arguments = arguments::Actions<Action>;
 
 #[derive(Debug, Subcommand)]
-enum Action {
+pub(super) enum Action {
     /// List rejected messages that have not been redriven, newest first
     List(List),
     /// Show one message: why it was rejected, and the beginning of its body
@@ -56,7 +47,7 @@ enum Action {
 }
 
 #[derive(Debug, Args)]
-struct List {
+pub(super) struct List {
     #[command(flatten)]
     window: arguments::Window,
     /// Also list messages that were redriven

@@ -10,7 +10,7 @@ use crate::{backend::Backend, command::arguments, output};
 use super::acting;
 
 #[derive(Debug, Args)]
-pub(super) struct Create {
+pub(in crate::command) struct Create {
     /// The organization whose events are delivered
     #[arg(long, value_name = "ORGANIZATION", value_parser = arguments::id)]
     org: String,
@@ -43,7 +43,7 @@ struct Change {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Update {
+pub(in crate::command) struct Update {
     /// The endpoint's id
     id: String,
     #[command(flatten)]

@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Recover {
+pub(in crate::command) struct Recover {
     /// The endpoint's id
     id: String,
     /// Events received from this time on: how long ago, such as 8h, or a time in UTC such as

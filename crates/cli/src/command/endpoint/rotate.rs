@@ -12,7 +12,7 @@ use crate::{backend::Backend, command::arguments, output};
 use super::acting;
 
 #[derive(Debug, Args)]
-pub(super) struct Rotate {
+pub(in crate::command) struct Rotate {
     /// The endpoint's id
     id: String,
     /// The new secret, instead of a random one: `whsec_` and the base64 of 24 to 64 bytes
