@@ -24,6 +24,8 @@ mod retention;
 mod secrets;
 mod config;
 mod health;
+mod login;
+mod logout;
 mod shell;
 mod doctor;
 mod remedies;
@@ -44,7 +46,7 @@ pub(crate) use audit::NotKnownYet;
 
 use crate::{
     backend::Backend,
-    configuration::{Configuration, Log},
+    configuration::{self, Configuration, Log},
     output::{self, ColorChoice},
     remote::{self, Remote},
 };
@@ -58,7 +60,8 @@ use crate::{
     after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 not known yet (audit), 64 bad configuration.\n\
                   Configuration: --config FILE, else magnetite.toml, else /etc/magnetite/magnetite.toml; then variables such as \
                   MAGNETITE_BROKER__URL. `magnetite config` shows what is in force.\n\
-                  Over the HTTP API: MAGNETITE_API_URL or --api, and the key in MAGNETITE_API_KEY. docs/remote.md has the details."
+                  Over the HTTP API: `magnetite login`; or MAGNETITE_API_URL or --api, and the key in MAGNETITE_API_KEY. docs/remote.md has \
+                  the details."
 )]
 pub(crate) struct Arguments {
     /// Configuration file, instead of magnetite.toml in the current directory or in /etc/magnetite
@@ -126,6 +129,10 @@ enum Command {
     /// Print the configuration in force: every key, its value, and the file or variable that sets it; secrets
     /// are masked
     Config(config::Arguments),
+    /// Check an API key, which is asked for, and store it on this machine for commands over the HTTP API
+    Login(login::Arguments),
+    /// Remove the API key that `magnetite login` has stored
+    Logout,
     /// Ask roles whether they are ready, and exit 1 if one is not
     Health(health::Arguments),
     /// Print a shell completion script for commands and options
@@ -193,11 +200,20 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Openapi => api::document(),
         Command::Completions(arguments) => shell::completions(&arguments),
         Command::Man(arguments) => shell::man(&arguments),
-        Command::Config(arguments) => config::run(&arguments, config),
-        command => match Remote::chosen(remote, |name| env::var_os(name))? {
-            None => Box::pin(run_configured(command, Configuration::load(config)?)).await,
-            Some(remote) => Box::pin(run_remote(command, remote)).await,
-        },
+        Command::Config(arguments) => config::run(&arguments, config, &remote),
+        Command::Login(arguments) => {
+            start_default_logs()?;
+            Box::pin(login::run(arguments, remote, config)).await
+        }
+        Command::Logout => logout::run(remote),
+        command => {
+            // The default profile never replaces a configuration, and never prevents a local command.
+            let may_default = needs(&command).is_none() && !configuration::is_given(config);
+            match Remote::chosen(&remote, may_default, |name| env::var_os(name))? {
+                None => Box::pin(run_configured(command, Configuration::load(config)?)).await,
+                Some(remote) => Box::pin(run_remote(command, remote)).await,
+            }
+        }
     }
 }
 
@@ -265,7 +281,9 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         | Command::Openapi
         | Command::Completions(_)
         | Command::Man(_)
-        | Command::Config(_) => None,
+        | Command::Config(_)
+        | Command::Login(_)
+        | Command::Logout => None,
     }
 }
 
@@ -309,7 +327,9 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         | Command::Openapi
         | Command::Completions(_)
         | Command::Man(_)
-        | Command::Config(_) => unreachable!("`run` handles these commands"),
+        | Command::Config(_)
+        | Command::Login(_)
+        | Command::Logout => unreachable!("`run` handles these commands"),
     }
 }
 

@@ -32,6 +32,7 @@ use webhook::Schedule;
 pub(crate) use effective::Setting;
 pub(crate) use invalid::{InvalidSetting, InvalidSettings, Place};
 use sources::Reader;
+pub(crate) use sources::line_of;
 
 /// The complete, validated configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -172,6 +173,12 @@ fn read_settings(
     let settings = effective::settings(&reader, &configuration.database.url);
     reader.finish()?;
     Ok(settings)
+}
+
+/// Returns whether there is a configuration: a file, or a variable that sets any setting.
+pub(crate) fn is_given(file: Option<&Path>) -> bool {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    file.or_else(default_file).is_some() || sources::is_any_set(names)
 }
 
 fn default_file<'a>() -> Option<&'a Path> {

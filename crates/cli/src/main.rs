@@ -22,6 +22,7 @@ mod output;
 mod broker_link;
 mod database;
 mod resend;
+mod profiles;
 mod remote;
 mod pages;
 mod backend;

@@ -1,20 +1,32 @@
 //! The HTTP API as the way to an installation: which API, with which key, and for which organization.
 //!
-//! `--api` or `MAGNETITE_API_URL` chooses the API. The key is read only from `MAGNETITE_API_KEY`, because other
-//! users of a machine can read the arguments of its processes. No message contains the key.
+//! What chooses the API, first to last:
+//! 1. `--api`, or `--profile`;
+//! 2. `MAGNETITE_API_URL`;
+//! 3. `MAGNETITE_PROFILE`;
+//! 4. the profile `default`, if the caller has no configuration.
+//!
+//! The key of a profile is sent only to the profile's URL. For any other URL, the key is read only from
+//! `MAGNETITE_API_KEY`, because other users of a machine can read the arguments of its processes. No message
+//! contains the key.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, iter};
 
 use anyhow::anyhow;
+use clap::builder::NonEmptyStringValueParser;
 use client::{ApiKey, BuildError, Client, Error, Problem};
 use url::Url;
 use webhook::{OrganizationId, valid_id};
 
-use crate::Usage;
+use crate::{
+    Usage,
+    profiles::{self, Profiles},
+};
 
 const API_URL: &str = "MAGNETITE_API_URL";
 const API_KEY: &str = "MAGNETITE_API_KEY";
 const ORGANIZATION: &str = "MAGNETITE_ORGANIZATION";
+const PROFILE: &str = "MAGNETITE_PROFILE";
 /// The section of the help texts with the options for the HTTP API.
 const HEADING: &str = "Over the HTTP API";
 
@@ -25,79 +37,194 @@ pub(crate) struct Options {
     /// without this option, the URL in MAGNETITE_API_URL
     #[arg(long, global = true, value_name = "URL", help_heading = HEADING)]
     api: Option<String>,
+    /// Use the HTTP API and the key that `magnetite login` has stored in this profile; without this option, the
+    /// profile in MAGNETITE_PROFILE
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        value_parser = NonEmptyStringValueParser::new(),
+        help_heading = HEADING
+    )]
+    profile: Option<String>,
     /// The organization that a platform key acts for, unless --org names one; without this option, the one in
     /// MAGNETITE_ORGANIZATION
     #[arg(long, global = true, value_name = "ORGANIZATION", help_heading = HEADING)]
     organization: Option<String>,
 }
 
+/// The profile that `login` or `logout` changes.
+pub(crate) struct Target {
+    /// The name of the profile.
+    pub(crate) profile: String,
+    /// The organization of `--organization`; `None` if it is not given.
+    pub(crate) organization: Option<OrganizationId>,
+    /// Whether commands use this profile without any option, unless there is a configuration.
+    pub(crate) is_default: bool,
+}
+
 /// An HTTP API that was chosen.
 pub(crate) struct Remote {
-    url: String,
-    /// Whether the URL is that of the variable.
-    is_from_variable: bool,
-    key: Option<String>,
-    organization: Option<OrganizationId>,
+    url: Set<String>,
+    /// `None` if no key is set.
+    key: Option<Set<String>>,
+    /// `None` if commands name it.
+    organization: Option<Set<OrganizationId>>,
+    /// The option or the variable that chose the API; `None` for the default profile.
+    chosen_by: Option<&'static str>,
+    /// The value of this option or variable.
+    chosen: String,
+}
+
+/// A value, and the option, the variable or the profile that sets it.
+struct Set<T> {
+    value: T,
+    place: String,
+}
+
+impl Options {
+    /// Returns the profile that `login` or `logout` changes.
+    pub(crate) fn target(self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Target, Usage> {
+        if self.api.is_some() {
+            return Err(Usage(
+                "--api is not for `login` and `logout`: `magnetite login URL` names the API".to_owned(),
+            ));
+        }
+        let profile = self.profile.or_else(|| text(&variable, PROFILE));
+        let profile = profile.unwrap_or_else(|| profiles::DEFAULT.to_owned());
+        let organization = self.organization.as_deref();
+        let organization = organization
+            .map(|id| organization_of("--organization", id))
+            .transpose()?;
+        Ok(Target {
+            is_default: profile == profiles::DEFAULT && text(&variable, API_URL).is_none(),
+            profile,
+            organization: organization.map(|organization| organization.value),
+        })
+    }
 }
 
 impl Remote {
-    /// Returns the API that the options or the variables choose; `None` if they choose none.
+    /// Returns the API that the options, the variables or the profiles choose; `None` if they choose none.
+    /// `may_default` says whether the default profile may choose it.
     pub(crate) fn chosen(
-        options: Options,
+        options: &Options,
+        may_default: bool,
         variable: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Option<Self>, Usage> {
-        let variable = |name| {
-            let value = variable(name)?.to_string_lossy().trim().to_owned();
-            (!value.is_empty()).then_some(value)
-        };
-        let is_from_variable = options.api.is_none();
-        let Some(url) = options.api.or_else(|| variable(API_URL)) else {
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(mut remote) = Self::found(options, may_default, &variable)? else {
             return match options.organization {
                 None => Ok(None),
                 Some(_) => Err(Usage(format!(
-                    "--organization is for the HTTP API: name the API with --api or {API_URL}"
-                ))),
+                    "--organization is for the HTTP API: name the API with --api, {API_URL} or --profile"
+                ))
+                .into()),
             };
         };
-        let organization = match options.organization {
-            Some(id) => Some(organization("--organization", &id)?),
-            None => variable(ORGANIZATION)
-                .map(|id| organization(ORGANIZATION, &id))
-                .transpose()?,
+        if let Some(id) = &options.organization {
+            remote.organization = Some(organization_of("--organization", id)?);
+        } else if let Some(id) = text(&variable, ORGANIZATION) {
+            remote.organization = Some(organization_of(ORGANIZATION, &id)?);
+        }
+        Ok(Some(remote))
+    }
+
+    fn found(
+        options: &Options,
+        may_default: bool,
+        variable: &impl Fn(&str) -> Option<OsString>,
+    ) -> anyhow::Result<Option<Self>> {
+        let named = |name: &str, chosen_by| {
+            let profiles = Profiles::load(variable)?;
+            Self::of_profile(&profiles, name, Some(chosen_by)).map(Some)
         };
-        Ok(Some(Self {
-            url,
-            is_from_variable,
-            key: variable(API_KEY),
+        match (&options.api, &options.profile) {
+            (Some(_), Some(_)) => {
+                let reason = "--api and --profile exclude each other, because each names an API";
+                Err(Usage(reason.to_owned()).into())
+            }
+            (Some(url), None) => Ok(Some(Self::at(url.clone(), "--api", variable))),
+            (None, Some(name)) => named(name, "--profile"),
+            (None, None) => {
+                if let Some(url) = text(variable, API_URL) {
+                    Ok(Some(Self::at(url, API_URL, variable)))
+                } else if let Some(name) = text(variable, PROFILE) {
+                    named(&name, PROFILE)
+                } else if may_default {
+                    Self::of_default_profile(variable)
+                } else {
+                    Ok(None)
+                }
+            }
+        }
+    }
+
+    /// Returns the API at this URL, with the key in the variable.
+    fn at(url: String, chosen_by: &'static str, variable: &impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = |value, place: &str| Set {
+            value,
+            place: place.to_owned(),
+        };
+        Self {
+            chosen: url.clone(),
+            url: set(url, chosen_by),
+            key: text(variable, API_KEY).map(|key| set(key, API_KEY)),
+            organization: None,
+            chosen_by: Some(chosen_by),
+        }
+    }
+
+    fn of_profile(profiles: &Profiles, name: &str, chosen_by: Option<&'static str>) -> anyhow::Result<Self> {
+        let profile = profiles.get(name)?;
+        let place = format!("profile {name} ({})", profiles.path().display());
+        let organization = profile.organization.as_deref();
+        let organization = organization.map(|id| organization_of(&place, id)).transpose()?;
+        let set = |value: &str| Set {
+            value: value.to_owned(),
+            place: place.clone(),
+        };
+        Ok(Self {
+            url: set(&profile.url),
+            key: Some(set(&profile.key)),
             organization,
-        }))
+            chosen_by,
+            chosen: name.to_owned(),
+        })
+    }
+
+    /// Returns the API of the default profile; `None` if there is no such profile.
+    fn of_default_profile(variable: &impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Option<Self>> {
+        let Some(path) = profiles::path(variable) else {
+            return Ok(None);
+        };
+        let profiles = Profiles::read(path)?;
+        if profiles.find(profiles::DEFAULT).is_none() {
+            return Ok(None);
+        }
+        Self::of_profile(&profiles, profiles::DEFAULT, None).map(Some)
     }
 
     /// Returns the client.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let key = self.key.as_deref().ok_or_else(|| {
-            Usage(format!(
+        let Some(Set { value: key, place }) = &self.key else {
+            return Err(Usage(format!(
                 "{API_KEY} is not set: set it to an API key, which the operator creates with `magnetite api-key create`"
             ))
-        })?;
-        let key = ApiKey::parse(key).map_err(|error| Usage(format!("{API_KEY} is {error}")))?;
-        let mut builder = Client::builder(self.url.as_str(), key);
-        if let Some(organization) = &self.organization {
-            builder = builder.organization(organization.clone());
-        }
-        builder.build().map_err(|error| match error {
-            BuildError::Url { .. } => Usage(format!("{}: {error}", self.setting())).into(),
-            error => error.into(),
-        })
+            .into());
+        };
+        let key = ApiKey::parse(key).map_err(|error| Usage(format!("the key in {place} is {error}")))?;
+        let organization = self.organization.as_ref();
+        let organization = organization.map(|organization| organization.value.clone());
+        connect(&self.url.value, &self.url.place, key, organization)
     }
 
     /// Returns the error for a command, or a use of one, that the API cannot serve, because it needs something
     /// else, such as "the database".
     pub(crate) fn refusal(&self, command: &str, needed: &str) -> Usage {
-        let remedy = if self.is_from_variable {
-            "unset MAGNETITE_API_URL there"
-        } else {
-            "without --api"
+        let remedy = match self.chosen_by {
+            Some(option) if option.starts_with('-') => format!("without {option}"),
+            Some(variable) => format!("unset {variable} there"),
+            None => "with its configuration".to_owned(),
         };
         Usage(format!(
             "`magnetite {command}` needs {needed}, which the HTTP API does not give access to: run it on a host of the \
@@ -105,24 +232,69 @@ impl Remote {
         ))
     }
 
-    /// Returns the URL if it was given with `--api`, so that the next command needs it, too.
-    pub(crate) fn option(&self) -> Option<&str> {
-        (!self.is_from_variable).then_some(self.url.as_str())
+    /// Returns the option that chose the API, with its value; `None` if a variable or the default profile did,
+    /// so that the next command needs no option.
+    pub(crate) fn option(&self) -> Option<String> {
+        let option = self.chosen_by.filter(|name| name.starts_with('-'))?;
+        Some(format!("{option} {}", self.chosen))
     }
 
     /// Returns the scheme, host and port of the API.
     pub(crate) fn origin(&self) -> String {
-        let url = Url::parse(&self.url);
+        let url = Url::parse(&self.url.value);
         url.map_or_else(
-            |_| self.setting().to_owned(),
+            |_| self.url.place.clone(),
             |url| url.origin().ascii_serialization(),
         )
     }
 
-    /// Returns the name of what sets the URL.
-    fn setting(&self) -> &'static str {
-        if self.is_from_variable { API_URL } else { "--api" }
+    /// Returns the name, the value and the place of everything that is set, for `magnetite config`. The key is
+    /// masked.
+    pub(crate) fn settings(&self) -> Vec<(&'static str, String, &str)> {
+        let key = self
+            .key
+            .iter()
+            .map(|key| ("key", masked(&key.value), key.place.as_str()));
+        let organization = self.organization.iter().map(|organization| {
+            let id = organization.value.as_str().to_owned();
+            ("organization", id, organization.place.as_str())
+        });
+        iter::once(("url", shown(&self.url.value), self.url.place.as_str()))
+            .chain(key)
+            .chain(organization)
+            .collect()
     }
+}
+
+/// Returns a client of the API at this URL. An error in the URL names `place`, which sets it.
+pub(crate) fn connect(
+    url: &str,
+    place: &str,
+    key: ApiKey,
+    organization: Option<OrganizationId>,
+) -> anyhow::Result<Client> {
+    let mut builder = Client::builder(url, key);
+    if let Some(organization) = organization {
+        builder = builder.organization(organization);
+    }
+    builder.build().map_err(|error| match error {
+        BuildError::Url { .. } => Usage(format!("{place}: {error}")).into(),
+        error => error.into(),
+    })
+}
+
+/// Returns the beginning of a key, by which the listing of API keys shows it.
+pub(crate) fn masked(key: &str) -> String {
+    ApiKey::parse(key).map_or_else(|_| "***".to_owned(), |key| format!("{}…", key.prefix()))
+}
+
+/// Returns a URL without a password, which a valid URL of an API does not contain.
+fn shown(url: &str) -> String {
+    let parsed = Url::parse(url).ok();
+    let is_plain = |url: &Url| url.username().is_empty() && url.password().is_none() && url.query().is_none();
+    parsed
+        .filter(is_plain)
+        .map_or_else(|| "***".to_owned(), |_| url.to_owned())
 }
 
 /// Converts an error of the API or the client. If an option or a variable of this program corrects it, the error
@@ -145,105 +317,20 @@ pub(crate) fn told(error: client::Error) -> anyhow::Error {
     anyhow!("{error:#}; {advice}")
 }
 
-fn organization(setting: &str, id: &str) -> Result<OrganizationId, Usage> {
-    let id = valid_id(id).map_err(|error| Usage(format!("{setting}: {error}")))?;
-    Ok(OrganizationId::new(id))
+/// Returns the organization with this id, which is set in `place`.
+fn organization_of(place: &str, id: &str) -> Result<Set<OrganizationId>, Usage> {
+    let id = valid_id(id).map_err(|error| Usage(format!("{place}: {error}")))?;
+    Ok(Set {
+        value: OrganizationId::new(id),
+        place: place.to_owned(),
+    })
+}
+
+/// Returns the value of a variable without the white space around it; `None` if it is empty or not set.
+fn text(variable: &impl Fn(&str) -> Option<OsString>, name: &str) -> Option<String> {
+    let value = variable(name)?.to_string_lossy().trim().to_owned();
+    (!value.is_empty()).then_some(value)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: &str = "mgk_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc";
-
-    fn chosen(
-        api: Option<&str>,
-        organization: Option<&str>,
-        variables: &[(&str, &str)],
-    ) -> Result<Option<Remote>, Usage> {
-        let options = Options {
-            api: api.map(str::to_owned),
-            organization: organization.map(str::to_owned),
-        };
-        Remote::chosen(options, |name| {
-            let found = variables.iter().find(|(known, _)| *known == name);
-            found.map(|(_, value)| OsString::from(value))
-        })
-    }
-
-    fn error(api: &str, variables: &[(&str, &str)]) -> String {
-        let remote = chosen(Some(api), None, variables).unwrap().unwrap();
-        let error = remote.client().unwrap_err();
-        assert!(error.is::<Usage>(), "{error}");
-        error.to_string()
-    }
-
-    #[test]
-    fn the_option_precedes_the_variable_and_an_empty_variable_is_none() {
-        let of_variable = [(API_URL, "http://b.example"), (API_KEY, KEY)];
-        for (option, variables, origin) in [
-            (None, &[][..], None),
-            (None, &[(API_URL, "")], None),
-            (None, &[(API_KEY, KEY), (ORGANIZATION, "org_1")], None),
-            (None, &of_variable, Some("http://b.example")),
-            (
-                Some("https://a.example/x"),
-                &of_variable,
-                Some("https://a.example"),
-            ),
-        ] {
-            let remote = chosen(option, None, variables).unwrap();
-            let found = remote.map(|remote| remote.origin());
-            assert_eq!(found.as_deref(), origin);
-        }
-    }
-
-    #[test]
-    fn the_organization_is_that_of_the_option_or_the_variable() {
-        let variables = [(ORGANIZATION, "org_2")];
-        for (option, expected) in [(None, "org_2"), (Some("org_1"), "org_1")] {
-            let remote = chosen(Some("http://a.example"), option, &variables)
-                .unwrap()
-                .unwrap();
-            assert_eq!(remote.organization, Some(OrganizationId::new(expected)));
-        }
-        assert!(chosen(None, Some("org_1"), &[]).is_err());
-        assert!(chosen(Some("http://a.example"), Some("a\nb"), &[]).is_err());
-        assert!(chosen(Some("http://a.example"), None, &[(ORGANIZATION, "a\tb")]).is_err());
-    }
-
-    #[test]
-    fn a_missing_or_malformed_setting_is_named_and_a_key_is_not_quoted() {
-        let missing = error("http://a.example", &[]);
-        assert!(
-            missing.contains(API_KEY) && missing.contains("api-key create"),
-            "{missing}"
-        );
-        let malformed = error("http://a.example", &[(API_KEY, "hunter2")]);
-        assert!(
-            malformed.contains(API_KEY) && !malformed.contains("hunter2"),
-            "{malformed}"
-        );
-        let url = error("https://me:hunter2@a.example", &[(API_KEY, KEY)]);
-        assert!(url.starts_with("--api: ") && !url.contains("hunter2"), "{url}");
-    }
-
-    #[test]
-    fn a_refusal_says_how_to_leave_the_api() {
-        let refusal = |api, variables: &[_]| {
-            let remote = chosen(api, None, variables).unwrap().unwrap();
-            remote.refusal("migrate", "the database").to_string()
-        };
-        let by_option = refusal(Some("http://a.example"), &[]);
-        assert!(
-            by_option.contains("`magnetite migrate` needs the database"),
-            "{by_option}"
-        );
-        assert!(by_option.ends_with("without --api"), "{by_option}");
-        let by_variable = refusal(None, &[(API_URL, "http://a.example")]);
-        assert!(
-            by_variable.ends_with("unset MAGNETITE_API_URL there"),
-            "{by_variable}"
-        );
-    }
-}
+mod tests;

@@ -1,12 +1,14 @@
 //! `magnetite config`.
 
-use std::path::Path;
+use std::{env, path::Path};
 
 use serde_json::json;
+use toml::Value;
 
 use crate::{
     configuration::{self, Place, Setting},
     output,
+    remote::{self, Remote},
 };
 
 #[derive(Debug, clap::Args)]
@@ -16,15 +18,44 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Prints every key with its value and its source.
-pub(super) fn run(arguments: &Arguments, file: Option<&Path>) -> anyhow::Result<()> {
+/// Prints every key with its value and its source, and which HTTP API is used, if one is.
+pub(super) fn run(
+    arguments: &Arguments,
+    file: Option<&Path>,
+    options: &remote::Options,
+) -> anyhow::Result<()> {
     let settings = configuration::load_settings(file)?;
+    let may_default = !configuration::is_given(file);
+    let remote = Remote::chosen(options, may_default, |name| env::var_os(name))?;
     if arguments.json {
-        output::lines(settings.iter().map(as_json))?;
+        let of_remote = remote.iter().flat_map(remote_as_json);
+        output::lines(settings.iter().map(as_json).chain(of_remote))?;
     } else {
-        output::lines(as_toml(&settings))?;
+        let of_remote = remote.iter().flat_map(remote_as_comments);
+        output::lines(of_remote.chain(as_toml(&settings)))?;
     }
     Ok(())
+}
+
+fn remote_as_json(remote: &Remote) -> Vec<String> {
+    let line = |(name, value, place): (&str, String, &str)| {
+        let key = format!("remote.{name}");
+        output::json(&json!({"key": key, "value": value, "source": place}))
+    };
+    remote.settings().into_iter().map(line).collect()
+}
+
+/// Returns comments, because a configuration file cannot contain these settings.
+fn remote_as_comments(remote: &Remote) -> Vec<String> {
+    let line = |(name, value, place): (&str, String, &str)| {
+        format!("#   {name} = {}  # {place}", Value::String(value))
+    };
+    let heading = "# Commands that need neither the database nor the broker use this HTTP API:".to_owned();
+    [heading]
+        .into_iter()
+        .chain(remote.settings().into_iter().map(line))
+        .chain([String::new()])
+        .collect()
 }
 
 fn as_json(setting: &Setting) -> String {

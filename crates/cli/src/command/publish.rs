@@ -81,7 +81,7 @@ pub(super) struct Arguments {
     json: bool,
     #[command(flatten)]
     by_hand: ByHand,
-    /// The URL that was given with `--api`.
+    /// The option that chose the API, with its value.
     #[arg(skip)]
     api: Option<String>,
 }
@@ -149,7 +149,7 @@ pub(super) async fn run(mut arguments: Arguments, way: Way<'_>) -> anyhow::Resul
         Way::Direct(configuration) => connect(configuration, arguments.wait).await?,
         Way::Api(remote) => {
             let client = remote.client()?;
-            arguments.api = remote.option().map(str::to_owned);
+            arguments.api = remote.option();
             let follower = arguments.wait.map(|limit| Follower::over(client.clone(), limit));
             (Publisher::Api(client), follower)
         }
@@ -189,7 +189,7 @@ impl Arguments {
             .file
             .as_ref()
             .map_or("-".into(), |file| file.to_string_lossy());
-        let api = self.api.as_ref().map(|url| format!(" --api {url}"));
+        let api = self.api.as_ref().map(|option| format!(" {option}"));
         format!(
             "Every valid line before {line} is published; to continue:\n  magnetite publish {input} --from-line {line}{}",
             api.unwrap_or_default()

@@ -20,7 +20,7 @@ fn the_help_of_every_command() {
     command.build();
     let mut found = Vec::new();
     helps(&mut command, "", &mut found);
-    assert_eq!(found.len(), 56, "a new command needs a new snapshot");
+    assert_eq!(found.len(), 58, "a new command needs a new snapshot");
     for (path, help) in found {
         insta::assert_snapshot!(path, help);
     }
@@ -73,6 +73,10 @@ fn what_is_accepted() {
         "magnetite doctor --json",
         "magnetite --api https://api.example changes --organization org_1",
         "magnetite changes --org org_1 --api https://api.example",
+        "magnetite login",
+        "magnetite login https://api.example --profile work --organization org_1",
+        "magnetite logout --profile work",
+        "magnetite --profile work endpoint list",
     ] {
         assert!(
             exit_of(arguments).is_ok(),
@@ -125,6 +129,8 @@ fn what_is_refused_as_usage() {
         "magnetite listen --secret whsec_a --fail 99",
         "magnetite listen --secret whsec_a --fail-each",
         "magnetite listen --secret whsec_a --count 0",
+        "magnetite logout https://api.example",
+        "magnetite endpoint list --profile=",
     ] {
         assert_eq!(
             exit_of(arguments).expect_err(arguments).exit_code(),

@@ -206,14 +206,25 @@ fn read_file(path: &Path) -> Result<String, InvalidSettings> {
     // The file is parsed here first, because this error can be reported without quoting the line that it is
     // in.
     toml::from_str::<toml::Table>(&text).map_err(|error| {
-        let before = error
-            .span()
-            .and_then(|span| text.get(..span.start))
-            .unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
+        let line = line_of(&text, &error);
         problem(format!("expected TOML, but line {line} is not valid"))
     })?;
     Ok(text)
+}
+
+/// Returns the number of the line that an error is in. The message of the error may quote that line, which may
+/// contain a password.
+pub(crate) fn line_of(text: &str, error: &toml::de::Error) -> usize {
+    let before = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .unwrap_or_default();
+    before.matches('\n').count() + 1
+}
+
+/// Returns whether any of the variables with these names sets a setting.
+pub(super) fn is_any_set(mut names: impl Iterator<Item = OsString>) -> bool {
+    names.any(|name| name.to_str().is_some_and(is_ours))
 }
 
 /// Returns the names of the variables that configure magnetite, and all variables.

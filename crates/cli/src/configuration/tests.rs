@@ -253,3 +253,16 @@ fn no_password_is_in_what_is_logged() {
         "{configuration:?}"
     );
 }
+
+#[test]
+fn a_variable_that_sets_a_key_is_a_configuration_and_one_of_a_client_is_not() {
+    let is_any_set = |names: &[&str]| sources::is_any_set(names.iter().map(OsString::from));
+    assert!(is_any_set(&["HOME", "MAGNETITE_DATABASE__URL"]));
+    assert!(!is_any_set(&[
+        "HOME",
+        "MAGNETITE_API_URL",
+        "MAGNETITE_API_KEY",
+        "MAGNETITE_PROFILE",
+        "MAGNETITE_ORGANIZATION"
+    ]));
+}
