@@ -4,6 +4,7 @@
 mod api_keys;
 mod endpoints;
 mod events;
+mod login;
 mod publish;
 mod recovery;
 mod refusals;
