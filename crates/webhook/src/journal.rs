@@ -17,6 +17,7 @@
 mod considered;
 mod seen;
 mod numbers;
+mod then_kind;
 mod books;
 
 use std::{fmt, sync::Arc};
@@ -33,6 +34,7 @@ pub use books::{Books, DeliveryEntry, DeliveryState, EventEntry, Standing};
 pub use considered::{BadConsidered, Considered, Verdict};
 pub use numbers::{BatchStamp, Hole, Numbers, Span};
 pub use seen::{BadSeen, Seen};
+pub use then_kind::ThenKind;
 
 /// The maximum size of a batch, in bytes, before and after compression.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;

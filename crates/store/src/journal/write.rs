@@ -8,7 +8,7 @@ use std::{
 use sqlx::Connection as _;
 use webhook::{
     DeliveryId, Event, FailureKind,
-    journal::{AttemptRecord, Books, DeliveryEntry, EventEntry, Gap, Numbers, Then},
+    journal::{AttemptRecord, Books, DeliveryEntry, EventEntry, Gap, Numbers},
 };
 
 use super::{
@@ -394,13 +394,7 @@ fn delivery_row<'a>(id: &'a DeliveryId, entry: &'a DeliveryEntry, recorded: i64)
 }
 
 fn attempt_row<'a>((attempt, delivery_id): (&'a AttemptRecord, &'a DeliveryId)) -> [Argument<'a>; 15] {
-    let (outcome, next_ms, reason) = match attempt.then {
-        Then::Delivered => ("delivered", 0, ""),
-        Then::Retry { at_ms } => ("retry", at_ms, ""),
-        Then::Deferred { reason, at_ms } => ("deferred", at_ms, reason.as_str()),
-        Then::Dead { reason } => ("dead", 0, reason.as_str()),
-        Then::Cancelled { reason } => ("cancelled", 0, reason.as_str()),
-    };
+    let then = attempt.then;
     [
         Argument::id(attempt.id.as_str()),
         delivery_id.as_str().into(),
@@ -417,9 +411,9 @@ fn attempt_row<'a>((attempt, delivery_id): (&'a AttemptRecord, &'a DeliveryId)) 
         attempt.failure.map_or("", FailureKind::as_str).into(),
         Argument::outside(&attempt.error),
         attempt.response[..].into(),
-        outcome.into(),
-        next_ms.into(),
-        reason.into(),
+        then.kind().as_str().into(),
+        then.next_ms().unwrap_or_default().into(),
+        then.reason().unwrap_or_default().into(),
     ]
 }
 
