@@ -1,9 +1,9 @@
-//! Copies of what workers record, for commands that tail the journal.
+//! Copies of what workers record, for processes that tail the journal: commands, and the API for its streams.
 //!
-//! Such a command declares a queue that is deleted with its connection. Every few seconds it sends the
+//! Such a process declares a queue that is deleted with its connection. Every few seconds it sends the
 //! queue's name to all workers over the exchange of changes ([`Topology::changes_exchange`]). A worker that
 //! received the name within the last [`WATCHED`] sends a copy of each batch of its journal to that queue,
-//! without a confirm. Workers send no copies while no command tails the journal.
+//! without a confirm. Workers send no copies while no process tails the journal.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -20,7 +20,7 @@ use crate::{Link, Topology, channel::ChannelError, link::backoff, private};
 
 /// How long a worker sends copies to a queue after it last received the queue's name.
 pub const WATCHED: Duration = Duration::from_secs(15);
-/// How often a command sends its queue's name to the workers: a third of [`WATCHED`].
+/// How often a process sends its queue's name to the workers: a third of [`WATCHED`].
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// The maximum size of a queue of copies for a slow reader, in bytes. Beyond it, the broker drops the oldest
 /// copies.
@@ -28,11 +28,14 @@ const BYTES_MAX: i64 = 16 * 1024 * 1024;
 /// The type of messages on the exchange of changes whose body is the name of a queue of copies.
 pub(crate) const WATCH: &str = "watch";
 
-/// An item that a command receives while it tails the journal.
+/// An item that a process receives while it tails the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tailed {
     /// The connection is open, for the first time or again. Copies of earlier records are not received.
     Connected,
+    /// There is no connection. What workers record until it is open again is not received. Passed after each
+    /// attempt to connect that fails.
+    Lost,
     /// A batch of a worker's journal.
     Batch(Bytes),
 }
@@ -62,6 +65,7 @@ pub async fn tail(link: &Link, topology: &Topology, stop: &CancellationToken, mu
                 Err(error) => error.to_string(),
             };
             failures += 1;
+            take(Tailed::Lost);
             tracing::warn!(
                 error,
                 "cannot receive records from the broker; trying again; what workers record in the meantime is not shown"

@@ -1,6 +1,7 @@
-//! Sends copies of the journal's batches to commands that watch (`magnetite event tail`).
+//! Sends copies of the journal's batches to processes that watch: `magnetite event tail`, and the API while it
+//! serves streams.
 //!
-//! While no command watches, a batch costs one read of a flag. Copies delay nothing: a copy is discarded if
+//! While no process watches, a batch costs one read of a flag. Copies delay nothing: a copy is discarded if
 //! there is no room for it.
 
 use std::{
@@ -16,12 +17,13 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// The maximum number of commands that can watch at once.
-const WATCHERS_MAX: usize = 8;
+/// The maximum number of processes that can watch at once: each process of the API that serves streams, and
+/// each command.
+const WATCHERS_MAX: usize = 32;
 /// The maximum number of batches that wait to be copied, each of at most 256 KiB before compression.
 const WAITING_MAX: usize = 32;
 
-/// The commands that watch this worker.
+/// The processes that watch this worker.
 pub(crate) struct Tails {
     topology: Topology,
     /// Whether there may be watchers.
@@ -31,9 +33,9 @@ pub(crate) struct Tails {
     copies: mpsc::Sender<Bytes>,
 }
 
-/// A command that watches.
+/// A process that watches.
 struct Watcher {
-    /// The command's queue of copies.
+    /// The process's queue of copies.
     queue: String,
     /// When the worker last received the queue's name.
     told: Instant,
@@ -52,7 +54,7 @@ impl Tails {
         (tails, waiting)
     }
 
-    /// Registers a command with this queue as a watcher, or renews its registration.
+    /// Registers a process with this queue as a watcher, or renews its registration.
     pub(crate) fn watched(&self, queue: &str) {
         if !self.topology.is_for_copies(queue) {
             tracing::debug!(
@@ -72,7 +74,7 @@ impl Tails {
         self.is_watched.store(true, Ordering::Release);
     }
 
-    /// Submits batches for copying, if a command watches.
+    /// Submits batches for copying, if a process watches.
     pub(crate) fn copy(&self, batches: &[Bytes]) {
         if !self.is_watched.load(Ordering::Acquire) {
             return;
@@ -96,7 +98,7 @@ impl Tails {
         stop.run_until_cancelled(sending).await;
     }
 
-    /// Removes the commands that do not watch any more, and returns the queues of the others.
+    /// Removes the processes that do not watch any more, and returns the queues of the others.
     fn current(&self) -> Vec<String> {
         let mut watchers = self.watchers();
         watchers.retain(|watcher| watcher.told.elapsed() < WATCHED);
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_copied_while_no_command_watches() {
+    fn nothing_is_copied_while_no_process_watches() {
         let (tails, mut waiting) = Tails::new(Topology::new("p", &[]));
         tails.copy(&[Bytes::from_static(b"a")]);
         tails.watched("p.events");

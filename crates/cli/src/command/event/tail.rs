@@ -99,6 +99,8 @@ fn print(narrator: &mut Narrator, tailed: Tailed) -> anyhow::Result<()> {
             output::note("watching; press Ctrl-C to stop");
             return Ok(());
         }
+        // The log says so.
+        Tailed::Lost => return Ok(()),
     };
     let records = Batch::decode(&batch).context("cannot read a batch of a worker")?;
     let lines: Vec<_> = records
