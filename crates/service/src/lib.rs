@@ -6,6 +6,7 @@
 //! - [`workers`]: waits until every running worker uses a change.
 //! - [`ping`]: checks whether an endpoint responds.
 //! - [`publish`]: publishes events, those of concurrent callers in groups.
+//! - [`tail`]: passes what workers record to readers, as it happens.
 //! - [`history`]: reports what happened to an event at each endpoint that was considered for it.
 //! - [`resend`]: sends deliveries again.
 //! - [`cursor`]: writes positions in listings and searches as text.
@@ -29,6 +30,7 @@ pub mod api_keys;
 pub mod workers;
 pub mod ping;
 pub mod publish;
+pub mod tail;
 pub mod history;
 pub mod resend;
 pub mod cursor;

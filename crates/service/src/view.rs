@@ -1,4 +1,4 @@
-//! Converts data from the database to the JSON types of [`wire`].
+//! Converts data from the database and from workers to the JSON types of [`wire`].
 //!
 //! Operators see everything. Customers see what [`ForCustomers`] returns, which contains no addresses or
 //! settings of this network.
@@ -9,6 +9,7 @@ mod endpoint;
 mod event;
 mod ping;
 mod status;
+mod tail;
 mod words;
 
 use store::ChangeRow;
@@ -20,6 +21,7 @@ pub use endpoint::{behind, endpoint, endpoint_with_secret, failing, failing_endp
 pub use event::{event, history, states};
 pub use ping::ping;
 pub use status::{activity, status};
+pub use tail::tail_line;
 
 /// Types that customers can see.
 pub trait ForCustomers {

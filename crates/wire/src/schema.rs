@@ -4,7 +4,10 @@ use utoipa::openapi::{
     RefOr, Schema,
     schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type},
 };
-use webhook::{DisabledReason, EventType, PING, Scope, journal::DeliveryState};
+use webhook::{
+    DisabledReason, EventType, PING, Scope,
+    journal::{DeliveryState, ThenKind},
+};
 
 /// Returns the schema of an endpoint's subscription: a list of at least one pattern.
 pub fn patterns() -> RefOr<Schema> {
@@ -89,6 +92,15 @@ pub fn delivery_state() -> RefOr<Schema> {
         DeliveryState::ALL.iter().rev().map(|state| state.as_str()),
         "The state of the delivery: delivered; dead (given up, and can be sent again); cancelled (the endpoint was deleted, or a ping failed); or pending.",
         "dead",
+    )
+}
+
+/// Returns the schema of the outcome of an attempt, or of a decision without one.
+pub fn attempt_outcome() -> RefOr<Schema> {
+    one_of(
+        ThenKind::ALL.iter().map(|kind| kind.as_str()),
+        "The outcome: delivered; retry (another attempt follows); deferred (no attempt is charged); dead (given up); or cancelled (the endpoint was deleted, or a ping failed).",
+        "retry",
     )
 }
 

@@ -1,0 +1,101 @@
+//! The lines that wait for one reader.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use runtime::now_ms;
+use tokio::sync::Notify;
+use wire::TailLine;
+
+/// The maximum size of the lines that wait for one reader, in bytes of JSON. This is more than one batch of a
+/// worker contains. With a thousand readers that read nothing, it is half a gibibyte.
+pub(super) const BYTES_MAX: usize = 512 * 1024;
+
+/// A line, which all readers share.
+#[derive(Debug)]
+pub struct Line {
+    /// The line.
+    pub value: TailLine,
+    /// The line as JSON, with a newline at its end.
+    pub json: String,
+}
+
+/// The lines that wait for one reader.
+#[derive(Default)]
+pub(super) struct Waiting {
+    queue: Mutex<Queue>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: Vec<Arc<Line>>,
+    /// The size of `lines`, in bytes of JSON.
+    bytes: usize,
+    /// The number of lines that were dropped after `lines`.
+    dropped: u64,
+}
+
+impl Line {
+    pub(super) fn new(value: TailLine) -> Arc<Self> {
+        let mut json = serde_json::to_string(&value).expect("a line has text keys and no failing fields");
+        json.push('\n');
+        Arc::new(Self { value, json })
+    }
+}
+
+impl Waiting {
+    /// Adds a line, or drops it if too many bytes wait. Call [`wake`](Self::wake) after the last line.
+    pub(super) fn push(&self, line: &Arc<Line>) {
+        let mut queue = self.queue();
+        let bytes = queue.bytes + line.json.len();
+        // After a line was dropped, so are the next ones, so that the dropped lines are all in one place.
+        if queue.dropped > 0 || (bytes > BYTES_MAX && !queue.lines.is_empty()) {
+            queue.dropped += 1;
+        } else {
+            queue.bytes = bytes;
+            queue.lines.push(Arc::clone(line));
+        }
+    }
+
+    /// Wakes the reader, if lines wait.
+    pub(super) fn wake(&self) {
+        if !self.queue().lines.is_empty() {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits until there are lines, and returns all of them. If lines were dropped, the last line has their
+    /// number.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
+    pub(super) async fn next(&self) -> Vec<Arc<Line>> {
+        loop {
+            let lines = self.take();
+            if !lines.is_empty() {
+                return lines;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    fn take(&self) -> Vec<Arc<Line>> {
+        let Queue {
+            mut lines, dropped, ..
+        } = mem::take(&mut *self.queue());
+        if dropped > 0 {
+            lines.push(Line::new(TailLine::Dropped {
+                at_ms: now_ms(),
+                count: dropped,
+            }));
+        }
+        lines
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
