@@ -81,6 +81,15 @@ async fn caller(context: &Context, request: &Parts) -> Result<Option<Caller>, Pr
     Caller::of(Arc::clone(&known.row), &request.headers).map(Some)
 }
 
+/// Returns whether the key of a request that was admitted is still valid. While the database cannot be asked, it
+/// is.
+pub(crate) async fn is_still_valid(context: &Context, headers: &HeaderMap) -> bool {
+    match valid_key(context, headers).await {
+        Ok(_) => true,
+        Err(problem) => problem.kind() != Kind::Unauthorized,
+    }
+}
+
 async fn valid_key(context: &Context, headers: &HeaderMap) -> Result<Arc<Known>, Problem> {
     let missing =
         "Send the header Authorization: Bearer mgk_... with an API key. The operator creates the first one.";

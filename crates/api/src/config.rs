@@ -19,7 +19,7 @@ pub struct Config {
 }
 
 /// The maximum number of requests in progress; further ones are answered with 503. One key gets at most a
-/// quarter of these, and one organization half. The same holds for the three limits below; see
+/// quarter of these, and one organization half. The same holds for the four limits below; see
 /// [`Shares`](crate::shares::Shares).
 pub(crate) const IN_FLIGHT_MAX: usize = 1024;
 /// The maximum number of requests whose bodies are arriving. Slow bodies thus leave half of the connections
@@ -29,6 +29,9 @@ pub(crate) const ARRIVING_MAX: usize = CONNECTIONS_MAX / 2;
 const BODIES_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// The maximum number of pings that wait for their results, each for as long as an attempt may take.
 pub(crate) const PINGS_MAX: usize = 32;
+/// The maximum number of open streams of records, which need a connection each but no place among the requests in
+/// progress.
+pub(crate) const STREAMS_MAX: usize = 1_000;
 /// The maximum number of open connections. A further one replaces the oldest one without a request, or else
 /// the one that has waited longest.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;

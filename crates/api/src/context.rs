@@ -7,7 +7,9 @@ use egress::Egress;
 use service::{publish::Publishing, resend::Resending};
 use store::{Actor, Store};
 
-use crate::{Config, caller::Caller, key_cache::KeyCache, operations::Operations, shares::Shares};
+use crate::{
+    Config, caller::Caller, key_cache::KeyCache, operations::Operations, shares::Shares, streams::Streams,
+};
 
 /// The shared state. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) slots: Shares,
     /// One unit for each ping that waits for its result.
     pub(crate) pings: Shares,
+    pub(crate) streams: Arc<Streams>,
 }
 
 impl Context {

@@ -18,6 +18,9 @@
 //! [`service::publish`] sends events to the broker, the events of many requests in one window of confirms. Each
 //! request is answered after its own event is confirmed. An event's bytes are those of the request body.
 //!
+//! A stream of what workers record is a response whose body does not end. All streams share one queue on the
+//! broker, and each is sent the lines that its caller may see (`streams`, [`service::tail`]).
+//!
 //! # What survives a crash
 //!
 //! Everything that was answered: endpoints are in the database, events in the broker. This process keeps only
@@ -31,12 +34,13 @@
 //! - An operation affects only the organization that the request is for. The id of another organization's
 //!   object is answered like an id that does not exist. Only with a platform key can one request list the
 //!   objects of all organizations, or publish events of several.
+//! - A stream ends within 15 s after its key was revoked or has expired, and a slow reader delays no other.
 //! - No key is created with more scopes than the key that creates it, or for another organization.
 //! - No log line or metric contains an API key or an endpoint's secret. Only the response to the request that
 //!   created a key or a secret contains it.
 //! - Every error is a `Problem`, including those that axum and the layers return.
-//! - The following are bounded: connections, requests in progress, their bodies and their duration, cached
-//!   keys, and events that wait to be published. Of what requests share, one key may hold at most a quarter
+//! - The following are bounded: connections, requests in progress, their bodies and their duration, streams and
+//!   the lines that wait for each, cached keys, and events that wait to be published. Of what requests share, one key may hold at most a quarter
 //!   and one organization at most half, except for a first request that needs more (`shares`).
 //!
 //! # Deliberately absent
@@ -57,6 +61,7 @@ mod openapi;
 mod caller;
 mod operations;
 mod shares;
+mod streams;
 mod context;
 mod auth;
 mod body;
@@ -87,6 +92,7 @@ use key_cache::KeyCache;
 use operations::Operations;
 use readiness::Readiness;
 use shares::Shares;
+use streams::Streams;
 
 /// The dependencies of the API.
 #[derive(Debug)]
@@ -113,8 +119,8 @@ pub struct Deps {
     pub degraded: watch::Sender<Option<String>>,
 }
 
-/// Serves requests until `stop` is cancelled. Then finishes the requests in flight, for at most
-/// [`Config::shutdown_deadline`].
+/// Serves requests until `stop` is cancelled. Then ends the streams and finishes the requests in flight, for at
+/// most [`Config::shutdown_deadline`].
 ///
 /// While the broker or the database is unavailable, requests that need it are answered with 503.
 pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
@@ -131,6 +137,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     } = deps;
     broker.publish_timeout = PUBLISH_TIMEOUT;
     let resending = Resending::start(&broker, topology.clone(), store.clone(), late);
+    let streams = Streams::new(&broker, topology.clone(), stop.clone());
     let producer = Producer::connect(broker);
     let readiness = Readiness {
         ready: readiness,
@@ -152,6 +159,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         body_bytes: Shares::new(config.bodies_bytes_max()),
         slots: Shares::new(config::IN_FLIGHT_MAX),
         pings: Shares::new(config::PINGS_MAX),
+        streams,
         store,
         egress,
         config,
@@ -167,7 +175,11 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         () = context.keys.note_uses() => unreachable!("it never returns"),
         () = readiness.watch() => unreachable!("it never returns"),
     }
-    tokio::join!(context.publishing.shutdown(), context.resending.shutdown());
+    tokio::join!(
+        context.publishing.shutdown(),
+        context.resending.shutdown(),
+        context.streams.shutdown(),
+    );
     context.keys.note_last_uses().await;
 }
 

@@ -38,6 +38,7 @@ fn operations() -> Vec<UtoipaMethodRouter<Context>> {
         routes!(events::publish_batch),
         routes!(events::journal::list),
         routes!(events::journal::show),
+        routes!(events::tail::tail),
         routes!(deliveries::list),
         routes!(deliveries::show),
         routes!(deliveries::attempts),

@@ -1,6 +1,7 @@
 //! Events: publishing them, and the state of their deliveries.
 
 pub(super) mod journal;
+pub(super) mod tail;
 
 use axum::{
     Json,

@@ -16,6 +16,7 @@ use serde_json::Value;
 use service::{publish::Publishing, resend::Resending};
 use store::{ApiKeyRow, NewApiKey, Store};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
 use webhook::{ApiKey, ApiKeyId, OrganizationId};
@@ -30,6 +31,7 @@ use crate::{
     operations::Operations,
     router, routes,
     shares::Shares,
+    streams::Streams,
 };
 
 /// The id of all requests, which is fixed so that responses can be compared.
@@ -68,6 +70,7 @@ impl Bed {
         let (handlers, document) = router::parts(operations);
         let broker = broker::Config::new(NO_BROKER, "m").unwrap();
         let topology = Topology::new("m", &[]);
+        let streams = Streams::new(&broker, topology.clone(), CancellationToken::new());
         let context = Context::new(Shared {
             keys: KeyCache::new(store.clone(), config.rate_per_key),
             resending: Resending::start(&broker, topology, store.clone(), Duration::from_mins(10)),
@@ -78,6 +81,7 @@ impl Bed {
             body_bytes: Shares::new(config.bodies_bytes_max()),
             slots: Shares::new(IN_FLIGHT_MAX),
             pings: Shares::new(PINGS_MAX),
+            streams,
             egress: Egress::new(&egress::Config::default()).unwrap(),
             store,
             config,

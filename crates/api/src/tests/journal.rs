@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use service::tail::Filter;
 use store::DeliveryFilter;
 use webhook::{
     AttemptId, DeadReason, EndpointId, Event, FailureKind, Phase, Trigger,
     journal::{AttemptRecord, Books, DeliveryRef, EventRecord, Record, Then},
 };
+
+use crate::{caller::Caller, config::STREAMS_MAX};
 
 use super::bed::{Answer, Bed};
 
@@ -407,4 +410,20 @@ async fn changes_say_which_key_made_them() {
         .map(|row| &row["kind"])
         .collect();
     assert_eq!(kinds, ["endpoint.created", "api_key.created"]);
+}
+
+#[tokio::test]
+async fn a_stream_refuses_what_is_no_filter_and_one_key_gets_a_quarter_of_all_streams() {
+    let bed = Bed::new().await;
+    let key = bed.key("org_1", "deliveries:read").await;
+    for query in ["type=melted", "outcome=pending", "limit=5"] {
+        let refused = bed.get(&format!("/v1/tail?{query}"), &key).await;
+        assert_eq!(refused.problem(), "malformed-request", "{query}: {refused:?}");
+    }
+    let caller = Caller::with("key_1", Some("org_1"));
+    let begin = || bed.context.streams.begin(&caller, Filter::default());
+    let streams: Vec<_> = std::iter::from_fn(begin).collect();
+    assert_eq!(streams.len(), STREAMS_MAX / 4);
+    drop(streams);
+    assert!(begin().is_some());
 }
