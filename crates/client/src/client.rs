@@ -6,11 +6,13 @@ use reqwest::{
     Url,
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
-use tokio::time::{Instant, sleep};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout};
 use webhook::{ID_BYTES_MAX, OrganizationId, valid_id};
 
 use crate::{
     error::{Call, Error},
+    lines::Lines,
     received::{self, Received},
     request::Request,
     retries::Retries,
@@ -40,6 +42,17 @@ pub(crate) struct Shared {
     pub(crate) retries: Retries,
 }
 
+/// A request that is sent until it succeeds.
+struct Tries {
+    prepared: reqwest::Request,
+    retries: Retries,
+    began: Instant,
+    /// The call, with the number of tries.
+    call: Call,
+    /// The timeout of the next try.
+    timeout: Duration,
+}
+
 impl Client {
     pub(crate) fn new(shared: Shared, organization: Option<OrganizationId>) -> Self {
         Self {
@@ -64,39 +77,70 @@ impl Client {
     /// Sends a request, and again as often as the settings allow. Returns the answer if its status is that of
     /// a success.
     pub(crate) async fn send(&self, request: &Request) -> Result<Received, Error> {
-        let Shared { timeout, retries, .. } = &*self.shared;
-        let prepared = self.prepare(request)?;
-        let (began, mut call) = (Instant::now(), Call::first(request.operation()));
-        let mut timeout = timeout.unwrap_or(request.timeout());
+        let mut tries = self.tries(request)?;
         loop {
-            let error = match self.attempt(&prepared, call, timeout).await {
+            match self.attempt(&tries).await {
                 Ok(received) => return Ok(received),
-                Err(error) => error,
-            };
-            let Some(wait) = retries.wait(&error, began.elapsed(), rand::random()) else {
-                return Err(error);
-            };
-            sleep(wait).await;
-            call = error.call().again();
-            timeout = timeout.min(retries.total_max.saturating_sub(began.elapsed()));
+                Err(error) => tries.again_after(error).await?,
+            }
+        }
+    }
+
+    /// Sends a request like [`send`](Self::send). Returns the lines of the answer, which may have no end.
+    pub(crate) async fn open<T: DeserializeOwned>(&self, request: &Request) -> Result<Lines<T>, Error> {
+        let mut tries = self.tries(request)?;
+        loop {
+            match self.attempt_to_open(&tries).await {
+                Ok(lines) => return Ok(lines),
+                Err(error) => tries.again_after(error).await?,
+            }
         }
     }
 
     /// Makes one try.
-    async fn attempt(
-        &self,
-        prepared: &reqwest::Request,
-        call: Call,
-        timeout: Duration,
-    ) -> Result<Received, Error> {
-        let Shared { http, base, .. } = &*self.shared;
-        let mut request = prepared.try_clone().expect("the body is not a stream");
+    async fn attempt(&self, tries: &Tries) -> Result<Received, Error> {
+        let (call, timeout, server) = (tries.call, tries.timeout, self.server());
+        let mut request = tries.request();
         *request.timeout_mut() = Some(timeout);
-        let server = base.origin().ascii_serialization();
-        match http.execute(request).await {
+        match self.shared.http.execute(request).await {
             Ok(response) => received::read(response, call, &server, timeout).await,
             Err(error) => Err(Error::lost(error, call, &server, timeout)),
         }
+    }
+
+    /// Makes one try to open a stream. The timeout applies until the stream begins.
+    async fn attempt_to_open<T: DeserializeOwned>(&self, tries: &Tries) -> Result<Lines<T>, Error> {
+        let (call, after, server) = (tries.call, tries.timeout, self.server());
+        let opening = async {
+            match self.shared.http.execute(tries.request()).await {
+                Ok(response) => received::open(response, call, &server, after).await,
+                Err(error) => Err(Error::lost(error, call, &server, after)),
+            }
+        };
+        let opened = timeout(after, opening).await;
+        opened.unwrap_or_else(|_| {
+            Err(Error::Timeout {
+                call: call.unsure(),
+                server,
+                after,
+            })
+        })
+    }
+
+    /// Returns the scheme, host and port of the API.
+    fn server(&self) -> String {
+        self.shared.base.origin().ascii_serialization()
+    }
+
+    fn tries(&self, request: &Request) -> Result<Tries, Error> {
+        let Shared { timeout, retries, .. } = &*self.shared;
+        Ok(Tries {
+            prepared: self.prepare(request)?,
+            retries: *retries,
+            began: Instant::now(),
+            call: Call::first(request.operation()),
+            timeout: timeout.unwrap_or(request.timeout()),
+        })
     }
 
     fn prepare(&self, request: &Request) -> Result<reqwest::Request, Error> {
@@ -119,6 +163,29 @@ impl Client {
             headers.insert(ORGANIZATION, value);
         }
         Ok(prepared)
+    }
+}
+
+impl Tries {
+    /// Returns the request for one try.
+    fn request(&self) -> reqwest::Request {
+        self.prepared.try_clone().expect("the body is not a stream")
+    }
+
+    /// Waits until the next try after this error.
+    ///
+    /// # Errors
+    /// Returns the error if there is to be no further try.
+    async fn again_after(&mut self, error: Error) -> Result<(), Error> {
+        let elapsed = self.began.elapsed();
+        let Some(wait) = self.retries.wait(&error, elapsed, rand::random()) else {
+            return Err(error);
+        };
+        sleep(wait).await;
+        self.call = error.call().again();
+        let left = self.retries.total_max.saturating_sub(self.began.elapsed());
+        self.timeout = self.timeout.min(left);
+        Ok(())
     }
 }
 

@@ -50,6 +50,10 @@
 //! # }
 //! ```
 //!
+//! # What happens now
+//!
+//! [`Client::tail_events`] returns a stream of what workers record, as it happens.
+//!
 //! # Errors and repeats
 //!
 //! An [`Error`] says what happened, to which operation, and what to do.
@@ -61,8 +65,10 @@
 //!
 //! # Invariants
 //!
-//! - Every call ends: after the longer of one request's timeout and [`Retries::total_max`].
-//! - The body of an answer is read up to 64 MiB, and that of an error up to 64 KiB.
+//! - Every call ends: after the longer of one request's timeout and [`Retries::total_max`]. The stream of
+//!   [`Client::tail_events`] goes on while the API sends something at least every 45 s.
+//! - The body of an answer is read up to 64 MiB, that of an error up to 64 KiB, and a line of a stream up to
+//!   4 MiB.
 //! - No message of this crate, and no `Debug` of its types, contains an API key or an endpoint's secret.
 //! - The API key is sent only to the URL that was given, because redirects are not followed. If the URL begins
 //!   with `http`, the network and the proxies before the API can read the key.
@@ -81,6 +87,7 @@ mod tls;
 mod retries;
 mod request;
 mod received;
+mod lines;
 mod client;
 mod builder;
 mod pages;
@@ -89,6 +96,7 @@ mod endpoints;
 mod event_types;
 mod events;
 mod deliveries;
+mod tail;
 mod api_keys;
 mod changes;
 mod status;
@@ -97,13 +105,13 @@ mod documentation;
 pub use signature::{Secret, SecretError};
 pub use webhook::{
     About, ApiKey, BadApiKey, EventId, EventKind, EventType, LeadId, OrganizationId, ProjectId, Scope,
-    journal::DeliveryState,
+    journal::{DeliveryState, ThenKind},
 };
 pub use wire::{
     Activity, ApiKey as ApiKeyInfo, Attempt, AttemptCounts, Change, Considered, Credential, Delivery,
     DeliveryWithAttempts, DisabledSince, Endpoint, EndpointCounts, EventHistory, EventSummary, EventTypeInfo,
     Failing, FieldError, Health, Listing, Ping, Problem, Published, PublishedBatch, RecoveredEndpoint,
-    ResendResult, Resent, States, Status,
+    ResendResult, Resent, States, Status, TailLine,
 };
 
 pub use api_keys::{CreateApiKey, ListApiKeys};
@@ -121,3 +129,4 @@ pub use event::{Event, Object};
 pub use events::ListEvents;
 pub use operation::{OPERATIONS, Operation};
 pub use retries::Retries;
+pub use tail::TailEvents;

@@ -60,6 +60,7 @@ operations! {
     PUBLISH_EVENTS: "publishEvents", POST "/v1/events/batch", Always;
     LIST_EVENTS: "listEvents", GET "/v1/events", Always;
     GET_EVENT: "getEvent", GET "/v1/events/{id}", Always;
+    TAIL_EVENTS: "tailEvents", GET "/v1/tail", Always;
     LIST_DELIVERIES: "listDeliveries", GET "/v1/deliveries", Always;
     GET_DELIVERY: "getDelivery", GET "/v1/deliveries/{id}", Always;
     LIST_ATTEMPTS: "listAttempts", GET "/v1/deliveries/{id}/attempts", Always;
@@ -133,7 +134,7 @@ mod tests {
         );
         let reads = OPERATIONS.iter().filter(|operation| operation.is_read());
         assert!(reads.clone().all(|read| read.repeats() == Repeats::Always));
-        assert_eq!(reads.count(), 14);
+        assert_eq!(reads.count(), 15);
     }
 
     #[test]

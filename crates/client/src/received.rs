@@ -9,7 +9,10 @@ use reqwest::{
 use serde::de::DeserializeOwned;
 use wire::Problem;
 
-use crate::error::{Call, Error};
+use crate::{
+    error::{Call, Error},
+    lines::Lines,
+};
 
 /// The maximum size of the body of a success, in bytes. The largest ones are histories of events with
 /// thousands of attempts.
@@ -69,6 +72,21 @@ pub(crate) async fn read(
         End::TooLong => Err(received.unreadable(format!("its body has more than {BODY_BYTES_MAX} bytes"))),
         End::Lost(error) => Err(Error::lost(error, call, server, after)),
     }
+}
+
+/// Begins to read an answer that is a stream of lines. `server` and `after`, the timeout of the try, are for the
+/// errors.
+pub(crate) async fn open<T: DeserializeOwned>(
+    response: Response,
+    call: Call,
+    server: &str,
+    after: Duration,
+) -> Result<Lines<T>, Error> {
+    if response.status().is_success() && is_of_type(response.headers(), "application/x-ndjson") {
+        return Ok(Lines::new(response, call, server.to_owned()));
+    }
+    let received = read(response, call, server, after).await?;
+    Err(received.unexpected(call))
 }
 
 async fn bounded(response: &mut Response, bytes_max: usize) -> (Vec<u8>, End) {
@@ -173,15 +191,17 @@ impl Received {
 
     /// Returns whether the body has this media type.
     fn is(&self, media_type: &str) -> bool {
-        let given = self
-            .headers
-            .get(CONTENT_TYPE)
-            .and_then(|given| given.to_str().ok());
-        let essence = given
-            .and_then(|given| given.split(';').next())
-            .unwrap_or_default();
-        essence.trim().eq_ignore_ascii_case(media_type)
+        is_of_type(&self.headers, media_type)
     }
+}
+
+/// Returns whether the headers name this media type.
+fn is_of_type(headers: &HeaderMap, media_type: &str) -> bool {
+    let given = headers.get(CONTENT_TYPE).and_then(|given| given.to_str().ok());
+    let essence = given
+        .and_then(|given| given.split(';').next())
+        .unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case(media_type)
 }
 
 #[cfg(test)]

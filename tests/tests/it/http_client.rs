@@ -3,16 +3,21 @@
 
 mod errors;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use client::{
     About, ApiKey, Client, CreateApiKey, CreateEndpoint, Credential, DeliveryState, Error, Event, EventKind,
     EventType, LeadId, ListApiKeys, ListChanges, ListDeliveries, ListEndpoints, ListEvents, OPERATIONS,
-    Object, OldSecret, OrganizationId, ProjectId, RecoverEndpoint, RotateSecret, Scope, UpdateEndpoint,
+    Object, OldSecret, OrganizationId, ProjectId, RecoverEndpoint, RotateSecret, Scope, TailEvents, TailLine,
+    ThenKind, UpdateEndpoint,
 };
 use e2e::{Api, Installation, Receiver, Role, SOON, now_ms, wait_for, wait_until};
 use futures_util::TryStreamExt as _;
 use serde_json::Value;
+use tokio::time::timeout;
 
 /// An API, a worker and a recorder, and a client with a key of `org_1` for everything.
 struct Rig {
@@ -109,6 +114,7 @@ async fn every_operation_works_with_the_real_api() {
     sends_again(&rig, &receiver, &endpoint, &delivery).await;
     manages_keys(&rig).await;
     reads_the_rest(&rig, &endpoint).await;
+    watches(&rig, &endpoint).await;
     rig.client.delete_endpoint(&endpoint, None).await.unwrap();
     assert_eq!(problem(rig.client.get_endpoint(&endpoint).await), "not-found");
     every_operation_was_called(&rig.api).await;
@@ -306,6 +312,37 @@ async fn sends_again(rig: &Rig, receiver: &Receiver, endpoint: &str, delivery: &
     };
     let refused = client.recover_endpoint(endpoint, &foreign).await;
     assert_eq!(problem(refused), "invalid-fields");
+}
+
+/// Opens a stream, and publishes events until an attempt is in it, because workers learn only after a moment that
+/// the API watches.
+async fn watches(rig: &Rig, endpoint: &str) {
+    let which = TailEvents {
+        event_type: Some(EventKind::Of(EventType::LeadCompleted)),
+        endpoint_id: Some(endpoint.to_owned()),
+        outcome: Some(ThenKind::Delivered),
+    };
+    let mut lines = rig.client.tail_events(&which).await.unwrap();
+    let first = lines.try_next().await.unwrap();
+    assert!(matches!(first, Some(TailLine::Watching { .. })), "{first:?}");
+    let until = Instant::now() + SOON;
+    let mut number = 0;
+    let line = loop {
+        assert!(Instant::now() < until, "no attempt within {SOON:?}");
+        let lead = format!("watched_{number}");
+        rig.client.publish_event(&event("org_1", &lead)).await.unwrap();
+        number += 1;
+        if let Ok(line) = timeout(Duration::from_secs(1), lines.try_next()).await {
+            break line.unwrap();
+        }
+    };
+    let Some(TailLine::Attempt {
+        endpoint_id, outcome, ..
+    }) = &line
+    else {
+        panic!("{line:?}")
+    };
+    assert_eq!((endpoint_id.as_str(), outcome.as_str()), (endpoint, "delivered"));
 }
 
 /// Creates a key, and revokes it twice.

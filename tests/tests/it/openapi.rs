@@ -189,7 +189,8 @@ async fn a_generated_client_registers_publishes_and_sends_again() {
     )
     .unwrap();
     // The generator has no type for a stream of lines.
-    let settings = "post_hooks: []\ncontent_type_overrides:\n  application/x-ndjson: application/octet-stream\n";
+    let settings =
+        "post_hooks: []\ncontent_type_overrides:\n  application/x-ndjson: application/octet-stream\n";
     fs::write(directory.join("generator.yaml"), settings).unwrap();
     let generated = tool("MAGNETITE_TEST_PYTHON")
         .args([

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use client::{Error, Event, ListEndpoints};
+use client::{Error, Event, ListEndpoints, TailEvents, TailLine};
 use futures_util::TryStreamExt as _;
 
 use crate::server::{Reply, Server, builder};
@@ -135,4 +135,53 @@ async fn a_list_of_empty_pages_ends() {
     assert!(error.to_string().contains("as are the 1000 before it"), "{error}");
     assert!(endpoints.try_next().await.unwrap().is_none());
     assert_eq!(server.requests().len(), 1001);
+}
+
+/// Returns the lines of a stream whose body consists of two lines and this, and how it ends.
+async fn streamed(more: &str, is_cut: bool) -> (Vec<TailLine>, Result<(), Error>) {
+    let body = format!(
+        "{{\"kind\":\"watching\",\"at_ms\":1}}\n\n{{\"kind\":\"dropped\",\"at_ms\":2,\"count\":3}}\n{more}"
+    );
+    let length = body.len() + usize::from(is_cut);
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ncontent-length: {length}\r\n\r\n");
+    let server = Server::start(vec![Reply::Bytes(format!("{head}{body}").into_bytes())]).await;
+    let mut stream = server.client().tail_events(&TailEvents::default()).await.unwrap();
+    let mut lines = Vec::new();
+    loop {
+        match stream.try_next().await {
+            Ok(Some(line)) => lines.push(line),
+            Ok(None) => return (lines, Ok(())),
+            Err(error) => return (lines, Err(error)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_body_and_otherwise_with_an_error() {
+    let expected = [
+        TailLine::Watching { at_ms: 1 },
+        TailLine::Dropped { at_ms: 2, count: 3 },
+    ];
+    let (lines, end) = streamed("", false).await;
+    assert_eq!(lines, expected);
+    assert!(end.is_ok(), "{end:?}");
+    let (lines, end) = streamed("", true).await;
+    assert_eq!(lines, expected);
+    assert!(matches!(end, Err(Error::Broken { .. })), "{end:?}");
+    let (lines, end) = streamed("{\"kind\":7}\n", false).await;
+    assert_eq!(lines, expected);
+    assert!(matches!(end, Err(Error::Unreadable { .. })), "{end:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_stream_is_not_read_as_one_and_a_refusal_is_told() {
+    let server = Server::start(vec![Reply::json(200, "{}")]).await;
+    let opened = server.client().tail_events(&TailEvents::default()).await;
+    let error = opened.err().unwrap();
+    assert!(matches!(error, Error::Unexpected { status: 200, .. }), "{error}");
+    let server = Server::start(vec![Reply::problem(401, "unauthorized")]).await;
+    let opened = server.client().tail_events(&TailEvents::default()).await;
+    let error = opened.err().unwrap();
+    assert_eq!(error.problem().unwrap().name(), "unauthorized");
 }
