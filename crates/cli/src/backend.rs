@@ -13,6 +13,7 @@ mod changes;
 mod events;
 mod deliveries;
 mod resender;
+mod records;
 
 use anyhow::anyhow;
 use client::Client;
@@ -25,6 +26,7 @@ use crate::{
     remote::{Remote, told},
 };
 
+pub(crate) use records::Records;
 pub(crate) use recovery::{Recovery, Sent};
 pub(crate) use resender::{Batch, Resender};
 

@@ -225,6 +225,10 @@ async fn run_remote(command: Command, remote: Remote) -> anyhow::Result<()> {
     match command {
         Command::Publish(arguments) => publish::run(arguments, Way::Api(&remote)).await,
         Command::Status(arguments) => status::run(arguments, Way::Api(&remote)).await,
+        Command::Event(event::Arguments {
+            json,
+            action: event::Action::Tail(tail),
+        }) => event::tail::run(tail, json, Way::Api(&remote)).await,
         command => run_on(command, Backend::over(remote)?).await,
     }
 }
@@ -255,10 +259,6 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         Command::Worker => Some(("worker", BOTH)),
         Command::Recorder => Some(("recorder", BOTH)),
         Command::Api => Some(("api", BOTH)),
-        Command::Event(event::Arguments {
-            action: event::Action::Tail(_),
-            ..
-        }) => Some(("event tail", BROKER)),
         Command::Rejected(_) => Some(("rejected", BOTH)),
         Command::Audit(_) => Some(("audit", BOTH)),
         Command::Topology(_) => Some(("topology", BROKER)),
@@ -305,7 +305,7 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         Command::Event(event::Arguments {
             json,
             action: event::Action::Tail(tail),
-        }) => event::tail::run(tail, &configuration, json).await,
+        }) => event::tail::run(tail, json, Way::Direct(&configuration)).await,
         command @ (Command::Endpoint(_)
         | Command::ApiKey(_)
         | Command::Changes(_)

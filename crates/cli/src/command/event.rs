@@ -30,6 +30,6 @@ pub(super) async fn run(arguments: Arguments, backend: &Backend) -> anyhow::Resu
     match action {
         Action::List(list) => list::run(list, backend, json).await,
         Action::Show(show) => show::run(show, backend, json).await,
-        Action::Tail(_) => unreachable!("`tail` runs without a backend"),
+        Action::Tail(_) => unreachable!("`tail` needs no database and runs without a backend"),
     }
 }

@@ -55,7 +55,6 @@ async fn a_command_that_needs_the_database_or_the_broker_says_so_and_the_others_
         &["worker"],
         &["recorder"],
         &["api"],
-        &["event", "tail"],
         &["rejected", "list"],
         &["audit"],
         &["check", "http://127.0.0.1:9/", "--secret", "whsec_a"],

@@ -2,18 +2,16 @@
 
 mod line;
 
-use anyhow::Context as _;
-use broker::Tailed;
 use clap::{Args, ValueEnum};
-use tokio::sync::mpsc;
-use webhook::{EndpointId, EventKind, OrganizationId, journal::Batch};
+use service::tail::Filter;
+use webhook::{EndpointId, EventKind, OrganizationId, journal::ThenKind};
+use wire::TailLine;
 
-use crate::{broker_link::BrokerLink, command::arguments, configuration::Configuration, output, signals};
-
-use line::Narrator;
-
-/// The maximum number of batches that wait to be printed. When that many wait, further batches are dropped.
-const WAITING_MAX: usize = 1_024;
+use crate::{
+    backend::Records,
+    command::{Way, arguments},
+    output, signals,
+};
 
 #[derive(Debug, Args)]
 pub(in crate::command) struct Tail {
@@ -47,65 +45,59 @@ enum OutcomeFilter {
     Cancelled,
 }
 
-/// The criteria for records to print.
-#[derive(Debug, Default)]
-struct Filter {
-    organization: Option<OrganizationId>,
-    event_type: Option<EventKind>,
-    endpoint: Option<EndpointId>,
-    outcome: Option<OutcomeFilter>,
+impl Tail {
+    /// Returns the criteria for records to print.
+    fn filter(self) -> Filter {
+        Filter {
+            organization: self.org.map(OrganizationId::new),
+            event_type: self.event_type,
+            endpoint: self.endpoint.map(EndpointId::new),
+            outcome: self.outcome.map(ThenKind::from),
+        }
+    }
+}
+
+impl From<OutcomeFilter> for ThenKind {
+    fn from(filter: OutcomeFilter) -> Self {
+        match filter {
+            OutcomeFilter::Delivered => Self::Delivered,
+            OutcomeFilter::Retry => Self::Retry,
+            OutcomeFilter::Deferred => Self::Deferred,
+            OutcomeFilter::Dead => Self::Dead,
+            OutcomeFilter::Cancelled => Self::Cancelled,
+        }
+    }
 }
 
 /// Prints records until a signal arrives.
-pub(in crate::command) async fn run(
-    tail: Tail,
-    configuration: &Configuration,
-    json: bool,
-) -> anyhow::Result<()> {
+pub(in crate::command) async fn run(tail: Tail, json: bool, way: Way<'_>) -> anyhow::Result<()> {
     let stop = signals::stop_on_signal()?;
-    let broker = BrokerLink::open(&configuration.broker.config()).await?;
-    let topology = configuration.topology();
-    let filter = Filter {
-        organization: tail.org.map(OrganizationId::new),
-        event_type: tail.event_type,
-        endpoint: tail.endpoint.map(EndpointId::new),
-        outcome: tail.outcome,
+    let mut records = match way {
+        Way::Direct(configuration) => Records::of_broker(configuration, tail.filter()).await?,
+        Way::Api(remote) => Records::of_api(remote, tail.filter())?,
     };
-    let (sender, mut waiting) = mpsc::channel(WAITING_MAX);
-    let following = broker::tail(&broker.link, &topology, &stop, |tailed| {
-        // A full channel means that the terminal is slow. The batch is dropped, as the queue on the broker
-        // does when it is full.
-        let _ = sender.try_send(tailed);
-    });
-    let printing = async {
-        let mut narrator = Narrator::new(filter, json);
-        while let Some(tailed) = waiting.recv().await {
-            print(&mut narrator, tailed)?;
-        }
-        Ok::<_, anyhow::Error>(())
-    };
-    let printed = tokio::select! {
-        printed = printing => printed,
-        () = following => Ok(()),
-    };
-    broker.close().await;
-    printed
+    let printed = stop.run_until_cancelled(print_all(&mut records, json)).await;
+    records.close().await;
+    printed.unwrap_or(Ok(()))
 }
 
-fn print(narrator: &mut Narrator, tailed: Tailed) -> anyhow::Result<()> {
-    let batch = match tailed {
-        Tailed::Batch(batch) => batch,
-        Tailed::Connected => {
-            output::note("watching; press Ctrl-C to stop");
-            return Ok(());
+async fn print_all(records: &mut Records, json: bool) -> anyhow::Result<()> {
+    loop {
+        let lines = records.next().await?;
+        output::lines(lines.iter().filter_map(|line| shown(line, json)))?;
+    }
+}
+
+/// Returns how a line is printed. What is not about records goes to standard error.
+fn shown(line: &TailLine, json: bool) -> Option<String> {
+    let note = match line {
+        TailLine::Watching { .. } => "watching; press Ctrl-C to stop",
+        TailLine::Interrupted { .. } => {
+            "the API has lost its connection to the broker; what workers record in the meantime is not shown"
         }
-        // The log says so.
-        Tailed::Lost => return Ok(()),
+        line if json => return Some(output::json(line)),
+        line => return Some(line::text(line)),
     };
-    let records = Batch::decode(&batch).context("cannot read a batch of a worker")?;
-    let lines: Vec<_> = records
-        .iter()
-        .filter_map(|record| narrator.tell(record))
-        .collect();
-    Ok(output::lines(lines)?)
+    output::note(note);
+    None
 }
