@@ -9,6 +9,7 @@ mod publish;
 mod recovery;
 mod refusals;
 mod status;
+mod tail;
 
 use std::process::{Output, Stdio};
 
