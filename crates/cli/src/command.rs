@@ -36,7 +36,10 @@ mod arguments;
 mod listing;
 mod lines;
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -48,7 +51,7 @@ use crate::{
     backend::Backend,
     configuration::{self, Configuration, Log},
     output::{self, ColorChoice},
-    remote::{self, Remote},
+    remote::{self, Chooser, Remote},
 };
 
 /// Delivers the events of the lead pipeline to the webhook endpoints of customers.
@@ -206,14 +209,10 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             Box::pin(login::run(arguments, remote, config)).await
         }
         Command::Logout => logout::run(remote),
-        command => {
-            // The default profile never replaces a configuration, and never prevents a local command.
-            let may_default = needs(&command).is_none() && !configuration::is_given(config);
-            match Remote::chosen(&remote, may_default, |name| env::var_os(name))? {
-                None => Box::pin(run_configured(command, Configuration::load(config)?)).await,
-                Some(remote) => Box::pin(run_remote(command, remote)).await,
-            }
-        }
+        command => match Remote::chosen(&remote, chooser(&command, config), |name| env::var_os(name))? {
+            None => Box::pin(run_configured(command, Configuration::load(config)?)).await,
+            Some(remote) => Box::pin(run_remote(command, remote)).await,
+        },
     }
 }
 
@@ -247,6 +246,27 @@ async fn run_on(command: Command, backend: Backend) -> anyhow::Result<()> {
     done
 }
 
+/// Returns what may choose the HTTP API for a command. The default profile never replaces a configuration, and never
+/// prevents a local command. A variable never prevents a role, or a command that runs in the environment of a role.
+fn chooser(command: &Command, config: Option<&Path>) -> Chooser {
+    let is_of_roles = matches!(
+        command,
+        Command::Up
+            | Command::Worker
+            | Command::Recorder
+            | Command::Api
+            | Command::Migrate
+            | Command::Health(_)
+    );
+    if is_of_roles {
+        Chooser::Options
+    } else if needs(command).is_some() || configuration::is_given(config) {
+        Chooser::Variables
+    } else {
+        Chooser::DefaultProfile
+    }
+}
+
 /// Returns the name of a command and what it needs that the HTTP API does not give access to; `None` if it needs
 /// nothing else.
 fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
@@ -268,6 +288,10 @@ fn needs(command: &Command) -> Option<(&'static str, &'static str)> {
         Command::Doctor(_) => Some(("doctor", BOTH)),
         Command::Check(_) => Some(("check", CONFIGURATION)),
         Command::Health(_) => Some(("health", CONFIGURATION)),
+        Command::ApiKey(api_key::Arguments {
+            action: api_key::Action::Create(new),
+            ..
+        }) if new.is_platform() => Some(("api-key create --platform", DATABASE)),
         Command::Publish(_)
         | Command::Status(_)
         | Command::Endpoint(_)
@@ -296,6 +320,12 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         &configuration.log,
         if is_role { ROLE_FILTER } else { COMMAND_FILTER },
     )?;
+    if let Some(variable) = remote::choosing_variable(|name| env::var_os(name)) {
+        tracing::warn!(
+            variable,
+            "ignoring the variable, because this command does not use the HTTP API"
+        );
+    }
     match command {
         Command::Up => up::run(&configuration).await,
         Command::Worker => worker::run(&configuration).await,

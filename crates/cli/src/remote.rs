@@ -6,6 +6,8 @@
 //! 3. `MAGNETITE_PROFILE`;
 //! 4. the profile `default`, if the caller has no configuration.
 //!
+//! Not all of them may choose it for every command: see [`Chooser`].
+//!
 //! The key of a profile is sent only to the profile's URL. For any other URL, the key is read only from
 //! `MAGNETITE_API_KEY`, because other users of a machine can read the arguments of its processes. No message
 //! contains the key.
@@ -51,6 +53,17 @@ pub(crate) struct Options {
     /// MAGNETITE_ORGANIZATION
     #[arg(long, global = true, value_name = "ORGANIZATION", help_heading = HEADING)]
     organization: Option<String>,
+}
+
+/// What may choose the HTTP API for a command. Each variant includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chooser {
+    /// `--api` and `--profile`.
+    Options,
+    /// The variables.
+    Variables,
+    /// The default profile.
+    DefaultProfile,
 }
 
 /// The profile that `login` or `logout` changes.
@@ -105,14 +118,14 @@ impl Options {
 }
 
 impl Remote {
-    /// Returns the API that the options, the variables or the profiles choose; `None` if they choose none.
-    /// `may_default` says whether the default profile may choose it.
+    /// Returns the API that the options, the variables or the profiles choose; `None` if those that may choose it
+    /// choose none.
     pub(crate) fn chosen(
         options: &Options,
-        may_default: bool,
+        chooser: Chooser,
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> anyhow::Result<Option<Self>> {
-        let Some(mut remote) = Self::found(options, may_default, &variable)? else {
+        let Some(mut remote) = Self::found(options, chooser, &variable)? else {
             return match options.organization {
                 None => Ok(None),
                 Some(_) => Err(Usage(format!(
@@ -131,7 +144,7 @@ impl Remote {
 
     fn found(
         options: &Options,
-        may_default: bool,
+        chooser: Chooser,
         variable: &impl Fn(&str) -> Option<OsString>,
     ) -> anyhow::Result<Option<Self>> {
         let named = |name: &str, chosen_by| {
@@ -145,12 +158,13 @@ impl Remote {
             }
             (Some(url), None) => Ok(Some(Self::at(url.clone(), "--api", variable))),
             (None, Some(name)) => named(name, "--profile"),
+            (None, None) if chooser == Chooser::Options => Ok(None),
             (None, None) => {
                 if let Some(url) = text(variable, API_URL) {
                     Ok(Some(Self::at(url, API_URL, variable)))
                 } else if let Some(name) = text(variable, PROFILE) {
                     named(&name, PROFILE)
-                } else if may_default {
+                } else if chooser == Chooser::DefaultProfile {
                     Self::of_default_profile(variable)
                 } else {
                     Ok(None)
@@ -264,6 +278,13 @@ impl Remote {
             .chain(organization)
             .collect()
     }
+}
+
+/// Returns the name of the variable that chooses an API, unless an option does; `None` if none is set.
+pub(crate) fn choosing_variable(variable: impl Fn(&str) -> Option<OsString>) -> Option<&'static str> {
+    [API_URL, PROFILE]
+        .into_iter()
+        .find(|name| text(&variable, name).is_some())
 }
 
 /// Returns a client of the API at this URL. An error in the URL names `place`, which sets it.

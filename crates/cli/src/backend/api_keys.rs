@@ -29,8 +29,7 @@ impl Backend {
             }
             Self::Api(api) => {
                 let Some(organization) = &new.organization_id else {
-                    let refusal = api.remote.refusal("api-key create --platform", "the database");
-                    return Err(refusal.into());
+                    unreachable!("a platform key is created on the database")
                 };
                 let client = api.client_for(Some(organization));
                 let new = CreateApiKey {

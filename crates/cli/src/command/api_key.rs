@@ -63,6 +63,13 @@ pub(super) struct Create {
     expires_in: Option<Duration>,
 }
 
+impl Create {
+    /// Returns whether the key is to be a platform key.
+    pub(super) fn is_platform(&self) -> bool {
+        self.holder.platform
+    }
+}
+
 /// Runs one action.
 pub(super) async fn run(arguments: Arguments, backend: &Backend) -> anyhow::Result<()> {
     let Arguments { json, action } = arguments;

@@ -8,7 +8,7 @@ use toml::Value;
 use crate::{
     configuration::{self, Place, Setting},
     output,
-    remote::{self, Remote},
+    remote::{self, Chooser, Remote},
 };
 
 #[derive(Debug, clap::Args)]
@@ -25,8 +25,12 @@ pub(super) fn run(
     options: &remote::Options,
 ) -> anyhow::Result<()> {
     let settings = configuration::load_settings(file)?;
-    let may_default = !configuration::is_given(file);
-    let remote = Remote::chosen(options, may_default, |name| env::var_os(name))?;
+    let chooser = if configuration::is_given(file) {
+        Chooser::Variables
+    } else {
+        Chooser::DefaultProfile
+    };
+    let remote = Remote::chosen(options, chooser, |name| env::var_os(name))?;
     if arguments.json {
         let of_remote = remote.iter().flat_map(remote_as_json);
         output::lines(settings.iter().map(as_json).chain(of_remote))?;

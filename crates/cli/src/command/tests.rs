@@ -141,6 +141,40 @@ fn what_is_refused_as_usage() {
 }
 
 #[test]
+fn only_a_platform_key_is_created_on_the_database() {
+    let needed = |arguments| needs(&exit_of(arguments).unwrap().command).map(|(name, _)| name);
+    assert_eq!(
+        needed("magnetite api-key create --platform --name n --scopes admin"),
+        Some("api-key create --platform")
+    );
+    assert_eq!(
+        needed("magnetite api-key create --org o --name n --scopes admin"),
+        None
+    );
+}
+
+#[test]
+fn a_variable_chooses_no_api_for_a_role_and_what_runs_beside_it() {
+    for (command, expected) in [
+        ("up", Chooser::Options),
+        ("worker", Chooser::Options),
+        ("recorder", Chooser::Options),
+        ("api", Chooser::Options),
+        ("migrate", Chooser::Options),
+        ("health", Chooser::Options),
+        ("doctor", Chooser::Variables),
+        ("audit", Chooser::Variables),
+        (
+            "api-key create --platform --name n --scopes admin",
+            Chooser::Variables,
+        ),
+    ] {
+        let arguments = exit_of(&format!("magnetite {command}")).unwrap();
+        assert_eq!(chooser(&arguments.command, None), expected, "{command}");
+    }
+}
+
+#[test]
 fn a_secret_is_not_quoted_in_an_error() {
     let error = exit_of("magnetite listen --secret whsec_hunter2 --fail-each").unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");

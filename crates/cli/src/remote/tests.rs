@@ -25,7 +25,11 @@ fn chosen(
     organization: Option<&str>,
     variables: &[(&str, &str)],
 ) -> anyhow::Result<Option<Remote>> {
-    Remote::chosen(&options(api, None, organization), true, found_in(variables))
+    Remote::chosen(
+        &options(api, None, organization),
+        Chooser::DefaultProfile,
+        found_in(variables),
+    )
 }
 
 /// Returns a home directory with the profiles `default` and `work`. The latter has an organization.
@@ -77,41 +81,53 @@ fn an_api_is_chosen_by_an_option_then_a_variable_then_the_default_profile() {
     let home = ("HOME", home.path().to_str().unwrap());
     let url = (API_URL, "https://variable.example");
     let profile = (PROFILE, "work");
-    for (api, named, may_default, variables, origin) in [
+    let [by_option, by_variable, by_default] =
+        [Chooser::Options, Chooser::Variables, Chooser::DefaultProfile];
+    for (api, named, chooser, variables, origin) in [
         (
             Some("https://option.example"),
             None,
-            true,
+            by_option,
             &[home, url, profile][..],
             Some("https://option.example"),
         ),
         (
             None,
             Some("work"),
-            true,
+            by_default,
             &[home, url],
             Some("https://work.example"),
         ),
         (
             None,
             None,
-            true,
+            by_default,
             &[home, url, profile],
             Some("https://variable.example"),
         ),
-        (None, None, false, &[home, profile], Some("https://work.example")),
-        (None, None, true, &[home], Some("https://default.example")),
-        (None, None, false, &[home], None),
-        (None, None, true, &[], None),
+        (
+            None,
+            None,
+            by_variable,
+            &[home, profile],
+            Some("https://work.example"),
+        ),
+        (None, None, by_option, &[home, url, profile], None),
+        (None, None, by_default, &[home], Some("https://default.example")),
+        (None, None, by_variable, &[home], None),
+        (None, None, by_default, &[], None),
     ] {
         let options = options(api, named, None);
-        let remote = Remote::chosen(&options, may_default, found_in(variables)).unwrap();
+        let remote = Remote::chosen(&options, chooser, found_in(variables)).unwrap();
         let found = remote.map(|remote| remote.origin());
         assert_eq!(found.as_deref(), origin);
     }
+    assert_eq!(choosing_variable(found_in(&[home, url, profile])), Some(API_URL));
+    assert_eq!(choosing_variable(found_in(&[home, profile])), Some(PROFILE));
+    assert_eq!(choosing_variable(found_in(&[home, (API_URL, "")])), None);
     let both = options(Some("https://option.example"), Some("work"), None);
-    assert!(Remote::chosen(&both, true, found_in(&[home])).is_err());
-    let unknown = Remote::chosen(&options(None, Some("home"), None), true, found_in(&[home]));
+    assert!(Remote::chosen(&both, by_default, found_in(&[home])).is_err());
+    let unknown = Remote::chosen(&options(None, Some("home"), None), by_default, found_in(&[home]));
     let unknown = unknown.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(unknown.contains("contains: default, work"), "{unknown}");
 }
@@ -123,13 +139,13 @@ fn the_key_of_a_profile_is_used_only_at_its_url_and_no_other_key_is_used_there()
     let other_key = (API_KEY, "mgk_hunter2");
     let of_url = Remote::chosen(
         &options(Some("https://work.example/x"), None, None),
-        true,
+        Chooser::DefaultProfile,
         found_in(&[home]),
     );
     assert!(of_url.unwrap().unwrap().key.is_none());
     for name in [profiles::DEFAULT, "work"] {
         let options = options(None, Some(name), None);
-        let remote = Remote::chosen(&options, true, found_in(&[home, other_key]));
+        let remote = Remote::chosen(&options, Chooser::DefaultProfile, found_in(&[home, other_key]));
         assert_eq!(remote.unwrap().unwrap().key.unwrap().value, KEY);
     }
 }
@@ -145,7 +161,7 @@ fn the_organization_is_that_of_the_option_or_the_variable_or_the_profile() {
         (Some("org_1"), &[home, variable], "org_1"),
     ] {
         let options = options(None, Some("work"), option);
-        let remote = Remote::chosen(&options, true, found_in(variables)).unwrap();
+        let remote = Remote::chosen(&options, Chooser::DefaultProfile, found_in(variables)).unwrap();
         let organization = remote.unwrap().organization.unwrap();
         assert_eq!(organization.value, OrganizationId::new(expected));
     }
@@ -175,7 +191,11 @@ fn a_refusal_says_how_to_leave_the_api() {
     let home = home();
     let home = ("HOME", home.path().to_str().unwrap());
     let refusal = |api, profile, variables: &[_]| {
-        let remote = Remote::chosen(&options(api, profile, None), true, found_in(variables));
+        let remote = Remote::chosen(
+            &options(api, profile, None),
+            Chooser::DefaultProfile,
+            found_in(variables),
+        );
         let remote = remote.unwrap().unwrap();
         remote.refusal("migrate", "the database").to_string()
     };
@@ -205,7 +225,11 @@ fn a_refusal_says_how_to_leave_the_api() {
 fn the_settings_name_their_places_and_show_neither_a_key_nor_a_password() {
     let home = home();
     let home = ("HOME", home.path().to_str().unwrap());
-    let remote = Remote::chosen(&options(None, None, Some("org_1")), true, found_in(&[home]));
+    let remote = Remote::chosen(
+        &options(None, None, Some("org_1")),
+        Chooser::DefaultProfile,
+        found_in(&[home]),
+    );
     let remote = remote.unwrap().unwrap();
     let of_profile = format!("profile default ({}/.config/magnetite/profiles.toml)", home.1);
     let expected = [

@@ -246,6 +246,18 @@ async fn a_profile_that_is_named_precedes_a_configuration_and_the_default_one_do
     assert!(told.contains("without --profile"), "{told}");
     let (_, told) = user.run(2, &["topology"], &[named], "").await;
     assert!(told.contains("unset MAGNETITE_PROFILE there"), "{told}");
+    // This needs the database, which does not exist here.
+    let platform_key = [
+        "api-key",
+        "create",
+        "--platform",
+        "--name",
+        "n",
+        "--scopes",
+        "admin",
+    ];
+    let (_, told) = user.run(1, &platform_key, &[], "").await;
+    assert!(told.contains("there is no database"), "{told}");
     let (_, told) = user.run(2, &["endpoint", "list", "--api", url], &[], "").await;
     assert!(told.contains("MAGNETITE_API_KEY is not set"), "{told}");
     let (_, told) = user.run(2, &["logout", "--profile", "home"], &[], "").await;

@@ -4,6 +4,18 @@ use e2e::{Api, Installation, free_port};
 
 use super::{Laptop, stderr};
 
+impl Laptop {
+    /// Panics unless a command is refused because an option names an API.
+    async fn refused_by_option(&self, arguments: &[&str]) {
+        let told = self
+            .refused(2, &[arguments, &["--api", "http://127.0.0.1:9"]].concat())
+            .await;
+        let command = format!("`magnetite {}", arguments[0]);
+        assert!(told.contains(&command), "{told}");
+        assert!(told.contains("without --api"), "{told}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_api_or_its_absence_refuses_is_told_in_one_line() {
     let installation = Installation::new("remote-refused").await;
@@ -55,24 +67,42 @@ async fn a_command_that_needs_the_database_or_the_broker_says_so_and_the_others_
         &["worker"],
         &["recorder"],
         &["api"],
-        &["rejected", "list"],
+        &["migrate"],
+        &["health"],
+    ] {
+        let output = laptop.run(arguments).await;
+        // The command reads the configuration, which is not valid, although a variable sets an API.
+        assert_eq!(
+            output.status.code(),
+            Some(64),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        laptop.refused_by_option(arguments).await;
+    }
+    for arguments in [
+        &["rejected", "list"][..],
         &["audit"],
         &["check", "http://127.0.0.1:9/", "--secret", "whsec_a"],
         &["topology"],
-        &["migrate"],
         &["retention", "confirm"],
         &["secrets", "reseal"],
-        &["health"],
         &["doctor"],
+        &[
+            "api-key",
+            "create",
+            "--platform",
+            "--name",
+            "n",
+            "--scopes",
+            "admin",
+        ],
     ] {
         let told = laptop.refused(2, arguments).await;
         let command = format!("`magnetite {}", arguments[0]);
         assert!(told.contains(&command), "{told}");
         assert!(told.contains("unset MAGNETITE_API_URL"), "{told}");
-        let told = laptop
-            .refused(2, &[arguments, &["--api", "http://127.0.0.1:9"]].concat())
-            .await;
-        assert!(told.contains("without --api"), "{told}");
+        laptop.refused_by_option(arguments).await;
     }
     for arguments in [
         &["openapi"][..],
@@ -85,4 +115,26 @@ async fn a_command_that_needs_the_database_or_the_broker_says_so_and_the_others_
             "{arguments:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_in_the_environment_of_roles_ignores_the_variables_and_says_so() {
+    let laptop = Laptop::new("http://127.0.0.1:9", "");
+    let path = laptop.directory.path().join("magnetite.db");
+    let path = path.display();
+    let output = laptop
+        .command(&["migrate"])
+        .env_remove("MAGNETITE_BROKER__URL")
+        .env("MAGNETITE_DATABASE__URL", format!("sqlite://{path}"))
+        .env("MAGNETITE_PROFILE", "work")
+        .output()
+        .await
+        .unwrap();
+    let told = stderr(&output);
+    assert!(output.status.success(), "{told}");
+    assert!(
+        told.contains("ignoring the variable") && told.contains("MAGNETITE_API_URL"),
+        "{told}"
+    );
+    assert!(told.contains("a new, empty database"), "{told}");
 }
