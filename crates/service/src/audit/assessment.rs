@@ -8,8 +8,8 @@ use store::Audit;
 use super::{
     Marked, Queues,
     finding::{
-        Finding, in_hand, incomplete, late_ones, lost_batches, nowhere, unbalanced, unequal, unrecorded,
-        vanished,
+        Finding, awaited, in_hand, incomplete, late_ones, lost_batches, nowhere, unbalanced, unequal,
+        unrecorded, vanished,
     },
 };
 use crate::resend::IN_HAND;
@@ -57,14 +57,16 @@ impl Assessment {
         late: Duration,
     ) -> Self {
         let now_ms = window_ms.1;
+        let in_hand_ms = IN_HAND.as_millis() as u64;
         let findings = [
             lost_batches(&audit.lost, now_ms),
             unequal(&audit),
             unbalanced(&audit.unbalanced),
+            awaited(&audit, in_hand_ms),
             unrecorded(&audit.unrecorded),
             late_ones(&audit.late, late),
             nowhere(&audit, queues, late),
-            in_hand(&audit, queues, IN_HAND.as_millis() as u64),
+            in_hand(&audit, queues, in_hand_ms),
         ];
         let findings = findings.into_iter().flatten();
         let incomplete = incomplete(queues, marked, audit.recorders_heard, now_ms);
@@ -101,7 +103,7 @@ impl Assessment {
 
     /// Returns whether a repeated audit a moment later may have fewer findings.
     pub fn may_settle(&self) -> bool {
-        let moving = ["incomplete", "in_no_queue", "in_hand", "lost_batches"];
+        let moving = ["incomplete", "in_no_queue", "in_hand", "awaited", "lost_batches"];
         self.findings.iter().any(|finding| moving.contains(&finding.name))
     }
 }

@@ -154,6 +154,19 @@ pub(super) fn unbalanced(found: &Findings<Unbalanced>) -> Option<Finding> {
     )
 }
 
+/// Returns a finding for missing events whose records may still arrive. After [`IN_HAND`](crate::resend::IN_HAND),
+/// [`unbalanced`] reports them.
+pub(super) fn awaited(audit: &Audit, in_hand_ms: u64) -> Option<Finding> {
+    let finding = finding(
+        "awaited",
+        &audit.awaited,
+        |event| event.event_id.as_str(),
+        "deliveries without their event, created more than 10 s ago (the record of the event may still arrive)".to_owned(),
+        "repeat the audit when this can be known: it then reports lost records as such".to_owned(),
+    )?;
+    Some(finding.known_at(audit.awaited_until_ms.saturating_add(in_hand_ms)))
+}
+
 pub(super) fn unrecorded(found: &Findings<Unrecorded>) -> Option<Finding> {
     finding(
         "unrecorded",

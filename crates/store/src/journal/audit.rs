@@ -25,8 +25,8 @@ use crate::{
 use connections::{Counting, Main, Second, Shared, connections};
 use period::Period;
 use rows::{
-    Found, Pending, read_count, read_deliveries, read_events, read_gap, read_late, read_oldest, read_pending,
-    read_roles, read_suspects, read_unbalanced, read_unrecorded,
+    Found, Pending, Suspect, read_count, read_deliveries, read_events, read_gap, read_late, read_oldest,
+    read_pending, read_roles, read_suspects, read_unbalanced, read_unrecorded,
 };
 use statements::{COUNT_DELIVERIES, COUNT_EVENTS, COUNT_ROLES, COUNT_SUSPECTS, OLDEST_PENDING};
 
@@ -66,6 +66,11 @@ pub struct Audit {
     /// Events whose number of deliveries differs from the number of endpoints that they matched, and missing
     /// events whose deliveries were created more than [`in_hand_ms`](AuditLimits::in_hand_ms) ago.
     pub unbalanced: Findings<Unbalanced>,
+    /// Missing events whose first delivery was created more than 10 s ago, but not more than
+    /// [`in_hand_ms`](AuditLimits::in_hand_ms): their records may still arrive.
+    pub awaited: Findings<Unbalanced>,
+    /// When the first delivery of the last of those was created, in Unix milliseconds; 0 if there is none.
+    pub awaited_until_ms: u64,
     /// Deliveries with missing attempts.
     pub unrecorded: Findings<Unrecorded>,
     /// Rows that were added in the window but no longer exist.
@@ -333,7 +338,7 @@ impl Store {
                 let late = fetch_all!(tx, dialect, window.late(gaps), read_late);
                 tx.commit().await?;
 
-                audit.unbalanced = findings(unbalanced);
+                audit.compare(unbalanced);
                 audit.late = findings(late);
                 Ok((audit, records))
             }
@@ -411,11 +416,26 @@ impl Audit {
         self.in_hand_until_ms = pending.in_hand_until_ms;
     }
 
+    fn compare(&mut self, suspects: Vec<Found<Suspect>>) {
+        let (awaited, others): (Vec<_>, Vec<_>) = suspects
+            .into_iter()
+            .partition(|((_, awaited_ms), _)| awaited_ms.is_some());
+        let last = awaited.first().and_then(|((_, awaited_ms), _)| *awaited_ms);
+        self.awaited_until_ms = last.unwrap_or_default();
+        let events = |suspects: Vec<Found<Suspect>>| {
+            let events = suspects.into_iter().map(|((event, _), counts)| (event, counts));
+            findings(events.collect())
+        };
+        self.awaited = events(awaited);
+        self.unbalanced = events(others);
+    }
+
     /// Limits how many findings of each kind are explained by gaps: each record is about one event or one
     /// delivery.
     fn explain_at_most(&mut self, records: MissingRecords) {
         for (in_gaps, max) in [
             (&mut self.unbalanced.in_gaps, records.of_window),
+            (&mut self.awaited.in_gaps, records.of_window),
             (&mut self.unrecorded.in_gaps, records.of_window),
             (&mut self.late.in_gaps, records.of_window),
             (&mut self.pending_in_gaps, records.of_all_times),

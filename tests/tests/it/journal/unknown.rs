@@ -160,3 +160,40 @@ async fn retries_that_an_earlier_schedule_delays_are_no_false_alarm() {
     );
     assert!(recorder.terminate().await && worker.terminate().await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_without_its_event_is_not_known_yet_and_then_wrong() {
+    let node = Node::start().await;
+    let installation = Installation::with("awaited", node.url(), &[500], &[]).await;
+    let receiver = Receiver::ok().await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    publish(&installation, 0..1).await;
+    installation
+        .wait_until_recorded(&[&worker], &recorder, SOON)
+        .await;
+    until_it_balances(&installation).await;
+
+    // As if another event had been delivered 30 s ago, and its own record had not arrived.
+    let mut database = database(&installation).await;
+    let delivered = "INSERT INTO deliveries (id, event_id, created_ms, attempts, recorded, organization_id, endpoint_id, run, \
+                     trigger, state, updated_ms, next_ms, reason, last_status, last_error, mark) \
+                     SELECT 'dlv_alone', 'evt_alone', created_ms - 30000, 0, 0, organization_id, endpoint_id, run, \
+                     trigger, state, updated_ms, next_ms, reason, last_status, last_error, mark FROM deliveries";
+    assert_eq!(execute(&mut database, delivered).await, 1);
+    let audit = installation.audit().await;
+    assert_eq!(
+        (audit.code, audit.findings()),
+        (NOT_KNOWN_YET, vec!["awaited"]),
+        "{audit:#?}"
+    );
+    let earlier = "UPDATE deliveries SET created_ms = created_ms - 90000 WHERE id = 'dlv_alone'";
+    assert_eq!(execute(&mut database, earlier).await, 1);
+    let audit = installation.audit().await;
+    assert_eq!(
+        (audit.code, audit.findings()),
+        (Some(1), vec!["unbalanced"]),
+        "{audit:#?}"
+    );
+    assert!(recorder.terminate().await && worker.terminate().await);
+}

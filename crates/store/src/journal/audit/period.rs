@@ -22,6 +22,10 @@ const SKEW_MS: u64 = 3_600_000;
 /// How long before it is due, in milliseconds, a delivery may already have left its queue.
 const LEAVING_MS: u64 = 2_000;
 
+/// How long after the first delivery of an event the record of the event may arrive without being missed, in
+/// milliseconds. Under load there are always events whose record is a little later than that of a delivery.
+const RECORDED_MS: u64 = 10_000;
+
 /// A window of whole minutes, with the limits for what is late and what is missing.
 pub(super) struct Period {
     pub(super) since_ms: u64,
@@ -116,7 +120,11 @@ impl Period {
         let mut statement = self.of(FIND_UNBALANCED);
         statement.arguments.extend(near.map(Into::into));
         statement.arguments.push(FINDINGS_MAX.into());
-        let times = [late_ms, now_ms.saturating_sub(in_hand_ms)];
+        let times = [
+            late_ms,
+            now_ms.saturating_sub(RECORDED_MS.min(in_hand_ms)),
+            now_ms.saturating_sub(in_hand_ms),
+        ];
         statement.arguments.extend(times.map(Into::into));
         statement.with_gaps(gaps)
     }

@@ -17,6 +17,9 @@ use crate::columns::Columns;
 /// A finding, with the total number of findings and the number of those that a gap explains.
 pub(super) type Found<T> = (T, (u64, u64));
 
+/// An event, and when the last event whose record may still arrive had its first delivery, if this is one of them.
+pub(super) type Suspect = (Unbalanced, Option<u64>);
+
 /// The events of one minute.
 pub(super) struct Events {
     pub(super) minute_ms: u64,
@@ -130,7 +133,7 @@ pub(super) fn read_gap(row: &dyn Columns) -> Result<Gap, sqlx::Error> {
     })
 }
 
-pub(super) fn read_unbalanced(row: &dyn Columns) -> Result<Found<Unbalanced>, sqlx::Error> {
+pub(super) fn read_unbalanced(row: &dyn Columns) -> Result<Found<Suspect>, sqlx::Error> {
     let unbalanced = Unbalanced {
         organization_id: OrganizationId::new(row.text("organization_id")?),
         event_id: EventId::new(row.text("id")?),
@@ -138,7 +141,7 @@ pub(super) fn read_unbalanced(row: &dyn Columns) -> Result<Found<Unbalanced>, sq
         matched: row.maybe_number("matched")?,
         deliveries: row.number("deliveries")?,
     };
-    Ok((unbalanced, read_counts(row)?))
+    Ok(((unbalanced, row.maybe_number("awaited_ms")?), read_counts(row)?))
 }
 
 pub(super) fn read_unrecorded(row: &dyn Columns) -> Result<Found<Unrecorded>, sqlx::Error> {

@@ -14,9 +14,9 @@ pub(super) const COUNT_DELIVERIES_OF_EVENTS: &str = "SELECT d.state AS state, CO
     WHERE e.received_ms >= $1 AND e.received_ms < $2 AND d.run = 0 AND d.created_ms >= $3 AND d.created_ms < $4 GROUP BY d.state";
 
 /// Counts how many findings a gap in `{gaps}` explains: the gap overlaps the period from `$late` milliseconds
-/// before `$at_ms` until `$late` milliseconds after it.
+/// before `$at_ms` until `$late` milliseconds after it. `$group` is empty, or counts those of each group apart.
 macro_rules! in_gaps {
-    ($at_ms:literal, $late:literal) => {
+    ($at_ms:literal, $late:literal, $group:literal) => {
         concat!(
             "SUM(CASE WHEN EXISTS (SELECT 1 FROM {gaps} g WHERE g.from_ms <= ",
             $at_ms,
@@ -26,7 +26,9 @@ macro_rules! in_gaps {
             $at_ms,
             " - ",
             $late,
-            ") THEN 1 ELSE 0 END) OVER () AS in_gaps "
+            ") THEN 1 ELSE 0 END) OVER (",
+            $group,
+            ") AS in_gaps "
         )
     };
 }
@@ -36,6 +38,10 @@ macro_rules! in_gaps {
 ///
 /// A delivery that was created at `$7` or later is no suspect if its event is missing. A worker records an event
 /// when all of its deliveries are in the queue, and the first of them may have been attempted by then.
+///
+/// If the first delivery of a missing event was created at `$8` or later, the record of the event may still arrive.
+/// These events are listed after all others and counted apart. `awaited_ms` is when the last of them was created, and
+/// NULL for the others.
 pub(super) const FIND_UNBALANCED: &str = concat!(
     "WITH counted AS MATERIALIZED ( \
     SELECT event_id, organization_id, COUNT(*) AS deliveries, MIN(created_ms) AS created_ms FROM deliveries \
@@ -53,11 +59,13 @@ pub(super) const FIND_UNBALANCED: &str = concat!(
     ), found AS ( \
     SELECT s.*, (SELECT COUNT(*) FROM deliveries d WHERE d.event_id = s.id AND d.organization_id = s.organization_id \
     AND d.run = 0) AS deliveries, (SELECT COUNT(*) FROM events e WHERE e.id = s.id \
-    AND e.organization_id = s.organization_id) AS events FROM suspects s) \
-    SELECT id, organization_id, received_ms AS at_ms, matched, deliveries, COUNT(*) OVER () AS total, ",
-    in_gaps!("received_ms", "$6"),
+    AND e.organization_id = s.organization_id) AS events, \
+    CASE WHEN s.matched IS NULL AND s.received_ms >= $8 THEN 1 ELSE 0 END AS is_awaited FROM suspects s) \
+    SELECT id, organization_id, received_ms AS at_ms, matched, deliveries, COUNT(*) OVER (PARTITION BY is_awaited) AS total, \
+    CASE WHEN is_awaited = 1 THEN MAX(received_ms) OVER (PARTITION BY is_awaited) END AS awaited_ms, ",
+    in_gaps!("received_ms", "$6", "PARTITION BY is_awaited"),
     "FROM found \
-    WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY received_ms, id LIMIT $5"
+    WHERE (matched IS NULL AND events = 0) OR matched <> deliveries ORDER BY is_awaited, received_ms, id LIMIT $5"
 );
 
 /// Counts the deliveries that may lack an attempt. The condition is that of an index that contains almost
@@ -79,14 +87,14 @@ pub(super) const FIND_UNRECORDED: &str = concat!(
     AND a.number <= s.attempts) AS recorded FROM suspects s) \
     SELECT id, (SELECT d.endpoint_id FROM deliveries d WHERE d.id = f.id) AS endpoint_id, created_ms AS at_ms, attempts, \
     recorded, COUNT(*) OVER () AS total, ",
-    in_gaps!("created_ms", "$6"),
+    in_gaps!("created_ms", "$6", ""),
     "FROM found f WHERE attempts > recorded ORDER BY created_ms, id LIMIT $5"
 );
 
 pub(super) const FIND_LATE: &str = concat!(
     "SELECT d.id, d.organization_id, d.event_id, d.endpoint_id, d.created_ms AS at_ms, d.next_ms, \
     COUNT(*) OVER () AS total, ",
-    in_gaps!("d.created_ms", "$5"),
+    in_gaps!("d.created_ms", "$5", ""),
     "FROM deliveries d WHERE d.state = 0 AND d.state <> 3 AND d.created_ms >= $1 AND d.created_ms < $2 \
     AND (d.requested_ms IS NULL OR d.sent_ms IS NOT NULL) AND COALESCE(d.sent_ms, d.created_ms) < $3 \
     ORDER BY d.created_ms, d.id LIMIT $4"

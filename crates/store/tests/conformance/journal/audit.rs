@@ -103,10 +103,24 @@ async fn a_deleted_row_is_found_whichever_it_is(bed: Bed) {
     assert_eq!(found.unbalanced.in_gaps, 0);
 
     bed.execute("DELETE FROM events WHERE id = 'evt_2'").await;
-    // Its record could still arrive.
-    assert_eq!(audit(&store, T + 90_000).await.unbalanced.total, 1);
+    // Its record could still arrive. For 10 s it is not missed.
+    for (after_ms, totals, until_ms) in [
+        (10_000, (1, 0), 0),
+        (10_001, (1, 1), T),
+        (90_000, (1, 1), T),
+        (90_001, (2, 0), 0),
+    ] {
+        let found = audit(&store, T + after_ms).await;
+        assert_eq!(
+            (found.unbalanced.total, found.awaited.total),
+            totals,
+            "{after_ms}"
+        );
+        assert_eq!(found.awaited_until_ms, until_ms, "{after_ms}");
+    }
+    let awaited = audit(&store, T + 90_000).await.awaited.items;
+    assert_eq!((awaited.len(), &awaited[0].event_id), (1, &evt(2)));
     let found = audit(&store, T + 90_001).await;
-    assert_eq!(found.unbalanced.total, 2);
     let missing = found
         .unbalanced
         .items

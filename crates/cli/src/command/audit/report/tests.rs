@@ -379,6 +379,39 @@ fn what_was_due_lately_and_stands_in_no_queue_is_not_known_unless_workers_have_i
 }
 
 #[test]
+fn an_event_whose_record_may_still_arrive_is_not_known_yet() {
+    let now_ms = WINDOW_MS.1;
+    for (in_gaps, expected) in [
+        (
+            0,
+            Conclusion::NotKnown {
+                ask_again_ms: now_ms + 60_000,
+            },
+        ),
+        (1, Conclusion::Balance),
+    ] {
+        let audit = Audit {
+            awaited: events(1, in_gaps, &["evt_1"]),
+            awaited_until_ms: now_ms - 30_000,
+            ..balanced()
+        };
+        let assessment = assessment(audit, QUEUES);
+        assert_eq!(assessment.conclusion(), expected);
+        assert_eq!(names(&assessment), ["awaited"]);
+        assert!(assessment.may_settle());
+    }
+    // What is known to be wrong stays wrong.
+    let audit = Audit {
+        awaited: events(1, 0, &["evt_1"]),
+        awaited_until_ms: now_ms - 30_000,
+        unbalanced: events(1, 0, &["evt_2"]),
+        ..balanced()
+    };
+    let conclusion = assessment(audit, QUEUES).conclusion();
+    assert_eq!(conclusion, Conclusion::Wrong { failures: 1 });
+}
+
+#[test]
 fn of_two_counts_the_greater_of_each_queue_counts() {
     let (one, other) = (
         QUEUES,
