@@ -2,7 +2,7 @@
 //!
 //! They are in one file for each user of the machine, `magnetite/profiles.toml` in `$XDG_CONFIG_HOME` or in
 //! `~/.config`. Only the user may read it. It is always replaced as a whole, so that a crash leaves either the old
-//! or the new profiles.
+//! or the new profiles. Processes that change it hold a lock of the file `profiles.lock` beside it meanwhile.
 //!
 //! No message quotes the file, because it contains keys.
 
@@ -10,18 +10,18 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fmt,
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use rustix::process::geteuid;
+use rustix::process::{Uid, geteuid};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use crate::{Usage, configuration};
+use crate::{Usage, configuration, output};
 
 /// The profile that is used if no other is named.
 pub(crate) const DEFAULT: &str = "default";
@@ -49,6 +49,11 @@ pub(crate) struct Profiles {
     path: PathBuf,
     by_name: BTreeMap<String, Profile>,
 }
+
+/// The error if the file belongs to another user.
+#[derive(Debug, thiserror::Error)]
+#[error("the file belongs to another user; run the command as its owner")]
+struct OfAnotherUser;
 
 /// Returns the path of the file; `None` if the user has no home directory. A variable that is not an absolute path
 /// is ignored, as the XDG Base Directory Specification demands.
@@ -81,9 +86,13 @@ impl Profiles {
     ///
     /// # Errors
     /// Returns an error if the file cannot be read, is not valid, or is accessible to other users.
-    pub(crate) fn read(path: PathBuf) -> anyhow::Result<Self> {
-        let text =
-            read_private(&path).with_context(|| format!("cannot read the profiles in {}", path.display()))?;
+    fn read(path: PathBuf) -> anyhow::Result<Self> {
+        Self::read_as(path, geteuid())
+    }
+
+    fn read_as(path: PathBuf, user: Uid) -> anyhow::Result<Self> {
+        let text = read_private(&path, user)
+            .with_context(|| format!("cannot read the profiles in {}", path.display()))?;
         let by_name = toml::from_str(&text).map_err(|error| {
             anyhow!(
                 "cannot read the profiles in {}: line {} is not valid; correct it, or delete the file and log in again",
@@ -92,6 +101,33 @@ impl Profiles {
             )
         })?;
         Ok(Self { path, by_name })
+    }
+
+    /// Reads the profiles in this file for a command that may do without them. If the file belongs to another user, as
+    /// it may with `runuser -u`, which keeps HOME, says so and returns no profiles.
+    ///
+    /// # Errors
+    /// Returns an error if the file of the current user is not valid, or is accessible to other users.
+    pub(crate) fn read_own(path: PathBuf) -> anyhow::Result<Option<Self>> {
+        own(Self::read(path))
+    }
+
+    /// Checks that the directory in which the file is, or would be created, is not that of another user, who could
+    /// not read the file. A directory of the system, such as `/tmp`, is accepted.
+    ///
+    /// # Errors
+    /// Returns an error if the directory belongs to another user.
+    pub(crate) fn check_owner(&self) -> Result<(), Usage> {
+        let mut directories = self.path.ancestors().skip(1);
+        let found = directories.find_map(|path| Some((path, fs::metadata(path).ok()?.uid())));
+        match found {
+            Some((path, owner)) if is_foreign(owner, geteuid()) => Err(Usage(format!(
+                "the profile would be stored in {}, which belongs to another user: run the command as that user, or set \
+                 HOME to your own home directory",
+                path.display()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the path of the file.
@@ -112,26 +148,67 @@ impl Profiles {
         self.find(name).ok_or_else(|| self.unknown(name))
     }
 
-    /// Adds a profile, or replaces the one with this name. [`Self::save`] stores the change.
-    pub(crate) fn insert(&mut self, name: &str, profile: Profile) {
-        self.by_name.insert(name.to_owned(), profile);
-    }
-
-    /// Removes and returns a profile. [`Self::save`] stores the change.
+    /// Adds a profile, or replaces the one with this name, and stores the change.
     ///
     /// # Errors
-    /// Returns an error that names the existing profiles if there is no such profile.
-    pub(crate) fn remove(&mut self, name: &str) -> Result<Profile, Usage> {
-        self.by_name.remove(name).ok_or_else(|| self.unknown(name))
+    /// Returns an error if the file cannot be read or written. It is then unchanged.
+    pub(crate) fn insert(&mut self, name: &str, profile: Profile) -> anyhow::Result<()> {
+        self.change(|profiles| {
+            profiles.by_name.insert(name.to_owned(), profile);
+            Ok(())
+        })
+    }
+
+    /// Removes and returns a profile, and stores the change.
+    ///
+    /// # Errors
+    /// Returns an error that names the existing profiles if there is no such profile, and in the cases of
+    /// [`Self::insert`].
+    pub(crate) fn remove(&mut self, name: &str) -> anyhow::Result<Profile> {
+        // If there is no profile, nothing is created.
+        self.get(name)?;
+        self.change(|profiles| {
+            let removed = profiles.by_name.remove(name);
+            removed.ok_or_else(|| profiles.unknown(name))
+        })
+    }
+
+    /// Reads the file again, changes the profiles and replaces the file. No other process changes it meanwhile, so
+    /// that no change is lost.
+    fn change<T>(&mut self, change: impl FnOnce(&mut Self) -> Result<T, Usage>) -> anyhow::Result<T> {
+        let lock = self.lock().with_context(|| self.failed_write())?;
+        *self = Self::read(self.path.clone())?;
+        let changed = change(self)?;
+        self.save()?;
+        // The lock ends when its file is closed.
+        drop(lock);
+        Ok(changed)
+    }
+
+    /// Waits for the lock. A process holds it only while it reads and replaces the file.
+    fn lock(&self) -> io::Result<File> {
+        self.create_directory()?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(self.path.with_extension("lock"))?;
+        file.lock()?;
+        Ok(file)
     }
 
     /// Replaces the file. Deletes it if no profile is left.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be written. It is then unchanged.
-    pub(crate) fn save(&self) -> anyhow::Result<()> {
-        self.write()
-            .with_context(|| format!("cannot write the profiles to {}", self.path.display()))
+    fn save(&self) -> anyhow::Result<()> {
+        self.write().with_context(|| self.failed_write())
+    }
+
+    fn failed_write(&self) -> String {
+        format!("cannot write the profiles to {}", self.path.display())
+    }
+
+    /// Creates the directory of the file, which only the current user may use. Returns its path.
+    fn create_directory(&self) -> io::Result<&Path> {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        Ok(directory)
     }
 
     fn write(&self) -> io::Result<()> {
@@ -141,8 +218,7 @@ impl Profiles {
                 _ => Ok(()),
             };
         }
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let directory = self.create_directory()?;
         let text = toml::to_string(&self.by_name).map_err(io::Error::other)?;
         // It has the mode 0600.
         let mut file = NamedTempFile::new_in(directory)?;
@@ -166,16 +242,39 @@ impl Profiles {
     }
 }
 
-/// Returns the text of a file to which only the current user has access; an empty text if it does not exist.
-fn read_private(path: &Path) -> anyhow::Result<String> {
+/// Returns the profiles that were read; `None`, with a note, if the file belongs to another user or may not be read.
+fn own(read: anyhow::Result<Profiles>) -> anyhow::Result<Option<Profiles>> {
+    match read {
+        Err(error) if is_denied(&error) => {
+            output::note(&format!("the profile {DEFAULT} is not used: {error:#}"));
+            Ok(None)
+        }
+        read => read.map(Some),
+    }
+}
+
+/// Returns whether the file could not be read because it belongs to another user.
+fn is_denied(error: &anyhow::Error) -> bool {
+    let io_error = error.downcast_ref::<io::Error>();
+    error.is::<OfAnotherUser>()
+        || io_error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Returns whether a directory with this owner belongs to another user than this one, and not to the system.
+fn is_foreign(owner: u32, user: Uid) -> bool {
+    owner != user.as_raw() && owner != Uid::ROOT.as_raw()
+}
+
+/// Returns the text of a file to which only this user has access; an empty text if it does not exist.
+fn read_private(path: &Path, user: Uid) -> anyhow::Result<String> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if is_missing(&error) => return Ok(String::new()),
         Err(error) => return Err(error.into()),
     };
     let metadata = file.metadata()?;
-    if metadata.uid() != geteuid().as_raw() {
-        bail!("the file belongs to another user; run the command as its owner");
+    if metadata.uid() != user.as_raw() {
+        return Err(OfAnotherUser.into());
     }
     if metadata.mode() & OF_OTHERS != 0 {
         bail!(
@@ -208,155 +307,4 @@ impl fmt::Debug for Profile {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
-
-    use tempfile::TempDir;
-
-    use super::*;
-
-    const KEY: &str = "mgk_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc";
-
-    fn profile(url: &str, organization: Option<&str>) -> Profile {
-        Profile {
-            url: url.to_owned(),
-            key: KEY.to_owned(),
-            organization: organization.map(str::to_owned),
-        }
-    }
-
-    fn load(home: &TempDir) -> anyhow::Result<Profiles> {
-        Profiles::load(|name| (name == "HOME").then(|| home.path().into()))
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().mode() & 0o777
-    }
-
-    /// Returns the error for a file with this text and this mode.
-    fn error(text: &str, mode: u32) -> String {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("profiles.toml");
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        let error = Profiles::read(path).unwrap_err();
-        format!("{error:#}")
-    }
-
-    #[test]
-    fn a_profile_is_read_back_from_a_file_that_only_its_owner_may_read() {
-        let home = tempfile::tempdir().unwrap();
-        let mut profiles = load(&home).unwrap();
-        let (first, second) = (
-            profile("https://a.example", None),
-            profile("https://b.example/x", Some("org_1")),
-        );
-        profiles.insert(DEFAULT, first.clone());
-        profiles.save().unwrap();
-        profiles.insert("my \"other\" one", second.clone());
-        profiles.save().unwrap();
-        let path = home.path().join(".config/magnetite/profiles.toml");
-        assert_eq!(profiles.path(), path);
-        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-        let mut found = load(&home).unwrap();
-        assert_eq!(found.get(DEFAULT).unwrap(), &first);
-        assert_eq!(found.get("my \"other\" one").unwrap(), &second);
-        // Nothing else is left in the directory.
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-        assert_eq!(found.remove(DEFAULT).unwrap(), first);
-        found.save().unwrap();
-        assert!(load(&home).unwrap().find(DEFAULT).is_none());
-        found.remove("my \"other\" one").unwrap();
-        found.save().unwrap();
-        assert!(!path.exists());
-        found.save().unwrap();
-    }
-
-    #[test]
-    fn the_file_is_replaced_and_not_written_to() {
-        let home = tempfile::tempdir().unwrap();
-        let mut profiles = load(&home).unwrap();
-        profiles.insert(DEFAULT, profile("https://a.example", None));
-        profiles.save().unwrap();
-        let before = File::open(profiles.path()).unwrap();
-        profiles.insert(DEFAULT, profile("https://b.example", None));
-        profiles.save().unwrap();
-        let old = io::read_to_string(before).unwrap();
-        assert!(old.contains("a.example") && !old.contains("b.example"), "{old}");
-        // A directory cannot be replaced by a file: what was there is left, and nothing else.
-        let directory = profiles.path().parent().unwrap().to_owned();
-        fs::remove_file(profiles.path()).unwrap();
-        fs::create_dir(profiles.path()).unwrap();
-        let error = format!("{:#}", profiles.save().unwrap_err());
-        assert!(error.contains("cannot write the profiles to"), "{error}");
-        assert_eq!(fs::read_dir(directory).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_file_that_others_may_read_or_change_is_refused() {
-        for mode in [0o604, 0o640, 0o620, 0o644] {
-            let error = error("", mode);
-            assert!(error.contains("chmod 600 /"), "{mode:o}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_line_that_is_not_valid_is_named_and_not_quoted() {
-        let good = format!("[default]\nurl = \"https://a.example\"\nkey = \"{KEY}\"\n");
-        for (text, line) in [
-            (good.replace("\"\n", "\n"), 2),
-            (format!("{good}color = \"{KEY}\"\n"), 4),
-            (good.replace("key", "keys"), 3),
-            (good.replace("[default]\n", ""), 1),
-            (good.replace("\"https://a.example\"", "7"), 2),
-        ] {
-            let error = error(&text, 0o600);
-            assert!(
-                error.contains(&format!("line {line} is not valid")),
-                "{text}: {error}"
-            );
-            assert!(!error.contains("mgk_"), "{error}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_profile_is_answered_with_the_known_ones() {
-        let home = tempfile::tempdir().unwrap();
-        let mut profiles = load(&home).unwrap();
-        let error = profiles.get("work").unwrap_err().to_string();
-        assert!(error.contains("contains no profiles"), "{error}");
-        for name in ["b", "a"] {
-            profiles.insert(name, profile("https://a.example", None));
-        }
-        let error = profiles.remove("work").unwrap_err().to_string();
-        assert!(error.contains("contains: a, b; "), "{error}");
-        assert!(error.contains("magnetite login --profile work"), "{error}");
-    }
-
-    #[test]
-    fn the_directory_of_the_variable_precedes_the_home_directory() {
-        let path = |variables: &[(&str, &str)]| {
-            path(|name| {
-                let found = variables.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| OsString::from(value))
-            })
-        };
-        let of = |directory: &str| Some(PathBuf::from(directory).join("magnetite/profiles.toml"));
-        assert_eq!(path(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "/c")]), of("/c"));
-        assert_eq!(path(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "")]), of("/h/.config"));
-        assert_eq!(
-            path(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "c")]),
-            of("/h/.config")
-        );
-        assert_eq!(path(&[("HOME", "")]), None);
-        let error = Profiles::load(|_| None).unwrap_err().to_string();
-        assert!(error.contains("HOME"), "{error}");
-        assert!(Profiles::read("/dev/null/x".into()).unwrap().by_name.is_empty());
-    }
-
-    #[test]
-    fn a_key_is_not_shown() {
-        let shown = format!("{:?}", profile("https://a.example", None));
-        assert!(!shown.contains("mgk_"), "{shown}");
-    }
-}
+mod tests;

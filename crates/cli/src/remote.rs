@@ -206,16 +206,17 @@ impl Remote {
         })
     }
 
-    /// Returns the API of the default profile; `None` if there is no such profile.
+    /// Returns the API of the default profile; `None` if there is no such profile, or it belongs to another user.
     fn of_default_profile(variable: &impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Option<Self>> {
         let Some(path) = profiles::path(variable) else {
             return Ok(None);
         };
-        let profiles = Profiles::read(path)?;
-        if profiles.find(profiles::DEFAULT).is_none() {
-            return Ok(None);
+        match Profiles::read_own(path)? {
+            Some(profiles) if profiles.find(profiles::DEFAULT).is_some() => {
+                Self::of_profile(&profiles, profiles::DEFAULT, None).map(Some)
+            }
+            _ => Ok(None),
         }
-        Self::of_profile(&profiles, profiles::DEFAULT, None).map(Some)
     }
 
     /// Returns the client.

@@ -34,6 +34,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let target = options.target(|name| env::var_os(name))?;
     let mut profiles = Profiles::load(|name| env::var_os(name))?;
+    profiles.check_owner()?;
     let stored = profiles.find(&target.profile);
     let url = match arguments.url {
         Some(url) => url,
@@ -53,8 +54,7 @@ pub(super) async fn run(
         key: key.expose().to_owned(),
         organization,
     };
-    profiles.insert(&target.profile, profile);
-    profiles.save()?;
+    profiles.insert(&target.profile, profile)?;
     output::line(&format!(
         "logged in to {url} with the key {prefix}, which is stored in profile {} ({})",
         target.profile,

@@ -13,7 +13,6 @@ pub(super) fn run(options: remote::Options) -> anyhow::Result<()> {
     let target = options.target(|name| env::var_os(name))?;
     let mut profiles = Profiles::load(|name| env::var_os(name))?;
     let removed = profiles.remove(&target.profile)?;
-    profiles.save()?;
     output::line(&format!(
         "removed profile {} for {} ({})",
         target.profile,

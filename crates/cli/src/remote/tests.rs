@@ -42,9 +42,8 @@ fn home() -> TempDir {
             key: KEY.to_owned(),
             organization,
         };
-        profiles.insert(name, profile);
+        profiles.insert(name, profile).unwrap();
     }
-    profiles.save().unwrap();
     home
 }
 
