@@ -63,6 +63,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "platform_keys",
         include_str!("../migrations/0021_platform_keys.sql"),
     ),
+    (
+        22,
+        "undelivered_by_organization",
+        include_str!("../migrations/0022_undelivered_by_organization.sql"),
+    ),
 ];
 
 /// The name of the table of applied migrations. It differs from sqlx's default, so that other programs that

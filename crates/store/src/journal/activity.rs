@@ -59,26 +59,15 @@ const LAST_ATTEMPT: &str = "SELECT MAX(at_ms) AS at_ms FROM (\
     SELECT (SELECT MAX(f.began_ms) FROM attempts f WHERE f.endpoint_id = e.id AND f.ok = 0) AS at_ms \
     FROM endpoints e WHERE e.organization_id = $1) latest";
 
-/// The condition that a row belongs to the organization `$1`. It keeps the database from reading the index of
-/// all deliveries of the organization instead of that of the few undelivered ones.
-macro_rules! of_organization {
-    () => {
-        " AND organization_id || '' = $1"
-    };
-}
+/// Reads the index of the organization's undelivered deliveries. A run that was requested and not sent yet is not
+/// overdue.
+const COUNT_PENDING: &str = "SELECT COUNT(*) AS found, MIN(created_ms) AS oldest_ms, \
+    COALESCE(SUM(CASE WHEN next_ms < $2 AND (requested_ms IS NULL OR sent_ms IS NOT NULL) THEN 1 ELSE 0 END), 0) AS overdue \
+    FROM deliveries WHERE organization_id = $1 AND state = 0 AND state <> 3";
 
-/// A run that was requested and not sent yet is not overdue.
-const COUNT_PENDING: &str = concat!(
-    "SELECT COUNT(*) AS found, MIN(created_ms) AS oldest_ms, \
-     COALESCE(SUM(CASE WHEN next_ms < $2 AND (requested_ms IS NULL OR sent_ms IS NOT NULL) THEN 1 ELSE 0 END), 0) AS overdue \
-     FROM deliveries WHERE state = 0 AND state <> 3",
-    of_organization!()
-);
-
-const COUNT_DEAD: &str = concat!(
-    "SELECT COUNT(*) AS found FROM deliveries WHERE state = 2 AND state <> 3 AND created_ms >= $2",
-    of_organization!()
-);
+/// Reads the same index.
+const COUNT_DEAD: &str = "SELECT COUNT(*) AS found FROM deliveries \
+    WHERE organization_id = $1 AND state = 2 AND state <> 3 AND created_ms >= $2";
 
 /// Evaluates to the only row that a statement returns in a transaction. For use inside [`on_connection!`].
 macro_rules! fetch_one {
@@ -162,4 +151,30 @@ pub(super) fn read_outcome(row: &dyn Columns) -> Result<(String, u64), sqlx::Err
 pub(super) fn read_pending(row: &dyn Columns) -> Result<(u64, Option<u64>, u64), sqlx::Error> {
     let oldest_ms = row.maybe_number("oldest_ms")?;
     Ok((row.number("found")?, oldest_ms, row.number("overdue")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqliteConnection};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn undelivered_deliveries_of_other_organizations_are_not_read() {
+        let mut database = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        for migration in [
+            include_str!("../../migrations/0002_journal.sql"),
+            include_str!("../../migrations/0022_undelivered_by_organization.sql"),
+        ] {
+            sqlx::raw_sql(migration).execute(&mut database).await.unwrap();
+        }
+        for statement in [COUNT_PENDING, COUNT_DEAD] {
+            let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+            let explained = sqlx::query::<Sqlite>(explain).bind("org_1").bind(1_i64);
+            let steps = explained.fetch_all(&mut database).await.unwrap();
+            let steps: Vec<String> = steps.iter().map(|step| step.get("detail")).collect();
+            let index = "deliveries_undelivered_by_organization (organization_id=? AND state=?";
+            assert!(steps.len() == 1 && steps[0].contains(index), "{steps:?}");
+        }
+    }
 }

@@ -31,6 +31,7 @@ pub(crate) const ALL: &[&str] = &[
     "0019_recorded",
     "0020_clocks",
     "0021_platform_keys",
+    "0022_undelivered_by_organization",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
