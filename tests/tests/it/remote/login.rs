@@ -297,3 +297,29 @@ async fn a_terminal_does_not_show_the_key() {
     assert!(api.role.terminate().await);
     installation.delete().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_is_removed_while_login_waits_for_the_key_stays_removed() {
+    let installation = Installation::new("login-waits").await;
+    let api = Api::start(&installation).await;
+    let key = installation.key("org_1", "admin").await;
+    let user = User::new(&[&key]);
+    user.log_in(&[api.url()], &key).await;
+    let mut terminal = Terminal::open();
+    let mut child = user
+        .command(&["login", api.url(), "--profile", "work"], &[])
+        .stdin(terminal.end())
+        .stdout(terminal.end())
+        .stderr(terminal.end())
+        .spawn()
+        .unwrap();
+    terminal.wait_for("API key (it is not shown): ").await;
+    wait_until("a terminal without echo", SOON, || !terminal.has_echo()).await;
+    user.run(0, &["logout"], &[], "").await;
+    terminal.enter(&key);
+    assert!(child.wait().await.unwrap().success(), "{}", terminal.shown());
+    let (_, told) = user.run(2, &["logout"], &[], "").await;
+    assert!(told.contains("which contains: work"), "{told}");
+    assert!(api.role.terminate().await);
+    installation.delete().await;
+}
