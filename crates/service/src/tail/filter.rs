@@ -2,7 +2,7 @@
 
 use webhook::{
     EndpointId, EventKind, OrganizationId,
-    journal::{DeliveryRef, EventRecord, Record, Then, ThenKind},
+    journal::{DeliveryRef, EventRecord, Record, Then, ThenKind, Verdict},
 };
 
 /// The criteria for records. A criterion that is `None` accepts every record.
@@ -12,7 +12,7 @@ pub struct Filter {
     pub organization: Option<OrganizationId>,
     /// Only events of this type, and what is known to be about them.
     pub event_type: Option<EventKind>,
-    /// Only records of this endpoint, and events for which it was considered.
+    /// Only records of this endpoint, and events that matched it.
     pub endpoint: Option<EndpointId>,
     /// Only attempts and decisions with this outcome.
     pub outcome: Option<ThenKind>,
@@ -38,7 +38,7 @@ impl Filter {
             && self
                 .endpoint
                 .as_ref()
-                .is_none_or(|wanted| record.considered.get(wanted).is_some())
+                .is_none_or(|wanted| record.considered.get(wanted) == Some(Verdict::Matched))
     }
 
     fn accepts_delivery(&self, delivery: &DeliveryRef, event_type: Option<EventKind>, then: Then) -> bool {

@@ -14,7 +14,7 @@ fn event(id: &str, organization: &str) -> Record {
     Record::Event(EventRecord {
         event: Arc::new(Event::from_message(Some(id), None, Bytes::from(body)).unwrap()),
         received_ms: 1_703_123_456_789,
-        considered: "ep_1:matched".parse().unwrap(),
+        considered: "ep_1:matched ep_2:event_type".parse().unwrap(),
         seen: None,
     })
 }
@@ -121,6 +121,9 @@ async fn filters_choose_and_a_gap_is_for_all() {
     );
     let endpoint = Some(EndpointId::new("ep_1"));
     assert_eq!(count(Filter { endpoint, ..none() }).await, 4);
+    let endpoint = Some(EndpointId::new("ep_2"));
+    let of_unmatched = count(Filter { endpoint, ..none() }).await;
+    assert_eq!(of_unmatched, 3, "not the event, which it did not match");
     let outcome = Some(ThenKind::Delivered);
     assert_eq!(count(Filter { outcome, ..none() }).await, 4);
     let event_type = Some("lead.completed".parse().unwrap());
