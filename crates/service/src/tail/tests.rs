@@ -186,3 +186,39 @@ async fn a_reader_that_is_slow_gets_the_number_of_lost_lines_and_delays_no_other
     drop((slow, fast));
     assert!(readers.state().readers.is_empty());
 }
+
+#[tokio::test]
+async fn a_slow_reader_is_told_that_records_are_missing_and_whether_they_arrive_again() {
+    let readers = Readers::new(|line| line);
+    let slow = readers.add(Filter::default());
+    readers.take(&Tailed::Connected);
+    let fill = || {
+        for _ in 0..waiting::BYTES_MAX / (100 * records().len()) {
+            readers.take(&batch(&records()));
+        }
+    };
+    for ends_watching in [true, false, true] {
+        fill();
+        for _ in 0..3 {
+            readers.take(&Tailed::Lost);
+            readers.take(&Tailed::Connected);
+            readers.take(&batch(&records()));
+        }
+        if !ends_watching {
+            readers.take(&Tailed::Lost);
+        }
+        let lines = values(&slow.next().await);
+        let last = &lines[lines.len() - if ends_watching { 3 } else { 2 }..];
+        match last {
+            [
+                TailLine::Dropped { .. },
+                TailLine::Interrupted { .. },
+                TailLine::Watching { .. },
+            ] if ends_watching => {}
+            [TailLine::Dropped { .. }, TailLine::Interrupted { .. }] if !ends_watching => {
+                readers.take(&Tailed::Connected);
+            }
+            last => panic!("{last:?}"),
+        }
+    }
+}

@@ -36,6 +36,8 @@ struct Queue {
     bytes: usize,
     /// The number of lines that were dropped after `lines`.
     dropped: u64,
+    /// What became of the connection after `lines`: at most two lines, of which the last one says what is so now.
+    changes: Vec<Arc<Line>>,
 }
 
 impl Line {
@@ -44,19 +46,33 @@ impl Line {
         json.push('\n');
         Arc::new(Self { value, json })
     }
+
+    /// Returns whether the line is about the connection, and not about a record.
+    const fn is_of_connection(&self) -> bool {
+        matches!(
+            self.value,
+            TailLine::Watching { .. } | TailLine::Interrupted { .. }
+        )
+    }
 }
 
 impl Waiting {
-    /// Adds a line, or drops it if too many bytes wait. Call [`wake`](Self::wake) after the last line.
+    /// Adds a line. If too many bytes wait, drops it, unless it is about the connection: without these lines, the
+    /// reader would not know that records are missing, or that they arrive again. Call [`wake`](Self::wake) after
+    /// the last line.
     pub(super) fn push(&self, line: &Arc<Line>) {
         let mut queue = self.queue();
         let bytes = queue.bytes + line.json.len();
-        // After a line was dropped, so are the next ones, so that the dropped lines are all in one place.
-        if queue.dropped > 0 || (bytes > BYTES_MAX && !queue.lines.is_empty()) {
-            queue.dropped += 1;
-        } else {
+        if queue.has_room_for(bytes) {
             queue.bytes = bytes;
             queue.lines.push(Arc::clone(line));
+        } else if !line.is_of_connection() {
+            queue.dropped += 1;
+        } else if queue.changes.len() == 2 {
+            // The connection is again in the state that the first of the two says.
+            queue.changes.pop();
+        } else {
+            queue.changes.push(Arc::clone(line));
         }
     }
 
@@ -67,8 +83,8 @@ impl Waiting {
         }
     }
 
-    /// Waits until there are lines, and returns all of them. If lines were dropped, the last line has their
-    /// number.
+    /// Waits until there are lines, and returns all of them. If lines were dropped, a line has their number. Only
+    /// lines about the connection follow it.
     ///
     /// # Cancel safety
     /// This method is cancel safe.
@@ -84,7 +100,10 @@ impl Waiting {
 
     fn take(&self) -> Vec<Arc<Line>> {
         let Queue {
-            mut lines, dropped, ..
+            mut lines,
+            dropped,
+            changes,
+            ..
         } = mem::take(&mut *self.queue());
         if dropped > 0 {
             lines.push(Line::new(TailLine::Dropped {
@@ -92,10 +111,20 @@ impl Waiting {
                 count: dropped,
             }));
         }
+        lines.extend(changes);
         lines
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// Returns whether a line that makes the queue this large can be added. After a line was left out, so are the
+    /// next ones, so that the dropped lines are all in one place.
+    fn has_room_for(&self, bytes: usize) -> bool {
+        let is_cut = self.dropped > 0 || !self.changes.is_empty();
+        self.lines.is_empty() || (!is_cut && bytes <= BYTES_MAX)
     }
 }
