@@ -113,6 +113,14 @@ impl Stream {
     pub(crate) async fn next(&self) -> Option<Vec<Arc<Line>>> {
         self.streams.stop.run_until_cancelled(self.reader.next()).await
     }
+
+    /// Waits until many lines wait, so that they should be taken soon.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
+    pub(crate) async fn many(&self) {
+        self.reader.many().await;
+    }
 }
 
 impl Drop for Stream {

@@ -173,6 +173,15 @@ impl Reader {
     pub async fn next(&self) -> Vec<Arc<Line>> {
         self.subscription.waiting.next().await
     }
+
+    /// Waits until so many lines wait that they should be taken soon, because otherwise further ones may be lost.
+    /// At most one task may wait for lines of a reader at a time.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
+    pub async fn many(&self) {
+        self.subscription.waiting.many().await;
+    }
 }
 
 impl Drop for Reader {

@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use webhook::{
     AttemptId, DeadReason, EndpointId, Event, EventId, FailureKind, OrganizationId, Phase, Trigger,
     journal::{AttemptRecord, DeliveryRef, EventRecord, Gap, StepRecord, Then, ThenKind},
@@ -221,4 +222,23 @@ async fn a_slow_reader_is_told_that_records_are_missing_and_whether_they_arrive_
             last => panic!("{last:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_reader_is_woken_early_when_much_waits() {
+    let readers = Readers::new(|line| line);
+    let reader = readers.add(Filter::default());
+    readers.take(&Tailed::Connected);
+    readers.take(&batch(&records()));
+    assert!(reader.many().now_or_never().is_none());
+    for _ in 0..waiting::BYTES_MAX / (8 * 100 * records().len()) {
+        readers.take(&batch(&records()));
+    }
+    assert!(reader.many().now_or_never().is_some());
+    let lines = reader.next().await;
+    let is_whole = !lines
+        .iter()
+        .any(|line| matches!(line.value, TailLine::Dropped { .. }));
+    assert!(is_whole);
+    assert!(reader.many().now_or_never().is_none(), "they were taken");
 }

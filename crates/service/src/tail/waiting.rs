@@ -12,6 +12,8 @@ use wire::TailLine;
 /// The maximum size of the lines that wait for one reader, in bytes of JSON. This is more than one batch of a
 /// worker contains. With a thousand readers that read nothing, it is half a gibibyte.
 pub(super) const BYTES_MAX: usize = 512 * 1024;
+/// The size of waiting lines that a reader should take at once, in bytes of JSON.
+const MANY_BYTES: usize = BYTES_MAX / 8;
 
 /// A line, which all readers share.
 #[derive(Debug)]
@@ -94,6 +96,16 @@ impl Waiting {
             if !lines.is_empty() {
                 return lines;
             }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Waits until the lines that wait have [`MANY_BYTES`].
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
+    pub(super) async fn many(&self) {
+        while self.queue().bytes < MANY_BYTES {
             self.filled.notified().await;
         }
     }

@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The interval of empty lines, by which the client and proxies see that the connection is alive, and of checks
 /// whether the key is still valid.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
-/// The minimum interval between two parts of a stream. Lines that are recorded in between are sent together, so
-/// that many streams cost little.
+/// The interval between two parts of a stream, unless many lines wait. Lines that are recorded in between are sent
+/// together, so that many streams cost little.
 const PART_EVERY: Duration = Duration::from_millis(100);
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/x-ndjson");
@@ -146,7 +146,10 @@ impl Sending {
     async fn next(&mut self) -> Option<Bytes> {
         let (next_part, stream) = (self.next_part, &self.stream);
         let lines = async move {
-            sleep_until(next_part).await;
+            tokio::select! {
+                () = sleep_until(next_part) => {}
+                () = stream.many() => {}
+            }
             stream.next().await
         };
         tokio::select! {
