@@ -6,7 +6,7 @@ mod connections;
 use std::{sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Lasting;
 use connections::{Connections, Open};
+
+pub use connections::Answering;
 
 /// How long to wait after accepting a connection failed. The usual reason is that there are no free file
 /// descriptors; connections that end release some.
@@ -48,8 +50,9 @@ pub async fn serve(listener: TcpListener, router: Router, stop: &CancellationTok
     while let Some((stream, open)) = next(&listener, &connections, stop).await {
         let open = Arc::new(open);
         let (router, answering) = (TowerToHyperService::new(router.clone()), Arc::clone(&open));
-        let service = service_fn(move |request| {
-            let answering = answering.answering();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let answering = Arc::new(answering.answering());
+            request.extensions_mut().insert(Arc::clone(&answering));
             let answered = hyper::service::Service::call(&router, request);
             async move {
                 let answer = answered.await;

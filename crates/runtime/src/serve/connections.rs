@@ -1,10 +1,11 @@
 //! The open connections of a listener, and which one is closed when there are too many.
 //!
 //! A connection is in one of three states: its client has not sent a whole request yet; a request is being
-//! answered; or the connection waits for its client to send the next request or to read a response. When all
-//! places are taken, a new client gets the place of the oldest connection without a request, or else of the
-//! connection that has waited longest. Therefore connections that send nothing cannot keep other clients out,
-//! however many there are. Client addresses are not compared, because behind a proxy they are all the same.
+//! answered; or the connection waits for its client to send the next request or to read a response. A response that
+//! keeps its [`Answering`] counts as being answered until its body ends. When all places are taken, a new client
+//! gets the place of the oldest connection without a request, or else of the connection that has waited longest.
+//! Therefore connections that send nothing cannot keep other clients out, however many there are. Client addresses
+//! are not compared, because behind a proxy they are all the same.
 
 use std::{
     collections::BTreeMap,
@@ -53,7 +54,10 @@ pub(super) struct Open {
 }
 
 /// A request that is being answered. When this is dropped, the connection waits for its client.
-pub(super) struct Answering {
+///
+/// It is among the extensions of each request, in an [`Arc`]. A response whose body takes long keeps a clone, so that
+/// its connection is not closed for another client.
+pub struct Answering {
     connection: Arc<Connection>,
     connections: Connections,
 }
@@ -135,6 +139,13 @@ impl Open {
             connection: Arc::clone(&self.connection),
             connections: self.connections.clone(),
         }
+    }
+}
+
+impl Answering {
+    /// Closes the connection, even if its client reads nothing.
+    pub fn close(&self) {
+        self.connection.close.notify_one();
     }
 }
 

@@ -1,8 +1,19 @@
 //! Tests the listener over real sockets, with clients that send nothing or half a request.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::{pending, ready},
+    io::ErrorKind,
+    net::SocketAddr,
+    sync::Arc,
+};
 
-use axum::routing::get;
+use axum::{
+    Extension,
+    body::{Body, Bytes},
+    routing::get,
+};
+use futures_util::{StreamExt as _, stream};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::Notify,
@@ -28,13 +39,25 @@ async fn served(release: Arc<Notify>) -> (SocketAddr, DropGuard) {
     };
     let router = Router::new()
         .route("/", get(async || "quick"))
-        .route("/slow", get(slow));
+        .route("/slow", get(slow))
+        .route("/endless", get(endless));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     tokio::spawn(async move { serve(listener, router, &stopping, BOUNDS).await });
     (address, stop.drop_guard())
+}
+
+/// Returns a response whose body does not end.
+async fn endless(Extension(answering): Extension<Arc<Answering>>) -> Body {
+    let rest = async move {
+        pending::<()>().await;
+        drop(answering);
+        Bytes::new()
+    };
+    let parts = stream::once(ready(Bytes::from_static(b"begun"))).chain(stream::once(rest));
+    Body::from_stream(parts.map(Ok::<_, Infallible>))
 }
 
 async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
@@ -92,4 +115,29 @@ async fn what_has_sent_requests_is_closed_after_what_has_sent_none_and_never_whi
     }
     release.notify_waiters();
     assert!(read(&mut answered).await.ends_with("slow"));
+}
+
+#[tokio::test]
+async fn a_response_that_has_begun_keeps_its_connection_if_it_asks_for_that() {
+    let (address, _stop) = served(Arc::default()).await;
+    let mut endless = send(address, b"GET /endless HTTP/1.1\r\nHost: api\r\n\r\n").await;
+    let mut begun = String::new();
+    while !begun.contains("begun") {
+        let part = read(&mut endless).await;
+        assert_ne!(part, "", "{begun}");
+        begun += &part;
+    }
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        let mut stream = send(address, REQUEST).await;
+        assert!(read(&mut stream).await.ends_with("quick"));
+        kept.push(stream);
+    }
+    assert_eq!(
+        read(&mut kept[0]).await,
+        "",
+        "the one that has waited longest is closed"
+    );
+    let error = endless.try_read(&mut [0; 64]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock, "the response goes on");
 }
