@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use runtime::now_ms;
+use store::ApiKeyRow;
 use webhook::ApiKey;
 
 use crate::{
@@ -82,8 +83,11 @@ async fn caller(context: &Context, request: &Parts) -> Result<Option<Caller>, Pr
 }
 
 /// Returns whether the key of a request that was admitted is still valid. While the database cannot be asked, it
-/// is.
-pub(crate) async fn is_still_valid(context: &Context, headers: &HeaderMap) -> bool {
+/// is until it expires. `key` is the key's row at that time.
+pub(crate) async fn is_still_valid(context: &Context, key: &ApiKeyRow, headers: &HeaderMap) -> bool {
+    if !key.is_valid_at(now_ms()) {
+        return false;
+    }
     match valid_key(context, headers).await {
         Ok(_) => true,
         Err(problem) => problem.kind() != Kind::Unauthorized,

@@ -34,7 +34,9 @@
 //! - An operation affects only the organization that the request is for. The id of another organization's
 //!   object is answered like an id that does not exist. Only with a platform key can one request list the
 //!   objects of all organizations, or publish events of several.
-//! - A stream ends within 15 s after its key was revoked or has expired, and a slow reader delays no other.
+//! - A stream ends within 20 s after its key was revoked or has expired, and soon after a shutdown begins, even if
+//!   its client reads nothing. While the database is unavailable, a stream whose key was revoked goes on. A slow
+//!   reader delays no other.
 //! - No key is created with more scopes than the key that creates it, or for another organization.
 //! - No log line or metric contains an API key or an endpoint's secret. Only the response to the request that
 //!   created a key or a secret contains it.

@@ -94,6 +94,11 @@ impl Streams {
         }
     }
 
+    /// Waits until streams have to end.
+    pub(crate) async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
     /// Closes the connection, whether or not all streams have ended.
     pub(crate) async fn shutdown(&self) {
         self.close.cancel();

@@ -1,10 +1,17 @@
 //! Tests of what holds for every operation.
 
-use axum::{Router, body::Body, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, HeaderValue, header},
+    routing::get,
+};
 use futures_util::stream;
+use runtime::now_ms;
+use store::ApiKeyRow;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{Config, caller::Caller, routes};
+use crate::{Config, auth, caller::Caller, routes};
 
 use super::bed::{Bed, request};
 
@@ -244,6 +251,21 @@ async fn a_database_that_is_away_is_no_fault_of_the_request_and_keys_are_remembe
     assert_eq!(answer.problem(), "database-unavailable");
     bed.context.keys.forget_what_is_fresh();
     assert_eq!(bed.get("/v1/event-types", &key).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_stream_outlives_a_database_that_is_away_but_not_its_key() {
+    let bed = Bed::new().await;
+    let (key, row) = bed.key_row("org_1", "deliveries:read", None).await;
+    let bearer: HeaderValue = format!("Bearer {key}").parse().unwrap();
+    let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]);
+    bed.context.store.close().await;
+    assert!(auth::is_still_valid(&bed.context, &row, &headers).await);
+    let expired = ApiKeyRow {
+        expires_at_ms: Some(now_ms() - 1),
+        ..row
+    };
+    assert!(!auth::is_still_valid(&bed.context, &expired, &headers).await);
 }
 
 #[tokio::test]

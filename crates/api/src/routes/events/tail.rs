@@ -1,22 +1,26 @@
 //! What workers record, as it happens.
 
+mod guard;
+
 use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt as _, stream};
+use runtime::serve::Answering;
 use serde::Deserialize;
 use service::tail::{Filter, Line};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use utoipa::IntoParams;
 use webhook::EndpointId;
 
 use crate::{
-    auth,
     caller::Caller,
     context::Context,
     extract::{Query, parameter},
@@ -24,10 +28,11 @@ use crate::{
     streams::Stream,
 };
 
+use guard::Guard;
+
 /// How long to wait for the broker.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The interval of empty lines, by which the client and proxies see that the connection is alive, and of checks
-/// whether the key is still valid.
+/// The interval of empty lines, by which the client and proxies see that the connection is alive.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
 /// The interval between two parts of a stream, unless many lines wait. Lines that are recorded in between are sent
 /// together, so that many streams cost little.
@@ -57,13 +62,16 @@ pub(in crate::routes) struct Wanted {
 
 /// A stream that has begun.
 struct Sending {
-    context: Context,
-    /// The headers of the request, which contain the key.
-    headers: HeaderMap,
     stream: Stream,
     alive: Interval,
     /// When the next part may be sent.
     next_part: Instant,
+    /// Cancelled when the stream has to end.
+    end: CancellationToken,
+    /// Cancels `end` when the client has closed the connection.
+    _ended: DropGuard,
+    /// Keeps the connection for this stream.
+    _connection: Option<Arc<Answering>>,
 }
 
 /// Watch events and attempts.
@@ -91,6 +99,7 @@ pub(in crate::routes) async fn tail(
     State(context): State<Context>,
     caller: Caller,
     headers: HeaderMap,
+    connection: Option<Extension<Arc<Answering>>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, Problem> {
     let filter = Filter {
@@ -110,25 +119,36 @@ pub(in crate::routes) async fn tail(
         let detail = "There is no connection to the broker. Send the request again.";
         return Err(Problem::new(Kind::BrokerUnavailable, detail).retry_after(5));
     };
-    let sending = Sending::new(context, headers, stream);
+    let connection = connection.map(|Extension(connection)| connection);
+    let sending = Sending::new(stream, connection.clone());
+    let guard = Guard {
+        context,
+        caller,
+        headers,
+        connection,
+    };
+    tokio::spawn(guard.run(sending.end.clone()));
     let headers = [
         (header::CONTENT_TYPE, MEDIA_TYPE),
         (BUFFERING, HeaderValue::from_static("no")),
+        // The connection may be closed soon after the stream has ended.
+        (header::CONNECTION, HeaderValue::from_static("close")),
     ];
     Ok((headers, sending.body(&first)).into_response())
 }
 
 impl Sending {
-    fn new(context: Context, headers: HeaderMap, stream: Stream) -> Self {
-        let now = Instant::now();
+    fn new(stream: Stream, connection: Option<Arc<Answering>>) -> Self {
+        let (now, end) = (Instant::now(), CancellationToken::new());
         let mut alive = interval_at(now + ALIVE_EVERY, ALIVE_EVERY);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            context,
-            headers,
             stream,
             alive,
             next_part: now + PART_EVERY,
+            _ended: end.clone().drop_guard(),
+            end,
+            _connection: connection,
         }
     }
 
@@ -153,12 +173,10 @@ impl Sending {
             stream.next().await
         };
         tokio::select! {
-            // The key is checked even if there are always lines.
+            // The stream ends even if there are always lines.
             biased;
-            _ = self.alive.tick() => {
-                let is_valid = auth::is_still_valid(&self.context, &self.headers).await;
-                is_valid.then(|| Bytes::from_static(b"\n"))
-            }
+            () = self.end.cancelled() => None,
+            _ = self.alive.tick() => Some(Bytes::from_static(b"\n")),
             lines = lines => {
                 self.next_part = Instant::now() + PART_EVERY;
                 lines.map(|lines| encoded(&lines))

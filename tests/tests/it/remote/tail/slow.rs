@@ -1,4 +1,6 @@
-//! Tests a client of a stream that reads nothing.
+//! Tests clients of a stream that read nothing.
+
+use std::time::Instant;
 
 use e2e::{Receiver, SOON, event};
 use tokio::{
@@ -7,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Rig, Tail};
+use super::{Rig, SHUTDOWN_MAX, Tail};
 
 const ENDPOINTS: usize = 40;
 /// The lines of their attempts have about 9 MiB. The API keeps 512 KiB for a client, and Linux up to 4 MiB.
@@ -52,13 +54,13 @@ async fn read_until(stream: &mut TcpStream, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_reads_nothing_loses_lines_and_delays_no_other() {
+async fn a_client_that_reads_nothing_loses_lines_and_delays_neither_another_nor_the_end_of_the_api() {
     let rig = Rig::new("remote-slow").await;
     let receiver = Receiver::ok().await;
     for _ in 0..ENDPOINTS {
         rig.installation.endpoint("org_1", &receiver.url()).await;
     }
-    let mut slow = open(&rig).await;
+    let (mut slow, stalled) = (open(&rig).await, open(&rig).await);
     let mut fast = Tail::start(rig.laptop.command(&["event", "tail", "--json"])).await;
     let early = [event("org_1", "early")];
     fast.prints(&rig.installation, &early, "\"attempt\"").await;
@@ -75,6 +77,12 @@ async fn a_client_that_reads_nothing_loses_lines_and_delays_no_other() {
     let is_whole = !fast.printed.iter().any(|line| line.contains(DROPPED));
     assert!(is_whole, "the fast client has lost lines");
     read_until(&mut slow, DROPPED).await;
-    drop((slow, fast));
-    rig.end().await;
+    let began = Instant::now();
+    assert!(rig.api.role.terminate().await);
+    assert!(began.elapsed() < SHUTDOWN_MAX, "{:?}", began.elapsed());
+    drop((slow, stalled, fast));
+    for role in [rig.worker, rig.recorder] {
+        assert!(role.terminate().await);
+    }
+    rig.installation.delete().await;
 }
