@@ -1,9 +1,10 @@
 //! Copies of what workers record, for processes that tail the journal: commands, and the API for its streams.
 //!
-//! Such a process declares a queue that is deleted with its connection. Every few seconds it sends the
-//! queue's name to all workers over the exchange of changes ([`Topology::changes_exchange`]). A worker that
-//! received the name within the last [`WATCHED`] sends a copy of each batch of its journal to that queue,
-//! without a confirm. Workers send no copies while no process tails the journal.
+//! Such a process declares a queue, which is deleted when it stops, at the latest with its connection. Every few
+//! seconds it sends the queue's name to all workers over the exchange of changes
+//! ([`Topology::changes_exchange`]). A worker that received the name within the last [`WATCHED`] sends a copy of
+//! each batch of its journal to that queue, without a confirm. Workers send no copies while no process tails the
+//! journal.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -12,7 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use lapin::{BasicProperties, Channel, options::BasicPublishOptions};
+use lapin::{
+    BasicProperties, Channel,
+    options::{BasicPublishOptions, QueueDeleteOptions},
+};
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -57,42 +61,62 @@ impl Topology {
 /// whenever the connection is lost.
 pub async fn tail(link: &Link, topology: &Topology, stop: &CancellationToken, mut take: impl FnMut(Tailed)) {
     let mut failures = 0;
-    let following = async {
-        loop {
-            let error = match follow(link, topology, &mut failures, &mut take).await {
-                Ok(()) => "the broker ended the consumer".to_owned(),
-                Err(ChannelError::Closed(_)) => return,
-                Err(error) => error.to_string(),
-            };
-            failures += 1;
-            take(Tailed::Lost);
-            tracing::warn!(
-                error,
-                "cannot receive records from the broker; trying again; what workers record in the meantime is not shown"
-            );
-            sleep(backoff(failures)).await;
-        }
-    };
-    stop.run_until_cancelled(following).await;
+    loop {
+        let error = match follow(link, topology, stop, &mut failures, &mut take).await {
+            Err(ChannelError::Closed(_)) => return,
+            _ if stop.is_cancelled() => return,
+            Ok(()) => "the broker ended the consumer".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        failures += 1;
+        take(Tailed::Lost);
+        tracing::warn!(
+            error,
+            "cannot receive records from the broker; trying again; what workers record in the meantime is not shown"
+        );
+        stop.run_until_cancelled(sleep(backoff(failures))).await;
+    }
 }
 
+/// Passes copies to `take` until `stop` is cancelled, or until this fails.
 async fn follow(
     link: &Link,
     topology: &Topology,
+    stop: &CancellationToken,
     failures: &mut u32,
     take: &mut impl FnMut(Tailed),
 ) -> Result<(), ChannelError> {
     static OPENED: AtomicU64 = AtomicU64::new(0);
+    let Some(channel) = stop.run_until_cancelled(link.channel()).await else {
+        return Ok(());
+    };
+    let channel = channel?;
     let random = u64::from(rand::random::<u32>()) << 32;
     let queue = topology.copies_queue(random | OPENED.fetch_add(1, Ordering::Relaxed));
-    let channel = link.channel().await?;
     private::declare(&channel, &queue, ("x-max-length-bytes", BYTES_MAX)).await?;
-    let (mut consumer, mut ticks) = (private::consume(&channel, &queue).await?, interval(TELL_EVERY));
+    let receiving = receive(&channel, topology, &queue, failures, take);
+    let received = stop.run_until_cancelled(receiving).await;
+    // A queue that never had a consumer would exist as long as the connection. An error means that the channel has
+    // failed.
+    let _ = channel
+        .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+        .await;
+    received.unwrap_or(Ok(()))
+}
+
+async fn receive(
+    channel: &Channel,
+    topology: &Topology,
+    queue: &str,
+    failures: &mut u32,
+    take: &mut impl FnMut(Tailed),
+) -> Result<(), ChannelError> {
+    let (mut consumer, mut ticks) = (private::consume(channel, queue).await?, interval(TELL_EVERY));
     let mut is_told = false;
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                tell(&channel, topology, &queue).await?;
+                tell(channel, topology, queue).await?;
                 if !is_told {
                     (is_told, *failures) = (true, 0);
                     take(Tailed::Connected);

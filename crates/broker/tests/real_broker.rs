@@ -11,11 +11,15 @@ use std::{
 };
 
 use broker::{
-    Config, DeadLetter, Incoming, Link, Outgoing, PublishError, Publisher, Server, Topology, WINDOW_MAX,
+    Config, DeadLetter, Incoming, Link, Outgoing, PublishError, Publisher, Server, Tailed, Topology,
+    WINDOW_MAX,
 };
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use lapin::{
-    options::{ExchangeDeleteOptions, QueueDeleteOptions},
+    options::{
+        BasicConsumeOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    },
     types::FieldTable,
 };
 use tokio::{task::JoinHandle, time::Instant};
@@ -206,6 +210,45 @@ async fn check_finds_what_is_missing_and_what_is_different_and_changes_neither()
         .await
         .unwrap();
     fixture.topology.declare(&fixture.link).await.unwrap();
+    fixture.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_copies_is_deleted_when_its_reader_stops() {
+    let fixture = fixture("tail").await;
+    // The connection of the reader, because a private queue is locked for others.
+    let connection = fixture.link.connection().await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let names = format!("{}.names", fixture.config.prefix);
+    let (queue, exchange) = (names.as_str(), fixture.topology.changes_exchange());
+    let (options, none) = (QueueDeclareOptions::default, FieldTable::default);
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..options()
+    };
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..options()
+    };
+    let declared = channel.queue_declare(queue.into(), exclusive, none()).await;
+    declared.unwrap();
+    let binding = QueueBindOptions::default();
+    let bound = channel.queue_bind(queue.into(), exchange.as_str().into(), "".into(), binding, none());
+    bound.await.unwrap();
+    let stop = CancellationToken::new();
+    let reading = broker::tail(&fixture.link, &fixture.topology, &stop, |tailed| {
+        assert_eq!(tailed, Tailed::Connected);
+        stop.cancel();
+    });
+    reading.await;
+    let consuming = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), none());
+    let told = consuming.await.unwrap().next().await.unwrap().unwrap();
+    let of_reader = String::from_utf8_lossy(&told.data).into_owned();
+    let found = channel
+        .queue_declare(of_reader.as_str().into(), passive, none())
+        .await;
+    let error = found.unwrap_err().to_string();
+    assert!(error.contains("NOT_FOUND"), "{of_reader}: {error}");
     fixture.delete().await;
 }
 

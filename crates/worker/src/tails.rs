@@ -14,6 +14,7 @@ use std::{
 
 use broker::{Copies, Link, Topology, WATCHED};
 use bytes::Bytes;
+use runtime::Lasting;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ pub(crate) struct Tails {
     /// Whether there may be watchers.
     is_watched: AtomicBool,
     watchers: Mutex<Vec<Watcher>>,
+    /// The condition that further processes want to watch.
+    refused: Lasting,
     /// The sender for batches to copy.
     copies: mpsc::Sender<Bytes>,
 }
@@ -49,6 +52,7 @@ impl Tails {
             topology,
             is_watched: AtomicBool::new(false),
             watchers: Mutex::default(),
+            refused: Lasting::new(),
             copies,
         };
         (tails, waiting)
@@ -67,11 +71,36 @@ impl Tails {
         let told = Instant::now();
         if let Some(watcher) = watchers.iter_mut().find(|watcher| watcher.queue == queue) {
             watcher.told = told;
-        } else if watchers.len() < WATCHERS_MAX {
+            return;
+        }
+        remove_expired(&mut watchers);
+        if watchers.len() < WATCHERS_MAX {
             let queue = queue.to_owned();
             watchers.push(Watcher { queue, told });
+            self.is_watched.store(true, Ordering::Release);
+            drop(watchers);
+            self.accepts();
+        } else {
+            drop(watchers);
+            self.refuses(queue);
         }
-        self.is_watched.store(true, Ordering::Release);
+    }
+
+    fn accepts(&self) {
+        if let Some(ended) = self.refused.end() {
+            tracing::info!(refused = ended.times, "a further process can watch records again");
+        }
+    }
+
+    fn refuses(&self, queue: &str) {
+        if let Some(report) = self.refused.again() {
+            tracing::warn!(
+                queue,
+                watchers = WATCHERS_MAX,
+                refused = report.times,
+                "too many processes watch records; further ones receive none from this worker; end commands `event tail` that are not needed"
+            );
+        }
     }
 
     /// Submits batches for copying, if a process watches.
@@ -101,7 +130,7 @@ impl Tails {
     /// Removes the processes that do not watch any more, and returns the queues of the others.
     fn current(&self) -> Vec<String> {
         let mut watchers = self.watchers();
-        watchers.retain(|watcher| watcher.told.elapsed() < WATCHED);
+        remove_expired(&mut watchers);
         self.is_watched.store(!watchers.is_empty(), Ordering::Release);
         watchers.iter().map(|watcher| watcher.queue.clone()).collect()
     }
@@ -109,6 +138,11 @@ impl Tails {
     fn watchers(&self) -> MutexGuard<'_, Vec<Watcher>> {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Removes the processes from which the worker has not heard for too long.
+fn remove_expired(watchers: &mut Vec<Watcher>) {
+    watchers.retain(|watcher| watcher.told.elapsed() < WATCHED);
 }
 
 #[cfg(test)]
@@ -142,5 +176,13 @@ mod tests {
             tails.copy(&[Bytes::from_static(b"a")]);
         }
         assert_eq!(tails.current().len(), WATCHERS_MAX);
+        assert!(tails.refused.holds());
+        // While nothing is recorded, only a further watcher removes those that are gone.
+        for watcher in tails.watchers().iter_mut() {
+            watcher.told = Instant::now().checked_sub(WATCHED).unwrap();
+        }
+        tails.watched("p.copies.2.1");
+        assert_eq!(tails.current(), ["p.copies.2.1"]);
+        assert!(!tails.refused.holds());
     }
 }

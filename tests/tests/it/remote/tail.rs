@@ -10,6 +10,7 @@ use std::{
 };
 
 use e2e::{Answer, Installation, Receiver, SOON, event};
+use reqwest::RequestBuilder;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -21,6 +22,8 @@ use super::{Laptop, Rig};
 
 /// The scope that the command needs.
 const SCOPE: &str = "deliveries:read";
+/// The number of processes to which a worker sends copies.
+const WATCHERS_MAX: usize = 32;
 /// How long to wait for a line before events are published again.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The maximum time in which the API ends with streams open. This is far below its shutdown deadline of 25 s, which
@@ -122,6 +125,13 @@ fn about(printed: &[String], ids: &BTreeSet<String>) -> Vec<String> {
         .collect();
     lines.sort();
     lines
+}
+
+/// Opens a stream, and closes it as soon as it has begun.
+async fn open_and_close(request: RequestBuilder) {
+    let response = request.send().await.unwrap();
+    // Too many may be open, until the API has noticed that they were closed.
+    assert!(matches!(response.status().as_u16(), 200 | 503), "{response:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,6 +264,34 @@ async fn a_stream_ends_when_its_key_is_revoked() {
     let events = [event("org_1", "lead_1")];
     other.prints(&rig.installation, &events, "lead.completed").await;
     drop(other);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_opens_streams_in_a_loop_does_not_stop_others_from_watching() {
+    let rig = Rig::new("remote-loop").await;
+    let receiver = Receiver::ok().await;
+    rig.installation.endpoint("org_1", &receiver.url()).await;
+    let key = rig.installation.key("org_2", SCOPE).await;
+    let stream = rig.api.request("GET", "/v1/tail", &key);
+    for _ in 0..2 * WATCHERS_MAX {
+        open_and_close(stream.try_clone().unwrap()).await;
+    }
+    let looping = tokio::spawn(async move {
+        loop {
+            open_and_close(stream.try_clone().unwrap()).await;
+        }
+    });
+    let events = [event("org_1", "lead_1")];
+    for command in [
+        rig.installation.command(&["event", "tail"]),
+        rig.laptop.command(&["event", "tail"]),
+    ] {
+        let mut tail = Tail::start(command).await;
+        tail.prints(&rig.installation, &events, "lead.completed").await;
+    }
+    assert!(!looping.is_finished(), "a request failed");
+    looping.abort();
     rig.end().await;
 }
 
