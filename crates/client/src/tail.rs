@@ -1,6 +1,8 @@
 //! What workers record, as it happens.
 
 use futures_util::stream::{self, BoxStream};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
 use webhook::{EventKind, journal::ThenKind};
 use wire::TailLine;
 
@@ -18,13 +20,53 @@ pub struct TailEvents {
     pub outcome: Option<ThenKind>,
 }
 
+/// A line of the stream; `None` if it is of a kind that this version does not know.
+struct Received(Option<TailLine>);
+
+/// The kind of a line.
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Kind {
+    Watching,
+    Interrupted,
+    Dropped,
+    Event,
+    Attempt,
+    Outcome,
+    Gap,
+    #[serde(other)]
+    Unknown,
+}
+
+impl<'de> Deserialize<'de> for Received {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let line = Value::deserialize(deserializer)?;
+        match TailLine::deserialize(&line) {
+            Ok(line) => Ok(Self(Some(line))),
+            Err(_) if matches!(Kind::deserialize(&line), Ok(Kind::Unknown)) => Ok(Self(None)),
+            Err(error) => Err(D::Error::custom(error)),
+        }
+    }
+}
+
+/// Returns the next line of a known kind, and the lines that follow.
+async fn next(mut lines: Lines<Received>) -> Result<Option<(TailLine, Lines<Received>)>, Error> {
+    while let Some(received) = lines.next().await? {
+        if let Received(Some(line)) = received {
+            return Ok(Some((line, lines)));
+        }
+    }
+    Ok(None)
+}
+
 /// What workers record.
 impl Client {
     /// Returns a stream of what workers record from now on. Its first line is [`TailLine::Watching`].
     ///
     /// The stream ends when the API shuts down, and with an error if the connection breaks or is silent for 45 s.
     /// It can then be opened again; what workers record in between is not received. If the lines are not taken in
-    /// time, some are lost, and [`TailLine::Dropped`] has their number.
+    /// time, some are lost, and [`TailLine::Dropped`] has their number. Lines of a kind that this version does not
+    /// know are left out.
     ///
     /// # Errors
     /// Returns an error if the API refuses the request, or is not reached.
@@ -37,10 +79,6 @@ impl Client {
             .query("endpoint_id", which.endpoint_id.as_deref())
             .query("outcome", which.outcome);
         let lines = self.open(&request).await?;
-        let items = stream::try_unfold(lines, |mut lines: Lines<TailLine>| async move {
-            let line = lines.next().await;
-            line.map(|line| line.map(|line| (line, lines)))
-        });
-        Ok(Box::pin(items))
+        Ok(Box::pin(stream::try_unfold(lines, next)))
     }
 }

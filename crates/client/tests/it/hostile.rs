@@ -169,9 +169,23 @@ async fn a_stream_ends_with_its_body_and_otherwise_with_an_error() {
     let (lines, end) = streamed("", true).await;
     assert_eq!(lines, expected);
     assert!(matches!(end, Err(Error::Broken { .. })), "{end:?}");
-    let (lines, end) = streamed("{\"kind\":7}\n", false).await;
-    assert_eq!(lines, expected);
-    assert!(matches!(end, Err(Error::Unreadable { .. })), "{end:?}");
+    for unreadable in [r#"{"kind":7}"#, r#"{"kind":"dropped","at_ms":2}"#, "{}", "7"] {
+        let (lines, end) = streamed(&format!("{unreadable}\n"), false).await;
+        assert_eq!(lines, expected);
+        assert!(
+            matches!(end, Err(Error::Unreadable { .. })),
+            "{unreadable}: {end:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stream_leaves_out_lines_of_a_kind_that_a_later_version_adds() {
+    let more = "{\"kind\":\"molten\",\"at_ms\":[4]}\n{\"kind\":\"watching\",\"at_ms\":5}\n";
+    let (lines, end) = streamed(more, false).await;
+    assert_eq!(lines.last(), Some(&TailLine::Watching { at_ms: 5 }));
+    assert_eq!(lines.len(), 3);
+    assert!(end.is_ok(), "{end:?}");
 }
 
 #[tokio::test]
