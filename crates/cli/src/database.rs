@@ -18,8 +18,8 @@ pub(crate) const VERIFY: &str = "set sslmode=verify-full in database.url (and ss
 pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
     match Store::connect(&database.url, &database.keys).await {
         Ok(store) => Ok(store),
-        Err(error @ (store::Error::BadUrl(_) | store::Error::BadPostgresUrl(_))) => {
-            let detail = format!("expected a valid URL: {error}");
+        Err(error) if error.is_bad_url() => {
+            let detail = format!("expected a valid URL: {}", runtime::display_chain(&error));
             Err(InvalidSettings::one("database.url", database.place.clone(), detail).into())
         }
         Err(error @ store::Error::NoSealingKey) => {

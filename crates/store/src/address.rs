@@ -1,8 +1,11 @@
 //! The database's address: a URL that is parsed once and never shown with its credentials.
 
+pub(crate) mod parameters;
+
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use url::Url;
 
 use crate::Error;
 
@@ -53,6 +56,10 @@ fn parse_postgres(url: &str, rest: &str) -> Result<Address, Error> {
         return Err(Error::BadUrl(
             "it has an @ after the host; percent-encode /, ?, # and @ in the user name and password",
         ));
+    }
+    // sqlx reports a URL that cannot be parsed.
+    if let Ok(url) = Url::parse(url) {
+        parameters::check(&url)?;
     }
     let options = url
         .parse::<PgConnectOptions>()
@@ -179,6 +186,7 @@ mod tests {
             "postgres://u:2222/hunter2@h/db",
             "postgres://u:hunter2@h:port/db",
             "postgres://u:hunter2@h:5432/db?sslmode=maybe",
+            "postgres://u:hunter2@h:5432/db?sslmod=hunter2",
             "postgres://u:hunter2@[::1/db",
             "postgres:u:hunter2@h/db",
             "mysql://u:hunter2@h/db",

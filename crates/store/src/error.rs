@@ -5,6 +5,7 @@ mod transient;
 
 use std::{error, fmt, io, path::PathBuf, time::Duration};
 
+use sqlx::postgres::PgDatabaseError;
 use webhook::{ApiKeyId, EndpointId, OrganizationId};
 
 use crate::ENDPOINTS_MAX;
@@ -22,6 +23,33 @@ pub enum Error {
     /// The URL names PostgreSQL but cannot be parsed.
     #[error("bad PostgreSQL URL")]
     BadPostgresUrl(#[source] Cause),
+    /// A PostgreSQL URL has a parameter that would be ignored. The message contains its name only.
+    #[error("bad database URL: unknown parameter {name:?} after the ?; the known parameters are {known}")]
+    UnknownParameter {
+        /// The name of the parameter.
+        name: String,
+        /// The names of the known parameters.
+        known: &'static str,
+    },
+    /// A parameter of a PostgreSQL URL has a value that cannot be used. The message does not contain it.
+    #[error("bad database URL: parameter {name}: expected {expected}")]
+    BadParameter {
+        /// The name of the parameter.
+        name: String,
+        /// The values that it may have.
+        expected: &'static str,
+    },
+    /// A certificate or key that a PostgreSQL URL names cannot be read.
+    #[error("cannot read {}, which {parameter} in database.url names", path.display())]
+    CertificateFile {
+        /// The parameter of the URL.
+        parameter: String,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// SQLite's database file, or a directory above it, could not be created.
     #[error("could not create the database file {}", path.display())]
     CreateFile {
@@ -247,6 +275,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether the database URL itself is invalid, so that nothing was connected to.
+    pub fn is_bad_url(&self) -> bool {
+        matches!(
+            self,
+            Self::BadUrl(_)
+                | Self::BadPostgresUrl(_)
+                | Self::UnknownParameter { .. }
+                | Self::BadParameter { .. }
+        )
+    }
+
     /// Returns whether the database is unavailable, busy or overloaded, so that the same call may succeed
     /// later.
     ///
@@ -298,7 +337,12 @@ impl From<sqlx::Error> for Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)?;
+        let error = self.0.as_database_error();
+        match error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>()) {
+            // Its `Display` adds the line of PostgreSQL's source code that reported the error.
+            Some(error) => write!(f, "error returned from database: {}", error.message())?,
+            None => self.0.fmt(f)?,
+        }
         if is_foreign_statement(&self.0) {
             f.write_str("; if a pooler runs in transaction mode, see docs/operations.md, \"PgBouncer\", for the settings that it needs")?;
         }

@@ -164,7 +164,7 @@ pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 pub use sealing::{BadSealingKey, SealingKey};
 pub use troubles::{RoleReport, RunningRole};
 
-use address::Address;
+use address::{Address, parameters};
 use database::Database;
 use sealing::{Keyring, local_key};
 
@@ -200,8 +200,8 @@ impl Store {
     /// - `sqlite:///var/lib/magnetite/magnetite.db`: an absolute path, taken literally (nothing is
     ///   percent-decoded). A missing file is created with mode 600, missing directories with mode 700.
     /// - `postgres://user:password@host:5432/database?sslmode=verify-full`, or `postgresql://`: with the
-    ///   libpq parameters that sqlx supports. Without `sslmode`, TLS is used if the server offers it, and the
-    ///   server's certificate is not verified.
+    ///   libpq parameters that sqlx supports; others are refused. Without `sslmode`, TLS is used if the server
+    ///   offers it, and the server's certificate is not verified.
     ///
     /// `keys` seal and open the secrets of endpoints; see [`SealingKey`]. If no secret has been sealed yet,
     /// the first key is used to seal. Without any key, a SQLite database uses a key in a file beside the
@@ -212,11 +212,13 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns an error if the URL is invalid, a file cannot be created or is on a filesystem without support
-    /// for a write-ahead log, the server does not answer within [`CONNECT_TIMEOUT`] or is an unsuitable
-    /// pooler, or no key is given for PostgreSQL. No error contains the password.
+    /// Returns an error if the URL is invalid, a certificate that it names cannot be read, a file cannot be
+    /// created or is on a filesystem without support for a write-ahead log, the server does not answer within
+    /// [`CONNECT_TIMEOUT`] or is an unsuitable pooler, or no key is given for PostgreSQL. No error contains
+    /// the password.
     pub async fn connect(url: &str, keys: &[SealingKey]) -> Result<Self, Error> {
         let address = Address::parse(url)?;
+        parameters::check_files(url)?;
         let database = Database::connect(&address).await?;
         let keyring = match (&address, keys) {
             (Address::Sqlite(path), []) => {
