@@ -2,8 +2,8 @@
 
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
-use lapin::uri::{AMQPScheme, AMQPUri};
-use url::{Host, Url};
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
+use url::{Host, ParseError, Url};
 
 use crate::tls::{BadTls, Connector, Tls};
 
@@ -42,12 +42,44 @@ pub enum BadUrl {
          commas (a comma inside a URL is written %2C)"
     )]
     Malformed,
+    /// One of its parts cannot be used. The text says which one, and what is expected.
+    #[error("{0}")]
+    Part(&'static str),
+    /// A parameter in its query has a value that cannot be used.
+    #[error("expected {expected} as {name}, after the ?")]
+    Parameter {
+        /// The name of the parameter.
+        name: &'static str,
+        /// The values that it may have.
+        expected: &'static str,
+    },
     /// Its query has a parameter that would be ignored.
     #[error(
         "expected no parameter {0:?} after the ?: the known parameters are heartbeat (in seconds), connection_timeout (in \
          milliseconds), frame_max, channel_max and auth_mechanism"
     )]
     UnknownParameter(String),
+}
+
+const BAD_SCHEME: BadUrl = BadUrl::Part(
+    "expected amqp:// or amqps:// at the beginning of each URL; several URLs are separated by commas, and a comma inside a URL is \
+     written %2C",
+);
+const BAD_USER: BadUrl = BadUrl::Part(
+    "expected no @ after the host: percent-encode characters such as / (%2F), ? (%3F), # (%23) and @ (%40) in user, password and vhost",
+);
+const BAD_HOST: BadUrl =
+    BadUrl::Part("expected brackets around an IPv6 address, as in amqp://[::1]:5672/%2f");
+const BAD_PORT: BadUrl = BadUrl::Part(
+    "expected a number as the port after the host; a / , or : in user and password is percent-encoded (%2F, %2C, %3A)",
+);
+
+/// A parameter that the query of a URL may set.
+struct Parameter {
+    name: &'static str,
+    /// The values that it may have.
+    expected: &'static str,
+    is_valid: fn(&str) -> bool,
 }
 
 /// An invalid URL of the management API.
@@ -153,13 +185,32 @@ impl Node {
     const HEARTBEAT_S: u16 = 10;
     /// The connection timeout in milliseconds if the URL sets none.
     const CONNECT_TIMEOUT_MS: u64 = 5_000;
-    /// The parameters that the query of a URL may set.
-    const PARAMETERS: [&'static str; 5] = [
-        "heartbeat",
-        "connection_timeout",
-        "frame_max",
-        "channel_max",
-        "auth_mechanism",
+    const PARAMETERS: &'static [Parameter] = &[
+        Parameter {
+            name: "heartbeat",
+            expected: "a number of seconds",
+            is_valid: is_a::<u16>,
+        },
+        Parameter {
+            name: "connection_timeout",
+            expected: "a number of milliseconds",
+            is_valid: is_a::<u64>,
+        },
+        Parameter {
+            name: "frame_max",
+            expected: "a number of bytes",
+            is_valid: is_a::<u32>,
+        },
+        Parameter {
+            name: "channel_max",
+            expected: "a number up to 65535",
+            is_valid: is_a::<u16>,
+        },
+        Parameter {
+            name: "auth_mechanism",
+            expected: "plain, amqplain, external, anonymous or rabbit-cr-demo",
+            is_valid: is_a::<SASLMechanism>,
+        },
     ];
     /// The distance between the AMQP port and the port of the management API.
     const MANAGEMENT_ABOVE: u16 = 10_000;
@@ -210,27 +261,18 @@ impl Node {
 impl FromStr for Node {
     type Err = BadUrl;
 
-    fn from_str(url: &str) -> Result<Self, BadUrl> {
-        let mut uri: AMQPUri = url.parse().map_err(|_| BadUrl::Malformed)?;
-        let url: Url = url.parse().map_err(|_| BadUrl::Malformed)?;
+    fn from_str(text: &str) -> Result<Self, BadUrl> {
+        check_authority(text)?;
+        let url = Url::parse(text).map_err(|error| match error {
+            ParseError::InvalidPort => BAD_PORT,
+            ParseError::InvalidIpv6Address => BAD_HOST,
+            _ => BadUrl::Malformed,
+        })?;
+        check_parameters(&url)?;
+        let mut uri: AMQPUri = text.parse().map_err(|_| BadUrl::Malformed)?;
         // lapin's parser takes an IPv6 address for a missing host, and uses localhost.
         if let Some(Host::Ipv6(address)) = url.host() {
             uri.authority.host = address.to_string();
-        }
-        let unknown = url
-            .query_pairs()
-            .find(|(name, _)| !Self::PARAMETERS.contains(&name.as_ref()));
-        if let Some((name, _)) = unknown {
-            // If a password contains an unescaped question mark, the name is a part of the password.
-            let is_name = !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
-            return Err(if is_name {
-                BadUrl::UnknownParameter(name.into_owned())
-            } else {
-                BadUrl::Malformed
-            });
         }
         uri.query.heartbeat.get_or_insert(Self::HEARTBEAT_S);
         uri.query
@@ -238,6 +280,55 @@ impl FromStr for Node {
             .get_or_insert(Self::CONNECT_TIMEOUT_MS);
         Ok(Self(uri))
     }
+}
+
+/// Checks the scheme, and the part between it and the path. The parsers accept some mistakes there, such as a
+/// password with an unencoded `/`, whose beginning they take for the port.
+fn check_authority(url: &str) -> Result<(), BadUrl> {
+    let (scheme, rest) = url.split_once("://").ok_or(BAD_SCHEME)?;
+    if !["amqp", "amqps"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known))
+    {
+        return Err(BAD_SCHEME);
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if !authority.contains('@') && rest.contains('@') {
+        return Err(BAD_USER);
+    }
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if !host.starts_with('[') && host.matches(':').count() > 1 {
+        return Err(BAD_HOST);
+    }
+    Ok(())
+}
+
+/// Refuses unknown parameters, and values that cannot be used.
+fn check_parameters(url: &Url) -> Result<(), BadUrl> {
+    for (name, value) in url.query_pairs() {
+        let known = Node::PARAMETERS.iter().find(|known| known.name == name);
+        match known {
+            Some(known) if (known.is_valid)(&value) => {}
+            Some(&Parameter { name, expected, .. }) => return Err(BadUrl::Parameter { name, expected }),
+            None => return Err(unknown_parameter(&name)),
+        }
+    }
+    Ok(())
+}
+
+/// Returns the error for an unknown parameter. If a password contains an unescaped question mark, the name is
+/// a part of the password, and is shown only if it cannot be that.
+fn unknown_parameter(name: &str) -> BadUrl {
+    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    if !name.is_empty() && name.bytes().all(is_letter) {
+        BadUrl::UnknownParameter(name.to_owned())
+    } else {
+        BadUrl::Malformed
+    }
+}
+
+fn is_a<T: FromStr>(text: &str) -> bool {
+    text.parse::<T>().is_ok()
 }
 
 /// Returns the host as it is written in a URL.
@@ -282,21 +373,41 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_amqp_url_is_refused_without_repeating_it() {
-        for url in [
-            "",
-            "http://me:s3cret@x/v",
-            "mq:5672",
-            "amqp://me:s3cret@x:port/v",
-            "amqp://me:s3cret@x/v,",
-            "amqp://me:s3cret@x/v,y",
-            "amqp://me:s3cret,s3cret@x/v",
-            "amqp://me:s3cret@[::1/v",
-            "amqp://me:?s3cret@x/v",
-            "amqp://me:4711?s3cret@x/v",
+    fn the_part_that_is_wrong_is_named_without_repeating_it() {
+        for (url, expected) in [
+            ("", BAD_SCHEME),
+            ("http://me:s3cret@x/v", BAD_SCHEME),
+            ("mq:5672", BAD_SCHEME),
+            ("amqp://me:s3cret@x/v,", BAD_SCHEME),
+            ("amqp://me:s3cret@x/v,y", BAD_SCHEME),
+            ("amqp://me:s3cret@x:port/v", BAD_PORT),
+            ("amqp://me:s3cret,s3cret@x/v", BAD_PORT),
+            ("amqp://me:s3cret@[::1/v", BAD_HOST),
+            ("amqp://me:s3cret@::1:5672/v", BAD_HOST),
+            ("amqp://me:?s3cret@x/v", BAD_USER),
+            ("amqp://me:4711?s3cret@x/v", BAD_USER),
+            ("amqp://me:p/s3cret@x/v", BAD_USER),
+            ("amqp://me:4711/s3cret@x/v", BAD_USER),
+            ("amqp://me:s3cret@x/v?4711", BadUrl::Malformed),
         ] {
             let error = Config::new(url, "magnetite").expect_err(url);
-            assert_eq!(error, BadUrl::Malformed, "{url}");
+            assert_eq!(error, expected, "{url}");
+            assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_with_a_bad_value_is_named() {
+        for (query, name) in [
+            ("heartbeat=s3cret", "heartbeat"),
+            ("heartbeat=3&connection_timeout=5s", "connection_timeout"),
+            ("frame_max=-1", "frame_max"),
+            ("channel_max=70000", "channel_max"),
+            ("auth_mechanism=gssapi", "auth_mechanism"),
+        ] {
+            let error = Config::new(&format!("amqp://x/v?{query}"), "magnetite").expect_err(query);
+            let is_named = matches!(error, BadUrl::Parameter { name: named, .. } if named == name);
+            assert!(is_named, "{query}: {error}");
             assert!(!error.to_string().contains("s3cret"), "{error}");
         }
     }

@@ -96,6 +96,12 @@ impl Tls {
         if !has_certificate {
             return Ok(Some(config.with_no_client_auth()));
         }
+        if self.key.is_empty() {
+            return Err(BadTls::Certificate("broker.tls.key is not set".to_owned()));
+        }
+        if self.certificate.is_empty() {
+            return Err(BadTls::Key("broker.tls.certificate is not set".to_owned()));
+        }
         let chain = certificates(&self.certificate).map_err(BadTls::Certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|_| BadTls::Key("it contains no such key".to_owned()))?;

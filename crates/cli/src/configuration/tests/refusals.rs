@@ -15,7 +15,22 @@ const BAD_IN_FILE: &[(&str, &str, &str)] = &[
     (
         "broker.url = \"amqp://h/v, hunter2\"",
         "broker.url",
-        "several URLs separated by commas",
+        "several URLs are separated by commas",
+    ),
+    (
+        "broker.url = \"amqp://u:p/hunter2@h/v\"",
+        "broker.url",
+        "percent-encode",
+    ),
+    (
+        "broker.url = \"amqp://h/v?heartbeat=hunter2\"",
+        "broker.url",
+        "expected a number of seconds as heartbeat",
+    ),
+    (
+        "broker.url = \"amqps://h/v\"\nbroker.tls.certificate = \"/etc/hostname\"",
+        "broker.tls.certificate",
+        "broker.tls.key is not set",
     ),
     (
         "broker.url = \"amqps://h/v\"\nbroker.tls.root_certificates = [\"/none.pem\"]",
