@@ -227,8 +227,9 @@ impl Supervisor {
                     failures += 1;
                     self.failed(&error);
                     if self.away.again().is_some() {
+                        // Commands report the failure themselves, and filter this target.
                         tracing::warn!(
-                            broker, connection = self.name, error = %error, failures,
+                            target: "broker::connecting", broker, connection = self.name, error = %error, failures,
                             "cannot connect to the broker; trying again; check that it is running and that broker.url is correct"
                         );
                     }

@@ -1,13 +1,13 @@
-//! The broker connection of commands, whose waits are bounded.
+//! The broker connection of commands, whose waits are bounded, and what to do if there is none.
 
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
-use broker::{Link, Server};
+use anyhow::anyhow;
+use broker::{Config, Link, Server};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// The maximum time for a login at each of the broker's addresses. A refused login is retried within this
+/// The maximum time for a login at each of the broker's addresses. A failed connection is retried within this
 /// time.
 const LOGIN_MAX: Duration = Duration::from_secs(5);
 
@@ -17,37 +17,58 @@ pub(crate) struct BrokerLink {
     stop: CancellationToken,
 }
 
+/// The broker refused the login, or did not answer it.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot log in to the broker at {address}: {why}")]
+pub(crate) struct NotLoggedIn {
+    address: String,
+    why: String,
+}
+
+impl NotLoggedIn {
+    pub(crate) fn fix(&self) -> &'static str {
+        fix(&self.why).unwrap_or(
+            "correct user, password and vhost in broker.url, and grant the user configure, write and read",
+        )
+    }
+
+    /// Returns the error of a command: what happened, and what to do.
+    pub(crate) fn told(&self) -> anyhow::Error {
+        anyhow!("{self}; {}", self.fix())
+    }
+}
+
 impl BrokerLink {
     /// Connects and logs in. The error says which of the two failed.
-    pub(crate) async fn open(config: &broker::Config) -> anyhow::Result<Self> {
+    pub(crate) async fn open(config: &Config) -> anyhow::Result<Self> {
         // This reports a refused connection at once, whereas a link would keep reconnecting.
         Server::of(config).await.map_err(|error| {
-            anyhow!(
-                "{:#}; start the broker, or correct broker.url (MAGNETITE_BROKER__URL)",
-                anyhow!(error)
-            )
+            let detail = format!("{:#}", anyhow!(error));
+            let fix =
+                fix(&detail).unwrap_or("start the broker, or correct broker.url (MAGNETITE_BROKER__URL)");
+            anyhow!("{detail}; {fix}")
         })?;
-        Self::log_in(config).await
+        Self::log_in(config).await.map_err(|refused| refused.told())
     }
 
     /// Logs in to a broker that is known to be reachable. If there is only one broker address and it refuses
     /// the login, returns the error at once.
-    pub(crate) async fn log_in(config: &broker::Config) -> anyhow::Result<Self> {
+    pub(crate) async fn log_in(config: &Config) -> Result<Self, NotLoggedIn> {
         let stop = CancellationToken::new();
         let link = Link::open(config, "magnetite command", stop.clone());
         let limit = LOGIN_MAX * config.addresses_count();
-        let is_let_in = tokio::select! {
-            up = timeout(limit, link.connection()) => up.is_ok(),
-            () = refusal(&link), if config.addresses_count() == 1 => false,
+        let refused = tokio::select! {
+            up = timeout(limit, link.connection()) => match up {
+                Ok(_) => return Ok(Self { link, stop }),
+                Err(_) => NotLoggedIn {
+                    address: config.address(),
+                    why: link.failure().unwrap_or_else(|| format!("no answer within {limit:?}")),
+                },
+            },
+            refused = refusal(&link, config) => refused,
         };
-        if !is_let_in {
-            stop.cancel();
-            let why = link
-                .failure()
-                .unwrap_or_else(|| format!("no answer within {limit:?}"));
-            bail!("cannot log in to the broker at {}: {why}", config.address());
-        }
-        Ok(Self { link, stop })
+        stop.cancel();
+        Err(refused)
     }
 
     /// Closes the connection properly, so that the broker does not log a lost connection.
@@ -57,14 +78,92 @@ impl BrokerLink {
     }
 }
 
-/// Waits until the broker has refused the login. Retrying would not help: the broker would refuse again.
-async fn refusal(link: &Link) {
-    const WORDS: [&str; 2] = ["ACCESS_REFUSED", "NOT_ALLOWED"];
+/// Waits until the broker refuses the connection for a reason that trying again does not remove. With several
+/// addresses this never ends, because another one may accept.
+pub(crate) async fn refusal(link: &Link, config: &Config) -> NotLoggedIn {
+    if config.addresses_count() > 1 {
+        return std::future::pending().await;
+    }
     let mut link = link.clone();
-    while !link
-        .failure()
-        .is_some_and(|failure| WORDS.iter().any(|word| failure.contains(word)))
-    {
+    loop {
+        if let Some(why) = link.failure().filter(|why| fix(why).is_some()) {
+            let address = config.address();
+            return NotLoggedIn { address, why };
+        }
         link.changed().await;
+    }
+}
+
+/// Returns what to do about a failure to connect or to log in whose cause is a setting; `None` if the broker
+/// is not running or the cause is unknown. `failure` is the message of RabbitMQ, or of this program about TLS.
+pub(crate) fn fix(failure: &str) -> Option<&'static str> {
+    let says = |words: &str| failure.contains(words);
+    Some(if says("vhost") && says("not found") {
+        "correct the vhost in broker.url (the default one is written /%2f), or create it: rabbitmqctl add_vhost NAME"
+    } else if says("vhost") && says("refused") {
+        "grant the user access to the vhost: rabbitmqctl set_permissions --vhost NAME USER '.*' '.*' '.*'"
+    } else if says("ACCESS_REFUSED") || says("ACCESS-REFUSED") {
+        "correct user and password in broker.url (in a URL, characters such as / and @ are percent-encoded)"
+    } else if says("NOT_ALLOWED") {
+        "correct user and vhost in broker.url"
+    } else if says("expects TLS") || says("does not speak TLS") {
+        "correct scheme and port in broker.url (MAGNETITE_BROKER__URL): amqp:// usually has port 5672, and amqps:// 5671"
+    } else if says("trusted authority") {
+        "set broker.tls.root_certificates (MAGNETITE_BROKER__TLS__ROOT_CERTIFICATES) to the PEM file of the broker's authority"
+    } else if says("certificate is not valid for") {
+        "correct the host in broker.url, or set broker.tls.server_name (MAGNETITE_BROKER__TLS__SERVER_NAME) to a name in the certificate"
+    } else if says("client certificate") {
+        "set broker.tls.certificate and broker.tls.key to a client certificate that the broker accepts"
+    } else if says("failed to lookup address") {
+        "correct the host in broker.url (MAGNETITE_BROKER__URL), or its DNS records"
+    } else {
+        return None;
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mistake_in_the_settings_has_a_fix_of_its_own() {
+        for (failure, words) in [
+            ("protocol error: NOT_ALLOWED - vhost nope not found", "add_vhost"),
+            (
+                "protocol error: NOT_ALLOWED - access to vhost 'v' refused for user 'u'",
+                "set_permissions",
+            ),
+            (
+                "protocol error: ACCESS_REFUSED - Login was refused",
+                "user and password",
+            ),
+            (
+                "IO error: this port expects TLS: use amqps:// in broker.url",
+                "amqps:// 5671",
+            ),
+            (
+                "this port does not speak TLS: set broker.url",
+                "amqp:// usually has port 5672",
+            ),
+            (
+                "the broker's certificate is not issued by a trusted authority",
+                "root_certificates",
+            ),
+            ("the broker's certificate is not valid for mq", "server_name"),
+            (
+                "received fatal alert: CertificateRequired: if the broker requires a client certificate",
+                "broker.tls.key",
+            ),
+        ] {
+            let fix = fix(failure).expect(failure);
+            assert!(fix.contains(words), "{failure}: {fix}");
+            assert!(!fix.contains("apt-get"), "{failure}: {fix}");
+        }
+    }
+
+    #[test]
+    fn a_broker_that_is_not_running_is_no_mistake_in_the_settings() {
+        assert_eq!(fix("IO error: Connection refused (os error 111)"), None);
+        assert_eq!(fix("no answer within 5s"), None);
     }
 }

@@ -156,8 +156,9 @@ enum Way<'a> {
 /// The log filter of roles, unless another is configured. lapin logs every closed channel as an error, before
 /// the code that used the channel has interpreted it.
 const ROLE_FILTER: &str = "info,lapin=off";
-/// The log filter of commands, unless another is configured: warnings and errors only.
-const COMMAND_FILTER: &str = "warn,lapin=off";
+/// The log filter of commands, unless another is configured: warnings and errors only. A command that cannot
+/// connect to the broker says so in its own output.
+const COMMAND_FILTER: &str = "warn,lapin=off,broker::connecting=off";
 
 /// Starts logging. `filter` applies if the configuration sets none.
 fn start_logs(log: &Log, filter: &str) -> anyhow::Result<()> {

@@ -149,6 +149,8 @@ async fn assert_wrong_ports_are_named(installation: &Installation, tls_port: u16
     let tls_settings = [ROOT_CERTIFICATES, CERTIFICATE, KEY, SERVER_NAME];
     let printed = doctor(installation, &without_tls, &tls_settings).await;
     assert_says(&printed, "this port expects TLS: use amqps:// in broker.url");
+    assert_says(&printed, "fix: correct scheme and port in broker.url");
+    assert!(!printed.contains("apt-get"), "{printed}");
     let printed = doctor(installation, &without_tls, &[]).await;
     assert_says(&printed, "expected no value unless broker.url has amqps://");
 }

@@ -28,7 +28,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use webhook::{About, LeadId, OrganizationId, ProjectId};
 
-use crate::{Usage, configuration::Configuration, output};
+use crate::{Usage, broker_link, configuration::Configuration, output};
 
 use super::{
     Way,
@@ -174,11 +174,16 @@ async fn connect(
         Some(limit) => Some(Follower::open(configuration, limit).await?),
         None => None,
     };
-    let producer = Producer::connect(configuration.broker.config());
-    producer
-        .ready(CONNECT_MAX)
-        .await
-        .context("nothing was published")?;
+    let config = configuration.broker.config();
+    let producer = Producer::connect(config.clone());
+    let ready = tokio::select! {
+        ready = producer.ready(CONNECT_MAX) => ready.map_err(|error| match producer.link().failure() {
+            Some(failure) => anyhow!("{error}; the last attempt failed: {failure}"),
+            None => error.into(),
+        }),
+        refused = broker_link::refusal(producer.link(), &config) => Err(refused.told()),
+    };
+    ready.context("nothing was published")?;
     Ok((Publisher::Broker(producer), follower))
 }
 

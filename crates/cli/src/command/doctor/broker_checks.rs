@@ -3,7 +3,12 @@
 
 use broker::{InspectError, Inspection, Publisher, QueueState, Server, Topology};
 
-use crate::{broker_link::BrokerLink, command::topology, configuration::Configuration, output};
+use crate::{
+    broker_link::{self, BrokerLink},
+    command::topology,
+    configuration::Configuration,
+    output,
+};
 
 use super::{super::checks::Check, Report};
 
@@ -26,10 +31,8 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
     }
     let broker = match BrokerLink::log_in(&config).await {
         Ok(broker) => broker,
-        Err(error) => {
-            let detail = error.to_string();
-            let fix = login_fix(&detail);
-            report.add(&Check::fail("login", detail, fix))?;
+        Err(refused) => {
+            report.add(&Check::fail("login", refused.to_string(), refused.fix()))?;
             return Ok(false);
         }
     };
@@ -48,30 +51,27 @@ pub(super) async fn run(configuration: &Configuration, report: &mut Report) -> R
     Ok(true)
 }
 
-/// Returns what to do about a refused login, depending on RabbitMQ's error message.
-fn login_fix(refusal: &str) -> &'static str {
-    let says = |words: &str| refusal.contains(words);
-    if says("vhost") && says("not found") {
-        "correct the vhost in broker.url (the default one is written /%2f), or create it: rabbitmqctl add_vhost NAME"
-    } else if says("vhost") && says("refused") {
-        "grant the user access to the vhost: rabbitmqctl set_permissions --vhost NAME USER '.*' '.*' '.*'"
-    } else if says("ACCESS_REFUSED") || says("ACCESS-REFUSED") {
-        "correct user and password in broker.url (in a URL, characters such as / and @ are percent-encoded)"
-    } else {
-        "correct user, password and vhost in broker.url, and grant the user configure, write and read"
-    }
-}
-
 /// Reports a node that does not answer. This is only a warning while other nodes of its cluster answer,
 /// because work continues.
 fn absence_check(error: InspectError, others_answer: bool) -> Check {
+    let is_amqp = !matches!(error, InspectError::NotAmqp { .. });
     let detail = format!("{:#}", anyhow::Error::from(error));
+    let fix = match broker_link::fix(&detail) {
+        Some(fix) => fix,
+        None if others_answer => {
+            "start this node, or remove it from broker.url; until then, only the other nodes are used"
+        }
+        None if is_amqp => {
+            "start the broker, or correct broker.url (MAGNETITE_BROKER__URL); to get one here: apt-get install rabbitmq-server, or \
+             docker run --detach --publish 5672:5672 --publish 15672:15672 rabbitmq:4-management"
+        }
+        None => {
+            "correct the port in broker.url (MAGNETITE_BROKER__URL): RabbitMQ usually has 5672 for amqp:// and 5671 for amqps://"
+        }
+    };
     if others_answer {
-        let fix = "start this node, or remove it from broker.url; until then, only the other nodes are used";
         Check::warn("broker", detail, fix)
     } else {
-        let fix = "start the broker, or correct broker.url (MAGNETITE_BROKER__URL); to get one here: apt-get install rabbitmq-server, or \
-            docker run --detach --publish 5672:5672 --publish 15672:15672 rabbitmq:4-management";
         Check::fail("broker", detail, fix)
     }
 }
