@@ -10,7 +10,7 @@ use crate::configuration::{Database, InvalidSettings, Place};
 const MIGRATE: &str = "run `magnetite migrate` (`magnetite up` does it by itself)";
 
 /// The message about a database for which [`store::is_unverified`] holds. [`VERIFY`] says what to do.
-pub(crate) const UNVERIFIED: &str = "the database is on another host, and its certificate is not verified";
+pub(crate) const UNVERIFIED: &str = "the database is on another host, and the connection does not verify that the certificate is for that host";
 pub(crate) const VERIFY: &str = "set sslmode=verify-full in database.url (and sslrootcert=FILE for a private authority), or \
     sslmode=disable if the network in between is trusted";
 
@@ -30,6 +30,17 @@ pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
             "the database cannot be opened; check database.url (from {})",
             database.place
         )),
+    }
+}
+
+/// Returns what to do about an error of [`connect`].
+pub(crate) fn advice(error: &anyhow::Error) -> &'static str {
+    if error.is::<InvalidSettings>() {
+        return "correct the setting that is named";
+    }
+    match error.downcast_ref::<store::Error>() {
+        Some(error) => error.advice(),
+        None => "see the error, and the database's log",
     }
 }
 

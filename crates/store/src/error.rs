@@ -1,5 +1,6 @@
 //! The errors of the store, and whether a retry can help.
 
+mod advice;
 mod operation;
 mod transient;
 
@@ -286,6 +287,26 @@ impl Error {
         )
     }
 
+    /// Returns what to do about an error of [`Store::connect`](crate::Store::connect).
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Connect { source, .. } => advice::on_connect(&source.0),
+            Self::ConnectTimedOut { .. } => advice::UNREACHABLE,
+            Self::Pooler { .. } => {
+                "change the pooler's setting that is named, or set database.url to PostgreSQL itself"
+            }
+            Self::CertificateFile { .. } => {
+                "correct the path in database.url, or let this user read the file"
+            }
+            Self::CreateFile { .. } | Self::NoWriteAheadLog { .. } => {
+                "set database.url to a file on a local disk that this user can write"
+            }
+            Self::KeyFile { .. } => "let this user read and write the key file",
+            _ if self.is_bad_url() => "correct database.url (MAGNETITE_DATABASE__URL)",
+            _ => advice::UNKNOWN,
+        }
+    }
+
     /// Returns whether the database is unavailable, busy or overloaded, so that the same call may succeed
     /// later.
     ///
@@ -342,6 +363,11 @@ impl fmt::Display for Cause {
             // Its `Display` adds the line of PostgreSQL's source code that reported the error.
             Some(error) => write!(f, "error returned from database: {}", error.message())?,
             None => self.0.fmt(f)?,
+        }
+        if let sqlx::Error::Io(_) | sqlx::Error::Tls(_) = &*self.0
+            && let Some(advice) = advice::on_tls(&self.0.to_string())
+        {
+            write!(f, ": {advice}")?;
         }
         if is_foreign_statement(&self.0) {
             f.write_str("; if a pooler runs in transaction mode, see docs/operations.md, \"PgBouncer\", for the settings that it needs")?;

@@ -212,7 +212,15 @@ async fn the_database_is_reached_with_a_private_authority_and_a_client_certifica
     delivered_by_up(&installation).await.terminate().await;
 
     let refused = async |url: &str| doctor(&installation, &[("MAGNETITE_DATABASE__URL", url)], &[]).await;
-    assert_says(&refused(&url(&issuer.file("other.pem"))).await, "UnknownIssuer");
+    let printed = refused(&url(&issuer.file("other.pem"))).await;
+    assert_says(&printed, "UnknownIssuer: set sslrootcert in database.url");
+    assert_says(&printed, "fix: set sslrootcert in database.url");
+    let printed = refused(&url(&issuer.file("none.pem"))).await;
+    assert_says(&printed, "none.pem, which sslrootcert in database.url names");
+    let printed = refused(&format!("{}?sslmod=verify-full", server.url())).await;
+    assert_says(&printed, "unknown parameter \"sslmod\"");
+    assert!(!printed.contains("verify-full"), "{printed}");
+    assert_says(&printed, "fix: correct the setting that is named");
     assert_says(
         &refused(&format!("{}?sslmode=disable", server.url())).await,
         "no encryption",

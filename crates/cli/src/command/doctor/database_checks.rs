@@ -32,7 +32,7 @@ pub(super) async fn run(
     let store = match database::connect(database).await {
         Ok(store) => store,
         Err(error) => {
-            let fix = "start the database, or correct the setting that is named (MAGNETITE_DATABASE__URL, MAGNETITE_SECRETS__KEYS)";
+            let fix = database::advice(&error);
             return report.add(&Check::fail(WHAT, format!("{error:#}"), fix));
         }
     };
