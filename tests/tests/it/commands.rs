@@ -370,3 +370,19 @@ async fn a_refused_login_is_told_once_and_says_what_to_correct() {
     }
     installation.delete().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_prints_a_fix_that_many_checks_share_once() {
+    let mut installation = Installation::new("undeclared").await;
+    installation.set("MAGNETITE_BROKER__PREFIX", "undeclared.by-anyone");
+    let output = installation.cli(&["doctor"]).await;
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    let count = |words: &str| report.lines().filter(|line| line.contains(words)).count();
+    assert!(count("fail  topology") > 5, "{report}");
+    assert_eq!(
+        count("fix: run `magnetite topology declare`, or start a worker"),
+        1,
+        "{report}"
+    );
+    installation.delete().await;
+}

@@ -14,6 +14,9 @@ pub(super) enum Status {
     Fail,
 }
 
+/// Begins the line that says how to fix what the line above it reports.
+pub(super) const FIX: &str = "      fix: ";
+
 /// One line of the report, with a second line that says how to fix it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
@@ -49,18 +52,27 @@ impl Check {
             ..Self::ok(what, detail)
         }
     }
-}
 
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(super) fn fix(&self) -> Option<&str> {
+        self.fix.as_deref()
+    }
+
+    /// Returns the first line alone.
+    pub(super) fn without_fix(&self) -> String {
         let outcome = match self.outcome {
             Status::Ok => "ok",
             Status::Warn => "warn",
             Status::Fail => "fail",
         };
-        write!(f, "{outcome:4}  {:16}  {}", self.what, self.detail)?;
+        format!("{outcome:4}  {:16}  {}", self.what, self.detail)
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.without_fix())?;
         match &self.fix {
-            Some(fix) => write!(f, "\n      fix: {fix}"),
+            Some(fix) => write!(f, "\n{FIX}{fix}"),
             None => Ok(()),
         }
     }
