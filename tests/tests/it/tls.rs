@@ -34,9 +34,19 @@ impl Issuer {
     }
 }
 
-/// Returns the output of `magnetite doctor` with the variables `with`, and without those named in `without`.
+/// Returns the output of `magnetite doctor`; see [`printed`].
 async fn doctor(installation: &Installation, with: &[(&str, &str)], without: &[&str]) -> String {
-    let mut command = installation.command(&["doctor"]);
+    printed(installation, &["doctor"], with, without).await
+}
+
+/// Returns the output of a command with the variables `with`, and without those named in `without`.
+async fn printed(
+    installation: &Installation,
+    arguments: &[&str],
+    with: &[(&str, &str)],
+    without: &[&str],
+) -> String {
+    let mut command = installation.command(arguments);
     for name in without {
         command.env_remove(name);
     }
@@ -44,23 +54,25 @@ async fn doctor(installation: &Installation, with: &[(&str, &str)], without: &[&
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+const PUBLISH: [&str; 9] = [
+    "publish",
+    "--event",
+    "lead.completed",
+    "--org",
+    "org_tls",
+    "--project",
+    "p",
+    "--lead",
+    "l",
+];
+
 /// Starts all roles, and waits until they have delivered an event.
 pub(crate) async fn delivered_by_up(installation: &Installation) -> Role {
     let receiver = Receiver::ok().await;
     installation.endpoint("org_tls", &receiver.url()).await;
     let up = installation.start("up");
     up.wait_until_ready().await;
-    let event = [
-        "--event",
-        "lead.completed",
-        "--org",
-        "org_tls",
-        "--project",
-        "p",
-        "--lead",
-        "l",
-    ];
-    installation.cli_ok(&[&["publish"][..], &event].concat()).await;
+    installation.cli_ok(&PUBLISH).await;
     wait_until("the event is delivered", SOON, || receiver.count() == 1).await;
     up
 }
@@ -151,6 +163,11 @@ async fn assert_wrong_ports_are_named(installation: &Installation, tls_port: u16
     assert_says(&printed, "this port expects TLS: use amqps:// in broker.url");
     assert_says(&printed, "fix: correct scheme and port in broker.url");
     assert!(!printed.contains("apt-get"), "{printed}");
+    for (with, without) in [(&without_tls, &tls_settings[..]), (&[(URL, plain.as_str())], &[])] {
+        let printed = self::printed(installation, &PUBLISH, with, without).await;
+        assert_says(&printed, "correct scheme and port in broker.url");
+        assert!(!printed.contains("WARN"), "{printed}");
+    }
     let printed = doctor(installation, &without_tls, &[]).await;
     assert_says(&printed, "expected no value unless broker.url has amqps://");
 }
