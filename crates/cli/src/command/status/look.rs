@@ -71,6 +71,8 @@ type Queues = (Vec<Depth>, Vec<TopologyFault>);
 pub(super) struct Depth {
     /// The name without the prefix.
     pub(super) name: String,
+    /// The name on the broker.
+    pub(super) full_name: String,
     pub(super) ready: u32,
     /// The growth of `ready`, in messages per second; negative if it shrank.
     pub(super) rate: f64,
@@ -187,6 +189,7 @@ impl<'a> Looker<'a> {
         let more = was.map_or(0.0, |was| f64::from(state.ready) - f64::from(was.ready));
         Depth {
             name: self.topology.own_name(&state.name).to_owned(),
+            full_name: state.name.clone(),
             ready: state.ready,
             rate: more / over.as_secs_f64(),
             consumers: state.consumers,

@@ -212,6 +212,8 @@ pub(super) fn failing(count: u64, most_urgent: &[Endpoint], now_ms: u64) -> Vec<
     lines
 }
 
+/// Returns the lines about queues. They show the names on the broker, because `dead` alone would be coloured as
+/// a state.
 fn queues(queues: &[Depth]) -> Vec<String> {
     let heading = format!(
         "{:<37} {:>10} {:>14} {:>15}",
@@ -220,7 +222,7 @@ fn queues(queues: &[Depth]) -> Vec<String> {
     let rows = queues.iter().map(|queue| {
         format!(
             "  {:<35} {:>10} {:>+14.1} {:>15}",
-            queue.name, queue.ready, queue.rate, queue.consumers
+            queue.full_name, queue.ready, queue.rate, queue.consumers
         )
     });
     std::iter::once(heading).chain(rows).collect()

@@ -33,6 +33,7 @@ fn role(
 fn queue(name: &str, ready: u32, rate: f64, consumers: u32) -> Depth {
     Depth {
         name: name.to_owned(),
+        full_name: format!("magnetite.{name}"),
         ready,
         rate,
         consumers,
