@@ -5,18 +5,18 @@ use std::{
     env,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
+    ops::Range,
 };
 
 use anyhow::anyhow;
 use clap::ValueEnum;
 use console::{Alignment, Color, Term, measure_text_width, pad_str, truncate_str};
+use runtime::time;
 use serde::Serialize;
 
 /// The separator between the columns of a table. [`painted`] also splits lines at it, to find words that are
 /// alone in their column.
 const GAP: &str = "  ";
-/// The minimum width of a column, in terminal columns, when a table is narrowed to fit the terminal.
-const COLUMN_MIN: usize = 8;
 
 /// When to use colours. The values have no help text of their own, so that the help of every command needs
 /// one line for this option instead of ten.
@@ -217,53 +217,96 @@ pub(crate) fn ask(question: &str) {
     let _ = write!(out, "{question}").and_then(|()| out.flush());
 }
 
-/// Writes a table. On a terminal, columns are aligned under a heading and no wider than the terminal. In a
-/// pipe, columns are separated by tabs and not shortened, without a heading.
+/// Writes a table. On a terminal, columns are aligned under a heading and no line is wider than the terminal. In
+/// a pipe, columns are separated by tabs and not shortened, without a heading.
 pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Result<(), Closed> {
     let printable = |cell: &String| printable(cell).into_owned();
     let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(printable)).collect();
     if io::stdout().is_terminal() {
-        let width = Term::stdout().size_checked().map(|(_, columns)| columns.into());
-        lines(aligned(heading, &rows, width))
+        let now = time::second(runtime::now_ms());
+        lines(aligned(heading, &rows, terminal_width(), &now))
     } else {
         lines(rows.iter().map(|row| row.join("\t")))
     }
 }
 
+/// Returns the width of the terminal in columns; if the terminal does not know its size, the width in the
+/// variable COLUMNS.
+fn terminal_width() -> Option<usize> {
+    let size = Term::stdout().size_checked();
+    size.map(|(_, columns)| columns.into()).or_else(|| {
+        let columns = env::var("COLUMNS").ok()?.parse::<usize>().ok()?;
+        (columns > 0).then_some(columns)
+    })
+}
+
+/// Returns the lines of a table. If a row is wider than `width_max`, times are shortened, and then rows are
+/// broken into several lines, so that ids stay whole. Only a cell that is wider than a line is shortened.
 fn aligned<const N: usize>(
     heading: [&str; N],
     rows: &[[String; N]],
     width_max: Option<usize>,
+    now: &str,
 ) -> Vec<String> {
-    let heading = heading.map(str::to_uppercase);
-    let widths: [usize; N] = std::array::from_fn(|column| {
-        let cells = rows
-            .iter()
-            .chain([&heading])
-            .map(|row| measure_text_width(&row[column]));
-        cells.max().unwrap_or_default()
-    });
-    let widths = narrowed(widths, width_max.unwrap_or(usize::MAX));
-    let line = |cells: &[String; N]| {
-        let cells = cells.iter().zip(widths).map(|(cell, width)| {
-            let cell = shortened(cell, width);
-            pad_str(&cell, width, Alignment::Left, None).into_owned()
-        });
-        cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
-    };
-    std::iter::once(&heading).chain(rows).map(line).collect()
-}
-
-/// Narrows the widest column repeatedly, until all columns fit or none can be narrowed further.
-fn narrowed<const N: usize>(mut widths: [usize; N], width_max: usize) -> [usize; N] {
-    let gaps = GAP.len() * N.saturating_sub(1);
-    while widths.iter().sum::<usize>() + gaps > width_max {
-        match widths.iter_mut().max() {
-            Some(widest) if *widest > COLUMN_MIN => *widest -= 1,
-            _ => break,
+    let width_max = width_max.unwrap_or(usize::MAX);
+    let mut table = vec![heading.map(str::to_uppercase)];
+    table.extend_from_slice(rows);
+    if broken(&widths(&table), width_max).len() > 1 {
+        for cell in table.iter_mut().flatten() {
+            *cell = short_time(cell, now);
         }
     }
-    widths
+    let widths = widths(&table).map(|width| width.min(width_max.saturating_sub(GAP.len())));
+    let parts = broken(&widths, width_max);
+    let lines = |row: &[String; N]| {
+        let line = |part: &Range<usize>| line_of(&row[part.clone()], &widths[part.clone()], part.start > 0);
+        parts.iter().map(line).collect::<Vec<_>>()
+    };
+    table.iter().flat_map(lines).collect()
+}
+
+/// Returns the width of each column's widest cell.
+fn widths<const N: usize>(table: &[[String; N]]) -> [usize; N] {
+    std::array::from_fn(|column| {
+        let cells = table.iter().map(|row| measure_text_width(&row[column]));
+        cells.max().unwrap_or_default()
+    })
+}
+
+/// Breaks columns of these widths into lines no wider than `width_max`. All lines but the first are indented.
+fn broken(widths: &[usize], width_max: usize) -> Vec<Range<usize>> {
+    let (mut parts, mut first, mut used) = (Vec::new(), 0, 0);
+    for (column, width) in widths.iter().enumerate() {
+        // The gap before a column, or the indentation of its line.
+        let width = if column == 0 { *width } else { GAP.len() + width };
+        if column > first && used + width > width_max {
+            parts.push(first..column);
+            (first, used) = (column, 0);
+        }
+        used += width;
+    }
+    parts.push(first..widths.len());
+    parts
+}
+
+fn line_of(cells: &[String], widths: &[usize], is_indented: bool) -> String {
+    let cells = cells.iter().zip(widths).map(|(cell, width)| {
+        let cell = shortened(cell, *width);
+        pad_str(&cell, *width, Alignment::Left, None).into_owned()
+    });
+    let indentation = if is_indented { GAP } else { "" };
+    let line = format!("{indentation}{}", cells.collect::<Vec<_>>().join(GAP));
+    line.trim_end().to_owned()
+}
+
+/// Shortens a time to the second, and to the time of day if it is on the day of `now`; both are in RFC 3339.
+/// Returns any other text unchanged.
+fn short_time(cell: &str, now: &str) -> String {
+    match (humantime::parse_rfc3339(cell), cell.get(..10), cell.get(11..19)) {
+        (Ok(_), Some(date), Some(time)) if now.starts_with(date) => time.to_owned(),
+        (Ok(_), Some(date), Some(time)) => format!("{date} {time}"),
+        _ => cell.to_owned(),
+    }
 }
 
 /// Shortens a text to `width` terminal columns. A single word, such as an id or a URL, loses its middle; any
@@ -294,45 +337,69 @@ fn shortened(text: &str, width: usize) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
+    const NOW: &str = "2026-11-30T22:33:09Z";
+
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [
             ["ep_1".to_owned(), "ö".to_owned()],
             ["e".to_owned(), String::new()],
         ];
-        assert_eq!(aligned(["id", "org"], &rows, None), ["ID    ORG", "ep_1  ö", "e"]);
+        assert_eq!(
+            aligned(["id", "org"], &rows, None, NOW),
+            ["ID    ORG", "ep_1  ö", "e"]
+        );
     }
 
     #[test]
-    fn a_table_is_no_wider_than_the_terminal() {
+    fn a_row_that_is_too_wide_has_short_times_and_then_several_lines_with_whole_ids() {
         let rows = [
             [
-                "ep_0123456789abcdefghij".to_owned(),
-                "dead".to_owned(),
-                "the answer was 500".to_owned(),
+                "2026-11-30T22:14:05.440Z",
+                "dlv_0123456789",
+                "dead",
+                "the answer was 500",
             ],
             [
-                "ep_1".to_owned(),
-                "pending".to_owned(),
-                "日本語日本語日本語".to_owned(),
+                "2026-11-29T22:14:05Z",
+                "dlv_1",
+                "pending",
+                "日本語日本語日本語日本語",
             ],
-        ];
-        let table = |width| aligned(["id", "state", "why"], &rows, Some(width));
-        assert_eq!(table(100), aligned(["id", "state", "why"], &rows, None));
-        let narrow = table(40);
+        ]
+        .map(|row| row.map(str::to_owned));
+        let table = |width| aligned(["created", "id", "state", "why"], &rows, width, NOW);
+        assert_eq!(table(Some(80)), table(None));
+        assert!(table(None)[1].starts_with("2026-11-30T22:14:05.440Z  dlv_0123456789  dead"));
         assert_eq!(
-            narrow,
+            table(Some(70)),
             [
-                "ID               STATE    WHY",
-                "ep_0123…defghij  dead     the answer wa…",
-                "ep_1             pending  日本語…日本語",
+                "CREATED              ID              STATE    WHY",
+                "22:14:05             dlv_0123456789  dead     the answer was 500",
+                "2026-11-29 22:14:05  dlv_1           pending  日本語日本語日本語日本語",
             ]
         );
-        // Columns at their minimum width may exceed the terminal; `--json` has the whole values.
+        assert_eq!(
+            table(Some(22)),
+            [
+                "CREATED",
+                "  ID",
+                "  STATE",
+                "  WHY",
+                "22:14:05",
+                "  dlv_0123456789",
+                "  dead",
+                "  the answer was 500",
+                "2026-11-29 22:14:05",
+                "  dlv_1",
+                "  pending",
+                "  日本語日本…語日本語",
+            ]
+        );
+        let narrow = table(Some(10));
         assert!(
-            table(10)
-                .iter()
-                .all(|line| measure_text_width(line) <= 8 + 2 + 8 + 2 + 8)
+            narrow.iter().all(|line| measure_text_width(line) <= 10),
+            "{narrow:?}"
         );
     }
 
