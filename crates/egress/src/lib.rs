@@ -66,3 +66,4 @@ pub use config::{Config, SetupError};
 pub use fault::Fault;
 pub use policy::{NOT_PUBLIC, Policy, Refusal, URL_BYTES_MAX};
 pub use probe::{Handshake, NetworkPath};
+pub use tls::NOT_TLS;

@@ -1,9 +1,10 @@
 //! A single inspection of the network path to a URL, step by step.
 //!
 //! It uses the resolver, the policy and the TLS settings of attempts, but a connection of its own, and sends
-//! no request over it. Failures are not explained here: an attempt to the same URL fails for the same reason
-//! and explains it.
+//! no request over it. Failures are not explained here, except a refused certificate: an attempt to the same URL
+//! fails for the same reason and explains it.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +48,8 @@ pub struct Handshake {
     /// The server's certificate and the certificates sent with it, trusted or not. Empty if the handshake
     /// ended before that.
     pub chain: Vec<Certificate>,
+    /// Why the server's certificate was refused; `None` if it was not, or if none was presented.
+    pub refused: Option<String>,
     /// The duration of the handshake; `None` if it failed.
     pub took: Option<Duration>,
     /// The TLS version, such as `TLS 1.3`; `None` if the handshake failed.
@@ -112,11 +115,16 @@ async fn shake_hands(stream: TcpStream, url: &Url, real: Arc<WebPkiServerVerifie
     let config = config(real, kept.clone())?;
     let began = Instant::now();
     let connecting = TlsConnector::from(Arc::new(config)).connect(server, stream);
-    let connected = timeout(TLS_TIMEOUT, connecting).await.ok().and_then(Result::ok);
+    let (connected, refused) = match timeout(TLS_TIMEOUT, connecting).await {
+        Ok(Ok(stream)) => (Some(stream), None),
+        Ok(Err(error)) => (None, refusal(&error, url)),
+        Err(_) => (None, None),
+    };
     let took = connected.is_some().then(|| began.elapsed());
     let agreed = connected.as_ref().map(|stream| stream.get_ref().1);
     Some(Handshake {
         chain: kept.chain(),
+        refused,
         took,
         version: agreed
             .and_then(|agreed| agreed.protocol_version())
@@ -125,6 +133,13 @@ async fn shake_hands(stream: TcpStream, url: &Url, real: Arc<WebPkiServerVerifie
             .and_then(|agreed| agreed.alpn_protocol())
             .map(|name| String::from_utf8_lossy(name).into_owned()),
     })
+}
+
+/// Returns why the server's certificate was refused, if that is why the handshake failed.
+fn refusal(error: &io::Error, url: &Url) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let is_refused = matches!(error, rustls::Error::InvalidCertificate(_));
+    is_refused.then(|| tls::explain(error, url.host_str().unwrap_or_default()))
 }
 
 fn config(real: Arc<WebPkiServerVerifier>, kept: Keep) -> Option<ClientConfig> {

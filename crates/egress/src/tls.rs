@@ -26,6 +26,9 @@ const SESSIONS_MAX: usize = 1024;
 /// The maximum number of a certificate's names that are reported.
 const NAMES_TOLD_MAX: usize = 5;
 
+/// What is said about a server that answers a TLS handshake with something other than TLS.
+pub const NOT_TLS: &str = "does not speak TLS at this port";
+
 /// Creates a verifier that trusts the system's root certificates and the given ones (PEM, one or more in each
 /// element).
 ///
@@ -154,7 +157,7 @@ pub(crate) fn explain(error: &rustls::Error, host: &str) -> String {
     match error {
         rustls::Error::InvalidCertificate(reason) => explain_certificate(reason, host),
         rustls::Error::InvalidMessage(_) => {
-            format!("{host} does not speak TLS at this port; use the port for https")
+            format!("{host} {NOT_TLS}; use the port for https")
         }
         rustls::Error::AlertReceived(alert) => format!("{host} refused the TLS handshake: {alert:?}"),
         rustls::Error::PeerIncompatible(reason) => {
@@ -190,10 +193,9 @@ fn explain_certificate(reason: &CertificateError, host: &str) -> String {
             format!("the certificate of {host} was not signed by the issuer that it names")
         }
         CertificateError::Revoked => format!("the certificate of {host} has been revoked"),
-        // Most tools create such a certificate when asked for a self-signed one.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             format!(
-                "the certificate of {host} is self-signed, or is an authority's own certificate (CA:TRUE), which a server must not use"
+                "the certificate of {host} is an authority's (CA:TRUE), as most self-signed ones are; a server must not use it"
             )
         }
         other => format!("the certificate of {host} is not valid: {other:?}"),

@@ -142,6 +142,11 @@ impl fmt::Display for AttemptResult {
                 }
                 Ok(())
             }
+            Self::Failed(Failure {
+                kind: FailureKind::Tls,
+                phase: Phase::Tls,
+                detail,
+            }) => write!(f, "tls: {detail}"),
             Self::Failed(failure) => write!(f, "{} in {}: {}", failure.kind, failure.phase, failure.detail),
         }
     }

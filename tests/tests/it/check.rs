@@ -235,7 +235,9 @@ async fn certificates_on_p_521_and_for_rsa_pss_alone_are_verified() {
         assert_eq!(report.named("tls")["version"], "TLS 1.3");
         // Without trust in the authority.
         let report = check(&url, &HERE).await;
-        assert_eq!(report.outcome("good request"), "fail", "{:?}", report.checks);
+        for name in ["certificate", "good request"] {
+            assert_eq!(report.outcome(name), "fail", "{:?}", report.checks);
+        }
         // With trust in another authority of the same name.
         let other = tempfile::tempdir().unwrap();
         issue(other.path(), &key, signing).await;
@@ -435,7 +437,7 @@ async fn an_address_that_is_not_public_is_refused_and_nothing_is_sent() {
         );
         let address = report.named("address").to_string();
         assert!(
-            address.contains("egress.allow") && address.contains("add --allow "),
+            !address.contains("egress.allow") && address.contains("add --allow "),
             "{address}"
         );
     }

@@ -159,13 +159,19 @@ async fn a_certificate_in_the_name_of_a_trusted_authority_is_told_in_words() {
 async fn a_self_signed_certificate_is_told_in_words() {
     let mut authority = params("localhost");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    for params in [params("localhost"), authority] {
+    for (params, words) in [
+        (params("localhost"), "is self-signed, or its issuer is unknown"),
+        (
+            authority,
+            "is an authority's (CA:TRUE), as most self-signed ones are",
+        ),
+    ] {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("a certificate").der().clone();
         let url = tls_receiver(acceptor((certificate, key.into()), &[]), greet).await;
         let failure = failure(&egress(), &url).await;
         assert_eq!((failure.kind, failure.phase), (FailureKind::Tls, Phase::Tls));
-        assert!(failure.detail.contains("is self-signed"), "{}", failure.detail);
+        assert!(failure.detail.contains(words), "{}", failure.detail);
     }
 }
 

@@ -103,7 +103,7 @@ async fn the_way_is_shown_with_the_chain() {
     );
     let tls = way.tls.expect("a handshake");
     assert_eq!((tls.version, tls.protocol), (Some("TLS 1.3"), None));
-    assert!(tls.took.is_some());
+    assert!(tls.took.is_some() && tls.refused.is_none());
     let [shown] = &tls.chain[..] else {
         panic!("{:?}", tls.chain)
     };
@@ -119,6 +119,8 @@ async fn what_is_wrong_on_the_way_ends_it_and_the_chain_is_shown_all_the_same() 
     let url = tls_receiver(good_until(&Authority::new(), in_days(60)), greet).await;
     let tls = probe(&egress(), &url).await.tls.expect("a handshake");
     assert_eq!((tls.chain.len(), tls.took, tls.version), (1, None, None));
+    let refused = tls.refused.expect("a reason");
+    assert!(refused.contains("its issuer is unknown"), "{refused}");
 
     let closed = probe(&egress(), "https://127.0.0.1:1/").await;
     assert_eq!((closed.addresses.len(), closed.connected), (1, None));

@@ -149,27 +149,23 @@ pub(crate) const ROWS: [Row; 36] = {
         row(
             H::SelfSigned,
             Soon,
-            "tls in tls: the certificate of 127.0.0.1 is self-signed",
+            "tls: the certificate of 127.0.0.1 is self-signed",
         ),
         row(
             H::UnknownAuthority,
             Soon,
-            "tls in tls: the certificate of 127.0.0.1 is self-signed, or its issuer is unknown",
+            "tls: the certificate of 127.0.0.1 is self-signed, or its issuer is unknown",
         ),
-        row(
-            H::Expired,
-            Soon,
-            "tls in tls: the certificate of 127.0.0.1 has expired",
-        ),
+        row(H::Expired, Soon, "tls: the certificate of 127.0.0.1 has expired"),
         row(
             H::NotYetValid,
             Soon,
-            "tls in tls: the certificate of 127.0.0.1 is not valid yet",
+            "tls: the certificate of 127.0.0.1 is not valid yet",
         ),
         row(
             H::WrongHost,
             Soon,
-            "tls in tls: the certificate is not valid for 127.0.0.1, only for",
+            "tls: the certificate is not valid for 127.0.0.1, only for",
         ),
         row(
             H::HandshakeStalls,
@@ -184,7 +180,7 @@ pub(crate) const ROWS: [Row; 36] = {
         row(
             H::NotTls,
             Soon,
-            "tls in tls: 127.0.0.1 does not speak TLS at this port; use the port for https",
+            "tls: 127.0.0.1 does not speak TLS at this port; use the port for https",
         ),
         row(
             H::SilentHttp2,

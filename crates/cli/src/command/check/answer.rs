@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use egress::Reply;
+use egress::{NOT_TLS, Reply};
 use url::Url;
-use webhook::{AttemptResult, FailureKind};
+use webhook::{AttemptResult, Failure, FailureKind};
 
 use super::{
+    network_path::CERTIFICATE,
     remark::{Remark, span},
     test_request::TestRequest,
 };
@@ -72,7 +73,7 @@ fn good(what: &str, reply: &Reply, url: &Url) -> Remark {
             500..=599 => "it failed while it processed the event: see its log",
             _ => "answer 200",
         },
-        AttemptResult::Failed(failure) => reach(failure.kind),
+        AttemptResult::Failed(failure) => reach(failure),
     };
     Remark::wrong(what, told(reply), cure)
 }
@@ -98,8 +99,8 @@ fn redirected(what: &str, reply: &Reply, url: &Url) -> Remark {
     }
 }
 
-fn reach(kind: FailureKind) -> &'static str {
-    match kind {
+fn reach(failure: &Failure) -> &'static str {
+    match failure.kind {
         FailureKind::BadUrl => "correct the URL",
         FailureKind::NameNotFound => "check that the name is spelled correctly, and is in the public DNS",
         FailureKind::NameServerFailed => "repair the name servers of its domain: they fail or do not answer",
@@ -110,9 +111,11 @@ fn reach(kind: FailureKind) -> &'static str {
         FailureKind::ConnectionReset => {
             "it closed the connection: see its log, and check any proxy or firewall in front of it"
         }
-        FailureKind::Tls => {
-            "give it a certificate that is valid for the host, with its intermediate certificates"
+        FailureKind::Tls if failure.detail.contains(NOT_TLS) => {
+            "correct the port in the URL: https needs the server's TLS port, usually 443"
         }
+        FailureKind::Tls if failure.detail.contains("certificate") => CERTIFICATE,
+        FailureKind::Tls => "let it support TLS 1.2 or 1.3 without client certificates; its log says more",
         FailureKind::Timeout | FailureKind::CutShort => {
             "check whether a firewall blocks the connection; if not, answer 200 at once, and process the event later"
         }
@@ -163,7 +166,7 @@ fn stale(what: &str, reply: &Reply) -> Remark {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use webhook::{Answer, Failure, Phase};
+    use webhook::{Answer, Phase};
 
     use crate::command::checks::Status;
 
@@ -246,6 +249,22 @@ mod tests {
             let (outcome, text) = judged(TestRequest::Good, &failed(kind));
             assert_eq!(outcome, Status::Fail, "{text}");
             assert!(text.contains(words) && text.contains("because"), "{text}");
+        }
+        for (detail, words) in [
+            (format!("a.example {NOT_TLS}"), "correct the port"),
+            ("the certificate has expired".to_owned(), CERTIFICATE),
+            ("no version in common".to_owned(), "TLS 1.2 or 1.3"),
+        ] {
+            let reply = Reply {
+                result: AttemptResult::Failed(Failure {
+                    phase: Phase::Tls,
+                    kind: FailureKind::Tls,
+                    detail,
+                }),
+                ..answered(0, 5)
+            };
+            let (_, text) = judged(TestRequest::Good, &reply);
+            assert!(text.contains(words) && text.contains("  tls: "), "{text}");
         }
         for (question, outcome) in [
             (TestRequest::Repeated, Status::Fail),

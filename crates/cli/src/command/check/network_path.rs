@@ -1,7 +1,7 @@
 //! Findings about the network path to the endpoint.
 //!
-//! A step that failed has no line: the good request fails for the same reason and reports it in the worker's
-//! words. No request is made at all only if the policy forbids every address.
+//! A step that failed has no line, except a refused certificate: the good request fails for the same reason and
+//! reports it in the worker's words. No request is made at all only if the policy forbids every address.
 
 use std::net::IpAddr;
 
@@ -14,6 +14,8 @@ use crate::output::printable;
 use super::remark::{Remark, span};
 
 const DAY_S: i64 = 24 * 60 * 60;
+/// What to do about a certificate that is refused.
+pub(super) const CERTIFICATE: &str = "install a certificate that a public authority has issued for this host, with its intermediate certificates";
 
 /// Returns whether the name resolved to addresses of which none may be reached.
 pub(super) fn is_closed(way: &NetworkPath) -> bool {
@@ -25,7 +27,10 @@ pub(super) fn remarks(way: &NetworkPath, url: &Url, now_s: i64) -> Vec<Remark> {
     match &way.tls {
         Some(handshake) => {
             remarks.extend(tls(handshake));
-            remarks.extend(handshake.chain.iter().map(|shown| certificate(shown, now_s)));
+            // The first certificate is the server's own.
+            let refused = std::iter::once(handshake.refused.as_deref()).chain(std::iter::repeat(None));
+            let chain = handshake.chain.iter().zip(refused);
+            remarks.extend(chain.map(|(shown, refused)| certificate(shown, refused, now_s)));
         }
         None if url.scheme() == "http" => remarks.push(Remark::advice(
             "tls",
@@ -48,7 +53,7 @@ fn addresses(way: &NetworkPath) -> Option<Remark> {
     let remark = match refused {
         None if way.addresses.is_empty() => return None,
         None => Remark::ok(WHAT, detail),
-        Some(refusal) if is_closed(way) => Remark::wrong(WHAT, refusal.to_string(), allow(refusal)),
+        Some(refusal) if is_closed(way) => Remark::wrong(WHAT, not_public(refusal), allow(refusal)),
         Some(_) => Remark::advice(
             WHAT,
             detail,
@@ -75,6 +80,21 @@ fn address((address, refusal): &(IpAddr, Option<Refusal>)) -> String {
         Some(Refusal::Address { class, .. }) => format!("{address} (refused: {class})"),
         Some(_) => format!("{address} (refused)"),
         None => address.to_string(),
+    }
+}
+
+/// Says why an address is refused, without the operator's settings: they do not help the endpoint's owner.
+fn not_public(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Address {
+            address,
+            class,
+            network,
+            ..
+        } => format!(
+            "{address} is a {class} address ({network}), and webhooks are sent to public addresses only"
+        ),
+        other => other.to_string(),
     }
 }
 
@@ -108,7 +128,7 @@ fn tls(handshake: &Handshake) -> Option<Remark> {
     )
 }
 
-fn certificate(shown: &Certificate, now_s: i64) -> Remark {
+fn certificate(shown: &Certificate, refused: Option<&str>, now_s: i64) -> Remark {
     const WHAT: &str = "certificate";
     let left_s = shown.not_after_s - now_s;
     let days_left = left_s.div_euclid(DAY_S);
@@ -126,6 +146,8 @@ fn certificate(shown: &Certificate, now_s: i64) -> Remark {
             detail,
             "renew it, and find out why it was not renewed automatically; with an expired certificate, every delivery fails",
         )
+    } else if let Some(reason) = refused {
+        Remark::wrong(WHAT, format!("{detail}; {}", printable(reason)), CERTIFICATE)
     } else {
         Remark::ok(WHAT, detail)
     };
