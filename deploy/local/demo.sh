@@ -7,19 +7,19 @@
 #
 # Scenes: delivery; retries; a dead letter, and what `event show` reports about it; `recover`; a new secret; `audit`.
 #
-# Needs Debian with Rust. broker.sh finds or installs the broker and says what it does. Everything else is in a
+# Needs Debian with Rust. Uses the release build if there is one. broker.sh finds or installs the broker and says what it does. Everything else is in a
 # temporary directory that is deleted at the end.
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 repository=$(cd -- "$here/../.." && pwd)
 readonly here repository
-readonly binary=$repository/target/debug/magnetite
 readonly organization=org_demo
 readonly endpoints=(healthy flaky down gone)
 # A scene takes at most 8 s; the rest is a margin for a slow machine.
 readonly SCENE_SECONDS_MAX=40
 
+binary=$repository/target/debug/magnetite
 dir=
 pids=()
 failures=()
@@ -73,6 +73,11 @@ build() {
     local cargo
     command -v cargo >/dev/null || die "there is no cargo: install Rust, see https://rustup.rs"
     cargo=(cargo build --locked --manifest-path "$repository/Cargo.toml" --package magnetite-cli)
+    # A second build, for debugging, would take as long as the first.
+    if [[ -x $repository/target/release/magnetite ]]; then
+        cargo+=(--release)
+        binary=$repository/target/release/magnetite
+    fi
     say "building the program: some minutes the first time"
     if [[ -t 2 ]]; then
         "${cargo[@]}" || die "the program cannot be built"
@@ -141,7 +146,9 @@ publish() {
             "$event_type" "$timestamp" "$organization"
     done >"$dir/events.jsonl"
     begun=${begun:-$(now_ms)}
-    "$binary" publish "$dir/events.jsonl" >"$dir/published"
+    # Standard error would show a progress bar.
+    "$binary" publish "$dir/events.jsonl" >"$dir/published" 2>"$dir/publish.log" ||
+        die "the events cannot be published: $(cat "$dir/publish.log")"
 }
 
 # Prints the requests that have arrived since the last call.
