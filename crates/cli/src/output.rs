@@ -196,6 +196,11 @@ fn color(word: &str) -> Option<Color> {
     }
 }
 
+/// Returns a number with its noun, such as `1 event` and `2 events`. The nouns are `one` and `many`.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// Formats the names and values of one object, one pair per line.
 pub(crate) fn fields(fields: &[(&str, String)]) -> String {
     let lines = fields
@@ -400,6 +405,15 @@ mod tests {
         assert!(
             narrow.iter().all(|line| measure_text_width(line) <= 10),
             "{narrow:?}"
+        );
+    }
+
+    #[test]
+    fn one_is_singular() {
+        let counted = |count| counted(count, "delivery", "deliveries");
+        assert_eq!(
+            [0, 1, 2].map(counted),
+            ["0 deliveries", "1 delivery", "2 deliveries"]
         );
     }
 

@@ -21,6 +21,8 @@ pub(crate) use progress::Progress;
 
 /// The interval at which to retry a window that another process has claimed.
 const HELD_POLL: Duration = Duration::from_secs(1);
+/// A wait for the next window that is at least this long begins only if something is left to send.
+const WAIT_LONG: Duration = Duration::from_secs(1);
 
 /// Sends the requested runs.
 pub(crate) struct Sender {
@@ -75,12 +77,17 @@ impl Sender {
     pub(crate) async fn send(&mut self, which: Which<'_>) -> anyhow::Result<()> {
         let mut is_told = false;
         while self.may_begin().await {
-            if self.window(which).await? > 0 {
+            let claimed = self.window(which).await?;
+            // At a low rate, the wait for the next window is long, and there may be nothing left to send.
+            if claimed > 0 && self.pace.next() < Instant::now() + WAIT_LONG {
                 continue;
             }
             let held = self.unsent(which).await?;
             if held == 0 {
                 break;
+            }
+            if claimed > 0 {
+                continue;
             }
             if !is_told {
                 self.progress.note(&format!(

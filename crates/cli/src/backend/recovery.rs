@@ -14,6 +14,7 @@ use webhook::{Endpoint, EndpointId};
 use wire::RecoveredEndpoint;
 
 use crate::{
+    output,
     resend::{Pace, Progress, Sender, all_have_events},
     signals,
 };
@@ -155,7 +156,8 @@ impl Api {
             let began = Instant::now();
             let page = self.page(recovery, limit, cursor, false).await;
             let page = page.with_context(|| {
-                format!("stopped after {number} deliveries were sent; run the same command again to continue")
+                let sent = output::counted(number, "delivery", "deliveries");
+                format!("stopped: {sent} sent; run the same command again to continue")
             })?;
             pace.spend(page.sent as usize, began);
             progress.advance(page.sent);

@@ -10,11 +10,11 @@ use std::{
 
 use e2e::{Answer, Receiver, SOON, event, wait_until};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{process::Command, time::timeout};
 
 use super::{Rig, stderr, stdout};
 
-/// The number of events that each endpoint missed.
+/// The number of events that each endpoint misses in most tests.
 const MISSED: usize = 5;
 
 /// Two endpoints of `org_1` whose common server was down when events came.
@@ -25,7 +25,8 @@ struct Outage {
 }
 
 impl Outage {
-    async fn of(rig: &Rig) -> Self {
+    /// `missed` is the number of events that each endpoint misses.
+    async fn of(rig: &Rig, missed: usize) -> Self {
         let is_up = Arc::new(AtomicBool::new(false));
         let answers = Arc::clone(&is_up);
         let receiver = Receiver::new(move |_, _| {
@@ -37,12 +38,12 @@ impl Outage {
             rig.installation.endpoint("org_1", &receiver.url()).await.id,
             rig.installation.endpoint("org_1", &receiver.url()).await.id,
         ];
-        let events: Vec<_> = (0..MISSED)
+        let events: Vec<_> = (0..missed)
             .map(|number| event("org_1", &format!("lead_{number}")))
             .collect();
         rig.installation.amqp().publish(&events).await;
         let dead = ["delivery", "list", "--state", "dead"];
-        rig.installation.wait_for_listed(&dead, 2 * MISSED, SOON).await;
+        rig.installation.wait_for_listed(&dead, 2 * missed, SOON).await;
         Self { receiver, is_up, ids }
     }
 
@@ -70,7 +71,7 @@ fn recovered(id: &str, dead: usize) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_is_pinged_and_recovered_over_the_api_as_on_the_database() {
     let rig = Rig::new("remote-recover").await;
-    let outage = Outage::of(&rig).await;
+    let outage = Outage::of(&rig, MISSED).await;
     let ids = outage.ids();
     rig.alike(1, ids, &["endpoint", "ping"], &[]).await;
     rig.same(0, &["endpoint", "list", "--failing"]).await;
@@ -108,9 +109,25 @@ async fn an_endpoint_is_pinged_and_recovered_over_the_api_as_on_the_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_recovery_ends_with_its_last_delivery() {
+    let rig = Rig::new("remote-slow").await;
+    let outage = Outage::of(&rig, 1).await;
+    outage.ends();
+    let [id, _] = outage.ids();
+    // At this rate, a second delivery would be sent after more than a quarter of an hour.
+    let slowly = [
+        "endpoint", "recover", id, "--since", "1h", "--rate", "0.001/s", "--json",
+    ];
+    let printed = timeout(SOON, rig.installation.cli_ok(&slowly)).await;
+    let printed = printed.expect("it ends when nothing is left to send");
+    assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), recovered(id, 1));
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recovery_over_the_api_is_interrupted_and_goes_on() {
     let rig = Rig::new("remote-interrupted").await;
-    let outage = Outage::of(&rig).await;
+    let outage = Outage::of(&rig, MISSED).await;
     outage.ends();
     let [_, id] = outage.ids();
     let recover = ["endpoint", "recover", id, "--since", "1h"];

@@ -9,7 +9,7 @@ use egress::{Certificate, EXPIRES_SOON, Handshake, NetworkPath, Refusal};
 use runtime::time;
 use url::Url;
 
-use crate::output::printable;
+use crate::output::{counted, printable};
 
 use super::remark::{Remark, span};
 
@@ -136,7 +136,8 @@ fn certificate(shown: &Certificate, refused: Option<&str>, now_s: i64) -> Remark
     let left = if left_s < 0 {
         format!("expired on {until}")
     } else {
-        format!("{days_left} days left, until {until}")
+        let days = counted(days_left.unsigned_abs(), "day", "days");
+        format!("{days} left, until {until}")
     };
     let (subject, issuer) = (printable(&shown.subject), printable(&shown.issuer));
     let detail = format!("{subject}, issued by {issuer}: {left}");

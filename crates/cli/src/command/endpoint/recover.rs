@@ -69,8 +69,9 @@ pub(super) async fn run(recover: Recover, backend: &Backend, as_json: bool) -> a
     } = backend.recover(&recovery, count, recover.rate).await?;
     if is_stopped {
         bail!(
-            "interrupted: {number} deliveries were sent to {id}; run the same command again to continue; if --since was a \
-             duration, replace it with a time in UTC"
+            "interrupted: {} sent to {id}; run the same command again to continue; if --since was a duration, replace it \
+             with a time in UTC",
+            output::counted(number, "delivery", "deliveries")
         );
     }
     report(id, count, Some(number), as_json)?;

@@ -23,9 +23,9 @@ impl Progress {
             }
             Some(bytes) => (
                 ProgressBar::new(bytes),
-                "{bar:40} {percent}%  {msg} events  {elapsed}, {eta} to go",
+                "{bar:40} {percent}%  {msg}  {elapsed}, {eta} to go",
             ),
-            None => (ProgressBar::new_spinner(), "{spinner} {msg} events  {elapsed}"),
+            None => (ProgressBar::new_spinner(), "{spinner} {msg}  {elapsed}"),
         };
         bar.set_style(ProgressStyle::with_template(template).expect("the templates are constants"));
         Self { bar }
@@ -33,7 +33,8 @@ impl Progress {
 
     pub(super) fn advance(&mut self, bytes: u64, published: u64) {
         self.bar.inc(bytes);
-        self.bar.set_message(published.to_string());
+        self.bar
+            .set_message(output::counted(published, "event", "events"));
     }
 
     /// Writes a note without disturbing the bar.

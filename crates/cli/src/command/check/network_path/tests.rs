@@ -68,6 +68,7 @@ fn a_certificate_has_to_be_trusted_and_good_for_two_weeks() {
         ),
         (14 * DAY_S, None, Status::Ok, "14 days left"),
         (14 * DAY_S - 1, None, Status::Fail, "13 days left"),
+        (DAY_S, None, Status::Fail, "1 day left"),
         (-1, Some("it has expired"), Status::Fail, "expired on"),
     ] {
         let shown = Certificate {
