@@ -142,14 +142,28 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
         let query = axum::extract::Query::try_from_uri(&parts.uri);
         let axum::extract::Query(query) = query.map_err(|rejection| {
             let text = rejection.body_text();
-            let text = text.trim_start_matches("Failed to deserialize query string: ");
-            Problem::new(
-                Kind::MalformedRequest,
-                format!("The query is not understood: {text}."),
-            )
+            not_understood(text.trim_start_matches("Failed to deserialize query string: "))
         })?;
         Ok(Self(query))
     }
+}
+
+/// Returns the problem for a query that cannot be deserialized. The deserializer's message begins with the name of
+/// the parameter, unless a parameter is missing.
+fn not_understood(text: &str) -> Problem {
+    let Some((name, error)) = text.split_once(": ") else {
+        let detail = format!("The query is not understood: {text}.");
+        return Problem::new(Kind::MalformedRequest, detail);
+    };
+    let expected = match error {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "expected an integer that is not negative"
+        }
+        "number too large to fit in target type" => "expected a smaller integer",
+        "provided string was not `true` or `false`" => "expected true or false",
+        other => other,
+    };
+    Problem::parameter(name, expected)
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {

@@ -72,7 +72,7 @@ impl Problem {
     }
 
     /// Returns the problem for an invalid parameter of the path or the query, or another invalid header.
-    pub(crate) fn parameter(name: &'static str, expected: impl Into<String>) -> Self {
+    pub(crate) fn parameter(name: &str, expected: impl Into<String>) -> Self {
         let detail = format!("Correct {name}, and send the request again.");
         Self::new(Kind::MalformedRequest, detail).with_errors(vec![FieldError::of_parameter(name, expected)])
     }

@@ -180,7 +180,7 @@ impl<'a> Envelope<'a> {
             return Err(Rejection::TooDeep);
         }
         let not_json = |error: serde_json::Error| Rejection::NotJson {
-            detail: error.to_string(),
+            detail: placed(&error, text),
         };
         if !text.trim_ascii_start().starts_with('{') {
             serde_json::from_str::<IgnoredAny>(text).map_err(not_json)?;
@@ -221,6 +221,20 @@ impl<'a> Envelope<'a> {
             }
             _ => Err(Rejection::Fields(wrong)),
         }
+    }
+}
+
+/// Returns the parser's message about a text that is not JSON. If the text has only one line, the message has no
+/// line number: a reader would take it for one in the file that the text is a line of.
+fn placed(error: &serde_json::Error, text: &str) -> String {
+    let told = error.to_string();
+    let what = told.rsplit_once(" at line ").map_or(&*told, |(what, _)| what);
+    if !error.is_eof() && !text.trim_ascii_start().starts_with('{') {
+        "it does not begin with '{'".to_owned()
+    } else if text.trim_ascii_end().contains('\n') {
+        told
+    } else {
+        format!("{what} at column {}", error.column())
     }
 }
 

@@ -14,6 +14,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use egress::Egress;
 use runtime::now_ms;
 use serde::Deserialize;
 use service::{
@@ -29,7 +30,7 @@ use crate::{
     context::Context,
     extract::{JsonBody, Query, etag},
     pagination::{Page, listing},
-    problem::Problem,
+    problem::{FieldError, Problem},
 };
 
 use body::{CreateEndpoint, UpdateEndpoint};
@@ -89,7 +90,11 @@ pub(super) async fn create(
     Organization(organization): Organization,
     JsonBody(new): JsonBody<CreateEndpoint>,
 ) -> Result<impl IntoResponse, Problem> {
-    let registration = new.registration(organization)?;
+    let url = new.url.clone();
+    let registration = match new.registration(organization) {
+        Ok(registration) => registration,
+        Err(errors) => return Err(invalid(errors, Some(&url), &context.egress).await),
+    };
     let max = context.config.endpoints_per_organization_max;
     let (store, now_ms) = (
         context.store_for(&caller).per_organization_max(max),
@@ -187,7 +192,11 @@ pub(super) async fn update(
     Change { context, id, store }: Change,
     JsonBody(update): JsonBody<UpdateEndpoint>,
 ) -> Result<Changed, Problem> {
-    let update = update.change()?;
+    let url = update.url.clone();
+    let update = match update.change() {
+        Ok(update) => update,
+        Err(errors) => return Err(invalid(errors, url.as_deref(), &context.egress).await),
+    };
     let changed = manage::change(&store, &context.egress, &id, update, now_ms() as i64).await;
     Ok(Changed::to(view::endpoint(&changed.map_err(refused)?), &context).await)
 }
@@ -215,6 +224,17 @@ pub(super) async fn update(
 pub(super) async fn delete(Change { context, id, store }: Change) -> Result<Response, Problem> {
     store.delete_endpoint(&id, now_ms() as i64).await?;
     Ok(deleted(&context).await)
+}
+
+/// Returns the problem for invalid fields. Checks the URL as well, so that all errors are reported at once; if the
+/// other fields are valid, [`manage`] checks it.
+async fn invalid(mut errors: Vec<FieldError>, url: Option<&str>, egress: &Egress) -> Problem {
+    if let Some(url) = url
+        && let Err(refusal) = egress.check_endpoint(url).await
+    {
+        errors.insert(0, FieldError::at("/url", refusal.for_customers()));
+    }
+    Problem::fields(errors)
 }
 
 /// Returns the problem for a refused change. It hides what a customer cannot change, such as the operator's

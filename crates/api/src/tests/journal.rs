@@ -138,6 +138,8 @@ async fn events_are_listed_newest_first_in_pages_and_by_what_they_are() {
     ] {
         let refused = bed.get(&format!("/v1/events?{query}"), &key).await;
         assert_eq!(refused.problem(), "malformed-request", "{query}: {refused:?}");
+        let (name, _) = query.split_once('=').unwrap();
+        assert_eq!(refused.body["errors"][0]["parameter"], name, "{refused:?}");
     }
 }
 

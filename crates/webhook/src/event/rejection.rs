@@ -27,7 +27,7 @@ pub enum Rejection {
     /// The body is not valid JSON.
     #[error("the body is not JSON: {detail}")]
     NotJson {
-        /// The parser's error message, with line and column.
+        /// What the parser expected, and where.
         detail: String,
     },
     /// The body is valid JSON, but not an object.

@@ -44,7 +44,13 @@ fn without(field: &str) -> Vec<u8> {
 fn texts_that_are_no_object() -> Vec<Broken> {
     vec![
         (b"".to_vec(), "not_json", "EOF"),
-        (b"{".to_vec(), "not_json", "EOF"),
+        (
+            b"{".to_vec(),
+            "not_json",
+            "EOF while parsing an object at column 1",
+        ),
+        (b"not json".to_vec(), "not_json", "it does not begin with '{'"),
+        (b"{\n}}".to_vec(), "not_json", "at line 2 column 2"),
         (replaced("}}", "}}x"), "not_json", "trailing"),
         (replaced("\"a\":1", "\"a\":01"), "not_json", "number"),
         (replaced("\"a\":1", "'a':1"), "not_json", "string"),

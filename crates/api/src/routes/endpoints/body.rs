@@ -26,7 +26,7 @@ pub(in crate::routes) struct CreateEndpoint {
         max_length = 2048,
         example = "https://example.com/webhook"
     )]
-    url: String,
+    pub(super) url: String,
     /// The event types to deliver; all of them if this is absent.
     #[serde(default)]
     #[schema(schema_with = wire::schema::patterns, required = false)]
@@ -55,7 +55,7 @@ pub(in crate::routes) struct UpdateEndpoint {
         example = "https://example.com/webhook",
         nullable = false
     )]
-    url: Option<String>,
+    pub(super) url: Option<String>,
     /// The event types to deliver.
     #[serde(default, deserialize_with = "present")]
     #[schema(schema_with = wire::schema::patterns, required = false)]
@@ -100,7 +100,11 @@ pub(in crate::routes) struct RotateSecret {
 }
 
 impl CreateEndpoint {
-    pub(super) fn registration(self, organization_id: OrganizationId) -> Result<Registration, Problem> {
+    /// Returns the registration, or the errors of all fields but the URL, which may need a lookup.
+    pub(super) fn registration(
+        self,
+        organization_id: OrganizationId,
+    ) -> Result<Registration, Vec<FieldError>> {
         let mut errors = Vec::new();
         let events = self.events.unwrap_or_else(|| vec!["*".to_owned()]);
         let (subscription, project_id) = (
@@ -114,13 +118,14 @@ impl CreateEndpoint {
                 url: self.url,
                 subscription,
             }),
-            _ => Err(Problem::fields(errors)),
+            _ => Err(errors),
         }
     }
 }
 
 impl UpdateEndpoint {
-    pub(super) fn change(self) -> Result<EndpointChange, Problem> {
+    /// Returns the change, or the errors of all fields but the URL, which may need a lookup.
+    pub(super) fn change(self) -> Result<EndpointChange, Vec<FieldError>> {
         let mut errors = Vec::new();
         if self.url.is_none() && self.events.is_none() && self.project_id.is_none() {
             errors.push(FieldError::at("", "expected url, events or project_id"));
@@ -133,7 +138,7 @@ impl UpdateEndpoint {
         if errors.is_empty() {
             Ok(change)
         } else {
-            Err(Problem::fields(errors))
+            Err(errors)
         }
     }
 }
