@@ -183,6 +183,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     } = arguments;
     color.apply();
     let config = config.as_deref();
+    if config.is_some()
+        && let Some(name) = without_configuration(&command)
+    {
+        let told = format!("`{name}` reads no configuration: leave out --config");
+        return Err(crate::Usage(told).into());
+    }
     match command {
         // These commands run on machines that have no magnetite configuration.
         Command::Listen(arguments) => {
@@ -214,6 +220,18 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             None => Box::pin(run_configured(command, Configuration::load(config)?)).await,
             Some(remote) => Box::pin(run_remote(command, remote)).await,
         },
+    }
+}
+
+/// Returns the name of a command that reads no configuration, even if one is given; `None` for all others.
+fn without_configuration(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Trigger(_) => Some("trigger"),
+        Command::Validate(_) => Some("validate"),
+        Command::Openapi => Some("openapi"),
+        Command::Completions(_) => Some("completions"),
+        Command::Man(_) => Some("man"),
+        _ => None,
     }
 }
 

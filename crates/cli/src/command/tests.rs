@@ -140,6 +140,18 @@ fn what_is_refused_as_usage() {
     }
 }
 
+#[tokio::test]
+async fn a_configuration_is_refused_by_a_command_that_reads_none() {
+    for arguments in [
+        "magnetite validate --config m.toml",
+        "magnetite --config m.toml openapi",
+    ] {
+        let refused = Box::pin(run(exit_of(arguments).unwrap())).await.unwrap_err();
+        assert!(refused.is::<crate::Usage>(), "{arguments}: {refused:#}");
+        assert!(refused.to_string().contains("leave out --config"), "{refused}");
+    }
+}
+
 #[test]
 fn only_a_platform_key_is_created_on_the_database() {
     let needed = |arguments| needs(&exit_of(arguments).unwrap().command).map(|(name, _)| name);
