@@ -83,9 +83,7 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// The broker does not accept the messages. The remaining runs stay requested.
-    #[error(
-        "stopped after {sent} deliveries were sent; the others stay requested: repeat the operation to continue"
-    )]
+    #[error("stopped with {sent} sent; the others stay requested: repeat the operation to continue")]
     Publish {
         /// How many runs were sent before.
         sent: u64,
@@ -95,8 +93,8 @@ pub enum Error {
     },
     /// The messages were published, but the database failed before they were marked as sent.
     #[error(
-        "{published} deliveries were published but could not be marked as sent: repeating the operation before their attempts are \
-         recorded may send them a second time"
+        "stopped with {published} published but not marked as sent: repeating the operation before their attempts are recorded \
+         may send them a second time"
     )]
     Unmarked {
         /// How many messages were published.
