@@ -85,8 +85,6 @@ pub(crate) struct Remote {
     organization: Option<Set<OrganizationId>>,
     /// The option or the variable that chose the API; `None` for the default profile.
     chosen_by: Option<&'static str>,
-    /// The value of this option or variable.
-    chosen: String,
 }
 
 /// A value, and the option, the variable or the profile that sets it.
@@ -180,7 +178,6 @@ impl Remote {
             place: place.to_owned(),
         };
         Self {
-            chosen: url.clone(),
             url: set(url, chosen_by),
             key: text(variable, API_KEY).map(|key| set(key, API_KEY)),
             organization: None,
@@ -202,7 +199,6 @@ impl Remote {
             key: Some(set(&profile.key)),
             organization,
             chosen_by,
-            chosen: name.to_owned(),
         })
     }
 
@@ -217,6 +213,17 @@ impl Remote {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Returns the client for a command whose arguments name this organization. It precedes the organization
+    /// that is set.
+    pub(crate) fn client_for(&self, named: Option<OrganizationId>) -> anyhow::Result<Client> {
+        let client = self.client()?;
+        // If none is set, the key may be that of an organization, whose refusals are clearer without the header.
+        Ok(match named.filter(|_| self.organization.is_some()) {
+            Some(organization) => client.for_organization(organization),
+            None => client,
+        })
     }
 
     /// Returns the client.
@@ -245,13 +252,6 @@ impl Remote {
             "`magnetite {command}` needs {needed}, which the HTTP API does not give access to: run it on a host of the \
              installation, {remedy}"
         ))
-    }
-
-    /// Returns the option that chose the API, with its value; `None` if a variable or the default profile did,
-    /// so that the next command needs no option.
-    pub(crate) fn option(&self) -> Option<String> {
-        let option = self.chosen_by.filter(|name| name.starts_with('-'))?;
-        Some(format!("{option} {}", self.chosen))
     }
 
     /// Returns the scheme, host and port of the API.

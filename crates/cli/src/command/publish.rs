@@ -13,6 +13,7 @@
 //! deliveries of this one's events have ended.
 
 mod failure;
+mod go_on;
 mod groups;
 mod publisher;
 mod batch;
@@ -81,9 +82,6 @@ pub(super) struct Arguments {
     json: bool,
     #[command(flatten)]
     by_hand: ByHand,
-    /// The option that chose the API, with its value.
-    #[arg(skip)]
-    api: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -134,7 +132,7 @@ struct Unreached {
 }
 
 /// Publishes events, and prints the ids of those that the broker confirmed.
-pub(super) async fn run(mut arguments: Arguments, way: Way<'_>) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments, way: Way<'_>) -> anyhow::Result<()> {
     let by_hand = arguments.by_hand.serialized()?;
     if arguments.dry_run {
         return match &by_hand {
@@ -148,8 +146,7 @@ pub(super) async fn run(mut arguments: Arguments, way: Way<'_>) -> anyhow::Resul
     let (publisher, follower) = match way {
         Way::Direct(configuration) => connect(configuration, arguments.wait).await?,
         Way::Api(remote) => {
-            let client = remote.client()?;
-            arguments.api = remote.option();
+            let client = remote.client_for(arguments.by_hand.organization())?;
             let follower = arguments.wait.map(|limit| Follower::over(client.clone(), limit));
             (Publisher::Api(client), follower)
         }
@@ -187,22 +184,12 @@ async fn connect(
     Ok((Publisher::Broker(producer), follower))
 }
 
-impl Arguments {
-    /// Returns a message that says which lines are done, and the command that publishes the rest.
-    fn go_on(&self, line: u64) -> String {
-        let input = self
-            .file
-            .as_ref()
-            .map_or("-".into(), |file| file.to_string_lossy());
-        let api = self.api.as_ref().map(|option| format!(" {option}"));
-        format!(
-            "Every valid line before {line} is published; to continue:\n  magnetite publish {input} --from-line {line}{}",
-            api.unwrap_or_default()
-        )
-    }
-}
-
 impl ByHand {
+    /// Returns the organization of the event that is given as arguments.
+    fn organization(&self) -> Option<OrganizationId> {
+        self.org.as_deref().map(OrganizationId::new)
+    }
+
     /// Returns the event that is given as arguments, if there is one.
     fn serialized(&self) -> anyhow::Result<Option<Serialized>> {
         let Some(event) = self.event else { return Ok(None) };
@@ -345,7 +332,7 @@ async fn publish_input(
         progress.advance(read, published);
         if let Some(stopped) = settled.stopped {
             progress.finish();
-            return Err(stopped.explain(arguments, published, bad));
+            return Err(stopped.explain(published, bad));
         }
     }
     progress.finish();

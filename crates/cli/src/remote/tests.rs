@@ -47,6 +47,21 @@ fn home() -> TempDir {
     home
 }
 
+#[test]
+fn the_organization_that_a_command_names_precedes_the_one_that_is_set() {
+    let named = || Some(OrganizationId::new("org_2"));
+    for (set, named, expected) in [
+        (Some("org_1"), named(), "\"org_2\""),
+        (Some("org_1"), None, "\"org_1\""),
+        (None, named(), "None"),
+    ] {
+        let remote = chosen(Some("http://a.example"), set, &[(API_KEY, KEY)]);
+        let client = remote.unwrap().unwrap().client_for(named).unwrap();
+        let shown = format!("{client:?}");
+        assert!(shown.contains(expected), "{shown}");
+    }
+}
+
 fn error(api: &str, variables: &[(&str, &str)]) -> String {
     let remote = chosen(Some(api), None, variables).unwrap().unwrap();
     let error = remote.client().unwrap_err();

@@ -161,7 +161,7 @@ async fn an_api_that_is_away_at_the_beginning_is_reported_with_the_command_that_
         (Some(1), &b""[..]),
         "{notes}"
     );
-    let go_on = format!("magnetite publish - --from-line 1 --api {url}");
+    let go_on = format!("magnetite publish - --api {url} --from-line 1");
     for words in ["no connection", "Events published: 0", &go_on] {
         assert!(notes.contains(words), "{words}: {notes}");
     }

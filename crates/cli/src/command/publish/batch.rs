@@ -18,6 +18,7 @@ use super::{
     Arguments, Progress, Published, Unreached,
     failure::Failure,
     follow::Follower,
+    go_on::go_on,
     publisher::Publisher,
 };
 
@@ -194,7 +195,7 @@ impl Batch {
         let rest = if arguments.dry_run {
             "Nothing was published".to_owned()
         } else {
-            arguments.go_on(next)
+            go_on(next)
         };
         anyhow!("stopped before line {next}: the ids cannot be printed ({error}). {rest}")
     }
@@ -210,14 +211,14 @@ impl State {
 }
 
 impl Stopped {
-    pub(super) fn explain(self, arguments: &Arguments, published: u64, bad: u64) -> anyhow::Error {
+    pub(super) fn explain(self, published: u64, bad: u64) -> anyhow::Error {
         let Self { line, error, .. } = self;
         let left_out = if bad == 0 {
             String::new()
         } else {
             format!("; lines left out: {bad}")
         };
-        let go_on = arguments.go_on(line);
+        let go_on = go_on(line);
         anyhow!("stopped at line {line}: {error:#}\nEvents published: {published}{left_out}. {go_on}")
     }
 }
