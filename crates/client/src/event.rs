@@ -71,7 +71,8 @@ impl Event {
         self.id.clone().unwrap_or_else(derived)
     }
 
-    pub(crate) fn json(&self) -> &Bytes {
+    /// Returns the JSON, as it is published.
+    pub const fn json(&self) -> &Bytes {
         &self.json
     }
 

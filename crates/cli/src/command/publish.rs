@@ -38,6 +38,7 @@ use super::{
 };
 use batch::Batch;
 use follow::{Fate, Follower, Limit};
+use groups::ApiPublisher;
 use progress::Progress;
 use publisher::Publisher;
 
@@ -148,7 +149,7 @@ pub(super) async fn run(arguments: Arguments, way: Way<'_>) -> anyhow::Result<()
         Way::Api(remote) => {
             let client = remote.client_for(arguments.by_hand.organization())?;
             let follower = arguments.wait.map(|limit| Follower::over(client.clone(), limit));
-            (Publisher::Api(client), follower)
+            (Publisher::Api(ApiPublisher::new(client)), follower)
         }
     };
     let published = match &by_hand {

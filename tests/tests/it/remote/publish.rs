@@ -8,7 +8,8 @@ use std::{
 };
 
 use e2e::{
-    Api, Installation, Ledger, Node, Receiver, Role, SOON, event, free_port, report, scaled, wait_until,
+    Api, Installation, Ledger, Node, Proxy, Receiver, Role, SOON, event, free_port, report, scaled,
+    wait_until,
 };
 use tokio::{io::AsyncWriteExt as _, process::Child};
 
@@ -98,6 +99,51 @@ async fn lines_that_the_api_refuses_are_left_out_and_the_others_have_the_ids_tha
     received.sort_unstable();
     printed.sort_unstable();
     assert_eq!(received, printed);
+    assert!(api.role.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_another_organization_costs_one_request_for_each_group() {
+    let installation = Installation::new("remote-foreign-file").await;
+    let api = Api::start(&installation).await;
+    let laptop = Laptop::new(api.url(), &installation.key("org_1", "events:write").await);
+    let lines: Vec<_> = (0..600).map(|lead| event("org_2", &lead.to_string())).collect();
+    let published = laptop.run_with_input(&["publish"], &joined(&lines)).await;
+    let notes = stderr(&published);
+    assert_eq!(published.status.code(), Some(1), "{notes}");
+    assert!(notes.contains("600 lines were left out"), "{notes}");
+    let metrics = api.role.get("/metrics").await.unwrap();
+    let requests: f64 = metrics
+        .lines()
+        .filter(|line| line.starts_with("magnetite_api_request_duration_seconds_count{"))
+        .filter(|line| line.contains("/v1/events/batch\""))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum();
+    assert!((requests - 2.0).abs() < 0.5, "{requests}");
+    assert!(api.role.terminate().await);
+    installation.delete().await;
+}
+
+/// A request for all lines would take longer than the API allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_slow_connection_requests_become_smaller_until_they_arrive_in_time() {
+    let installation = Installation::new("remote-slow").await;
+    let api = Api::start(&installation).await;
+    let proxy = Proxy::to(api.url()).await;
+    proxy.slow(Duration::ZERO, 70_000);
+    let laptop = Laptop::new(&proxy.url(), &installation.key("org_1", "events:write").await);
+    let large = format!(r#""data":{{"x":"{}","#, "x".repeat(45_000));
+    let large = |lead: usize| event("org_1", &lead.to_string()).replace("\"data\":{", &large);
+    let lines: Vec<_> = (0..20).map(large).collect();
+    let published = laptop.run_with_input(&["publish"], &joined(&lines)).await;
+    let notes = stderr(&published);
+    assert_eq!(published.status.code(), Some(0), "{notes}");
+    assert!(notes.contains("the connection to the API is slow"), "{notes}");
+    let expected = installation
+        .cli_with_input(&["publish", "--dry-run"], joined(&lines).as_bytes())
+        .await;
+    assert_eq!(stdout(&published), stdout(&expected));
     assert!(api.role.terminate().await);
     installation.delete().await;
 }

@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use anyhow::anyhow;
 use producer::Error;
 
+use crate::remote;
+
 /// The reason why an event is not known to be published.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
@@ -45,6 +47,18 @@ impl From<Error> for Failure {
             Error::Invalid { source, .. } => Self::Refused(source.to_string()),
             error if is_lasting(&error) => Self::lasting(error),
             error => Self::away(error, Duration::ZERO),
+        }
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        let is_fault = error.problem().is_some_and(|problem| problem.status >= 500);
+        if is_fault || error.is_transient() {
+            let after = error.retry_after().unwrap_or(Duration::ZERO);
+            Self::away(remote::told(error), after)
+        } else {
+            Self::lasting(remote::told(error))
         }
     }
 }

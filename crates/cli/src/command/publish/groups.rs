@@ -5,16 +5,22 @@
 //! ```
 //!
 //! If the API refuses some events of a group, the others are sent again without them. A group that is too
-//! large for the API is halved.
+//! large for the API is halved. If a group does not arrive in time, because the connection is slow, its halves
+//! are sent when no other request is in flight, and from then on requests are small and sent one at a time.
 
-use std::{collections::BTreeMap, mem, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    mem,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::anyhow;
 use client::{Client, Error, Event, FieldError, Problem};
 use futures_util::{StreamExt as _, stream};
 use producer::{EventId, Serialized};
-
-use crate::remote;
+use webhook::Envelope;
 
 use super::{super::validate, failure::Failure};
 
@@ -23,6 +29,8 @@ const GROUP_EVENTS_MAX: usize = 500;
 /// The maximum size of the events in a request, in bytes. With the commas between them, they fit into the
 /// default of `api.body_bytes_max`.
 const GROUP_BYTES_MAX: usize = 1000 * 1000;
+/// The same on a slow connection. The API gives up on a body after 10 s.
+const SLOW_GROUP_BYTES_MAX: usize = 64 * 1000;
 /// The maximum number of requests in flight. More are no faster.
 const IN_FLIGHT_MAX: usize = 4;
 /// The number of events that fill all requests in flight.
@@ -31,21 +39,58 @@ pub(super) const EVENTS_MAX: usize = IN_FLIGHT_MAX * GROUP_EVENTS_MAX;
 /// The id of an event that is confirmed, or why it is not.
 type Outcome = Result<EventId, Failure>;
 
-/// Publishes events, and returns the outcome of each, in their order.
-pub(super) async fn publish(client: &Client, events: &[Serialized]) -> Vec<Outcome> {
-    let (groups, mut outcomes) = grouped(events);
-    let mut publishing = stream::iter(groups)
-        .map(|group| group.publish(client))
-        .buffer_unordered(IN_FLIGHT_MAX);
-    while let Some(published) = publishing.next().await {
-        outcomes.extend(published);
-    }
-    outcomes.sort_by_key(|(place, _)| *place);
-    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+/// Publishes over the API.
+pub(super) struct ApiPublisher {
+    client: Client,
+    /// Whether a request did not arrive in time.
+    is_slow: AtomicBool,
 }
 
-/// Divides events into groups. Also returns the places and the outcomes of those that are not valid.
-fn grouped(events: &[Serialized]) -> (Vec<Group>, Vec<(usize, Outcome)>) {
+impl ApiPublisher {
+    pub(super) const fn new(client: Client) -> Self {
+        Self {
+            client,
+            is_slow: AtomicBool::new(false),
+        }
+    }
+
+    /// Publishes events, and returns the outcome of each, in their order.
+    pub(super) async fn publish(&self, events: &[Serialized]) -> Vec<Outcome> {
+        let (bytes_max, in_flight_max) = if self.is_slow.load(Ordering::Relaxed) {
+            (SLOW_GROUP_BYTES_MAX, 1)
+        } else {
+            (GROUP_BYTES_MAX, IN_FLIGHT_MAX)
+        };
+        let (groups, mut outcomes) = grouped(events, bytes_max);
+        let mut late = Vec::new();
+        let mut publishing = stream::iter(groups)
+            .map(|group| group.publish(&self.client))
+            .buffer_unordered(in_flight_max);
+        while let Some(published) = publishing.next().await {
+            outcomes.extend(published.outcomes);
+            late.extend(published.late);
+            self.note(published.is_slow);
+        }
+        while let Some(group) = late.pop() {
+            let published = group.publish(&self.client).await;
+            outcomes.extend(published.outcomes);
+            late.extend(published.late);
+        }
+        outcomes.sort_by_key(|(place, _)| *place);
+        outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+    }
+
+    /// Notes whether a request did not arrive in time.
+    fn note(&self, is_slow: bool) {
+        if is_slow && !self.is_slow.swap(true, Ordering::Relaxed) {
+            tracing::warn!("the connection to the API is slow; sending smaller requests, one at a time");
+        }
+    }
+}
+
+/// Divides events into groups of at most this size. Also returns the places and the outcomes of those that are
+/// not valid.
+fn grouped(events: &[Serialized], bytes_max: usize) -> (Vec<Group>, Vec<(usize, Outcome)>) {
     let (mut groups, mut open, mut outcomes) = (Vec::new(), Group::default(), Vec::new());
     for (place, event) in events.iter().enumerate() {
         let id = match validate::id(event.message_id.as_deref(), event.body.clone()) {
@@ -58,14 +103,14 @@ fn grouped(events: &[Serialized]) -> (Vec<Group>, Vec<(usize, Outcome)>) {
         let sent = Event::from_json(event.body.clone());
         if is_alone(event) {
             let mut alone = Group::default();
-            alone.add(place, sent.with_id(id), event.body.len());
+            alone.add(place, sent.with_id(id));
             groups.push(alone);
             continue;
         }
-        if !open.has_room(event.body.len()) {
+        if !open.has_room(event.body.len(), bytes_max) {
             groups.push(mem::take(&mut open));
         }
-        open.add(place, sent, event.body.len());
+        open.add(place, sent);
     }
     if !open.events.is_empty() {
         groups.push(open);
@@ -88,11 +133,27 @@ struct Group {
     bytes: usize,
 }
 
+/// What is known after a group was sent.
+#[derive(Default)]
+struct Sent {
+    /// The place and the outcome of each event, except those of `late`.
+    outcomes: Vec<(usize, Outcome)>,
+    /// Groups to send when no other request is in flight.
+    late: Vec<Group>,
+    /// Whether a request did not arrive in time.
+    is_slow: bool,
+}
+
 /// What follows from an error.
 #[derive(Debug)]
 enum Next {
     /// Send the group again without the events at these indexes, which are refused.
     Without(BTreeMap<usize, String>),
+    /// The same, and no other event of the organizations of these events is accepted either.
+    WithoutOrganizations(BTreeMap<usize, String>),
+    /// Send each half of the group when no other request is in flight. If it is a single event, it is not known
+    /// to be published.
+    Slow(Failure),
     /// Send each half of the group.
     Halve,
     /// No event of the group is known to be published.
@@ -100,35 +161,46 @@ enum Next {
 }
 
 impl Group {
-    fn has_room(&self, bytes: usize) -> bool {
-        let fits = self.bytes + bytes <= GROUP_BYTES_MAX && self.events.len() < GROUP_EVENTS_MAX;
+    fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
+        let fits = self.bytes + bytes <= bytes_max && self.events.len() < GROUP_EVENTS_MAX;
         fits || self.events.is_empty()
     }
 
-    fn add(&mut self, place: usize, event: Event, bytes: usize) {
+    fn add(&mut self, place: usize, event: Event) {
         self.places.push(place);
+        self.bytes += event.json().len();
         self.events.push(event);
-        self.bytes += bytes;
     }
 
-    /// Publishes the events that the API does not refuse. Returns the place and the outcome of each event.
-    async fn publish(self, client: &Client) -> Vec<(usize, Outcome)> {
-        let (mut outcomes, mut waiting) = (Vec::with_capacity(self.events.len()), vec![self]);
+    /// Publishes the events that the API does not refuse.
+    async fn publish(self, client: &Client) -> Sent {
+        let (mut done, mut waiting) = (Sent::default(), vec![self]);
         while let Some(group) = waiting.pop() {
-            match group.send(client).await {
-                Ok(ids) => outcomes.extend(group.places.into_iter().zip(ids.into_iter().map(Ok))),
-                Err(Next::Without(refused)) => {
-                    let rest = group.without(refused, &mut outcomes);
-                    waiting.extend((!rest.events.is_empty()).then_some(rest));
+            let next = match group.send(client).await {
+                Ok(ids) => {
+                    let ids = ids.into_iter().map(Ok);
+                    done.outcomes.extend(group.places.into_iter().zip(ids));
+                    continue;
                 }
-                Err(Next::Halve) => waiting.extend(group.halves()),
-                Err(Next::GiveUp(failure)) => {
+                Err(next) => next,
+            };
+            done.is_slow |= matches!(next, Next::Slow(_));
+            match next {
+                Next::Without(refused) => waiting.extend(group.without(refused, &mut done.outcomes)),
+                Next::WithoutOrganizations(refused) => {
+                    let refused = group.of_same_organizations(refused);
+                    waiting.extend(group.without(refused, &mut done.outcomes));
+                }
+                Next::Halve => waiting.extend(group.halves()),
+                Next::Slow(_) if group.events.len() > 1 => done.late.extend(group.halves()),
+                Next::Slow(failure) | Next::GiveUp(failure) => {
                     let places = group.places.into_iter();
-                    outcomes.extend(places.map(|place| (place, Err(failure.clone()))));
+                    let outcomes = places.map(|place| (place, Err(failure.clone())));
+                    done.outcomes.extend(outcomes);
                 }
             }
         }
-        outcomes
+        done
     }
 
     /// Sends one request.
@@ -152,16 +224,35 @@ impl Group {
         Ok(ids.into_iter().map(EventId::new).collect())
     }
 
-    /// Returns the group without the events that are refused, and adds their outcomes.
-    fn without(self, mut refused: BTreeMap<usize, String>, outcomes: &mut Vec<(usize, Outcome)>) -> Self {
+    /// Adds the other events of the organizations of these events, and why they are refused. The API names only
+    /// some of the events that it refuses.
+    fn of_same_organizations(&self, mut refused: BTreeMap<usize, String>) -> BTreeMap<usize, String> {
+        let why: BTreeMap<_, _> = refused
+            .iter()
+            .filter_map(|(index, why)| Some((organization(&self.events[*index])?, why.clone())))
+            .collect();
+        for (index, event) in self.events.iter().enumerate() {
+            if let Some(why) = organization(event).and_then(|organization| why.get(&organization)) {
+                refused.entry(index).or_insert_with(|| why.clone());
+            }
+        }
+        refused
+    }
+
+    /// Returns the group without the events that are refused, unless none is left, and adds their outcomes.
+    fn without(
+        self,
+        mut refused: BTreeMap<usize, String>,
+        outcomes: &mut Vec<(usize, Outcome)>,
+    ) -> Option<Self> {
         let mut rest = Self::default();
         for (index, (place, event)) in self.places.into_iter().zip(self.events).enumerate() {
             match refused.remove(&index) {
                 Some(why) => outcomes.push((place, Err(Failure::Refused(why)))),
-                None => rest.add(place, event, 0),
+                None => rest.add(place, event),
             }
         }
-        rest
+        (!rest.events.is_empty()).then_some(rest)
     }
 
     fn halves(mut self) -> [Self; 2] {
@@ -180,35 +271,39 @@ fn next(error: Error, count: usize) -> Next {
     match &error {
         Error::Unexpected { status: 413, .. } if count > 1 => return Next::Halve,
         Error::Unexpected { status: 413, .. } => return Next::Without(alone(error.to_string())),
+        Error::Unexpected { status: 408, .. } => return Next::Slow(slow(error)),
         _ => {}
     }
     let Some(problem) = error.problem() else {
-        return Next::GiveUp(failure(error));
+        return Next::GiveUp(error.into());
     };
     let is_one = count == 1;
     match problem.name() {
         "too-large" if !is_one => Next::Halve,
         "too-large" | "malformed-request" if is_one => Next::Without(alone(problem.detail.clone())),
-        "invalid-fields" | "other-organization" => match refused(problem, count) {
-            refused if refused.is_empty() => Next::GiveUp(failure(error)),
-            refused => Next::Without(refused),
+        "body-timeout" => Next::Slow(slow(error)),
+        name @ ("invalid-fields" | "other-organization") => match refused(problem, count) {
+            refused if refused.is_empty() => Next::GiveUp(error.into()),
+            refused if name == "invalid-fields" => Next::Without(refused),
+            refused => Next::WithoutOrganizations(refused),
         },
-        _ => Next::GiveUp(failure(error)),
+        _ => Next::GiveUp(error.into()),
     }
+}
+
+/// Returns the organization of an event; `None` if the event is not valid.
+fn organization(event: &Event) -> Option<Cow<'_, str>> {
+    let envelope = Envelope::parse(event.json()).ok()?;
+    Some(envelope.organization_id)
 }
 
 fn alone(why: String) -> BTreeMap<usize, String> {
     BTreeMap::from([(0, why)])
 }
 
-fn failure(error: Error) -> Failure {
-    let is_fault = error.problem().is_some_and(|problem| problem.status >= 500);
-    if is_fault || error.is_transient() {
-        let after = error.retry_after().unwrap_or(Duration::ZERO);
-        Failure::away(remote::told(error), after)
-    } else {
-        Failure::lasting(remote::told(error))
-    }
+/// Returns the failure for an event that did not arrive in time. It may when no other request is in flight.
+fn slow(error: Error) -> Failure {
+    Failure::away(error, Duration::ZERO)
 }
 
 /// Returns the events that a problem names, by index, with everything that is wrong with each.
@@ -275,7 +370,7 @@ mod tests {
     fn events_are_grouped_up_to_the_bounds_and_invalid_ones_are_left_out() {
         let mut events: Vec<_> = (0..1001).map(|lead| event(valid(lead))).collect();
         events[500] = event("nonsense".to_owned());
-        let (groups, outcomes) = grouped(&events);
+        let (groups, outcomes) = grouped(&events, GROUP_BYTES_MAX);
         let sizes: Vec<_> = groups.iter().map(|group| group.events.len()).collect();
         assert_eq!(sizes, [500, 500]);
         assert_eq!(
@@ -285,12 +380,14 @@ mod tests {
 
         let large = |lead| event(valid(lead).replace("{}", &format!(r#"{{"x":"{}"}}"#, "x".repeat(250_000))));
         let events: Vec<_> = (0..4).map(large).collect();
-        let sizes = grouped(&events)
-            .0
-            .iter()
-            .map(|group| group.events.len())
-            .collect::<Vec<_>>();
-        assert_eq!(sizes, [3, 1]);
+        for (bytes_max, expected) in [
+            (GROUP_BYTES_MAX, &[3, 1][..]),
+            (SLOW_GROUP_BYTES_MAX, &[1, 1, 1, 1]),
+        ] {
+            let (groups, _) = grouped(&events, bytes_max);
+            let sizes: Vec<_> = groups.iter().map(|group| group.events.len()).collect();
+            assert_eq!(sizes, expected);
+        }
     }
 
     #[test]
@@ -305,7 +402,7 @@ mod tests {
             given,
             event(valid(3)),
         ];
-        let (groups, outcomes) = grouped(&events);
+        let (groups, outcomes) = grouped(&events, GROUP_BYTES_MAX);
         let places: Vec<_> = groups.iter().map(|group| group.places.clone()).collect();
         assert_eq!((places, outcomes.len()), (vec![vec![1], vec![2], vec![0, 3]], 0));
         let spaced = groups[0].events[0].id();
@@ -337,6 +434,22 @@ mod tests {
     }
 
     #[test]
+    fn events_of_an_organization_that_is_refused_are_refused_without_being_named() {
+        let of = |organization: &str, lead| event(valid(lead).replace("org_1", organization));
+        let organizations = ["org_2", "org_1", "org_2", "org_3", "org_2"];
+        let events: Vec<_> = organizations
+            .iter()
+            .enumerate()
+            .map(|(lead, id)| of(id, lead))
+            .collect();
+        let group = grouped(&events, GROUP_BYTES_MAX).0.pop().unwrap();
+        let named = BTreeMap::from([(0, "expected org_1".to_owned())]);
+        let refused = group.of_same_organizations(named);
+        assert!(refused.values().all(|why| why == "expected org_1"), "{refused:?}");
+        assert_eq!(refused.into_keys().collect::<Vec<_>>(), [0, 2, 4]);
+    }
+
+    #[test]
     fn the_fields_of_a_single_event_have_no_index() {
         let errors = [("/organization_id", "expected org_1"), ("/7", "is odd")];
         let refused = refused(&problem("other-organization", &errors), 1);
@@ -349,12 +462,12 @@ mod tests {
     #[test]
     fn a_group_is_divided_without_losing_an_event() {
         let events: Vec<_> = (0..5).map(|lead| event(valid(lead))).collect();
-        let group = || grouped(&events).0.pop().unwrap();
+        let group = || grouped(&events, GROUP_BYTES_MAX).0.pop().unwrap();
         let places = group().halves().map(|half| half.places);
         assert_eq!(places, [vec![2, 3, 4], vec![0, 1]]);
         let mut outcomes = Vec::new();
         let refused = [(1, "why".to_owned()), (4, "why".to_owned())];
-        let rest = group().without(refused.into(), &mut outcomes);
+        let rest = group().without(refused.into(), &mut outcomes).unwrap();
         assert_eq!((rest.places, rest.events.len()), (vec![0, 2, 3], 3));
         let refused: Vec<_> = outcomes.iter().map(|(place, _)| *place).collect();
         assert_eq!(refused, [1, 4]);

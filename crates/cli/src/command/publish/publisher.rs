@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use client::Client;
 use producer::{EventId, Producer, Serialized};
 
-use super::{super::lines::BATCH_LINES, failure::Failure, groups};
+use super::{
+    super::lines::BATCH_LINES,
+    failure::Failure,
+    groups::{self, ApiPublisher},
+};
 
 /// How long one batch is retried. A broker restarts in less time. A cluster replaces a node that hangs within
 /// this time, although RabbitMQ waits a minute and more before it does so.
@@ -14,7 +17,7 @@ const RETRY_FOR: Duration = Duration::from_mins(2);
 /// Where events are published.
 pub(super) enum Publisher {
     Broker(Producer),
-    Api(Client),
+    Api(ApiPublisher),
 }
 
 impl Publisher {
@@ -26,7 +29,7 @@ impl Publisher {
                 let results = results.into_iter();
                 results.map(|result| result.map_err(Failure::from)).collect()
             }
-            Self::Api(client) => groups::publish(client, events).await,
+            Self::Api(publisher) => publisher.publish(events).await,
         }
     }
 
