@@ -74,6 +74,12 @@ impl Client {
         }
     }
 
+    /// Returns whether this organization can be named in the header `Magnetite-Organization`. The ids that begin or
+    /// end with a space or contain a comma cannot, and their events need a key of the organization.
+    pub fn can_name(organization: &OrganizationId) -> bool {
+        header_of(organization).is_some()
+    }
+
     /// Sends a request, and again as often as the settings allow. Returns the answer if its status is that of
     /// a success.
     pub(crate) async fn send(&self, request: &Request) -> Result<Received, Error> {

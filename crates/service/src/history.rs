@@ -158,7 +158,7 @@ impl EventHistory {
     /// Returns whether the record that says which endpoints the event matched is missing: it was lost, or has
     /// not arrived yet.
     pub fn verdicts_missing(&self) -> bool {
-        self.stored.seen.is_none() && self.stored.considered.iter().next().is_none()
+        self.stored.verdicts_missing()
     }
 }
 

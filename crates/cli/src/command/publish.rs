@@ -9,18 +9,21 @@
 //! A line that is not a valid event, or that the API refuses, is reported and left out; the other lines are
 //! still published. If the broker or the API is unavailable, a batch is retried for two minutes; then the
 //! command stops and says from which line to continue. Publishing the same line again publishes the same
-//! event, because the event's id is derived from its bytes. With `--wait`, the next batch also waits until the
-//! deliveries of this one's events have ended.
+//! event, because the event's id is derived from its bytes. With `--wait`, the journal is read before a batch is
+//! published, because it does not tell the results of two publishes of an event apart, and the next batch also
+//! waits until the deliveries of this one's events have ended.
 
 mod failure;
 mod go_on;
 mod groups;
+mod patience;
 mod publisher;
-mod batch;
 mod follow;
+mod unreached;
 mod progress;
+mod batch;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, slice, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
@@ -37,10 +40,12 @@ use super::{
     validate,
 };
 use batch::Batch;
-use follow::{Fate, Follower, Limit};
+use failure::Failure;
+use follow::{Before, Fate, Follower, Limit};
 use groups::ApiPublisher;
 use progress::Progress;
 use publisher::Publisher;
+use unreached::Unreached;
 
 /// The maximum time for the first connection.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -119,17 +124,6 @@ struct Published<'a> {
     /// The state of the event's deliveries; present only with `--wait`.
     #[serde(skip_serializing_if = "Option::is_none")]
     deliveries: Option<Fate>,
-}
-
-/// Counts of events that did not reach every endpoint that they matched.
-#[derive(Default)]
-struct Unreached {
-    /// Events whose deliveries have all ended.
-    undelivered: u64,
-    /// Events with deliveries that are still pending, or that are not in the journal yet.
-    unfinished: u64,
-    /// The id of the first such event.
-    example: Option<String>,
 }
 
 /// Publishes events, and prints the ids of those that the broker confirmed.
@@ -226,11 +220,23 @@ async fn publish_one(
     follower: Option<&Follower>,
     arguments: &Arguments,
 ) -> anyhow::Result<()> {
+    let before = match follower {
+        Some(follower) => follower
+            .before(slice::from_ref(event))
+            .await
+            .map_err(Failure::into_error)
+            .context("nothing was published")?,
+        None => Before::default(),
+    };
     let id = publisher.publish_one(event).await?;
     let Some(follower) = follower else {
         return print_one(&id, arguments.json);
     };
-    let fate = follower.fate(&id, &event.body).await?;
+    let fate = follower.fate(&id, &event.body, before.get(&id)).await;
+    let fate = fate.unwrap_or_else(|failure| {
+        output::note(&follow::unread(failure));
+        Fate::UNKNOWN
+    });
     let mut unreached = Unreached::default();
     unreached.add(id.as_str(), &fate);
     let published = Published {
@@ -271,30 +277,6 @@ impl<'a> Published<'a> {
     }
 }
 
-impl Unreached {
-    fn add(&mut self, id: &str, fate: &Fate) {
-        if fate.is_good() {
-            return;
-        }
-        self.example.get_or_insert_with(|| id.to_owned());
-        if fate.has_ended() {
-            self.undelivered += 1;
-        } else {
-            self.unfinished += 1;
-        }
-    }
-
-    fn result(self) -> anyhow::Result<()> {
-        let Some(id) = self.example else { return Ok(()) };
-        bail!(
-            "events that were not delivered to every endpoint: {}; events that are still pending: {}. `magnetite event show {id}` shows \
-             what happened to the first one, and `magnetite status` shows whether all roles are running",
-            self.undelivered,
-            self.unfinished
-        )
-    }
-}
-
 /// Publishes the lines of the input. Without a publisher, only checks them.
 async fn publish_input(
     publisher: Option<&Publisher>,
@@ -319,15 +301,15 @@ async fn publish_input(
             .filter(|line| line.number >= arguments.from_line)
             .collect();
         let settled = match publisher {
-            Some(publisher) => {
-                let retry_for = publisher.retry_for(published == 0);
-                Batch::publish(publisher, wanted, retry_for).await
-            }
+            Some(publisher) => Batch::publish(publisher, follower, wanted, published > 0).await,
             None => Batch::check(wanted),
         };
         bad += settled.report_bad(&progress);
         published += match follower {
-            Some(follower) => settled.follow(follower, arguments, &mut unreached).await?,
+            Some(follower) => {
+                let following = settled.follow(follower, arguments, &progress, &mut unreached);
+                following.await?
+            }
             None => settled.print(arguments)?,
         };
         progress.advance(read, published);

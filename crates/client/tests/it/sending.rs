@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use client::{
-    CreateApiKey, CreateEndpoint, Error, Event, ListEndpoints, OldSecret, OrganizationId, RotateSecret,
-    Scope, Secret, UpdateEndpoint,
+    Client, CreateApiKey, CreateEndpoint, Error, Event, ListEndpoints, OldSecret, OrganizationId,
+    RotateSecret, Scope, Secret, UpdateEndpoint,
 };
 use futures_util::TryStreamExt as _;
 
@@ -182,7 +182,9 @@ async fn what_cannot_be_sent_is_not_sent() {
     let error = client.create_api_key(&new).await.unwrap_err();
     assert!(error.to_string().contains("a whole number of seconds"), "{error}");
     for organization in ["", "a\r\nb", " a", "a ", "a,b", &"x".repeat(256)] {
-        let of = client.for_organization(OrganizationId::new(organization));
+        let organization = OrganizationId::new(organization);
+        assert!(!Client::can_name(&organization), "{organization}");
+        let of = client.for_organization(organization);
         let error = of
             .create_endpoint(&CreateEndpoint::new("https://example.com"))
             .await

@@ -232,6 +232,12 @@ fn united(one: Option<(u64, u64)>, other: Option<(u64, u64)>) -> Option<(u64, u6
 }
 
 impl EventEntry {
+    /// Returns whether the record that says which endpoints the event matched is missing: it was lost, or has
+    /// not arrived yet.
+    pub fn verdicts_missing(&self) -> bool {
+        self.seen.is_none() && self.considered.iter().next().is_none()
+    }
+
     /// Merges what two sets of records contain about one event.
     ///
     /// The protocol forbids two different bodies with one id. If they occur nevertheless, the lesser one is

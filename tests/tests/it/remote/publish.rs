@@ -194,6 +194,56 @@ async fn a_platform_key_publishes_for_all_and_waits_for_the_deliveries_of_each()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_cannot_read_results_publishes_nothing_that_is_to_be_waited_for() {
+    let installation = Installation::new("remote-wait-scope").await;
+    let api = Api::start(&installation).await;
+    let laptop = Laptop::new(api.url(), &installation.key("org_1", "events:write").await);
+    let by_hand = "publish --wait --event lead.completed --org org_1 --project p --lead l";
+    let by_hand: Vec<_> = by_hand.split(' ').collect();
+    let output = laptop.run(&by_hand).await;
+    let told = stderr(&output);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), ""));
+    for words in ["nothing was published", "deliveries:read"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let lines = joined(&[event("org_1", "lead_1"), event("org_1", "lead_2")]);
+    let output = laptop.run_with_input(&["publish", "--wait"], &lines).await;
+    let told = stderr(&output);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), ""));
+    for words in [
+        "stopped at line 1",
+        "deliveries:read",
+        "Events published: 0",
+        "magnetite publish --wait --from-line 1",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert_eq!(installation.amqp().ready("events").await, 0);
+    assert!(api.role.terminate().await);
+    installation.delete().await;
+}
+
+/// The id of the organization cannot be named in a header, which its own key does not need.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_recorder_the_wait_ends_after_a_minute_whatever_the_organization_is_called() {
+    let installation = Installation::new("remote-wait-silence").await;
+    let api = Api::start(&installation).await;
+    let laptop = Laptop::new(
+        api.url(),
+        &installation.key("a, b", "events:write,deliveries:read").await,
+    );
+    let output = laptop
+        .run_with_input(&["publish", "--wait"], &event("a, b", "lead_1"))
+        .await;
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(stdout(&output).ends_with("  not in the journal yet\n"), "{told}");
+    assert_eq!(installation.amqp().ready("events").await, 1);
+    assert!(api.role.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_api_that_is_away_at_the_beginning_is_reported_with_the_command_that_goes_on() {
     let url = format!("http://127.0.0.1:{}", free_port());
     let installation = Installation::new("remote-away").await;

@@ -15,19 +15,20 @@ use super::{
         lines::{self, Content, Line},
         validate,
     },
-    Arguments, Progress, Published, Unreached,
+    Arguments, Progress, Published,
     failure::Failure,
-    follow::Follower,
+    follow::{self, Before, FOLLOWED_MAX, Fate, Follower},
     go_on::go_on,
+    patience::Patience,
     publisher::Publisher,
+    unreached::Unreached,
 };
-
-/// The maximum number of events whose deliveries are waited for at the same time.
-const FOLLOWED_MAX: usize = 16;
 
 /// Lines that are published together, with the state of each.
 pub(super) struct Batch {
     lines: Vec<(u64, State)>,
+    /// What the journal contained before the events were published; `None` if it was not read.
+    before: Option<Before>,
     pub(super) stopped: Option<Stopped>,
 }
 
@@ -59,6 +60,7 @@ impl Batch {
         let lines = lines.into_iter();
         Self {
             lines: lines.map(|line| (line.number, state(line.content))).collect(),
+            before: None,
             stopped: None,
         }
     }
@@ -71,57 +73,59 @@ impl Batch {
         })
     }
 
-    /// Publishes until every line is confirmed or refused, or no event could be published for this long.
-    pub(super) async fn publish(publisher: &Publisher, lines: Vec<Line>, retry_for: Duration) -> Self {
+    /// Publishes until every line is confirmed or refused, or no event could be published for too long. A
+    /// follower reads the journal first. `has_published` says whether an event of an earlier batch is confirmed.
+    pub(super) async fn publish(
+        publisher: &Publisher,
+        follower: Option<&Follower>,
+        lines: Vec<Line>,
+        has_published: bool,
+    ) -> Self {
         let mut batch = Self::new(lines, |bytes| State::Waiting(Serialized::new(bytes)));
-        let deadline = Instant::now() + retry_for;
-        let mut failures = 0;
-        while let Some(stopped) = batch.attempt(publisher).await {
-            failures += 1;
-            let again_after = stopped.again_after.filter(|_| Instant::now() < deadline);
-            let Some(again_after) = again_after else {
+        let mut patience = Patience::new(publisher.retry_for(has_published), Instant::now());
+        while let Some(stopped) = batch.attempt(publisher, follower).await {
+            let confirmed = batch.confirmed().count();
+            let wait = stopped
+                .again_after
+                .and_then(|after| patience.wait(confirmed, after, Instant::now()));
+            let Some(wait) = wait else {
                 batch.stopped = Some(stopped);
                 break;
             };
-            tracing::warn!(line = stopped.line, error = %stopped.error, failures, "an event was not confirmed; trying again");
-            let wait = broker::backoff(failures).max(again_after);
-            sleep(wait.min(deadline.saturating_duration_since(Instant::now()))).await;
+            tracing::warn!(line = stopped.line, error = %stopped.error, "an event was not confirmed; trying again");
+            sleep(wait).await;
         }
         batch
     }
 
     /// Publishes the lines that are still waiting. Returns the first failure.
-    async fn attempt(&mut self, publisher: &Publisher) -> Option<Stopped> {
-        let waiting: Vec<&mut (u64, State)> = self
-            .lines
-            .iter_mut()
-            .filter(|(_, state)| matches!(state, State::Waiting(_)))
-            .collect();
-        let events: Vec<Serialized> = waiting
-            .iter()
-            .filter_map(|(_, state)| state.event().cloned())
-            .collect();
+    async fn attempt(&mut self, publisher: &Publisher, follower: Option<&Follower>) -> Option<Stopped> {
+        let mut lines = self.lines.iter();
+        let (first, _) = lines.find(|(_, state)| state.event().is_some())?;
+        let first = *first;
+        let events = self.lines.iter().filter_map(|(_, state)| state.event());
+        let events: Vec<Serialized> = events.cloned().collect();
+        if let (Some(follower), None) = (follower, &self.before) {
+            match follower.before(&events).await {
+                Ok(before) => self.before = Some(before),
+                Err(failure) => return Some(Stopped::at(first, failure)),
+            }
+        }
         let results = publisher.publish(&events).await;
+        let waiting = self.lines.iter_mut();
+        let waiting = waiting.filter(|(_, state)| matches!(state, State::Waiting(_)));
         let mut stopped = None;
-        for (((number, state), event), result) in waiting.into_iter().zip(events).zip(results) {
-            let (error, again_after) = match result {
+        for (((number, state), event), result) in waiting.zip(events).zip(results) {
+            match result {
                 Ok(id) => {
                     let body = event.body;
                     *state = State::Confirmed { id, body };
-                    continue;
                 }
-                Err(Failure::Refused(why)) => {
-                    *state = State::Bad(why);
-                    continue;
+                Err(Failure::Refused(why)) => *state = State::Bad(why),
+                Err(failure) => {
+                    stopped.get_or_insert_with(|| Stopped::at(*number, failure));
                 }
-                Err(Failure::Away { error, after }) => (error, Some(after)),
-                Err(Failure::Lasting(error)) => (error, None),
-            };
-            stopped.get_or_insert(Stopped {
-                line: *number,
-                error,
-                again_after,
-            });
+            }
         }
         stopped
     }
@@ -154,21 +158,26 @@ impl Batch {
     }
 
     /// Like [`print`](Self::print), but waits until the deliveries of each event have ended, and also prints
-    /// their states.
+    /// their states. An event whose state cannot be read is noted, and the others are still printed.
     pub(super) async fn follow(
         &self,
         follower: &Follower,
         arguments: &Arguments,
+        progress: &Progress,
         unreached: &mut Unreached,
     ) -> anyhow::Result<u64> {
         let following = self.confirmed().map(async |(line, id, body)| {
-            let fate = follower.fate(id, body).await;
+            let before = self.before.as_ref().and_then(|before| before.get(id));
+            let fate = follower.fate(id, body, before).await;
             (line, id, fate)
         });
         let mut fates = stream::iter(following).buffered(FOLLOWED_MAX);
         let mut count = 0;
         while let Some((line, id, fate)) = fates.next().await {
-            let fate = fate?;
+            let fate = fate.unwrap_or_else(|failure| {
+                progress.note(&format!("line {line}: {}", follow::unread(failure)));
+                Fate::UNKNOWN
+            });
             unreached.add(id.as_str(), &fate);
             let published = Published {
                 deliveries: Some(fate),
@@ -211,6 +220,19 @@ impl State {
 }
 
 impl Stopped {
+    fn at(line: u64, failure: Failure) -> Self {
+        let (error, again_after) = match failure {
+            Failure::Away { error, after } => (error, Some(after)),
+            Failure::Lasting(error) => (error, None),
+            Failure::Refused(why) => (Arc::new(anyhow!(why)), None),
+        };
+        Self {
+            line,
+            error,
+            again_after,
+        }
+    }
+
     pub(super) fn explain(self, published: u64, bad: u64) -> anyhow::Error {
         let Self { line, error, .. } = self;
         let left_out = if bad == 0 {

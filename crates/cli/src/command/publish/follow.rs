@@ -1,11 +1,21 @@
 //! The results of a published event's deliveries, read from the journal: in the database, or over the HTTP
 //! API.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use client::{Client, Error, EventHistory};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use producer::Serialized;
 use serde::Serialize;
 use store::Store;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -17,11 +27,16 @@ use webhook::{
 use crate::{
     Usage,
     configuration::{self, Configuration},
-    database, remote,
+    database,
 };
 
-use super::super::arguments;
+use super::{
+    super::{arguments, validate},
+    failure::Failure,
+};
 
+/// The maximum number of events whose deliveries are read or waited for at the same time.
+pub(super) const FOLLOWED_MAX: usize = 16;
 /// The interval at which the journal is read at first. It doubles with each read.
 const LOOK_FIRST: Duration = Duration::from_millis(100);
 /// The maximum interval at which the journal is read.
@@ -30,10 +45,23 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 /// How long to wait for the API's last answer after the limit.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// How long to wait for a first event in the journal of an API, unless a limit is given. The API does not say
+/// whether the workers write a journal.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+
+/// The fates that the journal contained before the events were published, without those of other events.
+pub(super) type Before = HashMap<EventId, Fate>;
+
 /// Waits until the deliveries of events have ended, for a limited time per event.
 pub(super) struct Follower {
     journal: Journal,
     limit: Duration,
+    /// How long to wait for a first event in the journal.
+    silence_max: Duration,
+    /// When the first event was waited for.
+    began: OnceLock<Instant>,
+    /// Whether an event that was waited for is in the journal.
+    has_recorded: AtomicBool,
 }
 
 /// Where the journal is read.
@@ -59,8 +87,13 @@ pub(super) struct Fate {
     cancelled: u64,
     /// Deliveries that are pending, and matched endpoints whose delivery is not recorded yet.
     pending: u64,
-    /// Whether the event is in the journal.
+    /// Whether the event, with the endpoints that it matched, is in the journal.
     recorded: bool,
+    /// Whether the event was in the journal before it was published. The other fields may then be the result of
+    /// the earlier publish, because the journal keeps one result for each event.
+    published_before: bool,
+    /// Whether the journal could not be read.
+    unknown: bool,
 }
 
 impl Limit {
@@ -88,43 +121,103 @@ impl Follower {
             bail!("--wait needs the journal, but journal.enabled is false: publish without --wait");
         }
         let store = database::open(&configuration.database).await?;
-        Ok(Self {
-            journal: Journal::Database(store),
-            limit: limit.or(configuration.late()),
-        })
+        let limit = limit.or(configuration.late());
+        Ok(Self::new(Journal::Database(store), limit, limit))
     }
 
     /// Follows events over the API. Its settings are not known here, so by default an event is waited for as
     /// long as its deliveries may take with the default settings.
     pub(super) fn over(client: Client, limit: Limit) -> Self {
+        let (limit, silence_max) = match limit {
+            Limit::Schedule => (configuration::late_by_default(), SILENCE_MAX),
+            Limit::Of(limit) => (limit, limit),
+        };
+        Self::new(Journal::Api(client), limit, silence_max)
+    }
+
+    const fn new(journal: Journal, limit: Duration, silence_max: Duration) -> Self {
         Self {
-            journal: Journal::Api(client),
-            limit: limit.or(configuration::late_by_default()),
+            journal,
+            limit,
+            silence_max,
+            began: OnceLock::new(),
+            has_recorded: AtomicBool::new(false),
         }
     }
 
-    /// Waits until none of the event's deliveries is pending, or the limit has passed. An id is unique only
-    /// within an organization, which is that in the event's JSON.
-    pub(super) async fn fate(&self, id: &EventId, body: &Bytes) -> anyhow::Result<Fate> {
-        let envelope = Envelope::parse(body)?;
-        let organization = OrganizationId::new(envelope.organization_id);
-        let (deadline, mut look_every) = (Instant::now() + self.limit, LOOK_FIRST);
-        let mut fate = Fate::default();
+    /// Returns what the journal contains of events that are about to be published.
+    pub(super) async fn before(&self, events: &[Serialized]) -> Result<Before, Failure> {
+        let looking = events.iter().map(|event| self.known(event));
+        let known = stream::iter(looking).buffered(FOLLOWED_MAX);
+        let known: Vec<Option<(EventId, Fate)>> = known.try_collect().await?;
+        Ok(known.into_iter().flatten().collect())
+    }
+
+    /// Returns an event's id and fate; `None` if it is not in the journal, or not valid.
+    async fn known(&self, event: &Serialized) -> Result<Option<(EventId, Fate)>, Failure> {
+        let Ok(id) = validate::id(event.message_id.as_deref(), event.body.clone()) else {
+            return Ok(None);
+        };
+        let fate = self.look(&id, &event.body).await?;
+        Ok(fate.recorded.then_some((id, fate)))
+    }
+
+    /// Waits until none of the event's deliveries is pending, or the limit has passed. `before` is what the journal
+    /// contained before the event was published. If everything had ended then, it is returned at once, because
+    /// the results of this publish are not told apart from it.
+    ///
+    /// # Errors
+    /// Returns an error if the journal could not be read.
+    pub(super) async fn fate(
+        &self,
+        id: &EventId,
+        body: &Bytes,
+        before: Option<&Fate>,
+    ) -> Result<Fate, Failure> {
+        let published_before = before.is_some();
+        if let Some(before) = before.filter(|before| before.has_ended()) {
+            return Ok(Fate {
+                published_before,
+                ..*before
+            });
+        }
+        let (began, mut look_every) = (Instant::now(), LOOK_FIRST);
+        let deadline = began + self.limit;
+        let silent_until = *self.began.get_or_init(|| began) + self.silence_max;
+        let mut known = Err(Failure::lasting(anyhow!("the journal was not read in time")));
         loop {
-            match &self.journal {
-                Journal::Database(store) => fate = in_database(store, id, &organization).await?,
-                Journal::Api(client) => {
-                    let client = client.for_organization(organization.clone());
-                    let asked = timeout_at(deadline + ANSWER_MAX, over_api(&client, id)).await;
-                    fate = asked.unwrap_or(Ok(None))?.unwrap_or(fate);
-                }
+            match timeout_at(deadline + ANSWER_MAX, self.look(id, body)).await {
+                Ok(Ok(fate)) => known = Ok(fate),
+                Ok(Err(failure @ Failure::Away { .. })) if known.is_err() => known = Err(failure),
+                Ok(Err(Failure::Away { .. })) | Err(_) => {}
+                Ok(Err(failure)) => return Err(failure),
             }
-            let now = Instant::now();
-            if fate.has_ended() || now >= deadline {
-                return Ok(fate);
+            let (fate, now) = (known.as_ref().ok(), Instant::now());
+            if fate.is_some_and(|fate| fate.recorded) {
+                self.has_recorded.store(true, Ordering::Relaxed);
+            }
+            let is_silent = now >= silent_until && !self.has_recorded.load(Ordering::Relaxed);
+            if fate.is_some_and(Fate::has_ended) || now >= deadline || is_silent {
+                return known.map(|fate| Fate {
+                    published_before,
+                    ..fate
+                });
             }
             sleep_until(deadline.min(now + look_every)).await;
             look_every = LOOK_MAX.min(2 * look_every);
+        }
+    }
+
+    /// Reads an event's fate. An id is unique only within an organization, which is that in the event's JSON.
+    async fn look(&self, id: &EventId, body: &Bytes) -> Result<Fate, Failure> {
+        let envelope = Envelope::parse(body).map_err(Failure::lasting)?;
+        let organization = OrganizationId::new(envelope.organization_id);
+        match &self.journal {
+            Journal::Database(store) => {
+                let read = in_database(store, id, &organization).await;
+                read.map_err(|error| Failure::away(error, Duration::ZERO))
+            }
+            Journal::Api(client) => over_api(client, id, organization).await,
         }
     }
 
@@ -144,23 +237,51 @@ async fn in_database(store: &Store, id: &EventId, organization: &OrganizationId)
     Ok(fate)
 }
 
-/// Asks the API for an event. Returns `None` if the API is away, or does not know the event, because it is not
-/// in the journal yet.
-async fn over_api(client: &Client, id: &EventId) -> anyhow::Result<Option<Fate>> {
-    let is_unknown = |error: &Error| error.problem().is_some_and(|problem| problem.status == 404);
+/// Asks the API for an event. The API does not know an event that is not in the journal yet, and refuses to
+/// publish one of another organization.
+async fn over_api(client: &Client, id: &EventId, organization: OrganizationId) -> Result<Fate, Failure> {
+    let is_unknown = |error: &Error| {
+        let problem = error.problem();
+        problem.is_some_and(|problem| problem.status == 404 || problem.name() == "other-organization")
+    };
+    // A key of the organization needs no name of it.
+    let client = if Client::can_name(&organization) {
+        client.for_organization(organization)
+    } else {
+        client.clone()
+    };
     match client.get_event(id.as_str()).await {
-        Ok(history) => Ok(Some(Fate::of(&history))),
-        Err(error) if error.is_transient() || is_unknown(&error) => Ok(None),
-        Err(error) => Err(remote::told(error)),
+        Ok(history) => Ok(Fate::of(&history)),
+        Err(error) if is_unknown(&error) => Ok(Fate::default()),
+        Err(error) => Err(error.into()),
     }
 }
 
+/// Returns the note about a published event whose fate could not be read.
+pub(super) fn unread(failure: Failure) -> String {
+    format!(
+        "the event was published, but its deliveries are not known: {:#}",
+        failure.into_error()
+    )
+}
+
 impl Fate {
+    /// The fate of an event about which the journal could not be read.
+    pub(super) const UNKNOWN: Self = Self {
+        delivered: 0,
+        dead: 0,
+        cancelled: 0,
+        pending: 0,
+        recorded: false,
+        published_before: false,
+        unknown: true,
+    };
+
     async fn add_stored(&mut self, event: &EventEntry, store: &Store) -> anyhow::Result<()> {
         let (id, organization) = (&event.event.id, &event.event.organization_id);
         let deliveries = store.deliveries_of_event(organization, id).await?;
         let first_runs: Vec<_> = deliveries.iter().filter(|row| row.delivery.run == 0).collect();
-        self.recorded = true;
+        self.recorded = !event.verdicts_missing();
         for row in &first_runs {
             self.add(row.standing.state);
         }
@@ -171,7 +292,7 @@ impl Fate {
 
     fn of(history: &EventHistory) -> Self {
         let mut fate = Self {
-            recorded: true,
+            recorded: !history.verdicts_missing,
             ..Self::default()
         };
         for endpoint in &history.endpoints {
@@ -199,6 +320,14 @@ impl Fate {
         self.recorded && self.pending == 0
     }
 
+    pub(super) const fn is_unknown(&self) -> bool {
+        self.unknown
+    }
+
+    pub(super) const fn was_published_before(&self) -> bool {
+        self.published_before
+    }
+
     /// Returns whether every endpoint that the event matched has received it.
     pub(super) const fn is_good(&self) -> bool {
         self.has_ended() && self.dead == 0 && self.cancelled == 0
@@ -207,6 +336,12 @@ impl Fate {
 
 impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.unknown {
+            return f.write_str("unknown");
+        }
+        if self.published_before {
+            f.write_str("published before: ")?;
+        }
         if !self.recorded {
             return f.write_str("not in the journal yet");
         }
@@ -271,15 +406,22 @@ mod tests {
                 considered("unknown", &[(0, "pending")]),
             ],
         });
-        let history: EventHistory = serde_json::from_value(history).unwrap();
+        let mut history: EventHistory = serde_json::from_value(history).unwrap();
         let expected = Fate {
             delivered: 1,
             dead: 1,
             cancelled: 0,
             pending: 2,
             recorded: true,
+            ..Fate::default()
         };
         assert_eq!(Fate::of(&history), expected);
+
+        // The dead letter of one endpoint has arrived before the record of the matches.
+        history.endpoints.truncate(2);
+        assert!(Fate::of(&history).has_ended());
+        history.verdicts_missing = true;
+        assert!(!Fate::of(&history).has_ended());
     }
 
     #[test]
@@ -294,12 +436,18 @@ mod tests {
             ..fate
         };
         let pending = Fate { pending: 1, ..mixed };
+        let before = Fate {
+            published_before: true,
+            ..mixed
+        };
         for (fate, text, is_good) in [
             (Fate::default(), "not in the journal yet", false),
             (fate, "no endpoint matched", true),
             (mixed, "delivered 2, dead 1", false),
             (pending, "delivered 2, dead 1, pending 1", false),
             (Fate { delivered: 1, ..fate }, "delivered 1", true),
+            (before, "published before: delivered 2, dead 1", false),
+            (Fate::UNKNOWN, "unknown", false),
         ] {
             assert_eq!((fate.to_string().as_str(), fate.is_good()), (text, is_good));
         }

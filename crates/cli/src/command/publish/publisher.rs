@@ -8,11 +8,8 @@ use super::{
     super::lines::BATCH_LINES,
     failure::Failure,
     groups::{self, ApiPublisher},
+    patience::RETRY_FOR,
 };
-
-/// How long one batch is retried. A broker restarts in less time. A cluster replaces a node that hangs within
-/// this time, although RabbitMQ waits a minute and more before it does so.
-const RETRY_FOR: Duration = Duration::from_mins(2);
 
 /// Where events are published.
 pub(super) enum Publisher {
@@ -48,11 +45,12 @@ impl Publisher {
         }
     }
 
-    /// Returns how long a batch is retried. The first batch is not retried over the API: if the client has
-    /// not reached the API in several tries, its URL is probably wrong. A broker was reached before.
-    pub(super) fn retry_for(&self, is_first: bool) -> Duration {
+    /// Returns how long a batch is retried before one of its events is confirmed. Until any event is confirmed,
+    /// nothing is retried over the API: if the client has not reached the API in several tries, its URL is
+    /// probably wrong. A broker was reached before.
+    pub(super) fn retry_for(&self, has_published: bool) -> Duration {
         match self {
-            Self::Api(_) if is_first => Duration::ZERO,
+            Self::Api(_) if !has_published => Duration::ZERO,
             _ => RETRY_FOR,
         }
     }
