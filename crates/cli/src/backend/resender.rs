@@ -1,5 +1,7 @@
 //! Sending deliveries again, a batch at a time.
 
+use std::slice;
+
 use client::Client;
 use service::{
     resend::{self, Which},
@@ -27,10 +29,12 @@ pub(crate) enum Resender<'a> {
 
 /// The result of sending a batch again.
 pub(crate) struct Batch {
-    /// The result for each delivery, in the order of the ids.
+    /// The result for each delivery that was sent again or refused, in the order of the ids.
     pub(crate) results: Vec<ResendResult>,
-    /// How many of the new deliveries were not sent, because a signal arrived. A repeated request sends them.
-    pub(crate) unsent: usize,
+    /// The ids of the other deliveries, in the same order. A repeated request sends them.
+    pub(crate) unsent: Vec<String>,
+    /// Why there are other deliveries; `None` if there are none, or a signal arrived.
+    pub(crate) failed: Option<anyhow::Error>,
 }
 
 impl Backend {
@@ -69,7 +73,8 @@ impl Resender<'_> {
             Self::Direct { direct, sender } => through_broker(direct, sender, ids).await,
             Self::Api { client, .. } => Ok(Batch {
                 results: client.resend_deliveries(ids).await.map_err(told)?,
-                unsent: 0,
+                unsent: Vec::new(),
+                failed: None,
             }),
         }
     }
@@ -88,28 +93,37 @@ async fn through_broker(direct: &Direct, sender: &mut Sender, ids: &[String]) ->
     let requested = resend::request(store, &asked, configuration.late(), runtime::now_ms()).await?;
     let runs: Vec<_> = requested.into_iter().map(Requested::run).collect();
     let wanted: Vec<DeliveryId> = runs.iter().flatten().cloned().collect();
-    let which = Which::These(&wanted);
     sender.expect(wanted.len() as u64);
-    if !wanted.is_empty() {
-        sender.send(which).await?;
-    }
-    let unsent = if sender.is_stopped() {
-        sender.unsent(which).await? as usize
+    let failed = if wanted.is_empty() {
+        None
     } else {
-        0
+        sender.send(Which::These(&wanted)).await.err()
     };
-    let result = |(id, run): (&String, Result<DeliveryId, Refusal>)| {
-        let run = run.and_then(|run| {
-            if sender.is_unsendable(&run) {
-                Err(Refusal::EventMissing)
-            } else {
-                Ok(run)
-            }
-        });
-        view::resent(id.clone(), run)
-    };
+    let is_partial = failed.is_some() || sender.is_stopped();
+    let (mut results, mut unsent) = (Vec::new(), Vec::new());
+    for (id, run) in ids.iter().zip(runs) {
+        let run = match run {
+            Ok(run) if sender.is_unsendable(&run) => Err(Refusal::EventMissing),
+            run => run,
+        };
+        if let Ok(run) = &run
+            && is_partial
+            && is_unsent(sender, run).await
+        {
+            unsent.push(id.clone());
+        } else {
+            results.push(view::resent(id.clone(), run));
+        }
+    }
     Ok(Batch {
-        results: ids.iter().zip(runs).map(result).collect(),
+        results,
         unsent,
+        failed,
     })
+}
+
+/// Returns whether a run was requested and not sent, or it is not known whether it was sent.
+async fn is_unsent(sender: &Sender, run: &DeliveryId) -> bool {
+    let unsent = sender.unsent(Which::These(slice::from_ref(run))).await;
+    !matches!(unsent, Ok(0))
 }

@@ -36,37 +36,49 @@ pub(super) async fn run(ids: &[String], backend: &Backend, as_json: bool) -> any
 /// Sends the deliveries again, a batch at a time until a signal arrives, and notes which are refused. Adds the
 /// results of the batches that were sent.
 async fn send(wanted: &[String], resender: &mut Resender<'_>, results: &mut Results) -> anyhow::Result<()> {
-    for batch in wanted.chunks(Resender::BATCH_MAX) {
-        let before = sent(results.values());
-        let rest = |sent: usize| {
-            format!(
-                "{sent} of {} deliveries were sent; to continue, run the command again with the ids from {} on",
-                wanted.len(),
-                batch[0]
-            )
-        };
+    let mut left = wanted;
+    while !left.is_empty() {
+        let (batch, following) = left.split_at(left.len().min(Resender::BATCH_MAX));
         if resender.is_stopped() {
-            bail!("interrupted: {}", rest(before));
+            bail!("interrupted: {}", to_continue(results, wanted, &[], left));
         }
         let Batch {
             results: latest,
             unsent,
+            failed,
         } = match resender.send(batch).await {
             Ok(sent) => sent,
             Err(error) if results.is_empty() => return Err(error),
-            Err(error) => return Err(error.context(rest(before))),
+            Err(error) => return Err(error.context(to_continue(results, wanted, &[], left))),
         };
-        if unsent > 0 {
-            bail!("interrupted: {}", rest(before + sent(&latest) - unsent));
-        }
         for result in latest {
             if let Some(refused) = &result.refused {
                 output::note(&format!("{}: {}", result.resend_of, why(refused)));
             }
             results.insert(result.resend_of.clone(), result);
         }
+        let told = || to_continue(results, wanted, &unsent, following);
+        match failed {
+            Some(error) => return Err(error.context(told())),
+            None if !unsent.is_empty() => bail!("interrupted: {}", told()),
+            None => left = following,
+        }
     }
     Ok(())
+}
+
+/// Returns how many deliveries were sent, and how to send the rest: those in `unsent`, and all from the first one
+/// in `left` on. Those between them were sent, although not in the given order.
+fn to_continue(results: &Results, wanted: &[String], unsent: &[String], left: &[String]) -> String {
+    let unsent = (!unsent.is_empty()).then(|| unsent.join(" "));
+    let left = left.first().map(|first| format!("the ids from {first} on"));
+    let rest: Vec<_> = unsent.into_iter().chain(left).collect();
+    format!(
+        "{} of {} deliveries were sent; to continue, run the command again with {}",
+        sent(results.values()),
+        wanted.len(),
+        rest.join(" and ")
+    )
 }
 
 /// Returns each id once, in the given order.
@@ -138,6 +150,24 @@ mod tests {
             [r#"{"id":"dlv_a","resend_of":"dlv_1"}"#]
         );
         assert_eq!(sent(results.values()), 2);
+    }
+
+    #[test]
+    fn only_what_was_not_sent_is_to_be_sent_when_the_command_continues() {
+        let ids = ["dlv_1", "dlv_2", "dlv_3", "dlv_4", "dlv_5"].map(str::to_owned);
+        let results = Results::from([result("dlv_2", Some("dlv_a"))]);
+        let (of_batch, following) = ([ids[0].clone(), ids[2].clone()], &ids[3..]);
+        for (unsent, left, expected) in [
+            (&of_batch[..], following, "dlv_1 dlv_3 and the ids from dlv_4 on"),
+            (&of_batch, &[], "dlv_1 dlv_3"),
+            (&[], following, "the ids from dlv_4 on"),
+        ] {
+            let told = to_continue(&results, &ids, unsent, left);
+            assert_eq!(
+                told,
+                format!("1 of 5 deliveries were sent; to continue, run the command again with {expected}")
+            );
+        }
     }
 
     #[test]
