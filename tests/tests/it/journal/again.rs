@@ -1,11 +1,18 @@
 //! Tests sending something again: deliveries that have ended, and messages that were rejected.
 
-use std::process::Output;
+use std::{
+    process::{Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use e2e::{Answer, Installation, Receiver, Request, SOON, due_headers, event, wait_until};
 use lapin::{BasicProperties, Confirmation};
 use serde_json::Value;
 use sqlx::{Connection as _, SqliteConnection};
+use tokio::process::Command;
 
 const DEAD: [&str; 4] = ["delivery", "list", "--state", "dead"];
 const REJECTED: [&str; 2] = ["rejected", "list"];
@@ -109,6 +116,53 @@ async fn a_dead_delivery_is_sent_again_in_one_run_with_a_fresh_set_of_attempts()
     let third = &installation.json(&["delivery", "resend", run]).await[0];
     wait_until("the third run arrives", SOON, || receiver.count() == 5).await;
     assert_eq!(receiver.requests()[4].header("x-magnetite-delivery"), id(third));
+    assert!(recorder.terminate().await && worker.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_resend_prints_what_was_sent_and_names_the_rest() {
+    const COUNT: usize = 200;
+    let installation = Installation::with_delays("resend-stopped", &[50]).await;
+    let is_up = Arc::new(AtomicBool::new(false));
+    let up = Arc::clone(&is_up);
+    let receiver =
+        Receiver::new(move |_, _| Answer::status(if up.load(Ordering::Relaxed) { 200 } else { 500 })).await;
+    installation.endpoint("org_1", &receiver.url()).await;
+    let (worker, recorder) = (installation.worker().await, installation.recorder().await);
+    let events: Vec<_> = (0..COUNT).map(|lead| event("org_1", &lead.to_string())).collect();
+    installation.amqp().publish(&events).await;
+    let all = [&DEAD[..], &["--limit", "200"]].concat();
+    let dead = installation.wait_for_listed(&all, COUNT, SOON).await;
+
+    is_up.store(true, Ordering::Relaxed);
+    let before = receiver.count();
+    let ids = dead.iter().map(id);
+    let resend: Vec<_> = ["delivery", "resend"].into_iter().chain(ids).collect();
+    let mut command = installation.command(&resend);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_until("the second batch is being sent", SOON, || {
+        receiver.count() > before + 105
+    })
+    .await;
+    let pid = child.id().expect("it is running").to_string();
+    let killed = Command::new("kill").args(["-INT", pid.as_str()]).status().await;
+    assert!(killed.unwrap().success());
+    let output = child.wait_with_output().await.unwrap();
+    let sent = String::from_utf8_lossy(&output.stdout).lines().count();
+    assert!((106..COUNT).contains(&sent), "{sent}");
+    let told = format!("interrupted: {sent} of {COUNT} deliveries were sent; to continue");
+    assert_refused(&output, &[&told]);
+
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let rest = told.split_whitespace().filter(|word| word.starts_with("dlv_"));
+    let resend: Vec<_> = ["delivery", "resend"].into_iter().chain(rest).collect();
+    assert_eq!(resend.len() - 2, COUNT - sent, "{told}");
+    installation.cli_ok(&resend).await;
+    let delivered = ["delivery", "list", "--state", "delivered", "--limit", "200"];
+    installation.wait_for_listed(&delivered, COUNT, SOON).await;
+    assert_eq!(receiver.count(), before + COUNT, "each is sent again once");
     assert!(recorder.terminate().await && worker.terminate().await);
     installation.delete().await;
 }
