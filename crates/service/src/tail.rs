@@ -147,6 +147,10 @@ impl State {
 
     /// Passes each record to the readers whose filter accepts it.
     fn pass(&mut self, records: &[Record], shown: fn(TailLine) -> TailLine) {
+        // A worker may record the first attempt of an event before the event itself.
+        for record in records {
+            self.event_types.of(record);
+        }
         for record in records {
             let event_type = self.event_types.of(record);
             // It is converted once for all readers, and only if there is one.

@@ -65,10 +65,11 @@ fn gap() -> Record {
     })
 }
 
+/// Returns the records of a batch, in an order in which a worker makes them.
 fn records() -> Vec<Record> {
     vec![
-        event("evt_1", "org_1"),
         attempt("evt_1", "org_1", "ep_1", true),
+        event("evt_1", "org_1"),
         attempt("evt_1", "org_1", "ep_2", false),
         attempt("evt_0", "org_1", "ep_1", true),
         attempt("evt_1", "org_2", "ep_3", true),

@@ -44,7 +44,7 @@ fn vanished(audit: &Audit) -> u64 {
 }
 
 /// Deletes an attempt, a delivery and an event of the first three deliveries. The audit has to report each of
-/// them.
+/// them. The record of the event could still arrive, so at first only its totals show that it is missing.
 async fn delete_single_rows(installation: &Installation, delivered: &[Value]) {
     for (table, condition, name) in [
         (
@@ -60,7 +60,7 @@ async fn delete_single_rows(installation: &Installation, delivered: &[Value]) {
         (
             "events",
             format!("id = '{}'", id(delivered, 2, "event_id")),
-            "unbalanced",
+            "vanished",
         ),
     ] {
         execute(installation, format!("DELETE FROM {table} WHERE {condition}")).await;
@@ -72,13 +72,7 @@ async fn delete_single_rows(installation: &Installation, delivered: &[Value]) {
     }
     let audit = installation.audit().await;
     let ids = finding(&audit, "unbalanced").unwrap()["ids"].as_array().unwrap();
-    for row in [1, 2] {
-        assert!(
-            ids.iter()
-                .any(|found| *found == id(delivered, row, "event_id").as_str()),
-            "{audit:#?}"
-        );
-    }
+    assert!(ids.contains(&id(delivered, 1, "event_id").into()), "{audit:#?}");
     assert!(!audit.findings().contains(&"in_no_queue"), "{audit:#?}");
     assert_eq!(vanished(&audit), 3, "{audit:#?}");
 }
