@@ -122,7 +122,8 @@ async fn a_dead_delivery_is_sent_again_in_one_run_with_a_fresh_set_of_attempts()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_resend_prints_what_was_sent_and_names_the_rest() {
-    const COUNT: usize = 200;
+    // Enough for several seconds after the second batch.
+    const COUNT: usize = 800;
     let installation = Installation::with_delays("resend-stopped", &[50]).await;
     let is_up = Arc::new(AtomicBool::new(false));
     let up = Arc::clone(&is_up);
@@ -132,7 +133,7 @@ async fn an_interrupted_resend_prints_what_was_sent_and_names_the_rest() {
     let (worker, recorder) = (installation.worker().await, installation.recorder().await);
     let events: Vec<_> = (0..COUNT).map(|lead| event("org_1", &lead.to_string())).collect();
     installation.amqp().publish(&events).await;
-    let all = [&DEAD[..], &["--limit", "200"]].concat();
+    let all = [&DEAD[..], &["--limit", "800"]].concat();
     let dead = installation.wait_for_listed(&all, COUNT, SOON).await;
 
     is_up.store(true, Ordering::Relaxed);
@@ -156,11 +157,19 @@ async fn an_interrupted_resend_prints_what_was_sent_and_names_the_rest() {
     assert_refused(&output, &[&told]);
 
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    let rest = told.split_whitespace().filter(|word| word.starts_with("dlv_"));
+    let (of_batch, from) = told
+        .split_once("the ids from ")
+        .expect("a whole batch is left at least");
+    let of_batch = of_batch
+        .split_whitespace()
+        .filter(|word| word.starts_with("dlv_"));
+    let from = from.split_whitespace().next().unwrap();
+    let following = dead.iter().map(id).skip_while(|listed| *listed != from);
+    let rest = of_batch.chain(following);
     let resend: Vec<_> = ["delivery", "resend"].into_iter().chain(rest).collect();
     assert_eq!(resend.len() - 2, COUNT - sent, "{told}");
     installation.cli_ok(&resend).await;
-    let delivered = ["delivery", "list", "--state", "delivered", "--limit", "200"];
+    let delivered = ["delivery", "list", "--state", "delivered", "--limit", "800"];
     installation.wait_for_listed(&delivered, COUNT, SOON).await;
     assert_eq!(receiver.count(), before + COUNT, "each is sent again once");
     assert!(recorder.terminate().await && worker.terminate().await);
