@@ -102,13 +102,18 @@ impl Sender {
     }
 
     /// Returns the number of requested runs that were not sent yet and can be.
-    pub(crate) async fn unsent(&self, which: Which<'_>) -> anyhow::Result<u64> {
+    async fn unsent(&self, which: Which<'_>) -> anyhow::Result<u64> {
         let unsent = self.through.unsent(which).await?;
         let unsendable = match which {
             Which::Endpoint(_) => self.unsendable.len(),
             Which::These(runs) => runs.iter().filter(|run| self.is_unsendable(run)).count(),
         };
         Ok(unsent.saturating_sub(unsendable as u64))
+    }
+
+    /// Returns which of these runs were requested and not sent yet.
+    pub(crate) async fn unsent_of(&self, runs: &[DeliveryId]) -> anyhow::Result<Vec<DeliveryId>> {
+        Ok(self.through.unsent_of(runs).await?)
     }
 
     /// Returns whether a run was found that can never be sent because its event is gone.

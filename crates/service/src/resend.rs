@@ -215,6 +215,14 @@ impl Sender {
         self.store.unsent(endpoint, ids).await
     }
 
+    /// Returns which of these runs were requested and not sent, claimed or not, in any order.
+    ///
+    /// # Errors
+    /// Returns an error if the database operation fails.
+    pub async fn unsent_of(&self, runs: &[DeliveryId]) -> Result<Vec<DeliveryId>, store::Error> {
+        self.store.unsent_of(runs).await
+    }
+
     /// Sends at most `limit` runs as fast as the broker accepts them. Waits for runs that another process has
     /// claimed, for a few seconds at most.
     ///

@@ -1,7 +1,5 @@
 //! Sending deliveries again, a batch at a time.
 
-use std::slice;
-
 use client::Client;
 use service::{
     resend::{self, Which},
@@ -31,8 +29,11 @@ pub(crate) enum Resender<'a> {
 pub(crate) struct Batch {
     /// The result for each delivery that was sent again or refused, in the order of the ids.
     pub(crate) results: Vec<ResendResult>,
-    /// The ids of the other deliveries, in the same order. A repeated request sends them.
+    /// The ids of the deliveries that were not sent, in the same order. A repeated request sends them.
     pub(crate) unsent: Vec<String>,
+    /// The ids of the deliveries of which it is not known whether they were sent, in the same order. A repeated
+    /// request may send them twice.
+    pub(crate) unknown: Vec<String>,
     /// Why there are other deliveries; `None` if there are none, or a signal arrived.
     pub(crate) failed: Option<anyhow::Error>,
 }
@@ -74,6 +75,7 @@ impl Resender<'_> {
             Self::Api { client, .. } => Ok(Batch {
                 results: client.resend_deliveries(ids).await.map_err(told)?,
                 unsent: Vec::new(),
+                unknown: Vec::new(),
                 failed: None,
             }),
         }
@@ -94,36 +96,48 @@ async fn through_broker(direct: &Direct, sender: &mut Sender, ids: &[String]) ->
     let runs: Vec<_> = requested.into_iter().map(Requested::run).collect();
     let wanted: Vec<DeliveryId> = runs.iter().flatten().cloned().collect();
     sender.expect(wanted.len() as u64);
-    let failed = if wanted.is_empty() {
+    let mut failed = if wanted.is_empty() {
         None
     } else {
         sender.send(Which::These(&wanted)).await.err()
     };
-    let is_partial = failed.is_some() || sender.is_stopped();
-    let (mut results, mut unsent) = (Vec::new(), Vec::new());
+    let left = if failed.is_some() || sender.is_stopped() {
+        sender.unsent_of(&wanted).await
+    } else {
+        Ok(Vec::new())
+    };
+    let is_known = left.is_ok() && !failed.as_ref().is_some_and(is_unmarked);
+    let left = left.unwrap_or_else(|error| {
+        failed.get_or_insert(error);
+        wanted
+    });
+    let (mut results, mut rest) = (Vec::new(), Vec::new());
     for (id, run) in ids.iter().zip(runs) {
-        let run = match run {
-            Ok(run) if sender.is_unsendable(&run) => Err(Refusal::EventMissing),
-            run => run,
-        };
-        if let Ok(run) = &run
-            && is_partial
-            && is_unsent(sender, run).await
-        {
-            unsent.push(id.clone());
-        } else {
-            results.push(view::resent(id.clone(), run));
+        match run {
+            Ok(run) if sender.is_unsendable(&run) => {
+                results.push(view::resent(id.clone(), Err(Refusal::EventMissing)));
+            }
+            Ok(run) if left.contains(&run) => rest.push(id.clone()),
+            run => results.push(view::resent(id.clone(), run)),
         }
     }
+    let (unsent, unknown) = if is_known {
+        (rest, Vec::new())
+    } else {
+        (Vec::new(), rest)
+    };
     Ok(Batch {
         results,
         unsent,
+        unknown,
         failed,
     })
 }
 
-/// Returns whether a run was requested and not sent, or it is not known whether it was sent.
-async fn is_unsent(sender: &Sender, run: &DeliveryId) -> bool {
-    let unsent = sender.unsent(Which::These(slice::from_ref(run))).await;
-    !matches!(unsent, Ok(0))
+/// Returns whether messages were published that the database may still call unsent.
+fn is_unmarked(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<resend::Error>(),
+        Some(resend::Error::Unmarked { .. })
+    )
 }

@@ -9,8 +9,8 @@ use crate::{
     statement::{Argument, Statement, UNPREPARED},
 };
 
-/// Counts the runs that [`Store::claim_requested`] would find, including those that are claimed.
-const COUNT_UNSENT: &str = "SELECT COUNT(*) AS unsent FROM deliveries d \
+/// The runs that [`Store::claim_requested`] would find, including those that are claimed.
+const UNSENT: &str = " FROM deliveries d \
     WHERE d.requested_ms IS NOT NULL AND d.sent_ms IS NULL AND d.state = 0 AND d.attempts = 0 \
     AND d.updated_ms <= d.requested_ms";
 
@@ -33,7 +33,8 @@ impl Store {
         endpoint: Option<&EndpointId>,
         ids: Option<&[DeliveryId]>,
     ) -> Result<u64, Error> {
-        let mut select = Statement::new(COUNT_UNSENT);
+        let mut select = Statement::new("SELECT COUNT(*) AS unsent");
+        select.push(UNSENT);
         if let Some(endpoint) = endpoint {
             select.push_with(" AND d.endpoint_id = ", Argument::id(endpoint.as_str()));
         }
@@ -50,6 +51,24 @@ impl Store {
             .fetch(&Operation::new("count requested deliveries"), select, read)
             .await?;
         Ok(counted.into_iter().next().unwrap_or_default())
+    }
+
+    /// Returns which of these runs were requested and have not been sent yet, claimed or not, in any order.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database operation fails.
+    pub async fn unsent_of(&self, ids: &[DeliveryId]) -> Result<Vec<DeliveryId>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut select = Statement::new("SELECT d.id");
+        select.push(UNSENT);
+        let ids = ids.iter().map(|id| Argument::id(id.as_str()));
+        select.push_list(" AND d.id IN ", ids);
+        let read = |row: &dyn Columns| row.text("id").map(DeliveryId::new);
+        self.fetch(&Operation::new("find requested deliveries"), select, read)
+            .await
     }
 
     /// Declares a delivery lost if it has been pending since before `late_ms` and its next attempt was due

@@ -113,8 +113,12 @@ async fn what_was_requested_is_unsent_until_it_is_marked(bed: Bed) {
             "{endpoint:?} {ids:?}"
         );
     }
+    let both = [id, runs[0].clone()];
+    assert_eq!(store.unsent_of(&both).await.unwrap(), runs);
+    assert!(store.unsent_of(&[]).await.unwrap().is_empty());
     store.mark_sent(&runs, LATER_MS + 1).await.unwrap();
     assert_eq!(store.unsent(None, None).await.unwrap(), 0);
+    assert!(store.unsent_of(&both).await.unwrap().is_empty());
 }
 
 async fn a_delivery_is_lost_when_it_is_late_and_overdue_and_only_then(bed: Bed) {

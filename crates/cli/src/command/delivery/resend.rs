@@ -45,6 +45,7 @@ async fn send(wanted: &[String], resender: &mut Resender<'_>, results: &mut Resu
         let Batch {
             results: latest,
             unsent,
+            unknown,
             failed,
         } = match resender.send(batch).await {
             Ok(sent) => sent,
@@ -57,7 +58,7 @@ async fn send(wanted: &[String], resender: &mut Resender<'_>, results: &mut Resu
             }
             results.insert(result.resend_of.clone(), result);
         }
-        let told = || to_continue(results, wanted, &unsent, following);
+        let told = || with_unknown(to_continue(results, wanted, &unsent, following), &unknown);
         match failed {
             Some(error) => return Err(error.context(told())),
             None if !unsent.is_empty() => bail!("interrupted: {}", told()),
@@ -73,11 +74,29 @@ fn to_continue(results: &Results, wanted: &[String], unsent: &[String], left: &[
     let unsent = (!unsent.is_empty()).then(|| unsent.join(" "));
     let left = left.first().map(|first| format!("the ids from {first} on"));
     let rest: Vec<_> = unsent.into_iter().chain(left).collect();
-    format!(
-        "{} of {} deliveries were sent; to continue, run the command again with {}",
+    let sent = format!(
+        "{} of {} deliveries were sent",
         sent(results.values()),
-        wanted.len(),
+        wanted.len()
+    );
+    if rest.is_empty() {
+        return sent;
+    }
+    format!(
+        "{sent}; to continue, run the command again with {}",
         rest.join(" and ")
+    )
+}
+
+/// Adds the deliveries of which it is not known whether they were sent.
+fn with_unknown(told: String, unknown: &[String]) -> String {
+    if unknown.is_empty() {
+        return told;
+    }
+    format!(
+        "{told}; it is not known whether these were sent, so look for their attempts (`magnetite event show`) before you send \
+         them again: {}",
+        unknown.join(" ")
     )
 }
 
@@ -168,6 +187,20 @@ mod tests {
                 format!("1 of 5 deliveries were sent; to continue, run the command again with {expected}")
             );
         }
+    }
+
+    #[test]
+    fn what_may_have_been_sent_is_named_without_advice_to_send_it_again() {
+        let ids = ["dlv_1", "dlv_2"].map(str::to_owned);
+        let told = to_continue(&Results::new(), &ids, &[], &[]);
+        assert_eq!(told, "0 of 2 deliveries were sent");
+        assert_eq!(with_unknown(told.clone(), &[]), told);
+        let told = with_unknown(told, &ids);
+        assert!(!told.contains("run the command again"), "{told}");
+        assert!(
+            told.ends_with("before you send them again: dlv_1 dlv_2"),
+            "{told}"
+        );
     }
 
     #[test]
