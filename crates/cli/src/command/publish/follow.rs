@@ -33,6 +33,7 @@ use crate::{
 use super::{
     super::{arguments, validate},
     failure::Failure,
+    patience::{Outage, READ_FOR},
 };
 
 /// The maximum number of events whose deliveries are read or waited for at the same time.
@@ -62,6 +63,7 @@ pub(super) struct Follower {
     began: OnceLock<Instant>,
     /// Whether an event that was waited for is in the journal.
     has_recorded: AtomicBool,
+    outage: Outage,
 }
 
 /// Where the journal is read.
@@ -135,13 +137,14 @@ impl Follower {
         Self::new(Journal::Api(client), limit, silence_max)
     }
 
-    const fn new(journal: Journal, limit: Duration, silence_max: Duration) -> Self {
+    fn new(journal: Journal, limit: Duration, silence_max: Duration) -> Self {
         Self {
             journal,
             limit,
             silence_max,
             began: OnceLock::new(),
             has_recorded: AtomicBool::new(false),
+            outage: Outage::default(),
         }
     }
 
@@ -159,6 +162,7 @@ impl Follower {
             return Ok(None);
         };
         let fate = self.look(&id, &event.body).await?;
+        self.outage.end();
         Ok(fate.recorded.then_some((id, fate)))
     }
 
@@ -167,7 +171,7 @@ impl Follower {
     /// the results of this publish are not told apart from it.
     ///
     /// # Errors
-    /// Returns an error if the journal could not be read.
+    /// Returns an error if the journal could not be read, at the latest after [`READ_FOR`].
     pub(super) async fn fate(
         &self,
         id: &EventId,
@@ -185,12 +189,24 @@ impl Follower {
         let deadline = began + self.limit;
         let silent_until = *self.began.get_or_init(|| began) + self.silence_max;
         let mut known = Err(Failure::lasting(anyhow!("the journal was not read in time")));
+        let mut unread_since: Option<Instant> = None;
         loop {
             match timeout_at(deadline + ANSWER_MAX, self.look(id, body)).await {
-                Ok(Ok(fate)) => known = Ok(fate),
-                Ok(Err(failure @ Failure::Away { .. })) if known.is_err() => known = Err(failure),
-                Ok(Err(Failure::Away { .. })) | Err(_) => {}
+                Ok(Ok(fate)) => {
+                    (known, unread_since) = (Ok(fate), None);
+                    self.outage.end();
+                }
+                Ok(Err(Failure::Away { error, after })) => {
+                    let now = Instant::now();
+                    let since = *unread_since.get_or_insert_with(|| self.outage.began(&error, now));
+                    let failure = Failure::Away { error, after };
+                    if now >= since + READ_FOR {
+                        return Err(failure);
+                    }
+                    known = known.or(Err(failure));
+                }
                 Ok(Err(failure)) => return Err(failure),
+                Err(_) => {}
             }
             let (fate, now) = (known.as_ref().ok(), Instant::now());
             if fate.is_some_and(|fate| fate.recorded) {

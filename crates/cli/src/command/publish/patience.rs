@@ -1,12 +1,18 @@
-//! How long a batch is published again.
+//! How long a batch is published again, and how long the journal is read again.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 /// How long a batch is retried after the last event that was confirmed. A broker restarts in less time. A cluster
 /// replaces a node that hangs within this time, although RabbitMQ waits a minute and more before it does so.
 pub(super) const RETRY_FOR: Duration = Duration::from_mins(2);
+
+/// How long the journal is read again after it could not be read. A database restarts in less time.
+pub(super) const READ_FOR: Duration = Duration::from_mins(2);
 
 /// The time that is left for a batch.
 pub(super) struct Patience {
@@ -43,8 +49,30 @@ impl Patience {
     }
 }
 
+/// When the journal began to be unreadable; `None` while it can be read.
+#[derive(Default)]
+pub(super) struct Outage(Mutex<Option<Instant>>);
+
+impl Outage {
+    /// Notes at `now` that the journal cannot be read, and returns since when.
+    pub(super) fn began(&self, error: &anyhow::Error, now: Instant) -> Instant {
+        let mut began = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *began.get_or_insert_with(|| {
+            tracing::warn!("the journal cannot be read; trying again for {READ_FOR:?}: {error:#}");
+            now
+        })
+    }
+
+    /// Notes that the journal was read.
+    pub(super) fn end(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use anyhow::anyhow;
+
     use super::*;
 
     #[test]
@@ -82,5 +110,16 @@ mod tests {
             patience.wait(0, Duration::from_secs(30), now),
             Some(Duration::from_secs(20))
         );
+    }
+
+    #[test]
+    fn an_outage_begins_with_the_first_failure_and_ends_with_a_success() {
+        let (outage, error) = (Outage::default(), anyhow!("no answer"));
+        let first = Instant::now();
+        let later = first + READ_FOR;
+        assert_eq!(outage.began(&error, first), first);
+        assert_eq!(outage.began(&error, later), first);
+        outage.end();
+        assert_eq!(outage.began(&error, later), later);
     }
 }
