@@ -15,6 +15,7 @@
 
 mod failure;
 mod go_on;
+mod group_size;
 mod groups;
 mod patience;
 mod publisher;

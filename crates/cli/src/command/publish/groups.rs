@@ -6,15 +6,10 @@
 //!
 //! If the API refuses some events of a group, the others are sent again without them. A group that is too
 //! large for the API is halved. If a group does not arrive in time, because the connection is slow, its halves
-//! are sent when no other request is in flight, and from then on requests are small and sent one at a time.
+//! are sent when no other request is in flight, and from then on requests are small and sent one at a time. They
+//! grow with each batch that arrives in time, up to the normal size.
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    mem,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeMap, mem, time::Duration};
 
 use anyhow::anyhow;
 use client::{Client, Error, Event, FieldError, Problem};
@@ -22,15 +17,14 @@ use futures_util::{StreamExt as _, stream};
 use producer::{EventId, Serialized};
 use webhook::Envelope;
 
-use super::{super::validate, failure::Failure};
+use super::{
+    super::validate,
+    failure::Failure,
+    group_size::{GROUP_BYTES_MAX, GroupSize},
+};
 
 /// The maximum number of events in a request, which is that of the API.
 const GROUP_EVENTS_MAX: usize = 500;
-/// The maximum size of the events in a request, in bytes. With the commas between them, they fit into the
-/// default of `api.body_bytes_max`.
-const GROUP_BYTES_MAX: usize = 1000 * 1000;
-/// The same on a slow connection. The API gives up on a body after 10 s.
-const SLOW_GROUP_BYTES_MAX: usize = 64 * 1000;
 /// The maximum number of requests in flight. More are no faster.
 const IN_FLIGHT_MAX: usize = 4;
 /// The number of events that fill all requests in flight.
@@ -42,49 +36,60 @@ type Outcome = Result<EventId, Failure>;
 /// Publishes over the API.
 pub(super) struct ApiPublisher {
     client: Client,
-    /// Whether a request did not arrive in time.
-    is_slow: AtomicBool,
+    size: GroupSize,
 }
 
 impl ApiPublisher {
     pub(super) const fn new(client: Client) -> Self {
         Self {
             client,
-            is_slow: AtomicBool::new(false),
+            size: GroupSize::new(),
         }
     }
 
     /// Publishes events, and returns the outcome of each, in their order.
     pub(super) async fn publish(&self, events: &[Serialized]) -> Vec<Outcome> {
-        let (bytes_max, in_flight_max) = if self.is_slow.load(Ordering::Relaxed) {
-            (SLOW_GROUP_BYTES_MAX, 1)
+        let bytes_max = self.size.bytes_max();
+        let in_flight_max = if bytes_max < GROUP_BYTES_MAX {
+            1
         } else {
-            (GROUP_BYTES_MAX, IN_FLIGHT_MAX)
+            IN_FLIGHT_MAX
         };
         let (groups, mut outcomes) = grouped(events, bytes_max);
-        let mut late = Vec::new();
+        let (mut late, mut is_slow) = (Vec::new(), false);
         let mut publishing = stream::iter(groups)
-            .map(|group| group.publish(&self.client))
+            .map(|group| self.send(group, bytes_max))
             .buffer_unordered(in_flight_max);
         while let Some(published) = publishing.next().await {
             outcomes.extend(published.outcomes);
             late.extend(published.late);
-            self.note(published.is_slow);
+            if published.is_slow {
+                self.size.shrink();
+                is_slow = true;
+            }
         }
         while let Some(group) = late.pop() {
             let published = group.publish(&self.client).await;
             outcomes.extend(published.outcomes);
             late.extend(published.late);
         }
+        if !is_slow && outcomes.iter().any(|(_, outcome)| outcome.is_ok()) {
+            self.size.grow();
+        }
         outcomes.sort_by_key(|(place, _)| *place);
         outcomes.into_iter().map(|(_, outcome)| outcome).collect()
     }
 
-    /// Notes whether a request did not arrive in time.
-    fn note(&self, is_slow: bool) {
-        if is_slow && !self.is_slow.swap(true, Ordering::Relaxed) {
-            tracing::warn!("the connection to the API is slow; sending smaller requests, one at a time");
+    /// Publishes a group, unless requests have become smaller since it was formed.
+    async fn send(&self, group: Group, bytes_max: usize) -> Sent {
+        let now_max = self.size.bytes_max();
+        if now_max < bytes_max {
+            return Sent {
+                late: group.parts(now_max),
+                ..Sent::default()
+            };
         }
+        group.publish(&self.client).await
     }
 }
 
@@ -255,6 +260,21 @@ impl Group {
         (!rest.events.is_empty()).then_some(rest)
     }
 
+    /// Divides the group into parts of at most this size, in bytes, or of one event. The last part comes first.
+    fn parts(self, bytes_max: usize) -> Vec<Self> {
+        let (mut parts, mut waiting) = (Vec::new(), vec![self]);
+        while let Some(group) = waiting.pop() {
+            let bytes: usize = group.events.iter().map(|event| event.json().len()).sum();
+            if bytes <= bytes_max || group.events.len() == 1 {
+                parts.push(group);
+            } else {
+                waiting.extend(group.halves());
+            }
+        }
+        parts.reverse();
+        parts
+    }
+
     fn halves(mut self) -> [Self; 2] {
         let at = self.events.len() / 2;
         let second = Self {
@@ -340,7 +360,7 @@ fn located(error: &FieldError, count: usize) -> Option<(usize, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::group_size::SLOW_GROUP_BYTES_MAX, *};
 
     fn problem(name: &str, errors: &[(&str, &str)]) -> Problem {
         Problem {
@@ -465,6 +485,9 @@ mod tests {
         let group = || grouped(&events, GROUP_BYTES_MAX).0.pop().unwrap();
         let places = group().halves().map(|half| half.places);
         assert_eq!(places, [vec![2, 3, 4], vec![0, 1]]);
+        let parts = group().parts(2 * valid(0).len());
+        let places: Vec<_> = parts.into_iter().map(|part| part.places).collect();
+        assert_eq!(places, [vec![3, 4], vec![2], vec![0, 1]]);
         let mut outcomes = Vec::new();
         let refused = [(1, "why".to_owned()), (4, "why".to_owned())];
         let rest = group().without(refused.into(), &mut outcomes).unwrap();
