@@ -86,7 +86,7 @@ pub(crate) async fn refusal(link: &Link, config: &Config) -> NotLoggedIn {
     }
     let mut link = link.clone();
     loop {
-        if let Some(why) = link.failure().filter(|why| fix(why).is_some()) {
+        if let Some(why) = link.failure().filter(|why| is_lasting(why)) {
             let address = config.address();
             return NotLoggedIn { address, why };
         }
@@ -94,12 +94,29 @@ pub(crate) async fn refusal(link: &Link, config: &Config) -> NotLoggedIn {
     }
 }
 
-/// Returns what to do about a failure to connect or to log in whose cause is a setting; `None` if the broker
-/// is not running or the cause is unknown. `failure` is the message of RabbitMQ, or of this program about TLS.
+/// What RabbitMQ says of a vhost that starts, or has failed.
+const VHOST_DOWN: &str = "is down";
+/// What RabbitMQ says if a vhost, a user or a node has as many connections as it may have.
+const CONNECTION_LIMIT: &str = "connection limit";
+/// What the C library says if no name server has answered.
+const NO_NAME_SERVER: &str = "Temporary failure in name resolution";
+
+/// Returns whether a failure to connect or to log in stays until a setting is corrected.
+fn is_lasting(failure: &str) -> bool {
+    let passes = [VHOST_DOWN, CONNECTION_LIMIT, NO_NAME_SERVER];
+    fix(failure).is_some() && !passes.iter().any(|words| failure.contains(words))
+}
+
+/// Returns what to do about a failure to connect or to log in; `None` if the broker is not running or the cause
+/// is unknown. `failure` is the message of RabbitMQ, of the C library, or of this program about TLS.
 pub(crate) fn fix(failure: &str) -> Option<&'static str> {
     let says = |words: &str| failure.contains(words);
     Some(if says("vhost") && says("not found") {
         "correct the vhost in broker.url (the default one is written /%2f), or create it: rabbitmqctl add_vhost NAME"
+    } else if says(VHOST_DOWN) {
+        "try again; if it stays down, see the broker's log, and run: rabbitmqctl restart_vhost --vhost NAME"
+    } else if says(CONNECTION_LIMIT) {
+        "close connections that are not needed, or raise the limit that is named (rabbitmqctl set_vhost_limits, set_user_limits)"
     } else if says("vhost") && says("refused") {
         "grant the user access to the vhost: rabbitmqctl set_permissions --vhost NAME USER '.*' '.*' '.*'"
     } else if says("ACCESS_REFUSED") || says("ACCESS-REFUSED") {
@@ -114,6 +131,8 @@ pub(crate) fn fix(failure: &str) -> Option<&'static str> {
         "correct the host in broker.url, or set broker.tls.server_name (MAGNETITE_BROKER__TLS__SERVER_NAME) to a name in the certificate"
     } else if says("client certificate") {
         "set broker.tls.certificate and broker.tls.key to a client certificate that the broker accepts"
+    } else if says(NO_NAME_SERVER) {
+        "try again; if it lasts, check the name servers of this host (/etc/resolv.conf)"
     } else if says("failed to lookup address") {
         "correct the host in broker.url (MAGNETITE_BROKER__URL), or its DNS records"
     } else {
@@ -151,6 +170,10 @@ mod tests {
             ),
             ("the broker's certificate is not valid for mq", "server_name"),
             (
+                "failed to lookup address information: Name or service not known",
+                "correct the host",
+            ),
+            (
                 "received fatal alert: CertificateRequired: if the broker requires a client certificate",
                 "broker.tls.key",
             ),
@@ -158,6 +181,33 @@ mod tests {
             let fix = fix(failure).expect(failure);
             assert!(fix.contains(words), "{failure}: {fix}");
             assert!(!fix.contains("apt-get"), "{failure}: {fix}");
+            assert!(is_lasting(failure), "{failure}");
+        }
+    }
+
+    #[test]
+    fn what_passes_by_itself_has_a_fix_and_is_tried_again() {
+        for (failure, words) in [
+            (
+                "NOT_ALLOWED - access to vhost 'v' refused for user 'u': vhost 'v' is down",
+                "restart_vhost",
+            ),
+            (
+                "NOT_ALLOWED - access to vhost 'v' refused for user 'u': connection limit (1) is reached",
+                "raise the limit",
+            ),
+            (
+                "NOT_ALLOWED - connection refused for user 'u': user connection limit (1) is reached",
+                "raise the limit",
+            ),
+            (
+                "failed to lookup address information: Temporary failure in name resolution",
+                "name servers",
+            ),
+        ] {
+            let fix = fix(failure).expect(failure);
+            assert!(fix.contains(words), "{failure}: {fix}");
+            assert!(!is_lasting(failure), "{failure}");
         }
     }
 

@@ -171,7 +171,10 @@ async fn connect(
     let producer = Producer::connect(config.clone());
     let ready = tokio::select! {
         ready = producer.ready(CONNECT_MAX) => ready.map_err(|error| match producer.link().failure() {
-            Some(failure) => anyhow!("{error}; the last attempt failed: {failure}"),
+            Some(failure) => match broker_link::fix(&failure) {
+                Some(fix) => anyhow!("{error}; the last attempt failed: {failure}; {fix}"),
+                None => anyhow!("{error}; the last attempt failed: {failure}"),
+            },
             None => error.into(),
         }),
         refused = broker_link::refusal(producer.link(), &config) => Err(refused.told()),
