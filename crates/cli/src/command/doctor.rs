@@ -39,10 +39,7 @@ pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> 
     database_checks::run(configuration, has_broker, &mut report).await?;
     report.end_fix()?;
     if report.failed > 0 {
-        bail!(
-            "checks that failed: {}; the line below each says how to fix it",
-            report.failed
-        );
+        bail!("checks that failed: {}; the fixes are below them", report.failed);
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! What to do about a database that cannot be connected to.
 
+use super::transient::sqlite_code;
+
 /// What to do about a server that does not answer.
 pub(super) const UNREACHABLE: &str =
     "start the database, or correct host and port in database.url (MAGNETITE_DATABASE__URL)";
@@ -9,7 +11,10 @@ pub(super) const UNKNOWN: &str = "see the error, and the database's log";
 /// Returns what to do about an error of a connection attempt.
 pub(super) fn on_connect(error: &sqlx::Error) -> &'static str {
     match error {
-        sqlx::Error::Database(error) => on_sqlstate(error.code().as_deref().unwrap_or_default()),
+        sqlx::Error::Database(refusal) => match sqlite_code(error) {
+            Some(code) => on_sqlite(code),
+            None => on_sqlstate(refusal.code().as_deref().unwrap_or_default()),
+        },
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) => on_tls(&error.to_string()).unwrap_or(match error {
             sqlx::Error::Tls(_) => "correct sslmode, sslrootcert, sslcert and sslkey in database.url",
             _ => UNREACHABLE,
@@ -39,6 +44,26 @@ pub(super) fn on_tls(message: &str) -> Option<&'static str> {
         Some("set sslcert and sslkey in database.url to a client certificate that the server accepts")
     } else {
         None
+    }
+}
+
+/// Returns what to do about an SQLite file that cannot be used, by the extended result code. Source:
+/// <https://www.sqlite.org/rescode.html>.
+fn on_sqlite(extended_code: i32) -> &'static str {
+    match extended_code & 0xff {
+        // Busy, and locked.
+        5 | 6 => "end the program that locks the database file, or wait for it",
+        // Permission, read-only, and cannot open.
+        3 | 8 | 14 => {
+            "let this user read and write the database file and its directory, or correct database.url"
+        }
+        // Full.
+        13 => "free space on the disk of the database file",
+        // I/O error.
+        10 => "check the disk of the database file, and its free space",
+        // Corrupt, and not a database.
+        11 | 26 => "restore the database file from a backup, or correct database.url",
+        _ => "see the error",
     }
 }
 
@@ -78,6 +103,24 @@ mod tests {
             ("XX000", "see the error"),
         ] {
             assert!(on_sqlstate(code).contains(words), "{code}: {}", on_sqlstate(code));
+        }
+    }
+
+    #[test]
+    fn an_sqlite_file_has_advice_about_the_file() {
+        // SQLITE_BUSY_SNAPSHOT, _READONLY_DIRECTORY, _CANTOPEN, _FULL, _IOERR_WRITE, _NOTADB, and _ERROR.
+        for (code, words) in [
+            (517, "locks the database file"),
+            (1544, "let this user"),
+            (14, "let this user"),
+            (13, "free space"),
+            (778, "check the disk"),
+            (26, "from a backup"),
+            (1, "see the error"),
+        ] {
+            let advice = on_sqlite(code);
+            assert!(advice.contains(words), "{code}: {advice}");
+            assert!(!advice.contains("log"), "{code}: {advice}");
         }
     }
 

@@ -33,7 +33,10 @@ pub(super) async fn run(
         Ok(store) => store,
         Err(error) => {
             let fix = database::advice(&error);
-            return report.add(&Check::fail(WHAT, format!("{error:#}"), fix));
+            let told = format!("{error:#}");
+            // The error of a failed TLS handshake ends with what to do.
+            let detail = told.strip_suffix(&format!(": {fix}")).unwrap_or(&told);
+            return report.add(&Check::fail(WHAT, detail, fix));
         }
     };
     match store.check().await {
