@@ -2,10 +2,7 @@
 
 mod events;
 
-use std::{
-    process::{Output, Stdio},
-    time::{Duration, Instant},
-};
+use std::process::{Output, Stdio};
 
 use e2e::{Api, Installation};
 use tokio::{io::AsyncReadExt as _, process::Command};
@@ -358,14 +355,11 @@ async fn a_refused_login_is_told_once_and_says_what_to_correct() {
             "l",
         ];
         for command in [&["topology", "declare"][..], &[&["publish"][..], &event].concat()] {
-            let began = Instant::now();
             let output = installation.cli(command).await;
             let told = stderr(&output);
             assert_eq!(output.status.code(), Some(1), "{told}");
             assert!(told.contains(words) && told.contains(fix), "{told}");
             assert!(!told.contains("WARN") && !told.contains("trying again"), "{told}");
-            // `publish` waits 10 s for a broker that is not running.
-            assert!(began.elapsed() < Duration::from_secs(8), "{told}");
         }
     }
     installation.delete().await;
