@@ -293,7 +293,9 @@ fn check_authority(url: &str) -> Result<(), BadUrl> {
         return Err(BAD_SCHEME);
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if !authority.contains('@') && rest.contains('@') {
+    // A password follows a `:`, so without one the @ is a part of the vhost.
+    let before_at = rest.rsplit_once('@').map_or("", |(before, _)| before);
+    if !authority.contains('@') && before_at.contains(':') {
         return Err(BAD_USER);
     }
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -388,6 +390,7 @@ mod tests {
             ("amqp://me:4711?s3cret@x/v", BAD_USER),
             ("amqp://me:p/s3cret@x/v", BAD_USER),
             ("amqp://me:4711/s3cret@x/v", BAD_USER),
+            ("amqp://x:5672/my@vhost", BAD_USER),
             ("amqp://me:s3cret@x/v?4711", BadUrl::Malformed),
         ] {
             let error = Config::new(url, "magnetite").expect_err(url);
@@ -436,6 +439,14 @@ mod tests {
             address("amqp://x/"),
             "x:5672/ (an empty vhost: the default one is written /%2f)"
         );
+    }
+
+    #[test]
+    fn a_vhost_may_have_an_at_sign() {
+        let address = |url| Config::new(url, "magnetite").unwrap().address();
+        assert_eq!(address("amqp://x/my@vhost"), "x:5672/my@vhost");
+        assert_eq!(address("amqp://x:5672/my%40vhost"), "x:5672/my@vhost");
+        assert_eq!(address("amqp://me:s3cret@x:5672/my@vhost"), "x:5672/my@vhost");
     }
 
     #[test]
