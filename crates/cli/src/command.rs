@@ -226,9 +226,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 /// Returns the name of a command that reads no configuration, even if one is given; `None` for all others.
 fn without_configuration(command: &Command) -> Option<&'static str> {
     match command {
+        Command::Listen(_) => Some("listen"),
         Command::Trigger(_) => Some("trigger"),
         Command::Validate(_) => Some("validate"),
+        Command::Secrets(secrets::Arguments {
+            action: secrets::Action::NewKey,
+        }) => Some("secrets new-key"),
         Command::Openapi => Some("openapi"),
+        Command::Logout => Some("logout"),
         Command::Completions(_) => Some("completions"),
         Command::Man(_) => Some("man"),
         _ => None,

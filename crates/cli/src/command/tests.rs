@@ -145,6 +145,9 @@ async fn a_configuration_is_refused_by_a_command_that_reads_none() {
     for arguments in [
         "magnetite validate --config m.toml",
         "magnetite --config m.toml openapi",
+        "magnetite listen --config m.toml --secret whsec_a",
+        "magnetite secrets new-key --config m.toml",
+        "magnetite --config m.toml logout",
     ] {
         let refused = Box::pin(run(exit_of(arguments).unwrap())).await.unwrap_err();
         assert!(refused.is::<crate::Usage>(), "{arguments}: {refused:#}");
