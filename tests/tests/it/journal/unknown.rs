@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use e2e::{Answer, Audit, Installation, Node, Receiver, Role, SOON, wait_for, wait_until};
+use e2e::{Answer, Audit, Installation, Node, Receiver, Role, SOON, now_ms, wait_for, wait_until};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use super::LONG;
@@ -176,19 +176,23 @@ async fn a_delivery_without_its_event_is_not_known_yet_and_then_wrong() {
 
     // As if another event had been delivered 30 s ago, and its own record had not arrived.
     let mut database = database(&installation).await;
-    let delivered = "INSERT INTO deliveries (id, event_id, created_ms, attempts, recorded, organization_id, endpoint_id, run, \
-                     trigger, state, updated_ms, next_ms, reason, last_status, last_error, mark) \
-                     SELECT 'dlv_alone', 'evt_alone', created_ms - 30000, 0, 0, organization_id, endpoint_id, run, \
-                     trigger, state, updated_ms, next_ms, reason, last_status, last_error, mark FROM deliveries";
-    assert_eq!(execute(&mut database, delivered).await, 1);
+    let created_ms = now_ms() - 30_000;
+    let delivered = format!(
+        "INSERT INTO deliveries (id, event_id, created_ms, attempts, recorded, organization_id, endpoint_id, run, trigger, \
+         state, updated_ms, next_ms, reason, last_status, last_error, mark) \
+         SELECT 'dlv_alone', 'evt_alone', {created_ms}, 0, 0, organization_id, endpoint_id, run, trigger, \
+         state, updated_ms, next_ms, reason, last_status, last_error, mark FROM deliveries"
+    );
+    assert_eq!(execute(&mut database, &delivered).await, 1);
     let audit = installation.audit().await;
     assert_eq!(
         (audit.code, audit.findings()),
         (NOT_KNOWN_YET, vec!["awaited"]),
         "{audit:#?}"
     );
-    let earlier = "UPDATE deliveries SET created_ms = created_ms - 90000 WHERE id = 'dlv_alone'";
-    assert_eq!(execute(&mut database, earlier).await, 1);
+    let created_ms = now_ms() - 120_000;
+    let earlier = format!("UPDATE deliveries SET created_ms = {created_ms} WHERE id = 'dlv_alone'");
+    assert_eq!(execute(&mut database, &earlier).await, 1);
     let audit = installation.audit().await;
     assert_eq!(
         (audit.code, audit.findings()),
