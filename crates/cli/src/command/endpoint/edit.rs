@@ -20,7 +20,7 @@ pub(in crate::command) struct Create {
     /// Deliver only this project's events
     #[arg(long, value_parser = arguments::id)]
     project: Option<String>,
-    /// Event types, such as lead.completed,research.*
+    /// Event types, such as 'lead.completed,research.*'
     #[arg(long, value_name = "LIST", default_value = "*")]
     events: Subscription,
 }
@@ -37,7 +37,7 @@ struct Change {
     /// Deliver the events of every project
     #[arg(long, conflicts_with = "project")]
     no_project: bool,
-    /// The event types to deliver from now on, such as lead.completed,research.*
+    /// The event types to deliver from now on, such as 'lead.completed,research.*'
     #[arg(long, value_name = "LIST")]
     events: Option<Subscription>,
 }
