@@ -304,12 +304,12 @@ fn line_of(cells: &[String], widths: &[usize], is_indented: bool) -> String {
     line.trim_end().to_owned()
 }
 
-/// Shortens a time to the second, and to the time of day if it is on the day of `now`; both are in RFC 3339.
-/// Returns any other text unchanged.
+/// Shortens a time to the second, and to the time of day if it is on the day of `now`; both are in RFC 3339, in
+/// UTC. Returns any other text unchanged.
 fn short_time(cell: &str, now: &str) -> String {
     match (humantime::parse_rfc3339(cell), cell.get(..10), cell.get(11..19)) {
-        (Ok(_), Some(date), Some(time)) if now.starts_with(date) => time.to_owned(),
-        (Ok(_), Some(date), Some(time)) => format!("{date} {time}"),
+        (Ok(_), Some(date), Some(time)) if now.starts_with(date) => format!("{time}Z"),
+        (Ok(_), Some(date), Some(time)) => format!("{date} {time}Z"),
         _ => cell.to_owned(),
     }
 }
@@ -377,11 +377,11 @@ mod tests {
         assert_eq!(table(Some(80)), table(None));
         assert!(table(None)[1].starts_with("2026-11-30T22:14:05.440Z  dlv_0123456789  dead"));
         assert_eq!(
-            table(Some(70)),
+            table(Some(72)),
             [
-                "CREATED              ID              STATE    WHY",
-                "22:14:05             dlv_0123456789  dead     the answer was 500",
-                "2026-11-29 22:14:05  dlv_1           pending  日本語日本語日本語日本語",
+                "CREATED               ID              STATE    WHY",
+                "22:14:05Z             dlv_0123456789  dead     the answer was 500",
+                "2026-11-29 22:14:05Z  dlv_1           pending  日本語日本語日本語日本語",
             ]
         );
         assert_eq!(
@@ -391,11 +391,11 @@ mod tests {
                 "  ID",
                 "  STATE",
                 "  WHY",
-                "22:14:05",
+                "22:14:05Z",
                 "  dlv_0123456789",
                 "  dead",
                 "  the answer was 500",
-                "2026-11-29 22:14:05",
+                "2026-11-29 22:14:05Z",
                 "  dlv_1",
                 "  pending",
                 "  日本語日本…語日本語",
