@@ -17,7 +17,7 @@ use lapin::{
     BasicProperties, Channel,
     options::{BasicPublishOptions, QueueDeleteOptions},
 };
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Link, Topology, channel::ChannelError, link::backoff, private};
@@ -26,6 +26,8 @@ use crate::{Link, Topology, channel::ChannelError, link::backoff, private};
 pub const WATCHED: Duration = Duration::from_secs(15);
 /// How often a process sends its queue's name to the workers: a third of [`WATCHED`].
 const TELL_EVERY: Duration = Duration::from_secs(5);
+/// How long to wait for the broker to delete the queue. It deletes the queue with the connection anyway.
+const DELETE_WITHIN: Duration = Duration::from_secs(1);
 /// The maximum size of a queue of copies for a slow reader, in bytes. Beyond it, the broker drops the oldest
 /// copies.
 const BYTES_MAX: i64 = 16 * 1024 * 1024;
@@ -98,9 +100,8 @@ async fn follow(
     let received = stop.run_until_cancelled(receiving).await;
     // A queue that never had a consumer would exist as long as the connection. An error means that the channel has
     // failed.
-    let _ = channel
-        .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
-        .await;
+    let deleted = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
+    let _ = timeout(DELETE_WITHIN, deleted).await;
     received.unwrap_or(Ok(()))
 }
 
