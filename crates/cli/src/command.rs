@@ -344,7 +344,10 @@ async fn run_configured(command: Command, configuration: Configuration) -> anyho
         &configuration.log,
         if is_role { ROLE_FILTER } else { COMMAND_FILTER },
     )?;
-    if let Some(variable) = remote::choosing_variable(|name| env::var_os(name)) {
+    // A container runs `health` every few seconds.
+    if !matches!(command, Command::Health(_))
+        && let Some(variable) = remote::choosing_variable(|name| env::var_os(name))
+    {
         tracing::warn!(
             variable,
             "ignoring the variable, because this command does not use the HTTP API"
