@@ -14,6 +14,9 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -27,6 +30,8 @@ use crate::{Usage, configuration, output};
 pub(crate) const DEFAULT: &str = "default";
 /// The maximum size of the file that is read, in bytes: enough for thousands of profiles.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// How long to wait for other processes that change the file: many times as long as they take.
+const LOCK_WITHIN: Duration = Duration::from_secs(10);
 /// The permission bits of the group and of all other users.
 const OF_OTHERS: u32 = 0o077;
 
@@ -123,7 +128,7 @@ impl Profiles {
         match found {
             Some((path, owner)) if is_foreign(owner, geteuid()) => Err(Usage(format!(
                 "the profile would be stored in {}, which belongs to another user: run the command as that user, or set \
-                 HOME to your own home directory",
+                 HOME to your own home directory and unset XDG_CONFIG_HOME",
                 path.display()
             ))),
             _ => Ok(()),
@@ -176,7 +181,7 @@ impl Profiles {
     /// Reads the file again, changes the profiles and replaces the file. No other process changes it meanwhile, so
     /// that no change is lost.
     fn change<T>(&mut self, change: impl FnOnce(&mut Self) -> Result<T, Usage>) -> anyhow::Result<T> {
-        let lock = self.lock().with_context(|| self.failed_write())?;
+        let lock = self.lock(LOCK_WITHIN).with_context(|| self.failed_write())?;
         *self = Self::read(self.path.clone())?;
         let changed = change(self)?;
         self.save()?;
@@ -185,14 +190,24 @@ impl Profiles {
         Ok(changed)
     }
 
-    /// Waits for the lock. A process holds it only while it reads and replaces the file.
-    fn lock(&self) -> io::Result<File> {
+    /// Waits for the lock, at most for this time. A process holds it only while it reads and replaces the file, unless
+    /// it is stopped meanwhile.
+    fn lock(&self, within: Duration) -> io::Result<File> {
         self.create_directory()?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(self.path.with_extension("lock"))?;
-        file.lock()?;
-        Ok(file)
+        let path = self.path.with_extension("lock");
+        let file = options.open(&path)?;
+        let (sender, locked) = mpsc::channel();
+        // The wait for a lock cannot be limited. If the thread outlives the limit, its lock ends with the file.
+        thread::spawn(move || sender.send(file.lock().map(|()| file)));
+        locked.recv_timeout(within).unwrap_or_else(|_| {
+            let told = format!(
+                "another process holds {}: end that process, and try again",
+                path.display()
+            );
+            Err(io::Error::new(io::ErrorKind::TimedOut, told))
+        })
     }
 
     /// Replaces the file. Deletes it if no profile is left.

@@ -1,4 +1,4 @@
-use std::{fs::Permissions, os::unix::fs::PermissionsExt as _, thread};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt as _};
 
 use tempfile::TempDir;
 
@@ -90,6 +90,18 @@ fn two_processes_do_not_change_the_file_at_once() {
         }
     });
     assert_eq!(load(&home).unwrap().by_name.len(), 20);
+}
+
+#[test]
+fn a_lock_that_is_not_released_is_waited_for_only_so_long() {
+    let home = tempfile::tempdir().unwrap();
+    let profiles = load(&home).unwrap();
+    let held = profiles.lock(LOCK_WITHIN).unwrap();
+    let error = profiles.lock(Duration::from_millis(1)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(error.to_string().contains("profiles.lock"), "{error}");
+    drop(held);
+    assert!(profiles.lock(LOCK_WITHIN).is_ok());
 }
 
 #[test]
