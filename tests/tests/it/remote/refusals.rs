@@ -137,4 +137,15 @@ async fn a_command_in_the_environment_of_roles_ignores_the_variables_and_says_so
         "{told}"
     );
     assert!(told.contains("a new, empty database"), "{told}");
+
+    let output = laptop
+        .command(&["health", "127.0.0.1:9"])
+        .env_remove("MAGNETITE_BROKER__URL")
+        .env("MAGNETITE_DATABASE__URL", format!("sqlite://{path}"))
+        .output()
+        .await
+        .unwrap();
+    let told = stderr(&output);
+    assert!(told.contains("no role answers"), "{told}");
+    assert!(!told.contains("ignoring the variable"), "{told}");
 }
