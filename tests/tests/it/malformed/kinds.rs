@@ -130,14 +130,14 @@ fn markers() -> Vec<Kind> {
         marked(
             "raw properties of its own",
             "not_json",
-            "expected",
+            "begin",
             "magnetite-unreadable-properties",
             large(),
         ),
         marked(
             "a length of its own",
             "not_json",
-            "expected",
+            "begin",
             "magnetite-body-bytes",
             large(),
         ),
@@ -151,7 +151,7 @@ fn markers() -> Vec<Kind> {
         marked(
             "raw properties that are an array",
             "not_json",
-            "expected",
+            "begin",
             "magnetite-unreadable-properties",
             AMQPValue::FieldArray(vec![large()].into()),
         ),
@@ -184,7 +184,7 @@ fn not_objects() -> Vec<Kind> {
     let (data, not_a_number) = ("\"data\":{", "\"data\":{\"n\":NaN,");
     vec![
         kind("nothing", "not_json", "EOF", ""),
-        kind("words", "not_json", "expected", "hello"),
+        kind("words", "not_json", "begin", "hello"),
         kind("cut off", "not_json", "EOF", &good[..good.len() - 1]),
         kind("two at once", "not_json", "trailing", format!("{good}{good}")),
         kind(
@@ -196,7 +196,7 @@ fn not_objects() -> Vec<Kind> {
         kind(
             "a byte order mark",
             "not_json",
-            "expected",
+            "begin",
             format!("\u{feff}{good}"),
         ),
         swap("single quotes", "not_json", "key", lead, unquoted),
