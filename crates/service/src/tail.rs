@@ -145,13 +145,13 @@ impl State {
         }
     }
 
-    /// Passes each record to the readers whose filter accepts it.
+    /// Passes each record to the readers whose filter accepts it, events first.
     fn pass(&mut self, records: &[Record], shown: fn(TailLine) -> TailLine) {
         // A worker may record the first attempt of an event before the event itself.
-        for record in records {
-            self.event_types.of(record);
-        }
-        for record in records {
+        let (events, others): (Vec<_>, Vec<_>) = records
+            .iter()
+            .partition(|record| matches!(record, Record::Event(_)));
+        for record in events.into_iter().chain(others) {
             let event_type = self.event_types.of(record);
             // It is converted once for all readers, and only if there is one.
             let mut line = None;
@@ -170,7 +170,8 @@ impl State {
 }
 
 impl Reader {
-    /// Waits until there are lines, and returns all of them, in the order in which workers recorded them.
+    /// Waits until there are lines, and returns all of them, in the order in which workers recorded them, but with the
+    /// events of a batch before its attempts.
     ///
     /// # Cancel safety
     /// This method is cancel safe.
