@@ -276,8 +276,11 @@ async fn completions_are_scripts_and_every_command_has_a_page() {
         let text = String::from_utf8(script.stdout).unwrap();
         assert!(text.contains("rotate-secret"), "{shell}");
         if let Some(shell) = check {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &text).unwrap();
             let read = std::process::Command::new(shell)
-                .args(["-n", "-c", &text])
+                .arg("-n")
+                .arg(file.path())
                 .status();
             assert!(read.unwrap().success(), "{shell} cannot read it");
         }

@@ -175,7 +175,7 @@ fn a_line_that_is_not_valid_is_named_and_not_quoted() {
         (good.replace("\"\n", "\n"), 2),
         (format!("{good}color = \"{KEY}\"\n"), 4),
         (good.replace("key", "keys"), 3),
-        (good.replace("[default]\n", ""), 1),
+        (good.replace("[default]\n", ""), 2),
         (good.replace("\"https://a.example\"", "7"), 2),
     ] {
         let error = error(&text, 0o600);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use e2e::{
-    Api, Installation, Ledger, Node, Proxy, Receiver, Role, SOON, event, free_port, report, scaled,
+    Api, Installation, Ledger, Node, Receiver, Role, SOON, event, free_port, report, scaled,
     wait_until,
 };
 use tokio::{io::AsyncWriteExt as _, process::Child};
@@ -121,29 +121,6 @@ async fn a_file_of_another_organization_costs_one_request_for_each_group() {
         .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
         .sum();
     assert!((requests - 2.0).abs() < 0.5, "{requests}");
-    assert!(api.role.terminate().await);
-    installation.delete().await;
-}
-
-/// A request for all lines would take longer than the API allows.
-#[tokio::test(flavor = "multi_thread")]
-async fn on_a_slow_connection_requests_become_smaller_until_they_arrive_in_time() {
-    let installation = Installation::new("remote-slow").await;
-    let api = Api::start(&installation).await;
-    let proxy = Proxy::to(api.url()).await;
-    proxy.slow(Duration::ZERO, 70_000);
-    let laptop = Laptop::new(&proxy.url(), &installation.key("org_1", "events:write").await);
-    let large = format!(r#""data":{{"x":"{}","#, "x".repeat(45_000));
-    let large = |lead: usize| event("org_1", &lead.to_string()).replace("\"data\":{", &large);
-    let lines: Vec<_> = (0..20).map(large).collect();
-    let published = laptop.run_with_input(&["publish"], &joined(&lines)).await;
-    let notes = stderr(&published);
-    assert_eq!(published.status.code(), Some(0), "{notes}");
-    assert!(notes.contains("the connection to the API is slow"), "{notes}");
-    let expected = installation
-        .cli_with_input(&["publish", "--dry-run"], joined(&lines).as_bytes())
-        .await;
-    assert_eq!(stdout(&published), stdout(&expected));
     assert!(api.role.terminate().await);
     installation.delete().await;
 }
