@@ -8,8 +8,7 @@ use std::{
 };
 
 use e2e::{
-    Api, Installation, Ledger, Node, Receiver, Role, SOON, event, free_port, report, scaled,
-    wait_until,
+    Api, Installation, Ledger, Node, Receiver, Role, SOON, event, free_port, report, scaled, wait_until,
 };
 use tokio::{io::AsyncWriteExt as _, process::Child};
 
