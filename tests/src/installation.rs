@@ -192,19 +192,7 @@ impl Installation {
     /// Runs `magnetite` with these arguments and with `input` on standard input, and waits until it has
     /// exited.
     pub async fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let mut command = self.command(arguments);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
-        // An error means that the command did not read all of the input.
-        let writing = tokio::spawn(async move { stdin.write_all(&input).await });
-        let output = child.wait_with_output().await.unwrap();
-        let _ = writing.await;
-        self.logged(output)
+        self.logged(with_input(self.command(arguments), input).await)
     }
 
     /// Runs `magnetite` with these arguments, and waits until it has exited.
@@ -475,6 +463,22 @@ pub fn shared_broker() -> String {
     std::env::var("MAGNETITE_BROKER__URL").expect(
         "MAGNETITE_BROKER__URL is not set: run tests/run.sh, or export the line that `deploy/local/broker.sh start DIR` prints",
     )
+}
+
+/// Runs a command with `input` on standard input, and waits until it has exited.
+pub async fn with_input(mut command: Command, input: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
+    // An error means that the command did not read all of the input.
+    let writing = tokio::spawn(async move { stdin.write_all(&input).await });
+    let output = child.wait_with_output().await.unwrap();
+    let _ = writing.await;
+    output
 }
 
 /// Returns the path of the binary that was built together with this program: a test in `target/PROFILE/deps`,

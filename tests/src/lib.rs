@@ -52,7 +52,7 @@ pub use confirms::{Confirms, Published, Strike};
 pub use crowd::Crowd;
 pub use disk::SmallDisk;
 pub use hostile::{Hostile, Hostility, Visit};
-pub use installation::{Endpoint, Installation, binary, shared_broker};
+pub use installation::{Endpoint, Installation, binary, shared_broker, with_input};
 pub use journal::Audit;
 pub use ledger::{Books, Break, Ledger};
 pub use load::Load;

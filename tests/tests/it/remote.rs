@@ -13,9 +13,9 @@ mod tail;
 
 use std::process::{Output, Stdio};
 
-use e2e::{Api, Installation, Role, binary};
+use e2e::{Api, Installation, Role, binary, with_input};
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use tokio::process::Command;
 
 /// A machine with the program, a key, and no configuration.
 struct Laptop {
@@ -68,19 +68,7 @@ impl Laptop {
 
     /// Runs a command with `input` on standard input.
     async fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = self.command(arguments);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
-        // An error means that the command did not read all of the input.
-        let writing = tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
-        let output = child.wait_with_output().await.unwrap();
-        let _ = writing.await;
-        self.checked(output)
+        self.checked(with_input(self.command(arguments), input.as_bytes()).await)
     }
 
     /// Panics if a command has shown the key.
