@@ -7,6 +7,8 @@ use broker::{Config, Link, Server};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::NoConnection;
+
 /// The maximum time for a login at each of the broker's addresses. A failed connection is retried within this
 /// time.
 const LOGIN_MAX: Duration = Duration::from_secs(5);
@@ -34,7 +36,7 @@ impl NotLoggedIn {
 
     /// Returns the error of a command: what happened, and what to do.
     pub(crate) fn told(&self) -> anyhow::Error {
-        anyhow!("{self}; {}", self.fix())
+        NoConnection(format!("{self}; {}", self.fix())).into()
     }
 }
 
@@ -46,7 +48,7 @@ impl BrokerLink {
             let detail = format!("{:#}", anyhow!(error));
             let fix =
                 fix(&detail).unwrap_or("start the broker, or correct broker.url (MAGNETITE_BROKER__URL)");
-            anyhow!("{detail}; {fix}")
+            NoConnection(format!("{detail}; {fix}"))
         })?;
         Self::log_in(config).await.map_err(|refused| refused.told())
     }

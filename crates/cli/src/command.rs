@@ -41,13 +41,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::{Parser, Subcommand};
 use runtime::logs;
 
 pub(crate) use audit::NotKnownYet;
 
 use crate::{
+    NoConnection,
     backend::Backend,
     configuration::{self, Configuration, Log},
     output::{self, ColorChoice},
@@ -217,7 +218,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Logout => logout::run(remote),
         command => match Remote::chosen(&remote, chooser(&command, config), |name| env::var_os(name))? {
-            None => Box::pin(run_configured(command, Configuration::load(config)?)).await,
+            None => Box::pin(run_directly(command, config)).await,
             Some(remote) => Box::pin(run_remote(command, remote)).await,
         },
     }
@@ -238,6 +239,29 @@ fn without_configuration(command: &Command) -> Option<&'static str> {
         Command::Man(_) => Some("man"),
         _ => None,
     }
+}
+
+/// Runs a command on the database and the broker. If it does not reach them, although the user is logged in to an
+/// API, the error says why the API was not used.
+async fn run_directly(command: Command, config: Option<&Path>) -> anyhow::Result<()> {
+    let configuration = Configuration::load(config)?;
+    let (needed, given_by) = (needs(&command), configuration::given_by(config));
+    let profile = Remote::of_default_profile(|name| env::var_os(name));
+    // Without a configuration and without a database, this is no host of an installation.
+    let is_elsewhere = given_by.is_none() && configuration.database.missing_file().is_some();
+    if let (Some(profile), Some((name, needed))) = (&profile, needed)
+        && is_elsewhere
+        && needs_system(&command)
+    {
+        return Err(profile.refusal(name, needed).into());
+    }
+    let done = Box::pin(run_configured(command, configuration)).await;
+    done.map_err(|error| match (profile, given_by) {
+        (Some(profile), Some(place)) if needed.is_none() && error.is::<NoConnection>() => {
+            anyhow!("{error:#}\n{}", profile.unused(&place))
+        }
+        _ => error,
+    })
 }
 
 async fn run_remote(command: Command, remote: Remote) -> anyhow::Result<()> {
@@ -273,7 +297,18 @@ async fn run_on(command: Command, backend: Backend) -> anyhow::Result<()> {
 /// Returns what may choose the HTTP API for a command. The default profile never replaces a configuration, and never
 /// prevents a local command. A variable never prevents a role, or a command that runs in the environment of a role.
 fn chooser(command: &Command, config: Option<&Path>) -> Chooser {
-    let is_of_roles = matches!(
+    if is_of_roles(command) {
+        Chooser::Options
+    } else if needs(command).is_some() || configuration::given_by(config).is_some() {
+        Chooser::Variables
+    } else {
+        Chooser::DefaultProfile
+    }
+}
+
+/// Returns whether a command is a role, or runs in the environment of one.
+fn is_of_roles(command: &Command) -> bool {
+    matches!(
         command,
         Command::Up
             | Command::Worker
@@ -281,13 +316,16 @@ fn chooser(command: &Command, config: Option<&Path>) -> Chooser {
             | Command::Api
             | Command::Migrate
             | Command::Health(_)
-    );
-    if is_of_roles {
-        Chooser::Options
-    } else if needs(command).is_some() || configuration::is_given(config) {
-        Chooser::Variables
-    } else {
-        Chooser::DefaultProfile
+    )
+}
+
+/// Returns whether a local command needs an existing database or a broker. The others work with the default
+/// configuration alone, or create the database.
+fn needs_system(command: &Command) -> bool {
+    match command {
+        Command::Check(_) => false,
+        Command::Topology(arguments) => arguments.needs_broker(),
+        command => !is_of_roles(command),
     }
 }
 

@@ -175,10 +175,12 @@ fn read_settings(
     Ok(settings)
 }
 
-/// Returns whether there is a configuration: a file, or a variable that sets any setting.
-pub(crate) fn is_given(file: Option<&Path>) -> bool {
-    let names = std::env::vars_os().map(|(name, _)| name);
-    file.or_else(default_file).is_some() || sources::is_any_set(names)
+/// Returns the file, or else the variable, because of which there is a configuration; `None` if there is none.
+pub(crate) fn given_by(file: Option<&Path>) -> Option<Place> {
+    let names = || std::env::vars_os().map(|(name, _)| name);
+    let file = file.or_else(default_file);
+    file.map(|file| Place::File(file.to_owned()))
+        .or_else(|| sources::first_set(names()).map(Place::Variable))
 }
 
 fn default_file<'a>() -> Option<&'a Path> {

@@ -2,10 +2,13 @@
 
 use std::fs;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use store::{Actor, SchemaState, Store};
 
-use crate::configuration::{Database, InvalidSettings, Place};
+use crate::{
+    NoConnection,
+    configuration::{Database, InvalidSettings, Place},
+};
 
 const MIGRATE: &str = "run `magnetite migrate` (`magnetite up` does it by itself)";
 
@@ -26,10 +29,10 @@ pub(crate) async fn connect(database: &Database) -> anyhow::Result<Store> {
             let detail = format!("expected a key: {error}");
             Err(InvalidSettings::one("secrets.keys", Place::Default, detail).into())
         }
-        Err(error) => Err(error).context(format!(
+        Err(error) => Err(error).context(NoConnection(format!(
             "the database cannot be opened; check database.url (from {})",
             database.place
-        )),
+        ))),
     }
 }
 
@@ -89,9 +92,8 @@ impl Database {
     /// Returns an error if the SQLite file does not exist. Connecting would create a new, empty file.
     pub(crate) fn expect_file(&self) -> anyhow::Result<()> {
         self.missing_file().map_or(Ok(()), |missing| {
-            Err(anyhow!(
-                "{missing}: name the one that the roles use, or create it: {MIGRATE}"
-            ))
+            let told = format!("{missing}: name the one that the roles use, or create it: {MIGRATE}");
+            Err(NoConnection(told).into())
         })
     }
 }

@@ -50,6 +50,11 @@ const EXIT_NOT_KNOWN_YET: u8 = 3;
 #[error("{0}")]
 struct Usage(String);
 
+/// The error of a command that has not reached the database or the broker.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoConnection(String);
+
 /// The maximum time to wait at the end for a terminal that accepts no output.
 const LAST_NOTE_MAX: Duration = Duration::from_secs(1);
 

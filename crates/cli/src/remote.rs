@@ -22,6 +22,7 @@ use webhook::{OrganizationId, valid_id};
 
 use crate::{
     Usage,
+    configuration::Place,
     profiles::{self, Profiles},
 };
 
@@ -72,8 +73,6 @@ pub(crate) struct Target {
     pub(crate) profile: String,
     /// The organization of `--organization`; `None` if it is not given.
     pub(crate) organization: Option<OrganizationId>,
-    /// Whether commands use this profile without any option, unless there is a configuration.
-    pub(crate) is_default: bool,
 }
 
 /// An HTTP API that was chosen.
@@ -108,10 +107,41 @@ impl Options {
             .map(|id| organization_of("--organization", id))
             .transpose()?;
         Ok(Target {
-            is_default: profile == profiles::DEFAULT && text(&variable, API_URL).is_none(),
             profile,
             organization: organization.map(|organization| organization.value),
         })
+    }
+}
+
+impl Target {
+    /// Returns why commands without an option do not use this profile, and what to do; `None` if they use it.
+    /// `given_by` is the reason why there is a configuration.
+    pub(crate) fn unused(
+        &self,
+        given_by: Option<&Place>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Option<String> {
+        let name = &self.profile;
+        let (has_url, named) = (text(&variable, API_URL).is_some(), text(&variable, PROFILE));
+        let why = match (named, given_by) {
+            _ if has_url => format!("{API_URL} is set"),
+            (Some(named), _) if named == *name => return None,
+            (Some(named), _) => format!("{PROFILE} names the profile {named}"),
+            (None, _) if name != profiles::DEFAULT => {
+                format!("only the profile {} is used by default", profiles::DEFAULT)
+            }
+            (None, Some(place)) => precedence(place),
+            (None, None) => return None,
+        };
+        let unset = if has_url {
+            format!("unset {API_URL} and ")
+        } else {
+            String::new()
+        };
+        Some(format!(
+            "commands do not use this profile by default, because {why}: add `--profile {name}` to a command, or \
+             {unset}set {PROFILE}={name}"
+        ))
     }
 }
 
@@ -163,7 +193,7 @@ impl Remote {
                 } else if let Some(name) = text(variable, PROFILE) {
                     named(&name, PROFILE)
                 } else if chooser == Chooser::DefaultProfile {
-                    Self::of_default_profile(variable)
+                    Self::of_own_default_profile(variable)
                 } else {
                     Ok(None)
                 }
@@ -202,8 +232,16 @@ impl Remote {
         })
     }
 
-    /// Returns the API of the default profile; `None` if there is no such profile, or it belongs to another user.
-    fn of_default_profile(variable: &impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Option<Self>> {
+    /// Returns the API of the default profile, whatever precedes it; `None` if there is no such profile, or it
+    /// cannot be read.
+    pub(crate) fn of_default_profile(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
+        let profiles = Profiles::load(variable).ok()?;
+        Self::of_profile(&profiles, profiles::DEFAULT, None).ok()
+    }
+
+    /// Returns the API of the default profile; `None` if there is no such profile, or it belongs to another user,
+    /// with a note.
+    fn of_own_default_profile(variable: &impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Option<Self>> {
         let Some(path) = profiles::path(variable) else {
             return Ok(None);
         };
@@ -254,6 +292,21 @@ impl Remote {
         ))
     }
 
+    /// Returns the message that the default profile, which this is, is not used, and how to use it. `place` is the
+    /// reason why there is a configuration.
+    pub(crate) fn unused(&self, place: &Place) -> String {
+        let unset = match place {
+            Place::Variable(name) => format!(", or unset {name}"),
+            _ => String::new(),
+        };
+        format!(
+            "the profile {name} for {} is not used, because {}: to use its API, add `--profile {name}`{unset}",
+            self.origin(),
+            precedence(place),
+            name = profiles::DEFAULT
+        )
+    }
+
     /// Returns the scheme, host and port of the API.
     pub(crate) fn origin(&self) -> String {
         let url = Url::parse(&self.url.value);
@@ -261,6 +314,11 @@ impl Remote {
             |_| self.url.place.clone(),
             |url| url.origin().ascii_serialization(),
         )
+    }
+
+    /// Returns the option, the variable or the profile that names the API.
+    pub(crate) fn place(&self) -> &str {
+        &self.url.place
     }
 
     /// Returns the name, the value and the place of everything that is set, for `magnetite config`. The key is
@@ -278,6 +336,14 @@ impl Remote {
             .chain(key)
             .chain(organization)
             .collect()
+    }
+}
+
+/// Returns why the default profile is not used, if there is a configuration because of `place`.
+fn precedence(place: &Place) -> String {
+    match place {
+        Place::Variable(name) => format!("{name} is set, and every configuration precedes the profile"),
+        place => format!("there is the file {place}, and every configuration precedes the profile"),
     }
 }
 

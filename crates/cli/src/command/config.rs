@@ -25,20 +25,58 @@ pub(super) fn run(
     options: &remote::Options,
 ) -> anyhow::Result<()> {
     let settings = configuration::load_settings(file)?;
-    let chooser = if configuration::is_given(file) {
-        Chooser::Variables
-    } else {
-        Chooser::DefaultProfile
+    let given_by = configuration::given_by(file);
+    let chooser = match given_by {
+        Some(_) => Chooser::Variables,
+        None => Chooser::DefaultProfile,
     };
-    let remote = Remote::chosen(options, chooser, |name| env::var_os(name))?;
+    let chosen = match Remote::chosen(options, chooser, |name| env::var_os(name))? {
+        Some(remote) => Chosen::Api(remote),
+        None => Chosen::Direct(given_by),
+    };
     if arguments.json {
-        let of_remote = remote.iter().flat_map(remote_as_json);
-        output::lines(settings.iter().map(as_json).chain(of_remote))?;
+        output::lines(settings.iter().map(as_json).chain(chosen.as_json()))?;
     } else {
-        let of_remote = remote.iter().flat_map(remote_as_comments);
-        output::lines(of_remote.chain(as_toml(&settings)))?;
+        output::lines(chosen.as_comments().into_iter().chain(as_toml(&settings)))?;
     }
     Ok(())
+}
+
+/// What the commands use that work in both ways.
+enum Chosen {
+    Api(Remote),
+    /// The database and the broker; contains the reason why there is a configuration, if there is one.
+    Direct(Option<Place>),
+}
+
+impl Chosen {
+    fn as_json(&self) -> Vec<String> {
+        let (value, source, settings) = match self {
+            Self::Api(remote) => ("api", remote.place().to_owned(), remote_as_json(remote)),
+            Self::Direct(given_by) => {
+                let source = source(given_by.as_ref().unwrap_or(&Place::Default));
+                ("direct", source, Vec::new())
+            }
+        };
+        let way = output::json(&json!({"key": "way", "value": value, "source": source}));
+        [way].into_iter().chain(settings).collect()
+    }
+
+    /// Returns comments, because a configuration file cannot contain these settings.
+    fn as_comments(&self) -> Vec<String> {
+        match self {
+            Self::Api(remote) => remote_as_comments(remote),
+            Self::Direct(given_by) => {
+                let way = "# Commands use the database and the broker, because no HTTP API is set.";
+                let unused = given_by.as_ref().and_then(|place| {
+                    let profile = Remote::of_default_profile(|name| env::var_os(name))?;
+                    Some(format!("# Note: {}.", profile.unused(place)))
+                });
+                let lines = [way.to_owned()].into_iter().chain(unused);
+                lines.chain([String::new()]).collect()
+            }
+        }
+    }
 }
 
 fn remote_as_json(remote: &Remote) -> Vec<String> {
@@ -49,7 +87,6 @@ fn remote_as_json(remote: &Remote) -> Vec<String> {
     remote.settings().into_iter().map(line).collect()
 }
 
-/// Returns comments, because a configuration file cannot contain these settings.
 fn remote_as_comments(remote: &Remote) -> Vec<String> {
     let line = |(name, value, place): (&str, String, &str)| {
         format!("#   {name} = {}  # {place}", Value::String(value))

@@ -46,9 +46,8 @@ pub(super) async fn run(
     check(&client).await.context("nothing was stored")?;
 
     let prefix = masked(key.expose());
-    let organization = target
-        .organization
-        .map(|organization| organization.as_str().to_owned());
+    let organization = target.organization.as_ref();
+    let organization = organization.map(|organization| organization.as_str().to_owned());
     let profile = Profile {
         url: url.clone(),
         key: key.expose().to_owned(),
@@ -60,11 +59,9 @@ pub(super) async fn run(
         target.profile,
         profiles.path().display()
     ))?;
-    if !target.is_default || configuration::is_given(config) {
-        let name = &target.profile;
-        output::note(&format!(
-            "to use this profile, add `--profile {name}` to a command, or set MAGNETITE_PROFILE={name}"
-        ));
+    let given_by = configuration::given_by(config);
+    if let Some(unused) = target.unused(given_by.as_ref(), |name| env::var_os(name)) {
+        output::note(&unused);
     }
     Ok(())
 }

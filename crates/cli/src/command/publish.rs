@@ -33,7 +33,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use webhook::{About, LeadId, OrganizationId, ProjectId};
 
-use crate::{Usage, broker_link, configuration::Configuration, output};
+use crate::{NoConnection, Usage, broker_link, configuration::Configuration, output};
 
 use super::{
     Way,
@@ -170,12 +170,13 @@ async fn connect(
     let config = configuration.broker.config();
     let producer = Producer::connect(config.clone());
     let ready = tokio::select! {
-        ready = producer.ready(CONNECT_MAX) => ready.map_err(|error| match producer.link().failure() {
-            Some(failure) => match broker_link::fix(&failure) {
-                Some(fix) => anyhow!("{error}; the last attempt failed: {failure}; {fix}"),
-                None => anyhow!("{error}; the last attempt failed: {failure}"),
-            },
-            None => error.into(),
+        ready = producer.ready(CONNECT_MAX) => ready.map_err(|error| {
+            let failure = producer.link().failure();
+            let fix = failure.as_deref().and_then(broker_link::fix);
+            let failure = failure.map(|failure| format!("; the last attempt failed: {failure}"));
+            let fix = fix.map(|fix| format!("; {fix}"));
+            let (failure, fix) = (failure.unwrap_or_default(), fix.unwrap_or_default());
+            anyhow!(NoConnection(format!("{error}{failure}{fix}")))
         }),
         refused = broker_link::refusal(producer.link(), &config) => Err(refused.told()),
     };

@@ -21,13 +21,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::bail;
+use anyhow::anyhow;
 use clap::Args;
 use client::Client;
 use runtime::time::Moment;
 use tokio::time::sleep;
 
-use crate::{output, signals};
+use crate::{NoConnection, output, signals};
 
 use super::Way;
 use look::Looker;
@@ -65,7 +65,16 @@ enum Watcher<'a> {
 struct Shown {
     /// The lines of the screen, or one JSON object.
     lines: Vec<String>,
+    attention: Attention,
+}
+
+/// What decides the exit code.
+#[derive(Clone, Copy, Default)]
+struct Attention {
+    /// The number of things that need attention.
     troubles: usize,
+    /// Whether neither the database nor the broker was reached.
+    is_cut_off: bool,
 }
 
 /// Prints one screen, or one screen after another.
@@ -75,15 +84,18 @@ pub(super) async fn run(arguments: Arguments, way: Way<'_>) -> anyhow::Result<()
         Way::Direct(configuration) => Watcher::System(Box::new(Looker::open(configuration).await)),
         Way::Api(remote) => Watcher::Organization(remote.client()?),
     };
-    let mut count = 0;
+    let mut attention = Attention::default();
     loop {
         let since_ms = arguments.since.before(runtime::now_ms());
         let looking = Box::pin(watcher.look(since_ms, arguments.json));
         let Some(shown) = stop.run_until_cancelled(looking).await else {
             break;
         };
-        let Shown { lines, troubles } = shown?;
-        count = troubles;
+        let Shown {
+            lines,
+            attention: latest,
+        } = shown?;
+        attention = latest;
         if !arguments.json && arguments.watch && io::stdout().is_terminal() {
             output::bytes(CLEAR.as_bytes())?;
         }
@@ -98,15 +110,23 @@ pub(super) async fn run(arguments: Arguments, way: Way<'_>) -> anyhow::Result<()
         }
     }
     watcher.close().await;
-    if count > 0 {
-        bail!("troubles that need attention: {count}");
+    attention.result()
+}
+
+impl Attention {
+    fn result(self) -> anyhow::Result<()> {
+        let told = format!("troubles that need attention: {}", self.troubles);
+        match self {
+            Self { is_cut_off: true, .. } => Err(NoConnection(told).into()),
+            Self { troubles: 0, .. } => Ok(()),
+            _ => Err(anyhow!(told)),
+        }
     }
-    Ok(())
 }
 
 impl Watcher<'_> {
     async fn look(&self, since_ms: u64, as_json: bool) -> anyhow::Result<Shown> {
-        let (lines, troubles) = match self {
+        let (lines, troubles, is_cut_off) = match self {
             Self::System(looker) => {
                 let seen = looker.look(since_ms).await;
                 let troubles = trouble::found(&seen);
@@ -115,7 +135,7 @@ impl Watcher<'_> {
                 } else {
                     screen::lines(&seen, &troubles)
                 };
-                (lines, troubles)
+                (lines, troubles, seen.database.is_err() && seen.broker.is_err())
             }
             Self::Organization(client) => {
                 let state = organization::look(client, since_ms, runtime::now_ms()).await?;
@@ -125,12 +145,13 @@ impl Watcher<'_> {
                 } else {
                     organization::lines(&state, &troubles)
                 };
-                (lines, troubles)
+                (lines, troubles, false)
             }
         };
+        let troubles = troubles.len();
         Ok(Shown {
             lines,
-            troubles: troubles.len(),
+            attention: Attention { troubles, is_cut_off },
         })
     }
 

@@ -52,6 +52,13 @@ struct Row {
 pub(super) const BIND: &str = "run `magnetite topology declare`; then find out who removed it";
 const UNCHECKED: &str = "unchecked";
 
+impl Arguments {
+    /// Returns whether the command does more than to print the topology.
+    pub(super) fn needs_broker(&self) -> bool {
+        self.action.is_some()
+    }
+}
+
 /// Prints the topology, declares it, or compares it with the broker.
 pub(super) async fn run(arguments: Arguments, configuration: &Configuration) -> anyhow::Result<()> {
     let topology = configuration.topology();

@@ -222,9 +222,10 @@ pub(crate) fn line_of(text: &str, error: &toml::de::Error) -> usize {
     before.matches('\n').count() + 1
 }
 
-/// Returns whether any of the variables with these names sets a setting.
-pub(super) fn is_any_set(mut names: impl Iterator<Item = OsString>) -> bool {
-    names.any(|name| name.to_str().is_some_and(is_ours))
+/// Returns the first in the alphabet of the variables that set a setting; `None` if none of these names is one.
+pub(super) fn first_set(names: impl Iterator<Item = OsString>) -> Option<String> {
+    let names = names.filter_map(|name| name.into_string().ok());
+    names.filter(|name| is_ours(name)).min()
 }
 
 /// Returns the names of the variables that configure magnetite, and all variables.

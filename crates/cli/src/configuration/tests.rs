@@ -256,13 +256,17 @@ fn no_password_is_in_what_is_logged() {
 
 #[test]
 fn a_variable_that_sets_a_key_is_a_configuration_and_one_of_a_client_is_not() {
-    let is_any_set = |names: &[&str]| sources::is_any_set(names.iter().map(OsString::from));
-    assert!(is_any_set(&["HOME", "MAGNETITE_DATABASE__URL"]));
-    assert!(!is_any_set(&[
+    let first_set = |names: &[&str]| sources::first_set(names.iter().map(OsString::from));
+    assert_eq!(
+        first_set(&["HOME", "MAGNETITE_EGRESS__ALLOW", "MAGNETITE_DATABASE__URL"]).as_deref(),
+        Some("MAGNETITE_DATABASE__URL")
+    );
+    let of_clients = [
         "HOME",
         "MAGNETITE_API_URL",
         "MAGNETITE_API_KEY",
         "MAGNETITE_PROFILE",
-        "MAGNETITE_ORGANIZATION"
-    ]));
+        "MAGNETITE_ORGANIZATION",
+    ];
+    assert_eq!(first_set(&of_clients), None);
 }

@@ -266,19 +266,83 @@ fn the_settings_name_their_places_and_show_neither_a_key_nor_a_password() {
 #[test]
 fn login_and_logout_change_the_profile_that_is_named() {
     let target = |profile, variables: &[_]| {
-        let target = options(None, profile, None).target(found_in(variables)).unwrap();
-        (target.profile, target.is_default)
+        let target = options(None, profile, None).target(found_in(variables));
+        target.unwrap().profile
     };
-    assert_eq!(target(None, &[]), ("default".to_owned(), true));
-    assert_eq!(
-        target(None, &[(API_URL, "http://a.example")]),
-        ("default".to_owned(), false)
-    );
-    assert_eq!(target(None, &[(PROFILE, "work")]), ("work".to_owned(), false));
-    assert_eq!(
-        target(Some("home"), &[(PROFILE, "work")]),
-        ("home".to_owned(), false)
-    );
+    assert_eq!(target(None, &[]), "default");
+    assert_eq!(target(None, &[(PROFILE, "work")]), "work");
+    assert_eq!(target(Some("home"), &[(PROFILE, "work")]), "home");
     let refused = options(Some("http://a.example"), None, None).target(found_in(&[]));
     assert!(refused.is_err());
+}
+
+#[test]
+fn a_profile_that_commands_do_not_use_is_stored_with_the_reason() {
+    let file = Place::File("/x/magnetite.toml".into());
+    let setting = Place::Variable("MAGNETITE_EGRESS__ALLOW".to_owned());
+    let url = (API_URL, "http://a.example");
+    for (profile, given_by, variables, words) in [
+        (None, None, &[][..], &[][..]),
+        (None, Some(&setting), &[(PROFILE, "default")], &[]),
+        (Some("work"), Some(&file), &[(PROFILE, "work")], &[]),
+        (
+            None,
+            Some(&file),
+            &[],
+            &["the file /x/magnetite.toml", "`--profile default`"],
+        ),
+        (
+            None,
+            Some(&setting),
+            &[],
+            &["MAGNETITE_EGRESS__ALLOW is set", "set MAGNETITE_PROFILE=default"],
+        ),
+        (
+            Some("work"),
+            None,
+            &[],
+            &["only the profile default", "`--profile work`"],
+        ),
+        (
+            Some("default"),
+            None,
+            &[(PROFILE, "work")],
+            &["names the profile work", "`--profile default`"],
+        ),
+        (
+            None,
+            None,
+            &[url, (PROFILE, "default")],
+            &[
+                "MAGNETITE_API_URL is set",
+                "unset MAGNETITE_API_URL and set MAGNETITE_PROFILE=default",
+            ],
+        ),
+    ] {
+        let target = options(None, profile, None).target(found_in(variables)).unwrap();
+        let told = target.unused(given_by, found_in(variables));
+        assert_eq!(told.is_some(), !words.is_empty(), "{told:?}");
+        let told = told.unwrap_or_default();
+        assert!(words.iter().all(|words| told.contains(words)), "{told}");
+    }
+}
+
+#[test]
+fn the_default_profile_names_what_precedes_it() {
+    let home = home();
+    let home = ("HOME", home.path().to_str().unwrap());
+    let profile = Remote::of_default_profile(found_in(&[home])).unwrap();
+    let told = profile.unused(&Place::Variable("MAGNETITE_EGRESS__ALLOW".to_owned()));
+    for words in [
+        "https://default.example",
+        "`--profile default`, or unset MAGNETITE_EGRESS__ALLOW",
+    ] {
+        assert!(told.contains(words), "{told}");
+    }
+    let told = profile.unused(&Place::File("magnetite.toml".into()));
+    assert!(
+        told.contains("the file magnetite.toml") && told.ends_with("`--profile default`"),
+        "{told}"
+    );
+    assert!(Remote::of_default_profile(found_in(&[])).is_none());
 }

@@ -246,7 +246,7 @@ async fn a_profile_that_is_named_precedes_a_configuration_and_the_default_one_do
     assert!(told.contains("without --profile"), "{told}");
     let (_, told) = user.run(2, &["topology"], &[named], "").await;
     assert!(told.contains("unset MAGNETITE_PROFILE there"), "{told}");
-    // This needs the database, which does not exist here.
+    // This needs the database, which is not on this machine.
     let platform_key = [
         "api-key",
         "create",
@@ -256,8 +256,8 @@ async fn a_profile_that_is_named_precedes_a_configuration_and_the_default_one_do
         "--scopes",
         "admin",
     ];
-    let (_, told) = user.run(1, &platform_key, &[], "").await;
-    assert!(told.contains("there is no database"), "{told}");
+    let (_, told) = user.run(2, &platform_key, &[], "").await;
+    assert!(told.contains("run it on a host of the installation"), "{told}");
     let (_, told) = user.run(2, &["endpoint", "list", "--api", url], &[], "").await;
     assert!(told.contains("MAGNETITE_API_KEY is not set"), "{told}");
     let (_, told) = user.run(2, &["logout", "--profile", "home"], &[], "").await;
@@ -265,6 +265,97 @@ async fn a_profile_that_is_named_precedes_a_configuration_and_the_default_one_do
     fs::set_permissions(user.file(), Permissions::from_mode(0o644)).unwrap();
     let (_, told) = user.run(1, &list, &[], "").await;
     assert!(told.contains("chmod 600"), "{told}");
+    assert!(api.role.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_precedes_the_default_profile_is_named() {
+    let installation = Installation::new("profile-unused").await;
+    let api = Api::start(&installation).await;
+    let key = installation.key("org_1", "admin").await;
+    let user = User::new(&[&key]);
+    let broker = format!("amqp://127.0.0.1:{}/%2f", free_port());
+    let setting = [("MAGNETITE_BROKER__URL", broker.as_str())];
+    let (_, told) = user.run(0, &["login", api.url()], &setting, &key).await;
+    for words in ["MAGNETITE_BROKER__URL is set", "add `--profile default`"] {
+        assert!(told.contains(words), "{told}");
+    }
+    for arguments in [
+        &["endpoint", "list"][..],
+        &["event", "tail"],
+        &["publish"],
+        &["status"],
+    ] {
+        let (_, told) = user.run(1, arguments, &setting, "").await;
+        let advice = format!("the profile default for {} is not used", api.url());
+        assert!(told.lines().any(|line| line.contains(&advice)), "{told}");
+        assert!(
+            told.ends_with("`--profile default`, or unset MAGNETITE_BROKER__URL\n"),
+            "{told}"
+        );
+    }
+    // An error that does not come from the connection has nothing to do with the profile.
+    let by_hand = [
+        "publish",
+        "--event",
+        "lead.completed",
+        "--org",
+        "o",
+        "--project",
+        "p",
+        "--lead",
+        "l",
+    ];
+    let bad = [&by_hand[..], &["--data", "["]].concat();
+    let (_, told) = user.run(2, &bad, &setting, "").await;
+    assert!(!told.contains("is not used"), "{told}");
+
+    fs::write(user.home.path().join("magnetite.toml"), "").unwrap();
+    let (shown, _) = user.run(0, &["config"], &[], "").await;
+    let first = "# Commands use the database and the broker, because no HTTP API is set.\n";
+    assert!(shown.starts_with(first), "{shown}");
+    assert!(shown.contains("there is the file magnetite.toml"), "{shown}");
+    let (shown, _) = user.run(0, &["config", "--json"], &[], "").await;
+    let way = r#"{"key":"way","source":"magnetite.toml","value":"direct"}"#;
+    assert!(shown.lines().any(|line| line == way), "{shown}");
+    let (shown, _) = user
+        .run(0, &["config", "--json", "--profile", "default"], &[], "")
+        .await;
+    assert!(shown.contains(r#""value":"api""#), "{shown}");
+    assert!(api.role.terminate().await);
+    installation.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_command_says_so_to_a_user_who_is_logged_in_and_has_no_installation() {
+    let installation = Installation::new("login-local").await;
+    let api = Api::start(&installation).await;
+    let key = installation.key("org_1", "admin").await;
+    let user = User::new(&[&key]);
+    user.log_in(&[api.url()], &key).await;
+    for arguments in [
+        &["audit"][..],
+        &["rejected", "list"],
+        &["doctor"],
+        &["topology", "check"],
+        &["retention", "confirm"],
+        &["secrets", "reseal"],
+    ] {
+        let (results, told) = user.run(2, arguments, &[], "").await;
+        assert!(results.is_empty() && told.lines().count() == 1, "{results}{told}");
+        for words in [
+            "which the HTTP API does not give access to",
+            "run it on a host of the installation",
+        ] {
+            assert!(told.contains(words), "{told}");
+        }
+        assert!(!told.contains("magnetite migrate"), "{told}");
+    }
+    // With a database, this is a host of an installation.
+    user.run(0, &["migrate"], &[], "").await;
+    let (_, told) = user.run(0, &["rejected", "list"], &[], "").await;
+    assert!(!told.contains("HTTP API"), "{told}");
     assert!(api.role.terminate().await);
     installation.delete().await;
 }
