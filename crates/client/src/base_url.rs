@@ -25,7 +25,20 @@ pub(crate) fn parse(text: &str) -> Result<Url, BuildError> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err(bad("it contains a query or a fragment"));
     }
+    if let Some(right) = without_version(&url) {
+        return Err(bad(&format!(
+            "it ends with /v1, which the client adds itself: use {right}"
+        )));
+    }
     Ok(url)
+}
+
+/// Returns the URL without the version of the API, with which every path begins; `None` if it does not end with it.
+fn without_version(url: &Url) -> Option<String> {
+    let path = url.path().trim_end_matches('/').strip_suffix("/v1")?;
+    let mut right = url.clone();
+    right.set_path(path);
+    Some(right.as_str().trim_end_matches('/').to_owned())
 }
 
 /// Returns whether requests can be sent to this URL, which then has a host.
@@ -54,6 +67,28 @@ mod tests {
         ] {
             let url = parse(good).unwrap();
             assert_eq!(url.as_str().trim_end_matches('/'), good.trim_end_matches('/'));
+        }
+    }
+
+    #[test]
+    fn a_url_with_the_version_of_the_api_is_refused_with_the_right_one() {
+        for (bad, right) in [
+            ("https://api.example/v1", "https://api.example;"),
+            ("http://127.0.0.1:8420/v1/", "http://127.0.0.1:8420;"),
+            (
+                "https://api.example/webhooks/v1//",
+                "https://api.example/webhooks;",
+            ),
+        ] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains(&format!("use {right}")), "{error}");
+        }
+        for good in [
+            "https://v1.example",
+            "https://api.example/v12",
+            "https://api.example/v1/hooks",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
         }
     }
 

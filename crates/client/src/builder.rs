@@ -1,6 +1,6 @@
 //! The settings of a client.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::atomic::AtomicBool, time::Duration};
 
 use reqwest::{Proxy, Url, header::HeaderValue, redirect};
 use webhook::{ApiKey, OrganizationId};
@@ -29,6 +29,7 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     timeout: Option<Duration>,
     retries: Retries,
+    fails_fast: bool,
     /// The certificate authorities to trust, as PEM; `None` for those of the system.
     root_certificates: Option<Vec<u8>>,
     way: Way,
@@ -54,6 +55,7 @@ impl Client {
             connect_timeout: CONNECT_TIMEOUT,
             timeout: None,
             retries: Retries::default(),
+            fails_fast: false,
             root_certificates: None,
             way: Way::System,
         }
@@ -83,6 +85,14 @@ impl ClientBuilder {
     /// Sets how often requests are sent again; by default five tries within a minute.
     pub fn retries(mut self, retries: Retries) -> Self {
         self.retries = retries;
+        self
+    }
+
+    /// Ends a request at once if the connection is refused, as long as the API has answered no request of this
+    /// client. This is for people who wait for the result: nothing listens at the URL, so it is probably wrong. By
+    /// default, such a request is sent again like others, because the API may be starting.
+    pub fn fail_fast(mut self) -> Self {
+        self.fails_fast = true;
         self
     }
 
@@ -133,6 +143,8 @@ impl ClientBuilder {
             authorization: authorization(&self.key),
             timeout: self.timeout,
             retries: self.retries,
+            fails_fast: self.fails_fast,
+            was_answered: AtomicBool::new(false),
         };
         Ok(Client::new(shared, self.organization))
     }
@@ -167,6 +179,7 @@ impl fmt::Debug for ClientBuilder {
             .field("connect_timeout", &self.connect_timeout)
             .field("timeout", &self.timeout)
             .field("retries", &self.retries)
+            .field("fails_fast", &self.fails_fast)
             .finish_non_exhaustive()
     }
 }

@@ -1,9 +1,16 @@
 //! The client, and how it sends requests.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use reqwest::{
-    Url,
+    Response, Url,
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
 use serde::de::DeserializeOwned;
@@ -40,6 +47,10 @@ pub(crate) struct Shared {
     /// The timeout of one try; `None` for that of the operation.
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: Retries,
+    /// Whether a refused connection ends a request, as long as no request was answered.
+    pub(crate) fails_fast: bool,
+    /// Whether any request was answered.
+    pub(crate) was_answered: AtomicBool,
 }
 
 /// A request that is sent until it succeeds.
@@ -87,6 +98,7 @@ impl Client {
         loop {
             match self.attempt(&tries).await {
                 Ok(received) => return Ok(received),
+                Err(error) if self.is_final(&error) => return Err(error),
                 Err(error) => tries.again_after(error).await?,
             }
         }
@@ -98,6 +110,7 @@ impl Client {
         loop {
             match self.attempt_to_open(&tries).await {
                 Ok(lines) => return Ok(lines),
+                Err(error) if self.is_final(&error) => return Err(error),
                 Err(error) => tries.again_after(error).await?,
             }
         }
@@ -108,7 +121,7 @@ impl Client {
         let (call, timeout, server) = (tries.call, tries.timeout, self.server());
         let mut request = tries.request();
         *request.timeout_mut() = Some(timeout);
-        match self.shared.http.execute(request).await {
+        match self.execute(request).await {
             Ok(response) => received::read(response, call, &server, timeout).await,
             Err(error) => Err(Error::lost(error, call, &server, timeout)),
         }
@@ -118,7 +131,7 @@ impl Client {
     async fn attempt_to_open<T: DeserializeOwned>(&self, tries: &Tries) -> Result<Lines<T>, Error> {
         let (call, after, server) = (tries.call, tries.timeout, self.server());
         let opening = async {
-            match self.shared.http.execute(tries.request()).await {
+            match self.execute(tries.request()).await {
                 Ok(response) => received::open(response, call, &server, after).await,
                 Err(error) => Err(Error::lost(error, call, &server, after)),
             }
@@ -131,6 +144,22 @@ impl Client {
                 after,
             })
         })
+    }
+
+    async fn execute(&self, request: reqwest::Request) -> Result<Response, reqwest::Error> {
+        let response = self.shared.http.execute(request).await?;
+        self.shared.was_answered.store(true, Ordering::Relaxed);
+        Ok(response)
+    }
+
+    /// Returns whether a request is not sent again after this error, whatever the number of tries is.
+    fn is_final(&self, error: &Error) -> bool {
+        let Shared {
+            fails_fast,
+            was_answered,
+            ..
+        } = &*self.shared;
+        *fails_fast && !was_answered.load(Ordering::Relaxed) && error.is_connection_refused()
     }
 
     /// Returns the scheme, host and port of the API.

@@ -226,12 +226,32 @@ impl Error {
         self.call().maybe_done
     }
 
+    /// Returns whether the call can be repeated without doing anything twice, if it fails for a reason that passes.
+    pub fn is_safe_to_repeat(&self) -> bool {
+        let call = self.call();
+        !call.maybe_done || call.operation.repeats() == Repeats::Always
+    }
+
+    /// Returns whether the connection was refused, because nothing listens at the address of the API, or of the
+    /// proxy before it.
+    pub fn is_connection_refused(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if is_refused(source.as_ref()))
+    }
+
+    /// Returns whether the certificate of the API, or of the proxy before it, is not valid.
+    pub fn is_certificate_invalid(&self) -> bool {
+        let Self::Connect { source, .. } = self else {
+            return false;
+        };
+        matches!(cause(source.as_ref()), Some(rustls::Error::InvalidCertificate(_)))
+    }
+
     /// Returns whether the same call may succeed later, without any other change.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect { source, .. } => !matches!(
-                tls_error(source.as_ref()),
-                Some(rustls::Error::InvalidCertificate(_))
+                cause(source.as_ref()),
+                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_))
             ),
             Self::Timeout { .. } | Self::Broken { .. } => true,
             Self::Api { problem, .. } => matches!(problem.status, 429 | 503),
@@ -251,22 +271,41 @@ impl Error {
 
 /// Returns the message for a try without a connection.
 fn unconnected(call: &Call, server: &str, source: &(dyn StdError + 'static)) -> String {
-    let (kind, advice) = if tls_error(source).is_some() {
-        (
-            "TLS connection",
+    let (what, advice) = match cause(source) {
+        Some(rustls::Error::InvalidCertificate(_)) => (
+            format!("no TLS connection to {server}"),
             "its certificate is valid and issued by an authority that the client trusts (see root_certificates)",
-        )
-    } else {
-        ("connection", "the API and the proxies before it are running")
+        ),
+        // What the server sends is not TLS.
+        Some(rustls::Error::InvalidMessage(_)) => (
+            format!("no TLS connection, because {server} does not speak TLS"),
+            "it begins with http:// if the API speaks plain HTTP there",
+        ),
+        Some(_) => (
+            format!("no TLS connection to {server}"),
+            "the server supports TLS 1.2 or 1.3",
+        ),
+        None if is_refused(source) => (
+            format!("no connection: nothing listens at {server}, or at the proxy before it"),
+            "the API is running",
+        ),
+        None => (
+            format!("no connection to {server}"),
+            "the API and the proxies before it are running",
+        ),
     };
     let fate = call.fate();
-    format!("{call}: no {kind} to {server}{fate}; check the URL of the API, and that {advice}")
+    format!("{call}: {what}{fate}; check the URL of the API, and that {advice}")
 }
 
-/// Returns the cause that is an error of TLS, such as a certificate that is not valid; `None` if there is
-/// none. The `source` of an I/O error is not the error that it wraps, so the wrapped error is retrieved
-/// separately.
-fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+fn is_refused(error: &(dyn StdError + 'static)) -> bool {
+    let error: Option<&io::Error> = cause(error);
+    error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Returns the first cause of this type; `None` if there is none. The `source` of an I/O error is not the error that
+/// it wraps, so the wrapped error is retrieved separately.
+fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
@@ -379,21 +418,57 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_not_valid_is_told_from_a_missing_connection() {
+    fn each_reason_for_which_there_is_no_connection_has_advice_of_its_own() {
+        let tls = |error: rustls::Error| io::Error::other(io::Error::other(error));
         let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
-        let untrusted = io::Error::other(io::Error::other(certificate));
-        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        for (source, expected, is_transient) in [
-            (untrusted, "no TLS connection to https://api.example", false),
-            (refused, "no connection to https://api.example", true),
+        let no_tls = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let version = rustls::Error::AlertReceived(rustls::AlertDescription::ProtocolVersion);
+        let io = |kind: io::ErrorKind| io::Error::from(kind);
+        let server = "https://api.example";
+        for (source, expected, advice, is_transient) in [
+            (
+                tls(certificate),
+                format!("no TLS connection to {server}"),
+                "certificate",
+                false,
+            ),
+            (
+                tls(no_tls),
+                format!("{server} does not speak TLS"),
+                "begins with http://",
+                false,
+            ),
+            (
+                tls(version),
+                format!("no TLS connection to {server}"),
+                "TLS 1.2",
+                true,
+            ),
+            (
+                io(io::ErrorKind::ConnectionRefused),
+                format!("nothing listens at {server}"),
+                "the API is running",
+                true,
+            ),
+            (
+                io(io::ErrorKind::HostUnreachable),
+                format!("no connection to {server}"),
+                "proxies",
+                true,
+            ),
         ] {
             let error = Error::Connect {
                 call: Call::first(Operation::PUBLISH_EVENT),
-                server: "https://api.example".to_owned(),
+                server: server.to_owned(),
                 source: Box::new(source),
             };
-            assert!(error.to_string().contains(expected), "{error}");
-            assert_eq!(error.is_transient(), is_transient, "{error}");
+            let told = error.to_string();
+            assert!(told.contains(&expected), "{told}");
+            assert_eq!(told.contains("certificate"), advice == "certificate", "{told}");
+            assert!(told.contains(advice), "{told}");
+            assert_eq!(error.is_transient(), is_transient, "{told}");
+            assert_eq!(error.is_certificate_invalid(), advice == "certificate", "{told}");
+            assert_eq!(error.is_connection_refused(), told.contains("listens"), "{told}");
         }
     }
 

@@ -136,10 +136,37 @@ async fn without_a_connection_nothing_is_done() {
     assert!(!error.may_have_been_carried_out());
     let text = error.to_string();
     assert!(
-        text.contains("tried 2 times: no connection to http://127.0.0.1:"),
+        text.contains("tried 2 times: no connection: nothing listens at http://127.0.0.1:"),
         "{text}"
     );
     assert!(text.contains("it was not carried out"), "{text}");
+}
+
+#[tokio::test]
+async fn a_client_that_fails_fast_tries_again_only_after_an_answer() {
+    let server = Server::start(vec![Reply::problem(404, "not-found")]).await;
+    let retries = Retries {
+        tries_max: 2,
+        ..Retries::default()
+    };
+    let builder = |url: &str| builder(url).retries(retries).fail_fast();
+    let client = builder(server.url()).build().unwrap();
+    let answered = client.get_endpoint("ep_1").await.unwrap_err();
+    assert_eq!(answered.problem().unwrap().name(), "not-found");
+    let url = server.url().to_owned();
+    server.stop().await;
+    // The API was there, so it is probably restarting.
+    let again = client.get_endpoint("ep_1").await.unwrap_err();
+    assert!(
+        again.is_connection_refused() && again.call().tries == 2,
+        "{again}"
+    );
+    let client = builder(&url).build().unwrap();
+    let first = client.get_endpoint("ep_1").await.unwrap_err();
+    assert!(
+        first.is_connection_refused() && first.call().tries == 1,
+        "{first}"
+    );
 }
 
 #[tokio::test]

@@ -96,6 +96,12 @@ impl Server {
         builder(&self.url).retries(retries).build().unwrap()
     }
 
+    /// Closes the socket, and returns when connections to it are refused.
+    pub(crate) async fn stop(mut self) {
+        self.serving.abort();
+        let _ = (&mut self.serving).await;
+    }
+
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
