@@ -12,11 +12,12 @@
 //! `MAGNETITE_API_KEY`, because other users of a machine can read the arguments of its processes. No message
 //! contains the key.
 
+mod failure;
+
 use std::{ffi::OsString, iter};
 
-use anyhow::anyhow;
 use clap::builder::NonEmptyStringValueParser;
-use client::{ApiKey, BuildError, Client, Error, Problem};
+use client::{ApiKey, BuildError, Client, ClientBuilder};
 use url::Url;
 use webhook::{OrganizationId, valid_id};
 
@@ -25,6 +26,8 @@ use crate::{
     configuration::Place,
     profiles::{self, Profiles},
 };
+
+pub(crate) use failure::told;
 
 const API_URL: &str = "MAGNETITE_API_URL";
 const API_KEY: &str = "MAGNETITE_API_KEY";
@@ -253,10 +256,11 @@ impl Remote {
         }
     }
 
-    /// Returns the client for a command whose arguments name this organization. It precedes the organization
-    /// that is set.
+    /// Returns the client for `publish`, whose arguments name this organization. It precedes the organization
+    /// that is set. If nothing listens at the URL, requests are sent again like others, because a job that publishes
+    /// must outlast a restart of the API.
     pub(crate) fn client_for(&self, named: Option<OrganizationId>) -> anyhow::Result<Client> {
-        let client = self.client()?;
+        let client = built(self.builder()?, &self.url.place)?;
         // If none is set, the key may be that of an organization, whose refusals are clearer without the header.
         Ok(match named.filter(|_| self.organization.is_some()) {
             Some(organization) => client.for_organization(organization),
@@ -264,8 +268,12 @@ impl Remote {
         })
     }
 
-    /// Returns the client.
+    /// Returns the client for all other commands.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        built(self.builder()?.fail_fast(), &self.url.place)
+    }
+
+    fn builder(&self) -> anyhow::Result<ClientBuilder> {
         let Some(Set { value: key, place }) = &self.key else {
             return Err(Usage(format!(
                 "{API_KEY} is not set: set it to an API key, which the operator creates with `magnetite api-key create`"
@@ -275,20 +283,20 @@ impl Remote {
         let key = ApiKey::parse(key).map_err(|error| Usage(format!("the key in {place} is {error}")))?;
         let organization = self.organization.as_ref();
         let organization = organization.map(|organization| organization.value.clone());
-        connect(&self.url.value, &self.url.place, key, organization)
+        Ok(builder(&self.url.value, key, organization))
     }
 
     /// Returns the error for a command, or a use of one, that the API cannot serve, because it needs something
     /// else, such as "the database".
     pub(crate) fn refusal(&self, command: &str, needed: &str) -> Usage {
         let remedy = match self.chosen_by {
-            Some(option) if option.starts_with('-') => format!("without {option}"),
-            Some(variable) => format!("unset {variable} there"),
-            None => "with its configuration".to_owned(),
+            Some(option) if option.starts_with('-') => format!(", without {option}"),
+            Some(variable) => format!(", and unset {variable} there"),
+            None => ", with its configuration".to_owned(),
         };
         Usage(format!(
             "`magnetite {command}` needs {needed}, which the HTTP API does not give access to: run it on a host of the \
-             installation, {remedy}"
+             installation{remedy}"
         ))
     }
 
@@ -354,17 +362,25 @@ pub(crate) fn choosing_variable(variable: impl Fn(&str) -> Option<OsString>) -> 
         .find(|name| text(&variable, name).is_some())
 }
 
-/// Returns a client of the API at this URL. An error in the URL names `place`, which sets it.
+/// Returns a client of the API at this URL, for `login`.
 pub(crate) fn connect(
     url: &str,
-    place: &str,
     key: ApiKey,
     organization: Option<OrganizationId>,
 ) -> anyhow::Result<Client> {
-    let mut builder = Client::builder(url, key);
-    if let Some(organization) = organization {
-        builder = builder.organization(organization);
+    built(builder(url, key, organization).fail_fast(), "login")
+}
+
+fn builder(url: &str, key: ApiKey, organization: Option<OrganizationId>) -> ClientBuilder {
+    let builder = Client::builder(url, key);
+    match organization {
+        Some(organization) => builder.organization(organization),
+        None => builder,
     }
+}
+
+/// Returns the client with these settings. An error in the URL names `place`, which sets it.
+fn built(builder: ClientBuilder, place: &str) -> anyhow::Result<Client> {
     builder.build().map_err(|error| match error {
         BuildError::Url { .. } => Usage(format!("{place}: {error}")).into(),
         error => error.into(),
@@ -383,26 +399,6 @@ fn shown(url: &str) -> String {
     parsed
         .filter(is_plain)
         .map_or_else(|| "***".to_owned(), |_| url.to_owned())
-}
-
-/// Converts an error of the API or the client. If an option or a variable of this program corrects it, the error
-/// names that.
-pub(crate) fn told(error: client::Error) -> anyhow::Error {
-    let lacks_organization = |problem: &Problem| {
-        let mut parameters = problem.errors.iter().map(|error| error.parameter.as_deref());
-        parameters.any(|parameter| parameter == Some("Magnetite-Organization"))
-    };
-    let advice = match &error {
-        Error::Api { problem, .. } if lacks_organization(problem) => {
-            "name the organization with --organization or MAGNETITE_ORGANIZATION"
-        }
-        Error::Connect { .. } if !error.is_transient() => {
-            "for a private authority, set SSL_CERT_FILE to a PEM file with its certificate"
-        }
-        _ => return error.into(),
-    };
-    let error = anyhow!(error);
-    anyhow!("{error:#}; {advice}")
 }
 
 /// Returns the organization with this id, which is set in `place`.

@@ -42,7 +42,7 @@ pub(super) async fn run(
     };
     let key = ApiKey::parse(&read_key()?)
         .map_err(|error| Usage(format!("what was entered is {error}; nothing was stored")))?;
-    let client = connect(&url, "login", key.clone(), target.organization.clone())?;
+    let client = connect(&url, key.clone(), target.organization.clone())?;
     check(&client).await.context("nothing was stored")?;
 
     let prefix = masked(key.expose());

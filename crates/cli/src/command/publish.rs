@@ -306,7 +306,7 @@ async fn publish_input(
             .filter(|line| line.number >= arguments.from_line)
             .collect();
         let settled = match publisher {
-            Some(publisher) => Batch::publish(publisher, follower, wanted, published > 0).await,
+            Some(publisher) => Batch::publish(publisher, follower, wanted).await,
             None => Batch::check(wanted),
         };
         bad += settled.report_bad(&progress);

@@ -222,12 +222,12 @@ fn a_refusal_says_how_to_leave_the_api() {
         (by_option, "without --api"),
         (
             refusal(None, None, &[(API_URL, "http://a.example")]),
-            "unset MAGNETITE_API_URL there",
+            "of the installation, and unset MAGNETITE_API_URL there",
         ),
         (refusal(None, Some("work"), &[home]), "without --profile"),
         (
             refusal(None, None, &[home, (PROFILE, "work")]),
-            "unset MAGNETITE_PROFILE there",
+            "of the installation, and unset MAGNETITE_PROFILE there",
         ),
         (refusal(None, None, &[home]), "with its configuration"),
     ] {

@@ -149,7 +149,7 @@ async fn what_the_api_does_not_accept_is_not_stored() {
         (&[login, "localhost"], &key, 2, "the URL of the API is not valid"),
         (&[login], &key, 2, "the URL of the HTTP API is missing"),
         (&[login, "--api", url], &key, 2, "`magnetite login URL`"),
-        (&[login, &away], &key, 1, "no connection to"),
+        (&[login, &away], &key, 1, "nothing listens at"),
         (
             &[login, url, "--organization", "org_2"],
             &key,

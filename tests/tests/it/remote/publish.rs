@@ -220,23 +220,30 @@ async fn without_a_recorder_the_wait_ends_after_a_minute_whatever_the_organizati
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_that_is_away_at_the_beginning_is_reported_with_the_command_that_goes_on() {
-    let url = format!("http://127.0.0.1:{}", free_port());
-    let installation = Installation::new("remote-away").await;
+async fn an_api_that_is_started_late_gets_every_event() {
+    let listen = format!("127.0.0.1:{}", free_port());
+    let installation = Installation::new("remote-late").await;
     let key = installation.key("org_1", "events:write").await;
-    let laptop = Laptop::new(&url, &key);
-    let arguments = ["publish", "-", "--api", &url];
-    let output = laptop.run_with_input(&arguments, &event("org_1", "lead_1")).await;
-    let notes = stderr(&output);
-    assert_eq!(
-        (output.status.code(), &output.stdout[..]),
-        (Some(1), &b""[..]),
-        "{notes}"
-    );
-    let go_on = format!("magnetite publish - --api {url} --from-line 1");
-    for words in ["no connection", "Events published: 0", &go_on] {
-        assert!(notes.contains(words), "{words}: {notes}");
-    }
+    let laptop = Laptop::new(&format!("http://{listen}"), &key);
+    let mut publishing = Publishing::start(&laptop, "late");
+    let mut stdin = publishing.child.stdin.take().unwrap();
+    stdin
+        .write_all(event("org_1", "lead_1").as_bytes())
+        .await
+        .unwrap();
+    drop(stdin);
+    wait_until("it tries again", SOON, || {
+        publishing.notes().contains("trying again")
+    })
+    .await;
+    let notes = publishing.notes();
+    assert!(notes.contains("nothing listens at"), "{notes}");
+    let api = start_api(&installation, &listen).await;
+    let status = publishing.child.wait().await.unwrap();
+    assert!(status.success(), "{}", publishing.notes());
+    assert_eq!(publishing.ids_count(), 1);
+    assert_eq!(installation.amqp().ready("events").await, 1);
+    assert!(api.terminate().await);
     installation.delete().await;
 }
 

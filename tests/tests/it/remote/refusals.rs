@@ -40,15 +40,29 @@ async fn what_the_api_or_its_absence_refuses_is_told_in_one_line() {
             "MAGNETITE_API_KEY is not a valid API key",
         ),
         (
+            &format!("{}/v1", api.url()),
+            &reading,
+            2,
+            &format!("use {};", api.url()),
+        ),
+        (
+            &api.url().replace("http:", "https:"),
+            &reading,
+            1,
+            "does not speak TLS",
+        ),
+        (
             "localhost",
             &reading,
             2,
             "MAGNETITE_API_URL: the URL of the API is not valid",
         ),
-        (&away, &reading, 1, "no connection to"),
+        (&away, &reading, 1, "nothing listens at"),
     ] {
         let told = Laptop::new(url, key).refused(code, &["endpoint", "list"]).await;
         assert!(told.contains(words), "{told}");
+        // People do not wait for several tries.
+        assert!(!told.contains("tried"), "{told}");
     }
     let listed = Laptop::new(api.url(), &reading)
         .run(&["endpoint", "list", "--json"])

@@ -19,7 +19,7 @@ use super::{
     failure::Failure,
     follow::{self, Before, FOLLOWED_MAX, Fate, Follower},
     go_on::go_on,
-    patience::Patience,
+    patience::{Patience, RETRY_FOR},
     publisher::Publisher,
     unreached::Unreached,
 };
@@ -74,15 +74,14 @@ impl Batch {
     }
 
     /// Publishes until every line is confirmed or refused, or no event could be published for too long. A
-    /// follower reads the journal first. `has_published` says whether an event of an earlier batch is confirmed.
+    /// follower reads the journal first.
     pub(super) async fn publish(
         publisher: &Publisher,
         follower: Option<&Follower>,
         lines: Vec<Line>,
-        has_published: bool,
     ) -> Self {
         let mut batch = Self::new(lines, |bytes| State::Waiting(Serialized::new(bytes)));
-        let mut patience = Patience::new(publisher.retry_for(has_published), Instant::now());
+        let mut patience = Patience::new(RETRY_FOR, Instant::now());
         while let Some(stopped) = batch.attempt(publisher, follower).await {
             let confirmed = batch.confirmed().count();
             let wait = stopped

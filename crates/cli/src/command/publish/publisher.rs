@@ -1,14 +1,11 @@
 //! The two ways to publish: over AMQP, and over the HTTP API.
 
-use std::time::Duration;
-
 use producer::{EventId, Producer, Serialized};
 
 use super::{
     super::lines::BATCH_LINES,
     failure::Failure,
     groups::{self, ApiPublisher},
-    patience::RETRY_FOR,
 };
 
 /// Where events are published.
@@ -42,16 +39,6 @@ impl Publisher {
         match self {
             Self::Broker(_) => BATCH_LINES,
             Self::Api(_) => groups::EVENTS_MAX,
-        }
-    }
-
-    /// Returns how long a batch is retried before one of its events is confirmed. Until any event is confirmed,
-    /// nothing is retried over the API: if the client has not reached the API in several tries, its URL is
-    /// probably wrong. A broker was reached before.
-    pub(super) fn retry_for(&self, has_published: bool) -> Duration {
-        match self {
-            Self::Api(_) if !has_published => Duration::ZERO,
-            _ => RETRY_FOR,
         }
     }
 
