@@ -1,5 +1,6 @@
 //! Extractors for the parts of a request. Each rejection is a [`Problem`] that names the invalid part.
 
+mod fields;
 mod if_match;
 
 use std::{fmt::Display, str::FromStr};
@@ -13,6 +14,8 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use crate::problem::{Kind, Problem};
 
+pub(crate) use fields::Checked;
+use fields::parse_checked;
 pub(crate) use if_match::{IfMatch, etag};
 
 /// The bytes of a body that is declared to be JSON.
@@ -44,26 +47,26 @@ impl<S: Send + Sync> FromRequest<S> for JsonBytes {
     }
 }
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+impl<S: Send + Sync, T: DeserializeOwned + Checked> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let JsonBytes(body) = JsonBytes::from_request(request, state).await?;
-        parse(&body).map(Self)
+        parse_checked(&body).map(Self)
     }
 }
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJson<T> {
+impl<S: Send + Sync, T: DeserializeOwned + Checked> FromRequest<S> for OptionalJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let said = says_json(request.headers());
         let body = read(request, state).await?;
         if body.is_empty() {
-            return parse(b"{}").map(Self);
+            return parse_checked(b"{}").map(Self);
         }
         said?;
-        parse(&body).map(Self)
+        parse_checked(&body).map(Self)
     }
 }
 
@@ -119,20 +122,25 @@ fn plain(error: &serde_json::Error) -> String {
     }
 }
 
-/// Formats a path as a JSON Pointer (RFC 6901), which escapes `~` and `/` in names.
+/// Formats a path as a JSON Pointer (RFC 6901).
 fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let mut pointer = String::new();
     for segment in path {
         let name = match segment {
             Segment::Seq { index } => index.to_string(),
-            Segment::Map { key } => key.replace('~', "~0").replace('/', "~1"),
+            Segment::Map { key } => pointer_name(key),
             Segment::Enum { .. } | Segment::Unknown => continue,
         };
         pointer.push('/');
         pointer.push_str(&name);
     }
     pointer
+}
+
+/// Escapes a name for a JSON Pointer.
+pub(crate) fn pointer_name(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {

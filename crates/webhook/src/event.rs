@@ -187,12 +187,11 @@ impl<'a> Envelope<'a> {
             return Err(Rejection::NotAnObject);
         }
         let fields: Fields<'a> = serde_json::from_str(text).map_err(not_json)?;
-        if let Some(key) = fields.duplicate {
-            return Err(Rejection::DuplicateKey {
-                key: key.chars().take(64).collect(),
-            });
-        }
-        let mut wrong = Vec::new();
+        let duplicates = fields.duplicates.into_iter();
+        let mut wrong: Vec<_> = duplicates
+            .map(|field| FieldRejection::Duplicate { field })
+            .collect();
+        let is_unique = wrong.is_empty();
         let mut note = |error| wrong.push(error);
         let event_type = rules.event_type(fields.event).map_err(&mut note);
         let timestamp_ms = rules.timestamp(fields.timestamp).map_err(&mut note);
@@ -210,7 +209,9 @@ impl<'a> Envelope<'a> {
             lead_id,
             data,
         ) {
-            (Ok(event_type), Ok(timestamp_ms), Ok(organization_id), Ok(project_id), Ok(lead_id), Ok(())) => {
+            (Ok(event_type), Ok(timestamp_ms), Ok(organization_id), Ok(project_id), Ok(lead_id), Ok(()))
+                if is_unique =>
+            {
                 Ok(Self {
                     event_type,
                     timestamp_ms,

@@ -18,7 +18,7 @@ use wire::{Listing, schema::SCOPES_MAX};
 use crate::{
     caller::{Caller, Organization},
     context::Context,
-    extract::{Id, JsonBody, Query, present},
+    extract::{Checked, Id, JsonBody, Query, present},
     pagination::{Page, listing},
     problem::{FieldError, Kind, Problem},
 };
@@ -135,19 +135,8 @@ pub(super) async fn revoke(
 impl CreateApiKey {
     /// Returns the key to create, which may have at most the scopes of the key that creates it.
     fn key(self, organization_id: OrganizationId, scopes_max: &Scopes) -> Result<NewKey, Problem> {
-        let mut errors = Vec::new();
-        if let Err(error) = valid_id(&self.name) {
-            errors.push(FieldError::at("/name", error.to_string()));
-        }
-        let lifetime = self.expires_in_s.map(Duration::from_secs);
-        if lifetime.is_some_and(|lifetime| !LIFETIME.contains(&lifetime)) {
-            let (least, most) = (LIFETIME.start().as_secs(), LIFETIME.end().as_secs());
-            errors.push(FieldError::at(
-                "/expires_in_s",
-                format!("expected an integer from {least} to {most}"),
-            ));
-        }
-        let scopes = match scopes(&self.scopes, &mut errors) {
+        let (scopes, errors) = self.checked();
+        let scopes = match scopes {
             Some(scopes) if errors.is_empty() => scopes,
             _ => return Err(Problem::fields(errors)),
         };
@@ -163,8 +152,31 @@ impl CreateApiKey {
             organization_id: Some(organization_id),
             name: self.name,
             scopes,
-            lifetime,
+            lifetime: self.expires_in_s.map(Duration::from_secs),
         })
+    }
+
+    /// Returns the scopes, unless they are not valid, and the errors of all fields.
+    fn checked(&self) -> (Option<Scopes>, Vec<FieldError>) {
+        let mut errors = Vec::new();
+        if let Err(error) = valid_id(&self.name) {
+            errors.push(FieldError::at("/name", error.to_string()));
+        }
+        let lifetime = self.expires_in_s.map(Duration::from_secs);
+        if lifetime.is_some_and(|lifetime| !LIFETIME.contains(&lifetime)) {
+            let (least, most) = (LIFETIME.start().as_secs(), LIFETIME.end().as_secs());
+            errors.push(FieldError::at(
+                "/expires_in_s",
+                format!("expected an integer from {least} to {most}"),
+            ));
+        }
+        (scopes(&self.scopes, &mut errors), errors)
+    }
+}
+
+impl Checked for CreateApiKey {
+    fn errors(&self) -> Vec<FieldError> {
+        self.checked().1
     }
 }
 

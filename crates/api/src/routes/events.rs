@@ -19,7 +19,7 @@ use wire::{Published, PublishedBatch};
 use crate::{
     caller::{Caller, ORGANIZATION},
     context::Context,
-    extract::{JsonBytes, parse},
+    extract::{JsonBytes, parse, pointer_name},
     problem::{FieldError, Kind, Problem},
 };
 
@@ -276,8 +276,10 @@ fn capitalized(rejection: &Rejection) -> String {
 /// Returns the errors of the event at this pointer in the body: one for each invalid field, or one for the
 /// event as a whole.
 fn field_errors(rejection: &Rejection, event: &str) -> Vec<FieldError> {
-    let of_field =
-        |wrong: &FieldRejection| FieldError::at(format!("{event}/{}", wrong.field()), wrong.to_string());
+    let of_field = |wrong: &FieldRejection| {
+        let pointer = format!("{event}/{}", pointer_name(wrong.field()));
+        FieldError::at(pointer, wrong.to_string())
+    };
     match rejection {
         Rejection::Fields(fields) => fields.iter().map(of_field).collect(),
         _ => vec![FieldError::at(event, rejection.to_string())],

@@ -167,8 +167,12 @@ mod tests {
         }
         // Errors in fields are reported together with those in the data.
         event["timestamp"] = 1_703_123_456.into();
-        let all = schemas.errors(&event.to_string().into());
+        let event = event.to_string();
+        let all = schemas.errors(&event.clone().into());
         assert_eq!(all.len(), errors.len() + 1, "{all:?}");
+        let twice = schemas.errors(&event.replacen('{', "{\"x\":1,\"x\":2,", 1).into());
+        assert_eq!(twice.len(), all.len() + 1, "{twice:?}");
+        assert_eq!(twice[0], "field \"x\" occurs more than once");
     }
 
     #[test]

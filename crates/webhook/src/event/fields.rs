@@ -5,6 +5,11 @@ use std::{borrow::Cow, collections::HashSet, fmt};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// The maximum number of keys that are reported because they occur more than once. A body may contain thousands.
+const DUPLICATES_MAX: usize = 8;
+/// The number of characters of such a key that are reported.
+const DUPLICATE_CHARS_MAX: usize = 64;
+
 /// A JSON string, borrowed from the input if it has no escapes.
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
@@ -40,8 +45,8 @@ pub(super) struct Fields<'a> {
     pub(super) project_id: Option<&'a RawValue>,
     pub(super) lead_id: Option<&'a RawValue>,
     pub(super) data: Option<&'a RawValue>,
-    /// A key that occurs more than once.
-    pub(super) duplicate: Option<String>,
+    /// The beginnings of the keys that occur more than once, at most [`DUPLICATES_MAX`].
+    pub(super) duplicates: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
@@ -55,6 +60,13 @@ impl<'a> Fields<'a> {
             "data" => &mut self.data,
             _ => return None,
         })
+    }
+
+    fn note_duplicate(&mut self, key: &str) {
+        let beginning: String = key.chars().take(DUPLICATE_CHARS_MAX).collect();
+        if self.duplicates.len() < DUPLICATES_MAX && !self.duplicates.contains(&beginning) {
+            self.duplicates.push(beginning);
+        }
     }
 }
 
@@ -77,8 +89,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
                         Some(slot) => slot.replace(value).is_none(),
                         None => unknown.insert(key.clone()),
                     };
-                    if !fresh && fields.duplicate.is_none() {
-                        fields.duplicate = Some(key.into_owned());
+                    if !fresh {
+                        fields.note_duplicate(&key);
                     }
                 }
                 Ok(fields)

@@ -33,13 +33,7 @@ pub enum Rejection {
     /// The body is valid JSON, but not an object.
     #[error("the body is not a JSON object")]
     NotAnObject,
-    /// A top-level key occurs more than once. JSON parsers disagree on which occurrence counts.
-    #[error("the top-level key {key:?} occurs more than once")]
-    DuplicateKey {
-        /// The duplicate key.
-        key: String,
-    },
-    /// Fields are missing or invalid. Contains every such field, at least one.
+    /// Fields are missing, invalid, or there more than once. Contains every such field, at least one.
     #[error("{}", .0.iter().map(FieldRejection::to_string).collect::<Vec<_>>().join("; "))]
     Fields(Vec<FieldRejection>),
     /// The AMQP `message_id` is not a valid event id.
@@ -50,6 +44,12 @@ pub enum Rejection {
 /// The reason why a field is invalid. The error message names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldRejection {
+    /// The top-level key occurs more than once. JSON parsers disagree on which occurrence counts.
+    #[error("field {field:?} occurs more than once")]
+    Duplicate {
+        /// The beginning of the key.
+        field: String,
+    },
     /// The field is required, but missing.
     #[error("field {field:?} is missing; expected {expected}")]
     Missing {
@@ -119,7 +119,6 @@ impl Rejection {
             Self::TooDeep => "too_deep",
             Self::NotJson { .. } => "not_json",
             Self::NotAnObject => "not_an_object",
-            Self::DuplicateKey { .. } => "duplicate_key",
             Self::Fields(fields) => fields.first().map_or("bad_field", FieldRejection::reason),
             Self::BadMessageId => "bad_message_id",
         }
@@ -128,8 +127,9 @@ impl Rejection {
 
 impl FieldRejection {
     /// Returns the name of the field.
-    pub fn field(&self) -> &'static str {
+    pub fn field(&self) -> &str {
         match self {
+            Self::Duplicate { field } => field,
             Self::Missing { field, .. } | Self::Bad { field, .. } | Self::LongId { field, .. } => field,
             Self::UnknownEvent(_) => "event",
             Self::Timestamp(_) | Self::Ahead { .. } => "timestamp",
@@ -138,6 +138,7 @@ impl FieldRejection {
 
     fn reason(&self) -> &'static str {
         match self {
+            Self::Duplicate { .. } => "duplicate_key",
             Self::Missing { .. } => "missing_field",
             Self::Bad { .. } => "bad_field",
             Self::LongId { .. } => "long_id",

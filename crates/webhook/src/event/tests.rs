@@ -182,6 +182,31 @@ fn everything_that_is_wrong_with_the_fields_is_told_at_once() {
 }
 
 #[test]
+fn a_key_that_occurs_twice_hides_no_other_error() {
+    let body = GOOD.replace("org_1", "").replace(
+        "\"data\"",
+        &format!(
+            "\"x\":1,\"x\":2,\"x\":3,\"lead_id\":\"y\",\"{0}\":1,\"{0}\":2,\"data\"",
+            "k".repeat(100)
+        ),
+    );
+    let Err(Rejection::Fields(fields)) = Envelope::parse(body.as_bytes()) else {
+        panic!("it is an event");
+    };
+    let named: Vec<_> = fields.iter().map(FieldRejection::field).collect();
+    let long = "k".repeat(64);
+    assert_eq!(named, ["x", "lead_id", &long, "organization_id"]);
+    assert_eq!(reason(body).0, "duplicate_key");
+    let many: Vec<_> = (0..1000).map(|key| format!("\"{key}\":1,\"{key}\":2,")).collect();
+    let many = many.concat();
+    let (reason, text) = reason(GOOD.replacen('{', &format!("{{{many}"), 1));
+    assert_eq!(
+        (reason, text.matches("more than once").count()),
+        ("duplicate_key", 8)
+    );
+}
+
+#[test]
 fn a_timestamp_is_of_the_years_2001_to_2100_at_entry_and_any_integer_inside() {
     let at = |timestamp: u64| GOOD.replace("1703123456789", &timestamp.to_string());
     for (timestamp, is_valid) in [

@@ -15,7 +15,7 @@ use wire::{Resent, ResentDeliveries};
 use crate::{
     caller::Organization,
     context::Context,
-    extract::{Id, JsonBody},
+    extract::{Checked, Id, JsonBody},
     problem::{Kind, Problem, unsent},
 };
 
@@ -32,6 +32,8 @@ pub(in crate::routes) struct ResendDeliveries {
     #[schema(min_items = 1, max_items = 100, example = json!(["dlv_958343c375fad16b091b931f14abe353"]))]
     ids: Vec<String>,
 }
+
+impl Checked for ResendDeliveries {}
 
 /// Send a delivery again.
 ///

@@ -11,7 +11,7 @@ use webhook::{OrganizationId, ProjectId, Subscription, valid_id};
 use wire::schema::PATTERNS_MAX;
 
 use crate::{
-    extract::present,
+    extract::{Checked, present},
     problem::{FieldError, Problem},
 };
 
@@ -146,6 +146,19 @@ impl UpdateEndpoint {
 impl RotateSecret {
     /// Returns the rotation. Errors do not quote the secret.
     pub(super) fn rotation(self) -> Result<Rotation, Problem> {
+        let (secret, errors) = self.checked();
+        if !errors.is_empty() {
+            return Err(Problem::fields(errors));
+        }
+        let overlap = self.overlap_s.map_or(OVERLAP_DEFAULT, Duration::from_secs);
+        Ok(Rotation {
+            secret,
+            overlap: (!self.revoke_now).then_some(overlap),
+        })
+    }
+
+    /// Returns the secret, and the errors of all fields.
+    fn checked(&self) -> (Option<Secret>, Vec<FieldError>) {
         let mut errors = Vec::new();
         let secret = self.secret.as_deref().map(Secret::parse).transpose();
         let secret = secret.unwrap_or_else(|error| {
@@ -166,14 +179,35 @@ impl RotateSecret {
                 "expected false if overlap_s is given, because revoke_now leaves no overlap",
             ));
         }
-        if !errors.is_empty() {
-            return Err(Problem::fields(errors));
+        (secret, errors)
+    }
+}
+
+impl Checked for CreateEndpoint {
+    fn errors(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if let Some(events) = &self.events {
+            subscription(events, &mut errors);
         }
-        let overlap = overlap.unwrap_or(OVERLAP_DEFAULT);
-        Ok(Rotation {
-            secret,
-            overlap: (!self.revoke_now).then_some(overlap),
-        })
+        project(self.project_id.clone(), &mut errors);
+        errors
+    }
+}
+
+impl Checked for UpdateEndpoint {
+    fn errors(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if let Some(events) = &self.events {
+            subscription(events, &mut errors);
+        }
+        project(self.project_id.clone().flatten(), &mut errors);
+        errors
+    }
+}
+
+impl Checked for RotateSecret {
+    fn errors(&self) -> Vec<FieldError> {
+        self.checked().1
     }
 }
 

@@ -14,7 +14,7 @@ use wire::RecoveredEndpoint;
 
 use crate::{
     context::Context,
-    extract::JsonBody,
+    extract::{Checked, JsonBody},
     problem::{Kind, Problem},
     time::UnixMs,
 };
@@ -51,6 +51,8 @@ pub(in crate::routes) struct RecoverEndpoint {
     #[schema(default = false)]
     dry_run: bool,
 }
+
+impl Checked for RecoverEndpoint {}
 
 /// What an endpoint has missed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
