@@ -147,7 +147,8 @@ impl State {
 
     /// Passes each record to the readers whose filter accepts it, events first.
     fn pass(&mut self, records: &[Record], shown: fn(TailLine) -> TailLine) {
-        // A worker may record the first attempt of an event before the event itself.
+        // A slow attempt moves to a message of its own, which may be recorded in the same batch as the event's, and
+        // before it.
         let (events, others): (Vec<_>, Vec<_>) = records
             .iter()
             .partition(|record| matches!(record, Record::Event(_)));

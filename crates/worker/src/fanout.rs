@@ -73,9 +73,9 @@ pub(crate) async fn event(context: &Arc<Context>, job: &mut Job<'_>, message: &M
     let attempts = inline
         .into_iter()
         .map(|endpoint| Pending::new(Arc::clone(context), Arc::clone(&event), endpoint));
+    job.processed.add_records(records);
     together(context, job, begun, attempts.collect()).await;
     job.processed.add_apart(event, apart);
-    job.processed.add_records(records);
 }
 
 /// Returns the records of the event: the endpoints that match it, and the registry's position.
@@ -144,8 +144,9 @@ async fn alone(
         Some(effects) => effects,
         None => job.hold(first(event, endpoint), &mut records, attempting).await,
     };
-    job.processed.add(effects);
+    // Records of one message have the order of what happened. Those of a held message may precede them.
     job.processed.add_records(records);
+    job.processed.add(effects);
 }
 
 /// Waits for the first attempts of one event, and moves each attempt that becomes slow to a held message.

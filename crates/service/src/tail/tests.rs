@@ -65,7 +65,7 @@ fn gap() -> Record {
     })
 }
 
-/// Returns the records of a batch, in an order in which a worker makes them.
+/// Returns the records of a batch. An attempt of a held message is before its event.
 fn records() -> Vec<Record> {
     vec![
         attempt("evt_1", "org_1", "ep_1", true),
