@@ -1,12 +1,12 @@
 //! What workers record, as it happens. Neither way needs the database.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use client::{Client, TailEvents};
 use futures_util::{TryStreamExt as _, stream::BoxStream};
 use runtime::vital;
 use service::tail::{Filter, Reader, Readers};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use webhook::EndpointId;
 use wire::TailLine;
@@ -20,6 +20,9 @@ use crate::{
 
 /// How long to wait before a stream of the API that has ended is opened again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How long to wait for the answer of the API before a stream that has ended counts as lost.
+const LOST_AFTER: Duration = Duration::from_secs(1);
 
 /// The records of workers from now on.
 pub(crate) enum Records {
@@ -119,11 +122,23 @@ impl OfApi {
                 Err(error) if !error.is_transient() => return Err(told(error)),
                 Ok(None) | Err(_) => self.lines = None,
             }
-            output::note(
-                "the connection to the API was lost; connecting again; what workers record in the meantime is not shown",
-            );
             sleep(AGAIN_AFTER).await;
+            self.open_again().await?;
         }
+    }
+
+    /// Opens the stream after it has ended. The API also ends a stream whose key is no longer valid, and says so when
+    /// the stream is opened again. Then the connection was not lost.
+    async fn open_again(&mut self) -> anyhow::Result<()> {
+        const LOST: &str = "the connection to the API was lost; connecting again; what workers record in the meantime is not shown";
+        let mut opening = pin!(self.open());
+        if let Ok(opened) = timeout(LOST_AFTER, opening.as_mut()).await {
+            opened?;
+            output::note(LOST);
+            return Ok(());
+        }
+        output::note(LOST);
+        opening.await
     }
 
     /// Opens the stream. After it was open once, this is tried until it succeeds, or fails for a reason that does

@@ -18,11 +18,17 @@ type Results = HashMap<String, ResendResult>;
 
 pub(super) async fn run(ids: &[String], backend: &Backend, as_json: bool) -> anyhow::Result<()> {
     let mut resender = backend.resender(arguments::DEFAULT_RATE).await?;
-    let mut results = Results::new();
-    let ended = send(&distinct(ids), &mut resender, &mut results).await;
+    let (ids, mut results) = (distinct(ids), Results::new());
+    let ended = send(&ids, &mut resender, &mut results).await;
     resender.close().await;
     // What was sent is printed even if the rest was not.
-    let printed = output::lines(lines(ids, &results, as_json));
+    for (id, asked) in shared(&ids, &results) {
+        output::note(&format!(
+            "{}: deliveries of the same event to the same endpoint, which are sent again once, as {id}",
+            asked.join(", ")
+        ));
+    }
+    let printed = output::lines(lines(&ids, &results, as_json));
     ended?;
     printed?;
     let sent = sent(results.values());
@@ -113,15 +119,40 @@ fn sent<'a>(results: impl IntoIterator<Item = &'a ResendResult>) -> usize {
     sent.count()
 }
 
-/// Returns a line for each new delivery, in the order of the ids that were given.
+/// Returns the new deliveries, in the order of the distinct ids that were given, each with the ids that it is sent for:
+/// several, if these are deliveries of the same event to the same endpoint.
+fn grouped<'a>(ids: &'a [String], results: &'a Results) -> Vec<(&'a str, Vec<&'a str>)> {
+    let (mut groups, mut places) = (Vec::<(&str, Vec<&str>)>::new(), HashMap::new());
+    for asked in ids {
+        let Some(id) = results.get(asked).and_then(|result| result.id.as_deref()) else {
+            continue;
+        };
+        let place = *places.entry(id).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((_, all)) => all.push(asked),
+            None => groups.push((id, vec![asked.as_str()])),
+        }
+    }
+    groups
+}
+
+/// Returns the new deliveries that are sent for several ids.
+fn shared<'a>(ids: &'a [String], results: &'a Results) -> Vec<(&'a str, Vec<&'a str>)> {
+    let mut groups = grouped(ids, results);
+    groups.retain(|(_, asked)| asked.len() > 1);
+    groups
+}
+
+/// Returns a line for each new delivery; as JSON, for each id that it is sent for. The order is that of the distinct
+/// ids that were given.
 fn lines(ids: &[String], results: &Results, as_json: bool) -> Vec<String> {
+    if !as_json {
+        let groups = grouped(ids, results).into_iter();
+        return groups.map(|(id, _)| id.to_owned()).collect();
+    }
     let line = |asked: &String| {
         let id = results.get(asked)?.id.as_ref()?;
-        Some(if as_json {
-            output::json(&json!({ "id": id, "resend_of": asked }))
-        } else {
-            id.clone()
-        })
+        Some(output::json(&json!({ "id": id, "resend_of": asked })))
     };
     ids.iter().filter_map(line).collect()
 }
@@ -154,21 +185,29 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_given_twice_is_sent_once_and_printed_twice() {
-        let ids = ["dlv_2", "dlv_1", "dlv_2", "dlv_3", "dlv_4"].map(str::to_owned);
-        assert_eq!(distinct(&ids), ["dlv_2", "dlv_1", "dlv_3", "dlv_4"]);
+    fn a_new_delivery_is_printed_once_however_many_ids_it_is_sent_for() {
+        let ids = ["dlv_2", "dlv_1", "dlv_2", "dlv_3", "dlv_4", "dlv_5"].map(str::to_owned);
+        let ids = distinct(&ids);
+        assert_eq!(ids, ["dlv_2", "dlv_1", "dlv_3", "dlv_4", "dlv_5"]);
         // There is no result for the last one, because a signal arrived.
         let results = Results::from([
             result("dlv_1", Some("dlv_a")),
             result("dlv_2", Some("dlv_b")),
             result("dlv_3", None),
+            // An earlier delivery of the same event to the same endpoint as the second one.
+            result("dlv_4", Some("dlv_b")),
         ]);
-        assert_eq!(lines(&ids, &results, false), ["dlv_b", "dlv_a", "dlv_b"]);
+        assert_eq!(lines(&ids, &results, false), ["dlv_b", "dlv_a"]);
+        assert_eq!(shared(&ids, &results), [("dlv_b", vec!["dlv_2", "dlv_4"])]);
         assert_eq!(
-            lines(&ids[1..2], &results, true),
-            [r#"{"id":"dlv_a","resend_of":"dlv_1"}"#]
+            lines(&ids, &results, true),
+            [
+                r#"{"id":"dlv_b","resend_of":"dlv_2"}"#,
+                r#"{"id":"dlv_a","resend_of":"dlv_1"}"#,
+                r#"{"id":"dlv_b","resend_of":"dlv_4"}"#,
+            ]
         );
-        assert_eq!(sent(results.values()), 2);
+        assert_eq!(sent(results.values()), 3);
     }
 
     #[test]
