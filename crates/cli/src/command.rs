@@ -42,7 +42,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use clap::{Parser, Subcommand};
+use clap::{Arg, Parser, Subcommand, value_parser};
 use runtime::logs;
 
 pub(crate) use audit::NotKnownYet;
@@ -97,6 +97,7 @@ enum Command {
     Publish(publish::Arguments),
     /// Check events, one JSON object per line, against the rules and the JSON Schemas of their types, without
     /// a broker
+    #[command(arg(refused_config()))]
     Validate(validate::Arguments),
     /// Manage the endpoints that events are delivered to
     Endpoint(endpoint::Arguments),
@@ -117,6 +118,7 @@ enum Command {
     /// Receive webhooks on this machine: verify and print them, or fail on purpose
     Listen(listen::Arguments),
     /// Send a signed sample of any event to a URL; needs no configuration
+    #[command(arg(refused_config()))]
     Trigger(trigger::Arguments),
     /// Check an endpoint as a worker sees it: network path, certificate, answers to good and bad requests
     Check(check::Arguments),
@@ -129,6 +131,7 @@ enum Command {
     /// Manage the keys that encrypt the endpoints' secrets in the database
     Secrets(secrets::Arguments),
     /// Print the OpenAPI 3.1 document of the HTTP API
+    #[command(arg(refused_config()))]
     Openapi,
     /// Print the configuration in force: every key, its value, and the file or variable that sets it; secrets
     /// are masked
@@ -136,12 +139,15 @@ enum Command {
     /// Check an API key, which is asked for, and store it on this machine for commands over the HTTP API
     Login(login::Arguments),
     /// Remove the API key that `magnetite login` has stored
+    #[command(arg(refused_config()))]
     Logout,
     /// Ask roles whether they are ready, and exit 1 if one is not
     Health(health::Arguments),
     /// Print a shell completion script for commands and options
+    #[command(arg(refused_config()))]
     Completions(shell::Completions),
     /// Print the manual page, or write the pages of all commands to a directory
+    #[command(arg(refused_config()))]
     Man(shell::Man),
     /// Check configuration, broker, database and limits, and say how to fix what is wrong
     Doctor(doctor::Arguments),
@@ -222,6 +228,12 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             Some(remote) => Box::pin(run_remote(command, remote)).await,
         },
     }
+}
+
+/// Returns the option `--config` of a command that refuses it. The help of the command does not show it.
+fn refused_config() -> Arg {
+    let config = Arg::new("config").long("config").value_name("FILE");
+    config.value_parser(value_parser!(PathBuf)).hide(true)
 }
 
 /// Returns the name of a command that reads no configuration, even if one is given; `None` for all others.

@@ -15,6 +15,7 @@ pub(super) struct Arguments {
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(super) enum Action {
     /// Print a new key for `secrets.keys`
+    #[command(arg(super::refused_config()))]
     NewKey,
     /// Encrypt every secret with the first key in `secrets.keys`; afterwards no other key is needed
     Reseal,

@@ -156,6 +156,17 @@ async fn a_configuration_is_refused_by_a_command_that_reads_none() {
 }
 
 #[test]
+fn a_command_that_reads_no_configuration_does_not_offer_one() {
+    let mut command = Arguments::command();
+    command.build();
+    for name in ["validate", "trigger", "openapi", "logout", "completions", "man"] {
+        let of_command = command.find_subcommand_mut(name).expect(name);
+        let help = of_command.render_long_help().to_string();
+        assert!(!help.contains("--config"), "{help}");
+    }
+}
+
+#[test]
 fn only_a_platform_key_is_created_on_the_database() {
     let needed = |arguments| needs(&exit_of(arguments).unwrap().command).map(|(name, _)| name);
     assert_eq!(
