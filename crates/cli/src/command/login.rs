@@ -7,8 +7,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use client::{ApiKey, Client, EventType};
+use client::{ApiKey, ApiKeyInfo, Client, EventType, ListApiKeys};
 use console::Term;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::{
     Usage, configuration, output,
@@ -18,6 +19,11 @@ use crate::{
 
 /// The maximum number of bytes that are read from standard input, which is many times the length of a key.
 const INPUT_BYTES_MAX: u64 = 4096;
+/// The maximum number of API keys among which the entered one is looked up. A platform key sees those of all
+/// organizations.
+const KEYS_MAX: usize = 1000;
+/// The maximum number of keys on a page, which is that of the API.
+const PAGE: u32 = 100;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -46,6 +52,10 @@ pub(super) async fn run(
     check(&client).await.context("nothing was stored")?;
 
     let prefix = masked(key.expose());
+    let about = entry(&client, &key).await;
+    let about = about
+        .map(|key| format!(" ({})", described(&key)))
+        .unwrap_or_default();
     let organization = target.organization.as_ref();
     let organization = organization.map(|organization| organization.as_str().to_owned());
     let profile = Profile {
@@ -55,7 +65,7 @@ pub(super) async fn run(
     };
     profiles.insert(&target.profile, profile)?;
     output::line(&format!(
-        "logged in to {url} with the key {prefix}, which is stored in profile {} ({})",
+        "logged in to {url} with the key {prefix}{about}, which is stored in profile {} ({})",
         target.profile,
         profiles.path().display()
     ))?;
@@ -117,4 +127,29 @@ async fn check(client: &Client) -> anyhow::Result<()> {
         }
         Err(error) => Err(told(error)),
     }
+}
+
+/// Returns the entry of a key in the listing of API keys; `None` if the key may not read it, or is not found.
+async fn entry(client: &Client, key: &ApiKey) -> Option<ApiKeyInfo> {
+    let which = ListApiKeys {
+        limit: Some(PAGE),
+        cursor: None,
+    };
+    let mut keys = client.all_api_keys(which).take(KEYS_MAX);
+    while let Ok(Some(found)) = keys.try_next().await {
+        if found.prefix == key.prefix() && found.revoked_at_ms.is_none() {
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// Returns the name, the organization and the scopes of a key.
+fn described(key: &ApiKeyInfo) -> String {
+    let name = output::printable(&key.name);
+    let owner = match &key.organization_id {
+        Some(organization) => format!("a key of {}", output::printable(organization)),
+        None => "a platform key".to_owned(),
+    };
+    format!("\"{name}\", {owner} with the scopes {}", key.scopes.join(","))
 }

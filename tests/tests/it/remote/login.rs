@@ -175,10 +175,16 @@ async fn a_key_that_the_api_accepts_is_stored_until_the_user_logs_out() {
     let user = User::new(&[&admin, &publishing]);
     let url = api.url();
     // The scopes of this key do not include the operation that the key is checked with.
-    user.log_in(&[url], &publishing).await;
+    let (done, _) = user.log_in(&[url], &publishing).await;
+    assert!(!done.contains("scopes"), "{done}");
     let (done, told) = user.log_in(&[], &admin).await;
     let prefix = format!("{}…", &admin[..10]);
-    for words in [url, &prefix, "profile default"] {
+    for words in [
+        url,
+        &prefix,
+        "profile default",
+        "a key of org_1 with the scopes admin",
+    ] {
         assert!(done.contains(words), "{done}");
     }
     assert_eq!(told, "");
