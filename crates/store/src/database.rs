@@ -382,18 +382,7 @@ async fn switch_to_wal(
 }
 
 async fn connect_postgres(options: &PgConnectOptions, address: &Address) -> Result<Pools<Postgres>, Error> {
-    // Connects without the pool, which would retry until its own timeout and then not report the cause.
-    let mut first = timeout(CONNECT_TIMEOUT, options.connect())
-        .await
-        .map_err(|_| Error::ConnectTimedOut {
-            address: address.to_string(),
-            limit: CONNECT_TIMEOUT,
-        })?
-        .map_err(|error| no_connection(address, error))?;
-    refuse_pooler(&mut first, address).await?;
-    // The connection has served its purpose. An error while closing it is irrelevant.
-    let _ = timeout(CONNECT_TIMEOUT, first.close()).await;
-
+    refuse_pooler(options, address).await?;
     let pool = |connections_max| {
         clean_pool()
             .max_connections(connections_max)
@@ -415,21 +404,48 @@ async fn connect_postgres(options: &PgConnectOptions, address: &Address) -> Resu
     })
 }
 
-/// Refuses a pooler that shares connections: on a connection that is new on the server as well, no statement
-/// prepared by this library exists yet.
-async fn refuse_pooler(first: &mut PgConnection, address: &Address) -> Result<(), Error> {
+/// Connects, and refuses a pooler that shares connections: on a connection that is new on the server as well, no
+/// statement prepared by this library exists yet.
+///
+/// The first connection leaves a statement for the second one, which most likely gets the same connection of the
+/// server from a pooler. Otherwise the first process that ever connects would find none, and would migrate the
+/// database.
+async fn refuse_pooler(options: &PgConnectOptions, address: &Address) -> Result<(), Error> {
+    for _ in 0..2 {
+        // Without the pool of this library, which would retry until its own timeout and then not report the cause.
+        let mut connection = in_time(address, options.connect()).await?;
+        let is_shared = in_time(address, has_statements(&mut connection)).await?;
+        // The connection has served its purpose. An error while closing it is irrelevant.
+        let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;
+        if is_shared {
+            return Err(Error::Pooler {
+                address: address.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether statements of this library exist on a new connection. If there are none, prepares one.
+async fn has_statements(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     const STATEMENTS: &str = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'sqlx\\_s\\_%' LIMIT 1";
-    let asked = timeout(CONNECT_TIMEOUT, sqlx::raw_sql(STATEMENTS).fetch_optional(first));
-    let found = asked.await.map_err(|_| Error::ConnectTimedOut {
+    let found = sqlx::raw_sql(STATEMENTS).fetch_optional(&mut *connection).await?;
+    if found.is_none() {
+        sqlx::query("SELECT 1").execute(connection).await?;
+    }
+    Ok(found.is_some())
+}
+
+async fn in_time<T>(
+    address: &Address,
+    step: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    let done = timeout(CONNECT_TIMEOUT, step).await;
+    let done = done.map_err(|_| Error::ConnectTimedOut {
         address: address.to_string(),
         limit: CONNECT_TIMEOUT,
     })?;
-    match found.map_err(|error| no_connection(address, error))? {
-        Some(_) => Err(Error::Pooler {
-            address: address.to_string(),
-        }),
-        None => Ok(()),
-    }
+    done.map_err(|error| no_connection(address, error))
 }
 
 fn no_connection(address: &Address, error: sqlx::Error) -> Error {

@@ -112,7 +112,8 @@ async fn work(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let process = Process::new();
-    let opening = open_store(configuration, schema, &told);
+    // Boxed, because connecting needs much space.
+    let opening = Box::pin(open_store(configuration, schema, &told));
     let Some(store) = stop.run_until_cancelled(opening).await.transpose()? else {
         return Ok(());
     };
