@@ -162,6 +162,31 @@ macro_rules! request {
     }};
 }
 
+/// Requests runs for items in one transaction, and evaluates to the results in their order. `$request` evaluates to
+/// the [`Requested`] of one item.
+macro_rules! request_each {
+    ($store:ident, $items:ident, $now_ms:ident, |$tx:ident, $item:ident| $request:expr) => {{
+        let operation = &Operation::REQUEST_RUNS;
+        on_connection!(
+            &$store.database,
+            writer,
+            operation,
+            OPERATION_TIMEOUT,
+            |connection, dialect| {
+                let mut $tx = connection.begin_with(dialect.begin_write).await?;
+                let mut requested = Vec::with_capacity($items.len());
+                for $item in $items {
+                    requested.push($request);
+                }
+                let added = added(&requested, $now_ms);
+                add_totals!($tx, added, $store.shard);
+                $tx.commit().await?;
+                Ok(requested)
+            }
+        )
+    }};
+}
+
 impl Store {
     /// Requests for each of these deliveries that it is made again, in one transaction. The request adds a
     /// new run after the latest one of the same event and endpoint, unless that one is still pending. Returns
@@ -172,32 +197,17 @@ impl Store {
     ///
     /// Returns an error if the database operation fails; then nothing was requested.
     pub async fn request_resends(&self, ids: &[DeliveryId], now_ms: u64) -> Result<Vec<Requested>, Error> {
-        let operation = &Operation::REQUEST_RUNS;
-        on_connection!(
-            &self.database,
-            writer,
-            operation,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let mut tx = connection.begin_with(dialect.begin_write).await?;
-                let mut requested = Vec::with_capacity(ids.len());
-                for id in ids {
-                    let pair = bind_all!(sqlx::query(SELECT_PAIR), &[Argument::id(id.as_str())])
-                        .try_map(|row| read_pair(&row))
-                        .fetch_optional(&mut *tx)
-                        .await?;
-                    requested.push(match pair {
-                        None => Requested::Refused(Refusal::Unknown),
-                        Some((_, Trigger::Ping)) => Requested::Refused(Refusal::Ping),
-                        Some((pair, _)) => request!(tx, &pair, None, now_ms),
-                    });
-                }
-                let added = added(&requested, now_ms);
-                add_totals!(tx, added, self.shard);
-                tx.commit().await?;
-                Ok(requested)
+        request_each!(self, ids, now_ms, |tx, id| {
+            let pair = bind_all!(sqlx::query(SELECT_PAIR), &[Argument::id(id.as_str())])
+                .try_map(|row| read_pair(&row))
+                .fetch_optional(&mut *tx)
+                .await?;
+            match pair {
+                None => Requested::Refused(Refusal::Unknown),
+                Some((_, Trigger::Ping)) => Requested::Refused(Refusal::Ping),
+                Some((pair, _)) => request!(tx, &pair, None, now_ms),
             }
-        )
+        })
     }
 
     /// Requests that events that an endpoint missed are delivered to it after all; otherwise like
@@ -212,29 +222,14 @@ impl Store {
         missed: &[Recoverable],
         now_ms: u64,
     ) -> Result<Vec<Requested>, Error> {
-        let operation = &Operation::REQUEST_RUNS;
-        on_connection!(
-            &self.database,
-            writer,
-            operation,
-            OPERATION_TIMEOUT,
-            |connection, dialect| {
-                let mut tx = connection.begin_with(dialect.begin_write).await?;
-                let mut requested = Vec::with_capacity(missed.len());
-                for recoverable in missed {
-                    let pair = Pair {
-                        organization: recoverable.organization_id.clone(),
-                        event: recoverable.event_id.clone(),
-                        endpoint: endpoint.clone(),
-                    };
-                    requested.push(request!(tx, &pair, Some(1), now_ms));
-                }
-                let added = added(&requested, now_ms);
-                add_totals!(tx, added, self.shard);
-                tx.commit().await?;
-                Ok(requested)
-            }
-        )
+        request_each!(self, missed, now_ms, |tx, recoverable| {
+            let pair = Pair {
+                organization: recoverable.organization_id.clone(),
+                event: recoverable.event_id.clone(),
+                endpoint: endpoint.clone(),
+            };
+            request!(tx, &pair, Some(1), now_ms)
+        })
     }
 
     /// Claims for the caller at most `limit` requested runs that were not sent, those of the oldest events
