@@ -27,8 +27,6 @@ use super::{
 const GROUP_EVENTS_MAX: usize = 500;
 /// The maximum number of requests in flight. More are no faster.
 const IN_FLIGHT_MAX: usize = 4;
-/// Why an event is refused that is too large for a request of its own.
-const TOO_LARGE: &str = "the event is larger than the API accepts: send less in its \"data\"";
 /// The number of events that fill all requests in flight.
 pub(super) const EVENTS_MAX: usize = IN_FLIGHT_MAX * GROUP_EVENTS_MAX;
 
@@ -302,7 +300,7 @@ fn next(error: Error, count: usize) -> Next {
     let is_one = count == 1;
     match problem.name() {
         "too-large" if !is_one => Next::Halve,
-        "too-large" => Next::Without(alone(TOO_LARGE.to_owned())),
+        "too-large" => Next::Without(alone("the event is larger than the API accepts".to_owned())),
         "malformed-request" if is_one => Next::Without(alone(problem.detail.clone())),
         "body-timeout" => Next::Slow(slow(error)),
         name @ ("invalid-fields" | "other-organization") => match refused(problem, count) {
