@@ -1,6 +1,6 @@
 //! The reasons why an operation failed.
 
-use std::{error::Error as StdError, fmt, io, time::Duration};
+use std::{error::Error as StdError, fmt, io, iter, time::Duration};
 
 use wire::Problem;
 
@@ -299,24 +299,24 @@ fn unconnected(call: &Call, server: &str, source: &(dyn StdError + 'static)) -> 
 }
 
 fn is_refused(error: &(dyn StdError + 'static)) -> bool {
-    let error: Option<&io::Error> = cause(error);
-    error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    let mut errors = causes(error).filter_map(|error| error.downcast_ref::<io::Error>());
+    errors.any(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Returns the first cause of this type; `None` if there is none. The `source` of an I/O error is not the error that
-/// it wraps, so the wrapped error is retrieved separately.
+/// Returns the first cause of this type; `None` if there is none.
 fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(wrapped) => Some(wrapped),
+    causes(error).find_map(|error| error.downcast_ref())
+}
+
+/// Returns an error and its causes. The `source` of an I/O error is not the error that it wraps, so the wrapped error
+/// is retrieved separately.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    iter::successors(Some(error), |&error: &&'a (dyn StdError + 'static)| {
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped as &(dyn StdError + 'static)),
             None => error.source(),
-        };
-    }
-    None
+        }
+    })
 }
 
 /// Returns the message for an error of the API, which says what to do in `detail`.
