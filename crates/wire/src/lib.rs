@@ -22,6 +22,7 @@ mod delivery;
 mod tail;
 mod resent;
 mod ping;
+mod relay;
 mod change;
 mod api_key;
 
@@ -38,6 +39,7 @@ pub use listing::Listing;
 pub use ping::Ping;
 pub use problem::{FieldError, Problem};
 pub use published::{Published, PublishedBatch};
+pub use relay::{RelayAnswer, RelayRequest};
 pub use resent::{RecoveredEndpoint, ResendResult, Resent, ResentDeliveries};
 pub use status::{Activity, AttemptCounts, EndpointCounts, Status};
 pub use tail::TailLine;
