@@ -5,10 +5,14 @@ pub(crate) mod history;
 mod detail;
 mod write;
 
-use signature::Secret;
-use webhook::{DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId, Subscription};
+use std::time::Duration;
 
-use crate::{Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, statement::storable};
+use signature::Secret;
+use webhook::{ApiKeyId, DisabledReason, Endpoint, EndpointId, OrganizationId, ProjectId, Subscription};
+
+use crate::{
+    Error, OPERATION_TIMEOUT, Operation, Store, database::on_connection, relays::Lease, statement::storable,
+};
 use row::{Row, columns, decode, is_deleted};
 use write::{DELETE, DISABLE, ENABLE, INSERT, ROTATE_SECRET, SELECT_ONE, Step, UPDATE, Write};
 
@@ -104,6 +108,32 @@ impl Store {
         id: EndpointId,
         now_ms: i64,
     ) -> Result<Endpoint, Error> {
+        self.create(new, id, None, now_ms).await
+    }
+
+    /// Creates an endpoint like [`create_endpoint`](Self::create_endpoint) that is a relay of this key, with a lease
+    /// for the time `age`. The URL must be [`RELAY_URL`](webhook::RELAY_URL).
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if [`create_endpoint`](Self::create_endpoint) would.
+    pub async fn create_relay(
+        &self,
+        new: NewEndpoint,
+        id: EndpointId,
+        (key, age): (&ApiKeyId, Duration),
+        now_ms: i64,
+    ) -> Result<Endpoint, Error> {
+        self.create(new, id, Some(Lease { key, age }), now_ms).await
+    }
+
+    async fn create(
+        &self,
+        new: NewEndpoint,
+        id: EndpointId,
+        lease: Option<Lease<'_>>,
+        now_ms: i64,
+    ) -> Result<Endpoint, Error> {
         let arguments = vec![
             new.organization_id.as_str().into(),
             new.project_id.as_ref().map(ProjectId::as_str).into(),
@@ -113,7 +143,7 @@ impl Store {
         let write = Write {
             id: &id,
             now_ms,
-            step: Step::Create(&new.organization_id, &new.secret),
+            step: Step::Create(&new.organization_id, &new.secret, lease),
             sql: INSERT,
             arguments,
         };
@@ -126,7 +156,7 @@ impl Store {
     /// # Errors
     ///
     /// Returns an error if the database operation fails, [`Error::EndpointNotFound`], also for a deleted
-    /// endpoint, or [`Error::VersionMismatch`].
+    /// endpoint, [`Error::RelayUrl`], or [`Error::VersionMismatch`].
     pub async fn update_endpoint(
         &self,
         id: &EndpointId,
@@ -148,7 +178,9 @@ impl Store {
         let write = Write {
             id,
             now_ms,
-            step: Step::Update,
+            step: Step::Update {
+                sets_url: change.url.is_some(),
+            },
             sql: UPDATE,
             arguments,
         };
@@ -265,6 +297,28 @@ impl Store {
         };
         self.write(&Operation::on("delete endpoint", id), write, |_, _| Ok(()))
             .await
+    }
+
+    /// Deletes a relay like [`delete_endpoint`](Self::delete_endpoint) if its lease has expired, and returns whether it
+    /// did. A lease that is renewed at the same time either prevents the deletion or is not renewed.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database operation fails.
+    pub async fn expire_relay(&self, id: &EndpointId, now_ms: i64) -> Result<bool, Error> {
+        let write = Write {
+            id,
+            now_ms,
+            step: Step::Expire,
+            sql: DELETE,
+            arguments: Vec::new(),
+        };
+        let operation = Operation::on("end relay", id);
+        match self.write(&operation, write, |_, _| Ok(())).await {
+            Ok(()) => Ok(true),
+            Err(Error::EndpointNotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks up one endpoint.

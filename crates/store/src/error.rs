@@ -193,6 +193,12 @@ pub enum Error {
         /// The endpoint's current version.
         found: i64,
     },
+    /// The endpoint is a relay, whose URL cannot be changed.
+    #[error("endpoint {id} is a relay, which has no URL to change; create another endpoint with the URL")]
+    RelayUrl {
+        /// The endpoint's id.
+        id: EndpointId,
+    },
     /// The API key does not exist.
     #[error("API key {id} does not exist")]
     ApiKeyNotFound {

@@ -49,6 +49,10 @@
 //! organization; a platform key belongs to none. [`Store::delete_expired`] also deletes keys that were
 //! revoked, or have expired, before the retention period.
 //!
+//! **Relays.** An endpoint without a URL has a lease, which is written and removed in the transactions that create and
+//! delete the endpoint. The API [renews](Store::renew_relay) the lease, and a recorder
+//! [deletes](Store::expire_relay) the endpoint when the lease has expired.
+//!
 //! **Roles.** Every role announces itself once a second with [`Store::announce_role`]. A worker's
 //! announcement contains a position of the registry; all its later attempts use this position or a later one.
 //! A process that writes an endpoint polls [`Store::workers_behind`] until no worker is behind.
@@ -137,6 +141,7 @@ mod endpoint;
 mod registry;
 mod api_key;
 mod changes;
+mod relays;
 mod roles;
 mod troubles;
 mod installation;
@@ -159,6 +164,7 @@ pub use journal::{
 };
 pub use operations::OperationRow;
 pub use registry::{CHANGES_MAX, Changes, Position, Snapshot};
+pub use relays::Renewal;
 pub use roles::{ANNOUNCED_MAX, Announcement, Dropping, JournalTotals, Restarts, WorkerBehind};
 pub use schema::{MIGRATION_LOCK_TIMEOUT, Schema, SchemaState};
 pub use sealing::{BadSealingKey, SealingKey};

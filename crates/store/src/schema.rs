@@ -68,6 +68,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "undelivered_by_organization",
         include_str!("../migrations/0022_undelivered_by_organization.sql"),
     ),
+    (23, "relays", include_str!("../migrations/0023_relays.sql")),
 ];
 
 /// The name of the table of applied migrations. It differs from sqlx's default, so that other programs that

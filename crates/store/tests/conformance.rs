@@ -19,6 +19,7 @@ mod conformance {
     mod limits;
     mod outages;
     mod registry;
+    mod relays;
     mod roles;
     mod installation;
     mod schema;

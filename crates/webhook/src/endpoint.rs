@@ -5,6 +5,13 @@ use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 
 use crate::{EndpointId, Event, OrganizationId, ProjectId, Subscription, UnknownName};
 
+/// The URL of a relay: an endpoint whose requests are passed to a program that is connected to the API, instead of
+/// being sent to a URL.
+///
+/// Its scheme is none that a customer can register. A worker of a version without relays treats it as a URL that is
+/// not valid, so its attempts fail and are made again.
+pub const RELAY_URL: &str = "relay:listen";
+
 /// A URL that a customer has registered, and the events that are delivered to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -14,8 +21,8 @@ pub struct Endpoint {
     pub organization_id: OrganizationId,
     /// The project whose events are delivered; `None` for the events of all projects.
     pub project_id: Option<ProjectId>,
-    /// The URL, `http` or `https`, as the customer wrote it. Whether its address is allowed is checked at
-    /// registration and again at every attempt.
+    /// The URL, `http` or `https`, as the customer wrote it, or [`RELAY_URL`]. Whether its address is allowed is
+    /// checked at registration and again at every attempt.
     pub url: String,
     /// The event types that the endpoint subscribes to.
     pub subscription: Subscription,
@@ -83,6 +90,11 @@ impl Endpoint {
         self.previous
             .as_ref()
             .filter(|previous| now_ms < previous.until_ms)
+    }
+
+    /// Returns whether the endpoint is a relay; see [`RELAY_URL`].
+    pub fn is_relay(&self) -> bool {
+        self.url == RELAY_URL
     }
 
     /// Returns why this endpoint does not get the event; `None` if it does.

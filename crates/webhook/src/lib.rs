@@ -41,7 +41,7 @@ pub mod journal;
 pub use api_key::{ApiKey, BadApiKey, Scope, Scopes};
 pub use attempt::{Answer, AttemptResult, Failure, FailureKind, Phase, RESPONSE_BODY_BYTES_MAX};
 pub use delivery::{Delivery, PutOff, Trigger};
-pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, PreviousSecret};
+pub use endpoint::{Disabled, DisabledReason, Endpoint, Mismatch, PreviousSecret, RELAY_URL};
 pub use event::{
     DEPTH_MAX, EVENT_BYTES_MAX, Envelope, Event, FieldRejection, Rejection, TIMESTAMP_AHEAD_MAX,
     TIMESTAMPS_MS,

@@ -59,6 +59,11 @@ pub(super) fn organization_of(row: &Row) -> OrganizationId {
     OrganizationId::new(row.1.as_str())
 }
 
+/// Returns the endpoint's URL; `None` if it is deleted.
+pub(super) fn url_of(row: &Row) -> Option<&str> {
+    row.3.as_deref()
+}
+
 /// Returns why the endpoint is disabled, or `None` if it is enabled. The reason may be unknown to this
 /// version.
 pub(super) fn disabled_reason_of(row: &Row) -> Option<&str> {

@@ -3,13 +3,13 @@
 
 use signature::Secret;
 use sqlx::Connection as _;
-use webhook::{DisabledReason, EndpointId, OrganizationId};
+use webhook::{DisabledReason, EndpointId, OrganizationId, RELAY_URL};
 
 use super::{
     detail::detail,
     history,
     row::{
-        Decode, Row, columns, disabled_reason_of, is_deleted, organization_of, previous_until_ms_of,
+        Decode, Row, columns, disabled_reason_of, is_deleted, organization_of, previous_until_ms_of, url_of,
         version_of,
     },
 };
@@ -18,8 +18,9 @@ use crate::{
     changes::{Change, INSERT_CHANGE},
     database::on_connection,
     operations::{ANNOUNCE_DISABLED, operation_id},
+    relays::{self, Lease},
     sealing::{CHOOSE_SEALING_KEY, Owner},
-    statement::{Argument, bind_all},
+    statement::{Argument, Statement, bind_all},
 };
 
 /// Advances the registry; the first statement of every write. It takes the lock that serializes writers and
@@ -88,8 +89,11 @@ pub(super) struct Write<'a> {
 /// The operation on the endpoint.
 #[derive(Clone, Copy)]
 pub(super) enum Step<'a> {
-    Create(&'a OrganizationId, &'a Secret),
-    Update,
+    /// Creates the endpoint. A relay has a lease.
+    Create(&'a OrganizationId, &'a Secret, Option<Lease<'a>>),
+    Update {
+        sets_url: bool,
+    },
     Enable,
     /// Disables the endpoint. Also stores an operational event, unless the endpoint is already disabled for
     /// the same reason.
@@ -100,26 +104,30 @@ pub(super) enum Step<'a> {
         overlaps: bool,
     },
     Delete,
+    /// Deletes a relay whose lease has expired.
+    Expire,
 }
 
 impl<'a> Step<'a> {
     fn kind(self) -> ChangeKind {
         match self {
             Self::Create(..) => ChangeKind::EndpointCreated,
-            Self::Update => ChangeKind::EndpointUpdated,
+            Self::Update { .. } => ChangeKind::EndpointUpdated,
             Self::Enable => ChangeKind::EndpointEnabled,
             Self::Disable(_) => ChangeKind::EndpointDisabled,
             Self::Rotate { .. } => ChangeKind::SecretRotated,
-            Self::Delete => ChangeKind::EndpointDeleted,
+            Self::Delete | Self::Expire => ChangeKind::EndpointDeleted,
         }
     }
 
     /// Returns the statement that updates the endpoint's history, if any.
     fn history(self) -> Option<&'static str> {
         match self {
-            Self::Create(..) | Self::Update | Self::Enable | Self::Disable(_) => Some(history::REMEMBER),
+            Self::Create(..) | Self::Update { .. } | Self::Enable | Self::Disable(_) => {
+                Some(history::REMEMBER)
+            }
             // The history stays as long as the endpoint's row.
-            Self::Delete | Self::Rotate { .. } => None,
+            Self::Delete | Self::Expire | Self::Rotate { .. } => None,
         }
     }
 
@@ -127,7 +135,7 @@ impl<'a> Step<'a> {
     fn growth(self) -> i64 {
         match self {
             Self::Create(..) => 1,
-            Self::Delete => -1,
+            Self::Delete | Self::Expire => -1,
             _ => 0,
         }
     }
@@ -135,7 +143,7 @@ impl<'a> Step<'a> {
     /// Returns the secret that, once sealed, becomes the last argument.
     fn secret(self) -> Option<&'a Secret> {
         match self {
-            Self::Create(_, secret) | Self::Rotate { secret, .. } => Some(secret),
+            Self::Create(_, secret, _) | Self::Rotate { secret, .. } => Some(secret),
             _ => None,
         }
     }
@@ -155,6 +163,12 @@ impl Write<'_> {
             let (id, found) = (id(), version_of(found));
             return Err(Error::VersionMismatch { id, expected, found });
         }
+        let is_relay = url_of(found) == Some(RELAY_URL);
+        match self.step {
+            Step::Update { sets_url: true } if is_relay => return Err(Error::RelayUrl { id: id() }),
+            Step::Expire if !is_relay => return Err(Error::EndpointNotFound { id: id() }),
+            _ => {}
+        }
         let open_until_ms = previous_until_ms_of(found).filter(|until_ms| self.now_ms < *until_ms);
         match (self.step, open_until_ms) {
             (Step::Rotate { overlaps: true, .. }, Some(until_ms)) => {
@@ -167,8 +181,18 @@ impl Write<'_> {
     /// Returns the organization that owns the endpoint.
     fn organization(&self, found: Option<&Row>) -> OrganizationId {
         match (self.step, found) {
-            (Step::Create(organization, _), _) => organization.clone(),
+            (Step::Create(organization, ..), _) => organization.clone(),
             (_, found) => organization_of(found.expect("only a creation has no existing row")),
+        }
+    }
+
+    /// Returns the statement that writes or removes the endpoint's lease, if any.
+    fn lease<'b>(&'b self, organization: &'b OrganizationId) -> Option<Statement<'b>> {
+        match self.step {
+            Step::Create(.., Some(lease)) => Some(lease.statement(self.id, organization)),
+            Step::Delete => Some(Statement::with(relays::END, [self.id.into()])),
+            Step::Expire => Some(Statement::with(relays::EXPIRE, [self.id.into()])),
+            _ => None,
         }
     }
 
@@ -250,6 +274,21 @@ macro_rules! write_row {
     }};
 }
 
+/// Writes or removes the lease of a relay together with its endpoint; steps of an [`on_connection!`]. A relay whose
+/// lease was renewed in the meantime is not deleted.
+macro_rules! write_lease {
+    ($tx:ident, $write:ident, $dialect:ident, $organization:ident) => {
+        if let Some(lease) = $write.lease(&$organization) {
+            let query = bind_all!(sqlx::query(lease.sql($dialect)), &lease.arguments);
+            let rows = query.execute(&mut *$tx).await?.rows_affected();
+            if rows == 0 && matches!($write.step, Step::Expire) {
+                let id = $write.id.clone();
+                return Err(Error::EndpointNotFound { id }.into());
+            }
+        }
+    };
+}
+
 impl Store {
     /// Writes an endpoint; all writes use this function. A write that is refused, or whose result cannot be
     /// decoded, is not committed.
@@ -282,6 +321,7 @@ impl Store {
                         .await?;
                 }
                 let row = write_row!(tx, write, self.keyring, version, organization);
+                write_lease!(tx, write, dialect, organization);
                 let change = Change {
                     at_ms: write.now_ms,
                     organization: Some(&organization),

@@ -266,7 +266,7 @@ async fn a_platform_key_belongs_to_an_organization_without_objects_for_older_ver
     // The schema as the version before platform keys left it.
     bed.execute(
         "DROP INDEX api_keys_not_revoked; DROP INDEX api_keys_revoked; DROP INDEX api_keys_expiring; \
-         DROP INDEX deliveries_undelivered_by_organization; \
+         DROP TABLE relays; DROP INDEX deliveries_undelivered_by_organization; \
          DELETE FROM magnetite_migrations WHERE version >= 21",
     )
     .await;
@@ -288,7 +288,7 @@ async fn a_database_from_before_keys_keeps_its_endpoints(bed: Bed) {
         .unwrap();
     // The schema as the version before API keys left it.
     bed.execute(
-        "DROP TABLE api_keys; DROP TABLE changes; DROP TABLE roles; DROP TABLE installation; DROP TABLE batches; DROP TABLE delays; DROP TABLE totals; ALTER TABLE events DROP COLUMN seen; DROP INDEX deliveries_undelivered_by_organization; DROP INDEX deliveries_unrecorded; ALTER TABLE deliveries DROP COLUMN recorded; ALTER TABLE deliveries DROP COLUMN replaced_ms; DROP TABLE endpoint_history; DROP TABLE retention; DROP TABLE retention_stops; \
+        "DROP TABLE relays; DROP TABLE api_keys; DROP TABLE changes; DROP TABLE roles; DROP TABLE installation; DROP TABLE batches; DROP TABLE delays; DROP TABLE totals; ALTER TABLE events DROP COLUMN seen; DROP INDEX deliveries_undelivered_by_organization; DROP INDEX deliveries_unrecorded; ALTER TABLE deliveries DROP COLUMN recorded; ALTER TABLE deliveries DROP COLUMN replaced_ms; DROP TABLE endpoint_history; DROP TABLE retention; DROP TABLE retention_stops; \
          ALTER TABLE registry DROP COLUMN low_version; DROP INDEX endpoints_existing; DROP INDEX endpoints_deleted; \
          ALTER TABLE registry DROP COLUMN change_count; DELETE FROM magnetite_migrations WHERE version >= 4",
     )

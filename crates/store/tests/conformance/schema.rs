@@ -32,6 +32,7 @@ pub(crate) const ALL: &[&str] = &[
     "0020_clocks",
     "0021_platform_keys",
     "0022_undelivered_by_organization",
+    "0023_relays",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,7 +59,7 @@ async fn a_secret_that_was_stored_in_clear_is_sealed_by_migrating(bed: Bed) {
     bed.execute(&format!(
         "UPDATE endpoints SET secret = '{}'; ALTER TABLE endpoints DROP COLUMN previous_secret; \
          ALTER TABLE endpoints DROP COLUMN previous_until_ms; ALTER TABLE registry DROP COLUMN sealing_key; \
-         DROP TABLE api_keys; DROP TABLE changes; DROP TABLE roles; DROP TABLE installation; DROP TABLE batches; DROP TABLE delays; DROP TABLE totals; ALTER TABLE events DROP COLUMN seen; DROP INDEX deliveries_undelivered_by_organization; DROP INDEX deliveries_unrecorded; ALTER TABLE deliveries DROP COLUMN recorded; ALTER TABLE deliveries DROP COLUMN replaced_ms; DROP TABLE endpoint_history; DROP TABLE retention; DROP TABLE retention_stops; ALTER TABLE registry DROP COLUMN change_count; \
+         DROP TABLE relays; DROP TABLE api_keys; DROP TABLE changes; DROP TABLE roles; DROP TABLE installation; DROP TABLE batches; DROP TABLE delays; DROP TABLE totals; ALTER TABLE events DROP COLUMN seen; DROP INDEX deliveries_undelivered_by_organization; DROP INDEX deliveries_unrecorded; ALTER TABLE deliveries DROP COLUMN recorded; ALTER TABLE deliveries DROP COLUMN replaced_ms; DROP TABLE endpoint_history; DROP TABLE retention; DROP TABLE retention_stops; ALTER TABLE registry DROP COLUMN change_count; \
          ALTER TABLE registry DROP COLUMN low_version; DROP INDEX endpoints_existing; DROP INDEX endpoints_deleted; \
          DELETE FROM magnetite_migrations WHERE version >= 3",
         created.secret.expose()
