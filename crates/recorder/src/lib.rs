@@ -4,7 +4,7 @@
 //! [journal]  -> entry -> write -> ack       every event, every attempt
 //! [dead]     -> entry -> write -> ack       dead letters with their events, so that they can be resent
 //! [rejected] -> entry -> write -> ack       messages that could not be decoded, unchanged
-//!                        upkeep             retention, failing endpoints, operational messages
+//!                        upkeep             retention, failing endpoints, expired relays, operational messages
 //!                        depths             queue lengths and pending deliveries, for metrics
 //! ```
 //!
@@ -25,6 +25,7 @@
 //! - Nothing is deleted while a clock is in doubt. Retention counts from the earlier of two times: this
 //!   host's clock, and the latest time known from the newest record and the last clock check of a recorder.
 //!   It stops while clocks disagree.
+//! - No relay is ended because the database was away: see `relays`.
 //! - Memory is bounded by the prefetch of the three queues.
 //!
 //! Deliberately absent: any influence on deliveries. If no recorder runs for a day, the only consequence is a
@@ -38,6 +39,7 @@ mod part;
 mod lag;
 mod readiness;
 mod write;
+mod relays;
 mod upkeep;
 
 use std::sync::Arc;

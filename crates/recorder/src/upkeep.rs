@@ -1,5 +1,5 @@
-//! Background work on the database: deletes old rows, disables endpoints that have failed for days, and
-//! publishes operational messages about endpoints.
+//! Background work on the database: deletes old rows, disables endpoints that have failed for days, ends relays
+//! whose lease has expired, and publishes operational messages about endpoints.
 //!
 //! Every recorder does this. Work that two recorders do at once has the same result as if one had done it,
 //! except that an operational message may be published twice, with the same id.
@@ -10,10 +10,13 @@ use broker::{Outgoing, PublishError, Publisher, Topology};
 use runtime::Lasting;
 use serde_json::json;
 use store::{OperationRow, Store};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use webhook::DisabledReason;
 
-use crate::{Config, display_chain, meters, now_ms};
+use crate::{
+    Config, display_chain, meters, now_ms,
+    relays::{self, Answered},
+};
 
 pub(crate) struct Upkeep {
     pub(crate) config: Config,
@@ -47,9 +50,7 @@ impl Upkeep {
     /// Runs all tasks. Never returns.
     pub(crate) async fn run(self) {
         let sweep_every = SWEEP_EVERY_MAX.min(self.config.failing_age);
-        let (mut tell, mut sweep) = (interval(TELL_EVERY), interval(sweep_every));
-        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut tell, mut sweep, mut end) = (every(TELL_EVERY), every(sweep_every), every(relays::EVERY));
         let telling = async {
             let (undone, untold) = (Task::new("publish operational messages"), Lasting::new());
             loop {
@@ -73,7 +74,17 @@ impl Upkeep {
                 }
             }
         };
-        tokio::join!(telling, sweeping);
+        let ending = async {
+            let (unended, mut answered) = (
+                Task::new("end relays whose lease has expired"),
+                Answered::default(),
+            );
+            loop {
+                end.tick().await;
+                unended.log(relays::end_expired(&self.store, &mut answered).await);
+            }
+        };
+        tokio::join!(telling, sweeping, ending);
     }
 
     /// Publishes the operational messages in the outbox. A message that is not routed to any queue counts as
@@ -196,6 +207,13 @@ impl Upkeep {
         }
         Ok(())
     }
+}
+
+/// Returns an interval that does not make up for missed ticks.
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// A recurring task of upkeep, and whether it fails.
