@@ -1,22 +1,25 @@
 //! Serves HTTP with limits on the number and the idle time of connections, and shuts down gracefully, then
 //! forcibly.
+//!
+//! A connection may be upgraded to another protocol. It then belongs to the handler that has upgraded it, which keeps
+//! the [`Answering`] of its request: until that is dropped, the connection keeps its place. A shutdown does not wait
+//! for upgraded connections.
 
 mod connections;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::Lasting;
 use connections::{Connections, Open};
@@ -45,43 +48,62 @@ pub struct Bounds {
 
 /// Serves until `stop` is cancelled. After that, requests in flight may continue until the deadline.
 pub async fn serve(listener: TcpListener, router: Router, stop: &CancellationToken, bounds: Bounds) {
-    let graceful = GracefulShutdown::new();
+    let tasks = TaskTracker::new();
     let connections = Connections::new(bounds.connections_max);
     while let Some((stream, open)) = next(&listener, &connections, stop).await {
-        let open = Arc::new(open);
-        let (router, answering) = (TowerToHyperService::new(router.clone()), Arc::clone(&open));
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            let answering = Arc::new(answering.answering());
-            request.extensions_mut().insert(Arc::clone(&answering));
-            let answered = hyper::service::Service::call(&router, request);
-            async move {
-                let answer = answered.await;
-                drop(answering);
-                answer
-            }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(bounds.headers_timeout)
-            .max_buf_size(READ_AHEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            tokio::select! {
-                // An error means that the client has closed the connection.
-                _ = connection => {}
-                () = open.closed() => {}
-            }
-        });
+        tasks.spawn(converse(
+            stream,
+            Arc::new(open),
+            router.clone(),
+            bounds,
+            stop.clone(),
+        ));
     }
     drop(listener);
-    if timeout(bounds.shutdown_deadline, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    tasks.close();
+    if timeout(bounds.shutdown_deadline, tasks.wait()).await.is_err() {
         tracing::warn!(
             "abandoning requests in flight: the shutdown deadline has passed (shutdown.deadline; 1 s for probes)"
         );
+    }
+}
+
+/// Answers the requests of a connection until it ends, is upgraded, or has to give its place to another. Once `stop` is
+/// cancelled, only finishes the request in progress.
+async fn converse(
+    stream: TcpStream,
+    open: Arc<Open>,
+    router: Router,
+    bounds: Bounds,
+    stop: CancellationToken,
+) {
+    let (router, answering) = (TowerToHyperService::new(router), Arc::clone(&open));
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let answering = Arc::new(Answering::of(&answering));
+        request.extensions_mut().insert(Arc::clone(&answering));
+        let answered = hyper::service::Service::call(&router, request);
+        async move {
+            let answer = answered.await;
+            drop(answering);
+            answer
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.headers_timeout)
+        .max_buf_size(READ_AHEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let (mut connection, mut closed) = (pin!(connection), pin!(open.closed()));
+    tokio::select! {
+        // An error means that the client has closed the connection.
+        _ = connection.as_mut() => return,
+        () = closed.as_mut() => return,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        _ = connection => {}
+        () = closed => {}
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! A connection is in one of three states: its client has not sent a whole request yet; a request is being
 //! answered; or the connection waits for its client to send the next request or to read a response. A response that
-//! keeps its [`Answering`] counts as being answered until its body ends. When all places are taken, a new client
-//! gets the place of the oldest connection without a request, or else of the connection that has waited longest.
-//! Therefore connections that send nothing cannot keep other clients out, however many there are. Client addresses
-//! are not compared, because behind a proxy they are all the same.
+//! keeps its [`Answering`] counts as being answered until its body ends, and so does an upgraded connection. When all
+//! places are taken, a new client gets the place of the oldest connection without a request, or else of the connection
+//! that has waited longest. Therefore connections that send nothing cannot keep other clients out, however many there
+//! are. Client addresses are not compared, because behind a proxy they are all the same.
 
 use std::{
     collections::BTreeMap,
@@ -56,10 +56,10 @@ pub(super) struct Open {
 /// A request that is being answered. When this is dropped, the connection waits for its client.
 ///
 /// It is among the extensions of each request, in an [`Arc`]. A response whose body takes long keeps a clone, so that
-/// its connection is not closed for another client.
+/// its connection is not closed for another client. A handler that upgrades the connection keeps a clone for as long as
+/// it uses the connection, so that the connection keeps its place.
 pub struct Answering {
-    connection: Arc<Connection>,
-    connections: Connections,
+    open: Arc<Open>,
 }
 
 impl Connections {
@@ -131,21 +131,29 @@ impl Open {
     pub(super) async fn closed(&self) {
         self.connection.close.notified().await;
     }
-
-    /// Marks the connection as answering a request until the result is dropped.
-    pub(super) fn answering(&self) -> Answering {
-        self.connection.state.store(ANSWERING, Ordering::Relaxed);
-        Answering {
-            connection: Arc::clone(&self.connection),
-            connections: self.connections.clone(),
-        }
-    }
 }
 
 impl Answering {
-    /// Closes the connection, even if its client reads nothing.
+    /// Marks the connection as answering a request until the result is dropped.
+    pub(super) fn of(open: &Arc<Open>) -> Self {
+        open.connection.state.store(ANSWERING, Ordering::Relaxed);
+        Self {
+            open: Arc::clone(open),
+        }
+    }
+
+    /// Closes the connection, even if its client reads nothing. If the connection was upgraded, whatever uses it has to
+    /// close it: see [`closed`](Self::closed).
     pub fn close(&self) {
-        self.connection.close.notify_one();
+        self.open.connection.close.notify_one();
+    }
+
+    /// Waits until the connection has to be closed. Whatever uses an upgraded connection waits for this.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
+    pub async fn closed(&self) {
+        self.open.closed().await;
     }
 }
 
@@ -157,7 +165,7 @@ impl Drop for Open {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        let now = self.connections.tick();
-        self.connection.state.store(now, Ordering::Relaxed);
+        let now = self.open.connections.tick();
+        self.open.connection.state.store(now, Ordering::Relaxed);
     }
 }

@@ -11,6 +11,9 @@ use std::{
 use axum::{
     Extension,
     body::{Body, Bytes},
+    extract::Request,
+    http::{StatusCode, header},
+    response::IntoResponse,
     routing::get,
 };
 use futures_util::{StreamExt as _, stream};
@@ -40,7 +43,8 @@ async fn served(release: Arc<Notify>) -> (SocketAddr, DropGuard) {
     let router = Router::new()
         .route("/", get(async || "quick"))
         .route("/slow", get(slow))
-        .route("/endless", get(endless));
+        .route("/endless", get(endless))
+        .route("/upgrade", get(upgrade));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
@@ -58,6 +62,51 @@ async fn endless(Extension(answering): Extension<Arc<Answering>>) -> Body {
     };
     let parts = stream::once(ready(Bytes::from_static(b"begun"))).chain(stream::once(rest));
     Body::from_stream(parts.map(Ok::<_, Infallible>))
+}
+
+/// Upgrades the connection, and then sends back what arrives. Closes the connection when `close` arrives.
+async fn upgrade(Extension(answering): Extension<Arc<Answering>>, mut request: Request) -> impl IntoResponse {
+    let upgrading = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let mut upgraded = TokioIo::new(upgrading.await.unwrap());
+        let echo = async {
+            let mut bytes = [0; 64];
+            while let Ok(read @ 1..) = upgraded.read(&mut bytes).await {
+                if &bytes[..read] == b"close" {
+                    answering.close();
+                }
+                upgraded.write_all(&bytes[..read]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = echo => {}
+            () = answering.closed() => {}
+        }
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "echo")];
+    (StatusCode::SWITCHING_PROTOCOLS, headers)
+}
+
+/// Opens a connection and upgrades it.
+async fn upgraded(address: SocketAddr) -> TcpStream {
+    let mut stream = send(
+        address,
+        b"GET /upgrade HTTP/1.1\r\nHost: api\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
+    )
+    .await;
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        let part = read(&mut stream).await;
+        assert_ne!(part, "", "{head}");
+        head += &part;
+    }
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    stream
+}
+
+async fn echoes(stream: &mut TcpStream, text: &str) {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    assert_eq!(read(stream).await, text);
 }
 
 async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
@@ -140,4 +189,49 @@ async fn a_response_that_has_begun_keeps_its_connection_if_it_asks_for_that() {
     );
     let error = endless.try_read(&mut [0; 64]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock, "the response goes on");
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_keeps_its_place_until_it_ends() {
+    let (address, _stop) = served(Arc::default()).await;
+    let mut all = Vec::new();
+    for _ in 0..PLACES {
+        all.push(upgraded(address).await);
+    }
+    let mut next = send(address, REQUEST).await;
+    let waits = timeout(Duration::from_millis(500), next.readable()).await;
+    assert!(waits.is_err(), "it is accepted when a place is free");
+    for stream in &mut all {
+        echoes(stream, "still here").await;
+    }
+    drop(all.pop());
+    assert!(read(&mut next).await.ends_with("quick"));
+    for stream in &mut all {
+        echoes(stream, "and now").await;
+    }
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_can_be_closed() {
+    let (address, _stop) = served(Arc::default()).await;
+    let mut closed = upgraded(address).await;
+    let mut other = upgraded(address).await;
+    closed.write_all(b"close").await.unwrap();
+    let mut rest = read(&mut closed).await;
+    if rest == "close" {
+        rest = read(&mut closed).await;
+    }
+    assert_eq!(rest, "");
+    echoes(&mut other, "still here").await;
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_idle_connections_and_leaves_upgraded_ones_to_their_handlers() {
+    let (address, stop) = served(Arc::default()).await;
+    let mut other = upgraded(address).await;
+    let mut idle = send(address, REQUEST).await;
+    assert!(read(&mut idle).await.ends_with("quick"));
+    drop(stop);
+    assert_eq!(read(&mut idle).await, "");
+    echoes(&mut other, "still here").await;
 }
