@@ -43,6 +43,7 @@ mod consumer;
 mod private;
 mod changes;
 mod tail;
+mod relay;
 mod depth;
 mod canary;
 mod mark;
@@ -61,12 +62,16 @@ pub use inspect::{InspectError, QueueState, Server, TopologyFault};
 pub use link::{Link, backoff};
 pub use management::{Inspection, Management, ManagementError};
 pub use mark::Mark;
-pub use message::{BadMessage, DeadLetter, Message, Outgoing, Rejected, Source};
+pub use message::{
+    BadMessage, BadReplyTo, DeadLetter, Message, Outgoing, Rejected, RelayedAnswer, RelayedRequest, ReplyTo,
+    Source,
+};
 pub use meters::{BINDING_METRICS, CONNECTION_METRICS, CONSUMER_METRICS, bindings_missing};
 pub use policy::Harm;
 pub use publish_error::{PublishError, PublishResult};
 pub use publisher::{Late, Publisher, WINDOW_MAX};
 pub use refusals::{BLOCKED, Refusal, RefusalKind};
+pub use relay::{RelayError, Requests, follow_answers};
 pub use tail::{Copies, Tailed, WATCHED, tail};
 pub use tls::{BadTls, Tls};
 pub use topology::{Argument, Binding, DeclareError, Exchange, Queue, Topology};

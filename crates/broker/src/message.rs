@@ -11,6 +11,8 @@
 //! | journal | queue `P.journal` | a batch of records | batch headers; none from older workers |
 //! | operation | exchange `P.operations`, key = its kind | a JSON object | |
 //!
+//! The module `relayed` describes the requests of relays and their answers.
+//!
 //! Delivery headers: `magnetite-endpoint` (text), `magnetite-run`, `magnetite-attempt` (the next attempt,
 //! 1-based), `magnetite-deferrals`, `magnetite-first-attempt-ms` (numbers, the last one only if set),
 //! `magnetite-no-slot-ms` and `magnetite-fault-ms` (numbers, each only if above 0), `magnetite-trigger`
@@ -35,6 +37,7 @@
 mod bad;
 mod batch;
 mod ended;
+mod relayed;
 mod source;
 
 use std::{
@@ -60,6 +63,7 @@ use crate::{
 
 pub use bad::BadMessage;
 pub use ended::Rejected;
+pub use relayed::{BadReplyTo, RelayedAnswer, RelayedRequest, ReplyTo};
 pub use source::Source;
 
 /// A message to be published, either to one of our queues or, for events, to the exchange that publishers

@@ -86,6 +86,19 @@ impl Publisher {
         results
     }
 
+    /// Publishes at most [`WINDOW_MAX`] messages to queues that may not exist, such as those of
+    /// [relays](crate::Requests), and waits for their confirms. Returns one result for each message, in order.
+    /// Unlike [`publish_all`](Self::publish_all), it does not report a missing queue as a fault of the broker.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped, but then it is unknown which messages were published.
+    pub async fn offer(&self, window: &[Outgoing]) -> Vec<PublishResult> {
+        match self.publish_window(window).await {
+            Ok(sent) => self.final_results(&sent).collect(),
+            Err(error) => window.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
     /// Publishes at most [`WINDOW_MAX`] messages in order and waits for their confirms, up to the publish
     /// timeout.
     ///
