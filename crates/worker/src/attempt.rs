@@ -7,6 +7,7 @@ use std::{
 };
 
 use broker::Outgoing;
+use bytes::Bytes;
 use webhook::{
     AttemptResult, CancelReason, DeadReason, DeferReason, Delivery, DeliveryId, Endpoint, FailureKind,
     Outcome, Signatures, Trigger,
@@ -18,6 +19,7 @@ use crate::{
     display_chain, now_ms, outcome,
     refusal::Refusal,
     registry::Registered,
+    relay,
     signing::Signer,
     work::Effects,
 };
@@ -150,6 +152,8 @@ enum Unanswered {
     GivenUp,
     /// The request could not be sent.
     Fault(egress::Fault),
+    /// The request could not be passed to the relay.
+    Relay(relay::Fault),
     /// The request failed, and this process was stalled meanwhile: the endpoint may have responded in time.
     Stalled(AttemptResult),
 }
@@ -159,6 +163,7 @@ impl fmt::Display for Unanswered {
         match self {
             Self::GivenUp => f.write_str("the worker is shutting down"),
             Self::Fault(fault) => f.write_str(&display_chain(fault)),
+            Self::Relay(fault) => f.write_str(&display_chain(fault)),
             Self::Stalled(result) => write!(f, "this process was stalled during the attempt: {result}"),
         }
     }
@@ -180,12 +185,11 @@ async fn request(
 ) -> Result<Answered, Unanswered> {
     let (began, began_ms) = (Instant::now(), now_ms());
     let headers = headers(delivery, id, signer, began_ms);
-    let (egress, body) = (&context.egress, delivery.event.body.clone());
     let ended = in_flight.slot.ended(in_flight.slowness);
-    let posting = egress.post_until(registered.target(egress), headers, body, ended);
+    let posting = post(context, registered, headers, delivery.event.body.clone(), ended);
     let result = tokio::select! {
         biased;
-        posted = posting => posted.map_err(Unanswered::Fault)?,
+        posted = posting => posted?,
         () = context.abort.cancelled() => return Err(Unanswered::GivenUp),
     };
     if result.is_success() {
@@ -198,6 +202,26 @@ async fn request(
         began_ms,
         took: began.elapsed(),
     })
+}
+
+/// Sends one request to the endpoint's URL or, if the endpoint is a relay, to the program that is connected to the API.
+async fn post(
+    context: &Context,
+    registered: &Registered,
+    headers: Vec<(&'static str, String)>,
+    body: Bytes,
+    ended: impl Future<Output = ()>,
+) -> Result<AttemptResult, Unanswered> {
+    let egress = &context.egress;
+    if registered.endpoint.is_relay() {
+        let (id, patience) = (&registered.endpoint.id, egress.attempt_timeout());
+        // Boxed, so that requests to URLs do not reserve the space that this needs.
+        let relaying = Box::pin(context.relay.attempt(id, headers, body, patience, ended));
+        return relaying.await.map_err(Unanswered::Relay);
+    }
+    let target = registered.target(egress);
+    let posted = egress.post_until(target, headers, body, ended).await;
+    posted.map_err(Unanswered::Fault)
 }
 
 /// Returns whether the worker itself may have caused a failure: this process was stalled at some time since

@@ -9,7 +9,7 @@ use webhook::journal::Record;
 
 use crate::{
     Config, admission::Admission, gone::Gone, meters::Meters, presence::Presence, pulse::Pulse,
-    registry::Registry, tails::Tails,
+    registry::Registry, relay::Relay, tails::Tails,
 };
 
 /// State shared by all tasks of one worker, behind an `Arc`.
@@ -22,6 +22,8 @@ pub(crate) struct Context {
     pub(crate) admission: Arc<Admission>,
     pub(crate) store: store::Store,
     pub(crate) egress: egress::Egress,
+    /// Makes the attempts of endpoints that are relays.
+    pub(crate) relay: Relay,
     /// The connection that the committer publishes over.
     pub(crate) publishing: Link,
     pub(crate) gone: Gone,

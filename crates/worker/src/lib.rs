@@ -41,6 +41,8 @@
 //! - No organization, and no number of failing or hanging endpoints, can hold all slots: see `admission`.
 //! - Memory is bounded by the prefetch of the three queues, the registry's limit and `recall`'s capacity.
 //!
+//! The requests of a relay, an endpoint without a URL, are passed on by `relay`.
+//!
 //! In the background, `expiry` warns about certificates that expire soon, as seen in TLS handshakes, and
 //! `bindings` restores bindings that were removed.
 //!
@@ -62,6 +64,7 @@ mod intake;
 mod fanout;
 mod due;
 mod admission;
+mod relay;
 mod attempt;
 mod outcome;
 mod committer;
@@ -91,7 +94,7 @@ pub use meters::METRICS;
 use crate::{
     admission::Admission, committer::Committer, context::Context, gone::Gone, job::Tasks, meters::Meters,
     presence::Presence, pulse::Pulse, readiness::Readiness, recall::Recall, recording::Recording,
-    registry::Registry, tails::Tails,
+    registry::Registry, relay::Relay, tails::Tails,
 };
 
 /// The dependencies of a worker.
@@ -178,6 +181,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
     let topology = Topology::new(&broker.prefix, config.schedule.tiers()).of_worker(&*name);
     let (tails, copies) = Tails::new(topology.clone());
     let context = Arc::new(Context {
+        relay: Relay::new(&broker, topology.clone(), links.clone()),
         topology,
         registry,
         presence,
@@ -233,6 +237,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) -> Result<
 async fn end(context: &Context, background: &TaskTracker) {
     background.close();
     background.wait().await;
+    context.relay.closed().await;
     context.presence.end(&context.store, &context.registry).await;
 }
 
