@@ -5,6 +5,7 @@
 //! - [`api_keys`]: creates and revokes API keys.
 //! - [`workers`]: waits until every running worker uses a change.
 //! - [`ping`]: checks whether an endpoint responds.
+//! - [`relay`]: opens endpoints whose requests are passed to a program over the API.
 //! - [`publish`]: publishes events, those of concurrent callers in groups.
 //! - [`tail`]: passes what workers record to readers, as it happens.
 //! - [`history`]: reports what happened to an event at each endpoint that was considered for it.
@@ -29,6 +30,7 @@ pub mod manage;
 pub mod api_keys;
 pub mod workers;
 pub mod ping;
+pub mod relay;
 pub mod publish;
 pub mod tail;
 pub mod history;

@@ -26,7 +26,7 @@ pub struct Endpoint {
     /// The project whose events are delivered; null for the events of all projects.
     #[schema(example = "proj_456def")]
     pub project_id: Option<String>,
-    /// The URL that events are delivered to.
+    /// The URL that events are delivered to; `relay:listen` for a relay, which has none.
     #[schema(format = "uri", example = "https://example.com/webhook")]
     pub url: String,
     /// The event types that the endpoint subscribes to: a type, a family such as `research.*`, or `*` for
