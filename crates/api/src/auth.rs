@@ -125,7 +125,8 @@ fn bearer(header: &HeaderValue) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-fn unauthorized(detail: &str, was_given: bool) -> Problem {
+/// Returns the problem for a request without a valid key. `was_given` says whether it has a key.
+pub(crate) fn unauthorized(detail: &str, was_given: bool) -> Problem {
     let challenge = if was_given {
         "Bearer realm=\"magnetite\", error=\"invalid_token\""
     } else {

@@ -32,6 +32,10 @@ pub(crate) const PINGS_MAX: usize = 32;
 /// The maximum number of open streams of records, which need a connection each but no place among the requests in
 /// progress.
 pub(crate) const STREAMS_MAX: usize = 1_000;
+/// The maximum number of programs that are connected to relays, with a connection each.
+pub(crate) const RELAYS_MAX: usize = 1_024;
+/// The maximum size of a message from a program that is connected to a relay, in bytes.
+pub(crate) const RELAY_MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// The maximum number of open connections. A further one replaces the oldest one without a request, or else
 /// the one that has waited longest.
 pub(crate) const CONNECTIONS_MAX: usize = 4096;

@@ -8,7 +8,8 @@ use service::{publish::Publishing, resend::Resending};
 use store::{Actor, Store};
 
 use crate::{
-    Config, caller::Caller, key_cache::KeyCache, operations::Operations, shares::Shares, streams::Streams,
+    Config, caller::Caller, key_cache::KeyCache, operations::Operations, relays::Relays, shares::Shares,
+    streams::Streams,
 };
 
 /// The shared state. Cheap to clone.
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     /// One unit for each ping that waits for its result.
     pub(crate) pings: Shares,
     pub(crate) streams: Arc<Streams>,
+    pub(crate) relays: Arc<Relays>,
 }
 
 impl Context {

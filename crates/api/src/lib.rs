@@ -21,6 +21,9 @@
 //! A stream of what workers record is a response whose body does not end. All streams share one queue on the
 //! broker, and each is sent the lines that its caller may see (`streams`, [`service::tail`]).
 //!
+//! A relay's program receives its requests over a WebSocket, and answers them. The requests arrive in a queue that is
+//! exclusive to this process, and each answer goes to the worker that has sent the request (`relays`).
+//!
 //! # What survives a crash
 //!
 //! Everything that was answered: endpoints are in the database, events in the broker. This process keeps only
@@ -37,13 +40,16 @@
 //! - A stream ends within 20 s after its key was revoked or has expired, and soon after a shutdown begins, even if
 //!   its client reads nothing. While the database is unavailable, a stream whose key was revoked goes on. A slow
 //!   reader delays no other.
+//! - The connection of a relay ends within 20 s after its key was revoked or has expired, or the relay has ended, and
+//!   within a second after a shutdown begins. While the database is unavailable, it goes on. Its program can answer only
+//!   the requests that were sent to it.
 //! - No key is created with more scopes than the key that creates it, or for another organization.
 //! - No log line or metric contains an API key or an endpoint's secret. Only the response to the request that
 //!   created a key or a secret contains it.
 //! - Every error is a `Problem`, including those that axum and the layers return.
 //! - The following are bounded: connections, requests in progress, their bodies and their duration, streams and
-//!   the lines that wait for each, cached keys, and events that wait to be published. Of what requests share, one
-//!   key may hold at most a quarter and one organization at most half, except for a first request that needs more
+//!   the lines that wait for each, programs that are connected to relays and the requests that each has not answered,
+//!   cached keys, and events that wait to be published. Of what requests share, one key may hold at most a quarter and one organization at most half, except for a first request that needs more
 //!   (`shares`).
 //!
 //! # Deliberately absent
@@ -65,6 +71,7 @@ mod caller;
 mod operations;
 mod shares;
 mod streams;
+mod relays;
 mod context;
 mod auth;
 mod body;
@@ -94,6 +101,7 @@ use context::{Context, Shared};
 use key_cache::KeyCache;
 use operations::Operations;
 use readiness::Readiness;
+use relays::Relays;
 use shares::Shares;
 use streams::Streams;
 
@@ -141,6 +149,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
     broker.publish_timeout = PUBLISH_TIMEOUT;
     let resending = Resending::start(&broker, topology.clone(), store.clone(), late);
     let streams = Streams::new(&broker, topology.clone(), stop.clone());
+    let relays = Relays::start(&broker, topology.clone(), store.clone(), stop.clone());
     let producer = Producer::connect(broker);
     let readiness = Readiness {
         ready: readiness,
@@ -163,6 +172,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         slots: Shares::new(config::IN_FLIGHT_MAX),
         pings: Shares::new(config::PINGS_MAX),
         streams,
+        relays,
         store,
         egress,
         config,
@@ -182,6 +192,7 @@ pub async fn run(config: Config, deps: Deps, stop: CancellationToken) {
         context.publishing.shutdown(),
         context.resending.shutdown(),
         context.streams.shutdown(),
+        context.relays.shutdown(),
     );
     context.keys.note_last_uses().await;
 }

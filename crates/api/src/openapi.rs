@@ -114,7 +114,12 @@ const COMMON: [Kind; 10] = [
     Kind::Overloaded,
 ];
 /// The problems that operations document themselves.
-const SPECIAL: [Kind; 3] = [Kind::NotFound, Kind::Conflict, Kind::VersionMismatch];
+const SPECIAL: [Kind; 4] = [
+    Kind::NotFound,
+    Kind::Conflict,
+    Kind::VersionMismatch,
+    Kind::UpgradeRequired,
+];
 
 fn complete_operation(operation: &mut Value) {
     if let Some(security) = operation["security"].as_array_mut() {
@@ -236,6 +241,7 @@ fn example(kind: Kind) -> Value {
             "Use a key with the scope endpoints:write; this one has endpoints:read.",
         ),
         Kind::BodyTimeout => Problem::new(kind, "Send the whole body within 10 s."),
+        Kind::UpgradeRequired => Problem::new(kind, "Send the headers of a WebSocket (RFC 6455)."),
         Kind::TooLarge => Problem::new(kind, "An event has at most 262144 bytes: send less in `data`."),
         Kind::UnsupportedMediaType => {
             Problem::new(kind, "Send JSON, and the header Content-Type: application/json.")

@@ -168,6 +168,12 @@ impl From<store::Error> for Problem {
             store::Error::EndpointNotFound { id } => return Self::not_found("endpoint", id.as_str()),
             store::Error::ApiKeyNotFound { id } => return Self::not_found("API key", id.as_str()),
             store::Error::VersionMismatch { .. } => return Self::version_mismatch(),
+            store::Error::RelayUrl { .. } => {
+                return Self::field(
+                    "/url",
+                    "the endpoint is a relay, which has no URL to change; create another endpoint with the URL",
+                );
+            }
             store::Error::OrganizationFull { max, .. } => {
                 let detail = format!(
                     "The organization already has {max} endpoints, the maximum. Delete one, or ask the operator for a higher limit."

@@ -32,6 +32,8 @@ fn operations() -> Vec<UtoipaMethodRouter<Context>> {
         routes!(endpoints::state::disable),
         routes!(endpoints::secret::rotate),
         routes!(endpoints::ping::ping),
+        routes!(endpoints::relay::open),
+        routes!(endpoints::relay::connect),
         routes!(event_types::list),
         routes!(event_types::show),
         routes!(events::publish),

@@ -10,5 +10,6 @@ mod matrix;
 mod platform;
 mod publishing;
 mod recover;
+mod relays;
 mod status;
 mod planted;

@@ -99,7 +99,7 @@ struct Operation {
     /// The path with the query.
     path: String,
     body: Option<Value>,
-    /// Whether the answer has an end, unlike a stream.
+    /// Whether the answer has an end, unlike a stream or an upgraded connection.
     has_end: bool,
 }
 
@@ -136,13 +136,14 @@ impl Operation {
             assert!(!example.is_null(), "{id}: the body has no example");
             example.clone()
         });
-        let streamed = &operation["responses"]["200"]["content"]["application/x-ndjson"];
+        let (answers, upgraded) = (&operation["responses"], &operation["responses"]["101"]);
+        let streamed = &answers["200"]["content"]["application/x-ndjson"];
         Self {
             id,
             method: method.to_uppercase(),
             path,
             body,
-            has_end: streamed.is_null(),
+            has_end: streamed.is_null() && upgraded.is_null(),
         }
     }
 }

@@ -4,6 +4,7 @@ mod body;
 mod change;
 mod owned;
 pub(super) mod ping;
+pub(super) mod relay;
 pub(super) mod secret;
 pub(super) mod state;
 pub(super) mod journal;

@@ -1,6 +1,6 @@
 //! The test bed: one API, and functions that send requests to it.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -11,11 +11,15 @@ use broker::Topology;
 use egress::Egress;
 use http_body_util::BodyExt as _;
 use producer::Producer;
-use runtime::now_ms;
+use runtime::{
+    now_ms,
+    serve::{Bounds, serve},
+};
 use serde_json::Value;
 use service::{publish::Publishing, resend::Resending};
 use store::{ApiKeyRow, NewApiKey, Store};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -29,6 +33,7 @@ use crate::{
     key_cache::KeyCache,
     openapi::METHODS,
     operations::Operations,
+    relays::Relays,
     router, routes,
     shares::Shares,
     streams::Streams,
@@ -73,6 +78,7 @@ impl Bed {
         let streams = Streams::new(&broker, topology.clone(), CancellationToken::new());
         let context = Context::new(Shared {
             keys: KeyCache::new(store.clone(), config.rate_per_key),
+            relays: Relays::start(&broker, topology.clone(), store.clone(), CancellationToken::new()),
             resending: Resending::start(&broker, topology, store.clone(), Duration::from_mins(10)),
             publishing: Publishing::start(Producer::connect(broker)),
             operations: Operations::of(&document).unwrap(),
@@ -93,6 +99,19 @@ impl Bed {
             handlers,
             _directory: directory,
         }
+    }
+
+    /// Serves the API at an address of this host, until the test ends.
+    pub(super) async fn served(&self) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, router) = (listener.local_addr().unwrap(), self.router.clone());
+        let bounds = Bounds {
+            connections_max: 16,
+            headers_timeout: Duration::from_secs(10),
+            shutdown_deadline: Duration::ZERO,
+        };
+        tokio::spawn(async move { serve(listener, router, &CancellationToken::new(), bounds).await });
+        address
     }
 
     /// Creates a key with these scopes. Returns the key and its row.

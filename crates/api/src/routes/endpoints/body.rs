@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use service::manage::{OVERLAP, OVERLAP_DEFAULT, Registration, Rotation};
+use service::{
+    manage::{OVERLAP, OVERLAP_DEFAULT, Registration, Rotation},
+    relay::NewRelay,
+};
 use signature::Secret;
 use store::EndpointChange;
 use utoipa::ToSchema;
@@ -27,6 +30,25 @@ pub(in crate::routes) struct CreateEndpoint {
         example = "https://example.com/webhook"
     )]
     pub(super) url: String,
+    /// The event types to deliver; all of them if this is absent.
+    #[serde(default)]
+    #[schema(schema_with = wire::schema::patterns, required = false)]
+    events: Option<Vec<String>>,
+    /// Deliver only this project's events.
+    #[serde(default)]
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
+        example = "proj_456def"
+    )]
+    project_id: Option<String>,
+}
+
+/// A relay to open.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::routes) struct OpenRelay {
     /// The event types to deliver; all of them if this is absent.
     #[serde(default)]
     #[schema(schema_with = wire::schema::patterns, required = false)]
@@ -105,21 +127,25 @@ impl CreateEndpoint {
         self,
         organization_id: OrganizationId,
     ) -> Result<Registration, Vec<FieldError>> {
-        let mut errors = Vec::new();
-        let events = self.events.unwrap_or_else(|| vec!["*".to_owned()]);
-        let (subscription, project_id) = (
-            subscription(&events, &mut errors),
-            project(self.project_id, &mut errors),
-        );
-        match subscription {
-            Some(subscription) if errors.is_empty() => Ok(Registration {
-                organization_id,
-                project_id,
-                url: self.url,
-                subscription,
-            }),
-            _ => Err(errors),
-        }
+        let (subscription, project_id) = wanted(self.events.as_deref(), self.project_id)?;
+        Ok(Registration {
+            organization_id,
+            project_id,
+            url: self.url,
+            subscription,
+        })
+    }
+}
+
+impl OpenRelay {
+    pub(super) fn relay(self, organization_id: OrganizationId) -> Result<NewRelay, Problem> {
+        let (subscription, project_id) =
+            wanted(self.events.as_deref(), self.project_id).map_err(Problem::fields)?;
+        Ok(NewRelay {
+            organization_id,
+            project_id,
+            subscription,
+        })
     }
 }
 
@@ -185,12 +211,17 @@ impl RotateSecret {
 
 impl Checked for CreateEndpoint {
     fn errors(&self) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        if let Some(events) = &self.events {
-            subscription(events, &mut errors);
-        }
-        project(self.project_id.clone(), &mut errors);
-        errors
+        wanted(self.events.as_deref(), self.project_id.clone())
+            .err()
+            .unwrap_or_default()
+    }
+}
+
+impl Checked for OpenRelay {
+    fn errors(&self) -> Vec<FieldError> {
+        wanted(self.events.as_deref(), self.project_id.clone())
+            .err()
+            .unwrap_or_default()
     }
 }
 
@@ -208,6 +239,21 @@ impl Checked for UpdateEndpoint {
 impl Checked for RotateSecret {
     fn errors(&self) -> Vec<FieldError> {
         self.checked().1
+    }
+}
+
+/// Returns which events a new endpoint gets, by default all, or the errors of both fields.
+fn wanted(
+    events: Option<&[String]>,
+    project_id: Option<String>,
+) -> Result<(Subscription, Option<ProjectId>), Vec<FieldError>> {
+    let mut errors = Vec::new();
+    let all = ["*".to_owned()];
+    let subscription = subscription(events.unwrap_or(&all), &mut errors);
+    let project_id = project(project_id, &mut errors);
+    match subscription {
+        Some(subscription) if errors.is_empty() => Ok((subscription, project_id)),
+        _ => Err(errors),
     }
 }
 
