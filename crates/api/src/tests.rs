@@ -1,4 +1,4 @@
-//! Tests of the whole router, with a real SQLite database and without a broker.
+//! Tests of the whole router, with a real SQLite database. Only the connections of relays need a broker.
 
 mod bed;
 mod things;
@@ -11,5 +11,6 @@ mod platform;
 mod publishing;
 mod recover;
 mod relays;
+mod relay_connections;
 mod status;
 mod planted;

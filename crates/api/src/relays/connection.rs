@@ -87,6 +87,10 @@ impl Connection {
             let _ = (&mut writer).await;
             // Until the program has closed the connection, too.
             while let Some(Ok(_)) = frames.next().await {}
+            if matches!(end, End::TooLarge | End::Protocol) {
+                // What was not read resets the connection. The program can read the last frame before.
+                pending::<()>().await;
+            }
         };
         let giving_up = give_up(&mut self.requests, &mut self.replies, outstanding);
         let _ = tokio::join!(timeout(CLOSE_MAX, goodbye), timeout(GIVE_UP_MAX, giving_up));

@@ -1,6 +1,10 @@
 //! The test bed: one API, and functions that send requests to it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -49,6 +53,10 @@ pub(super) struct Bed {
     pub(super) document: Value,
     /// The handlers without the layers.
     pub(super) handlers: Router<Context>,
+    /// The broker of the API, which only some tests have.
+    pub(super) broker: broker::Config,
+    /// Cancelled when the programs of relays have to connect to another process.
+    pub(super) stop: CancellationToken,
     router: Router,
     _directory: TempDir,
 }
@@ -67,20 +75,36 @@ impl Bed {
         Self::with(Config::default(), routes::all()).await
     }
 
+    /// Creates an API with a real broker, on which no other test uses the same names.
+    pub(super) async fn with_broker() -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let url = std::env::var("MAGNETITE_BROKER__URL").expect(
+            "MAGNETITE_BROKER__URL is not set: run tests/run.sh, or export the line that \
+             `deploy/local/broker.sh start DIR` prints",
+        );
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("test-api-{}-{number}", std::process::id());
+        let broker = broker::Config::new(&url, prefix).unwrap();
+        Self::over(broker, Config::default(), routes::all()).await
+    }
+
     pub(super) async fn with(config: Config, operations: OpenApiRouter<Context>) -> Self {
+        Self::over(broker::Config::new(NO_BROKER, "m").unwrap(), config, operations).await
+    }
+
+    async fn over(broker: broker::Config, config: Config, operations: OpenApiRouter<Context>) -> Self {
         let directory = TempDir::new().unwrap();
         let url = format!("sqlite://{}/magnetite.db", directory.path().display());
         let store = Store::connect(&url, &[]).await.unwrap();
         store.migrate().await.unwrap();
         let (handlers, document) = router::parts(operations);
-        let broker = broker::Config::new(NO_BROKER, "m").unwrap();
-        let topology = Topology::new("m", &[]);
+        let (topology, stop) = (Topology::new(&broker.prefix, &[]), CancellationToken::new());
         let streams = Streams::new(&broker, topology.clone(), CancellationToken::new());
         let context = Context::new(Shared {
             keys: KeyCache::new(store.clone(), config.rate_per_key),
-            relays: Relays::start(&broker, topology.clone(), store.clone(), CancellationToken::new()),
+            relays: Relays::start(&broker, topology.clone(), store.clone(), stop.clone()),
             resending: Resending::start(&broker, topology, store.clone(), Duration::from_mins(10)),
-            publishing: Publishing::start(Producer::connect(broker)),
+            publishing: Publishing::start(Producer::connect(broker.clone())),
             operations: Operations::of(&document).unwrap(),
             document: document.to_string().into(),
             arriving: Shares::new(ARRIVING_MAX),
@@ -97,6 +121,8 @@ impl Bed {
             context,
             document,
             handlers,
+            broker,
+            stop,
             _directory: directory,
         }
     }
