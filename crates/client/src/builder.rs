@@ -124,21 +124,11 @@ impl ClientBuilder {
     pub fn build(self) -> Result<Client, BuildError> {
         let base = base_url::parse(&self.url)?;
         let tls = tls::config(self.root_certificates.as_deref(), base.scheme() == "https")?;
-        let http = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(self.connect_timeout)
-            .pool_idle_timeout(IDLE_MAX)
-            .redirect(redirect::Policy::none())
-            .tls_backend_preconfigured(tls);
-        let http = match &self.way {
-            Way::System => http,
-            Way::Direct => http.no_proxy(),
-            Way::Proxy(url) => http.proxy(proxy(url)?),
-        };
-        let http = http.build();
-        let http = http.map_err(|error| BuildError::Http(Box::new(error.without_url())))?;
+        let upgrading = self.http(tls::http1_only(&tls))?.http1_only();
+        let http = self.http(tls)?;
         let shared = Shared {
-            http,
+            http: built(http)?,
+            upgrading: built(upgrading)?,
             base,
             authorization: authorization(&self.key),
             timeout: self.timeout,
@@ -148,6 +138,26 @@ impl ClientBuilder {
         };
         Ok(Client::new(shared, self.organization))
     }
+
+    /// Returns the settings of an HTTP client with this TLS configuration.
+    fn http(&self, tls: rustls::ClientConfig) -> Result<reqwest::ClientBuilder, BuildError> {
+        let http = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(self.connect_timeout)
+            .pool_idle_timeout(IDLE_MAX)
+            .redirect(redirect::Policy::none())
+            .tls_backend_preconfigured(tls);
+        Ok(match &self.way {
+            Way::System => http,
+            Way::Direct => http.no_proxy(),
+            Way::Proxy(url) => http.proxy(proxy(url)?),
+        })
+    }
+}
+
+fn built(http: reqwest::ClientBuilder) -> Result<reqwest::Client, BuildError> {
+    let http = http.build();
+    http.map_err(|error| BuildError::Http(Box::new(error.without_url())))
 }
 
 /// Returns the proxy at this URL. A proxy of another kind, or with a host that is not valid, would be ignored,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use reqwest::{
-    Response, Url,
+    Response, Upgraded, Url,
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
 use serde::de::DeserializeOwned;
@@ -23,6 +23,7 @@ use crate::{
     received::{self, Received},
     request::Request,
     retries::Retries,
+    websocket,
 };
 
 /// The header that names the organization of a request with a platform key.
@@ -41,6 +42,8 @@ pub struct Client {
 /// What all clones share.
 pub(crate) struct Shared {
     pub(crate) http: reqwest::Client,
+    /// The client for requests that turn their connection into another one, which only HTTP/1.1 can.
+    pub(crate) upgrading: reqwest::Client,
     pub(crate) base: Url,
     /// The header with the key, which is marked as sensitive.
     pub(crate) authorization: HeaderValue,
@@ -121,7 +124,7 @@ impl Client {
         let (call, timeout, server) = (tries.call, tries.timeout, self.server());
         let mut request = tries.request();
         *request.timeout_mut() = Some(timeout);
-        match self.execute(request).await {
+        match self.execute(&self.shared.http, request).await {
             Ok(response) => received::read(response, call, &server, timeout).await,
             Err(error) => Err(Error::lost(error, call, &server, timeout)),
         }
@@ -131,23 +134,53 @@ impl Client {
     async fn attempt_to_open<T: DeserializeOwned>(&self, tries: &Tries) -> Result<Lines<T>, Error> {
         let (call, after, server) = (tries.call, tries.timeout, self.server());
         let opening = async {
-            match self.execute(tries.request()).await {
+            match self.execute(&self.shared.http, tries.request()).await {
                 Ok(response) => received::open(response, call, &server, after).await,
                 Err(error) => Err(Error::lost(error, call, &server, after)),
             }
         };
-        let opened = timeout(after, opening).await;
-        opened.unwrap_or_else(|_| {
+        self.within(after, call, opening).await
+    }
+
+    /// Makes one try to turn the connection of a request into that of a WebSocket. The timeout applies until the
+    /// connection is one.
+    pub(crate) async fn upgrade(&self, request: &Request) -> Result<Upgraded, Error> {
+        let tries = self.tries(request)?;
+        let (call, after, server) = (tries.call, tries.timeout, self.server());
+        let (mut prepared, key) = (tries.prepared, websocket::key());
+        websocket::ask(prepared.headers_mut(), &key);
+        let upgrading = async {
+            match self.execute(&self.shared.upgrading, prepared).await {
+                Ok(response) => received::upgraded(response, &key, call, &server, after).await,
+                Err(error) => Err(Error::lost(error, call, &server, after)),
+            }
+        };
+        self.within(after, call, upgrading).await
+    }
+
+    /// Ends a try after this time.
+    async fn within<T>(
+        &self,
+        after: Duration,
+        call: Call,
+        trying: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let tried = timeout(after, trying).await;
+        tried.unwrap_or_else(|_| {
             Err(Error::Timeout {
                 call: call.unsure(),
-                server,
+                server: self.server(),
                 after,
             })
         })
     }
 
-    async fn execute(&self, request: reqwest::Request) -> Result<Response, reqwest::Error> {
-        let response = self.shared.http.execute(request).await?;
+    async fn execute(
+        &self,
+        http: &reqwest::Client,
+        request: reqwest::Request,
+    ) -> Result<Response, reqwest::Error> {
+        let response = http.execute(request).await?;
         self.shared.was_answered.store(true, Ordering::Relaxed);
         Ok(response)
     }

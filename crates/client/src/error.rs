@@ -341,7 +341,7 @@ fn told(call: &Call, problem: &Problem) -> String {
 }
 
 /// Escapes what cannot be printed, such as the control sequences of terminals, but no quotation marks.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut printed = String::with_capacity(text.len());
     for char in text.chars() {
         match char {

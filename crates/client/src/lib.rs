@@ -54,6 +54,31 @@
 //!
 //! [`Client::tail_events`] returns a stream of what workers record, as it happens.
 //!
+//! # Relays
+//!
+//! A relay is an endpoint without a URL: a program receives its requests over a connection that the program has
+//! opened, and answers them as a server would. It therefore works where the API cannot connect to.
+//!
+//! ```no_run
+//! use client::{Client, OpenRelay, RelayAnswer};
+//!
+//! # async fn example(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let relay = client.open_relay(&OpenRelay::default()).await?;
+//! let mut connection = client.connect_relay(&relay.id).await?;
+//! while let Some(request) = connection.next().await? {
+//!     println!("{}", request.body);
+//!     let answer = RelayAnswer {
+//!         request: request.request,
+//!         status: Some(200),
+//!         retry_after: None,
+//!         body: String::new(),
+//!     };
+//!     connection.answer(&answer).await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Errors and repeats
 //!
 //! An [`Error`] says what happened, to which operation, and what to do.
@@ -66,9 +91,10 @@
 //! # Invariants
 //!
 //! - Every call ends: after the longer of one request's timeout and [`Retries::total_max`]. The stream of
-//!   [`Client::tail_events`] goes on while the API sends something at least every 45 s.
-//! - The body of an answer is read up to 64 MiB, that of an error up to 64 KiB, and a line of a stream up to
-//!   4 MiB.
+//!   [`Client::tail_events`] goes on while the API sends something at least every 45 s, and a
+//!   [`RelayConnection`] while it does so every 30 s.
+//! - The body of an answer is read up to 64 MiB, that of an error up to 64 KiB, and a line of a stream or a message
+//!   of a relay's connection up to 4 MiB.
 //! - No message of this crate, and no `Debug` of its types, contains an API key or an endpoint's secret.
 //! - The API key is sent only to the URL that was given, because redirects are not followed. If the URL begins
 //!   with `http`, the network and the proxies before the API can read the key.
@@ -85,6 +111,7 @@ mod build_error;
 mod base_url;
 mod tls;
 mod retries;
+mod websocket;
 mod request;
 mod received;
 mod lines;
@@ -93,6 +120,9 @@ mod builder;
 mod pages;
 mod event;
 mod endpoints;
+mod relay_closed;
+mod relay_connection;
+mod relays;
 mod event_types;
 mod events;
 mod deliveries;
@@ -111,7 +141,7 @@ pub use wire::{
     Activity, ApiKey as ApiKeyInfo, Attempt, AttemptCounts, Change, Considered, Credential, Delivery,
     DeliveryWithAttempts, DisabledSince, Endpoint, EndpointCounts, EventHistory, EventSummary, EventTypeInfo,
     Failing, FieldError, Health, Listing, Ping, Problem, Published, PublishedBatch, RecoveredEndpoint,
-    ResendResult, Resent, States, Status, TailLine,
+    RelayAnswer, RelayRequest, ResendResult, Resent, States, Status, TailLine,
 };
 
 pub use api_keys::{CreateApiKey, ListApiKeys};
@@ -128,5 +158,8 @@ pub use error::{Call, Error};
 pub use event::{Event, Object};
 pub use events::ListEvents;
 pub use operation::{OPERATIONS, Operation};
+pub use relay_closed::RelayClosed;
+pub use relay_connection::{NotAnswered, RelayAnswers, RelayConnection};
+pub use relays::OpenRelay;
 pub use retries::Retries;
 pub use tail::TailEvents;

@@ -41,7 +41,8 @@ macro_rules! operations {
 
 // A change of an endpoint is not repeated if it may have been carried out, because a late repeat would
 // overwrite what another caller has changed in between. A deletion is repeated, because no id is used twice.
-// The revocation of a key is repeated, because it changes nothing the second time.
+// The revocation of a key is repeated, because it changes nothing the second time. Opening a relay is repeated,
+// because the second relay of a key replaces the first.
 operations! {
     CREATE_ENDPOINT: "createEndpoint", POST "/v1/endpoints", Undone;
     LIST_ENDPOINTS: "listEndpoints", GET "/v1/endpoints", Always;
@@ -52,6 +53,8 @@ operations! {
     DISABLE_ENDPOINT: "disableEndpoint", POST "/v1/endpoints/{id}/disable", Undone;
     ROTATE_ENDPOINT_SECRET: "rotateEndpointSecret", POST "/v1/endpoints/{id}/rotate-secret", Undone;
     PING_ENDPOINT: "pingEndpoint", POST "/v1/endpoints/{id}/ping", Undone;
+    OPEN_RELAY: "openRelay", POST "/v1/relays", Always;
+    CONNECT_RELAY: "connectRelay", GET "/v1/relays/{id}/connection", Always;
     GET_ENDPOINT_HEALTH: "getEndpointHealth", GET "/v1/endpoints/{id}/health", Always;
     RECOVER_ENDPOINT: "recoverEndpoint", POST "/v1/endpoints/{id}/recover", Undone;
     LIST_EVENT_TYPES: "listEventTypes", GET "/v1/event-types", Always;
@@ -134,7 +137,7 @@ mod tests {
         );
         let reads = OPERATIONS.iter().filter(|operation| operation.is_read());
         assert!(reads.clone().all(|read| read.repeats() == Repeats::Always));
-        assert_eq!(reads.count(), 15);
+        assert_eq!(reads.count(), 16);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use reqwest::{
-    Response,
-    header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER},
+    Response, StatusCode, Upgraded,
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 use serde::de::DeserializeOwned;
 use wire::Problem;
@@ -12,6 +12,7 @@ use wire::Problem;
 use crate::{
     error::{Call, Error},
     lines::Lines,
+    websocket,
 };
 
 /// The maximum size of the body of a success, in bytes. The largest ones are histories of events with
@@ -87,6 +88,28 @@ pub(crate) async fn open<T: DeserializeOwned>(
     }
     let received = read(response, call, server, after).await?;
     Err(received.unexpected(call))
+}
+
+/// Takes over the connection of an answer that accepts a WebSocket. `key` is that of the request. `server` and
+/// `after`, the timeout of the try, are for the errors.
+pub(crate) async fn upgraded(
+    response: Response,
+    key: &HeaderValue,
+    call: Call,
+    server: &str,
+    after: Duration,
+) -> Result<Upgraded, Error> {
+    let status = response.status();
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        let received = read(response, call, server, after).await?;
+        return Err(received.unexpected(call));
+    }
+    if let Err(reason) = websocket::accepted(response.headers(), key) {
+        let (status, reason) = (status.as_u16(), reason.to_owned());
+        return Err(Error::Unreadable { call, status, reason });
+    }
+    let upgraded = response.upgrade().await;
+    upgraded.map_err(|error| Error::lost(error, call, server, after))
 }
 
 async fn bounded(response: &mut Response, bytes_max: usize) -> (Vec<u8>, End) {
@@ -206,7 +229,7 @@ fn is_of_type(headers: &HeaderMap, media_type: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::header::{HeaderName, HeaderValue};
+    use reqwest::header::HeaderName;
     use wire::FieldError;
 
     use super::*;

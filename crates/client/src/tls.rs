@@ -27,6 +27,13 @@ pub(crate) fn config(pem: Option<&[u8]>, needed: bool) -> Result<ClientConfig, B
     Ok(config)
 }
 
+/// Returns the same configuration for connections that speak only HTTP/1.1.
+pub(crate) fn http1_only(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
 fn system(needed: bool) -> Result<RootCertStore, BuildError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -5,3 +5,4 @@ mod server;
 mod sending;
 mod hostile;
 mod repeating;
+mod relays;
