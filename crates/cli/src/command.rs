@@ -116,6 +116,7 @@ enum Command {
     /// Show the state of the system on one screen, and exit 1 if something needs attention
     Status(status::Arguments),
     /// Receive webhooks on this machine: verify and print them, or fail on purpose
+    #[command(arg(refused_config()))]
     Listen(listen::Arguments),
     /// Send a signed sample of any event to a URL; needs no configuration
     #[command(arg(refused_config()))]
@@ -200,7 +201,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         // These commands run on machines that have no magnetite configuration.
         Command::Listen(arguments) => {
             start_default_logs()?;
-            listen::run(arguments).await
+            Box::pin(listen::run(arguments, &remote, config)).await
         }
         Command::Trigger(arguments) => {
             start_default_logs()?;

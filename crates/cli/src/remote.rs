@@ -96,6 +96,11 @@ struct Set<T> {
 }
 
 impl Options {
+    /// Returns whether an option chooses the API, whatever the variables and the profiles say.
+    pub(crate) const fn choose_api(&self) -> bool {
+        self.api.is_some() || self.profile.is_some()
+    }
+
     /// Returns the profile that `login` or `logout` changes.
     pub(crate) fn target(self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Target, Usage> {
         if self.api.is_some() {

@@ -3,15 +3,21 @@
 //! It verifies both signatures as the contract requires and answers 401 if either is wrong. It answers
 //! verified requests as `--fail` says and then with 200, or as the application of `--forward` does. It stores
 //! nothing on disk. It is not a server for production: it has no TLS and prints every body.
+//!
+//! Requests arrive on a port of this machine or, over the HTTP API, as those of a relay, which lives as long as this
+//! command. `request` treats both in the same way.
 
 mod answer;
 mod forward;
 mod seen;
 mod verification;
 mod request;
+mod relay;
 
 use std::{
-    net::SocketAddr,
+    env,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
@@ -27,13 +33,19 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use webhook::Subscription;
 
-use crate::{Usage, limits, output, signals};
+use crate::{
+    Usage, configuration, limits, output,
+    remote::{self, Chooser, Remote},
+    signals,
+};
 
 use super::arguments;
 
 use answer::{Answer, Plan};
 use forward::Forward;
+use relay::Relay;
 use seen::Seen;
 
 /// The maximum number of connections, which is more than any worker opens to one endpoint.
@@ -41,21 +53,23 @@ const CONNECTIONS_MAX: usize = 16_384;
 /// The maximum time for requests in flight when the receiver ends.
 const GRACE: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The default address.
+const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The endpoint's secret, whsec_...; give both secrets during a rotation
-    #[arg(
-        long,
-        required = true,
-        env = "WEBHOOK_SECRET",
-        hide_env_values = true,
-        value_delimiter = ','
-    )]
+    /// The endpoint's secret, whsec_...; give both secrets during a rotation. Over the HTTP API, none is given
+    #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true, value_delimiter = ',')]
     secret: Vec<String>,
-    /// The address to listen on; port 0 chooses any free port
-    #[arg(long, default_value = "127.0.0.1:9000")]
-    addr: SocketAddr,
+    /// The address to listen on, by default 127.0.0.1:9000; port 0 chooses any free port
+    #[arg(long)]
+    addr: Option<SocketAddr>,
+    /// Over the HTTP API: the event types to receive, such as lead.completed,research.*, instead of all
+    #[arg(long, value_name = "LIST")]
+    events: Option<Subscription>,
+    /// Over the HTTP API: receive only this project's events
+    #[arg(long, value_parser = arguments::id)]
+    project: Option<String>,
     /// Answers to give in turn, then 200: a status, ok, hang (never answer) or drop (close the connection)
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     fail: Vec<Answer>,
@@ -83,7 +97,6 @@ type Print = dyn Fn(&str) -> Result<(), output::Closed> + Send + Sync;
 
 /// The state that all connections share.
 struct Receiver {
-    verifier: Verifier,
     plan: Plan,
     forward: Option<Forward>,
     seen: Seen,
@@ -100,50 +113,110 @@ struct Receiver {
     print: Box<Print>,
 }
 
-/// Receives requests until a signal arrives or `--count` is reached.
-pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// Receives requests until a signal arrives or `--count` is reached. `config` is the file of `--config`.
+pub(super) async fn run(
+    arguments: Arguments,
+    options: &remote::Options,
+    config: Option<&Path>,
+) -> anyhow::Result<()> {
+    let api = arguments.api(options, config)?;
+    // Before anything is opened, so that it is closed again.
+    let stop = signals::stop_on_signal()?;
+    if let Err(error) = limits::raise_descriptors() {
+        tracing::warn!(%error, "cannot raise the limit of file descriptors");
+    }
+    match api {
+        None => on_port(arguments, stop).await,
+        Some(api) => over_api(arguments, &api, stop).await,
+    }
+}
+
+/// Receives the requests that arrive on a port.
+async fn on_port(arguments: Arguments, stop: CancellationToken) -> anyhow::Result<()> {
     let secrets: Vec<_> = arguments
         .secret
         .iter()
         .map(|text| arguments::secret(text))
         .collect::<Result<_, _>>()?;
-    if let Err(error) = limits::raise_descriptors() {
-        tracing::warn!(%error, "cannot raise the limit of file descriptors");
-    }
-    let forward = arguments.forward.as_deref();
-    if forward.is_none() && arguments.trust.is_given() {
-        bail!(Usage(
-            "--cacert and --insecure apply only to --forward, which is not given".to_owned()
-        ));
-    }
-    let forward = forward
-        .map(|url| Forward::to(url, &arguments.trust))
-        .transpose()?;
-    let addr = arguments.addr;
+    let forward = arguments.forwarder()?;
+    let addr = arguments.addr.unwrap_or(ADDR);
     let listener = TcpListener::bind(addr)
         .await
         .with_context(|| format!("cannot listen on {addr}; choose another address with --addr"))?;
-    let stop = signals::stop_on_signal()?;
-    let receiver = Arc::new(Receiver {
-        verifier: Verifier::new(&secrets),
-        plan: Plan::new(arguments.fail, arguments.fail_each),
-        forward,
-        seen: Seen::default(),
-        json: arguments.json,
-        compact: arguments.compact,
-        count: arguments.count,
-        received: AtomicU64::new(0),
-        verified: AtomicU64::new(0),
-        done: stop,
-        closed: OnceLock::new(),
-        print: Box::new(output::line),
-    });
+    let receiver = Receiver::new(arguments, forward, stop);
     greet(listener.local_addr().unwrap_or(addr));
-    Arc::clone(&receiver).serve(listener).await;
+    let verifier = Arc::new(Verifier::new(&secrets));
+    Arc::clone(&receiver).serve(listener, verifier).await;
+    ended(receiver)
+}
+
+/// Receives the requests of a relay.
+async fn over_api(arguments: Arguments, api: &Remote, stop: CancellationToken) -> anyhow::Result<()> {
+    let forward = arguments.forwarder()?;
+    let relay = Relay::new(api, arguments.events.as_ref(), arguments.project.clone())?;
+    let receiver = Receiver::new(arguments, forward, stop);
+    let served = relay.run(&receiver).await;
+    served.and_then(|()| ended(receiver))
+}
+
+/// Returns an error if standard output was closed.
+fn ended(receiver: Arc<Receiver>) -> anyhow::Result<()> {
     match Arc::into_inner(receiver).and_then(|receiver| receiver.closed.into_inner()) {
         Some(closed) => Err(closed.into()),
         None => Ok(()),
     }
+}
+
+impl Arguments {
+    /// Returns the HTTP API whose requests are received; `None` if requests are received on a port. With a secret,
+    /// neither a variable nor the default profile chooses an API.
+    fn api(&self, options: &remote::Options, config: Option<&Path>) -> anyhow::Result<Option<Remote>> {
+        if self.secret.is_empty() {
+            let chooser = if configuration::given_by(config).is_some() {
+                Chooser::Variables
+            } else {
+                Chooser::DefaultProfile
+            };
+            let api = Remote::chosen(options, chooser, |name| env::var_os(name))?;
+            return match api {
+                Some(_) if self.addr.is_some() => usage(
+                    "--addr is for requests that arrive on a port: give the endpoint's secret with --secret or WEBHOOK_SECRET",
+                ),
+                Some(api) => Ok(Some(api)),
+                None => usage(
+                    "give the endpoint's secret with --secret or WEBHOOK_SECRET, or receive events over the HTTP API: `magnetite login`, or --api",
+                ),
+            };
+        }
+        if options.choose_api() {
+            return usage(
+                "omit --secret and unset WEBHOOK_SECRET: over the HTTP API, which --api or --profile chooses, the API names the secret",
+            );
+        }
+        if self.events.is_some() || self.project.is_some() {
+            return usage(
+                "--events and --project apply only over the HTTP API, without --secret and WEBHOOK_SECRET",
+            );
+        }
+        Ok(None)
+    }
+
+    /// Returns what forwards verified requests, if they are to be forwarded.
+    fn forwarder(&self) -> anyhow::Result<Option<Forward>> {
+        let Some(url) = &self.forward else {
+            if self.trust.is_given() {
+                bail!(Usage(
+                    "--cacert and --insecure apply only to --forward, which is not given".to_owned()
+                ));
+            }
+            return Ok(None);
+        };
+        Forward::to(url, &self.trust).map(Some)
+    }
+}
+
+fn usage<T>(text: &str) -> anyhow::Result<T> {
+    Err(Usage(text.to_owned()).into())
 }
 
 fn greet(addr: SocketAddr) {
@@ -159,11 +232,30 @@ fn greet(addr: SocketAddr) {
 }
 
 impl Receiver {
-    async fn serve(self: Arc<Self>, listener: TcpListener) {
+    /// Creates a receiver that ends when `stop` is cancelled.
+    fn new(arguments: Arguments, forward: Option<Forward>, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            plan: Plan::new(arguments.fail, arguments.fail_each),
+            forward,
+            seen: Seen::default(),
+            json: arguments.json,
+            compact: arguments.compact,
+            count: arguments.count,
+            received: AtomicU64::new(0),
+            verified: AtomicU64::new(0),
+            done: stop,
+            closed: OnceLock::new(),
+            print: Box::new(output::line),
+        })
+    }
+
+    async fn serve(self: Arc<Self>, listener: TcpListener, verifier: Arc<Verifier>) {
         let mut connections = JoinSet::new();
         while let Some(accepted) = self.done.run_until_cancelled(listener.accept()).await {
             match accepted {
-                Ok((stream, _)) => drop(connections.spawn(Arc::clone(&self).converse(stream))),
+                Ok((stream, _)) => {
+                    connections.spawn(Arc::clone(&self).converse(stream, Arc::clone(&verifier)));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -180,10 +272,10 @@ impl Receiver {
         connections.shutdown().await;
     }
 
-    async fn converse(self: Arc<Self>, stream: TcpStream) {
+    async fn converse(self: Arc<Self>, stream: TcpStream, verifier: Arc<Verifier>) {
         // Without this, batched answers would make the receiver look slow.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| self.answer(request));
+        let service = service_fn(|request| self.answer_http(&verifier, request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .serve_connection(TokioIo::new(stream), service);

@@ -67,6 +67,7 @@ fn what_is_accepted() {
         "magnetite retention confirm",
         "magnetite audit --since 2026-11-25 --json",
         "magnetite listen --secret whsec_a --secret whsec_b --fail 500,hang,drop,ok,410 --fail-each --count 3",
+        "magnetite listen --api http://a.example --events lead.completed,research.* --project p --json",
         "magnetite check https://e.example/ --secret whsec_a --allow 10.0.0.0/8,::1/128 --json",
         "magnetite topology check --json",
         "magnetite topology --json",
@@ -129,6 +130,8 @@ fn what_is_refused_as_usage() {
         "magnetite listen --secret whsec_a --fail 99",
         "magnetite listen --secret whsec_a --fail-each",
         "magnetite listen --secret whsec_a --count 0",
+        "magnetite listen --api http://a.example --events lead.melted",
+        "magnetite listen --api http://a.example --project=",
         "magnetite logout https://api.example",
         "magnetite endpoint list --profile=",
     ] {
@@ -159,7 +162,15 @@ async fn a_configuration_is_refused_by_a_command_that_reads_none() {
 fn a_command_that_reads_no_configuration_does_not_offer_one() {
     let mut command = Arguments::command();
     command.build();
-    for name in ["validate", "trigger", "openapi", "logout", "completions", "man"] {
+    for name in [
+        "validate",
+        "listen",
+        "trigger",
+        "openapi",
+        "logout",
+        "completions",
+        "man",
+    ] {
         let of_command = command.find_subcommand_mut(name).expect(name);
         let help = of_command.render_long_help().to_string();
         assert!(!help.contains("--config"), "{help}");

@@ -30,6 +30,8 @@ pub(super) struct Forward {
 /// The result of a request that was passed on.
 pub(super) struct Passed {
     pub(super) status: StatusCode,
+    /// The header `Retry-After`; `None` if the application sent none.
+    pub(super) retry_after: Option<String>,
     /// The body of the answer, at most 16 KiB.
     pub(super) body: Bytes,
     /// Why the application gave no answer; `None` if it did.
@@ -62,6 +64,7 @@ impl Forward {
         match self.egress.post(&self.target, copied.collect(), body).await {
             Ok(AttemptResult::Answered(answer)) => Passed {
                 status: StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY),
+                retry_after: answer.retry_after,
                 body: answer.body,
                 error: None,
             },
@@ -75,6 +78,7 @@ impl Passed {
     fn failed(error: &str) -> Self {
         Self {
             status: StatusCode::BAD_GATEWAY,
+            retry_after: None,
             body: Bytes::new(),
             error: Some(format!("the application gave no answer: {error}")),
         }

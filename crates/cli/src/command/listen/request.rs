@@ -4,9 +4,15 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::atomic::Ordering, time::
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, header};
+use hyper::{
+    HeaderMap, Method, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderValue},
+};
 use serde::Serialize;
-use signature::{SIGNATURE_HEADER, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER};
+use signature::{
+    SIGNATURE_HEADER, Verifier, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER,
+};
 
 use crate::output::{self, printable};
 
@@ -64,27 +70,65 @@ pub(super) struct Record {
 pub(super) struct Dropped;
 
 /// The status with which a request is refused, and the reason.
-struct Refused {
+pub(super) struct Refused {
     status: StatusCode,
     why: String,
 }
 
+/// A request, however it was received.
+pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// The answer to a request.
+pub(super) struct Given {
+    pub(super) answer: Answer,
+    /// The header `Retry-After`, if the application has sent one.
+    pub(super) retry_after: Option<String>,
+    /// The body, if a response is given.
+    pub(super) body: Bytes,
+}
+
 impl Receiver {
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Dropped> {
+    /// Answers a request that arrived over HTTP.
+    pub(super) async fn answer_http(
+        &self,
+        verifier: &Verifier,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Dropped> {
         let (parts, body) = request.into_parts();
         let (body, read) = read(body).await;
-        let headers = &parts.headers;
+        let path = parts.uri.path_and_query();
+        let request = Request {
+            method: parts.method,
+            path: path.map(ToString::to_string).unwrap_or_default(),
+            headers: parts.headers,
+            body,
+        };
+        give(self.answer(verifier, request, read).await).await
+    }
+
+    /// Verifies, forwards, prints and counts a request. `read` says whether all of it could be read.
+    pub(super) async fn answer(
+        &self,
+        verifier: &Verifier,
+        request: Request,
+        read: Result<(), Refused>,
+    ) -> Given {
         let received_ms = runtime::now_ms();
         let now_s = (received_ms / 1000) as i64;
-        let signatures = Verdicts::of(&self.verifier, &signed(headers), &body, now_s);
+        let signatures = Verdicts::of(verifier, &signed(&request.headers), &request.body, now_s);
         let checked = read
-            .and_then(|()| check_method(&parts.method))
+            .and_then(|()| check_method(&request.method))
             .and_then(|()| trusted(&signatures));
-        let event_id = text(headers, WEBHOOK_ID_HEADER);
-        let id = event_id.as_deref().unwrap_or_default();
+        let record = Record::of(&request, received_ms, signatures);
+        let id = record.event_id.as_deref().unwrap_or_default();
         let before = checked.as_ref().map_or(0, |()| self.seen.before(id));
         let passed = match (&checked, &self.forward) {
-            (Ok(()), Some(forward)) => Some(forward.pass(headers, body.clone()).await),
+            (Ok(()), Some(forward)) => Some(forward.pass(&request.headers, request.body).await),
             _ => None,
         };
         let (answer, error) = match (checked, &passed) {
@@ -93,34 +137,26 @@ impl Receiver {
             (Err(Refused { status, why }), _) => (Answer::Status(status), Some(why)),
         };
         let record = Record {
-            received_ms,
-            method: parts.method.to_string(),
-            path: parts
-                .uri
-                .path_and_query()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            event: text(headers, "x-magnetite-event"),
-            event_id,
-            delivery: text(headers, "x-magnetite-delivery"),
-            attempt: text(headers, "x-magnetite-attempt").and_then(|text| text.parse().ok()),
-            timestamp: text(headers, "x-magnetite-timestamp").and_then(|text| text.parse().ok()),
-            signed_s: text(headers, WEBHOOK_TIMESTAMP_HEADER).and_then(|text| text.parse().ok()),
-            lead: lead(&body),
-            headers: all(headers),
-            signatures,
             verified: error.is_none(),
             error,
             repeated: before > 0,
             forward_error: passed.as_ref().and_then(|passed| passed.error.clone()),
             status: answer.status(),
-            body: String::from_utf8_lossy(&body).into_owned(),
+            ..record
         };
         self.print(&record, answer);
         self.count(record.verified);
         let why = record.error.as_ref().or(record.forward_error.as_ref());
-        let body = passed.filter(|passed| passed.error.is_none());
-        give(answer, why.map(String::as_str), body.map(|passed| passed.body)).await
+        let passed = passed.filter(|passed| passed.error.is_none());
+        let (retry_after, body) = passed.map_or_else(
+            || (None, ours(answer, why)),
+            |passed| (passed.retry_after, passed.body),
+        );
+        Given {
+            answer,
+            retry_after,
+            body,
+        }
     }
 
     fn print(&self, record: &Record, answer: Answer) {
@@ -146,6 +182,33 @@ impl Receiver {
         let verified = self.verified.fetch_add(1, Ordering::Relaxed) + 1;
         if self.count.is_some_and(|count| verified >= count) {
             self.done.cancel();
+        }
+    }
+}
+
+impl Record {
+    /// Returns the record of a request that was neither verified nor answered.
+    fn of(request: &Request, received_ms: u64, signatures: Verdicts) -> Self {
+        let headers = &request.headers;
+        Self {
+            received_ms,
+            method: request.method.to_string(),
+            path: request.path.clone(),
+            event: text(headers, "x-magnetite-event"),
+            event_id: text(headers, WEBHOOK_ID_HEADER),
+            delivery: text(headers, "x-magnetite-delivery"),
+            attempt: text(headers, "x-magnetite-attempt").and_then(|text| text.parse().ok()),
+            timestamp: text(headers, "x-magnetite-timestamp").and_then(|text| text.parse().ok()),
+            signed_s: text(headers, WEBHOOK_TIMESTAMP_HEADER).and_then(|text| text.parse().ok()),
+            lead: lead(&request.body),
+            headers: all(headers),
+            signatures,
+            verified: false,
+            error: None,
+            repeated: false,
+            forward_error: None,
+            status: None,
+            body: String::from_utf8_lossy(&request.body).into_owned(),
         }
     }
 }
@@ -212,7 +275,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// Returns all headers. Of several with the same name, the last one is kept.
 fn all(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let value = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let value = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     headers
         .iter()
         .map(|(name, text)| (name.to_string(), value(text)))
@@ -224,27 +287,29 @@ fn lead(body: &[u8]) -> Option<String> {
     Some(body.get("lead_id")?.as_str()?.to_owned())
 }
 
-/// Gives the answer. `body` is the application's body, if there is one.
-async fn give(
-    answer: Answer,
-    error: Option<&str>,
-    body: Option<Bytes>,
-) -> Result<Response<Full<Bytes>>, Dropped> {
-    match answer {
+/// Returns the body of an answer that is not the application's.
+fn ours(answer: Answer, error: Option<&String>) -> Bytes {
+    match (answer, error) {
+        (Answer::Status(status), Some(error)) => format!("{status}: {error}\n").into(),
+        (Answer::Status(status), None) => format!("{status}\n").into(),
+        (Answer::Hang | Answer::Drop, _) => Bytes::new(),
+    }
+}
+
+async fn give(given: Given) -> Result<Response<Full<Bytes>>, Dropped> {
+    match given.answer {
         Answer::Hang => std::future::pending().await,
         Answer::Drop => Err(Dropped),
         Answer::Status(status) => {
-            let ours = || match error {
-                Some(error) => format!("{status}: {error}\n"),
-                None => format!("{status}\n"),
-            };
-            let body = body.unwrap_or_else(|| ours().into());
-            let mut response = Response::new(Full::new(body));
+            let mut response = Response::new(Full::new(given.body));
             *response.status_mut() = status;
+            let headers = response.headers_mut();
             if status == StatusCode::METHOD_NOT_ALLOWED {
-                response
-                    .headers_mut()
-                    .insert(header::ALLOW, header::HeaderValue::from_static("POST"));
+                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+            }
+            let retry_after = given.retry_after.as_deref().map(HeaderValue::from_str);
+            if let Some(Ok(retry_after)) = retry_after {
+                headers.insert(header::RETRY_AFTER, retry_after);
             }
             Ok(response)
         }

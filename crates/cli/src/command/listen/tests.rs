@@ -25,7 +25,6 @@ async fn served(fail: &str, fail_each: bool, count: Option<u64>) -> Served {
     let printed = Arc::new(Mutex::new(Vec::new()));
     let print = Arc::clone(&printed);
     let receiver = Arc::new(Receiver {
-        verifier: Verifier::new(&[Secret::parse(SECRET).unwrap()]),
         plan: Plan::new(answers.collect(), fail_each),
         forward: None,
         seen: Seen::default(),
@@ -43,7 +42,8 @@ async fn served(fail: &str, fail_each: bool, count: Option<u64>) -> Served {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let serving = tokio::spawn(Arc::clone(&receiver).serve(listener));
+    let verifier = Arc::new(Verifier::new(&[Secret::parse(SECRET).unwrap()]));
+    let serving = tokio::spawn(Arc::clone(&receiver).serve(listener, verifier));
     Served {
         addr,
         receiver,
