@@ -2,6 +2,7 @@
 //! with what the API says.
 
 mod errors;
+mod relay;
 
 use std::{
     collections::BTreeSet,
@@ -11,8 +12,8 @@ use std::{
 use client::{
     About, ApiKey, Client, CreateApiKey, CreateEndpoint, Credential, DeliveryState, Error, Event, EventKind,
     EventType, LeadId, ListApiKeys, ListChanges, ListDeliveries, ListEndpoints, ListEvents, OPERATIONS,
-    Object, OldSecret, OrganizationId, ProjectId, RecoverEndpoint, RotateSecret, Scope, TailEvents, TailLine,
-    ThenKind, UpdateEndpoint,
+    Object, OldSecret, Operation, OrganizationId, ProjectId, RecoverEndpoint, RotateSecret, Scope,
+    TailEvents, TailLine, ThenKind, UpdateEndpoint,
 };
 use e2e::{Api, Installation, Receiver, Role, SOON, now_ms, wait_for, wait_until};
 use futures_util::TryStreamExt as _;
@@ -112,6 +113,7 @@ async fn every_operation_works_with_the_real_api() {
     rotates_and_pings(&rig, &endpoint).await;
     let delivery = publishes(&rig, &receiver, &endpoint).await;
     sends_again(&rig, &receiver, &endpoint, &delivery).await;
+    relay::receives_over_a_relay(&rig).await;
     manages_keys(&rig).await;
     reads_the_rest(&rig, &endpoint).await;
     watches(&rig, &endpoint).await;
@@ -417,6 +419,15 @@ async fn reads_the_rest(rig: &Rig, endpoint: &str) {
     );
 }
 
+/// Returns the class of the status with which an operation succeeds.
+fn succeeds_with(operation: &Operation) -> &'static str {
+    match operation.id() {
+        // The connection becomes a WebSocket.
+        "connectRelay" => "1xx",
+        _ => "2xx",
+    }
+}
+
 /// The API counts its requests. A method of the client that did not send the operation that it is named after
 /// would leave a count at 0.
 async fn every_operation_was_called(api: &Api) {
@@ -425,7 +436,7 @@ async fn every_operation_was_called(api: &Api) {
         let labels = [
             format!("method=\"{}\"", operation.method()),
             format!("route=\"{}\"", operation.path()),
-            "status_class=\"2xx\"".to_owned(),
+            format!("status_class=\"{}\"", succeeds_with(operation)),
         ];
         let called = metrics.lines().any(|line| {
             line.starts_with("magnetite_api_request_duration_seconds_count{")

@@ -41,6 +41,7 @@ mod ping;
 mod publishers;
 mod readiness;
 mod receivers;
+mod relays;
 mod remote;
 mod restored;
 mod retries;

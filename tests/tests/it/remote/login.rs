@@ -275,6 +275,32 @@ async fn a_profile_that_is_named_precedes_a_configuration_and_the_default_one_do
     installation.delete().await;
 }
 
+#[tokio::test]
+async fn listen_uses_a_profile_only_without_a_secret() {
+    const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let user = User::new(&[]);
+    fs::create_dir_all(user.file().parent().unwrap()).unwrap();
+    fs::write(
+        user.file(),
+        "[default]\nurl = \"http://127.0.0.1:1\"\nkey = \"none\"\n",
+    )
+    .unwrap();
+    fs::set_permissions(user.file(), Permissions::from_mode(0o600)).unwrap();
+    let (_, told) = user.run(2, &["listen"], &[], "").await;
+    assert!(told.contains("the key in profile default"), "{told}");
+    let both = ["listen", "--profile", "default", "--secret", SECRET];
+    let (_, told) = user.run(2, &both, &[], "").await;
+    assert!(told.contains("omit --secret"), "{told}");
+    // An address of documentation, which no machine has.
+    let on_port = ["listen", "--addr", "192.0.2.1:9", "--secret", SECRET];
+    let (_, told) = user.run(1, &on_port, &[], "").await;
+    assert!(told.contains("cannot listen on 192.0.2.1:9"), "{told}");
+    for variable in ["MAGNETITE_PROFILE", "MAGNETITE_API_URL"] {
+        let (_, told) = user.run(1, &on_port, &[(variable, "unknown")], "").await;
+        assert!(told.contains("cannot listen on 192.0.2.1:9"), "{told}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_that_precedes_the_default_profile_is_named() {
     let installation = Installation::new("profile-unused").await;
