@@ -190,7 +190,7 @@ class Session:
             await_http("http://127.0.0.1:8420/openapi.json")
         elif "magnetite listen" in text:
             until = time.monotonic() + COMMAND_S
-            while "listening on" not in self.line(until):
+            while not re.search("listening on|receiving the events of", self.line(until)):
                 pass
 
     def end(self):

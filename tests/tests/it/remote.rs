@@ -8,6 +8,7 @@ mod login;
 mod publish;
 mod recovery;
 mod refusals;
+mod session;
 mod status;
 mod tail;
 
