@@ -43,6 +43,14 @@ struct First {
 /// Deserializes a body, which is an object. If that fails, the problem names all fields that are unknown, there more
 /// than once, of the wrong type, or against a rule.
 pub(super) fn parse_checked<T: DeserializeOwned + Checked>(body: &[u8]) -> Result<T, Problem> {
+    if body.trim_ascii_start().starts_with(b"[") {
+        // serde would take the items for the values of the fields, in their order.
+        parse::<de::IgnoredAny>(body)?;
+        return Err(Problem::field(
+            String::new(),
+            "invalid type: sequence, expected an object",
+        ));
+    }
     parse(body).map_err(|problem| {
         if problem.kind() != Kind::InvalidFields {
             return problem;
@@ -249,6 +257,7 @@ mod tests {
             ),
             (r#"{"name":"x","more":1}"#, &["/more unknown field"]),
             ("[]", &[" invalid type:"]),
+            (r#" ["x"]"#, &[" invalid type:"]),
         ] {
             assert_eq!(errors(body), expected, "{body}");
         }
