@@ -41,8 +41,8 @@ use replies::Replies;
 pub(crate) use program::Program;
 
 /// How long a new connection waits for a former one to end. A connection from which nothing arrives ends within this
-/// time.
-const TAKE_OVER_MAX: Duration = Duration::from_secs(25);
+/// time: after 25 s, and what it takes to close it.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(28);
 const TAKE_OVER_POLL: Duration = Duration::from_millis(500);
 /// How long the upgrade may take after the response was returned.
 const UPGRADE_MAX: Duration = Duration::from_secs(10);

@@ -38,7 +38,7 @@ const REQUESTS_MAX: i64 = 256;
 const REQUESTS_BYTES_MAX: i64 = 8 * 1024 * 1024;
 /// The maximum number of requests that the broker has sent and the program's connection has not taken. They are in the
 /// memory of the API process.
-const PREFETCH: u16 = 4;
+const PREFETCH: u16 = 1;
 /// The maximum size of the answers that wait for a worker, in bytes. Further ones are refused.
 const ANSWERS_BYTES_MAX: i64 = 64 * 1024 * 1024;
 /// How long declaring and consuming a queue may take.
@@ -256,7 +256,7 @@ pub async fn follow_answers(
             let followed = follow(link, topology, (&mut failures, &refused), &opened, &answered).await;
             opened(None);
             let error = match followed {
-                Ok(()) => "the broker ended the consumer".to_owned(),
+                Ok(()) => "the broker has not answered in time, or has ended the consumer".to_owned(),
                 Err(ChannelError::Closed(_)) => return,
                 Err(error) => error.to_string(),
             };
@@ -289,13 +289,18 @@ async fn follow(
     answered: &impl Fn(RelayedAnswer),
 ) -> Result<(), ChannelError> {
     let (number, channel) = (rand::random::<u128>(), link.channel().await?);
+    let queue = topology.answers(number);
     let opening = async {
-        let queue = topology.answers(number);
         declare(&channel, &queue, &[("x-max-length-bytes", ANSWERS_BYTES_MAX)]).await?;
         private::consume(&channel, &queue).await
     };
-    let Ok(consumer) = timeout(OPEN_MAX, opening).await else {
+    let opened_in_time = timeout(OPEN_MAX, opening).await;
+    if !matches!(opened_in_time, Ok(Ok(_))) {
         close(&channel).await;
+        // Without a consumer, the queue would exist for as long as the connection.
+        let _ = timeout(ANSWER_MAX, delete_unused(link, &queue)).await;
+    }
+    let Ok(consumer) = opened_in_time else {
         return Ok(());
     };
     let mut consumer = consumer?;

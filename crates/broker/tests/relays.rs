@@ -192,6 +192,7 @@ async fn an_answer_reaches_the_worker_whose_queue_it_names() {
             retry_after: None,
             body: Bytes::from("OK"),
         }),
+        interrupted: false,
     };
     let sent = Outgoing::answer(&fixture.topology, given.clone());
     fixture.publisher.offer(&[sent]).await.pop().unwrap().unwrap();

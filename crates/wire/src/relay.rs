@@ -28,6 +28,8 @@ pub struct RelayAnswer {
     #[schema(example = "1")]
     pub request: String,
     /// The HTTP status of the response; null if the connection was closed without one.
+    // Without this, serde accepts an answer without the field.
+    #[serde(deserialize_with = "Option::deserialize")]
     #[schema(minimum = 200, maximum = 599, example = 200)]
     pub status: Option<u16>,
     /// The response's header `Retry-After`; absent if it has none.

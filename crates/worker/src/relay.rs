@@ -79,9 +79,11 @@ struct Waiting {
 /// A fault on our side, because of which it is unknown how the relay would have answered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
-    #[error("answers of relays cannot be received from the broker")]
+    #[error(
+        "the answer of a relay cannot be received: a connection to the broker was lost, or the API restarts"
+    )]
     NoAnswers,
-    #[error("the broker did not accept a request to a relay in time")]
+    #[error("a request to a relay was not passed on in time")]
     NotAccepted,
     #[error("cannot pass a request to a relay")]
     Publish(#[from] PublishError),
@@ -267,20 +269,24 @@ impl Answers {
         ))
     }
 
-    /// Passes an answer to the attempt that waits for it. An answer of another endpoint, and one that comes too late,
-    /// are ignored.
+    /// Passes an answer to the attempt that waits for it. If the API ended the connection, the attempt ends without an
+    /// answer. An answer of another endpoint, and one that comes too late, are ignored.
     fn answered(&self, answered: RelayedAnswer) {
         let RelayedAnswer {
             reply_to,
             endpoint_id,
             answer,
+            interrupted,
         } = answered;
         let mut state = self.state();
         let is_awaited = state
             .waiting
             .get(&reply_to.request)
             .is_some_and(|found| found.endpoint_id == endpoint_id);
-        if is_awaited && let Some(found) = state.waiting.remove(&reply_to.request) {
+        if is_awaited
+            && let Some(found) = state.waiting.remove(&reply_to.request)
+            && !interrupted
+        {
             // An error means that the attempt has just ended.
             let _ = found.answer.send(answer.map(within_bounds));
         }
@@ -327,6 +333,7 @@ mod tests {
                 retry_after: None,
                 body: Bytes::from(vec![b'x'; RESPONSE_BODY_BYTES_MAX + 1]),
             }),
+            interrupted: false,
         }
     }
 

@@ -75,6 +75,7 @@ mod tests {
             ("[]", NOT_AN_OBJECT),
             ("{}", NOT_AN_OBJECT),
             (r#"{"request":7,"status":200}"#, NOT_AN_OBJECT),
+            (r#"{"request":"7"}"#, NOT_AN_OBJECT),
             (r#"{"request":"7","status":"200"}"#, NOT_AN_OBJECT),
             (r#"{"request":"7","status":-1}"#, NOT_AN_OBJECT),
             (r#"{"request":"7","status":99999}"#, NOT_AN_OBJECT),

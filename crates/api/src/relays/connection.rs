@@ -78,6 +78,7 @@ impl Connection {
             endpoint.id = %self.program.endpoint_id, ?end,
             "the connection of a relay's program has ended"
         );
+        let replies = &mut self.replies;
         let goodbye = async {
             if let Some(frame) = end.frame() {
                 // An error means that the connection was lost.
@@ -85,17 +86,22 @@ impl Connection {
             }
             drop(out);
             let _ = (&mut writer).await;
-            // Until the program has closed the connection, too.
-            while let Some(Ok(_)) = frames.next().await {}
+            // Until the program has closed the connection, too. Answers that it sends before are passed on.
+            while let Some(Ok(message)) = frames.next().await {
+                if let Ok(Frame::Answer { answered, .. }) = frame::read(Some(Ok(message)))
+                    && let Some(reply_to) = outstanding.take(&answered.request, Instant::now())
+                {
+                    replies.publish(reply_to, answered.answer);
+                }
+            }
             if matches!(end, End::TooLarge | End::Protocol) {
                 // What was not read resets the connection. The program can read the last frame before.
                 pending::<()>().await;
             }
         };
-        let giving_up = give_up(&mut self.requests, &mut self.replies, outstanding);
-        let _ = tokio::join!(timeout(CLOSE_MAX, goodbye), timeout(GIVE_UP_MAX, giving_up));
+        let _ = timeout(CLOSE_MAX, goodbye).await;
         writer.abort();
-        self.requests.close().await;
+        give_up(self.requests, &mut self.replies, outstanding, end).await;
     }
 
     /// Passes requests and answers until the connection has to end.
@@ -227,18 +233,21 @@ fn message(number: String, request: RelayedRequest) -> Message {
     Message::text(serde_json::to_string(&request).expect("the request has text keys"))
 }
 
-/// Answers all requests that were sent and not answered, and those that still wait in the queue, as a closed connection
-/// without a response.
-async fn give_up(requests: &mut Requests, replies: &mut Replies, outstanding: Outstanding) {
-    for reply_to in outstanding.into_all() {
-        replies.publish(reply_to, None);
-    }
-    let end = Instant::now() + DRAIN_MAX;
-    while let Ok(Some((tag, request))) = timeout_at(end, requests.next()).await {
+/// Answers all requests that were sent and not answered, and those that still wait in the queue: as a closed connection
+/// without a response, or as interrupted if this process ends the connection. Then deletes the queue.
+async fn give_up(mut requests: Requests, replies: &mut Replies, outstanding: Outstanding, end: End) {
+    let mut answer = |reply_to| match end {
+        End::Restart => replies.interrupt(reply_to),
+        _ => replies.publish(reply_to, None),
+    };
+    outstanding.into_all().for_each(&mut answer);
+    let until = Instant::now() + DRAIN_MAX;
+    while let Ok(Some((tag, request))) = timeout_at(until, requests.next()).await {
         requests.taken(tag).await;
-        replies.publish(request.reply_to, None);
+        answer(request.reply_to);
     }
-    replies.finish().await;
+    requests.close().await;
+    let _ = timeout(GIVE_UP_MAX, replies.finish()).await;
 }
 
 /// Counts a connected program until this is dropped.

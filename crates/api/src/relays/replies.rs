@@ -32,11 +32,21 @@ impl Replies {
 
     /// Begins to publish an answer; `None` if the connection was closed without a response.
     pub(super) fn publish(&mut self, reply_to: ReplyTo, answer: Option<Answer>) {
+        self.send(reply_to, answer, false);
+    }
+
+    /// Begins to tell the worker that this process ends the connection, so that no attempt is spent.
+    pub(super) fn interrupt(&mut self, reply_to: ReplyTo) {
+        self.send(reply_to, None, true);
+    }
+
+    fn send(&mut self, reply_to: ReplyTo, answer: Option<Answer>, interrupted: bool) {
         count(if answer.is_some() { ANSWERED } else { CLOSED }, 1);
         let answered = RelayedAnswer {
             reply_to,
             endpoint_id: self.endpoint_id.clone(),
             answer,
+            interrupted,
         };
         let (publisher, message) = (self.publisher.clone(), Outgoing::answer(&self.topology, answered));
         let publishing = async move {

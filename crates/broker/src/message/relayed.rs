@@ -5,10 +5,12 @@
 //! | request | queue `P.relay.ENDPOINT` | the event's bytes | `reply_to`, `expiration`; the request's headers, as they are |
 //! | answer | queue `P.answers.N` | the response's body | `message_id` = the request's `reply_to`; answer headers |
 //!
-//! Answer headers: `magnetite-endpoint`, `magnetite-status` (absent if the receiver closed the connection without an
-//! answer), and `magnetite-retry-after` if the response has `Retry-After`.
+//! Answer headers: `magnetite-endpoint`, `magnetite-status` (absent if there is no response), `magnetite-retry-after` if
+//! the response has `Retry-After`, and `magnetite-interrupted` if there is no response because the API ended the
+//! connection of the relay's program.
 //!
-//! `expiration` is how long the worker waits for the answer, in milliseconds from when it published the request.
+//! `expiration` is half of the time for which the worker waits for the answer, in milliseconds from when it published
+//! the request. A program that gets a request therefore has at least the other half to answer it.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -25,6 +27,7 @@ use super::{ENDPOINT, Message, Outgoing, number, text};
 
 const STATUS: &str = "magnetite-status";
 const RETRY_AFTER: &str = "magnetite-retry-after";
+const INTERRUPTED: &str = "magnetite-interrupted";
 
 /// The number of digits of a [`ReplyTo`] as text: two numbers of 128 bits, in hexadecimal.
 const REPLY_TO_DIGITS: usize = 64;
@@ -49,7 +52,7 @@ pub struct BadReplyTo;
 pub struct RelayedRequest {
     /// Where the answer goes to.
     pub reply_to: ReplyTo,
-    /// How long the worker waits for the answer, from when it published the request.
+    /// How long the worker waits for the answer. In a request that was received, the part of it that is left at least.
     pub answer_within: Duration,
     /// The request's headers, with names in lower case.
     pub headers: Vec<(String, String)>,
@@ -64,8 +67,10 @@ pub struct RelayedAnswer {
     pub reply_to: ReplyTo,
     /// The endpoint that answers.
     pub endpoint_id: EndpointId,
-    /// The response; `None` if the receiver closed the connection without one.
+    /// The response; `None` if the receiver closed the connection without one, or the API ended it.
     pub answer: Option<Answer>,
+    /// Whether the API ended the connection, so that the endpoint may have answered.
+    pub interrupted: bool,
 }
 
 impl fmt::Display for ReplyTo {
@@ -100,7 +105,7 @@ impl Outgoing {
         for (name, value) in &request.headers {
             headers.insert(name.as_str().into(), text(value));
         }
-        let within_ms = request.answer_within.as_millis().to_string();
+        let within_ms = (request.answer_within / 2).as_millis().to_string();
         Self {
             exchange: String::new(),
             routing_key: topology.relay(endpoint_id),
@@ -118,9 +123,13 @@ impl Outgoing {
             reply_to,
             endpoint_id,
             answer,
+            interrupted,
         } = answered;
         let mut headers = FieldTable::default();
         headers.insert(ENDPOINT.into(), text(endpoint_id.as_str()));
+        if interrupted {
+            headers.insert(INTERRUPTED.into(), number(1_u16));
+        }
         if let Some(answer) = &answer {
             headers.insert(STATUS.into(), number(answer.status));
             if let Some(retry_after) = &answer.retry_after {
@@ -172,6 +181,7 @@ impl Message {
             reply_to: self.message_id()?.parse().ok()?,
             endpoint_id: EndpointId::new(self.text(ENDPOINT)?),
             answer,
+            interrupted: self.number(INTERRUPTED).is_some(),
         })
     }
 }
@@ -217,11 +227,12 @@ mod tests {
             retry_after: Some("7".to_owned()),
             body: Bytes::from("later"),
         };
-        for answer in [Some(answer), None] {
+        for (answer, interrupted) in [(Some(answer), false), (None, false), (None, true)] {
             let given = RelayedAnswer {
                 reply_to: REPLY_TO,
                 endpoint_id: EndpointId::new("ep_1"),
                 answer,
+                interrupted,
             };
             let sent = Outgoing::answer(&topology(), given.clone());
             assert_eq!(sent.routing_key, "m.answers.00000000000000000000000000000007");

@@ -306,7 +306,7 @@ async fn a_program_that_reads_nothing_loses_its_place_to_the_next_connection() {
         }
         // The API may have waited a moment less than the former connection took to end.
         assert!(
-            head.starts_with("HTTP/1.1 409 ") && began.elapsed() < SOON,
+            head.starts_with("HTTP/1.1 503 ") && began.elapsed() < SOON,
             "{head}"
         );
     };

@@ -93,13 +93,13 @@ pub(in crate::routes) async fn open(
     responses(
         (status = 101, description = "The connection is a WebSocket now."),
         Owned,
-        (status = 409, description = "The endpoint is not a relay that this key has opened, the relay has ended, or another connection has been receiving its requests for 25 s."),
+        (status = 409, description = "The endpoint is not a relay that this key has opened, or the relay has ended."),
         (
             status = 426,
             description = "The request does not ask for an upgrade to a WebSocket.",
             headers(("Upgrade" = String, description = "The protocol to upgrade to: `websocket`.")),
         ),
-        (status = 503, description = "The requests cannot be received now, or too many programs are connected. Send the request again."),
+        (status = 503, description = "The requests cannot be received now, another connection still receives them, or too many programs are connected. Send the request again."),
     ),
 )]
 pub(in crate::routes) async fn connect(
@@ -175,12 +175,12 @@ fn overloaded() -> Problem {
 
 fn not_received(id: &EndpointId, error: &RelayError) -> Problem {
     match error {
-        RelayError::Taken => Problem::new(
-            Kind::Conflict,
-            format!(
-                "Another connection receives the requests of the relay {id}. End it, and send the request again."
-            ),
-        ),
+        RelayError::Taken => {
+            let detail = format!(
+                "Another connection still receives the requests of the relay {id}. End it, or send the request again."
+            );
+            Problem::new(Kind::Overloaded, detail).retry_after(1)
+        }
         error => {
             let detail = "The requests of the relay cannot be received now. Send the request again.";
             Problem::new(Kind::BrokerUnavailable, detail)
