@@ -84,6 +84,9 @@ fn advice(problem: &Problem, lacks_organization: bool) -> Option<Cow<'_, str>> {
         "version-mismatch" => "run the command again if the change still applies",
         "body-timeout" => "the connection is slow: run the command again",
         "too-large" => "the API accepts no request of this size: send less",
+        "upgrade-required" => {
+            "a proxy before the API does not pass WebSockets on: its operator has to let it upgrade connections of /v1/relays/"
+        }
         "rate-limited" => "the key makes too many requests",
         "internal-error" => "tell the operator the id of the request",
         "broker-unavailable" | "database-unavailable" | "overloaded" | "timed-out" => return None,

@@ -17,7 +17,7 @@ use hyper::{
 use signature::{Secret, Verifier};
 use tokio::{
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use webhook::{RELAY_URL, Subscription};
 
@@ -37,6 +37,8 @@ use super::{
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// The maximum wait, unless the API asks for a longer one.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A connection that lasted this long was a good one: the pauses begin anew after it.
+const LASTING: Duration = Duration::from_secs(30);
 /// The maximum wait that the API can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 /// The maximum number of requests that are forwarded and answered at once. The API sends no more without an answer.
@@ -64,6 +66,8 @@ pub(super) struct Relay {
     former: Option<String>,
     /// Whether the user was told that there is no connection.
     is_outage_told: bool,
+    /// The number of tries to connect that have failed, or whose connection was lost soon, since a connection lasted.
+    tries: u32,
     connection: Option<RelayConnection>,
     /// The requests that are being answered.
     answering: JoinSet<()>,
@@ -143,6 +147,7 @@ impl Relay {
             open: None,
             former: None,
             is_outage_told: false,
+            tries: 0,
             connection: None,
             answering: JoinSet::new(),
         })
@@ -164,16 +169,23 @@ impl Relay {
         self.open().await.map_err(NotConnected::told)?;
         loop {
             self.connect(receiver.forward.is_some()).await?;
+            let connected = Instant::now();
             let closed = self.converse(receiver).await;
             self.connection = None;
-            if let Some(closed) = closed.filter(|closed| !closed.is_transient()) {
-                return Err(self.told(closed));
-            }
-            output::note(
-                "the connection to the API was lost; connecting again; requests that fail in the meantime are repeated",
-            );
+            let reason = match closed {
+                Some(closed) if !closed.is_transient() => return Err(self.told(closed)),
+                Some(closed) => format!(" ({closed})"),
+                None => String::new(),
+            };
+            output::note(&format!(
+                "the connection to the API was lost; connecting again; requests that fail in the meantime are repeated{reason}"
+            ));
             self.is_outage_told = true;
-            sleep(backoff(0, rand::random())).await;
+            if connected.elapsed() >= LASTING {
+                self.tries = 0;
+            }
+            sleep(backoff(self.tries, rand::random())).await;
+            self.tries = self.tries.saturating_add(1);
         }
     }
 
@@ -206,7 +218,6 @@ impl Relay {
     /// Connects to the relay, and tries again while that may help. If the relay has ended since it was connected, opens
     /// another one.
     async fn connect(&mut self, forwards: bool) -> anyhow::Result<()> {
-        let mut tries = 0;
         loop {
             let reason = match self.try_to_connect(forwards).await {
                 Ok(true) => return Ok(()),
@@ -214,7 +225,8 @@ impl Relay {
                 Ok(false) => continue,
                 Err(reason) => reason,
             };
-            let Some(wait) = pause(&reason, tries, rand::random()) else {
+            let was_connected = self.open.as_ref().is_some_and(|open| open.was_connected);
+            let Some(wait) = pause(&reason, was_connected, self.tries, rand::random()) else {
                 return Err(reason.told());
             };
             if !self.is_outage_told {
@@ -225,7 +237,7 @@ impl Relay {
                 self.is_outage_told = true;
             }
             sleep(wait).await;
-            tries = tries.saturating_add(1);
+            self.tries = self.tries.saturating_add(1);
         }
     }
 
@@ -242,7 +254,8 @@ impl Relay {
             Err(error) => error,
         };
         let name = error.problem().map(client::Problem::name);
-        match (name, open.was_connected) {
+        // After a failed try, the relay may have ended in the meantime although it was never connected.
+        match (name, open.was_connected || self.tries > 0) {
             (Some("not-found" | "conflict"), true) => {
                 self.open().await?;
                 Ok(false)
@@ -264,8 +277,13 @@ impl Relay {
             open.organization, self.origin, open.id
         );
         if forwards && !again {
-            let secret = open.secret.expose();
-            output::note(&format!("the requests are signed with the secret {secret}"));
+            let (secret, is_new) = (open.secret.expose(), former.is_some());
+            let which = if is_new {
+                "another secret, which the application needs now:"
+            } else {
+                "the secret"
+            };
+            output::note(&format!("the requests are signed with {which} {secret}"));
         }
         match former {
             _ if again => output::note("connected again"),
@@ -312,7 +330,8 @@ impl Relay {
     async fn end(mut self) {
         let answered = async { while self.answering.join_next().await.is_some() {} };
         let _ = timeout(GRACE, answered).await;
-        self.answering.shutdown().await;
+        // A task that waits for standard output cannot be ended.
+        let _ = timeout(GRACE, self.answering.shutdown()).await;
         if let Some(connection) = self.connection.take() {
             connection.close().await;
         }
@@ -332,7 +351,12 @@ impl Relay {
 async fn delete(client: &Client, id: &str) {
     let error = match timeout(DELETE_MAX, client.delete_endpoint(id, None)).await {
         Ok(Ok(_)) => return,
-        Ok(Err(error)) if !error.is_transient() => {
+        Ok(Err(error))
+            if matches!(
+                error.problem().map(|problem| problem.status),
+                Some(401 | 403 | 404)
+            ) =>
+        {
             // It has ended already, or the key is not valid any more.
             tracing::debug!(%error, "cannot delete the relay");
             return;
@@ -355,12 +379,21 @@ fn ended(id: &str) -> anyhow::Error {
 
 /// Returns how long to wait before the next try to connect; `None` if it would fail as well. `tries` is the number of
 /// tries that have failed before, and `random` is from 0 to 1.
-fn pause(reason: &NotConnected, tries: u32, random: f64) -> Option<Duration> {
+///
+/// If the relay was connected before, only the API itself can end the tries: any other failure may be that of a network
+/// to which the computer has moved.
+fn pause(reason: &NotConnected, was_connected: bool, tries: u32, random: f64) -> Option<Duration> {
     let NotConnected::Request(error) = reason else {
         return None;
     };
+    let refused = error.problem().map(|problem| problem.status);
+    let is_final = if was_connected {
+        matches!(refused, Some(401 | 403 | 409 | 422 | 426))
+    } else {
+        !error.is_transient()
+    };
     let asked = error.retry_after().unwrap_or_default().min(RETRY_AFTER_MAX);
-    error.is_transient().then(|| backoff(tries, random).max(asked))
+    (!is_final).then(|| backoff(tries, random).max(asked))
 }
 
 fn backoff(tries: u32, random: f64) -> Duration {
@@ -458,6 +491,9 @@ mod tests {
 
     #[test]
     fn no_further_try_follows_what_no_try_can_help() {
-        assert_eq!(pause(&NotConnected::Final(ended("ep_1")), 0, 0.0), None);
+        for was_connected in [false, true] {
+            let reason = NotConnected::Final(ended("ep_1"));
+            assert_eq!(pause(&reason, was_connected, 0, 0.0), None);
+        }
     }
 }

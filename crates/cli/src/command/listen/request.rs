@@ -145,7 +145,8 @@ impl Receiver {
             ..record
         };
         self.print(&record, answer);
-        self.count(record.verified);
+        // What the application did not answer is requested again.
+        self.count(record.verified && record.forward_error.is_none());
         let why = record.error.as_ref().or(record.forward_error.as_ref());
         let passed = passed.filter(|passed| passed.error.is_none());
         let (retry_after, body) = passed.map_or_else(
@@ -173,10 +174,10 @@ impl Receiver {
         }
     }
 
-    /// Counts a verified request. When the limit is reached, connections are shut down gracefully, so that
-    /// the answer is still sent.
-    fn count(&self, verified: bool) {
-        if !verified {
+    /// Counts a request if it was verified and, with `--forward`, answered by the application. When the limit is
+    /// reached, connections are shut down gracefully, so that the answer is still sent.
+    fn count(&self, counts: bool) {
+        if !counts {
             return;
         }
         let verified = self.verified.fetch_add(1, Ordering::Relaxed) + 1;
