@@ -34,6 +34,9 @@ use super::{body::OpenRelay, change::Changed, owned::Owned};
 
 /// The size of the buffers of a connection, in bytes. Most requests and answers are smaller.
 const BUFFER_BYTES: usize = 8 * 1024;
+/// The maximum size of what a connection has not yet written, in bytes. The largest request, of which each byte is
+/// escaped, and a few pongs fit.
+const UNWRITTEN_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Open a relay.
 ///
@@ -130,6 +133,7 @@ pub(in crate::routes) async fn connect(
     let upgrade = upgrade
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES)
+        .max_write_buffer_size(UNWRITTEN_BYTES_MAX)
         .max_message_size(RELAY_MESSAGE_BYTES_MAX)
         .max_frame_size(RELAY_MESSAGE_BYTES_MAX);
     Ok(upgrade.on_upgrade(move |socket| async move {
