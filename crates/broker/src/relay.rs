@@ -178,6 +178,11 @@ impl Requests {
         }
     }
 
+    /// Returns whether the channel to the broker is open. Without it, no request arrives any more.
+    pub fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
     /// Deletes the queue. Waits for the broker for at most a few seconds.
     pub async fn close(self) {
         close(&self.channel).await;

@@ -117,6 +117,7 @@ impl Connection {
         let (mut heard, mut pace) = (Instant::now(), Pace::new(Instant::now()));
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ping_is_due = false;
         loop {
             let has_room = outstanding.len() + replies.len() < OUTSTANDING_MAX;
             let pause = pace.pause(Instant::now());
@@ -127,9 +128,20 @@ impl Connection {
                 end = &mut lease => return end,
                 () = sleep_until(heard + SILENCE_MAX) => return End::Silent,
                 _ = pings.tick() => {
-                    // While the program reads nothing, there is no room for a ping, and none is needed.
-                    let _ = out.try_send(Message::Ping(Bytes::new()));
+                    // While there is no room for a request, nothing else notices it.
+                    if !requests.is_open() {
+                        return End::Restart;
+                    }
+                    ping_is_due = true;
                 }
+                // Before the next request, so that requests do not delay it without end.
+                place = out.reserve(), if ping_is_due => match place {
+                    Err(_) => return End::Gone,
+                    Ok(place) => {
+                        place.send(Message::Ping(Bytes::new()));
+                        ping_is_due = false;
+                    }
+                },
                 () = expiry(outstanding) => count(LATE, outstanding.expire(Instant::now())),
                 arrived = next_frame(frames, pause) => {
                     heard = Instant::now();
@@ -144,7 +156,7 @@ impl Connection {
                         }
                     }
                 }
-                request = next_request(out, requests), if has_room => {
+                request = next_request(out, requests), if has_room && !ping_is_due => {
                     let (place, tag, request) = match request {
                         Err(end) => return end,
                         Ok(request) => request,
