@@ -14,6 +14,7 @@ mod outstanding;
 mod pace;
 mod program;
 mod replies;
+mod waiters;
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,6 +38,7 @@ use crate::{
 
 use connection::Connection;
 use replies::Replies;
+use waiters::Waiters;
 
 pub(crate) use program::Program;
 
@@ -57,6 +59,7 @@ pub(crate) struct Relays {
     topology: Topology,
     store: Store,
     places: Shares,
+    waiters: Waiters,
     /// The tasks of the connections.
     tasks: TaskTracker,
     /// Cancelled when programs have to connect to another process.
@@ -82,6 +85,7 @@ impl Relays {
             topology,
             store,
             places: Shares::new(RELAYS_MAX),
+            waiters: Waiters::default(),
             tasks: TaskTracker::new(),
             stop,
             close,
@@ -158,12 +162,16 @@ impl Relays {
         connection.run(socket).await;
     }
 
-    /// Receives the relay's requests as soon as a former connection has ended. Gives up when the client does.
+    /// Receives the relay's requests as soon as a former connection has ended. Gives up when the client does, and
+    /// at once if another client waits for them already.
     async fn receive(
         &self,
         endpoint_id: &EndpointId,
         ready: &mut oneshot::Sender<Result<(), RelayError>>,
     ) -> Result<Requests, RelayError> {
+        let Some(_waiter) = self.waiters.enter(endpoint_id) else {
+            return Err(RelayError::Taken);
+        };
         let deadline = Instant::now() + TAKE_OVER_MAX;
         loop {
             let received = Requests::receive(&self.link, &self.topology, endpoint_id).await;
