@@ -113,7 +113,7 @@ pub struct Requests {
 
 impl Requests {
     /// Declares the relay's queue and consumes it. Waits at most a few seconds, also for a connection. If it fails,
-    /// no queue is left behind without a consumer.
+    /// no queue is left behind without a consumer, once the broker has answered.
     ///
     /// # Errors
     /// Returns an error if another connection receives the requests, or the broker does not allow it.
@@ -133,10 +133,27 @@ impl Requests {
             Err(_) => return Err(RelayError::TimedOut),
         };
         let queue = topology.relay(endpoint_id);
-        let error = match timeout(OPEN_MAX, open(&channel, &queue)).await {
+        let mut opening = {
+            let (channel, queue) = (channel.clone(), queue.clone());
+            Box::pin(async move { open(&channel, &queue).await })
+        };
+        let opened = timeout(OPEN_MAX, &mut opening).await;
+        let error = match opened {
             Ok(Ok(consumer)) => return Ok(Self { channel, consumer }),
             Ok(Err(error)) => RelayError::of(error, topology),
-            Err(_) => RelayError::TimedOut,
+            Err(_) => {
+                let link = link.clone();
+                // The broker may still declare the queue. It is deleted as soon as the broker has answered.
+                tokio::spawn(async move {
+                    let opened = opening.await;
+                    close(&channel).await;
+                    if opened.is_err() {
+                        // An error means that the queue is used or does not exist.
+                        let _ = timeout(ANSWER_MAX, delete_unused(&link, &queue)).await;
+                    }
+                });
+                return Err(RelayError::TimedOut);
+            }
         };
         close(&channel).await;
         if !matches!(error, RelayError::Taken) {
