@@ -9,8 +9,9 @@
 //! the response has `Retry-After`, and `magnetite-interrupted` if there is no response because the API ended the
 //! connection of the relay's program.
 //!
-//! `expiration` is half of the time for which the worker waits for the answer, in milliseconds from when it published
-//! the request. A program that gets a request therefore has at least the other half to answer it.
+//! `magnetite-answer-within-ms` of a request is how long the worker waits for the answer, from when it published the
+//! request. It is a number, unlike the headers of the request itself. `expiration` is half of it, so that a program that
+//! gets a request has at least the other half to answer it.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -27,6 +28,7 @@ use super::{ENDPOINT, Message, Outgoing, number, text};
 
 const STATUS: &str = "magnetite-status";
 const RETRY_AFTER: &str = "magnetite-retry-after";
+const ANSWER_WITHIN_MS: &str = "magnetite-answer-within-ms";
 const INTERRUPTED: &str = "magnetite-interrupted";
 
 /// The number of digits of a [`ReplyTo`] as text: two numbers of 128 bits, in hexadecimal.
@@ -52,7 +54,7 @@ pub struct BadReplyTo;
 pub struct RelayedRequest {
     /// Where the answer goes to.
     pub reply_to: ReplyTo,
-    /// How long the worker waits for the answer. In a request that was received, the part of it that is left at least.
+    /// How long the worker waits for the answer, from when it published the request.
     pub answer_within: Duration,
     /// The request's headers, with names in lower case.
     pub headers: Vec<(String, String)>,
@@ -105,13 +107,14 @@ impl Outgoing {
         for (name, value) in &request.headers {
             headers.insert(name.as_str().into(), text(value));
         }
-        let within_ms = (request.answer_within / 2).as_millis().to_string();
+        let within_ms = u32::try_from(request.answer_within.as_millis()).unwrap_or(u32::MAX);
+        headers.insert(ANSWER_WITHIN_MS.into(), number(within_ms));
         Self {
             exchange: String::new(),
             routing_key: topology.relay(endpoint_id),
             properties: BasicProperties::default()
                 .with_reply_to(request.reply_to.to_string().into())
-                .with_expiration(within_ms.into())
+                .with_expiration((within_ms / 2).to_string().into())
                 .with_headers(headers),
             body: request.body,
         }
@@ -151,7 +154,7 @@ impl Message {
     /// Decodes a message of a relay's queue; `None` if it is not a request of a relay.
     pub(crate) fn relayed_request(&self) -> Option<RelayedRequest> {
         let reply_to = self.properties.reply_to().as_ref()?.as_str().parse().ok()?;
-        let within_ms = self.properties.expiration().as_ref()?.as_str().parse().ok()?;
+        let within_ms = u32::try_from(self.number(ANSWER_WITHIN_MS)?).ok()?;
         let header = |(name, value): (&lapin::types::ShortString, &AMQPValue)| {
             let AMQPValue::LongString(value) = value else {
                 return None;
@@ -161,7 +164,7 @@ impl Message {
         };
         Some(RelayedRequest {
             reply_to,
-            answer_within: Duration::from_millis(within_ms),
+            answer_within: Duration::from_millis(within_ms.into()),
             headers: self.headers().filter_map(header).collect(),
             body: self.body.clone(),
         })

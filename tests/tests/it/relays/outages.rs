@@ -87,7 +87,7 @@ async fn a_program_moves_from_one_api_process_to_another() {
 
     // A second connection waits for the end of the first one, and is refused if that does not end.
     let refused = two.connect_relay(&relay.id).await.unwrap_err();
-    assert_eq!(refused.problem().unwrap().name(), "conflict", "{refused}");
+    assert_eq!(refused.problem().unwrap().name(), "overloaded", "{refused}");
     let (at_two, ()) = tokio::join!(two.connect_relay(&relay.id), at_one.close());
     let mut at_two = at_two.unwrap();
     rig.publish("lead_2").await;
