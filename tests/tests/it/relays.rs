@@ -316,6 +316,28 @@ async fn a_signal_ends_listen_after_the_answer_that_is_in_progress() {
     rig.end().await;
 }
 
+/// The reader of standard output has stopped, as `less` does after its first page.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_listen_although_its_output_is_not_read() {
+    let rig = Rig::new("relay-blocked").await;
+    let mut listen = rig.listen(&[]).await;
+    let endpoint = listen.endpoint.clone();
+    // Each is longer than what a pipe holds.
+    let text = format!(r#""data":{{"text":"{}","#, "x".repeat(200 * 1024));
+    let events: Vec<_> = (0..8)
+        .map(|number| event("org_1", &format!("lead_{number}")).replace(r#""data":{"#, &text))
+        .collect();
+    rig.installation.amqp().publish(&events).await;
+    let beginning = timeout(SOON, listen.lines.get_mut().fill_buf()).await.unwrap();
+    assert!(!beginning.unwrap().is_empty(), "listen goes on");
+    listen.signal("TERM").await;
+    listen.tells("ending; a second signal ends at once", SOON).await;
+    let status = timeout(SOON, listen.child.wait()).await.unwrap();
+    assert_eq!(status.unwrap().code(), Some(0));
+    assert!(rig.is_gone(&endpoint).await);
+    rig.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_listen_at_once() {
     let rig = Rig::new("relay-signals").await;

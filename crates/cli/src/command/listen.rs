@@ -29,6 +29,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use signature::Verifier;
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Mutex,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -36,7 +37,9 @@ use tokio_util::sync::CancellationToken;
 use webhook::Subscription;
 
 use crate::{
-    Usage, configuration, limits, output,
+    Usage,
+    configuration::{self, Place},
+    limits, output,
     remote::{self, Chooser, Remote},
     signals,
 };
@@ -106,11 +109,15 @@ struct Receiver {
     /// The number of requests so far.
     received: AtomicU64,
     verified: AtomicU64,
+    /// Cancelled on a signal.
+    stop: CancellationToken,
     /// Cancelled when enough requests were verified, on a signal, or when standard output is closed.
     done: CancellationToken,
     closed: OnceLock<output::Closed>,
     /// Writes the text that is printed for one request.
-    print: Box<Print>,
+    print: Arc<Print>,
+    /// Locked while a request is printed, so that at most one thread waits for standard output.
+    printing: Mutex<()>,
 }
 
 /// Receives requests until a signal arrives or `--count` is reached. `config` is the file of `--config`.
@@ -172,7 +179,8 @@ impl Arguments {
     /// neither a variable nor the default profile chooses an API.
     fn api(&self, options: &remote::Options, config: Option<&Path>) -> anyhow::Result<Option<Remote>> {
         if self.secret.is_empty() {
-            let chooser = if configuration::given_by(config).is_some() {
+            let place = configuration::given_by(config);
+            let chooser = if place.is_some() {
                 Chooser::Variables
             } else {
                 Chooser::DefaultProfile
@@ -183,9 +191,7 @@ impl Arguments {
                     "--addr is for requests that arrive on a port: give the endpoint's secret with --secret or WEBHOOK_SECRET",
                 ),
                 Some(api) => Ok(Some(api)),
-                None => usage(
-                    "give the endpoint's secret with --secret or WEBHOOK_SECRET, or receive events over the HTTP API: `magnetite login`, or --api",
-                ),
+                None => usage(&nothing_given(place.as_ref())),
             };
         }
         if options.choose_api() {
@@ -219,6 +225,17 @@ fn usage<T>(text: &str) -> anyhow::Result<T> {
     Err(Usage(text.to_owned()).into())
 }
 
+/// Returns the message that there is neither a secret nor an API. `place` is the reason why there is a configuration,
+/// which precedes the default profile.
+fn nothing_given(place: Option<&Place>) -> String {
+    let needed =
+        "give the endpoint's secret with --secret or WEBHOOK_SECRET, or receive events over the HTTP API";
+    match (Remote::of_default_profile(|name| env::var_os(name)), place) {
+        (Some(profile), Some(place)) => format!("{needed}; {}", profile.unused(place)),
+        _ => format!("{needed}: `magnetite login`, or --api"),
+    }
+}
+
 fn greet(addr: SocketAddr) {
     output::note(&format!("listening on http://{addr}/"));
     output::note(&format!(
@@ -243,10 +260,19 @@ impl Receiver {
             count: arguments.count,
             received: AtomicU64::new(0),
             verified: AtomicU64::new(0),
-            done: stop,
+            done: stop.child_token(),
+            stop,
             closed: OnceLock::new(),
-            print: Box::new(output::line),
+            print: Arc::new(output::line),
+            printing: Mutex::default(),
         })
+    }
+
+    /// Says that the command is ending, if a signal ends it.
+    fn tell_end(&self) {
+        if self.stop.is_cancelled() {
+            output::note("ending; a second signal ends at once");
+        }
     }
 
     async fn serve(self: Arc<Self>, listener: TcpListener, verifier: Arc<Verifier>) {
@@ -266,10 +292,11 @@ impl Receiver {
                 connections.join_next().await;
             }
         }
+        self.tell_end();
         let ended = async { while connections.join_next().await.is_some() {} };
         // Aborts requests that `--fail` keeps hanging.
         let _ = timeout(GRACE, ended).await;
-        connections.shutdown().await;
+        let _ = timeout(GRACE, connections.shutdown()).await;
     }
 
     async fn converse(self: Arc<Self>, stream: TcpStream, verifier: Arc<Verifier>) {

@@ -64,8 +64,8 @@ pub(super) struct Relay {
     open: Option<Open>,
     /// The id of the relay that has ended and that `open` replaces; `None` when that is connected.
     former: Option<String>,
-    /// Whether the user was told that there is no connection.
-    is_outage_told: bool,
+    /// The kind of the last failure that the user was told of, since the relay was connected; `None` if there is none.
+    outage: Option<Kind>,
     /// The number of tries to connect that have failed, or whose connection was lost soon, since a connection lasted.
     tries: u32,
     connection: Option<RelayConnection>,
@@ -82,7 +82,13 @@ struct Open {
     verifier: Arc<Verifier>,
     /// Whether it was connected before.
     was_connected: bool,
+    /// Whether a try to connect to it has failed, so that it may have ended meanwhile.
+    has_failed: bool,
 }
+
+/// What distinguishes failures of which the user is told separately: the variant, the HTTP status, and whether the
+/// certificate is the reason.
+type Kind = (mem::Discriminant<client::Error>, Option<u16>, bool);
 
 /// Why a relay is not connected.
 enum NotConnected {
@@ -111,6 +117,19 @@ impl NotConnected {
             Self::Request(error) => told(error),
             Self::Final(error) => error,
         }
+    }
+
+    /// Returns the kind of the failure; `None` if it is not one of a request.
+    fn kind(&self) -> Option<Kind> {
+        let Self::Request(error) = self else {
+            return None;
+        };
+        let status = match error {
+            client::Error::Api { problem, .. } => Some(problem.status),
+            client::Error::Unexpected { status, .. } => Some(*status),
+            _ => None,
+        };
+        Some((mem::discriminant(error), status, error.is_certificate_invalid()))
     }
 
     /// Returns the reason in a few words, for a failure after which the command tries again.
@@ -146,7 +165,7 @@ impl Relay {
             opening: JoinSet::new(),
             open: None,
             former: None,
-            is_outage_told: false,
+            outage: None,
             tries: 0,
             connection: None,
             answering: JoinSet::new(),
@@ -160,6 +179,9 @@ impl Relay {
     /// Returns an error if the relay cannot be opened, or has ended although it was connected.
     pub(super) async fn run(mut self, receiver: &Arc<Receiver>) -> anyhow::Result<()> {
         let receiving = receiver.done.run_until_cancelled(self.receive(receiver)).await;
+        if receiving.is_none() {
+            receiver.tell_end();
+        }
         self.end().await;
         receiving.unwrap_or(Ok(()))
     }
@@ -174,13 +196,12 @@ impl Relay {
             self.connection = None;
             let reason = match closed {
                 Some(closed) if !closed.is_transient() => return Err(self.told(closed)),
-                Some(closed) => format!(" ({closed})"),
+                Some(closed) => format!(" ({})", why(&closed)),
                 None => String::new(),
             };
             output::note(&format!(
-                "the connection to the API was lost; connecting again; requests that fail in the meantime are repeated{reason}"
+                "the connection to the API was lost{reason}; connecting again; requests that fail in the meantime are repeated"
             ));
-            self.is_outage_told = true;
             if connected.elapsed() >= LASTING {
                 self.tries = 0;
             }
@@ -210,6 +231,7 @@ impl Relay {
             verifier: Arc::new(Verifier::new(slice::from_ref(&secret))),
             secret,
             was_connected: false,
+            has_failed: false,
         });
         self.former = former.map(|former| former.id);
         Ok(())
@@ -225,16 +247,22 @@ impl Relay {
                 Ok(false) => continue,
                 Err(reason) => reason,
             };
-            let was_connected = self.open.as_ref().is_some_and(|open| open.was_connected);
+            // A relay that replaces another one continues it.
+            let was_connected =
+                self.former.is_some() || self.open.as_ref().is_some_and(|open| open.was_connected);
             let Some(wait) = pause(&reason, was_connected, self.tries, rand::random()) else {
                 return Err(reason.told());
             };
-            if !self.is_outage_told {
+            if let Some(open) = &mut self.open {
+                open.has_failed = true;
+            }
+            let kind = reason.kind();
+            if self.outage != kind {
                 output::note(&format!(
                     "cannot receive events yet: {}; trying again",
                     reason.brief()
                 ));
-                self.is_outage_told = true;
+                self.outage = kind;
             }
             sleep(wait).await;
             self.tries = self.tries.saturating_add(1);
@@ -255,7 +283,7 @@ impl Relay {
         };
         let name = error.problem().map(client::Problem::name);
         // After a failed try, the relay may have ended in the meantime although it was never connected.
-        match (name, open.was_connected || self.tries > 0) {
+        match (name, open.was_connected || open.has_failed) {
             (Some("not-found" | "conflict"), true) => {
                 self.open().await?;
                 Ok(false)
@@ -268,7 +296,7 @@ impl Relay {
     /// Says what is received now. `again` says that the relay was connected before, and `forwards` that an application
     /// verifies the requests as well. The last line says that the relay is ready.
     fn greet(&mut self, again: bool, forwards: bool) {
-        self.is_outage_told = false;
+        self.outage = None;
         let (Some(open), former) = (&self.open, self.former.take()) else {
             return;
         };
@@ -330,7 +358,6 @@ impl Relay {
     async fn end(mut self) {
         let answered = async { while self.answering.join_next().await.is_some() {} };
         let _ = timeout(GRACE, answered).await;
-        // A task that waits for standard output cannot be ended.
         let _ = timeout(GRACE, self.answering.shutdown()).await;
         if let Some(connection) = self.connection.take() {
             connection.close().await;
@@ -369,6 +396,16 @@ async fn delete(client: &Client, id: &str) {
     ));
 }
 
+/// Returns why a connection was lost, without advice: the command connects again by itself.
+fn why(closed: &RelayClosed) -> String {
+    match closed {
+        RelayClosed::Restart { reason } | RelayClosed::TooSlow { reason } => reason.clone(),
+        RelayClosed::Silent { after } => format!("the API was silent for {after:?}"),
+        RelayClosed::Lost { source } => source.to_string(),
+        closed => closed.to_string(),
+    }
+}
+
 /// Returns the error for a relay that somebody has ended.
 fn ended(id: &str) -> anyhow::Error {
     anyhow!(
@@ -386,9 +423,11 @@ fn pause(reason: &NotConnected, was_connected: bool, tries: u32, random: f64) ->
     let NotConnected::Request(error) = reason else {
         return None;
     };
-    let refused = error.problem().map(|problem| problem.status);
+    let is_refusal = |problem: &client::Problem| {
+        matches!(problem.status, 401 | 403 | 422 | 426) || problem.name() == "too-many-endpoints"
+    };
     let is_final = if was_connected {
-        matches!(refused, Some(401 | 403 | 409 | 422 | 426))
+        error.problem().is_some_and(is_refusal)
     } else {
         !error.is_transient()
     };
@@ -445,55 +484,4 @@ fn relayed(request: String, given: Given) -> Option<RelayAnswer> {
 }
 
 #[cfg(test)]
-mod tests {
-    use hyper::StatusCode;
-
-    use super::*;
-
-    fn given(answer: Answer, retry_after: Option<String>) -> Given {
-        Given {
-            answer,
-            retry_after,
-            body: "a\u{fe}".as_bytes().to_vec().into(),
-        }
-    }
-
-    #[test]
-    fn an_answer_of_an_application_is_passed_on_as_far_as_the_api_accepts_it() {
-        let answered = |status, retry_after: Option<&str>| {
-            let answer = Answer::Status(StatusCode::from_u16(status).unwrap());
-            let given = given(answer, retry_after.map(str::to_owned));
-            let answer = relayed("7".to_owned(), given).unwrap();
-            assert_eq!((answer.request.as_str(), answer.body.as_str()), ("7", "a\u{fe}"));
-            (answer.status, answer.retry_after)
-        };
-        assert_eq!(answered(503, Some("30")), (Some(503), Some("30".to_owned())));
-        assert_eq!(answered(200, None), (Some(200), None));
-        assert_eq!(answered(999, None), (Some(502), None));
-        assert_eq!(answered(429, Some("1\t2")), (Some(429), None));
-        assert_eq!(answered(429, Some(&"1".repeat(129))), (Some(429), None));
-    }
-
-    #[test]
-    fn one_that_hangs_is_not_answered_and_one_that_is_dropped_has_no_status() {
-        assert_eq!(relayed("7".to_owned(), given(Answer::Hang, None)), None);
-        let dropped = relayed("7".to_owned(), given(Answer::Drop, None)).unwrap();
-        assert_eq!(dropped.status, None);
-    }
-
-    #[test]
-    fn the_waits_double_are_shortened_at_random_and_have_a_bound() {
-        let of = |tries, random| backoff(tries, random).as_millis();
-        let full = [0, 1, 2, 3, 4, 5, u32::MAX].map(|tries| of(tries, 0.0));
-        assert_eq!(full, [1000, 2000, 4000, 8000, 10_000, 10_000, 10_000]);
-        assert_eq!([of(0, 1.0), of(4, 1.0)], [500, 5000]);
-    }
-
-    #[test]
-    fn no_further_try_follows_what_no_try_can_help() {
-        for was_connected in [false, true] {
-            let reason = NotConnected::Final(ended("ep_1"));
-            assert_eq!(pause(&reason, was_connected, 0, 0.0), None);
-        }
-    }
-}
+mod tests;

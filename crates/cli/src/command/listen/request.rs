@@ -1,6 +1,11 @@
 //! One request: read, verified, printed, answered.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::atomic::Ordering, time::UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, atomic::Ordering},
+    time::UNIX_EPOCH,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -13,6 +18,8 @@ use serde::Serialize;
 use signature::{
     SIGNATURE_HEADER, Verifier, WEBHOOK_ID_HEADER, WEBHOOK_SIGNATURE_HEADER, WEBHOOK_TIMESTAMP_HEADER,
 };
+use tokio::task::spawn_blocking;
+use webhook::RELAY_URL;
 
 use crate::output::{self, printable};
 
@@ -123,7 +130,7 @@ impl Receiver {
         let signatures = Verdicts::of(verifier, &signed(&request.headers), &request.body, now_s);
         let checked = read
             .and_then(|()| check_method(&request.method))
-            .and_then(|()| trusted(&signatures));
+            .and_then(|()| trusted(&signatures, request.path == RELAY_URL));
         let record = Record::of(&request, received_ms, signatures);
         let id = record.event_id.as_deref().unwrap_or_default();
         let before = checked.as_ref().map_or(0, |()| self.seen.before(id));
@@ -144,7 +151,7 @@ impl Receiver {
             status: answer.status(),
             ..record
         };
-        self.print(&record, answer);
+        self.print(&record, answer).await;
         // What the application did not answer is requested again.
         self.count(record.verified && record.forward_error.is_none());
         let why = record.error.as_ref().or(record.forward_error.as_ref());
@@ -160,14 +167,18 @@ impl Receiver {
         }
     }
 
-    fn print(&self, record: &Record, answer: Answer) {
+    /// Prints a request. The reader of standard output may have stopped, so that the write waits on a thread of its own.
+    async fn print(&self, record: &Record, answer: Answer) {
+        let _turn = self.printing.lock().await;
         let number = self.received.fetch_add(1, Ordering::Relaxed) + 1;
         let text = if self.json {
             output::json(record)
         } else {
             pretty(number, record, answer, self.compact)
         };
-        if let Err(closed) = (self.print)(&text) {
+        let print = Arc::clone(&self.print);
+        let printed = spawn_blocking(move || print(&text)).await;
+        if let Ok(Err(closed)) = printed {
             // The first error is reported. Any error ends the receiver.
             let _ = self.closed.set(closed);
             self.done.cancel();
@@ -251,14 +262,20 @@ fn check_method(method: &Method) -> Result<(), Refused> {
     })
 }
 
-fn trusted(signatures: &Verdicts) -> Result<(), Refused> {
-    match signatures.error() {
-        None => Ok(()),
-        Some(why) => Err(Refused {
-            status: StatusCode::UNAUTHORIZED,
-            why: why.to_owned(),
-        }),
-    }
+/// Checks the signatures. The secret of a relay is that of the time when the command opened it.
+fn trusted(signatures: &Verdicts, is_relay: bool) -> Result<(), Refused> {
+    let Some(why) = signatures.error() else {
+        return Ok(());
+    };
+    let why = if is_relay && signatures.is_secret_wrong() {
+        format!("{why}; or the endpoint's secret was replaced: start `magnetite listen` again")
+    } else {
+        why.to_owned()
+    };
+    Err(Refused {
+        status: StatusCode::UNAUTHORIZED,
+        why,
+    })
 }
 
 fn signed(headers: &HeaderMap) -> Signed {

@@ -33,12 +33,14 @@ async fn served(fail: &str, fail_each: bool, count: Option<u64>) -> Served {
         count,
         received: AtomicU64::new(0),
         verified: AtomicU64::new(0),
+        stop: CancellationToken::new(),
         done: CancellationToken::new(),
         closed: OnceLock::new(),
-        print: Box::new(move |text| {
+        print: Arc::new(move |text: &str| {
             print.lock().unwrap().push(text.to_owned());
             Ok(())
         }),
+        printing: tokio::sync::Mutex::default(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

@@ -88,6 +88,13 @@ impl Verdicts {
         let why = self.contract.why.as_deref();
         why.or(self.standard.why.as_deref())
     }
+
+    /// Returns whether a signature was probably made with another secret.
+    pub(super) fn is_secret_wrong(&self) -> bool {
+        [&self.contract, &self.standard]
+            .iter()
+            .any(|signature| signature.verdict == Word::WrongSecret)
+    }
 }
 
 impl Verification {
