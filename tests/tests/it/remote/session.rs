@@ -96,19 +96,20 @@ impl Session {
         let told = BufReader::new(child.stderr.take().unwrap()).lines();
         (child, told)
     }
-}
 
-/// Waits until a command says these words, and returns the line.
-async fn tells(told: &mut Lines<BufReader<ChildStderr>>, words: &str) -> String {
-    let telling = async {
-        while let Some(line) = told.next_line().await.unwrap() {
-            if line.contains(words) {
-                return line;
+    /// Waits until a command says these words, and returns the line.
+    async fn tells(&self, told: &mut Lines<BufReader<ChildStderr>>, words: &str) -> String {
+        let telling = async {
+            while let Some(line) = told.next_line().await.unwrap() {
+                assert!(!line.contains(&self.key), "the key is told before {words:?}");
+                if line.contains(words) {
+                    return line;
+                }
             }
-        }
-        panic!("the command ended and did not say {words:?}");
-    };
-    timeout(SOON, telling).await.unwrap()
+            panic!("the command ended and did not say {words:?}");
+        };
+        timeout(SOON, telling).await.unwrap()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +166,7 @@ async fn publishes_and_watches(session: &Session, endpoint: &str) {
     assert!(shown.to_string().contains(endpoint), "{shown}");
 
     let (mut tail, mut told) = session.start(&["event", "tail", "--endpoint", endpoint]);
-    tells(&mut told, "watching").await;
+    session.tells(&mut told, "watching").await;
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
     // Workers learn only after a moment that someone watches.
     let watching = async {
@@ -180,6 +181,7 @@ async fn publishes_and_watches(session: &Session, endpoint: &str) {
     };
     let line = timeout(SOON, watching).await.unwrap();
     assert!(line.contains("lead.completed"), "{line}");
+    assert!(!line.contains(&session.key), "the key is printed");
 }
 
 /// Sends one event again that failed, and recovers another one.
@@ -220,9 +222,9 @@ async fn listens_and_forwards(session: &Session) {
     let app = Receiver::new(|_, _| Answer::Body(202, "thank you")).await;
     let forward = app.url();
     let (mut listen, mut told) = session.start(&["listen", "--forward", &forward, "--count", "1"]);
-    let signed = tells(&mut told, "signed with the secret whsec_").await;
+    let signed = session.tells(&mut told, "signed with the secret whsec_").await;
     let secret = signed.rsplit(' ').next().unwrap();
-    let greeting = tells(&mut told, "receiving the events of org_1").await;
+    let greeting = session.tells(&mut told, "receiving the events of org_1").await;
     let relay = greeting.rsplit(' ').next().unwrap().to_owned();
     let event = session.publish("lead_listened").await;
     wait_until("the application has the event", SOON, || app.count() == 1).await;
