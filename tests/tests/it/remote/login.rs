@@ -327,6 +327,10 @@ async fn a_configuration_that_precedes_the_default_profile_is_named() {
             "{told}"
         );
     }
+    // It would have received events over the API.
+    let (_, told) = user.run(2, &["listen"], &setting, "").await;
+    let advice = "`--profile default`, or unset MAGNETITE_BROKER__URL\n";
+    assert!(told.contains("is not used") && told.ends_with(advice), "{told}");
     // An error that does not come from the connection has nothing to do with the profile.
     let by_hand = [
         "publish",

@@ -116,6 +116,34 @@ async fn what_is_signed_right_is_printed_and_answered_with_200() {
 }
 
 #[tokio::test]
+async fn only_a_relay_suggests_that_its_secret_was_replaced() {
+    let served = served("", false, None).await;
+    let other = Secret::parse("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+    let verifier = Verifier::new(&[other]);
+    for (path, suggests) in [(webhook::RELAY_URL, true), ("/webhook", false)] {
+        let mut signed = hyper::HeaderMap::new();
+        for (name, value) in headers("evt_1", now_s()) {
+            let name = hyper::header::HeaderName::from_bytes(name.as_bytes()).unwrap();
+            signed.insert(name, value.parse().unwrap());
+        }
+        let request = request::Request {
+            method: hyper::Method::POST,
+            path: path.to_owned(),
+            headers: signed,
+            body: BODY.into(),
+        };
+        let given = served.receiver.answer(&verifier, request, Ok(())).await;
+        let told = String::from_utf8_lossy(&given.body);
+        assert!(told.starts_with("401 "), "{told}");
+        assert_eq!(
+            told.contains("start `magnetite listen` again"),
+            suggests,
+            "{told}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn each_signature_must_be_right() {
     let served = served("", false, None).await;
     let now_s = now_s();
