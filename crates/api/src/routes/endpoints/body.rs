@@ -31,7 +31,7 @@ pub(in crate::routes) struct CreateEndpoint {
     )]
     pub(super) url: String,
     /// The event types to deliver; all of them if this is absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     #[schema(schema_with = wire::schema::patterns, required = false)]
     events: Option<Vec<String>>,
     /// Deliver only this project's events.
@@ -50,7 +50,7 @@ pub(in crate::routes) struct CreateEndpoint {
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct OpenRelay {
     /// The event types to deliver; all of them if this is absent.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "present")]
     #[schema(schema_with = wire::schema::patterns, required = false)]
     events: Option<Vec<String>>,
     /// Deliver only this project's events.
