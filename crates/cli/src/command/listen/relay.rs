@@ -406,7 +406,7 @@ fn why(closed: &RelayClosed) -> String {
     }
 }
 
-/// Returns the error for a relay that somebody has ended.
+/// Returns the error for a relay that was deleted or replaced.
 fn ended(id: &str) -> anyhow::Error {
     anyhow!(
         "endpoint {id} has ended: it was deleted, or another `magnetite listen` with the same API key has replaced it; to run \
