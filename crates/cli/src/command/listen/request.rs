@@ -152,8 +152,9 @@ impl Receiver {
             ..record
         };
         self.print(&record, answer).await;
-        // What the application did not answer is requested again.
-        self.count(record.verified && record.forward_error.is_none());
+        // What the application did not answer to a relay is requested again, while the relay exists.
+        let is_repeated = record.path == RELAY_URL && record.forward_error.is_some();
+        self.count(record.verified && !is_repeated);
         let why = record.error.as_ref().or(record.forward_error.as_ref());
         let passed = passed.filter(|passed| passed.error.is_none());
         let (retry_after, body) = passed.map_or_else(
@@ -185,8 +186,8 @@ impl Receiver {
         }
     }
 
-    /// Counts a request if it was verified and, with `--forward`, answered by the application. When the limit is
-    /// reached, connections are shut down gracefully, so that the answer is still sent.
+    /// Counts a request. When the limit is reached, connections are shut down gracefully, so that the answer is still
+    /// sent.
     fn count(&self, counts: bool) {
         if !counts {
             return;
