@@ -26,8 +26,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Closed, Config, Exchange, Link, Topology, channel::ChannelError, held::is_locked, link::backoff, meters,
-    private, tail::WATCH,
+    Closed, Config, Exchange, Link, Topology,
+    channel::ChannelError,
+    held::is_locked,
+    link::backoff,
+    meters,
+    private::{self, WhenFull},
+    tail::WATCH,
 };
 
 /// How long a notification may take. The caller waits afterwards until the workers have seen the change, and
@@ -304,7 +309,8 @@ async fn open(link: &Link, topology: &Topology) -> Result<lapin::Consumer, Chann
             FieldTable::default(),
         )
         .await?;
-    private::declare(&channel, &queue, ("x-max-length", QUEUE_LENGTH_MAX)).await?;
+    let limits = [("x-max-length", QUEUE_LENGTH_MAX)];
+    private::declare(&channel, &queue, &limits, WhenFull::DropOldest).await?;
     channel
         .queue_bind(
             queue.as_str().into(),

@@ -6,15 +6,35 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-/// Declares a private queue. `limit` is the name and the value of the argument that limits its length.
-pub(crate) async fn declare(channel: &Channel, queue: &str, limit: (&'static str, i64)) -> lapin::Result<()> {
+/// What a private queue does with a message when it is full.
+#[derive(Clone, Copy)]
+pub(crate) enum WhenFull {
+    /// It drops the oldest message.
+    DropOldest,
+    /// It refuses the message.
+    Refuse,
+}
+
+/// Declares a private queue. `limits` are the names and the values of the arguments that limit its length.
+pub(crate) async fn declare(
+    channel: &Channel,
+    queue: &str,
+    limits: &[(&'static str, i64)],
+    when_full: WhenFull,
+) -> lapin::Result<()> {
     let options = QueueDeclareOptions {
         exclusive: true,
         auto_delete: true,
         ..QueueDeclareOptions::default()
     };
     let mut arguments = FieldTable::default();
-    arguments.insert(limit.0.into(), AMQPValue::LongLongInt(limit.1));
+    for (name, limit) in limits {
+        arguments.insert((*name).into(), AMQPValue::LongLongInt(*limit));
+    }
+    if let WhenFull::Refuse = when_full {
+        let overflow = AMQPValue::LongString("reject-publish".into());
+        arguments.insert("x-overflow".into(), overflow);
+    }
     channel
         .queue_declare(queue.into(), options, arguments)
         .await

@@ -13,10 +13,8 @@ use std::{fmt, time::Duration};
 use futures_util::StreamExt as _;
 use lapin::{
     Channel, Consumer,
-    options::{
-        BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions,
-    },
-    types::{AMQPValue, FieldTable},
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions},
+    types::FieldTable,
 };
 use runtime::Lasting;
 use tokio::time::{sleep, timeout};
@@ -27,7 +25,7 @@ use crate::{
     Closed, Link, Message, RelayedAnswer, RelayedRequest, Topology,
     channel::ChannelError,
     link::backoff,
-    private,
+    private::{self, WhenFull},
     reply::{self, reply_code},
 };
 
@@ -212,7 +210,7 @@ async fn open(channel: &Channel, queue: &str) -> lapin::Result<Consumer> {
         ("x-max-length", REQUESTS_MAX),
         ("x-max-length-bytes", REQUESTS_BYTES_MAX),
     ];
-    declare(channel, queue, &limits).await?;
+    private::declare(channel, queue, &limits, WhenFull::Refuse).await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions {
         exclusive: true,
@@ -221,26 +219,6 @@ async fn open(channel: &Channel, queue: &str) -> lapin::Result<Consumer> {
     channel
         .basic_consume(queue.into(), "".into(), options, FieldTable::default())
         .await
-}
-
-/// Declares a queue that is deleted with its connection or its last consumer, and that refuses messages when it is
-/// full.
-async fn declare(channel: &Channel, queue: &str, limits: &[(&'static str, i64)]) -> lapin::Result<()> {
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
-        ..QueueDeclareOptions::default()
-    };
-    let mut arguments = FieldTable::default();
-    for (name, limit) in limits {
-        arguments.insert((*name).into(), AMQPValue::LongLongInt(*limit));
-    }
-    let overflow = AMQPValue::LongString("reject-publish".into());
-    arguments.insert("x-overflow".into(), overflow);
-    channel
-        .queue_declare(queue.into(), options, arguments)
-        .await
-        .map(drop)
 }
 
 /// Closes a channel, with which its consumer ends, and the queue of an ended consumer is deleted.
@@ -313,7 +291,8 @@ async fn follow(
     let (number, channel) = (rand::random::<u128>(), link.channel().await?);
     let queue = topology.answers(number);
     let opening = async {
-        declare(&channel, &queue, &[("x-max-length-bytes", ANSWERS_BYTES_MAX)]).await?;
+        let limits = [("x-max-length-bytes", ANSWERS_BYTES_MAX)];
+        private::declare(&channel, &queue, &limits, WhenFull::Refuse).await?;
         private::consume(&channel, &queue).await
     };
     let opened_in_time = timeout(OPEN_MAX, opening).await;

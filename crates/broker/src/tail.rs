@@ -20,7 +20,12 @@ use lapin::{
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Link, Topology, channel::ChannelError, link::backoff, private};
+use crate::{
+    Link, Topology,
+    channel::ChannelError,
+    link::backoff,
+    private::{self, WhenFull},
+};
 
 /// How long a worker sends copies to a queue after it last received the queue's name.
 pub const WATCHED: Duration = Duration::from_secs(15);
@@ -95,7 +100,8 @@ async fn follow(
     let channel = channel?;
     let random = u64::from(rand::random::<u32>()) << 32;
     let queue = topology.copies_queue(random | OPENED.fetch_add(1, Ordering::Relaxed));
-    private::declare(&channel, &queue, ("x-max-length-bytes", BYTES_MAX)).await?;
+    let limits = [("x-max-length-bytes", BYTES_MAX)];
+    private::declare(&channel, &queue, &limits, WhenFull::DropOldest).await?;
     let receiving = receive(&channel, topology, &queue, failures, take);
     let received = stop.run_until_cancelled(receiving).await;
     // A queue that never had a consumer would exist as long as the connection. An error means that the channel has
