@@ -49,8 +49,8 @@
 //! - Every error is a `Problem`, including those that axum and the layers return.
 //! - The following are bounded: connections, requests in progress, their bodies and their duration, streams and
 //!   the lines that wait for each, programs that are connected to relays and the requests that each has not answered,
-//!   cached keys, and events that wait to be published. Of what requests share, one key may hold at most a quarter and one organization at most half, except for a first request that needs more
-//!   (`shares`).
+//!   cached keys, and events that wait to be published. Of what requests share, one key may hold at most a quarter and
+//!   one organization at most half, except for a first request that needs more (`shares`).
 //!
 //! # Deliberately absent
 //!
